@@ -1,0 +1,151 @@
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Serialize;
+
+use super::TaskId;
+use crate::{
+    BoxFuture,
+    event::{Event, EventError, Metadata, Payload, Timestamp},
+};
+
+/// What is known of a task while it is done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskInfo {
+    /// The task.
+    pub task_id: TaskId,
+    /// Type of the agent that does it.
+    pub agent_type: Arc<str>,
+    /// Id of the agent that does it.
+    pub agent_id: Arc<str>,
+    /// Number of this attempt, from 1.
+    pub attempt: u32,
+    /// When the attempt is given up.
+    pub deadline: Option<Timestamp>,
+    /// Correlation, user and trace of whoever gave the task.
+    pub metadata: Metadata,
+}
+
+/// What a [`TaskContext`] needs of whoever runs the agent.
+pub trait TaskHost: Send + Sync {
+    /// Notes a sign of life.
+    fn heartbeat(&self, progress: Payload);
+
+    /// Whether the task was cancelled.
+    fn is_cancelled(&self) -> bool;
+
+    /// Completes when the task is cancelled.
+    fn cancelled(&self) -> BoxFuture<'_, ()>;
+}
+
+/// What an agent may ask and do while it works on one task.
+pub struct TaskContext {
+    info: TaskInfo,
+    host: Arc<dyn TaskHost>,
+    emitted: Mutex<Vec<Event>>,
+}
+
+impl TaskContext {
+    /// Describes a task to an agent; for those who run agents.
+    #[must_use]
+    pub fn new(info: TaskInfo, host: Arc<dyn TaskHost>) -> Self {
+        Self { info, host, emitted: Mutex::new(Vec::new()) }
+    }
+
+    /// The task.
+    #[must_use]
+    pub fn task_id(&self) -> &TaskId {
+        &self.info.task_id
+    }
+
+    /// Type of the agent that does it.
+    #[must_use]
+    pub fn agent_type(&self) -> &str {
+        &self.info.agent_type
+    }
+
+    /// Id of the agent that does it.
+    #[must_use]
+    pub fn agent_id(&self) -> &str {
+        &self.info.agent_id
+    }
+
+    /// Number of this attempt, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.info.attempt
+    }
+
+    /// When this attempt is given up; `None` means never.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.info.deadline
+    }
+
+    /// Correlation, user and trace of whoever gave the task.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.info.metadata
+    }
+
+    /// The same text in every attempt of this task and in no other task: hand it to outside
+    /// systems, so that they recognise a repetition.
+    #[must_use]
+    pub fn idempotency_key(&self) -> &str {
+        self.info.task_id.as_str()
+    }
+
+    /// Says that the work goes on, and how far it is. Cheap; call it as often as you like, the
+    /// latest is sent now and then.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::InvalidData`] if `progress` can't be JSON.
+    pub fn heartbeat<T: Serialize + ?Sized>(&self, progress: &T) -> Result<(), EventError> {
+        self.host.heartbeat(Payload::encode(progress)?);
+        Ok(())
+    }
+
+    /// Publishes an event if the task succeeds, before the task counts as done. The event gets this
+    /// task's correlation, user and trace.
+    pub fn emit(&self, mut event: Event) {
+        let ours = &self.info.metadata;
+        let theirs = &mut event.metadata;
+        theirs.correlation_id =
+            theirs.correlation_id.take().or_else(|| ours.correlation_id.clone());
+        theirs.user_id = theirs.user_id.take().or_else(|| ours.user_id.clone());
+        theirs.traceparent = theirs.traceparent.take().or_else(|| ours.traceparent.clone());
+        theirs.tracestate = theirs.tracestate.take().or_else(|| ours.tracestate.clone());
+        self.emitted.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    /// Takes what was emitted so far; for those who run agents.
+    #[must_use]
+    pub fn take_emitted(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.emitted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether the task was cancelled. The future of the agent is dropped soon after; code that
+    /// blocks should look now and then.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.host.is_cancelled()
+    }
+
+    /// Completes when the task is cancelled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves nothing behind.
+    pub async fn cancelled(&self) {
+        self.host.cancelled().await;
+    }
+}
+
+impl fmt::Debug for TaskContext {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("TaskContext").field("info", &self.info).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,106 @@
+use std::{error::Error, fmt};
+
+use crate::failure::Failure;
+
+/// Why a task failed, and whether trying again may help.
+///
+/// Made from any error by `?`, which is retryable; [`ResultExt::terminal`] or
+/// [`TaskError::terminal`] makes it final. It is no [`Error`] itself, so that it can be made from
+/// all of them.
+#[derive(Clone, Debug)]
+pub struct TaskError {
+    /// What went wrong, as the journal keeps it.
+    pub failure: Failure,
+    /// Whether trying again may help.
+    pub retryable: bool,
+}
+
+impl TaskError {
+    /// Code of failures that came from an arbitrary error.
+    pub const FAILED: &'static str = "TASK_FAILED";
+
+    /// A failure that may pass.
+    #[must_use]
+    pub fn retryable(failure: Failure) -> Self {
+        Self { failure, retryable: true }
+    }
+
+    /// A failure that trying again can't mend.
+    #[must_use]
+    pub fn terminal(failure: Failure) -> Self {
+        Self { failure, retryable: false }
+    }
+
+    /// Parameters that do not fit the agent. `faults` name the JSON path of each misfit.
+    #[must_use]
+    pub fn invalid_parameters(faults: &[(String, String)]) -> Self {
+        let text: Vec<_> = faults.iter().map(|(path, fault)| format!("{path}: {fault}")).collect();
+        let details: Vec<_> = faults
+            .iter()
+            .map(|(path, fault)| serde_json::json!({"path": path, "fault": fault}))
+            .collect();
+        let message = format!("the parameters do not fit: {}", text.join("; "));
+        Self::terminal(Failure::new("INVALID_PARAMETERS", message).with_details(details.into()))
+    }
+
+    /// Whether this is a failure with that code.
+    #[must_use]
+    pub fn has_code(&self, code: &str) -> bool {
+        self.failure.code == code
+    }
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.failure.fmt(formatter)
+    }
+}
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for TaskError {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let failure = match error.downcast::<Failure>() {
+            Ok(failure) => *failure,
+            Err(error) => Failure::from_error(Self::FAILED, &*error),
+        };
+        Self::retryable(failure)
+    }
+}
+
+/// Makes errors final.
+pub trait ResultExt<T> {
+    /// The error, if any, as a failure that is not tried again.
+    ///
+    /// # Errors
+    ///
+    /// The same as before, made final.
+    fn terminal(self) -> Result<T, TaskError>;
+}
+
+impl<T, E: Into<TaskError>> ResultExt<T> for Result<T, E> {
+    fn terminal(self) -> Result<T, TaskError> {
+        self.map_err(|error| TaskError { retryable: false, ..error.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<u8, TaskError> {
+        Ok(text.parse::<u8>()?)
+    }
+
+    #[test]
+    fn should_be_retryable_by_default_and_final_when_told() {
+        assert!(parse("x").unwrap_err().retryable);
+        assert!(!parse("x").terminal().unwrap_err().retryable);
+        assert!(!"x".parse::<u8>().terminal().unwrap_err().retryable);
+    }
+
+    #[test]
+    fn should_keep_a_failure_as_it_is() {
+        let failure = Failure::new("QUOTA", "too many").with_details(7.into());
+        assert_eq!(TaskError::from(failure.clone()).failure, failure);
+    }
+}

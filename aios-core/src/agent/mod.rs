@@ -1,0 +1,85 @@
+//! The contract of an agent: does tasks.
+//!
+//! ```
+//! use aios_core::agent::{Agent, TaskContext, TaskError};
+//!
+//! struct Upper;
+//!
+//! impl Agent for Upper {
+//!     type Parameters = String;
+//!     type Output = String;
+//!
+//!     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+//!         Ok(text.to_uppercase())
+//!     }
+//! }
+//! ```
+
+mod context;
+mod error;
+mod name;
+mod task;
+
+use std::future::Future;
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+pub use self::{
+    context::{TaskContext, TaskHost, TaskInfo},
+    error::{ResultExt, TaskError},
+    name::{InvalidSegment, Segment},
+    task::{TaskAssigned, TaskCompleted, TaskFailed, TaskHeartbeat, TaskId, TaskResult},
+};
+use crate::event::Payload;
+
+/// Does tasks of one kind.
+pub trait Agent: Send + Sync + 'static {
+    /// What a task gives it. What does not fit never reaches the code.
+    type Parameters: DeserializeOwned + JsonSchema + Send;
+    /// What it answers.
+    type Output: Serialize + JsonSchema + Send;
+
+    /// Does one task.
+    ///
+    /// A task is done at least once: the process may die after the work and before the answer is
+    /// kept. Give [`TaskContext::idempotency_key`] to outside systems.
+    ///
+    /// # Errors
+    ///
+    /// An error from `?` is tried again as the task's retry policy says;
+    /// [`terminal`](ResultExt::terminal) makes it final.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future is dropped when the task's timeout has passed or the task is cancelled.
+    fn process_task(
+        &self,
+        context: &TaskContext,
+        parameters: Self::Parameters,
+    ) -> impl Future<Output = Result<Self::Output, TaskError>> + Send;
+}
+
+/// An agent without its types: JSON in, JSON out. Typed agents are wrapped into one; agents in
+/// other languages and scripted ones implement it directly.
+#[async_trait]
+pub trait DynAgent: Send + Sync + 'static {
+    /// JSON Schema of the parameters.
+    fn parameters_schema(&self) -> &Value;
+
+    /// JSON Schema of the output.
+    fn output_schema(&self) -> &Value;
+
+    /// Does one task; see [`Agent::process_task`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Agent::process_task`].
+    async fn process_task(
+        &self,
+        context: &TaskContext,
+        parameters: Payload,
+    ) -> Result<Payload, TaskError>;
+}

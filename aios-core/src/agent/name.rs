@@ -1,0 +1,71 @@
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// A name that can't be a segment of an event type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a name of an agent type or workflow is [a-z][a-z0-9_]* with at most 100 bytes, not {text:?}"
+)]
+pub struct InvalidSegment {
+    /// The refused text, cut after 255 bytes.
+    pub text: String,
+}
+
+/// Name of an agent type or a workflow: `[a-z][a-z0-9_]*`, at most 100 bytes, because it becomes a
+/// segment of event types.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Segment(Arc<str>);
+
+impl Segment {
+    /// Longest name, in bytes.
+    const MAX_BYTES: usize = 100;
+
+    /// Checks the name.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSegment`] if it is anything else.
+    pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidSegment> {
+        let name = name.as_ref();
+        if name.len() > Self::MAX_BYTES || !crate::event::is_segment(name) {
+            return Err(InvalidSegment { text: crate::event::excerpt(name) });
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Segment {
+    type Err = InvalidSegment;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSegment> {
+        Self::new(text)
+    }
+}
+
+impl TryFrom<String> for Segment {
+    type Error = InvalidSegment;
+
+    fn try_from(text: String) -> Result<Self, InvalidSegment> {
+        Self::new(text)
+    }
+}
+
+impl From<Segment> for String {
+    fn from(name: Segment) -> Self {
+        name.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for Segment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}

@@ -1,0 +1,114 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{event::Payload, failure::Failure};
+
+/// Name of a task. One that a workflow gives is `<run id>/<operation>`, so that giving it again is
+/// recognised.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TaskId(Arc<str>);
+
+impl TaskId {
+    /// Names a task.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The task that a run gives as this operation.
+    #[must_use]
+    pub fn of_run(run_id: &str, operation: u64) -> Self {
+        Self(format!("{run_id}/{operation}").into())
+    }
+
+    /// The run and the operation, if a workflow gave the task.
+    #[must_use]
+    pub fn run(&self) -> Option<(&str, u64)> {
+        let (run_id, operation) = self.0.rsplit_once('/')?;
+        Some((run_id, operation.parse().ok()?))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// Data of `agents.<type>.task_assigned` (any agent of the type may take it) and of
+/// `agents.<type>.task_directed` (one agent's mailbox gets it).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskAssigned {
+    /// The task.
+    pub task_id: TaskId,
+    /// The one agent that is to do it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<String>,
+    /// What to do.
+    pub parameters: Payload,
+    /// Number of this attempt, from 1.
+    pub attempt: u32,
+    /// How long an attempt may take, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+impl TaskAssigned {
+    /// How long an attempt may take.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout_ms.map(Duration::from_millis)
+    }
+}
+
+/// Data of `agents.<type>.task_completed`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskCompleted {
+    /// The task.
+    pub task_id: TaskId,
+    /// Always success.
+    pub result: TaskResult,
+    /// What the agent answered.
+    pub output: Payload,
+}
+
+/// The word `success` in a completed task's data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskResult {
+    /// The task is done.
+    #[default]
+    Success,
+}
+
+/// Data of `agents.<type>.task_failed`: one attempt failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskFailed {
+    /// The task.
+    pub task_id: TaskId,
+    /// The attempt that failed, from 1.
+    pub attempt: u32,
+    /// What went wrong.
+    pub failure: Failure,
+    /// Whether trying again may help.
+    pub retryable: bool,
+}
+
+/// Data of `agents.<type>.task_heartbeat`: the agent still works on it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskHeartbeat {
+    /// The task.
+    pub task_id: TaskId,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// How far it is, in the agent's own words.
+    #[serde(default)]
+    pub progress: Payload,
+}

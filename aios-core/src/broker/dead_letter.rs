@@ -1,0 +1,72 @@
+use async_trait::async_trait;
+
+use super::BrokerError;
+use crate::event::{Event, EventId, Timestamp};
+
+/// An event that was given up.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// The event as it was published.
+    pub event: Event,
+    /// Why it was given up.
+    pub reason: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it failed for the first time.
+    pub first_failure: Timestamp,
+}
+
+impl DeadLetter {
+    /// Describes an event that was given up.
+    #[must_use]
+    pub fn new(event: Event, reason: String, attempts: u32, first_failure: Timestamp) -> Self {
+        Self { event, reason, attempts, first_failure }
+    }
+}
+
+/// Which dead letters are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// All that are there now.
+    All,
+    /// Those with one of these event ids.
+    Ids(Vec<EventId>),
+}
+
+impl Selection {
+    /// Whether the event with this id is meant.
+    #[must_use]
+    pub fn contains(&self, id: &EventId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Ids(ids) => ids.contains(id),
+        }
+    }
+}
+
+/// The events of one group or mailbox that were given up.
+#[async_trait]
+pub trait DeadLetters: Send + Sync {
+    /// The oldest dead letters, at most `limit`. They stay where they are.
+    ///
+    /// # Errors
+    ///
+    /// What the broker reports.
+    async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, BrokerError>;
+
+    /// Sends dead letters back to where they came from, with a fresh count of attempts, and says
+    /// how many. A crash in between may deliver one twice, never lose it.
+    ///
+    /// # Errors
+    ///
+    /// What the broker reports; letters that were not sent back stay.
+    async fn redrive(&self, selection: Selection) -> Result<usize, BrokerError>;
+
+    /// Deletes dead letters for ever, and says how many.
+    ///
+    /// # Errors
+    ///
+    /// What the broker reports; letters that were not deleted stay.
+    async fn purge(&self, selection: Selection) -> Result<usize, BrokerError>;
+}

@@ -1,0 +1,175 @@
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_core::Stream;
+
+use super::BrokerError;
+use crate::event::Event;
+
+/// What becomes of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// It is done.
+    Ack,
+    /// It failed: deliver it again after this time, or after the delay of the subscription's retry
+    /// policy if none is given. Counted; the last attempt makes it a dead letter.
+    Retry {
+        /// Delay, overriding the policy's.
+        after: Option<Duration>,
+        /// What failed, kept for the dead letter.
+        reason: String,
+    },
+    /// It can never succeed: give it up now.
+    DeadLetter {
+        /// Why.
+        reason: String,
+    },
+    /// Not now: deliver it again, at once if it can be, without counting an attempt.
+    Release,
+}
+
+/// How an adapter settles one delivery.
+#[async_trait]
+pub trait Settle: Send + Sync {
+    /// Settles, and returns when the broker has taken it as far as its protocol tells.
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError>;
+
+    /// Releases without waiting; called when a delivery is dropped.
+    fn release(self: Box<Self>);
+}
+
+/// An event on its way to a handler.
+///
+/// Settling takes the delivery, so it can't be settled twice. Dropping it releases it.
+#[must_use = "dropping a delivery releases it, so that it is delivered again"]
+pub struct Delivery {
+    /// The event.
+    pub event: Event,
+    /// The number of this attempt, from 1. Counts retries; releases do not count.
+    pub attempt: u32,
+    settle: Option<Box<dyn Settle>>,
+}
+
+impl Delivery {
+    /// Hands an event to a handler; for adapters.
+    pub fn new(event: Event, attempt: u32, settle: Box<dyn Settle>) -> Self {
+        Self { event, attempt, settle: Some(settle) }
+    }
+
+    /// It is done.
+    ///
+    /// # Errors
+    ///
+    /// If the broker could not be told; the event will come again.
+    pub async fn ack(self) -> Result<(), BrokerError> {
+        self.settle(Settlement::Ack).await
+    }
+
+    /// It failed for this reason: try again after `after`, or after the policy's delay.
+    ///
+    /// # Errors
+    ///
+    /// If the broker could not be told; the event will come again.
+    pub async fn retry(
+        self,
+        after: Option<Duration>,
+        reason: impl Into<String> + Send,
+    ) -> Result<(), BrokerError> {
+        self.settle(Settlement::Retry { after, reason: reason.into() }).await
+    }
+
+    /// It can never succeed: give it up.
+    ///
+    /// # Errors
+    ///
+    /// If the broker could not be told; the event will come again.
+    pub async fn dead_letter(self, reason: impl Into<String> + Send) -> Result<(), BrokerError> {
+        self.settle(Settlement::DeadLetter { reason: reason.into() }).await
+    }
+
+    /// Not now: let it be delivered again, uncounted.
+    ///
+    /// # Errors
+    ///
+    /// If the broker could not be told; the event will come again all the same.
+    pub async fn release(self) -> Result<(), BrokerError> {
+        self.settle(Settlement::Release).await
+    }
+
+    /// Settles as a value says; the four methods above are its shorthands.
+    ///
+    /// # Errors
+    ///
+    /// If the broker could not be told; the event will come again.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled settlement may or may not have reached the broker.
+    pub async fn settle(mut self, settlement: Settlement) -> Result<(), BrokerError> {
+        match self.settle.take() {
+            Some(settle) => settle.settle(settlement).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle.release();
+        }
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Delivery")
+            .field("event", &self.event)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A stream of deliveries. Dropping it ends the subscription; what was not yet taken from it goes
+/// back to the group.
+///
+/// It ends (`None`) when the broker is closed. An error is the last item: the subscription can't go
+/// on. A lost connection is neither; the adapter reconnects and the stream goes on.
+#[must_use = "dropping deliveries ends the subscription"]
+pub struct Deliveries(Pin<Box<dyn Stream<Item = Result<Delivery, BrokerError>> + Send>>);
+
+impl Deliveries {
+    /// Wraps an adapter's stream.
+    pub fn new(stream: impl Stream<Item = Result<Delivery, BrokerError>> + Send + 'static) -> Self {
+        Self(Box::pin(stream))
+    }
+
+    /// The next delivery.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses nothing.
+    pub async fn next(&mut self) -> Option<Result<Delivery, BrokerError>> {
+        std::future::poll_fn(|context| self.0.as_mut().poll_next(context)).await
+    }
+}
+
+impl Stream for Deliveries {
+    type Item = Result<Delivery, BrokerError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+impl fmt::Debug for Deliveries {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Deliveries")
+    }
+}

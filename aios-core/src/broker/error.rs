@@ -1,0 +1,125 @@
+use std::time::Duration;
+
+use super::{Address, InvalidName};
+use crate::Cause;
+
+/// What a broker could not do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// No group and no mailbox takes events of this type.
+    #[error("nobody listens for {event_type}")]
+    Unroutable {
+        /// Type of the event.
+        event_type: String,
+    },
+    /// The broker refused the event, for example because a queue is full.
+    #[error("the broker refused the event: {reason}")]
+    Rejected {
+        /// What the broker said.
+        reason: String,
+    },
+    /// The connection was lost before the broker confirmed: it may or may not have the event.
+    #[error("the connection was lost before the broker confirmed the event")]
+    Uncertain,
+    /// The broker did not answer in time.
+    #[error("the broker did not {operation} within {after:?}")]
+    Timeout {
+        /// What was waited for.
+        operation: &'static str,
+        /// How long.
+        after: Duration,
+    },
+    /// The event is larger than the broker takes.
+    #[error("the event has {bytes} bytes, the broker takes at most {limit}")]
+    TooLarge {
+        /// Size of the event.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The broker takes no events for now, to protect its memory or disk.
+    #[error("the broker is blocked: {reason}")]
+    Blocked {
+        /// What the broker said.
+        reason: String,
+    },
+    /// The broker was closed by this process.
+    #[error("the broker is closed")]
+    Closed,
+    /// A group or mailbox exists with other properties than the subscription asks for.
+    #[error("{address} exists with other properties: {difference}")]
+    Incompatible {
+        /// Which one.
+        address: Address,
+        /// Which property, as it is and as it was asked for.
+        difference: String,
+    },
+    /// The group or mailbox was never declared.
+    #[error("{address} does not exist")]
+    UnknownAddress {
+        /// Which one.
+        address: Address,
+    },
+    /// A group or mailbox can't have this name.
+    #[error(transparent)]
+    InvalidName(#[from] InvalidName),
+    /// A subscription or an option makes no sense.
+    #[error("invalid broker configuration: {reason}")]
+    InvalidConfiguration {
+        /// What is wrong.
+        reason: String,
+    },
+    /// Anything else the driver reports.
+    #[error("{backend} failed to {operation}")]
+    Backend {
+        /// Which adapter.
+        backend: &'static str,
+        /// What it was doing.
+        operation: &'static str,
+        /// Whether the same call may succeed later.
+        retryable: bool,
+        /// What the driver said.
+        source: Cause,
+    },
+}
+
+impl BrokerError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unroutable { .. }
+            | Self::Rejected { .. }
+            | Self::Uncertain
+            | Self::Timeout { .. }
+            | Self::Blocked { .. } => true,
+            Self::Backend { retryable, .. } => *retryable,
+            Self::TooLarge { .. }
+            | Self::Closed
+            | Self::Incompatible { .. }
+            | Self::UnknownAddress { .. }
+            | Self::InvalidName(_)
+            | Self::InvalidConfiguration { .. } => false,
+        }
+    }
+
+    /// A stable name for this kind of error.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unroutable { .. } => "UNROUTABLE",
+            Self::Rejected { .. } => "REJECTED",
+            Self::Uncertain => "UNCERTAIN",
+            Self::Timeout { .. } => "BROKER_TIMEOUT",
+            Self::TooLarge { .. } => "EVENT_TOO_LARGE",
+            Self::Blocked { .. } => "BROKER_BLOCKED",
+            Self::Closed => "BROKER_CLOSED",
+            Self::Incompatible { .. } => "INCOMPATIBLE_SUBSCRIPTION",
+            Self::UnknownAddress { .. } => "UNKNOWN_ADDRESS",
+            Self::InvalidName(_) => "INVALID_NAME",
+            Self::InvalidConfiguration { .. } => "INVALID_BROKER_CONFIGURATION",
+            Self::Backend { .. } => "BROKER_BACKEND",
+        }
+    }
+}

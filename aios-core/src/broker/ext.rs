@@ -1,0 +1,33 @@
+use async_trait::async_trait;
+
+use super::{Broker, BrokerError, Health, Publish};
+use crate::event::Event;
+
+/// Conveniences for every [`Broker`].
+#[async_trait]
+pub trait BrokerExt: Broker {
+    /// Publishes one event to every group whose pattern matches, if any.
+    ///
+    /// # Errors
+    ///
+    /// See [`Broker::publish`].
+    async fn publish_event(&self, event: Event) -> Result<(), BrokerError> {
+        self.publish_one(Publish::new(event)).await
+    }
+
+    /// Publishes one event.
+    ///
+    /// # Errors
+    ///
+    /// See [`Broker::publish`].
+    async fn publish_one(&self, publish: Publish) -> Result<(), BrokerError> {
+        self.publish(vec![publish]).await.pop().unwrap_or(Err(BrokerError::Uncertain))
+    }
+
+    /// The state of the connection now.
+    fn health_now(&self) -> Health {
+        self.health().now()
+    }
+}
+
+impl<B: Broker + ?Sized> BrokerExt for B {}

@@ -1,0 +1,76 @@
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use futures_core::Stream;
+
+use crate::event::Timestamp;
+
+/// State of a broker's connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Health {
+    /// Events flow.
+    Connected,
+    /// The connection was lost and is being rebuilt.
+    Reconnecting {
+        /// Since when.
+        since: Timestamp,
+        /// What broke it.
+        cause: Arc<str>,
+    },
+    /// The broker takes no events, to protect its memory or disk; consuming goes on.
+    Blocked {
+        /// Since when.
+        since: Timestamp,
+        /// What the broker said.
+        reason: Arc<str>,
+    },
+    /// Closed by this process.
+    Closed,
+}
+
+/// Watches a broker's state: a stream that begins with the state now and goes on with each change.
+/// A slow watcher skips to the latest state.
+#[must_use = "a watch does nothing unless it is read"]
+pub struct HealthWatch(Pin<Box<dyn Stream<Item = Health> + Send>>);
+
+impl HealthWatch {
+    /// Wraps an adapter's stream, whose first item must be ready at once.
+    pub fn new(stream: impl Stream<Item = Health> + Send + 'static) -> Self {
+        Self(Box::pin(stream))
+    }
+
+    /// The next change; `None` when the broker is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses nothing.
+    pub async fn next(&mut self) -> Option<Health> {
+        std::future::poll_fn(|context| self.0.as_mut().poll_next(context)).await
+    }
+
+    pub(super) fn now(mut self) -> Health {
+        match self.0.as_mut().poll_next(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Some(health)) => health,
+            Poll::Ready(None) | Poll::Pending => Health::Closed,
+        }
+    }
+}
+
+impl Stream for HealthWatch {
+    type Item = Health;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Health>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+impl fmt::Debug for HealthWatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("HealthWatch")
+    }
+}

@@ -1,0 +1,114 @@
+//! The broker port: moves events between services, at least once.
+//!
+//! An event that is published goes to every [`Group`] with a matching pattern, where one consumer
+//! gets it, and to a [`Mailbox`] if one is named. A [`Delivery`] is settled exactly once, by value;
+//! one that is dropped goes back and is delivered again.
+
+mod address;
+mod dead_letter;
+mod delivery;
+mod error;
+mod ext;
+mod health;
+mod subscription;
+
+use std::{fmt::Debug, time::Duration};
+
+use async_trait::async_trait;
+
+pub use self::{
+    address::{Address, Group, InvalidName, Mailbox},
+    dead_letter::{DeadLetter, DeadLetters, Selection},
+    delivery::{Deliveries, Delivery, Settle, Settlement},
+    error::BrokerError,
+    ext::BrokerExt,
+    health::{Health, HealthWatch},
+    subscription::{Lifetime, Poison, Subscription},
+};
+use crate::event::Event;
+
+/// An event on its way to the broker.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// The event; its type is the routing key.
+    pub event: Event,
+    /// A mailbox that gets it too, besides every group whose pattern matches.
+    pub to: Option<Mailbox>,
+    /// Whether nobody listening is an error, [`BrokerError::Unroutable`].
+    pub require_route: bool,
+}
+
+impl Publish {
+    /// Publishes to every group whose pattern matches, if any.
+    #[must_use]
+    pub fn new(event: Event) -> Self {
+        Self { event, to: None, require_route: false }
+    }
+
+    /// Publishes to this mailbox as well.
+    #[must_use]
+    pub fn with_mailbox(mut self, mailbox: Mailbox) -> Self {
+        self.to = Some(mailbox);
+        self
+    }
+
+    /// Makes it an error if neither a group nor the mailbox takes the event.
+    #[must_use]
+    pub fn with_required_route(mut self) -> Self {
+        self.require_route = true;
+        self
+    }
+}
+
+/// Moves events between services, at least once.
+///
+/// # Guarantees
+///
+/// - Events of one publisher reach a group in the order of their publishing, as long as nothing is
+///   retried, released or redelivered and the group has one consumer.
+/// - A group keeps what it got until it is settled, whether a consumer runs or not.
+/// - Every await ends within a timeout of the adapter.
+#[async_trait]
+pub trait Broker: Debug + Send + Sync + 'static {
+    /// Publishes events; the answers stand in the order of `batch`. `Ok` means that the broker has
+    /// the event, durably where it can.
+    ///
+    /// # Cancel safety
+    ///
+    /// Events of a cancelled call may or may not have been published.
+    async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>>;
+
+    /// Declares the group or mailbox where it does not exist, and starts to consume it.
+    ///
+    /// Several subscriptions to one group share its events. A mailbox has one reader at a time: a
+    /// further subscription waits without events until the reader is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError::Incompatible`] if it exists with other properties; otherwise what the broker
+    /// reports.
+    ///
+    /// # Cancel safety
+    ///
+    /// The group may have been declared; no consumer is left behind.
+    async fn subscribe(&self, subscription: Subscription) -> Result<Deliveries, BrokerError>;
+
+    /// The events of a group or mailbox that were given up.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError::UnknownAddress`] if it was never declared.
+    async fn dead_letters(&self, address: &Address) -> Result<Box<dyn DeadLetters>, BrokerError>;
+
+    /// Watches the state of the connection, beginning with the state now.
+    fn health(&self) -> HealthWatch;
+
+    /// Stops consuming, waits until deliveries in hand are settled and the broker has taken the
+    /// settlements, then disconnects. Later calls fail with [`BrokerError::Closed`].
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError::Timeout`] if deliveries were still in hand after `deadline`; they are
+    /// released. The broker is closed all the same.
+    async fn close(&self, deadline: Duration) -> Result<(), BrokerError>;
+}

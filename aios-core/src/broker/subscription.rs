@@ -1,0 +1,108 @@
+use super::{Address, BrokerError, Group, Mailbox};
+use crate::{event::Pattern, retry::RetryPolicy};
+
+/// What becomes of an event whose last attempt failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Poison {
+    /// It is kept among the dead letters.
+    #[default]
+    DeadLetter,
+    /// It is dropped. For events that nobody will miss.
+    Discard,
+}
+
+/// How long a group or mailbox lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lifetime {
+    /// It stays, and events wait in it while nobody consumes.
+    #[default]
+    Durable,
+    /// It goes with its last subscription, and what it holds goes too.
+    Temporary,
+}
+
+/// What to consume, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subscription {
+    /// The group or mailbox.
+    pub address: Address,
+    /// Which events a group gets; patterns are added to those it has. A mailbox has none.
+    pub patterns: Vec<Pattern>,
+    /// How many unsettled deliveries this subscription holds at most, 1 to 65,535.
+    pub prefetch: u16,
+    /// When a failed delivery comes again.
+    pub retry: RetryPolicy,
+    /// What becomes of an event whose last attempt failed.
+    pub poison: Poison,
+    /// How long the group or mailbox lives.
+    pub lifetime: Lifetime,
+}
+
+impl Subscription {
+    /// Consumes a durable group, which gets the events that match any of `patterns`.
+    #[must_use]
+    pub fn group(group: Group, patterns: impl IntoIterator<Item = Pattern>) -> Self {
+        Self::new(group.into(), patterns.into_iter().collect())
+    }
+
+    /// Reads a durable mailbox.
+    #[must_use]
+    pub fn mailbox(mailbox: Mailbox) -> Self {
+        Self::new(mailbox.into(), Vec::new())
+    }
+
+    fn new(address: Address, patterns: Vec<Pattern>) -> Self {
+        Self {
+            address,
+            patterns,
+            prefetch: 256,
+            retry: RetryPolicy::default(),
+            poison: Poison::default(),
+            lifetime: Lifetime::default(),
+        }
+    }
+
+    /// Sets how many unsettled deliveries this subscription holds at most.
+    #[must_use]
+    pub fn with_prefetch(mut self, prefetch: u16) -> Self {
+        self.prefetch = prefetch;
+        self
+    }
+
+    /// Sets when a failed delivery comes again.
+    #[must_use]
+    pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Sets what becomes of an event whose last attempt failed.
+    #[must_use]
+    pub fn with_poison(mut self, poison: Poison) -> Self {
+        self.poison = poison;
+        self
+    }
+
+    /// Lets the group or mailbox go with its last subscription.
+    #[must_use]
+    pub fn temporary(mut self) -> Self {
+        self.lifetime = Lifetime::Temporary;
+        self
+    }
+
+    /// Checks what every adapter would refuse.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError::InvalidConfiguration`] for a prefetch of 0, a group without patterns, or a
+    /// mailbox with patterns.
+    pub fn validate(&self) -> Result<(), BrokerError> {
+        let reason = match (&self.address, self.patterns.is_empty()) {
+            _ if self.prefetch == 0 => "a prefetch of 0 would never deliver",
+            (Address::Group(_), true) => "a group without patterns would never get an event",
+            (Address::Mailbox(_), false) => "a mailbox has no patterns",
+            _ => return Ok(()),
+        };
+        Err(BrokerError::InvalidConfiguration { reason: reason.to_owned() })
+    }
+}

@@ -1,0 +1,35 @@
+//! Time as a dependency, so that tests run on virtual time.
+
+#[cfg(feature = "tokio")]
+mod system;
+mod virtual_clock;
+
+use std::{fmt::Debug, time::Duration};
+
+#[cfg(feature = "tokio")]
+pub use self::system::SystemClock;
+pub use self::virtual_clock::VirtualClock;
+use crate::{BoxFuture, event::Timestamp};
+
+/// Tells the time and sleeps.
+pub trait Clock: Debug + Send + Sync + 'static {
+    /// The time now.
+    fn now(&self) -> Timestamp;
+
+    /// Completes as soon as [`now`](Self::now) is at or past `deadline`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()>;
+}
+
+/// Conveniences for every [`Clock`].
+pub trait ClockExt: Clock {
+    /// Sleeps for `duration` from now.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.sleep_until(self.now() + duration)
+    }
+}
+
+impl<C: Clock + ?Sized> ClockExt for C {}

@@ -1,0 +1,91 @@
+use std::sync::Arc;
+
+/// Why something is not an event.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError {
+    /// The text is not an event envelope.
+    #[error("the event envelope is malformed")]
+    Malformed {
+        /// What is wrong, and where.
+        source: Arc<serde_json::Error>,
+    },
+    /// The data can't be written as JSON, or read as the type asked for.
+    #[error("the event's data does not fit the type")]
+    InvalidData {
+        /// What is wrong, and where.
+        source: Arc<serde_json::Error>,
+    },
+    /// An id is empty or longer than 255 bytes.
+    #[error("an event id has 1 to 255 bytes, this one has {bytes}")]
+    InvalidId {
+        /// Length of the refused id.
+        bytes: usize,
+    },
+    /// A source is empty or longer than 255 bytes.
+    #[error("an event source has 1 to 255 bytes, this one has {bytes}")]
+    InvalidSource {
+        /// Length of the refused source.
+        bytes: usize,
+    },
+    /// A type is not of the form `domain.entity.action`.
+    #[error(
+        "an event type has three segments of [a-z][a-z0-9_]* and at most 255 bytes, not {text:?}"
+    )]
+    InvalidType {
+        /// The refused text, cut after 255 bytes.
+        text: String,
+    },
+    /// A pattern has an empty or malformed segment.
+    #[error("a pattern has segments of [a-z][a-z0-9_]*, `*` or `#`, not {text:?}")]
+    InvalidPattern {
+        /// The refused text, cut after 255 bytes.
+        text: String,
+    },
+    /// A timestamp is not RFC 3339.
+    #[error("a timestamp is RFC 3339 between the years -9999 and 9999, not {text:?}")]
+    InvalidTimestamp {
+        /// The refused text.
+        text: String,
+    },
+    /// A CloudEvent lacks what an envelope needs.
+    #[error("the CloudEvent can't become an event: {reason}")]
+    InvalidCloudEvent {
+        /// What is missing or unsupported.
+        reason: String,
+    },
+}
+
+impl EventError {
+    /// A stable name for this kind of error.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed { .. } => "MALFORMED_EVENT",
+            Self::InvalidData { .. } => "INVALID_EVENT_DATA",
+            Self::InvalidId { .. } => "INVALID_EVENT_ID",
+            Self::InvalidSource { .. } => "INVALID_EVENT_SOURCE",
+            Self::InvalidType { .. } => "INVALID_EVENT_TYPE",
+            Self::InvalidPattern { .. } => "INVALID_PATTERN",
+            Self::InvalidTimestamp { .. } => "INVALID_TIMESTAMP",
+            Self::InvalidCloudEvent { .. } => "INVALID_CLOUD_EVENT",
+        }
+    }
+
+    pub(crate) fn malformed(source: serde_json::Error) -> Self {
+        Self::Malformed { source: Arc::new(source) }
+    }
+
+    pub(crate) fn invalid_data(source: serde_json::Error) -> Self {
+        Self::InvalidData { source: Arc::new(source) }
+    }
+}
+
+/// The first 255 bytes of `text`, for an error message.
+pub(crate) fn excerpt(text: &str) -> String {
+    let end = (0..=text.len().min(super::MAX_NAME_BYTES))
+        .rev()
+        .find(|&index| text.is_char_boundary(index))
+        .unwrap_or_default();
+    text.get(..end).unwrap_or_default().to_owned()
+}

@@ -1,0 +1,110 @@
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{EventError, MAX_NAME_BYTES, error::excerpt};
+
+/// What kind of fact an event is: `domain.entity.action`.
+///
+/// Three segments of `[a-z][a-z0-9_]*`, at most 255 bytes. Cloning shares the text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct EventType(Arc<str>);
+
+impl EventType {
+    /// Joins three segments.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::InvalidType`] if a segment is not `[a-z][a-z0-9_]*` or the whole is too long.
+    pub fn new(domain: &str, entity: &str, action: &str) -> Result<Self, EventError> {
+        format!("{domain}.{entity}.{action}").parse()
+    }
+
+    /// The whole text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first segment.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        self.segments().0
+    }
+
+    /// The second segment.
+    #[must_use]
+    pub fn entity(&self) -> &str {
+        self.segments().1
+    }
+
+    /// The third segment.
+    #[must_use]
+    pub fn action(&self) -> &str {
+        self.segments().2
+    }
+
+    /// All three segments.
+    #[must_use]
+    pub fn segments(&self) -> (&str, &str, &str) {
+        let (domain, rest) = self.0.split_once('.').unwrap_or_default();
+        let (entity, action) = rest.split_once('.').unwrap_or_default();
+        (domain, entity, action)
+    }
+}
+
+/// Whether `text` is one segment of a type: `[a-z][a-z0-9_]*`.
+///
+/// Names of agents and workflows become segments, so they obey the same rule.
+#[must_use]
+pub(crate) fn is_segment(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_lowercase())
+        && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+impl FromStr for EventType {
+    type Err = EventError;
+
+    fn from_str(text: &str) -> Result<Self, EventError> {
+        let fits = text.len() <= MAX_NAME_BYTES
+            && text.split('.').count() == 3
+            && text.split('.').all(is_segment);
+        if !fits {
+            return Err(EventError::InvalidType { text: excerpt(text) });
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for EventType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_take_three_segments_only() {
+        let parsed: EventType = "agents.code_review2.task_completed".parse().unwrap();
+        assert_eq!(parsed.segments(), ("agents", "code_review2", "task_completed"));
+        let long = format!("a.b.{}", "c".repeat(252));
+        for text in
+            ["", "a", "a.b", "a.b.c.d", "a..c", "A.b.c", "a.2b.c", "a.b.c-d", "ä.b.c", &long]
+        {
+            let error = text.parse::<EventType>().unwrap_err();
+            assert_eq!(error.code(), "INVALID_EVENT_TYPE", "{text}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+use super::{EventError, MAX_NAME_BYTES};
+
+/// Namespace of the `UUIDv5` that stands for a foreign id (RFC 9562, section 5.5).
+const FOREIGN: Uuid = Uuid::from_u128(0x6b1f_3c52_9a0e_4d6f_8c57_1e2a_a105_0001);
+
+/// Unique name of an event: an opaque string of 1 to 255 bytes.
+///
+/// Generated ids are `UUIDv7` and take no heap; a foreign string comes back verbatim.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId(Name);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Name {
+    Uuid(Uuid),
+    Foreign(Arc<str>),
+}
+
+impl EventId {
+    /// A fresh `UUIDv7`.
+    #[must_use]
+    #[allow(clippy::disallowed_methods, reason = "this is the id module")]
+    pub fn generate() -> Self {
+        Self(Name::Uuid(Uuid::now_v7()))
+    }
+
+    /// A `UUIDv5` of `name`: the same name always gives the same id.
+    #[must_use]
+    pub fn derive(name: &str) -> Self {
+        Self(Name::Uuid(Uuid::new_v5(&FOREIGN, name.as_bytes())))
+    }
+
+    /// The key under which a store keeps this event: the id itself if it is a UUID, else the
+    /// `UUIDv5` of the foreign string.
+    #[must_use]
+    pub fn key(&self) -> Uuid {
+        match &self.0 {
+            Name::Uuid(uuid) => *uuid,
+            Name::Foreign(text) => Uuid::new_v5(&FOREIGN, text.as_bytes()),
+        }
+    }
+
+    /// The text of an id that is no UUID in its canonical form; a store keeps it beside the key.
+    #[must_use]
+    pub fn foreign(&self) -> Option<&str> {
+        match &self.0 {
+            Name::Uuid(_) => None,
+            Name::Foreign(text) => Some(text),
+        }
+    }
+}
+
+impl From<Uuid> for EventId {
+    fn from(uuid: Uuid) -> Self {
+        Self(Name::Uuid(uuid))
+    }
+}
+
+impl FromStr for EventId {
+    type Err = EventError;
+
+    fn from_str(text: &str) -> Result<Self, EventError> {
+        if text.is_empty() || text.len() > MAX_NAME_BYTES {
+            return Err(EventError::InvalidId { bytes: text.len() });
+        }
+        let mut buffer = Uuid::encode_buffer();
+        match Uuid::try_parse(text) {
+            Ok(uuid) if uuid.hyphenated().encode_lower(&mut buffer) == text => {
+                Ok(Self(Name::Uuid(uuid)))
+            }
+            _ => Ok(Self(Name::Foreign(text.into()))),
+        }
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Name::Uuid(uuid) => uuid.hyphenated().fmt(formatter),
+            Name::Foreign(text) => formatter.write_str(text),
+        }
+    }
+}
+
+impl Serialize for EventId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Name::Uuid(uuid) => uuid.serialize(serializer),
+            Name::Foreign(text) => serializer.serialize_str(text),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for EventId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_return_every_string_verbatim() {
+        let canonical = "01890a5d-ac96-774b-bcce-b302099a8057";
+        for text in [canonical, &canonical.to_uppercase(), "msg-123", "ünïcode ✓", &"x".repeat(255)]
+        {
+            let id: EventId = text.parse().unwrap();
+            assert_eq!(id.to_string(), *text);
+            assert_eq!(id.foreign().is_none(), text == canonical);
+        }
+    }
+
+    #[test]
+    fn should_key_foreign_ids_by_their_text() {
+        let (one, two): (EventId, EventId) = ("a".parse().unwrap(), "b".parse().unwrap());
+        assert_ne!(one.key(), two.key());
+        assert_eq!(one.key(), "a".parse::<EventId>().unwrap().key());
+    }
+
+    #[test]
+    fn should_refuse_empty_and_long_ids() {
+        for text in ["", &"x".repeat(256)] {
+            assert_eq!(text.parse::<EventId>().unwrap_err().code(), "INVALID_EVENT_ID");
+        }
+    }
+}

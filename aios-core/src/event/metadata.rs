@@ -1,0 +1,82 @@
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, MapAccess, Visitor},
+};
+use serde_json::Value;
+
+/// How an event relates to others. Unknown fields are kept, both ways.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Metadata {
+    /// Groups everything that one request caused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<Arc<str>>,
+    /// Id of the event that caused this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub causation_id: Option<Arc<str>>,
+    /// On whose behalf.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<Arc<str>>,
+    /// W3C trace context: the parent span.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Arc<str>>,
+    /// W3C trace context: vendors' additions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<Arc<str>>,
+    /// Mailbox that wants the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<Arc<str>>,
+    /// Version of the schema that the data follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema_version: Option<u32>,
+    /// Fields that aios does not know.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+impl Metadata {
+    /// Whether nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Written by hand: `#[serde(flatten)]` would buffer every field first.
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MetadataVisitor)
+    }
+}
+
+struct MetadataVisitor;
+
+impl<'de> Visitor<'de> for MetadataVisitor {
+    type Value = Metadata;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the metadata of an event")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+        let mut metadata = Metadata::default();
+        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            match &*key {
+                "correlation_id" => metadata.correlation_id = map.next_value()?,
+                "causation_id" => metadata.causation_id = map.next_value()?,
+                "user_id" => metadata.user_id = map.next_value()?,
+                "traceparent" => metadata.traceparent = map.next_value()?,
+                "tracestate" => metadata.tracestate = map.next_value()?,
+                "reply_to" => metadata.reply_to = map.next_value()?,
+                "schema_version" => metadata.schema_version = map.next_value()?,
+                _ => {
+                    if metadata.extra.insert(key.into_owned(), map.next_value()?).is_some() {
+                        return Err(A::Error::custom("a metadata field stands twice"));
+                    }
+                }
+            }
+        }
+        Ok(metadata)
+    }
+}

@@ -1,0 +1,202 @@
+//! The event envelope: an immutable fact, in one JSON shape in every transport and store.
+//!
+//! ```
+//! use aios_core::event::Event;
+//!
+//! let text = r#"{"id":"msg-123","type":"agents.backend.task_completed","timestamp":"2024-01-01T00:00:00Z","source":"backend-agent-1","data":{"task_id":"task-456"},"metadata":{"correlation_id":"corr-789"}}"#;
+//! let event: Event = serde_json::from_str(text)?;
+//! assert_eq!(serde_json::to_string(&event)?, text);
+//! # Ok::<(), serde_json::Error>(())
+//! ```
+
+mod cloud_event;
+mod error;
+mod event_type;
+mod id;
+mod metadata;
+mod pattern;
+mod payload;
+mod timestamp;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub use self::{
+    cloud_event::CloudEvent, error::EventError, event_type::EventType, id::EventId,
+    metadata::Metadata, pattern::Pattern, payload::Payload, timestamp::Timestamp,
+};
+
+pub(crate) use self::{error::excerpt, event_type::is_segment};
+
+/// Longest id, type and source of an event, in bytes. AMQP short strings end here.
+pub const MAX_NAME_BYTES: usize = 255;
+
+/// An immutable fact that has happened.
+///
+/// Cloning is cheap: names and payload are shared, not copied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// Unique name of this event.
+    pub id: EventId,
+    /// What kind of fact this is; also the routing key.
+    #[serde(rename = "type")]
+    pub event_type: EventType,
+    /// When it happened.
+    pub timestamp: Timestamp,
+    /// Who says so: the name of a service or agent, 1 to 255 bytes.
+    #[serde(deserialize_with = "source")]
+    pub source: Arc<str>,
+    /// The facts themselves; decode with [`Event::data`].
+    #[serde(rename = "data")]
+    pub payload: Payload,
+    /// How this event relates to others.
+    #[serde(default)]
+    pub metadata: Metadata,
+}
+
+impl Event {
+    /// Creates an event that happens now, with a fresh id.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::InvalidData`] if `data` can't be written as JSON.
+    pub fn new<T: Serialize + ?Sized>(
+        event_type: EventType,
+        source: impl Into<Arc<str>>,
+        data: &T,
+    ) -> Result<Self, EventError> {
+        Ok(Self {
+            id: EventId::generate(),
+            event_type,
+            timestamp: Timestamp::now(),
+            source: source.into(),
+            payload: Payload::encode(data)?,
+            metadata: Metadata::default(),
+        })
+    }
+
+    /// Decodes the data.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::InvalidData`] if the data has another shape than `T`.
+    pub fn data<T: DeserializeOwned>(&self) -> Result<T, EventError> {
+        self.payload.decode()
+    }
+
+    /// Sets the id.
+    #[must_use]
+    pub fn with_id(mut self, id: EventId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// Sets the time at which it happened.
+    #[must_use]
+    pub fn with_timestamp(mut self, timestamp: Timestamp) -> Self {
+        self.timestamp = timestamp;
+        self
+    }
+
+    /// Replaces the metadata.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// Marks `parent` as the cause, and inherits its correlation, user and trace.
+    ///
+    /// Without a correlation the parent's id becomes it, so that everything one event caused can
+    /// be found by one key.
+    #[must_use]
+    pub fn caused_by(mut self, parent: &Self) -> Self {
+        let inherited = &parent.metadata;
+        let parent_id: Arc<str> = parent.id.to_string().into();
+        self.metadata.correlation_id =
+            Some(inherited.correlation_id.clone().unwrap_or_else(|| Arc::clone(&parent_id)));
+        self.metadata.causation_id = Some(parent_id);
+        self.metadata.user_id.clone_from(&inherited.user_id);
+        self.metadata.traceparent.clone_from(&inherited.traceparent);
+        self.metadata.tracestate.clone_from(&inherited.tracestate);
+        self
+    }
+
+    /// Parses the JSON envelope.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::Malformed`] names what is wrong and where.
+    pub fn from_json(text: &str) -> Result<Self, EventError> {
+        serde_json::from_str(text).map_err(EventError::malformed)
+    }
+
+    /// Writes the JSON envelope.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::InvalidData`] if it can't be written, which no event made by this crate causes.
+    pub fn to_json(&self) -> Result<String, EventError> {
+        serde_json::to_string(self).map_err(EventError::invalid_data)
+    }
+}
+
+fn source<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    let text = <Arc<str>>::deserialize(deserializer)?;
+    if text.is_empty() || text.len() > MAX_NAME_BYTES {
+        return Err(serde::de::Error::custom(EventError::InvalidSource { bytes: text.len() }));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENVELOPE: &str = r#"{"id":"msg-123","type":"agents.backend.task_completed","timestamp":"2024-01-01T00:00:00Z","source":"backend-agent-1","data":{"task_id":"task-456","result":"success","output":{}},"metadata":{"correlation_id":"corr-789","causation_id":"msg-122","user_id":"user-1"}}"#;
+
+    #[test]
+    fn should_write_the_envelope_it_read() {
+        let event = Event::from_json(ENVELOPE).unwrap();
+        assert_eq!(event.to_json().unwrap(), ENVELOPE);
+    }
+
+    #[test]
+    fn should_keep_unknown_metadata_and_microseconds() {
+        let text = ENVELOPE
+            .replace("\"user_id\":\"user-1\"", "\"tenant\":{\"a\":[1,2]},\"zone\":\"eu\"")
+            .replace("00:00:00Z", "00:00:00.123456Z");
+        assert_eq!(Event::from_json(&text).unwrap().to_json().unwrap(), text);
+    }
+
+    #[test]
+    fn should_refuse_malformed_envelopes() {
+        for (from, to, says) in [
+            ("msg-123", "", "id"),
+            ("agents.backend.task_completed", "agents.backend", "three segments"),
+            ("agents.backend.task_completed", "Agents.backend.x", "three segments"),
+            ("2024-01-01T00:00:00Z", "yesterday", "timestamp"),
+            ("backend-agent-1", "", "source"),
+            ("\"metadata\"", "\"meta\"", "unknown field"),
+            ("\"data\"", "\"data\":1,\"data\"", "duplicate field"),
+        ] {
+            let error = Event::from_json(&ENVELOPE.replace(from, to)).unwrap_err();
+            assert_eq!(error.code(), "MALFORMED_EVENT");
+            let cause = std::error::Error::source(&error).unwrap().to_string();
+            assert!(cause.contains(says), "{cause:?} should say {says:?}");
+        }
+    }
+
+    #[test]
+    fn should_inherit_correlation_user_and_trace() {
+        let mut parent = Event::from_json(ENVELOPE).unwrap();
+        parent.metadata.traceparent = Some("00-1-2-01".into());
+        let child = Event::new("a.b.c".parse().unwrap(), "me", &1).unwrap().caused_by(&parent);
+        assert_eq!(child.metadata.causation_id.as_deref(), Some("msg-123"));
+        assert_eq!(child.metadata.correlation_id.as_deref(), Some("corr-789"));
+        assert_eq!(child.metadata.user_id.as_deref(), Some("user-1"));
+        assert_eq!(child.metadata.traceparent.as_deref(), Some("00-1-2-01"));
+    }
+}

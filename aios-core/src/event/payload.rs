@@ -1,0 +1,84 @@
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use super::EventError;
+
+/// JSON text that was checked once and is shared, not copied, until somebody decodes it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Payload(Arc<RawValue>);
+
+impl Payload {
+    /// The JSON `null`.
+    #[must_use]
+    pub fn null() -> Self {
+        Self(RawValue::NULL.to_owned().into())
+    }
+
+    /// Writes `value` as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::InvalidData`] if `value` can't be JSON, for example a map with keys that are
+    /// no strings.
+    pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, EventError> {
+        let text = serde_json::value::to_raw_value(value).map_err(EventError::invalid_data)?;
+        Ok(Self(text.into()))
+    }
+
+    /// Takes text that is JSON already; white space around it is cut.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::InvalidData`] if it is not JSON.
+    pub fn from_text(text: String) -> Result<Self, EventError> {
+        RawValue::from_string(text).map(|text| Self(text.into())).map_err(EventError::invalid_data)
+    }
+
+    /// Reads the JSON as `T`.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::InvalidData`] if it has another shape.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, EventError> {
+        serde_json::from_str(self.as_str()).map_err(EventError::invalid_data)
+    }
+
+    /// Reads the JSON as a `T` that borrows from this payload.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::InvalidData`] if it has another shape.
+    pub fn decode_borrowed<'a, T: Deserialize<'a>>(&'a self) -> Result<T, EventError> {
+        serde_json::from_str(self.as_str()).map_err(EventError::invalid_data)
+    }
+
+    /// The JSON text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+}
+
+impl Default for Payload {
+    fn default() -> Self {
+        Self::null()
+    }
+}
+
+/// Equal text, which is stricter than equal values: `1.0` differs from `1.00`.
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Payload {}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Box::<RawValue>::deserialize(deserializer).map(|text| Self(text.into()))
+    }
+}

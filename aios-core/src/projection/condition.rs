@@ -1,0 +1,99 @@
+use super::{Cell, Table};
+use crate::store::{AgentFilter, PageRequest, RunFilter, TaskFilter};
+
+/// What a row must fulfil.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Condition {
+    /// Its id, given as text, is this one.
+    Id(String),
+    /// A column has one of these values; at least one is given.
+    In(&'static str, Vec<Cell>),
+    /// An integer column is above this value.
+    Above(&'static str, i64),
+    /// It is not deleted.
+    NotDeleted,
+}
+
+/// Which rows of which table to read, as data that an adapter turns into its own query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    /// The table.
+    pub table: Table,
+    /// All of these hold.
+    pub conditions: Vec<Condition>,
+    /// Which page; rows are ordered by key.
+    pub page: PageRequest,
+}
+
+impl Query {
+    /// The agents that a filter asks for.
+    #[must_use]
+    pub fn agents(filter: &AgentFilter, page: &PageRequest) -> Self {
+        let conditions = [
+            equals("agent_type", filter.agent_type.as_deref()),
+            equals("status", filter.status.map(crate::store::AgentStatus::as_str)),
+            not_deleted(filter.include_deleted),
+        ];
+        Self::new(Table::Agents, conditions, page)
+    }
+
+    /// The tasks that a filter asks for.
+    #[must_use]
+    pub fn tasks(filter: &TaskFilter, page: &PageRequest) -> Self {
+        let conditions = [
+            equals("run_id", filter.run_id.as_deref()),
+            equals("agent_type", filter.agent_type.as_deref()),
+            equals("status", filter.status.map(crate::store::TaskStatus::as_str)),
+            not_deleted(filter.include_deleted),
+        ];
+        Self::new(Table::AgentTasks, conditions, page)
+    }
+
+    /// All workflows that are not deleted.
+    #[must_use]
+    pub fn workflows(page: &PageRequest) -> Self {
+        Self::new(Table::Workflows, [not_deleted(false)], page)
+    }
+
+    /// The runs that a filter asks for.
+    #[must_use]
+    pub fn runs(filter: &RunFilter, page: &PageRequest) -> Self {
+        let statuses = filter.statuses.iter().map(|status| Cell::text(status.as_str())).collect();
+        let shards = filter.shards.iter().map(|shard| Cell::integer(shard.0)).collect();
+        let changed = i64::try_from(filter.changed_after).unwrap_or(i64::MAX);
+        let conditions = [
+            filter.id.clone().map(Condition::Id),
+            equals("workflow", filter.workflow.as_deref()),
+            one_of("status", statuses),
+            one_of("shard", shards),
+            (changed > 0).then_some(Condition::Above("position", changed)),
+            not_deleted(filter.include_deleted),
+        ];
+        Self::new(Table::WorkflowRuns, conditions, page)
+    }
+
+    fn new(
+        table: Table,
+        conditions: impl IntoIterator<Item = Option<Condition>>,
+        page: &PageRequest,
+    ) -> Self {
+        let limit = page.limit.clamp(1, crate::store::MAX_PAGE);
+        Self {
+            table,
+            conditions: conditions.into_iter().flatten().collect(),
+            page: PageRequest { after: page.after.clone(), limit },
+        }
+    }
+}
+
+fn equals(column: &'static str, text: Option<&str>) -> Option<Condition> {
+    text.map(|text| Condition::In(column, vec![Cell::text(text)]))
+}
+
+fn one_of(column: &'static str, cells: Vec<Cell>) -> Option<Condition> {
+    (!cells.is_empty()).then_some(Condition::In(column, cells))
+}
+
+fn not_deleted(include_deleted: bool) -> Option<Condition> {
+    (!include_deleted).then_some(Condition::NotDeleted)
+}

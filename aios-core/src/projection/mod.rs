@@ -1,0 +1,270 @@
+//! How events change the read models: one pure function, applied by every store.
+//!
+//! A store calls [`project`] for every event in the transaction that appends it, and applies the
+//! [`Change`]s: a row is created or updated by setting cells. Reading goes the same way back: a
+//! filter becomes [`Condition`]s, a row of cells becomes a record.
+
+mod condition;
+mod facts;
+mod record;
+mod table;
+
+use self::facts::{
+    Blocked, Deregistered, Ended, Registered, Seen, Started, StatusChanged, TaskEnded, TaskGiven,
+    WorkflowRegistered,
+};
+pub use self::{
+    condition::{Condition, Query},
+    record::{Record, Row},
+    table::{Cell, Column, Kind, Table},
+};
+use crate::{
+    event::{Event, Timestamp},
+    store::{AgentStatus, RecordedEvent, RunStatus, Shard, TaskStatus},
+};
+
+/// One row to create or to change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// The table.
+    pub table: Table,
+    /// Id of the row; its key is [`EventId::key`](crate::event::EventId::key) of this text.
+    pub id: String,
+    /// Becomes `updated_at`, and `created_at` of a new row.
+    pub at: Timestamp,
+    /// Whether to create the row if it is not there. If not, a missing row is no error.
+    pub creates: bool,
+    /// What to set; columns that are not named keep what they have.
+    pub cells: Vec<(&'static str, Cell)>,
+}
+
+/// How an event changes the read models. Events whose data does not fit change nothing: the log
+/// may hold what other programs wrote.
+#[must_use]
+pub fn project(recorded: &RecordedEvent) -> Vec<Change> {
+    let event = &recorded.event;
+    let change = match event.event_type.segments() {
+        ("workflows", _, "step_completed") => None,
+        ("workflows", name, "registered") => workflow_registered(name, event),
+        ("workflows", name, action) => run(name, action, recorded),
+        ("agents", agent_type, action) => agent(agent_type, action, recorded),
+        _ => None,
+    };
+    change.into_iter().collect()
+}
+
+fn run(workflow: &str, action: &str, recorded: &RecordedEvent) -> Option<Change> {
+    let run_id = recorded.stream.run_id()?;
+    let event = &recorded.event;
+    let mut cells = match action {
+        "started" => started(workflow, run_id, event)?,
+        "paused" => vec![status(RunStatus::Paused)],
+        "resumed" | "unblocked" => vec![status(RunStatus::Running), ("failure", Cell::Null)],
+        "cancel_requested" => vec![status(RunStatus::Cancelling)],
+        "blocked" => {
+            let failure = event.payload.decode::<Blocked>().ok()?.failure;
+            vec![status(RunStatus::Blocked), ("failure", Cell::Json(failure))]
+        }
+        "completed" => ended(RunStatus::Completed, event)?,
+        "failed" => ended(RunStatus::Failed, event)?,
+        "cancelled" => ended(RunStatus::Cancelled, event)?,
+        "continued" => vec![status(RunStatus::Continued)],
+        "signaled" => Vec::new(),
+        _ => return None,
+    };
+    cells.push(("position", Cell::integer(recorded.position)));
+    let creates = action == "started";
+    Some(Change {
+        table: Table::WorkflowRuns,
+        id: run_id.to_owned(),
+        at: event.timestamp,
+        creates,
+        cells,
+    })
+}
+
+fn status(status: RunStatus) -> (&'static str, Cell) {
+    ("status", Cell::text(status.as_str()))
+}
+
+fn started(workflow: &str, run_id: &str, event: &Event) -> Option<Vec<(&'static str, Cell)>> {
+    let started: Started = event.payload.decode().ok()?;
+    Some(vec![
+        ("workflow", Cell::text(workflow)),
+        ("workflow_version", Cell::integer(started.version)),
+        ("shard", Cell::integer(Shard::of(run_id).0)),
+        status(RunStatus::Running),
+        ("parent_run_id", Cell::optional_text(started.parent.map(|parent| parent.run_id))),
+    ])
+}
+
+fn ended(end: RunStatus, event: &Event) -> Option<Vec<(&'static str, Cell)>> {
+    let ended: Ended = event.payload.decode().ok()?;
+    let mut cells = vec![status(end)];
+    cells.extend(ended.result.map(|result| ("result", Cell::Json(result))));
+    cells.extend(ended.failure.map(|failure| ("failure", Cell::Json(failure))));
+    Some(cells)
+}
+
+fn workflow_registered(name: &str, event: &Event) -> Option<Change> {
+    let registered: WorkflowRegistered = event.payload.decode().ok()?;
+    Some(Change {
+        table: Table::Workflows,
+        id: format!("{name}@{}", registered.version),
+        at: event.timestamp,
+        creates: true,
+        cells: vec![
+            ("name", Cell::text(name)),
+            ("version", Cell::integer(registered.version)),
+            ("deleted_at", Cell::Null),
+        ],
+    })
+}
+
+fn agent(agent_type: &str, action: &str, recorded: &RecordedEvent) -> Option<Change> {
+    let event = &recorded.event;
+    match action {
+        "task_assigned" | "task_directed" => task_given(agent_type, recorded),
+        "task_completed" => task_ended(TaskStatus::Completed, event),
+        "task_failed" => task_ended(TaskStatus::Failed, event),
+        "task_cancelled" => task_ended(TaskStatus::Cancelled, event),
+        "registered" => agent_registered(agent_type, event),
+        "status_changed" => {
+            let changed: StatusChanged = event.payload.decode().ok()?;
+            let cells = vec![("status", Cell::text(changed.status.as_str()))];
+            Some(agent_change(changed.agent_id, event.timestamp, cells))
+        }
+        "seen" => {
+            let seen: Seen = event.payload.decode().ok()?;
+            let cells = vec![
+                ("status", Cell::text(AgentStatus::Running.as_str())),
+                ("last_seen_at", Cell::Timestamp(event.timestamp)),
+            ];
+            Some(agent_change(seen.agent_id, event.timestamp, cells))
+        }
+        "deregistered" => {
+            let gone: Deregistered = event.payload.decode().ok()?;
+            let cells = vec![
+                ("status", Cell::text(AgentStatus::Stopped.as_str())),
+                ("deleted_at", Cell::Timestamp(event.timestamp)),
+            ];
+            Some(agent_change(gone.agent_id, event.timestamp, cells))
+        }
+        _ => None,
+    }
+}
+
+fn agent_change(id: String, at: Timestamp, cells: Vec<(&'static str, Cell)>) -> Change {
+    Change { table: Table::Agents, id, at, creates: false, cells }
+}
+
+fn agent_registered(agent_type: &str, event: &Event) -> Option<Change> {
+    let registered: Registered = event.payload.decode().ok()?;
+    Some(Change {
+        table: Table::Agents,
+        id: registered.agent_id,
+        at: event.timestamp,
+        creates: true,
+        cells: vec![
+            ("agent_type", Cell::text(agent_type)),
+            ("name", Cell::Text(registered.name)),
+            ("config", Cell::Json(registered.config)),
+            ("status", Cell::text(AgentStatus::Running.as_str())),
+            ("last_seen_at", Cell::Timestamp(event.timestamp)),
+            ("deleted_at", Cell::Null),
+        ],
+    })
+}
+
+fn task_given(agent_type: &str, recorded: &RecordedEvent) -> Option<Change> {
+    let given: TaskGiven = recorded.event.payload.decode().ok()?;
+    let run_id = recorded.stream.run_id().map(ToOwned::to_owned);
+    Some(Change {
+        table: Table::AgentTasks,
+        id: given.task_id,
+        at: recorded.event.timestamp,
+        creates: true,
+        cells: vec![
+            ("run_id", Cell::optional_text(run_id)),
+            ("agent_type", Cell::text(agent_type)),
+            ("agent_id", Cell::optional_text(given.agent_id)),
+            ("status", Cell::text(TaskStatus::Assigned.as_str())),
+            ("attempt", Cell::integer(given.attempt)),
+        ],
+    })
+}
+
+fn task_ended(end: TaskStatus, event: &Event) -> Option<Change> {
+    let ended: TaskEnded = event.payload.decode().ok()?;
+    let failure = ended.failure.map_or(Cell::Null, Cell::Json);
+    Some(Change {
+        table: Table::AgentTasks,
+        id: ended.task_id,
+        at: event.timestamp,
+        creates: false,
+        cells: vec![("status", Cell::text(end.as_str())), ("failure", failure)],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn recorded(event_type: &str, stream: &str, data: &Value) -> RecordedEvent {
+        let event = Event::new(event_type.parse().unwrap(), "test", data).unwrap();
+        RecordedEvent { position: 7, stream: stream.parse().unwrap(), version: 1, event }
+    }
+
+    #[test]
+    fn should_create_a_run_where_it_starts() {
+        let changes =
+            project(&recorded("workflows.deploy.started", "runs/r1", &json!({"version": 2})));
+        assert_eq!((changes.len(), changes[0].table), (1, Table::WorkflowRuns));
+        assert!(changes[0].creates && changes[0].id == "r1");
+        assert!(changes[0].cells.contains(&("workflow_version", Cell::Integer(2))));
+        assert!(changes[0].cells.contains(&("position", Cell::Integer(7))));
+    }
+
+    #[test]
+    fn should_ignore_steps_and_strangers() {
+        for (event_type, stream, data) in [
+            ("workflows.deploy.step_completed", "runs/r1", json!({"operation": 1})),
+            ("workflows.deploy.started", "elsewhere", json!({"version": 1})),
+            ("workflows.deploy.started", "runs/r1", json!("nonsense")),
+            ("orders.order.placed", "orders/1", json!({})),
+            ("agents.backend.task_assigned", "runs/r1", json!({"task": 1})),
+        ] {
+            assert_eq!(project(&recorded(event_type, stream, &data)), []);
+        }
+    }
+
+    #[test]
+    fn should_only_name_columns_that_exist() {
+        let failure = json!({"code": "X", "message": "y"});
+        for (event_type, data) in [
+            ("workflows.w.registered", json!({"version": 1})),
+            (
+                "workflows.w.started",
+                json!({"version": 1, "parent": {"run_id": "p", "operation": 1}}),
+            ),
+            ("workflows.w.completed", json!({"result": [1]})),
+            ("workflows.w.failed", json!({"failure": failure})),
+            ("workflows.w.blocked", json!({"failure": failure})),
+            ("agents.a.registered", json!({"agent_id": "a1", "name": "n", "config": {}})),
+            ("agents.a.seen", json!({"agent_id": "a1"})),
+            ("agents.a.status_changed", json!({"agent_id": "a1", "status": "missing"})),
+            ("agents.a.deregistered", json!({"agent_id": "a1"})),
+            ("agents.a.task_assigned", json!({"task_id": "r1/1", "attempt": 1})),
+            ("agents.a.task_failed", json!({"task_id": "r1/1", "failure": failure})),
+        ] {
+            let changes = project(&recorded(event_type, "runs/r1", &data));
+            assert_eq!(changes.len(), 1, "{event_type}");
+            for (name, cell) in &changes[0].cells {
+                let column = changes[0].table.column(name).unwrap();
+                assert!(cell.fits(column.kind), "{event_type} {name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! When to try again, as data.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// When to try again: exponential delays with a cap, jitter, and an end.
+///
+/// The default makes 5 attempts, 1 s after the first failure, doubling up to 1 minute, with half
+/// of each delay left to chance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RetryPolicy {
+    /// How often to try at most, the first attempt included; 0 means without end.
+    pub max_attempts: u32,
+    /// Delay after the first failure.
+    pub initial_delay: Duration,
+    /// By what each further delay grows; below 1 counts as 1.
+    pub factor: f64,
+    /// Longest delay.
+    pub max_delay: Duration,
+    /// Share of each delay that is left to chance, 0 to 1 ("equal jitter" at 0.5; Brooker,
+    /// "Exponential Backoff And Jitter", AWS 2015).
+    pub jitter: f64,
+    /// Failure codes that end the attempts at once.
+    pub non_retryable: Vec<String>,
+}
+
+impl RetryPolicy {
+    /// The default policy.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            max_attempts: 5,
+            initial_delay: Duration::from_secs(1),
+            factor: 2.0,
+            max_delay: Duration::from_secs(60),
+            jitter: 0.5,
+            non_retryable: Vec::new(),
+        }
+    }
+
+    /// One attempt, no second.
+    #[must_use]
+    pub fn never() -> Self {
+        Self { max_attempts: 1, ..Self::new() }
+    }
+
+    /// The same delay every time, without jitter.
+    #[must_use]
+    pub fn fixed(max_attempts: u32, delay: Duration) -> Self {
+        Self {
+            max_attempts,
+            initial_delay: delay,
+            factor: 1.0,
+            max_delay: delay,
+            jitter: 0.0,
+            ..Self::new()
+        }
+    }
+
+    /// Sets how often to try at most; 0 means without end.
+    #[must_use]
+    pub fn with_max_attempts(mut self, max_attempts: u32) -> Self {
+        self.max_attempts = max_attempts;
+        self
+    }
+
+    /// Sets the first and the longest delay.
+    #[must_use]
+    pub fn with_delays(mut self, initial: Duration, max: Duration) -> Self {
+        (self.initial_delay, self.max_delay) = (initial, max);
+        self
+    }
+
+    /// Sets by what each further delay grows.
+    #[must_use]
+    pub fn with_factor(mut self, factor: f64) -> Self {
+        self.factor = factor;
+        self
+    }
+
+    /// Sets the share of each delay that is left to chance, 0 to 1.
+    #[must_use]
+    pub fn with_jitter(mut self, jitter: f64) -> Self {
+        self.jitter = jitter;
+        self
+    }
+
+    /// Adds a failure code that ends the attempts at once.
+    #[must_use]
+    pub fn with_non_retryable(mut self, code: impl Into<String>) -> Self {
+        self.non_retryable.push(code.into());
+        self
+    }
+
+    /// The delay after the failed attempt number `attempt` (from 1), or `None` if it was the last.
+    ///
+    /// `chance` is a random number from 0 to 1; the policy itself has no randomness.
+    #[must_use]
+    pub fn delay_after(&self, attempt: u32, chance: f64) -> Option<Duration> {
+        if self.max_attempts != 0 && attempt >= self.max_attempts {
+            return None;
+        }
+        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let grown = self.initial_delay.as_secs_f64() * self.factor.max(1.0).powi(exponent);
+        let capped = grown.min(self.max_delay.as_secs_f64());
+        let delay = capped * (1.0 - self.jitter.clamp(0.0, 1.0) * chance.clamp(0.0, 1.0));
+        Some(Duration::try_from_secs_f64(delay).unwrap_or(self.max_delay))
+    }
+
+    /// Whether failures with this code may be tried again.
+    #[must_use]
+    pub fn allows(&self, code: &str) -> bool {
+        !self.non_retryable.iter().any(|refused| refused == code)
+    }
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_double_up_to_the_cap_and_end() {
+        let policy = RetryPolicy::new()
+            .with_max_attempts(5)
+            .with_delays(Duration::from_secs(1), Duration::from_secs(5));
+        let delays: Vec<_> = (1..=5).map(|attempt| policy.delay_after(attempt, 0.0)).collect();
+        let seconds = [Some(1), Some(2), Some(4), Some(5), None];
+        assert_eq!(delays, seconds.map(|delay| delay.map(Duration::from_secs)));
+    }
+
+    #[test]
+    fn should_never_exceed_the_cap_however_often_it_tries() {
+        let policy = RetryPolicy::new().with_max_attempts(0);
+        assert_eq!(policy.delay_after(u32::MAX, 0.0), Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn should_leave_the_jitter_share_to_chance() {
+        let policy = RetryPolicy::new();
+        assert_eq!(policy.delay_after(1, 1.0), Some(Duration::from_millis(500)));
+    }
+}

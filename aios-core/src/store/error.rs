@@ -1,0 +1,144 @@
+use super::{Epoch, Shard, StreamId};
+use crate::{Cause, event::EventId};
+
+/// What a store could not do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The stream is not where the writer believed it to be.
+    #[error("stream {stream} is at version {actual}, not where the append expected it")]
+    Conflict {
+        /// The stream.
+        stream: StreamId,
+        /// The version really found.
+        actual: u64,
+    },
+    /// Somebody else owns the shard by now.
+    #[error("shard {shard} is no longer owned under epoch {epoch}")]
+    Fenced {
+        /// The shard.
+        shard: Shard,
+        /// The epoch that the writer had.
+        epoch: Epoch,
+    },
+    /// An event id is stored already, elsewhere or together with other events.
+    #[error("event {id} is stored already")]
+    DuplicateEvent {
+        /// The id.
+        id: EventId,
+    },
+    /// An append without events.
+    #[error("an append to stream {stream} has no events")]
+    EmptyAppend {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// A stream name is empty or longer than 255 bytes.
+    #[error("a stream name has 1 to 255 bytes, this one has {bytes}")]
+    InvalidStream {
+        /// Length of the refused name.
+        bytes: usize,
+    },
+    /// An event is larger than the store takes.
+    #[error("event {id} has {bytes} bytes, the store takes at most {limit}")]
+    TooLarge {
+        /// The event.
+        id: EventId,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Another process has the database open.
+    #[error("{database} is in use by another process")]
+    Locked {
+        /// Which database.
+        database: String,
+    },
+    /// The database was written by a newer version of aios.
+    #[error("{database} has schema version {found}, this version of aios knows up to {known}")]
+    NewerSchema {
+        /// Which database.
+        database: String,
+        /// What it has.
+        found: u32,
+        /// What this program knows.
+        known: u32,
+    },
+    /// What is stored can't be read.
+    #[error("{database} is corrupt: {reason}")]
+    Corrupt {
+        /// Which database.
+        database: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// There is no room left to write.
+    #[error("{database} is full")]
+    Full {
+        /// Which database.
+        database: String,
+    },
+    /// The backend did not answer in time.
+    #[error("the store did not {operation} within {after:?}")]
+    Timeout {
+        /// What was waited for.
+        operation: &'static str,
+        /// How long.
+        after: std::time::Duration,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// An option or URL makes no sense.
+    #[error("invalid store configuration: {reason}")]
+    InvalidConfiguration {
+        /// What is wrong.
+        reason: String,
+    },
+    /// Anything else the driver reports.
+    #[error("{backend} failed to {operation}")]
+    Backend {
+        /// Which adapter.
+        backend: &'static str,
+        /// What it was doing.
+        operation: &'static str,
+        /// Whether the same call may succeed later.
+        retryable: bool,
+        /// What the driver said.
+        source: Cause,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Full { .. } | Self::Timeout { .. } => true,
+            Self::Backend { retryable, .. } => *retryable,
+            _ => false,
+        }
+    }
+
+    /// A stable name for this kind of error.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Conflict { .. } => "CONFLICT",
+            Self::Fenced { .. } => "FENCED",
+            Self::DuplicateEvent { .. } => "DUPLICATE_EVENT",
+            Self::EmptyAppend { .. } => "EMPTY_APPEND",
+            Self::InvalidStream { .. } => "INVALID_STREAM",
+            Self::TooLarge { .. } => "EVENT_TOO_LARGE",
+            Self::Locked { .. } => "STORE_LOCKED",
+            Self::NewerSchema { .. } => "NEWER_SCHEMA",
+            Self::Corrupt { .. } => "STORE_CORRUPT",
+            Self::Full { .. } => "STORE_FULL",
+            Self::Timeout { .. } => "STORE_TIMEOUT",
+            Self::Closed => "STORE_CLOSED",
+            Self::InvalidConfiguration { .. } => "INVALID_STORE_CONFIGURATION",
+            Self::Backend { .. } => "STORE_BACKEND",
+        }
+    }
+}

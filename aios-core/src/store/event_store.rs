@@ -1,0 +1,91 @@
+use std::{fmt::Debug, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::{Append, Appended, LogSubscription, RecordedEvent, StoreError, StreamId};
+
+/// Largest page that a read returns; a larger limit counts as this.
+pub const MAX_PAGE: usize = 10_000;
+
+/// Keeps events: in streams, numbered by version, and in one log, numbered by position.
+///
+/// # Guarantees
+///
+/// - Each [`Append`] is atomic, and durable when it is answered with `Ok`.
+/// - Appends that are called at the same time share commits; one that fails does not touch another.
+/// - Positions are dense and in commit order: whoever has read up to a position has missed nothing.
+/// - Read models change in the same transaction as the log.
+#[async_trait]
+pub trait EventStore: Debug + Send + Sync + 'static {
+    /// Appends; the answers stand in the order of `batch`, and so do the positions.
+    ///
+    /// An append whose events are all stored in its stream already, one after the other, is
+    /// answered with where they landed the first time, whatever it expects and whatever its fence:
+    /// repeating an append is safe. It is [`StoreError::DuplicateEvent`] if only some are, or if
+    /// an id is stored in another stream.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled append is stored or not; repeat it to find out.
+    async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>>;
+
+    /// The events of a stream with a version above `after`, in order, at most `limit`. A stream
+    /// that does not exist has none.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn read_stream(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError>;
+
+    /// The events of the log with a position above `after`, in order, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError>;
+
+    /// The position of the last event; 0 if there is none.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn head(&self) -> Result<u64, StoreError>;
+
+    /// Waits until the log has an event with a position above `after`, and returns the position of
+    /// the last one. Appends of this process wake it at once; those of others by a hint, and by
+    /// polling with back-off where the hint is lost.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses nothing.
+    async fn wait_for(&self, after: u64) -> Result<u64, StoreError>;
+}
+
+/// Conveniences for every [`EventStore`].
+#[async_trait]
+pub trait EventStoreExt: EventStore {
+    /// Appends to one stream.
+    ///
+    /// # Errors
+    ///
+    /// See [`EventStore::append`].
+    async fn append_one(&self, append: Append) -> Result<Appended, StoreError> {
+        self.append(vec![append]).await.pop().unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Reads the log from after a position, page by page, and goes on with what is appended.
+    fn subscribe(self: Arc<Self>, after: u64) -> LogSubscription<Self> {
+        LogSubscription::new(self, after)
+    }
+}
+
+impl<S: EventStore + ?Sized> EventStoreExt for S {}

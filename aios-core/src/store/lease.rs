@@ -1,0 +1,152 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+use crate::event::Timestamp;
+
+/// Number of shards that runs are spread over, fixed when a database is created.
+pub const SHARDS: u16 = 64;
+
+/// A fixed share of the runs, owned by one engine at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Shard(pub u16);
+
+impl Shard {
+    /// Not a share of the runs: whoever owns it relays the log to the broker.
+    pub const RELAY: Self = Self(u16::MAX);
+
+    /// The shard that owns this key: FNV-1a of the key, modulo [`SHARDS`].
+    ///
+    /// The function is part of the stored format (Fowler, Noll, Vo; RFC 9923 gives the constants).
+    #[must_use]
+    pub fn of(key: &str) -> Self {
+        let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Self(u16::try_from(hash % u64::from(SHARDS)).unwrap_or_default())
+    }
+
+    /// Every share of the runs.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..SHARDS).map(Self)
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// Counts the owners of a shard: 1, 2, 3 … Each take-over makes it grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// Name of one life of one engine; a restarted engine has another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner(Arc<str>);
+
+impl Owner {
+    /// Names an owner; the name must be unique to this life of the process.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The right to write a shard until it expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The shard.
+    pub shard: Shard,
+    /// Under which it is owned.
+    pub epoch: Epoch,
+    /// By whom.
+    pub owner: Owner,
+    /// Until when, by the store's clock.
+    pub expires_at: Timestamp,
+}
+
+impl Lease {
+    /// The proof to append under.
+    #[must_use]
+    pub fn fence(&self) -> super::Fence {
+        super::Fence { shard: self.shard, epoch: self.epoch }
+    }
+}
+
+/// Says which process may write which shard. Expiry is judged by the store's clock alone.
+#[async_trait]
+pub trait Leases: Send + Sync + 'static {
+    /// Takes those of `shards` that are free, expired or already this owner's, and returns their
+    /// leases. The epoch grows by one whenever the owner changes, starting at 1.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports. A shard that somebody else holds is no error; it is left out.
+    async fn acquire(
+        &self,
+        shards: &[Shard],
+        owner: &Owner,
+        time_to_live: Duration,
+    ) -> Result<Vec<Lease>, StoreError>;
+
+    /// Extends leases from now on, and returns those that are still the holder's: same owner, same
+    /// epoch. One that has expired but was not taken is extended too.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn renew(
+        &self,
+        leases: &[Lease],
+        time_to_live: Duration,
+    ) -> Result<Vec<Lease>, StoreError>;
+
+    /// Gives leases up at once; those that somebody else took by now are left alone.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn release(&self, leases: &[Lease]) -> Result<(), StoreError>;
+
+    /// Every lease that has not expired.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn leases(&self) -> Result<Vec<Lease>, StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_spread_keys_over_all_shards_and_never_move_them() {
+        let mut counts = [0_u32; SHARDS as usize];
+        for key in 0..6400 {
+            counts[usize::from(Shard::of(&format!("run-{key}")).0)] += 1;
+        }
+        assert!(counts.iter().all(|count| (40..=180).contains(count)), "{counts:?}");
+        assert_eq!(
+            (Shard::of("run-1"), Shard::of("release-7")),
+            (Shard::of("run-1"), Shard::of("release-7"))
+        );
+    }
+}

@@ -1,0 +1,31 @@
+//! The store ports: the event log, which is the only truth, and what is derived from it.
+//!
+//! [`EventStore`] keeps events in streams and in one log, [`Leases`] says which process may write
+//! which shard, [`ReadModels`] are tables that can be rebuilt from the log, [`Checkpoints`] remember
+//! how far a reader got. [`Store`] is all four.
+
+mod append;
+mod checkpoint;
+mod error;
+mod event_store;
+mod lease;
+mod read_model;
+mod subscribe;
+
+pub use self::{
+    append::{Append, Appended, Expected, Fence, RecordedEvent, StreamId},
+    checkpoint::Checkpoints,
+    error::StoreError,
+    event_store::{EventStore, EventStoreExt, MAX_PAGE},
+    lease::{Epoch, Lease, Leases, Owner, SHARDS, Shard},
+    read_model::{
+        AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels, RunFilter, RunRecord,
+        RunStatus, TaskFilter, TaskRecord, TaskStatus, WorkflowRecord,
+    },
+    subscribe::LogSubscription,
+};
+
+/// Everything a runtime keeps. Implemented by whatever implements the four ports.
+pub trait Store: EventStore + Leases + ReadModels + Checkpoints {}
+
+impl<S: EventStore + Leases + ReadModels + Checkpoints + ?Sized> Store for S {}

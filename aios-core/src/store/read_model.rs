@@ -1,0 +1,317 @@
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Shard, StoreError};
+use crate::{event::Timestamp, failure::Failure};
+
+macro_rules! status {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        #[non_exhaustive]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// The text that stands in the table.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// Reads the text that stands in the table.
+            #[must_use]
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+status! {
+    /// Where a run stands.
+    RunStatus {
+        /// It goes on, or waits for a task, a timer or a signal.
+        Running = "running",
+        /// It was told to pause.
+        Paused = "paused",
+        /// Today's code does not fit its journal.
+        Blocked = "blocked",
+        /// It was told to cancel and is compensating.
+        Cancelling = "cancelling",
+        /// It ended with a result.
+        Completed = "completed",
+        /// It ended with a failure.
+        Failed = "failed",
+        /// It was cancelled.
+        Cancelled = "cancelled",
+        /// It ended by continuing as another run.
+        Continued = "continued",
+    }
+}
+
+impl RunStatus {
+    /// Whether the run has ended.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled | Self::Continued)
+    }
+}
+
+status! {
+    /// Where a task stands.
+    TaskStatus {
+        /// It was given to an agent.
+        Assigned = "assigned",
+        /// It ended with a result.
+        Completed = "completed",
+        /// Its last attempt failed.
+        Failed = "failed",
+        /// It was cancelled.
+        Cancelled = "cancelled",
+    }
+}
+
+status! {
+    /// Where an agent stands.
+    AgentStatus {
+        /// It takes tasks.
+        Running = "running",
+        /// It missed its heartbeats.
+        Missing = "missing",
+        /// It was stopped.
+        Stopped = "stopped",
+        /// Its factory failed; it is tried again.
+        Failed = "failed",
+    }
+}
+
+/// A registered agent: a row of `agents`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct AgentRecord {
+    /// Id of the agent.
+    pub id: String,
+    /// Its type, for example `backend`.
+    pub agent_type: String,
+    /// Its name.
+    pub name: String,
+    /// What its factory was given.
+    pub config: Value,
+    /// Where it stands.
+    pub status: AgentStatus,
+    /// Its last heartbeat.
+    pub last_seen_at: Option<Timestamp>,
+    /// When it was registered.
+    pub created_at: Timestamp,
+    /// When the row changed last.
+    pub updated_at: Timestamp,
+    /// When it was deregistered.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// A task: a row of `agent_tasks`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct TaskRecord {
+    /// Id of the task.
+    pub id: String,
+    /// The run that gave it, if any.
+    pub run_id: Option<String>,
+    /// Type of the agent that does it.
+    pub agent_type: String,
+    /// The one agent that was asked for, if any.
+    pub agent_id: Option<String>,
+    /// Where it stands.
+    pub status: TaskStatus,
+    /// Number of the latest attempt, from 1.
+    pub attempt: u32,
+    /// What went wrong last.
+    pub failure: Option<Failure>,
+    /// When it was given first.
+    pub created_at: Timestamp,
+    /// When the row changed last.
+    pub updated_at: Timestamp,
+    /// When it was deleted.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// A version of a workflow that some runtime registered: a row of `workflows`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct WorkflowRecord {
+    /// Name and version, as `name@version`.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+    /// When it was registered first.
+    pub created_at: Timestamp,
+    /// When the row changed last.
+    pub updated_at: Timestamp,
+    /// When it was deregistered.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// A run: a row of `workflow_runs`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RunRecord {
+    /// Id of the run.
+    pub id: String,
+    /// Name of its workflow.
+    pub workflow: String,
+    /// Version of its workflow.
+    pub workflow_version: u32,
+    /// The shard that owns it.
+    pub shard: Shard,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// The run that started it as a child, if any.
+    pub parent_run_id: Option<String>,
+    /// Its result, once completed.
+    pub result: Option<Value>,
+    /// What went wrong, once failed, cancelled or blocked.
+    pub failure: Option<Failure>,
+    /// Position of the last event that changed this row.
+    pub position: u64,
+    /// When it was started.
+    pub created_at: Timestamp,
+    /// When the row changed last.
+    pub updated_at: Timestamp,
+    /// When it was deleted.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// Which page to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Continue after the row with this id; from the start if `None`. Pages are ordered by id's key.
+    pub after: Option<String>,
+    /// How many rows at most, 1 to [`MAX_PAGE`](super::MAX_PAGE).
+    pub limit: usize,
+}
+
+impl PageRequest {
+    /// The first page of at most `limit` rows.
+    #[must_use]
+    pub fn first(limit: usize) -> Self {
+        Self { after: None, limit }
+    }
+}
+
+impl Default for PageRequest {
+    fn default() -> Self {
+        Self::first(100)
+    }
+}
+
+/// One page of rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// Where the next page begins; `None` on the last one.
+    pub next: Option<PageRequest>,
+}
+
+/// Which agents to list; `Default` means all that are not deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentFilter {
+    /// Of this type.
+    pub agent_type: Option<String>,
+    /// In this status.
+    pub status: Option<AgentStatus>,
+    /// Deleted ones too.
+    pub include_deleted: bool,
+}
+
+/// Which tasks to list; `Default` means all that are not deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskFilter {
+    /// Given by this run.
+    pub run_id: Option<String>,
+    /// For agents of this type.
+    pub agent_type: Option<String>,
+    /// In this status.
+    pub status: Option<TaskStatus>,
+    /// Deleted ones too.
+    pub include_deleted: bool,
+}
+
+/// Which runs to list; `Default` means all that are not deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// This one.
+    pub id: Option<String>,
+    /// Of this workflow.
+    pub workflow: Option<String>,
+    /// In one of these statuses; empty means any.
+    pub statuses: Vec<RunStatus>,
+    /// Of one of these shards; empty means any.
+    pub shards: Vec<Shard>,
+    /// Changed by an event after this position.
+    pub changed_after: u64,
+    /// Deleted ones too.
+    pub include_deleted: bool,
+}
+
+/// Tables derived from the log by [`project`](crate::projection::project), in the transaction that
+/// appends. They can be rebuilt at any time.
+#[async_trait]
+pub trait ReadModels: Send + Sync + 'static {
+    /// A page of agents.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn agents(
+        &self,
+        filter: &AgentFilter,
+        page: &PageRequest,
+    ) -> Result<Page<AgentRecord>, StoreError>;
+
+    /// A page of tasks.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn tasks(
+        &self,
+        filter: &TaskFilter,
+        page: &PageRequest,
+    ) -> Result<Page<TaskRecord>, StoreError>;
+
+    /// A page of workflows.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn workflows(&self, page: &PageRequest) -> Result<Page<WorkflowRecord>, StoreError>;
+
+    /// A page of runs.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn runs(
+        &self,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RunRecord>, StoreError>;
+
+    /// Empties all tables and derives them from the log anew. Appends wait meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports; the tables are then as they were.
+    async fn rebuild(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,43 @@
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{EventStore, RecordedEvent, StoreError};
+
+/// Events read at once.
+const PAGE: usize = 500;
+
+/// Reads the log in order: first what is there, then what comes. Nothing is skipped, also not
+/// where the one passes into the other, because both are the same read by position.
+#[derive(Debug)]
+pub struct LogSubscription<S: ?Sized> {
+    store: Arc<S>,
+    read: u64,
+    page: VecDeque<RecordedEvent>,
+}
+
+impl<S: EventStore + ?Sized> LogSubscription<S> {
+    pub(super) fn new(store: Arc<S>, after: u64) -> Self {
+        Self { store, read: after, page: VecDeque::new() }
+    }
+
+    /// The next event; waits for it if need be.
+    ///
+    /// # Errors
+    ///
+    /// What the store reports. The next call tries again from the same place.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses nothing.
+    pub async fn next(&mut self) -> Result<RecordedEvent, StoreError> {
+        loop {
+            if let Some(recorded) = self.page.pop_front() {
+                return Ok(recorded);
+            }
+            self.page = self.store.read_log(self.read, PAGE).await?.into();
+            match self.page.back() {
+                Some(last) => self.read = last.position,
+                None => drop(self.store.wait_for(self.read).await?),
+            }
+        }
+    }
+}
