@@ -30,6 +30,13 @@ pub(super) struct Ended {
 }
 
 #[derive(Deserialize)]
+pub(super) struct StatusSet {
+    pub(super) text: String,
+    #[serde(default)]
+    pub(super) progress: Option<Payload>,
+}
+
+#[derive(Deserialize)]
 pub(super) struct Blocked {
     pub(super) failure: Payload,
 }

@@ -10,8 +10,8 @@ mod record;
 mod table;
 
 use self::facts::{
-    Blocked, Deregistered, Ended, Registered, Seen, Started, StatusChanged, TaskEnded, TaskGiven,
-    WorkflowRegistered,
+    Blocked, Deregistered, Ended, Registered, Seen, Started, StatusChanged, StatusSet, TaskEnded,
+    TaskGiven, WorkflowRegistered,
 };
 pub use self::{
     condition::{Condition, Query},
@@ -70,6 +70,11 @@ fn run(workflow: &str, action: &str, recorded: &RecordedEvent) -> Option<Change>
         "cancelled" => ended(RunStatus::Cancelled, event)?,
         "continued" => vec![status(RunStatus::Continued)],
         "signaled" => Vec::new(),
+        "status_set" => {
+            let said: StatusSet = event.payload.decode().ok()?;
+            let progress = said.progress.map_or(Cell::Null, Cell::Json);
+            vec![("status_text", Cell::Text(said.text)), ("progress", progress)]
+        }
         _ => return None,
     };
     cells.push(("position", Cell::integer(recorded.position)));
@@ -251,6 +256,7 @@ mod tests {
             ),
             ("workflows.w.completed", json!({"result": [1]})),
             ("workflows.w.failed", json!({"failure": failure})),
+            ("workflows.w.status_set", json!({"text": "half", "progress": 0.5})),
             ("workflows.w.blocked", json!({"failure": failure})),
             ("agents.a.registered", json!({"agent_id": "a1", "name": "n", "config": {}})),
             ("agents.a.seen", json!({"agent_id": "a1"})),

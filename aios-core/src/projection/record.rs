@@ -185,6 +185,8 @@ impl Record for RunRecord {
             parent_run_id: cells.optional_text()?,
             result: cells.json()?,
             failure: cells.json()?,
+            status_text: cells.optional_text()?,
+            progress: cells.json()?,
             position: cells.integer()?,
             created_at: row.created_at,
             updated_at: row.updated_at,

@@ -148,5 +148,7 @@ const WORKFLOW_RUNS: &[Column] = &[
     Column { name: "parent_run_id", kind: Kind::Text },
     Column { name: "result", kind: Kind::Json },
     Column { name: "failure", kind: Kind::Json },
+    Column { name: "status_text", kind: Kind::Text },
+    Column { name: "progress", kind: Kind::Json },
     Column { name: "position", kind: Kind::Integer },
 ];

@@ -181,6 +181,10 @@ pub struct RunRecord {
     pub result: Option<Value>,
     /// What went wrong, once failed, cancelled or blocked.
     pub failure: Option<Failure>,
+    /// What the workflow says it is doing.
+    pub status_text: Option<String>,
+    /// How far the workflow says it is, in its own words.
+    pub progress: Option<Value>,
     /// Position of the last event that changed this row.
     pub position: u64,
     /// When it was started.
