@@ -1,0 +1,100 @@
+//! The rules of leases, as a table in memory; an adapter that keeps them elsewhere writes down what
+//! changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use aios_core::{
+    event::Timestamp,
+    store::{Epoch, Fence, Lease, Owner, Shard, StoreError},
+};
+
+/// Every lease that was ever taken, also expired ones: they carry the epoch.
+#[derive(Debug, Default)]
+pub(crate) struct LeaseTable(BTreeMap<Shard, Lease>);
+
+impl LeaseTable {
+    /// Takes what is free, expired or the owner's already.
+    pub(crate) fn acquire(
+        &mut self,
+        shards: &[Shard],
+        owner: &Owner,
+        now: Timestamp,
+        time_to_live: Duration,
+    ) -> Vec<Lease> {
+        let shards: BTreeSet<Shard> = shards.iter().copied().collect();
+        let expires_at = now + time_to_live;
+        shards.into_iter().filter_map(|shard| self.take(shard, owner, now, expires_at)).collect()
+    }
+
+    fn take(
+        &mut self,
+        shard: Shard,
+        owner: &Owner,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Option<Lease> {
+        let epoch = match self.0.get(&shard) {
+            None => Epoch(1),
+            Some(held) if held.owner == *owner => held.epoch,
+            Some(held) if held.expires_at <= now => Epoch(held.epoch.0.saturating_add(1)),
+            Some(_) => return None,
+        };
+        let lease = Lease { shard, epoch, owner: owner.clone(), expires_at };
+        self.0.insert(shard, lease.clone());
+        Some(lease)
+    }
+
+    /// Extends what is still the holder's.
+    pub(crate) fn renew(
+        &mut self,
+        leases: &[Lease],
+        now: Timestamp,
+        time_to_live: Duration,
+    ) -> Vec<Lease> {
+        self.set_expiry(leases, now + time_to_live)
+    }
+
+    /// Gives up what is still the holder's, and returns it.
+    pub(crate) fn release(&mut self, leases: &[Lease]) -> Vec<Lease> {
+        self.set_expiry(leases, Timestamp::UNIX_EPOCH)
+    }
+
+    fn set_expiry(&mut self, leases: &[Lease], expires_at: Timestamp) -> Vec<Lease> {
+        let mut changed = Vec::with_capacity(leases.len());
+        for lease in leases {
+            let held = self.0.get_mut(&lease.shard);
+            if let Some(held) = held.filter(|held| is_same(held, lease)) {
+                held.expires_at = expires_at;
+                changed.push(held.clone());
+            }
+        }
+        changed
+    }
+
+    /// Those that have not expired.
+    pub(crate) fn live(&self, now: Timestamp) -> Vec<Lease> {
+        self.0.values().filter(|lease| lease.expires_at > now).cloned().collect()
+    }
+
+    /// Whether nobody took the shard since.
+    pub(crate) fn check(&self, fence: Option<Fence>) -> Result<(), StoreError> {
+        let Some(Fence { shard, epoch }) = fence else { return Ok(()) };
+        match self.0.get(&shard) {
+            Some(held) if held.epoch == epoch => Ok(()),
+            _ => Err(StoreError::Fenced { shard, epoch }),
+        }
+    }
+}
+
+fn is_same(held: &Lease, claimed: &Lease) -> bool {
+    held.owner == claimed.owner && held.epoch == claimed.epoch
+}
+
+impl FromIterator<Lease> for LeaseTable {
+    fn from_iter<I: IntoIterator<Item = Lease>>(leases: I) -> Self {
+        Self(leases.into_iter().map(|lease| (lease.shard, lease)).collect())
+    }
+}

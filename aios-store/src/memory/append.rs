@@ -1,0 +1,74 @@
+use aios_core::{
+    projection::project,
+    store::{Append, Appended, RecordedEvent, StoreError, StreamId},
+};
+
+use super::{MemoryStore, State};
+use crate::admission::{Place, admit, check_expected, repeated};
+
+impl MemoryStore {
+    pub(super) fn append_all(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        let mut state = self.state();
+        let limit = self.0.max_event_bytes;
+        let answers = batch.into_iter().map(|append| state.append(append, limit)).collect();
+        self.0.head.send_replace(state.head());
+        answers
+    }
+}
+
+impl State {
+    fn append(&mut self, append: Append, limit: usize) -> Result<Appended, StoreError> {
+        admit(&append, limit)?;
+        if let Some(appended) = repeated(&append, &self.places(&append))? {
+            return Ok(appended);
+        }
+        self.leases.check(append.fence)?;
+        check_expected(&append.stream, append.expected, self.version(&append.stream))?;
+        Ok(self.insert(append))
+    }
+
+    fn places(&self, append: &Append) -> Vec<Option<Place>> {
+        append.events.iter().map(|event| self.place(self.ids.get(&event.id.key())?)).collect()
+    }
+
+    fn place(&self, position: &u64) -> Option<Place> {
+        let recorded = self.recorded(*position)?;
+        Some(Place {
+            stream: recorded.stream.clone(),
+            version: recorded.version,
+            position: recorded.position,
+        })
+    }
+
+    fn insert(&mut self, append: Append) -> Appended {
+        let mut appended =
+            Appended { version: self.version(&append.stream), position: self.head() };
+        for event in append.events {
+            appended.version += 1;
+            appended.position += 1;
+            self.ids.insert(event.id.key(), appended.position);
+            self.streams.entry(append.stream.clone()).or_default().push(appended.position);
+            let recorded = RecordedEvent {
+                position: appended.position,
+                stream: append.stream.clone(),
+                version: appended.version,
+                event,
+            };
+            self.tables.apply(project(&recorded));
+            self.log.push(recorded);
+        }
+        appended
+    }
+
+    fn version(&self, stream: &StreamId) -> u64 {
+        self.streams.get(stream).map_or(0, |positions| positions.len() as u64)
+    }
+
+    pub(super) fn head(&self) -> u64 {
+        self.log.len() as u64
+    }
+
+    pub(super) fn recorded(&self, position: u64) -> Option<&RecordedEvent> {
+        self.log.get(usize::try_from(position.checked_sub(1)?).ok()?)
+    }
+}

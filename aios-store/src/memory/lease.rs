@@ -1,0 +1,37 @@
+use std::time::Duration;
+
+use aios_core::store::{Lease, Leases, Owner, Shard, StoreError};
+use async_trait::async_trait;
+
+use super::MemoryStore;
+
+#[async_trait]
+impl Leases for MemoryStore {
+    async fn acquire(
+        &self,
+        shards: &[Shard],
+        owner: &Owner,
+        time_to_live: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let now = self.0.clock.now();
+        Ok(self.state().leases.acquire(shards, owner, now, time_to_live))
+    }
+
+    async fn renew(
+        &self,
+        leases: &[Lease],
+        time_to_live: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let now = self.0.clock.now();
+        Ok(self.state().leases.renew(leases, now, time_to_live))
+    }
+
+    async fn release(&self, leases: &[Lease]) -> Result<(), StoreError> {
+        self.state().leases.release(leases);
+        Ok(())
+    }
+
+    async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
+        Ok(self.state().leases.live(self.0.clock.now()))
+    }
+}

@@ -1,0 +1,108 @@
+//! Everything in memory, until the process ends: for tests, for trying things out, and for runs that
+//! need not survive. It obeys the same contract as the stores that last.
+
+mod append;
+mod checkpoint;
+mod lease;
+mod options;
+mod read;
+mod read_model;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aios_core::{
+    clock::Clock,
+    store::{RecordedEvent, StreamId},
+};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+pub use self::options::MemoryOptions;
+use self::read_model::Tables;
+use crate::leases::LeaseTable;
+
+/// A store that lives as long as its handles. Clones share everything.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::{event::Event, store::{Append, EventStoreExt, StreamId}};
+/// use aios_store::memory::MemoryStore;
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let store = MemoryStore::new();
+/// let event = Event::new("orders.order.placed".parse()?, "shop", &["tea"])?;
+/// let appended = store.append_one(Append::new(StreamId::new("orders/1")?, vec![event])).await?;
+/// assert_eq!((appended.version, appended.position), (1, 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct MemoryStore(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    head: watch::Sender<u64>,
+    clock: Arc<dyn Clock>,
+    max_event_bytes: usize,
+}
+
+#[derive(Default)]
+struct State {
+    log: Vec<RecordedEvent>,
+    /// Positions of each stream's events, by version.
+    streams: HashMap<StreamId, Vec<u64>>,
+    /// Position of each event, by key.
+    ids: HashMap<Uuid, u64>,
+    tables: Tables,
+    leases: LeaseTable,
+    checkpoints: HashMap<String, u64>,
+}
+
+impl MemoryStore {
+    /// An empty store whose leases expire by the wall clock.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_options(MemoryOptions::new())
+    }
+
+    /// An empty store whose leases expire by this clock.
+    #[must_use]
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        Self::with_options(MemoryOptions::new().with_clock(clock))
+    }
+
+    /// An empty store.
+    #[must_use]
+    pub fn with_options(options: MemoryOptions) -> Self {
+        Self(Arc::new(Inner {
+            state: Mutex::default(),
+            head: watch::Sender::new(0),
+            clock: options.clock,
+            max_event_bytes: options.max_event_bytes,
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The same as [`MemoryStore::new`].
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head = *self.0.head.borrow();
+        formatter.debug_struct("MemoryStore").field("head", &head).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,45 @@
+use aios_core::store::{
+    Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId,
+};
+use async_trait::async_trait;
+
+use super::MemoryStore;
+
+#[async_trait]
+impl EventStore for MemoryStore {
+    async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        self.append_all(batch)
+    }
+
+    async fn read_stream(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let state = self.state();
+        let positions = state.streams.get(stream).map(Vec::as_slice).unwrap_or_default();
+        let page = positions.iter().skip(index(after)).take(limit.min(MAX_PAGE));
+        Ok(page.filter_map(|position| state.recorded(*position).cloned()).collect())
+    }
+
+    async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
+        let state = self.state();
+        Ok(state.log.iter().skip(index(after)).take(limit.min(MAX_PAGE)).cloned().collect())
+    }
+
+    async fn head(&self) -> Result<u64, StoreError> {
+        Ok(self.state().head())
+    }
+
+    async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
+        let mut head = self.0.head.subscribe();
+        let reached = head.wait_for(|head| *head > after).await;
+        reached.map(|head| *head).map_err(|_| StoreError::Closed)
+    }
+}
+
+/// Versions and positions count from 1, so what comes after one stands at its index.
+fn index(after: u64) -> usize {
+    usize::try_from(after).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,49 @@
+//! What the tables of read models have in common in every store.
+
+use aios_core::{
+    event::EventId,
+    projection::{Change, Query, Record, Row},
+    store::{Page, StoreError},
+};
+use uuid::Uuid;
+
+/// The key of a row, and the id's text where it is no UUID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) uuid: Uuid,
+    pub(crate) external_id: Option<String>,
+}
+
+impl Key {
+    /// The key of an id; `None` if no id can be that text, so that no row has it.
+    pub(crate) fn of(id: &str) -> Option<Self> {
+        let id: EventId = id.parse().ok()?;
+        Some(Self { uuid: id.key(), external_id: id.foreign().map(ToOwned::to_owned) })
+    }
+
+    /// The key of a changed row; `None` if the event named an impossible id, which changes nothing.
+    pub(crate) fn of_change(change: &Change) -> Option<Self> {
+        Self::of(&change.id)
+    }
+}
+
+/// The key after which a page begins; `None` on the first.
+pub(crate) fn page_start(query: &Query) -> Result<Option<Uuid>, StoreError> {
+    let Some(after) = &query.page.after else { return Ok(None) };
+    let key = Key::of(after).ok_or_else(|| StoreError::InvalidConfiguration {
+        reason: format!("a page can't begin after {after:?}, which is no id"),
+    })?;
+    Ok(Some(key.uuid))
+}
+
+/// Makes a page out of what a query with `limit + 1` found.
+pub(crate) fn page<R: Record>(
+    rows: Vec<Row>,
+    query: &Query,
+    database: &str,
+) -> Result<Page<R>, StoreError> {
+    R::page(rows, query).map_err(|column| StoreError::Corrupt {
+        database: database.to_owned(),
+        reason: format!("{}.{column} holds what it can't", R::TABLE.name()),
+    })
+}
