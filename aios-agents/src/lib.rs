@@ -1,1 +1,4 @@
 //! aios-agents
+
+pub mod agent;
+pub mod middleware;

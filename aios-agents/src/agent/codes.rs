@@ -1,0 +1,19 @@
+//! Codes of the failures that come from running a task, not from the agent's own code.
+
+/// The code panicked. Retryable.
+pub const AGENT_PANICKED: &str = "AGENT_PANICKED";
+
+/// No agent of that type, or with that id, takes tasks. Retryable: one may be started.
+pub const AGENT_NOT_FOUND: &str = "AGENT_NOT_FOUND";
+
+/// The attempt took longer than its timeout. Retryable.
+pub const TASK_TIMEOUT: &str = "TASK_TIMEOUT";
+
+/// The task was cancelled. Terminal.
+pub const TASK_CANCELLED: &str = "TASK_CANCELLED";
+
+/// The parameters do not fit the agent. Terminal.
+pub const INVALID_PARAMETERS: &str = "INVALID_PARAMETERS";
+
+/// The agent's answer can't be JSON. Terminal.
+pub const INVALID_OUTPUT: &str = "INVALID_OUTPUT";

@@ -1,0 +1,213 @@
+use std::{fmt, future::Future, sync::Arc};
+
+use aios_core::{
+    BoxFuture,
+    agent::{DynAgent, Segment, TaskError},
+    broker::Mailbox,
+    event::{EventId, Payload},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{AgentError, IntoDynAgent, faults::decode};
+use crate::middleware::AgentLayer;
+
+/// Makes an agent from its config.
+pub(super) type Factory =
+    Arc<dyn Fn(Payload) -> BoxFuture<'static, Result<Arc<dyn DynAgent>, TaskError>> + Send + Sync>;
+
+/// One agent: a row of `agents`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegisteredAgent {
+    /// Its id: part of its mailbox's name, so `[A-Za-z0-9._-]`, and unique within its type.
+    pub id: String,
+    /// Its name, for people.
+    pub name: String,
+    /// What its factory is given.
+    pub config: Payload,
+}
+
+impl RegisteredAgent {
+    /// An agent with an id that is made from its type and name, so that it stays the same when the
+    /// process starts again and in every replica.
+    #[must_use]
+    pub fn new(agent_type: &str, name: impl Into<String>, config: Payload) -> Self {
+        let name = name.into();
+        let id = EventId::derive(&format!("agents/{agent_type}/{name}")).to_string();
+        Self { id, name, config }
+    }
+
+    /// Sets the id.
+    #[must_use]
+    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
+        self
+    }
+}
+
+/// How agents of one type are made and run.
+#[derive(Clone)]
+pub struct AgentDefinition {
+    pub(super) agent_type: String,
+    pub(super) factory: Factory,
+    pub(super) concurrency: u16,
+    pub(super) layers: Vec<Arc<dyn AgentLayer>>,
+    pub(super) agents: Vec<RegisteredAgent>,
+    fault: Option<AgentError>,
+}
+
+impl AgentDefinition {
+    /// How many tasks the agents of a type do at once in this process, unless told otherwise.
+    pub const DEFAULT_CONCURRENCY: u16 = 256;
+
+    /// One agent that is there already; it is registered under the name of its type.
+    #[must_use]
+    pub fn instance<M>(agent_type: impl Into<String>, agent: impl IntoDynAgent<M>) -> Self {
+        let agent_type = agent_type.into();
+        let registered = RegisteredAgent::new(&agent_type, agent_type.clone(), Payload::null());
+        let (factory, fault): (Factory, _) = match agent.into_dyn() {
+            Ok(agent) => (Arc::new(move |_| ready(Ok(Arc::clone(&agent)))), None),
+            Err(error) => (Arc::new(refuse), Some(error)),
+        };
+        let agents = vec![registered];
+        Self { agents, fault, ..Self::with_factory(agent_type, factory) }
+    }
+
+    /// Agents that `make` makes from their configs, one for each [`register`](Self::register).
+    ///
+    /// A failed `make` is tried again with back-off until it succeeds; a
+    /// [terminal](TaskError::terminal) failure, and a config that is no `C`, ends the attempts.
+    #[must_use]
+    pub fn factory<C, A, E, M>(
+        agent_type: impl Into<String>,
+        make: impl Fn(C) -> Result<A, E> + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: DeserializeOwned,
+        A: IntoDynAgent<M>,
+        E: Into<TaskError>,
+    {
+        let create = move |config: &Payload| {
+            make(decode(config)?).map_err(Into::into)?.into_dyn().map_err(terminal)
+        };
+        Self::with_factory(agent_type.into(), Arc::new(move |config| ready(create(&config))))
+    }
+
+    /// Like [`factory`](Self::factory), for agents that are made by waiting for something.
+    #[must_use]
+    pub fn async_factory<C, A, E, M, F>(
+        agent_type: impl Into<String>,
+        make: impl Fn(C) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: DeserializeOwned + Send + 'static,
+        A: IntoDynAgent<M> + Send,
+        E: Into<TaskError>,
+        F: Future<Output = Result<A, E>> + Send + 'static,
+    {
+        let start = move |config: &Payload| Ok::<_, TaskError>(make(decode(config)?));
+        let factory: Factory = Arc::new(move |config| {
+            let started = start(&config);
+            Box::pin(
+                async move { started?.await.map_err(Into::into)?.into_dyn().map_err(terminal) },
+            )
+        });
+        Self::with_factory(agent_type.into(), factory)
+    }
+
+    fn with_factory(agent_type: String, factory: Factory) -> Self {
+        let concurrency = Self::DEFAULT_CONCURRENCY;
+        Self {
+            agent_type,
+            factory,
+            concurrency,
+            layers: Vec::new(),
+            agents: Vec::new(),
+            fault: None,
+        }
+    }
+
+    /// Registers an agent of this type with a name and what its factory is given.
+    #[must_use]
+    pub fn register<C: Serialize + ?Sized>(mut self, name: impl Into<String>, config: &C) -> Self {
+        let name = name.into();
+        match Payload::encode(config) {
+            Ok(config) => self.agents.push(RegisteredAgent::new(&self.agent_type, name, config)),
+            Err(source) => self.fault = Some(AgentError::InvalidConfig { name, source }),
+        }
+        self
+    }
+
+    /// Registers an agent of this type under an id of your own.
+    #[must_use]
+    pub fn register_agent(mut self, agent: RegisteredAgent) -> Self {
+        self.agents.push(agent);
+        self
+    }
+
+    /// Sets how many tasks the agents of this type do at once in this process, 1 to 65,535.
+    #[must_use]
+    pub fn with_concurrency(mut self, tasks: u16) -> Self {
+        self.concurrency = tasks;
+        self
+    }
+
+    /// Wraps every agent of this type. The layer that was added first is the outermost.
+    #[must_use]
+    pub fn with_layer(mut self, layer: impl AgentLayer) -> Self {
+        self.layers.push(Arc::new(layer));
+        self
+    }
+
+    /// Checks what the setters were given.
+    pub(super) fn validate(&self) -> Result<Segment, AgentError> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        let agent_type = Segment::new(&self.agent_type)?;
+        let reason = match (self.concurrency, self.agents.is_empty()) {
+            (0, _) => "would never do a task with a concurrency of 0",
+            (_, true) => "has no registered agent",
+            _ => return self.validate_ids().map(|()| agent_type),
+        };
+        Err(AgentError::InvalidConfiguration {
+            reason: format!("agent type {agent_type} {reason}"),
+        })
+    }
+
+    fn validate_ids(&self) -> Result<(), AgentError> {
+        let mut ids = std::collections::BTreeSet::new();
+        for agent in &self.agents {
+            Mailbox::new(&agent.id)?;
+            if !ids.insert(&agent.id) {
+                return Err(AgentError::DuplicateAgent {
+                    agent_type: self.agent_type.clone(),
+                    agent_id: agent.id.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for AgentDefinition {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("AgentDefinition")
+            .field("agent_type", &self.agent_type)
+            .field("concurrency", &self.concurrency)
+            .field("agents", &self.agents)
+            .finish_non_exhaustive()
+    }
+}
+
+fn ready<T: Send + 'static>(value: T) -> BoxFuture<'static, T> {
+    Box::pin(std::future::ready(value))
+}
+
+fn refuse(_: Payload) -> BoxFuture<'static, Result<Arc<dyn DynAgent>, TaskError>> {
+    ready(Err(terminal(AgentError::InvalidConfiguration { reason: "no agent".to_owned() })))
+}
+
+fn terminal(error: AgentError) -> TaskError {
+    TaskError { retryable: false, ..error.into() }
+}

@@ -1,0 +1,110 @@
+//! Finds everything that does not fit in a task's parameters.
+
+use aios_core::{agent::TaskError, event::Payload};
+use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_path_to_error::Segment;
+
+use super::AgentError;
+
+/// What a schema may hold without refusing anything.
+const ANNOTATIONS: [&str; 9] = [
+    "$schema",
+    "$id",
+    "$defs",
+    "$comment",
+    "title",
+    "description",
+    "default",
+    "examples",
+    "format",
+];
+
+/// A JSON Schema, compiled unless it refuses nothing.
+pub(super) struct Schema {
+    schema: Value,
+    validator: Option<Validator>,
+}
+
+impl Schema {
+    pub(super) fn compile(schema: Value) -> Result<Self, AgentError> {
+        if is_trivial(&schema) {
+            return Ok(Self { schema, validator: None });
+        }
+        let validator = jsonschema::validator_for(&schema).map_err(|error| {
+            AgentError::InvalidSchema { schema: "parameters", reason: error.to_string() }
+        })?;
+        Ok(Self { schema, validator: Some(validator) })
+    }
+
+    pub(super) fn as_value(&self) -> &Value {
+        &self.schema
+    }
+
+    /// Names everything in `parameters` that does not fit.
+    pub(super) fn check(&self, parameters: &Payload) -> Result<(), TaskError> {
+        let Some(validator) = &self.validator else { return Ok(()) };
+        let value: Value = decode(parameters)?;
+        if validator.is_valid(&value) {
+            return Ok(());
+        }
+        let faults: Vec<_> =
+            validator.iter_errors(&value).flat_map(|error| faults(&error)).collect();
+        Err(TaskError::invalid_parameters(&faults))
+    }
+}
+
+fn is_trivial(schema: &Value) -> bool {
+    match schema {
+        Value::Bool(accepts) => *accepts,
+        Value::Object(fields) => fields.keys().all(|key| ANNOTATIONS.contains(&key.as_str())),
+        _ => false,
+    }
+}
+
+/// Path and description of one misfit. A missing or unknown property is named itself, not only the
+/// object around it.
+fn faults(error: &ValidationError<'_>) -> Vec<(String, String)> {
+    let path = error.instance_path().as_str();
+    match error.kind() {
+        ValidationErrorKind::Required { property: Value::String(name) } => {
+            vec![(child(path, name), "is missing".to_owned())]
+        }
+        ValidationErrorKind::AdditionalProperties { unexpected }
+        | ValidationErrorKind::UnevaluatedProperties { unexpected } => unexpected
+            .iter()
+            .map(|name| (child(path, name), "is not a known property".to_owned()))
+            .collect(),
+        _ => vec![(path.to_owned(), error.to_string())],
+    }
+}
+
+/// The JSON pointer (RFC 6901) of a property.
+fn child(path: &str, name: &str) -> String {
+    format!("{path}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+/// Reads JSON; what does not fit is named with its path. The path is only looked for once reading
+/// has failed, because tracking it costs.
+pub(super) fn decode<T: DeserializeOwned>(parameters: &Payload) -> Result<T, TaskError> {
+    serde_json::from_str(parameters.as_str()).map_err(|error| misfit::<T>(parameters, &error))
+}
+
+fn misfit<T: DeserializeOwned>(parameters: &Payload, first: &serde_json::Error) -> TaskError {
+    let mut deserializer = serde_json::Deserializer::from_str(parameters.as_str());
+    let fault = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+        Ok(_) => (String::new(), first.to_string()),
+        Err(error) => (pointer(error.path()), error.inner().to_string()),
+    };
+    TaskError::invalid_parameters(&[fault])
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    path.iter().fold(String::new(), |path, segment| match segment {
+        Segment::Seq { index } => format!("{path}/{index}"),
+        Segment::Map { key } => child(&path, key),
+        Segment::Enum { variant } => child(&path, variant),
+        Segment::Unknown => path,
+    })
+}

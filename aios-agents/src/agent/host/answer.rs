@@ -1,0 +1,183 @@
+//! Publishes what a task has to say, and settles its delivery.
+
+use aios_core::{
+    agent::{TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskFailed, TaskResult},
+    broker::{BrokerError, Delivery, Mailbox, Publish},
+    event::{Event, EventError, Payload},
+    failure::Failure,
+};
+
+use super::{
+    hosted::HostedType,
+    ledger::{Answer, Entry},
+    running::Running,
+};
+use crate::agent::backoff::Backoff;
+
+impl HostedType {
+    /// The answer of an attempt that ended with `result`.
+    pub(super) fn answer(
+        &self,
+        assigned: &TaskAssigned,
+        parent: &Event,
+        result: Result<Payload, TaskError>,
+        context: &TaskContext,
+    ) -> Result<Answer, EventError> {
+        match result {
+            Ok(output) => Ok(Answer {
+                emitted: context.take_emitted(),
+                result: self.completed(assigned, parent, output)?,
+            }),
+            Err(error) => self.failed(assigned, parent, error),
+        }
+    }
+
+    fn completed(
+        &self,
+        assigned: &TaskAssigned,
+        parent: &Event,
+        output: Payload,
+    ) -> Result<Event, EventError> {
+        let task_id = assigned.task_id.clone();
+        let data = TaskCompleted { task_id, result: TaskResult::Success, output };
+        Ok(self.shared.event(&self.names.completed, &data)?.caused_by(parent))
+    }
+
+    fn failed(
+        &self,
+        assigned: &TaskAssigned,
+        parent: &Event,
+        error: TaskError,
+    ) -> Result<Answer, EventError> {
+        let TaskError { failure, retryable } = error;
+        let (task_id, attempt) = (assigned.task_id.clone(), assigned.attempt);
+        let data = TaskFailed { task_id, attempt, failure, retryable };
+        let result = self.shared.event(&self.names.failed, &data)?.caused_by(parent);
+        Ok(Answer { emitted: Vec::new(), result })
+    }
+
+    /// Publishes the answer and acknowledges the delivery; what can't be published is released.
+    /// An answer that is too large for the broker becomes a failure.
+    pub(super) async fn deliver_answer(
+        &self,
+        answer: Result<Answer, EventError>,
+        assigned: &TaskAssigned,
+        parent: &Event,
+        delivery: Option<Delivery>,
+        entry: &Entry<'_>,
+    ) {
+        let sent = match answer {
+            Ok(answer) => self.publish_answer(answer, parent, entry).await,
+            Err(error) => {
+                return give_back(delivery, &Failure::from_error(error.code(), &error)).await;
+            }
+        };
+        let sent = match sent {
+            Err(error @ BrokerError::TooLarge { .. }) => {
+                let failure = TaskError::terminal(Failure::from_error(error.code(), &error));
+                match self.failed(assigned, parent, failure) {
+                    Ok(answer) => self.publish_answer(answer, parent, entry).await,
+                    Err(_) => Err(error),
+                }
+            }
+            sent => sent,
+        };
+        match (sent, delivery) {
+            (Ok(()), Some(delivery)) => log_unsettled(delivery.ack().await),
+            (Ok(()), None) => {}
+            (Err(error), delivery) => {
+                give_back(delivery, &Failure::from_error(error.code(), &error)).await;
+            }
+        }
+    }
+
+    async fn publish_answer(
+        &self,
+        answer: Answer,
+        parent: &Event,
+        entry: &Entry<'_>,
+    ) -> Result<(), BrokerError> {
+        entry.finish(&answer);
+        let Answer { emitted, result } = answer;
+        if !emitted.is_empty() {
+            let emitted = emitted.into_iter().map(Publish::new).collect();
+            self.publish(emitted, Some(&entry.running)).await?;
+            entry.published_emitted();
+        }
+        let result = Publish { event: result, to: reply_to(parent), require_route: false };
+        self.publish(vec![result], Some(&entry.running)).await
+    }
+
+    /// Publishes the answer that an earlier delivery of the same attempt got, and settles this one.
+    pub(super) async fn answer_again(&self, answer: Answer, delivery: Delivery) {
+        let to = reply_to(&delivery.event);
+        let result = Publish { event: answer.result, to, require_route: false };
+        let batch = answer.emitted.into_iter().map(Publish::new).chain([result]).collect();
+        match self.publish(batch, None).await {
+            Ok(()) => log_unsettled(delivery.ack().await),
+            Err(error) => {
+                give_back(Some(delivery), &Failure::from_error(error.code(), &error)).await;
+            }
+        }
+    }
+
+    /// Publishes all events in order, again and again while the failure may pass and the task is
+    /// not abandoned.
+    async fn publish(
+        &self,
+        mut batch: Vec<Publish>,
+        running: Option<&Running>,
+    ) -> Result<(), BrokerError> {
+        let mut backoff = Backoff::new(&self.shared.options.backoff);
+        loop {
+            let answers = self.shared.broker.publish(batch.clone()).await;
+            let Some(failed) = answers.iter().position(Result::is_err) else { return Ok(()) };
+            let error = answers.into_iter().find_map(Result::err).unwrap_or(BrokerError::Uncertain);
+            if !error.is_retryable() {
+                return Err(error);
+            }
+            tracing::warn!(code = error.code(), "an answer was not published; trying again");
+            batch.drain(..failed);
+            tokio::select! {
+                () = backoff.wait(&*self.shared.clock) => {}
+                () = abandoned(running) => return Err(error),
+            }
+        }
+    }
+}
+
+async fn abandoned(running: Option<&Running>) {
+    match running {
+        Some(running) => running.abandoned().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The mailbox that wants the answer to `event`.
+pub(super) fn reply_to(event: &Event) -> Option<Mailbox> {
+    let name = event.metadata.reply_to.as_deref()?;
+    Mailbox::new(name)
+        .inspect_err(
+            |error| tracing::warn!(event_id = %event.id, "reply_to is no mailbox: {error}"),
+        )
+        .ok()
+}
+
+/// Lets the broker deliver a task again whose answer could not be published.
+async fn give_back(delivery: Option<Delivery>, failure: &Failure) {
+    tracing::error!(%failure, "an answer can't be published");
+    if let Some(delivery) = delivery {
+        log_unsettled(delivery.release().await);
+    }
+}
+
+/// A delivery that was not settled comes again, and is recognised then.
+pub(super) fn log_unsettled(settled: Result<(), BrokerError>) {
+    if let Err(error) = settled {
+        tracing::warn!(
+            code = error.code(),
+            error = &error as &dyn std::error::Error,
+            "a delivery was not settled"
+        );
+    }
+}

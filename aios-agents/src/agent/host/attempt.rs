@@ -1,0 +1,104 @@
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
+
+use aios_core::{
+    agent::{TaskAssigned, TaskContext, TaskError, TaskHost, TaskInfo},
+    broker::Delivery,
+    event::{Event, Payload},
+    failure::Failure,
+};
+use futures_util::FutureExt;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    answer::log_unsettled,
+    hosted::{HostedAgent, HostedType},
+    ledger::{Dispatch, Entry},
+    vigil::{Outcome, Vigil},
+};
+use crate::agent::codes;
+
+impl HostedType {
+    /// Does one task, or answers a repeated dispatch, and settles the delivery.
+    pub(super) async fn take(
+        self: Arc<Self>,
+        agent: Arc<HostedAgent>,
+        delivery: Delivery,
+        _permit: OwnedSemaphorePermit,
+    ) {
+        let assigned: TaskAssigned = match delivery.event.data() {
+            Ok(assigned) => assigned,
+            Err(error) => {
+                let failure = Failure::from_error(error.code(), &error);
+                return log_unsettled(delivery.dead_letter(failure.to_string()).await);
+            }
+        };
+        match self.shared.ledger.begin((assigned.task_id.clone(), assigned.attempt)) {
+            Dispatch::New(entry) => self.attempt(&agent, assigned, delivery, entry).await,
+            Dispatch::Running => log_unsettled(delivery.ack().await),
+            Dispatch::Finished(answer) => self.answer_again(answer, delivery).await,
+        }
+    }
+
+    async fn attempt(
+        &self,
+        agent: &HostedAgent,
+        assigned: TaskAssigned,
+        delivery: Delivery,
+        entry: Entry<'_>,
+    ) {
+        let event = delivery.event.clone();
+        let host: Arc<dyn TaskHost> = Arc::clone(&entry.running) as _;
+        let context = TaskContext::new(self.describe(agent, &assigned, &event), host);
+        let parameters = assigned.parameters.clone();
+        let mut vigil = Vigil::new(self, &entry.running, &assigned, delivery);
+        let outcome = vigil.attend(run(agent, &context, parameters)).await;
+        let delivery = vigil.into_delivery();
+        let result = match outcome {
+            Outcome::Done(result) => result,
+            Outcome::TimedOut(after) => Err(timed_out(after)),
+            Outcome::Cancelled => Err(cancelled()),
+            Outcome::Abandoned => return,
+        };
+        let answer = self.answer(&assigned, &event, result, &context);
+        self.deliver_answer(answer, &assigned, &event, delivery, &entry).await;
+    }
+
+    fn describe(&self, agent: &HostedAgent, assigned: &TaskAssigned, event: &Event) -> TaskInfo {
+        TaskInfo {
+            task_id: assigned.task_id.clone(),
+            agent_type: Arc::clone(&self.type_name),
+            agent_id: Arc::clone(&agent.id),
+            attempt: assigned.attempt,
+            deadline: assigned.timeout().map(|timeout| self.shared.clock.now() + timeout),
+            metadata: event.metadata.clone(),
+        }
+    }
+}
+
+/// Runs the agent's code; a panic in it is a failure.
+async fn run(
+    agent: &HostedAgent,
+    context: &TaskContext,
+    parameters: Payload,
+) -> Result<Payload, TaskError> {
+    let work = async { agent.agent.process_task(context, parameters).await };
+    let ended = AssertUnwindSafe(work).catch_unwind().await;
+    ended.unwrap_or_else(|panic| Err(panic_failure(&*panic)))
+}
+
+/// A panic as a failure.
+pub(super) fn panic_failure(panic: &(dyn Any + Send)) -> TaskError {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let message = format!("the agent panicked: {}", text.unwrap_or("no message"));
+    TaskError::retryable(Failure::new(codes::AGENT_PANICKED, message))
+}
+
+fn timed_out(after: std::time::Duration) -> TaskError {
+    let message = format!("the task took longer than {after:?}");
+    TaskError::retryable(Failure::new(codes::TASK_TIMEOUT, message))
+}
+
+fn cancelled() -> TaskError {
+    TaskError::terminal(Failure::new(codes::TASK_CANCELLED, "the task was cancelled"))
+}

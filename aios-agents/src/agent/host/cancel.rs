@@ -1,0 +1,88 @@
+use std::sync::Arc;
+
+use aios_core::{
+    agent::TaskId,
+    broker::{BrokerError, Deliveries, Delivery, Group, Poison, Subscription},
+    event::{EventId, Pattern},
+    failure::Failure,
+};
+use serde::Deserialize;
+
+use super::{Shared, answer::log_unsettled, hosted::HostedType};
+use crate::agent::{AgentError, backoff::Backoff};
+
+/// Data of `agents.<type>.task_cancelled`; the rest is of no interest here.
+#[derive(Deserialize)]
+struct Cancelled {
+    task_id: TaskId,
+}
+
+/// Subscribes to cancellations, and returns what obeys them.
+pub(super) async fn listen(
+    shared: &Arc<Shared>,
+    types: &[Arc<HostedType>],
+) -> Result<impl Future<Output = ()> + Send + 'static, AgentError> {
+    let group = Group::new(format!("agents.cancelled.{}", EventId::generate()))?;
+    let patterns = types.iter().map(|hosted| Pattern::from(&hosted.names.cancelled));
+    let subscription =
+        Subscription::group(group, patterns).with_poison(Poison::Discard).temporary();
+    let deliveries = match types.is_empty() {
+        true => None,
+        false => Some(shared.broker.subscribe(subscription.clone()).await?),
+    };
+    let shared = Arc::clone(shared);
+    Ok(async move {
+        if let Some(deliveries) = deliveries {
+            obey(&shared, subscription, deliveries).await;
+        }
+    })
+}
+
+async fn obey(shared: &Shared, subscription: Subscription, mut deliveries: Deliveries) {
+    let mut backoff = Backoff::new(&shared.options.backoff);
+    loop {
+        match deliveries.next().await {
+            Some(Ok(delivery)) => {
+                backoff.reset();
+                cancel(shared, delivery).await;
+            }
+            None | Some(Err(BrokerError::Closed)) => return,
+            Some(Err(error)) => {
+                tracing::warn!(code = error.code(), "cancellations are not heard for now");
+                let Some(again) = resubscribe(shared, &subscription, &mut backoff).await else {
+                    return;
+                };
+                deliveries = again;
+            }
+        }
+    }
+}
+
+async fn resubscribe(
+    shared: &Shared,
+    subscription: &Subscription,
+    backoff: &mut Backoff,
+) -> Option<Deliveries> {
+    loop {
+        backoff.wait(&*shared.clock).await;
+        match shared.broker.subscribe(subscription.clone()).await {
+            Ok(deliveries) => return Some(deliveries),
+            Err(BrokerError::Closed) => return None,
+            Err(error) => tracing::warn!(code = error.code(), "{error}"),
+        }
+    }
+}
+
+async fn cancel(shared: &Shared, delivery: Delivery) {
+    let settled = match delivery.event.data::<Cancelled>() {
+        Ok(cancelled) => {
+            shared.ledger.cancel(&cancelled.task_id);
+            delivery.ack().await
+        }
+        Err(error) => {
+            let failure = Failure::from_error(error.code(), &error);
+            delivery.dead_letter(failure.to_string()).await
+        }
+    };
+    log_unsettled(settled);
+}

@@ -1,0 +1,84 @@
+use std::sync::Arc;
+
+use aios_core::broker::{BrokerError, Deliveries, Subscription};
+
+use super::hosted::{HostedAgent, HostedType};
+use crate::agent::{AgentError, backoff::Backoff};
+
+/// Takes the tasks of one subscription, for one agent or for any of the type.
+pub(super) struct Consumer {
+    hosted: Arc<HostedType>,
+    subscription: Subscription,
+    agent: Option<Arc<HostedAgent>>,
+    backoff: Backoff,
+}
+
+impl Consumer {
+    pub(super) fn new(
+        hosted: &Arc<HostedType>,
+        subscription: Subscription,
+        agent: Option<Arc<HostedAgent>>,
+    ) -> Self {
+        let backoff = Backoff::new(&hosted.shared.options.backoff);
+        Self { hosted: Arc::clone(hosted), subscription, agent, backoff }
+    }
+
+    /// Subscribes, and returns what takes the tasks. A passing failure is left to that.
+    pub(super) async fn start(
+        self,
+    ) -> Result<impl Future<Output = ()> + Send + 'static, AgentError> {
+        let deliveries = match self.subscribe().await {
+            Ok(deliveries) => Some(deliveries),
+            Err(error) if error.is_retryable() => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(self.run(deliveries))
+    }
+
+    /// Takes tasks until the broker is closed.
+    pub(super) async fn run(mut self, mut deliveries: Option<Deliveries>) {
+        loop {
+            let error = match deliveries.take() {
+                Some(deliveries) => self.take_all(deliveries).await,
+                None => match self.subscribe().await {
+                    Ok(subscribed) => {
+                        deliveries = Some(subscribed);
+                        continue;
+                    }
+                    Err(error) => Some(error),
+                },
+            };
+            match error {
+                None | Some(BrokerError::Closed) => return,
+                Some(error) => self.recover(&error).await,
+            }
+        }
+    }
+
+    async fn subscribe(&self) -> Result<Deliveries, BrokerError> {
+        self.hosted.shared.broker.subscribe(self.subscription.clone()).await
+    }
+
+    async fn recover(&mut self, error: &BrokerError) {
+        tracing::warn!(
+            code = error.code(), error = error as &dyn std::error::Error,
+            address = %self.subscription.address, "a subscription failed; it is made again"
+        );
+        self.backoff.wait(&*self.hosted.shared.clock).await;
+    }
+
+    /// Spawns a future for each task, under a permit. Ends with the subscription.
+    async fn take_all(&mut self, mut deliveries: Deliveries) -> Option<BrokerError> {
+        while let Some(item) = deliveries.next().await {
+            let delivery = match item {
+                Ok(delivery) => delivery,
+                Err(error) => return Some(error),
+            };
+            self.backoff.reset();
+            let permit = Arc::clone(&self.hosted.permits).acquire_owned().await.ok()?;
+            let agent = self.agent.clone().or_else(|| self.hosted.pick())?;
+            tokio::spawn(Arc::clone(&self.hosted).take(agent, delivery, permit));
+        }
+        None
+    }
+}

@@ -1,0 +1,147 @@
+use std::{
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use aios_core::{
+    agent::{DynAgent, Segment},
+    event::EventType,
+    store::AgentStatus,
+};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::{Notify, Semaphore};
+
+use super::{
+    Shared,
+    announce::{Announcement, StatusChanged},
+};
+use crate::agent::{AgentDefinition, AgentError, RegisteredAgent, events::Names};
+
+/// An agent that takes tasks.
+pub(super) struct HostedAgent {
+    pub(super) id: Arc<str>,
+    pub(super) agent: Arc<dyn DynAgent>,
+}
+
+/// The agents of one type in this process.
+pub(super) struct HostedType {
+    pub(super) shared: Arc<Shared>,
+    pub(super) agent_type: Segment,
+    pub(super) type_name: Arc<str>,
+    pub(super) names: Names,
+    pub(super) definition: AgentDefinition,
+    pub(super) permits: Arc<Semaphore>,
+    ready: RwLock<Vec<Arc<HostedAgent>>>,
+    next: AtomicUsize,
+    pub(super) became_ready: Notify,
+}
+
+impl HostedType {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        agent_type: Segment,
+        definition: AgentDefinition,
+    ) -> Result<Arc<Self>, AgentError> {
+        Ok(Arc::new(Self {
+            shared: Arc::clone(shared),
+            names: Names::new(&agent_type)?,
+            type_name: agent_type.as_str().into(),
+            permits: Arc::new(Semaphore::new(definition.concurrency.into())),
+            ready: RwLock::default(),
+            next: AtomicUsize::new(0),
+            became_ready: Notify::new(),
+            agent_type,
+            definition,
+        }))
+    }
+
+    /// Lets an agent take tasks from now on.
+    pub(super) fn add(&self, id: &str, agent: Arc<dyn DynAgent>) -> Arc<HostedAgent> {
+        let layers = self.definition.layers.iter().rev();
+        let agent = layers.fold(agent, |agent, layer| layer.layer(agent));
+        let hosted = Arc::new(HostedAgent { id: id.into(), agent });
+        let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
+        ready.push(Arc::clone(&hosted));
+        self.became_ready.notify_one();
+        hosted
+    }
+
+    /// The next agent in turn, or `None` before the first was made.
+    pub(super) fn pick(&self) -> Option<Arc<HostedAgent>> {
+        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        ready.get(turn.checked_rem(ready.len())?).cloned()
+    }
+
+    /// Waits until no task runs.
+    pub(super) async fn drained(&self) {
+        let all = u32::from(self.definition.concurrency);
+        drop(self.permits.acquire_many(all).await);
+    }
+
+    pub(super) fn registered(&self) -> Result<Vec<Announcement>, AgentError> {
+        let agents = self.definition.agents.iter();
+        agents
+            .map(|agent| self.announcement(&agent.id, &self.names.registered, &facts(agent)))
+            .collect()
+    }
+
+    pub(super) fn seen(&self) -> Vec<Announcement> {
+        let ids = self.ready_ids().into_iter();
+        ids.filter_map(|id| self.note(&id, &self.names.seen, &json!({ "agent_id": &*id })))
+            .collect()
+    }
+
+    pub(super) fn status_of_ready(&self, status: AgentStatus) -> Vec<Announcement> {
+        let ids = self.ready_ids().into_iter();
+        ids.filter_map(|id| self.status_of(&id, status)).collect()
+    }
+
+    pub(super) fn status_of(&self, agent_id: &str, status: AgentStatus) -> Option<Announcement> {
+        self.note(agent_id, &self.names.status_changed, &StatusChanged { agent_id, status })
+    }
+
+    fn ready_ids(&self) -> Vec<Arc<str>> {
+        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        ready.iter().map(|agent| Arc::clone(&agent.id)).collect()
+    }
+
+    fn announcement<T: Serialize>(
+        &self,
+        agent_id: &str,
+        event_type: &EventType,
+        data: &T,
+    ) -> Result<Announcement, AgentError> {
+        self.shared.announcement(agent_id, event_type, data)
+    }
+
+    /// An announcement whose data and stream were good when the agent was registered.
+    fn note<T: Serialize>(
+        &self,
+        agent_id: &str,
+        event_type: &EventType,
+        data: &T,
+    ) -> Option<Announcement> {
+        self.announcement(agent_id, event_type, data)
+            .inspect_err(|error| tracing::error!(code = error.code(), agent_id, "{error}"))
+            .ok()
+    }
+}
+
+fn facts(agent: &RegisteredAgent) -> serde_json::Value {
+    json!({ "agent_id": agent.id, "name": agent.name, "config": agent.config })
+}
+
+impl fmt::Debug for HostedType {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("HostedType")
+            .field("agent_type", &self.type_name)
+            .field("ready", &self.ready_ids())
+            .finish_non_exhaustive()
+    }
+}

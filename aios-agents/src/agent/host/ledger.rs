@@ -1,0 +1,155 @@
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aios_core::{agent::TaskId, event::Event};
+
+use super::running::{Running, Stop};
+
+/// How many finished attempts, and cancelled tasks, are remembered.
+const REMEMBERED: usize = 4_096;
+
+/// How many bytes of answers are remembered; older ones are forgotten first.
+const REMEMBERED_BYTES: usize = 64 << 20;
+
+/// What an attempt is known by.
+pub(super) type Key = (TaskId, u32);
+
+/// What an attempt has to say.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    /// What its code emitted and is not published yet.
+    pub(super) emitted: Vec<Event>,
+    /// Its completion or failure.
+    pub(super) result: Event,
+}
+
+impl Answer {
+    fn bytes(&self) -> usize {
+        let events = self.emitted.iter().chain([&self.result]);
+        events.map(|event| event.payload.as_str().len()).sum()
+    }
+}
+
+/// Knows the attempts that run, and the latest that have finished, so that a repeated dispatch is
+/// recognised.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    running: HashMap<Key, Arc<Running>>,
+    finished: HashMap<Key, Answer>,
+    order: VecDeque<Key>,
+    bytes: usize,
+    cancelled: HashSet<TaskId>,
+    cancelled_order: VecDeque<TaskId>,
+}
+
+/// What a dispatch turns out to be.
+#[derive(Debug)]
+pub(super) enum Dispatch<'a> {
+    /// A new attempt.
+    New(Entry<'a>),
+    /// The attempt runs already.
+    Running,
+    /// The attempt has finished, with this answer.
+    Finished(Answer),
+}
+
+impl Ledger {
+    pub(super) fn begin(&self, key: Key) -> Dispatch<'_> {
+        let mut state = self.state();
+        if state.running.contains_key(&key) {
+            return Dispatch::Running;
+        }
+        if let Some(answer) = state.finished.get(&key) {
+            return Dispatch::Finished(answer.clone());
+        }
+        let running = Arc::new(Running::default());
+        if state.cancelled.contains(&key.0) {
+            running.stop(Stop::Cancelled);
+        }
+        state.running.insert(key.clone(), Arc::clone(&running));
+        Dispatch::New(Entry { ledger: self, key, running })
+    }
+
+    /// Cancels every attempt at a task, also one that is yet to come.
+    pub(super) fn cancel(&self, task_id: &TaskId) {
+        let mut state = self.state();
+        state.remember_cancelled(task_id.clone());
+        let attempts = state.running.iter().filter(|((id, _), _)| id == task_id);
+        attempts.for_each(|(_, running)| running.stop(Stop::Cancelled));
+    }
+
+    /// Gives up everything that runs, and says how much that was.
+    pub(super) fn abandon(&self) -> usize {
+        let state = self.state();
+        state.running.values().for_each(|running| running.stop(Stop::Abandoned));
+        state.running.len()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn remember(&mut self, key: Key, answer: Answer) {
+        self.bytes += answer.bytes();
+        match self.finished.insert(key.clone(), answer) {
+            Some(replaced) => self.bytes = self.bytes.saturating_sub(replaced.bytes()),
+            None => self.order.push_back(key),
+        }
+        while self.order.len() > REMEMBERED || self.bytes > REMEMBERED_BYTES {
+            let Some(oldest) = self.order.pop_front() else { return };
+            if let Some(forgotten) = self.finished.remove(&oldest) {
+                self.bytes = self.bytes.saturating_sub(forgotten.bytes());
+            }
+        }
+    }
+
+    fn remember_cancelled(&mut self, task_id: TaskId) {
+        if !self.cancelled.insert(task_id.clone()) {
+            return;
+        }
+        self.cancelled_order.push_back(task_id);
+        if self.cancelled_order.len() > REMEMBERED
+            && let Some(oldest) = self.cancelled_order.pop_front()
+        {
+            self.cancelled.remove(&oldest);
+        }
+    }
+}
+
+/// An attempt that runs. Dropping it forgets the attempt, unless it has finished.
+#[derive(Debug)]
+pub(super) struct Entry<'a> {
+    ledger: &'a Ledger,
+    key: Key,
+    pub(super) running: Arc<Running>,
+}
+
+impl Entry<'_> {
+    /// Remembers what the attempt has to say.
+    pub(super) fn finish(&self, answer: &Answer) {
+        self.ledger.state().remember(self.key.clone(), answer.clone());
+    }
+
+    /// Remembers that what was emitted is published.
+    pub(super) fn published_emitted(&self) {
+        let mut state = self.ledger.state();
+        let Some(answer) = state.finished.get_mut(&self.key) else { return };
+        let before = answer.bytes();
+        answer.emitted.clear();
+        let freed = before.saturating_sub(answer.bytes());
+        state.bytes = state.bytes.saturating_sub(freed);
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.ledger.state().running.remove(&self.key);
+    }
+}

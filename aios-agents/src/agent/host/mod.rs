@@ -1,0 +1,149 @@
+//! Runs agents in this process.
+//!
+//! One subscription a type takes tasks for any agent of the type, one mailbox an agent takes tasks
+//! for that agent alone. Each task is done in a spawned future under a permit of its type.
+
+mod announce;
+mod answer;
+mod attempt;
+mod cancel;
+mod consumer;
+mod hosted;
+mod ledger;
+mod options;
+mod running;
+mod supervise;
+mod vigil;
+mod watch;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use aios_core::{
+    broker::Broker,
+    clock::{Clock, ClockExt},
+    store::{AgentStatus, Store},
+};
+use tokio::task::JoinSet;
+
+pub use self::options::HostOptions;
+use self::{hosted::HostedType, ledger::Ledger};
+use super::{AgentError, Agents};
+
+/// What all parts of a host share.
+struct Shared {
+    broker: Arc<dyn Broker>,
+    clock: Arc<dyn Clock>,
+    store: Option<Arc<dyn Store>>,
+    source: Arc<str>,
+    options: HostOptions,
+    ledger: Ledger,
+}
+
+/// Runs agents: takes their tasks from a broker and publishes what they answer.
+///
+/// A task is done at least once. A repeated dispatch of the same attempt is recognised, as long as
+/// it reaches the same process. The host never tries a failed task again; whoever gave it does.
+///
+/// Dropping it gives up what runs; those tasks go back to the broker. [`shutdown`](Self::shutdown)
+/// lets them end first.
+pub struct AgentHost {
+    shared: Arc<Shared>,
+    types: Vec<Arc<HostedType>>,
+    consumers: JoinSet<()>,
+    helpers: JoinSet<()>,
+}
+
+impl AgentHost {
+    /// Makes the agents and begins to take their tasks.
+    ///
+    /// Returns when every factory was tried once and every agent that was made is subscribed. An
+    /// agent whose factory failed is tried again in the background, and so is a subscription that
+    /// failed for a passing reason. With a store, agents are kept in its table `agents` and watched.
+    ///
+    /// `source` becomes the source of the events that the host publishes.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the definitions or options; what broker and store refuse for good.
+    pub async fn start(
+        broker: Arc<dyn Broker>,
+        clock: Arc<dyn Clock>,
+        store: Option<Arc<dyn Store>>,
+        source: impl Into<Arc<str>>,
+        agents: Agents,
+        options: HostOptions,
+    ) -> Result<Self, AgentError> {
+        options.validate()?;
+        let (source, ledger) = (source.into(), Ledger::default());
+        let shared = Arc::new(Shared { broker, clock, store, source, options, ledger });
+        let definitions = agents.build()?.into_iter();
+        let types = definitions
+            .map(|(agent_type, definition)| HostedType::new(&shared, agent_type, definition))
+            .collect::<Result<_, _>>()?;
+        let (consumers, helpers) = (JoinSet::new(), JoinSet::new());
+        let mut host = Self { shared, types, consumers, helpers };
+        host.announce_registered().await?;
+        host.helpers.spawn(cancel::listen(&host.shared, &host.types).await?);
+        for hosted in &host.types {
+            hosted.start(&mut host.consumers).await?;
+        }
+        host.helpers.spawn(announce::run(Arc::clone(&host.shared), host.types.clone()));
+        Ok(host)
+    }
+
+    async fn announce_registered(&self) -> Result<(), AgentError> {
+        let announcements = self.types.iter().map(|hosted| hosted.registered());
+        let announcements = announcements.collect::<Result<Vec<_>, _>>()?;
+        self.shared.announce(announcements.concat()).await
+    }
+
+    /// Takes no more tasks, waits until those that run are answered, and stops.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::ShutdownTimeout`] if tasks still ran after `deadline`. They were given up, and
+    /// the broker delivers them again; the host has stopped all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled shutdown gives up what runs.
+    pub async fn shutdown(mut self, deadline: Duration) -> Result<(), AgentError> {
+        self.consumers.shutdown().await;
+        let timeout = self.shared.clock.sleep(deadline);
+        let drained = tokio::select! {
+            biased;
+            () = self.drained() => true,
+            () = timeout => false,
+        };
+        let running = self.shared.ledger.abandon();
+        self.helpers.shutdown().await;
+        self.shared.announce_or_warn(self.status_changed(AgentStatus::Stopped)).await;
+        if drained { Ok(()) } else { Err(AgentError::ShutdownTimeout { running }) }
+    }
+
+    async fn drained(&self) {
+        for hosted in &self.types {
+            hosted.drained().await;
+        }
+    }
+
+    fn status_changed(&self, status: AgentStatus) -> Vec<announce::Announcement> {
+        self.types.iter().flat_map(|hosted| hosted.status_of_ready(status)).collect()
+    }
+}
+
+impl Drop for AgentHost {
+    fn drop(&mut self) {
+        self.shared.ledger.abandon();
+    }
+}
+
+impl fmt::Debug for AgentHost {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("AgentHost")
+            .field("source", &self.shared.source)
+            .field("types", &self.types)
+            .finish_non_exhaustive()
+    }
+}

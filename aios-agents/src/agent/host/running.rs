@@ -1,0 +1,88 @@
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU8, Ordering},
+};
+
+use aios_core::{BoxFuture, agent::TaskHost, event::Payload};
+use tokio::sync::Notify;
+
+const GOING: u8 = 0;
+const CANCELLED: u8 = 1;
+const ABANDONED: u8 = 2;
+
+/// A task while it is done: what its code and its surroundings tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    stop: AtomicU8,
+    progress: Mutex<Option<Payload>>,
+    pub(super) changed: Notify,
+}
+
+/// Why a task is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Somebody cancelled it; that is its answer.
+    Cancelled,
+    /// The host gives up; the task gets no answer here.
+    Abandoned,
+}
+
+impl Running {
+    pub(super) fn stop(&self, stop: Stop) {
+        let wanted = match stop {
+            Stop::Cancelled => CANCELLED,
+            Stop::Abandoned => ABANDONED,
+        };
+        self.stop.fetch_max(wanted, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn stopped(&self) -> Option<Stop> {
+        match self.stop.load(Ordering::Acquire) {
+            GOING => None,
+            CANCELLED => Some(Stop::Cancelled),
+            _ => Some(Stop::Abandoned),
+        }
+    }
+
+    /// Whether a sign of life waits to be sent.
+    pub(super) fn has_progress(&self) -> bool {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    pub(super) fn take_progress(&self) -> Payload {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.take().unwrap_or_default()
+    }
+
+    /// Completes when the host gives the task up.
+    pub(super) async fn abandoned(&self) {
+        self.until(|running| running.stopped() == Some(Stop::Abandoned)).await;
+    }
+
+    async fn until(&self, reached: impl Fn(&Self) -> bool + Send) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if reached(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl TaskHost for Running {
+    fn heartbeat(&self, progress: Payload) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+        self.changed.notify_waiters();
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.stopped().is_some()
+    }
+
+    fn cancelled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.until(Self::is_cancelled))
+    }
+}

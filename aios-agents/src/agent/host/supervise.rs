@@ -1,0 +1,122 @@
+//! Makes agents, and makes them again until it succeeds.
+
+use std::sync::Arc;
+
+use aios_core::{
+    agent::{DynAgent, TaskError},
+    broker::Subscription,
+    clock::ClockExt,
+    failure::Failure,
+    store::AgentStatus,
+};
+use futures_util::FutureExt;
+use tokio::task::JoinSet;
+
+use super::{attempt::panic_failure, consumer::Consumer, hosted::HostedType};
+use crate::agent::{
+    AgentError, RegisteredAgent,
+    backoff::Backoff,
+    events::{group_of, mailbox_of},
+};
+
+impl HostedType {
+    /// Tries every factory once, and subscribes for what was made.
+    pub(super) async fn start(self: &Arc<Self>, tasks: &mut JoinSet<()>) -> Result<(), AgentError> {
+        let mut any = false;
+        for agent in &self.definition.agents {
+            any |= self.start_agent(agent, tasks).await?;
+        }
+        let consumer = Consumer::new(self, self.subscription()?, None);
+        if any {
+            tasks.spawn(consumer.start().await?);
+        } else {
+            let hosted = Arc::clone(self);
+            tasks.spawn(async move {
+                hosted.became_ready.notified().await;
+                consumer.run(None).await;
+            });
+        }
+        Ok(())
+    }
+
+    async fn start_agent(
+        self: &Arc<Self>,
+        agent: &RegisteredAgent,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<bool, AgentError> {
+        let subscription = self.mailbox_subscription(agent)?;
+        match self.create(agent).await {
+            Ok(made) => {
+                let made = self.add(&agent.id, made);
+                tasks.spawn(Consumer::new(self, subscription, Some(made)).start().await?);
+                Ok(true)
+            }
+            Err(failure) => {
+                let (hosted, agent) = (Arc::clone(self), agent.clone());
+                tasks.spawn(hosted.recreate(agent, subscription, failure));
+                Ok(false)
+            }
+        }
+    }
+
+    async fn recreate(
+        self: Arc<Self>,
+        agent: RegisteredAgent,
+        subscription: Subscription,
+        mut failure: TaskError,
+    ) {
+        let mut backoff = Backoff::new(&self.shared.options.backoff);
+        loop {
+            self.report_failure(&agent, &failure).await;
+            if !failure.retryable {
+                return;
+            }
+            backoff.wait(&*self.shared.clock).await;
+            match self.create(&agent).await {
+                Ok(made) => {
+                    let made = self.add(&agent.id, made);
+                    let status = self.status_of(&agent.id, AgentStatus::Running);
+                    self.shared.announce_or_warn(status.into_iter().collect()).await;
+                    return Consumer::new(&self, subscription, Some(made)).run(None).await;
+                }
+                Err(again) => failure = again,
+            }
+        }
+    }
+
+    async fn report_failure(&self, agent: &RegisteredAgent, failure: &TaskError) {
+        tracing::error!(
+            agent_type = &*self.type_name, agent_id = agent.id, %failure,
+            retryable = failure.retryable, "an agent can't be created"
+        );
+        let status = self.status_of(&agent.id, AgentStatus::Failed);
+        self.shared.announce_or_warn(status.into_iter().collect()).await;
+    }
+
+    /// Runs the factory; a panic and a time-out are failures like any other.
+    async fn create(&self, agent: &RegisteredAgent) -> Result<Arc<dyn DynAgent>, TaskError> {
+        let timeout = self.shared.options.create_timeout;
+        let config = agent.config.clone();
+        let made = async { (self.definition.factory)(config).await };
+        let made = std::panic::AssertUnwindSafe(made).catch_unwind();
+        tokio::select! {
+            biased;
+            made = made => made.unwrap_or_else(|panic| Err(panic_failure(&*panic))),
+            () = self.shared.clock.sleep(timeout) => {
+                let message = format!("the factory did not end within {timeout:?}");
+                Err(TaskError::retryable(Failure::new("AGENT_FACTORY_TIMEOUT", message)))
+            }
+        }
+    }
+
+    fn subscription(&self) -> Result<Subscription, AgentError> {
+        let patterns = [(&self.names.assigned).into()];
+        let subscription = Subscription::group(group_of(&self.agent_type)?, patterns);
+        Ok(subscription.with_prefetch(self.definition.concurrency))
+    }
+
+    fn mailbox_subscription(&self, agent: &RegisteredAgent) -> Result<Subscription, AgentError> {
+        let mailbox = mailbox_of(&self.agent_type, &agent.id)?;
+        Ok(Subscription::mailbox(mailbox).with_prefetch(self.definition.concurrency))
+    }
+}

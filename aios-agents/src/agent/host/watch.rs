@@ -1,0 +1,88 @@
+//! Finds agents that were not seen for long.
+
+use aios_core::{
+    agent::Segment,
+    event::{EventError, EventId, EventType},
+    store::{AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels},
+};
+use serde::Serialize;
+
+use super::{
+    Shared,
+    announce::{Announcement, StatusChanged},
+};
+use crate::agent::{AgentError, events::Names};
+
+/// After how many announcements that did not come an agent is missing.
+const MISSED: u32 = 3;
+
+/// How many agents are read at once.
+const PAGE: usize = 500;
+
+/// Data of `system.agent.heartbeat_missed`.
+#[derive(Serialize)]
+struct HeartbeatMissed<'a> {
+    agent_id: &'a str,
+    agent_type: &'a str,
+    last_seen_at: Option<aios_core::event::Timestamp>,
+}
+
+/// Announces every agent that runs and was not seen for three intervals as missing.
+pub(super) async fn report_missing<S: ReadModels + ?Sized>(shared: &Shared, store: &S) {
+    match missing(shared, store).await {
+        Ok(announcements) => shared.announce_or_warn(announcements).await,
+        Err(error) => {
+            tracing::warn!(
+                code = error.code(),
+                error = &error as &dyn std::error::Error,
+                "agents could not be watched"
+            );
+        }
+    }
+}
+
+async fn missing<S: ReadModels + ?Sized>(
+    shared: &Shared,
+    store: &S,
+) -> Result<Vec<Announcement>, AgentError> {
+    let filter = AgentFilter { status: Some(AgentStatus::Running), ..AgentFilter::default() };
+    let oldest = shared.clock.now() - shared.options.announce_interval * MISSED;
+    let (mut request, mut announcements) = (Some(PageRequest::first(PAGE)), Vec::new());
+    while let Some(page) = request {
+        let Page { rows, next } = store.agents(&filter, &page).await?;
+        let gone = rows.iter().filter(|row| row.last_seen_at.is_none_or(|seen| seen < oldest));
+        for row in gone {
+            announcements.extend(announce(shared, row)?);
+        }
+        request = next;
+    }
+    Ok(announcements)
+}
+
+/// Both events of one absence. Their ids derive from the agent and when it was last seen, so that
+/// every process that notices it says the same.
+fn announce(shared: &Shared, row: &AgentRecord) -> Result<[Announcement; 2], AgentError> {
+    let id = row.id.as_str();
+    let names = Names::new(&Segment::new(&row.agent_type)?)?;
+    let missed = HeartbeatMissed {
+        agent_id: id,
+        agent_type: &row.agent_type,
+        last_seen_at: row.last_seen_at,
+    };
+    let changed = StatusChanged { agent_id: id, status: AgentStatus::Missing };
+    Ok([
+        derived(shared.announcement(id, &heartbeat_missed()?, &missed)?, row),
+        derived(shared.announcement(id, &names.status_changed, &changed)?, row),
+    ])
+}
+
+fn derived(mut announcement: Announcement, row: &AgentRecord) -> Announcement {
+    let event = &mut announcement.event;
+    let seen = row.last_seen_at.map_or(0, aios_core::event::Timestamp::as_micros);
+    event.id = EventId::derive(&format!("{}/{}/{seen}", event.event_type, row.id));
+    announcement
+}
+
+fn heartbeat_missed() -> Result<EventType, EventError> {
+    EventType::new("system", "agent", "heartbeat_missed")
+}

@@ -1,0 +1,119 @@
+use std::{fmt, sync::Arc};
+
+use aios_core::{
+    agent::{Agent, DynAgent, TaskContext, TaskError},
+    event::Payload,
+    failure::Failure,
+};
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde_json::Value;
+
+use super::{
+    AgentError, codes,
+    faults::{Schema, decode},
+};
+
+/// A typed [`Agent`] as a [`DynAgent`]: checks the parameters against type and schema, and writes
+/// the answer as JSON.
+///
+/// Both schemas are made, and the parameters' schema compiled, once, here.
+pub struct TypedAgent<A> {
+    agent: A,
+    parameters: Schema,
+    output: Value,
+}
+
+impl<A: Agent> TypedAgent<A> {
+    /// Wraps an agent.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::InvalidSchema`] if the schema of the parameters can't be compiled, which only
+    /// a handwritten one causes.
+    pub fn new(agent: A) -> Result<Self, AgentError> {
+        Ok(Self {
+            agent,
+            parameters: Schema::compile(schema_of::<A::Parameters>())?,
+            output: schema_of::<A::Output>(),
+        })
+    }
+}
+
+fn schema_of<T: JsonSchema>() -> Value {
+    schemars::generate::SchemaSettings::draft2020_12()
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value()
+}
+
+#[async_trait]
+impl<A: Agent> DynAgent for TypedAgent<A> {
+    fn parameters_schema(&self) -> &Value {
+        self.parameters.as_value()
+    }
+
+    fn output_schema(&self) -> &Value {
+        &self.output
+    }
+
+    async fn process_task(
+        &self,
+        context: &TaskContext,
+        parameters: Payload,
+    ) -> Result<Payload, TaskError> {
+        self.parameters.check(&parameters)?;
+        let parameters = decode(&parameters)?;
+        let output = self.agent.process_task(context, parameters).await?;
+        Payload::encode(&output).map_err(|error| {
+            TaskError::terminal(Failure::from_error(codes::INVALID_OUTPUT, &error))
+        })
+    }
+}
+
+impl<A> fmt::Debug for TypedAgent<A> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("TypedAgent").finish_non_exhaustive()
+    }
+}
+
+/// Marks [`IntoDynAgent`] for typed agents.
+#[derive(Debug)]
+pub enum Typed {}
+
+/// Marks [`IntoDynAgent`] for agents that take and give JSON.
+#[derive(Debug)]
+pub enum Dynamic {}
+
+/// Marks [`IntoDynAgent`] for agents that are behind a pointer already.
+#[derive(Debug)]
+pub enum Boxed {}
+
+/// What can be run as an agent: every [`Agent`] and every [`DynAgent`]. The marker `M` tells the
+/// two apart and is always inferred.
+pub trait IntoDynAgent<M> {
+    /// Erases the type.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::InvalidSchema`]; see [`TypedAgent::new`].
+    fn into_dyn(self) -> Result<Arc<dyn DynAgent>, AgentError>;
+}
+
+impl<A: Agent> IntoDynAgent<Typed> for A {
+    fn into_dyn(self) -> Result<Arc<dyn DynAgent>, AgentError> {
+        Ok(Arc::new(TypedAgent::new(self)?))
+    }
+}
+
+impl<A: DynAgent> IntoDynAgent<Dynamic> for A {
+    fn into_dyn(self) -> Result<Arc<dyn DynAgent>, AgentError> {
+        Ok(Arc::new(self))
+    }
+}
+
+impl IntoDynAgent<Boxed> for Arc<dyn DynAgent> {
+    fn into_dyn(self) -> Result<Self, AgentError> {
+        Ok(self)
+    }
+}
