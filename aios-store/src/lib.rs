@@ -4,7 +4,12 @@
 //! `sqlite::SqliteStore` (feature `sqlite`) keeps everything in one file and needs no server.
 
 pub mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 mod admission;
+mod connect;
 mod leases;
 mod rows;
+
+pub use self::connect::connect;

@@ -1,4 +1,7 @@
-//! What the tables of read models have in common in every store.
+//! What the rows of the SQL stores have in common.
+
+#[cfg(feature = "sqlite")]
+mod event;
 
 use aios_core::{
     event::EventId,
@@ -6,6 +9,9 @@ use aios_core::{
     store::{Page, StoreError},
 };
 use uuid::Uuid;
+
+#[cfg(feature = "sqlite")]
+pub(crate) use self::event::StoredEvent;
 
 /// The key of a row, and the id's text where it is no UUID.
 #[derive(Clone, Debug, PartialEq, Eq)]

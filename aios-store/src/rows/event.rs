@@ -1,0 +1,54 @@
+use aios_core::{
+    event::{Event, EventId, Metadata, Payload, Timestamp},
+    store::{RecordedEvent, StoreError, StreamId},
+};
+use uuid::Uuid;
+
+/// An event as a row holds it.
+#[derive(Debug)]
+pub(crate) struct StoredEvent {
+    pub(crate) position: i64,
+    pub(crate) key: Uuid,
+    pub(crate) external_id: Option<String>,
+    pub(crate) stream: String,
+    pub(crate) version: i64,
+    pub(crate) event_type: String,
+    pub(crate) source: String,
+    pub(crate) created_at: i64,
+    pub(crate) payload: String,
+    pub(crate) metadata: Option<String>,
+}
+
+impl StoredEvent {
+    /// Reads the row back into what was appended.
+    pub(crate) fn into_recorded(self, database: &str) -> Result<RecordedEvent, StoreError> {
+        let position = self.position;
+        self.recorded().map_err(|cause| StoreError::Corrupt {
+            database: database.to_owned(),
+            reason: format!("the event at position {position} makes no sense: {cause}"),
+        })
+    }
+
+    fn recorded(self) -> Result<RecordedEvent, Box<dyn std::error::Error + Send + Sync>> {
+        let id = match self.external_id {
+            Some(text) => text.parse()?,
+            None => EventId::from(self.key),
+        };
+        let metadata: Option<Metadata> =
+            self.metadata.as_deref().map(serde_json::from_str).transpose()?;
+        let event = Event {
+            id,
+            event_type: self.event_type.parse()?,
+            timestamp: Timestamp::from_micros(self.created_at),
+            source: self.source.into(),
+            payload: Payload::from_text(self.payload)?,
+            metadata: metadata.unwrap_or_default(),
+        };
+        Ok(RecordedEvent {
+            position: u64::try_from(self.position)?,
+            stream: StreamId::new(self.stream)?,
+            version: u64::try_from(self.version)?,
+            event,
+        })
+    }
+}

@@ -1,0 +1,32 @@
+use aios_core::store::{Checkpoints, StoreError};
+use async_trait::async_trait;
+use rusqlite::OptionalExtension;
+
+use super::SqliteStore;
+
+#[async_trait]
+impl Checkpoints for SqliteStore {
+    async fn load_checkpoint(&self, reader: &str) -> Result<u64, StoreError> {
+        let reader = reader.to_owned();
+        self.read("load a checkpoint", move |connection| {
+            let sql = "SELECT position FROM checkpoints WHERE reader = ?1";
+            let mut find = connection.prepare_cached(sql)?;
+            let saved: Option<i64> = find.query_row([&reader], |row| row.get(0)).optional()?;
+            Ok(saved.unwrap_or_default().cast_unsigned())
+        })
+        .await
+    }
+
+    async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
+        let reader = reader.to_owned();
+        let position = i64::try_from(position).unwrap_or(i64::MAX);
+        self.writer()
+            .call(move |writer| {
+                let sql = "INSERT INTO checkpoints (reader, position) VALUES (?1, ?2)
+                           ON CONFLICT (reader) DO UPDATE SET position = excluded.position
+                           WHERE excluded.position > position";
+                writer.connection.prepare_cached(sql)?.execute((&reader, position)).map(drop)
+            })
+            .await
+    }
+}

@@ -1,0 +1,93 @@
+use std::time::Duration;
+
+use aios_core::{
+    event::Timestamp,
+    store::{Epoch, Lease, Leases, Owner, Shard, StoreError},
+};
+use async_trait::async_trait;
+use rusqlite::Connection;
+
+use super::{SqliteStore, writer::Writer};
+use crate::leases::LeaseTable;
+
+#[async_trait]
+impl Leases for SqliteStore {
+    async fn acquire(
+        &self,
+        shards: &[Shard],
+        owner: &Owner,
+        time_to_live: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let (shards, owner, clock) = (shards.to_vec(), owner.clone(), self.clock());
+        self.writer()
+            .call(move |writer| {
+                let taken = writer.leases.acquire(&shards, &owner, clock.now(), time_to_live);
+                writer.save(taken)
+            })
+            .await
+    }
+
+    async fn renew(
+        &self,
+        leases: &[Lease],
+        time_to_live: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let (leases, clock) = (leases.to_vec(), self.clock());
+        self.writer()
+            .call(move |writer| {
+                let renewed = writer.leases.renew(&leases, clock.now(), time_to_live);
+                writer.save(renewed)
+            })
+            .await
+    }
+
+    async fn release(&self, leases: &[Lease]) -> Result<(), StoreError> {
+        let leases = leases.to_vec();
+        self.writer()
+            .call(move |writer| {
+                let released = writer.leases.release(&leases);
+                writer.save(released).map(drop)
+            })
+            .await
+    }
+
+    async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
+        let clock = self.clock();
+        self.writer().call(move |writer| Ok(writer.leases.live(clock.now()))).await
+    }
+}
+
+impl Writer<'_> {
+    fn save(&self, leases: Vec<Lease>) -> rusqlite::Result<Vec<Lease>> {
+        let sql = "REPLACE INTO leases (shard, epoch, owner, expires_at) VALUES (?1, ?2, ?3, ?4)";
+        let mut replace = self.connection.prepare_cached(sql)?;
+        for lease in &leases {
+            let epoch = lease.epoch.0.cast_signed();
+            let expires_at = lease.expires_at.as_micros();
+            replace.execute((lease.shard.0, epoch, lease.owner.as_str(), expires_at))?;
+        }
+        Ok(leases)
+    }
+}
+
+/// Ends every lease: whoever opens the database is the only one alive.
+pub(super) fn expire_all(connection: &Connection) -> rusqlite::Result<()> {
+    let sql = "UPDATE leases SET expires_at = ?1 WHERE expires_at > ?1";
+    connection.execute(sql, [Timestamp::UNIX_EPOCH.as_micros()]).map(drop)
+}
+
+pub(super) fn load(connection: &Connection) -> rusqlite::Result<LeaseTable> {
+    let sql = "SELECT shard, epoch, owner, expires_at FROM leases";
+    connection.prepare_cached(sql)?.query_map([], lease)?.collect()
+}
+
+fn lease(row: &rusqlite::Row<'_>) -> rusqlite::Result<Lease> {
+    let epoch: i64 = row.get(1)?;
+    let owner: String = row.get(2)?;
+    Ok(Lease {
+        shard: Shard(row.get(0)?),
+        epoch: Epoch(epoch.cast_unsigned()),
+        owner: Owner::new(owner),
+        expires_at: Timestamp::from_micros(row.get(3)?),
+    })
+}

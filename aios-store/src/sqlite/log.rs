@@ -1,0 +1,225 @@
+use std::sync::Arc;
+
+use aios_core::{
+    event::{Event, EventType},
+    store::{Appended, StreamId},
+};
+use hashlink::LruCache;
+use rusqlite::{Connection, OptionalExtension, Statement, params};
+
+use super::{
+    append::{Answer, Encoded, Prepared},
+    error::is_taken,
+};
+use crate::admission::{Place, repeated};
+
+/// Streams whose end the writer remembers.
+const STREAMS: usize = 4096;
+
+/// Event types, and as many sources, whose number the writer remembers.
+const NAMES: usize = 1024;
+
+const INSERT_EVENT: &str = "\
+    INSERT INTO events (position, id, stream_id, version, type_id, source_id, created_at,
+                        external_id, metadata, payload)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+
+const FIND_EVENT: &str = "\
+    SELECT streams.name, events.version, events.position
+    FROM events JOIN streams ON streams.id = events.stream_id WHERE events.id = ?1";
+
+const FIND_STREAM: &str = "\
+    SELECT id, coalesce((SELECT max(version) FROM events WHERE stream_id = streams.id), 0)
+    FROM streams WHERE name = ?1";
+
+/// Where a stream ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    id: i64,
+    pub(super) version: i64,
+}
+
+/// The log as its only writer sees it: statements, and bounded copies of what it looks up most.
+///
+/// Being the only writer, it is always right about them, except after a rollback: then
+/// [`reload`](Self::reload).
+pub(super) struct Log<'c> {
+    connection: &'c Connection,
+    /// Position of the last event.
+    pub(super) head: i64,
+    streams: LruCache<StreamId, End>,
+    types: LruCache<EventType, i64>,
+    sources: LruCache<Arc<str>, i64>,
+    insert_event: Statement<'c>,
+    insert_stream: Statement<'c>,
+    find_stream: Statement<'c>,
+    find_event: Statement<'c>,
+}
+
+impl<'c> Log<'c> {
+    pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            connection,
+            head: 0,
+            streams: LruCache::new(STREAMS),
+            types: LruCache::new(NAMES),
+            sources: LruCache::new(NAMES),
+            insert_event: connection.prepare(INSERT_EVENT)?,
+            insert_stream: connection.prepare("INSERT INTO streams (name) VALUES (?1)")?,
+            find_stream: connection.prepare(FIND_STREAM)?,
+            find_event: connection.prepare(FIND_EVENT)?,
+        })
+    }
+
+    /// Forgets what it remembers and asks the database where the log ends.
+    pub(super) fn reload(&mut self) -> rusqlite::Result<()> {
+        self.streams.clear();
+        self.types.clear();
+        self.sources.clear();
+        let sql = "SELECT coalesce(max(position), 0) FROM events";
+        self.head = self.connection.query_row(sql, [], |row| row.get(0))?;
+        Ok(())
+    }
+
+    /// Where a stream ends; `None` if it has no event.
+    pub(super) fn end_of(&mut self, stream: &StreamId) -> rusqlite::Result<Option<End>> {
+        if let Some(end) = self.streams.get(stream) {
+            return Ok(Some(*end));
+        }
+        let read = |row: &rusqlite::Row<'_>| Ok(End { id: row.get(0)?, version: row.get(1)? });
+        let end = self.find_stream.query_row([stream.as_str()], read).optional()?;
+        if let Some(end) = end {
+            self.streams.insert(stream.clone(), end);
+        }
+        Ok(end)
+    }
+
+    /// Inserts all events and returns where the first one landed; `None`, and nothing inserted, if
+    /// an id is taken.
+    ///
+    /// The unique index on the ids is the check: it is looked at once an event, not twice.
+    pub(super) fn insert(
+        &mut self,
+        prepared: &Prepared,
+        end: Option<End>,
+    ) -> rusqlite::Result<Option<Appended>> {
+        let stream = &prepared.append.stream;
+        let start = end.map_or_else(|| self.create(stream), Ok)?;
+        let (mut last, mut position) = (start, self.head);
+        for (event, encoded) in prepared.events() {
+            last.version += 1;
+            position += 1;
+            match self.insert_one(event, encoded, last, position) {
+                Ok(()) => {}
+                Err(error) if is_taken(&error) => {
+                    self.undo(end.is_none().then_some(start.id))?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let first = Appended {
+            version: start.version.cast_unsigned() + 1,
+            position: self.head.cast_unsigned() + 1,
+        };
+        self.streams.insert(stream.clone(), last);
+        self.head = position;
+        Ok(Some(first))
+    }
+
+    fn create(&mut self, stream: &StreamId) -> rusqlite::Result<End> {
+        let id = self.insert_stream.insert([stream.as_str()])?;
+        Ok(End { id, version: 0 })
+    }
+
+    fn insert_one(
+        &mut self,
+        event: &Event,
+        encoded: &Encoded,
+        place: End,
+        position: i64,
+    ) -> rusqlite::Result<()> {
+        let type_id = self.type_id(&event.event_type)?;
+        let source_id = self.source_id(&event.source)?;
+        let inserted = self.insert_event.execute(params![
+            position,
+            &encoded.key.as_bytes()[..],
+            place.id,
+            place.version,
+            type_id,
+            source_id,
+            event.timestamp.as_micros(),
+            event.id.foreign(),
+            encoded.metadata,
+            event.payload.as_str(),
+        ]);
+        inserted.map(drop)
+    }
+
+    /// Takes back what an append inserted before one of its ids turned out to be taken.
+    fn undo(&self, created_stream: Option<i64>) -> rusqlite::Result<()> {
+        let connection = self.connection;
+        connection
+            .prepare_cached("DELETE FROM events WHERE position > ?1")?
+            .execute([self.head])?;
+        if let Some(id) = created_stream {
+            connection.prepare_cached("DELETE FROM streams WHERE id = ?1")?.execute([id])?;
+        }
+        Ok(())
+    }
+
+    /// What a repeated append is answered with; `None` if none of its events is stored.
+    pub(super) fn find(&mut self, prepared: &Prepared) -> rusqlite::Result<Option<Answer>> {
+        let mut places = Vec::with_capacity(prepared.append.events.len());
+        for (_, encoded) in prepared.events() {
+            let key = &encoded.key.as_bytes()[..];
+            places.push(self.find_event.query_row([key], place).optional()?);
+        }
+        Ok(repeated(&prepared.append, &places).transpose())
+    }
+
+    fn type_id(&mut self, event_type: &EventType) -> rusqlite::Result<i64> {
+        if let Some(id) = self.types.get(event_type) {
+            return Ok(*id);
+        }
+        let id = self.intern("event_types", event_type.as_str())?;
+        self.types.insert(event_type.clone(), id);
+        Ok(id)
+    }
+
+    fn source_id(&mut self, source: &Arc<str>) -> rusqlite::Result<i64> {
+        if let Some(id) = self.sources.get(source) {
+            return Ok(*id);
+        }
+        let id = self.intern("event_sources", source)?;
+        self.sources.insert(Arc::clone(source), id);
+        Ok(id)
+    }
+
+    /// The number of a name, which it gets here if it has none.
+    fn intern(&self, table: &str, name: &str) -> rusqlite::Result<i64> {
+        let find = format!("SELECT id FROM {table} WHERE name = ?1");
+        let known = self
+            .connection
+            .prepare_cached(&find)?
+            .query_row([name], |row| row.get(0))
+            .optional()?;
+        match known {
+            Some(id) => Ok(id),
+            None => {
+                let insert = format!("INSERT INTO {table} (name) VALUES (?1)");
+                self.connection.prepare_cached(&insert)?.insert([name])
+            }
+        }
+    }
+}
+
+fn place(row: &rusqlite::Row<'_>) -> rusqlite::Result<Place> {
+    let stream: String = row.get(0)?;
+    let version: i64 = row.get(1)?;
+    let position: i64 = row.get(2)?;
+    let stream = StreamId::new(stream).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+    })?;
+    Ok(Place { stream, version: version.cast_unsigned(), position: position.cast_unsigned() })
+}

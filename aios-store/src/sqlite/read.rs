@@ -1,0 +1,115 @@
+use aios_core::store::{
+    Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId,
+};
+use async_trait::async_trait;
+use rusqlite::{Connection, Params, Row};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{SqliteStore, append::AppendWork};
+use crate::rows::StoredEvent;
+
+/// The columns of an event; what follows says which.
+macro_rules! select_events {
+    ($which:literal) => {
+        concat!(
+            "SELECT events.position, events.id, events.external_id, streams.name, events.version,
+                    event_types.name, event_sources.name, events.created_at, events.payload,
+                    events.metadata
+             FROM events
+             JOIN streams ON streams.id = events.stream_id
+             JOIN event_types ON event_types.id = events.type_id
+             JOIN event_sources ON event_sources.id = events.source_id ",
+            $which
+        )
+    };
+}
+
+pub(super) const LOG_PAGE: &str =
+    select_events!("WHERE events.position > ?1 ORDER BY events.position LIMIT ?2");
+
+const STREAM_PAGE: &str = select_events!(
+    "WHERE events.stream_id = (SELECT id FROM streams WHERE name = ?1) AND events.version > ?2
+     ORDER BY events.version LIMIT ?3"
+);
+
+#[async_trait]
+impl EventStore for SqliteStore {
+    async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        let asked = batch.len();
+        let (reply, answers) = oneshot::channel();
+        let work = AppendWork::new(batch, self.max_event_bytes(), reply);
+        if let Err(error) = self.writer().send(Box::new(work)).await {
+            return vec![Err(error); asked];
+        }
+        answers.await.unwrap_or_else(|_| vec![Err(StoreError::Closed); asked])
+    }
+
+    async fn read_stream(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let (name, after, limit) = (stream.as_str().to_owned(), signed(after), page_limit(limit));
+        let read = move |connection: &Connection| {
+            stored_events(connection, STREAM_PAGE, (&name, after, limit))
+        };
+        self.recorded(self.read("read a stream", read).await?)
+    }
+
+    async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
+        let (after, limit) = (signed(after), page_limit(limit));
+        let read =
+            move |connection: &Connection| stored_events(connection, LOG_PAGE, (after, limit));
+        self.recorded(self.read("read the log", read).await?)
+    }
+
+    async fn head(&self) -> Result<u64, StoreError> {
+        Ok(*self.head_watch().borrow())
+    }
+
+    async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
+        let mut head = self.head_watch().clone();
+        let reached = head.wait_for(|head| *head > after).await;
+        reached.map(|head| *head).map_err(|_| StoreError::Closed)
+    }
+}
+
+impl SqliteStore {
+    fn recorded(&self, events: Vec<StoredEvent>) -> Result<Vec<RecordedEvent>, StoreError> {
+        events.into_iter().map(|event| event.into_recorded(self.database())).collect()
+    }
+}
+
+pub(super) fn stored_events(
+    connection: &Connection,
+    sql: &str,
+    parameters: impl Params,
+) -> rusqlite::Result<Vec<StoredEvent>> {
+    connection.prepare_cached(sql)?.query_map(parameters, stored_event)?.collect()
+}
+
+fn stored_event(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
+    Ok(StoredEvent {
+        position: row.get(0)?,
+        key: Uuid::from_bytes(row.get(1)?),
+        external_id: row.get(2)?,
+        stream: row.get(3)?,
+        version: row.get(4)?,
+        event_type: row.get(5)?,
+        source: row.get(6)?,
+        created_at: row.get(7)?,
+        payload: row.get(8)?,
+        metadata: row.get(9)?,
+    })
+}
+
+/// SQLite's integers are signed; nothing stands after the largest of them.
+fn signed(after: u64) -> i64 {
+    i64::try_from(after).unwrap_or(i64::MAX)
+}
+
+fn page_limit(limit: usize) -> i64 {
+    i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,108 @@
+use aios_core::{event::Timestamp, store::StoreError};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::{
+    error::store_error,
+    options::{Location, SqliteOptions},
+};
+
+/// Every migration, in order; its version is its place, from 1.
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("event_log", include_str!("../../migrations/sqlite/0001_event_log.sql")),
+    ("read_models", include_str!("../../migrations/sqlite/0002_read_models.sql")),
+];
+
+/// What the writer keeps of the file in memory, in KiB.
+const WRITER_CACHE: i64 = 16 * 1024;
+
+/// What each reader keeps, in KiB.
+const READER_CACHE: i64 = 2 * 1024;
+
+/// How long to wait for somebody who is in the database without our lock, such as a shell.
+const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Prepared statements kept for each connection.
+const STATEMENTS: usize = 64;
+
+/// Size of a database page, in bytes.
+const PAGE_SIZE: u32 = 4096;
+
+/// Opens the writing connection and brings the schema up to date.
+pub(super) fn open_writer(options: &SqliteOptions) -> Result<Connection, StoreError> {
+    let database = options.database();
+    let fail = |error| store_error("open the database", &database, error);
+    let mut connection = match &options.location {
+        Location::File(path) => Connection::open(path),
+        Location::Memory => Connection::open_in_memory(),
+    }
+    .map_err(fail)?;
+    configure_writer(&connection, options).map_err(fail)?;
+    migrate(&mut connection, &database, options.clock.now())?;
+    Ok(connection)
+}
+
+/// Opens a connection that can only read.
+pub(super) fn open_reader(path: &std::path::Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    configure(&connection, READER_CACHE)?;
+    Ok(connection)
+}
+
+fn configure(connection: &Connection, cache_kibibytes: i64) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "cache_size", -cache_kibibytes)
+}
+
+fn configure_writer(connection: &Connection, options: &SqliteOptions) -> rusqlite::Result<()> {
+    configure(connection, WRITER_CACHE)?;
+    connection.pragma_update(None, "page_size", PAGE_SIZE)?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", options.synchronous.as_str())?;
+    if let Some(bytes) = options.max_database_bytes {
+        let pages = i64::try_from(bytes / u64::from(PAGE_SIZE)).unwrap_or(i64::MAX).max(1);
+        connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+    }
+    Ok(())
+}
+
+fn migrate(connection: &mut Connection, database: &str, now: Timestamp) -> Result<(), StoreError> {
+    let fail = |error| store_error("migrate the database", database, error);
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
+    let found = version(&transaction).map_err(fail)?;
+    if found > known {
+        return Err(StoreError::NewerSchema { database: database.to_owned(), found, known });
+    }
+    for (version, (name, sql)) in (1_u32..).zip(MIGRATIONS) {
+        if version > found {
+            transaction.execute_batch(sql).map_err(fail)?;
+            record(&transaction, version, name, now).map_err(fail)?;
+        }
+    }
+    transaction.commit().map_err(fail)
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.execute_batch(
+        "CREATE TABLE IF NOT EXISTS aios_migrations (
+             version INTEGER PRIMARY KEY,
+             name TEXT NOT NULL,
+             created_at INTEGER NOT NULL
+         ) STRICT",
+    )?;
+    let sql = "SELECT coalesce(max(version), 0) FROM aios_migrations";
+    connection.query_row(sql, [], |row| row.get(0))
+}
+
+fn record(
+    connection: &Connection,
+    version: u32,
+    name: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO aios_migrations (version, name, created_at) VALUES (?1, ?2, ?3)";
+    connection.execute(sql, (version, name, now.as_micros())).map(drop)
+}

@@ -1,0 +1,236 @@
+use std::{fmt, sync::Arc, thread::JoinHandle};
+
+use aios_core::store::StoreError;
+use rusqlite::{Connection, Statement};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    error::{backend, store_error},
+    lock::DatabaseLock,
+    log::Log,
+    options::SqliteOptions,
+    schema,
+};
+use crate::leases::LeaseTable;
+
+/// Calls that wait for the writer; more wait for a place.
+const QUEUE: usize = 4096;
+
+/// A transaction ends with the call that makes it this heavy.
+const BATCH_WEIGHT: usize = 16 * 1024 * 1024;
+
+/// What a call weighs besides the bytes of its events.
+pub(super) const CALL_WEIGHT: usize = 1024;
+
+/// Something the writer does inside a transaction, and answers after the commit.
+///
+/// An error that `run` returns undoes the whole transaction; what concerns this call alone is kept
+/// for `answer`.
+pub(super) trait Work: Send {
+    fn weight(&self) -> usize;
+    fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()>;
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
+}
+
+/// The way to the writer thread. Dropping it waits until the thread has closed the database.
+pub(super) struct WriterHandle {
+    queue: Option<mpsc::Sender<Box<dyn Work>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WriterHandle {
+    /// Starts the thread, which opens the database and then owns the only writing connection.
+    pub(super) async fn start(
+        options: SqliteOptions,
+        lock: Option<Arc<DatabaseLock>>,
+        head: watch::Sender<u64>,
+    ) -> Result<Self, StoreError> {
+        let (queue, calls) = mpsc::channel(QUEUE);
+        let (ready, opened) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("aios-sqlite".to_owned())
+            .spawn(move || {
+                serve(&options, head, calls, ready);
+                drop(lock);
+            })
+            .map_err(|source| backend("start the writer", true, source))?;
+        let handle = Self { queue: Some(queue), thread: Some(thread) };
+        opened.await.unwrap_or(Err(StoreError::Closed))?;
+        Ok(handle)
+    }
+
+    /// Queues work; waits for a place if the queue is full.
+    pub(super) async fn send(&self, work: Box<dyn Work>) -> Result<(), StoreError> {
+        let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
+        queue.send(work).await.map_err(|_| StoreError::Closed)
+    }
+
+    /// Runs a closure in the writer's next transaction, and returns its result after the commit.
+    pub(super) async fn call<T, F>(&self, run: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.send(Box::new(Call { run, result: None, reply })).await?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+impl Drop for WriterHandle {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            // A writer that panicked has said so already, and everybody got `Closed`.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for WriterHandle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("WriterHandle").finish_non_exhaustive()
+    }
+}
+
+struct Call<T, F> {
+    run: F,
+    result: Option<T>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Work for Call<T, F>
+where
+    T: Send,
+    F: FnMut(&mut Writer<'_>) -> rusqlite::Result<T> + Send,
+{
+    fn weight(&self) -> usize {
+        CALL_WEIGHT
+    }
+
+    fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()> {
+        self.result = Some((self.run)(writer)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
+        let Self { result, reply, .. } = *self;
+        let answer = outcome.and_then(|()| result.ok_or(StoreError::Closed));
+        // Whoever asked may be gone; what was committed stays committed.
+        let _ = reply.send(answer);
+    }
+}
+
+fn serve(
+    options: &SqliteOptions,
+    head: watch::Sender<u64>,
+    mut calls: mpsc::Receiver<Box<dyn Work>>,
+    ready: oneshot::Sender<Result<(), StoreError>>,
+) {
+    let opened = schema::open_writer(options);
+    let database = options.database();
+    let fail = |error| store_error("open the database", &database, error);
+    let writer = opened
+        .as_ref()
+        .map_err(Clone::clone)
+        .and_then(|connection| Writer::open(connection, head, &database).map_err(fail));
+    let (mut writer, result) = match writer {
+        Ok(writer) => (Some(writer), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    // Nobody waits any more if opening was cancelled; then the queue is closed as well.
+    let _ = ready.send(result);
+    while let (Some(writer), Some(first)) = (&mut writer, calls.blocking_recv()) {
+        writer.commit(gather(first, &mut calls));
+    }
+}
+
+/// Takes whatever has queued up.
+fn gather(first: Box<dyn Work>, calls: &mut mpsc::Receiver<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
+    let mut weight = first.weight();
+    let mut batch = vec![first];
+    while weight < BATCH_WEIGHT
+        && let Ok(work) = calls.try_recv()
+    {
+        weight += work.weight();
+        batch.push(work);
+    }
+    batch
+}
+
+/// The owner of the writing connection, and of copies of what only it changes.
+pub(super) struct Writer<'c> {
+    pub(super) connection: &'c Connection,
+    pub(super) log: Log<'c>,
+    pub(super) leases: LeaseTable,
+    begin: Statement<'c>,
+    commit: Statement<'c>,
+    head: watch::Sender<u64>,
+    database: String,
+    /// Whether the copies may differ from the database.
+    stale: bool,
+}
+
+impl<'c> Writer<'c> {
+    fn open(
+        connection: &'c Connection,
+        head: watch::Sender<u64>,
+        database: &str,
+    ) -> rusqlite::Result<Self> {
+        super::lease::expire_all(connection)?;
+        let mut writer = Self {
+            connection,
+            log: Log::new(connection)?,
+            leases: LeaseTable::default(),
+            begin: connection.prepare("BEGIN IMMEDIATE")?,
+            commit: connection.prepare("COMMIT")?,
+            head,
+            database: database.to_owned(),
+            stale: true,
+        };
+        writer.reload()?;
+        writer.publish_head();
+        Ok(writer)
+    }
+
+    fn commit(&mut self, mut batch: Vec<Box<dyn Work>>) {
+        let outcome =
+            self.transact(&mut batch).map_err(|error| store_error("commit", &self.database, error));
+        match &outcome {
+            Ok(()) => self.publish_head(),
+            Err(_) => self.roll_back(),
+        }
+        for work in batch {
+            work.answer(outcome.clone());
+        }
+    }
+
+    fn transact(&mut self, batch: &mut [Box<dyn Work>]) -> rusqlite::Result<()> {
+        self.begin.execute([])?;
+        if self.stale {
+            self.reload()?;
+        }
+        batch.iter_mut().try_for_each(|work| work.run(self))?;
+        self.commit.execute([]).map(drop)
+    }
+
+    fn roll_back(&mut self) {
+        self.stale = true;
+        if !self.connection.is_autocommit() {
+            // Should even this fail, the next `BEGIN` reports it to those who wait then.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+    }
+
+    fn reload(&mut self) -> rusqlite::Result<()> {
+        self.log.reload()?;
+        self.leases = super::lease::load(self.connection)?;
+        self.stale = false;
+        Ok(())
+    }
+
+    fn publish_head(&self) {
+        let head = self.log.head.cast_unsigned();
+        self.head.send_if_modified(|published| std::mem::replace(published, head) != head);
+    }
+}
