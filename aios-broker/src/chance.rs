@@ -1,0 +1,36 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Random numbers for jitter: SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom
+/// Number Generators", OOPSLA 2014). The same seed gives the same numbers.
+#[derive(Debug)]
+pub(crate) struct Chance(AtomicU64);
+
+impl Chance {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    /// A number from 0 to 1.
+    pub(crate) fn next(&self) -> f64 {
+        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+        let state = self.0.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let top = u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or_default();
+        f64::from(top) / f64::from(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_stay_between_zero_and_one_and_spread() {
+        let chance = Chance::new(7);
+        let drawn: Vec<f64> = (0..1000).map(|_| chance.next()).collect();
+        assert!(drawn.iter().all(|number| (0.0..=1.0).contains(number)));
+        let low = drawn.iter().filter(|number| **number < 0.5).count();
+        assert!((400..600).contains(&low), "{low}");
+    }
+}

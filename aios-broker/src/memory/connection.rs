@@ -1,0 +1,107 @@
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use aios_core::{
+    broker::{BrokerError, Health},
+    clock::ClockExt,
+};
+use futures_util::future::{Either, select};
+use tokio::sync::Notify;
+
+use super::{consumer::Consumer, exchange::Exchange};
+use crate::health::HealthState;
+
+/// One user's access to an exchange.
+pub(super) struct Connection {
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) health: HealthState,
+    /// Told when a consumer that was stopped has nothing in hand any more.
+    pub(super) idle: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    consumers: Vec<Weak<Consumer>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    #[default]
+    Open,
+    /// Nothing is consumed any more; what is in hand is being settled, and may publish.
+    Draining,
+    Closed,
+}
+
+impl Connection {
+    pub(super) fn new(exchange: Arc<Exchange>) -> Self {
+        let health = HealthState::new(Health::Connected);
+        Self { exchange, health, idle: Notify::new(), state: Mutex::default() }
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), BrokerError> {
+        match self.state().phase {
+            Phase::Open | Phase::Draining => Ok(()),
+            Phase::Closed => Err(BrokerError::Closed),
+        }
+    }
+
+    /// Adds the consumer that `make` makes, unless consuming has ended.
+    pub(super) fn consume(
+        &self,
+        make: impl FnOnce() -> Result<Arc<Consumer>, BrokerError>,
+    ) -> Result<Arc<Consumer>, BrokerError> {
+        let mut state = self.state();
+        if state.phase != Phase::Open {
+            return Err(BrokerError::Closed);
+        }
+        let consumer = make()?;
+        state.consumers.retain(|known| known.strong_count() > 0);
+        state.consumers.push(Arc::downgrade(&consumer));
+        Ok(consumer)
+    }
+
+    pub(super) async fn close(&self, deadline: Duration) -> Result<(), BrokerError> {
+        let consumers = self.drain();
+        consumers.iter().for_each(|consumer| consumer.stop());
+        let drained = self.drained(&consumers, deadline).await;
+        self.state().phase = Phase::Closed;
+        consumers.iter().for_each(|consumer| consumer.abandon());
+        self.health.set(Health::Closed);
+        drained
+    }
+
+    fn drain(&self) -> Vec<Arc<Consumer>> {
+        let mut state = self.state();
+        state.phase = state.phase.max(Phase::Draining);
+        state.consumers.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    async fn drained(
+        &self,
+        consumers: &[Arc<Consumer>],
+        deadline: Duration,
+    ) -> Result<(), BrokerError> {
+        let mut expired = self.exchange.options.clock.sleep(deadline);
+        loop {
+            let mut idle = pin!(self.idle.notified());
+            idle.as_mut().enable();
+            if consumers.iter().all(|consumer| consumer.is_idle()) {
+                return Ok(());
+            }
+            if let Either::Right(_) = select(idle, &mut expired).await {
+                let operation = "see every delivery settled";
+                return Err(BrokerError::Timeout { operation, after: deadline });
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

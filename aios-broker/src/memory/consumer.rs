@@ -1,0 +1,180 @@
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
+
+use aios_core::{
+    broker::{BrokerError, DeadLetter, Delivery, Poison, Settlement, Subscription},
+    event::Timestamp,
+    retry::RetryPolicy,
+};
+use slab::Slab;
+
+use super::{
+    connection::Connection,
+    queue::{Item, Queue, Taken},
+    settle::InHand,
+};
+
+/// One subscription and what it holds.
+pub(super) struct Consumer {
+    id: u64,
+    queue: Arc<Queue>,
+    connection: Arc<Connection>,
+    prefetch: usize,
+    retry: RetryPolicy,
+    poison: Poison,
+    /// Locked before the queue, never after it.
+    hand: Mutex<Hand>,
+}
+
+#[derive(Default)]
+struct Hand {
+    /// Taken from the queue, not yet asked for.
+    fetched: VecDeque<Item>,
+    /// Delivered, not yet settled.
+    delivered: Slab<Item>,
+    /// Woken when there is room for another delivery.
+    waker: Option<Waker>,
+    /// Nothing is delivered any more.
+    stopped: bool,
+}
+
+/// There is nothing to deliver: wait to be woken, at the latest at this time.
+pub(super) struct Wait {
+    pub(super) until: Option<Timestamp>,
+}
+
+impl Consumer {
+    pub(super) fn new(
+        (queue, id): (Arc<Queue>, u64),
+        connection: Arc<Connection>,
+        subscription: Subscription,
+    ) -> Self {
+        Self {
+            id,
+            queue,
+            connection,
+            prefetch: subscription.prefetch.into(),
+            retry: subscription.retry,
+            poison: subscription.poison,
+            hand: Mutex::default(),
+        }
+    }
+
+    /// The next delivery; `None` when consuming has ended.
+    pub(super) fn poll(self: &Arc<Self>, waker: &Waker) -> Result<Option<Delivery>, Wait> {
+        let mut hand = self.hand();
+        if hand.stopped {
+            return Ok(None);
+        }
+        if hand.fetched.is_empty() {
+            self.fetch(&mut hand, waker)?;
+        }
+        let item = hand.fetched.pop_front().ok_or(Wait { until: None })?;
+        let (event, attempt) = (item.event.clone(), item.failures.saturating_add(1));
+        let key = hand.delivered.insert(item);
+        drop(hand);
+        let in_hand = Box::new(InHand::new(Arc::clone(self), key));
+        Ok(Some(Delivery::new(event, attempt, in_hand)))
+    }
+
+    /// Takes events from the queue, or says how to wait for some.
+    fn fetch(&self, hand: &mut Hand, waker: &Waker) -> Result<(), Wait> {
+        let room = self.prefetch.saturating_sub(hand.delivered.len());
+        if room == 0 {
+            hand.waker = Some(waker.clone());
+            return Err(Wait { until: None });
+        }
+        match self.queue.take(self.id, room, || self.now(), waker, &mut hand.fetched) {
+            Taken::Events => Ok(()),
+            Taken::Nothing { until } => Err(Wait { until }),
+        }
+    }
+
+    /// Settles the delivery with this key.
+    pub(super) fn settle(&self, key: usize, settlement: Settlement) -> Result<(), BrokerError> {
+        let mut hand = self.hand();
+        let Some(item) = hand.delivered.try_remove(key) else { return Err(BrokerError::Closed) };
+        match settlement {
+            Settlement::Ack => drop(item),
+            Settlement::Release => self.queue.give_back([item]),
+            Settlement::Retry { after, reason } => {
+                match self.retry.delay_after(item.failures.saturating_add(1), self.chance()) {
+                    Some(delay) => self.delay(item, after.unwrap_or(delay)),
+                    None => self.give_up(item, reason),
+                }
+            }
+            Settlement::DeadLetter { reason } => self.give_up(item, reason),
+        }
+        if hand.stopped && hand.delivered.is_empty() {
+            self.connection.idle.notify_waiters();
+        }
+        let waker = hand.waker.take();
+        drop(hand);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    fn delay(&self, mut item: Item, delay: std::time::Duration) {
+        let now = self.now();
+        item.failures = item.failures.saturating_add(1);
+        item.first_failure.get_or_insert(now);
+        self.queue.delay(item, now + delay);
+    }
+
+    fn give_up(&self, item: Item, reason: String) {
+        if self.poison == Poison::Discard {
+            return;
+        }
+        let first_failure = item.first_failure.unwrap_or_else(|| self.now());
+        let attempts = item.failures.saturating_add(1);
+        self.queue.bury(DeadLetter::new(item.event, reason, attempts, first_failure));
+    }
+
+    /// Ends the stream and gives back what it has not handed out.
+    pub(super) fn stop(&self) {
+        let mut hand = self.hand();
+        if hand.stopped {
+            return;
+        }
+        hand.stopped = true;
+        self.queue.give_back(hand.fetched.drain(..));
+        let waker = hand.waker.take();
+        drop(hand);
+        self.connection.exchange.leave(&self.queue, self.id);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Takes back what was delivered and never settled.
+    pub(super) fn abandon(&self) {
+        let mut hand = self.hand();
+        let delivered = std::mem::take(&mut hand.delivered);
+        self.queue.give_back(delivered.into_iter().map(|(_, item)| item));
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.hand().delivered.is_empty()
+    }
+
+    pub(super) fn sleep_until(&self, deadline: Timestamp) -> aios_core::BoxFuture<'static, ()> {
+        self.connection.exchange.options.clock.sleep_until(deadline)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.connection.exchange.options.clock.now()
+    }
+
+    fn chance(&self) -> f64 {
+        self.connection.exchange.chance.next()
+    }
+
+    fn hand(&self) -> MutexGuard<'_, Hand> {
+        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,30 @@
+use std::sync::Arc;
+
+use aios_core::broker::{BrokerError, DeadLetter, DeadLetters, Selection};
+use async_trait::async_trait;
+
+use super::{connection::Connection, queue::Queue};
+
+/// The dead letters of one queue.
+pub(super) struct MemoryDeadLetters {
+    pub(super) connection: Arc<Connection>,
+    pub(super) queue: Arc<Queue>,
+}
+
+#[async_trait]
+impl DeadLetters for MemoryDeadLetters {
+    async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        self.connection.check_open()?;
+        Ok(self.queue.dead(limit))
+    }
+
+    async fn redrive(&self, selection: Selection) -> Result<usize, BrokerError> {
+        self.connection.check_open()?;
+        Ok(self.queue.exhume(&selection, true))
+    }
+
+    async fn purge(&self, selection: Selection) -> Result<usize, BrokerError> {
+        self.connection.check_open()?;
+        Ok(self.queue.exhume(&selection, false))
+    }
+}

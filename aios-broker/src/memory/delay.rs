@@ -1,0 +1,57 @@
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use aios_core::event::Timestamp;
+
+use super::queue::Item;
+
+/// Events whose time has not come, the earliest first.
+///
+/// Nothing runs for them: a consumer asks when it is polled, and sleeps until the earliest.
+#[derive(Default)]
+pub(super) struct Delayed(BinaryHeap<Reverse<Entry>>);
+
+struct Entry {
+    due: Timestamp,
+    item: Item,
+}
+
+impl Delayed {
+    pub(super) fn push(&mut self, due: Timestamp, item: Item) {
+        self.0.push(Reverse(Entry { due, item }));
+    }
+
+    pub(super) fn earliest(&self) -> Option<Timestamp> {
+        self.0.peek().map(|Reverse(entry)| entry.due)
+    }
+
+    /// Takes one event whose time has come.
+    pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<Item> {
+        let due = self.earliest().is_some_and(|earliest| earliest <= now);
+        due.then(|| self.0.pop()).flatten().map(|Reverse(entry)| entry.item)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// Equal deadlines keep the order of the queue.
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.due, self.item.sequence).cmp(&(other.due, other.item.sequence))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Entry {}

@@ -1,0 +1,156 @@
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use aios_core::{
+    broker::{Address, BrokerError, Lifetime, Mailbox, Subscription},
+    event::{EventType, Pattern},
+};
+
+use super::{MemoryOptions, queue::Queue};
+use crate::chance::Chance;
+
+/// Most event types whose routes are remembered.
+const MAX_ROUTES: usize = 10_000;
+
+/// The queues that an event goes to.
+pub(super) type Routes = Arc<[Arc<Queue>]>;
+
+/// What all connections to one broker share.
+pub(super) struct Exchange {
+    pub(super) options: MemoryOptions,
+    pub(super) chance: Chance,
+    next_consumer: AtomicU64,
+    topology: RwLock<Topology>,
+}
+
+#[derive(Default)]
+struct Topology {
+    queues: HashMap<Address, Arc<Queue>>,
+    mailboxes: HashMap<Mailbox, Arc<Queue>>,
+    bindings: Vec<(Pattern, Arc<Queue>)>,
+    /// Answers of `bindings`, forgotten whenever they change.
+    routes: HashMap<EventType, Routes>,
+}
+
+impl Exchange {
+    pub(super) fn new(options: MemoryOptions) -> Self {
+        let chance = Chance::new(options.seed);
+        Self { options, chance, next_consumer: AtomicU64::new(0), topology: RwLock::default() }
+    }
+
+    /// The groups that take events of this type.
+    pub(super) fn routes(&self, event_type: &EventType) -> Routes {
+        if let Some(routes) = self.read().routes.get(event_type) {
+            return Arc::clone(routes);
+        }
+        self.write().resolve(event_type)
+    }
+
+    pub(super) fn mailbox(&self, mailbox: &Mailbox) -> Option<Arc<Queue>> {
+        self.read().mailboxes.get(mailbox).cloned()
+    }
+
+    pub(super) fn queue(&self, address: &Address) -> Result<Arc<Queue>, BrokerError> {
+        let unknown = || BrokerError::UnknownAddress { address: address.clone() };
+        self.read().queues.get(address).cloned().ok_or_else(unknown)
+    }
+
+    /// Declares the queue that a subscription asks for, and counts its consumer in.
+    pub(super) fn enter(
+        &self,
+        subscription: &Subscription,
+    ) -> Result<(Arc<Queue>, u64), BrokerError> {
+        let mut topology = self.write();
+        let queue = topology.declare(&subscription.address, subscription.lifetime)?;
+        topology.bind(&queue, &subscription.patterns);
+        let consumer = self.next_consumer.fetch_add(1, Ordering::Relaxed);
+        queue.enter(consumer);
+        Ok((queue, consumer))
+    }
+
+    /// Counts a consumer out; a temporary queue goes with its last.
+    pub(super) fn leave(&self, queue: &Queue, consumer: u64) {
+        queue.leave(consumer);
+        if queue.lifetime == Lifetime::Temporary {
+            self.write().expire(queue);
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Topology> {
+        self.topology.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Topology> {
+        self.topology.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Topology {
+    fn resolve(&mut self, event_type: &EventType) -> Routes {
+        let mut found: Vec<Arc<Queue>> = Vec::new();
+        for (pattern, queue) in &self.bindings {
+            let known = found.iter().any(|other| Arc::ptr_eq(other, queue));
+            if !known && pattern.matches(event_type) {
+                found.push(Arc::clone(queue));
+            }
+        }
+        if self.routes.len() >= MAX_ROUTES {
+            self.routes.clear();
+        }
+        let routes = Routes::from(found);
+        self.routes.insert(event_type.clone(), Arc::clone(&routes));
+        routes
+    }
+
+    fn declare(
+        &mut self,
+        address: &Address,
+        lifetime: Lifetime,
+    ) -> Result<Arc<Queue>, BrokerError> {
+        if let Some(queue) = self.queues.get(address) {
+            if queue.lifetime == lifetime {
+                return Ok(Arc::clone(queue));
+            }
+            return Err(BrokerError::Incompatible {
+                address: address.clone(),
+                difference: format!("it is {:?}, asked for was {lifetime:?}", queue.lifetime),
+            });
+        }
+        let queue = Arc::new(Queue::new(address.clone(), lifetime));
+        self.queues.insert(address.clone(), Arc::clone(&queue));
+        if let Address::Mailbox(mailbox) = address {
+            self.mailboxes.insert(mailbox.clone(), Arc::clone(&queue));
+        }
+        Ok(queue)
+    }
+
+    fn bind(&mut self, queue: &Arc<Queue>, patterns: &[Pattern]) {
+        for pattern in patterns {
+            let known = self
+                .bindings
+                .iter()
+                .any(|(other, bound)| other == pattern && Arc::ptr_eq(bound, queue));
+            if !known {
+                self.bindings.push((pattern.clone(), Arc::clone(queue)));
+                self.routes.clear();
+            }
+        }
+    }
+
+    /// Removes a temporary queue that nobody consumes; somebody may have come in the meantime.
+    fn expire(&mut self, queue: &Queue) {
+        if !queue.expire() {
+            return;
+        }
+        let gone = |other: &Arc<Queue>| std::ptr::eq(Arc::as_ptr(other), queue);
+        self.queues.retain(|_, other| !gone(other));
+        self.mailboxes.retain(|_, other| !gone(other));
+        self.bindings.retain(|(_, other)| !gone(other));
+        self.routes.clear();
+    }
+}

@@ -1,0 +1,126 @@
+use std::sync::Arc;
+
+use aios_core::{
+    broker::{BrokerError, Publish},
+    event::{Event, EventType, Metadata, Payload},
+};
+
+use super::{
+    exchange::{Exchange, Routes},
+    queue::Queue,
+};
+
+/// Publishes a batch, locking each queue once.
+pub(super) fn publish(exchange: &Exchange, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
+    let mut publishing = Publishing { exchange, last: None, outgoing: Vec::new() };
+    let answers = batch.into_iter().map(|publish| publishing.add(publish)).collect();
+    publishing.flush();
+    answers
+}
+
+struct Publishing<'a> {
+    exchange: &'a Exchange,
+    /// Events of a batch are often of one type.
+    last: Option<(EventType, Routes)>,
+    outgoing: Vec<(Arc<Queue>, Vec<Event>)>,
+}
+
+impl Publishing<'_> {
+    fn add(&mut self, publish: Publish) -> Result<(), BrokerError> {
+        self.check_size(&publish.event)?;
+        let routes = self.routes(&publish.event.event_type);
+        let mailbox = publish.to.as_ref().and_then(|mailbox| self.exchange.mailbox(mailbox));
+        let mut targets = routes.iter().chain(&mailbox);
+        let Some(first) = targets.next() else {
+            return unrouted(&publish);
+        };
+        self.reserve(first, targets.clone())?;
+        for target in targets {
+            self.send(target, publish.event.clone());
+        }
+        self.send(first, publish.event);
+        Ok(())
+    }
+
+    fn flush(self) {
+        for (queue, events) in self.outgoing {
+            queue.append(events);
+        }
+    }
+
+    fn check_size(&self, event: &Event) -> Result<(), BrokerError> {
+        let (bytes, limit) = (size(event), self.exchange.options.max_event_bytes);
+        if bytes > limit {
+            return Err(BrokerError::TooLarge { bytes, limit });
+        }
+        Ok(())
+    }
+
+    fn routes(&mut self, event_type: &EventType) -> Routes {
+        match &self.last {
+            Some((last, routes)) if last == event_type => Arc::clone(routes),
+            _ => {
+                let routes = self.exchange.routes(event_type);
+                self.last = Some((event_type.clone(), Arc::clone(&routes)));
+                routes
+            }
+        }
+    }
+
+    /// Takes a place in every queue or in none.
+    fn reserve<'q>(
+        &self,
+        first: &'q Arc<Queue>,
+        others: impl Iterator<Item = &'q Arc<Queue>> + Clone,
+    ) -> Result<(), BrokerError> {
+        let limit = self.exchange.options.max_events;
+        let targets = std::iter::once(first).chain(others);
+        for (reserved, target) in targets.clone().enumerate() {
+            if !target.reserve(limit) {
+                targets.take(reserved).for_each(|queue| queue.unload(1));
+                let reason = format!("{} is full with {limit} events", target.address);
+                return Err(BrokerError::Rejected { reason });
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, queue: &Arc<Queue>, event: Event) {
+        match self.outgoing.iter_mut().find(|(other, _)| Arc::ptr_eq(other, queue)) {
+            Some((_, events)) => events.push(event),
+            None => self.outgoing.push((Arc::clone(queue), vec![event])),
+        }
+    }
+}
+
+fn unrouted(publish: &Publish) -> Result<(), BrokerError> {
+    if publish.require_route {
+        let event_type = publish.event.event_type.to_string();
+        return Err(BrokerError::Unroutable { event_type });
+    }
+    Ok(())
+}
+
+/// Size of what a sender chooses freely.
+fn size(event: &Event) -> usize {
+    let names = event.event_type.as_str().len() + event.source.len();
+    event
+        .payload
+        .as_str()
+        .len()
+        .saturating_add(names)
+        .saturating_add(metadata_size(&event.metadata))
+}
+
+fn metadata_size(metadata: &Metadata) -> usize {
+    let Metadata {
+        correlation_id, causation_id, user_id, traceparent, tracestate, reply_to, ..
+    } = metadata;
+    let known = [correlation_id, causation_id, user_id, traceparent, tracestate, reply_to];
+    let known: usize = known.into_iter().flatten().map(|text| text.len()).sum();
+    if metadata.extra.is_empty() {
+        return known;
+    }
+    let extra = Payload::encode(&metadata.extra).map_or(usize::MAX, |text| text.as_str().len());
+    known.saturating_add(extra)
+}

@@ -1,0 +1,246 @@
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Waker,
+};
+
+use aios_core::{
+    broker::{Address, DeadLetter, Lifetime, Selection},
+    event::{Event, Timestamp},
+};
+
+use super::delay::Delayed;
+
+/// What a group or mailbox keeps.
+pub(super) struct Queue {
+    pub(super) address: Address,
+    pub(super) lifetime: Lifetime,
+    /// Events that wait, are delayed or dead; counted apart from the state, so that a publisher
+    /// can reserve a place in several queues before it fills any.
+    load: AtomicUsize,
+    state: Mutex<State>,
+}
+
+/// An event in a queue.
+pub(super) struct Item {
+    pub(super) event: Event,
+    /// How many attempts have failed.
+    pub(super) failures: u32,
+    pub(super) first_failure: Option<Timestamp>,
+    /// Its place in the queue.
+    pub(super) sequence: u64,
+}
+
+#[derive(Default)]
+struct State {
+    /// Sorted by sequence.
+    ready: VecDeque<Item>,
+    delayed: Delayed,
+    dead: VecDeque<DeadLetter>,
+    next_sequence: u64,
+    /// In the order of their coming; of a mailbox, the first one reads.
+    consumers: VecDeque<u64>,
+    waiting: Vec<(u64, Waker)>,
+    /// It was temporary and is gone.
+    gone: bool,
+}
+
+/// What a consumer got.
+pub(super) enum Taken {
+    /// At least one event.
+    Events,
+    /// None; delayed ones may come at this time.
+    Nothing { until: Option<Timestamp> },
+}
+
+impl Queue {
+    pub(super) fn new(address: Address, lifetime: Lifetime) -> Self {
+        Self { address, lifetime, load: AtomicUsize::new(0), state: Mutex::default() }
+    }
+
+    /// Reserves a place for one event, unless `limit` are taken.
+    pub(super) fn reserve(&self, limit: usize) -> bool {
+        let full = self.load.fetch_add(1, Ordering::Relaxed) >= limit;
+        if full {
+            self.unload(1);
+        }
+        !full
+    }
+
+    /// Gives back places that were reserved or taken.
+    pub(super) fn unload(&self, count: usize) {
+        self.load.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// Appends events for which places are reserved.
+    pub(super) fn append(&self, events: impl IntoIterator<Item = Event>) {
+        let mut state = self.state();
+        if !state.gone {
+            for event in events {
+                state.push(Item { event, failures: 0, first_failure: None, sequence: 0 });
+            }
+        }
+        wake(state);
+    }
+
+    /// Puts events back where they were.
+    pub(super) fn give_back(&self, items: impl IntoIterator<Item = Item>) {
+        let mut state = self.state();
+        for item in items {
+            if !state.gone {
+                self.load.fetch_add(1, Ordering::Relaxed);
+                state.insert(item);
+            }
+        }
+        wake(state);
+    }
+
+    /// Keeps an event until `due`; then it queues up at the end.
+    pub(super) fn delay(&self, item: Item, due: Timestamp) {
+        let mut state = self.state();
+        if !state.gone {
+            self.load.fetch_add(1, Ordering::Relaxed);
+            state.delayed.push(due, item);
+        }
+        wake(state);
+    }
+
+    /// Keeps a dead letter.
+    pub(super) fn bury(&self, letter: DeadLetter) {
+        let mut state = self.state();
+        if !state.gone {
+            self.load.fetch_add(1, Ordering::Relaxed);
+            state.dead.push_back(letter);
+        }
+    }
+
+    /// The oldest dead letters.
+    pub(super) fn dead(&self, limit: usize) -> Vec<DeadLetter> {
+        self.state().dead.iter().take(limit).cloned().collect()
+    }
+
+    /// Removes dead letters; their places stay reserved if they are `revived`.
+    pub(super) fn exhume(&self, selection: &Selection, revived: bool) -> usize {
+        let mut state = self.state();
+        let dead = std::mem::take(&mut state.dead);
+        let (chosen, rest): (VecDeque<_>, VecDeque<_>) =
+            dead.into_iter().partition(|letter| selection.contains(&letter.event.id));
+        state.dead = rest;
+        let count = chosen.len();
+        if revived {
+            for DeadLetter { event, .. } in chosen {
+                state.push(Item { event, failures: 0, first_failure: None, sequence: 0 });
+            }
+            wake(state);
+        } else {
+            self.unload(count);
+        }
+        count
+    }
+
+    /// Moves events to a consumer, or lets it be woken when there may be some.
+    pub(super) fn take(
+        &self,
+        consumer: u64,
+        room: usize,
+        now: impl FnOnce() -> Timestamp,
+        waker: &Waker,
+        taken: &mut VecDeque<Item>,
+    ) -> Taken {
+        let mut state = self.state();
+        let may_read = match self.address {
+            Address::Mailbox(_) => state.consumers.front() == Some(&consumer),
+            Address::Group(_) => true,
+        };
+        if may_read {
+            state.ripen(now);
+            let count = state.share(room);
+            if count > 0 {
+                taken.extend(state.ready.drain(..count));
+                self.unload(count);
+                return Taken::Events;
+            }
+        }
+        state.wait(consumer, waker);
+        Taken::Nothing { until: state.delayed.earliest().filter(|_| may_read) }
+    }
+
+    pub(super) fn enter(&self, consumer: u64) {
+        self.state().consumers.push_back(consumer);
+    }
+
+    /// Lets the next reader of a mailbox take over.
+    pub(super) fn leave(&self, consumer: u64) {
+        let mut state = self.state();
+        state.consumers.retain(|other| *other != consumer);
+        wake(state);
+    }
+
+    /// Whether it is temporary and nobody consumes it any more; if so, it is emptied for ever.
+    pub(super) fn expire(&self) -> bool {
+        let mut state = self.state();
+        if self.lifetime == Lifetime::Durable || !state.consumers.is_empty() {
+            return false;
+        }
+        state.gone = true;
+        state.ready.clear();
+        state.delayed.clear();
+        state.dead.clear();
+        true
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes everybody who waits: whoever was woken alone might never come, and leave the event lying.
+fn wake(mut state: MutexGuard<'_, State>) {
+    let waiting = std::mem::take(&mut state.waiting);
+    drop(state);
+    waiting.into_iter().for_each(|(_, waker)| waker.wake());
+}
+
+/// Most events that a consumer takes at once, so that it need not lock the queue for each.
+const CHUNK: usize = 32;
+
+impl State {
+    fn push(&mut self, mut item: Item) {
+        item.sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.ready.push_back(item);
+    }
+
+    fn insert(&mut self, item: Item) {
+        let place = self.ready.partition_point(|other| other.sequence < item.sequence);
+        self.ready.insert(place, item);
+    }
+
+    /// Delayed events whose time has come queue up at the end, so that one that fails for ever
+    /// does not keep back the others.
+    fn ripen(&mut self, now: impl FnOnce() -> Timestamp) {
+        if self.delayed.earliest().is_none() {
+            return;
+        }
+        let now = now();
+        while let Some(item) = self.delayed.pop_due(now) {
+            self.push(item);
+        }
+    }
+
+    /// How many events one of the consumers may take now.
+    fn share(&self, room: usize) -> usize {
+        let fair = self.ready.len().div_ceil(self.consumers.len().max(1));
+        fair.min(CHUNK).min(room)
+    }
+
+    fn wait(&mut self, consumer: u64, waker: &Waker) {
+        match self.waiting.iter_mut().find(|(other, _)| *other == consumer) {
+            Some((_, known)) => known.clone_from(waker),
+            None => self.waiting.push((consumer, waker.clone())),
+        }
+    }
+}

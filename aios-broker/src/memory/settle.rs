@@ -1,0 +1,30 @@
+use std::sync::Arc;
+
+use aios_core::broker::{BrokerError, Settle, Settlement};
+use async_trait::async_trait;
+
+use super::consumer::Consumer;
+
+/// A delivery that a handler has.
+pub(super) struct InHand {
+    consumer: Arc<Consumer>,
+    key: usize,
+}
+
+impl InHand {
+    pub(super) fn new(consumer: Arc<Consumer>, key: usize) -> Self {
+        Self { consumer, key }
+    }
+}
+
+#[async_trait]
+impl Settle for InHand {
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
+        self.consumer.settle(self.key, settlement)
+    }
+
+    fn release(self: Box<Self>) {
+        // The only failure is that closing has released it already.
+        self.consumer.settle(self.key, Settlement::Release).unwrap_or_default();
+    }
+}

@@ -1,0 +1,73 @@
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use aios_core::{
+    BoxFuture,
+    broker::{BrokerError, Deliveries, Delivery, Subscription},
+    event::Timestamp,
+};
+use futures_core::Stream;
+
+use super::{
+    connection::Connection,
+    consumer::{Consumer, Wait},
+};
+
+/// Starts to consume.
+pub(super) fn subscribe(
+    connection: &Arc<Connection>,
+    subscription: Subscription,
+) -> Result<Deliveries, BrokerError> {
+    subscription.validate()?;
+    let consumer = connection.consume(|| {
+        let place = connection.exchange.enter(&subscription)?;
+        Ok(Arc::new(Consumer::new(place, Arc::clone(connection), subscription)))
+    })?;
+    Ok(Deliveries::new(Subscribed { consumer, alarm: None }))
+}
+
+/// The stream of a subscription. Dropping it ends the subscription.
+struct Subscribed {
+    consumer: Arc<Consumer>,
+    /// Rings when the next delayed event is due.
+    alarm: Option<(Timestamp, BoxFuture<'static, ()>)>,
+}
+
+impl Stream for Subscribed {
+    type Item = Result<Delivery, BrokerError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match self.consumer.poll(context.waker()) {
+                Ok(delivery) => return Poll::Ready(delivery.map(Ok)),
+                Err(Wait { until: None }) => return Poll::Pending,
+                Err(Wait { until: Some(deadline) }) => {
+                    ready!(self.poll_alarm(deadline, context));
+                }
+            }
+        }
+    }
+}
+
+impl Subscribed {
+    fn poll_alarm(&mut self, deadline: Timestamp, context: &mut Context<'_>) -> Poll<()> {
+        let alarm = match &mut self.alarm {
+            Some((set, alarm)) if *set == deadline => alarm,
+            _ => &mut self.alarm.insert((deadline, self.consumer.sleep_until(deadline))).1,
+        };
+        let rung = alarm.as_mut().poll(context);
+        if rung.is_ready() {
+            self.alarm = None;
+        }
+        rung
+    }
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        self.consumer.stop();
+    }
+}

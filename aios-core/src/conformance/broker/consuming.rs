@@ -1,0 +1,114 @@
+//! What a subscription promises.
+
+use futures_util::FutureExt;
+
+use super::{
+    Scene,
+    scene::{number, sorted},
+};
+use crate::broker::Subscription;
+
+/// Each event goes to one consumer of the group, and a busy one leaves them to the other.
+pub async fn should_share_a_group_between_consumers(scene: Scene<'_>) {
+    let other = scene.connect().await;
+    let one_at_a_time = || scene.all("g").with_prefetch(1);
+    let mut first = scene.subscribe(one_at_a_time()).await;
+    let mut second = scene.subscribe_on(&other, one_at_a_time()).await;
+    scene.publish(1..=10).await;
+    let held = first.next().await;
+    let mut numbers = second.numbers(9).await;
+    second.none().await;
+    numbers.push(number(&held));
+    scene.within("acknowledge", held.ack()).await.unwrap();
+    assert_eq!(sorted(numbers), Vec::from_iter(1..=10));
+    first.none().await;
+}
+
+/// No more than the prefetch is in hand; settling makes room.
+pub async fn should_hold_back_beyond_the_prefetch(scene: Scene<'_>) {
+    let mut reader = scene.subscribe(scene.all("g").with_prefetch(2)).await;
+    scene.publish(1..=4).await;
+    let first = reader.expect(1, 1).await;
+    let second = reader.expect(2, 1).await;
+    reader.none().await;
+    scene.within("acknowledge", second.ack()).await.unwrap();
+    let third = reader.expect(3, 1).await;
+    reader.none().await;
+    scene.within("acknowledge", first.ack()).await.unwrap();
+    scene.within("acknowledge", third.ack()).await.unwrap();
+    assert_eq!(reader.numbers(1).await, [4]);
+}
+
+/// A handler that vanishes costs an attempt nothing.
+pub async fn should_give_back_a_dropped_delivery(scene: Scene<'_>) {
+    let mut reader = scene.subscribe(scene.all("g")).await;
+    scene.publish([1]).await;
+    drop(reader.expect(1, 1).await);
+    drop(reader.expect(1, 1).await);
+    assert_eq!(reader.numbers(1).await, [1]);
+    reader.none().await;
+}
+
+/// Events that wait inside a subscription go to others when it ends.
+pub async fn should_give_back_what_a_dropped_subscription_had_prefetched(scene: Scene<'_>) {
+    let mut first = scene.subscribe(scene.all("g").with_prefetch(50)).await;
+    scene.publish(1..=50).await;
+    assert_eq!(first.numbers(1).await, [1]);
+    let mut second = scene.subscribe(scene.all("g")).await;
+    drop(first);
+    assert_eq!(sorted(second.numbers(49).await), Vec::from_iter(2..=50));
+    second.none().await;
+}
+
+/// A delivery outlives its subscription.
+pub async fn should_settle_after_the_subscription_is_gone(scene: Scene<'_>) {
+    let mut reader = scene.subscribe(scene.all("g")).await;
+    scene.publish([1, 2]).await;
+    let (first, second) = (reader.next().await, reader.next().await);
+    drop(reader);
+    scene.within("acknowledge", first.ack()).await.unwrap();
+    scene.within("release", second.release()).await.unwrap();
+    let mut reader = scene.subscribe(scene.all("g")).await;
+    assert_eq!(reader.numbers(1).await, [2]);
+    reader.none().await;
+}
+
+/// Waiting for a delivery may be given up at any time.
+pub async fn should_lose_nothing_when_next_is_cancelled(scene: Scene<'_>) {
+    let mut reader = scene.subscribe(scene.all("g")).await;
+    let mut numbers = Vec::new();
+    for number in 1..=20 {
+        reader.none().await;
+        scene.publish([number]).await;
+        match reader.deliveries.next().now_or_never() {
+            None => numbers.extend(reader.numbers(1).await),
+            Some(delivery) => {
+                let delivery = delivery.unwrap().unwrap();
+                numbers.push(super::scene::number(&delivery));
+                scene.within("acknowledge", delivery.ack()).await.unwrap();
+            }
+        }
+    }
+    assert_eq!(numbers, Vec::from_iter(1..=20));
+}
+
+/// A consumer that does not settle delays neither publishers nor other groups.
+pub async fn should_not_let_a_slow_consumer_hurt_others(scene: Scene<'_>) {
+    let mut slow = scene.subscribe(scene.all("slow").with_prefetch(1)).await;
+    let mut fast = scene.subscribe(scene.all("fast")).await;
+    scene.publish([0]).await;
+    let held = slow.next().await;
+    scene.publish(1..=500).await;
+    assert_eq!(fast.numbers(501).await, Vec::from_iter(0..=500));
+    scene.within("acknowledge", held.ack()).await.unwrap();
+    assert_eq!(slow.numbers(500).await, Vec::from_iter(1..=500));
+}
+
+/// What could never deliver is refused at once.
+pub async fn should_refuse_a_subscription_that_makes_no_sense(scene: Scene<'_>) {
+    let unbound = Subscription::group(scene.group("g"), []);
+    for subscription in [scene.all("g").with_prefetch(0), unbound] {
+        let error = scene.within("refuse", scene.broker.subscribe(subscription)).await.unwrap_err();
+        assert_eq!(error.code(), "INVALID_BROKER_CONFIGURATION");
+    }
+}

@@ -1,0 +1,53 @@
+//! What publishing promises.
+
+use futures_util::future::join_all;
+
+use super::{Capability, Scene, scene::sorted};
+use crate::{
+    broker::{Publish, Subscription},
+    event::Payload,
+};
+
+/// An event over the limit is refused by its size, and its neighbours pass.
+pub async fn should_refuse_an_event_that_is_too_large(scene: Scene<'_>) {
+    if scene.lacks(Capability::SizeLimit) {
+        return;
+    }
+    let mut reader = scene.subscribe(scene.all("g")).await;
+    let mut large = scene.event("thing.happened", 1);
+    large.payload = Payload::encode(&"x".repeat(scene.too_many_bytes())).unwrap();
+    let batch = [scene.event("thing.happened", 2), large, scene.event("thing.happened", 3)];
+    let answers = scene.try_publish(batch.map(Publish::new).into()).await;
+    assert_eq!(answers[1].as_ref().unwrap_err().code(), "EVENT_TOO_LARGE");
+    assert!(answers[0].is_ok() && answers[2].is_ok());
+    assert_eq!(reader.numbers(2).await, [2, 3]);
+}
+
+/// Nothing is lost and nothing doubled when nothing fails.
+pub async fn should_deliver_events_of_many_publishers_exactly_once(scene: Scene<'_>) {
+    const PUBLISHERS: u64 = 16;
+    const EACH: u64 = 60;
+    let mut reader = scene.subscribe(scene.all("g")).await;
+    let publishers = (0..PUBLISHERS).map(async |publisher| {
+        for first in (0..EACH).step_by(5) {
+            scene.publish((first..first + 5).map(|number| publisher * EACH + number)).await;
+        }
+    });
+    join_all(publishers).await;
+    let numbers = reader.numbers((PUBLISHERS * EACH).try_into().unwrap()).await;
+    assert_eq!(sorted(numbers), Vec::from_iter(0..PUBLISHERS * EACH));
+    reader.none().await;
+}
+
+/// One publisher, one consumer: the order stays, within batches and between them.
+pub async fn should_keep_the_order_of_one_publisher(scene: Scene<'_>) {
+    if scene.lacks(Capability::Ordering) {
+        return;
+    }
+    let subscription = Subscription::group(scene.group("g"), [scene.pattern("#")]);
+    let mut reader = scene.subscribe(subscription.with_prefetch(7)).await;
+    for first in (0..1000).step_by(50) {
+        scene.publish(first..first + 50).await;
+    }
+    assert_eq!(reader.numbers(1000).await, Vec::from_iter(0..1000));
+}

@@ -1,0 +1,89 @@
+//! Events that come again.
+
+use super::Scene;
+use crate::retry::RetryPolicy;
+
+/// A failure is counted, and the event comes again after the policy's delay.
+pub async fn should_retry_after_the_delay_and_count(scene: Scene<'_>) {
+    let policy = RetryPolicy::fixed(5, scene.delay());
+    let mut reader = scene.subscribe(scene.all("g").with_retry(policy)).await;
+    scene.publish([1]).await;
+    for attempt in 1..=2 {
+        let delivery = reader.expect(1, attempt).await;
+        scene.within("retry", delivery.retry(None, "not yet")).await.unwrap();
+        reader.none().await;
+        scene.pass(scene.delay()).await;
+    }
+    let delivery = reader.expect(1, 3).await;
+    scene.within("acknowledge", delivery.ack()).await.unwrap();
+    scene.pass(scene.delay()).await;
+    reader.none().await;
+}
+
+/// A handler may choose the delay.
+pub async fn should_retry_after_an_explicit_delay(scene: Scene<'_>) {
+    let policy = RetryPolicy::fixed(5, scene.delay() * 1000);
+    let mut reader = scene.subscribe(scene.all("g").with_retry(policy)).await;
+    scene.publish([1]).await;
+    let delivery = reader.expect(1, 1).await;
+    scene.within("retry", delivery.retry(Some(scene.delay()), "soon")).await.unwrap();
+    reader.none().await;
+    scene.pass(scene.delay()).await;
+    let delivery = reader.expect(1, 2).await;
+    scene.within("acknowledge", delivery.ack()).await.unwrap();
+}
+
+/// Delays grow as the policy says.
+pub async fn should_wait_longer_each_time(scene: Scene<'_>) {
+    let policy = RetryPolicy::new()
+        .with_delays(scene.delay(), scene.delay() * 8)
+        .with_factor(2.0)
+        .with_jitter(0.0);
+    let mut reader = scene.subscribe(scene.all("g").with_retry(policy)).await;
+    scene.publish([1]).await;
+    let first = reader.expect(1, 1).await;
+    scene.within("retry", first.retry(None, "once")).await.unwrap();
+    scene.pass(scene.delay()).await;
+    let second = reader.expect(1, 2).await;
+    scene.within("retry", second.retry(None, "twice")).await.unwrap();
+    scene.pass(scene.delay()).await;
+    reader.none().await;
+    scene.pass(scene.delay()).await;
+    let third = reader.expect(1, 3).await;
+    scene.within("acknowledge", third.ack()).await.unwrap();
+}
+
+/// An event that waits for its next attempt stands in nobody's way, however long that is.
+pub async fn should_not_hold_back_others_while_one_is_delayed(scene: Scene<'_>) {
+    let policy = RetryPolicy::fixed(5, scene.delay());
+    let subscription = scene.all("g").with_retry(policy).with_prefetch(1);
+    let mut reader = scene.subscribe(subscription).await;
+    scene.publish(1..=10).await;
+    let far = reader.expect(1, 1).await;
+    scene.within("retry", far.retry(Some(scene.delay() * 1000), "far")).await.unwrap();
+    let near = reader.expect(2, 1).await;
+    scene.within("retry", near.retry(None, "near")).await.unwrap();
+    assert_eq!(reader.numbers(8).await, Vec::from_iter(3..=10));
+    scene.pass(scene.delay()).await;
+    let near = reader.expect(2, 2).await;
+    scene.within("acknowledge", near.ack()).await.unwrap();
+    reader.none().await;
+}
+
+/// Releasing is no attempt, however often; retrying is.
+pub async fn should_not_count_a_release(scene: Scene<'_>) {
+    let policy = RetryPolicy::fixed(2, scene.delay());
+    let mut reader = scene.subscribe(scene.all("g").with_retry(policy)).await;
+    scene.publish([1]).await;
+    for _ in 0..30 {
+        let delivery = reader.expect(1, 1).await;
+        scene.within("release", delivery.release()).await.unwrap();
+    }
+    let delivery = reader.expect(1, 1).await;
+    scene.within("retry", delivery.retry(None, "counted")).await.unwrap();
+    scene.pass(scene.delay()).await;
+    let delivery = reader.expect(1, 2).await;
+    scene.within("release", delivery.release()).await.unwrap();
+    let delivery = reader.expect(1, 2).await;
+    scene.within("acknowledge", delivery.ack()).await.unwrap();
+}
