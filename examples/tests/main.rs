@@ -1,0 +1,5 @@
+//! Runs the examples as a user does.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod code_review;
