@@ -13,7 +13,7 @@ mod read;
 mod report;
 mod scan;
 
-use std::{error::Error, fs, iter::successors, process::ExitCode};
+use std::{error::Error, iter::successors, path::Path, process::ExitCode};
 
 use clap::Parser;
 
@@ -34,8 +34,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn review(arguments: &Arguments, root: &std::path::Path) -> Result<(), Box<dyn Error>> {
-    fs::create_dir_all(&arguments.out)?;
+fn review(arguments: &Arguments, root: &Path) -> Result<(), Box<dyn Error>> {
     let own_files = OwnFiles::new(&arguments.out, arguments.state_file());
     let scan = scan::scan(root, &own_files)?;
     let analyses = scan.files.iter().map(|file| analysis::analyze(root, &file.path));

@@ -5,6 +5,7 @@ mod markdown;
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -105,12 +106,15 @@ impl Report {
     }
 }
 
-/// Writes both reports into a folder that exists. Each appears whole or not at all.
+/// Writes both reports into a folder, which is created if it is missing. Each report appears whole
+/// or not at all, and writing the same ones again changes nothing.
 ///
 /// # Errors
 ///
 /// [`WriteError`] if one can't be written; the other may have been.
 pub(crate) fn write(report: &Report, out: &Path) -> Result<Written, WriteError> {
+    let failed = |source| WriteError { path: out.to_owned(), source };
+    fs::create_dir_all(out).map_err(failed)?;
     let written = Written { markdown: out.join(MARKDOWN), json: out.join(JSON) };
     write_whole(out, &written.json, &json::render(report))?;
     write_whole(out, &written.markdown, &markdown::render(report))?;
@@ -258,15 +262,16 @@ mod tests {
         let report = Report::new(Vec::new(), sample());
         write(&report, folder.path()).unwrap();
         let written = write(&report, folder.path()).unwrap();
-        let text = std::fs::read_to_string(&written.json).unwrap();
+        let text = fs::read_to_string(&written.json).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]
-    fn should_say_what_it_could_not_write() {
+    fn should_create_the_folder_or_say_what_it_could_not_write() {
         let folder = tempfile::tempdir().unwrap();
-        let error = write(&Report::default(), &folder.path().join("gone")).unwrap_err();
-        assert!(error.to_string().contains("report.json"));
+        let written = write(&Report::default(), &folder.path().join("a/b")).unwrap();
+        let error = write(&Report::default(), &written.json).unwrap_err();
+        assert!(error.to_string().ends_with("a/b/report.json"), "{error}");
     }
 }
