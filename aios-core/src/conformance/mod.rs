@@ -1,3 +1,4 @@
 //! Suites that every adapter of a port must pass: one test a case.
 
 pub mod broker;
+pub mod store;

@@ -1,0 +1,153 @@
+//! Appending: order, what the writer believes, and that each append stands alone.
+
+use std::collections::HashSet;
+
+use futures_util::{FutureExt, future::join_all};
+
+use super::scene::{Scene, envelope, event, events, places, stream};
+use crate::store::{Append, Appended, EventStoreExt, Expected, StoreError};
+
+/// Events of one append get the next versions and positions, in order.
+pub async fn should_append_several_events_in_order(scene: Scene<'_>) {
+    let (first, second) = (events([1, 2, 3]), events([4, 5]));
+    let appended = scene.append("a", first.clone()).await;
+    assert_eq!(appended, Appended { version: 3, position: 3 });
+    assert_eq!(scene.append("b", events([9])).await, Appended { version: 1, position: 4 });
+    assert_eq!(scene.append("a", second.clone()).await, Appended { version: 5, position: 6 });
+    let read = scene.stream("a").await;
+    assert_eq!(places(&read), [(1, 1), (2, 2), (3, 3), (4, 5), (5, 6)]);
+    assert!(read.iter().all(|recorded| recorded.stream == stream("a")));
+    let written: Vec<_> = first.iter().chain(&second).map(envelope).collect();
+    let read: Vec<_> = read.iter().map(|recorded| envelope(&recorded.event)).collect();
+    assert_eq!(read, written);
+}
+
+/// Each belief is accepted where it is true and only there.
+pub async fn should_check_what_the_writer_believes(scene: Scene<'_>) {
+    for (expected, fits_empty, fits_two) in [
+        (Expected::Any, true, true),
+        (Expected::Empty, true, false),
+        (Expected::Exact(0), true, false),
+        (Expected::Exact(1), false, false),
+        (Expected::Exact(2), false, true),
+        (Expected::Exact(3), false, false),
+        (Expected::Exact(u64::MAX), false, false),
+    ] {
+        let (empty, two) = (format!("empty/{expected:?}"), format!("two/{expected:?}"));
+        scene.append(&two, events([1, 2])).await;
+        for (name, fits) in [(empty, fits_empty), (two, fits_two)] {
+            let append = Append::new(stream(&name), events([3])).with_expected(expected);
+            assert_eq!(scene.try_append(append).await.is_ok(), fits, "{name}");
+        }
+    }
+}
+
+/// A conflict says where the stream really is.
+pub async fn should_report_the_version_really_found(scene: Scene<'_>) {
+    scene.append("a", events([1, 2, 3])).await;
+    for (name, expected, found) in
+        [("a", Expected::Exact(2), 3), ("a", Expected::Empty, 3), ("b", Expected::Exact(7), 0)]
+    {
+        let append = Append::new(stream(name), events([4])).with_expected(expected);
+        let error = scene.try_append(append).await.unwrap_err();
+        match error {
+            StoreError::Conflict { stream: at, actual } => {
+                assert_eq!((at, actual), (stream(name), found));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// An append has at least one event.
+pub async fn should_refuse_an_append_without_events(scene: Scene<'_>) {
+    let error = scene.try_append(Append::new(stream("a"), Vec::new())).await.unwrap_err();
+    assert_eq!(error.code(), "EMPTY_APPEND");
+    assert_eq!(scene.store.head().await.unwrap(), 0);
+}
+
+/// An append of which one event is refused leaves none of the others.
+pub async fn should_append_all_or_nothing(scene: Scene<'_>) {
+    let taken = event(0);
+    scene.append("a", vec![taken.clone()]).await;
+    let mixed = vec![event(1), event(2), taken, event(3)];
+    let error = scene.try_append(Append::new(stream("b"), mixed)).await.unwrap_err();
+    assert_eq!(error.code(), "DUPLICATE_EVENT");
+    assert!(scene.stream("b").await.is_empty());
+    assert_eq!(scene.append("b", events([4])).await, Appended { version: 1, position: 2 });
+}
+
+/// Of hundreds of appends in one call, the one that is refused fails alone.
+pub async fn should_fail_one_append_alone_among_hundreds(scene: Scene<'_>) {
+    let mut batch: Vec<_> =
+        (0..300).map(|n| Append::new(stream(&format!("s/{n}")), events([n]))).collect();
+    batch[150].expected = Expected::Exact(7);
+    batch[200].events.clear();
+    let answers = scene.store.append(batch).await;
+    let failed: Vec<_> = answers.iter().enumerate().filter(|(_, answer)| answer.is_err()).collect();
+    assert_eq!(failed.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [150, 200]);
+    assert_eq!(scene.log().await.len(), 298);
+}
+
+/// Answers and positions stand in the order of the batch, also within one stream.
+pub async fn should_answer_and_place_in_the_order_of_the_batch(scene: Scene<'_>) {
+    let batch = (0..100).map(|n| Append::new(stream(&format!("s/{}", n % 7)), events([n, n])));
+    let answers = scene.store.append(batch.collect()).await;
+    let positions: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().position).collect();
+    assert_eq!(positions, (1..=100).map(|n| n * 2).collect::<Vec<_>>());
+}
+
+/// No appends, no answers.
+pub async fn should_answer_an_empty_batch(scene: Scene<'_>) {
+    assert!(scene.store.append(Vec::new()).await.is_empty());
+}
+
+/// Positions have no gaps and no doubles, and each is where its answer says.
+pub async fn should_keep_positions_dense_under_concurrent_writers(scene: Scene<'_>) {
+    let scene = &scene;
+    let writers = (0..50).map(|writer| async move {
+        let name = format!("s/{}", writer % 20);
+        let mut appended = Vec::new();
+        for number in 0..10 {
+            let event = event(number);
+            let at = scene.append(&name, vec![event.clone()]).await;
+            appended.push((at.position, at.version, event.id));
+        }
+        appended
+    });
+    let answers: HashSet<_> = join_all(writers).await.into_iter().flatten().collect();
+    let log = scene.log().await;
+    let positions: Vec<_> = log.iter().map(|recorded| recorded.position).collect();
+    assert_eq!(positions, (1..=500).collect::<Vec<_>>());
+    let read = log.into_iter().map(|read| (read.position, read.version, read.event.id));
+    assert_eq!(read.collect::<HashSet<_>>(), answers);
+}
+
+/// Of many writers who believe the same, one is right; the others learn how far it is.
+pub async fn should_let_one_of_many_rivals_win(scene: Scene<'_>) {
+    let rivals = (0..30).map(|n| {
+        let append = Append::new(stream("a"), events([n])).with_expected(Expected::Empty);
+        scene.try_append(append)
+    });
+    let answers = join_all(rivals).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    for answer in answers.into_iter().filter_map(Result::err) {
+        assert!(matches!(answer, StoreError::Conflict { actual: 1, .. }), "{answer:?}");
+    }
+}
+
+/// Appends that are dropped half-way are stored or not; the store goes on either way.
+pub async fn should_stay_usable_after_a_cancelled_append(scene: Scene<'_>) {
+    let mut cancelled = Vec::new();
+    for number in 0..100 {
+        let append = Append::new(stream("a"), events([number]));
+        drop(scene.store.append_one(append.clone()).now_or_never());
+        cancelled.push(append);
+    }
+    let mut repeated = HashSet::new();
+    for append in cancelled {
+        repeated.insert(scene.try_append(append).await.unwrap().version);
+    }
+    assert_eq!(repeated, (1..=100).collect());
+    assert_eq!(scene.stream("a").await.len(), 100);
+}

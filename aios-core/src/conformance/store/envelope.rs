@@ -1,0 +1,122 @@
+//! Events come back as they were.
+
+use serde_json::{Value, json};
+
+use super::{
+    Capability,
+    scene::{Scene, envelope, stream, typed},
+};
+use crate::{
+    event::{Event, Payload, Timestamp},
+    store::{Append, StoreError},
+};
+
+const ENVELOPE: &str = r#"{"id":"msg-123","type":"agents.backend.task_completed","timestamp":"2024-01-01T00:00:00Z","source":"backend-agent-1","data":{"task_id":"task-456","result":"success","output":{}},"metadata":{"correlation_id":"corr-789","causation_id":"msg-122","user_id":"user-1"}}"#;
+
+/// Appends one event and reads it back.
+async fn stored(scene: &Scene<'_>, event: &Event) -> Event {
+    let name = format!("stream of {}", event.id.key());
+    scene.append(&name, vec![event.clone()]).await;
+    scene.stream(&name).await.pop().expect("the event is there").event
+}
+
+/// The envelope of the specification is stored and read back as the same JSON.
+pub async fn should_return_the_envelope_it_got(scene: Scene<'_>) {
+    let event = Event::from_json(ENVELOPE).unwrap();
+    let read = stored(&scene, &event).await;
+    let written: Value = serde_json::from_str(ENVELOPE).unwrap();
+    assert_eq!(envelope(&read), written);
+    assert_eq!((read.id, read.metadata), (event.id, event.metadata));
+}
+
+/// Metadata fields that aios does not know are kept.
+pub async fn should_keep_unknown_metadata(scene: Scene<'_>) {
+    let text = ENVELOPE.replace(
+        "\"user_id\":\"user-1\"",
+        r#""traceparent":"00-1-2-01","reply_to":"m","schema_version":3,"tenant":{"a":[1,null,"é"]},"zone":"eu""#,
+    );
+    let event = Event::from_json(&text).unwrap();
+    assert_eq!(envelope(&stored(&scene, &event).await), envelope(&event));
+}
+
+/// An id that is no UUID comes back as it was, also one that looks like a UUID.
+pub async fn should_keep_foreign_ids_verbatim(scene: Scene<'_>) {
+    let long = "i".repeat(255);
+    for id in ["msg-1", "MSG-1", " msg-1 ", "01890A5D-AC96-774B-BCCE-B302099A8057", "ü✓", &long]
+    {
+        let event = typed("test.thing.happened", &json!(1)).with_id(id.parse().unwrap());
+        assert_eq!(stored(&scene, &event).await.id.to_string(), id);
+        let repeat = Append::new(stream("elsewhere"), vec![event]);
+        assert_eq!(scene.try_append(repeat).await.unwrap_err().code(), "DUPLICATE_EVENT");
+    }
+}
+
+/// Every text may be any text.
+pub async fn should_keep_unicode_everywhere(scene: Scene<'_>) {
+    let text = "Grüße, 世界 🌍 \u{202e}rtl ' \" \\ \n \u{7f} é e\u{301}";
+    let mut event = typed("test.thing.happened", &json!({ text: [text] }));
+    event.id = "ид-✓".parse().unwrap();
+    event.source = text.into();
+    event.metadata.user_id = Some(text.into());
+    event.metadata.extra.insert(text.to_owned(), json!(text));
+    scene.append(text, vec![event.clone()]).await;
+    let read = scene.stream(text).await;
+    assert_eq!(read[0].stream, stream(text));
+    assert_eq!(envelope(&read[0].event), envelope(&event));
+}
+
+/// Numbers, the order of keys and blanks within data stay as they were written.
+pub async fn should_keep_data_letter_by_letter(scene: Scene<'_>) {
+    if scene.lacks(Capability::VerbatimData) {
+        return;
+    }
+    let text = r#"{"b": 1.00, "a": 12345678901234567890123, "a": 1e400}"#;
+    let mut event = typed("test.thing.happened", &json!(1));
+    event.payload = Payload::from_text(text.to_owned()).unwrap();
+    assert_eq!(stored(&scene, &event).await.payload.as_str(), text);
+}
+
+/// JSON may hold the character U+0000.
+pub async fn should_keep_nul_characters(scene: Scene<'_>) {
+    if scene.lacks(Capability::NulCharacters) {
+        return;
+    }
+    let event = typed("test.thing.happened", &json!({"a\0b": "\0"}));
+    assert_eq!(envelope(&stored(&scene, &event).await), envelope(&event));
+}
+
+/// Moments keep their microseconds, to both ends of what can be written.
+pub async fn should_keep_the_first_and_the_last_moment(scene: Scene<'_>) {
+    for moment in
+        [Timestamp::MIN, Timestamp::from_micros(-1), Timestamp::from_micros(1), Timestamp::MAX]
+    {
+        let event = typed("test.thing.happened", &json!(1)).with_timestamp(moment);
+        assert_eq!(stored(&scene, &event).await.timestamp, moment);
+    }
+}
+
+/// Four mebibytes of data are stored like any other.
+pub async fn should_keep_large_data(scene: Scene<'_>) {
+    let event = typed("test.thing.happened", &json!("large ".repeat(700_000)));
+    assert_eq!(stored(&scene, &event).await.payload, event.payload);
+}
+
+/// An event beyond the limit is refused by name, and alone.
+pub async fn should_refuse_an_event_that_is_too_large(scene: Scene<'_>) {
+    let large = typed("test.thing.happened", &json!("x".repeat(scene.too_many_bytes())));
+    let small = typed("test.thing.happened", &json!(1));
+    let batch = vec![
+        Append::new(stream("a"), vec![small.clone(), large.clone()]),
+        Append::new(stream("b"), vec![typed("test.thing.happened", &json!(2))]),
+    ];
+    let answers = scene.store.append(batch).await;
+    match answers[0].as_ref().unwrap_err() {
+        StoreError::TooLarge { id, bytes, limit } => {
+            assert_eq!(*id, large.id);
+            assert!(bytes > limit && *bytes >= scene.too_many_bytes());
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(answers[1].is_ok());
+    assert_eq!(scene.log().await.len(), 1);
+}

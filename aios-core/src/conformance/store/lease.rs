@@ -1,0 +1,115 @@
+//! Owning shards for a while.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+
+use super::scene::Scene;
+use crate::store::{Epoch, Lease, Owner, Shard};
+
+fn shards(leases: &[Lease]) -> BTreeSet<u16> {
+    leases.iter().map(|lease| lease.shard.0).collect()
+}
+
+/// Shards that nobody owned yet begin with epoch 1.
+pub async fn should_take_free_shards_under_the_first_epoch(scene: Scene<'_>) {
+    let leases = scene.acquire(&[0, 63, Shard::RELAY.0], "first").await;
+    assert_eq!(shards(&leases), BTreeSet::from([0, 63, Shard::RELAY.0]));
+    for lease in leases {
+        assert_eq!((lease.epoch, lease.owner), (Epoch(1), Owner::new("first")));
+    }
+}
+
+/// A held shard is left out, without an error.
+pub async fn should_leave_out_what_somebody_else_holds(scene: Scene<'_>) {
+    scene.take(1, "first").await;
+    let leases = scene.acquire(&[1, 2], "second").await;
+    assert_eq!(shards(&leases), BTreeSet::from([2]));
+}
+
+/// An owner that asks again, in time or late, keeps its epoch.
+pub async fn should_keep_the_epoch_of_an_owner(scene: Scene<'_>) {
+    let first = scene.take(1, "first").await;
+    assert_eq!(scene.take(1, "first").await.epoch, first.epoch);
+    scene.let_leases_expire().await;
+    let again = scene.take(1, "first").await;
+    assert_eq!(again.epoch, first.epoch);
+    assert!(again.expires_at > first.expires_at);
+}
+
+/// Each change of owner makes the epoch grow by one.
+pub async fn should_take_over_an_expired_lease_under_the_next_epoch(scene: Scene<'_>) {
+    for (epoch, owner) in (1..).zip(["first", "second", "first"]) {
+        assert_eq!(scene.take(1, owner).await.epoch, Epoch(epoch));
+        scene.let_leases_expire().await;
+    }
+}
+
+/// A renewed lease lives its whole time from now on.
+pub async fn should_renew_from_now_on(scene: Scene<'_>) {
+    let lease = scene.take(1, "first").await;
+    let renewed =
+        scene.store.renew(std::slice::from_ref(&lease), scene.lease_time() * 3).await.unwrap();
+    assert_eq!((renewed.len(), renewed[0].epoch), (1, lease.epoch));
+    assert!(renewed[0].expires_at > lease.expires_at);
+    scene.let_leases_expire().await;
+    assert!(scene.acquire(&[1], "second").await.is_empty());
+}
+
+/// A lease that somebody else has by now is left out.
+pub async fn should_not_renew_what_was_lost(scene: Scene<'_>) {
+    let leases = scene.acquire(&[1, 2], "first").await;
+    scene.let_leases_expire().await;
+    scene.take(1, "second").await;
+    let renewed = scene.store.renew(&leases, scene.lease_time()).await.unwrap();
+    assert_eq!(shards(&renewed), BTreeSet::from([2]));
+    let never = Lease { shard: Shard(9), ..leases[0].clone() };
+    assert!(scene.store.renew(&[never], scene.lease_time()).await.unwrap().is_empty());
+}
+
+/// Being late costs nothing while nobody else came.
+pub async fn should_renew_what_expired_but_was_not_taken(scene: Scene<'_>) {
+    let lease = scene.take(1, "first").await;
+    scene.let_leases_expire().await;
+    let renewed = scene.store.renew(&[lease], scene.lease_time()).await.unwrap();
+    assert_eq!(shards(&renewed), BTreeSet::from([1]));
+    assert!(scene.acquire(&[1], "second").await.is_empty());
+}
+
+/// What was released is free at once.
+pub async fn should_hand_over_what_was_released(scene: Scene<'_>) {
+    let leases = scene.acquire(&[1, 2], "first").await;
+    scene.store.release(&leases).await.unwrap();
+    assert!(scene.store.leases().await.unwrap().is_empty());
+    let taken = scene.acquire(&[1, 2], "second").await;
+    assert_eq!(shards(&taken), BTreeSet::from([1, 2]));
+    assert!(taken.iter().all(|lease| lease.epoch == Epoch(2)));
+}
+
+/// Who lost a shard can't give away what is not its own.
+pub async fn should_not_release_what_somebody_else_took(scene: Scene<'_>) {
+    let lost = scene.take(1, "first").await;
+    scene.let_leases_expire().await;
+    scene.take(1, "second").await;
+    scene.store.release(&[lost]).await.unwrap();
+    assert!(scene.acquire(&[1], "third").await.is_empty());
+}
+
+/// The list has what is held now, with its owner and epoch.
+pub async fn should_list_what_has_not_expired(scene: Scene<'_>) {
+    assert!(scene.store.leases().await.unwrap().is_empty());
+    scene.take(1, "first").await;
+    scene.let_leases_expire().await;
+    let held = scene.acquire(&[2, 3], "second").await;
+    let mut listed = scene.store.leases().await.unwrap();
+    listed.sort_by_key(|lease| lease.shard);
+    assert_eq!(listed, held);
+}
+
+/// Many who ask at the same time share the shards; nobody gets the same one.
+pub async fn should_give_each_shard_to_one_of_many_rivals(scene: Scene<'_>) {
+    let all: Vec<u16> = (0..64).collect();
+    let names: Vec<_> = (0..8).map(|rival| format!("rival-{rival}")).collect();
+    let taken = join_all(names.iter().map(|name| scene.acquire(&all, name))).await.concat();
+    assert_eq!((taken.len(), shards(&taken).len()), (64, 64));
+}

@@ -1,0 +1,226 @@
+//! The suite that every [`Store`] passes.
+//!
+//! An adapter's tests implement [`StoreFixture`] and call
+//! [`store_conformance!`](crate::store_conformance), which makes one test a case:
+//!
+//! ```ignore
+//! mod conformance {
+//!     aios_core::store_conformance!(super::MemoryFixture::new());
+//! }
+//! ```
+//!
+//! Each case has an empty database of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a case fails by panicking, as a test does"
+)]
+
+pub mod append;
+pub mod checkpoint;
+pub mod envelope;
+pub mod fence;
+pub mod lease;
+pub mod read;
+pub mod read_model;
+pub mod rebuild;
+pub mod repeat;
+mod scene;
+pub mod subscribe;
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::future::{Either, select};
+
+pub use self::scene::Scene;
+use crate::store::{Store, StoreError};
+
+/// What the suite needs to know about an adapter, and cannot do by itself.
+///
+/// One fixture stands for one database, which is empty at first.
+#[async_trait]
+pub trait StoreFixture: Send + Sync {
+    /// Opens the database; called a second time only if [`Capability::SecondHandle`] is not lacked.
+    ///
+    /// # Errors
+    ///
+    /// What the adapter reports; the case fails.
+    async fn connect(&self) -> Result<Arc<dyn Store>, StoreError>;
+
+    /// Lets time pass on the clock by which leases expire: moves a virtual one, waits for a real one.
+    async fn pass(&self, duration: Duration);
+
+    /// How long leases in the cases live. Must be much longer than a few calls take where the clock
+    /// is real.
+    fn lease_time(&self) -> Duration;
+
+    /// Completes when a case has taken so long, in real time, that it hangs.
+    async fn overdue(&self);
+
+    /// Size of an event's data, in bytes, that the store must refuse; more than 4 MiB.
+    fn too_many_bytes(&self) -> usize;
+
+    /// What the adapter cannot do. Cases about it are skipped, and say so.
+    fn lacks(&self) -> &[Capability];
+}
+
+/// What an adapter may be unable to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Capability {
+    /// The database can be open twice at the same time.
+    SecondHandle,
+    /// Data comes back letter by letter, not only as equal JSON.
+    VerbatimData,
+    /// Data may have the character U+0000 in its strings.
+    NulCharacters,
+}
+
+/// Runs one case; the macro calls it.
+pub async fn run<F: StoreFixture>(fixture: F, case: impl AsyncFnOnce(Scene<'_>)) {
+    let played = pin!(async { case(Scene::new(&fixture).await).await });
+    if let Either::Right(_) = select(played, fixture.overdue()).await {
+        panic!("the case hangs");
+    }
+}
+
+/// Makes one `#[tokio::test]` of each case, for the [`StoreFixture`] that an expression makes;
+/// it is evaluated anew for each case, inside an async function, so it may await.
+///
+/// Needs `tokio` with the features `macros` and `rt-multi-thread` among the caller's
+/// dev-dependencies.
+#[macro_export]
+macro_rules! store_conformance {
+    ($fixture:expr) => {
+        $crate::store_conformance! { @themes $fixture;
+            append:
+                should_append_several_events_in_order
+                should_check_what_the_writer_believes
+                should_report_the_version_really_found
+                should_refuse_an_append_without_events
+                should_append_all_or_nothing
+                should_fail_one_append_alone_among_hundreds
+                should_answer_and_place_in_the_order_of_the_batch
+                should_answer_an_empty_batch
+                should_keep_positions_dense_under_concurrent_writers
+                should_let_one_of_many_rivals_win
+                should_stay_usable_after_a_cancelled_append;
+            repeat:
+                should_answer_a_repeated_append_with_the_first_result
+                should_answer_a_repeat_whatever_it_expects_and_whatever_its_fence
+                should_recognise_a_repeat_within_one_batch
+                should_recognise_repeats_that_are_called_at_the_same_time
+                should_recognise_the_repeated_part_of_a_longer_stream
+                should_refuse_an_append_that_is_stored_in_part
+                should_refuse_repeated_events_in_another_order
+                should_refuse_an_id_that_another_stream_has
+                should_refuse_an_id_that_stands_twice
+                should_leave_nothing_of_a_refused_append;
+            read:
+                should_page_through_a_stream
+                should_page_through_the_log
+                should_hold_a_page_to_the_largest
+                should_find_nothing_in_an_unknown_stream
+                should_find_nothing_beyond_the_end
+                should_know_the_head
+                should_keep_streams_with_similar_names_apart;
+            subscribe:
+                should_pass_from_catching_up_to_live_without_a_seam
+                should_wake_whoever_waits
+                should_not_wait_for_what_is_there
+                should_lose_nothing_when_waiting_is_cancelled
+                should_see_appends_of_another_handle;
+            checkpoint:
+                should_begin_without_a_checkpoint
+                should_resume_from_the_saved_checkpoint
+                should_never_move_a_checkpoint_back
+                should_keep_readers_apart;
+            lease:
+                should_take_free_shards_under_the_first_epoch
+                should_leave_out_what_somebody_else_holds
+                should_keep_the_epoch_of_an_owner
+                should_take_over_an_expired_lease_under_the_next_epoch
+                should_renew_from_now_on
+                should_not_renew_what_was_lost
+                should_renew_what_expired_but_was_not_taken
+                should_hand_over_what_was_released
+                should_not_release_what_somebody_else_took
+                should_list_what_has_not_expired
+                should_give_each_shard_to_one_of_many_rivals;
+            fence:
+                should_let_the_owner_append
+                should_refuse_an_owner_that_lost_its_shard
+                should_let_the_owner_append_while_nobody_took_the_shard
+                should_refuse_a_shard_that_was_never_owned
+                should_refuse_an_epoch_that_has_not_come
+                should_fence_off_one_append_alone;
+            read_model:
+                should_follow_a_run
+                should_follow_a_task
+                should_follow_an_agent
+                should_list_workflows_by_version
+                should_filter_runs
+                should_filter_tasks_and_agents
+                should_page_in_the_order_of_keys
+                should_find_runs_changed_after_a_position
+                should_hide_what_is_deleted_unless_asked
+                should_change_nothing_for_a_refused_append
+                should_ignore_what_does_not_fit
+                should_refuse_a_page_after_what_is_no_id;
+            rebuild:
+                should_rebuild_what_was_live
+                should_rebuild_while_others_append;
+            envelope:
+                should_return_the_envelope_it_got
+                should_keep_unknown_metadata
+                should_keep_foreign_ids_verbatim
+                should_keep_unicode_everywhere
+                should_keep_data_letter_by_letter
+                should_keep_nul_characters
+                should_keep_the_first_and_the_last_moment
+                should_keep_large_data
+                should_refuse_an_event_that_is_too_large;
+        }
+    };
+    (@themes $fixture:expr; $($theme:ident: $($case:ident)+;)+) => {
+        $($(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                $crate::conformance::store::run(
+                    $fixture,
+                    $crate::conformance::store::$theme::$case,
+                )
+                .await;
+            }
+        )+)+
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn should_have_a_test_for_every_case() {
+        let list = include_str!("mod.rs");
+        let themes = [
+            include_str!("append.rs"),
+            include_str!("checkpoint.rs"),
+            include_str!("envelope.rs"),
+            include_str!("fence.rs"),
+            include_str!("lease.rs"),
+            include_str!("read.rs"),
+            include_str!("read_model.rs"),
+            include_str!("rebuild.rs"),
+            include_str!("repeat.rs"),
+            include_str!("subscribe.rs"),
+        ];
+        let cases = themes.iter().flat_map(|theme| theme.split("pub async fn ").skip(1));
+        for case in cases.filter_map(|rest| rest.split('(').next()) {
+            assert!(list.contains(&format!("  {case}")), "{case} is not in the macro");
+        }
+    }
+}

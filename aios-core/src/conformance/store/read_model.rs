@@ -1,0 +1,274 @@
+//! The tables follow the log.
+
+use serde_json::{Value, json};
+
+use super::scene::{Scene, events, stream, typed};
+use crate::store::{
+    AgentFilter, AgentStatus, Append, Expected, PageRequest, RunFilter, RunRecord, RunStatus,
+    Shard, TaskFilter, TaskRecord, TaskStatus,
+};
+
+const STARTED: &str = "workflows.deploy.started";
+
+async fn start(scene: &Scene<'_>, run: &str) {
+    scene.append_to_run(run, STARTED, json!({ "version": 1 })).await;
+}
+
+async fn agent(scene: &Scene<'_>, action: &str, data: Value) {
+    let event = typed(&format!("agents.backend.{action}"), &data);
+    scene.append("agents/backend", vec![event]).await;
+}
+
+async fn runs(scene: &Scene<'_>, filter: RunFilter) -> Vec<RunRecord> {
+    let page = scene.store.runs(&filter, &PageRequest::first(1000)).await.unwrap();
+    assert_eq!(page.next, None);
+    page.rows
+}
+
+async fn run(scene: &Scene<'_>, id: &str) -> RunRecord {
+    let filter = RunFilter { id: Some(id.to_owned()), ..RunFilter::default() };
+    runs(scene, filter).await.pop().expect("the run is there")
+}
+
+fn ids(runs: &[RunRecord]) -> Vec<&str> {
+    let mut ids: Vec<_> = runs.iter().map(|run| run.id.as_str()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+async fn tasks(scene: &Scene<'_>, filter: TaskFilter) -> Vec<TaskRecord> {
+    scene.store.tasks(&filter, &PageRequest::default()).await.unwrap().rows
+}
+
+/// A run's row is what its journal said last.
+pub async fn should_follow_a_run(scene: Scene<'_>) {
+    let parent = json!({ "version": 3, "parent": { "run_id": "mother", "operation": 1 } });
+    let started = typed(STARTED, &parent);
+    scene.append("runs/r1", vec![started.clone()]).await;
+    let row = run(&scene, "r1").await;
+    assert_eq!((row.workflow.as_str(), row.workflow_version), ("deploy", 3));
+    assert_eq!((row.shard, row.status, row.position), (Shard::of("r1"), RunStatus::Running, 1));
+    assert_eq!(row.parent_run_id.as_deref(), Some("mother"));
+    assert_eq!((row.created_at, row.updated_at), (started.timestamp, started.timestamp));
+    let failure = json!({ "code": "X", "message": "it went wrong", "details": [1] });
+    for (action, data, status, failed) in [
+        ("paused", json!({}), RunStatus::Paused, false),
+        ("resumed", json!({}), RunStatus::Running, false),
+        ("blocked", json!({ "failure": failure }), RunStatus::Blocked, true),
+        ("unblocked", json!({}), RunStatus::Running, false),
+        ("cancel_requested", json!({}), RunStatus::Cancelling, false),
+        ("completed", json!({ "result": { "ok": ["✓"] } }), RunStatus::Completed, false),
+    ] {
+        let at = scene.append_to_run("r1", &format!("workflows.deploy.{action}"), data).await;
+        let row = run(&scene, "r1").await;
+        assert_eq!((row.status, row.position), (status, at.position), "{action}");
+        assert_eq!(row.failure.is_some(), failed, "{action}");
+        assert_eq!(row.created_at, started.timestamp);
+    }
+    assert_eq!(run(&scene, "r1").await.result, Some(json!({ "ok": ["✓"] })));
+}
+
+/// A task's row tells its latest attempt and how it ended.
+pub async fn should_follow_a_task(scene: Scene<'_>) {
+    let given = "agents.backend.task_assigned";
+    for attempt in [1, 2] {
+        let data = json!({ "task_id": "r1/1", "agent_id": "a1", "attempt": attempt });
+        scene.append_to_run("r1", given, data).await;
+        let row = tasks(&scene, TaskFilter::default()).await.pop().unwrap();
+        assert_eq!((row.id.as_str(), row.run_id.as_deref()), ("r1/1", Some("r1")));
+        assert_eq!((row.agent_type.as_str(), row.agent_id.as_deref()), ("backend", Some("a1")));
+        assert_eq!((row.status, row.attempt), (TaskStatus::Assigned, attempt));
+    }
+    let failure = json!({ "code": "X", "message": "it went wrong" });
+    for (action, data, status, failed) in [
+        ("failed", json!({ "task_id": "r1/1", "failure": failure }), TaskStatus::Failed, true),
+        ("completed", json!({ "task_id": "r1/1" }), TaskStatus::Completed, false),
+    ] {
+        scene.append_to_run("r1", &format!("agents.backend.task_{action}"), data).await;
+        let row = tasks(&scene, TaskFilter::default()).await.pop().unwrap();
+        assert_eq!((row.status, row.failure.is_some(), row.attempt), (status, failed, 2));
+    }
+}
+
+/// An agent's row tells what it was given, how it is and when it was seen.
+pub async fn should_follow_an_agent(scene: Scene<'_>) {
+    let registered = json!({ "agent_id": "a1", "name": "Ada", "config": { "speed": 9 } });
+    agent(&scene, "registered", registered).await;
+    let all = AgentFilter::default();
+    let first = scene.store.agents(&all, &PageRequest::default()).await.unwrap().rows.remove(0);
+    assert_eq!((first.id.as_str(), first.agent_type.as_str()), ("a1", "backend"));
+    assert_eq!((first.name.as_str(), &first.config), ("Ada", &json!({ "speed": 9 })));
+    assert_eq!((first.status, first.deleted_at), (AgentStatus::Running, None));
+    assert!(first.last_seen_at.is_some());
+    agent(&scene, "status_changed", json!({ "agent_id": "a1", "status": "missing" })).await;
+    let missing = scene.store.agents(&all, &PageRequest::default()).await.unwrap().rows.remove(0);
+    assert_eq!((missing.status, missing.last_seen_at), (AgentStatus::Missing, first.last_seen_at));
+    agent(&scene, "seen", json!({ "agent_id": "a1" })).await;
+    let seen = scene.store.agents(&all, &PageRequest::default()).await.unwrap().rows.remove(0);
+    assert_eq!((seen.status, seen.last_seen_at), (AgentStatus::Running, Some(seen.updated_at)));
+}
+
+/// Each version of a workflow is a row; registering one again changes nothing but its time.
+pub async fn should_list_workflows_by_version(scene: Scene<'_>) {
+    for version in [1, 2, 1] {
+        let event = typed("workflows.deploy.registered", &json!({ "version": version }));
+        scene.append("workflows/deploy", vec![event]).await;
+    }
+    let rows = scene.store.workflows(&PageRequest::default()).await.unwrap().rows;
+    let mut listed: Vec<_> =
+        rows.iter().map(|row| (row.id.as_str(), row.name.as_str(), row.version)).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, [("deploy@1", "deploy", 1), ("deploy@2", "deploy", 2)]);
+}
+
+/// Filters hold together, and an empty one lets everything through.
+pub async fn should_filter_runs(scene: Scene<'_>) {
+    for id in ["a", "b", "c"] {
+        start(&scene, id).await;
+    }
+    scene.append_to_run("d", "workflows.other.started", json!({ "version": 1 })).await;
+    scene.append_to_run("b", "workflows.deploy.completed", json!({ "result": 1 })).await;
+    scene.append_to_run("c", "workflows.deploy.paused", json!({})).await;
+    let ended = vec![RunStatus::Completed, RunStatus::Paused];
+    let (deploy, nobody) = (Some("deploy".to_owned()), Some("nobody".to_owned()));
+    for (filter, expected) in [
+        (RunFilter::default(), &["a", "b", "c", "d"][..]),
+        (RunFilter { workflow: deploy.clone(), ..RunFilter::default() }, &["a", "b", "c"]),
+        (RunFilter { statuses: ended.clone(), ..RunFilter::default() }, &["b", "c"]),
+        (RunFilter { shards: vec![Shard::of("a")], ..RunFilter::default() }, &["a"]),
+        (
+            RunFilter { shards: vec![Shard::of("b")], statuses: ended, ..RunFilter::default() },
+            &["b"],
+        ),
+        (RunFilter { id: Some("d".to_owned()), workflow: deploy, ..RunFilter::default() }, &[]),
+        (RunFilter { id: nobody, ..RunFilter::default() }, &[]),
+        (RunFilter { id: Some(String::new()), ..RunFilter::default() }, &[]),
+    ] {
+        let found = runs(&scene, filter.clone()).await;
+        assert_eq!(ids(&found), expected, "{filter:?}");
+    }
+}
+
+/// Tasks are found by run, type and status; agents by type and status.
+pub async fn should_filter_tasks_and_agents(scene: Scene<'_>) {
+    for (run, kind, task) in
+        [("r1", "backend", "t1"), ("r1", "planner", "t2"), ("r2", "backend", "t3")]
+    {
+        let data = json!({ "task_id": task, "attempt": 1 });
+        scene.append_to_run(run, &format!("agents.{kind}.task_assigned"), data).await;
+        let registered = json!({ "agent_id": format!("agent-{task}"), "name": task });
+        let event = typed(&format!("agents.{kind}.registered"), &registered);
+        scene.append("agents", vec![event]).await;
+    }
+    scene.append_to_run("r2", "agents.backend.task_completed", json!({ "task_id": "t3" })).await;
+    let (backend, run) = (Some("backend".to_owned()), Some("r1".to_owned()));
+    let done = Some(TaskStatus::Completed);
+    for (filter, count) in [
+        (TaskFilter::default(), 3),
+        (TaskFilter { run_id: run.clone(), ..TaskFilter::default() }, 2),
+        (TaskFilter { agent_type: backend.clone(), ..TaskFilter::default() }, 2),
+        (TaskFilter { status: done, ..TaskFilter::default() }, 1),
+        (TaskFilter { run_id: run, status: done, ..TaskFilter::default() }, 0),
+    ] {
+        assert_eq!(tasks(&scene, filter.clone()).await.len(), count, "{filter:?}");
+    }
+    let filter = AgentFilter { agent_type: backend, ..AgentFilter::default() };
+    let agents = scene.store.agents(&filter, &PageRequest::default()).await.unwrap().rows;
+    assert_eq!(agents.len(), 2);
+    let filter = AgentFilter { status: Some(AgentStatus::Stopped), ..AgentFilter::default() };
+    assert!(scene.store.agents(&filter, &PageRequest::default()).await.unwrap().rows.is_empty());
+}
+
+/// Pages follow one another without doubles or gaps, and the last one says so.
+pub async fn should_page_in_the_order_of_keys(scene: Scene<'_>) {
+    for number in 0..25 {
+        start(&scene, &format!("run-{number}")).await;
+    }
+    let whole = runs(&scene, RunFilter::default()).await;
+    let mut request = Some(PageRequest::first(10));
+    let (mut paged, mut sizes) = (Vec::new(), Vec::new());
+    while let Some(next) = request {
+        let page = scene.store.runs(&RunFilter::default(), &next).await.unwrap();
+        sizes.push(page.rows.len());
+        paged.extend(page.rows);
+        request = page.next;
+    }
+    assert_eq!(sizes, [10, 10, 5]);
+    assert_eq!(paged, whole);
+    let exact = scene.store.runs(&RunFilter::default(), &PageRequest::first(25)).await.unwrap();
+    assert_eq!((exact.rows.len(), exact.next), (25, None));
+}
+
+/// An engine finds what changed since it looked last.
+pub async fn should_find_runs_changed_after_a_position(scene: Scene<'_>) {
+    for id in ["a", "b", "c"] {
+        start(&scene, id).await;
+    }
+    scene.append_to_run("a", "workflows.deploy.signaled", json!({})).await;
+    for (changed_after, expected) in
+        [(0, &["a", "b", "c"][..]), (1, &["a", "b", "c"]), (2, &["a", "c"]), (3, &["a"]), (4, &[])]
+    {
+        let found = runs(&scene, RunFilter { changed_after, ..RunFilter::default() }).await;
+        assert_eq!(ids(&found), expected, "after {changed_after}");
+    }
+}
+
+/// A deregistered agent is gone from the list, and comes back when it registers again.
+pub async fn should_hide_what_is_deleted_unless_asked(scene: Scene<'_>) {
+    let registered = json!({ "agent_id": "a1", "name": "Ada" });
+    let deleted = AgentFilter { include_deleted: true, ..AgentFilter::default() };
+    let list = async |filter: &AgentFilter| {
+        scene.store.agents(filter, &PageRequest::default()).await.unwrap().rows
+    };
+    agent(&scene, "registered", registered.clone()).await;
+    agent(&scene, "deregistered", json!({ "agent_id": "a1" })).await;
+    assert!(list(&AgentFilter::default()).await.is_empty());
+    let hidden = list(&deleted).await.remove(0);
+    assert_eq!(hidden.status, AgentStatus::Stopped);
+    assert_eq!(hidden.deleted_at, Some(hidden.updated_at));
+    agent(&scene, "registered", registered).await;
+    let back = list(&AgentFilter::default()).await.remove(0);
+    assert_eq!((back.deleted_at, back.created_at), (None, hidden.created_at));
+}
+
+/// Tables and log change together or not at all.
+pub async fn should_change_nothing_for_a_refused_append(scene: Scene<'_>) {
+    let started = typed(STARTED, &json!({ "version": 1 }));
+    let append = Append::new(stream("runs/r1"), vec![started]).with_expected(Expected::Exact(3));
+    assert!(scene.try_append(append).await.is_err());
+    let old = events([1]);
+    scene.append("elsewhere", old.clone()).await;
+    let mut mixed = vec![typed(STARTED, &json!({ "version": 1 }))];
+    mixed.extend(old);
+    assert!(scene.try_append(Append::new(stream("runs/r1"), mixed)).await.is_err());
+    assert!(runs(&scene, RunFilter::default()).await.is_empty());
+}
+
+/// The log may hold anything; what does not fit a table changes none.
+pub async fn should_ignore_what_does_not_fit(scene: Scene<'_>) {
+    start(&scene, "r1").await;
+    let before = run(&scene, "r1").await;
+    let long = "x".repeat(256);
+    for (event_type, data) in [
+        (STARTED, json!("no version")),
+        ("workflows.deploy.failed", json!({ "failure": 7, "result": "x" })),
+        ("agents.backend.registered", json!({ "agent_id": "", "name": "no id" })),
+        ("agents.backend.registered", json!({ "agent_id": long, "name": "too long" })),
+        ("agents.backend.seen", json!({ "agent_id": "never registered" })),
+        ("agents.backend.task_completed", json!({ "task_id": "never given" })),
+    ] {
+        scene.append("elsewhere", vec![typed(event_type, &data)]).await;
+    }
+    scene.append_to_run("r2", "workflows.deploy.completed", json!({ "result": 1 })).await;
+    assert_eq!(runs(&scene, RunFilter::default()).await, [before]);
+    assert!(tasks(&scene, TaskFilter::default()).await.is_empty());
+    let agents = scene.store.agents(&AgentFilter::default(), &PageRequest::default()).await;
+    assert!(agents.unwrap().rows.is_empty());
+}
+
+/// A page that begins after an impossible row is a mistake of the caller.
+pub async fn should_refuse_a_page_after_what_is_no_id(scene: Scene<'_>) {
+    let page = PageRequest { after: Some(String::new()), limit: 10 };
+    let error = scene.store.runs(&RunFilter::default(), &page).await.unwrap_err();
+    assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
+}

@@ -1,0 +1,115 @@
+//! Repeating an append is safe; an id that is stored otherwise is refused.
+
+use futures_util::future::join_all;
+
+use super::scene::{Scene, event, events, stream};
+use crate::store::{Append, Appended, Epoch, Expected, Fence, Shard, StoreError};
+
+/// The second time is answered as the first, and stores nothing.
+pub async fn should_answer_a_repeated_append_with_the_first_result(scene: Scene<'_>) {
+    let append = Append::new(stream("a"), events([1, 2]));
+    let first = scene.try_append(append.clone()).await.unwrap();
+    scene.append("a", events([3])).await;
+    assert_eq!(scene.try_append(append).await.unwrap(), first);
+    assert_eq!(scene.log().await.len(), 3);
+}
+
+/// What was true of the stream or the shard the first time need not be true any more.
+pub async fn should_answer_a_repeat_whatever_it_expects_and_whatever_its_fence(scene: Scene<'_>) {
+    let lease = scene.take(1, "first").await;
+    let append = Append::new(stream("a"), events([1]))
+        .with_expected(Expected::Empty)
+        .with_fence(lease.fence());
+    let first = scene.try_append(append.clone()).await.unwrap();
+    scene.append("a", events([2])).await;
+    scene.let_leases_expire().await;
+    scene.take(1, "second").await;
+    let never = Fence { shard: Shard(9), epoch: Epoch(7) };
+    for repeat in [
+        append.clone(),
+        append.clone().with_expected(Expected::Exact(9)),
+        append.with_fence(never).with_expected(Expected::Any),
+    ] {
+        assert_eq!(scene.try_append(repeat).await.unwrap(), first);
+    }
+}
+
+/// The same append twice in one call is stored once.
+pub async fn should_recognise_a_repeat_within_one_batch(scene: Scene<'_>) {
+    let append = Append::new(stream("a"), events([1])).with_expected(Expected::Empty);
+    let answers = scene.store.append(vec![append.clone(), append.clone(), append]).await;
+    for answer in answers {
+        assert_eq!(answer.unwrap(), Appended { version: 1, position: 1 });
+    }
+    assert_eq!(scene.log().await.len(), 1);
+}
+
+/// The same append many times at the same time is stored once.
+pub async fn should_recognise_repeats_that_are_called_at_the_same_time(scene: Scene<'_>) {
+    let append = Append::new(stream("a"), events([1, 2]));
+    let answers = join_all((0..20).map(|_| scene.try_append(append.clone()))).await;
+    for answer in answers {
+        assert_eq!(answer.unwrap(), Appended { version: 2, position: 2 });
+    }
+    assert_eq!(scene.log().await.len(), 2);
+}
+
+/// An append may repeat a part of what another one appended.
+pub async fn should_recognise_the_repeated_part_of_a_longer_stream(scene: Scene<'_>) {
+    let all = events([1, 2, 3, 4]);
+    scene.append("a", all.clone()).await;
+    let appended = scene.append("a", all[1..3].to_vec()).await;
+    assert_eq!(appended, Appended { version: 3, position: 3 });
+}
+
+/// Some old and some new events are no repeat.
+pub async fn should_refuse_an_append_that_is_stored_in_part(scene: Scene<'_>) {
+    let old = event(1);
+    scene.append("a", vec![old.clone()]).await;
+    for mixed in [vec![old.clone(), event(2)], vec![event(3), old.clone()]] {
+        let error = scene.try_append(Append::new(stream("a"), mixed)).await.unwrap_err();
+        assert!(matches!(&error, StoreError::DuplicateEvent { id } if *id == old.id), "{error:?}");
+    }
+    assert_eq!(scene.log().await.len(), 1);
+}
+
+/// The same events in another order are no repeat.
+pub async fn should_refuse_repeated_events_in_another_order(scene: Scene<'_>) {
+    let (one, two, three) = (event(1), event(2), event(3));
+    scene.append("a", vec![one.clone(), two.clone(), three.clone()]).await;
+    for other in [vec![two, one.clone()], vec![one, three]] {
+        let error = scene.try_append(Append::new(stream("a"), other)).await.unwrap_err();
+        assert_eq!(error.code(), "DUPLICATE_EVENT");
+    }
+}
+
+/// An id is stored once in the whole log.
+pub async fn should_refuse_an_id_that_another_stream_has(scene: Scene<'_>) {
+    let old = event(1);
+    scene.append("a", vec![old.clone()]).await;
+    let error = scene.try_append(Append::new(stream("b"), vec![old.clone()])).await.unwrap_err();
+    assert!(matches!(&error, StoreError::DuplicateEvent { id } if *id == old.id), "{error:?}");
+    let batch = vec![Append::new(stream("c"), vec![old]), Append::new(stream("d"), events([2]))];
+    let answers = scene.store.append(batch).await;
+    assert!(answers[0].is_err() && answers[1].is_ok());
+}
+
+/// An id stands once in an append.
+pub async fn should_refuse_an_id_that_stands_twice(scene: Scene<'_>) {
+    let twice = event(1);
+    let append = Append::new(stream("a"), vec![twice.clone(), event(2), twice]);
+    let error = scene.try_append(append.clone()).await.unwrap_err();
+    assert_eq!(error.code(), "DUPLICATE_EVENT");
+    assert_eq!(scene.try_append(append).await.unwrap_err().code(), "DUPLICATE_EVENT");
+    assert!(scene.log().await.is_empty());
+}
+
+/// What a refused append would have stored can be appended otherwise.
+pub async fn should_leave_nothing_of_a_refused_append(scene: Scene<'_>) {
+    let (old, new) = (event(1), event(2));
+    scene.append("a", vec![old.clone()]).await;
+    let mixed = Append::new(stream("b"), vec![new.clone(), old]);
+    assert!(scene.try_append(mixed).await.is_err());
+    let appended = scene.append("c", vec![new]).await;
+    assert_eq!(appended, Appended { version: 1, position: 2 });
+}

@@ -1,0 +1,8 @@
+//! The suite that every store passes, on each adapter of this crate, and what is special to each.
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod memory;
+#[cfg(all(test, feature = "sqlite"))]
+mod sqlite;

@@ -1,0 +1,77 @@
+use aios_core::{
+    event::Event,
+    store::{
+        Append, EventStore, EventStoreExt, Leases, Owner, PageRequest, ReadModels, RunFilter,
+        Shard, StoreError, StreamId,
+    },
+};
+use aios_store::sqlite::{SqliteOptions, SqliteStore};
+use futures_util::future::join_all;
+use serde_json::json;
+use tempfile::TempDir;
+
+const MEBIBYTE: u64 = 1024 * 1024;
+
+fn start(run: &str, filler: usize) -> Append {
+    let data = json!({ "version": 1, "input": "x".repeat(filler) });
+    let event = Event::new("workflows.deploy.started".parse().unwrap(), "test", &data).unwrap();
+    Append::new(StreamId::of_run(run).unwrap(), vec![event])
+}
+
+async fn small(folder: &TempDir) -> SqliteStore {
+    let options = SqliteOptions::file(folder.path().join("aios.db"));
+    SqliteStore::connect_with(options.with_max_database_bytes(MEBIBYTE)).await.unwrap()
+}
+
+/// Every number of the log is there once, and every run of it has its row.
+async fn assert_whole(store: &SqliteStore) {
+    let log = store.read_log(0, 10_000).await.unwrap();
+    let positions: Vec<_> = log.iter().map(|recorded| recorded.position).collect();
+    assert_eq!(positions, (1..=positions.len() as u64).collect::<Vec<_>>());
+    let runs = store.runs(&RunFilter::default(), &PageRequest::first(10_000)).await.unwrap();
+    assert_eq!(runs.rows.len(), log.len());
+    assert_eq!(store.head().await.unwrap(), log.len() as u64);
+}
+
+#[tokio::test]
+async fn should_answer_everybody_when_the_disk_is_full_and_keep_nothing_half() {
+    let folder = TempDir::new().unwrap();
+    let store = small(&folder).await;
+    let (mut stored, mut refused) = (0_u64, 0);
+    for round in 0..40 {
+        let appends = (0..20).map(|n| store.append_one(start(&format!("{round}/{n}"), 3000)));
+        for answer in join_all(appends).await {
+            match answer {
+                Ok(_) => stored += 1,
+                Err(StoreError::Full { .. }) => refused += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(store.head().await.unwrap(), stored);
+    }
+    assert!(stored > 20 && refused > 20, "{stored} stored, {refused} refused");
+    assert_whole(&store).await;
+    assert!(start_error(&store).await.is_retryable());
+}
+
+async fn start_error(store: &SqliteStore) -> StoreError {
+    store.append_one(start("large", 2 * 1024 * 1024)).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn should_go_on_after_a_commit_that_failed() {
+    let folder = TempDir::new().unwrap();
+    let store = small(&folder).await;
+    let hour = std::time::Duration::from_secs(3600);
+    let lease = store.acquire(&[Shard(1)], &Owner::new("me"), hour).await.unwrap().remove(0);
+    store.append_one(start("first", 10)).await.unwrap();
+    assert_eq!(start_error(&store).await.code(), "STORE_FULL");
+    let answers = join_all((0..10).map(|n| {
+        let append = start(&format!("later/{n}"), 10).with_fence(lease.fence());
+        store.append_one(append)
+    }));
+    assert!(answers.await.into_iter().all(|answer| answer.is_ok()));
+    assert_eq!(store.append_one(start("first", 10)).await.unwrap().version, 2);
+    let log = store.read_log(0, 100).await.unwrap();
+    assert_eq!(log.last().map(|recorded| recorded.position), Some(12));
+}

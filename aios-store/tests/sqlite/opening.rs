@@ -1,0 +1,162 @@
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use aios_core::{
+    event::Event,
+    store::{
+        Append, Checkpoints, Epoch, EventStore, EventStoreExt, Leases, Owner, PageRequest,
+        ReadModels, RunFilter, Shard, StoreError, StreamId,
+    },
+};
+use aios_store::sqlite::{SqliteOptions, SqliteStore};
+use serde_json::json;
+use tempfile::TempDir;
+
+fn place() -> (TempDir, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("aios ü.db");
+    (folder, path)
+}
+
+async fn open(path: &PathBuf) -> Result<SqliteStore, StoreError> {
+    SqliteStore::connect_with(SqliteOptions::file(path)).await
+}
+
+fn start(run: &str) -> Append {
+    let event_type = "workflows.deploy.started".parse().unwrap();
+    let event = Event::new(event_type, "test", &json!({ "version": 1 })).unwrap();
+    Append::new(StreamId::of_run(run).unwrap(), vec![event])
+}
+
+#[tokio::test]
+async fn should_keep_everything_when_opened_again() {
+    let (_folder, path) = place();
+    let store = open(&path).await.unwrap();
+    let append = start("r1");
+    let first = store.append_one(append.clone()).await.unwrap();
+    store.save_checkpoint("reader", 7).await.unwrap();
+    let log = store.read_log(0, 10).await.unwrap();
+    drop(store);
+    let store = open(&path).await.unwrap();
+    assert_eq!(store.read_log(0, 10).await.unwrap(), log);
+    assert_eq!(store.append_one(append).await.unwrap(), first);
+    assert_eq!(store.load_checkpoint("reader").await.unwrap(), 7);
+    assert_eq!(store.append_one(start("r1")).await.unwrap().version, 2);
+    let runs = store.runs(&RunFilter::default(), &PageRequest::default()).await.unwrap();
+    assert_eq!(runs.rows.len(), 1);
+}
+
+#[tokio::test]
+async fn should_free_the_shards_of_a_process_that_died_and_still_fence_it_off() {
+    let (_folder, path) = place();
+    let (shards, hour) = ([Shard(1)], Duration::from_secs(3600));
+    let store = open(&path).await.unwrap();
+    let lost = store.acquire(&shards, &Owner::new("first"), hour).await.unwrap().remove(0);
+    drop(store);
+    let store = open(&path).await.unwrap();
+    assert!(store.leases().await.unwrap().is_empty());
+    let taken = store.acquire(&shards, &Owner::new("second"), hour).await.unwrap();
+    assert_eq!(taken[0].epoch, Epoch(2));
+    let error = store.append_one(start("r1").with_fence(lost.fence())).await.unwrap_err();
+    assert_eq!(error.code(), "FENCED");
+}
+
+#[tokio::test]
+async fn should_refuse_a_second_owner_of_the_file() {
+    let (_folder, path) = place();
+    let store = open(&path).await.unwrap();
+    let error = open(&path).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Locked { database } if database.contains("aios ü.db")));
+    store.append_one(start("r1")).await.unwrap();
+    drop(store);
+    open(&path).await.unwrap();
+}
+
+#[tokio::test]
+async fn should_wait_for_the_file_as_long_as_it_was_told() {
+    let (_folder, path) = place();
+    let store = open(&path).await.unwrap();
+    let patient = SqliteOptions::file(&path).with_lock_wait(Duration::from_secs(60));
+    let waiting = tokio::spawn(SqliteStore::connect_with(patient));
+    tokio::task::yield_now().await;
+    drop(store);
+    let store = waiting.await.unwrap().unwrap();
+    store.append_one(start("r1")).await.unwrap();
+}
+
+#[tokio::test]
+async fn should_say_that_a_file_is_no_database() {
+    let (_folder, path) = place();
+    fs::write(&path, "This is a letter to my aunt, and no database. ".repeat(200)).unwrap();
+    let error = open(&path).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Corrupt { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn should_say_that_a_file_is_damaged() {
+    let (_folder, path) = place();
+    let store = open(&path).await.unwrap();
+    for number in 0..200 {
+        store.append_one(start(&format!("r{number}"))).await.unwrap();
+    }
+    drop(store);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[4096..].fill(0xa5);
+    fs::write(&path, bytes).unwrap();
+    let error = match open(&path).await {
+        Ok(store) => store.read_log(0, 1000).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(matches!(&error, StoreError::Corrupt { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn should_leave_a_newer_database_alone() {
+    let (_folder, path) = place();
+    drop(open(&path).await.unwrap());
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let sql = "INSERT INTO aios_migrations (version, name, created_at) VALUES (999, 'later', 0)";
+    connection.execute(sql, []).unwrap();
+    drop(connection);
+    let error = open(&path).await.unwrap_err();
+    assert!(matches!(&error, StoreError::NewerSchema { found: 999, .. }), "{error:?}");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let tables = "SELECT count(*) FROM sqlite_master WHERE name = 'events'";
+    assert_eq!(connection.query_row(tables, [], |row| row.get::<_, i64>(0)).unwrap(), 1);
+}
+
+#[tokio::test]
+async fn should_say_what_is_wrong_with_the_place() {
+    let (folder, _) = place();
+    let missing = folder.path().join("no/such/folder/aios.db");
+    let error = open(&missing).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Backend { retryable: false, .. }), "{error:?}");
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("No such file"));
+}
+
+#[tokio::test]
+async fn should_connect_by_url() {
+    let (_folder, path) = place();
+    let url = format!("sqlite://{}", path.display());
+    let store = aios_store::connect(&url).await.unwrap();
+    Arc::clone(&store).append(vec![start("r1")]).await.remove(0).unwrap();
+    drop(store);
+    assert_eq!(SqliteStore::connect(&url).await.unwrap().head().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn should_show_the_log_to_a_person() {
+    let (_folder, path) = place();
+    let store = open(&path).await.unwrap();
+    let mut append = start("r1");
+    append.events[0].timestamp = "2024-01-01T00:00:00.000042Z".parse().unwrap();
+    let id = append.events[0].id.to_string();
+    store.append_one(append).await.unwrap();
+    drop(store);
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let sql = "SELECT concat_ws(' ', position, id, stream, version, type, source, created_at, data)
+               FROM event_log";
+    let line: String = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+    let rest =
+        r#"runs/r1 1 workflows.deploy.started test 2024-01-01T00:00:00.000042Z {"version":1}"#;
+    assert_eq!(line, format!("1 {id} {rest}"));
+}
