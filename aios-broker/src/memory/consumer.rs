@@ -1,7 +1,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Waker,
+    task::{Context, Poll, Waker},
 };
 
 use aios_core::{
@@ -10,6 +10,7 @@ use aios_core::{
     retry::RetryPolicy,
 };
 use slab::Slab;
+use tokio::task::coop::poll_proceed;
 
 use super::{
     connection::Connection,
@@ -64,13 +65,16 @@ impl Consumer {
     }
 
     /// The next delivery; `None` when consuming has ended.
-    pub(super) fn poll(self: &Arc<Self>, waker: &Waker) -> Result<Option<Delivery>, Wait> {
+    pub(super) fn poll(
+        self: &Arc<Self>,
+        context: &mut Context<'_>,
+    ) -> Result<Option<Delivery>, Wait> {
         let mut hand = self.hand();
         if hand.stopped {
             return Ok(None);
         }
         if hand.fetched.is_empty() {
-            self.fetch(&mut hand, waker)?;
+            self.fetch(&mut hand, context)?;
         }
         let item = hand.fetched.pop_front().ok_or(Wait { until: None })?;
         let (event, attempt) = (item.event.clone(), item.failures.saturating_add(1));
@@ -81,14 +85,19 @@ impl Consumer {
     }
 
     /// Takes events from the queue, or says how to wait for some.
-    fn fetch(&self, hand: &mut Hand, waker: &Waker) -> Result<(), Wait> {
+    fn fetch(&self, hand: &mut Hand, context: &mut Context<'_>) -> Result<(), Wait> {
+        // A consumer that always finds events would otherwise keep its thread from other tasks.
+        let Poll::Ready(budget) = poll_proceed(context) else { return Err(Wait { until: None }) };
         let room = self.prefetch.saturating_sub(hand.delivered.len());
         if room == 0 {
-            hand.waker = Some(waker.clone());
+            hand.waker = Some(context.waker().clone());
             return Err(Wait { until: None });
         }
-        match self.queue.take(self.id, room, || self.now(), waker, &mut hand.fetched) {
-            Taken::Events => Ok(()),
+        match self.queue.take(self.id, room, || self.now(), context.waker(), &mut hand.fetched) {
+            Taken::Events => {
+                budget.made_progress();
+                Ok(())
+            }
             Taken::Nothing { until } => Err(Wait { until }),
         }
     }

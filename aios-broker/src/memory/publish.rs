@@ -7,12 +7,13 @@ use aios_core::{
 
 use super::{
     exchange::{Exchange, Routes},
-    queue::Queue,
+    queue::{Item, Queue},
 };
 
 /// Publishes a batch, locking each queue once.
 pub(super) fn publish(exchange: &Exchange, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
-    let mut publishing = Publishing { exchange, last: None, outgoing: Vec::new() };
+    let mut publishing =
+        Publishing { exchange, last: None, room: batch.len(), outgoing: Vec::new() };
     let answers = batch.into_iter().map(|publish| publishing.add(publish)).collect();
     publishing.flush();
     answers
@@ -22,7 +23,9 @@ struct Publishing<'a> {
     exchange: &'a Exchange,
     /// Events of a batch are often of one type.
     last: Option<(EventType, Routes)>,
-    outgoing: Vec<(Arc<Queue>, Vec<Event>)>,
+    /// How many events one queue may get.
+    room: usize,
+    outgoing: Vec<(Arc<Queue>, Vec<Item>)>,
 }
 
 impl Publishing<'_> {
@@ -43,8 +46,8 @@ impl Publishing<'_> {
     }
 
     fn flush(self) {
-        for (queue, events) in self.outgoing {
-            queue.append(events);
+        for (queue, items) in self.outgoing {
+            queue.append(items);
         }
     }
 
@@ -87,8 +90,12 @@ impl Publishing<'_> {
 
     fn send(&mut self, queue: &Arc<Queue>, event: Event) {
         match self.outgoing.iter_mut().find(|(other, _)| Arc::ptr_eq(other, queue)) {
-            Some((_, events)) => events.push(event),
-            None => self.outgoing.push((Arc::clone(queue), vec![event])),
+            Some((_, items)) => items.push(Item::new(event)),
+            None => {
+                let mut items = Vec::with_capacity(self.room);
+                items.push(Item::new(event));
+                self.outgoing.push((Arc::clone(queue), items));
+            }
         }
     }
 }

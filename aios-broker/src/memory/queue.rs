@@ -48,6 +48,12 @@ struct State {
     gone: bool,
 }
 
+impl Item {
+    pub(super) fn new(event: Event) -> Self {
+        Self { event, failures: 0, first_failure: None, sequence: 0 }
+    }
+}
+
 /// What a consumer got.
 pub(super) enum Taken {
     /// At least one event.
@@ -76,12 +82,10 @@ impl Queue {
     }
 
     /// Appends events for which places are reserved.
-    pub(super) fn append(&self, events: impl IntoIterator<Item = Event>) {
+    pub(super) fn append(&self, items: Vec<Item>) {
         let mut state = self.state();
         if !state.gone {
-            for event in events {
-                state.push(Item { event, failures: 0, first_failure: None, sequence: 0 });
-            }
+            state.append(items);
         }
         wake(state);
     }
@@ -132,7 +136,7 @@ impl Queue {
         let count = chosen.len();
         if revived {
             for DeadLetter { event, .. } in chosen {
-                state.push(Item { event, failures: 0, first_failure: None, sequence: 0 });
+                state.push(Item::new(event));
             }
             wake(state);
         } else {
@@ -157,9 +161,8 @@ impl Queue {
         };
         if may_read {
             state.ripen(now);
-            let count = state.share(room);
+            let count = state.hand_out(room, taken);
             if count > 0 {
-                taken.extend(state.ready.drain(..count));
                 self.unload(count);
                 return Taken::Events;
             }
@@ -204,10 +207,20 @@ fn wake(mut state: MutexGuard<'_, State>) {
     waiting.into_iter().for_each(|(_, waker)| waker.wake());
 }
 
-/// Most events that a consumer takes at once, so that it need not lock the queue for each.
-const CHUNK: usize = 32;
-
 impl State {
+    /// Moves nothing if the queue is empty.
+    fn append(&mut self, mut items: Vec<Item>) {
+        for item in &mut items {
+            item.sequence = self.next_sequence;
+            self.next_sequence += 1;
+        }
+        if self.ready.is_empty() {
+            self.ready = items.into();
+        } else {
+            self.ready.extend(items);
+        }
+    }
+
     fn push(&mut self, mut item: Item) {
         item.sequence = self.next_sequence;
         self.next_sequence += 1;
@@ -231,10 +244,15 @@ impl State {
         }
     }
 
-    /// How many events one of the consumers may take now.
-    fn share(&self, room: usize) -> usize {
-        let fair = self.ready.len().div_ceil(self.consumers.len().max(1));
-        fair.min(CHUNK).min(room)
+    /// Gives one of the consumers its share, and says how many events that is.
+    fn hand_out(&mut self, room: usize, taken: &mut VecDeque<Item>) -> usize {
+        let share = self.ready.len().div_ceil(self.consumers.len().max(1)).min(room);
+        if share == self.ready.len() && taken.is_empty() {
+            std::mem::swap(&mut self.ready, taken);
+        } else {
+            taken.extend(self.ready.drain(..share));
+        }
+        share
     }
 
     fn wait(&mut self, consumer: u64, waker: &Waker) {

@@ -41,7 +41,7 @@ impl Stream for Subscribed {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            match self.consumer.poll(context.waker()) {
+            match self.consumer.poll(context) {
                 Ok(delivery) => return Poll::Ready(delivery.map(Ok)),
                 Err(Wait { until: None }) => return Poll::Pending,
                 Err(Wait { until: Some(deadline) }) => {
