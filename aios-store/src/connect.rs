@@ -10,6 +10,7 @@ use crate::memory::MemoryStore;
 /// |---|---|---|
 /// | `memory://` | [`MemoryStore`] | always there |
 /// | `sqlite:path`, `sqlite://path`, `sqlite::memory:` | `SqliteStore` | `sqlite` |
+/// | `postgres://user:password@host/database`, `postgresql://…` | `PostgresStore` | `postgres` |
 ///
 /// # Errors
 ///
@@ -19,8 +20,9 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Store>, StoreError> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("memory") => Ok(Arc::new(MemoryStore::new())),
         Some("sqlite") => sqlite(url).await,
+        Some("postgres" | "postgresql") => postgres(url).await,
         _ => Err(StoreError::InvalidConfiguration {
-            reason: "a store URL begins with memory: or sqlite:".to_owned(),
+            reason: "a store URL begins with memory:, sqlite: or postgres:".to_owned(),
         }),
     }
 }
@@ -35,7 +37,17 @@ async fn sqlite(_url: &str) -> Result<Arc<dyn Store>, StoreError> {
     Err(not_compiled_in("sqlite"))
 }
 
-#[cfg(not(feature = "sqlite"))]
+#[cfg(feature = "postgres")]
+async fn postgres(url: &str) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(Arc::new(crate::postgres::PostgresStore::connect(url).await?))
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn postgres(_url: &str) -> Result<Arc<dyn Store>, StoreError> {
+    Err(not_compiled_in("postgres"))
+}
+
+#[cfg(not(all(feature = "sqlite", feature = "postgres")))]
 fn not_compiled_in(feature: &str) -> StoreError {
     StoreError::InvalidConfiguration {
         reason: format!("aios-store was built without its feature `{feature}`"),

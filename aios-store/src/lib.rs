@@ -2,8 +2,11 @@
 //!
 //! [`memory::MemoryStore`] is always built and keeps everything until the process ends.
 //! `sqlite::SqliteStore` (feature `sqlite`) keeps everything in one file and needs no server.
+//! `postgres::PostgresStore` (feature `postgres`) is for many processes at once.
 
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

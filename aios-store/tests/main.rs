@@ -4,5 +4,9 @@
 mod fixture;
 #[cfg(test)]
 mod memory;
-#[cfg(all(test, feature = "sqlite"))]
+#[cfg(test)]
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
 mod sqlite;

@@ -1,1 +1,25 @@
-//! tests
+//! Harness of the tests: private servers that a test may kill.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::missing_panics_doc,
+    reason = "a harness fails by panicking, as a test does"
+)]
+
+pub mod postgres;
+
+/// Says that a test is skipped, because something it needs is not there.
+///
+/// # Panics
+///
+/// If `AIOS_REQUIRE_SERVICES` is `1`: then a test that does not run is not green.
+#[allow(clippy::disallowed_methods, reason = "the variable is the gate's word to the tests")]
+pub fn skip(reason: &str) {
+    assert!(
+        std::env::var("AIOS_REQUIRE_SERVICES").as_deref() != Ok("1"),
+        "{reason}, and AIOS_REQUIRE_SERVICES=1 wants every test to run"
+    );
+    eprintln!("skipped: {reason}");
+}

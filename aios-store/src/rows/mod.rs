@@ -1,6 +1,6 @@
 //! What the rows of the SQL stores have in common.
 
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod event;
 
 use aios_core::{
@@ -10,7 +10,7 @@ use aios_core::{
 };
 use uuid::Uuid;
 
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use self::event::StoredEvent;
 
 /// The key of a row, and the id's text where it is no UUID.

@@ -1,0 +1,206 @@
+-- Appends one batch: takes the lock under which positions are given out, checks the whole batch at
+-- once, and inserts what passed, in one round trip.
+--
+-- Streams, fences, appends and events come as arrays that refer to each other by place, from 1.
+-- `in_expected` is what the first append to a stream believes, or null; `in_fences` the place of an
+-- append's fence, or 0; `in_offsets` the place of an event among those of its stream. If nothing was
+-- refused, `verdicts` is null; otherwise it has for each append 0 accepted, 1 stored already,
+-- 2 conflict, 3 fenced, 4 an id is stored elsewhere, with the version and position where it landed,
+-- and the id that was found. `head` and `heads` are as they were before the batch.
+--
+-- The settings keep the plan on the indexes: it is made once, when the tables may be empty.
+CREATE FUNCTION {schema}.append(
+    in_streams text[],
+    in_expected bigint[],
+    in_shards integer[],
+    in_epochs bigint[],
+    in_append_streams integer[],
+    in_append_sizes integer[],
+    in_append_fences integer[],
+    in_event_streams integer[],
+    in_offsets integer[],
+    in_ids uuid[],
+    in_external_ids text[],
+    in_types integer[],
+    in_sources integer[],
+    in_timestamps bigint[],
+    in_payloads text[],
+    in_metadata text[],
+    in_changes text,
+    OUT head bigint,
+    OUT heads bigint[],
+    OUT verdicts smallint[],
+    OUT versions bigint[],
+    OUT positions bigint[],
+    OUT doubles uuid[]
+)
+LANGUAGE plpgsql
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET jit = off
+AS $$
+DECLARE
+    stream_ids bigint[];
+    fresh boolean[];
+    refused boolean;
+    kept integer[];
+BEGIN
+    -- A snapshot from before the lock would not show what was appended meanwhile.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE 'aios appends under read committed, not %', current_setting('transaction_isolation')
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    PERFORM pg_advisory_xact_lock({lock});
+
+    SELECT
+        array_agg(s.id), array_agg(s.version), array_agg(s.fresh),
+        bool_or(s.expected <> s.version)
+            OR EXISTS (
+                SELECT FROM unnest(in_ids) AS u (id)
+                WHERE EXISTS (SELECT FROM {schema}.events e WHERE e.id = u.id)
+            )
+            OR EXISTS (
+                SELECT FROM unnest(in_shards, in_epochs) AS f (shard, epoch)
+                LEFT JOIN {schema}.leases l ON l.shard = f.shard
+                WHERE l.epoch IS DISTINCT FROM f.epoch
+            ),
+        coalesce((SELECT max(e.position) FROM {schema}.events e), 0)
+    INTO stream_ids, heads, fresh, refused, head
+    FROM (
+        SELECT
+            coalesce(t.id, nextval('{schema}.streams_id_seq')) AS id,
+            coalesce(h.version, 0)::bigint AS version,
+            t.id IS NULL AS fresh,
+            w.expected
+        FROM unnest(in_streams, in_expected) WITH ORDINALITY AS w (name, expected, i)
+        LEFT JOIN {schema}.streams t ON t.name = w.name
+        LEFT JOIN LATERAL (
+            SELECT e.version FROM {schema}.events e
+            WHERE e.stream_id = t.id ORDER BY e.version DESC LIMIT 1
+        ) h ON true
+        ORDER BY w.i
+    ) s;
+
+    IF refused THEN
+        SELECT j.verdicts, j.versions, j.positions, j.doubles
+        INTO verdicts, versions, positions, doubles
+        FROM {schema}.judge(
+            stream_ids, heads, in_expected, in_shards, in_epochs,
+            in_append_streams, in_append_sizes, in_append_fences, in_ids
+        ) j;
+        SELECT
+            array_agg(k.e::integer ORDER BY k.e), array_agg(k.stream ORDER BY k.e),
+            array_agg(k.nth ORDER BY k.e), array_agg(in_ids[k.e] ORDER BY k.e),
+            array_agg(in_external_ids[k.e] ORDER BY k.e), array_agg(in_types[k.e] ORDER BY k.e),
+            array_agg(in_sources[k.e] ORDER BY k.e), array_agg(in_timestamps[k.e] ORDER BY k.e),
+            array_agg(in_payloads[k.e] ORDER BY k.e), array_agg(in_metadata[k.e] ORDER BY k.e)
+        INTO
+            kept, in_event_streams,
+            in_offsets, in_ids,
+            in_external_ids, in_types,
+            in_sources, in_timestamps,
+            in_payloads, in_metadata
+        FROM (
+            SELECT m.e, m.stream, (row_number() OVER (PARTITION BY m.stream ORDER BY m.e))::integer AS nth
+            FROM {schema}.members(in_append_streams, in_append_sizes) m
+            WHERE verdicts[m.append] = 0
+        ) k;
+        IF kept IS NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+
+    IF true = ANY (fresh) THEN
+        INSERT INTO {schema}.streams (id, name)
+        SELECT w.id, w.name
+        FROM unnest(stream_ids, in_streams, fresh) WITH ORDINALITY AS w (id, name, fresh, i)
+        WHERE w.fresh AND (kept IS NULL OR w.i = ANY (in_event_streams));
+    END IF;
+
+    INSERT INTO {schema}.events (
+        id, position, stream_id, created_at, version, type_id, source_id, external_id, payload,
+        metadata
+    )
+    SELECT
+        u.id, head + u.i, stream_ids[u.stream], u.created_at, heads[u.stream] + u.nth, u.type_id,
+        u.source_id, u.external_id, u.payload, u.metadata
+    FROM unnest(
+        in_ids, in_event_streams, in_offsets, in_timestamps, in_types, in_sources, in_external_ids,
+        in_payloads, in_metadata
+    ) WITH ORDINALITY AS u (
+        id, stream, nth, created_at, type_id, source_id, external_id, payload, metadata, i
+    );
+
+    IF in_changes IS NOT NULL THEN
+        PERFORM {schema}.apply_changes(in_changes, head, kept);
+    END IF;
+END
+$$;
+
+-- Every event of a batch with its append: its place in the batch, and in its append.
+CREATE FUNCTION {schema}.members(append_streams integer[], append_sizes integer[])
+RETURNS TABLE (e integer, append integer, stream integer, nth integer)
+LANGUAGE sql STABLE
+AS $$
+    SELECT
+        (row_number() OVER (ORDER BY a.i, m.nth))::integer, a.i::integer, a.stream, m.nth
+    FROM unnest(append_streams, append_sizes) WITH ORDINALITY AS a (stream, size, i),
+        generate_series(1, a.size) AS m (nth)
+$$;
+
+-- What becomes of each append of a batch in which something has to be refused. An append whose
+-- events are all stored in its stream, one after the other, is stored already, whatever it expects
+-- and whatever its fence.
+CREATE FUNCTION {schema}.judge(
+    stream_ids bigint[],
+    heads bigint[],
+    expected bigint[],
+    shards integer[],
+    epochs bigint[],
+    append_streams integer[],
+    append_sizes integer[],
+    append_fences integer[],
+    ids uuid[],
+    OUT verdicts smallint[],
+    OUT versions bigint[],
+    OUT positions bigint[],
+    OUT doubles uuid[]
+)
+LANGUAGE sql STABLE
+AS $$
+    WITH stored AS (
+        SELECT
+            m.append,
+            count(*) AS events,
+            bool_and(e.stream_id = stream_ids[m.stream])
+                AND max(e.version - m.nth) = min(e.version - m.nth) AS in_one_piece,
+            max(e.version)::bigint AS version,
+            max(e.position) AS position,
+            (array_agg(e.id ORDER BY m.nth))[1] AS id
+        FROM {schema}.members(append_streams, append_sizes) m
+        JOIN {schema}.events e ON e.id = ids[m.e]
+        GROUP BY m.append
+    ),
+    appends AS (
+        SELECT
+            a.*,
+            row_number() OVER (PARTITION BY a.stream ORDER BY a.i) = 1 AS is_first
+        FROM unnest(append_streams, append_sizes, append_fences)
+            WITH ORDINALITY AS a (stream, size, fence, i)
+    )
+    SELECT
+        array_agg((CASE
+            WHEN s.events = a.size AND s.in_one_piece THEN 1
+            WHEN s.events > 0 THEN 4
+            WHEN a.fence > 0 AND l.epoch IS DISTINCT FROM epochs[a.fence] THEN 3
+            WHEN a.is_first AND expected[a.stream] <> heads[a.stream] THEN 2
+            ELSE 0
+        END)::smallint ORDER BY a.i),
+        array_agg(s.version ORDER BY a.i),
+        array_agg(s.position ORDER BY a.i),
+        array_agg(s.id ORDER BY a.i)
+    FROM appends a
+    LEFT JOIN stored s ON s.append = a.i
+    LEFT JOIN {schema}.leases l ON l.shard = shards[a.fence]
+$$;

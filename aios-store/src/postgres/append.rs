@@ -1,0 +1,40 @@
+use aios_core::store::{Append, Appended, StoreError};
+use tokio::sync::oneshot;
+
+use super::{PostgresStore, writer::Pending};
+use crate::admission::admit;
+
+/// An append on its way: what becomes of it, or where to hear of it.
+enum Ticket {
+    Known(StoreError),
+    Waiting(oneshot::Receiver<Result<Appended, StoreError>>),
+}
+
+impl PostgresStore {
+    pub(super) async fn append_all(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        let mut tickets = Vec::with_capacity(batch.len());
+        for append in batch {
+            tickets.push(self.enqueue(append).await);
+        }
+        let mut answers = Vec::with_capacity(tickets.len());
+        for ticket in tickets {
+            answers.push(match ticket {
+                Ticket::Known(error) => Err(error),
+                Ticket::Waiting(answer) => answer.await.unwrap_or(Err(StoreError::Closed)),
+            });
+        }
+        answers
+    }
+
+    async fn enqueue(&self, append: Append) -> Ticket {
+        if let Err(error) = admit(&append, self.0.max_event_bytes) {
+            return Ticket::Known(error);
+        }
+        let (reply, answer) = oneshot::channel();
+        let Some(queue) = self.queue() else { return Ticket::Known(StoreError::Closed) };
+        match queue.send(Pending { append, reply }).await {
+            Ok(()) => Ticket::Waiting(answer),
+            Err(_) => Ticket::Known(StoreError::Closed),
+        }
+    }
+}

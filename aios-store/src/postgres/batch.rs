@@ -1,0 +1,167 @@
+use std::collections::{HashMap, HashSet};
+
+use aios_core::store::{Append, Expected, Fence, StreamId};
+use uuid::Uuid;
+
+/// Appends in one batch at most.
+const MAX_APPENDS: usize = 1000;
+
+/// A batch is full once its events weigh this much, in bytes.
+const MAX_WEIGHT: usize = 8 * 1024 * 1024;
+
+/// What an event weighs besides its payload, roughly, in bytes.
+const EVENT_WEIGHT: usize = 256;
+
+/// Appends that one transaction can decide about at once, because none has to know how another one
+/// ends: only the first append to a stream may expect something of it, and no event id stands in two.
+///
+/// That leaves the order as it is: an append that does not fit begins the next batch.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    appends: Vec<Append>,
+    /// Place of each append's stream and fence among [`streams`](Self::streams) and
+    /// [`fences`](Self::fences).
+    places: Vec<(usize, Option<usize>)>,
+    streams: Vec<Stream>,
+    by_stream: HashMap<StreamId, usize>,
+    fences: Vec<Fence>,
+    ids: HashSet<Uuid>,
+    weight: usize,
+}
+
+/// A stream of a batch.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) id: StreamId,
+    /// What the first append believes: the version of the last event.
+    pub(super) expected: Option<u64>,
+}
+
+impl Batch {
+    /// Whether the append can join.
+    pub(super) fn takes(&self, append: &Append) -> bool {
+        if self.appends.is_empty() {
+            return true;
+        }
+        self.appends.len() < MAX_APPENDS
+            && self.weight.saturating_add(weight(append)) <= MAX_WEIGHT
+            && (append.expected == Expected::Any || !self.by_stream.contains_key(&append.stream))
+            && !append.events.iter().any(|event| self.ids.contains(&event.id.key()))
+    }
+
+    /// Adds an append that [`takes`](Self::takes) agreed to.
+    pub(super) fn push(&mut self, append: Append) {
+        self.weight = self.weight.saturating_add(weight(&append));
+        self.ids.extend(append.events.iter().map(|event| event.id.key()));
+        let place = (self.stream(&append), append.fence.map(|fence| self.fence(fence)));
+        self.places.push(place);
+        self.appends.push(append);
+    }
+
+    fn stream(&mut self, append: &Append) -> usize {
+        if let Some(place) = self.by_stream.get(&append.stream) {
+            return *place;
+        }
+        let expected = match append.expected {
+            Expected::Any => None,
+            Expected::Empty => Some(0),
+            Expected::Exact(version) => Some(version),
+        };
+        self.streams.push(Stream { id: append.stream.clone(), expected });
+        self.by_stream.insert(append.stream.clone(), self.streams.len() - 1);
+        self.streams.len() - 1
+    }
+
+    fn fence(&mut self, fence: Fence) -> usize {
+        let known = self.fences.iter().position(|other| *other == fence);
+        known.unwrap_or_else(|| {
+            self.fences.push(fence);
+            self.fences.len() - 1
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.appends.len()
+    }
+
+    pub(super) fn streams(&self) -> &[Stream] {
+        &self.streams
+    }
+
+    pub(super) fn fences(&self) -> &[Fence] {
+        &self.fences
+    }
+
+    /// Each append, with the places of its stream and of its fence.
+    pub(super) fn appends(&self) -> impl Iterator<Item = (&Append, usize, Option<usize>)> {
+        let pairs = self.appends.iter().zip(&self.places);
+        pairs.map(|(append, (stream, fence))| (append, *stream, *fence))
+    }
+
+    /// Each append as a batch of its own.
+    pub(super) fn split(&self) -> impl Iterator<Item = Self> {
+        self.appends.iter().map(|append| {
+            let mut alone = Self::default();
+            alone.push(append.clone());
+            alone
+        })
+    }
+}
+
+fn weight(append: &Append) -> usize {
+    let payloads = append.events.iter().map(|event| event.payload.as_str().len());
+    payloads.fold(0, |sum, bytes| sum.saturating_add(bytes).saturating_add(EVENT_WEIGHT))
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_core::{
+        event::Event,
+        store::{Epoch, Shard},
+    };
+
+    use super::*;
+
+    fn append(stream: &str, expected: Expected) -> Append {
+        let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
+        Append::new(stream.parse().unwrap(), vec![event]).with_expected(expected)
+    }
+
+    fn batch(appends: &[Append]) -> Batch {
+        let mut batch = Batch::default();
+        appends.iter().for_each(|append| batch.push(append.clone()));
+        batch
+    }
+
+    #[test]
+    fn should_only_take_what_does_not_depend_on_another_append() {
+        let first = append("a", Expected::Exact(3));
+        let batch = batch(std::slice::from_ref(&first));
+        assert!(batch.takes(&append("a", Expected::Any)));
+        assert!(batch.takes(&append("b", Expected::Empty)));
+        assert!(!batch.takes(&append("a", Expected::Exact(4))));
+        assert!(!batch.takes(&append("a", Expected::Empty)));
+        assert!(!batch.takes(&Append::new("c".parse().unwrap(), first.events)));
+    }
+
+    #[test]
+    fn should_end_where_it_is_full() {
+        let appends: Vec<Append> = (0..MAX_APPENDS).map(|_| append("a", Expected::Any)).collect();
+        assert!(!batch(&appends).takes(&append("a", Expected::Any)));
+    }
+
+    #[test]
+    fn should_name_streams_and_fences_once() {
+        let fence = |epoch| Fence { shard: Shard(1), epoch: Epoch(epoch) };
+        let batch = batch(&[
+            append("a", Expected::Exact(3)).with_fence(fence(1)),
+            append("b", Expected::Any),
+            append("a", Expected::Any).with_fence(fence(2)),
+            append("b", Expected::Any).with_fence(fence(1)),
+        ]);
+        let places: Vec<_> = batch.appends().map(|(_, stream, fence)| (stream, fence)).collect();
+        assert_eq!(places, [(0, Some(0)), (1, None), (0, Some(1)), (1, Some(0))]);
+        let expected: Vec<_> = batch.streams().iter().map(|stream| stream.expected).collect();
+        assert_eq!((expected, batch.fences().len()), (vec![Some(3), None], 2));
+    }
+}

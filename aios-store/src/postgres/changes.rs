@@ -1,0 +1,143 @@
+use std::collections::{BTreeMap, HashMap};
+
+use aios_core::{
+    event::{Event, Timestamp},
+    projection::{Cell, Change, Table, project},
+    store::{RecordedEvent, StreamId},
+};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::rows::Key;
+
+/// Stands for a position that is not known before the append.
+const UNPLACED: u64 = 0x2e5c_a17e_0dd5_eed5;
+
+/// First moment that a read model can hold, because `timestamptz` can: the start of the year 1.
+const FIRST: i64 = -62_135_596_800_000_000;
+
+/// Changes of read models as the SQL function `apply_changes` takes them: in sets that have each row
+/// once, so that several changes of one row are applied one after the other.
+#[derive(Default)]
+pub(super) struct ChangeSets {
+    /// By place in the row's own order of changes.
+    sets: BTreeMap<(usize, Table), Vec<Value>>,
+    seen: HashMap<(Table, Uuid), usize>,
+}
+
+impl ChangeSets {
+    /// Adds what an event changes that is about to be appended as the `number`th of a batch.
+    pub(super) fn add(&mut self, number: i32, stream: &StreamId, event: &Event) {
+        let recorded = RecordedEvent {
+            position: UNPLACED,
+            stream: stream.clone(),
+            version: UNPLACED,
+            event: event.clone(),
+        };
+        project(&recorded).into_iter().for_each(|change| self.push(number, change));
+    }
+
+    /// Adds what a stored event changes.
+    pub(super) fn add_recorded(&mut self, recorded: &RecordedEvent) {
+        project(recorded).into_iter().for_each(|change| self.push(0, change));
+    }
+
+    fn push(&mut self, number: i32, change: Change) {
+        let Some(key) = Key::of_change(&change) else { return };
+        let seen = self.seen.entry((change.table, key.uuid)).or_default();
+        let set = self.sets.entry((*seen, change.table)).or_default();
+        *seen += 1;
+        set.push(written(number, &key, change));
+    }
+
+    /// The JSON text; `None` if nothing changes.
+    pub(super) fn to_json(&self) -> Option<String> {
+        if self.sets.is_empty() {
+            return None;
+        }
+        let sets = self.sets.iter();
+        let sets: Vec<Value> = sets
+            .map(|((_, table), changes)| json!({"table": table.name(), "changes": changes}))
+            .collect();
+        Some(Value::Array(sets).to_string())
+    }
+}
+
+fn written(number: i32, key: &Key, change: Change) -> Value {
+    let mut cells = Map::new();
+    let mut positioned = None;
+    for (name, cell) in change.cells {
+        if cell == Cell::integer(UNPLACED) {
+            positioned = Some(name);
+        } else {
+            cells.insert(name.to_owned(), value(cell));
+        }
+    }
+    json!({
+        "event": number,
+        "id": key.uuid,
+        "external_id": key.external_id,
+        "at": moment(change.at),
+        "creates": change.creates,
+        "positioned": positioned,
+        "cells": cells,
+    })
+}
+
+/// JSON stays text, so that the database keeps it as it is.
+fn value(cell: Cell) -> Value {
+    match cell {
+        Cell::Null => Value::Null,
+        Cell::Text(text) => Value::String(text),
+        Cell::Integer(number) => Value::from(number),
+        Cell::Timestamp(at) => Value::String(moment(at)),
+        Cell::Json(payload) => Value::String(payload.as_str().to_owned()),
+    }
+}
+
+fn moment(at: Timestamp) -> String {
+    at.max(Timestamp::from_micros(FIRST)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(action: &str) -> Event {
+        let event_type = format!("workflows.deploy.{action}").parse().unwrap();
+        Event::new(event_type, "test", &json!({"version": 1, "result": "a\u{0}b"})).unwrap()
+    }
+
+    #[test]
+    fn should_apply_changes_of_one_row_one_after_the_other() {
+        let mut sets = ChangeSets::default();
+        let stream = StreamId::of_run("r1").unwrap();
+        sets.add(1, &stream, &event("started"));
+        sets.add(2, &StreamId::of_run("r2").unwrap(), &event("started"));
+        sets.add(3, &stream, &event("completed"));
+        let json: Value = serde_json::from_str(&sets.to_json().unwrap()).unwrap();
+        let sizes: Vec<usize> = json
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|set| set["changes"].as_array().unwrap().len())
+            .collect();
+        assert_eq!(sizes, [2, 1]);
+        let last = &json[1]["changes"][0];
+        assert_eq!((&last["positioned"], &last["event"]), (&json!("position"), &json!(3)));
+        assert_eq!(last["cells"]["result"], json!("\"a\\u0000b\""));
+    }
+
+    #[test]
+    fn should_say_nothing_where_nothing_changes() {
+        let mut sets = ChangeSets::default();
+        sets.add(1, &StreamId::of_run("r1").unwrap(), &event("step_completed"));
+        assert_eq!(sets.to_json(), None);
+    }
+
+    #[test]
+    fn should_hold_moments_that_the_database_can() {
+        assert_eq!(moment(Timestamp::MIN), "0001-01-01T00:00:00Z");
+        assert_eq!(moment(Timestamp::from_micros(1)), "1970-01-01T00:00:00.000001Z");
+    }
+}

@@ -1,0 +1,32 @@
+use aios_core::store::{Checkpoints, StoreError};
+use async_trait::async_trait;
+use sqlx::Row;
+
+use super::PostgresStore;
+
+const LOAD: &str = "SELECT position FROM {schema}.checkpoints WHERE reader = $1";
+
+const SAVE: &str = "\
+    INSERT INTO {schema}.checkpoints AS c (reader, position) VALUES ($1, $2)
+    ON CONFLICT (reader) DO UPDATE SET position = excluded.position
+    WHERE c.position < excluded.position";
+
+#[async_trait]
+impl Checkpoints for PostgresStore {
+    async fn load_checkpoint(&self, reader: &str) -> Result<u64, StoreError> {
+        let operation = "load a checkpoint";
+        let database = &self.0.database;
+        let query = sqlx::query(database.schema().fill(LOAD)).bind(reader);
+        let rows = database.fetch_all(operation, query).await?;
+        let Some(row) = rows.first() else { return Ok(0) };
+        let position: i64 = row.try_get(0).map_err(|error| database.error(operation, error))?;
+        Ok(u64::try_from(position).unwrap_or_default())
+    }
+
+    async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
+        let database = &self.0.database;
+        let position = i64::try_from(position).unwrap_or(i64::MAX);
+        let query = sqlx::query(database.schema().fill(SAVE)).bind(reader).bind(position);
+        database.fetch_all("save a checkpoint", query).await.map(drop)
+    }
+}

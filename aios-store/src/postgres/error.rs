@@ -1,0 +1,102 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_core::store::StoreError;
+use sqlx::Error;
+
+/// What this adapter calls itself in errors.
+pub(super) const BACKEND: &str = "postgres";
+
+/// Shortest time after which a limit of the server's own can have struck; only for messages.
+const UNKNOWN: Duration = Duration::ZERO;
+
+/// What the driver reported while doing `operation`, as the port says it.
+///
+/// The codes are those of appendix A of PostgreSQL's manual.
+pub(super) fn store_error(operation: &'static str, database: &str, error: Error) -> StoreError {
+    match &error {
+        Error::PoolClosed => StoreError::Closed,
+        Error::PoolTimedOut => StoreError::Timeout { operation, after: UNKNOWN },
+        Error::ColumnDecode { .. } | Error::Decode(_) => {
+            StoreError::Corrupt { database: database.to_owned(), reason: error.to_string() }
+        }
+        _ => match code(&error) {
+            Some("53100") => StoreError::Full { database: database.to_owned() },
+            Some("XX001" | "XX002") => {
+                StoreError::Corrupt { database: database.to_owned(), reason: error.to_string() }
+            }
+            _ => backend(operation, is_passing(&error), error),
+        },
+    }
+}
+
+/// Anything that is no kind of its own.
+pub(super) fn backend(
+    operation: &'static str,
+    retryable: bool,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> StoreError {
+    StoreError::Backend { backend: BACKEND, operation, retryable, source: Arc::new(source) }
+}
+
+/// Whether the connection is gone, so that nobody knows what became of the last statement.
+pub(super) fn is_lost(error: &Error) -> bool {
+    match error {
+        Error::Io(_) | Error::Protocol(_) | Error::PoolTimedOut | Error::WorkerCrashed => true,
+        Error::Database(_) => class(error) == Some("08") || is_shutting_down(error),
+        _ => false,
+    }
+}
+
+/// Whether the data itself is what the server refuses, so that it would refuse it again.
+pub(super) fn is_poison(error: &Error) -> bool {
+    matches!(class(error), Some("21" | "22" | "23" | "54")) || matches!(error, Error::Encode(_))
+}
+
+/// Whether the statement did nothing, and may succeed if it is simply sent again: a deadlock, a
+/// lock or statement that took too long, a server without resources or that only reads.
+pub(super) fn is_passing(error: &Error) -> bool {
+    is_lost(error)
+        || matches!(class(error), Some("40" | "53"))
+        || matches!(code(error), Some("55P03" | "57014" | "25006"))
+}
+
+/// Whether a table, or a column of it, is not there.
+pub(super) fn is_undefined(error: &Error) -> bool {
+    matches!(code(error), Some("42P01" | "3F000"))
+}
+
+fn is_shutting_down(error: &Error) -> bool {
+    matches!(code(error), Some("57P01" | "57P02" | "57P03" | "57P05"))
+}
+
+fn class(error: &Error) -> Option<&str> {
+    code(error)?.get(..2)
+}
+
+fn code(error: &Error) -> Option<&str> {
+    let Error::Database(cause) = error else { return None };
+    let cause = cause.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
+    Some(cause.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_tell_a_lost_connection_from_a_refused_statement() {
+        let lost = Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        assert!(is_lost(&lost) && is_passing(&lost) && !is_poison(&lost));
+        let refused = Error::Encode("too long".into());
+        assert!(!is_lost(&refused) && !is_passing(&refused) && is_poison(&refused));
+    }
+
+    #[test]
+    fn should_name_what_it_was_doing() {
+        let lost = Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        let error = store_error("read the log", "aios", lost);
+        assert_eq!(error.to_string(), "postgres failed to read the log");
+        assert!(error.is_retryable());
+        assert_eq!(store_error("read", "aios", Error::PoolClosed).code(), "STORE_CLOSED");
+    }
+}

@@ -1,0 +1,117 @@
+use std::time::Duration;
+
+use aios_core::store::{Epoch, Lease, Leases, Owner, Shard, StoreError};
+use async_trait::async_trait;
+use sqlx::{Row, postgres::PgRow};
+
+use super::{
+    PostgresStore,
+    moment::Moment,
+    pool::{Database, Statement},
+};
+
+const ACQUIRE: &str =
+    "SELECT shard, epoch, owner, expires_at FROM {schema}.acquire($1, $2, $3) ORDER BY shard";
+
+/// A lease that was given up lies in the past, whatever the clock says. Rows are locked in one order,
+/// so that two holders never wait for each other.
+const EXTEND: &str = "\
+    WITH held AS (
+        SELECT l.shard
+        FROM unnest($1::integer[], $2::bigint[], $3::text[]) AS h (shard, epoch, owner)
+        JOIN {schema}.leases l USING (shard, epoch, owner)
+        ORDER BY l.shard
+        FOR UPDATE OF l
+    ), extended AS (
+        UPDATE {schema}.leases l
+        SET expires_at = coalesce(
+            clock_timestamp() + $4::bigint * interval '1 microsecond', to_timestamp(0)
+        )
+        FROM held WHERE l.shard = held.shard
+        RETURNING l.shard, l.epoch, l.owner, l.expires_at
+    )
+    SELECT shard, epoch, owner, expires_at FROM extended ORDER BY shard";
+
+const LIVE: &str = "\
+    SELECT shard, epoch, owner, expires_at FROM {schema}.leases
+    WHERE expires_at > clock_timestamp() ORDER BY shard";
+
+#[async_trait]
+impl Leases for PostgresStore {
+    async fn acquire(
+        &self,
+        shards: &[Shard],
+        owner: &Owner,
+        time_to_live: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let shards: Vec<i32> = shards.iter().map(|shard| shard.0.into()).collect();
+        let query = sqlx::query(self.0.database.schema().fill(ACQUIRE))
+            .bind(shards)
+            .bind(owner.as_str())
+            .bind(micros(time_to_live));
+        fetch(&self.0.database, "acquire leases", query).await
+    }
+
+    async fn renew(
+        &self,
+        leases: &[Lease],
+        time_to_live: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.extend("renew leases", leases, Some(micros(time_to_live))).await
+    }
+
+    async fn release(&self, leases: &[Lease]) -> Result<(), StoreError> {
+        self.extend("release leases", leases, None).await.map(drop)
+    }
+
+    async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
+        let query = sqlx::query(self.0.database.schema().fill(LIVE));
+        fetch(&self.0.database, "read leases", query).await
+    }
+}
+
+impl PostgresStore {
+    /// Moves the expiry of leases that are still the holder's; without a time into the past.
+    async fn extend(
+        &self,
+        operation: &'static str,
+        leases: &[Lease],
+        micros: Option<i64>,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let shards: Vec<i32> = leases.iter().map(|lease| lease.shard.0.into()).collect();
+        let epochs: Vec<i64> =
+            leases.iter().map(|lease| i64::try_from(lease.epoch.0).unwrap_or(i64::MAX)).collect();
+        let owners: Vec<&str> = leases.iter().map(|lease| lease.owner.as_str()).collect();
+        let query = sqlx::query(self.0.database.schema().fill(EXTEND))
+            .bind(shards)
+            .bind(epochs)
+            .bind(owners)
+            .bind(micros);
+        fetch(&self.0.database, operation, query).await
+    }
+}
+
+async fn fetch(
+    database: &Database,
+    operation: &'static str,
+    query: Statement<'_>,
+) -> Result<Vec<Lease>, StoreError> {
+    let rows = database.fetch_all(operation, query).await?;
+    rows.iter().map(|row| lease(row).map_err(|error| database.error(operation, error))).collect()
+}
+
+fn lease(row: &PgRow) -> sqlx::Result<Lease> {
+    let nonsense = |error: std::num::TryFromIntError| sqlx::Error::Decode(Box::new(error));
+    Ok(Lease {
+        shard: Shard(u16::try_from(row.try_get::<i32, _>(0)?).map_err(nonsense)?),
+        epoch: Epoch(u64::try_from(row.try_get::<i64, _>(1)?).map_err(nonsense)?),
+        owner: Owner::new(row.try_get::<String, _>(2)?),
+        expires_at: row.try_get::<Moment, _>(3)?.0,
+    })
+}
+
+/// As long as an interval can be added to a moment: at most 100 years.
+fn micros(duration: Duration) -> i64 {
+    const CENTURY: i64 = 100 * 366 * 24 * 3600 * 1_000_000;
+    i64::try_from(duration.as_micros()).unwrap_or(CENTURY).min(CENTURY)
+}

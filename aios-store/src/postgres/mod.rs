@@ -1,0 +1,206 @@
+//! Everything in a PostgreSQL database, 13 to 18: for teams, and for many processes at once.
+//!
+//! Appends that are called at the same time share one transaction and one round trip. An advisory
+//! lock, held from before positions are given out until the commit, makes them dense and puts them in
+//! commit order, so that whoever has read up to a position has missed nothing.
+//!
+//! # What it asks of the server
+//!
+//! A role that may create a schema, or owns an empty one of the right name, and the isolation level
+//! `read committed`, which is PostgreSQL's default; an append under another one is refused. Text with
+//! the character NUL is what PostgreSQL can't keep, so an event that has one in its id, source or
+//! stream, or in a text that becomes a column of a read model, is refused by itself.
+//!
+//! An idle store with somebody waiting in [`wait_for`](aios_core::store::EventStore::wait_for) asks
+//! 6 times a minute for the end of the log, or 60 times where it can't listen for hints; with nobody
+//! waiting it asks nothing.
+
+mod append;
+mod batch;
+mod changes;
+mod checkpoint;
+mod columns;
+mod commit;
+mod error;
+mod lease;
+mod moment;
+mod names;
+mod options;
+mod pool;
+mod read;
+mod read_model;
+mod rebuild;
+mod schema;
+mod wake;
+mod writer;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aios_core::store::{Append, Appended, EventStore, RecordedEvent, StoreError, StreamId};
+use async_trait::async_trait;
+use sqlx::PgPool;
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinHandle},
+};
+
+pub use self::options::{Pooler, PostgresOptions, Tls};
+use self::{
+    options::Source,
+    pool::Database,
+    wake::Head,
+    writer::{Pending, QUEUE, Writer},
+};
+
+/// A store in a PostgreSQL database. Clones share the connections and the one writer.
+///
+/// # Examples
+///
+/// ```no_run
+/// use aios_core::{event::Event, store::{Append, EventStoreExt, StreamId}};
+/// use aios_store::postgres::PostgresStore;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresStore::connect("postgres://me:secret@localhost/orders").await?;
+/// let event = Event::new("orders.order.placed".parse()?, "shop", &["tea"])?;
+/// let appended = store.append_one(Append::new(StreamId::new("orders/1")?, vec![event])).await?;
+/// assert_eq!(appended.version, 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct PostgresStore(Arc<Inner>);
+
+struct Inner {
+    database: Database,
+    head: Head,
+    max_event_bytes: usize,
+    owns_pool: bool,
+    /// `None` once closed.
+    queue: Mutex<Option<mpsc::Sender<Pending>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    helpers: Vec<AbortHandle>,
+}
+
+impl PostgresStore {
+    /// Connects to the database that a URL names, and brings its schema up to date.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidConfiguration`] if the URL makes no sense, [`StoreError::NewerSchema`] if
+    /// a newer version of aios was here, otherwise what the server reports.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        Self::connect_with(PostgresOptions::new(url)?).await
+    }
+
+    /// Uses an existing pool; see [`PostgresOptions::from_pool`].
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn from_pool(pool: PgPool) -> Result<Self, StoreError> {
+        Self::connect_with(PostgresOptions::from_pool(pool)).await
+    }
+
+    /// Connects as the options say, and brings the schema up to date. Has to be called on a tokio
+    /// runtime, which then runs the writer.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn connect_with(options: PostgresOptions) -> Result<Self, StoreError> {
+        let (max_event_bytes, append_timeout) = (options.max_event_bytes, options.append_timeout);
+        let owns_pool = matches!(options.source, Source::Connect(_));
+        let database = Database::open(options).await?;
+        let head = Head::new(read::head(&database).await?);
+        let (queue, appends) = mpsc::channel(QUEUE);
+        let writer = Writer::new(database.clone(), appends, head.clone(), append_timeout);
+        Ok(Self(Arc::new(Inner {
+            max_event_bytes,
+            owns_pool,
+            queue: Mutex::new(Some(queue)),
+            writer: Mutex::new(Some(tokio::spawn(writer.run()))),
+            helpers: helpers(&database, &head),
+            database,
+            head,
+        })))
+    }
+
+    /// Commits what is queued, then lets go of the connections. Later calls are answered with
+    /// [`StoreError::Closed`]; a pool that was handed in stays open.
+    ///
+    /// # Cancel safety
+    ///
+    /// The store is closed to new appends even if this is cancelled.
+    pub async fn close(&self) {
+        drop(self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // Only a panic would be an error, and then nothing is left to wait for.
+            drop(writer.await);
+        }
+        self.0.helpers.iter().for_each(AbortHandle::abort);
+        if self.0.owns_pool {
+            let limit = self.0.database.connect_timeout();
+            self.0.database.within(limit, self.0.database.close()).await;
+        }
+    }
+
+    fn queue(&self) -> Option<mpsc::Sender<Pending>> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn helpers(database: &Database, head: &Head) -> Vec<AbortHandle> {
+    let poll = tokio::spawn(wake::poll(database.clone(), head.clone()));
+    let notify = tokio::spawn(wake::notify(database.clone(), head.clone()));
+    let listen = tokio::spawn(wake::listen(database.clone(), head.clone()));
+    vec![poll.abort_handle(), notify.abort_handle(), listen.abort_handle()]
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.helpers.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("PostgresStore")
+            .field("database", &self.0.database.name())
+            .field("head", &self.0.head.known())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl EventStore for PostgresStore {
+    async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        self.append_all(batch).await
+    }
+
+    async fn read_stream(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        read::read_stream(&self.0.database, stream, after, limit).await
+    }
+
+    async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
+        read::read_log(&self.0.database, after, limit).await
+    }
+
+    async fn head(&self) -> Result<u64, StoreError> {
+        read::head(&self.0.database).await
+    }
+
+    async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
+        self.0.head.wait_for(after).await
+    }
+}

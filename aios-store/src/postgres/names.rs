@@ -1,0 +1,99 @@
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use sqlx::{PgConnection, Row, SqlStr};
+
+use super::{options::Pooler, pool::run, schema::Schema};
+
+/// Names whose number is remembered; more than that start anew.
+const REMEMBERED: usize = 16_384;
+
+/// The numbers of names that are written once and never deleted, such as the types of events.
+///
+/// What is remembered was committed, so it is right for ever.
+pub(super) struct Names {
+    known: RwLock<HashMap<Arc<str>, i32>>,
+    find: SqlStr,
+    insert: SqlStr,
+}
+
+impl Names {
+    pub(super) fn new(schema: &Schema, table: &str) -> Self {
+        let find = format!("SELECT id, name FROM {{schema}}.{table} WHERE name = ANY ($1)");
+        let insert = format!(
+            "INSERT INTO {{schema}}.{table} (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+        );
+        Self { known: RwLock::default(), find: schema.fill(&find), insert: schema.fill(&insert) }
+    }
+
+    /// The number of each name, in order; gives one to names that have none, at once and for ever.
+    pub(super) async fn numbers(
+        &self,
+        connection: &mut PgConnection,
+        pooler: Pooler,
+        names: &[&str],
+    ) -> sqlx::Result<Vec<i32>> {
+        let mut numbers = self.known(names);
+        if numbers.contains(&None) {
+            let found = self.intern(connection, pooler, &unknown(names, &numbers)).await?;
+            for (number, name) in numbers.iter_mut().zip(names) {
+                *number = number.or_else(|| found.get(*name).copied());
+            }
+            self.remember(found);
+        }
+        numbers.into_iter().map(|number| number.ok_or(sqlx::Error::RowNotFound)).collect()
+    }
+
+    fn known(&self, names: &[&str]) -> Vec<Option<i32>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        names.iter().map(|name| known.get(*name).copied()).collect()
+    }
+
+    fn remember(&self, found: HashMap<Arc<str>, i32>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() + found.len() > REMEMBERED {
+            known.clear();
+        }
+        known.extend(found);
+    }
+
+    async fn intern(
+        &self,
+        connection: &mut PgConnection,
+        pooler: Pooler,
+        names: &[&str],
+    ) -> sqlx::Result<HashMap<Arc<str>, i32>> {
+        let found = self.find(connection, pooler, names).await?;
+        if found.len() == names.len() {
+            return Ok(found);
+        }
+        let missing: Vec<&str> =
+            names.iter().copied().filter(|name| !found.contains_key(*name)).collect();
+        let insert = sqlx::query(self.insert.clone()).bind(missing);
+        run(connection, pooler, insert).await?;
+        self.find(connection, pooler, names).await
+    }
+
+    async fn find(
+        &self,
+        connection: &mut PgConnection,
+        pooler: Pooler,
+        names: &[&str],
+    ) -> sqlx::Result<HashMap<Arc<str>, i32>> {
+        let find = sqlx::query(self.find.clone()).bind(names);
+        let rows = run(connection, pooler, find).await?;
+        rows.iter().map(|row| Ok((row.try_get::<String, _>(1)?.into(), row.try_get(0)?))).collect()
+    }
+}
+
+/// Each name that has no number yet, once.
+fn unknown<'a>(names: &[&'a str], numbers: &[Option<i32>]) -> Vec<&'a str> {
+    let pairs = names.iter().zip(numbers);
+    let mut unknown: Vec<&str> =
+        pairs.filter(|(_, number)| number.is_none()).map(|(name, _)| *name).collect();
+    unknown.sort_unstable();
+    unknown.dedup();
+    unknown
+}

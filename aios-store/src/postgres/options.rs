@@ -1,0 +1,314 @@
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use aios_core::{
+    clock::{Clock, SystemClock},
+    store::StoreError,
+};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgSslMode},
+};
+
+use super::schema::Schema;
+use crate::admission::MAX_EVENT_BYTES;
+
+/// How the connection is encrypted, and whom it trusts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tls {
+    /// Not at all.
+    Disable,
+    /// If the server can; nobody's certificate is checked.
+    Prefer,
+    /// Always; nobody's certificate is checked.
+    Require,
+    /// Always, with a server whose certificate comes from a trusted authority: that of the file, or
+    /// without one those of the operating system.
+    VerifyCa(Option<PathBuf>),
+    /// As [`VerifyCa`](Self::VerifyCa), and the certificate has to name the host.
+    VerifyFull(Option<PathBuf>),
+}
+
+/// What stands between this process and the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pooler {
+    /// Nothing, or a pooler that keeps a session for each connection.
+    #[default]
+    Session,
+    /// One that lends a server connection for a transaction, and keeps prepared statements apart:
+    /// PgBouncer 1.21 or later with `max_prepared_statements` above 0.
+    Transaction,
+    /// One that lends a server connection for a transaction and knows nothing of prepared
+    /// statements. Each call then costs three round trips more.
+    TransactionUnprepared,
+}
+
+impl Pooler {
+    /// Whether settings and `LISTEN` outlive a transaction.
+    pub(super) fn keeps_sessions(self) -> bool {
+        self == Self::Session
+    }
+
+    /// Whether a statement can be prepared once and used often.
+    pub(super) fn prepares(self) -> bool {
+        self != Self::TransactionUnprepared
+    }
+}
+
+/// Where connections come from.
+#[derive(Clone)]
+pub(super) enum Source {
+    Connect(Box<PgConnectOptions>),
+    Pool(PgPool),
+}
+
+/// How a [`PostgresStore`](super::PostgresStore) connects.
+///
+/// What a URL does not name is taken from where libpq takes it, the `PG*` variables and the password
+/// file, because the driver does so; name host, user, password and database to be sure.
+#[derive(Clone)]
+#[must_use]
+pub struct PostgresOptions {
+    pub(super) source: Source,
+    pub(super) listen: Option<Box<PgConnectOptions>>,
+    pub(super) schema: Schema,
+    pub(super) pooler: Pooler,
+    pub(super) max_connections: u32,
+    pub(super) connect_timeout: Duration,
+    pub(super) statement_timeout: Duration,
+    pub(super) lock_timeout: Duration,
+    pub(super) append_timeout: Duration,
+    pub(super) max_event_bytes: usize,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl PostgresOptions {
+    /// Connects to a server: `postgres://user:password@host:port/database`, with the parameters of
+    /// libpq, such as `sslmode` and `sslrootcert`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidConfiguration`] if it is no such URL. The message never shows it.
+    pub fn new(url: &str) -> Result<Self, StoreError> {
+        Ok(Self::from_source(Source::Connect(Box::new(parse(url)?))))
+    }
+
+    /// Uses an existing pool, of which one connection is kept for appending. Its own timeouts and
+    /// settings stay as they are; this store's limits are then kept on this side alone.
+    pub fn from_pool(pool: PgPool) -> Self {
+        Self::from_source(Source::Pool(pool))
+    }
+
+    fn from_source(source: Source) -> Self {
+        Self {
+            source,
+            listen: None,
+            schema: Schema::default(),
+            pooler: Pooler::default(),
+            max_connections: 10,
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(30),
+            lock_timeout: Duration::from_secs(10),
+            append_timeout: Duration::from_secs(30),
+            max_event_bytes: MAX_EVENT_BYTES,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Sets the schema that holds everything, which is created if it is not there: a lower-case
+    /// letter or `_`, then up to 47 lower-case letters, digits or `_`. Default `aios`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidConfiguration`] if it is no such name.
+    pub fn with_schema(mut self, name: &str) -> Result<Self, StoreError> {
+        self.schema = name.parse()?;
+        Ok(self)
+    }
+
+    /// Sets how the connection is encrypted. Default: what the URL says, or [`Tls::Prefer`].
+    pub fn with_tls(self, tls: Tls) -> Self {
+        self.map_connect(|options| match tls {
+            Tls::Disable => options.ssl_mode(PgSslMode::Disable),
+            Tls::Prefer => options.ssl_mode(PgSslMode::Prefer),
+            Tls::Require => options.ssl_mode(PgSslMode::Require),
+            Tls::VerifyCa(root) => with_root(options.ssl_mode(PgSslMode::VerifyCa), root),
+            Tls::VerifyFull(root) => with_root(options.ssl_mode(PgSslMode::VerifyFull), root),
+        })
+    }
+
+    /// Sets the certificate and key, two PEM files, by which this process shows who it is.
+    pub fn with_client_certificate(
+        self,
+        certificate: impl AsRef<Path>,
+        key: impl AsRef<Path>,
+    ) -> Self {
+        self.map_connect(|options| {
+            options.ssl_client_cert(certificate.as_ref()).ssl_client_key(key.as_ref())
+        })
+    }
+
+    /// Sets what stands between this process and the server. Default [`Pooler::Session`].
+    pub fn with_pooler(mut self, pooler: Pooler) -> Self {
+        self.pooler = pooler;
+        self
+    }
+
+    /// Sets a way to the server that keeps sessions, for the connection that listens for hints,
+    /// where the main one goes through a pooler. Without it other processes' appends are found by
+    /// polling.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_listen_url(mut self, url: &str) -> Result<Self, StoreError> {
+        self.listen = Some(Box::new(parse(url)?));
+        Ok(self)
+    }
+
+    /// Sets how many connections there are at most, besides the one that listens; at least 3, so
+    /// that appends, hints and reads do not wait for each other. Default 10. A pool that was handed
+    /// in keeps its own number.
+    pub fn with_max_connections(mut self, connections: u32) -> Self {
+        self.max_connections = connections.max(3);
+        self
+    }
+
+    /// Sets how long to wait for a connection. Default 5 s.
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets how long one statement may take. Default 30 s.
+    pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = timeout;
+        self
+    }
+
+    /// Sets how long one statement may wait for a lock. Default 10 s.
+    pub fn with_lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = timeout;
+        self
+    }
+
+    /// Sets how long an append is tried again after the connection is lost, until it is known
+    /// whether it is stored; then it is answered with [`StoreError::Timeout`]. Default 30 s.
+    pub fn with_append_timeout(mut self, timeout: Duration) -> Self {
+        self.append_timeout = timeout;
+        self
+    }
+
+    /// Sets how large an event may be: payload and metadata together, in bytes. Default 16 MiB.
+    pub fn with_max_event_bytes(mut self, bytes: usize) -> Self {
+        self.max_event_bytes = bytes;
+        self
+    }
+
+    /// Sets the clock of timeouts and polling. Default: the wall clock. Leases expire by the
+    /// server's clock, whatever this one says.
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// What the database is called in errors: never with a password.
+    pub(super) fn database(&self) -> String {
+        let options = self.connect_options();
+        let database = options.get_database().unwrap_or_else(|| options.get_username());
+        let (host, port) = (options.get_host(), options.get_port());
+        format!("postgres://{host}:{port}/{database}#{}", self.schema.name())
+    }
+
+    pub(super) fn connect_options(&self) -> PgConnectOptions {
+        match &self.source {
+            Source::Connect(options) => (**options).clone(),
+            Source::Pool(pool) => (*pool.connect_options()).clone(),
+        }
+    }
+
+    fn map_connect(mut self, map: impl FnOnce(PgConnectOptions) -> PgConnectOptions) -> Self {
+        if let Source::Connect(options) = self.source {
+            self.source = Source::Connect(Box::new(map(*options)));
+        }
+        self
+    }
+}
+
+fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
+    let invalid = |reason: &str| StoreError::InvalidConfiguration { reason: reason.to_owned() };
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(invalid("a PostgreSQL URL begins with postgres:// or postgresql://"));
+    }
+    url.parse().map_err(|_| invalid("the PostgreSQL URL can't be read"))
+}
+
+fn with_root(options: PgConnectOptions, root: Option<PathBuf>) -> PgConnectOptions {
+    match root {
+        Some(root) => options.ssl_root_cert(root),
+        None => options,
+    }
+}
+
+impl FromStr for PostgresOptions {
+    type Err = StoreError;
+
+    fn from_str(url: &str) -> Result<Self, StoreError> {
+        Self::new(url)
+    }
+}
+
+/// Shows no password.
+impl fmt::Debug for PostgresOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("PostgresOptions")
+            .field("database", &self.database())
+            .field("pooler", &self.pooler)
+            .field("max_connections", &self.max_connections)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("lock_timeout", &self.lock_timeout)
+            .field("append_timeout", &self.append_timeout)
+            .field("max_event_bytes", &self.max_event_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_never_show_a_password() {
+        let options = PostgresOptions::new("postgres://me:geheim@db.example:5433/orders").unwrap();
+        assert_eq!(options.database(), "postgres://db.example:5433/orders#aios");
+        assert!(!format!("{options:?}").contains("geheim"));
+        let error = PostgresOptions::new("postgres://me:geheim@host:port").unwrap_err();
+        assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
+        assert!(!format!("{error:?}").contains("geheim"));
+    }
+
+    #[test]
+    fn should_refuse_what_is_no_url() {
+        for url in ["", "mysql://a", "localhost", "sqlite:a.db"] {
+            let error = PostgresOptions::new(url).unwrap_err();
+            assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION", "{url}");
+        }
+    }
+
+    #[test]
+    fn should_set_tls() {
+        let options = PostgresOptions::new("postgres://me@host/db").unwrap();
+        let options = options.with_tls(Tls::VerifyFull(Some("ca.pem".into())));
+        let mode = options.connect_options().get_ssl_mode();
+        assert!(matches!(mode, PgSslMode::VerifyFull));
+    }
+}

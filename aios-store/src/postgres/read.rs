@@ -1,0 +1,101 @@
+use aios_core::store::{MAX_PAGE, RecordedEvent, StoreError, StreamId};
+use sqlx::{Row, SqlStr, postgres::PgRow};
+
+use super::{
+    pool::{Database, Statement},
+    schema::Schema,
+};
+use crate::rows::StoredEvent;
+
+/// The page is cut before names are looked up, so that the plan can only begin with the index.
+const READ: &str = "\
+    SELECT e.position, e.id, e.external_id, s.name, e.version, t.name, c.name, e.created_at,
+        e.payload, e.metadata
+    FROM ({page}) e
+    JOIN {schema}.streams s ON s.id = e.stream_id
+    JOIN {schema}.event_types t ON t.id = e.type_id
+    JOIN {schema}.event_sources c ON c.id = e.source_id
+    ORDER BY e.position";
+
+const LOG_PAGE: &str =
+    "SELECT * FROM {schema}.events WHERE position > $1 ORDER BY position LIMIT $2";
+
+const STREAM_PAGE: &str = "\
+    SELECT * FROM {schema}.events
+    WHERE stream_id = (SELECT id FROM {schema}.streams WHERE name = $3) AND version > $1
+    ORDER BY version LIMIT $2";
+
+const HEAD: &str = "SELECT coalesce(max(position), 0) FROM {schema}.events";
+
+/// The statement that reads a page of the log: after `$1`, at most `$2`.
+pub(super) fn log_page(schema: &Schema) -> SqlStr {
+    schema.fill(&READ.replace("{page}", LOG_PAGE))
+}
+
+/// The statement that reads a page of the stream `$3`: after `$1`, at most `$2`.
+pub(super) fn stream_page(schema: &Schema) -> SqlStr {
+    schema.fill(&READ.replace("{page}", STREAM_PAGE))
+}
+
+pub(super) async fn read_log(
+    database: &Database,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<RecordedEvent>, StoreError> {
+    let query = page(log_page(database.schema()), after, limit);
+    recorded(database, &database.fetch_all("read the log", query).await?)
+}
+
+pub(super) async fn read_stream(
+    database: &Database,
+    stream: &StreamId,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<RecordedEvent>, StoreError> {
+    let query = page(stream_page(database.schema()), after, limit).bind(stream.as_str());
+    recorded(database, &database.fetch_all("read a stream", query).await?)
+}
+
+pub(super) async fn head(database: &Database) -> Result<u64, StoreError> {
+    let operation = "read the head of the log";
+    let query = sqlx::query(database.schema().fill(HEAD));
+    let rows = database.fetch_all(operation, query).await?;
+    let head: Option<i64> = match rows.first() {
+        Some(row) => row.try_get(0).map_err(|error| database.error(operation, error))?,
+        None => None,
+    };
+    Ok(head.and_then(|head| u64::try_from(head).ok()).unwrap_or_default())
+}
+
+/// A position or version beyond `i64::MAX` is after everything.
+fn page<'q>(sql: SqlStr, after: u64, limit: usize) -> Statement<'q> {
+    let limit = i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX);
+    sqlx::query(sql).bind(i64::try_from(after).unwrap_or(i64::MAX)).bind(limit)
+}
+
+pub(super) fn recorded(
+    database: &Database,
+    rows: &[PgRow],
+) -> Result<Vec<RecordedEvent>, StoreError> {
+    rows.iter()
+        .map(|row| {
+            let stored = stored(row).map_err(|error| database.error("read events", error))?;
+            stored.into_recorded(database.name())
+        })
+        .collect()
+}
+
+fn stored(row: &PgRow) -> sqlx::Result<StoredEvent> {
+    Ok(StoredEvent {
+        position: row.try_get(0)?,
+        key: row.try_get(1)?,
+        external_id: row.try_get(2)?,
+        stream: row.try_get(3)?,
+        version: row.try_get::<i32, _>(4)?.into(),
+        event_type: row.try_get(5)?,
+        source: row.try_get(6)?,
+        created_at: row.try_get(7)?,
+        payload: row.try_get(8)?,
+        metadata: row.try_get(9)?,
+    })
+}

@@ -1,0 +1,152 @@
+use aios_core::{
+    event::{EventId, Payload},
+    projection::{Cell, Column, Condition, Kind, Query, Record, Row, Table},
+    store::{
+        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, StoreError,
+        TaskFilter, TaskRecord, WorkflowRecord,
+    },
+};
+use async_trait::async_trait;
+use sqlx::{Postgres, QueryBuilder, Row as _, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{PostgresStore, moment::Moment, rebuild::rebuild, schema::Schema};
+use crate::rows::{self, Key};
+
+/// What every table has before its own columns.
+const COMMON: usize = 5;
+
+#[async_trait]
+impl ReadModels for PostgresStore {
+    async fn agents(
+        &self,
+        filter: &AgentFilter,
+        page: &PageRequest,
+    ) -> Result<Page<AgentRecord>, StoreError> {
+        self.page(&Query::agents(filter, page)).await
+    }
+
+    async fn tasks(
+        &self,
+        filter: &TaskFilter,
+        page: &PageRequest,
+    ) -> Result<Page<TaskRecord>, StoreError> {
+        self.page(&Query::tasks(filter, page)).await
+    }
+
+    async fn workflows(&self, page: &PageRequest) -> Result<Page<WorkflowRecord>, StoreError> {
+        self.page(&Query::workflows(page)).await
+    }
+
+    async fn runs(
+        &self,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RunRecord>, StoreError> {
+        self.page(&Query::runs(filter, page)).await
+    }
+
+    async fn rebuild(&self) -> Result<(), StoreError> {
+        rebuild(&self.0.database).await
+    }
+}
+
+impl PostgresStore {
+    async fn page<R: Record>(&self, query: &Query) -> Result<Page<R>, StoreError> {
+        let database = &self.0.database;
+        let mut builder = select(database.schema(), query)?;
+        let rows = database.fetch_all("read a table", builder.build()).await?;
+        let rows: sqlx::Result<Vec<Row>> =
+            rows.iter().map(|found| row(query.table, found)).collect();
+        let rows = rows.map_err(|error| database.error("read a table", error))?;
+        rows::page(rows, query, database.name())
+    }
+}
+
+/// Reads one row more than the page has, so as to know whether there is another page.
+fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<Postgres>, StoreError> {
+    let mut builder =
+        QueryBuilder::new("SELECT id, external_id, created_at, updated_at, deleted_at");
+    for column in query.table.columns() {
+        let cast = if column.kind == Kind::Json { "::text" } else { "" };
+        builder.push(format!(", {}{cast}", column.name));
+    }
+    builder.push(format!(" FROM {}.{} WHERE true", schema.name(), query.table.name()));
+    if let Some(start) = rows::page_start(query)? {
+        builder.push(" AND id > ").push_bind(start);
+    }
+    query.conditions.iter().for_each(|condition| restrict(&mut builder, condition));
+    let limit = i64::try_from(query.page.limit.saturating_add(1)).unwrap_or(i64::MAX);
+    builder.push(" ORDER BY id LIMIT ").push_bind(limit);
+    Ok(builder)
+}
+
+fn restrict(builder: &mut QueryBuilder<Postgres>, condition: &Condition) {
+    match condition {
+        Condition::Id(id) => {
+            builder.push(" AND id = ").push_bind(Key::of(id).map(|key| key.uuid));
+        }
+        Condition::In(name, cells) => {
+            builder.push(format!(" AND {name} = ANY ("));
+            any_of(builder, cells);
+            builder.push(")");
+        }
+        Condition::Above(name, bound) => {
+            builder.push(format!(" AND {name} > ")).push_bind(*bound);
+        }
+        Condition::NotDeleted => {
+            builder.push(" AND deleted_at IS NULL");
+        }
+    }
+}
+
+/// Filters compare text or integers.
+fn any_of(builder: &mut QueryBuilder<Postgres>, cells: &[Cell]) {
+    let integers: Vec<i64> = cells.iter().filter_map(integer).collect();
+    if integers.is_empty() {
+        let texts: Vec<String> = cells.iter().filter_map(text).collect();
+        builder.push_bind(texts);
+    } else {
+        builder.push_bind(integers);
+    }
+}
+
+fn integer(cell: &Cell) -> Option<i64> {
+    if let Cell::Integer(number) = cell { Some(*number) } else { None }
+}
+
+fn text(cell: &Cell) -> Option<String> {
+    if let Cell::Text(text) = cell { Some(text.clone()) } else { None }
+}
+
+fn row(table: Table, found: &PgRow) -> sqlx::Result<Row> {
+    let external: Option<String> = found.try_get(1)?;
+    let key: Uuid = found.try_get(0)?;
+    let columns = table.columns().iter().zip(COMMON..);
+    Ok(Row {
+        id: external.unwrap_or_else(|| EventId::from(key).to_string()),
+        created_at: found.try_get::<Moment, _>(2)?.0,
+        updated_at: found.try_get::<Moment, _>(3)?.0,
+        deleted_at: found.try_get::<Option<Moment>, _>(4)?.map(|moment| moment.0),
+        cells: columns
+            .map(|(column, place)| cell(*column, found, place))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn cell(column: Column, found: &PgRow, place: usize) -> sqlx::Result<Cell> {
+    let cell = match column.kind {
+        Kind::Text => found.try_get::<Option<String>, _>(place)?.map(Cell::Text),
+        Kind::Integer => found.try_get::<Option<i64>, _>(place)?.map(Cell::Integer),
+        Kind::Timestamp => {
+            found.try_get::<Option<Moment>, _>(place)?.map(|moment| Cell::Timestamp(moment.0))
+        }
+        Kind::Json => found.try_get::<Option<String>, _>(place)?.map(json).transpose()?,
+    };
+    Ok(cell.unwrap_or(Cell::Null))
+}
+
+fn json(text: String) -> sqlx::Result<Cell> {
+    let payload = Payload::from_text(text);
+    payload.map(Cell::Json).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}

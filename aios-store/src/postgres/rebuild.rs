@@ -1,0 +1,77 @@
+use aios_core::{
+    projection::Table,
+    store::{RecordedEvent, StoreError},
+};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqlSafeStr};
+
+use super::{changes::ChangeSets, pool::Database, read};
+
+/// Events read at once.
+const PAGE: i64 = 1000;
+
+/// Empties the read models and derives them from the log anew, in one transaction that holds the
+/// lock of appends. Readers see the old rows until it is done.
+pub(super) async fn rebuild(database: &Database) -> Result<(), StoreError> {
+    let mut connection = database.acquire().await?;
+    let result = rebuild_on(database, &mut connection).await;
+    if result.is_err() {
+        connection.close_on_drop();
+    }
+    result
+}
+
+async fn rebuild_on(database: &Database, connection: &mut PgConnection) -> Result<(), StoreError> {
+    let limit = database.limit();
+    let begin = database.bounded(OPERATION, limit, connection.begin());
+    let mut transaction = begin.await?;
+    database.bounded(OPERATION, limit, empty(database, &mut transaction)).await?;
+    let mut after = 0;
+    loop {
+        let page = database.bounded(OPERATION, limit, page(database, &mut transaction, after));
+        let events = read::recorded(database, &page.await?)?;
+        let Some(last) = events.last() else { break };
+        after = i64::try_from(last.position).unwrap_or(i64::MAX);
+        let apply = apply(database, &mut transaction, &events);
+        database.bounded(OPERATION, limit, apply).await?;
+    }
+    database.bounded(OPERATION, limit, transaction.commit()).await
+}
+
+const OPERATION: &str = "rebuild the read models";
+
+async fn empty(database: &Database, connection: &mut PgConnection) -> sqlx::Result<()> {
+    let schema = database.schema();
+    let lock = schema.fill("SELECT pg_advisory_xact_lock({lock})");
+    sqlx::raw_sql(lock).execute(&mut *connection).await?;
+    for table in Table::ALL {
+        let delete = AssertSqlSafe(format!("DELETE FROM {}.{}", schema.name(), table.name()));
+        sqlx::raw_sql(delete.into_sql_str()).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+async fn page(
+    database: &Database,
+    connection: &mut PgConnection,
+    after: i64,
+) -> sqlx::Result<Vec<sqlx::postgres::PgRow>> {
+    sqlx::query(read::log_page(database.schema()))
+        .bind(after)
+        .bind(PAGE)
+        .persistent(database.pooler().prepares())
+        .fetch_all(connection)
+        .await
+}
+
+async fn apply(
+    database: &Database,
+    connection: &mut PgConnection,
+    events: &[RecordedEvent],
+) -> sqlx::Result<()> {
+    let mut sets = ChangeSets::default();
+    events.iter().for_each(|recorded| sets.add_recorded(recorded));
+    let Some(sets) = sets.to_json() else { return Ok(()) };
+    let sql = database.schema().fill("SELECT {schema}.apply_changes($1, NULL, NULL)");
+    let statement = sqlx::query(sql).bind(sets).persistent(database.pooler().prepares());
+    statement.execute(connection).await.map(drop)
+}

@@ -1,0 +1,170 @@
+use std::{str::FromStr, sync::Arc};
+
+use aios_core::store::StoreError;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqlSafeStr, SqlStr};
+
+use super::error::is_undefined;
+
+/// Every migration, in order; its version is its place, from 1.
+const MIGRATIONS: [(&str, &str); 4] = [
+    ("event_log", include_str!("../../migrations/postgres/0001_event_log.sql")),
+    ("read_models", include_str!("../../migrations/postgres/0002_read_models.sql")),
+    ("append", include_str!("../../migrations/postgres/0003_append.sql")),
+    ("acquire", include_str!("../../migrations/postgres/0004_acquire.sql")),
+];
+
+/// Longest name, in bytes: PostgreSQL's 63, less what the name of the channel adds.
+const MAX_NAME: usize = 48;
+
+/// Name of the schema that holds everything. It needs no quotes, and goes into statements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Schema(Arc<str>);
+
+impl Schema {
+    pub(super) fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Writes the name into a statement, in place of `{schema}`, and the key of the lock under which
+    /// positions are given out in place of `{lock}`.
+    pub(super) fn fill(&self, template: &str) -> SqlStr {
+        let text = template.replace("{schema}", &self.0);
+        AssertSqlSafe(text.replace("{lock}", &self.lock("append").to_string())).into_sql_str()
+    }
+
+    /// Where hints are sent.
+    pub(super) fn channel(&self) -> String {
+        format!("{}_events", self.0)
+    }
+
+    /// Key of an advisory lock: FNV-1a of what it is for and of the schema. Every version of aios
+    /// has to use the same.
+    fn lock(&self, purpose: &str) -> i64 {
+        let name = format!("aios:{purpose}:{}", self.0);
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        hash.cast_signed()
+    }
+}
+
+impl Default for Schema {
+    fn default() -> Self {
+        Self("aios".into())
+    }
+}
+
+impl FromStr for Schema {
+    type Err = StoreError;
+
+    fn from_str(name: &str) -> Result<Self, StoreError> {
+        let begins = name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_');
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        if begins && name.len() <= MAX_NAME && name.bytes().all(fits) && !name.starts_with("pg_") {
+            return Ok(Self(name.into()));
+        }
+        Err(StoreError::InvalidConfiguration {
+            reason: format!("{name:?} can't be the name of a schema"),
+        })
+    }
+}
+
+/// Why the schema could not be brought up to date.
+pub(super) enum MigrateError {
+    Newer { found: u32, known: u32 },
+    Driver(sqlx::Error),
+}
+
+impl From<sqlx::Error> for MigrateError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Driver(error)
+    }
+}
+
+/// Brings the schema up to date. Any number of processes may do so at once: a lock lets one of them
+/// work, and the others find it done.
+pub(super) async fn migrate(
+    connection: &mut PgConnection,
+    schema: &Schema,
+) -> Result<(), MigrateError> {
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    if refuse_newer(version(connection, schema).await?, known)? == known {
+        return Ok(());
+    }
+    let mut transaction = connection.begin().await?;
+    prepare(&mut transaction, schema).await?;
+    let found = refuse_newer(version(&mut transaction, schema).await?, known)?;
+    for (version, (name, sql)) in (1_u32..).zip(MIGRATIONS) {
+        if version > found {
+            sqlx::raw_sql(schema.fill(sql)).execute(&mut *transaction).await?;
+            record(&mut transaction, schema, version, name).await?;
+        }
+    }
+    Ok(transaction.commit().await?)
+}
+
+fn refuse_newer(found: u32, known: u32) -> Result<u32, MigrateError> {
+    if found > known { Err(MigrateError::Newer { found, known }) } else { Ok(found) }
+}
+
+async fn prepare(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<()> {
+    let lock = schema.lock("migrate");
+    let lock = AssertSqlSafe(format!("SELECT pg_advisory_xact_lock({lock})"));
+    sqlx::raw_sql(lock).execute(&mut *connection).await?;
+    let sql = "CREATE SCHEMA IF NOT EXISTS {schema};
+        CREATE TABLE IF NOT EXISTS {schema}.migrations (
+            version integer PRIMARY KEY,
+            name text NOT NULL,
+            created_at timestamptz NOT NULL DEFAULT now()
+        )";
+    sqlx::raw_sql(schema.fill(sql)).execute(connection).await.map(drop)
+}
+
+async fn version(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<u32> {
+    let sql = "SELECT coalesce(max(version), 0)::text FROM {schema}.migrations";
+    match sqlx::raw_sql(schema.fill(sql)).fetch_one(connection).await {
+        Ok(row) => number(&row),
+        Err(error) if is_undefined(&error) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+fn number(row: &sqlx::postgres::PgRow) -> sqlx::Result<u32> {
+    let text: String = sqlx::Row::try_get(row, 0)?;
+    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
+async fn record(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    version: u32,
+    name: &str,
+) -> sqlx::Result<()> {
+    let sql =
+        format!("INSERT INTO {{schema}}.migrations (version, name) VALUES ({version}, '{name}')");
+    sqlx::raw_sql(schema.fill(&sql)).execute(connection).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_take_names_that_need_no_quotes() {
+        for name in ["aios", "_a1", "tenant_7", &"x".repeat(48)] {
+            assert_eq!(name.parse::<Schema>().unwrap().name(), name);
+        }
+        for name in ["", "1a", "Aios", "a-b", "a b", "a;drop", "pg_x", "ä", &"x".repeat(49)] {
+            let error = name.parse::<Schema>().unwrap_err();
+            assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION", "{name:?}");
+        }
+    }
+
+    #[test]
+    fn should_lock_each_schema_for_itself() {
+        let (one, two) = (Schema::default(), "tenant".parse::<Schema>().unwrap());
+        assert_ne!(one.lock("append"), two.lock("append"));
+        assert_ne!(one.lock("append"), one.lock("migrate"));
+        assert_eq!(one.fill("a {schema}.b").as_str(), "a aios.b");
+    }
+}

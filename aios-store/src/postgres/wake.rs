@@ -1,0 +1,244 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_core::{clock::ClockExt, store::StoreError};
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use tokio::sync::{Notify, watch};
+
+use super::{pool::Database, read::head};
+
+/// Shortest pause between two polls, and between two hints.
+const SHORTEST_POLL: Duration = Duration::from_millis(50);
+
+/// Longest pause between two polls while hints arrive: 6 queries a minute.
+const LONGEST_POLL: Duration = Duration::from_secs(10);
+
+/// Longest pause between two polls without hints: 60 queries a minute.
+const LONGEST_BLIND_POLL: Duration = Duration::from_secs(1);
+
+/// Pause after a hint, so that a busy writer sends at most 200 a second.
+const HINT_PAUSE: Duration = Duration::from_millis(5);
+
+/// Pause before the listening connection is tried again.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+
+const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)";
+
+/// What this process knows of the end of the log, and who waits for it to move.
+#[derive(Clone)]
+pub(super) struct Head(Arc<Signals>);
+
+struct Signals {
+    known: watch::Sender<Known>,
+    /// The last position committed by this process, of which others should hear.
+    committed: watch::Sender<u64>,
+    waiting: watch::Sender<usize>,
+    /// Another process said that it appended, or hints may have been missed.
+    hinted: Notify,
+    listens: AtomicBool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Known {
+    head: u64,
+    /// Counts the polls that failed, and keeps the last reason.
+    failures: u64,
+    error: Option<StoreError>,
+}
+
+impl Head {
+    pub(super) fn new(head: u64) -> Self {
+        Self(Arc::new(Signals {
+            known: watch::Sender::new(Known { head, ..Known::default() }),
+            committed: watch::Sender::new(head),
+            waiting: watch::Sender::new(0),
+            hinted: Notify::new(),
+            listens: AtomicBool::new(false),
+        }))
+    }
+
+    pub(super) fn known(&self) -> u64 {
+        self.0.known.borrow().head
+    }
+
+    /// This process appended.
+    pub(super) fn committed(&self, position: u64) {
+        self.seen(position);
+        self.0.committed.send_replace(position);
+    }
+
+    /// The log has an event at this position. Returns whether that is news.
+    fn seen(&self, position: u64) -> bool {
+        self.0.known.send_if_modified(|known| {
+            let is_news = position > known.head;
+            known.head = known.head.max(position);
+            is_news
+        })
+    }
+
+    fn failed(&self, error: StoreError) {
+        self.0.known.send_modify(|known| {
+            known.failures += 1;
+            known.error = Some(error);
+        });
+    }
+
+    /// Waits until the head is above `after`, or a poll fails.
+    pub(super) async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
+        let mut known = self.0.known.subscribe();
+        let failures = known.borrow().failures;
+        let _waiting = Waiting::new(&self.0.waiting);
+        let changed = known.wait_for(|known| known.head > after || known.failures > failures);
+        let now = changed.await.map_err(|_| StoreError::Closed)?.clone();
+        match now.error {
+            Some(error) if now.head <= after => Err(error),
+            _ => Ok(now.head),
+        }
+    }
+}
+
+/// Counts somebody who waits.
+struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(waiting: &'a watch::Sender<usize>) -> Self {
+        waiting.send_modify(|count| *count += 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+/// Asks for the head while somebody waits: at once after a hint, otherwise ever more rarely.
+pub(super) async fn poll(database: Database, signals: Head) {
+    let mut waiting = signals.0.waiting.subscribe();
+    let mut pause = SHORTEST_POLL;
+    while waiting.wait_for(|count| *count > 0).await.is_ok() {
+        let hint = database.within(pause, signals.0.hinted.notified()).await;
+        if *waiting.borrow() == 0 {
+            keep(&signals, hint);
+            continue;
+        }
+        let is_news = match head(&database).await {
+            Ok(head) => signals.seen(head),
+            Err(error) => {
+                signals.failed(error);
+                false
+            }
+        };
+        let longest = if signals.listens() { LONGEST_POLL } else { LONGEST_BLIND_POLL };
+        pause = if is_news { SHORTEST_POLL } else { pause.saturating_mul(2).min(longest) };
+    }
+}
+
+/// Puts a hint back that nobody was there to hear.
+fn keep(signals: &Head, hint: Option<()>) {
+    if hint.is_some() {
+        signals.0.hinted.notify_one();
+    }
+}
+
+impl Head {
+    fn listens(&self) -> bool {
+        self.0.listens.load(Ordering::Relaxed)
+    }
+
+    fn set_listens(&self, listens: bool) {
+        self.0.listens.store(listens, Ordering::Relaxed);
+        self.0.hinted.notify_one();
+    }
+}
+
+/// Tells other processes of what this one committed: one hint a batch at most, outside its
+/// transaction, and without waiting for the disk. A hint that is lost is made up for by polling.
+pub(super) async fn notify(database: Database, signals: Head) {
+    let mut committed = signals.0.committed.subscribe();
+    let channel = database.schema().channel();
+    while committed.changed().await.is_ok() {
+        let position = *committed.borrow_and_update();
+        let query = sqlx::query(NOTIFY).bind(&channel).bind(position.to_string());
+        let sent = database.fetch_all("send a hint", query).await;
+        let pause = if sent.is_ok() { HINT_PAUSE } else { RECONNECT_PAUSE };
+        database.clock().sleep(pause).await;
+    }
+}
+
+/// Listens for the hints of other processes, and comes back whenever the connection is lost.
+pub(super) async fn listen(database: Database, signals: Head) {
+    let Some(options) = database.listen() else { return };
+    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
+    loop {
+        let connect = database.within(database.connect_timeout(), connect(&pool, &database)).await;
+        if let Some(Ok(mut listener)) = connect {
+            hear(&mut listener, &signals).await;
+        }
+        database.clock().sleep(RECONNECT_PAUSE).await;
+    }
+}
+
+async fn connect(pool: &sqlx::PgPool, database: &Database) -> sqlx::Result<PgListener> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(&database.schema().channel()).await?;
+    Ok(listener)
+}
+
+/// Passes hints on until the connection is lost.
+async fn hear(listener: &mut PgListener, signals: &Head) {
+    signals.set_listens(true);
+    while let Ok(Some(hint)) = listener.try_recv().await {
+        let is_known = hint.payload().parse().is_ok_and(|head: u64| head <= signals.known());
+        if !is_known {
+            signals.0.hinted.notify_one();
+        }
+    }
+    signals.set_listens(false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn should_wake_who_waits_for_an_append() {
+        let head = Head::new(3);
+        assert_eq!(head.wait_for(2).await.unwrap(), 3);
+        let waiter = tokio::spawn({
+            let head = head.clone();
+            async move { head.wait_for(4).await }
+        });
+        head.committed(4);
+        head.committed(5);
+        assert_eq!(waiter.await.unwrap().unwrap(), 5);
+        assert_eq!(*head.0.waiting.borrow(), 0);
+    }
+
+    #[tokio::test]
+    async fn should_report_a_failed_poll_to_who_waits() {
+        let head = Head::new(3);
+        let waiter = tokio::spawn({
+            let head = head.clone();
+            async move { head.wait_for(3).await }
+        });
+        while *head.0.waiting.borrow() == 0 {
+            tokio::task::yield_now().await;
+        }
+        head.failed(StoreError::Closed);
+        assert_eq!(waiter.await.unwrap().unwrap_err().code(), "STORE_CLOSED");
+    }
+
+    #[tokio::test]
+    async fn should_never_move_back() {
+        let head = Head::new(3);
+        assert!(head.seen(7) && !head.seen(5));
+        assert_eq!(head.known(), 7);
+    }
+}
