@@ -17,3 +17,6 @@ pub const INVALID_PARAMETERS: &str = "INVALID_PARAMETERS";
 
 /// The agent's answer can't be JSON. Terminal.
 pub const INVALID_OUTPUT: &str = "INVALID_OUTPUT";
+
+/// A circuit breaker refused the task. Retryable.
+pub const CIRCUIT_OPEN: &str = "CIRCUIT_OPEN";

@@ -41,6 +41,6 @@ pub(super) fn group_of(agent_type: &Segment) -> Result<Group, InvalidName> {
 }
 
 /// The mailbox of one agent.
-pub(super) fn mailbox_of(agent_type: &Segment, agent_id: &str) -> Result<Mailbox, InvalidName> {
+pub(crate) fn mailbox_of(agent_type: &Segment, agent_id: &str) -> Result<Mailbox, InvalidName> {
     Mailbox::new(format!("agents.{agent_type}.{agent_id}"))
 }

@@ -4,7 +4,7 @@
 //! [`AgentHost`] runs them on a broker. Whoever wants an answer without durability gives tasks
 //! with a [`Caller`]; everybody else gives them from a workflow.
 
-mod backoff;
+pub(crate) mod backoff;
 mod caller;
 pub mod codes;
 mod definition;
@@ -15,6 +15,7 @@ mod host;
 mod registry;
 mod typed;
 
+pub(crate) use self::events::mailbox_of;
 pub use self::{
     caller::{Caller, TaskCall},
     definition::{AgentDefinition, RegisteredAgent},

@@ -1,0 +1,35 @@
+use std::sync::Arc;
+
+use aios_core::{
+    agent::{DynAgent, TaskContext, TaskError},
+    event::Payload,
+};
+use tokio::sync::Semaphore;
+
+use super::Around;
+
+/// Does a limited number of tasks at once; more wait their turn, first come, first served.
+///
+/// The wait counts towards the task's timeout.
+#[derive(Clone, Debug)]
+pub struct ConcurrencyLimit(Arc<Semaphore>);
+
+impl ConcurrencyLimit {
+    /// Does at most so many tasks at once; 0 counts as 1.
+    #[must_use]
+    pub fn new(tasks: u16) -> Self {
+        Self(Arc::new(Semaphore::new(tasks.max(1).into())))
+    }
+}
+
+impl Around for ConcurrencyLimit {
+    async fn around(
+        &self,
+        agent: &dyn DynAgent,
+        context: &TaskContext,
+        parameters: Payload,
+    ) -> Result<Payload, TaskError> {
+        let _permit = self.0.acquire().await?;
+        agent.process_task(context, parameters).await
+    }
+}

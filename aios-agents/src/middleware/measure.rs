@@ -1,0 +1,73 @@
+use std::sync::Arc;
+
+use aios_core::{
+    agent::{DynAgent, TaskContext, TaskError},
+    clock::Clock,
+    event::{Payload, Timestamp},
+};
+
+use super::Around;
+
+/// Counts and times tasks with the `metrics` facade, which does nothing until a program installs a
+/// recorder.
+///
+/// - `aios_agent_tasks_total` counts tasks by `agent_type` and `outcome`, which is `completed`,
+///   `failed` or `dropped` (over time or cancelled),
+/// - `aios_agent_task_seconds` is a histogram of their durations, by the same,
+/// - `aios_agent_tasks_running` is how many are done now, by `agent_type`.
+#[derive(Clone, Debug)]
+pub struct Measure {
+    clock: Arc<dyn Clock>,
+}
+
+impl Measure {
+    /// Measures time with this clock.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock }
+    }
+}
+
+impl Around for Measure {
+    async fn around(
+        &self,
+        agent: &dyn DynAgent,
+        context: &TaskContext,
+        parameters: Payload,
+    ) -> Result<Payload, TaskError> {
+        let mut measured = Measured::start(&*self.clock, context.agent_type());
+        let result = agent.process_task(context, parameters).await;
+        measured.outcome = if result.is_ok() { "completed" } else { "failed" };
+        result
+    }
+}
+
+/// Reports a task when it is dropped, however it ended.
+struct Measured<'a> {
+    clock: &'a dyn Clock,
+    started: Timestamp,
+    agent_type: String,
+    outcome: &'static str,
+}
+
+impl<'a> Measured<'a> {
+    fn start(clock: &'a dyn Clock, agent_type: &str) -> Self {
+        let agent_type = agent_type.to_owned();
+        metrics::gauge!("aios_agent_tasks_running", "agent_type" => agent_type.clone())
+            .increment(1.0);
+        Self { clock, started: clock.now(), agent_type, outcome: "dropped" }
+    }
+}
+
+impl Drop for Measured<'_> {
+    fn drop(&mut self) {
+        let seconds = self.clock.now().duration_since(self.started).as_secs_f64();
+        let agent_type = || self.agent_type.clone();
+        let outcome = self.outcome;
+        metrics::gauge!("aios_agent_tasks_running", "agent_type" => agent_type()).decrement(1.0);
+        metrics::counter!("aios_agent_tasks_total", "agent_type" => agent_type(), "outcome" => outcome)
+            .increment(1);
+        metrics::histogram!("aios_agent_task_seconds", "agent_type" => agent_type(), "outcome" => outcome)
+            .record(seconds);
+    }
+}

@@ -1,0 +1,84 @@
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use aios_core::{
+    agent::{DynAgent, TaskContext, TaskError},
+    clock::{Clock, ClockExt},
+    event::Payload,
+};
+use governor::{
+    Quota, RateLimiter, clock,
+    middleware::NoOpMiddleware,
+    nanos::Nanos,
+    state::{InMemoryState, NotKeyed},
+};
+use tokio::sync::Mutex;
+
+use super::Around;
+use crate::agent::AgentError;
+
+type Limiter = RateLimiter<NotKeyed, InMemoryState, Governed, NoOpMiddleware<Nanos>>;
+
+/// Begins a limited number of tasks in a time; more wait their turn, first come, first served.
+///
+/// So many tasks may begin at once, then one whenever its share of the time has passed (the generic
+/// cell rate algorithm, ITU-T I.371). The wait counts towards the task's timeout.
+#[derive(Clone, Debug)]
+pub struct RateLimit(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    clock: Arc<dyn Clock>,
+    limiter: Limiter,
+    /// Held by the first of those that wait, so that only one sleeps.
+    turn: Mutex<()>,
+}
+
+impl RateLimit {
+    /// Begins at most `tasks` in `per`.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::InvalidConfiguration`] if there are no tasks, or a task's share of the time is
+    /// less than a nanosecond.
+    pub fn new(clock: Arc<dyn Clock>, tasks: u32, per: Duration) -> Result<Self, AgentError> {
+        let quota = NonZeroU32::new(tasks).and_then(|burst| {
+            Quota::with_period(per / tasks).map(|quota| quota.allow_burst(burst))
+        });
+        let Some(quota) = quota else {
+            let reason = format!("a rate of {tasks} tasks in {per:?}");
+            return Err(AgentError::InvalidConfiguration { reason });
+        };
+        let limiter = RateLimiter::direct_with_clock(quota, Governed(Arc::clone(&clock)));
+        Ok(Self(Arc::new(Inner { clock, limiter, turn: Mutex::new(()) })))
+    }
+}
+
+impl Around for RateLimit {
+    async fn around(
+        &self,
+        agent: &dyn DynAgent,
+        context: &TaskContext,
+        parameters: Payload,
+    ) -> Result<Payload, TaskError> {
+        let turn = self.0.turn.lock().await;
+        while let Err(early) = self.0.limiter.check() {
+            let now = clock::Clock::now(self.0.limiter.clock());
+            self.0.clock.sleep(early.wait_time_from(now)).await;
+        }
+        drop(turn);
+        agent.process_task(context, parameters).await
+    }
+}
+
+/// Our clock, as the limiter reads it.
+#[derive(Clone, Debug)]
+struct Governed(Arc<dyn Clock>);
+
+impl clock::Clock for Governed {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        let micros = u64::try_from(self.0.now().as_micros()).unwrap_or_default();
+        micros.saturating_mul(1_000).into()
+    }
+}

@@ -1,0 +1,46 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{
+    agent::{DynAgent, TaskContext, TaskError},
+    clock::{Clock, ClockExt},
+    event::Payload,
+    failure::Failure,
+};
+
+use super::Around;
+use crate::agent::codes;
+
+/// Gives a task up after a time, with [`TASK_TIMEOUT`](codes::TASK_TIMEOUT), which is retryable.
+///
+/// A task's own timeout holds besides.
+#[derive(Clone, Debug)]
+pub struct Timeout {
+    clock: Arc<dyn Clock>,
+    after: Duration,
+}
+
+impl Timeout {
+    /// Gives tasks up after this time.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, after: Duration) -> Self {
+        Self { clock, after }
+    }
+}
+
+impl Around for Timeout {
+    async fn around(
+        &self,
+        agent: &dyn DynAgent,
+        context: &TaskContext,
+        parameters: Payload,
+    ) -> Result<Payload, TaskError> {
+        tokio::select! {
+            biased;
+            result = agent.process_task(context, parameters) => result,
+            () = self.clock.sleep(self.after) => {
+                let message = format!("the task took longer than {:?}", self.after);
+                Err(TaskError::retryable(Failure::new(codes::TASK_TIMEOUT, message)))
+            }
+        }
+    }
+}
