@@ -13,9 +13,10 @@ use super::{
     answer::log_unsettled,
     hosted::{HostedAgent, HostedType},
     ledger::{Dispatch, Entry},
+    running::Stop,
     vigil::{Outcome, Vigil},
 };
-use crate::agent::codes;
+use crate::{agent::codes, panic::panic_failure};
 
 impl HostedType {
     /// Does one task, or answers a repeated dispatch, and settles the delivery.
@@ -54,7 +55,12 @@ impl HostedType {
         let outcome = vigil.attend(run(agent, &context, parameters)).await;
         let delivery = vigil.into_delivery();
         let result = match outcome {
-            Outcome::Done(result) => result,
+            Outcome::Done(Ok(output)) => Ok(output),
+            Outcome::Done(Err(error)) => match entry.running.stopped() {
+                None => Err(error),
+                Some(Stop::Cancelled) => Err(cancelled()),
+                Some(Stop::Abandoned) => return,
+            },
             Outcome::TimedOut(after) => Err(timed_out(after)),
             Outcome::Cancelled => Err(cancelled()),
             Outcome::Abandoned => return,
@@ -83,15 +89,12 @@ async fn run(
 ) -> Result<Payload, TaskError> {
     let work = async { agent.agent.process_task(context, parameters).await };
     let ended = AssertUnwindSafe(work).catch_unwind().await;
-    ended.unwrap_or_else(|panic| Err(panic_failure(&*panic)))
+    ended.unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
-/// A panic as a failure.
-pub(super) fn panic_failure(panic: &(dyn Any + Send)) -> TaskError {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    let message = format!("the agent panicked: {}", text.unwrap_or("no message"));
-    TaskError::retryable(Failure::new(codes::AGENT_PANICKED, message))
+/// A panic as a failure of a task.
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> TaskError {
+    TaskError::retryable(panic_failure(codes::AGENT_PANICKED, panic))
 }
 
 fn timed_out(after: std::time::Duration) -> TaskError {

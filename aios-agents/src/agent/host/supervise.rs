@@ -12,7 +12,7 @@ use aios_core::{
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
-use super::{attempt::panic_failure, consumer::Consumer, hosted::HostedType};
+use super::{attempt::panicked, consumer::Consumer, hosted::HostedType};
 use crate::agent::{
     AgentError, RegisteredAgent,
     backoff::Backoff,
@@ -101,7 +101,7 @@ impl HostedType {
         let made = std::panic::AssertUnwindSafe(made).catch_unwind();
         tokio::select! {
             biased;
-            made = made => made.unwrap_or_else(|panic| Err(panic_failure(&*panic))),
+            made = made => made.unwrap_or_else(|panic| Err(panicked(&*panic))),
             () = self.shared.clock.sleep(timeout) => {
                 let message = format!("the factory did not end within {timeout:?}");
                 Err(TaskError::retryable(Failure::new("AGENT_FACTORY_TIMEOUT", message)))
