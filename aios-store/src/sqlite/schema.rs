@@ -57,6 +57,8 @@ fn configure(connection: &Connection, cache_kibibytes: i64) -> rusqlite::Result<
 
 fn configure_writer(connection: &Connection, options: &SqliteOptions) -> rusqlite::Result<()> {
     configure(connection, WRITER_CACHE)?;
+    // The only writer takes every number it refers to from the table itself.
+    connection.pragma_update(None, "foreign_keys", false)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", options.synchronous.as_str())?;
