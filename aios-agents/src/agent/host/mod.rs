@@ -29,6 +29,10 @@ pub use self::options::HostOptions;
 use self::{hosted::HostedType, ledger::Ledger};
 use super::{AgentError, Agents};
 
+/// How long tasks that were given up may take to give back their deliveries. Only code that blocks
+/// its thread takes longer.
+const ABANDON_GRACE: Duration = Duration::from_secs(1);
+
 /// What all parts of a host share.
 struct Shared {
     broker: Arc<dyn Broker>,
@@ -109,21 +113,27 @@ impl AgentHost {
     /// A cancelled shutdown gives up what runs.
     pub async fn shutdown(mut self, deadline: Duration) -> Result<(), AgentError> {
         self.consumers.shutdown().await;
-        let timeout = self.shared.clock.sleep(deadline);
-        let drained = tokio::select! {
-            biased;
-            () = self.drained() => true,
-            () = timeout => false,
-        };
+        let drained = self.drained_within(deadline).await;
         let running = self.shared.ledger.abandon();
+        if !drained {
+            self.drained_within(ABANDON_GRACE).await;
+        }
         self.helpers.shutdown().await;
         self.shared.announce_or_warn(self.status_changed(AgentStatus::Stopped)).await;
         if drained { Ok(()) } else { Err(AgentError::ShutdownTimeout { running }) }
     }
 
-    async fn drained(&self) {
-        for hosted in &self.types {
-            hosted.drained().await;
+    /// Whether all tasks ended in time.
+    async fn drained_within(&self, time: Duration) -> bool {
+        let drained = async {
+            for hosted in &self.types {
+                hosted.drained().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = drained => true,
+            () = self.shared.clock.sleep(time) => false,
         }
     }
 

@@ -9,7 +9,7 @@ use aios_core::{
     failure::Failure,
     store::AgentStatus,
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use tokio::task::JoinSet;
 
 use super::{attempt::panicked, consumer::Consumer, hosted::HostedType};
@@ -22,9 +22,11 @@ use crate::agent::{
 impl HostedType {
     /// Tries every factory once, and subscribes for what was made.
     pub(super) async fn start(self: &Arc<Self>, tasks: &mut JoinSet<()>) -> Result<(), AgentError> {
-        let mut any = false;
-        for agent in &self.definition.agents {
-            any |= self.start_agent(agent, tasks).await?;
+        let agents = &self.definition.agents;
+        let made = join_all(agents.iter().map(|agent| self.create(agent))).await;
+        let any = made.iter().any(Result::is_ok);
+        for (agent, made) in agents.iter().zip(made) {
+            self.start_agent(agent, made, tasks).await?;
         }
         let consumer = Consumer::new(self, self.subscription()?, None);
         if any {
@@ -42,21 +44,21 @@ impl HostedType {
     async fn start_agent(
         self: &Arc<Self>,
         agent: &RegisteredAgent,
+        made: Result<Arc<dyn DynAgent>, TaskError>,
         tasks: &mut JoinSet<()>,
-    ) -> Result<bool, AgentError> {
+    ) -> Result<(), AgentError> {
         let subscription = self.mailbox_subscription(agent)?;
-        match self.create(agent).await {
+        match made {
             Ok(made) => {
                 let made = self.add(&agent.id, made);
                 tasks.spawn(Consumer::new(self, subscription, Some(made)).start().await?);
-                Ok(true)
             }
             Err(failure) => {
                 let (hosted, agent) = (Arc::clone(self), agent.clone());
                 tasks.spawn(hosted.recreate(agent, subscription, failure));
-                Ok(false)
             }
         }
+        Ok(())
     }
 
     async fn recreate(

@@ -63,9 +63,12 @@ impl<'a> Vigil<'a> {
     ) -> Outcome {
         let mut work = pin!(work);
         let running = self.running;
-        if running.stopped().is_none()
-            && let Poll::Ready(result) = futures_util::poll!(work.as_mut())
-        {
+        match running.stopped() {
+            None => {}
+            Some(Stop::Cancelled) => return Outcome::Cancelled,
+            Some(Stop::Abandoned) => return Outcome::Abandoned,
+        }
+        if let Poll::Ready(result) = futures_util::poll!(work.as_mut()) {
             return Outcome::Done(result);
         }
         let mut chore: Option<BoxFuture<'a, ()>> = None;
