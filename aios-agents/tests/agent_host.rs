@@ -137,6 +137,7 @@ async fn should_cancel_a_running_task_and_one_that_comes_later() {
     world.idle().await;
     world.assign("backend", "t2", json!(1)).await;
     assert_eq!(world.drive(engine.failure()).await.failure.code, "TASK_CANCELLED");
+    assert_eq!(agent.calls(), 1, "a task that was cancelled before never begins");
 }
 
 #[tokio::test]

@@ -54,17 +54,19 @@ impl World {
         agents: Agents,
         options: HostOptions,
     ) -> Result<AgentHost, AgentError> {
+        self.start_on(self.broker.clone(), agents, options).await
+    }
+
+    /// Starts a host on another broker than the world's own.
+    pub(crate) async fn start_on(
+        &self,
+        broker: Arc<dyn Broker>,
+        agents: Agents,
+        options: HostOptions,
+    ) -> Result<AgentHost, AgentError> {
         let store: Arc<dyn Store> = self.store.clone();
         let clock = Arc::new(self.clock.clone());
-        self.drive(AgentHost::start(
-            self.broker.clone(),
-            clock,
-            Some(store),
-            "test",
-            agents,
-            options,
-        ))
-        .await
+        self.drive(AgentHost::start(broker, clock, Some(store), "test", agents, options)).await
     }
 
     pub(crate) async fn caller(&self) -> Caller {
