@@ -1,4 +1,14 @@
-//! aios-agents
+//! Durable, event-driven AI agents: the runtime that hosts them and the engine that runs their
+//! workflows.
 
 pub mod agent;
+mod counted;
 pub mod middleware;
+mod panic;
+pub mod prelude;
+pub mod runtime;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod workflow;
+
+pub use self::runtime::{RunError, RunHandle, Runtime, RuntimeBuilder, RuntimeError};

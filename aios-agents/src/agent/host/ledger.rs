@@ -153,3 +153,65 @@ impl Drop for Entry<'_> {
         self.ledger.state().running.remove(&self.key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> Key {
+        (TaskId::new(number.to_string()), 1)
+    }
+
+    fn answer(data: &str) -> Answer {
+        let result = Event::new("agents.a.task_completed".parse().unwrap(), "test", data).unwrap();
+        Answer { emitted: Vec::new(), result }
+    }
+
+    fn do_task(ledger: &Ledger, number: usize, data: &str) {
+        match ledger.begin(key(number)) {
+            Dispatch::New(entry) => entry.finish(&answer(data)),
+            repeated => panic!("{repeated:?}"),
+        }
+    }
+
+    #[test]
+    fn should_tell_new_running_and_finished_attempts_apart() {
+        let ledger = Ledger::default();
+        let Dispatch::New(entry) = ledger.begin(key(1)) else { panic!("it is new") };
+        assert!(matches!(ledger.begin(key(1)), Dispatch::Running));
+        entry.finish(&answer("a"));
+        drop(entry);
+        assert!(matches!(ledger.begin(key(1)), Dispatch::Finished(_)));
+    }
+
+    #[test]
+    fn should_forget_an_attempt_that_did_not_finish() {
+        let ledger = Ledger::default();
+        drop(ledger.begin(key(1)));
+        assert!(matches!(ledger.begin(key(1)), Dispatch::New(_)));
+    }
+
+    #[test]
+    fn should_forget_the_oldest_answers_by_number_and_by_size() {
+        let ledger = Ledger::default();
+        (0..=REMEMBERED).for_each(|number| do_task(&ledger, number, "a"));
+        assert!(matches!(ledger.begin(key(0)), Dispatch::New(_)));
+        assert!(matches!(ledger.begin(key(1)), Dispatch::Finished(_)));
+        let large = "x".repeat(REMEMBERED_BYTES - 10);
+        do_task(&ledger, REMEMBERED + 1, &large);
+        do_task(&ledger, REMEMBERED + 2, "a");
+        assert!(matches!(ledger.begin(key(REMEMBERED)), Dispatch::New(_)));
+        assert!(matches!(ledger.begin(key(REMEMBERED + 2)), Dispatch::Finished(_)));
+        assert!(ledger.state().bytes <= REMEMBERED_BYTES);
+    }
+
+    #[test]
+    fn should_remember_a_bounded_number_of_cancelled_tasks() {
+        let ledger = Ledger::default();
+        (0..=REMEMBERED).for_each(|number| ledger.cancel(&key(number).0));
+        for (number, stopped) in [(0, None), (1, Some(Stop::Cancelled))] {
+            let Dispatch::New(entry) = ledger.begin(key(number)) else { panic!("it is new") };
+            assert_eq!(entry.running.stopped(), stopped);
+        }
+    }
+}

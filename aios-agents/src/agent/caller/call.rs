@@ -1,0 +1,136 @@
+use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
+
+use aios_core::{
+    BoxFuture,
+    agent::{Segment, TaskAssigned, TaskError, TaskId},
+    broker::{BrokerError, BrokerExt, Publish},
+    clock::ClockExt,
+    event::{Event, EventError, EventId, EventType, Metadata, Payload},
+    failure::Failure,
+};
+
+use super::{Answer, Caller, Inner, pending::Waiting};
+use crate::agent::{codes, events::mailbox_of};
+
+/// A task that is about to be given; see [`Caller::task`].
+#[must_use = "a task is only given when it is awaited"]
+pub struct TaskCall {
+    inner: Arc<Inner>,
+    agent_type: String,
+    agent_id: Option<String>,
+    parameters: Result<Payload, EventError>,
+    timeout: Duration,
+    metadata: Metadata,
+}
+
+impl TaskCall {
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        agent_type: &str,
+        parameters: Result<Payload, EventError>,
+    ) -> Self {
+        Self {
+            inner,
+            agent_type: agent_type.to_owned(),
+            agent_id: None,
+            parameters,
+            timeout: Caller::DEFAULT_TIMEOUT,
+            metadata: Metadata::default(),
+        }
+    }
+
+    /// Gives the task to this one agent of the type.
+    pub fn to_agent(mut self, agent_id: impl Into<String>) -> Self {
+        self.agent_id = Some(agent_id.into());
+        self
+    }
+
+    /// Sets how long the task may take, for the agent and for the wait. In whole milliseconds.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets correlation, user and trace of the task.
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    async fn call(self) -> Answer {
+        let inner = Arc::clone(&self.inner);
+        let timeout = self.timeout;
+        let task_id = TaskId::new(EventId::generate().to_string());
+        let publish = self.publish(&task_id)?;
+        let (waiting, answer) = Waiting::new(&inner.pending, task_id);
+        inner.broker.publish_one(publish).await.map_err(|error| refused(&error))?;
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or_else(|_| Err(refused(&BrokerError::Closed))),
+            () = inner.clock.sleep(timeout) => Err(timed_out(timeout)),
+        };
+        drop(waiting);
+        answer
+    }
+
+    fn publish(self, task_id: &TaskId) -> Result<Publish, TaskError> {
+        let agent_type =
+            Segment::new(&self.agent_type).map_err(terminal(codes::AGENT_NOT_FOUND))?;
+        let action = if self.agent_id.is_some() { "task_directed" } else { "task_assigned" };
+        let event_type = EventType::new("agents", agent_type.as_str(), action)
+            .map_err(terminal(codes::AGENT_NOT_FOUND))?;
+        let mailbox = self.agent_id.as_deref().map(|id| mailbox_of(&agent_type, id)).transpose();
+        let to = mailbox.map_err(terminal(codes::AGENT_NOT_FOUND))?;
+        let data = TaskAssigned {
+            task_id: task_id.clone(),
+            agent_id: self.agent_id,
+            parameters: self.parameters.map_err(terminal(codes::INVALID_PARAMETERS))?,
+            attempt: 1,
+            timeout_ms: Some(u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX)),
+        };
+        let mut metadata = self.metadata;
+        metadata.reply_to = Some(Arc::clone(&self.inner.mailbox));
+        let event = Event::new(event_type, Arc::clone(&self.inner.source), &data)
+            .map_err(terminal(codes::INVALID_PARAMETERS))?
+            .with_timestamp(self.inner.clock.now())
+            .with_metadata(metadata);
+        Ok(Publish { event, to, require_route: true })
+    }
+}
+
+impl IntoFuture for TaskCall {
+    type Output = Answer;
+    type IntoFuture = BoxFuture<'static, Answer>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.call())
+    }
+}
+
+impl fmt::Debug for TaskCall {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("TaskCall")
+            .field("agent_type", &self.agent_type)
+            .field("agent_id", &self.agent_id)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+fn terminal<E: std::error::Error + 'static>(code: &'static str) -> impl Fn(E) -> TaskError {
+    move |error| TaskError::terminal(Failure::from_error(code, &error))
+}
+
+fn refused(error: &BrokerError) -> TaskError {
+    let code = match error {
+        BrokerError::Unroutable { .. } => codes::AGENT_NOT_FOUND,
+        error => error.code(),
+    };
+    TaskError { failure: Failure::from_error(code, error), retryable: error.is_retryable() }
+}
+
+fn timed_out(after: Duration) -> TaskError {
+    let message = format!("no answer came within {after:?}");
+    TaskError::retryable(Failure::new(codes::TASK_TIMEOUT, message))
+}

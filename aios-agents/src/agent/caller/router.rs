@@ -1,0 +1,83 @@
+use std::sync::Arc;
+
+use aios_core::{
+    agent::{TaskCompleted, TaskError, TaskFailed},
+    broker::{Broker, BrokerError, Deliveries, Subscription},
+    clock::Clock,
+    event::Event,
+    retry::RetryPolicy,
+};
+
+use super::pending::Pending;
+use crate::agent::backoff::Backoff;
+
+/// Reads the mailbox and hands answers to the calls that wait for them.
+pub(super) struct Router {
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) subscription: Subscription,
+    pub(super) pending: Arc<Pending>,
+}
+
+impl Router {
+    pub(super) async fn run(self, mut deliveries: Deliveries) {
+        let mut backoff = Backoff::new(&RetryPolicy::default());
+        while let Some(error) = self.route_all(&mut deliveries).await {
+            match self.subscribe_again(error, &mut backoff).await {
+                Some(again) => deliveries = again,
+                None => break,
+            }
+        }
+        self.pending.clear();
+    }
+
+    /// Subscribes until it succeeds; `None` once the broker is closed.
+    async fn subscribe_again(
+        &self,
+        mut error: BrokerError,
+        backoff: &mut Backoff,
+    ) -> Option<Deliveries> {
+        while !matches!(error, BrokerError::Closed) {
+            tracing::warn!(code = error.code(), "answers can't be read; subscribing again");
+            backoff.wait(&*self.clock).await;
+            match self.broker.subscribe(self.subscription.clone()).await {
+                Ok(deliveries) => return Some(deliveries),
+                Err(again) => error = again,
+            }
+        }
+        None
+    }
+
+    async fn route_all(&self, deliveries: &mut Deliveries) -> Option<BrokerError> {
+        while let Some(item) = deliveries.next().await {
+            let delivery = match item {
+                Ok(delivery) => delivery,
+                Err(error) => return Some(error),
+            };
+            self.route(&delivery.event);
+            if let Err(error) = delivery.ack().await {
+                tracing::warn!(code = error.code(), "an answer was not acknowledged");
+            }
+        }
+        None
+    }
+
+    /// Answers other than completions and failures, and answers that nobody waits for, are of no
+    /// interest.
+    fn route(&self, event: &Event) {
+        let routed = match event.event_type.action() {
+            "task_completed" => event.data().map(|TaskCompleted { task_id, output, .. }| {
+                self.pending.complete(&task_id, Ok(output));
+            }),
+            "task_failed" => {
+                event.data().map(|TaskFailed { task_id, failure, retryable, .. }| {
+                    self.pending.complete(&task_id, Err(TaskError { failure, retryable }));
+                })
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = routed {
+            tracing::warn!(code = error.code(), event_id = %event.id, "an answer is unreadable");
+        }
+    }
+}

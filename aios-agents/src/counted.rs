@@ -1,0 +1,168 @@
+//! A store that counts what this process appended.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_core::store::{
+    AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, Owner,
+    Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard, Store, StoreError,
+    StreamId, TaskFilter, TaskRecord, WorkflowRecord,
+};
+use async_trait::async_trait;
+
+/// Forwards everything, and counts what this process appends.
+#[derive(Debug)]
+pub(crate) struct CountedStore {
+    inner: Arc<dyn Store>,
+    claimed: AtomicU64,
+    in_flight: AtomicU64,
+    newest: AtomicU64,
+}
+
+/// What this process appended so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Count {
+    /// Events that it appended or is appending.
+    pub(crate) claimed: u64,
+    /// Whether it is appending now.
+    pub(crate) is_moving: bool,
+}
+
+impl CountedStore {
+    pub(crate) fn new(inner: Arc<dyn Store>) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self { inner, claimed: zero(), in_flight: zero(), newest: zero() }
+    }
+
+    pub(crate) fn count(&self) -> Count {
+        let is_moving = self.in_flight.load(Ordering::Acquire) > 0;
+        Count { claimed: self.claimed.load(Ordering::Acquire), is_moving }
+    }
+}
+
+fn length(append: &Append) -> u64 {
+    append.events.len().try_into().unwrap_or(u64::MAX)
+}
+
+#[async_trait]
+impl EventStore for CountedStore {
+    async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        let counts: Vec<u64> = batch.iter().map(length).collect();
+        let total = counts.iter().sum();
+        let newest = self.newest.load(Ordering::Acquire);
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.claimed.fetch_add(total, Ordering::AcqRel);
+        let results = self.inner.append(batch).await;
+        for (count, result) in counts.iter().zip(&results) {
+            match result {
+                // A position that was taken before the call: the append is a repetition.
+                Ok(appended) if appended.position > newest => {
+                    self.newest.fetch_max(appended.position, Ordering::AcqRel);
+                }
+                _ => drop(self.claimed.fetch_sub(*count, Ordering::AcqRel)),
+            }
+        }
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        results
+    }
+
+    async fn read_stream(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.inner.read_stream(stream, after, limit).await
+    }
+
+    async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.inner.read_log(after, limit).await
+    }
+
+    async fn head(&self) -> Result<u64, StoreError> {
+        self.inner.head().await
+    }
+
+    async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
+        self.inner.wait_for(after).await
+    }
+}
+
+#[async_trait]
+impl Leases for CountedStore {
+    async fn acquire(
+        &self,
+        shards: &[Shard],
+        owner: &Owner,
+        time_to_live: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.inner.acquire(shards, owner, time_to_live).await
+    }
+
+    async fn renew(
+        &self,
+        leases: &[Lease],
+        time_to_live: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.inner.renew(leases, time_to_live).await
+    }
+
+    async fn release(&self, leases: &[Lease]) -> Result<(), StoreError> {
+        self.inner.release(leases).await
+    }
+
+    async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
+        self.inner.leases().await
+    }
+}
+
+#[async_trait]
+impl ReadModels for CountedStore {
+    async fn agents(
+        &self,
+        filter: &AgentFilter,
+        page: &PageRequest,
+    ) -> Result<Page<AgentRecord>, StoreError> {
+        self.inner.agents(filter, page).await
+    }
+
+    async fn tasks(
+        &self,
+        filter: &TaskFilter,
+        page: &PageRequest,
+    ) -> Result<Page<TaskRecord>, StoreError> {
+        self.inner.tasks(filter, page).await
+    }
+
+    async fn workflows(&self, page: &PageRequest) -> Result<Page<WorkflowRecord>, StoreError> {
+        self.inner.workflows(page).await
+    }
+
+    async fn runs(
+        &self,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RunRecord>, StoreError> {
+        self.inner.runs(filter, page).await
+    }
+
+    async fn rebuild(&self) -> Result<(), StoreError> {
+        self.inner.rebuild().await
+    }
+}
+
+#[async_trait]
+impl Checkpoints for CountedStore {
+    async fn load_checkpoint(&self, reader: &str) -> Result<u64, StoreError> {
+        self.inner.load_checkpoint(reader).await
+    }
+
+    async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
+        self.inner.save_checkpoint(reader, position).await
+    }
+}

@@ -1,0 +1,15 @@
+//! The paved path: what nearly every service of agents and workflows uses.
+
+pub use aios_core::{
+    agent::{Agent, DynAgent, ResultExt, TaskContext, TaskError},
+    broker::{Broker, BrokerExt},
+    event::{Event, EventType, Pattern, Payload, Timestamp},
+    failure::Failure,
+    retry::RetryPolicy,
+    store::{EventStoreExt, Store},
+};
+
+pub use crate::{
+    runtime::{RunError, RunHandle, Runtime, RuntimeError},
+    workflow::{Target, WorkflowContext, WorkflowError},
+};

@@ -1,0 +1,172 @@
+use aios_core::{
+    agent::InvalidSegment,
+    event::EventError,
+    failure::Failure,
+    store::{RunStatus, StoreError},
+};
+
+use crate::{agent::AgentError, workflow::journal::JournalError};
+
+/// What a runtime could not do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The builder was given too little, too much, or what does not fit together.
+    #[error("invalid runtime configuration: {reason}")]
+    InvalidConfiguration {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A workflow has a name that can't be a segment of an event type.
+    #[error("a workflow has an invalid name")]
+    InvalidWorkflow(#[from] InvalidSegment),
+    /// No workflow with this name is registered.
+    #[error("no workflow {workflow} is registered")]
+    UnknownWorkflow {
+        /// The name.
+        workflow: String,
+    },
+    /// There is no run with this id.
+    #[error("there is no run {run_id}")]
+    UnknownRun {
+        /// The id.
+        run_id: String,
+    },
+    /// A run with this id exists, of another workflow or with another input.
+    #[error("run {run_id} exists already, of another workflow or with another input")]
+    RunExists {
+        /// The id.
+        run_id: String,
+    },
+    /// The run has ended, so that it takes no signal and no command any more.
+    #[error("run {run_id} has ended: it is {status}")]
+    RunEnded {
+        /// The id.
+        run_id: String,
+        /// How it ended.
+        status: RunStatus,
+    },
+    /// The journal has no such operation to fork from.
+    #[error("run {run_id} has no operation {operation}")]
+    UnknownOperation {
+        /// The id.
+        run_id: String,
+        /// The operation.
+        operation: u64,
+    },
+    /// The agents could not be run.
+    #[error("could not run the agents")]
+    Agents(#[from] AgentError),
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    /// Something can't be an event.
+    #[error("something can't be an event")]
+    Event(#[from] EventError),
+}
+
+impl RuntimeError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_retryable())
+    }
+
+    /// A stable name for this kind of error.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidConfiguration { .. } => "INVALID_RUNTIME_CONFIGURATION",
+            Self::InvalidWorkflow(_) => "INVALID_WORKFLOW_NAME",
+            Self::UnknownWorkflow { .. } => "WORKFLOW_NOT_FOUND",
+            Self::UnknownRun { .. } => "RUN_NOT_FOUND",
+            Self::RunExists { .. } => "RUN_EXISTS",
+            Self::RunEnded { .. } => "RUN_ENDED",
+            Self::UnknownOperation { .. } => "OPERATION_NOT_FOUND",
+            Self::Agents(error) => error.code(),
+            Self::Store(error) => error.code(),
+            Self::Event(error) => error.code(),
+        }
+    }
+}
+
+impl From<JournalError> for RuntimeError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::UnknownWorkflow { workflow } => Self::UnknownWorkflow { workflow },
+            JournalError::UnknownRun { run_id } => Self::UnknownRun { run_id },
+            JournalError::Ended { run_id, status } => Self::RunEnded { run_id, status },
+            JournalError::Exists { run_id } => Self::RunExists { run_id },
+            JournalError::Store(error) => Self::Store(error),
+            JournalError::Event(error) => Self::Event(error),
+        }
+    }
+}
+
+/// Why a run gave no result.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// It failed.
+    #[error("run {run_id} failed")]
+    Failed {
+        /// The run.
+        run_id: String,
+        /// What went wrong.
+        #[source]
+        failure: Failure,
+    },
+    /// It was cancelled.
+    #[error("run {run_id} was cancelled")]
+    Cancelled {
+        /// The run.
+        run_id: String,
+        /// Why.
+        #[source]
+        failure: Failure,
+    },
+    /// Today's code does not fit its journal; it goes on when fitting code runs.
+    #[error("run {run_id} is blocked")]
+    Blocked {
+        /// The run.
+        run_id: String,
+        /// What does not fit.
+        #[source]
+        failure: Failure,
+    },
+    /// The result is of another type.
+    #[error("the result of run {run_id} is of another type")]
+    InvalidResult {
+        /// The run.
+        run_id: String,
+        /// What does not fit.
+        source: EventError,
+    },
+    /// The runtime could not find out.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+impl RunError {
+    /// A stable name for this kind of error.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Failed { failure, .. } | Self::Cancelled { failure, .. } => &failure.code,
+            Self::Blocked { .. } => "RUN_BLOCKED",
+            Self::InvalidResult { .. } => "INVALID_RESULT",
+            Self::Runtime(error) => error.code(),
+        }
+    }
+
+    /// What went wrong in the run, if it is the run's failure.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed { failure, .. }
+            | Self::Cancelled { failure, .. }
+            | Self::Blocked { failure, .. } => Some(failure),
+            Self::InvalidResult { .. } | Self::Runtime(_) => None,
+        }
+    }
+}

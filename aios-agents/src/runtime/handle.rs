@@ -1,0 +1,227 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{
+    clock::ClockExt,
+    event::{EventId, Payload},
+    failure::Failure,
+    store::{EventStore, RecordedEvent, RunRecord, RunStatus, StreamId},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Client, RunError, RuntimeError};
+use crate::workflow::{
+    engine::{Ended, Message},
+    journal::{CancelRequested, Entry, Signaled, decode},
+};
+
+/// How often to look for the end of a run of another process, at first and at most.
+const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// A run, wherever it is advanced. Cloning is cheap; dropping it does nothing to the run.
+#[derive(Clone, Debug)]
+pub struct RunHandle {
+    client: Client,
+    run_id: Arc<str>,
+}
+
+impl RunHandle {
+    pub(super) fn new(client: Client, run_id: Arc<str>) -> Self {
+        Self { client, run_id }
+    }
+
+    /// Id of the run.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// Waits for the run to end, and for the run that it continues as.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError`] says why there is no result. A run that is blocked is an error here, but may go
+    /// on later.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling does nothing to the run.
+    pub async fn result<T: DeserializeOwned>(&self) -> Result<T, RunError> {
+        let mut run_id = Arc::clone(&self.run_id);
+        let ended = loop {
+            let mut ended = self.ended(&run_id).await?;
+            match ended.continued_as.take() {
+                Some(next) => run_id = next,
+                None => break ended,
+            }
+        };
+        let (run_id, failure) = (run_id.to_string(), ended.failure.unwrap_or_else(unexplained));
+        match ended.status {
+            RunStatus::Completed => ended
+                .result
+                .unwrap_or_default()
+                .decode()
+                .map_err(|source| RunError::InvalidResult { run_id, source }),
+            RunStatus::Cancelled => Err(RunError::Cancelled { run_id, failure }),
+            RunStatus::Blocked => Err(RunError::Blocked { run_id, failure }),
+            _ => Err(RunError::Failed { run_id, failure }),
+        }
+    }
+
+    async fn ended(&self, run_id: &Arc<str>) -> Result<Ended, RuntimeError> {
+        let Client { journals, engine } = &self.client;
+        let mut pause = POLL.0;
+        loop {
+            // Registered before looking, so that an end in between is not missed.
+            let notified = engine.as_ref().map(|engine| engine.waiters.wait(run_id));
+            let is_live = engine.as_ref().is_some_and(|engine| engine.holds(run_id));
+            if !is_live {
+                if let Some(ended) = journals.ended(run_id).await? {
+                    return Ok(ended);
+                }
+            }
+            let notified = async {
+                match notified {
+                    Some(notified) => notified.await.ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                ended = notified => if let Some(ended) = ended {
+                    return Ok(ended);
+                },
+                () = journals.clock.sleep(pause) => {}
+            }
+            pause = (pause * 2).min(POLL.1);
+        }
+    }
+
+    /// Where the run stands, and what its workflow says it is doing.
+    ///
+    /// # Errors
+    ///
+    /// What the store reports.
+    pub async fn status(&self) -> Result<RunRecord, RuntimeError> {
+        Ok(self.client.journals.row(&self.run_id).await?)
+    }
+
+    /// Sends a signal. It is kept until the workflow waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::RunEnded`] if the run has ended; what the store reports.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have sent it.
+    pub async fn signal<T: Serialize + ?Sized>(
+        &self,
+        name: &str,
+        payload: &T,
+    ) -> Result<(), RuntimeError> {
+        let payload = Payload::encode(payload)?;
+        self.append(Entry::Signaled(Signaled { name: name.into(), payload })).await
+    }
+
+    /// Asks the run to cancel: its code is dropped where it waits, and its compensations run.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    pub async fn cancel(&self, reason: impl Into<String>) -> Result<(), RuntimeError> {
+        self.append(Entry::CancelRequested(CancelRequested { reason: reason.into() })).await
+    }
+
+    /// Lets the run stand still; what was begun outside of it goes on and is kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    pub async fn pause(&self) -> Result<(), RuntimeError> {
+        self.append(Entry::Paused).await
+    }
+
+    /// Lets a paused run go on.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal).
+    pub async fn resume(&self) -> Result<(), RuntimeError> {
+        self.append(Entry::Resumed).await
+    }
+
+    async fn append(&self, entry: Entry) -> Result<(), RuntimeError> {
+        self.client.journals.append(&self.run_id, entry, None).await?;
+        if let Some(engine) = &self.client.engine {
+            engine.tell(&self.run_id, Message::Nudge).await;
+        }
+        Ok(())
+    }
+
+    /// A page of the run's journal: the events with a version above `after`, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// What the store reports.
+    pub async fn journal(
+        &self,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, RuntimeError> {
+        let stream = StreamId::of_run(&self.run_id)?;
+        Ok(self.client.journals.store.read_stream(&stream, after, limit).await?)
+    }
+
+    /// Starts a new run that begins with this run's journal as it was before an operation, and
+    /// goes on from there with today's code.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::UnknownOperation`] if the journal has no such operation;
+    /// [`RuntimeError::RunExists`] if the new id is taken; what the store reports.
+    pub async fn fork(
+        &self,
+        operation: u64,
+        new_id: impl Into<Arc<str>>,
+    ) -> Result<Self, RuntimeError> {
+        let new_id = new_id.into();
+        let events = self.prefix(operation, &new_id).await?;
+        let appended = self.client.journals.begin_fork(&new_id, events).await?;
+        if let Some(engine) = &self.client.engine {
+            engine.begin(&new_id, appended);
+        }
+        Ok(Self::new(self.client.clone(), new_id))
+    }
+
+    /// The journal before an operation, rewritten for another run.
+    async fn prefix(
+        &self,
+        operation: u64,
+        new_id: &str,
+    ) -> Result<Vec<aios_core::event::Event>, RuntimeError> {
+        let codec = self.client.journals.codec(&self.status().await?.workflow)?;
+        let (mut events, mut after) = (Vec::new(), 0);
+        loop {
+            let page = self.journal(after, 1000).await?;
+            let Some(last) = page.last() else {
+                let run_id = self.run_id.to_string();
+                return Err(RuntimeError::UnknownOperation { run_id, operation });
+            };
+            after = last.version;
+            for recorded in page {
+                let entry = decode(&recorded.event)?;
+                if entry.operation().is_some_and(|found| found >= operation) {
+                    return Ok(events);
+                }
+                let source = &recorded.event;
+                let entry = entry.for_fork(&self.run_id, new_id);
+                let forked = codec.encode(entry, source.timestamp)?.event;
+                let metadata = source.metadata.clone();
+                events.push(forked.with_metadata(metadata).with_id(EventId::generate()));
+            }
+        }
+    }
+}
+
+fn unexplained() -> Failure {
+    Failure::new("RUN_FAILED", "the run ended without an explanation")
+}

@@ -1,0 +1,125 @@
+//! The runtime: agents and workflows of one process, on a store and a broker.
+
+mod builder;
+mod error;
+mod handle;
+mod single_task;
+mod start;
+
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{broker::Broker, store::Store};
+use serde::Serialize;
+
+pub use self::{
+    builder::RuntimeBuilder,
+    error::{RunError, RuntimeError},
+    handle::RunHandle,
+    single_task::StartTask,
+    start::StartRun,
+};
+pub use crate::workflow::engine::EngineOptions;
+use crate::{
+    agent::AgentHost,
+    workflow::{
+        Target,
+        engine::{Engine, RunningEngine},
+        journal::Journals,
+    },
+};
+
+/// Agents and workflows that run in this process.
+///
+/// It needs a broker. With a store it also starts and advances runs; without one it only hosts
+/// agents. What is dropped without [`shutdown`](Self::shutdown) goes on after the next start.
+#[derive(Debug)]
+pub struct Runtime {
+    broker: Arc<dyn Broker>,
+    store: Option<Arc<dyn Store>>,
+    journals: Option<Journals>,
+    engine: Option<RunningEngine>,
+    host: Option<AgentHost>,
+}
+
+impl Runtime {
+    /// Begins to describe a runtime.
+    #[must_use]
+    pub fn builder() -> RuntimeBuilder {
+        RuntimeBuilder::default()
+    }
+
+    /// Starts a run of a workflow's latest version; await it to get a [`RunHandle`].
+    pub fn start<T: Serialize + ?Sized>(&self, workflow: &str, input: &T) -> StartRun {
+        StartRun::new(self.client(), workflow, input)
+    }
+
+    /// Gives a task to an agent, as a run of one step; await it to get a [`RunHandle`].
+    pub fn task<T: Serialize + ?Sized>(
+        &self,
+        agent: impl Into<Target>,
+        parameters: &T,
+    ) -> StartTask {
+        StartTask::new(self.client(), agent.into(), parameters)
+    }
+
+    /// A handle for a run that was started before, here or elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::UnknownRun`] if there is none; what the store reports.
+    pub async fn run(&self, run_id: &str) -> Result<RunHandle, RuntimeError> {
+        let client = self.client()?;
+        client.journals.row(run_id).await?;
+        Ok(RunHandle::new(client, run_id.into()))
+    }
+
+    /// The broker that it was given.
+    #[must_use]
+    pub fn broker(&self) -> &Arc<dyn Broker> {
+        &self.broker
+    }
+
+    /// The store that it was given.
+    #[must_use]
+    pub fn store(&self) -> Option<&Arc<dyn Store>> {
+        self.store.as_ref()
+    }
+
+    /// Takes no more tasks, lets those that run end within `deadline`, stops the engine and hands
+    /// its shards over at once. Broker and store stay open; they are the caller's.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Agents`] if tasks still ran after `deadline`. They were given up and are
+    /// given again; the runtime has stopped all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled shutdown gives up what runs.
+    pub async fn shutdown(mut self, deadline: Duration) -> Result<(), RuntimeError> {
+        let drained = match self.host.take() {
+            Some(host) => host.shutdown(deadline).await,
+            None => Ok(()),
+        };
+        if let Some(engine) = self.engine.take() {
+            engine.stop().await;
+        }
+        Ok(drained?)
+    }
+
+    fn client(&self) -> Result<Client, RuntimeError> {
+        let journals = self.journals.clone().ok_or_else(|| RuntimeError::InvalidConfiguration {
+            reason: "a runtime without a store has no runs".to_owned(),
+        })?;
+        let engine = self.engine.as_ref().map(|running| Arc::clone(&running.engine));
+        Ok(Client { journals, engine })
+    }
+}
+
+/// What starting and handling runs needs.
+#[derive(Clone, Debug)]
+struct Client {
+    journals: Journals,
+    /// The engine of this process, which is told at once what others find by polling.
+    engine: Option<Arc<Engine>>,
+}

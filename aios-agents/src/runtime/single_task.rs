@@ -1,0 +1,102 @@
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use aios_core::{
+    event::{EventError, Payload},
+    retry::RetryPolicy,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Client, RunHandle, RuntimeError, StartRun};
+use crate::workflow::{FnWorkflow, Target, Workflow, WorkflowContext, WorkflowError};
+
+/// Name of the workflow that a task outside of a workflow is a run of.
+const NAME: &str = "single_task";
+
+/// What such a run is given.
+#[derive(Debug, Serialize, Deserialize)]
+struct SingleTask {
+    agent: Target,
+    parameters: Payload,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeout: Option<Duration>,
+    retry: RetryPolicy,
+}
+
+pub(super) fn workflow() -> Result<Arc<dyn Workflow>, RuntimeError> {
+    Ok(Arc::new(FnWorkflow::new(NAME, single_task)?))
+}
+
+async fn single_task(context: WorkflowContext, task: SingleTask) -> Result<Payload, WorkflowError> {
+    let call = context.task(task.agent, &task.parameters).retry(task.retry);
+    match task.timeout {
+        Some(timeout) => call.timeout(timeout).await,
+        None => call.await,
+    }
+}
+
+/// A task for an agent outside of any workflow: a run of one step, as durable as any other.
+#[derive(Debug)]
+#[must_use = "a task is given when this is awaited"]
+pub struct StartTask {
+    client: Result<Client, RuntimeError>,
+    agent: Target,
+    parameters: Result<Payload, EventError>,
+    timeout: Option<Duration>,
+    retry: RetryPolicy,
+    run_id: Option<String>,
+}
+
+impl StartTask {
+    pub(super) fn new<T: Serialize + ?Sized>(
+        client: Result<Client, RuntimeError>,
+        agent: Target,
+        parameters: &T,
+    ) -> Self {
+        let parameters = Payload::encode(parameters);
+        let retry = RetryPolicy::default();
+        Self { client, agent, parameters, timeout: None, retry, run_id: None }
+    }
+
+    /// Sets how long one attempt may take.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets when a failed attempt is followed by another.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// Sets the id of the run; see [`StartRun::with_id`].
+    pub fn with_id(mut self, run_id: impl Into<String>) -> Self {
+        self.run_id = Some(run_id.into());
+        self
+    }
+
+    async fn start(self) -> Result<RunHandle, RuntimeError> {
+        let parameters = self.parameters?;
+        let (agent, timeout, retry) = (self.agent.checked()?, self.timeout, self.retry);
+        let task = SingleTask { agent, parameters, timeout, retry };
+        let start = StartRun::new(self.client, NAME, &task);
+        match self.run_id {
+            Some(run_id) => start.with_id(run_id).await,
+            None => start.await,
+        }
+    }
+}
+
+impl IntoFuture for StartTask {
+    type Output = Result<RunHandle, RuntimeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.start())
+    }
+}

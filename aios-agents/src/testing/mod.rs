@@ -1,0 +1,33 @@
+//! Tests of workflows without a store, a broker or waiting: scripted agents, virtual time, and the
+//! replay of saved journals against today's code.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use aios_agents::{prelude::*, testing::WorkflowTest};
+//!
+//! async fn remind(context: WorkflowContext, days: u64) -> Result<String, WorkflowError> {
+//!     context.sleep(Duration::from_secs(days * 86_400)).await?;
+//!     context.task("mailer", "time is up").await
+//! }
+//!
+//! # futures_util::FutureExt::now_or_never(async {
+//! let run = WorkflowTest::new("remind", remind)?
+//!     .agent("mailer", |text: String| Ok(format!("sent: {text}")))
+//!     .run(&30)
+//!     .await;
+//! assert_eq!(run.result::<String>().unwrap(), "sent: time is up");
+//! assert_eq!(run.elapsed(), Duration::from_secs(30 * 86_400));
+//! # Ok::<(), WorkflowError>(())
+//! # }).unwrap().unwrap();
+//! ```
+
+mod replay;
+mod run;
+mod script;
+
+pub use self::{
+    replay::{ReplayError, replay},
+    run::TestedRun,
+    script::WorkflowTest,
+};

@@ -1,0 +1,53 @@
+use std::{future::poll_fn, sync::Arc, task::Poll};
+
+use aios_core::{
+    clock::VirtualClock,
+    event::{Event, EventError},
+    failure::Failure,
+};
+
+use crate::workflow::{
+    Execution, RunInfo, Workflow,
+    journal::{Entry, decode},
+};
+
+/// Why a saved journal does not fit today's code.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The events are no journal.
+    #[error("the events are no journal")]
+    Unreadable(#[from] EventError),
+    /// The first event does not start a run.
+    #[error("the journal does not begin with the start of a run")]
+    NoStart,
+    /// The code asks for something else than the journal says, or panics.
+    #[error("the code does not fit the journal")]
+    Blocked(#[source] Failure),
+}
+
+/// Replays a saved journal against a workflow: an error means that today's code would block the
+/// run. Nothing is executed that is not recorded.
+///
+/// # Errors
+///
+/// [`ReplayError`] says what does not fit.
+pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<(), ReplayError> {
+    let entries: Vec<Entry> = journal.iter().map(decode).collect::<Result<_, _>>()?;
+    let Some(Entry::Started(started)) = entries.first() else { return Err(ReplayError::NoStart) };
+    let run_id: Arc<str> = "replay".into();
+    let clock = Arc::new(VirtualClock::default());
+    let mut execution = Execution::new(Arc::clone(&run_id), &entries, clock);
+    let (name, version) = (workflow.name().clone(), started.version);
+    let info = RunInfo { run_id, workflow: name, version };
+    execution.enter(&*workflow, info, started.input.clone());
+    let fits = poll_fn(|context| {
+        for (entry, event) in entries.iter().zip(journal) {
+            execution.apply(entry, event.timestamp, context);
+        }
+        Poll::Ready(execution.go_live())
+    })
+    .await;
+    execution.cell.close();
+    fits.map_err(ReplayError::Blocked)
+}

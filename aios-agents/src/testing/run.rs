@@ -1,0 +1,256 @@
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use aios_core::{
+    agent::{TaskAssigned, TaskCompleted, TaskFailed, TaskResult},
+    clock::{Clock, VirtualClock},
+    event::{Event, Payload, Timestamp},
+    failure::Failure,
+};
+use serde::de::DeserializeOwned;
+
+use super::{WorkflowTest, script::Outside};
+use crate::workflow::{
+    Execution, RunInfo, WorkflowError,
+    journal::{
+        CancelRequested, ChildEnded, Codec, Completed, Entry, Failed, OfAgent, Signaled, Started,
+    },
+    machine::{Effect, Request},
+};
+
+/// Id of every run under test.
+const RUN_ID: &str = "test";
+
+/// A run that was tested.
+#[derive(Debug)]
+pub struct TestedRun {
+    outcome: Option<Result<Payload, WorkflowError>>,
+    stuck: Option<Failure>,
+    journal: Vec<(Entry, Timestamp)>,
+    elapsed: Duration,
+    workflow: aios_core::agent::Segment,
+}
+
+impl TestedRun {
+    /// What the workflow returned.
+    ///
+    /// # Errors
+    ///
+    /// The workflow's error; or, with the code `RUN_STUCK`, that nothing scripted lets it go on.
+    pub fn result<T: DeserializeOwned>(&self) -> Result<T, WorkflowError> {
+        match &self.outcome {
+            Some(Ok(result)) => Ok(result.decode()?),
+            Some(Err(error)) => Err(error.clone()),
+            None => {
+                let waits = || Failure::new("RUN_STUCK", "the run waits for what is not scripted");
+                Err(WorkflowError::failed(self.stuck.clone().unwrap_or_else(waits)))
+            }
+        }
+    }
+
+    /// How much virtual time has passed.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// The journal, entry by entry.
+    pub fn journal(&self) -> impl Iterator<Item = &Entry> {
+        self.journal.iter().map(|(entry, _)| entry)
+    }
+
+    /// The journal as events, to be saved and given to [`replay`](super::replay()) later.
+    ///
+    /// # Errors
+    ///
+    /// If an entry can't be an event, which no run causes.
+    pub fn events(&self) -> Result<Vec<Event>, aios_core::event::EventError> {
+        let codec = Codec::new(&self.workflow, "test".into())?;
+        self.journal.iter().map(|(entry, at)| Ok(codec.encode(entry.clone(), *at)?.event)).collect()
+    }
+}
+
+/// Plays store, broker, agents and clock for one run.
+pub(super) struct Simulation {
+    test: WorkflowTest,
+    clock: VirtualClock,
+    execution: Execution,
+    journal: Vec<(Entry, Timestamp)>,
+    timers: BTreeMap<Timestamp, Vec<u64>>,
+    outside: BTreeMap<Timestamp, Vec<Outside>>,
+}
+
+impl Simulation {
+    pub(super) fn new(test: WorkflowTest, input: Payload) -> Self {
+        let clock = VirtualClock::default();
+        let mut outside: BTreeMap<Timestamp, Vec<Outside>> = BTreeMap::new();
+        for (after, what) in &test.outside {
+            outside.entry(Timestamp::UNIX_EPOCH + *after).or_default().push(what.clone());
+        }
+        let started = Started {
+            version: test.workflow.version(),
+            input: input.clone(),
+            start_at: None,
+            parent: None,
+            forked_from: None,
+        };
+        let entry = Entry::Started(started);
+        let mut execution = Execution::new(RUN_ID.into(), [&entry], Arc::new(clock.clone()));
+        let workflow = test.workflow.name().clone();
+        let info = RunInfo { run_id: RUN_ID.into(), workflow, version: test.workflow.version() };
+        execution.enter(&*test.workflow, info, input);
+        let journal = vec![(entry, Timestamp::UNIX_EPOCH)];
+        Self { test, clock, execution, journal, timers: BTreeMap::new(), outside }
+    }
+
+    pub(super) async fn run(mut self) -> TestedRun {
+        let stuck = poll_fn(|context| self.begin(context)).await.err();
+        while stuck.is_none() && poll_fn(|context| self.turn(context)).await {}
+        let stuck = stuck.or_else(|| self.execution.misfit());
+        self.execution.cell.close();
+        TestedRun {
+            outcome: self.execution.outcome().cloned(),
+            stuck,
+            journal: self.journal,
+            elapsed: self.clock.now().duration_since(Timestamp::UNIX_EPOCH),
+            workflow: self.test.workflow.name().clone(),
+        }
+    }
+
+    fn begin(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        if let Some((entry, at)) = self.journal.first() {
+            self.execution.apply(entry, *at, context);
+        }
+        Poll::Ready(self.execution.go_live())
+    }
+
+    /// Lets everything go on that can; `false` when the run has ended or nothing can.
+    fn turn(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        self.execution.poll(context);
+        let recorded = self.execution.machine().take_recording();
+        let effects = self.execution.machine().take_effects();
+        let moved = !recorded.is_empty() || !effects.is_empty();
+        for entry in recorded {
+            self.record(entry, context);
+        }
+        for effect in effects {
+            self.perform(effect, context);
+        }
+        if self.execution.outcome().is_some() {
+            self.record_end(context);
+            return Poll::Ready(false);
+        }
+        if self.execution.misfit().is_some() {
+            return Poll::Ready(false);
+        }
+        if moved || self.outside_came(context) {
+            return Poll::Ready(true);
+        }
+        if self.steps_run() {
+            return Poll::Pending;
+        }
+        Poll::Ready(self.pass_time())
+    }
+
+    fn record(&mut self, entry: Entry, context: &mut Context<'_>) {
+        let now = self.clock.now();
+        self.execution.apply(&entry, now, context);
+        self.journal.push((entry, now));
+    }
+
+    fn record_end(&mut self, context: &mut Context<'_>) {
+        let entry = match self.execution.outcome() {
+            Some(Ok(result)) => Entry::Completed(Completed { result: result.clone() }),
+            Some(Err(error)) => match error.failure() {
+                Some(failure) => Entry::Failed(Failed { failure: failure.clone() }),
+                None => return,
+            },
+            None => return,
+        };
+        self.record(entry, context);
+    }
+
+    fn perform(&mut self, effect: Effect, context: &mut Context<'_>) {
+        match effect {
+            Effect::Timer { operation, at } => self.timers.entry(at).or_default().push(operation),
+            Effect::Dispatch(task) => self.answer(task, context),
+            Effect::CancelTask { .. } => {}
+            Effect::StartChild(child) => {
+                let outcome = self.test.child_outcome(child.workflow.as_str(), &child.input);
+                let (result, failure) = match outcome {
+                    Ok(result) => (Some(result), None),
+                    Err(failure) => (None, Some(failure)),
+                };
+                let operation = child.operation;
+                self.record(Entry::ChildEnded(ChildEnded { operation, result, failure }), context);
+            }
+        }
+    }
+
+    /// Has a scripted agent do a task.
+    fn answer(&mut self, task: OfAgent<TaskAssigned>, context: &mut Context<'_>) {
+        let OfAgent { agent_type, data: TaskAssigned { task_id, parameters, attempt, .. } } = task;
+        match self.test.answer(agent_type.as_str(), &parameters) {
+            Ok(output) => {
+                let data = TaskCompleted { task_id, result: TaskResult::Success, output };
+                self.record(Entry::TaskCompleted(OfAgent { agent_type, data }), context);
+            }
+            Err(error) => {
+                let operation = task_id.run().map_or(0, |(_, operation)| operation);
+                let (failure, retryable) = (error.failure.clone(), error.retryable);
+                let data = TaskFailed { task_id, attempt, failure, retryable };
+                self.record(Entry::TaskFailed(OfAgent { agent_type, data }), context);
+                let now = self.clock.now();
+                let next = self.execution.machine().after_failure(operation, attempt, error, now);
+                self.record(next, context);
+            }
+        }
+    }
+
+    /// Brings what is due from outside.
+    fn outside_came(&mut self, context: &mut Context<'_>) -> bool {
+        let now = self.clock.now();
+        let due = self.outside.first_entry().filter(|entry| *entry.key() <= now);
+        let Some(due) = due.map(std::collections::btree_map::OccupiedEntry::remove) else {
+            return false;
+        };
+        for what in due {
+            let entry = match what {
+                Outside::Signal(name, payload) => Entry::Signaled(Signaled { name, payload }),
+                Outside::Cancel(reason) => Entry::CancelRequested(CancelRequested { reason }),
+                Outside::Pause => Entry::Paused,
+                Outside::Resume => Entry::Resumed,
+            };
+            self.record(entry, context);
+        }
+        true
+    }
+
+    /// Whether the code of a step waits for something real.
+    fn steps_run(&self) -> bool {
+        let machine = self.execution.machine();
+        machine.active().any(|(operation, request)| {
+            matches!(request, Request::Step { .. }) && machine.step_attempt(operation).is_some()
+        })
+    }
+
+    /// Moves the clock to whatever comes next; `false` if nothing does.
+    fn pass_time(&mut self) -> bool {
+        let timer = self.timers.keys().next().copied();
+        let outside = self.outside.keys().next().copied();
+        let Some(next) = timer.into_iter().chain(outside).min() else { return false };
+        self.clock.advance(next.duration_since(self.clock.now()));
+        for operation in self.timers.remove(&next).unwrap_or_default() {
+            let again = self.execution.machine().timer_due(operation, next);
+            if let Some(operation) = again {
+                self.execution.cell.wake(operation);
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,166 @@
+use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
+
+use aios_core::{
+    agent::{InvalidSegment, TaskError},
+    event::Payload,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{TestedRun, run::Simulation};
+use crate::workflow::{FnWorkflow, Workflow, WorkflowContext, WorkflowError, machine::Outcome};
+
+type Script = Box<dyn Fn(&Payload) -> Result<Payload, TaskError> + Send + Sync>;
+
+/// Something that comes from outside.
+#[derive(Clone, Debug)]
+pub(super) enum Outside {
+    Signal(Box<str>, Payload),
+    Cancel(String),
+    Pause,
+    Resume,
+}
+
+/// A workflow under test, and what surrounds it.
+pub struct WorkflowTest {
+    pub(super) workflow: Arc<dyn Workflow>,
+    pub(super) agents: HashMap<String, Script>,
+    pub(super) children: HashMap<String, Script>,
+    pub(super) outside: Vec<(Duration, Outside)>,
+}
+
+impl WorkflowTest {
+    /// Tests an async function.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSegment`] if the name is not `[a-z][a-z0-9_]*` with at most 100 bytes.
+    pub fn new<F, I, O, Fut>(name: &str, function: F) -> Result<Self, InvalidSegment>
+    where
+        F: Fn(WorkflowContext, I) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, WorkflowError>> + Send + 'static,
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + 'static,
+    {
+        Ok(Self::of(Arc::new(FnWorkflow::new(name, function)?)))
+    }
+
+    /// Tests anything that can be run as a workflow.
+    #[must_use]
+    pub fn of(workflow: Arc<dyn Workflow>) -> Self {
+        Self { workflow, agents: HashMap::new(), children: HashMap::new(), outside: Vec::new() }
+    }
+
+    /// Scripts the agents of a type: every task is answered by this function.
+    #[must_use]
+    pub fn agent<P, T>(
+        mut self,
+        agent_type: impl Into<String>,
+        script: impl Fn(P) -> Result<T, TaskError> + Send + Sync + 'static,
+    ) -> Self
+    where
+        P: DeserializeOwned,
+        T: Serialize,
+    {
+        self.agents.insert(agent_type.into(), scripted(script));
+        self
+    }
+
+    /// Scripts the runs of a child workflow.
+    #[must_use]
+    pub fn child<P, T>(
+        mut self,
+        workflow: impl Into<String>,
+        script: impl Fn(P) -> Result<T, TaskError> + Send + Sync + 'static,
+    ) -> Self
+    where
+        P: DeserializeOwned,
+        T: Serialize,
+    {
+        self.children.insert(workflow.into(), scripted(script));
+        self
+    }
+
+    /// Sends a signal at a time after the start. A payload that can't be JSON is sent as null.
+    #[must_use]
+    pub fn signal<T: Serialize + ?Sized>(
+        mut self,
+        after: Duration,
+        name: &str,
+        payload: &T,
+    ) -> Self {
+        let payload = Payload::encode(payload).unwrap_or_default();
+        self.outside.push((after, Outside::Signal(name.into(), payload)));
+        self
+    }
+
+    /// Asks for cancellation at a time after the start.
+    #[must_use]
+    pub fn cancel(mut self, after: Duration, reason: impl Into<String>) -> Self {
+        self.outside.push((after, Outside::Cancel(reason.into())));
+        self
+    }
+
+    /// Pauses the run at a time after the start.
+    #[must_use]
+    pub fn pause(mut self, after: Duration) -> Self {
+        self.outside.push((after, Outside::Pause));
+        self
+    }
+
+    /// Lets the run go on at a time after the start.
+    #[must_use]
+    pub fn resume(mut self, after: Duration) -> Self {
+        self.outside.push((after, Outside::Resume));
+        self
+    }
+
+    /// Runs the workflow until it ends, or until nothing that is scripted can let it go on. Time
+    /// passes only where everything waits, and then at once.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling drops the run.
+    pub async fn run<T: Serialize + ?Sized>(self, input: &T) -> TestedRun {
+        Simulation::new(self, Payload::encode(input).unwrap_or_default()).run().await
+    }
+
+    pub(super) fn answer(
+        &self,
+        agent_type: &str,
+        parameters: &Payload,
+    ) -> Result<Payload, TaskError> {
+        match self.agents.get(agent_type) {
+            Some(script) => script(parameters),
+            None => Err(TaskError::terminal(aios_core::failure::Failure::new(
+                "AGENT_NOT_FOUND",
+                format!("no agent of type {agent_type} is scripted"),
+            ))),
+        }
+    }
+
+    pub(super) fn child_outcome(&self, workflow: &str, input: &Payload) -> Outcome {
+        match self.children.get(workflow) {
+            Some(script) => script(input).map_err(|error| error.failure),
+            None => Err(aios_core::failure::Failure::new(
+                "WORKFLOW_NOT_FOUND",
+                format!("no child of workflow {workflow} is scripted"),
+            )),
+        }
+    }
+}
+
+fn scripted<P: DeserializeOwned, T: Serialize>(
+    script: impl Fn(P) -> Result<T, TaskError> + Send + Sync + 'static,
+) -> Script {
+    Box::new(move |parameters| Ok(Payload::encode(&script(parameters.decode()?)?)?))
+}
+
+impl fmt::Debug for WorkflowTest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("WorkflowTest")
+            .field("workflow", self.workflow.name())
+            .field("outside", &self.outside)
+            .finish_non_exhaustive()
+    }
+}

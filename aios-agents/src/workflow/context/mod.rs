@@ -1,0 +1,250 @@
+mod call;
+mod cell;
+mod step;
+
+use std::{fmt, future::Future, sync::Arc};
+
+use aios_core::{
+    agent::{InvalidSegment, Segment, TaskError},
+    event::{Event, Payload, Timestamp},
+};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::cell::{Cell, Compensation};
+pub use self::{
+    call::{ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
+    step::StepCall,
+};
+use super::{
+    WorkflowError,
+    machine::{ChildRequest, Request, TaskRequest},
+};
+
+/// What a run is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunInfo {
+    /// Its id.
+    pub run_id: Arc<str>,
+    /// Its workflow.
+    pub workflow: Segment,
+    /// Version of its workflow.
+    pub version: u32,
+}
+
+/// What the code of a workflow may ask for. Clones belong to the same run.
+///
+/// Every operation gets the next number where it is *called*, and begins where it is first polled.
+/// Call them in the same order in every execution.
+#[derive(Clone)]
+pub struct WorkflowContext {
+    cell: Arc<Cell>,
+    info: Arc<RunInfo>,
+}
+
+/// Who is to do a task: any agent of a type, `"backend"`, or one agent, `("backend", "backend-1")`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    agent_type: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    agent_id: Option<String>,
+}
+
+impl<T: AsRef<str>> From<T> for Target {
+    fn from(agent_type: T) -> Self {
+        Self { agent_type: agent_type.as_ref().to_owned(), agent_id: None }
+    }
+}
+
+impl Target {
+    /// One agent of a type, by id.
+    #[must_use]
+    pub fn agent(agent_type: impl AsRef<str>, agent_id: impl Into<String>) -> Self {
+        Self { agent_type: agent_type.as_ref().to_owned(), agent_id: Some(agent_id.into()) }
+    }
+
+    /// The target, if its type can be the name of one.
+    pub(crate) fn checked(self) -> Result<Self, InvalidSegment> {
+        Segment::new(&self.agent_type).map(|_| self)
+    }
+}
+
+impl WorkflowContext {
+    pub(crate) fn new(cell: Arc<Cell>, info: Arc<RunInfo>) -> Self {
+        Self { cell, info }
+    }
+
+    /// The run that this is.
+    #[must_use]
+    pub fn info(&self) -> &RunInfo {
+        &self.info
+    }
+
+    /// Id of the run.
+    #[must_use]
+    pub fn run_id(&self) -> &str {
+        &self.info.run_id
+    }
+
+    /// Gives a task to an agent and waits for its answer.
+    pub fn task<T>(
+        &self,
+        agent: impl Into<Target>,
+        parameters: &(impl Serialize + ?Sized),
+    ) -> TaskCall<T> {
+        let target = agent.into();
+        let agent_type = Segment::new(&target.agent_type).map_err(WorkflowError::from);
+        let request = agent_type.and_then(|agent_type| {
+            Ok(Request::Task(Box::new(TaskRequest {
+                agent_type,
+                agent_id: target.agent_id,
+                parameters: Payload::encode(parameters)?,
+                timeout: None,
+                retry: aios_core::retry::RetryPolicy::default(),
+            })))
+        });
+        TaskCall::new(self.call(request))
+    }
+
+    /// Runs a piece of code and records its result, once. It may run again if the process dies
+    /// before the result is recorded.
+    ///
+    /// The closure runs again for another attempt after an error, as the retry policy says.
+    pub fn step<'a, T, E, F, Fut>(&self, name: impl Into<Box<str>>, code: F) -> StepCall<'a, T>
+    where
+        T: Serialize,
+        E: Into<TaskError>,
+        F: FnMut() -> Fut + Send + 'a,
+        Fut: Future<Output = Result<T, E>> + Send + 'a,
+    {
+        StepCall::new(Arc::clone(&self.cell), name.into(), code)
+    }
+
+    /// Waits; the timer is durable.
+    pub fn sleep(&self, duration: std::time::Duration) -> SleepCall {
+        SleepCall::new(self.call(Ok(Request::Sleep { duration })))
+    }
+
+    /// Waits for a signal with this name. One that came before is taken at once; each is taken by
+    /// one wait, in the order of their coming.
+    pub fn signal<T>(&self, name: impl Into<Box<str>>) -> SignalCall<T> {
+        SignalCall::new(self.call(Ok(Request::Signal { name: name.into(), timeout: None })))
+    }
+
+    /// Starts a run of another workflow and waits for its end.
+    pub fn child<T>(
+        &self,
+        workflow: impl AsRef<str>,
+        input: &(impl Serialize + ?Sized),
+    ) -> ChildCall<T> {
+        let request = Segment::new(workflow).map_err(WorkflowError::from).and_then(|workflow| {
+            let input = Payload::encode(input)?;
+            Ok(Request::Child(Box::new(ChildRequest { workflow, run_id: None, input })))
+        });
+        ChildCall::new(self.call(request))
+    }
+
+    /// Appends an event to the log, from where it is relayed to the broker. Its id and time are set
+    /// anew, so that a replay emits nothing twice.
+    pub fn emit(&self, event: Event) {
+        self.tell(Request::Emit { event: Box::new(event) });
+    }
+
+    /// Says what the workflow is doing, for those who look from outside.
+    pub fn set_status(&self, text: impl Into<String>) {
+        self.tell(Request::Status { text: text.into(), progress: None });
+    }
+
+    /// Says what the workflow is doing, and how far it is.
+    ///
+    /// # Errors
+    ///
+    /// If `progress` can't be JSON.
+    pub fn set_progress(
+        &self,
+        text: impl Into<String>,
+        progress: &(impl Serialize + ?Sized),
+    ) -> Result<(), WorkflowError> {
+        let progress = Some(Payload::encode(progress)?);
+        self.tell(Request::Status { text: text.into(), progress });
+        Ok(())
+    }
+
+    /// Asks for an operation as data; for workflows that are not written in Rust.
+    pub fn operation(&self, request: Request) -> OperationCall {
+        self.call(Ok(request))
+    }
+
+    /// Runs `undo` if the run fails or is cancelled later. Compensations run in reverse order, each
+    /// with all operations at hand; one that fails does not keep the others from running.
+    pub fn compensate<F, Fut>(&self, name: impl Into<Box<str>>, undo: F)
+    where
+        F: FnOnce(Self) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), WorkflowError>> + Send + 'static,
+    {
+        let undo = Box::new(move |context| -> aios_core::BoxFuture<'static, _> {
+            Box::pin(undo(context))
+        });
+        self.cell.push_compensation(Compensation { name: name.into(), undo });
+    }
+
+    /// The time of the event that let the workflow go on: the same in every replay.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.cell.machine().now()
+    }
+
+    /// A UUID that is the same in every replay and different in every call.
+    #[must_use]
+    pub fn uuid(&self) -> uuid::Uuid {
+        self.cell.machine().draw()
+    }
+
+    /// A number from 0 (included) to 1 (excluded) that is the same in every replay and different in
+    /// every call.
+    #[must_use]
+    pub fn random(&self) -> f64 {
+        let bits = u32::try_from(self.uuid().as_u128() & 0xffff_ffff).unwrap_or_default();
+        f64::from(bits) / (f64::from(u32::MAX) + 1.0)
+    }
+
+    /// Which version of a change this run follows, so that old and new code live side by side. New
+    /// runs follow the newest; runs that passed here before the change was made, the oldest.
+    ///
+    /// # Errors
+    ///
+    /// Code `UNKNOWN_VERSION` if the run follows a version outside the range.
+    pub fn version(
+        &self,
+        change: impl AsRef<str>,
+        versions: std::ops::RangeInclusive<u32>,
+    ) -> Result<u32, WorkflowError> {
+        let (oldest, newest) = versions.into_inner();
+        let version = self.cell.machine().version(change.as_ref(), oldest, newest);
+        version.map_err(WorkflowError::failed)
+    }
+
+    /// Completes when somebody asked to cancel the run.
+    pub(crate) async fn cancelled(&self) -> WorkflowError {
+        std::future::poll_fn(|context| self.cell.poll_cancelled(context)).await
+    }
+
+    fn call(&self, request: Result<Request, WorkflowError>) -> OperationCall {
+        OperationCall::new(Arc::clone(&self.cell), request)
+    }
+
+    /// Asks for an operation that is over at once.
+    fn tell(&self, request: Request) {
+        let operation = self.cell.reserve();
+        self.cell.ask(operation, request);
+    }
+
+    pub(crate) fn take_compensation(&self) -> Option<Compensation> {
+        self.cell.pop_compensation()
+    }
+}
+
+impl fmt::Debug for WorkflowContext {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("WorkflowContext").field("info", &self.info).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,110 @@
+use std::{fmt, future::Future, marker::PhantomData};
+
+use aios_core::{
+    BoxFuture,
+    agent::{InvalidSegment, Segment, TaskError},
+    event::Payload,
+    failure::Failure,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{WorkflowContext, WorkflowError};
+
+/// Anything that the engine can run: a Rust function, a coroutine of another language, a
+/// definition written as data.
+pub trait Workflow: Send + Sync + 'static {
+    /// Its name.
+    fn name(&self) -> &Segment;
+
+    /// Its version, from 1. A run goes on with the version that it was started with.
+    fn version(&self) -> u32;
+
+    /// Runs it. The future must do nothing that is not deterministic except through `context`.
+    fn run(
+        &self,
+        context: WorkflowContext,
+        input: Payload,
+    ) -> BoxFuture<'static, Result<Payload, WorkflowError>>;
+}
+
+/// An async function as a workflow.
+pub struct FnWorkflow<F, I, O> {
+    name: Segment,
+    version: u32,
+    function: F,
+    types: PhantomData<fn(I) -> O>,
+}
+
+impl<F, I, O, Fut> FnWorkflow<F, I, O>
+where
+    F: Fn(WorkflowContext, I) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<O, WorkflowError>> + Send + 'static,
+    I: DeserializeOwned + Send + 'static,
+    O: Serialize + 'static,
+{
+    /// Names a function; it is version 1.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSegment`] if the name is not `[a-z][a-z0-9_]*` with at most 100 bytes.
+    pub fn new(name: impl AsRef<str>, function: F) -> Result<Self, InvalidSegment> {
+        Ok(Self { name: Segment::new(name)?, version: 1, function, types: PhantomData })
+    }
+
+    /// Sets the version, from 1.
+    #[must_use]
+    pub fn with_version(mut self, version: u32) -> Self {
+        self.version = version;
+        self
+    }
+}
+
+impl<F, I, O, Fut> Workflow for FnWorkflow<F, I, O>
+where
+    F: Fn(WorkflowContext, I) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<O, WorkflowError>> + Send + 'static,
+    I: DeserializeOwned + Send + 'static,
+    O: Serialize + 'static,
+{
+    fn name(&self) -> &Segment {
+        &self.name
+    }
+
+    fn version(&self) -> u32 {
+        self.version
+    }
+
+    fn run(
+        &self,
+        context: WorkflowContext,
+        input: Payload,
+    ) -> BoxFuture<'static, Result<Payload, WorkflowError>> {
+        let input = match decode(&input) {
+            Ok(input) => input,
+            Err(failure) => {
+                return Box::pin(std::future::ready(Err(WorkflowError::failed(failure))));
+            }
+        };
+        let running = (self.function)(context, input);
+        Box::pin(async move { Ok(Payload::encode(&running.await?)?) })
+    }
+}
+
+/// Reads the input, naming the JSON path of what does not fit.
+fn decode<I: DeserializeOwned>(input: &Payload) -> Result<I, Failure> {
+    let mut json = serde_json::Deserializer::from_str(input.as_str());
+    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        TaskError::invalid_parameters(&[(path, error.into_inner().to_string())]).failure
+    })
+}
+
+impl<F, I, O> fmt::Debug for FnWorkflow<F, I, O> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("FnWorkflow")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,82 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{
+    clock::ClockExt,
+    store::{EventStore, PageRequest, ReadModels, RunFilter, RunStatus, Shard, StoreError},
+};
+use tracing::warn;
+
+use super::{Engine, Message};
+
+/// Shortest time between two looks at the log.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Finds what other processes appended to this engine's runs: starts, signals, cancellations.
+///
+/// Positions are dense, so as long as the log has grown by just what this process appended, nobody
+/// else did, and there is nothing to look for.
+pub(super) async fn run(engine: Arc<Engine>) {
+    let mut seen = Seen::default();
+    loop {
+        tokio::select! {
+            result = look(&engine, &mut seen) => {
+                if let Err(error) = result {
+                    warn!(%error, "could not look for what other processes appended");
+                    engine.clock.sleep(engine.options.back_off.1).await;
+                }
+            }
+            () = engine.stopped() => return,
+        }
+    }
+}
+
+/// How far the log was looked through.
+#[derive(Debug, Default)]
+struct Seen {
+    head: Option<u64>,
+    /// Everything foreign up to here was found.
+    position: u64,
+    foreign: u64,
+}
+
+async fn look(engine: &Arc<Engine>, seen: &mut Seen) -> Result<(), StoreError> {
+    let head = match seen.head {
+        None => engine.store.head().await?,
+        Some(head) => engine.store.wait_for(head).await?,
+    };
+    // Counted after the head was read: what is being appended can hide something foreign for a
+    // moment, but can't look foreign itself.
+    let count = engine.store.count();
+    let foreign = head.saturating_sub(count.claimed);
+    let found = seen.head.is_some() && foreign > seen.foreign;
+    if found {
+        nudge(engine, seen.position).await?;
+    }
+    if found || seen.head.is_none() || !count.is_moving {
+        (seen.position, seen.foreign) = (head, foreign);
+    }
+    seen.head = Some(head);
+    engine.clock.sleep(PAUSE).await;
+    Ok(())
+}
+
+async fn nudge(engine: &Arc<Engine>, after: u64) -> Result<(), StoreError> {
+    let shards: Vec<Shard> =
+        Shard::all().filter(|shard| engine.ownership.fence(*shard).is_some()).collect();
+    if shards.is_empty() {
+        return Ok(());
+    }
+    let statuses = vec![RunStatus::Running, RunStatus::Cancelling, RunStatus::Paused];
+    let filter = RunFilter { shards, statuses, changed_after: after, ..RunFilter::default() };
+    let mut page = PageRequest::first(1000);
+    loop {
+        let found = engine.store.runs(&filter, &page).await?;
+        for row in found.rows {
+            engine.activate(&row.id.into(), Message::Nudge).await;
+        }
+        match found.next {
+            Some(next) => page = next,
+            None => return Ok(()),
+        }
+    }
+}

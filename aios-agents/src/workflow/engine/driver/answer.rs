@@ -1,0 +1,86 @@
+use aios_core::{
+    agent::{TaskError, TaskFailed},
+    broker::Delivery,
+    failure::Failure,
+};
+use tracing::{debug, warn};
+
+use super::{Driver, Exit, Message, acknowledge};
+use crate::workflow::journal::{Entry, OfAgent, Record, decode};
+
+impl Driver {
+    pub(super) async fn told(&mut self, message: Message) -> Option<Exit> {
+        match message {
+            Message::Nudge => return self.read_ahead().await.err(),
+            Message::TimerDue(operation) => self.timer_due(operation),
+            Message::Answer(delivery) => self.answered(*delivery).await,
+            Message::Undelivered { operation, attempt, failure, retryable } => {
+                self.undelivered(operation, attempt, TaskError { failure, retryable });
+            }
+        }
+        None
+    }
+
+    fn timer_due(&self, operation: u64) {
+        let again = {
+            let mut machine = self.execution.machine();
+            let again = machine.timer_due(operation, self.engine.clock.now());
+            machine.repeat_child(operation);
+            again
+        };
+        if let Some(operation) = again {
+            self.execution.cell.wake(operation);
+        }
+    }
+
+    /// An agent answered: its event becomes part of the journal, then it is acknowledged.
+    async fn answered(&mut self, delivery: Delivery) {
+        let entry = match decode(&delivery.event) {
+            Ok(entry) => entry,
+            Err(error) => {
+                warn!(%error, "an answer can't be read");
+                let reason = Failure::from_error(error.code(), &error).message;
+                if let Err(error) = delivery.dead_letter(reason).await {
+                    warn!(%error, "could not give an answer up; it will come again");
+                }
+                return;
+            }
+        };
+        let attempt = match &entry {
+            Entry::TaskFailed(task) => Some(task.data.attempt),
+            _ => None,
+        };
+        let awaited = entry
+            .operation()
+            .filter(|operation| self.execution.machine().awaits_task(*operation, attempt));
+        let (Some(operation), Entry::TaskCompleted(_) | Entry::TaskFailed(_)) = (awaited, &entry)
+        else {
+            debug!(event = %delivery.event.event_type, "an answer that nobody waits for");
+            return acknowledge(delivery).await;
+        };
+        self.outbox.push(Record { entry: entry.clone(), event: delivery.event.clone() });
+        self.answers.push(delivery);
+        self.execution.machine().task_answered(operation);
+        if let Entry::TaskFailed(OfAgent { data, .. }) = entry {
+            let TaskFailed { attempt, failure, retryable, .. } = data;
+            self.decide(operation, attempt, TaskError { failure, retryable });
+        }
+    }
+
+    /// A task could not be given to anybody.
+    fn undelivered(&mut self, operation: u64, attempt: u32, error: TaskError) {
+        if self.execution.machine().awaits_task(operation, Some(attempt)) {
+            self.decide(operation, attempt, error);
+        }
+    }
+
+    /// Records what follows a failed attempt.
+    fn decide(&mut self, operation: u64, attempt: u32, error: TaskError) {
+        let now = self.engine.clock.now();
+        let entry = self.execution.machine().after_failure(operation, attempt, error, now);
+        match self.encode(entry) {
+            Ok(record) => self.outbox.push(record),
+            Err(error) => warn!(%error, "could not write what follows a failure"),
+        }
+    }
+}

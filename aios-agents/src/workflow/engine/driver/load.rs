@@ -1,0 +1,221 @@
+use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
+
+use aios_core::{
+    agent::{InvalidSegment, Segment},
+    event::{EventError, Metadata, Timestamp},
+    failure::Failure,
+    store::{EventStore, Expected, Fence, RecordedEvent, RunStatus, StoreError, StreamId},
+};
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::debug;
+
+use super::{Driver, Exit};
+use crate::workflow::{
+    Execution, RunInfo,
+    engine::{Ended, Engine, Registered, mailbox_of},
+    journal::{Blocked, Entry, Record, Started, decode},
+};
+
+/// Events read at once.
+const PAGE: usize = 1000;
+/// Entries replayed before others get a turn.
+const BURST: usize = 256;
+
+type Journal = Vec<(Entry, Timestamp)>;
+
+impl Driver {
+    /// Reads the journal and replays it.
+    pub(super) async fn load(
+        engine: &Arc<Engine>,
+        run_id: &Arc<str>,
+        journal: Option<Vec<RecordedEvent>>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Self, Exit> {
+        let stream = StreamId::of_run(run_id).map_err(failed)?;
+        let events = match journal {
+            Some(journal) => journal,
+            None => read(engine, &stream).await?,
+        };
+        let (Some(first), Some(last)) = (events.first(), events.last()) else {
+            debug!(%run_id, "there is no such run");
+            return Err(Exit::Lost);
+        };
+        let version = last.version;
+        let (workflow, metadata) = (first.event.event_type.entity(), &first.event.metadata);
+        let name: Segment =
+            workflow.parse().map_err(|error: InvalidSegment| Exit::Failed(error.into()))?;
+        let codec = engine.journals.codec(workflow).map_err(|error| Exit::Failed(error.into()))?;
+        let entries =
+            events.iter().map(|recorded| Ok((decode(&recorded.event)?, recorded.event.timestamp)));
+        let journal: Journal = entries.collect::<Result<_, EventError>>().map_err(unreadable)?;
+        let Some((Entry::Started(started), _)) = journal.first() else {
+            return Err(unreadable(EventError::InvalidType { text: run_id.to_string() }));
+        };
+        if let Some(ended) = journal.iter().rev().find_map(|(entry, _)| Ended::from_entry(entry)) {
+            return Err(Exit::Ended(ended));
+        }
+        let started = started.clone();
+        postpone(engine, run_id, &started, &journal)?;
+        let registered = engine.journals.registry.find(workflow, started.version);
+        let metadata = origin(metadata, run_id);
+        let mut driver = Self {
+            engine: Arc::clone(engine),
+            run_id: Arc::clone(run_id),
+            stream,
+            workflow: name,
+            codec,
+            execution: Execution::new(
+                Arc::clone(run_id),
+                journal.iter().map(|(entry, _)| entry),
+                Arc::clone(&engine.clock),
+            ),
+            version,
+            metadata,
+            parent: started.parent.clone(),
+            outbox: Vec::new(),
+            answers: Vec::new(),
+            append: None,
+            blocked: None,
+            held: VecDeque::new(),
+            permit,
+        };
+        match registered {
+            Some(registered) => driver.enter(registered, &started),
+            None => {
+                let what = format!("{workflow}@{}", started.version);
+                let failure = Failure::new("WORKFLOW_NOT_FOUND", format!("no workflow {what}"));
+                return Err(driver.block(failure).await);
+            }
+        }
+        driver.replay(journal).await?;
+        Ok(driver)
+    }
+
+    fn enter(&mut self, registered: &Registered, started: &Started) {
+        let info = RunInfo {
+            run_id: Arc::clone(&self.run_id),
+            workflow: registered.workflow.name().clone(),
+            version: started.version,
+        };
+        self.execution.enter(&*registered.workflow, info, started.input.clone());
+    }
+
+    /// Applies the journal entry by entry and lets the code run in between.
+    async fn replay(&mut self, journal: Journal) -> Result<(), Exit> {
+        self.blocked = journal.iter().fold(None, |blocked, (entry, _)| match entry {
+            Entry::Blocked(block) => Some(block.failure.clone()),
+            Entry::Unblocked => None,
+            _ => blocked,
+        });
+        let mut entries = journal.into_iter();
+        while !entries.as_slice().is_empty() {
+            let burst: Vec<_> = entries.by_ref().take(BURST).collect();
+            poll_fn(|context| {
+                for (entry, at) in &burst {
+                    self.execution.apply(entry, *at, context);
+                }
+                Poll::Ready(())
+            })
+            .await;
+            if let Some(failure) = self.execution.misfit() {
+                return Err(self.block(failure).await);
+            }
+            tokio::task::yield_now().await;
+        }
+        if let Err(failure) = self.execution.go_live() {
+            return Err(self.block(failure).await);
+        }
+        if self.blocked.is_some() {
+            let record = self.encode(Entry::Unblocked).map_err(unreadable)?;
+            self.outbox.push(record);
+        }
+        Ok(())
+    }
+
+    /// Stops at code that does not fit, and says so in the journal if it does not say so already.
+    pub(super) async fn block(&mut self, failure: Failure) -> Exit {
+        self.execution.cell.close();
+        let ended = Ended {
+            status: RunStatus::Blocked,
+            result: None,
+            failure: Some(failure.clone()),
+            continued_as: None,
+        };
+        if self.blocked.as_ref() == ended.failure.as_ref() {
+            return Exit::Ended(ended);
+        }
+        let Ok(record) = self.encode(Entry::Blocked(Blocked { failure })) else {
+            return Exit::Ended(ended);
+        };
+        let append = self.journal_append(vec![record.event], Expected::Any);
+        match self.engine.store.append(vec![append]).await.pop() {
+            Some(Err(error)) => failed(error),
+            _ => Exit::Ended(ended),
+        }
+    }
+
+    pub(super) fn encode(&self, entry: Entry) -> Result<Record, EventError> {
+        let is_task = matches!(entry, Entry::TaskAssigned(_));
+        let mut record = self.codec.encode(entry, self.engine.clock.now())?;
+        if is_task {
+            record.event.metadata = self.metadata.clone();
+        }
+        Ok(record)
+    }
+
+    pub(super) fn fence(&self) -> Option<Fence> {
+        self.engine.ownership.fence(self.shard())
+    }
+}
+
+async fn read(engine: &Engine, stream: &StreamId) -> Result<Vec<RecordedEvent>, Exit> {
+    let mut events: Vec<RecordedEvent> = Vec::new();
+    loop {
+        let after = events.last().map_or(0, |last| last.version);
+        let page = engine.store.read_stream(stream, after, PAGE).await.map_err(failed)?;
+        let is_last = page.len() < PAGE;
+        events.extend(page);
+        if is_last {
+            return Ok(events);
+        }
+    }
+}
+
+fn failed(error: StoreError) -> Exit {
+    Exit::Failed(error.into())
+}
+
+/// A journal that can't be read was not written by aios; nothing is lost by leaving it alone.
+fn unreadable(error: EventError) -> Exit {
+    Exit::Failed(error.into())
+}
+
+/// A run whose time has not come waits for it, unless somebody cancelled it.
+fn postpone(
+    engine: &Engine,
+    run_id: &Arc<str>,
+    started: &Started,
+    journal: &Journal,
+) -> Result<(), Exit> {
+    let begun = |(entry, _): &(Entry, Timestamp)| {
+        entry.operation().is_some() || matches!(entry, Entry::CancelRequested(_))
+    };
+    match started.start_at {
+        Some(at) if at > engine.clock.now() && !journal.iter().any(begun) => {
+            engine.timers.set(at, run_id, 0);
+            Err(Exit::Waiting)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the events of a run inherit from its start.
+fn origin(started: &Metadata, run_id: &Arc<str>) -> Metadata {
+    let shard = aios_core::store::Shard::of(run_id);
+    Metadata {
+        correlation_id: started.correlation_id.clone().or_else(|| Some(Arc::clone(run_id))),
+        causation_id: None,
+        reply_to: mailbox_of(shard).ok().map(|mailbox| mailbox.as_str().into()),
+        ..started.clone()
+    }
+}

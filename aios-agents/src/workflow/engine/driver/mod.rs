@@ -1,0 +1,273 @@
+//! Drives one run: the only place where the machine meets store, broker and clock.
+
+mod answer;
+mod commit;
+mod load;
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use aios_core::{
+    BoxFuture,
+    agent::Segment,
+    broker::{Delivery, Publish},
+    event::{EventError, Metadata, Timestamp},
+    failure::Failure,
+    store::{Appended, RunStatus, Shard, StoreError, StreamId},
+};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tracing::{debug, error, warn};
+
+use super::{Ended, Engine, Message, dispatch::Dispatch, live::Activation};
+use crate::{
+    agent::mailbox_of,
+    workflow::{
+        Execution,
+        journal::{ChildStarted, Codec, Entry, OfAgent, Parent, Record, TaskCancelled},
+        machine::{Effect, Request},
+    },
+};
+
+/// Why a run leaves memory.
+#[derive(Debug)]
+enum Exit {
+    /// It has ended, or stands still until its code changes.
+    Ended(Ended),
+    /// It waits for something that will wake it.
+    Waiting,
+    /// Somebody else owns it.
+    Lost,
+    /// The store refused for good.
+    Failed(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A run in memory.
+struct Driver {
+    engine: Arc<Engine>,
+    run_id: Arc<str>,
+    stream: StreamId,
+    workflow: Segment,
+    codec: Arc<Codec>,
+    execution: Execution,
+    /// Version of the last event of the stream that was applied or held.
+    version: u64,
+    /// Metadata for the events that this run causes.
+    metadata: Metadata,
+    parent: Option<Parent>,
+    /// Records that wait for the next append.
+    outbox: Vec<Record>,
+    /// Answers to be acknowledged once the outbox is durable.
+    answers: Vec<Delivery>,
+    append: Option<InFlight>,
+    /// Why the run was blocked when it was loaded, if it was.
+    blocked: Option<Failure>,
+    /// Entries that came while the run was paused.
+    held: VecDeque<(Entry, Timestamp)>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Records on their way into the journal.
+struct InFlight {
+    records: Vec<Record>,
+    answers: Vec<Delivery>,
+    appending: BoxFuture<'static, Vec<Result<Appended, StoreError>>>,
+}
+
+enum Happened {
+    Appended(Result<Appended, StoreError>),
+    Told(Option<Message>),
+    Asked,
+}
+
+/// Loads a run and drives it until it leaves memory.
+pub(super) async fn run(engine: Arc<Engine>, activation: Activation) {
+    let Activation { run_id, mut inbox, journal, permit } = activation;
+    let loaded = Driver::load(&engine, &run_id, journal, permit).await;
+    let exit = match loaded {
+        Ok(mut driver) => {
+            let exit = driver.drive(&mut inbox).await;
+            driver.execution.cell.close();
+            if let (Exit::Ended(ended), Some(parent)) = (&exit, driver.parent.clone()) {
+                driver.report(parent, ended.clone());
+            }
+            exit
+        }
+        Err(exit) => exit,
+    };
+    let late = engine.live.retire(&run_id, inbox).await;
+    match exit {
+        Exit::Ended(ended) => {
+            engine.waiters.notify(&run_id, &ended);
+            return drop_late(late).await;
+        }
+        Exit::Waiting => {}
+        Exit::Lost => return debug!(%run_id, "somebody else owns the run"),
+        Exit::Failed(error) => {
+            error!(%error, %run_id, "could not go on with a run; trying again");
+            let at = engine.clock.now() + engine.options.back_off.1;
+            engine.timers.set(at, &run_id, 0);
+        }
+    }
+    for message in late {
+        let (engine, run_id) = (Arc::clone(&engine), Arc::clone(&run_id));
+        // A task of its own, because telling starts a driver like this one.
+        tokio::spawn(async move { engine.tell(&run_id, message).await });
+    }
+}
+
+/// A run that has ended needs no answers.
+async fn drop_late(late: Vec<Message>) {
+    for message in late {
+        if let Message::Answer(delivery) = message {
+            acknowledge(*delivery).await;
+        }
+    }
+}
+
+async fn acknowledge(delivery: Delivery) {
+    if let Err(error) = delivery.ack().await {
+        warn!(%error, "could not acknowledge an answer; it will come again");
+    }
+}
+
+impl Driver {
+    async fn drive(&mut self, inbox: &mut mpsc::Receiver<Message>) -> Exit {
+        loop {
+            self.perform_effects().await;
+            if self.append.is_none() {
+                if let Some(failure) = self.execution.misfit() {
+                    return self.block(failure).await;
+                }
+                if let Err(error) = self.begin_successor().await {
+                    return Exit::Failed(error.into());
+                }
+                self.begin_append();
+            }
+            if self.may_rest() && inbox.is_empty() {
+                return Exit::Waiting;
+            }
+            let happened = poll_fn(|context| self.poll(inbox, context)).await;
+            let exit = match happened {
+                Happened::Appended(result) => self.appended(result).await,
+                Happened::Told(Some(message)) => self.told(message).await,
+                Happened::Told(None) => Some(Exit::Lost),
+                Happened::Asked => None,
+            };
+            if let Some(exit) = exit {
+                return exit;
+            }
+        }
+    }
+
+    fn poll(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Message>,
+        context: &mut Context<'_>,
+    ) -> Poll<Happened> {
+        if let Some(append) = &mut self.append {
+            if let Poll::Ready(mut results) = append.appending.as_mut().poll(context) {
+                let result = results.pop().unwrap_or(Err(StoreError::Closed));
+                return Poll::Ready(Happened::Appended(result));
+            }
+        }
+        if let Poll::Ready(message) = inbox.poll_recv(context) {
+            return Poll::Ready(Happened::Told(message));
+        }
+        self.execution.poll(context);
+        let misfit = || self.execution.misfit().is_some();
+        if self.append.is_none() && (self.has_records() || misfit()) {
+            return Poll::Ready(Happened::Asked);
+        }
+        self.permit = None;
+        Poll::Pending
+    }
+
+    /// Whether nothing but timers, signals and children is waited for, none of them soon.
+    fn may_rest(&self) -> bool {
+        if self.append.is_some() || self.has_records() || self.execution.outcome().is_some() {
+            return false;
+        }
+        let machine = self.execution.machine();
+        let soon = self.engine.clock.now() + self.engine.options.linger;
+        let waits = |request: &Request| {
+            matches!(request, Request::Sleep { .. } | Request::Signal { .. } | Request::Child(_))
+        };
+        let mut active = machine.active().peekable();
+        let rests = active.peek().is_some() && active.all(|(_, request)| waits(request));
+        (rests || machine.is_paused()) && machine.next_timer().is_none_or(|due| due > soon)
+    }
+
+    async fn perform_effects(&mut self) {
+        let effects = self.execution.machine().take_effects();
+        for effect in effects {
+            match effect {
+                Effect::Timer { operation, at } => {
+                    self.engine.timers.set(at, &self.run_id, operation);
+                }
+                Effect::Dispatch(assignment) => {
+                    let attempt = assignment.data.attempt;
+                    let operation = assignment.data.task_id.run().map_or(0, |run| run.1);
+                    let task = Some((Arc::clone(&self.run_id), operation, attempt));
+                    self.publish(Entry::TaskAssigned(assignment), task).await;
+                }
+                Effect::CancelTask { agent_type, task_id } => {
+                    let data = TaskCancelled { task_id };
+                    let entry = Entry::TaskCancelled(OfAgent { agent_type, data });
+                    self.publish(entry, None).await;
+                }
+                Effect::StartChild(child) => self.start_child(child),
+            }
+        }
+    }
+
+    fn start_child(&self, child: ChildStarted) {
+        let check = self.engine.clock.now() + self.engine.options.child_check;
+        self.engine.timers.set(check, &self.run_id, child.operation);
+        let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
+        let metadata = self.metadata.clone();
+        // A task of its own, because starting a child starts a driver like this one.
+        tokio::spawn(async move { engine.start_child(run_id, child, metadata).await });
+    }
+
+    async fn publish(&mut self, entry: Entry, task: Option<(Arc<str>, u64, u32)>) {
+        let publish = match self.addressed(entry, task.is_some()) {
+            Ok(publish) => publish,
+            Err(error) => return error!(%error, "could not write a task"),
+        };
+        // The dispatcher lives as long as the engine; once it is gone, so is this run.
+        let _ = self.engine.dispatches.send(Dispatch { publish, task }).await;
+    }
+
+    /// The event of an entry, on its way to an agent type or to one agent.
+    fn addressed(&self, entry: Entry, require_route: bool) -> Result<Publish, EventError> {
+        let record = self.encode(entry)?;
+        let to = match &record.entry {
+            Entry::TaskAssigned(OfAgent { agent_type, data }) => {
+                let agent_id = data.agent_id.as_deref();
+                agent_id.map(|agent_id| mailbox_of(agent_type, agent_id)).transpose()
+            }
+            _ => Ok(None),
+        };
+        let to = to.map_err(|invalid| EventError::InvalidType { text: invalid.text })?;
+        Ok(Publish { event: record.event, to, require_route })
+    }
+
+    fn report(&self, parent: Parent, ended: Ended) {
+        if !ended.status.is_final() || ended.status == RunStatus::Continued {
+            return;
+        }
+        let engine = Arc::clone(&self.engine);
+        tokio::spawn(async move {
+            let outcome = ended.into_outcome();
+            engine.report_child(&parent.run_id.into(), parent.operation, outcome).await;
+        });
+    }
+
+    fn shard(&self) -> Shard {
+        Shard::of(&self.run_id)
+    }
+}

@@ -1,0 +1,137 @@
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aios_core::{
+    clock::ClockExt,
+    store::{Fence, Lease, Leases, PageRequest, ReadModels, RunFilter, RunStatus, Shard},
+};
+use tokio::task::AbortHandle;
+use tracing::{debug, error, warn};
+
+use super::{Engine, Message, mailbox};
+
+/// The shards that this engine owns.
+#[derive(Debug, Default)]
+pub(super) struct Ownership(Mutex<HashMap<Shard, Owned>>);
+
+#[derive(Debug)]
+struct Owned {
+    lease: Lease,
+    /// Reads the shard's mailbox.
+    reader: AbortHandle,
+}
+
+impl Ownership {
+    fn shards(&self) -> MutexGuard<'_, HashMap<Shard, Owned>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The proof to append under, while the shard is owned.
+    pub(super) fn fence(&self, shard: Shard) -> Option<Fence> {
+        self.shards().get(&shard).map(|owned| owned.lease.fence())
+    }
+
+    fn leases(&self) -> Vec<Lease> {
+        self.shards().values().map(|owned| owned.lease.clone()).collect()
+    }
+
+    fn lose(&self, shard: Shard) {
+        if let Some(lost) = self.shards().remove(&shard) {
+            lost.reader.abort();
+        }
+    }
+}
+
+/// Takes shards that are free, and keeps the leases alive.
+pub(super) async fn run(engine: Arc<Engine>) {
+    let period = engine.options.lease_time / 3;
+    loop {
+        tokio::select! {
+            () = engine.clock.sleep(period) => {}
+            () = engine.stopped() => return,
+        }
+        if let Err(error) = turn(&engine).await {
+            warn!(%error, "could not renew leases");
+        }
+    }
+}
+
+pub(super) async fn turn(engine: &Arc<Engine>) -> Result<(), aios_core::store::StoreError> {
+    let time_to_live = engine.options.lease_time;
+    let held = engine.ownership.leases();
+    let renewed = engine.store.renew(&held, time_to_live).await?;
+    for lease in held {
+        match renewed.iter().find(|renewed| renewed.shard == lease.shard) {
+            Some(renewed) => {
+                if let Some(owned) = engine.ownership.shards().get_mut(&lease.shard) {
+                    owned.lease = renewed.clone();
+                }
+            }
+            None => {
+                warn!(shard = %lease.shard, "lost a shard");
+                engine.ownership.lose(lease.shard);
+            }
+        }
+    }
+    let free: Vec<Shard> =
+        Shard::all().filter(|shard| engine.ownership.fence(*shard).is_none()).collect();
+    if free.is_empty() {
+        return Ok(());
+    }
+    let taken = engine.store.acquire(&free, &engine.owner, time_to_live).await?;
+    let shards: Vec<Shard> = taken.iter().map(|lease| lease.shard).collect();
+    for lease in taken {
+        let shard = lease.shard;
+        let reader = tokio::spawn(mailbox::run(Arc::clone(engine), shard)).abort_handle();
+        engine.ownership.shards().insert(shard, Owned { lease, reader });
+    }
+    if !shards.is_empty() {
+        debug!(shards = shards.len(), "took shards");
+        let engine = Arc::clone(engine);
+        // A task of its own: recovery may take longer than a lease lives.
+        tokio::spawn(async move {
+            if let Err(error) = recover(&engine, shards).await {
+                error!(%error, "could not find the runs to go on with");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Lets the unfinished runs of shards go on.
+async fn recover(
+    engine: &Arc<Engine>,
+    shards: Vec<Shard>,
+) -> Result<(), aios_core::store::StoreError> {
+    let statuses =
+        vec![RunStatus::Running, RunStatus::Cancelling, RunStatus::Paused, RunStatus::Blocked];
+    let filter = RunFilter { shards, statuses, ..RunFilter::default() };
+    let mut page = PageRequest::first(1000);
+    loop {
+        let found = engine.store.runs(&filter, &page).await?;
+        let engine = Arc::clone(engine);
+        let ids: Vec<Arc<str>> = found.rows.into_iter().map(|row| row.id.into()).collect();
+        for run_id in ids {
+            engine.activate(&run_id, Message::Nudge).await;
+        }
+        match found.next {
+            Some(next) => page = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+impl Engine {
+    /// Gives every shard up at once.
+    pub(super) async fn release_leases(&self) {
+        let held = self.ownership.leases();
+        for lease in &held {
+            self.ownership.lose(lease.shard);
+        }
+        if let Err(error) = self.store.release(&held).await {
+            warn!(%error, "could not release leases; they expire by themselves");
+        }
+    }
+}

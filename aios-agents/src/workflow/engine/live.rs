@@ -1,0 +1,153 @@
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aios_core::{
+    broker::Delivery,
+    failure::Failure,
+    store::{RecordedEvent, Shard},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::JoinSet,
+};
+
+use super::{Engine, driver};
+
+/// Messages that one run may have unread.
+const INBOX: usize = 64;
+
+/// What a run is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Somebody else appended to its stream.
+    Nudge,
+    /// A timer of this operation is due.
+    TimerDue(u64),
+    /// An agent answered.
+    Answer(Box<Delivery>),
+    /// A task could not be given to anybody.
+    Undelivered { operation: u64, attempt: u32, failure: Failure, retryable: bool },
+}
+
+/// The runs that are in memory.
+#[derive(Debug, Default)]
+pub(super) struct Live(Mutex<Runs>);
+
+#[derive(Debug, Default)]
+struct Runs {
+    inboxes: HashMap<Arc<str>, mpsc::Sender<Message>>,
+    tasks: JoinSet<()>,
+    stopped: bool,
+}
+
+/// What a driver begins with.
+pub(super) struct Activation {
+    pub(super) run_id: Arc<str>,
+    pub(super) inbox: mpsc::Receiver<Message>,
+    /// The journal, if it is at hand.
+    pub(super) journal: Option<Vec<RecordedEvent>>,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Live {
+    fn runs(&self) -> MutexGuard<'_, Runs> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The inbox of a run; brings the run into memory if need be. `None` once stopped.
+    fn inbox(
+        &self,
+        engine: &Arc<Engine>,
+        run_id: &Arc<str>,
+        journal: Option<Vec<RecordedEvent>>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Option<mpsc::Sender<Message>> {
+        let mut runs = self.runs();
+        if let Some(inbox) = runs.inboxes.get(run_id) {
+            return Some(inbox.clone());
+        }
+        if runs.stopped {
+            return None;
+        }
+        let (sender, inbox) = mpsc::channel(INBOX);
+        runs.inboxes.insert(Arc::clone(run_id), sender.clone());
+        while runs.tasks.try_join_next().is_some() {}
+        let activation = Activation { run_id: Arc::clone(run_id), inbox, journal, permit };
+        runs.tasks.spawn(driver::run(Arc::clone(engine), activation));
+        Some(sender)
+    }
+
+    /// A run leaves memory. What it was told too late is to be told again.
+    pub(super) async fn retire(
+        &self,
+        run_id: &str,
+        mut inbox: mpsc::Receiver<Message>,
+    ) -> Vec<Message> {
+        self.runs().inboxes.remove(run_id);
+        inbox.close();
+        let mut late = Vec::new();
+        while let Some(message) = inbox.recv().await {
+            late.push(message);
+        }
+        late
+    }
+
+    pub(super) fn contains(&self, run_id: &str) -> bool {
+        self.runs().inboxes.contains_key(run_id)
+    }
+
+    /// Drops every run from memory.
+    pub(super) async fn stop(&self) {
+        let mut tasks = {
+            let mut runs = self.runs();
+            runs.stopped = true;
+            runs.inboxes.clear();
+            std::mem::take(&mut runs.tasks)
+        };
+        tasks.shutdown().await;
+    }
+}
+
+impl Engine {
+    /// Tells a run something. The run is brought into memory if need be; the message is dropped if
+    /// another engine owns the run, because that one will find out by itself.
+    pub(crate) async fn tell(self: &Arc<Self>, run_id: &Arc<str>, message: Message) {
+        self.tell_with(run_id, message, None).await;
+    }
+
+    /// As [`tell`](Self::tell), but waits while many runs are being brought into memory.
+    pub(super) async fn activate(self: &Arc<Self>, run_id: &Arc<str>, message: Message) {
+        let permit = match self.live.contains(run_id) {
+            true => None,
+            // The semaphore is never closed.
+            false => Arc::clone(&self.activations).acquire_owned().await.ok(),
+        };
+        self.tell_with(run_id, message, permit).await;
+    }
+
+    /// Begins a run that was just started; its journal is at hand.
+    pub(crate) fn begin(self: &Arc<Self>, run_id: &Arc<str>, journal: Vec<RecordedEvent>) {
+        if self.ownership.fence(Shard::of(run_id)).is_some() {
+            self.live.inbox(self, run_id, Some(journal), None);
+        }
+    }
+
+    async fn tell_with(
+        self: &Arc<Self>,
+        run_id: &Arc<str>,
+        mut message: Message,
+        mut permit: Option<OwnedSemaphorePermit>,
+    ) {
+        if self.ownership.fence(Shard::of(run_id)).is_none() {
+            return;
+        }
+        while let Some(inbox) = self.live.inbox(self, run_id, None, permit.take()) {
+            match inbox.send(message).await {
+                Ok(()) => return,
+                Err(mpsc::error::SendError(unsent)) => message = unsent,
+            }
+        }
+    }
+}

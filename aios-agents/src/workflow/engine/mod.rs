@@ -1,0 +1,168 @@
+//! The engine: advances the runs of the shards that it owns.
+
+mod child;
+mod discover;
+mod dispatch;
+mod driver;
+mod leases;
+mod live;
+mod mailbox;
+mod registry;
+mod relay;
+mod timers;
+mod waiters;
+
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{
+    broker::{Broker, Mailbox},
+    clock::Clock,
+    store::{Owner, Shard, StoreError},
+};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+};
+
+use self::{dispatch::Dispatch, leases::Ownership, live::Live, timers::Timers, waiters::Waiters};
+pub(crate) use self::{
+    live::Message,
+    registry::{Registered, Registry},
+    waiters::Ended,
+};
+use crate::{counted::CountedStore, workflow::journal::Journals};
+
+/// Runs that may be loading or bursting at once because of timers and recovery.
+const ACTIVATIONS: usize = 512;
+/// Tasks that may wait for the broker.
+const DISPATCHES: usize = 1024;
+
+/// How an engine behaves.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// How long a lease lives; the time that the death of an engine costs. At least 1 s.
+    pub lease_time: Duration,
+    /// Runs whose timer is due within this time stay in memory.
+    pub linger: Duration,
+    /// How long to wait after a store or broker failed, at first and at most.
+    pub back_off: (Duration, Duration),
+    /// How often a run that waits for a child looks whether it missed the child's end.
+    pub child_check: Duration,
+    /// Whether lifecycle events of the log are published to the broker.
+    pub relay: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            lease_time: Duration::from_secs(10),
+            linger: Duration::from_secs(1),
+            back_off: (Duration::from_millis(50), Duration::from_secs(5)),
+            child_check: Duration::from_secs(30),
+            relay: true,
+        }
+    }
+}
+
+/// What the parts of an engine share.
+pub(crate) struct Engine {
+    pub(crate) journals: Journals,
+    pub(crate) waiters: Waiters,
+    broker: Arc<dyn Broker>,
+    store: Arc<CountedStore>,
+    clock: Arc<dyn Clock>,
+    options: EngineOptions,
+    owner: Owner,
+    ownership: Ownership,
+    live: Live,
+    timers: Timers,
+    dispatches: mpsc::Sender<Dispatch>,
+    activations: Arc<Semaphore>,
+    stopping: watch::Sender<bool>,
+}
+
+/// An engine that runs.
+#[derive(Debug)]
+pub(crate) struct RunningEngine {
+    pub(crate) engine: Arc<Engine>,
+    tasks: JoinSet<()>,
+}
+
+impl Engine {
+    /// Takes the shards that are free, and lets their runs go on.
+    ///
+    /// # Errors
+    ///
+    /// What the store reports; nothing runs then.
+    pub(crate) async fn start(
+        journals: Journals,
+        broker: Arc<dyn Broker>,
+        options: EngineOptions,
+    ) -> Result<RunningEngine, StoreError> {
+        let (dispatches, queue) = mpsc::channel(DISPATCHES);
+        let engine = Arc::new(Self {
+            store: Arc::clone(&journals.store),
+            clock: Arc::clone(&journals.clock),
+            journals,
+            waiters: Waiters::default(),
+            broker,
+            options,
+            owner: Owner::new(aios_core::event::EventId::generate().to_string()),
+            ownership: Ownership::default(),
+            live: Live::default(),
+            timers: Timers::default(),
+            dispatches,
+            activations: Arc::new(Semaphore::new(ACTIVATIONS)),
+            stopping: watch::Sender::new(false),
+        });
+        leases::turn(&engine).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(dispatch::run(Arc::clone(&engine), queue));
+        tasks.spawn(timers::run(Arc::clone(&engine)));
+        tasks.spawn(leases::run(Arc::clone(&engine)));
+        tasks.spawn(discover::run(Arc::clone(&engine)));
+        if engine.options.relay {
+            tasks.spawn(relay::run(Arc::clone(&engine)));
+        }
+        Ok(RunningEngine { engine, tasks })
+    }
+
+    /// Completes when the engine is told to stop.
+    async fn stopped(&self) {
+        let mut stopping = self.stopping.subscribe();
+        // The sender lives as long as this engine, so waiting can't fail.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    }
+
+    /// Whether a run is in memory.
+    pub(crate) fn holds(&self, run_id: &str) -> bool {
+        self.live.contains(run_id)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+}
+
+impl RunningEngine {
+    /// Stops advancing runs and hands the shards over at once. What was recorded goes on elsewhere
+    /// or after the next start.
+    pub(crate) async fn stop(mut self) {
+        self.engine.stopping.send_replace(true);
+        self.engine.live.stop().await;
+        self.engine.release_leases().await;
+        self.tasks.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// The durable mailbox that gets the answers for a shard's runs.
+pub(crate) fn mailbox_of(shard: Shard) -> Result<Mailbox, aios_core::broker::InvalidName> {
+    Mailbox::new(format!("shards.{shard}"))
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Engine").field("owner", &self.owner).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,57 @@
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
+
+use aios_core::{agent::Segment, event::EventError};
+
+use crate::workflow::{Workflow, journal::Codec};
+
+/// A workflow that can be run, and how its journals are written.
+#[derive(Clone)]
+pub(crate) struct Registered {
+    pub(crate) workflow: Arc<dyn Workflow>,
+    pub(crate) codec: Arc<Codec>,
+}
+
+/// The workflows of an engine, by name and version.
+#[derive(Debug, Default)]
+pub(crate) struct Registry(HashMap<Segment, BTreeMap<u32, Registered>>);
+
+impl Registry {
+    /// Adds a workflow; `false` if its name and version are taken.
+    pub(crate) fn add(
+        &mut self,
+        workflow: Arc<dyn Workflow>,
+        source: &Arc<str>,
+    ) -> Result<bool, EventError> {
+        let codec = Arc::new(Codec::new(workflow.name(), Arc::clone(source))?);
+        let (name, version) = (workflow.name().clone(), workflow.version());
+        let versions = self.0.entry(name).or_default();
+        Ok(versions.insert(version, Registered { workflow, codec }).is_none())
+    }
+
+    pub(crate) fn find(&self, name: &str, version: u32) -> Option<&Registered> {
+        self.versions(name)?.get(&version)
+    }
+
+    /// The version that new runs get.
+    pub(crate) fn latest(&self, name: &str) -> Option<&Registered> {
+        self.versions(name)?.last_key_value().map(|(_, latest)| latest)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Registered> {
+        self.0.values().flat_map(BTreeMap::values)
+    }
+
+    fn versions(&self, name: &str) -> Option<&BTreeMap<u32, Registered>> {
+        self.0.get(&Segment::new(name).ok()?)
+    }
+}
+
+impl fmt::Debug for Registered {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}@{}", self.workflow.name(), self.workflow.version())
+    }
+}

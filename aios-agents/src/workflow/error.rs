@@ -1,0 +1,101 @@
+use std::{error::Error, fmt};
+
+use aios_core::{agent::TaskError, event::Payload, failure::Failure};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// Why a workflow does not go on to a result.
+///
+/// Made from any error by `?`. It is no [`Error`] itself, so that it can be made from all of them.
+#[derive(Clone, Debug)]
+pub struct WorkflowError(Kind);
+
+#[derive(Clone, Debug)]
+pub(crate) enum Kind {
+    Failed(Failure),
+    Cancelled(Failure),
+    ContinueAsNew(Payload),
+}
+
+impl WorkflowError {
+    /// Code of failures that came from an arbitrary error.
+    pub const FAILED: &'static str = "WORKFLOW_FAILED";
+    /// Code of the failure of a cancelled run.
+    pub const CANCELLED: &'static str = "RUN_CANCELLED";
+
+    /// The workflow failed.
+    #[must_use]
+    pub fn failed(failure: Failure) -> Self {
+        Self(Kind::Failed(failure))
+    }
+
+    /// Ends this run and goes on as a new one with an empty journal. Return it from the workflow.
+    ///
+    /// If `input` can't be JSON, this is a failure instead.
+    #[must_use]
+    pub fn continue_as_new<T: Serialize + ?Sized>(input: &T) -> Self {
+        match Payload::encode(input) {
+            Ok(input) => Self(Kind::ContinueAsNew(input)),
+            Err(error) => error.into(),
+        }
+    }
+
+    pub(crate) fn cancelled(failure: Failure) -> Self {
+        Self(Kind::Cancelled(failure))
+    }
+
+    /// What went wrong; `None` if the run goes on as a new one.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        match &self.0 {
+            Kind::Failed(failure) | Kind::Cancelled(failure) => Some(failure),
+            Kind::ContinueAsNew(_) => None,
+        }
+    }
+
+    /// Code of the failure; empty if the run goes on as a new one.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        self.failure().map_or("", |failure| &failure.code)
+    }
+
+    /// Adds to the failure which compensations failed.
+    pub(crate) fn with_failed_compensations(mut self, failed: Vec<Value>) -> Self {
+        if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.0 {
+            let cause = failure.details.take();
+            failure.details = json!({"cause": cause, "failed_compensations": failed});
+        }
+        self
+    }
+
+    pub(crate) fn into_kind(self) -> Kind {
+        self.0
+    }
+}
+
+impl fmt::Display for WorkflowError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Failed(failure) | Kind::Cancelled(failure) => failure.fmt(formatter),
+            Kind::ContinueAsNew(_) => formatter.write_str("the run continues as a new one"),
+        }
+    }
+}
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for WorkflowError {
+    fn from(error: E) -> Self {
+        let failure = TaskError::from(error).failure;
+        if failure.code == TaskError::FAILED {
+            return Self::failed(Failure { code: Self::FAILED.to_owned(), ..failure });
+        }
+        Self::failed(failure)
+    }
+}
+
+/// So that an error of a workflow can end a step or a compensation.
+impl From<WorkflowError> for TaskError {
+    fn from(error: WorkflowError) -> Self {
+        let failure = error.failure().cloned();
+        Self::terminal(failure.unwrap_or_else(|| Failure::new(Self::FAILED, error.to_string())))
+    }
+}

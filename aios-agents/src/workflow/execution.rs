@@ -1,0 +1,87 @@
+use std::{
+    sync::{Arc, MutexGuard},
+    task::Context,
+};
+
+use aios_core::{
+    clock::Clock,
+    event::{Payload, Timestamp},
+    failure::Failure,
+};
+
+use super::{
+    RunInfo, Workflow, WorkflowContext, WorkflowError, body::Body, context::Cell, journal::Entry,
+    machine::Machine,
+};
+
+/// The code of a run and its machine, without any I/O: applies entries and lets the code run.
+pub(crate) struct Execution {
+    pub(crate) cell: Arc<Cell>,
+    body: Body,
+}
+
+impl Execution {
+    /// An execution that expects the code to ask for what `journal` says; nothing is applied yet.
+    pub(crate) fn new<'a>(
+        run_id: Arc<str>,
+        journal: impl IntoIterator<Item = &'a Entry>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let cell = Arc::new(Cell::new(Machine::new(run_id, journal), clock));
+        Self { cell, body: Body::absent() }
+    }
+
+    /// Gives the run its code.
+    pub(crate) fn enter(&mut self, workflow: &dyn Workflow, info: RunInfo, input: Payload) {
+        let context = WorkflowContext::new(Arc::clone(&self.cell), Arc::new(info));
+        self.body = Body::new(workflow, context, input);
+    }
+
+    /// Applies one entry and lets the code run, if that is news to it.
+    pub(crate) fn apply(&mut self, entry: &Entry, at: Timestamp, context: &mut Context<'_>) {
+        let applied = self.machine().apply(entry, at);
+        match applied {
+            Err(mismatch) => return self.cell.refuse(mismatch),
+            Ok(Some(operation)) => self.cell.wake(operation),
+            Ok(None) => match entry {
+                Entry::CancelRequested(_) => self.cell.wake_cancelled(),
+                Entry::Resumed => self.cell.wake_all(),
+                Entry::Started(_) => {}
+                _ => return,
+            },
+        }
+        self.body.poll(context);
+    }
+
+    /// Ends the replay.
+    pub(crate) fn go_live(&mut self) -> Result<(), Failure> {
+        if let Some(failure) = self.misfit() {
+            return Err(failure);
+        }
+        self.machine().go_live().map_err(|mismatch| mismatch.to_failure())?;
+        self.cell.wake_all();
+        Ok(())
+    }
+
+    /// Lets the code run, unless it is paused or has ended.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) {
+        if !self.machine().is_paused() {
+            self.body.poll(context);
+        }
+    }
+
+    /// How the code ended, if it did.
+    pub(crate) fn outcome(&self) -> Option<&Result<Payload, WorkflowError>> {
+        self.body.outcome()
+    }
+
+    /// What of the code does not fit: a mismatch with the journal, or a panic.
+    pub(crate) fn misfit(&self) -> Option<Failure> {
+        let mismatch = self.cell.mismatch().map(|mismatch| mismatch.to_failure());
+        mismatch.or_else(|| self.body.panic().cloned())
+    }
+
+    pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.cell.machine()
+    }
+}

@@ -1,0 +1,193 @@
+use std::{collections::HashMap, sync::Arc};
+
+use aios_core::{
+    agent::Segment,
+    event::{Event, EventError, EventId, EventType, Metadata, Payload, Timestamp},
+};
+use serde::Serialize;
+
+use super::{Entry, OfAgent};
+
+/// An entry and the event that keeps it.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) entry: Entry,
+    pub(crate) event: Event,
+}
+
+#[derive(Serialize)]
+struct Nothing {}
+
+/// Pairs the entries of a run's own making with the actions of their events,
+/// `workflows.<name>.<action>`: first those with data, then those without.
+macro_rules! actions {
+    ($($variant:ident = $action:literal,)+ ; $($bare:ident = $bare_action:literal,)+) => {
+        const ACTIONS: &[&str] = &[$($action,)+ $($bare_action,)+];
+
+        fn encode_own(entry: &Entry) -> Option<Result<(&'static str, Payload), EventError>> {
+            let encoded = match entry {
+                $(Entry::$variant(data) => ($action, Payload::encode(data)),)+
+                $(Entry::$bare => ($bare_action, Payload::encode(&Nothing {})),)+
+                _ => return None,
+            };
+            Some(encoded.1.map(|payload| (encoded.0, payload)))
+        }
+
+        fn decode_own(action: &str, data: &Payload) -> Result<Option<Entry>, EventError> {
+            Ok(Some(match action {
+                $($action => Entry::$variant(data.decode()?),)+
+                $($bare_action => Entry::$bare,)+
+                _ => return Ok(None),
+            }))
+        }
+    };
+}
+
+actions! {
+    StepCompleted = "step_completed",
+    Started = "started",
+    OperationFailed = "operation_failed",
+    RetryScheduled = "retry_scheduled",
+    TimerStarted = "timer_started",
+    TimerFired = "timer_fired",
+    SignalAwaited = "signal_awaited",
+    Signaled = "signaled",
+    ChildStarted = "child_started",
+    ChildEnded = "child_ended",
+    VersionMarked = "version_marked",
+    EventEmitted = "event_emitted",
+    StatusSet = "status_set",
+    CancelRequested = "cancel_requested",
+    Blocked = "blocked",
+    Completed = "completed",
+    Failed = "failed",
+    Cancelled = "cancelled",
+    Continued = "continued",
+    ;
+    Paused = "paused",
+    Resumed = "resumed",
+    Unblocked = "unblocked",
+}
+
+/// Turns the entries of one workflow's runs into events.
+#[derive(Debug)]
+pub(crate) struct Codec {
+    source: Arc<str>,
+    types: HashMap<&'static str, EventType>,
+}
+
+impl Codec {
+    /// `source` becomes the source of every event.
+    pub(crate) fn new(workflow: &Segment, source: Arc<str>) -> Result<Self, EventError> {
+        let name = |action| Ok((action, EventType::new("workflows", workflow.as_str(), action)?));
+        let types = ACTIONS.iter().copied().map(name).collect::<Result<_, EventError>>()?;
+        Ok(Self { source, types })
+    }
+
+    /// Writes an entry as a fresh event.
+    pub(crate) fn encode(&self, entry: Entry, now: Timestamp) -> Result<Record, EventError> {
+        let (event_type, payload) = match &entry {
+            Entry::Foreign(event) => return Ok(Record { event: event.clone(), entry }),
+            Entry::TaskAssigned(task) if task.data.agent_id.is_some() => {
+                encode_task(task, "task_directed")?
+            }
+            Entry::TaskAssigned(task) => encode_task(task, "task_assigned")?,
+            Entry::TaskCompleted(task) => encode_task(task, "task_completed")?,
+            Entry::TaskFailed(task) => encode_task(task, "task_failed")?,
+            Entry::TaskCancelled(task) => encode_task(task, "task_cancelled")?,
+            own => self.encode_own(own)?,
+        };
+        let event = Event {
+            id: id(&entry),
+            event_type,
+            timestamp: now,
+            source: Arc::clone(&self.source),
+            payload,
+            metadata: Metadata::default(),
+        };
+        Ok(Record { entry, event })
+    }
+
+    fn encode_own(&self, entry: &Entry) -> Result<(EventType, Payload), EventError> {
+        let unnamed = || EventError::InvalidType { text: format!("{entry:?}") };
+        let (action, payload) = encode_own(entry).ok_or_else(unnamed)??;
+        Ok((self.types.get(action).cloned().ok_or_else(unnamed)?, payload))
+    }
+}
+
+/// A task that is given again in the same attempt is the same event.
+fn id(entry: &Entry) -> EventId {
+    match entry {
+        Entry::TaskAssigned(task) => {
+            EventId::derive(&format!("{}#{}", task.data.task_id, task.data.attempt))
+        }
+        _ => EventId::generate(),
+    }
+}
+
+fn encode_task<T: Serialize>(
+    task: &OfAgent<T>,
+    action: &str,
+) -> Result<(EventType, Payload), EventError> {
+    let event_type = EventType::new("agents", task.agent_type.as_str(), action)?;
+    Ok((event_type, Payload::encode(&task.data)?))
+}
+
+/// Reads an entry. An event that is not of a journal's making is [`Entry::Foreign`].
+pub(crate) fn decode(event: &Event) -> Result<Entry, EventError> {
+    let entry = match event.event_type.segments() {
+        ("workflows", _, action) => decode_own(action, &event.payload)?,
+        ("agents", agent_type, action) => match Segment::new(agent_type) {
+            Ok(agent_type) => decode_task(agent_type, action, &event.payload)?,
+            Err(_) => None,
+        },
+        _ => None,
+    };
+    Ok(entry.unwrap_or_else(|| Entry::Foreign(event.clone())))
+}
+
+fn decode_task(
+    agent_type: Segment,
+    action: &str,
+    payload: &Payload,
+) -> Result<Option<Entry>, EventError> {
+    Ok(Some(match action {
+        "task_assigned" | "task_directed" => {
+            Entry::TaskAssigned(OfAgent { agent_type, data: payload.decode()? })
+        }
+        "task_completed" => Entry::TaskCompleted(OfAgent { agent_type, data: payload.decode()? }),
+        "task_failed" => Entry::TaskFailed(OfAgent { agent_type, data: payload.decode()? }),
+        "task_cancelled" => Entry::TaskCancelled(OfAgent { agent_type, data: payload.decode()? }),
+        _ => return Ok(None),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Completed, StepCompleted};
+    use super::*;
+
+    #[test]
+    fn should_read_what_it_wrote() {
+        let codec = Codec::new(&"deploy".parse().unwrap(), "test".into()).unwrap();
+        let result = Payload::encode(&[1, 2]).unwrap();
+        for entry in [
+            Entry::StepCompleted(StepCompleted {
+                operation: 3,
+                name: "publish".into(),
+                result: result.clone(),
+            }),
+            Entry::Completed(Completed { result }),
+            Entry::Paused,
+        ] {
+            let record = codec.encode(entry.clone(), Timestamp::UNIX_EPOCH).unwrap();
+            assert_eq!(decode(&record.event).unwrap(), entry);
+        }
+    }
+
+    #[test]
+    fn should_leave_other_events_alone() {
+        let event = Event::new("orders.order.placed".parse().unwrap(), "shop", &1).unwrap();
+        assert_eq!(decode(&event).unwrap(), Entry::Foreign(event));
+    }
+}

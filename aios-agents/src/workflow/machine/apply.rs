@@ -1,0 +1,163 @@
+use aios_core::{event::Timestamp, failure::Failure};
+
+use super::{Machine, Mismatch, Outcome, Request, State};
+use crate::workflow::{
+    WorkflowError,
+    journal::{ChildEnded, Entry, Signaled},
+};
+
+/// What the host of a machine tells it.
+impl Machine {
+    /// Applies the next entry of the journal, which is durable since `at`. Afterwards let the code
+    /// run before the next one is applied.
+    ///
+    /// Returns the operation whose outcome this is, if it is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Mismatch`] if the entry is about an operation that the code did not ask for.
+    pub fn apply(&mut self, entry: &Entry, at: Timestamp) -> Result<Option<u64>, Mismatch> {
+        self.remaining = self.remaining.saturating_sub(1);
+        if !matches!(entry, Entry::Paused | Entry::Resumed | Entry::Blocked(_) | Entry::Unblocked) {
+            self.now = self.now.max(at);
+        }
+        match entry {
+            Entry::Started(started) => {
+                self.now = self.now.max(started.start_at.unwrap_or(self.now));
+            }
+            Entry::Signaled(signal) => return Ok(self.signaled(signal)),
+            Entry::VersionMarked(mark) => {
+                self.versions.insert(mark.change.clone(), mark.version);
+            }
+            Entry::CancelRequested(request) => {
+                let failure = Failure::new(WorkflowError::CANCELLED, request.reason.clone());
+                self.cancelled.get_or_insert(failure);
+            }
+            Entry::Paused => self.paused = true,
+            Entry::Resumed => self.paused = false,
+            _ => {
+                if let Some(operation) = entry.operation() {
+                    return self.apply_to(operation, entry);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn apply_to(&mut self, operation: u64, entry: &Entry) -> Result<Option<u64>, Mismatch> {
+        let Some(found) = self.operation(operation).filter(|found| found.is_asked()) else {
+            let unasked = Mismatch::unasked(operation, "more than that".to_owned());
+            return Err(self.expected.first_unless(|other| other != operation).unwrap_or(unasked));
+        };
+        if found.is_over() {
+            return Ok(None);
+        }
+        if let Some(outcome) = outcome(entry, found.request.as_ref()) {
+            self.resolve(operation, outcome);
+            return Ok(Some(operation));
+        }
+        if let (Some(state), Some(found)) = (begun(entry), self.operation_mut(operation)) {
+            found.state = state;
+            if self.live {
+                self.push_effect(operation);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives a signal to the operation that waits for it longest, or keeps it for the next.
+    fn signaled(&mut self, signal: &Signaled) -> Option<u64> {
+        let waits = |request: &Request| matches!(request, Request::Signal { name, .. } if *name == signal.name);
+        let waiting = self.active().find(|(_, request)| waits(request)).map(|(found, _)| found);
+        match waiting {
+            Some(operation) => self.resolve(operation, Ok(signal.payload.clone())),
+            None => {
+                let kept = self.signals.entry(signal.name.clone()).or_default();
+                kept.push_back(signal.payload.clone());
+            }
+        }
+        waiting
+    }
+
+    /// A timer is due at last. Returns the operation whose code is to run again, if it is a step.
+    pub fn timer_due(&mut self, operation: u64, present: Timestamp) -> Option<u64> {
+        let found = self.operation_mut(operation)?;
+        if found.timer().is_none_or(|due| due > present) {
+            return None;
+        }
+        match (&found.state, &found.request) {
+            (State::Waiting { attempt, .. }, _) => {
+                found.state = State::Waiting { attempt: *attempt, until: None };
+                let fired = crate::workflow::journal::TimerFired { operation };
+                self.recording.push(Entry::TimerFired(fired));
+                None
+            }
+            (State::Retrying { attempt, .. }, Some(Request::Task(task))) => {
+                let (attempt, task) = (*attempt, task.clone());
+                found.state = State::Waiting { attempt, until: None };
+                let assignment = self.assignment(operation, &task, attempt);
+                self.recording.push(Entry::TaskAssigned(assignment));
+                None
+            }
+            (State::Retrying { attempt, .. }, _) => {
+                found.state = State::Open { attempt: *attempt };
+                Some(operation)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the answer of an agent to this attempt of a task is still waited for.
+    #[must_use]
+    pub fn awaits_task(&self, operation: u64, attempt: Option<u32>) -> bool {
+        let Some(found) = self.operation(operation) else { return false };
+        match found.state {
+            State::Waiting { attempt: current, .. } => attempt.is_none_or(|it| it == current),
+            State::Retrying { .. } => attempt.is_none(),
+            _ => false,
+        }
+    }
+
+    /// The answer of an agent is on its way into the journal; further ones are not waited for.
+    pub fn task_answered(&mut self, operation: u64) {
+        if let Some(found) = self.operation_mut(operation) {
+            found.state = State::Recording;
+        }
+    }
+}
+
+/// The state that an operation is in after its start or a failed attempt was recorded.
+fn begun(entry: &Entry) -> Option<State> {
+    Some(match entry {
+        Entry::TimerStarted(timer) => State::Waiting { attempt: 1, until: Some(timer.fires_at) },
+        Entry::SignalAwaited(wait) => State::Waiting { attempt: 1, until: Some(wait.deadline) },
+        Entry::TaskAssigned(task) => State::Waiting { attempt: task.data.attempt, until: None },
+        Entry::ChildStarted(_) => State::Waiting { attempt: 1, until: None },
+        Entry::RetryScheduled(retry) => State::Retrying { attempt: retry.attempt, at: retry.at },
+        _ => return None,
+    })
+}
+
+/// The outcome that an entry records, if it is one.
+fn outcome(entry: &Entry, request: Option<&Request>) -> Option<Outcome> {
+    match entry {
+        Entry::StepCompleted(step) => Some(Ok(step.result.clone())),
+        Entry::OperationFailed(failed) => Some(Err(failed.failure.clone())),
+        Entry::TaskCompleted(task) => Some(Ok(task.data.output.clone())),
+        Entry::ChildEnded(child) => Some(child_outcome(child)),
+        Entry::TimerFired(_) => Some(match request {
+            Some(Request::Signal { name, .. }) => {
+                Err(Failure::new("SIGNAL_TIMEOUT", format!("signal {name} did not come in time")))
+            }
+            _ => Ok(aios_core::event::Payload::null()),
+        }),
+        _ => None,
+    }
+}
+
+fn child_outcome(child: &ChildEnded) -> Outcome {
+    match &child.failure {
+        Some(failure) => Err(failure.clone()),
+        None => Ok(child.result.clone().unwrap_or_default()),
+    }
+}

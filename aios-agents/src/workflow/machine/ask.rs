@@ -1,0 +1,228 @@
+use aios_core::{
+    agent::{TaskError, TaskId},
+    event::{EventId, Payload, Timestamp},
+    failure::Failure,
+};
+
+use super::{Effect, Machine, Mismatch, Outcome, Request, State, operation::Operation};
+use crate::workflow::journal::{
+    Entry, EventEmitted, OfAgent, OperationFailed, RetryScheduled, SignalAwaited, StatusSet,
+    StepCompleted, TaskCancelled, TimerStarted, VersionMarked,
+};
+
+/// What the code of a workflow may call.
+impl Machine {
+    /// The code asks for the operation that it reserved, once. Deadlines count from `present`.
+    ///
+    /// # Errors
+    ///
+    /// [`Mismatch`] if the journal says that this operation is something else.
+    pub fn ask(
+        &mut self,
+        operation: u64,
+        request: Request,
+        present: Timestamp,
+    ) -> Result<(), Mismatch> {
+        self.expected.check(operation, &request)?;
+        if !self.expected.knows(operation) {
+            let entries = self.opening(operation, &request, present);
+            self.recording.extend(entries);
+        }
+        let resolved = self.resolves_at_once(&request);
+        if let Some(found) = self.operation_mut(operation) {
+            *found = Operation { request: Some(request), state: State::Open { attempt: 1 } };
+        }
+        match resolved {
+            Some(payload) => self.resolve(operation, Ok(payload)),
+            None => drop(self.active.insert(operation)),
+        }
+        Ok(())
+    }
+
+    /// What to record of an operation that the journal does not know yet.
+    fn opening(&self, operation: u64, request: &Request, present: Timestamp) -> Vec<Entry> {
+        match request {
+            Request::Step { .. } | Request::Signal { timeout: None, .. } => Vec::new(),
+            Request::Task(task) => {
+                vec![Entry::TaskAssigned(self.assignment(operation, task, 1))]
+            }
+            Request::Sleep { duration } => {
+                let fires_at = present + *duration;
+                vec![Entry::TimerStarted(TimerStarted { operation, fires_at })]
+            }
+            Request::Signal { name, .. } if self.signals.contains_key(name) => Vec::new(),
+            Request::Signal { name, timeout: Some(timeout) } => {
+                let (name, deadline) = (name.clone(), present + *timeout);
+                vec![Entry::SignalAwaited(SignalAwaited { operation, name, deadline })]
+            }
+            Request::Child(child) => {
+                vec![Entry::ChildStarted(self.child_started(operation, child))]
+            }
+            Request::Emit { event } => {
+                let event_id = EventId::derive(&format!("{}/{operation}", self.run_id));
+                let event = (**event).clone().with_id(event_id.clone()).with_timestamp(present);
+                vec![
+                    Entry::EventEmitted(EventEmitted { operation, event_id }),
+                    Entry::Foreign(event),
+                ]
+            }
+            Request::Status { text, progress } => {
+                let (text, progress) = (text.clone(), progress.clone());
+                vec![Entry::StatusSet(StatusSet { operation, text, progress })]
+            }
+        }
+    }
+
+    /// The result of an operation that needs no waiting.
+    fn resolves_at_once(&mut self, request: &Request) -> Option<Payload> {
+        match request {
+            Request::Emit { .. } | Request::Status { .. } => Some(Payload::null()),
+            Request::Signal { name, .. } => self.take_signal(name),
+            _ => None,
+        }
+    }
+
+    fn take_signal(&mut self, name: &str) -> Option<Payload> {
+        let waiting = self.signals.get_mut(name)?;
+        let payload = waiting.pop_front();
+        if waiting.is_empty() {
+            self.signals.remove(name);
+        }
+        payload
+    }
+
+    /// Takes the outcome of an operation, once it is recorded.
+    pub fn take_outcome(&mut self, operation: u64) -> Option<Outcome> {
+        let found = self.operation_mut(operation)?;
+        if !matches!(found.state, State::Resolved(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut found.state, State::Taken) {
+            State::Resolved(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// The attempt, from 1, in which the code of a step is to run now, if it is to run at all.
+    #[must_use]
+    pub fn step_attempt(&self, operation: u64) -> Option<u32> {
+        match self.operation(operation)?.state {
+            State::Open { attempt } if self.live && !self.paused => Some(attempt),
+            _ => None,
+        }
+    }
+
+    /// The code of a step ended; its result is to be recorded.
+    pub fn step_ended(
+        &mut self,
+        operation: u64,
+        outcome: Result<Payload, TaskError>,
+        present: Timestamp,
+    ) {
+        let Some(found) = self.operation_mut(operation) else { return };
+        let State::Open { attempt } = found.state else { return };
+        let Some(Request::Step { name, .. }) = &found.request else { return };
+        let name = name.clone();
+        found.state = State::Recording;
+        let entry = match outcome {
+            Ok(result) => Entry::StepCompleted(StepCompleted { operation, name, result }),
+            Err(error) => self.after_failure(operation, attempt, error, present),
+        };
+        self.recording.push(entry);
+    }
+
+    /// What to record of a failed attempt: another one is scheduled, or it was the last.
+    ///
+    /// The jitter is drawn from the run's id and the operation, so that it is the same in a
+    /// simulation that runs again.
+    #[must_use]
+    pub fn after_failure(
+        &self,
+        operation: u64,
+        attempt: u32,
+        error: TaskError,
+        present: Timestamp,
+    ) -> Entry {
+        let request = self.operation(operation).and_then(|found| found.request.as_ref());
+        let (name, retry) = match request {
+            Some(Request::Step { name, retry }) => (Some(name.clone()), Some(retry)),
+            Some(Request::Task(task)) => (None, Some(&task.retry)),
+            _ => (None, None),
+        };
+        let failure = error.failure;
+        let chance = self.chance(&format!("retry/{operation}/{attempt}"));
+        let delay = retry
+            .filter(|retry| error.retryable && retry.allows(&failure.code))
+            .and_then(|retry| retry.delay_after(attempt, chance));
+        match delay {
+            Some(delay) => Entry::RetryScheduled(RetryScheduled {
+                operation,
+                name,
+                attempt: attempt + 1,
+                at: present + delay,
+                failure,
+            }),
+            None => Entry::OperationFailed(OperationFailed { operation, name, failure }),
+        }
+    }
+
+    /// The code waits for an operation no longer.
+    pub fn abandon(&mut self, operation: u64) {
+        if !self.active.remove(&operation) {
+            return;
+        }
+        let Some(found) = self.operation_mut(operation) else { return };
+        found.state = State::Abandoned;
+        if let Some(Request::Task(task)) = found.request.take() {
+            let task_id = TaskId::of_run(&self.run_id, operation);
+            let agent_type = task.agent_type;
+            if self.live {
+                self.effects.push(Effect::CancelTask {
+                    agent_type: agent_type.clone(),
+                    task_id: task_id.clone(),
+                });
+                let data = TaskCancelled { task_id };
+                self.recording.push(Entry::TaskCancelled(OfAgent { agent_type, data }));
+            }
+        }
+    }
+
+    /// The version of a change that this run follows: what its journal marks; the oldest one if it
+    /// passed here before the change was known; else the newest one, which is marked now.
+    ///
+    /// # Errors
+    ///
+    /// A failure with the code `UNKNOWN_VERSION` if the journal marks a version outside the range.
+    pub fn version(&mut self, change: &str, oldest: u32, newest: u32) -> Result<u32, Failure> {
+        let known = self.versions.get(change).copied().or_else(|| self.expected.version(change));
+        let passed_before = self.remaining > 0;
+        let version = known.unwrap_or(if passed_before { oldest } else { newest });
+        if known.is_none() && !passed_before {
+            let change = change.into();
+            self.recording.push(Entry::VersionMarked(VersionMarked { change, version }));
+        }
+        self.versions.insert(change.into(), version);
+        if (oldest..=newest).contains(&version) {
+            return Ok(version);
+        }
+        Err(Failure::new(
+            "UNKNOWN_VERSION",
+            format!(
+                "the journal follows version {version} of {change}, the code knows {oldest} to {newest}"
+            ),
+        ))
+    }
+
+    /// A UUID that is the same in every replay.
+    pub fn draw(&mut self) -> uuid::Uuid {
+        self.draws += 1;
+        EventId::derive(&format!("{}/draw/{}", self.run_id, self.draws)).key()
+    }
+
+    /// A number from 0 to 1 that follows from the run's id and `label`.
+    fn chance(&self, label: &str) -> f64 {
+        let key = EventId::derive(&format!("{}/{label}", self.run_id)).key();
+        let bits = u32::try_from(key.as_u128() & 0xffff_ffff).unwrap_or_default();
+        f64::from(bits) / f64::from(u32::MAX)
+    }
+}

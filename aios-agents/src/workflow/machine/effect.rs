@@ -1,0 +1,91 @@
+use aios_core::{
+    agent::{Segment, TaskAssigned, TaskId},
+    event::Timestamp,
+};
+
+use super::{ChildRequest, Machine, Request, State, TaskRequest};
+use crate::workflow::journal::{ChildStarted, OfAgent};
+
+/// What the host is to do after an entry became durable. Repeating an effect is harmless.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Call [`Machine::timer_due`] then.
+    Timer {
+        /// The operation that waits.
+        operation: u64,
+        /// When.
+        at: Timestamp,
+    },
+    /// Publish a task to its agents.
+    Dispatch(OfAgent<TaskAssigned>),
+    /// Tell agents that nobody waits for a task any more.
+    CancelTask {
+        /// Type of the agent.
+        agent_type: Segment,
+        /// The task.
+        task_id: TaskId,
+    },
+    /// Start a child run, and have its end appended to this run's journal.
+    StartChild(ChildStarted),
+}
+
+impl Machine {
+    /// Notes what a waiting operation needs to be done.
+    pub(super) fn push_effect(&mut self, operation: u64) {
+        let Some(found) = self.operation(operation) else { return };
+        let effect = match (&found.request, &found.state) {
+            (_, State::Waiting { until: Some(at), .. } | State::Retrying { at, .. }) => {
+                Effect::Timer { operation, at: *at }
+            }
+            (Some(Request::Task(task)), State::Waiting { attempt, .. }) => {
+                Effect::Dispatch(self.assignment(operation, task, *attempt))
+            }
+            (Some(Request::Child(child)), State::Waiting { .. }) => {
+                Effect::StartChild(self.child_started(operation, child))
+            }
+            _ => return,
+        };
+        self.effects.push(effect);
+    }
+
+    /// Looks again for the end of a child, if the operation waits for one.
+    pub fn repeat_child(&mut self, operation: u64) {
+        let waits = self
+            .active()
+            .any(|(active, request)| active == operation && matches!(request, Request::Child(_)));
+        if waits && self.live {
+            self.push_effect(operation);
+        }
+    }
+
+    pub(super) fn assignment(
+        &self,
+        operation: u64,
+        task: &TaskRequest,
+        attempt: u32,
+    ) -> OfAgent<TaskAssigned> {
+        let timeout =
+            task.timeout.map(|timeout| timeout.as_millis().try_into().unwrap_or(u64::MAX));
+        OfAgent {
+            agent_type: task.agent_type.clone(),
+            data: TaskAssigned {
+                task_id: TaskId::of_run(&self.run_id, operation),
+                agent_id: task.agent_id.clone(),
+                parameters: task.parameters.clone(),
+                attempt,
+                timeout_ms: timeout,
+            },
+        }
+    }
+
+    pub(super) fn child_started(&self, operation: u64, child: &ChildRequest) -> ChildStarted {
+        let derived = || format!("{}.{operation}", self.run_id);
+        ChildStarted {
+            operation,
+            run_id: child.run_id.clone().unwrap_or_else(derived).into(),
+            workflow: child.workflow.clone(),
+            input: child.input.clone(),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The pure machine: journal entries in, entries to record and effects out.
+//!
+//! It does no I/O and reads no clock. The code of a workflow *asks* for operations, the host
+//! *applies* the entries of the journal, one at a time and in order, and lets the code run in
+//! between. While the journal is replayed the machine checks that the code asks for what the
+//! journal says, and holds everything back; once [`Machine::go_live`] was called, it tells what is
+//! to be recorded and done.
+//!
+//! | operation is | asked | start recorded | failed attempt | outcome recorded |
+//! |---|---|---|---|---|
+//! | unasked | open | [`Mismatch`] | [`Mismatch`] | [`Mismatch`] |
+//! | open | [`Mismatch`] | waiting | retrying | resolved |
+//! | waiting | [`Mismatch`] | waiting, next attempt | retrying | resolved |
+//! | retrying | [`Mismatch`] | waiting, next attempt | retrying | resolved |
+//! | resolved | [`Mismatch`] | ignored: too late | ignored | ignored |
+//! | abandoned | [`Mismatch`] | ignored | ignored | ignored |
+
+mod apply;
+mod ask;
+mod effect;
+mod expect;
+mod operation;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use aios_core::{
+    event::{Payload, Timestamp},
+    failure::Failure,
+};
+
+pub use self::{
+    effect::Effect,
+    expect::Mismatch,
+    operation::{ChildRequest, Outcome, Request, TaskRequest},
+};
+use self::{
+    expect::Expectations,
+    operation::{Operation, State},
+};
+use super::journal::Entry;
+
+/// State of one run, derived from its journal and from what its code asked.
+#[derive(Debug)]
+pub struct Machine {
+    run_id: Arc<str>,
+    operations: Vec<Operation>,
+    active: BTreeSet<u64>,
+    signals: BTreeMap<Box<str>, VecDeque<Payload>>,
+    versions: BTreeMap<Box<str>, u32>,
+    draws: u64,
+    expected: Expectations,
+    recording: Vec<Entry>,
+    effects: Vec<Effect>,
+    now: Timestamp,
+    remaining: usize,
+    live: bool,
+    paused: bool,
+    cancelled: Option<Failure>,
+}
+
+impl Machine {
+    /// A machine that expects the code to ask for what `journal` says.
+    #[must_use]
+    pub fn new<'a>(run_id: Arc<str>, journal: impl IntoIterator<Item = &'a Entry>) -> Self {
+        let (expected, remaining) = Expectations::of(journal);
+        Self {
+            run_id,
+            operations: Vec::new(),
+            active: BTreeSet::new(),
+            signals: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            draws: 0,
+            expected,
+            recording: Vec::new(),
+            effects: Vec::new(),
+            now: Timestamp::UNIX_EPOCH,
+            remaining,
+            live: false,
+            paused: false,
+            cancelled: None,
+        }
+    }
+
+    /// Reserves the number of the next operation, from 1.
+    pub fn reserve(&mut self) -> u64 {
+        self.operations.push(Operation::default());
+        self.operations.len().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// Ends the replay: what was held back is to be done now.
+    ///
+    /// # Errors
+    ///
+    /// [`Mismatch`] if the journal knows an operation that the code did not ask for.
+    pub fn go_live(&mut self) -> Result<(), Mismatch> {
+        let asked = |operation| self.operation(operation).is_some_and(Operation::is_asked);
+        if let Some(mismatch) = self.expected.first_unless(asked) {
+            return Err(mismatch);
+        }
+        self.expected = Expectations::default();
+        self.live = true;
+        let active: Vec<u64> = self.active.iter().copied().collect();
+        for operation in active {
+            self.push_effect(operation);
+        }
+        Ok(())
+    }
+
+    /// Takes the entries that are to be recorded, in order. Empty while replaying.
+    pub fn take_recording(&mut self) -> Vec<Entry> {
+        if self.live { std::mem::take(&mut self.recording) } else { Vec::new() }
+    }
+
+    /// Whether there are entries to be recorded.
+    #[must_use]
+    pub fn has_recording(&self) -> bool {
+        self.live && !self.recording.is_empty()
+    }
+
+    /// Whether what is to be recorded can wait for company: nothing of it starts or ends anything.
+    #[must_use]
+    pub fn recording_is_informational(&self) -> bool {
+        self.recording.iter().all(|entry| {
+            matches!(entry, Entry::StatusSet(_) | Entry::VersionMarked(_) | Entry::TaskCancelled(_))
+        })
+    }
+
+    /// Takes what is to be done because of what was applied. Empty while replaying.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The time of the entry applied last: what the code sees as now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Whether somebody paused the run.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Why the run was asked to cancel, if it was.
+    #[must_use]
+    pub fn cancelled(&self) -> Option<&Failure> {
+        self.cancelled.as_ref()
+    }
+
+    /// Operations that were asked for and have no outcome yet.
+    pub fn active(&self) -> impl Iterator<Item = (u64, &Request)> {
+        self.active.iter().filter_map(|&operation| {
+            Some((operation, self.operation(operation)?.request.as_ref()?))
+        })
+    }
+
+    /// When a waiting operation's timer is due, the earliest of all.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Timestamp> {
+        self.active.iter().filter_map(|&operation| self.operation(operation)?.timer()).min()
+    }
+
+    fn operation(&self, operation: u64) -> Option<&Operation> {
+        self.operations.get(index(operation))
+    }
+
+    fn operation_mut(&mut self, operation: u64) -> Option<&mut Operation> {
+        self.operations.get_mut(index(operation))
+    }
+
+    fn resolve(&mut self, operation: u64, outcome: Outcome) {
+        self.active.remove(&operation);
+        if let Some(found) = self.operation_mut(operation) {
+            found.state = State::Resolved(outcome);
+            found.request = None;
+        }
+    }
+}
+
+/// Where an operation stands in the list; number 0, which no operation has, is out of it.
+fn index(operation: u64) -> usize {
+    operation.checked_sub(1).and_then(|index| index.try_into().ok()).unwrap_or(usize::MAX)
+}

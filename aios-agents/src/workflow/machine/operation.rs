@@ -1,0 +1,154 @@
+use std::time::Duration;
+
+use aios_core::{
+    agent::Segment,
+    event::{Event, Payload, Timestamp},
+    failure::Failure,
+    retry::RetryPolicy,
+};
+
+/// How an operation ended.
+pub type Outcome = Result<Payload, Failure>;
+
+/// What the code of a workflow asks for.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Request {
+    /// Run a piece of code and record its result.
+    Step {
+        /// Its name.
+        name: Box<str>,
+        /// When to try again.
+        retry: RetryPolicy,
+    },
+    /// Give a task to an agent.
+    Task(Box<TaskRequest>),
+    /// Wait.
+    Sleep {
+        /// How long.
+        duration: Duration,
+    },
+    /// Wait for a signal.
+    Signal {
+        /// Its name.
+        name: Box<str>,
+        /// How long at most.
+        timeout: Option<Duration>,
+    },
+    /// Start another run and wait for its end.
+    Child(Box<ChildRequest>),
+    /// Append an event to the log.
+    Emit {
+        /// The event.
+        event: Box<Event>,
+    },
+    /// Say what the workflow is doing.
+    Status {
+        /// In words.
+        text: String,
+        /// How far it is.
+        progress: Option<Payload>,
+    },
+}
+
+/// A task for an agent.
+#[derive(Clone, Debug)]
+pub struct TaskRequest {
+    /// Type of the agent.
+    pub agent_type: Segment,
+    /// The one agent that is to do it, if any.
+    pub agent_id: Option<String>,
+    /// What to do.
+    pub parameters: Payload,
+    /// How long one attempt may take.
+    pub timeout: Option<Duration>,
+    /// When to try again.
+    pub retry: RetryPolicy,
+}
+
+/// A run to start and to wait for.
+#[derive(Clone, Debug)]
+pub struct ChildRequest {
+    /// Its workflow.
+    pub workflow: Segment,
+    /// Its id; derived from the parent's id and the operation if `None`.
+    pub run_id: Option<String>,
+    /// What it is given.
+    pub input: Payload,
+}
+
+/// One operation of a run.
+#[derive(Debug, Default)]
+pub(super) struct Operation {
+    pub(super) request: Option<Request>,
+    pub(super) state: State,
+}
+
+/// Where an operation stands.
+#[derive(Debug, Default)]
+pub(super) enum State {
+    /// Its number is reserved; the code did not ask yet.
+    #[default]
+    Unasked,
+    /// Asked for; the journal says nothing of it.
+    Open {
+        /// Number of the attempt, from 1.
+        attempt: u32,
+    },
+    /// Its outcome is on its way into the journal.
+    Recording,
+    /// Its start is recorded.
+    Waiting {
+        /// Number of the attempt, from 1.
+        attempt: u32,
+        /// When its timer is due, if it has one.
+        until: Option<Timestamp>,
+    },
+    /// It failed and will be tried again.
+    Retrying {
+        /// Number of the coming attempt, from 2.
+        attempt: u32,
+        /// When.
+        at: Timestamp,
+    },
+    /// Its outcome is recorded.
+    Resolved(Outcome),
+    /// The code has seen the outcome.
+    Taken,
+    /// The code waits for it no longer.
+    Abandoned,
+}
+
+impl Operation {
+    pub(super) fn is_asked(&self) -> bool {
+        !matches!(self.state, State::Unasked)
+    }
+
+    /// Whether entries about it come too late to matter.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, State::Resolved(_) | State::Taken | State::Abandoned)
+    }
+
+    pub(super) fn timer(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Waiting { until, .. } => until,
+            State::Retrying { at, .. } => Some(at),
+            _ => None,
+        }
+    }
+}
+
+impl Request {
+    /// What it is called in a [`Mismatch`](super::Mismatch).
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Step { name, .. } => format!("step {name}"),
+            Self::Task(task) => format!("task {}", task.agent_type),
+            Self::Sleep { .. } => "timer".to_owned(),
+            Self::Signal { name, .. } => format!("signal {name}"),
+            Self::Child(child) => format!("child {}", child.workflow),
+            Self::Emit { .. } => "event".to_owned(),
+            Self::Status { .. } => "status".to_owned(),
+        }
+    }
+}

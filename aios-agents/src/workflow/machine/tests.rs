@@ -1,0 +1,279 @@
+use std::time::Duration;
+
+use aios_core::{
+    agent::{TaskAssigned, TaskCompleted, TaskError, TaskId, TaskResult},
+    retry::RetryPolicy,
+};
+
+use super::*;
+use crate::workflow::journal::{
+    ChildEnded, ChildStarted, OfAgent, OperationFailed, RetryScheduled, SignalAwaited, Signaled,
+    StepCompleted, TimerFired, TimerStarted,
+};
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+fn later(seconds: u64) -> Timestamp {
+    NOW + Duration::from_secs(seconds)
+}
+
+fn failure() -> Failure {
+    Failure::new("X", "broken")
+}
+
+/// Requests of every kind that can wait, by name.
+fn request(kind: &str) -> Request {
+    let agent_type = "backend".parse().unwrap();
+    let retry = RetryPolicy::fixed(3, Duration::from_secs(1));
+    match kind {
+        "step" => Request::Step { name: "s".into(), retry },
+        "task" => Request::Task(Box::new(TaskRequest {
+            agent_type,
+            agent_id: None,
+            parameters: Payload::null(),
+            timeout: None,
+            retry,
+        })),
+        "timer" => Request::Sleep { duration: Duration::from_secs(5) },
+        "signal" => Request::Signal { name: "g".into(), timeout: Some(Duration::from_secs(5)) },
+        _ => Request::Child(Box::new(ChildRequest {
+            workflow: agent_type,
+            run_id: None,
+            input: Payload::null(),
+        })),
+    }
+}
+
+/// Every entry that is about an operation, by name.
+fn entry(name: &str) -> Entry {
+    let (operation, agent_type) = (1, "backend".parse().unwrap());
+    let task_id = TaskId::of_run("r", operation);
+    match name {
+        "step_completed" => {
+            let (name, result) = ("s".into(), Payload::null());
+            Entry::StepCompleted(StepCompleted { operation, name, result })
+        }
+        "operation_failed" => {
+            Entry::OperationFailed(OperationFailed { operation, name: None, failure: failure() })
+        }
+        "retry_scheduled" => Entry::RetryScheduled(RetryScheduled {
+            operation,
+            name: None,
+            attempt: 2,
+            at: later(1),
+            failure: failure(),
+        }),
+        "timer_started" => Entry::TimerStarted(TimerStarted { operation, fires_at: later(5) }),
+        "timer_fired" => Entry::TimerFired(TimerFired { operation }),
+        "signal_awaited" => {
+            Entry::SignalAwaited(SignalAwaited { operation, name: "g".into(), deadline: later(5) })
+        }
+        "task_assigned" => {
+            let parameters = Payload::null();
+            let data =
+                TaskAssigned { task_id, agent_id: None, parameters, attempt: 1, timeout_ms: None };
+            Entry::TaskAssigned(OfAgent { agent_type, data })
+        }
+        "task_completed" => {
+            let (result, output) = (TaskResult::Success, Payload::null());
+            let data = TaskCompleted { task_id, result, output };
+            Entry::TaskCompleted(OfAgent { agent_type, data })
+        }
+        "child_started" => Entry::ChildStarted(ChildStarted {
+            operation,
+            run_id: "r.1".into(),
+            workflow: agent_type,
+            input: Payload::null(),
+        }),
+        _ => {
+            let result = Some(Payload::null());
+            Entry::ChildEnded(ChildEnded { operation, result, failure: None })
+        }
+    }
+}
+
+fn machine() -> Machine {
+    let mut machine = Machine::new("r".into(), []);
+    machine.go_live().unwrap();
+    machine
+}
+
+/// A machine whose only operation is of this kind and in this state.
+fn machine_in(kind: &str, state: &str) -> Machine {
+    let mut machine = machine();
+    let operation = machine.reserve();
+    if state == "unasked" {
+        return machine;
+    }
+    machine.ask(operation, request(kind), NOW).unwrap();
+    let path: &[&str] = match (kind, state) {
+        (_, "open") => &[],
+        ("step", "waiting") => return machine_in(kind, "retrying"),
+        (_, "waiting") => &["start"],
+        (_, "retrying") => &["start", "retry_scheduled"],
+        ("step", "resolved") => &["step_completed"],
+        ("task", "resolved") => &["start", "task_completed"],
+        ("child", "resolved") => &["start", "child_ended"],
+        (_, "resolved") => &["start", "timer_fired"],
+        _ => {
+            machine.abandon(operation);
+            &[]
+        }
+    };
+    for name in path {
+        let name = if *name == "start" { start_of(kind) } else { name };
+        if !name.is_empty() {
+            machine.apply(&entry(name), NOW).unwrap();
+        }
+    }
+    machine
+}
+
+fn start_of(kind: &str) -> &'static str {
+    match kind {
+        "task" => "task_assigned",
+        "timer" => "timer_started",
+        "signal" => "signal_awaited",
+        "child" => "child_started",
+        _ => "",
+    }
+}
+
+fn state_of(machine: &Machine) -> &'static str {
+    match machine.operation(1).unwrap().state {
+        State::Unasked => "unasked",
+        State::Open { .. } => "open",
+        State::Recording => "recording",
+        State::Waiting { .. } => "waiting",
+        State::Retrying { .. } => "retrying",
+        State::Resolved(_) => "resolved",
+        State::Taken => "taken",
+        State::Abandoned => "abandoned",
+    }
+}
+
+#[test]
+fn should_follow_the_table_of_states_and_entries() {
+    let entries = [
+        (["step"].as_slice(), "step_completed", "resolved"),
+        (&["step", "task", "child"], "operation_failed", "resolved"),
+        (&["step", "task"], "retry_scheduled", "retrying"),
+        (&["timer"], "timer_started", "waiting"),
+        (&["timer", "signal"], "timer_fired", "resolved"),
+        (&["signal"], "signal_awaited", "waiting"),
+        (&["task"], "task_assigned", "waiting"),
+        (&["task"], "task_completed", "resolved"),
+        (&["child"], "child_started", "waiting"),
+        (&["child"], "child_ended", "resolved"),
+    ];
+    for (kinds, name, becomes) in entries {
+        for kind in kinds {
+            for state in ["unasked", "open", "waiting", "retrying", "resolved", "abandoned"] {
+                let mut machine = machine_in(kind, state);
+                let applied = machine.apply(&entry(name), NOW);
+                let expected = match state {
+                    "unasked" => "unasked",
+                    "resolved" | "abandoned" => state,
+                    _ => becomes,
+                };
+                assert_eq!(applied.is_err(), state == "unasked", "{kind} {state} {name}");
+                assert_eq!(state_of(&machine), expected, "{kind} {state} {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn should_record_what_each_request_begins_with() {
+    for (kind, action) in [
+        ("step", None),
+        ("task", Some("task_assigned")),
+        ("timer", Some("timer_started")),
+        ("signal", Some("signal_awaited")),
+        ("child", Some("child_started")),
+    ] {
+        let mut machine = machine_in(kind, "open");
+        assert_eq!(machine.take_recording(), action.map(entry).into_iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn should_hold_everything_back_while_replaying() {
+    let journal = [entry("timer_started")];
+    let mut machine = Machine::new("r".into(), &journal);
+    let (timer, step) = (machine.reserve(), machine.reserve());
+    machine.ask(timer, request("timer"), NOW).unwrap();
+    machine.ask(step, request("step"), NOW).unwrap();
+    machine.apply(&journal[0], NOW).unwrap();
+    assert!(machine.take_effects().is_empty() && machine.take_recording().is_empty());
+    assert_eq!(machine.step_attempt(step), None);
+    machine.go_live().unwrap();
+    assert!(matches!(machine.take_effects()[..], [Effect::Timer { operation: 1, .. }]));
+    assert_eq!(machine.step_attempt(step), Some(1));
+}
+
+#[test]
+fn should_refuse_code_that_asks_for_something_else() {
+    let journal = [entry("step_completed")];
+    let mut machine = Machine::new("r".into(), &journal);
+    let operation = machine.reserve();
+    let mismatch = machine.ask(operation, request("timer"), NOW).unwrap_err();
+    let expected = Mismatch { operation: 1, recorded: "step s".into(), asked: "timer".into() };
+    assert_eq!(mismatch, expected);
+}
+
+#[test]
+fn should_refuse_code_that_asks_for_less_than_is_recorded() {
+    let journal = [entry("task_assigned")];
+    let mut machine = Machine::new("r".into(), &journal);
+    let mismatch = machine.apply(&journal[0], NOW).unwrap_err();
+    assert_eq!((mismatch.recorded.as_str(), mismatch.asked.as_str()), ("task backend", "nothing"));
+}
+
+#[test]
+fn should_give_each_signal_to_the_longest_wait() {
+    let mut machine = machine();
+    let (first, second) = (machine.reserve(), machine.reserve());
+    for operation in [first, second] {
+        let request = Request::Signal { name: "g".into(), timeout: None };
+        machine.ask(operation, request, NOW).unwrap();
+    }
+    let signal = |number: u32| {
+        Entry::Signaled(Signaled { name: "g".into(), payload: Payload::encode(&number).unwrap() })
+    };
+    assert_eq!(machine.apply(&signal(1), NOW).unwrap(), Some(first));
+    assert_eq!(machine.apply(&signal(2), NOW).unwrap(), Some(second));
+    assert_eq!(machine.apply(&signal(3), NOW).unwrap(), None);
+    assert_eq!(machine.take_outcome(second).unwrap().unwrap().as_str(), "2");
+}
+
+#[test]
+fn should_try_a_step_again_when_its_timer_is_due() {
+    let mut machine = machine_in("step", "open");
+    machine.step_ended(1, Err(TaskError::retryable(failure())), NOW);
+    let [Entry::RetryScheduled(retry)] = &machine.take_recording()[..] else {
+        panic!("a retry is recorded")
+    };
+    machine.apply(&Entry::RetryScheduled(retry.clone()), NOW).unwrap();
+    assert_eq!(machine.timer_due(1, NOW), None, "too early");
+    assert_eq!(machine.timer_due(1, retry.at), Some(1));
+    assert_eq!(machine.step_attempt(1), Some(2));
+}
+
+#[test]
+fn should_record_a_due_timer_once() {
+    let mut machine = machine_in("timer", "waiting");
+    machine.take_recording();
+    machine.timer_due(1, later(5));
+    machine.timer_due(1, later(6));
+    assert_eq!(machine.take_recording(), [entry("timer_fired")]);
+}
+
+#[test]
+fn should_cancel_a_task_that_nobody_waits_for() {
+    let mut machine = machine_in("task", "waiting");
+    machine.take_effects();
+    machine.abandon(1);
+    assert!(matches!(machine.take_effects()[..], [Effect::CancelTask { .. }]));
+    assert!(!machine.awaits_task(1, None));
+}

@@ -1,0 +1,21 @@
+//! Tests of the crate from outside, in one binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+mod agent_caller;
+mod agent_faults;
+mod agent_host;
+mod agent_middleware;
+mod agent_supervision;
+mod agent_support;
+mod agent_typed;
+mod workflow_basic;
+mod workflow_durable;
+mod workflow_support;
+#[cfg(feature = "testing")]
+mod workflow_testing;

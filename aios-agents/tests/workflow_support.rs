@@ -1,0 +1,75 @@
+//! A runtime in memory, and agents for it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::{
+    prelude::*,
+    runtime::{EngineOptions, RuntimeBuilder},
+};
+use aios_broker::memory::MemoryBroker;
+use aios_store::memory::MemoryStore;
+
+/// No test waits longer than this.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Answers twice the number, and counts how often it was asked.
+#[derive(Clone, Default)]
+pub(crate) struct Doubler(pub(crate) Arc<AtomicU32>);
+
+impl Agent for Doubler {
+    type Parameters = u64;
+    type Output = u64;
+
+    async fn process_task(&self, _: &TaskContext, number: u64) -> Result<u64, TaskError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(number * 2)
+    }
+}
+
+/// A store that outlives runtimes.
+pub(crate) fn store() -> Arc<dyn Store> {
+    Arc::new(MemoryStore::new())
+}
+
+/// A runtime on that store, with a broker of its own and a short lease.
+pub(crate) fn runtime(store: &Arc<dyn Store>) -> RuntimeBuilder {
+    let options = EngineOptions { lease_time: Duration::from_secs(2), ..EngineOptions::default() };
+    Runtime::builder()
+        .store(Arc::clone(store))
+        .broker(Arc::new(MemoryBroker::new()))
+        .engine_options(options)
+}
+
+/// Retries quickly.
+pub(crate) fn quick(attempts: u32) -> RetryPolicy {
+    RetryPolicy::fixed(attempts, Duration::from_millis(5))
+}
+
+/// The result of a run, within the patience of a test.
+pub(crate) async fn result<T: serde::de::DeserializeOwned>(run: &RunHandle) -> Result<T, RunError> {
+    tokio::time::timeout(PATIENCE, run.result()).await.expect("the run should end")
+}
+
+/// Waits until a condition holds, within the patience of a test.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let waiting = async {
+        while !holds().await {
+            tokio::task::yield_now().await;
+            #[allow(clippy::disallowed_methods, reason = "a test waits for the real engine")]
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// The actions of a run's journal, in order.
+pub(crate) async fn actions(run: &RunHandle) -> Vec<String> {
+    let journal = run.journal(0, 1000).await.unwrap();
+    journal.iter().map(|recorded| recorded.event.event_type.action().to_owned()).collect()
+}
