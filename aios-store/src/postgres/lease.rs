@@ -111,7 +111,7 @@ fn lease(row: &PgRow) -> sqlx::Result<Lease> {
 }
 
 /// As long as an interval can be added to a moment: at most 100 years.
-fn micros(duration: Duration) -> i64 {
+pub(super) fn micros(duration: Duration) -> i64 {
     const CENTURY: i64 = 100 * 366 * 24 * 3600 * 1_000_000;
     i64::try_from(duration.as_micros()).unwrap_or(CENTURY).min(CENTURY)
 }

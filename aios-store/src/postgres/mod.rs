@@ -30,6 +30,7 @@ mod pool;
 mod read;
 mod read_model;
 mod rebuild;
+mod retention;
 mod schema;
 mod wake;
 mod writer;
@@ -47,12 +48,15 @@ use tokio::{
     task::{AbortHandle, JoinHandle},
 };
 
-pub use self::options::{Pooler, PostgresOptions, Tls};
 use self::{
     options::Source,
     pool::Database,
     wake::Head,
     writer::{Pending, QUEUE, Writer},
+};
+pub use self::{
+    options::{Pooler, PostgresOptions, Tls},
+    retention::{Expired, Retention},
 };
 
 /// A store in a PostgreSQL database. Clones share the connections and the one writer.

@@ -1,7 +1,14 @@
+mod failure;
+mod fence;
+mod opening;
+mod proxy;
+mod retention;
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     conformance::store::{Capability, StoreFixture},
+    event::Event,
     store::{Store, StoreError},
 };
 use aios_store::postgres::{PostgresOptions, PostgresStore};
@@ -11,6 +18,17 @@ use async_trait::async_trait;
 /// Size of an event that the store of a fixture refuses.
 const TOO_MANY_BYTES: usize = 5 * 1024 * 1024;
 
+/// Options that name a schema of its own on the server that all tests of this binary share.
+fn options() -> Option<PostgresOptions> {
+    let server = PostgresServer::shared()?;
+    let options = PostgresOptions::new(&server.url()).unwrap();
+    Some(options.with_schema(&server.new_name()).unwrap().with_max_connections(4))
+}
+
+fn event() -> Event {
+    Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap()
+}
+
 /// A schema of its own on the server that all tests of this binary share.
 pub(crate) struct PostgresFixture {
     options: PostgresOptions,
@@ -19,10 +37,7 @@ pub(crate) struct PostgresFixture {
 impl PostgresFixture {
     /// `None` where PostgreSQL is not installed.
     pub(crate) fn new() -> Option<Self> {
-        let server = PostgresServer::shared()?;
-        let options = PostgresOptions::new(&server.url()).unwrap();
-        let options = options.with_schema(&server.new_name()).unwrap().with_max_connections(4);
-        Some(Self { options: options.with_max_event_bytes(TOO_MANY_BYTES - 1) })
+        Some(Self { options: options()?.with_max_event_bytes(TOO_MANY_BYTES - 1) })
     }
 }
 

@@ -1,0 +1,68 @@
+//! Opening a database: migrations, options, and what is refused.
+
+use aios_core::store::{Append, EventStoreExt, StreamId};
+use aios_store::postgres::{PostgresOptions, PostgresStore};
+use aios_tests::postgres::PostgresServer;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::task::JoinSet;
+
+use super::{event, options};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_migrate_once_when_many_open_at_the_same_time() {
+    let Some(options) = options() else { return };
+    let mut opening = JoinSet::new();
+    for _ in 0..8 {
+        opening.spawn(PostgresStore::connect_with(options.clone()));
+    }
+    for (number, store) in (1..).zip(opening.join_all().await) {
+        let append = Append::new(StreamId::new("a").unwrap(), vec![event()]);
+        let appended = store.unwrap().append_one(append).await.unwrap();
+        assert_eq!(appended.version, number);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_a_newer_schema() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let schema = server.new_name();
+    let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
+    PostgresStore::connect_with(options.clone()).await.unwrap().close().await;
+    let sql = format!("INSERT INTO {schema}.migrations (version, name) VALUES (4711, 'later')");
+    assert_eq!(server.sql(&sql), "");
+    let error = PostgresStore::connect_with(options).await.unwrap_err();
+    assert_eq!(error.code(), "NEWER_SCHEMA");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_use_a_pool_and_leave_it_open() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let pool = PgPoolOptions::new().connect(&server.url()).await.unwrap();
+    let options = PostgresOptions::from_pool(pool.clone()).with_schema(&server.new_name());
+    let store = PostgresStore::connect_with(options.unwrap()).await.unwrap();
+    let append = Append::new(StreamId::new("a").unwrap(), vec![event()]);
+    assert_eq!(store.append_one(append).await.unwrap().position, 1);
+    store.close().await;
+    assert!(!pool.is_closed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_to_append_on_an_old_snapshot() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let connect: PgConnectOptions = server.url().parse().unwrap();
+    let connect = connect.options([("default_transaction_isolation", "repeatable read")]);
+    let pool = PgPoolOptions::new().connect_with(connect).await.unwrap();
+    let options = PostgresOptions::from_pool(pool).with_schema(&server.new_name()).unwrap();
+    let store = PostgresStore::connect_with(options).await.unwrap();
+    let append = Append::new(StreamId::new("a").unwrap(), vec![event()]);
+    let error = store.append_one(append).await.unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), ("STORE_BACKEND", false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_open_by_scheme_and_report_who_does_not_answer() {
+    let Some(server) = PostgresServer::shared() else { return };
+    assert_eq!(aios_store::connect(&server.url()).await.unwrap().head().await.unwrap(), 0);
+    let error = aios_store::connect("postgres://aios@127.0.0.1:1/none").await.unwrap_err();
+    assert!(error.is_retryable(), "{error:?}");
+}

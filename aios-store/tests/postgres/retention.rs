@@ -1,0 +1,94 @@
+//! Taking old runs out of the log.
+
+use std::time::Duration;
+
+use aios_core::{
+    event::Event,
+    store::{
+        Append, Checkpoints, EventStore, EventStoreExt, PageRequest, ReadModels, RunFilter,
+        StreamId,
+    },
+};
+use aios_store::postgres::{Expired, PostgresOptions, PostgresStore, Retention};
+use aios_tests::postgres::PostgresServer;
+use serde_json::{Value, json};
+
+async fn open(server: &PostgresServer, schema: &str) -> PostgresStore {
+    let options = PostgresOptions::new(&server.url()).unwrap().with_schema(schema).unwrap();
+    PostgresStore::connect_with(options).await.unwrap()
+}
+
+async fn append(store: &PostgresStore, run: &str, action: &str, data: Value) {
+    let event_type = format!("workflows.deploy.{action}").parse().unwrap();
+    let event = Event::new(event_type, "test", &data).unwrap();
+    store.append_one(Append::new(StreamId::of_run(run).unwrap(), vec![event])).await.unwrap();
+}
+
+/// Runs that have ended, and one that goes on: three events and two.
+async fn runs(store: &PostgresStore, ended: usize) {
+    append(store, "live", "started", json!({"version": 1})).await;
+    for run in 0..ended {
+        let run = format!("run-{run}");
+        append(store, &run, "started", json!({"version": 1})).await;
+        append(store, &run, "step_completed", json!({"operation": 1})).await;
+        append(store, &run, "completed", json!({"result": 1})).await;
+    }
+    append(store, "live", "step_completed", json!({"operation": 1})).await;
+}
+
+async fn listed(store: &PostgresStore) -> usize {
+    store.runs(&RunFilter::default(), &PageRequest::first(100)).await.unwrap().rows.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_finished_runs_out_and_keep_positions() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let store = open(server, &server.new_name()).await;
+    runs(&store, 5).await;
+    let policy = Retention::new(Duration::ZERO).with_runs_at_once(2).with_pause(Duration::ZERO);
+    assert_eq!(store.retain(&policy).await.unwrap(), 5);
+    let log = store.read_log(0, 100).await.unwrap();
+    let positions: Vec<u64> = log.iter().map(|recorded| recorded.position).collect();
+    assert_eq!(positions, [1, 17]);
+    assert_eq!(listed(&store).await, 1);
+    store.rebuild().await.unwrap();
+    assert_eq!(listed(&store).await, 1);
+    append(&store, "run-1", "started", json!({"version": 1})).await;
+    assert_eq!(store.head().await.unwrap(), 18);
+    let again = store.read_stream(&StreamId::of_run("run-1").unwrap(), 0, 10).await.unwrap();
+    assert_eq!((again.len(), again[0].version), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_what_is_young_what_is_last_and_what_was_not_read() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let store = open(server, &server.new_name()).await;
+    append(&store, "first", "started", json!({"version": 1})).await;
+    append(&store, "first", "completed", json!({"result": 1})).await;
+    append(&store, "last", "started", json!({"version": 1})).await;
+    append(&store, "last", "completed", json!({"result": 1})).await;
+    store.save_checkpoint("reader", 1).await.unwrap();
+    let day = Retention::new(Duration::from_secs(24 * 3600));
+    assert_eq!(store.retain(&day).await.unwrap(), 0);
+    let now = Retention::new(Duration::ZERO);
+    assert_eq!(store.retain(&now).await.unwrap(), 0);
+    store.save_checkpoint("reader", 4).await.unwrap();
+    assert_eq!(store.retain(&now).await.unwrap(), 1);
+    assert_eq!(store.head().await.unwrap(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_archive_word_for_word() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let schema = server.new_name();
+    let store = open(server, &schema).await;
+    runs(&store, 1).await;
+    let policy = Retention::new(Duration::ZERO).with_expired(Expired::Archive);
+    assert_eq!(store.retain(&policy).await.unwrap(), 1);
+    let sql = format!(
+        "SELECT position, stream, version, type, payload FROM {schema}.archived_events ORDER BY 1"
+    );
+    let archived = server.sql(&sql);
+    let last = "4|runs/run-0|3|workflows.deploy.completed|{\"result\":1}";
+    assert_eq!((archived.lines().count(), archived.lines().last()), (3, Some(last)));
+}
