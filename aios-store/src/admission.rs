@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use aios_core::{
-    event::Event,
+    event::{Event, EventId},
     store::{Append, Appended, Expected, StoreError, StreamId},
 };
 use uuid::Uuid;
@@ -20,21 +20,22 @@ pub(crate) struct Place {
 }
 
 /// Refuses what needs no look at the log: no events, one that is too large, one that stands twice.
-pub(crate) fn admit(append: &Append, limit: usize) -> Result<(), StoreError> {
+/// Returns the metadata of each event, as [`encode_metadata`] writes it.
+pub(crate) fn admit(append: &Append, limit: usize) -> Result<Vec<Option<String>>, StoreError> {
     if append.events.is_empty() {
         return Err(StoreError::EmptyAppend { stream: append.stream.clone() });
     }
-    append.events.iter().try_for_each(|event| check_size(event, limit))?;
-    refuse_doubles(&append.events)
+    refuse_doubles(&append.events)?;
+    append.events.iter().map(|event| sized_metadata(event, limit)).collect()
 }
 
-fn check_size(event: &Event, limit: usize) -> Result<(), StoreError> {
-    let metadata = encode_metadata(event)?.map_or(0, |text| text.len());
-    let bytes = event.payload.as_str().len() + metadata;
+fn sized_metadata(event: &Event, limit: usize) -> Result<Option<String>, StoreError> {
+    let metadata = encode_metadata(event)?;
+    let bytes = event.payload.as_str().len() + metadata.as_ref().map_or(0, String::len);
     if bytes > limit {
         return Err(StoreError::TooLarge { id: event.id.clone(), bytes, limit });
     }
-    Ok(())
+    Ok(metadata)
 }
 
 fn refuse_doubles(events: &[Event]) -> Result<(), StoreError> {
@@ -61,26 +62,33 @@ pub(crate) fn encode_metadata(event: &Event) -> Result<Option<String>, StoreErro
     })
 }
 
-/// Decides about an append whose events were looked up by id, `places` in the order of its events:
-/// `Ok(None)` if it is new, where it landed if all of it is stored in its stream in one piece.
-pub(crate) fn repeated(
-    append: &Append,
-    places: &[Option<Place>],
-) -> Result<Option<Appended>, StoreError> {
-    let Some(stored) = places.iter().position(Option::is_some) else { return Ok(None) };
-    let versions = places.iter().map_while(|place| {
-        place.as_ref().filter(|place| place.stream == append.stream).map(|place| place.version)
-    });
-    let first = places.first().and_then(|place| Some(place.as_ref()?.version));
-    let in_one_piece = first
-        .is_some_and(|first| versions.zip(first..).filter(|(a, b)| a == b).count() == places.len());
-    match places.last() {
-        Some(Some(last)) if in_one_piece => {
-            Ok(Some(Appended { version: last.version, position: last.position }))
-        }
-        _ => {
-            let double = append.events.get(stored).map(|event| event.id.clone());
-            Err(double.map_or(StoreError::Closed, |id| StoreError::DuplicateEvent { id }))
+/// What looking up the ids of an append's events showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// None of them is stored.
+    New,
+    /// All of them are stored in the stream in one piece, and the last one landed here.
+    Repeated(Appended),
+    /// Some are, or elsewhere; this is the first of them.
+    Taken(EventId),
+}
+
+impl Lookup {
+    /// Judges what was found under the ids of the append's events, in their order.
+    pub(crate) fn of(stream: &StreamId, found: &[(&EventId, Option<Place>)]) -> Self {
+        let Some((taken, _)) = found.iter().find(|(_, place)| place.is_some()) else {
+            return Self::New;
+        };
+        let places =
+            found.iter().map(|(_, place)| place.as_ref().filter(|at| at.stream == *stream));
+        let places: Option<Vec<&Place>> = places.collect();
+        let places = places.unwrap_or_default();
+        let versions = places.iter().map(|place| place.version);
+        match (places.first(), places.last()) {
+            (Some(first), Some(last)) if versions.eq(first.version..=last.version) => {
+                Self::Repeated(Appended { version: last.version, position: last.position })
+            }
+            _ => Self::Taken((*taken).clone()),
         }
     }
 }

@@ -20,7 +20,7 @@ use std::{
 
 use aios_benches::ratio;
 use aios_core::{
-    event::Event,
+    event::{Event, EventId},
     store::{Append, EventStoreExt, StreamId},
 };
 use aios_store::sqlite::{SqliteOptions, SqliteStore};
@@ -96,7 +96,9 @@ async fn callers(path: &Path, appends: Vec<Vec<Append>>) -> Duration {
     for appends in appends {
         let store = Arc::clone(&store);
         callers.spawn(async move {
-            for append in appends {
+            for mut append in appends {
+                // Ids are made when something happens, so they come nearly in order.
+                append.events[0].id = EventId::generate();
                 store.append_one(append).await.unwrap();
             }
         });
@@ -196,9 +198,8 @@ async fn open(path: &Path) -> SqliteStore {
 
 /// Step events of as many runs as there are callers, made in the order in which they are appended.
 fn appends(callers: usize, events: usize) -> Vec<Vec<Append>> {
-    let streams: Vec<_> = (0..callers)
-        .map(|_| StreamId::of_run(&aios_core::event::EventId::generate().to_string()).unwrap())
-        .collect();
+    let streams: Vec<_> =
+        (0..callers).map(|_| StreamId::of_run(&EventId::generate().to_string()).unwrap()).collect();
     let mut appends: Vec<Vec<Append>> = vec![Vec::new(); callers];
     for operation in 0..events {
         for (own, stream) in appends.iter_mut().zip(&streams) {

@@ -1,10 +1,11 @@
 use aios_core::{
+    event::EventId,
     projection::project,
     store::{Append, Appended, RecordedEvent, StoreError, StreamId},
 };
 
 use super::{MemoryStore, State};
-use crate::admission::{Place, admit, check_expected, repeated};
+use crate::admission::{Lookup, Place, admit, check_expected};
 
 impl MemoryStore {
     pub(super) fn append_all(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
@@ -19,20 +20,22 @@ impl MemoryStore {
 impl State {
     fn append(&mut self, append: Append, limit: usize) -> Result<Appended, StoreError> {
         admit(&append, limit)?;
-        if let Some(appended) = repeated(&append, &self.places(&append))? {
-            return Ok(appended);
+        match Lookup::of(&append.stream, &self.places(&append)) {
+            Lookup::New => {}
+            Lookup::Repeated(appended) => return Ok(appended),
+            Lookup::Taken(id) => return Err(StoreError::DuplicateEvent { id }),
         }
         self.leases.check(append.fence)?;
         check_expected(&append.stream, append.expected, self.version(&append.stream))?;
         Ok(self.insert(append))
     }
 
-    fn places(&self, append: &Append) -> Vec<Option<Place>> {
-        append.events.iter().map(|event| self.place(self.ids.get(&event.id.key())?)).collect()
+    fn places<'a>(&self, append: &'a Append) -> Vec<(&'a EventId, Option<Place>)> {
+        append.events.iter().map(|event| (&event.id, self.place(&event.id))).collect()
     }
 
-    fn place(&self, position: &u64) -> Option<Place> {
-        let recorded = self.recorded(*position)?;
+    fn place(&self, id: &EventId) -> Option<Place> {
+        let recorded = self.recorded(*self.ids.get(&id.key())?)?;
         Some(Place {
             stream: recorded.stream.clone(),
             version: recorded.version,

@@ -1,7 +1,6 @@
 use aios_core::{
-    event::Event,
     projection::project,
-    store::{Append, Appended, RecordedEvent, StoreError},
+    store::{Append, Appended, Expected, Fence, RecordedEvent, StoreError, StreamId},
 };
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -10,7 +9,7 @@ use super::{
     read_model::apply_all,
     writer::{CALL_WEIGHT, Work, Writer},
 };
-use crate::admission::{admit, check_expected, encode_metadata};
+use crate::admission::{Lookup, admit, check_expected};
 
 /// What one append is answered with, unless the whole transaction fails.
 pub(super) type Answer = Result<Appended, StoreError>;
@@ -18,50 +17,57 @@ pub(super) type Answer = Result<Appended, StoreError>;
 /// One call of `append`.
 pub(super) struct AppendWork {
     appends: Vec<Result<Prepared, StoreError>>,
-    asked: usize,
     answers: Vec<Answer>,
     weight: usize,
     reply: oneshot::Sender<Vec<Answer>>,
 }
 
-/// An append with everything encoded that needs no look at the log.
+/// An append with everything done that needs no look at the log.
 pub(super) struct Prepared {
-    pub(super) append: Append,
-    encoded: Vec<Encoded>,
+    pub(super) stream: StreamId,
+    pub(super) rows: Vec<EventRow>,
+    expected: Expected,
+    fence: Option<Fence>,
 }
 
-pub(super) struct Encoded {
+/// An event to insert. It is put into its place by the writer.
+pub(super) struct EventRow {
     pub(super) key: Uuid,
     pub(super) metadata: Option<String>,
+    pub(super) recorded: RecordedEvent,
 }
 
 impl AppendWork {
+    /// Prepares on the caller's side what the writer need not do.
     pub(super) fn new(
         batch: Vec<Append>,
         limit: usize,
         reply: oneshot::Sender<Vec<Answer>>,
     ) -> Self {
-        let payload = |event: &Event| event.payload.as_str().len();
-        let bytes: usize =
-            batch.iter().map(|append| append.events.iter().map(payload).sum::<usize>()).sum();
-        let weight = CALL_WEIGHT * batch.len() + bytes;
-        let asked = batch.len();
-        let appends = batch.into_iter().map(|append| Prepared::new(append, limit)).collect();
-        Self { appends, asked, answers: Vec::with_capacity(asked), weight, reply }
+        let answers = Vec::with_capacity(batch.len());
+        let appends: Vec<_> =
+            batch.into_iter().map(|append| Prepared::new(append, limit)).collect();
+        let weight = appends.iter().flatten().map(Prepared::weight).sum();
+        Self { appends, answers, weight, reply }
     }
 }
 
 impl Prepared {
     fn new(append: Append, limit: usize) -> Result<Self, StoreError> {
-        admit(&append, limit)?;
-        let encode =
-            |event: &Event| Ok(Encoded { key: event.id.key(), metadata: encode_metadata(event)? });
-        let encoded = append.events.iter().map(encode).collect::<Result<_, StoreError>>()?;
-        Ok(Self { append, encoded })
+        let metadata = admit(&append, limit)?;
+        let Append { stream, expected, events, fence } = append;
+        let row = |(event, metadata): (aios_core::event::Event, _)| EventRow {
+            key: event.id.key(),
+            metadata,
+            recorded: RecordedEvent { position: 0, stream: stream.clone(), version: 0, event },
+        };
+        let rows = events.into_iter().zip(metadata).map(row).collect();
+        Ok(Self { stream, rows, expected, fence })
     }
 
-    pub(super) fn events(&self) -> impl Iterator<Item = (&Event, &Encoded)> {
-        self.append.events.iter().zip(&self.encoded)
+    fn weight(&self) -> usize {
+        let payload = |row: &EventRow| row.recorded.event.payload.as_str().len();
+        CALL_WEIGHT + self.rows.iter().map(payload).sum::<usize>()
     }
 }
 
@@ -71,10 +77,10 @@ impl Work for AppendWork {
     }
 
     fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()> {
-        for prepared in self.appends.drain(..) {
+        for prepared in &mut self.appends {
             self.answers.push(match prepared {
                 Ok(prepared) => writer.append(prepared)?,
-                Err(refusal) => Err(refusal),
+                Err(refusal) => Err(refusal.clone()),
             });
         }
         Ok(())
@@ -83,7 +89,7 @@ impl Work for AppendWork {
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
         let answers = match outcome {
             Ok(()) => self.answers,
-            Err(error) => vec![Err(error); self.asked],
+            Err(error) => vec![Err(error); self.appends.len()],
         };
         // Whoever asked may be gone; what was committed stays committed.
         let _ = self.reply.send(answers);
@@ -92,38 +98,33 @@ impl Work for AppendWork {
 
 impl Writer<'_> {
     /// Appends, or says why this append alone is refused.
-    fn append(&mut self, prepared: Prepared) -> rusqlite::Result<Answer> {
-        let append = &prepared.append;
-        let end = self.log.end_of(&append.stream)?;
+    fn append(&mut self, prepared: &mut Prepared) -> rusqlite::Result<Answer> {
+        let end = self.log.end_of(&prepared.stream)?;
         let version = end.map_or(0, |end| end.version.cast_unsigned());
         let refusal = self
             .leases
-            .check(append.fence)
-            .and_then(|()| check_expected(&append.stream, append.expected, version));
+            .check(prepared.fence)
+            .and_then(|()| check_expected(&prepared.stream, prepared.expected, version));
         if let Err(refusal) = refusal {
-            let stored = self.log.find(&prepared)?;
-            return Ok(stored.unwrap_or(Err(refusal)));
+            return Ok(self.find(prepared)?.unwrap_or(Err(refusal)));
         }
-        match self.log.insert(&prepared, end)? {
-            Some(first) => self.apply(prepared.append, first).map(Ok),
-            None => self.log.find(&prepared)?.ok_or(rusqlite::Error::QueryReturnedNoRows),
+        match self.log.insert(prepared, end)? {
+            Some(appended) => self.change_tables(prepared).map(|()| Ok(appended)),
+            None => self.find(prepared)?.ok_or(rusqlite::Error::QueryReturnedNoRows),
         }
     }
 
-    /// Changes the read models as the appended events say; the first one landed at `place`.
-    fn apply(&mut self, append: Append, mut place: Appended) -> rusqlite::Result<Appended> {
-        let mut last = place;
-        for event in append.events {
-            last = place;
-            let recorded = RecordedEvent {
-                position: place.position,
-                stream: append.stream.clone(),
-                version: place.version,
-                event,
-            };
-            place = Appended { version: place.version + 1, position: place.position + 1 };
-            apply_all(self.connection, &project(&recorded))?;
-        }
-        Ok(last)
+    /// What an append is answered with of which something is stored already.
+    fn find(&mut self, prepared: &Prepared) -> rusqlite::Result<Option<Answer>> {
+        Ok(match self.log.look_up(prepared)? {
+            Lookup::New => None,
+            Lookup::Repeated(appended) => Some(Ok(appended)),
+            Lookup::Taken(id) => Some(Err(StoreError::DuplicateEvent { id })),
+        })
+    }
+
+    fn change_tables(&self, prepared: &Prepared) -> rusqlite::Result<()> {
+        let mut rows = prepared.rows.iter();
+        rows.try_for_each(|row| apply_all(self.connection, &project(&row.recorded)))
     }
 }

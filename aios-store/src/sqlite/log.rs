@@ -1,17 +1,17 @@
 use std::sync::Arc;
 
 use aios_core::{
-    event::{Event, EventType},
+    event::EventType,
     store::{Appended, StreamId},
 };
 use hashlink::LruCache;
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
 use super::{
-    append::{Answer, Encoded, Prepared},
+    append::{EventRow, Prepared},
     error::is_taken,
 };
-use crate::admission::{Place, repeated};
+use crate::admission::{Lookup, Place};
 
 /// Streams whose end the writer remembers.
 const STREAMS: usize = 4096;
@@ -94,37 +94,35 @@ impl<'c> Log<'c> {
         Ok(end)
     }
 
-    /// Inserts all events and returns where the first one landed; `None`, and nothing inserted, if
-    /// an id is taken.
+    /// Inserts all events and returns where the last one landed; `None`, and nothing inserted, if an
+    /// id is taken.
     ///
     /// The unique index on the ids is the check: it is looked at once an event, not twice.
     pub(super) fn insert(
         &mut self,
-        prepared: &Prepared,
+        prepared: &mut Prepared,
         end: Option<End>,
     ) -> rusqlite::Result<Option<Appended>> {
-        let stream = &prepared.append.stream;
-        let start = end.map_or_else(|| self.create(stream), Ok)?;
-        let (mut last, mut position) = (start, self.head);
-        for (event, encoded) in prepared.events() {
+        let mut last = end.map_or_else(|| self.create(&prepared.stream), Ok)?;
+        let mut position = self.head;
+        for row in &mut prepared.rows {
             last.version += 1;
             position += 1;
-            match self.insert_one(event, encoded, last, position) {
+            row.recorded.version = last.version.cast_unsigned();
+            row.recorded.position = position.cast_unsigned();
+            match self.insert_one(row, last, position) {
                 Ok(()) => {}
                 Err(error) if is_taken(&error) => {
-                    self.undo(end.is_none().then_some(start.id))?;
+                    self.undo(end.is_none().then_some(last.id))?;
                     return Ok(None);
                 }
                 Err(error) => return Err(error),
             }
         }
-        let first = Appended {
-            version: start.version.cast_unsigned() + 1,
-            position: self.head.cast_unsigned() + 1,
-        };
-        self.streams.insert(stream.clone(), last);
+        self.streams.insert(prepared.stream.clone(), last);
         self.head = position;
-        Ok(Some(first))
+        let version = last.version.cast_unsigned();
+        Ok(Some(Appended { version, position: position.cast_unsigned() }))
     }
 
     fn create(&mut self, stream: &StreamId) -> rusqlite::Result<End> {
@@ -132,25 +130,20 @@ impl<'c> Log<'c> {
         Ok(End { id, version: 0 })
     }
 
-    fn insert_one(
-        &mut self,
-        event: &Event,
-        encoded: &Encoded,
-        place: End,
-        position: i64,
-    ) -> rusqlite::Result<()> {
+    fn insert_one(&mut self, row: &EventRow, place: End, position: i64) -> rusqlite::Result<()> {
+        let event = &row.recorded.event;
         let type_id = self.type_id(&event.event_type)?;
         let source_id = self.source_id(&event.source)?;
         let inserted = self.insert_event.execute(params![
             position,
-            &encoded.key.as_bytes()[..],
+            &row.key.as_bytes()[..],
             place.id,
             place.version,
             type_id,
             source_id,
             event.timestamp.as_micros(),
             event.id.foreign(),
-            encoded.metadata,
+            row.metadata,
             event.payload.as_str(),
         ]);
         inserted.map(drop)
@@ -168,14 +161,15 @@ impl<'c> Log<'c> {
         Ok(())
     }
 
-    /// What a repeated append is answered with; `None` if none of its events is stored.
-    pub(super) fn find(&mut self, prepared: &Prepared) -> rusqlite::Result<Option<Answer>> {
-        let mut places = Vec::with_capacity(prepared.append.events.len());
-        for (_, encoded) in prepared.events() {
-            let key = &encoded.key.as_bytes()[..];
-            places.push(self.find_event.query_row([key], place).optional()?);
+    /// Looks up the ids of an append's events.
+    pub(super) fn look_up(&mut self, prepared: &Prepared) -> rusqlite::Result<Lookup> {
+        let mut found = Vec::with_capacity(prepared.rows.len());
+        for row in &prepared.rows {
+            let key = &row.key.as_bytes()[..];
+            let place = self.find_event.query_row([key], place).optional()?;
+            found.push((&row.recorded.event.id, place));
         }
-        Ok(repeated(&prepared.append, &places).transpose())
+        Ok(Lookup::of(&prepared.stream, &found))
     }
 
     fn type_id(&mut self, event_type: &EventType) -> rusqlite::Result<i64> {

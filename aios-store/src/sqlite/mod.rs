@@ -3,6 +3,7 @@
 //! One thread owns the only writing connection and commits whatever has queued up as one
 //! transaction; a few connections read beside it. The database belongs to one process at a time.
 
+mod answers;
 mod append;
 mod checkpoint;
 mod error;

@@ -5,6 +5,7 @@ use rusqlite::{Connection, Statement};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    answers::Answers,
     error::{backend, store_error},
     lock::DatabaseLock,
     log::Log,
@@ -140,22 +141,27 @@ fn serve(
     };
     // Nobody waits any more if opening was cancelled; then the queue is closed as well.
     let _ = ready.send(result);
-    while let (Some(writer), Some(first)) = (&mut writer, calls.blocking_recv()) {
-        writer.commit(gather(first, &mut calls));
+    let Some(writer) = &mut writer else { return };
+    let answers = Answers::start();
+    let mut queued = Vec::new();
+    while calls.blocking_recv_many(&mut queued, QUEUE) > 0 {
+        while !queued.is_empty() {
+            let rest = queued.split_off(one_batch(&queued));
+            let outcome = writer.commit(&mut queued);
+            answers.give(std::mem::replace(&mut queued, rest), outcome);
+        }
     }
 }
 
-/// Takes whatever has queued up.
-fn gather(first: Box<dyn Work>, calls: &mut mpsc::Receiver<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
-    let mut weight = first.weight();
-    let mut batch = vec![first];
-    while weight < BATCH_WEIGHT
-        && let Ok(work) = calls.try_recv()
-    {
+/// How many of the queued calls share a transaction: at least one, at most what it can bear.
+fn one_batch(queued: &[Box<dyn Work>]) -> usize {
+    let mut weight = 0;
+    let fits = queued.iter().take_while(|work| {
+        let fits = weight < BATCH_WEIGHT;
         weight += work.weight();
-        batch.push(work);
-    }
-    batch
+        fits
+    });
+    fits.count()
 }
 
 /// The owner of the writing connection, and of copies of what only it changes.
@@ -193,16 +199,14 @@ impl<'c> Writer<'c> {
         Ok(writer)
     }
 
-    fn commit(&mut self, mut batch: Vec<Box<dyn Work>>) {
+    fn commit(&mut self, batch: &mut [Box<dyn Work>]) -> Result<(), StoreError> {
         let outcome =
-            self.transact(&mut batch).map_err(|error| store_error("commit", &self.database, error));
+            self.transact(batch).map_err(|error| store_error("commit", &self.database, error));
         match &outcome {
             Ok(()) => self.publish_head(),
             Err(_) => self.roll_back(),
         }
-        for work in batch {
-            work.answer(outcome.clone());
-        }
+        outcome
     }
 
     fn transact(&mut self, batch: &mut [Box<dyn Work>]) -> rusqlite::Result<()> {
