@@ -9,10 +9,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde_json::Value;
 
-use super::{
-    AgentError, codes,
-    faults::{Schema, decode},
-};
+use super::{AgentError, codes, faults::Schema};
 
 /// A typed [`Agent`] as a [`DynAgent`]: checks the parameters against type and schema, and writes
 /// the answer as JSON.
@@ -62,8 +59,7 @@ impl<A: Agent> DynAgent for TypedAgent<A> {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
-        self.parameters.check(&parameters)?;
-        let parameters = decode(&parameters)?;
+        let parameters = self.parameters.decode(&parameters)?;
         let output = self.agent.process_task(context, parameters).await?;
         Payload::encode(&output).map_err(|error| {
             TaskError::terminal(Failure::from_error(codes::INVALID_OUTPUT, &error))

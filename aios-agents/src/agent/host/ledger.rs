@@ -167,9 +167,9 @@ mod tests {
         Answer { emitted: Vec::new(), result }
     }
 
-    fn do_task(ledger: &Ledger, number: usize, data: &str) {
+    fn do_task(ledger: &Ledger, number: usize, answer: &Answer) {
         match ledger.begin(key(number)) {
-            Dispatch::New(entry) => entry.finish(&answer(data)),
+            Dispatch::New(entry) => entry.finish(answer),
             repeated => panic!("{repeated:?}"),
         }
     }
@@ -193,15 +193,15 @@ mod tests {
 
     #[test]
     fn should_forget_the_oldest_answers_by_number_and_by_size() {
-        let ledger = Ledger::default();
-        (0..=REMEMBERED).for_each(|number| do_task(&ledger, number, "a"));
+        let (ledger, small) = (Ledger::default(), answer("a"));
+        (0..=REMEMBERED).for_each(|number| do_task(&ledger, number, &small));
         assert!(matches!(ledger.begin(key(0)), Dispatch::New(_)));
         assert!(matches!(ledger.begin(key(1)), Dispatch::Finished(_)));
-        let large = "x".repeat(REMEMBERED_BYTES - 10);
-        do_task(&ledger, REMEMBERED + 1, &large);
-        do_task(&ledger, REMEMBERED + 2, "a");
+        let large = answer(&"x".repeat(1 << 20));
+        let larges = REMEMBERED + 1..REMEMBERED + 65;
+        larges.clone().for_each(|number| do_task(&ledger, number, &large));
         assert!(matches!(ledger.begin(key(REMEMBERED)), Dispatch::New(_)));
-        assert!(matches!(ledger.begin(key(REMEMBERED + 2)), Dispatch::Finished(_)));
+        assert!(matches!(ledger.begin(key(larges.end - 1)), Dispatch::Finished(_)));
         assert!(ledger.state().bytes <= REMEMBERED_BYTES);
     }
 
