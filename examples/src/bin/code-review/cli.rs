@@ -1,7 +1,7 @@
 //! What the command line says.
 
 use std::{
-    num::NonZeroUsize,
+    num::NonZeroU16,
     path::{Path, PathBuf},
 };
 
@@ -23,15 +23,20 @@ pub(crate) struct Arguments {
     /// Folder that gets the reports; it is created if it is missing
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) out: PathBuf,
-    /// How many files are analysed at once
+    /// How many files are analysed at once; a review that is resumed never has more than it began
+    /// with
     #[arg(long, value_name = "N", default_value = "16")]
-    pub(crate) concurrency: NonZeroUsize,
+    pub(crate) concurrency: NonZeroU16,
+    /// Appends a line to this file for each execution of the analysis, for tests
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) trace_executions: Option<PathBuf>,
 }
 
 impl Arguments {
     /// The state file, if the store is one.
     pub(crate) fn state_file(&self) -> Option<&Path> {
-        let path = self.store.strip_prefix("sqlite://")?;
+        let path = self.store.strip_prefix("sqlite:")?;
+        let path = path.strip_prefix("//").unwrap_or(path);
         let path = path.split_once('?').map_or(path, |(path, _)| path);
         (!path.is_empty() && path != ":memory:").then(|| Path::new(path))
     }
@@ -60,7 +65,9 @@ mod tests {
     fn should_find_the_state_file_in_the_url() {
         let state = |url| parse(&["src", "--store", url]).unwrap().state_file().map(PathBuf::from);
         assert_eq!(state("sqlite:///a/b.db?mode=rwc"), Some(PathBuf::from("/a/b.db")));
+        assert_eq!(state("sqlite:b.db"), Some(PathBuf::from("b.db")));
         assert_eq!(state("sqlite://:memory:"), None);
+        assert_eq!(state("sqlite::memory:"), None);
         assert_eq!(state("postgres://localhost/x"), None);
     }
 }

@@ -29,6 +29,16 @@ impl OwnFiles {
         Self { out: resolve(out), state: state.map(resolve) }
     }
 
+    /// The folder of the reports.
+    pub(crate) fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// The folder of the reports and the state file.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        [self.out.as_path()].into_iter().chain(self.state.as_deref())
+    }
+
     /// Whether this is one of them. `path` must be absolute and without symbolic links.
     pub(crate) fn contains(&self, path: &Path) -> bool {
         self.is_report(path) || self.is_state(path)

@@ -69,6 +69,8 @@ pub(crate) enum SkipReason {
     Special,
     /// Its name is no UTF-8; `path` shows the name with replacement characters.
     NameNotUtf8,
+    /// The analysis itself failed.
+    AnalysisFailed,
     /// Rules in a `.gitignore` file there are invalid. The files themselves are analysed.
     InvalidIgnoreRules,
 }

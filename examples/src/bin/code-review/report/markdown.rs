@@ -106,6 +106,7 @@ fn skipped(skipped: &Skipped) -> String {
         SkipReason::Symlink => "symbolic link",
         SkipReason::Special => "no regular file",
         SkipReason::NameNotUtf8 => "its name is not UTF-8",
+        SkipReason::AnalysisFailed => "its analysis failed",
         SkipReason::InvalidIgnoreRules => "invalid ignore rules",
     };
     match skipped.detail.as_str() {

@@ -1,0 +1,84 @@
+//! The three agents. They know nothing of the workflow that gives them tasks.
+
+use std::{fs::File, io::Write, path::PathBuf};
+
+use aios_agents::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+
+use crate::{
+    analysis::{self, Analysis},
+    report::{self, Report, Written},
+    request::Tree,
+    scan::{self, Scan, SkipReason, Skipped},
+};
+
+/// Lists the files of a tree.
+pub(crate) struct Scanner;
+
+impl Agent for Scanner {
+    type Parameters = Tree;
+    type Output = Scan;
+
+    async fn process_task(&self, _: &TaskContext, tree: Tree) -> Result<Scan, TaskError> {
+        // Walking a tree blocks, and so do the other two agents.
+        let scan = spawn_blocking(move || scan::scan(&tree.root, &tree.own_files)).await?;
+        scan.terminal()
+    }
+}
+
+/// One file to analyse.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct FileOf {
+    /// Root of its tree.
+    pub(crate) root: PathBuf,
+    /// Its path from there.
+    pub(crate) path: String,
+}
+
+/// Analyses one file.
+#[derive(Debug, Default)]
+pub(crate) struct Analyzer {
+    /// Gets a line for each execution, for whoever counts them.
+    pub(crate) trace: Option<File>,
+}
+
+impl Agent for Analyzer {
+    type Parameters = FileOf;
+    type Output = Analysis;
+
+    async fn process_task(&self, _: &TaskContext, file: FileOf) -> Result<Analysis, TaskError> {
+        if let Some(mut trace) = self.trace.as_ref() {
+            trace.write_all(format!("{}\n", file.path).as_bytes())?;
+        }
+        let path = file.path.clone();
+        let analysis = spawn_blocking(move || analysis::analyze(&file.root, &file.path)).await;
+        // A file that the analysis can't take is one line in the report, not the end of the review.
+        Ok(analysis
+            .unwrap_or_else(|_| Analysis::Skipped(Skipped::new(path, SkipReason::AnalysisFailed))))
+    }
+}
+
+/// A report and where it is to go.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct ReportFor {
+    /// The folder.
+    pub(crate) out: PathBuf,
+    /// The report.
+    pub(crate) report: Report,
+}
+
+/// Writes the report.
+pub(crate) struct Reporter;
+
+impl Agent for Reporter {
+    type Parameters = ReportFor;
+    type Output = Written;
+
+    async fn process_task(&self, _: &TaskContext, job: ReportFor) -> Result<Written, TaskError> {
+        // Writing the same report again changes nothing, so a second execution does no harm.
+        let written = spawn_blocking(move || report::write(&job.report, &job.out)).await?;
+        written.terminal()
+    }
+}

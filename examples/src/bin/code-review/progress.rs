@@ -1,0 +1,92 @@
+//! Shows how far a review is: a bar on a terminal, plain lines otherwise.
+
+use std::{
+    error::Error,
+    io::{IsTerminal, stderr},
+    time::Duration,
+};
+
+use aios_agents::prelude::*;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{
+    runs,
+    workflow::{Outcome, Progress},
+};
+
+/// How often to look.
+const PERIOD: Duration = Duration::from_millis(100);
+/// How many lines there are at most, where there is no bar.
+const LINES: usize = 10;
+
+/// Waits for a run to end, and shows how far it is meanwhile.
+pub(crate) async fn watch(run: &RunHandle) -> Result<Outcome, Box<dyn Error>> {
+    let mut shown = Shown::new();
+    let mut ticks = tokio::time::interval(PERIOD);
+    let mut result = std::pin::pin!(run.result::<Outcome>());
+    loop {
+        tokio::select! {
+            biased;
+            outcome = &mut result => {
+                shown.clear();
+                return Ok(outcome?);
+            }
+            _ = ticks.tick() => {
+                if let Some(progress) = runs::progress(&run.status().await?) {
+                    shown.show(progress);
+                }
+            }
+        }
+    }
+}
+
+/// What the user sees.
+enum Shown {
+    Bar(ProgressBar),
+    Lines {
+        /// How many lines of [`LINES`] were printed.
+        printed: usize,
+    },
+}
+
+impl Shown {
+    fn new() -> Self {
+        if !stderr().is_terminal() {
+            return Self::Lines { printed: 0 };
+        }
+        let bar = ProgressBar::new_spinner().with_message("listing files");
+        bar.enable_steady_tick(PERIOD);
+        Self::Bar(bar)
+    }
+
+    fn show(&mut self, Progress { done, total }: Progress) {
+        match self {
+            Self::Bar(bar) => {
+                if bar.length().is_none() {
+                    bar.set_style(style());
+                    bar.reset_eta();
+                }
+                bar.set_length(total.try_into().unwrap_or(u64::MAX));
+                bar.set_position(done.try_into().unwrap_or(u64::MAX));
+            }
+            Self::Lines { printed } => {
+                let due = (done * LINES).checked_div(total).unwrap_or(0);
+                if due > *printed {
+                    *printed = due;
+                    println!("{done} of {total} files are done");
+                }
+            }
+        }
+    }
+
+    fn clear(&self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template("{wide_bar} {pos}/{len} files, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}

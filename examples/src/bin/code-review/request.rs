@@ -1,0 +1,88 @@
+//! What is to be reviewed, and where to.
+
+use std::{
+    num::NonZeroU16,
+    path::{Path, PathBuf},
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{cli::Arguments, own_files::OwnFiles};
+
+/// The input of the workflow.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Request {
+    /// The tree, and what of it is not reviewed.
+    pub(crate) tree: Tree,
+    /// How many files are given to the analyzers at once.
+    pub(crate) concurrency: NonZeroU16,
+}
+
+/// A tree to be reviewed: what decides about the result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Tree {
+    /// Absolute, without symbolic links.
+    pub(crate) root: PathBuf,
+    /// What the review itself writes.
+    pub(crate) own_files: OwnFiles,
+}
+
+/// A path that can't be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is not UTF-8", path.display())]
+pub(crate) struct NotUtf8 {
+    path: PathBuf,
+}
+
+impl Request {
+    /// What the command line asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`NotUtf8`] if one of its paths is not.
+    pub(crate) fn new(arguments: &Arguments, root: PathBuf) -> Result<Self, NotUtf8> {
+        let own_files = OwnFiles::new(&arguments.out, arguments.state_file());
+        let tree = Tree { root, own_files };
+        let strange = tree.paths().find(|path| path.to_str().is_none()).map(Path::to_owned);
+        match strange {
+            Some(path) => Err(NotUtf8 { path }),
+            None => Ok(Self { tree, concurrency: arguments.concurrency }),
+        }
+    }
+}
+
+impl Tree {
+    fn paths(&self) -> impl Iterator<Item = &Path> {
+        [self.root.as_path()].into_iter().chain(self.own_files.paths())
+    }
+
+    /// What the ids of the runs that review this tree begin with.
+    pub(crate) fn run_prefix(&self) -> String {
+        let mut digest = Sha256::new();
+        for path in self.paths() {
+            digest.update(path.as_os_str().as_encoded_bytes());
+            digest.update([0]);
+        }
+        let digest = format!("{:x}", digest.finalize());
+        format!("code-review-{}", digest.get(..16).unwrap_or(&digest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(root: &str, out: &str) -> String {
+        let own_files = OwnFiles::new(Path::new(out), None);
+        Tree { root: root.into(), own_files }.run_prefix()
+    }
+
+    #[test]
+    fn should_name_runs_after_everything_that_changes_the_result() {
+        assert_eq!(prefix("/a", "/out"), prefix("/a", "/out"));
+        assert_ne!(prefix("/a", "/out"), prefix("/b", "/out"));
+        assert_ne!(prefix("/a", "/out"), prefix("/a", "/other"));
+    }
+}

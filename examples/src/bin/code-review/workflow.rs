@@ -1,0 +1,76 @@
+//! The durable part: which agent gets which task, and when.
+
+use std::{path::PathBuf, time::Duration};
+
+use aios_agents::prelude::*;
+use futures_util::stream::{self, StreamExt};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    agents::{FileOf, ReportFor},
+    analysis::Analysis,
+    report::{Report, Written},
+    request::Request,
+    scan::Scan,
+};
+
+/// Name of the workflow.
+pub(crate) const NAME: &str = "code_review";
+
+const SCAN_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+const FILE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+/// How far a review is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// Files that are done.
+    pub(crate) done: usize,
+    /// All files.
+    pub(crate) total: usize,
+}
+
+/// What came of a review.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// How many files were analysed.
+    pub(crate) files: u64,
+    /// Where the report for people is.
+    pub(crate) markdown: PathBuf,
+}
+
+/// Reviews a tree.
+pub(crate) async fn code_review(
+    context: WorkflowContext,
+    request: Request,
+) -> Result<Outcome, WorkflowError> {
+    context.set_status("listing files");
+    let Scan { files, skipped } =
+        context.task("scanner", &request.tree).timeout(SCAN_TIMEOUT).await?;
+
+    let (total, root) = (files.len(), &request.tree.root);
+    let tasks = files.into_iter().map(|file| {
+        let file = FileOf { root: root.clone(), path: file.path };
+        context.task::<Analysis>("analyzer", &file).timeout(FILE_TIMEOUT)
+    });
+    // Tasks are given and results taken in the order of the files, so a replay does the same.
+    let mut results = stream::iter(tasks).buffered(request.concurrency.get().into());
+    let mut analyses = Vec::with_capacity(total);
+    tell(&context, 0, total)?;
+    while let Some(analysis) = results.next().await {
+        analyses.push(analysis?);
+        if analyses.len() % (total / 100).max(1) == 0 {
+            tell(&context, analyses.len(), total)?;
+        }
+    }
+
+    context.set_status("writing the report");
+    let report = Report::new(skipped, analyses);
+    let files = report.total.files;
+    let job = ReportFor { out: request.tree.own_files.out().to_owned(), report };
+    let Written { markdown, .. } = context.task("reporter", &job).timeout(FILE_TIMEOUT).await?;
+    Ok(Outcome { files, markdown })
+}
+
+fn tell(context: &WorkflowContext, done: usize, total: usize) -> Result<(), WorkflowError> {
+    context.set_progress("analysing files", &Progress { done, total })
+}
