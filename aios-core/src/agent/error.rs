@@ -31,10 +31,15 @@ impl TaskError {
         Self { failure, retryable: false }
     }
 
-    /// Parameters that do not fit the agent. `faults` name the JSON path of each misfit.
+    /// Parameters that do not fit the agent. `faults` name the JSON path of each misfit; the empty
+    /// path is the whole.
     #[must_use]
     pub fn invalid_parameters(faults: &[(String, String)]) -> Self {
-        let text: Vec<_> = faults.iter().map(|(path, fault)| format!("{path}: {fault}")).collect();
+        let text = faults.iter().map(|(path, fault)| match path.as_str() {
+            "" => fault.clone(),
+            path => format!("{path}: {fault}"),
+        });
+        let text: Vec<_> = text.collect();
         let details: Vec<_> = faults
             .iter()
             .map(|(path, fault)| serde_json::json!({"path": path, "fault": fault}))
@@ -96,6 +101,15 @@ mod tests {
         assert!(parse("x").unwrap_err().retryable);
         assert!(!parse("x").terminal().unwrap_err().retryable);
         assert!(!"x".parse::<u8>().terminal().unwrap_err().retryable);
+    }
+
+    #[test]
+    fn should_name_each_misfit() {
+        let faults = [("", "is no object"), ("/a", "is missing")]
+            .map(|(path, fault)| (path.to_owned(), fault.to_owned()));
+        let failure = TaskError::invalid_parameters(&faults).failure;
+        assert_eq!(failure.message, "the parameters do not fit: is no object; /a: is missing");
+        assert_eq!(failure.details[1]["path"], "/a");
     }
 
     #[test]
