@@ -3,6 +3,46 @@
 //! An [`AgentDefinition`] says how agents of one type are made, [`Agents`] collects them, and an
 //! [`AgentHost`] runs them on a broker. Whoever wants an answer without durability gives tasks
 //! with a [`Caller`]; everybody else gives them from a workflow.
+//!
+//! ```
+//! use std::{sync::Arc, time::Duration};
+//!
+//! use aios_agents::agent::{AgentHost, Agents, Caller, HostOptions};
+//! use aios_broker::memory::MemoryBroker;
+//! use aios_core::{
+//!     agent::{Agent, TaskContext, TaskError},
+//!     broker::Broker,
+//!     clock::{Clock, SystemClock},
+//! };
+//!
+//! struct Upper;
+//!
+//! impl Agent for Upper {
+//!     type Parameters = String;
+//!     type Output = String;
+//!
+//!     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+//!         Ok(text.to_uppercase())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+//! let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+//! let agents = Agents::new().agent("upper", Upper);
+//! let options = HostOptions::new();
+//! let host =
+//!     AgentHost::start(broker.clone(), clock.clone(), None, "service", agents, options).await?;
+//!
+//! let caller = Caller::new(broker, clock, "client").await?;
+//! let answer = caller.task("upper", "hello").await.map_err(|error| error.failure)?;
+//! assert_eq!(answer.decode::<String>()?, "HELLO");
+//!
+//! host.shutdown(Duration::from_secs(5)).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 pub(crate) mod backoff;
 mod caller;
