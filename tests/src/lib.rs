@@ -1,4 +1,4 @@
-//! Harness of the tests: private servers that a test may kill.
+//! Harness of the tests: programs and private servers that a test may kill.
 
 #![allow(
     clippy::expect_used,
@@ -9,6 +9,8 @@
 )]
 
 pub mod postgres;
+pub mod program;
+pub mod rabbitmq;
 
 /// Says that a test is skipped, because something it needs is not there.
 ///

@@ -1,0 +1,106 @@
+//! Runs code-review on a generated tree, each in a folder of its own.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use aios_tests::program::program;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How many files are analysed at once in these tests.
+pub(crate) const CONCURRENCY: usize = 4;
+
+/// How often is looked how far a review is.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// A tree of small files, all different.
+pub(crate) fn tree(files: usize) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..files {
+        let path = folder.path().join(format!("{}/file_{number}.rs", number % 7));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("// TODO: {number}\nfn f() -> u32 {{\n    {number}\n}}\n"))
+            .unwrap();
+    }
+    folder
+}
+
+/// Where reviews of a tree keep their state and write their reports.
+pub(crate) struct Review {
+    folder: TempDir,
+    tree: PathBuf,
+}
+
+impl Review {
+    pub(crate) fn of(tree: &Path) -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), tree: tree.to_owned() }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("code-review"));
+        command
+            .arg(&self.tree)
+            .args(["--concurrency", &CONCURRENCY.to_string()])
+            .arg("--trace-executions")
+            .arg(self.trace_file())
+            .args(arguments)
+            .current_dir(self.folder.path());
+        command
+    }
+
+    /// Runs to the end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs to the end, which must be a good one; returns what was printed.
+    pub(crate) fn finish(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Starts, and goes on beside the test.
+    pub(crate) fn start(&self) -> Child {
+        self.command(&[]).stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Waits until so many executions have begun since the first start, or the program has ended.
+    pub(crate) fn wait_for(&self, child: &mut Child, executions: usize) {
+        while self.executions().len() < executions && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn trace_file(&self) -> PathBuf {
+        self.folder.path().join("executions")
+    }
+
+    /// The path of every file whose analysis began, once for each time, over all starts.
+    pub(crate) fn executions(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.trace_file()).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    pub(crate) fn state_url(&self) -> String {
+        format!("sqlite://{}", self.folder.path().join("code-review.db").display())
+    }
+
+    /// Whether there is a state to look into.
+    pub(crate) fn has_state(&self) -> bool {
+        self.folder.path().join("code-review.db").exists()
+    }
+
+    /// The bytes of report.json.
+    pub(crate) fn report_text(&self) -> String {
+        fs::read_to_string(self.folder.path().join("report.json")).unwrap()
+    }
+
+    pub(crate) fn report(&self) -> Value {
+        serde_json::from_str(&self.report_text()).unwrap()
+    }
+}
