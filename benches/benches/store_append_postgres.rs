@@ -21,7 +21,7 @@ use std::{
 
 use aios_benches::ratio;
 use aios_core::{
-    event::Event,
+    event::{Event, EventId},
     store::{Append, EventStoreExt, StreamId},
 };
 use aios_store::postgres::{PostgresOptions, PostgresStore};
@@ -250,7 +250,7 @@ fn appends(callers: usize, events: usize) -> Vec<Vec<Append>> {
     let event = || Event::new("workflows.bench.step_completed".parse().unwrap(), "bench", &data);
     (0..callers)
         .map(|_| {
-            let stream = StreamId::of_run(&Uuid::new_v4().to_string()).unwrap();
+            let stream = StreamId::of_run(&EventId::generate().to_string()).unwrap();
             (0..events).map(|_| Append::new(stream.clone(), vec![event().unwrap()])).collect()
         })
         .collect()

@@ -1,10 +1,29 @@
 //! What the benchmarks share.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a benchmark stops at the first error, and prints"
+)]
+
+pub mod sqlite;
 
 /// Prints a measurement beside its ceiling, as one line that a script can read.
-#[allow(clippy::print_stdout, reason = "the output of a benchmark")]
 pub fn ratio(name: &str, ours: f64, ceiling: f64, unit: &str) {
     println!(
         "RATIO {name} ours={ours:.2} ceiling={ceiling:.2} unit={unit} ratio={:.2}",
         ours / ceiling
     );
+}
+
+/// Prints a measurement that has no ceiling but a number.
+pub fn figure(name: &str, value: f64, unit: &str) {
+    println!("FIGURE {name} value={value:.2} unit={unit}");
+}
+
+/// The middle of several measurements; the upper one of the two if their number is even.
+#[must_use]
+pub fn median(measured: &mut [f64]) -> f64 {
+    measured.sort_by(f64::total_cmp);
+    measured[measured.len() / 2]
 }

@@ -35,6 +35,11 @@ impl Body {
         Self { code: None, outcome: None, panic: None }
     }
 
+    /// Code that has ended.
+    pub(super) fn ended(outcome: Result<Payload, WorkflowError>) -> Self {
+        Self { code: None, outcome: Some(outcome), panic: None }
+    }
+
     /// Lets the code run until it waits.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) {
         let Some(code) = &mut self.code else { return };

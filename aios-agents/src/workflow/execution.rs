@@ -37,6 +37,12 @@ impl Execution {
         self.body = Body::new(workflow, context, input);
     }
 
+    /// Ends the run before its code began.
+    pub(crate) fn cancel(&mut self, reason: String) {
+        let failure = Failure::new(WorkflowError::CANCELLED, reason);
+        self.body = Body::ended(Err(WorkflowError::cancelled(failure)));
+    }
+
     /// Applies one entry and lets the code run, if that is news to it.
     pub(crate) fn apply(&mut self, entry: &Entry, at: Timestamp, context: &mut Context<'_>) {
         let applied = self.machine().apply(entry, at);

@@ -55,7 +55,15 @@ impl Driver {
             return Err(Exit::Ended(ended));
         }
         let started = started.clone();
-        postpone(engine, run_id, &started, &journal)?;
+        let premature = is_premature(engine, &started, &journal);
+        let cancelled = journal.iter().find_map(|(entry, _)| match entry {
+            Entry::CancelRequested(request) => Some(request.reason.clone()),
+            _ => None,
+        });
+        if let (Some(at), true, None) = (started.start_at, premature, &cancelled) {
+            engine.timers.set(at, run_id, 0);
+            return Err(Exit::Waiting);
+        }
         let registered = engine.journals.registry.find(workflow, started.version);
         let metadata = origin(metadata, run_id);
         let mut driver = Self {
@@ -80,6 +88,7 @@ impl Driver {
             permit,
         };
         match registered {
+            Some(_) if premature => driver.execution.cancel(cancelled.unwrap_or_default()),
             Some(registered) => driver.enter(registered, &started),
             None => {
                 let what = format!("{workflow}@{}", started.version);
@@ -190,23 +199,10 @@ fn unreadable(error: EventError) -> Exit {
     Exit::Failed(error.into())
 }
 
-/// A run whose time has not come waits for it, unless somebody cancelled it.
-fn postpone(
-    engine: &Engine,
-    run_id: &Arc<str>,
-    started: &Started,
-    journal: &Journal,
-) -> Result<(), Exit> {
-    let begun = |(entry, _): &(Entry, Timestamp)| {
-        entry.operation().is_some() || matches!(entry, Entry::CancelRequested(_))
-    };
-    match started.start_at {
-        Some(at) if at > engine.clock.now() && !journal.iter().any(begun) => {
-            engine.timers.set(at, run_id, 0);
-            Err(Exit::Waiting)
-        }
-        _ => Ok(()),
-    }
+/// Whether the time of a run has not come, and nothing of it has begun.
+fn is_premature(engine: &Engine, started: &Started, journal: &Journal) -> bool {
+    let begun = |(entry, _): &(Entry, Timestamp)| entry.operation().is_some();
+    started.start_at.is_some_and(|at| at > engine.clock.now()) && !journal.iter().any(begun)
 }
 
 /// What the events of a run inherit from its start.
