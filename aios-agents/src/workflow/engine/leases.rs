@@ -33,6 +33,16 @@ impl Ownership {
         self.shards().get(&shard).map(|owned| owned.lease.fence())
     }
 
+    /// Takes every lease; the mailboxes are no longer read.
+    pub(super) fn take(&self) -> Vec<Lease> {
+        let owned = std::mem::take(&mut *self.shards());
+        let stop = |owned: Owned| {
+            owned.reader.abort();
+            owned.lease
+        };
+        owned.into_values().map(stop).collect()
+    }
+
     fn leases(&self) -> Vec<Lease> {
         self.shards().values().map(|owned| owned.lease.clone()).collect()
     }
@@ -126,10 +136,7 @@ async fn recover(
 impl Engine {
     /// Gives every shard up at once.
     pub(super) async fn release_leases(&self) {
-        let held = self.ownership.leases();
-        for lease in &held {
-            self.ownership.lose(lease.shard);
-        }
+        let held = self.ownership.take();
         if let Err(error) = self.store.release(&held).await {
             warn!(%error, "could not release leases; they expire by themselves");
         }

@@ -100,13 +100,15 @@ impl Live {
 
     /// Drops every run from memory.
     pub(super) async fn stop(&self) {
-        let mut tasks = {
-            let mut runs = self.runs();
-            runs.stopped = true;
-            runs.inboxes.clear();
-            std::mem::take(&mut runs.tasks)
-        };
-        tasks.shutdown().await;
+        self.take().shutdown().await;
+    }
+
+    /// Takes every driver, and lets no further one begin.
+    pub(super) fn take(&self) -> JoinSet<()> {
+        let mut runs = self.runs();
+        runs.stopped = true;
+        runs.inboxes.clear();
+        std::mem::take(&mut runs.tasks)
     }
 }
 

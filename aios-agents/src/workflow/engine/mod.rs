@@ -150,9 +150,17 @@ impl RunningEngine {
     pub(crate) async fn stop(mut self) {
         self.engine.stopping.send_replace(true);
         self.engine.live.stop().await;
+        self.tasks.shutdown().await;
         self.engine.release_leases().await;
-        self.tasks.abort_all();
-        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// What was recorded goes on after the next start.
+impl Drop for RunningEngine {
+    fn drop(&mut self) {
+        self.engine.stopping.send_replace(true);
+        drop(self.engine.live.take());
+        drop(self.engine.ownership.take());
     }
 }
 

@@ -95,6 +95,11 @@ impl Journals {
             Some(id) => event.with_id(id),
             None => event,
         };
+        self.keep(run_id, event).await
+    }
+
+    /// Appends an event that somebody else made.
+    pub(crate) async fn keep(&self, run_id: &str, event: Event) -> Result<(), JournalError> {
         self.store.append_one(Append::new(StreamId::of_run(run_id)?, vec![event])).await?;
         Ok(())
     }

@@ -56,7 +56,7 @@ impl Driver {
     }
 
     pub(super) fn journal_append(&self, events: Vec<Event>, expected: Expected) -> Append {
-        Append { stream: self.stream.clone(), expected, events, fence: self.fence() }
+        Append { stream: self.stream.clone(), expected, events, fence: Some(self.fence) }
     }
 
     /// The entry that ends the run, once its code has ended.
@@ -88,7 +88,7 @@ impl Driver {
         match result {
             Ok(appended) => self.committed(appended, in_flight).await,
             Err(StoreError::Conflict { .. }) => self.catch_up(in_flight).await,
-            Err(StoreError::Fenced { .. } | StoreError::Closed) => Some(Exit::Lost),
+            Err(StoreError::Fenced { .. }) => Some(Exit::Lost),
             Err(StoreError::TooLarge { id, bytes, limit }) => {
                 let records = in_flight.records;
                 let shrunk = self.without_oversized(records, &id, bytes, limit);

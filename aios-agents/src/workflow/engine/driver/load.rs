@@ -4,12 +4,12 @@ use aios_core::{
     agent::{InvalidSegment, Segment},
     event::{EventError, Metadata, Timestamp},
     failure::Failure,
-    store::{EventStore, Expected, Fence, RecordedEvent, RunStatus, StoreError, StreamId},
+    store::{EventStore, Expected, RecordedEvent, RunStatus, Shard, StoreError, StreamId},
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::debug;
 
-use super::{Driver, Exit};
+use super::{Driver, Exit, acknowledge};
 use crate::workflow::{
     Execution, RunInfo,
     engine::{Ended, Engine, Registered, mailbox_of},
@@ -31,6 +31,7 @@ impl Driver {
         journal: Option<Vec<RecordedEvent>>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Self, Exit> {
+        let fence = engine.ownership.fence(Shard::of(run_id)).ok_or(Exit::Lost)?;
         let stream = StreamId::of_run(run_id).map_err(failed)?;
         let events = match journal {
             Some(journal) => journal,
@@ -38,7 +39,7 @@ impl Driver {
         };
         let (Some(first), Some(last)) = (events.first(), events.last()) else {
             debug!(%run_id, "there is no such run");
-            return Err(Exit::Lost);
+            return Err(Exit::Unknown);
         };
         let version = last.version;
         let (workflow, metadata) = (first.event.event_type.entity(), &first.event.metadata);
@@ -77,6 +78,7 @@ impl Driver {
                 journal.iter().map(|(entry, _)| entry),
                 Arc::clone(&engine.clock),
             ),
+            fence,
             version,
             metadata,
             parent: started.parent.clone(),
@@ -156,11 +158,17 @@ impl Driver {
         let Ok(record) = self.encode(Entry::Blocked(Blocked { failure })) else {
             return Exit::Ended(ended);
         };
-        let append = self.journal_append(vec![record.event], Expected::Any);
-        match self.engine.store.append(vec![append]).await.pop() {
-            Some(Err(error)) => failed(error),
-            _ => Exit::Ended(ended),
+        // Answers that came meanwhile are kept, for the code that will fit.
+        let answers = std::mem::take(&mut self.outbox).into_iter().map(|record| record.event);
+        let events = answers.chain([record.event]).collect();
+        let append = self.journal_append(events, Expected::Any);
+        if let Some(Err(error)) = self.engine.store.append(vec![append]).await.pop() {
+            return failed(error);
         }
+        for answer in std::mem::take(&mut self.answers) {
+            acknowledge(answer).await;
+        }
+        Exit::Ended(ended)
     }
 
     pub(super) fn encode(&self, entry: Entry) -> Result<Record, EventError> {
@@ -170,10 +178,6 @@ impl Driver {
             record.event.metadata = self.metadata.clone();
         }
         Ok(record)
-    }
-
-    pub(super) fn fence(&self) -> Option<Fence> {
-        self.engine.ownership.fence(self.shard())
     }
 }
 
@@ -207,7 +211,7 @@ fn is_premature(engine: &Engine, started: &Started, journal: &Journal) -> bool {
 
 /// What the events of a run inherit from its start.
 fn origin(started: &Metadata, run_id: &Arc<str>) -> Metadata {
-    let shard = aios_core::store::Shard::of(run_id);
+    let shard = Shard::of(run_id);
     Metadata {
         correlation_id: started.correlation_id.clone().or_else(|| Some(Arc::clone(run_id))),
         causation_id: None,

@@ -15,9 +15,10 @@ use aios_core::{
     BoxFuture,
     agent::Segment,
     broker::{Delivery, Publish},
+    clock::ClockExt,
     event::{EventError, Metadata, Timestamp},
     failure::Failure,
-    store::{Appended, RunStatus, Shard, StoreError, StreamId},
+    store::{Appended, Fence, RunStatus, StoreError, StreamId},
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::{debug, error, warn};
@@ -41,6 +42,8 @@ enum Exit {
     Waiting,
     /// Somebody else owns it.
     Lost,
+    /// There is no such run.
+    Unknown,
     /// The store refused for good.
     Failed(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -53,6 +56,8 @@ struct Driver {
     workflow: Segment,
     codec: Arc<Codec>,
     execution: Execution,
+    /// Proof that this engine owns the run, since it was loaded.
+    fence: Fence,
     /// Version of the last event of the stream that was applied or held.
     version: u64,
     /// Metadata for the events that this run causes.
@@ -86,46 +91,92 @@ enum Happened {
 /// Loads a run and drives it until it leaves memory.
 pub(super) async fn run(engine: Arc<Engine>, activation: Activation) {
     let Activation { run_id, mut inbox, journal, permit } = activation;
-    let loaded = Driver::load(&engine, &run_id, journal, permit).await;
-    let exit = match loaded {
-        Ok(mut driver) => {
-            let exit = driver.drive(&mut inbox).await;
-            driver.execution.cell.close();
-            if let (Exit::Ended(ended), Some(parent)) = (&exit, driver.parent.clone()) {
-                driver.report(parent, ended.clone());
-            }
-            exit
-        }
+    let mut driver = None;
+    let exit = match Driver::load(&engine, &run_id, journal, permit).await {
+        Ok(loaded) => driver.insert(loaded).drive(&mut inbox).await,
         Err(exit) => exit,
     };
+    if let Exit::Failed(error) = &exit {
+        error!(%error, %run_id, "could not go on with a run; trying again");
+        // What was told waits meanwhile, and what is in hand is not given back to come at once.
+        engine.clock.sleep(engine.options.back_off.1).await;
+    }
+    if let Some(driver) = &driver {
+        driver.execution.cell.close();
+    }
     let late = engine.live.retire(&run_id, inbox).await;
     match exit {
         Exit::Ended(ended) => {
             engine.waiters.notify(&run_id, &ended);
-            return drop_late(late).await;
+            if let Some(parent) = driver.and_then(|driver| driver.parent) {
+                report(&engine, parent, ended.clone());
+            }
+            for message in late {
+                dismiss(&engine, &run_id, &ended, message).await;
+            }
         }
-        Exit::Waiting => {}
-        Exit::Lost => return debug!(%run_id, "somebody else owns the run"),
-        Exit::Failed(error) => {
-            error!(%error, %run_id, "could not go on with a run; trying again");
-            let at = engine.clock.now() + engine.options.back_off.1;
-            engine.timers.set(at, &run_id, 0);
+        Exit::Unknown => {
+            for message in late {
+                give_up(message).await;
+            }
         }
-    }
-    for message in late {
-        let (engine, run_id) = (Arc::clone(&engine), Arc::clone(&run_id));
-        // A task of its own, because telling starts a driver like this one.
-        tokio::spawn(async move { engine.tell(&run_id, message).await });
+        Exit::Lost => debug!(%run_id, "somebody else owns the run"),
+        Exit::Waiting => tell_again(&engine, &run_id, late),
+        Exit::Failed(_) => {
+            tell_again(&engine, &run_id, late.into_iter().chain([Message::Nudge]));
+        }
     }
 }
 
-/// A run that has ended needs no answers.
-async fn drop_late(late: Vec<Message>) {
-    for message in late {
-        if let Message::Answer(delivery) = message {
-            acknowledge(*delivery).await;
+/// Tells a run what came too late for its last stay in memory.
+fn tell_again(
+    engine: &Arc<Engine>,
+    run_id: &Arc<str>,
+    late: impl IntoIterator<Item = Message, IntoIter: Send> + Send + 'static,
+) {
+    let (engine, run_id) = (Arc::clone(engine), Arc::clone(run_id));
+    let mut late = late.into_iter().peekable();
+    if late.peek().is_none() {
+        return;
+    }
+    // A task of its own, because telling starts a driver like this one.
+    tokio::spawn(async move {
+        for message in late {
+            engine.tell(&run_id, message).await;
+        }
+    });
+}
+
+/// A run that has ended needs no answers; one that is blocked will need them later.
+async fn dismiss(engine: &Engine, run_id: &str, ended: &Ended, message: Message) {
+    let Message::Answer(delivery) = message else { return };
+    if ended.status == RunStatus::Blocked {
+        let event = delivery.event.clone();
+        if let Err(error) = engine.journals.keep(run_id, event).await {
+            return warn!(%error, %run_id, "could not keep an answer; it will come again");
         }
     }
+    acknowledge(*delivery).await;
+}
+
+/// An answer for a run that does not exist.
+async fn give_up(message: Message) {
+    let Message::Answer(delivery) = message else { return };
+    if let Err(error) = delivery.dead_letter("there is no such run").await {
+        warn!(%error, "could not give an answer up; it will come again");
+    }
+}
+
+/// Tells the parent of a run how it ended.
+fn report(engine: &Arc<Engine>, parent: Parent, ended: Ended) {
+    if !ended.status.is_final() || ended.status == RunStatus::Continued {
+        return;
+    }
+    let engine = Arc::clone(engine);
+    tokio::spawn(async move {
+        let outcome = ended.into_outcome();
+        engine.report_child(&parent.run_id.into(), parent.operation, outcome).await;
+    });
 }
 
 async fn acknowledge(delivery: Delivery) {
@@ -254,20 +305,5 @@ impl Driver {
         };
         let to = to.map_err(|invalid| EventError::InvalidType { text: invalid.text })?;
         Ok(Publish { event: record.event, to, require_route })
-    }
-
-    fn report(&self, parent: Parent, ended: Ended) {
-        if !ended.status.is_final() || ended.status == RunStatus::Continued {
-            return;
-        }
-        let engine = Arc::clone(&self.engine);
-        tokio::spawn(async move {
-            let outcome = ended.into_outcome();
-            engine.report_child(&parent.run_id.into(), parent.operation, outcome).await;
-        });
-    }
-
-    fn shard(&self) -> Shard {
-        Shard::of(&self.run_id)
     }
 }
