@@ -14,6 +14,7 @@ mod agent_middleware;
 mod agent_supervision;
 mod agent_support;
 mod agent_typed;
+mod workflow_agents;
 mod workflow_basic;
 mod workflow_durable;
 mod workflow_support;

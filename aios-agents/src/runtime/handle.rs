@@ -74,10 +74,8 @@ impl RunHandle {
             // Registered before looking, so that an end in between is not missed.
             let notified = engine.as_ref().map(|engine| engine.waiters.wait(run_id));
             let is_live = engine.as_ref().is_some_and(|engine| engine.holds(run_id));
-            if !is_live {
-                if let Some(ended) = journals.ended(run_id).await? {
-                    return Ok(ended);
-                }
+            if !is_live && let Some(ended) = journals.ended(run_id).await? {
+                return Ok(ended);
             }
             let notified = async {
                 match notified {

@@ -98,6 +98,6 @@ async fn compensate(context: &WorkflowContext, error: WorkflowError) -> Workflow
     }
     match failed.is_empty() {
         true => error,
-        false => error.with_failed_compensations(failed),
+        false => error.with_failed_compensations(&failed),
     }
 }

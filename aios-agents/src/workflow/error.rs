@@ -60,7 +60,7 @@ impl WorkflowError {
     }
 
     /// Adds to the failure which compensations failed.
-    pub(crate) fn with_failed_compensations(mut self, failed: Vec<Value>) -> Self {
+    pub(crate) fn with_failed_compensations(mut self, failed: &[Value]) -> Self {
         if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.0 {
             let cause = failure.details.take();
             failure.details = json!({"cause": cause, "failed_compensations": failed});

@@ -25,11 +25,7 @@ use tokio::{
 };
 
 use self::{dispatch::Dispatch, leases::Ownership, live::Live, timers::Timers, waiters::Waiters};
-pub(crate) use self::{
-    live::Message,
-    registry::{Registered, Registry},
-    waiters::Ended,
-};
+pub(crate) use self::{live::Message, registry::Registry, waiters::Ended};
 use crate::{counted::CountedStore, workflow::journal::Journals};
 
 /// Runs that may be loading or bursting at once because of timers and recovery.
@@ -48,6 +44,9 @@ pub struct EngineOptions {
     pub back_off: (Duration, Duration),
     /// How often a run that waits for a child looks whether it missed the child's end.
     pub child_check: Duration,
+    /// How long an agent that sent a heartbeat for a task may be silent before the task is given
+    /// to another.
+    pub heartbeat_timeout: Duration,
     /// Whether lifecycle events of the log are published to the broker.
     pub relay: bool,
 }
@@ -59,6 +58,7 @@ impl Default for EngineOptions {
             linger: Duration::from_secs(1),
             back_off: (Duration::from_millis(50), Duration::from_secs(5)),
             child_check: Duration::from_secs(30),
+            heartbeat_timeout: Duration::from_secs(30),
             relay: true,
         }
     }

@@ -118,6 +118,15 @@ impl Machine {
         }
     }
 
+    /// The attempt of a task that is waited for now.
+    #[must_use]
+    pub fn task_attempt(&self, operation: u64) -> Option<u32> {
+        match self.operation(operation)?.state {
+            State::Waiting { attempt, .. } => Some(attempt),
+            _ => None,
+        }
+    }
+
     /// The answer of an agent is on its way into the journal; further ones are not waited for.
     pub fn task_answered(&mut self, operation: u64) {
         if let Some(found) = self.operation_mut(operation) {

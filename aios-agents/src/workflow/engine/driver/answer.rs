@@ -1,5 +1,5 @@
 use aios_core::{
-    agent::{TaskError, TaskFailed},
+    agent::{TaskError, TaskFailed, TaskHeartbeat},
     broker::Delivery,
     failure::Failure,
 };
@@ -12,7 +12,10 @@ impl Driver {
     pub(super) async fn told(&mut self, message: Message) -> Option<Exit> {
         match message {
             Message::Nudge => return self.read_ahead().await.err(),
-            Message::TimerDue(operation) => self.timer_due(operation),
+            Message::TimerDue(operation) => {
+                self.timer_due(operation);
+                self.miss_heartbeats(operation);
+            }
             Message::Answer(delivery) => self.answered(*delivery).await,
             Message::Undelivered { operation, attempt, failure, retryable } => {
                 self.undelivered(operation, attempt, TaskError { failure, retryable });
@@ -33,8 +36,40 @@ impl Driver {
         }
     }
 
+    /// An agent that works on a task says so. From then on silence means that it died.
+    fn heartbeat(&mut self, delivery: &Delivery) {
+        let Ok(beat) = delivery.event.data::<TaskHeartbeat>() else { return };
+        let Some((_, operation)) = beat.task_id.run() else { return };
+        if self.execution.machine().awaits_task(operation, Some(beat.attempt)) {
+            let now = self.engine.clock.now();
+            self.seen.insert(operation, now);
+            let silence = now + self.engine.options.heartbeat_timeout;
+            self.engine.timers.set(silence, &self.run_id, operation);
+        }
+    }
+
+    /// Gives a task to another agent if the one that worked on it has fallen silent.
+    fn miss_heartbeats(&mut self, operation: u64) {
+        let timeout = self.engine.options.heartbeat_timeout;
+        let now = self.engine.clock.now();
+        let is_silent = self.seen.get(&operation).is_some_and(|seen| *seen + timeout <= now);
+        if !is_silent {
+            return;
+        }
+        self.seen.remove(&operation);
+        let attempt = self.execution.machine().task_attempt(operation);
+        if let Some(attempt) = attempt {
+            let failure = Failure::new("HEARTBEAT_MISSED", "the agent has fallen silent");
+            self.decide(operation, attempt, TaskError::retryable(failure));
+        }
+    }
+
     /// An agent answered: its event becomes part of the journal, then it is acknowledged.
     async fn answered(&mut self, delivery: Delivery) {
+        if delivery.event.event_type.action() == "task_heartbeat" {
+            self.heartbeat(&delivery);
+            return acknowledge(delivery).await;
+        }
         let entry = match decode(&delivery.event) {
             Ok(entry) => entry,
             Err(error) => {
@@ -60,6 +95,7 @@ impl Driver {
         };
         self.outbox.push(Record { entry: entry.clone(), event: delivery.event.clone() });
         self.answers.push(delivery);
+        self.seen.remove(&operation);
         self.execution.machine().task_answered(operation);
         if let Entry::TaskFailed(OfAgent { data, .. }) = entry {
             let TaskFailed { attempt, failure, retryable, .. } = data;

@@ -1,4 +1,9 @@
-use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
+use std::{
+    collections::{HashMap, VecDeque},
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+};
 
 use aios_core::{
     agent::{InvalidSegment, Segment},
@@ -7,12 +12,11 @@ use aios_core::{
     store::{EventStore, Expected, RecordedEvent, RunStatus, Shard, StoreError, StreamId},
 };
 use tokio::sync::OwnedSemaphorePermit;
-use tracing::debug;
 
 use super::{Driver, Exit, acknowledge};
 use crate::workflow::{
     Execution, RunInfo,
-    engine::{Ended, Engine, Registered, mailbox_of},
+    engine::{Ended, Engine, mailbox_of},
     journal::{Blocked, Entry, Record, Started, decode},
 };
 
@@ -31,84 +35,98 @@ impl Driver {
         journal: Option<Vec<RecordedEvent>>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Self, Exit> {
-        let fence = engine.ownership.fence(Shard::of(run_id)).ok_or(Exit::Lost)?;
         let stream = StreamId::of_run(run_id).map_err(failed)?;
         let events = match journal {
             Some(journal) => journal,
             None => read(engine, &stream).await?,
         };
-        let (Some(first), Some(last)) = (events.first(), events.last()) else {
-            debug!(%run_id, "there is no such run");
-            return Err(Exit::Unknown);
-        };
-        let version = last.version;
-        let (workflow, metadata) = (first.event.event_type.entity(), &first.event.metadata);
-        let name: Segment =
-            workflow.parse().map_err(|error: InvalidSegment| Exit::Failed(error.into()))?;
-        let codec = engine.journals.codec(workflow).map_err(|error| Exit::Failed(error.into()))?;
-        let entries =
-            events.iter().map(|recorded| Ok((decode(&recorded.event)?, recorded.event.timestamp)));
-        let journal: Journal = entries.collect::<Result<_, EventError>>().map_err(unreadable)?;
-        let Some((Entry::Started(started), _)) = journal.first() else {
-            return Err(unreadable(EventError::InvalidType { text: run_id.to_string() }));
-        };
-        if let Some(ended) = journal.iter().rev().find_map(|(entry, _)| Ended::from_entry(entry)) {
+        let Some(first) = events.first() else { return Err(Exit::Unknown) };
+        let entries = events
+            .iter()
+            .map(|recorded| Ok((decode(&recorded.event)?, recorded.event.timestamp)))
+            .collect::<Result<Journal, EventError>>()
+            .map_err(unreadable)?;
+        if let Some(ended) = entries.iter().rev().find_map(|(entry, _)| Ended::from_entry(entry)) {
             return Err(Exit::Ended(ended));
         }
+        let Some((Entry::Started(started), _)) = entries.first() else {
+            return Err(unreadable(EventError::InvalidType { text: run_id.to_string() }));
+        };
         let started = started.clone();
-        let premature = is_premature(engine, &started, &journal);
-        let cancelled = journal.iter().find_map(|(entry, _)| match entry {
-            Entry::CancelRequested(request) => Some(request.reason.clone()),
-            _ => None,
-        });
-        if let (Some(at), true, None) = (started.start_at, premature, &cancelled) {
-            engine.timers.set(at, run_id, 0);
-            return Err(Exit::Waiting);
-        }
-        let registered = engine.journals.registry.find(workflow, started.version);
-        let metadata = origin(metadata, run_id);
-        let mut driver = Self {
+        let mut driver = Self::fresh(engine, run_id, stream, first, &started, &entries)?;
+        driver.version = events.last().map_or(0, |last| last.version);
+        driver.permit = permit;
+        driver.enter(&started, &entries).await?;
+        driver.replay(entries).await?;
+        Ok(driver)
+    }
+
+    /// A driver that has applied nothing and has no code yet.
+    fn fresh(
+        engine: &Arc<Engine>,
+        run_id: &Arc<str>,
+        stream: StreamId,
+        first: &RecordedEvent,
+        started: &Started,
+        entries: &Journal,
+    ) -> Result<Self, Exit> {
+        let fence = engine.ownership.fence(Shard::of(run_id)).ok_or(Exit::Lost)?;
+        let workflow = first.event.event_type.entity();
+        let codec = engine.journals.codec(workflow).map_err(|error| Exit::Failed(error.into()))?;
+        let workflow: Result<Segment, InvalidSegment> = workflow.parse();
+        let entries = entries.iter().map(|(entry, _)| entry);
+        Ok(Self {
             engine: Arc::clone(engine),
             run_id: Arc::clone(run_id),
             stream,
-            workflow: name,
+            workflow: workflow.map_err(|error| Exit::Failed(error.into()))?,
             codec,
-            execution: Execution::new(
-                Arc::clone(run_id),
-                journal.iter().map(|(entry, _)| entry),
-                Arc::clone(&engine.clock),
-            ),
+            execution: Execution::new(Arc::clone(run_id), entries, Arc::clone(&engine.clock)),
             fence,
-            version,
-            metadata,
+            version: 0,
+            metadata: origin(&first.event.metadata, run_id),
             parent: started.parent.clone(),
             outbox: Vec::new(),
             answers: Vec::new(),
             append: None,
             blocked: None,
             held: VecDeque::new(),
-            permit,
-        };
-        match registered {
-            Some(_) if premature => driver.execution.cancel(cancelled.unwrap_or_default()),
-            Some(registered) => driver.enter(registered, &started),
-            None => {
-                let what = format!("{workflow}@{}", started.version);
-                let failure = Failure::new("WORKFLOW_NOT_FOUND", format!("no workflow {what}"));
-                return Err(driver.block(failure).await);
-            }
-        }
-        driver.replay(journal).await?;
-        Ok(driver)
+            seen: HashMap::new(),
+            permit: None,
+        })
     }
 
-    fn enter(&mut self, registered: &Registered, started: &Started) {
-        let info = RunInfo {
-            run_id: Arc::clone(&self.run_id),
-            workflow: registered.workflow.name().clone(),
-            version: started.version,
+    /// Gives the run its code, unless its time has not come or there is none.
+    async fn enter(&mut self, started: &Started, entries: &Journal) -> Result<(), Exit> {
+        if is_premature(&self.engine, started, entries) {
+            return self.wait_for_start(started, entries);
+        }
+        let (workflow, version) = (self.workflow.clone(), started.version);
+        let registry = Arc::clone(&self.engine.journals.registry);
+        let Some(registered) = registry.find(workflow.as_str(), version) else {
+            let message = format!("no workflow {workflow} of version {version} is registered");
+            return Err(self.block(Failure::new("WORKFLOW_NOT_FOUND", message)).await);
         };
+        let info = RunInfo { run_id: Arc::clone(&self.run_id), workflow, version };
         self.execution.enter(&*registered.workflow, info, started.input.clone());
+        Ok(())
+    }
+
+    /// A run whose time has not come waits for it, unless somebody cancelled it.
+    fn wait_for_start(&mut self, started: &Started, entries: &Journal) -> Result<(), Exit> {
+        let cancelled = entries.iter().find_map(|(entry, _)| match entry {
+            Entry::CancelRequested(request) => Some(request.reason.clone()),
+            _ => None,
+        });
+        match (cancelled, started.start_at) {
+            (Some(reason), _) => self.execution.cancel(reason),
+            (None, Some(at)) => {
+                self.engine.timers.set(at, &self.run_id, 0);
+                return Err(Exit::Waiting);
+            }
+            (None, None) => {}
+        }
+        Ok(())
     }
 
     /// Applies the journal entry by entry and lets the code run in between.

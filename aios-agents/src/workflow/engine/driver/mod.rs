@@ -5,7 +5,7 @@ mod commit;
 mod load;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
@@ -72,6 +72,8 @@ struct Driver {
     blocked: Option<Failure>,
     /// Entries that came while the run was paused.
     held: VecDeque<(Entry, Timestamp)>,
+    /// When an agent last said that it works on a task, by operation.
+    seen: HashMap<u64, Timestamp>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -219,11 +221,11 @@ impl Driver {
         inbox: &mut mpsc::Receiver<Message>,
         context: &mut Context<'_>,
     ) -> Poll<Happened> {
-        if let Some(append) = &mut self.append {
-            if let Poll::Ready(mut results) = append.appending.as_mut().poll(context) {
-                let result = results.pop().unwrap_or(Err(StoreError::Closed));
-                return Poll::Ready(Happened::Appended(result));
-            }
+        if let Some(append) = &mut self.append
+            && let Poll::Ready(mut results) = append.appending.as_mut().poll(context)
+        {
+            let result = results.pop().unwrap_or(Err(StoreError::Closed));
+            return Poll::Ready(Happened::Appended(result));
         }
         if let Poll::Ready(message) = inbox.poll_recv(context) {
             return Poll::Ready(Happened::Told(message));

@@ -1,0 +1,126 @@
+//! Workflows and agents that misbehave, played by hand on the broker.
+
+use std::time::Duration;
+
+use aios_agents::{prelude::*, runtime::EngineOptions};
+use aios_core::{
+    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskResult},
+    broker::{Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
+};
+
+use crate::workflow_support::{PATIENCE, actions, eventually, quick, result, runtime, store};
+
+/// Takes the tasks of a type, in the place of an agent.
+async fn tasks_of(runtime: &Runtime, agent_type: &str) -> Deliveries {
+    let group = Group::new(format!("agents.{agent_type}")).unwrap();
+    let pattern = format!("agents.{agent_type}.task_assigned").parse().unwrap();
+    runtime.broker().subscribe(Subscription::group(group, [pattern])).await.unwrap()
+}
+
+async fn next(deliveries: &mut Deliveries) -> (Delivery, TaskAssigned) {
+    let delivery = tokio::time::timeout(PATIENCE, deliveries.next()).await.unwrap();
+    let delivery = delivery.unwrap().unwrap();
+    let task = delivery.event.data().unwrap();
+    (delivery, task)
+}
+
+/// Sends what an agent says about a task to whoever gave it.
+async fn say<T: serde::Serialize>(runtime: &Runtime, task: &Delivery, action: &str, data: &T) {
+    let event_type = format!("agents.ghost.{action}").parse().unwrap();
+    let event = Event::new(event_type, "ghost-1", data).unwrap().caused_by(&task.event);
+    let reply_to = task.event.metadata.reply_to.as_deref().unwrap();
+    let publish = Publish::new(event).with_mailbox(Mailbox::new(reply_to).unwrap());
+    runtime.broker().publish_one(publish).await.unwrap();
+}
+
+fn done(task: &TaskAssigned, output: u32) -> TaskCompleted {
+    let output = Payload::encode(&output).unwrap();
+    TaskCompleted { task_id: task.task_id.clone(), result: TaskResult::Success, output }
+}
+
+async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    context.task("ghost", &1).retry(quick(3)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_a_task_to_another_agent_when_one_falls_silent() {
+    let options =
+        EngineOptions { heartbeat_timeout: Duration::from_millis(50), ..EngineOptions::default() };
+    let runtime =
+        runtime(&store()).workflow("ask", ask).engine_options(options).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime, "ghost").await;
+    let run = runtime.start("ask", &()).await.unwrap();
+
+    let (delivery, task) = next(&mut tasks).await;
+    let (task_id, attempt) = (task.task_id.clone(), task.attempt);
+    let beat = TaskHeartbeat { task_id, attempt, progress: Payload::null() };
+    say(&runtime, &delivery, "task_heartbeat", &beat).await;
+    delivery.ack().await.unwrap();
+
+    let (delivery, task) = next(&mut tasks).await;
+    assert_eq!(task.attempt, 2);
+    say(&runtime, &delivery, "task_completed", &done(&task, 7)).await;
+    delivery.ack().await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_the_first_of_two_answers() {
+    let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime, "ghost").await;
+    let run = runtime.start("ask", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    say(&runtime, &delivery, "task_completed", &done(&task, 1)).await;
+    say(&runtime, &delivery, "task_completed", &done(&task, 2)).await;
+    delivery.ack().await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    assert_eq!(actions(&run).await, ["started", "task_assigned", "task_completed", "completed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_an_answer_that_comes_while_the_run_is_blocked() {
+    async fn changed(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.signal("instead").await
+    }
+    let store = store();
+    let before = runtime(&store).workflow("ask", ask).start().await.unwrap();
+    let mut tasks = tasks_of(&before, "ghost").await;
+    before.start("ask", &()).with_id("kept").await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    before.shutdown(PATIENCE).await.unwrap();
+
+    let wrong = runtime(&store).workflow("ask", changed).start().await.unwrap();
+    let run = wrong.run("kept").await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "RUN_BLOCKED");
+    say(&wrong, &delivery, "task_completed", &done(&task, 9)).await;
+    eventually("the answer is kept", || async {
+        actions(&run).await.contains(&"task_completed".to_owned())
+    })
+    .await;
+    wrong.shutdown(PATIENCE).await.unwrap();
+
+    let fixed = runtime(&store).workflow("ask", ask).start().await.unwrap();
+    let run = fixed.run("kept").await.unwrap();
+    eventually("the run completes", || async {
+        run.status().await.unwrap().status.as_str() == "completed"
+    })
+    .await;
+    assert_eq!(result::<u32>(&run).await.unwrap(), 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_up_an_answer_for_a_run_that_does_not_exist() {
+    let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime, "ghost").await;
+    runtime.start("ask", &()).with_id("real").await.unwrap();
+    let (delivery, mut task) = next(&mut tasks).await;
+    let mailbox: Mailbox = delivery.event.metadata.reply_to.as_deref().unwrap().parse().unwrap();
+    task.task_id = aios_core::agent::TaskId::of_run("unreal", 1);
+    say(&runtime, &delivery, "task_completed", &done(&task, 1)).await;
+    let letters = runtime.broker().dead_letters(&mailbox.into()).await.unwrap();
+    eventually("the answer is given up", || async {
+        let found = letters.list(10).await.unwrap();
+        found.first().is_some_and(|letter| letter.reason == "there is no such run")
+    })
+    .await;
+}
