@@ -44,6 +44,10 @@ ALTER TABLE {schema}.events ADD CONSTRAINT events_pkey PRIMARY KEY (id);
 CREATE UNIQUE INDEX idx_events_position ON {schema}.events (position);
 CREATE UNIQUE INDEX idx_events_stream_id_version ON {schema}.events (stream_id, version);
 
+-- Counts how often streams were taken out of the log, so that writers forget what they know of them.
+CREATE SEQUENCE {schema}.expirations;
+SELECT nextval('{schema}.expirations');
+
 -- The log as a person reads it.
 CREATE VIEW {schema}.event_log AS
 SELECT

@@ -8,6 +8,11 @@
 -- 2 conflict, 3 fenced, 4 an id is stored elsewhere, with the version and position where it landed,
 -- and the id that was found. `head` and `heads` are as they were before the batch.
 --
+-- `in_known_ids` and `in_known_heads` are what the writer remembers of streams, or null. Without
+-- `in_checked` that is taken on trust, and ids are not looked up: where another process appended to
+-- such a stream, or an id is stored already, a unique index refuses the batch, and the writer sends
+-- it again, to be checked. What it remembers from before an expiration is ignored.
+--
 -- The settings keep the plan on the indexes: it is made once, when the tables may be empty.
 CREATE FUNCTION {schema}.append(
     in_streams text[],
@@ -27,8 +32,14 @@ CREATE FUNCTION {schema}.append(
     in_payloads text[],
     in_metadata text[],
     in_changes text,
+    in_known_ids bigint[],
+    in_known_heads bigint[],
+    in_expirations bigint,
+    in_checked boolean,
     OUT head bigint,
     OUT heads bigint[],
+    OUT stream_ids bigint[],
+    OUT expirations bigint,
     OUT verdicts smallint[],
     OUT versions bigint[],
     OUT positions bigint[],
@@ -41,7 +52,6 @@ SET enable_mergejoin = off
 SET jit = off
 AS $$
 DECLARE
-    stream_ids bigint[];
     fresh boolean[];
     refused boolean;
     kept integer[];
@@ -53,13 +63,19 @@ BEGIN
     END IF;
     PERFORM pg_advisory_xact_lock({lock});
 
+    SELECT s.last_value INTO expirations FROM {schema}.expirations s;
+    IF in_checked OR in_expirations <> expirations THEN
+        in_known_ids := NULL;
+        in_known_heads := NULL;
+    END IF;
+
     SELECT
         array_agg(s.id), array_agg(s.version), array_agg(s.fresh),
         bool_or(s.expected <> s.version)
-            OR EXISTS (
+            OR (in_checked AND EXISTS (
                 SELECT FROM unnest(in_ids) AS u (id)
                 WHERE EXISTS (SELECT FROM {schema}.events e WHERE e.id = u.id)
-            )
+            ))
             OR EXISTS (
                 SELECT FROM unnest(in_shards, in_epochs) AS f (shard, epoch)
                 LEFT JOIN {schema}.leases l ON l.shard = f.shard
@@ -69,12 +85,13 @@ BEGIN
     INTO stream_ids, heads, fresh, refused, head
     FROM (
         SELECT
-            coalesce(t.id, nextval('{schema}.streams_id_seq')) AS id,
-            coalesce(h.version, 0)::bigint AS version,
-            t.id IS NULL AS fresh,
+            coalesce(w.known_id, t.id, nextval('{schema}.streams_id_seq')) AS id,
+            coalesce(w.known_head, h.version, 0) AS version,
+            w.known_id IS NULL AND t.id IS NULL AS fresh,
             w.expected
-        FROM unnest(in_streams, in_expected) WITH ORDINALITY AS w (name, expected, i)
-        LEFT JOIN {schema}.streams t ON t.name = w.name
+        FROM unnest(in_streams, in_expected, in_known_ids, in_known_heads)
+            WITH ORDINALITY AS w (name, expected, known_id, known_head, i)
+        LEFT JOIN {schema}.streams t ON t.name = CASE WHEN w.known_id IS NULL THEN w.name END
         LEFT JOIN LATERAL (
             SELECT e.version FROM {schema}.events e
             WHERE e.stream_id = t.id ORDER BY e.version DESC LIMIT 1

@@ -54,6 +54,7 @@ BEGIN
     IF run_keys IS NULL THEN
         RETURN 0;
     END IF;
+    PERFORM nextval('{schema}.expirations');
 
     IF in_archive THEN
         INSERT INTO {schema}.archived_events (

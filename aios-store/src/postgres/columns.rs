@@ -2,7 +2,7 @@ use aios_core::{event::Event, store::Append};
 use sqlx::SqlStr;
 use uuid::Uuid;
 
-use super::{batch::Batch, changes::ChangeSets, pool::Statement};
+use super::{batch::Batch, changes::ChangeSets, pool::Statement, streams::Known};
 use crate::admission::encode_metadata;
 
 /// A batch as the arguments of the SQL function `append`. Places count from 1, 0 means none.
@@ -83,8 +83,8 @@ impl Columns {
         &'q self,
         sql: SqlStr,
         batch: &'q Batch,
-        types: &'q [i32],
-        sources: &'q [i32],
+        (types, sources): (&'q [i32], &'q [i32]),
+        known: &'q Known,
     ) -> Statement<'q> {
         let streams: Vec<&str> = batch.streams().iter().map(|stream| stream.id.as_str()).collect();
         let expected: Vec<Option<i64>> =
@@ -110,12 +110,18 @@ impl Columns {
             .bind(payloads)
             .bind(self.metadata.column())
             .bind(self.changes.to_json())
+            .bind(&known.ids)
+            .bind(&known.heads)
+            .bind(known.expirations)
+            .bind(known.is_checked)
     }
 }
 
 /// The call that [`Columns::statement`] makes.
-pub(super) const CALL: &str = "SELECT head, heads, verdicts, versions, positions, doubles \
-    FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
+pub(super) const CALL: &str = "\
+    SELECT head, heads, verdicts, versions, positions, doubles, stream_ids, expirations \
+    FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
+        $18, $19, $20, $21)";
 
 /// Every event of a batch, in order.
 pub(super) fn events(batch: &Batch) -> impl Iterator<Item = &Event> {

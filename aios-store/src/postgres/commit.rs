@@ -7,9 +7,11 @@ use uuid::Uuid;
 use super::{
     batch::Batch,
     columns::{CALL, Columns, events},
+    error::is_taken,
     names::Names,
     options::Pooler,
     pool::{Database, run},
+    streams::{Known, Streams},
 };
 
 /// What became of each append of a batch, in order.
@@ -21,6 +23,7 @@ pub(super) struct Committer {
     pooler: Pooler,
     types: Names,
     sources: Names,
+    streams: Streams,
 }
 
 impl Committer {
@@ -31,24 +34,52 @@ impl Committer {
             pooler: database.pooler(),
             types: Names::new(schema, "event_types"),
             sources: Names::new(schema, "event_sources"),
+            streams: Streams::new(),
         }
     }
 
-    /// Commits a batch. After an error of the connection it may be stored or not; sent again it is
-    /// answered by what is stored, because every event has an id.
+    /// Commits a batch. After an error of the connection it may be stored or not; sent again, and
+    /// then checked, it is answered by what is stored, because every event has an id.
     pub(super) async fn commit(
-        &self,
+        &mut self,
         connection: &mut PgConnection,
         batch: &Batch,
+        is_checked: bool,
+    ) -> sqlx::Result<Answers> {
+        let known = if is_checked { Known::nothing() } else { self.streams.known(batch) };
+        match self.call(connection, batch, &known).await {
+            Err(error) if !known.is_checked && is_taken(&error) => {
+                self.call(connection, batch, &Known::nothing()).await
+            }
+            result => result,
+        }
+    }
+
+    /// Forgets what it knows of streams; to be called when the connection is lost.
+    pub(super) fn forget(&mut self) {
+        self.streams.forget();
+    }
+
+    async fn call(
+        &mut self,
+        connection: &mut PgConnection,
+        batch: &Batch,
+        known: &Known,
     ) -> sqlx::Result<Answers> {
         let columns = Columns::of(batch)?;
         let types: Vec<&str> = events(batch).map(|event| event.event_type.as_str()).collect();
         let types = self.types.numbers(connection, self.pooler, &types).await?;
         let sources: Vec<&str> = events(batch).map(|event| &*event.source).collect();
         let sources = self.sources.numbers(connection, self.pooler, &sources).await?;
-        let statement = columns.statement(self.call.clone(), batch, &types, &sources);
+        let statement = columns.statement(self.call.clone(), batch, (&types, &sources), known);
         let rows = run(connection, self.pooler, statement).await?;
-        Verdicts::read(rows.first().ok_or(sqlx::Error::RowNotFound)?)?.answers(batch)
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        let mut verdicts = Verdicts::read(row)?;
+        let before = verdicts.heads.clone();
+        let answers = verdicts.answers(batch)?;
+        let (ids, expirations): (Vec<i64>, i64) = (row.try_get(6)?, row.try_get(7)?);
+        self.streams.remember(expirations, batch, &ids, &before, &verdicts.heads);
+        Ok(answers)
     }
 }
 
@@ -75,7 +106,7 @@ impl Verdicts {
         })
     }
 
-    fn answers(mut self, batch: &Batch) -> sqlx::Result<Answers> {
+    fn answers(&mut self, batch: &Batch) -> sqlx::Result<Answers> {
         let appends = batch.appends().enumerate();
         appends.map(|(place, (append, stream, _))| self.answer(place, append, stream)).collect()
     }
@@ -177,7 +208,7 @@ mod tests {
         let key = appends[4].events[0].id.key();
         let mut batch = Batch::default();
         appends.into_iter().for_each(|append| batch.push(append));
-        let verdicts = Verdicts {
+        let mut verdicts = Verdicts {
             head: 10,
             heads: vec![5, 0, 7, 0],
             verdicts: Some(vec![0, 3, 0, 2, 4]),

@@ -52,6 +52,11 @@ pub(super) fn is_poison(error: &Error) -> bool {
     matches!(class(error), Some("21" | "22" | "23" | "54")) || matches!(error, Error::Encode(_))
 }
 
+/// Whether a row was refused because its unique key is taken.
+pub(super) fn is_taken(error: &Error) -> bool {
+    code(error) == Some("23505")
+}
+
 /// Whether the statement did nothing, and may succeed if it is simply sent again: a deadlock, a
 /// lock or statement that took too long, a server without resources or that only reads.
 pub(super) fn is_passing(error: &Error) -> bool {

@@ -32,6 +32,7 @@ mod read_model;
 mod rebuild;
 mod retention;
 mod schema;
+mod streams;
 mod wake;
 mod writer;
 

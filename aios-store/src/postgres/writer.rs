@@ -119,7 +119,7 @@ impl Writer {
         let deadline = clock.now() + self.append_timeout;
         let (mut pause, mut is_uncertain) = (PAUSES.0, false);
         loop {
-            let error = match self.attempt(batch).await {
+            let error = match self.attempt(batch, is_uncertain).await {
                 Attempt::Answered(answers) => return Ok(answers),
                 Attempt::Refused(error) if !is_passing(&error) => return Err(self.refusal(error)),
                 Attempt::Refused(error) => Some(error),
@@ -137,13 +137,13 @@ impl Writer {
         }
     }
 
-    /// Tries once.
-    async fn attempt(&mut self, batch: &Batch) -> Attempt {
+    /// Tries once. What may be stored already has to be checked.
+    async fn attempt(&mut self, batch: &Batch, is_checked: bool) -> Attempt {
         let mut connection = match self.connect().await {
             Ok(connection) => connection,
             Err(error) => return Attempt::Refused(error),
         };
-        let work = self.committer.commit(&mut connection, batch);
+        let work = self.committer.commit(&mut connection, batch, is_checked);
         match self.database.within(self.database.limit(), work).await {
             Some(Ok(answers)) => {
                 self.connection = Some(connection);
@@ -155,6 +155,7 @@ impl Writer {
             }
             None | Some(Err(_)) => {
                 connection.close_on_drop();
+                self.committer.forget();
                 Attempt::Lost
             }
         }
