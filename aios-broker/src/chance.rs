@@ -10,6 +10,13 @@ impl Chance {
         Self(AtomicU64::new(seed))
     }
 
+    /// Different in every process.
+    #[cfg(feature = "rabbitmq")]
+    pub(crate) fn seeded() -> Self {
+        let (high, low) = aios_core::event::EventId::generate().key().as_u64_pair();
+        Self::new(high ^ low)
+    }
+
     /// A number from 0 to 1.
     pub(crate) fn next(&self) -> f64 {
         const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;

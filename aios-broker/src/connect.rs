@@ -6,7 +6,8 @@ use crate::memory::MemoryBroker;
 
 /// Connects to the broker that a URL names by its scheme.
 ///
-/// `memory://` makes a new broker that nobody else shares.
+/// `memory://` makes a new broker that nobody else shares. `amqp://` and `amqps://` are RabbitMQ
+/// and need the feature `rabbitmq`.
 ///
 /// # Errors
 ///
@@ -28,6 +29,12 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
     }
 }
 
+#[cfg(feature = "rabbitmq")]
+async fn rabbitmq(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
+    Ok(Arc::new(crate::rabbitmq::RabbitMqBroker::connect(url).await?))
+}
+
+#[cfg(not(feature = "rabbitmq"))]
 async fn rabbitmq(_url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
     Err(invalid("amqp needs the feature `rabbitmq` of aios-broker".to_owned()))
 }

@@ -1,4 +1,5 @@
-//! Broker adapters of aios: [in memory](memory) for one process and for tests.
+//! Broker adapters of aios: [in memory](memory) for one process and for tests, and, behind the
+//! feature `rabbitmq`, on RabbitMQ for many.
 //!
 //! ```
 //! use aios_core::{broker::{BrokerExt, Subscription}, event::Event};
@@ -22,5 +23,7 @@ mod chance;
 mod connect;
 mod health;
 pub mod memory;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 
 pub use self::connect::connect;

@@ -26,6 +26,10 @@ impl MemoryFixture {
 
 #[async_trait]
 impl BrokerFixture for MemoryFixture {
+    fn is_there(&self) -> bool {
+        true
+    }
+
     async fn connect(&self) -> Result<Arc<dyn Broker>, BrokerError> {
         Ok(Arc::new(self.broker.another_connection()))
     }

@@ -1,0 +1,201 @@
+use std::{
+    collections::{HashMap, HashSet},
+    pin::pin,
+    sync::Arc,
+};
+
+use aios_core::broker::BrokerError;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use lapin::{
+    Channel, Confirmation, Connection,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::{
+    error::within,
+    headers::short,
+    link::Link,
+    publish::{Answers, Job, Outgoing},
+    topology::declare_exchange,
+};
+
+/// The task that owns the publishing channel.
+///
+/// lapin hands a returned event to whichever confirm comes next, not to its own. So one task sees
+/// all confirms of a channel, knows each event by its number, and judges none before it has seen
+/// all that came with it.
+pub(super) struct Confirming {
+    link: Arc<Link>,
+    jobs: mpsc::Receiver<Job>,
+    next_number: u64,
+}
+
+impl Confirming {
+    pub(super) fn new(link: Arc<Link>, jobs: mpsc::Receiver<Job>) -> Self {
+        Self { link, jobs, next_number: 0 }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            match self.open().await {
+                Ok((connection, channel)) => {
+                    if self.publish_on(&connection, &channel).await.is_none() {
+                        return;
+                    }
+                }
+                Err(BrokerError::Closed) => return,
+                // The link reports what is wrong; callers wait for their timeout.
+                Err(_) => drop(self.link.connection().await),
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<(Arc<Connection>, Channel), BrokerError> {
+        let connection = self.link.connection().await?;
+        let (clock, after) = (&*self.link.options.clock, self.link.options.operation_timeout);
+        let channel = within(clock, after, "open a channel", connection.create_channel()).await?;
+        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+        within(clock, after, "enable confirms", confirms).await?;
+        declare_exchange(&self.link, &channel).await?;
+        Ok((connection, channel))
+    }
+
+    /// Publishes until the channel is dead; `None` if there is nobody left to publish for.
+    async fn publish_on(&mut self, connection: &Arc<Connection>, channel: &Channel) -> Option<()> {
+        let link = Arc::clone(&self.link);
+        let mut lost = pin!(link.lost(connection));
+        let mut sending = Sending::new(channel);
+        while channel.status().connected() {
+            tokio::select! {
+                () = &mut lost => break,
+                job = self.jobs.recv() => sending.begin(job?, &mut self.next_number),
+                Some(sent) = sending.in_flight.next() => sending.settle(sent),
+            }
+        }
+        sending.abandon();
+        Some(())
+    }
+}
+
+/// What is on its way on one channel.
+struct Sending<'a> {
+    channel: &'a Channel,
+    in_flight: FuturesUnordered<BoxFuture<'static, Sent>>,
+    waiting: HashMap<u64, Ticket>,
+    /// Numbers of events that were routed nowhere and whose confirm has not come.
+    returned: HashSet<u64>,
+}
+
+/// Who waits for an event's confirm.
+struct Ticket {
+    require_route: bool,
+    event_type: String,
+    answers: Arc<Answers>,
+    index: usize,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+struct Sent {
+    number: u64,
+    confirmation: Result<Confirmation, lapin::Error>,
+}
+
+impl<'a> Sending<'a> {
+    fn new(channel: &'a Channel) -> Self {
+        let in_flight = FuturesUnordered::new();
+        Self { channel, in_flight, waiting: HashMap::new(), returned: HashSet::new() }
+    }
+
+    fn begin(&mut self, job: Job, next_number: &mut u64) {
+        let Job { items, mut permits, answers } = job;
+        if !answers.are_awaited() {
+            return;
+        }
+        for (index, outgoing) in items {
+            *next_number += 1;
+            let ticket = Ticket {
+                require_route: outgoing.require_route,
+                event_type: outgoing.routing_key.clone(),
+                answers: Arc::clone(&answers),
+                index,
+                _room: permits.split(1),
+            };
+            self.waiting.insert(*next_number, ticket);
+            self.in_flight.push(Box::pin(send(self.channel.clone(), outgoing, *next_number)));
+        }
+    }
+
+    fn settle(&mut self, first: Sent) {
+        let mut sent = vec![first];
+        self.take_ready(&mut sent);
+        // All confirms of a frame are resolved under one lock. This takes it, so what came with
+        // the frame is ready now.
+        drop(self.channel.wait_for_confirms().now_or_never());
+        self.take_ready(&mut sent);
+        let returned = sent.iter().filter_map(Sent::returned_number);
+        self.returned.extend(returned);
+        for Sent { number, confirmation } in sent {
+            let unroutable = self.returned.remove(&number);
+            if let Some(ticket) = self.waiting.remove(&number) {
+                let answer = answer(&ticket, confirmation, unroutable);
+                ticket.answers.set(ticket.index, answer);
+            }
+        }
+    }
+
+    fn take_ready(&mut self, sent: &mut Vec<Sent>) {
+        while let Some(Some(next)) = self.in_flight.next().now_or_never() {
+            sent.push(next);
+        }
+    }
+
+    /// The channel is dead: nobody will ever know.
+    fn abandon(self) {
+        for ticket in self.waiting.into_values() {
+            ticket.answers.set(ticket.index, Err(BrokerError::Uncertain));
+        }
+    }
+}
+
+impl Sent {
+    /// The number of the returned event that lapin attached to this confirm.
+    fn returned_number(&self) -> Option<u64> {
+        match &self.confirmation {
+            Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned))) => {
+                returned.properties.correlation_id().as_ref()?.as_str().parse().ok()
+            }
+            _ => None,
+        }
+    }
+}
+
+fn answer(
+    ticket: &Ticket,
+    confirmation: Result<Confirmation, lapin::Error>,
+    unroutable: bool,
+) -> Result<(), BrokerError> {
+    match confirmation {
+        Ok(Confirmation::Ack(_)) if unroutable && ticket.require_route => {
+            Err(BrokerError::Unroutable { event_type: ticket.event_type.clone() })
+        }
+        Ok(Confirmation::Ack(_)) => Ok(()),
+        Ok(Confirmation::Nack(_)) => {
+            Err(BrokerError::Rejected { reason: "a queue did not take it".to_owned() })
+        }
+        Ok(Confirmation::NotRequested) | Err(_) => Err(BrokerError::Uncertain),
+    }
+}
+
+async fn send(channel: Channel, outgoing: Outgoing, number: u64) -> Sent {
+    let Outgoing { exchange, routing_key, body, properties, .. } = outgoing;
+    let properties = properties.with_correlation_id(short(&number.to_string()));
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let (exchange, routing_key) = (short(&exchange), short(&routing_key));
+    let sending = channel.basic_publish(exchange, routing_key, options, &body, properties);
+    let confirmation = match sending.await {
+        Ok(confirm) => confirm.await,
+        Err(error) => Err(error),
+    };
+    Sent { number, confirmation }
+}

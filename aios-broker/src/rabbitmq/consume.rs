@@ -1,0 +1,211 @@
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use aios_core::{
+    broker::{BrokerError, Settle, Settlement},
+    clock::ClockExt,
+    event::Event,
+};
+use futures_util::{FutureExt, StreamExt};
+use lapin::{Consumer, message::Delivery};
+use tokio::sync::watch;
+
+use super::{
+    inbox::{Arrival, Inbox},
+    session::Session,
+    settle::{Copy, InHand, Settling},
+    topology,
+};
+
+/// Most deliveries that are handed over at once.
+const CHUNK: usize = 256;
+
+/// The task of one subscription: keeps it consuming, whatever dies.
+pub(super) struct Consuming {
+    pub(super) settling: Arc<Settling>,
+    pub(super) inbox: Arc<Inbox>,
+    /// `true` when consuming ends.
+    pub(super) draining: watch::Receiver<bool>,
+    /// Kept until everything is settled; its end is what closing waits for.
+    pub(super) _alive: watch::Receiver<()>,
+}
+
+/// Why a session ended.
+enum End {
+    /// The channel or connection died.
+    Lost,
+    /// Nobody wants deliveries any more.
+    Unwanted,
+}
+
+impl Consuming {
+    pub(super) async fn run(self, first: (Arc<Session>, Consumer)) {
+        let mut next = Some(first);
+        while let Some((session, consumer)) = next {
+            match self.forward(&session, consumer).await {
+                End::Lost => {
+                    self.inbox.forget();
+                    next = self.reopen().await;
+                }
+                End::Unwanted => {
+                    self.finish(&session).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Moves deliveries to the inbox until something ends.
+    async fn forward(&self, session: &Arc<Session>, mut consumer: Consumer) -> End {
+        let link = Arc::clone(&self.settling.link);
+        let mut lost = pin!(link.lost(&session.connection));
+        let mut draining = self.draining.clone();
+        let mut watchdog = Watchdog::default();
+        let mut arrivals = Vec::new();
+        loop {
+            let look = link.options.clock.sleep(link.options.watchdog);
+            tokio::select! {
+                () = &mut lost => return End::Lost,
+                () = self.inbox.dropped() => break,
+                () = begun(&mut draining) => break,
+                () = look => if watchdog.is_silent(&self.settling).await { return End::Lost },
+                delivery = consumer.next() => {
+                    let Some(Ok(delivery)) = delivery else { return End::Lost };
+                    watchdog.delivered = true;
+                    self.arrived(session, delivery, &mut arrivals);
+                    self.take_ready(session, &mut consumer, &mut arrivals);
+                    self.inbox.push(&mut arrivals);
+                }
+            }
+        }
+        self.cancel(session, consumer).await
+    }
+
+    /// Takes what is ready besides, so that its reader is woken once.
+    fn take_ready(
+        &self,
+        session: &Arc<Session>,
+        consumer: &mut Consumer,
+        arrivals: &mut Vec<Arrival>,
+    ) {
+        while arrivals.len() < CHUNK
+            && let Some(Some(Ok(delivery))) = consumer.next().now_or_never()
+        {
+            self.arrived(session, delivery, arrivals);
+        }
+    }
+
+    fn arrived(&self, session: &Arc<Session>, delivery: Delivery, arrivals: &mut Vec<Arrival>) {
+        let copy = Copy::new(delivery);
+        let event = std::str::from_utf8(&copy.body)
+            .map_err(|error| error.to_string())
+            .and_then(|text| Event::from_json(text).map_err(|error| reason(&error)));
+        match event {
+            Ok(event) => arrivals.push(Arrival { event, session: Arc::clone(session), copy }),
+            Err(reason) => self.refuse(session, copy, reason),
+        }
+    }
+
+    /// What is no event would come again for ever.
+    fn refuse(&self, session: &Arc<Session>, copy: Copy, reason: String) {
+        let (settling, session) = (Arc::clone(&self.settling), Arc::clone(session));
+        let in_hand = Box::new(InHand::new(settling, session, copy));
+        let inbox = Arc::clone(&self.inbox);
+        tokio::spawn(async move {
+            if let Err(error) = in_hand.settle(Settlement::DeadLetter { reason }).await {
+                inbox.report(error);
+            }
+        });
+    }
+
+    /// Ends the consumer, then gives back what nobody has asked for.
+    async fn cancel(&self, session: &Session, mut consumer: Consumer) -> End {
+        let cancelled = session.cancel().await;
+        for arrival in self.inbox.end() {
+            // If the channel is dead, the server has taken it back already.
+            session.nack(arrival.copy.tag).unwrap_or_default();
+        }
+        while let Some(Some(Ok(late))) = consumer.next().now_or_never() {
+            session.nack(late.delivery_tag).unwrap_or_default();
+        }
+        if let Err(error) = cancelled {
+            self.inbox.report(error);
+        }
+        End::Unwanted
+    }
+
+    /// Waits for the last settlement.
+    async fn finish(&self, session: &Session) {
+        session.settled().await;
+        if session.is_alive()
+            && let Err(error) = session.close().await
+        {
+            self.inbox.report(error);
+        }
+    }
+
+    /// Consumes again, as often as it takes; `None` when nobody wants it any more.
+    async fn reopen(&self) -> Option<(Arc<Session>, Consumer)> {
+        let Settling { link, subscription, chance, .. } = &*self.settling;
+        let mut draining = self.draining.clone();
+        for attempt in 1.. {
+            let opening = async {
+                link.connection().await?;
+                Session::open(link, subscription).await
+            };
+            let error = tokio::select! {
+                opened = opening => match opened {
+                    Ok(opened) => return Some(opened),
+                    Err(error) => error,
+                },
+                () = self.inbox.dropped() => break,
+                () = begun(&mut draining) => break,
+            };
+            if matches!(error, BrokerError::Closed) {
+                break;
+            }
+            if !error.is_retryable() {
+                self.inbox.report(error);
+            }
+            let pause = link.options.reconnect.delay_after(attempt, chance.next());
+            link.options.clock.sleep(pause.unwrap_or(Duration::from_secs(1))).await;
+        }
+        self.inbox.end();
+        None
+    }
+}
+
+/// Completes when draining has begun, or the broker is gone.
+async fn begun(draining: &mut watch::Receiver<bool>) {
+    draining.wait_for(|draining| *draining).await.map(drop).unwrap_or_default();
+}
+
+/// Finds out that a consumer gets nothing although its queue has events: the silence that users of
+/// every AMQP library know.
+#[derive(Default)]
+struct Watchdog {
+    delivered: bool,
+    /// Events were waiting at the last look, too.
+    suspicious: bool,
+}
+
+impl Watchdog {
+    async fn is_silent(&mut self, settling: &Settling) -> bool {
+        let quiet = !std::mem::take(&mut self.delivered);
+        let waiting = quiet && has_waiting(settling).await;
+        let silent = waiting && self.suspicious;
+        self.suspicious = waiting;
+        silent
+    }
+}
+
+/// Whether events wait for a consumer. A failure to find out says nothing.
+async fn has_waiting(settling: &Settling) -> bool {
+    let Settling { link, subscription, .. } = settling;
+    let name = topology::queue(&link.options.prefix, &subscription.address);
+    let Ok((_connection, channel)) = link.channel().await else { return false };
+    topology::inspect(link, &channel, &name).await.is_ok_and(|queue| queue.message_count() > 0)
+}
+
+fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    aios_core::failure::Failure::from_error("", error).message
+}

@@ -1,0 +1,194 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{
+    broker::{Address, BrokerError, DeadLetter, DeadLetters, Selection},
+    clock::ClockExt,
+    event::{Event, EventId, Timestamp},
+};
+use async_trait::async_trait;
+use lapin::{
+    Channel, Connection,
+    message::BasicGetMessage,
+    options::{BasicAckOptions, BasicGetOptions, QueuePurgeOptions},
+    types::FieldTable,
+};
+
+use super::{
+    error::{about, within},
+    headers::{Trials, short},
+    link::Link,
+    publish::{Outgoing, Publisher},
+    topology,
+};
+
+/// How often, and with what pauses, to look whether letters that were put back are there.
+const LOOKS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The dead letters of one queue. Looking takes all of them from the queue for a moment, whatever
+/// the limit, so two that look at once see a part each.
+pub(super) struct RabbitMqDeadLetters {
+    link: Arc<Link>,
+    publisher: Arc<Publisher>,
+    queue: String,
+    dead_queue: String,
+}
+
+impl RabbitMqDeadLetters {
+    pub(super) async fn open(
+        link: &Arc<Link>,
+        publisher: &Arc<Publisher>,
+        address: &Address,
+    ) -> Result<Self, BrokerError> {
+        let prefix = &link.options.prefix;
+        let letters = Self {
+            link: Arc::clone(link),
+            publisher: Arc::clone(publisher),
+            queue: topology::queue(prefix, address),
+            dead_queue: topology::dead_queue(prefix, address),
+        };
+        letters.visit().await.map_err(|error| about(address, error))?;
+        Ok(letters)
+    }
+
+    async fn visit(&self) -> Result<Visit<'_>, BrokerError> {
+        let (connection, channel) = self.link.channel().await?;
+        let queue = topology::inspect(&self.link, &channel, &self.dead_queue).await?;
+        Ok(Visit {
+            letters: self,
+            _connection: connection,
+            channel,
+            total: queue.message_count(),
+            taken: 0,
+            removed: 0,
+        })
+    }
+}
+
+/// A look at the letters that are there now. What is not removed goes back when it ends.
+struct Visit<'a> {
+    letters: &'a RabbitMqDeadLetters,
+    _connection: Arc<Connection>,
+    channel: Channel,
+    /// How many there were.
+    total: u32,
+    taken: u32,
+    removed: u32,
+}
+
+impl Visit<'_> {
+    async fn next(&mut self) -> Result<Option<BasicGetMessage>, BrokerError> {
+        if self.taken == self.total {
+            return Ok(None);
+        }
+        let name = short(&self.letters.dead_queue);
+        let get = self.channel.basic_get(name, BasicGetOptions::default());
+        let letter = self.within("get a dead letter", get).await?;
+        if letter.is_some() {
+            self.taken += 1;
+        }
+        Ok(letter)
+    }
+
+    async fn remove(&mut self, letter: &BasicGetMessage) -> Result<(), BrokerError> {
+        self.removed += 1;
+        let ack = self.channel.basic_ack(letter.delivery_tag, BasicAckOptions::default());
+        self.within("delete a dead letter", ack).await
+    }
+
+    /// Puts the letters back, and waits a while until the queue has them: whoever looks next should
+    /// see them.
+    async fn end(self) -> Result<(), BrokerError> {
+        let closing = self.channel.close(200, "done".into());
+        self.within("close a channel", closing).await?;
+        let link = &self.letters.link;
+        let (_connection, channel) = link.channel().await?;
+        for _ in 0..LOOKS {
+            let queue = topology::inspect(link, &channel, &self.letters.dead_queue).await?;
+            if queue.message_count() >= self.total.saturating_sub(self.removed) {
+                break;
+            }
+            link.options.clock.sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    async fn within<T>(
+        &self,
+        operation: &'static str,
+        answer: impl Future<Output = Result<T, lapin::Error>>,
+    ) -> Result<T, BrokerError> {
+        let options = &self.letters.link.options;
+        within(&*options.clock, options.operation_timeout, operation, answer).await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for RabbitMqDeadLetters {
+    async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        let mut visit = self.visit().await?;
+        let mut list = Vec::new();
+        // What goes back goes to the end, so only a look at all of them keeps their order.
+        while let Some(letter) = visit.next().await? {
+            if list.len() < limit {
+                list.extend(describe(&letter, self.link.options.clock.now()));
+            }
+        }
+        visit.end().await?;
+        Ok(list)
+    }
+
+    async fn redrive(&self, selection: Selection) -> Result<usize, BrokerError> {
+        let (mut visit, mut count) = (self.visit().await?, 0);
+        while let Some(letter) = visit.next().await? {
+            if let Some(id) = chosen(&letter, &selection) {
+                let body = letter.data.clone();
+                let outgoing = Outgoing::to_queue(&self.queue, body, &id, FieldTable::default());
+                self.publisher.publish_one(outgoing).await?;
+                visit.remove(&letter).await?;
+                count += 1;
+            }
+        }
+        visit.end().await?;
+        Ok(count)
+    }
+
+    async fn purge(&self, selection: Selection) -> Result<usize, BrokerError> {
+        let mut visit = self.visit().await?;
+        if selection == Selection::All {
+            let name = short(&self.dead_queue);
+            let purge = visit.channel.queue_purge(name, QueuePurgeOptions::default());
+            let purged = visit.within("purge", purge).await?;
+            return Ok(usize::try_from(purged).unwrap_or(usize::MAX));
+        }
+        let mut count = 0;
+        while let Some(letter) = visit.next().await? {
+            if chosen(&letter, &selection).is_some() {
+                visit.remove(&letter).await?;
+                count += 1;
+            }
+        }
+        visit.end().await?;
+        Ok(count)
+    }
+}
+
+/// The id of a letter that is meant.
+fn chosen(letter: &BasicGetMessage, selection: &Selection) -> Option<String> {
+    let id = letter.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
+    let meant = match id.parse::<EventId>() {
+        Ok(id) => selection.contains(&id),
+        Err(_) => *selection == Selection::All,
+    };
+    meant.then_some(id)
+}
+
+/// Describes a letter; `None` for one that is no event, which only purging or redriving all moves.
+fn describe(letter: &BasicGetMessage, now: Timestamp) -> Option<DeadLetter> {
+    let text = std::str::from_utf8(&letter.data).ok()?;
+    let event = Event::from_json(text).ok()?;
+    let trials = Trials::read(&letter.properties);
+    let reason = trials.reason.unwrap_or_else(|| "it was delivered in vain too often".to_owned());
+    let attempts = trials.failures.max(1);
+    Some(DeadLetter::new(event, reason, attempts, trials.first_failure.unwrap_or(now)))
+}

@@ -1,0 +1,53 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{
+    broker::{Address, BrokerError},
+    clock::{Clock, ClockExt},
+};
+use futures_util::future::{Either, select};
+use lapin::{
+    ErrorKind,
+    protocol::{AMQPErrorKind, AMQPSoftError},
+};
+
+/// Awaits an answer of the server, for a time.
+pub(super) async fn within<T>(
+    clock: &dyn Clock,
+    after: Duration,
+    operation: &'static str,
+    answer: impl Future<Output = Result<T, lapin::Error>>,
+) -> Result<T, BrokerError> {
+    match select(std::pin::pin!(answer), clock.sleep(after)).await {
+        Either::Left((answer, _)) => answer.map_err(|error| backend(operation, error)),
+        Either::Right(_) => Err(BrokerError::Timeout { operation, after }),
+    }
+}
+
+pub(super) fn backend(operation: &'static str, error: lapin::Error) -> BrokerError {
+    let retryable = error.can_be_recovered();
+    BrokerError::Backend { backend: "RabbitMQ", operation, retryable, source: Arc::new(error) }
+}
+
+/// Names what was declared differently, or does not exist.
+pub(super) fn about(address: &Address, error: BrokerError) -> BrokerError {
+    let address = address.clone();
+    match reply(&error) {
+        Some((AMQPSoftError::PRECONDITIONFAILED, difference)) => {
+            BrokerError::Incompatible { address, difference }
+        }
+        Some((AMQPSoftError::NOTFOUND, _)) => BrokerError::UnknownAddress { address },
+        _ => error,
+    }
+}
+
+/// The code and text with which the server closed a channel.
+fn reply(error: &BrokerError) -> Option<(AMQPSoftError, String)> {
+    let BrokerError::Backend { source, .. } = error else { return None };
+    match source.downcast_ref::<lapin::Error>()?.kind() {
+        ErrorKind::ProtocolError(error) => match error.kind() {
+            AMQPErrorKind::Soft(code) => Some((code.clone(), error.get_message().to_string())),
+            AMQPErrorKind::Hard(_) => None,
+        },
+        _ => None,
+    }
+}

@@ -1,0 +1,121 @@
+use aios_core::event::Timestamp;
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, LongString, ShortString},
+};
+
+/// How many attempts have failed.
+const FAILURES: &str = "x-aios-failures";
+/// When the first attempt failed, RFC 3339.
+const FIRST_FAILURE: &str = "x-aios-first-failure";
+/// Why the event is a dead letter.
+const REASON: &str = "x-aios-reason";
+/// How often the server has delivered it in vain; of quorum queues.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+/// Further routing keys, which the server strips ("sender-selected distribution").
+const FURTHER_KEYS: &str = "BCC";
+
+/// What an event's deliveries have come to so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Trials {
+    pub(super) failures: u32,
+    pub(super) first_failure: Option<Timestamp>,
+    pub(super) reason: Option<String>,
+    /// Deliveries of this very copy without a settlement.
+    pub(super) returns: u32,
+}
+
+impl Trials {
+    pub(super) fn read(properties: &BasicProperties) -> Self {
+        let Some(headers) = properties.headers() else { return Self::default() };
+        let value = |name: &str| headers.inner().get(name);
+        Self {
+            failures: value(FAILURES).and_then(number).unwrap_or_default(),
+            first_failure: value(FIRST_FAILURE).and_then(text).and_then(|text| text.parse().ok()),
+            reason: value(REASON).and_then(text),
+            returns: value(DELIVERY_COUNT).and_then(number).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn write(&self, headers: &mut FieldTable) {
+        if self.failures > 0 {
+            headers.insert(FAILURES.into(), AMQPValue::LongLongInt(self.failures.into()));
+        }
+        if let Some(time) = self.first_failure {
+            headers.insert(FIRST_FAILURE.into(), long(time.to_string()));
+        }
+        if let Some(reason) = &self.reason {
+            headers.insert(REASON.into(), long(reason.clone()));
+        }
+    }
+}
+
+/// Lets the exchange route by these keys, too.
+pub(super) fn add_key(headers: &mut FieldTable, key: String) {
+    headers.insert(FURTHER_KEYS.into(), AMQPValue::FieldArray(vec![long(key)].into()));
+}
+
+/// A text that needs no more than 255 bytes; a longer one is cut where nobody can read it anyway.
+pub(super) fn short(text: &str) -> ShortString {
+    let end = (0..=text.len().min(255)).rev().find(|&end| text.is_char_boundary(end));
+    ShortString::try_new(text.get(..end.unwrap_or_default()).unwrap_or_default())
+        .unwrap_or_default()
+}
+
+pub(super) fn long(text: impl Into<String>) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(text.into()))
+}
+
+fn text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+fn number(value: &AMQPValue) -> Option<u32> {
+    match value {
+        AMQPValue::LongLongInt(number) => u32::try_from(*number).ok(),
+        AMQPValue::LongInt(number) => u32::try_from(*number).ok(),
+        AMQPValue::LongUInt(number) => Some(*number),
+        AMQPValue::ShortInt(number) => u32::try_from(*number).ok(),
+        AMQPValue::ShortUInt(number) => Some(u32::from(*number)),
+        AMQPValue::ShortShortInt(number) => u32::try_from(*number).ok(),
+        AMQPValue::ShortShortUInt(number) => Some(u32::from(*number)),
+        _ => None,
+    }
+}
+
+/// Makes an array of the arguments of a declaration.
+pub(super) fn table<const N: usize>(entries: [(&str, AMQPValue); N]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in entries {
+        table.insert(short(name), value);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_read_what_it_wrote() {
+        let trials = Trials {
+            failures: 3,
+            first_failure: Some(Timestamp::UNIX_EPOCH),
+            reason: Some("ünfit".to_owned()),
+            returns: 0,
+        };
+        let mut headers = FieldTable::default();
+        trials.write(&mut headers);
+        assert_eq!(Trials::read(&BasicProperties::default().with_headers(headers)), trials);
+    }
+
+    #[test]
+    fn should_cut_between_characters() {
+        let text = "ä".repeat(200);
+        assert_eq!(short(&text).as_str(), "ä".repeat(127));
+    }
+}

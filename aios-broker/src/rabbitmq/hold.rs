@@ -1,0 +1,131 @@
+use std::{
+    collections::HashSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aios_core::broker::{BrokerError, Lifetime};
+use lapin::{
+    ExchangeKind,
+    options::ExchangeDeclareOptions,
+    types::{AMQPValue, FieldTable},
+};
+
+use super::{
+    error::within,
+    headers::{long, short, table},
+    link::Link,
+    topology::{bind, declare_queue},
+};
+
+/// Shortest and longest delay that has a class: 8 ms and 30 days.
+const SHORTEST: u64 = 8;
+const LONGEST: u64 = 30 * 24 * 3600 * 1000;
+
+/// Where events wait for their next attempt.
+///
+/// An event with a time to live waits behind those before it, so all events of a queue must have
+/// the same: there is one queue for each class of delay, eight for each doubling. When an event's
+/// time is over, the server moves it to the queue that its routing key names.
+#[derive(Debug, Default)]
+pub(super) struct Hold {
+    /// Names of exchanges.
+    declared: Mutex<HashSet<String>>,
+}
+
+impl Hold {
+    /// The exchange of the class for this delay, declared if need be.
+    pub(super) async fn exchange(
+        &self,
+        link: &Link,
+        delay: Duration,
+        lifetime: Lifetime,
+    ) -> Result<String, BrokerError> {
+        let class = class(delay);
+        let name = match lifetime {
+            Lifetime::Durable => format!("{}.hold.{class}", link.options.prefix),
+            Lifetime::Temporary => format!("{}.hold.temporary.{class}", link.options.prefix),
+        };
+        if !self.declared().contains(&name) {
+            declare(link, &name, class, lifetime).await?;
+            self.declared().insert(name.clone());
+        }
+        Ok(name)
+    }
+
+    /// Forgets what was declared: another server may have taken over.
+    pub(super) fn forget(&self) {
+        self.declared().clear();
+    }
+
+    fn declared(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn declare(
+    link: &Link,
+    name: &str,
+    class: u64,
+    lifetime: Lifetime,
+) -> Result<(), BrokerError> {
+    let (_connection, channel) = link.channel().await?;
+    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    let declared =
+        channel.exchange_declare(short(name), ExchangeKind::Fanout, options, FieldTable::default());
+    let (clock, after) = (&*link.options.clock, link.options.operation_timeout);
+    within(clock, after, "declare an exchange", declared).await?;
+    let arguments = arguments(class, lifetime);
+    declare_queue(link, &channel, name, Lifetime::Durable, arguments).await?;
+    bind(link, &channel, name, name, "").await
+}
+
+fn arguments(class: u64, lifetime: Lifetime) -> FieldTable {
+    let millis = AMQPValue::LongLongInt(i64::try_from(class).unwrap_or(i64::MAX));
+    match lifetime {
+        Lifetime::Durable => table([
+            ("x-queue-type", long("quorum")),
+            ("x-message-ttl", millis),
+            ("x-dead-letter-exchange", long("")),
+            ("x-dead-letter-strategy", long("at-least-once")),
+            ("x-overflow", long("reject-publish")),
+        ]),
+        // At-least-once would keep for ever what a group that is gone can't take any more.
+        Lifetime::Temporary => table([
+            ("x-queue-type", long("classic")),
+            ("x-message-ttl", millis),
+            ("x-dead-letter-exchange", long("")),
+        ]),
+    }
+}
+
+/// The class of a delay, in milliseconds: the delay itself, rounded up by at most an eighth.
+fn class(delay: Duration) -> u64 {
+    let millis = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    let millis = millis.clamp(SHORTEST, LONGEST);
+    let step = 1 << (millis.ilog2() - 3);
+    millis.div_ceil(step) * step
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_round_up_by_an_eighth_at_most() {
+        for millis in (1..5_000).chain([86_400_000, 2_500_000_000]) {
+            let class = class(Duration::from_millis(millis));
+            assert!(
+                class >= millis && class <= (millis + millis / 8 + 1).max(SHORTEST),
+                "{millis}"
+            );
+        }
+    }
+
+    #[test]
+    fn should_have_few_classes() {
+        let classes: HashSet<u64> =
+            (1..100_000).map(|millis| class(Duration::from_millis(millis))).collect();
+        assert!(classes.len() <= 8 * 15, "{}", classes.len());
+    }
+}

@@ -1,0 +1,105 @@
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use aios_core::{broker::BrokerError, event::Event};
+use tokio::sync::Notify;
+
+use super::{session::Session, settle::Copy};
+
+/// What a subscription was sent and its user has not asked for, at most its prefetch.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    /// Told when the user drops the subscription.
+    dropped: Notify,
+}
+
+/// An event that arrived on a session.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) event: Event,
+    pub(super) session: Arc<Session>,
+    pub(super) copy: Copy,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    arrivals: VecDeque<Result<Arrival, BrokerError>>,
+    waker: Option<Waker>,
+    ended: bool,
+}
+
+impl Inbox {
+    /// Adds what arrived, unless it has ended.
+    pub(super) fn push(&self, arrivals: &mut Vec<Arrival>) {
+        let mut state = self.state();
+        if state.ended {
+            return;
+        }
+        state.arrivals.extend(arrivals.drain(..).map(Ok));
+        wake(state);
+    }
+
+    /// Tells the user of something that went wrong.
+    pub(super) fn report(&self, error: BrokerError) {
+        let mut state = self.state();
+        if !state.ended && state.arrivals.is_empty() {
+            state.arrivals.push_back(Err(error));
+        }
+        wake(state);
+    }
+
+    /// Forgets what arrived on a session that is dead: the server delivers it again.
+    pub(super) fn forget(&self) {
+        self.state().arrivals.clear();
+    }
+
+    /// Ends the stream, and returns what nobody will ask for.
+    pub(super) fn end(&self) -> Vec<Arrival> {
+        let mut state = self.state();
+        state.ended = true;
+        let rest = state.arrivals.drain(..).filter_map(Result::ok).collect();
+        wake(state);
+        rest
+    }
+
+    pub(super) fn poll(
+        &self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Arrival, BrokerError>>> {
+        let mut state = self.state();
+        if let Some(arrival) = state.arrivals.pop_front() {
+            return Poll::Ready(Some(arrival));
+        }
+        if state.ended {
+            return Poll::Ready(None);
+        }
+        state.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// The user dropped the subscription.
+    pub(super) fn close(&self) {
+        self.dropped.notify_one();
+    }
+
+    /// Completes when the user has dropped the subscription.
+    pub(super) async fn dropped(&self) {
+        self.dropped.notified().await;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wake(mut state: MutexGuard<'_, State>) {
+    let waker = state.waker.take();
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

@@ -1,0 +1,233 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{broker::BrokerError, clock::ClockExt};
+use futures_util::{
+    StreamExt,
+    future::{Either, select},
+};
+use lapin::{Channel, Connection, ConnectionBuilder, ConnectionProperties, Event, runtime};
+use tokio::sync::watch;
+
+use super::{
+    RabbitMqOptions,
+    error::within,
+    health::{Part, Reporter},
+    options::Target,
+};
+use crate::chance::Chance;
+
+/// How often a connection's state is looked at even if nothing was reported.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// One connection to the server, replaced by its supervisor whenever it dies.
+///
+/// lapin's own recovery is off: it can leave a consumer silent.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) options: Arc<RabbitMqOptions>,
+    state: watch::Sender<State>,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Down,
+    Up(Arc<Connection>),
+    Closed,
+}
+
+impl Link {
+    /// Connects, again and again until the options' deadline, and supervises from then on.
+    pub(super) async fn connect(
+        options: Arc<RabbitMqOptions>,
+        target: Target,
+        part: Part,
+        reporter: Arc<Reporter>,
+    ) -> Result<Arc<Self>, BrokerError> {
+        let link = Arc::new(Self { options, state: watch::Sender::new(State::Down) });
+        let supervisor = Supervisor::new(Arc::clone(&link), target, part, reporter);
+        let connection = supervisor.first_connection().await?;
+        link.state.send_replace(State::Up(Arc::clone(&connection)));
+        tokio::spawn(supervisor.run(connection));
+        Ok(link)
+    }
+
+    /// The connection, waiting for one if need be.
+    pub(super) async fn connection(&self) -> Result<Arc<Connection>, BrokerError> {
+        let mut state = self.state.subscribe();
+        let current = state.wait_for(|state| !matches!(state, State::Down)).await;
+        match current.as_deref() {
+            Ok(State::Up(connection)) => Ok(Arc::clone(connection)),
+            Ok(State::Down | State::Closed) | Err(_) => Err(BrokerError::Closed),
+        }
+    }
+
+    /// Opens a channel, for which there must be a connection within the operation timeout.
+    pub(super) async fn channel(&self) -> Result<(Arc<Connection>, Channel), BrokerError> {
+        let (clock, after) = (&*self.options.clock, self.options.operation_timeout);
+        let connection = match select(std::pin::pin!(self.connection()), clock.sleep(after)).await {
+            Either::Left((connection, _)) => connection?,
+            Either::Right(_) => {
+                return Err(BrokerError::Timeout { operation: "become reachable", after });
+            }
+        };
+        let channel = within(clock, after, "open a channel", connection.create_channel()).await?;
+        Ok((connection, channel))
+    }
+
+    /// Completes when this connection is no longer the current one.
+    pub(super) async fn lost(&self, connection: &Arc<Connection>) {
+        let mut state = self.state.subscribe();
+        let other = |state: &State| match state {
+            State::Up(current) => !Arc::ptr_eq(current, connection),
+            State::Down | State::Closed => true,
+        };
+        // An error means that the link is gone, and its connection with it.
+        state.wait_for(other).await.map(drop).unwrap_or_default();
+    }
+
+    /// Disconnects for good, without waiting.
+    pub(super) fn shut(&self) {
+        self.state.send_replace(State::Closed);
+    }
+
+    /// Completes when the link is closed.
+    async fn closed(&self) {
+        let mut state = self.state.subscribe();
+        // An error means that the link is gone.
+        state.wait_for(|state| matches!(state, State::Closed)).await.map(drop).unwrap_or_default();
+    }
+
+    /// Disconnects for good.
+    pub(super) async fn close(&self) {
+        let State::Up(connection) = self.state.send_replace(State::Closed) else { return };
+        let (clock, after) = (&*self.options.clock, self.options.operation_timeout);
+        let closing = connection.close(200, "closed by its user".into());
+        // Whether or not the server answers, the connection is not used any more.
+        within(clock, after, "close the connection", closing).await.unwrap_or_default();
+    }
+}
+
+struct Supervisor {
+    link: Arc<Link>,
+    target: Target,
+    part: Part,
+    reporter: Arc<Reporter>,
+    chance: Chance,
+}
+
+impl Supervisor {
+    fn new(link: Arc<Link>, target: Target, part: Part, reporter: Arc<Reporter>) -> Self {
+        Self { link, target, part, reporter, chance: Chance::seeded() }
+    }
+
+    async fn first_connection(&self) -> Result<Arc<Connection>, BrokerError> {
+        let (clock, after) = (&self.link.options.clock, self.link.options.connect_deadline);
+        let deadline = clock.now() + after;
+        for attempt in 1.. {
+            let error = match self.attempt().await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
+            };
+            let pause = self.pause(attempt);
+            if clock.now() + pause >= deadline || is_final(&error) {
+                return Err(error);
+            }
+            clock.sleep(pause).await;
+        }
+        Err(BrokerError::Timeout { operation: "accept a connection", after })
+    }
+
+    async fn run(self, mut connection: Arc<Connection>) {
+        loop {
+            self.reporter.up(self.part);
+            let cause = {
+                let (closed, watch) = (self.link.closed(), self.watch(&connection));
+                match select(std::pin::pin!(watch), std::pin::pin!(closed)).await {
+                    Either::Left((cause, _)) => cause,
+                    Either::Right(_) => return,
+                }
+            };
+            let open = self.link.state.send_if_modified(|state| {
+                let open = !matches!(state, State::Closed);
+                if open {
+                    *state = State::Down;
+                }
+                open
+            });
+            drop(connection);
+            if !open {
+                return;
+            }
+            self.reporter.down(self.part, self.link.options.clock.now(), &cause);
+            match self.reconnect().await {
+                Some(next) => connection = next,
+                None => return,
+            }
+        }
+    }
+
+    /// Completes with the cause when the connection is dead.
+    async fn watch(&self, connection: &Connection) -> String {
+        let mut events = Box::pin(connection.events_listener());
+        let mut cause = "the connection was lost".to_owned();
+        while connection.status().connected() {
+            let look = self.link.options.clock.sleep(LOOK);
+            match select(events.next(), look).await {
+                Either::Left((Some(Event::Error(error)), _)) => cause = error.to_string(),
+                Either::Left((Some(Event::ConnectionBlocked(reason)), _)) => {
+                    self.reporter.blocked(self.part, self.link.options.clock.now(), &reason);
+                }
+                Either::Left((Some(Event::ConnectionUnblocked), _)) => self.reporter.up(self.part),
+                Either::Left((Some(_), _)) | Either::Right(_) => {}
+                Either::Left((None, _)) => return cause,
+            }
+        }
+        cause
+    }
+
+    /// Tries until there is a connection; `None` if the link was closed meanwhile.
+    async fn reconnect(&self) -> Option<Arc<Connection>> {
+        for attempt in 1.. {
+            if let Ok(connection) = self.attempt().await {
+                let next = State::Up(Arc::clone(&connection));
+                let open = self.link.state.send_if_modified(|state| {
+                    let open = !matches!(state, State::Closed);
+                    if open {
+                        *state = next;
+                    }
+                    open
+                });
+                return open.then_some(connection);
+            }
+            let closed = std::pin::pin!(self.link.closed());
+            let pause = self.link.options.clock.sleep(self.pause(attempt));
+            if let Either::Left(_) = select(closed, pause).await {
+                return None;
+            }
+        }
+        None
+    }
+
+    async fn attempt(&self) -> Result<Arc<Connection>, BrokerError> {
+        let options = &self.link.options;
+        let name = format!("{} ({})", self.target.name, self.part.name());
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let builder = ConnectionBuilder::new_with_runtime(
+            runtime::default_runtime().map_err(|error| super::error::backend("start", error))?,
+        )
+        .with_uri(self.target.uri.clone())
+        .with_tls_config(self.target.tls.clone())
+        .with_properties(properties);
+        let (clock, after) = (&*options.clock, options.operation_timeout);
+        within(clock, after, "accept a connection", builder.connect()).await.map(Arc::new)
+    }
+
+    fn pause(&self, attempt: u32) -> Duration {
+        self.link.options.reconnect.delay_after(attempt, self.chance.next()).unwrap_or(LOOK)
+    }
+}
+
+/// Whether trying again can't help: the server refused the user.
+fn is_final(error: &BrokerError) -> bool {
+    !error.is_retryable()
+}

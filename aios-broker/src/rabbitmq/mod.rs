@@ -1,0 +1,199 @@
+//! A broker on RabbitMQ 3.10 and later: moves events between processes and machines.
+//!
+//! All events go through one topic exchange. A group or mailbox is a quorum queue with a queue for
+//! its dead letters; events that are retried wait in hold queues. Publishing and consuming have a
+//! connection each, which a supervisor replaces when it dies; so are channels and consumers.
+
+mod confirm;
+mod consume;
+mod dead_letter;
+mod error;
+mod headers;
+mod health;
+mod hold;
+mod inbox;
+mod link;
+mod options;
+mod publish;
+mod session;
+mod settle;
+mod subscribe;
+mod topology;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use aios_core::{
+    broker::{
+        Address, Broker, BrokerError, DeadLetters, Deliveries, HealthWatch, Publish, Subscription,
+    },
+    clock::ClockExt,
+};
+use async_trait::async_trait;
+use futures_util::future::{Either, join, select};
+use tokio::sync::watch;
+
+pub use self::options::RabbitMqOptions;
+use self::{
+    consume::Consuming,
+    dead_letter::RabbitMqDeadLetters,
+    health::{Part, Reporter},
+    hold::Hold,
+    inbox::Inbox,
+    link::Link,
+    publish::Publisher,
+    session::Session,
+    settle::Settling,
+    subscribe::Subscribed,
+};
+use crate::chance::Chance;
+
+/// A broker on a RabbitMQ server or cluster.
+///
+/// # Guarantees
+///
+/// - `Ok` from publishing means that the server has confirmed the event: a quorum of its nodes has
+///   written it. When the connection dies first, the answer is
+///   [`Uncertain`](BrokerError::Uncertain) at once.
+/// - Every await ends within a timeout of the options. Lost connections, channels and consumers
+///   are replaced for as long as the broker is open.
+/// - An acknowledgement returns when it is on its way; AMQP has no answer to it. If it is lost, the
+///   event comes again. [`close`](Broker::close) waits until the server has handled them.
+pub struct RabbitMqBroker {
+    publishing: Arc<Link>,
+    consuming: Arc<Link>,
+    publisher: Arc<Publisher>,
+    hold: Arc<Hold>,
+    reporter: Arc<Reporter>,
+    draining: watch::Sender<bool>,
+    /// Each subscription's task has a receiver.
+    subscriptions: watch::Sender<()>,
+}
+
+impl RabbitMqBroker {
+    /// Connects to `amqp[s]://user:password@host:port/vhost` with the default options.
+    ///
+    /// # Errors
+    ///
+    /// See [`connect_with`](Self::connect_with).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling leaves nothing behind.
+    pub async fn connect(url: &str) -> Result<Self, BrokerError> {
+        Self::connect_with(RabbitMqOptions::new(url)).await
+    }
+
+    /// Connects, trying again while the server is down until the options' deadline.
+    ///
+    /// Must be called within a tokio runtime, which then runs the broker's tasks.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError::InvalidConfiguration`] for options that make no sense; otherwise why the last
+    /// attempt failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling leaves nothing behind.
+    pub async fn connect_with(options: RabbitMqOptions) -> Result<Self, BrokerError> {
+        let target = options.resolve()?;
+        let (options, reporter) = (Arc::new(options), Arc::new(Reporter::new()));
+        let link =
+            |part| Link::connect(Arc::clone(&options), target.clone(), part, Arc::clone(&reporter));
+        let (publishing, consuming) = join(link(Part::Publishing), link(Part::Consuming)).await;
+        let (publishing, consuming) = (publishing?, consuming?);
+        Ok(Self {
+            publisher: Arc::new(Publisher::start(Arc::clone(&publishing))),
+            publishing,
+            consuming,
+            hold: Arc::default(),
+            reporter,
+            draining: watch::Sender::new(false),
+            subscriptions: watch::Sender::new(()),
+        })
+    }
+
+    /// A crash in between attempts is no attempt, but the server counts it.
+    fn check_limit(&self, subscription: &Subscription) -> Result<(), BrokerError> {
+        let (limit, attempts) =
+            (self.consuming.options.delivery_limit, subscription.retry.max_attempts);
+        if attempts > limit {
+            let reason = format!("{attempts} attempts need a delivery limit above {limit}");
+            return Err(BrokerError::InvalidConfiguration { reason });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Broker for RabbitMqBroker {
+    async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
+        match self.reporter.check_publishing() {
+            Ok(()) => self.publisher.publish(batch).await,
+            Err(error) => vec![Err(error); batch.len()],
+        }
+    }
+
+    async fn subscribe(&self, subscription: Subscription) -> Result<Deliveries, BrokerError> {
+        subscription.validate()?;
+        self.check_limit(&subscription)?;
+        if *self.draining.borrow() {
+            return Err(BrokerError::Closed);
+        }
+        let first = Session::open(&self.consuming, &subscription).await?;
+        let (link, publisher) = (Arc::clone(&self.consuming), Arc::clone(&self.publisher));
+        let (hold, chance) = (Arc::clone(&self.hold), Chance::seeded());
+        let settling = Arc::new(Settling { link, publisher, hold, chance, subscription });
+        let inbox = Arc::new(Inbox::default());
+        let task = Consuming {
+            settling: Arc::clone(&settling),
+            inbox: Arc::clone(&inbox),
+            draining: self.draining.subscribe(),
+            _alive: self.subscriptions.subscribe(),
+        };
+        tokio::spawn(task.run(first));
+        Ok(Deliveries::new(Subscribed { inbox, settling }))
+    }
+
+    async fn dead_letters(&self, address: &Address) -> Result<Box<dyn DeadLetters>, BrokerError> {
+        self.reporter.check_publishing()?;
+        let letters = RabbitMqDeadLetters::open(&self.consuming, &self.publisher, address).await?;
+        Ok(Box::new(letters))
+    }
+
+    fn health(&self) -> HealthWatch {
+        self.reporter.watch()
+    }
+
+    async fn close(&self, deadline: Duration) -> Result<(), BrokerError> {
+        self.draining.send_replace(true);
+        let expired = self.consuming.options.clock.sleep(deadline);
+        let drained = match select(std::pin::pin!(self.subscriptions.closed()), expired).await {
+            Either::Left(_) => Ok(()),
+            Either::Right(_) => {
+                let operation = "see every delivery settled";
+                Err(BrokerError::Timeout { operation, after: deadline })
+            }
+        };
+        self.reporter.closed();
+        join(self.consuming.close(), self.publishing.close()).await;
+        drained
+    }
+}
+
+/// Disconnects at once; what is in hand comes again.
+impl Drop for RabbitMqBroker {
+    fn drop(&mut self) {
+        self.consuming.shut();
+        self.publishing.shut();
+    }
+}
+
+impl fmt::Debug for RabbitMqBroker {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RabbitMqBroker")
+            .field("options", &self.publishing.options)
+            .finish_non_exhaustive()
+    }
+}

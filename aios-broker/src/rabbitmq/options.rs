@@ -1,0 +1,245 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use aios_core::{
+    broker::BrokerError,
+    clock::{Clock, SystemClock},
+    retry::RetryPolicy,
+};
+use lapin::{
+    tcp::{OwnedIdentity, OwnedTLSConfig},
+    uri::{AMQPScheme, AMQPUri},
+};
+
+/// Longest prefix of the names of queues and exchanges, in bytes.
+const MAX_PREFIX: usize = 20;
+
+/// How a [`RabbitMqBroker`](super::RabbitMqBroker) connects and behaves.
+///
+/// Printing it shows no password and no key.
+#[derive(Clone)]
+pub struct RabbitMqOptions {
+    url: String,
+    tls: OwnedTLSConfig,
+    name: String,
+    heartbeat: Duration,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) prefix: String,
+    pub(super) connect_deadline: Duration,
+    pub(super) publish_timeout: Duration,
+    pub(super) operation_timeout: Duration,
+    pub(super) watchdog: Duration,
+    pub(super) reconnect: RetryPolicy,
+    pub(super) confirm_window: usize,
+    pub(super) max_event_bytes: usize,
+    pub(super) delivery_limit: u32,
+}
+
+impl RabbitMqOptions {
+    /// Connects to `amqp[s]://user:password@host:port/vhost`, which is parsed when connecting.
+    ///
+    /// The defaults: 30 s until connecting or publishing gives up, 10 s for any other answer of the
+    /// server, heartbeats every 10 s, 1,000 events on their way at once, 16 MiB an event (what
+    /// RabbitMQ 4 takes by default), 100 deliveries without a settlement.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            tls: OwnedTLSConfig::default(),
+            name: "aios".to_owned(),
+            heartbeat: Duration::from_secs(10),
+            clock: Arc::new(SystemClock),
+            prefix: "aios".to_owned(),
+            connect_deadline: Duration::from_secs(30),
+            publish_timeout: Duration::from_secs(30),
+            operation_timeout: Duration::from_secs(10),
+            watchdog: Duration::from_secs(30),
+            reconnect: RetryPolicy::new()
+                .with_max_attempts(0)
+                .with_delays(Duration::from_millis(100), Duration::from_secs(3)),
+            confirm_window: 1000,
+            max_event_bytes: 16 << 20,
+            delivery_limit: 100,
+        }
+    }
+
+    /// Trusts the certificates of this authority, in PEM, besides those of the system.
+    #[must_use]
+    pub fn with_ca_certificates(mut self, pem: impl Into<String>) -> Self {
+        self.tls.cert_chain = Some(pem.into());
+        self
+    }
+
+    /// Shows this certificate to the server; certificate and PKCS #8 key in PEM.
+    #[must_use]
+    pub fn with_client_certificate(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        let (pem, key) = (certificate.into(), key.into());
+        self.tls.identity = Some(OwnedIdentity::PKCS8 { pem, key });
+        self
+    }
+
+    /// Sets the name under which the server lists the connections.
+    #[must_use]
+    pub fn with_connection_name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets how long the server may be silent before the connection counts as dead, in whole
+    /// seconds from 1 to 65,535.
+    #[must_use]
+    pub fn with_heartbeat(mut self, heartbeat: Duration) -> Self {
+        self.heartbeat = heartbeat;
+        self
+    }
+
+    /// Sets the clock that deadlines and back-off follow; the server has its own.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets the prefix of the names of all queues and exchanges, 1 to 20 bytes. Brokers with
+    /// different prefixes on one server do not see each other.
+    #[must_use]
+    pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Sets how long connecting may take, all attempts together.
+    #[must_use]
+    pub fn with_connect_deadline(mut self, deadline: Duration) -> Self {
+        self.connect_deadline = deadline;
+        self
+    }
+
+    /// Sets how long publishing may take, waiting for room and for a connection included.
+    #[must_use]
+    pub fn with_publish_timeout(mut self, timeout: Duration) -> Self {
+        self.publish_timeout = timeout;
+        self
+    }
+
+    /// Sets how long the server may take for any other answer.
+    #[must_use]
+    pub fn with_operation_timeout(mut self, timeout: Duration) -> Self {
+        self.operation_timeout = timeout;
+        self
+    }
+
+    /// Sets how often a silent subscription is checked for events that it should have got.
+    #[must_use]
+    pub fn with_watchdog(mut self, interval: Duration) -> Self {
+        self.watchdog = interval;
+        self
+    }
+
+    /// Sets the pauses between attempts to reconnect; the number of attempts is ignored.
+    #[must_use]
+    pub fn with_reconnect(mut self, policy: RetryPolicy) -> Self {
+        self.reconnect = policy.with_max_attempts(0);
+        self
+    }
+
+    /// Sets how many events may wait for their confirm at once, from 1.
+    #[must_use]
+    pub fn with_confirm_window(mut self, events: usize) -> Self {
+        self.confirm_window = events;
+        self
+    }
+
+    /// Sets how large an event may be, in bytes of its envelope. It must not exceed the server's
+    /// own limit, which would close the channel.
+    #[must_use]
+    pub fn with_max_event_bytes(mut self, bytes: usize) -> Self {
+        self.max_event_bytes = bytes;
+        self
+    }
+
+    /// Sets how often the server delivers an event whose consumer dies with it before it becomes a
+    /// dead letter. Must not be below the attempts of any subscription's retry policy, and cannot
+    /// be changed for a group that exists.
+    #[must_use]
+    pub fn with_delivery_limit(mut self, deliveries: u32) -> Self {
+        self.delivery_limit = deliveries;
+        self
+    }
+
+    /// Checks everything and parses the URL.
+    pub(super) fn resolve(&self) -> Result<Target, BrokerError> {
+        let invalid =
+            |reason: &str| BrokerError::InvalidConfiguration { reason: reason.to_owned() };
+        let mut uri: AMQPUri =
+            self.url.parse().map_err(|reason: String| invalid(&format!("the URL: {reason}")))?;
+        let seconds = u16::try_from(self.heartbeat.as_secs()).unwrap_or_default();
+        if seconds == 0 {
+            return Err(invalid("a heartbeat has 1 to 65,535 seconds"));
+        }
+        if self.confirm_window == 0 || self.delivery_limit == 0 || self.max_event_bytes == 0 {
+            return Err(invalid("window, delivery limit and size of events begin at 1"));
+        }
+        if self.prefix.is_empty() || self.prefix.len() > MAX_PREFIX {
+            return Err(invalid("a prefix has 1 to 20 bytes"));
+        }
+        if self.tls != OwnedTLSConfig::default() && uri.scheme != AMQPScheme::AMQPS {
+            return Err(invalid("certificates need the scheme amqps"));
+        }
+        uri.query.heartbeat = uri.query.heartbeat.or(Some(seconds));
+        let millis = u64::try_from(self.operation_timeout.as_millis()).unwrap_or(u64::MAX);
+        uri.query.connection_timeout = uri.query.connection_timeout.or(Some(millis));
+        Ok(Target { uri, tls: self.tls.clone(), name: self.name.clone() })
+    }
+}
+
+/// Where to connect to, checked.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) uri: AMQPUri,
+    pub(super) tls: OwnedTLSConfig,
+    pub(super) name: String,
+}
+
+impl fmt::Debug for RabbitMqOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = self.url.rsplit('@').next().unwrap_or_default();
+        formatter
+            .debug_struct("RabbitMqOptions")
+            .field("host", &host)
+            .field("name", &self.name)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_print_no_secret() {
+        let options = RabbitMqOptions::new("amqp://user:s3cret@localhost:5672/%2f")
+            .with_client_certificate("certificate", "s3cret");
+        assert!(!format!("{options:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn should_refuse_what_makes_no_sense() {
+        let valid = RabbitMqOptions::new("amqp://localhost");
+        assert!(valid.resolve().is_ok());
+        for options in [
+            RabbitMqOptions::new("http://localhost"),
+            valid.clone().with_heartbeat(Duration::ZERO),
+            valid.clone().with_confirm_window(0),
+            valid.clone().with_prefix("x".repeat(21)),
+            valid.clone().with_ca_certificates("pem"),
+        ] {
+            let error = options.resolve().err().unwrap();
+            assert_eq!(error.code(), "INVALID_BROKER_CONFIGURATION");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_core::{
+    broker::{BrokerError, Publish},
+    clock::ClockExt,
+};
+use futures_util::future::{Either, select};
+use lapin::{BasicProperties, types::FieldTable};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::{
+    confirm::Confirming,
+    headers::{add_key, short},
+    link::Link,
+    topology,
+};
+
+/// Persistent delivery (AMQP 0-9-1, basic properties).
+const PERSISTENT: u8 = 2;
+
+/// An event on its way to the server.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) exchange: String,
+    pub(super) routing_key: String,
+    pub(super) body: Vec<u8>,
+    pub(super) properties: BasicProperties,
+    /// Whether being routed nowhere is an error.
+    pub(super) require_route: bool,
+}
+
+impl Outgoing {
+    /// An event for the queue with this name.
+    pub(super) fn to_queue(queue: &str, body: Vec<u8>, id: &str, headers: FieldTable) -> Self {
+        Self {
+            exchange: String::new(),
+            routing_key: queue.to_owned(),
+            body,
+            properties: properties(id, headers),
+            require_route: true,
+        }
+    }
+}
+
+/// Events of one call that share one room in the window, and their answers.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) items: Vec<(usize, Outgoing)>,
+    pub(super) permits: OwnedSemaphorePermit,
+    pub(super) answers: Arc<Answers>,
+}
+
+/// The answers of one call, as they come in.
+#[derive(Debug)]
+pub(super) struct Answers {
+    list: Mutex<Vec<Option<Result<(), BrokerError>>>>,
+    missing: AtomicUsize,
+    complete: Notify,
+}
+
+impl Answers {
+    fn new(count: usize) -> Self {
+        let list = Mutex::new(vec![None; count]);
+        Self { list, missing: AtomicUsize::new(count), complete: Notify::new() }
+    }
+
+    pub(super) fn set(&self, index: usize, answer: Result<(), BrokerError>) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot @ None) = list.get_mut(index) {
+            *slot = Some(answer);
+            if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.complete.notify_one();
+            }
+        }
+    }
+
+    /// Answers what was not answered, so that later answers come too late.
+    fn finish(&self, rest: &BrokerError) -> Vec<Result<(), BrokerError>> {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        self.missing.store(0, Ordering::Release);
+        list.iter_mut().map(|slot| slot.get_or_insert_with(|| Err(rest.clone())).clone()).collect()
+    }
+
+    /// Whether anybody still waits for them.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.missing.load(Ordering::Acquire) > 0
+    }
+
+    async fn completed(&self) {
+        while self.are_awaited() {
+            self.complete.notified().await;
+        }
+    }
+}
+
+/// Publishes with confirms, many at a time.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    link: Arc<Link>,
+    window: Arc<Semaphore>,
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Publisher {
+    pub(super) fn start(link: Arc<Link>) -> Self {
+        let window = link.options.confirm_window.min(Semaphore::MAX_PERMITS);
+        let (jobs, receiver) = mpsc::channel(window);
+        tokio::spawn(Confirming::new(Arc::clone(&link), receiver).run());
+        Self { link, window: Arc::new(Semaphore::new(window)), jobs }
+    }
+
+    /// Publishes a user's events.
+    pub(super) async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
+        let encoded = batch.into_iter().map(|publish| self.encode(publish)).collect();
+        self.send(encoded).await
+    }
+
+    /// Publishes one event that is encoded already.
+    pub(super) async fn publish_one(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
+        self.send(vec![Ok(outgoing)]).await.pop().unwrap_or(Err(BrokerError::Uncertain))
+    }
+
+    async fn send(
+        &self,
+        encoded: Vec<Result<Outgoing, BrokerError>>,
+    ) -> Vec<Result<(), BrokerError>> {
+        let answers = Arc::new(Answers::new(encoded.len()));
+        let mut items = Vec::with_capacity(encoded.len());
+        for (index, outgoing) in encoded.into_iter().enumerate() {
+            match outgoing {
+                Ok(outgoing) => items.push((index, outgoing)),
+                Err(error) => answers.set(index, Err(error)),
+            }
+        }
+        let sending = async {
+            self.enqueue(items, &answers).await?;
+            answers.completed().await;
+            Ok(())
+        };
+        let after = self.link.options.publish_timeout;
+        let expired = self.link.options.clock.sleep(after);
+        let rest = match select(std::pin::pin!(sending), expired).await {
+            Either::Left((Ok(()), _)) => BrokerError::Uncertain,
+            Either::Left((Err(error), _)) => error,
+            Either::Right(_) => timeout(after),
+        };
+        answers.finish(&rest)
+    }
+
+    /// Hands events over in pieces that fit into the window.
+    async fn enqueue(
+        &self,
+        mut items: Vec<(usize, Outgoing)>,
+        answers: &Arc<Answers>,
+    ) -> Result<(), BrokerError> {
+        let most = self.link.options.confirm_window.div_ceil(4).min(u32::MAX as usize);
+        while !items.is_empty() {
+            let rest = items.split_off(items.len().min(most));
+            let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
+            let permits = Arc::clone(&self.window).acquire_many_owned(count).await;
+            let permits = permits.map_err(|_| BrokerError::Closed)?;
+            let job = Job { items, permits, answers: Arc::clone(answers) };
+            self.jobs.send(job).await.map_err(|_| BrokerError::Closed)?;
+            items = rest;
+        }
+        Ok(())
+    }
+
+    fn encode(&self, publish: Publish) -> Result<Outgoing, BrokerError> {
+        let Publish { event, to, require_route } = publish;
+        let body = event.to_json().map_err(|source| BrokerError::Backend {
+            backend: "RabbitMQ",
+            operation: "encode an event",
+            retryable: false,
+            source: Arc::new(source),
+        })?;
+        let (bytes, limit) = (body.len(), self.link.options.max_event_bytes);
+        if bytes > limit {
+            return Err(BrokerError::TooLarge { bytes, limit });
+        }
+        let mut headers = FieldTable::default();
+        if let Some(mailbox) = &to {
+            add_key(&mut headers, topology::mailbox_key(mailbox));
+        }
+        Ok(Outgoing {
+            exchange: topology::exchange(&self.link.options.prefix),
+            routing_key: event.event_type.as_str().to_owned(),
+            body: body.into_bytes(),
+            properties: properties(&event.id.to_string(), headers),
+            require_route,
+        })
+    }
+}
+
+fn properties(id: &str, headers: FieldTable) -> BasicProperties {
+    BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_delivery_mode(PERSISTENT)
+        .with_message_id(short(id))
+        .with_headers(headers)
+}
+
+fn timeout(after: Duration) -> BrokerError {
+    BrokerError::Timeout { operation: "confirm the event", after }
+}

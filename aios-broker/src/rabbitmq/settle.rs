@@ -1,0 +1,175 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_core::broker::{BrokerError, Poison, Settle, Settlement, Subscription};
+use async_trait::async_trait;
+use lapin::{message::Delivery, types::FieldTable};
+
+use super::{
+    headers::Trials,
+    hold::Hold,
+    link::Link,
+    publish::{Outgoing, Publisher},
+    session::Session,
+    topology,
+};
+use crate::chance::Chance;
+
+/// What the settlements of one subscription need.
+#[derive(Debug)]
+pub(super) struct Settling {
+    pub(super) link: Arc<Link>,
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) hold: Arc<Hold>,
+    pub(super) chance: Chance,
+    pub(super) subscription: Subscription,
+}
+
+/// A delivery that a handler has.
+#[derive(Debug)]
+pub(super) struct InHand {
+    settling: Arc<Settling>,
+    session: Arc<Session>,
+    copy: Copy,
+    settled: bool,
+}
+
+/// The event as the server sent it.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) tag: u64,
+    pub(super) id: String,
+    pub(super) body: Vec<u8>,
+    pub(super) trials: Trials,
+}
+
+impl Copy {
+    pub(super) fn new(delivery: Delivery) -> Self {
+        let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
+        Self {
+            tag: delivery.delivery_tag,
+            id: id.unwrap_or_default(),
+            trials: Trials::read(&delivery.properties),
+            body: delivery.data,
+        }
+    }
+}
+
+impl InHand {
+    pub(super) fn new(settling: Arc<Settling>, session: Arc<Session>, copy: Copy) -> Self {
+        session.enter();
+        Self { settling, session, copy, settled: false }
+    }
+
+    async fn apply(&mut self, settlement: Settlement) -> Result<(), BrokerError> {
+        match settlement {
+            Settlement::Ack => self.session.ack(self.copy.tag),
+            Settlement::Release if self.is_returned_too_often() => self.refresh().await,
+            Settlement::Release => self.session.nack(self.copy.tag),
+            Settlement::DeadLetter { reason } => self.give_up(reason).await,
+            Settlement::Retry { after, reason } => {
+                let attempt = self.copy.trials.failures.saturating_add(1);
+                let chance = self.settling.chance.next();
+                match self.settling.subscription.retry.delay_after(attempt, chance) {
+                    Some(delay) => self.retry(after.unwrap_or(delay)).await,
+                    None => self.give_up(reason).await,
+                }
+            }
+        }
+    }
+
+    /// Whether the server would soon count the event as poison although nothing failed: before
+    /// RabbitMQ 4.3, releases are counted as deliveries in vain.
+    fn is_returned_too_often(&self) -> bool {
+        self.copy.trials.returns.saturating_mul(2) >= self.settling.link.options.delivery_limit
+    }
+
+    /// Puts a copy with a fresh count at the end of the queue.
+    async fn refresh(&mut self) -> Result<(), BrokerError> {
+        self.replace(String::new(), self.queue()).await
+    }
+
+    async fn retry(&mut self, delay: Duration) -> Result<(), BrokerError> {
+        let now = self.settling.link.options.clock.now();
+        self.copy.trials.failures = self.copy.trials.failures.saturating_add(1);
+        self.copy.trials.first_failure.get_or_insert(now);
+        let Settling { hold, link, subscription, .. } = &*self.settling;
+        match hold.exchange(link, delay, subscription.lifetime).await {
+            Ok(exchange) => {
+                let replaced = self.replace(exchange, self.queue()).await;
+                if replaced.is_err() {
+                    // Somebody may have deleted it.
+                    self.settling.hold.forget();
+                }
+                replaced
+            }
+            Err(error) => self.give_back(error),
+        }
+    }
+
+    async fn give_up(&mut self, reason: String) -> Result<(), BrokerError> {
+        if self.settling.subscription.poison == Poison::Discard {
+            return self.session.ack(self.copy.tag);
+        }
+        let now = self.settling.link.options.clock.now();
+        self.copy.trials.failures = self.copy.trials.failures.saturating_add(1);
+        self.copy.trials.first_failure.get_or_insert(now);
+        self.copy.trials.reason = Some(reason);
+        let Settling { link, subscription, .. } = &*self.settling;
+        let dead = topology::dead_queue(&link.options.prefix, &subscription.address);
+        self.replace(String::new(), dead).await
+    }
+
+    /// Publishes a copy elsewhere, and acknowledges this one once the server has the other: a
+    /// crash in between leaves both.
+    async fn replace(&mut self, exchange: String, key: String) -> Result<(), BrokerError> {
+        let mut headers = FieldTable::default();
+        self.copy.trials.write(&mut headers);
+        let body = std::mem::take(&mut self.copy.body);
+        let mut outgoing = Outgoing::to_queue(&key, body, &self.copy.id, headers);
+        outgoing.exchange = exchange;
+        match self.settling.publisher.publish_one(outgoing).await {
+            Ok(()) => self.session.ack(self.copy.tag),
+            Err(error) => self.give_back(error),
+        }
+    }
+
+    /// Lets the event come again at once, since it could not be settled.
+    fn give_back(&self, cause: BrokerError) -> Result<(), BrokerError> {
+        self.session.nack(self.copy.tag)?;
+        Err(cause)
+    }
+
+    fn queue(&self) -> String {
+        let Settling { link, subscription, .. } = &*self.settling;
+        topology::queue(&link.options.prefix, &subscription.address)
+    }
+}
+
+#[async_trait]
+impl Settle for InHand {
+    async fn settle(mut self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
+        let settled = self.apply(settlement).await;
+        self.settled = true;
+        settled
+    }
+
+    fn release(self: Box<Self>) {
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if self.is_returned_too_often() => {
+                runtime.spawn(self.settle(Settlement::Release));
+            }
+            _ => drop(self),
+        }
+    }
+}
+
+/// What was not settled, or only half, goes back.
+impl Drop for InHand {
+    fn drop(&mut self) {
+        if !self.settled {
+            // If the channel is dead, the server has taken the event back already.
+            self.session.nack(self.copy.tag).unwrap_or_default();
+        }
+        self.session.leave();
+    }
+}

@@ -1,0 +1,45 @@
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use aios_core::broker::{BrokerError, Delivery};
+use futures_core::Stream;
+use tokio::task::coop::poll_proceed;
+
+use super::{
+    inbox::{Arrival, Inbox},
+    settle::{InHand, Settling},
+};
+
+/// The stream of a subscription. Dropping it ends the subscription.
+pub(super) struct Subscribed {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) settling: Arc<Settling>,
+}
+
+impl Stream for Subscribed {
+    type Item = Result<Delivery, BrokerError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let budget = ready!(poll_proceed(context));
+        let Some(arrival) = ready!(self.inbox.poll(context)) else { return Poll::Ready(None) };
+        budget.made_progress();
+        Poll::Ready(Some(arrival.map(|arrival| self.deliver(arrival))))
+    }
+}
+
+impl Subscribed {
+    fn deliver(&self, Arrival { event, session, copy }: Arrival) -> Delivery {
+        let attempt = copy.trials.failures.saturating_add(1);
+        let in_hand = InHand::new(Arc::clone(&self.settling), session, copy);
+        Delivery::new(event, attempt, Box::new(in_hand))
+    }
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}

@@ -1,0 +1,236 @@
+//! Private RabbitMQ servers: started from the installed programs on free ports, and removed with
+//! everything they wrote when the test's process ends, however it ends.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+/// Where Debian and Red Hat keep the server's programs; those on the `PATH` change the user.
+const FOLDER: &str = "/usr/lib/rabbitmq/bin";
+
+/// Attempts to start a server: another process may take a port.
+const ATTEMPTS: u32 = 5;
+
+/// Ends the server and removes its folder as soon as the test's process is gone, which closes the
+/// pipe that `cat` reads.
+const JANITOR: &str = r#"
+trap '' INT TERM HUP
+cat > /dev/null
+pid=$(cat "$1/pid" 2> /dev/null) && kill -9 "$pid"
+while [ -n "$pid" ] && kill -0 "$pid"; do sleep 0.05; done
+rm -rf "$1"
+"#;
+
+/// A server of one's own, one node.
+#[derive(Debug)]
+pub struct RabbitMqServer {
+    folder: PathBuf,
+    node: String,
+    port: u16,
+    settings: Vec<String>,
+    /// Its death tells the janitor to clean up.
+    janitor: Child,
+}
+
+impl RabbitMqServer {
+    /// Starts a server, or says that the test is skipped because RabbitMQ is not installed.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be started, or is not installed and `AIOS_REQUIRE_SERVICES` is `1`.
+    #[must_use]
+    pub fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// As [`start`](Self::start), with settings in the form of `rabbitmq.conf`.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    #[must_use]
+    pub fn start_with(settings: &[&str]) -> Option<Self> {
+        if !Path::new(FOLDER).join("rabbitmq-server").exists() {
+            crate::skip("RabbitMQ is not installed");
+            return None;
+        }
+        let (folder, node) = new_folder();
+        let janitor = janitor(&folder);
+        let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let mut server = Self { folder, node, port: 0, settings, janitor };
+        for _ in 0..ATTEMPTS {
+            server.port = free_port();
+            if server.try_start() {
+                return Some(server);
+            }
+            server.kill();
+        }
+        panic!("the server does not start: {}", server.log());
+    }
+
+    /// A server that the tests of one process share.
+    #[must_use]
+    pub fn shared() -> Option<&'static Self> {
+        static SHARED: OnceLock<Option<RabbitMqServer>> = OnceLock::new();
+        SHARED.get_or_init(Self::start).as_ref()
+    }
+
+    /// Where to connect to, as the user that is there from the start.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// The port on which it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Kills the server at once, as the loss of power would, except that the disk keeps its cache.
+    pub fn kill(&self) {
+        let Some(pid) = self.pid() else { return };
+        signal("-9", &pid);
+        while signal("-0", &pid) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        fs::remove_file(self.folder.join("pid")).ok();
+    }
+
+    /// Starts the server again, on the same port, after [`kill`](Self::kill).
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub fn revive(&self) {
+        let started = (0..ATTEMPTS).any(|_| self.try_start());
+        assert!(started, "the server does not start again: {}", self.log());
+    }
+
+    /// Stops the server's process as a debugger would: its sockets stay open, nothing answers.
+    pub fn pause(&self) {
+        signal("-STOP", &self.pid().unwrap_or_default());
+    }
+
+    /// Lets a paused server go on.
+    pub fn resume(&self) {
+        signal("-CONT", &self.pid().unwrap_or_default());
+    }
+
+    /// Runs `rabbitmqctl`, and returns what it prints.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    #[must_use]
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = self.run("rabbitmqctl", arguments);
+        let (out, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "rabbitmqctl {arguments:?}: {out}{errors}");
+        out.trim_end().to_owned()
+    }
+
+    fn try_start(&self) -> bool {
+        let config = self.folder.join("rabbitmq.conf");
+        let listen = format!("listeners.tcp.default = 127.0.0.1:{}", self.port);
+        let mut lines = vec![
+            listen.as_str(),
+            "log.console = true",
+            "log.file = false",
+            // Half a gigabyte, laid out beforehand, by default.
+            "raft.wal_max_size_bytes = 16777216",
+        ];
+        lines.extend(self.settings.iter().map(String::as_str));
+        fs::write(&config, lines.join("\n") + "\n").expect("writing the configuration");
+        let log = fs::File::create(self.folder.join("log")).expect("creating the log");
+        let mut command = self.command("rabbitmq-server");
+        command.stdin(Stdio::null()).stderr(log.try_clone().expect("sharing the log")).stdout(log);
+        // Signals from a terminal reach the test only.
+        command.process_group(0).spawn().expect("starting the server");
+        let pid = self.folder.join("pid").display().to_string();
+        self.run("rabbitmqctl", &["wait", "--timeout", "60", &pid]).status.success()
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        self.command(program).args(arguments).output().expect("running a program of the server")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let in_folder = |name: &str| self.folder.join(name);
+        let mut command = Command::new(Path::new(FOLDER).join(program));
+        command
+            .env("HOME", &self.folder)
+            .env("RABBITMQ_NODENAME", &self.node)
+            .env("RABBITMQ_DIST_PORT", (self.port.saturating_add(1)).to_string())
+            .env("RABBITMQ_CONFIG_FILE", in_folder("rabbitmq.conf"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", in_folder("advanced.config"))
+            .env("RABBITMQ_CONF_ENV_FILE", in_folder("environment"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", in_folder("plugins"))
+            .env("RABBITMQ_MNESIA_BASE", in_folder("data"))
+            .env("RABBITMQ_LOG_BASE", in_folder("logs"))
+            .env("RABBITMQ_PID_FILE", in_folder("pid"))
+            .env("LC_ALL", "C.UTF-8");
+        command
+    }
+
+    fn pid(&self) -> Option<String> {
+        fs::read_to_string(self.folder.join("pid")).ok().map(|pid| pid.trim().to_owned())
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for RabbitMqServer {
+    fn drop(&mut self) {
+        drop(self.janitor.stdin.take());
+        // Without it the folder stays, and nothing can be done about that here.
+        self.janitor.wait().ok();
+    }
+}
+
+/// A new folder, and the name of the node that lives there.
+fn new_folder() -> (PathBuf, String) {
+    static FOLDERS: AtomicU32 = AtomicU32::new(0);
+    let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("aios-rabbitmq-{}-{number}", std::process::id());
+    let folder = std::env::temp_dir().join(&name);
+    fs::create_dir_all(&folder).expect("creating the server's folder");
+    (folder, format!("{name}@localhost"))
+}
+
+fn janitor(folder: &Path) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", JANITOR, "janitor"]).arg(folder);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.process_group(0).spawn().expect("starting the janitor")
+}
+
+/// A port that is free, as is the next one, which the node's siblings would use.
+fn free_port() -> u16 {
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("finding a free port");
+        let port = listener.local_addr().expect("reading the port").port();
+        let next = port.checked_add(1).map(|next| TcpListener::bind(("127.0.0.1", next)));
+        if matches!(next, Some(Ok(_))) {
+            return port;
+        }
+    }
+}
+
+fn signal(signal: &str, pid: &str) -> bool {
+    let status = Command::new("kill").args([signal, pid]).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}

@@ -1,0 +1,56 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+use aios_core::{
+    broker::{Broker, BrokerError},
+    conformance::broker::{BrokerFixture, Capability},
+};
+use aios_tests::rabbitmq::RabbitMqServer;
+use async_trait::async_trait;
+
+/// Small, so that the suite need not publish megabytes to see one refused.
+const MAX_EVENT_BYTES: usize = 2 << 20;
+
+struct RabbitMqFixture(Option<&'static RabbitMqServer>);
+
+#[async_trait]
+impl BrokerFixture for RabbitMqFixture {
+    fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    async fn connect(&self) -> Result<Arc<dyn Broker>, BrokerError> {
+        let url = self.0.map(RabbitMqServer::url).unwrap();
+        let options = RabbitMqOptions::new(url)
+            .with_max_event_bytes(MAX_EVENT_BYTES)
+            .with_operation_timeout(Duration::from_secs(45));
+        Ok(Arc::new(RabbitMqBroker::connect_with(options).await?))
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the server has a clock of its own")]
+    async fn pass(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    async fn quiet(&self) {
+        self.pass(Duration::from_millis(300)).await;
+    }
+
+    async fn overdue(&self) {
+        self.pass(Duration::from_secs(60)).await;
+    }
+
+    fn delay(&self) -> Duration {
+        Duration::from_secs(2)
+    }
+
+    fn too_many_bytes(&self) -> usize {
+        MAX_EVENT_BYTES + 1
+    }
+
+    fn lacks(&self) -> &[Capability] {
+        &[]
+    }
+}
+
+aios_core::broker_conformance!(RabbitMqFixture(RabbitMqServer::shared()));

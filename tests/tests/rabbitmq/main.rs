@@ -1,0 +1,6 @@
+//! The RabbitMQ adapter on private servers.
+
+#[cfg(test)]
+mod chaos;
+#[cfg(test)]
+mod conformance;
