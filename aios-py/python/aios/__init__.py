@@ -1,0 +1,117 @@
+"""Durable, event-driven AI agents and workflows.
+
+    import aios
+
+    @aios.agent("greeter")
+    async def greet(context: aios.TaskContext, name: str) -> str:
+        return f"Hello, {name}"
+
+    @aios.workflow("welcome")
+    async def welcome(context: aios.WorkflowContext, names: list[str]) -> list[str]:
+        return await context.gather(*(context.task("greeter", name) for name in names))
+
+    async with aios.Runtime(store="sqlite://aios.db", agents=[greet], workflows=[welcome]) as runtime:
+        run = await runtime.start(welcome, ["Ada", "Grace"], id="welcome-1")
+        print(await run.result())
+"""
+
+from ._agent import TaskContext, agent
+from ._aios import __version__
+from ._client import Client, EventStream, RunHandle, Runtime
+from ._errors import (
+    AgentNotFoundError,
+    AiosError,
+    BrokerError,
+    ConfigurationError,
+    ForkedError,
+    InvalidDataError,
+    InvalidOutputError,
+    InvalidParametersError,
+    JournalMismatchError,
+    OperationNotFoundError,
+    RunBlockedError,
+    RunCancelledError,
+    RunEndedError,
+    RunError,
+    RunExistsError,
+    RunFailedError,
+    RunNotFoundError,
+    RuntimeClosedError,
+    ShutdownTimeoutError,
+    SignalTimeoutError,
+    StoreError,
+    StoreLockedError,
+    TaskCancelledError,
+    TaskError,
+    TaskInterruptedError,
+    TaskTimeoutError,
+    WorkflowCodeError,
+    WorkflowNotFoundError,
+)
+from ._records import (
+    AgentStatus,
+    Event,
+    Failure,
+    Page,
+    RecordedEvent,
+    RunState,
+    RunStatus,
+    TaskStatus,
+    WorkflowStatus,
+)
+from ._retry import RetryPolicy
+from ._trace import traceparent
+from ._workflow import ContinueAsNew, Workflow, WorkflowContext, workflow
+
+__all__ = [
+    "AgentNotFoundError",
+    "AgentStatus",
+    "AiosError",
+    "BrokerError",
+    "Client",
+    "ConfigurationError",
+    "ContinueAsNew",
+    "Event",
+    "EventStream",
+    "Failure",
+    "ForkedError",
+    "InvalidDataError",
+    "InvalidOutputError",
+    "InvalidParametersError",
+    "JournalMismatchError",
+    "OperationNotFoundError",
+    "Page",
+    "RecordedEvent",
+    "RetryPolicy",
+    "RunBlockedError",
+    "RunCancelledError",
+    "RunEndedError",
+    "RunError",
+    "RunExistsError",
+    "RunFailedError",
+    "RunHandle",
+    "RunNotFoundError",
+    "RunState",
+    "RunStatus",
+    "Runtime",
+    "RuntimeClosedError",
+    "ShutdownTimeoutError",
+    "SignalTimeoutError",
+    "StoreError",
+    "StoreLockedError",
+    "TaskCancelledError",
+    "TaskContext",
+    "TaskError",
+    "TaskInterruptedError",
+    "TaskStatus",
+    "TaskTimeoutError",
+    "Workflow",
+    "WorkflowCodeError",
+    "WorkflowContext",
+    "WorkflowNotFoundError",
+    "WorkflowStatus",
+    "__version__",
+    "agent",
+    "traceparent",
+    "workflow",
+]

@@ -1,0 +1,686 @@
+"""Runtimes and clients."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast, overload
+
+from . import _aios, _trace
+from ._errors import ConfigurationError, RuntimeClosedError, WorkflowNotFoundError
+from ._records import (
+    AgentStatus,
+    Event,
+    Page,
+    RecordedEvent,
+    RunState,
+    RunStatus,
+    TaskStatus,
+    WorkflowStatus,
+)
+from ._workflow import Begin, Workflow
+
+if TYPE_CHECKING:
+    import asyncio
+    from typing import Self
+
+    from ._aios import Core, Events, HandleCore, LoopBridge
+    from ._retry import RetryPolicy
+
+I = TypeVar("I")
+O = TypeVar("O")
+T = TypeVar("T")
+
+#: ``Client.list`` hides the name inside the class.
+_List = list
+
+#: What is open in this process; closed when the interpreter exits.
+_OPEN: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+@atexit.register
+def _dispose_all() -> None:
+    for client in list(_OPEN):
+        client._dispose()
+
+
+class RunHandle(Generic[O]):
+    """A run, wherever it is advanced. Dropping it does nothing to the run."""
+
+    __slots__ = ("_core", "_workflow")
+
+    def __init__(self, core: HandleCore, workflow: Workflow[Any, O] | None) -> None:
+        self._core = core
+        self._workflow = workflow
+
+    @property
+    def id(self) -> str:
+        """Id of the run."""
+        return self._core.id
+
+    async def result(self) -> O:
+        """Waits for the run to end, and for the run that it continues as.
+
+        Raises:
+            RunFailedError: It failed; the cause says why.
+            RunCancelledError: It was cancelled.
+            RunBlockedError: Today's code does not fit its journal; it may go on later.
+        """
+        value = await self._core.result()
+        return value if self._workflow is None else self._workflow.read_result(value)
+
+    async def status(self) -> RunStatus:
+        """Where the run stands, and what its workflow says it is doing."""
+        return RunStatus.from_row(await self._core.status())
+
+    async def signal(self, name: str, payload: Any = None) -> None:
+        """Sends a signal. It is kept until the workflow waits for it.
+
+        Raises:
+            RunEndedError: The run has ended.
+        """
+        await self._core.signal(name, payload)
+
+    async def cancel(self, reason: str = "") -> None:
+        """Asks the run to cancel: its code is dropped where it waits, and its compensations run.
+
+        Raises:
+            RunEndedError: The run has ended.
+        """
+        await self._core.cancel(reason)
+
+    async def pause(self) -> None:
+        """Lets the run stand still; what was begun outside of it goes on and is kept.
+
+        Raises:
+            RunEndedError: The run has ended.
+        """
+        await self._core.pause()
+
+    async def resume(self) -> None:
+        """Lets a paused run go on.
+
+        Raises:
+            RunEndedError: The run has ended.
+        """
+        await self._core.resume()
+
+    async def journal(self, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
+        """The run's events with a version above ``after``, at most ``limit``."""
+        return [RecordedEvent.from_row(row) for row in await self._core.journal(after, limit)]
+
+    async def fork(self, operation: int, new_id: str) -> RunHandle[O]:
+        """Starts a new run that begins with this run's journal as it was before an operation, and
+        goes on from there with today's code.
+
+        Raises:
+            OperationNotFoundError: The journal has no such operation.
+            RunExistsError: The new id is taken.
+        """
+        return RunHandle(await self._core.fork(operation, new_id), self._workflow)
+
+    def __repr__(self) -> str:
+        return f"<aios.RunHandle {self.id}>"
+
+
+class EventStream:
+    """Events as they come: ``async for event in stream``.
+
+    An event is acknowledged when the next one is asked for; one whose handling raised, or during
+    which the process died, comes again if the group is durable.
+    """
+
+    def __init__(self, client: Client, patterns: Sequence[str], group: str | None) -> None:
+        self._client = client
+        self._patterns = list(patterns)
+        self._group = group
+        self._events: Events | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._events is None:
+            self._events = await self._client._opened().subscribe(self._patterns, self._group)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._events = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        await self.__aenter__()
+        events = self._events
+        row = await events.next() if events is not None else None
+        if row is None:
+            raise StopAsyncIteration
+        return Event.from_envelope(row[1])
+
+
+class Client:
+    """Starts and handles runs that others advance, publishes, and reads.
+
+    ``async with aios.Client(store=..., broker=...) as client`` opens and closes it. It belongs to
+    the event loop and to the process that opened it.
+
+    Args:
+        store: Where runs are kept: ``memory:``, ``sqlite://path`` or ``postgres://…``. ``None`` is
+            for clients that only publish, call and listen.
+        broker: What moves tasks and events: ``memory://`` (this process) or ``amqp://…``.
+        source: Name of this service, the source of the events it makes.
+        workflows: Workflows whose runs are started by their latest version here; those of others
+            are started by name and version.
+        workers: Threads for everything that is not Python. The number of processors, at most 4,
+            without it.
+    """
+
+    def __init__(
+        self,
+        store: str | None = "memory:",
+        broker: str = "memory://",
+        *,
+        source: str = "aios",
+        workflows: Iterable[Workflow[Any, Any]] = (),
+        workers: int | None = None,
+    ) -> None:
+        self._store = store
+        self._broker = broker
+        self._source = source
+        self._workflows = list(workflows)
+        self._workers = workers if workers is not None else min(4, os.cpu_count() or 1)
+        self._core: Core | None = None
+        self._bridge: LoopBridge | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = os.getpid()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Whoever leaves with an error does not wait for what runs to end.
+        await self._close(self._deadline() if error is None else min(1.0, self._deadline()))
+
+    def _deadline(self) -> float:
+        return 10.0
+
+    def _agents(self) -> _List[Any]:
+        return []
+
+    def _has_engine(self) -> bool:
+        return False
+
+    def _lease_time(self) -> float:
+        return 10.0
+
+    def _relays(self) -> bool:
+        return False
+
+    def _threads(self) -> int:
+        return 0
+
+    async def open(self) -> None:
+        """Connects, and starts what there is to start.
+
+        Raises:
+            ConfigurationError: What it was given makes no sense.
+            StoreError: The store can't be opened.
+            BrokerError: The broker can't be reached.
+        """
+        agents = self._agents()
+        core = self._begin()
+        try:
+            await core.open(
+                self._store,
+                self._broker,
+                self._source,
+                agents,
+                [given(workflow) for workflow in self._workflows],
+                self._has_engine(),
+                self._lease_time(),
+                self._relays(),
+            )
+        except BaseException:
+            self._dispose()
+            raise
+
+    def _begin(self) -> Core:
+        """Starts the threads, and makes the way from them into the loop that runs."""
+        import asyncio
+
+        from . import _logging
+
+        if self._core is not None:
+            raise ConfigurationError("this is open already")
+        _logging.install()
+        loop = asyncio.get_running_loop()
+        bridge = _aios.LoopBridge(loop)
+        core = _aios.Core(bridge, self._workers)
+        loop.add_reader(bridge.fileno(), bridge.drain)
+        self._core, self._bridge, self._loop = core, bridge, loop
+        self._process = os.getpid()
+        _OPEN.add(self)
+        self._start_threads(core)
+        return core
+
+    def _start_threads(self, core: Core) -> None:
+        pool = core.pool()
+
+        def work() -> None:
+            while (call := pool.next()) is not None:
+                function, args = call
+                try:
+                    function(*args)
+                finally:
+                    # What the task was given may be large.
+                    del call, function, args
+
+        for number in range(self._threads()):
+            threading.Thread(target=work, name=f"aios-{number}", daemon=True).start()
+
+    async def close(self) -> None:
+        """Takes no more tasks, lets those that run end within ``shutdown_timeout``, and closes.
+
+        Raises:
+            ShutdownTimeoutError: Tasks still ran then. They are given again; this is closed.
+        """
+        await self._close(self._deadline())
+
+    async def _close(self, deadline: float) -> None:
+        if self._core is None:
+            return
+        try:
+            if self._is_own_process():
+                await self._core.shutdown(deadline)
+        finally:
+            self._dispose()
+
+    def _is_own_process(self) -> bool:
+        """Whether the process has not forked since this was opened."""
+        return self._process == os.getpid()
+
+    def _dispose(self) -> None:
+        """Ends the threads. Safe to call twice, at exit, and in a child after a fork."""
+        core, bridge, loop = self._core, self._bridge, self._loop
+        self._core = self._bridge = self._loop = None
+        _OPEN.discard(self)
+        # A forked child shares the selector with its parent, and would take the reader from it.
+        if loop is not None and bridge is not None and not loop.is_closed() and self._is_own_process():
+            loop.remove_reader(bridge.fileno())
+        if bridge is not None:
+            bridge.close()
+        if core is not None:
+            try:
+                core.dispose()
+            except RuntimeError:
+                # At exit the loop of the calls that still wait is closed already.
+                if loop is not None and not loop.is_closed():
+                    raise
+
+    def _opened(self) -> Core:
+        if self._core is None:
+            raise RuntimeClosedError("this is not open; use `async with`")
+        return self._core
+
+    @overload
+    async def start(
+        self,
+        workflow: Workflow[I, O],
+        input: I = ...,
+        *,
+        id: str | None = None,
+        delay: float | None = None,
+        traceparent: str | None = None,
+        correlation_id: str | None = None,
+    ) -> RunHandle[O]: ...
+
+    @overload
+    async def start(
+        self,
+        workflow: str,
+        input: Any = None,
+        *,
+        id: str | None = None,
+        delay: float | None = None,
+        version: int = 1,
+        traceparent: str | None = None,
+        correlation_id: str | None = None,
+    ) -> RunHandle[Any]: ...
+
+    async def start(
+        self,
+        workflow: Workflow[Any, Any] | str,
+        input: Any = None,
+        *,
+        id: str | None = None,
+        delay: float | None = None,
+        version: int = 1,
+        traceparent: str | None = None,
+        correlation_id: str | None = None,
+    ) -> RunHandle[Any]:
+        """Starts a run; returns once the start is durable.
+
+        Args:
+            workflow: The workflow, or the name of one.
+            input: What it is given; anything that can be JSON.
+            id: Id of the run, 1 to 200 bytes; a fresh one without it. Starting a run again under the
+                same id gives a handle for the one that exists, if workflow and input are the same.
+            delay: When to begin, in seconds from now.
+            version: Version of a workflow that is given by name and not registered here.
+            traceparent: Trace of everything that the run causes; that of the caller without it.
+            correlation_id: Groups everything that the run causes; its id without it.
+
+        Raises:
+            RunExistsError: A run with this id exists, of another workflow or with another input.
+            InvalidDataError: ``input`` can't be JSON.
+        """
+        core = self._opened()
+        known = workflow if isinstance(workflow, Workflow) else self._known(workflow)
+        if isinstance(workflow, Workflow) and workflow not in self._workflows:
+            raise WorkflowNotFoundError(
+                f"workflow {workflow.name} is not registered here; pass it as "
+                "`workflows=[...]`, or start it by its name"
+            )
+        name = workflow.name if isinstance(workflow, Workflow) else workflow
+        handle = await core.start(
+            name,
+            input,
+            id,
+            delay,
+            version if known is None else None,
+            traceparent if traceparent is not None else _trace.traceparent.get(),
+            correlation_id,
+        )
+        return RunHandle(handle, known)
+
+    def _known(self, name: str) -> Workflow[Any, Any] | None:
+        found = [workflow for workflow in self._workflows if workflow.name == name]
+        return max(found, key=lambda workflow: workflow.version, default=None)
+
+    async def run(self, id: str) -> RunHandle[Any]:
+        """A handle for a run that was started before, here or elsewhere.
+
+        Raises:
+            RunNotFoundError: There is none.
+        """
+        return RunHandle(await self._opened().run(id), None)
+
+    async def task(
+        self,
+        agent: str,
+        parameters: Any = None,
+        *,
+        agent_id: str | None = None,
+        id: str | None = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> RunHandle[Any]:
+        """Gives a task to an agent, as a run of one step: durable, tried again, visible.
+
+        Args:
+            agent: Type of the agent.
+            parameters: What to do; anything that can be JSON.
+            agent_id: The one agent of the type that is to do it.
+            id: Id of the run; see :meth:`start`.
+            timeout: How long one attempt may take, in seconds; for ever without it.
+            retry: When a failed attempt is followed by another.
+        """
+        policy = None if retry is None else tuple(retry)
+        handle = await self._opened().task(agent, parameters, agent_id, id, timeout, policy)
+        return RunHandle(handle, None)
+
+    @overload
+    async def call(
+        self,
+        agent: str,
+        parameters: Any = None,
+        *,
+        result: type[T],
+        agent_id: str | None = None,
+        timeout: float = 60.0,
+        traceparent: str | None = None,
+        correlation_id: str | None = None,
+    ) -> T: ...
+
+    @overload
+    async def call(
+        self,
+        agent: str,
+        parameters: Any = None,
+        *,
+        agent_id: str | None = None,
+        timeout: float = 60.0,
+        traceparent: str | None = None,
+        correlation_id: str | None = None,
+    ) -> Any: ...
+
+    async def call(
+        self,
+        agent: str,
+        parameters: Any = None,
+        *,
+        result: Any = Any,
+        agent_id: str | None = None,
+        timeout: float = 60.0,
+        traceparent: str | None = None,
+        correlation_id: str | None = None,
+    ) -> Any:
+        """Gives a task straight to an agent and waits for its answer, without a journal: fast, and
+        lost if this process dies. Nobody tries it again.
+
+        Args:
+            agent: Type of the agent.
+            parameters: What to do; anything that can be JSON.
+            result: What the answer is read as.
+            agent_id: The one agent of the type that is to do it.
+            timeout: How long it may take, in seconds.
+            traceparent: Trace of the task; that of the caller without it.
+            correlation_id: Groups everything that the task causes.
+
+        Raises:
+            TaskError: The attempt failed; the subclass says how.
+        """
+        from ._workflow import _reader
+
+        read = _reader(result)
+        value = await self._opened().call(
+            agent,
+            parameters,
+            agent_id,
+            timeout,
+            traceparent if traceparent is not None else _trace.traceparent.get(),
+            correlation_id,
+        )
+        return value if read is None else read(value)
+
+    async def publish(
+        self,
+        event_type: str,
+        data: Any = None,
+        *,
+        id: str | None = None,
+        traceparent: str | None = None,
+        correlation_id: str | None = None,
+    ) -> str:
+        """Publishes an event to everybody who listens. Returns its id once the broker has it.
+
+        Args:
+            event_type: ``domain.entity.action``.
+            data: Anything that can be JSON.
+            id: Id of the event; a fresh one without it.
+            traceparent: Trace of the event; that of the caller without it.
+            correlation_id: Groups everything that one request caused.
+        """
+        return cast(
+            "str",
+            await self._opened().publish(
+                event_type,
+                data,
+                id,
+                traceparent if traceparent is not None else _trace.traceparent.get(),
+                correlation_id,
+                self._source,
+            ),
+        )
+
+    def events(self, *patterns: str, group: str | None = None) -> EventStream:
+        """Events whose type matches a pattern, as they come.
+
+        ``async with client.events(...) as events`` subscribes before it returns; a bare ``async
+        for`` when it starts.
+
+        Args:
+            patterns: Types, where ``*`` stands for one segment and ``#`` for any number.
+            group: Consumers of one group share its events, and the group keeps them while nobody
+                listens. Without it the subscription is this client's own, and gone with it.
+        """
+        return EventStream(self, patterns, group)
+
+    async def log(self, after: int = 0, *, follow: bool = False) -> AsyncIterator[RecordedEvent]:
+        """The events of the log with a position above ``after``, in order.
+
+        Args:
+            after: Where to begin.
+            follow: Whether to go on with what is appended, without end.
+        """
+        while True:
+            rows = await self._opened().read_log(after, 500, follow)
+            for row in rows:
+                recorded = RecordedEvent.from_row(row)
+                after = recorded.position
+                yield recorded
+            if not rows and not follow:
+                return
+
+    async def head(self) -> int:
+        """Position of the last event of the log; 0 if there is none."""
+        return cast("int", await self._opened().head())
+
+    async def list(
+        self,
+        workflow: str | None = None,
+        *,
+        statuses: Sequence[RunState] = (),
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[RunStatus]:
+        """A page of runs.
+
+        Args:
+            workflow: Of this workflow.
+            statuses: In one of these statuses.
+            after: Where the page begins: ``next`` of the page before.
+            limit: How many at most, 1 to 10,000.
+        """
+        rows, following = await self._opened().runs(workflow, statuses, after, limit)
+        return Page([RunStatus.from_row(row) for row in rows], following)
+
+    async def tasks(
+        self,
+        *,
+        run_id: str | None = None,
+        agent: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[TaskStatus]:
+        """A page of tasks; see :meth:`list`."""
+        rows, following = await self._opened().tasks(run_id, agent, after, limit)
+        return Page([TaskStatus.from_row(row) for row in rows], following)
+
+    async def agents(
+        self, agent: str | None = None, *, after: str | None = None, limit: int = 100
+    ) -> Page[AgentStatus]:
+        """A page of registered agents; see :meth:`list`."""
+        rows, following = await self._opened().agents(agent, after, limit)
+        return Page([AgentStatus.from_row(row) for row in rows], following)
+
+    async def workflows(
+        self, *, after: str | None = None, limit: int = 100
+    ) -> Page[WorkflowStatus]:
+        """A page of registered workflows; see :meth:`list`."""
+        rows, following = await self._opened().workflows(after, limit)
+        return Page([WorkflowStatus.from_row(row) for row in rows], following)
+
+
+class GivenWorkflow(NamedTuple):
+    """A workflow as Rust takes it."""
+
+    name: str
+    version: int
+    begin: Begin
+
+
+def given(workflow: Workflow[Any, Any]) -> GivenWorkflow:
+    """A workflow as Rust takes it, with the context variables of now."""
+    return GivenWorkflow(workflow.name, workflow.version, Begin(workflow))
+
+
+class Runtime(Client):
+    """Hosts agents and advances the runs of workflows, and is a :class:`Client` too.
+
+    Args:
+        store: Where runs are kept; see :class:`Client`. ``None`` is for processes that only host
+            agents.
+        broker: What moves tasks and events; see :class:`Client`.
+        agents: Objects of classes, or functions, that are decorated with :func:`aios.agent`.
+        workflows: Workflows that are made with :func:`aios.workflow`.
+        source: Name of this service, the source of the events it makes.
+        threads: Threads for plain ``def`` agents and steps.
+        workers: Threads for everything that is not Python.
+        engine: Whether to advance runs; otherwise that is left to other processes.
+        lease_time: How long the death of this process costs before another one goes on with its
+            runs, in seconds; at least 1.
+        relay: Whether lifecycle events of the log are published to the broker.
+        shutdown_timeout: How long tasks may go on when the runtime is closed, in seconds.
+    """
+
+    def __init__(
+        self,
+        store: str | None = "memory:",
+        broker: str = "memory://",
+        *,
+        agents: Iterable[Any] = (),
+        workflows: Iterable[Workflow[Any, Any]] = (),
+        source: str = "aios",
+        threads: int = 8,
+        workers: int | None = None,
+        engine: bool = True,
+        lease_time: float = 10.0,
+        relay: bool = True,
+        shutdown_timeout: float = 10.0,
+    ) -> None:
+        super().__init__(store, broker, source=source, workflows=workflows, workers=workers)
+        self._given_agents = list(agents)
+        self._thread_count = threads
+        self._engine = engine
+        self._lease = lease_time
+        self._relay = relay
+        self._shutdown_timeout = shutdown_timeout
+
+    def _agents(self) -> list[Any]:
+        from ._agent import bind
+
+        return [bind(given) for given in self._given_agents]
+
+    def _has_engine(self) -> bool:
+        return self._engine and self._store is not None
+
+    def _lease_time(self) -> float:
+        return self._lease
+
+    def _relays(self) -> bool:
+        return self._relay
+
+    def _deadline(self) -> float:
+        return self._shutdown_timeout
+
+    def _threads(self) -> int:
+        return self._thread_count if self._given_agents or self._workflows else 0

@@ -1,0 +1,38 @@
+"""Logs of aios in Python's ``logging``, under ``aios.core``, ``aios.agents`` and so on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from . import _aios
+
+_lock = threading.Lock()
+_installed = False
+
+
+def install() -> None:
+    """Begins to pass logs on; called whenever a runtime is opened. Asks again which are wanted."""
+    global _installed
+    _aios.set_log_level(_level())
+    with _lock:
+        if _installed:
+            return
+        _installed = True
+        records = _aios.log_to()
+    if records is not None:
+        threading.Thread(target=_pass_on, args=(records,), name="aios-log", daemon=True).start()
+
+
+def _level() -> int:
+    return min(max(logging.getLogger("aios").getEffectiveLevel(), 5), 50)
+
+
+def _pass_on(records: _aios.Records) -> None:
+    while True:
+        record = records.next(1.0)
+        if record is None:
+            _aios.set_log_level(_level())
+            continue
+        level, name, text = record
+        logging.getLogger(name).log(level, "%s", text)

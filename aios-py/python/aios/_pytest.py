@@ -1,0 +1,32 @@
+"""Fixtures of pytest; loaded by it where aios is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from . import sync
+
+
+@pytest.fixture
+def aios_runtime() -> Iterator[Callable[..., sync.Runtime]]:
+    """Opens runtimes without ``async``, in memory unless told otherwise; closed after the test.
+
+    ``aios_runtime(agents=[...], workflows=[...])`` takes what :class:`aios.Runtime` takes.
+    """
+    from . import sync
+
+    opened: list[sync.Runtime] = []
+
+    def open_runtime(*args: Any, **kwargs: Any) -> sync.Runtime:
+        runtime = sync.Runtime(*args, **kwargs)
+        runtime.open()
+        opened.append(runtime)
+        return runtime
+
+    yield open_runtime
+    for runtime in reversed(opened):
+        runtime.close()

@@ -1,0 +1,206 @@
+//! Agents that are written in Python.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use aios_core::{
+    agent::{DynAgent, TaskContext, TaskError},
+    event::{Event, Payload},
+};
+use async_trait::async_trait;
+use pyo3::prelude::*;
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::{
+    given::event_of,
+    json,
+    places::{Arguments, Function, Places},
+};
+
+/// An agent whose code is a Python function.
+pub(crate) struct PyAgent {
+    pub(crate) function: Arc<Function>,
+    pub(crate) parameters_schema: Value,
+    pub(crate) output_schema: Value,
+    pub(crate) places: Arc<Places>,
+    pub(crate) source: Arc<str>,
+}
+
+#[async_trait]
+impl DynAgent for PyAgent {
+    fn parameters_schema(&self) -> &Value {
+        &self.parameters_schema
+    }
+
+    fn output_schema(&self) -> &Value {
+        &self.output_schema
+    }
+
+    async fn process_task(
+        &self,
+        context: &TaskContext,
+        parameters: Payload,
+    ) -> Result<Payload, TaskError> {
+        let task = Arc::new(Task::new(context, Arc::clone(&self.source)));
+        let core = TaskCore(Arc::clone(&task));
+        let arguments: Arguments = Box::new(move |py| {
+            let parameters = json::read(py, parameters.as_str())?;
+            Ok(vec![Bound::new(py, core)?.into_any(), parameters])
+        });
+        let running = self.places.run(Arc::clone(&self.function), TaskError::FAILED, arguments);
+        let mut running = std::pin::pin!(running);
+        let mut gone = Gone(Arc::clone(&task));
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                outcome = &mut running => break outcome,
+                () = task.changed.notified() => task.pass_on(context),
+                () = context.cancelled(), if !task.cancelled.load(Ordering::Acquire) => {
+                    gone.mark();
+                }
+            }
+        };
+        task.pass_on(context);
+        outcome
+    }
+}
+
+/// One task as Python sees it; it may outlive the attempt.
+struct Task {
+    task_id: String,
+    agent_type: String,
+    agent_id: String,
+    attempt: u32,
+    deadline_micros: Option<i64>,
+    correlation_id: Option<Arc<str>>,
+    traceparent: Option<Arc<str>>,
+    user_id: Option<Arc<str>>,
+    source: Arc<str>,
+    cancelled: AtomicBool,
+    changed: Notify,
+    told: Mutex<Told>,
+}
+
+/// What the code told since it was passed on last.
+#[derive(Default)]
+struct Told {
+    progress: Option<Payload>,
+    events: Vec<Event>,
+}
+
+impl Task {
+    fn new(context: &TaskContext, source: Arc<str>) -> Self {
+        let metadata = context.metadata();
+        Self {
+            task_id: context.task_id().as_str().to_owned(),
+            agent_type: context.agent_type().to_owned(),
+            agent_id: context.agent_id().to_owned(),
+            attempt: context.attempt(),
+            deadline_micros: context.deadline().map(|at| at.as_micros()),
+            correlation_id: metadata.correlation_id.clone(),
+            traceparent: metadata.traceparent.clone(),
+            user_id: metadata.user_id.clone(),
+            source,
+            cancelled: AtomicBool::new(false),
+            changed: Notify::new(),
+            told: Mutex::default(),
+        }
+    }
+
+    fn tell(&self, tell: impl FnOnce(&mut Told)) {
+        tell(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_one();
+    }
+
+    fn pass_on(&self, context: &TaskContext) {
+        let told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(progress) = told.progress {
+            // A payload is JSON already, so that it can't fail to be written.
+            let _ = context.heartbeat(&progress);
+        }
+        told.events.into_iter().for_each(|event| context.emit(event));
+    }
+}
+
+/// Tells the code that nobody waits for it, when the attempt is given up.
+struct Gone(Arc<Task>);
+
+impl Gone {
+    fn mark(&mut self) {
+        self.0.cancelled.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.mark();
+    }
+}
+
+/// What `aios.TaskContext` asks.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct TaskCore(Arc<Task>);
+
+#[pymethods]
+impl TaskCore {
+    #[getter]
+    fn task_id(&self) -> &str {
+        &self.0.task_id
+    }
+
+    #[getter]
+    fn agent_type(&self) -> &str {
+        &self.0.agent_type
+    }
+
+    #[getter]
+    fn agent_id(&self) -> &str {
+        &self.0.agent_id
+    }
+
+    #[getter]
+    fn attempt(&self) -> u32 {
+        self.0.attempt
+    }
+
+    /// Microseconds since the Unix epoch.
+    #[getter]
+    fn deadline_micros(&self) -> Option<i64> {
+        self.0.deadline_micros
+    }
+
+    #[getter]
+    fn correlation_id(&self) -> Option<&str> {
+        self.0.correlation_id.as_deref()
+    }
+
+    #[getter]
+    fn traceparent(&self) -> Option<&str> {
+        self.0.traceparent.as_deref()
+    }
+
+    #[getter]
+    fn user_id(&self) -> Option<&str> {
+        self.0.user_id.as_deref()
+    }
+
+    #[getter]
+    fn is_cancelled(&self) -> bool {
+        self.0.cancelled.load(Ordering::Acquire)
+    }
+
+    fn heartbeat(&self, progress: &Bound<'_, PyAny>) -> PyResult<()> {
+        let progress = json::write(progress)?;
+        self.0.tell(|told| told.progress = Some(progress));
+        Ok(())
+    }
+
+    fn emit(&self, event_type: &str, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let event = event_of(data, event_type, Arc::clone(&self.0.source))?;
+        self.0.tell(|told| told.events.push(event));
+        Ok(())
+    }
+}

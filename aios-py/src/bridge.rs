@@ -1,0 +1,105 @@
+//! The way from aios's threads into a Python event loop.
+//!
+//! Nobody who uses it takes the interpreter's lock: jobs are queued, and a byte in a socket pair
+//! wakes the loop, which runs them on its own thread. So a busy interpreter delays Python only.
+
+use std::{
+    collections::VecDeque,
+    io::{ErrorKind, Read, Write},
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use pyo3::prelude::*;
+
+/// Something to do on the loop's thread.
+pub(crate) type Job = Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>;
+
+/// Jobs for one loop. As many wait as there are tasks and calls under way, which their givers bound.
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+/// The sending end.
+pub(crate) struct Bridge {
+    queue: Mutex<Queue>,
+    /// Whether a byte is in the socket that the loop has not read yet.
+    signalled: AtomicBool,
+    waker: UnixStream,
+}
+
+impl Bridge {
+    /// Has a job done on the loop's thread. It is dropped if the bridge is closed.
+    pub(crate) fn push(&self, job: Job) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.closed {
+            drop(queue);
+            return drop(job);
+        }
+        queue.jobs.push_back(job);
+        drop(queue);
+        if !self.signalled.swap(true, Ordering::AcqRel) {
+            // A full socket is a signal too; a broken one belongs to a loop that is gone.
+            let _ = (&self.waker).write(&[1]);
+        }
+    }
+}
+
+/// The receiving end, which a loop reads.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct LoopBridge {
+    pub(crate) bridge: Arc<Bridge>,
+    reader: UnixStream,
+    pub(crate) event_loop: Py<PyAny>,
+}
+
+#[pymethods]
+impl LoopBridge {
+    #[new]
+    fn new(event_loop: Py<PyAny>) -> PyResult<Self> {
+        let (reader, waker) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        waker.set_nonblocking(true)?;
+        let bridge = Bridge { queue: Mutex::default(), signalled: AtomicBool::new(false), waker };
+        Ok(Self { bridge: Arc::new(bridge), reader, event_loop })
+    }
+
+    /// The file descriptor to watch.
+    fn fileno(&self) -> i32 {
+        self.reader.as_raw_fd()
+    }
+
+    /// Does the jobs that wait. Called by the loop.
+    fn drain(&self, py: Python<'_>) -> PyResult<()> {
+        let mut bytes = [0; 16];
+        match (&self.reader).read(&mut bytes) {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error.into()),
+            _ => {}
+        }
+        self.bridge.signalled.store(false, Ordering::Release);
+        let jobs = {
+            let mut queue = self.bridge.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut queue.jobs)
+        };
+        for job in jobs {
+            if let Err(error) = job(py) {
+                error.write_unraisable(py, Some(self.event_loop.bind(py)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops what waits and takes no more.
+    fn close(&self) {
+        let mut queue = self.bridge.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.closed = true;
+        let jobs = std::mem::take(&mut queue.jobs);
+        drop(queue);
+        drop(jobs);
+    }
+}

@@ -1,0 +1,484 @@
+//! What `aios.Client` and `aios.Runtime` ask.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aios_agents::{
+    Runtime, RuntimeBuilder, agent::Caller, runtime::EngineOptions, workflow::Target,
+};
+use aios_core::{
+    agent::Segment,
+    broker::{Broker, BrokerExt},
+    clock::SystemClock,
+    event::{EventId, Metadata, Payload},
+    retry::RetryPolicy,
+    store::{AgentFilter, PageRequest, RunFilter, RunStatus, Store, TaskFilter},
+};
+use pyo3::{exceptions::PyValueError, prelude::*};
+
+use crate::{
+    bridge::LoopBridge,
+    calls::{Answer, Calls, closed},
+    events,
+    fault::Fault,
+    given::{AgentGiven, Retry, WorkflowGiven, event_of},
+    json,
+    places::{Places, Pool, Queue},
+    records,
+    run::HandleCore,
+    workflow::{PyWorkflow, seconds},
+};
+
+/// What is open between `open` and `close`.
+struct Opened {
+    runtime: Runtime,
+    broker: Arc<dyn Broker>,
+    store: Option<Arc<dyn Store>>,
+    caller: Option<Caller>,
+    source: Arc<str>,
+}
+
+type Place = Arc<tokio::sync::RwLock<Option<Opened>>>;
+
+/// A runtime or client: threads, a way into the loop, and what was opened.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct Core {
+    tokio: Mutex<Option<tokio::runtime::Runtime>>,
+    calls: Arc<Calls>,
+    opened: Place,
+}
+
+impl Core {
+    pub(crate) fn places(&self) -> &Arc<Places> {
+        &self.calls.places
+    }
+
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    /// Does something with what is open.
+    fn with<'py, F, Fut>(&self, py: Python<'py>, act: F) -> PyResult<Bound<'py, PyAny>>
+    where
+        F: FnOnce(Place, Arc<Calls>) -> Fut,
+        Fut: Future<Output = Result<Answer, Fault>> + Send + 'static,
+    {
+        self.calls.call(py, act(Arc::clone(&self.opened), Arc::clone(&self.calls)))
+    }
+
+    fn tokio(&self) -> MutexGuard<'_, Option<tokio::runtime::Runtime>> {
+        self.tokio.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is open, or why nothing is.
+fn open(opened: Option<&Opened>) -> Result<&Opened, Fault> {
+    opened.ok_or_else(closed)
+}
+
+fn store(opened: &Opened) -> Result<Arc<dyn Store>, Fault> {
+    opened.store.clone().ok_or_else(|| {
+        Fault::new("runtime", "INVALID_RUNTIME_CONFIGURATION", "there is no store to read")
+    })
+}
+
+fn target(agent_type: &str, agent_id: Option<String>) -> Target {
+    agent_id.map_or_else(|| agent_type.into(), |id| Target::agent(agent_type, id))
+}
+
+fn page_of(after: Option<String>, limit: usize) -> PageRequest {
+    PageRequest { after, limit }
+}
+
+fn origin(traceparent: Option<String>, correlation_id: Option<String>) -> Metadata {
+    Metadata {
+        traceparent: traceparent.map(Into::into),
+        correlation_id: correlation_id.map(Into::into),
+        ..Metadata::default()
+    }
+}
+
+async fn connect(
+    builder: RuntimeBuilder,
+    store: Option<String>,
+    broker: String,
+    source: Arc<str>,
+) -> Result<Opened, Fault> {
+    let broker = aios_broker::connect(&broker).await?;
+    let store = match store {
+        Some(url) => Some(aios_store::connect(&url).await?),
+        None => None,
+    };
+    let mut builder = builder.broker(Arc::clone(&broker)).source(Arc::clone(&source));
+    if let Some(store) = &store {
+        builder = builder.store(Arc::clone(store));
+    }
+    Ok(Opened { runtime: builder.start().await?, broker, store, caller: None, source })
+}
+
+/// Starts a run of a workflow that this process does not have, through a runtime that only knows
+/// its name.
+async fn start_unknown(opened: &Opened, workflow: &str, version: u32) -> Result<Runtime, Fault> {
+    let known = Runtime::builder().broker(Arc::clone(&opened.broker)).store(store(opened)?);
+    let name = Segment::new(workflow)?;
+    let begin = Python::attach(|py| py.None());
+    let named = Arc::new(PyWorkflow { name, version, begin, places: None });
+    let known = known.source(Arc::clone(&opened.source)).dyn_workflow(named).without_engine();
+    Ok(known.start().await?)
+}
+
+#[pymethods]
+impl Core {
+    /// `workers` threads for everything that is not Python.
+    #[new]
+    fn new(py: Python<'_>, bridge: &LoopBridge, workers: usize) -> PyResult<Self> {
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers.max(1))
+            .thread_name("aios")
+            .enable_all()
+            .build()?;
+        let places = Places {
+            bridge: Arc::clone(&bridge.bridge),
+            event_loop: bridge.event_loop.clone_ref(py),
+            pool: Arc::new(Queue::default()),
+        };
+        let calls = Arc::new(Calls::new(tokio.handle().clone(), Arc::new(places)));
+        Ok(Self { tokio: Mutex::new(Some(tokio)), calls, opened: Place::default() })
+    }
+
+    /// The queue of the threads that run plain functions.
+    fn pool(&self) -> Pool {
+        Pool { queue: Arc::clone(&self.calls.places.pool) }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "called by aios._client only")]
+    #[pyo3(signature = (store, broker, source, agents, workflows, engine, lease_time, relay))]
+    fn open<'py>(
+        &self,
+        py: Python<'py>,
+        store: Option<String>,
+        broker: String,
+        source: String,
+        agents: Vec<AgentGiven>,
+        workflows: Vec<WorkflowGiven>,
+        engine: bool,
+        lease_time: f64,
+        relay: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let source: Arc<str> = source.into();
+        let lease_time = seconds(py, lease_time)?;
+        let options = EngineOptions { lease_time, relay, ..EngineOptions::default() };
+        let mut builder = Runtime::builder().clock(Arc::new(SystemClock)).engine_options(options);
+        for agent in agents {
+            builder = builder.agents(agent.into_definition(&self.calls.places, &source)?);
+        }
+        for workflow in workflows {
+            builder = builder.dyn_workflow(workflow.into_workflow(py, &self.calls.places)?);
+        }
+        if !engine {
+            builder = builder.without_engine();
+        }
+        self.with(py, |place, _| async move {
+            let opened = connect(builder, store, broker, source).await?;
+            *place.write().await = Some(opened);
+            Ok(Answer::Nothing)
+        })
+    }
+
+    /// Stops what was opened: tasks that run may end within `deadline` seconds.
+    fn shutdown<'py>(&self, py: Python<'py>, deadline: f64) -> PyResult<Bound<'py, PyAny>> {
+        let deadline = seconds(py, deadline)?;
+        self.with(py, |place, _| async move {
+            let Some(opened) = place.write().await.take() else { return Ok(Answer::Nothing) };
+            drop(opened.caller);
+            let stopped = opened.runtime.shutdown(deadline).await;
+            let closed = opened.broker.close(deadline).await;
+            stopped?;
+            closed?;
+            Ok(Answer::Nothing)
+        })
+    }
+
+    /// Ends the threads. What still waits is told that the runtime was closed.
+    fn dispose(&self, py: Python<'_>) -> PyResult<()> {
+        let tokio = self.tokio().take();
+        if !self.calls.is_own_process() {
+            // The threads stayed behind in the parent: there is nothing to join.
+            std::mem::forget(tokio);
+            return Ok(());
+        }
+        self.calls.places.pool.close();
+        self.calls.drop_handles();
+        if let Some(tokio) = tokio {
+            py.detach(|| tokio.shutdown_timeout(Duration::from_secs(5)));
+        }
+        self.calls.fail_all(py)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "called by aios._client only")]
+    #[pyo3(signature = (workflow, input, run_id, delay, version, traceparent, correlation_id))]
+    fn start<'py>(
+        &self,
+        py: Python<'py>,
+        workflow: String,
+        input: &Bound<'py, PyAny>,
+        run_id: Option<String>,
+        delay: Option<f64>,
+        version: Option<u32>,
+        traceparent: Option<String>,
+        correlation_id: Option<String>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let input = json::write(input)?;
+        let delay = delay.map(|delay| seconds(py, delay)).transpose()?;
+        let metadata = origin(traceparent, correlation_id);
+        self.with(py, |place, calls| async move {
+            let start = {
+                let guard = place.read().await;
+                let opened = open(guard.as_ref())?;
+                match version {
+                    None => opened.runtime.start(&workflow, &input),
+                    Some(version) => {
+                        start_unknown(opened, &workflow, version).await?.start(&workflow, &input)
+                    }
+                }
+            };
+            let start = match delay {
+                Some(delay) => start.after(delay),
+                None => start,
+            };
+            let start = match run_id {
+                Some(run_id) => start.with_id(run_id),
+                None => start,
+            };
+            Ok(HandleCore::answer(&calls, start.with_metadata(metadata).await?))
+        })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "called by aios._client only")]
+    #[pyo3(signature = (agent_type, parameters, agent_id, run_id, timeout, retry))]
+    fn task<'py>(
+        &self,
+        py: Python<'py>,
+        agent_type: &str,
+        parameters: &Bound<'py, PyAny>,
+        agent_id: Option<String>,
+        run_id: Option<String>,
+        timeout: Option<f64>,
+        retry: Option<Retry>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let parameters = json::write(parameters)?;
+        let timeout = timeout.map(|timeout| seconds(py, timeout)).transpose()?;
+        let retry = retry.map_or_else(|| Ok(RetryPolicy::default()), |it| it.into_policy(py))?;
+        let agent = target(agent_type, agent_id);
+        self.with(py, |place, calls| async move {
+            let task = open(place.read().await.as_ref())?.runtime.task(agent, &parameters);
+            let task = task.retry(retry);
+            let task = match timeout {
+                Some(timeout) => task.timeout(timeout),
+                None => task,
+            };
+            let task = match run_id {
+                Some(run_id) => task.with_id(run_id),
+                None => task,
+            };
+            Ok(HandleCore::answer(&calls, task.await?))
+        })
+    }
+
+    /// Gives a task without a journal.
+    #[allow(clippy::too_many_arguments, reason = "called by aios._client only")]
+    #[pyo3(signature = (agent_type, parameters, agent_id, timeout, traceparent, correlation_id))]
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        agent_type: String,
+        parameters: &Bound<'py, PyAny>,
+        agent_id: Option<String>,
+        timeout: f64,
+        traceparent: Option<String>,
+        correlation_id: Option<String>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (parameters, timeout) = (json::write(parameters)?, seconds(py, timeout)?);
+        let metadata = origin(traceparent, correlation_id);
+        self.with(py, |place, _| async move {
+            let caller = caller(&place).await?;
+            let call = caller.task(&agent_type, &parameters);
+            let call = call.with_timeout(timeout).with_metadata(metadata);
+            let call = match agent_id {
+                Some(agent_id) => call.to_agent(agent_id),
+                None => call,
+            };
+            Ok(Answer::Json(call.await?))
+        })
+    }
+
+    /// A handle of a run.
+    fn run<'py>(&self, py: Python<'py>, run_id: String) -> PyResult<Bound<'py, PyAny>> {
+        self.with(py, |place, calls| async move {
+            let handle = open(place.read().await.as_ref())?.runtime.run(&run_id).await?;
+            Ok(HandleCore::answer(&calls, handle))
+        })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "called by aios._client only")]
+    #[pyo3(signature = (event_type, data, event_id, traceparent, correlation_id, source))]
+    fn publish<'py>(
+        &self,
+        py: Python<'py>,
+        event_type: &str,
+        data: &Bound<'py, PyAny>,
+        event_id: Option<String>,
+        traceparent: Option<String>,
+        correlation_id: Option<String>,
+        source: String,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut event = event_of(data, event_type, source.into())?;
+        event.metadata = origin(traceparent, correlation_id);
+        if let Some(event_id) = event_id {
+            let id = event_id.parse::<EventId>().map_err(|error| Fault::from(error).into_error(py));
+            event.id = id?;
+        }
+        self.with(py, |place, _| async move {
+            let broker = Arc::clone(&open(place.read().await.as_ref())?.broker);
+            let id = event.id.to_string();
+            broker.publish_event(event).await?;
+            Ok(Answer::Json(Payload::encode(&id)?))
+        })
+    }
+
+    /// Subscribes to events; without a group the subscription is this client's own.
+    #[pyo3(signature = (patterns, group))]
+    fn subscribe<'py>(
+        &self,
+        py: Python<'py>,
+        patterns: Vec<String>,
+        group: Option<String>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.with(py, |place, calls| async move {
+            let broker = Arc::clone(&open(place.read().await.as_ref())?.broker);
+            events::subscribe(broker, patterns, group, calls).await
+        })
+    }
+
+    /// A page of the log; waits until there is one if `wait`.
+    fn read_log<'py>(
+        &self,
+        py: Python<'py>,
+        after: u64,
+        limit: usize,
+        wait: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.with(py, |place, _| async move {
+            let store = store(open(place.read().await.as_ref())?)?;
+            if wait {
+                store.wait_for(after).await?;
+            }
+            Ok(Answer::Json(records::events(&store.read_log(after, limit).await?)?))
+        })
+    }
+
+    /// Position of the last event of the log.
+    fn head<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.with(py, |place, _| async move {
+            let store = store(open(place.read().await.as_ref())?)?;
+            Ok(Answer::Json(Payload::encode(&store.head().await?)?))
+        })
+    }
+
+    #[pyo3(signature = (workflow, statuses, after, limit))]
+    fn runs<'py>(
+        &self,
+        py: Python<'py>,
+        workflow: Option<String>,
+        statuses: Vec<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let parse = |text: String| {
+            let unknown = || PyValueError::new_err(format!("runs have no status {text:?}"));
+            RunStatus::parse(&text).ok_or_else(unknown)
+        };
+        let statuses = statuses.into_iter().map(parse).collect::<PyResult<Vec<_>>>()?;
+        let filter = RunFilter { workflow, statuses, ..RunFilter::default() };
+        self.with(py, |place, _| async move {
+            let store = store(open(place.read().await.as_ref())?)?;
+            let page = store.runs(&filter, &page_of(after, limit)).await?;
+            Ok(Answer::Json(records::page(&page, records::run)?))
+        })
+    }
+
+    #[pyo3(signature = (agent_type, after, limit))]
+    fn agents<'py>(
+        &self,
+        py: Python<'py>,
+        agent_type: Option<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let filter = AgentFilter { agent_type, ..AgentFilter::default() };
+        self.with(py, |place, _| async move {
+            let store = store(open(place.read().await.as_ref())?)?;
+            let page = store.agents(&filter, &page_of(after, limit)).await?;
+            Ok(Answer::Json(records::page(&page, records::agent)?))
+        })
+    }
+
+    #[pyo3(signature = (run_id, agent_type, after, limit))]
+    fn tasks<'py>(
+        &self,
+        py: Python<'py>,
+        run_id: Option<String>,
+        agent_type: Option<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let filter = TaskFilter { run_id, agent_type, ..TaskFilter::default() };
+        self.with(py, |place, _| async move {
+            let store = store(open(place.read().await.as_ref())?)?;
+            let page = store.tasks(&filter, &page_of(after, limit)).await?;
+            Ok(Answer::Json(records::page(&page, records::task)?))
+        })
+    }
+
+    #[pyo3(signature = (after, limit))]
+    fn workflows<'py>(
+        &self,
+        py: Python<'py>,
+        after: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.with(py, |place, _| async move {
+            let store = store(open(place.read().await.as_ref())?)?;
+            let page = store.workflows(&page_of(after, limit)).await?;
+            Ok(Answer::Json(records::page(&page, records::workflow)?))
+        })
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let Some(tokio) = self.tokio().take() else { return };
+        match self.calls.is_own_process() {
+            true => tokio.shutdown_background(),
+            false => std::mem::forget(tokio),
+        }
+    }
+}
+
+/// The caller of a runtime, made when it is first needed.
+async fn caller(place: &Place) -> Result<Caller, Fault> {
+    if let Some(caller) = &open(place.read().await.as_ref())?.caller {
+        return Ok(caller.clone());
+    }
+    let mut guard = place.write().await;
+    let opened = guard.as_mut().ok_or_else(closed)?;
+    if let Some(caller) = &opened.caller {
+        return Ok(caller.clone());
+    }
+    let clock = Arc::new(SystemClock);
+    let made = Caller::new(Arc::clone(&opened.broker), clock, Arc::clone(&opened.source)).await?;
+    opened.caller = Some(made.clone());
+    Ok(made)
+}

@@ -1,0 +1,97 @@
+use std::fmt;
+
+use pyo3::{
+    exceptions::PyValueError,
+    prelude::*,
+    types::{PyDict, PyList},
+};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+/// Digits in a row from which a number may not fit 64 bits.
+const LONG_NUMBER: usize = 19;
+
+/// Reads JSON text as Python's `None`, `bool`, `int`, `float`, `str`, `list` and `dict`.
+pub(crate) fn read<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+    if has_long_number(text) {
+        return py.import("json")?.call_method1("loads", (text,));
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let value = Seed(py).deserialize(&mut json);
+    value.map_err(|error| PyValueError::new_err(format!("this is no JSON: {error}")))
+}
+
+/// Whether a number may be larger than serde keeps exactly; Python's are unbounded.
+fn has_long_number(text: &str) -> bool {
+    let mut digits = 0;
+    text.bytes().any(|byte| {
+        digits = if byte.is_ascii_digit() { digits + 1 } else { 0 };
+        digits >= LONG_NUMBER
+    })
+}
+
+#[derive(Clone, Copy)]
+struct Seed<'py>(Python<'py>);
+
+impl<'de, 'py> DeserializeSeed<'de> for Seed<'py> {
+    type Value = Bound<'py, PyAny>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'py> Seed<'py> {
+    fn made<T: IntoPyObject<'py>, E: Error>(self, value: T) -> Result<Bound<'py, PyAny>, E> {
+        let made = value.into_pyobject(self.0).map_err(|error| E::custom(error.into()))?;
+        Ok(pyo3::BoundObject::into_bound(made).into_any())
+    }
+}
+
+impl<'de, 'py> Visitor<'de> for Seed<'py> {
+    type Value = Bound<'py, PyAny>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(self.0.None().into_bound(self.0))
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
+        self.made(value)
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+        self.made(value)
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+        self.made(value)
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
+        self.made(value)
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
+        self.made(value)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let list = PyList::empty(self.0);
+        while let Some(item) = items.next_element_seed(self)? {
+            list.append(item).map_err(A::Error::custom)?;
+        }
+        Ok(list.into_any())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        let dict = PyDict::new(self.0);
+        while let Some(key) = fields.next_key::<std::borrow::Cow<'de, str>>()? {
+            let value = fields.next_value_seed(self)?;
+            dict.set_item(&*key, value).map_err(A::Error::custom)?;
+        }
+        Ok(dict.into_any())
+    }
+}

@@ -1,0 +1,122 @@
+use aios_core::event::Payload;
+use pyo3::{
+    prelude::*,
+    sync::PyOnceLock,
+    types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
+};
+use serde::{
+    Serialize, Serializer,
+    ser::{Error, SerializeMap, SerializeSeq},
+};
+use serde_json::value::RawValue;
+
+use crate::fault::Fault;
+
+/// How deep a value may be nested; what is deeper probably contains itself. What serde reads back.
+const DEPTH: usize = 120;
+
+/// Writes a Python value as JSON text. What JSON does not know, `aios._convert.to_plain` makes plain.
+pub(crate) fn write(value: &Bound<'_, PyAny>) -> PyResult<Payload> {
+    Payload::encode(&Plain { value, depth: 0 }).map_err(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let message = format!("this can't be JSON: {}", cause.unwrap_or_default());
+        Fault::new("event", "INVALID_DATA", message).into_error(value.py())
+    })
+}
+
+struct Plain<'a, 'py> {
+    value: &'a Bound<'py, PyAny>,
+    depth: usize,
+}
+
+impl Serialize for Plain<'_, '_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value = self.value;
+        if self.depth > DEPTH {
+            return Err(S::Error::custom("it is nested too deeply, or contains itself"));
+        }
+        if let Ok(text) = value.cast::<PyString>() {
+            return serializer.serialize_str(&text.to_cow().map_err(S::Error::custom)?);
+        }
+        if let Ok(dict) = value.cast::<PyDict>() {
+            return self.dict(dict, serializer);
+        }
+        if value.is_none() {
+            return serializer.serialize_unit();
+        }
+        if let Ok(flag) = value.cast::<PyBool>() {
+            return serializer.serialize_bool(flag.is_true());
+        }
+        if value.is_instance_of::<PyInt>() {
+            return integer(value, serializer);
+        }
+        if let Ok(number) = value.cast::<PyFloat>() {
+            return float(number.value(), serializer);
+        }
+        if let Ok(list) = value.cast::<PyList>() {
+            return self.sequence(list.len(), list.iter(), serializer);
+        }
+        if let Ok(tuple) = value.cast::<PyTuple>() {
+            return self.sequence(tuple.len(), tuple.iter(), serializer);
+        }
+        let plain = to_plain(value).map_err(S::Error::custom)?;
+        Plain { value: &plain, depth: self.depth + 1 }.serialize(serializer)
+    }
+}
+
+impl<'py> Plain<'_, 'py> {
+    fn dict<S: Serializer>(&self, dict: &Bound<'py, PyDict>, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(Some(dict.len()))?;
+        for (key, value) in dict.iter() {
+            let key = key.cast::<PyString>().map_err(|_| {
+                S::Error::custom(format!("keys of objects are strings, not {}", type_name(&key)))
+            })?;
+            let key = key.to_cow().map_err(S::Error::custom)?;
+            map.serialize_entry(&*key, &Plain { value: &value, depth: self.depth + 1 })?;
+        }
+        map.end()
+    }
+
+    fn sequence<S: Serializer>(
+        &self,
+        length: usize,
+        items: impl Iterator<Item = Bound<'py, PyAny>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut sequence = to.serialize_seq(Some(length))?;
+        for value in items {
+            sequence.serialize_element(&Plain { value: &value, depth: self.depth + 1 })?;
+        }
+        sequence.end()
+    }
+}
+
+fn integer<S: Serializer>(value: &Bound<'_, PyAny>, to: S) -> Result<S::Ok, S::Error> {
+    if let Ok(number) = value.extract::<i64>() {
+        return to.serialize_i64(number);
+    }
+    let digits = value.call_method0("__int__").and_then(|number| number.str());
+    let digits = digits.and_then(|digits| Ok(digits.to_cow()?.into_owned()));
+    let digits = digits.map_err(S::Error::custom)?;
+    RawValue::from_string(digits).map_err(S::Error::custom)?.serialize(to)
+}
+
+fn float<S: Serializer>(number: f64, to: S) -> Result<S::Ok, S::Error> {
+    match number.is_finite() {
+        true => to.serialize_f64(number),
+        false => Err(S::Error::custom(format!("JSON has no {number}"))),
+    }
+}
+
+fn type_name(value: &Bound<'_, PyAny>) -> String {
+    value.get_type().qualname().map_or_else(|_| "?".to_owned(), |name| name.to_string())
+}
+
+fn to_plain<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    static TO_PLAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = value.py();
+    let to_plain = TO_PLAIN.get_or_try_init(py, || {
+        PyResult::Ok(py.import("aios._convert")?.getattr("to_plain")?.unbind())
+    })?;
+    to_plain.bind(py).call1((value,))
+}

@@ -1,0 +1,233 @@
+//! Where Python code of users runs: coroutines on their event loop, plain functions in a pool.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use aios_core::{agent::TaskError, event::Payload, failure::Failure};
+use pyo3::{prelude::*, types::PyTuple};
+use tokio::sync::oneshot;
+
+use crate::{bridge::Bridge, fault::task_error, json};
+
+/// Code of the failure of an attempt whose interpreter or loop went away.
+const INTERRUPTED: &str = "INTERRUPTED";
+
+/// Both places.
+pub(crate) struct Places {
+    pub(crate) bridge: Arc<Bridge>,
+    pub(crate) event_loop: Py<PyAny>,
+    pub(crate) pool: Arc<Queue>,
+}
+
+/// A Python function that is called with a [`Reply`] and arguments: `async def` or plain.
+#[derive(Debug)]
+pub(crate) struct Function {
+    pub(crate) code: Py<PyAny>,
+    pub(crate) is_async: bool,
+}
+
+type Attempt = Result<Payload, TaskError>;
+
+/// Makes the arguments of a call, where Python runs.
+pub(crate) type Arguments =
+    Box<dyn for<'py> FnOnce(Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> + Send>;
+
+impl Places {
+    /// Calls `function(reply, *arguments)` and waits for what it tells the reply.
+    ///
+    /// Dropping the future cancels a coroutine; a plain function runs to its end, unheard.
+    pub(crate) async fn run(
+        &self,
+        function: Arc<Function>,
+        code: &'static str,
+        arguments: Arguments,
+    ) -> Attempt {
+        let (sender, receiver) = oneshot::channel();
+        let call = Call { function, code, arguments, sender };
+        let _running = match call.function.is_async {
+            true => Some(self.on_loop(call)),
+            false => {
+                self.pool.push(Box::new(move |py| call.into_parts(py)));
+                None
+            }
+        };
+        let interrupted =
+            Failure::new(INTERRUPTED, "the event loop or the interpreter has stopped");
+        receiver.await.unwrap_or_else(|_| Err(TaskError::retryable(interrupted)))
+    }
+
+    fn on_loop(&self, call: Call) -> Running {
+        let slot = Arc::new(Mutex::new(Slot::Waiting));
+        let running = Running { slot: Arc::clone(&slot), bridge: Arc::clone(&self.bridge) };
+        self.bridge.push(Box::new(move |py| call.start_task(py, &slot)));
+        running
+    }
+}
+
+/// A call that is about to be made.
+struct Call {
+    function: Arc<Function>,
+    code: &'static str,
+    arguments: Arguments,
+    sender: oneshot::Sender<Attempt>,
+}
+
+impl Call {
+    /// The function and its arguments; `None` if the arguments can't be made, which is answered.
+    fn into_parts(self, py: Python<'_>) -> Option<(Py<PyAny>, Py<PyTuple>)> {
+        if self.sender.is_closed() {
+            return None;
+        }
+        let sender = Mutex::new(Some(self.sender));
+        let reply = Bound::new(py, Reply { sender, code: self.code }).ok()?;
+        let arguments = (self.arguments)(py).and_then(|mut arguments| {
+            arguments.insert(0, reply.clone().into_any());
+            PyTuple::new(py, arguments)
+        });
+        match arguments {
+            Ok(arguments) => Some((self.function.code.clone_ref(py), arguments.unbind())),
+            Err(error) => {
+                reply.get().send(Err(task_error(py, &error, self.code)));
+                None
+            }
+        }
+    }
+
+    fn start_task(self, py: Python<'_>, slot: &Mutex<Slot>) -> PyResult<()> {
+        let Some((function, arguments)) = self.into_parts(py) else { return Ok(()) };
+        let coroutine = function.bind(py).call1(arguments.bind(py))?;
+        let event_loop = py.import("asyncio")?.call_method0("get_running_loop")?;
+        let task = event_loop.call_method1("create_task", (coroutine,))?;
+        *lock(slot) = Slot::Running(task.unbind());
+        Ok(())
+    }
+}
+
+/// Where a coroutine stands.
+enum Slot {
+    Waiting,
+    Running(Py<PyAny>),
+}
+
+/// A coroutine on the loop; dropping this cancels it.
+struct Running {
+    slot: Arc<Mutex<Slot>>,
+    bridge: Arc<Bridge>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let slot = std::mem::replace(&mut *lock(&self.slot), Slot::Waiting);
+        if let Slot::Running(task) = slot {
+            // A task that is done takes no notice.
+            let cancel = move |py: Python<'_>| task.call_method0(py, "cancel").map(drop);
+            self.bridge.push(Box::new(cancel));
+        }
+    }
+}
+
+/// What a function tells when it has ended.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct Reply {
+    sender: Mutex<Option<oneshot::Sender<Attempt>>>,
+    code: &'static str,
+}
+
+impl Reply {
+    fn send(&self, attempt: Attempt) {
+        if let Some(sender) = lock(&self.sender).take() {
+            // Nobody waits any more if the attempt was given up.
+            let _ = sender.send(attempt);
+        }
+    }
+}
+
+#[pymethods]
+impl Reply {
+    /// It returned this.
+    fn done(&self, value: &Bound<'_, PyAny>) {
+        let written = json::write(value).map_err(|error| TaskError {
+            retryable: false,
+            ..task_error(value.py(), &error, "INVALID_OUTPUT")
+        });
+        self.send(written);
+    }
+
+    /// It raised this.
+    fn fail(&self, error: &Bound<'_, PyAny>) {
+        let error_value = PyErr::from_value(error.clone());
+        self.send(Err(task_error(error.py(), &error_value, self.code)));
+    }
+}
+
+type Parts = Box<dyn FnOnce(Python<'_>) -> Option<(Py<PyAny>, Py<PyTuple>)> + Send>;
+
+/// Calls that wait for a thread. As many as there are tasks and steps under way.
+#[derive(Default)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    calls: VecDeque<Parts>,
+    closed: bool,
+}
+
+impl Queue {
+    fn push(&self, call: Parts) {
+        let mut state = lock(&self.state);
+        if !state.closed {
+            state.calls.push_back(call);
+            self.changed.notify_one();
+        }
+    }
+
+    fn pop(&self) -> Option<Parts> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(call) = state.calls.pop_front() {
+                return Some(call);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        let calls = std::mem::take(&mut state.calls);
+        drop(state);
+        drop(calls);
+        self.changed.notify_all();
+    }
+}
+
+/// The pool's queue, as its Python threads see it.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct Pool {
+    pub(crate) queue: Arc<Queue>,
+}
+
+#[pymethods]
+impl Pool {
+    /// The next function to call and its arguments; waits for it. `None` once the pool is closed.
+    fn next(&self, py: Python<'_>) -> Option<(Py<PyAny>, Py<PyTuple>)> {
+        loop {
+            let call = py.detach(|| self.queue.pop())?;
+            if let Some(parts) = call(py) {
+                return Some(parts);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,124 @@
+//! Handles of runs.
+
+use std::sync::Arc;
+
+use aios_agents::RunHandle;
+use aios_core::event::Payload;
+use pyo3::prelude::*;
+
+use crate::{
+    calls::{Answer, Calls},
+    fault::Fault,
+    json, records,
+};
+
+/// What `aios.RunHandle` asks.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct HandleCore {
+    calls: Arc<Calls>,
+    id: String,
+    key: u64,
+}
+
+impl HandleCore {
+    /// As the answer of a call.
+    pub(crate) fn answer(calls: &Arc<Calls>, handle: RunHandle) -> Answer {
+        let id = handle.id().to_owned();
+        let made = Self { key: calls.keep(handle), id, calls: Arc::clone(calls) };
+        Answer::Made(Box::new(move |py| Ok(Py::new(py, made)?.into_any())))
+    }
+
+    fn handle(&self, py: Python<'_>) -> PyResult<RunHandle> {
+        self.calls.handle(self.key).map_err(|fault| fault.into_error(py))
+    }
+}
+
+impl Drop for HandleCore {
+    fn drop(&mut self) {
+        self.calls.drop_handle(self.key);
+    }
+}
+
+#[pymethods]
+impl HandleCore {
+    #[getter]
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let handle = self.handle(py)?;
+        self.calls.call(py, async move { Ok(Answer::Json(handle.result::<Payload>().await?)) })
+    }
+
+    fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let handle = self.handle(py)?;
+        self.calls.call(py, async move {
+            let row = records::run(&handle.status().await?);
+            Ok(Answer::Json(Payload::encode(&row)?))
+        })
+    }
+
+    fn signal<'py>(
+        &self,
+        name: String,
+        payload: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = payload.py();
+        let (handle, written) = (self.handle(py)?, json::write(payload)?);
+        self.calls.call(py, async move {
+            handle.signal(&name, &written).await?;
+            Ok(Answer::Nothing)
+        })
+    }
+
+    fn cancel<'py>(&self, py: Python<'py>, reason: String) -> PyResult<Bound<'py, PyAny>> {
+        let handle = self.handle(py)?;
+        self.calls.call(py, async move {
+            handle.cancel(reason).await?;
+            Ok(Answer::Nothing)
+        })
+    }
+
+    fn pause<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let handle = self.handle(py)?;
+        self.calls.call(py, async move {
+            handle.pause().await?;
+            Ok(Answer::Nothing)
+        })
+    }
+
+    fn resume<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let handle = self.handle(py)?;
+        self.calls.call(py, async move {
+            handle.resume().await?;
+            Ok(Answer::Nothing)
+        })
+    }
+
+    fn journal<'py>(
+        &self,
+        py: Python<'py>,
+        after: u64,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let handle = self.handle(py)?;
+        self.calls.call(py, async move {
+            let events = handle.journal(after, limit).await?;
+            Ok::<_, Fault>(Answer::Json(records::events(&events)?))
+        })
+    }
+
+    fn fork<'py>(
+        &self,
+        py: Python<'py>,
+        operation: u64,
+        new_id: String,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (handle, calls) = (self.handle(py)?, Arc::clone(&self.calls));
+        self.calls.call(py, async move {
+            let forked = handle.fork(operation, new_id).await?;
+            Ok(Self::answer(&calls, forked))
+        })
+    }
+}

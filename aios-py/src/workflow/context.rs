@@ -1,0 +1,224 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::workflow::{
+    WorkflowContext, WorkflowError,
+    machine::{ChildRequest, Request, TaskRequest},
+};
+use aios_core::{
+    agent::{Segment, TaskError},
+    event::Payload,
+    failure::Failure,
+    retry::RetryPolicy,
+};
+use pyo3::{
+    prelude::*,
+    types::{PyDict, PyTuple},
+};
+
+use super::{Drive, Operation, operation::Operations};
+use crate::{
+    fault::Fault,
+    given::{Retry, event_of},
+    json,
+    places::{Arguments, Function, Places},
+};
+
+/// What `aios.WorkflowContext` asks.
+#[pyclass(frozen, module = "aios._aios")]
+#[derive(Clone)]
+pub(crate) struct RunCore {
+    context: WorkflowContext,
+    operations: Arc<Operations>,
+    places: Option<Arc<Places>>,
+}
+
+impl RunCore {
+    pub(super) fn new(
+        context: WorkflowContext,
+        operations: Arc<Operations>,
+        places: Option<Arc<Places>>,
+    ) -> Self {
+        Self { context, operations, places }
+    }
+
+    fn ask(&self, request: Request, decode: Option<Py<PyAny>>) -> Operation {
+        Operation::new(&self.operations, Box::pin(self.context.operation(request)), decode)
+    }
+}
+
+#[pymethods]
+impl RunCore {
+    #[getter]
+    fn run_id(&self) -> &str {
+        self.context.run_id()
+    }
+
+    #[getter]
+    fn workflow(&self) -> &str {
+        self.context.info().workflow.as_str()
+    }
+
+    #[getter]
+    fn workflow_version(&self) -> u32 {
+        self.context.info().version
+    }
+
+    #[pyo3(signature = (agent_type, parameters, agent_id, timeout, retry, decode))]
+    fn task(
+        &self,
+        agent_type: &str,
+        parameters: &Bound<'_, PyAny>,
+        agent_id: Option<String>,
+        timeout: Option<f64>,
+        retry: Option<Retry>,
+        decode: Option<Py<PyAny>>,
+    ) -> PyResult<Operation> {
+        let request = TaskRequest {
+            agent_type: segment(parameters.py(), agent_type)?,
+            agent_id,
+            parameters: json::write(parameters)?,
+            timeout: timeout.map(|timeout| seconds(parameters.py(), timeout)).transpose()?,
+            retry: policy(parameters.py(), retry)?,
+        };
+        Ok(self.ask(Request::Task(Box::new(request)), decode))
+    }
+
+    #[pyo3(signature = (name, function, is_async, args, kwargs, retry, decode))]
+    #[allow(clippy::too_many_arguments, reason = "called by aios._workflow only")]
+    fn step(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        function: Py<PyAny>,
+        is_async: bool,
+        args: Py<PyTuple>,
+        kwargs: Py<PyDict>,
+        retry: Option<Retry>,
+        decode: Option<Py<PyAny>>,
+    ) -> PyResult<Operation> {
+        let retry = policy(py, retry)?;
+        let code = if is_async { "run_async_step" } else { "run_plain_step" };
+        let code = py.import("aios._workflow")?.getattr(code)?.unbind();
+        let runner = Arc::new(Function { code, is_async });
+        let given = Arc::new((function, args, kwargs));
+        let places = self.places.clone();
+        let step = self.context.step(name, move || {
+            let (runner, given, places) = (Arc::clone(&runner), Arc::clone(&given), places.clone());
+            async move {
+                let Some(places) = places else { return Err(no_places()) };
+                let arguments: Arguments = Box::new(move |py| Ok(step_arguments(py, &given)));
+                places.run(runner, TaskError::FAILED, arguments).await
+            }
+        });
+        let call = step.retry(retry);
+        Ok(Operation::new(&self.operations, Box::pin(call), decode))
+    }
+
+    fn sleep(&self, py: Python<'_>, duration: f64) -> PyResult<Operation> {
+        Ok(self.ask(Request::Sleep { duration: seconds(py, duration)? }, None))
+    }
+
+    #[pyo3(signature = (name, timeout, decode))]
+    fn signal(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        timeout: Option<f64>,
+        decode: Option<Py<PyAny>>,
+    ) -> PyResult<Operation> {
+        let timeout = timeout.map(|timeout| seconds(py, timeout)).transpose()?;
+        Ok(self.ask(Request::Signal { name: name.into(), timeout }, decode))
+    }
+
+    #[pyo3(signature = (workflow, input, run_id, decode))]
+    fn child(
+        &self,
+        workflow: &str,
+        input: &Bound<'_, PyAny>,
+        run_id: Option<String>,
+        decode: Option<Py<PyAny>>,
+    ) -> PyResult<Operation> {
+        let workflow = segment(input.py(), workflow)?;
+        let request = ChildRequest { workflow, run_id, input: json::write(input)? };
+        Ok(self.ask(Request::Child(Box::new(request)), decode))
+    }
+
+    fn emit(&self, event_type: &str, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let source = self.context.info().workflow.as_str().into();
+        self.context.emit(event_of(data, event_type, source)?);
+        Ok(())
+    }
+
+    #[pyo3(signature = (text, progress))]
+    fn set_status(&self, text: String, progress: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        match progress {
+            None => self.context.set_status(text),
+            Some(progress) => {
+                let written = self.context.set_progress(text, &json::write(progress)?);
+                written.map_err(|error| Fault::from(error).into_error(progress.py()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `begin(run, None)` makes the coroutine that undoes.
+    fn compensate(&self, name: &str, begin: Py<PyAny>) {
+        let places = self.places.clone();
+        self.context.compensate(name, move |context| async move {
+            let operations = Arc::new(Operations::default());
+            let run = Self::new(context, Arc::clone(&operations), places);
+            Drive::new(begin, run, Payload::null(), operations).await.map(drop)
+        });
+    }
+
+    /// Microseconds since the Unix epoch.
+    fn now_micros(&self) -> i64 {
+        self.context.now().as_micros()
+    }
+
+    fn uuid(&self) -> String {
+        self.context.uuid().to_string()
+    }
+
+    fn random(&self) -> f64 {
+        self.context.random()
+    }
+
+    fn version(&self, py: Python<'_>, change: &str, oldest: u32, newest: u32) -> PyResult<u32> {
+        let version = self.context.version(change, oldest..=newest);
+        version.map_err(|error| Fault::from(error).into_error(py))
+    }
+}
+
+type Given = (Py<PyAny>, Py<PyTuple>, Py<PyDict>);
+
+fn step_arguments<'py>(py: Python<'py>, given: &Given) -> Vec<Bound<'py, PyAny>> {
+    let (function, args, kwargs) = given;
+    vec![
+        function.bind(py).clone(),
+        args.bind(py).clone().into_any(),
+        kwargs.bind(py).clone().into_any(),
+    ]
+}
+
+fn no_places() -> TaskError {
+    let message = "this client can't run steps";
+    let failure = Failure::new("NO_EVENT_LOOP", message);
+    TaskError::terminal(failure)
+}
+
+fn segment(py: Python<'_>, name: &str) -> PyResult<Segment> {
+    Segment::new(name).map_err(|error| Fault::from(WorkflowError::from(error)).into_error(py))
+}
+
+fn policy(py: Python<'_>, retry: Option<Retry>) -> PyResult<RetryPolicy> {
+    retry.map_or_else(|| Ok(RetryPolicy::default()), |retry| retry.into_policy(py))
+}
+
+/// Seconds as Python says them.
+pub(crate) fn seconds(py: Python<'_>, seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds).map_err(|_| {
+        let message = format!("{seconds} is no number of seconds from 0");
+        Fault::new("event", "INVALID_DURATION", message).into_error(py)
+    })
+}

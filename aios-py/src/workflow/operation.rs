@@ -1,0 +1,149 @@
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use aios_agents::workflow::WorkflowError;
+use aios_core::{BoxFuture, event::Payload};
+use pyo3::{exceptions::PyStopIteration, prelude::*, sync::PyOnceLock};
+
+use crate::{fault::Fault, json};
+
+type Outcome = Result<Payload, WorkflowError>;
+type Call = BoxFuture<'static, Outcome>;
+
+/// The operations of one run that have no outcome yet. They live here and not in their Python
+/// objects, so that the garbage collector decides nothing.
+#[derive(Default)]
+pub(crate) struct Operations(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    waker: Option<Waker>,
+    last: u64,
+    calls: BTreeMap<u64, Call>,
+}
+
+impl Operations {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says whom to wake; without it nothing can be awaited.
+    pub(super) fn set_waker(&self, waker: Option<Waker>) {
+        self.state().waker = waker;
+    }
+
+    pub(super) fn add(&self, call: Call) -> u64 {
+        let mut state = self.state();
+        state.last += 1;
+        let key = state.last;
+        state.calls.insert(key, call);
+        key
+    }
+
+    /// `None` if the operation is unknown or nothing is being driven.
+    fn poll(&self, key: u64) -> Option<Poll<Outcome>> {
+        let (waker, mut call) = {
+            let mut state = self.state();
+            (state.waker.clone()?, state.calls.remove(&key)?)
+        };
+        let polled = call.as_mut().poll(&mut Context::from_waker(&waker));
+        if polled.is_pending() {
+            self.state().calls.insert(key, call);
+        }
+        Some(polled)
+    }
+
+    fn remove(&self, key: u64) {
+        let call = self.state().calls.remove(&key);
+        drop(call);
+    }
+
+    /// Gives up what is not over, in the order in which it was asked for.
+    pub(super) fn clear(&self) {
+        let calls = std::mem::take(&mut self.state().calls);
+        calls.into_values().for_each(drop);
+    }
+}
+
+/// What an operation yields while it waits; nothing else may be yielded to the engine.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct Pending;
+
+impl Pending {
+    /// The only one.
+    pub(crate) fn instance(py: Python<'_>) -> PyResult<&Py<Self>> {
+        static INSTANCE: PyOnceLock<Py<Pending>> = PyOnceLock::new();
+        INSTANCE.get_or_try_init(py, || Py::new(py, Self))
+    }
+}
+
+/// An operation of a workflow: awaitable, by the run that asked for it.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct Operation {
+    operations: Arc<Operations>,
+    key: u64,
+    /// Makes the result what the workflow asked for.
+    decode: Option<Py<PyAny>>,
+    ended: Mutex<Option<PyResult<Py<PyAny>>>>,
+}
+
+impl Operation {
+    pub(super) fn new(operations: &Arc<Operations>, call: Call, decode: Option<Py<PyAny>>) -> Self {
+        let key = operations.add(call);
+        Self { operations: Arc::clone(operations), key, decode, ended: Mutex::default() }
+    }
+
+    fn end(&self, py: Python<'_>, outcome: Outcome) -> PyResult<Py<PyAny>> {
+        let payload = outcome.map_err(|error| Fault::from(error).into_error(py))?;
+        let value = json::read(py, payload.as_str())?;
+        match &self.decode {
+            Some(decode) => decode.call1(py, (value,)),
+            None => Ok(value.unbind()),
+        }
+    }
+
+    fn ended(&self) -> MutexGuard<'_, Option<PyResult<Py<PyAny>>>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Operation {
+    fn __await__(this: Py<Self>) -> Py<Self> {
+        this
+    }
+
+    fn __iter__(this: Py<Self>) -> Py<Self> {
+        this
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Py<Pending>> {
+        if self.ended().is_none() {
+            let polled = self.operations.poll(self.key).ok_or_else(|| misplaced(py))?;
+            let Poll::Ready(outcome) = polled else {
+                return Ok(Pending::instance(py)?.clone_ref(py));
+            };
+            let ended = self.end(py, outcome);
+            *self.ended() = Some(ended);
+        }
+        Err(match &*self.ended() {
+            Some(Ok(value)) => PyStopIteration::new_err((value.clone_ref(py),)),
+            Some(Err(error)) => error.clone_ref(py),
+            None => misplaced(py),
+        })
+    }
+
+    /// Gives the operation up: a timer is forgotten, a task is cancelled.
+    fn close(&self) {
+        self.operations.remove(self.key);
+    }
+}
+
+fn misplaced(py: Python<'_>) -> PyErr {
+    let message = "an operation can only be awaited by the workflow run that asked for it, and not \
+                   after it was given up";
+    Fault::new("workflow_code", "WORKFLOW_CODE", message).into_error(py)
+}

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import dataclasses
+import enum
+import threading
+import time
+from typing import Any, Literal, NotRequired, TypedDict
+
+import pytest
+
+import aios
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Options(TypedDict):
+    deep: bool
+    tag: NotRequired[str]
+
+
+@dataclasses.dataclass
+class Part:
+    name: str
+    size: int = 1
+    parts: list[Part] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Spec:
+    title: str
+    parts: list[Part]
+    options: Options
+    colour: Colour = Colour.RED
+    mode: Literal["fast", "slow"] = "fast"
+    note: str | None = None
+
+
+@aios.agent("planner")
+class Planner:
+    async def process_task(self, context: aios.TaskContext, parameters: Spec) -> Spec:
+        await asyncio.sleep(0)
+        assert isinstance(parameters.parts[0], Part)
+        return dataclasses.replace(parameters, title=parameters.title.upper())
+
+
+@aios.agent("echo")
+async def echo(context: aios.TaskContext, parameters: Any) -> Any:
+    return parameters
+
+
+@aios.agent("threaded")
+def threaded(context: aios.TaskContext, seconds: float) -> str:
+    time.sleep(seconds)
+    return threading.current_thread().name
+
+
+SPEC: dict[str, Any] = {
+    "title": "a",
+    "parts": [{"name": "x", "parts": [{"name": "y", "size": 2}]}],
+    "options": {"deep": True},
+}
+
+
+async def test_should_read_parameters_and_write_results_by_annotation() -> None:
+    async with aios.Runtime(agents=[Planner()]) as runtime:
+        answer = await runtime.call("planner", SPEC, result=Spec)
+    assert answer.title == "A"
+    assert answer.parts[0].parts[0] == Part("y", 2)
+    assert answer.colour is Colour.RED
+
+
+async def test_should_name_every_fault_of_parameters() -> None:
+    broken = {
+        "parts": [{"name": 1}, {"size": "big"}],
+        "options": {"deep": "yes"},
+        "mode": "warp",
+    }
+    async with aios.Runtime(agents=[Planner()]) as runtime:
+        with pytest.raises(aios.InvalidParametersError) as raised:
+            await runtime.call("planner", broken)
+    assert {fault["path"] for fault in raised.value.details} == {
+        "/title",
+        "/parts/0/name",
+        "/parts/1/name",
+        "/parts/1/size",
+        "/options/deep",
+        "/mode",
+    }
+    assert not raised.value.retryable
+    assert raised.value.code == "INVALID_PARAMETERS"
+
+
+async def test_should_run_plain_functions_in_threads_at_the_same_time() -> None:
+    async with aios.Runtime(agents=[threaded], threads=4) as runtime:
+        began = time.monotonic()
+        names = await asyncio.gather(*(runtime.call("threaded", 0.3) for _ in range(4)))
+        assert time.monotonic() - began < 4 * 0.3
+    assert len(set(names)) == 4
+
+
+async def test_should_keep_type_message_and_traceback_of_an_exception() -> None:
+    class QuotaExceeded(Exception):
+        pass
+
+    @aios.agent("failing")
+    async def failing(context: aios.TaskContext) -> None:
+        raise QuotaExceeded("too many")
+
+    async with aios.Runtime(agents=[failing]) as runtime:
+        with pytest.raises(aios.TaskError) as raised:
+            await runtime.call("failing")
+    error = raised.value
+    assert error.code == "TASK_FAILED"
+    assert error.retryable
+    assert error.details["type"].endswith("QuotaExceeded")
+    assert error.details["message"] == "too many"
+    assert 'raise QuotaExceeded("too many")' in error.details["traceback"]
+    assert any("QuotaExceeded" in note for note in error.__notes__)
+
+
+async def test_should_keep_code_and_details_of_a_task_error() -> None:
+    @aios.agent("refusing")
+    def refusing(context: aios.TaskContext) -> None:
+        raise aios.TaskError.terminal("no", code="REFUSED", details={"left": 0})
+
+    async with aios.Runtime(agents=[refusing]) as runtime:
+        with pytest.raises(aios.TaskError) as raised:
+            await runtime.call("refusing")
+    assert (raised.value.code, raised.value.details) == ("REFUSED", {"left": 0})
+    assert not raised.value.retryable
+
+
+async def test_should_cancel_the_coroutine_at_its_timeout() -> None:
+    cancelled = asyncio.Event()
+
+    @aios.agent("slow")
+    async def slow(context: aios.TaskContext) -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async with aios.Runtime(agents=[slow]) as runtime:
+        with pytest.raises(aios.TaskTimeoutError) as raised:
+            await runtime.call("slow", timeout=0.2)
+        await cancelled.wait()
+    assert raised.value.retryable
+
+
+async def test_should_tell_a_plain_function_that_nobody_waits() -> None:
+    seen = threading.Event()
+
+    @aios.agent("stubborn")
+    def stubborn(context: aios.TaskContext) -> None:
+        while not context.is_cancelled:
+            time.sleep(0.01)
+        seen.set()
+
+    async with aios.Runtime(agents=[stubborn]) as runtime:
+        with pytest.raises(aios.TaskTimeoutError):
+            await runtime.call("stubborn", timeout=0.2)
+        assert await asyncio.to_thread(seen.wait, 60)
+
+
+async def test_should_say_that_nobody_takes_a_task() -> None:
+    async with aios.Runtime() as runtime:
+        with pytest.raises(aios.AgentNotFoundError):
+            await runtime.call("nobody", 1)
+
+
+async def test_should_refuse_output_that_can_not_be_json() -> None:
+    @aios.agent("strange")
+    async def strange(context: aios.TaskContext, kind: str) -> Any:
+        values: dict[str, Any] = {"object": object(), "nan": float("nan"), "keys": {1: 2}}
+        values["loop"] = values
+        return values[kind]
+
+    async with aios.Runtime(agents=[strange]) as runtime:
+        for kind in ("object", "nan", "keys", "loop"):
+            with pytest.raises((aios.InvalidOutputError, aios.InvalidDataError)):
+                await runtime.call("strange", kind)
+        with pytest.raises(aios.InvalidDataError):
+            await runtime.call("strange", object())
+
+
+async def test_should_describe_the_task_in_its_context() -> None:
+    @aios.agent("curious")
+    async def curious(context: aios.TaskContext) -> dict[str, Any]:
+        context.heartbeat({"done": 1})
+        return {
+            "attempt": context.attempt,
+            "key": context.idempotency_key == context.task_id,
+            "type": context.agent_type,
+            "deadline": context.deadline is not None,
+            "trace": context.traceparent,
+            "inherited": aios.traceparent.get(),
+            "correlation": context.correlation_id,
+            "cancelled": context.is_cancelled,
+            "tenant": tenant.get(),
+        }
+
+    tenant.set("ada")
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with aios.Runtime(agents=[curious]) as runtime:
+        told = await runtime.call("curious", traceparent=trace, correlation_id="c-1")
+    assert told == {
+        "attempt": 1,
+        "key": True,
+        "type": "curious",
+        "deadline": True,
+        "trace": trace,
+        "inherited": trace,
+        "correlation": "c-1",
+        "cancelled": False,
+        "tenant": "ada",
+    }
+
+
+async def test_should_publish_what_a_task_emits_if_it_succeeds() -> None:
+    @aios.agent("emitter")
+    async def emitter(context: aios.TaskContext, succeed: bool) -> None:
+        context.emit("shop.order.placed", {"succeed": succeed})
+        if not succeed:
+            raise ValueError("no")
+
+    async with aios.Runtime(agents=[emitter]) as runtime, runtime.events("shop.#") as events:
+        with pytest.raises(aios.TaskError):
+            await runtime.call("emitter", False)
+        await runtime.call("emitter", True)
+        event = await anext(events)
+    assert event.data == {"succeed": True}
+
+
+async def test_should_give_json_values_unchanged() -> None:
+    values = [None, True, 1, -(2**63), 2**64, 2**200, 1.5, "ä🙂", [], {"a": {"b": [1]}}]
+    async with aios.Runtime(agents=[echo]) as runtime:
+        assert await runtime.call("echo", values) == values
+
+
+async def test_should_try_a_durable_task_again() -> None:
+    attempts: list[int] = []
+
+    @aios.agent("flaky")
+    async def flaky(context: aios.TaskContext, wanted: int) -> int:
+        attempts.append(context.attempt)
+        if context.attempt < wanted:
+            raise ConnectionError("not yet")
+        return context.attempt
+
+    async with aios.Runtime(agents=[flaky]) as runtime:
+        run = await runtime.task("flaky", 3, retry=aios.RetryPolicy.fixed(5, 0.01))
+        assert await run.result() == 3
+    assert attempts == [1, 2, 3]
+
+
+async def test_should_say_what_is_no_agent() -> None:
+    class Nothing:
+        pass
+
+    for wrong in (Nothing(), Planner):
+        with pytest.raises(aios.ConfigurationError):
+            await aios.Runtime(agents=[wrong]).open()
+
+    @aios.agent("greedy")
+    async def greedy(context: aios.TaskContext, one: int, two: int) -> None: ...
+
+    with pytest.raises(aios.ConfigurationError, match="at most one value"):
+        await aios.Runtime(agents=[greedy]).open()
+
+    @aios.agent("Bad Name")
+    async def badly_named(context: aios.TaskContext) -> None: ...
+
+    with pytest.raises(aios.ConfigurationError):
+        await aios.Runtime(agents=[badly_named]).open()
+
+
+async def test_should_not_hold_back_other_agents_while_one_spins() -> None:
+    stop = threading.Event()
+
+    @aios.agent("spinner")
+    def spinner(context: aios.TaskContext) -> int:
+        count = 0
+        while not stop.is_set() and not context.is_cancelled:
+            count += 1
+        return count
+
+    async with aios.Runtime(agents=[spinner, echo]) as runtime:
+        spinning = asyncio.create_task(runtime.call("spinner"))
+        for number in range(20):
+            assert await runtime.call("echo", number) == number
+        stop.set()
+        assert await spinning > 0

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aios
+import aios.sync
+
+
+@aios.agent("echo")
+async def echo(context: aios.TaskContext, parameters: Any) -> Any:
+    return parameters
+
+
+@aios.workflow("ask")
+async def ask(context: aios.WorkflowContext, question: str) -> str:
+    return await context.signal(question, result=str)
+
+
+async def test_should_publish_to_everybody_who_listens() -> None:
+    async with (
+        aios.Client() as client,
+        client.events("shop.*.placed", "shop.*.paid") as events,
+    ):
+        first = await client.publish("shop.order.placed", {"n": 1}, correlation_id="c")
+        await client.publish("shop.order.lost", {"n": 2})
+        await client.publish("shop.order.paid", {"n": 3}, id="event-3")
+        found = [await anext(events), await anext(events)]
+    assert [event.id for event in found] == [first, "event-3"]
+    assert [event.data["n"] for event in found] == [1, 3]
+    assert found[0].metadata["correlation_id"] == "c"
+    assert found[0].source == "aios"
+    assert found[0].timestamp.tzinfo is not None
+
+
+async def test_should_share_the_events_of_a_group() -> None:
+    async with (
+        aios.Client() as client,
+        client.events("a.b.c", group="readers") as one,
+        client.events("a.b.c", group="readers") as other,
+    ):
+        for number in range(2):
+            await client.publish("a.b.c", number)
+        found = {(await anext(one)).data, (await anext(other)).data}
+    assert found == {0, 1}
+
+
+async def test_should_read_the_log_and_the_tables() -> None:
+    async with aios.Runtime(agents=[echo], workflows=[ask]) as runtime:
+        run = await runtime.start(ask, "q", id="run-1")
+        await run.signal("q", "yes")
+        await run.result()
+        task = await runtime.task("echo", [1], id="task-1")
+        await task.result()
+        log = [recorded async for recorded in runtime.log()]
+        head = await runtime.head()
+        page = await runtime.list(limit=1)
+        rest = await runtime.list(after=page.next)
+        completed = await runtime.list("ask", statuses=["completed"])
+        tasks = await runtime.tasks(run_id="task-1")
+        agents = await runtime.agents("echo")
+        workflows = await runtime.workflows()
+        with pytest.raises(ValueError, match="no status"):
+            await runtime.list(statuses=["lost"])  # type: ignore[list-item]
+    assert [recorded.position for recorded in log] == list(range(1, head + 1))
+    assert {row.id for row in page.rows + rest.rows} == {"run-1", "task-1"}
+    assert [row.result for row in completed.rows] == ["yes"]
+    assert [(row.agent_type, row.status) for row in tasks.rows] == [("echo", "completed")]
+    assert [row.status for row in agents.rows] == ["running"]
+    assert {row.name for row in workflows.rows} >= {"ask"}
+
+
+async def test_should_follow_the_log() -> None:
+    async with aios.Runtime(workflows=[ask]) as runtime:
+        found: list[str] = []
+
+        async def follow() -> None:
+            async for recorded in runtime.log(follow=True):
+                found.append(recorded.event.type)
+                if recorded.event.type == "workflows.ask.completed":
+                    return
+
+        following = asyncio.create_task(follow())
+        run = await runtime.start(ask, "q")
+        await run.signal("q", "yes")
+        await following
+    assert "workflows.ask.started" in found
+
+
+async def test_should_tell_what_still_waits_that_the_runtime_was_closed() -> None:
+    async with aios.Runtime(workflows=[ask]) as runtime:
+        run = await runtime.start(ask, "q")
+        waiting = asyncio.create_task(run.result())
+        await asyncio.sleep(0.05)
+    with pytest.raises(aios.RuntimeClosedError):
+        await waiting
+    with pytest.raises(aios.RuntimeClosedError):
+        await run.status()
+    with pytest.raises(aios.RuntimeClosedError):
+        await runtime.start(ask, "q")
+
+
+async def test_should_say_what_is_wrong_with_urls_and_data(tmp_path: Path) -> None:
+    with pytest.raises(aios.ConfigurationError):
+        await aios.Client(store="nowhere:").open()
+    with pytest.raises(aios.ConfigurationError):
+        await aios.Client(broker="carrier-pigeon://").open()
+    with pytest.raises(aios.StoreError):
+        await aios.Client(store=f"sqlite://{tmp_path}").open()
+    async with aios.Client() as client:
+        with pytest.raises(aios.InvalidDataError):
+            await client.publish("Not A Type")
+        with pytest.raises(aios.InvalidDataError):
+            await client.publish("a.b.c", object())
+        with pytest.raises(aios.InvalidDataError):
+            await client.call("echo", timeout=-1)
+
+
+async def test_should_refuse_a_database_that_is_open(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path}/a.db"
+    async with aios.Runtime(url):
+        with pytest.raises(aios.StoreLockedError):
+            await aios.Runtime(url).open()
+    async with aios.Runtime(url):
+        pass
+
+
+async def test_should_cancel_a_call_with_its_task() -> None:
+    began = asyncio.Event()
+    ended = asyncio.Event()
+
+    @aios.agent("slow")
+    async def slow(context: aios.TaskContext) -> None:
+        began.set()
+        await ended.wait()
+
+    async with aios.Runtime(agents=[slow]) as runtime:
+        calling = asyncio.create_task(runtime.call("slow"))
+        await began.wait()
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        ended.set()
+
+
+async def test_should_say_when_tasks_outlive_the_shutdown() -> None:
+    began = asyncio.Event()
+
+    @aios.agent("endless")
+    async def endless(context: aios.TaskContext) -> None:
+        began.set()
+        await asyncio.sleep(3600)
+
+    runtime = aios.Runtime(agents=[endless], shutdown_timeout=0.2)
+    await runtime.open()
+    calling = asyncio.create_task(runtime.call("endless"))
+    await began.wait()
+    with pytest.raises(aios.ShutdownTimeoutError):
+        await runtime.close()
+    with pytest.raises(aios.AiosError):
+        await calling
+
+
+def test_should_do_the_same_without_async(
+    aios_runtime: Callable[..., aios.sync.Runtime], tmp_path: Path
+) -> None:
+    runtime = aios_runtime(f"sqlite://{tmp_path}/a.db", agents=[echo], workflows=[ask])
+    assert runtime.call("echo", 1) == 1
+    assert runtime.task("echo", 2).result() == 2
+    run = runtime.start(ask, "q", id="r")
+    with pytest.raises(TimeoutError):
+        run.result(timeout=0.05)
+    assert runtime.run("r").status().status == "running"
+    events = runtime.events("shop.#")
+    runtime.publish("shop.order.placed", 3)
+    assert next(events).data == 3
+    run.signal("q", "yes")
+    assert run.result() == "yes"
+    assert run.journal()[0].version == 1
+    assert len(list(runtime.log())) == runtime.head()
+    assert {row.id for row in runtime.list("ask").rows} == {"r"}
+    assert runtime.agents().rows
+    assert runtime.tasks().rows
+    assert runtime.workflows().rows
+
+
+async def test_should_do_so_inside_a_running_loop(
+    aios_runtime: Callable[..., aios.sync.Runtime],
+) -> None:
+    runtime = aios_runtime(agents=[echo])
+    assert runtime.call("echo", "notebook") == "notebook"
+
+
+async def test_should_start_a_workflow_of_another_process_by_name_and_version() -> None:
+    async with aios.Client() as client:
+        run = await client.start("elsewhere", {"a": 1}, version=3, delay=60)
+        status = await run.status()
+    assert (status.workflow, status.workflow_version) == ("elsewhere", 3)

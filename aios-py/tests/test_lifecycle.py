@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import finish
+
+Start = Callable[..., subprocess.Popen[str]]
+
+AGENT = """
+import asyncio, os, signal, sys, time
+import aios
+
+@aios.agent("echo")
+async def echo(context: aios.TaskContext, parameters: object) -> object:
+    return parameters
+
+@aios.agent("plain")
+def plain(context: aios.TaskContext, parameters: object) -> object:
+    return parameters
+
+@aios.workflow("wait")
+async def wait(context: aios.WorkflowContext) -> None:
+    await context.signal("never")
+"""
+
+
+def test_should_exit_when_a_runtime_was_never_closed(script: Start) -> None:
+    status, output, errors = finish(
+        script(
+            AGENT
+            + """
+async def main():
+    global runtime
+    runtime = aios.Runtime(agents=[echo, plain], workflows=[wait])
+    await runtime.open()
+    await runtime.start(wait)
+    print(await runtime.call("echo", 1), await runtime.call("plain", 2))
+
+asyncio.run(main())
+"""
+        )
+    )
+    assert (status, output, errors) == (0, "1 2\n", "")
+
+
+def test_should_exit_on_an_interrupt(script: Start) -> None:
+    process = script(
+        AGENT
+        + """
+async def main():
+    async with aios.Runtime(agents=[echo], workflows=[wait]) as runtime:
+        run = await runtime.start(wait)
+        print("ready", flush=True)
+        try:
+            await run.result()
+        finally:
+            print("cleaned", flush=True)
+
+asyncio.run(main())
+"""
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    status, output, errors = finish(process)
+    assert output == "cleaned\n"
+    assert status == -signal.SIGINT
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_should_refuse_to_work_after_a_fork_and_let_the_child_end(script: Start) -> None:
+    status, output, errors = finish(
+        script(
+            AGENT
+            + """
+import aios.sync
+
+with aios.sync.Runtime(agents=[echo, plain]) as runtime:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            runtime.call("plain", 1)
+        except aios.ForkedError as error:
+            print(error.code, flush=True)
+        with aios.sync.Runtime(agents=[plain]) as other:
+            print(other.call("plain", "child"), flush=True)
+        sys.exit(0)
+    _, status = os.waitpid(pid, 0)
+    print(status, runtime.call("plain", "parent"))
+"""
+        )
+    )
+    assert output.splitlines() == ["FORKED", "child", "0 parent"], errors
+    assert (status, errors) == (0, "")
+
+
+def test_should_refuse_to_work_in_a_child_that_was_forked_from_a_running_loop(
+    script: Start,
+) -> None:
+    status, output, errors = finish(
+        script(
+            AGENT
+            + """
+async def main():
+    async with aios.Runtime(agents=[plain]) as runtime:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                await runtime.call("plain", 1)
+            except aios.ForkedError as error:
+                print(error.code, flush=True)
+            await runtime.close()
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        print(status, await runtime.call("plain", "parent"))
+
+asyncio.run(main())
+"""
+        )
+    )
+    assert output.splitlines() == ["FORKED", "0 parent"], errors
+    assert (status, errors) == (0, "")
+
+
+def test_should_pass_logs_on_to_logging(script: Start) -> None:
+    status, output, errors = finish(
+        script(
+            """
+import asyncio, logging, sys
+import aios
+from aios import _aios
+
+logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(name)s %(levelname)s")
+
+@aios.agent("slow")
+async def slow(context: aios.TaskContext) -> None:
+    raise ValueError("x")
+
+@aios.workflow("w")
+async def w(context: aios.WorkflowContext) -> None:
+    await context.signal("never")
+
+async def main():
+    import time
+    async with aios.Runtime(agents=[slow], workflows=[w], lease_time=1.0) as runtime:
+        await runtime.start(w)
+        for _ in range(5):
+            await asyncio.sleep(0.2)
+            try:
+                await runtime.call("slow")
+            except aios.TaskError:
+                pass
+
+asyncio.run(main())
+"""
+        )
+    )
+    assert status == 0, errors
+    assert errors == ""
+    assert all(line.split()[0] in ("asyncio",) or line.startswith("aios.") for line in output.split("\n") if line)
+
+
+def test_should_import_fast_and_without_dependencies(script: Start) -> None:
+    status, output, errors = finish(
+        script(
+            """
+import sys
+before = set(sys.modules)
+import aios
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(loaded - set(sys.stdlib_module_names) - {"aios"}), "asyncio" in sys.modules)
+"""
+        )
+    )
+    assert (status, output, errors) == (0, "[] False\n", "")
+
+
+APP = """
+import os
+import aios
+
+@aios.agent("pid")
+async def pid(context: aios.TaskContext) -> int:
+    return os.getpid()
+
+def app():
+    open(f"started-{os.getpid()}", "w").close()
+    return aios.Runtime(None, agents=[pid])
+"""
+
+
+def started(folder: Path, count: int) -> set[int]:
+    """Waits until so many processes have made their runtime, the supervisor included."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        found = {int(path.name.split("-")[1]) for path in folder.glob("started-*")}
+        if len(found) >= count:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("the processes do not start")
+
+
+def test_should_restart_workers_that_die_and_stop_them_on_sigterm(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    command = [sys.executable, "-m", "aios", "worker", "app:app", "--processes", "2"]
+    supervisor = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    workers = started(tmp_path, 3) - {supervisor.pid}
+    victim = workers.pop()
+    os.kill(victim, signal.SIGKILL)
+    replaced = started(tmp_path, 4) - {supervisor.pid, victim}
+    assert len(replaced) == 2
+    supervisor.send_signal(signal.SIGTERM)
+    status, _, errors = finish(supervisor)
+    assert status == 0, errors
+    for worker in replaced:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+
+
+def test_should_say_what_is_no_app(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("app = 1")
+    for app in ("app", "app:app", "app:missing"):
+        command = [sys.executable, "-m", "aios", "worker", app]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert ended.returncode != 0
+        assert "ConfigurationError" in ended.stderr

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+import aios
+from aios.testing import WorkflowTest, replay
+
+DAY = 86_400.0
+
+
+def count(number: int) -> int:
+    return number + 1
+
+
+@aios.workflow("remind")
+async def remind(context: aios.WorkflowContext, days: int) -> str:
+    number = await context.step("count", count, days)
+    await context.sleep(days * DAY)
+    index, _ = await context.race(context.signal("stop"), context.sleep(DAY))
+    if index == 0:
+        return "stopped"
+    return await context.task("mailer", number, result=str)
+
+
+def test_should_pass_time_at_once() -> None:
+    run = WorkflowTest(remind).agent("mailer", lambda n: f"sent {n}").run_sync(30)
+    assert run.result() == "sent 31"
+    assert run.elapsed == 31 * DAY
+
+
+async def test_should_script_signals_failures_and_cancellation() -> None:
+    stopped = await WorkflowTest(remind).signal(1.0, "stop").run(1)
+    assert stopped.result() == "stopped"
+
+    def refuse(parameters: object) -> str:
+        raise aios.TaskError.terminal("full", code="MAILBOX_FULL")
+
+    failed = await WorkflowTest(remind).agent("mailer", refuse).run(1)
+    with pytest.raises(aios.RunFailedError) as raised:
+        failed.result()
+    assert raised.value.code == "MAILBOX_FULL"
+    cancelled = await WorkflowTest(remind).cancel(2.0, "enough").run(1)
+    with pytest.raises(aios.RunCancelledError):
+        cancelled.result()
+    paused = await WorkflowTest(remind).pause(1.0).resume(5 * DAY).signal(2.0, "stop").run(1)
+    assert paused.result() == "stopped"
+
+
+async def test_should_script_children_and_say_what_is_stuck() -> None:
+    @aios.workflow("parent")
+    async def parent(context: aios.WorkflowContext) -> int:
+        number = await context.child("child", 20)
+        await context.signal("never")
+        return int(number)
+
+    run = await WorkflowTest(parent).child("child", lambda n: n + 1).run()
+    assert run.failure is not None
+    assert run.failure.code == "RUN_STUCK"
+
+
+async def test_should_replay_saved_journals_against_the_code_of_today() -> None:
+    run = await WorkflowTest(remind).agent("mailer", lambda n: "x").run(2)
+    saved = [aios.Event.from_envelope(event.to_envelope()) for event in run.journal]
+    await replay(remind, saved)
+
+    @aios.workflow("remind")
+    async def changed(context: aios.WorkflowContext, days: int) -> str:
+        await context.sleep(days * DAY)
+        return "other"
+
+    with pytest.raises(aios.JournalMismatchError) as raised:
+        await replay(changed, saved)
+    assert raised.value.details["recorded"] == "step count"
+    with pytest.raises(aios.InvalidDataError):
+        await replay(remind, saved[1:])

@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aios
+
+
+@dataclasses.dataclass
+class Order:
+    item: str
+    count: int
+
+
+@dataclasses.dataclass
+class Receipt:
+    text: str
+    total: int
+
+
+@aios.agent("double")
+async def double(context: aios.TaskContext, number: int) -> int:
+    return number * 2
+
+
+async def price(order: Order) -> Receipt:
+    await asyncio.sleep(0)
+    return Receipt(order.item, order.count * 3)
+
+
+def plain(number: int) -> int:
+    return number + 1
+
+
+@aios.workflow("shop")
+async def shop(context: aios.WorkflowContext, order: Order) -> Receipt:
+    receipt = await context.step("price", price, order)
+    assert isinstance(receipt, Receipt)
+    doubled = await context.gather(*(context.task("double", n) for n in range(order.count)))
+    total = await context.step("plain", plain, receipt.total + sum(doubled))
+    return Receipt(receipt.text, total)
+
+
+async def test_should_run_tasks_and_steps_and_read_results_by_annotation() -> None:
+    async with aios.Runtime(agents=[double], workflows=[shop]) as runtime:
+        run = await runtime.start(shop, Order("book", 4))
+        assert await run.result() == Receipt("book", 12 + 12 + 1)
+        again = await runtime.run(run.id)
+        assert await again.result() == {"text": "book", "total": 25}
+        status = await run.status()
+    assert (status.status, status.workflow, status.is_final) == ("completed", "shop", True)
+
+
+async def test_should_write_a_journal_that_does_not_tell_the_language() -> None:
+    async with aios.Runtime(agents=[double], workflows=[shop]) as runtime:
+        run = await runtime.start(shop, Order("book", 1), id="order-1")
+        await run.result()
+        journal = await run.journal()
+    assert [recorded.event.type for recorded in journal] == [
+        "workflows.shop.started",
+        "workflows.shop.step_completed",
+        "agents.double.task_assigned",
+        "agents.double.task_completed",
+        "workflows.shop.step_completed",
+        "workflows.shop.completed",
+    ]
+    assert journal[1].event.data == {
+        "operation": 1,
+        "name": "price",
+        "result": {"text": "book", "total": 3},
+    }
+
+
+async def test_should_wait_for_signals_and_timers() -> None:
+    @aios.workflow("approval")
+    async def approval(context: aios.WorkflowContext) -> list[Any]:
+        first = await context.signal("approve", result=Order)
+        await context.sleep(0.05)
+        with pytest.raises(aios.SignalTimeoutError):
+            await context.signal("never", timeout=0.05)
+        index, value = await context.race(context.sleep(60), context.signal("go"))
+        return [first.item, index, value]
+
+    async with aios.Runtime(workflows=[approval]) as runtime:
+        run = await runtime.start(approval)
+        await run.signal("approve", Order("pen", 1))
+        await run.signal("go", 7)
+        assert await run.result() == ["pen", 1, 7]
+
+
+async def test_should_run_children_and_parts_in_parallel() -> None:
+    @aios.workflow("child")
+    async def child(context: aios.WorkflowContext, number: int) -> int:
+        return await context.task("double", number, result=int)
+
+    @aios.workflow("parent")
+    async def parent(context: aios.WorkflowContext, count: int) -> int:
+        async def part(number: int) -> int:
+            once = await context.child(child, number)
+            return await context.task("double", once, result=int)
+
+        parts = await context.gather(*(part(number) for number in range(count)))
+        by_name = await context.child("child", 1)
+        return sum(parts) + int(by_name)
+
+    async with aios.Runtime(agents=[double], workflows=[child, parent]) as runtime:
+        run = await runtime.start(parent, 3)
+        assert await run.result() == 14
+        runs = await runtime.list("child")
+    assert {row.parent_run_id for row in runs.rows} == {run.id}
+
+
+async def test_should_give_the_same_time_ids_and_numbers_in_a_replay(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    @aios.workflow("steady")
+    async def steady(context: aios.WorkflowContext) -> str:
+        before = (context.now(), context.uuid(), context.random(), context.version("c", 1, 2))
+        seen.append(before)
+        await context.signal("go")
+        return str(before[1])
+
+    url = f"sqlite://{tmp_path}/a.db"
+    async with aios.Runtime(url, workflows=[steady]) as runtime:
+        await runtime.start(steady, id="s")
+    async with aios.Runtime(url, workflows=[steady]) as runtime:
+        run = await runtime.run("s")
+        await run.signal("go")
+        assert await run.result() == str(seen[0][1])
+    assert len(seen) >= 2
+    assert len(set(seen)) == 1
+    assert seen[0][3] == 2
+
+
+async def test_should_block_and_say_what_to_do_when_code_awaits_something_else() -> None:
+    @aios.workflow("sleeper")
+    async def sleeper(context: aios.WorkflowContext, how: str) -> None:
+        if how == "sleep":
+            await asyncio.sleep(1)
+        elif how == "yield":
+            await asyncio.sleep(0)
+        elif how == "task":
+            coroutine = asyncio.sleep(1)
+            try:
+                asyncio.create_task(coroutine)
+            finally:
+                coroutine.close()
+        elif how == "timeout":
+            async with asyncio.timeout(1):
+                await context.sleep(0)
+        else:
+            await context.gather(context.sleep(0), asyncio.sleep(0))
+
+    async with aios.Runtime(workflows=[sleeper]) as runtime:
+        for how in ("sleep", "yield", "task", "timeout", "gather"):
+            run = await runtime.start(sleeper, how)
+            with pytest.raises(aios.RunBlockedError) as raised:
+                await run.result()
+            assert "context.step" in str(raised.value), how
+            assert (await run.status()).status == "blocked"
+
+
+async def test_should_block_a_run_whose_code_no_longer_fits_and_go_on_with_fitting_code(
+    tmp_path: Path,
+) -> None:
+    @aios.workflow("changing")
+    async def old(context: aios.WorkflowContext) -> str:
+        await context.step("first", plain, 1)
+        await context.signal("go")
+        return "done"
+
+    @aios.workflow("changing")
+    async def new(context: aios.WorkflowContext) -> str:
+        await context.step("renamed", plain, 1)
+        await context.signal("go")
+        return "wrong"
+
+    url = f"sqlite://{tmp_path}/a.db"
+    async with aios.Runtime(url, workflows=[old]) as runtime:
+        run = await runtime.start(old, id="c")
+        while len(await run.journal()) < 2:
+            await asyncio.sleep(0.01)
+    async with aios.Runtime(url, workflows=[new]) as runtime:
+        run_again = await runtime.run("c")
+        with pytest.raises(aios.RunBlockedError) as raised:
+            await run_again.result()
+        assert raised.value.details == {
+            "operation": 1,
+            "recorded": "step first",
+            "asked": "step renamed",
+        }
+    async with aios.Runtime(url, workflows=[old]) as runtime:
+        run_again = await runtime.run("c")
+        await run_again.signal("go")
+        assert await run_again.result() == "done"
+
+
+async def test_should_fail_with_what_the_code_raised() -> None:
+    @aios.workflow("failing")
+    async def failing(context: aios.WorkflowContext, code: str) -> None:
+        if code:
+            raise aios.TaskError("refused", code=code, details=[1])
+        raise KeyError("lost")
+
+    async with aios.Runtime(workflows=[failing]) as runtime:
+        run = await runtime.start(failing, "REFUSED")
+        with pytest.raises(aios.RunFailedError) as raised:
+            await run.result()
+        assert (raised.value.code, raised.value.details) == ("REFUSED", [1])
+        assert isinstance(raised.value.__cause__, aios.TaskError)
+        run = await runtime.start(failing, "")
+        with pytest.raises(aios.RunFailedError) as raised:
+            await run.result()
+    assert raised.value.code == "WORKFLOW_FAILED"
+    assert raised.value.details["type"] == "KeyError"
+    assert 'raise KeyError("lost")' in raised.value.details["traceback"]
+
+
+async def test_should_raise_failures_of_tasks_where_they_are_awaited() -> None:
+    @aios.agent("failing")
+    async def failing(context: aios.TaskContext) -> None:
+        raise ValueError("no")
+
+    @aios.workflow("careful")
+    async def careful(context: aios.WorkflowContext) -> list[str]:
+        context = context.with_retry(aios.RetryPolicy.never())
+        found: list[str] = []
+        try:
+            await context.task("failing")
+        except aios.TaskError as error:
+            found.append(error.details["type"])
+        try:
+            await context.step("int", int, "x")
+        except aios.TaskError as error:
+            found.append(error.details["type"])
+        errors = await context.gather(
+            context.task("failing"), context.sleep(0), return_exceptions=True
+        )
+        found.append(type(errors[0]).__name__)
+        try:
+            await context.task("double", "two")
+        except aios.InvalidParametersError as error:
+            found.append(error.details[0]["fault"])
+        return found
+
+    async with aios.Runtime(agents=[failing, double], workflows=[careful]) as runtime:
+        run = await runtime.start(careful)
+        assert await run.result() == [
+            "ValueError",
+            "ValueError",
+            "TaskError",
+            "is string instead of integer",
+        ]
+
+
+async def test_should_cancel_and_compensate_in_reverse_order() -> None:
+    undone: list[str] = []
+
+    async def note(name: str) -> None:
+        undone.append(name)
+
+    @aios.workflow("booking")
+    async def booking(context: aios.WorkflowContext) -> None:
+        async def undo(context: aios.WorkflowContext, name: str) -> None:
+            await context.step("undo", note, name)
+
+        context.compensate("hotel", undo, "hotel")
+        context.compensate("flight", undo, "flight")
+        await context.signal("never")
+
+    async with aios.Runtime(workflows=[booking]) as runtime:
+        run = await runtime.start(booking)
+        await run.cancel("changed my mind")
+        with pytest.raises(aios.RunCancelledError, match="changed my mind"):
+            await run.result()
+        with pytest.raises(aios.RunEndedError):
+            await run.signal("never")
+    assert undone == ["flight", "hotel"]
+
+
+async def test_should_pause_resume_and_fork() -> None:
+    @aios.workflow("pausing")
+    async def pausing(context: aios.WorkflowContext) -> int:
+        context.set_status("waiting", {"done": 0})
+        number = await context.step("one", plain, 0)
+        await context.signal("go")
+        return await context.step("two", plain, number)
+
+    async with aios.Runtime(workflows=[pausing]) as runtime:
+        run = await runtime.start(pausing)
+        await run.pause()
+        await run.signal("go")
+        assert (await run.status()).status == "paused"
+        await run.resume()
+        assert await run.result() == 2
+        status = await run.status()
+        assert (status.status_text, status.progress) == ("waiting", {"done": 0})
+        forked = await run.fork(3, "fork-1")
+        await forked.signal("go")
+        assert await forked.result() == 2
+        with pytest.raises(aios.OperationNotFoundError):
+            await run.fork(99, "fork-2")
+
+
+async def test_should_continue_as_new() -> None:
+    @aios.workflow("counting")
+    async def counting(context: aios.WorkflowContext, count: int) -> int:
+        if count < 3:
+            raise context.continue_as_new(count + 1)
+        return count
+
+    async with aios.Runtime(workflows=[counting]) as runtime:
+        run = await runtime.start(counting, 0)
+        assert await run.result() == 3
+        assert (await run.status()).status == "continued"
+
+
+async def test_should_start_once_under_an_id() -> None:
+    @aios.workflow("waiting")
+    async def waiting(context: aios.WorkflowContext, number: int) -> int:
+        return number
+
+    async with aios.Runtime(workflows=[waiting]) as runtime:
+        first = await runtime.start(waiting, 1, id="same")
+        second = await runtime.start(waiting, 1, id="same")
+        assert await first.result() == await second.result() == 1
+        with pytest.raises(aios.RunExistsError):
+            await runtime.start(waiting, 2, id="same")
+        with pytest.raises(aios.RunNotFoundError):
+            await runtime.run("other")
+
+
+async def test_should_refuse_input_that_does_not_fit() -> None:
+    async with aios.Runtime(workflows=[shop]) as runtime:
+        run = await runtime.start("shop", {"item": 1})
+        with pytest.raises(aios.RunFailedError) as raised:
+            await run.result()
+    assert raised.value.code == "INVALID_PARAMETERS"
+    assert {fault["path"] for fault in raised.value.details} == {"/item", "/count"}
+
+
+async def test_should_emit_events_once() -> None:
+    @aios.workflow("emitting")
+    async def emitting(context: aios.WorkflowContext) -> None:
+        context.emit("shop.order.placed", {"n": 1})
+        await context.sleep(0)
+
+    async with (
+        aios.Runtime(workflows=[emitting]) as runtime,
+        runtime.events("shop.order.*") as events,
+    ):
+        run = await runtime.start(emitting)
+        await run.result()
+        event = await anext(events)
+        logged = [r.event.type async for r in runtime.log() if r.event.type == event.type]
+    assert event.data == {"n": 1}
+    assert logged == ["shop.order.placed"]
+
+
+async def test_should_run_versions_side_by_side(tmp_path: Path) -> None:
+    @aios.workflow("release")
+    async def first(context: aios.WorkflowContext) -> str:
+        await context.signal("go")
+        return "one"
+
+    @aios.workflow("release", version=2)
+    async def second(context: aios.WorkflowContext) -> str:
+        await context.signal("go")
+        return "two"
+
+    url = f"sqlite://{tmp_path}/a.db"
+    async with aios.Runtime(url, workflows=[first]) as runtime:
+        await runtime.start(first, id="old")
+    async with aios.Runtime(url, workflows=[first, second]) as runtime:
+        old, new = await runtime.run("old"), await runtime.start("release")
+        await asyncio.gather(old.signal("go"), new.signal("go"))
+        assert [await old.result(), await new.result()] == ["one", "two"]
+
+
+async def test_should_refuse_what_can_not_be_a_workflow() -> None:
+    with pytest.raises(aios.WorkflowCodeError):
+
+        @aios.workflow("plain")  # type: ignore[call-overload]
+        def not_async(context: aios.WorkflowContext) -> None: ...
+
+    async with aios.Runtime() as runtime:
+        with pytest.raises(aios.WorkflowNotFoundError):
+            await runtime.start(shop, Order("a", 1))
