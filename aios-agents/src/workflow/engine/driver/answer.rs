@@ -11,6 +11,9 @@ use crate::workflow::journal::{Entry, OfAgent, Record, decode};
 impl Driver {
     pub(super) async fn told(&mut self, message: Message) -> Option<Exit> {
         match message {
+            // What is in flight must not be read back before it is answered: it would be applied
+            // twice.
+            Message::Nudge if self.append.is_some() => self.nudged = true,
             Message::Nudge => return self.read_ahead().await.err(),
             Message::TimerDue(operation) => {
                 self.timer_due(operation);

@@ -114,7 +114,13 @@ impl Driver {
         for answer in answers {
             acknowledge(answer).await;
         }
-        ended.map(Exit::Ended)
+        if let Some(ended) = ended {
+            return Some(Exit::Ended(ended));
+        }
+        match std::mem::take(&mut self.nudged) {
+            true => self.read_ahead().await.err(),
+            false => None,
+        }
     }
 
     /// Somebody else appended: applies what came in between, then appends again.

@@ -89,6 +89,7 @@ impl Driver {
             outbox: Vec::new(),
             answers: Vec::new(),
             append: None,
+            nudged: false,
             blocked: None,
             held: VecDeque::new(),
             seen: HashMap::new(),

@@ -68,6 +68,8 @@ struct Driver {
     /// Answers to be acknowledged once the outbox is durable.
     answers: Vec<Delivery>,
     append: Option<InFlight>,
+    /// Whether to look for what others appended, once the append in flight is answered.
+    nudged: bool,
     /// Why the run was blocked when it was loaded, if it was.
     blocked: Option<Failure>,
     /// Entries that came while the run was paused.
