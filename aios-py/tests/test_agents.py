@@ -178,9 +178,9 @@ async def test_should_say_that_nobody_takes_a_task() -> None:
 async def test_should_refuse_output_that_can_not_be_json() -> None:
     @aios.agent("strange")
     async def strange(context: aios.TaskContext, kind: str) -> Any:
-        values: dict[str, Any] = {"object": object(), "nan": float("nan"), "keys": {1: 2}}
-        values["loop"] = values
-        return values[kind]
+        loop: list[Any] = []
+        loop.append(loop)
+        return {"object": object(), "nan": float("nan"), "keys": {1: 2}, "loop": loop}[kind]
 
     async with aios.Runtime(agents=[strange]) as runtime:
         for kind in ("object", "nan", "keys", "loop"):
@@ -239,7 +239,7 @@ async def test_should_publish_what_a_task_emits_if_it_succeeds() -> None:
 
 
 async def test_should_give_json_values_unchanged() -> None:
-    values = [None, True, 1, -(2**63), 2**64, 2**200, 1.5, "ä🙂", [], {"a": {"b": [1]}}]
+    values: list[Any] = [None, True, 1, -(2**63), 2**64, 2**200, 1.5, "ä🙂", [], {"a": {"b": [1]}}]
     async with aios.Runtime(agents=[echo]) as runtime:
         assert await runtime.call("echo", values) == values
 

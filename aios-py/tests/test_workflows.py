@@ -384,7 +384,7 @@ async def test_should_run_versions_side_by_side(tmp_path: Path) -> None:
 async def test_should_refuse_what_can_not_be_a_workflow() -> None:
     with pytest.raises(aios.WorkflowCodeError):
 
-        @aios.workflow("plain")  # type: ignore[call-overload]
+        @aios.workflow("plain")  # type: ignore[arg-type]  # pyright: ignore
         def not_async(context: aios.WorkflowContext) -> None: ...
 
     async with aios.Runtime() as runtime:

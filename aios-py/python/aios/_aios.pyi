@@ -4,6 +4,28 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Protocol, final
 
+__all__ = [
+    "PENDING",
+    "Core",
+    "Events",
+    "HandleCore",
+    "LoopBridge",
+    "Operation",
+    "Pending",
+    "Pool",
+    "Records",
+    "Reply",
+    "RunCore",
+    "TaskCore",
+    "__version__",
+    "dumps",
+    "log_to",
+    "loads",
+    "replay",
+    "run_test",
+    "set_log_level",
+]
+
 __version__: str
 
 class _Agent(Protocol):

@@ -107,8 +107,8 @@ class Compiler:
                 name += "_"
             self._known[kind] = ([], name)
             self.definitions[name] = {}
-            read, self.definitions[name] = self._object(kind, fields)
-            self._known[kind][0].append(read)
+            made, self.definitions[name] = self._object(kind, fields)
+            self._known[kind][0].append(made)
         readers, name = self._known[kind]
 
         def read(value: Any, path: str, faults: Faults) -> Any:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import datetime
     import uuid
 
-    from ._aios import Operation, Pending, Reply, RunCore
+    from ._aios import Operation, Reply, RunCore
     from ._retry import RetryPolicy
 
 T = TypeVar("T")
@@ -188,7 +188,7 @@ class Driver:
         finally:
             self._set_running_loop(None)
 
-    def advance(self) -> Pending:
+    def advance(self) -> Any:
         """Runs the coroutine until it waits. Raises what it raises, ``StopIteration`` at its end."""
         yielded = self._guarded(self._send, None)
         if yielded is PENDING:

@@ -1,0 +1,73 @@
+"""What a type checker says of the public names; checked, not run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, assert_type
+
+import aios
+import aios.sync
+from aios.testing import WorkflowTest
+
+
+@dataclasses.dataclass
+class Spec:
+    title: str
+
+
+@dataclasses.dataclass
+class Release:
+    version: str
+
+
+@aios.agent("planner")
+class Planner:
+    async def process_task(self, context: aios.TaskContext, parameters: Spec) -> Release:
+        return Release(parameters.title)
+
+
+def publish(spec: Spec) -> Release:
+    return Release(spec.title)
+
+
+async def fetch(number: int) -> str:
+    return str(number)
+
+
+@aios.workflow("deployment")
+async def deployment(context: aios.WorkflowContext, spec: Spec) -> Release:
+    assert_type(await context.task("planner", spec), Any)
+    assert_type(await context.task("planner", spec, result=Release), Release)
+    assert_type(await context.step("publish", publish, spec), Release)
+    assert_type(await context.step("fetch", fetch, 1), str)
+    assert_type(await context.gather(context.sleep(1), context.sleep(2)), list[None])
+    assert_type(await context.race(context.signal("a", result=int)), tuple[int, int])
+    assert_type(await context.child(cleanup), int)
+    return await context.child(deployment, spec)
+
+
+@aios.workflow("cleanup", version=2)
+async def cleanup(context: aios.WorkflowContext) -> int:
+    return context.workflow_version
+
+
+assert_type(deployment, aios.Workflow[Spec, Release])
+assert_type(cleanup, aios.Workflow[None, int])
+assert_type(Planner(), Planner)
+
+
+async def use(runtime: aios.Runtime) -> None:
+    run = await runtime.start(deployment, Spec("a"), id="x")
+    assert_type(run, aios.RunHandle[Release])
+    assert_type(await run.result(), Release)
+    assert_type(await runtime.call("planner", Spec("a"), result=Release), Release)
+    assert_type((await runtime.list()).rows, list[aios.RunStatus])
+    async with runtime.events("a.*.b") as events:
+        async for event in events:
+            assert_type(event, aios.Event)
+    tested = await WorkflowTest(deployment).run(Spec("a"))
+    assert_type(tested.result(), Release)
+
+
+def use_sync(runtime: aios.sync.Runtime) -> None:
+    assert_type(runtime.start(deployment, Spec("a")).result(), Release)

@@ -1,0 +1,55 @@
+"""Type checkers on the package as it is installed, on its tests and on the examples."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aios
+
+TESTS = Path(__file__).parent
+CHECKED = [*sorted(TESTS.glob("*.py")), *sorted((TESTS.parent / "examples").glob("*.py"))]
+PACKAGE = Path(aios.__file__).parent
+
+
+def check(module: str, *arguments: str, folder: Path) -> None:
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        if os.environ.get("AIOS_REQUIRE_SERVICES") == "1":
+            pytest.fail(f"{module} is not installed")
+        pytest.skip(f"{module} is not installed")
+    ended = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        env={**os.environ, "MYPYPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_should_satisfy_mypy(tmp_path: Path) -> None:
+    check("mypy", "--strict", "--python-version", "3.11", "-p", "aios", folder=tmp_path)
+    check("mypy", "--strict", "--python-version", "3.11", *map(str, CHECKED), folder=tmp_path)
+
+
+def test_should_satisfy_pyright(tmp_path: Path) -> None:
+    config = {
+        "include": [str(PACKAGE), *map(str, CHECKED)],
+        "extraPaths": [str(TESTS)],
+        "typeCheckingMode": "standard",
+        "pythonVersion": "3.11",
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
+    check("pyright", "--pythonpath", sys.executable, folder=tmp_path)
+
+
+def test_should_have_stubs_that_say_what_is_there(tmp_path: Path) -> None:
+    check("mypy.stubtest", "aios._aios", folder=tmp_path)
