@@ -123,7 +123,6 @@ impl PostgresServer {
     /// # Panics
     ///
     /// If it fails.
-    #[must_use]
     pub fn sql(&self, sql: &str) -> String {
         let mut psql = Command::new(self.programs.join("psql"));
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.url(), "-c", sql]);

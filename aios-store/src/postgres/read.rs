@@ -7,14 +7,16 @@ use super::{
 };
 use crate::rows::StoredEvent;
 
-/// The page is cut before names are looked up, so that the plan can only begin with the index.
+/// Names are looked up one by one: in a join the planner, which does not know how small a page is,
+/// would read the whole table of streams.
 const READ: &str = "\
-    SELECT e.position, e.id, e.external_id, s.name, e.version, t.name, c.name, e.created_at,
-        e.payload, e.metadata
+    SELECT e.position, e.id, e.external_id,
+        (SELECT s.name FROM {schema}.streams s WHERE s.id = e.stream_id),
+        e.version,
+        (SELECT t.name FROM {schema}.event_types t WHERE t.id = e.type_id),
+        (SELECT c.name FROM {schema}.event_sources c WHERE c.id = e.source_id),
+        e.created_at, e.payload, e.metadata
     FROM ({page}) e
-    JOIN {schema}.streams s ON s.id = e.stream_id
-    JOIN {schema}.event_types t ON t.id = e.type_id
-    JOIN {schema}.event_sources c ON c.id = e.source_id
     ORDER BY e.position";
 
 const LOG_PAGE: &str =
@@ -98,4 +100,50 @@ fn stored(row: &PgRow) -> sqlx::Result<StoredEvent> {
         payload: row.try_get(8)?,
         metadata: row.try_get(9)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_tests::postgres::PostgresServer;
+
+    use super::*;
+    use crate::postgres::{PostgresOptions, PostgresStore};
+
+    /// Twenty thousand events in a thousand streams.
+    const FILL: &str = "\
+        INSERT INTO {schema}.streams (name) SELECT 's/' || i FROM generate_series(1, 1000) i;
+        INSERT INTO {schema}.event_types (name) VALUES ('a.b.c');
+        INSERT INTO {schema}.event_sources (name) VALUES ('test');
+        INSERT INTO {schema}.events
+            (id, position, stream_id, created_at, version, type_id, source_id, payload)
+        SELECT gen_random_uuid(), i, i % 1000 + 1, 0, i / 1000 + 1, 1, 1, '{}'
+        FROM generate_series(0, 19999) i";
+
+    fn plan(server: &PostgresServer, sql: &str, parameters: &str, arguments: &str) -> String {
+        server.sql(&format!(
+            "SET plan_cache_mode = force_generic_plan; \
+             PREPARE page ({parameters}) AS {sql}; EXPLAIN EXECUTE page ({arguments})"
+        ))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn should_read_by_index_only() {
+        let Some(server) = PostgresServer::start() else { return };
+        PostgresStore::connect_with(PostgresOptions::new(&server.url()).unwrap()).await.unwrap();
+        let schema = Schema::default();
+        server.sql(schema.fill(FILL).as_str());
+        server.sql("ANALYZE");
+        let log = plan(&server, log_page(&schema).as_str(), "bigint, bigint", "5, 10");
+        let stream =
+            plan(&server, stream_page(&schema).as_str(), "bigint, bigint, text", "5, 10, 's/7'");
+        let head = plan(&server, schema.fill(HEAD).as_str(), "bigint", "1");
+        for (plan, index) in [
+            (&log, "idx_events_position"),
+            (&stream, "idx_events_stream_id_version"),
+            (&head, "idx_events_position"),
+        ] {
+            assert!(plan.contains(index) && !plan.contains("Seq Scan on events"), "{plan}");
+            assert!(!plan.contains("Seq Scan on streams"), "{plan}");
+        }
+    }
 }

@@ -1,3 +1,4 @@
+mod chaos;
 mod failure;
 mod fence;
 mod opening;
