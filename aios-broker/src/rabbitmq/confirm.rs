@@ -138,7 +138,7 @@ impl<'a> Sending<'a> {
         for Sent { number, confirmation } in sent {
             let unroutable = self.returned.remove(&number);
             if let Some(ticket) = self.waiting.remove(&number) {
-                let answer = answer(&ticket, confirmation, unroutable);
+                let answer = answer(&ticket, &confirmation, unroutable);
                 ticket.answers.set(ticket.index, answer);
             }
         }
@@ -172,7 +172,7 @@ impl Sent {
 
 fn answer(
     ticket: &Ticket,
-    confirmation: Result<Confirmation, lapin::Error>,
+    confirmation: &Result<Confirmation, lapin::Error>,
     unroutable: bool,
 ) -> Result<(), BrokerError> {
     match confirmation {

@@ -1,0 +1,142 @@
+//! Confirmed events a second into a quorum queue of RabbitMQ and out of it, beside lapin used in
+//! the best way known: published from several tasks, acknowledged in ready chunks.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a bench measures real time and fails by panicking"
+)]
+
+use std::{sync::Arc, time::Instant};
+
+use aios_broker::rabbitmq::RabbitMqBroker;
+use aios_core::{
+    broker::{Broker, Group, Publish, Subscription},
+    event::{Event, EventId},
+};
+use aios_tests::rabbitmq::RabbitMqServer;
+use futures_util::{StreamExt, future::join_all, stream};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, options::*};
+use tokio::runtime::Builder;
+
+const EVENTS: usize = 60_000;
+const TASKS: usize = 10;
+const EACH: usize = EVENTS / TASKS;
+/// Together, 1,000 are on their way.
+const WINDOW: usize = 100;
+const ROUNDS: usize = 3;
+
+fn main() {
+    let Some(server) = RabbitMqServer::start() else { return };
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let url = server.url();
+    let (mut publish, mut consume) = ([0.0_f64; 2], [0.0_f64; 2]);
+    for round in 0..ROUNDS {
+        let rates =
+            runtime.block_on(async { tokio::spawn(run(url.clone(), round)).await.unwrap() });
+        for side in 0..2 {
+            publish[side] = publish[side].max(rates.0[side]);
+            consume[side] = consume[side].max(rates.1[side]);
+        }
+    }
+    aios_benches::ratio("broker_publish/rabbitmq", publish[0], publish[1], "events/s");
+    aios_benches::ratio("broker_consume/rabbitmq", consume[0], consume[1], "events/s");
+}
+
+/// Rates of publishing and of consuming, ours and lapin's. Both sides drain what they published.
+async fn run(url: String, round: usize) -> ([f64; 2], [f64; 2]) {
+    let broker = Arc::new(RabbitMqBroker::connect(&url).await.unwrap());
+    let raw = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+    let group: Group = format!("bench{round}").parse().unwrap();
+    let subscription = || Subscription::group(group.clone(), ["bench.#".parse().unwrap()]);
+    drop(broker.subscribe(subscription()).await.unwrap());
+    let queue = format!("aios.group.bench{round}");
+
+    let ceiling_published = rate(publish_raw(&raw)).await;
+    let ceiling_consumed = rate(consume_raw(&raw, &queue)).await;
+    let published = rate(publish(&broker)).await;
+    let mut deliveries = broker.subscribe(subscription().with_prefetch(1000)).await.unwrap();
+    let consumed = rate(async {
+        for _ in 0..EVENTS {
+            deliveries.next().await.unwrap().unwrap().ack().await.unwrap();
+        }
+    })
+    .await;
+    let channel = raw.create_channel().await.unwrap();
+    drop(deliveries);
+    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+    ([published, ceiling_published], [consumed, ceiling_consumed])
+}
+
+async fn rate(work: impl Future<Output = ()>) -> f64 {
+    let started = Instant::now();
+    work.await;
+    f64::from(u32::try_from(EVENTS).unwrap()) / started.elapsed().as_secs_f64()
+}
+
+fn event() -> Event {
+    Event::new("bench.thing.happened".parse().unwrap(), "bench", &"x".repeat(320)).unwrap()
+}
+
+async fn publish(broker: &Arc<RabbitMqBroker>) {
+    let tasks = (0..TASKS).map(|_| {
+        let broker = Arc::clone(broker);
+        tokio::spawn(async move {
+            let template = event();
+            let one = || Publish::new(template.clone().with_id(EventId::generate()));
+            // Ten calls of ten events at a time keep the window full.
+            let calls = (0..EACH / 10).map(|_| broker.publish((0..10).map(|_| one()).collect()));
+            let answers: Vec<_> = stream::iter(calls).buffer_unordered(WINDOW / 10).collect().await;
+            answers.into_iter().flatten().for_each(Result::unwrap);
+        })
+    });
+    join_all(tasks).await.into_iter().for_each(Result::unwrap);
+}
+
+async fn publish_raw(connection: &Connection) {
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let tasks = (0..TASKS).map(|_| {
+        let channel = channel.clone();
+        tokio::spawn(async move {
+            let template = event();
+            let sent = (0..EACH).map(|_| publish_one(&channel, &template));
+            stream::iter(sent).buffer_unordered(WINDOW).for_each(async |()| {}).await;
+        })
+    });
+    join_all(tasks).await.into_iter().for_each(Result::unwrap);
+}
+
+async fn publish_one(channel: &Channel, template: &Event) {
+    let event = template.clone().with_id(EventId::generate());
+    let body = event.to_json().unwrap();
+    let properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_content_type("application/json".into())
+        .with_message_id(event.id.to_string().into());
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let (exchange, key) = ("aios.events".into(), event.event_type.as_str().into());
+    let confirm = channel.basic_publish(exchange, key, options, body.as_bytes(), properties);
+    assert!(confirm.await.unwrap().await.unwrap().is_ack());
+}
+
+async fn consume_raw(connection: &Connection, queue: &str) {
+    let channel = connection.create_channel().await.unwrap();
+    channel.basic_qos(1000, BasicQosOptions::default()).await.unwrap();
+    let options = BasicConsumeOptions::default();
+    let consumer =
+        channel.basic_consume(queue.into(), "raw".into(), options, Default::default()).await;
+    let mut chunks = consumer.unwrap().ready_chunks(256);
+    let mut count = 0;
+    while count < EVENTS {
+        let deliveries = chunks.next().await.unwrap();
+        count += deliveries.len();
+        let acks = deliveries.into_iter().map(async |delivery| {
+            let delivery = delivery.unwrap();
+            Event::from_json(std::str::from_utf8(&delivery.data).unwrap()).unwrap();
+            delivery.ack(BasicAckOptions::default()).await.unwrap();
+        });
+        join_all(acks).await;
+    }
+    channel.close(200, "done".into()).await.unwrap();
+}
