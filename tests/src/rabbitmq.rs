@@ -157,7 +157,9 @@ impl RabbitMqServer {
         let mut command = self.command("rabbitmq-server");
         command.stdin(Stdio::null()).stderr(log.try_clone().expect("sharing the log")).stdout(log);
         // Signals from a terminal reach the test only.
-        command.process_group(0).spawn().expect("starting the server");
+        let mut child = command.process_group(0).spawn().expect("starting the server");
+        // Somebody has to wait for it when it was killed.
+        thread::spawn(move || child.wait());
         let pid = self.folder.join("pid").display().to_string();
         self.run("rabbitmqctl", &["wait", "--timeout", "60", &pid]).status.success()
     }

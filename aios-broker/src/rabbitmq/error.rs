@@ -24,8 +24,18 @@ pub(super) async fn within<T>(
 }
 
 pub(super) fn backend(operation: &'static str, error: lapin::Error) -> BrokerError {
-    let retryable = error.can_be_recovered();
+    let retryable = error.can_be_recovered() && !is_refused(&error);
     BrokerError::Backend { backend: "RabbitMQ", operation, retryable, source: Arc::new(error) }
+}
+
+/// Whether the server knows the user, and does not let it.
+fn is_refused(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => {
+            *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)
+        }
+        _ => false,
+    }
 }
 
 /// Names what was declared differently, or does not exist.

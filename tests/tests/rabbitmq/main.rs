@@ -4,3 +4,5 @@
 mod chaos;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod tls;
