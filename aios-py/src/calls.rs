@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     future::Future,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -14,7 +14,7 @@ use aios_core::event::Payload;
 use pyo3::prelude::*;
 use tokio::{runtime::Handle, task::AbortHandle};
 
-use crate::{bridge::Bridge, fault::Fault, json, places::Places};
+use crate::{bridge::Bridge, events::Reader, fault::Fault, json, places::Places};
 
 /// What a call answers.
 pub(crate) enum Answer {
@@ -45,6 +45,7 @@ pub(crate) struct Calls {
     /// The handles that Python holds. They live here, so that none keeps a store open that was
     /// closed.
     handles: Mutex<HashMap<u64, RunHandle>>,
+    readers: Mutex<Vec<Weak<Reader>>>,
 }
 
 #[derive(Default)]
@@ -67,6 +68,7 @@ impl Calls {
             places,
             waiting: Arc::default(),
             handles: Mutex::default(),
+            readers: Mutex::default(),
         }
     }
 
@@ -120,6 +122,19 @@ impl Calls {
         drop(handles);
     }
 
+    /// Remembers a subscription while it is there.
+    pub(crate) fn keep_reader(&self, reader: &Arc<Reader>) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.retain(|reader| reader.strong_count() > 0);
+        readers.push(Arc::downgrade(reader));
+    }
+
+    /// Gives back the events that Python works on, so that the broker can close.
+    pub(crate) fn release_events(&self) {
+        let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.iter().filter_map(Weak::upgrade).for_each(|reader| reader.release());
+    }
+
     /// Ends every call that still waits. For the loop's thread.
     pub(crate) fn fail_all(&self, py: Python<'_>) -> PyResult<()> {
         let futures: Vec<_> = self.waiting.futures().drain().map(|(_, future)| future).collect();
@@ -142,6 +157,9 @@ where
     let answer = future.await;
     bridge.push(Box::new(move |py| {
         let Some(waiter) = waiting.futures().remove(&key) else { return Ok(()) };
+        if is_done(waiter.bind(py))? {
+            return Ok(());
+        }
         let made = match answer {
             Ok(answer) => answer.make(py),
             Err(fault) => Err(fault.into_error(py)),
@@ -150,8 +168,13 @@ where
     }));
 }
 
+/// Whether nobody waits any more.
+fn is_done(waiter: &Bound<'_, PyAny>) -> PyResult<bool> {
+    waiter.call_method0("done")?.is_truthy()
+}
+
 fn settle(py: Python<'_>, waiter: &Bound<'_, PyAny>, made: PyResult<Py<PyAny>>) -> PyResult<()> {
-    if waiter.call_method0("done")?.is_truthy()? {
+    if is_done(waiter)? {
         return Ok(());
     }
     match made {

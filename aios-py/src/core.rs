@@ -190,9 +190,10 @@ impl Core {
     /// Stops what was opened: tasks that run may end within `deadline` seconds.
     fn shutdown<'py>(&self, py: Python<'py>, deadline: f64) -> PyResult<Bound<'py, PyAny>> {
         let deadline = seconds(py, deadline)?;
-        self.with(py, |place, _| async move {
+        self.with(py, |place, calls| async move {
             let Some(opened) = place.write().await.take() else { return Ok(Answer::Nothing) };
             drop(opened.caller);
+            calls.release_events();
             let stopped = opened.runtime.shutdown(deadline).await;
             let closed = opened.broker.close(deadline).await;
             stopped?;

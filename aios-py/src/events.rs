@@ -1,6 +1,6 @@
 //! Subscriptions.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aios_core::{
     broker::{Broker, Deliveries, Delivery, Group, Subscription},
@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use crate::{
     calls::{Answer, Calls},
     fault::Fault,
+    json,
 };
 
 /// Subscribes to events; without a group the subscription is this client's own.
@@ -29,23 +30,61 @@ pub(crate) async fn subscribe(
             Subscription::group(Group::new(name)?, patterns).temporary()
         }
     };
-    let deliveries = broker.subscribe(subscription).await?;
-    let reader = Arc::new(tokio::sync::Mutex::new(Reader { deliveries, last: None }));
+    let deliveries = broker.subscribe(subscription).await?.into();
+    let reader = Arc::new(Reader { deliveries, last: Mutex::default() });
+    calls.keep_reader(&reader);
     let events = Events { calls, reader };
     Ok(Answer::Made(Box::new(move |py| Ok(Py::new(py, events)?.into_any()))))
 }
 
 /// A subscription, and the delivery that Python works on.
-struct Reader {
-    deliveries: Deliveries,
-    last: Option<Delivery>,
+pub(crate) struct Reader {
+    deliveries: tokio::sync::Mutex<Deliveries>,
+    last: Mutex<Option<Delivery>>,
+}
+
+impl Reader {
+    fn last(&self) -> MutexGuard<'_, Option<Delivery>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the delivery that Python works on back.
+    pub(crate) fn release(&self) {
+        let last = self.last().take();
+        drop(last);
+    }
+
+    async fn ack(&self) -> Result<(), Fault> {
+        let last = self.last().take();
+        match last {
+            Some(last) => Ok(last.ack().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// The delivery counts as taken where Python gets it: a wait that was cancelled takes none.
+    async fn next(self: Arc<Self>) -> Result<Answer, Fault> {
+        let mut deliveries = self.deliveries.lock().await;
+        self.ack().await?;
+        let Some(delivery) = deliveries.next().await else {
+            return Ok(Answer::Nothing);
+        };
+        drop(deliveries);
+        let delivery = delivery?;
+        let row = Payload::encode(&(delivery.attempt, &delivery.event))?;
+        Ok(Answer::Made(Box::new(move |py| {
+            let row = json::read(py, row.as_str())?;
+            *self.last() = Some(delivery);
+            Ok(row.unbind())
+        })))
+    }
 }
 
 /// What `async for event in client.events(…)` asks.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct Events {
     calls: Arc<Calls>,
-    reader: Arc<tokio::sync::Mutex<Reader>>,
+    reader: Arc<Reader>,
 }
 
 #[pymethods]
@@ -54,18 +93,15 @@ impl Events {
     /// the broker is closed.
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let reader = Arc::clone(&self.reader);
+        self.calls.call(py, async move { reader.next().await })
+    }
+
+    /// Acknowledges the event before.
+    fn ack<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let reader = Arc::clone(&self.reader);
         self.calls.call(py, async move {
-            let mut reader = reader.lock().await;
-            if let Some(last) = reader.last.take() {
-                last.ack().await?;
-            }
-            let Some(delivery) = reader.deliveries.next().await else {
-                return Ok(Answer::Nothing);
-            };
-            let delivery = delivery?;
-            let answer = Payload::encode(&(delivery.attempt, &delivery.event))?;
-            reader.last = Some(delivery);
-            Ok(Answer::Json(answer))
+            reader.ack().await?;
+            Ok(Answer::Nothing)
         })
     }
 }

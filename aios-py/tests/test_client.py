@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,34 @@ async def test_should_share_the_events_of_a_group() -> None:
             await client.publish("a.b.c", number)
         found = {(await anext(one)).data, (await anext(other)).data}
     assert found == {0, 1}
+
+
+async def test_should_give_an_event_again_whose_handling_failed() -> None:
+    async with aios.Client() as client:
+        with pytest.raises(KeyError):
+            async with client.events("a.b.c", group="readers") as events:
+                await client.publish("a.b.c", 1)
+                await anext(events)
+                raise KeyError
+        async with client.events("a.b.c", group="readers") as events:
+            assert (await anext(events)).data == 1
+        await client.publish("a.b.c", 2)
+        async with client.events("a.b.c", group="readers") as events:
+            assert (await anext(events)).data == 2
+
+
+async def test_should_lose_no_event_to_a_wait_that_was_cancelled() -> None:
+    async with aios.Client() as client, client.events("a.b.c") as events:
+        for number in range(50):
+            waiting = asyncio.create_task(anext(events))
+            await asyncio.sleep(0)
+            await client.publish("a.b.c", number)
+            if number % 2 == 0:
+                waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                assert (await waiting).data == number
+                continue
+            assert (await anext(events)).data == number
 
 
 async def test_should_read_the_log_and_the_tables() -> None:

@@ -130,8 +130,9 @@ class RunHandle(Generic[O]):
 class EventStream:
     """Events as they come: ``async for event in stream``.
 
-    An event is acknowledged when the next one is asked for; one whose handling raised, or during
-    which the process died, comes again if the group is durable.
+    An event is acknowledged when the next one is asked for, or when the ``async with`` is left
+    without an exception. One whose handling raised, or during which the process died or the client
+    was closed, comes again if its group is still there.
     """
 
     def __init__(self, client: Client, patterns: Sequence[str], group: str | None) -> None:
@@ -139,22 +140,40 @@ class EventStream:
         self._patterns = list(patterns)
         self._group = group
         self._events: Events | None = None
+        self._unread: Any = None
 
     async def __aenter__(self) -> Self:
         if self._events is None:
             self._events = await self._client._opened().subscribe(self._patterns, self._group)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._events = None
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        events, self._events = self._events, None
+        if events is not None and kind is None:
+            await events.ack()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
+        import asyncio
+
         await self.__aenter__()
-        events = self._events
-        row = await events.next() if events is not None else None
+        row, self._unread = self._unread, None
+        if row is None and self._events is not None:
+            waiting = self._events.next()
+            try:
+                row = await waiting
+            except asyncio.CancelledError:
+                # Cancelled after it had come: the next wait gets it.
+                if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
+                    self._unread = waiting.result()
+                raise
         if row is None:
             raise StopAsyncIteration
         return Event.from_envelope(row[1])

@@ -1,0 +1,110 @@
+"""Agents in worker processes over RabbitMQ, killed at random."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import finish
+from rabbitmq import RabbitMq
+
+import aios
+
+APP = """
+import os, time
+import aios
+
+@aios.agent("square")
+def square(context: aios.TaskContext, number: int) -> list[int]:
+    time.sleep(0.01)
+    return [number * number, os.getpid()]
+
+def app():
+    open(f"started-{os.getpid()}", "w").close()
+    return aios.Runtime(None, os.environ["BROKER"], agents=[square])
+"""
+
+TASKS = 300
+KILLS = 5
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RabbitMq]:
+    server = RabbitMq()
+    yield server
+    server.stop()
+
+
+@aios.workflow("squares")
+async def squares(context: aios.WorkflowContext, count: int) -> list[int]:
+    answers = await context.gather(
+        *(
+            context.task(
+                "square",
+                number,
+                result=list[int],
+                timeout=20,
+                retry=aios.RetryPolicy(max_attempts=20, initial_delay=0.2, max_delay=1.0),
+            )
+            for number in range(count)
+        )
+    )
+    return [answer[0] for answer in answers]
+
+
+async def test_should_finish_although_workers_are_killed(server: RabbitMq, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    supervisor = subprocess.Popen(
+        [sys.executable, "-m", "aios", "worker", "app:app", "--processes", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "BROKER": server.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        async with aios.Runtime(
+            f"sqlite://{tmp_path}/runs.db", server.url, workflows=[squares]
+        ) as runtime:
+            run = await runtime.start(squares, TASKS, id="squares-1")
+            killing = asyncio.create_task(asyncio.to_thread(kill_some, supervisor.pid, tmp_path))
+            assert await run.result() == [number * number for number in range(TASKS)]
+            assert await killing == KILLS
+    finally:
+        supervisor.send_signal(signal.SIGTERM)
+        status, _, errors = finish(supervisor)
+    assert status == 0, errors
+    assert errors.count("died with status -9") == KILLS
+
+
+def kill_some(supervisor: int, folder: Path) -> int:
+    chance = random.Random(7)
+    killed: set[int] = set()
+    until = time.monotonic() + 100
+    while len(killed) < KILLS and time.monotonic() < until:
+        time.sleep(chance.uniform(0.1, 0.5))
+        started = {int(path.name.split("-")[1]) for path in folder.glob("started-*")}
+        alive = sorted(started - killed - {supervisor})
+        if alive:
+            victim = chance.choice(alive)
+            os.kill(victim, signal.SIGKILL)
+            killed.add(victim)
+    return len(killed)
+
+
+async def test_should_publish_to_other_clients(server: RabbitMq) -> None:
+    async with (
+        aios.Client(None, server.url) as sender,
+        aios.Client(None, server.url) as receiver,
+        receiver.events("shop.order.*") as events,
+    ):
+        await sender.publish("shop.order.placed", {"n": 1})
+        assert (await anext(events)).data == {"n": 1}
