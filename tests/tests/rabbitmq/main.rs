@@ -5,4 +5,6 @@ mod chaos;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod publishing;
+#[cfg(test)]
 mod tls;
