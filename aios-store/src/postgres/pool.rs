@@ -5,7 +5,7 @@ use aios_core::{
     store::StoreError,
 };
 use sqlx::{
-    Connection, PgConnection, PgPool, Postgres,
+    ConnectOptions, Connection, PgConnection, PgPool, Postgres,
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
@@ -191,7 +191,7 @@ fn pool(options: &PostgresOptions) -> PgPool {
 
 /// The settings of each session, where there are sessions.
 fn session(connect: PgConnectOptions, options: &PostgresOptions) -> PgConnectOptions {
-    let connect = connect.extra_float_digits(None).statement_cache_capacity(STATEMENTS);
+    let connect = quiet(connect).statement_cache_capacity(STATEMENTS);
     if !options.pooler.keeps_sessions() {
         return connect;
     }
@@ -202,10 +202,15 @@ fn session(connect: PgConnectOptions, options: &PostgresOptions) -> PgConnectOpt
     ])
 }
 
+/// Sends nothing that poolers don't know, and logs no statements unasked.
+fn quiet(connect: PgConnectOptions) -> PgConnectOptions {
+    connect.extra_float_digits(None).disable_statement_logging()
+}
+
 fn listen_options(options: &PostgresOptions) -> Option<PgConnectOptions> {
     match &options.listen {
-        Some(listen) => Some((**listen).clone().extra_float_digits(None)),
-        None if options.pooler.keeps_sessions() => Some(options.connect_options()),
+        Some(listen) => Some(quiet((**listen).clone())),
+        None if options.pooler.keeps_sessions() => Some(quiet(options.connect_options())),
         None => None,
     }
 }

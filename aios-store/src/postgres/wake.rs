@@ -21,8 +21,8 @@ const LONGEST_POLL: Duration = Duration::from_secs(10);
 /// Longest pause between two polls without hints: 60 queries a minute.
 const LONGEST_BLIND_POLL: Duration = Duration::from_secs(1);
 
-/// Pause after a hint, so that a busy writer sends at most 200 a second.
-const HINT_PAUSE: Duration = Duration::from_millis(5);
+/// Pause after a hint, so that a busy writer sends at most 100 a second.
+const HINT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Pause before the listening connection is tried again.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
