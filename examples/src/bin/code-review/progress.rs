@@ -7,7 +7,7 @@ use std::{
 };
 
 use aios_agents::prelude::*;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 use crate::{
     runs,
@@ -27,10 +27,7 @@ pub(crate) async fn watch(run: &RunHandle) -> Result<Outcome, Box<dyn Error>> {
     loop {
         tokio::select! {
             biased;
-            outcome = &mut result => {
-                shown.clear();
-                return Ok(outcome?);
-            }
+            outcome = &mut result => return Ok(outcome?),
             _ = ticks.tick() => {
                 if let Some(progress) = runs::progress(&run.status().await?) {
                     shown.show(progress);
@@ -54,7 +51,9 @@ impl Shown {
         if !stderr().is_terminal() {
             return Self::Lines { printed: 0 };
         }
-        let bar = ProgressBar::new_spinner().with_message("listing files");
+        let bar = ProgressBar::new_spinner()
+            .with_message("listing files")
+            .with_finish(ProgressFinish::AndClear);
         bar.enable_steady_tick(PERIOD);
         Self::Bar(bar)
     }
@@ -76,12 +75,6 @@ impl Shown {
                     println!("{done} of {total} files are done");
                 }
             }
-        }
-    }
-
-    fn clear(&self) {
-        if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
         }
     }
 }
