@@ -18,6 +18,7 @@ mod workflow_agents;
 mod workflow_basic;
 mod workflow_durable;
 mod workflow_nudges;
+mod workflow_start;
 mod workflow_support;
 #[cfg(feature = "testing")]
 mod workflow_testing;

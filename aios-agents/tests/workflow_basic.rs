@@ -225,3 +225,20 @@ async fn should_time_out_a_task() {
     let run = runtime.start("impatient", &()).await.unwrap();
     assert_eq!(result::<()>(&run).await.unwrap_err().code(), "TASK_TIMEOUT");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_fail_a_step_whose_result_is_too_large_for_the_store() {
+    use aios_store::memory::{MemoryOptions, MemoryStore};
+
+    async fn large(context: WorkflowContext, bytes: usize) -> Result<String, WorkflowError> {
+        let step = context.step("large", || async { Ok::<_, TaskError>("x".repeat(bytes)) });
+        let result = step.await.map_err(|error| error.code().to_owned());
+        Ok(result.map_or_else(|code| code, |text| text))
+    }
+    let options = MemoryOptions::default().with_max_event_bytes(2000);
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::with_options(options));
+    let runtime = runtime(&store).workflow("large", large).start().await.unwrap();
+    let run = runtime.start("large", &5000).await.unwrap();
+    assert_eq!(result::<String>(&run).await.unwrap(), "EVENT_TOO_LARGE");
+    assert_eq!(actions(&run).await, ["started", "operation_failed", "completed"]);
+}

@@ -165,8 +165,14 @@ fn interpreter(seen: &Seen) -> Arc<dyn Workflow> {
 async fn check(program: Vec<Do>) {
     let live = Seen::default();
     let mut test = WorkflowTest::of(interpreter(&live))
-        .agent("agent", |value: u8| if value.is_multiple_of(5) { Err("odd".into()) } else { Ok(value) })
-        .child("child", |value: u8| if value.is_multiple_of(7) { Err("bad".into()) } else { Ok(value) });
+        .agent(
+            "agent",
+            |value: u8| if value.is_multiple_of(5) { Err("odd".into()) } else { Ok(value) },
+        )
+        .child(
+            "child",
+            |value: u8| if value.is_multiple_of(7) { Err("bad".into()) } else { Ok(value) },
+        );
     for second in [1, 5, 30] {
         test = test.signal(Duration::from_secs(second), "go", &second);
     }

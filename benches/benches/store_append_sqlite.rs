@@ -12,8 +12,7 @@
 )]
 
 use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -21,15 +20,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aios_benches::ratio;
+use aios_benches::{
+    figure, median, ratio,
+    sqlite::{Bare, Place, connect, open, step},
+};
 use aios_core::{
-    event::{Event, EventId},
+    event::EventId,
     store::{Append, EventStoreExt, StreamId},
 };
-use aios_store::sqlite::{SqliteOptions, SqliteStore};
-use rusqlite::{Connection, Statement, params};
-use serde_json::json;
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 /// Callers at the same time, each with a stream of its own.
@@ -69,9 +67,7 @@ fn latency(runtime: &tokio::runtime::Runtime) {
     let mut bare = Bare::new(&connection);
     for append in appends(1, LONE).remove(0) {
         let start = Instant::now();
-        bare.begin();
-        bare.insert(&append);
-        bare.commit();
+        bare.transaction([&append]);
         ceiling.push(micros(start.elapsed()));
         let start = Instant::now();
         runtime.block_on(store.append_one(append)).unwrap();
@@ -87,7 +83,7 @@ async fn size() {
         callers(&place.path, appends(CALLERS, events)).await;
         let bytes = std::fs::metadata(&place.path).unwrap().len();
         let stored = (CALLERS * events) as u64;
-        println!("FIGURE store_bytes_per_event/sqlite events={stored} bytes={}", bytes / stored);
+        figure(&format!("store_bytes_per_event/sqlite/{stored}"), (bytes / stored) as f64, "bytes");
     }
 }
 
@@ -120,86 +116,9 @@ fn loop_of_inserts(path: &Path, appends: &[Vec<Append>]) -> Duration {
         (0..EVENTS).flat_map(|number| appends.iter().map(move |own| &own[number])).collect();
     let start = Instant::now();
     for rows in rows.chunks(ROWS) {
-        bare.begin();
-        rows.iter().for_each(|append| bare.insert(append));
-        bare.commit();
+        bare.transaction(rows.iter().copied());
     }
     start.elapsed()
-}
-
-/// A connection with the store's own tables and settings.
-fn connect(path: &Path) -> Connection {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    drop(runtime.block_on(open(path)));
-    let connection = Connection::open(path).unwrap();
-    connection
-        .execute_batch(
-            "PRAGMA synchronous = FULL; PRAGMA cache_size = -16384; PRAGMA foreign_keys = OFF;
-             INSERT INTO event_types (id, name) VALUES (1, 'workflows.deploy.step_completed');
-             INSERT INTO event_sources (id, name) VALUES (1, 'engine-1');",
-        )
-        .unwrap();
-    connection
-}
-
-/// What somebody would write by hand who needs nothing but the rows.
-struct Bare<'c> {
-    begin: Statement<'c>,
-    commit: Statement<'c>,
-    insert_stream: Statement<'c>,
-    insert_event: Statement<'c>,
-    streams: HashMap<StreamId, (i64, i64)>,
-    position: i64,
-}
-
-impl<'c> Bare<'c> {
-    fn new(connection: &'c Connection) -> Self {
-        let insert_event = "
-            INSERT INTO events (position, id, stream_id, version, type_id, source_id, created_at,
-                                external_id, metadata, payload)
-            VALUES (?1, ?2, ?3, ?4, 1, 1, ?5, NULL, NULL, ?6)";
-        let insert_stream = "INSERT INTO streams (name) VALUES (?1)";
-        Self {
-            begin: connection.prepare("BEGIN IMMEDIATE").unwrap(),
-            commit: connection.prepare("COMMIT").unwrap(),
-            insert_stream: connection.prepare(insert_stream).unwrap(),
-            insert_event: connection.prepare(insert_event).unwrap(),
-            streams: HashMap::new(),
-            position: 0,
-        }
-    }
-
-    fn begin(&mut self) {
-        self.begin.execute([]).unwrap();
-    }
-
-    fn commit(&mut self) {
-        self.commit.execute([]).unwrap();
-    }
-
-    fn insert(&mut self, append: &Append) {
-        let event = &append.events[0];
-        if !self.streams.contains_key(&append.stream) {
-            let id = self.insert_stream.insert([append.stream.as_str()]).unwrap();
-            self.streams.insert(append.stream.clone(), (id, 0));
-        }
-        let (stream, version) = self.streams.get_mut(&append.stream).unwrap();
-        (*version, self.position) = (*version + 1, self.position + 1);
-        let key = event.id.key();
-        let row = params![
-            self.position,
-            &key.as_bytes()[..],
-            *stream,
-            *version,
-            event.timestamp.as_micros(),
-            event.payload.as_str(),
-        ];
-        self.insert_event.execute(row).unwrap();
-    }
-}
-
-async fn open(path: &Path) -> SqliteStore {
-    SqliteStore::connect_with(SqliteOptions::file(path)).await.unwrap()
 }
 
 /// Step events of as many runs as there are callers, made in the order in which they are appended.
@@ -215,32 +134,10 @@ fn appends(callers: usize, events: usize) -> Vec<Vec<Append>> {
     appends
 }
 
-fn step(operation: usize) -> Event {
-    let data = json!({ "operation": operation, "name": "build", "result": "r".repeat(200) });
-    Event::new("workflows.deploy.step_completed".parse().unwrap(), "engine-1", &data).unwrap()
-}
-
-struct Place {
-    path: PathBuf,
-    _folder: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let folder = TempDir::new().unwrap();
-        Self { path: folder.path().join("aios.db"), _folder: folder }
-    }
-}
-
 fn rate(elapsed: Duration) -> f64 {
     f64::from(u32::try_from(CALLERS * EVENTS).unwrap()) / elapsed.as_secs_f64()
 }
 
 fn micros(elapsed: Duration) -> f64 {
     elapsed.as_secs_f64() * 1e6
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -174,7 +174,11 @@ impl RuntimeBuilder {
             host: None,
         };
         if !self.agents.is_empty() {
-            let (broker, store) = (Arc::clone(&broker), self.store);
+            let broker = Arc::clone(&broker);
+            // Counted, so that what agents announce does not look as if others had appended it.
+            let store = journals
+                .as_ref()
+                .map(|journals| -> Arc<dyn Store> { Arc::<CountedStore>::clone(&journals.store) });
             let host =
                 AgentHost::start(broker, clock, store, source, self.agents, self.host).await?;
             runtime.host = Some(host);

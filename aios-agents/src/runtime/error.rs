@@ -1,11 +1,15 @@
 use aios_core::{
     agent::InvalidSegment,
+    broker::BrokerError,
     event::EventError,
     failure::Failure,
     store::{RunStatus, StoreError},
 };
 
-use crate::{agent::AgentError, workflow::journal::JournalError};
+use crate::{
+    agent::AgentError,
+    workflow::{engine::EngineError, journal::JournalError},
+};
 
 /// What a runtime could not do.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -60,6 +64,9 @@ pub enum RuntimeError {
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
+    /// The broker failed.
+    #[error("the broker failed")]
+    Broker(#[from] BrokerError),
     /// Something can't be an event.
     #[error("something can't be an event")]
     Event(#[from] EventError),
@@ -69,7 +76,11 @@ impl RuntimeError {
     /// Whether the same call may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_retryable())
+        match self {
+            Self::Store(error) => error.is_retryable(),
+            Self::Broker(error) => error.is_retryable(),
+            _ => false,
+        }
     }
 
     /// A stable name for this kind of error.
@@ -85,7 +96,17 @@ impl RuntimeError {
             Self::UnknownOperation { .. } => "OPERATION_NOT_FOUND",
             Self::Agents(error) => error.code(),
             Self::Store(error) => error.code(),
+            Self::Broker(error) => error.code(),
             Self::Event(error) => error.code(),
+        }
+    }
+}
+
+impl From<EngineError> for RuntimeError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Store(error) => Self::Store(error),
+            EngineError::Broker(error) => Self::Broker(error),
         }
     }
 }

@@ -7,10 +7,11 @@ use aios_core::{
     clock::ClockExt,
     store::{Fence, Lease, Leases, PageRequest, ReadModels, RunFilter, RunStatus, Shard},
 };
+use futures_util::future::join_all;
 use tokio::task::AbortHandle;
 use tracing::{debug, error, warn};
 
-use super::{Engine, Message, mailbox};
+use super::{Engine, EngineError, Message, mailbox};
 
 /// The shards that this engine owns.
 #[derive(Debug, Default)]
@@ -68,7 +69,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
     }
 }
 
-pub(super) async fn turn(engine: &Arc<Engine>) -> Result<(), aios_core::store::StoreError> {
+pub(super) async fn turn(engine: &Arc<Engine>) -> Result<(), EngineError> {
     let time_to_live = engine.options.lease_time;
     let held = engine.ownership.leases();
     let renewed = engine.store.renew(&held, time_to_live).await?;
@@ -91,10 +92,19 @@ pub(super) async fn turn(engine: &Arc<Engine>) -> Result<(), aios_core::store::S
         return Ok(());
     }
     let taken = engine.store.acquire(&free, &engine.owner, time_to_live).await?;
+    let mailboxes = join_all(taken.iter().map(|lease| mailbox::open(engine, lease.shard))).await;
+    let mailboxes = match mailboxes.into_iter().collect::<Result<Vec<_>, _>>() {
+        Ok(mailboxes) => mailboxes,
+        Err(error) => {
+            engine.store.release(&taken).await?;
+            return Err(error.into());
+        }
+    };
     let shards: Vec<Shard> = taken.iter().map(|lease| lease.shard).collect();
-    for lease in taken {
+    for (lease, deliveries) in taken.into_iter().zip(mailboxes) {
         let shard = lease.shard;
-        let reader = tokio::spawn(mailbox::run(Arc::clone(engine), shard)).abort_handle();
+        let reader = tokio::spawn(mailbox::run(Arc::clone(engine), shard, deliveries));
+        let reader = reader.abort_handle();
         engine.ownership.shards().insert(shard, Owned { lease, reader });
     }
     if !shards.is_empty() {

@@ -1,7 +1,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use aios_core::{
-    broker::{BrokerError, Delivery, Subscription},
+    broker::{BrokerError, Deliveries, Delivery, Subscription},
     clock::ClockExt,
     store::Shard,
 };
@@ -17,22 +17,32 @@ struct Answer<'a> {
     task_id: Cow<'a, str>,
 }
 
+/// Declares a shard's mailbox and begins to read it. No task of the shard may be given before that:
+/// its answer would find no mailbox.
+pub(super) async fn open(engine: &Engine, shard: Shard) -> Result<Deliveries, BrokerError> {
+    engine.broker.subscribe(Subscription::mailbox(mailbox_of(shard)?)).await
+}
+
 /// Hands the answers in a shard's mailbox to the runs that wait for them.
-pub(super) async fn run(engine: Arc<Engine>, shard: Shard) {
+pub(super) async fn run(engine: Arc<Engine>, shard: Shard, mut deliveries: Deliveries) {
     loop {
-        if let Err(error) = read(&engine, shard).await {
-            warn!(%error, %shard, "could not read a mailbox");
+        if let Err(error) = read(&engine, &mut deliveries).await {
+            warn!(%error, %shard, "could not go on reading a mailbox");
         }
-        if engine.is_stopping() {
-            return;
-        }
-        engine.clock.sleep(engine.options.back_off.1).await;
+        deliveries = loop {
+            if engine.is_stopping() {
+                return;
+            }
+            engine.clock.sleep(engine.options.back_off.1).await;
+            match open(&engine, shard).await {
+                Ok(deliveries) => break deliveries,
+                Err(error) => warn!(%error, %shard, "could not open a mailbox"),
+            }
+        };
     }
 }
 
-async fn read(engine: &Arc<Engine>, shard: Shard) -> Result<(), BrokerError> {
-    let mailbox = mailbox_of(shard)?;
-    let mut deliveries = engine.broker.subscribe(Subscription::mailbox(mailbox)).await?;
+async fn read(engine: &Arc<Engine>, deliveries: &mut Deliveries) -> Result<(), BrokerError> {
     while let Some(delivery) = deliveries.next().await {
         hand_over(engine, delivery?).await?;
     }

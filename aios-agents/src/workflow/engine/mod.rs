@@ -15,7 +15,7 @@ mod waiters;
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
-    broker::{Broker, Mailbox},
+    broker::{Broker, BrokerError, Mailbox},
     clock::Clock,
     store::{Owner, Shard, StoreError},
 };
@@ -64,6 +64,15 @@ impl Default for EngineOptions {
     }
 }
 
+/// Why an engine could not take shards.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    #[error("could not take leases")]
+    Store(#[from] StoreError),
+    #[error("could not open the mailboxes of shards")]
+    Broker(#[from] BrokerError),
+}
+
 /// What the parts of an engine share.
 pub(crate) struct Engine {
     pub(crate) journals: Journals,
@@ -93,12 +102,12 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// What the store reports; nothing runs then.
+    /// What store and broker report; nothing runs then.
     pub(crate) async fn start(
         journals: Journals,
         broker: Arc<dyn Broker>,
         options: EngineOptions,
-    ) -> Result<RunningEngine, StoreError> {
+    ) -> Result<RunningEngine, EngineError> {
         let (dispatches, queue) = mpsc::channel(DISPATCHES);
         let engine = Arc::new(Self {
             store: Arc::clone(&journals.store),
