@@ -30,7 +30,7 @@ mod _aios {
         core::Core,
         events::Events,
         json::{dumps, loads},
-        logging::{Records, log_to, set_log_level},
+        logging::{Records, log_to, set_log_level, wake_log},
         places::{Pool, Reply},
         run::HandleCore,
         testing::{replay, run_test},

@@ -48,6 +48,15 @@ pub(crate) fn set_log_level(level: u8) {
     LEVEL.store(level, Ordering::Relaxed);
 }
 
+/// Wakes the thread that logs with an empty record, so that it can end.
+#[pyfunction]
+pub(crate) fn wake_log() {
+    if let Some(records) = RECORDS.get() {
+        // A full queue wakes it too.
+        let _ = records.try_send((0, "", String::new()));
+    }
+}
+
 /// The queue's receiving end, for the thread that logs.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct Records(std::sync::Mutex<Receiver<Record>>);

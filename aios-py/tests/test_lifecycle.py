@@ -50,6 +50,31 @@ asyncio.run(main())
     assert (status, output, errors) == (0, "1 2\n", "")
 
 
+def test_should_exit_while_a_thread_is_busy(script: Start) -> None:
+    status, output, errors = finish(
+        script(
+            AGENT
+            + """
+@aios.agent("stubborn")
+def stubborn(context: aios.TaskContext) -> None:
+    print("busy", flush=True)
+    while True:
+        time.sleep(0.01)
+
+async def main():
+    async with aios.Runtime(agents=[stubborn], shutdown_timeout=0.1) as runtime:
+        try:
+            await runtime.call("stubborn", timeout=0.3)
+        except aios.TaskTimeoutError:
+            print("timeout", flush=True)
+
+asyncio.run(main())
+"""
+        )
+    )
+    assert (status, output, errors) == (0, "busy\ntimeout\n", "")
+
+
 def test_should_exit_on_an_interrupt(script: Start) -> None:
     process = script(
         AGENT

@@ -42,10 +42,21 @@ _List = list
 _OPEN: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
+#: Threads for plain functions. They end when their runtime is closed, unless they are busy.
+_THREADS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+#: How long a busy thread may hold up the end of the interpreter, in seconds.
+_GRACE = 5.0
+
+
 @atexit.register
 def _dispose_all() -> None:
+    import time
+
     for client in list(_OPEN):
         client._dispose()
+    until = time.monotonic() + _GRACE
+    for thread in list(_THREADS):
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 class RunHandle(Generic[O]):
@@ -303,7 +314,9 @@ class Client:
                     del call, function, args
 
         for number in range(self._threads()):
-            threading.Thread(target=work, name=f"aios-{number}", daemon=True).start()
+            thread = threading.Thread(target=work, name=f"aios-{number}", daemon=True)
+            thread.start()
+            _THREADS.add(thread)
 
     async def close(self) -> None:
         """Takes no more tasks, lets those that run end within ``shutdown_timeout``, and closes.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import threading
 
 from . import _aios
 
 _lock = threading.Lock()
 _installed = False
+_stopping = False
 
 
 def install() -> None:
@@ -21,7 +24,20 @@ def install() -> None:
         _installed = True
         records = _aios.log_to()
     if records is not None:
-        threading.Thread(target=_pass_on, args=(records,), name="aios-log", daemon=True).start()
+        thread = threading.Thread(
+            target=_pass_on, args=(records,), name="aios-log", daemon=True
+        )
+        thread.start()
+        atexit.register(_stop, thread, os.getpid())
+
+
+def _stop(thread: threading.Thread, process: int) -> None:
+    """Ends the thread before the interpreter ends, from where it could not come back."""
+    global _stopping
+    if process == os.getpid():
+        _stopping = True
+        _aios.wake_log()
+        thread.join(5.0)
 
 
 def _level() -> int:
@@ -29,10 +45,12 @@ def _level() -> int:
 
 
 def _pass_on(records: _aios.Records) -> None:
-    while True:
+    while not _stopping:
         record = records.next(1.0)
         if record is None:
             _aios.set_log_level(_level())
             continue
         level, name, text = record
+        if not level:
+            continue
         logging.getLogger(name).log(level, "%s", text)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import asyncio
+import pickle
+
+import pytest
+
+import aios
+from aios._errors import build
+
+
+async def test_should_raise_that_a_task_was_cancelled() -> None:
+    began = asyncio.Event()
+    tasks: list[str] = []
+
+    @aios.agent("slow")
+    async def slow(context: aios.TaskContext) -> None:
+        tasks.append(context.task_id)
+        began.set()
+        await asyncio.sleep(3600)
+
+    async with aios.Runtime(agents=[slow]) as runtime:
+        calling = asyncio.create_task(runtime.call("slow"))
+        await began.wait()
+        await runtime.publish("agents.slow.task_cancelled", {"task_id": tasks[0]})
+        with pytest.raises(aios.TaskCancelledError) as raised:
+            await calling
+    assert not raised.value.retryable
+
+
+async def test_should_raise_that_a_task_was_interrupted() -> None:
+    @aios.agent("leaving")
+    async def leaving(context: aios.TaskContext) -> None:
+        raise asyncio.CancelledError
+
+    async with aios.Runtime(agents=[leaving]) as runtime:
+        with pytest.raises(aios.TaskInterruptedError) as raised:
+            await runtime.call("leaving")
+    assert raised.value.retryable
+
+
+def test_should_make_the_class_of_a_code_and_keep_what_it_was_given() -> None:
+    known = [
+        value
+        for value in vars(aios).values()
+        if isinstance(value, type) and issubclass(value, aios.AiosError)
+    ]
+    assert len(known) > 25
+    for kind in known:
+        if kind in (aios.ContinueAsNew, aios.RunError, aios.RunFailedError):
+            continue
+        error = build("runtime", kind.default_code, "what", {"a": 1}, True, None)
+        assert type(error) is kind
+        assert (error.code, error.message, error.details) == (kind.default_code, "what", {"a": 1})
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), again.code, again.details) == (kind, error.code, error.details)
+
+
+def test_should_keep_unknown_codes_under_the_error_of_their_origin() -> None:
+    for kind, expected in [
+        ("task", aios.TaskError),
+        ("store", aios.StoreError),
+        ("broker", aios.BrokerError),
+        ("event", aios.InvalidDataError),
+        ("runtime", aios.AiosError),
+    ]:
+        error = build(kind, "SOMETHING_NEW", "what", None, False, None)
+        assert type(error) is expected
+        assert error.code == "SOMETHING_NEW"
+
+
+def test_should_chain_the_failure_of_a_run() -> None:
+    cause = ("TASK_TIMEOUT", "too long", None)
+    error = build("run_failed", "TASK_TIMEOUT", "run x failed", None, False, cause)
+    assert type(error) is aios.RunFailedError
+    assert type(error.__cause__) is aios.TaskTimeoutError
