@@ -7,7 +7,7 @@ use aios_core::{
 use futures_util::future::{Either, select};
 use lapin::{
     ErrorKind,
-    protocol::{AMQPErrorKind, AMQPSoftError},
+    protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
 };
 
 /// Awaits an answer of the server, for a time.
@@ -24,8 +24,18 @@ pub(super) async fn within<T>(
 }
 
 pub(super) fn backend(operation: &'static str, error: lapin::Error) -> BrokerError {
-    let retryable = error.can_be_recovered() && !is_refused(&error);
+    let retryable = (error.can_be_recovered() || is_internal(&error)) && !is_refused(&error);
     BrokerError::Backend { backend: "RabbitMQ", operation, retryable, source: Arc::new(error) }
+}
+
+/// Whether the server stumbled, for example over a quorum queue that has no leader yet.
+fn is_internal(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => {
+            *error.kind() == AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR)
+        }
+        _ => false,
+    }
 }
 
 /// Whether the server knows the user, and does not let it.

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use aios_core::{
     broker::{Address, BrokerError, Lifetime, Mailbox, Subscription},
+    clock::ClockExt,
     event::Pattern,
 };
 use lapin::{
@@ -15,6 +16,9 @@ use super::{
     headers::{long, short, table},
     link::Link,
 };
+
+/// Time between two attempts to declare.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Dead letters of a temporary group go when nobody asked for them this long.
 const FORGET: Duration = Duration::from_secs(3600);
@@ -56,9 +60,24 @@ pub(super) async fn declare_exchange(link: &Link, channel: &Channel) -> Result<(
     within(clock, after, "declare the exchange", declared).await
 }
 
-/// Declares what a subscription needs, on a channel of its own: the server closes the channel if
-/// something exists with other properties.
+/// Declares what a subscription needs. A server that is not ready, for example because a quorum queue
+/// has no leader yet, is asked again until the operation's timeout.
 pub(super) async fn declare(link: &Link, subscription: &Subscription) -> Result<(), BrokerError> {
+    let clock = &link.options.clock;
+    let deadline = clock.now() + link.options.operation_timeout;
+    loop {
+        match declare_once(link, subscription).await {
+            Err(error) if error.is_retryable() && clock.now() + PAUSE < deadline => {
+                clock.sleep(PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Declares on a channel of its own: the server closes the channel if something exists with other
+/// properties.
+async fn declare_once(link: &Link, subscription: &Subscription) -> Result<(), BrokerError> {
     let (_connection, channel) = link.channel().await?;
     let address = &subscription.address;
     let prefix = &link.options.prefix;
