@@ -233,7 +233,7 @@ async fn should_fail_a_step_whose_result_is_too_large_for_the_store() {
     async fn large(context: WorkflowContext, bytes: usize) -> Result<String, WorkflowError> {
         let step = context.step("large", || async { Ok::<_, TaskError>("x".repeat(bytes)) });
         let result = step.await.map_err(|error| error.code().to_owned());
-        Ok(result.map_or_else(|code| code, |text| text))
+        Ok(result.unwrap_or_else(|code| code))
     }
     let options = MemoryOptions::default().with_max_event_bytes(2000);
     let store: Arc<dyn Store> = Arc::new(MemoryStore::with_options(options));
