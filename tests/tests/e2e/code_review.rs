@@ -38,7 +38,7 @@ fn should_report_odd_files_and_go_on() {
     symlink("loop", at("loop")).unwrap();
     symlink("..", at("up")).unwrap();
     fs::write(at("unreadable.rs"), "").unwrap();
-    fs::set_permissions(at("unreadable.rs"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(at("unreadable.rs"), fs::Permissions::from_mode(0o000)).unwrap();
     // The rights of files do not bind root.
     let is_bound = fs::File::open(at("unreadable.rs")).is_err();
 

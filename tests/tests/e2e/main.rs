@@ -1,8 +1,13 @@
 //! Runs what a user runs, from outside.
 
+#[cfg(test)]
 mod code_review;
+#[cfg(test)]
 mod envelope;
+#[cfg(test)]
 mod examples;
 #[cfg(unix)]
+#[cfg(test)]
 mod kill_sweep;
+#[cfg(test)]
 mod review;
