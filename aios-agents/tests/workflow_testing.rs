@@ -72,6 +72,17 @@ async fn should_replay_a_saved_journal_against_todays_code() {
     assert!(matches!(headless, ReplayError::NoStart));
 }
 
+#[tokio::test]
+async fn should_stand_still_while_paused_on_virtual_time() {
+    async fn nap(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.sleep(DAY).await?;
+        context.sleep(DAY).await.map(|()| 1)
+    }
+    let test = WorkflowTest::new("nap", nap).unwrap();
+    let run = test.pause(Duration::from_secs(1)).resume(DAY * 5).run(&()).await;
+    assert_eq!((run.result::<u32>().unwrap(), run.elapsed()), (1, DAY * 6));
+}
+
 /// What a random workflow does next.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Do {

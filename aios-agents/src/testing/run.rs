@@ -159,8 +159,8 @@ impl Simulation {
 
     fn record(&mut self, entry: Entry, context: &mut Context<'_>) {
         let now = self.clock.now();
-        self.execution.apply(&entry, now, context);
-        self.journal.push((entry, now));
+        self.journal.push((entry.clone(), now));
+        self.execution.feed(entry, now, context);
     }
 
     fn record_end(&mut self, context: &mut Context<'_>) {

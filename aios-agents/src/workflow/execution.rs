@@ -1,4 +1,5 @@
 use std::{
+    collections::VecDeque,
     sync::{Arc, MutexGuard},
     task::Context,
 };
@@ -18,6 +19,8 @@ use super::{
 pub(crate) struct Execution {
     pub(crate) cell: Arc<Cell>,
     body: Body,
+    /// Entries that came while the run was paused.
+    held: VecDeque<(Entry, Timestamp)>,
 }
 
 impl Execution {
@@ -28,7 +31,7 @@ impl Execution {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let cell = Arc::new(Cell::new(Machine::new(run_id, journal), clock));
-        Self { cell, body: Body::absent() }
+        Self { cell, body: Body::absent(), held: VecDeque::new() }
     }
 
     /// Gives the run its code.
@@ -57,6 +60,19 @@ impl Execution {
             },
         }
         self.body.poll(context);
+    }
+
+    /// Applies an entry of a live run, or holds it while the run is paused.
+    pub(crate) fn feed(&mut self, entry: Entry, at: Timestamp, context: &mut Context<'_>) {
+        if self.machine().is_paused() && !matches!(entry, Entry::Resumed) {
+            self.held.push_back((entry, at));
+            return;
+        }
+        self.apply(&entry, at, context);
+        while !self.machine().is_paused() {
+            let Some((entry, at)) = self.held.pop_front() else { return };
+            self.apply(&entry, at, context);
+        }
     }
 
     /// Ends the replay.

@@ -1,4 +1,4 @@
-use std::{future::poll_fn, sync::Arc, task::Context, task::Poll};
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use aios_core::{
     clock::ClockExt,
@@ -165,23 +165,11 @@ impl Driver {
     async fn apply_all(&mut self, mut entries: impl Iterator<Item = (Entry, Timestamp)> + Send) {
         poll_fn(|context| {
             for (entry, at) in entries.by_ref() {
-                self.apply_or_hold(entry, at, context);
+                self.execution.feed(entry, at, context);
             }
             Poll::Ready(())
         })
         .await;
-    }
-
-    fn apply_or_hold(&mut self, entry: Entry, at: Timestamp, context: &mut Context<'_>) {
-        if self.execution.machine().is_paused() && !matches!(entry, Entry::Resumed) {
-            self.held.push_back((entry, at));
-            return;
-        }
-        self.execution.apply(&entry, at, context);
-        while !self.execution.machine().is_paused() {
-            let Some((entry, at)) = self.held.pop_front() else { return };
-            self.execution.apply(&entry, at, context);
-        }
     }
 
     /// Starts the run that this one continues as, before this one's end is recorded, so that no

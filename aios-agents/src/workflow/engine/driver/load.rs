@@ -1,9 +1,4 @@
-use std::{
-    collections::{HashMap, VecDeque},
-    future::poll_fn,
-    sync::Arc,
-    task::Poll,
-};
+use std::{collections::HashMap, future::poll_fn, sync::Arc, task::Poll};
 
 use aios_core::{
     agent::{InvalidSegment, Segment},
@@ -91,7 +86,6 @@ impl Driver {
             append: None,
             nudged: false,
             blocked: None,
-            held: VecDeque::new(),
             seen: HashMap::new(),
             permit: None,
         })

@@ -5,7 +5,7 @@ mod commit;
 mod load;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
@@ -72,8 +72,6 @@ struct Driver {
     nudged: bool,
     /// Why the run was blocked when it was loaded, if it was.
     blocked: Option<Failure>,
-    /// Entries that came while the run was paused.
-    held: VecDeque<(Entry, Timestamp)>,
     /// When an agent last said that it works on a task, by operation.
     seen: HashMap<u64, Timestamp>,
     permit: Option<OwnedSemaphorePermit>,
