@@ -1,4 +1,4 @@
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use aios_core::{
     broker::Publish,
@@ -12,8 +12,12 @@ use super::Engine;
 
 /// Name of the relay's checkpoint.
 const READER: &str = "relay";
-/// Events published at once.
+/// Events read at once.
 const PAGE: usize = 256;
+/// Events that a new owner of the relay may have to look at again.
+const UNSAVED: u64 = 10_000;
+/// Time in which events gather before they are read.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Actions of runs that others want to know of; steps and timers are not among them.
 const LIFECYCLE: [&str; 10] = [
     "registered",
@@ -49,19 +53,25 @@ async fn relay(engine: &Arc<Engine>) -> Result<(), StoreError> {
     let time_to_live = engine.options.lease_time;
     let mut leases = engine.store.acquire(&[Shard::RELAY], &engine.owner, time_to_live).await?;
     let mut position = engine.store.load_checkpoint(READER).await?;
+    let mut saved = position;
     while !leases.is_empty() {
         let page = engine.store.read_log(position, PAGE).await?;
-        let Some(last) = page.last().map(|recorded| recorded.position) else {
+        let is_last = page.len() < PAGE;
+        position = page.last().map_or(position, |recorded| recorded.position);
+        let published = publish(engine, page).await;
+        // A checkpoint is a commit, and most of the log is steps that nobody is told of.
+        if published || position >= saved + UNSAVED {
+            engine.store.save_checkpoint(READER, position).await?;
+            saved = position;
+        }
+        if is_last {
             tokio::select! {
                 head = engine.store.wait_for(position) => drop(head?),
                 () = engine.clock.sleep(time_to_live / 3) => {}
             }
-            leases = engine.store.renew(&leases, time_to_live).await?;
-            continue;
-        };
-        publish(engine, page).await;
-        position = last;
-        engine.store.save_checkpoint(READER, position).await?;
+            // What is appended in a moment is read together.
+            engine.clock.sleep(PAUSE).await;
+        }
         leases = renewed(engine, leases).await?;
     }
     Ok(())
@@ -80,10 +90,14 @@ async fn renewed(
     engine.store.renew(&leases, engine.options.lease_time).await
 }
 
-/// Publishes in order; what fails is tried again before anything after it.
-async fn publish(engine: &Engine, page: Vec<RecordedEvent>) {
+/// Publishes in order; what fails is tried again before anything after it. Says whether there was
+/// anything to publish.
+async fn publish(engine: &Engine, page: Vec<RecordedEvent>) -> bool {
     let mut waiting: VecDeque<Event> =
         page.into_iter().map(|recorded| recorded.event).filter(is_wanted).collect();
+    if waiting.is_empty() {
+        return false;
+    }
     let mut back_off = engine.options.back_off.0;
     while !waiting.is_empty() {
         let batch = waiting.iter().cloned().map(Publish::new).collect();
@@ -94,11 +108,12 @@ async fn publish(engine: &Engine, page: Vec<RecordedEvent>) {
         for error in results.iter().filter_map(|result| result.as_ref().err()) {
             warn!(%error, code = error.code(), "could not relay an event");
         }
-        let Some(failed) = failed else { return };
+        let Some(failed) = failed else { return true };
         waiting.drain(..failed);
         engine.clock.sleep(back_off).await;
         back_off = (back_off * 2).min(engine.options.back_off.1);
     }
+    true
 }
 
 /// Agents publish their own events; everything of a foreign domain was emitted to be published.
