@@ -21,6 +21,8 @@ pub(crate) struct Execution {
     body: Body,
     /// Entries that came while the run was paused.
     held: VecDeque<(Entry, Timestamp)>,
+    /// Whether the code ran just now, so that it need not run again until it is woken.
+    ran: bool,
 }
 
 impl Execution {
@@ -31,7 +33,7 @@ impl Execution {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let cell = Arc::new(Cell::new(Machine::new(run_id, journal), clock));
-        Self { cell, body: Body::absent(), held: VecDeque::new() }
+        Self { cell, body: Body::absent(), held: VecDeque::new(), ran: false }
     }
 
     /// Gives the run its code.
@@ -60,6 +62,7 @@ impl Execution {
             },
         }
         self.body.poll(context);
+        self.ran = true;
     }
 
     /// Applies an entry of a live run, or holds it while the run is paused.
@@ -85,9 +88,10 @@ impl Execution {
         Ok(())
     }
 
-    /// Lets the code run, unless it is paused or has ended.
+    /// Lets the code run, unless it is paused, has ended, or ran just now: whatever wakes it later
+    /// wakes the task that polls here.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) {
-        if !self.machine().is_paused() {
+        if !std::mem::take(&mut self.ran) && !self.machine().is_paused() {
             self.body.poll(context);
         }
     }
