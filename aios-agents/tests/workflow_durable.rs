@@ -84,6 +84,38 @@ async fn should_go_on_after_a_restart_without_repeating_a_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn should_go_on_after_a_restart_with_the_step_that_never_began() {
+    async fn steps(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let answer: u64 = context.task("doubler", &1).await?;
+        step(&context, "after", u32::try_from(answer).unwrap() + 1).await
+    }
+    // A store that a driver has to wait for, unlike the one in memory.
+    let store = aios_store::sqlite::SqliteStore::connect("sqlite::memory:").await.unwrap();
+    let store: Arc<dyn Store> = Arc::new(store);
+    let before = runtime(&store).workflow("steps", steps).start().await.unwrap();
+    let run = before.start("steps", &()).with_id("r").await.unwrap();
+    eventually("the task is recorded", || async { actions(&run).await.len() > 1 }).await;
+    before.shutdown(PATIENCE).await.unwrap();
+    answer_task(&store, "r").await;
+
+    let after = runtime(&store).workflow("steps", steps).start().await.unwrap();
+    let run = after.run("r").await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 3);
+}
+
+/// Appends the answer of an agent to the first operation of a run, as its last engine would have.
+async fn answer_task(store: &Arc<dyn Store>, run_id: &str) {
+    let data = serde_json::json!({
+        "task_id": format!("{run_id}/1"), "result": "success", "output": 2
+    });
+    let answer = "agents.doubler.task_completed".parse().unwrap();
+    let event = aios_core::event::Event::new(answer, "test", &data).unwrap();
+    let stream = aios_core::store::StreamId::of_run(run_id).unwrap();
+    let append = aios_core::store::Append::new(stream, vec![event]);
+    aios_core::store::EventStoreExt::append_one(&**store, append).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn should_compensate_in_reverse_order_when_it_fails() {
     let undone = Arc::new(std::sync::Mutex::new(Vec::new()));
     let log = Arc::clone(&undone);

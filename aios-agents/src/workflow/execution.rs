@@ -11,8 +11,8 @@ use aios_core::{
 };
 
 use super::{
-    RunInfo, Workflow, WorkflowContext, WorkflowError, body::Body, context::Cell, journal::Entry,
-    machine::Machine,
+    RunInfo, Workflow, WorkflowContext, WorkflowError, alarm::Alarm, body::Body, context::Cell,
+    journal::Entry, machine::Machine,
 };
 
 /// The code of a run and its machine, without any I/O: applies entries and lets the code run.
@@ -21,8 +21,7 @@ pub(crate) struct Execution {
     body: Body,
     /// Entries that came while the run was paused.
     held: VecDeque<(Entry, Timestamp)>,
-    /// Whether the code ran just now, so that it need not run again until it is woken.
-    ran: bool,
+    alarm: Alarm,
 }
 
 impl Execution {
@@ -33,7 +32,7 @@ impl Execution {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let cell = Arc::new(Cell::new(Machine::new(run_id, journal), clock));
-        Self { cell, body: Body::absent(), held: VecDeque::new(), ran: false }
+        Self { cell, body: Body::absent(), held: VecDeque::new(), alarm: Alarm::new() }
     }
 
     /// Gives the run its code.
@@ -49,7 +48,7 @@ impl Execution {
     }
 
     /// Applies one entry and lets the code run, if that is news to it.
-    pub(crate) fn apply(&mut self, entry: &Entry, at: Timestamp, context: &mut Context<'_>) {
+    pub(crate) fn apply(&mut self, entry: &Entry, at: Timestamp, context: &Context<'_>) {
         let applied = self.machine().apply(entry, at);
         match applied {
             Err(mismatch) => return self.cell.refuse(mismatch),
@@ -61,12 +60,12 @@ impl Execution {
                 _ => return,
             },
         }
-        self.body.poll(context);
-        self.ran = true;
+        self.alarm.reset(context);
+        self.run_code();
     }
 
     /// Applies an entry of a live run, or holds it while the run is paused.
-    pub(crate) fn feed(&mut self, entry: Entry, at: Timestamp, context: &mut Context<'_>) {
+    pub(crate) fn feed(&mut self, entry: Entry, at: Timestamp, context: &Context<'_>) {
         if self.machine().is_paused() && !matches!(entry, Entry::Resumed) {
             self.held.push_back((entry, at));
             return;
@@ -88,12 +87,19 @@ impl Execution {
         Ok(())
     }
 
-    /// Lets the code run, unless it is paused, has ended, or ran just now: whatever wakes it later
-    /// wakes the task that polls here.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) {
-        if !std::mem::take(&mut self.ran) && !self.machine().is_paused() {
-            self.body.poll(context);
+    /// Lets the code run if it was woken since it ran last, unless it is paused or has ended.
+    /// Whatever wakes it later wakes the task that polls here.
+    pub(crate) fn poll(&mut self, context: &Context<'_>) {
+        if self.machine().is_paused() {
+            return;
         }
+        if self.alarm.reset(context) {
+            self.run_code();
+        }
+    }
+
+    fn run_code(&mut self) {
+        self.body.poll(&mut Context::from_waker(self.alarm.waker()));
     }
 
     /// How the code ended, if it did.

@@ -9,6 +9,7 @@
 //! [`now`](WorkflowContext::now), [`random`](WorkflowContext::random),
 //! [`uuid`](WorkflowContext::uuid).
 
+mod alarm;
 mod body;
 mod context;
 mod definition;
