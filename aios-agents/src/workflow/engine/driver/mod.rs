@@ -18,7 +18,7 @@ use aios_core::{
     clock::ClockExt,
     event::{EventError, Metadata, Timestamp},
     failure::Failure,
-    store::{Appended, Fence, RunStatus, StoreError, StreamId},
+    store::{Appended, Fence, RunStatus, Shard, StoreError, StreamId},
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::{debug, error, warn};
@@ -122,7 +122,14 @@ pub(super) async fn run(engine: Arc<Engine>, activation: Activation) {
                 give_up(message).await;
             }
         }
-        Exit::Lost => debug!(%run_id, "somebody else owns the run"),
+        Exit::Lost => {
+            debug!(%run_id, "somebody else owns the run, or did");
+            let lost = driver.map(|driver| driver.fence);
+            if engine.ownership.fence(Shard::of(&run_id)).is_some_and(|now| Some(now) != lost) {
+                // The shard came back before the run had left memory.
+                tell_again(&engine, &run_id, late.into_iter().chain([Message::Nudge]));
+            }
+        }
         Exit::Waiting => tell_again(&engine, &run_id, late),
         Exit::Failed(_) => {
             tell_again(&engine, &run_id, late.into_iter().chain([Message::Nudge]));
