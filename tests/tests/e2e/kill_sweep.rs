@@ -6,17 +6,14 @@ use aios_core::store::{
     EventStore, MAX_PAGE, PageRequest, ReadModels, RunFilter, RunStatus, StreamId,
 };
 use aios_store::sqlite::SqliteStore;
-use serde_json::Value;
 
-use crate::review::{CONCURRENCY, Review, tree};
+use crate::review::{CONCURRENCY, RESULT, Random, Review, reviewed_path, tree};
 
 const FILES: usize = 300;
 /// Kills of each sweep; two sweeps run side by side.
 const KILLS: usize = 50;
 const SEEDS: [u64; 2] = [0x5eed_0001, 0x5eed_0002];
 const SIGKILL: i32 = 9;
-/// What a result of an analysis is in the journal.
-const RESULT: &str = "agents.analyzer.task_completed";
 
 #[test]
 fn should_survive_a_hundred_kills() {
@@ -95,8 +92,7 @@ async fn recorded(review: &Review) -> (bool, HashSet<String>) {
     let journal = store.read_stream(&stream, 0, MAX_PAGE).await.unwrap();
     let events = journal.iter().map(|recorded| &recorded.event);
     let results = events.filter(|event| event.event_type.as_str() == RESULT);
-    let path = |data: Value| data["output"]["reviewed"]["path"].as_str().unwrap().to_owned();
-    let paths = results.map(|event| path(event.data().unwrap())).collect();
+    let paths = results.map(reviewed_path).collect();
     (run.status == RunStatus::Completed, paths)
 }
 
@@ -111,16 +107,4 @@ fn check_executions(executions: &[String], crashes: &[Crash]) {
     assert_eq!(files.len(), FILES);
     let most = FILES + CONCURRENCY * crashes.len();
     assert!(executions.len() <= most, "{} executions, at most {most}", executions.len());
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): small, seeded, good enough to choose moments.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % end).unwrap()
-    }
 }

@@ -11,3 +11,6 @@ mod examples;
 mod kill_sweep;
 #[cfg(test)]
 mod review;
+#[cfg(unix)]
+#[cfg(test)]
+mod services;

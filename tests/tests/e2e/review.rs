@@ -7,12 +7,16 @@ use std::{
     time::Duration,
 };
 
+use aios_core::event::Event;
 use aios_tests::program::program;
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// How many files are analysed at once in these tests.
 pub(crate) const CONCURRENCY: usize = 4;
+
+/// What a result of an analysis is in the journal.
+pub(crate) const RESULT: &str = "agents.analyzer.task_completed";
 
 /// How often is looked how far a review is.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -27,6 +31,12 @@ pub(crate) fn tree(files: usize) -> TempDir {
             .unwrap();
     }
     folder
+}
+
+/// The file that a result is about.
+pub(crate) fn reviewed_path(result: &Event) -> String {
+    let data: Value = result.data().unwrap();
+    data["output"]["reviewed"]["path"].as_str().unwrap().to_owned()
 }
 
 /// Where reviews of a tree keep their state and write their reports.
@@ -102,5 +112,17 @@ impl Review {
 
     pub(crate) fn report(&self) -> Value {
         serde_json::from_str(&self.report_text()).unwrap()
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): small, seeded, good enough to choose moments.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, end: u64) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) % end).unwrap()
     }
 }

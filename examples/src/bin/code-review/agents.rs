@@ -1,18 +1,32 @@
 //! The three agents. They know nothing of the workflow that gives them tasks.
 
-use std::{fs::File, io::Write, path::PathBuf};
+use std::{fs::File, io::Write, num::NonZeroU16, path::PathBuf};
 
-use aios_agents::prelude::*;
+use aios_agents::{agent::AgentDefinition, prelude::*, runtime::RuntimeBuilder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 use crate::{
     analysis::{self, Analysis},
+    cli::Trace,
     report::{self, Report, Written},
-    request::Tree,
+    request::{ANALYZER, Tree},
     scan::{self, Scan, SkipReason, Skipped},
 };
+
+/// Adds the three to a runtime; so many files are analysed at once.
+pub(crate) fn host(
+    builder: RuntimeBuilder,
+    concurrency: NonZeroU16,
+    trace: &Trace,
+) -> std::io::Result<RuntimeBuilder> {
+    let open = |path| File::options().create(true).append(true).open(path);
+    let trace = trace.trace_executions.as_ref().map(open).transpose()?;
+    let analyzer =
+        AgentDefinition::instance(ANALYZER, Analyzer { trace }).with_concurrency(concurrency.get());
+    Ok(builder.agent("scanner", Scanner).agents(analyzer).agent("reporter", Reporter))
+}
 
 /// Lists the files of a tree.
 pub(crate) struct Scanner;

@@ -5,13 +5,47 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 
 /// Reviews a source tree: counts lines, finds TODOs, over-long functions, likely secrets and
 /// duplicated files, and writes report.md and report.json.
 #[derive(Debug, Parser)]
-#[command(name = "code-review", version)]
-pub(crate) struct Arguments {
+#[command(name = "code-review", version, args_conflicts_with_subcommands = true)]
+#[command(arg_required_else_help = true, flatten_help = true)]
+pub(crate) struct CommandLine {
+    #[command(flatten)]
+    pub(crate) whole: Option<Whole>,
+    #[command(subcommand)]
+    pub(crate) part: Option<Part>,
+}
+
+/// The parts of a review that can be processes of their own, over a PostgreSQL and a RabbitMQ.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Part {
+    /// Runs workflows and leaves the tasks to agents elsewhere; needs a store and a broker
+    Engine(Engine),
+    /// Does tasks, as any number of processes may; needs a broker and no store
+    Agent(Agent),
+    /// Starts a review that engine and agents elsewhere do, and waits for the report
+    Start(Job),
+}
+
+/// A review by this process alone. It is there if its path is.
+#[derive(Debug, Args)]
+#[group(args = ["path"])]
+pub(crate) struct Whole {
+    #[command(flatten)]
+    pub(crate) job: Job,
+    /// What moves the tasks; agents elsewhere help if it is a server
+    #[arg(long, value_name = "URL", default_value = "memory://")]
+    pub(crate) broker: String,
+    #[command(flatten)]
+    pub(crate) trace: Trace,
+}
+
+/// A tree to review.
+#[derive(Debug, Args)]
+pub(crate) struct Job {
     /// Root of the tree to review
     pub(crate) path: PathBuf,
     /// Where the review's progress is kept, so that it goes on after a crash
@@ -27,12 +61,45 @@ pub(crate) struct Arguments {
     /// with
     #[arg(long, value_name = "N", default_value = "16")]
     pub(crate) concurrency: NonZeroU16,
-    /// Appends a line to this file for each execution of the analysis, for tests
+    /// Give Python files to agents of the type python_analyzer, such as the one in
+    /// aios-py/examples
+    #[arg(long)]
+    pub(crate) python_agent: bool,
+}
+
+/// A process that runs workflows.
+#[derive(Debug, Args)]
+pub(crate) struct Engine {
+    /// Where runs are kept
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: String,
+    /// What moves the tasks
+    #[arg(long, value_name = "URL")]
+    pub(crate) broker: String,
+}
+
+/// A process that does tasks.
+#[derive(Debug, Args)]
+pub(crate) struct Agent {
+    /// What moves the tasks
+    #[arg(long, value_name = "URL")]
+    pub(crate) broker: String,
+    /// How many files this process analyses at once
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub(crate) concurrency: NonZeroU16,
+    #[command(flatten)]
+    pub(crate) trace: Trace,
+}
+
+/// What tests want to know.
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// Appends a line to this file for each execution of the analysis
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) trace_executions: Option<PathBuf>,
 }
 
-impl Arguments {
+impl Job {
     /// The state file, if the store is one.
     pub(crate) fn state_file(&self) -> Option<&Path> {
         let path = self.store.strip_prefix("sqlite:")?;
@@ -46,24 +113,45 @@ impl Arguments {
 mod tests {
     use super::*;
 
-    fn parse(arguments: &[&str]) -> Result<Arguments, clap::Error> {
-        Arguments::try_parse_from(["code-review"].iter().chain(arguments))
+    fn parse(arguments: &[&str]) -> Result<CommandLine, clap::Error> {
+        CommandLine::try_parse_from(["code-review"].iter().chain(arguments))
+    }
+
+    fn job(arguments: &[&str]) -> Job {
+        parse(arguments).unwrap().whole.unwrap().job
     }
 
     #[test]
     fn should_have_defaults_for_all_but_the_path() {
-        let arguments = parse(&["src"]).unwrap();
-        assert_eq!(arguments.path, Path::new("src"));
-        assert_eq!(arguments.out, Path::new("."));
-        assert_eq!((arguments.fresh, arguments.concurrency.get()), (false, 16));
-        assert_eq!(arguments.state_file(), Some(Path::new("code-review.db")));
+        let whole = parse(&["src"]).unwrap().whole.unwrap();
+        assert_eq!(whole.broker, "memory://");
+        let job = whole.job;
+        assert_eq!(job.path, Path::new("src"));
+        assert_eq!(job.out, Path::new("."));
+        assert_eq!((job.fresh, job.concurrency.get()), (false, 16));
+        assert_eq!(job.state_file(), Some(Path::new("code-review.db")));
         assert!(parse(&[]).is_err());
+        assert!(parse(&["--fresh"]).is_err());
         assert!(parse(&["src", "--concurrency", "0"]).is_err());
     }
 
     #[test]
+    fn should_know_the_parts_and_what_they_need() {
+        let part = |arguments: &[&str]| parse(arguments).map(|line| line.part);
+        let broker = ["--broker", "amqp://x"];
+        assert!(matches!(part(&[&["agent"], &broker[..]].concat()), Ok(Some(Part::Agent(_)))));
+        assert!(part(&["agent"]).is_err());
+        let engine = [&["engine", "--store", "postgres://x"], &broker[..]].concat();
+        assert!(matches!(part(&engine), Ok(Some(Part::Engine(_)))));
+        assert!(part(&[&["engine"], &broker[..]].concat()).is_err());
+        assert!(matches!(part(&["start", "src"]), Ok(Some(Part::Start(_)))));
+        assert!(part(&["start"]).is_err());
+        assert_eq!(job(&["./engine"]).path, Path::new("./engine"));
+    }
+
+    #[test]
     fn should_find_the_state_file_in_the_url() {
-        let state = |url| parse(&["src", "--store", url]).unwrap().state_file().map(PathBuf::from);
+        let state = |url| job(&["src", "--store", url]).state_file().map(PathBuf::from);
         assert_eq!(state("sqlite:///a/b.db?mode=rwc"), Some(PathBuf::from("/a/b.db")));
         assert_eq!(state("sqlite:b.db"), Some(PathBuf::from("b.db")));
         assert_eq!(state("sqlite://:memory:"), None);

@@ -3,6 +3,9 @@
 //!
 //! The review is a durable workflow whose state is one file. Kill the program at any moment, run the
 //! same command again, and it goes on where it was.
+//!
+//! Where one process is not enough, `code-review engine` and any number of `code-review agent` do
+//! what `code-review start PATH` asks for, over a PostgreSQL and a RabbitMQ.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -21,14 +24,23 @@ mod request;
 mod review;
 mod runs;
 mod scan;
+mod service;
 mod workflow;
 
 use std::{error::Error, io::stderr, iter::successors, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
-use crate::{cli::Arguments, request::Request};
+use crate::{
+    cli::{CommandLine, Job, Part},
+    request::Request,
+};
 
 /// Exit code when the command line asks for what can't be done, as `clap` uses it.
 const USAGE: u8 = 2;
@@ -37,25 +49,41 @@ const USAGE: u8 = 2;
 const GRACE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    tracing_subscriber::fmt().with_max_level(LevelFilter::WARN).with_writer(stderr).init();
-    let request = match request(&arguments) {
-        Ok(request) => request,
-        Err(error) => return fail(&*error, USAGE),
-    };
-    run(&arguments, &request).unwrap_or_else(|error| fail(&*error, 1))
+    let line = CommandLine::parse();
+    log();
+    run(line).unwrap_or_else(|error| fail(&*error, 1))
 }
 
-fn request(arguments: &Arguments) -> Result<Request, Box<dyn Error>> {
-    let root = scan::root(&arguments.path)?;
-    Ok(Request::new(arguments, root)?)
+/// Prints warnings. What lapin says of the connection, aios says as well, without the data.
+fn log() {
+    let levels =
+        Targets::new().with_default(LevelFilter::WARN).with_target("lapin", LevelFilter::OFF);
+    let printed = tracing_subscriber::fmt::layer().with_writer(stderr);
+    tracing_subscriber::registry().with(printed.with_filter(levels)).init();
 }
 
-fn run(arguments: &Arguments, request: &Request) -> Result<ExitCode, Box<dyn Error>> {
+fn run(line: CommandLine) -> Result<ExitCode, Box<dyn Error>> {
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = tokio.block_on(review::review(arguments, request));
+    let ended = match (line.part, line.whole) {
+        (Some(Part::Engine(engine)), _) => tokio.block_on(service::engine(&engine)),
+        (Some(Part::Agent(agent)), _) => tokio.block_on(service::agent(&agent)),
+        (Some(Part::Start(job)), _) => match request(&job) {
+            Ok(request) => tokio.block_on(review::start(&job, &request)),
+            Err(error) => Ok(fail(&*error, USAGE)),
+        },
+        (None, Some(whole)) => match request(&whole.job) {
+            Ok(request) => tokio.block_on(review::whole(&whole, &request)),
+            Err(error) => Ok(fail(&*error, USAGE)),
+        },
+        (None, None) => Err("a path or a part is needed".into()),
+    };
     tokio.shutdown_timeout(GRACE);
     ended
+}
+
+fn request(job: &Job) -> Result<Request, Box<dyn Error>> {
+    let root = scan::root(&job.path)?;
+    Ok(Request::new(job, root)?)
 }
 
 /// Says on one line what went wrong.

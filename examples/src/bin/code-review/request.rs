@@ -9,7 +9,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{cli::Arguments, own_files::OwnFiles};
+use crate::{cli::Job, own_files::OwnFiles};
+
+/// The agents that analyse files of any language.
+pub(crate) const ANALYZER: &str = "analyzer";
+/// The agents that analyse Python files, if they are asked for.
+const PYTHON_ANALYZER: &str = "python_analyzer";
+
+/// Whether agents of this type analyse files.
+pub(crate) fn is_analyzer(agent_type: &str) -> bool {
+    [ANALYZER, PYTHON_ANALYZER].contains(&agent_type)
+}
 
 /// The input of the workflow.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,6 +28,9 @@ pub(crate) struct Request {
     pub(crate) tree: Tree,
     /// How many files are given to the analyzers at once.
     pub(crate) concurrency: NonZeroU16,
+    /// Whether Python files are for agents of a type of their own.
+    #[serde(default)]
+    pub(crate) python_agent: bool,
 }
 
 /// A tree to be reviewed: what decides about the result.
@@ -42,13 +55,24 @@ impl Request {
     /// # Errors
     ///
     /// [`NotUtf8`] if one of its paths is not.
-    pub(crate) fn new(arguments: &Arguments, root: PathBuf) -> Result<Self, NotUtf8> {
-        let own_files = OwnFiles::new(&arguments.out, arguments.state_file());
+    pub(crate) fn new(job: &Job, root: PathBuf) -> Result<Self, NotUtf8> {
+        let own_files = OwnFiles::new(&job.out, job.state_file());
         let tree = Tree { root, own_files };
         let strange = tree.paths().find(|path| path.to_str().is_none()).map(Path::to_owned);
         match strange {
             Some(path) => Err(NotUtf8 { path }),
-            None => Ok(Self { tree, concurrency: arguments.concurrency }),
+            None => {
+                let (concurrency, python_agent) = (job.concurrency, job.python_agent);
+                Ok(Self { tree, concurrency, python_agent })
+            }
+        }
+    }
+
+    /// The type of the agents that analyse a file.
+    pub(crate) fn analyzer_of(&self, path: &str) -> &'static str {
+        match self.python_agent && path.ends_with(".py") {
+            true => PYTHON_ANALYZER,
+            false => ANALYZER,
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Runs one review, from the command line to the report.
 
-use std::{error::Error, fs::File, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
 
-use aios_agents::{agent::AgentDefinition, prelude::*, runtime::RuntimeBuilder};
+use aios_agents::{prelude::*, runtime::RuntimeBuilder};
 use aios_broker::memory::MemoryBroker;
 
 use crate::{
-    agents::{Analyzer, Reporter, Scanner},
-    cli::Arguments,
+    agents,
+    cli::{Job, Whole},
     interrupt::{Interrupts, Signal},
     progress,
     report::MARKDOWN,
@@ -17,43 +17,66 @@ use crate::{
 };
 
 /// How long tasks that run may go on when the program is told to stop.
-const DRAIN: Duration = Duration::from_secs(5);
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 
-/// Reviews the tree, or goes on with a review that was interrupted.
-pub(crate) async fn review(
-    arguments: &Arguments,
-    request: &Request,
-) -> Result<ExitCode, Box<dyn Error>> {
+/// Reviews the tree in this process, or goes on with a review that was interrupted.
+pub(crate) async fn whole(whole: &Whole, request: &Request) -> Result<ExitCode, Box<dyn Error>> {
     let mut interrupts = Interrupts::new()?;
-    let store = aios_store::connect(&arguments.store).await?;
-    let choice = choose(arguments, request, &store).await?;
+    let store = aios_store::connect(&whole.job.store).await?;
+    let choice = choose(&whole.job, request, &store).await?;
     announce(&choice, request);
 
-    let runtime = workers(arguments, &store)?.start().await?;
-    let run = match &choice.before {
-        Before::Unfinished { .. } => runtime.run(&choice.run_id).await?,
-        _ => runtime.start(workflow::NAME, request).with_id(&choice.run_id).await?,
-    };
-    let ended = tokio::select! {
-        outcome = progress::watch(&run) => outcome.map(Ended::Done),
-        signal = interrupts.next() => Ok(Ended::Stopped(signal)),
+    let broker = aios_broker::connect(&whole.broker).await?;
+    let workers = builder().store(Arc::clone(&store)).broker(Arc::clone(&broker));
+    let runtime = agents::host(workers, whole.job.concurrency, &whole.trace)?.start().await?;
+    let ended = attend(&runtime, &choice, request, &mut interrupts).await;
+    let draining = async {
+        let drained = runtime.shutdown(DRAIN).await;
+        (drained, broker.close(DRAIN).await)
     };
     tokio::select! {
-        stopped = runtime.shutdown(DRAIN) => {
-            if let Err(error) = stopped {
+        (drained, closed) = draining => {
+            if let Err(error) = drained {
                 // They are done again when the review goes on.
                 eprintln!("code-review: some files took too long to wait for: {error}");
             }
+            closed?;
         }
         signal = interrupts.next() => return Ok(signal.exit_code()),
     }
     match ended? {
         Ended::Done(outcome) => Ok(done(&outcome)),
         Ended::Stopped(signal) => {
-            println!("{}", stopped(&store, &choice.run_id).await?);
+            let done = runs::done(&store, &choice.run_id).await?;
+            println!("stopped: {done} files are done; run the same command again to go on");
             Ok(signal.exit_code())
         }
     }
+}
+
+/// Has the tree reviewed by processes elsewhere, or waits for a review that they do.
+pub(crate) async fn start(job: &Job, request: &Request) -> Result<ExitCode, Box<dyn Error>> {
+    let mut interrupts = Interrupts::new()?;
+    let store = aios_store::connect(&job.store).await?;
+    let choice = choose(job, request, &store).await?;
+    announce(&choice, request);
+    match attend(&client(&store).start().await?, &choice, request, &mut interrupts).await? {
+        Ended::Done(outcome) => Ok(done(&outcome)),
+        Ended::Stopped(signal) => {
+            println!("the review goes on; run the same command again to see how far it is");
+            Ok(signal.exit_code())
+        }
+    }
+}
+
+/// What every runtime of this program that has a store is built from.
+pub(crate) fn builder() -> RuntimeBuilder {
+    Runtime::builder().source("code-review").workflow(workflow::NAME, code_review)
+}
+
+/// A runtime that starts and handles runs and leaves them to others, so nothing has to be moved.
+fn client(store: &Arc<dyn Store>) -> RuntimeBuilder {
+    builder().store(Arc::clone(store)).broker(Arc::new(MemoryBroker::new())).without_engine()
 }
 
 /// How the program got to its end.
@@ -62,41 +85,35 @@ enum Ended {
     Stopped(Signal),
 }
 
-/// What every runtime of this program has: here two URLs would name a server instead.
-fn builder(store: &Arc<dyn Store>) -> RuntimeBuilder {
-    Runtime::builder()
-        .source("code-review")
-        .store(Arc::clone(store))
-        .broker(Arc::new(MemoryBroker::new()))
-        .workflow(workflow::NAME, code_review)
+/// Starts the run if it has not begun, and waits for its end.
+async fn attend(
+    runtime: &Runtime,
+    choice: &Choice,
+    request: &Request,
+    interrupts: &mut Interrupts,
+) -> Result<Ended, Box<dyn Error>> {
+    let run = match &choice.before {
+        Before::Unfinished { .. } => runtime.run(&choice.run_id).await?,
+        _ => runtime.start(workflow::NAME, request).with_id(&choice.run_id).await?,
+    };
+    tokio::select! {
+        outcome = progress::watch(&run) => outcome.map(Ended::Done),
+        signal = interrupts.next() => Ok(Ended::Stopped(signal)),
+    }
 }
 
-/// A runtime that does the work.
-fn workers(
-    arguments: &Arguments,
-    store: &Arc<dyn Store>,
-) -> Result<RuntimeBuilder, Box<dyn Error>> {
-    let trace = arguments.trace_executions.as_deref().map(open_trace).transpose()?;
-    let analyzer = AgentDefinition::instance("analyzer", Analyzer { trace })
-        .with_concurrency(arguments.concurrency.get());
-    Ok(builder(store).agent("scanner", Scanner).agents(analyzer).agent("reporter", Reporter))
-}
-
-fn open_trace(path: &Path) -> std::io::Result<File> {
-    File::options().create(true).append(true).open(path)
-}
-
-/// Chooses the run while nothing goes on yet, so that what was done before is counted exactly.
+/// Chooses the run while this process has no engine yet, so that what was done before is counted
+/// exactly.
 async fn choose(
-    arguments: &Arguments,
+    job: &Job,
     request: &Request,
     store: &Arc<dyn Store>,
 ) -> Result<Choice, Box<dyn Error>> {
-    let runtime = builder(store).without_engine().start().await?;
-    let choice = runs::choose(&runtime, store, &request.tree, arguments.fresh).await?;
+    let runtime = client(store).start().await?;
+    let choice = runs::choose(&runtime, store, &request.tree, job.fresh).await?;
     let others = runs::others(store, &request.tree).await?;
     if others > 0 {
-        println!("unfinished reviews of other trees in {} go on too: {others}", arguments.store);
+        println!("unfinished reviews of other trees in {} go on too: {others}", job.store);
     }
     runtime.shutdown(DRAIN).await?;
     Ok(choice)
@@ -122,9 +139,4 @@ fn announce(choice: &Choice, request: &Request) {
 fn done(outcome: &Outcome) -> ExitCode {
     println!("{} files reviewed: {}", outcome.files, outcome.markdown.display());
     ExitCode::SUCCESS
-}
-
-async fn stopped(store: &Arc<dyn Store>, run_id: &str) -> Result<String, Box<dyn Error>> {
-    let done = runs::done(store, run_id).await?;
-    Ok(format!("stopped: {done} files are done; run the same command again to go on"))
 }

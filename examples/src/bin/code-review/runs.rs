@@ -8,7 +8,7 @@ use aios_core::store::{
 };
 
 use crate::{
-    request::Tree,
+    request::{Tree, is_analyzer},
     workflow::{NAME, Progress},
 };
 
@@ -113,14 +113,13 @@ pub(crate) fn progress(run: &RunRecord) -> Option<Progress> {
 pub(crate) async fn done(store: &Arc<dyn Store>, run_id: &str) -> Result<usize, Box<dyn Error>> {
     let filter = TaskFilter {
         run_id: Some(run_id.to_owned()),
-        agent_type: Some("analyzer".to_owned()),
         status: Some(TaskStatus::Completed),
         ..TaskFilter::default()
     };
     let (mut done, mut request) = (0, Some(PageRequest::first(MAX_PAGE)));
     while let Some(page) = request {
         let found = store.tasks(&filter, &page).await?;
-        done += found.rows.len();
+        done += found.rows.iter().filter(|task| is_analyzer(&task.agent_type)).count();
         request = found.next;
     }
     Ok(done)

@@ -19,6 +19,8 @@ pub(crate) const NAME: &str = "code_review";
 
 const SCAN_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const FILE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// How often a task is tried: for a quarter of an hour, if no agent is there that takes it.
+const ATTEMPTS: u32 = 20;
 
 /// How far a review is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,13 +46,14 @@ pub(crate) async fn code_review(
     request: Request,
 ) -> Result<Outcome, WorkflowError> {
     context.set_status("listing files");
-    let Scan { files, skipped } =
-        context.task("scanner", &request.tree).timeout(SCAN_TIMEOUT).await?;
+    let scan = context.task("scanner", &request.tree).timeout(SCAN_TIMEOUT);
+    let Scan { files, skipped } = scan.retry(patient()).await?;
 
     let (total, root) = (files.len(), &request.tree.root);
     let tasks = files.into_iter().map(|file| {
         let file = FileOf { root: root.clone(), path: file.path };
-        context.task::<Analysis>("analyzer", &file).timeout(FILE_TIMEOUT)
+        let task = context.task::<Analysis>(request.analyzer_of(&file.path), &file);
+        task.timeout(FILE_TIMEOUT).retry(patient())
     });
     // Tasks are given and results taken in the order of the files, so a replay does the same.
     let mut results = stream::iter(tasks).buffered(request.concurrency.get().into());
@@ -67,8 +70,14 @@ pub(crate) async fn code_review(
     let report = Report::new(skipped, analyses);
     let files = report.total.files;
     let job = ReportFor { out: request.tree.own_files.out().to_owned(), report };
-    let Written { markdown, .. } = context.task("reporter", &job).timeout(FILE_TIMEOUT).await?;
+    let written = context.task("reporter", &job).timeout(FILE_TIMEOUT);
+    let Written { markdown, .. } = written.retry(patient()).await?;
     Ok(Outcome { files, markdown })
+}
+
+/// Gives agents time to come.
+fn patient() -> RetryPolicy {
+    RetryPolicy::new().with_max_attempts(ATTEMPTS)
 }
 
 fn tell(context: &WorkflowContext, done: usize, total: usize) -> Result<(), WorkflowError> {

@@ -1,0 +1,51 @@
+//! The parts that run for as long as nobody stops them.
+
+use std::{error::Error, process::ExitCode, sync::Arc};
+
+use aios_agents::{prelude::*, runtime::RuntimeBuilder};
+
+use crate::{
+    agents,
+    cli::{Agent, Engine},
+    interrupt::Interrupts,
+    review::{DRAIN, builder},
+};
+
+/// Advances the runs of a store; agents elsewhere do the tasks.
+pub(crate) async fn engine(engine: &Engine) -> Result<ExitCode, Box<dyn Error>> {
+    let store = aios_store::connect(&engine.store).await?;
+    serve("engine", builder().store(store), &engine.broker).await
+}
+
+/// Does tasks for engines elsewhere; it needs no store.
+pub(crate) async fn agent(agent: &Agent) -> Result<ExitCode, Box<dyn Error>> {
+    let builder = Runtime::builder().source("code-review");
+    let builder = agents::host(builder, agent.concurrency, &agent.trace)?;
+    serve("agent", builder, &agent.broker).await
+}
+
+/// Runs until a signal comes, then finishes or hands back what is in hand.
+async fn serve(
+    part: &str,
+    builder: RuntimeBuilder,
+    broker: &str,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let mut interrupts = Interrupts::new()?;
+    let broker = aios_broker::connect(broker).await?;
+    let runtime = builder.broker(Arc::clone(&broker)).start().await?;
+    println!("{part} is ready");
+    interrupts.next().await;
+    let draining = async {
+        if let Err(error) = runtime.shutdown(DRAIN).await {
+            // What took too long is handed back, and done by another.
+            eprintln!("code-review: {error}");
+        }
+        broker.close(DRAIN).await
+    };
+    tokio::select! {
+        closed = draining => closed?,
+        signal = interrupts.next() => return Ok(signal.exit_code()),
+    }
+    println!("{part} has stopped");
+    Ok(ExitCode::SUCCESS)
+}
