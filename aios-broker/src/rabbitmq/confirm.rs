@@ -2,9 +2,10 @@ use std::{
     collections::{HashMap, HashSet},
     pin::pin,
     sync::Arc,
+    time::Duration,
 };
 
-use aios_core::broker::BrokerError;
+use aios_core::{broker::BrokerError, clock::ClockExt};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{
     Channel, Confirmation, Connection,
@@ -19,6 +20,10 @@ use super::{
     publish::{Answers, Job, Outgoing},
     topology::declare_exchange,
 };
+use crate::chance::Chance;
+
+/// Shortest pause between two attempts to open a channel.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The task that owns the publishing channel.
 ///
@@ -29,26 +34,54 @@ pub(super) struct Confirming {
     link: Arc<Link>,
     jobs: mpsc::Receiver<Job>,
     next_number: u64,
+    chance: Chance,
 }
 
 impl Confirming {
     pub(super) fn new(link: Arc<Link>, jobs: mpsc::Receiver<Job>) -> Self {
-        Self { link, jobs, next_number: 0 }
+        Self { link, jobs, next_number: 0, chance: Chance::seeded() }
     }
 
     pub(super) async fn run(mut self) {
+        let mut attempt = 0;
         loop {
             match self.open().await {
                 Ok((connection, channel)) => {
+                    attempt = 0;
                     if self.publish_on(&connection, &channel).await.is_none() {
                         return;
                     }
                 }
-                Err(BrokerError::Closed) => return,
-                // The link reports what is wrong; callers wait for their timeout.
-                Err(_) => drop(self.link.connection().await),
+                Err(BrokerError::Closed) => break,
+                Err(error) => {
+                    attempt += 1;
+                    self.refuse(&error, attempt).await;
+                }
             }
         }
+        // Callers need not wait for their timeout.
+        self.jobs.close();
+        while let Some(job) = self.jobs.recv().await {
+            job.answer(&BrokerError::Closed);
+        }
+    }
+
+    /// The channel can't be opened. Who waits is told why if it won't pass; else it is tried again
+    /// after a pause, and callers wait for their timeout.
+    async fn refuse(&mut self, error: &BrokerError, attempt: u32) {
+        tracing::warn!(
+            code = error.code(),
+            error = error as &dyn std::error::Error,
+            "can't open a channel to publish on; trying again"
+        );
+        if !error.is_retryable() {
+            while let Ok(job) = self.jobs.try_recv() {
+                job.answer(error);
+            }
+        }
+        let options = &self.link.options;
+        let pause = options.reconnect.delay_after(attempt, self.chance.next());
+        options.clock.sleep(pause.unwrap_or_default().max(PAUSE)).await;
     }
 
     async fn open(&self) -> Result<(Arc<Connection>, Channel), BrokerError> {

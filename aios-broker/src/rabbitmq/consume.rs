@@ -33,6 +33,8 @@ pub(super) struct Consuming {
 enum End {
     /// The channel or connection died.
     Lost,
+    /// The consumer gets nothing although it should.
+    Silent(Consumer),
     /// Nobody wants deliveries any more.
     Unwanted,
 }
@@ -43,7 +45,16 @@ impl Consuming {
         while let Some((session, consumer)) = next {
             match self.forward(&session, consumer).await {
                 End::Lost => {
-                    self.inbox.forget();
+                    drop(self.inbox.take());
+                    next = self.reopen().await;
+                }
+                End::Silent(consumer) => {
+                    tracing::warn!(
+                        address = %self.settling.subscription.address,
+                        "a consumer got nothing although events wait; it is replaced"
+                    );
+                    // Whatever comes of it: the next session is a new channel.
+                    self.give_back(&session, consumer, self.inbox.take()).await.unwrap_or_default();
                     next = self.reopen().await;
                 }
                 End::Unwanted => {
@@ -67,7 +78,9 @@ impl Consuming {
                 () = &mut lost => return End::Lost,
                 () = self.inbox.dropped() => break,
                 () = begun(&mut draining) => break,
-                () = look => if watchdog.is_silent(&self.settling).await { return End::Lost },
+                () = look => if watchdog.is_silent(self, session).await {
+                    return End::Silent(consumer);
+                },
                 delivery = consumer.next() => {
                     let Some(Ok(delivery)) = delivery else { return End::Lost };
                     watchdog.delivered = true;
@@ -118,19 +131,29 @@ impl Consuming {
     }
 
     /// Ends the consumer, then gives back what nobody has asked for.
-    async fn cancel(&self, session: &Session, mut consumer: Consumer) -> End {
-        let cancelled = session.cancel().await;
-        for arrival in self.inbox.end() {
-            // If the channel is dead, the server has taken it back already.
-            session.nack(arrival.copy.tag).unwrap_or_default();
-        }
-        while let Some(Some(Ok(late))) = consumer.next().now_or_never() {
-            session.nack(late.delivery_tag).unwrap_or_default();
-        }
-        if let Err(error) = cancelled {
+    async fn cancel(&self, session: &Session, consumer: Consumer) -> End {
+        if let Err(error) = self.give_back(session, consumer, self.inbox.end()).await {
             self.inbox.report(error);
         }
         End::Unwanted
+    }
+
+    /// Ends a consumer; what it was sent and nobody has goes back.
+    async fn give_back(
+        &self,
+        session: &Session,
+        mut consumer: Consumer,
+        unread: Vec<Arrival>,
+    ) -> Result<(), BrokerError> {
+        for arrival in unread {
+            // If the channel is dead, the server has taken it back already.
+            session.nack(arrival.copy.tag).unwrap_or_default();
+        }
+        let cancelled = session.cancel().await;
+        while let Some(Some(Ok(late))) = consumer.next().now_or_never() {
+            session.nack(late.delivery_tag).unwrap_or_default();
+        }
+        cancelled
     }
 
     /// Waits for the last settlement.
@@ -189,9 +212,13 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    async fn is_silent(&mut self, settling: &Settling) -> bool {
+    async fn is_silent(&mut self, consuming: &Consuming, session: &Session) -> bool {
+        let Consuming { settling, inbox, .. } = consuming;
         let quiet = !std::mem::take(&mut self.delivered);
-        let waiting = quiet && has_waiting(settling).await;
+        // Who has as much in hand as was asked for is sent nothing more.
+        let unsettled = session.in_hand() + inbox.len();
+        let hungry = unsettled < usize::from(settling.subscription.prefetch);
+        let waiting = quiet && hungry && has_waiting(settling).await;
         let silent = waiting && self.suspicious;
         self.suspicious = waiting;
         silent

@@ -10,6 +10,8 @@ const FAILURES: &str = "x-aios-failures";
 const FIRST_FAILURE: &str = "x-aios-first-failure";
 /// Why the event is a dead letter.
 const REASON: &str = "x-aios-reason";
+/// Most of a reason that is kept, in bytes: AMQP's header of an event must fit into one frame.
+const MAX_REASON: usize = 8 << 10;
 /// How often the server has delivered it in vain; of quorum queues.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 /// Further routing keys, which the server strips ("sender-selected distribution").
@@ -45,7 +47,7 @@ impl Trials {
             headers.insert(FIRST_FAILURE.into(), long(time.to_string()));
         }
         if let Some(reason) = &self.reason {
-            headers.insert(REASON.into(), long(reason.clone()));
+            headers.insert(REASON.into(), long(cut(reason, MAX_REASON)));
         }
     }
 }
@@ -57,9 +59,13 @@ pub(super) fn add_key(headers: &mut FieldTable, key: String) {
 
 /// A text that needs no more than 255 bytes; a longer one is cut where nobody can read it anyway.
 pub(super) fn short(text: &str) -> ShortString {
-    let end = (0..=text.len().min(255)).rev().find(|&end| text.is_char_boundary(end));
-    ShortString::try_new(text.get(..end.unwrap_or_default()).unwrap_or_default())
-        .unwrap_or_default()
+    ShortString::try_new(cut(text, 255)).unwrap_or_default()
+}
+
+/// The beginning of a text, at most so many bytes.
+fn cut(text: &str, bytes: usize) -> &str {
+    let end = (0..=text.len().min(bytes)).rev().find(|&end| text.is_char_boundary(end));
+    text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
 pub(super) fn long(text: impl Into<String>) -> AMQPValue {
@@ -111,6 +117,15 @@ mod tests {
         let mut headers = FieldTable::default();
         trials.write(&mut headers);
         assert_eq!(Trials::read(&BasicProperties::default().with_headers(headers)), trials);
+    }
+
+    #[test]
+    fn should_keep_only_the_beginning_of_a_long_reason() {
+        let trials = Trials { reason: Some("ä".repeat(MAX_REASON)), ..Trials::default() };
+        let mut headers = FieldTable::default();
+        trials.write(&mut headers);
+        let read = Trials::read(&BasicProperties::default().with_headers(headers));
+        assert_eq!(read.reason.unwrap().len(), MAX_REASON);
     }
 
     #[test]

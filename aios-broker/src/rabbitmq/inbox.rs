@@ -52,9 +52,14 @@ impl Inbox {
         wake(state);
     }
 
-    /// Forgets what arrived on a session that is dead: the server delivers it again.
-    pub(super) fn forget(&self) {
-        self.state().arrivals.clear();
+    /// How much arrived and was not asked for.
+    pub(super) fn len(&self) -> usize {
+        self.state().arrivals.len()
+    }
+
+    /// Takes what arrived on a session that has ended: the server delivers it again.
+    pub(super) fn take(&self) -> Vec<Arrival> {
+        self.state().arrivals.drain(..).filter_map(Result::ok).collect()
     }
 
     /// Ends the stream, and returns what nobody will ask for.

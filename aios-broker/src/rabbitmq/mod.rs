@@ -118,7 +118,8 @@ impl RabbitMqBroker {
         let (limit, attempts) =
             (self.consuming.options.delivery_limit, subscription.retry.max_attempts);
         if attempts > limit {
-            let reason = format!("{attempts} attempts need a delivery limit above {limit}");
+            let reason =
+                format!("{attempts} attempts need a delivery limit of as many, not {limit}");
             return Err(BrokerError::InvalidConfiguration { reason });
         }
         Ok(())
@@ -143,7 +144,9 @@ impl Broker for RabbitMqBroker {
         let first = Session::open(&self.consuming, &subscription).await?;
         let (link, publisher) = (Arc::clone(&self.consuming), Arc::clone(&self.publisher));
         let (hold, chance) = (Arc::clone(&self.hold), Chance::seeded());
-        let settling = Arc::new(Settling { link, publisher, hold, chance, subscription });
+        let reporter = Arc::clone(&self.reporter);
+        let settling = Settling { link, publisher, hold, chance, subscription, reporter };
+        let settling = Arc::new(settling);
         let inbox = Arc::new(Inbox::default());
         let task = Consuming {
             settling: Arc::clone(&settling),

@@ -189,6 +189,9 @@ impl RabbitMqOptions {
         if self.tls != OwnedTLSConfig::default() && uri.scheme != AMQPScheme::AMQPS {
             return Err(invalid("certificates need the scheme amqps"));
         }
+        if uri.query.heartbeat == Some(0) {
+            return Err(invalid("a heartbeat has 1 to 65,535 seconds"));
+        }
         uri.query.heartbeat = uri.query.heartbeat.or(Some(seconds));
         let millis = u64::try_from(self.operation_timeout.as_millis()).unwrap_or(u64::MAX);
         uri.query.connection_timeout = uri.query.connection_timeout.or(Some(millis));

@@ -56,6 +56,15 @@ pub(super) struct Job {
     pub(super) answers: Arc<Answers>,
 }
 
+impl Job {
+    /// Answers every event of the job alike.
+    pub(super) fn answer(self, error: &BrokerError) {
+        for (index, _) in self.items {
+            self.answers.set(index, Err(error.clone()));
+        }
+    }
+}
+
 /// The answers of one call, as they come in.
 #[derive(Debug)]
 pub(super) struct Answers {

@@ -71,6 +71,11 @@ impl Session {
         self.in_hand.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Deliveries that handlers have.
+    pub(super) fn in_hand(&self) -> usize {
+        self.in_hand.load(Ordering::Acquire)
+    }
+
     pub(super) fn leave(&self) {
         if self.in_hand.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.idle.notify_waiters();
@@ -114,7 +119,7 @@ impl Session {
         loop {
             let mut idle = std::pin::pin!(self.idle.notified());
             idle.as_mut().enable();
-            if self.in_hand.load(Ordering::Acquire) == 0 || !self.is_alive() {
+            if self.in_hand() == 0 || !self.is_alive() {
                 return;
             }
             tokio::select! {

@@ -1,11 +1,15 @@
 use std::{sync::Arc, time::Duration};
 
-use aios_core::broker::{BrokerError, Poison, Settle, Settlement, Subscription};
+use aios_core::{
+    broker::{BrokerError, Poison, Settle, Settlement, Subscription},
+    clock::ClockExt,
+};
 use async_trait::async_trait;
 use lapin::{message::Delivery, types::FieldTable};
 
 use super::{
     headers::Trials,
+    health::Reporter,
     hold::Hold,
     link::Link,
     publish::{Outgoing, Publisher},
@@ -13,6 +17,9 @@ use super::{
     topology,
 };
 use crate::chance::Chance;
+
+/// How long an event that could not be settled rests before it comes again.
+const MOMENT: Duration = Duration::from_millis(200);
 
 /// What the settlements of one subscription need.
 #[derive(Debug)]
@@ -22,6 +29,14 @@ pub(super) struct Settling {
     pub(super) hold: Arc<Hold>,
     pub(super) chance: Chance,
     pub(super) subscription: Subscription,
+    pub(super) reporter: Arc<Reporter>,
+}
+
+impl Settling {
+    async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
+        self.reporter.check_publishing()?;
+        self.publisher.publish_one(outgoing).await
+    }
 }
 
 /// A delivery that a handler has.
@@ -102,7 +117,7 @@ impl InHand {
                 }
                 replaced
             }
-            Err(error) => self.give_back(error),
+            Err(error) => self.give_back(error).await,
         }
     }
 
@@ -114,9 +129,15 @@ impl InHand {
         self.copy.trials.failures = self.copy.trials.failures.saturating_add(1);
         self.copy.trials.first_failure.get_or_insert(now);
         self.copy.trials.reason = Some(reason);
-        let Settling { link, subscription, .. } = &*self.settling;
+        let settling = Arc::clone(&self.settling);
+        let Settling { link, subscription, .. } = &*settling;
         let dead = topology::dead_queue(&link.options.prefix, &subscription.address);
-        self.replace(String::new(), dead).await
+        let given_up = self.replace(String::new(), dead).await;
+        if matches!(given_up, Err(BrokerError::Unroutable { .. })) {
+            // The queue is gone: deleted, or expired. It is there when the event comes again.
+            topology::declare(link, subscription).await?;
+        }
+        given_up
     }
 
     /// Publishes a copy elsewhere, and acknowledges this one once the server has the other: a
@@ -127,14 +148,15 @@ impl InHand {
         let body = std::mem::take(&mut self.copy.body);
         let mut outgoing = Outgoing::to_queue(&key, body, &self.copy.id, headers);
         outgoing.exchange = exchange;
-        match self.settling.publisher.publish_one(outgoing).await {
+        match self.settling.publish(outgoing).await {
             Ok(()) => self.session.ack(self.copy.tag),
-            Err(error) => self.give_back(error),
+            Err(error) => self.give_back(error).await,
         }
     }
 
-    /// Lets the event come again at once, since it could not be settled.
-    fn give_back(&self, cause: BrokerError) -> Result<(), BrokerError> {
+    /// Lets the event come again after a moment, since it could not be settled.
+    async fn give_back(&self, cause: BrokerError) -> Result<(), BrokerError> {
+        self.settling.link.options.clock.sleep(MOMENT).await;
         self.session.nack(self.copy.tag)?;
         Err(cause)
     }

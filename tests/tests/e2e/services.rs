@@ -114,7 +114,7 @@ async fn recorded(store: &dyn Store) -> HashSet<String> {
         after = last.version;
         let results = page.iter().map(|recorded| &recorded.event);
         let results = results.filter(|event| event.event_type.as_str() == RESULT);
-        paths.extend(results.map(|event| reviewed_path(event)));
+        paths.extend(results.map(reviewed_path));
     }
 }
 

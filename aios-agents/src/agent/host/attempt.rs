@@ -35,7 +35,7 @@ impl HostedType {
         };
         match self.shared.ledger.begin((assigned.task_id.clone(), assigned.attempt)) {
             Dispatch::New(entry) => self.attempt(&agent, assigned, delivery, entry).await,
-            Dispatch::Running => log_unsettled(delivery.ack().await),
+            Dispatch::Running(running) => running.hand_over(delivery),
             Dispatch::Finished(answer) => self.answer_again(answer, delivery).await,
         }
     }

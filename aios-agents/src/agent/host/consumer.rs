@@ -1,6 +1,10 @@
 use std::sync::Arc;
 
-use aios_core::broker::{BrokerError, Deliveries, Subscription};
+use aios_core::{
+    broker::{BrokerError, Deliveries, Subscription},
+    clock::ClockExt,
+};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::hosted::{HostedAgent, HostedType};
 use crate::agent::{AgentError, backoff::Backoff};
@@ -38,19 +42,21 @@ impl Consumer {
     /// Takes tasks until the broker is closed.
     pub(super) async fn run(mut self, mut deliveries: Option<Deliveries>) {
         loop {
-            let error = match deliveries.take() {
+            let end = match deliveries.take() {
                 Some(deliveries) => self.take_all(deliveries).await,
                 None => match self.subscribe().await {
                     Ok(subscribed) => {
                         deliveries = Some(subscribed);
                         continue;
                     }
-                    Err(error) => Some(error),
+                    Err(error) => End::Failed(error),
                 },
             };
-            match error {
-                None | Some(BrokerError::Closed) => return,
-                Some(error) => self.recover(&error).await,
+            match end {
+                End::Closed | End::Failed(BrokerError::Closed) => return,
+                End::Failed(error) => self.recover(&error).await,
+                // Nothing closes the semaphore.
+                End::Busy => drop(self.hosted.permits.acquire().await),
             }
         }
     }
@@ -68,17 +74,42 @@ impl Consumer {
     }
 
     /// Spawns a future for each task, under a permit. Ends with the subscription.
-    async fn take_all(&mut self, mut deliveries: Deliveries) -> Option<BrokerError> {
+    async fn take_all(&mut self, mut deliveries: Deliveries) -> End {
         while let Some(item) = deliveries.next().await {
             let delivery = match item {
                 Ok(delivery) => delivery,
-                Err(error) => return Some(error),
+                Err(error) => return End::Failed(error),
             };
             self.backoff.reset();
-            let permit = Arc::clone(&self.hosted.permits).acquire_owned().await.ok()?;
-            let agent = self.agent.clone().or_else(|| self.hosted.pick())?;
+            let Some(permit) = self.permit().await else { return End::Busy };
+            let Some(agent) = self.agent.clone().or_else(|| self.hosted.pick()) else {
+                return End::Closed;
+            };
             tokio::spawn(Arc::clone(&self.hosted).take(agent, delivery, permit));
         }
-        None
+        End::Closed
     }
+
+    /// A permit for one task; `None` if the tasks that run take so long that what waits for them
+    /// is better given back than held until the broker's consumer timeout.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.hosted.permits).acquire_owned();
+        let Some(patience) = self.hosted.shared.options.early_ack_after else {
+            return permit.await.ok();
+        };
+        tokio::select! {
+            biased;
+            permit = permit => permit.ok(),
+            () = self.hosted.shared.clock.sleep(patience) => None,
+        }
+    }
+}
+
+/// Why a subscription ended.
+enum End {
+    /// The broker, or the host, was closed.
+    Closed,
+    Failed(BrokerError),
+    /// Every permit is held by a task that takes long.
+    Busy,
 }

@@ -53,7 +53,7 @@ pub(super) enum Dispatch<'a> {
     /// A new attempt.
     New(Entry<'a>),
     /// The attempt runs already.
-    Running,
+    Running(Arc<Running>),
     /// The attempt has finished, with this answer.
     Finished(Answer),
 }
@@ -61,8 +61,8 @@ pub(super) enum Dispatch<'a> {
 impl Ledger {
     pub(super) fn begin(&self, key: Key) -> Dispatch<'_> {
         let mut state = self.state();
-        if state.running.contains_key(&key) {
-            return Dispatch::Running;
+        if let Some(running) = state.running.get(&key) {
+            return Dispatch::Running(Arc::clone(running));
         }
         if let Some(answer) = state.finished.get(&key) {
             return Dispatch::Finished(answer.clone());
@@ -178,7 +178,7 @@ mod tests {
     fn should_tell_new_running_and_finished_attempts_apart() {
         let ledger = Ledger::default();
         let Dispatch::New(entry) = ledger.begin(key(1)) else { panic!("it is new") };
-        assert!(matches!(ledger.begin(key(1)), Dispatch::Running));
+        assert!(matches!(ledger.begin(key(1)), Dispatch::Running(_)));
         entry.finish(&answer("a"));
         drop(entry);
         assert!(matches!(ledger.begin(key(1)), Dispatch::Finished(_)));

@@ -1,9 +1,9 @@
 use std::sync::{
-    Mutex, PoisonError,
+    Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU8, Ordering},
 };
 
-use aios_core::{BoxFuture, agent::TaskHost, event::Payload};
+use aios_core::{BoxFuture, agent::TaskHost, broker::Delivery, event::Payload};
 use tokio::sync::Notify;
 
 const GOING: u8 = 0;
@@ -15,6 +15,8 @@ const ABANDONED: u8 = 2;
 pub(super) struct Running {
     stop: AtomicU8,
     progress: Mutex<Option<Payload>>,
+    /// The same task, given again while it runs: the copy that the broker still has.
+    handed: Mutex<Option<Delivery>>,
     pub(super) changed: Notify,
 }
 
@@ -43,6 +45,22 @@ impl Running {
             CANCELLED => Some(Stop::Cancelled),
             _ => Some(Stop::Abandoned),
         }
+    }
+
+    /// Gives the task its delivery once more, because the broker may have forgotten the first. If
+    /// the task has ended meanwhile, the delivery goes back, to be answered again.
+    pub(super) fn hand_over(&self, delivery: Delivery) {
+        let older = self.handed().replace(delivery);
+        drop(older);
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn take_handed(&self) -> Option<Delivery> {
+        self.handed().take()
+    }
+
+    fn handed(&self) -> MutexGuard<'_, Option<Delivery>> {
+        self.handed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a sign of life waits to be sent.

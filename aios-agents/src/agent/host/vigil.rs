@@ -52,8 +52,18 @@ impl<'a> Vigil<'a> {
     }
 
     /// The delivery, unless it was acknowledged early.
-    pub(super) fn into_delivery(self) -> Option<Delivery> {
+    pub(super) fn into_delivery(mut self) -> Option<Delivery> {
+        self.accept_handed();
         self.delivery
+    }
+
+    /// Goes on with the delivery that came last. The one before is the same task, so it is done
+    /// with this one, or was taken back by the broker already.
+    fn accept_handed(&mut self) {
+        let Some(handed) = self.running.take_handed() else { return };
+        if let Some(older) = self.delivery.replace(handed) {
+            tokio::spawn(async { log_unsettled(older.ack().await) });
+        }
     }
 
     /// Polls `work` until it ends or has to be dropped. Work that is done at once costs no timer.
@@ -75,6 +85,7 @@ impl<'a> Vigil<'a> {
         loop {
             let mut changed = pin!(running.changed.notified());
             changed.as_mut().enable();
+            self.accept_handed();
             let now = self.hosted.shared.clock.now();
             if let Some(outcome) = self.ending(now) {
                 return outcome;
