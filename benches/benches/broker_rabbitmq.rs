@@ -7,7 +7,10 @@
     reason = "a bench measures real time and fails by panicking"
 )]
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aios_broker::rabbitmq::RabbitMqBroker;
 use aios_core::{
@@ -16,7 +19,10 @@ use aios_core::{
 };
 use aios_tests::rabbitmq::RabbitMqServer;
 use futures_util::{StreamExt, future::join_all, stream};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, options::*};
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties, Consumer, options::*,
+    types::FieldTable,
+};
 use tokio::runtime::Builder;
 
 const EVENTS: usize = 60_000;
@@ -24,48 +30,75 @@ const TASKS: usize = 10;
 const EACH: usize = EVENTS / TASKS;
 /// Together, 1,000 are on their way.
 const WINDOW: usize = 100;
-const ROUNDS: usize = 3;
+/// Rounds of each side; the medians are compared.
+const ROUNDS: usize = 5;
+const DAY: Duration = Duration::from_secs(86_400);
 
 fn main() {
     let Some(server) = RabbitMqServer::start() else { return };
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let url = server.url();
-    let (mut publish, mut consume) = ([0.0_f64; 2], [0.0_f64; 2]);
-    for round in 0..ROUNDS {
-        let rates =
-            runtime.block_on(async { tokio::spawn(run(url.clone(), round)).await.unwrap() });
-        for side in 0..2 {
-            publish[side] = publish[side].max(rates.0[side]);
-            consume[side] = consume[side].max(rates.1[side]);
-        }
-    }
-    aios_benches::ratio("broker_publish/rabbitmq", publish[0], publish[1], "events/s");
-    aios_benches::ratio("broker_consume/rabbitmq", consume[0], consume[1], "events/s");
+    runtime.block_on(async { tokio::spawn(compare(server.url())).await.unwrap() });
 }
 
-/// Rates of publishing and of consuming, ours and lapin's. Both sides drain what they published.
-async fn run(url: String, round: usize) -> ([f64; 2], [f64; 2]) {
-    let broker = Arc::new(RabbitMqBroker::connect(&url).await.unwrap());
-    let raw = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
-    let group: Group = format!("bench{round}").parse().unwrap();
-    let subscription = || Subscription::group(group.clone(), ["bench.#".parse().unwrap()]);
+/// Both sides publish into the same queue and drain it, in turn first and second.
+async fn compare(url: String) {
+    let broker = RabbitMqBroker::connect(&url).await.unwrap();
     drop(broker.subscribe(subscription()).await.unwrap());
-    let queue = format!("aios.group.bench{round}");
+    let mut published = [const { Vec::new() }; 2];
+    let mut consumed = [const { Vec::new() }; 2];
+    for round in 0..ROUNDS {
+        for side in [round % 2, (round + 1) % 2] {
+            let rates = if side == 0 { ours(&url).await } else { raw(&url).await };
+            published[side].push(rates.0);
+            consumed[side].push(rates.1);
+        }
+    }
+    for (name, rates) in
+        [("broker_publish/rabbitmq", published), ("broker_consume/rabbitmq", consumed)]
+    {
+        let [ours, ceiling] = rates.map(|mut rates| aios_benches::median(&mut rates));
+        aios_benches::ratio(name, ours, ceiling, "events/s");
+    }
+}
 
-    let ceiling_published = rate(publish_raw(&raw)).await;
-    let ceiling_consumed = rate(consume_raw(&raw, &queue)).await;
+fn subscription() -> Subscription {
+    let group = Group::new("bench").unwrap();
+    Subscription::group(group, ["bench.#".parse().unwrap()]).with_prefetch(1000)
+}
+
+/// Rates of publishing and of consuming.
+async fn ours(url: &str) -> (f64, f64) {
+    let broker = Arc::new(RabbitMqBroker::connect(url).await.unwrap());
     let published = rate(publish(&broker)).await;
-    let mut deliveries = broker.subscribe(subscription().with_prefetch(1000)).await.unwrap();
+    let mut deliveries = broker.subscribe(subscription()).await.unwrap();
     let consumed = rate(async {
         for _ in 0..EVENTS {
             deliveries.next().await.unwrap().unwrap().ack().await.unwrap();
         }
-    })
-    .await;
-    let channel = raw.create_channel().await.unwrap();
-    drop(deliveries);
-    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
-    ([published, ceiling_published], [consumed, ceiling_consumed])
+        // Returns when the server has taken the acknowledgements.
+        broker.close(DAY).await.unwrap();
+    });
+    (published, consumed.await)
+}
+
+/// As [`ours`], with lapin alone.
+async fn raw(url: &str) -> (f64, f64) {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+    let published = rate(publish_raw(&connection)).await;
+    let channel = connection.create_channel().await.unwrap();
+    channel.basic_qos(1000, BasicQosOptions::default()).await.unwrap();
+    let options = BasicConsumeOptions::default();
+    let queue = "aios.group.bench".into();
+    let consumer = channel.basic_consume(queue, "raw".into(), options, FieldTable::default());
+    let consumer = consumer.await.unwrap();
+    let consumed = rate(async {
+        consume_raw(consumer).await;
+        // The server answers when it has taken the acknowledgements.
+        channel.basic_qos(1, BasicQosOptions::default()).await.unwrap();
+        channel.close(200, "done".into()).await.unwrap();
+        connection.close(200, "done".into()).await.unwrap();
+    });
+    (published, consumed.await)
 }
 
 async fn rate(work: impl Future<Output = ()>) -> f64 {
@@ -120,13 +153,8 @@ async fn publish_one(channel: &Channel, template: &Event) {
     assert!(confirm.await.unwrap().await.unwrap().is_ack());
 }
 
-async fn consume_raw(connection: &Connection, queue: &str) {
-    let channel = connection.create_channel().await.unwrap();
-    channel.basic_qos(1000, BasicQosOptions::default()).await.unwrap();
-    let options = BasicConsumeOptions::default();
-    let consumer =
-        channel.basic_consume(queue.into(), "raw".into(), options, Default::default()).await;
-    let mut chunks = consumer.unwrap().ready_chunks(256);
+async fn consume_raw(consumer: Consumer) {
+    let mut chunks = consumer.ready_chunks(256);
     let mut count = 0;
     while count < EVENTS {
         let deliveries = chunks.next().await.unwrap();
@@ -138,5 +166,4 @@ async fn consume_raw(connection: &Connection, queue: &str) {
         });
         join_all(acks).await;
     }
-    channel.close(200, "done".into()).await.unwrap();
 }

@@ -1,0 +1,302 @@
+//! What a task costs between services over RabbitMQ: caller, quorum queue, host, typed agent and
+//! back.
+//!
+//! The ceiling is lapin used in the best way known for the same work with the same durability: the
+//! same envelopes through a topic exchange to a quorum queue, the answer to topic and mailbox in
+//! one publish, all persistent, mandatory and confirmed, published from several tasks, and every
+//! delivery acknowledged by itself after its answer was confirmed.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a bench measures real time and fails by panicking"
+)]
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use aios_agents::agent::{AgentHost, Agents, Caller, HostOptions};
+use aios_broker::rabbitmq::RabbitMqBroker;
+use aios_core::{
+    agent::{Agent, TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskId, TaskResult},
+    broker::Broker,
+    clock::{Clock, SystemClock},
+    event::{Event, EventId, Metadata, Payload},
+};
+use aios_tests::rabbitmq::RabbitMqServer;
+use futures_util::{StreamExt, future::join_all, stream};
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties, Consumer, ExchangeKind,
+    message::Delivery,
+    options::*,
+    types::{AMQPValue, FieldTable, LongString},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::{runtime::Builder, sync::oneshot};
+
+/// Rounds of each kind; the medians are compared.
+const ROUNDS: usize = 5;
+
+/// Tasks a round with many outstanding.
+const MANY: usize = 10_000;
+const CALLERS: usize = 10;
+/// Together, 200 are outstanding.
+const WINDOW: usize = 20;
+
+/// Tasks a round, one at a time.
+const FEW: usize = 1_000;
+
+const EXCHANGE: &str = "raw.events";
+const TASKS: &str = "raw.tasks";
+const ANSWERS: &str = "raw.answers";
+const ASSIGNED: &str = "agents.reviewer.task_assigned";
+const COMPLETED: &str = "agents.reviewer.task_completed";
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Review {
+    title: String,
+    #[schemars(range(min = 1, max = 5))]
+    priority: u8,
+    files: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Verdict {
+    summary: String,
+    accepted: bool,
+}
+
+fn review() -> Review {
+    let files = vec!["src/lib.rs".to_owned(), "src/main.rs".to_owned()];
+    Review { title: "a change".to_owned(), priority: 3, files }
+}
+
+fn judge(review: &Review) -> Verdict {
+    Verdict { summary: format!("{} files", review.files.len()), accepted: review.priority > 1 }
+}
+
+struct Reviewer;
+
+impl Agent for Reviewer {
+    type Parameters = Review;
+    type Output = Verdict;
+
+    async fn process_task(&self, _: &TaskContext, review: Review) -> Result<Verdict, TaskError> {
+        Ok(judge(&review))
+    }
+}
+
+fn main() {
+    let Some(server) = RabbitMqServer::start() else { return };
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async { tokio::spawn(compare(server.url())).await.unwrap() });
+}
+
+async fn compare(url: String) {
+    let (host, ours) = ours(&url).await;
+    let raw = Raw::connect(&url).await;
+    let mut rates = [const { Vec::new() }; 2];
+    let mut micros = [const { Vec::new() }; 2];
+    for round in 0..ROUNDS {
+        for side in [round % 2, (round + 1) % 2] {
+            let (rate, latency) = match side {
+                0 => (many(&ours).await, one_by_one(&ours).await),
+                _ => (many(&raw).await, one_by_one(&raw).await),
+            };
+            rates[side].push(rate);
+            micros[side].push(latency);
+        }
+    }
+    let [ours, raw] = rates.map(|mut rates| aios_benches::median(&mut rates));
+    aios_benches::ratio("task_throughput/rabbitmq", ours, raw, "tasks/s");
+    let [ours, raw] = micros.map(|mut micros| aios_benches::median(&mut micros));
+    aios_benches::ratio("task_latency/rabbitmq", ours, raw, "us");
+    drop(host);
+}
+
+/// One way to have a task done.
+trait Contender: Clone + Send + Sync + 'static {
+    fn call(&self) -> impl Future<Output = Verdict> + Send;
+}
+
+/// Tasks a second, many outstanding.
+async fn many(contender: &impl Contender) -> f64 {
+    let started = Instant::now();
+    let callers = (0..CALLERS).map(|_| {
+        let contender = contender.clone();
+        tokio::spawn(async move {
+            let calls = (0..MANY / CALLERS).map(|_| contender.call());
+            stream::iter(calls).buffer_unordered(WINDOW).for_each(async |_| {}).await;
+        })
+    });
+    join_all(callers).await.into_iter().for_each(Result::unwrap);
+    f64::from(u32::try_from(MANY).unwrap()) / started.elapsed().as_secs_f64()
+}
+
+/// Microseconds a task, one after the other.
+async fn one_by_one(contender: &impl Contender) -> f64 {
+    let started = Instant::now();
+    for _ in 0..FEW {
+        contender.call().await;
+    }
+    started.elapsed().as_secs_f64() * 1e6 / f64::from(u32::try_from(FEW).unwrap())
+}
+
+#[derive(Clone)]
+struct Ours(Caller);
+
+impl Contender for Ours {
+    async fn call(&self) -> Verdict {
+        self.0.task("reviewer", &review()).await.unwrap().decode().unwrap()
+    }
+}
+
+async fn ours(url: &str) -> (AgentHost, Ours) {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let connect = async || RabbitMqBroker::connect(url).await.map(Arc::new).unwrap();
+    let (near, far): (Arc<dyn Broker>, Arc<dyn Broker>) = (connect().await, connect().await);
+    let agents = Agents::new().agent("reviewer", Reviewer);
+    let options = HostOptions::new();
+    let host = AgentHost::start(far, Arc::clone(&clock), None, "bench", agents, options).await;
+    (host.unwrap(), Ours(Caller::new(near, clock, "bench").await.unwrap()))
+}
+
+/// The calls that wait for an answer.
+type Pending = Arc<Mutex<HashMap<TaskId, oneshot::Sender<TaskCompleted>>>>;
+
+#[derive(Clone)]
+struct Raw {
+    channel: Channel,
+    pending: Pending,
+    _connections: Arc<Vec<Connection>>,
+}
+
+impl Contender for Raw {
+    async fn call(&self) -> Verdict {
+        let task_id = TaskId::new(EventId::generate().to_string());
+        let (sender, answer) = oneshot::channel();
+        self.pending.lock().unwrap().insert(task_id.clone(), sender);
+        publish(&self.channel, &assign(task_id), FieldTable::default()).await;
+        answer.await.unwrap().output.decode().unwrap()
+    }
+}
+
+impl Raw {
+    /// An end that gives tasks and one that does them, with a connection for each direction.
+    async fn connect(url: &str) -> Self {
+        let mut connections = Vec::new();
+        let mut channels = Vec::new();
+        for _ in 0..4 {
+            let connection = Connection::connect(url, ConnectionProperties::default());
+            let connection = connection.await.unwrap();
+            channels.push(connection.create_channel().await.unwrap());
+            connections.push(connection);
+        }
+        let [near, answers, far, tasks] = <[Channel; 4]>::try_from(channels).unwrap();
+        declare(&near).await;
+        for channel in [&near, &far] {
+            channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        }
+        let pending = Pending::default();
+        tokio::spawn(serve(consume(&tasks, TASKS).await, far));
+        tokio::spawn(take_answers(consume(&answers, ANSWERS).await, Arc::clone(&pending)));
+        Self { channel: near, pending, _connections: Arc::new(connections) }
+    }
+}
+
+async fn declare(channel: &Channel) {
+    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    let (exchange, none) = (EXCHANGE.into(), FieldTable::default());
+    channel.exchange_declare(exchange, ExchangeKind::Topic, options, none).await.unwrap();
+    for (queue, kind, key) in [(TASKS, "quorum", ASSIGNED), (ANSWERS, "classic", ANSWERS)] {
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), text(kind));
+        channel.queue_declare(queue.into(), options, arguments).await.unwrap();
+        let (exchange, options) = (EXCHANGE.into(), QueueBindOptions::default());
+        let bound =
+            channel.queue_bind(queue.into(), exchange, key.into(), options, Default::default());
+        bound.await.unwrap();
+    }
+}
+
+fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(text))
+}
+
+async fn consume(channel: &Channel, queue: &str) -> Consumer {
+    channel.basic_qos(256, BasicQosOptions::default()).await.unwrap();
+    let options = BasicConsumeOptions::default();
+    channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap()
+}
+
+/// Publishes and waits for the confirm.
+async fn publish(channel: &Channel, event: &Event, headers: FieldTable) {
+    let body = event.to_json().unwrap();
+    let properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_content_type("application/json".into())
+        .with_message_id(event.id.to_string().into())
+        .with_headers(headers);
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let (exchange, key) = (EXCHANGE.into(), event.event_type.as_str().into());
+    let confirm = channel.basic_publish(exchange, key, options, body.as_bytes(), properties);
+    let confirmation = confirm.await.unwrap().await.unwrap();
+    assert!(confirmation.is_ack());
+}
+
+fn assign(task_id: TaskId) -> Event {
+    let data = TaskAssigned {
+        task_id,
+        agent_id: None,
+        parameters: Payload::encode(&review()).unwrap(),
+        attempt: 1,
+        timeout_ms: Some(60_000),
+    };
+    let metadata = Metadata { reply_to: Some(ANSWERS.into()), ..Metadata::default() };
+    Event::new(ASSIGNED.parse().unwrap(), "bench", &data).unwrap().with_metadata(metadata)
+}
+
+/// Does the tasks that are ready together, and acknowledges each when its answer is confirmed.
+async fn serve(tasks: Consumer, channel: Channel) {
+    let mut chunks = tasks.ready_chunks(256);
+    while let Some(chunk) = chunks.next().await {
+        let channel = channel.clone();
+        tokio::spawn(async move {
+            join_all(chunk.into_iter().map(|task| do_task(task.unwrap(), &channel))).await;
+        });
+    }
+}
+
+async fn do_task(delivery: Delivery, channel: &Channel) {
+    let event = Event::from_json(std::str::from_utf8(&delivery.data).unwrap()).unwrap();
+    let assigned: TaskAssigned = event.data().unwrap();
+    let output = Payload::encode(&judge(&assigned.parameters.decode().unwrap())).unwrap();
+    let data = TaskCompleted { task_id: assigned.task_id, result: TaskResult::Success, output };
+    let answer = Event::new(COMPLETED.parse().unwrap(), "bench", &data).unwrap().caused_by(&event);
+    let mailbox = text(event.metadata.reply_to.as_deref().unwrap());
+    let mut headers = FieldTable::default();
+    headers.insert("BCC".into(), AMQPValue::FieldArray(vec![mailbox].into()));
+    publish(channel, &answer, headers).await;
+    delivery.ack(BasicAckOptions::default()).await.unwrap();
+}
+
+async fn take_answers(answers: Consumer, pending: Pending) {
+    let mut chunks = answers.ready_chunks(256);
+    while let Some(chunk) = chunks.next().await {
+        let taken = chunk.into_iter().map(|answer| take_answer(answer.unwrap(), &pending));
+        join_all(taken).await;
+    }
+}
+
+async fn take_answer(delivery: Delivery, pending: &Pending) {
+    let event = Event::from_json(std::str::from_utf8(&delivery.data).unwrap()).unwrap();
+    let completed: TaskCompleted = event.data().unwrap();
+    let waiting = pending.lock().unwrap().remove(&completed.task_id);
+    assert!(waiting.unwrap().send(completed).is_ok());
+    delivery.ack(BasicAckOptions::default()).await.unwrap();
+}
