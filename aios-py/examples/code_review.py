@@ -1,144 +1,237 @@
-"""Reviews Python files with `ast`: `code_review.py PATH` lists them, analyses each with an agent and
-writes `report.json`.
+"""Reviews the Python files of a tree: `code_review.py PATH` lists them, analyses each with an agent
+and writes `report.md` and `report.json`: notes that somebody left, functions that are too long, likely
+secrets, duplicated files, and what could not be reviewed.
 
 The review is a durable workflow whose state is one file, `review.db`. Kill the program at any
-moment, run the same command again, and it goes on where it was.
+moment, run the same command again, and it goes on where it was. With `--broker amqp://…`, the
+processes of `python -m aios worker python_analyzer:app` help.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import asyncio
 import dataclasses
 import hashlib
 import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import aios
+from python_analyzer import (
+    MAX_LINES,
+    Analysis,
+    FileOf,
+    FileReview,
+    Findings,
+    Lines,
+    Skipped,
+    analyze,
+)
 
-#: A function with more lines than this is a finding.
-MAX_LINES = 60
 #: Folders that hold nothing of one's own.
-SKIPPED = {".git", ".venv", "__pycache__", "node_modules", "target"}
+FOREIGN = {".git", ".hg", ".svn", ".venv", "__pycache__", "node_modules", "target"}
+#: Gives agents time to come; a file that fails is a line of the report.
+PATIENT = aios.RetryPolicy(max_attempts=5)
 
 
 @dataclasses.dataclass
-class Finding:
-    """What a person should look at."""
+class Scan:
+    """Files to analyse, and what is none of them."""
 
-    line: int
-    text: str
+    paths: list[str]
+    skipped: list[Skipped]
 
 
 @dataclasses.dataclass
-class FileReview:
-    """What was found in a file."""
+class FileFindings:
+    """What a person should look at in a file."""
 
     path: str
-    lines: int
-    functions: int
+    findings: Findings
+
+
+@dataclasses.dataclass
+class Duplicate:
+    """Files with the same content."""
+
     sha256: str
-    findings: list[Finding] = dataclasses.field(default_factory=list)
+    bytes: int
+    paths: list[str]
 
 
 @dataclasses.dataclass
 class Report:
-    """What was found in a tree."""
+    """What was found in a tree. The same tree gives the same report."""
 
-    files: list[FileReview]
-    lines: int
-    findings: int
-
-
-@dataclasses.dataclass
-class Source:
-    """A file of a tree."""
-
-    root: str
-    path: str
+    files: int
+    bytes: int
+    lines: Lines
+    findings: list[FileFindings]
+    duplicates: list[Duplicate]
+    skipped: list[Skipped]
 
 
-@aios.agent("python_analysis")
-class PythonAnalysis:
-    """A plain `def`, because parsing keeps the processor busy: it runs in the pool."""
+def scan(root: str) -> Scan:
+    """Lists the Python files below a folder, in order."""
+    found = Scan([], [])
 
-    def process_task(self, context: aios.TaskContext, parameters: Source) -> FileReview:
-        content = (Path(parameters.root) / parameters.path).read_bytes()
-        try:
-            tree = ast.parse(content)
-        except SyntaxError as error:
-            raise aios.TaskError.terminal(
-                f"{parameters.path} is no Python: {error.msg}",
-                code="SYNTAX_ERROR",
-                details={"path": parameters.path, "line": error.lineno},
-            ) from error
-        return analyse(parameters.path, content, tree)
+    def name(path: str) -> str:
+        relative = os.path.relpath(path, root).replace(os.sep, "/")
+        return relative.encode("utf-8", "replace").decode("utf-8")
+
+    def refuse(error: OSError) -> None:
+        found.skipped.append(Skipped(name(error.filename), "unreadable", error.strerror or ""))
+
+    for folder, folders, files in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if name not in FOREIGN]
+        for path in (os.path.join(folder, file) for file in files if file.endswith(".py")):
+            if os.fsencode(path) != path.encode("utf-8", "replace"):
+                found.skipped.append(Skipped(name(path), "name_not_utf8"))
+            elif os.path.islink(path):
+                found.skipped.append(Skipped(name(path), "symlink"))
+            else:
+                found.paths.append(name(path))
+    return Scan(sorted(found.paths), sorted(found.skipped))
 
 
-def analyse(path: str, content: bytes, tree: ast.Module) -> FileReview:
-    """What can be said about one file."""
-    functions = [
-        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+def summarise(skipped: Iterable[Skipped], reviews: Iterable[FileReview]) -> Report:
+    """Puts everything together."""
+    report = Report(0, 0, Lines(), [], [], sorted(skipped))
+    by_content: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
+    for review in reviews:
+        report.files += 1
+        report.bytes += review.bytes
+        report.lines.code += review.lines.code
+        report.lines.comment += review.lines.comment
+        report.lines.blank += review.lines.blank
+        if review.findings != Findings():
+            report.findings.append(FileFindings(review.path, review.findings))
+        if review.bytes:
+            by_content[-review.bytes, review.sha256].append(review.path)
+    report.duplicates = [
+        Duplicate(sha256, -size, paths)
+        for (size, sha256), paths in sorted(by_content.items())
+        if len(paths) > 1
     ]
-    findings = []
-    for function in functions:
-        length = (function.end_lineno or function.lineno) - function.lineno + 1
-        if length > MAX_LINES:
-            findings.append(Finding(function.lineno, f"{function.name} has {length} lines"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ExceptHandler) and node.type is None:
-            findings.append(Finding(node.lineno, "a bare except hides every error"))
-    findings.sort(key=lambda finding: finding.line)
-    digest = hashlib.sha256(content).hexdigest()
-    return FileReview(path, content.count(b"\n"), len(functions), digest, findings)
-
-
-def scan(root: str) -> list[str]:
-    """Python files below a folder, in order."""
-    found = (path.relative_to(root) for path in Path(root).rglob("*.py"))
-    return sorted(str(path) for path in found if not SKIPPED.intersection(path.parts))
-
-
-def write(report: Report, path: str) -> None:
-    """Writes the report in one piece."""
-    temporary = Path(path).with_suffix(".tmp")
-    temporary.write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
-    temporary.replace(path)
-
-
-@aios.workflow("python_review")
-async def review(context: aios.WorkflowContext, root: str) -> Report:
-    paths = await context.step("scan", scan, root)
-    context.set_status(f"analysing {len(paths)} files")
-    results = await context.gather(
-        *(
-            context.task("python_analysis", Source(root, path), result=FileReview, timeout=60)
-            for path in paths
-        ),
-        return_exceptions=True,
-    )
-    files = [found for found in results if isinstance(found, FileReview)]
-    report = Report(
-        files, sum(file.lines for file in files), sum(len(file.findings) for file in files)
-    )
-    await context.step("write", write, report, "report.json")
     return report
 
 
+@aios.workflow("python_review")
+async def python_review(context: aios.WorkflowContext, tree: tuple[str, str]) -> Report:
+    root, out = tree
+    context = context.with_retry(PATIENT)
+    listed = await context.step("scan", scan, root)
+    context.set_status(f"analysing {len(listed.paths)} files")
+    answers = await context.gather(
+        *(
+            context.task("python_analyzer", FileOf(root, path), result=Analysis, timeout=60)
+            for path in listed.paths
+        ),
+        return_exceptions=True,
+    )
+    skipped, reviews = listed.skipped, []
+    for path, answer in zip(listed.paths, answers, strict=True):
+        if isinstance(answer, BaseException):
+            # An agent that failed each time costs its file, not the review.
+            skipped.append(Skipped(path, "analysis_failed", str(answer)))
+        elif "reviewed" in answer:
+            reviews.append(answer["reviewed"])
+        else:
+            skipped.append(answer["skipped"])
+    report = summarise(skipped, reviews)
+    await context.step("write", write, report, out)
+    return report
+
+
+def write(report: Report, out: str) -> None:
+    """Writes both reports, each whole or not at all. Writing them again changes nothing."""
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "report.json", json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+    write_whole(folder / "report.md", markdown(report))
+
+
+def write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def markdown(report: Report) -> str:
+    """The report for people."""
+    lines = report.lines
+    found = [(file.path, file.findings) for file in report.findings]
+    secrets = [f"{code(path, one.line)} {one.kind}" for path, all in found for one in all.secrets]
+    long = [
+        f"{code(path, one.line)} {code(one.name)} has {one.lines} lines"
+        for path, all in found
+        for one in all.long_functions
+    ]
+    markers = [
+        f"{code(path, one.line)} {code(f'{one.mark} {one.note}'.strip())}"
+        for path, all in found
+        for one in all.markers
+    ]
+    duplicates = [
+        f"{len(one.paths)} × {one.bytes} bytes: {', '.join(map(code, one.paths))}"
+        for one in report.duplicates
+    ]
+    skipped = [
+        f"{code(one.path)} {one.reason}" + (f": {code(one.detail)}" if one.detail else "")
+        for one in report.skipped
+    ]
+    sections = [
+        "# Code review\n",
+        "| files | code | comment | blank | bytes |\n|---:|---:|---:|---:|---:|\n"
+        f"| {report.files} | {lines.code} | {lines.comment} | {lines.blank} | {report.bytes} |\n",
+        section("Likely secrets", secrets),
+        section(f"Functions over {MAX_LINES} lines", long),
+        section("TODO and FIXME", markers),
+        section("Duplicated files", duplicates),
+        section("Not reviewed", skipped),
+    ]
+    return "\n".join(sections)
+
+
+def section(title: str, items: list[str]) -> str:
+    text = "".join(f"- {item}\n" for item in items) or "None.\n"
+    return f"## {title} ({len(items)})\n\n{text}"
+
+
+def code(text: str, line: int | None = None) -> str:
+    """The text as code, which Markdown leaves as it is, on one line."""
+    place = text if line is None else f"{text}:{line}"
+    shown = "".join(one if one.isprintable() else "\ufffd" for one in place)
+    return f"`` {shown} ``" if "`" in shown else f"`{shown}`"
+
+
+async def run_id(runtime: aios.Runtime, tree: tuple[str, str]) -> str:
+    """The id of the review of this tree that is not over, or of the next one."""
+    prefix = "review-" + hashlib.sha256("\0".join(tree).encode()).hexdigest()[:12]
+    runs = (await runtime.list("python_review", limit=10_000)).rows
+    over = [run for run in runs if run.id.startswith(prefix) and run.is_final]
+    return f"{prefix}-{len(over) + 1}"
+
+
 async def main() -> None:
-    parser = argparse.ArgumentParser(description="Reviews Python files.")
+    parser = argparse.ArgumentParser(description="Reviews the Python files of a tree.")
     parser.add_argument("path", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder that gets the reports")
     parser.add_argument("--broker", default="memory://")
-    root = str(parser.parse_args().path.resolve())
-    broker = parser.parse_args().broker
+    options = parser.parse_args()
+    if not options.path.is_dir():
+        parser.error(f"{options.path} is no folder")
+    tree = str(options.path.resolve()), str(options.out.resolve())
     runtime = aios.Runtime(
-        "sqlite://review.db", broker, agents=[PythonAnalysis()], workflows=[review]
+        "sqlite://review.db", options.broker, agents=[analyze], workflows=[python_review]
     )
     async with runtime:
-        run = await runtime.start(review, root, id=f"review-{hashlib.sha256(root.encode()).hexdigest()[:12]}")
+        run = await runtime.start(python_review, tree, id=await run_id(runtime, tree))
         report = await run.result()
-    print(f"{len(report.files)} files, {report.lines} lines, {report.findings} findings")
+    print(f"{report.files} files reviewed, {len(report.skipped)} not: {options.out / 'report.md'}")
 
 
 if __name__ == "__main__":

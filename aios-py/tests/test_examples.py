@@ -20,18 +20,96 @@ def test_should_greet_twice_with_one_run(tmp_path: Path) -> None:
     assert run(tmp_path, "hello.py") == "HELLO, ADA\nHELLO, GRACE\n"
 
 
-def test_should_review_python_files(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
+#: Put together here, so that no scanner takes this file for a leak.
+SECRET = "hunter2" + "Xy!q9"
+
+GOOD = f'''# TODO: tidy
+def one():
+    """x
+
+    # TODO not this
+    """
+    return "# FIXME no"  # FIXME(me): yes
+password = "{SECRET}"  # TODO rotate {SECRET}
+'''
+
+
+def make_tree(tree: Path) -> None:
     (tree / "package").mkdir(parents=True)
-    (tree / "good.py").write_text("def one():\n    return 1\n")
-    (tree / "package" / "bad.py").write_text("try:\n    pass\nexcept:\n    pass\n")
+    (tree / "node_modules").mkdir()
+    (tree / "node_modules" / "foreign.py").write_text(GOOD)
+    (tree / "good.py").write_text(GOOD)
+    (tree / "package" / "copy.py").write_text(GOOD)
+    (tree / "long.py").write_text("async def long():\n" + "    x()\n" * 60)
     (tree / "broken.py").write_text("def (:\n")
-    assert run(tmp_path, "code_review.py", str(tree)) == "2 files, 6 lines, 1 findings\n"
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert [file["path"] for file in report["files"]] == ["good.py", "package/bad.py"]
-    assert report["files"][1]["findings"] == [
-        {"line": 3, "text": "a bare except hides every error"}
+    (tree / "latin.py").write_bytes(b"a = 'caf\xe9'\n")
+    (tree / "binary.py").write_bytes(b"a\0b")
+    (tree / "link.py").symlink_to("good.py")
+    (tree / "huge.py").write_bytes(b"#" * (4 << 20) + b"\n")
+
+
+def test_should_review_python_files(tmp_path: Path) -> None:
+    make_tree(tmp_path / "tree")
+    arguments = ("code_review.py", "tree", "--out", "out")
+    assert run(tmp_path, *arguments) == "3 files reviewed, 5 not: out/report.md\n"
+    text = (tmp_path / "out" / "report.json").read_text()
+    report = json.loads(text)
+    assert report["lines"] == {"code": 2 * 6 + 61, "comment": 2, "blank": 2}
+    assert [file["path"] for file in report["findings"]] == [
+        "good.py",
+        "long.py",
+        "package/copy.py",
     ]
+    assert report["findings"][0]["findings"] == {
+        "markers": [
+            {"line": 1, "mark": "TODO", "note": "tidy"},
+            {"line": 7, "mark": "FIXME", "note": "(me): yes"},
+            {"line": 8, "mark": "TODO", "note": ""},
+        ],
+        "long_functions": [],
+        "secrets": [{"line": 8, "kind": "assignment"}],
+        "omitted": 0,
+    }
+    assert report["findings"][1]["findings"]["long_functions"] == [
+        {"line": 1, "name": "long", "lines": 61}
+    ]
+    assert [one["paths"] for one in report["duplicates"]] == [["good.py", "package/copy.py"]]
+    assert [(one["path"], one["reason"]) for one in report["skipped"]] == [
+        ("binary.py", "binary"),
+        ("broken.py", "analysis_failed"),
+        ("huge.py", "too_large"),
+        ("latin.py", "not_utf8"),
+        ("link.py", "symlink"),
+    ]
+    assert SECRET not in text
+    shown = (tmp_path / "out" / "report.md").read_text()
+    assert "## Likely secrets (2)\n\n- `good.py:8` assignment\n" in shown
+    assert "- `broken.py` analysis_failed: `line 1: invalid syntax`\n" in shown
+
+
+def test_should_review_a_tree_again_that_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    assert run(tmp_path, "code_review.py", "tree").startswith("0 files reviewed, 0 not")
+    (tmp_path / "tree" / "new.py").write_text("a = 1\n")
+    assert run(tmp_path, "code_review.py", "tree").startswith("1 files reviewed, 0 not")
+
+
+def test_should_lose_no_file_whose_agent_fails(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a.py").write_text("a = 1\n")
+    program = tmp_path / "failing.py"
+    program.write_text(
+        f"import asyncio, sys; sys.path.insert(0, {str(EXAMPLES)!r})\n"
+        "import aios, python_analyzer\n"
+        "def refuse(file): raise aios.TaskError.terminal('no')\n"
+        "python_analyzer.read = refuse\n"
+        "import code_review; asyncio.run(code_review.main())\n"
+    )
+    command = [sys.executable, str(program), "tree"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "0 files reviewed, 1 not: report.md\n", ended.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["skipped"] == [{"path": "a.py", "reason": "analysis_failed", "detail": "no"}]
 
 
 def test_should_run_the_examples_of_the_readme(tmp_path: Path) -> None:
