@@ -102,7 +102,9 @@ class _Worker:
         if self._process is None:
             return True
         try:
-            return self._process.wait(max(0.0, deadline - time.monotonic())) == 0
+            status = self._process.wait(max(0.0, deadline - time.monotonic()))
+            # One that had only just started does not know yet how to stop.
+            return status in (0, -signal.SIGTERM)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
