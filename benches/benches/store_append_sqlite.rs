@@ -22,7 +22,8 @@ use std::{
 
 use aios_benches::{
     figure, median, ratio,
-    sqlite::{Bare, Place, connect, open, step},
+    sqlite::{Bare, Place, connect, open},
+    step,
 };
 use aios_core::{
     event::EventId,

@@ -18,7 +18,8 @@ use std::{
 use aios_agents::prelude::*;
 use aios_benches::{
     figure, median, ratio,
-    sqlite::{Bare, Place, connect, open, step},
+    sqlite::{Bare, Place, connect, open},
+    step,
 };
 use aios_broker::memory::MemoryBroker;
 use aios_core::store::{Append, StreamId};

@@ -6,7 +6,11 @@
     reason = "a benchmark stops at the first error, and prints"
 )]
 
+pub mod postgres;
 pub mod sqlite;
+
+use aios_core::event::Event;
+use serde_json::json;
 
 /// Prints a measurement beside its ceiling, as one line that a script can read.
 pub fn ratio(name: &str, ours: f64, ceiling: f64, unit: &str) {
@@ -26,4 +30,11 @@ pub fn figure(name: &str, value: f64, unit: &str) {
 pub fn median(measured: &mut [f64]) -> f64 {
     measured.sort_by(f64::total_cmp);
     measured[measured.len() / 2]
+}
+
+/// A step's event with a result of 200 bytes.
+#[must_use]
+pub fn step(operation: usize) -> Event {
+    let data = json!({ "operation": operation, "name": "build", "result": "r".repeat(200) });
+    Event::new("workflows.deploy.step_completed".parse().unwrap(), "engine-1", &data).unwrap()
 }

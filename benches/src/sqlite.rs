@@ -5,13 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aios_core::{
-    event::Event,
-    store::{Append, StreamId},
-};
+use aios_core::store::{Append, StreamId};
 use aios_store::sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::{Connection, Statement, params};
-use serde_json::json;
 use tempfile::TempDir;
 
 /// Opens a store in a file, with the options that users get by default.
@@ -91,13 +87,6 @@ impl<'c> Bare<'c> {
         ];
         self.insert_event.execute(row).unwrap();
     }
-}
-
-/// A step's event with a result of 200 bytes.
-#[must_use]
-pub fn step(operation: usize) -> Event {
-    let data = json!({ "operation": operation, "name": "build", "result": "r".repeat(200) });
-    Event::new("workflows.deploy.step_completed".parse().unwrap(), "engine-1", &data).unwrap()
 }
 
 /// A folder that goes with the benchmark, and a database in it.
