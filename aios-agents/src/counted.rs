@@ -45,6 +45,28 @@ impl CountedStore {
     }
 }
 
+/// Events that are being appended. What is not proved when it is dropped counts as foreign: looking
+/// for what others appended in vain costs little, and missing it much.
+struct Claim<'a> {
+    store: &'a CountedStore,
+    unproved: u64,
+}
+
+impl<'a> Claim<'a> {
+    fn new(store: &'a CountedStore, events: u64) -> Self {
+        store.in_flight.fetch_add(1, Ordering::AcqRel);
+        store.claimed.fetch_add(events, Ordering::AcqRel);
+        Self { store, unproved: events }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.store.claimed.fetch_sub(self.unproved, Ordering::AcqRel);
+        self.store.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 fn length(append: &Append) -> u64 {
     append.events.len().try_into().unwrap_or(u64::MAX)
 }
@@ -53,21 +75,19 @@ fn length(append: &Append) -> u64 {
 impl EventStore for CountedStore {
     async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
         let counts: Vec<u64> = batch.iter().map(length).collect();
-        let total = counts.iter().sum();
         let newest = self.newest.load(Ordering::Acquire);
-        self.in_flight.fetch_add(1, Ordering::AcqRel);
-        self.claimed.fetch_add(total, Ordering::AcqRel);
+        let mut claim = Claim::new(self, counts.iter().sum());
         let results = self.inner.append(batch).await;
         for (count, result) in counts.iter().zip(&results) {
             match result {
-                // A position that was taken before the call: the append is a repetition.
+                // A position that was taken before the call is that of a repetition.
                 Ok(appended) if appended.position > newest => {
                     self.newest.fetch_max(appended.position, Ordering::AcqRel);
+                    claim.unproved -= count;
                 }
-                _ => drop(self.claimed.fetch_sub(*count, Ordering::AcqRel)),
+                _ => {}
             }
         }
-        self.in_flight.fetch_sub(1, Ordering::AcqRel);
         results
     }
 

@@ -17,6 +17,7 @@ mod agent_typed;
 mod workflow_agents;
 mod workflow_basic;
 mod workflow_durable;
+mod workflow_faults;
 mod workflow_nudges;
 mod workflow_start;
 mod workflow_support;

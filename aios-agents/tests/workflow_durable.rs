@@ -366,7 +366,7 @@ async fn should_emit_to_the_log_and_relay_to_the_broker() {
 
     async fn emits(context: WorkflowContext, (): ()) -> Result<(), WorkflowError> {
         context.set_progress("ordering", &0.5)?;
-        context.emit(Event::new("orders.order.placed".parse()?, "shop", &7)?);
+        context.emit(Event::new("orders.order.placed".parse()?, "shop", &7)?)?;
         Ok(())
     }
     let runtime = runtime(&store()).workflow("emits", emits).start().await.unwrap();

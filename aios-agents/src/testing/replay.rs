@@ -39,7 +39,8 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
     let clock = Arc::new(VirtualClock::default());
     let mut execution = Execution::new(Arc::clone(&run_id), &entries, clock);
     let (name, version) = (workflow.name().clone(), started.version);
-    let info = RunInfo { run_id, workflow: name, version };
+    let traceparent = journal.first().and_then(|event| event.metadata.traceparent.clone());
+    let info = RunInfo { run_id, workflow: name, version, traceparent };
     execution.enter(&*workflow, info, started.input.clone());
     let fits = poll_fn(|context| {
         for (entry, event) in entries.iter().zip(journal) {

@@ -102,7 +102,8 @@ impl Simulation {
         let entry = Entry::Started(started);
         let mut execution = Execution::new(RUN_ID.into(), [&entry], Arc::new(clock.clone()));
         let workflow = test.workflow.name().clone();
-        let info = RunInfo { run_id: RUN_ID.into(), workflow, version: test.workflow.version() };
+        let version = test.workflow.version();
+        let info = RunInfo { run_id: RUN_ID.into(), workflow, version, traceparent: None };
         execution.enter(&*test.workflow, info, input);
         let journal = vec![(entry, Timestamp::UNIX_EPOCH)];
         Self { test, clock, execution, journal, timers: BTreeMap::new(), outside }

@@ -122,10 +122,9 @@ impl Consuming {
     fn refuse(&self, session: &Arc<Session>, copy: Copy, reason: String) {
         let (settling, session) = (Arc::clone(&self.settling), Arc::clone(session));
         let in_hand = Box::new(InHand::new(settling, session, copy));
-        let inbox = Arc::clone(&self.inbox);
         tokio::spawn(async move {
             if let Err(error) = in_hand.settle(Settlement::DeadLetter { reason }).await {
-                inbox.report(error);
+                warn(&error, "could not put away what is no event; it comes again");
             }
         });
     }
@@ -166,7 +165,8 @@ impl Consuming {
         }
     }
 
-    /// Consumes again, as often as it takes; `None` when nobody wants it any more.
+    /// Consumes again, as often as it takes; `None` when nobody wants it any more, or after an
+    /// error that won't pass.
     async fn reopen(&self) -> Option<(Arc<Session>, Consumer)> {
         let Settling { link, subscription, chance, .. } = &*self.settling;
         let mut draining = self.draining.clone();
@@ -188,7 +188,9 @@ impl Consuming {
             }
             if !error.is_retryable() {
                 self.inbox.report(error);
+                break;
             }
+            warn(&error, "can't consume; trying again");
             let pause = link.options.reconnect.delay_after(attempt, chance.next());
             link.options.clock.sleep(pause.unwrap_or(Duration::from_secs(1))).await;
         }
@@ -231,6 +233,10 @@ async fn has_waiting(settling: &Settling) -> bool {
     let name = topology::queue(&link.options.prefix, &subscription.address);
     let Ok((_connection, channel)) = link.channel().await else { return false };
     topology::inspect(link, &channel, &name).await.is_ok_and(|queue| queue.message_count() > 0)
+}
+
+fn warn(error: &BrokerError, what: &'static str) {
+    tracing::warn!(code = error.code(), error = error as &dyn std::error::Error, "{what}");
 }
 
 fn reason(error: &(dyn std::error::Error + 'static)) -> String {

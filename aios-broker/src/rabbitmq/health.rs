@@ -46,6 +46,19 @@ impl Reporter {
         self.set(part, Health::Reconnecting { since, cause: cause.into() });
     }
 
+    /// Reconnecting failed again, for this cause.
+    pub(super) fn still_down(&self, part: Part, cause: &str) {
+        let since = {
+            let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            match (part, &*parts) {
+                (Part::Publishing, [Health::Reconnecting { since, .. }, _])
+                | (Part::Consuming, [_, Health::Reconnecting { since, .. }]) => *since,
+                _ => return,
+            }
+        };
+        self.down(part, since, cause);
+    }
+
     pub(super) fn blocked(&self, part: Part, since: Timestamp, reason: &str) {
         self.set(part, Health::Blocked { since, reason: reason.into() });
     }

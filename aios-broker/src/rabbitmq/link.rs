@@ -188,7 +188,12 @@ impl Supervisor {
     /// Tries until there is a connection; `None` if the link was closed meanwhile.
     async fn reconnect(&self) -> Option<Arc<Connection>> {
         for attempt in 1.. {
-            if let Ok(connection) = self.attempt().await {
+            let attempted = self.attempt().await;
+            if let Err(error) = &attempted {
+                let cause = aios_core::failure::Failure::from_error(error.code(), error).message;
+                self.reporter.still_down(self.part, &cause);
+            }
+            if let Ok(connection) = attempted {
                 let next = State::Up(Arc::clone(&connection));
                 let open = self.link.state.send_if_modified(|state| {
                     let open = !matches!(state, State::Closed);

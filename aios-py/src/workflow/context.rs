@@ -63,6 +63,11 @@ impl RunCore {
         self.context.info().version
     }
 
+    #[getter]
+    fn traceparent(&self) -> Option<&str> {
+        self.context.info().traceparent.as_deref()
+    }
+
     #[pyo3(signature = (agent_type, parameters, agent_id, timeout, retry, decode))]
     fn task(
         &self,
@@ -83,7 +88,7 @@ impl RunCore {
         Ok(self.ask(Request::Task(Box::new(request)), decode))
     }
 
-    #[pyo3(signature = (name, function, is_async, args, kwargs, retry, decode))]
+    #[pyo3(signature = (name, function, is_async, args, kwargs, context, retry, decode))]
     #[allow(clippy::too_many_arguments, reason = "called by aios._workflow only")]
     fn step(
         &self,
@@ -93,20 +98,21 @@ impl RunCore {
         is_async: bool,
         args: Py<PyTuple>,
         kwargs: Py<PyDict>,
+        context: Py<PyAny>,
         retry: Option<Retry>,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
         let retry = policy(py, retry)?;
-        let code = if is_async { "run_async_step" } else { "run_plain_step" };
+        let code = if is_async { "start_async_step" } else { "run_plain_step" };
         let code = py.import("aios._workflow")?.getattr(code)?.unbind();
         let runner = Arc::new(Function { code, is_async });
-        let given = Arc::new((function, args, kwargs));
+        let given = Arc::new(Given { function, args, kwargs, context });
         let places = self.places.clone();
         let step = self.context.step(name, move || {
             let (runner, given, places) = (Arc::clone(&runner), Arc::clone(&given), places.clone());
             async move {
                 let Some(places) = places else { return Err(no_places()) };
-                let arguments: Arguments = Box::new(move |py| Ok(step_arguments(py, &given)));
+                let arguments: Arguments = Box::new(move |py| Ok(given.arguments(py)));
                 places.run(runner, TaskError::FAILED, arguments).await
             }
         });
@@ -145,8 +151,8 @@ impl RunCore {
 
     fn emit(&self, event_type: &str, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let source = self.context.info().workflow.as_str().into();
-        self.context.emit(event_of(data, event_type, source)?);
-        Ok(())
+        let emitted = self.context.emit(event_of(data, event_type, source)?);
+        emitted.map_err(|error| Fault::from(error).into_error(data.py()))
     }
 
     #[pyo3(signature = (text, progress))]
@@ -190,15 +196,24 @@ impl RunCore {
     }
 }
 
-type Given = (Py<PyAny>, Py<PyTuple>, Py<PyDict>);
+/// A step as Python hands it over.
+struct Given {
+    function: Py<PyAny>,
+    args: Py<PyTuple>,
+    kwargs: Py<PyDict>,
+    /// Context variables that it sees.
+    context: Py<PyAny>,
+}
 
-fn step_arguments<'py>(py: Python<'py>, given: &Given) -> Vec<Bound<'py, PyAny>> {
-    let (function, args, kwargs) = given;
-    vec![
-        function.bind(py).clone(),
-        args.bind(py).clone().into_any(),
-        kwargs.bind(py).clone().into_any(),
-    ]
+impl Given {
+    fn arguments<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
+        vec![
+            self.function.bind(py).clone(),
+            self.args.bind(py).clone().into_any(),
+            self.kwargs.bind(py).clone().into_any(),
+            self.context.bind(py).clone(),
+        ]
+    }
 }
 
 fn no_places() -> TaskError {

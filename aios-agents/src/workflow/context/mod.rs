@@ -7,6 +7,7 @@ use std::{fmt, future::Future, sync::Arc};
 use aios_core::{
     agent::{InvalidSegment, Segment, TaskError},
     event::{Event, Payload, Timestamp},
+    failure::Failure,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,9 @@ use super::{
     machine::{ChildRequest, Request, TaskRequest},
 };
 
+/// Domains of the events that aios writes.
+const RESERVED: [&str; 3] = ["workflows", "agents", "system"];
+
 /// What a run is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunInfo {
@@ -29,6 +33,8 @@ pub struct RunInfo {
     pub workflow: Segment,
     /// Version of its workflow.
     pub version: u32,
+    /// W3C trace context of whoever started it.
+    pub traceparent: Option<Arc<str>>,
 }
 
 /// What the code of a workflow may ask for. Clones belong to the same run.
@@ -145,8 +151,20 @@ impl WorkflowContext {
 
     /// Appends an event to the log, from where it is relayed to the broker. Its id and time are set
     /// anew, so that a replay emits nothing twice.
-    pub fn emit(&self, event: Event) {
+    ///
+    /// # Errors
+    ///
+    /// A failure with the code `RESERVED_EVENT_TYPE` for an event of the domains `workflows`,
+    /// `agents` and `system`, which aios itself writes: in a journal it would be taken for what
+    /// happened to the run.
+    pub fn emit(&self, event: Event) -> Result<(), WorkflowError> {
+        let (domain, ..) = event.event_type.segments();
+        if RESERVED.contains(&domain) {
+            let message = format!("workflows can't emit {}", event.event_type);
+            return Err(WorkflowError::failed(Failure::new("RESERVED_EVENT_TYPE", message)));
+        }
         self.tell(Request::Emit { event: Box::new(event) });
+        Ok(())
     }
 
     /// Says what the workflow is doing, for those who look from outside.

@@ -46,9 +46,10 @@ impl Engine {
             Err(error @ JournalError::UnknownWorkflow { .. }) => {
                 Err(Failure::new("WORKFLOW_NOT_FOUND", error.to_string()))
             }
-            Err(error) => {
+            Err(error) if error.is_retryable() => {
                 return warn!(%error, run = %parent, "could not start a child; trying again later");
             }
+            Err(error) => Err(Failure::from_error("INVALID_CHILD", &error)),
         };
         self.report_child(&parent, child.operation, outcome).await;
     }
@@ -61,19 +62,27 @@ impl Engine {
         metadata: Metadata,
     ) -> Result<Option<Outcome>, JournalError> {
         let run_id: Arc<str> = (*child.run_id).into();
-        match self.journals.ended(&run_id).await {
-            // The run that a child continued as has the same parent.
-            Ok(Some(ended)) if ended.status == RunStatus::Continued => return Ok(None),
-            Ok(Some(ended)) if ended.status.is_final() => return Ok(Some(ended.into_outcome())),
-            Ok(_) => return Ok(None),
+        match self.outcome_of(Arc::clone(&run_id)).await {
             Err(JournalError::UnknownRun { .. }) => {}
-            Err(error) => return Err(error),
+            known => return known,
         }
         let parent = Some(Parent { run_id: parent.to_string(), operation: child.operation });
         let workflow = child.workflow.as_str();
         match self.start_run(&run_id, workflow, child.input.clone(), parent, metadata).await {
             Ok(()) | Err(JournalError::Exists { .. }) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The outcome of a run, or of the last one that it continued as; `None` if that goes on.
+    async fn outcome_of(&self, mut run_id: Arc<str>) -> Result<Option<Outcome>, JournalError> {
+        loop {
+            let Some(ended) = self.journals.ended(&run_id).await? else { return Ok(None) };
+            match ended.continued_as {
+                Some(next) => run_id = next,
+                None if ended.status.is_final() => return Ok(Some(ended.into_outcome())),
+                None => return Ok(None),
+            }
         }
     }
 

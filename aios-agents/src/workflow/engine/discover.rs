@@ -15,8 +15,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 ///
 /// Positions are dense, so as long as the log has grown by just what this process appended, nobody
 /// else did, and there is nothing to look for.
-pub(super) async fn run(engine: Arc<Engine>) {
-    let mut seen = Seen::default();
+pub(super) async fn run(engine: Arc<Engine>, mut seen: Seen) {
     loop {
         tokio::select! {
             result = look(&engine, &mut seen) => {
@@ -31,31 +30,37 @@ pub(super) async fn run(engine: Arc<Engine>) {
 }
 
 /// How far the log was looked through.
-#[derive(Debug, Default)]
-struct Seen {
-    head: Option<u64>,
+#[derive(Debug)]
+pub(super) struct Seen {
+    head: u64,
     /// Everything foreign up to here was found.
     position: u64,
     foreign: u64,
 }
 
+impl Seen {
+    /// The log as it is before shards are taken: what it holds already, recovery finds.
+    pub(super) async fn now(engine: &Engine) -> Result<Self, StoreError> {
+        let head = engine.store.head().await?;
+        let foreign = head.saturating_sub(engine.store.count().claimed);
+        Ok(Self { head, position: head, foreign })
+    }
+}
+
 async fn look(engine: &Arc<Engine>, seen: &mut Seen) -> Result<(), StoreError> {
-    let head = match seen.head {
-        None => engine.store.head().await?,
-        Some(head) => engine.store.wait_for(head).await?,
-    };
+    let head = engine.store.wait_for(seen.head).await?;
     // Counted after the head was read: what is being appended can hide something foreign for a
     // moment, but can't look foreign itself.
     let count = engine.store.count();
     let foreign = head.saturating_sub(count.claimed);
-    let found = seen.head.is_some() && foreign > seen.foreign;
+    let found = foreign > seen.foreign;
     if found {
         nudge(engine, seen.position).await?;
     }
-    if found || seen.head.is_none() || !count.is_moving {
+    if found || !count.is_moving {
         (seen.position, seen.foreign) = (head, foreign);
     }
-    seen.head = Some(head);
+    seen.head = head;
     engine.clock.sleep(PAUSE).await;
     Ok(())
 }

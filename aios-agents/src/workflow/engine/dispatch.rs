@@ -1,8 +1,8 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use aios_core::{
     broker::{BrokerError, Publish},
-    clock::ClockExt,
+    event::Timestamp,
     failure::Failure,
 };
 use tokio::sync::mpsc;
@@ -12,6 +12,8 @@ use super::{Engine, Message};
 
 /// Tasks published at once.
 const BATCH: usize = 256;
+/// Tasks that may wait for another attempt at publishing them.
+const PARKED: usize = 1024;
 
 /// A task on its way to the broker.
 #[derive(Clone, Debug)]
@@ -21,43 +23,47 @@ pub(super) struct Dispatch {
     pub(super) task: Option<(Arc<str>, u64, u32)>,
 }
 
-/// Publishes tasks, many at once.
+/// Publishes tasks, many at once. What the broker does not take now is parked, so that a full
+/// queue holds up nobody else; once too much is parked, nothing more is taken.
 pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>) {
-    let mut batch = Vec::new();
-    let mut back_off = engine.options.back_off.0;
+    let (mut batch, mut parked) = (Vec::new(), Vec::new());
+    let (mut back_off, mut retry_at) = (engine.options.back_off.0, Timestamp::MAX);
     loop {
-        if batch.is_empty() && queue.recv_many(&mut batch, BATCH).await == 0 {
-            return;
+        tokio::select! {
+            count = queue.recv_many(&mut batch, BATCH), if parked.len() < PARKED => {
+                if count == 0 {
+                    return;
+                }
+            }
+            () = engine.clock.sleep_until(retry_at), if !parked.is_empty() => {
+                batch.append(&mut parked);
+            }
         }
         let publishes = batch.iter().map(|dispatch| dispatch.publish.clone()).collect();
         let results = engine.broker.publish(publishes).await;
-        let mut again = Vec::new();
+        let before = parked.len();
         for (dispatch, result) in batch.drain(..).zip(results) {
             match result {
                 Ok(()) => {}
                 Err(error) if is_transient(&error) => {
                     warn!(%error, "could not publish a task; trying again");
-                    again.push(dispatch);
+                    parked.push(dispatch);
                 }
                 Err(error) => undelivered(&engine, dispatch, &error).await,
             }
         }
-        back_off = match again.is_empty() {
-            true => engine.options.back_off.0,
-            false => rest(&engine, back_off).await,
-        };
-        batch = again;
+        if parked.is_empty() {
+            back_off = engine.options.back_off.0;
+        } else if before == 0 {
+            retry_at = engine.clock.now() + back_off;
+            back_off = (back_off * 2).min(engine.options.back_off.1);
+        }
     }
 }
 
 /// Nobody listening is the run's business: its retry policy says how long to go on.
 fn is_transient(error: &BrokerError) -> bool {
     error.is_retryable() && !matches!(error, BrokerError::Unroutable { .. })
-}
-
-async fn rest(engine: &Engine, back_off: Duration) -> Duration {
-    engine.clock.sleep(back_off).await;
-    (back_off * 2).min(engine.options.back_off.1)
 }
 
 async fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {

@@ -15,7 +15,11 @@ use super::{Engine, EngineError, Message, mailbox};
 
 /// The shards that this engine owns.
 #[derive(Debug, Default)]
-pub(super) struct Ownership(Mutex<HashMap<Shard, Owned>>);
+pub(super) struct Ownership {
+    shards: Mutex<HashMap<Shard, Owned>>,
+    /// The lease of the relay, if this engine relays.
+    relay: Mutex<Vec<Lease>>,
+}
 
 #[derive(Debug)]
 struct Owned {
@@ -26,7 +30,20 @@ struct Owned {
 
 impl Ownership {
     fn shards(&self) -> MutexGuard<'_, HashMap<Shard, Owned>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn relay(&self) -> Vec<Lease> {
+        self.relay.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_relay(&self, leases: Vec<Lease>) {
+        *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = leases;
+    }
+
+    /// Whether this engine relays the log.
+    pub(super) fn relays(&self) -> bool {
+        !self.relay().is_empty()
     }
 
     /// The proof to append under, while the shard is owned.
@@ -41,7 +58,9 @@ impl Ownership {
             owned.reader.abort();
             owned.lease
         };
-        owned.into_values().map(stop).collect()
+        let mut leases: Vec<Lease> = owned.into_values().map(stop).collect();
+        leases.append(&mut self.relay.lock().unwrap_or_else(PoisonError::into_inner));
+        leases
     }
 
     fn leases(&self) -> Vec<Lease> {
@@ -112,8 +131,12 @@ pub(super) async fn turn(engine: &Arc<Engine>) -> Result<(), EngineError> {
         let engine = Arc::clone(engine);
         // A task of its own: recovery may take longer than a lease lives.
         tokio::spawn(async move {
-            if let Err(error) = recover(&engine, shards).await {
-                error!(%error, "could not find the runs to go on with");
+            while let Err(error) = recover(&engine, &shards).await {
+                error!(%error, "could not find the runs to go on with; trying again");
+                engine.clock.sleep(engine.options.back_off.1).await;
+                if engine.is_stopping() {
+                    return;
+                }
             }
         });
     }
@@ -123,11 +146,11 @@ pub(super) async fn turn(engine: &Arc<Engine>) -> Result<(), EngineError> {
 /// Lets the unfinished runs of shards go on.
 async fn recover(
     engine: &Arc<Engine>,
-    shards: Vec<Shard>,
+    shards: &[Shard],
 ) -> Result<(), aios_core::store::StoreError> {
     let statuses =
         vec![RunStatus::Running, RunStatus::Cancelling, RunStatus::Paused, RunStatus::Blocked];
-    let filter = RunFilter { shards, statuses, ..RunFilter::default() };
+    let filter = RunFilter { shards: shards.to_vec(), statuses, ..RunFilter::default() };
     let mut page = PageRequest::first(1000);
     loop {
         let found = engine.store.runs(&filter, &page).await?;

@@ -124,12 +124,13 @@ impl Engine {
             activations: Arc::new(Semaphore::new(ACTIVATIONS)),
             stopping: watch::Sender::new(false),
         });
+        let seen = discover::Seen::now(&engine).await?;
         leases::turn(&engine).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(dispatch::run(Arc::clone(&engine), queue));
         tasks.spawn(timers::run(Arc::clone(&engine)));
         tasks.spawn(leases::run(Arc::clone(&engine)));
-        tasks.spawn(discover::run(Arc::clone(&engine)));
+        tasks.spawn(discover::run(Arc::clone(&engine), seen));
         if engine.options.relay {
             tasks.spawn(relay::run(Arc::clone(&engine)));
         }

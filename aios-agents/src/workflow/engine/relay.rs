@@ -51,14 +51,15 @@ pub(super) async fn run(engine: Arc<Engine>) {
 /// Relays while the lease is held.
 async fn relay(engine: &Arc<Engine>) -> Result<(), StoreError> {
     let time_to_live = engine.options.lease_time;
-    let mut leases = engine.store.acquire(&[Shard::RELAY], &engine.owner, time_to_live).await?;
+    let leases = engine.store.acquire(&[Shard::RELAY], &engine.owner, time_to_live).await?;
+    engine.ownership.set_relay(leases);
     let mut position = engine.store.load_checkpoint(READER).await?;
     let mut saved = position;
-    while !leases.is_empty() {
+    while engine.ownership.relays() {
         let page = engine.store.read_log(position, PAGE).await?;
         let is_last = page.len() < PAGE;
         position = page.last().map_or(position, |recorded| recorded.position);
-        let published = publish(engine, page).await;
+        let Some(published) = publish(engine, page).await? else { return Ok(()) };
         // A checkpoint is a commit, and most of the log is steps that nobody is told of.
         if published || position >= saved + UNSAVED {
             engine.store.save_checkpoint(READER, position).await?;
@@ -72,31 +73,29 @@ async fn relay(engine: &Arc<Engine>) -> Result<(), StoreError> {
             // What is appended in a moment is read together.
             engine.clock.sleep(PAUSE).await;
         }
-        leases = renewed(engine, leases).await?;
+        renew(engine).await?;
     }
     Ok(())
 }
 
 /// Renews the lease before it is half over.
-async fn renewed(
-    engine: &Engine,
-    leases: Vec<aios_core::store::Lease>,
-) -> Result<Vec<aios_core::store::Lease>, StoreError> {
-    let half = engine.options.lease_time / 2;
-    let soon = engine.clock.now() + half;
-    if leases.iter().all(|lease| lease.expires_at > soon) {
-        return Ok(leases);
+async fn renew(engine: &Engine) -> Result<(), StoreError> {
+    let soon = engine.clock.now() + engine.options.lease_time / 2;
+    let leases = engine.ownership.relay();
+    if leases.iter().any(|lease| lease.expires_at <= soon) {
+        let renewed = engine.store.renew(&leases, engine.options.lease_time).await?;
+        engine.ownership.set_relay(renewed);
     }
-    engine.store.renew(&leases, engine.options.lease_time).await
+    Ok(())
 }
 
 /// Publishes in order; what fails is tried again before anything after it. Says whether there was
-/// anything to publish.
-async fn publish(engine: &Engine, page: Vec<RecordedEvent>) -> bool {
+/// anything to publish; `None` if the lease was lost meanwhile, and somebody else relays.
+async fn publish(engine: &Engine, page: Vec<RecordedEvent>) -> Result<Option<bool>, StoreError> {
     let mut waiting: VecDeque<Event> =
         page.into_iter().map(|recorded| recorded.event).filter(is_wanted).collect();
     if waiting.is_empty() {
-        return false;
+        return Ok(Some(false));
     }
     let mut back_off = engine.options.back_off.0;
     while !waiting.is_empty() {
@@ -108,12 +107,16 @@ async fn publish(engine: &Engine, page: Vec<RecordedEvent>) -> bool {
         for error in results.iter().filter_map(|result| result.as_ref().err()) {
             warn!(%error, code = error.code(), "could not relay an event");
         }
-        let Some(failed) = failed else { return true };
+        let Some(failed) = failed else { return Ok(Some(true)) };
         waiting.drain(..failed);
         engine.clock.sleep(back_off).await;
         back_off = (back_off * 2).min(engine.options.back_off.1);
+        renew(engine).await?;
+        if !engine.ownership.relays() {
+            return Ok(None);
+        }
     }
-    true
+    Ok(Some(true))
 }
 
 /// Agents publish their own events; everything of a foreign domain was emitted to be published.

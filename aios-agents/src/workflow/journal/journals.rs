@@ -33,6 +33,16 @@ pub(crate) enum JournalError {
     Event(#[from] EventError),
 }
 
+impl JournalError {
+    /// Whether the same may succeed later.
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_retryable(),
+            _ => false,
+        }
+    }
+}
+
 /// Reads and writes journals from outside: whoever does so need not own the runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Journals {

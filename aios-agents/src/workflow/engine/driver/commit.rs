@@ -16,6 +16,11 @@ use crate::workflow::{
     machine::Request,
 };
 
+/// Events read at once.
+const PAGE: usize = 1000;
+/// Characters that are kept of the message of a failure that is too large.
+const KEPT: usize = 1000;
+
 impl Driver {
     /// Whether there is something to append that should not wait for company.
     pub(super) fn has_records(&self) -> bool {
@@ -90,9 +95,11 @@ impl Driver {
             Err(StoreError::Conflict { .. }) => self.catch_up(in_flight).await,
             Err(StoreError::Fenced { .. }) => Some(Exit::Lost),
             Err(StoreError::TooLarge { id, bytes, limit }) => {
-                let records = in_flight.records;
-                let shrunk = self.without_oversized(records, &id, bytes, limit);
-                self.submit(shrunk, in_flight.answers);
+                let failure = too_large(bytes, limit);
+                match self.without_oversized(in_flight.records, &id, &failure) {
+                    Some(shrunk) => self.submit(shrunk, in_flight.answers),
+                    None => return Some(self.block(failure).await),
+                }
                 None
             }
             Err(error) if error.is_retryable() => {
@@ -142,14 +149,28 @@ impl Driver {
 
     /// Applies what others appended since.
     pub(super) async fn read_ahead(&mut self) -> Result<(), Exit> {
-        let page = self.engine.store.read_stream(&self.stream, self.version, 1000).await;
-        let page = page.map_err(|error| Exit::Failed(error.into()))?;
-        let Some(last) = page.last() else { return Ok(()) };
-        self.version = last.version;
-        let entries = page.into_iter().filter_map(|recorded| self.understood(&recorded));
-        let entries: Vec<_> = entries.collect();
-        self.apply_all(entries.into_iter()).await;
-        Ok(())
+        loop {
+            let page = self.engine.store.read_stream(&self.stream, self.version, PAGE).await;
+            let page = page.map_err(|error| Exit::Failed(error.into()))?;
+            let Some(last) = page.last() else { return Ok(()) };
+            self.version = last.version;
+            let is_last = page.len() < PAGE;
+            let entries = page.into_iter().filter_map(|recorded| self.understood(&recorded));
+            let entries: Vec<_> = entries.collect();
+            self.note_requests(&entries);
+            self.apply_all(entries.into_iter()).await;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn note_requests(&mut self, entries: &[(Entry, Timestamp)]) {
+        for (entry, _) in entries {
+            if let Entry::CancelRequested(request) = entry {
+                self.cancel_requested.get_or_insert_with(|| request.reason.clone());
+            }
+        }
     }
 
     fn understood(&self, recorded: &RecordedEvent) -> Option<(Entry, Timestamp)> {
@@ -174,26 +195,40 @@ impl Driver {
 
     /// Starts the run that this one continues as, before this one's end is recorded, so that no
     /// crash can lose it.
-    pub(super) async fn begin_successor(&mut self) -> Result<(), JournalError> {
+    pub(super) async fn begin_successor(&mut self) -> Result<(), Exit> {
         let Some(Entry::Continued(next)) = self.ending() else { return Ok(()) };
         let (run_id, parent) = (next.run_id.into(), self.parent.clone());
         let (workflow, metadata) = (self.workflow.as_str(), self.metadata.clone());
-        match self.engine.start_run(&run_id, workflow, next.input, parent, metadata).await {
-            Err(JournalError::Exists { .. }) => Ok(()),
-            result => result,
+        let begun = self.engine.start_run(&run_id, workflow, next.input, parent, metadata).await;
+        match begun {
+            Ok(()) => Ok(()),
+            Err(JournalError::Exists { .. }) => self.check_successor(&run_id).await,
+            Err(JournalError::Store(StoreError::TooLarge { bytes, limit, .. })) => {
+                Err(self.block(too_large(bytes, limit)).await)
+            }
+            Err(error) => Err(Exit::Failed(error.into())),
         }
     }
 
-    /// Puts a failure where a result is larger than the store takes.
+    /// A run with the successor's id is the successor, unless somebody else has used the id.
+    async fn check_successor(&mut self, run_id: &str) -> Result<(), Exit> {
+        let row = self.engine.journals.row(run_id).await;
+        let row = row.map_err(|error| Exit::Failed(error.into()))?;
+        if row.workflow == self.workflow.as_str() {
+            return Ok(());
+        }
+        let message = format!("run {run_id}, as which this one continues, is of {}", row.workflow);
+        Err(self.block(Failure::new("RUN_EXISTS", message)).await)
+    }
+
+    /// Puts a failure where a result is larger than the store takes; `None` if it is no result, so
+    /// that the code has to change.
     fn without_oversized(
         &self,
         records: Vec<Record>,
         id: &EventId,
-        bytes: usize,
-        limit: usize,
-    ) -> Vec<Record> {
-        let message = format!("the result has {bytes} bytes, the store takes at most {limit}");
-        let failure = Failure::new("EVENT_TOO_LARGE", message);
+        failure: &Failure,
+    ) -> Option<Vec<Record>> {
         let replace = |record: Record| {
             if record.event.id != *id {
                 return Some(record);
@@ -205,6 +240,11 @@ impl Driver {
                     failure: failure.clone(),
                 }),
                 Entry::Completed(_) => Entry::Failed(Failed { failure: failure.clone() }),
+                Entry::Failed(end) => Entry::Failed(Failed { failure: cut(end.failure) }),
+                Entry::Cancelled(end) => Entry::Cancelled(Failed { failure: cut(end.failure) }),
+                Entry::StatusSet(_) | Entry::ChildStarted(_) | Entry::TaskAssigned(_) => {
+                    return None;
+                }
                 other => Entry::OperationFailed(OperationFailed {
                     operation: other.operation()?,
                     name: None,
@@ -213,8 +253,18 @@ impl Driver {
             };
             self.encode(entry).ok()
         };
-        records.into_iter().filter_map(replace).collect()
+        records.into_iter().map(replace).collect()
     }
+}
+
+fn too_large(bytes: usize, limit: usize) -> Failure {
+    let message = format!("the result has {bytes} bytes, the store takes at most {limit}");
+    Failure::new("EVENT_TOO_LARGE", message)
+}
+
+/// What is left of a failure that is larger than the store takes.
+fn cut(failure: Failure) -> Failure {
+    Failure::new(failure.code, failure.message.chars().take(KEPT).collect::<String>())
 }
 
 impl Ended {

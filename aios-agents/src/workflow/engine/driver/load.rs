@@ -10,9 +10,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Driver, Exit, acknowledge};
 use crate::workflow::{
-    Execution, RunInfo,
+    Execution, RunInfo, WorkflowError,
     engine::{Ended, Engine, mailbox_of},
-    journal::{Blocked, Entry, Record, Started, decode},
+    journal::{Blocked, Entry, Failed, Record, Started, decode},
 };
 
 /// Events read at once.
@@ -76,7 +76,11 @@ impl Driver {
             stream,
             workflow: workflow.map_err(|error| Exit::Failed(error.into()))?,
             codec,
-            execution: Execution::new(Arc::clone(run_id), entries, Arc::clone(&engine.clock)),
+            execution: Execution::new(
+                Arc::clone(run_id),
+                entries.clone(),
+                Arc::clone(&engine.clock),
+            ),
             fence,
             version: 0,
             metadata: origin(&first.event.metadata, run_id),
@@ -85,7 +89,8 @@ impl Driver {
             answers: Vec::new(),
             append: None,
             nudged: false,
-            blocked: None,
+            blocked: blocked(entries.clone()),
+            cancel_requested: entries.clone().find_map(cancel_request),
             seen: HashMap::new(),
             permit: None,
         })
@@ -94,7 +99,7 @@ impl Driver {
     /// Gives the run its code, unless its time has not come or there is none.
     async fn enter(&mut self, started: &Started, entries: &Journal) -> Result<(), Exit> {
         if is_premature(&self.engine, started, entries) {
-            return self.wait_for_start(started, entries);
+            return self.wait_for_start(started);
         }
         let (workflow, version) = (self.workflow.clone(), started.version);
         let registry = Arc::clone(&self.engine.journals.registry);
@@ -102,22 +107,19 @@ impl Driver {
             let message = format!("no workflow {workflow} of version {version} is registered");
             return Err(self.block(Failure::new("WORKFLOW_NOT_FOUND", message)).await);
         };
-        let info = RunInfo { run_id: Arc::clone(&self.run_id), workflow, version };
+        let traceparent = self.metadata.traceparent.clone();
+        let info = RunInfo { run_id: Arc::clone(&self.run_id), workflow, version, traceparent };
         self.execution.enter(&*registered.workflow, info, started.input.clone());
         Ok(())
     }
 
     /// A run whose time has not come waits for it, unless somebody cancelled it.
-    fn wait_for_start(&mut self, started: &Started, entries: &Journal) -> Result<(), Exit> {
-        let cancelled = entries.iter().find_map(|(entry, _)| match entry {
-            Entry::CancelRequested(request) => Some(request.reason.clone()),
-            _ => None,
-        });
-        match (cancelled, started.start_at) {
+    fn wait_for_start(&mut self, started: &Started) -> Result<(), Exit> {
+        match (self.cancel_requested.clone(), started.start_at) {
             (Some(reason), _) => self.execution.cancel(reason),
             (None, Some(at)) => {
                 self.engine.timers.set(at, &self.run_id, 0);
-                return Err(Exit::Waiting);
+                return Err(Exit::Premature);
             }
             (None, None) => {}
         }
@@ -126,11 +128,6 @@ impl Driver {
 
     /// Applies the journal entry by entry and lets the code run in between.
     async fn replay(&mut self, journal: Journal) -> Result<(), Exit> {
-        self.blocked = journal.iter().fold(None, |blocked, (entry, _)| match entry {
-            Entry::Blocked(block) => Some(block.failure.clone()),
-            Entry::Unblocked => None,
-            _ => blocked,
-        });
         let mut entries = journal.into_iter();
         while !entries.as_slice().is_empty() {
             let burst: Vec<_> = entries.by_ref().take(BURST).collect();
@@ -156,21 +153,23 @@ impl Driver {
         Ok(())
     }
 
-    /// Stops at code that does not fit, and says so in the journal if it does not say so already.
+    /// Stops at code that does not fit, and says so in the journal if it does not say so already. A
+    /// run that is to be cancelled ends, without the compensations that its code does not know.
     pub(super) async fn block(&mut self, failure: Failure) -> Exit {
         self.execution.cell.close();
-        let ended = Ended {
-            status: RunStatus::Blocked,
-            result: None,
-            failure: Some(failure.clone()),
-            continued_as: None,
+        let (status, failure, entry) = match self.cancel_requested.take() {
+            None => (RunStatus::Blocked, failure.clone(), Entry::Blocked(Blocked { failure })),
+            Some(reason) => {
+                let details = serde_json::json!({ "blocked": failure });
+                let failure = Failure::new(WorkflowError::CANCELLED, reason).with_details(details);
+                (RunStatus::Cancelled, failure.clone(), Entry::Cancelled(Failed { failure }))
+            }
         };
-        if self.blocked.as_ref() == ended.failure.as_ref() {
+        let ended = Ended { status, result: None, failure: Some(failure), continued_as: None };
+        if status == RunStatus::Blocked && self.blocked == ended.failure {
             return Exit::Ended(ended);
         }
-        let Ok(record) = self.encode(Entry::Blocked(Blocked { failure })) else {
-            return Exit::Ended(ended);
-        };
+        let Ok(record) = self.encode(entry) else { return Exit::Ended(ended) };
         // Answers that came meanwhile are kept, for the code that will fit.
         let answers = std::mem::take(&mut self.outbox).into_iter().map(|record| record.event);
         let events = answers.chain([record.event]).collect();
@@ -211,9 +210,25 @@ fn failed(error: StoreError) -> Exit {
     Exit::Failed(error.into())
 }
 
-/// A journal that can't be read was not written by aios; nothing is lost by leaving it alone.
 fn unreadable(error: EventError) -> Exit {
-    Exit::Failed(error.into())
+    Exit::Unreadable(error)
+}
+
+/// Why a run is blocked, if it is, so that the same need not be said again. What others ask of it
+/// hides the block from those who look, so it is said again after that.
+fn blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> Option<Failure> {
+    journal.fold(None, |blocked, entry| match entry {
+        Entry::Blocked(block) => Some(block.failure.clone()),
+        Entry::Unblocked | Entry::Paused | Entry::Resumed | Entry::CancelRequested(_) => None,
+        _ => blocked,
+    })
+}
+
+fn cancel_request(entry: &Entry) -> Option<String> {
+    match entry {
+        Entry::CancelRequested(request) => Some(request.reason.clone()),
+        _ => None,
+    }
 }
 
 /// Whether the time of a run has not come, and nothing of it has begun.

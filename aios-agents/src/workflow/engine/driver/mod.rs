@@ -16,7 +16,7 @@ use aios_core::{
     agent::Segment,
     broker::{Delivery, Publish},
     clock::ClockExt,
-    event::{EventError, Metadata, Timestamp},
+    event::{EventError, EventId, Metadata, Timestamp},
     failure::Failure,
     store::{Appended, Fence, RunStatus, Shard, StoreError, StreamId},
 };
@@ -28,7 +28,7 @@ use crate::{
     agent::mailbox_of,
     workflow::{
         Execution,
-        journal::{ChildStarted, Codec, Entry, OfAgent, Parent, Record, TaskCancelled},
+        journal::{Blocked, ChildStarted, Codec, Entry, OfAgent, Parent, Record, TaskCancelled},
         machine::{Effect, Request},
     },
 };
@@ -40,10 +40,14 @@ enum Exit {
     Ended(Ended),
     /// It waits for something that will wake it.
     Waiting,
+    /// Its time has not come; a timer wakes it.
+    Premature,
     /// Somebody else owns it.
     Lost,
     /// There is no such run.
     Unknown,
+    /// Its journal can't be read.
+    Unreadable(EventError),
     /// The store refused for good.
     Failed(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -72,6 +76,9 @@ struct Driver {
     nudged: bool,
     /// Why the run was blocked when it was loaded, if it was.
     blocked: Option<Failure>,
+    /// Why somebody wants it cancelled, if anybody does: what is to be done with code that no
+    /// longer fits.
+    cancel_requested: Option<String>,
     /// When an agent last said that it works on a task, by operation.
     seen: HashMap<u64, Timestamp>,
     permit: Option<OwnedSemaphorePermit>,
@@ -93,9 +100,14 @@ enum Happened {
 /// Loads a run and drives it until it leaves memory.
 pub(super) async fn run(engine: Arc<Engine>, activation: Activation) {
     let Activation { run_id, mut inbox, journal, permit } = activation;
-    let mut driver = None;
-    let exit = match Driver::load(&engine, &run_id, journal, permit).await {
+    let (mut driver, mut loaded) = (None, Driver::load(&engine, &run_id, journal, permit).await);
+    while matches!(loaded, Err(Exit::Premature)) && was_told(&mut inbox).await {
+        // Perhaps to cancel, after the journal was read.
+        loaded = Driver::load(&engine, &run_id, None, None).await;
+    }
+    let exit = match loaded {
         Ok(loaded) => driver.insert(loaded).drive(&mut inbox).await,
+        Err(Exit::Unreadable(error)) => block_unread(&engine, &run_id, &error).await,
         Err(exit) => exit,
     };
     if let Exit::Failed(error) = &exit {
@@ -130,10 +142,37 @@ pub(super) async fn run(engine: Arc<Engine>, activation: Activation) {
                 tell_again(&engine, &run_id, late.into_iter().chain([Message::Nudge]));
             }
         }
-        Exit::Waiting => tell_again(&engine, &run_id, late),
-        Exit::Failed(_) => {
+        Exit::Waiting | Exit::Premature => tell_again(&engine, &run_id, late),
+        Exit::Unreadable(_) | Exit::Failed(_) => {
             tell_again(&engine, &run_id, late.into_iter().chain([Message::Nudge]));
         }
+    }
+}
+
+/// Whether a run that has not begun was told anything. It has given no task, so nothing answers it.
+async fn was_told(inbox: &mut mpsc::Receiver<Message>) -> bool {
+    let mut told = false;
+    while let Ok(message) = inbox.try_recv() {
+        told = true;
+        give_up(message).await;
+    }
+    told
+}
+
+/// A journal that can't be read was not written by aios, or by a later one. The run stands still
+/// and says so; nothing is lost by leaving it alone.
+async fn block_unread(engine: &Engine, run_id: &Arc<str>, error: &EventError) -> Exit {
+    let failure = Failure::from_error("JOURNAL_UNREADABLE", error);
+    let id = EventId::derive(&format!("{run_id}/unreadable/{}", failure.message));
+    let entry = Entry::Blocked(Blocked { failure: failure.clone() });
+    match engine.journals.append(run_id, entry, Some(id)).await {
+        Ok(()) => Exit::Ended(Ended {
+            status: RunStatus::Blocked,
+            result: None,
+            failure: Some(failure),
+            continued_as: None,
+        }),
+        Err(error) => Exit::Failed(error.into()),
     }
 }
 
@@ -202,8 +241,8 @@ impl Driver {
                 if let Some(failure) = self.execution.misfit() {
                     return self.block(failure).await;
                 }
-                if let Err(error) = self.begin_successor().await {
-                    return Exit::Failed(error.into());
+                if let Err(exit) = self.begin_successor().await {
+                    return exit;
                 }
                 self.begin_append();
             }

@@ -1,0 +1,136 @@
+//! Runs that stand still, and what wakes or ends them.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::prelude::*;
+use aios_core::event::Event;
+use aios_store::memory::{MemoryOptions, MemoryStore};
+
+use crate::workflow_support::{PATIENCE, eventually, result, runtime, store};
+
+async fn panics(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    panic!("out of order")
+}
+
+async fn blocked(run: &RunHandle) {
+    let is_blocked = || async { run.status().await.unwrap().status.as_str() == "blocked" };
+    eventually("the run is blocked", is_blocked).await;
+}
+
+/// Why a run is blocked.
+async fn reason(run: &RunHandle) -> String {
+    let error = result::<u32>(run).await.unwrap_err();
+    assert_eq!(error.code(), "RUN_BLOCKED");
+    error.failure().unwrap().code.clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_wait_for_its_time_though_it_is_signaled_and_the_engine_restarts() {
+    async fn later(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.signal("number").await
+    }
+    let store = store();
+    let before = runtime(&store).workflow("later", later).start().await.unwrap();
+    let run = before.start("later", &()).after(Duration::from_secs(1)).with_id("r").await.unwrap();
+    run.signal("number", &7).await.unwrap();
+    before.shutdown(PATIENCE).await.unwrap();
+    let after = runtime(&store).workflow("later", later).start().await.unwrap();
+    let run = after.run("r").await.unwrap();
+    run.signal("other", &8).await.unwrap();
+    assert_eq!(run.status().await.unwrap().status.as_str(), "running");
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_run_whose_time_has_not_come() {
+    async fn later(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        Ok(1)
+    }
+    let runtime = runtime(&store()).workflow("later", later).start().await.unwrap();
+    let run = runtime.start("later", &()).after(Duration::from_secs(3600)).await.unwrap();
+    run.cancel("not needed").await.unwrap();
+    assert!(matches!(result::<u32>(&run).await.unwrap_err(), RunError::Cancelled { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_see_the_end_of_a_child_that_continued_as_another_run_before() {
+    async fn count(_: WorkflowContext, number: u32) -> Result<u32, WorkflowError> {
+        if number < 3 { Err(WorkflowError::continue_as_new(&(number + 1))) } else { Ok(number) }
+    }
+    async fn parent(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.child("count", &0).with_run_id("c").await
+    }
+    let runtime = runtime(&store())
+        .workflow("count", count)
+        .workflow("parent", parent)
+        .start()
+        .await
+        .unwrap();
+    let child = runtime.start("count", &0).with_id("c").await.unwrap();
+    assert_eq!(result::<u32>(&child).await.unwrap(), 3);
+    let parent = runtime.start("parent", &()).await.unwrap();
+    assert_eq!(result::<u32>(&parent).await.unwrap(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_fail_a_child_whose_id_can_be_no_run() {
+    async fn parent(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.child("parent", &()).with_run_id("x".repeat(1000)).await
+    }
+    let runtime = runtime(&store()).workflow("parent", parent).start().await.unwrap();
+    let parent = runtime.start("parent", &()).await.unwrap();
+    assert_eq!(result::<u32>(&parent).await.unwrap_err().code(), "INVALID_CHILD");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_a_blocked_run_that_is_cancelled() {
+    let runtime = runtime(&store()).workflow("panics", panics).start().await.unwrap();
+    let run = runtime.start("panics", &()).await.unwrap();
+    blocked(&run).await;
+    run.cancel("hopeless").await.unwrap();
+    let cancelled = || async { run.status().await.unwrap().status.as_str() == "cancelled" };
+    eventually("the run is cancelled", cancelled).await;
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
+    assert_eq!(error.failure().unwrap().details["blocked"]["code"], "WORKFLOW_PANICKED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_say_again_that_it_is_blocked_after_it_was_paused_and_resumed() {
+    let runtime = runtime(&store()).workflow("panics", panics).start().await.unwrap();
+    let run = runtime.start("panics", &()).await.unwrap();
+    blocked(&run).await;
+    run.pause().await.unwrap();
+    run.resume().await.unwrap();
+    blocked(&run).await;
+    assert_eq!(reason(&run).await, "WORKFLOW_PANICKED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_to_emit_what_looks_like_a_journal() {
+    async fn emits(context: WorkflowContext, name: String) -> Result<u32, WorkflowError> {
+        context.emit(Event::new(name.parse()?, "test", &())?)?;
+        Ok(1)
+    }
+    let runtime = runtime(&store()).workflow("emits", emits).start().await.unwrap();
+    for name in ["workflows.emits.completed", "agents.a.task_completed", "system.a.b"] {
+        let run = runtime.start("emits", name).await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "RESERVED_EVENT_TYPE");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_code_that_emits_more_than_the_store_takes() {
+    async fn emits(context: WorkflowContext, bytes: usize) -> Result<u32, WorkflowError> {
+        context.emit(Event::new("shop.order.placed".parse()?, "test", &"x".repeat(bytes))?)?;
+        Ok(1)
+    }
+    let options = MemoryOptions::new().with_max_event_bytes(1000);
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::with_options(options));
+    let runtime = runtime(&store).workflow("emits", emits).start().await.unwrap();
+    let run = runtime.start("emits", &10).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    let run = runtime.start("emits", &2000).await.unwrap();
+    blocked(&run).await;
+    assert_eq!(reason(&run).await, "EVENT_TOO_LARGE");
+}
