@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{io::ErrorKind, sync::Arc, time::Duration};
 
 use aios_core::store::StoreError;
 use sqlx::Error;
@@ -60,7 +60,7 @@ pub(super) fn is_taken(error: &Error) -> bool {
 /// Whether the statement did nothing, and may succeed if it is simply sent again: a deadlock, a
 /// lock or statement that took too long, a server without resources or that only reads.
 pub(super) fn is_passing(error: &Error) -> bool {
-    is_lost(error)
+    (is_lost(error) && !is_untrusted(error))
         || matches!(class(error), Some("40" | "53"))
         || matches!(code(error), Some("55P03" | "57014" | "25006"))
 }
@@ -68,6 +68,11 @@ pub(super) fn is_passing(error: &Error) -> bool {
 /// Whether a table, or a column of it, is not there.
 pub(super) fn is_undefined(error: &Error) -> bool {
     matches!(code(error), Some("42P01" | "3F000"))
+}
+
+/// Whether the two sides could not agree on how to encrypt: they trust each other as little later.
+fn is_untrusted(error: &Error) -> bool {
+    matches!(error, Error::Io(cause) if cause.kind() == ErrorKind::InvalidData)
 }
 
 fn is_shutting_down(error: &Error) -> bool {
@@ -92,6 +97,8 @@ mod tests {
     fn should_tell_a_lost_connection_from_a_refused_statement() {
         let lost = Error::Io(std::io::ErrorKind::ConnectionReset.into());
         assert!(is_lost(&lost) && is_passing(&lost) && !is_poison(&lost));
+        let untrusted = Error::Io(ErrorKind::InvalidData.into());
+        assert!(is_lost(&untrusted) && !is_passing(&untrusted));
         let refused = Error::Encode("too long".into());
         assert!(!is_lost(&refused) && !is_passing(&refused) && is_poison(&refused));
     }

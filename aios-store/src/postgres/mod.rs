@@ -33,6 +33,8 @@ mod rebuild;
 mod retention;
 mod schema;
 mod streams;
+mod tls;
+mod url;
 mod wake;
 mod writer;
 
@@ -56,8 +58,9 @@ use self::{
     writer::{Pending, QUEUE, Writer},
 };
 pub use self::{
-    options::{Pooler, PostgresOptions, Tls},
+    options::{Pooler, PostgresOptions},
     retention::{Expired, Retention},
+    tls::Tls,
 };
 
 /// A store in a PostgreSQL database. Clones share the connections and the one writer.

@@ -1,39 +1,17 @@
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use aios_core::{
     clock::{Clock, SystemClock},
     store::StoreError,
 };
-use sqlx::{
-    PgPool,
-    postgres::{PgConnectOptions, PgSslMode},
+use sqlx::{PgPool, postgres::PgConnectOptions};
+
+use super::{
+    schema::Schema,
+    tls::{Encryption, Tls},
+    url::parse,
 };
-
-use super::schema::Schema;
 use crate::admission::MAX_EVENT_BYTES;
-
-/// How the connection is encrypted, and whom it trusts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Tls {
-    /// Not at all.
-    Disable,
-    /// If the server can; nobody's certificate is checked.
-    Prefer,
-    /// Always; nobody's certificate is checked.
-    Require,
-    /// Always, with a server whose certificate comes from a trusted authority: that of the file, or
-    /// without one those of the operating system.
-    VerifyCa(Option<PathBuf>),
-    /// As [`VerifyCa`](Self::VerifyCa), and the certificate has to name the host.
-    VerifyFull(Option<PathBuf>),
-}
 
 /// What stands between this process and the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,13 +49,16 @@ pub(super) enum Source {
 
 /// How a [`PostgresStore`](super::PostgresStore) connects.
 ///
-/// What a URL does not name is taken from where libpq takes it, the `PG*` variables and the password
-/// file, because the driver does so; name host, user, password and database to be sure.
+/// A URL has to name the user. What else it does not name is `localhost`, port 5432, no password, the
+/// database of the user's name and `sslmode=prefer`, whatever libpq's variables and its password file
+/// say. Only `PGSSLCERT` with `PGSSLKEY`, and `PGOPTIONS`, which the driver reads by itself, still
+/// count where neither URL nor options speak of a client certificate, or of `options`.
 #[derive(Clone)]
 #[must_use]
 pub struct PostgresOptions {
     pub(super) source: Source,
-    pub(super) listen: Option<Box<PgConnectOptions>>,
+    listen: Option<Box<PgConnectOptions>>,
+    encryption: Encryption,
     pub(super) schema: Schema,
     pub(super) pooler: Pooler,
     pub(super) max_connections: u32,
@@ -110,6 +91,7 @@ impl PostgresOptions {
         Self {
             source,
             listen: None,
+            encryption: Encryption::default(),
             schema: Schema::default(),
             pooler: Pooler::default(),
             max_connections: 10,
@@ -133,26 +115,24 @@ impl PostgresOptions {
         Ok(self)
     }
 
-    /// Sets how the connection is encrypted. Default: what the URL says, or [`Tls::Prefer`].
-    pub fn with_tls(self, tls: Tls) -> Self {
-        self.map_connect(|options| match tls {
-            Tls::Disable => options.ssl_mode(PgSslMode::Disable),
-            Tls::Prefer => options.ssl_mode(PgSslMode::Prefer),
-            Tls::Require => options.ssl_mode(PgSslMode::Require),
-            Tls::VerifyCa(root) => with_root(options.ssl_mode(PgSslMode::VerifyCa), root),
-            Tls::VerifyFull(root) => with_root(options.ssl_mode(PgSslMode::VerifyFull), root),
-        })
+    /// Sets how every connection is encrypted, the listening one among them. Default: what each URL
+    /// says, or [`Tls::Prefer`]. A pool that was handed in has its own way, so that this is refused
+    /// with one.
+    pub fn with_tls(mut self, tls: Tls) -> Self {
+        self.encryption.tls = Some(tls);
+        self
     }
 
-    /// Sets the certificate and key, two PEM files, by which this process shows who it is.
+    /// Sets the certificate and key, two PEM files, by which this process shows who it is, on every
+    /// connection. Refused with a pool that was handed in, as [`with_tls`](Self::with_tls) is.
     pub fn with_client_certificate(
-        self,
+        mut self,
         certificate: impl AsRef<Path>,
         key: impl AsRef<Path>,
     ) -> Self {
-        self.map_connect(|options| {
-            options.ssl_client_cert(certificate.as_ref()).ssl_client_key(key.as_ref())
-        })
+        let pair = (certificate.as_ref().to_owned(), key.as_ref().to_owned());
+        self.encryption.client = Some(pair);
+        self
     }
 
     /// Sets what stands between this process and the server. Default [`Pooler::Session`].
@@ -227,33 +207,30 @@ impl PostgresOptions {
         format!("postgres://{host}:{port}/{database}#{}", self.schema.name())
     }
 
+    /// Refuses what could only be ignored.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        if matches!(self.source, Source::Connect(_)) || self.encryption.is_unsaid() {
+            return Ok(());
+        }
+        let reason = "a pool that was handed in is encrypted as it is; the listening URL can name \
+                      sslmode, sslrootcert, sslcert and sslkey for itself";
+        Err(StoreError::InvalidConfiguration { reason: reason.to_owned() })
+    }
+
     pub(super) fn connect_options(&self) -> PgConnectOptions {
         match &self.source {
-            Source::Connect(options) => (**options).clone(),
+            Source::Connect(options) => self.encryption.apply((**options).clone()),
             Source::Pool(pool) => (*pool.connect_options()).clone(),
         }
     }
 
-    fn map_connect(mut self, map: impl FnOnce(PgConnectOptions) -> PgConnectOptions) -> Self {
-        if let Source::Connect(options) = self.source {
-            self.source = Source::Connect(Box::new(map(*options)));
+    /// How to connect for listening; `None` where that is impossible.
+    pub(super) fn listen_options(&self) -> Option<PgConnectOptions> {
+        match &self.listen {
+            Some(listen) => Some(self.encryption.apply((**listen).clone())),
+            None if self.pooler.keeps_sessions() => Some(self.connect_options()),
+            None => None,
         }
-        self
-    }
-}
-
-fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
-    let invalid = |reason: &str| StoreError::InvalidConfiguration { reason: reason.to_owned() };
-    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        return Err(invalid("a PostgreSQL URL begins with postgres:// or postgresql://"));
-    }
-    url.parse().map_err(|_| invalid("the PostgreSQL URL can't be read"))
-}
-
-fn with_root(options: PgConnectOptions, root: Option<PathBuf>) -> PgConnectOptions {
-    match root {
-        Some(root) => options.ssl_root_cert(root),
-        None => options,
     }
 }
 
@@ -284,6 +261,8 @@ impl fmt::Debug for PostgresOptions {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::postgres::{PgPoolOptions, PgSslMode};
+
     use super::*;
 
     #[test]
@@ -297,18 +276,26 @@ mod tests {
     }
 
     #[test]
-    fn should_refuse_what_is_no_url() {
-        for url in ["", "mysql://a", "localhost", "sqlite:a.db"] {
-            let error = PostgresOptions::new(url).unwrap_err();
-            assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION", "{url}");
+    fn should_encrypt_every_connection() {
+        let options = PostgresOptions::new("postgres://me@host/db").unwrap();
+        let options = options.with_tls(Tls::VerifyFull(Some("ca.pem".into())));
+        let options = options.with_listen_url("postgres://me@other/db?sslmode=disable").unwrap();
+        for connect in [options.connect_options(), options.listen_options().unwrap()] {
+            assert!(matches!(connect.get_ssl_mode(), PgSslMode::VerifyFull));
         }
     }
 
-    #[test]
-    fn should_set_tls() {
-        let options = PostgresOptions::new("postgres://me@host/db").unwrap();
-        let options = options.with_tls(Tls::VerifyFull(Some("ca.pem".into())));
-        let mode = options.connect_options().get_ssl_mode();
-        assert!(matches!(mode, PgSslMode::VerifyFull));
+    #[tokio::test]
+    async fn should_refuse_encryption_that_a_pool_would_ignore() {
+        let options = PostgresOptions::new("postgres://me@host/db").unwrap().connect_options();
+        let pool = PgPoolOptions::new().connect_lazy_with(options);
+        let options = PostgresOptions::from_pool(pool);
+        assert!(options.check().is_ok());
+        for options in [
+            options.clone().with_tls(Tls::Require),
+            options.with_client_certificate("cert.pem", "key.pem"),
+        ] {
+            assert_eq!(options.check().unwrap_err().code(), "INVALID_STORE_CONFIGURATION");
+        }
     }
 }

@@ -45,9 +45,10 @@ struct Inner {
 impl Database {
     /// Opens the first connection and brings the schema up to date.
     pub(super) async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
+        options.check()?;
         let database = Self(Arc::new(Inner {
             name: options.database(),
-            listen: listen_options(&options),
+            listen: options.listen_options().map(quiet),
             pool: pool(&options),
             schema: options.schema,
             pooler: options.pooler,
@@ -181,11 +182,11 @@ pub(super) async fn run(
 fn pool(options: &PostgresOptions) -> PgPool {
     match &options.source {
         Source::Pool(pool) => pool.clone(),
-        Source::Connect(connect) => PgPoolOptions::new()
+        Source::Connect(_) => PgPoolOptions::new()
             .max_connections(options.max_connections)
             .acquire_timeout(options.connect_timeout)
             .test_before_acquire(false)
-            .connect_lazy_with(session((**connect).clone(), options)),
+            .connect_lazy_with(session(options.connect_options(), options)),
     }
 }
 
@@ -205,12 +206,4 @@ fn session(connect: PgConnectOptions, options: &PostgresOptions) -> PgConnectOpt
 /// Sends nothing that poolers don't know, and logs no statements unasked.
 fn quiet(connect: PgConnectOptions) -> PgConnectOptions {
     connect.extra_float_digits(None).disable_statement_logging()
-}
-
-fn listen_options(options: &PostgresOptions) -> Option<PgConnectOptions> {
-    match &options.listen {
-        Some(listen) => Some(quiet((**listen).clone())),
-        None if options.pooler.keeps_sessions() => Some(quiet(options.connect_options())),
-        None => None,
-    }
 }

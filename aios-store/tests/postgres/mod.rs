@@ -4,6 +4,7 @@ mod fence;
 mod opening;
 mod proxy;
 mod retention;
+mod tls;
 
 use std::{sync::Arc, time::Duration};
 

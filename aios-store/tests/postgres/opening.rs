@@ -1,5 +1,7 @@
 //! Opening a database: migrations, options, and what is refused.
 
+use std::process::Command;
+
 use aios_core::store::{Append, EventStoreExt, StreamId};
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
@@ -65,4 +67,35 @@ async fn should_open_by_scheme_and_report_who_does_not_answer() {
     assert_eq!(aios_store::connect(&server.url()).await.unwrap().head().await.unwrap(), 0);
     let error = aios_store::connect("postgres://aios@127.0.0.1:1/none").await.unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
+}
+
+const URL: &str = "AIOS_TEST_BARE_URL";
+
+/// Not a test but what the next one starts.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "what another test starts as a process"]
+async fn opening_process() {
+    #[allow(clippy::disallowed_methods, reason = "it is told by the test that starts it")]
+    let Ok(url) = std::env::var(URL) else { return };
+    aios_store::connect(&url).await.unwrap().head().await.unwrap();
+}
+
+#[test]
+fn should_not_be_told_by_the_environment_where_to_connect() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "postgres::opening::opening_process"]);
+    command.env(URL, format!("postgres://postgres:x@127.0.0.1:{}", server.port()));
+    for (name, value) in [
+        ("PGDATABASE", "elsewhere"),
+        ("PGSSLMODE", "verify-full"),
+        ("PGSSLROOTCERT", "nowhere.pem"),
+        ("PGAPPNAME", "somebody"),
+        ("PGPASSFILE", "nowhere"),
+    ] {
+        command.env(name, value);
+    }
+    server.sql("CREATE ROLE postgres SUPERUSER LOGIN");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
