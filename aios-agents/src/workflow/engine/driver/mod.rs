@@ -101,7 +101,10 @@ enum Happened {
 pub(super) async fn run(engine: Arc<Engine>, activation: Activation) {
     let Activation { run_id, mut inbox, journal, permit } = activation;
     let (mut driver, mut loaded) = (None, Driver::load(&engine, &run_id, journal, permit).await);
-    while matches!(loaded, Err(Exit::Premature)) && was_told(&mut inbox).await {
+    while let Err(exit) = &loaded
+        && stands_still(exit)
+        && was_told(&engine, &run_id, exit, &mut inbox).await
+    {
         // Perhaps to cancel, after the journal was read.
         loaded = Driver::load(&engine, &run_id, None, None).await;
     }
@@ -125,8 +128,13 @@ pub(super) async fn run(engine: Arc<Engine>, activation: Activation) {
             if let Some(parent) = driver.and_then(|driver| driver.parent) {
                 report(&engine, parent, ended.clone());
             }
+            let mut told = false;
             for message in late {
+                told |= matches!(message, Message::Nudge);
                 dismiss(&engine, &run_id, &ended, message).await;
+            }
+            if told && ended.status == RunStatus::Blocked {
+                tell_again(&engine, &run_id, [Message::Nudge]);
             }
         }
         Exit::Unknown => {
@@ -149,12 +157,31 @@ pub(super) async fn run(engine: Arc<Engine>, activation: Activation) {
     }
 }
 
-/// Whether a run that has not begun was told anything. It has given no task, so nothing answers it.
-async fn was_told(inbox: &mut mpsc::Receiver<Message>) -> bool {
+/// Whether a run was loaded in vain: its time has not come, or its code does not fit.
+fn stands_still(exit: &Exit) -> bool {
+    match exit {
+        Exit::Premature => true,
+        Exit::Ended(ended) => ended.status == RunStatus::Blocked,
+        _ => false,
+    }
+}
+
+/// Whether a run that stands still was told anything while it was loaded. What it is told does not
+/// stay in the inbox, or it would be loaded for it again and again.
+async fn was_told(
+    engine: &Engine,
+    run_id: &str,
+    exit: &Exit,
+    inbox: &mut mpsc::Receiver<Message>,
+) -> bool {
     let mut told = false;
     while let Ok(message) = inbox.try_recv() {
         told = true;
-        give_up(message).await;
+        match exit {
+            Exit::Ended(ended) => dismiss(engine, run_id, ended, message).await,
+            // It has given no task, so nothing answers it.
+            _ => give_up(message).await,
+        }
     }
     told
 }
