@@ -18,6 +18,8 @@ mod workflow_agents;
 mod workflow_basic;
 mod workflow_durable;
 mod workflow_faults;
+#[cfg(feature = "testing")]
+mod workflow_journals;
 mod workflow_nudges;
 mod workflow_start;
 mod workflow_support;

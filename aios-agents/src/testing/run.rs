@@ -17,9 +17,7 @@ use serde::de::DeserializeOwned;
 use super::{WorkflowTest, script::Outside};
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
-    journal::{
-        CancelRequested, ChildEnded, Codec, Completed, Entry, Failed, OfAgent, Signaled, Started,
-    },
+    journal::{CancelRequested, ChildEnded, Codec, Entry, OfAgent, Signaled, Started},
     machine::{Effect, Request},
 };
 
@@ -165,14 +163,7 @@ impl Simulation {
     }
 
     fn record_end(&mut self, context: &mut Context<'_>) {
-        let entry = match self.execution.outcome() {
-            Some(Ok(result)) => Entry::Completed(Completed { result: result.clone() }),
-            Some(Err(error)) => match error.failure() {
-                Some(failure) => Entry::Failed(Failed { failure: failure.clone() }),
-                None => return,
-            },
-            None => return,
-        };
+        let Some(entry) = self.execution.ending(|| format!("{RUN_ID}~2")) else { return };
         self.record(entry, context);
     }
 

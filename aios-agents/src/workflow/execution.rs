@@ -11,8 +11,13 @@ use aios_core::{
 };
 
 use super::{
-    RunInfo, Workflow, WorkflowContext, WorkflowError, alarm::Alarm, body::Body, context::Cell,
-    journal::Entry, machine::Machine,
+    RunInfo, Workflow, WorkflowContext, WorkflowError,
+    alarm::Alarm,
+    body::Body,
+    context::Cell,
+    error::Kind,
+    journal::{Completed, Continued, Entry, Failed},
+    machine::Machine,
 };
 
 /// The code of a run and its machine, without any I/O: applies entries and lets the code run.
@@ -105,6 +110,21 @@ impl Execution {
     /// How the code ended, if it did.
     pub(crate) fn outcome(&self) -> Option<&Result<Payload, WorkflowError>> {
         self.body.outcome()
+    }
+
+    /// The entry that ends the run, once its code has ended; `successor` is the id of the run that
+    /// it continues as, if it does.
+    pub(crate) fn ending(&self, successor: impl FnOnce() -> String) -> Option<Entry> {
+        Some(match self.outcome()?.clone() {
+            Ok(result) => Entry::Completed(Completed { result }),
+            Err(error) => match error.into_kind() {
+                Kind::Failed(failure) => Entry::Failed(Failed { failure }),
+                Kind::Cancelled(failure) => Entry::Cancelled(Failed { failure }),
+                Kind::ContinueAsNew(input) => {
+                    Entry::Continued(Continued { run_id: successor(), input })
+                }
+            },
+        })
     }
 
     /// What of the code does not fit: a mismatch with the journal, or a panic.

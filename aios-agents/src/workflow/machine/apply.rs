@@ -1,6 +1,6 @@
 use aios_core::{event::Timestamp, failure::Failure};
 
-use super::{Machine, Mismatch, Outcome, Request, State};
+use super::{Machine, Mismatch, Outcome, Request, State, operation::Operation};
 use crate::workflow::{
     WorkflowError,
     journal::{ChildEnded, Entry, Signaled},
@@ -51,6 +51,10 @@ impl Machine {
         };
         if found.is_over() {
             return Ok(None);
+        }
+        if let Some(request) = found.request.as_ref().filter(|request| !request.takes(entry)) {
+            let (recorded, asked) = (entry_name(entry), request.describe());
+            return Err(Mismatch { operation, recorded, asked });
         }
         if let Some(outcome) = outcome(entry, found.request.as_ref()) {
             self.resolve(operation, outcome);
@@ -110,7 +114,8 @@ impl Machine {
     /// Whether the answer of an agent to this attempt of a task is still waited for.
     #[must_use]
     pub fn awaits_task(&self, operation: u64, attempt: Option<u32>) -> bool {
-        let Some(found) = self.operation(operation) else { return false };
+        let is_task = |found: &&Operation| matches!(found.request, Some(Request::Task(_)));
+        let Some(found) = self.operation(operation).filter(is_task) else { return false };
         match found.state {
             State::Waiting { attempt: current, .. } => attempt.is_none_or(|it| it == current),
             State::Retrying { .. } => attempt.is_none(),
@@ -133,6 +138,12 @@ impl Machine {
             found.state = State::Recording;
         }
     }
+}
+
+/// What an entry is called where it does not belong.
+fn entry_name(entry: &Entry) -> String {
+    let debug = format!("{entry:?}");
+    debug.split(['(', ' ']).next().unwrap_or_default().to_owned()
 }
 
 /// The state that an operation is in after its start or a failed attempt was recorded.

@@ -7,6 +7,8 @@ use aios_core::{
     retry::RetryPolicy,
 };
 
+use crate::workflow::journal::Entry;
+
 /// How an operation ended.
 pub type Outcome = Result<Payload, Failure>;
 
@@ -139,6 +141,26 @@ impl Operation {
 }
 
 impl Request {
+    /// Whether an entry can be about such an operation.
+    pub(super) fn takes(&self, entry: &Entry) -> bool {
+        match entry {
+            Entry::OperationFailed(_) => true,
+            Entry::StepCompleted(_) => matches!(self, Self::Step { .. }),
+            Entry::RetryScheduled(_) => matches!(self, Self::Step { .. } | Self::Task(_)),
+            Entry::TaskAssigned(_)
+            | Entry::TaskCompleted(_)
+            | Entry::TaskFailed(_)
+            | Entry::TaskCancelled(_) => matches!(self, Self::Task(_)),
+            Entry::TimerStarted(_) => matches!(self, Self::Sleep { .. }),
+            Entry::TimerFired(_) => matches!(self, Self::Sleep { .. } | Self::Signal { .. }),
+            Entry::SignalAwaited(_) => matches!(self, Self::Signal { .. }),
+            Entry::ChildStarted(_) | Entry::ChildEnded(_) => matches!(self, Self::Child(_)),
+            Entry::EventEmitted(_) => matches!(self, Self::Emit { .. }),
+            Entry::StatusSet(_) => matches!(self, Self::Status { .. }),
+            _ => false,
+        }
+    }
+
     /// What it is called in a [`Mismatch`](super::Mismatch).
     pub(super) fn describe(&self) -> String {
         match self {

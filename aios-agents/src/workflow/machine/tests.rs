@@ -7,8 +7,8 @@ use aios_core::{
 
 use super::*;
 use crate::workflow::journal::{
-    ChildEnded, ChildStarted, OfAgent, OperationFailed, RetryScheduled, SignalAwaited, Signaled,
-    StepCompleted, TimerFired, TimerStarted,
+    CancelRequested, ChildEnded, ChildStarted, OfAgent, OperationFailed, RetryScheduled,
+    SignalAwaited, Signaled, StepCompleted, TimerFired, TimerStarted, VersionMarked,
 };
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -109,8 +109,25 @@ fn machine_in(kind: &str, state: &str) -> Machine {
     let path: &[&str] = match (kind, state) {
         (_, "open") => &[],
         ("step", "waiting") => return machine_in(kind, "retrying"),
+        ("timer" | "signal" | "child", "recording" | "retrying") => {
+            return machine_in(kind, "waiting");
+        }
         (_, "waiting") => &["start"],
         (_, "retrying") => &["start", "retry_scheduled"],
+        (_, "taken") => {
+            let mut machine = machine_in(kind, "resolved");
+            machine.take_outcome(1).unwrap().ok();
+            return machine;
+        }
+        ("step", "recording") => {
+            machine.step_ended(1, Ok(Payload::null()), NOW);
+            return machine;
+        }
+        ("task", "recording") => {
+            let mut machine = machine_in(kind, "waiting");
+            machine.task_answered(1);
+            return machine;
+        }
         ("step", "resolved") => &["step_completed"],
         ("task", "resolved") => &["start", "task_completed"],
         ("child", "resolved") => &["start", "child_ended"],
@@ -154,6 +171,8 @@ fn state_of(machine: &Machine) -> &'static str {
 
 #[test]
 fn should_follow_the_table_of_states_and_entries() {
+    const STATES: [&str; 8] =
+        ["unasked", "open", "recording", "waiting", "retrying", "resolved", "taken", "abandoned"];
     let entries = [
         (["step"].as_slice(), "step_completed", "resolved"),
         (&["step", "task", "child"], "operation_failed", "resolved"),
@@ -167,20 +186,44 @@ fn should_follow_the_table_of_states_and_entries() {
         (&["child"], "child_ended", "resolved"),
     ];
     for (kinds, name, becomes) in entries {
-        for kind in kinds {
-            for state in ["unasked", "open", "waiting", "retrying", "resolved", "abandoned"] {
+        for kind in ["step", "task", "timer", "signal", "child"] {
+            for state in STATES {
                 let mut machine = machine_in(kind, state);
+                let before = state_of(&machine);
                 let applied = machine.apply(&entry(name), NOW);
-                let expected = match state {
-                    "unasked" => "unasked",
-                    "resolved" | "abandoned" => state,
-                    _ => becomes,
-                };
-                assert_eq!(applied.is_err(), state == "unasked", "{kind} {state} {name}");
+                let is_over = ["resolved", "taken", "abandoned"].contains(&state);
+                let fits = kinds.contains(&kind) || name == "operation_failed";
+                let is_legal = state != "unasked" && (is_over || fits);
+                let expected = if is_over || !is_legal { before } else { becomes };
+                assert_eq!(applied.is_ok(), is_legal, "{kind} {state} {name}");
                 assert_eq!(state_of(&machine), expected, "{kind} {state} {name}");
             }
         }
     }
+}
+
+#[test]
+fn should_follow_the_table_of_entries_about_the_whole_run() {
+    let mut machine = machine_in("step", "open");
+    let cancel = CancelRequested { reason: "why not".into() };
+    for (entry, paused, cancelled) in [
+        (Entry::Paused, true, false),
+        (Entry::Paused, true, false),
+        (Entry::Resumed, false, false),
+        (Entry::Resumed, false, false),
+        (Entry::CancelRequested(cancel.clone()), false, true),
+        (Entry::Paused, true, true),
+        (Entry::CancelRequested(cancel), true, true),
+        (Entry::Unblocked, true, true),
+    ] {
+        assert_eq!(machine.apply(&entry, NOW), Ok(None), "{entry:?}");
+        assert_eq!((machine.is_paused(), machine.cancelled().is_some()), (paused, cancelled));
+        assert_eq!(state_of(&machine), "open");
+    }
+    let mark = VersionMarked { change: "c".into(), version: 3 };
+    assert_eq!(machine.apply(&Entry::VersionMarked(mark), NOW), Ok(None));
+    assert_eq!(machine.version("c", 1, 4).unwrap(), 3);
+    assert_eq!(machine.version("c", 1, 2).unwrap_err().code, "UNKNOWN_VERSION");
 }
 
 #[test]

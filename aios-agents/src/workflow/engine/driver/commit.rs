@@ -11,8 +11,7 @@ use tracing::warn;
 use super::{Driver, Exit, InFlight, acknowledge};
 use crate::workflow::{
     engine::Ended,
-    error::Kind,
-    journal::{Completed, Continued, Entry, Failed, JournalError, OperationFailed, Record, decode},
+    journal::{Entry, Failed, JournalError, OperationFailed, Record, decode},
     machine::Request,
 };
 
@@ -66,16 +65,7 @@ impl Driver {
 
     /// The entry that ends the run, once its code has ended.
     fn ending(&self) -> Option<Entry> {
-        Some(match self.execution.outcome()?.clone() {
-            Ok(result) => Entry::Completed(Completed { result }),
-            Err(error) => match error.into_kind() {
-                Kind::Failed(failure) => Entry::Failed(Failed { failure }),
-                Kind::Cancelled(failure) => Entry::Cancelled(Failed { failure }),
-                Kind::ContinueAsNew(input) => {
-                    Entry::Continued(Continued { run_id: self.successor(), input })
-                }
-            },
-        })
+        self.execution.ending(|| self.successor())
     }
 
     /// Id of the run that this one continues as: `deploy` is followed by `deploy~2`.
