@@ -3,8 +3,9 @@
 
 use std::{
     fs,
-    net::TcpListener,
-    os::unix::process::CommandExt,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -30,6 +31,12 @@ pid=$(cat "$1/pid" 2> /dev/null) && kill -9 "$pid"
 while [ -n "$pid" ] && kill -0 "$pid"; do sleep 0.05; done
 rm -rf "$1"
 "#;
+
+/// How long a server that answers may take to say so.
+const GREETING: Duration = Duration::from_secs(1);
+
+/// What nodes of one cluster know of each other.
+const COOKIE: &str = "AIOS";
 
 /// A server of one's own, one node.
 #[derive(Debug)]
@@ -97,6 +104,24 @@ impl RabbitMqServer {
         self.port
     }
 
+    /// The name of its node.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Whether it answers a client.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        let greet = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.set_read_timeout(Some(GREETING))?;
+            stream.write_all(b"AMQP\x00\x00\x09\x01")?;
+            stream.read_exact(&mut [0])
+        };
+        greet().is_ok()
+    }
+
     /// Kills the server at once, as the loss of power would, except that the disk keeps its cache.
     pub fn kill(&self) {
         let Some(pid) = self.pid() else { return };
@@ -125,6 +150,22 @@ impl RabbitMqServer {
     /// Lets a paused server go on.
     pub fn resume(&self) {
         signal("-CONT", &self.pid().unwrap_or_default());
+    }
+
+    /// Runs code on its channels, each of which is `Channel`, where an Erlang condition on `Info`, a
+    /// function of the names of their properties, holds.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    pub fn on_channels(&self, condition: &str, code: &str) {
+        let code = format!(
+            "lists:foreach(fun(Channel) ->
+                Info = fun(Name) -> [{{_, Value}}] = rabbit_channel:info(Channel, [Name]), Value end,
+                case {condition} of true -> {code}; false -> ok end
+            end, rabbit_channel:list_local())."
+        );
+        assert_eq!(self.ctl(&["eval", &code]), "ok");
     }
 
     /// Runs `rabbitmqctl`, and returns what it prints.
@@ -190,8 +231,39 @@ impl RabbitMqServer {
         fs::read_to_string(self.folder.join("pid")).ok().map(|pid| pid.trim().to_owned())
     }
 
-    fn log(&self) -> String {
+    /// What it has logged since it was started.
+    #[must_use]
+    pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+}
+
+/// Servers of one's own that are one cluster.
+#[derive(Debug)]
+pub struct RabbitMqCluster {
+    /// Its nodes.
+    pub nodes: Vec<RabbitMqServer>,
+}
+
+impl RabbitMqCluster {
+    /// Starts a cluster, or says that the test is skipped because RabbitMQ is not installed.
+    ///
+    /// # Panics
+    ///
+    /// As [`RabbitMqServer::start`].
+    #[must_use]
+    pub fn start(nodes: usize) -> Option<Self> {
+        let starting: Vec<_> = (0..nodes).map(|_| thread::spawn(RabbitMqServer::start)).collect();
+        let nodes: Option<Vec<_>> =
+            starting.into_iter().map(|node| node.join().expect("starting a node")).collect();
+        let cluster = Self { nodes: nodes? };
+        let (first, rest) = cluster.nodes.split_first()?;
+        for node in rest {
+            for arguments in [&["stop_app"][..], &["join_cluster", first.node()], &["start_app"]] {
+                let _ = node.ctl(arguments);
+            }
+        }
+        Some(cluster)
     }
 }
 
@@ -210,6 +282,9 @@ fn new_folder() -> (PathBuf, String) {
     let name = format!("aios-rabbitmq-{}-{number}", std::process::id());
     let folder = std::env::temp_dir().join(&name);
     fs::create_dir_all(&folder).expect("creating the server's folder");
+    let cookie = folder.join(".erlang.cookie");
+    fs::write(&cookie, COOKIE).expect("writing the cookie");
+    fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400)).expect("hiding the cookie");
     (folder, format!("{name}@localhost"))
 }
 

@@ -8,3 +8,5 @@ mod conformance;
 mod publishing;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod traffic;
