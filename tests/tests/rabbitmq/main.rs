@@ -12,3 +12,5 @@ mod publishing;
 mod tls;
 #[cfg(test)]
 mod traffic;
+#[cfg(test)]
+mod watchdog;

@@ -1,0 +1,100 @@
+//! Consumers that get nothing: those that should are replaced, those that are busy are not.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+use aios_core::{
+    broker::{Broker, BrokerExt, Deliveries, Delivery, Publish, Subscription},
+    event::Event,
+};
+use aios_tests::rabbitmq::RabbitMqServer;
+use tokio::time::timeout;
+
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Until a consumer is replaced: two looks, and the old one that does not answer.
+const REPLACED: Duration = Duration::from_secs(20);
+
+async fn connect(server: &RabbitMqServer) -> RabbitMqBroker {
+    let options = RabbitMqOptions::new(server.url())
+        .with_operation_timeout(Duration::from_secs(2))
+        .with_watchdog(INTERVAL);
+    RabbitMqBroker::connect_with(options).await.unwrap()
+}
+
+fn subscription(name: &str, prefetch: u16) -> Subscription {
+    let pattern = format!("{name}.thing.happened").parse().unwrap();
+    Subscription::group(name.parse().unwrap(), [pattern]).with_prefetch(prefetch)
+}
+
+async fn publish(broker: &RabbitMqBroker, name: &str, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        let event_type = format!("{name}.thing.happened").parse().unwrap();
+        let event = Event::new(event_type, "test", &number).unwrap();
+        broker.publish_one(Publish::new(event).with_required_route()).await.unwrap();
+    }
+}
+
+async fn next(deliveries: &mut Deliveries) -> Delivery {
+    let next = timeout(REPLACED, deliveries.next()).await;
+    next.expect("events arrive").unwrap().unwrap()
+}
+
+async fn take(deliveries: &mut Deliveries) -> u32 {
+    let delivery = next(deliveries).await;
+    let number = number(&delivery);
+    delivery.ack().await.unwrap();
+    number
+}
+
+fn number(delivery: &Delivery) -> u32 {
+    delivery.event.data().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_replace_a_consumer_that_gets_nothing() {
+    let Some(server) = RabbitMqServer::start() else { return };
+    let broker = connect(&server).await;
+    let mut deliveries = broker.subscribe(subscription("silent", 2)).await.unwrap();
+    publish(&broker, "silent", 0..1).await;
+    take(&mut deliveries).await;
+
+    server.on_channels("Info(consumer_count) > 0", "sys:suspend(Channel)");
+    publish(&broker, "silent", 1..10).await;
+    // The server has sent as many as the prefetch to the old consumer; the others wait.
+    let mut seen = BTreeSet::new();
+    while seen.len() < 7 {
+        seen.insert(take(&mut deliveries).await);
+    }
+    server.on_channels("true", "sys:resume(Channel)");
+    while seen.len() < 9 {
+        seen.insert(take(&mut deliveries).await);
+    }
+    assert_eq!(seen, (1..10).collect());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_not_replace_a_consumer_that_has_its_hands_full() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let broker = connect(server).await;
+    let mut deliveries = broker.subscribe(subscription("busy", 3)).await.unwrap();
+    publish(&broker, "busy", 0..10).await;
+    let mut in_hand = Vec::new();
+    for _ in 0..3 {
+        in_hand.push(next(&mut deliveries).await);
+    }
+    // A new consumer would be sent events beyond the prefetch.
+    let more = timeout(INTERVAL * 8, deliveries.next()).await;
+    assert!(more.is_err(), "{more:?}");
+
+    let mut numbers = Vec::new();
+    for delivery in in_hand {
+        numbers.push(number(&delivery));
+        delivery.ack().await.unwrap();
+    }
+    for _ in 3..10 {
+        numbers.push(take(&mut deliveries).await);
+    }
+    assert_eq!(numbers, (0..10).collect::<Vec<_>>(), "each event comes once");
+    let more = timeout(INTERVAL * 3, deliveries.next()).await;
+    assert!(more.is_err(), "{more:?}");
+}
