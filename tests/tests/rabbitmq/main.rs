@@ -7,6 +7,8 @@ mod cluster;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod groups;
+#[cfg(test)]
 mod publishing;
 #[cfg(test)]
 mod tls;

@@ -1,0 +1,123 @@
+//! Groups: what becomes of poison, and of a group that exists with other properties.
+
+use std::time::Duration;
+
+use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+use aios_core::{
+    broker::{
+        Broker, BrokerError, BrokerExt, Deliveries, Delivery, Group, Health, Publish, Selection,
+        Subscription,
+    },
+    clock::{Clock, SystemClock},
+    event::{Event, EventId, Timestamp},
+    retry::RetryPolicy,
+};
+use aios_tests::rabbitmq::RabbitMqServer;
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(20);
+const ATTEMPTS: u32 = 4;
+
+async fn connect(server: &RabbitMqServer, delivery_limit: u32) -> RabbitMqBroker {
+    let options = RabbitMqOptions::new(server.url()).with_delivery_limit(delivery_limit);
+    RabbitMqBroker::connect_with(options).await.unwrap()
+}
+
+fn group(name: &str) -> Group {
+    name.parse().unwrap()
+}
+
+fn subscription(name: &str) -> Subscription {
+    Subscription::group(group(name), [format!("{name}.thing.happened").parse().unwrap()])
+}
+
+async fn publish(broker: &RabbitMqBroker, name: &str) -> EventId {
+    let event_type = format!("{name}.thing.happened").parse().unwrap();
+    let event = Event::new(event_type, "test", &1).unwrap();
+    let id = event.id.clone();
+    broker.publish_one(Publish::new(event).with_required_route()).await.unwrap();
+    id
+}
+
+async fn next(deliveries: &mut Deliveries) -> Delivery {
+    timeout(SOON, deliveries.next()).await.expect("an event arrives").unwrap().unwrap()
+}
+
+fn now() -> Timestamp {
+    SystemClock.now()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_bury_an_event_after_its_attempts_and_bring_it_back() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let broker = connect(server, 100).await;
+    let retry = RetryPolicy::new()
+        .with_max_attempts(ATTEMPTS)
+        .with_delays(Duration::from_millis(300), SOON)
+        .with_factor(2.0)
+        .with_jitter(0.0);
+    let subscription = subscription("poisoned").with_retry(retry);
+    let mut deliveries = broker.subscribe(subscription).await.unwrap();
+    let id = publish(&broker, "poisoned").await;
+
+    let mut failures = Vec::new();
+    for attempt in 1..=ATTEMPTS {
+        let delivery = next(&mut deliveries).await;
+        assert_eq!((&delivery.event.id, delivery.attempt), (&id, attempt));
+        failures.push(now());
+        delivery.retry(None, format!("failure {attempt}")).await.unwrap();
+    }
+    let pauses: Vec<_> = failures.windows(2).map(|two| two[1].duration_since(two[0])).collect();
+    let least = [300, 600, 1200].map(Duration::from_millis);
+    assert!(pauses.iter().zip(least).all(|(pause, least)| *pause >= least), "{pauses:?}");
+    assert!(pauses.is_sorted(), "{pauses:?}");
+    let more = timeout(Duration::from_secs(4), deliveries.next()).await;
+    assert!(more.is_err(), "a dead letter is not delivered: {more:?}");
+
+    let letters = broker.dead_letters(&group("poisoned").into()).await.unwrap();
+    let [letter] = &letters.list(10).await.unwrap()[..] else { panic!("one dead letter") };
+    assert_eq!((&letter.event.id, letter.attempts), (&id, ATTEMPTS));
+    assert_eq!(letter.reason, "failure 4");
+    assert!((failures[0]..failures[1]).contains(&letter.first_failure), "{letter:?}");
+
+    assert_eq!(letters.redrive(Selection::All).await.unwrap(), 1);
+    let delivery = next(&mut deliveries).await;
+    assert_eq!((&delivery.event.id, delivery.attempt), (&id, 1));
+    delivery.ack().await.unwrap();
+    assert_eq!(letters.list(10).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_name_what_differs_and_close_nothing() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    drop(connect(server, 100).await.subscribe(subscription("strict")).await.unwrap());
+
+    let broker = connect(server, 50).await;
+    let mut deliveries = broker.subscribe(subscription("lenient")).await.unwrap();
+    let first = publish(&broker, "lenient").await;
+    let in_hand = next(&mut deliveries).await;
+    let error = broker.subscribe(subscription("strict")).await.unwrap_err();
+    let BrokerError::Incompatible { address, difference } = error else { panic!("{error:?}") };
+    assert_eq!(address, group("strict").into());
+    assert!(difference.contains("x-delivery-limit"), "{difference}");
+
+    // Had the channel been closed, the first event would come again before the second.
+    let second = publish(&broker, "lenient").await;
+    let after = next(&mut deliveries).await;
+    assert_eq!((in_hand.event.id.clone(), after.event.id.clone()), (first, second));
+    in_hand.ack().await.unwrap();
+    after.ack().await.unwrap();
+    assert_eq!(broker.health_now(), Health::Connected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_refuse_more_attempts_than_the_delivery_limit() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let broker = connect(server, 3).await;
+    let with = |attempts| {
+        subscription("limited").with_retry(RetryPolicy::fixed(attempts, Duration::from_secs(1)))
+    };
+    let error = broker.subscribe(with(4)).await.unwrap_err();
+    assert!(matches!(error, BrokerError::InvalidConfiguration { .. }), "{error:?}");
+    drop(broker.subscribe(with(3)).await.unwrap());
+}
