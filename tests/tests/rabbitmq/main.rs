@@ -9,6 +9,8 @@ mod conformance;
 #[cfg(test)]
 mod groups;
 #[cfg(test)]
+mod long_task;
+#[cfg(test)]
 mod publishing;
 #[cfg(test)]
 mod tls;
