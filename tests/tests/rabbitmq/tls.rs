@@ -1,6 +1,6 @@
 //! Encrypted connections, with an authority of our own.
 
-use std::{net::TcpListener, path::Path, process::Command, time::Duration};
+use std::{fs, net::TcpListener, path::Path, process::Command, time::Duration};
 
 use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use aios_core::{
@@ -25,7 +25,7 @@ fn certificates() -> TempDir {
     authority(path, "ca");
     authority(path, "other");
     openssl(path, "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout key.pem -out request");
-    std::fs::write(path.join("names"), "subjectAltName=DNS:localhost\n").unwrap();
+    fs::write(path.join("names"), "subjectAltName=DNS:localhost\n").unwrap();
     openssl(
         path,
         "x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out cert.pem",
@@ -36,6 +36,17 @@ fn certificates() -> TempDir {
 fn authority(folder: &Path, name: &str) {
     let arguments = "req -x509 -newkey rsa:2048 -nodes -days 2 -addext keyUsage=keyCertSign";
     openssl(folder, &format!("{arguments} -subj /CN={name} -keyout {name}.key -out {name}.pem"));
+}
+
+/// What a server needs to show its certificate.
+fn tls_settings(folder: &Path, port: u16) -> Vec<String> {
+    let file = |name: &str| folder.join(name).display().to_string();
+    vec![
+        format!("listeners.ssl.default = 127.0.0.1:{port}"),
+        format!("ssl_options.cacertfile = {}", file("ca.pem")),
+        format!("ssl_options.certfile = {}", file("cert.pem")),
+        format!("ssl_options.keyfile = {}", file("key.pem")),
+    ]
 }
 
 async fn connect(
@@ -57,16 +68,11 @@ async fn should_trust_the_right_authority_only() {
     let folder = certificates();
     let file = |name: &str| folder.path().join(name).display().to_string();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let settings = [
-        format!("listeners.ssl.default = 127.0.0.1:{port}"),
-        format!("ssl_options.cacertfile = {}", file("ca.pem")),
-        format!("ssl_options.certfile = {}", file("cert.pem")),
-        format!("ssl_options.keyfile = {}", file("key.pem")),
-        "ssl_options.verify = verify_none".to_owned(),
-    ];
+    let mut settings = tls_settings(folder.path(), port);
+    settings.push("ssl_options.verify = verify_none".to_owned());
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     let Some(server) = RabbitMqServer::start_with(&settings) else { return };
-    let pem = |name: &str| Some(std::fs::read_to_string(file(name)).unwrap());
+    let pem = |name: &str| Some(fs::read_to_string(file(name)).unwrap());
 
     let broker = connect("amqps", "localhost", port, pem("ca.pem")).await.unwrap();
     assert_eq!(broker.health_now(), Health::Connected);
@@ -83,6 +89,35 @@ async fn should_trust_the_right_authority_only() {
     assert!(matches!(error.code(), "BROKER_BACKEND" | "BROKER_TIMEOUT"), "{error:?}");
     let error = connect("amqps", "localhost", server.port(), pem("ca.pem")).await.unwrap_err();
     assert!(matches!(error.code(), "BROKER_BACKEND" | "BROKER_TIMEOUT"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_show_its_certificate_to_a_server_that_asks() {
+    let folder = certificates();
+    let path = |name: &str| folder.path().join(name);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut settings = tls_settings(folder.path(), port);
+    settings.push("ssl_options.verify = verify_peer".to_owned());
+    settings.push("ssl_options.fail_if_no_peer_cert = true".to_owned());
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let Some(_server) = RabbitMqServer::start_with(&settings) else { return };
+    let options = || {
+        RabbitMqOptions::new(format!("amqps://guest:guest@localhost:{port}/%2f"))
+            .with_ca_certificates(fs::read_to_string(path("ca.pem")).unwrap())
+            .with_connect_deadline(Duration::from_secs(2))
+    };
+    let file = |name: &str| fs::read(path(name)).unwrap();
+    let known = options().with_client_certificate(file("cert.pem"), file("key.pem"));
+    let broker = RabbitMqBroker::connect_with(known).await.unwrap();
+    assert_eq!(broker.health_now(), Health::Connected);
+    broker.close(DAY).await.unwrap();
+
+    let unknown = options().with_client_certificate(file("other.pem"), file("other.key"));
+    for refused in [options(), unknown] {
+        let error = RabbitMqBroker::connect_with(refused).await.unwrap_err();
+        let message = Failure::from_error(error.code(), &error).message;
+        assert!(message.to_lowercase().contains("cert"), "{message}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
