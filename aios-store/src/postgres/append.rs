@@ -1,7 +1,10 @@
 use aios_core::store::{Append, Appended, StoreError};
 use tokio::sync::oneshot;
 
-use super::{PostgresStore, writer::Pending};
+use super::{
+    PostgresStore,
+    callers::{Caller, Pending, too_late},
+};
 use crate::admission::admit;
 
 /// An append on its way: what becomes of it, or where to hear of it.
@@ -30,11 +33,14 @@ impl PostgresStore {
         if let Err(error) = admit(&append, self.0.max_event_bytes) {
             return Ticket::Known(error);
         }
-        let (reply, answer) = oneshot::channel();
         let Some(queue) = self.queue() else { return Ticket::Known(StoreError::Closed) };
-        match queue.send(Pending { append, reply }).await {
-            Ok(()) => Ticket::Waiting(answer),
-            Err(_) => Ticket::Known(StoreError::Closed),
+        let timeout = self.0.append_timeout;
+        let (caller, answer) = Caller::new(self.0.database.clock().now() + timeout);
+        let send = queue.send(Pending { append, caller });
+        match self.0.database.within(timeout, send).await {
+            Some(Ok(())) => Ticket::Waiting(answer),
+            Some(Err(_)) => Ticket::Known(StoreError::Closed),
+            None => Ticket::Known(too_late(timeout)),
         }
     }
 }

@@ -9,8 +9,7 @@ use super::{
     columns::{CALL, Columns, events},
     error::is_taken,
     names::Names,
-    options::Pooler,
-    pool::{Database, run},
+    pool::Database,
     streams::{Known, Streams},
 };
 
@@ -20,7 +19,7 @@ pub(super) type Answers = Vec<Result<Appended, StoreError>>;
 /// Commits batches, each in one round trip.
 pub(super) struct Committer {
     call: SqlStr,
-    pooler: Pooler,
+    database: Database,
     types: Names,
     sources: Names,
     streams: Streams,
@@ -31,7 +30,7 @@ impl Committer {
         let schema = database.schema();
         Self {
             call: schema.fill(CALL),
-            pooler: database.pooler(),
+            database: database.clone(),
             types: Names::new(schema, "event_types"),
             sources: Names::new(schema, "event_sources"),
             streams: Streams::new(),
@@ -55,8 +54,10 @@ impl Committer {
         }
     }
 
-    /// Forgets what it knows of streams; to be called when the connection is lost.
+    /// Forgets what it knows of streams and names; to be called when the connection is lost.
     pub(super) fn forget(&mut self) {
+        self.types.forget();
+        self.sources.forget();
         self.streams.forget();
     }
 
@@ -68,11 +69,11 @@ impl Committer {
     ) -> sqlx::Result<Answers> {
         let columns = Columns::of(batch)?;
         let types: Vec<&str> = events(batch).map(|event| event.event_type.as_str()).collect();
-        let types = self.types.numbers(connection, self.pooler, &types).await?;
+        let types = self.types.numbers(connection, &self.database, &types).await?;
         let sources: Vec<&str> = events(batch).map(|event| &*event.source).collect();
-        let sources = self.sources.numbers(connection, self.pooler, &sources).await?;
+        let sources = self.sources.numbers(connection, &self.database, &sources).await?;
         let statement = columns.statement(self.call.clone(), batch, (&types, &sources), known);
-        let rows = run(connection, self.pooler, statement).await?;
+        let rows = self.database.run(connection, statement).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let mut verdicts = Verdicts::read(row)?;
         let before = verdicts.heads.clone();

@@ -17,12 +17,14 @@
 
 mod append;
 mod batch;
+mod callers;
 mod changes;
 mod checkpoint;
 mod columns;
 mod commit;
 mod error;
 mod lease;
+mod lent;
 mod moment;
 mod names;
 mod options;
@@ -41,6 +43,7 @@ mod writer;
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use aios_core::store::{Append, Appended, EventStore, RecordedEvent, StoreError, StreamId};
@@ -52,10 +55,10 @@ use tokio::{
 };
 
 use self::{
-    options::Source,
+    callers::Pending,
     pool::Database,
     wake::Head,
-    writer::{Pending, QUEUE, Writer},
+    writer::{QUEUE, Writer},
 };
 pub use self::{
     options::{Pooler, PostgresOptions},
@@ -86,10 +89,10 @@ struct Inner {
     database: Database,
     head: Head,
     max_event_bytes: usize,
-    owns_pool: bool,
     /// `None` once closed.
     queue: Mutex<Option<mpsc::Sender<Pending>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    append_timeout: Duration,
     helpers: Vec<AbortHandle>,
 }
 
@@ -121,14 +124,13 @@ impl PostgresStore {
     /// As [`connect`](Self::connect).
     pub async fn connect_with(options: PostgresOptions) -> Result<Self, StoreError> {
         let (max_event_bytes, append_timeout) = (options.max_event_bytes, options.append_timeout);
-        let owns_pool = matches!(options.source, Source::Connect(_));
         let database = Database::open(options).await?;
         let head = Head::new(read::head(&database).await?);
         let (queue, appends) = mpsc::channel(QUEUE);
         let writer = Writer::new(database.clone(), appends, head.clone(), append_timeout);
         Ok(Self(Arc::new(Inner {
             max_event_bytes,
-            owns_pool,
+            append_timeout,
             queue: Mutex::new(Some(queue)),
             writer: Mutex::new(Some(tokio::spawn(writer.run()))),
             helpers: helpers(&database, &head),
@@ -138,22 +140,31 @@ impl PostgresStore {
     }
 
     /// Commits what is queued, then lets go of the connections. Later calls are answered with
-    /// [`StoreError::Closed`]; a pool that was handed in stays open.
+    /// [`StoreError::Closed`], and so is who waits for the log to grow; a pool that was handed in
+    /// stays open. Takes little longer than the longest append under way may.
     ///
     /// # Cancel safety
     ///
     /// The store is closed to new appends even if this is cancelled.
     pub async fn close(&self) {
         drop(self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.0.head.close();
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
-            // Only a panic would be an error, and then nothing is left to wait for.
-            drop(writer.await);
+            self.finish(writer).await;
         }
         self.0.helpers.iter().for_each(AbortHandle::abort);
-        if self.0.owns_pool {
-            let limit = self.0.database.connect_timeout();
-            self.0.database.within(limit, self.0.database.close()).await;
+        self.0.database.close().await;
+    }
+
+    /// Waits for the writer, but not longer than anybody waits for it.
+    async fn finish(&self, mut writer: JoinHandle<()>) {
+        let database = &self.0.database;
+        let attempt = database.connect_timeout().saturating_add(database.limit());
+        let limit = self.0.append_timeout.saturating_add(attempt).saturating_add(attempt);
+        // Only a panic would be an error, and then nothing is left to wait for.
+        if database.within(limit, &mut writer).await.is_none() {
+            writer.abort();
         }
     }
 

@@ -5,14 +5,14 @@ use std::{
 
 use sqlx::{PgConnection, Row, SqlStr};
 
-use super::{options::Pooler, pool::run, schema::Schema};
+use super::{pool::Database, schema::Schema};
 
 /// Names whose number is remembered; more than that start anew.
 const REMEMBERED: usize = 16_384;
 
 /// The numbers of names that are written once and never deleted, such as the types of events.
 ///
-/// What is remembered was committed, so it is right for ever.
+/// What is remembered was committed, so it is right as long as the server is the same.
 pub(super) struct Names {
     known: RwLock<HashMap<Arc<str>, i32>>,
     find: SqlStr,
@@ -32,18 +32,23 @@ impl Names {
     pub(super) async fn numbers(
         &self,
         connection: &mut PgConnection,
-        pooler: Pooler,
+        database: &Database,
         names: &[&str],
     ) -> sqlx::Result<Vec<i32>> {
         let mut numbers = self.known(names);
         if numbers.contains(&None) {
-            let found = self.intern(connection, pooler, &unknown(names, &numbers)).await?;
+            let found = self.intern(connection, database, &unknown(names, &numbers)).await?;
             for (number, name) in numbers.iter_mut().zip(names) {
                 *number = number.or_else(|| found.get(*name).copied());
             }
             self.remember(found);
         }
         numbers.into_iter().map(|number| number.ok_or(sqlx::Error::RowNotFound)).collect()
+    }
+
+    /// Forgets everything: the next connection may lead to a server that gives the numbers to others.
+    pub(super) fn forget(&self) {
+        self.known.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn known(&self, names: &[&str]) -> Vec<Option<i32>> {
@@ -62,28 +67,28 @@ impl Names {
     async fn intern(
         &self,
         connection: &mut PgConnection,
-        pooler: Pooler,
+        database: &Database,
         names: &[&str],
     ) -> sqlx::Result<HashMap<Arc<str>, i32>> {
-        let found = self.find(connection, pooler, names).await?;
+        let found = self.find(connection, database, names).await?;
         if found.len() == names.len() {
             return Ok(found);
         }
         let missing: Vec<&str> =
             names.iter().copied().filter(|name| !found.contains_key(*name)).collect();
         let insert = sqlx::query(self.insert.clone()).bind(missing);
-        run(connection, pooler, insert).await?;
-        self.find(connection, pooler, names).await
+        database.run(connection, insert).await?;
+        self.find(connection, database, names).await
     }
 
     async fn find(
         &self,
         connection: &mut PgConnection,
-        pooler: Pooler,
+        database: &Database,
         names: &[&str],
     ) -> sqlx::Result<HashMap<Arc<str>, i32>> {
         let find = sqlx::query(self.find.clone()).bind(names);
-        let rows = run(connection, pooler, find).await?;
+        let rows = database.run(connection, find).await?;
         rows.iter().map(|row| Ok((row.try_get::<String, _>(1)?.into(), row.try_get(0)?))).collect()
     }
 }

@@ -1,18 +1,28 @@
-use std::{future::Future, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
 
 use aios_core::{
     clock::{Clock, ClockExt},
     store::StoreError,
 };
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool, Postgres,
-    pool::PoolConnection,
+    AssertSqlSafe, ConnectOptions, Connection, Execute, PgConnection, PgPool, Postgres, SqlSafeStr,
+    SqlStr,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
 };
 
 use super::{
-    error::store_error,
+    error::{is_lost, store_error},
+    lent::Lent,
     options::{Pooler, PostgresOptions, Source},
     schema::{MigrateError, Schema, migrate},
 };
@@ -33,10 +43,14 @@ pub(super) struct Database(Arc<Inner>);
 
 struct Inner {
     pool: PgPool,
+    owns_pool: bool,
+    is_closed: AtomicBool,
     listen: Option<PgConnectOptions>,
     schema: Schema,
     name: String,
     pooler: Pooler,
+    /// Begins a transaction.
+    begin: SqlStr,
     connect_timeout: Duration,
     statement_timeout: Duration,
     clock: Arc<dyn Clock>,
@@ -50,6 +64,9 @@ impl Database {
             name: options.database(),
             listen: options.listen_options().map(quiet),
             pool: pool(&options),
+            begin: begin(&options),
+            owns_pool: matches!(options.source, Source::Connect(_)),
+            is_closed: AtomicBool::new(false),
             schema: options.schema,
             pooler: options.pooler,
             connect_timeout: options.connect_timeout,
@@ -63,7 +80,9 @@ impl Database {
     async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.acquire().await?;
         let work = async { Ok(migrate(&mut connection, self.schema()).await) };
-        self.bounded("migrate the schema", self.limit(), work).await?.map_err(|error| match error {
+        let result = self.bounded("migrate the schema", self.limit(), work).await?;
+        connection.give_back();
+        result.map_err(|error| match error {
             MigrateError::Newer { found, known } => {
                 StoreError::NewerSchema { database: self.name().to_owned(), found, known }
             }
@@ -106,28 +125,90 @@ impl Database {
     }
 
     /// A connection of the pool.
-    pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        self.bounded("connect", self.connect_timeout(), self.0.pool.acquire()).await
+    pub(super) async fn acquire(&self) -> Result<Lent, StoreError> {
+        let connection = self.try_acquire().await;
+        self.answer("connect", self.connect_timeout(), connection)
     }
 
     /// As [`acquire`](Self::acquire), with the driver's own error; `None` when the time is up.
-    pub(super) async fn try_acquire(&self) -> Option<sqlx::Result<PoolConnection<Postgres>>> {
-        self.within(self.connect_timeout(), self.0.pool.acquire()).await
+    pub(super) async fn try_acquire(&self) -> Option<sqlx::Result<Lent>> {
+        if self.0.is_closed.load(Ordering::Acquire) {
+            return Some(Err(sqlx::Error::PoolClosed));
+        }
+        let connection = self.within(self.connect_timeout(), self.0.pool.acquire()).await?;
+        Some(connection.map(Lent::new))
     }
 
-    /// Runs one statement by itself, and returns its rows.
+    /// As [`try_acquire`](Self::try_acquire), a connection that answers. Those that were idle when the
+    /// server went away are still in the pool, and are used up here.
+    pub(super) async fn acquire_alive(&self) -> Option<sqlx::Result<Lent>> {
+        for _ in 0..self.0.pool.num_idle() {
+            let Ok(mut connection) = self.try_acquire().await? else { break };
+            if let Some(Ok(())) = self.within(self.connect_timeout(), connection.ping()).await {
+                return Some(Ok(connection));
+            }
+        }
+        self.try_acquire().await
+    }
+
+    /// Runs one statement by itself, and returns its rows. If the connection turns out to be dead it
+    /// is run on another one, so that it must do no harm to run it twice.
     pub(super) async fn fetch_all(
+        &self,
+        operation: &'static str,
+        mut query: Statement<'_>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let encoded = query.take_arguments().map_err(sqlx::Error::Encode);
+        let arguments = encoded.map_err(|error| self.error(operation, error))?.unwrap_or_default();
+        let sql = query.sql();
+        let again = sqlx::query_with(sql.clone(), arguments.clone());
+        let mut rows = self.fetch(self.acquire().await?, again).await;
+        if let Some(Err(error)) = &rows
+            && is_lost(error)
+        {
+            let query = sqlx::query_with(sql, arguments);
+            let connection = self.acquire_alive().await;
+            let connection = self.answer("connect", self.connect_timeout(), connection)?;
+            rows = self.fetch(connection, query).await;
+        }
+        self.answer(operation, self.limit(), rows)
+    }
+
+    /// Runs one statement by itself, once, and returns its rows.
+    pub(super) async fn fetch_once(
         &self,
         operation: &'static str,
         query: Statement<'_>,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let mut connection = self.acquire().await?;
-        let work = run(&mut connection, self.pooler(), query);
-        let rows = self.bounded(operation, self.limit(), work).await;
-        if rows.as_ref().is_err_and(|error| error.is_retryable()) {
-            connection.close_on_drop();
+        let rows = self.fetch(self.acquire().await?, query).await;
+        self.answer(operation, self.limit(), rows)
+    }
+
+    async fn fetch(
+        &self,
+        mut connection: Lent,
+        query: Statement<'_>,
+    ) -> Option<sqlx::Result<Vec<PgRow>>> {
+        let rows = self.within(self.limit(), self.run(&mut connection, query)).await?;
+        if !rows.as_ref().is_err_and(is_lost) {
+            connection.give_back();
         }
-        rows
+        Some(rows)
+    }
+
+    /// Runs one statement: in one round trip, or in a transaction of its own where a pooler would
+    /// otherwise prepare it on one server connection and run it on another.
+    pub(super) async fn run(
+        &self,
+        connection: &mut PgConnection,
+        statement: Statement<'_>,
+    ) -> sqlx::Result<Vec<PgRow>> {
+        if self.pooler().prepares() {
+            return statement.fetch_all(connection).await;
+        }
+        let mut transaction = connection.begin_with(self.0.begin.clone()).await?;
+        let rows = statement.persistent(false).fetch_all(&mut *transaction).await?;
+        transaction.commit().await.map(|()| rows)
     }
 
     /// Gives up waiting when the time is up.
@@ -137,7 +218,17 @@ impl Database {
         limit: Duration,
         work: impl Future<Output = sqlx::Result<T>>,
     ) -> Result<T, StoreError> {
-        match self.within(limit, work).await {
+        let result = self.within(limit, work).await;
+        self.answer(operation, limit, result)
+    }
+
+    fn answer<T>(
+        &self,
+        operation: &'static str,
+        limit: Duration,
+        result: Option<sqlx::Result<T>>,
+    ) -> Result<T, StoreError> {
+        match result {
             Some(result) => result.map_err(|error| self.error(operation, error)),
             None => Err(StoreError::Timeout { operation, after: limit }),
         }
@@ -158,25 +249,33 @@ impl Database {
         .await
     }
 
-    /// Closes every connection, as soon as it is given back.
+    /// Begins a transaction, where nobody else began one.
+    pub(super) fn begin(&self) -> SqlStr {
+        self.0.begin.clone()
+    }
+
+    /// Refuses later calls, and closes every connection of its own, as soon as it is given back.
     pub(super) async fn close(&self) {
-        self.0.pool.close().await;
+        self.0.is_closed.store(true, Ordering::Release);
+        if self.0.owns_pool {
+            self.within(self.connect_timeout(), self.0.pool.close()).await;
+        }
     }
 }
 
-/// Runs one statement: in one round trip, or in a transaction of its own where a pooler would
-/// otherwise prepare it on one server connection and run it on another.
-pub(super) async fn run(
-    connection: &mut PgConnection,
-    pooler: Pooler,
-    statement: Statement<'_>,
-) -> sqlx::Result<Vec<PgRow>> {
-    if pooler.prepares() {
-        return statement.fetch_all(connection).await;
+/// Begins a transaction; with the limits in the same round trip where no session keeps them.
+fn begin(options: &PostgresOptions) -> SqlStr {
+    if options.pooler.keeps_sessions() {
+        return "BEGIN".into_sql_str();
     }
-    let mut transaction = connection.begin().await?;
-    let rows = statement.persistent(false).fetch_all(&mut *transaction).await?;
-    transaction.commit().await.map(|()| rows)
+    let (statement, lock) = (options.statement_timeout, options.lock_timeout);
+    let sql = format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED; \
+         SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}",
+        statement.as_millis(),
+        lock.as_millis()
+    );
+    AssertSqlSafe(sql).into_sql_str()
 }
 
 fn pool(options: &PostgresOptions) -> PgPool {
@@ -184,7 +283,7 @@ fn pool(options: &PostgresOptions) -> PgPool {
         Source::Pool(pool) => pool.clone(),
         Source::Connect(_) => PgPoolOptions::new()
             .max_connections(options.max_connections)
-            .acquire_timeout(options.connect_timeout)
+            .acquire_timeout(options.connect_timeout.saturating_add(GRACE))
             .test_before_acquire(false)
             .connect_lazy_with(session(options.connect_options(), options)),
     }

@@ -13,16 +13,14 @@ const PAGE: i64 = 1000;
 /// lock of appends. Readers see the old rows until it is done.
 pub(super) async fn rebuild(database: &Database) -> Result<(), StoreError> {
     let mut connection = database.acquire().await?;
-    let result = rebuild_on(database, &mut connection).await;
-    if result.is_err() {
-        connection.close_on_drop();
-    }
-    result
+    rebuild_on(database, &mut connection).await?;
+    connection.give_back();
+    Ok(())
 }
 
 async fn rebuild_on(database: &Database, connection: &mut PgConnection) -> Result<(), StoreError> {
     let limit = database.limit();
-    let begin = database.bounded(OPERATION, limit, connection.begin());
+    let begin = database.bounded(OPERATION, limit, connection.begin_with(database.begin()));
     let mut transaction = begin.await?;
     database.bounded(OPERATION, limit, empty(database, &mut transaction)).await?;
     let mut after = 0;

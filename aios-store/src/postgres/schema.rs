@@ -112,13 +112,23 @@ async fn prepare(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result
     let lock = schema.lock("migrate");
     let lock = AssertSqlSafe(format!("SELECT pg_advisory_xact_lock({lock})"));
     sqlx::raw_sql(lock).execute(&mut *connection).await?;
-    let sql = "CREATE SCHEMA IF NOT EXISTS {schema};
-        CREATE TABLE IF NOT EXISTS {schema}.migrations (
+    if !exists(connection, schema).await? {
+        sqlx::raw_sql(schema.fill("CREATE SCHEMA {schema}")).execute(&mut *connection).await?;
+    }
+    let sql = "CREATE TABLE IF NOT EXISTS {schema}.migrations (
             version integer PRIMARY KEY,
             name text NOT NULL,
             created_at timestamptz NOT NULL DEFAULT now()
         )";
     sqlx::raw_sql(schema.fill(sql)).execute(connection).await.map(drop)
+}
+
+/// Asked, because even a schema that is there may only be created, `IF NOT EXISTS`, by who may create
+/// one in the database.
+async fn exists(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<bool> {
+    let sql = "SELECT (to_regnamespace('{schema}') IS NOT NULL)::text";
+    let row = sqlx::raw_sql(schema.fill(sql)).fetch_one(connection).await?;
+    Ok(sqlx::Row::try_get::<String, _>(&row, 0)? == "true")
 }
 
 async fn version(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<u32> {

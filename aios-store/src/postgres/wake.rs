@@ -7,7 +7,7 @@ use std::{
 };
 
 use aios_core::{clock::ClockExt, store::StoreError};
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
 use tokio::sync::{Notify, watch};
 
 use super::{pool::Database, read::head};
@@ -23,6 +23,9 @@ const LONGEST_BLIND_POLL: Duration = Duration::from_secs(1);
 
 /// Pause after a hint, so that a busy writer sends at most 100 a second.
 const HINT_PAUSE: Duration = Duration::from_millis(10);
+
+/// Silence after which the listening connection has to show that it is alive.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// Pause before the listening connection is tried again.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -49,6 +52,7 @@ struct Known {
     /// Counts the polls that failed, and keeps the last reason.
     failures: u64,
     error: Option<StoreError>,
+    is_closed: bool,
 }
 
 impl Head {
@@ -88,14 +92,21 @@ impl Head {
         });
     }
 
+    /// Nobody will hear of anything any more.
+    pub(super) fn close(&self) {
+        self.0.known.send_modify(|known| known.is_closed = true);
+    }
+
     /// Waits until the head is above `after`, or a poll fails.
     pub(super) async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
         let mut known = self.0.known.subscribe();
         let failures = known.borrow().failures;
         let _waiting = Waiting::new(&self.0.waiting);
-        let changed = known.wait_for(|known| known.head > after || known.failures > failures);
-        let now = changed.await.map_err(|_| StoreError::Closed)?.clone();
+        let ends =
+            |known: &Known| known.is_closed || known.head > after || known.failures > failures;
+        let now = known.wait_for(ends).await.map_err(|_| StoreError::Closed)?.clone();
         match now.error {
+            _ if now.is_closed => Err(StoreError::Closed),
             Some(error) if now.head <= after => Err(error),
             _ => Ok(now.head),
         }
@@ -175,32 +186,51 @@ pub(super) async fn notify(database: Database, signals: Head) {
 /// Listens for the hints of other processes, and comes back whenever the connection is lost.
 pub(super) async fn listen(database: Database, signals: Head) {
     let Some(options) = database.listen() else { return };
-    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
     loop {
-        let connect = database.within(database.connect_timeout(), connect(&pool, &database)).await;
+        let connect =
+            database.within(database.connect_timeout(), connect(options, &database)).await;
         if let Some(Ok(mut listener)) = connect {
-            hear(&mut listener, &signals).await;
+            hear(&mut listener, &database, &signals).await;
         }
         database.clock().sleep(RECONNECT_PAUSE).await;
     }
 }
 
-async fn connect(pool: &sqlx::PgPool, database: &Database) -> sqlx::Result<PgListener> {
-    let mut listener = PgListener::connect_with(pool).await?;
+/// With a pool of its own, in which no dead connection has the one place.
+async fn connect(options: &PgConnectOptions, database: &Database) -> sqlx::Result<PgListener> {
+    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.eager_reconnect(false);
     listener.listen(&database.schema().channel()).await?;
     Ok(listener)
 }
 
 /// Passes hints on until the connection is lost.
-async fn hear(listener: &mut PgListener, signals: &Head) {
+async fn hear(listener: &mut PgListener, database: &Database, signals: &Head) {
     signals.set_listens(true);
-    while let Ok(Some(hint)) = listener.try_recv().await {
-        let is_known = hint.payload().parse().is_ok_and(|head: u64| head <= signals.known());
-        if !is_known {
-            signals.0.hinted.notify_one();
+    loop {
+        match database.within(QUIET, listener.try_recv()).await {
+            Some(Ok(Some(hint))) => signals.hinted(&hint),
+            None if is_alive(listener, database).await => {}
+            None | Some(Ok(None) | Err(_)) => break,
         }
     }
     signals.set_listens(false);
+}
+
+/// A connection whose other end vanished without a word stays silent for ever.
+async fn is_alive(listener: &mut PgListener, database: &Database) -> bool {
+    let ask = sqlx::raw_sql("SELECT 1").execute(listener);
+    matches!(database.within(database.connect_timeout(), ask).await, Some(Ok(_)))
+}
+
+impl Head {
+    fn hinted(&self, hint: &PgNotification) {
+        let is_known = hint.payload().parse().is_ok_and(|head: u64| head <= self.known());
+        if !is_known {
+            self.0.hinted.notify_one();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -233,6 +263,19 @@ mod tests {
         }
         head.failed(StoreError::Closed);
         assert_eq!(waiter.await.unwrap().unwrap_err().code(), "STORE_CLOSED");
+    }
+
+    #[tokio::test]
+    async fn should_let_nobody_wait_once_closed() {
+        let head = Head::new(3);
+        let waiter = tokio::spawn({
+            let head = head.clone();
+            async move { head.wait_for(3).await }
+        });
+        tokio::task::yield_now().await;
+        head.close();
+        assert_eq!(waiter.await.unwrap().unwrap_err().code(), "STORE_CLOSED");
+        assert_eq!(head.wait_for(0).await.unwrap_err().code(), "STORE_CLOSED");
     }
 
     #[tokio::test]

@@ -15,10 +15,19 @@ fn append(stream: &str, expected: Expected) -> Append {
 /// A store that reaches the server through a proxy, for everything but listening.
 async fn behind_proxy(server: &PostgresServer) -> (PostgresStore, Proxy) {
     let proxy = Proxy::start(server.port()).await;
-    let url = server.url().replace(&server.port().to_string(), &proxy.port().to_string());
-    let options = PostgresOptions::new(&url).unwrap().with_listen_url(&server.url()).unwrap();
-    let options = options.with_schema(&server.new_name()).unwrap();
+    let options = through(&proxy, server);
     (PostgresStore::connect_with(options).await.unwrap(), proxy)
+}
+
+fn through(proxy: &Proxy, server: &PostgresServer) -> PostgresOptions {
+    let options = PostgresOptions::new(&proxy.url(server)).unwrap();
+    let options = options.with_listen_url(&server.url()).unwrap();
+    options.with_schema(&server.new_name()).unwrap()
+}
+
+/// Longer than the pause between hints, so that what happens next happens to an append.
+async fn after_hints() {
+    tokio::time::timeout(Duration::from_millis(50), std::future::pending::<()>()).await.ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,8 +36,7 @@ async fn should_answer_truthfully_when_the_answer_to_a_commit_is_lost() {
     let (store, proxy) = behind_proxy(server).await;
     store.append_one(append("a", Expected::Empty)).await.unwrap();
     for round in 1..=5 {
-        // Longer than the pause between hints, so that it is the append whose answer is lost.
-        tokio::time::timeout(Duration::from_millis(50), std::future::pending::<()>()).await.ok();
+        after_hints().await;
         proxy.lose_answers(1);
         let batch = vec![
             append("a", Expected::Exact(round)),
@@ -50,12 +58,7 @@ async fn should_answer_truthfully_when_the_answer_to_a_commit_is_lost() {
 async fn should_say_that_it_does_not_know_when_the_time_is_up() {
     let Some(server) = PostgresServer::shared() else { return };
     let proxy = Proxy::start(server.port()).await;
-    let url = server.url().replace(&server.port().to_string(), &proxy.port().to_string());
-    let options = PostgresOptions::new(&url).unwrap().with_listen_url(&server.url()).unwrap();
-    let options = options
-        .with_schema(&server.new_name())
-        .unwrap()
-        .with_append_timeout(Duration::from_millis(200));
+    let options = through(&proxy, server).with_append_timeout(Duration::from_millis(200));
     let store = PostgresStore::connect_with(options).await.unwrap();
     let lost = append("a", Expected::Empty);
     store.append_one(append("b", Expected::Empty)).await.unwrap();
@@ -65,6 +68,99 @@ async fn should_say_that_it_does_not_know_when_the_time_is_up() {
     proxy.lose_answers(0);
     let appended = store.append_one(lost).await.unwrap();
     assert_eq!((appended.version, appended.position), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_call_an_append_refused_that_may_be_stored() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let proxy = Proxy::start(server.port()).await;
+    let options = through(&proxy, server).with_append_timeout(Duration::from_secs(1));
+    let store = PostgresStore::connect_with(options).await.unwrap();
+    store.append_one(append("a", Expected::Empty)).await.unwrap();
+    after_hints().await;
+    proxy.refuse(true);
+    proxy.lose_answers(u32::MAX);
+    let lost = append("a", Expected::Exact(1));
+    let error = store.append_one(lost.clone()).await.unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), ("STORE_TIMEOUT", true));
+    assert!(error.to_string().contains("learn what became"), "{error}");
+    let refused = store.append_one(append("a", Expected::Any)).await.unwrap_err();
+    assert_eq!((refused.code(), refused.is_retryable()), ("STORE_BACKEND", false));
+    proxy.lose_answers(0);
+    proxy.refuse(false);
+    let appended = store.append_one(lost).await.unwrap();
+    assert_eq!((appended.version, appended.position), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_learn_what_became_of_an_append_once_it_is_let_in_again() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (store, proxy) = behind_proxy(server).await;
+    store.append_one(append("a", Expected::Empty)).await.unwrap();
+    after_hints().await;
+    proxy.refuse(true);
+    proxy.lose_answers(u32::MAX);
+    let appending = tokio::spawn({
+        let store = store.clone();
+        async move { store.append_one(append("a", Expected::Exact(1))).await }
+    });
+    while proxy.refused() == 0 {
+        tokio::task::yield_now().await;
+    }
+    proxy.lose_answers(0);
+    proxy.refuse(false);
+    assert_eq!(appending.await.unwrap().unwrap().position, 2);
+    assert_eq!(store.head().await.unwrap(), 2);
+}
+
+/// As after a failover to a server that had not got everything yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_forget_names_with_the_connection() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let schema = server.new_name();
+    let url = format!("{}&application_name={schema}", server.url());
+    let options = PostgresOptions::new(&url).unwrap().with_schema(&schema).unwrap();
+    let store = PostgresStore::connect_with(options).await.unwrap();
+    store.append_one(append("a", Expected::Empty)).await.unwrap();
+    server.sql(&format!(
+        "TRUNCATE {schema}.events, {schema}.streams, {schema}.event_types, {schema}.event_sources; \
+         INSERT INTO {schema}.event_types OVERRIDING SYSTEM VALUE VALUES (1, 'other.type.came'); \
+         INSERT INTO {schema}.event_sources OVERRIDING SYSTEM VALUE VALUES (1, 'other'); \
+         SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
+         WHERE application_name = '{schema}'"
+    ));
+    store.append_one(append("a", Expected::Empty)).await.unwrap();
+    let log = store.read_log(0, 10).await.unwrap();
+    assert_eq!(log[0].event.event_type.as_str(), "orders.order.placed");
+    assert_eq!(&*log[0].event.source, "test");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_nobody_waiting_beyond_the_time() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let proxy = Proxy::start(server.port()).await;
+    let options = through(&proxy, server).with_append_timeout(Duration::from_millis(500));
+    let options = options.with_statement_timeout(Duration::from_millis(200));
+    let store = PostgresStore::connect_with(options).await.unwrap();
+    store.append_one(append("a", Expected::Empty)).await.unwrap();
+    after_hints().await;
+    proxy.silence();
+    let batch = vec![append("a", Expected::Exact(1)), append("a", Expected::Exact(2))];
+    let appending = tokio::spawn({
+        let store = store.clone();
+        async move { store.append(batch).await }
+    });
+    after_hints().await;
+    tokio::time::timeout(Duration::from_secs(10), store.close()).await.unwrap();
+    let errors = appending.await.unwrap();
+    let messages = errors.into_iter().map(|answer| answer.unwrap_err().to_string());
+    assert_eq!(
+        messages.collect::<Vec<String>>(),
+        [
+            "the store did not learn what became of an append within 500ms",
+            "the store did not append within 500ms",
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,4 +209,19 @@ async fn should_refuse_appends_once_closed() {
     let error = store.append_one(append("a", Expected::Any)).await.unwrap_err();
     assert_eq!(error.code(), "STORE_CLOSED");
     assert_eq!(store.head().await.unwrap_err().code(), "STORE_CLOSED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_let_nobody_wait_once_closed() {
+    let Some(fixture) = options() else { return };
+    let store = PostgresStore::connect_with(fixture).await.unwrap();
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.wait_for(0).await }
+    });
+    after_hints().await;
+    store.close().await;
+    for answer in [waiting.await.unwrap(), store.wait_for(0).await] {
+        assert_eq!(answer.unwrap_err().code(), "STORE_CLOSED");
+    }
 }

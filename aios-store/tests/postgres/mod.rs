@@ -4,6 +4,7 @@ mod fence;
 mod opening;
 mod proxy;
 mod retention;
+mod silence;
 mod tls;
 
 use std::{sync::Arc, time::Duration};
@@ -35,20 +36,26 @@ fn event() -> Event {
 pub(crate) struct PostgresFixture {
     server: &'static PostgresServer,
     schema: String,
+    options: PostgresOptions,
 }
 
 impl PostgresFixture {
     /// `None` where PostgreSQL is not installed.
     pub(crate) fn new() -> Option<Self> {
         let server = PostgresServer::shared()?;
-        Some(Self { server, schema: server.new_name() })
+        Some(Self::through(server, PostgresOptions::new(&server.url()).unwrap()))
+    }
+
+    /// Reaches the server with these options.
+    pub(crate) fn through(server: &'static PostgresServer, options: PostgresOptions) -> Self {
+        Self { server, schema: server.new_name(), options }
     }
 }
 
 #[async_trait]
 impl StoreFixture for PostgresFixture {
     async fn connect(&self) -> Result<Arc<dyn Store>, StoreError> {
-        let options = PostgresOptions::new(&self.server.url())?.with_schema(&self.schema)?;
+        let options = self.options.clone().with_schema(&self.schema)?;
         let options = options.with_max_connections(4).with_max_event_bytes(TOO_MANY_BYTES - 1);
         Ok(Arc::new(PostgresStore::connect_with(options).await?))
     }

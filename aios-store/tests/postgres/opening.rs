@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use aios_core::store::{Append, EventStoreExt, StreamId};
+use aios_core::store::{Append, EventStore, EventStoreExt, StreamId};
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -46,6 +46,7 @@ async fn should_use_a_pool_and_leave_it_open() {
     assert_eq!(store.append_one(append).await.unwrap().position, 1);
     store.close().await;
     assert!(!pool.is_closed());
+    assert_eq!(store.head().await.unwrap_err().code(), "STORE_CLOSED");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,6 +68,21 @@ async fn should_open_by_scheme_and_report_who_does_not_answer() {
     assert_eq!(aios_store::connect(&server.url()).await.unwrap().head().await.unwrap(), 0);
     let error = aios_store::connect("postgres://aios@127.0.0.1:1/none").await.unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_be_content_with_an_empty_schema_of_its_own() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let schema = server.new_name();
+    server.sql(&format!("CREATE ROLE {schema} LOGIN"));
+    let url = server.url().replace("aios:secret", &schema);
+    let options = PostgresOptions::new(&url).unwrap().with_schema(&schema).unwrap();
+    let error = PostgresStore::connect_with(options.clone()).await.unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), ("STORE_BACKEND", false));
+    server.sql(&format!("CREATE SCHEMA {schema} AUTHORIZATION {schema}"));
+    let store = PostgresStore::connect_with(options).await.unwrap();
+    let append = Append::new(StreamId::new("a").unwrap(), vec![event()]);
+    assert_eq!(store.append_one(append).await.unwrap().position, 1);
 }
 
 const URL: &str = "AIOS_TEST_BARE_URL";

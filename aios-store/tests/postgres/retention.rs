@@ -1,9 +1,15 @@
 //! Taking old runs out of the log.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_core::{
-    event::Event,
+    event::{Event, EventId},
     store::{
         Append, Checkpoints, EventStore, EventStoreExt, PageRequest, ReadModels, RunFilter,
         StreamId,
@@ -12,6 +18,7 @@ use aios_core::{
 use aios_store::postgres::{Expired, PostgresOptions, PostgresStore, Retention};
 use aios_tests::postgres::PostgresServer;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 async fn open(server: &PostgresServer, schema: &str) -> PostgresStore {
     let options = PostgresOptions::new(&server.url()).unwrap().with_schema(schema).unwrap();
@@ -91,4 +98,53 @@ async fn should_archive_word_for_word() {
     let archived = server.sql(&sql);
     let last = "4|runs/run-0|3|workflows.deploy.completed|{\"result\":1}";
     assert_eq!((archived.lines().count(), archived.lines().last()), (3, Some(last)));
+}
+
+/// Reads the log as it grows, says how far it has come, and returns every event's id.
+async fn follow(store: Arc<PostgresStore>, done: Arc<AtomicBool>) -> Vec<EventId> {
+    let (mut seen, mut last) = (Vec::new(), 0);
+    let mut subscription = Arc::clone(&store).subscribe(0);
+    while !(done.load(Ordering::SeqCst) && last == store.head().await.unwrap()) {
+        let next = tokio::time::timeout(Duration::from_millis(100), subscription.next()).await;
+        let Ok(recorded) = next else { continue };
+        let recorded = recorded.unwrap();
+        assert_eq!(recorded.position, last + 1);
+        last = recorded.position;
+        seen.push(recorded.event.id);
+        store.save_checkpoint("reader", last).await.unwrap();
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_hurt_neither_appends_nor_who_reads_meanwhile() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let store = Arc::new(open(server, &server.new_name()).await);
+    store.save_checkpoint("reader", 0).await.unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let reading = tokio::spawn(follow(Arc::clone(&store), Arc::clone(&done)));
+    let appending: JoinSet<()> = (0..4)
+        .map(|writer| {
+            let store = Arc::clone(&store);
+            async move {
+                for run in 0..50 {
+                    let run = format!("{writer}/{run}");
+                    append(&store, &run, "started", json!({"version": 1})).await;
+                    append(&store, &run, "completed", json!({"result": 1})).await;
+                }
+            }
+        })
+        .collect();
+    let appending = tokio::spawn(appending.join_all());
+    let (mut gone, policy) = (0, Retention::new(Duration::ZERO).with_pause(Duration::ZERO));
+    while !appending.is_finished() {
+        gone += store.retain(&policy).await.unwrap();
+    }
+    appending.await.unwrap();
+    done.store(true, Ordering::SeqCst);
+    let seen = reading.await.unwrap();
+    gone += store.retain(&policy).await.unwrap();
+    assert_eq!((seen.len(), store.head().await.unwrap()), (400, 400));
+    // The run with the last event stays.
+    assert_eq!((gone, listed(&store).await), (199, 1));
 }
