@@ -1,7 +1,10 @@
 mod chaos;
 mod failure;
 mod fence;
+mod hints;
+mod limits;
 mod opening;
+mod pooler;
 mod proxy;
 mod retention;
 mod silence;

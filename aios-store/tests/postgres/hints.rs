@@ -1,0 +1,97 @@
+//! How processes hear of each other's appends.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{
+    clock::VirtualClock,
+    store::{Append, EventStore, EventStoreExt, StreamId},
+};
+use aios_store::postgres::{PostgresOptions, PostgresStore};
+use aios_tests::postgres::PostgresServer;
+use futures_util::future::join_all;
+use sqlx::{Connection, PgConnection};
+
+use super::event;
+
+fn append() -> Append {
+    Append::new(StreamId::new("a").unwrap(), vec![event()])
+}
+
+/// Appends with one store while another one waits for whom time stands still, so that it never polls
+/// by itself.
+pub(super) async fn hear_of_appends(options: PostgresOptions) {
+    let appender = PostgresStore::connect_with(options.clone()).await.unwrap();
+    let clock = Arc::new(VirtualClock::default());
+    let waiter = PostgresStore::connect_with(options.with_clock(clock)).await.unwrap();
+    for position in 1..=5 {
+        let waiting = tokio::spawn({
+            let waiter = waiter.clone();
+            async move { waiter.wait_for(position - 1).await }
+        });
+        appender.append_one(append()).await.unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap();
+        assert_eq!(heard.unwrap().unwrap(), position);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_wake_who_waits_in_another_process() {
+    let Some(options) = super::options() else { return };
+    hear_of_appends(options).await;
+}
+
+/// How often the server ran statements like this.
+fn calls(server: &PostgresServer, like: &str) -> u64 {
+    let sql =
+        format!("SELECT coalesce(sum(calls), 0) FROM pg_stat_statements WHERE query LIKE '{like}'");
+    server.sql(&sql).parse().unwrap()
+}
+
+const APPEND: &str = "SELECT head, heads%";
+
+const NOTIFY: &str = "%pg_notify(%";
+
+async fn counted() -> Option<(PostgresServer, PostgresStore)> {
+    let server = PostgresServer::start_with(&["shared_preload_libraries=pg_stat_statements"])?;
+    server.sql("CREATE EXTENSION pg_stat_statements");
+    let store = PostgresStore::connect(&server.url()).await.unwrap();
+    Some((server, store))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_send_one_hint_a_batch_at_most() {
+    let Some((server, store)) = counted().await else { return };
+    for _ in 0..20 {
+        let answers = join_all((0..50).map(|_| store.append_one(append()))).await;
+        assert!(answers.iter().all(Result::is_ok));
+    }
+    while calls(&server, NOTIFY) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (batches, hints) = (calls(&server, APPEND), calls(&server, NOTIFY));
+    assert!(hints <= batches && batches < 1000, "{hints} hints, {batches} batches");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_send_what_nobody_waits_for() {
+    let Some((server, store)) = counted().await else { return };
+    store.append_one(append()).await.unwrap();
+    let mut connection = PgConnection::connect(&server.url()).await.unwrap();
+    let lock = "BEGIN; LOCK TABLE aios.events IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
+    let appending = tokio::spawn({
+        let store = store.clone();
+        async move { store.append_one(append()).await }
+    });
+    while server.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == "0" {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..3 {
+        let cancelled = store.append_one(append());
+        tokio::time::timeout(Duration::from_millis(20), cancelled).await.unwrap_err();
+    }
+    connection.close().await.unwrap();
+    assert_eq!(appending.await.unwrap().unwrap().position, 2);
+    store.close().await;
+    assert_eq!(calls(&server, APPEND), 2);
+}
