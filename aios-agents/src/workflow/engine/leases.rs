@@ -5,10 +5,12 @@ use std::{
 
 use aios_core::{
     clock::ClockExt,
-    store::{Fence, Lease, Leases, PageRequest, ReadModels, RunFilter, RunStatus, Shard},
+    store::{
+        Fence, Lease, Leases, PageRequest, ReadModels, RunFilter, RunStatus, Shard, StoreError,
+    },
 };
 use futures_util::future::join_all;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, error, warn};
 
 use super::{Engine, EngineError, Message, mailbox};
@@ -24,8 +26,16 @@ pub(super) struct Ownership {
 #[derive(Debug)]
 struct Owned {
     lease: Lease,
-    /// Reads the shard's mailbox.
-    reader: AbortHandle,
+    /// Reads the shard's mailbox, once that is open.
+    reader: Option<AbortHandle>,
+}
+
+impl Owned {
+    fn stop(&self) {
+        if let Some(reader) = &self.reader {
+            reader.abort();
+        }
+    }
 }
 
 impl Ownership {
@@ -48,14 +58,40 @@ impl Ownership {
 
     /// The proof to append under, while the shard is owned.
     pub(super) fn fence(&self, shard: Shard) -> Option<Fence> {
-        self.shards().get(&shard).map(|owned| owned.lease.fence())
+        let shards = self.shards();
+        let owned = shards.get(&shard).filter(|owned| owned.reader.is_some());
+        owned.map(|owned| owned.lease.fence())
+    }
+
+    /// Whether this engine has the lease, be the mailbox open or not.
+    fn holds(&self, shard: Shard) -> bool {
+        self.shards().contains_key(&shard)
+    }
+
+    fn add(&self, taken: &[Lease]) {
+        let owned = |lease: &Lease| (lease.shard, Owned { lease: lease.clone(), reader: None });
+        self.shards().extend(taken.iter().map(owned));
+    }
+
+    /// The mailbox of a shard is read from now on, unless the shard was lost meanwhile.
+    fn open(&self, shard: Shard, reader: AbortHandle) {
+        match self.shards().get_mut(&shard) {
+            Some(owned) => owned.reader = Some(reader),
+            None => reader.abort(),
+        }
+    }
+
+    fn renew(&self, renewed: &Lease) {
+        if let Some(owned) = self.shards().get_mut(&renewed.shard) {
+            owned.lease = renewed.clone();
+        }
     }
 
     /// Takes every lease; the mailboxes are no longer read.
     pub(super) fn take(&self) -> Vec<Lease> {
         let owned = std::mem::take(&mut *self.shards());
         let stop = |owned: Owned| {
-            owned.reader.abort();
+            owned.stop();
             owned.lease
         };
         let mut leases: Vec<Lease> = owned.into_values().map(stop).collect();
@@ -69,85 +105,93 @@ impl Ownership {
 
     fn lose(&self, shard: Shard) {
         if let Some(lost) = self.shards().remove(&shard) {
-            lost.reader.abort();
+            lost.stop();
         }
     }
 }
 
-/// Takes shards that are free, and keeps the leases alive.
+/// Keeps the leases alive, and takes shards that are free beside that: opening their mailboxes may
+/// take as long as the broker likes.
 pub(super) async fn run(engine: Arc<Engine>) {
     let period = engine.options.lease_time / 3;
+    let mut taking = JoinSet::new();
     loop {
         tokio::select! {
             () = engine.clock.sleep(period) => {}
             () = engine.stopped() => return,
         }
-        if let Err(error) = turn(&engine).await {
+        if let Err(error) = renew(&engine).await {
             warn!(%error, "could not renew leases");
+        }
+        while taking.try_join_next().is_some() {}
+        if taking.is_empty() {
+            let engine = Arc::clone(&engine);
+            taking.spawn(async move {
+                if let Err(error) = take(&engine).await {
+                    warn!(%error, "could not take shards");
+                }
+            });
         }
     }
 }
 
-pub(super) async fn turn(engine: &Arc<Engine>) -> Result<(), EngineError> {
-    let time_to_live = engine.options.lease_time;
+async fn renew(engine: &Engine) -> Result<(), StoreError> {
     let held = engine.ownership.leases();
-    let renewed = engine.store.renew(&held, time_to_live).await?;
+    let renewed = engine.store.renew(&held, engine.options.lease_time).await?;
     for lease in held {
         match renewed.iter().find(|renewed| renewed.shard == lease.shard) {
-            Some(renewed) => {
-                if let Some(owned) = engine.ownership.shards().get_mut(&lease.shard) {
-                    owned.lease = renewed.clone();
-                }
-            }
+            Some(renewed) => engine.ownership.renew(renewed),
             None => {
                 warn!(shard = %lease.shard, "lost a shard");
                 engine.ownership.lose(lease.shard);
             }
         }
     }
-    let free: Vec<Shard> =
-        Shard::all().filter(|shard| engine.ownership.fence(*shard).is_none()).collect();
+    Ok(())
+}
+
+/// Takes the shards that are free. Nothing of them goes on before their mailboxes are open.
+pub(super) async fn take(engine: &Arc<Engine>) -> Result<(), EngineError> {
+    let free: Vec<Shard> = Shard::all().filter(|shard| !engine.ownership.holds(*shard)).collect();
     if free.is_empty() {
         return Ok(());
     }
-    let taken = engine.store.acquire(&free, &engine.owner, time_to_live).await?;
+    let taken = engine.store.acquire(&free, &engine.owner, engine.options.lease_time).await?;
+    engine.ownership.add(&taken);
     let mailboxes = join_all(taken.iter().map(|lease| mailbox::open(engine, lease.shard))).await;
     let mailboxes = match mailboxes.into_iter().collect::<Result<Vec<_>, _>>() {
         Ok(mailboxes) => mailboxes,
         Err(error) => {
+            taken.iter().for_each(|lease| engine.ownership.lose(lease.shard));
             engine.store.release(&taken).await?;
             return Err(error.into());
         }
     };
     let shards: Vec<Shard> = taken.iter().map(|lease| lease.shard).collect();
-    for (lease, deliveries) in taken.into_iter().zip(mailboxes) {
-        let shard = lease.shard;
-        let reader = tokio::spawn(mailbox::run(Arc::clone(engine), shard, deliveries));
-        let reader = reader.abort_handle();
-        engine.ownership.shards().insert(shard, Owned { lease, reader });
+    for (shard, deliveries) in shards.iter().zip(mailboxes) {
+        let reader = tokio::spawn(mailbox::run(Arc::clone(engine), *shard, deliveries));
+        engine.ownership.open(*shard, reader.abort_handle());
     }
     if !shards.is_empty() {
         debug!(shards = shards.len(), "took shards");
-        let engine = Arc::clone(engine);
         // A task of its own: recovery may take longer than a lease lives.
-        tokio::spawn(async move {
-            while let Err(error) = recover(&engine, &shards).await {
-                error!(%error, "could not find the runs to go on with; trying again");
-                engine.clock.sleep(engine.options.back_off.1).await;
-                if engine.is_stopping() {
-                    return;
-                }
-            }
-        });
+        tokio::spawn(recover_all(Arc::clone(engine), shards));
     }
     Ok(())
 }
 
+async fn recover_all(engine: Arc<Engine>, shards: Vec<Shard>) {
+    while let Err(error) = recover(&engine, &shards).await {
+        error!(%error, "could not find the runs to go on with; trying again");
+        engine.clock.sleep(engine.options.back_off.1).await;
+        if engine.is_stopping() {
+            return;
+        }
+    }
+}
+
 /// Lets the unfinished runs of shards go on.
-async fn recover(
-    engine: &Arc<Engine>,
-    shards: &[Shard],
-) -> Result<(), aios_core::store::StoreError> {
+async fn recover(engine: &Arc<Engine>, shards: &[Shard]) -> Result<(), StoreError> {
     let statuses =
         vec![RunStatus::Running, RunStatus::Cancelling, RunStatus::Paused, RunStatus::Blocked];
     let filter = RunFilter { shards: shards.to_vec(), statuses, ..RunFilter::default() };

@@ -125,7 +125,7 @@ impl Engine {
             stopping: watch::Sender::new(false),
         });
         let seen = discover::Seen::now(&engine).await?;
-        leases::turn(&engine).await?;
+        leases::take(&engine).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(dispatch::run(Arc::clone(&engine), queue));
         tasks.spawn(timers::run(Arc::clone(&engine)));
