@@ -19,6 +19,7 @@ mod session;
 mod settle;
 mod subscribe;
 mod topology;
+mod url;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -96,6 +97,7 @@ impl RabbitMqBroker {
     ///
     /// Cancelling leaves nothing behind.
     pub async fn connect_with(options: RabbitMqOptions) -> Result<Self, BrokerError> {
+        let options = options.with_url_parameters()?;
         let target = options.resolve()?;
         let (options, reporter) = (Arc::new(options), Arc::new(Reporter::new()));
         let link =

@@ -32,10 +32,20 @@ pub struct RabbitMqOptions {
     pub(super) confirm_window: usize,
     pub(super) max_event_bytes: usize,
     pub(super) delivery_limit: u32,
+    frame_max: Option<u32>,
 }
 
 impl RabbitMqOptions {
-    /// Connects to `amqp[s]://user:password@host:port/vhost`, which is parsed when connecting.
+    /// Connects to `amqp[s]://user:password@host:port/vhost`, which is parsed when connecting. Its
+    /// parameters win over what is set in code, and unknown ones are refused:
+    ///
+    /// | parameter | value |
+    /// |---|---|
+    /// | `cacertfile`, `certfile`, `keyfile` | paths of PEM files; the key is PKCS #8 |
+    /// | `connect_deadline`, `publish_timeout`, `operation_timeout`, `watchdog` | seconds |
+    /// | `confirm_window`, `max_event_bytes`, `delivery_limit` | numbers |
+    /// | `prefix`, `connection_name` | texts |
+    /// | `heartbeat` (seconds), `frame_max` (bytes), `channel_max`, `connection_timeout` (ms), `auth_mechanism` | as RabbitMQ's own clients have them |
     ///
     /// The defaults: 30 s until connecting or publishing gives up, 10 s for any other answer of the
     /// server, heartbeats every 10 s, 1,000 events on their way at once, 16 MiB an event (what
@@ -59,6 +69,7 @@ impl RabbitMqOptions {
             confirm_window: 1000,
             max_event_bytes: 16 << 20,
             delivery_limit: 100,
+            frame_max: None,
         }
     }
 
@@ -170,6 +181,17 @@ impl RabbitMqOptions {
         self
     }
 
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Sets how large a frame may be, in bytes; the server may want smaller ones.
+    #[must_use]
+    pub fn with_frame_max(mut self, bytes: u32) -> Self {
+        self.frame_max = Some(bytes);
+        self
+    }
+
     /// Checks everything and parses the URL.
     pub(super) fn resolve(&self) -> Result<Target, BrokerError> {
         let invalid =
@@ -193,6 +215,7 @@ impl RabbitMqOptions {
             return Err(invalid("a heartbeat has 1 to 65,535 seconds"));
         }
         uri.query.heartbeat = uri.query.heartbeat.or(Some(seconds));
+        uri.query.frame_max = uri.query.frame_max.or(self.frame_max);
         let millis = u64::try_from(self.operation_timeout.as_millis()).unwrap_or(u64::MAX);
         uri.query.connection_timeout = uri.query.connection_timeout.or(Some(millis));
         Ok(Target { uri, tls: self.tls.clone(), name: self.name.clone() })

@@ -206,7 +206,7 @@ fn should_wait_for_agents_that_come_later_and_go_on_with_another_client() {
 #[test]
 fn should_say_on_one_line_which_server_is_not_there() {
     let output = Command::new(program("code-review"))
-        .args(["agent", "--broker", "amqp://127.0.0.1:1?connect_timeout=1s"])
+        .args(["agent", "--broker", "amqp://127.0.0.1:1?connect_deadline=1"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
