@@ -259,6 +259,33 @@ async fn should_acknowledge_a_long_task_early() {
 }
 
 #[tokio::test]
+async fn should_give_back_what_waits_behind_tasks_that_take_long() {
+    let world = World::new();
+    let options = HostOptions::new().with_early_ack_after(Some(SECOND * 60));
+    let (release, gate) = tokio::sync::watch::channel(false);
+    let agent = Scripted::new(move |_, parameters| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|open| *open).await?;
+            Ok(parameters)
+        }
+    });
+    let definition = AgentDefinition::instance("backend", agent.clone()).with_concurrency(1);
+    let _host = world.start_with(Agents::new().with(definition), options).await.unwrap();
+    world.assign("backend", "t1", json!(1)).await;
+    world.assign("backend", "t2", json!(2)).await;
+    world.pass(SECOND * 50).await;
+    assert_eq!(agent.calls(), 1);
+    world.pass(SECOND * 100).await;
+    let left = world.waiting("agents.backend", "agents.backend.task_assigned").await;
+    assert_eq!((agent.calls(), left), (1, 1), "another host can have it");
+    release.send_replace(true);
+    world.assign("backend", "t3", json!(3)).await;
+    world.pass(SECOND).await;
+    assert_eq!(agent.calls(), 2, "this one takes tasks again once it is free");
+}
+
+#[tokio::test]
 async fn should_give_up_a_task_that_is_no_task() {
     let world = World::new();
     let _host = world.start(Agents::new().agent("backend", Scripted::echo())).await;
