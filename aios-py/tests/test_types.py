@@ -6,7 +6,7 @@ import decimal
 import enum
 import uuid
 from pathlib import Path
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal, NamedTuple, NewType
 
 import pytest
 
@@ -26,6 +26,11 @@ Name = NewType("Name", str)
 class Node:
     name: str
     next: Node | None = None
+
+
+class Point(NamedTuple):
+    x: int
+    at: Level
 
 
 @dataclasses.dataclass
@@ -58,6 +63,7 @@ class Checked:
         (Literal["a", 1], 1),
         (Level, Level.LOW),
         (Node, Node("a", Node("b"))),
+        (Point, Point(1, Level.LOW)),
         (bytes, b"\x00\xff"),
         (uuid.UUID, uuid.UUID(int=7)),
         (decimal.Decimal, decimal.Decimal("1.10")),
@@ -70,7 +76,8 @@ class Checked:
     ],
 )
 def test_should_come_back_through_json(annotation: Any, value: Any) -> None:
-    assert Converter(annotation).read(loads(dumps(value))) == value
+    found = Converter(annotation).read(loads(dumps(value)))
+    assert (found, type(found)) == (value, type(value))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +88,8 @@ def test_should_come_back_through_json(annotation: Any, value: Any) -> None:
         (float, "1", ""),
         (list[int], [1, "2"], "/1"),
         (tuple[int, str], [1], ""),
+        (Point, ["1", 1], "/0"),
+        (Point, [1], ""),
         (dict[str, int], {"a/b": "x"}, "/a~1b"),
         (Node, {"name": "a", "next": {"name": 1}}, "/next/name"),
         (Checked, {"number": -1}, ""),

@@ -13,7 +13,7 @@ import sys
 import types
 import typing
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 Faults = list[tuple[str, str]]
@@ -82,6 +82,8 @@ class Compiler:
     def _class(self, kind: type) -> Compiled:
         if kind in (list, tuple, set, frozenset):
             return self._list(kind, Any)
+        if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+            return self._named_tuple(kind)
         if issubclass(kind, abc.Mapping) and not typing.is_typeddict(kind):
             return self._dict(str, Any)
         if issubclass(kind, enum.Enum):
@@ -179,7 +181,14 @@ class Compiler:
 
         return read, {"type": "array", "items": schema} if schema else {"type": "array"}
 
-    def _tuple(self, args: tuple[Any, ...]) -> Compiled:
+    def _named_tuple(self, kind: Any) -> Compiled:
+        """An array, as which a ``NamedTuple`` is written."""
+        hints = typing.get_type_hints(kind, include_extras=True)
+        return self._tuple(tuple(hints.get(name, Any) for name in kind._fields), kind._make)
+
+    def _tuple(
+        self, args: tuple[Any, ...], make: Callable[[Iterable[Any]], Any] = tuple
+    ) -> Compiled:
         if len(args) == 2 and args[1] is Ellipsis:
             return self._list(tuple, args[0])
         items = [self.compile(arg) for arg in args if arg != ()]
@@ -190,7 +199,7 @@ class Compiler:
             if len(value) != len(items):
                 faults.append((path, f"has {len(value)} items instead of {len(items)}"))
                 return MISFIT
-            return tuple(
+            return make(
                 found if reader is None else reader(found, f"{path}/{index}", faults)
                 for index, (found, (reader, _)) in enumerate(zip(value, items, strict=True))
             )
@@ -219,7 +228,7 @@ class Compiler:
 
 
 def _fields(kind: type) -> list[_Field] | None:
-    """The fields of a dataclass, ``TypedDict`` or ``NamedTuple``."""
+    """The fields of a dataclass or ``TypedDict``."""
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return [
