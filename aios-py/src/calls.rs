@@ -5,7 +5,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -39,6 +39,7 @@ impl Answer {
 /// What a call needs: threads to run on, and the loop that waits.
 pub(crate) struct Calls {
     process: u32,
+    closed: AtomicBool,
     tokio: Handle,
     pub(crate) places: Arc<Places>,
     waiting: Arc<Waiting>,
@@ -64,6 +65,7 @@ impl Calls {
     pub(crate) fn new(tokio: Handle, places: Arc<Places>) -> Self {
         Self {
             process: std::process::id(),
+            closed: AtomicBool::new(false),
             tokio,
             places,
             waiting: Arc::default(),
@@ -86,6 +88,9 @@ impl Calls {
             let message =
                 "this was opened before the process forked; open another one in the child";
             return Err(Fault::new("runtime", "FORKED", message).into_error(py));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed().into_error(py));
         }
         let waiter = self.places.event_loop.bind(py).call_method0("create_future")?;
         let key = self.waiting.serial.fetch_add(1, Ordering::Relaxed);
@@ -133,6 +138,11 @@ impl Calls {
     pub(crate) fn release_events(&self) {
         let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         readers.iter().filter_map(Weak::upgrade).for_each(|reader| reader.release());
+    }
+
+    /// Takes no more calls.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
     }
 
     /// Ends every call that still waits. For the loop's thread.

@@ -210,6 +210,7 @@ impl Core {
             std::mem::forget(tokio);
             return Ok(());
         }
+        self.calls.close();
         self.calls.places.pool.close();
         self.calls.drop_handles();
         if let Some(tokio) = tokio {

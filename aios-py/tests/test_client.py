@@ -133,6 +133,50 @@ async def test_should_tell_what_still_waits_that_the_runtime_was_closed() -> Non
         await runtime.start(ask, "q")
 
 
+async def test_should_tell_who_reads_events_that_the_client_was_closed() -> None:
+    async with aios.Client() as client:
+        events = client.events("a.b.c")
+        async with events:
+            await client.publish("a.b.c", 1)
+            await anext(events)
+        with pytest.raises(aios.RuntimeClosedError):
+            async with client.events("a.b.c") as events:
+                await client.close()
+                await anext(events)
+    async with aios.Client() as client:
+        with pytest.raises(aios.RuntimeClosedError):
+            async with client.events("a.b.c") as events:
+                await client.publish("a.b.c", 1)
+                await anext(events)
+                await client.close()
+
+
+def test_should_tell_so_without_async() -> None:
+    with aios.sync.Runtime(agents=[echo], workflows=[ask]) as runtime:
+        run = runtime.start(ask, "q")
+        events = runtime.events("a.b.c")
+    for call in (run.status, lambda: next(events), lambda: runtime.call("echo")):
+        with pytest.raises(aios.RuntimeClosedError):
+            call()
+
+
+def test_should_give_an_event_again_whose_handling_failed_without_async() -> None:
+    with aios.sync.Client() as client:
+        with pytest.raises(KeyError), client.events("a.b.c", group="readers") as events:
+            client.publish("a.b.c", 1)
+            assert next(events).data == 1
+            raise KeyError
+        with client.events("a.b.c", group="readers") as events:
+            assert next(events).data == 1
+        client.publish("a.b.c", 2)
+        # A stream that is dropped acknowledges nothing.
+        for event in client.events("a.b.c", group="readers"):
+            assert event.data == 2
+            break
+        with client.events("a.b.c", group="readers") as events:
+            assert next(events).data == 2
+
+
 async def test_should_say_what_is_wrong_with_urls_and_data(tmp_path: Path) -> None:
     with pytest.raises(aios.ConfigurationError):
         await aios.Client(store="nowhere:").open()

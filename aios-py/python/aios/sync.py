@@ -12,10 +12,11 @@ import concurrent.futures
 import os
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from . import _client
-from ._errors import ForkedError
+from ._errors import ForkedError, RuntimeClosedError
 from ._records import (
     AgentStatus,
     Event,
@@ -37,7 +38,7 @@ I = TypeVar("I")
 O = TypeVar("O")
 T = TypeVar("T")
 
-__all__ = ["Client", "RunHandle", "Runtime"]
+__all__ = ["Client", "EventStream", "RunHandle", "Runtime"]
 
 
 class _Loop:
@@ -60,6 +61,9 @@ class _Loop:
             raise ForkedError(
                 "this was opened before the process forked; open another one in the child"
             )
+        if self._loop.is_closed():
+            coroutine.close()
+            raise RuntimeClosedError("the runtime or client was closed")
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result(timeout)
@@ -127,6 +131,41 @@ class RunHandle(Generic[O]):
 
     def __repr__(self) -> str:
         return f"<aios.sync.RunHandle {self.id}>"
+
+
+class EventStream:
+    """Events as they come; see :class:`aios.EventStream`.
+
+    ``with client.events(...) as events`` acknowledges the last event and ends the subscription. One
+    that is dropped without ends too, and its last event comes again if its group is still there.
+    """
+
+    def __init__(self, loop: _Loop, stream: _client.EventStream) -> None:
+        self._loop = loop
+        self._stream = stream
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._loop.call(self._stream.__aexit__(kind, error, traceback))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        async def following() -> Event | None:
+            return await anext(self._stream, None)
+
+        event = self._loop.call(following())
+        if event is None:
+            raise StopIteration
+        return event
 
 
 class Client:
@@ -229,18 +268,11 @@ class Client:
         """Publishes an event; see :meth:`aios.Client.publish`."""
         return self._loop.call(self._client.publish(event_type, data, **options))
 
-    def events(self, *patterns: str, group: str | None = None) -> Iterator[Event]:
+    def events(self, *patterns: str, group: str | None = None) -> EventStream:
         """Events as they come; subscribed when this returns. See :meth:`aios.Client.events`."""
         stream = self._client.events(*patterns, group=group)
         self._loop.call(stream.__aenter__())
-        return self._iterate(stream)
-
-    def _iterate(self, stream: _client.EventStream) -> Iterator[Event]:
-        async def following() -> Event | None:
-            return await anext(stream, None)
-
-        while (event := self._loop.call(following())) is not None:
-            yield event
+        return EventStream(self._loop, stream)
 
     def log(self, after: int = 0) -> Iterator[RecordedEvent]:
         """The events of the log with a position above ``after``, in order."""
