@@ -71,12 +71,22 @@ impl Records {
             records.recv_timeout(timeout)
         });
         let (level, target, text) = received.ok()?;
-        let logger = target.replace("::", ".").replacen("aios_", "aios.", 1);
+        let logger = logger(target);
         match LOST.swap(0, Ordering::Relaxed) {
             0 => Some((level, logger, text)),
             lost => Some((level, logger, format!("{text} ({lost} records before were lost)"))),
         }
     }
+}
+
+/// Whether the target is one of aios's crates. This one's begins with `_aios`.
+fn is_own(target: &str) -> bool {
+    target.trim_start_matches('_').starts_with("aios")
+}
+
+/// `aios.agents.workflow` for `aios_agents::workflow`.
+fn logger(target: &str) -> String {
+    target.trim_start_matches('_').replace("::", ".").replacen("aios_", "aios.", 1)
 }
 
 struct Forward;
@@ -94,7 +104,7 @@ fn number(level: Level) -> u8 {
 impl Subscriber for Forward {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.is_event()
-            && metadata.target().starts_with("aios")
+            && is_own(metadata.target())
             && number(*metadata.level()) >= LEVEL.load(Ordering::Relaxed)
     }
 
@@ -107,7 +117,7 @@ impl Subscriber for Forward {
         metadata: &'static Metadata<'static>,
     ) -> tracing::subscriber::Interest {
         // Asked again each time, because the level may change.
-        match metadata.is_event() && metadata.target().starts_with("aios") {
+        match metadata.is_event() && is_own(metadata.target()) {
             true => tracing::subscriber::Interest::sometimes(),
             false => tracing::subscriber::Interest::never(),
         }

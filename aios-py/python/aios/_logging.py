@@ -45,12 +45,13 @@ def _level() -> int:
 
 
 def _pass_on(records: _aios.Records) -> None:
-    while not _stopping:
+    while True:
         record = records.next(1.0)
         if record is None:
             _aios.set_log_level(_level())
-            continue
-        level, name, text = record
-        if not level:
-            continue
-        logging.getLogger(name).log(level, "%s", text)
+        elif record[0]:
+            level, name, text = record
+            logging.getLogger(name).log(level, "%s", text)
+        # What was logged before the end is passed on.
+        if _stopping and (record is None or not record[0]):
+            return
