@@ -39,6 +39,14 @@ async def test_should_raise_that_a_task_was_interrupted() -> None:
     assert raised.value.retryable
 
 
+async def test_should_raise_that_the_broker_can_not_be_reached() -> None:
+    # Asked again for half a minute, as for one that is just starting.
+    with pytest.raises(aios.BrokerError) as raised:
+        await aios.Client(None, "amqp://127.0.0.1:1").open()
+    assert type(raised.value) is aios.BrokerError
+    assert raised.value.retryable
+
+
 def test_should_make_the_class_of_a_code_and_keep_what_it_was_given() -> None:
     known = [
         value

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import aios
 import aios.sync
@@ -62,6 +63,8 @@ def test_should_survive_being_killed(
 ) -> None:
     chance = random.Random(7)
     kills = 0
+    recorded: list[Any] = []
+    ran_before: Counter[int] = Counter()
     while True:
         process = script(PROGRAM)
         if kills < KILLS:
@@ -70,25 +73,44 @@ def test_should_survive_being_killed(
             process.kill()
             process.communicate()
             kills += 1
+            # What is recorded is not recorded anew, and did not run again since.
+            before, recorded = recorded, _recorded(tmp_path)
+            assert recorded[: len(before)] == before
+            ran_before, ran = _ran(tmp_path), ran_before
+            assert all(ran_before[number] == ran[number] for number in range(len(before)))
             continue
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         break
     assert int(output) == EXPECTED
-    with aios.sync.Client(f"sqlite://{tmp_path}/runs.db") as client:
-        journal = client.run("long-1").journal(limit=10_000)
-    recorded = [
-        event.event.data["operation"]
-        for event in journal
-        if event.event.type == "workflows.long.step_completed"
-    ]
-    assert len(recorded) == STEPS == len(set(recorded))
-    ran = Counter(int(line) for line in (tmp_path / "ran").read_text().split())
+    before, recorded = recorded, _recorded(tmp_path)
+    assert recorded[: len(before)] == before
+    assert len(recorded) == STEPS == len({operation for operation, _ in recorded})
+    assert [result for _, result in recorded] == [number * number for number in range(STEPS)]
+    ran = _ran(tmp_path)
+    assert all(ran[number] == ran_before[number] for number in range(len(before)))
     # A step runs again only if its process died before its result was recorded.
     assert set(ran) == set(range(STEPS))
     assert sum(ran.values()) - STEPS <= kills
     print(f"{kills} kills, {sum(ran.values()) - STEPS} steps ran again before they were recorded")
     assert kills == KILLS
+
+
+def _recorded(folder: Path) -> list[Any]:
+    """Operation and result of every step that is recorded; the first step is number 0."""
+    with aios.sync.Client(f"sqlite://{folder}/runs.db") as client:
+        journal = client.run("long-1").journal(limit=10_000)
+    return [
+        (event.event.data["operation"], event.event.data["result"])
+        for event in journal
+        if event.event.type == "workflows.long.step_completed"
+    ]
+
+
+def _ran(folder: Path) -> Counter[int]:
+    """How often each step ran."""
+    path = folder / "ran"
+    return Counter(map(int, path.read_text().split()) if path.exists() else [])
 
 
 def _wait_for_start(folder: Path, count: int, process: subprocess.Popen[str]) -> None:

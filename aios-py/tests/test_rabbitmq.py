@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import aios
 
 @aios.agent("square")
 def square(context: aios.TaskContext, number: int) -> list[int]:
-    time.sleep(0.01)
+    time.sleep(0.1)
     return [number * number, os.getpid()]
 
 def app():
@@ -32,7 +33,7 @@ def app():
     return aios.Runtime(None, os.environ["BROKER"], agents=[square])
 """
 
-TASKS = 300
+TASKS = 600
 KILLS = 5
 
 
@@ -44,8 +45,8 @@ def server() -> Iterator[RabbitMq]:
 
 
 @aios.workflow("squares")
-async def squares(context: aios.WorkflowContext, count: int) -> list[int]:
-    answers = await context.gather(
+async def squares(context: aios.WorkflowContext, count: int) -> list[list[int]]:
+    return await context.gather(
         *(
             context.task(
                 "square",
@@ -57,7 +58,6 @@ async def squares(context: aios.WorkflowContext, count: int) -> list[int]:
             for number in range(count)
         )
     )
-    return [answer[0] for answer in answers]
 
 
 async def test_should_finish_although_workers_are_killed(server: RabbitMq, tmp_path: Path) -> None:
@@ -76,8 +76,13 @@ async def test_should_finish_although_workers_are_killed(server: RabbitMq, tmp_p
         ) as runtime:
             run = await runtime.start(squares, TASKS, id="squares-1")
             killing = asyncio.create_task(asyncio.to_thread(kill_some, supervisor.pid, tmp_path))
-            assert await run.result() == [number * number for number in range(TASKS)]
+            answers = await run.result()
             assert await killing == KILLS
+        assert [square for square, _ in answers] == [number * number for number in range(TASKS)]
+        # Both places among the processes did their share, and others took over where some died.
+        by_process = Counter(process for _, process in answers)
+        assert len(by_process) > 2
+        assert max(by_process.values()) < TASKS * 3 // 4
     finally:
         supervisor.send_signal(signal.SIGTERM)
         status, _, errors = finish(supervisor)
@@ -98,6 +103,13 @@ def kill_some(supervisor: int, folder: Path) -> int:
             os.kill(victim, signal.SIGKILL)
             killed.add(victim)
     return len(killed)
+
+
+async def test_should_raise_that_the_broker_refuses_a_user(server: RabbitMq) -> None:
+    with pytest.raises(aios.BrokerError) as raised:
+        await aios.Client(None, server.url.replace("guest:guest", "guest:wrong")).open()
+    assert type(raised.value) is aios.BrokerError
+    assert "wrong" not in str(raised.value)
 
 
 async def test_should_publish_to_other_clients(server: RabbitMq) -> None:

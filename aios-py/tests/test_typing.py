@@ -17,6 +17,12 @@ TESTS = Path(__file__).parent
 CHECKED = [*sorted(TESTS.glob("*.py")), *sorted((TESTS.parent / "examples").glob("*.py"))]
 PACKAGE = Path(aios.__file__).parent
 
+#: What stubtest does not understand: generic named tuples, and names for literals.
+STUBTEST_ALLOWS = """
+aios._records.Page.__class_getitem__
+aios._records.RunState
+"""
+
 
 def check(module: str, *arguments: str, folder: Path) -> None:
     if importlib.util.find_spec(module.partition(".")[0]) is None:
@@ -52,4 +58,6 @@ def test_should_satisfy_pyright(tmp_path: Path) -> None:
 
 
 def test_should_have_stubs_that_say_what_is_there(tmp_path: Path) -> None:
-    check("mypy.stubtest", "aios._aios", folder=tmp_path)
+    allowed = tmp_path / "allowed"
+    allowed.write_text(STUBTEST_ALLOWS)
+    check("mypy.stubtest", "aios", "--allowlist", str(allowed), folder=tmp_path)
