@@ -12,8 +12,11 @@ use pyo3::{prelude::*, sync::PyOnceLock};
 
 use crate::json;
 
+/// Code of the failure of code that returned what can't be JSON.
+const INVALID_OUTPUT: &str = "INVALID_OUTPUT";
+
 /// An error of aios as `aios._errors.build` takes it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fault {
     /// Where it comes from; see `aios._errors.build`.
     kind: &'static str,
@@ -110,6 +113,12 @@ fn describe(py: Python<'_>, error: &PyErr, default_code: &str) -> PyResult<TaskE
     let details: Payload = json::write(&details)?;
     let details = details.decode().unwrap_or_default();
     Ok(TaskError { failure: Failure { code, message, details }, retryable })
+}
+
+/// That what code returned can't be JSON.
+pub(crate) fn invalid_output(py: Python<'_>, error: &PyErr) -> Failure {
+    let described = task_error(py, error, INVALID_OUTPUT).failure;
+    Failure { code: INVALID_OUTPUT.to_owned(), ..described }
 }
 
 impl From<TaskError> for Fault {

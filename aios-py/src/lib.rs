@@ -12,6 +12,7 @@ mod fault;
 mod given;
 mod json;
 mod logging;
+mod measure;
 mod places;
 mod records;
 mod run;
@@ -31,6 +32,7 @@ mod _aios {
         events::Events,
         json::{dumps, loads},
         logging::{Records, log_to, set_log_level, wake_log},
+        measure::rust_tasks_per_second,
         places::{Pool, Reply},
         run::HandleCore,
         testing::{replay, run_test},

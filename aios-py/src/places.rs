@@ -9,7 +9,11 @@ use aios_core::{agent::TaskError, event::Payload, failure::Failure};
 use pyo3::{prelude::*, types::PyTuple};
 use tokio::sync::oneshot;
 
-use crate::{bridge::Bridge, fault::task_error, json};
+use crate::{
+    bridge::Bridge,
+    fault::{invalid_output, task_error},
+    json,
+};
 
 /// Code of the failure of an attempt whose interpreter or loop went away.
 const INTERRUPTED: &str = "INTERRUPTED";
@@ -21,7 +25,8 @@ pub(crate) struct Places {
     pub(crate) pool: Arc<Queue>,
 }
 
-/// A Python function that is called with a [`Reply`] and arguments: `async def` or plain.
+/// A Python function that is called with a [`Reply`] and arguments: on the loop, where it returns an
+/// `asyncio` task that does the work, or in the pool, where it does the work itself.
 #[derive(Debug)]
 pub(crate) struct Function {
     pub(crate) code: Py<PyAny>,
@@ -97,10 +102,11 @@ impl Call {
 
     fn start_task(self, py: Python<'_>, slot: &Mutex<Slot>) -> PyResult<()> {
         let Some((function, arguments)) = self.into_parts(py) else { return Ok(()) };
-        let coroutine = function.bind(py).call1(arguments.bind(py))?;
-        let event_loop = py.import("asyncio")?.call_method0("get_running_loop")?;
-        let task = event_loop.call_method1("create_task", (coroutine,))?;
-        *lock(slot) = Slot::Running(task.unbind());
+        let task = function.call1(py, arguments.bind(py))?;
+        let before = std::mem::replace(&mut *lock(slot), Slot::Running(task.clone_ref(py)));
+        if matches!(before, Slot::Gone) {
+            task.call_method0(py, "cancel")?;
+        }
         Ok(())
     }
 }
@@ -109,6 +115,8 @@ impl Call {
 enum Slot {
     Waiting,
     Running(Py<PyAny>),
+    /// Nobody waits for it any more.
+    Gone,
 }
 
 /// A coroutine on the loop; dropping this cancels it.
@@ -119,7 +127,7 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let slot = std::mem::replace(&mut *lock(&self.slot), Slot::Waiting);
+        let slot = std::mem::replace(&mut *lock(&self.slot), Slot::Gone);
         if let Slot::Running(task) = slot {
             // A task that is done takes no notice.
             let cancel = move |py: Python<'_>| task.call_method0(py, "cancel").map(drop);
@@ -148,11 +156,8 @@ impl Reply {
 impl Reply {
     /// It returned this.
     fn done(&self, value: &Bound<'_, PyAny>) {
-        let written = json::write(value).map_err(|error| TaskError {
-            retryable: false,
-            ..task_error(value.py(), &error, "INVALID_OUTPUT")
-        });
-        self.send(written);
+        let written = json::write(value);
+        self.send(written.map_err(|error| TaskError::terminal(invalid_output(value.py(), &error))));
     }
 
     /// It raised this.

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import aios
+
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 
 
 @dataclasses.dataclass
@@ -127,6 +133,8 @@ async def test_should_give_the_same_time_ids_and_numbers_in_a_replay(tmp_path: P
     url = f"sqlite://{tmp_path}/a.db"
     async with aios.Runtime(url, workflows=[steady]) as runtime:
         await runtime.start(steady, id="s")
+        while not seen:
+            await asyncio.sleep(0.01)
     async with aios.Runtime(url, workflows=[steady]) as runtime:
         run = await runtime.run("s")
         await run.signal("go")
@@ -218,6 +226,104 @@ async def test_should_fail_with_what_the_code_raised() -> None:
     assert raised.value.code == "WORKFLOW_FAILED"
     assert raised.value.details["type"] == "KeyError"
     assert 'raise KeyError("lost")' in raised.value.details["traceback"]
+
+
+async def test_should_fail_when_a_step_or_the_workflow_returns_what_can_not_be_json() -> None:
+    def strange() -> object:
+        return object()
+
+    @aios.workflow("stranger")
+    async def stranger(context: aios.WorkflowContext, inside: bool) -> object:
+        return await context.step("strange", strange) if inside else object()
+
+    async with aios.Runtime(workflows=[stranger]) as runtime:
+        for inside in (True, False):
+            run = await runtime.start(stranger, inside)
+            with pytest.raises(aios.RunFailedError) as raised:
+                await run.result()
+            assert raised.value.code == "INVALID_OUTPUT"
+            assert type(raised.value.__cause__) is aios.InvalidOutputError
+
+
+async def test_should_show_context_variables_to_the_workflow_and_its_steps() -> None:
+    def plain_step() -> str:
+        return tenant.get()
+
+    async def async_step() -> str:
+        found = tenant.get()
+        tenant.set("nobody else's")
+        await asyncio.sleep(0)
+        return found
+
+    @aios.workflow("tenants")
+    async def tenants(context: aios.WorkflowContext) -> list[str]:
+        found = [tenant.get()]
+        for name in ("bob", "eve"):
+            found.append(await context.step("plain", plain_step))
+            found.append(await context.step("async", async_step))
+            tenant.set(name)
+        return [*found, tenant.get()]
+
+    tenant.set("ada")
+    async with aios.Runtime(workflows=[tenants]) as runtime:
+        tenant.set("too late")
+        for _ in range(2):
+            run = await runtime.start(tenants)
+            assert await run.result() == ["ada", "ada", "ada", "bob", "bob", "eve"]
+    assert tenant.get() == "too late"
+
+
+async def test_should_pass_the_trace_on_to_tasks_steps_and_children() -> None:
+    @aios.agent("traced")
+    async def traced(context: aios.TaskContext) -> list[str | None]:
+        return [context.traceparent, aios.traceparent.get()]
+
+    def step() -> str | None:
+        return aios.traceparent.get()
+
+    @aios.workflow("tracing")
+    async def tracing(context: aios.WorkflowContext, children: int) -> list[str | None]:
+        found: list[str | None] = [context.traceparent, aios.traceparent.get()]
+        found += await context.task("traced", result=list[str | None])
+        found.append(await context.step("step", step))
+        return found + (await context.child(tracing, children - 1) if children else [])
+
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with aios.Runtime(agents=[traced], workflows=[tracing]) as runtime:
+        run = await runtime.start(tracing, 1, traceparent=trace)
+        assert await run.result() == [trace] * 10
+        run = await runtime.start(tracing, 1)
+        assert await run.result() == [None] * 10
+
+
+async def test_should_keep_nothing_of_a_run_alive_that_caught_a_failure() -> None:
+    class Marker:
+        pass
+
+    markers: list[weakref.ref[Marker]] = []
+
+    def refuse() -> None:
+        raise aios.TaskError.terminal("no")
+
+    @aios.workflow("catching")
+    async def catching(context: aios.WorkflowContext) -> int:
+        marker = Marker()
+        markers.append(weakref.ref(marker))
+        operation = context.step("refuse", refuse)
+        errors: list[int] = []
+        for _ in range(2):
+            try:
+                await operation
+            except aios.TaskError as error:
+                errors.append(id(error))
+        return len(errors)
+
+    async with aios.Runtime(workflows=[catching]) as runtime:
+        run = await runtime.start(catching)
+        assert await run.result() == 2
+    gc.collect()
+    assert markers
+    assert [marker() for marker in markers] == [None] * len(markers)
 
 
 async def test_should_raise_failures_of_tasks_where_they_are_awaited() -> None:

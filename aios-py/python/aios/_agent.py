@@ -10,6 +10,7 @@ from . import _trace
 from ._errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import asyncio
     import datetime
 
     from ._aios import Reply, TaskCore
@@ -188,7 +189,9 @@ def _async_invoke(
     *,
     takes_parameters: bool,
 ) -> Callable[[Reply, TaskCore, Any], Any]:
-    async def invoke(reply: Reply, core: TaskCore, raw: Any) -> None:
+    from asyncio import get_running_loop
+
+    async def work(reply: Reply, core: TaskCore, raw: Any) -> None:
         try:
             _trace.traceparent.set(core.traceparent)
             context = TaskContext(core)
@@ -202,6 +205,9 @@ def _async_invoke(
                 raise
         else:
             reply.done(value)
+
+    def invoke(reply: Reply, core: TaskCore, raw: Any) -> asyncio.Task[None]:
+        return get_running_loop().create_task(work(reply, core, raw))
 
     return invoke
 

@@ -1,6 +1,7 @@
 """What the package is built on. Private; it changes without notice."""
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol, final
 
@@ -23,6 +24,7 @@ __all__ = [
     "loads",
     "replay",
     "run_test",
+    "rust_tasks_per_second",
     "set_log_level",
     "wake_log",
 ]
@@ -64,6 +66,9 @@ def run_test(
     children: Sequence[tuple[str, Callable[[Any], Any]]],
     outside: Sequence[tuple[float, str, str, Any]],
 ) -> asyncio.Future[Any]: ...
+def rust_tasks_per_second(
+    core: Core, duration: float, concurrent: int
+) -> asyncio.Future[float]: ...
 def replay(core: Core, workflow: _Workflow, journal: Sequence[str]) -> asyncio.Future[None]: ...
 @final
 class Pending: ...
@@ -128,6 +133,8 @@ class RunCore:
     def workflow(self) -> str: ...
     @property
     def workflow_version(self) -> int: ...
+    @property
+    def traceparent(self) -> str | None: ...
     def task(
         self,
         agent_type: str,
@@ -144,6 +151,7 @@ class RunCore:
         is_async: bool,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        context: contextvars.Context,
         retry: tuple[Any, ...] | None,
         decode: Callable[[Any], Any] | None,
     ) -> Operation: ...

@@ -7,10 +7,12 @@ import copy
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
+from . import _trace
 from ._aios import PENDING
 from ._errors import AiosError, WorkflowCodeError
 
 if TYPE_CHECKING:
+    import asyncio
     import datetime
     import uuid
 
@@ -178,6 +180,7 @@ class Driver:
 
         self._set_running_loop: Callable[[Any], None] = _set_running_loop
         self._context = begin.context()
+        self._context.run(_trace.traceparent.set, run.traceparent)
         self._coroutine: Coroutine[Any, Any, Any] = self._guarded(begin, run, input)
         self._send: Callable[[Any], Any] = self._coroutine.send
 
@@ -311,6 +314,11 @@ class WorkflowContext:
         """Version of the workflow that this run follows."""
         return self._run.workflow_version
 
+    @property
+    def traceparent(self) -> str | None:
+        """W3C trace context of whoever started the run. Its tasks, steps and children get it too."""
+        return self._run.traceparent
+
     def with_retry(self, policy: RetryPolicy) -> WorkflowContext:
         """A context whose tasks and steps are tried again as ``policy`` says."""
         other = copy.copy(self)
@@ -387,6 +395,7 @@ class WorkflowContext:
         """Runs a function and records its result, once.
 
         An ``async def`` runs on the event loop of the runtime, a plain function in its thread pool.
+        Both see the context variables that the workflow sees where it calls this.
         It may run again if the process dies before the result is recorded. The result goes through
         JSON, and comes back as the type that the function is annotated to return.
 
@@ -400,9 +409,15 @@ class WorkflowContext:
         """
         from ._signature import is_async
 
-        policy = _parts(self._retry)
         return self._run.step(
-            name, function, is_async(function), args, kwargs, policy, _step_reader(function)
+            name,
+            function,
+            is_async(function),
+            args,
+            kwargs,
+            contextvars.copy_context(),
+            _parts(self._retry),
+            _step_reader(function),
         )
 
     def sleep(self, seconds: float) -> Awaitable[None]:
@@ -573,10 +588,24 @@ def _step_reader(function: Callable[..., Any]) -> Callable[[Any], Any] | None:
     return made
 
 
-async def run_async_step(
+def start_async_step(
+    reply: Reply,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: contextvars.Context,
+) -> asyncio.Task[None]:
+    """Starts an async step on the loop; what Rust calls."""
+    from asyncio import get_running_loop
+
+    # A task takes a copy of the context in which it is made.
+    create = get_running_loop().create_task
+    return context.run(create, _run_async_step(reply, function, args, kwargs))
+
+
+async def _run_async_step(
     reply: Reply, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    """Runs an async step on the loop; what Rust calls."""
     try:
         value = await function(*args, **kwargs)
     except BaseException as error:
@@ -588,11 +617,15 @@ async def run_async_step(
 
 
 def run_plain_step(
-    reply: Reply, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    reply: Reply,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: contextvars.Context,
 ) -> None:
     """Runs a plain step in the pool; what Rust calls."""
     try:
-        value = function(*args, **kwargs)
+        value = context.copy().run(function, *args, **kwargs)
     except BaseException as error:
         reply.fail(error)
     else:

@@ -11,7 +11,10 @@ use aios_core::event::Payload;
 use pyo3::{exceptions::PyStopIteration, prelude::*, sync::PyOnceLock};
 
 use super::{Operations, Pending, RunCore};
-use crate::{fault::task_error, json};
+use crate::{
+    fault::{invalid_output, task_error},
+    json,
+};
 
 /// A Python coroutine as a future: every poll sends to it once.
 ///
@@ -85,7 +88,7 @@ impl Drive {
 fn returned(py: Python<'_>, stop: &PyErr) -> Ended {
     let value = stop.value(py).getattr("value");
     let written = value.and_then(|value| json::write(&value));
-    written.map_err(|error| WorkflowError::failed(task_error(py, &error, "INVALID_OUTPUT").failure))
+    written.map_err(|error| WorkflowError::failed(invalid_output(py, &error)))
 }
 
 /// What the coroutine raised. Code that can't be a workflow blocks the run, as a panic does.

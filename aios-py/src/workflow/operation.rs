@@ -87,7 +87,9 @@ pub(crate) struct Operation {
     key: u64,
     /// Makes the result what the workflow asked for.
     decode: Option<Py<PyAny>>,
-    ended: Mutex<Option<PyResult<Py<PyAny>>>>,
+    /// Kept as data: an exception would hold on to the frames that it went through, and they to
+    /// this.
+    ended: Mutex<Option<Result<Payload, Fault>>>,
 }
 
 impl Operation {
@@ -96,8 +98,8 @@ impl Operation {
         Self { operations: Arc::clone(operations), key, decode, ended: Mutex::default() }
     }
 
-    fn end(&self, py: Python<'_>, outcome: Outcome) -> PyResult<Py<PyAny>> {
-        let payload = outcome.map_err(|error| Fault::from(error).into_error(py))?;
+    fn value(&self, py: Python<'_>, ended: Result<Payload, Fault>) -> PyResult<Py<PyAny>> {
+        let payload = ended.map_err(|fault| fault.into_error(py))?;
         let value = json::read(py, payload.as_str())?;
         match &self.decode {
             Some(decode) => decode.call1(py, (value,)),
@@ -105,7 +107,7 @@ impl Operation {
         }
     }
 
-    fn ended(&self) -> MutexGuard<'_, Option<PyResult<Py<PyAny>>>> {
+    fn ended(&self) -> MutexGuard<'_, Option<Result<Payload, Fault>>> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -121,19 +123,20 @@ impl Operation {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Py<Pending>> {
-        if self.ended().is_none() {
-            let polled = self.operations.poll(self.key).ok_or_else(|| misplaced(py))?;
-            let Poll::Ready(outcome) = polled else {
-                return Ok(Pending::instance(py)?.clone_ref(py));
-            };
-            let ended = self.end(py, outcome);
-            *self.ended() = Some(ended);
-        }
-        Err(match &*self.ended() {
-            Some(Ok(value)) => PyStopIteration::new_err((value.clone_ref(py),)),
-            Some(Err(error)) => error.clone_ref(py),
-            None => misplaced(py),
-        })
+        let before = self.ended().clone();
+        let ended = match before {
+            Some(ended) => ended,
+            None => match self.operations.poll(self.key).ok_or_else(|| misplaced(py))? {
+                Poll::Pending => return Ok(Pending::instance(py)?.clone_ref(py)),
+                Poll::Ready(outcome) => {
+                    let ended = outcome.map_err(Fault::from);
+                    self.ended().insert(ended).clone()
+                }
+            },
+        };
+        Err(self
+            .value(py, ended)
+            .map_or_else(|error| error, |value| PyStopIteration::new_err((value,))))
     }
 
     /// Gives the operation up: a timer is forgotten, a task is cancelled.

@@ -1,0 +1,76 @@
+//! How fast agents in Rust are while Python works in the same process; for `benches/bench.py`.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::{Runtime, agent::Caller};
+use aios_core::{
+    agent::{Agent, TaskContext, TaskError},
+    clock::{Clock, SystemClock},
+    event::{Payload, Timestamp},
+};
+use pyo3::prelude::*;
+use tokio::task::JoinSet;
+
+use crate::{calls::Answer, core::Core, fault::Fault, workflow::seconds};
+
+/// How long tasks that run may go on afterwards.
+const DRAIN: Duration = Duration::from_secs(10);
+
+struct Echo;
+
+impl Agent for Echo {
+    type Parameters = u64;
+    type Output = u64;
+
+    async fn process_task(&self, _: &TaskContext, number: u64) -> Result<u64, TaskError> {
+        Ok(number)
+    }
+}
+
+/// Gives tasks to an agent in Rust, from Rust, on the threads of `core` and so many at once: how
+/// many a second are done.
+#[pyfunction]
+pub(crate) fn rust_tasks_per_second<'py>(
+    py: Python<'py>,
+    core: &Core,
+    duration: f64,
+    concurrent: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    let duration = seconds(py, duration)?;
+    core.calls().call(py, async move {
+        let rate = measure(duration, concurrent).await?;
+        Ok(Answer::Json(Payload::encode(&rate)?))
+    })
+}
+
+async fn measure(duration: Duration, concurrent: usize) -> Result<f64, Fault> {
+    let broker = aios_broker::connect("memory://").await?;
+    let host = Runtime::builder().broker(Arc::clone(&broker)).agent("echo", Echo);
+    let host = host.start().await?;
+    let caller = Caller::new(Arc::clone(&broker), Arc::new(SystemClock), "bench").await?;
+
+    let began = SystemClock.now();
+    let mut callers = JoinSet::new();
+    for _ in 0..concurrent {
+        callers.spawn(call_until(began + duration, caller.clone()));
+    }
+    let mut count = 0;
+    while let Some(called) = callers.join_next().await {
+        count += called.unwrap_or(Ok(0))?;
+    }
+    let taken = SystemClock.now().duration_since(began);
+
+    drop(caller);
+    host.shutdown(DRAIN).await?;
+    broker.close(DRAIN).await?;
+    Ok(f64::from(count) / taken.as_secs_f64())
+}
+
+async fn call_until(end: Timestamp, caller: Caller) -> Result<u32, Fault> {
+    let mut count = 0;
+    while SystemClock.now() < end {
+        caller.task("echo", &u64::from(count)).await?;
+        count += 1;
+    }
+    Ok(count)
+}
