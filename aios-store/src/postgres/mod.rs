@@ -13,7 +13,17 @@
 //!
 //! An idle store with somebody waiting in [`wait_for`](aios_core::store::EventStore::wait_for) asks
 //! 6 times a minute for the end of the log, or 60 times where it can't listen for hints; with nobody
-//! waiting it asks nothing.
+//! waiting it asks nothing, except that the listening connection shows once a minute that it lives.
+//!
+//! # Through PgBouncer
+//!
+//! In transaction mode, [`Pooler`] says what it can, and
+//! [`with_listen_url`](PostgresOptions::with_listen_url) leads past it for hints. Nothing then has to
+//! stand in `ignore_startup_parameters`. With [`Pooler::Session`] the limits of statements and locks
+//! are sent as the startup parameter `options`, which PgBouncer does not take: either ignore it there,
+//! and set `statement_timeout` and `lock_timeout` for the role, or hand in a pool. After a failover to
+//! a server that lost commits, behind a pooler that keeps its clients through it, restart the clients:
+//! they can't see that what they know of names and streams is gone.
 
 mod append;
 mod batch;

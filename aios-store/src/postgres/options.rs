@@ -21,10 +21,11 @@ pub enum Pooler {
     #[default]
     Session,
     /// One that lends a server connection for a transaction, and keeps prepared statements apart:
-    /// PgBouncer 1.21 or later with `max_prepared_statements` above 0.
+    /// PgBouncer 1.21 or later with `max_prepared_statements` above 0. Statements and locks are then
+    /// limited by what the role has set, and by this side's patience.
     Transaction,
     /// One that lends a server connection for a transaction and knows nothing of prepared
-    /// statements. Each call then costs three round trips more.
+    /// statements. Each call is a transaction that sets its limits, and costs three round trips more.
     TransactionUnprepared,
 }
 
@@ -179,8 +180,9 @@ impl PostgresOptions {
         self
     }
 
-    /// Sets how long an append is tried again after the connection is lost, until it is known
-    /// whether it is stored; then it is answered with [`StoreError::Timeout`]. Default 30 s.
+    /// Sets how long an append may wait for others and be tried again, from the call on; then it is
+    /// answered with what kept it, or with [`StoreError::Timeout`] where nobody knows whether it is
+    /// stored. An attempt under way at that moment is waited for. Default 30 s.
     pub fn with_append_timeout(mut self, timeout: Duration) -> Self {
         self.append_timeout = timeout;
         self

@@ -38,20 +38,30 @@ async fn should_read_and_renew_as_soon_as_the_server_is_back() {
     drop(server);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn should_get_over_connections_that_fell_silent() {
+/// Has connections fall silent this long after they were used, and calls given up on them.
+async fn get_over_silence(rest: Duration) {
     let Some(server) = PostgresServer::shared() else { return };
     let proxy = Proxy::start(server.port()).await;
     let options = PostgresOptions::new(&proxy.url(server)).unwrap().with_max_connections(4);
     let options = options.with_schema(&server.new_name()).unwrap();
     let store = PostgresStore::connect_with(options).await.unwrap();
     warm_up(&store).await;
+    pause(rest).await;
     proxy.silence();
     for _ in 0..8 {
-        // Given up by the caller, some of them on a silent connection.
         tokio::time::timeout(Duration::from_millis(100), store.head()).await.ok();
     }
     assert_eq!(store.head().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_get_over_connections_that_fell_silent_at_work() {
+    get_over_silence(Duration::from_millis(200)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_get_over_connections_that_fell_silent_on_their_way_to_the_pool() {
+    get_over_silence(Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,18 +69,24 @@ async fn should_listen_anew_when_the_connection_fell_silent() {
     let Some(server) = PostgresServer::shared() else { return };
     let (proxy, clock) = (Proxy::start(server.port()).await, VirtualClock::default());
     let options = PostgresOptions::new(&server.url()).unwrap().with_clock(Arc::new(clock.clone()));
-    let options = options.with_listen_url(&proxy.url(server)).unwrap();
-    let options = options.with_schema(&server.new_name()).unwrap();
-    let _store = PostgresStore::connect_with(options).await.unwrap();
-    until_accepted(&proxy, &clock, 1, Duration::ZERO).await;
+    let schema = server.new_name();
+    let options = options.with_schema(&schema).unwrap().with_listen_url(&proxy.url(server));
+    let _store = PostgresStore::connect_with(options.unwrap()).await.unwrap();
+    let listens = format!(
+        "SELECT count(*) FROM pg_stat_activity \
+         WHERE state = 'idle' AND query = 'LISTEN \"{schema}_events\"'"
+    );
+    while server.sql(&listens) == "0" {
+        pause(Duration::from_millis(10)).await;
+    }
+    pause(Duration::from_millis(200)).await;
     proxy.silence();
-    until_accepted(&proxy, &clock, 2, Duration::from_secs(1)).await;
+    while proxy.accepted() < 2 {
+        clock.advance(Duration::from_secs(1));
+        pause(Duration::from_millis(10)).await;
+    }
 }
 
-/// Moves the time on by steps until the proxy has passed on this many connections.
-async fn until_accepted(proxy: &Proxy, clock: &VirtualClock, count: u32, step: Duration) {
-    while proxy.accepted() < count {
-        clock.advance(step);
-        tokio::time::timeout(Duration::from_millis(10), std::future::pending::<()>()).await.ok();
-    }
+async fn pause(duration: Duration) {
+    tokio::time::timeout(duration, std::future::pending::<()>()).await.ok();
 }
