@@ -70,23 +70,28 @@ async fn start(place: &Place) -> Runtime {
 
 fn steps(runtime: &tokio::runtime::Runtime) {
     let (mut ours, mut ceiling) = (Vec::new(), Vec::new());
-    let mut bytes = Vec::new();
     for _ in 0..ROUNDS {
         ceiling.push(per_second(RUNS * STEPS, bare(ROWS, RUNS * STEPS)));
         let place = Place::new();
-        ours.push(per_second(RUNS * STEPS, runtime.block_on(many_runs(&place))));
-        bytes.push(std::fs::metadata(&place.path).unwrap().len() as f64 / (RUNS * STEPS) as f64);
+        ours.push(per_second(RUNS * STEPS, runtime.block_on(many_runs(&place, STEPS))));
     }
     ratio("workflow_steps/sqlite", median(&mut ours), median(&mut ceiling), "steps/s");
-    figure("workflow_bytes_per_step/sqlite", median(&mut bytes), "bytes");
+    // The same for every step, however many there are.
+    for steps in [STEPS, STEPS * 3] {
+        let place = Place::new();
+        runtime.block_on(many_runs(&place, steps));
+        let bytes = std::fs::metadata(&place.path).unwrap().len() as f64;
+        let name = format!("workflow_bytes_per_step/sqlite/{steps}");
+        figure(&name, bytes / (RUNS * steps) as f64, "bytes");
+    }
 }
 
-async fn many_runs(place: &Place) -> Duration {
+async fn many_runs(place: &Place, steps: usize) -> Duration {
     GATE.send_replace(false);
     let runtime = start(place).await;
     let mut results = JoinSet::new();
     for _ in 0..RUNS {
-        let run = runtime.start("deploy", &STEPS).await.unwrap();
+        let run = runtime.start("deploy", &steps).await.unwrap();
         results.spawn(async move { run.result::<usize>().await.unwrap() });
     }
     let begin = Instant::now();

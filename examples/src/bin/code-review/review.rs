@@ -4,6 +4,10 @@ use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
 
 use aios_agents::{prelude::*, runtime::RuntimeBuilder};
 use aios_broker::memory::MemoryBroker;
+use aios_core::{
+    clock::{ClockExt, SystemClock},
+    store::StoreError,
+};
 
 use crate::{
     agents,
@@ -18,11 +22,14 @@ use crate::{
 
 /// How long tasks that run may go on when the program is told to stop.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
+/// How often, and with what pauses, is looked whether another process has let go of the store.
+const LOOKS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Reviews the tree in this process, or goes on with a review that was interrupted.
 pub(crate) async fn whole(whole: &Whole, request: &Request) -> Result<ExitCode, Box<dyn Error>> {
     let mut interrupts = Interrupts::new()?;
-    let store = aios_store::connect(&whole.job.store).await?;
+    let store = open(&whole.job.store).await?;
     let choice = choose(&whole.job, request, &store).await?;
     announce(&choice, request);
 
@@ -57,7 +64,7 @@ pub(crate) async fn whole(whole: &Whole, request: &Request) -> Result<ExitCode, 
 /// Has the tree reviewed by processes elsewhere, or waits for a review that they do.
 pub(crate) async fn start(job: &Job, request: &Request) -> Result<ExitCode, Box<dyn Error>> {
     let mut interrupts = Interrupts::new()?;
-    let store = aios_store::connect(&job.store).await?;
+    let store = open(&job.store).await?;
     let choice = choose(job, request, &store).await?;
     announce(&choice, request);
     match attend(&client(&store).start().await?, &choice, request, &mut interrupts).await? {
@@ -67,6 +74,17 @@ pub(crate) async fn start(job: &Job, request: &Request) -> Result<ExitCode, Box<
             Ok(signal.exit_code())
         }
     }
+}
+
+/// Opens the store, for which a process that was killed just now may need a moment.
+async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
+    for _ in 0..LOOKS {
+        match aios_store::connect(url).await {
+            Err(StoreError::Locked { .. }) => SystemClock.sleep(PAUSE).await,
+            opened => return opened,
+        }
+    }
+    aios_store::connect(url).await
 }
 
 /// What every runtime of this program that has a store is built from.
