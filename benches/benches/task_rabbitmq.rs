@@ -38,17 +38,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Builder, sync::oneshot};
 
-/// Rounds of each kind; the medians are compared.
-const ROUNDS: usize = 5;
+/// Rounds of each kind; the medians are compared. Many short ones, so that both sides see the same
+/// moods of the machine.
+const ROUNDS: usize = 15;
 
 /// Tasks a round with many outstanding.
-const MANY: usize = 10_000;
+const MANY: usize = 4_000;
 const CALLERS: usize = 10;
 /// Together, 200 are outstanding.
 const WINDOW: usize = 20;
 
 /// Tasks a round, one at a time.
-const FEW: usize = 1_000;
+const FEW: usize = 400;
 
 const EXCHANGE: &str = "raw.events";
 const TASKS: &str = "raw.tasks";
@@ -186,13 +187,15 @@ impl Contender for Raw {
 }
 
 impl Raw {
-    /// An end that gives tasks and one that does them, with a connection for each direction.
+    /// An end that gives tasks and one that does them. A connection each is as fast as one for
+    /// each direction, or one for all.
     async fn connect(url: &str) -> Self {
         let mut connections = Vec::new();
         let mut channels = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..2 {
             let connection = Connection::connect(url, ConnectionProperties::default());
             let connection = connection.await.unwrap();
+            channels.push(connection.create_channel().await.unwrap());
             channels.push(connection.create_channel().await.unwrap());
             connections.push(connection);
         }
@@ -261,14 +264,14 @@ fn assign(task_id: TaskId) -> Event {
     Event::new(ASSIGNED.parse().unwrap(), "bench", &data).unwrap().with_metadata(metadata)
 }
 
-/// Does the tasks that are ready together, and acknowledges each when its answer is confirmed.
+/// Does all tasks that come at once, and acknowledges each when its answer is confirmed.
 async fn serve(tasks: Consumer, channel: Channel) {
     let mut chunks = tasks.ready_chunks(256);
     while let Some(chunk) = chunks.next().await {
-        let channel = channel.clone();
-        tokio::spawn(async move {
-            join_all(chunk.into_iter().map(|task| do_task(task.unwrap(), &channel))).await;
-        });
+        for task in chunk {
+            let channel = channel.clone();
+            tokio::spawn(async move { do_task(task.unwrap(), &channel).await });
+        }
     }
 }
 
