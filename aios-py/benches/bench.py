@@ -2,24 +2,40 @@
 
     python benches/bench.py [--rust-steps N]
 
-Prints `FIGURE name value=… unit=…` and `RATIO name ours=… ceiling=… unit=… ratio=…`. Give the
-steps a second of `cargo bench --bench workflow_sqlite` (the line `workflow_steps/sqlite`), measured
-on the same machine, to have the steps compared with Rust's. Needs a wheel that was built with
-`--release`.
+Prints `FIGURE name value=… unit=…` and `RATIO name ours=… ceiling=… unit=… ratio=…`. What the ceiling
+is, and which ratio is wanted:
+
+| line | ceiling | ratio |
+|---|---|---|
+| `python/import` | 50 ms over the bare interpreter | at most 1 |
+| `python/wheel` | 15 MiB | at most 1 |
+| `python/tasks` | 10,000 tasks a second | at least 1 |
+| `python/round_trip` | 100 µs | at most 1 |
+| `python/workflow_steps` | what Rust does, on SQLite | at least 0.3 |
+| `python/rust_beside_python` | Rust agents while no Python runs | at least 0.5 |
+
+Rust's steps a second are those of `cargo bench -p aios-benches --bench workflow_sqlite`, which is run
+unless `--rust-steps` says them. Needs a wheel that was built with `--release`, on a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.metadata
+import json
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import aios
+from aios import _aios
 
 ROUNDS = 5
 CALLS = 5_000
@@ -27,6 +43,9 @@ CONCURRENT = 200
 RUNS = 500
 STEPS = 20
 LONE = 300
+#: How long Rust agents are measured, in seconds, and how many tasks are under way.
+SPELL = 1.0
+UNDER_WAY = 64
 RESULT = "r" * 200
 
 
@@ -55,6 +74,28 @@ async def build() -> str:
 
 def build_plain() -> str:
     return RESULT
+
+
+class Spinner:
+    """Keeps the processor and the interpreter's lock busy."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+
+    async def spin(self, runtime: aios.Runtime) -> None:
+        self.stop.clear()
+        await runtime.call("spinner")
+
+
+SPINNER = Spinner()
+
+
+@aios.agent("spinner")
+def spinner(context: aios.TaskContext) -> int:
+    count = 0
+    while not SPINNER.stop.is_set():
+        count += 1
+    return count
 
 
 @aios.workflow("deploy")
@@ -127,27 +168,70 @@ async def tasks() -> None:
         for agent in ("trivial", "plain"):
             await tasks_per_second(runtime, agent)
             rates = [await tasks_per_second(runtime, agent) for _ in range(ROUNDS)]
-            figure(f"tasks/{agent}", statistics.median(rates), "tasks/s")
+            ratio(f"python/tasks/{agent}", statistics.median(rates), 10_000, "tasks/s")
             trips = [await round_trip(runtime, agent) for _ in range(ROUNDS)]
-            figure(f"round_trip/{agent}", statistics.median(trips), "us")
+            ratio(f"python/round_trip/{agent}", statistics.median(trips), 100, "us")
+
+
+async def rust_beside_python() -> None:
+    """Tasks that Rust gives to an agent in Rust, while Python spins in the process and while not."""
+    alone, beside = [], []
+    async with aios.Runtime(None, agents=[spinner]) as runtime:
+        for _ in range(ROUNDS):
+            alone.append(await rust_tasks_per_second(runtime))
+            spinning = asyncio.create_task(SPINNER.spin(runtime))
+            await asyncio.sleep(0.05)
+            beside.append(await rust_tasks_per_second(runtime))
+            SPINNER.stop.set()
+            await spinning
+    rates = statistics.median(beside), statistics.median(alone)
+    ratio("python/rust_beside_python", *rates, "tasks/s")
+
+
+async def rust_tasks_per_second(runtime: aios.Runtime) -> float:
+    return await _aios.rust_tasks_per_second(runtime._opened(), SPELL, UNDER_WAY)
+
+
+def wheel() -> Path | None:
+    """The wheel that was installed, if it was one."""
+    origin = importlib.metadata.distribution("aios").read_text("direct_url.json")
+    path = Path(unquote(urlparse(json.loads(origin)["url"]).path)) if origin else None
+    return path if path is not None and path.is_file() else None
+
+
+def weight() -> None:
+    ratio("python/import", start_time("import aios") - start_time("pass"), 50, "ms")
+    if installed := wheel():
+        ratio("python/wheel", installed.stat().st_size / 2**20, 15, "MiB")
+
+
+def rust_steps() -> float:
+    """Steps a second of Rust's workflow bench."""
+    command = ["cargo", "bench", "--quiet", "-p", "aios-benches", "--bench", "workflow_sqlite"]
+    root = Path(__file__).parents[2]
+    output = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = re.search(r"^RATIO workflow_steps/sqlite ours=(\S+)", output, re.MULTILINE)
+    if found is None:
+        raise SystemExit(f"the bench does not say its steps a second:\n{output}")
+    return float(found[1])
+
+
+def steps(rust: float) -> None:
+    for workflow in (deploy, deploy_plain):
+        rate = statistics.median(asyncio.run(steps_per_second(workflow)) for _ in range(ROUNDS))
+        ratio(f"python/workflow_steps/{workflow.name}", rate, rust, "steps/s")
+        latency = statistics.median(asyncio.run(step_latency(workflow)) for _ in range(ROUNDS))
+        figure(f"python/workflow_step_latency/{workflow.name}", latency, "us")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rust-steps", type=float, help="steps a second of Rust's workflow bench")
     options = parser.parse_args()
-    bare = start_time("pass")
-    figure("import", start_time("import aios") - bare, "ms")
-    wheel = sum(path.stat().st_size for path in Path(aios.__file__).parent.glob("_aios*.so"))
-    figure("extension", wheel / 2**20, "MiB")
+    weight()
     asyncio.run(tasks())
-    for workflow in (deploy, deploy_plain):
-        rate = statistics.median(asyncio.run(steps_per_second(workflow)) for _ in range(ROUNDS))
-        figure(f"workflow_steps/{workflow.name}/sqlite", rate, "steps/s")
-        if options.rust_steps:
-            ratio(f"workflow_steps/{workflow.name}/rust", rate, options.rust_steps, "steps/s")
-        latency = statistics.median(asyncio.run(step_latency(workflow)) for _ in range(ROUNDS))
-        figure(f"workflow_step_latency/{workflow.name}/sqlite", latency, "us")
+    asyncio.run(rust_beside_python())
+    steps(options.rust_steps or rust_steps())
 
 
 if __name__ == "__main__":
