@@ -1,10 +1,19 @@
 //! Runs that stand still, and what wakes or ends them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_agents::prelude::*;
 use aios_core::event::Event;
-use aios_store::memory::{MemoryOptions, MemoryStore};
+use aios_store::{
+    memory::{MemoryOptions, MemoryStore},
+    sqlite::{SqliteOptions, SqliteStore},
+};
 
 use crate::workflow_support::{PATIENCE, eventually, result, runtime, store};
 
@@ -133,4 +142,46 @@ async fn should_block_code_that_emits_more_than_the_store_takes() {
     let run = runtime.start("emits", &2000).await.unwrap();
     blocked(&run).await;
     assert_eq!(reason(&run).await, "EVENT_TOO_LARGE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_go_on_once_a_full_disk_has_room_again() {
+    const STEPS: usize = 400;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let workflow = move |context: WorkflowContext, (): ()| {
+        let calls = Arc::clone(&counted);
+        async move {
+            for _ in 0..STEPS {
+                let large = || async {
+                    calls.fetch_add(1, Ordering::SeqCst);
+                    Ok::<_, TaskError>("x".repeat(4000))
+                };
+                context.step("large", large).await?;
+            }
+            Ok(STEPS)
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteOptions::file(folder.path().join("runs.db"));
+    let small = options.clone().with_max_database_bytes(1 << 20);
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::connect_with(small).await.unwrap());
+    let before = runtime(&store).workflow("fills", workflow.clone()).start().await.unwrap();
+    let run = before.start("fills", &()).with_id("r").await.unwrap();
+    let is_full = || async {
+        let seen = calls.load(Ordering::SeqCst);
+        tokio::time::timeout(Duration::from_millis(300), run.result::<usize>()).await.is_err()
+            && seen > 100
+            && seen == calls.load(Ordering::SeqCst)
+    };
+    eventually("the disk is full", is_full).await;
+    before.shutdown(PATIENCE).await.unwrap();
+    drop((run, store));
+
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::connect_with(options).await.unwrap());
+    let after = runtime(&store).workflow("fills", workflow).start().await.unwrap();
+    let run = after.run("r").await.unwrap();
+    assert_eq!(result::<usize>(&run).await.unwrap(), STEPS);
+    let again = calls.load(Ordering::SeqCst) - STEPS;
+    assert!(again <= 1, "only what could not be recorded runs again: {again}");
 }
