@@ -16,7 +16,7 @@ use crate::{
     json,
 };
 
-/// A Python coroutine as a future: every poll sends to it once.
+/// A Python coroutine as a future: a poll sends to it once, if something that it waits for is over.
 ///
 /// The poll is synchronous, as the engine needs it: results are fed one at a time, and the code
 /// runs in between. The thread may wait for the interpreter meanwhile, so it is marked as blocking,
@@ -113,6 +113,9 @@ impl Future for Drive {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
         let this = &mut *self;
+        if matches!(this.state, State::Running(_)) && !this.operations.go_on(context) {
+            return Poll::Pending;
+        }
         this.operations.set_waker(Some(context.waker().clone()));
         let advance = || Python::attach(|py| this.advance(py));
         let polled = tokio::task::block_in_place(advance);

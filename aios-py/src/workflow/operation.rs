@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
@@ -23,6 +23,10 @@ struct State {
     waker: Option<Waker>,
     last: u64,
     calls: BTreeMap<u64, Call>,
+    /// Those of the calls that the coroutine has begun to wait for.
+    begun: BTreeSet<u64>,
+    /// Outcomes that the coroutine has not taken yet.
+    outcomes: BTreeMap<u64, Outcome>,
 }
 
 impl Operations {
@@ -43,22 +47,50 @@ impl Operations {
         key
     }
 
+    /// Lets those go on that the coroutine waits for, without the interpreter; whether one of them
+    /// has an outcome, so that the coroutine can go on.
+    pub(super) fn go_on(&self, context: &mut Context<'_>) -> bool {
+        let begun = self.state().begun.clone();
+        for key in begun {
+            let Some(call) = self.state().calls.remove(&key) else { continue };
+            if let Poll::Ready(outcome) = self.advance(key, call, context) {
+                self.state().outcomes.insert(key, outcome);
+            }
+        }
+        !self.state().outcomes.is_empty()
+    }
+
     /// `None` if the operation is unknown or nothing is being driven.
     fn poll(&self, key: u64) -> Option<Poll<Outcome>> {
-        let (waker, mut call) = {
+        let (waker, call) = {
             let mut state = self.state();
-            (state.waker.clone()?, state.calls.remove(&key)?)
+            let waker = state.waker.clone()?;
+            if let Some(outcome) = state.outcomes.remove(&key) {
+                return Some(Poll::Ready(outcome));
+            }
+            (waker, state.calls.remove(&key)?)
         };
-        let polled = call.as_mut().poll(&mut Context::from_waker(&waker));
+        Some(self.advance(key, call, &mut Context::from_waker(&waker)))
+    }
+
+    fn advance(&self, key: u64, mut call: Call, context: &mut Context<'_>) -> Poll<Outcome> {
+        let polled = call.as_mut().poll(context);
+        let mut state = self.state();
         if polled.is_pending() {
-            self.state().calls.insert(key, call);
+            state.calls.insert(key, call);
+            state.begun.insert(key);
+        } else {
+            state.begun.remove(&key);
         }
-        Some(polled)
+        polled
     }
 
     fn remove(&self, key: u64) {
-        let call = self.state().calls.remove(&key);
-        drop(call);
+        let mut state = self.state();
+        state.begun.remove(&key);
+        let removed = (state.calls.remove(&key), state.outcomes.remove(&key));
+        drop(state);
+        drop(removed);
     }
 
     /// Gives up what is not over, in the order in which it was asked for.
