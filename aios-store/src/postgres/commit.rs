@@ -11,6 +11,7 @@ use super::{
     names::Names,
     pool::Database,
     streams::{Known, Streams},
+    tail::Tail,
 };
 
 /// What became of each append of a batch, in order.
@@ -23,10 +24,11 @@ pub(super) struct Committer {
     types: Names,
     sources: Names,
     streams: Streams,
+    tail: Tail,
 }
 
 impl Committer {
-    pub(super) fn new(database: &Database) -> Self {
+    pub(super) fn new(database: &Database, tail: Tail) -> Self {
         let schema = database.schema();
         Self {
             call: schema.fill(CALL),
@@ -34,6 +36,7 @@ impl Committer {
             types: Names::new(schema, "event_types"),
             sources: Names::new(schema, "event_sources"),
             streams: Streams::new(),
+            tail,
         }
     }
 
@@ -54,11 +57,12 @@ impl Committer {
         }
     }
 
-    /// Forgets what it knows of streams and names; to be called when the connection is lost.
+    /// Forgets what it knows of the log; to be called when the connection is lost.
     pub(super) fn forget(&mut self) {
         self.types.forget();
         self.sources.forget();
         self.streams.forget();
+        self.tail.clear();
     }
 
     async fn call(
@@ -80,6 +84,11 @@ impl Committer {
         let answers = verdicts.answers(batch)?;
         let (ids, expirations): (Vec<i64>, i64) = (row.try_get(6)?, row.try_get(7)?);
         self.streams.remember(expirations, batch, &ids, &before, &verdicts.heads);
+        match verdicts.verdicts {
+            None => self.tail.push(batch, &answers, self.database.clock().now()),
+            // What was stored already may not be what was sent.
+            Some(_) => self.tail.clear(),
+        }
         Ok(answers)
     }
 }

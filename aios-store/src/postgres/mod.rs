@@ -4,6 +4,9 @@
 //! lock, held from before positions are given out until the commit, makes them dense and puts them in
 //! commit order, so that whoever has read up to a position has missed nothing.
 //!
+//! Who follows the log right behind the appends of the same process gets full pages from memory, for a
+//! second; whatever may be incomplete is read from the database.
+//!
 //! # What it asks of the server
 //!
 //! A role that may create a schema, or owns an empty one of the right name, and the isolation level
@@ -45,6 +48,7 @@ mod rebuild;
 mod retention;
 mod schema;
 mod streams;
+mod tail;
 mod tls;
 mod url;
 mod wake;
@@ -56,7 +60,9 @@ use std::{
     time::Duration,
 };
 
-use aios_core::store::{Append, Appended, EventStore, RecordedEvent, StoreError, StreamId};
+use aios_core::store::{
+    Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId,
+};
 use async_trait::async_trait;
 use sqlx::PgPool;
 use tokio::{
@@ -67,6 +73,7 @@ use tokio::{
 use self::{
     callers::Pending,
     pool::Database,
+    tail::Tail,
     wake::Head,
     writer::{QUEUE, Writer},
 };
@@ -98,6 +105,7 @@ pub struct PostgresStore(Arc<Inner>);
 struct Inner {
     database: Database,
     head: Head,
+    tail: Tail,
     max_event_bytes: usize,
     /// `None` once closed.
     queue: Mutex<Option<mpsc::Sender<Pending>>>,
@@ -137,7 +145,9 @@ impl PostgresStore {
         let database = Database::open(options).await?;
         let head = Head::new(read::head(&database).await?);
         let (queue, appends) = mpsc::channel(QUEUE);
-        let writer = Writer::new(database.clone(), appends, head.clone(), append_timeout);
+        let tail = Tail::default();
+        let writer =
+            Writer::new(database.clone(), appends, head.clone(), tail.clone(), append_timeout);
         Ok(Self(Arc::new(Inner {
             max_event_bytes,
             append_timeout,
@@ -146,6 +156,7 @@ impl PostgresStore {
             helpers: helpers(&database, &head),
             database,
             head,
+            tail,
         })))
     }
 
@@ -164,6 +175,7 @@ impl PostgresStore {
             self.finish(writer).await;
         }
         self.0.helpers.iter().for_each(AbortHandle::abort);
+        self.0.tail.clear();
         self.0.database.close().await;
     }
 
@@ -222,7 +234,11 @@ impl EventStore for PostgresStore {
     }
 
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
-        read::read_log(&self.0.database, after, limit).await
+        let now = self.0.database.clock().now();
+        match self.0.tail.page(after, limit.min(MAX_PAGE), now) {
+            Some(page) => Ok(page),
+            None => read::read_log(&self.0.database, after, limit).await,
+        }
     }
 
     async fn head(&self) -> Result<u64, StoreError> {

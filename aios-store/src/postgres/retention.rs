@@ -93,7 +93,9 @@ impl PostgresStore {
             .bind(super::lease::micros(policy.older_than))
             .bind(i32::from(policy.runs_at_once))
             .bind(policy.expired == Expired::Archive);
-        let rows = database.fetch_once(operation, query).await?;
+        let rows = database.fetch_once(operation, query).await;
+        self.0.tail.clear();
+        let rows = rows?;
         let Some(row) = rows.first() else { return Ok(0) };
         let gone: i64 = row.try_get(0).map_err(|error| database.error(operation, error))?;
         Ok(u64::try_from(gone).unwrap_or_default())

@@ -10,6 +10,7 @@ use super::{
     error::{is_lost, is_passing, is_poison},
     lent::Lent,
     pool::Database,
+    tail::Tail,
     wake::Head,
 };
 
@@ -38,9 +39,10 @@ impl Writer {
         database: Database,
         queue: mpsc::Receiver<Pending>,
         head: Head,
+        tail: Tail,
         append_timeout: Duration,
     ) -> Self {
-        let committer = Committer::new(&database);
+        let committer = Committer::new(&database, tail);
         Self { database, committer, queue, next: None, connection: None, head, append_timeout }
     }
 

@@ -8,6 +8,7 @@ mod pooler;
 mod proxy;
 mod retention;
 mod silence;
+mod tail;
 mod tls;
 
 use std::{sync::Arc, time::Duration};
