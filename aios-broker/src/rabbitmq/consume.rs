@@ -53,8 +53,11 @@ impl Consuming {
                         address = %self.settling.subscription.address,
                         "a consumer got nothing although events wait; it is replaced"
                     );
-                    // Whatever comes of it: the next session is a new channel.
-                    self.give_back(&session, consumer, self.inbox.take()).await.unwrap_or_default();
+                    if self.give_back(&session, consumer, self.inbox.take()).await.is_err() {
+                        // What the server gave to a channel that is stuck comes back with the end
+                        // of its connection only.
+                        self.settling.link.replace(&session.connection).await;
+                    }
                     next = self.reopen().await;
                 }
                 End::Unwanted => {

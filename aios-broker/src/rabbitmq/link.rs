@@ -85,6 +85,18 @@ impl Link {
         state.wait_for(other).await.map(drop).unwrap_or_default();
     }
 
+    /// Ends a connection that no longer serves, and waits until it is no longer the current one.
+    pub(super) async fn replace(&self, connection: &Arc<Connection>) {
+        let (clock, after) = (Arc::clone(&self.options.clock), self.options.operation_timeout);
+        let old = Arc::clone(connection);
+        tokio::spawn(async move {
+            let closing = old.close(320, "a channel is stuck".into());
+            // Whether or not the server answers, the connection is not used any more.
+            within(&*clock, after, "close the connection", closing).await.unwrap_or_default();
+        });
+        self.lost(connection).await;
+    }
+
     /// Disconnects for good, without waiting.
     pub(super) fn shut(&self) {
         self.state.send_replace(State::Closed);
