@@ -5,7 +5,7 @@ use std::time::Duration;
 use aios_core::broker::Broker;
 use aios_tests::rabbitmq::{RabbitMqCluster, RabbitMqServer};
 
-use crate::traffic::{Traffic, connect, rest, subscription};
+use super::traffic::{Traffic, connect, rest, subscription};
 
 const DAY: Duration = Duration::from_secs(86_400);
 

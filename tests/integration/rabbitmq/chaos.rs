@@ -6,7 +6,7 @@ use aios_core::broker::{Broker, Health};
 use aios_tests::rabbitmq::RabbitMqServer;
 use tokio::time::timeout;
 
-use crate::traffic::{RECOVERY, Traffic, connect, rest};
+use super::traffic::{RECOVERY, Traffic, connect, rest};
 
 /// Until a broker is closed.
 const CLOSE: Duration = Duration::from_secs(10);

@@ -14,7 +14,7 @@ use aios_core::{
 };
 use aios_tests::rabbitmq::RabbitMqServer;
 
-use crate::traffic::rest;
+use super::traffic::rest;
 
 /// The server's consumer timeout, in milliseconds, and how often it looks.
 const CONSUMER_TIMEOUT: &str = "consumer_timeout = 3000";

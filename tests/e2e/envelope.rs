@@ -11,7 +11,7 @@ use aios_core::{
 use aios_store::sqlite::SqliteStore;
 use serde_json::Value;
 
-const ENVELOPE: &str = include_str!("../../fixtures/envelope.json");
+const ENVELOPE: &str = include_str!("../fixtures/envelope.json");
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn published(broker: &MemoryBroker, event: Event) -> Event {
