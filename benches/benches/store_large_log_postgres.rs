@@ -3,7 +3,11 @@
 //! Both take turns on one private server with its default settings; the medians are compared. The
 //! short log is a fresh one each time, so that it stays short.
 
-#![allow(clippy::cast_precision_loss, reason = "a benchmark counts what it prints")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    reason = "a benchmark stops at the first error, and counts what it prints"
+)]
 
 use aios_benches::{
     median,
