@@ -15,6 +15,9 @@ use std::{
 
 use pyo3::prelude::*;
 
+/// Jobs that are done in one turn of the loop.
+const TURN: usize = 256;
+
 /// Something to do on the loop's thread.
 pub(crate) type Job = Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>;
 
@@ -43,6 +46,10 @@ impl Bridge {
         }
         queue.jobs.push_back(job);
         drop(queue);
+        self.signal();
+    }
+
+    fn signal(&self) {
         if !self.signalled.swap(true, Ordering::AcqRel) {
             // A full socket is a signal too; a broken one belongs to a loop that is gone.
             let _ = (&self.waker).write(&[1]);
@@ -82,10 +89,16 @@ impl LoopBridge {
             _ => {}
         }
         self.bridge.signalled.store(false, Ordering::Release);
-        let jobs = {
+        let (jobs, more) = {
             let mut queue = self.bridge.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut queue.jobs)
+            let count = queue.jobs.len().min(TURN);
+            let jobs: Vec<Job> = queue.jobs.drain(..count).collect();
+            (jobs, !queue.jobs.is_empty())
         };
+        if more {
+            // The rest has to wait until the loop has seen to everything else.
+            self.bridge.signal();
+        }
         for job in jobs {
             if let Err(error) = job(py) {
                 error.write_unraisable(py, Some(self.event_loop.bind(py)));

@@ -14,7 +14,9 @@ use aios_core::event::Payload;
 use pyo3::prelude::*;
 use tokio::{runtime::Handle, task::AbortHandle};
 
-use crate::{bridge::Bridge, events::Reader, fault::Fault, json, places::Places};
+use crate::{
+    bridge::Bridge, events::Reader, executor::LoopExecutor, fault::Fault, json, places::Places,
+};
 
 /// What a call answers.
 pub(crate) enum Answer {
@@ -77,6 +79,11 @@ impl Calls {
     /// Whether this is still the process that made it. Threads do not survive a fork.
     pub(crate) fn is_own_process(&self) -> bool {
         self.process == std::process::id()
+    }
+
+    /// What polls runs on the loop.
+    pub(crate) fn executor(&self) -> LoopExecutor {
+        LoopExecutor { bridge: Arc::clone(&self.places.bridge), tokio: self.tokio.clone() }
     }
 
     /// Runs a future on aios's threads; cancelling the `asyncio` future drops it.

@@ -6,7 +6,10 @@ use std::{
 };
 
 use aios_agents::{
-    Runtime, RuntimeBuilder, agent::Caller, runtime::EngineOptions, workflow::Target,
+    Runtime, RuntimeBuilder,
+    agent::Caller,
+    runtime::{EngineOptions, RunExecutor},
+    workflow::Target,
 };
 use aios_core::{
     agent::Segment,
@@ -169,7 +172,10 @@ impl Core {
     ) -> PyResult<Bound<'py, PyAny>> {
         let source: Arc<str> = source.into();
         let lease_time = seconds(py, lease_time)?;
-        let options = EngineOptions { lease_time, relay, ..EngineOptions::default() };
+        // Only workflows in Python have to be polled by the loop.
+        let executor = (!workflows.is_empty())
+            .then(|| -> Arc<dyn RunExecutor> { Arc::new(self.calls.executor()) });
+        let options = EngineOptions { lease_time, relay, executor, ..EngineOptions::default() };
         let mut builder = Runtime::builder().clock(Arc::new(SystemClock)).engine_options(options);
         for agent in agents {
             builder = builder.agents(agent.into_definition(&self.calls.places, &source)?);

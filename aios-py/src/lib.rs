@@ -8,6 +8,7 @@ mod bridge;
 mod calls;
 mod core;
 mod events;
+mod executor;
 mod fault;
 mod given;
 mod json;

@@ -173,11 +173,12 @@ _NO_LOOP: Any = _NoLoop()
 class Driver:
     """Lets the coroutine of a run go on; what Rust calls."""
 
-    __slots__ = ("_context", "_coroutine", "_send", "_set_running_loop")
+    __slots__ = ("_context", "_coroutine", "_running_loop", "_send", "_set_running_loop")
 
     def __init__(self, begin: Begin | _BeginUndo, run: RunCore, input: Any) -> None:
-        from asyncio import _set_running_loop
+        from asyncio import _get_running_loop, _set_running_loop
 
+        self._running_loop: Callable[[], Any] = _get_running_loop
         self._set_running_loop: Callable[[Any], None] = _set_running_loop
         self._context = begin.context()
         self._context.run(_trace.traceparent.set, run.traceparent)
@@ -185,11 +186,13 @@ class Driver:
         self._send: Callable[[Any], Any] = self._coroutine.send
 
     def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
+        # The thread may be a loop's own: it polls runs between its other work.
+        loop = self._running_loop()
         self._set_running_loop(_NO_LOOP)
         try:
             return self._context.run(function, *args)
         finally:
-            self._set_running_loop(None)
+            self._set_running_loop(loop)
 
     def advance(self) -> Any:
         """Runs the coroutine until it waits. Raises what it raises, ``StopIteration`` at its end."""

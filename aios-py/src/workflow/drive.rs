@@ -19,8 +19,8 @@ use crate::{
 /// A Python coroutine as a future: a poll sends to it once, if something that it waits for is over.
 ///
 /// The poll is synchronous, as the engine needs it: results are fed one at a time, and the code
-/// runs in between. The thread may wait for the interpreter meanwhile, so it is marked as blocking,
-/// and the others take its work over.
+/// runs in between. It is meant for the loop's thread, which has the interpreter; any other, as
+/// tests use it, may wait for that, and is marked as blocking.
 pub(super) struct Drive {
     state: State,
     operations: Arc<Operations>,

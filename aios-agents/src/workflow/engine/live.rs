@@ -75,7 +75,11 @@ impl Live {
         runs.inboxes.insert(Arc::clone(run_id), sender.clone());
         while runs.tasks.try_join_next().is_some() {}
         let activation = Activation { run_id: Arc::clone(run_id), inbox, journal, permit };
-        runs.tasks.spawn(driver::run(Arc::clone(engine), activation));
+        let run = driver::run(Arc::clone(engine), activation);
+        match &engine.options.executor {
+            None => runs.tasks.spawn(run),
+            Some(executor) => runs.tasks.spawn(executor.drive(Box::pin(run))),
+        };
         Some(sender)
     }
 

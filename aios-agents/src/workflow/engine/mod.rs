@@ -4,6 +4,7 @@ mod child;
 mod discover;
 mod dispatch;
 mod driver;
+mod executor;
 mod leases;
 mod live;
 mod mailbox;
@@ -24,6 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use self::executor::RunExecutor;
 use self::{dispatch::Dispatch, leases::Ownership, live::Live, timers::Timers, waiters::Waiters};
 pub(crate) use self::{live::Message, registry::Registry, waiters::Ended};
 use crate::{counted::CountedStore, workflow::journal::Journals};
@@ -49,6 +51,8 @@ pub struct EngineOptions {
     pub heartbeat_timeout: Duration,
     /// Whether lifecycle events of the log are published to the broker.
     pub relay: bool,
+    /// Who polls the runs; the threads of the runtime if `None`.
+    pub executor: Option<Arc<dyn RunExecutor>>,
 }
 
 impl Default for EngineOptions {
@@ -60,6 +64,7 @@ impl Default for EngineOptions {
             child_check: Duration::from_secs(30),
             heartbeat_timeout: Duration::from_secs(30),
             relay: true,
+            executor: None,
         }
     }
 }
