@@ -5,7 +5,7 @@ use aios_core::{
     projection::{Cell, Change, Table, project},
     store::{RecordedEvent, StreamId},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::rows::Key;
@@ -51,15 +51,15 @@ impl ChangeSets {
     }
 
     /// The JSON text; `None` if nothing changes.
-    pub(super) fn to_json(&self) -> Option<String> {
+    pub(super) fn into_json(self) -> Option<String> {
         if self.sets.is_empty() {
             return None;
         }
-        let sets = self.sets.iter();
-        let sets: Vec<Value> = sets
-            .map(|((_, table), changes)| json!({"table": table.name(), "changes": changes}))
-            .collect();
-        Some(Value::Array(sets).to_string())
+        let sets = self.sets.into_iter();
+        let sets = sets.map(|((_, table), changes)| {
+            object([("table", table.name().into()), ("changes", Value::Array(changes))])
+        });
+        Some(Value::Array(sets.collect()).to_string())
     }
 }
 
@@ -73,15 +73,20 @@ fn written(number: i32, key: &Key, change: Change) -> Value {
             cells.insert(name.to_owned(), value(cell));
         }
     }
-    json!({
-        "event": number,
-        "id": key.uuid,
-        "external_id": key.external_id,
-        "at": moment(change.at),
-        "creates": change.creates,
-        "positioned": positioned,
-        "cells": cells,
-    })
+    object([
+        ("event", number.into()),
+        ("id", key.uuid.to_string().into()),
+        ("external_id", key.external_id.clone().into()),
+        ("at", moment(change.at).into()),
+        ("creates", change.creates.into()),
+        ("positioned", positioned.into()),
+        ("cells", Value::Object(cells)),
+    ])
+}
+
+/// As `json!` makes it, which would copy what it is given.
+fn object<const FIELDS: usize>(fields: [(&str, Value); FIELDS]) -> Value {
+    Value::Object(fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect())
 }
 
 /// JSON stays text, so that the database keeps it as it is.
@@ -101,6 +106,8 @@ fn moment(at: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn event(action: &str) -> Event {
@@ -115,7 +122,7 @@ mod tests {
         sets.add(1, &stream, &event("started"));
         sets.add(2, &StreamId::of_run("r2").unwrap(), &event("started"));
         sets.add(3, &stream, &event("completed"));
-        let json: Value = serde_json::from_str(&sets.to_json().unwrap()).unwrap();
+        let json: Value = serde_json::from_str(&sets.into_json().unwrap()).unwrap();
         let sizes: Vec<usize> = json
             .as_array()
             .unwrap()
@@ -132,7 +139,7 @@ mod tests {
     fn should_say_nothing_where_nothing_changes() {
         let mut sets = ChangeSets::default();
         sets.add(1, &StreamId::of_run("r1").unwrap(), &event("step_completed"));
-        assert_eq!(sets.to_json(), None);
+        assert_eq!(sets.into_json(), None);
     }
 
     #[test]

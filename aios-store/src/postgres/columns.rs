@@ -17,7 +17,7 @@ pub(super) struct Columns {
     external_ids: Texts,
     timestamps: Vec<i64>,
     metadata: Texts,
-    changes: ChangeSets,
+    changes: Option<String>,
 }
 
 /// A column in which most are null: without one that is not, there is no column.
@@ -45,26 +45,33 @@ impl Columns {
     ///
     /// If an event's metadata can't be written as JSON.
     pub(super) fn of(batch: &Batch) -> sqlx::Result<Self> {
-        let mut columns = Self::default();
+        let (mut columns, mut changes) = (Self::default(), ChangeSets::default());
         let mut lengths = vec![0; batch.streams().len()];
         for (append, stream, fence) in batch.appends() {
             columns.append_streams.push(place(stream));
             columns.append_sizes.push(number(append.events.len()));
             columns.append_fences.push(fence.map_or(0, place));
             if let Some(length) = lengths.get_mut(stream) {
-                columns.push_events(append, place(stream), length)?;
+                columns.push_events(append, place(stream), length, &mut changes)?;
             }
         }
+        columns.changes = changes.into_json();
         Ok(columns)
     }
 
-    fn push_events(&mut self, append: &Append, stream: i32, length: &mut i32) -> sqlx::Result<()> {
+    fn push_events(
+        &mut self,
+        append: &Append,
+        stream: i32,
+        length: &mut i32,
+        changes: &mut ChangeSets,
+    ) -> sqlx::Result<()> {
         for event in &append.events {
             *length = length.saturating_add(1);
             self.event_streams.push(stream);
             self.offsets.push(*length);
             self.push_event(event)?;
-            self.changes.add(number(self.ids.len()), &append.stream, event);
+            changes.add(number(self.ids.len()), &append.stream, event);
         }
         Ok(())
     }
@@ -109,7 +116,7 @@ impl Columns {
             .bind(&self.timestamps)
             .bind(payloads)
             .bind(self.metadata.column())
-            .bind(self.changes.to_json())
+            .bind(self.changes.as_deref())
             .bind(&known.ids)
             .bind(&known.heads)
             .bind(known.expirations)
