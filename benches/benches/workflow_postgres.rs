@@ -35,8 +35,9 @@ const STEPS: usize = 20;
 /// Rows that the hand-written writer commits at once.
 const ROWS: usize = 500;
 const ROUNDS: usize = 5;
-/// Steps of the run that is alone.
+/// Steps of the run that is alone, and how often it is measured.
 const LONE: usize = 200;
+const LONE_ROUNDS: usize = 15;
 /// Short runs, how many are in flight, and the connections that commit as many rows one by one.
 const SHORT: usize = 5000;
 const IN_FLIGHT: usize = 200;
@@ -159,7 +160,7 @@ fn number(server: &PostgresServer, sql: &str) -> f64 {
 fn latency(runtime: &tokio::runtime::Runtime, server: &PostgresServer) {
     let (mut ours, mut ceiling) = (Vec::new(), Vec::new());
     GATE.send_replace(true);
-    for _ in 0..ROUNDS {
+    for _ in 0..LONE_ROUNDS {
         ceiling.push(micros(runtime.block_on(batches(server, 1, LONE))) / LONE as f64);
         ours.push(micros(runtime.block_on(lone_run(server))) / LONE as f64);
     }
