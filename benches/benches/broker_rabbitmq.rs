@@ -160,7 +160,7 @@ async fn consume_raw(consumer: Consumer) {
     while count < EVENTS {
         let deliveries = chunks.next().await.unwrap();
         count += deliveries.len();
-        let acks = deliveries.into_iter().map(async |delivery| {
+        let acks = deliveries.into_iter().map(|delivery| async {
             let delivery = delivery.unwrap();
             Event::from_json(std::str::from_utf8(&delivery.data).unwrap()).unwrap();
             delivery.ack(BasicAckOptions::default()).await.unwrap();
