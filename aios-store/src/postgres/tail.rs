@@ -17,12 +17,12 @@ const EVENTS: usize = 4096;
 /// Bytes of payload that are kept at most.
 const BYTES: usize = 4 * 1024 * 1024;
 
-/// How long after the last append events are handed out. By then who follows the log has them, and
-/// it is before retention could take any of them.
+/// How long after the last append events are handed out: retention lets nothing go that soon. And how
+/// long after somebody asked they are kept at all.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// The end of the log, as far as this process appended it without anybody coming in between. Who
-/// follows the log need not ask the database for what just came from here.
+/// follows the log need not ask the database for what just came from here. Empty while nobody does.
 #[derive(Clone, Default)]
 pub(super) struct Tail(Arc<Mutex<Events>>);
 
@@ -31,12 +31,17 @@ struct Events {
     events: VecDeque<RecordedEvent>,
     bytes: usize,
     pushed_at: Option<Timestamp>,
+    asked_at: Option<Timestamp>,
 }
 
 impl Tail {
     /// Adds a batch that was committed, and of which nothing was refused or stored already.
     pub(super) fn push(&self, batch: &Batch, answers: &Answers, now: Timestamp) {
         let mut tail = self.lock();
+        if !is_fresh(tail.asked_at, now) {
+            tail.clear();
+            return;
+        }
         for ((append, ..), answer) in batch.appends().zip(answers) {
             match answer {
                 Ok(appended) => recorded(append, *appended).for_each(|event| tail.push(event)),
@@ -59,8 +64,9 @@ impl Tail {
         limit: usize,
         now: Timestamp,
     ) -> Option<Vec<RecordedEvent>> {
-        let tail = self.lock();
-        if tail.pushed_at.is_none_or(|pushed_at| now > pushed_at + FRESH) {
+        let mut tail = self.lock();
+        tail.asked_at = Some(now);
+        if !is_fresh(tail.pushed_at, now) {
             return None;
         }
         let first = tail.events.front()?.position;
@@ -91,6 +97,10 @@ impl Events {
         self.events.clear();
         self.bytes = 0;
     }
+}
+
+fn is_fresh(at: Option<Timestamp>, now: Timestamp) -> bool {
+    at.is_some_and(|at| now <= at + FRESH)
 }
 
 fn bytes(recorded: &RecordedEvent) -> usize {
@@ -131,10 +141,22 @@ mod tests {
         Some(page.iter().map(|event| event.position).collect())
     }
 
-    #[test]
-    fn should_hand_out_only_what_is_here_in_full() {
+    fn followed() -> Tail {
         let tail = Tail::default();
         assert_eq!(positions(&tail, 0, 1), None);
+        tail
+    }
+
+    #[test]
+    fn should_keep_nothing_while_nobody_asks() {
+        let tail = Tail::default();
+        push(&tail, 1, 1);
+        assert_eq!(positions(&tail, 0, 1), None);
+    }
+
+    #[test]
+    fn should_hand_out_only_what_is_here_in_full() {
+        let tail = followed();
         push(&tail, 2, 11);
         push(&tail, 1, 12);
         assert_eq!(positions(&tail, 9, 2), Some(vec![10, 11]));
@@ -146,7 +168,7 @@ mod tests {
 
     #[test]
     fn should_begin_anew_where_somebody_else_appended() {
-        let tail = Tail::default();
+        let tail = followed();
         push(&tail, 3, 10);
         push(&tail, 1, 12);
         assert_eq!(positions(&tail, 9, 1), None);
@@ -155,7 +177,7 @@ mod tests {
 
     #[test]
     fn should_keep_a_limited_number_for_a_limited_time() {
-        let tail = Tail::default();
+        let tail = followed();
         push(&tail, EVENTS, 5000);
         push(&tail, 1, 5001);
         assert_eq!(positions(&tail, 5000 - 4096, 1), None);
