@@ -81,6 +81,11 @@ impl LoopBridge {
         self.reader.as_raw_fd()
     }
 
+    /// The file descriptor that wakes the loop by a byte.
+    fn wakeup_fileno(&self) -> i32 {
+        self.bridge.waker.as_raw_fd()
+    }
+
     /// Does the jobs that wait. Called by the loop.
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
         let mut bytes = [0; 16];

@@ -100,6 +100,35 @@ asyncio.run(main())
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
+def test_should_hear_a_signal_that_does_not_interrupt_the_wait(script: Start) -> None:
+    # Sent to another thread, as one that comes just before the loop begins to wait.
+    process = script(
+        AGENT
+        + """
+import threading
+
+def interrupt():
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+async def main():
+    async with aios.Runtime(agents=[echo], workflows=[wait]) as runtime:
+        run = await runtime.start(wait)
+        threading.Thread(target=interrupt).start()
+        try:
+            await run.result()
+        finally:
+            print("cleaned", flush=True)
+
+asyncio.run(main())
+"""
+    )
+    status, output, errors = finish(process)
+    assert output == "cleaned\n"
+    assert status == -signal.SIGINT
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
 def test_should_refuse_to_work_after_a_fork_and_let_the_child_end(script: Start) -> None:
     status, output, errors = finish(
         script(

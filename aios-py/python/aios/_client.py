@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import threading
 import weakref
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -190,6 +191,28 @@ class EventStream:
         return Event.from_envelope(row[1])
 
 
+def _wake_by_signals(descriptor: int) -> None:
+    """Lets signals wake the loop, if nothing does so yet.
+
+    A signal that comes just before the loop begins to wait would be handled only when it has waited:
+    asyncio relies on the call being interrupted, unless it has signal handlers of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    other = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    if other != -1:
+        signal.set_wakeup_fd(other, warn_on_full_buffer=False)
+
+
+def _wake_by_signals_no_more(descriptor: int) -> None:
+    """Takes back what :func:`_wake_by_signals` did."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    current = signal.set_wakeup_fd(-1)
+    if current not in (-1, descriptor):
+        signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+
+
 class Client:
     """Starts and handles runs that others advance, publishes, and reads.
 
@@ -295,6 +318,7 @@ class Client:
         bridge = _aios.LoopBridge(loop)
         core = _aios.Core(bridge, self._workers)
         loop.add_reader(bridge.fileno(), bridge.drain)
+        _wake_by_signals(bridge.wakeup_fileno())
         self._core, self._bridge, self._loop = core, bridge, loop
         self._process = os.getpid()
         _OPEN.add(self)
@@ -346,6 +370,7 @@ class Client:
         _OPEN.discard(self)
         # A forked child shares the selector with its parent, and would take the reader from it.
         if loop is not None and bridge is not None and not loop.is_closed() and self._is_own_process():
+            _wake_by_signals_no_more(bridge.wakeup_fileno())
             loop.remove_reader(bridge.fileno())
         if bridge is not None:
             bridge.close()
