@@ -1,4 +1,7 @@
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::Ordering},
+};
 
 use aios_core::{
     broker::{BrokerError, Deliveries, Delivery, Subscription},
@@ -59,6 +62,7 @@ async fn hand_over(engine: &Arc<Engine>, delivery: Delivery) -> Result<(), Broke
     let Some(run_id) = run_id else {
         return delivery.dead_letter("the event names no task of a run").await;
     };
+    engine.heard.fetch_add(1, Ordering::AcqRel);
     debug!(%run_id, event = %delivery.event.event_type, "got an answer");
     engine.tell(&run_id, Message::Answer(Box::new(delivery))).await;
     Ok(())

@@ -13,11 +13,17 @@ mod relay;
 mod timers;
 mod waiters;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_core::{
     broker::{Broker, BrokerError, Mailbox},
-    clock::Clock,
+    clock::{Clock, ClockExt},
     store::{Owner, Shard, StoreError},
 };
 use tokio::{
@@ -34,6 +40,10 @@ use crate::{counted::CountedStore, workflow::journal::Journals};
 const ACTIVATIONS: usize = 512;
 /// Tasks that may wait for the broker.
 const DISPATCHES: usize = 1024;
+
+/// How often, and with what pauses, is looked whether anything still moves before an engine stops.
+const SETTLE_LOOKS: u32 = 40;
+const SETTLE_PAUSE: Duration = Duration::from_millis(25);
 
 /// How an engine behaves.
 #[derive(Clone, Debug)]
@@ -92,6 +102,8 @@ pub(crate) struct Engine {
     timers: Timers,
     dispatches: mpsc::Sender<Dispatch>,
     activations: Arc<Semaphore>,
+    /// Answers that came.
+    heard: AtomicU64,
     stopping: watch::Sender<bool>,
 }
 
@@ -127,6 +139,7 @@ impl Engine {
             timers: Timers::default(),
             dispatches,
             activations: Arc::new(Semaphore::new(ACTIVATIONS)),
+            heard: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
         });
         let seen = discover::Seen::now(&engine).await?;
@@ -163,10 +176,29 @@ impl RunningEngine {
     /// Stops advancing runs and hands the shards over at once. What was recorded goes on elsewhere
     /// or after the next start.
     pub(crate) async fn stop(mut self) {
+        self.settle().await;
         self.engine.stopping.send_replace(true);
         self.engine.live.stop().await;
         self.tasks.shutdown().await;
         self.engine.release_leases().await;
+    }
+}
+
+impl RunningEngine {
+    /// Lets answers be recorded that agents have just given: a broker in memory would lose them,
+    /// and the tasks would be done again. Ends when nothing has moved for a moment.
+    async fn settle(&self) {
+        let engine = &self.engine;
+        let mut before = None;
+        for _ in 0..SETTLE_LOOKS {
+            let count = engine.store.count();
+            let now = (engine.heard.load(Ordering::Acquire), count.claimed);
+            if before == Some(now) && !count.is_moving {
+                return;
+            }
+            before = Some(now);
+            engine.clock.sleep(SETTLE_PAUSE).await;
+        }
     }
 }
 
