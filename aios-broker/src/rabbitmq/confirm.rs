@@ -99,15 +99,49 @@ impl Confirming {
         let link = Arc::clone(&self.link);
         let mut lost = pin!(link.lost(connection));
         let mut sending = Sending::new(channel);
-        while channel.status().connected() {
+        let mut watchdog = Watchdog::default();
+        let mut look = link.options.clock.sleep(link.options.watchdog);
+        let mut is_stuck = false;
+        while channel.status().connected() && !is_stuck {
             tokio::select! {
                 () = &mut lost => break,
                 job = self.jobs.recv() => sending.begin(job?, &mut self.next_number),
-                Some(sent) = sending.in_flight.next() => sending.settle(sent),
+                Some(sent) = sending.in_flight.next() => {
+                    watchdog.confirmed = true;
+                    sending.settle(sent);
+                }
+                () = &mut look => {
+                    is_stuck = watchdog.is_silent(connection, &sending);
+                    look = link.options.clock.sleep(link.options.watchdog);
+                }
             }
         }
         sending.abandon();
+        if is_stuck {
+            tracing::warn!("no event was confirmed although some wait; the connection is replaced");
+            link.replace(connection);
+        }
         Some(())
+    }
+}
+
+/// Finds out that no confirm comes although events wait for one. A channel can hang on the server's
+/// side alone: RabbitMQ 3.10 does when a quorum queue is deleted and declared again under it.
+#[derive(Default)]
+struct Watchdog {
+    confirmed: bool,
+    /// Events were waiting at the last look, too.
+    suspicious: bool,
+}
+
+impl Watchdog {
+    fn is_silent(&mut self, connection: &Connection, sending: &Sending<'_>) -> bool {
+        let quiet = !std::mem::take(&mut self.confirmed);
+        // A server that blocks its publishers has said so.
+        let waiting = quiet && !sending.waiting.is_empty() && !connection.status().blocked();
+        let silent = waiting && self.suspicious;
+        self.suspicious = waiting;
+        silent
     }
 }
 

@@ -56,7 +56,7 @@ impl Consuming {
                     if self.give_back(&session, consumer, self.inbox.take()).await.is_err() {
                         // What the server gave to a channel that is stuck comes back with the end
                         // of its connection only.
-                        self.settling.link.replace(&session.connection).await;
+                        self.settling.link.replace(&session.connection);
                     }
                     next = self.reopen().await;
                 }

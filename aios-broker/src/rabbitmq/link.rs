@@ -85,8 +85,15 @@ impl Link {
         state.wait_for(other).await.map(drop).unwrap_or_default();
     }
 
-    /// Ends a connection that no longer serves, and waits until it is no longer the current one.
-    pub(super) async fn replace(&self, connection: &Arc<Connection>) {
+    /// Ends a connection that no longer serves; from now on it is not the current one.
+    pub(super) fn replace(&self, connection: &Arc<Connection>) {
+        self.state.send_if_modified(|state| {
+            let current = matches!(state, State::Up(current) if Arc::ptr_eq(current, connection));
+            if current {
+                *state = State::Down;
+            }
+            current
+        });
         let (clock, after) = (Arc::clone(&self.options.clock), self.options.operation_timeout);
         let old = Arc::clone(connection);
         tokio::spawn(async move {
@@ -94,7 +101,6 @@ impl Link {
             // Whether or not the server answers, the connection is not used any more.
             within(&*clock, after, "close the connection", closing).await.unwrap_or_default();
         });
-        self.lost(connection).await;
     }
 
     /// Disconnects for good, without waiting.
@@ -153,10 +159,10 @@ impl Supervisor {
         loop {
             self.reporter.up(self.part);
             let cause = {
-                let (closed, watch) = (self.link.closed(), self.watch(&connection));
-                match select(std::pin::pin!(watch), std::pin::pin!(closed)).await {
+                let (lost, watch) = (self.link.lost(&connection), self.watch(&connection));
+                match select(std::pin::pin!(watch), std::pin::pin!(lost)).await {
                     Either::Left((cause, _)) => cause,
-                    Either::Right(_) => return,
+                    Either::Right(_) => "a channel is stuck".to_owned(),
                 }
             };
             let open = self.link.state.send_if_modified(|state| {

@@ -143,7 +143,8 @@ impl RabbitMqOptions {
         self
     }
 
-    /// Sets how often a silent subscription is checked for events that it should have got.
+    /// Sets how often a silent subscription is checked for events that it should have got, and the
+    /// publishing channel for confirms that do not come. What is silent at two checks is replaced.
     #[must_use]
     pub fn with_watchdog(mut self, interval: Duration) -> Self {
         self.watchdog = interval;

@@ -36,7 +36,7 @@ pub(crate) async fn connect(server: &RabbitMqServer) -> Arc<RabbitMqBroker> {
     let options = RabbitMqOptions::new(server.url())
         .with_publish_timeout(PUBLISH_TIMEOUT)
         .with_heartbeat(Duration::from_secs(4))
-        .with_watchdog(Duration::from_secs(3));
+        .with_watchdog(Duration::from_secs(1));
     Arc::new(RabbitMqBroker::connect_with(options).await.unwrap())
 }
 

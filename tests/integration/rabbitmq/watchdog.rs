@@ -1,4 +1,5 @@
-//! Consumers that get nothing: those that should are replaced, those that are busy are not.
+//! Consumers that get nothing: those that should are replaced, those that are busy are not. And
+//! publishers whose events are not confirmed.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -112,4 +113,20 @@ async fn should_not_replace_a_consumer_that_has_its_hands_full() {
     assert_eq!(numbers, (0..10).collect::<Vec<_>>(), "each event comes once");
     let more = timeout(INTERVAL * 3, deliveries.next()).await;
     assert!(more.is_err(), "{more:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_replace_a_publisher_whose_events_are_not_confirmed() {
+    let Some(server) = RabbitMqServer::start() else { return };
+    let broker = connect(&server).await;
+    let mut deliveries = broker.subscribe(subscription("stuck", 2)).await.unwrap();
+    publish(&broker, "stuck", 0..1).await;
+    assert_eq!(take(&mut deliveries).await, 0);
+
+    server.on_channels("Info(confirm)", "sys:suspend(Channel)");
+    let event = Event::new("stuck.thing.happened".parse().unwrap(), "test", &1).unwrap();
+    let answer = timeout(REPLACED, broker.publish_one(Publish::new(event))).await.unwrap();
+    assert_eq!(answer.unwrap_err().code(), "UNCERTAIN");
+    publish(&broker, "stuck", 2..3).await;
+    assert_eq!(take(&mut deliveries).await, 2);
 }
