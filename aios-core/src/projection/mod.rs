@@ -19,7 +19,7 @@ pub use self::{
     table::{Cell, Column, Kind, Table},
 };
 use crate::{
-    event::{Event, Timestamp},
+    event::{Event, EventType, Timestamp},
     store::{AgentStatus, RecordedEvent, RunStatus, Shard, TaskStatus},
 };
 
@@ -38,13 +38,25 @@ pub struct Change {
     pub cells: Vec<(&'static str, Cell)>,
 }
 
+/// Whether events of this type may change the read models. Most events of a busy log are steps of
+/// runs, which do not, so that a store need not even build a [`RecordedEvent`] for [`project`].
+#[must_use]
+pub fn is_projected(event_type: &EventType) -> bool {
+    match event_type.segments() {
+        ("workflows", _, action) => action != "step_completed",
+        (domain, _, _) => domain == "agents",
+    }
+}
+
 /// How an event changes the read models. Events whose data does not fit change nothing: the log
 /// may hold what other programs wrote.
 #[must_use]
 pub fn project(recorded: &RecordedEvent) -> Vec<Change> {
     let event = &recorded.event;
+    if !is_projected(&event.event_type) {
+        return Vec::new();
+    }
     let change = match event.event_type.segments() {
-        ("workflows", _, "step_completed") => None,
         ("workflows", name, "registered") => workflow_registered(name, event),
         ("workflows", name, action) => run(name, action, recorded),
         ("agents", agent_type, action) => agent(agent_type, action, recorded),

@@ -1,11 +1,11 @@
 use aios_core::store::{Append, Appended, StoreError};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc::error::TrySendError, oneshot};
 
 use super::{
     PostgresStore,
+    batch::Admitted,
     callers::{Caller, Pending, too_late},
 };
-use crate::admission::admit;
 
 /// An append on its way: what becomes of it, or where to hear of it.
 enum Ticket {
@@ -30,17 +30,23 @@ impl PostgresStore {
     }
 
     async fn enqueue(&self, append: Append) -> Ticket {
-        if let Err(error) = admit(&append, self.0.max_event_bytes) {
-            return Ticket::Known(error);
-        }
+        let admitted = match Admitted::new(append, self.0.max_event_bytes) {
+            Ok(admitted) => admitted,
+            Err(error) => return Ticket::Known(error),
+        };
         let Some(queue) = self.queue() else { return Ticket::Known(StoreError::Closed) };
         let timeout = self.0.append_timeout;
         let (caller, answer) = Caller::new(self.0.database.clock().now() + timeout);
-        let send = queue.send(Pending { append, caller });
-        match self.0.database.within(timeout, send).await {
-            Some(Ok(())) => Ticket::Waiting(answer),
-            Some(Err(_)) => Ticket::Known(StoreError::Closed),
-            None => Ticket::Known(too_late(timeout)),
+        match queue.try_send(Pending { admitted, caller }) {
+            Ok(()) => Ticket::Waiting(answer),
+            Err(TrySendError::Closed(_)) => Ticket::Known(StoreError::Closed),
+            Err(TrySendError::Full(pending)) => {
+                match self.0.database.within(timeout, queue.send(pending)).await {
+                    Some(Ok(())) => Ticket::Waiting(answer),
+                    Some(Err(_)) => Ticket::Known(StoreError::Closed),
+                    None => Ticket::Known(too_late(timeout)),
+                }
+            }
         }
     }
 }

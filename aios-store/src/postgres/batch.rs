@@ -1,7 +1,13 @@
 use std::collections::{HashMap, HashSet};
 
-use aios_core::store::{Append, Expected, Fence, StreamId};
+use aios_core::{
+    event::Event,
+    store::{Append, Expected, Fence, StoreError, StreamId},
+};
 use uuid::Uuid;
+
+use super::columns::Columns;
+use crate::admission::admit;
 
 /// Appends in one batch at most.
 const MAX_APPENDS: usize = 1000;
@@ -12,13 +18,32 @@ const MAX_WEIGHT: usize = 8 * 1024 * 1024;
 /// What an event weighs besides its payload, roughly, in bytes.
 const EVENT_WEIGHT: usize = 256;
 
+/// An append that may be written, with the metadata of its events as JSON.
+#[derive(Clone, Debug)]
+pub(super) struct Admitted {
+    pub(super) append: Append,
+    pub(super) metadata: Vec<Option<String>>,
+}
+
+impl Admitted {
+    /// Admits an append whose events have this many bytes at most.
+    ///
+    /// # Errors
+    ///
+    /// What [`admit`] refuses.
+    pub(super) fn new(append: Append, limit: usize) -> Result<Self, StoreError> {
+        let metadata = admit(&append, limit)?;
+        Ok(Self { append, metadata })
+    }
+}
+
 /// Appends that one transaction can decide about at once, because none has to know how another one
 /// ends: only the first append to a stream may expect something of it, and no event id stands in two.
 ///
 /// That leaves the order as it is: an append that does not fit begins the next batch.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    appends: Vec<Append>,
+    appends: Vec<Admitted>,
     /// Place of each append's stream and fence among [`streams`](Self::streams) and
     /// [`fences`](Self::fences).
     places: Vec<(usize, Option<usize>)>,
@@ -27,6 +52,7 @@ pub(super) struct Batch {
     fences: Vec<Fence>,
     ids: HashSet<Uuid>,
     weight: usize,
+    columns: Columns,
 }
 
 /// A stream of a batch.
@@ -35,6 +61,8 @@ pub(super) struct Stream {
     pub(super) id: StreamId,
     /// What the first append believes: the version of the last event.
     pub(super) expected: Option<u64>,
+    /// Events for it in the batch.
+    pub(super) length: usize,
 }
 
 impl Batch {
@@ -50,12 +78,18 @@ impl Batch {
     }
 
     /// Adds an append that [`takes`](Self::takes) agreed to.
-    pub(super) fn push(&mut self, append: Append) {
-        self.weight = self.weight.saturating_add(weight(&append));
-        self.ids.extend(append.events.iter().map(|event| event.id.key()));
-        let place = (self.stream(&append), append.fence.map(|fence| self.fence(fence)));
-        self.places.push(place);
-        self.appends.push(append);
+    pub(super) fn push(&mut self, admitted: Admitted) {
+        let append = &admitted.append;
+        self.weight = self.weight.saturating_add(weight(append));
+        let (stream, fence) = (self.stream(append), append.fence.map(|fence| self.fence(fence)));
+        let events = append.events.len();
+        if let Some(at) = self.streams.get_mut(stream) {
+            self.columns.push(append, stream, fence, at.length);
+            at.length = at.length.saturating_add(events);
+        }
+        self.ids.extend(self.columns.last_ids(events));
+        self.places.push((stream, fence));
+        self.appends.push(admitted);
     }
 
     fn stream(&mut self, append: &Append) -> usize {
@@ -67,7 +101,7 @@ impl Batch {
             Expected::Empty => Some(0),
             Expected::Exact(version) => Some(version),
         };
-        self.streams.push(Stream { id: append.stream.clone(), expected });
+        self.streams.push(Stream { id: append.stream.clone(), expected, length: 0 });
         self.by_stream.insert(append.stream.clone(), self.streams.len() - 1);
         self.streams.len() - 1
     }
@@ -92,17 +126,41 @@ impl Batch {
         &self.fences
     }
 
-    /// Each append, with the places of its stream and of its fence.
-    pub(super) fn appends(&self) -> impl Iterator<Item = (&Append, usize, Option<usize>)> {
+    pub(super) fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
+    /// Each append, with the place of its stream.
+    pub(super) fn appends(&self) -> impl Iterator<Item = (&Append, usize)> {
         let pairs = self.appends.iter().zip(&self.places);
-        pairs.map(|(append, (stream, fence))| (append, *stream, *fence))
+        pairs.map(|(admitted, (stream, _))| (&admitted.append, *stream))
+    }
+
+    /// Every event, in order.
+    pub(super) fn events(&self) -> impl Iterator<Item = &Event> {
+        self.appends.iter().flat_map(|admitted| &admitted.append.events)
+    }
+
+    /// The metadata of every event, in order; `None` if none has any.
+    pub(super) fn metadata(&self) -> Option<Vec<Option<&str>>> {
+        let metadata = self.appends.iter().flat_map(|admitted| &admitted.metadata);
+        let metadata: Vec<_> = metadata.map(Option::as_deref).collect();
+        metadata.iter().any(Option::is_some).then_some(metadata)
+    }
+
+    /// The batch of those appends that are wanted, given for each.
+    pub(super) fn only(self, wanted: &[bool]) -> Self {
+        let mut rest = Self::default();
+        let appends = self.appends.into_iter().zip(wanted).filter(|(_, wanted)| **wanted);
+        appends.for_each(|(admitted, _)| rest.push(admitted));
+        rest
     }
 
     /// Each append as a batch of its own.
     pub(super) fn split(&self) -> impl Iterator<Item = Self> {
-        self.appends.iter().map(|append| {
+        self.appends.iter().map(|admitted| {
             let mut alone = Self::default();
-            alone.push(append.clone());
+            alone.push(admitted.clone());
             alone
         })
     }
@@ -129,7 +187,8 @@ mod tests {
 
     fn batch(appends: &[Append]) -> Batch {
         let mut batch = Batch::default();
-        appends.iter().for_each(|append| batch.push(append.clone()));
+        let admitted = appends.iter().map(|append| Admitted::new(append.clone(), 100).unwrap());
+        admitted.for_each(|admitted| batch.push(admitted));
         batch
     }
 
@@ -159,8 +218,7 @@ mod tests {
             append("a", Expected::Any).with_fence(fence(2)),
             append("b", Expected::Any).with_fence(fence(1)),
         ]);
-        let places: Vec<_> = batch.appends().map(|(_, stream, fence)| (stream, fence)).collect();
-        assert_eq!(places, [(0, Some(0)), (1, None), (0, Some(1)), (1, Some(0))]);
+        assert_eq!(batch.places, [(0, Some(0)), (1, None), (0, Some(1)), (1, Some(0))]);
         let expected: Vec<_> = batch.streams().iter().map(|stream| stream.expected).collect();
         assert_eq!((expected, batch.fences().len()), (vec![Some(3), None], 2));
     }

@@ -2,16 +2,18 @@ use std::time::Duration;
 
 use aios_core::{
     event::Timestamp,
-    store::{Append, Appended, StoreError},
+    store::{Appended, StoreError},
 };
 use tokio::sync::oneshot;
+
+use super::batch::Admitted;
 
 /// What an append is answered with.
 type Answer = Result<Appended, StoreError>;
 
 /// An append in the queue.
 pub(super) struct Pending {
-    pub(super) append: Append,
+    pub(super) admitted: Admitted,
     pub(super) caller: Caller,
 }
 
@@ -35,7 +37,11 @@ impl Caller {
         }
     }
 
-    fn waits(&self) -> bool {
+    /// Whether anybody waits for the answer. If the time is up by then, this is it.
+    pub(super) fn waits(&mut self, by: Timestamp, error: impl Fn() -> StoreError) -> bool {
+        if self.deadline <= by {
+            self.answer(Err(error()));
+        }
         self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
     }
 }
@@ -46,10 +52,8 @@ pub(super) fn dismiss(
     by: Timestamp,
     error: impl Fn() -> StoreError,
 ) -> bool {
-    for caller in callers.iter_mut().filter(|caller| caller.deadline <= by) {
-        caller.answer(Err(error()));
-    }
-    callers.iter().any(Caller::waits)
+    let waits = callers.iter_mut().map(|caller| caller.waits(by, &error));
+    waits.filter(|waits| *waits).count() > 0
 }
 
 /// An append was not even sent in time.

@@ -2,9 +2,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use aios_core::{
     event::{Event, Timestamp},
-    projection::{Cell, Change, Table, project},
+    projection::{Cell, Change, Table, is_projected, project},
     store::{RecordedEvent, StreamId},
 };
+use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -18,7 +19,7 @@ const FIRST: i64 = -62_135_596_800_000_000;
 
 /// Changes of read models as the SQL function `apply_changes` takes them: in sets that have each row
 /// once, so that several changes of one row are applied one after the other.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct ChangeSets {
     /// By place in the row's own order of changes.
     sets: BTreeMap<(usize, Table), Vec<Value>>,
@@ -28,6 +29,9 @@ pub(super) struct ChangeSets {
 impl ChangeSets {
     /// Adds what an event changes that is about to be appended as the `number`th of a batch.
     pub(super) fn add(&mut self, number: i32, stream: &StreamId, event: &Event) {
+        if !is_projected(&event.event_type) {
+            return;
+        }
         let recorded = RecordedEvent {
             position: UNPLACED,
             stream: stream.clone(),
@@ -51,16 +55,21 @@ impl ChangeSets {
     }
 
     /// The JSON text; `None` if nothing changes.
-    pub(super) fn into_json(self) -> Option<String> {
+    pub(super) fn to_json(&self) -> serde_json::Result<Option<String>> {
         if self.sets.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let sets = self.sets.into_iter();
-        let sets = sets.map(|((_, table), changes)| {
-            object([("table", table.name().into()), ("changes", Value::Array(changes))])
-        });
-        Some(Value::Array(sets.collect()).to_string())
+        let sets = self.sets.iter();
+        let sets = sets.map(|((_, table), changes)| ChangeSet { table: table.name(), changes });
+        serde_json::to_string(&sets.collect::<Vec<_>>()).map(Some)
     }
+}
+
+/// A set as the SQL function reads it.
+#[derive(Serialize)]
+struct ChangeSet<'a> {
+    table: &'static str,
+    changes: &'a [Value],
 }
 
 fn written(number: i32, key: &Key, change: Change) -> Value {
@@ -122,7 +131,7 @@ mod tests {
         sets.add(1, &stream, &event("started"));
         sets.add(2, &StreamId::of_run("r2").unwrap(), &event("started"));
         sets.add(3, &stream, &event("completed"));
-        let json: Value = serde_json::from_str(&sets.into_json().unwrap()).unwrap();
+        let json: Value = serde_json::from_str(&sets.to_json().unwrap().unwrap()).unwrap();
         let sizes: Vec<usize> = json
             .as_array()
             .unwrap()
@@ -139,7 +148,7 @@ mod tests {
     fn should_say_nothing_where_nothing_changes() {
         let mut sets = ChangeSets::default();
         sets.add(1, &StreamId::of_run("r1").unwrap(), &event("step_completed"));
-        assert_eq!(sets.into_json(), None);
+        assert_eq!(sets.to_json().unwrap(), None);
     }
 
     #[test]

@@ -3,10 +3,10 @@ use sqlx::SqlStr;
 use uuid::Uuid;
 
 use super::{batch::Batch, changes::ChangeSets, pool::Statement, streams::Known};
-use crate::admission::encode_metadata;
 
-/// A batch as the arguments of the SQL function `append`. Places count from 1, 0 means none.
-#[derive(Default)]
+/// A batch as the arguments of the SQL function `append`, written down while it gathers. Places count
+/// from 1, 0 means none.
+#[derive(Debug, Default)]
 pub(super) struct Columns {
     append_streams: Vec<i32>,
     append_sizes: Vec<i32>,
@@ -14,92 +14,71 @@ pub(super) struct Columns {
     event_streams: Vec<i32>,
     offsets: Vec<i32>,
     ids: Vec<Uuid>,
-    external_ids: Texts,
+    foreign_ids: Foreign,
     timestamps: Vec<i64>,
-    metadata: Texts,
-    changes: Option<String>,
+    changes: ChangeSets,
 }
 
-/// A column in which most are null: without one that is not, there is no column.
-#[derive(Default)]
-struct Texts {
-    texts: Vec<Option<String>>,
+/// Ids that are not ours, of which there are mostly none: then there is no column.
+#[derive(Debug, Default)]
+struct Foreign {
+    ids: Vec<Option<String>>,
     any: bool,
 }
 
-impl Texts {
-    fn push(&mut self, text: Option<String>) {
-        self.any |= text.is_some();
-        self.texts.push(text);
-    }
-
-    fn column(&self) -> Option<&[Option<String>]> {
-        self.any.then_some(self.texts.as_slice())
-    }
-}
-
 impl Columns {
-    /// Writes a batch down.
-    ///
-    /// # Errors
-    ///
-    /// If an event's metadata can't be written as JSON.
-    pub(super) fn of(batch: &Batch) -> sqlx::Result<Self> {
-        let (mut columns, mut changes) = (Self::default(), ChangeSets::default());
-        let mut lengths = vec![0; batch.streams().len()];
-        for (append, stream, fence) in batch.appends() {
-            columns.append_streams.push(place(stream));
-            columns.append_sizes.push(number(append.events.len()));
-            columns.append_fences.push(fence.map_or(0, place));
-            if let Some(length) = lengths.get_mut(stream) {
-                columns.push_events(append, place(stream), length, &mut changes)?;
-            }
-        }
-        columns.changes = changes.into_json();
-        Ok(columns)
-    }
-
-    fn push_events(
+    /// Adds an append to a stream that has so many events in the batch already.
+    pub(super) fn push(
         &mut self,
         append: &Append,
-        stream: i32,
-        length: &mut i32,
-        changes: &mut ChangeSets,
-    ) -> sqlx::Result<()> {
-        for event in &append.events {
-            *length = length.saturating_add(1);
-            self.event_streams.push(stream);
-            self.offsets.push(*length);
-            self.push_event(event)?;
-            changes.add(number(self.ids.len()), &append.stream, event);
+        stream: usize,
+        fence: Option<usize>,
+        length: usize,
+    ) {
+        self.append_streams.push(place(stream));
+        self.append_sizes.push(number(append.events.len()));
+        self.append_fences.push(fence.map_or(0, place));
+        for (offset, event) in (length..).zip(&append.events) {
+            self.event_streams.push(place(stream));
+            self.offsets.push(place(offset));
+            self.push_event(event);
+            self.changes.add(number(self.ids.len()), &append.stream, event);
         }
-        Ok(())
     }
 
-    fn push_event(&mut self, event: &Event) -> sqlx::Result<()> {
+    fn push_event(&mut self, event: &Event) {
         self.ids.push(event.id.key());
-        self.external_ids.push(event.id.foreign().map(ToOwned::to_owned));
+        let foreign = event.id.foreign().map(ToOwned::to_owned);
+        self.foreign_ids.any |= foreign.is_some();
+        self.foreign_ids.ids.push(foreign);
         self.timestamps.push(event.timestamp.as_micros());
-        let metadata = encode_metadata(event).map_err(|error| sqlx::Error::Encode(error.into()))?;
-        self.metadata.push(metadata);
-        Ok(())
+    }
+
+    /// The keys of the last events.
+    pub(super) fn last_ids(&self, count: usize) -> impl Iterator<Item = Uuid> {
+        self.ids.iter().skip(self.ids.len().saturating_sub(count)).copied()
     }
 
     /// The call, whose types and sources were given numbers before.
+    ///
+    /// # Errors
+    ///
+    /// If what changes can't be written as JSON.
     pub(super) fn statement<'q>(
         &'q self,
         sql: SqlStr,
         batch: &'q Batch,
         (types, sources): (&'q [i32], &'q [i32]),
         known: &'q Known,
-    ) -> Statement<'q> {
+    ) -> sqlx::Result<Statement<'q>> {
         let streams: Vec<&str> = batch.streams().iter().map(|stream| stream.id.as_str()).collect();
         let expected: Vec<Option<i64>> =
             batch.streams().iter().map(|stream| stream.expected.map(signed)).collect();
         let shards: Vec<i32> = batch.fences().iter().map(|fence| fence.shard.0.into()).collect();
         let epochs: Vec<i64> = batch.fences().iter().map(|fence| signed(fence.epoch.0)).collect();
-        let payloads: Vec<&str> = events(batch).map(|event| event.payload.as_str()).collect();
-        sqlx::query(sql)
+        let payloads: Vec<&str> = batch.events().map(|event| event.payload.as_str()).collect();
+        let changes = self.changes.to_json().map_err(|error| sqlx::Error::Encode(error.into()))?;
+        Ok(sqlx::query(sql)
             .bind(streams)
             .bind(expected)
             .bind(shards)
@@ -110,17 +89,17 @@ impl Columns {
             .bind(&self.event_streams)
             .bind(&self.offsets)
             .bind(&self.ids)
-            .bind(self.external_ids.column())
+            .bind(self.foreign_ids.any.then_some(&self.foreign_ids.ids))
             .bind(types)
             .bind(sources)
             .bind(&self.timestamps)
             .bind(payloads)
-            .bind(self.metadata.column())
-            .bind(self.changes.as_deref())
+            .bind(batch.metadata())
+            .bind(changes)
             .bind(&known.ids)
             .bind(&known.heads)
             .bind(known.expirations)
-            .bind(known.is_checked)
+            .bind(known.is_checked))
     }
 }
 
@@ -129,11 +108,6 @@ pub(super) const CALL: &str = "\
     SELECT head, heads, verdicts, versions, positions, doubles, stream_ids, expirations \
     FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
         $18, $19, $20, $21)";
-
-/// Every event of a batch, in order.
-pub(super) fn events(batch: &Batch) -> impl Iterator<Item = &Event> {
-    batch.appends().flat_map(|(append, _, _)| &append.events)
-}
 
 /// A place that counts from 0, as SQL counts it.
 fn place(index: usize) -> i32 {

@@ -6,16 +6,22 @@ use uuid::Uuid;
 
 use super::{
     batch::Batch,
-    columns::{CALL, Columns, events},
+    columns::CALL,
     error::is_taken,
     names::Names,
     pool::Database,
     streams::{Known, Streams},
-    tail::Tail,
 };
 
 /// What became of each append of a batch, in order.
 pub(super) type Answers = Vec<Result<Appended, StoreError>>;
+
+/// A batch that the server has dealt with.
+pub(super) struct Committed {
+    pub(super) answers: Answers,
+    /// Whether all of it is stored as it was sent: nothing was refused, and nothing stored before.
+    pub(super) is_as_sent: bool,
+}
 
 /// Commits batches, each in one round trip.
 pub(super) struct Committer {
@@ -24,11 +30,10 @@ pub(super) struct Committer {
     types: Names,
     sources: Names,
     streams: Streams,
-    tail: Tail,
 }
 
 impl Committer {
-    pub(super) fn new(database: &Database, tail: Tail) -> Self {
+    pub(super) fn new(database: &Database) -> Self {
         let schema = database.schema();
         Self {
             call: schema.fill(CALL),
@@ -36,7 +41,6 @@ impl Committer {
             types: Names::new(schema, "event_types"),
             sources: Names::new(schema, "event_sources"),
             streams: Streams::new(),
-            tail,
         }
     }
 
@@ -47,7 +51,7 @@ impl Committer {
         connection: &mut PgConnection,
         batch: &Batch,
         is_checked: bool,
-    ) -> sqlx::Result<Answers> {
+    ) -> sqlx::Result<Committed> {
         let known = if is_checked { Known::nothing() } else { self.streams.known(batch) };
         match self.call(connection, batch, &known).await {
             Err(error) if !known.is_checked && is_taken(&error) => {
@@ -62,7 +66,6 @@ impl Committer {
         self.types.forget();
         self.sources.forget();
         self.streams.forget();
-        self.tail.clear();
     }
 
     async fn call(
@@ -70,13 +73,13 @@ impl Committer {
         connection: &mut PgConnection,
         batch: &Batch,
         known: &Known,
-    ) -> sqlx::Result<Answers> {
-        let columns = Columns::of(batch)?;
-        let types: Vec<&str> = events(batch).map(|event| event.event_type.as_str()).collect();
+    ) -> sqlx::Result<Committed> {
+        let types: Vec<&str> = batch.events().map(|event| event.event_type.as_str()).collect();
         let types = self.types.numbers(connection, &self.database, &types).await?;
-        let sources: Vec<&str> = events(batch).map(|event| &*event.source).collect();
+        let sources: Vec<&str> = batch.events().map(|event| &*event.source).collect();
         let sources = self.sources.numbers(connection, &self.database, &sources).await?;
-        let statement = columns.statement(self.call.clone(), batch, (&types, &sources), known);
+        let names = (types.as_slice(), sources.as_slice());
+        let statement = batch.columns().statement(self.call.clone(), batch, names, known)?;
         let rows = self.database.run(connection, statement).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let mut verdicts = Verdicts::read(row)?;
@@ -84,12 +87,7 @@ impl Committer {
         let answers = verdicts.answers(batch)?;
         let (ids, expirations): (Vec<i64>, i64) = (row.try_get(6)?, row.try_get(7)?);
         self.streams.remember(expirations, batch, &ids, &before, &verdicts.heads);
-        match verdicts.verdicts {
-            None => self.tail.push(batch, &answers, self.database.clock().now()),
-            // What was stored already may not be what was sent.
-            Some(_) => self.tail.clear(),
-        }
-        Ok(answers)
+        Ok(Committed { answers, is_as_sent: verdicts.verdicts.is_none() })
     }
 }
 
@@ -118,7 +116,7 @@ impl Verdicts {
 
     fn answers(&mut self, batch: &Batch) -> sqlx::Result<Answers> {
         let appends = batch.appends().enumerate();
-        appends.map(|(place, (append, stream, _))| self.answer(place, append, stream)).collect()
+        appends.map(|(place, (append, stream))| self.answer(place, append, stream)).collect()
     }
 
     fn answer(
@@ -198,7 +196,7 @@ mod tests {
         store::{Epoch, Fence, Shard},
     };
 
-    use super::*;
+    use super::{super::batch::Admitted, *};
 
     fn append(stream: &str, events: usize) -> Append {
         let event = || Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
@@ -217,7 +215,7 @@ mod tests {
         ];
         let key = appends[4].events[0].id.key();
         let mut batch = Batch::default();
-        appends.into_iter().for_each(|append| batch.push(append));
+        appends.into_iter().for_each(|append| batch.push(Admitted::new(append, 100).unwrap()));
         let mut verdicts = Verdicts {
             head: 10,
             heads: vec![5, 0, 7, 0],

@@ -28,7 +28,9 @@
 //! a server that lost commits, behind a pooler that keeps its clients through it, restart the clients:
 //! they can't see that what they know of names and streams is gone.
 
+mod answer;
 mod append;
+mod appender;
 mod batch;
 mod callers;
 mod changes;
@@ -36,8 +38,10 @@ mod checkpoint;
 mod columns;
 mod commit;
 mod error;
+mod gather;
 mod lease;
 mod lent;
+mod load;
 mod moment;
 mod names;
 mod options;

@@ -68,7 +68,8 @@ async fn apply(
 ) -> sqlx::Result<()> {
     let mut sets = ChangeSets::default();
     events.iter().for_each(|recorded| sets.add_recorded(recorded));
-    let Some(sets) = sets.into_json() else { return Ok(()) };
+    let sets = sets.to_json().map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let Some(sets) = sets else { return Ok(()) };
     let sql = database.schema().fill("SELECT {schema}.apply_changes($1, NULL, NULL)");
     let statement = sqlx::query(sql).bind(sets).persistent(database.pooler().prepares());
     statement.execute(connection).await.map(drop)

@@ -112,13 +112,13 @@ mod tests {
         store::{Append, Expected},
     };
 
-    use super::*;
+    use super::{super::batch::Admitted, *};
 
     fn batch(expected: Expected) -> Batch {
         let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
         let append = Append::new("a".parse().unwrap(), vec![event]).with_expected(expected);
         let mut batch = Batch::default();
-        batch.push(append);
+        batch.push(Admitted::new(append, 100).unwrap());
         batch
     }
 

@@ -42,7 +42,7 @@ impl Tail {
             tail.clear();
             return;
         }
-        for ((append, ..), answer) in batch.appends().zip(answers) {
+        for ((append, _), answer) in batch.appends().zip(answers) {
             match answer {
                 Ok(appended) => recorded(append, *appended).for_each(|event| tail.push(event)),
                 Err(_) => tail.clear(),
@@ -123,7 +123,7 @@ fn recorded(append: &Append, last: Appended) -> impl Iterator<Item = RecordedEve
 mod tests {
     use aios_core::event::Event;
 
-    use super::*;
+    use super::{super::batch::Admitted, *};
 
     fn now() -> Timestamp {
         Timestamp::from_micros(1_000_000)
@@ -132,7 +132,8 @@ mod tests {
     fn push(tail: &Tail, events: usize, last: u64) {
         let event = || Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
         let mut batch = Batch::default();
-        batch.push(Append::new("a".parse().unwrap(), (0..events).map(|_| event()).collect()));
+        let append = Append::new("a".parse().unwrap(), (0..events).map(|_| event()).collect());
+        batch.push(Admitted::new(append, 100).unwrap());
         tail.push(&batch, &vec![Ok(Appended { version: last, position: last })], now());
     }
 
