@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use aios_store::sqlite::SqliteStore;
+use aios_tests::postgres::PostgresServer;
 use serde_json::Value;
 
 use crate::review::{Review, tree};
@@ -94,20 +95,20 @@ fn should_refuse_a_store_that_it_does_not_know() {
     assert_eq!(message.lines().count(), 1, "{message}");
 }
 
-#[test]
-fn should_resume_after_a_kill_and_say_how_much_was_done() {
+/// Kills a review in the middle, and starts it again.
+fn resume_after_a_kill(arguments: &[&str]) {
     let tree = tree(FILES);
     let uninterrupted = Review::of(tree.path());
     uninterrupted.finish(&[]);
 
     let review = Review::of(tree.path());
-    let mut child = review.start();
+    let mut child = review.start(arguments);
     review.wait_for(&mut child, FILES / 2);
     child.kill().unwrap();
     assert!(!child.wait().unwrap().success(), "the kill should come in the middle");
     let before = review.executions().len();
 
-    let printed = review.finish(&[]);
+    let printed = review.finish(arguments);
     let resumed = printed.strip_prefix("resuming: ").and_then(|rest| rest.split_once(' '));
     let (done, rest) = resumed.unwrap_or_else(|| panic!("{printed}"));
     let done: usize = done.parse().unwrap();
@@ -117,13 +118,24 @@ fn should_resume_after_a_kill_and_say_how_much_was_done() {
     assert_eq!(review.report_text(), uninterrupted.report_text());
 }
 
+#[test]
+fn should_resume_after_a_kill_and_say_how_much_was_done() {
+    resume_after_a_kill(&[]);
+}
+
+#[test]
+fn should_resume_after_a_kill_from_a_server() {
+    let Some(server) = PostgresServer::start() else { return };
+    resume_after_a_kill(&["--store", &server.url()]);
+}
+
 #[cfg(unix)]
 #[test]
 fn should_stop_when_told_and_go_on_later() {
     let tree = tree(FILES);
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let review = Review::of(tree.path());
-        let mut child = review.start();
+        let mut child = review.start(&[]);
         review.wait_for(&mut child, FILES / 4);
         let pid = child.id().to_string();
         std::process::Command::new("kill").args([signal, &pid]).status().unwrap();
@@ -142,7 +154,7 @@ fn should_stop_when_told_and_go_on_later() {
 fn should_start_over_when_told() {
     let tree = tree(FILES);
     let review = Review::of(tree.path());
-    let mut child = review.start();
+    let mut child = review.start(&[]);
     review.wait_for(&mut child, FILES / 2);
     child.kill().unwrap();
     child.wait().unwrap();

@@ -59,7 +59,7 @@ fn crash_until_done(
 ) -> Vec<Crash> {
     let mut crashes = Vec::new();
     loop {
-        let mut child = review.start();
+        let mut child = review.start(&[]);
         // Relative to the progress, so that kills fall into the middle on machines of any speed.
         let more = random.below(30);
         review.wait_for(&mut child, review.executions().len() + more);

@@ -75,8 +75,8 @@ impl Review {
     }
 
     /// Starts, and goes on beside the test.
-    pub(crate) fn start(&self) -> Child {
-        self.command(&[]).stdout(Stdio::piped()).spawn().unwrap()
+    pub(crate) fn start(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdout(Stdio::piped()).spawn().unwrap()
     }
 
     /// Waits until so many executions have begun since the first start, or the program has ended.

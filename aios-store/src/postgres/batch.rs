@@ -126,6 +126,10 @@ impl Batch {
         &self.fences
     }
 
+    pub(super) fn admitted(&self) -> &[Admitted] {
+        &self.appends
+    }
+
     pub(super) fn columns(&self) -> &Columns {
         &self.columns
     }

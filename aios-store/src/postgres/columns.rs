@@ -119,6 +119,6 @@ fn number(number: usize) -> i32 {
 }
 
 /// No version or epoch comes near `i64::MAX`, so that one beyond it is never the right one.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

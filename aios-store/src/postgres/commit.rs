@@ -9,6 +9,7 @@ use super::{
     columns::CALL,
     error::is_taken,
     names::Names,
+    one::{self, One},
     pool::Database,
     streams::{Known, Streams},
 };
@@ -26,6 +27,7 @@ pub(super) struct Committed {
 /// Commits batches, each in one round trip.
 pub(super) struct Committer {
     call: SqlStr,
+    call_one: SqlStr,
     database: Database,
     types: Names,
     sources: Names,
@@ -37,6 +39,7 @@ impl Committer {
         let schema = database.schema();
         Self {
             call: schema.fill(CALL),
+            call_one: schema.fill(one::CALL),
             database: database.clone(),
             types: Names::new(schema, "event_types"),
             sources: Names::new(schema, "event_sources"),
@@ -53,12 +56,27 @@ impl Committer {
         is_checked: bool,
     ) -> sqlx::Result<Committed> {
         let known = if is_checked { Known::nothing() } else { self.streams.known(batch) };
-        match self.call(connection, batch, &known).await {
+        match self.trust(connection, batch, &known).await {
             Err(error) if !known.is_checked && is_taken(&error) => {
                 self.call(connection, batch, &Known::nothing()).await
             }
             result => result,
         }
+    }
+
+    /// Commits a batch with what is known, the short way if that will do.
+    async fn trust(
+        &mut self,
+        connection: &mut PgConnection,
+        batch: &Batch,
+        known: &Known,
+    ) -> sqlx::Result<Committed> {
+        if let Some(one) = One::of(batch, known)
+            && let Some(committed) = self.call_one(connection, batch, &one).await?
+        {
+            return Ok(committed);
+        }
+        self.call(connection, batch, known).await
     }
 
     /// Forgets what it knows of the log; to be called when the connection is lost.
@@ -68,16 +86,44 @@ impl Committer {
         self.streams.forget();
     }
 
+    /// `None` if the log is not as it is believed to be, and nothing was done.
+    async fn call_one(
+        &mut self,
+        connection: &mut PgConnection,
+        batch: &Batch,
+        one: &One<'_>,
+    ) -> sqlx::Result<Option<Committed>> {
+        let (types, sources) = self.names(connection, batch).await?;
+        let (&[event_type], &[source]) = (&*types, &*sources) else { return Ok(None) };
+        let statement = one.statement(self.call_one.clone(), event_type, source);
+        let rows = self.database.run(connection, statement).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        let Some(position) = row.try_get::<Option<i64>, _>(0)? else { return Ok(None) };
+        let head = one.head.saturating_add(1);
+        self.streams.remember(one.expirations, batch, &[one.stream_id], &[one.head], &[head]);
+        let (version, position) = (unsigned(Some(head))?, unsigned(Some(position))?);
+        let answers = vec![Ok(Appended { version, position })];
+        Ok(Some(Committed { answers, is_as_sent: true }))
+    }
+
+    async fn names(
+        &self,
+        connection: &mut PgConnection,
+        batch: &Batch,
+    ) -> sqlx::Result<(Vec<i32>, Vec<i32>)> {
+        let types: Vec<&str> = batch.events().map(|event| event.event_type.as_str()).collect();
+        let sources: Vec<&str> = batch.events().map(|event| &*event.source).collect();
+        let types = self.types.numbers(connection, &self.database, &types).await?;
+        Ok((types, self.sources.numbers(connection, &self.database, &sources).await?))
+    }
+
     async fn call(
         &mut self,
         connection: &mut PgConnection,
         batch: &Batch,
         known: &Known,
     ) -> sqlx::Result<Committed> {
-        let types: Vec<&str> = batch.events().map(|event| event.event_type.as_str()).collect();
-        let types = self.types.numbers(connection, &self.database, &types).await?;
-        let sources: Vec<&str> = batch.events().map(|event| &*event.source).collect();
-        let sources = self.sources.numbers(connection, &self.database, &sources).await?;
+        let (types, sources) = self.names(connection, batch).await?;
         let names = (types.as_slice(), sources.as_slice());
         let statement = batch.columns().statement(self.call.clone(), batch, names, known)?;
         let rows = self.database.run(connection, statement).await?;

@@ -18,7 +18,7 @@ use super::{
 pub(super) struct Gathering {
     queue: mpsc::Receiver<Pending>,
     load: Load,
-    /// Did not fit into the load, so the load is full.
+    /// Did not fit into the load, which is full.
     next: Option<Pending>,
     clock: Arc<dyn Clock>,
     append_timeout: Duration,
@@ -46,9 +46,6 @@ impl Gathering {
 
     /// What has gathered; empty where nobody waits for an answer any more.
     pub(super) fn take(&mut self) -> Load {
-        if let Some(next) = self.next.take() {
-            self.add(next);
-        }
         self.take_queued();
         let load = std::mem::take(&mut self.load);
         self.without_unwanted(load)
@@ -82,10 +79,11 @@ impl Gathering {
     /// Takes what has queued up as far as there is room, and returns whether there was any.
     fn take_queued(&mut self) -> bool {
         let before = self.load.callers.len();
+        let mut pending = self.next.take();
         while self.next.is_none()
-            && let Ok(pending) = self.queue.try_recv()
+            && let Some(next) = pending.take().or_else(|| self.queue.try_recv().ok())
         {
-            self.add(pending);
+            self.add(next);
         }
         self.load.callers.len() > before
     }
@@ -104,5 +102,55 @@ impl Gathering {
         let is_wanted = |caller: &mut Caller| caller.waits(now, || too_late(self.append_timeout));
         let wanted: Vec<bool> = load.callers.iter_mut().map(is_wanted).collect();
         if wanted.iter().all(|wanted| *wanted) { load } else { load.only(&wanted) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_core::{
+        clock::VirtualClock,
+        event::Event,
+        store::{Append, Expected},
+    };
+
+    use super::{super::batch::Admitted, *};
+
+    const TIMEOUT: Duration = Duration::from_secs(1);
+
+    /// Gathers appends to one stream, each of which expects a version, or nothing.
+    fn gathering(expected: &[Expected]) -> (Gathering, Vec<impl Drop + use<>>) {
+        let (clock, (queue, receiver)) = (VirtualClock::default(), mpsc::channel(10));
+        let mut answers = Vec::new();
+        for expected in expected {
+            let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
+            let append = Append::new("a".parse().unwrap(), vec![event]).with_expected(*expected);
+            let (caller, answer) = Caller::new(clock.now() + TIMEOUT);
+            let admitted = Admitted::new(append, 100).unwrap();
+            queue.try_send(Pending { admitted, caller }).unwrap();
+            answers.push(answer);
+        }
+        (Gathering::new(receiver, Arc::new(clock), TIMEOUT), answers)
+    }
+
+    fn expected(load: &Load) -> Vec<Expected> {
+        load.batch.appends().map(|(append, _)| append.expected).collect()
+    }
+
+    #[test]
+    fn should_begin_the_next_load_with_what_did_not_fit() {
+        let appends = [Expected::Empty, Expected::Any, Expected::Exact(2), Expected::Any];
+        let (mut gathering, _answers) = gathering(&appends);
+        assert_eq!(expected(&gathering.take()), [Expected::Empty, Expected::Any]);
+        assert!(!gathering.is_empty());
+        assert_eq!(expected(&gathering.take()), [Expected::Exact(2), Expected::Any]);
+        assert!(gathering.is_empty());
+    }
+
+    #[test]
+    fn should_leave_out_who_is_gone() {
+        let (mut gathering, mut answers) = gathering(&[Expected::Empty, Expected::Any]);
+        answers.remove(0);
+        let load = gathering.take();
+        assert_eq!((expected(&load), load.callers.len()), (vec![Expected::Any], 1));
     }
 }

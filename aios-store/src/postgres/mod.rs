@@ -44,6 +44,7 @@ mod lent;
 mod load;
 mod moment;
 mod names;
+mod one;
 mod options;
 mod pool;
 mod read;
