@@ -6,44 +6,32 @@ use std::{
 };
 
 use aios_agents::{
-    Runtime, RuntimeBuilder,
-    agent::Caller,
+    Runtime,
     runtime::{EngineOptions, RunExecutor},
     workflow::Target,
 };
 use aios_core::{
-    agent::Segment,
-    broker::{Broker, BrokerExt},
+    broker::BrokerExt,
     clock::SystemClock,
     event::{EventId, Metadata, Payload},
     retry::RetryPolicy,
-    store::{AgentFilter, PageRequest, RunFilter, RunStatus, Store, TaskFilter},
+    store::{AgentFilter, PageRequest, RunFilter, RunStatus, TaskFilter},
 };
 use pyo3::{exceptions::PyValueError, prelude::*};
 
 use crate::{
     bridge::LoopBridge,
-    calls::{Answer, Calls, closed},
+    calls::{Answer, Calls},
     events,
     fault::Fault,
     given::{AgentGiven, Retry, WorkflowGiven, event_of},
     json,
+    opened::{Opened, Place, caller, open},
     places::{Places, Pool, Queue},
     records,
     run::HandleCore,
-    workflow::{PyWorkflow, seconds},
+    workflow::seconds,
 };
-
-/// What is open between `open` and `close`.
-struct Opened {
-    runtime: Runtime,
-    broker: Arc<dyn Broker>,
-    store: Option<Arc<dyn Store>>,
-    caller: Option<Caller>,
-    source: Arc<str>,
-}
-
-type Place = Arc<tokio::sync::RwLock<Option<Opened>>>;
 
 /// A runtime or client: threads, a way into the loop, and what was opened.
 #[pyclass(frozen, module = "aios._aios")]
@@ -76,17 +64,6 @@ impl Core {
     }
 }
 
-/// What is open, or why nothing is.
-fn open(opened: Option<&Opened>) -> Result<&Opened, Fault> {
-    opened.ok_or_else(closed)
-}
-
-fn store(opened: &Opened) -> Result<Arc<dyn Store>, Fault> {
-    opened.store.clone().ok_or_else(|| {
-        Fault::new("runtime", "INVALID_RUNTIME_CONFIGURATION", "there is no store to read")
-    })
-}
-
 fn target(agent_type: &str, agent_id: Option<String>) -> Target {
     agent_id.map_or_else(|| agent_type.into(), |id| Target::agent(agent_type, id))
 }
@@ -101,35 +78,6 @@ fn origin(traceparent: Option<String>, correlation_id: Option<String>) -> Metada
         correlation_id: correlation_id.map(Into::into),
         ..Metadata::default()
     }
-}
-
-async fn connect(
-    builder: RuntimeBuilder,
-    store: Option<String>,
-    broker: String,
-    source: Arc<str>,
-) -> Result<Opened, Fault> {
-    let broker = aios_broker::connect(&broker).await?;
-    let store = match store {
-        Some(url) => Some(aios_store::connect(&url).await?),
-        None => None,
-    };
-    let mut builder = builder.broker(Arc::clone(&broker)).source(Arc::clone(&source));
-    if let Some(store) = &store {
-        builder = builder.store(Arc::clone(store));
-    }
-    Ok(Opened { runtime: builder.start().await?, broker, store, caller: None, source })
-}
-
-/// Starts a run of a workflow that this process does not have, through a runtime that only knows
-/// its name.
-async fn start_unknown(opened: &Opened, workflow: &str, version: u32) -> Result<Runtime, Fault> {
-    let known = Runtime::builder().broker(Arc::clone(&opened.broker)).store(store(opened)?);
-    let name = Segment::new(workflow)?;
-    let begin = Python::attach(|py| py.None());
-    let named = Arc::new(PyWorkflow { name, version, begin, places: None });
-    let known = known.source(Arc::clone(&opened.source)).dyn_workflow(named).without_engine();
-    Ok(known.start().await?)
 }
 
 #[pymethods]
@@ -187,7 +135,7 @@ impl Core {
             builder = builder.without_engine();
         }
         self.with(py, |place, _| async move {
-            let opened = connect(builder, store, broker, source).await?;
+            let opened = Opened::connect(builder, store, broker, source).await?;
             *place.write().await = Some(opened);
             Ok(Answer::Nothing)
         })
@@ -198,12 +146,8 @@ impl Core {
         let deadline = seconds(py, deadline)?;
         self.with(py, |place, calls| async move {
             let Some(opened) = place.write().await.take() else { return Ok(Answer::Nothing) };
-            drop(opened.caller);
             calls.release_events();
-            let stopped = opened.runtime.shutdown(deadline).await;
-            let closed = opened.broker.close(deadline).await;
-            stopped?;
-            closed?;
+            opened.close(deadline).await?;
             Ok(Answer::Nothing)
         })
     }
@@ -248,7 +192,7 @@ impl Core {
                 match version {
                     None => opened.runtime.start(&workflow, &input),
                     Some(version) => {
-                        start_unknown(opened, &workflow, version).await?.start(&workflow, &input)
+                        opened.knowing(&workflow, version).await?.start(&workflow, &input)
                     }
                 }
             };
@@ -379,7 +323,7 @@ impl Core {
         wait: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         self.with(py, |place, _| async move {
-            let store = store(open(place.read().await.as_ref())?)?;
+            let store = open(place.read().await.as_ref())?.store()?;
             if wait {
                 store.wait_for(after).await?;
             }
@@ -390,7 +334,7 @@ impl Core {
     /// Position of the last event of the log.
     fn head<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.with(py, |place, _| async move {
-            let store = store(open(place.read().await.as_ref())?)?;
+            let store = open(place.read().await.as_ref())?.store()?;
             Ok(Answer::Json(Payload::encode(&store.head().await?)?))
         })
     }
@@ -411,7 +355,7 @@ impl Core {
         let statuses = statuses.into_iter().map(parse).collect::<PyResult<Vec<_>>>()?;
         let filter = RunFilter { workflow, statuses, ..RunFilter::default() };
         self.with(py, |place, _| async move {
-            let store = store(open(place.read().await.as_ref())?)?;
+            let store = open(place.read().await.as_ref())?.store()?;
             let page = store.runs(&filter, &page_of(after, limit)).await?;
             Ok(Answer::Json(records::page(&page, records::run)?))
         })
@@ -427,7 +371,7 @@ impl Core {
     ) -> PyResult<Bound<'py, PyAny>> {
         let filter = AgentFilter { agent_type, ..AgentFilter::default() };
         self.with(py, |place, _| async move {
-            let store = store(open(place.read().await.as_ref())?)?;
+            let store = open(place.read().await.as_ref())?.store()?;
             let page = store.agents(&filter, &page_of(after, limit)).await?;
             Ok(Answer::Json(records::page(&page, records::agent)?))
         })
@@ -444,7 +388,7 @@ impl Core {
     ) -> PyResult<Bound<'py, PyAny>> {
         let filter = TaskFilter { run_id, agent_type, ..TaskFilter::default() };
         self.with(py, |place, _| async move {
-            let store = store(open(place.read().await.as_ref())?)?;
+            let store = open(place.read().await.as_ref())?.store()?;
             let page = store.tasks(&filter, &page_of(after, limit)).await?;
             Ok(Answer::Json(records::page(&page, records::task)?))
         })
@@ -458,7 +402,7 @@ impl Core {
         limit: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
         self.with(py, |place, _| async move {
-            let store = store(open(place.read().await.as_ref())?)?;
+            let store = open(place.read().await.as_ref())?.store()?;
             let page = store.workflows(&page_of(after, limit)).await?;
             Ok(Answer::Json(records::page(&page, records::workflow)?))
         })
@@ -473,20 +417,4 @@ impl Drop for Core {
             false => std::mem::forget(tokio),
         }
     }
-}
-
-/// The caller of a runtime, made when it is first needed.
-async fn caller(place: &Place) -> Result<Caller, Fault> {
-    if let Some(caller) = &open(place.read().await.as_ref())?.caller {
-        return Ok(caller.clone());
-    }
-    let mut guard = place.write().await;
-    let opened = guard.as_mut().ok_or_else(closed)?;
-    if let Some(caller) = &opened.caller {
-        return Ok(caller.clone());
-    }
-    let clock = Arc::new(SystemClock);
-    let made = Caller::new(Arc::clone(&opened.broker), clock, Arc::clone(&opened.source)).await?;
-    opened.caller = Some(made.clone());
-    Ok(made)
 }

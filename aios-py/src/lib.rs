@@ -14,6 +14,7 @@ mod given;
 mod json;
 mod logging;
 mod measure;
+mod opened;
 mod places;
 mod records;
 mod run;

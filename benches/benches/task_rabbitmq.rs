@@ -19,12 +19,16 @@ use std::{
 };
 
 use aios_agents::agent::{AgentHost, Agents, Caller, HostOptions};
+use aios_benches::{
+    median, ratio,
+    task::{ASSIGNED, Contender, REVIEWER, Reviewer, Verdict, assign, serve},
+};
 use aios_broker::rabbitmq::RabbitMqBroker;
 use aios_core::{
-    agent::{Agent, TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskId, TaskResult},
+    agent::{TaskCompleted, TaskId},
     broker::Broker,
     clock::{Clock, SystemClock},
-    event::{Event, EventId, Metadata, Payload},
+    event::Event,
 };
 use aios_tests::rabbitmq::RabbitMqServer;
 use futures_util::{StreamExt, future::join_all, stream};
@@ -34,8 +38,6 @@ use lapin::{
     options::*,
     types::{AMQPValue, FieldTable, LongString},
 };
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tokio::{runtime::Builder, sync::oneshot};
 
 /// Rounds of each kind; the medians are compared. Many short ones, so that both sides see the same
@@ -54,42 +56,6 @@ const FEW: usize = 400;
 const EXCHANGE: &str = "raw.events";
 const TASKS: &str = "raw.tasks";
 const ANSWERS: &str = "raw.answers";
-const ASSIGNED: &str = "agents.reviewer.task_assigned";
-const COMPLETED: &str = "agents.reviewer.task_completed";
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-struct Review {
-    title: String,
-    #[schemars(range(min = 1, max = 5))]
-    priority: u8,
-    files: Vec<String>,
-}
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-struct Verdict {
-    summary: String,
-    accepted: bool,
-}
-
-fn review() -> Review {
-    let files = vec!["src/lib.rs".to_owned(), "src/main.rs".to_owned()];
-    Review { title: "a change".to_owned(), priority: 3, files }
-}
-
-fn judge(review: &Review) -> Verdict {
-    Verdict { summary: format!("{} files", review.files.len()), accepted: review.priority > 1 }
-}
-
-struct Reviewer;
-
-impl Agent for Reviewer {
-    type Parameters = Review;
-    type Output = Verdict;
-
-    async fn process_task(&self, _: &TaskContext, review: Review) -> Result<Verdict, TaskError> {
-        Ok(judge(&review))
-    }
-}
 
 fn main() {
     let Some(server) = RabbitMqServer::start() else { return };
@@ -112,16 +78,11 @@ async fn compare(url: String) {
             micros[side].push(latency);
         }
     }
-    let [ours, raw] = rates.map(|mut rates| aios_benches::median(&mut rates));
-    aios_benches::ratio("task_throughput/rabbitmq", ours, raw, "tasks/s");
-    let [ours, raw] = micros.map(|mut micros| aios_benches::median(&mut micros));
-    aios_benches::ratio("task_latency/rabbitmq", ours, raw, "us");
+    let [ours, raw] = rates.map(|mut rates| median(&mut rates));
+    ratio("task_throughput/rabbitmq", ours, raw, "tasks/s");
+    let [ours, raw] = micros.map(|mut micros| median(&mut micros));
+    ratio("task_latency/rabbitmq", ours, raw, "us");
     drop(host);
-}
-
-/// One way to have a task done.
-trait Contender: Clone + Send + Sync + 'static {
-    fn call(&self) -> impl Future<Output = Verdict> + Send;
 }
 
 /// Tasks a second, many outstanding.
@@ -147,23 +108,14 @@ async fn one_by_one(contender: &impl Contender) -> f64 {
     started.elapsed().as_secs_f64() * 1e6 / f64::from(u32::try_from(FEW).unwrap())
 }
 
-#[derive(Clone)]
-struct Ours(Caller);
-
-impl Contender for Ours {
-    async fn call(&self) -> Verdict {
-        self.0.task("reviewer", &review()).await.unwrap().decode().unwrap()
-    }
-}
-
-async fn ours(url: &str) -> (AgentHost, Ours) {
+async fn ours(url: &str) -> (AgentHost, Caller) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let connect = async || RabbitMqBroker::connect(url).await.map(Arc::new).unwrap();
     let (near, far): (Arc<dyn Broker>, Arc<dyn Broker>) = (connect().await, connect().await);
-    let agents = Agents::new().agent("reviewer", Reviewer);
+    let agents = Agents::new().agent(REVIEWER, Reviewer);
     let options = HostOptions::new();
     let host = AgentHost::start(far, Arc::clone(&clock), None, "bench", agents, options).await;
-    (host.unwrap(), Ours(Caller::new(near, clock, "bench").await.unwrap()))
+    (host.unwrap(), Caller::new(near, clock, "bench").await.unwrap())
 }
 
 /// The calls that wait for an answer.
@@ -178,10 +130,10 @@ struct Raw {
 
 impl Contender for Raw {
     async fn call(&self) -> Verdict {
-        let task_id = TaskId::new(EventId::generate().to_string());
+        let (task_id, event) = assign(ANSWERS);
         let (sender, answer) = oneshot::channel();
-        self.pending.lock().unwrap().insert(task_id.clone(), sender);
-        publish(&self.channel, &assign(task_id), FieldTable::default()).await;
+        self.pending.lock().unwrap().insert(task_id, sender);
+        publish(&self.channel, &event, FieldTable::default()).await;
         answer.await.unwrap().output.decode().unwrap()
     }
 }
@@ -205,7 +157,7 @@ impl Raw {
             channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         }
         let pending = Pending::default();
-        tokio::spawn(serve(consume(&tasks, TASKS).await, far));
+        tokio::spawn(work(consume(&tasks, TASKS).await, far));
         tokio::spawn(take_answers(consume(&answers, ANSWERS).await, Arc::clone(&pending)));
         Self { channel: near, pending, _connections: Arc::new(connections) }
     }
@@ -252,20 +204,8 @@ async fn publish(channel: &Channel, event: &Event, headers: FieldTable) {
     assert!(confirmation.is_ack());
 }
 
-fn assign(task_id: TaskId) -> Event {
-    let data = TaskAssigned {
-        task_id,
-        agent_id: None,
-        parameters: Payload::encode(&review()).unwrap(),
-        attempt: 1,
-        timeout_ms: Some(60_000),
-    };
-    let metadata = Metadata { reply_to: Some(ANSWERS.into()), ..Metadata::default() };
-    Event::new(ASSIGNED.parse().unwrap(), "bench", &data).unwrap().with_metadata(metadata)
-}
-
 /// Does all tasks that come at once, and acknowledges each when its answer is confirmed.
-async fn serve(tasks: Consumer, channel: Channel) {
+async fn work(tasks: Consumer, channel: Channel) {
     let mut chunks = tasks.ready_chunks(256);
     while let Some(chunk) = chunks.next().await {
         for task in chunk {
@@ -277,10 +217,7 @@ async fn serve(tasks: Consumer, channel: Channel) {
 
 async fn do_task(delivery: Delivery, channel: &Channel) {
     let event = Event::from_json(std::str::from_utf8(&delivery.data).unwrap()).unwrap();
-    let assigned: TaskAssigned = event.data().unwrap();
-    let output = Payload::encode(&judge(&assigned.parameters.decode().unwrap())).unwrap();
-    let data = TaskCompleted { task_id: assigned.task_id, result: TaskResult::Success, output };
-    let answer = Event::new(COMPLETED.parse().unwrap(), "bench", &data).unwrap().caused_by(&event);
+    let answer = serve(&event);
     let mailbox = text(event.metadata.reply_to.as_deref().unwrap());
     let mut headers = FieldTable::default();
     headers.insert("BCC".into(), AMQPValue::FieldArray(vec![mailbox].into()));

@@ -13,21 +13,17 @@
     reason = "a benchmark stops at the first error, prints, and measures real time"
 )]
 
-use std::{
-    sync::{Arc, LazyLock},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use aios_agents::prelude::*;
 use aios_benches::{
-    figure, median,
+    figure, median, micros_each, per_second,
     postgres::{Bare, open},
     ratio, step,
+    workflow::Bench,
 };
-use aios_broker::memory::MemoryBroker;
 use aios_core::store::{Append, StreamId};
 use aios_tests::postgres::PostgresServer;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
 
 /// Runs at once, and steps of each.
 const RUNS: usize = 1000;
@@ -48,20 +44,6 @@ const IDLE: Duration = Duration::from_secs(20);
 /// Counts statements.
 const EXTENSION: &str = "pg_stat_statements";
 
-static GATE: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new(false));
-static RESULT: LazyLock<String> = LazyLock::new(|| "r".repeat(200));
-
-async fn deploy(context: WorkflowContext, steps: usize) -> Result<usize, WorkflowError> {
-    // Waiting for the gate is no operation; it only keeps the runs in memory until all are there.
-    let mut gate = GATE.subscribe();
-    let _ = gate.wait_for(|open| *open).await;
-    for _ in 0..steps {
-        let _: String =
-            context.step("build", || async { Ok::<_, TaskError>(RESULT.clone()) }).await?;
-    }
-    Ok(steps)
-}
-
 fn main() {
     let Some(server) = PostgresServer::start_with(&["shared_preload_libraries=pg_stat_statements"])
     else {
@@ -75,14 +57,8 @@ fn main() {
     runtime.block_on(idle(&server));
 }
 
-async fn start(server: &PostgresServer, schema: &str) -> Runtime {
-    Runtime::builder()
-        .store(open(&server.url(), schema).await)
-        .broker(Arc::new(MemoryBroker::new()))
-        .workflow("deploy", deploy)
-        .start()
-        .await
-        .unwrap()
+async fn start(server: &PostgresServer, schema: &str) -> Bench {
+    Bench::start(open(&server.url(), schema).await).await
 }
 
 /// What many runs at once took; bytes and statements are those of a step.
@@ -112,20 +88,12 @@ fn steps(runtime: &tokio::runtime::Runtime, server: &PostgresServer) {
 }
 
 async fn many_runs(server: &PostgresServer) -> Cost {
-    GATE.send_replace(false);
     let schema = server.new_name();
-    let runtime = start(server, &schema).await;
+    let bench = start(server, &schema).await;
     let log = server.sql("SELECT pg_current_wal_lsn()");
-    let mut results = JoinSet::new();
-    for _ in 0..RUNS {
-        let run = runtime.start("deploy", &STEPS).await.unwrap();
-        results.spawn(async move { run.result::<usize>().await.unwrap() });
-    }
+    let runs = bench.hold(RUNS, STEPS).await;
     server.sql("SELECT pg_stat_statements_reset()");
-    let begin = Instant::now();
-    GATE.send_replace(true);
-    results.join_all().await;
-    let elapsed = begin.elapsed();
+    let elapsed = runs.release().await;
     let each = (RUNS * STEPS) as f64;
     let cost = Cost {
         elapsed,
@@ -133,7 +101,7 @@ async fn many_runs(server: &PostgresServer) -> Cost {
         stored: number(server, &stored(&schema)) / each,
         wal: number(server, &format!("SELECT pg_current_wal_lsn() - '{log}'")) / each,
     };
-    runtime.shutdown(Duration::from_secs(5)).await.unwrap();
+    bench.stop().await;
     cost
 }
 
@@ -159,33 +127,25 @@ fn number(server: &PostgresServer, sql: &str) -> f64 {
 
 fn latency(runtime: &tokio::runtime::Runtime, server: &PostgresServer) {
     let (mut ours, mut ceiling) = (Vec::new(), Vec::new());
-    GATE.send_replace(true);
     for _ in 0..LONE_ROUNDS {
-        ceiling.push(micros(runtime.block_on(batches(server, 1, LONE))) / LONE as f64);
-        ours.push(micros(runtime.block_on(lone_run(server))) / LONE as f64);
+        ceiling.push(micros_each(runtime.block_on(batches(server, 1, LONE)), LONE));
+        ours.push(micros_each(runtime.block_on(lone_run(server)), LONE));
     }
     ratio("workflow_step_latency/postgres", median(&mut ours), median(&mut ceiling), "us");
 }
 
 async fn lone_run(server: &PostgresServer) -> Duration {
-    let runtime = start(server, &server.new_name()).await;
-    finish(&runtime, 1).await;
+    let bench = start(server, &server.new_name()).await;
+    bench.run(1).await;
     let begin = Instant::now();
-    finish(&runtime, LONE).await;
+    bench.run(LONE).await;
     let elapsed = begin.elapsed();
-    runtime.shutdown(Duration::from_secs(5)).await.unwrap();
+    bench.stop().await;
     elapsed
-}
-
-/// Starts a run of so many steps, and waits for its result.
-async fn finish(runtime: &Runtime, steps: usize) {
-    let run = runtime.start("deploy", &steps).await.unwrap();
-    run.result::<usize>().await.unwrap();
 }
 
 fn short_runs(runtime: &tokio::runtime::Runtime, server: &PostgresServer) {
     let (mut ours, mut ceiling) = (Vec::new(), Vec::new());
-    GATE.send_replace(true);
     for _ in 0..ROUNDS {
         ceiling.push(per_second(SHORT, runtime.block_on(single_commits(server))));
         ours.push(per_second(SHORT, runtime.block_on(many_short_runs(server))));
@@ -194,31 +154,22 @@ fn short_runs(runtime: &tokio::runtime::Runtime, server: &PostgresServer) {
 }
 
 async fn many_short_runs(server: &PostgresServer) -> Duration {
-    let runtime = Arc::new(start(server, &server.new_name()).await);
-    finish(&runtime, 1).await;
-    let begin = Instant::now();
-    let mut callers = JoinSet::new();
-    for _ in 0..IN_FLIGHT {
-        let runtime = Arc::clone(&runtime);
-        callers.spawn(async move {
-            for _ in 0..SHORT / IN_FLIGHT {
-                finish(&runtime, 1).await;
-            }
-        });
-    }
-    callers.join_all().await;
-    begin.elapsed()
+    let bench = start(server, &server.new_name()).await;
+    bench.run(1).await;
+    let elapsed = bench.short_runs(SHORT, IN_FLIGHT).await;
+    bench.stop().await;
+    elapsed
 }
 
 /// Prints what a runtime with nothing to do asks of the server.
 async fn idle(server: &PostgresServer) {
-    let runtime = start(server, &server.new_name()).await;
+    let bench = start(server, &server.new_name()).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     server.sql("SELECT pg_stat_statements_reset()");
     tokio::time::sleep(IDLE).await;
     let minute = 60.0 / IDLE.as_secs_f64();
     figure("idle_queries_per_minute/postgres", statements(server) * minute, "statements");
-    runtime.shutdown(Duration::from_secs(5)).await.unwrap();
+    bench.stop().await;
 }
 
 /// How long a hand-written writer takes for the rows of steps, so many at once.
@@ -264,12 +215,4 @@ async fn single_commits(server: &PostgresServer) -> Duration {
 fn rows(count: usize) -> Vec<Append> {
     let stream = StreamId::of_run("run").unwrap();
     (0..count).map(|number| Append::new(stream.clone(), vec![step(number / RUNS)])).collect()
-}
-
-fn per_second(count: usize, elapsed: Duration) -> f64 {
-    count as f64 / elapsed.as_secs_f64()
-}
-
-fn micros(elapsed: Duration) -> f64 {
-    elapsed.as_secs_f64() * 1e6
 }

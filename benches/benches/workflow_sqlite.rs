@@ -11,19 +11,17 @@
 )]
 
 use std::{
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use aios_agents::prelude::*;
 use aios_benches::{
-    figure, median, ratio,
+    figure, median, micros_each, per_second, ratio,
     sqlite::{Bare, Place, connect, open},
     step,
+    workflow::Bench,
 };
-use aios_broker::memory::MemoryBroker;
 use aios_core::store::{Append, StreamId};
-use tokio::{sync::watch, task::JoinSet};
 
 /// Runs at once, and steps of each.
 const RUNS: usize = 1000;
@@ -37,20 +35,6 @@ const LONE: usize = 500;
 const SHORT: usize = 5000;
 const IN_FLIGHT: usize = 200;
 
-static GATE: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new(false));
-static RESULT: LazyLock<String> = LazyLock::new(|| "r".repeat(200));
-
-async fn deploy(context: WorkflowContext, steps: usize) -> Result<usize, WorkflowError> {
-    // Waiting for the gate is no operation; it only keeps the runs in memory until all are there.
-    let mut gate = GATE.subscribe();
-    let _ = gate.wait_for(|open| *open).await;
-    for _ in 0..steps {
-        let _: String =
-            context.step("build", || async { Ok::<_, TaskError>(RESULT.clone()) }).await?;
-    }
-    Ok(steps)
-}
-
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     steps(&runtime);
@@ -58,14 +42,8 @@ fn main() {
     short_runs(&runtime);
 }
 
-async fn start(place: &Place) -> Runtime {
-    Runtime::builder()
-        .store(Arc::new(open(&place.path).await))
-        .broker(Arc::new(MemoryBroker::new()))
-        .workflow("deploy", deploy)
-        .start()
-        .await
-        .unwrap()
+async fn start(place: &Place) -> Bench {
+    Bench::start(Arc::new(open(&place.path).await)).await
 }
 
 fn steps(runtime: &tokio::runtime::Runtime) {
@@ -87,45 +65,33 @@ fn steps(runtime: &tokio::runtime::Runtime) {
 }
 
 async fn many_runs(place: &Place, steps: usize) -> Duration {
-    GATE.send_replace(false);
-    let runtime = start(place).await;
-    let mut results = JoinSet::new();
-    for _ in 0..RUNS {
-        let run = runtime.start("deploy", &steps).await.unwrap();
-        results.spawn(async move { run.result::<usize>().await.unwrap() });
-    }
-    let begin = Instant::now();
-    GATE.send_replace(true);
-    results.join_all().await;
-    let elapsed = begin.elapsed();
-    runtime.shutdown(Duration::from_secs(5)).await.unwrap();
+    let bench = start(place).await;
+    let elapsed = bench.hold(RUNS, steps).await.release().await;
+    bench.stop().await;
     elapsed
 }
 
 fn latency(runtime: &tokio::runtime::Runtime) {
     let (mut ours, mut ceiling) = (Vec::new(), Vec::new());
-    GATE.send_replace(true);
     for _ in 0..ROUNDS {
-        ceiling.push(micros(bare(1, LONE)) / LONE as f64);
+        ceiling.push(micros_each(bare(1, LONE), LONE));
         let place = Place::new();
-        ours.push(micros(runtime.block_on(lone_run(&place))) / LONE as f64);
+        ours.push(micros_each(runtime.block_on(lone_run(&place)), LONE));
     }
     ratio("workflow_step_latency/sqlite", median(&mut ours), median(&mut ceiling), "us");
 }
 
 async fn lone_run(place: &Place) -> Duration {
-    let runtime = start(place).await;
+    let bench = start(place).await;
     let begin = Instant::now();
-    let run = runtime.start("deploy", &LONE).await.unwrap();
-    run.result::<usize>().await.unwrap();
+    bench.run(LONE).await;
     let elapsed = begin.elapsed();
-    runtime.shutdown(Duration::from_secs(5)).await.unwrap();
+    bench.stop().await;
     elapsed
 }
 
 fn short_runs(runtime: &tokio::runtime::Runtime) {
     let (mut ours, mut ceiling) = (Vec::new(), Vec::new());
-    GATE.send_replace(true);
     for _ in 0..ROUNDS {
         ceiling.push(per_second(SHORT, bare(1, SHORT)));
         let place = Place::new();
@@ -135,20 +101,10 @@ fn short_runs(runtime: &tokio::runtime::Runtime) {
 }
 
 async fn many_short_runs(place: &Place) -> Duration {
-    let runtime = Arc::new(start(place).await);
-    let begin = Instant::now();
-    let mut callers = JoinSet::new();
-    for _ in 0..IN_FLIGHT {
-        let runtime = Arc::clone(&runtime);
-        callers.spawn(async move {
-            for _ in 0..SHORT / IN_FLIGHT {
-                let run = runtime.start("deploy", &1).await.unwrap();
-                run.result::<usize>().await.unwrap();
-            }
-        });
-    }
-    callers.join_all().await;
-    begin.elapsed()
+    let bench = start(place).await;
+    let elapsed = bench.short_runs(SHORT, IN_FLIGHT).await;
+    bench.stop().await;
+    elapsed
 }
 
 /// How long a hand-written writer takes for the rows of steps, so many at once.
@@ -170,12 +126,4 @@ fn bare(at_once: usize, rows: usize) -> Duration {
         bare.transaction(rows);
     }
     begin.elapsed()
-}
-
-fn per_second(count: usize, elapsed: Duration) -> f64 {
-    count as f64 / elapsed.as_secs_f64()
-}
-
-fn micros(elapsed: Duration) -> f64 {
-    elapsed.as_secs_f64() * 1e6
 }

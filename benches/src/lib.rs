@@ -3,11 +3,16 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::cast_precision_loss,
     reason = "a benchmark stops at the first error, and prints"
 )]
 
 pub mod postgres;
 pub mod sqlite;
+pub mod task;
+pub mod workflow;
+
+use std::time::Duration;
 
 use aios_core::event::Event;
 use serde_json::json;
@@ -30,6 +35,18 @@ pub fn figure(name: &str, value: f64, unit: &str) {
 pub fn median(measured: &mut [f64]) -> f64 {
     measured.sort_by(f64::total_cmp);
     measured[measured.len() / 2]
+}
+
+/// How many of something a second.
+#[must_use]
+pub fn per_second(count: usize, elapsed: Duration) -> f64 {
+    count as f64 / elapsed.as_secs_f64()
+}
+
+/// Microseconds for each of something.
+#[must_use]
+pub fn micros_each(elapsed: Duration, count: usize) -> f64 {
+    elapsed.as_secs_f64() * 1e6 / count as f64
 }
 
 /// A step's event with a result of 200 bytes.

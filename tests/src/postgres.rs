@@ -178,8 +178,11 @@ impl Drop for PostgresServer {
     }
 }
 
-/// The folder of the newest programs.
+/// The folder that `AIOS_POSTGRES_PROGRAMS` names, or that of the newest programs installed.
 fn programs() -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os("AIOS_POSTGRES_PROGRAMS") {
+        return Some(folder.into());
+    }
     let candidates = FOLDERS.iter().flat_map(|folder| {
         let versions = fs::read_dir(folder).into_iter().flatten().flatten();
         versions.map(|version| version.path().join("bin")).chain([Path::new(folder).join("bin")])

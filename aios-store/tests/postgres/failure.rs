@@ -126,9 +126,11 @@ async fn should_forget_names_with_the_connection() {
         "TRUNCATE {schema}.events, {schema}.streams, {schema}.event_types, {schema}.event_sources; \
          INSERT INTO {schema}.event_types OVERRIDING SYSTEM VALUE VALUES (1, 'other.type.came'); \
          INSERT INTO {schema}.event_sources OVERRIDING SYSTEM VALUE VALUES (1, 'other'); \
-         SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
-         WHERE application_name = '{schema}'"
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{schema}'"
     ));
+    let connected =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{schema}'");
+    while server.sql(&connected) != "0" {}
     store.append_one(append("a", Expected::Empty)).await.unwrap();
     let log = store.read_log(0, 10).await.unwrap();
     assert_eq!(log[0].event.event_type.as_str(), "orders.order.placed");

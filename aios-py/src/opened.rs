@@ -1,0 +1,87 @@
+//! What is open between `Core.open` and `Core.shutdown`.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::{Runtime, RuntimeBuilder, agent::Caller};
+use aios_core::{agent::Segment, broker::Broker, clock::SystemClock, store::Store};
+use pyo3::Python;
+
+use crate::{calls::closed, fault::Fault, workflow::PyWorkflow};
+
+pub(crate) struct Opened {
+    pub(crate) runtime: Runtime,
+    pub(crate) broker: Arc<dyn Broker>,
+    store: Option<Arc<dyn Store>>,
+    caller: Option<Caller>,
+    source: Arc<str>,
+}
+
+/// Where it is kept.
+pub(crate) type Place = Arc<tokio::sync::RwLock<Option<Opened>>>;
+
+/// What is open, or why nothing is.
+pub(crate) fn open(opened: Option<&Opened>) -> Result<&Opened, Fault> {
+    opened.ok_or_else(closed)
+}
+
+impl Opened {
+    pub(crate) async fn connect(
+        builder: RuntimeBuilder,
+        store: Option<String>,
+        broker: String,
+        source: Arc<str>,
+    ) -> Result<Self, Fault> {
+        let broker = aios_broker::connect(&broker).await?;
+        let store = match store {
+            Some(url) => Some(aios_store::connect(&url).await?),
+            None => None,
+        };
+        let mut builder = builder.broker(Arc::clone(&broker)).source(Arc::clone(&source));
+        if let Some(store) = &store {
+            builder = builder.store(Arc::clone(store));
+        }
+        Ok(Self { runtime: builder.start().await?, broker, store, caller: None, source })
+    }
+
+    pub(crate) fn store(&self) -> Result<Arc<dyn Store>, Fault> {
+        self.store.clone().ok_or_else(|| {
+            Fault::new("runtime", "INVALID_RUNTIME_CONFIGURATION", "there is no store to read")
+        })
+    }
+
+    /// Stops it: tasks that run may end within `deadline`.
+    pub(crate) async fn close(self, deadline: Duration) -> Result<(), Fault> {
+        drop(self.caller);
+        let stopped = self.runtime.shutdown(deadline).await;
+        let closed = self.broker.close(deadline).await;
+        stopped?;
+        Ok(closed?)
+    }
+
+    /// A runtime that only knows the name of a workflow, to start runs that this process does not
+    /// advance.
+    pub(crate) async fn knowing(&self, workflow: &str, version: u32) -> Result<Runtime, Fault> {
+        let known = Runtime::builder().broker(Arc::clone(&self.broker)).store(self.store()?);
+        let name = Segment::new(workflow)?;
+        let begin = Python::attach(|py| py.None());
+        let named = Arc::new(PyWorkflow { name, version, begin, places: None });
+        let known = known.source(Arc::clone(&self.source)).dyn_workflow(named).without_engine();
+        Ok(known.start().await?)
+    }
+}
+
+/// The caller of a runtime, made when it is first needed.
+pub(crate) async fn caller(place: &Place) -> Result<Caller, Fault> {
+    if let Some(caller) = &open(place.read().await.as_ref())?.caller {
+        return Ok(caller.clone());
+    }
+    let mut guard = place.write().await;
+    let opened = guard.as_mut().ok_or_else(closed)?;
+    if let Some(caller) = &opened.caller {
+        return Ok(caller.clone());
+    }
+    let clock = Arc::new(SystemClock);
+    let made = Caller::new(Arc::clone(&opened.broker), clock, Arc::clone(&opened.source)).await?;
+    opened.caller = Some(made.clone());
+    Ok(made)
+}
