@@ -16,7 +16,8 @@ use std::{
     time::Duration,
 };
 
-/// Where Debian and Red Hat keep the server's programs; those on the `PATH` change the user.
+/// Where Debian and Red Hat keep the server's programs, unless `AIOS_RABBITMQ_PROGRAMS` names another
+/// folder; those on the `PATH` change the user.
 const FOLDER: &str = "/usr/lib/rabbitmq/bin";
 
 /// Attempts to start a server: another process may take a port.
@@ -67,7 +68,7 @@ impl RabbitMqServer {
     /// As [`start`](Self::start).
     #[must_use]
     pub fn start_with(settings: &[&str]) -> Option<Self> {
-        if !Path::new(FOLDER).join("rabbitmq-server").exists() {
+        if !programs().join("rabbitmq-server").exists() {
             crate::skip("RabbitMQ is not installed");
             return None;
         }
@@ -211,7 +212,7 @@ impl RabbitMqServer {
 
     fn command(&self, program: &str) -> Command {
         let in_folder = |name: &str| self.folder.join(name);
-        let mut command = Command::new(Path::new(FOLDER).join(program));
+        let mut command = Command::new(programs().join(program));
         command
             .env("HOME", &self.folder)
             .env("RABBITMQ_NODENAME", &self.node)
@@ -293,6 +294,10 @@ fn janitor(folder: &Path) -> Child {
     command.args(["-c", JANITOR, "janitor"]).arg(folder);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     command.process_group(0).spawn().expect("starting the janitor")
+}
+
+fn programs() -> PathBuf {
+    std::env::var_os("AIOS_RABBITMQ_PROGRAMS").map_or_else(|| FOLDER.into(), PathBuf::from)
 }
 
 /// A port that is free, as is the next one, which the node's siblings would use.
