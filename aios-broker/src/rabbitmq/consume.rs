@@ -140,18 +140,19 @@ impl Consuming {
         End::Unwanted
     }
 
-    /// Ends a consumer; what it was sent and nobody has goes back.
+    /// Ends a consumer; what it was sent and nobody has goes back. In this order: what goes back to a
+    /// consumer that has not ended may be sent to it again, behind what came after it.
     async fn give_back(
         &self,
         session: &Session,
         mut consumer: Consumer,
         unread: Vec<Arrival>,
     ) -> Result<(), BrokerError> {
+        let cancelled = session.cancel().await;
         for arrival in unread {
             // If the channel is dead, the server has taken it back already.
             session.nack(arrival.copy.tag).unwrap_or_default();
         }
-        let cancelled = session.cancel().await;
         while let Some(Some(Ok(late))) = consumer.next().now_or_never() {
             session.nack(late.delivery_tag).unwrap_or_default();
         }
