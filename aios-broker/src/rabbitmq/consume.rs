@@ -10,6 +10,7 @@ use lapin::{Consumer, message::Delivery};
 use tokio::sync::watch;
 
 use super::{
+    error::about,
     inbox::{Arrival, Inbox},
     session::Session,
     settle::{Copy, InHand, Settling},
@@ -51,7 +52,7 @@ impl Consuming {
                 End::Silent(consumer) => {
                     tracing::warn!(
                         address = %self.settling.subscription.address,
-                        "a consumer got nothing although events wait; it is replaced"
+                        "a consumer got nothing although it should; it is replaced"
                     );
                     if self.give_back(&session, consumer, self.inbox.take()).await.is_err() {
                         // What the server gave to a channel that is stuck comes back with the end
@@ -224,19 +225,39 @@ impl Watchdog {
         // Who has as much in hand as was asked for is sent nothing more.
         let unsettled = session.in_hand() + inbox.len();
         let hungry = unsettled < usize::from(settling.subscription.prefetch);
-        let waiting = quiet && hungry && has_waiting(settling).await;
-        let silent = waiting && self.suspicious;
-        self.suspicious = waiting;
+        let waits = if quiet && hungry { waits(settling).await } else { Waits::Nothing };
+        let silent = match waits {
+            Waits::Gone => true,
+            Waits::Events => self.suspicious,
+            Waits::Nothing => false,
+        };
+        self.suspicious = matches!(waits, Waits::Events);
         silent
     }
 }
 
-/// Whether events wait for a consumer. A failure to find out says nothing.
-async fn has_waiting(settling: &Settling) -> bool {
+/// What waits for a consumer.
+enum Waits {
+    Nothing,
+    Events,
+    /// There is no queue any more, which a server does not always tell the consumer: RabbitMQ 4.3 is
+    /// silent when the queue is deleted while it is being published to.
+    Gone,
+}
+
+/// Looks whether events wait for a consumer. A failure to find out says nothing.
+async fn waits(settling: &Settling) -> Waits {
     let Settling { link, subscription, .. } = settling;
     let name = topology::queue(&link.options.prefix, &subscription.address);
-    let Ok((_connection, channel)) = link.channel().await else { return false };
-    topology::inspect(link, &channel, &name).await.is_ok_and(|queue| queue.message_count() > 0)
+    let Ok((_connection, channel)) = link.channel().await else { return Waits::Nothing };
+    match topology::inspect(link, &channel, &name)
+        .await
+        .map_err(|error| about(&subscription.address, error))
+    {
+        Ok(queue) if queue.message_count() > 0 => Waits::Events,
+        Err(BrokerError::UnknownAddress { .. }) => Waits::Gone,
+        Ok(_) | Err(_) => Waits::Nothing,
+    }
 }
 
 fn warn(error: &BrokerError, what: &'static str) {

@@ -12,7 +12,8 @@ use super::traffic::{RECOVERY, Traffic, connect, rest};
 const CLOSE: Duration = Duration::from_secs(10);
 
 /// An acknowledgement of a delivery that there never was.
-const PROTOCOL_ERROR: &str = "rabbit_channel:do(Channel, {'basic.ack', 999999, false})";
+const PROTOCOL_ERROR: &str =
+    "gen_server:cast(Channel, {method, {'basic.ack', 999999, false}, none, noflow})";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn should_survive_a_killed_server() {

@@ -130,3 +130,20 @@ async fn should_replace_a_publisher_whose_events_are_not_confirmed() {
     publish(&broker, "stuck", 2..3).await;
     assert_eq!(take(&mut deliveries).await, 2);
 }
+
+/// A server does not always say so: here its channel is stuck, and can't.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_declare_a_queue_again_that_is_gone() {
+    let Some(server) = RabbitMqServer::start() else { return };
+    let broker = connect(&server).await;
+    let mut deliveries = broker.subscribe(subscription("gone", 2)).await.unwrap();
+    publish(&broker, "gone", 0..1).await;
+    assert_eq!(take(&mut deliveries).await, 0);
+
+    server.on_channels("Info(consumer_count) > 0", "sys:suspend(Channel)");
+    let _ = server.ctl(&["delete_queue", "aios.group.gone"]);
+    let event = || Event::new("gone.thing.happened".parse().unwrap(), "test", &1).unwrap();
+    let publish = async || broker.publish_one(Publish::new(event()).with_required_route()).await;
+    timeout(REPLACED, async { while publish().await.is_err() {} }).await.unwrap();
+    assert_eq!(take(&mut deliveries).await, 1);
+}
