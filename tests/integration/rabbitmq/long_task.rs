@@ -108,5 +108,7 @@ async fn should_repeat_such_a_task_without_an_early_acknowledgement() {
     let _second = host(&server, "hasty", &agent, None).await;
     assert_eq!(sleep(&caller, "hasty", LONG).await, LONG);
     assert!(agent.began().len() > 1, "{:?}", agent.began());
-    assert!(server.log().contains(TIMED_OUT), "{}", server.log());
+    // RabbitMQ 4.3 logs nothing about it.
+    let is_logged = server.log().contains(TIMED_OUT);
+    assert!(is_logged || server.ctl(&["version"]).starts_with("4.3."), "{}", server.log());
 }
