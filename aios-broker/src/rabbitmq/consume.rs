@@ -209,8 +209,8 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
     draining.wait_for(|draining| *draining).await.map(drop).unwrap_or_default();
 }
 
-/// Finds out that a consumer gets nothing although its queue has events: the silence that users of
-/// every AMQP library know.
+/// Finds out that a consumer gets nothing although its queue has events, or is gone: the silence that
+/// users of every AMQP library know.
 #[derive(Default)]
 struct Watchdog {
     delivered: bool,
@@ -250,10 +250,8 @@ async fn waits(settling: &Settling) -> Waits {
     let Settling { link, subscription, .. } = settling;
     let name = topology::queue(&link.options.prefix, &subscription.address);
     let Ok((_connection, channel)) = link.channel().await else { return Waits::Nothing };
-    match topology::inspect(link, &channel, &name)
-        .await
-        .map_err(|error| about(&subscription.address, error))
-    {
+    let queue = topology::inspect(link, &channel, &name).await;
+    match queue.map_err(|error| about(&subscription.address, error)) {
         Ok(queue) if queue.message_count() > 0 => Waits::Events,
         Err(BrokerError::UnknownAddress { .. }) => Waits::Gone,
         Ok(_) | Err(_) => Waits::Nothing,
