@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use aios_core::event::Pattern;
 use aios_core::store::{
     AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, Owner,
     Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard, Store, StoreError,
@@ -102,6 +103,15 @@ impl EventStore for CountedStore {
 
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
         self.inner.read_log(after, limit).await
+    }
+
+    async fn read_log_except(
+        &self,
+        after: u64,
+        up_to: u64,
+        except: &[Pattern],
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.inner.read_log_except(after, up_to, except).await
     }
 
     async fn head(&self) -> Result<u64, StoreError> {

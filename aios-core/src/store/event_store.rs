@@ -3,6 +3,7 @@ use std::{fmt::Debug, sync::Arc};
 use async_trait::async_trait;
 
 use super::{Append, Appended, LogSubscription, RecordedEvent, StoreError, StreamId};
+use crate::event::Pattern;
 
 /// Largest page that a read returns; a larger limit counts as this.
 pub const MAX_PAGE: usize = 10_000;
@@ -48,6 +49,35 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     ///
     /// What the backend reports.
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError>;
+
+    /// The events of the log with a position above `after` and up to `up_to`, in order, without
+    /// those whose type one of the patterns matches: for who looks for a few events among many. A
+    /// store need not load what is left out. All of the range is returned at once, so it is to be a
+    /// short one.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn read_log_except(
+        &self,
+        after: u64,
+        up_to: u64,
+        except: &[Pattern],
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let (mut found, mut after) = (Vec::new(), after);
+        while after < up_to {
+            let limit = usize::try_from(up_to - after).unwrap_or(MAX_PAGE).min(MAX_PAGE);
+            let page = self.read_log(after, limit).await?;
+            let Some(last) = page.last() else { break };
+            after = last.position;
+            let wanted = |recorded: &RecordedEvent| {
+                let event_type = &recorded.event.event_type;
+                recorded.position <= up_to && !except.iter().any(|it| it.matches(event_type))
+            };
+            found.extend(page.into_iter().filter(wanted));
+        }
+        Ok(found)
+    }
 
     /// The position of the last event; 0 if there is none.
     ///

@@ -65,8 +65,9 @@ use std::{
     time::Duration,
 };
 
-use aios_core::store::{
-    Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId,
+use aios_core::{
+    event::Pattern,
+    store::{Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId},
 };
 use async_trait::async_trait;
 use sqlx::PgPool;
@@ -244,6 +245,15 @@ impl EventStore for PostgresStore {
             Some(page) => Ok(page),
             None => read::read_log(&self.0.database, after, limit).await,
         }
+    }
+
+    async fn read_log_except(
+        &self,
+        after: u64,
+        up_to: u64,
+        except: &[Pattern],
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        read::read_log_except(&self.0.database, after, up_to, except).await
     }
 
     async fn head(&self) -> Result<u64, StoreError> {

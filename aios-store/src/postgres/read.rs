@@ -1,4 +1,7 @@
-use aios_core::store::{MAX_PAGE, RecordedEvent, StoreError, StreamId};
+use aios_core::{
+    event::Pattern,
+    store::{MAX_PAGE, RecordedEvent, StoreError, StreamId},
+};
 use sqlx::{Row, SqlStr, postgres::PgRow};
 
 use super::{
@@ -22,6 +25,13 @@ const READ: &str = "\
 const LOG_PAGE: &str =
     "SELECT * FROM {schema}.events WHERE position > $1 ORDER BY position LIMIT $2";
 
+/// A type that is to be left out is compared with a full stop at its end, see [`regex`].
+const LOG_RANGE: &str = "\
+    SELECT * FROM {schema}.events
+    WHERE position > $1 AND position <= $2 AND type_id <> ALL (
+        ARRAY(SELECT id FROM {schema}.event_types WHERE name || '.' ~ ANY ($3)))
+    ORDER BY position";
+
 const STREAM_PAGE: &str = "\
     SELECT * FROM {schema}.events
     WHERE stream_id = (SELECT id FROM {schema}.streams WHERE name = $3) AND version > $1
@@ -32,6 +42,11 @@ const HEAD: &str = "SELECT coalesce(max(position), 0) FROM {schema}.events";
 /// The statement that reads a page of the log: after `$1`, at most `$2`.
 pub(super) fn log_page(schema: &Schema) -> SqlStr {
     schema.fill(&READ.replace("{page}", LOG_PAGE))
+}
+
+/// The statement that reads the log after `$1` and up to `$2` without the types that `$3` matches.
+fn log_range(schema: &Schema) -> SqlStr {
+    schema.fill(&READ.replace("{page}", LOG_RANGE))
 }
 
 /// The statement that reads a page of the stream `$3`: after `$1`, at most `$2`.
@@ -46,6 +61,29 @@ pub(super) async fn read_log(
 ) -> Result<Vec<RecordedEvent>, StoreError> {
     let query = page(log_page(database.schema()), after, limit);
     recorded(database, &database.fetch_all("read the log", query).await?)
+}
+
+pub(super) async fn read_log_except(
+    database: &Database,
+    after: u64,
+    up_to: u64,
+    except: &[Pattern],
+) -> Result<Vec<RecordedEvent>, StoreError> {
+    let query = sqlx::query(log_range(database.schema()))
+        .bind(signed(after))
+        .bind(signed(up_to))
+        .bind(except.iter().map(regex).collect::<Vec<_>>());
+    recorded(database, &database.fetch_all("read the log", query).await?)
+}
+
+/// The regular expression that matches as the pattern does, where a full stop follows every segment.
+fn regex(pattern: &Pattern) -> String {
+    let segment = |segment| match segment {
+        "#" => r"([^.]+\.)*".to_owned(),
+        "*" => r"[^.]+\.".to_owned(),
+        name => format!(r"{name}\."),
+    };
+    format!("^{}$", pattern.as_str().split('.').map(segment).collect::<String>())
 }
 
 pub(super) async fn read_stream(
@@ -69,10 +107,14 @@ pub(super) async fn head(database: &Database) -> Result<u64, StoreError> {
     Ok(head.and_then(|head| u64::try_from(head).ok()).unwrap_or_default())
 }
 
-/// A position or version beyond `i64::MAX` is after everything.
 fn page<'q>(sql: SqlStr, after: u64, limit: usize) -> Statement<'q> {
     let limit = i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX);
-    sqlx::query(sql).bind(i64::try_from(after).unwrap_or(i64::MAX)).bind(limit)
+    sqlx::query(sql).bind(signed(after)).bind(limit)
+}
+
+/// A position or version beyond `i64::MAX` is after everything.
+fn signed(after: u64) -> i64 {
+    i64::try_from(after).unwrap_or(i64::MAX)
 }
 
 pub(super) fn recorded(
@@ -136,9 +178,12 @@ mod tests {
         let log = plan(&server, log_page(&schema).as_str(), "bigint, bigint", "5, 10");
         let stream =
             plan(&server, stream_page(&schema).as_str(), "bigint, bigint, text", "5, 10, 's/7'");
+        let range =
+            plan(&server, log_range(&schema).as_str(), "bigint, bigint, text[]", "5, 10, '{^a}'");
         let head = plan(&server, schema.fill(HEAD).as_str(), "bigint", "1");
         for (plan, index) in [
             (&log, "idx_events_position"),
+            (&range, "idx_events_position"),
             (&stream, "idx_events_stream_id_version"),
             (&head, "idx_events_position"),
         ] {

@@ -1,5 +1,6 @@
-use aios_core::store::{
-    Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId,
+use aios_core::{
+    event::Pattern,
+    store::{Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId},
 };
 use async_trait::async_trait;
 use rusqlite::{Connection, Params, Row};
@@ -27,6 +28,13 @@ macro_rules! select_events {
 
 pub(super) const LOG_PAGE: &str =
     select_events!("WHERE events.position > ?1 ORDER BY events.position LIMIT ?2");
+
+/// `?3` is a JSON array of the types to leave out.
+const LOG_RANGE: &str = select_events!(
+    "WHERE events.position > ?1 AND events.position <= ?2
+         AND events.type_id NOT IN (SELECT value FROM json_each(?3))
+     ORDER BY events.position"
+);
 
 const STREAM_PAGE: &str = select_events!(
     "WHERE events.stream_id = (SELECT id FROM streams WHERE name = ?1) AND events.version > ?2
@@ -65,6 +73,20 @@ impl EventStore for SqliteStore {
         self.recorded(self.read("read the log", read).await?)
     }
 
+    async fn read_log_except(
+        &self,
+        after: u64,
+        up_to: u64,
+        except: &[Pattern],
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let (after, up_to, except) = (signed(after), signed(up_to), except.to_vec());
+        let read = move |connection: &Connection| {
+            let types = types_of(connection, &except)?;
+            stored_events(connection, LOG_RANGE, (after, up_to, types))
+        };
+        self.recorded(self.read("read the log", read).await?)
+    }
+
     async fn head(&self) -> Result<u64, StoreError> {
         Ok(*self.head_watch().borrow())
     }
@@ -80,6 +102,22 @@ impl SqliteStore {
     fn recorded(&self, events: Vec<StoredEvent>) -> Result<Vec<RecordedEvent>, StoreError> {
         events.into_iter().map(|event| event.into_recorded(self.database())).collect()
     }
+}
+
+/// The numbers of the types that one of the patterns matches, as a JSON array.
+fn types_of(connection: &Connection, patterns: &[Pattern]) -> rusqlite::Result<String> {
+    let mut numbers = Vec::new();
+    let mut statement = connection.prepare_cached("SELECT id, name FROM event_types")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (id, name): (i64, String) = (row.get(0)?, row.get(1)?);
+        if let Ok(event_type) = name.parse()
+            && patterns.iter().any(|pattern| pattern.matches(&event_type))
+        {
+            numbers.push(id.to_string());
+        }
+    }
+    Ok(format!("[{}]", numbers.join(",")))
 }
 
 pub(super) fn stored_events(

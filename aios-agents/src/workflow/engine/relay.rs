@@ -3,41 +3,51 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use aios_core::{
     broker::Publish,
     clock::ClockExt,
-    event::Event,
+    event::{Event, EventError, Pattern},
     store::{Checkpoints, EventStore, Leases, RecordedEvent, Shard, StoreError},
 };
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::Engine;
 
 /// Name of the relay's checkpoint.
 const READER: &str = "relay";
-/// Events read at once.
-const PAGE: usize = 256;
+/// Positions of the log looked through at once.
+const RANGE: u64 = 2048;
 /// Events that a new owner of the relay may have to look at again.
 const UNSAVED: u64 = 10_000;
 /// Time in which events gather before they are read.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Actions of runs that others want to know of; steps and timers are not among them.
-const LIFECYCLE: [&str; 10] = [
-    "registered",
-    "started",
-    "signaled",
-    "paused",
-    "resumed",
-    "blocked",
-    "completed",
-    "failed",
-    "cancelled",
-    "continued",
+/// What nobody is told of: the steps of runs, and what agents publish themselves. Everything of a
+/// foreign domain was emitted to be published.
+const QUIET: [&str; 15] = [
+    "agents.#",
+    "system.#",
+    "workflows.*.step_completed",
+    "workflows.*.operation_failed",
+    "workflows.*.retry_scheduled",
+    "workflows.*.timer_started",
+    "workflows.*.timer_fired",
+    "workflows.*.signal_awaited",
+    "workflows.*.child_started",
+    "workflows.*.child_ended",
+    "workflows.*.version_marked",
+    "workflows.*.event_emitted",
+    "workflows.*.status_set",
+    "workflows.*.cancel_requested",
+    "workflows.*.unblocked",
 ];
 
 /// Publishes the log's lifecycle events and what workflows emit, at least once and in order. One
 /// engine at a time does so, under a lease.
 pub(super) async fn run(engine: Arc<Engine>) {
+    let quiet = match quiet() {
+        Ok(quiet) => quiet,
+        Err(error) => return error!(%error, "nothing is relayed"),
+    };
     loop {
         tokio::select! {
-            result = relay(&engine) => {
+            result = relay(&engine, &quiet) => {
                 if let Err(error) = result {
                     warn!(%error, "the relay stumbled");
                 }
@@ -49,23 +59,26 @@ pub(super) async fn run(engine: Arc<Engine>) {
 }
 
 /// Relays while the lease is held.
-async fn relay(engine: &Arc<Engine>) -> Result<(), StoreError> {
+async fn relay(engine: &Arc<Engine>, quiet: &[Pattern]) -> Result<(), StoreError> {
     let time_to_live = engine.options.lease_time;
     let leases = engine.store.acquire(&[Shard::RELAY], &engine.owner, time_to_live).await?;
     engine.ownership.set_relay(leases);
     let mut position = engine.store.load_checkpoint(READER).await?;
     let mut saved = position;
     while engine.ownership.relays() {
-        let page = engine.store.read_log(position, PAGE).await?;
-        let is_last = page.len() < PAGE;
-        position = page.last().map_or(position, |recorded| recorded.position);
-        let Some(published) = publish(engine, page).await? else { return Ok(()) };
-        // A checkpoint is a commit, and most of the log is steps that nobody is told of.
-        if published || position >= saved + UNSAVED {
-            engine.store.save_checkpoint(READER, position).await?;
-            saved = position;
+        let head = engine.store.head().await?;
+        let up_to = head.min(position + RANGE);
+        if up_to > position {
+            let news = engine.store.read_log_except(position, up_to, quiet).await?;
+            let Some(published) = publish(engine, news).await? else { return Ok(()) };
+            position = up_to;
+            // A checkpoint is a commit, and most of the log is steps that nobody is told of.
+            if published || position >= saved + UNSAVED {
+                engine.store.save_checkpoint(READER, position).await?;
+                saved = position;
+            }
         }
-        if is_last {
+        if position >= head {
             tokio::select! {
                 head = engine.store.wait_for(position) => drop(head?),
                 () = engine.clock.sleep(time_to_live / 3) => {}
@@ -91,9 +104,8 @@ async fn renew(engine: &Engine) -> Result<(), StoreError> {
 
 /// Publishes in order; what fails is tried again before anything after it. Says whether there was
 /// anything to publish; `None` if the lease was lost meanwhile, and somebody else relays.
-async fn publish(engine: &Engine, page: Vec<RecordedEvent>) -> Result<Option<bool>, StoreError> {
-    let mut waiting: VecDeque<Event> =
-        page.into_iter().map(|recorded| recorded.event).filter(is_wanted).collect();
+async fn publish(engine: &Engine, news: Vec<RecordedEvent>) -> Result<Option<bool>, StoreError> {
+    let mut waiting: VecDeque<Event> = news.into_iter().map(|recorded| recorded.event).collect();
     if waiting.is_empty() {
         return Ok(Some(false));
     }
@@ -119,11 +131,30 @@ async fn publish(engine: &Engine, page: Vec<RecordedEvent>) -> Result<Option<boo
     Ok(Some(true))
 }
 
-/// Agents publish their own events; everything of a foreign domain was emitted to be published.
-fn is_wanted(event: &Event) -> bool {
-    match event.event_type.segments() {
-        ("workflows", _, action) => LIFECYCLE.contains(&action),
-        ("agents" | "system", ..) => false,
-        _ => true,
+fn quiet() -> Result<Vec<Pattern>, EventError> {
+    QUIET.iter().map(|pattern| pattern.parse()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_tell_of_the_life_of_runs_and_of_what_they_emit() {
+        let quiet = quiet().unwrap();
+        for (event_type, is_quiet) in [
+            ("workflows.deploy.started", false),
+            ("workflows.deploy.completed", false),
+            ("workflows.deploy.blocked", false),
+            ("orders.order.placed", false),
+            ("workflows.deploy.step_completed", true),
+            ("workflows.deploy.timer_fired", true),
+            ("agents.builder.task_completed", true),
+            ("system.engine.started", true),
+        ] {
+            let event_type = event_type.parse().unwrap();
+            let found = quiet.iter().any(|pattern| pattern.matches(&event_type));
+            assert_eq!(found, is_quiet, "{event_type}");
+        }
     }
 }

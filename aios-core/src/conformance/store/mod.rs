@@ -124,6 +124,7 @@ macro_rules! store_conformance {
             read:
                 should_page_through_a_stream
                 should_page_through_the_log
+                should_leave_out_types_of_the_log
                 should_hold_a_page_to_the_largest
                 should_find_nothing_in_an_unknown_stream
                 should_find_nothing_beyond_the_end

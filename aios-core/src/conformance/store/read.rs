@@ -1,7 +1,12 @@
 //! Reading streams and the log by pages.
 
-use super::scene::{Scene, events, places, stream};
-use crate::store::{Append, MAX_PAGE};
+use serde_json::json;
+
+use super::scene::{Scene, events, places, stream, typed};
+use crate::{
+    event::Pattern,
+    store::{Append, MAX_PAGE},
+};
 
 /// Pages of a stream begin after a version and hold no more than asked for.
 pub async fn should_page_through_a_stream(scene: Scene<'_>) {
@@ -27,6 +32,39 @@ pub async fn should_page_through_the_log(scene: Scene<'_>) {
         let page = scene.store.read_log(after, limit).await.unwrap();
         let read: Vec<_> = page.iter().map(|recorded| recorded.position).collect();
         assert_eq!(read, positions, "after {after}, at most {limit}");
+    }
+}
+
+/// A range of the log without some types holds everything else, in order.
+pub async fn should_leave_out_types_of_the_log(scene: Scene<'_>) {
+    for (stream, event_type) in [
+        ("a", "test.thing.happened"),
+        ("b", "test.thing.done"),
+        ("a", "other.thing.happened"),
+        ("b", "test.thing_else.happened"),
+        ("a", "test.thing.happened"),
+    ] {
+        scene.append(stream, vec![typed(event_type, &json!({}))]).await;
+    }
+    for (after, up_to, except, positions) in [
+        (0, 5, &[][..], &[1, 2, 3, 4, 5][..]),
+        (0, 5, &["test.thing.happened"], &[2, 3, 4]),
+        (0, 5, &["test.*.happened"], &[2, 3]),
+        (0, 5, &["test.#"], &[3]),
+        (0, 5, &["#.happened"], &[2]),
+        (0, 5, &["test.thing.done", "other.*.*"], &[1, 4, 5]),
+        (0, 5, &["test.thing", "*", "test.thing.happened.*"], &[1, 2, 3, 4, 5]),
+        (0, 5, &["#"], &[]),
+        (1, 4, &["test.thing.done"], &[3, 4]),
+        (3, u64::MAX, &["nobody.wrote.this"], &[4, 5]),
+        (3, 3, &[], &[]),
+        (4, 2, &[], &[]),
+        (5, 9, &[], &[]),
+    ] {
+        let patterns: Vec<Pattern> = except.iter().map(|text| text.parse().unwrap()).collect();
+        let range = scene.store.read_log_except(after, up_to, &patterns).await.unwrap();
+        let read: Vec<_> = range.iter().map(|recorded| recorded.position).collect();
+        assert_eq!(read, positions, "after {after}, up to {up_to}, without {except:?}");
     }
 }
 
