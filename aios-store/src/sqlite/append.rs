@@ -1,5 +1,5 @@
 use aios_core::{
-    projection::project,
+    projection::{is_projected, project},
     store::{Append, Appended, Expected, Fence, RecordedEvent, StoreError, StreamId},
 };
 use tokio::sync::oneshot;
@@ -124,7 +124,8 @@ impl Writer<'_> {
     }
 
     fn change_tables(&self, prepared: &Prepared) -> rusqlite::Result<()> {
-        let mut rows = prepared.rows.iter();
-        rows.try_for_each(|row| apply_all(self.connection, &project(&row.recorded)))
+        let rows = prepared.rows.iter();
+        let mut projected = rows.filter(|row| is_projected(&row.recorded.event.event_type));
+        projected.try_for_each(|row| apply_all(self.connection, &project(&row.recorded)))
     }
 }

@@ -17,6 +17,11 @@ use crate::leases::LeaseTable;
 /// Calls that wait for the writer; more wait for a place.
 const QUEUE: usize = 4096;
 
+/// Calls that share a transaction at most.
+const BATCH: usize = 512;
+
+type Calls = mpsc::Receiver<Box<dyn Work>>;
+
 /// A transaction ends with the call that makes it this heavy.
 const BATCH_WEIGHT: usize = 16 * 1024 * 1024;
 
@@ -143,25 +148,11 @@ fn serve(
     let _ = ready.send(result);
     let Some(writer) = &mut writer else { return };
     let answers = Answers::start();
-    let mut queued = Vec::new();
-    while calls.blocking_recv_many(&mut queued, QUEUE) > 0 {
-        while !queued.is_empty() {
-            let rest = queued.split_off(one_batch(&queued));
-            let outcome = writer.commit(&mut queued);
-            answers.give(std::mem::replace(&mut queued, rest), outcome);
-        }
+    while let Some(first) = calls.blocking_recv() {
+        let mut batch = vec![first];
+        let outcome = writer.commit(&mut batch, &mut calls);
+        answers.give(batch, outcome);
     }
-}
-
-/// How many of the queued calls share a transaction: at least one, at most what it can bear.
-fn one_batch(queued: &[Box<dyn Work>]) -> usize {
-    let mut weight = 0;
-    let fits = queued.iter().take_while(|work| {
-        let fits = weight < BATCH_WEIGHT;
-        weight += work.weight();
-        fits
-    });
-    fits.count()
 }
 
 /// The owner of the writing connection, and of copies of what only it changes.
@@ -199,9 +190,15 @@ impl<'c> Writer<'c> {
         Ok(writer)
     }
 
-    fn commit(&mut self, batch: &mut [Box<dyn Work>]) -> Result<(), StoreError> {
-        let outcome =
-            self.transact(batch).map_err(|error| store_error("commit", &self.database, error));
+    /// Commits a batch of calls as one transaction, and with it what is queued meanwhile.
+    fn commit(
+        &mut self,
+        batch: &mut Vec<Box<dyn Work>>,
+        calls: &mut Calls,
+    ) -> Result<(), StoreError> {
+        let outcome = self
+            .transact(batch, calls)
+            .map_err(|error| store_error("commit", &self.database, error));
         match &outcome {
             Ok(()) => self.publish_head(),
             Err(_) => self.roll_back(),
@@ -209,12 +206,27 @@ impl<'c> Writer<'c> {
         outcome
     }
 
-    fn transact(&mut self, batch: &mut [Box<dyn Work>]) -> rusqlite::Result<()> {
+    fn transact(
+        &mut self,
+        batch: &mut Vec<Box<dyn Work>>,
+        calls: &mut Calls,
+    ) -> rusqlite::Result<()> {
         self.begin.execute([])?;
         if self.stale {
             self.reload()?;
         }
-        batch.iter_mut().try_for_each(|work| work.run(self))?;
+        let (mut done, mut weight) = (0, 0);
+        while let Some(work) = batch.get_mut(done) {
+            work.run(self)?;
+            weight += work.weight();
+            done += 1;
+            if weight < BATCH_WEIGHT
+                && batch.len() < BATCH
+                && let Ok(call) = calls.try_recv()
+            {
+                batch.push(call);
+            }
+        }
         self.commit.execute([]).map(drop)
     }
 
