@@ -87,7 +87,7 @@ impl Codec {
     /// Writes an entry as a fresh event.
     pub(crate) fn encode(&self, entry: Entry, now: Timestamp) -> Result<Record, EventError> {
         let (event_type, payload) = match &entry {
-            Entry::Foreign(event) => return Ok(Record { event: event.clone(), entry }),
+            Entry::Foreign(event) => return Ok(Record { event: (**event).clone(), entry }),
             Entry::TaskAssigned(task) if task.data.agent_id.is_some() => {
                 encode_task(task, "task_directed")?
             }
@@ -143,7 +143,7 @@ pub(crate) fn decode(event: &Event) -> Result<Entry, EventError> {
         },
         _ => None,
     };
-    Ok(entry.unwrap_or_else(|| Entry::Foreign(event.clone())))
+    Ok(entry.unwrap_or_else(|| Entry::Foreign(Box::new(event.clone()))))
 }
 
 fn decode_task(
@@ -188,6 +188,6 @@ mod tests {
     #[test]
     fn should_leave_other_events_alone() {
         let event = Event::new("orders.order.placed".parse().unwrap(), "shop", &1).unwrap();
-        assert_eq!(decode(&event).unwrap(), Entry::Foreign(event));
+        assert_eq!(decode(&event).unwrap(), Entry::Foreign(Box::new(event)));
     }
 }

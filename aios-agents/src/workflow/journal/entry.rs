@@ -62,7 +62,7 @@ pub enum Entry {
     /// The run ended by continuing as another one.
     Continued(Continued),
     /// An event of another making, for example one that the workflow emitted.
-    Foreign(Event),
+    Foreign(Box<Event>),
 }
 
 /// The run was started.

@@ -63,7 +63,7 @@ impl Machine {
                 let event = (**event).clone().with_id(event_id.clone()).with_timestamp(present);
                 vec![
                     Entry::EventEmitted(EventEmitted { operation, event_id }),
-                    Entry::Foreign(event),
+                    Entry::Foreign(Box::new(event)),
                 ]
             }
             Request::Status { text, progress } => {

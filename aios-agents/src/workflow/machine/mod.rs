@@ -113,7 +113,7 @@ impl Machine {
 
     /// Takes the entries that are to be recorded, in order. Empty while replaying.
     pub fn take_recording(&mut self) -> Vec<Entry> {
-        if self.live { std::mem::take(&mut self.recording) } else { Vec::new() }
+        if self.live { self.recording.drain(..).collect() } else { Vec::new() }
     }
 
     /// Whether there are entries to be recorded.

@@ -36,12 +36,11 @@ impl Driver {
         if !self.has_records() {
             return;
         }
-        let mut entries = self.execution.machine().take_recording();
+        let entries = self.execution.machine().take_recording();
+        let ending = self.ending();
         let mut records = std::mem::take(&mut self.outbox);
-        if let Some(entry) = self.ending() {
-            entries.push(entry);
-        }
-        for entry in entries {
+        records.reserve_exact(entries.len() + usize::from(ending.is_some()));
+        for entry in entries.into_iter().chain(ending) {
             match self.encode(entry) {
                 Ok(record) => records.push(record),
                 Err(error) => warn!(%error, run = %self.run_id, "could not write an entry"),
