@@ -40,6 +40,16 @@ impl CountedStore {
         Self { inner, claimed: zero(), in_flight: zero(), newest: zero() }
     }
 
+    /// Appends to one stream, see [`EventStore::append`].
+    pub(crate) async fn append_one(&self, append: Append) -> Result<Appended, StoreError> {
+        let newest = self.newest.load(Ordering::Acquire);
+        let mut claim = Claim::new(self, length(&append));
+        let result = self.inner.append(vec![append]).await.pop();
+        let result = result.unwrap_or(Err(StoreError::Closed));
+        claim.prove(claim.unproved, newest, &result);
+        result
+    }
+
     pub(crate) fn count(&self) -> Count {
         let is_moving = self.in_flight.load(Ordering::Acquire) > 0;
         Count { claimed: self.claimed.load(Ordering::Acquire), is_moving }
@@ -58,6 +68,17 @@ impl<'a> Claim<'a> {
         store.in_flight.fetch_add(1, Ordering::AcqRel);
         store.claimed.fetch_add(events, Ordering::AcqRel);
         Self { store, unproved: events }
+    }
+
+    /// So many of the events landed, unless the result shows otherwise: a position that was taken
+    /// before the call, when the newest one was `newest`, is that of a repetition.
+    fn prove(&mut self, events: u64, newest: u64, result: &Result<Appended, StoreError>) {
+        if let Ok(appended) = result
+            && appended.position > newest
+        {
+            self.store.newest.fetch_max(appended.position, Ordering::AcqRel);
+            self.unproved -= events;
+        }
     }
 }
 
@@ -80,14 +101,7 @@ impl EventStore for CountedStore {
         let mut claim = Claim::new(self, counts.iter().sum());
         let results = self.inner.append(batch).await;
         for (count, result) in counts.iter().zip(&results) {
-            match result {
-                // A position that was taken before the call is that of a repetition.
-                Ok(appended) if appended.position > newest => {
-                    self.newest.fetch_max(appended.position, Ordering::AcqRel);
-                    claim.unproved -= count;
-                }
-                _ => {}
-            }
+            claim.prove(*count, newest, result);
         }
         results
     }

@@ -35,6 +35,12 @@ impl Alarm {
         self.bell.rung.swap(false, Ordering::AcqRel)
     }
 
+    /// Lets the alarm go off without waking the task, until it is set again: for wakes of code that
+    /// is about to be polled anyway.
+    pub(super) fn mute(&self) {
+        drop(self.bell.task.take());
+    }
+
     /// What the code is to be polled with.
     pub(super) fn waker(&self) -> &Waker {
         &self.waker

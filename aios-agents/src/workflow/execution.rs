@@ -57,7 +57,10 @@ impl Execution {
         let applied = self.machine().apply(entry, at);
         match applied {
             Err(mismatch) => return self.cell.refuse(mismatch),
-            Ok(Some(operation)) => self.cell.wake(operation),
+            Ok(Some(operation)) => {
+                self.alarm.mute();
+                self.cell.wake(operation);
+            }
             Ok(None) => match entry {
                 Entry::CancelRequested(_) => self.cell.wake_cancelled(),
                 Entry::Resumed => self.cell.wake_all(),

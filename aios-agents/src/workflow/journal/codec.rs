@@ -1,4 +1,4 @@
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use aios_core::{
     agent::Segment,
@@ -73,7 +73,8 @@ actions! {
 #[derive(Debug)]
 pub(crate) struct Codec {
     source: Arc<str>,
-    types: HashMap<&'static str, EventType>,
+    /// By action.
+    types: Vec<(&'static str, EventType)>,
 }
 
 impl Codec {
@@ -111,7 +112,8 @@ impl Codec {
     fn encode_own(&self, entry: &Entry) -> Result<(EventType, Payload), EventError> {
         let unnamed = || EventError::InvalidType { text: format!("{entry:?}") };
         let (action, payload) = encode_own(entry).ok_or_else(unnamed)??;
-        Ok((self.types.get(action).cloned().ok_or_else(unnamed)?, payload))
+        let named = self.types.iter().find(|(name, _)| *name == action).ok_or_else(unnamed)?;
+        Ok((named.1.clone(), payload))
     }
 }
 

@@ -5,8 +5,8 @@ use aios_core::{
     clock::Clock,
     event::{Event, EventError, EventId, Metadata, Payload},
     store::{
-        Append, EventStore, EventStoreExt, Expected, PageRequest, ReadModels, RecordedEvent,
-        RunFilter, RunRecord, RunStatus, StoreError, StreamId,
+        Append, EventStore, Expected, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord,
+        RunStatus, StoreError, StreamId,
     },
 };
 

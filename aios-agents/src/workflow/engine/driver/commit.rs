@@ -54,7 +54,7 @@ impl Driver {
         let events = records.iter().map(|record| record.event.clone()).collect();
         let append = self.journal_append(events, Expected::Exact(self.version));
         let store = Arc::clone(&self.engine.store);
-        let appending = Box::pin(async move { store.append(vec![append]).await });
+        let appending = Box::pin(async move { store.append_one(append).await });
         self.append = Some(InFlight { records, answers, appending });
     }
 

@@ -174,7 +174,7 @@ impl Driver {
         let answers = std::mem::take(&mut self.outbox).into_iter().map(|record| record.event);
         let events = answers.chain([record.event]).collect();
         let append = self.journal_append(events, Expected::Any);
-        if let Some(Err(error)) = self.engine.store.append(vec![append]).await.pop() {
+        if let Err(error) = self.engine.store.append_one(append).await {
             return failed(error);
         }
         for answer in std::mem::take(&mut self.answers) {

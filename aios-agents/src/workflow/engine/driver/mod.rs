@@ -89,7 +89,7 @@ struct Driver {
 struct InFlight {
     records: Vec<Record>,
     answers: Vec<Delivery>,
-    appending: BoxFuture<'static, Vec<Result<Appended, StoreError>>>,
+    appending: BoxFuture<'static, Result<Appended, StoreError>>,
 }
 
 enum Happened {
@@ -133,9 +133,8 @@ impl Driver {
         context: &mut Context<'_>,
     ) -> Poll<Happened> {
         if let Some(append) = &mut self.append
-            && let Poll::Ready(mut results) = append.appending.as_mut().poll(context)
+            && let Poll::Ready(result) = append.appending.as_mut().poll(context)
         {
-            let result = results.pop().unwrap_or(Err(StoreError::Closed));
             return Poll::Ready(Happened::Appended(result));
         }
         if let Poll::Ready(message) = inbox.poll_recv(context) {
