@@ -5,7 +5,7 @@ use std::{
 
 use aios_core::store::StoreError;
 
-use super::writer::Work;
+use super::writer::Batch;
 
 /// Batches whose answers wait; the writer waits for a place.
 const QUEUE: usize = 16;
@@ -13,12 +13,12 @@ const QUEUE: usize = 16;
 /// So few calls are answered by the writer itself: they wait for nothing but their answer.
 const FEW: usize = 4;
 
-type Batch = (Vec<Box<dyn Work>>, Result<(), StoreError>);
+type Done = (Batch, Result<(), StoreError>);
 
 /// Answers calls on a thread of its own, so that the next transaction need not wait until hundreds
 /// of callers are woken.
 pub(super) struct Answers {
-    queue: Option<SyncSender<Batch>>,
+    queue: Option<SyncSender<Done>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -32,7 +32,7 @@ impl Answers {
     }
 
     /// Answers the calls of a transaction that ended so.
-    pub(super) fn give(&self, batch: Vec<Box<dyn Work>>, outcome: Result<(), StoreError>) {
+    pub(super) fn give(&self, batch: Batch, outcome: Result<(), StoreError>) {
         let queue = self.queue.as_ref().filter(|_| batch.len() > FEW);
         match queue {
             None => answer((batch, outcome)),
@@ -45,7 +45,7 @@ impl Answers {
     }
 }
 
-fn answer((batch, outcome): Batch) {
+fn answer((batch, outcome): Done) {
     for work in batch {
         work.answer(outcome.clone());
     }

@@ -17,10 +17,9 @@ use crate::leases::LeaseTable;
 /// Calls that wait for the writer; more wait for a place.
 const QUEUE: usize = 4096;
 
-/// Calls that share a transaction at most.
+/// Calls that share a transaction at most. With more, all callers would wait for the same commit, and
+/// then the writer for all of them.
 const BATCH: usize = 512;
-
-type Calls = mpsc::Receiver<Box<dyn Work>>;
 
 /// A transaction ends with the call that makes it this heavy.
 const BATCH_WEIGHT: usize = 16 * 1024 * 1024;
@@ -37,6 +36,9 @@ pub(super) trait Work: Send {
     fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()>;
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
 }
+
+pub(super) type Batch = Vec<Box<dyn Work>>;
+type Calls = mpsc::Receiver<Box<dyn Work>>;
 
 /// The way to the writer thread. Dropping it waits until the thread has closed the database.
 pub(super) struct WriterHandle {
@@ -130,7 +132,7 @@ where
 fn serve(
     options: &SqliteOptions,
     head: watch::Sender<u64>,
-    mut calls: mpsc::Receiver<Box<dyn Work>>,
+    mut calls: Calls,
     ready: oneshot::Sender<Result<(), StoreError>>,
 ) {
     let opened = schema::open_writer(options);
@@ -149,7 +151,8 @@ fn serve(
     let Some(writer) = &mut writer else { return };
     let answers = Answers::start();
     while let Some(first) = calls.blocking_recv() {
-        let mut batch = vec![first];
+        let mut batch = Vec::with_capacity(1 + calls.len());
+        batch.push(first);
         let outcome = writer.commit(&mut batch, &mut calls);
         answers.give(batch, outcome);
     }
@@ -190,12 +193,8 @@ impl<'c> Writer<'c> {
         Ok(writer)
     }
 
-    /// Commits a batch of calls as one transaction, and with it what is queued meanwhile.
-    fn commit(
-        &mut self,
-        batch: &mut Vec<Box<dyn Work>>,
-        calls: &mut Calls,
-    ) -> Result<(), StoreError> {
+    /// Commits a batch of calls as one transaction. What queues up until they have run joins them.
+    fn commit(&mut self, batch: &mut Batch, calls: &mut Calls) -> Result<(), StoreError> {
         let outcome = self
             .transact(batch, calls)
             .map_err(|error| store_error("commit", &self.database, error));
@@ -206,11 +205,7 @@ impl<'c> Writer<'c> {
         outcome
     }
 
-    fn transact(
-        &mut self,
-        batch: &mut Vec<Box<dyn Work>>,
-        calls: &mut Calls,
-    ) -> rusqlite::Result<()> {
+    fn transact(&mut self, batch: &mut Batch, calls: &mut Calls) -> rusqlite::Result<()> {
         self.begin.execute([])?;
         if self.stale {
             self.reload()?;
@@ -220,10 +215,8 @@ impl<'c> Writer<'c> {
             work.run(self)?;
             weight += work.weight();
             done += 1;
-            if weight < BATCH_WEIGHT
-                && batch.len() < BATCH
-                && let Ok(call) = calls.try_recv()
-            {
+            let is_full = weight >= BATCH_WEIGHT || batch.len() >= BATCH;
+            if !is_full && let Ok(call) = calls.try_recv() {
                 batch.push(call);
             }
         }
