@@ -17,6 +17,7 @@ mod agent_typed;
 mod workflow_agents;
 mod workflow_basic;
 mod workflow_durable;
+mod workflow_executor;
 mod workflow_faults;
 #[cfg(feature = "testing")]
 mod workflow_journals;

@@ -73,6 +73,20 @@ mod tests {
     }
 
     #[test]
+    fn should_go_off_in_silence_while_it_is_muted() {
+        let (alarm, elsewhere) =
+            (Alarm::new(), Arc::new(Bell { rung: false.into(), task: AtomicWaker::new() }));
+        let task = Waker::from(Arc::clone(&elsewhere));
+        alarm.reset(&Context::from_waker(&task));
+        alarm.mute();
+        alarm.waker().wake_by_ref();
+        assert!(!elsewhere.rung.load(Ordering::Acquire), "the task is left alone");
+        assert!(alarm.reset(&Context::from_waker(&task)), "but the alarm has gone off");
+        alarm.waker().wake_by_ref();
+        assert!(elsewhere.rung.load(Ordering::Acquire), "set again, it wakes the task again");
+    }
+
+    #[test]
     fn should_remember_a_wake_that_the_task_used_up_elsewhere() {
         let (alarm, elsewhere) =
             (Alarm::new(), Arc::new(Bell { rung: false.into(), task: AtomicWaker::new() }));

@@ -1,0 +1,61 @@
+//! Runs that are polled by somebody else than the runtime's threads.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use aios_agents::{
+    prelude::*,
+    runtime::{EngineOptions, RunExecutor},
+};
+use aios_core::BoxFuture;
+use aios_store::sqlite::{SqliteOptions, SqliteStore};
+
+use crate::workflow_support::{result, runtime};
+
+const STEPS: usize = 100;
+
+/// Polls of a run besides those for its steps: for its start, its end and what wakes it in vain.
+const OTHERS: usize = 10;
+
+/// Counts how often runs are polled.
+#[derive(Clone, Debug, Default)]
+struct Counting(Arc<AtomicUsize>);
+
+impl RunExecutor for Counting {
+    fn drive(&self, mut run: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+        let polls = Arc::clone(&self.0);
+        Box::pin(poll_fn(move |context| {
+            polls.fetch_add(1, Ordering::SeqCst);
+            run.as_mut().poll(context)
+        }))
+    }
+}
+
+async fn count(context: WorkflowContext, steps: usize) -> Result<usize, WorkflowError> {
+    for number in 0..steps {
+        context.step("count", || async move { Ok::<_, TaskError>(number) }).await?;
+    }
+    Ok(steps)
+}
+
+/// A step whose result is on its way to the disk needs one poll: the one that its answer asks for.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_be_polled_once_for_each_step() {
+    let polls = Counting::default();
+    let options =
+        EngineOptions { executor: Some(Arc::new(polls.clone())), ..EngineOptions::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let file = SqliteOptions::file(folder.path().join("runs.db"));
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::connect_with(file).await.unwrap());
+    let runtime = runtime(&store).engine_options(options).workflow("count", count).start().await;
+    let runtime = runtime.unwrap();
+    let run = runtime.start("count", &STEPS).await.unwrap();
+    assert_eq!(result::<usize>(&run).await.unwrap(), STEPS);
+    let polls = polls.0.load(Ordering::SeqCst);
+    assert!((1..=STEPS + OTHERS).contains(&polls), "{polls} polls for {STEPS} steps");
+}
