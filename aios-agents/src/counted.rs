@@ -8,11 +8,13 @@ use std::{
     time::Duration,
 };
 
-use aios_core::event::Pattern;
-use aios_core::store::{
-    AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, Owner,
-    Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard, Store, StoreError,
-    StreamId, TaskFilter, TaskRecord, WorkflowRecord,
+use aios_core::{
+    event::Pattern,
+    store::{
+        AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, Owner,
+        Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard, Store,
+        StoreError, StreamId, TaskFilter, TaskRecord, WorkflowRecord,
+    },
 };
 use async_trait::async_trait;
 

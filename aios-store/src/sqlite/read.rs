@@ -79,6 +79,9 @@ impl EventStore for SqliteStore {
         up_to: u64,
         except: &[Pattern],
     ) -> Result<Vec<RecordedEvent>, StoreError> {
+        // The types of all that is committed by now are there when they are looked up; with those
+        // that come meanwhile an event could slip in.
+        let up_to = up_to.min(*self.head_watch().borrow());
         let (after, up_to, except) = (signed(after), signed(up_to), except.to_vec());
         let read = move |connection: &Connection| {
             let types = types_of(connection, &except)?;

@@ -131,6 +131,7 @@ async fn publish(engine: &Engine, news: Vec<RecordedEvent>) -> Result<Option<boo
     Ok(Some(true))
 }
 
+/// [`QUIET`], read; a pattern that can't be read is a fault of this file.
 fn quiet() -> Result<Vec<Pattern>, EventError> {
     QUIET.iter().map(|pattern| pattern.parse()).collect()
 }
@@ -143,9 +144,16 @@ mod tests {
     fn should_tell_of_the_life_of_runs_and_of_what_they_emit() {
         let quiet = quiet().unwrap();
         for (event_type, is_quiet) in [
+            ("workflows.deploy.registered", false),
             ("workflows.deploy.started", false),
-            ("workflows.deploy.completed", false),
+            ("workflows.deploy.signaled", false),
+            ("workflows.deploy.paused", false),
+            ("workflows.deploy.resumed", false),
             ("workflows.deploy.blocked", false),
+            ("workflows.deploy.completed", false),
+            ("workflows.deploy.failed", false),
+            ("workflows.deploy.cancelled", false),
+            ("workflows.deploy.continued", false),
             ("orders.order.placed", false),
             ("workflows.deploy.step_completed", true),
             ("workflows.deploy.timer_fired", true),

@@ -113,6 +113,7 @@ impl Machine {
 
     /// Takes the entries that are to be recorded, in order. Empty while replaying.
     pub fn take_recording(&mut self) -> Vec<Entry> {
+        // Drained, so that the next entry finds room.
         if self.live { self.recording.drain(..).collect() } else { Vec::new() }
     }
 
