@@ -1,9 +1,7 @@
 use std::collections::{HashMap, HashSet};
 
-use aios_core::{
-    event::Event,
-    store::{Append, Expected, Fence, StoreError, StreamId},
-};
+use aios_core::store::{Append, Expected, Fence, StoreError, StreamId};
+use hashlink::DefaultHashBuilder;
 use uuid::Uuid;
 
 use super::columns::Columns;
@@ -48,9 +46,9 @@ pub(super) struct Batch {
     /// [`fences`](Self::fences).
     places: Vec<(usize, Option<usize>)>,
     streams: Vec<Stream>,
-    by_stream: HashMap<StreamId, usize>,
+    by_stream: HashMap<StreamId, usize, DefaultHashBuilder>,
     fences: Vec<Fence>,
-    ids: HashSet<Uuid>,
+    ids: HashSet<Uuid, DefaultHashBuilder>,
     weight: usize,
     columns: Columns,
 }
@@ -84,7 +82,7 @@ impl Batch {
         let (stream, fence) = (self.stream(append), append.fence.map(|fence| self.fence(fence)));
         let events = append.events.len();
         if let Some(at) = self.streams.get_mut(stream) {
-            self.columns.push(append, stream, fence, at.length);
+            self.columns.push(&admitted, stream, fence, at.length);
             at.length = at.length.saturating_add(events);
         }
         self.ids.extend(self.columns.last_ids(events));
@@ -138,18 +136,6 @@ impl Batch {
     pub(super) fn appends(&self) -> impl Iterator<Item = (&Append, usize)> {
         let pairs = self.appends.iter().zip(&self.places);
         pairs.map(|(admitted, (stream, _))| (&admitted.append, *stream))
-    }
-
-    /// Every event, in order.
-    pub(super) fn events(&self) -> impl Iterator<Item = &Event> {
-        self.appends.iter().flat_map(|admitted| &admitted.append.events)
-    }
-
-    /// The metadata of every event, in order; `None` if none has any.
-    pub(super) fn metadata(&self) -> Option<Vec<Option<&str>>> {
-        let metadata = self.appends.iter().flat_map(|admitted| &admitted.metadata);
-        let metadata: Vec<_> = metadata.map(Option::as_deref).collect();
-        metadata.iter().any(Option::is_some).then_some(metadata)
     }
 
     /// The batch of those appends that are wanted, given for each.

@@ -1,11 +1,18 @@
-use aios_core::{event::Event, store::Append};
+use aios_core::event::Event;
 use sqlx::SqlStr;
 use uuid::Uuid;
 
-use super::{batch::Batch, changes::ChangeSets, pool::Statement, streams::Known};
+use super::{
+    batch::{Admitted, Batch},
+    changes::ChangeSets,
+    names::UsedNames,
+    pool::Statement,
+    streams::{Ends, Known},
+    texts::Texts,
+};
 
-/// A batch as the arguments of the SQL function `append`, written down while it gathers. Places count
-/// from 1, 0 means none.
+/// A batch as the arguments of the SQL functions `append` and `append_known`, written down while it
+/// gathers. Places count from 1, 0 means none.
 #[derive(Debug, Default)]
 pub(super) struct Columns {
     append_streams: Vec<i32>,
@@ -14,23 +21,44 @@ pub(super) struct Columns {
     event_streams: Vec<i32>,
     offsets: Vec<i32>,
     ids: Vec<Uuid>,
-    foreign_ids: Foreign,
+    foreign_ids: Rare,
+    pub(super) types: UsedNames,
+    pub(super) sources: UsedNames,
     timestamps: Vec<i64>,
+    payloads: Texts,
+    metadata: Rare,
     changes: ChangeSets,
 }
 
-/// Ids that are not ours, of which there are mostly none: then there is no column.
+/// The numbers that the types and the sources of a batch's events have.
+pub(super) struct Numbers {
+    pub(super) types: Vec<i32>,
+    pub(super) sources: Vec<i32>,
+}
+
+/// Texts of events, of which there are mostly none: then there is no column.
 #[derive(Debug, Default)]
-struct Foreign {
-    ids: Vec<Option<String>>,
+struct Rare {
+    texts: Vec<Option<String>>,
     any: bool,
+}
+
+impl Rare {
+    fn push(&mut self, text: Option<&str>) {
+        self.any |= text.is_some();
+        self.texts.push(text.map(ToOwned::to_owned));
+    }
+
+    fn column(&self) -> Option<&[Option<String>]> {
+        self.any.then_some(&self.texts)
+    }
 }
 
 impl Columns {
     /// Adds an append to a stream that has so many events in the batch already.
     pub(super) fn push(
         &mut self,
-        append: &Append,
+        Admitted { append, metadata }: &Admitted,
         stream: usize,
         fence: Option<usize>,
         length: usize,
@@ -38,20 +66,22 @@ impl Columns {
         self.append_streams.push(place(stream));
         self.append_sizes.push(number(append.events.len()));
         self.append_fences.push(fence.map_or(0, place));
-        for (offset, event) in (length..).zip(&append.events) {
+        for ((offset, event), metadata) in (length..).zip(&append.events).zip(metadata) {
             self.event_streams.push(place(stream));
             self.offsets.push(place(offset));
             self.push_event(event);
+            self.metadata.push(metadata.as_deref());
             self.changes.add(number(self.ids.len()), &append.stream, event);
         }
     }
 
     fn push_event(&mut self, event: &Event) {
         self.ids.push(event.id.key());
-        let foreign = event.id.foreign().map(ToOwned::to_owned);
-        self.foreign_ids.any |= foreign.is_some();
-        self.foreign_ids.ids.push(foreign);
+        self.foreign_ids.push(event.id.foreign());
+        self.types.push(event.event_type.as_str());
+        self.sources.push(&event.source);
         self.timestamps.push(event.timestamp.as_micros());
+        self.payloads.push(event.payload.as_str());
     }
 
     /// The keys of the last events.
@@ -59,7 +89,46 @@ impl Columns {
         self.ids.iter().skip(self.ids.len().saturating_sub(count)).copied()
     }
 
-    /// The call, whose types and sources were given numbers before.
+    /// The call for a batch of whose streams it is known where they end.
+    ///
+    /// # Errors
+    ///
+    /// If what changes can't be written as JSON.
+    pub(super) fn known_statement<'q>(
+        &'q self,
+        sql: SqlStr,
+        batch: &'q Batch,
+        numbers: &'q Numbers,
+        ends: &Ends,
+    ) -> sqlx::Result<Statement<'q>> {
+        let stream_ids: Vec<_> = self.of_streams(&ends.ids).collect();
+        let heads = self.of_streams(&ends.heads).zip(&self.offsets);
+        let versions: Vec<_> =
+            heads.map(|(head, offset)| Some(head?.saturating_add((*offset).into()))).collect();
+        let (shards, epochs) = fences(batch);
+        Ok(sqlx::query(sql)
+            .bind(stream_ids)
+            .bind(versions)
+            .bind(&self.ids)
+            .bind(self.foreign_ids.column())
+            .bind(&numbers.types)
+            .bind(&numbers.sources)
+            .bind(&self.timestamps)
+            .bind(&self.payloads)
+            .bind(self.metadata.column())
+            .bind(shards)
+            .bind(epochs)
+            .bind(self.changes()?)
+            .bind(ends.expirations))
+    }
+
+    /// What each event's stream has in a column of streams.
+    fn of_streams(&self, column: &[i64]) -> impl Iterator<Item = Option<i64>> {
+        let index = |place: &i32| usize::try_from(place.checked_sub(1)?).ok();
+        self.event_streams.iter().map(move |place| column.get(index(place)?).copied())
+    }
+
+    /// The call for any other batch.
     ///
     /// # Errors
     ///
@@ -68,16 +137,13 @@ impl Columns {
         &'q self,
         sql: SqlStr,
         batch: &'q Batch,
-        (types, sources): (&'q [i32], &'q [i32]),
+        numbers: &'q Numbers,
         known: &'q Known,
     ) -> sqlx::Result<Statement<'q>> {
         let streams: Vec<&str> = batch.streams().iter().map(|stream| stream.id.as_str()).collect();
         let expected: Vec<Option<i64>> =
             batch.streams().iter().map(|stream| stream.expected.map(signed)).collect();
-        let shards: Vec<i32> = batch.fences().iter().map(|fence| fence.shard.0.into()).collect();
-        let epochs: Vec<i64> = batch.fences().iter().map(|fence| signed(fence.epoch.0)).collect();
-        let payloads: Vec<&str> = batch.events().map(|event| event.payload.as_str()).collect();
-        let changes = self.changes.to_json().map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let (shards, epochs) = fences(batch);
         Ok(sqlx::query(sql)
             .bind(streams)
             .bind(expected)
@@ -89,19 +155,33 @@ impl Columns {
             .bind(&self.event_streams)
             .bind(&self.offsets)
             .bind(&self.ids)
-            .bind(self.foreign_ids.any.then_some(&self.foreign_ids.ids))
-            .bind(types)
-            .bind(sources)
+            .bind(self.foreign_ids.column())
+            .bind(&numbers.types)
+            .bind(&numbers.sources)
             .bind(&self.timestamps)
-            .bind(payloads)
-            .bind(batch.metadata())
-            .bind(changes)
+            .bind(&self.payloads)
+            .bind(self.metadata.column())
+            .bind(self.changes()?)
             .bind(&known.ids)
             .bind(&known.heads)
             .bind(known.expirations)
             .bind(known.is_checked))
     }
+
+    fn changes(&self) -> sqlx::Result<Option<String>> {
+        self.changes.to_json().map_err(|error| sqlx::Error::Encode(error.into()))
+    }
 }
+
+/// Shards and epochs of the fences.
+fn fences(batch: &Batch) -> (Vec<i32>, Vec<i64>) {
+    let fences = batch.fences().iter();
+    fences.map(|fence| (i32::from(fence.shard.0), signed(fence.epoch.0))).unzip()
+}
+
+/// The call that [`Columns::known_statement`] makes.
+pub(super) const KNOWN_CALL: &str =
+    "SELECT {schema}.append_known($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
 /// The call that [`Columns::statement`] makes.
 pub(super) const CALL: &str = "\

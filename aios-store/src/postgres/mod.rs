@@ -54,8 +54,10 @@ mod retention;
 mod schema;
 mod streams;
 mod tail;
+mod texts;
 mod tls;
 mod url;
+mod verdicts;
 mod wake;
 mod writer;
 

@@ -28,22 +28,26 @@ impl Names {
         Self { known: RwLock::default(), find: schema.fill(&find), insert: schema.fill(&insert) }
     }
 
-    /// The number of each name, in order; gives one to names that have none, at once and for ever.
+    /// The number of each event's name, in order; gives one to names that have none, at once and for
+    /// ever.
     pub(super) async fn numbers(
         &self,
         connection: &mut PgConnection,
         database: &Database,
-        names: &[&str],
+        used: &UsedNames,
     ) -> sqlx::Result<Vec<i32>> {
-        let mut numbers = self.known(names);
-        if numbers.contains(&None) {
-            let found = self.intern(connection, database, &unknown(names, &numbers)).await?;
-            for (number, name) in numbers.iter_mut().zip(names) {
-                *number = number.or_else(|| found.get(*name).copied());
+        let mut numbers = self.known(&used.names);
+        let unknown = unknown(&used.names, &numbers);
+        if !unknown.is_empty() {
+            let found = self.intern(connection, database, &unknown).await?;
+            for (number, name) in numbers.iter_mut().zip(&used.names) {
+                *number = number.or_else(|| found.get(name).copied());
             }
             self.remember(found);
         }
-        numbers.into_iter().map(|number| number.ok_or(sqlx::Error::RowNotFound)).collect()
+        let number = |place: &usize| numbers.get(*place).copied().flatten();
+        let numbers = used.places.iter().map(|place| number(place).ok_or(sqlx::Error::RowNotFound));
+        numbers.collect()
     }
 
     /// Forgets everything: the next connection may lead to a server that gives the numbers to others.
@@ -51,9 +55,9 @@ impl Names {
         self.known.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn known(&self, names: &[&str]) -> Vec<Option<i32>> {
+    fn known(&self, names: &[Arc<str>]) -> Vec<Option<i32>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        names.iter().map(|name| known.get(*name).copied()).collect()
+        names.iter().map(|name| known.get(name).copied()).collect()
     }
 
     fn remember(&self, found: HashMap<Arc<str>, i32>) {
@@ -93,12 +97,37 @@ impl Names {
     }
 }
 
-/// Each name that has no number yet, once.
-fn unknown<'a>(names: &[&'a str], numbers: &[Option<i32>]) -> Vec<&'a str> {
+/// The names of a batch's events, each once.
+#[derive(Debug, Default)]
+pub(super) struct UsedNames {
+    names: Vec<Arc<str>>,
+    by_name: HashMap<Arc<str>, usize>,
+    /// Place of each event's name among [`names`](Self::names).
+    places: Vec<usize>,
+}
+
+impl UsedNames {
+    /// Adds the name of the next event.
+    pub(super) fn push(&mut self, name: &str) {
+        let last = self.places.last().filter(|last| self.name(**last) == Some(name));
+        let known = last.or_else(|| self.by_name.get(name)).copied();
+        let place = known.unwrap_or_else(|| self.add(name.into()));
+        self.places.push(place);
+    }
+
+    fn name(&self, place: usize) -> Option<&str> {
+        self.names.get(place).map(|name| &**name)
+    }
+
+    fn add(&mut self, name: Arc<str>) -> usize {
+        let place = self.names.len();
+        self.names.push(Arc::clone(&name));
+        self.by_name.insert(name, place);
+        place
+    }
+}
+
+fn unknown<'a>(names: &'a [Arc<str>], numbers: &[Option<i32>]) -> Vec<&'a str> {
     let pairs = names.iter().zip(numbers);
-    let mut unknown: Vec<&str> =
-        pairs.filter(|(_, number)| number.is_none()).map(|(name, _)| *name).collect();
-    unknown.sort_unstable();
-    unknown.dedup();
-    unknown
+    pairs.filter(|(_, number)| number.is_none()).map(|(name, _)| &**name).collect()
 }

@@ -6,13 +6,14 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, SqlSafeStr, SqlStr};
 use super::error::is_undefined;
 
 /// Every migration, in order; its version is its place, from 1.
-const MIGRATIONS: [(&str, &str); 6] = [
+const MIGRATIONS: [(&str, &str); 7] = [
     ("event_log", include_str!("../../migrations/postgres/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/postgres/0002_read_models.sql")),
     ("append", include_str!("../../migrations/postgres/0003_append.sql")),
     ("acquire", include_str!("../../migrations/postgres/0004_acquire.sql")),
     ("retention", include_str!("../../migrations/postgres/0005_retention.sql")),
     ("append_one", include_str!("../../migrations/postgres/0006_append_one.sql")),
+    ("append_known", include_str!("../../migrations/postgres/0007_append_known.sql")),
 ];
 
 /// Longest name, in bytes: PostgreSQL's 63, less what the name of the channel adds.

@@ -34,10 +34,30 @@ pub(super) struct Known {
     pub(super) is_checked: bool,
 }
 
+/// Where every stream of a batch ends; a column per stream.
+pub(super) struct Ends {
+    pub(super) ids: Vec<i64>,
+    pub(super) heads: Vec<i64>,
+    pub(super) expirations: i64,
+}
+
 impl Known {
     /// Nothing is known, and everything is to be checked.
     pub(super) fn nothing() -> Self {
         Self { is_checked: true, ..Self::default() }
+    }
+
+    /// Where all streams end, unless there is one that has to be looked up.
+    pub(super) fn ends(&self) -> Option<Ends> {
+        let all = |column: &[Option<i64>]| column.iter().copied().collect::<Option<Vec<_>>>();
+        match self.is_checked {
+            true => None,
+            false => Some(Ends {
+                ids: all(&self.ids)?,
+                heads: all(&self.heads)?,
+                expirations: self.expirations,
+            }),
+        }
     }
 }
 
@@ -95,13 +115,14 @@ impl Streams {
     }
 
     fn remember_end(&mut self, stream: &StreamId, id: i64, (before, after): (i64, i64)) {
-        let known = self.ends.get(stream);
-        let distrust = match known {
-            Some(end) if end.head != before => DISTRUST,
-            Some(end) => end.distrust,
-            None => 0,
+        let Some(end) = self.ends.get_mut(stream) else {
+            self.ends.insert(stream.clone(), End { id, head: after, distrust: 0 });
+            return;
         };
-        self.ends.insert(stream.clone(), End { id, head: after, distrust });
+        if end.head != before {
+            end.distrust = DISTRUST;
+        }
+        (end.id, end.head) = (id, after);
     }
 }
 

@@ -9,7 +9,7 @@ use aios_core::{
     store::{Append, Appended, RecordedEvent},
 };
 
-use super::{batch::Batch, commit::Answers};
+use super::{batch::Batch, verdicts::Answers};
 
 /// Events that are kept at most.
 const EVENTS: usize = 4096;

@@ -10,6 +10,7 @@ mod retention;
 mod silence;
 mod tail;
 mod tls;
+mod trust;
 
 use std::{sync::Arc, time::Duration};
 
