@@ -41,10 +41,9 @@ const PROCESSES: usize = 4;
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    if let (Some("writer"), Some(url), Some(schema)) =
-        (arguments.next().as_deref(), arguments.next(), arguments.next())
-    {
-        return writer(&runtime, &url, &schema);
+    if arguments.next().as_deref() == Some("writer") {
+        let arguments: Vec<String> = arguments.collect();
+        return writer(&runtime, &arguments[0], &arguments[1], arguments[2].parse().unwrap());
     }
     let Some(server) = PostgresServer::start() else { return };
     throughput(&runtime, &server);
@@ -102,12 +101,14 @@ fn size(runtime: &Runtime, server: &PostgresServer) {
     }
 }
 
-/// The sum of what several processes append to one log, beside what one of them does.
+/// The sum of what several processes append to one log, beside what one of them does that appends
+/// as much.
 fn processes(runtime: &Runtime, server: &PostgresServer) {
     let (mut ours, mut ceiling) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         ceiling.push(in_processes(runtime, server, 1));
         ours.push(in_processes(runtime, server, PROCESSES));
+        server.sql("CHECKPOINT");
     }
     ratio("store_append_processes/postgres", median(&mut ours), median(&mut ceiling), "events/s");
 }
@@ -116,19 +117,20 @@ fn processes(runtime: &Runtime, server: &PostgresServer) {
 fn in_processes(runtime: &Runtime, server: &PostgresServer, count: usize) -> f64 {
     let schema = server.new_name();
     runtime.block_on(async { open(&server.url(), &schema).await.close().await });
-    let mut writers: Vec<Child> = (0..count).map(|_| spawn(server, &schema)).collect();
+    let events = EVENTS * PROCESSES / count;
+    let mut writers: Vec<Child> = (0..count).map(|_| spawn(server, &schema, events)).collect();
     writers.iter_mut().for_each(read_line);
     let start = Instant::now();
     writers.iter_mut().for_each(|writer| drop(writer.stdin.take()));
     for mut writer in writers {
         assert!(writer.wait().unwrap().success());
     }
-    rate(start.elapsed()) * count as f64
+    rate(start.elapsed()) * PROCESSES as f64
 }
 
-fn spawn(server: &PostgresServer, schema: &str) -> Child {
+fn spawn(server: &PostgresServer, schema: &str, events: usize) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["writer", &server.url(), schema]);
+    command.args(["writer", &server.url(), schema, &events.to_string()]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
@@ -137,9 +139,9 @@ fn read_line(writer: &mut Child) {
     std::io::Read::read_exact(writer.stdout.as_mut().unwrap(), &mut byte).unwrap();
 }
 
-fn writer(runtime: &Runtime, url: &str, schema: &str) {
+fn writer(runtime: &Runtime, url: &str, schema: &str, events: usize) {
     let store = runtime.block_on(open(url, schema));
-    let appends = appends(CALLERS, EVENTS);
+    let appends = appends(CALLERS, events);
     println!();
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
     runtime.block_on(callers(&store, appends));
