@@ -91,6 +91,7 @@ AS $$
         SELECT CASE WHEN kept IS NULL THEN c.event ELSE array_position(kept, c.event) END AS place
     ) p
     WHERE head IS NULL OR p.place IS NOT NULL
+    OFFSET 0 -- Keeps the cells from being put together anew wherever they are named.
 $$;
 
 -- Applies sets of changes, one after the other: `[{"table", "changes"}]`. Rows that are there are
