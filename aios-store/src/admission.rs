@@ -86,7 +86,11 @@ impl Lookup {
         let versions = places.iter().map(|place| place.version);
         match (places.first(), places.last()) {
             (Some(first), Some(last)) if versions.eq(first.version..=last.version) => {
-                Self::Repeated(Appended { version: last.version, position: last.position })
+                Self::Repeated(Appended {
+                    version: last.version,
+                    position: last.position,
+                    repeated: true,
+                })
             }
             _ => Self::Taken((*taken).clone()),
         }

@@ -125,6 +125,9 @@ pub struct Appended {
     pub version: u64,
     /// Its position in the log.
     pub position: u64,
+    /// Whether the events were found stored: by an earlier call, or by an attempt of this call of
+    /// which the store lost the answer.
+    pub repeated: bool,
 }
 
 /// An event and its place in the log.

@@ -13,6 +13,14 @@ pub enum StoreError {
         /// The version really found.
         actual: u64,
     },
+    /// The stream takes no more events: its run has ended.
+    #[error("stream {stream} is closed at version {version}")]
+    StreamClosed {
+        /// The stream.
+        stream: StreamId,
+        /// The version of the event that closed it.
+        version: u64,
+    },
     /// Somebody else owns the shard by now.
     #[error("shard {shard} is no longer owned under epoch {epoch}")]
     Fenced {
@@ -126,6 +134,7 @@ impl StoreError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Conflict { .. } => "CONFLICT",
+            Self::StreamClosed { .. } => "STREAM_CLOSED",
             Self::Fenced { .. } => "FENCED",
             Self::DuplicateEvent { .. } => "DUPLICATE_EVENT",
             Self::EmptyAppend { .. } => "EMPTY_APPEND",

@@ -2,7 +2,7 @@ use std::{fmt::Debug, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{Append, Appended, LogSubscription, RecordedEvent, StoreError, StreamId};
+use super::{Append, Appended, LogSubscription, RecordedEvent, StoreError, StoreId, StreamId, id};
 use crate::event::Pattern;
 
 /// Largest page that a read returns; a larger limit counts as this.
@@ -22,8 +22,12 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     ///
     /// An append whose events are all stored in its stream already, one after the other, is
     /// answered with where they landed the first time, whatever it expects and whatever its fence:
-    /// repeating an append is safe. It is [`StoreError::DuplicateEvent`] if only some are, or if
-    /// an id is stored in another stream.
+    /// repeating an append is safe, and [`Appended::repeated`] tells it apart. It is
+    /// [`StoreError::DuplicateEvent`] if only some are, or if an id is stored in another stream.
+    ///
+    /// The event that ends a run [`closes`](super::closes) its stream. Any other append to a closed
+    /// stream that would be accepted otherwise is [`StoreError::StreamClosed`], also within one
+    /// batch, and so is an append in which anything follows such an event.
     ///
     /// # Cancel safety
     ///
@@ -110,6 +114,20 @@ pub trait EventStoreExt: EventStore {
     /// See [`EventStore::append`].
     async fn append_one(&self, append: Append) -> Result<Appended, StoreError> {
         self.append(vec![append]).await.pop().unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// The identity of this store, which it gets with the first call: the first event of the stream
+    /// `system/store`. Costs a read; call it once and keep the answer.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may have created the identity; the next one returns it.
+    async fn id(&self) -> Result<StoreId, StoreError> {
+        id::identify(self).await
     }
 
     /// Reads the log from after a position, page by page, and goes on with what is appended.

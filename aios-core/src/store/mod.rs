@@ -6,8 +6,10 @@
 
 mod append;
 mod checkpoint;
+mod closing;
 mod error;
 mod event_store;
+mod id;
 mod lease;
 mod read_model;
 mod subscribe;
@@ -15,8 +17,10 @@ mod subscribe;
 pub use self::{
     append::{Append, Appended, Expected, Fence, RecordedEvent, StreamId},
     checkpoint::Checkpoints,
+    closing::{closes, ending},
     error::StoreError,
     event_store::{EventStore, EventStoreExt, MAX_PAGE},
+    id::StoreId,
     lease::{Epoch, Lease, Leases, Owner, SHARDS, Shard},
     read_model::{
         AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels, RunFilter, RunRecord,

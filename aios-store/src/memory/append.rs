@@ -44,8 +44,11 @@ impl State {
     }
 
     fn insert(&mut self, append: Append) -> Appended {
-        let mut appended =
-            Appended { version: self.version(&append.stream), position: self.head() };
+        let mut appended = Appended {
+            version: self.version(&append.stream),
+            position: self.head(),
+            repeated: false,
+        };
         for event in append.events {
             appended.version += 1;
             appended.position += 1;

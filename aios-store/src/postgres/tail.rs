@@ -134,7 +134,11 @@ mod tests {
         let mut batch = Batch::default();
         let append = Append::new("a".parse().unwrap(), (0..events).map(|_| event()).collect());
         batch.push(Admitted::new(append, 100).unwrap());
-        tail.push(&batch, &vec![Ok(Appended { version: last, position: last })], now());
+        tail.push(
+            &batch,
+            &vec![Ok(Appended { version: last, position: last, repeated: false })],
+            now(),
+        );
     }
 
     fn positions(tail: &Tail, after: u64, limit: usize) -> Option<Vec<u64>> {

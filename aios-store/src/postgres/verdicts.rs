@@ -77,13 +77,18 @@ impl Verdicts {
             self.heads.get_mut(stream).ok_or_else(|| nonsense("a stream without a head"))?;
         *version += length;
         self.head += length;
-        Ok(Appended { version: unsigned(Some(*version))?, position: unsigned(Some(self.head))? })
+        Ok(Appended {
+            version: unsigned(Some(*version))?,
+            position: unsigned(Some(self.head))?,
+            repeated: false,
+        })
     }
 
     fn stored(&self, place: usize) -> sqlx::Result<Appended> {
         Ok(Appended {
             version: unsigned(at(self.versions.as_ref(), place).flatten())?,
             position: unsigned(at(self.positions.as_ref(), place).flatten())?,
+            repeated: true,
         })
     }
 
@@ -156,8 +161,14 @@ mod tests {
             doubles: Some(vec![None, None, None, None, Some(key)]),
         };
         let answers = verdicts.answers(&batch).unwrap();
-        assert_eq!(answers[0].as_ref().unwrap(), &Appended { version: 7, position: 12 });
-        assert_eq!(answers[2].as_ref().unwrap(), &Appended { version: 8, position: 13 });
+        assert_eq!(
+            answers[0].as_ref().unwrap(),
+            &Appended { version: 7, position: 12, repeated: false }
+        );
+        assert_eq!(
+            answers[2].as_ref().unwrap(),
+            &Appended { version: 8, position: 13, repeated: false }
+        );
         let codes: Vec<&str> =
             answers.iter().filter_map(|answer| Some(answer.as_ref().err()?.code())).collect();
         assert_eq!(codes, ["FENCED", "CONFLICT", "DUPLICATE_EVENT"]);

@@ -122,7 +122,7 @@ impl<'c> Log<'c> {
         self.streams.insert(prepared.stream.clone(), last);
         self.head = position;
         let version = last.version.cast_unsigned();
-        Ok(Some(Appended { version, position: position.cast_unsigned() }))
+        Ok(Some(Appended { version, position: position.cast_unsigned(), repeated: false }))
     }
 
     fn create(&mut self, stream: &StreamId) -> rusqlite::Result<End> {

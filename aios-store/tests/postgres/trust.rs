@@ -56,7 +56,7 @@ fn append(stream: &str) -> Append {
 }
 
 fn at(version: u64, position: u64) -> Result<Appended, &'static str> {
-    Ok(Appended { version, position })
+    Ok(Appended { version, position, repeated: false })
 }
 
 fn run_event(action: &str, data: &Value) -> Event {
@@ -107,7 +107,8 @@ async fn should_tell_what_is_stored_already() {
     let once = append("a");
     assert_eq!(scene.append(vec![once.clone(), append("b")]).await, [at(2, 3), at(2, 4)]);
     let elsewhere = Append::new(StreamId::new("b").unwrap(), once.events.clone());
-    assert_eq!(scene.append(vec![once, append("b")]).await, [at(2, 3), at(3, 5)]);
+    let repeated = Appended { repeated: true, ..at(2, 3).unwrap() };
+    assert_eq!(scene.append(vec![once, append("b")]).await, [Ok(repeated), at(3, 5)]);
     let answers = scene.append(vec![elsewhere, append("a")]).await;
     assert_eq!(answers, [Err("DUPLICATE_EVENT"), at(3, 6)]);
 }

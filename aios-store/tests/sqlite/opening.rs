@@ -3,8 +3,8 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 use aios_core::{
     event::Event,
     store::{
-        Append, Checkpoints, Epoch, EventStore, EventStoreExt, Leases, Owner, PageRequest,
-        ReadModels, RunFilter, Shard, StoreError, StreamId,
+        Append, Appended, Checkpoints, Epoch, EventStore, EventStoreExt, Leases, Owner,
+        PageRequest, ReadModels, RunFilter, Shard, StoreError, StreamId,
     },
 };
 use aios_store::sqlite::{SqliteOptions, SqliteStore};
@@ -38,7 +38,8 @@ async fn should_keep_everything_when_opened_again() {
     drop(store);
     let store = open(&path).await.unwrap();
     assert_eq!(store.read_log(0, 10).await.unwrap(), log);
-    assert_eq!(store.append_one(append).await.unwrap(), first);
+    let repeated = Appended { repeated: true, ..first };
+    assert_eq!(store.append_one(append).await.unwrap(), repeated);
     assert_eq!(store.load_checkpoint("reader").await.unwrap(), 7);
     assert_eq!(store.append_one(start("r1")).await.unwrap().version, 2);
     let runs = store.runs(&RunFilter::default(), &PageRequest::default()).await.unwrap();

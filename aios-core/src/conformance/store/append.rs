@@ -4,16 +4,16 @@ use std::collections::HashSet;
 
 use futures_util::{FutureExt, future::join_all};
 
-use super::scene::{Scene, envelope, event, events, places, stream};
-use crate::store::{Append, Appended, EventStoreExt, Expected, StoreError};
+use super::scene::{Scene, envelope, event, events, places, stored, stream};
+use crate::store::{Append, EventStoreExt, Expected, StoreError};
 
 /// Events of one append get the next versions and positions, in order.
 pub async fn should_append_several_events_in_order(scene: Scene<'_>) {
     let (first, second) = (events([1, 2, 3]), events([4, 5]));
     let appended = scene.append("a", first.clone()).await;
-    assert_eq!(appended, Appended { version: 3, position: 3 });
-    assert_eq!(scene.append("b", events([9])).await, Appended { version: 1, position: 4 });
-    assert_eq!(scene.append("a", second.clone()).await, Appended { version: 5, position: 6 });
+    assert_eq!(appended, stored(3, 3));
+    assert_eq!(scene.append("b", events([9])).await, stored(1, 4));
+    assert_eq!(scene.append("a", second.clone()).await, stored(5, 6));
     let read = scene.stream("a").await;
     assert_eq!(places(&read), [(1, 1), (2, 2), (3, 3), (4, 5), (5, 6)]);
     assert!(read.iter().all(|recorded| recorded.stream == stream("a")));
@@ -74,7 +74,7 @@ pub async fn should_append_all_or_nothing(scene: Scene<'_>) {
     let error = scene.try_append(Append::new(stream("b"), mixed)).await.unwrap_err();
     assert_eq!(error.code(), "DUPLICATE_EVENT");
     assert!(scene.stream("b").await.is_empty());
-    assert_eq!(scene.append("b", events([4])).await, Appended { version: 1, position: 2 });
+    assert_eq!(scene.append("b", events([4])).await, stored(1, 2));
 }
 
 /// Of hundreds of appends in one call, the one that is refused fails alone.

@@ -24,6 +24,7 @@ pub mod append;
 pub mod checkpoint;
 pub mod envelope;
 pub mod fence;
+pub mod identity;
 pub mod lease;
 pub mod read;
 pub mod read_model;
@@ -176,6 +177,9 @@ macro_rules! store_conformance {
             rebuild:
                 should_rebuild_what_was_live
                 should_rebuild_while_others_append;
+            identity:
+                should_keep_its_identity
+                should_share_its_identity_with_every_handle;
             envelope:
                 should_return_the_envelope_it_got
                 should_keep_unknown_metadata
@@ -212,6 +216,7 @@ mod tests {
             include_str!("checkpoint.rs"),
             include_str!("envelope.rs"),
             include_str!("fence.rs"),
+            include_str!("identity.rs"),
             include_str!("lease.rs"),
             include_str!("read.rs"),
             include_str!("read_model.rs"),

@@ -95,6 +95,16 @@ impl<'a> Scene<'a> {
     }
 }
 
+/// Where the last event of an append landed that was stored now.
+pub(super) fn stored(version: u64, position: u64) -> Appended {
+    Appended { version, position, repeated: false }
+}
+
+/// Where the last event of an append landed that was stored before.
+pub(super) fn repeated(version: u64, position: u64) -> Appended {
+    Appended { version, position, repeated: true }
+}
+
 /// A stream of this name.
 pub(super) fn stream(name: &str) -> StreamId {
     StreamId::new(name).unwrap()

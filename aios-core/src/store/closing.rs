@@ -1,0 +1,71 @@
+//! When a stream takes no more events.
+
+use super::StreamId;
+use crate::event::EventType;
+
+/// Actions of the events that end a run.
+const FINAL_ACTIONS: [&str; 4] = ["completed", "failed", "cancelled", "continued"];
+
+/// Whether an event of type `last` closes `stream`, which began with an event of type `first`: it
+/// then takes no more events.
+///
+/// That is so for the journal of a run that began with `workflows.<name>.started`, and an event
+/// `workflows.<name>.completed`, `failed`, `cancelled` or `continued` of the same name. An event of
+/// another workflow's name ends nothing.
+#[must_use]
+pub fn closes(stream: &StreamId, first: &EventType, last: &EventType) -> bool {
+    match (first.segments(), ending(stream, last)) {
+        (("workflows", started, "started"), Some(ended)) => started == ended,
+        _ => false,
+    }
+}
+
+/// The workflow whose run an event of this type ends, if it stands in the run's stream: what
+/// [`closes`] can tell of the event alone.
+#[must_use]
+pub fn ending<'t>(stream: &StreamId, event_type: &'t EventType) -> Option<&'t str> {
+    match event_type.segments() {
+        ("workflows", name, action)
+            if FINAL_ACTIONS.contains(&action) && stream.run_id().is_some() =>
+        {
+            Some(name)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closes_it(stream: &str, first: &str, last: &str) -> bool {
+        closes(&stream.parse().unwrap(), &first.parse().unwrap(), &last.parse().unwrap())
+    }
+
+    #[test]
+    fn should_close_the_stream_of_a_run_at_its_end() {
+        for (action, ends) in [
+            ("completed", true),
+            ("failed", true),
+            ("cancelled", true),
+            ("continued", true),
+            ("started", false),
+            ("cancel_requested", false),
+            ("step_completed", false),
+            ("blocked", false),
+        ] {
+            let last = format!("workflows.deploy.{action}");
+            assert_eq!(closes_it("runs/r1", "workflows.deploy.started", &last), ends, "{action}");
+        }
+    }
+
+    #[test]
+    fn should_leave_open_what_another_event_names() {
+        let (started, completed) = ("workflows.deploy.started", "workflows.deploy.completed");
+        assert!(!closes_it("runs/r1", started, "workflows.other.completed"));
+        assert!(!closes_it("runs/r1", started, "agents.deploy.completed"));
+        assert!(!closes_it("runs/r1", "orders.deploy.started", completed));
+        assert!(!closes_it("runs/r1", "workflows.deploy.signaled", completed));
+        assert!(!closes_it("deployments/r1", started, completed));
+    }
+}
