@@ -14,6 +14,8 @@ mod agent_middleware;
 mod agent_supervision;
 mod agent_support;
 mod agent_typed;
+#[allow(dead_code, reason = "a fixture offers more than every test needs")]
+mod faulty;
 mod workflow_agents;
 mod workflow_basic;
 mod workflow_durable;

@@ -1,0 +1,390 @@
+//! A store and a broker that fail as a test says.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use aios_core::{
+    BoxFuture,
+    broker::{
+        Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, HealthWatch, Publish,
+        Settle, Settlement, Subscription,
+    },
+    event::{Event, Pattern},
+    store::{
+        AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, Owner,
+        Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard, Store,
+        StoreError, StreamId, TaskFilter, TaskRecord, WorkflowRecord,
+    },
+};
+use async_trait::async_trait;
+use futures_util::StreamExt;
+
+/// What becomes of a call.
+pub(crate) enum Fault<E> {
+    /// It has no effect and reports an error.
+    Refuse(E),
+    /// It has its effect and reports an error all the same.
+    LoseResponse(E),
+    /// It has no effect and never returns.
+    Hang,
+    /// Something else happens first; then the call has its effect.
+    After(BoxFuture<'static, ()>),
+}
+
+/// Decides over a call; `None` lets it pass.
+type Rule<C, E> = Box<dyn Fn(&C) -> Option<Fault<E>> + Send + Sync>;
+
+/// The rule for one kind of call, and what it was asked for.
+struct Rules<C, E>(Mutex<Option<Arc<Rule<C, E>>>>);
+
+impl<C, E> Default for Rules<C, E> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<C, E> Rules<C, E> {
+    fn set(&self, rule: impl Fn(&C) -> Option<Fault<E>> + Send + Sync + 'static) {
+        *self.0.lock().unwrap() = Some(Arc::new(Box::new(rule)));
+    }
+
+    fn clear(&self) {
+        *self.0.lock().unwrap() = None;
+    }
+
+    fn ask(&self, call: &C) -> Option<Fault<E>> {
+        let rule = self.0.lock().unwrap().clone();
+        rule.and_then(|rule| rule(call))
+    }
+}
+
+/// Applies a fault around a call.
+async fn faulty<T, E>(
+    fault: Option<Fault<E>>,
+    call: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    match fault {
+        None => call.await,
+        Some(Fault::Refuse(error)) => Err(error),
+        Some(Fault::LoseResponse(error)) => call.await.and(Err(error)),
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::After(first)) => {
+            first.await;
+            call.await
+        }
+    }
+}
+
+/// Wraps a store; its calls can be refused, delayed, or answered with an error after the fact.
+pub(crate) struct FaultyStore {
+    inner: Arc<dyn Store>,
+    appends: Rules<Append, StoreError>,
+    calls: Rules<&'static str, StoreError>,
+    counts: Mutex<HashMap<&'static str, usize>>,
+}
+
+impl FaultyStore {
+    pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
+        let (appends, calls, counts) = (Rules::default(), Rules::default(), Mutex::default());
+        Arc::new(Self { inner, appends, calls, counts })
+    }
+
+    /// Decides over every append from now on.
+    pub(crate) fn on_append(
+        &self,
+        rule: impl Fn(&Append) -> Option<Fault<StoreError>> + Send + Sync + 'static,
+    ) {
+        self.appends.set(rule);
+    }
+
+    /// Decides over every other call from now on, by the name of its method.
+    pub(crate) fn on_call(
+        &self,
+        rule: impl Fn(&&'static str) -> Option<Fault<StoreError>> + Send + Sync + 'static,
+    ) {
+        self.calls.set(rule);
+    }
+
+    /// Lets everything pass again.
+    pub(crate) fn heal(&self) {
+        self.appends.clear();
+        self.calls.clear();
+    }
+
+    /// How often a method was called.
+    pub(crate) fn count(&self, method: &'static str) -> usize {
+        self.counts.lock().unwrap().get(method).copied().unwrap_or_default()
+    }
+
+    async fn call<T>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.note(method);
+        faulty(self.calls.ask(&method), call).await
+    }
+
+    fn note(&self, method: &'static str) {
+        *self.counts.lock().unwrap().entry(method).or_default() += 1;
+    }
+}
+
+impl fmt::Debug for FaultyStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("FaultyStore")
+    }
+}
+
+/// An error of a store that may go away.
+pub(crate) fn store_unavailable() -> StoreError {
+    backend(true)
+}
+
+/// An error of a store that stays.
+pub(crate) fn store_refuses() -> StoreError {
+    backend(false)
+}
+
+fn backend(retryable: bool) -> StoreError {
+    let source: Arc<dyn std::error::Error + Send + Sync> = Arc::new(fmt::Error);
+    StoreError::Backend { backend: "faulty", operation: "append", retryable, source }
+}
+
+/// Whether an append holds an event with this action.
+pub(crate) fn holds(append: &Append, action: &str) -> bool {
+    append.events.iter().any(|event| event.event_type.action() == action)
+}
+
+#[async_trait]
+impl EventStore for FaultyStore {
+    async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        self.note("append");
+        let each = batch.into_iter().map(|append| async move {
+            let fault = self.appends.ask(&append);
+            let one = async {
+                self.inner.append(vec![append]).await.pop().unwrap_or(Err(StoreError::Closed))
+            };
+            faulty(fault, one).await
+        });
+        futures_util::future::join_all(each).await
+    }
+
+    async fn read_stream(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.call("read_stream", self.inner.read_stream(stream, after, limit)).await
+    }
+
+    async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.call("read_log", self.inner.read_log(after, limit)).await
+    }
+
+    async fn read_log_except(
+        &self,
+        after: u64,
+        up_to: u64,
+        except: &[Pattern],
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.call("read_log_except", self.inner.read_log_except(after, up_to, except)).await
+    }
+
+    async fn head(&self) -> Result<u64, StoreError> {
+        self.call("head", self.inner.head()).await
+    }
+
+    async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
+        self.call("wait_for", self.inner.wait_for(after)).await
+    }
+}
+
+#[async_trait]
+impl Leases for FaultyStore {
+    async fn acquire(
+        &self,
+        shards: &[Shard],
+        owner: &Owner,
+        time_to_live: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.call("acquire", self.inner.acquire(shards, owner, time_to_live)).await
+    }
+
+    async fn renew(
+        &self,
+        leases: &[Lease],
+        time_to_live: Duration,
+    ) -> Result<Vec<Lease>, StoreError> {
+        self.call("renew", self.inner.renew(leases, time_to_live)).await
+    }
+
+    async fn release(&self, leases: &[Lease]) -> Result<(), StoreError> {
+        self.call("release", self.inner.release(leases)).await
+    }
+
+    async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
+        self.call("leases", self.inner.leases()).await
+    }
+}
+
+#[async_trait]
+impl ReadModels for FaultyStore {
+    async fn agents(
+        &self,
+        filter: &AgentFilter,
+        page: &PageRequest,
+    ) -> Result<Page<AgentRecord>, StoreError> {
+        self.call("agents", self.inner.agents(filter, page)).await
+    }
+
+    async fn tasks(
+        &self,
+        filter: &TaskFilter,
+        page: &PageRequest,
+    ) -> Result<Page<TaskRecord>, StoreError> {
+        self.call("tasks", self.inner.tasks(filter, page)).await
+    }
+
+    async fn workflows(&self, page: &PageRequest) -> Result<Page<WorkflowRecord>, StoreError> {
+        self.call("workflows", self.inner.workflows(page)).await
+    }
+
+    async fn runs(
+        &self,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RunRecord>, StoreError> {
+        self.call("runs", self.inner.runs(filter, page)).await
+    }
+
+    async fn rebuild(&self) -> Result<(), StoreError> {
+        self.call("rebuild", self.inner.rebuild()).await
+    }
+}
+
+#[async_trait]
+impl Checkpoints for FaultyStore {
+    async fn load_checkpoint(&self, reader: &str) -> Result<u64, StoreError> {
+        self.call("load_checkpoint", self.inner.load_checkpoint(reader)).await
+    }
+
+    async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
+        self.call("save_checkpoint", self.inner.save_checkpoint(reader, position)).await
+    }
+}
+
+/// Wraps a broker; what it publishes can be refused or lost, and how deliveries are settled is
+/// written down.
+pub(crate) struct FaultyBroker {
+    inner: Arc<dyn Broker>,
+    publishes: Rules<Publish, BrokerError>,
+    subscribes: Rules<Subscription, BrokerError>,
+    settled: Arc<Mutex<Vec<(Event, Settlement)>>>,
+}
+
+impl FaultyBroker {
+    pub(crate) fn new(inner: Arc<dyn Broker>) -> Arc<Self> {
+        let (publishes, subscribes) = (Rules::default(), Rules::default());
+        Arc::new(Self { inner, publishes, subscribes, settled: Arc::default() })
+    }
+
+    /// Decides over everything that is published from now on.
+    pub(crate) fn on_publish(
+        &self,
+        rule: impl Fn(&Publish) -> Option<Fault<BrokerError>> + Send + Sync + 'static,
+    ) {
+        self.publishes.set(rule);
+    }
+
+    /// Decides over every subscription from now on.
+    pub(crate) fn on_subscribe(
+        &self,
+        rule: impl Fn(&Subscription) -> Option<Fault<BrokerError>> + Send + Sync + 'static,
+    ) {
+        self.subscribes.set(rule);
+    }
+
+    /// Lets everything pass again.
+    pub(crate) fn heal(&self) {
+        self.publishes.clear();
+        self.subscribes.clear();
+    }
+
+    /// How deliveries were settled so far, in order; what was dropped counts as released.
+    pub(crate) fn settled(&self) -> Vec<(Event, Settlement)> {
+        self.settled.lock().unwrap().clone()
+    }
+}
+
+impl fmt::Debug for FaultyBroker {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("FaultyBroker")
+    }
+}
+
+#[async_trait]
+impl Broker for FaultyBroker {
+    async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
+        let each = batch.into_iter().map(|publish| async move {
+            let fault = self.publishes.ask(&publish);
+            let one = async {
+                self.inner.publish(vec![publish]).await.pop().unwrap_or(Err(BrokerError::Closed))
+            };
+            faulty(fault, one).await
+        });
+        futures_util::future::join_all(each).await
+    }
+
+    async fn subscribe(&self, subscription: Subscription) -> Result<Deliveries, BrokerError> {
+        let fault = self.subscribes.ask(&subscription);
+        let deliveries = faulty(fault, self.inner.subscribe(subscription)).await?;
+        let settled = Arc::clone(&self.settled);
+        Ok(Deliveries::new(deliveries.map(move |delivery| Ok(watched(delivery?, &settled)))))
+    }
+
+    async fn dead_letters(&self, address: &Address) -> Result<Box<dyn DeadLetters>, BrokerError> {
+        self.inner.dead_letters(address).await
+    }
+
+    fn health(&self) -> HealthWatch {
+        self.inner.health()
+    }
+
+    async fn close(&self, deadline: Duration) -> Result<(), BrokerError> {
+        self.inner.close(deadline).await
+    }
+}
+
+struct Watched {
+    delivery: Delivery,
+    settled: Arc<Mutex<Vec<(Event, Settlement)>>>,
+}
+
+fn watched(delivery: Delivery, settled: &Arc<Mutex<Vec<(Event, Settlement)>>>) -> Delivery {
+    let (event, attempt) = (delivery.event.clone(), delivery.attempt);
+    Delivery::new(event, attempt, Box::new(Watched { delivery, settled: Arc::clone(settled) }))
+}
+
+impl Watched {
+    fn note(&self, settlement: Settlement) {
+        self.settled.lock().unwrap().push((self.delivery.event.clone(), settlement));
+    }
+}
+
+#[async_trait]
+impl Settle for Watched {
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
+        self.note(settlement.clone());
+        self.delivery.settle(settlement).await
+    }
+
+    fn release(self: Box<Self>) {
+        self.note(Settlement::Release);
+    }
+}
