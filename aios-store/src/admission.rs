@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use aios_core::{
     event::{Event, EventId},
-    store::{Append, Appended, Expected, StoreError, StreamId},
+    store::{Append, Appended, Expected, StoreError, StreamId, ending},
 };
 use uuid::Uuid;
 
@@ -19,13 +19,15 @@ pub(crate) struct Place {
     pub(crate) position: u64,
 }
 
-/// Refuses what needs no look at the log: no events, one that is too large, one that stands twice.
+/// Refuses what needs no look at the log: no events, one that is too large, one that stands twice,
+/// one after the end of a run.
 /// Returns the metadata of each event, as [`encode_metadata`] writes it.
 pub(crate) fn admit(append: &Append, limit: usize) -> Result<Vec<Option<String>>, StoreError> {
     if append.events.is_empty() {
         return Err(StoreError::EmptyAppend { stream: append.stream.clone() });
     }
     refuse_doubles(&append.events)?;
+    refuse_after_end(append)?;
     append.events.iter().map(|event| sized_metadata(event, limit)).collect()
 }
 
@@ -46,6 +48,15 @@ fn refuse_doubles(events: &[Event]) -> Result<(), StoreError> {
     match events.iter().find(|event| !keys.insert(event.id.key())) {
         Some(event) => Err(StoreError::DuplicateEvent { id: event.id.clone() }),
         None => Ok(()),
+    }
+}
+
+fn refuse_after_end(append: &Append) -> Result<(), StoreError> {
+    let Append { stream, events, .. } = append;
+    let Some((_, before)) = events.split_last() else { return Ok(()) };
+    match before.iter().any(|event| ending(stream, &event.event_type).is_some()) {
+        true => Err(StoreError::StreamClosed { stream: stream.clone() }),
+        false => Ok(()),
     }
 }
 

@@ -14,12 +14,10 @@ pub enum StoreError {
         actual: u64,
     },
     /// The stream takes no more events: its run has ended.
-    #[error("stream {stream} is closed at version {version}")]
+    #[error("stream {stream} takes no event after the one that ends its run")]
     StreamClosed {
         /// The stream.
         stream: StreamId,
-        /// The version of the event that closed it.
-        version: u64,
     },
     /// Somebody else owns the shard by now.
     #[error("shard {shard} is no longer owned under epoch {epoch}")]

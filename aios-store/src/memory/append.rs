@@ -1,7 +1,7 @@
 use aios_core::{
     event::EventId,
     projection::project,
-    store::{Append, Appended, RecordedEvent, StoreError, StreamId},
+    store::{Append, Appended, RecordedEvent, StoreError, StreamId, closes},
 };
 
 use super::{MemoryStore, State};
@@ -27,6 +27,9 @@ impl State {
         }
         self.leases.check(append.fence)?;
         check_expected(&append.stream, append.expected, self.version(&append.stream))?;
+        if self.is_closed(&append.stream) {
+            return Err(StoreError::StreamClosed { stream: append.stream });
+        }
         Ok(self.insert(append))
     }
 
@@ -64,6 +67,14 @@ impl State {
             self.log.push(recorded);
         }
         appended
+    }
+
+    fn is_closed(&self, stream: &StreamId) -> bool {
+        let positions = self.streams.get(stream).map(Vec::as_slice).unwrap_or_default();
+        let event_type = |position: &u64| Some(&self.recorded(*position)?.event.event_type);
+        let first = positions.first().and_then(event_type);
+        let last = positions.last().and_then(event_type);
+        first.zip(last).is_some_and(|(first, last)| closes(stream, first, last))
     }
 
     fn version(&self, stream: &StreamId) -> u64 {

@@ -1,6 +1,6 @@
 use std::collections::{HashMap, HashSet};
 
-use aios_core::store::{Append, Expected, Fence, StoreError, StreamId};
+use aios_core::store::{Append, Expected, Fence, StoreError, StreamId, ending};
 use hashlink::DefaultHashBuilder;
 use uuid::Uuid;
 
@@ -36,7 +36,8 @@ impl Admitted {
 }
 
 /// Appends that one transaction can decide about at once, because none has to know how another one
-/// ends: only the first append to a stream may expect something of it, and no event id stands in two.
+/// ends: only the first append to a stream may expect something of it, none follows one that may have
+/// closed its stream, and no event id stands in two.
 ///
 /// That leaves the order as it is: an append that does not fit begins the next batch.
 #[derive(Debug, Default)]
@@ -61,6 +62,8 @@ pub(super) struct Stream {
     pub(super) expected: Option<u64>,
     /// Events for it in the batch.
     pub(super) length: usize,
+    /// Whether the last of them may close it.
+    pub(super) is_ending: bool,
 }
 
 impl Batch {
@@ -71,8 +74,13 @@ impl Batch {
         }
         self.appends.len() < MAX_APPENDS
             && self.weight.saturating_add(weight(append)) <= MAX_WEIGHT
-            && (append.expected == Expected::Any || !self.by_stream.contains_key(&append.stream))
+            && self.takes_more_of(append)
             && !append.events.iter().any(|event| self.ids.contains(&event.id.key()))
+    }
+
+    fn takes_more_of(&self, append: &Append) -> bool {
+        let known = self.by_stream.get(&append.stream).and_then(|place| self.streams.get(*place));
+        known.is_none_or(|stream| append.expected == Expected::Any && !stream.is_ending)
     }
 
     /// Adds an append that [`takes`](Self::takes) agreed to.
@@ -84,6 +92,8 @@ impl Batch {
         if let Some(at) = self.streams.get_mut(stream) {
             self.columns.push(&admitted, stream, fence, at.length);
             at.length = at.length.saturating_add(events);
+            let last = append.events.last().map(|event| &event.event_type);
+            at.is_ending = last.is_some_and(|last| ending(&at.id, last).is_some());
         }
         self.ids.extend(self.columns.last_ids(events));
         self.places.push((stream, fence));
@@ -99,7 +109,8 @@ impl Batch {
             Expected::Empty => Some(0),
             Expected::Exact(version) => Some(version),
         };
-        self.streams.push(Stream { id: append.stream.clone(), expected, length: 0 });
+        let id = append.stream.clone();
+        self.streams.push(Stream { id, expected, length: 0, is_ending: false });
         self.by_stream.insert(append.stream.clone(), self.streams.len() - 1);
         self.streams.len() - 1
     }
@@ -191,6 +202,19 @@ mod tests {
         assert!(!batch.takes(&append("a", Expected::Exact(4))));
         assert!(!batch.takes(&append("a", Expected::Empty)));
         assert!(!batch.takes(&Append::new("c".parse().unwrap(), first.events)));
+    }
+
+    #[test]
+    fn should_take_nothing_after_what_may_close_a_stream() {
+        let ended = |stream: &str| {
+            let mut append = append(stream, Expected::Any);
+            append.events[0].event_type = "workflows.deploy.failed".parse().unwrap();
+            append
+        };
+        let any = |stream: &str| append(stream, Expected::Any);
+        let batch = batch(&[any("runs/a"), ended("runs/a"), ended("orders/a")]);
+        assert!(!batch.takes(&any("runs/a")));
+        assert!(batch.takes(&any("runs/b")) && batch.takes(&any("orders/a")));
     }
 
     #[test]

@@ -147,6 +147,7 @@ impl Committer {
         let answers = verdicts.answers(batch)?;
         let (ids, expirations): (Vec<i64>, i64) = (row.try_get(6)?, row.try_get(7)?);
         self.streams.remember(expirations, batch, &ids, &before, &verdicts.heads);
+        self.streams.forget_closed(batch, &answers);
         Ok(Committed { answers, is_as_sent: verdicts.are_all_accepted() })
     }
 }

@@ -1,7 +1,10 @@
-use aios_core::store::StreamId;
+use aios_core::store::{StoreError, StreamId};
 use hashlink::LruCache;
 
-use super::batch::{Batch, Stream};
+use super::{
+    batch::{Batch, Stream},
+    verdicts::Answers,
+};
 
 /// Streams that the writer remembers.
 const REMEMBERED: usize = 16_384;
@@ -93,7 +96,17 @@ impl Streams {
         self.ends.clear();
     }
 
-    /// Remembers where streams ended before a batch, and after it.
+    /// Forgets the streams that turned out to be closed: what is known is taken to be open.
+    pub(super) fn forget_closed(&mut self, batch: &Batch, answers: &Answers) {
+        for ((append, _), answer) in batch.appends().zip(answers) {
+            if matches!(answer, Err(StoreError::StreamClosed { .. })) {
+                self.ends.remove(&append.stream);
+            }
+        }
+    }
+
+    /// Remembers where streams ended before a batch, and after it. One that the batch may have closed
+    /// is forgotten, so that the next append looks it up.
     pub(super) fn remember(
         &mut self,
         expirations: i64,
@@ -108,7 +121,9 @@ impl Streams {
         }
         let heads = before.iter().zip(after);
         for ((stream, id), (before, after)) in batch.streams().iter().zip(ids).zip(heads) {
-            if *after > 0 {
+            if stream.is_ending {
+                self.ends.remove(&stream.id);
+            } else if *after > 0 {
                 self.remember_end(&stream.id, *id, (*before, *after));
             }
         }

@@ -66,6 +66,7 @@ impl Verdicts {
             }),
             3 => Err(fenced(append)),
             4 => Err(self.double(place, append)?),
+            5 => Err(StoreError::StreamClosed { stream: append.stream.clone() }),
             other => return Err(nonsense(format!("verdict {other}"))),
         })
     }
@@ -148,17 +149,18 @@ mod tests {
             append("a", 1),
             append("c", 1),
             append("d", 1),
+            append("e", 1),
         ];
         let key = appends[4].events[0].id.key();
         let mut batch = Batch::default();
         appends.into_iter().for_each(|append| batch.push(Admitted::new(append, 100).unwrap()));
         let mut verdicts = Verdicts {
             head: 10,
-            heads: vec![5, 0, 7, 0],
-            verdicts: Some(vec![0, 3, 0, 2, 4]),
-            versions: Some(vec![None; 5]),
-            positions: Some(vec![None; 5]),
-            doubles: Some(vec![None, None, None, None, Some(key)]),
+            heads: vec![5, 0, 7, 0, 3],
+            verdicts: Some(vec![0, 3, 0, 2, 4, 5]),
+            versions: Some(vec![None; 6]),
+            positions: Some(vec![None; 6]),
+            doubles: Some(vec![None, None, None, None, Some(key), None]),
         };
         let answers = verdicts.answers(&batch).unwrap();
         assert_eq!(
@@ -171,6 +173,6 @@ mod tests {
         );
         let codes: Vec<&str> =
             answers.iter().filter_map(|answer| Some(answer.as_ref().err()?.code())).collect();
-        assert_eq!(codes, ["FENCED", "CONFLICT", "DUPLICATE_EVENT"]);
+        assert_eq!(codes, ["FENCED", "CONFLICT", "DUPLICATE_EVENT", "STREAM_CLOSED"]);
     }
 }

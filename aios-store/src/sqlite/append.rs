@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
+    log::End,
     read_model::apply_all,
     writer::{CALL_WEIGHT, Work, Writer},
 };
@@ -96,6 +97,13 @@ impl Work for AppendWork {
     }
 }
 
+fn check_open(stream: &StreamId, end: Option<End>) -> Result<(), StoreError> {
+    match end.is_some_and(|end| end.is_closed) {
+        true => Err(StoreError::StreamClosed { stream: stream.clone() }),
+        false => Ok(()),
+    }
+}
+
 impl Writer<'_> {
     /// Appends, or says why this append alone is refused.
     fn append(&mut self, prepared: &mut Prepared) -> rusqlite::Result<Answer> {
@@ -104,7 +112,8 @@ impl Writer<'_> {
         let refusal = self
             .leases
             .check(prepared.fence)
-            .and_then(|()| check_expected(&prepared.stream, prepared.expected, version));
+            .and_then(|()| check_expected(&prepared.stream, prepared.expected, version))
+            .and_then(|()| check_open(&prepared.stream, end));
         if let Err(refusal) = refusal {
             return Ok(self.find(prepared)?.unwrap_or(Err(refusal)));
         }

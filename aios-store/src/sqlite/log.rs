@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use aios_core::{
     event::EventType,
-    store::{Appended, StreamId},
+    store::{Appended, StreamId, closes, ending},
 };
 use hashlink::LruCache;
 use rusqlite::{Connection, OptionalExtension, Statement, params};
@@ -28,15 +28,27 @@ const FIND_EVENT: &str = "\
     SELECT streams.name, events.version, events.position
     FROM events JOIN streams ON streams.id = events.stream_id WHERE events.id = ?1";
 
+/// A stream, where it ends, and the type of its last event.
 const FIND_STREAM: &str = "\
-    SELECT id, coalesce((SELECT max(version) FROM events WHERE stream_id = streams.id), 0)
-    FROM streams WHERE name = ?1";
+    SELECT streams.id, coalesce(events.version, 0), event_types.name
+    FROM streams
+    LEFT JOIN events ON events.stream_id = streams.id
+        AND events.version = (SELECT max(version) FROM events WHERE stream_id = streams.id)
+    LEFT JOIN event_types ON event_types.id = events.type_id
+    WHERE streams.name = ?1";
+
+/// The type of a stream's first event.
+const FIND_BEGINNING: &str = "\
+    SELECT event_types.name FROM events JOIN event_types ON event_types.id = events.type_id
+    WHERE events.stream_id = ?1 AND events.version = 1";
 
 /// Where a stream ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct End {
     id: i64,
     pub(super) version: i64,
+    /// Whether it takes no more events.
+    pub(super) is_closed: bool,
 }
 
 /// The log as its only writer sees it: statements, and bounded copies of what it looks up most.
@@ -86,12 +98,27 @@ impl<'c> Log<'c> {
         if let Some(end) = self.streams.get(stream) {
             return Ok(Some(*end));
         }
-        let read = |row: &rusqlite::Row<'_>| Ok(End { id: row.get(0)?, version: row.get(1)? });
-        let end = self.find_stream.query_row([stream.as_str()], read).optional()?;
-        if let Some(end) = end {
-            self.streams.insert(stream.clone(), end);
-        }
-        Ok(end)
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        let found = self.find_stream.query_row([stream.as_str()], read).optional()?;
+        let Some((id, version, last)) = found else { return Ok(None) };
+        let end = End { id, version, is_closed: self.is_closed(stream, id, last)? };
+        self.streams.insert(stream.clone(), end);
+        Ok(Some(end))
+    }
+
+    fn is_closed(
+        &self,
+        stream: &StreamId,
+        id: i64,
+        last: Option<String>,
+    ) -> rusqlite::Result<bool> {
+        let last: Option<EventType> = last.and_then(|name| name.parse().ok());
+        let Some(last) = last.filter(|last| ending(stream, last).is_some()) else {
+            return Ok(false);
+        };
+        let mut find = self.connection.prepare_cached(FIND_BEGINNING)?;
+        let first: String = find.query_row([id], |row| row.get(0))?;
+        Ok(first.parse().is_ok_and(|first| closes(stream, &first, &last)))
     }
 
     /// Inserts all events and returns where the last one landed; `None`, and nothing inserted, if an
@@ -119,7 +146,7 @@ impl<'c> Log<'c> {
                 Err(error) => return Err(error),
             }
         }
-        self.streams.insert(prepared.stream.clone(), last);
+        self.remember(prepared, last);
         self.head = position;
         let version = last.version.cast_unsigned();
         Ok(Some(Appended { version, position: position.cast_unsigned(), repeated: false }))
@@ -127,7 +154,17 @@ impl<'c> Log<'c> {
 
     fn create(&mut self, stream: &StreamId) -> rusqlite::Result<End> {
         let id = self.insert_stream.insert([stream.as_str()])?;
-        Ok(End { id, version: 0 })
+        Ok(End { id, version: 0, is_closed: false })
+    }
+
+    /// Remembers where a stream ends. If the append may have closed it, the next one looks it up.
+    fn remember(&mut self, prepared: &Prepared, end: End) {
+        let last = prepared.rows.last().map(|row| &row.recorded.event.event_type);
+        if last.is_some_and(|last| ending(&prepared.stream, last).is_some()) {
+            self.streams.remove(&prepared.stream);
+        } else {
+            self.streams.insert(prepared.stream.clone(), end);
+        }
     }
 
     fn insert_one(&mut self, row: &EventRow, place: End, position: i64) -> rusqlite::Result<()> {

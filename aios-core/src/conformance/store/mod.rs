@@ -22,6 +22,7 @@
 
 pub mod append;
 pub mod checkpoint;
+pub mod closed;
 pub mod envelope;
 pub mod fence;
 pub mod identity;
@@ -122,6 +123,15 @@ macro_rules! store_conformance {
                 should_refuse_an_id_that_another_stream_has
                 should_refuse_an_id_that_stands_twice
                 should_leave_nothing_of_a_refused_append;
+            closed:
+                should_append_nothing_after_the_end
+                should_report_a_wrong_belief_about_a_closed_stream
+                should_answer_a_repetition_after_the_end
+                should_refuse_what_follows_the_end_in_one_batch
+                should_refuse_an_append_with_events_after_the_end
+                should_stay_open_after_what_ends_no_run
+                should_let_one_of_many_rivals_end_a_run
+                should_see_that_another_handle_closed_a_stream;
             read:
                 should_page_through_a_stream
                 should_page_through_the_log
@@ -214,6 +224,7 @@ mod tests {
         let themes = [
             include_str!("append.rs"),
             include_str!("checkpoint.rs"),
+            include_str!("closed.rs"),
             include_str!("envelope.rs"),
             include_str!("fence.rs"),
             include_str!("identity.rs"),
