@@ -50,6 +50,12 @@ pub enum RuntimeError {
         /// How it ended.
         status: RunStatus,
     },
+    /// The run is being cancelled, so that it can't be paused.
+    #[error("run {run_id} is being cancelled, which can't be paused")]
+    RunCancelling {
+        /// The id.
+        run_id: String,
+    },
     /// The journal has no such operation to fork from.
     #[error("run {run_id} has no operation {operation}")]
     UnknownOperation {
@@ -93,6 +99,7 @@ impl RuntimeError {
             Self::UnknownRun { .. } => "RUN_NOT_FOUND",
             Self::RunExists { .. } => "RUN_EXISTS",
             Self::RunEnded { .. } => "RUN_ENDED",
+            Self::RunCancelling { .. } => "RUN_CANCELLING",
             Self::UnknownOperation { .. } => "OPERATION_NOT_FOUND",
             Self::Agents(error) => error.code(),
             Self::Store(error) => error.code(),

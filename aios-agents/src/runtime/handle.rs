@@ -73,7 +73,9 @@ impl RunHandle {
         loop {
             // Registered before looking, so that an end in between is not missed.
             let notified = engine.as_ref().map(|engine| engine.waiters.wait(run_id));
-            let is_live = engine.as_ref().is_some_and(|engine| engine.holds(run_id));
+            // A run in memory tells its end; its row is looked at all the same now and then, since
+            // another engine may have it meanwhile.
+            let is_live = pause < POLL.1 && engine.as_ref().is_some_and(|it| it.holds(run_id));
             if !is_live && let Some(ended) = journals.ended(run_id).await? {
                 return Ok(ended);
             }
@@ -120,39 +122,70 @@ impl RunHandle {
         self.append(Entry::Signaled(Signaled { name: name.into(), payload })).await
     }
 
-    /// Asks the run to cancel: its code is dropped where it waits, and its compensations run.
+    /// Asks the run to cancel: its code is dropped where it waits, and its compensations run. So do
+    /// those of its children, unless they are to be left running. A paused run is cancelled without
+    /// being resumed. Asking again does nothing; the first reason stays.
+    ///
+    /// A run that is cancelled before its result is recorded ends as cancelled.
     ///
     /// # Errors
     ///
     /// As [`signal`](Self::signal).
     pub async fn cancel(&self, reason: impl Into<String>) -> Result<(), RuntimeError> {
-        self.append(Entry::CancelRequested(CancelRequested { reason: reason.into() })).await
+        let entry = Entry::CancelRequested(CancelRequested { reason: reason.into() });
+        self.command(entry, |status| status == RunStatus::Cancelling).await
     }
 
-    /// Lets the run stand still; what was begun outside of it goes on and is kept.
+    /// Lets the run stand still: until it is resumed it gives no task, begins no step or child, emits
+    /// nothing and does not end. What was begun before goes on, and its outcome is kept. Pausing a
+    /// run again does nothing.
     ///
     /// # Errors
     ///
-    /// As [`signal`](Self::signal).
+    /// As [`signal`](Self::signal), and [`RuntimeError::RunCancelling`] if the run is being
+    /// cancelled, which nothing holds up.
     pub async fn pause(&self) -> Result<(), RuntimeError> {
-        self.append(Entry::Paused).await
+        self.command(Entry::Paused, |status| status == RunStatus::Paused).await
     }
 
-    /// Lets a paused run go on.
+    /// Lets a paused run go on, and tries again to let a blocked one go on. Does nothing to others.
     ///
     /// # Errors
     ///
     /// As [`signal`](Self::signal).
     pub async fn resume(&self) -> Result<(), RuntimeError> {
-        self.append(Entry::Resumed).await
+        let is_idle = |status| !matches!(status, RunStatus::Paused | RunStatus::Blocked);
+        self.command(Entry::Resumed, is_idle).await
+    }
+
+    /// Appends what somebody wants of the run, unless that is so already.
+    async fn command(
+        &self,
+        entry: Entry,
+        is_so: impl Fn(RunStatus) -> bool,
+    ) -> Result<(), RuntimeError> {
+        let row = self.client.journals.row(&self.run_id).await?;
+        if !row.status.is_final() && is_so(row.status) {
+            return Ok(());
+        }
+        if matches!(entry, Entry::Paused) && row.status == RunStatus::Cancelling {
+            return Err(RuntimeError::RunCancelling { run_id: row.id });
+        }
+        self.client.journals.append_to(&row, entry, None).await?;
+        self.nudge();
+        Ok(())
     }
 
     async fn append(&self, entry: Entry) -> Result<(), RuntimeError> {
         self.client.journals.append(&self.run_id, entry, None).await?;
-        if let Some(engine) = &self.client.engine {
-            engine.tell(&self.run_id, Message::Nudge).await;
-        }
+        self.nudge();
         Ok(())
+    }
+
+    fn nudge(&self) {
+        if let Some(engine) = &self.client.engine {
+            engine.tell(&self.run_id, Message::Nudge);
+        }
     }
 
     /// A page of the run's journal: the events with a version above `after`, at most `limit`.

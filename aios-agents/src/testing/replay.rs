@@ -49,6 +49,8 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
         Poll::Ready(execution.go_live())
     })
     .await;
-    execution.cell.close();
+    if let Err(panic) = execution.cell.close() {
+        std::panic::resume_unwind(panic);
+    }
     fits.map_err(ReplayError::Blocked)
 }

@@ -111,7 +111,9 @@ impl Simulation {
         let stuck = poll_fn(|context| self.begin(context)).await.err();
         while stuck.is_none() && poll_fn(|context| self.turn(context)).await {}
         let stuck = stuck.or_else(|| self.execution.misfit());
-        self.execution.cell.close();
+        if let Err(panic) = self.execution.cell.close() {
+            std::panic::resume_unwind(panic);
+        }
         TestedRun {
             outcome: self.execution.outcome().cloned(),
             stuck,
@@ -172,6 +174,9 @@ impl Simulation {
             Effect::Timer { operation, at } => self.timers.entry(at).or_default().push(operation),
             Effect::Dispatch(task) => self.answer(task, context),
             Effect::CancelTask { .. } => {}
+            Effect::Settled { operation } => {
+                self.timers.values_mut().for_each(|due| due.retain(|it| *it != operation));
+            }
             Effect::StartChild(child) => {
                 let outcome = self.test.child_outcome(child.workflow.as_str(), &child.input);
                 let (result, failure) = match outcome {

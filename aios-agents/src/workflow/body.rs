@@ -14,10 +14,13 @@ pub(super) struct Body {
     code: Option<BoxFuture<'static, Result<Payload, WorkflowError>>>,
     outcome: Option<Result<Payload, WorkflowError>>,
     panic: Option<Failure>,
+    /// What the compensations need, if there is code.
+    context: Option<WorkflowContext>,
 }
 
 impl Body {
     pub(super) fn new(workflow: &dyn Workflow, context: WorkflowContext, input: Payload) -> Self {
+        let kept = Some(context.clone());
         // A workflow may panic before it returns its future.
         let running = AssertUnwindSafe(|| workflow.run(context.clone(), input));
         match catch_unwind(running) {
@@ -25,19 +28,34 @@ impl Body {
                 code: Some(Box::pin(compensated(context, code))),
                 outcome: None,
                 panic: None,
+                context: kept,
             },
-            Err(panic) => Self { code: None, outcome: None, panic: Some(panicked(&*panic)) },
+            Err(panic) => Self { panic: Some(panicked(&*panic)), ..Self::absent() },
         }
     }
 
     /// No code, for a run whose workflow is not there.
     pub(super) fn absent() -> Self {
-        Self { code: None, outcome: None, panic: None }
+        Self { code: None, outcome: None, panic: None, context: None }
     }
 
     /// Code that has ended.
     pub(super) fn ended(outcome: Result<Payload, WorkflowError>) -> Self {
-        Self { code: None, outcome: Some(outcome), panic: None }
+        Self { outcome: Some(outcome), ..Self::absent() }
+    }
+
+    /// The run is cancelled: if its code has ended with a result, the result is dropped, and the
+    /// compensations run as if the code had been cancelled in its last moment.
+    pub(super) fn cancel(&mut self) {
+        let Some(context) = &self.context else { return };
+        if matches!(self.outcome, Some(Ok(_))) {
+            self.outcome = None;
+            let context = context.clone();
+            self.code = Some(Box::pin(async move {
+                let cancelled = context.cancelled().await;
+                Err(compensate(&context, cancelled).await)
+            }));
+        }
     }
 
     /// Lets the code run until it waits.

@@ -62,7 +62,11 @@ impl Execution {
                 self.cell.wake(operation);
             }
             Ok(None) => match entry {
-                Entry::CancelRequested(_) => self.cell.wake_cancelled(),
+                Entry::CancelRequested(_) => {
+                    // A result that is not in the journal yet comes too late.
+                    self.body.cancel();
+                    self.cell.wake_cancelled();
+                }
                 Entry::Resumed => self.cell.wake_all(),
                 Entry::Started(_) => {}
                 _ => return,
@@ -72,11 +76,23 @@ impl Execution {
         self.run_code();
     }
 
-    /// Applies an entry of a live run, or holds it while the run is paused.
+    /// Applies an entry, or holds it while the run is paused. Live and in a replay alike.
+    ///
+    /// A cancellation wins over a pause: what was held is applied before it, so that the code has
+    /// seen all that there is to compensate, but nothing is begun that it asks for meanwhile.
     pub(crate) fn feed(&mut self, entry: Entry, at: Timestamp, context: &Context<'_>) {
-        if self.machine().is_paused() && !matches!(entry, Entry::Resumed) {
-            self.held.push_back((entry, at));
-            return;
+        if self.machine().is_paused() {
+            match &entry {
+                Entry::Resumed => {}
+                Entry::CancelRequested(_) => {
+                    let recorded = self.machine().recorded();
+                    while let Some((held, at)) = self.held.pop_front() {
+                        self.apply(&held, at, context);
+                    }
+                    self.machine().forget_after(recorded);
+                }
+                _ => return self.held.push_back((entry, at)),
+            }
         }
         self.apply(&entry, at, context);
         while !self.machine().is_paused() {
@@ -95,12 +111,10 @@ impl Execution {
         Ok(())
     }
 
-    /// Lets the code run if it was woken since it ran last, unless it is paused or has ended.
-    /// Whatever wakes it later wakes the task that polls here.
+    /// Lets the code run if it was woken since it ran last, unless it has ended. Whatever wakes it
+    /// later wakes the task that polls here. In a paused run that is a step that was begun before:
+    /// it ends, but the code does not go on.
     pub(crate) fn poll(&mut self, context: &Context<'_>) {
-        if self.machine().is_paused() {
-            return;
-        }
         if self.alarm.reset(context) {
             self.run_code();
         }

@@ -165,6 +165,7 @@ class RunCore:
         workflow: str,
         input: Any,
         run_id: str | None,
+        leave_running: bool,
         decode: Callable[[Any], Any] | None,
     ) -> Operation: ...
     def emit(self, event_type: str, data: Any) -> None: ...

@@ -453,14 +453,31 @@ class WorkflowContext:
 
     @overload
     def child(
-        self, workflow: Workflow[I, O], input: I = ..., *, id: str | None = None
+        self,
+        workflow: Workflow[I, O],
+        input: I = ...,
+        *,
+        id: str | None = None,
+        leave_running: bool = False,
     ) -> Awaitable[O]: ...
 
     @overload
-    def child(self, workflow: str, input: Any = None, *, id: str | None = None) -> Awaitable[Any]: ...
+    def child(
+        self,
+        workflow: str,
+        input: Any = None,
+        *,
+        id: str | None = None,
+        leave_running: bool = False,
+    ) -> Awaitable[Any]: ...
 
     def child(
-        self, workflow: Workflow[Any, Any] | str, input: Any = None, *, id: str | None = None
+        self,
+        workflow: Workflow[Any, Any] | str,
+        input: Any = None,
+        *,
+        id: str | None = None,
+        leave_running: bool = False,
     ) -> Awaitable[Any]:
         """Starts a run of another workflow and waits for its end.
 
@@ -468,13 +485,16 @@ class WorkflowContext:
             workflow: The workflow, or its name.
             input: What it is given.
             id: Id of the run; derived from this run's id and the operation without it.
+            leave_running: Whether the child goes on if this run is cancelled. By default it is
+                cancelled too, and its compensations run.
 
         Raises:
             TaskError: The child failed; with the code of its failure.
         """
         if isinstance(workflow, Workflow):
-            return self._run.child(workflow.name, input, id, workflow.read_result)
-        return self._run.child(workflow, input, id, None)
+            read = workflow.read_result
+            return self._run.child(workflow.name, input, id, leave_running, read)
+        return self._run.child(workflow, input, id, leave_running, None)
 
     def gather(
         self, *awaitables: Awaitable[T], return_exceptions: bool = False

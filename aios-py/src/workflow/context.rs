@@ -136,16 +136,17 @@ impl RunCore {
         Ok(self.ask(Request::Signal { name: name.into(), timeout }, decode))
     }
 
-    #[pyo3(signature = (workflow, input, run_id, decode))]
+    #[pyo3(signature = (workflow, input, run_id, leave_running, decode))]
     fn child(
         &self,
         workflow: &str,
         input: &Bound<'_, PyAny>,
         run_id: Option<String>,
+        leave_running: bool,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
         let workflow = segment(input.py(), workflow)?;
-        let request = ChildRequest { workflow, run_id, input: json::write(input)? };
+        let request = ChildRequest { workflow, run_id, input: json::write(input)?, leave_running };
         Ok(self.ask(Request::Child(Box::new(request)), decode))
     }
 

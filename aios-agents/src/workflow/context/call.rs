@@ -121,8 +121,8 @@ typed_call! {
 }
 
 typed_call! {
-    /// A child run; resolves to its result. See [`OperationCall`] for dropping it; the child goes
-    /// on.
+    /// A child run; resolves to its result. Dropping the call, for example because it lost a race,
+    /// leaves the child running: it still is a child of this run and is cancelled with it.
     ChildCall
 }
 
@@ -164,6 +164,16 @@ impl<T> ChildCall<T> {
         self.adjust(|request| {
             if let Request::Child(child) = request {
                 child.run_id = Some(run_id.into());
+            }
+        })
+    }
+
+    /// Lets the child go on if this run is cancelled. By default it is cancelled too, and its
+    /// compensations run.
+    pub fn leave_running(self) -> Self {
+        self.adjust(|request| {
+            if let Request::Child(child) = request {
+                child.leave_running = true;
             }
         })
     }

@@ -1,6 +1,8 @@
 use std::{
+    any::Any,
     collections::HashMap,
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
@@ -16,6 +18,9 @@ use crate::workflow::{
 type Undo = Box<
     dyn FnOnce(WorkflowContext) -> BoxFuture<'static, Result<(), WorkflowError>> + Send + 'static,
 >;
+
+/// What a panic carries.
+type Panic = Box<dyn Any + Send>;
 
 /// What to do if the run does not succeed.
 pub(crate) struct Compensation {
@@ -139,14 +144,20 @@ impl Cell {
         self.waiting().mismatch.clone()
     }
 
-    /// From now on dropping an operation means nothing: the code is evicted, not finished.
-    pub(crate) fn close(&self) {
+    /// From now on dropping an operation means nothing: the code is evicted, not finished. An error
+    /// is the panic of what a compensation holds.
+    pub(crate) fn close(&self) -> Result<(), Panic> {
         let compensations = {
             let mut waiting = self.waiting();
             waiting.closed = true;
             std::mem::take(&mut waiting.compensations)
         };
-        drop(compensations);
+        // Each by itself: a second panic while the first unwinds would abort the process.
+        let mut dropped = Ok(());
+        for compensation in compensations {
+            dropped = dropped.and(catch_unwind(AssertUnwindSafe(|| drop(compensation))));
+        }
+        dropped
     }
 }
 

@@ -136,7 +136,8 @@ impl WorkflowContext {
         SignalCall::new(self.call(Ok(Request::Signal { name: name.into(), timeout: None })))
     }
 
-    /// Starts a run of another workflow and waits for its end.
+    /// Starts a run of another workflow and waits for its end. If this run is cancelled, so is the
+    /// child, unless it is to be [left running](ChildCall::leave_running).
     pub fn child<T>(
         &self,
         workflow: impl AsRef<str>,
@@ -144,7 +145,12 @@ impl WorkflowContext {
     ) -> ChildCall<T> {
         let request = Segment::new(workflow).map_err(WorkflowError::from).and_then(|workflow| {
             let input = Payload::encode(input)?;
-            Ok(Request::Child(Box::new(ChildRequest { workflow, run_id: None, input })))
+            Ok(Request::Child(Box::new(ChildRequest {
+                workflow,
+                run_id: None,
+                input,
+                leave_running: false,
+            })))
         });
         ChildCall::new(self.call(request))
     }

@@ -68,7 +68,7 @@ impl<'a, T> StepCall<'a, T> {
     /// Lets the code go on, if it is its turn.
     fn advance(&mut self, context: &mut Context<'_>) {
         if self.running.is_none() {
-            if self.cell.machine().step_attempt(self.operation).is_none() {
+            if !self.cell.machine().begin_step(self.operation) {
                 return;
             }
             self.running = Some((self.code)());

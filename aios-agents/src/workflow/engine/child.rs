@@ -100,7 +100,7 @@ impl Engine {
         let ended = Entry::ChildEnded(ChildEnded { operation, result, failure });
         let id = EventId::derive(&format!("{parent}/{operation}/child_ended"));
         match self.journals.append(parent, ended, Some(id)).await {
-            Ok(()) => self.tell(parent, Message::Nudge).await,
+            Ok(()) => self.tell(parent, Message::Nudge),
             Err(error) => {
                 warn!(%error, run = %parent, "could not report a child; its parent looks for it");
             }

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use aios_core::{
     broker::{BrokerError, Publish},
@@ -12,73 +12,99 @@ use super::{Engine, Message};
 
 /// Tasks published at once.
 const BATCH: usize = 256;
-/// Tasks that may wait for another attempt at publishing them.
+/// Cancellations of tasks that may wait for another attempt at publishing them.
 const PARKED: usize = 1024;
 
 /// A task on its way to the broker.
 #[derive(Clone, Debug)]
 pub(super) struct Dispatch {
     pub(super) publish: Publish,
-    /// Who is told if nobody takes it.
+    /// Who is told if the broker does not take it; `None` if it is a notice that no run waits for.
     pub(super) task: Option<(Arc<str>, u64, u32)>,
 }
 
-/// Publishes tasks, many at once. What the broker does not take now is parked, so that a full
-/// queue holds up nobody else; once too much is parked, nothing more is taken.
+/// Publishes tasks, many at once. What the broker does not take now goes back to its run, which
+/// tries again later by itself, so that neither the broker nor a full queue holds up anybody else.
 pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>) {
-    let (mut batch, mut parked) = (Vec::new(), Vec::new());
+    let (mut batch, mut parked) = (Vec::new(), VecDeque::new());
     let (mut back_off, mut retry_at) = (engine.options.back_off.0, Timestamp::MAX);
     loop {
         tokio::select! {
-            count = queue.recv_many(&mut batch, BATCH), if parked.len() < PARKED => {
+            count = queue.recv_many(&mut batch, BATCH) => {
                 if count == 0 {
                     return;
                 }
             }
             () = engine.clock.sleep_until(retry_at), if !parked.is_empty() => {
-                batch.append(&mut parked);
+                batch.extend(parked.drain(..));
             }
         }
+        let was_parked = !parked.is_empty();
         let publishes = batch.iter().map(|dispatch| dispatch.publish.clone()).collect();
         let results = engine.broker.publish(publishes).await;
-        let before = parked.len();
+        let (mut deferred, mut cause) = (0_usize, None);
         for (dispatch, result) in batch.drain(..).zip(results) {
             match result {
                 Ok(()) => {}
                 Err(error) if is_transient(&error) => {
-                    warn!(%error, "could not publish a task; trying again");
-                    parked.push(dispatch);
+                    deferred += 1;
+                    cause = Some(error);
+                    defer(&engine, dispatch, &mut parked);
                 }
-                Err(error) => undelivered(&engine, dispatch, &error).await,
+                Err(error) => undelivered(&engine, dispatch, &error),
             }
         }
-        if parked.is_empty() {
+        if let Some(error) = cause {
+            warn!(%error, tasks = deferred, "could not publish tasks; trying again");
+        } else {
             back_off = engine.options.back_off.0;
-        } else if before == 0 {
+        }
+        if !was_parked && !parked.is_empty() {
             retry_at = engine.clock.now() + back_off;
             back_off = (back_off * 2).min(engine.options.back_off.1);
         }
     }
 }
 
-/// Nobody listening is the run's business: its retry policy says how long to go on.
+/// Nobody listening is the run's business: its retry policy says how long to go on. A broker that
+/// this process closed is there again after the next start.
 fn is_transient(error: &BrokerError) -> bool {
-    error.is_retryable() && !matches!(error, BrokerError::Unroutable { .. })
+    match error {
+        BrokerError::Unroutable { .. } => false,
+        BrokerError::Closed => true,
+        other => other.is_retryable(),
+    }
 }
 
-async fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
-    let Some((run_id, operation, attempt)) = dispatch.task else { return };
+fn defer(engine: &Arc<Engine>, dispatch: Dispatch, parked: &mut VecDeque<Dispatch>) {
+    match dispatch.task {
+        Some((run_id, operation, attempt)) => {
+            engine.tell(&run_id, Message::Deferred { operation, attempt });
+        }
+        None => {
+            if parked.len() >= PARKED {
+                warn!("the broker takes nothing; agents miss that a task was cancelled");
+                parked.pop_front();
+            }
+            parked.push_back(dispatch);
+        }
+    }
+}
+
+fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
+    let event_type = &dispatch.publish.event.event_type;
+    let Some((run_id, operation, attempt)) = dispatch.task else {
+        // An agent that is gone needs no notice.
+        return warn!(%error, %event_type, "could not tell agents that a task was cancelled");
+    };
     let (code, message) = match error {
         BrokerError::Unroutable { .. } => {
-            let agent = dispatch.publish.event.event_type.entity().to_owned();
+            let agent = event_type.entity();
             ("AGENT_NOT_FOUND", format!("no agent of type {agent} takes tasks"))
         }
         other => (other.code(), other.to_string()),
     };
     let failure = Failure::new(code, message);
     let retryable = error.is_retryable();
-    let message = Message::Undelivered { operation, attempt, failure, retryable };
-    // The run may be waiting to hand over another task, so its inbox must not hold this loop up.
-    let engine = Arc::clone(engine);
-    tokio::spawn(async move { engine.tell(&run_id, message).await });
+    engine.tell(&run_id, Message::Undelivered { operation, attempt, failure, retryable });
 }

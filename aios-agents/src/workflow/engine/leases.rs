@@ -144,6 +144,7 @@ async fn renew(engine: &Engine) -> Result<(), StoreError> {
             None => {
                 warn!(shard = %lease.shard, "lost a shard");
                 engine.ownership.lose(lease.shard);
+                engine.live.lose(lease.shard);
             }
         }
     }

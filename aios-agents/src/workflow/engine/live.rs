@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -8,15 +8,9 @@ use aios_core::{
     failure::Failure,
     store::{RecordedEvent, Shard},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
-    task::JoinSet,
-};
+use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
 
-use super::{Engine, driver};
-
-/// Messages that one run may have unread.
-const INBOX: usize = 64;
+use super::{Engine, driver, inbox::Inbox};
 
 /// What a run is told.
 #[derive(Debug)]
@@ -29,6 +23,10 @@ pub(crate) enum Message {
     Answer(Box<Delivery>),
     /// A task could not be given to anybody.
     Undelivered { operation: u64, attempt: u32, failure: Failure, retryable: bool },
+    /// The broker did not take a task now.
+    Deferred { operation: u64, attempt: u32 },
+    /// This engine no longer owns the run.
+    Lost,
 }
 
 /// The runs that are in memory.
@@ -37,7 +35,7 @@ pub(super) struct Live(Mutex<Runs>);
 
 #[derive(Debug, Default)]
 struct Runs {
-    inboxes: HashMap<Arc<str>, mpsc::Sender<Message>>,
+    inboxes: HashMap<Arc<str>, Arc<Inbox>>,
     tasks: JoinSet<()>,
     stopped: bool,
 }
@@ -45,7 +43,7 @@ struct Runs {
 /// What a driver begins with.
 pub(super) struct Activation {
     pub(super) run_id: Arc<str>,
-    pub(super) inbox: mpsc::Receiver<Message>,
+    pub(super) inbox: Arc<Inbox>,
     /// The journal, if it is at hand.
     pub(super) journal: Option<Vec<RecordedEvent>>,
     pub(super) permit: Option<OwnedSemaphorePermit>,
@@ -63,39 +61,38 @@ impl Live {
         run_id: &Arc<str>,
         journal: Option<Vec<RecordedEvent>>,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> Option<mpsc::Sender<Message>> {
+    ) -> Option<Arc<Inbox>> {
         let mut runs = self.runs();
         if let Some(inbox) = runs.inboxes.get(run_id) {
-            return Some(inbox.clone());
+            return Some(Arc::clone(inbox));
         }
         if runs.stopped {
             return None;
         }
-        let (sender, inbox) = mpsc::channel(INBOX);
-        runs.inboxes.insert(Arc::clone(run_id), sender.clone());
+        let inbox = Arc::new(Inbox::default());
+        runs.inboxes.insert(Arc::clone(run_id), Arc::clone(&inbox));
         while runs.tasks.try_join_next().is_some() {}
-        let activation = Activation { run_id: Arc::clone(run_id), inbox, journal, permit };
-        let run = driver::run(Arc::clone(engine), activation);
-        match &engine.options.executor {
-            None => runs.tasks.spawn(run),
-            Some(executor) => runs.tasks.spawn(executor.drive(Box::pin(run))),
-        };
-        Some(sender)
+        let (run_id, told) = (Arc::clone(run_id), Arc::clone(&inbox));
+        let activation = Activation { run_id, inbox: told, journal, permit };
+        runs.tasks.spawn(driver::run(Arc::clone(engine), activation));
+        Some(inbox)
     }
 
-    /// A run leaves memory. What it was told too late is to be told again.
-    pub(super) async fn retire(
-        &self,
-        run_id: &str,
-        mut inbox: mpsc::Receiver<Message>,
-    ) -> Vec<Message> {
-        self.runs().inboxes.remove(run_id);
-        inbox.close();
-        let mut late = Vec::new();
-        while let Some(message) = inbox.recv().await {
-            late.push(message);
+    /// A run leaves memory. What it was told and did not read is to be told again.
+    pub(super) fn retire(&self, run_id: &str, inbox: &Inbox) -> VecDeque<Message> {
+        let mut runs = self.runs();
+        runs.inboxes.remove(run_id);
+        // Closed under the lock, so that no closed inbox can be found here.
+        inbox.close()
+    }
+
+    /// The runs of a shard that was lost leave memory.
+    pub(super) fn lose(&self, shard: Shard) {
+        let runs = self.runs();
+        for (_, inbox) in runs.inboxes.iter().filter(|(run_id, _)| Shard::of(run_id) == shard) {
+            // An inbox that is closed belongs to a run that is leaving.
+            let _ = inbox.push(Message::Lost);
         }
-        late
     }
 
     pub(super) fn contains(&self, run_id: &str) -> bool {
@@ -117,10 +114,10 @@ impl Live {
 }
 
 impl Engine {
-    /// Tells a run something. The run is brought into memory if need be; the message is dropped if
-    /// another engine owns the run, because that one will find out by itself.
-    pub(crate) async fn tell(self: &Arc<Self>, run_id: &Arc<str>, message: Message) {
-        self.tell_with(run_id, message, None).await;
+    /// Tells a run something, without waiting for the run. It is brought into memory if need be; the
+    /// message is dropped if another engine owns the run, because that one will find out by itself.
+    pub(crate) fn tell(self: &Arc<Self>, run_id: &Arc<str>, message: Message) {
+        self.tell_with(run_id, message, None);
     }
 
     /// As [`tell`](Self::tell), but waits while many runs are being brought into memory.
@@ -130,7 +127,7 @@ impl Engine {
             // The semaphore is never closed.
             false => Arc::clone(&self.activations).acquire_owned().await.ok(),
         };
-        self.tell_with(run_id, message, permit).await;
+        self.tell_with(run_id, message, permit);
     }
 
     /// Begins a run that was just started; its journal is at hand.
@@ -140,7 +137,7 @@ impl Engine {
         }
     }
 
-    async fn tell_with(
+    fn tell_with(
         self: &Arc<Self>,
         run_id: &Arc<str>,
         mut message: Message,
@@ -150,9 +147,9 @@ impl Engine {
             return;
         }
         while let Some(inbox) = self.live.inbox(self, run_id, None, permit.take()) {
-            match inbox.send(message).await {
+            match inbox.push(message) {
                 Ok(()) => return,
-                Err(mpsc::error::SendError(unsent)) => message = unsent,
+                Err(unsent) => message = unsent,
             }
         }
     }

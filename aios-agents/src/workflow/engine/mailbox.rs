@@ -64,6 +64,6 @@ async fn hand_over(engine: &Arc<Engine>, delivery: Delivery) -> Result<(), Broke
     };
     engine.heard.fetch_add(1, Ordering::AcqRel);
     debug!(%run_id, event = %delivery.event.event_type, "got an answer");
-    engine.tell(&run_id, Message::Answer(Box::new(delivery))).await;
+    engine.tell(&run_id, Message::Answer(Box::new(delivery)));
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! The engine: advances the runs of the shards that it owns.
 
+mod cancel;
 mod child;
 mod discover;
 mod dispatch;
 mod driver;
 mod executor;
+mod inbox;
 mod leases;
 mod live;
 mod mailbox;
@@ -16,7 +18,7 @@ mod waiters;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,12 +26,15 @@ use std::{
 use aios_core::{
     broker::{Broker, BrokerError, Mailbox},
     clock::{Clock, ClockExt},
+    failure::Failure,
     store::{Owner, Shard, StoreError},
 };
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
 };
+
+use tracing::{info, warn};
 
 pub use self::executor::RunExecutor;
 use self::{dispatch::Dispatch, leases::Ownership, live::Live, timers::Timers, waiters::Waiters};
@@ -105,6 +110,8 @@ pub(crate) struct Engine {
     /// Answers that came.
     heard: AtomicU64,
     stopping: watch::Sender<bool>,
+    /// Whether the store did not answer when it was asked last.
+    store_is_down: AtomicBool,
 }
 
 /// An engine that runs.
@@ -141,6 +148,7 @@ impl Engine {
             activations: Arc::new(Semaphore::new(ACTIVATIONS)),
             heard: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
+            store_is_down: AtomicBool::new(false),
         });
         let seen = discover::Seen::now(&engine).await?;
         leases::take(&engine).await?;
@@ -160,6 +168,23 @@ impl Engine {
         let mut stopping = self.stopping.subscribe();
         // The sender lives as long as this engine, so waiting can't fail.
         let _ = stopping.wait_for(|stopping| *stopping).await;
+    }
+
+    /// Says that the store does not answer, once until it does.
+    fn store_failed(&self, error: &StoreError) {
+        if !self.store_is_down.swap(true, Ordering::AcqRel) {
+            let failure = Failure::from_error(error.code(), error);
+            warn!(error = failure.message, code = failure.code, "the store failed; trying again");
+        }
+    }
+
+    /// Says that the store answers again, if it did not.
+    fn store_answered(&self) {
+        if self.store_is_down.load(Ordering::Acquire)
+            && self.store_is_down.swap(false, Ordering::AcqRel)
+        {
+            info!("the store is back");
+        }
     }
 
     /// Whether a run is in memory.

@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -10,34 +10,76 @@ use super::{Engine, Message};
 
 /// When which run is to be woken. Knows runs by id only, so a sleeping run costs little more than
 /// its name.
+///
+/// An operation has one timer, the earliest that was set: whoever is woken too early sets it again.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    due: Mutex<BTreeSet<(Timestamp, Arc<str>, u64)>>,
+    due: Mutex<Due>,
     earlier: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Due {
+    by_time: BTreeSet<(Timestamp, Arc<str>, u64)>,
+    by_operation: BTreeMap<(Arc<str>, u64), Timestamp>,
 }
 
 impl Timers {
     pub(super) fn set(&self, at: Timestamp, run_id: &Arc<str>, operation: u64) {
-        let entry = (at, Arc::clone(run_id), operation);
         let mut due = self.due();
-        let is_first = due.first().is_none_or(|first| entry < *first);
-        due.insert(entry);
+        let key = (Arc::clone(run_id), operation);
+        match due.by_operation.get(&key).copied() {
+            Some(earlier) if earlier <= at => return,
+            Some(later) => drop(due.by_time.remove(&(later, Arc::clone(run_id), operation))),
+            None => {}
+        }
+        due.by_operation.insert(key, at);
+        let entry = (at, Arc::clone(run_id), operation);
+        let is_first = due.by_time.first().is_none_or(|first| entry < *first);
+        due.by_time.insert(entry);
         if is_first {
             self.earlier.notify_one();
         }
     }
 
+    /// Whether an operation has a timer.
+    pub(super) fn is_set(&self, run_id: &Arc<str>, operation: u64) -> bool {
+        self.due().by_operation.contains_key(&(Arc::clone(run_id), operation))
+    }
+
+    /// The operation waits for nothing any more.
+    pub(super) fn clear(&self, run_id: &Arc<str>, operation: u64) {
+        let mut due = self.due();
+        let key = (Arc::clone(run_id), operation);
+        if let Some(at) = due.by_operation.remove(&key) {
+            due.by_time.remove(&(at, key.0, operation));
+        }
+    }
+
+    /// The run waits for nothing any more, or another engine has it.
+    pub(super) fn clear_run(&self, run_id: &Arc<str>) {
+        let mut due = self.due();
+        let range = (Arc::clone(run_id), 0)..=(Arc::clone(run_id), u64::MAX);
+        let of_run: Vec<_> = due.by_operation.range(range).map(|(key, at)| (key.1, *at)).collect();
+        for (operation, at) in of_run {
+            due.by_operation.remove(&(Arc::clone(run_id), operation));
+            due.by_time.remove(&(at, Arc::clone(run_id), operation));
+        }
+    }
+
     fn first(&self) -> Option<Timestamp> {
-        self.due().first().map(|(at, ..)| *at)
+        self.due().by_time.first().map(|(at, ..)| *at)
     }
 
     fn pop(&self, now: Timestamp) -> Option<(Arc<str>, u64)> {
         let mut due = self.due();
-        due.first().filter(|(at, ..)| *at <= now)?;
-        due.pop_first().map(|(_, run_id, operation)| (run_id, operation))
+        due.by_time.first().filter(|(at, ..)| *at <= now)?;
+        let (_, run_id, operation) = due.by_time.pop_first()?;
+        due.by_operation.remove(&(Arc::clone(&run_id), operation));
+        Some((run_id, operation))
     }
 
-    fn due(&self) -> MutexGuard<'_, BTreeSet<(Timestamp, Arc<str>, u64)>> {
+    fn due(&self) -> MutexGuard<'_, Due> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -60,5 +102,40 @@ pub(super) async fn run(engine: Arc<Engine>) {
         while let Some((run_id, operation)) = engine.timers.pop(engine.clock.now()) {
             engine.activate(&run_id, Message::TimerDue(operation)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + std::time::Duration::from_secs(second.unsigned_abs())
+    }
+
+    #[test]
+    fn should_keep_the_earliest_timer_of_an_operation() {
+        let (timers, run): (_, Arc<str>) = (Timers::default(), "r".into());
+        timers.set(at(5), &run, 1);
+        timers.set(at(3), &run, 1);
+        timers.set(at(9), &run, 1);
+        assert_eq!(timers.pop(at(2)), None);
+        assert_eq!(timers.pop(at(3)), Some((Arc::clone(&run), 1)));
+        assert_eq!(timers.pop(at(100)), None, "it had one timer");
+    }
+
+    #[test]
+    fn should_leave_nothing_of_what_waits_no_longer() {
+        let (timers, run, other): (_, Arc<str>, Arc<str>) =
+            (Timers::default(), "r".into(), "s".into());
+        for operation in 0..4 {
+            timers.set(at(1), &run, operation);
+            timers.set(at(1), &other, operation);
+        }
+        timers.clear(&run, 2);
+        assert!(!timers.is_set(&run, 2) && timers.is_set(&run, 3));
+        timers.clear_run(&run);
+        let left: Vec<_> = std::iter::from_fn(|| timers.pop(at(1))).collect();
+        assert!(left.len() == 4 && left.iter().all(|(run_id, _)| *run_id == other), "{left:?}");
     }
 }

@@ -194,6 +194,9 @@ pub struct ChildStarted {
     pub workflow: Segment,
     /// What it is given.
     pub input: Payload,
+    /// Whether it goes on if its parent is cancelled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leave_running: bool,
 }
 
 /// A child run ended.
@@ -313,6 +316,31 @@ impl Entry {
             _ => {}
         }
         self
+    }
+
+    /// Whether this entry says how something ended that was begun before: also a paused run takes
+    /// it.
+    #[must_use]
+    pub fn is_outcome(&self) -> bool {
+        matches!(
+            self,
+            Self::StepCompleted(_)
+                | Self::OperationFailed(_)
+                | Self::RetryScheduled(_)
+                | Self::TaskCompleted(_)
+                | Self::TaskFailed(_)
+        )
+    }
+
+    /// Whether this entry begins an operation that is over later.
+    pub(crate) fn is_beginning(&self) -> bool {
+        matches!(
+            self,
+            Self::TaskAssigned(_)
+                | Self::TimerStarted(_)
+                | Self::SignalAwaited(_)
+                | Self::ChildStarted(_)
+        )
     }
 
     /// Whether the run has ended with this entry.

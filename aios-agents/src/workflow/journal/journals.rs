@@ -97,21 +97,38 @@ impl Journals {
         id: Option<EventId>,
     ) -> Result<(), JournalError> {
         let row = self.row(run_id).await?;
+        self.append_to(&row, entry, id).await
+    }
+
+    /// As [`append`](Self::append), to the run of a row that was just read.
+    pub(crate) async fn append_to(
+        &self,
+        row: &RunRecord,
+        entry: Entry,
+        id: Option<EventId>,
+    ) -> Result<(), JournalError> {
         if row.status.is_final() {
-            return Err(JournalError::Ended { run_id: run_id.to_owned(), status: row.status });
+            return Err(JournalError::Ended { run_id: row.id.clone(), status: row.status });
         }
         let event = self.codec(&row.workflow)?.encode(entry, self.clock.now())?.event;
         let event = match id {
             Some(id) => event.with_id(id),
             None => event,
         };
-        self.keep(run_id, event).await
+        self.keep(&row.id, event).await
     }
 
-    /// Appends an event that somebody else made.
+    /// Appends an event that somebody else made. A run that has ended takes none, whatever its row
+    /// said a moment ago: the store closes the stream with the end.
     pub(crate) async fn keep(&self, run_id: &str, event: Event) -> Result<(), JournalError> {
-        self.store.append_one(Append::new(StreamId::of_run(run_id)?, vec![event])).await?;
-        Ok(())
+        match self.store.append_one(Append::new(StreamId::of_run(run_id)?, vec![event])).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::StreamClosed { .. }) => {
+                let status = self.row(run_id).await?.status;
+                Err(JournalError::Ended { run_id: run_id.to_owned(), status })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Appends the first events of a new run, all at once, and returns them as they were recorded.

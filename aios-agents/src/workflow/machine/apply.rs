@@ -32,9 +32,11 @@ impl Machine {
             Entry::CancelRequested(request) => {
                 let failure = Failure::new(WorkflowError::CANCELLED, request.reason.clone());
                 self.cancelled.get_or_insert(failure);
+                self.unpause();
             }
-            Entry::Paused => self.paused = true,
-            Entry::Resumed => self.paused = false,
+            // A run that is being cancelled is not paused any more.
+            Entry::Paused => self.paused = self.cancelled.is_none(),
+            Entry::Resumed => self.unpause(),
             _ => {
                 if let Some(operation) = entry.operation() {
                     return self.apply_to(operation, entry);
@@ -42,6 +44,12 @@ impl Machine {
             }
         }
         Ok(None)
+    }
+
+    fn unpause(&mut self) {
+        if std::mem::replace(&mut self.paused, false) && self.live {
+            self.resume();
+        }
     }
 
     fn apply_to(&mut self, operation: u64, entry: &Entry) -> Result<Option<u64>, Mismatch> {
@@ -84,7 +92,11 @@ impl Machine {
     }
 
     /// A timer is due at last. Returns the operation whose code is to run again, if it is a step.
+    /// In a paused run nothing is due; its timers are set again when it is resumed.
     pub fn timer_due(&mut self, operation: u64, present: Timestamp) -> Option<u64> {
+        if self.paused {
+            return None;
+        }
         let found = self.operation_mut(operation)?;
         if found.timer().is_none_or(|due| due > present) {
             return None;

@@ -30,7 +30,8 @@ impl Machine {
         }
         let resolved = self.resolves_at_once(&request);
         if let Some(found) = self.operation_mut(operation) {
-            *found = Operation { request: Some(request), state: State::Open { attempt: 1 } };
+            let state = State::Open { attempt: 1 };
+            *found = Operation { request: Some(request), state, begun: false };
         }
         match resolved {
             Some(payload) => self.resolve(operation, Ok(payload)),
@@ -112,6 +113,15 @@ impl Machine {
         }
     }
 
+    /// The code of a step is begun, if it is to run now.
+    pub fn begin_step(&mut self, operation: u64) -> bool {
+        let begins = self.step_attempt(operation).is_some();
+        if let Some(found) = self.operation_mut(operation).filter(|_| begins) {
+            found.begun = true;
+        }
+        begins
+    }
+
     /// The code of a step ended; its result is to be recorded.
     pub fn step_ended(
         &mut self,
@@ -123,6 +133,7 @@ impl Machine {
         let State::Open { attempt } = found.state else { return };
         let Some(Request::Step { name, .. }) = &found.request else { return };
         let name = name.clone();
+        found.begun = false;
         found.state = State::Recording;
         let entry = match outcome {
             Ok(result) => Entry::StepCompleted(StepCompleted { operation, name, result }),
@@ -166,25 +177,50 @@ impl Machine {
         }
     }
 
-    /// The code waits for an operation no longer.
+    /// The code waits for an operation no longer. What the journal does not know of it yet it never
+    /// learns.
     pub fn abandon(&mut self, operation: u64) {
         if !self.active.remove(&operation) {
             return;
         }
+        let begins = |entry: &Entry| entry.operation() == Some(operation) && entry.is_beginning();
+        let before = self.recording.len();
+        self.recording.retain(|entry| !begins(entry));
+        let is_known = self.recording.len() == before;
         let Some(found) = self.operation_mut(operation) else { return };
+        let was_waiting = found.waits_outside();
         found.state = State::Abandoned;
-        if let Some(Request::Task(task)) = found.request.take() {
+        let request = found.request.take();
+        if !self.live || !is_known {
+            return;
+        }
+        if was_waiting {
+            self.effects.push(Effect::Settled { operation });
+        }
+        if let Some(Request::Task(task)) = request {
             let task_id = TaskId::of_run(&self.run_id, operation);
             let agent_type = task.agent_type;
-            if self.live {
-                self.effects.push(Effect::CancelTask {
-                    agent_type: agent_type.clone(),
-                    task_id: task_id.clone(),
-                });
-                let data = TaskCancelled { task_id };
-                self.recording.push(Entry::TaskCancelled(OfAgent { agent_type, data }));
-            }
+            self.effects.push(Effect::CancelTask {
+                agent_type: agent_type.clone(),
+                task_id: task_id.clone(),
+            });
+            let data = TaskCancelled { task_id };
+            self.recording.push(Entry::TaskCancelled(OfAgent { agent_type, data }));
         }
+    }
+
+    /// How much is to be recorded by now; see [`forget_after`](Self::forget_after).
+    #[must_use]
+    pub fn recorded(&self) -> usize {
+        self.recording.len()
+    }
+
+    /// Forgets what the code asked for since there was `recorded` to be recorded. The versions of
+    /// changes that it follows stay marked.
+    pub fn forget_after(&mut self, recorded: usize) {
+        let later = self.recording.split_off(recorded.min(self.recording.len()));
+        let stays = |entry: &Entry| matches!(entry, Entry::VersionMarked(_));
+        self.recording.extend(later.into_iter().filter(stays));
     }
 
     /// The version of a change that this run follows: what its journal marks; the oldest one if it

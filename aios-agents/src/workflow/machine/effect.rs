@@ -3,7 +3,7 @@ use aios_core::{
     event::Timestamp,
 };
 
-use super::{ChildRequest, Machine, Request, State, TaskRequest};
+use super::{ChildRequest, Machine, Operation, Request, State, TaskRequest};
 use crate::workflow::journal::{ChildStarted, OfAgent};
 
 /// What the host is to do after an entry became durable. Repeating an effect is harmless.
@@ -28,6 +28,11 @@ pub enum Effect {
     },
     /// Start a child run, and have its end appended to this run's journal.
     StartChild(ChildStarted),
+    /// An operation waits no longer: whatever was set to wake it is needless.
+    Settled {
+        /// The operation.
+        operation: u64,
+    },
 }
 
 impl Machine {
@@ -59,6 +64,26 @@ impl Machine {
         }
     }
 
+    /// Gives a task again that no agent got, if the operation waits for one.
+    pub fn repeat_task(&mut self, operation: u64) {
+        if self.awaits_task(operation, self.task_attempt(operation)) && self.live {
+            self.push_effect(operation);
+        }
+    }
+
+    /// What waits for a time, or for a child, is set up again after a pause, in which nothing was.
+    pub(super) fn resume(&mut self) {
+        let waits = |found: &Operation| {
+            found.timer().is_some() || matches!(found.request, Some(Request::Child(_)))
+        };
+        let waiting: Vec<u64> = self.active.iter().copied().collect();
+        for operation in waiting {
+            if self.operation(operation).is_some_and(waits) {
+                self.push_effect(operation);
+            }
+        }
+    }
+
     pub(super) fn assignment(
         &self,
         operation: u64,
@@ -86,6 +111,7 @@ impl Machine {
             run_id: child.run_id.clone().unwrap_or_else(derived).into(),
             workflow: child.workflow.clone(),
             input: child.input.clone(),
+            leave_running: child.leave_running,
         }
     }
 }

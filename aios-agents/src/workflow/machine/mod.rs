@@ -111,16 +111,31 @@ impl Machine {
         Ok(())
     }
 
-    /// Takes the entries that are to be recorded, in order. Empty while replaying.
+    /// Takes the entries that are to be recorded, in order. Empty while replaying; while the run is
+    /// paused only what was begun before and has ended since.
     pub fn take_recording(&mut self) -> Vec<Entry> {
+        if !self.live {
+            return Vec::new();
+        }
+        if self.paused {
+            return self.recording.extract_if(.., |entry| entry.is_outcome()).collect();
+        }
         // Drained, so that the next entry finds room.
-        if self.live { self.recording.drain(..).collect() } else { Vec::new() }
+        self.recording.drain(..).collect()
+    }
+
+    /// Puts entries back that were taken and could not be recorded, because the run was paused.
+    pub fn put_back(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        self.recording.splice(..0, entries);
     }
 
     /// Whether there are entries to be recorded.
     #[must_use]
     pub fn has_recording(&self) -> bool {
-        self.live && !self.recording.is_empty()
+        match self.paused {
+            true => self.live && self.recording.iter().any(Entry::is_outcome),
+            false => self.live && !self.recording.is_empty(),
+        }
     }
 
     /// Whether what is to be recorded can wait for company: nothing of it starts or ends anything.
@@ -131,9 +146,10 @@ impl Machine {
         })
     }
 
-    /// Takes what is to be done because of what was applied. Empty while replaying.
+    /// Takes what is to be done because of what was applied. Empty while replaying, and while the
+    /// run is paused.
     pub fn take_effects(&mut self) -> Vec<Effect> {
-        std::mem::take(&mut self.effects)
+        if self.paused { Vec::new() } else { std::mem::take(&mut self.effects) }
     }
 
     /// The time of the entry applied last: what the code sees as now.
@@ -167,6 +183,19 @@ impl Machine {
         self.active.iter().filter_map(|&operation| self.operation(operation)?.timer()).min()
     }
 
+    /// When the timer of a waiting operation is due, if it has one.
+    #[must_use]
+    pub fn timer(&self, operation: u64) -> Option<Timestamp> {
+        self.operation(operation)?.timer()
+    }
+
+    /// Whether the code of a step was begun and has not ended.
+    #[must_use]
+    pub fn runs_step(&self) -> bool {
+        let runs = |found: &Operation| found.begun && matches!(found.state, State::Open { .. });
+        self.active.iter().any(|&operation| self.operation(operation).is_some_and(runs))
+    }
+
     fn operation(&self, operation: u64) -> Option<&Operation> {
         self.operations.get(index(operation))
     }
@@ -177,9 +206,12 @@ impl Machine {
 
     fn resolve(&mut self, operation: u64, outcome: Outcome) {
         self.active.remove(&operation);
-        if let Some(found) = self.operation_mut(operation) {
-            found.state = State::Resolved(outcome);
-            found.request = None;
+        let Some(found) = self.operation_mut(operation) else { return };
+        let was_waiting = found.waits_outside();
+        found.state = State::Resolved(outcome);
+        found.request = None;
+        if was_waiting && self.live {
+            self.effects.push(Effect::Settled { operation });
         }
     }
 }

@@ -77,6 +77,8 @@ pub struct ChildRequest {
     pub run_id: Option<String>,
     /// What it is given.
     pub input: Payload,
+    /// Whether it goes on if this run is cancelled.
+    pub leave_running: bool,
 }
 
 /// One operation of a run.
@@ -84,6 +86,8 @@ pub struct ChildRequest {
 pub(super) struct Operation {
     pub(super) request: Option<Request>,
     pub(super) state: State,
+    /// Whether the code of this attempt of a step was begun.
+    pub(super) begun: bool,
 }
 
 /// Where an operation stands.
@@ -129,6 +133,16 @@ impl Operation {
     /// Whether entries about it come too late to matter.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.state, State::Resolved(_) | State::Taken | State::Abandoned)
+    }
+
+    /// Whether something outside of the code may be set to wake it: a timer, an agent, a child.
+    pub(super) fn waits_outside(&self) -> bool {
+        match &self.request {
+            Some(Request::Task(_) | Request::Child(_) | Request::Sleep { .. }) => true,
+            Some(Request::Signal { timeout, .. }) => timeout.is_some(),
+            Some(Request::Step { .. }) => matches!(self.state, State::Retrying { .. }),
+            _ => false,
+        }
     }
 
     pub(super) fn timer(&self) -> Option<Timestamp> {

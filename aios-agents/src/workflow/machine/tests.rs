@@ -40,6 +40,7 @@ fn request(kind: &str) -> Request {
             workflow: agent_type,
             run_id: None,
             input: Payload::null(),
+            leave_running: false,
         })),
     }
 }
@@ -84,6 +85,7 @@ fn entry(name: &str) -> Entry {
             run_id: "r.1".into(),
             workflow: agent_type,
             input: Payload::null(),
+            leave_running: false,
         }),
         _ => {
             let result = Some(Payload::null());
@@ -211,10 +213,11 @@ fn should_follow_the_table_of_entries_about_the_whole_run() {
         (Entry::Paused, true, false),
         (Entry::Resumed, false, false),
         (Entry::Resumed, false, false),
+        (Entry::Paused, true, false),
         (Entry::CancelRequested(cancel.clone()), false, true),
-        (Entry::Paused, true, true),
-        (Entry::CancelRequested(cancel), true, true),
-        (Entry::Unblocked, true, true),
+        (Entry::Paused, false, true),
+        (Entry::CancelRequested(cancel), false, true),
+        (Entry::Unblocked, false, true),
     ] {
         assert_eq!(machine.apply(&entry, NOW), Ok(None), "{entry:?}");
         assert_eq!((machine.is_paused(), machine.cancelled().is_some()), (paused, cancelled));
@@ -315,8 +318,75 @@ fn should_record_a_due_timer_once() {
 #[test]
 fn should_cancel_a_task_that_nobody_waits_for() {
     let mut machine = machine_in("task", "waiting");
+    machine.take_recording();
     machine.take_effects();
     machine.abandon(1);
-    assert!(matches!(machine.take_effects()[..], [Effect::CancelTask { .. }]));
+    let effects = machine.take_effects();
+    let expected =
+        matches!(effects[..], [Effect::Settled { operation: 1 }, Effect::CancelTask { .. }]);
+    assert!(expected, "{effects:?}");
     assert!(!machine.awaits_task(1, None));
+}
+
+#[test]
+fn should_leave_no_trace_of_what_was_given_up_before_it_was_recorded() {
+    for kind in ["task", "timer", "signal", "child"] {
+        let mut machine = machine_in(kind, "open");
+        machine.abandon(1);
+        assert!(machine.take_recording().is_empty() && machine.take_effects().is_empty(), "{kind}");
+    }
+}
+
+#[test]
+fn should_begin_nothing_while_it_is_paused() {
+    let mut machine = machine_in("task", "open");
+    machine.apply(&Entry::Paused, NOW).unwrap();
+    assert!(!machine.has_recording() && machine.take_recording().is_empty());
+    machine.apply(&Entry::Resumed, NOW).unwrap();
+    assert_eq!(machine.take_recording(), [entry("task_assigned")]);
+
+    machine.apply(&entry("task_assigned"), NOW).unwrap();
+    machine.apply(&Entry::Paused, NOW).unwrap();
+    assert!(machine.take_effects().is_empty());
+    machine.apply(&Entry::Resumed, NOW).unwrap();
+    assert!(matches!(machine.take_effects()[..], [Effect::Dispatch(_)]));
+}
+
+#[test]
+fn should_record_the_end_of_a_step_that_was_begun_before_it_was_paused() {
+    let mut machine = machine_in("step", "open");
+    assert!(machine.begin_step(1) && machine.runs_step());
+    let task = machine.reserve();
+    machine.ask(task, request("task"), NOW).unwrap();
+    machine.apply(&Entry::Paused, NOW).unwrap();
+    machine.step_ended(1, Ok(Payload::null()), NOW);
+    assert!(!machine.runs_step() && machine.has_recording());
+    let recorded = machine.take_recording();
+    assert!(matches!(recorded[..], [Entry::StepCompleted(_)]), "{recorded:?}");
+    assert!(!machine.begin_step(1), "no step begins");
+}
+
+#[test]
+fn should_set_the_timers_of_a_run_again_that_is_resumed() {
+    let mut machine = machine_in("timer", "waiting");
+    machine.take_recording();
+    machine.take_effects();
+    machine.apply(&Entry::Paused, NOW).unwrap();
+    assert_eq!(machine.timer_due(1, later(5)), None);
+    assert!(machine.take_recording().is_empty(), "nothing fires");
+    machine.apply(&Entry::Resumed, NOW).unwrap();
+    assert!(matches!(machine.take_effects()[..], [Effect::Timer { operation: 1, .. }]));
+}
+
+#[test]
+fn should_say_that_an_operation_waits_no_longer() {
+    for (kind, name) in
+        [("timer", "timer_fired"), ("signal", "timer_fired"), ("child", "child_ended")]
+    {
+        let mut machine = machine_in(kind, "waiting");
+        machine.take_effects();
+        machine.apply(&entry(name), NOW).unwrap();
+        let effects = machine.take_effects();
+        assert!(matches!(effects[..], [Effect::Settled { operation: 1 }]), "{kind}: {effects:?}");
+    }
 }

@@ -1,6 +1,7 @@
 use aios_core::{
     agent::{TaskError, TaskFailed, TaskHeartbeat},
     broker::Delivery,
+    event::Timestamp,
     failure::Failure,
 };
 use tracing::{debug, warn};
@@ -14,29 +15,53 @@ impl Driver {
             // What is in flight must not be read back before it is answered: it would be applied
             // twice.
             Message::Nudge if self.append.is_some() => self.nudged = true,
-            Message::Nudge => return self.read_ahead().await.err(),
-            Message::TimerDue(operation) => {
-                self.timer_due(operation);
-                self.miss_heartbeats(operation);
+            Message::Nudge => return self.look().await,
+            Message::TimerDue(operation) if self.is_paused() => {
+                self.missed.insert(operation);
             }
+            Message::TimerDue(operation) => self.timer_due(operation),
             Message::Answer(delivery) => self.answered(*delivery).await,
             Message::Undelivered { operation, attempt, failure, retryable } => {
                 self.undelivered(operation, attempt, TaskError { failure, retryable });
             }
+            Message::Deferred { operation, attempt } => self.deferred(operation, attempt),
+            Message::Lost => return Some(Exit::Lost),
         }
         None
     }
 
-    fn timer_due(&self, operation: u64) {
-        let again = {
+    /// Does what is due for an operation. Whatever is not due by the time read now is woken again.
+    pub(super) fn timer_due(&mut self, operation: u64) {
+        let now = self.engine.clock.now();
+        let (again, not_due) = {
             let mut machine = self.execution.machine();
-            let again = machine.timer_due(operation, self.engine.clock.now());
-            machine.repeat_child(operation);
-            again
+            let again = machine.timer_due(operation, now);
+            if !self.engine.timers.is_set(&self.run_id, operation) {
+                machine.repeat_child(operation);
+            }
+            if self.deferred.contains_key(&operation) {
+                machine.repeat_task(operation);
+            }
+            (again, machine.timer(operation))
         };
+        if let Some(at) = not_due {
+            self.engine.timers.set(at, &self.run_id, operation);
+        }
         if let Some(operation) = again {
             self.execution.cell.wake(operation);
         }
+        self.miss_heartbeats(operation, now);
+    }
+
+    /// The broker did not take a task; it is given again after a pause.
+    fn deferred(&mut self, operation: u64, attempt: u32) {
+        if !self.execution.machine().awaits_task(operation, Some(attempt)) {
+            return;
+        }
+        let (first, most) = self.engine.options.back_off;
+        let pause = self.deferred.get(&operation).map_or(first, |pause| (*pause * 2).min(most));
+        self.deferred.insert(operation, pause);
+        self.engine.timers.set(self.engine.clock.now() + pause, &self.run_id, operation);
     }
 
     /// An agent that works on a task says so. From then on silence means that it died.
@@ -52,12 +77,11 @@ impl Driver {
     }
 
     /// Gives a task to another agent if the one that worked on it has fallen silent.
-    fn miss_heartbeats(&mut self, operation: u64) {
-        let timeout = self.engine.options.heartbeat_timeout;
-        let now = self.engine.clock.now();
-        let is_silent = self.seen.get(&operation).is_some_and(|seen| *seen + timeout <= now);
-        if !is_silent {
-            return;
+    fn miss_heartbeats(&mut self, operation: u64, now: Timestamp) {
+        let Some(seen) = self.seen.get(&operation) else { return };
+        let silence = *seen + self.engine.options.heartbeat_timeout;
+        if silence > now {
+            return self.engine.timers.set(silence, &self.run_id, operation);
         }
         self.seen.remove(&operation);
         let attempt = self.execution.machine().task_attempt(operation);
@@ -107,7 +131,7 @@ impl Driver {
     }
 
     /// A task could not be given to anybody.
-    fn undelivered(&mut self, operation: u64, attempt: u32, error: TaskError) {
+    pub(super) fn undelivered(&mut self, operation: u64, attempt: u32, error: TaskError) {
         if self.execution.machine().awaits_task(operation, Some(attempt)) {
             self.decide(operation, attempt, error);
         }

@@ -1,17 +1,21 @@
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use aios_core::{
+    broker::Delivery,
     clock::ClockExt,
-    event::{Event, EventId, Payload, Timestamp},
+    event::{Event, EventError, EventId, Payload, Timestamp},
     failure::Failure,
-    store::{Append, Appended, EventStore, Expected, RecordedEvent, RunStatus, StoreError},
+    store::{Append, Appended, EventStore, Expected, RunStatus, StoreError},
 };
 use tracing::warn;
 
-use super::{Driver, Exit, InFlight, acknowledge};
+use super::{
+    Driver, Exit, InFlight, acknowledge,
+    load::{exit, read_entry},
+};
 use crate::workflow::{
     engine::Ended,
-    journal::{Entry, Failed, JournalError, OperationFailed, Record, decode},
+    journal::{Entry, Failed, JournalError, OperationFailed, Record},
     machine::Request,
 };
 
@@ -23,47 +27,72 @@ const KEPT: usize = 1000;
 impl Driver {
     /// Whether there is something to append that should not wait for company.
     pub(super) fn has_records(&self) -> bool {
-        if !self.outbox.is_empty() || self.execution.outcome().is_some() {
+        if !self.outbox.is_empty() {
             return true;
         }
         let machine = self.execution.machine();
+        let may_end = !machine.is_paused() && !self.children.is_cancelling();
+        if may_end && self.execution.outcome().is_some() {
+            return true;
+        }
         let steps = || machine.active().any(|(_, request)| matches!(request, Request::Step { .. }));
         machine.has_recording() && !(machine.recording_is_informational() && steps())
     }
 
-    /// Appends what has gathered, if there is anything.
-    pub(super) fn begin_append(&mut self) {
+    /// Appends what has gathered, if there is anything. A failure says what can't be written.
+    pub(super) fn begin_append(&mut self) -> Result<(), Failure> {
         if !self.has_records() {
-            return;
+            return Ok(());
         }
         let entries = self.execution.machine().take_recording();
         let ending = self.ending();
         let mut records = std::mem::take(&mut self.outbox);
         records.reserve_exact(entries.len() + usize::from(ending.is_some()));
         for entry in entries.into_iter().chain(ending) {
-            match self.encode(entry) {
-                Ok(record) => records.push(record),
-                Err(error) => warn!(%error, run = %self.run_id, "could not write an entry"),
-            }
+            let written = self.encode(entry);
+            records.push(written.map_err(|error| Failure::from_error(error.code(), &error))?);
         }
         let answers = std::mem::take(&mut self.answers);
         self.submit(records, answers);
+        Ok(())
     }
 
-    fn submit(&mut self, records: Vec<Record>, answers: Vec<aios_core::broker::Delivery>) {
-        let events = records.iter().map(|record| record.event.clone()).collect();
-        let append = self.journal_append(events, Expected::Exact(self.version));
+    fn submit(&mut self, records: Vec<Record>, answers: Vec<Delivery>) {
+        let append = self.append_of(&records);
         let store = Arc::clone(&self.engine.store);
         let appending = Box::pin(async move { store.append_one(append).await });
-        self.append = Some(InFlight { records, answers, appending });
+        self.append = Some(InFlight { records, answers, failures: 0, appending });
+    }
+
+    /// Appends again what the store did not take, after a while.
+    fn submit_again(&mut self, in_flight: InFlight) {
+        let InFlight { records, answers, failures, .. } = in_flight;
+        let (first, most) = self.engine.options.back_off;
+        let pause = (first * 2_u32.saturating_pow(failures.min(16))).min(most);
+        let append = self.append_of(&records);
+        let (store, clock) = (Arc::clone(&self.engine.store), Arc::clone(&self.engine.clock));
+        let appending = Box::pin(async move {
+            clock.sleep(pause).await;
+            store.append_one(append).await
+        });
+        self.append = Some(InFlight { records, answers, failures: failures + 1, appending });
+    }
+
+    fn append_of(&self, records: &[Record]) -> Append {
+        let events = records.iter().map(|record| record.event.clone()).collect();
+        self.journal_append(events, Expected::Exact(self.version))
     }
 
     pub(super) fn journal_append(&self, events: Vec<Event>, expected: Expected) -> Append {
         Append { stream: self.stream.clone(), expected, events, fence: Some(self.fence) }
     }
 
-    /// The entry that ends the run, once its code has ended.
+    /// The entry that ends the run, once its code has ended, unless it is paused or its children
+    /// are still to be cancelled.
     fn ending(&self) -> Option<Entry> {
+        if self.is_paused() || self.children.is_cancelling() {
+            return None;
+        }
         self.execution.ending(|| self.successor())
     }
 
@@ -80,8 +109,13 @@ impl Driver {
     pub(super) async fn appended(&mut self, result: Result<Appended, StoreError>) -> Option<Exit> {
         let in_flight = self.append.take()?;
         match result {
+            Ok(appended) if self.is_stray(appended, &in_flight) => {
+                self.rename_answers(in_flight, |_| true).await
+            }
             Ok(appended) => self.committed(appended, in_flight).await,
-            Err(StoreError::Conflict { .. }) => self.catch_up(in_flight).await,
+            Err(StoreError::Conflict { .. } | StoreError::StreamClosed { .. }) => {
+                self.catch_up(in_flight).await
+            }
             Err(StoreError::Fenced { .. }) => Some(Exit::Lost),
             Err(StoreError::TooLarge { id, bytes, limit }) => {
                 let failure = too_large(bytes, limit);
@@ -91,14 +125,51 @@ impl Driver {
                 }
                 None
             }
+            Err(StoreError::DuplicateEvent { id }) => {
+                self.rename_answers(in_flight, |event| event.id == id).await
+            }
             Err(error) if error.is_retryable() => {
-                warn!(%error, run = %self.run_id, "could not append; trying again");
-                self.engine.clock.sleep(self.engine.options.back_off.0 * 4).await;
-                self.submit(in_flight.records, in_flight.answers);
+                self.engine.store_failed(&error);
+                self.submit_again(in_flight);
                 None
             }
-            Err(error) => Some(Exit::Failed(error.into())),
+            Err(error) => Some(Exit::Failed(error)),
         }
+    }
+
+    /// Whether the store found all of the events elsewhere in the journal, where they are something
+    /// else. What it found where it was to be appended is what an attempt before appended.
+    fn is_stray(&self, appended: Appended, in_flight: &InFlight) -> bool {
+        let length: u64 = in_flight.records.len().try_into().unwrap_or(u64::MAX);
+        appended.repeated && appended.version != self.version + length
+    }
+
+    /// Ids of answers are chosen by agents. One that is stored already, as another event, gives way
+    /// to a fresh one; no other event of a run can have an id that is stored already.
+    async fn rename_answers(
+        &mut self,
+        in_flight: InFlight,
+        is_known: impl Fn(&Event) -> bool,
+    ) -> Option<Exit> {
+        let InFlight { mut records, answers, .. } = in_flight;
+        let mut renamed = 0;
+        for record in records.iter_mut().filter(|record| is_known(&record.event)) {
+            if matches!(record.entry, Entry::TaskCompleted(_) | Entry::TaskFailed(_)) {
+                let known = std::mem::replace(&mut record.event.id, EventId::generate());
+                warn!(event = %known, run = %self.run_id, "an answer has the id of another event");
+                record.event.metadata.causation_id = Some(known.to_string().into());
+                renamed += 1;
+            }
+        }
+        if renamed > 0 {
+            self.submit(records, answers);
+            return None;
+        }
+        let known = records.iter().find(|record| is_known(&record.event));
+        let message = known.map_or_else(String::new, |record| {
+            format!("event {} ({}) is stored already", record.event.id, record.event.event_type)
+        });
+        Some(self.block(Failure::new("DUPLICATE_EVENT", message)).await)
     }
 
     async fn committed(&mut self, appended: Appended, in_flight: InFlight) -> Option<Exit> {
@@ -110,24 +181,35 @@ impl Driver {
         for answer in answers {
             acknowledge(answer).await;
         }
+        self.engine.store_answered();
         if let Some(ended) = ended {
             return Some(Exit::Ended(ended));
         }
         match std::mem::take(&mut self.nudged) {
-            true => self.read_ahead().await.err(),
+            true => self.look().await,
             false => None,
         }
     }
 
     /// Somebody else appended: applies what came in between, then appends again.
     async fn catch_up(&mut self, in_flight: InFlight) -> Option<Exit> {
-        if let Err(exit) = self.read_ahead().await {
-            return Some(exit);
+        match self.read_ahead().await {
+            Ok(()) => {}
+            Err(Exit::Failed(error)) if error.is_retryable() => {
+                self.engine.store_failed(&error);
+                // It conflicts again, and then the store may answer.
+                self.submit_again(in_flight);
+                return None;
+            }
+            Err(exit) => return Some(exit),
         }
         // What was a result may be none any more, for example if the run was cancelled.
         let mut records = in_flight.records;
         if records.last().is_some_and(|record| record.entry.is_final()) {
             records.pop();
+        }
+        if self.is_paused() {
+            self.put_back(&mut records);
         }
         match records.is_empty() {
             true => self.answers.extend(in_flight.answers),
@@ -136,16 +218,48 @@ impl Driver {
         None
     }
 
+    /// A paused run begins nothing: what it was about to begin waits until it is resumed.
+    fn put_back(&self, records: &mut Vec<Record>) {
+        let entries = std::mem::take(records).into_iter();
+        let (kept, begun): (Vec<_>, Vec<_>) = entries.partition(|record| record.entry.is_outcome());
+        *records = kept;
+        self.execution.machine().put_back(begun.into_iter().map(|record| record.entry));
+    }
+
+    /// Applies what others appended since; looks again later if the store does not answer.
+    pub(super) async fn look(&mut self) -> Option<Exit> {
+        match self.read_ahead().await {
+            Ok(()) => None,
+            Err(Exit::Failed(error)) if error.is_retryable() => {
+                self.engine.store_failed(&error);
+                let (clock, pause) =
+                    (Arc::clone(&self.engine.clock), self.engine.options.back_off.1);
+                self.look_again = Some(Box::pin(async move { clock.sleep(pause).await }));
+                None
+            }
+            Err(exit) => Some(exit),
+        }
+    }
+
     /// Applies what others appended since.
-    pub(super) async fn read_ahead(&mut self) -> Result<(), Exit> {
+    async fn read_ahead(&mut self) -> Result<(), Exit> {
         loop {
             let page = self.engine.store.read_stream(&self.stream, self.version, PAGE).await;
-            let page = page.map_err(|error| Exit::Failed(error.into()))?;
+            let page = page.map_err(Exit::Failed)?;
             let Some(last) = page.last() else { return Ok(()) };
-            self.version = last.version;
-            let is_last = page.len() < PAGE;
-            let entries = page.into_iter().filter_map(|recorded| self.understood(&recorded));
-            let entries: Vec<_> = entries.collect();
+            let (version, is_last) = (last.version, page.len() < PAGE);
+            let entries = page
+                .iter()
+                .map(|recorded| {
+                    let entry = read_entry(self.workflow.as_str(), &recorded.event)?;
+                    Ok((entry, recorded.event.timestamp))
+                })
+                .collect::<Result<Vec<_>, EventError>>()
+                .map_err(Exit::Unreadable)?;
+            self.version = version;
+            if let Some(ended) = entries.iter().find_map(|(entry, _)| Ended::from_entry(entry)) {
+                return Err(Exit::Ended(ended));
+            }
             self.note_requests(&entries);
             self.apply_all(entries.into_iter()).await;
             if is_last {
@@ -162,19 +276,10 @@ impl Driver {
         }
     }
 
-    fn understood(&self, recorded: &RecordedEvent) -> Option<(Entry, Timestamp)> {
-        match decode(&recorded.event) {
-            Ok(entry) => Some((entry, recorded.event.timestamp)),
-            Err(error) => {
-                warn!(%error, run = %self.run_id, "somebody appended what can't be read");
-                None
-            }
-        }
-    }
-
     async fn apply_all(&mut self, mut entries: impl Iterator<Item = (Entry, Timestamp)> + Send) {
         poll_fn(|context| {
             for (entry, at) in entries.by_ref() {
+                self.children.note(&entry);
                 self.execution.feed(entry, at, context);
             }
             Poll::Ready(())
@@ -195,14 +300,14 @@ impl Driver {
             Err(JournalError::Store(StoreError::TooLarge { bytes, limit, .. })) => {
                 Err(self.block(too_large(bytes, limit)).await)
             }
-            Err(error) => Err(Exit::Failed(error.into())),
+            Err(error) => Err(exit(error)),
         }
     }
 
     /// A run with the successor's id is the successor, unless somebody else has used the id.
     async fn check_successor(&mut self, run_id: &str) -> Result<(), Exit> {
         let row = self.engine.journals.row(run_id).await;
-        let row = row.map_err(|error| Exit::Failed(error.into()))?;
+        let row = row.map_err(exit)?;
         if row.workflow == self.workflow.as_str() {
             return Ok(());
         }

@@ -1,18 +1,23 @@
-use std::{collections::HashMap, future::poll_fn, sync::Arc, task::Poll};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+};
 
 use aios_core::{
     agent::{InvalidSegment, Segment},
-    event::{EventError, Metadata, Timestamp},
+    event::{Event, EventError, Metadata, Timestamp},
     failure::Failure,
     store::{EventStore, Expected, RecordedEvent, RunStatus, Shard, StoreError, StreamId},
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Driver, Exit, acknowledge};
+use super::{Driver, Exit, acknowledge, children::Children, outgoing::Outgoing, stay::PANICKED};
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
     engine::{Ended, Engine, mailbox_of},
-    journal::{Blocked, Entry, Failed, Record, Started, decode},
+    journal::{Blocked, Entry, Failed, JournalError, Record, Started, decode},
 };
 
 /// Events read at once.
@@ -36,9 +41,10 @@ impl Driver {
             None => read(engine, &stream).await?,
         };
         let Some(first) = events.first() else { return Err(Exit::Unknown) };
+        let workflow = first.event.event_type.entity();
         let entries = events
             .iter()
-            .map(|recorded| Ok((decode(&recorded.event)?, recorded.event.timestamp)))
+            .map(|recorded| Ok((read_entry(workflow, &recorded.event)?, recorded.event.timestamp)))
             .collect::<Result<Journal, EventError>>()
             .map_err(unreadable)?;
         if let Some(ended) = entries.iter().rev().find_map(|(entry, _)| Ended::from_entry(entry)) {
@@ -47,6 +53,9 @@ impl Driver {
         let Some((Entry::Started(started), _)) = entries.first() else {
             return Err(unreadable(EventError::InvalidType { text: run_id.to_string() }));
         };
+        if let Some(failure) = panicked_here(engine, &entries) {
+            return Err(Exit::Ended(Ended::blocked(failure)));
+        }
         let started = started.clone();
         let mut driver = Self::fresh(engine, run_id, stream, first, &started, &entries)?;
         driver.version = events.last().map_or(0, |last| last.version);
@@ -67,14 +76,17 @@ impl Driver {
     ) -> Result<Self, Exit> {
         let fence = engine.ownership.fence(Shard::of(run_id)).ok_or(Exit::Lost)?;
         let workflow = first.event.event_type.entity();
-        let codec = engine.journals.codec(workflow).map_err(|error| Exit::Failed(error.into()))?;
-        let workflow: Result<Segment, InvalidSegment> = workflow.parse();
+        let codec = engine.journals.codec(workflow).map_err(exit)?;
+        let invalid = |_: InvalidSegment| EventError::InvalidType { text: workflow.to_owned() };
+        let workflow: Segment = workflow.parse().map_err(invalid).map_err(unreadable)?;
         let entries = entries.iter().map(|(entry, _)| entry);
+        let mut children = Children::default();
+        entries.clone().for_each(|entry| children.note(entry));
         Ok(Self {
             engine: Arc::clone(engine),
             run_id: Arc::clone(run_id),
             stream,
-            workflow: workflow.map_err(|error| Exit::Failed(error.into()))?,
+            workflow,
             codec,
             execution: Execution::new(
                 Arc::clone(run_id),
@@ -84,14 +96,21 @@ impl Driver {
             fence,
             version: 0,
             metadata: origin(&first.event.metadata, run_id),
+            incarnation: first.event.id.clone(),
             parent: started.parent.clone(),
+            children,
             outbox: Vec::new(),
             answers: Vec::new(),
             append: None,
+            outgoing: Outgoing::default(),
+            deferred: BTreeMap::new(),
+            missed: BTreeSet::new(),
             nudged: false,
+            look_again: None,
             blocked: blocked(entries.clone()),
             cancel_requested: entries.clone().find_map(cancel_request),
             seen: HashMap::new(),
+            turns: 0,
             permit: None,
         })
     }
@@ -130,10 +149,10 @@ impl Driver {
     async fn replay(&mut self, journal: Journal) -> Result<(), Exit> {
         let mut entries = journal.into_iter();
         while !entries.as_slice().is_empty() {
-            let burst: Vec<_> = entries.by_ref().take(BURST).collect();
+            let mut burst: Vec<_> = entries.by_ref().take(BURST).collect();
             poll_fn(|context| {
-                for (entry, at) in &burst {
-                    self.execution.apply(entry, *at, context);
+                for (entry, at) in burst.drain(..) {
+                    self.execution.feed(entry, at, context);
                 }
                 Poll::Ready(())
             })
@@ -156,7 +175,7 @@ impl Driver {
     /// Stops at code that does not fit, and says so in the journal if it does not say so already. A
     /// run that is to be cancelled ends, without the compensations that its code does not know.
     pub(super) async fn block(&mut self, failure: Failure) -> Exit {
-        self.execution.cell.close();
+        self.children_cancelled().await;
         let (status, failure, entry) = match self.cancel_requested.take() {
             None => (RunStatus::Blocked, failure.clone(), Entry::Blocked(Blocked { failure })),
             Some(reason) => {
@@ -207,7 +226,32 @@ async fn read(engine: &Engine, stream: &StreamId) -> Result<Vec<RecordedEvent>, 
 }
 
 fn failed(error: StoreError) -> Exit {
-    Exit::Failed(error.into())
+    Exit::Failed(error)
+}
+
+/// Why a run leaves memory whose journal could not be used.
+pub(super) fn exit(error: JournalError) -> Exit {
+    match error {
+        JournalError::Store(error) => Exit::Failed(error),
+        JournalError::Event(error) => Exit::Unreadable(error),
+        other => Exit::Unreadable(EventError::InvalidType { text: other.to_string() }),
+    }
+}
+
+/// Reads an entry of a run's journal. What carries the name of another workflow says nothing of
+/// this run.
+pub(super) fn read_entry(workflow: &str, event: &Event) -> Result<Entry, EventError> {
+    match event.event_type.segments() {
+        ("workflows", other, _) if other != workflow => Ok(Entry::Foreign(Box::new(event.clone()))),
+        _ => decode(event),
+    }
+}
+
+/// Why a run is blocked that panicked in this engine, which would happen again.
+fn panicked_here(engine: &Engine, journal: &Journal) -> Option<Failure> {
+    let failure = blocked(journal.iter().map(|(entry, _)| entry))?;
+    let here = failure.details.get("engine").and_then(serde_json::Value::as_str);
+    (failure.code == PANICKED && here == Some(engine.owner.as_str())).then_some(failure)
 }
 
 fn unreadable(error: EventError) -> Exit {

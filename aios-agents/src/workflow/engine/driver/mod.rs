@@ -1,30 +1,34 @@
 //! Drives one run: the only place where the machine meets store, broker and clock.
 
 mod answer;
+mod children;
 mod commit;
 mod load;
+mod outgoing;
 mod stay;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use aios_core::{
     BoxFuture,
-    agent::Segment,
+    agent::{Segment, TaskError},
     broker::{Delivery, Publish},
-    event::{EventError, Metadata, Timestamp},
+    event::{EventError, EventId, Metadata, Timestamp},
     failure::Failure,
     store::{Appended, Fence, StoreError, StreamId},
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{error, warn};
 
 pub(super) use self::stay::run;
-use super::{Ended, Engine, Message, dispatch::Dispatch};
+use self::{children::Children, outgoing::Outgoing};
+use super::{Ended, Engine, Message, dispatch::Dispatch, inbox::Inbox};
 use crate::{
     agent::mailbox_of,
     workflow::{
@@ -33,6 +37,9 @@ use crate::{
         machine::{Effect, Request},
     },
 };
+
+/// Turns that a run takes without waiting before others get theirs.
+const TURNS: u32 = 64;
 
 /// Why a run leaves memory.
 #[derive(Debug)]
@@ -49,8 +56,8 @@ enum Exit {
     Unknown,
     /// Its journal can't be read.
     Unreadable(EventError),
-    /// The store refused for good.
-    Failed(Box<dyn std::error::Error + Send + Sync>),
+    /// The store refused.
+    Failed(StoreError),
 }
 
 /// A run in memory.
@@ -67,14 +74,25 @@ struct Driver {
     version: u64,
     /// Metadata for the events that this run causes.
     metadata: Metadata,
+    /// Id of the event that started the run.
+    incarnation: EventId,
     parent: Option<Parent>,
+    children: Children,
     /// Records that wait for the next append.
     outbox: Vec<Record>,
     /// Answers to be acknowledged once the outbox is durable.
     answers: Vec<Delivery>,
     append: Option<InFlight>,
+    /// Tasks on their way to the dispatcher.
+    outgoing: Outgoing,
+    /// Tasks that the broker did not take, and how long to wait before the next attempt.
+    deferred: BTreeMap<u64, Duration>,
+    /// Timers that were due while the run was paused.
+    missed: BTreeSet<u64>,
     /// Whether to look for what others appended, once the append in flight is answered.
     nudged: bool,
+    /// When to look again for what others appended, after the store did not answer.
+    look_again: Option<BoxFuture<'static, ()>>,
     /// Why the run was blocked when it was loaded, if it was.
     blocked: Option<Failure>,
     /// Why somebody wants it cancelled, if anybody does: what is to be done with code that no
@@ -82,6 +100,8 @@ struct Driver {
     cancel_requested: Option<String>,
     /// When an agent last said that it works on a task, by operation.
     seen: HashMap<u64, Timestamp>,
+    /// Turns since the run waited last.
+    turns: u32,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -89,19 +109,23 @@ struct Driver {
 struct InFlight {
     records: Vec<Record>,
     answers: Vec<Delivery>,
+    /// How often the store did not take them.
+    failures: u32,
     appending: BoxFuture<'static, Result<Appended, StoreError>>,
 }
 
 enum Happened {
     Appended(Result<Appended, StoreError>),
-    Told(Option<Message>),
+    Told(Message),
     Asked,
 }
 
 impl Driver {
-    async fn drive(&mut self, inbox: &mut mpsc::Receiver<Message>) -> Exit {
+    async fn drive(&mut self, inbox: &Inbox) -> Exit {
         loop {
-            self.perform_effects().await;
+            self.catch_up_on_timers();
+            self.cancel_children();
+            self.perform_effects();
             if self.append.is_none() {
                 if let Some(failure) = self.execution.misfit() {
                     return self.block(failure).await;
@@ -109,16 +133,21 @@ impl Driver {
                 if let Err(exit) = self.begin_successor().await {
                     return exit;
                 }
-                self.begin_append();
+                if let Err(failure) = self.begin_append() {
+                    return self.block(failure).await;
+                }
             }
             if self.may_rest() && inbox.is_empty() {
                 return Exit::Waiting;
             }
+            if self.turns >= TURNS {
+                self.turns = 0;
+                tokio::task::yield_now().await;
+            }
             let happened = poll_fn(|context| self.poll(inbox, context)).await;
             let exit = match happened {
                 Happened::Appended(result) => self.appended(result).await,
-                Happened::Told(Some(message)) => self.told(message).await,
-                Happened::Told(None) => Some(Exit::Lost),
+                Happened::Told(message) => self.told(message).await,
                 Happened::Asked => None,
             };
             if let Some(exit) = exit {
@@ -127,82 +156,131 @@ impl Driver {
         }
     }
 
-    fn poll(
-        &mut self,
-        inbox: &mut mpsc::Receiver<Message>,
-        context: &mut Context<'_>,
-    ) -> Poll<Happened> {
+    fn poll(&mut self, inbox: &Inbox, context: &mut Context<'_>) -> Poll<Happened> {
+        self.turns += 1;
+        // What waits for the dispatcher holds up nothing else.
+        if !self.is_paused() {
+            let _ = self.outgoing.poll(&self.engine.dispatches, context);
+        }
         if let Some(append) = &mut self.append
             && let Poll::Ready(result) = append.appending.as_mut().poll(context)
         {
             return Poll::Ready(Happened::Appended(result));
         }
-        if let Poll::Ready(message) = inbox.poll_recv(context) {
+        if let Poll::Ready(message) = inbox.poll_pop(context) {
             return Poll::Ready(Happened::Told(message));
+        }
+        if let Some(look_again) = &mut self.look_again
+            && look_again.as_mut().poll(context).is_ready()
+        {
+            self.look_again = None;
+            return Poll::Ready(Happened::Told(Message::Nudge));
         }
         self.execution.poll(context);
         let misfit = || self.execution.misfit().is_some();
         if self.append.is_none() && (self.has_records() || misfit()) {
             return Poll::Ready(Happened::Asked);
         }
+        if self.children.poll_cancelling(context).is_ready() {
+            return Poll::Ready(Happened::Asked);
+        }
+        self.turns = 0;
         self.permit = None;
         Poll::Pending
     }
 
     /// Whether nothing but timers, signals and children is waited for, none of them soon.
     fn may_rest(&self) -> bool {
-        if self.append.is_some() || self.has_records() || self.execution.outcome().is_some() {
+        let is_ending = self.execution.outcome().is_some() && !self.is_paused();
+        let is_busy = self.append.is_some() || self.has_records() || self.look_again.is_some();
+        if is_busy || is_ending || self.children.is_cancelling() {
             return false;
         }
         let machine = self.execution.machine();
+        if machine.is_paused() {
+            return !machine.runs_step();
+        }
         let soon = self.engine.clock.now() + self.engine.options.linger;
         let waits = |request: &Request| {
             matches!(request, Request::Sleep { .. } | Request::Signal { .. } | Request::Child(_))
         };
         let mut active = machine.active().peekable();
         let rests = active.peek().is_some() && active.all(|(_, request)| waits(request));
-        (rests || machine.is_paused()) && machine.next_timer().is_none_or(|due| due > soon)
+        rests && machine.next_timer().is_none_or(|due| due > soon)
     }
 
-    async fn perform_effects(&mut self) {
+    fn is_paused(&self) -> bool {
+        self.execution.machine().is_paused()
+    }
+
+    /// Timers that were due while the run was paused are due now.
+    fn catch_up_on_timers(&mut self) {
+        if self.missed.is_empty() || self.is_paused() {
+            return;
+        }
+        for operation in std::mem::take(&mut self.missed) {
+            self.timer_due(operation);
+        }
+    }
+
+    fn perform_effects(&mut self) {
         let effects = self.execution.machine().take_effects();
         for effect in effects {
             match effect {
                 Effect::Timer { operation, at } => {
                     self.engine.timers.set(at, &self.run_id, operation);
                 }
-                Effect::Dispatch(assignment) => {
-                    let attempt = assignment.data.attempt;
-                    let operation = assignment.data.task_id.run().map_or(0, |run| run.1);
-                    let task = Some((Arc::clone(&self.run_id), operation, attempt));
-                    self.publish(Entry::TaskAssigned(assignment), task).await;
-                }
+                Effect::Dispatch(assignment) => self.dispatch(assignment),
                 Effect::CancelTask { agent_type, task_id } => {
                     let data = TaskCancelled { task_id };
                     let entry = Entry::TaskCancelled(OfAgent { agent_type, data });
-                    self.publish(entry, None).await;
+                    match self.addressed(entry, false) {
+                        Ok(publish) => self.send(publish, None),
+                        Err(error) => {
+                            error!(%error, run = %self.run_id, "could not write a notice")
+                        }
+                    }
                 }
                 Effect::StartChild(child) => self.start_child(child),
+                Effect::Settled { operation } => {
+                    self.engine.timers.clear(&self.run_id, operation);
+                    self.seen.remove(&operation);
+                    self.deferred.remove(&operation);
+                    self.missed.remove(&operation);
+                }
             }
         }
     }
 
-    fn start_child(&self, child: ChildStarted) {
+    /// Starts a child, or looks whether it has ended, unless an earlier look is not over.
+    fn start_child(&mut self, child: ChildStarted) {
         let check = self.engine.clock.now() + self.engine.options.child_check;
         self.engine.timers.set(check, &self.run_id, child.operation);
         let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
-        let metadata = self.metadata.clone();
+        let (operation, metadata) = (child.operation, self.metadata.clone());
         // A task of its own, because starting a child starts a driver like this one.
-        tokio::spawn(async move { engine.start_child(run_id, child, metadata).await });
+        let starting =
+            tokio::spawn(async move { engine.start_child(run_id, child, metadata).await });
+        self.children.starting(operation, starting);
     }
 
-    async fn publish(&mut self, entry: Entry, task: Option<(Arc<str>, u64, u32)>) {
-        let publish = match self.addressed(entry, task.is_some()) {
-            Ok(publish) => publish,
-            Err(error) => return error!(%error, "could not write a task"),
-        };
-        // The dispatcher lives as long as the engine; once it is gone, so is this run.
-        let _ = self.engine.dispatches.send(Dispatch { publish, task }).await;
+    /// Gives a task to the dispatcher. One that can't be addressed fails.
+    fn dispatch(&mut self, assignment: OfAgent<aios_core::agent::TaskAssigned>) {
+        let attempt = assignment.data.attempt;
+        let operation = assignment.data.task_id.run().map_or(0, |run| run.1);
+        match self.addressed(Entry::TaskAssigned(assignment), true) {
+            Ok(publish) => {
+                self.send(publish, Some((Arc::clone(&self.run_id), operation, attempt)));
+            }
+            Err(error) => {
+                let failure = Failure::from_error(error.code(), &error);
+                self.undelivered(operation, attempt, TaskError { failure, retryable: false });
+            }
+        }
+    }
+
+    fn send(&mut self, publish: Publish, task: Option<(Arc<str>, u64, u32)>) {
+        self.outgoing.push(Dispatch { publish, task }, &self.engine.dispatches);
     }
 
     /// The event of an entry, on its way to an agent type or to one agent.

@@ -1,60 +1,186 @@
 //! The stay of a run in memory: from loading it to what is left when it goes.
 
-use std::sync::Arc;
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use aios_core::{
     clock::ClockExt,
     event::{EventError, EventId},
     failure::Failure,
-    store::{RunStatus, Shard},
+    store::{Fence, RecordedEvent, RunStatus, Shard, StoreError},
 };
-use tokio::sync::mpsc;
-use tracing::{debug, error, warn};
+use futures_util::FutureExt;
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tracing::{debug, error, info, warn};
 
-use super::{Driver, Exit, acknowledge};
-use crate::workflow::{
-    engine::{Ended, Engine, Message, live::Activation},
-    journal::{Blocked, Entry, Parent},
+use super::{Driver, Exit, Outgoing, acknowledge};
+use crate::{
+    panic::panic_failure,
+    workflow::{
+        engine::{Ended, Engine, Message, inbox::Inbox, live::Activation},
+        journal::{Blocked, Entry, JournalError, Parent},
+    },
 };
 
-/// Loads a run and drives it until it leaves memory.
+/// Code of the failure that a panic outside of a workflow's code becomes: of a destructor, an
+/// executor, or the engine itself.
+pub(super) const PANICKED: &str = "RUN_PANICKED";
+/// How long a run that leaves memory waits to tell agents that its tasks were cancelled.
+const FAREWELL: Duration = Duration::from_secs(30);
+
+/// What is left of a run that leaves memory.
+struct Departure {
+    exit: Exit,
+    parent: Option<Parent>,
+    fence: Option<Fence>,
+    outgoing: Outgoing,
+}
+
+impl From<Exit> for Departure {
+    fn from(exit: Exit) -> Self {
+        Self { exit, parent: None, fence: None, outgoing: Outgoing::default() }
+    }
+}
+
+/// Loads a run and drives it until it leaves memory. Whatever panics meanwhile, the run is blocked,
+/// and nobody who tells it anything waits.
 pub(in super::super) async fn run(engine: Arc<Engine>, activation: Activation) {
-    let Activation { run_id, mut inbox, journal, permit } = activation;
-    let (mut driver, mut loaded) = (None, Driver::load(&engine, &run_id, journal, permit).await);
+    let (run_id, inbox) = (Arc::clone(&activation.run_id), Arc::clone(&activation.inbox));
+    let departure = match guarded(&engine, stay(Arc::clone(&engine), activation)).await {
+        Ok(departure) => departure,
+        Err(_) if engine.is_stopping() => return,
+        Err(failure) => block_outside(&engine, &run_id, failure).await.into(),
+    };
+    let late = engine.live.retire(&run_id, &inbox);
+    depart(&engine, &run_id, departure, late.into()).await;
+}
+
+/// Polls a run, or has its executor do so. An error says that it panicked or was dropped.
+async fn guarded(
+    engine: &Engine,
+    stay: impl Future<Output = Departure> + Send + 'static,
+) -> Result<Departure, Failure> {
+    let panicked = |panic: Box<dyn std::any::Any + Send>| panic_failure(PANICKED, &*panic);
+    let stay = AssertUnwindSafe(stay).catch_unwind();
+    let Some(executor) = &engine.options.executor else { return stay.await.map_err(panicked) };
+    let (sender, mut departed) = oneshot::channel();
+    let run = Box::pin(async move {
+        // The receiver lives as long as the run.
+        let _ = sender.send(stay.await);
+    });
+    let driven = catch_unwind(AssertUnwindSafe(|| executor.drive(run))).map_err(panicked)?;
+    tokio::select! {
+        biased;
+        departed = &mut departed => if let Ok(departed) = departed {
+            return departed.map_err(panicked);
+        },
+        driven = AssertUnwindSafe(driven).catch_unwind() => match (departed.try_recv(), driven) {
+            (Ok(departed), _) => return departed.map_err(panicked),
+            (Err(_), Err(panic)) => return Err(panicked(panic)),
+            (Err(_), Ok(())) => {}
+        },
+    }
+    Err(Failure::new(PANICKED, "the executor dropped the run, perhaps because it panicked"))
+}
+
+/// Stays in memory, also while the store does not answer.
+async fn stay(engine: Arc<Engine>, activation: Activation) -> Departure {
+    let Activation { run_id, inbox, journal, permit } = activation;
+    let mut departure = once(&engine, &run_id, &inbox, journal, permit).await;
+    let mut back_off = engine.options.back_off.0 * 2;
+    while let Exit::Failed(error) = &departure.exit
+        && error.is_retryable()
+    {
+        warn!(%error, %run_id, "could not go on with a run; trying again");
+        engine.clock.sleep(back_off).await;
+        back_off = (back_off * 2).min(engine.options.back_off.1);
+        departure = once(&engine, &run_id, &inbox, None, None).await;
+    }
+    departure
+}
+
+/// Loads a run and drives it, once.
+async fn once(
+    engine: &Arc<Engine>,
+    run_id: &Arc<str>,
+    inbox: &Inbox,
+    journal: Option<Vec<RecordedEvent>>,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Departure {
+    let mut loaded = Driver::load(engine, run_id, journal, permit).await;
     while let Err(exit) = &loaded
         && stands_still(exit)
-        && was_told(&engine, &run_id, exit, &mut inbox).await
+        && was_told(engine, run_id, exit, inbox).await
     {
         // Perhaps to cancel, after the journal was read.
-        loaded = Driver::load(&engine, &run_id, None, None).await;
+        loaded = Driver::load(engine, run_id, None, None).await;
     }
-    let exit = match loaded {
-        Ok(loaded) => driver.insert(loaded).drive(&mut inbox).await,
-        Err(Exit::Unreadable(error)) => block_unread(&engine, &run_id, &error).await,
-        Err(exit) => exit,
+    match loaded {
+        Ok(mut driver) => {
+            let exit = driver.drive(inbox).await;
+            leave(engine, run_id, driver, exit).await
+        }
+        Err(Exit::Unreadable(error)) => block_unread(engine, run_id, &error).await.into(),
+        Err(Exit::Failed(error)) if !error.is_retryable() => {
+            block_refused(engine, run_id, error).await.into()
+        }
+        Err(exit) => exit.into(),
+    }
+}
+
+/// Drops a driver. The destructors of a workflow may panic; if the run has not ended, that blocks it.
+async fn leave(
+    engine: &Arc<Engine>,
+    run_id: &Arc<str>,
+    mut driver: Driver,
+    exit: Exit,
+) -> Departure {
+    let (parent, fence) = (driver.parent.take(), Some(driver.fence));
+    let outgoing = std::mem::take(&mut driver.outgoing);
+    let closed = driver.execution.cell.close();
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(driver)));
+    let panic = closed.and(dropped).map_err(|panic| panic_failure(PANICKED, &*panic));
+    let exit = match (exit, panic) {
+        (Exit::Failed(error), Ok(())) if !error.is_retryable() => {
+            block_refused(engine, run_id, error).await
+        }
+        (Exit::Unreadable(error), Ok(())) => block_unread(engine, run_id, &error).await,
+        (exit, Ok(())) => exit,
+        (exit @ (Exit::Waiting | Exit::Premature | Exit::Failed(_)), Err(failure)) => {
+            debug!(?exit, %run_id, "a destructor panicked");
+            block_outside(engine, run_id, failure).await
+        }
+        (exit, Err(failure)) => {
+            error!(%failure, %run_id, "a destructor panicked");
+            exit
+        }
     };
-    if let Exit::Failed(error) = &exit {
-        error!(%error, %run_id, "could not go on with a run; trying again");
-        // What was told waits meanwhile, and what is in hand is not given back to come at once.
-        engine.clock.sleep(engine.options.back_off.1).await;
-    }
-    if let Some(driver) = &driver {
-        driver.execution.cell.close();
-    }
-    let late = engine.live.retire(&run_id, inbox).await;
+    Departure { exit, parent, fence, outgoing }
+}
+
+/// Does what is left to do for a run that has left memory.
+async fn depart(engine: &Arc<Engine>, run_id: &Arc<str>, departure: Departure, late: Vec<Message>) {
+    let Departure { exit, parent, fence, outgoing } = departure;
     match exit {
         Exit::Ended(ended) => {
-            engine.waiters.notify(&run_id, &ended);
-            if let Some(parent) = driver.and_then(|driver| driver.parent) {
-                report(&engine, parent, ended.clone());
+            engine.timers.clear_run(run_id);
+            log(run_id, &ended);
+            engine.waiters.notify(run_id, &ended);
+            if let Some(parent) = parent {
+                report(engine, parent, ended.clone());
             }
             let mut told = false;
             for message in late {
                 told |= matches!(message, Message::Nudge);
-                dismiss(&engine, &run_id, &ended, message).await;
+                dismiss(engine, run_id, &ended, message).await;
             }
             if told && ended.status == RunStatus::Blocked {
-                tell_again(&engine, &run_id, [Message::Nudge]);
+                engine.tell(run_id, Message::Nudge);
             }
         }
         Exit::Unknown => {
@@ -64,15 +190,39 @@ pub(in super::super) async fn run(engine: Arc<Engine>, activation: Activation) {
         }
         Exit::Lost => {
             debug!(%run_id, "somebody else owns the run, or did");
-            let lost = driver.map(|driver| driver.fence);
-            if engine.ownership.fence(Shard::of(&run_id)).is_some_and(|now| Some(now) != lost) {
+            engine.timers.clear_run(run_id);
+            if engine.ownership.fence(Shard::of(run_id)).is_some_and(|now| Some(now) != fence) {
                 // The shard came back before the run had left memory.
-                tell_again(&engine, &run_id, late.into_iter().chain([Message::Nudge]));
+                late.into_iter().chain([Message::Nudge]).for_each(|it| engine.tell(run_id, it));
             }
+            return;
         }
-        Exit::Waiting | Exit::Premature => tell_again(&engine, &run_id, late),
-        Exit::Unreadable(_) | Exit::Failed(_) => {
-            tell_again(&engine, &run_id, late.into_iter().chain([Message::Nudge]));
+        Exit::Waiting | Exit::Premature => {
+            late.into_iter().for_each(|message| engine.tell(run_id, message));
+        }
+        // Reported where it happened; the run goes on after the next start.
+        Exit::Unreadable(_) | Exit::Failed(_) => {}
+    }
+    say_farewell(engine, run_id, outgoing).await;
+}
+
+fn log(run_id: &str, ended: &Ended) {
+    let failure = ended.failure.as_ref().map(tracing::field::display);
+    match ended.status {
+        RunStatus::Blocked => warn!(run = run_id, failure, "a run is blocked"),
+        status => info!(run = run_id, %status, failure, "a run has ended"),
+    }
+}
+
+/// Hands over the notices that agents are to get of a run that has left memory.
+async fn say_farewell(engine: &Engine, run_id: &str, mut outgoing: Outgoing) {
+    outgoing.keep_notices();
+    let sent = poll_fn(|context| outgoing.poll(&engine.dispatches, context));
+    tokio::select! {
+        biased;
+        () = sent => {}
+        () = engine.clock.sleep(FAREWELL) => {
+            warn!(run = run_id, "the broker takes nothing; agents miss that tasks were cancelled");
         }
     }
 }
@@ -88,14 +238,9 @@ fn stands_still(exit: &Exit) -> bool {
 
 /// Whether a run that stands still was told anything while it was loaded. What it is told does not
 /// stay in the inbox, or it would be loaded for it again and again.
-async fn was_told(
-    engine: &Engine,
-    run_id: &str,
-    exit: &Exit,
-    inbox: &mut mpsc::Receiver<Message>,
-) -> bool {
+async fn was_told(engine: &Engine, run_id: &str, exit: &Exit, inbox: &Inbox) -> bool {
     let mut told = false;
-    while let Ok(message) = inbox.try_recv() {
+    while let Some(message) = inbox.pop() {
         told = true;
         match exit {
             Exit::Ended(ended) => dismiss(engine, run_id, ended, message).await,
@@ -111,35 +256,64 @@ async fn was_told(
 async fn block_unread(engine: &Engine, run_id: &Arc<str>, error: &EventError) -> Exit {
     let failure = Failure::from_error("JOURNAL_UNREADABLE", error);
     let id = EventId::derive(&format!("{run_id}/unreadable/{}", failure.message));
+    block(engine, run_id, failure, Some(id)).await
+}
+
+/// What the store refuses for good, it refuses again.
+async fn block_refused(engine: &Engine, run_id: &Arc<str>, error: StoreError) -> Exit {
+    if let StoreError::StreamClosed { .. } = error {
+        // Somebody else ended the run, and it says how.
+        return match engine.journals.ended(run_id).await {
+            Ok(Some(ended)) => Exit::Ended(ended),
+            Ok(None) => Exit::Failed(error),
+            Err(JournalError::Store(error)) => Exit::Failed(error),
+            Err(_) => Exit::Unknown,
+        };
+    }
+    let failure = Failure::from_error(error.code(), &error);
+    block(engine, run_id, failure, None).await
+}
+
+/// A run that panicked outside of its code does so again, so it stands still until it is resumed,
+/// cancelled, or another engine has it.
+async fn block_outside(engine: &Engine, run_id: &Arc<str>, failure: Failure) -> Exit {
+    let failure = failure.with_details(json!({ "engine": engine.owner.as_str() }));
+    block(engine, run_id, failure, None).await
+}
+
+async fn block(engine: &Engine, run_id: &Arc<str>, failure: Failure, id: Option<EventId>) -> Exit {
     let entry = Entry::Blocked(Blocked { failure: failure.clone() });
-    match engine.journals.append(run_id, entry, Some(id)).await {
-        Ok(()) => Exit::Ended(Ended {
-            status: RunStatus::Blocked,
-            result: None,
-            failure: Some(failure),
-            continued_as: None,
-        }),
-        Err(error) => Exit::Failed(error.into()),
+    let mut back_off = engine.options.back_off.0;
+    loop {
+        let Err(error) = engine.journals.append(run_id, entry.clone(), id.clone()).await else {
+            return Exit::Ended(Ended::blocked(failure));
+        };
+        match error {
+            JournalError::Ended { .. } => {
+                return match engine.journals.ended(run_id).await {
+                    Ok(Some(ended)) => Exit::Ended(ended),
+                    _ => Exit::Unknown,
+                };
+            }
+            JournalError::UnknownRun { .. } => return Exit::Unknown,
+            error if error.is_retryable() => {
+                warn!(%error, %run_id, %failure, "could not block a run; trying again");
+            }
+            error => {
+                error!(%error, %run_id, %failure, "could not block a run; it stands still");
+                return Exit::Ended(Ended::blocked(failure));
+            }
+        }
+        engine.clock.sleep(back_off).await;
+        back_off = (back_off * 2).min(engine.options.back_off.1);
     }
 }
 
-/// Tells a run what came too late for its last stay in memory.
-fn tell_again(
-    engine: &Arc<Engine>,
-    run_id: &Arc<str>,
-    late: impl IntoIterator<Item = Message, IntoIter: Send> + Send + 'static,
-) {
-    let (engine, run_id) = (Arc::clone(engine), Arc::clone(run_id));
-    let mut late = late.into_iter().peekable();
-    if late.peek().is_none() {
-        return;
+impl Ended {
+    pub(super) fn blocked(failure: Failure) -> Self {
+        let status = RunStatus::Blocked;
+        Self { status, result: None, failure: Some(failure), continued_as: None }
     }
-    // A task of its own, because telling starts a driver like this one.
-    tokio::spawn(async move {
-        for message in late {
-            engine.tell(&run_id, message).await;
-        }
-    });
 }
 
 /// A run that has ended needs no answers; one that is blocked will need them later.
