@@ -12,8 +12,8 @@ use aios_core::{
     event::Pattern,
     store::{
         AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, Owner,
-        Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard, Store,
-        StoreError, StreamId, TaskFilter, TaskRecord, WorkflowRecord,
+        Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, RunSummary, Shard,
+        Store, StoreError, StreamId, TaskFilter, TaskRecord, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -195,6 +195,14 @@ impl ReadModels for CountedStore {
         page: &PageRequest,
     ) -> Result<Page<RunRecord>, StoreError> {
         self.inner.runs(filter, page).await
+    }
+
+    async fn run_summaries(
+        &self,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RunSummary>, StoreError> {
+        self.inner.run_summaries(filter, page).await
     }
 
     async fn rebuild(&self) -> Result<(), StoreError> {

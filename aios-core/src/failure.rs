@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, value::RawValue};
 
 /// What went wrong, as data: a journal keeps it for ever, so it names no Rust type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,8 +12,9 @@ pub struct Failure {
     pub code: String,
     /// What happened, for a person.
     pub message: String,
-    /// What a program may want to know besides.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
+    /// What a program may want to know besides. JSON that a [`Value`] can't hold, for example with a
+    /// number beyond a double, is read as a string with its text.
+    #[serde(default, skip_serializing_if = "Value::is_null", deserialize_with = "details")]
     pub details: Value,
 }
 
@@ -38,6 +39,12 @@ impl Failure {
     }
 }
 
+/// A failure is not lost because of what its details hold.
+fn details<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+    let text = Box::<RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str(text.get()).unwrap_or_else(|_| Value::from(text.get())))
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} ({})", self.message, self.code)
@@ -45,3 +52,22 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_read_a_failure_whatever_its_details_hold() {
+        let deep = "[".repeat(500) + &"]".repeat(500);
+        for (details, read) in [
+            ("[1,{\"a\":null}]", serde_json::json!([1, { "a": null }])),
+            ("1e999", Value::from("1e999")),
+            (&deep, Value::from(deep.as_str())),
+        ] {
+            let text = format!(r#"{{"code":"X","message":"m","details":{details}}}"#);
+            let failure: Failure = serde_json::from_str(&text).unwrap();
+            assert_eq!(failure, Failure::new("X", "m").with_details(read));
+        }
+    }
+}

@@ -2,71 +2,128 @@
 
 use aios_core::{
     event::{EventError, Payload, Timestamp},
+    failure::Failure,
     store::{AgentRecord, Page, RecordedEvent, RunRecord, TaskRecord, WorkflowRecord},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::fault::Fault;
 
-fn moment(at: Option<Timestamp>) -> Value {
-    at.map_or(Value::Null, |at| json!(at.as_micros()))
+fn moment(at: Option<Timestamp>) -> Option<i64> {
+    at.map(Timestamp::as_micros)
 }
 
-pub(crate) fn run(row: &RunRecord) -> Value {
-    json!({
-        "id": row.id,
-        "workflow": row.workflow,
-        "workflow_version": row.workflow_version,
-        "status": row.status.as_str(),
-        "parent_run_id": row.parent_run_id,
-        "result": row.result,
-        "failure": row.failure,
-        "status_text": row.status_text,
-        "progress": row.progress,
-        "created_at": moment(Some(row.created_at)),
-        "updated_at": moment(Some(row.updated_at)),
-    })
+/// A run's row; its JSON goes through as it was written.
+#[derive(Serialize)]
+pub(crate) struct Run<'a> {
+    id: &'a str,
+    workflow: &'a str,
+    workflow_version: u32,
+    status: &'static str,
+    parent_run_id: Option<&'a str>,
+    result: Option<&'a Payload>,
+    failure: Option<&'a Failure>,
+    status_text: Option<&'a str>,
+    progress: Option<&'a Payload>,
+    created_at: Option<i64>,
+    updated_at: Option<i64>,
 }
 
-pub(crate) fn agent(row: &AgentRecord) -> Value {
-    json!({
-        "id": row.id,
-        "agent_type": row.agent_type,
-        "name": row.name,
-        "config": row.config,
-        "status": row.status.as_str(),
-        "last_seen_at": moment(row.last_seen_at),
-        "created_at": moment(Some(row.created_at)),
-        "updated_at": moment(Some(row.updated_at)),
-    })
+pub(crate) fn run(row: &RunRecord) -> Run<'_> {
+    Run {
+        id: &row.id,
+        workflow: &row.workflow,
+        workflow_version: row.workflow_version,
+        status: row.status.as_str(),
+        parent_run_id: row.parent_run_id.as_deref(),
+        result: row.result.as_ref(),
+        failure: row.failure.as_ref(),
+        status_text: row.status_text.as_deref(),
+        progress: row.progress.as_ref(),
+        created_at: moment(Some(row.created_at)),
+        updated_at: moment(Some(row.updated_at)),
+    }
 }
 
-pub(crate) fn task(row: &TaskRecord) -> Value {
-    json!({
-        "id": row.id,
-        "run_id": row.run_id,
-        "agent_type": row.agent_type,
-        "agent_id": row.agent_id,
-        "status": row.status.as_str(),
-        "attempt": row.attempt,
-        "failure": row.failure,
-        "created_at": moment(Some(row.created_at)),
-        "updated_at": moment(Some(row.updated_at)),
-    })
+/// An agent's row; its JSON goes through as it was written.
+#[derive(Serialize)]
+pub(crate) struct Agent<'a> {
+    id: &'a str,
+    agent_type: &'a str,
+    name: &'a str,
+    config: &'a Payload,
+    status: &'static str,
+    last_seen_at: Option<i64>,
+    created_at: Option<i64>,
+    updated_at: Option<i64>,
 }
 
-pub(crate) fn workflow(row: &WorkflowRecord) -> Value {
-    json!({
-        "id": row.id,
-        "name": row.name,
-        "version": row.version,
-        "created_at": moment(Some(row.created_at)),
-        "updated_at": moment(Some(row.updated_at)),
-    })
+pub(crate) fn agent(row: &AgentRecord) -> Agent<'_> {
+    Agent {
+        id: &row.id,
+        agent_type: &row.agent_type,
+        name: &row.name,
+        config: &row.config,
+        status: row.status.as_str(),
+        last_seen_at: moment(row.last_seen_at),
+        created_at: moment(Some(row.created_at)),
+        updated_at: moment(Some(row.updated_at)),
+    }
+}
+
+/// A task's row.
+#[derive(Serialize)]
+pub(crate) struct Task<'a> {
+    id: &'a str,
+    run_id: Option<&'a str>,
+    agent_type: &'a str,
+    agent_id: Option<&'a str>,
+    status: &'static str,
+    attempt: u32,
+    failure: Option<&'a Failure>,
+    created_at: Option<i64>,
+    updated_at: Option<i64>,
+}
+
+pub(crate) fn task(row: &TaskRecord) -> Task<'_> {
+    Task {
+        id: &row.id,
+        run_id: row.run_id.as_deref(),
+        agent_type: &row.agent_type,
+        agent_id: row.agent_id.as_deref(),
+        status: row.status.as_str(),
+        attempt: row.attempt,
+        failure: row.failure.as_ref(),
+        created_at: moment(Some(row.created_at)),
+        updated_at: moment(Some(row.updated_at)),
+    }
+}
+
+/// A workflow's row.
+#[derive(Serialize)]
+pub(crate) struct Workflow<'a> {
+    id: &'a str,
+    name: &'a str,
+    version: u32,
+    created_at: Option<i64>,
+    updated_at: Option<i64>,
+}
+
+pub(crate) fn workflow(row: &WorkflowRecord) -> Workflow<'_> {
+    Workflow {
+        id: &row.id,
+        name: &row.name,
+        version: row.version,
+        created_at: moment(Some(row.created_at)),
+        updated_at: moment(Some(row.updated_at)),
+    }
 }
 
 /// `[rows, next]`.
-pub(crate) fn page<T>(page: &Page<T>, row: fn(&T) -> Value) -> Result<Payload, EventError> {
+pub(crate) fn page<'p, T, R: Serialize>(
+    page: &'p Page<T>,
+    row: fn(&'p T) -> R,
+) -> Result<Payload, EventError> {
     let rows: Vec<_> = page.rows.iter().map(row).collect();
     let next = page.next.as_ref().and_then(|next| next.after.clone());
     Payload::encode(&(rows, next))

@@ -54,8 +54,8 @@ impl HandleCore {
     fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let handle = self.handle(py)?;
         self.calls.call(py, async move {
-            let row = records::run(&handle.status().await?);
-            Ok(Answer::Json(Payload::encode(&row)?))
+            let row = handle.status().await?;
+            Ok(Answer::Json(Payload::encode(&records::run(&row))?))
         })
     }
 

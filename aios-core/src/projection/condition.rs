@@ -1,4 +1,4 @@
-use super::{Cell, Table};
+use super::{Cell, Column, Table};
 use crate::store::{AgentFilter, PageRequest, RunFilter, TaskFilter};
 
 /// What a row must fulfil.
@@ -19,6 +19,8 @@ pub enum Condition {
 pub struct Query {
     /// The table.
     pub table: Table,
+    /// Which of the table's own columns to read, in its order.
+    pub columns: Vec<Column>,
     /// All of these hold.
     pub conditions: Vec<Condition>,
     /// Which page; rows are ordered by key.
@@ -55,6 +57,12 @@ impl Query {
         Self::new(Table::Workflows, [not_deleted(false)], page)
     }
 
+    /// The summaries of the runs that a filter asks for.
+    #[must_use]
+    pub fn run_summaries(filter: &RunFilter, page: &PageRequest) -> Self {
+        Self::runs(filter, page).only(&["workflow", "shard", "status", "position"])
+    }
+
     /// The runs that a filter asks for.
     #[must_use]
     pub fn runs(filter: &RunFilter, page: &PageRequest) -> Self {
@@ -72,6 +80,19 @@ impl Query {
         Self::new(Table::WorkflowRuns, conditions, page)
     }
 
+    /// The same rows with only these columns.
+    #[must_use]
+    pub fn only(mut self, columns: &[&str]) -> Self {
+        self.columns.retain(|column| columns.contains(&column.name));
+        self
+    }
+
+    /// Whether it asks for one row by its id.
+    #[must_use]
+    pub fn is_for_one(&self) -> bool {
+        self.conditions.iter().any(|condition| matches!(condition, Condition::Id(_)))
+    }
+
     fn new(
         table: Table,
         conditions: impl IntoIterator<Item = Option<Condition>>,
@@ -80,6 +101,7 @@ impl Query {
         let limit = page.limit.clamp(1, crate::store::MAX_PAGE);
         Self {
             table,
+            columns: table.columns().to_vec(),
             conditions: conditions.into_iter().flatten().collect(),
             page: PageRequest { after: page.after.clone(), limit },
         }

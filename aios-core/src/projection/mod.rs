@@ -24,6 +24,9 @@ use crate::{
 };
 
 /// One row to create or to change.
+///
+/// A row whose status is one of its table's [`final_statuses`](Table::final_statuses) is never
+/// changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     /// The table.
@@ -32,10 +35,37 @@ pub struct Change {
     pub id: String,
     /// Becomes `updated_at`, and `created_at` of a new row.
     pub at: Timestamp,
-    /// Whether to create the row if it is not there. If not, a missing row is no error.
-    pub creates: bool,
+    /// Whether it creates the row, changes it, or both.
+    pub effect: Effect,
+    /// What a row that is there must hold to be changed.
+    pub only: Vec<(&'static str, Cell)>,
     /// What to set; columns that are not named keep what they have.
     pub cells: Vec<(&'static str, Cell)>,
+}
+
+/// What a [`Change`] does, depending on whether its row is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Creates the row; one that is there stays as it is.
+    Create,
+    /// Changes the row; one that is not there is no error.
+    Update,
+    /// Creates the row, or changes it.
+    Upsert,
+}
+
+impl Effect {
+    /// Whether it creates a row that is not there.
+    #[must_use]
+    pub fn creates(self) -> bool {
+        self != Self::Update
+    }
+
+    /// Whether it changes a row that is there.
+    #[must_use]
+    pub fn updates(self) -> bool {
+        self != Self::Create
+    }
 }
 
 /// Whether events of this type may change the read models. Most events of a busy log are steps of
@@ -58,20 +88,33 @@ pub fn project(recorded: &RecordedEvent) -> Vec<Change> {
     }
     let change = match event.event_type.segments() {
         ("workflows", name, "registered") => workflow_registered(name, event),
-        ("workflows", name, action) => run(name, action, recorded),
+        ("workflows", name, action) => return run(name, action, recorded).unwrap_or_default(),
         ("agents", agent_type, action) => agent(agent_type, action, recorded),
         _ => None,
     };
     change.into_iter().collect()
 }
 
-fn run(workflow: &str, action: &str, recorded: &RecordedEvent) -> Option<Change> {
+/// How an event of its own workflow changes a run. Every one of them moves its position; the status
+/// follows, where it is one that the event can leave.
+fn run(workflow: &str, action: &str, recorded: &RecordedEvent) -> Option<Vec<Change>> {
     let run_id = recorded.stream.run_id()?;
     let event = &recorded.event;
+    let mut transition = None;
     let mut cells = match action {
         "started" => started(workflow, run_id, event)?,
-        "paused" => vec![status(RunStatus::Paused)],
-        "resumed" | "unblocked" => vec![status(RunStatus::Running), ("failure", Cell::Null)],
+        "paused" => {
+            transition = Some((RunStatus::Running, RunStatus::Paused));
+            Vec::new()
+        }
+        "resumed" => {
+            transition = Some((RunStatus::Paused, RunStatus::Running));
+            Vec::new()
+        }
+        "unblocked" => {
+            transition = Some((RunStatus::Blocked, RunStatus::Running));
+            vec![("failure", Cell::Null)]
+        }
         "cancel_requested" => vec![status(RunStatus::Cancelling)],
         "blocked" => {
             let failure = event.payload.decode::<Blocked>().ok()?.failure;
@@ -90,14 +133,22 @@ fn run(workflow: &str, action: &str, recorded: &RecordedEvent) -> Option<Change>
         _ => return None,
     };
     cells.push(("position", Cell::integer(recorded.position)));
-    let creates = action == "started";
-    Some(Change {
-        table: Table::WorkflowRuns,
-        id: run_id.to_owned(),
-        at: event.timestamp,
-        creates,
-        cells,
-    })
+    let (effect, only) = match action {
+        "started" => (Effect::Create, Vec::new()),
+        _ => (Effect::Update, vec![("workflow", Cell::text(workflow))]),
+    };
+    let id = run_id.to_owned();
+    let change =
+        Change { table: Table::WorkflowRuns, id, at: event.timestamp, effect, only, cells };
+    let moved = transition.map(|(from, to)| moved(&change, from, to));
+    Some(std::iter::once(change).chain(moved).collect())
+}
+
+/// The change from one status to another, for a row that an event has changed.
+fn moved(change: &Change, from: RunStatus, to: RunStatus) -> Change {
+    let mut only = change.only.clone();
+    only.push(status(from));
+    Change { only, cells: vec![status(to)], id: change.id.clone(), ..*change }
 }
 
 fn status(status: RunStatus) -> (&'static str, Cell) {
@@ -129,7 +180,8 @@ fn workflow_registered(name: &str, event: &Event) -> Option<Change> {
         table: Table::Workflows,
         id: format!("{name}@{}", registered.version),
         at: event.timestamp,
-        creates: true,
+        effect: Effect::Upsert,
+        only: Vec::new(),
         cells: vec![
             ("name", Cell::text(name)),
             ("version", Cell::integer(registered.version)),
@@ -172,7 +224,7 @@ fn agent(agent_type: &str, action: &str, recorded: &RecordedEvent) -> Option<Cha
 }
 
 fn agent_change(id: String, at: Timestamp, cells: Vec<(&'static str, Cell)>) -> Change {
-    Change { table: Table::Agents, id, at, creates: false, cells }
+    Change { table: Table::Agents, id, at, effect: Effect::Update, only: Vec::new(), cells }
 }
 
 fn agent_registered(agent_type: &str, event: &Event) -> Option<Change> {
@@ -181,7 +233,8 @@ fn agent_registered(agent_type: &str, event: &Event) -> Option<Change> {
         table: Table::Agents,
         id: registered.agent_id,
         at: event.timestamp,
-        creates: true,
+        effect: Effect::Upsert,
+        only: Vec::new(),
         cells: vec![
             ("agent_type", Cell::text(agent_type)),
             ("name", Cell::Text(registered.name)),
@@ -200,7 +253,8 @@ fn task_given(agent_type: &str, recorded: &RecordedEvent) -> Option<Change> {
         table: Table::AgentTasks,
         id: given.task_id,
         at: recorded.event.timestamp,
-        creates: true,
+        effect: Effect::Upsert,
+        only: Vec::new(),
         cells: vec![
             ("run_id", Cell::optional_text(run_id)),
             ("agent_type", Cell::text(agent_type)),
@@ -218,7 +272,8 @@ fn task_ended(end: TaskStatus, event: &Event) -> Option<Change> {
         table: Table::AgentTasks,
         id: ended.task_id,
         at: event.timestamp,
-        creates: false,
+        effect: Effect::Update,
+        only: Vec::new(),
         cells: vec![("status", Cell::text(end.as_str())), ("failure", failure)],
     })
 }
@@ -239,7 +294,7 @@ mod tests {
         let changes =
             project(&recorded("workflows.deploy.started", "runs/r1", &json!({"version": 2})));
         assert_eq!((changes.len(), changes[0].table), (1, Table::WorkflowRuns));
-        assert!(changes[0].creates && changes[0].id == "r1");
+        assert!(changes[0].effect == Effect::Create && changes[0].id == "r1");
         assert!(changes[0].cells.contains(&("workflow_version", Cell::Integer(2))));
         assert!(changes[0].cells.contains(&("position", Cell::Integer(7))));
     }
@@ -279,7 +334,7 @@ mod tests {
         ] {
             let changes = project(&recorded(event_type, "runs/r1", &data));
             assert_eq!(changes.len(), 1, "{event_type}");
-            for (name, cell) in &changes[0].cells {
+            for (name, cell) in changes[0].cells.iter().chain(&changes[0].only) {
                 let column = changes[0].table.column(name).unwrap();
                 assert!(cell.fits(column.kind), "{event_type} {name}");
             }

@@ -1,11 +1,10 @@
-use serde::de::DeserializeOwned;
-
 use super::{Cell, Query, Table};
 use crate::{
-    event::Timestamp,
+    event::{Payload, Timestamp},
+    failure::Failure,
     store::{
-        AgentRecord, AgentStatus, Page, PageRequest, RunRecord, RunStatus, Shard, TaskRecord,
-        TaskStatus, WorkflowRecord,
+        AgentRecord, AgentStatus, Page, PageRequest, RunRecord, RunStatus, RunSummary, Shard,
+        TaskRecord, TaskStatus, UnreadableRow, WorkflowRecord,
     },
 };
 
@@ -20,7 +19,7 @@ pub struct Row {
     pub updated_at: Timestamp,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
-    /// The table's own columns, in the order of [`Table::columns`].
+    /// What stands in the columns that were read, in the order of [`Query::columns`].
     pub cells: Vec<Cell>,
 }
 
@@ -36,7 +35,8 @@ pub trait Record: Sized {
     /// The name of the column that is missing or holds what it can't.
     fn from_row(row: Row) -> Result<Self, &'static str>;
 
-    /// Makes a page out of the rows that a query with `limit + 1` found.
+    /// Makes a page out of the rows that a query with `limit + 1` found. One that can't be read is
+    /// only named, unless it is the one that was asked for.
     ///
     /// # Errors
     ///
@@ -47,72 +47,76 @@ pub trait Record: Sized {
         rows.truncate(limit);
         let last = rows.last().map(|row| row.id.clone()).filter(|_| more);
         let next = last.map(|after| PageRequest { after: Some(after), limit });
-        let rows = rows.into_iter().map(Self::from_row).collect::<Result<_, _>>()?;
-        Ok(Page { rows, next })
+        let mut page = Page { rows: Vec::with_capacity(rows.len()), next, unreadable: Vec::new() };
+        for row in rows {
+            let id = row.id.clone();
+            match Self::from_row(row) {
+                Ok(record) => page.rows.push(record),
+                Err(column) if query.is_for_one() => return Err(column),
+                Err(column) => page.unreadable.push(UnreadableRow { id, column }),
+            }
+        }
+        Ok(page)
     }
 }
 
-/// Takes a row's cells one after the other.
-struct Cells {
-    table: Table,
-    cells: std::vec::IntoIter<Cell>,
-    index: usize,
-}
+/// Takes a row's cells one after the other; a getter fails with the name of its column.
+struct Cells(std::vec::IntoIter<Cell>);
 
 impl Cells {
-    fn new(table: Table, cells: Vec<Cell>) -> Self {
-        Self { table, cells: cells.into_iter(), index: 0 }
+    fn new(cells: Vec<Cell>) -> Self {
+        Self(cells.into_iter())
     }
 
-    fn next(&mut self) -> (&'static str, Cell) {
-        let name = self.table.columns().get(self.index).map_or("", |column| column.name);
-        self.index += 1;
-        (name, self.cells.next().unwrap_or(Cell::Null))
+    fn next(&mut self) -> Cell {
+        self.0.next().unwrap_or(Cell::Null)
     }
 
-    fn optional_text(&mut self) -> Result<Option<String>, &'static str> {
+    fn optional_text(&mut self, name: &'static str) -> Result<Option<String>, &'static str> {
         match self.next() {
-            (_, Cell::Null) => Ok(None),
-            (_, Cell::Text(text)) => Ok(Some(text)),
-            (name, _) => Err(name),
+            Cell::Null => Ok(None),
+            Cell::Text(text) => Ok(Some(text)),
+            _ => Err(name),
         }
     }
 
-    fn text(&mut self) -> Result<String, &'static str> {
+    fn text(&mut self, name: &'static str) -> Result<String, &'static str> {
+        self.optional_text(name)?.ok_or(name)
+    }
+
+    fn parsed<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, &'static str> {
+        parse(&self.text(name)?).ok_or(name)
+    }
+
+    fn integer<T: TryFrom<i64>>(&mut self, name: &'static str) -> Result<T, &'static str> {
         match self.next() {
-            (_, Cell::Text(text)) => Ok(text),
-            (name, _) => Err(name),
+            Cell::Integer(number) => number.try_into().map_err(|_| name),
+            _ => Err(name),
         }
     }
 
-    fn parsed<T>(&mut self, parse: impl Fn(&str) -> Option<T>) -> Result<T, &'static str> {
+    fn timestamp(&mut self, name: &'static str) -> Result<Option<Timestamp>, &'static str> {
         match self.next() {
-            (name, Cell::Text(text)) => parse(&text).ok_or(name),
-            (name, _) => Err(name),
+            Cell::Null => Ok(None),
+            Cell::Timestamp(timestamp) => Ok(Some(timestamp)),
+            _ => Err(name),
         }
     }
 
-    fn integer<T: TryFrom<i64>>(&mut self) -> Result<T, &'static str> {
+    fn json(&mut self, name: &'static str) -> Result<Option<Payload>, &'static str> {
         match self.next() {
-            (name, Cell::Integer(number)) => number.try_into().map_err(|_| name),
-            (name, _) => Err(name),
+            Cell::Null => Ok(None),
+            Cell::Json(payload) => Ok(Some(payload)),
+            _ => Err(name),
         }
     }
 
-    fn timestamp(&mut self) -> Result<Option<Timestamp>, &'static str> {
-        match self.next() {
-            (_, Cell::Null) => Ok(None),
-            (_, Cell::Timestamp(timestamp)) => Ok(Some(timestamp)),
-            (name, _) => Err(name),
-        }
-    }
-
-    fn json<T: DeserializeOwned>(&mut self) -> Result<Option<T>, &'static str> {
-        match self.next() {
-            (_, Cell::Null) => Ok(None),
-            (name, Cell::Json(payload)) => payload.decode().map(Some).map_err(|_| name),
-            (name, _) => Err(name),
-        }
+    fn failure(&mut self, name: &'static str) -> Result<Option<Failure>, &'static str> {
+        self.json(name)?.map(|payload| payload.decode().map_err(|_| name)).transpose()
     }
 }
 
@@ -120,14 +124,14 @@ impl Record for AgentRecord {
     const TABLE: Table = Table::Agents;
 
     fn from_row(row: Row) -> Result<Self, &'static str> {
-        let mut cells = Cells::new(Self::TABLE, row.cells);
+        let mut cells = Cells::new(row.cells);
         Ok(Self {
             id: row.id,
-            agent_type: cells.text()?,
-            name: cells.text()?,
-            config: cells.json()?.unwrap_or_default(),
-            status: cells.parsed(AgentStatus::parse)?,
-            last_seen_at: cells.timestamp()?,
+            agent_type: cells.text("agent_type")?,
+            name: cells.text("name")?,
+            config: cells.json("config")?.unwrap_or_default(),
+            status: cells.parsed("status", AgentStatus::parse)?,
+            last_seen_at: cells.timestamp("last_seen_at")?,
             created_at: row.created_at,
             updated_at: row.updated_at,
             deleted_at: row.deleted_at,
@@ -139,15 +143,15 @@ impl Record for TaskRecord {
     const TABLE: Table = Table::AgentTasks;
 
     fn from_row(row: Row) -> Result<Self, &'static str> {
-        let mut cells = Cells::new(Self::TABLE, row.cells);
+        let mut cells = Cells::new(row.cells);
         Ok(Self {
             id: row.id,
-            run_id: cells.optional_text()?,
-            agent_type: cells.text()?,
-            agent_id: cells.optional_text()?,
-            status: cells.parsed(TaskStatus::parse)?,
-            attempt: cells.integer()?,
-            failure: cells.json()?,
+            run_id: cells.optional_text("run_id")?,
+            agent_type: cells.text("agent_type")?,
+            agent_id: cells.optional_text("agent_id")?,
+            status: cells.parsed("status", TaskStatus::parse)?,
+            attempt: cells.integer("attempt")?,
+            failure: cells.failure("failure")?,
             created_at: row.created_at,
             updated_at: row.updated_at,
             deleted_at: row.deleted_at,
@@ -159,11 +163,11 @@ impl Record for WorkflowRecord {
     const TABLE: Table = Table::Workflows;
 
     fn from_row(row: Row) -> Result<Self, &'static str> {
-        let mut cells = Cells::new(Self::TABLE, row.cells);
+        let mut cells = Cells::new(row.cells);
         Ok(Self {
             id: row.id,
-            name: cells.text()?,
-            version: cells.integer()?,
+            name: cells.text("name")?,
+            version: cells.integer("version")?,
             created_at: row.created_at,
             updated_at: row.updated_at,
             deleted_at: row.deleted_at,
@@ -175,22 +179,38 @@ impl Record for RunRecord {
     const TABLE: Table = Table::WorkflowRuns;
 
     fn from_row(row: Row) -> Result<Self, &'static str> {
-        let mut cells = Cells::new(Self::TABLE, row.cells);
+        let mut cells = Cells::new(row.cells);
         Ok(Self {
             id: row.id,
-            workflow: cells.text()?,
-            workflow_version: cells.integer()?,
-            shard: Shard(cells.integer()?),
-            status: cells.parsed(RunStatus::parse)?,
-            parent_run_id: cells.optional_text()?,
-            result: cells.json()?,
-            failure: cells.json()?,
-            status_text: cells.optional_text()?,
-            progress: cells.json()?,
-            position: cells.integer()?,
+            workflow: cells.text("workflow")?,
+            workflow_version: cells.integer("workflow_version")?,
+            shard: Shard(cells.integer("shard")?),
+            status: cells.parsed("status", RunStatus::parse)?,
+            parent_run_id: cells.optional_text("parent_run_id")?,
+            result: cells.json("result")?,
+            failure: cells.failure("failure")?,
+            status_text: cells.optional_text("status_text")?,
+            progress: cells.json("progress")?,
+            position: cells.integer("position")?,
             created_at: row.created_at,
             updated_at: row.updated_at,
             deleted_at: row.deleted_at,
+        })
+    }
+}
+
+/// Read from [`Query::run_summaries`].
+impl Record for RunSummary {
+    const TABLE: Table = Table::WorkflowRuns;
+
+    fn from_row(row: Row) -> Result<Self, &'static str> {
+        let mut cells = Cells::new(row.cells);
+        Ok(Self {
+            id: row.id,
+            workflow: cells.text("workflow")?,
+            shard: Shard(cells.integer("shard")?),
+            status: cells.parsed("status", RunStatus::parse)?,
+            position: cells.integer("position")?,
         })
     }
 }

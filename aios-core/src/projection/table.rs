@@ -37,9 +37,10 @@ pub enum Kind {
 }
 
 /// One value of a row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Cell {
     /// Nothing.
+    #[default]
     Null,
     /// Text.
     Text(String),
@@ -49,6 +50,8 @@ pub enum Cell {
     Timestamp(Timestamp),
     /// JSON.
     Json(Payload),
+    /// What an adapter found in a column that can't hold it.
+    Unreadable,
 }
 
 impl Cell {
@@ -79,6 +82,7 @@ impl Cell {
             Self::Integer(_) => kind == Kind::Integer,
             Self::Timestamp(_) => kind == Kind::Timestamp,
             Self::Json(_) => kind == Kind::Json,
+            Self::Unreadable => false,
         }
     }
 }
@@ -107,6 +111,16 @@ impl Table {
             Self::AgentTasks => AGENT_TASKS,
             Self::Workflows => WORKFLOWS,
             Self::WorkflowRuns => WORKFLOW_RUNS,
+        }
+    }
+
+    /// The statuses that a row never leaves: it is not changed any more.
+    #[must_use]
+    pub fn final_statuses(self) -> &'static [&'static str] {
+        match self {
+            Self::AgentTasks => &["completed", "cancelled"],
+            Self::WorkflowRuns => &["completed", "failed", "cancelled", "continued"],
+            Self::Agents | Self::Workflows => &[],
         }
     }
 

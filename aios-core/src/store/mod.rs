@@ -24,7 +24,7 @@ pub use self::{
     lease::{Epoch, Lease, Leases, Owner, SHARDS, Shard},
     read_model::{
         AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels, RunFilter, RunRecord,
-        RunStatus, TaskFilter, TaskRecord, TaskStatus, WorkflowRecord,
+        RunStatus, RunSummary, TaskFilter, TaskRecord, TaskStatus, UnreadableRow, WorkflowRecord,
     },
     subscribe::LogSubscription,
 };

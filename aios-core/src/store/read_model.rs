@@ -1,9 +1,11 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{Shard, StoreError};
-use crate::{event::Timestamp, failure::Failure};
+use crate::{
+    event::{Payload, Timestamp},
+    failure::Failure,
+};
 
 macro_rules! status {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -103,8 +105,8 @@ pub struct AgentRecord {
     pub agent_type: String,
     /// Its name.
     pub name: String,
-    /// What its factory was given.
-    pub config: Value,
+    /// What its factory was given, as it was written.
+    pub config: Payload,
     /// Where it stands.
     pub status: AgentStatus,
     /// Its last heartbeat.
@@ -177,14 +179,14 @@ pub struct RunRecord {
     pub status: RunStatus,
     /// The run that started it as a child, if any.
     pub parent_run_id: Option<String>,
-    /// Its result, once completed.
-    pub result: Option<Value>,
+    /// Its result, once completed, as it was written.
+    pub result: Option<Payload>,
     /// What went wrong, once failed, cancelled or blocked.
     pub failure: Option<Failure>,
     /// What the workflow says it is doing.
     pub status_text: Option<String>,
-    /// How far the workflow says it is, in its own words.
-    pub progress: Option<Value>,
+    /// How far the workflow says it is, as it was written.
+    pub progress: Option<Payload>,
     /// Position of the last event that changed this row.
     pub position: u64,
     /// When it was started.
@@ -193,6 +195,29 @@ pub struct RunRecord {
     pub updated_at: Timestamp,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
+}
+
+/// Where a run stands, without its data: what an engine reads of many runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RunSummary {
+    /// Id of the run.
+    pub id: String,
+    /// Name of its workflow.
+    pub workflow: String,
+    /// The shard that owns it.
+    pub shard: Shard,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// Position of the last event that changed its row.
+    pub position: u64,
+}
+
+impl From<RunRecord> for RunSummary {
+    fn from(row: RunRecord) -> Self {
+        let RunRecord { id, workflow, shard, status, position, .. } = row;
+        Self { id, workflow, shard, status, position }
+    }
 }
 
 /// Which page to read.
@@ -225,6 +250,18 @@ pub struct Page<T> {
     pub rows: Vec<T>,
     /// Where the next page begins; `None` on the last one.
     pub next: Option<PageRequest>,
+    /// Rows of this page that can't be read. A page of the one row that a filter names has none: it
+    /// fails instead.
+    pub unreadable: Vec<UnreadableRow>,
+}
+
+/// A row that holds what this version of aios can't read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableRow {
+    /// Id of the row.
+    pub id: String,
+    /// The column that holds it.
+    pub column: &'static str,
 }
 
 /// Which agents to list; `Default` means all that are not deleted.
@@ -311,6 +348,20 @@ pub trait ReadModels: Send + Sync + 'static {
         filter: &RunFilter,
         page: &PageRequest,
     ) -> Result<Page<RunRecord>, StoreError>;
+
+    /// A page of runs without their data. A store need not read what is left out.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn run_summaries(
+        &self,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RunSummary>, StoreError> {
+        let Page { rows, next, unreadable } = self.runs(filter, page).await?;
+        Ok(Page { rows: rows.into_iter().map(RunSummary::from).collect(), next, unreadable })
+    }
 
     /// Empties all tables and derives them from the log anew. Appends wait meanwhile.
     ///

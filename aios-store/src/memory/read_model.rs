@@ -1,10 +1,10 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
 use aios_core::{
     projection::{Cell, Change, Condition, Query, Record, Row, Table, project},
     store::{
-        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, StoreError,
-        TaskFilter, TaskRecord, WorkflowRecord,
+        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
+        StoreError, TaskFilter, TaskRecord, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -47,6 +47,14 @@ impl ReadModels for MemoryStore {
         self.page(&Query::runs(filter, page))
     }
 
+    async fn run_summaries(
+        &self,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RunSummary>, StoreError> {
+        self.page(&Query::run_summaries(filter, page))
+    }
+
     async fn rebuild(&self) -> Result<(), StoreError> {
         let mut state = self.state();
         let mut tables = Tables::default();
@@ -71,13 +79,13 @@ impl Tables {
     fn apply_one(&mut self, change: Change) {
         let Some(key) = Key::of_change(&change) else { return };
         let rows = self.0.entry(change.table).or_default();
-        if change.creates {
-            rows.entry(key.uuid).or_insert_with(|| empty_row(&change));
-        }
-        if let Some(row) = rows.get_mut(&key.uuid) {
-            row.updated_at = change.at;
-            change.cells.into_iter().for_each(|(name, cell)| set(row, change.table, name, cell));
-        }
+        let row = match rows.entry(key.uuid) {
+            Entry::Vacant(place) if change.effect.creates() => place.insert(empty_row(&change)),
+            Entry::Occupied(place) if takes(place.get(), &change) => place.into_mut(),
+            _ => return,
+        };
+        row.updated_at = change.at;
+        change.cells.into_iter().for_each(|(name, cell)| set(row, change.table, name, cell));
     }
 
     /// What a query finds, and one row more if there is one.
@@ -85,7 +93,7 @@ impl Tables {
         let start = rows::page_start(query)?;
         let Some(rows) = self.0.get(&query.table) else { return Ok(Vec::new()) };
         let after = rows.iter().filter(|(key, _)| start.is_none_or(|start| **key > start));
-        let found = after.filter(|(_, row)| fulfils(row, query)).map(|(_, row)| row.clone());
+        let found = after.filter(|(_, row)| fulfils(row, query)).map(|(_, row)| part(row, query));
         Ok(found.take(query.page.limit.saturating_add(1)).collect())
     }
 }
@@ -98,6 +106,28 @@ fn empty_row(change: &Change) -> Row {
         deleted_at: None,
         cells: vec![Cell::Null; change.table.columns().len()],
     }
+}
+
+/// Whether a change changes a row that is there.
+fn takes(row: &Row, change: &Change) -> bool {
+    let cell = |name: &str| cell(row, change.table, name);
+    let is_final = match cell("status") {
+        Some(Cell::Text(status)) => change.table.final_statuses().contains(&status.as_str()),
+        _ => false,
+    };
+    let holds = change.only.iter().all(|(name, wanted)| cell(name) == Some(wanted));
+    change.effect.updates() && !is_final && holds
+}
+
+/// The columns of a row that a query asks for.
+fn part(row: &Row, query: &Query) -> Row {
+    let wanted = query.columns.iter().map(|column| cell(row, query.table, column.name).cloned());
+    let cells = wanted.map(Option::unwrap_or_default).collect();
+    Row { cells, id: row.id.clone(), ..*row }
+}
+
+fn cell<'r>(row: &'r Row, table: Table, name: &str) -> Option<&'r Cell> {
+    row.cells.get(index(table, name)?)
 }
 
 fn set(row: &mut Row, table: Table, name: &str, cell: Cell) {
@@ -114,7 +144,7 @@ fn index(table: Table, name: &str) -> Option<usize> {
 
 fn fulfils(row: &Row, query: &Query) -> bool {
     query.conditions.iter().all(|condition| {
-        let cell = |name: &str| index(query.table, name).and_then(|index| row.cells.get(index));
+        let cell = |name: &str| cell(row, query.table, name);
         match condition {
             Condition::Id(id) => row.id == *id,
             Condition::In(name, cells) => cell(name).is_some_and(|cell| cells.contains(cell)),

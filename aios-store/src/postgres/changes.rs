@@ -82,26 +82,33 @@ fn written(number: i32, key: &Key, change: Change) -> Value {
             cells.insert(name.to_owned(), value(cell));
         }
     }
-    object([
+    let mut written = object([
         ("event", number.into()),
         ("id", key.uuid.to_string().into()),
         ("external_id", key.external_id.clone().into()),
         ("at", moment(change.at).into()),
-        ("creates", change.creates.into()),
+        ("creates", change.effect.creates().into()),
+        ("updates", change.effect.updates().into()),
         ("positioned", positioned.into()),
         ("cells", Value::Object(cells)),
-    ])
+    ]);
+    if !change.only.is_empty() {
+        let only = change.only.into_iter().map(|(name, cell)| (name.to_owned(), value(cell)));
+        written.insert("holds".to_owned(), Value::Object(only.collect()));
+    }
+    Value::Object(written)
 }
 
 /// As `json!` makes it, which would copy what it is given.
-fn object<const FIELDS: usize>(fields: [(&str, Value); FIELDS]) -> Value {
-    Value::Object(fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect())
+fn object<const FIELDS: usize>(fields: [(&str, Value); FIELDS]) -> Map<String, Value> {
+    fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
 }
 
 /// JSON stays text, so that the database keeps it as it is.
 fn value(cell: Cell) -> Value {
     match cell {
-        Cell::Null => Value::Null,
+        // The projection never writes what is unreadable.
+        Cell::Null | Cell::Unreadable => Value::Null,
         Cell::Text(text) => Value::String(text),
         Cell::Integer(number) => Value::from(number),
         Cell::Timestamp(at) => Value::String(moment(at)),

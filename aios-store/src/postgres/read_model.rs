@@ -1,9 +1,9 @@
 use aios_core::{
     event::{EventId, Payload},
-    projection::{Cell, Column, Condition, Kind, Query, Record, Row, Table},
+    projection::{Cell, Column, Condition, Kind, Query, Record, Row},
     store::{
-        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, StoreError,
-        TaskFilter, TaskRecord, WorkflowRecord,
+        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
+        StoreError, TaskFilter, TaskRecord, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -46,6 +46,14 @@ impl ReadModels for PostgresStore {
         self.page(&Query::runs(filter, page)).await
     }
 
+    async fn run_summaries(
+        &self,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RunSummary>, StoreError> {
+        self.page(&Query::run_summaries(filter, page)).await
+    }
+
     async fn rebuild(&self) -> Result<(), StoreError> {
         rebuild(&self.0.database).await
     }
@@ -57,7 +65,7 @@ impl PostgresStore {
         let mut builder = select(database.schema(), query)?;
         let rows = database.fetch_all("read a table", builder.build()).await?;
         let rows: sqlx::Result<Vec<Row>> =
-            rows.iter().map(|found| row(query.table, found)).collect();
+            rows.iter().map(|found| row(&query.columns, found)).collect();
         let rows = rows.map_err(|error| database.error("read a table", error))?;
         rows::page(rows, query, database.name())
     }
@@ -67,9 +75,8 @@ impl PostgresStore {
 fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<Postgres>, StoreError> {
     let mut builder =
         QueryBuilder::new("SELECT id, external_id, created_at, updated_at, deleted_at");
-    for column in query.table.columns() {
-        let cast = if column.kind == Kind::Json { "::text" } else { "" };
-        builder.push(format!(", {}{cast}", column.name));
+    for column in &query.columns {
+        builder.push(format!(", {}", column.name));
     }
     builder.push(format!(" FROM {}.{} WHERE true", schema.name(), query.table.name()));
     if let Some(start) = rows::page_start(query)? {
@@ -119,18 +126,17 @@ fn text(cell: &Cell) -> Option<String> {
     if let Cell::Text(text) = cell { Some(text.clone()) } else { None }
 }
 
-fn row(table: Table, found: &PgRow) -> sqlx::Result<Row> {
+fn row(columns: &[Column], found: &PgRow) -> sqlx::Result<Row> {
     let external: Option<String> = found.try_get(1)?;
     let key: Uuid = found.try_get(0)?;
-    let columns = table.columns().iter().zip(COMMON..);
+    let columns = columns.iter().zip(COMMON..);
+    let cell = |(column, place): (&Column, usize)| cell(*column, found, place);
     Ok(Row {
         id: external.unwrap_or_else(|| EventId::from(key).to_string()),
         created_at: found.try_get::<Moment, _>(2)?.0,
         updated_at: found.try_get::<Moment, _>(3)?.0,
         deleted_at: found.try_get::<Option<Moment>, _>(4)?.map(|moment| moment.0),
-        cells: columns
-            .map(|(column, place)| cell(*column, found, place))
-            .collect::<Result<_, _>>()?,
+        cells: columns.map(|own| cell(own).unwrap_or(Cell::Unreadable)).collect(),
     })
 }
 

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, SqlSafeStr, SqlStr};
 use super::error::is_undefined;
 
 /// Every migration, in order; its version is its place, from 1.
-const MIGRATIONS: [(&str, &str); 8] = [
+const MIGRATIONS: [(&str, &str); 9] = [
     ("event_log", include_str!("../../migrations/postgres/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/postgres/0002_read_models.sql")),
     ("append", include_str!("../../migrations/postgres/0003_append.sql")),
@@ -15,6 +15,7 @@ const MIGRATIONS: [(&str, &str); 8] = [
     ("append_one", include_str!("../../migrations/postgres/0006_append_one.sql")),
     ("append_known", include_str!("../../migrations/postgres/0007_append_known.sql")),
     ("closed_streams", include_str!("../../migrations/postgres/0008_closed_streams.sql")),
+    ("final_statuses", include_str!("../../migrations/postgres/0009_final_statuses.sql")),
 ];
 
 /// Longest name, in bytes: PostgreSQL's 63, less what the name of the channel adds.

@@ -2,10 +2,10 @@ use std::fmt::Write;
 
 use aios_core::{
     event::{EventId, Payload, Timestamp},
-    projection::{Cell, Change, Condition, Kind, Query, Record, Row, Table, project},
+    projection::{Cell, Change, Column, Condition, Kind, Query, Record, Row, Table, project},
     store::{
-        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, StoreError,
-        TaskFilter, TaskRecord, WorkflowRecord,
+        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
+        StoreError, TaskFilter, TaskRecord, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -55,6 +55,14 @@ impl ReadModels for SqliteStore {
         self.page(Query::runs(filter, page)).await
     }
 
+    async fn run_summaries(
+        &self,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RunSummary>, StoreError> {
+        self.page(Query::run_summaries(filter, page)).await
+    }
+
     async fn rebuild(&self) -> Result<(), StoreError> {
         let database = self.database().to_owned();
         self.writer().call(move |writer| writer.rebuild(&database)).await
@@ -64,11 +72,11 @@ impl ReadModels for SqliteStore {
 impl SqliteStore {
     async fn page<R: Record>(&self, query: Query) -> Result<Page<R>, StoreError> {
         let (sql, values) = select(&query)?;
-        let table = query.table;
+        let columns = query.columns.clone();
         let find = move |connection: &Connection| {
             let mut statement = connection.prepare_cached(&sql)?;
             let rows =
-                statement.query_map(params_from_iter(values.iter()), |row| read(row, table))?;
+                statement.query_map(params_from_iter(values.iter()), |row| read(row, &columns))?;
             rows.collect::<rusqlite::Result<Vec<Row>>>()
         };
         let rows = self.read("read a table", find).await?;
@@ -102,19 +110,23 @@ pub(super) fn apply_all(connection: &Connection, changes: &[Change]) -> rusqlite
 
 fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
     let Some(key) = Key::of_change(change) else { return Ok(()) };
-    let sql = if change.creates { upsert(change) } else { update(change) };
+    let creates = change.effect.creates();
+    let sql = if creates { insert(change) } else { update(change) };
     let key_bytes = &key.uuid.as_bytes()[..];
     let at = change.at.as_micros();
-    let cells: Vec<Value> = change.cells.iter().map(|(_, cell)| value(cell)).collect();
+    let only = change.only.iter().filter(|_| change.effect.updates());
+    let cells = change.cells.iter().chain(only);
+    let cells: Vec<Value> = cells.map(|(_, cell)| value(cell)).collect();
     let mut parameters: Vec<&dyn ToSql> = vec![&key_bytes, &at];
-    if change.creates {
+    if creates {
         parameters.push(&key.external_id);
     }
     parameters.extend(cells.iter().map(|cell| -> &dyn ToSql { cell }));
     connection.prepare_cached(&sql)?.execute(&*parameters).map(drop)
 }
 
-fn upsert(change: &Change) -> String {
+/// The parameters are the key, the moment, the id's text, the cells, and what the row must hold.
+fn insert(change: &Change) -> String {
     let (mut names, mut places, mut sets) = (String::new(), String::new(), String::new());
     for (number, (name, _)) in (4_usize..).zip(&change.cells) {
         // Writing to a string can't fail.
@@ -122,26 +134,51 @@ fn upsert(change: &Change) -> String {
         let _ = write!(places, ", ?{number}");
         let _ = write!(sets, ", {name} = excluded.{name}");
     }
+    let conflict = match change.effect.updates() {
+        false => "DO NOTHING".to_owned(),
+        true => {
+            let open = still_open(change, 4 + change.cells.len());
+            format!("DO UPDATE SET updated_at = excluded.updated_at{sets} WHERE true{open}")
+        }
+    };
     let table = change.table.name();
     format!(
         "INSERT INTO {table} (id, external_id, created_at, updated_at{names})
          VALUES (?1, ?3, ?2, ?2{places})
-         ON CONFLICT (id) DO UPDATE SET updated_at = excluded.updated_at{sets}"
+         ON CONFLICT (id) {conflict}"
     )
 }
 
+/// The parameters are the key, the moment, the cells, and what the row must hold.
 fn update(change: &Change) -> String {
     let mut sets = String::new();
     for (number, (name, _)) in (3_usize..).zip(&change.cells) {
         // Writing to a string can't fail.
         let _ = write!(sets, ", {name} = ?{number}");
     }
-    format!("UPDATE {} SET updated_at = ?2{sets} WHERE id = ?1", change.table.name())
+    let (table, open) = (change.table.name(), still_open(change, 3 + change.cells.len()));
+    format!("UPDATE {table} SET updated_at = ?2{sets} WHERE id = ?1{open}")
+}
+
+/// What a row must hold so that it is changed; `first` is the number of the first parameter.
+fn still_open(change: &Change, first: usize) -> String {
+    let table = change.table.name();
+    let mut conditions = String::new();
+    // Writing to a string can't fail.
+    for (number, (name, _)) in (first..).zip(&change.only) {
+        let _ = write!(conditions, " AND {table}.{name} = ?{number}");
+    }
+    let statuses = change.table.final_statuses().join("', '");
+    if !statuses.is_empty() {
+        let _ = write!(conditions, " AND {table}.status NOT IN ('{statuses}')");
+    }
+    conditions
 }
 
 fn value(cell: &Cell) -> Value {
     match cell {
-        Cell::Null => Value::Null,
+        // The projection never writes what is unreadable.
+        Cell::Null | Cell::Unreadable => Value::Null,
         Cell::Text(text) => Value::Text(text.clone()),
         Cell::Integer(number) => Value::Integer(*number),
         Cell::Timestamp(at) => Value::Integer(at.as_micros()),
@@ -162,7 +199,7 @@ fn select(query: &Query) -> Result<(String, Vec<Value>), StoreError> {
     let filter = if wanted.is_empty() { "1".to_owned() } else { wanted.join(" AND ") };
     values.push(Value::Integer(i64::try_from(query.page.limit + 1).unwrap_or(i64::MAX)));
     let own: String =
-        query.table.columns().iter().fold(String::new(), |own, column| own + ", " + column.name);
+        query.columns.iter().fold(String::new(), |own, column| own + ", " + column.name);
     let sql = format!(
         "SELECT id, external_id, created_at, updated_at, deleted_at{own} FROM {}
          WHERE {filter} ORDER BY id LIMIT ?",
@@ -194,14 +231,14 @@ fn blob(key: Uuid) -> Value {
     Value::Blob(key.into_bytes().to_vec())
 }
 
-fn read(row: &rusqlite::Row<'_>, table: Table) -> rusqlite::Result<Row> {
+fn read(row: &rusqlite::Row<'_>, columns: &[Column]) -> rusqlite::Result<Row> {
     let key = Uuid::from_bytes(row.get(0)?);
     let external_id: Option<String> = row.get(1)?;
     let moment =
         |index| row.get(index).map(|micros: Option<i64>| micros.map(Timestamp::from_micros));
-    let own = (5_usize..).zip(table.columns());
-    let cells =
-        own.map(|(index, column)| cell(row, index, column.kind)).collect::<Result<_, _>>()?;
+    let own = (5_usize..).zip(columns);
+    let cell = |(index, column): (usize, &Column)| cell(row, index, column.kind);
+    let cells = own.map(|own| cell(own).unwrap_or(Cell::Unreadable)).collect();
     Ok(Row {
         id: external_id.unwrap_or_else(|| EventId::from(key).to_string()),
         created_at: Timestamp::from_micros(row.get(2)?),

@@ -49,10 +49,17 @@ async fn missing<S: ReadModels + ?Sized>(
     let oldest = shared.clock.now() - shared.options.announce_interval * MISSED;
     let (mut request, mut announcements) = (Some(PageRequest::first(PAGE)), Vec::new());
     while let Some(page) = request {
-        let Page { rows, next } = store.agents(&filter, &page).await?;
+        let Page { rows, next, unreadable } = store.agents(&filter, &page).await?;
         let gone = rows.iter().filter(|row| row.last_seen_at.is_none_or(|seen| seen < oldest));
         for row in gone {
             announcements.extend(announce(shared, row)?);
+        }
+        for row in unreadable {
+            tracing::warn!(
+                agent_id = row.id,
+                column = row.column,
+                "can't read the row of an agent"
+            );
         }
         request = next;
     }

@@ -75,7 +75,7 @@ async fn nudge(engine: &Arc<Engine>, after: u64) -> Result<(), StoreError> {
     let filter = RunFilter { shards, statuses, changed_after: after, ..RunFilter::default() };
     let mut page = PageRequest::first(1000);
     loop {
-        let found = engine.store.runs(&filter, &page).await?;
+        let found = engine.store.run_summaries(&filter, &page).await?;
         for row in found.rows {
             engine.activate(&row.id.into(), Message::Nudge).await;
         }

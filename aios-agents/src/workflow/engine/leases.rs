@@ -198,7 +198,7 @@ async fn recover(engine: &Arc<Engine>, shards: &[Shard]) -> Result<(), StoreErro
     let filter = RunFilter { shards: shards.to_vec(), statuses, ..RunFilter::default() };
     let mut page = PageRequest::first(1000);
     loop {
-        let found = engine.store.runs(&filter, &page).await?;
+        let found = engine.store.run_summaries(&filter, &page).await?;
         let engine = Arc::clone(engine);
         let ids: Vec<Arc<str>> = found.rows.into_iter().map(|row| row.id.into()).collect();
         for run_id in ids {

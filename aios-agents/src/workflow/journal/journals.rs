@@ -3,7 +3,7 @@ use std::sync::Arc;
 use aios_core::{
     agent::Segment,
     clock::Clock,
-    event::{Event, EventError, EventId, Metadata, Payload},
+    event::{Event, EventError, EventId, Metadata},
     store::{
         Append, EventStore, Expected, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord,
         RunStatus, StoreError, StreamId,
@@ -173,12 +173,12 @@ impl Journals {
         if !row.status.is_final() && row.status != RunStatus::Blocked {
             return Ok(None);
         }
-        let result = row.result.as_ref().map(Payload::encode).transpose()?;
         let continued_as = match row.status {
             RunStatus::Continued => self.successor(run_id).await?,
             _ => None,
         };
-        Ok(Some(Ended { status: row.status, result, failure: row.failure, continued_as }))
+        let RunRecord { status, result, failure, .. } = row;
+        Ok(Some(Ended { status, result, failure, continued_as }))
     }
 
     /// The run that a run continued as.

@@ -26,6 +26,7 @@ pub mod closed;
 pub mod envelope;
 pub mod fence;
 pub mod identity;
+pub mod json;
 pub mod lease;
 pub mod read;
 pub mod read_model;
@@ -33,6 +34,7 @@ pub mod rebuild;
 pub mod repeat;
 mod scene;
 pub mod subscribe;
+pub mod transition;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -184,6 +186,13 @@ macro_rules! store_conformance {
                 should_change_nothing_for_a_refused_append
                 should_ignore_what_does_not_fit
                 should_refuse_a_page_after_what_is_no_id;
+            json:
+                should_keep_the_json_of_runs_letter_by_letter
+                should_keep_the_json_of_agents_and_read_every_failure
+                should_summarise_runs;
+            transition:
+                should_follow_every_transition_of_a_run
+                should_never_leave_the_end_of_a_task;
             rebuild:
                 should_rebuild_what_was_live
                 should_rebuild_while_others_append;
@@ -228,12 +237,14 @@ mod tests {
             include_str!("envelope.rs"),
             include_str!("fence.rs"),
             include_str!("identity.rs"),
+            include_str!("json.rs"),
             include_str!("lease.rs"),
             include_str!("read.rs"),
             include_str!("read_model.rs"),
             include_str!("rebuild.rs"),
             include_str!("repeat.rs"),
             include_str!("subscribe.rs"),
+            include_str!("transition.rs"),
         ];
         let cases = themes.iter().flat_map(|theme| theme.split("pub async fn ").skip(1));
         for case in cases.filter_map(|rest| rest.split('(').next()) {

@@ -79,6 +79,15 @@ impl<'a> Scene<'a> {
         self.try_append(Append::new(stream(name), events)).await.unwrap()
     }
 
+    /// Appends one event to the journal of a run.
+    ///
+    /// # Errors
+    ///
+    /// What the store answers.
+    pub async fn append_event(&self, run: &str, event: Event) -> Result<Appended, StoreError> {
+        self.try_append(Append::new(stream(&format!("runs/{run}")), vec![event])).await
+    }
+
     /// Appends one event of this type and data to the journal of a run.
     pub async fn append_to_run(&self, run: &str, event_type: &str, data: Value) -> Appended {
         self.append(&format!("runs/{run}"), vec![typed(event_type, &data)]).await

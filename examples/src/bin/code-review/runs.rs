@@ -106,7 +106,7 @@ async fn unfinished(store: &Arc<dyn Store>, run: &RunRecord) -> Result<Before, B
 
 /// What the workflow says of itself.
 pub(crate) fn progress(run: &RunRecord) -> Option<Progress> {
-    run.progress.clone().and_then(|progress| serde_json::from_value(progress).ok())
+    run.progress.as_ref().and_then(|progress| progress.decode().ok())
 }
 
 /// How many files of a run are done, exactly.
