@@ -8,6 +8,10 @@ use super::{EventError, MAX_NAME_BYTES};
 /// Namespace of the `UUIDv5` that stands for a foreign id (RFC 9562, section 5.5).
 const FOREIGN: Uuid = Uuid::from_u128(0x6b1f_3c52_9a0e_4d6f_8c57_1e2a_a105_0001);
 
+/// Namespace of the `UUIDv5` that [`EventId::derive`] makes, apart from that of foreign ids: a foreign
+/// string never has the key of a derived id, even if it is the text from which that was derived.
+const DERIVED: Uuid = Uuid::from_u128(0x3d4b_8d0e_51c2_4f4a_9a61_7c0b_44e6_0002);
+
 /// Unique name of an event: an opaque string of 1 to 255 bytes.
 ///
 /// Generated ids are `UUIDv7` and take no heap; a foreign string comes back verbatim.
@@ -28,10 +32,11 @@ impl EventId {
         Self(Name::Uuid(Uuid::now_v7()))
     }
 
-    /// A `UUIDv5` of `name`: the same name always gives the same id.
+    /// A `UUIDv5` of `name`: the same name always gives the same id, which is the key of no other
+    /// text.
     #[must_use]
     pub fn derive(name: &str) -> Self {
-        Self(Name::Uuid(Uuid::new_v5(&FOREIGN, name.as_bytes())))
+        Self(Name::Uuid(Uuid::new_v5(&DERIVED, name.as_bytes())))
     }
 
     /// The key under which a store keeps this event: the id itself if it is a UUID, else the
@@ -122,6 +127,25 @@ mod tests {
         let (one, two): (EventId, EventId) = ("a".parse().unwrap(), "b".parse().unwrap());
         assert_ne!(one.key(), two.key());
         assert_eq!(one.key(), "a".parse::<EventId>().unwrap().key());
+    }
+
+    /// An id that another system chooses can't be taken for one that an engine derives.
+    #[test]
+    fn should_keep_generated_derived_and_foreign_ids_apart() {
+        for name in ["r1/1#1", "", "01890a5d-ac96-774b-bcce-b302099a8057"] {
+            let derived = EventId::derive(name);
+            assert_eq!(derived, EventId::derive(name));
+            assert_eq!((derived.key().get_version_num(), derived.foreign()), (5, None));
+            assert!(
+                name.parse::<EventId>().is_ok_and(|id| id.key() != derived.key())
+                    || name.is_empty()
+            );
+        }
+        assert_eq!(EventId::generate().key().get_version_num(), 7);
+        let derived = EventId::derive("r1/1#1").to_string();
+        assert_eq!(derived, "c593ce2a-a123-5759-b3b9-25579f959218");
+        let foreign: EventId = "r1/1#1".parse().unwrap();
+        assert_eq!(foreign.key().to_string(), "c7d3dab2-9a4c-5629-bcbd-c25043c5234c");
     }
 
     #[test]

@@ -55,6 +55,14 @@ pub enum StoreError {
         /// The limit.
         limit: usize,
     },
+    /// A text of an event has a character that the store can't keep there.
+    #[error("event {id} has the character NUL in its {part}, which the store can't keep")]
+    InvalidText {
+        /// The event.
+        id: EventId,
+        /// Which text: its `id`, `source` or `stream`.
+        part: &'static str,
+    },
     /// Another process has the database open.
     #[error("{database} is in use by another process")]
     Locked {
@@ -138,6 +146,7 @@ impl StoreError {
             Self::EmptyAppend { .. } => "EMPTY_APPEND",
             Self::InvalidStream { .. } => "INVALID_STREAM",
             Self::TooLarge { .. } => "EVENT_TOO_LARGE",
+            Self::InvalidText { .. } => "INVALID_TEXT",
             Self::Locked { .. } => "STORE_LOCKED",
             Self::NewerSchema { .. } => "NEWER_SCHEMA",
             Self::Corrupt { .. } => "STORE_CORRUPT",

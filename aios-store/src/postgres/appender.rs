@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use aios_core::{clock::ClockExt, store::StoreError};
+use aios_core::{clock::ClockExt, event::Event, store::StoreError};
 
 use super::{
     answer::{Answering, Done},
@@ -51,7 +51,7 @@ impl Appender {
                     self.write_alone(alone, is_uncertain).await;
                 }
             }
-            Err(refusal) => refuse(&mut load.callers, &refusal),
+            Err(refusal) => refuse(&mut load.callers, &refusal.explained(&load.batch)),
         }
         None
     }
@@ -63,7 +63,7 @@ impl Appender {
         }
         match self.insist(&alone.batch, &mut alone.callers, &mut is_uncertain).await {
             Ok(committed) => self.answering.answer(Done { load: alone, committed }),
-            Err(refusal) => refuse(&mut alone.callers, &refusal),
+            Err(refusal) => refuse(&mut alone.callers, &refusal.explained(&alone.batch)),
         }
     }
 
@@ -163,4 +163,27 @@ enum Refusal {
     /// Something in it is what the server does not take.
     Poison(StoreError),
     Other(StoreError),
+}
+
+impl Refusal {
+    /// Names what the server does not take, if it is what it never takes.
+    fn explained(self, batch: &Batch) -> Self {
+        let mut events = batch.appends().flat_map(|(append, _)| {
+            append.events.iter().map(|event| (append.stream.as_str(), event))
+        });
+        match self {
+            Self::Poison(error) => {
+                Self::Poison(events.find_map(|(stream, event)| nul(stream, event)).unwrap_or(error))
+            }
+            other => other,
+        }
+    }
+}
+
+/// The character that PostgreSQL's text can't hold, in a text of an event.
+fn nul(stream: &str, event: &Event) -> Option<StoreError> {
+    let id = event.id.foreign().unwrap_or_default();
+    let texts = [("id", id), ("source", &*event.source), ("stream", stream)];
+    let (part, _) = texts.into_iter().find(|(_, text)| text.contains('\0'))?;
+    Some(StoreError::InvalidText { id: event.id.clone(), part })
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::nul::escaped;
 use crate::rows::Key;
 
 /// Stands for a position that is not known before the append.
@@ -85,7 +86,7 @@ fn written(number: i32, key: &Key, change: Change) -> Value {
     let mut written = object([
         ("event", number.into()),
         ("id", key.uuid.to_string().into()),
-        ("external_id", key.external_id.clone().into()),
+        ("external_id", key.external_id.clone().map(escaped).into()),
         ("at", moment(change.at).into()),
         ("creates", change.effect.creates().into()),
         ("updates", change.effect.updates().into()),
@@ -109,7 +110,7 @@ fn value(cell: Cell) -> Value {
     match cell {
         // The projection never writes what is unreadable.
         Cell::Null | Cell::Unreadable => Value::Null,
-        Cell::Text(text) => Value::String(text),
+        Cell::Text(text) => Value::String(escaped(text)),
         Cell::Integer(number) => Value::from(number),
         Cell::Timestamp(at) => Value::String(moment(at)),
         Cell::Json(payload) => Value::String(payload.as_str().to_owned()),

@@ -12,7 +12,8 @@
 //! A role that may create a schema, or owns an empty one of the right name, and the isolation level
 //! `read committed`, which is PostgreSQL's default; an append under another one is refused. Text with
 //! the character NUL is what PostgreSQL can't keep, so an event that has one in its id, source or
-//! stream, or in a text that becomes a column of a read model, is refused by itself.
+//! stream is refused by itself, with [`StoreError::InvalidText`]. In a text that becomes a column of a
+//! read model it is written as U+001A and `0`.
 //!
 //! An idle store with somebody waiting in [`wait_for`](aios_core::store::EventStore::wait_for) asks
 //! 6 times a minute for the end of the log, or 60 times where it can't listen for hints; with nobody
@@ -44,6 +45,7 @@ mod lent;
 mod load;
 mod moment;
 mod names;
+mod nul;
 mod one;
 mod options;
 mod pool;

@@ -10,7 +10,13 @@ use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder, Row as _, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{PostgresStore, moment::Moment, rebuild::rebuild, schema::Schema};
+use super::{
+    PostgresStore,
+    moment::Moment,
+    nul::{escaped, unescaped},
+    rebuild::rebuild,
+    schema::Schema,
+};
 use crate::rows::{self, Key};
 
 /// What every table has before its own columns.
@@ -123,7 +129,7 @@ fn integer(cell: &Cell) -> Option<i64> {
 }
 
 fn text(cell: &Cell) -> Option<String> {
-    if let Cell::Text(text) = cell { Some(text.clone()) } else { None }
+    if let Cell::Text(text) = cell { Some(escaped(text.clone())) } else { None }
 }
 
 fn row(columns: &[Column], found: &PgRow) -> sqlx::Result<Row> {
@@ -132,7 +138,7 @@ fn row(columns: &[Column], found: &PgRow) -> sqlx::Result<Row> {
     let columns = columns.iter().zip(COMMON..);
     let cell = |(column, place): (&Column, usize)| cell(*column, found, place);
     Ok(Row {
-        id: external.unwrap_or_else(|| EventId::from(key).to_string()),
+        id: external.map(unescaped).unwrap_or_else(|| EventId::from(key).to_string()),
         created_at: found.try_get::<Moment, _>(2)?.0,
         updated_at: found.try_get::<Moment, _>(3)?.0,
         deleted_at: found.try_get::<Option<Moment>, _>(4)?.map(|moment| moment.0),
@@ -142,7 +148,9 @@ fn row(columns: &[Column], found: &PgRow) -> sqlx::Result<Row> {
 
 fn cell(column: Column, found: &PgRow, place: usize) -> sqlx::Result<Cell> {
     let cell = match column.kind {
-        Kind::Text => found.try_get::<Option<String>, _>(place)?.map(Cell::Text),
+        Kind::Text => {
+            found.try_get::<Option<String>, _>(place)?.map(|text| Cell::Text(unescaped(text)))
+        }
         Kind::Integer => found.try_get::<Option<i64>, _>(place)?.map(Cell::Integer),
         Kind::Timestamp => {
             found.try_get::<Option<Moment>, _>(place)?.map(|moment| Cell::Timestamp(moment.0))

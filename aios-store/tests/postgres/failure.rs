@@ -178,7 +178,7 @@ async fn should_refuse_what_the_server_does_not_take_alone() {
         answers.iter().map(|answer| Some(answer.as_ref().ok()?.position)).collect();
     assert_eq!(positions, [Some(1), None, Some(2)]);
     let error = answers[1].as_ref().unwrap_err();
-    assert_eq!((error.code(), error.is_retryable()), ("STORE_BACKEND", false));
+    assert_eq!((error.code(), error.is_retryable()), ("INVALID_TEXT", false));
 }
 
 #[tokio::test(flavor = "multi_thread")]

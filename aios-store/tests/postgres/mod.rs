@@ -7,6 +7,7 @@ mod opening;
 mod pooler;
 mod proxy;
 mod retention;
+mod rows;
 mod silence;
 mod tail;
 mod tls;

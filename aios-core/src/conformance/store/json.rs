@@ -114,3 +114,20 @@ pub async fn should_summarise_runs(scene: Scene<'_>) {
     assert_eq!((&*row.id, &*row.workflow, row.shard), ("run-7", "deploy", Shard::of("run-7")));
     assert_eq!((row.status, row.position), (RunStatus::Completed, ended.position));
 }
+
+/// A status text may have any character.
+pub async fn should_keep_every_character_of_a_status_text(scene: Scene<'_>) {
+    if scene.lacks(Capability::NulCharacters) {
+        return;
+    }
+    for (number, text) in ["a\0b", "\u{1a}0\0\u{1a}", "\u{feff}\u{2028}\u{7f}✓"].iter().enumerate()
+    {
+        let events = vec![
+            typed("workflows.deploy.started", &json!({ "version": 1 })),
+            typed("workflows.deploy.status_set", &json!({ "text": text })),
+        ];
+        scene.append(&format!("runs/{number}"), events).await;
+        let row = run(&scene, &number.to_string()).await;
+        assert_eq!((row.status_text.as_deref(), row.status), (Some(*text), RunStatus::Running));
+    }
+}

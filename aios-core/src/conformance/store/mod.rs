@@ -124,6 +124,7 @@ macro_rules! store_conformance {
                 should_refuse_repeated_events_in_another_order
                 should_refuse_an_id_that_another_stream_has
                 should_refuse_an_id_that_stands_twice
+                should_keep_derived_and_foreign_ids_apart
                 should_leave_nothing_of_a_refused_append;
             closed:
                 should_append_nothing_after_the_end
@@ -189,7 +190,8 @@ macro_rules! store_conformance {
             json:
                 should_keep_the_json_of_runs_letter_by_letter
                 should_keep_the_json_of_agents_and_read_every_failure
-                should_summarise_runs;
+                should_summarise_runs
+                should_keep_every_character_of_a_status_text;
             transition:
                 should_follow_every_transition_of_a_run
                 should_never_leave_the_end_of_a_task;

@@ -3,7 +3,10 @@
 use futures_util::future::join_all;
 
 use super::scene::{Scene, event, events, repeated, stored, stream};
-use crate::store::{Append, Appended, Epoch, Expected, Fence, Shard, StoreError};
+use crate::{
+    event::EventId,
+    store::{Append, Appended, Epoch, Expected, Fence, Shard, StoreError},
+};
 
 /// The second time is answered with the place of the first, says so, and stores nothing.
 pub async fn should_answer_a_repeated_append_with_the_first_result(scene: Scene<'_>) {
@@ -101,6 +104,17 @@ pub async fn should_refuse_an_id_that_stands_twice(scene: Scene<'_>) {
     assert_eq!(error.code(), "DUPLICATE_EVENT");
     assert_eq!(scene.try_append(append).await.unwrap_err().code(), "DUPLICATE_EVENT");
     assert!(scene.log().await.is_empty());
+}
+
+/// A foreign id that reads as the name from which another was derived is another id.
+pub async fn should_keep_derived_and_foreign_ids_apart(scene: Scene<'_>) {
+    let (derived, foreign) = (EventId::derive("r1/1#1"), "r1/1#1".parse::<EventId>().unwrap());
+    for (position, id) in [(1, derived.clone()), (2, foreign.clone())] {
+        let appended = scene.append("a", vec![event(1).with_id(id)]).await;
+        assert_eq!(appended, stored(position, position));
+    }
+    let read: Vec<_> = scene.stream("a").await.into_iter().map(|read| read.event.id).collect();
+    assert_eq!(read, [derived, foreign]);
 }
 
 /// What a refused append would have stored can be appended otherwise.

@@ -1,0 +1,61 @@
+//! Tables that this version did not write, and texts that PostgreSQL can't hold.
+
+use aios_core::store::{Append, EventStoreExt, StreamId};
+use aios_store::postgres::{PostgresOptions, PostgresStore};
+use aios_tests::postgres::PostgresServer;
+
+use super::event;
+use crate::fixture::{bad_rows, old_log};
+
+async fn open(server: &PostgresServer) -> (PostgresStore, String) {
+    let schema = server.new_name();
+    let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
+    (PostgresStore::connect_with(options).await.unwrap(), schema)
+}
+
+fn change(server: &PostgresServer, schema: &str, sql: &str) {
+    assert_eq!(server.sql(&format!("SET search_path = {schema}; {sql}")), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_heal_a_log_that_goes_on_after_the_end_of_runs() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (store, schema) = open(server).await;
+    old_log::write(&store).await;
+    change(server, &schema, old_log::RENAME);
+    old_log::assert_healed(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_confine_a_row_that_can_not_be_read() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (store, schema) = open(server).await;
+    bad_rows::write(&store).await;
+    bad_rows::BREAK.iter().for_each(|sql| change(server, &schema, sql));
+    bad_rows::assert_contained(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_name_the_text_that_has_a_nul() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (store, _) = open(server).await;
+    let (mut source, id) = (event(), event().with_id("a\0b".parse().unwrap()));
+    source.source = "a\0b".into();
+    for (stream, event, part) in
+        [("s", id, "id"), ("s", source, "source"), ("a\0b", event(), "stream")]
+    {
+        let append = Append::new(StreamId::new(stream).unwrap(), vec![event.clone()]);
+        let error = store.append_one(append).await.unwrap_err();
+        assert_eq!((error.code(), error.is_retryable()), ("INVALID_TEXT", false));
+        let says = format!("event {} has the character NUL in its {part}", event.id);
+        assert!(error.to_string().starts_with(&says), "{error}");
+    }
+}
+
+/// Two schemas of one database are two stores.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_tell_two_schemas_of_one_database_apart() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let ((one, _), (two, _)) = (open(server).await, open(server).await);
+    assert_ne!(one.id().await.unwrap(), two.id().await.unwrap());
+}
