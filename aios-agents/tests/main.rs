@@ -14,6 +14,12 @@ mod agent_middleware;
 mod agent_supervision;
 mod agent_support;
 mod agent_typed;
+mod engine_children;
+mod engine_commands;
+mod engine_guards;
+mod engine_leases;
+mod engine_pause;
+mod engine_races;
 #[allow(dead_code, reason = "a fixture offers more than every test needs")]
 mod faulty;
 mod workflow_agents;

@@ -37,6 +37,11 @@ pub(crate) fn store() -> Arc<dyn Store> {
     Arc::new(MemoryStore::new())
 }
 
+/// A store whose appends have to be waited for, unlike those of the one in memory.
+pub(crate) async fn sqlite() -> Arc<dyn Store> {
+    Arc::new(aios_store::sqlite::SqliteStore::connect("sqlite::memory:").await.unwrap())
+}
+
 /// A runtime on that store, with a broker of its own and a short lease.
 pub(crate) fn runtime(store: &Arc<dyn Store>) -> RuntimeBuilder {
     let options = EngineOptions { lease_time: Duration::from_secs(2), ..EngineOptions::default() };

@@ -1,0 +1,211 @@
+//! The cancellation of a run reaches its children.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::{prelude::*, runtime::RuntimeBuilder};
+use aios_core::store::{PageRequest, RunFilter};
+use futures_util::future::join_all;
+
+use crate::{
+    faulty::{Fault, FaultyStore, holds, store_unavailable},
+    workflow_support::{actions, eventually, result, runtime, sqlite, store},
+};
+
+const CHILDREN: u32 = 30;
+
+async fn parent(context: WorkflowContext, count: u32) -> Result<u32, WorkflowError> {
+    let children = (0..count).map(|number| context.child::<u32>("kid", &number));
+    join_all(children).await.into_iter().sum()
+}
+
+/// A parent, and children that count how often they were undone.
+fn family(store: &Arc<dyn Store>, undone: &Arc<AtomicU32>) -> RuntimeBuilder {
+    let undone = Arc::clone(undone);
+    let kid = move |context: WorkflowContext, _: u32| {
+        let undone = Arc::clone(&undone);
+        async move {
+            context.compensate("undo", move |context| async move {
+                let undo = || async { Ok::<_, TaskError>(undone.fetch_add(1, Ordering::SeqCst)) };
+                context.step("undo", undo).await.map(drop)
+            });
+            context.signal::<u32>("never").await
+        }
+    };
+    runtime(store).workflow("parent", parent).workflow("kid", kid)
+}
+
+async fn kids(store: &Arc<dyn Store>, status: &str) -> usize {
+    let filter = RunFilter { workflow: Some("kid".to_owned()), ..RunFilter::default() };
+    let page = store.runs(&filter, &PageRequest::first(1000)).await.unwrap();
+    page.rows.iter().filter(|row| row.status.as_str() == status).count()
+}
+
+async fn all_kids(store: &Arc<dyn Store>, status: &str, count: u32) {
+    let what = format!("{count} children are {status}");
+    let count = usize::try_from(count).unwrap();
+    eventually(&what, || async { kids(store, status).await == count }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_the_children_of_a_cancelled_run() {
+    for store in [store(), sqlite().await] {
+        let undone = Arc::new(AtomicU32::new(0));
+        let runtime = family(&store, &undone).start().await.unwrap();
+        let run = runtime.start("parent", &CHILDREN).await.unwrap();
+        all_kids(&store, "running", CHILDREN).await;
+        run.cancel("enough").await.unwrap();
+        assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+        all_kids(&store, "cancelled", CHILDREN).await;
+        assert_eq!(undone.load(Ordering::SeqCst), CHILDREN);
+    }
+}
+
+/// Whatever was started when the cancellation came is cancelled; nothing is started later.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_leave_no_child_running_whenever_the_cancellation_comes() {
+    let (store, undone) = (sqlite().await, Arc::default());
+    let runtime = family(&store, &undone).start().await.unwrap();
+    for millis in [0, 1, 3, 7, 15, 30] {
+        let run = runtime.start("parent", &CHILDREN).await.unwrap();
+        #[allow(clippy::disallowed_methods, reason = "the cancellation comes when it does")]
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        run.cancel("enough").await.unwrap();
+        assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    }
+    eventually("no child runs", || async {
+        kids(&store, "running").await + kids(&store, "cancelling").await == 0
+    })
+    .await;
+}
+
+/// The engine dies between the cancellation of the parent and that of its children.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_children_after_a_crash_in_between() {
+    let faulty = FaultyStore::new(store());
+    faulty.on_append(|append| {
+        let is_kid = append.events.iter().any(|event| event.event_type.entity() == "kid");
+        let refuses = is_kid && holds(append, "cancel_requested");
+        refuses.then(|| Fault::Refuse(store_unavailable()))
+    });
+    let (undone, store): (_, Arc<dyn Store>) = (Arc::default(), Arc::clone(&faulty) as _);
+    let before = family(&store, &undone).start().await.unwrap();
+    let run = before.start("parent", &3).with_id("p").await.unwrap();
+    all_kids(&store, "running", 3).await;
+    run.cancel("enough").await.unwrap();
+    eventually("the request is recorded", || async {
+        actions(&run).await.contains(&"cancel_requested".to_owned())
+    })
+    .await;
+    let waiting = tokio::time::timeout(Duration::from_millis(300), run.result::<u32>()).await;
+    assert!(waiting.is_err(), "it must not end before: {waiting:?}");
+    before.shutdown(Duration::from_secs(5)).await.unwrap();
+    faulty.heal();
+
+    let after = family(&store, &undone).start().await.unwrap();
+    let run = after.run("p").await.unwrap();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    all_kids(&store, "cancelled", 3).await;
+    assert_eq!(undone.load(Ordering::SeqCst), 3);
+}
+
+/// A request whose response was lost is repeated, and recorded once.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_ask_each_child_once() {
+    let faulty = FaultyStore::new(store());
+    let lost = AtomicBool::new(false);
+    faulty.on_append(move |append| {
+        let is_kid = append.events.iter().any(|event| event.event_type.entity() == "kid");
+        let loses =
+            is_kid && holds(append, "cancel_requested") && !lost.swap(true, Ordering::SeqCst);
+        loses.then(|| Fault::LoseResponse(store_unavailable()))
+    });
+    let (undone, store): (_, Arc<dyn Store>) = (Arc::default(), faulty);
+    let runtime = family(&store, &undone).start().await.unwrap();
+    let run = runtime.start("parent", &1).await.unwrap();
+    all_kids(&store, "running", 1).await;
+    run.cancel("enough").await.unwrap();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    all_kids(&store, "cancelled", 1).await;
+    let log = store.read_log(0, 1000).await.unwrap();
+    let is_request = |kind: &str| kind == "workflows.kid.cancel_requested";
+    let requests = log.iter().filter(|it| is_request(it.event.event_type.as_str())).count();
+    assert_eq!(requests, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_leave_a_child_running_if_told() {
+    async fn detached(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.child("kid", &1).leave_running().await
+    }
+    let (store, undone) = (store(), Arc::default());
+    let builder = family(&store, &undone).workflow("detached", detached);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("detached", &()).await.unwrap();
+    all_kids(&store, "running", 1).await;
+    run.cancel("enough").await.unwrap();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    assert_eq!(kids(&store, "running").await, 1);
+    assert_eq!(undone.load(Ordering::SeqCst), 0);
+}
+
+/// A child whose call lost a race is a child all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_child_whose_call_was_dropped() {
+    async fn racing(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let child = context.child::<u32>("kid", &1);
+        let nap = context.sleep(Duration::from_millis(20));
+        tokio::select! {
+            biased;
+            _ = child => {}
+            _ = nap => {}
+        }
+        context.signal("never").await
+    }
+    let (store, undone) = (store(), Arc::default());
+    let runtime = family(&store, &undone).workflow("racing", racing).start().await.unwrap();
+    let run = runtime.start("racing", &()).await.unwrap();
+    eventually("the timer fires", || async {
+        actions(&run).await.contains(&"timer_fired".to_owned())
+    })
+    .await;
+    assert_eq!(kids(&store, "running").await, 1, "the child goes on");
+    run.cancel("enough").await.unwrap();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    all_kids(&store, "cancelled", 1).await;
+}
+
+/// Children of a run whose code no longer fits are cancelled with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_the_children_of_a_blocked_run() {
+    async fn changed(context: WorkflowContext, _: u32) -> Result<u32, WorkflowError> {
+        context.step("other", || async { Ok::<_, TaskError>(1) }).await
+    }
+    let (store, undone) = (store(), Arc::default());
+    let before = family(&store, &undone).start().await.unwrap();
+    let run = before.start("parent", &2).with_id("p").await.unwrap();
+    all_kids(&store, "running", 2).await;
+    drop(run);
+    before.shutdown(Duration::from_secs(5)).await.unwrap();
+
+    let kid =
+        |context: WorkflowContext, _: u32| async move { context.signal::<u32>("never").await };
+    let builder = runtime(&store).workflow("parent", changed).workflow("kid", kid);
+    let after = builder.start().await.unwrap();
+    let run = after.run("p").await.unwrap();
+    eventually("it is blocked", || async {
+        run.status().await.unwrap().status.as_str() == "blocked"
+    })
+    .await;
+    run.cancel("enough").await.unwrap();
+    eventually("it is cancelled", || async {
+        run.status().await.unwrap().status.as_str() == "cancelled"
+    })
+    .await;
+    all_kids(&store, "cancelled", 2).await;
+}

@@ -1,0 +1,282 @@
+//! What panics, what is dropped, what never waits, and a clock that steps back.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use aios_agents::{
+    prelude::*,
+    runtime::{EngineOptions, RunExecutor},
+};
+use aios_broker::memory::MemoryBroker;
+use aios_core::{
+    BoxFuture,
+    broker::{Broker, BrokerError},
+    clock::{Clock, SystemClock},
+    event::Timestamp,
+};
+
+use crate::{
+    faulty::{Fault, FaultyBroker},
+    workflow_support::{Doubler, PATIENCE, actions, eventually, result, runtime, store},
+};
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("a bomb");
+    }
+}
+
+async fn is_blocked(run: &RunHandle) {
+    eventually("it is blocked", || async {
+        run.status().await.unwrap().status.as_str() == "blocked"
+    })
+    .await;
+    let error = result::<u32>(run).await.unwrap_err();
+    assert!(matches!(error, RunError::Blocked { .. }), "{error:?}");
+    assert_eq!(error.failure().unwrap().code, "RUN_PANICKED");
+}
+
+/// Everything that can be asked of a run returns.
+async fn answers(run: &RunHandle) {
+    let asked = async {
+        run.signal("other", &1).await.unwrap();
+        run.status().await.unwrap();
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_a_run_whose_destructors_panic_when_it_is_evicted() {
+    async fn bomb(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        for _ in 0..2 {
+            let bomb = Bomb;
+            context.compensate("bomb", move |_| async move {
+                std::mem::forget(bomb);
+                Ok(())
+            });
+        }
+        context.signal("go").await
+    }
+    let runtime = runtime(&store()).workflow("bomb", bomb).start().await.unwrap();
+    let run = runtime.start("bomb", &()).await.unwrap();
+    is_blocked(&run).await;
+    answers(&run).await;
+    let before = actions(&run).await.len();
+    run.signal("other", &2).await.unwrap();
+    is_blocked(&run).await;
+    assert_eq!(actions(&run).await.len(), before + 1, "it is not loaded again and again");
+    run.cancel("enough").await.unwrap();
+    assert!(matches!(cancelled(&run).await, RunError::Cancelled { .. }));
+}
+
+async fn cancelled(run: &RunHandle) -> RunError {
+    eventually("it is cancelled", || async { run.status().await.unwrap().status.is_final() }).await;
+    result::<u32>(run).await.unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_the_result_of_a_run_whose_destructors_panic_at_its_end() {
+    async fn bomb(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let bomb = Bomb;
+        context.compensate("bomb", move |_| async move {
+            std::mem::forget(bomb);
+            Ok(())
+        });
+        Ok(7)
+    }
+    let runtime = runtime(&store()).workflow("bomb", bomb).start().await.unwrap();
+    let run = runtime.start("bomb", &()).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+}
+
+/// What an executor does to a run that it should drive.
+#[derive(Clone, Copy, Debug)]
+enum Mischief {
+    /// Drops it at once.
+    Drops,
+    /// Polls it some times, then drops it and says nothing.
+    Forgets,
+    /// Panics when it is given the run.
+    Panics,
+    /// Panics when it is to poll the run.
+    PanicsLater,
+}
+
+impl RunExecutor for Mischief {
+    fn drive(&self, mut run: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+        match self {
+            Self::Drops => Box::pin(async {}),
+            Self::Panics => panic!("no executor"),
+            Self::PanicsLater => Box::pin(async move {
+                let _run = run;
+                panic!("no executor");
+            }),
+            Self::Forgets => Box::pin(async move {
+                for _ in 0..2 {
+                    poll_fn(|context| {
+                        let _ = run.as_mut().poll(context);
+                        Poll::Ready(())
+                    })
+                    .await;
+                }
+                drop(run);
+                std::future::pending().await
+            }),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_a_run_that_its_executor_drops() {
+    async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task("nobody", &1).await
+    }
+    for mischief in [Mischief::Drops, Mischief::Forgets, Mischief::Panics, Mischief::PanicsLater] {
+        let executor: Option<Arc<dyn RunExecutor>> = Some(Arc::new(mischief));
+        let options = EngineOptions { executor, ..EngineOptions::default() };
+        let runtime = runtime(&store()).engine_options(options).workflow("wait", wait);
+        let runtime = runtime.start().await.unwrap();
+        let run = runtime.start("wait", &()).await.unwrap();
+        is_blocked(&run).await;
+        answers(&run).await;
+    }
+}
+
+/// Two runs that never wait, on two threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_let_others_run_beside_runs_that_never_wait() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let busy = move |context: WorkflowContext, (): ()| {
+        let stop = Arc::clone(&stopped);
+        async move {
+            let mut steps = 0_u64;
+            while !stop.load(Ordering::SeqCst) {
+                context.step("step", || async { Ok::<_, TaskError>(()) }).await?;
+                steps += 1;
+            }
+            Ok(steps)
+        }
+    };
+    async fn quick(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.sleep(Duration::from_millis(10)).await?;
+        Ok(1)
+    }
+    let builder = runtime(&store()).workflow("busy", busy).workflow("quick", quick);
+    let runtime = Arc::new(builder.start().await.unwrap());
+    let others = tokio::spawn(async move {
+        let mut busy = Vec::new();
+        for _ in 0..4 {
+            busy.push(runtime.start("busy", &()).await.unwrap());
+        }
+        for _ in 0..3 {
+            let run = runtime.start("quick", &()).await.unwrap();
+            assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+        }
+        let are_running = futures_util::future::join_all(busy.iter().map(RunHandle::status)).await;
+        stop.store(true, Ordering::SeqCst);
+        assert!(are_running.iter().all(|row| !row.as_ref().unwrap().status.is_final()));
+        for run in &busy {
+            assert!(result::<u64>(run).await.unwrap() > 0);
+        }
+    });
+    others.await.unwrap();
+}
+
+/// Steps back by 5 ms at every third reading.
+#[derive(Debug, Default)]
+struct Shaky(AtomicU64);
+
+impl Clock for Shaky {
+    fn now(&self) -> Timestamp {
+        let steps_back = self.0.fetch_add(1, Ordering::SeqCst).is_multiple_of(3);
+        let now = SystemClock.now();
+        if steps_back { now - Duration::from_millis(5) } else { now }
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+        SystemClock.sleep_until(deadline)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_lose_no_timer_when_the_clock_steps_back() {
+    async fn naps(context: WorkflowContext, count: u32) -> Result<u32, WorkflowError> {
+        for _ in 0..count {
+            context.sleep(Duration::from_millis(8)).await?;
+            let signal = context.signal::<u32>("never").timeout(Duration::from_millis(8));
+            signal.await.unwrap_err();
+            let failing = || async { Err::<u32, _>("no") };
+            let retry = RetryPolicy::fixed(2, Duration::from_millis(8));
+            context.step("fails", failing).retry(retry).await.unwrap_err();
+        }
+        Ok(count)
+    }
+    let clock = Arc::new(Shaky::default());
+    let runtime = runtime(&store()).clock(clock).workflow("naps", naps).start().await.unwrap();
+    let mut runs = Vec::new();
+    for _ in 0..20 {
+        // Some of them stay in memory, and some begin later.
+        runs.push(runtime.start("naps", &5).after(Duration::from_millis(8)).await.unwrap());
+    }
+    for run in &runs {
+        assert_eq!(result::<u32>(run).await.unwrap(), 5);
+    }
+}
+
+/// More runs than anything of the engine takes at once want to give tasks.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_hold_up_nobody_while_the_broker_is_down() {
+    const RUNS: u64 = 3000;
+    async fn assigns(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+        context.sleep(Duration::from_millis(50)).await?;
+        context.task("doubler", &number).await
+    }
+    async fn naps(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        for _ in 0..3 {
+            context.sleep(Duration::from_millis(30)).await?;
+        }
+        context.signal("go").await
+    }
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    broker.on_publish(|publish| {
+        let is_task = publish.event.event_type.action() == "task_assigned";
+        is_task.then(|| Fault::Refuse(BrokerError::Uncertain))
+    });
+    let options = EngineOptions { linger: Duration::from_millis(10), ..EngineOptions::default() };
+    let doubler = Doubler(Arc::new(AtomicU32::new(0)));
+    let runtime = runtime(&store())
+        .broker(Arc::clone(&broker) as Arc<dyn Broker>)
+        .engine_options(options)
+        .agent("doubler", doubler)
+        .workflow("assigns", assigns)
+        .workflow("naps", naps)
+        .start()
+        .await
+        .unwrap();
+    let mut runs = Vec::new();
+    for number in 0..RUNS {
+        runs.push(runtime.start("assigns", &number).await.unwrap());
+    }
+    let run = runtime.start("naps", &()).await.unwrap();
+    eventually("its timers fire", || async { actions(&run).await.len() == 7 }).await;
+    run.signal("go", &5).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 5);
+    let first = result::<u64>(&runs[0]);
+    assert!(tokio::time::timeout(Duration::from_millis(50), first).await.is_err(), "it waits");
+
+    broker.heal();
+    for (number, run) in (0..).zip(&runs) {
+        assert_eq!(result::<u64>(run).await.unwrap(), number * 2_u64);
+    }
+}

@@ -1,0 +1,265 @@
+//! Engines that lose their shards, and what must not be lost with them.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::{prelude::*, runtime::EngineOptions};
+use aios_broker::memory::MemoryBroker;
+use aios_core::{
+    broker::Broker,
+    store::{Append, Fence, Owner, Shard},
+};
+
+use crate::{
+    faulty::{Fault, FaultyStore, store_unavailable},
+    workflow_support::{PATIENCE, actions, eventually, result, runtime, sqlite, store},
+};
+
+const LEASE: Duration = Duration::from_millis(600);
+
+fn options() -> EngineOptions {
+    EngineOptions { lease_time: LEASE, relay: false, ..EngineOptions::default() }
+}
+
+async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    context.signal("go").await
+}
+
+/// Every event of a run that its engine writes is written under the fence of its shard.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_append_under_the_fence_of_the_shard() {
+    async fn steps(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.step("one", || async { Ok::<_, TaskError>(1) }).await?;
+        context.sleep(Duration::from_millis(5)).await?;
+        Err("no".into())
+    }
+    async fn panics(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        panic!("no code")
+    }
+    let faulty = FaultyStore::new(store());
+    let seen: Arc<Mutex<Vec<Append>>> = Arc::default();
+    let log = Arc::clone(&seen);
+    faulty.on_append(move |append| {
+        log.lock().unwrap().push(append.clone());
+        None
+    });
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    let builder = runtime(&store).workflow("steps", steps).workflow("panics", panics);
+    let runtime = builder.start().await.unwrap();
+    for (name, id) in [("steps", "a"), ("panics", "b")] {
+        let run = runtime.start(name, &()).with_id(id).await.unwrap();
+        drop(result::<u32>(&run).await.unwrap_err());
+    }
+    let leases = store.leases().await.unwrap();
+    let fence = |run_id: &str| -> Option<Fence> {
+        leases.iter().find(|lease| lease.shard == Shard::of(run_id)).map(|lease| lease.fence())
+    };
+    let seen = seen.lock().unwrap();
+    let written = seen.iter().filter_map(|append| Some((append.stream.run_id()?, append)));
+    let by_engine: Vec<_> = written
+        .filter(|(_, append)| append.events[0].event_type.action() != "started")
+        .map(|(run_id, append)| (append.events[0].event_type.action(), append.fence, fence(run_id)))
+        .collect();
+    assert!(by_engine.len() >= 5, "{by_engine:?}");
+    assert!(by_engine.iter().all(|(_, found, owned)| found.is_some() && found == owned));
+}
+
+/// Takes every shard as another engine does after the leases ran out.
+async fn take_all(store: &Arc<dyn Store>, time: Duration) -> Owner {
+    let thief = Owner::new("thief");
+    let shards: Vec<Shard> = Shard::all().collect();
+    let taken = Mutex::new(0);
+    eventually("the thief has all shards", || async {
+        let leases = store.acquire(&shards, &thief, time).await.unwrap();
+        let mut taken = taken.lock().unwrap();
+        *taken += leases.len();
+        *taken == shards.len()
+    })
+    .await;
+    thief
+}
+
+/// The engine can't renew, another takes its shards: it writes nothing more, and lets the runs go.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_up_the_runs_of_shards_that_another_engine_took() {
+    for inner in [store(), sqlite().await] {
+        let (begun, released) = (Arc::new(AtomicU32::new(0)), Arc::new(tokio::sync::Notify::new()));
+        let (counted, release) = (Arc::clone(&begun), Arc::clone(&released));
+        let slow = move |context: WorkflowContext, (): ()| {
+            let (begun, release) = (Arc::clone(&counted), Arc::clone(&release));
+            async move {
+                let step = || async {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    release.notified().await;
+                    Ok::<_, TaskError>(1_u32)
+                };
+                context.step("slow", step).await
+            }
+        };
+        let faulty = FaultyStore::new(Arc::clone(&inner));
+        let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+        let builder = runtime(&store).engine_options(options()).workflow("slow", slow.clone());
+        let runtime = builder.start().await.unwrap();
+        let run = runtime.start("slow", &()).with_id("r").await.unwrap();
+        eventually("the step begins", || async { begun.load(Ordering::SeqCst) == 1 }).await;
+        let is_lease = |method: &str| matches!(method, "renew" | "acquire");
+        faulty.on_call(move |method| is_lease(method).then(|| Fault::Refuse(store_unavailable())));
+        let thief = take_all(&inner, Duration::from_millis(1500)).await;
+        faulty.heal();
+        released.notify_one();
+        // The engine may not have noticed that it lost the shard: the store refuses it.
+        #[allow(clippy::disallowed_methods, reason = "nothing must happen meanwhile")]
+        tokio::time::sleep(LEASE).await;
+        let owned = inner.leases().await.unwrap();
+        if owned.iter().all(|lease| lease.owner == thief) {
+            assert_eq!(actions(&run).await, ["started"], "another engine owns the run");
+        }
+        // The thief does nothing, so its leases run out; the engine takes the shards again.
+        eventually("the step runs again", || async {
+            released.notify_one();
+            actions(&run).await.len() > 1
+        })
+        .await;
+        assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+        assert!(begun.load(Ordering::SeqCst) >= 2, "the first result was not recorded");
+        runtime.shutdown(PATIENCE).await.unwrap();
+    }
+}
+
+/// A lease lives longer than its time because it is renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_renew_its_leases() {
+    let store = store();
+    let builder = runtime(&store).engine_options(options()).workflow("wait", wait);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("wait", &()).await.unwrap();
+    let epochs = |leases: Vec<aios_core::store::Lease>| -> Vec<_> {
+        leases.into_iter().map(|lease| (lease.shard, lease.epoch)).collect()
+    };
+    let before = epochs(store.leases().await.unwrap());
+    let thief = Owner::new("thief");
+    let shards: Vec<Shard> = Shard::all().collect();
+    for _ in 0..10 {
+        #[allow(clippy::disallowed_methods, reason = "the lease runs out by real time")]
+        tokio::time::sleep(LEASE / 4).await;
+        assert!(store.acquire(&shards, &thief, LEASE).await.unwrap().is_empty());
+    }
+    assert_eq!(epochs(store.leases().await.unwrap()), before, "no shard changed hands");
+    run.signal("go", &3).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 3);
+}
+
+/// The second engine goes on with the runs of the first, which can't write any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_go_on_in_the_engine_that_took_the_shards() {
+    let inner = store();
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    let build = |store: &Arc<dyn Store>| {
+        let builder = runtime(store).broker(Arc::clone(&broker));
+        builder.engine_options(options()).workflow("wait", wait).start()
+    };
+    let first = build(&store).await.unwrap();
+    let mut runs = Vec::new();
+    for number in 0..20 {
+        runs.push(first.start("wait", &()).with_id(format!("r{number}")).await.unwrap());
+    }
+    let is_lease = |method: &str| matches!(method, "renew" | "acquire");
+    faulty.on_call(move |method| is_lease(method).then(|| Fault::Refuse(store_unavailable())));
+    let second = build(&inner).await.unwrap();
+    eventually("the second engine has the shards", || async {
+        let leases = inner.leases().await.unwrap();
+        let owners: Vec<_> = leases.iter().map(|lease| lease.owner.clone()).collect();
+        let held = owners.iter().filter(|owner| **owner == owners[0]).count();
+        held == owners.len() && leases.iter().all(|lease| lease.epoch.0 >= 2)
+    })
+    .await;
+    for run in &runs {
+        let run = second.run(run.id()).await.unwrap();
+        run.signal("go", &7).await.unwrap();
+    }
+    for run in &runs {
+        // The handle of the first engine finds out too.
+        assert_eq!(result::<u32>(run).await.unwrap(), 7);
+        assert_eq!(actions(run).await, ["started", "signaled", "completed"]);
+    }
+}
+
+/// A message to a run that is just leaving memory is not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_lose_no_message_to_a_run_that_is_being_evicted() {
+    async fn pings(context: WorkflowContext, count: u32) -> Result<u32, WorkflowError> {
+        let mut sum = 0;
+        for _ in 0..count {
+            sum += context.signal::<u32>("ping").await?;
+        }
+        Ok(sum)
+    }
+    const PINGS: u32 = 60;
+    for store in [store(), sqlite().await] {
+        let runtime = runtime(&store).workflow("pings", pings).start().await.unwrap();
+        let runtime = Arc::new(runtime);
+        let mut runs = tokio::task::JoinSet::new();
+        for number in 0..16 {
+            let runtime = Arc::clone(&runtime);
+            runs.spawn(async move {
+                let run = runtime.start("pings", &PINGS).await.unwrap();
+                for ping in 0..PINGS {
+                    run.signal("ping", &1).await.unwrap();
+                    // The run is evicted as soon as it waits; the next signal meets that.
+                    for _ in 0..(ping * 7 + number) % 23 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                result::<u32>(&run).await.unwrap()
+            });
+        }
+        while let Some(sum) = runs.join_next().await {
+            assert_eq!(sum.unwrap(), PINGS);
+        }
+    }
+}
+
+/// An answer that comes while its run is loaded is not lost either.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_answers_that_agents_gave_before_the_shutdown() {
+    const TASKS: u32 = 40;
+    #[derive(Clone)]
+    struct Slow(Arc<AtomicU32>, Arc<AtomicBool>);
+    impl Agent for Slow {
+        type Parameters = u32;
+        type Output = u32;
+        async fn process_task(&self, _: &TaskContext, number: u32) -> Result<u32, TaskError> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            eventually("told to answer", || async { self.1.load(Ordering::SeqCst) }).await;
+            Ok(number)
+        }
+    }
+    async fn one(context: WorkflowContext, number: u32) -> Result<u32, WorkflowError> {
+        context.task("slow", &number).await
+    }
+    let (store, calls, may_answer) = (sqlite().await, Arc::default(), Arc::default());
+    let slow = Slow(Arc::clone(&calls), Arc::clone(&may_answer));
+    let build = || runtime(&store).agent("slow", slow.clone()).workflow("one", one);
+    let before = build().start().await.unwrap();
+    let mut ids = Vec::new();
+    for number in 0..TASKS {
+        ids.push(before.start("one", &number).await.unwrap().id().to_owned());
+    }
+    eventually("every task runs", || async { calls.load(Ordering::SeqCst) == TASKS }).await;
+    may_answer.store(true, Ordering::SeqCst);
+    before.shutdown(PATIENCE).await.unwrap();
+
+    let after = build().start().await.unwrap();
+    for (number, id) in (0..).zip(&ids) {
+        let run = after.run(id).await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), number);
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), TASKS, "no task was done again");
+}
