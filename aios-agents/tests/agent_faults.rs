@@ -127,6 +127,25 @@ async fn should_not_lose_or_repeat_work_whose_answer_is_refused_for_good() {
 }
 
 #[tokio::test]
+async fn should_refuse_to_emit_what_only_aios_writes() {
+    let world = World::new();
+    let mut engine = world.mailbox("engine").await;
+    let mut forged = world.subscribe("forged", &["agents.victim.#", "workflows.#"]).await;
+    let agent = Scripted::new(|context, parameters| {
+        for event_type in ["agents.victim.task_cancelled", "workflows.deploy.completed"] {
+            let event = Event::new(event_type.parse().unwrap(), "backend", &1).unwrap();
+            assert_eq!(context.emit(event).unwrap_err().code(), "RESERVED_EVENT_TYPE");
+        }
+        async { Ok(parameters) }
+    });
+    let agents = Agents::new().agent("backend", agent);
+    let _host = world.start(agents).await;
+    world.assign("backend", "t1", json!(1)).await;
+    assert_eq!(world.drive(engine.next()).await.event_type.action(), "task_completed");
+    assert!(forged.try_next().await.is_none());
+}
+
+#[tokio::test]
 async fn should_publish_what_was_emitted_in_order_although_some_is_refused() {
     let world = World::new();
     let broker = Faulty::new(&world);
@@ -135,7 +154,7 @@ async fn should_publish_what_was_emitted_in_order_although_some_is_refused() {
     let agent = Scripted::new(|context, parameters| {
         for item in 0..3 {
             let event_type = "shop.order.placed".parse().unwrap();
-            context.emit(Event::new(event_type, "backend", &item).unwrap());
+            context.emit(Event::new(event_type, "backend", &item).unwrap()).unwrap();
         }
         async { Ok(parameters) }
     });

@@ -180,7 +180,7 @@ async fn should_publish_what_was_emitted_only_on_success_and_before_the_answer()
     let agent = Scripted::new(|context, parameters| {
         for item in ["one", "two"] {
             let event_type = "shop.order.placed".parse().unwrap();
-            context.emit(Event::new(event_type, "backend", item).unwrap());
+            context.emit(Event::new(event_type, "backend", item).unwrap()).unwrap();
         }
         async move {
             if parameters == json!("fail") { Err(Failure::new("NO", "no"))? } else { Ok(json!(1)) }

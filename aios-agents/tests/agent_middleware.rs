@@ -36,7 +36,9 @@ fn wrap(layer: &impl AgentLayer, agent: &Scripted) -> Arc<dyn DynAgent> {
 fn recovering(sick: &Arc<AtomicUsize>, retryable: bool) -> Scripted {
     let sick = Arc::clone(sick);
     Scripted::new(move |context, parameters| {
-        context.emit(Event::new("shop.order.placed".parse().unwrap(), "test", &1).unwrap());
+        context
+            .emit(Event::new("shop.order.placed".parse().unwrap(), "test", &1).unwrap())
+            .unwrap();
         let fails =
             sick.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         async move {

@@ -23,6 +23,7 @@ mod engine_races;
 #[allow(dead_code, reason = "a fixture offers more than every test needs")]
 mod faulty;
 mod workflow_agents;
+mod workflow_answers;
 mod workflow_basic;
 mod workflow_durable;
 mod workflow_executor;

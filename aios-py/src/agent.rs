@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::{
+    fault::Fault,
     given::event_of,
     json,
     places::{Arguments, Function, Places},
@@ -71,6 +72,7 @@ impl DynAgent for PyAgent {
 /// One task as Python sees it; it may outlive the attempt.
 struct Task {
     task_id: String,
+    idempotency_key: String,
     agent_type: String,
     agent_id: String,
     attempt: u32,
@@ -96,6 +98,7 @@ impl Task {
         let metadata = context.metadata();
         Self {
             task_id: context.task_id().as_str().to_owned(),
+            idempotency_key: context.idempotency_key().to_owned(),
             agent_type: context.agent_type().to_owned(),
             agent_id: context.agent_id().to_owned(),
             attempt: context.attempt(),
@@ -121,7 +124,10 @@ impl Task {
             // A payload is JSON already, so that it can't fail to be written.
             let _ = context.heartbeat(&progress);
         }
-        told.events.into_iter().for_each(|event| context.emit(event));
+        for event in told.events {
+            // Checked where the code emitted it.
+            let _ = context.emit(event);
+        }
     }
 }
 
@@ -149,6 +155,11 @@ impl TaskCore {
     #[getter]
     fn task_id(&self) -> &str {
         &self.0.task_id
+    }
+
+    #[getter]
+    fn idempotency_key(&self) -> &str {
+        &self.0.idempotency_key
     }
 
     #[getter]
@@ -200,6 +211,8 @@ impl TaskCore {
 
     fn emit(&self, event_type: &str, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let event = event_of(data, event_type, Arc::clone(&self.0.source))?;
+        let checked = event.event_type.check_unreserved();
+        checked.map_err(|error| Fault::from(error).into_error(data.py()))?;
         self.0.tell(|told| told.events.push(event));
         Ok(())
     }

@@ -40,7 +40,8 @@ pub(super) fn group_of(agent_type: &Segment) -> Result<Group, InvalidName> {
     Group::new(format!("agents.{agent_type}"))
 }
 
-/// The mailbox of one agent.
+/// The mailbox of one agent; an error for an id that no agent can have.
 pub(crate) fn mailbox_of(agent_type: &Segment, agent_id: &str) -> Result<Mailbox, InvalidName> {
+    Mailbox::new(agent_id)?;
     Mailbox::new(format!("agents.{agent_type}.{agent_id}"))
 }

@@ -1,6 +1,6 @@
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use serde::Serialize;
@@ -44,6 +44,7 @@ pub trait TaskHost: Send + Sync {
 pub struct TaskContext {
     info: TaskInfo,
     host: Arc<dyn TaskHost>,
+    idempotency_key: OnceLock<Box<str>>,
     emitted: Mutex<Vec<Event>>,
 }
 
@@ -51,7 +52,7 @@ impl TaskContext {
     /// Describes a task to an agent; for those who run agents.
     #[must_use]
     pub fn new(info: TaskInfo, host: Arc<dyn TaskHost>) -> Self {
-        Self { info, host, emitted: Mutex::new(Vec::new()) }
+        Self { info, host, idempotency_key: OnceLock::new(), emitted: Mutex::new(Vec::new()) }
     }
 
     /// The task.
@@ -90,11 +91,17 @@ impl TaskContext {
         &self.info.metadata
     }
 
-    /// The same text in every attempt of this task and in no other task: hand it to outside
-    /// systems, so that they recognise a repetition.
+    /// The same text in every attempt of this task and in no other task, also if a later run uses
+    /// the id of this one again: hand it to outside systems, so that they recognise a repetition.
     #[must_use]
     pub fn idempotency_key(&self) -> &str {
-        self.info.task_id.as_str()
+        let task_id = &self.info.task_id;
+        match &self.info.metadata.incarnation {
+            None => task_id.as_str(),
+            Some(incarnation) => {
+                self.idempotency_key.get_or_init(|| format!("{task_id}@{incarnation}").into())
+            }
+        }
     }
 
     /// Says that the work goes on, and how far it is. Cheap; call it as often as you like, the
@@ -110,7 +117,13 @@ impl TaskContext {
 
     /// Publishes an event if the task succeeds, before the task counts as done. The event gets this
     /// task's correlation, user and trace.
-    pub fn emit(&self, mut event: Event) {
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::ReservedType`] for an event of the domains `workflows`, `agents` and `system`;
+    /// it is not published.
+    pub fn emit(&self, mut event: Event) -> Result<(), EventError> {
+        event.event_type.check_unreserved()?;
         let ours = &self.info.metadata;
         let theirs = &mut event.metadata;
         theirs.correlation_id =
@@ -119,6 +132,7 @@ impl TaskContext {
         theirs.traceparent = theirs.traceparent.take().or_else(|| ours.traceparent.clone());
         theirs.tracestate = theirs.tracestate.take().or_else(|| ours.tracestate.clone());
         self.emitted.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        Ok(())
     }
 
     /// Takes what was emitted so far; for those who run agents.

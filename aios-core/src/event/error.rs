@@ -36,6 +36,16 @@ pub enum EventError {
         /// The refused text, cut after 255 bytes.
         text: String,
     },
+    /// The type belongs to a domain whose events only aios itself writes.
+    #[error(
+        "{event_type} belongs to the domain {domain}, whose events only aios writes; use a domain of your own"
+    )]
+    ReservedType {
+        /// The refused type.
+        event_type: String,
+        /// Its domain.
+        domain: String,
+    },
     /// A pattern has an empty or malformed segment.
     #[error("a pattern has segments of [a-z][a-z0-9_]*, `*` or `#`, not {text:?}")]
     InvalidPattern {
@@ -66,6 +76,7 @@ impl EventError {
             Self::InvalidId { .. } => "INVALID_EVENT_ID",
             Self::InvalidSource { .. } => "INVALID_EVENT_SOURCE",
             Self::InvalidType { .. } => "INVALID_EVENT_TYPE",
+            Self::ReservedType { .. } => "RESERVED_EVENT_TYPE",
             Self::InvalidPattern { .. } => "INVALID_PATTERN",
             Self::InvalidTimestamp { .. } => "INVALID_TIMESTAMP",
             Self::InvalidCloudEvent { .. } => "INVALID_CLOUD_EVENT",

@@ -4,6 +4,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{EventError, MAX_NAME_BYTES, error::excerpt};
 
+/// Domains of the events that only aios itself writes.
+const RESERVED: [&str; 3] = ["workflows", "agents", "system"];
+
 /// What kind of fact an event is: `domain.entity.action`.
 ///
 /// Three segments of `[a-z][a-z0-9_]*`, at most 255 bytes. Cloning shares the text.
@@ -51,6 +54,21 @@ impl EventType {
         let (domain, rest) = self.0.split_once('.').unwrap_or_default();
         let (entity, action) = rest.split_once('.').unwrap_or_default();
         (domain, entity, action)
+    }
+
+    /// Refuses a type of a reserved domain, `workflows`, `agents` or `system`: only aios itself
+    /// writes such events, because they tell what happened to runs, tasks and agents.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::ReservedType`].
+    pub fn check_unreserved(&self) -> Result<(), EventError> {
+        let (domain, ..) = self.segments();
+        if !RESERVED.contains(&domain) {
+            return Ok(());
+        }
+        let (event_type, domain) = (self.to_string(), domain.to_owned());
+        Err(EventError::ReservedType { event_type, domain })
     }
 }
 

@@ -30,6 +30,10 @@ pub struct Metadata {
     /// Version of the schema that the data follows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<u32>,
+    /// Of a task that a run assigned or cancelled: the id of the event that started the run. It
+    /// tells apart runs that used the same id one after the other, or in different stores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Arc<str>>,
     /// Fields that aios does not know.
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
@@ -70,6 +74,7 @@ impl<'de> Visitor<'de> for MetadataVisitor {
                 "tracestate" => metadata.tracestate = map.next_value()?,
                 "reply_to" => metadata.reply_to = map.next_value()?,
                 "schema_version" => metadata.schema_version = map.next_value()?,
+                "incarnation" => metadata.incarnation = map.next_value()?,
                 _ => {
                     if metadata.extra.insert(key.into_owned(), map.next_value()?).is_some() {
                         return Err(A::Error::custom("a metadata field stands twice"));

@@ -36,9 +36,10 @@ class TaskContext:
 
     @property
     def idempotency_key(self) -> str:
-        """The same text in every attempt of this task and in no other task: hand it to outside
-        systems, so that they recognise a repetition."""
-        return self._core.task_id
+        """The same text in every attempt of this task and in no other task, also if a later run
+        uses the id of this one again: hand it to outside systems, so that they recognise a
+        repetition."""
+        return self._core.idempotency_key
 
     @property
     def agent_type(self) -> str:

@@ -9,7 +9,10 @@ use aios_core::{
     failure::Failure,
 };
 
-use super::{Answer, Caller, Inner, pending::Waiting};
+use super::{
+    Answer, Caller, Inner,
+    pending::{Expected, Waiting},
+};
 use crate::agent::{codes, events::mailbox_of};
 
 /// A task that is about to be given; see [`Caller::task`].
@@ -62,7 +65,11 @@ impl TaskCall {
         let timeout = self.timeout;
         let task_id = TaskId::new(EventId::generate().to_string());
         let publish = self.publish(&task_id)?;
-        let (waiting, answer) = Waiting::new(&inner.pending, task_id);
+        let expected = Expected {
+            agent_type: publish.event.event_type.entity().into(),
+            assignment: publish.event.id.to_string().into(),
+        };
+        let (waiting, answer) = Waiting::new(&inner.pending, task_id, expected);
         inner.broker.publish_one(publish).await.map_err(|error| refused(&error))?;
         let answer = tokio::select! {
             biased;

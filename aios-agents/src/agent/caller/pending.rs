@@ -10,18 +10,39 @@ use super::Answer;
 
 /// The calls that wait for an answer.
 #[derive(Default)]
-pub(super) struct Pending(Mutex<HashMap<TaskId, oneshot::Sender<Answer>>>);
+pub(super) struct Pending(Mutex<HashMap<TaskId, (Expected, oneshot::Sender<Answer>)>>);
+
+/// Who may answer a call.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Expected {
+    /// The type of the agents that got the task.
+    pub(super) agent_type: Box<str>,
+    /// Id of the event that assigned the task.
+    pub(super) assignment: Box<str>,
+}
 
 impl Pending {
-    fn take(&self, task_id: &TaskId) -> Option<oneshot::Sender<Answer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(task_id)
+    /// Ends the call that waits for this task. Returns whether the answer is the expected agents',
+    /// or comes after the call has ended; a refused answer ends nothing.
+    pub(super) fn complete(&self, task_id: &TaskId, from: &Expected, answer: Answer) -> bool {
+        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match calls.get(task_id) {
+            None => true,
+            Some((expected, _)) if expected != from => false,
+            Some(_) => {
+                let call = calls.remove(task_id);
+                drop(calls);
+                if let Some((_, waiting)) = call {
+                    // The caller may have been dropped.
+                    drop(waiting.send(answer));
+                }
+                true
+            }
+        }
     }
 
-    pub(super) fn complete(&self, task_id: &TaskId, answer: Answer) {
-        if let Some(waiting) = self.take(task_id) {
-            // Whoever waited may have gone meanwhile.
-            drop(waiting.send(answer));
-        }
+    fn remove(&self, task_id: &TaskId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(task_id);
     }
 
     pub(super) fn clear(&self) {
@@ -36,10 +57,14 @@ pub(super) struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    pub(super) fn new(pending: &'a Pending, task_id: TaskId) -> (Self, oneshot::Receiver<Answer>) {
+    pub(super) fn new(
+        pending: &'a Pending,
+        task_id: TaskId,
+        expected: Expected,
+    ) -> (Self, oneshot::Receiver<Answer>) {
         let (sender, receiver) = oneshot::channel();
         let mut calls = pending.0.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.insert(task_id.clone(), sender);
+        calls.insert(task_id.clone(), (expected, sender));
         drop(calls);
         (Self { pending, task_id }, receiver)
     }
@@ -47,6 +72,6 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.pending.take(&self.task_id);
+        self.pending.remove(&self.task_id);
     }
 }

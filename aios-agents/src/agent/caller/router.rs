@@ -1,14 +1,17 @@
 use std::sync::Arc;
 
 use aios_core::{
-    agent::{TaskCompleted, TaskError, TaskFailed},
+    agent::{TaskCompleted, TaskError, TaskFailed, TaskId},
     broker::{Broker, BrokerError, Deliveries, Subscription},
     clock::Clock,
     event::Event,
     retry::RetryPolicy,
 };
 
-use super::pending::Pending;
+use super::{
+    Answer,
+    pending::{Expected, Pending},
+};
 use crate::agent::backoff::Backoff;
 
 /// Reads the mailbox and hands answers to the calls that wait for them.
@@ -62,22 +65,37 @@ impl Router {
         None
     }
 
-    /// Answers other than completions and failures, and answers that nobody waits for, are of no
-    /// interest.
+    /// Hands an answer to the call that waits for it. Other events, and answers to calls that have
+    /// ended, are ignored.
     fn route(&self, event: &Event) {
         let routed = match event.event_type.action() {
             "task_completed" => event.data().map(|TaskCompleted { task_id, output, .. }| {
-                self.pending.complete(&task_id, Ok(output));
+                self.complete(event, &task_id, Ok(output));
             }),
             "task_failed" => {
                 event.data().map(|TaskFailed { task_id, failure, retryable, .. }| {
-                    self.pending.complete(&task_id, Err(TaskError { failure, retryable }));
+                    self.complete(event, &task_id, Err(TaskError { failure, retryable }));
                 })
             }
             _ => Ok(()),
         };
         if let Err(error) = routed {
             tracing::warn!(code = error.code(), event_id = %event.id, "an answer is unreadable");
+        }
+    }
+
+    /// An answer is accepted from the agent type that was assigned the task, if it names the
+    /// assignment as its cause.
+    fn complete(&self, event: &Event, task_id: &TaskId, answer: Answer) {
+        let accepted = event.metadata.causation_id.as_deref().is_some_and(|assignment| {
+            let (agent_type, assignment) = (event.event_type.entity().into(), assignment.into());
+            self.pending.complete(task_id, &Expected { agent_type, assignment }, answer)
+        });
+        if !accepted {
+            tracing::warn!(
+                event_id = %event.id, event_type = %event.event_type, %task_id,
+                "refused an answer that does not name the assignment of its task as its cause"
+            );
         }
     }
 }

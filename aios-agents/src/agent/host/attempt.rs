@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     answer::log_unsettled,
     hosted::{HostedAgent, HostedType},
-    ledger::{Dispatch, Entry},
+    ledger::{Dispatch, Entry, Key},
     running::Stop,
     vigil::{Outcome, Vigil},
 };
@@ -33,7 +33,7 @@ impl HostedType {
                 return log_unsettled(delivery.dead_letter(failure.to_string()).await);
             }
         };
-        match self.shared.ledger.begin((assigned.task_id.clone(), assigned.attempt)) {
+        match self.shared.ledger.begin(Key::new(&assigned, &delivery.event.metadata)) {
             Dispatch::New(entry) => self.attempt(&agent, assigned, delivery, entry).await,
             Dispatch::Running(running) => running.hand_over(delivery),
             Dispatch::Finished(answer) => self.answer_again(answer, delivery).await,

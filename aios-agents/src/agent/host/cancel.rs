@@ -8,7 +8,7 @@ use aios_core::{
 };
 use serde::Deserialize;
 
-use super::{Shared, answer::log_unsettled, hosted::HostedType};
+use super::{Shared, answer::log_unsettled, hosted::HostedType, ledger::TaskKey};
 use crate::agent::{AgentError, backoff::Backoff};
 
 /// Data of `agents.<type>.task_cancelled`; the rest is of no interest here.
@@ -76,7 +76,8 @@ async fn resubscribe(
 async fn cancel(shared: &Shared, delivery: Delivery) {
     let settled = match delivery.event.data::<Cancelled>() {
         Ok(cancelled) => {
-            shared.ledger.cancel(&cancelled.task_id);
+            let task = TaskKey::new(cancelled.task_id, &delivery.event.metadata);
+            shared.ledger.cancel(&task);
             delivery.ack().await
         }
         Err(error) => {

@@ -3,7 +3,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use aios_core::{agent::TaskId, event::Event};
+use aios_core::{
+    agent::{TaskAssigned, TaskId},
+    event::{Event, Metadata},
+};
 
 use super::running::{Running, Stop};
 
@@ -13,8 +16,35 @@ const REMEMBERED: usize = 4_096;
 /// How many bytes of answers are remembered; older ones are forgotten first.
 const REMEMBERED_BYTES: usize = 64 << 20;
 
-/// What an attempt is known by.
-pub(super) type Key = (TaskId, u32);
+/// Identifies a task among those of all runs and stores: a run that reuses the id of an earlier one,
+/// or of a run in another store, has another incarnation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TaskKey {
+    task_id: TaskId,
+    incarnation: Option<Arc<str>>,
+}
+
+/// Identifies an attempt at a task.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    task: TaskKey,
+    attempt: u32,
+}
+
+impl TaskKey {
+    /// The task that an event with this metadata is about.
+    pub(super) fn new(task_id: TaskId, metadata: &Metadata) -> Self {
+        Self { task_id, incarnation: metadata.incarnation.clone() }
+    }
+}
+
+impl Key {
+    /// The attempt that an event with this metadata assigned.
+    pub(super) fn new(assigned: &TaskAssigned, metadata: &Metadata) -> Self {
+        let task = TaskKey::new(assigned.task_id.clone(), metadata);
+        Self { task, attempt: assigned.attempt }
+    }
+}
 
 /// What an attempt has to say.
 #[derive(Clone, Debug)]
@@ -43,8 +73,8 @@ struct State {
     finished: HashMap<Key, Answer>,
     order: VecDeque<Key>,
     bytes: usize,
-    cancelled: HashSet<TaskId>,
-    cancelled_order: VecDeque<TaskId>,
+    cancelled: HashSet<TaskKey>,
+    cancelled_order: VecDeque<TaskKey>,
 }
 
 /// What a dispatch turns out to be.
@@ -68,7 +98,7 @@ impl Ledger {
             return Dispatch::Finished(answer.clone());
         }
         let running = Arc::new(Running::default());
-        if state.cancelled.contains(&key.0) {
+        if state.cancelled.contains(&key.task) {
             running.stop(Stop::Cancelled);
         }
         state.running.insert(key.clone(), Arc::clone(&running));
@@ -76,10 +106,10 @@ impl Ledger {
     }
 
     /// Cancels every attempt at a task, also one that is yet to come.
-    pub(super) fn cancel(&self, task_id: &TaskId) {
+    pub(super) fn cancel(&self, task: &TaskKey) {
         let mut state = self.state();
-        state.remember_cancelled(task_id.clone());
-        let attempts = state.running.iter().filter(|((id, _), _)| id == task_id);
+        state.remember_cancelled(task.clone());
+        let attempts = state.running.iter().filter(|(key, _)| key.task == *task);
         attempts.for_each(|(_, running)| running.stop(Stop::Cancelled));
     }
 
@@ -110,11 +140,11 @@ impl State {
         }
     }
 
-    fn remember_cancelled(&mut self, task_id: TaskId) {
-        if !self.cancelled.insert(task_id.clone()) {
+    fn remember_cancelled(&mut self, task: TaskKey) {
+        if !self.cancelled.insert(task.clone()) {
             return;
         }
-        self.cancelled_order.push_back(task_id);
+        self.cancelled_order.push_back(task);
         if self.cancelled_order.len() > REMEMBERED
             && let Some(oldest) = self.cancelled_order.pop_front()
         {
@@ -158,8 +188,13 @@ impl Drop for Entry<'_> {
 mod tests {
     use super::*;
 
+    fn task(number: usize, incarnation: Option<&str>) -> TaskKey {
+        let task_id = TaskId::new(number.to_string());
+        TaskKey { task_id, incarnation: incarnation.map(Into::into) }
+    }
+
     fn key(number: usize) -> Key {
-        (TaskId::new(number.to_string()), 1)
+        Key { task: task(number, None), attempt: 1 }
     }
 
     fn answer(data: &str) -> Answer {
@@ -182,6 +217,16 @@ mod tests {
         entry.finish(&answer("a"));
         drop(entry);
         assert!(matches!(ledger.begin(key(1)), Dispatch::Finished(_)));
+    }
+
+    #[test]
+    fn should_take_a_task_of_another_incarnation_for_another_task() {
+        let ledger = Ledger::default();
+        do_task(&ledger, 1, &answer("a"));
+        ledger.cancel(&key(1).task);
+        let again = Key { task: task(1, Some("later")), attempt: 1 };
+        let Dispatch::New(entry) = ledger.begin(again) else { panic!("it is new") };
+        assert_eq!(entry.running.stopped(), None);
     }
 
     #[test]
@@ -208,7 +253,7 @@ mod tests {
     #[test]
     fn should_remember_a_bounded_number_of_cancelled_tasks() {
         let ledger = Ledger::default();
-        (0..=REMEMBERED).for_each(|number| ledger.cancel(&key(number).0));
+        (0..=REMEMBERED).for_each(|number| ledger.cancel(&key(number).task));
         for (number, stopped) in [(0, None), (1, Some(Stop::Cancelled))] {
             let Dispatch::New(entry) = ledger.begin(key(number)) else { panic!("it is new") };
             assert_eq!(entry.running.stopped(), stopped);

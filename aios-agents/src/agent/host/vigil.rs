@@ -13,6 +13,9 @@ use super::{
     running::{Running, Stop},
 };
 
+/// When a task that still runs shows its first sign of life, at the latest.
+const FIRST_BEAT: Duration = Duration::from_secs(1);
+
 /// How the code of a task ended.
 pub(super) enum Outcome {
     /// By itself.
@@ -143,8 +146,13 @@ impl<'a> Vigil<'a> {
         Box::pin(async move { hosted.publish_heartbeat(&parent, &beat).await })
     }
 
+    /// The first sign of life comes early: it tells that the task has left the queue.
     fn next_beat(&self) -> Timestamp {
-        self.last_beat.unwrap_or(self.started) + self.hosted.shared.options.heartbeat_interval
+        let interval = self.hosted.shared.options.heartbeat_interval;
+        match self.last_beat {
+            Some(last) => last + interval,
+            None => self.started + interval.min(FIRST_BEAT),
+        }
     }
 
     /// Whether the interval since the last sign of life allows another.

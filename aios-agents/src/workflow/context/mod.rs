@@ -20,9 +20,7 @@ use super::{
     WorkflowError,
     machine::{ChildRequest, Request, TaskRequest},
 };
-
-/// Domains of the events that aios writes.
-const RESERVED: [&str; 3] = ["workflows", "agents", "system"];
+use crate::agent::{codes::AGENT_NOT_FOUND, mailbox_of};
 
 /// What a run is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +98,7 @@ impl WorkflowContext {
         let target = agent.into();
         let agent_type = Segment::new(&target.agent_type).map_err(WorkflowError::from);
         let request = agent_type.and_then(|agent_type| {
-            Ok(Request::Task(Box::new(TaskRequest {
+            checked(Request::Task(Box::new(TaskRequest {
                 agent_type,
                 agent_id: target.agent_id,
                 parameters: Payload::encode(parameters)?,
@@ -164,11 +162,7 @@ impl WorkflowContext {
     /// `agents` and `system`, which aios itself writes: in a journal it would be taken for what
     /// happened to the run.
     pub fn emit(&self, event: Event) -> Result<(), WorkflowError> {
-        let (domain, ..) = event.event_type.segments();
-        if RESERVED.contains(&domain) {
-            let message = format!("workflows can't emit {}", event.event_type);
-            return Err(WorkflowError::failed(Failure::new("RESERVED_EVENT_TYPE", message)));
-        }
+        event.event_type.check_unreserved()?;
         self.tell(Request::Emit { event: Box::new(event) });
         Ok(())
     }
@@ -195,7 +189,7 @@ impl WorkflowContext {
 
     /// Asks for an operation as data; for workflows that are not written in Rust.
     pub fn operation(&self, request: Request) -> OperationCall {
-        self.call(Ok(request))
+        self.call(checked(request))
     }
 
     /// Runs `undo` if the run fails or is cancelled later. Compensations run in reverse order, each
@@ -265,6 +259,17 @@ impl WorkflowContext {
     pub(crate) fn take_compensation(&self) -> Option<Compensation> {
         self.cell.pop_compensation()
     }
+}
+
+/// Refuses a task for an agent whose id can't be part of a mailbox's name: no agent has it.
+fn checked(request: Request) -> Result<Request, WorkflowError> {
+    if let Request::Task(task) = &request
+        && let Some(agent_id) = &task.agent_id
+        && let Err(invalid) = mailbox_of(&task.agent_type, agent_id)
+    {
+        return Err(WorkflowError::failed(Failure::from_error(AGENT_NOT_FOUND, &invalid)));
+    }
+    Ok(request)
 }
 
 impl fmt::Debug for WorkflowContext {

@@ -104,6 +104,7 @@ fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
         }
         other => (other.code(), other.to_string()),
     };
+    warn!(%run_id, operation, attempt, code, "a task reached no agent: {message}");
     let failure = Failure::new(code, message);
     let retryable = error.is_retryable();
     engine.tell(&run_id, Message::Undelivered { operation, attempt, failure, retryable });

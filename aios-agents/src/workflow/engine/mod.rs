@@ -1,5 +1,6 @@
 //! The engine: advances the runs of the shards that it owns.
 
+mod activity;
 mod cancel;
 mod child;
 mod discover;
@@ -37,7 +38,10 @@ use tokio::{
 use tracing::{info, warn};
 
 pub use self::executor::RunExecutor;
-use self::{dispatch::Dispatch, leases::Ownership, live::Live, timers::Timers, waiters::Waiters};
+use self::{
+    activity::Activity, dispatch::Dispatch, leases::Ownership, live::Live, timers::Timers,
+    waiters::Waiters,
+};
 pub(crate) use self::{live::Message, registry::Registry, waiters::Ended};
 use crate::{counted::CountedStore, workflow::journal::Journals};
 
@@ -64,6 +68,9 @@ pub struct EngineOptions {
     /// How long an agent that sent a heartbeat for a task may be silent before the task is given
     /// to another.
     pub heartbeat_timeout: Duration,
+    /// How long after a task's timeout the engine waits for the agent's own report, before it
+    /// counts the attempt as failed.
+    pub task_grace: Duration,
     /// Whether lifecycle events of the log are published to the broker.
     pub relay: bool,
     /// Who polls the runs; the threads of the runtime if `None`.
@@ -78,6 +85,7 @@ impl Default for EngineOptions {
             back_off: (Duration::from_millis(50), Duration::from_secs(5)),
             child_check: Duration::from_secs(30),
             heartbeat_timeout: Duration::from_secs(30),
+            task_grace: Duration::from_secs(2),
             relay: true,
             executor: None,
         }
@@ -105,6 +113,7 @@ pub(crate) struct Engine {
     ownership: Ownership,
     live: Live,
     timers: Timers,
+    activity: Activity,
     dispatches: mpsc::Sender<Dispatch>,
     activations: Arc<Semaphore>,
     /// Answers that came.
@@ -144,6 +153,7 @@ impl Engine {
             ownership: Ownership::default(),
             live: Live::default(),
             timers: Timers::default(),
+            activity: Activity::default(),
             dispatches,
             activations: Arc::new(Semaphore::new(ACTIVATIONS)),
             heard: AtomicU64::new(0),

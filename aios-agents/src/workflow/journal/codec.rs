@@ -99,7 +99,7 @@ impl Codec {
             own => self.encode_own(own)?,
         };
         let event = Event {
-            id: id(&entry),
+            id: EventId::generate(),
             event_type,
             timestamp: now,
             source: Arc::clone(&self.source),
@@ -114,16 +114,6 @@ impl Codec {
         let (action, payload) = encode_own(entry).ok_or_else(unnamed)??;
         let named = self.types.iter().find(|(name, _)| *name == action).ok_or_else(unnamed)?;
         Ok((named.1.clone(), payload))
-    }
-}
-
-/// A task that is given again in the same attempt is the same event.
-fn id(entry: &Entry) -> EventId {
-    match entry {
-        Entry::TaskAssigned(task) => {
-            EventId::derive(&format!("{}#{}", task.data.task_id, task.data.attempt))
-        }
-        _ => EventId::generate(),
     }
 }
 

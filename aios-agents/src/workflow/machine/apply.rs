@@ -1,4 +1,4 @@
-use aios_core::{event::Timestamp, failure::Failure};
+use aios_core::{agent::Segment, event::Timestamp, failure::Failure};
 
 use super::{Machine, Mismatch, Outcome, Request, State, operation::Operation};
 use crate::workflow::{
@@ -132,6 +132,20 @@ impl Machine {
             State::Waiting { attempt: current, .. } => attempt.is_none_or(|it| it == current),
             State::Retrying { .. } => attempt.is_none(),
             _ => false,
+        }
+    }
+
+    /// Type of the agents that are to do a task, and the number of its current or coming attempt, if
+    /// the task is waited for.
+    #[must_use]
+    pub fn task(&self, operation: u64) -> Option<(&Segment, u32)> {
+        let found = self.operation(operation)?;
+        let Some(Request::Task(task)) = &found.request else { return None };
+        match found.state {
+            State::Waiting { attempt, .. } | State::Retrying { attempt, .. } => {
+                Some((&task.agent_type, attempt))
+            }
+            _ => None,
         }
     }
 

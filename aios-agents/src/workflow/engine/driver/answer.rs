@@ -1,13 +1,22 @@
 use aios_core::{
-    agent::{TaskError, TaskFailed, TaskHeartbeat},
+    agent::{TaskError, TaskFailed},
     broker::Delivery,
-    event::Timestamp,
     failure::Failure,
 };
 use tracing::{debug, warn};
 
-use super::{Driver, Exit, Message, acknowledge};
-use crate::workflow::journal::{Entry, OfAgent, Record, decode};
+use super::{
+    Driver, Exit, Message, acknowledge,
+    assignment::{Answer, Refusal},
+};
+use crate::{
+    agent::codes::INVALID_ANSWER,
+    workflow::journal::{Entry, OfAgent, Record},
+};
+
+/// What is wrong with an answer that names no cause.
+const ANONYMOUS: &str = "the answer does not name the event that assigned the task: \
+    its metadata must contain the id of that event as causation_id";
 
 impl Driver {
     pub(super) async fn told(&mut self, message: Message) -> Option<Exit> {
@@ -50,7 +59,7 @@ impl Driver {
         if let Some(operation) = again {
             self.execution.cell.wake(operation);
         }
-        self.miss_heartbeats(operation, now);
+        self.check_assignment(operation, now);
     }
 
     /// The broker did not take a task; it is given again after a pause.
@@ -61,73 +70,53 @@ impl Driver {
         let (first, most) = self.engine.options.back_off;
         let pause = self.deferred.get(&operation).map_or(first, |pause| (*pause * 2).min(most));
         self.deferred.insert(operation, pause);
+        self.assigned.remove(&operation);
         self.engine.timers.set(self.engine.clock.now() + pause, &self.run_id, operation);
     }
 
-    /// An agent that works on a task says so. From then on silence means that it died.
-    fn heartbeat(&mut self, delivery: &Delivery) {
-        let Ok(beat) = delivery.event.data::<TaskHeartbeat>() else { return };
-        let Some((_, operation)) = beat.task_id.run() else { return };
-        if self.execution.machine().awaits_task(operation, Some(beat.attempt)) {
-            let now = self.engine.clock.now();
-            self.seen.insert(operation, now);
-            let silence = now + self.engine.options.heartbeat_timeout;
-            self.engine.timers.set(silence, &self.run_id, operation);
-        }
-    }
-
-    /// Gives a task to another agent if the one that worked on it has fallen silent.
-    fn miss_heartbeats(&mut self, operation: u64, now: Timestamp) {
-        let Some(seen) = self.seen.get(&operation) else { return };
-        let silence = *seen + self.engine.options.heartbeat_timeout;
-        if silence > now {
-            return self.engine.timers.set(silence, &self.run_id, operation);
-        }
-        self.seen.remove(&operation);
-        let attempt = self.execution.machine().task_attempt(operation);
-        if let Some(attempt) = attempt {
-            let failure = Failure::new("HEARTBEAT_MISSED", "the agent has fallen silent");
-            self.decide(operation, attempt, TaskError::retryable(failure));
-        }
-    }
-
-    /// An agent answered: its event becomes part of the journal, then it is acknowledged.
+    /// An agent answered: its answer becomes part of the journal, then it is acknowledged.
     async fn answered(&mut self, delivery: Delivery) {
-        if delivery.event.event_type.action() == "task_heartbeat" {
-            self.heartbeat(&delivery);
-            return acknowledge(delivery).await;
-        }
-        let entry = match decode(&delivery.event) {
-            Ok(entry) => entry,
-            Err(error) => {
-                warn!(%error, "an answer can't be read");
-                let reason = Failure::from_error(error.code(), &error).message;
-                if let Err(error) = delivery.dead_letter(reason).await {
-                    warn!(%error, "could not give an answer up; it will come again");
-                }
-                return;
+        match self.judge(&delivery.event) {
+            Ok(Answer::Heartbeat { operation }) => {
+                self.heartbeat(operation);
+                acknowledge(delivery).await;
             }
-        };
-        let attempt = match &entry {
-            Entry::TaskFailed(task) => Some(task.data.attempt),
-            _ => None,
-        };
-        let awaited = entry
-            .operation()
-            .filter(|operation| self.execution.machine().awaits_task(*operation, attempt));
-        let (Some(operation), Entry::TaskCompleted(_) | Entry::TaskFailed(_)) = (awaited, &entry)
-        else {
-            debug!(event = %delivery.event.event_type, "an answer that nobody waits for");
-            return acknowledge(delivery).await;
-        };
-        self.outbox.push(Record { entry: entry.clone(), event: delivery.event.clone() });
-        self.answers.push(delivery);
-        self.seen.remove(&operation);
-        self.execution.machine().task_answered(operation);
-        if let Entry::TaskFailed(OfAgent { data, .. }) = entry {
-            let TaskFailed { attempt, failure, retryable, .. } = data;
-            self.decide(operation, attempt, TaskError { failure, retryable });
+            Ok(Answer::Ended { operation, attempt, entry }) => {
+                let event = self.recorded(&delivery.event, operation, attempt);
+                self.outbox.push(Record { entry: entry.clone(), event });
+                self.accept(operation, delivery);
+                if let Entry::TaskFailed(OfAgent { data, .. }) = entry {
+                    let TaskFailed { attempt, failure, retryable, .. } = data;
+                    self.decide(operation, attempt, TaskError { failure, retryable });
+                }
+            }
+            Err(Refusal::NotAwaited) => {
+                debug!(event = %delivery.event.event_type, "ignored an answer to no open attempt");
+                acknowledge(delivery).await;
+            }
+            Err(Refusal::Anonymous { operation, attempt }) => {
+                warn!(run = %self.run_id, operation, "an agent's answer names no assignment");
+                self.accept(operation, delivery);
+                let failure = Failure::new(INVALID_ANSWER, ANONYMOUS);
+                self.decide(operation, attempt, TaskError::terminal(failure));
+            }
+            Err(Refusal::Foreign(reason)) => {
+                warn!(
+                    run = %self.run_id, event_id = %delivery.event.id, reason,
+                    event_type = %delivery.event.event_type, "refused an answer"
+                );
+                if let Err(error) = delivery.dead_letter(reason).await {
+                    warn!(%error, "could not dead-letter an answer; it will be delivered again");
+                }
+            }
         }
+    }
+
+    /// The answer is acknowledged once what it says is durable.
+    fn accept(&mut self, operation: u64, delivery: Delivery) {
+        self.answers.push(delivery);
+        self.end_assignment(operation);
+        self.execution.machine().task_answered(operation);
     }
 
     /// A task could not be given to anybody.
@@ -138,7 +127,7 @@ impl Driver {
     }
 
     /// Records what follows a failed attempt.
-    fn decide(&mut self, operation: u64, attempt: u32, error: TaskError) {
+    pub(super) fn decide(&mut self, operation: u64, attempt: u32, error: TaskError) {
         let now = self.engine.clock.now();
         let entry = self.execution.machine().after_failure(operation, attempt, error, now);
         match self.encode(entry) {

@@ -97,6 +97,7 @@ impl Driver {
             version: 0,
             metadata: origin(&first.event.metadata, run_id),
             incarnation: first.event.id.clone(),
+            incarnation_text: first.event.id.to_string().into(),
             parent: started.parent.clone(),
             children,
             outbox: Vec::new(),
@@ -109,7 +110,7 @@ impl Driver {
             look_again: None,
             blocked: blocked(entries.clone()),
             cancel_requested: entries.clone().find_map(cancel_request),
-            seen: HashMap::new(),
+            assigned: HashMap::new(),
             turns: 0,
             permit: None,
         })
@@ -203,10 +204,15 @@ impl Driver {
     }
 
     pub(super) fn encode(&self, entry: Entry) -> Result<Record, EventError> {
-        let is_task = matches!(entry, Entry::TaskAssigned(_));
         let mut record = self.codec.encode(entry, self.engine.clock.now())?;
-        if is_task {
-            record.event.metadata = self.metadata.clone();
+        match &record.entry {
+            Entry::TaskAssigned(task) => {
+                let operation = task.data.task_id.run().map_or(0, |(_, operation)| operation);
+                record.event.id = self.assignment_id(operation, task.data.attempt);
+                record.event.metadata = self.task_metadata();
+            }
+            Entry::TaskCancelled(_) => record.event.metadata = self.task_metadata(),
+            _ => {}
         }
         Ok(record)
     }

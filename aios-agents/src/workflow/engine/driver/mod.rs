@@ -1,6 +1,7 @@
 //! Drives one run: the only place where the machine meets store, broker and clock.
 
 mod answer;
+mod assignment;
 mod children;
 mod commit;
 mod load;
@@ -19,7 +20,7 @@ use aios_core::{
     BoxFuture,
     agent::{Segment, TaskError},
     broker::{Delivery, Publish},
-    event::{EventError, EventId, Metadata, Timestamp},
+    event::{EventError, EventId, Metadata},
     failure::Failure,
     store::{Appended, Fence, StoreError, StreamId},
 };
@@ -27,10 +28,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{error, warn};
 
 pub(super) use self::stay::run;
-use self::{children::Children, outgoing::Outgoing};
+use self::{assignment::Assignment, children::Children, outgoing::Outgoing};
 use super::{Ended, Engine, Message, dispatch::Dispatch, inbox::Inbox};
 use crate::{
-    agent::mailbox_of,
+    agent::{codes::AGENT_NOT_FOUND, mailbox_of},
     workflow::{
         Execution,
         journal::{ChildStarted, Codec, Entry, OfAgent, Parent, Record, TaskCancelled},
@@ -76,6 +77,7 @@ struct Driver {
     metadata: Metadata,
     /// Id of the event that started the run.
     incarnation: EventId,
+    incarnation_text: Arc<str>,
     parent: Option<Parent>,
     children: Children,
     /// Records that wait for the next append.
@@ -98,8 +100,8 @@ struct Driver {
     /// Why somebody wants it cancelled, if anybody does: what is to be done with code that no
     /// longer fits.
     cancel_requested: Option<String>,
-    /// When an agent last said that it works on a task, by operation.
-    seen: HashMap<u64, Timestamp>,
+    /// The attempts at tasks that agents have, or should have, by operation.
+    assigned: HashMap<u64, Assignment>,
     /// Turns since the run waited last.
     turns: u32,
     permit: Option<OwnedSemaphorePermit>,
@@ -236,15 +238,15 @@ impl Driver {
                     let entry = Entry::TaskCancelled(OfAgent { agent_type, data });
                     match self.addressed(entry, false) {
                         Ok(publish) => self.send(publish, None),
-                        Err(error) => {
-                            error!(%error, run = %self.run_id, "could not write a notice")
+                        Err(failure) => {
+                            error!(%failure, run = %self.run_id, "could not write a notice")
                         }
                     }
                 }
                 Effect::StartChild(child) => self.start_child(child),
                 Effect::Settled { operation } => {
                     self.engine.timers.clear(&self.run_id, operation);
-                    self.seen.remove(&operation);
+                    self.assigned.remove(&operation);
                     self.deferred.remove(&operation);
                     self.missed.remove(&operation);
                 }
@@ -268,14 +270,12 @@ impl Driver {
     fn dispatch(&mut self, assignment: OfAgent<aios_core::agent::TaskAssigned>) {
         let attempt = assignment.data.attempt;
         let operation = assignment.data.task_id.run().map_or(0, |run| run.1);
+        self.expect_answer(operation, &assignment);
         match self.addressed(Entry::TaskAssigned(assignment), true) {
             Ok(publish) => {
                 self.send(publish, Some((Arc::clone(&self.run_id), operation, attempt)));
             }
-            Err(error) => {
-                let failure = Failure::from_error(error.code(), &error);
-                self.undelivered(operation, attempt, TaskError { failure, retryable: false });
-            }
+            Err(failure) => self.undelivered(operation, attempt, TaskError::terminal(failure)),
         }
     }
 
@@ -284,8 +284,9 @@ impl Driver {
     }
 
     /// The event of an entry, on its way to an agent type or to one agent.
-    fn addressed(&self, entry: Entry, require_route: bool) -> Result<Publish, EventError> {
-        let record = self.encode(entry)?;
+    fn addressed(&self, entry: Entry, require_route: bool) -> Result<Publish, Failure> {
+        let unwritable = |error: EventError| Failure::from_error(error.code(), &error);
+        let record = self.encode(entry).map_err(unwritable)?;
         let to = match &record.entry {
             Entry::TaskAssigned(OfAgent { agent_type, data }) => {
                 let agent_id = data.agent_id.as_deref();
@@ -293,7 +294,7 @@ impl Driver {
             }
             _ => Ok(None),
         };
-        let to = to.map_err(|invalid| EventError::InvalidType { text: invalid.text })?;
+        let to = to.map_err(|invalid| Failure::from_error(AGENT_NOT_FOUND, &invalid))?;
         Ok(Publish { event: record.event, to, require_route })
     }
 }

@@ -1,0 +1,214 @@
+//! Who may answer a task, and what becomes of one that nobody answers.
+
+use std::time::Duration;
+
+use aios_agents::{prelude::*, runtime::EngineOptions, workflow::Target};
+use aios_core::{
+    agent::{TaskAssigned, TaskCompleted, TaskResult},
+    broker::{Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
+    store::{Append, EventStoreExt},
+};
+
+use crate::workflow_support::{PATIENCE, actions, eventually, quick, result, runtime, store};
+
+async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    context.task("ghost", &1).retry(quick(3)).await
+}
+
+async fn ask_in_time(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    context.task("ghost", &1).timeout(Duration::from_millis(50)).retry(quick(2)).await
+}
+
+fn impatient() -> EngineOptions {
+    EngineOptions { task_grace: Duration::from_millis(20), ..EngineOptions::default() }
+}
+
+/// Takes the tasks of a type, in the place of an agent.
+async fn tasks_of(runtime: &Runtime) -> Deliveries {
+    let group = Group::new("agents.ghost").unwrap();
+    let pattern = "agents.ghost.task_assigned".parse().unwrap();
+    runtime.broker().subscribe(Subscription::group(group, [pattern])).await.unwrap()
+}
+
+async fn next(deliveries: &mut Deliveries) -> (Delivery, TaskAssigned) {
+    let delivery = tokio::time::timeout(PATIENCE, deliveries.next()).await.unwrap();
+    let delivery = delivery.unwrap().unwrap();
+    let task = delivery.event.data().unwrap();
+    (delivery, task)
+}
+
+/// The event of an answer to a task, as the agent type `agent_type` would publish it.
+fn answer(task: &TaskAssigned, agent_type: &str, output: u32) -> Event {
+    let data = TaskCompleted {
+        task_id: task.task_id.clone(),
+        result: TaskResult::Success,
+        output: Payload::encode(&output).unwrap(),
+    };
+    let event_type = format!("agents.{agent_type}.task_completed").parse().unwrap();
+    Event::new(event_type, "ghost-1", &data).unwrap()
+}
+
+fn mailbox(assignment: &Delivery) -> Mailbox {
+    assignment.event.metadata.reply_to.as_deref().unwrap().parse().unwrap()
+}
+
+async fn send(runtime: &Runtime, assignment: &Delivery, answer: Event) {
+    let publish = Publish::new(answer).with_mailbox(mailbox(assignment));
+    runtime.broker().publish_one(publish).await.unwrap();
+}
+
+/// The reasons for which answers in a mailbox were refused.
+async fn refusals(runtime: &Runtime, assignment: &Delivery) -> Vec<String> {
+    let letters = runtime.broker().dead_letters(&mailbox(assignment).into()).await.unwrap();
+    let letters = letters.list(10).await.unwrap();
+    letters.into_iter().map(|letter| letter.reason).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_an_answer_from_nobody_but_the_assigned_agents() {
+    let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask", &()).await.unwrap();
+    let other = runtime.start("ask", &()).await.unwrap();
+    let ((first, task), (second, _)) = (next(&mut tasks).await, next(&mut tasks).await);
+
+    send(&runtime, &first, answer(&task, "stranger", 666).caused_by(&first.event)).await;
+    send(&runtime, &first, answer(&task, "ghost", 667).caused_by(&second.event)).await;
+    eventually("both are refused", || async { refusals(&runtime, &first).await.len() == 2 }).await;
+    let refusals = refusals(&runtime, &first).await;
+    assert!(refusals.iter().any(|reason| reason.contains("another type")), "{refusals:?}");
+    assert!(refusals.iter().any(|reason| reason.contains("another assignment")), "{refusals:?}");
+
+    send(&runtime, &first, answer(&task, "ghost", 7).caused_by(&first.event)).await;
+    first.ack().await.unwrap();
+    let task_id = task.task_id.run().unwrap().0.to_owned();
+    let answered = if run.id() == task_id { &run } else { &other };
+    assert_eq!(result::<u32>(answered).await.unwrap(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_fail_a_task_whose_answer_names_no_assignment() {
+    let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    send(&runtime, &delivery, answer(&task, "ghost", 7)).await;
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert_eq!(error.failure().unwrap().code, "INVALID_ANSWER");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_an_answer_whose_id_is_stored_already() {
+    let store = store();
+    let elsewhere = Event::new("shop.order.placed".parse().unwrap(), "shop", &1).unwrap();
+    let elsewhere = elsewhere.with_id("taken".parse().unwrap());
+    store.append_one(Append::new("orders/1".parse().unwrap(), vec![elsewhere])).await.unwrap();
+    let runtime = runtime(&store).workflow("ask", ask).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    for own_id in [false, true] {
+        let run = runtime.start("ask", &()).await.unwrap();
+        let (delivery, task) = next(&mut tasks).await;
+        let id = if own_id { delivery.event.id.clone() } else { "taken".parse().unwrap() };
+        let answer = answer(&task, "ghost", 7).caused_by(&delivery.event).with_id(id);
+        send(&runtime, &delivery, answer).await;
+        delivery.ack().await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+        let expected = ["started", "task_assigned", "task_completed", "completed"];
+        assert_eq!(actions(&run).await, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_time_out_a_task_that_no_agent_begins() {
+    let builder = runtime(&store()).workflow("ask_in_time", ask_in_time);
+    let runtime = builder.engine_options(impatient()).start().await.unwrap();
+    // The queue exists, but what is in it is never answered.
+    let _tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask_in_time", &()).await.unwrap();
+    let error = result::<u32>(&run).await.unwrap_err();
+    let failure = error.failure().unwrap();
+    assert_eq!(failure.code, "TASK_TIMEOUT");
+    assert!(failure.message.contains("no agent began"), "{failure}");
+    assert_eq!(actions(&run).await.iter().filter(|it| *it == "task_assigned").count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_assign_a_task_again_whose_answer_was_lost_and_accept_only_one() {
+    let builder = runtime(&store()).workflow("ask_in_time", ask_in_time);
+    let runtime = builder.engine_options(impatient()).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask_in_time", &()).await.unwrap();
+    let (first, task) = next(&mut tasks).await;
+    assert_eq!(task.attempt, 1);
+    let (second, again) = next(&mut tasks).await;
+    assert_eq!(again.attempt, 2);
+    assert_ne!(first.event.id, second.event.id);
+    // The result of the first attempt is not thrown away, though it comes late.
+    send(&runtime, &first, answer(&task, "ghost", 1).caused_by(&first.event)).await;
+    send(&runtime, &second, answer(&again, "ghost", 2).caused_by(&second.event)).await;
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    assert_eq!(actions(&run).await.iter().filter(|it| *it == "task_completed").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_wait_for_a_task_in_a_queue_that_moves() {
+    async fn one(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let call = context.task("ghost", &1).timeout(Duration::from_millis(150));
+        call.retry(RetryPolicy::never()).await
+    }
+    let builder = runtime(&store()).workflow("one", one);
+    let runtime = builder.engine_options(impatient()).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let mut runs = Vec::new();
+    for _ in 0..8 {
+        runs.push(runtime.start("one", &()).await.unwrap());
+    }
+    // One at a time, so that the last waits several timeouts long.
+    for _ in &runs {
+        let (delivery, task) = next(&mut tasks).await;
+        #[allow(clippy::disallowed_methods, reason = "a test plays a slow agent")]
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        send(&runtime, &delivery, answer(&task, "ghost", 7).caused_by(&delivery.event)).await;
+        delivery.ack().await.unwrap();
+    }
+    for run in runs {
+        assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_an_agent_id_that_no_agent_can_have() {
+    async fn directed(context: WorkflowContext, id: String) -> Result<u32, WorkflowError> {
+        context.task(Target::agent("ghost", id), &1).await
+    }
+    let runtime = runtime(&store()).workflow("directed", directed).start().await.unwrap();
+    let long = "x".repeat(300);
+    for id in ["Agent 7", "Zoë", "team/agent", "", "a\0b", long.as_str()] {
+        let run = runtime.start("directed", id).await.unwrap();
+        let error = result::<u32>(&run).await.unwrap_err();
+        assert_eq!(error.failure().unwrap().code, "AGENT_NOT_FOUND", "{id:?}");
+        assert_eq!(actions(&run).await, ["started", "failed"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_a_task_of_a_later_run_with_the_same_id_for_another_task() {
+    use crate::workflow_support::Doubler;
+    async fn double(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+        context.task("doubler", &number).await
+    }
+    // One agent process, which remembers what it answered; two stores, one after the other.
+    let broker: std::sync::Arc<dyn Broker> =
+        std::sync::Arc::new(aios_broker::memory::MemoryBroker::new());
+    let agent = Doubler::default();
+    let agents = Runtime::builder().broker(broker.clone()).agent("doubler", agent.clone());
+    let agents = agents.start().await.unwrap();
+    for (number, expected) in [(1, 2), (2, 4)] {
+        let builder = runtime(&store()).broker(broker.clone()).workflow("double", double);
+        let engine = builder.start().await.unwrap();
+        let run = engine.start("double", &number).with_id("daily").await.unwrap();
+        assert_eq!(result::<u64>(&run).await.unwrap(), expected);
+        engine.shutdown(PATIENCE).await.unwrap();
+    }
+    agents.shutdown(PATIENCE).await.unwrap();
+}
