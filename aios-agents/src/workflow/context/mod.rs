@@ -6,7 +6,7 @@ use std::{fmt, future::Future, sync::Arc};
 
 use aios_core::{
     agent::{InvalidSegment, Segment, TaskError},
-    event::{Event, Payload, Timestamp},
+    event::{Event, EventError, Payload, Timestamp},
     failure::Failure,
 };
 use serde::{Deserialize, Serialize};
@@ -162,7 +162,9 @@ impl WorkflowContext {
     /// `agents` and `system`, which aios itself writes: in a journal it would be taken for what
     /// happened to the run.
     pub fn emit(&self, event: Event) -> Result<(), WorkflowError> {
-        event.event_type.check_unreserved()?;
+        let reserved = |error: EventError| Failure::from_error(error.code(), &error);
+        let checked = event.event_type.check_unreserved().map_err(reserved);
+        checked.map_err(WorkflowError::failed)?;
         self.tell(Request::Emit { event: Box::new(event) });
         Ok(())
     }
