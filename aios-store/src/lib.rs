@@ -13,6 +13,10 @@ pub mod sqlite;
 mod admission;
 mod connect;
 mod leases;
+mod retention;
 mod rows;
 
-pub use self::connect::connect;
+pub use self::{
+    connect::connect,
+    retention::{Expired, Retention},
+};

@@ -74,6 +74,7 @@ impl Query {
             equals("workflow", filter.workflow.as_deref()),
             one_of("status", statuses),
             one_of("shard", shards),
+            equals("first_run_id", filter.first_run_id.as_deref()),
             (changed > 0).then_some(Condition::Above("position", changed)),
             not_deleted(filter.include_deleted),
         ];

@@ -14,6 +14,8 @@ pub(super) struct Started {
     pub(super) version: u32,
     #[serde(default)]
     pub(super) parent: Option<Parent>,
+    #[serde(default)]
+    pub(super) first_run_id: Option<String>,
 }
 
 #[derive(Deserialize)]

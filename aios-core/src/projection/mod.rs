@@ -163,6 +163,7 @@ fn started(workflow: &str, run_id: &str, event: &Event) -> Option<Vec<(&'static 
         ("shard", Cell::integer(Shard::of(run_id).0)),
         status(RunStatus::Running),
         ("parent_run_id", Cell::optional_text(started.parent.map(|parent| parent.run_id))),
+        ("first_run_id", Cell::optional_text(started.first_run_id)),
     ])
 }
 

@@ -192,6 +192,7 @@ impl Record for RunRecord {
             status_text: cells.optional_text("status_text")?,
             progress: cells.json("progress")?,
             position: cells.integer("position")?,
+            first_run_id: cells.optional_text("first_run_id")?,
             created_at: row.created_at,
             updated_at: row.updated_at,
             deleted_at: row.deleted_at,

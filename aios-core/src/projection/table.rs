@@ -165,4 +165,5 @@ const WORKFLOW_RUNS: &[Column] = &[
     Column { name: "status_text", kind: Kind::Text },
     Column { name: "progress", kind: Kind::Json },
     Column { name: "position", kind: Kind::Integer },
+    Column { name: "first_run_id", kind: Kind::Text },
 ];

@@ -189,6 +189,8 @@ pub struct RunRecord {
     pub progress: Option<Payload>,
     /// Position of the last event that changed this row.
     pub position: u64,
+    /// The first run of the chain of continue-as-new to which it belongs, if that is another one.
+    pub first_run_id: Option<String>,
     /// When it was started.
     pub created_at: Timestamp,
     /// When the row changed last.
@@ -299,6 +301,8 @@ pub struct RunFilter {
     pub statuses: Vec<RunStatus>,
     /// Of one of these shards; empty means any.
     pub shards: Vec<Shard>,
+    /// That continue this one, directly or not.
+    pub first_run_id: Option<String>,
     /// Changed by an event after this position.
     pub changed_after: u64,
     /// Deleted ones too.

@@ -64,7 +64,7 @@ impl State {
                 event,
             };
             self.tables.apply(project(&recorded));
-            self.log.push(recorded);
+            self.log.insert(appended.position, recorded);
         }
         appended
     }
@@ -82,10 +82,10 @@ impl State {
     }
 
     pub(super) fn head(&self) -> u64 {
-        self.log.len() as u64
+        self.log.last_key_value().map_or(0, |(position, _)| *position)
     }
 
     pub(super) fn recorded(&self, position: u64) -> Option<&RecordedEvent> {
-        self.log.get(usize::try_from(position.checked_sub(1)?).ok()?)
+        self.log.get(&position)
     }
 }

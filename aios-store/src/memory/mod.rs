@@ -7,9 +7,10 @@ mod lease;
 mod options;
 mod read;
 mod read_model;
+mod retention;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -24,6 +25,7 @@ use uuid::Uuid;
 pub use self::options::MemoryOptions;
 use self::read_model::Tables;
 use crate::leases::LeaseTable;
+pub use crate::retention::{Expired, Retention};
 
 /// A store that lives as long as its handles. Clones share everything.
 ///
@@ -54,7 +56,8 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    log: Vec<RecordedEvent>,
+    /// By position; retention leaves gaps.
+    log: BTreeMap<u64, RecordedEvent>,
     /// Positions of each stream's events, by version.
     streams: HashMap<StreamId, Vec<u64>>,
     /// Position of each event, by key.

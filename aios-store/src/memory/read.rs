@@ -1,3 +1,5 @@
+use std::ops::Bound;
+
 use aios_core::store::{
     Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId,
 };
@@ -25,7 +27,8 @@ impl EventStore for MemoryStore {
 
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
         let state = self.state();
-        Ok(state.log.iter().skip(index(after)).take(limit.min(MAX_PAGE)).cloned().collect())
+        let page = state.log.range((Bound::Excluded(after), Bound::Unbounded));
+        Ok(page.take(limit.min(MAX_PAGE)).map(|(_, recorded)| recorded.clone()).collect())
     }
 
     async fn head(&self) -> Result<u64, StoreError> {
@@ -39,7 +42,7 @@ impl EventStore for MemoryStore {
     }
 }
 
-/// Versions and positions count from 1, so what comes after one stands at its index.
+/// Versions count from 1, so what comes after one stands at its index.
 fn index(after: u64) -> usize {
     usize::try_from(after).unwrap_or(usize::MAX)
 }

@@ -1,10 +1,11 @@
 use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
 use aios_core::{
+    event::Timestamp,
     projection::{Cell, Change, Condition, Query, Record, Row, Table, project},
     store::{
-        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
-        StoreError, TaskFilter, TaskRecord, WorkflowRecord,
+        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunStatus,
+        RunSummary, StoreError, TaskFilter, TaskRecord, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -58,7 +59,7 @@ impl ReadModels for MemoryStore {
     async fn rebuild(&self) -> Result<(), StoreError> {
         let mut state = self.state();
         let mut tables = Tables::default();
-        state.log.iter().for_each(|recorded| tables.apply(project(recorded)));
+        state.log.values().for_each(|recorded| tables.apply(project(recorded)));
         state.tables = tables;
         Ok(())
     }
@@ -88,6 +89,43 @@ impl Tables {
         change.cells.into_iter().for_each(|(name, cell)| set(row, change.table, name, cell));
     }
 
+    /// The ids of runs that ended before a moment, the oldest first.
+    pub(super) fn ended_before(&self, before: Timestamp) -> Vec<String> {
+        let mut ended: Vec<&Row> = self.runs().filter(|row| has_ended(row)).collect();
+        ended.retain(|row| row.updated_at < before);
+        ended.sort_by_key(|row| row.updated_at);
+        ended.into_iter().map(|row| row.id.clone()).collect()
+    }
+
+    /// Whether somebody may still ask for a run that has ended: its parent, or the end of its chain.
+    pub(super) fn is_wanted(&self, run_id: &str) -> bool {
+        let Some(run) = self.run(run_id) else { return false };
+        let parent = text(run, "parent_run_id").and_then(|parent| self.run(parent));
+        let is_continued = text(run, "status") == Some(RunStatus::Continued.as_str());
+        let mut chain = self.runs().filter(|row| text(row, "first_run_id") == Some(run_id));
+        parent.is_some_and(|parent| !has_ended(parent))
+            || (is_continued && chain.any(|next| !has_ended(next)))
+    }
+
+    /// Forgets a run and its tasks.
+    pub(super) fn take_out(&mut self, run_id: &str) {
+        if let (Some(rows), Some(key)) = (self.0.get_mut(&Table::WorkflowRuns), Key::of(run_id)) {
+            rows.remove(&key.uuid);
+        }
+        let run = Cell::text(run_id);
+        if let Some(tasks) = self.0.get_mut(&Table::AgentTasks) {
+            tasks.retain(|_, row| cell(row, Table::AgentTasks, "run_id") != Some(&run));
+        }
+    }
+
+    fn runs(&self) -> impl Iterator<Item = &Row> {
+        self.0.get(&Table::WorkflowRuns).into_iter().flat_map(BTreeMap::values)
+    }
+
+    fn run(&self, run_id: &str) -> Option<&Row> {
+        self.0.get(&Table::WorkflowRuns)?.get(&Key::of(run_id)?.uuid)
+    }
+
     /// What a query finds, and one row more if there is one.
     fn find(&self, query: &Query) -> Result<Vec<Row>, StoreError> {
         let start = rows::page_start(query)?;
@@ -111,12 +149,27 @@ fn empty_row(change: &Change) -> Row {
 /// Whether a change changes a row that is there.
 fn takes(row: &Row, change: &Change) -> bool {
     let cell = |name: &str| cell(row, change.table, name);
-    let is_final = match cell("status") {
-        Some(Cell::Text(status)) => change.table.final_statuses().contains(&status.as_str()),
-        _ => false,
-    };
     let holds = change.only.iter().all(|(name, wanted)| cell(name) == Some(wanted));
-    change.effect.updates() && !is_final && holds
+    change.effect.updates() && !is_final(row, change.table) && holds
+}
+
+fn is_final(row: &Row, table: Table) -> bool {
+    match cell(row, table, "status") {
+        Some(Cell::Text(status)) => table.final_statuses().contains(&status.as_str()),
+        _ => false,
+    }
+}
+
+fn has_ended(run: &Row) -> bool {
+    is_final(run, Table::WorkflowRuns)
+}
+
+/// A text of a run's row.
+fn text<'r>(run: &'r Row, name: &str) -> Option<&'r str> {
+    match cell(run, Table::WorkflowRuns, name) {
+        Some(Cell::Text(text)) => Some(text),
+        _ => None,
+    }
 }
 
 /// The columns of a row that a query asks for.

@@ -89,9 +89,9 @@ use self::{
 };
 pub use self::{
     options::{Pooler, PostgresOptions},
-    retention::{Expired, Retention},
     tls::Tls,
 };
+pub use crate::retention::{Expired, Retention};
 
 /// A store in a PostgreSQL database. Clones share the connections and the one writer.
 ///

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, SqlSafeStr, SqlStr};
 use super::error::is_undefined;
 
 /// Every migration, in order; its version is its place, from 1.
-const MIGRATIONS: [(&str, &str); 9] = [
+const MIGRATIONS: [(&str, &str); 10] = [
     ("event_log", include_str!("../../migrations/postgres/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/postgres/0002_read_models.sql")),
     ("append", include_str!("../../migrations/postgres/0003_append.sql")),
@@ -16,6 +16,7 @@ const MIGRATIONS: [(&str, &str); 9] = [
     ("append_known", include_str!("../../migrations/postgres/0007_append_known.sql")),
     ("closed_streams", include_str!("../../migrations/postgres/0008_closed_streams.sql")),
     ("final_statuses", include_str!("../../migrations/postgres/0009_final_statuses.sql")),
+    ("chains", include_str!("../../migrations/postgres/0010_chains.sql")),
 ];
 
 /// Longest name, in bytes: PostgreSQL's 63, less what the name of the channel adds.

@@ -6,6 +6,7 @@
 mod answers;
 mod append;
 mod checkpoint;
+mod compact;
 mod error;
 mod lease;
 mod lock;
@@ -14,6 +15,7 @@ mod options;
 mod pool;
 mod read;
 mod read_model;
+mod retention;
 mod schema;
 mod writer;
 
@@ -27,6 +29,7 @@ pub use self::options::{SqliteOptions, Synchronous};
 use self::{
     error::store_error, lock::DatabaseLock, options::Location, pool::ReadPool, writer::WriterHandle,
 };
+pub use crate::retention::{Expired, Retention};
 
 /// A store in one SQLite file.
 ///

@@ -7,9 +7,10 @@ use super::{
 };
 
 /// Every migration, in order; its version is its place, from 1.
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 3] = [
     ("event_log", include_str!("../../migrations/sqlite/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/sqlite/0002_read_models.sql")),
+    ("retention", include_str!("../../migrations/sqlite/0003_retention.sql")),
 ];
 
 /// What the writer keeps of the file in memory, in KiB.

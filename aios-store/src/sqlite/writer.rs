@@ -33,6 +33,10 @@ pub(super) const CALL_WEIGHT: usize = 1024;
 /// for `answer`.
 pub(super) trait Work: Send {
     fn weight(&self) -> usize;
+    /// Whether it is to run by itself, outside a transaction.
+    fn is_alone(&self) -> bool {
+        false
+    }
     fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()>;
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
 }
@@ -80,7 +84,18 @@ impl WriterHandle {
         F: FnMut(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        self.send(Box::new(Call { run, result: None, reply })).await?;
+        self.send(Box::new(Call { run, result: None, reply, is_alone: false })).await?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Runs a closure between two transactions of the writer.
+    pub(super) async fn call_alone<T, F>(&self, run: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.send(Box::new(Call { run, result: None, reply, is_alone: true })).await?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 }
@@ -105,6 +120,7 @@ struct Call<T, F> {
     run: F,
     result: Option<T>,
     reply: oneshot::Sender<Result<T, StoreError>>,
+    is_alone: bool,
 }
 
 impl<T, F> Work for Call<T, F>
@@ -114,6 +130,10 @@ where
 {
     fn weight(&self) -> usize {
         CALL_WEIGHT
+    }
+
+    fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()> {
@@ -150,10 +170,11 @@ fn serve(
     let _ = ready.send(result);
     let Some(writer) = &mut writer else { return };
     let answers = Answers::start();
-    while let Some(first) = calls.blocking_recv() {
+    let mut next = None;
+    while let Some(first) = next.take().or_else(|| calls.blocking_recv()) {
         let mut batch = Vec::with_capacity(1 + calls.len());
         batch.push(first);
-        let outcome = writer.commit(&mut batch, &mut calls);
+        let outcome = writer.commit(&mut batch, &mut calls, &mut next);
         answers.give(batch, outcome);
     }
 }
@@ -193,11 +214,19 @@ impl<'c> Writer<'c> {
         Ok(writer)
     }
 
-    /// Commits a batch of calls as one transaction. What queues up until they have run joins them.
-    fn commit(&mut self, batch: &mut Batch, calls: &mut Calls) -> Result<(), StoreError> {
-        let outcome = self
-            .transact(batch, calls)
-            .map_err(|error| store_error("commit", &self.database, error));
+    /// Commits a batch of calls as one transaction. What queues up until they have run joins them,
+    /// up to one that is to run alone, which is next.
+    fn commit(
+        &mut self,
+        batch: &mut Batch,
+        calls: &mut Calls,
+        next: &mut Option<Box<dyn Work>>,
+    ) -> Result<(), StoreError> {
+        let outcome = match batch.first_mut() {
+            Some(work) if work.is_alone() => work.run(self),
+            _ => self.transact(batch, calls, next),
+        };
+        let outcome = outcome.map_err(|error| store_error("commit", &self.database, error));
         match &outcome {
             Ok(()) => self.publish_head(),
             Err(_) => self.roll_back(),
@@ -205,7 +234,12 @@ impl<'c> Writer<'c> {
         outcome
     }
 
-    fn transact(&mut self, batch: &mut Batch, calls: &mut Calls) -> rusqlite::Result<()> {
+    fn transact(
+        &mut self,
+        batch: &mut Batch,
+        calls: &mut Calls,
+        next: &mut Option<Box<dyn Work>>,
+    ) -> rusqlite::Result<()> {
         self.begin.execute([])?;
         if self.stale {
             self.reload()?;
@@ -216,8 +250,11 @@ impl<'c> Writer<'c> {
             weight += work.weight();
             done += 1;
             let is_full = weight >= BATCH_WEIGHT || batch.len() >= BATCH;
-            if !is_full && let Ok(call) = calls.try_recv() {
-                batch.push(call);
+            if !is_full
+                && next.is_none()
+                && let Ok(call) = calls.try_recv()
+            {
+                if call.is_alone() { *next = Some(call) } else { batch.push(call) }
             }
         }
         self.commit.execute([]).map(drop)

@@ -72,3 +72,9 @@ async fn should_name_the_feature_that_is_not_compiled_in() {
     let error = aios_store::connect("sqlite::memory:").await.unwrap_err();
     assert!(error.to_string().contains("feature `sqlite`"), "{error}");
 }
+
+mod retention {
+    use aios_store::memory::MemoryStore;
+
+    crate::fixture::retention::retention_cases!(MemoryStore::new());
+}

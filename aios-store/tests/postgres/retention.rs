@@ -47,41 +47,13 @@ async fn listed(store: &PostgresStore) -> usize {
     store.runs(&RunFilter::default(), &PageRequest::first(100)).await.unwrap().rows.len()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn should_take_finished_runs_out_and_keep_positions() {
-    let Some(server) = PostgresServer::shared() else { return };
-    let store = open(server, &server.new_name()).await;
-    runs(&store, 5).await;
-    let policy = Retention::new(Duration::ZERO).with_runs_at_once(2).with_pause(Duration::ZERO);
-    assert_eq!(store.retain(&policy).await.unwrap(), 5);
-    let log = store.read_log(0, 100).await.unwrap();
-    let positions: Vec<u64> = log.iter().map(|recorded| recorded.position).collect();
-    assert_eq!(positions, [1, 17]);
-    assert_eq!(listed(&store).await, 1);
-    store.rebuild().await.unwrap();
-    assert_eq!(listed(&store).await, 1);
-    append(&store, "run-1", "started", json!({"version": 1})).await;
-    assert_eq!(store.head().await.unwrap(), 18);
-    let again = store.read_stream(&StreamId::of_run("run-1").unwrap(), 0, 10).await.unwrap();
-    assert_eq!((again.len(), again[0].version), (1, 1));
-}
+mod cases {
+    use aios_tests::postgres::PostgresServer;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn should_keep_what_is_young_what_is_last_and_what_was_not_read() {
-    let Some(server) = PostgresServer::shared() else { return };
-    let store = open(server, &server.new_name()).await;
-    append(&store, "first", "started", json!({"version": 1})).await;
-    append(&store, "first", "completed", json!({"result": 1})).await;
-    append(&store, "last", "started", json!({"version": 1})).await;
-    append(&store, "last", "completed", json!({"result": 1})).await;
-    store.save_checkpoint("reader", 1).await.unwrap();
-    let day = Retention::new(Duration::from_secs(24 * 3600));
-    assert_eq!(store.retain(&day).await.unwrap(), 0);
-    let now = Retention::new(Duration::ZERO);
-    assert_eq!(store.retain(&now).await.unwrap(), 0);
-    store.save_checkpoint("reader", 4).await.unwrap();
-    assert_eq!(store.retain(&now).await.unwrap(), 1);
-    assert_eq!(store.head().await.unwrap(), 4);
+    crate::fixture::retention::retention_cases!(match PostgresServer::shared() {
+        Some(server) => super::open(server, &server.new_name()).await,
+        None => return,
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 mod failure;
 mod opening;
+mod retention;
 mod rows;
 
 use std::{sync::Arc, time::Duration};

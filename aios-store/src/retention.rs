@@ -1,0 +1,63 @@
+use std::time::Duration;
+
+/// What becomes of the events of a run that is older than the policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Expired {
+    /// They are gone.
+    #[default]
+    Delete,
+    /// They move to the table `archived_events`, which nothing else reads.
+    Archive,
+}
+
+/// For how long runs that have ended are kept, and what becomes of them then.
+///
+/// A run that ended longer ago is taken out of the log and the read models, with its tasks. It stays
+/// as long as somebody may ask for it:
+///
+/// - while the run that started it as a child has not ended,
+/// - while it is the first one of a chain of continue-as-new that goes on,
+/// - while a reader with a checkpoint has not passed its last event,
+/// - while its last event is the last one of the log.
+///
+/// Positions are never given out anew: what is gone leaves a gap. The id of a run that is gone can be
+/// used again, and an append that is repeated after that is stored again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Retention {
+    pub(crate) older_than: Duration,
+    pub(crate) expired: Expired,
+    pub(crate) runs_at_once: u16,
+    pub(crate) pause: Duration,
+}
+
+impl Retention {
+    /// Deletes runs whose last change is older than this, 50 at once, with pauses of 100 ms.
+    pub fn new(older_than: Duration) -> Self {
+        Self {
+            older_than,
+            expired: Expired::default(),
+            runs_at_once: 50,
+            pause: Duration::from_millis(100),
+        }
+    }
+
+    /// Sets what becomes of the events. Default [`Expired::Delete`].
+    pub fn with_expired(mut self, expired: Expired) -> Self {
+        self.expired = expired;
+        self
+    }
+
+    /// Sets how many runs go in one transaction, at least 1. Appends wait while it lasts.
+    pub fn with_runs_at_once(mut self, runs: u16) -> Self {
+        self.runs_at_once = runs.max(1);
+        self
+    }
+
+    /// Sets how long to leave the log to others between two transactions.
+    pub fn with_pause(mut self, pause: Duration) -> Self {
+        self.pause = pause;
+        self
+    }
+}

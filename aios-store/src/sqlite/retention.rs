@@ -1,0 +1,173 @@
+use aios_core::{
+    clock::ClockExt,
+    event::{EventId, Timestamp},
+    store::{RunStatus, StoreError},
+};
+use rusqlite::{Connection, OptionalExtension, Row};
+use uuid::Uuid;
+
+use super::{SqliteStore, writer::Writer};
+use crate::{
+    retention::{Expired, Retention},
+    rows::Key,
+};
+
+/// Runs that ended before a moment, the oldest first.
+const ENDED: &str = "\
+    SELECT id, external_id, parent_run_id, status FROM workflow_runs
+    WHERE status IN ('completed', 'failed', 'cancelled', 'continued') AND updated_at < ?1
+    ORDER BY updated_at";
+
+/// How far the log was read by everybody who says so, less its last event.
+const PASSED: &str = "\
+    SELECT min(
+        (SELECT coalesce(max(position), 0) FROM events) - 1,
+        coalesce((SELECT min(position) FROM checkpoints), 9223372036854775807)
+    )";
+
+const STREAM: &str = "\
+    SELECT id, (SELECT max(position) FROM events WHERE stream_id = streams.id)
+    FROM streams WHERE name = ?1";
+
+const GOES_ON: &str = "\
+    SELECT count(*) > 0 FROM workflow_runs
+    WHERE id = ?1 AND status NOT IN ('completed', 'failed', 'cancelled', 'continued')";
+
+const IS_CONTINUED: &str = "\
+    SELECT count(*) > 0 FROM workflow_runs
+    WHERE first_run_id = ?1 AND status NOT IN ('completed', 'failed', 'cancelled', 'continued')";
+
+const ARCHIVE: &str = "\
+    INSERT INTO archived_events
+        (position, id, stream, created_at, version, type, source, external_id, payload, metadata,
+         incarnation, archived_at)
+    SELECT
+        e.position, e.id, s.name, e.created_at, e.version, t.name, c.name, e.external_id, e.payload,
+        e.metadata, f.id, ?2
+    FROM events e
+    JOIN streams s ON s.id = e.stream_id
+    JOIN event_types t ON t.id = e.type_id
+    JOIN event_sources c ON c.id = e.source_id
+    JOIN events f ON f.stream_id = e.stream_id AND f.version = 1
+    WHERE e.stream_id = ?1";
+
+impl SqliteStore {
+    /// Takes runs that ended long enough ago out of the log and the read models, in small
+    /// transactions, and returns how many there were. [`Retention`] says which ones stay. The file
+    /// does not shrink, but what is free is used again; [`compact`](Self::compact) gives it back.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite reports; what was done until then stays done.
+    ///
+    /// # Cancel safety
+    ///
+    /// Each transaction happens or does not; go on by calling again.
+    pub async fn retain(&self, policy: &Retention) -> Result<u64, StoreError> {
+        let (mut total, clock) = (0, self.clock());
+        loop {
+            let (policy_now, now) = (policy.clone(), clock.now());
+            let expire = move |writer: &mut Writer<'_>| writer.expire(&policy_now, now);
+            let gone = self.writer().call(expire).await?;
+            total += gone;
+            if gone < u64::from(policy.runs_at_once) {
+                return Ok(total);
+            }
+            clock.sleep(policy.pause).await;
+        }
+    }
+}
+
+/// A run that ended long enough ago.
+struct Ended {
+    key: Uuid,
+    run_id: String,
+    parent: Option<String>,
+    is_continued: bool,
+}
+
+impl Writer<'_> {
+    fn expire(&mut self, policy: &Retention, now: Timestamp) -> rusqlite::Result<u64> {
+        let before = now.as_micros().saturating_sub(micros(policy.older_than));
+        let gone = expirable(self.connection, before, usize::from(policy.runs_at_once))?;
+        for (run, stream_id) in &gone {
+            if policy.expired == Expired::Archive {
+                let mut archive = self.connection.prepare_cached(ARCHIVE)?;
+                archive.execute((stream_id, now.as_micros()))?;
+            }
+            take_out(self.connection, run, *stream_id)?;
+        }
+        if !gone.is_empty() {
+            self.log.reload()?;
+        }
+        Ok(gone.len().try_into().unwrap_or(u64::MAX))
+    }
+}
+
+/// Runs that may go, with the ids of their streams.
+fn expirable(
+    connection: &Connection,
+    before: i64,
+    limit: usize,
+) -> rusqlite::Result<Vec<(Ended, i64)>> {
+    let passed: i64 = connection.prepare_cached(PASSED)?.query_row([], |row| row.get(0))?;
+    let mut find = connection.prepare_cached(ENDED)?;
+    let mut rows = find.query([before])?;
+    let mut found = Vec::new();
+    while found.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        let run = ended(row)?;
+        let at = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?));
+        let name = format!("runs/{}", run.run_id);
+        let stream = connection.prepare_cached(STREAM)?.query_row([name], at).optional()?;
+        if let Some((stream_id, Some(last))) = stream
+            && last <= passed
+            && !is_wanted(connection, &run)?
+        {
+            found.push((run, stream_id));
+        }
+    }
+    Ok(found)
+}
+
+fn ended(row: &Row<'_>) -> rusqlite::Result<Ended> {
+    let key = Uuid::from_bytes(row.get(0)?);
+    let external_id: Option<String> = row.get(1)?;
+    let status: String = row.get(3)?;
+    Ok(Ended {
+        key,
+        run_id: external_id.unwrap_or_else(|| EventId::from(key).to_string()),
+        parent: row.get(2)?,
+        is_continued: RunStatus::parse(&status) == Some(RunStatus::Continued),
+    })
+}
+
+/// Whether somebody may still ask for the run: its parent, or the end of its chain.
+fn is_wanted(connection: &Connection, run: &Ended) -> rusqlite::Result<bool> {
+    if let Some(parent) = run.parent.as_deref().and_then(Key::of) {
+        let key = &parent.uuid.as_bytes()[..];
+        if connection.prepare_cached(GOES_ON)?.query_row([key], |row| row.get(0))? {
+            return Ok(true);
+        }
+    }
+    if !run.is_continued {
+        return Ok(false);
+    }
+    connection.prepare_cached(IS_CONTINUED)?.query_row([&run.run_id], |row| row.get(0))
+}
+
+fn take_out(connection: &Connection, run: &Ended, stream_id: i64) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM events WHERE stream_id = ?1")?.execute([stream_id])?;
+    connection.prepare_cached("DELETE FROM streams WHERE id = ?1")?.execute([stream_id])?;
+    connection
+        .prepare_cached("DELETE FROM agent_tasks WHERE run_id = ?1")?
+        .execute([&run.run_id])?;
+    let key = &run.key.as_bytes()[..];
+    connection.prepare_cached("DELETE FROM workflow_runs WHERE id = ?1")?.execute([key])?;
+    Ok(())
+}
+
+fn micros(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
