@@ -11,4 +11,10 @@ pub mod runtime;
 pub mod testing;
 pub mod workflow;
 
+/// What macros expand to.
+#[doc(hidden)]
+pub mod __private {
+    pub use tokio::select;
+}
+
 pub use self::runtime::{RunError, RunHandle, Runtime, RuntimeBuilder, RuntimeError};

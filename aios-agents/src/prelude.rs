@@ -11,5 +11,6 @@ pub use aios_core::{
 
 pub use crate::{
     runtime::{RunError, RunHandle, Runtime, RuntimeError},
-    workflow::{Target, WorkflowContext, WorkflowError},
+    select,
+    workflow::{Target, WorkflowContext, WorkflowError, race},
 };

@@ -1,4 +1,4 @@
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, sync::Arc};
 
 use aios_core::{
     clock::VirtualClock,
@@ -42,13 +42,11 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
     let traceparent = journal.first().and_then(|event| event.metadata.traceparent.clone());
     let info = RunInfo { run_id, workflow: name, version, traceparent };
     execution.enter(&*workflow, info, started.input.clone());
-    let fits = poll_fn(|context| {
-        for (entry, event) in entries.iter().zip(journal) {
-            execution.apply(entry, event.timestamp, context);
-        }
-        Poll::Ready(execution.go_live())
-    })
-    .await;
+    for (entry, event) in entries.iter().zip(journal) {
+        execution.feed(entry.clone(), event.timestamp);
+    }
+    poll_fn(|context| execution.poll(context)).await;
+    let fits = execution.go_live();
     if let Err(panic) = execution.cell.close() {
         std::panic::resume_unwind(panic);
     }

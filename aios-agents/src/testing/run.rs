@@ -2,7 +2,7 @@ use std::{
     collections::BTreeMap,
     future::poll_fn,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Poll, ready},
     time::Duration,
 };
 
@@ -108,8 +108,8 @@ impl Simulation {
     }
 
     pub(super) async fn run(mut self) -> TestedRun {
-        let stuck = poll_fn(|context| self.begin(context)).await.err();
-        while stuck.is_none() && poll_fn(|context| self.turn(context)).await {}
+        let stuck = self.begin().await.err();
+        while stuck.is_none() && self.turn().await {}
         let stuck = stuck.or_else(|| self.execution.misfit());
         if let Err(panic) = self.execution.cell.close() {
             std::panic::resume_unwind(panic);
@@ -123,59 +123,74 @@ impl Simulation {
         }
     }
 
-    fn begin(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        if let Some((entry, at)) = self.journal.first() {
-            self.execution.apply(entry, *at, context);
+    async fn begin(&mut self) -> Result<(), Failure> {
+        if let Some((entry, at)) = self.journal.first().cloned() {
+            self.execution.feed(entry, at);
         }
-        Poll::Ready(self.execution.go_live())
+        self.settle().await;
+        self.execution.go_live()
+    }
+
+    /// Lets the code run until it is quiet.
+    async fn settle(&mut self) {
+        poll_fn(|context| self.execution.poll(context)).await;
     }
 
     /// Lets everything go on that can; `false` when the run has ended or nothing can.
-    fn turn(&mut self, context: &mut Context<'_>) -> Poll<bool> {
-        self.execution.poll(context);
+    async fn turn(&mut self) -> bool {
+        self.settle().await;
+        if self.execution.misfit().is_some() {
+            return false;
+        }
         let recorded = self.execution.machine().take_recording();
         let effects = self.execution.machine().take_effects();
         let moved = !recorded.is_empty() || !effects.is_empty();
         for entry in recorded {
-            self.record(entry, context);
+            self.record(entry).await;
         }
         for effect in effects {
-            self.perform(effect, context);
+            self.perform(effect).await;
+        }
+        // What the code asked for before it ended comes before its end.
+        if moved {
+            return true;
         }
         if self.execution.outcome().is_some() {
-            self.record_end(context);
-            return Poll::Ready(false);
+            self.record_end().await;
+            return false;
         }
-        if self.execution.misfit().is_some() {
-            return Poll::Ready(false);
-        }
-        if moved || self.outside_came(context) {
-            return Poll::Ready(true);
+        if self.outside_came().await {
+            return true;
         }
         if self.steps_run() {
-            return Poll::Pending;
+            self.await_steps().await;
+            return true;
         }
-        Poll::Ready(self.pass_time())
+        self.pass_time()
     }
 
-    fn record(&mut self, entry: Entry, context: &mut Context<'_>) {
+    async fn record(&mut self, entry: Entry) {
         let now = self.clock.now();
         self.journal.push((entry.clone(), now));
-        self.execution.feed(entry, now, context);
+        self.execution.feed(entry, now);
+        self.settle().await;
     }
 
-    fn record_end(&mut self, context: &mut Context<'_>) {
+    async fn record_end(&mut self) {
         let Some(entry) = self.execution.ending(|| format!("{RUN_ID}~2")) else { return };
-        self.record(entry, context);
+        self.record(entry).await;
     }
 
-    fn perform(&mut self, effect: Effect, context: &mut Context<'_>) {
+    async fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Timer { operation, at } => self.timers.entry(at).or_default().push(operation),
-            Effect::Dispatch(task) => self.answer(task, context),
+            Effect::Dispatch(task) => self.answer(task).await,
             Effect::CancelTask { .. } => {}
             Effect::Settled { operation } => {
-                self.timers.values_mut().for_each(|due| due.retain(|it| *it != operation));
+                self.timers.retain(|_, due| {
+                    due.retain(|it| *it != operation);
+                    !due.is_empty()
+                });
             }
             Effect::StartChild(child) => {
                 let outcome = self.test.child_outcome(child.workflow.as_str(), &child.input);
@@ -184,33 +199,33 @@ impl Simulation {
                     Err(failure) => (None, Some(failure)),
                 };
                 let operation = child.operation;
-                self.record(Entry::ChildEnded(ChildEnded { operation, result, failure }), context);
+                self.record(Entry::ChildEnded(ChildEnded { operation, result, failure })).await;
             }
         }
     }
 
     /// Has a scripted agent do a task.
-    fn answer(&mut self, task: OfAgent<TaskAssigned>, context: &mut Context<'_>) {
+    async fn answer(&mut self, task: OfAgent<TaskAssigned>) {
         let OfAgent { agent_type, data: TaskAssigned { task_id, parameters, attempt, .. } } = task;
         match self.test.answer(agent_type.as_str(), &parameters) {
             Ok(output) => {
                 let data = TaskCompleted { task_id, result: TaskResult::Success, output };
-                self.record(Entry::TaskCompleted(OfAgent { agent_type, data }), context);
+                self.record(Entry::TaskCompleted(OfAgent { agent_type, data })).await;
             }
             Err(error) => {
                 let operation = task_id.run().map_or(0, |(_, operation)| operation);
                 let (failure, retryable) = (error.failure.clone(), error.retryable);
                 let data = TaskFailed { task_id, attempt, failure, retryable };
-                self.record(Entry::TaskFailed(OfAgent { agent_type, data }), context);
+                self.record(Entry::TaskFailed(OfAgent { agent_type, data })).await;
                 let now = self.clock.now();
                 let next = self.execution.machine().after_failure(operation, attempt, error, now);
-                self.record(next, context);
+                self.record(next).await;
             }
         }
     }
 
     /// Brings what is due from outside.
-    fn outside_came(&mut self, context: &mut Context<'_>) -> bool {
+    async fn outside_came(&mut self) -> bool {
         let now = self.clock.now();
         let due = self.outside.first_entry().filter(|entry| *entry.key() <= now);
         let Some(due) = due.map(std::collections::btree_map::OccupiedEntry::remove) else {
@@ -223,9 +238,24 @@ impl Simulation {
                 Outside::Pause => Entry::Paused,
                 Outside::Resume => Entry::Resumed,
             };
-            self.record(entry, context);
+            self.record(entry).await;
         }
         true
+    }
+
+    /// Waits until the code of a step has something to be recorded, or the run can't go on.
+    async fn await_steps(&mut self) {
+        poll_fn(|context| {
+            ready!(self.execution.poll(context));
+            let machine = self.execution.machine();
+            let moved = machine.has_recording() || machine.has_effects();
+            drop(machine);
+            match moved || self.execution.misfit().is_some() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     /// Whether the code of a step waits for something real.
@@ -245,7 +275,7 @@ impl Simulation {
         for operation in self.timers.remove(&next).unwrap_or_default() {
             let again = self.execution.machine().timer_due(operation, next);
             if let Some(operation) = again {
-                self.execution.cell.wake(operation);
+                self.execution.cell.wake_step(operation);
             }
         }
         true

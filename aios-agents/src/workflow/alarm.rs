@@ -8,7 +8,9 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-/// Remembers that the code of a run was woken until the code has run.
+use super::turn::Turn;
+
+/// Remembers that the code of a run was woken until the code has run, and by what.
 ///
 /// A driver awaits other things too, and a wake of its task that comes meanwhile is used up by
 /// them. So the code has a waker of its own, which wakes the task and leaves a note.
@@ -18,21 +20,46 @@ pub(super) struct Alarm {
 }
 
 struct Bell {
-    rung: AtomicBool,
+    /// The run whose code it wakes.
+    run: usize,
+    /// Woken by an entry, or by the code itself.
+    code: AtomicBool,
+    /// Woken by the code of a step.
+    step: AtomicBool,
+    /// Woken by anything else.
+    foreign: AtomicBool,
+    /// Whether wakes from outside are ones that the code asked for, put off by the scheduler.
+    deferred: AtomicBool,
     task: AtomicWaker,
 }
 
 impl Alarm {
-    /// An alarm that has gone off: code that never ran is to run.
-    pub(super) fn new() -> Self {
-        let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
+    /// An alarm of a run, which is silent.
+    pub(super) fn new(run: usize) -> Self {
+        let bell = Arc::new(Bell {
+            run,
+            code: AtomicBool::new(false),
+            step: AtomicBool::new(false),
+            foreign: AtomicBool::new(false),
+            deferred: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+        });
         Self { waker: Waker::from(Arc::clone(&bell)), bell }
     }
 
-    /// Sets the alarm again for the task of `context`, and says whether it had gone off.
-    pub(super) fn reset(&self, context: &Context<'_>) -> bool {
-        self.bell.task.register(context.waker());
-        self.bell.rung.swap(false, Ordering::AcqRel)
+    /// Whether an entry or the code itself woke the code since this was last asked.
+    pub(super) fn take_code(&self) -> bool {
+        self.bell.code.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether a step woke the code since this was last asked.
+    pub(super) fn take_step(&self) -> bool {
+        self.bell.step.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether anything else woke the code since this was last asked.
+    pub(super) fn take_foreign(&self) -> bool {
+        self.bell.foreign.swap(false, Ordering::AcqRel)
     }
 
     /// Lets the alarm go off without waking the task, until it is set again: for wakes of code that
@@ -41,9 +68,37 @@ impl Alarm {
         drop(self.bell.task.take());
     }
 
+    /// Sets the alarm for the task of `context`, and says whether it has already gone off.
+    pub(super) fn set(&self, context: &Context<'_>) -> bool {
+        self.bell.task.register(context.waker());
+        let rung = |flag: &AtomicBool| flag.load(Ordering::Acquire);
+        rung(&self.bell.code) || rung(&self.bell.step) || rung(&self.bell.foreign)
+    }
+
+    /// Says whether wakes from outside are ones that the code asked for.
+    pub(super) fn expect_deferred(&self, expected: bool) {
+        self.bell.deferred.store(expected, Ordering::Release);
+    }
+
+    /// How many wakers of the code there are outside of here.
+    pub(super) fn wakers(&self) -> usize {
+        Arc::strong_count(&self.bell).saturating_sub(2)
+    }
+
     /// What the code is to be polled with.
     pub(super) fn waker(&self) -> &Waker {
         &self.waker
+    }
+}
+
+impl Bell {
+    fn flag(&self) -> &AtomicBool {
+        match Turn::current() {
+            Turn::Code(run) | Turn::Engine(run) if run == self.run => &self.code,
+            Turn::Waking(run) if run == self.run => &self.step,
+            _ if self.deferred.load(Ordering::Acquire) => &self.code,
+            _ => &self.foreign,
+        }
     }
 }
 
@@ -53,7 +108,7 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
+        self.flag().store(true, Ordering::Release);
         self.task.wake();
     }
 }
@@ -62,38 +117,68 @@ impl Wake for Bell {
 mod tests {
     use super::*;
 
+    const RUN: usize = 7;
+
+    /// A task that says whether it was woken.
+    #[derive(Default)]
+    struct Task(AtomicBool);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+
+    /// What rang: code, step, foreign.
+    fn take(alarm: &Alarm) -> [bool; 3] {
+        [alarm.take_code(), alarm.take_step(), alarm.take_foreign()]
+    }
+
     #[test]
     fn should_go_off_once_for_each_wake() {
-        let (alarm, context) = (Alarm::new(), Context::from_waker(Waker::noop()));
-        assert!(alarm.reset(&context), "code that never ran is to run");
-        assert!(!alarm.reset(&context));
+        let alarm = Alarm::new(RUN);
+        assert_eq!(take(&alarm), [false; 3]);
         alarm.waker().wake_by_ref();
-        assert!(alarm.reset(&context));
-        assert!(!alarm.reset(&context));
+        assert_ne!(take(&alarm), [false; 3]);
+        assert_eq!(take(&alarm), [false; 3]);
     }
 
     #[test]
-    fn should_go_off_in_silence_while_it_is_muted() {
-        let (alarm, elsewhere) =
-            (Alarm::new(), Arc::new(Bell { rung: false.into(), task: AtomicWaker::new() }));
-        let task = Waker::from(Arc::clone(&elsewhere));
-        alarm.reset(&Context::from_waker(&task));
+    fn should_tell_by_what_it_was_rung() {
+        let alarm = Alarm::new(RUN);
+        for (turn, rung) in [
+            (Turn::Code(RUN), [true, false, false]),
+            (Turn::Engine(RUN), [true, false, false]),
+            (Turn::Waking(RUN), [false, true, false]),
+            (Turn::Step(RUN), [false, false, true]),
+            (Turn::Code(RUN + 1), [false, false, true]),
+            (Turn::Outside, [false, false, true]),
+        ] {
+            let _turn = turn.begin();
+            alarm.waker().wake_by_ref();
+            assert_eq!(take(&alarm), rung, "{turn:?}");
+        }
+    }
+
+    #[test]
+    fn should_take_deferred_wakes_for_its_own() {
+        let alarm = Alarm::new(RUN);
+        alarm.expect_deferred(true);
+        alarm.waker().wake_by_ref();
+        assert_eq!(take(&alarm), [true, false, false]);
+    }
+
+    #[test]
+    fn should_wake_the_task_only_while_it_is_set() {
+        let (alarm, task) = (Alarm::new(RUN), Arc::new(Task::default()));
+        let waker = Waker::from(Arc::clone(&task));
+        alarm.waker().wake_by_ref();
+        assert!(alarm.set(&Context::from_waker(&waker)), "a wake that came before is remembered");
         alarm.mute();
         alarm.waker().wake_by_ref();
-        assert!(!elsewhere.rung.load(Ordering::Acquire), "the task is left alone");
-        assert!(alarm.reset(&Context::from_waker(&task)), "but the alarm has gone off");
+        assert!(!task.0.load(Ordering::Acquire), "the task is left alone");
+        alarm.set(&Context::from_waker(&waker));
         alarm.waker().wake_by_ref();
-        assert!(elsewhere.rung.load(Ordering::Acquire), "set again, it wakes the task again");
-    }
-
-    #[test]
-    fn should_remember_a_wake_that_the_task_used_up_elsewhere() {
-        let (alarm, elsewhere) =
-            (Alarm::new(), Arc::new(Bell { rung: false.into(), task: AtomicWaker::new() }));
-        let task = Waker::from(Arc::clone(&elsewhere));
-        alarm.reset(&Context::from_waker(&task));
-        alarm.waker().wake_by_ref();
-        assert!(elsewhere.rung.swap(false, Ordering::AcqRel), "the task is woken");
-        assert!(alarm.reset(&Context::from_waker(&task)), "and the code still is");
+        assert!(task.0.load(Ordering::Acquire));
     }
 }

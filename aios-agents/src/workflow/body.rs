@@ -1,10 +1,13 @@
 use std::{
+    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     task::{Context, Poll},
 };
 
 use aios_core::{BoxFuture, event::Payload, failure::Failure};
 use serde_json::json;
+use tokio::task::unconstrained;
 
 use super::{Workflow, WorkflowContext, WorkflowError};
 use crate::panic::panic_failure;
@@ -61,7 +64,9 @@ impl Body {
     /// Lets the code run until it waits.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) {
         let Some(code) = &mut self.code else { return };
-        match catch_unwind(AssertUnwindSafe(|| code.as_mut().poll(context))) {
+        // A replay could not know where tokio's budget ends.
+        let code = pin!(unconstrained(code.as_mut()));
+        match catch_unwind(AssertUnwindSafe(|| code.poll(context))) {
             Ok(Poll::Pending) => {}
             Ok(Poll::Ready(outcome)) => {
                 self.code = None;
@@ -72,6 +77,11 @@ impl Body {
                 self.panic = Some(panicked(&*panic));
             }
         }
+    }
+
+    /// Whether the code waits.
+    pub(super) fn is_running(&self) -> bool {
+        self.code.is_some()
     }
 
     /// How the code ended, if it did.

@@ -23,6 +23,9 @@ impl WorkflowError {
     /// Code of the failure of a cancelled run.
     pub const CANCELLED: &'static str = "RUN_CANCELLED";
 
+    /// Code of the failure of operations that were not asked for by the code of their own run.
+    pub const OUTSIDE: &'static str = "OPERATION_OUTSIDE_WORKFLOW";
+
     /// The workflow failed.
     #[must_use]
     pub fn failed(failure: Failure) -> Self {

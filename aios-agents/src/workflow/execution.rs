@@ -1,7 +1,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, MutexGuard},
-    task::Context,
+    task::{Context, Poll, ready},
 };
 
 use aios_core::{
@@ -15,18 +15,41 @@ use super::{
     alarm::Alarm,
     body::Body,
     context::Cell,
+    deferred::Deferred,
     error::Kind,
     journal::{Completed, Continued, Entry, Failed},
     machine::Machine,
+    turn::Turn,
 };
 
+/// How often the code may be polled without asking for anything and without an entry.
+const BUSY: u32 = 100_000;
+/// How often the code may be polled before others get a turn.
+const BURST: u32 = 1_000;
+
 /// The code of a run and its machine, without any I/O: applies entries and lets the code run.
+///
+/// There is one loop, for live runs, replays and tests alike: one entry is applied, then the code
+/// is polled until it is quiet, then comes the next entry.
 pub(crate) struct Execution {
     pub(crate) cell: Arc<Cell>,
     body: Body,
+    /// Entries that are to be applied.
+    queue: VecDeque<(Entry, Timestamp)>,
     /// Entries that came while the run was paused.
     held: VecDeque<(Entry, Timestamp)>,
+    /// Whether what is held is applied before a cancellation, and how much there was to record
+    /// before.
+    flushing: Option<usize>,
     alarm: Alarm,
+    /// Whether something outside of the engine has the code's waker.
+    is_watched: bool,
+    /// Wakes of the code that the scheduler has put off.
+    deferred: Vec<Deferred>,
+    /// Polls since the code asked for something or an entry was applied.
+    polls: u32,
+    /// What is wrong with the code, apart from the journal and panics.
+    fault: Option<Failure>,
 }
 
 impl Execution {
@@ -37,12 +60,26 @@ impl Execution {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let cell = Arc::new(Cell::new(Machine::new(run_id, journal), clock));
-        Self { cell, body: Body::absent(), held: VecDeque::new(), alarm: Alarm::new() }
+        let alarm = Alarm::new(cell.run());
+        cell.set_code(alarm.waker().clone());
+        Self {
+            cell,
+            body: Body::absent(),
+            queue: VecDeque::new(),
+            held: VecDeque::new(),
+            flushing: None,
+            alarm,
+            is_watched: false,
+            deferred: Vec::new(),
+            polls: 0,
+            fault: None,
+        }
     }
 
     /// Gives the run its code.
     pub(crate) fn enter(&mut self, workflow: &dyn Workflow, info: RunInfo, input: Payload) {
         let context = WorkflowContext::new(Arc::clone(&self.cell), Arc::new(info));
+        let _turn = Turn::Code(self.cell.run()).begin();
         self.body = Body::new(workflow, context, input);
     }
 
@@ -52,15 +89,70 @@ impl Execution {
         self.body = Body::ended(Err(WorkflowError::cancelled(failure)));
     }
 
-    /// Applies one entry and lets the code run, if that is news to it.
-    pub(crate) fn apply(&mut self, entry: &Entry, at: Timestamp, context: &Context<'_>) {
+    /// Adds an entry to those that [`poll`](Self::poll) applies.
+    pub(crate) fn feed(&mut self, entry: Entry, at: Timestamp) {
+        self.queue.push_back((entry, at));
+    }
+
+    /// Applies every entry that was fed, in order, and lets the code run until it is quiet after
+    /// each of them. Completes when nothing is left to do; whatever wakes the code later wakes the
+    /// task that polls here.
+    pub(crate) fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.settle(context));
+            if self.misfit().is_some() {
+                self.queue.clear();
+                return Poll::Ready(());
+            }
+            let Some((entry, at)) = self.next() else { break };
+            self.apply(&entry, at);
+        }
+        self.check_waits();
+        Poll::Ready(())
+    }
+
+    /// The next entry to apply. While the run is paused, what does not end that is held.
+    ///
+    /// A cancellation wins over a pause: what was held is applied before it, so that the code has
+    /// seen all that there is to compensate, but nothing is begun that it asks for meanwhile.
+    fn next(&mut self) -> Option<(Entry, Timestamp)> {
+        if let Some(recorded) = self.flushing {
+            if let Some(held) = self.held.pop_front() {
+                return Some(held);
+            }
+            self.machine().forget_after(recorded);
+            self.flushing = None;
+            return self.queue.pop_front();
+        }
+        if !self.machine().is_paused()
+            && let Some(held) = self.held.pop_front()
+        {
+            return Some(held);
+        }
+        while let Some((entry, at)) = self.queue.pop_front() {
+            match entry {
+                entry if !self.machine().is_paused() => return Some((entry, at)),
+                Entry::Resumed => return Some((entry, at)),
+                Entry::CancelRequested(_) => {
+                    self.queue.push_front((entry, at));
+                    let recorded = self.machine().recorded();
+                    self.flushing = Some(recorded);
+                    return self.next();
+                }
+                entry => self.held.push_back((entry, at)),
+            }
+        }
+        None
+    }
+
+    /// Applies one entry and wakes the code, if that is news to it.
+    fn apply(&mut self, entry: &Entry, at: Timestamp) {
+        self.polls = 0;
+        self.alarm.mute();
         let applied = self.machine().apply(entry, at);
         match applied {
-            Err(mismatch) => return self.cell.refuse(mismatch),
-            Ok(Some(operation)) => {
-                self.alarm.mute();
-                self.cell.wake(operation);
-            }
+            Err(mismatch) => self.cell.refuse(mismatch),
+            Ok(Some(operation)) => self.cell.release(operation),
             Ok(None) => match entry {
                 Entry::CancelRequested(_) => {
                     // A result that is not in the journal yet comes too late.
@@ -68,40 +160,13 @@ impl Execution {
                     self.cell.wake_cancelled();
                 }
                 Entry::Resumed => self.cell.wake_all(),
-                Entry::Started(_) => {}
-                _ => return,
+                Entry::Started(_) => self.wake_code(),
+                _ => {}
             },
         }
-        self.alarm.reset(context);
-        self.run_code();
     }
 
-    /// Applies an entry, or holds it while the run is paused. Live and in a replay alike.
-    ///
-    /// A cancellation wins over a pause: what was held is applied before it, so that the code has
-    /// seen all that there is to compensate, but nothing is begun that it asks for meanwhile.
-    pub(crate) fn feed(&mut self, entry: Entry, at: Timestamp, context: &Context<'_>) {
-        if self.machine().is_paused() {
-            match &entry {
-                Entry::Resumed => {}
-                Entry::CancelRequested(_) => {
-                    let recorded = self.machine().recorded();
-                    while let Some((held, at)) = self.held.pop_front() {
-                        self.apply(&held, at, context);
-                    }
-                    self.machine().forget_after(recorded);
-                }
-                _ => return self.held.push_back((entry, at)),
-            }
-        }
-        self.apply(&entry, at, context);
-        while !self.machine().is_paused() {
-            let Some((entry, at)) = self.held.pop_front() else { return };
-            self.apply(&entry, at, context);
-        }
-    }
-
-    /// Ends the replay.
+    /// Ends the replay. What was fed has to be applied before.
     pub(crate) fn go_live(&mut self) -> Result<(), Failure> {
         if let Some(failure) = self.misfit() {
             return Err(failure);
@@ -111,17 +176,102 @@ impl Execution {
         Ok(())
     }
 
-    /// Lets the code run if it was woken since it ran last, unless it has ended. Whatever wakes it
-    /// later wakes the task that polls here. In a paused run that is a step that was begun before:
-    /// it ends, but the code does not go on.
-    pub(crate) fn poll(&mut self, context: &Context<'_>) {
-        if self.alarm.reset(context) {
-            self.run_code();
+    fn wake_code(&self) {
+        let _turn = Turn::Engine(self.cell.run()).begin();
+        self.alarm.waker().wake_by_ref();
+    }
+
+    /// Lets the code run until it is quiet and has seen every outcome that it waits for.
+    fn settle(&mut self, context: &Context<'_>) -> Poll<()> {
+        let (mut polls, mut is_nudged) = (0, false);
+        while self.fault.is_none() {
+            if polls == BURST {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            polls += 1;
+            self.alarm.mute();
+            if self.alarm.take_foreign() {
+                self.fault = Some(foreign());
+            } else if self.alarm.take_code() {
+                self.run_code();
+            } else if !self.deferred.is_empty() {
+                ready!(self.await_deferred(context));
+            } else if !is_nudged && self.alarm.take_step() {
+                // Steps that never wait get one turn, and do not keep entries waiting.
+                is_nudged = true;
+                self.run_steps();
+            } else if !self.cell.release_next() {
+                break;
+            }
+        }
+        let is_rung = self.alarm.set(context);
+        if is_rung && self.fault.is_none() {
+            context.waker().wake_by_ref();
+        }
+        Poll::Ready(())
+    }
+
+    /// Lets the code run until it waits.
+    fn run_code(&mut self) {
+        let before = self.machine().reserved();
+        self.poll_body();
+        self.polls = if self.machine().reserved() > before { 0 } else { self.polls + 1 };
+        if self.polls > BUSY {
+            self.fault = Some(busy());
         }
     }
 
-    fn run_code(&mut self) {
-        self.body.poll(&mut Context::from_waker(self.alarm.waker()));
+    /// Lets the code of steps run until it waits. The code around it must not go on by that.
+    fn run_steps(&mut self) {
+        let before = (self.machine().reserved(), self.body.is_running());
+        self.poll_body();
+        if before != (self.machine().reserved(), self.body.is_running()) {
+            self.fault = Some(foreign());
+        }
+    }
+
+    fn poll_body(&mut self) {
+        self.cell.watch(self.is_watched.then(Deferred::watch));
+        {
+            let _turn = Turn::Code(self.cell.run()).begin();
+            self.body.poll(&mut Context::from_waker(self.alarm.waker()));
+        }
+        let deferred = self.cell.watch(None);
+        // What the engine does not hold may be in the list of the scheduler.
+        self.is_watched = self.alarm.wakers() > self.cell.wakers();
+        let deferred = match deferred {
+            None => self.is_watched.then(|| Deferred::watch().assume()),
+            Some(mut deferred) => {
+                deferred.check();
+                Some(deferred)
+            }
+        };
+        if let Some(deferred) = deferred.filter(Deferred::is_outstanding) {
+            self.alarm.expect_deferred(true);
+            self.deferred.push(deferred);
+        }
+    }
+
+    /// Waits until the scheduler has woken the code where it put that off.
+    fn await_deferred(&mut self, context: &Context<'_>) -> Poll<()> {
+        // Each of them is asked, so that each wakes the task.
+        self.deferred.retain(|deferred| deferred.poll(context).is_pending());
+        if !self.deferred.is_empty() {
+            self.alarm.set(context);
+            return Poll::Pending;
+        }
+        self.alarm.expect_deferred(false);
+        Poll::Ready(())
+    }
+
+    /// Code that waits for nothing that the run knows would wait for ever.
+    fn check_waits(&mut self) {
+        let machine = self.cell.machine();
+        let waits = machine.waits() || !machine.is_live() || machine.is_paused();
+        if !waits && self.body.is_running() && self.fault.is_none() {
+            self.fault = Some(foreign());
+        }
     }
 
     /// How the code ended, if it did.
@@ -144,13 +294,30 @@ impl Execution {
         })
     }
 
-    /// What of the code does not fit: a mismatch with the journal, or a panic.
+    /// What of the code does not fit: a mismatch with the journal, a panic, or that it waits for
+    /// what is not recorded.
     pub(crate) fn misfit(&self) -> Option<Failure> {
         let mismatch = self.cell.mismatch().map(|mismatch| mismatch.to_failure());
-        mismatch.or_else(|| self.body.panic().cloned())
+        mismatch.or_else(|| self.body.panic().cloned()).or_else(|| self.fault.clone())
     }
 
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
         self.cell.machine()
     }
+}
+
+/// Why code that waits for something else than operations is blocked.
+fn foreign() -> Failure {
+    Failure::new(
+        "FOREIGN_AWAIT",
+        "the code of the workflow awaits something that is not recorded, as a timer of tokio, a \
+         spawned task, or a channel to a step; it can only await operations of its context, and \
+         what follows from them: put everything else into a step",
+    )
+}
+
+/// Why code that never gets quiet is blocked.
+fn busy() -> Failure {
+    let message = format!("the code of the workflow woke itself {BUSY} times in a row for nothing");
+    Failure::new("WORKFLOW_BUSY", message)
 }

@@ -12,19 +12,23 @@
 mod alarm;
 mod body;
 mod context;
+mod deferred;
 mod definition;
 pub(crate) mod engine;
 mod error;
 mod execution;
 pub mod journal;
 pub mod machine;
+mod race;
+mod turn;
 
 pub(crate) use self::execution::Execution;
 pub use self::{
     context::{
-        ChildCall, OperationCall, RunInfo, SignalCall, SleepCall, StepCall, Target, TaskCall,
-        WorkflowContext,
+        ChildCall, OperationCall, RunInfo, SignalCall, SleepCall, StepCall, StepContext, Target,
+        TaskCall, WorkflowContext,
     },
     definition::{FnWorkflow, Workflow},
     error::WorkflowError,
+    race::{Race, race},
 };

@@ -36,7 +36,8 @@ enum CallState {
 
 impl OperationCall {
     pub(super) fn new(cell: Arc<Cell>, request: Result<Request, WorkflowError>) -> Self {
-        let operation = cell.reserve();
+        let request = cell.check().and(request);
+        let operation = request.as_ref().map_or(0, |_| cell.reserve());
         Self { cell, operation, state: CallState::Fresh(request) }
     }
 
@@ -52,6 +53,7 @@ impl Future for OperationCall {
     type Output = Result<Payload, WorkflowError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.cell.check()?;
         if let CallState::Fresh(_) = self.state {
             match std::mem::replace(&mut self.state, CallState::Asked) {
                 CallState::Fresh(Ok(request)) => self.cell.ask(self.operation, request),

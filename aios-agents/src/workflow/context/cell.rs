@@ -1,18 +1,29 @@
 use std::{
     any::Any,
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
-use aios_core::{BoxFuture, agent::TaskError, clock::Clock, event::Payload};
+use aios_core::{
+    BoxFuture,
+    agent::{TaskError, TaskId},
+    clock::Clock,
+    event::Payload,
+    failure::Failure,
+};
 
 use super::WorkflowContext;
-use crate::workflow::{
-    WorkflowError,
-    machine::{Machine, Mismatch, Outcome, Request},
+use crate::{
+    panic::Refused,
+    workflow::{
+        WorkflowError,
+        deferred::Deferred,
+        machine::{Machine, Mismatch, Outcome, Request},
+        turn::Turn,
+    },
 };
 
 type Undo = Box<
@@ -29,24 +40,59 @@ pub(crate) struct Compensation {
 }
 
 /// Where the code of a workflow and its driver meet: the machine, and who waits for what.
+///
+/// The code sees one outcome at a time: the one that is *released*. An outcome that was recorded
+/// while the code did not wait for it is released once the code is quiet, in the order of the
+/// journal. So no two operations are ever ready together, and whatever chooses between them chooses
+/// what stands first in the journal.
 pub(crate) struct Cell {
     clock: Arc<dyn Clock>,
     machine: Mutex<Machine>,
     waiting: Mutex<Waiting>,
+    /// What watches for wakes that the scheduler puts off, while the code is polled.
+    deferred: Mutex<Option<Deferred>>,
 }
 
 #[derive(Default)]
 struct Waiting {
-    operations: HashMap<u64, Waker>,
-    cancel: Option<Waker>,
+    /// What the code itself is polled with.
+    code: Option<Waker>,
+    operations: HashMap<u64, Waiter>,
+    cancel: Option<Waiter>,
+    /// How many of the wakers here are the code's own.
+    direct: usize,
+    /// The operation whose outcome may be taken.
+    released: Option<u64>,
+    /// Outcomes that the code asked for and may not take yet: place in the journal and operation.
+    ripe: BTreeSet<(u64, u64)>,
     compensations: Vec<Compensation>,
     mismatch: Option<Mismatch>,
     closed: bool,
 }
 
+struct Waiter {
+    waker: Waker,
+    is_direct: bool,
+}
+
+impl Waiting {
+    fn waiter(&mut self, context: &Context<'_>) -> Waiter {
+        let is_direct = self.code.as_ref().is_some_and(|code| code.will_wake(context.waker()));
+        self.direct += usize::from(is_direct);
+        Waiter { waker: context.waker().clone(), is_direct }
+    }
+
+    fn remove(&mut self, operation: u64) -> Option<Waker> {
+        let waiter = self.operations.remove(&operation)?;
+        self.direct -= usize::from(waiter.is_direct);
+        Some(waiter.waker)
+    }
+}
+
 impl Cell {
     pub(crate) fn new(machine: Machine, clock: Arc<dyn Clock>) -> Self {
-        Self { clock, machine: Mutex::new(machine), waiting: Mutex::default() }
+        let (machine, waiting) = (Mutex::new(machine), Mutex::default());
+        Self { clock, machine, waiting, deferred: Mutex::default() }
     }
 
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -55,6 +101,32 @@ impl Cell {
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What tells this run from others in a [`Turn`].
+    pub(crate) fn run(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Says what the code is polled with.
+    pub(crate) fn set_code(&self, waker: Waker) {
+        self.waiting().code = Some(waker);
+    }
+
+    /// Fails unless it is the code of this run that is polled on this thread.
+    pub(super) fn check(&self) -> Result<(), WorkflowError> {
+        match Turn::current() {
+            Turn::Code(run) if run == self.run() => Ok(()),
+            _ => Err(WorkflowError::failed(outside())),
+        }
+    }
+
+    /// As [`check`](Self::check), for calls that return no error: unwinds.
+    pub(super) fn insist(&self) {
+        if self.check().is_err() {
+            // Without a panic's report: what catches it makes it a failure.
+            resume_unwind(Box::new(Refused(outside())));
+        }
     }
 
     pub(super) fn reserve(&self) -> u64 {
@@ -69,40 +141,96 @@ impl Cell {
     }
 
     pub(super) fn poll_outcome(&self, operation: u64, context: &mut Context<'_>) -> Poll<Outcome> {
-        if let Some(outcome) = self.machine().take_outcome(operation) {
+        let (is_released, outcome, place) = {
+            let released = self.waiting().released;
+            let mut machine = self.machine();
+            match released == Some(operation) {
+                true => (true, machine.take_outcome(operation), None),
+                false => (false, None, machine.outcome_place(operation)),
+            }
+        };
+        let mut waiting = self.waiting();
+        if is_released && let Some(outcome) = outcome {
+            waiting.released = None;
+            waiting.remove(operation);
             return Poll::Ready(outcome);
         }
-        self.wait(operation, context);
+        if let Some(place) = place {
+            waiting.ripe.insert((place, operation));
+        }
+        match waiting.operations.get_mut(&operation) {
+            Some(waiter) if waiter.waker.will_wake(context.waker()) => {}
+            _ => {
+                waiting.remove(operation);
+                let waiter = waiting.waiter(context);
+                waiting.operations.insert(operation, waiter);
+            }
+        }
         Poll::Pending
     }
 
-    /// Remembers whom to wake when an operation goes on.
-    pub(super) fn wait(&self, operation: u64, context: &mut Context<'_>) {
-        let mut waiting = self.waiting();
-        match waiting.operations.get_mut(&operation) {
-            Some(waker) => waker.clone_from(context.waker()),
-            None => drop(waiting.operations.insert(operation, context.waker().clone())),
+    /// Watches, or not, for wakes that the scheduler puts off; returns what watched before.
+    pub(crate) fn watch(&self, deferred: Option<Deferred>) -> Option<Deferred> {
+        std::mem::replace(&mut *self.deferred(), deferred)
+    }
+
+    fn deferred(&self) -> MutexGuard<'_, Option<Deferred>> {
+        self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The code was polled until here: what it put off counts.
+    pub(super) fn check_deferred(&self) {
+        if let Some(deferred) = &mut *self.deferred() {
+            deferred.check();
         }
+    }
+
+    /// The code of a step was polled until here: what it put off does not count.
+    pub(super) fn skip_deferred(&self) {
+        if let Some(deferred) = &mut *self.deferred() {
+            deferred.skip();
+        }
+    }
+
+    /// Begins the code of a step, if it is to run now, and returns the number of the attempt.
+    pub(super) fn begin_step(&self, operation: u64) -> Option<u32> {
+        self.machine().begin_step(operation, self.clock.now())
     }
 
     pub(super) fn step_ended(&self, operation: u64, outcome: Result<Payload, TaskError>) {
         self.machine().step_ended(operation, outcome, self.clock.now());
     }
 
+    /// The same in every attempt of an operation.
+    pub(super) fn key(&self, operation: u64) -> TaskId {
+        self.machine().task_id(operation)
+    }
+
     /// The future of an operation is gone. After [`close`](Self::close) that means nothing.
     pub(super) fn abandon(&self, operation: u64) {
         let mut waiting = self.waiting();
-        waiting.operations.remove(&operation);
+        let waker = waiting.remove(operation);
         if !waiting.closed {
             self.machine().abandon(operation);
         }
+        drop(waiting);
+        drop(waker);
     }
 
     pub(super) fn poll_cancelled(&self, context: &mut Context<'_>) -> Poll<WorkflowError> {
         if let Some(failure) = self.machine().cancelled() {
             return Poll::Ready(WorkflowError::cancelled(failure.clone()));
         }
-        self.waiting().cancel = Some(context.waker().clone());
+        let mut waiting = self.waiting();
+        match &waiting.cancel {
+            Some(waiter) if waiter.waker.will_wake(context.waker()) => {}
+            _ => {
+                let waiter = waiting.waiter(context);
+                if waiting.cancel.replace(waiter).is_some_and(|former| former.is_direct) {
+                    waiting.direct -= 1;
+                }
+            }
+        }
         Poll::Pending
     }
 
@@ -114,24 +242,83 @@ impl Cell {
         self.waiting().compensations.pop()
     }
 
-    /// Wakes the code that waits for an operation.
-    pub(crate) fn wake(&self, operation: u64) {
-        if let Some(waker) = self.waiting().operations.remove(&operation) {
+    /// Lets the code take the outcome of an operation, and no other one.
+    pub(crate) fn release(&self, operation: u64) {
+        let waker = {
+            let mut waiting = self.waiting();
+            waiting.released = Some(operation);
+            waiting.remove(operation)
+        };
+        self.wake_each(waker);
+    }
+
+    /// Releases the outcome that stands first in the journal of those that the quiet code waits
+    /// for; `false` if there is none.
+    pub(crate) fn release_next(&self) -> bool {
+        let mut waiting = self.waiting();
+        waiting.released = None;
+        let mut machine = self.machine();
+        let ripe = loop {
+            let Some((place, operation)) = waiting.ripe.first().copied() else { break None };
+            if machine.outcome_place(operation) == Some(place) {
+                break Some((place, operation));
+            }
+            waiting.ripe.pop_first();
+        };
+        let signal = machine.first_kept_signal();
+        let Some((place, operation)) = ripe.into_iter().chain(signal).min() else { return false };
+        if ripe == Some((place, operation)) {
+            waiting.ripe.pop_first();
+        } else {
+            machine.give_signal(operation);
+        }
+        drop(machine);
+        drop(waiting);
+        self.release(operation);
+        true
+    }
+
+    /// Wakes the code of a step.
+    pub(crate) fn wake_step(&self, operation: u64) {
+        let waiting = self.waiting();
+        let waker = waiting.operations.get(&operation).map(|waiter| waiter.waker.clone());
+        drop(waiting);
+        if let Some(waker) = waker {
+            let _turn = Turn::Waking(self.run()).begin();
             waker.wake();
         }
     }
 
     /// Wakes everything that waits, after a time in which nothing was let go on.
     pub(crate) fn wake_all(&self) {
-        let waiting = std::mem::take(&mut self.waiting().operations);
-        waiting.into_values().for_each(Waker::wake);
+        let waiting = {
+            let mut waiting = self.waiting();
+            waiting.direct = waiting.cancel.iter().filter(|waiter| waiter.is_direct).count();
+            std::mem::take(&mut waiting.operations)
+        };
+        self.wake_each(waiting.into_values().map(|waiter| waiter.waker));
     }
 
     /// Wakes the code that waits for the cancellation.
     pub(crate) fn wake_cancelled(&self) {
-        if let Some(waker) = self.waiting().cancel.take() {
-            waker.wake();
-        }
+        let cancel = {
+            let mut waiting = self.waiting();
+            let cancel = waiting.cancel.take();
+            waiting.direct -= usize::from(cancel.as_ref().is_some_and(|waiter| waiter.is_direct));
+            cancel
+        };
+        self.wake_each(cancel.map(|waiter| waiter.waker));
+    }
+
+    fn wake_each(&self, wakers: impl IntoIterator<Item = Waker>) {
+        let _turn = Turn::Engine(self.run()).begin();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// How many of the code's wakers are here.
+    pub(crate) fn wakers(&self) -> usize {
+        let waiting = self.waiting();
+        waiting.direct + usize::from(waiting.code.is_some())
     }
 
     /// Notes that the journal does not fit the code.
@@ -159,6 +346,15 @@ impl Cell {
         }
         dropped
     }
+}
+
+/// Why an operation was refused.
+fn outside() -> Failure {
+    Failure::new(
+        WorkflowError::OUTSIDE,
+        "only the code of the workflow itself can use its context: not a step, a spawned task or \
+         another run",
+    )
 }
 
 impl fmt::Debug for Cell {

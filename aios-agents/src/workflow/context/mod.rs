@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::cell::{Cell, Compensation};
 pub use self::{
     call::{ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
-    step::StepCall,
+    step::{StepCall, StepContext},
 };
 use super::{
     WorkflowError,
@@ -113,11 +113,37 @@ impl WorkflowContext {
     /// before the result is recorded.
     ///
     /// The closure runs again for another attempt after an error, as the retry policy says.
-    pub fn step<'a, T, E, F, Fut>(&self, name: impl Into<Box<str>>, code: F) -> StepCall<'a, T>
+    pub fn step<'a, T, E, F, Fut>(&self, name: impl Into<Box<str>>, mut code: F) -> StepCall<'a, T>
     where
         T: Serialize,
         E: Into<TaskError>,
         F: FnMut() -> Fut + Send + 'a,
+        Fut: Future<Output = Result<T, E>> + Send + 'a,
+    {
+        StepCall::new(Arc::clone(&self.cell), name.into(), move |_| code())
+    }
+
+    /// Runs a piece of code that can't fail, as [`step`](Self::step) does.
+    pub fn run<'a, T, F, Fut>(&self, name: impl Into<Box<str>>, mut code: F) -> StepCall<'a, T>
+    where
+        T: Serialize,
+        F: FnMut() -> Fut + Send + 'a,
+        Fut: Future<Output = T> + Send + 'a,
+    {
+        let code = move |_| {
+            let value = code();
+            async move { Ok::<_, TaskError>(value.await) }
+        };
+        StepCall::new(Arc::clone(&self.cell), name.into(), code)
+    }
+
+    /// Runs a piece of code, as [`step`](Self::step) does, and tells it which attempt it is and a
+    /// key by which outside systems recognise a repetition.
+    pub fn step_with<'a, T, E, F, Fut>(&self, name: impl Into<Box<str>>, code: F) -> StepCall<'a, T>
+    where
+        T: Serialize,
+        E: Into<TaskError>,
+        F: FnMut(StepContext) -> Fut + Send + 'a,
         Fut: Future<Output = Result<T, E>> + Send + 'a,
     {
         StepCall::new(Arc::clone(&self.cell), name.into(), code)
@@ -128,8 +154,8 @@ impl WorkflowContext {
         SleepCall::new(self.call(Ok(Request::Sleep { duration })))
     }
 
-    /// Waits for a signal with this name. One that came before is taken at once; each is taken by
-    /// one wait, in the order of their coming.
+    /// Waits for a signal with this name. One that came before is taken as soon as the code waits
+    /// for nothing else; each is taken by one wait, in the order of their coming.
     pub fn signal<T>(&self, name: impl Into<Box<str>>) -> SignalCall<T> {
         SignalCall::new(self.call(Ok(Request::Signal { name: name.into(), timeout: None })))
     }
@@ -160,8 +186,9 @@ impl WorkflowContext {
     ///
     /// A failure with the code `RESERVED_EVENT_TYPE` for an event of the domains `workflows`,
     /// `agents` and `system`, which aios itself writes: in a journal it would be taken for what
-    /// happened to the run.
+    /// happened to the run. `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
     pub fn emit(&self, event: Event) -> Result<(), WorkflowError> {
+        self.cell.check()?;
         let reserved = |error: EventError| Failure::from_error(error.code(), &error);
         let checked = event.event_type.check_unreserved().map_err(reserved);
         checked.map_err(WorkflowError::failed)?;
@@ -170,7 +197,12 @@ impl WorkflowContext {
     }
 
     /// Says what the workflow is doing, for those who look from outside.
+    ///
+    /// # Panics
+    ///
+    /// As [`now`](Self::now).
     pub fn set_status(&self, text: impl Into<String>) {
+        self.cell.insist();
         self.tell(Request::Status { text: text.into(), progress: None });
     }
 
@@ -178,12 +210,14 @@ impl WorkflowContext {
     ///
     /// # Errors
     ///
-    /// If `progress` can't be JSON.
+    /// If `progress` can't be JSON, and with the code `OPERATION_OUTSIDE_WORKFLOW` outside of the
+    /// code of the workflow.
     pub fn set_progress(
         &self,
         text: impl Into<String>,
         progress: &(impl Serialize + ?Sized),
     ) -> Result<(), WorkflowError> {
+        self.cell.check()?;
         let progress = Some(Payload::encode(progress)?);
         self.tell(Request::Status { text: text.into(), progress });
         Ok(())
@@ -196,11 +230,16 @@ impl WorkflowContext {
 
     /// Runs `undo` if the run fails or is cancelled later. Compensations run in reverse order, each
     /// with all operations at hand; one that fails does not keep the others from running.
+    ///
+    /// # Panics
+    ///
+    /// As [`now`](Self::now).
     pub fn compensate<F, Fut>(&self, name: impl Into<Box<str>>, undo: F)
     where
         F: FnOnce(Self) -> Fut + Send + 'static,
         Fut: Future<Output = Result<(), WorkflowError>> + Send + 'static,
     {
+        self.cell.insist();
         let undo = Box::new(move |context| -> aios_core::BoxFuture<'static, _> {
             Box::pin(undo(context))
         });
@@ -208,19 +247,34 @@ impl WorkflowContext {
     }
 
     /// The time of the event that let the workflow go on: the same in every replay.
+    ///
+    /// # Panics
+    ///
+    /// Unwinds outside of the code of the workflow: in the code of a step, in a spawned task, in
+    /// the code of another run. A step fails with the code `OPERATION_OUTSIDE_WORKFLOW` then.
     #[must_use]
     pub fn now(&self) -> Timestamp {
+        self.cell.insist();
         self.cell.machine().now()
     }
 
     /// A UUID that is the same in every replay and different in every call.
+    ///
+    /// # Panics
+    ///
+    /// As [`now`](Self::now).
     #[must_use]
     pub fn uuid(&self) -> uuid::Uuid {
+        self.cell.insist();
         self.cell.machine().draw()
     }
 
     /// A number from 0 (included) to 1 (excluded) that is the same in every replay and different in
     /// every call.
+    ///
+    /// # Panics
+    ///
+    /// As [`now`](Self::now).
     #[must_use]
     pub fn random(&self) -> f64 {
         let bits = u32::try_from(self.uuid().as_u128() & 0xffff_ffff).unwrap_or_default();
@@ -228,19 +282,32 @@ impl WorkflowContext {
     }
 
     /// Which version of a change this run follows, so that old and new code live side by side. New
-    /// runs follow the newest; runs that passed here before the change was made, the oldest.
+    /// runs follow the newest; runs that passed here before the change was made, as an operation
+    /// after it in their journal shows, the oldest.
     ///
     /// # Errors
     ///
-    /// Code `UNKNOWN_VERSION` if the run follows a version outside the range.
+    /// Code `UNKNOWN_VERSION` if the run follows a version outside the range,
+    /// `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
     pub fn version(
         &self,
         change: impl AsRef<str>,
         versions: std::ops::RangeInclusive<u32>,
     ) -> Result<u32, WorkflowError> {
+        self.cell.check()?;
         let (oldest, newest) = versions.into_inner();
         let version = self.cell.machine().version(change.as_ref(), oldest, newest);
         version.map_err(WorkflowError::failed)
+    }
+
+    /// Fails with the code `OPERATION_OUTSIDE_WORKFLOW` where operations can't be asked for:
+    /// anywhere but in the code of the workflow, as the engine polls it.
+    ///
+    /// # Errors
+    ///
+    /// As said.
+    pub fn ensure_current(&self) -> Result<(), WorkflowError> {
+        self.cell.check()
     }
 
     /// Completes when somebody asked to cancel the run.

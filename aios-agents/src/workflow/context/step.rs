@@ -4,20 +4,52 @@ use std::{
     marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
 };
 
-use aios_core::{BoxFuture, agent::TaskError, event::Payload, retry::RetryPolicy};
+use aios_core::{
+    BoxFuture,
+    agent::{TaskError, TaskId},
+    event::Payload,
+    retry::RetryPolicy,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::Cell;
 use crate::{
-    panic::panic_failure,
-    workflow::{WorkflowError, machine::Request},
+    panic::{Refused, panic_failure},
+    workflow::{WorkflowError, machine::Request, turn::Turn},
 };
 
 type Attempt<'a> = BoxFuture<'a, Result<Payload, TaskError>>;
+
+/// What the code of a step knows of its attempt; see
+/// [`step_with`](super::WorkflowContext::step_with).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepContext {
+    attempt: u32,
+    key: TaskId,
+}
+
+impl StepContext {
+    /// Number of the attempt, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The same text in every attempt of this step and in no other step: hand it to outside
+    /// systems, so that they recognise a repetition.
+    #[must_use]
+    pub fn idempotency_key(&self) -> &str {
+        self.key.as_str()
+    }
+}
 
 /// A piece of code whose result is recorded once.
 ///
@@ -29,11 +61,45 @@ type Attempt<'a> = BoxFuture<'a, Result<Payload, TaskError>>;
 pub struct StepCall<'a, T> {
     cell: Arc<Cell>,
     operation: u64,
-    request: Option<(Box<str>, RetryPolicy)>,
-    code: Box<dyn FnMut() -> Attempt<'a> + Send + 'a>,
-    running: Option<Attempt<'a>>,
-    done: bool,
+    state: StepState,
+    code: Box<dyn FnMut(StepContext) -> Attempt<'a> + Send + 'a>,
+    running: Option<Running<'a>>,
     result: PhantomData<fn() -> T>,
+}
+
+enum StepState {
+    Fresh { name: Box<str>, timeout: Option<Duration>, retry: RetryPolicy },
+    Asked,
+    Done,
+    Refused(WorkflowError),
+}
+
+/// An attempt that runs.
+struct Running<'a> {
+    number: u32,
+    code: Attempt<'a>,
+    nudge: Arc<Nudge>,
+    waker: Waker,
+}
+
+/// Wakes the code of a step and nothing else: the code of the workflow goes on by entries only.
+struct Nudge {
+    cell: Weak<Cell>,
+    operation: u64,
+    rung: AtomicBool,
+}
+
+impl Wake for Nudge {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        if let Some(cell) = self.cell.upgrade() {
+            cell.wake_step(self.operation);
+        }
+    }
 }
 
 impl<'a, T> StepCall<'a, T> {
@@ -41,48 +107,109 @@ impl<'a, T> StepCall<'a, T> {
     where
         T: Serialize,
         E: Into<TaskError>,
-        F: FnMut() -> Fut + Send + 'a,
+        F: FnMut(StepContext) -> Fut + Send + 'a,
         Fut: Future<Output = Result<T, E>> + Send + 'a,
     {
-        let code = Box::new(move || -> Attempt<'a> {
-            let attempt = code();
+        let code = Box::new(move |step| -> Attempt<'a> {
+            let attempt = code(step);
             Box::pin(async move {
                 let result = attempt.await.map_err(Into::into)?;
                 Payload::encode(&result)
                     .map_err(|error| TaskError { retryable: false, ..TaskError::from(error) })
             })
         });
-        let operation = cell.reserve();
-        let request = Some((name, RetryPolicy::default()));
-        Self { cell, operation, request, code, running: None, done: false, result: PhantomData }
+        let (operation, state) = match cell.check() {
+            Ok(()) => {
+                let retry = RetryPolicy::default();
+                (cell.reserve(), StepState::Fresh { name, timeout: None, retry })
+            }
+            Err(error) => (0, StepState::Refused(error)),
+        };
+        Self { cell, operation, state, code, running: None, result: PhantomData }
     }
 
     /// Sets when a failed attempt is followed by another.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        if let Some((_, retry)) = &mut self.request {
+        if let StepState::Fresh { retry, .. } = &mut self.state {
             *retry = policy;
         }
         self
     }
 
-    /// Lets the code go on, if it is its turn.
-    fn advance(&mut self, context: &mut Context<'_>) {
+    /// Sets how long one attempt may take; then its code is dropped and the failure is
+    /// `STEP_TIMEOUT`, which is retried as the policy says. Without it, an attempt may take for
+    /// ever.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        if let StepState::Fresh { timeout, .. } = &mut self.state {
+            *timeout = Some(limit);
+        }
+        self
+    }
+
+    /// Lets the code of the step go on, if it is its turn.
+    fn advance(&mut self) {
+        let is_over = |running: &Running<'_>| {
+            !self.cell.machine().awaits_step(self.operation, running.number)
+        };
+        if self.running.as_ref().is_some_and(is_over) {
+            self.stop();
+        }
         if self.running.is_none() {
-            if !self.cell.machine().begin_step(self.operation) {
-                return;
-            }
-            self.running = Some((self.code)());
+            let Some(number) = self.cell.begin_step(self.operation) else { return };
+            self.begin(number);
         }
         let Some(running) = &mut self.running else { return };
-        let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context)));
-        let outcome = match polled {
+        if !running.nudge.rung.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        self.cell.check_deferred();
+        let outcome = {
+            let _turn = Turn::Step(self.cell.run()).begin();
+            let mut context = Context::from_waker(&running.waker);
+            catch_unwind(AssertUnwindSafe(|| running.code.as_mut().poll(&mut context)))
+        };
+        self.cell.skip_deferred();
+        let outcome = match outcome {
             Ok(Poll::Pending) => return,
             Ok(Poll::Ready(outcome)) => outcome,
-            Err(panic) => Err(TaskError::retryable(panic_failure("STEP_PANICKED", &*panic))),
+            Err(panic) => Err(panicked(&*panic)),
         };
-        self.running = None;
+        self.stop();
         self.cell.step_ended(self.operation, outcome);
     }
+
+    fn begin(&mut self, number: u32) {
+        let step = StepContext { attempt: number, key: self.cell.key(self.operation) };
+        let _turn = Turn::Step(self.cell.run()).begin();
+        let code = match catch_unwind(AssertUnwindSafe(|| (self.code)(step))) {
+            Ok(code) => code,
+            Err(panic) => Box::pin(std::future::ready(Err(panicked(&*panic)))),
+        };
+        let (cell, operation) = (Arc::downgrade(&self.cell), self.operation);
+        let nudge = Arc::new(Nudge { cell, operation, rung: AtomicBool::new(true) });
+        let waker = Waker::from(Arc::clone(&nudge));
+        self.running = Some(Running { number, code, nudge, waker });
+    }
+
+    /// A nudge that came while nothing could be woken for it is not lost.
+    fn remember_nudge(&self) {
+        let is_rung = |running: &Running<'_>| running.nudge.rung.load(Ordering::Acquire);
+        if self.running.as_ref().is_some_and(is_rung) {
+            self.cell.wake_step(self.operation);
+        }
+    }
+
+    /// Drops the attempt that runs, as a part of the step.
+    fn stop(&mut self) {
+        let running = self.running.take();
+        let _turn = Turn::Step(self.cell.run()).begin();
+        drop(running);
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> TaskError {
+    let failure = panic_failure("STEP_PANICKED", panic);
+    TaskError { failure, retryable: !panic.is::<Refused>() }
 }
 
 impl<T: DeserializeOwned> Future for StepCall<'_, T> {
@@ -90,14 +217,22 @@ impl<T: DeserializeOwned> Future for StepCall<'_, T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Some((name, retry)) = this.request.take() {
-            this.cell.ask(this.operation, Request::Step { name, retry });
+        if let StepState::Refused(error) = &this.state {
+            return Poll::Ready(Err(error.clone()));
         }
-        this.advance(context);
+        this.cell.check()?;
+        if let StepState::Fresh { .. } = this.state
+            && let StepState::Fresh { name, timeout, retry } =
+                std::mem::replace(&mut this.state, StepState::Asked)
+        {
+            this.cell.ask(this.operation, Request::Step { name, timeout, retry });
+        }
+        this.advance();
         let Poll::Ready(outcome) = this.cell.poll_outcome(this.operation, context) else {
+            this.remember_nudge();
             return Poll::Pending;
         };
-        this.done = true;
+        this.state = StepState::Done;
         Poll::Ready(match outcome {
             Ok(payload) => payload.decode().map_err(WorkflowError::from),
             Err(failure) => Err(WorkflowError::failed(failure)),
@@ -107,7 +242,8 @@ impl<T: DeserializeOwned> Future for StepCall<'_, T> {
 
 impl<T> Drop for StepCall<'_, T> {
     fn drop(&mut self) {
-        if self.request.is_none() && !self.done {
+        self.stop();
+        if matches!(self.state, StepState::Asked) {
             self.cell.abandon(self.operation);
         }
     }

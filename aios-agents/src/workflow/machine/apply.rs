@@ -1,4 +1,8 @@
-use aios_core::{agent::Segment, event::Timestamp, failure::Failure};
+use aios_core::{
+    agent::{Segment, TaskError},
+    event::Timestamp,
+    failure::Failure,
+};
 
 use super::{Machine, Mismatch, Outcome, Request, State, operation::Operation};
 use crate::workflow::{
@@ -17,7 +21,7 @@ impl Machine {
     ///
     /// [`Mismatch`] if the entry is about an operation that the code did not ask for.
     pub fn apply(&mut self, entry: &Entry, at: Timestamp) -> Result<Option<u64>, Mismatch> {
-        self.remaining = self.remaining.saturating_sub(1);
+        self.place += 1;
         if !matches!(entry, Entry::Paused | Entry::Resumed | Entry::Blocked(_) | Entry::Unblocked) {
             self.now = self.now.max(at);
         }
@@ -65,7 +69,7 @@ impl Machine {
             return Err(Mismatch { operation, recorded, asked });
         }
         if let Some(outcome) = outcome(entry, found.request.as_ref()) {
-            self.resolve(operation, outcome);
+            self.resolve(operation, outcome, self.place);
             return Ok(Some(operation));
         }
         if let (Some(state), Some(found)) = (begun(entry), self.operation_mut(operation)) {
@@ -79,20 +83,16 @@ impl Machine {
 
     /// Gives a signal to the operation that waits for it longest, or keeps it for the next.
     fn signaled(&mut self, signal: &Signaled) -> Option<u64> {
-        let waits = |request: &Request| matches!(request, Request::Signal { name, .. } if *name == signal.name);
-        let waiting = self.active().find(|(_, request)| waits(request)).map(|(found, _)| found);
+        let waiting = self.signals.longest_wait(&signal.name);
         match waiting {
-            Some(operation) => self.resolve(operation, Ok(signal.payload.clone())),
-            None => {
-                let kept = self.signals.entry(signal.name.clone()).or_default();
-                kept.push_back(signal.payload.clone());
-            }
+            Some(operation) => self.resolve(operation, Ok(signal.payload.clone()), self.place),
+            None => self.signals.keep(signal.name.clone(), self.place, signal.payload.clone()),
         }
         waiting
     }
 
-    /// A timer is due at last. Returns the operation whose code is to run again, if it is a step.
-    /// In a paused run nothing is due; its timers are set again when it is resumed.
+    /// A timer is due at last. Returns the operation whose code is to run again, or is out of time,
+    /// if it is a step. In a paused run nothing is due; its timers are set again when it is resumed.
     pub fn timer_due(&mut self, operation: u64, present: Timestamp) -> Option<u64> {
         if self.paused {
             return None;
@@ -116,7 +116,12 @@ impl Machine {
                 None
             }
             (State::Retrying { attempt, .. }, _) => {
-                found.state = State::Open { attempt: *attempt };
+                found.state = State::Open { attempt: *attempt, until: None };
+                Some(operation)
+            }
+            (State::Open { .. }, _) => {
+                let failure = Failure::new("STEP_TIMEOUT", "the step did not end in time");
+                self.step_ended(operation, Err(TaskError::retryable(failure)), present);
                 Some(operation)
             }
             _ => None,

@@ -28,14 +28,17 @@ impl Machine {
             let entries = self.opening(operation, &request, present);
             self.recording.extend(entries);
         }
-        let resolved = self.resolves_at_once(&request);
+        if let Request::Signal { name, .. } = &request {
+            self.signals.join(name, operation);
+        }
+        let is_over = matches!(request, Request::Emit { .. } | Request::Status { .. });
         if let Some(found) = self.operation_mut(operation) {
-            let state = State::Open { attempt: 1 };
+            let state = State::Open { attempt: 1, until: None };
             *found = Operation { request: Some(request), state, begun: false };
         }
-        match resolved {
-            Some(payload) => self.resolve(operation, Ok(payload)),
-            None => drop(self.active.insert(operation)),
+        match is_over {
+            true => self.resolve(operation, Ok(Payload::null()), self.place),
+            false => drop(self.active.insert(operation)),
         }
         Ok(())
     }
@@ -51,7 +54,7 @@ impl Machine {
                 let fires_at = present + *duration;
                 vec![Entry::TimerStarted(TimerStarted { operation, fires_at })]
             }
-            Request::Signal { name, .. } if self.signals.contains_key(name) => Vec::new(),
+            Request::Signal { name, .. } if self.signals.has_for_another(name) => Vec::new(),
             Request::Signal { name, timeout: Some(timeout) } => {
                 let (name, deadline) = (name.clone(), present + *timeout);
                 vec![Entry::SignalAwaited(SignalAwaited { operation, name, deadline })]
@@ -74,32 +77,39 @@ impl Machine {
         }
     }
 
-    /// The result of an operation that needs no waiting.
-    fn resolves_at_once(&mut self, request: &Request) -> Option<Payload> {
-        match request {
-            Request::Emit { .. } | Request::Status { .. } => Some(Payload::null()),
-            Request::Signal { name, .. } => self.take_signal(name),
+    /// Where the outcome of an operation stands in the journal, if it is recorded and not taken.
+    #[must_use]
+    pub fn outcome_place(&self, operation: u64) -> Option<u64> {
+        match self.operation(operation)?.state {
+            State::Resolved { place, .. } => Some(place),
             _ => None,
         }
     }
 
-    fn take_signal(&mut self, name: &str) -> Option<Payload> {
-        let waiting = self.signals.get_mut(name)?;
-        let payload = waiting.pop_front();
-        if waiting.is_empty() {
-            self.signals.remove(name);
+    /// The first signal in the journal that is kept and that an operation waits for: its place and
+    /// the operation.
+    pub fn first_kept_signal(&mut self) -> Option<(u64, u64)> {
+        self.signals.first_match()
+    }
+
+    /// Gives the first kept signal to an operation that waits for it.
+    pub fn give_signal(&mut self, operation: u64) {
+        let request = self.operation(operation).and_then(|found| found.request.as_ref());
+        let Some(Request::Signal { name, .. }) = request else { return };
+        let name = name.clone();
+        if let Some((place, payload)) = self.signals.take(&name) {
+            self.resolve(operation, Ok(payload), place);
         }
-        payload
     }
 
     /// Takes the outcome of an operation, once it is recorded.
     pub fn take_outcome(&mut self, operation: u64) -> Option<Outcome> {
         let found = self.operation_mut(operation)?;
-        if !matches!(found.state, State::Resolved(_)) {
+        if !matches!(found.state, State::Resolved { .. }) {
             return None;
         }
         match std::mem::replace(&mut found.state, State::Taken) {
-            State::Resolved(outcome) => Some(outcome),
+            State::Resolved { outcome, .. } => Some(outcome),
             _ => None,
         }
     }
@@ -108,18 +118,32 @@ impl Machine {
     #[must_use]
     pub fn step_attempt(&self, operation: u64) -> Option<u32> {
         match self.operation(operation)?.state {
-            State::Open { attempt } if self.live && !self.paused => Some(attempt),
+            State::Open { attempt, .. } if self.live && !self.paused => Some(attempt),
             _ => None,
         }
     }
 
-    /// The code of a step is begun, if it is to run now.
-    pub fn begin_step(&mut self, operation: u64) -> bool {
-        let begins = self.step_attempt(operation).is_some();
-        if let Some(found) = self.operation_mut(operation).filter(|_| begins) {
-            found.begun = true;
+    /// Whether the result of this attempt of a step would be recorded.
+    #[must_use]
+    pub fn awaits_step(&self, operation: u64, attempt: u32) -> bool {
+        let state = self.operation(operation).map(|found| &found.state);
+        matches!(state, Some(State::Open { attempt: open, .. }) if *open == attempt)
+    }
+
+    /// Begins the code of a step, if it is to run now; its time counts from `present`. Returns the
+    /// number of the attempt.
+    pub fn begin_step(&mut self, operation: u64, present: Timestamp) -> Option<u32> {
+        let attempt = self.step_attempt(operation)?;
+        let found = self.operation_mut(operation)?;
+        found.begun = true;
+        if let (State::Open { until, .. }, Some(Request::Step { timeout: Some(timeout), .. })) =
+            (&mut found.state, &found.request)
+        {
+            let at = present + *timeout;
+            *until = Some(at);
+            self.effects.push(Effect::Timer { operation, at });
         }
-        begins
+        Some(attempt)
     }
 
     /// The code of a step ended; its result is to be recorded.
@@ -130,11 +154,14 @@ impl Machine {
         present: Timestamp,
     ) {
         let Some(found) = self.operation_mut(operation) else { return };
-        let State::Open { attempt } = found.state else { return };
+        let State::Open { attempt, until } = found.state else { return };
         let Some(Request::Step { name, .. }) = &found.request else { return };
         let name = name.clone();
         found.begun = false;
         found.state = State::Recording;
+        if until.is_some() {
+            self.effects.push(Effect::Settled { operation });
+        }
         let entry = match outcome {
             Ok(result) => Entry::StepCompleted(StepCompleted { operation, name, result }),
             Err(error) => self.after_failure(operation, attempt, error, present),
@@ -156,7 +183,7 @@ impl Machine {
     ) -> Entry {
         let request = self.operation(operation).and_then(|found| found.request.as_ref());
         let (name, retry) = match request {
-            Some(Request::Step { name, retry }) => (Some(name.clone()), Some(retry)),
+            Some(Request::Step { name, retry, .. }) => (Some(name.clone()), Some(retry)),
             Some(Request::Task(task)) => (None, Some(&task.retry)),
             _ => (None, None),
         };
@@ -180,17 +207,25 @@ impl Machine {
     /// The code waits for an operation no longer. What the journal does not know of it yet it never
     /// learns.
     pub fn abandon(&mut self, operation: u64) {
-        if !self.active.remove(&operation) {
+        self.active.remove(&operation);
+        let Some(found) = self.operation_mut(operation) else { return };
+        if matches!(found.state, State::Unasked | State::Taken | State::Abandoned) {
             return;
+        }
+        let was_waiting = found.waits_outside();
+        let state = std::mem::replace(&mut found.state, State::Abandoned);
+        let request = found.request.take();
+        if let State::Resolved { outcome: Ok(payload), place, signal: Some(name) } = state {
+            // A signal that the code has not seen is the next wait's.
+            self.signals.keep(name, place, payload);
+        }
+        if let Some(Request::Signal { name, .. }) = &request {
+            self.signals.leave(name, operation);
         }
         let begins = |entry: &Entry| entry.operation() == Some(operation) && entry.is_beginning();
         let before = self.recording.len();
         self.recording.retain(|entry| !begins(entry));
         let is_known = self.recording.len() == before;
-        let Some(found) = self.operation_mut(operation) else { return };
-        let was_waiting = found.waits_outside();
-        found.state = State::Abandoned;
-        let request = found.request.take();
         if !self.live || !is_known {
             return;
         }
@@ -231,7 +266,8 @@ impl Machine {
     /// A failure with the code `UNKNOWN_VERSION` if the journal marks a version outside the range.
     pub fn version(&mut self, change: &str, oldest: u32, newest: u32) -> Result<u32, Failure> {
         let known = self.versions.get(change).copied().or_else(|| self.expected.version(change));
-        let passed_before = self.remaining > 0;
+        // Entries that belong to no operation, as signals, say nothing about where the code is.
+        let passed_before = self.expected.knows_later_than(self.reserved());
         let version = known.unwrap_or(if passed_before { oldest } else { newest });
         if known.is_none() && !passed_before {
             let change = change.into();

@@ -84,6 +84,12 @@ impl Machine {
         }
     }
 
+    /// The name of an operation, as agents know it if it is a task.
+    #[must_use]
+    pub fn task_id(&self, operation: u64) -> TaskId {
+        TaskId::of_run(&self.run_id, operation)
+    }
+
     pub(super) fn assignment(
         &self,
         operation: u64,

@@ -64,11 +64,10 @@ enum Recorded {
 }
 
 impl Expectations {
-    /// Reads a journal, and counts its entries.
-    pub(super) fn of<'a>(journal: impl IntoIterator<Item = &'a Entry>) -> (Self, usize) {
-        let (mut expected, mut count) = (Self::default(), 0);
+    /// Reads a journal.
+    pub(super) fn of<'a>(journal: impl IntoIterator<Item = &'a Entry>) -> Self {
+        let mut expected = Self::default();
         for entry in journal {
-            count += 1;
             if let Entry::VersionMarked(mark) = entry {
                 expected.versions.insert(mark.change.clone(), mark.version);
             }
@@ -76,7 +75,12 @@ impl Expectations {
                 expected.operations.entry(operation).or_insert(recorded);
             }
         }
-        (expected, count)
+        expected
+    }
+
+    /// Whether the journal knows an operation with a number above `operation`.
+    pub(super) fn knows_later_than(&self, operation: u64) -> bool {
+        self.operations.last_key_value().is_some_and(|(last, _)| *last > operation)
     }
 
     /// The version that the journal marks for a change.

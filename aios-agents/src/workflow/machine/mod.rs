@@ -20,18 +20,16 @@ mod ask;
 mod effect;
 mod expect;
 mod operation;
+mod signals;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use aios_core::{
-    event::{Payload, Timestamp},
-    failure::Failure,
-};
+use aios_core::{event::Timestamp, failure::Failure};
 
 pub use self::{
     effect::Effect,
@@ -41,6 +39,7 @@ pub use self::{
 use self::{
     expect::Expectations,
     operation::{Operation, State},
+    signals::Signals,
 };
 use super::journal::Entry;
 
@@ -50,15 +49,18 @@ pub struct Machine {
     run_id: Arc<str>,
     operations: Vec<Operation>,
     active: BTreeSet<u64>,
-    signals: BTreeMap<Box<str>, VecDeque<Payload>>,
+    signals: Signals,
     versions: BTreeMap<Box<str>, u32>,
     draws: u64,
     expected: Expectations,
     recording: Vec<Entry>,
     effects: Vec<Effect>,
     now: Timestamp,
-    remaining: usize,
+    /// Number of the entry applied last.
+    place: u64,
     live: bool,
+    /// Whether what is to be done has to be told once the run is not paused any more.
+    untold: bool,
     paused: bool,
     cancelled: Option<Failure>,
 }
@@ -67,20 +69,20 @@ impl Machine {
     /// A machine that expects the code to ask for what `journal` says.
     #[must_use]
     pub fn new<'a>(run_id: Arc<str>, journal: impl IntoIterator<Item = &'a Entry>) -> Self {
-        let (expected, remaining) = Expectations::of(journal);
         Self {
             run_id,
             operations: Vec::new(),
             active: BTreeSet::new(),
-            signals: BTreeMap::new(),
+            signals: Signals::default(),
             versions: BTreeMap::new(),
             draws: 0,
-            expected,
+            expected: Expectations::of(journal),
             recording: Vec::new(),
             effects: Vec::new(),
             now: Timestamp::UNIX_EPOCH,
-            remaining,
+            place: 0,
             live: false,
+            untold: false,
             paused: false,
             cancelled: None,
         }
@@ -89,7 +91,7 @@ impl Machine {
     /// Reserves the number of the next operation, from 1.
     pub fn reserve(&mut self) -> u64 {
         self.operations.push(Operation::default());
-        self.operations.len().try_into().unwrap_or(u64::MAX)
+        self.reserved()
     }
 
     /// Ends the replay: what was held back is to be done now.
@@ -104,11 +106,29 @@ impl Machine {
         }
         self.expected = Expectations::default();
         self.live = true;
-        let active: Vec<u64> = self.active.iter().copied().collect();
-        for operation in active {
-            self.push_effect(operation);
+        self.untold = self.paused;
+        if !self.paused {
+            self.push_effects();
         }
         Ok(())
+    }
+
+    /// How many operations were reserved.
+    #[must_use]
+    pub fn reserved(&self) -> u64 {
+        self.operations.len().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// Whether the replay has ended.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Whether the code waits for the outcome of any operation.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.active.is_empty()
     }
 
     /// Takes the entries that are to be recorded, in order. Empty while replaying; while the run is
@@ -146,10 +166,27 @@ impl Machine {
         })
     }
 
+    /// Whether there is anything to be done.
+    #[must_use]
+    pub fn has_effects(&self) -> bool {
+        !self.paused && (self.untold || !self.effects.is_empty())
+    }
+
     /// Takes what is to be done because of what was applied. Empty while replaying, and while the
     /// run is paused.
     pub fn take_effects(&mut self) -> Vec<Effect> {
-        if self.paused { Vec::new() } else { std::mem::take(&mut self.effects) }
+        if self.paused {
+            return Vec::new();
+        }
+        if std::mem::take(&mut self.untold) {
+            self.push_effects();
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn push_effects(&mut self) {
+        let active: Vec<u64> = self.active.iter().copied().collect();
+        active.into_iter().for_each(|operation| self.push_effect(operation));
     }
 
     /// The time of the entry applied last: what the code sees as now.
@@ -204,12 +241,22 @@ impl Machine {
         self.operations.get_mut(index(operation))
     }
 
-    fn resolve(&mut self, operation: u64, outcome: Outcome) {
+    /// Gives an operation its outcome, which stands at `place` in the journal.
+    fn resolve(&mut self, operation: u64, outcome: Outcome, place: u64) {
         self.active.remove(&operation);
         let Some(found) = self.operation_mut(operation) else { return };
         let was_waiting = found.waits_outside();
-        found.state = State::Resolved(outcome);
-        found.request = None;
+        let request = found.request.take();
+        let signal = match request {
+            Some(Request::Signal { name, .. }) => Some(name),
+            _ => None,
+        };
+        // A wait that timed out has taken no signal.
+        let kept = signal.clone().filter(|_| outcome.is_ok());
+        found.state = State::Resolved { outcome, place, signal: kept };
+        if let Some(name) = signal {
+            self.signals.leave(&name, operation);
+        }
         if was_waiting && self.live {
             self.effects.push(Effect::Settled { operation });
         }

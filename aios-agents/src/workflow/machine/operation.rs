@@ -20,6 +20,8 @@ pub enum Request {
     Step {
         /// Its name.
         name: Box<str>,
+        /// How long one attempt may take.
+        timeout: Option<Duration>,
         /// When to try again.
         retry: RetryPolicy,
     },
@@ -100,6 +102,8 @@ pub(super) enum State {
     Open {
         /// Number of the attempt, from 1.
         attempt: u32,
+        /// When this attempt of a step is out of time, once its code runs.
+        until: Option<Timestamp>,
     },
     /// Its outcome is on its way into the journal.
     Recording,
@@ -118,7 +122,14 @@ pub(super) enum State {
         at: Timestamp,
     },
     /// Its outcome is recorded.
-    Resolved(Outcome),
+    Resolved {
+        /// The outcome.
+        outcome: Outcome,
+        /// Where it stands in the journal.
+        place: u64,
+        /// Name of the signal that it is, if it is one.
+        signal: Option<Box<str>>,
+    },
     /// The code has seen the outcome.
     Taken,
     /// The code waits for it no longer.
@@ -132,7 +143,7 @@ impl Operation {
 
     /// Whether entries about it come too late to matter.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.state, State::Resolved(_) | State::Taken | State::Abandoned)
+        matches!(self.state, State::Resolved { .. } | State::Taken | State::Abandoned)
     }
 
     /// Whether something outside of the code may be set to wake it: a timer, an agent, a child.
@@ -140,14 +151,14 @@ impl Operation {
         match &self.request {
             Some(Request::Task(_) | Request::Child(_) | Request::Sleep { .. }) => true,
             Some(Request::Signal { timeout, .. }) => timeout.is_some(),
-            Some(Request::Step { .. }) => matches!(self.state, State::Retrying { .. }),
+            Some(Request::Step { .. }) => self.timer().is_some(),
             _ => false,
         }
     }
 
     pub(super) fn timer(&self) -> Option<Timestamp> {
         match self.state {
-            State::Waiting { until, .. } => until,
+            State::Open { until, .. } | State::Waiting { until, .. } => until,
             State::Retrying { at, .. } => Some(at),
             _ => None,
         }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskError, TaskId, TaskResult},
+    event::Payload,
     retry::RetryPolicy,
 };
 
@@ -26,7 +27,7 @@ fn request(kind: &str) -> Request {
     let agent_type = "backend".parse().unwrap();
     let retry = RetryPolicy::fixed(3, Duration::from_secs(1));
     match kind {
-        "step" => Request::Step { name: "s".into(), retry },
+        "step" => Request::Step { name: "s".into(), timeout: None, retry },
         "task" => Request::Task(Box::new(TaskRequest {
             agent_type,
             agent_id: None,
@@ -165,7 +166,7 @@ fn state_of(machine: &Machine) -> &'static str {
         State::Recording => "recording",
         State::Waiting { .. } => "waiting",
         State::Retrying { .. } => "retrying",
-        State::Resolved(_) => "resolved",
+        State::Resolved { .. } => "resolved",
         State::Taken => "taken",
         State::Abandoned => "abandoned",
     }
@@ -355,7 +356,7 @@ fn should_begin_nothing_while_it_is_paused() {
 #[test]
 fn should_record_the_end_of_a_step_that_was_begun_before_it_was_paused() {
     let mut machine = machine_in("step", "open");
-    assert!(machine.begin_step(1) && machine.runs_step());
+    assert!(machine.begin_step(1, NOW) == Some(1) && machine.runs_step());
     let task = machine.reserve();
     machine.ask(task, request("task"), NOW).unwrap();
     machine.apply(&Entry::Paused, NOW).unwrap();
@@ -363,7 +364,7 @@ fn should_record_the_end_of_a_step_that_was_begun_before_it_was_paused() {
     assert!(!machine.runs_step() && machine.has_recording());
     let recorded = machine.take_recording();
     assert!(matches!(recorded[..], [Entry::StepCompleted(_)]), "{recorded:?}");
-    assert!(!machine.begin_step(1), "no step begins");
+    assert_eq!(machine.begin_step(1, NOW), None, "no step begins");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, sync::Arc};
 
 use aios_core::{
     broker::Delivery,
@@ -276,15 +276,12 @@ impl Driver {
         }
     }
 
-    async fn apply_all(&mut self, mut entries: impl Iterator<Item = (Entry, Timestamp)> + Send) {
-        poll_fn(|context| {
-            for (entry, at) in entries.by_ref() {
-                self.children.note(&entry);
-                self.execution.feed(entry, at, context);
-            }
-            Poll::Ready(())
-        })
-        .await;
+    async fn apply_all(&mut self, entries: impl Iterator<Item = (Entry, Timestamp)> + Send) {
+        for (entry, at) in entries {
+            self.children.note(&entry);
+            self.execution.feed(entry, at);
+        }
+        poll_fn(|context| self.execution.poll(context)).await;
     }
 
     /// Starts the run that this one continues as, before this one's end is recorded, so that no

@@ -2,7 +2,6 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     future::poll_fn,
     sync::Arc,
-    task::Poll,
 };
 
 use aios_core::{
@@ -150,14 +149,10 @@ impl Driver {
     async fn replay(&mut self, journal: Journal) -> Result<(), Exit> {
         let mut entries = journal.into_iter();
         while !entries.as_slice().is_empty() {
-            let mut burst: Vec<_> = entries.by_ref().take(BURST).collect();
-            poll_fn(|context| {
-                for (entry, at) in burst.drain(..) {
-                    self.execution.feed(entry, at, context);
-                }
-                Poll::Ready(())
-            })
-            .await;
+            for (entry, at) in entries.by_ref().take(BURST) {
+                self.execution.feed(entry, at);
+            }
+            poll_fn(|context| self.execution.poll(context)).await;
             if let Some(failure) = self.execution.misfit() {
                 return Err(self.block(failure).await);
             }

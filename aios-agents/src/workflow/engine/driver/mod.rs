@@ -178,12 +178,15 @@ impl Driver {
             self.look_again = None;
             return Poll::Ready(Happened::Told(Message::Nudge));
         }
-        self.execution.poll(context);
+        if self.execution.poll(context).is_pending() {
+            return Poll::Pending;
+        }
         let misfit = || self.execution.misfit().is_some();
         if self.append.is_none() && (self.has_records() || misfit()) {
             return Poll::Ready(Happened::Asked);
         }
-        if self.children.poll_cancelling(context).is_ready() {
+        let has_effects = self.execution.machine().has_effects();
+        if has_effects || self.children.poll_cancelling(context).is_ready() {
             return Poll::Ready(Happened::Asked);
         }
         self.turns = 0;

@@ -1,0 +1,95 @@
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+/// Waits for the first of several futures: the one whose outcome stands first in the journal.
+/// Resolves to which one it is, counted from 0, and what it resolved to.
+///
+/// The others are dropped, and with them the operations that they wait for. Those that are given as
+/// `&mut future` can be awaited again. A race of nothing never ends.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::{prelude::*, workflow::race};
+///
+/// async fn first(context: WorkflowContext, agents: Vec<String>) -> Result<u32, WorkflowError> {
+///     let tasks = agents.iter().map(|agent| context.task::<u32>(agent, &()));
+///     let (_, answer) = race(tasks).await;
+///     answer
+/// }
+/// ```
+///
+/// # Cancel safety
+///
+/// Dropping it drops all of the futures.
+pub fn race<F: Future + Unpin>(futures: impl IntoIterator<Item = F>) -> Race<F> {
+    Race { futures: futures.into_iter().collect() }
+}
+
+/// See [`race`].
+#[derive(Debug)]
+#[must_use = "a race does nothing unless it is awaited"]
+pub struct Race<F> {
+    futures: Vec<F>,
+}
+
+impl<F: Future + Unpin> Future for Race<F> {
+    type Output = (usize, F::Output);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let ready =
+            self.futures.iter_mut().enumerate().find_map(|(index, future)| {
+                match Pin::new(future).poll(context) {
+                    Poll::Ready(output) => Some((index, output)),
+                    Poll::Pending => None,
+                }
+            });
+        match ready {
+            Some(ready) => {
+                // Losers are gone before the winner is seen.
+                self.futures.clear();
+                Poll::Ready(ready)
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Waits for the first of several branches, as tokio's macro of the same name does, but the winner
+/// is the branch whose outcome stands first in the journal: not the one that happened to be polled
+/// first, and not a random one. Every replay chooses the same.
+///
+/// Branches have the form `pattern = future => handler`, with an optional `, if condition` after the
+/// future, and `else => handler` may follow. They are polled in the order in which they are written.
+///
+/// Futures that lose are dropped, and with them the operations that they wait for; a timer leaves
+/// nothing behind. Those that are given as `&mut future` can be awaited again:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::prelude::*;
+///
+/// async fn collect(context: WorkflowContext, (): ()) -> Result<Vec<u64>, WorkflowError> {
+///     let mut deadline = context.sleep(Duration::from_secs(60));
+///     let mut items = Vec::new();
+///     loop {
+///         aios_agents::select! {
+///             _ = &mut deadline => return Ok(items),
+///             item = context.signal("item") => items.push(item?),
+///         }
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! select {
+    (biased; $($branches:tt)*) => {
+        $crate::__private::select! { biased; $($branches)* }
+    };
+    ($($branches:tt)*) => {
+        $crate::__private::select! { biased; $($branches)* }
+    };
+}
