@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use aios_agents::{prelude::*, runtime::EngineOptions, workflow::Target};
+use aios_agents::{
+    prelude::*,
+    runtime::{AnonymousAnswers, EngineOptions},
+    workflow::Target,
+};
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskResult},
+    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskResult},
     broker::{Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
     store::{Append, EventStoreExt},
 };
@@ -86,15 +90,57 @@ async fn should_take_an_answer_from_nobody_but_the_assigned_agents() {
     assert_eq!(result::<u32>(answered).await.unwrap(), 7);
 }
 
+/// The first sign of life of an agent that works on a task.
+fn heartbeat(task: &TaskAssigned) -> Event {
+    let (task_id, attempt) = (task.task_id.clone(), task.attempt);
+    let data = TaskHeartbeat { task_id, attempt, progress: Payload::null() };
+    Event::new("agents.ghost.task_heartbeat".parse().unwrap(), "ghost-1", &data).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn should_fail_a_task_whose_answer_names_no_assignment() {
-    let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
+async fn should_accept_an_answer_that_names_no_assignment_if_nobody_else_answers() {
+    let builder = runtime(&store()).workflow("ask", ask).engine_options(impatient());
+    let runtime = builder.start().await.unwrap();
     let mut tasks = tasks_of(&runtime).await;
     let run = runtime.start("ask", &()).await.unwrap();
     let (delivery, task) = next(&mut tasks).await;
     send(&runtime, &delivery, answer(&task, "ghost", 7)).await;
-    let error = result::<u32>(&run).await.unwrap_err();
-    assert_eq!(error.failure().unwrap().code, "INVALID_ANSWER");
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_an_answer_that_names_no_assignment_if_an_agent_works_on_the_task() {
+    for works_before in [true, false] {
+        let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
+        let mut tasks = tasks_of(&runtime).await;
+        let run = runtime.start("ask", &()).await.unwrap();
+        let (delivery, task) = next(&mut tasks).await;
+        let beat = heartbeat(&task).caused_by(&delivery.event);
+        let forged = answer(&task, "ghost", 666);
+        for event in if works_before { [beat, forged] } else { [forged, beat] } {
+            send(&runtime, &delivery, event).await;
+        }
+        eventually("the forged answer is refused", || async {
+            let refusals = refusals(&runtime, &delivery).await;
+            refusals.iter().any(|reason| reason.contains("causation_id"))
+        })
+        .await;
+        send(&runtime, &delivery, answer(&task, "ghost", 7).caused_by(&delivery.event)).await;
+        assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_an_answer_that_names_no_assignment_if_the_options_say_so() {
+    let options =
+        EngineOptions { anonymous_answers: AnonymousAnswers::Refuse, ..EngineOptions::default() };
+    let builder = runtime(&store()).workflow("ask", ask).engine_options(options);
+    let runtime = builder.start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    runtime.start("ask", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    send(&runtime, &delivery, answer(&task, "ghost", 666)).await;
+    eventually("it is refused", || async { refusals(&runtime, &delivery).await.len() == 1 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

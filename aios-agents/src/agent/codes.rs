@@ -15,9 +15,6 @@ pub const TASK_CANCELLED: &str = "TASK_CANCELLED";
 /// The parameters do not fit the agent. Terminal.
 pub const INVALID_PARAMETERS: &str = "INVALID_PARAMETERS";
 
-/// The answer does not name the assignment that it answers. Terminal.
-pub const INVALID_ANSWER: &str = "INVALID_ANSWER";
-
 /// The agent's answer can't be JSON. Terminal.
 pub const INVALID_OUTPUT: &str = "INVALID_OUTPUT";
 

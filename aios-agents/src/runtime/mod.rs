@@ -18,7 +18,7 @@ pub use self::{
     single_task::StartTask,
     start::StartRun,
 };
-pub use crate::workflow::engine::{EngineOptions, RunExecutor};
+pub use crate::workflow::engine::{AnonymousAnswers, EngineOptions, RunExecutor};
 use crate::{
     agent::AgentHost,
     workflow::{

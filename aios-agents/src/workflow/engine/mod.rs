@@ -71,10 +71,25 @@ pub struct EngineOptions {
     /// How long after a task's timeout the engine waits for the agent's own report, before it
     /// counts the attempt as failed.
     pub task_grace: Duration,
+    /// What becomes of an answer that does not name the assignment of its task.
+    pub anonymous_answers: AnonymousAnswers,
     /// Whether lifecycle events of the log are published to the broker.
     pub relay: bool,
     /// Who polls the runs; the threads of the runtime if `None`.
     pub executor: Option<Arc<dyn RunExecutor>>,
+}
+
+/// What becomes of an answer that comes from the right agent type, and does not name the event that
+/// assigned the task as its cause. Agents that are made with aios always name it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AnonymousAnswers {
+    /// It is accepted, unless an agent that names the assignment is heard of within
+    /// [`task_grace`](EngineOptions::task_grace). Agents that were not made with aios can answer.
+    #[default]
+    AcceptAfterGrace,
+    /// It becomes a dead letter.
+    Refuse,
 }
 
 impl Default for EngineOptions {
@@ -86,6 +101,7 @@ impl Default for EngineOptions {
             child_check: Duration::from_secs(30),
             heartbeat_timeout: Duration::from_secs(30),
             task_grace: Duration::from_secs(2),
+            anonymous_answers: AnonymousAnswers::default(),
             relay: true,
             executor: None,
         }

@@ -1,22 +1,14 @@
 use aios_core::{
     agent::{TaskError, TaskFailed},
     broker::Delivery,
-    failure::Failure,
 };
 use tracing::{debug, warn};
 
 use super::{
     Driver, Exit, Message, acknowledge,
-    assignment::{Answer, Refusal},
+    assignment::{Answer, Held, Refusal},
 };
-use crate::{
-    agent::codes::INVALID_ANSWER,
-    workflow::journal::{Entry, OfAgent, Record},
-};
-
-/// What is wrong with an answer that names no cause.
-const ANONYMOUS: &str = "the answer does not name the event that assigned the task: \
-    its metadata must contain the id of that event as causation_id";
+use crate::workflow::journal::{Entry, OfAgent, Record};
 
 impl Driver {
     pub(super) async fn told(&mut self, message: Message) -> Option<Exit> {
@@ -78,45 +70,40 @@ impl Driver {
     async fn answered(&mut self, delivery: Delivery) {
         match self.judge(&delivery.event) {
             Ok(Answer::Heartbeat { operation }) => {
-                self.heartbeat(operation);
+                self.heartbeat(operation).await;
                 acknowledge(delivery).await;
             }
             Ok(Answer::Ended { operation, attempt, entry }) => {
-                let event = self.recorded(&delivery.event, operation, attempt);
-                self.outbox.push(Record { entry: entry.clone(), event });
-                self.accept(operation, delivery);
-                if let Entry::TaskFailed(OfAgent { data, .. }) = entry {
-                    let TaskFailed { attempt, failure, retryable, .. } = data;
-                    self.decide(operation, attempt, TaskError { failure, retryable });
-                }
+                self.accept(operation, attempt, entry, delivery);
+            }
+            Ok(Answer::Anonymous { operation, attempt, entry }) => {
+                self.hold(operation, Held { attempt, entry, delivery }).await;
             }
             Err(Refusal::NotAwaited) => {
                 debug!(event = %delivery.event.event_type, "ignored an answer to no open attempt");
                 acknowledge(delivery).await;
             }
-            Err(Refusal::Anonymous { operation, attempt }) => {
-                warn!(run = %self.run_id, operation, "an agent's answer names no assignment");
-                self.accept(operation, delivery);
-                let failure = Failure::new(INVALID_ANSWER, ANONYMOUS);
-                self.decide(operation, attempt, TaskError::terminal(failure));
-            }
-            Err(Refusal::Foreign(reason)) => {
-                warn!(
-                    run = %self.run_id, event_id = %delivery.event.id, reason,
-                    event_type = %delivery.event.event_type, "refused an answer"
-                );
-                if let Err(error) = delivery.dead_letter(reason).await {
-                    warn!(%error, "could not dead-letter an answer; it will be delivered again");
-                }
-            }
+            Err(Refusal::Foreign(reason)) => refuse(&self.run_id, delivery, reason).await,
         }
     }
 
-    /// The answer is acknowledged once what it says is durable.
-    fn accept(&mut self, operation: u64, delivery: Delivery) {
+    /// The answer becomes part of the journal, and is acknowledged once that is durable.
+    pub(super) fn accept(
+        &mut self,
+        operation: u64,
+        attempt: u32,
+        entry: Entry,
+        delivery: Delivery,
+    ) {
+        let event = self.recorded(&delivery.event, operation, attempt);
+        self.outbox.push(Record { entry: entry.clone(), event });
         self.answers.push(delivery);
         self.end_assignment(operation);
         self.execution.machine().task_answered(operation);
+        if let Entry::TaskFailed(OfAgent { data, .. }) = entry {
+            let TaskFailed { attempt, failure, retryable, .. } = data;
+            self.decide(operation, attempt, TaskError { failure, retryable });
+        }
     }
 
     /// A task could not be given to anybody.
@@ -134,5 +121,16 @@ impl Driver {
             Ok(record) => self.outbox.push(record),
             Err(error) => warn!(%error, "could not write what follows a failure"),
         }
+    }
+}
+
+/// Dead-letters an answer, with the reason.
+pub(super) async fn refuse(run_id: &str, delivery: Delivery, reason: &str) {
+    warn!(
+        run = run_id, event_id = %delivery.event.id, reason,
+        event_type = %delivery.event.event_type, "refused an answer"
+    );
+    if let Err(error) = delivery.dead_letter(reason).await {
+        warn!(%error, "could not dead-letter an answer; it will be delivered again");
     }
 }

@@ -4,15 +4,21 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{Segment, TaskAssigned, TaskError, TaskHeartbeat},
+    broker::Delivery,
     event::{Event, EventId, Metadata, Timestamp},
     failure::Failure,
 };
 
-use super::Driver;
+use super::{Driver, answer::refuse};
 use crate::{
     agent::codes,
+    runtime::AnonymousAnswers,
     workflow::journal::{Entry, OfAgent, decode},
 };
+
+/// Why an answer is refused that names no cause.
+const ANONYMOUS: &str = "it does not name the event that assigned the task: its metadata must \
+    contain the id of that event as causation_id";
 
 /// An attempt that was published to its agents.
 #[derive(Debug)]
@@ -25,6 +31,16 @@ pub(super) struct Assignment {
     started_at: Option<Timestamp>,
     /// When it was heard of last.
     seen_at: Option<Timestamp>,
+    /// An answer that names no assignment, and when it came.
+    held: Option<(Held, Timestamp)>,
+}
+
+/// An answer that names no assignment.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) attempt: u32,
+    pub(super) entry: Entry,
+    pub(super) delivery: Delivery,
 }
 
 /// What an event in the mailbox says about a task.
@@ -34,6 +50,8 @@ pub(super) enum Answer {
     Heartbeat { operation: u64 },
     /// An attempt has ended.
     Ended { operation: u64, attempt: u32, entry: Entry },
+    /// An attempt has ended, as somebody says who does not name the assignment.
+    Anonymous { operation: u64, attempt: u32, entry: Entry },
 }
 
 /// Why an event in the mailbox is no answer.
@@ -41,8 +59,6 @@ pub(super) enum Answer {
 pub(super) enum Refusal {
     /// The attempt has been answered or given up.
     NotAwaited,
-    /// It names no assignment.
-    Anonymous { operation: u64, attempt: u32 },
     /// It comes from other agents than those that were assigned the task.
     Foreign(&'static str),
 }
@@ -70,6 +86,7 @@ impl Driver {
             assigned_at,
             started_at: None,
             seen_at: None,
+            held: None,
         };
         if let Some(timeout) = assignment.timeout {
             let deadline = assigned_at + timeout + self.engine.options.task_grace;
@@ -79,7 +96,7 @@ impl Driver {
     }
 
     /// An agent works on the current attempt. From then on silence means that it died.
-    pub(super) fn heartbeat(&mut self, operation: u64) {
+    pub(super) async fn heartbeat(&mut self, operation: u64) {
         let now = self.engine.clock.now();
         let Some(assignment) = self.assigned.get_mut(&operation) else { return };
         if assignment.started_at.replace(assignment.started_at.unwrap_or(now)).is_none() {
@@ -88,11 +105,51 @@ impl Driver {
         assignment.seen_at = Some(now);
         let silence = now + self.engine.options.heartbeat_timeout;
         self.engine.timers.set(silence, &self.run_id, operation);
+        if let Some((held, _)) = assignment.held.take() {
+            refuse(&self.run_id, held.delivery, ANONYMOUS).await;
+        }
+    }
+
+    /// Holds an answer that names no assignment. It is refused if an agent that names the assignment
+    /// is heard of within the grace; else it is accepted, so that agents which were not made with
+    /// aios can answer, unless the options say otherwise.
+    pub(super) async fn hold(&mut self, operation: u64, held: Held) {
+        let now = self.engine.clock.now();
+        let accepts = self.engine.options.anonymous_answers == AnonymousAnswers::AcceptAfterGrace;
+        let assignment = self.assigned.get_mut(&operation);
+        match assignment.filter(|it| accepts && it.started_at.is_none() && it.held.is_none()) {
+            Some(assignment) => {
+                assignment.held = Some((held, now));
+                let until = now + self.engine.options.task_grace;
+                self.engine.timers.set(until, &self.run_id, operation);
+            }
+            None => refuse(&self.run_id, held.delivery, ANONYMOUS).await,
+        }
+    }
+
+    /// Accepts an answer that was held long enough; otherwise returns when that will be.
+    fn release_held(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
+        let assignment = self.assigned.get_mut(&operation)?;
+        let (held, since) = assignment.held.take()?;
+        let until = since + self.engine.options.task_grace;
+        if until > now {
+            assignment.held = Some((held, since));
+            return Some(until);
+        }
+        tracing::warn!(
+            run = %self.run_id, event_id = %held.delivery.event.id,
+            "accepted an answer that does not name the assignment of its task as its cause"
+        );
+        self.accept(operation, held.attempt, held.entry, held.delivery);
+        None
     }
 
     /// Ends the current attempt if its agent has fallen silent or its time is over; else sets the
     /// next time to look.
     pub(super) fn check_assignment(&mut self, operation: u64, now: Timestamp) {
+        if let Some(until) = self.release_held(operation, now) {
+            return self.engine.timers.set(until, &self.run_id, operation);
+        }
         let Some(assignment) = self.assigned.get(&operation) else { return };
         let attempt = assignment.attempt;
         let silent_at = assignment.seen_at.map(|seen| seen + self.engine.options.heartbeat_timeout);
@@ -155,21 +212,27 @@ impl Driver {
             (entry.operation(), attempt, Some(entry))
         };
         let operation = operation.ok_or(Refusal::NotAwaited)?;
-        let attempt = self.answers_attempt(event, operation, attempt)?;
-        Ok(match ended {
-            None => Answer::Heartbeat { operation },
-            Some(entry) => Answer::Ended { operation, attempt, entry },
+        let answered = self.answers_attempt(event, operation, attempt)?;
+        Ok(match (ended, answered) {
+            (None, Some(_)) => Answer::Heartbeat { operation },
+            (None, None) => return Err(Refusal::Foreign(ANONYMOUS)),
+            (Some(entry), Some(attempt)) => Answer::Ended { operation, attempt, entry },
+            (Some(entry), None) => {
+                let current = self.execution.machine().task_attempt(operation);
+                let attempt = attempt.or(current).ok_or(Refusal::NotAwaited)?;
+                Answer::Anonymous { operation, attempt, entry }
+            }
         })
     }
 
-    /// The attempt that an event answers. A result is taken from an earlier attempt as well, so that
+    /// The attempt that an event names as its cause; `None` if it names nothing. A result is taken from an earlier attempt as well, so that
     /// work that is done is not repeated; whatever else ends an earlier attempt comes too late.
     fn answers_attempt(
         &self,
         event: &Event,
         operation: u64,
         named: Option<u32>,
-    ) -> Result<u32, Refusal> {
+    ) -> Result<Option<u32>, Refusal> {
         let machine = self.execution.machine();
         if !machine.awaits_task(operation, named) {
             return Err(Refusal::NotAwaited);
@@ -178,12 +241,11 @@ impl Driver {
         if event.event_type.entity() != agent_type.as_str() {
             return Err(Refusal::Foreign("the task was assigned to agents of another type"));
         }
-        let Some(cause) = &event.metadata.causation_id else {
-            return Err(Refusal::Anonymous { operation, attempt: current });
-        };
+        let Some(cause) = &event.metadata.causation_id else { return Ok(None) };
         let mut attempts = named.map_or(1..=current, |attempt| attempt..=attempt).rev();
         attempts
             .find(|&attempt| **cause == *self.assignment_id(operation, attempt).to_string())
+            .map(Some)
             .ok_or(Refusal::Foreign("it names another assignment as its cause"))
     }
 
