@@ -10,7 +10,7 @@ use aios_agents::{
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskResult},
     broker::{Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
-    store::{Append, EventStoreExt},
+    store::{Append, EventStoreExt, PageRequest, TaskFilter, TaskStatus},
 };
 
 use crate::workflow_support::{PATIENCE, actions, eventually, quick, result, runtime, store};
@@ -175,6 +175,10 @@ async fn should_time_out_a_task_that_no_agent_begins() {
     let failure = error.failure().unwrap();
     assert_eq!(failure.code, "TASK_TIMEOUT");
     assert!(failure.message.contains("no agent began"), "{failure}");
+    let (filter, page) = (TaskFilter::default(), PageRequest::first(9));
+    let mut tasks = runtime.store().unwrap().tasks(&filter, &page).await.unwrap();
+    let row = tasks.rows.pop().unwrap();
+    assert_eq!(row.status, TaskStatus::Failed, "the task fails with its operation");
     assert_eq!(actions(&run).await.iter().filter(|it| *it == "task_assigned").count(), 2);
 }
 

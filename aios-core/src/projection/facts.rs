@@ -44,6 +44,14 @@ pub(super) struct Blocked {
 }
 
 #[derive(Deserialize)]
+pub(super) struct OperationFailed {
+    pub(super) operation: u64,
+    #[serde(default)]
+    pub(super) name: Option<String>,
+    pub(super) failure: Payload,
+}
+
+#[derive(Deserialize)]
 pub(super) struct Registered {
     pub(super) agent_id: String,
     pub(super) name: String,

@@ -10,8 +10,8 @@ mod record;
 mod table;
 
 use self::facts::{
-    Blocked, Deregistered, Ended, Registered, Seen, Started, StatusChanged, StatusSet, TaskEnded,
-    TaskGiven, WorkflowRegistered,
+    Blocked, Deregistered, Ended, OperationFailed, Registered, Seen, Started, StatusChanged,
+    StatusSet, TaskEnded, TaskGiven, WorkflowRegistered,
 };
 pub use self::{
     condition::{Condition, Query},
@@ -19,6 +19,7 @@ pub use self::{
     table::{Cell, Column, Kind, Table},
 };
 use crate::{
+    agent::TaskId,
     event::{Event, EventType, Timestamp},
     store::{AgentStatus, RecordedEvent, RunStatus, Shard, TaskStatus},
 };
@@ -88,6 +89,7 @@ pub fn project(recorded: &RecordedEvent) -> Vec<Change> {
     }
     let change = match event.event_type.segments() {
         ("workflows", name, "registered") => workflow_registered(name, event),
+        ("workflows", _, "operation_failed") => task_given_up(recorded),
         ("workflows", name, action) => return run(name, action, recorded).unwrap_or_default(),
         ("agents", agent_type, action) => agent(agent_type, action, recorded),
         _ => None,
@@ -279,6 +281,28 @@ fn task_ended(end: TaskStatus, event: &Event) -> Option<Change> {
     })
 }
 
+/// A task that fails without an answer of its agent fails with its operation. Steps have a name, and
+/// no row; children have neither.
+fn task_given_up(recorded: &RecordedEvent) -> Option<Change> {
+    let run_id = recorded.stream.run_id()?;
+    let failed: OperationFailed = recorded.event.payload.decode().ok()?;
+    if failed.name.is_some() {
+        return None;
+    }
+    let task_id = TaskId::of_run(run_id, failed.operation);
+    Some(Change {
+        table: Table::AgentTasks,
+        id: task_id.as_str().to_owned(),
+        at: recorded.event.timestamp,
+        effect: Effect::Update,
+        only: vec![("run_id", Cell::text(run_id))],
+        cells: vec![
+            ("status", Cell::text(TaskStatus::Failed.as_str())),
+            ("failure", Cell::Json(failed.failure)),
+        ],
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -331,6 +355,7 @@ mod tests {
             ("agents.a.status_changed", json!({"agent_id": "a1", "status": "missing"})),
             ("agents.a.deregistered", json!({"agent_id": "a1"})),
             ("agents.a.task_assigned", json!({"task_id": "r1/1", "attempt": 1})),
+            ("workflows.w.operation_failed", json!({"operation": 1, "failure": failure})),
             ("agents.a.task_failed", json!({"task_id": "r1/1", "failure": failure})),
         ] {
             let changes = project(&recorded(event_type, "runs/r1", &data));
