@@ -69,6 +69,13 @@ pub enum StoreError {
         /// Which database.
         database: String,
     },
+    /// The files of the database are no longer where they were opened, so that nothing can be stored
+    /// any more.
+    #[error("{database} was deleted, moved or replaced while it was open")]
+    Gone {
+        /// Which database.
+        database: String,
+    },
     /// The database was written by a newer version of aios.
     #[error("{database} has schema version {found}, this version of aios knows up to {known}")]
     NewerSchema {
@@ -148,6 +155,7 @@ impl StoreError {
             Self::TooLarge { .. } => "EVENT_TOO_LARGE",
             Self::InvalidText { .. } => "INVALID_TEXT",
             Self::Locked { .. } => "STORE_LOCKED",
+            Self::Gone { .. } => "STORE_GONE",
             Self::NewerSchema { .. } => "NEWER_SCHEMA",
             Self::Corrupt { .. } => "STORE_CORRUPT",
             Self::Full { .. } => "STORE_FULL",

@@ -8,6 +8,7 @@ mod append;
 mod checkpoint;
 mod compact;
 mod error;
+mod file;
 mod lease;
 mod lock;
 mod log;
@@ -39,8 +40,9 @@ pub use crate::retention::{Expired, Retention};
 /// # Guarantees
 ///
 /// An append that was answered survives the loss of power ([`Synchronous::Full`], the default).
-/// The database is open in one process at a time; a second one gets [`StoreError::Locked`]. Because
-/// nobody else can be alive, opening ends all leases at once.
+/// The database is open once at a time; a second store gets [`StoreError::Locked`], also through a
+/// symbolic or (on Linux) a hard link. Because nobody else can be alive, opening ends all leases at once.
+/// Once its file was deleted, moved or replaced, every append is refused with [`StoreError::Gone`].
 ///
 /// # Examples
 ///
@@ -70,7 +72,8 @@ pub struct SqliteStore {
 
 impl SqliteStore {
     /// Opens the database that a URL names: `sqlite:path`, `sqlite://path` (so an absolute path has
-    /// three slashes) or `sqlite::memory:`. A file is created if it is not there.
+    /// three slashes) or `sqlite::memory:`. A file is created if it is not there, its folder is not.
+    /// In the path, `%3F` stands for `?`, `%23` for `#`, `%25` for `%` and `%20` for a space.
     ///
     /// # Errors
     ///
@@ -84,7 +87,8 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Locked`] if another process has it open, [`StoreError::NewerSchema`] if a newer
+    /// [`StoreError::Locked`] if it is open already, here or in another process and under whatever
+    /// name, [`StoreError::InvalidConfiguration`] if its folder does not exist, [`StoreError::NewerSchema`] if a newer
     /// aios wrote it, [`StoreError::Corrupt`] if the file is no database, and what SQLite reports.
     ///
     /// # Cancel safety
@@ -98,7 +102,7 @@ impl SqliteStore {
             Location::File(path) => {
                 let lock = DatabaseLock::take(path, options.lock_wait, &*clock).await?;
                 let lock = Arc::new(lock);
-                let readers = ReadPool::new(path.clone(), options.readers, Arc::clone(&lock));
+                let readers = ReadPool::new(database.clone(), options.readers, Arc::clone(&lock));
                 (Some(lock), Some(readers))
             }
         };

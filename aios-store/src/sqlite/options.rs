@@ -19,6 +19,9 @@ pub(super) enum Location {
     Memory,
 }
 
+/// Characters that mean something in a URL, by the code that stands for them behind `%`.
+const ESCAPES: [(&str, char); 4] = [("20", ' '), ("23", '#'), ("25", '%'), ("3F", '?')];
+
 /// When a commit counts as done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -123,22 +126,42 @@ impl SqliteOptions {
 }
 
 /// Reads `sqlite:path`, `sqlite://path` (so an absolute path has three slashes), `sqlite::memory:`
-/// or `sqlite://:memory:`. The path is taken as it stands.
+/// or `sqlite://:memory:`. In the path, `%3F` stands for `?`, `%23` for `#`, `%25` for `%` and `%20` for
+/// a space; everything else is taken as it stands.
 impl FromStr for SqliteOptions {
     type Err = StoreError;
 
     fn from_str(url: &str) -> Result<Self, StoreError> {
+        // Another URL may have a password, so it is not shown.
+        let rest = url.strip_prefix("sqlite:").ok_or_else(|| StoreError::InvalidConfiguration {
+            reason: "a SQLite URL begins with sqlite:".to_owned(),
+        })?;
         let invalid = |reason: &str| StoreError::InvalidConfiguration {
             reason: format!("{url:?} is no SQLite URL: {reason}"),
         };
-        let rest = url.strip_prefix("sqlite:").ok_or_else(|| invalid("it begins with sqlite:"))?;
         match rest.strip_prefix("//").unwrap_or(rest) {
             "" => Err(invalid("it names no file")),
             ":memory:" => Ok(Self::memory()),
-            path if path.contains('?') => Err(invalid("it takes no parameters")),
-            path => Ok(Self::file(path)),
+            path if path.contains('?') => {
+                Err(invalid("it takes no parameters; a file's name has %3F for ?"))
+            }
+            path => Ok(Self::file(unescaped(path))),
         }
     }
+}
+
+/// The path with the characters that its escapes stand for.
+fn unescaped(path: &str) -> String {
+    let mut pieces = path.split('%');
+    let mut unescaped = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let escape = ESCAPES
+            .iter()
+            .find(|(code, _)| piece.get(..2).is_some_and(|begin| begin.eq_ignore_ascii_case(code)));
+        unescaped.push(escape.map_or('%', |(_, character)| *character));
+        unescaped.push_str(piece.get(escape.map_or(0, |(code, _)| code.len())..).unwrap_or(piece));
+    }
+    unescaped
 }
 
 #[cfg(test)]
@@ -152,6 +175,9 @@ mod tests {
             ("sqlite://a.db", Location::File("a.db".into())),
             ("sqlite:///var/ä b.db", Location::File("/var/ä b.db".into())),
             ("sqlite:/var/a.db", Location::File("/var/a.db".into())),
+            ("sqlite:a%3fb%23c%20d%25e.db", Location::File("a?b#c d%e.db".into())),
+            ("sqlite:a%253F#%2F%41%.db", Location::File("a%3F#%2F%41%.db".into())),
+            ("sqlite:100%", Location::File("100%".into())),
             ("sqlite::memory:", Location::Memory),
             ("sqlite://:memory:", Location::Memory),
         ] {
@@ -161,9 +187,12 @@ mod tests {
 
     #[test]
     fn should_refuse_what_is_no_url() {
-        for url in ["", "a.db", "postgres://a", "sqlite:", "sqlite://", "sqlite://a.db?mode=ro"] {
+        for url in
+            ["", "a.db", "postgres://a:secret@b", "sqlite:", "sqlite://", "sqlite://a.db?mode=ro"]
+        {
             let error = url.parse::<SqliteOptions>().unwrap_err();
             assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION", "{url}");
+            assert!(!error.to_string().contains("secret"), "{error}");
         }
     }
 }

@@ -1,7 +1,4 @@
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aios_core::store::StoreError;
 use rusqlite::Connection;
@@ -15,22 +12,20 @@ pub(super) struct ReadPool(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
     database: String,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
     /// Held for as long as a connection may be open.
-    _lock: Arc<DatabaseLock>,
+    lock: Arc<DatabaseLock>,
 }
 
 impl ReadPool {
-    pub(super) fn new(path: PathBuf, connections: usize, lock: Arc<DatabaseLock>) -> Self {
+    pub(super) fn new(database: String, connections: usize, lock: Arc<DatabaseLock>) -> Self {
         Self(Arc::new(Inner {
-            database: path.display().to_string(),
-            path,
+            database,
             permits: Arc::new(Semaphore::new(connections)),
             idle: Mutex::default(),
-            _lock: lock,
+            lock,
         }))
     }
 
@@ -44,9 +39,9 @@ impl ReadPool {
         let permit = permit.map_err(|_| StoreError::Closed)?;
         let inner = Arc::clone(&self.0);
         let reading = tokio::task::spawn_blocking(move || {
-            let result = inner.read(read);
+            let result = inner.read(operation, read);
             drop(permit);
-            result.map_err(|error| store_error(operation, &inner.database, error))
+            result
         });
         reading.await.unwrap_or(Err(StoreError::Closed))
     }
@@ -55,12 +50,23 @@ impl ReadPool {
 impl Inner {
     fn read<T>(
         &self,
+        operation: &'static str,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<T> {
+    ) -> Result<T, StoreError> {
+        let fail = |error| store_error(operation, &self.database, error);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let connection = idle.map_or_else(|| schema::open_reader(&self.path), Ok)?;
-        let result = read(&connection);
+        let connection = idle.map_or_else(|| self.open(operation), Ok)?;
+        let result = read(&connection).map_err(fail);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         result
+    }
+
+    /// Opens a connection, unless another file has the name by now.
+    fn open(&self, operation: &'static str) -> Result<Connection, StoreError> {
+        let opened = schema::open_reader(self.lock.path());
+        if !self.lock.is_in_place() {
+            return Err(StoreError::Gone { database: self.database.clone() });
+        }
+        opened.map_err(|error| store_error(operation, &self.database, error))
     }
 }

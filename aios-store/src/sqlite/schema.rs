@@ -1,10 +1,9 @@
+use std::path::Path;
+
 use aios_core::{event::Timestamp, store::StoreError};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::{
-    error::store_error,
-    options::{Location, SqliteOptions},
-};
+use super::{error::store_error, options::SqliteOptions};
 
 /// Every migration, in order; its version is its place, from 1.
 const MIGRATIONS: [(&str, &str); 3] = [
@@ -29,21 +28,21 @@ const STATEMENTS: usize = 64;
 const PAGE_SIZE: u32 = 4096;
 
 /// Opens the writing connection and brings the schema up to date.
-pub(super) fn open_writer(options: &SqliteOptions) -> Result<Connection, StoreError> {
+pub(super) fn open_writer(
+    options: &SqliteOptions,
+    path: Option<&Path>,
+) -> Result<Connection, StoreError> {
     let database = options.database();
     let fail = |error| store_error("open the database", &database, error);
-    let mut connection = match &options.location {
-        Location::File(path) => Connection::open(path),
-        Location::Memory => Connection::open_in_memory(),
-    }
-    .map_err(fail)?;
+    let mut connection =
+        path.map_or_else(Connection::open_in_memory, Connection::open).map_err(fail)?;
     configure_writer(&connection, options).map_err(fail)?;
     migrate(&mut connection, &database, options.clock.now())?;
     Ok(connection)
 }
 
 /// Opens a connection that can only read.
-pub(super) fn open_reader(path: &std::path::Path) -> rusqlite::Result<Connection> {
+pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     configure(&connection, READER_CACHE)?;

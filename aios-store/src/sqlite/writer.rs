@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc, thread::JoinHandle};
+use std::{fmt, path::Path, sync::Arc, thread::JoinHandle};
 
 use aios_core::store::StoreError;
 use rusqlite::{Connection, Statement};
@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     answers::Answers,
     error::{backend, store_error},
+    file::Watch,
     lock::DatabaseLock,
     log::Log,
     options::SqliteOptions,
@@ -62,7 +63,7 @@ impl WriterHandle {
         let thread = std::thread::Builder::new()
             .name("aios-sqlite".to_owned())
             .spawn(move || {
-                serve(&options, head, calls, ready);
+                serve(&options, lock.as_deref(), head, calls, ready);
                 drop(lock);
             })
             .map_err(|source| backend("start the writer", true, source))?;
@@ -151,17 +152,19 @@ where
 
 fn serve(
     options: &SqliteOptions,
+    lock: Option<&DatabaseLock>,
     head: watch::Sender<u64>,
     mut calls: Calls,
     ready: oneshot::Sender<Result<(), StoreError>>,
 ) {
-    let opened = schema::open_writer(options);
+    let path = lock.map(DatabaseLock::path);
+    let opened = schema::open_writer(options, path);
     let database = options.database();
     let fail = |error| store_error("open the database", &database, error);
     let writer = opened
         .as_ref()
         .map_err(Clone::clone)
-        .and_then(|connection| Writer::open(connection, head, &database).map_err(fail));
+        .and_then(|connection| Writer::open(connection, head, &database, path).map_err(fail));
     let (mut writer, result) = match writer {
         Ok(writer) => (Some(writer), Ok(())),
         Err(error) => (None, Err(error)),
@@ -188,6 +191,7 @@ pub(super) struct Writer<'c> {
     commit: Statement<'c>,
     head: watch::Sender<u64>,
     database: String,
+    watch: Watch,
     /// Whether the copies may differ from the database.
     stale: bool,
 }
@@ -197,6 +201,7 @@ impl<'c> Writer<'c> {
         connection: &'c Connection,
         head: watch::Sender<u64>,
         database: &str,
+        path: Option<&Path>,
     ) -> rusqlite::Result<Self> {
         super::lease::expire_all(connection)?;
         let mut writer = Self {
@@ -207,6 +212,7 @@ impl<'c> Writer<'c> {
             commit: connection.prepare("COMMIT")?,
             head,
             database: database.to_owned(),
+            watch: Watch::new(path),
             stale: true,
         };
         writer.reload()?;
@@ -222,11 +228,13 @@ impl<'c> Writer<'c> {
         calls: &mut Calls,
         next: &mut Option<Box<dyn Work>>,
     ) -> Result<(), StoreError> {
+        self.watch.found(&self.database)?;
         let outcome = match batch.first_mut() {
             Some(work) if work.is_alone() => work.run(self),
             _ => self.transact(batch, calls, next),
         };
         let outcome = outcome.map_err(|error| store_error("commit", &self.database, error));
+        let outcome = outcome.and_then(|()| self.watch.check(&self.database));
         match &outcome {
             Ok(()) => self.publish_head(),
             Err(_) => self.roll_back(),

@@ -1,4 +1,5 @@
 mod failure;
+mod file;
 mod opening;
 mod retention;
 mod rows;
@@ -69,10 +70,10 @@ impl StoreFixture for SqliteFixture {
     }
 }
 
-mod file {
+mod conformance_of_a_file {
     aios_core::store_conformance!(super::SqliteFixture::file());
 }
 
-mod memory {
+mod conformance_in_memory {
     aios_core::store_conformance!(super::SqliteFixture::memory());
 }

@@ -126,15 +126,6 @@ async fn should_leave_a_newer_database_alone() {
 }
 
 #[tokio::test]
-async fn should_say_what_is_wrong_with_the_place() {
-    let (folder, _) = place();
-    let missing = folder.path().join("no/such/folder/aios.db");
-    let error = open(&missing).await.unwrap_err();
-    assert!(matches!(&error, StoreError::Backend { retryable: false, .. }), "{error:?}");
-    assert!(std::error::Error::source(&error).unwrap().to_string().contains("No such file"));
-}
-
-#[tokio::test]
 async fn should_connect_by_url() {
     let (_folder, path) = place();
     let url = format!("sqlite://{}", path.display());

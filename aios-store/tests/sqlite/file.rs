@@ -1,0 +1,170 @@
+//! What may happen to a file, under whatever name.
+
+use std::{fs, path::Path, time::Duration};
+
+use aios_core::{
+    event::Event,
+    store::{
+        Append, EventStore, EventStoreExt, Leases, Owner, PageRequest, ReadModels, RunFilter,
+        Shard, StoreError, StreamId,
+    },
+};
+use aios_store::sqlite::{SqliteOptions, SqliteStore};
+use tempfile::TempDir;
+
+async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+    SqliteStore::connect_with(SqliteOptions::file(path)).await
+}
+
+fn append() -> Append {
+    let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
+    Append::new(StreamId::new("orders").unwrap(), vec![event])
+}
+
+/// A lock of another process, as far as locks on files can tell.
+fn lock_of_another_process(path: &Path) -> fs::File {
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.lock().unwrap();
+    file
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn should_refuse_a_database_that_is_open_under_another_name() {
+    let folder = TempDir::new().unwrap();
+    let (other, path) = (folder.path().join("other"), folder.path().join("a.db"));
+    fs::create_dir(&other).unwrap();
+    let store = open(&path).await.unwrap();
+    std::os::unix::fs::symlink(&path, folder.path().join("symbolic.db")).unwrap();
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("folder")).unwrap();
+    fs::hard_link(&path, folder.path().join("hard.db")).unwrap();
+    fs::hard_link(&path, other.join("hard.db")).unwrap();
+    let names = ["a.db", "./a.db", "symbolic.db", "folder/a.db", "hard.db", "other/hard.db"];
+    for name in names {
+        let error = open(&folder.path().join(name)).await.unwrap_err();
+        assert_eq!(error.code(), "STORE_LOCKED", "{name}");
+        store.append_one(append()).await.unwrap();
+    }
+    drop(store);
+    for name in names {
+        drop(open(&folder.path().join(name)).await.unwrap());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn should_refuse_a_database_that_another_process_has_open_under_another_name() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a.db");
+    drop(open(&path).await.unwrap());
+    let held = lock_of_another_process(&path);
+    fs::hard_link(&path, folder.path().join("hard.db")).unwrap();
+    let error = open(&folder.path().join("hard.db")).await.unwrap_err();
+    assert_eq!(error.code(), "STORE_LOCKED");
+    drop(held);
+    open(&path).await.unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn should_create_a_database_through_a_symbolic_link() {
+    let folder = TempDir::new().unwrap();
+    let (link, path) = (folder.path().join("link.db"), folder.path().join("real.db"));
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let store = open(&link).await.unwrap();
+    store.append_one(append()).await.unwrap();
+    assert_eq!(open(&path).await.unwrap_err().code(), "STORE_LOCKED");
+    drop(store);
+    assert_eq!(open(&path).await.unwrap().head().await.unwrap(), 1);
+}
+
+/// What somebody does to the files of a database, with the suffixes of those.
+type Fate = fn(&Path);
+
+const FATES: [(&str, Fate); 5] = [
+    ("deleted", |path| remove(path, &["", "-wal", "-shm"])),
+    ("deleted without its log", |path| remove(path, &[""])),
+    ("its log deleted", |path| remove(path, &["-wal"])),
+    ("moved", |path| fs::rename(path, path.with_extension("old")).unwrap()),
+    ("replaced", |path| {
+        let copy = path.with_extension("copy");
+        fs::copy(path, &copy).unwrap();
+        fs::rename(copy, path).unwrap();
+    }),
+];
+
+fn remove(path: &Path, suffixes: &[&str]) {
+    for suffix in suffixes {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        fs::remove_file(name).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn should_refuse_appends_once_the_file_is_gone() {
+    for (name, happen) in FATES {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("a.db");
+        let store = open(&path).await.unwrap();
+        store.append_one(append()).await.unwrap();
+        happen(&path);
+        for _ in 0..3 {
+            let error = store.append_one(append()).await.unwrap_err();
+            assert_eq!((error.code(), error.is_retryable()), ("STORE_GONE", false), "{name}");
+            assert!(error.to_string().contains("a.db"), "{error}");
+        }
+        let lease = store.acquire(&[Shard(1)], &Owner::new("me"), Duration::from_secs(9)).await;
+        assert_eq!(lease.unwrap_err().code(), "STORE_GONE", "{name}");
+        assert_eq!(store.head().await.unwrap(), 1, "{name}");
+    }
+}
+
+/// Readers never look at a file that took the place of theirs.
+#[cfg(unix)]
+#[tokio::test]
+async fn should_not_read_from_a_file_that_took_its_place() {
+    let folder = TempDir::new().unwrap();
+    let (path, other) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    let store = open(&path).await.unwrap();
+    store.append_one(append()).await.unwrap();
+    drop(open(&other).await.unwrap());
+    remove(&path, &["", "-wal", "-shm"]);
+    fs::rename(&other, &path).unwrap();
+    let error = store.read_log(0, 10).await.unwrap_err();
+    assert_eq!(error.code(), "STORE_GONE");
+    let error = store.runs(&RunFilter::default(), &PageRequest::default()).await.unwrap_err();
+    assert_eq!(error.code(), "STORE_GONE");
+}
+
+#[tokio::test]
+async fn should_take_any_name_of_a_file() {
+    let folder = TempDir::new().unwrap();
+    let base = folder.path().display();
+    for (escaped, name) in [
+        ("q%3Fmark.db", "q?mark.db"),
+        ("hash%23tag.db", "hash#tag.db"),
+        ("hash#tag.db", "hash#tag.db"),
+        ("per%25cent%20.db", "per%cent .db"),
+        ("with space ☃.db", "with space ☃.db"),
+        ("'quoted';\".db", "'quoted';\".db"),
+    ] {
+        let store = SqliteStore::connect(&format!("sqlite://{base}/{escaped}")).await.unwrap();
+        store.append_one(append()).await.unwrap();
+        drop(store);
+        assert!(folder.path().join(name).exists(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn should_name_the_folder_that_is_not_there() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("no/such/a.db");
+    let error = open(&path).await.unwrap_err();
+    assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
+    let missing = folder.path().join("no/such").display().to_string();
+    assert!(error.to_string().contains(&missing), "{error}");
+    let error = open(folder.path()).await.unwrap_err();
+    assert!(error.to_string().ends_with("is a folder"), "{error}");
+}
