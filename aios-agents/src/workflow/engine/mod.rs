@@ -39,7 +39,11 @@ use tracing::{info, warn};
 
 pub use self::executor::RunExecutor;
 use self::{
-    activity::Activity, dispatch::Dispatch, leases::Ownership, live::Live, timers::Timers,
+    activity::Activity,
+    dispatch::{Dispatch, NobodyTakes},
+    leases::Ownership,
+    live::Live,
+    timers::Timers,
     waiters::Waiters,
 };
 pub(crate) use self::{live::Message, registry::Registry, waiters::Ended};
@@ -135,6 +139,7 @@ pub(crate) struct Engine {
     /// Answers that came.
     heard: AtomicU64,
     stopping: watch::Sender<bool>,
+    nobody_takes: NobodyTakes,
     /// Whether the store did not answer when it was asked last.
     store_is_down: AtomicBool,
 }
@@ -174,6 +179,7 @@ impl Engine {
             activations: Arc::new(Semaphore::new(ACTIVATIONS)),
             heard: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
+            nobody_takes: NobodyTakes::default(),
             store_is_down: AtomicBool::new(false),
         });
         let seen = discover::Seen::now(&engine).await?;

@@ -117,10 +117,7 @@ impl Driver {
     pub(super) fn decide(&mut self, operation: u64, attempt: u32, error: TaskError) {
         let now = self.engine.clock.now();
         let entry = self.execution.machine().after_failure(operation, attempt, error, now);
-        match self.encode(entry) {
-            Ok(record) => self.outbox.push(record),
-            Err(error) => warn!(%error, "could not write what follows a failure"),
-        }
+        self.write(entry);
     }
 }
 

@@ -10,12 +10,12 @@ use aios_core::{
 use tracing::warn;
 
 use super::{
-    Driver, Exit, InFlight, acknowledge,
+    Driver, Exit, InFlight, Message, acknowledge,
     load::{exit, read_entry},
 };
 use crate::workflow::{
     engine::Ended,
-    journal::{Entry, Failed, JournalError, OperationFailed, Record},
+    journal::{CancelRequested, Entry, Failed, JournalError, OperationFailed, Record},
     machine::Request,
 };
 
@@ -299,6 +299,21 @@ impl Driver {
             }
             Err(error) => Err(exit(error)),
         }
+    }
+
+    /// A cancellation that came when the code had ended already, to continue as another run, is that
+    /// run's.
+    pub(super) async fn pass_cancellation_on(&mut self) -> Result<(), Exit> {
+        let Some(reason) = self.cancel_requested.clone() else { return Ok(()) };
+        let Some(Entry::Continued(next)) = self.ending() else { return Ok(()) };
+        let id = EventId::derive(&format!("{}/continued/cancel", self.incarnation));
+        let entry = Entry::CancelRequested(CancelRequested { reason });
+        match self.engine.journals.append(&next.run_id, entry, Some(id)).await {
+            Ok(()) => self.engine.tell(&next.run_id.into(), Message::Nudge),
+            Err(JournalError::Ended { .. }) => {}
+            Err(error) => return Err(exit(error)),
+        }
+        Ok(())
     }
 
     /// A run with the successor's id is the successor, unless somebody else has used the id.

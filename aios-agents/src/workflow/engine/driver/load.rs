@@ -108,6 +108,8 @@ impl Driver {
             nudged: false,
             look_again: None,
             blocked: blocked(entries.clone()),
+            unblocks: false,
+            unwritten: None,
             cancel_requested: entries.clone().find_map(cancel_request),
             assigned: HashMap::new(),
             turns: 0,
@@ -161,16 +163,15 @@ impl Driver {
         if let Err(failure) = self.execution.go_live() {
             return Err(self.block(failure).await);
         }
-        if self.blocked.is_some() {
-            let record = self.encode(Entry::Unblocked).map_err(unreadable)?;
-            self.outbox.push(record);
-        }
+        self.unblocks = self.blocked.is_some();
         Ok(())
     }
 
     /// Stops at code that does not fit, and says so in the journal if it does not say so already. A
     /// run that is to be cancelled ends, without the compensations that its code does not know.
     pub(super) async fn block(&mut self, failure: Failure) -> Exit {
+        // Others may be loaded meanwhile.
+        self.permit = None;
         self.children_cancelled().await;
         let (status, failure, entry) = match self.cancel_requested.take() {
             None => (RunStatus::Blocked, failure.clone(), Entry::Blocked(Blocked { failure })),

@@ -97,6 +97,10 @@ struct Driver {
     look_again: Option<BoxFuture<'static, ()>>,
     /// Why the run was blocked when it was loaded, if it was.
     blocked: Option<Failure>,
+    /// Whether the journal is still to say that the run is blocked no longer.
+    unblocks: bool,
+    /// What could not be written, if anything: the run can't go on without it.
+    unwritten: Option<Failure>,
     /// Why somebody wants it cancelled, if anybody does: what is to be done with code that no
     /// longer fits.
     cancel_requested: Option<String>,
@@ -129,12 +133,16 @@ impl Driver {
             self.cancel_children();
             self.perform_effects();
             if self.append.is_none() {
-                if let Some(failure) = self.execution.misfit() {
+                if let Some(failure) = self.unwritten.take().or_else(|| self.execution.misfit()) {
                     return self.block(failure).await;
                 }
                 if let Err(exit) = self.begin_successor().await {
                     return exit;
                 }
+                if let Err(exit) = self.pass_cancellation_on().await {
+                    return exit;
+                }
+                self.unblock();
                 if let Err(failure) = self.begin_append() {
                     return self.block(failure).await;
                 }
@@ -144,6 +152,7 @@ impl Driver {
             }
             if self.turns >= TURNS {
                 self.turns = 0;
+                self.permit = None;
                 tokio::task::yield_now().await;
             }
             let happened = poll_fn(|context| self.poll(inbox, context)).await;
@@ -212,6 +221,22 @@ impl Driver {
         let mut active = machine.active().peekable();
         let rests = active.peek().is_some() && active.all(|(_, request)| waits(request));
         rests && machine.next_timer().is_none_or(|due| due > soon)
+    }
+
+    /// Says that a blocked run goes on, once it does: one that is paused still stands still.
+    fn unblock(&mut self) {
+        if self.unblocks && !self.is_paused() {
+            self.unblocks = false;
+            self.write(Entry::Unblocked);
+        }
+    }
+
+    /// Adds a record to the next append.
+    fn write(&mut self, entry: Entry) {
+        match self.encode(entry) {
+            Ok(record) => self.outbox.push(record),
+            Err(error) => self.unwritten = Some(Failure::from_error(error.code(), &error)),
+        }
     }
 
     fn is_paused(&self) -> bool {

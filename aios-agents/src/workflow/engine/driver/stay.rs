@@ -14,6 +14,7 @@ use aios_core::{
     store::{Fence, RecordedEvent, RunStatus, Shard, StoreError},
 };
 use futures_util::FutureExt;
+use metrics::counter;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{debug, error, info, warn};
@@ -207,6 +208,7 @@ async fn depart(engine: &Arc<Engine>, run_id: &Arc<str>, departure: Departure, l
 }
 
 fn log(run_id: &str, ended: &Ended) {
+    counter!("aios_runs_ended_total", "status" => ended.status.as_str()).increment(1);
     let failure = ended.failure.as_ref().map(tracing::field::display);
     match ended.status {
         RunStatus::Blocked => warn!(run = run_id, failure, "a run is blocked"),
