@@ -16,12 +16,14 @@ mod agent_support;
 mod agent_typed;
 mod engine_children;
 mod engine_commands;
+mod engine_faults;
 mod engine_guards;
 mod engine_leases;
 mod engine_pause;
 mod engine_races;
 #[allow(dead_code, reason = "a fixture offers more than every test needs")]
 mod faulty;
+mod logged;
 mod workflow_agents;
 mod workflow_answers;
 mod workflow_basic;

@@ -1,8 +1,4 @@
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use aios_core::{
     broker::{BrokerError, Publish},
@@ -19,32 +15,6 @@ use super::{Engine, Message};
 const BATCH: usize = 256;
 /// Cancellations of tasks that may wait for another attempt at publishing them.
 const PARKED: usize = 1024;
-
-/// How often it is logged that nobody takes the tasks of an agent type.
-const AGAIN: Duration = Duration::from_secs(60);
-/// Agent types of which that is remembered.
-const REMEMBERED: usize = 256;
-
-/// When it was logged last that nobody takes the tasks of an agent type.
-#[derive(Debug, Default)]
-pub(super) struct NobodyTakes(Mutex<BTreeMap<String, Timestamp>>);
-
-impl NobodyTakes {
-    /// Logs it at the first attempt, and then now and then.
-    fn warn(&self, agent_type: &str, run_id: &str, now: Timestamp) {
-        counter!("aios_tasks_without_agent_total", "agent_type" => agent_type.to_owned())
-            .increment(1);
-        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.get(agent_type).is_some_and(|last| now < *last + AGAIN) {
-            return;
-        }
-        if logged.len() >= REMEMBERED {
-            logged.clear();
-        }
-        logged.insert(agent_type.to_owned(), now);
-        warn!(agent_type, run = run_id, "no agent of this type takes tasks; is it running?");
-    }
-}
 
 /// A task on its way to the broker.
 #[derive(Clone, Debug)]
@@ -131,7 +101,8 @@ fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
     let (code, message) = match error {
         BrokerError::Unroutable { .. } => {
             let agent = event_type.entity();
-            engine.nobody_takes.warn(agent, &run_id, engine.clock.now());
+            counter!("aios_tasks_without_agent_total", "agent_type" => agent.to_owned())
+                .increment(1);
             ("AGENT_NOT_FOUND", format!("no agent of type {agent} takes tasks"))
         }
         other => (other.code(), other.to_string()),

@@ -30,6 +30,7 @@ use aios_core::{
     failure::Failure,
     store::{Owner, Shard, StoreError},
 };
+use serde_json::json;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
@@ -39,11 +40,7 @@ use tracing::{info, warn};
 
 pub use self::executor::RunExecutor;
 use self::{
-    activity::Activity,
-    dispatch::{Dispatch, NobodyTakes},
-    leases::Ownership,
-    live::Live,
-    timers::Timers,
+    activity::Activity, dispatch::Dispatch, leases::Ownership, live::Live, timers::Timers,
     waiters::Waiters,
 };
 pub(crate) use self::{live::Message, registry::Registry, waiters::Ended};
@@ -139,7 +136,6 @@ pub(crate) struct Engine {
     /// Answers that came.
     heard: AtomicU64,
     stopping: watch::Sender<bool>,
-    nobody_takes: NobodyTakes,
     /// Whether the store did not answer when it was asked last.
     store_is_down: AtomicBool,
 }
@@ -179,7 +175,6 @@ impl Engine {
             activations: Arc::new(Semaphore::new(ACTIVATIONS)),
             heard: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
-            nobody_takes: NobodyTakes::default(),
             store_is_down: AtomicBool::new(false),
         });
         let seen = discover::Seen::now(&engine).await?;
@@ -217,6 +212,18 @@ impl Engine {
         {
             info!("the store is back");
         }
+    }
+
+    /// A failure that a run has in this engine: it would have it again here, so the run stands still
+    /// until it is resumed, cancelled, or another engine has it.
+    fn own_failure(&self, failure: Failure) -> Failure {
+        failure.with_details(json!({ "engine": self.owner.as_str() }))
+    }
+
+    /// Whether a failure is of this engine.
+    fn is_own_failure(&self, failure: &Failure) -> bool {
+        let engine = failure.details.get("engine").and_then(serde_json::Value::as_str);
+        engine == Some(self.owner.as_str())
     }
 
     /// Whether a run is in memory.

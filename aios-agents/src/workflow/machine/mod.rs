@@ -220,6 +220,12 @@ impl Machine {
         self.active.iter().filter_map(|&operation| self.operation(operation)?.timer()).min()
     }
 
+    /// Whether the code waits for an operation.
+    #[must_use]
+    pub fn is_active(&self, operation: u64) -> bool {
+        self.active.contains(&operation)
+    }
+
     /// When the timer of a waiting operation is due, if it has one.
     #[must_use]
     pub fn timer(&self, operation: u64) -> Option<Timestamp> {

@@ -169,7 +169,8 @@ impl Driver {
         let message = known.map_or_else(String::new, |record| {
             format!("event {} ({}) is stored already", record.event.id, record.event.event_type)
         });
-        Some(self.block(Failure::new("DUPLICATE_EVENT", message)).await)
+        let failure = self.engine.own_failure(Failure::new("DUPLICATE_EVENT", message));
+        Some(self.block(failure).await)
     }
 
     async fn committed(&mut self, appended: Appended, in_flight: InFlight) -> Option<Exit> {

@@ -12,7 +12,7 @@ use aios_core::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Driver, Exit, acknowledge, children::Children, outgoing::Outgoing, stay::PANICKED};
+use super::{Driver, Exit, acknowledge, children::Children, outgoing::Outgoing};
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
     engine::{Ended, Engine, mailbox_of},
@@ -52,7 +52,7 @@ impl Driver {
         let Some((Entry::Started(started), _)) = entries.first() else {
             return Err(unreadable(EventError::InvalidType { text: run_id.to_string() }));
         };
-        if let Some(failure) = panicked_here(engine, &entries) {
+        if let Some(failure) = stands_here(engine, &entries) {
             return Err(Exit::Ended(Ended::blocked(failure)));
         }
         let started = started.clone();
@@ -249,11 +249,10 @@ pub(super) fn read_entry(workflow: &str, event: &Event) -> Result<Entry, EventEr
     }
 }
 
-/// Why a run is blocked that panicked in this engine, which would happen again.
-fn panicked_here(engine: &Engine, journal: &Journal) -> Option<Failure> {
-    let failure = blocked(journal.iter().map(|(entry, _)| entry))?;
-    let here = failure.details.get("engine").and_then(serde_json::Value::as_str);
-    (failure.code == PANICKED && here == Some(engine.owner.as_str())).then_some(failure)
+/// Why a run is blocked, if that would happen again in this engine.
+fn stands_here(engine: &Engine, journal: &Journal) -> Option<Failure> {
+    let failure = blocked(journal.iter().map(|(entry, _)| entry));
+    failure.filter(|failure| engine.is_own_failure(failure))
 }
 
 fn unreadable(error: EventError) -> Exit {

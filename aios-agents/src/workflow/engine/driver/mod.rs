@@ -130,8 +130,8 @@ impl Driver {
     async fn drive(&mut self, inbox: &Inbox) -> Exit {
         loop {
             self.catch_up_on_timers();
-            self.cancel_children();
             self.perform_effects();
+            self.cancel_children();
             if self.append.is_none() {
                 if let Some(failure) = self.unwritten.take().or_else(|| self.execution.misfit()) {
                     return self.block(failure).await;
@@ -282,8 +282,11 @@ impl Driver {
         }
     }
 
-    /// Starts a child, or looks whether it has ended, unless an earlier look is not over.
+    /// Starts a child, or looks whether it has ended, unless nothing waits for it any more.
     fn start_child(&mut self, child: ChildStarted) {
+        if !self.execution.machine().is_active(child.operation) {
+            return;
+        }
         let check = self.engine.clock.now() + self.engine.options.child_check;
         self.engine.timers.set(check, &self.run_id, child.operation);
         let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
@@ -298,6 +301,9 @@ impl Driver {
     fn dispatch(&mut self, assignment: OfAgent<aios_core::agent::TaskAssigned>) {
         let attempt = assignment.data.attempt;
         let operation = assignment.data.task_id.run().map_or(0, |run| run.1);
+        if !self.execution.machine().is_active(operation) {
+            return;
+        }
         self.expect_answer(operation, &assignment);
         match self.addressed(Entry::TaskAssigned(assignment), true) {
             Ok(publish) => {

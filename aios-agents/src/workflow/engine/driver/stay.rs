@@ -15,7 +15,6 @@ use aios_core::{
 };
 use futures_util::FutureExt;
 use metrics::counter;
-use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{debug, error, info, warn};
 
@@ -30,7 +29,7 @@ use crate::{
 
 /// Code of the failure that a panic outside of a workflow's code becomes: of a destructor, an
 /// executor, or the engine itself.
-pub(super) const PANICKED: &str = "RUN_PANICKED";
+const PANICKED: &str = "RUN_PANICKED";
 /// How long a run that leaves memory waits to tell agents that its tasks were cancelled.
 const FAREWELL: Duration = Duration::from_secs(30);
 
@@ -272,15 +271,12 @@ async fn block_refused(engine: &Engine, run_id: &Arc<str>, error: StoreError) ->
             Err(_) => Exit::Unknown,
         };
     }
-    let failure = Failure::from_error(error.code(), &error);
-    block(engine, run_id, failure, None).await
+    block_outside(engine, run_id, Failure::from_error(error.code(), &error)).await
 }
 
-/// A run that panicked outside of its code does so again, so it stands still until it is resumed,
-/// cancelled, or another engine has it.
+/// Blocks a run whose failure does not come from its code.
 async fn block_outside(engine: &Engine, run_id: &Arc<str>, failure: Failure) -> Exit {
-    let failure = failure.with_details(json!({ "engine": engine.owner.as_str() }));
-    block(engine, run_id, failure, None).await
+    block(engine, run_id, engine.own_failure(failure), None).await
 }
 
 async fn block(engine: &Engine, run_id: &Arc<str>, failure: Failure, id: Option<EventId>) -> Exit {

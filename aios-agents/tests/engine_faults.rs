@@ -1,0 +1,266 @@
+//! What store and broker refuse: what may pass is tried again, what stays is not.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::prelude::*;
+use aios_broker::memory::MemoryBroker;
+use aios_core::{
+    broker::{Broker, BrokerError},
+    store::{Append, StoreError},
+};
+use serde_json::json;
+
+use crate::{
+    engine_races::append_to_run,
+    faulty::{Fault, FaultyBroker, FaultyStore, holds, store_refuses, store_unavailable},
+    logged::Logged,
+    workflow_support::{Doubler, PATIENCE, actions, eventually, result, runtime, sqlite, store},
+};
+
+async fn one_step(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    context.step("one", || async { Ok::<_, TaskError>(1) }).await
+}
+
+async fn one_task(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+    context.task::<u64>("doubler", &number).retry(RetryPolicy::fixed(3, QUICK)).await
+}
+
+async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    context.signal("go").await
+}
+
+const QUICK: Duration = Duration::from_millis(5);
+
+async fn blocked(run: &RunHandle) -> aios_core::failure::Failure {
+    let error = result::<u32>(run).await.unwrap_err();
+    assert!(matches!(error, RunError::Blocked { .. }), "{error:?}");
+    assert_eq!(run.status().await.unwrap().status.as_str(), "blocked");
+    error.failure().unwrap().clone()
+}
+
+/// Refuses a step's result and counts how often it is tried.
+fn refuse_results(faulty: &FaultyStore, error: fn(&Append) -> StoreError) -> Arc<AtomicUsize> {
+    let tried = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&tried);
+    faulty.on_append(move |append| {
+        holds(append, "step_completed").then(|| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Fault::Refuse(error(append))
+        })
+    });
+    tried
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_a_run_instead_of_repeating_what_the_store_refuses() {
+    let duplicate =
+        |append: &Append| StoreError::DuplicateEvent { id: append.events[0].id.clone() };
+    for (error, code) in [
+        ((|_| store_refuses()) as fn(&Append) -> StoreError, "STORE_BACKEND"),
+        (duplicate, "DUPLICATE_EVENT"),
+    ] {
+        let faulty = FaultyStore::new(sqlite().await);
+        let tried = refuse_results(&faulty, error);
+        let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+        let build = || runtime(&store).workflow("one_step", one_step).start();
+        let before = build().await.unwrap();
+        let run = before.start("one_step", &()).with_id("r").await.unwrap();
+        assert_eq!(blocked(&run).await.code, code);
+        assert_eq!(tried.load(Ordering::SeqCst), 1);
+        before.shutdown(PATIENCE).await.unwrap();
+
+        // Once the store takes it, the run goes on.
+        faulty.heal();
+        let after = build().await.unwrap();
+        let run = after.run("r").await.unwrap();
+        eventually("it completes", || async {
+            run.status().await.unwrap().status.as_str() == "completed"
+        })
+        .await;
+        assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_repeat_what_the_store_may_take_later() {
+    let faulty = FaultyStore::new(store());
+    let tried = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&tried);
+    faulty.on_append(move |append| {
+        let is_result = holds(append, "step_completed");
+        let refuses = is_result && counted.fetch_add(1, Ordering::SeqCst) < 4;
+        refuses.then(|| Fault::Refuse(store_unavailable()))
+    });
+    let store: Arc<dyn Store> = faulty;
+    let runtime = runtime(&store).workflow("one_step", one_step).start().await.unwrap();
+    let run = runtime.start("one_step", &()).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    assert_eq!(tried.load(Ordering::SeqCst), 5);
+    assert_eq!(actions(&run).await, ["started", "step_completed", "completed"]);
+}
+
+/// Signals reach a run whose append the store does not take, and it goes on when it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_hold_up_nobody_beside_a_run_that_is_backing_off() {
+    let faulty = FaultyStore::new(store());
+    faulty.on_append(|append| {
+        let is_stuck = append.stream.run_id() == Some("stuck") && holds(append, "step_completed");
+        is_stuck.then(|| Fault::Refuse(store_unavailable()))
+    });
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    let builder = runtime(&store).workflow("one_step", one_step).workflow("wait", wait);
+    let runtime = builder.start().await.unwrap();
+    let stuck = runtime.start("one_step", &()).with_id("stuck").await.unwrap();
+    // More than any inbox should hold.
+    let signals = async {
+        for number in 0..200 {
+            stuck.signal("other", &number).await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, signals).await.unwrap();
+    let run = runtime.start("wait", &()).await.unwrap();
+    run.signal("go", &2).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 2);
+    faulty.heal();
+    assert_eq!(result::<u32>(&stuck).await.unwrap(), 1);
+}
+
+/// A run whose journal can't be read now does not take others with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_load_a_run_once_the_store_answers() {
+    let faulty = FaultyStore::new(store());
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    let runtime = runtime(&store).workflow("wait", wait).start().await.unwrap();
+    let run = runtime.start("wait", &()).await.unwrap();
+    faulty.on_call(|method| (*method == "read_stream").then(|| Fault::Refuse(store_unavailable())));
+    run.signal("go", &2).await.unwrap();
+    eventually("it was tried", || async { faulty.count("read_stream") > 2 }).await;
+    faulty.heal();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_fail_a_task_that_the_broker_refuses_for_good() {
+    let too_large = || BrokerError::TooLarge { bytes: 20, limit: 10 };
+    let closed = |reason: &str| BrokerError::InvalidConfiguration { reason: reason.to_owned() };
+    for number in 0..2 {
+        let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+        let tried = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&tried);
+        broker.on_publish(move |publish| {
+            (publish.event.event_type.action() == "task_assigned").then(|| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                Fault::Refuse(if number == 0 { too_large() } else { closed("no") })
+            })
+        });
+        let runtime = runtime(&store())
+            .broker(broker as Arc<dyn Broker>)
+            .agent("doubler", Doubler::default())
+            .workflow("one_task", one_task);
+        let runtime = runtime.start().await.unwrap();
+        let run = runtime.start("one_task", &1).await.unwrap();
+        let error = result::<u64>(&run).await.unwrap_err();
+        let expected = ["EVENT_TOO_LARGE", "INVALID_BROKER_CONFIGURATION"][number];
+        assert_eq!(error.code(), expected, "{error:?}");
+        assert_eq!(tried.load(Ordering::SeqCst), 1);
+    }
+}
+
+/// An answer whose id the store knows as another event is recorded all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_an_answer_whose_id_is_known() {
+    let faulty = FaultyStore::new(store());
+    let refused = AtomicUsize::new(0);
+    faulty.on_append(move |append| {
+        let answer = append.events.iter().find(|it| it.event_type.action() == "task_completed")?;
+        let id = answer.id.clone();
+        let is_first = refused.fetch_add(1, Ordering::SeqCst) == 0;
+        is_first.then(|| Fault::Refuse(StoreError::DuplicateEvent { id }))
+    });
+    let (store, doubler): (Arc<dyn Store>, _) = (faulty, Doubler::default());
+    let builder = runtime(&store).agent("doubler", doubler.clone());
+    let runtime = builder.workflow("one_task", one_task).start().await.unwrap();
+    let run = runtime.start("one_task", &4).await.unwrap();
+    assert_eq!(result::<u64>(&run).await.unwrap(), 8);
+    assert_eq!(doubler.0.load(Ordering::SeqCst), 1);
+}
+
+/// What somebody wrote into the journal that can't be read blocks the run, live and after a reload.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_a_run_whose_journal_can_not_be_read() {
+    let store = store();
+    let build = || runtime(&store).workflow("wait", wait).start();
+    let before = build().await.unwrap();
+    let run = before.start("wait", &()).with_id("r").await.unwrap();
+    let other = before.start("wait", &()).with_id("other").await.unwrap();
+    append_to_run(&store, "r", "workflows.wait.timer_fired", json!("nonsense")).await;
+    run.signal("other", &1).await.unwrap();
+    assert_eq!(blocked(&run).await.code, "JOURNAL_UNREADABLE");
+    before.shutdown(PATIENCE).await.unwrap();
+
+    let after = build().await.unwrap();
+    let run = after.run("r").await.unwrap();
+    assert_eq!(blocked(&run).await.code, "JOURNAL_UNREADABLE");
+    other.signal("go", &3).await.unwrap();
+    let other = after.run("other").await.unwrap();
+    assert_eq!(result::<u32>(&other).await.unwrap(), 3);
+}
+
+/// An event of another workflow's name is no event of this run.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_be_ended_by_an_event_of_another_workflow() {
+    for store in [store(), sqlite().await] {
+        let runtime = runtime(&store).workflow("wait", wait).start().await.unwrap();
+        let run = runtime.start("wait", &()).with_id("r").await.unwrap();
+        append_to_run(&store, "r", "workflows.other.completed", json!({"result": 7})).await;
+        append_to_run(&store, "r", "workflows.other.cancel_requested", json!({"reason": "no"}))
+            .await;
+        run.signal("go", &3).await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 3);
+    }
+}
+
+#[tokio::test]
+async fn should_log_how_runs_end_and_that_the_store_is_back() {
+    async fn panics(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        panic!("no code")
+    }
+    let logged = Logged::here();
+    let faulty = FaultyStore::new(store());
+    let refused = AtomicUsize::new(0);
+    faulty.on_append(move |append| {
+        let is_result = holds(append, "step_completed");
+        let refuses = is_result && refused.fetch_add(1, Ordering::SeqCst) < 3;
+        refuses.then(|| Fault::Refuse(store_unavailable()))
+    });
+    let store: Arc<dyn Store> = faulty;
+    let builder = runtime(&store).workflow("one_step", one_step).workflow("panics", panics);
+    let runtime = builder.workflow("wait", wait).workflow("one_task", one_task).start();
+    let runtime = runtime.await.unwrap();
+    for name in ["one_step", "panics", "wait"] {
+        let run = runtime.start(name, &()).with_id(name).await.unwrap();
+        if name == "wait" {
+            run.cancel("enough").await.unwrap();
+        }
+        drop(result::<u32>(&run).await);
+    }
+    let run = runtime.start("one_task", &1).with_id("failing").await.unwrap();
+    assert_eq!(result::<u64>(&run).await.unwrap_err().code(), "AGENT_NOT_FOUND");
+    assert!(!logged.lines(&["WARN", "failing", "AGENT_NOT_FOUND"]).is_empty());
+    for words in [
+        ["INFO", "one_step", "completed"],
+        ["INFO", "wait", "cancelled"],
+        ["INFO", "failing", "failed"],
+        ["WARN", "panics", "WORKFLOW_PANICKED"],
+        ["WARN", "the store failed", "an error occurred"],
+        ["INFO", "the store is back", ""],
+    ] {
+        assert!(!logged.lines(&words).is_empty(), "{words:?} {:?}", logged.lines(&[]));
+    }
+}

@@ -1,0 +1,69 @@
+//! What is logged on the thread of a test.
+
+use std::{
+    fmt::{Debug, Write},
+    sync::{Arc, Mutex},
+};
+
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
+    subscriber::DefaultGuard,
+};
+
+/// Keeps what is logged at INFO and above, while it lives, one line an event.
+pub(crate) struct Logged {
+    lines: Arc<Mutex<Vec<String>>>,
+    _guard: DefaultGuard,
+}
+
+impl Logged {
+    /// Only what is logged on this thread: the test needs a runtime of one thread.
+    pub(crate) fn here() -> Self {
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let guard = tracing::subscriber::set_default(Keeper(Arc::clone(&lines)));
+        Self { lines, _guard: guard }
+    }
+
+    /// The lines that contain every one of these words.
+    pub(crate) fn lines(&self, words: &[&str]) -> Vec<String> {
+        let lines = self.lines.lock().unwrap();
+        let has_all = |line: &&String| words.iter().all(|word| line.contains(word));
+        lines.iter().filter(has_all).cloned().collect()
+    }
+}
+
+struct Keeper(Arc<Mutex<Vec<String>>>);
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        write!(self.0, " {field}={value:?}").unwrap();
+    }
+}
+
+impl Subscriber for Keeper {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(event.metadata().level().to_string());
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
