@@ -81,7 +81,7 @@ impl RunHandle {
             }
             let notified = async {
                 match notified {
-                    Some(notified) => notified.await.ok(),
+                    Some(notified) => notified.ended().await,
                     None => std::future::pending().await,
                 }
             };

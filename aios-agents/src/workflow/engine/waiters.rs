@@ -1,6 +1,6 @@
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use aios_core::{event::Payload, failure::Failure, store::RunStatus};
@@ -17,26 +17,112 @@ pub(crate) struct Ended {
 
 /// Who waits in this process for which run to end.
 #[derive(Debug, Default)]
-pub(crate) struct Waiters(Mutex<HashMap<Arc<str>, Vec<oneshot::Sender<Ended>>>>);
+pub(crate) struct Waiters(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    last: u64,
+    by_run: HashMap<Arc<str>, BTreeMap<u64, oneshot::Sender<Ended>>>,
+}
 
 impl Waiters {
-    pub(crate) fn wait(&self, run_id: &Arc<str>) -> oneshot::Receiver<Ended> {
+    /// Registers a waiter. Dropping it removes it.
+    pub(crate) fn wait(&self, run_id: &Arc<str>) -> Waiter<'_> {
         let (sender, receiver) = oneshot::channel();
-        let mut waiters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_run = waiters.entry(Arc::clone(run_id)).or_default();
-        of_run.retain(|waiter| !waiter.is_closed());
-        of_run.push(sender);
-        receiver
+        let mut waiting = self.waiting();
+        waiting.last += 1;
+        let key = waiting.last;
+        waiting.by_run.entry(Arc::clone(run_id)).or_default().insert(key, sender);
+        Waiter { waiters: self, run_id: Arc::clone(run_id), key, receiver }
     }
 
     pub(crate) fn notify(&self, run_id: &str, ended: &Ended) {
-        let waiting = {
-            let mut waiters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            waiters.remove(run_id).unwrap_or_default()
-        };
-        for waiter in waiting {
+        let of_run = self.waiting().by_run.remove(run_id).unwrap_or_default();
+        for waiter in of_run.into_values() {
             // A waiter that is gone does not want to know.
             let _ = waiter.send(ended.clone());
         }
+    }
+
+    fn remove(&self, run_id: &str, key: u64) {
+        let mut waiting = self.waiting();
+        if let Some(of_run) = waiting.by_run.get_mut(run_id) {
+            of_run.remove(&key);
+            if of_run.is_empty() {
+                waiting.by_run.remove(run_id);
+            }
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One that waits for a run to end.
+#[derive(Debug)]
+pub(crate) struct Waiter<'a> {
+    waiters: &'a Waiters,
+    run_id: Arc<str>,
+    key: u64,
+    receiver: oneshot::Receiver<Ended>,
+}
+
+impl Waiter<'_> {
+    /// How the run ended; `None` if this is never told.
+    pub(crate) async fn ended(mut self) -> Option<Ended> {
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.waiters.remove(&self.run_id, self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended() -> Ended {
+        Ended {
+            status: RunStatus::Completed,
+            result: None,
+            failure: None,
+            continued_as: None,
+        }
+    }
+
+    fn count(waiters: &Waiters) -> usize {
+        waiters.waiting().by_run.len()
+    }
+
+    #[test]
+    fn should_keep_nothing_of_those_who_stopped_waiting() {
+        let (waiters, run_id) = (Waiters::default(), Arc::from("a"));
+        for _ in 0..3 {
+            drop(waiters.wait(&run_id));
+            assert_eq!(count(&waiters), 0);
+        }
+        let (first, second) = (waiters.wait(&run_id), waiters.wait(&run_id));
+        drop(first);
+        assert_eq!(count(&waiters), 1);
+        drop(second);
+        assert_eq!(count(&waiters), 0);
+    }
+
+    #[tokio::test]
+    async fn should_tell_everyone_who_waits_and_keep_nothing_of_them() {
+        let (waiters, run_id) = (Waiters::default(), Arc::from("a"));
+        let (first, second) = (waiters.wait(&run_id), waiters.wait(&run_id));
+        waiters.notify("a", &ended());
+        assert_eq!(count(&waiters), 0);
+        assert!(first.ended().await.is_some());
+        let later = waiters.wait(&run_id);
+        assert!(second.ended().await.is_some());
+        assert_eq!(count(&waiters), 1, "an earlier waiter removes only itself");
+        drop(later);
+        assert_eq!(count(&waiters), 0);
     }
 }
