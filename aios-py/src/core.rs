@@ -152,8 +152,9 @@ impl Core {
         })
     }
 
-    /// Ends the threads. What still waits is told that the runtime was closed.
-    fn dispose(&self, py: Python<'_>) -> PyResult<()> {
+    /// Ends the threads, for which it waits so many seconds.
+    fn dispose(&self, py: Python<'_>, wait: f64) -> PyResult<()> {
+        let wait = seconds(py, wait)?;
         let tokio = self.tokio().take();
         if !self.calls.is_own_process() {
             // The threads stayed behind in the parent: there is nothing to join.
@@ -164,8 +165,13 @@ impl Core {
         self.calls.places.pool.close();
         self.calls.drop_handles();
         if let Some(tokio) = tokio {
-            py.detach(|| tokio.shutdown_timeout(Duration::from_secs(5)));
+            py.detach(|| stop(tokio, wait));
         }
+        Ok(())
+    }
+
+    /// Tells what still waits that the runtime was closed. For the loop's thread.
+    fn fail_all(&self, py: Python<'_>) -> PyResult<()> {
         self.calls.fail_all(py)
     }
 
@@ -413,8 +419,20 @@ impl Drop for Core {
     fn drop(&mut self) {
         let Some(tokio) = self.tokio().take() else { return };
         match self.calls.is_own_process() {
-            true => tokio.shutdown_background(),
+            true => {
+                self.calls.places.pool.close();
+                tokio.shutdown_background();
+            }
             false => std::mem::forget(tokio),
         }
+    }
+}
+
+/// Stops the threads. One of them can't wait for itself: it may be the one on which Python collects
+/// its garbage.
+fn stop(tokio: tokio::runtime::Runtime, wait: Duration) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(_) => tokio.shutdown_background(),
+        Err(_) => tokio.shutdown_timeout(wait),
     }
 }

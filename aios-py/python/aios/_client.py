@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import threading
+import warnings
 import weakref
 from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
@@ -58,6 +60,13 @@ def _dispose_all() -> None:
     until = time.monotonic() + _GRACE
     for thread in list(_THREADS):
         thread.join(max(0.0, until - time.monotonic()))
+
+
+def _abandon(reference: weakref.ref[Client], serial: int) -> None:
+    """Closes a client whose loop has dropped it, if it was not opened again since."""
+    client = reference()
+    if client is not None and client._serial == serial:
+        client._abandon()
 
 
 class RunHandle(Generic[O]):
@@ -191,26 +200,46 @@ class EventStream:
         return Event.from_envelope(row[1])
 
 
-def _wake_by_signals(descriptor: int) -> None:
+#: The bridges whose loops are to be woken by signals, oldest first. Only the main thread can choose
+#: the descriptor that a signal writes to, so that a bridge stays here, and its descriptor open, until
+#: the main thread has chosen another one.
+_WAKERS: list[LoopBridge] = []
+#: Those among them that are closed.
+_CLOSED_WAKERS: list[LoopBridge] = []
+
+
+def _wake_by_signals(bridge: LoopBridge) -> None:
     """Lets signals wake the loop, if nothing does so yet.
 
     A signal that comes just before the loop begins to wait would be handled only when it has waited:
     asyncio relies on the call being interrupted, unless it has signal handlers of its own.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    other = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
-    if other != -1:
-        signal.set_wakeup_fd(other, warn_on_full_buffer=False)
+    if threading.current_thread() is threading.main_thread():
+        _WAKERS.append(bridge)
+        _choose_waker()
 
 
-def _wake_by_signals_no_more(descriptor: int) -> None:
+def _wake_by_signals_no_more(bridge: LoopBridge) -> None:
     """Takes back what :func:`_wake_by_signals` did."""
-    if threading.current_thread() is not threading.main_thread():
+    if bridge not in _WAKERS:
         return
-    current = signal.set_wakeup_fd(-1)
-    if current not in (-1, descriptor):
-        signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+    _CLOSED_WAKERS.append(bridge)
+    if threading.current_thread() is threading.main_thread():
+        _choose_waker()
+
+
+def _choose_waker() -> None:
+    """Has signals write to the latest bridge that is open, unless a descriptor of others is in use."""
+    open_wakers = [bridge for bridge in _WAKERS if bridge not in _CLOSED_WAKERS]
+    own = {bridge.wakeup_fileno() for bridge in _WAKERS}
+    wanted = open_wakers[-1].wakeup_fileno() if open_wakers else -1
+    current = signal.set_wakeup_fd(wanted, warn_on_full_buffer=False)
+    if current != -1 and current not in own:
+        # One that was closed meanwhile is refused.
+        with contextlib.suppress(OSError, ValueError):
+            signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+    _WAKERS[:] = open_wakers
+    _CLOSED_WAKERS.clear()
 
 
 class Client:
@@ -230,6 +259,12 @@ class Client:
             without it.
     """
 
+    _core: Core | None = None
+    _bridge: LoopBridge | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    #: How often it was opened.
+    _serial = 0
+
     def __init__(
         self,
         store: str | None = "memory:",
@@ -244,10 +279,11 @@ class Client:
         self._source = source
         self._workflows = list(workflows)
         self._workers = workers if workers is not None else min(4, os.cpu_count() or 1)
-        self._core: Core | None = None
-        self._bridge: LoopBridge | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._process = os.getpid()
+        self._thread = threading.get_ident()
+
+    def __del__(self) -> None:
+        self._abandon()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -317,10 +353,14 @@ class Client:
         loop = asyncio.get_running_loop()
         bridge = _aios.LoopBridge(loop)
         core = _aios.Core(bridge, self._workers)
-        loop.add_reader(bridge.fileno(), bridge.drain)
-        _wake_by_signals(bridge.wakeup_fileno())
+        drain = bridge.drain
+        loop.add_reader(bridge.fileno(), drain)
+        # The loop holds the only reference to this method, and drops it when it is closed.
+        self._serial += 1
+        weakref.finalize(drain, _abandon, weakref.ref(self), self._serial).atexit = False
+        _wake_by_signals(bridge)
         self._core, self._bridge, self._loop = core, bridge, loop
-        self._process = os.getpid()
+        self._process, self._thread = os.getpid(), threading.get_ident()
         _OPEN.add(self)
         self._start_threads(core)
         return core
@@ -363,24 +403,44 @@ class Client:
         """Whether the process has not forked since this was opened."""
         return self._process == os.getpid()
 
-    def _dispose(self) -> None:
-        """Ends the threads. Safe to call twice, at exit, and in a child after a fork."""
+    def _dispose(self, wait: float = 5.0) -> None:
+        """Ends the threads, for which it waits so many seconds. Safe to call twice, on any thread, at
+        exit, and in a child after a fork."""
         core, bridge, loop = self._core, self._bridge, self._loop
         self._core = self._bridge = self._loop = None
         _OPEN.discard(self)
+        if core is None or bridge is None or loop is None:
+            return
         # A forked child shares the selector with its parent, and would take the reader from it.
-        if loop is not None and bridge is not None and not loop.is_closed() and self._is_own_process():
-            _wake_by_signals_no_more(bridge.wakeup_fileno())
+        is_own = self._is_own_process()
+        if is_own:
+            _wake_by_signals_no_more(bridge)
+        bridge.close()
+        core.dispose(wait)
+        if not is_own or loop.is_closed():
+            return
+
+        def leave() -> None:
             loop.remove_reader(bridge.fileno())
-        if bridge is not None:
-            bridge.close()
-        if core is not None:
-            try:
-                core.dispose()
-            except RuntimeError:
-                # At exit the loop of the calls that still wait is closed already.
-                if loop is not None and not loop.is_closed():
-                    raise
+            core.fail_all()
+
+        if self._thread == threading.get_ident():
+            leave()
+        else:
+            # The loop may be closed at this moment.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(leave)
+
+    def _abandon(self) -> None:
+        """Closes what was not closed: this is dropped while it is open, or its loop is closed."""
+        if self._core is None:
+            return
+        is_own = self._is_own_process()
+        self._dispose(1.0)
+        if is_own:
+            kind = f"aios.{type(self).__name__}"
+            text = f"unclosed {kind}: use `async with`, or await its close()"
+            warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
     def _opened(self) -> Core:
         if self._core is None:

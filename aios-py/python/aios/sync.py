@@ -52,7 +52,10 @@ class _Loop:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Runs a coroutine on the loop and waits; an interrupt cancels it."""
@@ -74,9 +77,11 @@ class _Loop:
     def stop(self) -> None:
         if self._process != os.getpid():
             return
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        # What is dropped may be collected on any thread, on this one too.
+        if self._thread is not threading.current_thread():
+            self._thread.join()
 
 
 class RunHandle(Generic[O]):
@@ -171,9 +176,16 @@ class EventStream:
 class Client:
     """See :class:`aios.Client`, which takes the same arguments."""
 
+    _running: _Loop | None = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._client: _client.Client = self._make(*args, **kwargs)
-        self._running: _Loop | None = None
+
+    def __del__(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            # The client is closed, and says so, when its loop is.
+            running.stop()
 
     def _make(self, *args: Any, **kwargs: Any) -> _client.Client:
         return _client.Client(*args, **kwargs)

@@ -86,12 +86,7 @@ mod tests {
     use super::*;
 
     fn ended() -> Ended {
-        Ended {
-            status: RunStatus::Completed,
-            result: None,
-            failure: None,
-            continued_as: None,
-        }
+        Ended { status: RunStatus::Completed, result: None, failure: None, continued_as: None }
     }
 
     fn count(waiters: &Waiters) -> usize {

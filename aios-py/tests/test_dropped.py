@@ -1,0 +1,228 @@
+"""Runtimes that were dropped, or whose loop was closed, while they were open."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import finish
+
+import aios
+import aios.sync
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@aios.agent("plain")
+def plain(context: aios.TaskContext, parameters: int) -> int:
+    return parameters
+
+
+@aios.workflow("waits")
+async def waits(context: aios.WorkflowContext) -> str:
+    return await context.signal("never", result=str)
+
+
+def runtime() -> aios.Runtime:
+    return aios.Runtime(agents=[plain], workflows=[waits], workers=2, threads=2)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def settled(read: Callable[[], int], expected: int) -> int:
+    """What is read, once it is no more than expected; threads take a moment to end."""
+    until = time.monotonic() + 30
+    while (found := read()) > expected and time.monotonic() < until:
+        gc.collect()
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_waker_is_left() -> Iterator[None]:
+    yield
+    gc.collect()
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+async def leave_open() -> None:
+    dropped = runtime()
+    await dropped.open()
+    await dropped.start(waits)
+    assert await dropped.call("plain", 1) == 1
+
+
+def unclosed(action: Callable[[], object]) -> list[str]:
+    """What is warned of as unclosed."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        action()
+        gc.collect()
+    return [str(one.message) for one in caught if one.category is ResourceWarning]
+
+
+def test_should_end_the_threads_of_a_runtime_whose_loop_was_closed() -> None:
+    asyncio.run(leave_open())  # Threads that stay for the process are there now.
+    before = settled(threads, 0 + threads()), descriptors()
+    for number in range(30):
+        texts = unclosed(lambda: asyncio.run(leave_open()))
+        assert texts == ["unclosed aios.Runtime: use `async with`, or await its close()"], number
+    assert settled(threads, before[0]) <= before[0]
+    assert settled(descriptors, before[1]) <= before[1]
+
+
+def test_should_close_a_runtime_whose_loop_was_closed_although_it_is_still_held() -> None:
+    held = runtime()
+
+    async def open_it() -> None:
+        await held.open()
+
+    assert len(unclosed(lambda: asyncio.run(open_it()))) == 1
+
+    async def use_it() -> None:
+        with pytest.raises(aios.RuntimeClosedError):
+            await held.call("plain", 1)
+        async with held:
+            assert await held.call("plain", 2) == 2
+
+    assert unclosed(lambda: asyncio.run(use_it())) == []
+
+
+async def test_should_close_a_runtime_that_is_dropped_while_its_loop_goes_on() -> None:
+    await leave_open()
+    gc.collect()
+    before = threads()
+    for _ in range(10):
+        await leave_open()
+        gc.collect()
+    assert settled(threads, before) <= before
+    async with runtime() as other:
+        assert await other.call("plain", 3) == 3
+
+
+async def test_should_close_a_runtime_that_is_dropped_on_another_thread() -> None:
+    kept = [runtime()]
+    await kept[0].open()
+    waiting = asyncio.ensure_future((await kept[0].start(waits)).result())
+    await asyncio.sleep(0)
+    async with runtime() as other:
+        thread = threading.Thread(target=kept.clear)
+        thread.start()
+        while thread.is_alive():
+            await asyncio.sleep(0.01)
+        with pytest.raises(aios.RuntimeClosedError):
+            await waiting
+        assert await other.call("plain", 4) == 4
+
+
+def test_should_close_a_sync_runtime_that_is_dropped() -> None:
+    def drop() -> None:
+        dropped = aios.sync.Runtime(agents=[plain], workers=2, threads=2)
+        dropped.open()
+        assert dropped.call("plain", 5) == 5
+
+    drop()
+    gc.collect()
+    before = threads()
+    for _ in range(10):
+        assert len(unclosed(drop)) == 1
+    assert settled(threads, before) <= before
+
+
+def test_should_not_disturb_the_next_runtime_by_one_that_was_dropped() -> None:
+    async def fails() -> None:
+        async with runtime():
+            raise ValueError("mine")
+
+    for _ in range(50):
+        unclosed(lambda: asyncio.run(leave_open()))
+        # Takes the descriptors that have just become free.
+        pair = socket.socketpair()
+        with pytest.raises(ValueError, match="mine"):
+            asyncio.run(fails())
+        assert pair[0].send(b"x") == 1 and pair[1].recv(1) == b"x"
+        for end in pair:
+            end.close()
+
+
+def test_should_leave_the_wakeup_descriptor_of_others_alone() -> None:
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno())
+    try:
+        unclosed(lambda: asyncio.run(leave_open()))
+        assert signal.set_wakeup_fd(writer.fileno()) == writer.fileno()
+    finally:
+        signal.set_wakeup_fd(before)
+        reader.close()
+        writer.close()
+
+
+async def test_should_wake_by_signals_while_one_of_two_runtimes_is_open() -> None:
+    async with runtime():
+        async with runtime():
+            pass
+        assert signal.set_wakeup_fd(-1) != -1
+
+
+def test_should_open_a_file_again_right_after_it_was_dropped(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path / 'a.db'}"
+
+    async def leave() -> None:
+        dropped = aios.Runtime(url, workflows=[waits])
+        await dropped.open()
+        await dropped.start(waits, id="a")
+
+    async def again() -> None:
+        async with aios.Runtime(url, workflows=[waits]) as opened:
+            assert (await (await opened.run("a")).status()).status == "running"
+
+    for _ in range(5):
+        unclosed(lambda: asyncio.run(leave()))
+        asyncio.run(again())
+
+
+def test_should_end_a_program_that_drops_runtimes_all_the_time(script: Start) -> None:
+    status, output, errors = finish(
+        script(
+            """
+import asyncio, gc, threading
+import aios
+
+@aios.agent("plain")
+def plain(context: aios.TaskContext, parameters: int) -> int:
+    return parameters
+
+async def main(number):
+    runtime = aios.Runtime(agents=[plain], workers=1, threads=1)
+    await runtime.open()
+    if number % 2:
+        await runtime.call("plain", number)
+    if number % 3 == 0:
+        runtime.itself = runtime
+
+for number in range(40):
+    asyncio.run(main(number))
+del number
+gc.collect()
+print(sum(thread.name.startswith("aios-0") for thread in threading.enumerate()) < 5)
+"""
+        )
+    )
+    assert (status, output, errors) == (0, "True\n", "")
