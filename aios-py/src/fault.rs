@@ -130,6 +130,9 @@ impl From<TaskError> for Fault {
 impl From<WorkflowError> for Fault {
     fn from(error: WorkflowError) -> Self {
         match error.failure() {
+            Some(failure) if failure.code == WorkflowError::OUTSIDE => {
+                Self::of_failure("workflow_code", failure.clone(), false)
+            }
             Some(failure) => Self::of_failure("task", failure.clone(), false),
             None => Self::new("task", "CONTINUED_AS_NEW", error.to_string()),
         }

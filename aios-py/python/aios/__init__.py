@@ -61,7 +61,14 @@ from ._records import (
 )
 from ._retry import RetryPolicy
 from ._trace import traceparent
-from ._workflow import ContinueAsNew, Workflow, WorkflowContext, workflow
+from ._workflow import (
+    ContinueAsNew,
+    StepContext,
+    Workflow,
+    WorkflowContext,
+    current_step,
+    workflow,
+)
 
 __all__ = [
     "AgentNotFoundError",
@@ -97,6 +104,7 @@ __all__ = [
     "RuntimeClosedError",
     "ShutdownTimeoutError",
     "SignalTimeoutError",
+    "StepContext",
     "StoreError",
     "StoreLockedError",
     "TaskCancelledError",
@@ -112,6 +120,7 @@ __all__ = [
     "WorkflowStatus",
     "__version__",
     "agent",
+    "current_step",
     "traceparent",
     "workflow",
 ]

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import contextvars
 import copy
+import gc
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
+from sys import getrefcount
+from types import CoroutineType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    NamedTuple,
+    NoReturn,
+    ParamSpec,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from . import _trace
-from ._aios import PENDING
+from ._aios import PENDING, Operation
 from ._errors import AiosError, WorkflowCodeError
 
 if TYPE_CHECKING:
@@ -16,7 +29,7 @@ if TYPE_CHECKING:
     import datetime
     import uuid
 
-    from ._aios import Operation, Reply, RunCore
+    from ._aios import Reply, RunCore
     from ._retry import RetryPolicy
 
 T = TypeVar("T")
@@ -194,99 +207,208 @@ class Driver:
         finally:
             self._set_running_loop(loop)
 
-    def advance(self) -> Any:
-        """Runs the coroutine until it waits. Raises what it raises, ``StopIteration`` at its end."""
-        yielded = self._guarded(self._send, None)
-        if yielded is PENDING:
-            return PENDING
-        foreign = WorkflowCodeError(f"{yielded!r} was awaited: {_FOREIGN}")
-        # Thrown where it waits, so that the traceback shows the line.
-        self._guarded(self._coroutine.throw, foreign)
-        raise foreign
+    def advance(self, key: int | None) -> Any:
+        """Runs the coroutine until it waits, because an operation has an outcome or from the
+        beginning. Raises what it raises, ``StopIteration`` at its end."""
+        collects = gc.isenabled()
+        # Which operations are given up must not depend on when garbage is collected.
+        gc.disable()
+        try:
+            yielded = self._guarded(self._send, key)
+            kind = type(yielded)
+            if kind is Operation or kind is _Keys:
+                return PENDING
+            foreign = WorkflowCodeError(f"{yielded!r} was awaited: {_FOREIGN}")
+            # Thrown where it waits, so that the traceback shows the line.
+            self._guarded(self._coroutine.throw, foreign)
+            raise foreign
+        finally:
+            if collects:
+                gc.enable()
 
     def close(self) -> None:
         """Drops the coroutine where it waits."""
         self._guarded(self._coroutine.close)
 
 
+class _Keys(list[int]):
+    """The operations that several awaitables wait for; what they yield together."""
+
+    __slots__ = ()
+
+
 class _Part:
     """One of several awaitables that go on at the same time."""
 
-    __slots__ = ("_close", "_next", "_throw", "value")
+    __slots__ = ("_send", "_steps", "awaitable", "is_over", "value")
 
     def __init__(self, awaitable: Awaitable[Any]) -> None:
         steps: Any = awaitable.__await__()
-        self._next: Callable[[], Any] = steps.__next__
-        self._throw: Any = getattr(steps, "throw", None)
-        self._close: Any = getattr(steps, "close", None)
+        self.awaitable: Any = awaitable
+        self._steps: Any = steps
+        send: Callable[[Any], Any] | None = getattr(steps, "send", None)
+        self._send: Any = send if send is not None else lambda _: next(steps)
+        self.is_over = False
         self.value: Any = None
 
-    def poll(self) -> bool:
-        """Lets it go on; whether it is over."""
+    def go_on(self, key: int | None) -> Sequence[int]:
+        """Lets it go on; the operations that it waits for now, unless it is over."""
         try:
-            yielded = self._next()
+            yielded = self._send(key)
         except StopIteration as stop:
             self.value = stop.value
-            return True
-        if yielded is PENDING:
-            return False
+            self.is_over = True
+            return ()
+        if type(yielded) is Operation:
+            return (yielded.key,)
+        if type(yielded) is _Keys:
+            return yielded
         foreign = WorkflowCodeError(f"{yielded!r} was awaited: {_FOREIGN}")
-        if self._throw is not None:
-            self._throw(foreign)
+        throw = getattr(self._steps, "throw", None)
+        if throw is not None:
+            throw(foreign)
         raise foreign
 
-    def close(self) -> None:
-        if self._close is not None:
-            self._close()
+    def give_up(self) -> None:
+        """Closes it, unless the workflow still has it: then it can be awaited again."""
+        steps, self._steps, self._send = self._steps, None, None
+        awaitable: Any = self.awaitable
+        if awaitable is None:
+            return
+        if type(awaitable) is not Operation and type(awaitable) is not CoroutineType:
+            # An object that made what is awaited can't be awaited where that stopped.
+            close = getattr(steps, "close", None)
+            if close is not None:
+                close()
+        del steps, awaitable
+        if _references(self) <= _ALONE:
+            close = getattr(self.awaitable, "close", None)
+            if close is not None:
+                close()
+        self.awaitable = None
 
 
-class _Gather:
-    __slots__ = ("_keep_errors", "_parts")
+def _references(part: _Part) -> int:
+    return getrefcount(part.awaitable)
+
+
+class _Lone:
+    """Awaitable that only its part has."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield None
+
+
+def _alone() -> int:
+    part = _Part(_Lone())
+    part._steps = part._send = None
+    return _references(part)
+
+
+#: How many references there are to an awaitable that the workflow does not have.
+_ALONE = _alone()
+
+
+class _Group:
+    """Awaitables that go on at the same time. Only those go on whose operations have an outcome."""
+
+    __slots__ = ("_parts", "_waiting")
+
+    def __init__(self, awaitables: Sequence[Awaitable[Any]]) -> None:
+        self._parts = [_Part(awaitable) for awaitable in awaitables]
+        self._waiting: dict[int, list[int]] = {}
+
+    def _begin(self) -> Generator[Any, Any, None]:
+        """Lets each part go on once, then those whose operations have an outcome, for ever."""
+        keys = _Keys()
+        for index in range(len(self._parts)):
+            self._go_on(index, None, keys)
+            if self._is_over(index):
+                return
+        while True:
+            key = yield keys
+            keys = _Keys()
+            for index in self._waiting.pop(key, ()):
+                if not self._parts[index].is_over:
+                    self._go_on(index, key, keys)
+                    if self._is_over(index):
+                        return
+
+    def _go_on(self, index: int, key: int | None, keys: _Keys) -> None:
+        for wanted in self._poll(self._parts[index], key):
+            waiting = self._waiting.get(wanted)
+            if waiting is None:
+                self._waiting[wanted] = [index]
+                keys.append(wanted)
+            elif index not in waiting:
+                waiting.append(index)
+
+    def _poll(self, part: _Part, key: int | None) -> Sequence[int]:
+        return part.go_on(key)
+
+    def _is_over(self, index: int) -> bool:
+        """Whether the group is over, after a part of it went on."""
+        raise NotImplementedError
+
+    def _give_up(self) -> None:
+        for part in self._parts:
+            if not part.is_over:
+                part.give_up()
+
+
+class _Gather(_Group):
+    __slots__ = ("_keep_errors", "_left")
 
     def __init__(self, awaitables: Sequence[Awaitable[Any]], keep_errors: bool) -> None:
-        self._parts = [_Part(awaitable) for awaitable in awaitables]
+        super().__init__(awaitables)
         self._keep_errors = keep_errors
+        self._left = len(self._parts)
 
-    def __await__(self) -> Generator[Any, None, list[Any]]:
-        waiting = self._parts
+    def __await__(self) -> Generator[Any, Any, list[Any]]:
         try:
-            while waiting:
-                waiting = [part for part in waiting if not self._poll(part)]
-                if waiting:
-                    yield PENDING
+            if self._parts:
+                yield from self._begin()
         finally:
-            for part in waiting:
-                part.close()
+            self._give_up()
         return [part.value for part in self._parts]
 
-    def _poll(self, part: _Part) -> bool:
+    def _is_over(self, index: int) -> bool:
+        if self._parts[index].is_over:
+            self._left -= 1
+        return self._left == 0
+
+    def _poll(self, part: _Part, key: int | None) -> Sequence[int]:
         if not self._keep_errors:
-            return part.poll()
+            return part.go_on(key)
         try:
-            return part.poll()
+            return part.go_on(key)
         except WorkflowCodeError:
             raise
         except Exception as error:
             part.value = error
-            return True
+            part.is_over = True
+            return ()
 
 
-class _Race:
-    __slots__ = ("_parts",)
+class _Race(_Group):
+    __slots__ = ("_winner",)
 
     def __init__(self, awaitables: Sequence[Awaitable[Any]]) -> None:
-        self._parts = [_Part(awaitable) for awaitable in awaitables]
+        super().__init__(awaitables)
+        self._winner = 0
 
-    def __await__(self) -> Generator[Any, None, tuple[int, Any]]:
+    def __await__(self) -> Generator[Any, Any, tuple[int, Any]]:
         try:
-            while True:
-                for index, part in enumerate(self._parts):
-                    if part.poll():
-                        return index, part.value
-                yield PENDING
+            yield from self._begin()
         finally:
-            for part in self._parts:
-                part.close()
+            self._give_up()
+        return self._winner, self._parts[self._winner].value
+
+    def _is_over(self, index: int) -> bool:
+        self._winner = index
+        return self._parts[index].is_over
 
 
 class WorkflowContext:
@@ -296,11 +418,12 @@ class WorkflowContext:
     Call them in the same order in every execution.
     """
 
-    __slots__ = ("_retry", "_run")
+    __slots__ = ("_retry", "_run", "_timeout")
 
     def __init__(self, run: RunCore) -> None:
         self._run = run
         self._retry: RetryPolicy | None = None
+        self._timeout: float | None = None
 
     @property
     def run_id(self) -> str:
@@ -326,6 +449,14 @@ class WorkflowContext:
         """A context whose tasks and steps are tried again as ``policy`` says."""
         other = copy.copy(self)
         other._retry = policy
+        return other
+
+    def with_timeout(self, seconds: float | None) -> WorkflowContext:
+        """A context whose tasks and steps may take so long, each attempt. A step that takes longer
+        fails with the code ``STEP_TIMEOUT``: a coroutine is cancelled, a plain function runs to its
+        end, unheard."""
+        other = copy.copy(self)
+        other._timeout = seconds
         return other
 
     @overload
@@ -376,6 +507,7 @@ class WorkflowContext:
             InvalidDataError: ``parameters`` can't be JSON.
         """
         retry = retry if retry is not None else self._retry
+        timeout = timeout if timeout is not None else self._timeout
         return self._run.task(agent, parameters, agent_id, timeout, _parts(retry), _reader(result))
 
     @overload
@@ -401,6 +533,8 @@ class WorkflowContext:
         Both see the context variables that the workflow sees where it calls this.
         It may run again if the process dies before the result is recorded. The result goes through
         JSON, and comes back as the type that the function is annotated to return.
+        :func:`current_step` tells the function which attempt it is. What the function can't use is
+        this context: that raises :class:`WorkflowCodeError`.
 
         Args:
             name: Names the step in the journal.
@@ -419,6 +553,7 @@ class WorkflowContext:
             args,
             kwargs,
             contextvars.copy_context(),
+            self._timeout,
             _parts(self._retry),
             _step_reader(function),
         )
@@ -504,12 +639,16 @@ class WorkflowContext:
         Args:
             awaitables: Operations, or coroutines that await operations.
             return_exceptions: Puts exceptions among the results. Otherwise the first one is raised
-                and the other operations are given up.
+                and the other operations are given up, unless the workflow still has them.
         """
         return cast("Awaitable[list[T]]", _Gather(awaitables, return_exceptions))
 
     def race(self, *awaitables: Awaitable[T]) -> Awaitable[tuple[int, T]]:
-        """Waits for the first one, and gives up the others.
+        """Waits for the first one: the one whose outcome stands first in the journal, in every
+        replay.
+
+        The others are given up, unless the workflow still has them: an operation in a variable can
+        be raced or awaited again, for example a deadline that a loop races with each item.
 
         Returns:
             Which one it is, counted from 0, and its result. If it raised, so does this.
@@ -611,15 +750,43 @@ def _step_reader(function: Callable[..., Any]) -> Callable[[Any], Any] | None:
     return made
 
 
+class StepContext(NamedTuple):
+    """What a step knows of its attempt.
+
+    Attributes:
+        attempt: Its number, from 1.
+        idempotency_key: The same text in every attempt of this step and in no other step: hand it
+            to outside systems, so that they recognise a repetition.
+    """
+
+    attempt: int
+    idempotency_key: str
+
+
+_step: contextvars.ContextVar[StepContext] = contextvars.ContextVar("aios_step")
+
+
+def current_step() -> StepContext:
+    """What the step that runs knows of its attempt.
+
+    Raises:
+        LookupError: No step runs here.
+    """
+    return _step.get()
+
+
 def start_async_step(
     reply: Reply,
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     context: contextvars.Context,
+    step: tuple[int, str],
 ) -> asyncio.Task[None]:
     """Starts an async step on the loop; what Rust calls."""
     from asyncio import get_running_loop
+
+    context.run(_step.set, StepContext(*step))
 
     # A task takes a copy of the context in which it is made.
     create = get_running_loop().create_task
@@ -645,10 +812,13 @@ def run_plain_step(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     context: contextvars.Context,
+    step: tuple[int, str],
 ) -> None:
     """Runs a plain step in the pool; what Rust calls."""
     try:
-        value = context.copy().run(function, *args, **kwargs)
+        copied = context.copy()
+        copied.run(_step.set, StepContext(*step))
+        value = copied.run(function, *args, **kwargs)
     except BaseException as error:
         reply.fail(error)
     else:

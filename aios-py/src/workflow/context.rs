@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_agents::workflow::{
-    WorkflowContext, WorkflowError,
+    StepContext, WorkflowContext, WorkflowError,
     machine::{ChildRequest, Request, TaskRequest},
 };
 use aios_core::{
@@ -15,7 +15,10 @@ use pyo3::{
     types::{PyDict, PyTuple},
 };
 
-use super::{Drive, Operation, operation::Operations};
+use super::{
+    Drive, Operation,
+    operation::{Call, Operations},
+};
 use crate::{
     fault::Fault,
     given::{Retry, event_of},
@@ -41,8 +44,20 @@ impl RunCore {
         Self { context, operations, places }
     }
 
-    fn ask(&self, request: Request, decode: Option<Py<PyAny>>) -> Operation {
-        Operation::new(&self.operations, Box::pin(self.context.operation(request)), decode)
+    fn ask(
+        &self,
+        py: Python<'_>,
+        request: Request,
+        decode: Option<Py<PyAny>>,
+    ) -> PyResult<Operation> {
+        self.check(py)?;
+        let call = Call::Operation(self.context.operation(request));
+        Ok(Operation::new(&self.operations, call, decode))
+    }
+
+    /// Fails where only the workflow itself may ask for anything.
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.context.ensure_current().map_err(|error| Fault::from(error).into_error(py))
     }
 }
 
@@ -85,10 +100,10 @@ impl RunCore {
             timeout: timeout.map(|timeout| seconds(parameters.py(), timeout)).transpose()?,
             retry: policy(parameters.py(), retry)?,
         };
-        Ok(self.ask(Request::Task(Box::new(request)), decode))
+        self.ask(parameters.py(), Request::Task(Box::new(request)), decode)
     }
 
-    #[pyo3(signature = (name, function, is_async, args, kwargs, context, retry, decode))]
+    #[pyo3(signature = (name, function, is_async, args, kwargs, context, timeout, retry, decode))]
     #[allow(clippy::too_many_arguments, reason = "called by aios._workflow only")]
     fn step(
         &self,
@@ -99,29 +114,36 @@ impl RunCore {
         args: Py<PyTuple>,
         kwargs: Py<PyDict>,
         context: Py<PyAny>,
+        timeout: Option<f64>,
         retry: Option<Retry>,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
+        self.check(py)?;
         let retry = policy(py, retry)?;
+        let timeout = timeout.map(|timeout| seconds(py, timeout)).transpose()?;
         let code = if is_async { "start_async_step" } else { "run_plain_step" };
         let code = py.import("aios._workflow")?.getattr(code)?.unbind();
         let runner = Arc::new(Function { code, is_async });
         let given = Arc::new(Given { function, args, kwargs, context });
         let places = self.places.clone();
-        let step = self.context.step(name, move || {
+        let step = self.context.step_with(name, move |step: StepContext| {
             let (runner, given, places) = (Arc::clone(&runner), Arc::clone(&given), places.clone());
             async move {
                 let Some(places) = places else { return Err(no_places()) };
-                let arguments: Arguments = Box::new(move |py| Ok(given.arguments(py)));
+                let arguments: Arguments = Box::new(move |py| given.arguments(py, &step));
                 places.run(runner, TaskError::FAILED, arguments).await
             }
         });
-        let call = step.retry(retry);
-        Ok(Operation::new(&self.operations, Box::pin(call), decode))
+        let step = step.retry(retry);
+        let step = match timeout {
+            Some(timeout) => step.timeout(timeout),
+            None => step,
+        };
+        Ok(Operation::new(&self.operations, Call::Step(step), decode))
     }
 
     fn sleep(&self, py: Python<'_>, duration: f64) -> PyResult<Operation> {
-        Ok(self.ask(Request::Sleep { duration: seconds(py, duration)? }, None))
+        self.ask(py, Request::Sleep { duration: seconds(py, duration)? }, None)
     }
 
     #[pyo3(signature = (name, timeout, decode))]
@@ -133,7 +155,7 @@ impl RunCore {
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
         let timeout = timeout.map(|timeout| seconds(py, timeout)).transpose()?;
-        Ok(self.ask(Request::Signal { name: name.into(), timeout }, decode))
+        self.ask(py, Request::Signal { name: name.into(), timeout }, decode)
     }
 
     #[pyo3(signature = (workflow, input, run_id, leave_running, decode))]
@@ -147,7 +169,7 @@ impl RunCore {
     ) -> PyResult<Operation> {
         let workflow = segment(input.py(), workflow)?;
         let request = ChildRequest { workflow, run_id, input: json::write(input)?, leave_running };
-        Ok(self.ask(Request::Child(Box::new(request)), decode))
+        self.ask(input.py(), Request::Child(Box::new(request)), decode)
     }
 
     fn emit(&self, event_type: &str, data: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -157,7 +179,13 @@ impl RunCore {
     }
 
     #[pyo3(signature = (text, progress))]
-    fn set_status(&self, text: String, progress: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    fn set_status(
+        &self,
+        py: Python<'_>,
+        text: String,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        self.check(py)?;
         match progress {
             None => self.context.set_status(text),
             Some(progress) => {
@@ -169,26 +197,31 @@ impl RunCore {
     }
 
     /// `begin(run, None)` makes the coroutine that undoes.
-    fn compensate(&self, name: &str, begin: Py<PyAny>) {
+    fn compensate(&self, py: Python<'_>, name: &str, begin: Py<PyAny>) -> PyResult<()> {
+        self.check(py)?;
         let places = self.places.clone();
         self.context.compensate(name, move |context| async move {
             let operations = Arc::new(Operations::default());
             let run = Self::new(context, Arc::clone(&operations), places);
             Drive::new(begin, run, Payload::null(), operations).await.map(drop)
         });
+        Ok(())
     }
 
     /// Microseconds since the Unix epoch.
-    fn now_micros(&self) -> i64 {
-        self.context.now().as_micros()
+    fn now_micros(&self, py: Python<'_>) -> PyResult<i64> {
+        self.check(py)?;
+        Ok(self.context.now().as_micros())
     }
 
-    fn uuid(&self) -> String {
-        self.context.uuid().to_string()
+    fn uuid(&self, py: Python<'_>) -> PyResult<String> {
+        self.check(py)?;
+        Ok(self.context.uuid().to_string())
     }
 
-    fn random(&self) -> f64 {
-        self.context.random()
+    fn random(&self, py: Python<'_>) -> PyResult<f64> {
+        self.check(py)?;
+        Ok(self.context.random())
     }
 
     fn version(&self, py: Python<'_>, change: &str, oldest: u32, newest: u32) -> PyResult<u32> {
@@ -207,13 +240,19 @@ struct Given {
 }
 
 impl Given {
-    fn arguments<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
-        vec![
+    fn arguments<'py>(
+        &self,
+        py: Python<'py>,
+        step: &StepContext,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let step = (step.attempt(), step.idempotency_key());
+        Ok(vec![
             self.function.bind(py).clone(),
             self.args.bind(py).clone().into_any(),
             self.kwargs.bind(py).clone().into_any(),
             self.context.bind(py).clone(),
-        ]
+            step.into_pyobject(py)?.into_any(),
+        ])
     }
 }
 

@@ -49,8 +49,9 @@ impl Drive {
         Self { state: State::Fresh { begin, run, input }, operations }
     }
 
-    fn advance(&mut self, py: Python<'_>) -> Poll<Ended> {
-        let advanced = self.driver(py).and_then(|driver| driver.call_method0("advance"));
+    /// Lets the coroutine go on, because of an outcome or from its beginning.
+    fn advance(&mut self, py: Python<'_>, key: Option<u64>) -> Poll<Ended> {
+        let advanced = self.driver(py).and_then(|driver| driver.call_method1("advance", (key,)));
         let error = match advanced {
             Ok(yielded) if yielded.is_instance_of::<Pending>() => return Poll::Pending,
             Ok(_) => return Poll::Ready(Ok(Payload::null())),
@@ -113,13 +114,21 @@ impl Future for Drive {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
         let this = &mut *self;
-        if matches!(this.state, State::Running(_)) && !this.operations.go_on(context) {
-            return Poll::Pending;
+        this.operations.register(context.waker());
+        let keys = match this.state {
+            State::Running(_) => this.operations.go_on().into_iter().map(Some).collect(),
+            _ => vec![None],
+        };
+        let mut polled = Poll::Pending;
+        for key in keys {
+            this.operations.set_driven(true);
+            let advance = || Python::attach(|py| this.advance(py, key));
+            polled = tokio::task::block_in_place(advance);
+            this.operations.set_driven(false);
+            if polled.is_ready() {
+                break;
+            }
         }
-        this.operations.set_waker(Some(context.waker().clone()));
-        let advance = || Python::attach(|py| this.advance(py));
-        let polled = tokio::task::block_in_place(advance);
-        self.operations.set_waker(None);
         polled
     }
 }

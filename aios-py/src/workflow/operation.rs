@@ -1,106 +1,163 @@
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 
-use aios_agents::workflow::WorkflowError;
-use aios_core::{BoxFuture, event::Payload};
+use aios_agents::workflow::{OperationCall, StepCall, WorkflowError};
+use aios_core::event::Payload;
+use futures_util::task::AtomicWaker;
 use pyo3::{exceptions::PyStopIteration, prelude::*, sync::PyOnceLock};
 
 use crate::{fault::Fault, json};
 
 type Outcome = Result<Payload, WorkflowError>;
-type Call = BoxFuture<'static, Outcome>;
+
+/// An operation that has no outcome yet.
+pub(super) enum Call {
+    Operation(OperationCall),
+    Step(StepCall<'static, Payload>),
+}
+
+impl Call {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        match self {
+            Self::Operation(call) => Future::poll(Pin::new(call), context),
+            Self::Step(call) => Future::poll(Pin::new(call), context),
+        }
+    }
+
+    fn advance(&mut self, context: &Context<'_>) {
+        match self {
+            Self::Operation(call) => call.advance(context),
+            Self::Step(call) => call.advance(context),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Operation(call) => call.is_ready(),
+            Self::Step(call) => call.is_ready(),
+        }
+    }
+}
 
 /// The operations of one run that have no outcome yet. They live here and not in their Python
-/// objects, so that the garbage collector decides nothing.
+/// objects, so that the garbage collector decides nothing: an object that is gone gives its
+/// operation up only while the coroutine runs, when no collection does.
 #[derive(Default)]
-pub(crate) struct Operations(Mutex<State>);
+pub(crate) struct Operations {
+    state: Mutex<State>,
+    bell: Arc<Bell>,
+    /// Whether the coroutine runs.
+    driven: AtomicBool,
+}
 
 #[derive(Default)]
 struct State {
-    waker: Option<Waker>,
     last: u64,
-    calls: BTreeMap<u64, Call>,
-    /// Those of the calls that the coroutine has begun to wait for.
-    begun: BTreeSet<u64>,
-    /// Outcomes that the coroutine has not taken yet.
-    outcomes: BTreeMap<u64, Outcome>,
+    calls: BTreeMap<u64, Kept>,
+}
+
+struct Kept {
+    call: Call,
+    /// What it is polled with; made when it is first polled.
+    waker: Option<Waker>,
+}
+
+/// Which operations were woken, and whom to wake then.
+#[derive(Default)]
+struct Bell {
+    woken: Mutex<Vec<u64>>,
+    run: AtomicWaker,
+}
+
+/// Wakes one operation.
+struct Ring {
+    key: u64,
+    bell: Arc<Bell>,
+}
+
+impl Wake for Ring {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        lock(&self.bell.woken).push(self.key);
+        self.bell.run.wake();
+    }
 }
 
 impl Operations {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says whom to wake; without it nothing can be awaited.
-    pub(super) fn set_waker(&self, waker: Option<Waker>) {
-        self.state().waker = waker;
-    }
-
     pub(super) fn add(&self, call: Call) -> u64 {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         state.last += 1;
         let key = state.last;
-        state.calls.insert(key, call);
+        state.calls.insert(key, Kept { call, waker: None });
         key
     }
 
-    /// Lets those go on that the coroutine waits for, without the interpreter; whether one of them
-    /// has an outcome, so that the coroutine can go on.
-    pub(super) fn go_on(&self, context: &mut Context<'_>) -> bool {
-        let begun = self.state().begun.clone();
-        for key in begun {
-            let Some(call) = self.state().calls.remove(&key) else { continue };
-            if let Poll::Ready(outcome) = self.advance(key, call, context) {
-                self.state().outcomes.insert(key, outcome);
-            }
-        }
-        !self.state().outcomes.is_empty()
+    /// Says whom to wake from now on.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.bell.run.register(waker);
     }
 
-    /// `None` if the operation is unknown or nothing is being driven.
+    /// Says whether the coroutine runs; otherwise nothing can be awaited.
+    pub(super) fn set_driven(&self, driven: bool) {
+        self.driven.store(driven, Ordering::Release);
+    }
+
+    /// Lets those go on that were woken, without the interpreter; returns those that have an
+    /// outcome, so that the coroutine can go on.
+    pub(super) fn go_on(&self) -> Vec<u64> {
+        let woken = std::mem::take(&mut *lock(&self.bell.woken));
+        woken.into_iter().filter(|key| self.advance(*key)).collect()
+    }
+
+    fn advance(&self, key: u64) -> bool {
+        // Not locked meanwhile: the call may wake others.
+        let Some(mut kept) = lock(&self.state).calls.remove(&key) else { return false };
+        if let Some(waker) = &kept.waker {
+            kept.call.advance(&Context::from_waker(waker));
+        }
+        let is_ready = kept.call.is_ready();
+        lock(&self.state).calls.insert(key, kept);
+        is_ready
+    }
+
+    /// `None` if the operation is unknown or the coroutine does not run.
     fn poll(&self, key: u64) -> Option<Poll<Outcome>> {
-        let (waker, call) = {
-            let mut state = self.state();
-            let waker = state.waker.clone()?;
-            if let Some(outcome) = state.outcomes.remove(&key) {
-                return Some(Poll::Ready(outcome));
-            }
-            (waker, state.calls.remove(&key)?)
-        };
-        Some(self.advance(key, call, &mut Context::from_waker(&waker)))
-    }
-
-    fn advance(&self, key: u64, mut call: Call, context: &mut Context<'_>) -> Poll<Outcome> {
-        let polled = call.as_mut().poll(context);
-        let mut state = self.state();
-        if polled.is_pending() {
-            state.calls.insert(key, call);
-            state.begun.insert(key);
-        } else {
-            state.begun.remove(&key);
+        if !self.driven.load(Ordering::Acquire) {
+            return None;
         }
-        polled
+        let mut kept = lock(&self.state).calls.remove(&key)?;
+        let ring = || Waker::from(Arc::new(Ring { key, bell: Arc::clone(&self.bell) }));
+        let waker = kept.waker.get_or_insert_with(ring).clone();
+        let polled = kept.call.poll(&mut Context::from_waker(&waker));
+        if polled.is_pending() {
+            lock(&self.state).calls.insert(key, kept);
+        }
+        Some(polled)
     }
 
     fn remove(&self, key: u64) {
-        let mut state = self.state();
-        state.begun.remove(&key);
-        let removed = (state.calls.remove(&key), state.outcomes.remove(&key));
-        drop(state);
+        let removed = lock(&self.state).calls.remove(&key);
         drop(removed);
     }
 
     /// Gives up what is not over, in the order in which it was asked for.
     pub(super) fn clear(&self) {
-        let calls = std::mem::take(&mut self.state().calls);
+        let calls = std::mem::take(&mut lock(&self.state).calls);
         calls.into_values().for_each(drop);
     }
 }
 
-/// What an operation yields while it waits; nothing else may be yielded to the engine.
+/// What the driver of a coroutine returns while the coroutine waits.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct Pending;
 
@@ -140,7 +197,7 @@ impl Operation {
     }
 
     fn ended(&self) -> MutexGuard<'_, Option<Result<Payload, Fault>>> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ended)
     }
 }
 
@@ -154,12 +211,36 @@ impl Operation {
         this
     }
 
-    fn __next__(&self, py: Python<'_>) -> PyResult<Py<Pending>> {
+    fn __next__(this: &Bound<'_, Self>) -> PyResult<Py<Self>> {
+        this.get().go_on(this)
+    }
+
+    /// As `__next__`; the key of an operation that has an outcome says nothing here.
+    fn send(this: &Bound<'_, Self>, _key: Option<u64>) -> PyResult<Py<Self>> {
+        this.get().go_on(this)
+    }
+
+    /// What tells it from the other operations of the run.
+    #[getter]
+    fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// Gives the operation up: a timer is forgotten, a task is cancelled.
+    fn close(&self) {
+        self.operations.remove(self.key);
+    }
+}
+
+impl Operation {
+    /// Takes the outcome, or yields the operation itself.
+    fn go_on(&self, this: &Bound<'_, Self>) -> PyResult<Py<Self>> {
+        let py = this.py();
         let before = self.ended().clone();
         let ended = match before {
             Some(ended) => ended,
             None => match self.operations.poll(self.key).ok_or_else(|| misplaced(py))? {
-                Poll::Pending => return Ok(Pending::instance(py)?.clone_ref(py)),
+                Poll::Pending => return Ok(this.clone().unbind()),
                 Poll::Ready(outcome) => {
                     let ended = outcome.map_err(Fault::from);
                     self.ended().insert(ended).clone()
@@ -170,11 +251,19 @@ impl Operation {
             .value(py, ended)
             .map_or_else(|error| error, |value| PyStopIteration::new_err((value,))))
     }
+}
 
-    /// Gives the operation up: a timer is forgotten, a task is cancelled.
-    fn close(&self) {
-        self.operations.remove(self.key);
+/// An operation that nothing refers to is given up, but only by the coroutine itself.
+impl Drop for Operation {
+    fn drop(&mut self) {
+        if self.operations.driven.load(Ordering::Acquire) {
+            self.operations.remove(self.key);
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn misplaced(py: Python<'_>) -> PyErr {

@@ -41,6 +41,19 @@ impl OperationCall {
         Self { cell, operation, state: CallState::Fresh(request) }
     }
 
+    /// Waits on without taking the outcome; for workflows that are not written in Rust.
+    pub fn advance(&mut self, context: &Context<'_>) {
+        if matches!(self.state, CallState::Asked) {
+            self.cell.wait(self.operation, context);
+        }
+    }
+
+    /// Whether polling it now completes; for workflows that are not written in Rust.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.cell.is_released(self.operation)
+    }
+
     fn adjust(mut self, adjust: impl FnOnce(&mut Request)) -> Self {
         if let CallState::Fresh(Ok(request)) = &mut self.state {
             adjust(request);

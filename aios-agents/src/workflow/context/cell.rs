@@ -82,6 +82,17 @@ impl Waiting {
         Waiter { waker: context.waker().clone(), is_direct }
     }
 
+    fn wait(&mut self, operation: u64, context: &Context<'_>) {
+        match self.operations.get_mut(&operation) {
+            Some(waiter) if waiter.waker.will_wake(context.waker()) => {}
+            _ => {
+                self.remove(operation);
+                let waiter = self.waiter(context);
+                self.operations.insert(operation, waiter);
+            }
+        }
+    }
+
     fn remove(&mut self, operation: u64) -> Option<Waker> {
         let waiter = self.operations.remove(&operation)?;
         self.direct -= usize::from(waiter.is_direct);
@@ -158,15 +169,18 @@ impl Cell {
         if let Some(place) = place {
             waiting.ripe.insert((place, operation));
         }
-        match waiting.operations.get_mut(&operation) {
-            Some(waiter) if waiter.waker.will_wake(context.waker()) => {}
-            _ => {
-                waiting.remove(operation);
-                let waiter = waiting.waiter(context);
-                waiting.operations.insert(operation, waiter);
-            }
-        }
+        waiting.wait(operation, context);
         Poll::Pending
+    }
+
+    /// Remembers whom to wake when an operation goes on.
+    pub(super) fn wait(&self, operation: u64, context: &Context<'_>) {
+        self.waiting().wait(operation, context);
+    }
+
+    /// Whether the outcome of an operation may be taken.
+    pub(super) fn is_released(&self, operation: u64) -> bool {
+        self.waiting().released == Some(operation)
     }
 
     /// Watches, or not, for wakes that the scheduler puts off; returns what watched before.

@@ -146,8 +146,24 @@ impl<'a, T> StepCall<'a, T> {
         self
     }
 
+    /// Lets the code of the step go on without taking the outcome; for workflows that are not
+    /// written in Rust.
+    pub fn advance(&mut self, context: &Context<'_>) {
+        if matches!(self.state, StepState::Asked) && self.cell.check().is_ok() {
+            self.go_on();
+            self.cell.wait(self.operation, context);
+            self.remember_nudge();
+        }
+    }
+
+    /// Whether polling it now completes; for workflows that are not written in Rust.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.cell.is_released(self.operation)
+    }
+
     /// Lets the code of the step go on, if it is its turn.
-    fn advance(&mut self) {
+    fn go_on(&mut self) {
         let is_over = |running: &Running<'_>| {
             !self.cell.machine().awaits_step(self.operation, running.number)
         };
@@ -227,7 +243,7 @@ impl<T: DeserializeOwned> Future for StepCall<'_, T> {
         {
             this.cell.ask(this.operation, Request::Step { name, timeout, retry });
         }
-        this.advance();
+        this.go_on();
         let Poll::Ready(outcome) = this.cell.poll_outcome(this.operation, context) else {
             this.remember_nudge();
             return Poll::Pending;

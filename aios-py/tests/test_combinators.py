@@ -1,0 +1,190 @@
+"""``gather`` and ``race``, and what steps may and may not use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aios
+from aios import _workflow
+from aios.testing import WorkflowTest, replay
+
+
+async def same(value: int) -> int:
+    return value
+
+
+@aios.workflow("collect")
+async def collect(context: aios.WorkflowContext) -> list[int]:
+    """The ordinary loop: items until one deadline."""
+    deadline = context.sleep(10)
+    seen: list[int] = []
+    while True:
+        index, item = await context.race(deadline, context.signal("item"))
+        if index == 0:
+            await deadline
+            return seen
+        seen.append(await context.step("same", same, item))
+
+
+async def test_should_race_one_deadline_with_item_after_item() -> None:
+    test = WorkflowTest(collect)
+    for second in range(1, 5):
+        test = test.signal(second * 3.0, "item", second)
+    run = await test.run()
+    assert run.result() == [1, 2, 3]
+    assert run.elapsed == 10
+    for end in range(1, len(run.journal) + 1):
+        await replay(collect, run.journal[:end])
+
+
+async def test_should_let_the_outcome_win_that_stands_first_in_the_journal() -> None:
+    @aios.workflow("late")
+    async def late(context: aios.WorkflowContext, first: str) -> str:
+        timer = context.sleep(2)
+        await context.race(timer, context.signal("begin"))
+        await context.sleep(10)
+        parts: list[Any] = [timer, context.signal("item")]
+        if first == "signal":
+            parts.reverse()
+        index, _ = await context.race(*parts)
+        return ["timer", "item"][index] if first == "timer" else ["item", "timer"][index]
+
+    for first in ("timer", "signal"):
+        for seconds, winner in ((1.0, "item"), (5.0, "timer")):
+            test = WorkflowTest(late).signal(0.5, "begin").signal(seconds, "item")
+            run = await test.run(first)
+            assert run.result() == winner
+            for end in range(1, len(run.journal) + 1):
+                await replay(late, run.journal[:end])
+
+
+async def test_should_give_up_losers_that_the_workflow_does_not_have() -> None:
+    @aios.workflow("losers")
+    async def losers(context: aios.WorkflowContext) -> str:
+        async def later() -> str:
+            return await context.signal("x", result=str)
+
+        kept = context.signal("x", result=str)
+        timer: Any = context.sleep(1)
+        await context.race(timer, context.signal("x", result=str), later(), kept)
+        return await kept
+
+    run = await WorkflowTest(losers).signal(5, "x", "kept").run()
+    assert run.result() == "kept"
+
+
+async def test_should_await_a_coroutine_again_that_lost() -> None:
+    @aios.workflow("again")
+    async def again(context: aios.WorkflowContext) -> list[Any]:
+        async def two() -> str:
+            await context.sleep(3)
+            await context.sleep(3)
+            return "both"
+
+        part = two()
+        first = await context.race(part, context.sleep(1))
+        second = await context.race(context.sleep(60), part)
+        return [list(first), list(second)]
+
+    run = await WorkflowTest(again).run()
+    assert run.result() == [[1, None], [1, "both"]]
+    assert run.elapsed == 6
+
+
+async def test_should_let_only_those_go_on_that_have_an_outcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    polls = 0
+    go_on = _workflow._Part.go_on
+
+    def counted(part: Any, key: int | None) -> Sequence[int]:
+        nonlocal polls
+        polls += 1
+        return go_on(part, key)
+
+    monkeypatch.setattr(_workflow._Part, "go_on", counted)
+
+    @aios.workflow("fan")
+    async def fan(context: aios.WorkflowContext, count: int) -> int:
+        async def part(number: int) -> int:
+            return await context.step("same", same, number)
+
+        nested = (context.gather(part(n), context.step("same", same, n)) for n in range(count))
+        return sum(sum(both) for both in await context.gather(*nested))
+
+    async with aios.Runtime(workflows=[fan]) as runtime:
+        assert await (await runtime.start(fan, 100)).result() == 9900
+    # Each of the parts begins and ends: 100 groups and 200 steps, of which each wakes its group.
+    assert polls <= 2 * 200 + 100 + 200
+
+
+async def test_should_await_one_operation_in_several_places() -> None:
+    @aios.workflow("shared")
+    async def shared(context: aios.WorkflowContext) -> list[Any]:
+        timer = context.step("same", same, 7)
+        return await context.gather(timer, context.gather(timer), timer)
+
+    run = await WorkflowTest(shared).run()
+    assert run.result() == [7, [7], 7]
+
+
+USES = {
+    "uuid": lambda context: context.uuid(),
+    "random": lambda context: context.random(),
+    "now": lambda context: context.now(),
+    "version": lambda context: context.version("change", 1, 2),
+    "status": lambda context: context.set_status("in a step"),
+    "emit": lambda context: context.emit("a.b.c"),
+    "sleep": lambda context: context.sleep(1),
+    "step": lambda context: context.step("inner", same, 1),
+    "compensate": lambda context: context.compensate("undo", same),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_should_refuse_the_context_in_a_step(use: str, tmp_path: Path) -> None:
+    @aios.workflow("inside")
+    async def inside(context: aios.WorkflowContext, is_async: bool) -> None:
+        async def on_the_loop() -> None:
+            USES[use](context)
+
+        await context.step("step", on_the_loop if is_async else lambda: USES[use](context))
+
+    store = f"sqlite://{tmp_path}/inside.db"
+    for is_async in (False, True):
+        async with aios.Runtime(store, workflows=[inside]) as runtime:
+            run = await runtime.start(inside, is_async, id=f"run-{is_async}")
+            with pytest.raises(aios.RunFailedError) as raised:
+                await run.result()
+            assert raised.value.code == "OPERATION_OUTSIDE_WORKFLOW"
+        async with aios.Runtime(store, workflows=[inside]) as runtime:
+            run = await runtime.run(f"run-{is_async}")
+            assert (await run.status()).status == "failed"
+
+
+async def test_should_tell_a_step_its_attempt_and_key_and_end_it_in_time() -> None:
+    seen: list[aios.StepContext] = []
+
+    @aios.workflow("steps")
+    async def steps(context: aios.WorkflowContext) -> str:
+        async def slow() -> str:
+            seen.append(aios.current_step())
+            if len(seen) < 3:
+                await asyncio.sleep(60)
+            return "done"
+
+        policy = aios.RetryPolicy.fixed(3, 0.01)
+        return await context.with_timeout(0.05).with_retry(policy).step("slow", slow)
+
+    async with aios.Runtime(workflows=[steps]) as runtime:
+        run = await runtime.start(steps, id="r")
+        assert await run.result() == "done"
+    assert [step.attempt for step in seen] == [1, 2, 3]
+    assert len({step.idempotency_key for step in seen}) == 1
+    with pytest.raises(LookupError):
+        aios.current_step()
