@@ -82,7 +82,10 @@ async fn should_refuse_a_store_that_another_process_has_open() {
     let output = review.run(&[]);
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(message, "code-review: code-review.db is in use by another process\n");
+    assert_eq!(
+        message,
+        "code-review: code-review.db is open already, in this or in another process\n"
+    );
 }
 
 #[test]

@@ -63,8 +63,8 @@ pub enum StoreError {
         /// Which text: its `id`, `source` or `stream`.
         part: &'static str,
     },
-    /// Another process has the database open.
-    #[error("{database} is in use by another process")]
+    /// The database is open already, in this or in another process.
+    #[error("{database} is open already, in this or in another process")]
     Locked {
         /// Which database.
         database: String,

@@ -108,3 +108,26 @@ fn record(
     let sql = "INSERT INTO aios_migrations (version, name, created_at) VALUES (?1, ?2, ?3)";
     connection.execute(sql, (version, name, now.as_micros())).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::options::Synchronous, *};
+
+    /// What SQLite calls them: 2 waits for the disk at every commit, 1 does not.
+    #[test]
+    fn should_wait_for_the_disk_unless_told_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("aios.db");
+        let options = SqliteOptions::file(&path);
+        for (options, level) in
+            [(options.clone(), 2), (options.with_synchronous(Synchronous::Normal), 1)]
+        {
+            let connection = open_writer(&options, Some(&path)).unwrap();
+            let read = |pragma| connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
+            assert_eq!(read("PRAGMA synchronous").unwrap(), level);
+            let journal: String =
+                connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+            assert_eq!(journal, "wal");
+        }
+    }
+}

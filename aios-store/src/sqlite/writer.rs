@@ -288,3 +288,58 @@ impl<'c> Writer<'c> {
         self.head.send_if_modified(|published| std::mem::replace(published, head) != head);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aios_core::{
+        event::Event,
+        store::{Append, Expected, StreamId},
+    };
+
+    use super::{
+        super::append::{Answer, AppendWork},
+        *,
+    };
+
+    /// Makes the next commit fail: an event without a stream, which is only looked for then.
+    const BREAK: &str = "PRAGMA defer_foreign_keys = ON;
+        INSERT INTO events VALUES (1000, x'00', 1000, 1, 1000, 1000, 0, NULL, NULL, '')";
+
+    fn append(expected: Expected) -> (Box<dyn Work>, oneshot::Receiver<Vec<Answer>>) {
+        let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
+        let append = Append::new(StreamId::new("a").unwrap(), vec![event]).with_expected(expected);
+        let (reply, answer) = oneshot::channel();
+        (Box::new(AppendWork::new(vec![append], 1000, reply)), answer)
+    }
+
+    fn breaking() -> Box<dyn Work> {
+        let run = |writer: &mut Writer<'_>| writer.connection.execute_batch(BREAK);
+        Box::new(Call { run, result: None, reply: oneshot::channel().0, is_alone: false })
+    }
+
+    /// Commits a batch as the thread does, and answers it.
+    fn commit(writer: &mut Writer<'_>, works: Vec<Box<dyn Work>>) {
+        let (mut batch, (_queue, mut calls)) = (works, mpsc::channel(1));
+        let outcome = writer.commit(&mut batch, &mut calls, &mut None);
+        batch.into_iter().for_each(|work| work.answer(outcome.clone()));
+    }
+
+    #[test]
+    fn should_not_report_as_stored_what_was_not_committed() {
+        let connection = schema::open_writer(&SqliteOptions::memory(), None).unwrap();
+        connection.pragma_update(None, "foreign_keys", true).unwrap();
+        let (published, head) = watch::channel(0);
+        let mut writer = Writer::open(&connection, published, ":memory:", None).unwrap();
+        let ((first, mut stored), (second, mut lost)) =
+            (append(Expected::Empty), append(Expected::Exact(1)));
+        commit(&mut writer, vec![first]);
+        assert_eq!(stored.try_recv().unwrap()[0].as_ref().unwrap().version, 1);
+        commit(&mut writer, vec![second, breaking()]);
+        let refusal = lost.try_recv().unwrap().remove(0).unwrap_err();
+        assert_eq!((refusal.code(), *head.borrow()), ("STORE_BACKEND", 1));
+        let (third, mut stored) = append(Expected::Exact(1));
+        commit(&mut writer, vec![third]);
+        assert_eq!(stored.try_recv().unwrap()[0].as_ref().unwrap().position, 2);
+        assert_eq!(*head.borrow(), 2);
+    }
+}

@@ -1,4 +1,5 @@
-//! A fenced-out writer is refused in whatever order the server comes to its append.
+//! A fenced-out writer is refused in whatever order the server comes to its append, and whichever way
+//! that takes.
 
 use std::time::Duration;
 
@@ -11,6 +12,22 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use super::event;
 
+/// How long a writer may take to come to the lock.
+const OVERDUE: Duration = Duration::from_secs(60);
+
+/// The SQL functions that append.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// `append`, which looks everything up.
+    Whole,
+    /// `append_one`, for one event of a stream that the writer knows.
+    One,
+    /// `append_known`, for several.
+    Known,
+}
+
+const WAYS: [Way; 3] = [Way::Whole, Way::One, Way::Known];
+
 /// Two engines, the first of which held the shard until now, and somebody who can hold everybody up.
 struct Scene {
     server: &'static PostgresServer,
@@ -18,10 +35,13 @@ struct Scene {
     old: PostgresStore,
     new: PostgresStore,
     lease: Lease,
+    way: Way,
+    /// Where the log ends.
+    head: u64,
 }
 
 impl Scene {
-    async fn new() -> Option<Self> {
+    async fn new(way: Way) -> Option<Self> {
         let server = PostgresServer::shared()?;
         let schema = server.new_name();
         let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
@@ -30,7 +50,27 @@ impl Scene {
         let owner = Owner::new("old");
         let mut leases = old.acquire(&[Shard(1)], &owner, Duration::from_secs(60)).await.unwrap();
         let lease = leases.pop().unwrap();
-        Some(Self { server, schema, old, new, lease })
+        let mut scene = Self { server, schema, old, new, lease, way, head: 0 };
+        if !matches!(way, Way::Whole) {
+            scene.head = scene.append().await.unwrap().unwrap().position;
+            // Nothing is left but the short way.
+            let sql = format!("ALTER FUNCTION {}.append RENAME TO whole_append", scene.schema);
+            assert_eq!(scene.server.sql(&sql), "");
+        }
+        Some(scene)
+    }
+
+    /// Lets the refused append be looked at again.
+    fn open_the_whole_way(&self) {
+        if !matches!(self.way, Way::Whole) {
+            let sql = format!("ALTER FUNCTION {}.whole_append RENAME TO append", self.schema);
+            assert_eq!(self.server.sql(&sql), "");
+        }
+    }
+
+    /// So many events has one append.
+    fn length(&self) -> u64 {
+        if matches!(self.way, Way::Known) { 2 } else { 1 }
     }
 
     /// Lets the lease of the old engine expire, without its knowing.
@@ -40,7 +80,8 @@ impl Scene {
     }
 
     fn append(&self) -> tokio::task::JoinHandle<Result<Appended, StoreError>> {
-        let append = Append::new(StreamId::new("runs/r1").unwrap(), vec![event()]);
+        let events = (0..self.length()).map(|_| event()).collect();
+        let append = Append::new(StreamId::new("runs/r1").unwrap(), events);
         let (store, append) = (self.old.clone(), append.with_fence(self.lease.fence()));
         tokio::spawn(async move { store.append_one(append).await })
     }
@@ -82,9 +123,12 @@ impl Lock<'_> {
              (SELECT classid, objid FROM pg_locks WHERE locktype = 'advisory' AND pid = {})",
             self.holder
         );
-        while self.server.sql(&sql) != count.to_string() {
-            tokio::task::yield_now().await;
-        }
+        let waiting = async {
+            while self.server.sql(&sql) != count.to_string() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(OVERDUE, waiting).await.expect("somebody did not wait for the lock");
     }
 
     async fn release(self) {
@@ -94,54 +138,63 @@ impl Lock<'_> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_an_append_that_was_sent_before_the_take_over() {
-    let Some(scene) = Scene::new().await else { return };
-    let lock = scene.hold_up().await;
-    scene.expire();
-    let taking = scene.take_over();
-    lock.until_waiting(1).await;
-    let appending = scene.append();
-    lock.until_waiting(2).await;
-    lock.release().await;
-    assert_eq!(taking.await.unwrap()[0].epoch.0, 2);
-    assert_eq!(appending.await.unwrap().unwrap_err().code(), "FENCED");
-    assert_eq!(scene.new.head().await.unwrap(), 0);
+    for way in WAYS {
+        let Some(scene) = Scene::new(way).await else { return };
+        let lock = scene.hold_up().await;
+        scene.expire();
+        let taking = scene.take_over();
+        lock.until_waiting(1).await;
+        let appending = scene.append();
+        lock.until_waiting(2).await;
+        scene.open_the_whole_way();
+        lock.release().await;
+        assert_eq!(taking.await.unwrap()[0].epoch.0, 2);
+        assert_eq!(appending.await.unwrap().unwrap_err().code(), "FENCED");
+        assert_eq!(scene.new.head().await.unwrap(), scene.head);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_hand_over_before_an_append_under_way_is_in() {
-    let Some(scene) = Scene::new().await else { return };
-    let lock = scene.hold_up().await;
-    scene.expire();
-    let appending = scene.append();
-    lock.until_waiting(1).await;
-    let taking = scene.take_over();
-    lock.until_waiting(2).await;
-    lock.release().await;
-    assert_eq!(taking.await.unwrap()[0].epoch.0, 2);
-    // Whoever took over sees everything that was appended before.
-    assert_eq!(scene.new.head().await.unwrap(), 1);
-    assert_eq!(appending.await.unwrap().unwrap().position, 1);
-    assert_eq!(scene.append().await.unwrap().unwrap_err().code(), "FENCED");
+    for way in WAYS {
+        let Some(scene) = Scene::new(way).await else { return };
+        let lock = scene.hold_up().await;
+        scene.expire();
+        let appending = scene.append();
+        lock.until_waiting(1).await;
+        let taking = scene.take_over();
+        lock.until_waiting(2).await;
+        lock.release().await;
+        assert_eq!(taking.await.unwrap()[0].epoch.0, 2);
+        // Whoever took over sees everything that was appended before.
+        assert_eq!(scene.new.head().await.unwrap(), scene.head + scene.length());
+        assert_eq!(appending.await.unwrap().unwrap().position, scene.head + scene.length());
+        scene.open_the_whole_way();
+        assert_eq!(scene.append().await.unwrap().unwrap_err().code(), "FENCED");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_hand_over_between_the_check_and_the_commit() {
-    let Some(scene) = Scene::new().await else { return };
-    let pause = format!(
-        "CREATE FUNCTION {0}.pause() RETURNS trigger LANGUAGE plpgsql \
-         AS 'BEGIN PERFORM pg_sleep(0.5); RETURN new; END'; \
-         CREATE TRIGGER pause BEFORE INSERT ON {0}.events FOR EACH ROW EXECUTE FUNCTION {0}.pause()",
-        scene.schema
-    );
-    assert_eq!(scene.server.sql(&pause), "");
-    let appending = scene.append();
-    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-    while scene.server.sql(sql) != "1" {
-        tokio::task::yield_now().await;
+    for way in WAYS {
+        let Some(scene) = Scene::new(way).await else { return };
+        let pause = format!(
+            "CREATE FUNCTION {0}.pause() RETURNS trigger LANGUAGE plpgsql \
+             AS 'BEGIN PERFORM pg_sleep(0.5); RETURN new; END'; \
+             CREATE TRIGGER pause BEFORE INSERT ON {0}.events FOR EACH ROW EXECUTE FUNCTION {0}.pause()",
+            scene.schema
+        );
+        assert_eq!(scene.server.sql(&pause), "");
+        let appending = scene.append();
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        while scene.server.sql(sql) != "1" {
+            tokio::task::yield_now().await;
+        }
+        scene.expire();
+        assert_eq!(scene.take_over().await.unwrap()[0].epoch.0, 2);
+        assert_eq!(scene.new.head().await.unwrap(), scene.head + scene.length());
+        assert_eq!(appending.await.unwrap().unwrap().position, scene.head + scene.length());
+        scene.open_the_whole_way();
+        assert_eq!(scene.append().await.unwrap().unwrap_err().code(), "FENCED");
     }
-    scene.expire();
-    assert_eq!(scene.take_over().await.unwrap()[0].epoch.0, 2);
-    assert_eq!(scene.new.head().await.unwrap(), 1);
-    assert_eq!(appending.await.unwrap().unwrap().position, 1);
-    assert_eq!(scene.append().await.unwrap().unwrap_err().code(), "FENCED");
 }
