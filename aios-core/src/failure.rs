@@ -33,9 +33,7 @@ impl Failure {
 
     /// Writes an error and all its sources into one message.
     pub fn from_error(code: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> Self {
-        let causes = std::iter::successors(Some(error), |error| error.source());
-        let message = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        Self::new(code, message)
+        Self::new(code, crate::Chain(error).to_string())
     }
 }
 

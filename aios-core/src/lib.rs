@@ -17,6 +17,7 @@
 
 pub mod agent;
 pub mod broker;
+mod chain;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -27,6 +28,8 @@ pub mod retry;
 pub mod store;
 
 use std::{future::Future, pin::Pin};
+
+pub use self::chain::Chain;
 
 /// A boxed, sendable future: what object-safe ports return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{broker::BrokerError, clock::ClockExt};
+use aios_core::{Chain, broker::BrokerError, clock::ClockExt};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{
     Channel, Confirmation, Connection,
@@ -71,7 +71,7 @@ impl Confirming {
     async fn refuse(&mut self, error: &BrokerError, attempt: u32) {
         tracing::warn!(
             code = error.code(),
-            error = error as &dyn std::error::Error,
+            error = %Chain(error),
             "can't open a channel to publish on; trying again"
         );
         if !error.is_retryable() {

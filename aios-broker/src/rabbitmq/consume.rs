@@ -1,6 +1,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use aios_core::{
+    Chain,
     broker::{BrokerError, Settle, Settlement},
     clock::ClockExt,
     event::Event,
@@ -259,9 +260,9 @@ async fn waits(settling: &Settling) -> Waits {
 }
 
 fn warn(error: &BrokerError, what: &'static str) {
-    tracing::warn!(code = error.code(), error = error as &dyn std::error::Error, "{what}");
+    tracing::warn!(code = error.code(), error = %Chain(error), "{what}");
 }
 
 fn reason(error: &(dyn std::error::Error + 'static)) -> String {
-    aios_core::failure::Failure::from_error("", error).message
+    Chain(error).to_string()
 }

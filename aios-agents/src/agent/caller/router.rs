@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use aios_core::{
+    Chain,
     agent::{TaskCompleted, TaskError, TaskFailed, TaskId},
     broker::{Broker, BrokerError, Deliveries, Subscription},
     clock::Clock,
@@ -41,7 +42,7 @@ impl Router {
         backoff: &mut Backoff,
     ) -> Option<Deliveries> {
         while !matches!(error, BrokerError::Closed) {
-            tracing::warn!(code = error.code(), "answers can't be read; subscribing again");
+            tracing::warn!(error = %Chain(&error), "answers can't be read; subscribing again");
             backoff.wait(&*self.clock).await;
             match self.broker.subscribe(self.subscription.clone()).await {
                 Ok(deliveries) => return Some(deliveries),
@@ -59,7 +60,7 @@ impl Router {
             };
             self.route(&delivery.event);
             if let Err(error) = delivery.ack().await {
-                tracing::warn!(code = error.code(), "an answer was not acknowledged");
+                tracing::warn!(error = %Chain(&error), "an answer was not acknowledged");
             }
         }
         None
@@ -80,7 +81,7 @@ impl Router {
             _ => Ok(()),
         };
         if let Err(error) = routed {
-            tracing::warn!(code = error.code(), event_id = %event.id, "an answer is unreadable");
+            tracing::warn!(error = %Chain(&error), event_id = %event.id, "an answer is unreadable");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aios_core::{
+    Chain,
     broker::Publish,
     clock::ClockExt,
     event::{Event, EventError, EventType},
@@ -69,7 +70,7 @@ impl Shared {
         if let Err(error) = self.announce(all).await {
             tracing::warn!(
                 code = error.code(),
-                error = &error as &dyn std::error::Error,
+                error = %Chain(&error),
                 "agents could not be announced"
             );
         }

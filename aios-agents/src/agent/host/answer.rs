@@ -1,6 +1,7 @@
 //! Publishes what a task has to say, and settles its delivery.
 
 use aios_core::{
+    Chain,
     agent::{TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskFailed, TaskResult},
     broker::{BrokerError, Delivery, Mailbox, Publish},
     event::{Event, EventError, Payload},
@@ -136,7 +137,7 @@ impl HostedType {
             if !error.is_retryable() {
                 return Err(error);
             }
-            tracing::warn!(code = error.code(), "an answer was not published; trying again");
+            tracing::warn!(error = %Chain(&error), "an answer was not published; trying again");
             batch.drain(..failed);
             tokio::select! {
                 () = backoff.wait(&*self.shared.clock) => {}
@@ -176,7 +177,7 @@ pub(super) fn log_unsettled(settled: Result<(), BrokerError>) {
     if let Err(error) = settled {
         tracing::warn!(
             code = error.code(),
-            error = &error as &dyn std::error::Error,
+            error = %Chain(&error),
             "a delivery was not settled"
         );
     }

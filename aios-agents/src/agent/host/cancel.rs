@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use aios_core::{
+    Chain,
     agent::TaskId,
     broker::{BrokerError, Deliveries, Delivery, Group, Poison, Subscription},
     event::{EventId, Pattern},
@@ -48,7 +49,7 @@ async fn obey(shared: &Shared, subscription: Subscription, mut deliveries: Deliv
             }
             None | Some(Err(BrokerError::Closed)) => return,
             Some(Err(error)) => {
-                tracing::warn!(code = error.code(), "cancellations are not heard for now");
+                tracing::warn!(error = %Chain(&error), "cancellations are not heard for now");
                 let Some(again) = resubscribe(shared, &subscription, &mut backoff).await else {
                     return;
                 };
@@ -68,7 +69,7 @@ async fn resubscribe(
         match shared.broker.subscribe(subscription.clone()).await {
             Ok(deliveries) => return Some(deliveries),
             Err(BrokerError::Closed) => return None,
-            Err(error) => tracing::warn!(code = error.code(), "{error}"),
+            Err(error) => tracing::warn!(code = error.code(), "{}", Chain(&error)),
         }
     }
 }

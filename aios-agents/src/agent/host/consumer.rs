@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use aios_core::{
+    Chain,
     broker::{BrokerError, Deliveries, Subscription},
     clock::ClockExt,
 };
@@ -67,7 +68,7 @@ impl Consumer {
 
     async fn recover(&mut self, error: &BrokerError) {
         tracing::warn!(
-            code = error.code(), error = error as &dyn std::error::Error,
+            code = error.code(), error = %Chain(error),
             address = %self.subscription.address, "a subscription failed; it is made again"
         );
         self.backoff.wait(&*self.hosted.shared.clock).await;

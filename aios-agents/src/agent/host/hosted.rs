@@ -7,6 +7,7 @@ use std::{
 };
 
 use aios_core::{
+    Chain,
     agent::{DynAgent, Segment},
     event::EventType,
     store::AgentStatus,
@@ -127,7 +128,7 @@ impl HostedType {
         data: &T,
     ) -> Option<Announcement> {
         self.announcement(agent_id, event_type, data)
-            .inspect_err(|error| tracing::error!(code = error.code(), agent_id, "{error}"))
+            .inspect_err(|error| tracing::error!(code = error.code(), agent_id, "{}", Chain(error)))
             .ok()
     }
 }

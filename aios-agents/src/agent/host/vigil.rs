@@ -1,7 +1,7 @@
 use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
 use aios_core::{
-    BoxFuture,
+    BoxFuture, Chain,
     agent::{TaskAssigned, TaskError, TaskHeartbeat},
     broker::{Delivery, Publish},
     event::{Event, Payload, Timestamp},
@@ -195,12 +195,12 @@ impl HostedType {
     async fn publish_heartbeat(&self, parent: &Event, beat: &TaskHeartbeat) {
         let event = match self.shared.event(&self.names.heartbeat, beat) {
             Ok(event) => event.caused_by(parent),
-            Err(error) => return tracing::error!(code = error.code(), "{error}"),
+            Err(error) => return tracing::error!(code = error.code(), "{}", Chain(&error)),
         };
         let publish = Publish { event, to: reply_to(parent), require_route: false };
         let answers = self.shared.broker.publish(vec![publish]).await;
         for error in answers.into_iter().filter_map(Result::err) {
-            tracing::warn!(code = error.code(), task_id = %beat.task_id, "a heartbeat was not sent");
+            tracing::warn!(error = %Chain(&error), task_id = %beat.task_id, "a heartbeat was not sent");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Finds agents that were not seen for long.
 
 use aios_core::{
+    Chain,
     agent::Segment,
     event::{EventError, EventId, EventType},
     store::{AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels},
@@ -34,7 +35,7 @@ pub(super) async fn report_missing<S: ReadModels + ?Sized>(shared: &Shared, stor
         Err(error) => {
             tracing::warn!(
                 code = error.code(),
-                error = &error as &dyn std::error::Error,
+                error = %Chain(&error),
                 "agents could not be watched"
             );
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use aios_core::{clock::ClockExt, event::EventId};
+use aios_core::{Chain, clock::ClockExt, event::EventId};
 use futures_util::{StreamExt, stream};
 use tracing::{error, warn};
 
@@ -35,9 +35,11 @@ impl Engine {
                 // It was never started, or ends by itself.
                 JournalError::UnknownRun { .. } | JournalError::Ended { .. } => return,
                 error if error.is_retryable() => {
-                    warn!(%error, run = %child, "could not cancel a child; trying again");
+                    warn!(error = %Chain(&error), run = %child, "could not cancel a child; trying again");
                 }
-                error => return error!(%error, run = %child, "could not cancel a child"),
+                error => {
+                    return error!(error = %Chain(&error), run = %child, "could not cancel a child");
+                }
             }
             self.clock.sleep(back_off).await;
             back_off = (back_off * 2).min(self.options.back_off.1);

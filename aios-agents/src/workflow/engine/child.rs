@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use aios_core::{
+    Chain,
     event::{EventId, Metadata},
     failure::Failure,
     store::RunStatus,
@@ -47,7 +48,7 @@ impl Engine {
                 Err(Failure::new("WORKFLOW_NOT_FOUND", error.to_string()))
             }
             Err(error) if error.is_retryable() => {
-                return warn!(%error, run = %parent, "could not start a child; trying again later");
+                return warn!(error = %Chain(&error), run = %parent, "could not start a child; trying again later");
             }
             Err(error) => Err(Failure::from_error("INVALID_CHILD", &error)),
         };
@@ -102,7 +103,7 @@ impl Engine {
         match self.journals.append(parent, ended, Some(id)).await {
             Ok(()) => self.tell(parent, Message::Nudge),
             Err(error) => {
-                warn!(%error, run = %parent, "could not report a child; its parent looks for it");
+                warn!(error = %Chain(&error), run = %parent, "could not report a child; its parent looks for it");
             }
         }
     }

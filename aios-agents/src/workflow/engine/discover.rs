@@ -1,6 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
+    Chain,
     clock::ClockExt,
     store::{EventStore, PageRequest, ReadModels, RunFilter, RunStatus, Shard, StoreError},
 };
@@ -20,7 +21,7 @@ pub(super) async fn run(engine: Arc<Engine>, mut seen: Seen) {
         tokio::select! {
             result = look(&engine, &mut seen) => {
                 if let Err(error) = result {
-                    warn!(%error, "could not look for what other processes appended");
+                    warn!(error = %Chain(&error), "could not look for what other processes appended");
                     engine.clock.sleep(engine.options.back_off.1).await;
                 }
             }

@@ -1,6 +1,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use aios_core::{
+    Chain,
     broker::{BrokerError, Publish},
     event::Timestamp,
     failure::Failure,
@@ -56,7 +57,7 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
             }
         }
         if let Some(error) = cause {
-            warn!(%error, tasks = deferred, "could not publish tasks; trying again");
+            warn!(error = %Chain(&error), tasks = deferred, "could not publish tasks; trying again");
         } else {
             back_off = engine.options.back_off.0;
         }
@@ -96,7 +97,7 @@ fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
     let event_type = &dispatch.publish.event.event_type;
     let Some((run_id, operation, attempt)) = dispatch.task else {
         // An agent that is gone needs no notice.
-        return warn!(%error, %event_type, "could not tell agents that a task was cancelled");
+        return warn!(error = %Chain(error), %event_type, "could not tell agents that a task was cancelled");
     };
     let (code, message) = match error {
         BrokerError::Unroutable { .. } => {
@@ -105,7 +106,7 @@ fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
                 .increment(1);
             ("AGENT_NOT_FOUND", format!("no agent of type {agent} takes tasks"))
         }
-        other => (other.code(), other.to_string()),
+        other => (other.code(), Chain(other).to_string()),
     };
     warn!(%run_id, operation, attempt, code, "a task reached no agent: {message}");
     let failure = Failure::new(code, message);

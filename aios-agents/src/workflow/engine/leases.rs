@@ -4,6 +4,7 @@ use std::{
 };
 
 use aios_core::{
+    Chain,
     clock::ClockExt,
     store::{
         Fence, Lease, Leases, PageRequest, ReadModels, RunFilter, RunStatus, Shard, StoreError,
@@ -121,14 +122,14 @@ pub(super) async fn run(engine: Arc<Engine>) {
             () = engine.stopped() => return,
         }
         if let Err(error) = renew(&engine).await {
-            warn!(%error, "could not renew leases");
+            warn!(error = %Chain(&error), "could not renew leases");
         }
         while taking.try_join_next().is_some() {}
         if taking.is_empty() {
             let engine = Arc::clone(&engine);
             taking.spawn(async move {
                 if let Err(error) = take(&engine).await {
-                    warn!(%error, "could not take shards");
+                    warn!(error = %Chain(&error), "could not take shards");
                 }
             });
         }
@@ -183,7 +184,7 @@ pub(super) async fn take(engine: &Arc<Engine>) -> Result<(), EngineError> {
 
 async fn recover_all(engine: Arc<Engine>, shards: Vec<Shard>) {
     while let Err(error) = recover(&engine, &shards).await {
-        error!(%error, "could not find the runs to go on with; trying again");
+        error!(error = %Chain(&error), "could not find the runs to go on with; trying again");
         engine.clock.sleep(engine.options.back_off.1).await;
         if engine.is_stopping() {
             return;
@@ -216,7 +217,7 @@ impl Engine {
     pub(super) async fn release_leases(&self) {
         let held = self.ownership.take();
         if let Err(error) = self.store.release(&held).await {
-            warn!(%error, "could not release leases; they expire by themselves");
+            warn!(error = %Chain(&error), "could not release leases; they expire by themselves");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
 };
 
 use aios_core::{
+    Chain,
     broker::{BrokerError, Deliveries, Delivery, Subscription},
     clock::ClockExt,
     store::Shard,
@@ -30,7 +31,7 @@ pub(super) async fn open(engine: &Engine, shard: Shard) -> Result<Deliveries, Br
 pub(super) async fn run(engine: Arc<Engine>, shard: Shard, mut deliveries: Deliveries) {
     loop {
         if let Err(error) = read(&engine, &mut deliveries).await {
-            warn!(%error, %shard, "could not go on reading a mailbox");
+            warn!(error = %Chain(&error), %shard, "could not go on reading a mailbox");
         }
         deliveries = loop {
             if engine.is_stopping() {
@@ -39,7 +40,7 @@ pub(super) async fn run(engine: Arc<Engine>, shard: Shard, mut deliveries: Deliv
             engine.clock.sleep(engine.options.back_off.1).await;
             match open(&engine, shard).await {
                 Ok(deliveries) => break deliveries,
-                Err(error) => warn!(%error, %shard, "could not open a mailbox"),
+                Err(error) => warn!(error = %Chain(&error), %shard, "could not open a mailbox"),
             }
         };
     }

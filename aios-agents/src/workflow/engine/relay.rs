@@ -1,6 +1,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use aios_core::{
+    Chain,
     broker::Publish,
     clock::ClockExt,
     event::{Event, EventError, Pattern},
@@ -43,13 +44,13 @@ const QUIET: [&str; 15] = [
 pub(super) async fn run(engine: Arc<Engine>) {
     let quiet = match quiet() {
         Ok(quiet) => quiet,
-        Err(error) => return error!(%error, "nothing is relayed"),
+        Err(error) => return error!(error = %Chain(&error), "nothing is relayed"),
     };
     loop {
         tokio::select! {
             result = relay(&engine, &quiet) => {
                 if let Err(error) = result {
-                    warn!(%error, "the relay stumbled");
+                    warn!(error = %Chain(&error), "the relay stumbled");
                 }
                 engine.clock.sleep(engine.options.lease_time / 3).await;
             }
@@ -117,7 +118,7 @@ async fn publish(engine: &Engine, news: Vec<RecordedEvent>) -> Result<Option<boo
             result.as_ref().is_err_and(aios_core::broker::BrokerError::is_retryable)
         });
         for error in results.iter().filter_map(|result| result.as_ref().err()) {
-            warn!(%error, code = error.code(), "could not relay an event");
+            warn!(error = %Chain(error), code = error.code(), "could not relay an event");
         }
         let Some(failed) = failed else { return Ok(Some(true)) };
         waiting.drain(..failed);

@@ -1,4 +1,5 @@
 use aios_core::{
+    Chain,
     agent::{TaskError, TaskFailed},
     broker::Delivery,
 };
@@ -128,6 +129,6 @@ pub(super) async fn refuse(run_id: &str, delivery: Delivery, reason: &str) {
         event_type = %delivery.event.event_type, "refused an answer"
     );
     if let Err(error) = delivery.dead_letter(reason).await {
-        warn!(%error, "could not dead-letter an answer; it will be delivered again");
+        warn!(error = %Chain(&error), "could not dead-letter an answer; it will be delivered again");
     }
 }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use aios_core::{
-    BoxFuture,
+    BoxFuture, Chain,
     agent::{Segment, TaskError},
     broker::{Delivery, Publish},
     event::{EventError, EventId, Metadata},
@@ -335,6 +335,6 @@ impl Driver {
 
 async fn acknowledge(delivery: Delivery) {
     if let Err(error) = delivery.ack().await {
-        warn!(%error, "could not acknowledge an answer; it will come again");
+        warn!(error = %Chain(&error), "could not acknowledge an answer; it will come again");
     }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use aios_core::{
+    Chain,
     clock::ClockExt,
     event::{EventError, EventId},
     failure::Failure,
@@ -96,7 +97,7 @@ async fn stay(engine: Arc<Engine>, activation: Activation) -> Departure {
     while let Exit::Failed(error) = &departure.exit
         && error.is_retryable()
     {
-        warn!(%error, %run_id, "could not go on with a run; trying again");
+        warn!(error = %Chain(error), %run_id, "could not go on with a run; trying again");
         engine.clock.sleep(back_off).await;
         back_off = (back_off * 2).min(engine.options.back_off.1);
         departure = once(&engine, &run_id, &inbox, None, None).await;
@@ -295,10 +296,10 @@ async fn block(engine: &Engine, run_id: &Arc<str>, failure: Failure, id: Option<
             }
             JournalError::UnknownRun { .. } => return Exit::Unknown,
             error if error.is_retryable() => {
-                warn!(%error, %run_id, %failure, "could not block a run; trying again");
+                warn!(error = %Chain(&error), %run_id, %failure, "could not block a run; trying again");
             }
             error => {
-                error!(%error, %run_id, %failure, "could not block a run; it stands still");
+                error!(error = %Chain(&error), %run_id, %failure, "could not block a run; it stands still");
                 return Exit::Ended(Ended::blocked(failure));
             }
         }
@@ -320,7 +321,7 @@ async fn dismiss(engine: &Engine, run_id: &str, ended: &Ended, message: Message)
     if ended.status == RunStatus::Blocked {
         let event = delivery.event.clone();
         if let Err(error) = engine.journals.keep(run_id, event).await {
-            return warn!(%error, %run_id, "could not keep an answer; it will come again");
+            return warn!(error = %Chain(&error), %run_id, "could not keep an answer; it will come again");
         }
     }
     acknowledge(*delivery).await;
@@ -330,7 +331,7 @@ async fn dismiss(engine: &Engine, run_id: &str, ended: &Ended, message: Message)
 async fn give_up(message: Message) {
     let Message::Answer(delivery) = message else { return };
     if let Err(error) = delivery.dead_letter("there is no such run").await {
-        warn!(%error, "could not give an answer up; it will come again");
+        warn!(error = %Chain(&error), "could not give an answer up; it will come again");
     }
 }
 
