@@ -11,6 +11,7 @@ mod agent_caller;
 mod agent_faults;
 mod agent_host;
 mod agent_middleware;
+mod agent_slots;
 mod agent_supervision;
 mod agent_support;
 mod agent_typed;

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use aios_core::{
-    agent::{DynAgent, TaskContext, TaskError},
+    agent::{DynAgent, TaskContext, TaskError, TaskSlot},
     event::{Event, Payload},
 };
 use async_trait::async_trait;
@@ -51,7 +51,13 @@ impl DynAgent for PyAgent {
             let parameters = json::read(py, parameters.as_str())?;
             Ok(vec![Bound::new(py, core)?.into_any(), parameters])
         });
-        let running = self.places.run(Arc::clone(&self.function), TaskError::FAILED, arguments);
+        // A plain function can't be stopped: it occupies its thread, and the task's slot with it.
+        let slot = match self.function.is_async {
+            true => TaskSlot::default(),
+            false => context.slot(),
+        };
+        let function = Arc::clone(&self.function);
+        let running = self.places.run_in(slot, function, TaskError::FAILED, arguments);
         let mut running = std::pin::pin!(running);
         let mut gone = Gone(Arc::clone(&task));
         let outcome = loop {

@@ -92,7 +92,7 @@ impl Core {
             .build()?;
         let places = Places {
             bridge: Arc::clone(&bridge.bridge),
-            event_loop: bridge.event_loop.clone_ref(py),
+            event_loop: Arc::new(bridge.event_loop.clone_ref(py)),
             pool: Arc::new(Queue::default()),
         };
         let calls = Arc::new(Calls::new(tokio.handle().clone(), Arc::new(places)));

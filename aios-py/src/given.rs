@@ -14,7 +14,7 @@ use crate::{
     agent::PyAgent,
     fault::Fault,
     json,
-    places::{Function, Places},
+    places::{Function, Places, Pool},
     workflow::{PyWorkflow, seconds},
 };
 
@@ -55,6 +55,8 @@ pub(crate) struct AgentGiven {
     parameters_schema: String,
     output_schema: String,
     concurrency: u16,
+    /// The threads that run a plain function.
+    pool: Option<Py<Pool>>,
 }
 
 /// A workflow as Python describes it.
@@ -86,11 +88,17 @@ impl AgentGiven {
         let schema = |text: &str| {
             serde_json::from_str(text).map_err(|error| PyValueError::new_err(error.to_string()))
         };
+        let places = match &self.pool {
+            None => Arc::clone(places),
+            Some(pool) => {
+                Arc::new(Places { pool: Arc::clone(&pool.get().queue), ..Places::clone(places) })
+            }
+        };
         let agent: Arc<dyn DynAgent> = Arc::new(PyAgent {
             function: Arc::new(Function { code: self.invoke, is_async: self.is_async }),
             parameters_schema: schema(&self.parameters_schema)?,
             output_schema: schema(&self.output_schema)?,
-            places: Arc::clone(places),
+            places,
             source: Arc::clone(source),
         });
         let definition = AgentDefinition::instance(self.agent_type, agent);

@@ -5,7 +5,11 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use aios_core::{agent::TaskError, event::Payload, failure::Failure};
+use aios_core::{
+    agent::{TaskError, TaskSlot},
+    event::Payload,
+    failure::Failure,
+};
 use pyo3::{prelude::*, types::PyTuple};
 use tokio::sync::oneshot;
 
@@ -19,9 +23,10 @@ use crate::{
 const INTERRUPTED: &str = "INTERRUPTED";
 
 /// Both places.
+#[derive(Clone)]
 pub(crate) struct Places {
     pub(crate) bridge: Arc<Bridge>,
-    pub(crate) event_loop: Py<PyAny>,
+    pub(crate) event_loop: Arc<Py<PyAny>>,
     pub(crate) pool: Arc<Queue>,
 }
 
@@ -49,8 +54,20 @@ impl Places {
         code: &'static str,
         arguments: Arguments,
     ) -> Attempt {
+        self.run_in(TaskSlot::default(), function, code, arguments).await
+    }
+
+    /// Like [`run`](Self::run), and holds the slot of a task until the function has ended, which may
+    /// be after this future was dropped.
+    pub(crate) async fn run_in(
+        &self,
+        slot: TaskSlot,
+        function: Arc<Function>,
+        code: &'static str,
+        arguments: Arguments,
+    ) -> Attempt {
         let (sender, receiver) = oneshot::channel();
-        let call = Call { function, code, arguments, sender };
+        let call = Call { function, code, arguments, sender, slot };
         let _running = match call.function.is_async {
             true => Some(self.on_loop(call)),
             false => {
@@ -77,6 +94,7 @@ struct Call {
     code: &'static str,
     arguments: Arguments,
     sender: oneshot::Sender<Attempt>,
+    slot: TaskSlot,
 }
 
 impl Call {
@@ -85,8 +103,8 @@ impl Call {
         if self.sender.is_closed() {
             return None;
         }
-        let sender = Mutex::new(Some(self.sender));
-        let reply = Bound::new(py, Reply { sender, code: self.code }).ok()?;
+        let waiting = Mutex::new(Some((self.sender, self.slot)));
+        let reply = Bound::new(py, Reply { waiting, code: self.code }).ok()?;
         let arguments = (self.arguments)(py).and_then(|mut arguments| {
             arguments.insert(0, reply.clone().into_any());
             PyTuple::new(py, arguments)
@@ -139,14 +157,16 @@ impl Drop for Running {
 /// What a function tells when it has ended.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct Reply {
-    sender: Mutex<Option<oneshot::Sender<Attempt>>>,
+    waiting: Mutex<Option<(oneshot::Sender<Attempt>, TaskSlot)>>,
     code: &'static str,
 }
 
 impl Reply {
     fn send(&self, attempt: Attempt) {
-        if let Some(sender) = lock(&self.sender).take() {
-            // Nobody waits any more if the attempt was given up.
+        let waiting = lock(&self.waiting).take();
+        if let Some((sender, slot)) = waiting {
+            drop(slot);
+            // The attempt may have been given up.
             let _ = sender.send(attempt);
         }
     }
@@ -180,6 +200,8 @@ pub(crate) struct Queue {
 struct State {
     calls: VecDeque<Parts>,
     closed: bool,
+    threads: usize,
+    idle: usize,
 }
 
 impl Queue {
@@ -200,8 +222,26 @@ impl Queue {
             if let Some(call) = state.calls.pop_front() {
                 return Some(call);
             }
+            state.idle += 1;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
         }
+    }
+
+    /// Counts another thread, if no thread waits for a call and there are fewer than `limit`.
+    fn grow(&self, limit: usize) -> Option<usize> {
+        let mut state = lock(&self.state);
+        let grows = !state.closed && state.idle <= state.calls.len() && state.threads < limit;
+        grows.then(|| {
+            state.threads += 1;
+            state.threads
+        })
+    }
+
+    /// Counts a thread no longer, because it could not be started.
+    fn shrink(&self) {
+        let mut state = lock(&self.state);
+        state.threads = state.threads.saturating_sub(1);
     }
 
     pub(crate) fn close(&self) {
@@ -214,7 +254,7 @@ impl Queue {
     }
 }
 
-/// The pool's queue, as its Python threads see it.
+/// A pool of Python threads: the queue of the functions that they call.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct Pool {
     pub(crate) queue: Arc<Queue>,
@@ -222,6 +262,27 @@ pub(crate) struct Pool {
 
 #[pymethods]
 impl Pool {
+    #[new]
+    fn new() -> Self {
+        Self { queue: Arc::default() }
+    }
+
+    /// The number of a thread that is to be started, if no thread waits and there are fewer than
+    /// `limit`.
+    fn grow(&self, limit: usize) -> Option<usize> {
+        self.queue.grow(limit)
+    }
+
+    /// The thread that `grow` asked for could not be started.
+    fn shrink(&self) {
+        self.queue.shrink();
+    }
+
+    /// Ends the threads. Functions that wait for one are not called.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.queue.close());
+    }
+
     /// The next function to call and its arguments; waits for it. `None` once the pool is closed.
     fn next(&self, py: Python<'_>) -> Option<(Py<PyAny>, Py<PyTuple>)> {
         loop {

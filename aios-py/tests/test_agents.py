@@ -170,6 +170,88 @@ async def test_should_tell_a_plain_function_that_nobody_waits() -> None:
         assert await asyncio.to_thread(seen.wait, 60)
 
 
+async def test_should_start_the_time_of_a_plain_function_when_it_has_a_thread() -> None:
+    started: list[int] = []
+
+    @aios.agent("brief")
+    def brief(context: aios.TaskContext, number: int) -> int:
+        started.append(number)
+        time.sleep(0.3)
+        return number
+
+    @aios.workflow("ask")
+    async def ask(context: aios.WorkflowContext, number: int) -> int:
+        never = aios.RetryPolicy.never()
+        return await context.task("brief", number, result=int, timeout=1.2, retry=never)
+
+    async with aios.Runtime(agents=[brief], workflows=[ask], threads=2) as runtime:
+        runs = [await runtime.start(ask, number) for number in range(16)]
+        assert [await run.result() for run in runs] == list(range(16))
+    assert sorted(started) == list(range(16))
+
+
+@pytest.mark.parametrize("concurrency", [None, 3])
+async def test_should_run_no_more_plain_functions_than_there_are_threads(
+    concurrency: int | None,
+) -> None:
+    running, most = 0, 0
+    lock = threading.Lock()
+
+    @aios.agent("counted", concurrency=concurrency)
+    def counted(context: aios.TaskContext) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+
+    async with aios.Runtime(agents=[counted], threads=4) as runtime:
+        await asyncio.gather(*(runtime.call("counted", timeout=60) for _ in range(24)))
+    assert most == (concurrency or 4)
+
+
+async def test_should_not_starve_others_by_functions_that_run_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    release = threading.Event()
+    calls: list[int] = []
+
+    @aios.agent("endless")
+    def endless(context: aios.TaskContext, number: int) -> int:
+        calls.append(number)
+        release.wait(60)
+        return number
+
+    @aios.agent("other")
+    def other(context: aios.TaskContext) -> str:
+        return "done"
+
+    @aios.workflow("stepping")
+    async def stepping(context: aios.WorkflowContext) -> str:
+        return await context.step("plain", lambda: "stepped")
+
+    agents = [endless, other]
+    async with aios.Runtime(agents=agents, workflows=[stepping], threads=2) as runtime:
+        try:
+            for number in range(2):
+                with pytest.raises(aios.TaskTimeoutError):
+                    await runtime.call("endless", number, timeout=0.2)
+            assert await runtime.call("other", timeout=30) == "done"
+            assert await (await runtime.start(stepping)).result() == "stepped"
+            # Every thread of this agent is taken: it begins no task that it can't run.
+            with pytest.raises(aios.TaskTimeoutError):
+                await runtime.call("endless", 2, timeout=0.2)
+            assert sorted(calls) == [0, 1]
+        finally:
+            release.set()
+        assert await runtime.call("endless", 3, timeout=60) == 3
+    texts = [record.getMessage() for record in caplog.records]
+    assert any("still runs after its attempt ended" in text for text in texts), texts
+    assert any("occupies every slot" in text for text in texts), texts
+
+
 async def test_should_say_that_nobody_takes_a_task() -> None:
     async with aios.Runtime() as runtime:
         with pytest.raises(aios.AgentNotFoundError):

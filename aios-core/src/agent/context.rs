@@ -1,4 +1,5 @@
 use std::{
+    any::Any,
     fmt,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
@@ -38,6 +39,31 @@ pub trait TaskHost: Send + Sync {
 
     /// Completes when the task is cancelled.
     fn cancelled(&self) -> BoxFuture<'_, ()>;
+
+    /// The slot that the task occupies; see [`TaskContext::slot`]. A host without a limit has none.
+    fn slot(&self) -> TaskSlot {
+        TaskSlot::default()
+    }
+}
+
+/// A slot among the tasks that a host runs at the same time; see [`TaskContext::slot`].
+///
+/// It becomes free when the attempt has ended and every clone of this value was dropped.
+#[derive(Clone, Default)]
+#[must_use = "dropping it releases the slot"]
+pub struct TaskSlot(Option<Arc<dyn Any + Send + Sync>>);
+
+impl TaskSlot {
+    /// A slot that becomes free when `held` is dropped; for those who run agents.
+    pub fn new(held: Arc<dyn Any + Send + Sync>) -> Self {
+        Self(Some(held))
+    }
+}
+
+impl fmt::Debug for TaskSlot {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("TaskSlot").field(&self.0.is_some()).finish()
+    }
 }
 
 /// What an agent may ask and do while it works on one task.
@@ -146,6 +172,15 @@ impl TaskContext {
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.host.is_cancelled()
+    }
+
+    /// The slot that this task occupies among those that its host runs at the same time.
+    ///
+    /// Hold it in code that can't be stopped, such as a blocking call on another thread. The code may
+    /// still run after the attempt timed out or was cancelled; as long as it does, the host takes
+    /// fewer tasks, instead of piling them up where nothing is left to run them.
+    pub fn slot(&self) -> TaskSlot {
+        self.host.slot()
     }
 
     /// Completes when the task is cancelled.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import asyncio
     import datetime
 
-    from ._aios import Reply, TaskCore
+    from ._aios import Pool, Reply, TaskCore
 
 A = TypeVar("A", bound=Callable[..., Any])
 
@@ -113,7 +113,7 @@ class TaskContext:
 
 class _Mark(NamedTuple):
     agent_type: str
-    concurrency: int
+    concurrency: int | None
     names: Mapping[str, Any]
 
 
@@ -126,18 +126,28 @@ class BoundAgent(NamedTuple):
     parameters_schema: str
     output_schema: str
     concurrency: int
+    pool: Pool | None = None
 
 
-def agent(agent_type: str, *, concurrency: int = 256) -> Callable[[A], A]:
+#: How many tasks of a coroutine one process does at once, by default.
+_CONCURRENCY = 256
+
+
+def agent(agent_type: str, *, concurrency: int | None = None) -> Callable[[A], A]:
     """Makes a class with a method ``process_task(self, context, parameters)``, or a function
     ``(context, parameters)``, an agent.
 
-    ``async def`` runs on the event loop of the runtime, a plain ``def`` in its thread pool. What
+    ``async def`` runs on the event loop of the runtime, a plain ``def`` in threads of its own. What
     ``parameters`` and the result are annotated with says what they are read from and written to.
+
+    A plain ``def`` can't be stopped. One that still runs after its task timed out or was cancelled
+    keeps its thread, is reported in the log, and is counted: the process takes only as many tasks
+    as there are threads left for this agent.
 
     Args:
         agent_type: ``[a-z][a-z0-9_]*``, at most 100 bytes; tasks are given to a type.
-        concurrency: How many tasks one process does at once, 1 to 65,535.
+        concurrency: How many tasks one process does at once, 1 to 65,535. By default 256 for
+            ``async def``; for a plain ``def`` the ``threads`` of the runtime, which also limit it.
     """
 
     def mark(marked: A) -> A:
@@ -180,7 +190,7 @@ def bind(given: Any) -> BoundAgent:
         runs_async,
         dumps(found.input.schema if found.input is not None else {}),
         dumps(found.output.schema),
-        mark.concurrency,
+        mark.concurrency if mark.concurrency is not None else _CONCURRENCY,
     )
 
 

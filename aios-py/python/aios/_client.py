@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import asyncio
     from typing import Self
 
-    from ._aios import Core, Events, HandleCore, LoopBridge
+    from ._agent import BoundAgent
+    from ._aios import Core, Events, HandleCore, LoopBridge, Pool
     from ._retry import RetryPolicy
 
 I = TypeVar("I")
@@ -67,6 +68,37 @@ def _abandon(reference: weakref.ref[Client], serial: int) -> None:
     client = reference()
     if client is not None and client._serial == serial:
         client._abandon()
+
+
+def _serve(pool: Pool, limit: int, name: str) -> None:
+    """Calls the functions of a pool in at most ``limit`` threads, which start when they are needed."""
+
+    def work() -> None:
+        while (call := pool.next()) is not None:
+            function, args = call
+            grow()
+            try:
+                function(*args)
+            finally:
+                # What the task was given may be large.
+                del call, function, args
+
+    def grow() -> None:
+        number = pool.grow(limit)
+        if number is None:
+            return
+        thread = threading.Thread(target=work, name=f"aios-{name}-{number}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            import logging
+
+            pool.shrink()
+            logging.getLogger("aios").warning("can't start another thread for %s: %s", name, error)
+        else:
+            _THREADS.add(thread)
+
+    grow()
 
 
 class RunHandle(Generic[O]):
@@ -279,6 +311,7 @@ class Client:
         self._source = source
         self._workflows = list(workflows)
         self._workers = workers if workers is not None else min(4, os.cpu_count() or 1)
+        self._pools: _List[Pool] = []
         self._process = os.getpid()
         self._thread = threading.get_ident()
 
@@ -301,7 +334,7 @@ class Client:
     def _deadline(self) -> float:
         return 10.0
 
-    def _agents(self) -> _List[Any]:
+    def _agents(self) -> _List[BoundAgent]:
         return []
 
     def _has_engine(self) -> bool:
@@ -327,6 +360,7 @@ class Client:
         agents = self._agents()
         core = self._begin()
         try:
+            self._serve_agents(agents)
             await core.open(
                 self._store,
                 self._broker,
@@ -362,25 +396,15 @@ class Client:
         self._core, self._bridge, self._loop = core, bridge, loop
         self._process, self._thread = os.getpid(), threading.get_ident()
         _OPEN.add(self)
-        self._start_threads(core)
+        _serve(core.pool(), self._threads(), "steps")
         return core
 
-    def _start_threads(self, core: Core) -> None:
-        pool = core.pool()
-
-        def work() -> None:
-            while (call := pool.next()) is not None:
-                function, args = call
-                try:
-                    function(*args)
-                finally:
-                    # What the task was given may be large.
-                    del call, function, args
-
-        for number in range(self._threads()):
-            thread = threading.Thread(target=work, name=f"aios-{number}", daemon=True)
-            thread.start()
-            _THREADS.add(thread)
+    def _serve_agents(self, agents: _List[BoundAgent]) -> None:
+        """Gives each plain function threads of its own."""
+        for agent in agents:
+            if agent.pool is not None:
+                self._pools.append(agent.pool)
+                _serve(agent.pool, agent.concurrency, agent.agent_type)
 
     async def close(self) -> None:
         """Takes no more tasks, lets those that run end within ``shutdown_timeout``, and closes.
@@ -415,6 +439,9 @@ class Client:
         is_own = self._is_own_process()
         if is_own:
             _wake_by_signals_no_more(bridge)
+            for pool in self._pools:
+                pool.close()
+        self._pools = []
         bridge.close()
         core.dispose(wait)
         if not is_own or loop.is_closed():
@@ -750,7 +777,8 @@ class Runtime(Client):
         agents: Objects of classes, or functions, that are decorated with :func:`aios.agent`.
         workflows: Workflows that are made with :func:`aios.workflow`.
         source: Name of this service, the source of the events it makes.
-        threads: Threads for plain ``def`` agents and steps.
+        threads: How many threads each plain ``def`` agent has at most, and all plain steps together.
+            They start when they are needed.
         workers: Threads for everything that is not Python.
         engine: Whether to advance runs; otherwise that is left to other processes.
         lease_time: How long the death of this process costs before another one goes on with its
@@ -782,10 +810,17 @@ class Runtime(Client):
         self._relay = relay
         self._shutdown_timeout = shutdown_timeout
 
-    def _agents(self) -> list[Any]:
+    def _agents(self) -> list[BoundAgent]:
         from ._agent import bind
 
-        return [bind(given) for given in self._given_agents]
+        return [self._with_pool(bind(given)) for given in self._given_agents]
+
+    def _with_pool(self, agent: BoundAgent) -> BoundAgent:
+        """Gives a plain function threads of its own, and no more tasks than these can run."""
+        if agent.is_async:
+            return agent
+        threads = min(agent.concurrency, self._thread_count)
+        return agent._replace(concurrency=threads, pool=_aios.Pool())
 
     def _has_engine(self) -> bool:
         return self._engine and self._store is not None

@@ -7,13 +7,13 @@ use aios_core::{
     failure::Failure,
 };
 use futures_util::FutureExt;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     answer::log_unsettled,
     hosted::{HostedAgent, HostedType},
     ledger::{Dispatch, Entry, Key},
     running::Stop,
+    slot::Occupied,
     vigil::{Outcome, Vigil},
 };
 use crate::{agent::codes, panic::panic_failure};
@@ -24,7 +24,7 @@ impl HostedType {
         self: Arc<Self>,
         agent: Arc<HostedAgent>,
         delivery: Delivery,
-        _permit: OwnedSemaphorePermit,
+        occupied: Occupied,
     ) {
         let assigned: TaskAssigned = match delivery.event.data() {
             Ok(assigned) => assigned,
@@ -34,7 +34,12 @@ impl HostedType {
             }
         };
         match self.shared.ledger.begin(Key::new(&assigned, &delivery.event.metadata)) {
-            Dispatch::New(entry) => self.attempt(&agent, assigned, delivery, entry).await,
+            Dispatch::New(entry) => {
+                if let Some(slot) = occupied.slot() {
+                    entry.running.occupy(slot);
+                }
+                self.attempt(&agent, assigned, delivery, entry).await;
+            }
             Dispatch::Running(running) => running.hand_over(delivery),
             Dispatch::Finished(answer) => self.answer_again(answer, delivery).await,
         }

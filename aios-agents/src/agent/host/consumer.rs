@@ -1,14 +1,19 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use super::{
+    hosted::{HostedAgent, HostedType},
+    slot::Occupied,
+};
+use crate::agent::{AgentError, backoff::Backoff};
 use aios_core::{
     Chain,
     broker::{BrokerError, Deliveries, Subscription},
     clock::ClockExt,
 };
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::hosted::{HostedAgent, HostedType};
-use crate::agent::{AgentError, backoff::Backoff};
+/// How long tasks may wait in this process while overdue code occupies slots, before they are given
+/// back to the broker.
+const REDUCED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Takes the tasks of one subscription, for one agent or for any of the type.
 pub(super) struct Consumer {
@@ -30,7 +35,7 @@ impl Consumer {
 
     /// Subscribes, and returns what takes the tasks. A passing failure is left to that.
     pub(super) async fn start(
-        self,
+        mut self,
     ) -> Result<impl Future<Output = ()> + Send + 'static, AgentError> {
         let deliveries = match self.subscribe().await {
             Ok(deliveries) => Some(deliveries),
@@ -56,13 +61,15 @@ impl Consumer {
             match end {
                 End::Closed | End::Failed(BrokerError::Closed) => return,
                 End::Failed(error) => self.recover(&error).await,
-                // Nothing closes the semaphore.
-                End::Busy => drop(self.hosted.permits.acquire().await),
+                End::Busy => self.hosted.slots.any_free().await,
+                End::Resized => {}
             }
         }
     }
 
-    async fn subscribe(&self) -> Result<Deliveries, BrokerError> {
+    /// Subscribes for as many tasks as can run.
+    async fn subscribe(&mut self) -> Result<Deliveries, BrokerError> {
+        self.subscription.prefetch = self.hosted.slots.usable();
         self.hosted.shared.broker.subscribe(self.subscription.clone()).await
     }
 
@@ -74,7 +81,7 @@ impl Consumer {
         self.backoff.wait(&*self.hosted.shared.clock).await;
     }
 
-    /// Spawns a future for each task, under a permit. Ends with the subscription.
+    /// Spawns a future for each task, in a slot. Ends with the subscription.
     async fn take_all(&mut self, mut deliveries: Deliveries) -> End {
         while let Some(item) = deliveries.next().await {
             let delivery = match item {
@@ -82,26 +89,46 @@ impl Consumer {
                 Err(error) => return End::Failed(error),
             };
             self.backoff.reset();
-            let Some(permit) = self.permit().await else { return End::Busy };
+            let Some(slot) = self.slot().await else { return End::Busy };
             let Some(agent) = self.agent.clone().or_else(|| self.hosted.pick()) else {
                 return End::Closed;
             };
-            tokio::spawn(Arc::clone(&self.hosted).take(agent, delivery, permit));
+            tokio::spawn(Arc::clone(&self.hosted).take(agent, delivery, slot));
+            if self.is_resized() {
+                return End::Resized;
+            }
         }
         End::Closed
     }
 
-    /// A permit for one task; `None` if the tasks that run take so long that what waits for them
-    /// is better given back than held until the broker's consumer timeout.
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        let permit = Arc::clone(&self.hosted.permits).acquire_owned();
-        let Some(patience) = self.hosted.shared.options.early_ack_after else {
-            return permit.await.ok();
+    /// Whether slots that were occupied by overdue code are free again, so that this subscription
+    /// asks for too few tasks.
+    fn is_resized(&self) -> bool {
+        let slots = &self.hosted.slots;
+        !slots.is_reduced() && self.subscription.prefetch < slots.usable()
+    }
+
+    /// A slot for one task; `None` if the tasks that run take so long that what waits for them is
+    /// better given back: to other processes if overdue code occupies slots, or before the broker's
+    /// consumer timeout.
+    async fn slot(&self) -> Option<Occupied> {
+        let slots = &self.hosted.slots;
+        let clock = &self.hosted.shared.clock;
+        let reduced = async {
+            slots.reduced().await;
+            clock.sleep(REDUCED_PATIENCE).await;
+        };
+        let late = async {
+            match self.hosted.shared.options.early_ack_after {
+                Some(patience) => clock.sleep(patience).await,
+                None => std::future::pending().await,
+            }
         };
         tokio::select! {
             biased;
-            permit = permit => permit.ok(),
-            () = self.hosted.shared.clock.sleep(patience) => None,
+            slot = slots.occupy() => slot,
+            () = reduced => None,
+            () = late => None,
         }
     }
 }
@@ -111,6 +138,8 @@ enum End {
     /// The broker, or the host, was closed.
     Closed,
     Failed(BrokerError),
-    /// Every permit is held by a task that takes long.
+    /// Every slot is occupied by a task that takes long.
     Busy,
+    /// More tasks can run than this subscription asks for.
+    Resized,
 }

@@ -14,11 +14,12 @@ use aios_core::{
 };
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use super::{
     Shared,
     announce::{Announcement, StatusChanged},
+    slot::Slots,
 };
 use crate::agent::{AgentDefinition, AgentError, RegisteredAgent, events::Names};
 
@@ -35,7 +36,7 @@ pub(super) struct HostedType {
     pub(super) type_name: Arc<str>,
     pub(super) names: Names,
     pub(super) definition: AgentDefinition,
-    pub(super) permits: Arc<Semaphore>,
+    pub(super) slots: Arc<Slots>,
     ready: RwLock<Vec<Arc<HostedAgent>>>,
     next: AtomicUsize,
     pub(super) became_ready: Notify,
@@ -47,11 +48,12 @@ impl HostedType {
         agent_type: Segment,
         definition: AgentDefinition,
     ) -> Result<Arc<Self>, AgentError> {
+        let type_name = agent_type.as_str().into();
         Ok(Arc::new(Self {
             shared: Arc::clone(shared),
             names: Names::new(&agent_type)?,
-            type_name: agent_type.as_str().into(),
-            permits: Arc::new(Semaphore::new(definition.concurrency.into())),
+            slots: Slots::new(&type_name, definition.concurrency),
+            type_name,
             ready: RwLock::default(),
             next: AtomicUsize::new(0),
             became_ready: Notify::new(),
@@ -76,12 +78,6 @@ impl HostedType {
         let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         ready.get(turn.checked_rem(ready.len())?).cloned()
-    }
-
-    /// Waits until no task runs.
-    pub(super) async fn drained(&self) {
-        let all = u32::from(self.definition.concurrency);
-        drop(self.permits.acquire_many(all).await);
     }
 
     pub(super) fn registered(&self) -> Result<Vec<Announcement>, AgentError> {

@@ -1,7 +1,7 @@
 //! Runs agents in this process.
 //!
 //! One subscription a type takes tasks for any agent of the type, one mailbox an agent takes tasks
-//! for that agent alone. Each task is done in a spawned future under a permit of its type.
+//! for that agent alone. Each task is done in a spawned future in a slot of its type.
 
 mod announce;
 mod answer;
@@ -12,6 +12,7 @@ mod hosted;
 mod ledger;
 mod options;
 mod running;
+mod slot;
 mod supervise;
 mod vigil;
 mod watch;
@@ -127,7 +128,7 @@ impl AgentHost {
     async fn drained_within(&self, time: Duration) -> bool {
         let drained = async {
             for hosted in &self.types {
-                hosted.drained().await;
+                hosted.slots.drained().await;
             }
         };
         tokio::select! {

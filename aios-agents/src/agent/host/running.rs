@@ -1,10 +1,17 @@
 use std::sync::{
-    Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
     atomic::{AtomicU8, Ordering},
 };
 
-use aios_core::{BoxFuture, agent::TaskHost, broker::Delivery, event::Payload};
+use aios_core::{
+    BoxFuture,
+    agent::{TaskHost, TaskSlot},
+    broker::Delivery,
+    event::Payload,
+};
 use tokio::sync::Notify;
+
+use super::slot::Slot;
 
 const GOING: u8 = 0;
 const CANCELLED: u8 = 1;
@@ -17,6 +24,7 @@ pub(super) struct Running {
     progress: Mutex<Option<Payload>>,
     /// The same task, given again while it runs: the copy that the broker still has.
     handed: Mutex<Option<Delivery>>,
+    slot: OnceLock<Weak<Slot>>,
     pub(super) changed: Notify,
 }
 
@@ -30,6 +38,12 @@ pub(super) enum Stop {
 }
 
 impl Running {
+    /// The attempt occupies this slot.
+    pub(super) fn occupy(&self, slot: &Arc<Slot>) {
+        // An attempt begins once.
+        let _ = self.slot.set(Arc::downgrade(slot));
+    }
+
     pub(super) fn stop(&self, stop: Stop) {
         let wanted = match stop {
             Stop::Cancelled => CANCELLED,
@@ -102,5 +116,10 @@ impl TaskHost for Running {
 
     fn cancelled(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.until(Self::is_cancelled))
+    }
+
+    fn slot(&self) -> TaskSlot {
+        let slot = self.slot.get().and_then(Weak::upgrade);
+        slot.map_or_else(TaskSlot::default, |slot| TaskSlot::new(slot))
     }
 }

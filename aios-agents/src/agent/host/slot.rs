@@ -1,0 +1,155 @@
+//! The slots of an agent type: how many of its tasks run at the same time.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+/// The slots of one agent type in this process.
+#[derive(Debug)]
+pub(super) struct Slots {
+    agent_type: Arc<str>,
+    total: u16,
+    free: Arc<Semaphore>,
+    /// One permit for each attempt that runs. An attempt ends before its slot is free if its code
+    /// can't be stopped.
+    attempts: Semaphore,
+    /// How many slots are occupied by code whose attempt has ended.
+    overdue: AtomicUsize,
+    became_overdue: Notify,
+}
+
+/// A slot that is occupied. Dropping it makes it free.
+#[derive(Debug)]
+pub(super) struct Slot {
+    slots: Arc<Slots>,
+    is_overdue: AtomicBool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Slots {
+    pub(super) fn new(agent_type: &Arc<str>, total: u16) -> Arc<Self> {
+        Arc::new(Self {
+            agent_type: Arc::clone(agent_type),
+            total,
+            free: Arc::new(Semaphore::new(total.into())),
+            attempts: Semaphore::new(total.into()),
+            overdue: AtomicUsize::new(0),
+            became_overdue: Notify::new(),
+        })
+    }
+
+    /// Occupies a slot as soon as one is free.
+    pub(super) async fn occupy(self: &Arc<Self>) -> Option<Occupied> {
+        let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
+        // Its attempt may hold its permit for a moment longer than its slot.
+        self.attempts.acquire().await.ok()?.forget();
+        let is_overdue = AtomicBool::new(false);
+        let slot = Slot { slots: Arc::clone(self), is_overdue, _permit: permit };
+        Some(Occupied(Some(Arc::new(slot))))
+    }
+
+    /// Waits until a slot is free.
+    pub(super) async fn any_free(&self) {
+        // Nothing closes the semaphore.
+        drop(self.free.acquire().await);
+    }
+
+    /// Waits until no attempt runs. Code that still runs after its attempt is not waited for.
+    pub(super) async fn drained(&self) {
+        drop(self.attempts.acquire_many(self.total.into()).await);
+    }
+
+    /// How many slots are not occupied by code whose attempt has ended, but at least 1.
+    pub(super) fn usable(&self) -> u16 {
+        let overdue = self.overdue.load(Ordering::Acquire);
+        let usable = usize::from(self.total).saturating_sub(overdue).max(1);
+        usable.try_into().unwrap_or(self.total)
+    }
+
+    /// Whether code whose attempt has ended occupies slots.
+    pub(super) fn is_reduced(&self) -> bool {
+        self.overdue.load(Ordering::Acquire) > 0
+    }
+
+    /// Completes once code whose attempt has ended occupies a slot.
+    pub(super) async fn reduced(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.became_overdue.notified());
+            changed.as_mut().enable();
+            if self.is_reduced() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn gauge(&self, overdue: usize) {
+        let overdue = u32::try_from(overdue).unwrap_or(u32::MAX);
+        metrics::gauge!("aios_agent_tasks_overdue", "agent_type" => self.agent_type.to_string())
+            .set(overdue);
+    }
+}
+
+/// The slot of an attempt. Dropping this ends the attempt.
+pub(super) struct Occupied(Option<Arc<Slot>>);
+
+impl Occupied {
+    pub(super) fn slot(&self) -> Option<&Arc<Slot>> {
+        self.0.as_ref()
+    }
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0.take() {
+            slot.end_attempt();
+        }
+    }
+}
+
+impl Slot {
+    /// The attempt that occupied the slot has ended. Code that still holds the slot is overdue.
+    fn end_attempt(self: Arc<Self>) {
+        self.slots.attempts.add_permits(1);
+        if Arc::strong_count(&self) > 1 {
+            self.is_overdue.store(true, Ordering::Release);
+            let overdue = self.slots.overdue.fetch_add(1, Ordering::AcqRel) + 1;
+            self.slots.gauge(overdue);
+            self.slots.became_overdue.notify_waiters();
+            self.warn(overdue);
+        }
+    }
+
+    fn warn(&self, overdue: usize) {
+        let (agent_type, total) = (&*self.slots.agent_type, usize::from(self.slots.total));
+        if overdue < total {
+            tracing::warn!(
+                agent_type,
+                overdue,
+                total,
+                "the code of a task still runs after its attempt ended; this process takes fewer \
+                 tasks of this type until the code ends"
+            );
+        } else {
+            tracing::warn!(
+                agent_type,
+                overdue,
+                total,
+                "the code of tasks still runs after their attempts ended and occupies every slot; \
+                 this process takes no task of this type until one of them ends"
+            );
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.is_overdue.load(Ordering::Acquire) {
+            let before = self.slots.overdue.fetch_sub(1, Ordering::AcqRel);
+            self.slots.gauge(before.saturating_sub(1));
+        }
+    }
+}
