@@ -35,25 +35,42 @@ impl Identity {
 /// writing to one that was deleted, and nobody would ever read that.
 #[derive(Debug)]
 pub(super) struct Watch {
-    files: Vec<(PathBuf, Option<Identity>)>,
+    /// The database and its write-ahead log; none for a database in memory.
+    files: Option<(Named, Named)>,
     is_gone: bool,
+    has_lost_the_log: bool,
+}
+
+/// A name, and the file that had it.
+#[derive(Debug)]
+struct Named {
+    path: PathBuf,
+    identity: Option<Identity>,
+}
+
+impl Named {
+    fn new(path: PathBuf) -> Self {
+        Self { identity: Identity::at(&path), path }
+    }
+
+    fn is_in_place(&self) -> bool {
+        self.identity == Identity::at(&self.path)
+    }
 }
 
 impl Watch {
-    /// The database and its write-ahead log as they are now.
+    /// The files as they are now.
     pub(super) fn new(path: Option<&Path>) -> Self {
-        let files = path.into_iter().flat_map(|path| [path.to_owned(), beside(path, "-wal")]);
-        let files = files.map(|path| {
-            let identity = Identity::at(&path);
-            (path, identity)
-        });
-        Self { files: files.collect(), is_gone: false }
+        let named = |path: &Path| (Named::new(path.to_owned()), Named::new(beside(path, "-wal")));
+        Self { files: path.map(named), is_gone: false, has_lost_the_log: false }
     }
 
-    /// Fails once a file was deleted, moved or replaced, and from then on.
+    /// Fails once the database was deleted, moved or replaced, and from then on.
     pub(super) fn check(&mut self, database: &str) -> Result<(), StoreError> {
-        let is_there = |(path, known): &(PathBuf, _)| *known == Identity::at(path);
-        self.is_gone = self.is_gone || !self.files.iter().all(is_there);
+        if let Some((file, log)) = &self.files {
+            self.is_gone |= !file.is_in_place();
+            self.has_lost_the_log |= !log.is_in_place();
+        }
         self.found(database)
     }
 
@@ -63,6 +80,11 @@ impl Watch {
             true => Err(StoreError::Gone { database: database.to_owned() }),
             false => Ok(()),
         }
+    }
+
+    /// Whether the database is in place, but its log was not at the last check.
+    pub(super) fn has_lost_the_log(&self) -> bool {
+        self.has_lost_the_log && !self.is_gone
     }
 }
 

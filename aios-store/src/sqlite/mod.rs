@@ -97,17 +97,15 @@ impl SqliteStore {
     pub async fn connect_with(options: SqliteOptions) -> Result<Self, StoreError> {
         let database = options.database();
         let (max_event_bytes, clock) = (options.max_event_bytes, Arc::clone(&options.clock));
-        let (lock, readers) = match &options.location {
-            Location::Memory => (None, None),
+        let readers = match &options.location {
+            Location::Memory => None,
             Location::File(path) => {
                 let lock = DatabaseLock::take(path, options.lock_wait, &*clock).await?;
-                let lock = Arc::new(lock);
-                let readers = ReadPool::new(database.clone(), options.readers, Arc::clone(&lock));
-                (Some(lock), Some(readers))
+                Some(ReadPool::new(database.clone(), options.readers, Arc::new(lock)))
             }
         };
         let (published, head) = watch::channel(0);
-        let writer = WriterHandle::start(options, lock, published).await?;
+        let writer = WriterHandle::start(options, readers.clone(), published).await?;
         Ok(Self { database, max_event_bytes, clock, head, writer, readers })
     }
 

@@ -1,4 +1,7 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard},
+};
 
 use aios_core::store::StoreError;
 use rusqlite::Connection;
@@ -6,8 +9,8 @@ use tokio::sync::Semaphore;
 
 use super::{error::store_error, lock::DatabaseLock, schema};
 
-/// A bounded number of connections that can only read; opened when first needed.
-#[derive(Debug)]
+/// A bounded number of connections that can only read; opened when first needed. Clones share them.
+#[derive(Clone, Debug)]
 pub(super) struct ReadPool(Arc<Inner>);
 
 #[derive(Debug)]
@@ -15,6 +18,8 @@ struct Inner {
     database: String,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
+    /// Read while a connection is in use; written while there may be none.
+    gate: RwLock<()>,
     /// Held for as long as a connection may be open.
     lock: Arc<DatabaseLock>,
 }
@@ -25,8 +30,22 @@ impl ReadPool {
             database,
             permits: Arc::new(Semaphore::new(connections)),
             idle: Mutex::default(),
+            gate: RwLock::default(),
             lock,
         }))
+    }
+
+    /// The path of the database.
+    pub(super) fn path(&self) -> &Path {
+        self.0.lock.path()
+    }
+
+    /// Closes every connection, and lets none be opened until the guard is dropped. Blocks until the
+    /// reads that are under way are done.
+    pub(super) fn close(&self) -> RwLockWriteGuard<'_, ()> {
+        let gate = self.0.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        gate
     }
 
     /// Runs a closure on a thread that may block.
@@ -53,6 +72,7 @@ impl Inner {
         operation: &'static str,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         let fail = |error| store_error(operation, &self.database, error);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = idle.map_or_else(|| self.open(operation), Ok)?;

@@ -1,4 +1,4 @@
-use std::{fmt, path::Path, sync::Arc, thread::JoinHandle};
+use std::{fmt, path::Path, thread::JoinHandle};
 
 use aios_core::store::StoreError;
 use rusqlite::{Connection, Statement};
@@ -8,9 +8,9 @@ use super::{
     answers::Answers,
     error::{backend, store_error},
     file::Watch,
-    lock::DatabaseLock,
     log::Log,
     options::SqliteOptions,
+    pool::ReadPool,
     schema,
 };
 use crate::leases::LeaseTable;
@@ -55,17 +55,14 @@ impl WriterHandle {
     /// Starts the thread, which opens the database and then owns the only writing connection.
     pub(super) async fn start(
         options: SqliteOptions,
-        lock: Option<Arc<DatabaseLock>>,
+        readers: Option<ReadPool>,
         head: watch::Sender<u64>,
     ) -> Result<Self, StoreError> {
         let (queue, calls) = mpsc::channel(QUEUE);
         let (ready, opened) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("aios-sqlite".to_owned())
-            .spawn(move || {
-                serve(&options, lock.as_deref(), head, calls, ready);
-                drop(lock);
-            })
+            .spawn(move || serve(&options, readers.as_ref(), &head, calls, ready))
             .map_err(|source| backend("start the writer", true, source))?;
         let handle = Self { queue: Some(queue), thread: Some(thread) };
         opened.await.unwrap_or(Err(StoreError::Closed))?;
@@ -150,36 +147,47 @@ where
     }
 }
 
+/// Opens the database and serves calls until none can come any more. When the write-ahead log was
+/// lost, all connections are closed, and the database is opened anew.
 fn serve(
     options: &SqliteOptions,
-    lock: Option<&DatabaseLock>,
-    head: watch::Sender<u64>,
+    readers: Option<&ReadPool>,
+    head: &watch::Sender<u64>,
     mut calls: Calls,
     ready: oneshot::Sender<Result<(), StoreError>>,
 ) {
-    let path = lock.map(DatabaseLock::path);
-    let opened = schema::open_writer(options, path);
-    let database = options.database();
-    let fail = |error| store_error("open the database", &database, error);
-    let writer = opened
-        .as_ref()
-        .map_err(Clone::clone)
-        .and_then(|connection| Writer::open(connection, head, &database, path).map_err(fail));
-    let (mut writer, result) = match writer {
-        Ok(writer) => (Some(writer), Ok(())),
-        Err(error) => (None, Err(error)),
-    };
-    // Nobody waits any more if opening was cancelled; then the queue is closed as well.
-    let _ = ready.send(result);
-    let Some(writer) = &mut writer else { return };
     let answers = Answers::start();
-    let mut next = None;
-    while let Some(first) = next.take().or_else(|| calls.blocking_recv()) {
-        let mut batch = Vec::with_capacity(1 + calls.len());
-        batch.push(first);
-        let outcome = writer.commit(&mut batch, &mut calls, &mut next);
-        answers.give(batch, outcome);
+    let (mut ready, mut next, mut gate) = (Some(ready), None, None);
+    loop {
+        let connection = schema::open_writer(options, readers.map(ReadPool::path));
+        let opened = connection.as_ref().map_err(Clone::clone).and_then(|connection| {
+            Writer::open(connection, options, readers.map(ReadPool::path), ready.is_some(), head)
+        });
+        let (writer, result) = match opened {
+            Ok(writer) => (Some(writer), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        if let Some(ready) = ready.take() {
+            // Nobody waits any more if opening was cancelled; then the queue is closed as well.
+            let _ = ready.send(result);
+        }
+        drop(gate.take());
+        let end = writer.map(|mut writer| writer.serve(&mut calls, &mut next, &answers));
+        // The writer is the last to close the database, and tidies up.
+        gate = readers.map(ReadPool::close);
+        if end != Some(End::LogLost) {
+            return;
+        }
     }
+}
+
+/// Why a writer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Nobody can call any more.
+    Closed,
+    /// Its write-ahead log has no name any more. What was committed is in the database.
+    LogLost,
 }
 
 /// The owner of the writing connection, and of copies of what only it changes.
@@ -199,25 +207,49 @@ pub(super) struct Writer<'c> {
 impl<'c> Writer<'c> {
     fn open(
         connection: &'c Connection,
-        head: watch::Sender<u64>,
-        database: &str,
+        options: &SqliteOptions,
         path: Option<&Path>,
-    ) -> rusqlite::Result<Self> {
-        super::lease::expire_all(connection)?;
+        is_first: bool,
+        head: &watch::Sender<u64>,
+    ) -> Result<Self, StoreError> {
+        let database = options.database();
+        let fail = |error| store_error("open the database", &database, error);
+        if is_first {
+            super::lease::expire_all(connection).map_err(fail)?;
+        }
         let mut writer = Self {
             connection,
-            log: Log::new(connection)?,
+            log: Log::new(connection).map_err(fail)?,
             leases: LeaseTable::default(),
-            begin: connection.prepare("BEGIN IMMEDIATE")?,
-            commit: connection.prepare("COMMIT")?,
-            head,
-            database: database.to_owned(),
+            begin: connection.prepare("BEGIN IMMEDIATE").map_err(fail)?,
+            commit: connection.prepare("COMMIT").map_err(fail)?,
+            head: head.clone(),
             watch: Watch::new(path),
+            database: database.clone(),
             stale: true,
         };
-        writer.reload()?;
+        writer.reload().map_err(fail)?;
         writer.publish_head();
         Ok(writer)
+    }
+
+    /// Serves calls until none can come any more, or it has to be opened anew.
+    fn serve(
+        &mut self,
+        calls: &mut Calls,
+        next: &mut Option<Box<dyn Work>>,
+        answers: &Answers,
+    ) -> End {
+        while let Some(first) = next.take().or_else(|| calls.blocking_recv()) {
+            let mut batch = Vec::with_capacity(1 + calls.len());
+            batch.push(first);
+            let outcome = self.commit(&mut batch, calls, next);
+            answers.give(batch, outcome);
+            if self.watch.has_lost_the_log() {
+                return End::LogLost;
+            }
+        }
+        End::Closed
     }
 
     /// Commits a batch of calls as one transaction. What queues up until they have run joins them,
@@ -234,7 +266,7 @@ impl<'c> Writer<'c> {
             _ => self.transact(batch, calls, next),
         };
         let outcome = outcome.map_err(|error| store_error("commit", &self.database, error));
-        let outcome = outcome.and_then(|()| self.watch.check(&self.database));
+        let outcome = outcome.and_then(|()| self.check_files());
         match &outcome {
             Ok(()) => self.publish_head(),
             Err(_) => self.roll_back(),
@@ -266,6 +298,25 @@ impl<'c> Writer<'c> {
             }
         }
         self.commit.execute([]).map(drop)
+    }
+
+    /// Whether what was committed is where the next one to open the database finds it. What stands in
+    /// a write-ahead log that has no name any more is moved into the database; SQLite itself deletes the
+    /// log if another copy of it in this process has closed the database.
+    fn check_files(&mut self) -> Result<(), StoreError> {
+        self.watch.check(&self.database)?;
+        if !self.watch.has_lost_the_log() {
+            return Ok(());
+        }
+        let fail = |error| store_error("commit", &self.database, error);
+        let is_busy: bool = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(FULL)", [], |row| row.get(0))
+            .map_err(fail)?;
+        match is_busy {
+            true => Err(StoreError::Gone { database: self.database.clone() }),
+            false => Ok(()),
+        }
     }
 
     fn roll_back(&mut self) {
@@ -326,10 +377,11 @@ mod tests {
 
     #[test]
     fn should_not_report_as_stored_what_was_not_committed() {
-        let connection = schema::open_writer(&SqliteOptions::memory(), None).unwrap();
+        let options = SqliteOptions::memory();
+        let connection = schema::open_writer(&options, None).unwrap();
         connection.pragma_update(None, "foreign_keys", true).unwrap();
         let (published, head) = watch::channel(0);
-        let mut writer = Writer::open(&connection, published, ":memory:", None).unwrap();
+        let mut writer = Writer::open(&connection, &options, None, true, &published).unwrap();
         let ((first, mut stored), (second, mut lost)) =
             (append(Expected::Empty), append(Expected::Exact(1)));
         commit(&mut writer, vec![first]);
