@@ -22,6 +22,8 @@
 //! # }).unwrap().unwrap();
 //! ```
 
+#[cfg(test)]
+mod property;
 mod replay;
 mod run;
 mod script;

@@ -11,6 +11,9 @@ use crate::workflow::{
     journal::{Entry, decode},
 };
 
+/// Where the metadata of a run's first event keeps the id of the run.
+pub(super) const RUN_ID_KEY: &str = "run_id";
+
 /// Why a saved journal does not fit today's code.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -35,7 +38,7 @@ pub enum ReplayError {
 pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<(), ReplayError> {
     let entries: Vec<Entry> = journal.iter().map(decode).collect::<Result<_, _>>()?;
     let Some(Entry::Started(started)) = entries.first() else { return Err(ReplayError::NoStart) };
-    let run_id: Arc<str> = "replay".into();
+    let run_id = run_id(&entries, journal);
     let clock = Arc::new(VirtualClock::default());
     let mut execution = Execution::new(Arc::clone(&run_id), &entries, clock);
     let (name, version) = (workflow.name().clone(), started.version);
@@ -51,4 +54,16 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
         std::panic::resume_unwind(panic);
     }
     fits.map_err(ReplayError::Blocked)
+}
+
+/// The id of the run, from which its ids and random numbers follow. A journal in which nothing names
+/// it has none of them that matter.
+fn run_id(entries: &[Entry], journal: &[Event]) -> Arc<str> {
+    let named = journal.first().and_then(|event| event.metadata.extra.get(RUN_ID_KEY)?.as_str());
+    let of_task = |entry: &Entry| match entry {
+        Entry::TaskAssigned(task) => task.data.task_id.run().map(|(run_id, _)| run_id.into()),
+        _ => None,
+    };
+    let named = named.map(Arc::from).or_else(|| entries.iter().find_map(of_task));
+    named.unwrap_or_else(|| "replay".into())
 }

@@ -14,7 +14,7 @@ use aios_core::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{WorkflowTest, script::Outside};
+use super::{WorkflowTest, replay::RUN_ID_KEY, script::Outside};
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
     journal::{CancelRequested, ChildEnded, Codec, Entry, OfAgent, Signaled, Started},
@@ -62,6 +62,18 @@ impl TestedRun {
         self.journal.iter().map(|(entry, _)| entry)
     }
 
+    /// Why the run is blocked, if it is.
+    #[cfg(test)]
+    pub(super) fn misfit(&self) -> Option<&Failure> {
+        self.stuck.as_ref()
+    }
+
+    /// The first entries of the journal.
+    #[cfg(test)]
+    pub(super) fn entries(&self, count: usize) -> Vec<(Entry, Timestamp)> {
+        self.journal.iter().take(count).cloned().collect()
+    }
+
     /// The journal as events, to be saved and given to [`replay`](super::replay()) later.
     ///
     /// # Errors
@@ -69,7 +81,12 @@ impl TestedRun {
     /// If an entry can't be an event, which no run causes.
     pub fn events(&self) -> Result<Vec<Event>, aios_core::event::EventError> {
         let codec = Codec::new(&self.workflow, "test".into())?;
-        self.journal.iter().map(|(entry, at)| Ok(codec.encode(entry.clone(), *at)?.event)).collect()
+        let encode = |(entry, at): &(Entry, Timestamp)| {
+            let mut event = codec.encode(entry.clone(), *at)?.event;
+            event.metadata.extra.insert(RUN_ID_KEY.to_owned(), RUN_ID.into());
+            Ok(event)
+        };
+        self.journal.iter().map(encode).collect()
     }
 }
 
@@ -85,11 +102,6 @@ pub(super) struct Simulation {
 
 impl Simulation {
     pub(super) fn new(test: WorkflowTest, input: Payload) -> Self {
-        let clock = VirtualClock::default();
-        let mut outside: BTreeMap<Timestamp, Vec<Outside>> = BTreeMap::new();
-        for (after, what) in &test.outside {
-            outside.entry(Timestamp::UNIX_EPOCH + *after).or_default().push(what.clone());
-        }
         let started = Started {
             version: test.workflow.version(),
             input: input.clone(),
@@ -97,13 +109,25 @@ impl Simulation {
             parent: None,
             forked_from: None,
         };
-        let entry = Entry::Started(started);
-        let mut execution = Execution::new(RUN_ID.into(), [&entry], Arc::new(clock.clone()));
+        Self::resumed(test, input, vec![(Entry::Started(started), Timestamp::UNIX_EPOCH)])
+    }
+
+    /// A run that has this journal already.
+    pub(super) fn resumed(
+        test: WorkflowTest,
+        input: Payload,
+        journal: Vec<(Entry, Timestamp)>,
+    ) -> Self {
+        let clock = VirtualClock::default();
+        let last = journal.last().map_or(Timestamp::UNIX_EPOCH, |(_, at)| *at);
+        clock.advance(last.duration_since(Timestamp::UNIX_EPOCH));
+        let outside = outside(&test, &journal);
+        let entries = journal.iter().map(|(entry, _)| entry);
+        let mut execution = Execution::new(RUN_ID.into(), entries, Arc::new(clock.clone()));
         let workflow = test.workflow.name().clone();
         let version = test.workflow.version();
         let info = RunInfo { run_id: RUN_ID.into(), workflow, version, traceparent: None };
         execution.enter(&*test.workflow, info, input);
-        let journal = vec![(entry, Timestamp::UNIX_EPOCH)];
         Self { test, clock, execution, journal, timers: BTreeMap::new(), outside }
     }
 
@@ -124,7 +148,7 @@ impl Simulation {
     }
 
     async fn begin(&mut self) -> Result<(), Failure> {
-        if let Some((entry, at)) = self.journal.first().cloned() {
+        for (entry, at) in self.journal.clone() {
             self.execution.feed(entry, at);
         }
         self.settle().await;
@@ -280,4 +304,25 @@ impl Simulation {
         }
         true
     }
+}
+
+/// What is to come from outside after what a journal has of it.
+fn outside(
+    test: &WorkflowTest,
+    journal: &[(Entry, Timestamp)],
+) -> BTreeMap<Timestamp, Vec<Outside>> {
+    let came = |entry: &Entry| {
+        matches!(
+            entry,
+            Entry::Signaled(_) | Entry::CancelRequested(_) | Entry::Paused | Entry::Resumed
+        )
+    };
+    let came = journal.iter().filter(|(entry, _)| came(entry)).count();
+    let mut sorted = test.outside.clone();
+    sorted.sort_by_key(|(after, _)| *after);
+    let mut outside: BTreeMap<Timestamp, Vec<Outside>> = BTreeMap::new();
+    for (after, what) in sorted.into_iter().skip(came) {
+        outside.entry(Timestamp::UNIX_EPOCH + after).or_default().push(what);
+    }
+    outside
 }

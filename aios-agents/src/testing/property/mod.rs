@@ -1,0 +1,160 @@
+//! The property that a replay is the live run: for generated workflows, every prefix of the journal
+//! replays to what the run had seen, and goes on from there to an end of its own.
+//!
+//! `AIOS_PROGRAMS` sets how many programs are tried, and `AIOS_SEED` where they begin.
+
+mod generate;
+mod perform;
+mod program;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aios_core::event::{Event, Payload};
+
+use self::{generate::Generator, perform::interpreter, program::Program};
+use super::{TestedRun, WorkflowTest, replay, run::Simulation};
+
+/// Programs that are tried without `AIOS_PROGRAMS`.
+const PROGRAMS: u64 = 300;
+/// Programs that Python's tests try, too.
+const SHARED: u64 = 200;
+
+/// What a run saw, in order.
+type Seen = Arc<Mutex<Vec<String>>>;
+
+fn seen(seen: &Seen) -> Vec<String> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    #[allow(clippy::disallowed_methods, reason = "how much is tested is chosen from outside")]
+    let value = std::env::var(name).ok();
+    value.map_or(default, |text| text.parse().unwrap())
+}
+
+fn scripted(program: &Program, seen: &Seen) -> WorkflowTest {
+    let answer = |value: u8| match value % 5 {
+        0 => Err("not this one".into()),
+        _ => Ok(value),
+    };
+    let test = WorkflowTest::of(interpreter(seen)).agent("agent", answer).child("child", answer);
+    program.outside(test)
+}
+
+async fn live(program: &Program) -> (TestedRun, Vec<String>) {
+    let saw = Seen::default();
+    let run = scripted(program, &saw).run(program).await;
+    let saw = seen(&saw);
+    (run, saw)
+}
+
+/// Runs a program, replays every prefix of its journal, and lets the run go on from some of them.
+async fn check(program: &Program) -> Result<usize, String> {
+    let (run, saw) = live(program).await;
+    let journal = run.events().unwrap();
+    if let Some(failure) = run.misfit() {
+        return Err(format!("the live run is blocked: {failure}"));
+    }
+    check_prefixes(&journal, &saw).await?;
+    for end in (1..journal.len()).step_by(1 + journal.len() / 4) {
+        let again = Seen::default();
+        let test = scripted(program, &again);
+        let input = Payload::encode(program).unwrap();
+        let resumed = Simulation::resumed(test, input, run.entries(end)).run().await;
+        if let Some(failure) = resumed.misfit() {
+            return Err(format!("after {end} entries the run is blocked: {failure}"));
+        }
+        let (journal, saw) = (resumed.events().unwrap(), seen(&again));
+        check_prefixes(&journal, &saw).await.map_err(|error| format!("from {end} on: {error}"))?;
+    }
+    Ok(journal.len())
+}
+
+/// Every prefix of a journal replays to a prefix of what the run saw, the whole to the whole.
+async fn check_prefixes(journal: &[Event], saw: &[String]) -> Result<(), String> {
+    let mut before = 0;
+    for end in 1..=journal.len() {
+        let again = Seen::default();
+        let replayed = replay(interpreter(&again), &journal[..end]).await;
+        replayed.map_err(|error| format!("{end} entries do not replay: {error:?}"))?;
+        let again = seen(&again);
+        if !saw.starts_with(&again) || again.len() < before {
+            return Err(format!("after {end} entries: saw {again:?}, live {saw:?}"));
+        }
+        before = again.len();
+    }
+    if before < saw.len() {
+        return Err(format!("the whole journal replays to {before} of {saw:?}"));
+    }
+    Ok(())
+}
+
+/// A smaller program that fails as well.
+async fn shrink(mut program: Program) -> Program {
+    'smaller: loop {
+        for candidate in program.smaller() {
+            if check(&candidate).await.is_err() {
+                program = candidate;
+                continue 'smaller;
+            }
+        }
+        return program;
+    }
+}
+
+async fn fail(seed: u64, program: Program, error: String) -> ! {
+    let smallest = shrink(program).await;
+    let again = check(&smallest).await.err().unwrap_or(error);
+    let text = serde_json::to_string(&smallest).unwrap();
+    let journal = live(&smallest).await.0;
+    let journal: Vec<_> = journal.journal().map(|entry| format!("{entry:?}\n")).collect();
+    panic!("seed {seed}: {again}\n{text}\n{}", journal.concat());
+}
+
+#[tokio::test]
+async fn should_replay_every_prefix_of_generated_runs_as_they_were_live() {
+    let (first, programs) = (number("AIOS_SEED", 0), number("AIOS_PROGRAMS", PROGRAMS));
+    let mut entries = 0;
+    for seed in first..first + programs {
+        let program = Generator::new(seed).program();
+        match check(&program).await {
+            Ok(journal) => entries += journal,
+            Err(error) => fail(seed, program, error).await,
+        }
+        if seed % 10_000 == 9_999 {
+            println!("{} programs, {entries} entries", seed + 1 - first);
+        }
+    }
+    println!("{programs} programs with {entries} entries, every prefix of them replayed");
+}
+
+/// What is polled in random order still takes the same way in every replay.
+#[tokio::test]
+async fn should_replay_selects_that_poll_at_random() {
+    for seed in 0..100 {
+        let program = Generator::new(seed).random_select();
+        if let Err(error) = check(&program).await {
+            fail(seed, program, error).await;
+        }
+    }
+}
+
+/// The programs that Python's tests perform are those that are generated here.
+#[test]
+fn should_share_its_programs_with_other_languages() {
+    let lines = (0..SHARED).map(|seed| {
+        let program = Generator::new(seed).portable();
+        format!("{}\n", serde_json::to_string(&program).unwrap())
+    });
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../aios-py/tests/programs.jsonl");
+    let written: String = lines.collect();
+    if number("AIOS_WRITE_PROGRAMS", 0) == 1 {
+        std::fs::write(path, &written).unwrap();
+    }
+    assert!(std::fs::read_to_string(path).unwrap() == written, "set AIOS_WRITE_PROGRAMS=1");
+}
+
+const SECOND: Duration = Duration::from_secs(1);

@@ -1,0 +1,130 @@
+use serde::{Deserialize, Serialize};
+
+use super::SECOND;
+use crate::testing::WorkflowTest;
+
+/// A workflow as data, and what comes to it from outside.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Program {
+    pub(super) code: Vec<Do>,
+    /// Seconds after the start, and what.
+    pub(super) outside: Vec<(u8, Outside)>,
+}
+
+/// What comes from outside.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) enum Outside {
+    Signal(u8, u8),
+    Cancel,
+    Pause,
+    Resume,
+}
+
+/// What a workflow does next.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Do {
+    /// A step that ends at once.
+    Step(u8),
+    /// A step whose code waits.
+    SlowStep(u8),
+    /// A step that fails twice.
+    FailingStep,
+    Task(u8),
+    Child(u8),
+    /// A timer, in seconds.
+    Sleep(u8),
+    /// A wait for a signal by name, with a timeout in seconds.
+    Signal(u8, u8),
+    Emit,
+    Status,
+    /// Ids, times, chance.
+    Draw,
+    Version(u8),
+    Yield,
+    /// Sends to a channel between branches.
+    Send(u8),
+    /// Receives from a channel, for some seconds.
+    Receive(u8, u8),
+    /// Holds the permit of a semaphore meanwhile: one for each level, so that no two wait for each
+    /// other.
+    Guarded(u8, Box<Self>),
+    /// Fails.
+    Fail,
+    /// Registers a compensation that is a step.
+    Compensate(u8),
+    Sequence(Vec<Self>),
+    /// Waits for all.
+    All(Vec<Self>),
+    /// Waits for all and sees them in the order in which they end.
+    Unordered(Vec<Self>),
+    /// Waits for the first.
+    First(Vec<Self>),
+    /// Waits for the first of several operations that are polled in random order: timers of so many
+    /// seconds and signals.
+    Random(Vec<(u8, bool)>),
+    /// Begins it and drops it.
+    Drop(Box<Self>),
+    /// Items by signal until one deadline.
+    Loop(u8, Box<Self>),
+}
+
+impl Program {
+    pub(super) fn outside(&self, mut test: WorkflowTest) -> WorkflowTest {
+        for (after, what) in &self.outside {
+            let after = SECOND * u32::from(*after);
+            test = match what {
+                Outside::Signal(name, value) => test.signal(after, &signal_name(*name), value),
+                Outside::Cancel => test.cancel(after, "enough"),
+                Outside::Pause => test.pause(after),
+                Outside::Resume => test.resume(after),
+            };
+        }
+        test
+    }
+
+    /// Programs with a little less in them.
+    pub(super) fn smaller(&self) -> Vec<Self> {
+        let code = smaller(&self.code).into_iter();
+        let mut programs: Vec<_> = code.map(|code| Self { code, ..self.clone() }).collect();
+        for index in 0..self.outside.len() {
+            let mut program = self.clone();
+            program.outside.remove(index);
+            programs.push(program);
+        }
+        programs
+    }
+}
+
+pub(super) fn signal_name(name: u8) -> String {
+    format!("signal_{name}")
+}
+
+/// Makes one of several.
+type Wrap = fn(Vec<Do>) -> Do;
+
+fn smaller(parts: &[Do]) -> Vec<Vec<Do>> {
+    let mut found = Vec::new();
+    for (index, part) in parts.iter().enumerate() {
+        let with = |new: Option<Do>| {
+            let mut parts = parts.to_vec();
+            parts.splice(index..=index, new);
+            parts
+        };
+        found.push(with(None));
+        let (inner, wrap): (_, Wrap) = match part.clone() {
+            Do::Sequence(parts) => (parts, Do::Sequence),
+            Do::All(parts) => (parts, Do::All),
+            Do::Unordered(parts) => (parts, Do::Unordered),
+            Do::First(parts) => (parts, Do::First),
+            Do::Guarded(_, part) | Do::Drop(part) | Do::Loop(_, part) => {
+                found.push(with(Some(*part.clone())));
+                continue;
+            }
+            _ => continue,
+        };
+        found.extend(inner.iter().map(|part| with(Some(part.clone()))));
+        let less = smaller(&inner).into_iter().filter(|parts| !parts.is_empty());
+        found.extend(less.map(|parts| with(Some(wrap(parts)))));
+    }
+    found
+}
