@@ -332,6 +332,12 @@ impl Entry {
         )
     }
 
+    /// Whether a paused run records this entry: what was begun before and has ended since, and the
+    /// versions of changes, which have to stand before the outcomes that follow from them.
+    pub(crate) fn passes_pause(&self) -> bool {
+        self.is_outcome() || matches!(self, Self::VersionMarked(_))
+    }
+
     /// Whether this entry begins an operation that is over later.
     pub(crate) fn is_beginning(&self) -> bool {
         matches!(

@@ -138,7 +138,7 @@ impl Machine {
             return Vec::new();
         }
         if self.paused {
-            return self.recording.extract_if(.., |entry| entry.is_outcome()).collect();
+            return self.recording.extract_if(.., |entry| entry.passes_pause()).collect();
         }
         // Drained, so that the next entry finds room.
         self.recording.drain(..).collect()

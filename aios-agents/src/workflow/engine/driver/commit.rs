@@ -222,7 +222,8 @@ impl Driver {
     /// A paused run begins nothing: what it was about to begin waits until it is resumed.
     fn put_back(&self, records: &mut Vec<Record>) {
         let entries = std::mem::take(records).into_iter();
-        let (kept, begun): (Vec<_>, Vec<_>) = entries.partition(|record| record.entry.is_outcome());
+        let (kept, begun): (Vec<_>, Vec<_>) =
+            entries.partition(|record| record.entry.passes_pause());
         *records = kept;
         self.execution.machine().put_back(begun.into_iter().map(|record| record.entry));
     }
