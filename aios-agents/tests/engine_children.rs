@@ -66,6 +66,21 @@ async fn should_cancel_the_children_of_a_cancelled_run() {
     }
 }
 
+/// Many children end while others are still asked to, and all of that reads the same few connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_many_children_on_few_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = aios_store::sqlite::SqliteOptions::file(folder.path().join("runs.db"));
+    let store = aios_store::sqlite::SqliteStore::connect_with(file).await.unwrap();
+    let (store, undone): (Arc<dyn Store>, _) = (Arc::new(store), Arc::default());
+    let runtime = family(&store, &undone).start().await.unwrap();
+    let run = runtime.start("parent", &200).await.unwrap();
+    all_kids(&store, "running", 200).await;
+    run.cancel("enough").await.unwrap();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    all_kids(&store, "cancelled", 200).await;
+}
+
 /// Whatever was started when the cancellation came is cancelled; nothing is started later.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_leave_no_child_running_whenever_the_cancellation_comes() {

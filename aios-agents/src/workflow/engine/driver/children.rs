@@ -5,8 +5,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use aios_core::{BoxFuture, event::EventId};
-use tokio::task::JoinHandle;
+use aios_core::event::EventId;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::Driver;
 use crate::workflow::{engine::Engine, journal::Entry};
@@ -20,7 +20,9 @@ pub(super) struct Children {
     doomed: bool,
     /// Those that are being started.
     starting: BTreeMap<u64, JoinHandle<()>>,
-    cancelling: Option<BoxFuture<'static, ()>>,
+    /// A task of its own, since it reads the store as the run does: reads that wait for each other
+    /// must not be polled by one task.
+    cancelling: JoinSet<()>,
     begun: bool,
 }
 
@@ -45,17 +47,15 @@ impl Children {
 
     /// Whether a request to cancel a child is not durable yet. The run must not end before.
     pub(super) fn is_cancelling(&self) -> bool {
-        self.cancelling.is_some()
+        !self.cancelling.is_empty()
     }
 
     /// Lets the requests to cancel children go on; ready once, when they are durable.
     pub(super) fn poll_cancelling(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(cancelling) = &mut self.cancelling else { return Poll::Pending };
-        let polled = cancelling.as_mut().poll(context);
-        if polled.is_ready() {
-            self.cancelling = None;
+        match self.cancelling.poll_join_next(context) {
+            Poll::Ready(Some(_)) => Poll::Ready(()),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
-        polled
     }
 }
 
@@ -75,9 +75,7 @@ impl Driver {
         let starting = std::mem::take(&mut children.starting);
         let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
         let incarnation = self.incarnation.clone();
-        children.cancelling = Some(Box::pin(async move {
-            cancel(engine, run_id, incarnation, running, starting).await;
-        }));
+        children.cancelling.spawn(cancel(engine, run_id, incarnation, running, starting));
     }
 
     /// As [`cancel_children`](Self::cancel_children), and waits until the requests are durable.

@@ -172,6 +172,7 @@ impl Driver {
     pub(super) async fn block(&mut self, failure: Failure) -> Exit {
         // Others may be loaded meanwhile.
         self.permit = None;
+        self.outgoing.rest();
         self.children_cancelled().await;
         let (status, failure, entry) = match self.cancel_requested.take() {
             None => (RunStatus::Blocked, failure.clone(), Entry::Blocked(Blocked { failure })),

@@ -170,7 +170,9 @@ impl Driver {
     fn poll(&mut self, inbox: &Inbox, context: &mut Context<'_>) -> Poll<Happened> {
         self.turns += 1;
         // What waits for the dispatcher holds up nothing else.
-        if !self.is_paused() {
+        if self.is_paused() {
+            self.outgoing.rest();
+        } else {
             let _ = self.outgoing.poll(&self.engine.dispatches, context);
         }
         if let Some(append) = &mut self.append

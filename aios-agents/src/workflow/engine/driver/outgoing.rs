@@ -29,6 +29,12 @@ impl Outgoing {
         }
     }
 
+    /// Gives up the place in the dispatcher's queue, which would hold up others while this is not
+    /// polled.
+    pub(super) fn rest(&mut self) {
+        self.slot = None;
+    }
+
     /// Drops the tasks that were not handed over; a run that waits for them gives them again.
     pub(super) fn keep_notices(&mut self) {
         self.waiting.retain(|dispatch| dispatch.task.is_none());

@@ -142,7 +142,8 @@ async fn leave(
     exit: Exit,
 ) -> Departure {
     let (parent, fence) = (driver.parent.take(), Some(driver.fence));
-    let outgoing = std::mem::take(&mut driver.outgoing);
+    let mut outgoing = std::mem::take(&mut driver.outgoing);
+    outgoing.rest();
     let closed = driver.execution.cell.close();
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(driver)));
     let panic = closed.and(dropped).map_err(|panic| panic_failure(PANICKED, &*panic));
