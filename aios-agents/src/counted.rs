@@ -9,7 +9,7 @@ use std::{
 };
 
 use aios_core::{
-    event::Pattern,
+    event::{Pattern, Timestamp},
     store::{
         AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, Owner,
         Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, RunSummary, Shard,
@@ -203,6 +203,14 @@ impl ReadModels for CountedStore {
         page: &PageRequest,
     ) -> Result<Page<RunSummary>, StoreError> {
         self.inner.run_summaries(filter, page).await
+    }
+
+    async fn touch_agents(
+        &self,
+        agent_ids: &[String],
+        at: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        self.inner.touch_agents(agent_ids, at).await
     }
 
     async fn rebuild(&self) -> Result<(), StoreError> {

@@ -9,8 +9,12 @@ use std::{
 use aios_agents::agent::{AgentDefinition, Agents, HostOptions};
 use aios_core::{
     agent::{ResultExt, TaskError},
+    event::Event,
     failure::Failure,
-    store::{AgentFilter, AgentRecord, AgentStatus, PageRequest, ReadModels},
+    store::{
+        AgentFilter, AgentRecord, AgentStatus, Append, EventStore, EventStoreExt, PageRequest,
+        ReadModels,
+    },
 };
 use serde_json::{Value, json};
 
@@ -131,6 +135,49 @@ async fn should_report_an_agent_that_was_not_seen_once() {
     let rows = rows(&world).await;
     let of = |name: &str| rows.iter().find(|row| row.name == name).unwrap().status;
     assert_eq!((of("lost"), of("other")), (AgentStatus::Missing, AgentStatus::Running));
+}
+
+#[tokio::test]
+async fn should_not_fill_the_log_while_nothing_happens() {
+    let world = World::new();
+    let mut seen = world.subscribe("watch", &["agents.*.seen"]).await;
+    let _host = world.start(Agents::new().agent("backend", Scripted::echo())).await;
+    let (head, before) = (world.store.head().await.unwrap(), rows(&world).await.remove(0));
+    world.pass(INTERVAL * 10).await;
+    assert_eq!(world.store.head().await.unwrap(), head);
+    let row = rows(&world).await.remove(0);
+    assert!(row.last_seen_at >= before.last_seen_at.map(|at| at + INTERVAL * 9), "{row:?}");
+    assert!(seen.try_next().await.is_some(), "other processes hear of it all the same");
+}
+
+#[tokio::test]
+async fn should_note_in_the_log_that_an_agent_is_there_again() {
+    let world = World::new();
+    let _host = world.start(Agents::new().agent("backend", Scripted::echo())).await;
+    let id = rows(&world).await.remove(0).id;
+    let missing = json!({ "agent_id": id, "status": "missing" });
+    let event_type = "agents.backend.status_changed".parse().unwrap();
+    let event = Event::new(event_type, "watcher", &missing).unwrap();
+    let append = Append::new(format!("agents/{id}").parse().unwrap(), vec![event]);
+    world.store.append_one(append).await.unwrap();
+    assert_eq!(status(&world).await, AgentStatus::Missing);
+    world.pass(INTERVAL * 2).await;
+    assert_eq!(status(&world).await, AgentStatus::Running);
+}
+
+#[tokio::test]
+async fn should_miss_no_agent_because_the_tables_were_rebuilt() {
+    let world = World::new();
+    let mut missed = world.subscribe("watch", &["system.agent.heartbeat_missed"]).await;
+    let _hosts = [
+        world.start(Agents::new().agent("backend", Scripted::echo())).await,
+        world.start(Agents::new().agent("frontend", Scripted::echo())).await,
+    ];
+    for _ in 0..5 {
+        world.pass(INTERVAL * 4 + INTERVAL / 3).await;
+        world.store.rebuild().await.unwrap();
+    }
+    assert!(missed.try_next().await.is_none());
 }
 
 #[tokio::test]

@@ -109,7 +109,7 @@ pub struct AgentRecord {
     pub config: Payload,
     /// Where it stands.
     pub status: AgentStatus,
-    /// Its last heartbeat.
+    /// When its process last said that it is there.
     pub last_seen_at: Option<Timestamp>,
     /// When it was registered.
     pub created_at: Timestamp,
@@ -310,7 +310,8 @@ pub struct RunFilter {
 }
 
 /// Tables derived from the log by [`project`](crate::projection::project), in the transaction that
-/// appends. They can be rebuilt at any time.
+/// appends. They can be rebuilt at any time. Only when an agent was seen last may be newer than the
+/// log says, see [`touch_agents`](Self::touch_agents).
 #[async_trait]
 pub trait ReadModels: Send + Sync + 'static {
     /// A page of agents.
@@ -365,6 +366,22 @@ pub trait ReadModels: Send + Sync + 'static {
     ) -> Result<Page<RunSummary>, StoreError> {
         let Page { rows, next, unreadable } = self.runs(filter, page).await?;
         Ok(Page { rows: rows.into_iter().map(RunSummary::from).collect(), next, unreadable })
+    }
+
+    /// Notes outside the log that agents are there at this moment, and returns those of which nothing
+    /// was noted, because they are not known to run: for these, an event has to say so.
+    ///
+    /// Without an implementation nothing is noted, so that every sign of life is an event.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn touch_agents(
+        &self,
+        agent_ids: &[String],
+        _at: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        Ok(agent_ids.to_vec())
     }
 
     /// Empties all tables and derives them from the log anew. Appends wait meanwhile.

@@ -4,8 +4,8 @@ use aios_core::{
     event::Timestamp,
     projection::{Cell, Change, Condition, Query, Record, Row, Table, project},
     store::{
-        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunStatus,
-        RunSummary, StoreError, TaskFilter, TaskRecord, WorkflowRecord,
+        AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels, RunFilter, RunRecord,
+        RunStatus, RunSummary, StoreError, TaskFilter, TaskRecord, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -56,6 +56,15 @@ impl ReadModels for MemoryStore {
         self.page(&Query::run_summaries(filter, page))
     }
 
+    async fn touch_agents(
+        &self,
+        agent_ids: &[String],
+        at: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        let tables = &mut self.state().tables;
+        Ok(agent_ids.iter().filter(|id| !tables.touch_agent(id, at)).cloned().collect())
+    }
+
     async fn rebuild(&self) -> Result<(), StoreError> {
         let mut state = self.state();
         let mut tables = Tables::default();
@@ -87,6 +96,21 @@ impl Tables {
         };
         row.updated_at = change.at;
         change.cells.into_iter().for_each(|(name, cell)| set(row, change.table, name, cell));
+    }
+
+    /// Notes that an agent that runs was seen; whether there is one.
+    fn touch_agent(&mut self, id: &str, at: Timestamp) -> bool {
+        let rows = self.0.get_mut(&Table::Agents);
+        let row = rows.zip(Key::of(id)).and_then(|(rows, key)| rows.get_mut(&key.uuid));
+        let running = Cell::text(AgentStatus::Running.as_str());
+        match row.filter(|row| cell(row, Table::Agents, "status") == Some(&running)) {
+            None => false,
+            Some(row) => {
+                set(row, Table::Agents, "last_seen_at", Cell::Timestamp(at));
+                row.updated_at = at;
+                true
+            }
+        }
     }
 
     /// The ids of runs that ended before a moment, the oldest first.

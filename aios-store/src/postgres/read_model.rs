@@ -1,5 +1,7 @@
+use std::collections::HashSet;
+
 use aios_core::{
-    event::{EventId, Payload},
+    event::{EventId, Payload, Timestamp},
     projection::{Cell, Column, Condition, Kind, Query, Record, Row},
     store::{
         AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
@@ -21,6 +23,11 @@ use crate::rows::{self, Key};
 
 /// What every table has before its own columns.
 const COMMON: usize = 5;
+
+const TOUCH: &str = "\
+    UPDATE {schema}.agents SET last_seen_at = at, updated_at = at
+    FROM (SELECT timestamptz 'epoch' + $2 * interval '1 microsecond' AS at) AS now
+    WHERE id = ANY($1) AND status = 'running' RETURNING id";
 
 #[async_trait]
 impl ReadModels for PostgresStore {
@@ -60,12 +67,31 @@ impl ReadModels for PostgresStore {
         self.page(&Query::run_summaries(filter, page)).await
     }
 
+    async fn touch_agents(
+        &self,
+        agent_ids: &[String],
+        at: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        self.touch(agent_ids, at).await
+    }
+
     async fn rebuild(&self) -> Result<(), StoreError> {
         rebuild(&self.0.database).await
     }
 }
 
 impl PostgresStore {
+    async fn touch(&self, agent_ids: &[String], at: Timestamp) -> Result<Vec<String>, StoreError> {
+        let (database, operation) = (&self.0.database, "note that agents were seen");
+        let keys: Vec<Uuid> = agent_ids.iter().filter_map(|id| Some(Key::of(id)?.uuid)).collect();
+        let query = sqlx::query(database.schema().fill(TOUCH)).bind(keys).bind(at.as_micros());
+        let rows = database.fetch_all(operation, query).await?;
+        let touched: sqlx::Result<HashSet<Uuid>> = rows.iter().map(|row| row.try_get(0)).collect();
+        let touched = touched.map_err(|error| database.error(operation, error))?;
+        let is_unknown = |id: &&String| Key::of(id).is_none_or(|key| !touched.contains(&key.uuid));
+        Ok(agent_ids.iter().filter(is_unknown).cloned().collect())
+    }
+
     async fn page<R: Record>(&self, query: &Query) -> Result<Page<R>, StoreError> {
         let database = &self.0.database;
         let mut builder = select(database.schema(), query)?;

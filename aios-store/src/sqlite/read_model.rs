@@ -63,6 +63,15 @@ impl ReadModels for SqliteStore {
         self.page(Query::run_summaries(filter, page)).await
     }
 
+    async fn touch_agents(
+        &self,
+        agent_ids: &[String],
+        at: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        let agent_ids = agent_ids.to_vec();
+        self.writer().call(move |writer| writer.touch_agents(&agent_ids, at)).await
+    }
+
     async fn rebuild(&self) -> Result<(), StoreError> {
         let database = self.database().to_owned();
         self.writer().call(move |writer| writer.rebuild(&database)).await
@@ -85,6 +94,20 @@ impl SqliteStore {
 }
 
 impl Writer<'_> {
+    fn touch_agents(&self, agent_ids: &[String], at: Timestamp) -> rusqlite::Result<Vec<String>> {
+        let sql = "UPDATE agents SET last_seen_at = ?2, updated_at = ?2
+                   WHERE id = ?1 AND status = 'running'";
+        let mut touch = self.connection.prepare_cached(sql)?;
+        let mut unknown = Vec::new();
+        for id in agent_ids {
+            let key = Key::of(id).map(|key| key.uuid.as_bytes().to_vec());
+            if touch.execute((key, at.as_micros()))? == 0 {
+                unknown.push(id.clone());
+            }
+        }
+        Ok(unknown)
+    }
+
     fn rebuild(&self, database: &str) -> rusqlite::Result<()> {
         for table in Table::ALL {
             self.connection.execute(&format!("DELETE FROM {}", table.name()), [])?;

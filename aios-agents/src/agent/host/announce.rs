@@ -57,9 +57,40 @@ impl Shared {
                 all.iter().map(|one| Append::new(one.stream.clone(), vec![one.event.clone()]));
             store.append(appends.collect()).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         }
+        self.publish(all).await
+    }
+
+    async fn publish(&self, all: Vec<Announcement>) -> Result<(), AgentError> {
         let batch = all.into_iter().map(|one| Publish::new(one.event)).collect();
         self.broker.publish(batch).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(())
+    }
+
+    /// Tells store and broker that agents are there. Only an agent that was not known to run gets an
+    /// event in the log, so that the log does not grow while nothing happens.
+    async fn announce_seen(&self, seen: Vec<(String, Announcement)>) {
+        if seen.is_empty() {
+            return;
+        }
+        let unknown = match &self.store {
+            None => Vec::new(),
+            Some(store) => {
+                let ids: Vec<String> = seen.iter().map(|(id, _)| id.clone()).collect();
+                match store.touch_agents(&ids, self.clock.now()).await {
+                    Ok(unknown) => unknown,
+                    Err(error) => return warn(&error.into()),
+                }
+            }
+        };
+        let (returned, known): (Vec<_>, Vec<_>) =
+            seen.into_iter().partition(|(id, _)| unknown.contains(id));
+        self.announce_or_warn(returned.into_iter().map(|(_, seen)| seen).collect()).await;
+        let known: Vec<_> = known.into_iter().map(|(_, seen)| seen).collect();
+        if !known.is_empty()
+            && let Err(error) = self.publish(known).await
+        {
+            warn(&error);
+        }
     }
 
     /// Announces what the next announcement repeats anyway: a failure is only logged.
@@ -68,23 +99,28 @@ impl Shared {
             return;
         }
         if let Err(error) = self.announce(all).await {
-            tracing::warn!(
-                code = error.code(),
-                error = %Chain(&error),
-                "agents could not be announced"
-            );
+            warn(&error);
         }
     }
 }
 
+fn warn(error: &AgentError) {
+    tracing::warn!(
+        code = error.code(),
+        error = %Chain(error),
+        "agents could not be announced"
+    );
+}
+
 /// Says now and then which agents are there, and looks for those that are missing.
 pub(super) async fn run(shared: Arc<Shared>, types: Vec<Arc<HostedType>>) {
+    let mut suspects = watch::Suspects::default();
     loop {
         shared.clock.sleep(shared.options.announce_interval).await;
         let seen = types.iter().flat_map(|hosted| hosted.seen()).collect();
-        shared.announce_or_warn(seen).await;
+        shared.announce_seen(seen).await;
         if let Some(store) = &shared.store {
-            watch::report_missing(&shared, &**store).await;
+            watch::report_missing(&shared, &**store, &mut suspects).await;
         }
     }
 }

@@ -87,10 +87,11 @@ impl HostedType {
             .collect()
     }
 
-    pub(super) fn seen(&self) -> Vec<Announcement> {
+    /// The agents that take tasks, and the announcements that they are there.
+    pub(super) fn seen(&self) -> Vec<(String, Announcement)> {
         let ids = self.ready_ids().into_iter();
-        ids.filter_map(|id| self.note(&id, &self.names.seen, &json!({ "agent_id": &*id })))
-            .collect()
+        let seen = |id: &str| self.note(id, &self.names.seen, &json!({ "agent_id": id }));
+        ids.filter_map(|id| Some((id.to_string(), seen(&id)?))).collect()
     }
 
     pub(super) fn status_of_ready(&self, status: AgentStatus) -> Vec<Announcement> {

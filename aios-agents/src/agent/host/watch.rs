@@ -1,9 +1,11 @@
 //! Finds agents that were not seen for long.
 
+use std::collections::HashMap;
+
 use aios_core::{
     Chain,
     agent::Segment,
-    event::{EventError, EventId, EventType},
+    event::{EventError, EventId, EventType, Timestamp},
     store::{AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels},
 };
 use serde::Serialize;
@@ -25,12 +27,20 @@ const PAGE: usize = 500;
 struct HeartbeatMissed<'a> {
     agent_id: &'a str,
     agent_type: &'a str,
-    last_seen_at: Option<aios_core::event::Timestamp>,
+    last_seen_at: Option<Timestamp>,
 }
 
-/// Announces every agent that runs and was not seen for three intervals as missing.
-pub(super) async fn report_missing<S: ReadModels + ?Sized>(shared: &Shared, store: &S) {
-    match missing(shared, store).await {
+/// Agents that seemed to be missing when they were looked for last, and when they were seen then.
+pub(super) type Suspects = HashMap<String, Option<Timestamp>>;
+
+/// Announces every agent that runs and was not seen for three intervals as missing, if it still was
+/// not seen one interval later: a table that was rebuilt knows of no sign of life outside the log.
+pub(super) async fn report_missing<S: ReadModels + ?Sized>(
+    shared: &Shared,
+    store: &S,
+    suspects: &mut Suspects,
+) {
+    match missing(shared, store, suspects).await {
         Ok(announcements) => shared.announce_or_warn(announcements).await,
         Err(error) => {
             tracing::warn!(
@@ -45,15 +55,20 @@ pub(super) async fn report_missing<S: ReadModels + ?Sized>(shared: &Shared, stor
 async fn missing<S: ReadModels + ?Sized>(
     shared: &Shared,
     store: &S,
+    suspects: &mut Suspects,
 ) -> Result<Vec<Announcement>, AgentError> {
     let filter = AgentFilter { status: Some(AgentStatus::Running), ..AgentFilter::default() };
     let oldest = shared.clock.now() - shared.options.announce_interval * MISSED;
     let (mut request, mut announcements) = (Some(PageRequest::first(PAGE)), Vec::new());
+    let before = std::mem::take(suspects);
     while let Some(page) = request {
         let Page { rows, next, unreadable } = store.agents(&filter, &page).await?;
         let gone = rows.iter().filter(|row| row.last_seen_at.is_none_or(|seen| seen < oldest));
         for row in gone {
-            announcements.extend(announce(shared, row)?);
+            if before.get(&row.id) == Some(&row.last_seen_at) {
+                announcements.extend(announce(shared, row)?);
+            }
+            suspects.insert(row.id.clone(), row.last_seen_at);
         }
         for row in unreadable {
             tracing::warn!(
@@ -86,7 +101,7 @@ fn announce(shared: &Shared, row: &AgentRecord) -> Result<[Announcement; 2], Age
 
 fn derived(mut announcement: Announcement, row: &AgentRecord) -> Announcement {
     let event = &mut announcement.event;
-    let seen = row.last_seen_at.map_or(0, aios_core::event::Timestamp::as_micros);
+    let seen = row.last_seen_at.map_or(0, Timestamp::as_micros);
     event.id = EventId::derive(&format!("{}/{}/{seen}", event.event_type, row.id));
     announcement
 }

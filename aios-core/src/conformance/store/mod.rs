@@ -178,6 +178,7 @@ macro_rules! store_conformance {
                 should_follow_a_run
                 should_follow_a_task
                 should_follow_an_agent
+                should_note_outside_the_log_that_agents_are_there
                 should_list_workflows_by_version
                 should_filter_runs
                 should_filter_tasks_and_agents

@@ -1,11 +1,13 @@
 //! The tables follow the log.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::scene::{Scene, events, stream, typed};
 use crate::store::{
-    AgentFilter, AgentStatus, Append, Expected, PageRequest, RunFilter, RunRecord, RunStatus,
-    Shard, TaskFilter, TaskRecord, TaskStatus,
+    AgentFilter, AgentRecord, AgentStatus, Append, Expected, PageRequest, RunFilter, RunRecord,
+    RunStatus, Shard, TaskFilter, TaskRecord, TaskStatus,
 };
 
 const STARTED: &str = "workflows.deploy.started";
@@ -38,6 +40,10 @@ fn ids(runs: &[RunRecord]) -> Vec<&str> {
 
 async fn tasks(scene: &Scene<'_>, filter: TaskFilter) -> Vec<TaskRecord> {
     scene.store.tasks(&filter, &PageRequest::default()).await.unwrap().rows
+}
+
+async fn agents(scene: &Scene<'_>) -> Vec<AgentRecord> {
+    scene.store.agents(&AgentFilter::default(), &PageRequest::default()).await.unwrap().rows
 }
 
 /// A run's row is what its journal said last.
@@ -108,6 +114,26 @@ pub async fn should_follow_an_agent(scene: Scene<'_>) {
     agent(&scene, "seen", json!({ "agent_id": "a1" })).await;
     let seen = scene.store.agents(&all, &PageRequest::default()).await.unwrap().rows.remove(0);
     assert_eq!((seen.status, seen.last_seen_at), (AgentStatus::Running, Some(seen.updated_at)));
+}
+
+/// A sign of life is either noted in the row or left to an event; the log does not grow. A row that
+/// does not run is left to an event.
+pub async fn should_note_outside_the_log_that_agents_are_there(scene: Scene<'_>) {
+    for id in ["a1", "a2"] {
+        let registered = json!({ "agent_id": id, "name": id, "config": null });
+        agent(&scene, "registered", registered).await;
+    }
+    agent(&scene, "status_changed", json!({ "agent_id": "a2", "status": "missing" })).await;
+    let (head, rows) = (scene.store.head().await.unwrap(), agents(&scene).await);
+    let at = rows.iter().map(|row| row.updated_at).max().unwrap() + Duration::from_secs(60);
+    let ids = ["a1", "a2", "nobody"].map(str::to_owned);
+    let left = scene.store.touch_agents(&ids, at).await.unwrap();
+    assert!(left.ends_with(&ids[1..]), "{left:?}");
+    assert_eq!(scene.store.head().await.unwrap(), head);
+    for (before, after) in rows.iter().zip(agents(&scene).await) {
+        let seen = if left.contains(&after.id) { before.last_seen_at } else { Some(at) };
+        assert_eq!((after.last_seen_at, after.status), (seen, before.status), "{}", after.id);
+    }
 }
 
 /// Each version of a workflow is a row; registering one again changes nothing but its time.
