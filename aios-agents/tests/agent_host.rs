@@ -9,7 +9,7 @@ use std::{
 use aios_agents::agent::{AgentDefinition, Agents, HostOptions};
 use aios_core::{
     agent::{ResultExt, TaskCompleted, TaskHeartbeat},
-    broker::{Broker, DeadLetters},
+    broker::{Broker, DeadLetters, Group},
     event::Event,
     failure::Failure,
 };
@@ -49,6 +49,23 @@ async fn should_report_a_panic_as_a_retryable_failure_and_go_on() {
     assert!(failed.failure.message.contains("it exploded"), "{}", failed.failure.message);
     world.assign("backend", "t2", json!("fine")).await;
     assert_eq!(engine.next().await.event_type.action(), "task_completed");
+}
+
+#[tokio::test]
+async fn should_tell_the_run_of_a_task_that_can_not_be_read() {
+    let world = World::new();
+    let mut engine = world.mailbox("engine").await;
+    let agent = Scripted::echo();
+    let _host = world.start(Agents::new().agent("backend", agent.clone())).await;
+    let good = assigned("backend", "t1", 2, json!(1), None);
+    let data = json!({ "task_id": "t1", "attempt": 2, "parameters": 1, "timeout_ms": "soon" });
+    let bad = Event::new(good.event_type.clone(), "engine", &data).unwrap();
+    world.publish(bad.with_metadata(good.metadata)).await;
+    let failed = engine.failure().await;
+    assert_eq!((failed.task_id.as_str(), failed.attempt, failed.retryable), ("t1", 2, false));
+    assert_eq!(agent.calls(), 0);
+    let letters = world.broker.dead_letters(&Group::new("agents.backend").unwrap().into()).await;
+    assert_eq!(letters.unwrap().list(10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ mod faulty;
 mod logged;
 mod workflow_agents;
 mod workflow_answers;
+mod workflow_attempts;
 mod workflow_basic;
 mod workflow_durable;
 mod workflow_executor;

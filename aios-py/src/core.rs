@@ -215,7 +215,7 @@ impl Core {
     }
 
     #[allow(clippy::too_many_arguments, reason = "called by aios._client only")]
-    #[pyo3(signature = (agent_type, parameters, agent_id, run_id, timeout, retry))]
+    #[pyo3(signature = (agent_type, parameters, agent_id, run_id, timeout, total_timeout, retry))]
     fn task<'py>(
         &self,
         py: Python<'py>,
@@ -224,10 +224,12 @@ impl Core {
         agent_id: Option<String>,
         run_id: Option<String>,
         timeout: Option<f64>,
+        total_timeout: Option<f64>,
         retry: Option<Retry>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let parameters = json::write(parameters)?;
         let timeout = timeout.map(|timeout| seconds(py, timeout)).transpose()?;
+        let total = total_timeout.map(|timeout| seconds(py, timeout)).transpose()?;
         let retry = retry.map_or_else(|| Ok(RetryPolicy::default()), |it| it.into_policy(py))?;
         let agent = target(agent_type, agent_id);
         self.with(py, |place, calls| async move {
@@ -235,6 +237,10 @@ impl Core {
             let task = task.retry(retry);
             let task = match timeout {
                 Some(timeout) => task.timeout(timeout),
+                None => task,
+            };
+            let task = match total {
+                Some(timeout) => task.total_timeout(timeout),
                 None => task,
             };
             let task = match run_id {

@@ -36,7 +36,7 @@ impl Names {
 }
 
 /// The group that shares the tasks of a type.
-pub(super) fn group_of(agent_type: &Segment) -> Result<Group, InvalidName> {
+pub(crate) fn group_of(agent_type: &Segment) -> Result<Group, InvalidName> {
     Group::new(format!("agents.{agent_type}"))
 }
 

@@ -53,9 +53,9 @@ mod events;
 mod faults;
 mod host;
 mod registry;
+mod similar;
 mod typed;
 
-pub(crate) use self::events::mailbox_of;
 pub use self::{
     caller::{Caller, TaskCall},
     definition::{AgentDefinition, RegisteredAgent},
@@ -63,4 +63,8 @@ pub use self::{
     host::{AgentHost, HostOptions},
     registry::Agents,
     typed::{Boxed, Dynamic, IntoDynAgent, Typed, TypedAgent},
+};
+pub(crate) use self::{
+    events::{group_of, mailbox_of},
+    similar::most_similar,
 };

@@ -77,6 +77,11 @@ impl Agents {
         self.definitions.is_empty()
     }
 
+    /// The types of these agents.
+    pub(crate) fn types(&self) -> Vec<Box<str>> {
+        self.definitions.keys().map(|agent_type| agent_type.as_str().into()).collect()
+    }
+
     /// The definitions, checked.
     pub(super) fn build(
         self,

@@ -173,6 +173,7 @@ impl RuntimeBuilder {
             engine: None,
             host: None,
         };
+        let agent_types = self.agents.types();
         if !self.agents.is_empty() {
             let broker = Arc::clone(&broker);
             // Counted, so that what agents announce does not look as if others had appended it.
@@ -185,7 +186,7 @@ impl RuntimeBuilder {
         }
         if let Some(journals) = journals.filter(|_| !self.no_engine) {
             register(&journals).await?;
-            runtime.engine = Some(Engine::start(journals, broker, self.engine).await?);
+            runtime.engine = Some(Engine::start(journals, broker, agent_types, self.engine).await?);
         }
         Ok(runtime)
     }

@@ -24,6 +24,8 @@ struct SingleTask {
     parameters: Payload,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    total_timeout: Option<Duration>,
     retry: RetryPolicy,
 }
 
@@ -32,11 +34,14 @@ pub(super) fn workflow() -> Result<Arc<dyn Workflow>, RuntimeError> {
 }
 
 async fn single_task(context: WorkflowContext, task: SingleTask) -> Result<Payload, WorkflowError> {
-    let call = context.task(task.agent, &task.parameters).retry(task.retry);
-    match task.timeout {
-        Some(timeout) => call.timeout(timeout).await,
-        None => call.await,
+    let mut call = context.task(task.agent, &task.parameters).retry(task.retry);
+    if let Some(timeout) = task.timeout {
+        call = call.timeout(timeout);
     }
+    if let Some(timeout) = task.total_timeout {
+        call = call.total_timeout(timeout);
+    }
+    call.await
 }
 
 /// A task for an agent outside of any workflow: a run of one step, as durable as any other.
@@ -47,6 +52,7 @@ pub struct StartTask {
     agent: Target,
     parameters: Result<Payload, EventError>,
     timeout: Option<Duration>,
+    total_timeout: Option<Duration>,
     retry: RetryPolicy,
     run_id: Option<String>,
 }
@@ -59,12 +65,18 @@ impl StartTask {
     ) -> Self {
         let parameters = Payload::encode(parameters);
         let retry = RetryPolicy::default();
-        Self { client, agent, parameters, timeout: None, retry, run_id: None }
+        Self { client, agent, parameters, timeout: None, total_timeout: None, retry, run_id: None }
     }
 
     /// Sets how long one attempt may take.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how long all attempts together may take, with the time in queues and between attempts.
+    pub fn total_timeout(mut self, timeout: Duration) -> Self {
+        self.total_timeout = Some(timeout);
         self
     }
 
@@ -82,8 +94,9 @@ impl StartTask {
 
     async fn start(self) -> Result<RunHandle, RuntimeError> {
         let parameters = self.parameters?;
-        let (agent, timeout, retry) = (self.agent.checked()?, self.timeout, self.retry);
-        let task = SingleTask { agent, parameters, timeout, retry };
+        let agent = self.agent.checked()?;
+        let (timeout, total_timeout, retry) = (self.timeout, self.total_timeout, self.retry);
+        let task = SingleTask { agent, parameters, timeout, total_timeout, retry };
         let start = StartRun::new(self.client, NAME, &task);
         match self.run_id {
             Some(run_id) => start.with_id(run_id).await,

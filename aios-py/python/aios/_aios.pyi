@@ -151,6 +151,7 @@ class RunCore:
         parameters: Any,
         agent_id: str | None,
         timeout: float | None,
+        total_timeout: float | None,
         retry: tuple[Any, ...] | None,
         decode: Callable[[Any], Any] | None,
     ) -> Operation: ...
@@ -239,6 +240,7 @@ class Core:
         agent_id: str | None,
         run_id: str | None,
         timeout: float | None,
+        total_timeout: float | None,
         retry: tuple[Any, ...] | None,
     ) -> asyncio.Future[HandleCore]: ...
     def call(

@@ -565,6 +565,7 @@ class Client:
         agent_id: str | None = None,
         id: str | None = None,
         timeout: float | None = None,
+        total_timeout: float | None = None,
         retry: RetryPolicy | None = None,
     ) -> RunHandle[Any]:
         """Gives a task to an agent, as a run of one step: durable, tried again, visible.
@@ -575,10 +576,14 @@ class Client:
             agent_id: The one agent of the type that is to do it.
             id: Id of the run; see :meth:`start`.
             timeout: How long one attempt may take, in seconds; for ever without it.
+            total_timeout: How long all attempts together may take, in seconds, with the time in queues
+                and between attempts.
             retry: When a failed attempt is followed by another.
         """
         policy = None if retry is None else tuple(retry)
-        handle = await self._opened().task(agent, parameters, agent_id, id, timeout, policy)
+        handle = await self._opened().task(
+            agent, parameters, agent_id, id, timeout, total_timeout, policy
+        )
         return RunHandle(handle, None)
 
     @overload

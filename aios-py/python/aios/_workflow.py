@@ -468,6 +468,7 @@ class WorkflowContext:
         result: type[T],
         agent_id: str | None = None,
         timeout: float | None = None,
+        total_timeout: float | None = None,
         retry: RetryPolicy | None = None,
     ) -> Awaitable[T]: ...
 
@@ -479,6 +480,7 @@ class WorkflowContext:
         *,
         agent_id: str | None = None,
         timeout: float | None = None,
+        total_timeout: float | None = None,
         retry: RetryPolicy | None = None,
     ) -> Awaitable[Any]: ...
 
@@ -490,6 +492,7 @@ class WorkflowContext:
         result: Any = Any,
         agent_id: str | None = None,
         timeout: float | None = None,
+        total_timeout: float | None = None,
         retry: RetryPolicy | None = None,
     ) -> Awaitable[Any]:
         """Gives a task to an agent and waits for its answer.
@@ -500,6 +503,8 @@ class WorkflowContext:
             result: What the answer is read as; as it is without it.
             agent_id: The one agent of the type that is to do it.
             timeout: How long one attempt may take, in seconds; for ever without it.
+            total_timeout: How long all attempts together may take, in seconds, with the time in queues
+                and between attempts.
             retry: When a failed attempt is followed by another.
 
         Raises:
@@ -508,7 +513,15 @@ class WorkflowContext:
         """
         retry = retry if retry is not None else self._retry
         timeout = timeout if timeout is not None else self._timeout
-        return self._run.task(agent, parameters, agent_id, timeout, _parts(retry), _reader(result))
+        return self._run.task(
+            agent,
+            parameters,
+            agent_id,
+            timeout,
+            total_timeout,
+            _parts(retry),
+            _reader(result),
+        )
 
     @overload
     def step(

@@ -264,11 +264,18 @@ class Client:
         agent_id: str | None = None,
         id: str | None = None,
         timeout: float | None = None,
+        total_timeout: float | None = None,
         retry: RetryPolicy | None = None,
     ) -> RunHandle[Any]:
         """Gives a task to an agent, as a run; see :meth:`aios.Client.task`."""
         task = self._client.task(
-            agent, parameters, agent_id=agent_id, id=id, timeout=timeout, retry=retry
+            agent,
+            parameters,
+            agent_id=agent_id,
+            id=id,
+            timeout=timeout,
+            total_timeout=total_timeout,
+            retry=retry,
         )
         return RunHandle(self._loop, self._loop.call(task))
 

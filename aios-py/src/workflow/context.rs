@@ -83,13 +83,15 @@ impl RunCore {
         self.context.info().traceparent.as_deref()
     }
 
-    #[pyo3(signature = (agent_type, parameters, agent_id, timeout, retry, decode))]
+    #[allow(clippy::too_many_arguments, reason = "called by aios._workflow only")]
+    #[pyo3(signature = (agent_type, parameters, agent_id, timeout, total_timeout, retry, decode))]
     fn task(
         &self,
         agent_type: &str,
         parameters: &Bound<'_, PyAny>,
         agent_id: Option<String>,
         timeout: Option<f64>,
+        total_timeout: Option<f64>,
         retry: Option<Retry>,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
@@ -98,6 +100,9 @@ impl RunCore {
             agent_id,
             parameters: json::write(parameters)?,
             timeout: timeout.map(|timeout| seconds(parameters.py(), timeout)).transpose()?,
+            total_timeout: total_timeout
+                .map(|timeout| seconds(parameters.py(), timeout))
+                .transpose()?,
             retry: policy(parameters.py(), retry)?,
         };
         self.ask(parameters.py(), Request::Task(Box::new(request)), decode)

@@ -2,7 +2,7 @@
 
 use aios_core::{
     Chain,
-    agent::{TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskFailed, TaskResult},
+    agent::{TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskFailed, TaskId, TaskResult},
     broker::{BrokerError, Delivery, Mailbox, Publish},
     event::{Event, EventError, Payload},
     failure::Failure,
@@ -107,6 +107,25 @@ impl HostedType {
         }
         let result = Publish { event: result, to: reply_to(parent), require_route: false };
         self.publish(vec![result], Some(&entry.running)).await
+    }
+
+    /// Says that a task was given up because it can't be read.
+    pub(super) async fn answer_unreadable(
+        &self,
+        task_id: TaskId,
+        attempt: u32,
+        failure: Failure,
+        parent: &Event,
+    ) {
+        let data = TaskFailed { task_id, attempt, failure, retryable: false };
+        let result = match self.shared.event(&self.names.failed, &data) {
+            Ok(event) => event.caused_by(parent),
+            Err(error) => return tracing::error!(code = error.code(), "{error}"),
+        };
+        let publish = Publish { event: result, to: reply_to(parent), require_route: false };
+        if let Err(error) = self.publish(vec![publish], None).await {
+            tracing::error!(code = error.code(), "a refused task could not be answered");
+        }
     }
 
     /// Publishes the answer that an earlier delivery of the same attempt got, and settles this one.

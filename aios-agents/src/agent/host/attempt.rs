@@ -1,12 +1,13 @@
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
 use aios_core::{
-    agent::{TaskAssigned, TaskContext, TaskError, TaskHost, TaskInfo},
+    agent::{TaskAssigned, TaskContext, TaskError, TaskHost, TaskId, TaskInfo},
     broker::Delivery,
     event::{Event, Payload},
     failure::Failure,
 };
 use futures_util::FutureExt;
+use serde::Deserialize;
 
 use super::{
     answer::log_unsettled,
@@ -17,6 +18,18 @@ use super::{
     vigil::{Outcome, Vigil},
 };
 use crate::{agent::codes, panic::panic_failure};
+
+/// What is read of a task of which not all can be read.
+#[derive(Deserialize)]
+struct Unreadable {
+    task_id: TaskId,
+    #[serde(default = "first_attempt")]
+    attempt: u32,
+}
+
+fn first_attempt() -> u32 {
+    1
+}
 
 impl HostedType {
     /// Does one task, or answers a repeated dispatch, and settles the delivery.
@@ -29,8 +42,7 @@ impl HostedType {
         let assigned: TaskAssigned = match delivery.event.data() {
             Ok(assigned) => assigned,
             Err(error) => {
-                let failure = Failure::from_error(error.code(), &error);
-                return log_unsettled(delivery.dead_letter(failure.to_string()).await);
+                return self.refuse(delivery, Failure::from_error(error.code(), &error)).await;
             }
         };
         match self.shared.ledger.begin(Key::new(&assigned, &delivery.event.metadata)) {
@@ -43,6 +55,15 @@ impl HostedType {
             Dispatch::Running(running) => running.hand_over(delivery),
             Dispatch::Finished(answer) => self.answer_again(answer, delivery).await,
         }
+    }
+
+    /// Gives up a task that can't be read, and says so as far as it says whose it is.
+    async fn refuse(&self, delivery: Delivery, failure: Failure) {
+        let reason = failure.to_string();
+        if let Ok(task) = delivery.event.data::<Unreadable>() {
+            self.answer_unreadable(task.task_id, task.attempt, failure, &delivery.event).await;
+        }
+        log_unsettled(delivery.dead_letter(reason).await);
     }
 
     async fn attempt(

@@ -49,6 +49,10 @@ struct Shared {
 /// A task is done at least once. A repeated dispatch of the same attempt is recognised, as long as
 /// it reaches the same process. The host never tries a failed task again; whoever gave it does.
 ///
+/// Code that holds the [slot](aios_core::agent::TaskContext::slot) of its task beyond the end of its
+/// attempt is overdue: the host logs it, takes fewer tasks meanwhile, and counts it in the gauge
+/// `aios_agent_tasks_overdue`, by `agent_type`.
+///
 /// Dropping it gives up what runs; those tasks go back to the broker. [`shutdown`](Self::shutdown)
 /// lets them end first.
 pub struct AgentHost {

@@ -151,6 +151,17 @@ impl<T> TaskCall<T> {
         })
     }
 
+    /// Sets how long all attempts together may take, from when the task is assigned first to its
+    /// result, with the time in queues and between attempts. Then the failure is `TASK_TIMEOUT`.
+    /// Without it, the retry policy alone ends the attempts.
+    pub fn total_timeout(self, timeout: Duration) -> Self {
+        self.adjust(|request| {
+            if let Request::Task(task) = request {
+                task.total_timeout = Some(timeout);
+            }
+        })
+    }
+
     /// Sets when a failed attempt is followed by another.
     pub fn retry(self, policy: RetryPolicy) -> Self {
         self.adjust(|request| {

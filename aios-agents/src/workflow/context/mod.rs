@@ -103,6 +103,7 @@ impl WorkflowContext {
                 agent_id: target.agent_id,
                 parameters: Payload::encode(parameters)?,
                 timeout: None,
+                total_timeout: None,
                 retry: aios_core::retry::RetryPolicy::default(),
             })))
         });

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::{Engine, Message};
+use crate::agent::most_similar;
 
 /// Tasks published at once.
 const BATCH: usize = 256;
@@ -104,7 +105,10 @@ fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
             let agent = event_type.entity();
             counter!("aios_tasks_without_agent_total", "agent_type" => agent.to_owned())
                 .increment(1);
-            ("AGENT_NOT_FOUND", format!("no agent of type {agent} takes tasks"))
+            (
+                "AGENT_NOT_FOUND",
+                format!("no agent of type {agent} takes tasks{}", hint(agent, &engine.agent_types)),
+            )
         }
         other => (other.code(), Chain(other).to_string()),
     };
@@ -112,4 +116,16 @@ fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
     let failure = Failure::new(code, message);
     let retryable = error.is_retryable();
     engine.tell(&run_id, Message::Undelivered { operation, attempt, failure, retryable });
+}
+
+/// What may help somebody whose task no agent takes: the agent types of this process.
+fn hint(agent_type: &str, hosted: &[Box<str>]) -> String {
+    if hosted.is_empty() {
+        return "; is its process running?".to_owned();
+    }
+    let question = match most_similar(agent_type, hosted) {
+        Some(meant) if meant != agent_type => format!(". Did you mean {meant}?"),
+        _ => String::new(),
+    };
+    format!("; this process has agents of the types {}{question}", hosted.join(", "))
 }

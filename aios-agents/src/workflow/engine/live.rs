@@ -4,7 +4,7 @@ use std::{
 };
 
 use aios_core::{
-    broker::Delivery,
+    broker::{DeadLetter, Delivery},
     failure::Failure,
     store::{RecordedEvent, Shard},
 };
@@ -23,6 +23,15 @@ pub(crate) enum Message {
     Answer(Box<Delivery>),
     /// A task could not be given to anybody.
     Undelivered { operation: u64, attempt: u32, failure: Failure, retryable: bool },
+    /// The message of a task became a dead letter.
+    DeadLettered {
+        /// The operation.
+        operation: u64,
+        /// The attempt.
+        attempt: u32,
+        /// The dead letter.
+        letter: Box<DeadLetter>,
+    },
     /// The broker did not take a task now.
     Deferred { operation: u64, attempt: u32 },
     /// This engine no longer owns the run.

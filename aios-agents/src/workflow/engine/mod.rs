@@ -3,6 +3,7 @@
 mod activity;
 mod cancel;
 mod child;
+mod dead_letters;
 mod discover;
 mod dispatch;
 mod driver;
@@ -74,6 +75,9 @@ pub struct EngineOptions {
     pub task_grace: Duration,
     /// What becomes of an answer that does not name the assignment of its task.
     pub anonymous_answers: AnonymousAnswers,
+    /// How soon the engine looks for a task that no agent begins among the dead letters of its
+    /// agents. The pause doubles from look to look, up to 5 minutes.
+    pub dead_letter_check: Duration,
     /// Whether lifecycle events of the log are published to the broker.
     pub relay: bool,
     /// Who polls the runs; the threads of the runtime if `None`.
@@ -102,6 +106,7 @@ impl Default for EngineOptions {
             child_check: Duration::from_secs(30),
             heartbeat_timeout: Duration::from_secs(30),
             task_grace: Duration::from_secs(2),
+            dead_letter_check: Duration::from_secs(5),
             anonymous_answers: AnonymousAnswers::default(),
             relay: true,
             executor: None,
@@ -132,6 +137,8 @@ pub(crate) struct Engine {
     timers: Timers,
     activity: Activity,
     dispatches: mpsc::Sender<Dispatch>,
+    /// The types of the agents in this process.
+    agent_types: Vec<Box<str>>,
     activations: Arc<Semaphore>,
     /// Answers that came.
     heard: AtomicU64,
@@ -156,6 +163,7 @@ impl Engine {
     pub(crate) async fn start(
         journals: Journals,
         broker: Arc<dyn Broker>,
+        agent_types: Vec<Box<str>>,
         options: EngineOptions,
     ) -> Result<RunningEngine, EngineError> {
         let (dispatches, queue) = mpsc::channel(DISPATCHES);
@@ -172,6 +180,7 @@ impl Engine {
             timers: Timers::default(),
             activity: Activity::default(),
             dispatches,
+            agent_types,
             activations: Arc::new(Semaphore::new(ACTIVATIONS)),
             heard: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
@@ -182,6 +191,7 @@ impl Engine {
         let mut tasks = JoinSet::new();
         tasks.spawn(dispatch::run(Arc::clone(&engine), queue));
         tasks.spawn(timers::run(Arc::clone(&engine)));
+        tasks.spawn(dead_letters::run(Arc::clone(&engine)));
         tasks.spawn(leases::run(Arc::clone(&engine)));
         tasks.spawn(discover::run(Arc::clone(&engine), seen));
         if engine.options.relay {

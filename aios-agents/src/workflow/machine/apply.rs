@@ -43,7 +43,7 @@ impl Machine {
             Entry::Resumed => self.unpause(),
             _ => {
                 if let Some(operation) = entry.operation() {
-                    return self.apply_to(operation, entry);
+                    return self.apply_to(operation, entry, at);
                 }
             }
         }
@@ -56,7 +56,12 @@ impl Machine {
         }
     }
 
-    fn apply_to(&mut self, operation: u64, entry: &Entry) -> Result<Option<u64>, Mismatch> {
+    fn apply_to(
+        &mut self,
+        operation: u64,
+        entry: &Entry,
+        at: Timestamp,
+    ) -> Result<Option<u64>, Mismatch> {
         let Some(found) = self.operation(operation).filter(|found| found.is_asked()) else {
             let unasked = Mismatch::unasked(operation, "more than that".to_owned());
             return Err(self.expected.first_unless(|other| other != operation).unwrap_or(unasked));
@@ -74,6 +79,7 @@ impl Machine {
         }
         if let (Some(state), Some(found)) = (begun(entry), self.operation_mut(operation)) {
             found.state = state;
+            found.begin_total_timeout(at);
             if self.live {
                 self.push_effect(operation);
             }
@@ -150,6 +156,17 @@ impl Machine {
             State::Waiting { attempt, .. } | State::Retrying { attempt, .. } => {
                 Some((&task.agent_type, attempt))
             }
+            _ => None,
+        }
+    }
+
+    /// When all attempts of a task that is waited for are out of time, counted from when it was
+    /// assigned first.
+    #[must_use]
+    pub fn task_expiry(&self, operation: u64) -> Option<Timestamp> {
+        let found = self.operation(operation)?;
+        match found.state {
+            State::Waiting { .. } | State::Retrying { .. } => found.expires_at,
             _ => None,
         }
     }

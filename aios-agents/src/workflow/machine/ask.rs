@@ -34,7 +34,7 @@ impl Machine {
         let is_over = matches!(request, Request::Emit { .. } | Request::Status { .. });
         if let Some(found) = self.operation_mut(operation) {
             let state = State::Open { attempt: 1, until: None };
-            *found = Operation { request: Some(request), state, begun: false };
+            *found = Operation { request: Some(request), state, ..Operation::default() };
         }
         match is_over {
             true => self.resolve(operation, Ok(Payload::null()), self.place),
@@ -181,8 +181,9 @@ impl Machine {
         error: TaskError,
         present: Timestamp,
     ) -> Entry {
-        let request = self.operation(operation).and_then(|found| found.request.as_ref());
-        let (name, retry) = match request {
+        let found = self.operation(operation);
+        let expires_at = found.and_then(|found| found.expires_at);
+        let (name, retry) = match found.and_then(|found| found.request.as_ref()) {
             Some(Request::Step { name, retry, .. }) => (Some(name.clone()), Some(retry)),
             Some(Request::Task(task)) => (None, Some(&task.retry)),
             _ => (None, None),
@@ -191,7 +192,8 @@ impl Machine {
         let chance = self.chance(&format!("retry/{operation}/{attempt}"));
         let delay = retry
             .filter(|retry| error.retryable && retry.allows(&failure.code))
-            .and_then(|retry| retry.delay_after(attempt, chance));
+            .and_then(|retry| retry.delay_after(attempt, chance))
+            .filter(|delay| expires_at.is_none_or(|expires_at| present + *delay < expires_at));
         match delay {
             Some(delay) => Entry::RetryScheduled(RetryScheduled {
                 operation,

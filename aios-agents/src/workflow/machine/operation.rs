@@ -66,6 +66,8 @@ pub struct TaskRequest {
     pub parameters: Payload,
     /// How long one attempt may take.
     pub timeout: Option<Duration>,
+    /// How long all attempts together may take.
+    pub total_timeout: Option<Duration>,
     /// When to try again.
     pub retry: RetryPolicy,
 }
@@ -90,6 +92,8 @@ pub(super) struct Operation {
     pub(super) state: State,
     /// Whether the code of this attempt of a step was begun.
     pub(super) begun: bool,
+    /// When all attempts of a task together are out of time.
+    pub(super) expires_at: Option<Timestamp>,
 }
 
 /// Where an operation stands.
@@ -153,6 +157,13 @@ impl Operation {
             Some(Request::Signal { timeout, .. }) => timeout.is_some(),
             Some(Request::Step { .. }) => self.timer().is_some(),
             _ => false,
+        }
+    }
+
+    /// A task was assigned at this time. The time of all its attempts counts from the first.
+    pub(super) fn begin_total_timeout(&mut self, at: Timestamp) {
+        if let (Some(Request::Task(task)), None) = (&self.request, self.expires_at) {
+            self.expires_at = task.total_timeout.map(|timeout| at + timeout);
         }
     }
 

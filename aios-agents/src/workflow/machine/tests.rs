@@ -33,6 +33,7 @@ fn request(kind: &str) -> Request {
             agent_id: None,
             parameters: Payload::null(),
             timeout: None,
+            total_timeout: None,
             retry,
         })),
         "timer" => Request::Sleep { duration: Duration::from_secs(5) },

@@ -26,6 +26,9 @@ impl Driver {
             Message::Undelivered { operation, attempt, failure, retryable } => {
                 self.undelivered(operation, attempt, TaskError { failure, retryable });
             }
+            Message::DeadLettered { operation, attempt, letter } => {
+                self.dead_lettered(operation, attempt, &letter);
+            }
             Message::Deferred { operation, attempt } => self.deferred(operation, attempt),
             Message::Lost => return Some(Exit::Lost),
         }
@@ -35,6 +38,9 @@ impl Driver {
     /// Does what is due for an operation. Whatever is not due by the time read now is woken again.
     pub(super) fn timer_due(&mut self, operation: u64) {
         let now = self.engine.clock.now();
+        if self.expire(operation, now) {
+            return;
+        }
         let (again, not_due) = {
             let mut machine = self.execution.machine();
             let again = machine.timer_due(operation, now);

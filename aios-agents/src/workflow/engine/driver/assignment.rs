@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
-    agent::{Segment, TaskAssigned, TaskError, TaskHeartbeat},
-    broker::Delivery,
+    agent::{Segment, TaskAssigned, TaskError, TaskHeartbeat, TaskId},
+    broker::{DeadLetter, Delivery},
     event::{Event, EventId, Metadata, Timestamp},
     failure::Failure,
 };
@@ -13,7 +13,10 @@ use super::{Driver, answer::refuse};
 use crate::{
     agent::codes,
     runtime::AnonymousAnswers,
-    workflow::journal::{Entry, OfAgent, decode},
+    workflow::{
+        engine::activity::Queued,
+        journal::{Entry, OfAgent, decode},
+    },
 };
 
 /// Why an answer is refused that names no cause.
@@ -31,6 +34,8 @@ pub(super) struct Assignment {
     started_at: Option<Timestamp>,
     /// When it was heard of last.
     seen_at: Option<Timestamp>,
+    /// Counts the attempt among those that no agent has begun.
+    queued: Option<Queued>,
     /// An answer that names no assignment, and when it came.
     held: Option<(Held, Timestamp)>,
 }
@@ -86,11 +91,19 @@ impl Driver {
             assigned_at,
             started_at: None,
             seen_at: None,
+            queued: Some(Queued::new(
+                &self.engine,
+                &task.agent_type,
+                task.data.agent_id.as_deref(),
+            )),
             held: None,
         };
         if let Some(timeout) = assignment.timeout {
             let deadline = assigned_at + timeout + self.engine.options.task_grace;
             self.engine.timers.set(deadline, &self.run_id, operation);
+        }
+        if let Some(expiry) = self.execution.machine().task_expiry(operation) {
+            self.engine.timers.set(expiry, &self.run_id, operation);
         }
         self.assigned.insert(operation, assignment);
     }
@@ -103,6 +116,7 @@ impl Driver {
             self.engine.activity.note(&assignment.agent_type, now, assignment.assigned_at);
         }
         assignment.seen_at = Some(now);
+        assignment.queued = None;
         let silence = now + self.engine.options.heartbeat_timeout;
         self.engine.timers.set(silence, &self.run_id, operation);
         if let Some((held, _)) = assignment.held.take() {
@@ -160,12 +174,47 @@ impl Driver {
             }
             (_, Some(at)) if at <= now => timed_out(assignment),
             (silent_at, late_at) => {
-                if let Some(next) = silent_at.into_iter().chain(late_at).min() {
+                let expires_at = self.execution.machine().task_expiry(operation);
+                if let Some(next) = [silent_at, late_at, expires_at].into_iter().flatten().min() {
                     self.engine.timers.set(next, &self.run_id, operation);
                 }
                 return;
             }
         };
+        self.assigned.remove(&operation);
+        self.undelivered(operation, attempt, TaskError::retryable(failure));
+    }
+
+    /// Ends a task whose attempts together are out of time. Returns whether it did.
+    pub(super) fn expire(&mut self, operation: u64, now: Timestamp) -> bool {
+        let (expires_at, task) = {
+            let machine = self.execution.machine();
+            let task = machine.task(operation).map(|(agent, attempt)| (agent.clone(), attempt));
+            (machine.task_expiry(operation), task)
+        };
+        let Some((agent_type, attempt)) = task.filter(|_| expires_at.is_some_and(|at| at <= now))
+        else {
+            return false;
+        };
+        self.assigned.remove(&operation);
+        self.deferred.remove(&operation);
+        let message = format!("task {operation} of agent {agent_type} has not succeeded in time");
+        let failure = Failure::new(codes::TASK_TIMEOUT, message);
+        self.decide(operation, attempt, TaskError::terminal(failure));
+        self.execution.machine().task_answered(operation);
+        self.cancel_task(agent_type, TaskId::of_run(&self.run_id, operation));
+        true
+    }
+
+    /// The message of an attempt became a dead letter: no agent will answer it.
+    pub(super) fn dead_lettered(&mut self, operation: u64, attempt: u32, letter: &DeadLetter) {
+        if letter.event.id != self.assignment_id(operation, attempt) {
+            return;
+        }
+        let failure = Failure::new(
+            "TASK_DEAD_LETTERED",
+            format!("the broker gave the task up: {}", letter.reason),
+        );
         self.assigned.remove(&operation);
         self.undelivered(operation, attempt, TaskError::retryable(failure));
     }

@@ -18,7 +18,7 @@ use std::{
 
 use aios_core::{
     BoxFuture, Chain,
-    agent::{Segment, TaskError},
+    agent::{Segment, TaskError, TaskId},
     broker::{Delivery, Publish},
     event::{EventError, EventId, Metadata},
     failure::Failure,
@@ -264,14 +264,7 @@ impl Driver {
                 }
                 Effect::Dispatch(assignment) => self.dispatch(assignment),
                 Effect::CancelTask { agent_type, task_id } => {
-                    let data = TaskCancelled { task_id };
-                    let entry = Entry::TaskCancelled(OfAgent { agent_type, data });
-                    match self.addressed(entry, false) {
-                        Ok(publish) => self.send(publish, None),
-                        Err(failure) => {
-                            error!(%failure, run = %self.run_id, "could not write a notice")
-                        }
-                    }
+                    self.cancel_task(agent_type, task_id);
                 }
                 Effect::StartChild(child) => self.start_child(child),
                 Effect::Settled { operation } => {
@@ -297,6 +290,18 @@ impl Driver {
         let starting =
             tokio::spawn(async move { engine.start_child(run_id, child, metadata).await });
         self.children.starting(operation, starting);
+    }
+
+    /// Tells agents that a task is not waited for any more.
+    fn cancel_task(&mut self, agent_type: Segment, task_id: TaskId) {
+        let data = TaskCancelled { task_id };
+        let entry = Entry::TaskCancelled(OfAgent { agent_type, data });
+        match self.addressed(entry, false) {
+            Ok(publish) => self.send(publish, None),
+            Err(failure) => {
+                error!(%failure, run = %self.run_id, "could not write a notice")
+            }
+        }
     }
 
     /// Gives a task to the dispatcher. One that can't be addressed fails.

@@ -1,0 +1,45 @@
+//! Names that are almost the same.
+
+/// The name among `names` that `name` was probably meant to be.
+pub(crate) fn most_similar<'n>(name: &str, names: &'n [Box<str>]) -> Option<&'n str> {
+    let allowed = name.chars().count().div_ceil(3);
+    let distances = names.iter().map(|known| (distance(name, known), &**known));
+    distances.filter(|(distance, _)| *distance <= allowed).min().map(|(_, known)| known)
+}
+
+/// How many characters have to be inserted, deleted or replaced to get from one name to the other.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (number, character) in one.chars().enumerate() {
+        let mut next = vec![number + 1];
+        let mut last = number + 1;
+        for (pair, known) in row.windows(2).zip(&other) {
+            let [diagonal, above] = *pair else { continue };
+            last = (diagonal + usize::from(character != *known)).min(above + 1).min(last + 1);
+            next.push(last);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_find_the_name_that_was_meant() {
+        let names = ["greeter", "grader", "ok"].map(Box::from);
+        for (name, meant) in [
+            ("greter", Some("greeter")),
+            ("okk", Some("ok")),
+            ("grader", Some("grader")),
+            ("unrelated", None),
+            ("", None),
+        ] {
+            assert_eq!(most_similar(name, &names), meant, "{name}");
+        }
+        assert_eq!(most_similar("greeter", &[]), None);
+    }
+}

@@ -1,0 +1,77 @@
+//! Tells runs of tasks that became dead letters.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use aios_core::{
+    agent::TaskAssigned,
+    broker::{Address, BrokerError, DeadLetter},
+    clock::ClockExt,
+    event::Timestamp,
+};
+use tracing::{debug, warn};
+
+use super::{Engine, Message};
+
+/// Dead letters looked at, of one agent type or agent.
+const LIMIT: usize = 1_000;
+/// The longest pause between two looks. A look may take every dead letter from its queue for a
+/// moment.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// When to look again for the dead letters of one agent type or agent.
+#[derive(Debug)]
+struct Next {
+    at: Timestamp,
+    pause: Duration,
+}
+
+/// Looks for dead letters where tasks wait that no agent has begun: soon at first, then less and less
+/// often.
+pub(super) async fn run(engine: Arc<Engine>) {
+    let interval = engine.options.dead_letter_check;
+    let mut looks: BTreeMap<Address, Next> = BTreeMap::new();
+    loop {
+        engine.clock.sleep(interval).await;
+        let queued = engine.activity.queued();
+        looks.retain(|address, _| queued.contains(address));
+        for address in queued {
+            let now = engine.clock.now();
+            let next = looks.entry(address.clone()).or_insert(Next { at: now, pause: interval });
+            if next.at > now {
+                continue;
+            }
+            match look(&engine, &address).await {
+                Ok(0) => next.pause = (next.pause * 2).min(LONGEST_PAUSE.max(interval)),
+                Ok(_) => next.pause = interval,
+                // Nobody has subscribed yet, so nothing was given up.
+                Err(BrokerError::UnknownAddress { .. }) => {}
+                Err(error) => warn!(%error, %address, "could not look for dead letters of tasks"),
+            }
+            next.at = engine.clock.now() + next.pause;
+        }
+    }
+}
+
+/// Tells the runs of this engine of the dead letters that are theirs; returns how many there are.
+async fn look(engine: &Arc<Engine>, address: &Address) -> Result<usize, BrokerError> {
+    let letters = engine.broker.dead_letters(address).await?.list(LIMIT).await?;
+    let mut told = 0;
+    for letter in letters {
+        told += usize::from(tell(engine, letter));
+    }
+    Ok(told)
+}
+
+fn tell(engine: &Arc<Engine>, letter: DeadLetter) -> bool {
+    let Ok(task) = letter.event.data::<TaskAssigned>() else { return false };
+    let Some((run_id, operation)) = task.task_id.run() else { return false };
+    let run_id: Arc<str> = run_id.into();
+    // A run that waits for a task is in memory.
+    if !engine.holds(&run_id) {
+        return false;
+    }
+    debug!(%run_id, operation, reason = letter.reason, "a task is a dead letter");
+    let (attempt, letter) = (task.attempt, Box::new(letter));
+    engine.tell(&run_id, Message::DeadLettered { operation, attempt, letter });
+    true
+}

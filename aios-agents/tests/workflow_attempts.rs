@@ -1,0 +1,196 @@
+//! What becomes of the attempts at a task, whoever loses them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::{prelude::*, runtime::EngineOptions};
+use aios_broker::memory::MemoryBroker;
+use aios_core::{
+    broker::{Deliveries, Delivery, Group, Settlement, Subscription},
+    store::Store,
+};
+
+use crate::{
+    faulty::{Fault, FaultyBroker, FaultyStore, holds, store_unavailable},
+    workflow_support::{Doubler, PATIENCE, actions, eventually, quick, result, runtime, store},
+};
+
+fn attentive() -> EngineOptions {
+    EngineOptions { dead_letter_check: Duration::from_millis(20), ..EngineOptions::default() }
+}
+
+/// Takes events of the agent type `ghost`, in the place of an agent.
+async fn ghosts(runtime: &Runtime, group: &str, action: &str) -> Deliveries {
+    let pattern = format!("agents.ghost.{action}").parse().unwrap();
+    let subscription = Subscription::group(Group::new(group).unwrap(), [pattern]);
+    runtime.broker().subscribe(subscription).await.unwrap()
+}
+
+async fn next(deliveries: &mut Deliveries) -> Delivery {
+    let delivery = tokio::time::timeout(PATIENCE, deliveries.next()).await.unwrap();
+    delivery.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_a_task_whose_attempts_together_take_too_long() {
+    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let call = context.task("ghost", &1).total_timeout(Duration::from_millis(100));
+        call.retry(quick(1000)).await
+    }
+    let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
+    let mut tasks = ghosts(&runtime, "agents.ghost", "task_assigned").await;
+    let mut cancelled = ghosts(&runtime, "watch", "task_cancelled").await;
+    let run = runtime.start("ask", &()).await.unwrap();
+    let task = next(&mut tasks).await;
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert_eq!(error.failure().unwrap().code, "TASK_TIMEOUT");
+    assert_eq!(actions(&run).await, ["started", "task_assigned", "operation_failed", "failed"]);
+    assert_eq!(
+        next(&mut cancelled).await.event.metadata.incarnation,
+        task.event.metadata.incarnation
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_try_again_beyond_the_time_of_all_attempts() {
+    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let call = context.task("nobody", &1).total_timeout(Duration::from_millis(200));
+        call.retry(RetryPolicy::fixed(1000, Duration::from_millis(30))).await
+    }
+    let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
+    let run = runtime.start("ask", &()).await.unwrap();
+    let error = result::<u32>(&run).await.unwrap_err();
+    let failure = error.failure().unwrap();
+    assert!(["AGENT_NOT_FOUND", "TASK_TIMEOUT"].contains(&failure.code.as_str()), "{failure}");
+    let attempts = actions(&run).await.iter().filter(|it| *it == "task_assigned").count();
+    assert!((2..=8).contains(&attempts), "{attempts}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_count_the_time_of_all_attempts_from_the_first_after_a_restart() {
+    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task("ghost", &1).total_timeout(Duration::from_secs(2)).await
+    }
+    let store = store();
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+    let build = || runtime(&store).broker(Arc::clone(&broker)).workflow("ask", ask);
+    let before = build().start().await.unwrap();
+    let _tasks = ghosts(&before, "agents.ghost", "task_assigned").await;
+    let run = before.start("ask", &()).await.unwrap();
+    eventually("assigned", || async { actions(&run).await.len() == 2 }).await;
+    let id = run.id().to_owned();
+    before.shutdown(PATIENCE).await.unwrap();
+    #[allow(clippy::disallowed_methods, reason = "the time passes while no engine runs")]
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    let after = build().start().await.unwrap();
+    let run = after.run(&id).await.unwrap();
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert_eq!(error.failure().unwrap().code, "TASK_TIMEOUT");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_try_a_task_again_that_became_a_dead_letter() {
+    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task("ghost", &1).retry(quick(2)).await
+    }
+    let builder = runtime(&store()).workflow("ask", ask).engine_options(attentive());
+    let runtime = builder.start().await.unwrap();
+    let mut tasks = ghosts(&runtime, "agents.ghost", "task_assigned").await;
+    let run = runtime.start("ask", &()).await.unwrap();
+    for _ in 0..2 {
+        next(&mut tasks).await.dead_letter("spilled").await.unwrap();
+    }
+    let error = result::<u32>(&run).await.unwrap_err();
+    let failure = error.failure().unwrap();
+    assert_eq!(failure.code, "TASK_DEAD_LETTERED");
+    assert!(failure.message.contains("spilled"), "{failure}");
+    // A later run with the same id is not given the dead letters of this one.
+    assert_eq!(actions(&run).await.iter().filter(|it| *it == "task_assigned").count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_acknowledge_an_answer_only_once_it_is_recorded() {
+    async fn double(context: WorkflowContext, number: u32) -> Result<u32, WorkflowError> {
+        context.task("doubler", &number).await
+    }
+    let inner = store();
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let refused = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&refused);
+    faulty.on_append(move |append| {
+        holds(append, "task_completed").then(|| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Fault::Refuse(store_unavailable())
+        })
+    });
+    let store: Arc<dyn Store> = faulty.clone();
+    let doubler = Doubler::default();
+    let builder = runtime(&store).broker(broker.clone()).agent("doubler", doubler.clone());
+    let runtime = builder.workflow("double", double).start().await.unwrap();
+    let run = runtime.start("double", &21).await.unwrap();
+    let acknowledged = || {
+        let settled = broker.settled();
+        settled.iter().any(|(event, settlement)| {
+            event.event_type.action() == "task_completed" && *settlement == Settlement::Ack
+        })
+    };
+    eventually("tried twice", || async { refused.load(Ordering::SeqCst) >= 2 }).await;
+    assert!(!acknowledged(), "the answer would be lost in a crash");
+    faulty.heal();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 42);
+    eventually("acknowledged", || async { acknowledged() }).await;
+    assert_eq!(doubler.0.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_tell_agents_that_a_task_was_cancelled() {
+    #[derive(Clone, Default)]
+    struct Patient {
+        began: Arc<AtomicBool>,
+        cancelled: Arc<AtomicBool>,
+    }
+    impl Agent for Patient {
+        type Parameters = ();
+        type Output = ();
+        async fn process_task(&self, context: &TaskContext, (): ()) -> Result<(), TaskError> {
+            self.began.store(true, Ordering::SeqCst);
+            context.cancelled().await;
+            self.cancelled.store(true, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+    async fn wait(context: WorkflowContext, (): ()) -> Result<(), WorkflowError> {
+        context.task("patient", &()).await
+    }
+    let patient = Patient::default();
+    let builder = runtime(&store()).agent("patient", patient.clone()).workflow("wait", wait);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("wait", &()).await.unwrap();
+    eventually("it began", || async { patient.began.load(Ordering::SeqCst) }).await;
+    run.cancel("no longer needed").await.unwrap();
+    eventually("the agent knows", || async { patient.cancelled.load(Ordering::SeqCst) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_say_which_agents_there_are_if_nobody_takes_a_task() {
+    async fn ask(context: WorkflowContext, agent: String) -> Result<u32, WorkflowError> {
+        context.task(agent, &1).retry(RetryPolicy::never()).await
+    }
+    let builder = runtime(&store()).agent("doubler", Doubler::default()).workflow("ask", ask);
+    let runtime = builder.start().await.unwrap();
+    for (agent, hint) in [("dobler", Some("Did you mean doubler?")), ("printer", None)] {
+        let run = runtime.start("ask", agent).await.unwrap();
+        let error = result::<u32>(&run).await.unwrap_err();
+        let failure = error.failure().unwrap();
+        assert_eq!(failure.code, "AGENT_NOT_FOUND");
+        assert!(failure.message.contains("agents of the types doubler"), "{failure}");
+        assert_eq!(failure.message.contains("Did you mean"), hint.is_some(), "{failure}");
+        assert!(failure.message.contains(hint.unwrap_or_default()), "{failure}");
+    }
+}
