@@ -16,7 +16,7 @@ use aios_core::{
 };
 
 use crate::{
-    faulty::{Fault, FaultyStore, store_unavailable},
+    faulty::{Fault, FaultyStore, holds, store_unavailable},
     workflow_support::{PATIENCE, actions, eventually, result, runtime, sqlite, store},
 };
 
@@ -191,7 +191,49 @@ async fn should_go_on_in_the_engine_that_took_the_shards() {
     }
 }
 
-/// A message to a run that is just leaving memory is not lost.
+/// Holds up the eviction of a run, once, until the test lets it go on.
+#[derive(Clone)]
+struct Gate {
+    evicting: tokio::sync::mpsc::UnboundedSender<()>,
+    told: Arc<Mutex<std::sync::mpsc::Receiver<()>>>,
+    is_armed: Arc<AtomicBool>,
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        if self.is_armed.swap(false, Ordering::SeqCst) {
+            self.evicting.send(()).unwrap();
+            self.told.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+        }
+    }
+}
+
+/// The run has decided to leave memory, but has not left it, when the signal comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn should_not_lose_what_a_run_is_told_while_it_is_being_evicted() {
+    let (evicting, mut evicted) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, told) = std::sync::mpsc::channel();
+    let is_armed = Arc::new(AtomicBool::new(false));
+    let told = Arc::new(Mutex::new(told));
+    let gate = Gate { evicting, told, is_armed: Arc::clone(&is_armed) };
+    let held = move |context: WorkflowContext, (): ()| {
+        let gate = gate.clone();
+        async move {
+            gate.is_armed.store(true, Ordering::SeqCst);
+            let number: u32 = context.signal("go").await?;
+            gate.is_armed.store(false, Ordering::SeqCst);
+            Ok(number)
+        }
+    };
+    let runtime = runtime(&store()).workflow("held", held).start().await.unwrap();
+    let run = runtime.start("held", &()).await.unwrap();
+    evicted.recv().await.unwrap();
+    run.signal("go", &5).await.unwrap();
+    tell.send(()).unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 5);
+}
+
+/// Signals that meet the eviction of their run at any moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_lose_no_message_to_a_run_that_is_being_evicted() {
     async fn pings(context: WorkflowContext, count: u32) -> Result<u32, WorkflowError> {
@@ -226,7 +268,7 @@ async fn should_lose_no_message_to_a_run_that_is_being_evicted() {
     }
 }
 
-/// An answer that comes while its run is loaded is not lost either.
+/// The broker in memory goes with the process, and the store takes its time.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_record_answers_that_agents_gave_before_the_shutdown() {
     const TASKS: u32 = 40;
@@ -244,7 +286,14 @@ async fn should_record_answers_that_agents_gave_before_the_shutdown() {
     async fn one(context: WorkflowContext, number: u32) -> Result<u32, WorkflowError> {
         context.task("slow", &number).await
     }
-    let (store, calls, may_answer) = (sqlite().await, Arc::default(), Arc::default());
+    let (faulty, calls, may_answer) =
+        (FaultyStore::new(sqlite().await), Arc::default(), Arc::default());
+    faulty.on_append(|append| {
+        #[allow(clippy::disallowed_methods, reason = "the store takes real time")]
+        let slow = || Fault::After(Box::pin(tokio::time::sleep(Duration::from_millis(150))));
+        holds(append, "task_completed").then(slow)
+    });
+    let store: Arc<dyn Store> = faulty;
     let slow = Slow(Arc::clone(&calls), Arc::clone(&may_answer));
     let build = || runtime(&store).agent("slow", slow.clone()).workflow("one", one);
     let before = build().start().await.unwrap();
