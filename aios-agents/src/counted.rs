@@ -1,8 +1,10 @@
-//! A store that counts what this process appended.
+//! A store that knows what this process appended.
 
 use std::{
+    collections::BTreeMap,
+    ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,76 +20,150 @@ use aios_core::{
 };
 use async_trait::async_trait;
 
-/// Forwards everything, and counts what this process appends.
+/// Forwards everything, and notes what this process appends.
 #[derive(Debug)]
 pub(crate) struct CountedStore {
     inner: Arc<dyn Store>,
-    claimed: AtomicU64,
+    begun: AtomicU64,
     in_flight: AtomicU64,
-    newest: AtomicU64,
+    own: Mutex<Option<Positions>>,
 }
 
 /// What this process appended so far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Count {
-    /// Events that it appended or is appending.
-    pub(crate) claimed: u64,
+    /// Appends that it began.
+    pub(crate) begun: u64,
     /// Whether it is appending now.
     pub(crate) is_moving: bool,
+}
+
+/// Positions in the log, as ranges that neither overlap nor touch: from their first to their last.
+#[derive(Debug, Default)]
+struct Positions(BTreeMap<u64, u64>);
+
+impl Positions {
+    fn insert(&mut self, mut first: u64, mut last: u64) {
+        if let Some((&before, &end)) = self.0.range(..=first).next_back()
+            && end.saturating_add(1) >= first
+        {
+            (first, last) = (before, last.max(end));
+        }
+        while let Some((&after, &end)) = self.0.range(first..=last.saturating_add(1)).next() {
+            self.0.remove(&after);
+            last = last.max(end);
+        }
+        self.0.insert(first, last);
+    }
+
+    fn contains(&self, position: u64) -> bool {
+        self.0.range(..=position).next_back().is_some_and(|(_, last)| *last >= position)
+    }
+
+    /// The first and the last position above `after` and up to `up_to` that are not here, as a range
+    /// that ends after the last one.
+    fn gap(&self, after: u64, up_to: u64) -> Option<Range<u64>> {
+        let covering = |position: u64| {
+            let found = self.0.range(..=position).next_back();
+            found.filter(|(_, last)| **last >= position).map(|(first, last)| (*first, *last))
+        };
+        let (mut first, mut last) = (after.saturating_add(1), up_to);
+        if let Some((_, end)) = covering(first) {
+            first = end.saturating_add(1);
+        }
+        if let Some((begin, _)) = covering(last) {
+            last = begin.saturating_sub(1);
+        }
+        (first <= last).then(|| first..last.saturating_add(1))
+    }
+
+    fn forget(&mut self, up_to: u64) {
+        while let Some(range) = self.0.first_entry()
+            && *range.get() <= up_to
+        {
+            range.remove();
+        }
+    }
 }
 
 impl CountedStore {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { inner, claimed: zero(), in_flight: zero(), newest: zero() }
+        Self { inner, begun: zero(), in_flight: zero(), own: Mutex::new(None) }
     }
 
     /// Appends to one stream, see [`EventStore::append`].
     pub(crate) async fn append_one(&self, append: Append) -> Result<Appended, StoreError> {
-        let newest = self.newest.load(Ordering::Acquire);
-        let mut claim = Claim::new(self, length(&append));
+        let _flight = Flight::begin(self);
+        let events = length(&append);
         let result = self.inner.append(vec![append]).await.pop();
         let result = result.unwrap_or(Err(StoreError::Closed));
-        claim.prove(claim.unproved, newest, &result);
+        self.note(events, &result);
         result
     }
 
     pub(crate) fn count(&self) -> Count {
         let is_moving = self.in_flight.load(Ordering::Acquire) > 0;
-        Count { claimed: self.claimed.load(Ordering::Acquire), is_moving }
-    }
-}
-
-/// Events that are being appended. What is not proved when it is dropped counts as foreign: looking
-/// for what others appended in vain costs little, and missing it much.
-struct Claim<'a> {
-    store: &'a CountedStore,
-    unproved: u64,
-}
-
-impl<'a> Claim<'a> {
-    fn new(store: &'a CountedStore, events: u64) -> Self {
-        store.in_flight.fetch_add(1, Ordering::AcqRel);
-        store.claimed.fetch_add(events, Ordering::AcqRel);
-        Self { store, unproved: events }
+        Count { begun: self.begun.load(Ordering::Acquire), is_moving }
     }
 
-    /// So many of the events landed, unless the result shows otherwise: a position that was taken
-    /// before the call, when the newest one was `newest`, is that of a repetition.
-    fn prove(&mut self, events: u64, newest: u64, result: &Result<Appended, StoreError>) {
-        if let Ok(appended) = result
-            && appended.position > newest
+    /// Notes from now on at which positions this process appends, until they are forgotten.
+    pub(crate) fn watch(&self) {
+        *self.own() = Some(Positions::default());
+    }
+
+    /// Notes no positions any more.
+    pub(crate) fn unwatch(&self) {
+        *self.own() = None;
+    }
+
+    /// The shortest range of the log, of the positions above `after` and up to `up_to`, that has all
+    /// that is not known to be appended by this process.
+    pub(crate) fn foreign(&self, after: u64, up_to: u64) -> Option<Range<u64>> {
+        self.own().as_ref().and_then(|own| own.gap(after, up_to))
+    }
+
+    /// Whether this process appended the event at a position.
+    pub(crate) fn is_own(&self, position: u64) -> bool {
+        self.own().as_ref().is_some_and(|own| own.contains(position))
+    }
+
+    /// Forgets positions up to one.
+    pub(crate) fn forget(&self, up_to: u64) {
+        if let Some(own) = self.own().as_mut() {
+            own.forget(up_to);
+        }
+    }
+
+    fn own(&self) -> MutexGuard<'_, Option<Positions>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A repetition may be one of what another process appended, so it counts as foreign: looking at
+    /// it in vain costs little.
+    fn note(&self, events: u64, result: &Result<Appended, StoreError>) {
+        if let Ok(Appended { position, repeated: false, .. }) = result
+            && let Some(own) = self.own().as_mut()
         {
-            self.store.newest.fetch_max(appended.position, Ordering::AcqRel);
-            self.unproved -= events;
+            own.insert((position + 1).saturating_sub(events), *position);
         }
     }
 }
 
-impl Drop for Claim<'_> {
+/// An append that was begun and is not over.
+struct Flight<'a>(&'a CountedStore);
+
+impl<'a> Flight<'a> {
+    fn begin(store: &'a CountedStore) -> Self {
+        store.in_flight.fetch_add(1, Ordering::AcqRel);
+        store.begun.fetch_add(1, Ordering::AcqRel);
+        Self(store)
+    }
+}
+
+impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        self.store.claimed.fetch_sub(self.unproved, Ordering::AcqRel);
-        self.store.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -98,12 +174,11 @@ fn length(append: &Append) -> u64 {
 #[async_trait]
 impl EventStore for CountedStore {
     async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        let _flight = Flight::begin(self);
         let counts: Vec<u64> = batch.iter().map(length).collect();
-        let newest = self.newest.load(Ordering::Acquire);
-        let mut claim = Claim::new(self, counts.iter().sum());
         let results = self.inner.append(batch).await;
         for (count, result) in counts.iter().zip(&results) {
-            claim.prove(*count, newest, result);
+            self.note(*count, result);
         }
         results
     }
@@ -226,5 +301,31 @@ impl Checkpoints for CountedStore {
 
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
         self.inner.save_checkpoint(reader, position).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_find_what_lies_between_what_was_appended_here() {
+        let mut own = Positions::default();
+        assert_eq!(own.gap(0, 0), None);
+        assert_eq!(own.gap(0, 9), Some(1..10));
+        for (first, last) in [(3, 4), (8, 9), (1, 2), (7, 7)] {
+            own.insert(first, last);
+        }
+        assert_eq!(own.0, BTreeMap::from([(1, 4), (7, 9)]));
+        assert_eq!(own.gap(0, 9), Some(5..7));
+        assert_eq!(own.gap(0, 4), None);
+        assert_eq!(own.gap(3, 12), Some(5..13));
+        assert_eq!(own.gap(9, 12), Some(10..13));
+        assert!(own.contains(4) && !own.contains(5) && !own.contains(10));
+        own.insert(5, 6);
+        assert_eq!((own.gap(0, 9), own.0.len()), (None, 1));
+        own.insert(12, 12);
+        own.forget(10);
+        assert_eq!(own.0, BTreeMap::from([(12, 12)]));
     }
 }

@@ -17,11 +17,13 @@ mod agent_support;
 mod agent_typed;
 mod engine_children;
 mod engine_commands;
+mod engine_discovery;
 mod engine_faults;
 mod engine_guards;
 mod engine_leases;
 mod engine_pause;
 mod engine_races;
+mod engine_relay;
 #[allow(dead_code, reason = "a fixture offers more than every test needs")]
 mod faulty;
 mod logged;
@@ -29,9 +31,11 @@ mod workflow_agents;
 mod workflow_answers;
 mod workflow_attempts;
 mod workflow_basic;
+mod workflow_chain;
 mod workflow_durable;
 mod workflow_executor;
 mod workflow_faults;
+mod workflow_identity;
 #[cfg(feature = "testing")]
 mod workflow_journals;
 mod workflow_nudges;

@@ -209,7 +209,7 @@ async fn should_run_children_and_see_their_failures() {
     let run = runtime.start("parent", &()).with_id("family").await.unwrap();
     let (good, errors) = result::<(u32, String)>(&run).await.unwrap();
     assert_eq!((good, &*errors), (8, "too large (WORKFLOW_FAILED) WORKFLOW_NOT_FOUND"));
-    let child = runtime.run("family.1").await.unwrap().status().await.unwrap();
+    let child = runtime.run("family~1").await.unwrap().status().await.unwrap();
     assert_eq!(child.parent_run_id.as_deref(), Some("family"));
 }
 
@@ -222,9 +222,9 @@ async fn should_continue_as_new_and_give_the_last_result() {
     let runtime = runtime(&store()).workflow("count", count).start().await.unwrap();
     let run = runtime.start("count", &0).with_id("count").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 5);
-    assert_eq!(run.status().await.unwrap().status.as_str(), "continued");
-    let last = runtime.run("count~5").await.unwrap();
-    assert_eq!(last.status().await.unwrap().status.as_str(), "completed");
+    let last = runtime.run("count~r5").await.unwrap().status().await.unwrap();
+    assert_eq!((last.status.as_str(), last.first_run_id.as_deref()), ("completed", Some("count")));
+    assert_eq!(run.status().await.unwrap(), last);
 }
 
 #[tokio::test(flavor = "multi_thread")]

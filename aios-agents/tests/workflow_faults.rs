@@ -62,36 +62,6 @@ async fn should_cancel_a_run_whose_time_has_not_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_see_the_end_of_a_child_that_continued_as_another_run_before() {
-    async fn count(_: WorkflowContext, number: u32) -> Result<u32, WorkflowError> {
-        if number < 3 { Err(WorkflowError::continue_as_new(&(number + 1))) } else { Ok(number) }
-    }
-    async fn parent(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
-        context.child("count", &0).with_run_id("c").await
-    }
-    let runtime = runtime(&store())
-        .workflow("count", count)
-        .workflow("parent", parent)
-        .start()
-        .await
-        .unwrap();
-    let child = runtime.start("count", &0).with_id("c").await.unwrap();
-    assert_eq!(result::<u32>(&child).await.unwrap(), 3);
-    let parent = runtime.start("parent", &()).await.unwrap();
-    assert_eq!(result::<u32>(&parent).await.unwrap(), 3);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn should_fail_a_child_whose_id_can_be_no_run() {
-    async fn parent(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
-        context.child("parent", &()).with_run_id("x".repeat(1000)).await
-    }
-    let runtime = runtime(&store()).workflow("parent", parent).start().await.unwrap();
-    let parent = runtime.start("parent", &()).await.unwrap();
-    assert_eq!(result::<u32>(&parent).await.unwrap_err().code(), "INVALID_CHILD");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn should_end_a_blocked_run_that_is_cancelled() {
     let runtime = runtime(&store()).workflow("panics", panics).start().await.unwrap();
     let run = runtime.start("panics", &()).await.unwrap();

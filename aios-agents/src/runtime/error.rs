@@ -8,7 +8,7 @@ use aios_core::{
 
 use crate::{
     agent::AgentError,
-    workflow::{engine::EngineError, journal::JournalError},
+    workflow::{InvalidRunId, engine::EngineError, journal::JournalError},
 };
 
 /// What a runtime could not do.
@@ -24,6 +24,9 @@ pub enum RuntimeError {
     /// A workflow has a name that can't be a segment of an event type.
     #[error("a workflow has an invalid name")]
     InvalidWorkflow(#[from] InvalidSegment),
+    /// A run can't have this id.
+    #[error(transparent)]
+    InvalidRunId(#[from] InvalidRunId),
     /// No workflow with this name is registered.
     #[error("no workflow {workflow} is registered")]
     UnknownWorkflow {
@@ -95,6 +98,7 @@ impl RuntimeError {
         match self {
             Self::InvalidConfiguration { .. } => "INVALID_RUNTIME_CONFIGURATION",
             Self::InvalidWorkflow(_) => "INVALID_WORKFLOW_NAME",
+            Self::InvalidRunId(_) => InvalidRunId::CODE,
             Self::UnknownWorkflow { .. } => "WORKFLOW_NOT_FOUND",
             Self::UnknownRun { .. } => "RUN_NOT_FOUND",
             Self::RunExists { .. } => "RUN_EXISTS",
@@ -125,6 +129,7 @@ impl From<JournalError> for RuntimeError {
             JournalError::UnknownRun { run_id } => Self::UnknownRun { run_id },
             JournalError::Ended { run_id, status } => Self::RunEnded { run_id, status },
             JournalError::Exists { run_id } => Self::RunExists { run_id },
+            JournalError::InvalidId(error) => Self::InvalidRunId(error),
             JournalError::Store(error) => Self::Store(error),
             JournalError::Event(error) => Self::Event(error),
         }

@@ -4,20 +4,23 @@ use aios_core::{
     clock::ClockExt,
     event::{EventId, Payload},
     failure::Failure,
-    store::{EventStore, RecordedEvent, RunRecord, RunStatus, StreamId},
+    store::{EventStore, RecordedEvent, RunRecord, RunStatus, StoreError, StreamId},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Client, RunError, RuntimeError};
 use crate::workflow::{
-    engine::{Ended, Message},
-    journal::{CancelRequested, Entry, Signaled, decode},
+    engine::Ended,
+    journal::{CancelRequested, Entry, Signaled, decode, mark_copy},
+    run_id,
 };
 
 /// How often to look for the end of a run of another process, at first and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// A run, wherever it is advanced. Cloning is cheap; dropping it does nothing to the run.
+///
+/// If the run has continued as another one, every method is about the run that goes on now.
 #[derive(Clone, Debug)]
 pub struct RunHandle {
     client: Client,
@@ -29,7 +32,7 @@ impl RunHandle {
         Self { client, run_id }
     }
 
-    /// Id of the run.
+    /// Id of the run, as it was started. It stays the same if the run continues as another one.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.run_id
@@ -101,10 +104,11 @@ impl RunHandle {
     ///
     /// What the store reports.
     pub async fn status(&self) -> Result<RunRecord, RuntimeError> {
-        Ok(self.client.journals.row(&self.run_id).await?)
+        Ok(self.client.journals.current(&self.run_id).await?)
     }
 
-    /// Sends a signal. It is kept until the workflow waits for it.
+    /// Sends a signal. It is kept until the workflow waits for it, also if the run continues as another
+    /// one before.
     ///
     /// # Errors
     ///
@@ -119,7 +123,8 @@ impl RunHandle {
         payload: &T,
     ) -> Result<(), RuntimeError> {
         let payload = Payload::encode(payload)?;
-        self.append(Entry::Signaled(Signaled { name: name.into(), payload })).await
+        self.append(Entry::Signaled(Signaled { name: name.into(), payload, inherited: false }))
+            .await
     }
 
     /// Asks the run to cancel: its code is dropped where it waits, and its compensations run. So do
@@ -164,28 +169,20 @@ impl RunHandle {
         entry: Entry,
         is_so: impl Fn(RunStatus) -> bool,
     ) -> Result<(), RuntimeError> {
-        let row = self.client.journals.row(&self.run_id).await?;
+        let row = self.client.journals.current(&self.run_id).await?;
         if !row.status.is_final() && is_so(row.status) {
             return Ok(());
         }
         if matches!(entry, Entry::Paused) && row.status == RunStatus::Cancelling {
             return Err(RuntimeError::RunCancelling { run_id: row.id });
         }
-        self.client.journals.append_to(&row, entry, None).await?;
-        self.nudge();
-        Ok(())
+        self.append(entry).await
     }
 
     async fn append(&self, entry: Entry) -> Result<(), RuntimeError> {
-        self.client.journals.append(&self.run_id, entry, None).await?;
-        self.nudge();
+        let reached = self.client.journals.append_to_current(&self.run_id, &entry, None).await?;
+        self.client.nudge(reached);
         Ok(())
-    }
-
-    fn nudge(&self) {
-        if let Some(engine) = &self.client.engine {
-            engine.tell(&self.run_id, Message::Nudge);
-        }
     }
 
     /// A page of the run's journal: the events with a version above `after`, at most `limit`.
@@ -198,8 +195,18 @@ impl RunHandle {
         after: u64,
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, RuntimeError> {
-        let stream = StreamId::of_run(&self.run_id)?;
-        Ok(self.client.journals.store.read_stream(&stream, after, limit).await?)
+        let current = self.client.journals.current(&self.run_id).await?;
+        Ok(self.journal_of(&current.id, after, limit).await?)
+    }
+
+    async fn journal_of(
+        &self,
+        run_id: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let stream = StreamId::of_run(run_id)?;
+        self.client.journals.store.read_stream(&stream, after, limit).await
     }
 
     /// Starts a new run that begins with this run's journal as it was before an operation, and
@@ -208,15 +215,17 @@ impl RunHandle {
     /// # Errors
     ///
     /// [`RuntimeError::UnknownOperation`] if the journal has no such operation;
-    /// [`RuntimeError::RunExists`] if the new id is taken; what the store reports.
+    /// [`RuntimeError::RunExists`] if the new id is taken; [`RuntimeError::InvalidRunId`] if no run
+    /// can have it; what the store reports.
     pub async fn fork(
         &self,
         operation: u64,
         new_id: impl Into<Arc<str>>,
     ) -> Result<Self, RuntimeError> {
         let new_id = new_id.into();
+        run_id::check_chosen(&new_id)?;
         let events = self.prefix(operation, &new_id).await?;
-        let appended = self.client.journals.begin_fork(&new_id, events).await?;
+        let appended = self.client.journals.begin(&new_id, events).await?;
         if let Some(engine) = &self.client.engine {
             engine.begin(&new_id, appended);
         }
@@ -229,12 +238,12 @@ impl RunHandle {
         operation: u64,
         new_id: &str,
     ) -> Result<Vec<aios_core::event::Event>, RuntimeError> {
-        let codec = self.client.journals.codec(&self.status().await?.workflow)?;
+        let RunRecord { id: run_id, workflow, .. } = self.status().await?;
+        let codec = self.client.journals.codec(&workflow)?;
         let (mut events, mut after) = (Vec::new(), 0);
         loop {
-            let page = self.journal(after, 1000).await?;
+            let page = self.journal_of(&run_id, after, 1000).await?;
             let Some(last) = page.last() else {
-                let run_id = self.run_id.to_string();
                 return Err(RuntimeError::UnknownOperation { run_id, operation });
             };
             after = last.version;
@@ -244,9 +253,12 @@ impl RunHandle {
                     return Ok(events);
                 }
                 let source = &recorded.event;
-                let entry = entry.for_fork(&self.run_id, new_id);
+                let entry = entry.for_fork(&run_id, new_id);
                 let forked = codec.encode(entry, source.timestamp)?.event;
-                let metadata = source.metadata.clone();
+                let mut metadata = source.metadata.clone();
+                if !events.is_empty() {
+                    mark_copy(&mut metadata, &source.id);
+                }
                 events.push(forked.with_metadata(metadata).with_id(EventId::generate()));
             }
         }

@@ -23,8 +23,9 @@ use crate::{
     agent::AgentHost,
     workflow::{
         Target,
-        engine::{Engine, RunningEngine},
+        engine::{Engine, Message, RunningEngine},
         journal::Journals,
+        run_id,
     },
 };
 
@@ -53,6 +54,24 @@ impl Runtime {
         StartRun::new(self.client(), workflow, input)
     }
 
+    /// Sends a signal to a run, and starts the run first if there is none with this id: both at once,
+    /// so that no run is started without its signal. Await it to get a [`RunHandle`]; see
+    /// [`StartRun::with_signal`].
+    pub fn signal_with_start<T, P>(
+        &self,
+        workflow: &str,
+        run_id: impl Into<String>,
+        input: &T,
+        signal: impl Into<Box<str>>,
+        payload: &P,
+    ) -> StartRun
+    where
+        T: Serialize + ?Sized,
+        P: Serialize + ?Sized,
+    {
+        self.start(workflow, input).with_id(run_id).with_signal(signal, payload)
+    }
+
     /// Gives a task to an agent, as a run of one step; await it to get a [`RunHandle`].
     pub fn task<T: Serialize + ?Sized>(
         &self,
@@ -66,9 +85,11 @@ impl Runtime {
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::UnknownRun`] if there is none; what the store reports.
+    /// [`RuntimeError::UnknownRun`] if there is none; [`RuntimeError::InvalidRunId`] if none can have
+    /// this id; what the store reports.
     pub async fn run(&self, run_id: &str) -> Result<RunHandle, RuntimeError> {
         let client = self.client()?;
+        run_id::check_existing(run_id)?;
         client.journals.row(run_id).await?;
         Ok(RunHandle::new(client, run_id.into()))
     }
@@ -122,4 +143,13 @@ struct Client {
     journals: Journals,
     /// The engine of this process, which is told at once what others find by polling.
     engine: Option<Arc<Engine>>,
+}
+
+impl Client {
+    /// Tells a run that something was appended to its journal.
+    fn nudge(&self, run_id: String) {
+        if let Some(engine) = &self.engine {
+            engine.tell(&run_id.into(), Message::Nudge);
+        }
+    }
 }

@@ -6,13 +6,16 @@ use std::{
 };
 
 use aios_core::{
-    event::{EventError, EventId, Metadata, Payload, Timestamp},
-    store::{EventStore, StreamId},
+    event::{Event, EventError, EventId, Metadata, Payload, Timestamp},
+    store::StoreError,
 };
 use serde::Serialize;
 
 use super::{Client, RunHandle, RuntimeError};
-use crate::workflow::journal::{Entry, JournalError, Started, decode};
+use crate::workflow::{
+    journal::{Entry, JournalError, Journals, Signaled, Started, is_same},
+    run_id,
+};
 
 /// A run to be started. Awaiting it gives a [`RunHandle`] once the start is durable.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub struct StartRun {
     start_at: Option<Timestamp>,
     delay: Option<Duration>,
     metadata: Metadata,
+    signals: Vec<Signal>,
 }
 
 impl StartRun {
@@ -41,11 +45,16 @@ impl StartRun {
             start_at: None,
             delay: None,
             metadata: Metadata::default(),
+            signals: Vec::new(),
         }
     }
 
-    /// Sets the id of the run, 1 to 200 bytes; a fresh UUID is the default. Starting a run again
-    /// under the same id gives a handle for the one that exists, if workflow and input are the same.
+    /// Sets the id of the run; a fresh UUID is the default. It has 1 to 200 bytes, no control
+    /// characters and no `~`, which the ids of children and of runs that continue others contain.
+    ///
+    /// Starting a run again under the same id gives a handle for the one that exists, if workflow and
+    /// input are the same. Inputs are compared as JSON values; numbers as they are written, so that
+    /// `1` and `1.0` differ.
     pub fn with_id(mut self, run_id: impl Into<String>) -> Self {
         self.run_id = Some(run_id.into());
         self
@@ -69,26 +78,58 @@ impl StartRun {
         self
     }
 
-    async fn start(self) -> Result<RunHandle, RuntimeError> {
+    /// Sends a signal to the run, which is part of its journal from the first moment on. If the run
+    /// exists, of the same workflow, the signal is sent to it, whatever its input was; can be called
+    /// several times.
+    pub fn with_signal<T: Serialize + ?Sized>(
+        mut self,
+        name: impl Into<Box<str>>,
+        payload: &T,
+    ) -> Self {
+        let (name, payload) = (name.into(), Payload::encode(payload));
+        self.signals.push(Signal { name, payload, id: None });
+        self
+    }
+
+    /// Names the signal that was added last, so that starting again under the same run id sends it
+    /// only once. Without a name, each start sends it.
+    pub fn with_signal_id(mut self, id: impl Into<String>) -> Self {
+        if let Some(signal) = self.signals.last_mut() {
+            signal.id = Some(id.into());
+        }
+        self
+    }
+
+    async fn start(mut self) -> Result<RunHandle, RuntimeError> {
         let client = self.client?;
         let journals = &client.journals;
         let registered = journals.registry.latest(&self.workflow);
         let unknown = || RuntimeError::UnknownWorkflow { workflow: self.workflow.clone() };
         let version = registered.ok_or_else(unknown)?.workflow.version();
-        let run_id: Arc<str> =
-            self.run_id.unwrap_or_else(|| EventId::generate().to_string()).into();
+        let run_id = self.run_id.unwrap_or_else(|| EventId::generate().to_string());
+        run_id::check_chosen(&run_id)?;
+        let run_id: Arc<str> = run_id.into();
         let start_at = self.start_at.or(self.delay.map(|delay| journals.clock.now() + delay));
         let input = self.input?;
-        let started =
-            Started { version, input: input.clone(), start_at, parent: None, forked_from: None };
-        match journals.start(&run_id, &self.workflow, started, self.metadata).await {
-            Ok(first) => {
+        let signals = std::mem::take(&mut self.signals);
+        let signals = signals.into_iter().map(|signal| signal.entry(&run_id));
+        let signals = signals.collect::<Result<Vec<_>, RuntimeError>>()?;
+        let started = Started { version, input: input.clone(), start_at, ..Started::default() };
+        let others = encode(journals, &self.workflow, &signals)?;
+        match journals.start(&run_id, &self.workflow, started, others, self.metadata).await {
+            Ok(journal) => {
                 if let Some(engine) = &client.engine {
-                    engine.begin(&run_id, vec![first]);
+                    engine.begin(&run_id, journal);
                 }
             }
-            Err(JournalError::Exists { .. }) => {
-                same_start(&client, &run_id, &self.workflow, &input).await?;
+            Err(JournalError::Exists { .. }) if signals.is_empty() => {
+                same_start(&client, &run_id, &self.workflow, Some(&input)).await?;
+            }
+            Err(error) if is_known(&error, &signals) => {
+                same_start(&client, &run_id, &self.workflow, None).await?;
+                for (entry, id) in &signals {
+                    send(&client, &run_id, entry, id).await?;
+                }
             }
             Err(error) => return Err(error.into()),
         }
@@ -96,24 +137,79 @@ impl StartRun {
     }
 }
 
-/// Checks that the run that exists is the one that was to be started.
+/// A signal that is sent with a start.
+#[derive(Debug)]
+struct Signal {
+    name: Box<str>,
+    payload: Result<Payload, EventError>,
+    id: Option<String>,
+}
+
+impl Signal {
+    /// The entry, and the id of its event.
+    fn entry(self, run_id: &str) -> Result<(Entry, EventId), RuntimeError> {
+        let id = match &self.id {
+            Some(id) => EventId::derive(&format!("{run_id}/signal/{id}")),
+            None => EventId::generate(),
+        };
+        let (name, payload) = (self.name, self.payload?);
+        Ok((Entry::Signaled(Signaled { name, payload, inherited: false }), id))
+    }
+}
+
+/// Whether a run exists, or a signal that was named was sent before.
+fn is_known(error: &JournalError, signals: &[(Entry, EventId)]) -> bool {
+    match error {
+        JournalError::Exists { .. } => true,
+        JournalError::Store(StoreError::DuplicateEvent { id }) => {
+            signals.iter().any(|(_, signal)| signal == id)
+        }
+        _ => false,
+    }
+}
+
+fn encode(
+    journals: &Journals,
+    workflow: &str,
+    signals: &[(Entry, EventId)],
+) -> Result<Vec<Event>, RuntimeError> {
+    let codec = journals.codec(workflow)?;
+    let event = |(entry, id): &(Entry, EventId)| {
+        Ok(codec.encode(entry.clone(), journals.clock.now())?.event.with_id(id.clone()))
+    };
+    signals.iter().map(event).collect()
+}
+
+/// Sends a signal to a run that exists. One that was sent before, perhaps to a run that continued as
+/// this one since, is not sent again.
+async fn send(
+    client: &Client,
+    run_id: &str,
+    entry: &Entry,
+    id: &EventId,
+) -> Result<(), RuntimeError> {
+    match client.journals.append_to_current(run_id, entry, Some(id)).await {
+        Ok(reached) => client.nudge(reached),
+        Err(JournalError::Store(StoreError::DuplicateEvent { id: known })) if known == *id => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Checks that the run that exists is of this workflow, and has this input.
 async fn same_start(
     client: &Client,
     run_id: &str,
     workflow: &str,
-    input: &Payload,
+    input: Option<&Payload>,
 ) -> Result<(), RuntimeError> {
-    let stream = StreamId::of_run(run_id)?;
-    let first = client.journals.store.read_stream(&stream, 0, 1).await?.pop();
-    let exists = || RuntimeError::RunExists { run_id: run_id.to_owned() };
-    let first = first.ok_or_else(exists)?;
-    match decode(&first.event)? {
-        Entry::Started(started)
-            if first.event.event_type.entity() == workflow && started.input == *input =>
-        {
-            Ok(())
-        }
-        _ => Err(exists()),
+    let found = client.journals.started(run_id).await?;
+    let is_it = found.is_some_and(|(found, started, _)| {
+        found == workflow && input.is_none_or(|input| is_same(&started.input, input))
+    });
+    match is_it {
+        true => Ok(()),
+        false => Err(RuntimeError::RunExists { run_id: run_id.to_owned() }),
     }
 }
 

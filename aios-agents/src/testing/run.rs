@@ -105,9 +105,7 @@ impl Simulation {
         let started = Started {
             version: test.workflow.version(),
             input: input.clone(),
-            start_at: None,
-            parent: None,
-            forked_from: None,
+            ..Started::default()
         };
         Self::resumed(test, input, vec![(Entry::Started(started), Timestamp::UNIX_EPOCH)])
     }
@@ -201,7 +199,7 @@ impl Simulation {
     }
 
     async fn record_end(&mut self) {
-        let Some(entry) = self.execution.ending(|| format!("{RUN_ID}~2")) else { return };
+        let Some(entry) = self.execution.ending(|| format!("{RUN_ID}~r2")) else { return };
         self.record(entry).await;
     }
 
@@ -257,7 +255,9 @@ impl Simulation {
         };
         for what in due {
             let entry = match what {
-                Outside::Signal(name, payload) => Entry::Signaled(Signaled { name, payload }),
+                Outside::Signal(name, payload) => {
+                    Entry::Signaled(Signaled { name, payload, inherited: false })
+                }
                 Outside::Cancel(reason) => Entry::CancelRequested(CancelRequested { reason }),
                 Outside::Pause => Entry::Paused,
                 Outside::Resume => Entry::Resumed,

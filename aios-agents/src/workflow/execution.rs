@@ -288,7 +288,8 @@ impl Execution {
                 Kind::Failed(failure) => Entry::Failed(Failed { failure }),
                 Kind::Cancelled(failure) => Entry::Cancelled(Failed { failure }),
                 Kind::ContinueAsNew(input) => {
-                    Entry::Continued(Continued { run_id: successor(), input })
+                    let signals = self.machine().untaken_signals();
+                    Entry::Continued(Continued { run_id: successor(), input, signals })
                 }
             },
         })

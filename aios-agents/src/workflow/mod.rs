@@ -20,6 +20,7 @@ mod execution;
 pub mod journal;
 pub mod machine;
 mod race;
+pub(crate) mod run_id;
 mod turn;
 
 pub(crate) use self::execution::Execution;
@@ -31,4 +32,5 @@ pub use self::{
     definition::{FnWorkflow, Workflow},
     error::WorkflowError,
     race::{Race, race},
+    run_id::InvalidRunId,
 };

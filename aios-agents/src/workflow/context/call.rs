@@ -60,6 +60,17 @@ impl OperationCall {
         }
         self
     }
+
+    /// Checks again what was adjusted.
+    fn checked(mut self) -> Self {
+        match std::mem::replace(&mut self.state, CallState::Done) {
+            CallState::Fresh(request) => {
+                self.state = CallState::Fresh(request.and_then(super::checked));
+            }
+            other => self.state = other,
+        }
+        self
+    }
 }
 
 impl Future for OperationCall {
@@ -185,13 +196,16 @@ impl<T> SignalCall<T> {
 }
 
 impl<T> ChildCall<T> {
-    /// Sets the id of the child; without it, it is derived from this run's id and the operation.
+    /// Sets the id of the child; without it, it is derived from this run's id and the operation. The
+    /// call fails with `INVALID_RUN_ID` if no run can have this id, and with `RUN_EXISTS` if there is
+    /// a run with it that this operation did not start.
     pub fn with_run_id(self, run_id: impl Into<String>) -> Self {
-        self.adjust(|request| {
+        let named = self.adjust(|request| {
             if let Request::Child(child) = request {
                 child.run_id = Some(run_id.into());
             }
-        })
+        });
+        Self::new(named.call.checked())
     }
 
     /// Lets the child go on if this run is cancelled. By default it is cancelled too, and its

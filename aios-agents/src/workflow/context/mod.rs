@@ -20,7 +20,10 @@ use super::{
     WorkflowError,
     machine::{ChildRequest, Request, TaskRequest},
 };
-use crate::agent::{codes::AGENT_NOT_FOUND, mailbox_of};
+use crate::{
+    agent::{codes::AGENT_NOT_FOUND, mailbox_of},
+    workflow::run_id::{self, InvalidRunId},
+};
 
 /// What a run is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -331,8 +334,14 @@ impl WorkflowContext {
     }
 }
 
-/// Refuses a task for an agent whose id can't be part of a mailbox's name: no agent has it.
+/// Refuses a task for an agent whose id can't be part of a mailbox's name: no agent has it. Refuses a
+/// child with an id that no run can have.
 fn checked(request: Request) -> Result<Request, WorkflowError> {
+    if let Request::Child(child) = &request
+        && let Some(Err(invalid)) = child.run_id.as_deref().map(run_id::check_chosen)
+    {
+        return Err(WorkflowError::failed(Failure::from_error(InvalidRunId::CODE, &invalid)));
+    }
     if let Request::Task(task) = &request
         && let Some(agent_id) = &task.agent_id
         && let Err(invalid) = mailbox_of(&task.agent_type, agent_id)

@@ -4,83 +4,100 @@ use aios_core::{
     Chain,
     event::{EventId, Metadata},
     failure::Failure,
-    store::RunStatus,
+    store::{RecordedEvent, RunStatus},
 };
 use tracing::warn;
 
 use super::{Ended, Engine, Message};
 use crate::workflow::{
-    journal::{ChildEnded, ChildStarted, Entry, JournalError, Parent, Started},
+    journal::{ChildEnded, ChildStarted, Entry, JournalError, Parent, Started, is_same},
     machine::Outcome,
+    run_id::InvalidRunId,
 };
 
 impl Engine {
-    /// Appends the start of a run of the latest version, and lets it begin if this engine owns its
-    /// shard.
-    pub(crate) async fn start_run(
-        self: &Arc<Self>,
-        run_id: &Arc<str>,
-        workflow: &str,
-        input: aios_core::event::Payload,
-        parent: Option<Parent>,
-        metadata: Metadata,
-    ) -> Result<(), JournalError> {
-        let unknown = || JournalError::UnknownWorkflow { workflow: workflow.to_owned() };
-        let registered = self.journals.registry.latest(workflow).ok_or_else(unknown)?;
-        let version = registered.workflow.version();
-        let started = Started { version, input, start_at: None, parent, forked_from: None };
-        let first = self.journals.start(run_id, workflow, started, metadata).await?;
-        self.begin(run_id, vec![first]);
-        Ok(())
-    }
-
     /// Starts a child, or looks whether one that was started has ended meanwhile.
     pub(super) async fn start_child(
         self: Arc<Self>,
         parent: Arc<str>,
+        incarnation: EventId,
         child: ChildStarted,
         metadata: Metadata,
     ) {
-        let outcome = match self.child_outcome(&parent, &child, metadata).await {
+        let as_parent = Parent {
+            run_id: parent.to_string(),
+            incarnation: Some(incarnation),
+            operation: child.operation,
+        };
+        let outcome = match self.child_outcome(&as_parent, &child, metadata).await {
             Ok(None) => return,
             Ok(Some(outcome)) => outcome,
-            Err(error @ JournalError::UnknownWorkflow { .. }) => {
-                Err(Failure::new("WORKFLOW_NOT_FOUND", error.to_string()))
-            }
             Err(error) if error.is_retryable() => {
                 return warn!(error = %Chain(&error), run = %parent, "could not start a child; trying again later");
             }
-            Err(error) => Err(Failure::from_error("INVALID_CHILD", &error)),
+            Err(error) => Err(child_failure(&error)),
         };
-        self.report_child(&parent, child.operation, outcome).await;
+        self.report_child(&as_parent, outcome).await;
     }
 
     /// The outcome of a child; `None` if it goes on. Starts it if it does not exist.
     async fn child_outcome(
         self: &Arc<Self>,
-        parent: &Arc<str>,
+        parent: &Parent,
         child: &ChildStarted,
         metadata: Metadata,
     ) -> Result<Option<Outcome>, JournalError> {
         let run_id: Arc<str> = (*child.run_id).into();
-        match self.outcome_of(Arc::clone(&run_id)).await {
-            Err(JournalError::UnknownRun { .. }) => {}
-            known => return known,
-        }
-        let parent = Some(Parent { run_id: parent.to_string(), operation: child.operation });
-        let workflow = child.workflow.as_str();
-        match self.start_run(&run_id, workflow, child.input.clone(), parent, metadata).await {
-            Ok(()) | Err(JournalError::Exists { .. }) => Ok(None),
-            Err(error) => Err(error),
+        let mut tried = false;
+        loop {
+            match self.journals.started(&run_id).await? {
+                Some(found) if is_child(&found, parent, child) => {
+                    return self.outcome_of(Arc::clone(&run_id)).await;
+                }
+                // Somebody else's run: another parent's child, a run of its own, an ancestor, or the
+                // parent itself.
+                Some(_) => return Err(JournalError::Exists { run_id: run_id.to_string() }),
+                None if tried => return Err(JournalError::Exists { run_id: run_id.to_string() }),
+                None => {}
+            }
+            tried = true;
+            let (parent, input) = (Some(parent.clone()), child.input.clone());
+            let started = Started { parent, input, ..Started::default() };
+            let workflow = child.workflow.as_str();
+            match self.start_run(&run_id, workflow, started, metadata.clone()).await {
+                Ok(first) => {
+                    self.begin(&run_id, first);
+                    return Ok(None);
+                }
+                // Perhaps by an attempt before, of which the store lost the answer.
+                Err(JournalError::Exists { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
+    /// Appends the start of a run of the latest version.
+    pub(super) async fn start_run(
+        &self,
+        run_id: &str,
+        workflow: &str,
+        started: Started,
+        metadata: Metadata,
+    ) -> Result<Vec<RecordedEvent>, JournalError> {
+        let unknown = || JournalError::UnknownWorkflow { workflow: workflow.to_owned() };
+        let registered = self.journals.registry.latest(workflow).ok_or_else(unknown)?;
+        let started = Started { version: registered.workflow.version(), ..started };
+        self.journals.start(run_id, workflow, started, Vec::new(), metadata).await
+    }
+
     /// The outcome of a run, or of the last one that it continued as; `None` if that goes on.
-    async fn outcome_of(&self, mut run_id: Arc<str>) -> Result<Option<Outcome>, JournalError> {
+    async fn outcome_of(&self, run_id: Arc<str>) -> Result<Option<Outcome>, JournalError> {
+        let mut run_id = run_id;
         loop {
             let Some(ended) = self.journals.ended(&run_id).await? else { return Ok(None) };
             match ended.continued_as {
                 Some(next) => run_id = next,
+                None if ended.status == RunStatus::Continued => return Ok(None),
                 None if ended.status.is_final() => return Ok(Some(ended.into_outcome())),
                 None => return Ok(None),
             }
@@ -88,24 +105,57 @@ impl Engine {
     }
 
     /// Appends the end of a child to its parent's journal, once.
-    pub(super) async fn report_child(
-        self: &Arc<Self>,
-        parent: &Arc<str>,
-        operation: u64,
-        outcome: Outcome,
-    ) {
+    pub(super) async fn report_child(self: &Arc<Self>, parent: &Parent, outcome: Outcome) {
+        let Parent { run_id, operation, .. } = parent;
         let (result, failure) = match outcome {
             Ok(result) => (Some(result), None),
             Err(failure) => (None, Some(failure)),
         };
-        let ended = Entry::ChildEnded(ChildEnded { operation, result, failure });
-        let id = EventId::derive(&format!("{parent}/{operation}/child_ended"));
-        match self.journals.append(parent, ended, Some(id)).await {
-            Ok(()) => self.tell(parent, Message::Nudge),
+        let ended = Entry::ChildEnded(ChildEnded { operation: *operation, result, failure });
+        match self.append_to_parent(parent, ended).await {
+            Ok(()) => self.tell(&run_id.as_str().into(), Message::Nudge),
             Err(error) => {
-                warn!(error = %Chain(&error), run = %parent, "could not report a child; its parent looks for it");
+                warn!(error = %Chain(&error), run = %run_id, "could not report a child; its parent looks for it");
             }
         }
+    }
+
+    /// A parent that has ended, or whose id belongs to a later run by now, needs to know nothing.
+    async fn append_to_parent(&self, parent: &Parent, entry: Entry) -> Result<(), JournalError> {
+        let Parent { run_id, incarnation, operation } = parent;
+        let first = self.journals.first(run_id).await?;
+        let found = first.map(|first| first.event.id);
+        let (Some(incarnation), true) = (incarnation, found == *incarnation) else {
+            return Ok(());
+        };
+        let id = EventId::derive(&format!("{incarnation}/{operation}/child_ended"));
+        match self.journals.append(run_id, entry, Some(id)).await {
+            Err(JournalError::Ended { .. }) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// Whether a run is the child that an operation of its parent started.
+fn is_child(found: &(String, Started, EventId), parent: &Parent, child: &ChildStarted) -> bool {
+    let (workflow, started, _) = found;
+    *workflow == *child.workflow.as_str()
+        && started.predecessor.is_none()
+        && started.parent.as_ref() == Some(parent)
+        && is_same(&started.input, &child.input)
+}
+
+fn child_failure(error: &JournalError) -> Failure {
+    match error {
+        JournalError::UnknownWorkflow { .. } => {
+            Failure::new("WORKFLOW_NOT_FOUND", error.to_string())
+        }
+        JournalError::Exists { run_id } => Failure::new(
+            "RUN_EXISTS",
+            format!("run {run_id} exists already and was not started by this operation"),
+        ),
+        JournalError::InvalidId(error) => Failure::new(InvalidRunId::CODE, error.to_string()),
+        error => Failure::from_error("INVALID_CHILD", error),
     }
 }
 

@@ -1,25 +1,56 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
     clock::ClockExt,
-    store::{EventStore, PageRequest, ReadModels, RunFilter, RunStatus, Shard, StoreError},
+    event::{EventError, Pattern},
+    store::{EventStore, RecordedEvent, Shard, StoreError},
 };
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{Engine, Message};
+use crate::workflow::journal::{Entry, decode};
 
-/// Shortest time between two looks at the log.
+/// Time in which events gather before they are looked at, and in which this process learns where its
+/// own appends landed.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Positions of the log looked through at once.
+const RANGE: u64 = 2048;
+/// What owners alone append to the journals of their runs, and what is no journal's.
+const QUIET: [&str; 19] = [
+    "system.#",
+    "agents.*.task_assigned",
+    "agents.*.task_directed",
+    "agents.*.task_cancelled",
+    "agents.*.registered",
+    "agents.*.seen",
+    "agents.*.status_changed",
+    "workflows.*.registered",
+    "workflows.*.step_completed",
+    "workflows.*.operation_failed",
+    "workflows.*.retry_scheduled",
+    "workflows.*.timer_started",
+    "workflows.*.timer_fired",
+    "workflows.*.signal_awaited",
+    "workflows.*.child_started",
+    "workflows.*.version_marked",
+    "workflows.*.event_emitted",
+    "workflows.*.status_set",
+    "workflows.*.unblocked",
+];
 
 /// Finds what other processes appended to this engine's runs: starts, signals, cancellations.
 ///
-/// Positions are dense, so as long as the log has grown by just what this process appended, nobody
-/// else did, and there is nothing to look for.
-pub(super) async fn run(engine: Arc<Engine>, mut seen: Seen) {
+/// Positions are dense, and this process knows those of its own events. Whatever lies between them is
+/// read, however busy this engine is.
+pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
+    let quiet = match quiet() {
+        Ok(quiet) => quiet,
+        Err(error) => return error!(error = %Chain(&error), "nothing is discovered"),
+    };
     loop {
         tokio::select! {
-            result = look(&engine, &mut seen) => {
+            result = look(&engine, &mut position, &quiet) => {
                 if let Err(error) = result {
                     warn!(error = %Chain(&error), "could not look for what other processes appended");
                     engine.clock.sleep(engine.options.back_off.1).await;
@@ -30,59 +61,91 @@ pub(super) async fn run(engine: Arc<Engine>, mut seen: Seen) {
     }
 }
 
-/// How far the log was looked through.
-#[derive(Debug)]
-pub(super) struct Seen {
-    head: u64,
-    /// Everything foreign up to here was found.
-    position: u64,
-    foreign: u64,
+/// The end of the log as it is before shards are taken: what it holds already, recovery finds.
+pub(super) async fn begin(engine: &Engine) -> Result<u64, StoreError> {
+    engine.store.watch();
+    engine.store.head().await
 }
 
-impl Seen {
-    /// The log as it is before shards are taken: what it holds already, recovery finds.
-    pub(super) async fn now(engine: &Engine) -> Result<Self, StoreError> {
-        let head = engine.store.head().await?;
-        let foreign = head.saturating_sub(engine.store.count().claimed);
-        Ok(Self { head, position: head, foreign })
-    }
-}
-
-async fn look(engine: &Arc<Engine>, seen: &mut Seen) -> Result<(), StoreError> {
-    let head = engine.store.wait_for(seen.head).await?;
-    // Counted after the head was read: what is being appended can hide something foreign for a
-    // moment, but can't look foreign itself.
-    let count = engine.store.count();
-    let foreign = head.saturating_sub(count.claimed);
-    let found = foreign > seen.foreign;
-    if found {
-        nudge(engine, seen.position).await?;
-    }
-    if found || !count.is_moving {
-        (seen.position, seen.foreign) = (head, foreign);
-    }
-    seen.head = head;
+/// Looks through what was appended since a position, and moves it.
+async fn look(
+    engine: &Arc<Engine>,
+    position: &mut u64,
+    quiet: &[Pattern],
+) -> Result<(), StoreError> {
+    let head = engine.store.wait_for(*position).await?;
     engine.clock.sleep(PAUSE).await;
+    while let Some(foreign) = engine.store.foreign(*position, head) {
+        let up_to = foreign.end.saturating_sub(1).min(foreign.start.saturating_add(RANGE - 1));
+        let after = foreign.start.saturating_sub(1);
+        let found = engine.store.read_log_except(after, up_to, quiet).await?;
+        nudge(engine, found).await;
+        *position = up_to;
+        engine.store.forget(up_to);
+    }
+    *position = (*position).max(head);
+    engine.store.forget(*position);
     Ok(())
 }
 
-async fn nudge(engine: &Arc<Engine>, after: u64) -> Result<(), StoreError> {
-    let shards: Vec<Shard> =
-        Shard::all().filter(|shard| engine.ownership.fence(*shard).is_some()).collect();
-    if shards.is_empty() {
-        return Ok(());
-    }
-    let statuses = vec![RunStatus::Running, RunStatus::Cancelling, RunStatus::Paused];
-    let filter = RunFilter { shards, statuses, changed_after: after, ..RunFilter::default() };
-    let mut page = PageRequest::first(1000);
-    loop {
-        let found = engine.store.run_summaries(&filter, &page).await?;
-        for row in found.rows {
-            engine.activate(&row.id.into(), Message::Nudge).await;
+/// Tells runs that others appended to their journals.
+async fn nudge(engine: &Arc<Engine>, found: Vec<RecordedEvent>) {
+    let mut told = HashSet::new();
+    let foreign = found.iter().filter(|recorded| !engine.store.is_own(recorded.position));
+    for run_id in foreign.flat_map(concerned) {
+        let is_owned = engine.ownership.fence(Shard::of(&run_id)).is_some();
+        if is_owned && told.insert(Arc::clone(&run_id)) {
+            engine.activate(&run_id, Message::Nudge).await;
         }
-        match found.next {
-            Some(next) => page = next,
-            None => return Ok(()),
+    }
+}
+
+/// The runs that an event is news to: the one in whose journal it stands, and the one that waits for
+/// that one to end.
+fn concerned(recorded: &RecordedEvent) -> impl Iterator<Item = Arc<str>> {
+    let run_id = recorded.stream.run_id();
+    let (own, next) = match (recorded.event.event_type.segments(), run_id) {
+        (("workflows", _, "completed" | "failed" | "cancelled"), _) | (_, None) => (None, None),
+        (("workflows", _, "continued"), Some(_)) => match decode(&recorded.event) {
+            Ok(Entry::Continued(end)) => (None, Some(end.run_id.into())),
+            _ => (None, None),
+        },
+        (("workflows" | "agents", ..), Some(run_id)) => (Some(run_id.into()), None),
+        (_, Some(_)) => (None, None),
+    };
+    own.into_iter().chain(next)
+}
+
+/// [`QUIET`], read; a pattern that can't be read is a fault of this file.
+fn quiet() -> Result<Vec<Pattern>, EventError> {
+    QUIET.iter().map(|pattern| pattern.parse()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_read_what_others_may_append() {
+        let quiet = quiet().unwrap();
+        for (event_type, is_quiet) in [
+            ("workflows.deploy.started", false),
+            ("workflows.deploy.signaled", false),
+            ("workflows.deploy.paused", false),
+            ("workflows.deploy.resumed", false),
+            ("workflows.deploy.cancel_requested", false),
+            ("workflows.deploy.child_ended", false),
+            ("workflows.deploy.continued", false),
+            ("agents.builder.task_completed", false),
+            ("agents.builder.task_failed", false),
+            ("workflows.deploy.step_completed", true),
+            ("workflows.deploy.timer_fired", true),
+            ("agents.builder.task_assigned", true),
+            ("system.engine.started", true),
+        ] {
+            let event_type = event_type.parse().unwrap();
+            let found = quiet.iter().any(|pattern| pattern.matches(&event_type));
+            assert_eq!(found, is_quiet, "{event_type}");
         }
     }
 }

@@ -24,7 +24,7 @@ struct Answer<'a> {
 /// Declares a shard's mailbox and begins to read it. No task of the shard may be given before that:
 /// its answer would find no mailbox.
 pub(super) async fn open(engine: &Engine, shard: Shard) -> Result<Deliveries, BrokerError> {
-    engine.broker.subscribe(Subscription::mailbox(mailbox_of(shard)?)).await
+    engine.broker.subscribe(Subscription::mailbox(mailbox_of(engine.store_id, shard)?)).await
 }
 
 /// Hands the answers in a shard's mailbox to the runs that wait for them.

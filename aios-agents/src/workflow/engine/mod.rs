@@ -26,10 +26,10 @@ use std::{
 };
 
 use aios_core::{
-    broker::{Broker, BrokerError, Mailbox},
+    broker::{Broker, BrokerError, InvalidName, Mailbox},
     clock::{Clock, ClockExt},
     failure::Failure,
-    store::{Owner, Shard, StoreError},
+    store::{EventStoreExt, Owner, Shard, StoreError, StoreId},
 };
 use serde_json::json;
 use tokio::{
@@ -129,6 +129,8 @@ pub(crate) struct Engine {
     pub(crate) waiters: Waiters,
     broker: Arc<dyn Broker>,
     store: Arc<CountedStore>,
+    /// Identity of the store, part of the names of mailboxes.
+    store_id: StoreId,
     clock: Arc<dyn Clock>,
     options: EngineOptions,
     owner: Owner,
@@ -167,7 +169,9 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<RunningEngine, EngineError> {
         let (dispatches, queue) = mpsc::channel(DISPATCHES);
+        let store_id = journals.store.id().await?;
         let engine = Arc::new(Self {
+            store_id,
             store: Arc::clone(&journals.store),
             clock: Arc::clone(&journals.clock),
             journals,
@@ -186,14 +190,14 @@ impl Engine {
             stopping: watch::Sender::new(false),
             store_is_down: AtomicBool::new(false),
         });
-        let seen = discover::Seen::now(&engine).await?;
+        let position = discover::begin(&engine).await?;
         leases::take(&engine).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(dispatch::run(Arc::clone(&engine), queue));
         tasks.spawn(timers::run(Arc::clone(&engine)));
         tasks.spawn(dead_letters::run(Arc::clone(&engine)));
         tasks.spawn(leases::run(Arc::clone(&engine)));
-        tasks.spawn(discover::run(Arc::clone(&engine), seen));
+        tasks.spawn(discover::run(Arc::clone(&engine), position));
         if engine.options.relay {
             tasks.spawn(relay::run(Arc::clone(&engine)));
         }
@@ -254,6 +258,7 @@ impl RunningEngine {
         self.engine.stopping.send_replace(true);
         self.engine.live.stop().await;
         self.tasks.shutdown().await;
+        self.engine.store.unwatch();
         self.engine.release_leases().await;
     }
 }
@@ -266,7 +271,7 @@ impl RunningEngine {
         let mut before = None;
         for _ in 0..SETTLE_LOOKS {
             let count = engine.store.count();
-            let now = (engine.heard.load(Ordering::Acquire), count.claimed);
+            let now = (engine.heard.load(Ordering::Acquire), count.begun);
             if before == Some(now) && !count.is_moving {
                 return;
             }
@@ -282,12 +287,13 @@ impl Drop for RunningEngine {
         self.engine.stopping.send_replace(true);
         drop(self.engine.live.take());
         drop(self.engine.ownership.take());
+        self.engine.store.unwatch();
     }
 }
 
-/// The durable mailbox that gets the answers for a shard's runs.
-pub(crate) fn mailbox_of(shard: Shard) -> Result<Mailbox, aios_core::broker::InvalidName> {
-    Mailbox::new(format!("shards.{shard}"))
+/// The durable mailbox that gets the answers for a shard's runs. Several stores may share a broker.
+pub(crate) fn mailbox_of(store: StoreId, shard: Shard) -> Result<Mailbox, InvalidName> {
+    Mailbox::new(format!("stores.{store}.shards.{shard}"))
 }
 
 impl std::fmt::Debug for Engine {

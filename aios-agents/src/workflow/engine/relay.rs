@@ -10,6 +10,7 @@ use aios_core::{
 use tracing::{error, warn};
 
 use super::Engine;
+use crate::workflow::journal::is_copy;
 
 /// Name of the relay's checkpoint.
 const READER: &str = "relay";
@@ -106,7 +107,9 @@ async fn renew(engine: &Engine) -> Result<(), StoreError> {
 /// Publishes in order; what fails is tried again before anything after it. Says whether there was
 /// anything to publish; `None` if the lease was lost meanwhile, and somebody else relays.
 async fn publish(engine: &Engine, news: Vec<RecordedEvent>) -> Result<Option<bool>, StoreError> {
-    let mut waiting: VecDeque<Event> = news.into_iter().map(|recorded| recorded.event).collect();
+    // What a fork copied was published when it happened.
+    let mut waiting: VecDeque<Event> =
+        news.into_iter().map(|recorded| recorded.event).filter(|event| !is_copy(event)).collect();
     if waiting.is_empty() {
         return Ok(Some(false));
     }

@@ -66,7 +66,7 @@ pub enum Entry {
 }
 
 /// The run was started.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Started {
     /// Version of the workflow.
     pub version: u32,
@@ -81,6 +81,12 @@ pub struct Started {
     /// The run whose journal this one began with, if it is a fork.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forked_from: Option<String>,
+    /// The run that continues as this one, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predecessor: Option<Predecessor>,
+    /// The first run of the chain of continue-as-new, if that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_run_id: Option<String>,
 }
 
 /// The run that waits for a child.
@@ -88,8 +94,20 @@ pub struct Started {
 pub struct Parent {
     /// Its id.
     pub run_id: String,
+    /// Id of the event that started it: a later run may have the same id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<EventId>,
     /// The operation that waits.
     pub operation: u64,
+}
+
+/// The run that continues as another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Predecessor {
+    /// Its id.
+    pub run_id: String,
+    /// Id of the event that started it: a later run may have the same id.
+    pub incarnation: EventId,
 }
 
 /// A step ended with a result.
@@ -165,6 +183,10 @@ pub struct Signaled {
     pub name: Box<str>,
     /// What it carries.
     pub payload: Payload,
+    /// Whether it was sent to the predecessor, which did not take it. It is taken before those that
+    /// were sent to this run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inherited: bool,
 }
 
 /// Something about a task, and the type of the agent that it is for.
@@ -277,6 +299,10 @@ pub struct Continued {
     pub run_id: String,
     /// What it was given.
     pub input: Payload,
+    /// The signals that were not taken and follow to the other run, by their number among the
+    /// signals of this journal, from 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<u64>,
 }
 
 impl Entry {
@@ -308,6 +334,8 @@ impl Entry {
             Self::Started(started) => {
                 started.forked_from = Some(run_id.to_owned());
                 started.parent = None;
+                started.predecessor = None;
+                started.first_run_id = None;
             }
             Self::TaskAssigned(entry) => entry.data.task_id.move_to(new_id),
             Self::TaskCompleted(entry) => entry.data.task_id.move_to(new_id),

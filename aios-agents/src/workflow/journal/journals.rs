@@ -10,11 +10,19 @@ use aios_core::{
     },
 };
 
-use super::{Codec, Entry, Started};
+use super::{Codec, Continued, Entry, Signaled, Started};
 use crate::{
     counted::CountedStore,
-    workflow::engine::{Ended, Registry},
+    workflow::{
+        engine::{Ended, Registry},
+        run_id::{self, InvalidRunId},
+    },
 };
+
+/// Code of the failure of a run that was started to continue another one, which then ended otherwise.
+pub(crate) const NOT_CONTINUED: &str = "NOT_CONTINUED";
+/// Events read at once.
+const PAGE: usize = 1000;
 
 /// Why a journal could not be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -27,6 +35,8 @@ pub(crate) enum JournalError {
     Ended { run_id: String, status: RunStatus },
     #[error("run {run_id} exists already")]
     Exists { run_id: String },
+    #[error(transparent)]
+    InvalidId(#[from] InvalidRunId),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -63,30 +73,21 @@ impl Journals {
         Ok(Arc::new(Codec::new(&name, Arc::clone(&self.source))?))
     }
 
-    /// Appends the start of a run; repeating it is [`JournalError::Exists`].
+    /// Appends the start of a run, and whatever else its journal begins with, all at once. Repeating
+    /// it is [`JournalError::Exists`].
     pub(crate) async fn start(
         &self,
         run_id: &str,
         workflow: &str,
         started: Started,
+        others: Vec<Event>,
         metadata: Metadata,
-    ) -> Result<RecordedEvent, JournalError> {
-        let stream = StreamId::of_run(run_id)?;
+    ) -> Result<Vec<RecordedEvent>, JournalError> {
         let entry = Entry::Started(started);
         let record = self.codec(workflow)?.encode(entry, self.clock.now())?;
-        let event = record.event.with_metadata(metadata);
-        let append =
-            Append::new(stream.clone(), vec![event.clone()]).with_expected(Expected::Empty);
-        match self.store.append_one(append).await {
-            Ok(appended) => {
-                let (position, version) = (appended.position, appended.version);
-                Ok(RecordedEvent { position, stream, version, event })
-            }
-            Err(StoreError::Conflict { .. }) => {
-                Err(JournalError::Exists { run_id: run_id.to_owned() })
-            }
-            Err(error) => Err(error.into()),
-        }
+        let mut events = vec![record.event.with_metadata(metadata)];
+        events.extend(others);
+        self.begin(run_id, events).await
     }
 
     /// Appends an entry to a run's journal without owning it. A run that has ended takes none.
@@ -131,8 +132,26 @@ impl Journals {
         }
     }
 
+    /// Appends an entry to the run that goes on for `run_id`, which may have continued as another one,
+    /// also while this is called. Returns the id of that run.
+    pub(crate) async fn append_to_current(
+        &self,
+        run_id: &str,
+        entry: &Entry,
+        id: Option<&EventId>,
+    ) -> Result<String, JournalError> {
+        loop {
+            let row = self.current(run_id).await?;
+            let is_continued = row.status == RunStatus::Continued;
+            match self.append_to(&row, entry.clone(), id.cloned()).await {
+                Err(JournalError::Ended { status: RunStatus::Continued, .. }) if !is_continued => {}
+                result => return result.map(|()| row.id),
+            }
+        }
+    }
+
     /// Appends the first events of a new run, all at once, and returns them as they were recorded.
-    pub(crate) async fn begin_fork(
+    pub(crate) async fn begin(
         &self,
         run_id: &str,
         events: Vec<Event>,
@@ -167,6 +186,112 @@ impl Journals {
         row.ok_or_else(|| JournalError::UnknownRun { run_id: run_id.to_owned() })
     }
 
+    /// What the read model says of the run that goes on for `run_id`: itself, unless it has continued
+    /// as another one.
+    pub(crate) async fn current(&self, run_id: &str) -> Result<RunRecord, JournalError> {
+        let row = self.row(run_id).await?;
+        match row.status {
+            RunStatus::Continued => Ok(self.last_of_chain(&row).await?.unwrap_or(row)),
+            _ => Ok(row),
+        }
+    }
+
+    /// The run as which the chain of a run goes on, or as which it ended.
+    async fn last_of_chain(&self, row: &RunRecord) -> Result<Option<RunRecord>, JournalError> {
+        let statuses = [
+            RunStatus::Running,
+            RunStatus::Paused,
+            RunStatus::Cancelling,
+            RunStatus::Blocked,
+            RunStatus::Completed,
+            RunStatus::Failed,
+            RunStatus::Cancelled,
+        ];
+        let filter = RunFilter {
+            first_run_id: Some(row.first_run_id.clone().unwrap_or_else(|| row.id.clone())),
+            statuses: statuses.to_vec(),
+            include_deleted: true,
+            ..RunFilter::default()
+        };
+        let (mut page, mut rows) = (PageRequest::first(PAGE), Vec::new());
+        loop {
+            let found = self.store.runs(&filter, &page).await?;
+            rows.extend(found.rows);
+            match found.next {
+                Some(next) => page = next,
+                None => return Ok(choose(rows)),
+            }
+        }
+    }
+
+    /// The event that started a run; `None` if there is no such run.
+    pub(crate) async fn first(&self, run_id: &str) -> Result<Option<RecordedEvent>, JournalError> {
+        Ok(self.store.read_stream(&StreamId::of_run(run_id)?, 0, 1).await?.pop())
+    }
+
+    /// What a run's start says, and the id of its event; `None` if there is no such run, or its
+    /// journal begins with something else.
+    pub(crate) async fn started(
+        &self,
+        run_id: &str,
+    ) -> Result<Option<(String, Started, EventId)>, JournalError> {
+        let Some(first) = self.first(run_id).await? else { return Ok(None) };
+        Ok(match super::decode(&first.event)? {
+            Entry::Started(started) => {
+                Some((first.event.event_type.entity().to_owned(), started, first.event.id))
+            }
+            _ => None,
+        })
+    }
+
+    /// How a run continued as another one, if its row says that it did.
+    pub(crate) async fn continued(
+        &self,
+        row: &RunRecord,
+    ) -> Result<Option<Continued>, JournalError> {
+        let is_it = |recorded: &RecordedEvent| match super::decode(&recorded.event) {
+            Ok(Entry::Continued(continued)) if recorded.stream.run_id() == Some(&row.id) => {
+                Some(continued)
+            }
+            _ => None,
+        };
+        // The event that changed the row last is the one that ended the run.
+        let last = self.store.read_log(row.position.saturating_sub(1), 1).await?;
+        if let Some(continued) = last.first().and_then(is_it) {
+            return Ok(Some(continued));
+        }
+        let (stream, mut after) = (StreamId::of_run(&row.id)?, 0);
+        loop {
+            let page = self.store.read_stream(&stream, after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(None) };
+            after = last.version;
+            if let Some(continued) = page.iter().find_map(is_it) {
+                return Ok(Some(continued));
+            }
+        }
+    }
+
+    /// The signals in the journal of a workflow's run, in order.
+    pub(crate) async fn signals(
+        &self,
+        run_id: &str,
+        workflow: &str,
+    ) -> Result<Vec<(Signaled, Event)>, JournalError> {
+        let (stream, mut after, mut signals) = (StreamId::of_run(run_id)?, 0, Vec::new());
+        loop {
+            let page = self.store.read_stream(&stream, after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(signals) };
+            after = last.version;
+            for RecordedEvent { event, .. } in page {
+                if event.event_type.segments() == ("workflows", workflow, "signaled")
+                    && let Entry::Signaled(signal) = super::decode(&event)?
+                {
+                    signals.push((signal, event));
+                }
+            }
+        }
+    }
+
     /// How a run ended, or why it stands still; `None` if it goes on.
     pub(crate) async fn ended(&self, run_id: &str) -> Result<Option<Ended>, JournalError> {
         let row = self.row(run_id).await?;
@@ -174,26 +299,22 @@ impl Journals {
             return Ok(None);
         }
         let continued_as = match row.status {
-            RunStatus::Continued => self.successor(run_id).await?,
+            RunStatus::Continued => self.last_of_chain(&row).await?.map(|row| row.id.into()),
             _ => None,
         };
         let RunRecord { status, result, failure, .. } = row;
         Ok(Some(Ended { status, result, failure, continued_as }))
     }
+}
 
-    /// The run that a run continued as.
-    async fn successor(&self, run_id: &str) -> Result<Option<Arc<str>>, JournalError> {
-        let stream = StreamId::of_run(run_id)?;
-        let mut after = 0;
-        loop {
-            let page = self.store.read_stream(&stream, after, 1000).await?;
-            let Some(last) = page.last() else { return Ok(None) };
-            after = last.version;
-            for recorded in &page {
-                if let Entry::Continued(next) = super::decode(&recorded.event)? {
-                    return Ok(Some(next.run_id.into()));
-                }
-            }
-        }
-    }
+/// Of the runs of a chain that did not continue: the one that goes on, with the lowest number, since
+/// the next one may be about to begin; else the one that was started last.
+fn choose(rows: Vec<RunRecord>) -> Option<RunRecord> {
+    let is_void =
+        |row: &RunRecord| row.failure.as_ref().is_some_and(|failure| failure.code == NOT_CONTINUED);
+    let (ended, open): (Vec<_>, Vec<_>) =
+        rows.into_iter().filter(|row| !is_void(row)).partition(|row| row.status.is_final());
+    let number = |row: &RunRecord| (run_id::number_in_chain(&row.id), row.created_at);
+    let open = open.into_iter().min_by_key(number);
+    open.or_else(|| ended.into_iter().max_by_key(|row| row.created_at))
 }

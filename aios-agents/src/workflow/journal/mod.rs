@@ -1,15 +1,19 @@
 //! The journal of a run: its stream, read as entries.
 
 mod codec;
+mod copy;
 mod entry;
 mod journals;
+mod same;
 
 pub use self::entry::{
     Blocked, CancelRequested, ChildEnded, ChildStarted, Completed, Continued, Entry, EventEmitted,
-    Failed, OfAgent, OperationFailed, Parent, RetryScheduled, SignalAwaited, Signaled, Started,
-    StatusSet, StepCompleted, TaskCancelled, TimerFired, TimerStarted, VersionMarked,
+    Failed, OfAgent, OperationFailed, Parent, Predecessor, RetryScheduled, SignalAwaited, Signaled,
+    Started, StatusSet, StepCompleted, TaskCancelled, TimerFired, TimerStarted, VersionMarked,
 };
 pub(crate) use self::{
     codec::{Codec, Record, decode},
-    journals::{JournalError, Journals},
+    copy::{is_copy, mark_copy},
+    journals::{JournalError, Journals, NOT_CONTINUED},
+    same::is_same,
 };

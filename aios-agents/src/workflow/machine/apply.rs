@@ -89,10 +89,19 @@ impl Machine {
 
     /// Gives a signal to the operation that waits for it longest, or keeps it for the next.
     fn signaled(&mut self, signal: &Signaled) -> Option<u64> {
+        let place = match signal.inherited {
+            // Sent before any that was sent to this run, whichever was recorded first.
+            true => {
+                self.inherited += 1;
+                self.inherited
+            }
+            false => self.place,
+        };
+        self.signals.came(place);
         let waiting = self.signals.longest_wait(&signal.name);
         match waiting {
-            Some(operation) => self.resolve(operation, Ok(signal.payload.clone()), self.place),
-            None => self.signals.keep(signal.name.clone(), self.place, signal.payload.clone()),
+            Some(operation) => self.resolve(operation, Ok(signal.payload.clone()), place),
+            None => self.signals.keep(signal.name.clone(), place, signal.payload.clone()),
         }
         waiting
     }

@@ -63,7 +63,7 @@ impl Machine {
                 vec![Entry::ChildStarted(self.child_started(operation, child))]
             }
             Request::Emit { event } => {
-                let event_id = EventId::derive(&format!("{}/{operation}", self.run_id));
+                let event_id = EventId::derive(&format!("{}/{operation}", self.incarnation));
                 let event = (**event).clone().with_id(event_id.clone()).with_timestamp(present);
                 vec![
                     Entry::EventEmitted(EventEmitted { operation, event_id }),

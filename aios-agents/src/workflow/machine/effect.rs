@@ -4,7 +4,10 @@ use aios_core::{
 };
 
 use super::{ChildRequest, Machine, Operation, Request, State, TaskRequest};
-use crate::workflow::journal::{ChildStarted, OfAgent};
+use crate::workflow::{
+    journal::{ChildStarted, OfAgent},
+    run_id,
+};
 
 /// What the host is to do after an entry became durable. Repeating an effect is harmless.
 #[derive(Clone, Debug)]
@@ -111,7 +114,7 @@ impl Machine {
     }
 
     pub(super) fn child_started(&self, operation: u64, child: &ChildRequest) -> ChildStarted {
-        let derived = || format!("{}.{operation}", self.run_id);
+        let derived = || run_id::of_child(&self.run_id, operation);
         ChildStarted {
             operation,
             run_id: child.run_id.clone().unwrap_or_else(derived).into(),

@@ -43,6 +43,9 @@ use self::{
 };
 use super::journal::Entry;
 
+/// Number before that of the first entry; lower ones are places of inherited signals.
+const FIRST_PLACE: u64 = 1 << 32;
+
 /// State of one run, derived from its journal and from what its code asked.
 #[derive(Debug)]
 pub struct Machine {
@@ -50,14 +53,18 @@ pub struct Machine {
     operations: Vec<Operation>,
     active: BTreeSet<u64>,
     signals: Signals,
+    /// What tells this run from others that use its id before or after it.
+    incarnation: Arc<str>,
     versions: BTreeMap<Box<str>, u32>,
     draws: u64,
     expected: Expectations,
     recording: Vec<Entry>,
     effects: Vec<Effect>,
     now: Timestamp,
-    /// Number of the entry applied last.
+    /// Number of the entry applied last; those of inherited signals come before all others.
     place: u64,
+    /// Inherited signals so far.
+    inherited: u64,
     live: bool,
     /// Whether what is to be done has to be told once the run is not paused any more.
     untold: bool,
@@ -70,6 +77,7 @@ impl Machine {
     #[must_use]
     pub fn new<'a>(run_id: Arc<str>, journal: impl IntoIterator<Item = &'a Entry>) -> Self {
         Self {
+            incarnation: Arc::clone(&run_id),
             run_id,
             operations: Vec::new(),
             active: BTreeSet::new(),
@@ -80,12 +88,25 @@ impl Machine {
             recording: Vec::new(),
             effects: Vec::new(),
             now: Timestamp::UNIX_EPOCH,
-            place: 0,
+            place: FIRST_PLACE,
+            inherited: 0,
             live: false,
             untold: false,
             paused: false,
             cancelled: None,
         }
+    }
+
+    /// Sets what the ids of emitted events are derived from, beside the operation: the id of the
+    /// event that started the run. Without it, the run's own id is used.
+    pub fn set_incarnation(&mut self, incarnation: Arc<str>) {
+        self.incarnation = incarnation;
+    }
+
+    /// The signals that were not taken, by their number among those that were applied, from 1.
+    #[must_use]
+    pub fn untaken_signals(&self) -> Vec<u64> {
+        self.signals.untaken()
     }
 
     /// Reserves the number of the next operation, from 1.

@@ -12,6 +12,8 @@ pub(super) struct Signals {
     waiting: BTreeMap<Box<str>, BTreeSet<u64>>,
     /// Names of which there may be both.
     matching: BTreeSet<Box<str>>,
+    /// Places of all that came, in the order of their coming.
+    places: Vec<u64>,
 }
 
 impl Signals {
@@ -58,13 +60,25 @@ impl Signals {
 
     /// The first kept signal that an operation waits for: its place and that operation.
     pub(super) fn first_match(&mut self) -> Option<(u64, u64)> {
-        let Self { kept, waiting, matching } = self;
+        let Self { kept, waiting, matching, .. } = self;
         matching.retain(|name| kept.contains_key(name) && waiting.contains_key(name));
         let places = matching.iter().filter_map(|name| {
             let (place, _) = kept.get(name)?.front()?;
             Some((*place, *waiting.get(name)?.first()?))
         });
         places.min()
+    }
+
+    /// A signal was applied that stands at this place.
+    pub(super) fn came(&mut self, place: u64) {
+        self.places.push(place);
+    }
+
+    /// The signals that are kept, by their number among all that came, from 1.
+    pub(super) fn untaken(&self) -> Vec<u64> {
+        let kept: BTreeSet<u64> = self.kept.values().flatten().map(|(place, _)| *place).collect();
+        let numbered = (1..).zip(&self.places).filter(|(_, place)| kept.contains(place));
+        numbered.map(|(number, _)| number).collect()
     }
 
     /// Takes the first signal kept with this name.

@@ -287,7 +287,11 @@ fn should_give_each_signal_to_the_longest_wait() {
         machine.ask(operation, request, NOW).unwrap();
     }
     let signal = |number: u32| {
-        Entry::Signaled(Signaled { name: "g".into(), payload: Payload::encode(&number).unwrap() })
+        Entry::Signaled(Signaled {
+            name: "g".into(),
+            payload: Payload::encode(&number).unwrap(),
+            inherited: false,
+        })
     };
     assert_eq!(machine.apply(&signal(1), NOW).unwrap(), Some(first));
     assert_eq!(machine.apply(&signal(2), NOW).unwrap(), Some(second));

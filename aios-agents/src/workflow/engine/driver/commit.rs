@@ -89,20 +89,11 @@ impl Driver {
 
     /// The entry that ends the run, once its code has ended, unless it is paused or its children
     /// are still to be cancelled.
-    fn ending(&self) -> Option<Entry> {
+    pub(super) fn ending(&self) -> Option<Entry> {
         if self.is_paused() || self.children.is_cancelling() {
             return None;
         }
-        self.execution.ending(|| self.successor())
-    }
-
-    /// Id of the run that this one continues as: `deploy` is followed by `deploy~2`.
-    fn successor(&self) -> String {
-        let (base, number) = self.run_id.rsplit_once('~').unwrap_or((&self.run_id, "1"));
-        match number.parse::<u64>() {
-            Ok(number) => format!("{base}~{}", number + 1),
-            Err(_) => format!("{}~2", self.run_id),
-        }
+        self.execution.ending(|| self.successor_id())
     }
 
     /// The append in flight was answered.
@@ -177,6 +168,9 @@ impl Driver {
         self.version = appended.version;
         let InFlight { records, answers, .. } = in_flight;
         let ended = records.last().and_then(|record| Ended::from_entry(&record.entry));
+        if let (Some(_), Some(last)) = (&ended, records.last()) {
+            self.succession.note_end(&last.entry);
+        }
         self.apply_all(records.into_iter().map(|record| (record.entry, record.event.timestamp)))
             .await;
         for answer in answers {
@@ -286,23 +280,6 @@ impl Driver {
         poll_fn(|context| self.execution.poll(context)).await;
     }
 
-    /// Starts the run that this one continues as, before this one's end is recorded, so that no
-    /// crash can lose it.
-    pub(super) async fn begin_successor(&mut self) -> Result<(), Exit> {
-        let Some(Entry::Continued(next)) = self.ending() else { return Ok(()) };
-        let (run_id, parent) = (next.run_id.into(), self.parent.clone());
-        let (workflow, metadata) = (self.workflow.as_str(), self.metadata.clone());
-        let begun = self.engine.start_run(&run_id, workflow, next.input, parent, metadata).await;
-        match begun {
-            Ok(()) => Ok(()),
-            Err(JournalError::Exists { .. }) => self.check_successor(&run_id).await,
-            Err(JournalError::Store(StoreError::TooLarge { bytes, limit, .. })) => {
-                Err(self.block(too_large(bytes, limit)).await)
-            }
-            Err(error) => Err(exit(error)),
-        }
-    }
-
     /// A cancellation that came when the code had ended already, to continue as another run, is that
     /// run's.
     pub(super) async fn pass_cancellation_on(&mut self) -> Result<(), Exit> {
@@ -316,17 +293,6 @@ impl Driver {
             Err(error) => return Err(exit(error)),
         }
         Ok(())
-    }
-
-    /// A run with the successor's id is the successor, unless somebody else has used the id.
-    async fn check_successor(&mut self, run_id: &str) -> Result<(), Exit> {
-        let row = self.engine.journals.row(run_id).await;
-        let row = row.map_err(exit)?;
-        if row.workflow == self.workflow.as_str() {
-            return Ok(());
-        }
-        let message = format!("run {run_id}, as which this one continues, is of {}", row.workflow);
-        Err(self.block(Failure::new("RUN_EXISTS", message)).await)
     }
 
     /// Puts a failure where a result is larger than the store takes; `None` if it is no result, so
@@ -365,7 +331,7 @@ impl Driver {
     }
 }
 
-fn too_large(bytes: usize, limit: usize) -> Failure {
+pub(super) fn too_large(bytes: usize, limit: usize) -> Failure {
     let message = format!("the result has {bytes} bytes, the store takes at most {limit}");
     Failure::new("EVENT_TOO_LARGE", message)
 }

@@ -8,11 +8,16 @@ use aios_core::{
     agent::{InvalidSegment, Segment},
     event::{Event, EventError, Metadata, Timestamp},
     failure::Failure,
-    store::{EventStore, Expected, RecordedEvent, RunStatus, Shard, StoreError, StreamId},
+    store::{EventStore, Expected, RecordedEvent, RunStatus, Shard, StoreError, StoreId, StreamId},
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Driver, Exit, acknowledge, children::Children, outgoing::Outgoing};
+use super::{
+    Driver, Exit, acknowledge,
+    children::Children,
+    outgoing::Outgoing,
+    successor::{Succession, take_over},
+};
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
     engine::{Ended, Engine, mailbox_of},
@@ -36,8 +41,12 @@ impl Driver {
     ) -> Result<Self, Exit> {
         let stream = StreamId::of_run(run_id).map_err(failed)?;
         let events = match journal {
+            // Of a run that was just started, or whose predecessor has just ended.
             Some(journal) => journal,
-            None => read(engine, &stream).await?,
+            None => {
+                let journal = read(engine, &stream).await?;
+                take_over(engine, run_id, &stream, journal).await?
+            }
         };
         let Some(first) = events.first() else { return Err(Exit::Unknown) };
         let workflow = first.event.event_type.entity();
@@ -81,23 +90,24 @@ impl Driver {
         let entries = entries.iter().map(|(entry, _)| entry);
         let mut children = Children::default();
         entries.clone().for_each(|entry| children.note(entry));
+        let incarnation_text: Arc<str> = first.event.id.to_string().into();
+        let clock = Arc::clone(&engine.clock);
+        let execution = Execution::new(Arc::clone(run_id), entries.clone(), clock);
+        execution.machine().set_incarnation(Arc::clone(&incarnation_text));
         Ok(Self {
             engine: Arc::clone(engine),
             run_id: Arc::clone(run_id),
             stream,
             workflow,
             codec,
-            execution: Execution::new(
-                Arc::clone(run_id),
-                entries.clone(),
-                Arc::clone(&engine.clock),
-            ),
+            execution,
             fence,
             version: 0,
-            metadata: origin(&first.event.metadata, run_id),
+            metadata: origin(&first.event.metadata, run_id, engine.store_id),
             incarnation: first.event.id.clone(),
-            incarnation_text: first.event.id.to_string().into(),
+            incarnation_text,
             parent: started.parent.clone(),
+            succession: Succession::new(run_id, started),
             children,
             outbox: Vec::new(),
             answers: Vec::new(),
@@ -215,7 +225,7 @@ impl Driver {
     }
 }
 
-async fn read(engine: &Engine, stream: &StreamId) -> Result<Vec<RecordedEvent>, Exit> {
+pub(super) async fn read(engine: &Engine, stream: &StreamId) -> Result<Vec<RecordedEvent>, Exit> {
     let mut events: Vec<RecordedEvent> = Vec::new();
     loop {
         let after = events.last().map_or(0, |last| last.version);
@@ -284,12 +294,12 @@ fn is_premature(engine: &Engine, started: &Started, journal: &Journal) -> bool {
 }
 
 /// What the events of a run inherit from its start.
-fn origin(started: &Metadata, run_id: &Arc<str>) -> Metadata {
+fn origin(started: &Metadata, run_id: &Arc<str>, store: StoreId) -> Metadata {
     let shard = Shard::of(run_id);
     Metadata {
         correlation_id: started.correlation_id.clone().or_else(|| Some(Arc::clone(run_id))),
         causation_id: None,
-        reply_to: mailbox_of(shard).ok().map(|mailbox| mailbox.as_str().into()),
+        reply_to: mailbox_of(store, shard).ok().map(|mailbox| mailbox.as_str().into()),
         ..started.clone()
     }
 }

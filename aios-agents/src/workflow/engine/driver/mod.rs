@@ -7,6 +7,7 @@ mod commit;
 mod load;
 mod outgoing;
 mod stay;
+mod successor;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -28,7 +29,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{error, warn};
 
 pub(super) use self::stay::run;
-use self::{assignment::Assignment, children::Children, outgoing::Outgoing};
+use self::{assignment::Assignment, children::Children, outgoing::Outgoing, successor::Succession};
 use super::{Ended, Engine, Message, dispatch::Dispatch, inbox::Inbox};
 use crate::{
     agent::{codes::AGENT_NOT_FOUND, mailbox_of},
@@ -80,6 +81,8 @@ struct Driver {
     incarnation_text: Arc<str>,
     parent: Option<Parent>,
     children: Children,
+    /// The run that this one continues as.
+    succession: Succession,
     /// Records that wait for the next append.
     outbox: Vec<Record>,
     /// Answers to be acknowledged once the outbox is durable.
@@ -286,9 +289,11 @@ impl Driver {
         self.engine.timers.set(check, &self.run_id, child.operation);
         let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
         let (operation, metadata) = (child.operation, self.metadata.clone());
+        let incarnation = self.incarnation.clone();
         // A task of its own, because starting a child starts a driver like this one.
-        let starting =
-            tokio::spawn(async move { engine.start_child(run_id, child, metadata).await });
+        let starting = tokio::spawn(async move {
+            engine.start_child(run_id, incarnation, child, metadata).await;
+        });
         self.children.starting(operation, starting);
     }
 

@@ -19,7 +19,7 @@ use metrics::counter;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{debug, error, info, warn};
 
-use super::{Driver, Exit, Outgoing, acknowledge};
+use super::{Driver, Exit, Outgoing, acknowledge, successor::Successor};
 use crate::{
     panic::panic_failure,
     workflow::{
@@ -40,11 +40,13 @@ struct Departure {
     parent: Option<Parent>,
     fence: Option<Fence>,
     outgoing: Outgoing,
+    /// The run that it continues as, or was about to.
+    successor: Option<Successor>,
 }
 
 impl From<Exit> for Departure {
     fn from(exit: Exit) -> Self {
-        Self { exit, parent: None, fence: None, outgoing: Outgoing::default() }
+        Self { exit, parent: None, fence: None, outgoing: Outgoing::default(), successor: None }
     }
 }
 
@@ -144,6 +146,7 @@ async fn leave(
     let (parent, fence) = (driver.parent.take(), Some(driver.fence));
     let mut outgoing = std::mem::take(&mut driver.outgoing);
     outgoing.rest();
+    let successor = driver.succession.take_successor();
     let closed = driver.execution.cell.close();
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(driver)));
     let panic = closed.and(dropped).map_err(|panic| panic_failure(PANICKED, &*panic));
@@ -162,17 +165,20 @@ async fn leave(
             exit
         }
     };
-    Departure { exit, parent, fence, outgoing }
+    Departure { exit, parent, fence, outgoing, successor }
 }
 
 /// Does what is left to do for a run that has left memory.
 async fn depart(engine: &Arc<Engine>, run_id: &Arc<str>, departure: Departure, late: Vec<Message>) {
-    let Departure { exit, parent, fence, outgoing } = departure;
+    let Departure { exit, parent, fence, outgoing, successor } = departure;
     match exit {
         Exit::Ended(ended) => {
             engine.timers.clear_run(run_id);
             log(run_id, &ended);
             engine.waiters.notify(run_id, &ended);
+            if let Some(successor) = successor.filter(|_| ended.status.is_final()) {
+                release(engine, successor);
+            }
             if let Some(parent) = parent {
                 report(engine, parent, ended.clone());
             }
@@ -206,6 +212,14 @@ async fn depart(engine: &Arc<Engine>, run_id: &Arc<str>, departure: Departure, l
         Exit::Unreadable(_) | Exit::Failed(_) => {}
     }
     say_farewell(engine, run_id, outgoing).await;
+}
+
+/// Lets a run begin that waited for its predecessor to end.
+fn release(engine: &Arc<Engine>, (run_id, journal): Successor) {
+    match journal.is_empty() || engine.holds(&run_id) {
+        true => engine.tell(&run_id, Message::Nudge),
+        false => engine.begin(&run_id, journal),
+    }
 }
 
 fn log(run_id: &str, ended: &Ended) {
@@ -344,6 +358,6 @@ fn report(engine: &Arc<Engine>, parent: Parent, ended: Ended) {
     let engine = Arc::clone(engine);
     tokio::spawn(async move {
         let outcome = ended.into_outcome();
-        engine.report_child(&parent.run_id.into(), parent.operation, outcome).await;
+        engine.report_child(&parent, outcome).await;
     });
 }

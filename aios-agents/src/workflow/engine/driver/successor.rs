@@ -1,0 +1,280 @@
+//! The run that a run continues as, and the signals that follow it there.
+//!
+//! The successor is started first, so that no crash loses it, and waits. The end of its predecessor
+//! closes that one's journal and says which of its signals nobody took. Only then does the successor
+//! copy those signals into its own journal, all at once, and begin.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use aios_core::{
+    event::{Event, EventId},
+    failure::Failure,
+    store::{Append, Fence, RecordedEvent, RunRecord, RunStatus, Shard, StoreError, StreamId},
+};
+use tracing::info;
+
+use super::{
+    Driver, Exit,
+    commit::too_large,
+    load::{exit, read},
+};
+use crate::workflow::{
+    engine::{Ended, Engine},
+    journal::{
+        Continued, Entry, Failed, JournalError, NOT_CONTINUED, Predecessor, Signaled, Started,
+        decode,
+    },
+    run_id,
+};
+
+/// The place of a run in its chain, and the run that follows it.
+#[derive(Debug)]
+pub(super) struct Succession {
+    first: Arc<str>,
+    /// Number of the run that this one continues as.
+    next: u64,
+    /// The journal of that run, once it is started; empty if it has to be read.
+    started: Option<Vec<RecordedEvent>>,
+    /// Whether it is known that this run continued, and that nothing of it is to be taken over.
+    may_begin: bool,
+}
+
+/// A run that was started to continue another one, and what its journal begins with if that is known.
+pub(super) type Successor = (Arc<str>, Vec<RecordedEvent>);
+
+impl Succession {
+    pub(super) fn new(run_id: &Arc<str>, started: &Started) -> Self {
+        let (first, number) = match (&started.predecessor, &started.first_run_id) {
+            (Some(_), Some(first)) => {
+                (first.as_str().into(), run_id::number_in_chain(run_id).unwrap_or(1))
+            }
+            _ => (Arc::clone(run_id), 1),
+        };
+        Self { first, next: number.saturating_add(1), started: None, may_begin: false }
+    }
+
+    fn successor_id(&self) -> String {
+        run_id::of_successor(&self.first, self.next)
+    }
+
+    /// The successor, if it was started.
+    pub(super) fn take_successor(&mut self) -> Option<Successor> {
+        let journal = self.started.take()?;
+        let journal = if self.may_begin { journal } else { Vec::new() };
+        Some((self.successor_id().into(), journal))
+    }
+
+    /// The run has ended. A successor that has nothing to take over may begin at once; any other has to
+    /// look how its predecessor ended.
+    pub(super) fn note_end(&mut self, entry: &Entry) {
+        self.may_begin = matches!(entry, Entry::Continued(end) if end.signals.is_empty());
+    }
+}
+
+impl Driver {
+    /// Id of the run that this one continues as: `deploy` is followed by `deploy~r2`.
+    pub(super) fn successor_id(&self) -> String {
+        self.succession.successor_id()
+    }
+
+    /// Starts the run that this one continues as, before this one's end is recorded, so that no
+    /// crash can lose it. It begins once the end is recorded.
+    pub(super) async fn begin_successor(&mut self) -> Result<(), Exit> {
+        if self.succession.started.is_some() {
+            return Ok(());
+        }
+        let Some(Entry::Continued(next)) = self.ending() else { return Ok(()) };
+        loop {
+            let run_id = self.successor_id();
+            let started = Started {
+                input: next.input.clone(),
+                parent: self.parent.clone(),
+                predecessor: Some(self.as_predecessor()),
+                first_run_id: Some(self.succession.first.to_string()),
+                ..Started::default()
+            };
+            let (workflow, metadata) = (self.workflow.as_str(), self.metadata.clone());
+            match self.engine.start_run(&run_id, workflow, started, metadata).await {
+                Ok(journal) => self.succession.started = Some(journal),
+                Err(JournalError::Exists { .. }) => {
+                    let found = self.engine.journals.started(&run_id).await.map_err(exit)?;
+                    let found = found.map(|(_, started, _)| started).unwrap_or_default();
+                    match found.predecessor {
+                        Some(predecessor) if predecessor == self.as_predecessor() => {
+                            self.succession.started = Some(Vec::new());
+                        }
+                        // Left of an earlier run with the id of the first one.
+                        Some(_)
+                            if found.first_run_id.as_deref() == Some(&*self.succession.first) =>
+                        {
+                            self.succession.next = self.succession.next.saturating_add(1);
+                            continue;
+                        }
+                        _ => return Err(self.block(taken(&run_id)).await),
+                    }
+                }
+                Err(JournalError::Store(StoreError::TooLarge { bytes, limit, .. })) => {
+                    return Err(self.block(too_large(bytes, limit)).await);
+                }
+                Err(error) => return Err(exit(error)),
+            }
+            return Ok(());
+        }
+    }
+
+    fn as_predecessor(&self) -> Predecessor {
+        Predecessor { run_id: self.run_id.to_string(), incarnation: self.incarnation.clone() }
+    }
+}
+
+fn taken(run_id: &str) -> Failure {
+    let message = format!("run {run_id} exists already and does not continue this one");
+    Failure::new("RUN_EXISTS", message)
+}
+
+/// Lets a run that continues another one begin only once that has ended, with the signals that nobody
+/// took. Returns the journal with them.
+pub(super) async fn take_over(
+    engine: &Arc<Engine>,
+    run_id: &Arc<str>,
+    stream: &StreamId,
+    journal: Vec<RecordedEvent>,
+) -> Result<Vec<RecordedEvent>, Exit> {
+    let Some(first) = journal.first() else { return Ok(journal) };
+    let Ok(Entry::Started(Started { predecessor: Some(predecessor), .. })) = decode(&first.event)
+    else {
+        return Ok(journal);
+    };
+    if journal.iter().any(|recorded| decode(&recorded.event).is_ok_and(|it| has_begun(&it))) {
+        return Ok(journal);
+    }
+    let fence = engine.ownership.fence(Shard::of(run_id)).ok_or(Exit::Lost)?;
+    let end = end_of(engine, &predecessor).await.map_err(exit)?;
+    let signals = match end {
+        End::None => {
+            let later = engine.clock.now() + engine.options.lease_time / 2;
+            engine.timers.set(later, run_id, 0);
+            return Err(Exit::Premature);
+        }
+        End::Otherwise(status) => {
+            return Err(void(engine, run_id, stream, first, &predecessor, status, fence).await);
+        }
+        End::Continued(end) if end.run_id == **run_id => end.signals,
+        End::Continued(_) => {
+            let status = RunStatus::Continued;
+            return Err(void(engine, run_id, stream, first, &predecessor, status, fence).await);
+        }
+        End::Gone => Vec::new(),
+    };
+    if signals.is_empty() {
+        return Ok(journal);
+    }
+    let inherited = inherited(engine, first, &predecessor, &signals).await.map_err(exit)?;
+    if inherited.is_empty() {
+        return Ok(journal);
+    }
+    info!(run = %run_id, signals = inherited.len(), "signals follow a run that continues");
+    let append = Append::new(stream.clone(), inherited).with_fence(fence);
+    match engine.store.append_one(append).await {
+        Ok(_) => read(engine, stream).await,
+        Err(StoreError::Fenced { .. }) => Err(Exit::Lost),
+        Err(error) => Err(Exit::Failed(error)),
+    }
+}
+
+/// Whether an entry shows that a run has taken over what it was to take over, or has ended.
+fn has_begun(entry: &Entry) -> bool {
+    let is_inherited = matches!(entry, Entry::Signaled(Signaled { inherited: true, .. }));
+    is_inherited
+        || entry.is_final()
+        || entry.operation().is_some()
+        || matches!(entry, Entry::VersionMarked(_))
+}
+
+/// How a run ended that another one is to continue.
+enum End {
+    /// It goes on.
+    None,
+    Continued(Continued),
+    /// Not by continuing.
+    Otherwise(RunStatus),
+    /// So long ago that it was taken out of the log.
+    Gone,
+}
+
+async fn end_of(engine: &Engine, predecessor: &Predecessor) -> Result<End, JournalError> {
+    let journals = &engine.journals;
+    let first = journals.first(&predecessor.run_id).await?;
+    if first.is_none_or(|first| first.event.id != predecessor.incarnation) {
+        return Ok(End::Gone);
+    }
+    let row: RunRecord = match journals.row(&predecessor.run_id).await {
+        Ok(row) => row,
+        Err(JournalError::UnknownRun { .. }) => return Ok(End::Gone),
+        Err(error) => return Err(error),
+    };
+    Ok(match row.status {
+        RunStatus::Continued => journals.continued(&row).await?.map_or(End::Gone, End::Continued),
+        status if status.is_final() => End::Otherwise(status),
+        _ => End::None,
+    })
+}
+
+/// The signals with these numbers in the journal of a run, as they stand in that of its successor:
+/// in the order in which they are to be taken.
+async fn inherited(
+    engine: &Engine,
+    first: &RecordedEvent,
+    predecessor: &Predecessor,
+    numbers: &[u64],
+) -> Result<Vec<Event>, JournalError> {
+    let workflow = first.event.event_type.entity();
+    let codec = engine.journals.codec(workflow)?;
+    let numbers: BTreeSet<u64> = numbers.iter().copied().collect();
+    let signals = engine.journals.signals(&predecessor.run_id, workflow).await?;
+    let mut taken: Vec<(Signaled, Event)> = (1..)
+        .zip(signals)
+        .filter(|(number, _)| numbers.contains(number))
+        .map(|(_, signal)| signal)
+        .collect();
+    taken.sort_by_key(|(signal, _)| !signal.inherited);
+    let copy = |(signal, event): (Signaled, Event)| {
+        let entry = Entry::Signaled(Signaled { inherited: true, ..signal });
+        let id = EventId::derive(&format!("{}/inherited/{}", first.event.id, event.id));
+        let copy = codec.encode(entry, engine.clock.now())?.event;
+        Ok(copy.with_id(id).with_metadata(event.metadata))
+    };
+    taken.into_iter().map(copy).collect()
+}
+
+/// Ends a run whose predecessor did not continue after all.
+async fn void(
+    engine: &Engine,
+    run_id: &str,
+    stream: &StreamId,
+    first: &RecordedEvent,
+    predecessor: &Predecessor,
+    status: RunStatus,
+    fence: Fence,
+) -> Exit {
+    let Predecessor { run_id: other, .. } = predecessor;
+    let message = format!("run {other}, which was to continue as this one, is {status}");
+    let failure = Failure::new(NOT_CONTINUED, message);
+    info!(run = run_id, predecessor = %other, %status, "a run has nothing to continue");
+    let end = Entry::Cancelled(Failed { failure: failure.clone() });
+    let codec = match engine.journals.codec(first.event.event_type.entity()) {
+        Ok(codec) => codec,
+        Err(error) => return exit(error),
+    };
+    let record = match codec.encode(end, engine.clock.now()) {
+        Ok(record) => record,
+        Err(error) => return Exit::Unreadable(error),
+    };
+    let append = Append::new(stream.clone(), vec![record.event]).with_fence(fence);
+    let (status, failure) = (RunStatus::Cancelled, Some(failure));
+    match engine.store.append_one(append).await {
+        Ok(_) => Exit::Ended(Ended { status, result: None, failure, continued_as: None }),
+        Err(StoreError::Fenced { .. }) => Exit::Lost,
+        Err(error) => Exit::Failed(error),
+    }
+}

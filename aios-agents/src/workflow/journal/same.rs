@@ -1,0 +1,110 @@
+//! Whether two JSON texts mean the same.
+
+use std::collections::BTreeMap;
+
+use aios_core::event::Payload;
+use serde_json::value::RawValue;
+
+/// Values nested more deeply than this are the same only if their texts are.
+const DEPTH: usize = 64;
+
+/// Whether two payloads are the same JSON value: the order of an object's members and white space do
+/// not matter. Numbers are compared as they are written, so that none is rounded: `1` differs from
+/// `1.0` and `1e0`.
+pub(crate) fn is_same(one: &Payload, two: &Payload) -> bool {
+    one == two || texts_are_same(one.as_str(), two.as_str(), DEPTH)
+}
+
+fn texts_are_same(one: &str, two: &str, depth: usize) -> bool {
+    if one == two {
+        return true;
+    }
+    let (Some(kind), true) = (one.chars().next(), depth > 0) else { return false };
+    if two.chars().next() != Some(kind) {
+        return false;
+    }
+    match kind {
+        '{' => match (object(one), object(two)) {
+            (Some(one), Some(two)) => one.len() == two.len() && members_are_same(&one, &two, depth),
+            _ => false,
+        },
+        '[' => match (array(one), array(two)) {
+            (Some(one), Some(two)) => {
+                let pairs = || one.iter().zip(&two);
+                one.len() == two.len()
+                    && pairs().all(|(one, two)| texts_are_same(one.get(), two.get(), depth - 1))
+            }
+            _ => false,
+        },
+        '"' => match (string(one), string(two)) {
+            (Some(one), Some(two)) => one == two,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+type Object<'a> = BTreeMap<String, &'a RawValue>;
+
+fn members_are_same(one: &Object<'_>, two: &Object<'_>, depth: usize) -> bool {
+    one.iter().zip(two).all(|((name, one), (other, two))| {
+        name == other && texts_are_same(one.get(), two.get(), depth - 1)
+    })
+}
+
+fn object(text: &str) -> Option<Object<'_>> {
+    serde_json::from_str(text).ok()
+}
+
+fn array(text: &str) -> Option<Vec<&RawValue>> {
+    serde_json::from_str(text).ok()
+}
+
+fn string(text: &str) -> Option<String> {
+    serde_json::from_str(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn same(one: &str, two: &str) -> bool {
+        let payload = |text: &str| serde_json::from_str::<Payload>(text).unwrap();
+        is_same(&payload(one), &payload(two))
+    }
+
+    #[test]
+    fn should_compare_values_and_not_texts() {
+        for (one, two) in [
+            (r#"{"a":1,"b":[{"c":2,"d":null}]}"#, r#"{ "b": [{"d":null, "c":2}], "a": 1 }"#),
+            (r#""A\n""#, r#""A\u000a""#),
+            ("[]", "[ ]"),
+            ("123456789012345678901234567890.5", "123456789012345678901234567890.5"),
+        ] {
+            assert!(same(one, two), "{one} and {two}");
+        }
+    }
+
+    #[test]
+    fn should_tell_different_values_apart() {
+        for (one, two) in [
+            (r#"{"a":1}"#, r#"{"a":2}"#),
+            (r#"{"a":1}"#, r#"{"a":1,"b":1}"#),
+            ("[1,2]", "[2,1]"),
+            ("[1]", "[1,1]"),
+            ("1", "1.0"),
+            ("1", r#""1""#),
+            ("null", "false"),
+            ("9007199254740993", "9007199254740992"),
+        ] {
+            assert!(!same(one, two), "{one} and {two}");
+        }
+    }
+
+    #[test]
+    fn should_stay_within_the_stack_however_deep_a_value_is() {
+        let deep = |inner: &str| format!("{}{inner}{}", "[".repeat(100), "]".repeat(100));
+        assert!(same(&deep("1"), &deep("1")));
+        assert!(!same(&deep("1"), &deep("2")));
+    }
+}

@@ -1,0 +1,129 @@
+//! Ids of runs: what users may choose, and what the engine derives.
+
+use aios_core::event::EventId;
+
+/// Most bytes of the id of a run.
+const MAX_BYTES: usize = 200;
+/// Separates the parts of derived ids; no id that a user chooses contains it.
+const SEPARATOR: char = '~';
+
+/// Why a text can't be the id of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidRunId {
+    /// It is empty or too long.
+    #[error("a run id has 1 to {MAX_BYTES} bytes, this one has {bytes}")]
+    Length {
+        /// Its length.
+        bytes: usize,
+    },
+    /// It contains a character that it must not contain.
+    #[error("a run id contains no control characters and no `~`, this one contains {character:?}")]
+    Character {
+        /// The first such character.
+        character: char,
+    },
+}
+
+impl InvalidRunId {
+    /// Code of the failure that an invalid id causes.
+    pub(crate) const CODE: &'static str = "INVALID_RUN_ID";
+}
+
+/// Checks an id that a user chose for a run.
+pub(crate) fn check_chosen(run_id: &str) -> Result<(), InvalidRunId> {
+    check(run_id, |character| character.is_control() || character == SEPARATOR)
+}
+
+/// Checks the id of a run that exists already, perhaps a derived one.
+pub(crate) fn check_existing(run_id: &str) -> Result<(), InvalidRunId> {
+    check(run_id, char::is_control)
+}
+
+fn check(run_id: &str, is_forbidden: impl Fn(char) -> bool) -> Result<(), InvalidRunId> {
+    if run_id.is_empty() || run_id.len() > MAX_BYTES {
+        return Err(InvalidRunId::Length { bytes: run_id.len() });
+    }
+    match run_id.chars().find(|character| is_forbidden(*character)) {
+        Some(character) => Err(InvalidRunId::Character { character }),
+        None => Ok(()),
+    }
+}
+
+/// Id of the child that an operation starts, unless the code chooses one.
+pub(crate) fn of_child(parent: &str, operation: u64) -> String {
+    derive(parent, &operation.to_string())
+}
+
+/// Id of the run with this number, from 2, in the chain of continue-as-new that `first` began.
+pub(crate) fn of_successor(first: &str, number: u64) -> String {
+    derive(first, &format!("r{number}"))
+}
+
+/// The number of a run in its chain, if its id was derived for a successor.
+pub(crate) fn number_in_chain(run_id: &str) -> Option<u64> {
+    run_id.rsplit_once(SEPARATOR)?.1.strip_prefix('r')?.parse().ok()
+}
+
+/// Appends a part to an id. A base that leaves no room for it is replaced by its beginning and a hash
+/// of all of it.
+fn derive(base: &str, part: &str) -> String {
+    let room = MAX_BYTES.saturating_sub(part.len() + SEPARATOR.len_utf8());
+    if base.len() <= room {
+        return format!("{base}{SEPARATOR}{part}");
+    }
+    let hash = EventId::derive(base).key().simple().to_string();
+    let kept = base.floor_char_boundary(room.saturating_sub(hash.len() + 2));
+    let beginning = base.get(..kept).unwrap_or_default();
+    format!("{beginning}{SEPARATOR}h{hash}{SEPARATOR}{part}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn should_take_what_users_choose_and_refuse_what_is_derived() {
+        for good in ["a", "A b", "a/b", "../../x", "é", "release-1.2.3", &"l".repeat(200)] {
+            assert_eq!(check_chosen(good), Ok(()), "{good:?}");
+        }
+        for (bad, found) in [("a\0b", '\0'), ("a\nb", '\n'), ("~", '~'), ("job~2", '~')] {
+            let refused = Err(InvalidRunId::Character { character: found });
+            assert_eq!(check_chosen(bad), refused, "{bad:?}");
+        }
+        for bytes in [0, 201, 100_000] {
+            assert_eq!(check_chosen(&"l".repeat(bytes)), Err(InvalidRunId::Length { bytes }));
+        }
+        assert_eq!(check_existing("job~r2"), Ok(()));
+        assert!(check_existing("a\0b").is_err() && check_existing("").is_err());
+    }
+
+    #[test]
+    fn should_derive_ids_of_bounded_length_at_any_depth() {
+        for first in ["a".to_owned(), "ü".repeat(100), "x".repeat(200)] {
+            let (mut id, mut seen) = (first, HashSet::new());
+            for depth in 0..200 {
+                id = match depth % 3 {
+                    0 => of_successor(&id, u64::MAX - depth),
+                    _ => of_child(&id, depth),
+                };
+                assert_eq!(check_existing(&id), Ok(()), "{id}");
+                assert!(check_chosen(&id).is_err() && seen.insert(id.clone()), "{id}");
+            }
+        }
+    }
+
+    #[test]
+    fn should_derive_different_ids_from_long_ids_that_begin_alike() {
+        let (one, two) = (format!("{}1", "x".repeat(199)), format!("{}2", "x".repeat(199)));
+        assert_ne!(of_child(&one, 1), of_child(&two, 1));
+        assert_ne!(of_child(&one, 1), of_successor(&one, 1));
+        assert_eq!(of_child("release-1.2", 3), "release-1.2~3");
+        assert_eq!(number_in_chain(&of_successor("job", 12)), Some(12));
+        assert_eq!(number_in_chain(&of_successor(&one, 12)), Some(12));
+        assert_eq!(number_in_chain("job"), None);
+        assert_eq!(number_in_chain(&of_child("job", 2)), None);
+    }
+}

@@ -1,0 +1,281 @@
+//! Which run is whose: ids, children, idempotent starts.
+
+use std::collections::BTreeMap;
+
+use aios_agents::prelude::*;
+use aios_core::{
+    event::{Event, EventId},
+    store::{Append, EventStoreExt, StreamId},
+};
+use serde_json::json;
+
+use crate::workflow_support::{PATIENCE, actions, eventually, result, runtime, store};
+
+async fn child(_: WorkflowContext, number: u32) -> Result<u32, WorkflowError> {
+    Ok(number)
+}
+
+async fn secret(_: WorkflowContext, _: u32) -> Result<u32, WorkflowError> {
+    Ok(1234)
+}
+
+/// Starts a child under an id, or under a derived one.
+async fn parent(context: WorkflowContext, id: Option<String>) -> Result<u32, WorkflowError> {
+    let call = context.child("child", &7);
+    match id {
+        Some(id) => call.with_run_id(id).await,
+        None => call.await,
+    }
+}
+
+async fn grandparent(context: WorkflowContext, id: String) -> Result<u32, WorkflowError> {
+    context.child("parent", &Some(id)).with_run_id("between").await
+}
+
+async fn again(context: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
+    context.step("round", || async { Ok::<_, TaskError>(()) }).await?;
+    if round < 3 { Err(WorkflowError::continue_as_new(&(round + 1))) } else { Ok(round) }
+}
+
+async fn all(store: &std::sync::Arc<dyn Store>) -> Runtime {
+    runtime(store)
+        .workflow("child", child)
+        .workflow("secret", secret)
+        .workflow("parent", parent)
+        .workflow("grandparent", grandparent)
+        .workflow("again", again)
+        .start()
+        .await
+        .unwrap()
+}
+
+const INVALID: &str = "INVALID_RUN_ID";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_ids_that_no_user_may_choose_at_every_entrance() {
+    let runtime = all(&store()).await;
+    let run = runtime.start("child", &1).with_id("l".repeat(200)).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    for bad in ["", "a\0b", "a\nb", "job~r2", "job~2", "~", &"l".repeat(201), &"l".repeat(250)] {
+        let refused = runtime.start("child", &1).with_id(bad).await.unwrap_err();
+        assert_eq!(refused.code(), INVALID, "{bad:?}");
+        assert!(refused.to_string().starts_with("a run id "), "{refused}");
+        let refused = runtime.task("nobody", &1).with_id(bad).await.unwrap_err();
+        assert_eq!(refused.code(), INVALID, "{bad:?}");
+        let refused = runtime.signal_with_start("child", bad, &1, "go", &1).await.unwrap_err();
+        assert_eq!(refused.code(), INVALID, "{bad:?}");
+        assert_eq!(run.fork(1, bad).await.unwrap_err().code(), INVALID, "{bad:?}");
+        let parent = runtime.start("parent", &Some(bad)).await.unwrap();
+        assert_eq!(result::<u32>(&parent).await.unwrap_err().code(), INVALID, "{bad:?}");
+    }
+    assert_eq!(runtime.run("").await.unwrap_err().code(), INVALID);
+    assert_eq!(runtime.run("job~r2").await.unwrap_err().code(), "RUN_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_fail_a_child_whose_id_belongs_to_another_run() {
+    let store = store();
+    let runtime = all(&store).await;
+    for (workflow, id) in [("secret", "other workflow"), ("child", "no child")] {
+        let other = runtime.start(workflow, &7).with_id(id).await.unwrap();
+        result::<u32>(&other).await.unwrap();
+    }
+    let elder = runtime.start("parent", &Some("other parent")).await.unwrap();
+    assert_eq!(result::<u32>(&elder).await.unwrap(), 7);
+    for id in ["other workflow", "no child", "other parent", "itself"] {
+        let run = runtime.start("parent", &Some(id)).with_id("itself").await;
+        let run = match run {
+            Ok(run) => run,
+            Err(_) => runtime.start("parent", &Some(id)).with_id(format!("of {id}")).await.unwrap(),
+        };
+        assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "RUN_EXISTS", "{id}");
+    }
+    let run = runtime.start("grandparent", &"oldest").with_id("oldest").await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "RUN_EXISTS");
+    let run = runtime.start("parent", &Some("me")).with_id("me").await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "RUN_EXISTS");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_find_its_own_child_after_a_restart() {
+    async fn slow(context: WorkflowContext, number: u32) -> Result<u32, WorkflowError> {
+        context.signal::<()>("go").await?;
+        Ok(number)
+    }
+    let store = store();
+    let build = || runtime(&store).workflow("child", slow).workflow("parent", parent);
+    let first = build().start().await.unwrap();
+    for id in [None, Some("chosen")] {
+        first.start("parent", &id).with_id(id.unwrap_or("derived")).await.ok();
+    }
+    first.start("parent", &Some("chosen child")).with_id("with an id").await.unwrap();
+    let begun = || async { first.run("chosen child").await.is_ok() };
+    eventually("the child begins", begun).await;
+    let begun = || async { first.run("derived~1").await.is_ok() };
+    eventually("the child begins", begun).await;
+    first.shutdown(PATIENCE).await.unwrap();
+    let second = build().start().await.unwrap();
+    for (parent, child) in [("derived", "derived~1"), ("with an id", "chosen child")] {
+        second.run(child).await.unwrap().signal("go", &()).await.unwrap();
+        let parent = second.run(parent).await.unwrap();
+        assert_eq!(result::<u32>(&parent).await.unwrap(), 7);
+    }
+}
+
+/// Nested far deeper than ids are long.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_derive_ids_for_children_at_any_depth() {
+    async fn nested(context: WorkflowContext, depth: u32) -> Result<u32, WorkflowError> {
+        match depth {
+            0 => Ok(context.run_id().len().try_into().unwrap()),
+            _ => context.child("nested", &(depth - 1)).await,
+        }
+    }
+    let runtime = runtime(&store()).workflow("nested", nested).start().await.unwrap();
+    let run = runtime.start("nested", &150).with_id("n".repeat(100)).await.unwrap();
+    assert!(result::<u32>(&run).await.unwrap() <= 200);
+}
+
+/// A foreign program can write what it likes, but what is not the successor is not taken for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_a_run_whose_successor_is_somebody_elses() {
+    let store = store();
+    let forged = Event::new(
+        "workflows.again.started".parse().unwrap(),
+        "forger",
+        &json!({ "version": 1, "input": 3 }),
+    );
+    let append = Append::new(StreamId::of_run("job~r2").unwrap(), vec![forged.unwrap()]);
+    (&*store).append_one(append).await.unwrap();
+    let runtime = all(&store).await;
+    let run = runtime.start("again", &2).with_id("job").await.unwrap();
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert_eq!(error.failure().unwrap().code, "RUN_EXISTS");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_follow_a_run_that_continued_with_every_verb() {
+    async fn twice(context: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
+        if round == 0 {
+            return Err(WorkflowError::continue_as_new(&1));
+        }
+        context.set_status("second");
+        Ok(context.signal::<u32>("go").await? + context.signal::<u32>("go").await?)
+    }
+    let runtime = runtime(&store()).workflow("twice", twice).start().await.unwrap();
+    let run = runtime.start("twice", &0).with_id("job").await.unwrap();
+    let status = || async { run.status().await.unwrap() };
+    let is =
+        |text: &'static str| async move { status().await.status_text.as_deref() == Some(text) };
+    eventually("the second run begins", || is("second")).await;
+    assert_eq!((run.id(), &*status().await.id), ("job", "job~r2"));
+    run.pause().await.unwrap();
+    assert_eq!(status().await.status.as_str(), "paused");
+    run.resume().await.unwrap();
+    run.signal("go", &1).await.unwrap();
+    runtime.run("job").await.unwrap().signal("go", &2).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 3);
+    assert!(actions(&run).await.contains(&"completed".to_owned()));
+    assert_eq!(run.signal("go", &3).await.unwrap_err().code(), "RUN_ENDED");
+
+    let run = runtime.start("twice", &0).with_id("other").await.unwrap();
+    run.cancel("enough").await.unwrap();
+    assert!(matches!(result::<u32>(&run).await.unwrap_err(), RunError::Cancelled { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_see_the_end_of_a_child_that_continued_as_other_runs() {
+    async fn keeper(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let derived: u32 = context.child("again", &0).await?;
+        Ok(derived + context.child::<u32>("again", &0).with_run_id("named").await?)
+    }
+    let runtime = runtime(&store())
+        .workflow("again", again)
+        .workflow("keeper", keeper)
+        .start()
+        .await
+        .unwrap();
+    let run = runtime.start("keeper", &()).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_start_once_with_equal_inputs_however_they_are_written() {
+    async fn count(
+        _: WorkflowContext,
+        input: BTreeMap<String, serde_json::Value>,
+    ) -> Result<usize, WorkflowError> {
+        Ok(input.len())
+    }
+    let runtime = runtime(&store()).workflow("count", count).start().await.unwrap();
+    let raw = |text: &str| serde_json::value::RawValue::from_string(text.to_owned()).unwrap();
+    let first = raw(r#"{"a":1,"b":[{"c":2,"d":3}]}"#);
+    let run = runtime.start("count", &first).with_id("same").await.unwrap();
+    assert_eq!(result::<usize>(&run).await.unwrap(), 2);
+    let other = raw(r#"{ "b": [{"d": 3, "c": 2}], "a": 1 }"#);
+    runtime.start("count", &other).with_id("same").await.unwrap();
+    for different in [r#"{"a":1.0,"b":[{"c":2,"d":3}]}"#, r#"{"a":1}"#, "{}"] {
+        let refused = runtime.start("count", &raw(different)).with_id("same").await.unwrap_err();
+        assert_eq!(refused.code(), "RUN_EXISTS", "{different}");
+    }
+}
+
+async fn sum(context: WorkflowContext, start: u32) -> Result<u32, WorkflowError> {
+    let mut sum = start;
+    loop {
+        match context.signal::<u32>("add").await? {
+            0 => return Ok(sum),
+            number => sum += number,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_send_a_signal_with_the_start_or_to_the_run_that_exists() {
+    let store = store();
+    let runtime =
+        runtime(&store).workflow("sum", sum).workflow("child", child).start().await.unwrap();
+    let run = runtime.signal_with_start("sum", "s", &1, "add", &10).await.unwrap();
+    assert_eq!(actions(&run).await.get(..2).unwrap(), ["started", "signaled"]);
+    runtime.signal_with_start("sum", "s", &5, "add", &100).await.unwrap();
+    for _ in 0..3 {
+        let start = runtime.start("sum", &1).with_id("s").with_signal("add", &1000);
+        start.with_signal_id("once").await.unwrap();
+    }
+    let refused = runtime.signal_with_start("child", "s", &1, "add", &1).await.unwrap_err();
+    assert_eq!(refused.code(), "RUN_EXISTS");
+    run.signal("add", &0).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1111);
+    let refused = runtime.signal_with_start("sum", "s", &1, "add", &1).await.unwrap_err();
+    assert_eq!(refused.code(), "RUN_ENDED");
+}
+
+/// The ids that an engine derives differ between runs that used one id one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_run_anew_under_an_id_that_was_used_before() {
+    async fn work(context: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
+        let event = Event::new("orders.order.placed".parse().unwrap(), "shop", &round).unwrap();
+        context.emit(event)?;
+        context.child("child", &round).await
+    }
+    let memory = std::sync::Arc::new(aios_store::memory::MemoryStore::new());
+    let store: std::sync::Arc<dyn Store> = memory.clone();
+    let runtime =
+        runtime(&store).workflow("work", work).workflow("child", child).start().await.unwrap();
+    let mut emitted: Vec<EventId> = Vec::new();
+    for round in 1..=3 {
+        let run = runtime.start("work", &round).with_id("daily").await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), round);
+        let journal = run.journal(0, 100).await.unwrap();
+        let placed = journal.iter().find(|it| it.event.event_type.action() == "placed").unwrap();
+        assert!(!emitted.contains(&placed.event.id));
+        emitted.push(placed.event.id.clone());
+        let expire = || async {
+            result::<u32>(&runtime.start("child", &0).await.unwrap()).await.unwrap();
+            let policy = aios_store::Retention::new(std::time::Duration::ZERO);
+            memory.retain(&policy).await.unwrap();
+            runtime.run("daily").await.is_err() && runtime.run("daily~2").await.is_err()
+        };
+        eventually("the run is taken out", expire).await;
+    }
+}
