@@ -11,7 +11,7 @@ use std::{
 
 use aios_agents::RunHandle;
 use aios_core::event::Payload;
-use pyo3::prelude::*;
+use pyo3::{intern, prelude::*, sync::PyOnceLock};
 use tokio::{runtime::Handle, task::AbortHandle};
 
 use crate::{
@@ -99,15 +99,29 @@ impl Calls {
         if self.closed.load(Ordering::Acquire) {
             return Err(closed().into_error(py));
         }
-        let waiter = self.places.event_loop.bind(py).call_method0("create_future")?;
+        if !self.is_own_loop(py)? {
+            let message = "this was opened on another event loop, and can be used only there; open \
+                           one for this loop, or use asyncio.run_coroutine_threadsafe";
+            return Err(Fault::new("runtime", "WRONG_LOOP", message).into_error(py));
+        }
+        let waiter = self.places.event_loop.bind(py).call_method0(intern!(py, "create_future"))?;
         let key = self.waiting.serial.fetch_add(1, Ordering::Relaxed);
         self.waiting.futures().insert(key, waiter.clone().unbind());
         let (bridge, waiting) = (Arc::clone(&self.places.bridge), Arc::clone(&self.waiting));
         let running = self.tokio.spawn(answer(future, key, bridge, waiting));
         let call =
             Call { key, waiting: Arc::clone(&self.waiting), running: running.abort_handle() };
-        waiter.call_method1("add_done_callback", (call,))?;
+        waiter.call_method1(intern!(py, "add_done_callback"), (call,))?;
         Ok(waiter)
+    }
+
+    /// Whether the loop that runs on this thread is the one that settles the futures.
+    fn is_own_loop(&self, py: Python<'_>) -> PyResult<bool> {
+        static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let running = RUNNING.get_or_try_init(py, || {
+            PyResult::Ok(py.import("asyncio")?.getattr("_get_running_loop")?.unbind())
+        })?;
+        Ok(running.bind(py).call0()?.is(&self.places.event_loop))
     }
 
     fn handles(&self) -> MutexGuard<'_, HashMap<u64, RunHandle>> {
@@ -187,7 +201,7 @@ where
 
 /// Whether nobody waits any more.
 fn is_done(waiter: &Bound<'_, PyAny>) -> PyResult<bool> {
-    waiter.call_method0("done")?.is_truthy()
+    waiter.call_method0(intern!(waiter.py(), "done"))?.is_truthy()
 }
 
 fn settle(py: Python<'_>, waiter: &Bound<'_, PyAny>, made: PyResult<Py<PyAny>>) -> PyResult<()> {
@@ -195,8 +209,8 @@ fn settle(py: Python<'_>, waiter: &Bound<'_, PyAny>, made: PyResult<Py<PyAny>>) 
         return Ok(());
     }
     match made {
-        Ok(value) => waiter.call_method1("set_result", (value,))?,
-        Err(error) => waiter.call_method1("set_exception", (error.value(py),))?,
+        Ok(value) => waiter.call_method1(intern!(py, "set_result"), (value,))?,
+        Err(error) => waiter.call_method1(intern!(py, "set_exception"), (error.value(py),))?,
     };
     Ok(())
 }

@@ -17,7 +17,7 @@ use aios_core::{
     retry::RetryPolicy,
     store::{AgentFilter, PageRequest, RunFilter, RunStatus, TaskFilter},
 };
-use pyo3::{exceptions::PyValueError, prelude::*};
+use pyo3::prelude::*;
 
 use crate::{
     bridge::LoopBridge,
@@ -66,6 +66,11 @@ impl Core {
 
 fn target(agent_type: &str, agent_id: Option<String>) -> Target {
     agent_id.map_or_else(|| agent_type.into(), |id| Target::agent(agent_type, id))
+}
+
+/// What is given to an agent, for errors.
+pub(crate) fn parameters_of(agent_type: &str) -> String {
+    format!("the parameters for agent {agent_type:?}")
 }
 
 fn page_of(after: Option<String>, limit: usize) -> PageRequest {
@@ -176,7 +181,7 @@ impl Core {
     }
 
     #[allow(clippy::too_many_arguments, reason = "called by aios._client only")]
-    #[pyo3(signature = (workflow, input, run_id, delay, version, traceparent, correlation_id))]
+    #[pyo3(signature = (workflow, input, run_id, delay, is_known, version, traceparent, correlation_id))]
     fn start<'py>(
         &self,
         py: Python<'py>,
@@ -184,17 +189,22 @@ impl Core {
         input: &Bound<'py, PyAny>,
         run_id: Option<String>,
         delay: Option<f64>,
+        is_known: bool,
         version: Option<u32>,
         traceparent: Option<String>,
         correlation_id: Option<String>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let input = json::write(input)?;
+        let input = json::write_as(input, || format!("the input of workflow {workflow:?}"))?;
         let delay = delay.map(|delay| seconds(py, delay)).transpose()?;
         let metadata = origin(traceparent, correlation_id);
         self.with(py, |place, calls| async move {
             let start = {
                 let guard = place.read().await;
                 let opened = open(guard.as_ref())?;
+                let version = match is_known {
+                    true => None,
+                    false => Some(opened.version_of(&workflow, version).await?),
+                };
                 match version {
                     None => opened.runtime.start(&workflow, &input),
                     Some(version) => {
@@ -227,7 +237,7 @@ impl Core {
         total_timeout: Option<f64>,
         retry: Option<Retry>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let parameters = json::write(parameters)?;
+        let parameters = json::write_as(parameters, || parameters_of(agent_type))?;
         let timeout = timeout.map(|timeout| seconds(py, timeout)).transpose()?;
         let total = total_timeout.map(|timeout| seconds(py, timeout)).transpose()?;
         let retry = retry.map_or_else(|| Ok(RetryPolicy::default()), |it| it.into_policy(py))?;
@@ -264,7 +274,8 @@ impl Core {
         traceparent: Option<String>,
         correlation_id: Option<String>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (parameters, timeout) = (json::write(parameters)?, seconds(py, timeout)?);
+        let parameters = json::write_as(parameters, || parameters_of(&agent_type))?;
+        let timeout = seconds(py, timeout)?;
         let metadata = origin(traceparent, correlation_id);
         self.with(py, |place, _| async move {
             let caller = caller(&place).await?;
@@ -361,8 +372,9 @@ impl Core {
         limit: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
         let parse = |text: String| {
-            let unknown = || PyValueError::new_err(format!("runs have no status {text:?}"));
-            RunStatus::parse(&text).ok_or_else(unknown)
+            let message = format!("runs have no status {text:?}");
+            let unknown = || Fault::new("runtime", "INVALID_CONFIGURATION", message);
+            RunStatus::parse(&text).ok_or_else(|| unknown().into_error(py))
         };
         let statuses = statuses.into_iter().map(parse).collect::<PyResult<Vec<_>>>()?;
         let filter = RunFilter { workflow, statuses, ..RunFilter::default() };

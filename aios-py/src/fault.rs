@@ -141,13 +141,33 @@ impl From<WorkflowError> for Fault {
 
 impl From<RuntimeError> for Fault {
     fn from(error: RuntimeError) -> Self {
-        Self::of("runtime", error.code(), error.is_retryable(), &error)
+        Self::of(runtime_kind(&error), error.code(), error.is_retryable(), &error)
+    }
+}
+
+/// The port that an error of the runtime comes from.
+fn runtime_kind(error: &RuntimeError) -> &'static str {
+    match error {
+        RuntimeError::Agents(error) => agent_kind(error),
+        RuntimeError::Store(_) => "store",
+        RuntimeError::Broker(_) => "broker",
+        RuntimeError::Event(_) => "event",
+        _ => "runtime",
+    }
+}
+
+fn agent_kind(error: &AgentError) -> &'static str {
+    match error {
+        AgentError::Store(_) => "store",
+        AgentError::Broker(_) => "broker",
+        AgentError::Event(_) => "event",
+        _ => "agent",
     }
 }
 
 impl From<AgentError> for Fault {
     fn from(error: AgentError) -> Self {
-        Self::of("agent", error.code(), error.is_retryable(), &error)
+        Self::of(agent_kind(&error), error.code(), error.is_retryable(), &error)
     }
 }
 

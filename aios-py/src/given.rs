@@ -95,7 +95,11 @@ impl AgentGiven {
             }
         };
         let agent: Arc<dyn DynAgent> = Arc::new(PyAgent {
-            function: Arc::new(Function { code: self.invoke, is_async: self.is_async }),
+            function: Arc::new(Function {
+                code: self.invoke,
+                is_async: self.is_async,
+                name: format!("agent {:?}", self.agent_type),
+            }),
             parameters_schema: schema(&self.parameters_schema)?,
             output_schema: schema(&self.output_schema)?,
             places,

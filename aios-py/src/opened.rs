@@ -3,7 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_agents::{Runtime, RuntimeBuilder, agent::Caller};
-use aios_core::{agent::Segment, broker::Broker, clock::SystemClock, store::Store};
+use aios_core::{
+    agent::Segment,
+    broker::Broker,
+    clock::SystemClock,
+    store::{PageRequest, Store},
+};
 use pyo3::Python;
 
 use crate::{calls::closed, fault::Fault, workflow::PyWorkflow};
@@ -58,6 +63,33 @@ impl Opened {
         Ok(closed?)
     }
 
+    /// The version of a workflow that is not registered here: the one that was said, or the latest
+    /// that a process registered in the store.
+    pub(crate) async fn version_of(
+        &self,
+        workflow: &str,
+        version: Option<u32>,
+    ) -> Result<u32, Fault> {
+        if let Some(version) = version {
+            return Ok(version);
+        }
+        let (mut page, mut known, mut latest) = (PageRequest::default(), Vec::new(), None);
+        loop {
+            let found = self.store()?.workflows(&page).await?;
+            for row in found.rows {
+                if row.name == workflow {
+                    latest = latest.max(Some(row.version));
+                }
+                known.push(row.name);
+            }
+            match found.next {
+                Some(next) => page = next,
+                None => break,
+            }
+        }
+        latest.ok_or_else(|| unknown_workflow(workflow, known))
+    }
+
     /// A runtime that only knows the name of a workflow, to start runs that this process does not
     /// advance.
     pub(crate) async fn knowing(&self, workflow: &str, version: u32) -> Result<Runtime, Fault> {
@@ -68,6 +100,21 @@ impl Opened {
         let known = known.source(Arc::clone(&self.source)).dyn_workflow(named).without_engine();
         Ok(known.start().await?)
     }
+}
+
+/// That no process has registered a workflow, and which ones there are.
+fn unknown_workflow(workflow: &str, mut known: Vec<String>) -> Fault {
+    known.sort_unstable();
+    known.dedup();
+    let listed = match known.is_empty() {
+        true => "no workflow is".to_owned(),
+        false => format!("{} are", known.join(", ")),
+    };
+    let message = format!(
+        "no workflow {workflow:?} is registered in this store, {listed}; pass `version=` if a \
+         process that has it is to be started later"
+    );
+    Fault::new("runtime", "WORKFLOW_NOT_FOUND", message)
 }
 
 /// The caller of a runtime, made when it is first needed.

@@ -36,6 +36,8 @@ pub(crate) struct Places {
 pub(crate) struct Function {
     pub(crate) code: Py<PyAny>,
     pub(crate) is_async: bool,
+    /// What it is, for errors.
+    pub(crate) name: String,
 }
 
 type Attempt = Result<Payload, TaskError>;
@@ -104,7 +106,8 @@ impl Call {
             return None;
         }
         let waiting = Mutex::new(Some((self.sender, self.slot)));
-        let reply = Bound::new(py, Reply { waiting, code: self.code }).ok()?;
+        let function = Arc::clone(&self.function);
+        let reply = Bound::new(py, Reply { waiting, code: self.code, function }).ok()?;
         let arguments = (self.arguments)(py).and_then(|mut arguments| {
             arguments.insert(0, reply.clone().into_any());
             PyTuple::new(py, arguments)
@@ -159,6 +162,7 @@ impl Drop for Running {
 pub(crate) struct Reply {
     waiting: Mutex<Option<(oneshot::Sender<Attempt>, TaskSlot)>>,
     code: &'static str,
+    function: Arc<Function>,
 }
 
 impl Reply {
@@ -176,7 +180,7 @@ impl Reply {
 impl Reply {
     /// It returned this.
     fn done(&self, value: &Bound<'_, PyAny>) {
-        let written = json::write(value);
+        let written = json::write_as(value, || format!("the result of {}", self.function.name));
         self.send(written.map_err(|error| TaskError::terminal(invalid_output(value.py(), &error))));
     }
 

@@ -65,7 +65,8 @@ impl HandleCore {
         payload: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = payload.py();
-        let (handle, written) = (self.handle(py)?, json::write(payload)?);
+        let handle = self.handle(py)?;
+        let written = json::write_as(payload, || format!("the payload of signal {name:?}"))?;
         self.calls.call(py, async move {
             handle.signal(&name, &written).await?;
             Ok(Answer::Nothing)

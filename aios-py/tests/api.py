@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 import aios
 import aios.sync
@@ -43,6 +43,11 @@ async def deployment(context: aios.WorkflowContext, spec: Spec) -> Release:
     assert_type(await context.gather(context.sleep(1), context.sleep(2)), list[None])
     assert_type(await context.race(context.signal("a", result=int)), tuple[int, int])
     assert_type(await context.child(cleanup), int)
+    optional: str | None = await context.task("planner", spec, result=str | None)
+    either: Spec | Release = await context.signal("a", result=Spec | Release)
+    several: list[str] | None = await context.task("planner", result=list[str] | None)
+    word: Literal["yes", "no"] = await context.signal("a", result=Literal["yes", "no"])
+    del optional, either, several, word
     return await context.child(deployment, spec)
 
 
@@ -61,6 +66,8 @@ async def use(runtime: aios.Runtime) -> None:
     assert_type(run, aios.RunHandle[Release])
     assert_type(await run.result(), Release)
     assert_type(await runtime.call("planner", Spec("a"), result=Release), Release)
+    optional: Release | None = await runtime.call("planner", Spec("a"), result=Release | None)
+    del optional
     assert_type((await runtime.list()).rows, list[aios.RunStatus])
     async with runtime.events("a.*.b") as events:
         async for event in events:

@@ -358,11 +358,10 @@ async def test_should_say_what_is_no_agent() -> None:
     with pytest.raises(aios.ConfigurationError, match="at most one value"):
         await aios.Runtime(agents=[greedy]).open()
 
-    @aios.agent("Bad Name")
-    async def badly_named(context: aios.TaskContext) -> None: ...
-
     with pytest.raises(aios.ConfigurationError):
-        await aios.Runtime(agents=[badly_named]).open()
+
+        @aios.agent("Bad Name")
+        async def badly_named(context: aios.TaskContext) -> None: ...
 
 
 async def test_should_not_hold_back_other_agents_while_one_spins() -> None:

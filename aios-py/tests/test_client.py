@@ -182,7 +182,7 @@ async def test_should_say_what_is_wrong_with_urls_and_data(tmp_path: Path) -> No
         await aios.Client(store="nowhere:").open()
     with pytest.raises(aios.ConfigurationError):
         await aios.Client(broker="carrier-pigeon://").open()
-    with pytest.raises(aios.StoreError):
+    with pytest.raises(aios.ConfigurationError):
         await aios.Client(store=f"sqlite://{tmp_path}").open()
     async with aios.Client() as client:
         with pytest.raises(aios.InvalidDataError):

@@ -56,6 +56,7 @@ class Interpreter:
         return None
 
     async def perform(self, context: aios.WorkflowContext, part: Part) -> None:
+        value: Any
         kind, value = (part, None) if isinstance(part, str) else next(iter(part.items()))
         operation = self.operation(context, kind, value)
         if operation is not None:

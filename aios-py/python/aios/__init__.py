@@ -27,6 +27,7 @@ from ._errors import (
     InvalidDataError,
     InvalidOutputError,
     InvalidParametersError,
+    InvalidResultError,
     JournalMismatchError,
     OperationNotFoundError,
     RunBlockedError,
@@ -47,6 +48,7 @@ from ._errors import (
     TaskTimeoutError,
     WorkflowCodeError,
     WorkflowNotFoundError,
+    WrongLoopError,
 )
 from ._records import (
     AgentStatus,
@@ -85,6 +87,7 @@ __all__ = [
     "InvalidDataError",
     "InvalidOutputError",
     "InvalidParametersError",
+    "InvalidResultError",
     "JournalMismatchError",
     "OperationNotFoundError",
     "Page",
@@ -118,6 +121,7 @@ __all__ = [
     "WorkflowContext",
     "WorkflowNotFoundError",
     "WorkflowStatus",
+    "WrongLoopError",
     "__version__",
     "agent",
     "current_step",

@@ -148,7 +148,17 @@ def agent(agent_type: str, *, concurrency: int | None = None) -> Callable[[A], A
         agent_type: ``[a-z][a-z0-9_]*``, at most 100 bytes; tasks are given to a type.
         concurrency: How many tasks one process does at once, 1 to 65,535. By default 256 for
             ``async def``; for a plain ``def`` the ``threads`` of the runtime, which also limit it.
+
+    Raises:
+        ConfigurationError: The type or the concurrency is not valid.
     """
+    if not isinstance(agent_type, str):
+        raise TypeError("an agent has a type: write @aios.agent(\"type\") instead of @aios.agent")
+    from ._signature import check_name
+
+    check_name(agent_type, "the type of an agent")
+    if concurrency is not None and not 1 <= concurrency <= 65_535:
+        raise ConfigurationError(f"concurrency is 1 to 65,535, not {concurrency}")
 
     def mark(marked: A) -> A:
         from ._signature import surroundings
@@ -157,6 +167,26 @@ def agent(agent_type: str, *, concurrency: int | None = None) -> Callable[[A], A
         return marked
 
     return mark
+
+
+def _mark_of(given: Any) -> _Mark:
+    mark = getattr(given, _MARK, None)
+    if not isinstance(mark, _Mark):
+        raise ConfigurationError(f"{given!r} is no agent; decorate it with @aios.agent(type)")
+    if isinstance(given, type):
+        raise ConfigurationError(
+            f"agents are objects: pass {given.__name__}() instead of {given.__name__}"
+        )
+    return mark
+
+
+def agent_type(given: Any) -> str:
+    """The type of the agent that an object is.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    return _mark_of(given).agent_type
 
 
 def bind(given: Any) -> BoundAgent:
@@ -168,13 +198,7 @@ def bind(given: Any) -> BoundAgent:
     from ._aios import dumps
     from ._signature import is_async, signature
 
-    mark = getattr(given, _MARK, None)
-    if not isinstance(mark, _Mark):
-        raise ConfigurationError(f"{given!r} is no agent; decorate it with @aios.agent(type)")
-    if isinstance(given, type):
-        raise ConfigurationError(
-            f"agents are objects: pass {given.__name__}() instead of {given.__name__}"
-        )
+    mark = _mark_of(given)
     code = getattr(given, "process_task", given)
     if not callable(code):
         raise ConfigurationError(f"agent {mark.agent_type} has no method process_task")

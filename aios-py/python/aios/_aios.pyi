@@ -229,6 +229,7 @@ class Core:
         input: Any,
         run_id: str | None,
         delay: float | None,
+        is_known: bool,
         version: int | None,
         traceparent: str | None,
         correlation_id: str | None,

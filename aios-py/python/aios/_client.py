@@ -11,9 +11,10 @@ import warnings
 import weakref
 from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast, get_args, overload
 
 from . import _aios, _trace
+from ._agent import agent_type
 from ._errors import ConfigurationError, RuntimeClosedError, WorkflowNotFoundError
 from ._records import (
     AgentStatus,
@@ -25,7 +26,7 @@ from ._records import (
     TaskStatus,
     WorkflowStatus,
 )
-from ._workflow import Begin, Workflow
+from ._workflow import MISSING, Begin, Workflow
 
 if TYPE_CHECKING:
     import asyncio
@@ -164,7 +165,8 @@ class RunHandle(Generic[O]):
 
     async def journal(self, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
         """The run's events with a version above ``after``, at most ``limit``."""
-        return [RecordedEvent.from_row(row) for row in await self._core.journal(after, limit)]
+        rows = await self._core.journal(after, _limit(limit))
+        return [RecordedEvent.from_row(row) for row in rows]
 
     async def fork(self, operation: int, new_id: str) -> RunHandle[O]:
         """Starts a new run that begins with this run's journal as it was before an operation, and
@@ -274,6 +276,50 @@ def _choose_waker() -> None:
     _CLOSED_WAKERS.clear()
 
 
+def _url(url: Any, name: str, examples: str, *, none: bool = False) -> Any:
+    if isinstance(url, str) or (none and url is None):
+        return url
+    raise ConfigurationError(f"{name} is a URL such as {examples}, not {url!r}")
+
+
+def _workflows(given: Iterable[Any]) -> list[Workflow[Any, Any]]:
+    made = list(given)
+    for one in made:
+        if not isinstance(one, Workflow):
+            raise ConfigurationError(f"{one!r} is no workflow; decorate it with @aios.workflow(name)")
+    twice = _twice((one.name, one.version) for one in made)
+    if twice is not None:
+        raise ConfigurationError(f"there are two workflows {twice[0]} of version {twice[1]}")
+    return made
+
+
+def _twice(names: Iterable[T]) -> T | None:
+    """The first name that is there twice."""
+    seen: set[T] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _limit(limit: int) -> int:
+    if not 1 <= limit <= 10_000:
+        raise ConfigurationError(f"a page has 1 to 10,000 rows, not {limit}")
+    return limit
+
+
+def _statuses(statuses: Iterable[str]) -> list[str]:
+    if isinstance(statuses, str):
+        raise ConfigurationError(f"statuses is a list: pass [{statuses!r}] instead of {statuses!r}")
+    made = list(statuses)
+    known = get_args(RunState)
+    for status in made:
+        if status not in known:
+            raise ConfigurationError(f"runs have no status {status!r}; they have {', '.join(known)}")
+    return made
+
+
 class Client:
     """Starts and handles runs that others advance, publishes, and reads.
 
@@ -306,10 +352,10 @@ class Client:
         workflows: Iterable[Workflow[Any, Any]] = (),
         workers: int | None = None,
     ) -> None:
-        self._store = store
-        self._broker = broker
+        self._store = _url(store, "store", "memory:, sqlite://aios.db or postgres://…", none=True)
+        self._broker = _url(broker, "broker", "memory:// or amqp://…")
         self._source = source
-        self._workflows = list(workflows)
+        self._workflows = _workflows(workflows)
         self._workers = workers if workers is not None else min(4, os.cpu_count() or 1)
         self._pools: _List[Pool] = []
         self._process = os.getpid()
@@ -490,11 +536,11 @@ class Client:
     async def start(
         self,
         workflow: str,
-        input: Any = None,
+        input: Any = ...,
         *,
         id: str | None = None,
         delay: float | None = None,
-        version: int = 1,
+        version: int | None = None,
         traceparent: str | None = None,
         correlation_id: str | None = None,
     ) -> RunHandle[Any]: ...
@@ -502,11 +548,11 @@ class Client:
     async def start(
         self,
         workflow: Workflow[Any, Any] | str,
-        input: Any = None,
+        input: Any = MISSING,
         *,
         id: str | None = None,
         delay: float | None = None,
-        version: int = 1,
+        version: int | None = None,
         traceparent: str | None = None,
         correlation_id: str | None = None,
     ) -> RunHandle[Any]:
@@ -518,12 +564,15 @@ class Client:
             id: Id of the run, 1 to 200 bytes; a fresh one without it. Starting a run again under the
                 same id gives a handle for the one that exists, if workflow and input are the same.
             delay: When to begin, in seconds from now.
-            version: Version of a workflow that is given by name and not registered here.
+            version: Version of a workflow that is given by name and not registered here; the latest
+                that any process has registered in the store without it.
             traceparent: Trace of everything that the run causes; that of the caller without it.
             correlation_id: Groups everything that the run causes; its id without it.
 
         Raises:
             RunExistsError: A run with this id exists, of another workflow or with another input.
+            WorkflowNotFoundError: No process has registered the workflow.
+            InvalidParametersError: The workflow takes an input, and there is none.
             InvalidDataError: ``input`` can't be JSON.
         """
         core = self._opened()
@@ -533,13 +582,13 @@ class Client:
                 f"workflow {workflow.name} is not registered here; pass it as "
                 "`workflows=[...]`, or start it by its name"
             )
-        name = workflow.name if isinstance(workflow, Workflow) else workflow
         handle = await core.start(
-            name,
-            input,
+            workflow.name if isinstance(workflow, Workflow) else workflow,
+            (None if input is MISSING else input) if known is None else known.input(input),
             id,
             delay,
-            version if known is None else None,
+            known is not None,
+            version,
             traceparent if traceparent is not None else _trace.traceparent.get(),
             correlation_id,
         )
@@ -605,6 +654,7 @@ class Client:
         agent: str,
         parameters: Any = None,
         *,
+        result: Any = ...,
         agent_id: str | None = None,
         timeout: float = 60.0,
         traceparent: str | None = None,
@@ -636,10 +686,11 @@ class Client:
 
         Raises:
             TaskError: The attempt failed; the subclass says how.
+            InvalidResultError: The answer does not fit ``result``.
         """
         from ._workflow import _reader
 
-        read = _reader(result)
+        read = _reader(result, "answer", agent)
         value = await self._opened().call(
             agent,
             parameters,
@@ -728,8 +779,13 @@ class Client:
             statuses: In one of these statuses.
             after: Where the page begins: ``next`` of the page before.
             limit: How many at most, 1 to 10,000.
+
+        Raises:
+            ConfigurationError: There is no such status, or ``limit`` is out of range.
         """
-        rows, following = await self._opened().runs(workflow, statuses, after, limit)
+        rows, following = await self._opened().runs(
+            workflow, _statuses(statuses), after, _limit(limit)
+        )
         return Page([RunStatus.from_row(row) for row in rows], following)
 
     async def tasks(
@@ -741,21 +797,21 @@ class Client:
         limit: int = 100,
     ) -> Page[TaskStatus]:
         """A page of tasks; see :meth:`list`."""
-        rows, following = await self._opened().tasks(run_id, agent, after, limit)
+        rows, following = await self._opened().tasks(run_id, agent, after, _limit(limit))
         return Page([TaskStatus.from_row(row) for row in rows], following)
 
     async def agents(
         self, agent: str | None = None, *, after: str | None = None, limit: int = 100
     ) -> Page[AgentStatus]:
         """A page of registered agents; see :meth:`list`."""
-        rows, following = await self._opened().agents(agent, after, limit)
+        rows, following = await self._opened().agents(agent, after, _limit(limit))
         return Page([AgentStatus.from_row(row) for row in rows], following)
 
     async def workflows(
         self, *, after: str | None = None, limit: int = 100
     ) -> Page[WorkflowStatus]:
         """A page of registered workflows; see :meth:`list`."""
-        rows, following = await self._opened().workflows(after, limit)
+        rows, following = await self._opened().workflows(after, _limit(limit))
         return Page([WorkflowStatus.from_row(row) for row in rows], following)
 
 
@@ -809,6 +865,9 @@ class Runtime(Client):
     ) -> None:
         super().__init__(store, broker, source=source, workflows=workflows, workers=workers)
         self._given_agents = list(agents)
+        twice = _twice(agent_type(given) for given in self._given_agents)
+        if twice is not None:
+            raise ConfigurationError(f"there are two agents of the type {twice}")
         self._thread_count = threads
         self._engine = engine
         self._lease = lease_time

@@ -35,7 +35,14 @@ class Converter:
         self.schema: dict[str, Any] = schema
         self.is_trivial = read is None
 
-    def read(self, value: Any, what: str = "parameters") -> Any:
+    def accepts(self, value: Any) -> bool:
+        """Whether the value fits."""
+        faults: list[tuple[str, str]] = []
+        if self._read is not None:
+            self._read(value, "", faults)
+        return not faults
+
+    def read(self, value: Any, what: str = "the parameters") -> Any:
         """The value as the type.
 
         Raises:
@@ -48,7 +55,7 @@ class Converter:
         if faults:
             text = "; ".join(f"{path or '/'}: {fault}" for path, fault in faults)
             raise InvalidParametersError(
-                f"the {what} do not fit: {text}",
+                f"{what} {'do' if what.endswith('s') else 'does'} not fit: {text}",
                 details=[{"path": path, "fault": fault} for path, fault in faults],
                 retryable=False,
             )
@@ -91,7 +98,76 @@ def _to_plain_standard(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (set, frozenset)):
-        return sorted(value)
+        return _in_order(value)
+    plain = _to_plain_array(value)
+    if plain is not None:
+        return plain
     if isinstance(value, Iterable):
         return list(value)
-    raise TypeError(f"a {type(value).__qualname__} can't be JSON")
+    raise TypeError(f"{_a(type(value).__qualname__)} can't be JSON")
+
+
+def _in_order(values: Iterable[Any]) -> list[Any]:
+    """The same list for equal sets, in every process."""
+    try:
+        return sorted(values)
+    except TypeError:
+        from ._aios import dumps
+
+        return sorted(values, key=dumps)
+
+
+def _to_plain_array(value: Any) -> Any:
+    """Arrays and numbers of numpy and its like, which need not be installed."""
+    if hasattr(value, "dtype") and callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    if hasattr(value, "__index__"):
+        return int(value)
+    return None
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def digits(number: int) -> str:
+    """Decimal digits of an integer of any size; Python writes at most 4,300."""
+    import decimal
+
+    return f"{decimal.Decimal(int(number)):f}"
+
+
+def loads(text: str) -> Any:
+    """Reads JSON that has numbers beyond 64 bits, or is nested deeper than Rust reads."""
+    import json
+
+    return json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_no_number)
+
+
+def _integer(text: str) -> int:
+    import decimal
+
+    try:
+        return int(text)
+    except ValueError:
+        # Longer than Python reads.
+        return int(decimal.Decimal(text))
+
+
+def _number(text: str) -> Any:
+    """A ``float``, or a ``Decimal`` for what is beyond one."""
+    import decimal
+    import math
+
+    number = float(text)
+    if math.isfinite(number):
+        return number
+    try:
+        return decimal.Decimal(text)
+    except decimal.InvalidOperation:
+        # Beyond what a Decimal knows.
+        return number
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"JSON has no {text}")

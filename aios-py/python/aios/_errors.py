@@ -98,6 +98,13 @@ class InvalidOutputError(TaskError):
     default_code = "INVALID_OUTPUT"
 
 
+class InvalidResultError(TaskError):
+    """What came back does not fit the type that was asked for; ``details`` lists
+    ``{"path", "fault"}``, the path a JSON pointer."""
+
+    default_code = "INVALID_RESULT"
+
+
 class AgentNotFoundError(TaskError):
     """Nobody takes tasks of this agent type."""
 
@@ -176,8 +183,8 @@ class JournalMismatchError(AiosError):
     default_code = "JOURNAL_MISMATCH"
 
 
-class ConfigurationError(AiosError):
-    """An option, a name or a URL makes no sense."""
+class ConfigurationError(AiosError, ValueError):
+    """An option, a name or a URL is not valid."""
 
     default_code = "INVALID_CONFIGURATION"
 
@@ -192,6 +199,12 @@ class RuntimeClosedError(AiosError):
     """The runtime or client is not open, or was closed meanwhile."""
 
     default_code = "RUNTIME_CLOSED"
+
+
+class WrongLoopError(AiosError, RuntimeError):
+    """The runtime or client was opened on another event loop."""
+
+    default_code = "WRONG_LOOP"
 
 
 class ForkedError(AiosError):
@@ -228,12 +241,101 @@ def _subclasses(base: type[AiosError]) -> list[type[AiosError]]:
     return [base, *(found for child in base.__subclasses__() for found in _subclasses(child))]
 
 
+#: The class of every code that an error of aios can have; other codes are those of users.
 _BY_CODE: dict[str, type[AiosError]] = {
-    found.default_code: found
-    for found in _subclasses(AiosError)
-    if found not in (RunError, RunFailedError)
+    **{
+        found.default_code: found
+        for found in _subclasses(AiosError)
+        if found not in (RunError, RunFailedError)
+    },
+    **dict.fromkeys(
+        (
+            "AGENT_FACTORY_FAILED",
+            "AGENT_FACTORY_TIMEOUT",
+            "DUPLICATE_AGENT",
+            "DUPLICATE_AGENT_TYPE",
+            "INCOMPATIBLE_SUBSCRIPTION",
+            "INVALID_AGENT_CONFIG",
+            "INVALID_AGENT_CONFIGURATION",
+            "INVALID_AGENT_ID",
+            "INVALID_AGENT_SCHEMA",
+            "INVALID_AGENT_TYPE",
+            "INVALID_BROKER_CONFIGURATION",
+            "INVALID_NAME",
+            "INVALID_PATTERN",
+            "INVALID_RUNTIME_CONFIGURATION",
+            "INVALID_RUN_ID",
+            "INVALID_STORE_CONFIGURATION",
+            "INVALID_WORKFLOW_NAME",
+            "UNKNOWN_AGENT_TYPE",
+        ),
+        ConfigurationError,
+    ),
+    **dict.fromkeys(
+        (
+            "CONFLICT",
+            "DUPLICATE_EVENT",
+            "EMPTY_APPEND",
+            "FENCED",
+            "INVALID_STREAM",
+            "NEWER_SCHEMA",
+            "STORE_CLOSED",
+            "STORE_CORRUPT",
+            "STORE_FULL",
+            "STORE_GONE",
+            "STORE_TIMEOUT",
+            "STREAM_CLOSED",
+        ),
+        StoreError,
+    ),
+    **dict.fromkeys(
+        (
+            "BROKER_BLOCKED",
+            "BROKER_CLOSED",
+            "BROKER_TIMEOUT",
+            "REJECTED",
+            "UNCERTAIN",
+            "UNKNOWN_ADDRESS",
+            "UNROUTABLE",
+        ),
+        BrokerError,
+    ),
+    **dict.fromkeys(
+        (
+            "EVENT_TOO_LARGE",
+            "INVALID_CLOUD_EVENT",
+            "INVALID_DURATION",
+            "INVALID_EVENT_DATA",
+            "INVALID_EVENT_ID",
+            "INVALID_EVENT_SOURCE",
+            "INVALID_EVENT_TYPE",
+            "INVALID_TEXT",
+            "INVALID_TIMESTAMP",
+            "MALFORMED_EVENT",
+            "NO_JOURNAL",
+            "RESERVED_EVENT_TYPE",
+        ),
+        InvalidDataError,
+    ),
+    **dict.fromkeys(("RUN_CANCELLING", "RUN_STUCK"), RunError),
+    **dict.fromkeys(
+        (
+            "AGENT_PANICKED",
+            "CHILD_ENDED",
+            "CIRCUIT_OPEN",
+            "HEARTBEAT_MISSED",
+            "INVALID_ANSWER",
+            "INVALID_CHILD",
+            "NO_EVENT_LOOP",
+            "STEP_PANICKED",
+            "STEP_TIMEOUT",
+            "UNKNOWN_VERSION",
+        ),
+        TaskError,
+    ),
 }
 
+#: How runs end: whatever code the failure has.
 _BY_KIND: dict[str, type[AiosError]] = {
     "run_failed": RunFailedError,
     "run_cancelled": RunCancelledError,
@@ -241,24 +343,26 @@ _BY_KIND: dict[str, type[AiosError]] = {
     "replay": JournalMismatchError,
 }
 
+#: For codes that are not known here, by the port that reports them.
 _FALLBACK: dict[str, type[AiosError]] = {
     "task": TaskError,
     "store": StoreError,
     "broker": BrokerError,
     "event": InvalidDataError,
+    "agent": ConfigurationError,
 }
 
 
 def _class_of(kind: str, code: str) -> type[AiosError]:
     if kind in _BY_KIND:
         return _BY_KIND[kind]
-    if code in _BY_CODE:
-        return _BY_CODE[code]
-    if "CONFIGURATION" in code or "CONFIG" in code or code.startswith("DUPLICATE_AGENT"):
-        return ConfigurationError
-    if code in ("INVALID_NAME", "INVALID_WORKFLOW_NAME", "INVALID_AGENT_TYPE"):
-        return ConfigurationError
-    return _FALLBACK.get(kind, AiosError)
+    # What an adapter reports is a `StoreError` or `BrokerError`, unless it says what to mend.
+    found = _BY_CODE.get(code) or _FALLBACK.get(kind, AiosError)
+    if kind == "task" and not issubclass(found, (TaskError, RunError, WorkflowCodeError)):
+        return found if found is WorkflowNotFoundError else TaskError
+    if kind in ("store", "broker") and found is InvalidDataError and code == "EVENT_TOO_LARGE":
+        return _FALLBACK[kind]
+    return found
 
 
 def build(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,16 +36,33 @@ def hints(function: Any, names: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
 
 
+def check_name(name: str, what: str) -> None:
+    """Checks what names an agent type or a workflow.
+
+    Raises:
+        ConfigurationError: It is not a name.
+    """
+    if not re.fullmatch("[a-z][a-z0-9_]{0,99}", name):
+        raise ConfigurationError(
+            f"{name!r} can't be {what}: it consists of 1 to 100 of the characters a-z, 0-9 and _, and "
+            "begins with a letter"
+        )
+
+
 class Signature(typing.NamedTuple):
     """How a function of a context and at most one value is called.
 
     Attributes:
         input: Reads the value; ``None`` if the function takes only the context.
         output: Reads what the function returned back from JSON.
+        name: Name and annotation of the value, for a person.
+        default: What the value is if it is not given; ``MISSING`` if there is no such thing.
     """
 
     input: Converter | None
     output: Converter
+    name: str
+    default: Any
 
 
 def signature(function: Callable[..., Any], names: Mapping[str, Any], what: str) -> Signature:
@@ -63,9 +81,17 @@ def signature(function: Callable[..., Any], names: Mapping[str, Any], what: str)
     if not 1 <= len(positional) <= 2 or any(one not in positional for one in required):
         raise ConfigurationError(f"{what} takes a context and at most one value")
     found = hints(function, names)
+    from ._workflow import MISSING
+
     try:
         given = Converter(found.get(positional[1].name, Any)) if len(positional) == 2 else None
-        return Signature(given, Converter(found.get("return", Any)))
+        last = positional[-1]
+        return Signature(
+            given,
+            Converter(found.get("return", Any)),
+            str(last).partition(" = ")[0],
+            MISSING if given is None or last.default is last.empty else last.default,
+        )
     except TypeError as error:
         raise ConfigurationError(f"{what}: {error}") from error
 

@@ -22,7 +22,13 @@ from typing import (
 
 from . import _trace
 from ._aios import PENDING, Operation
-from ._errors import AiosError, WorkflowCodeError
+from ._errors import (
+    AiosError,
+    ConfigurationError,
+    InvalidParametersError,
+    InvalidResultError,
+    WorkflowCodeError,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,6 +44,9 @@ O = TypeVar("O")
 O_co = TypeVar("O_co", covariant=True)
 I_contra = TypeVar("I_contra", contravariant=True)
 P = ParamSpec("P")
+
+#: Stands for a value that was not given.
+MISSING: Any = object()
 
 _FOREIGN = (
     "a workflow can only await operations of its context (task, step, sleep, signal, child, gather, "
@@ -67,8 +76,11 @@ class Workflow(Generic[I, O]):
     """
 
     def __init__(self, name: str, version: int, function: Callable[..., Any]) -> None:
-        from ._signature import is_async, signature, surroundings
+        from ._signature import check_name, is_async, signature, surroundings
 
+        check_name(name, "the name of a workflow")
+        if version < 1:
+            raise ConfigurationError(f"versions of workflow {name} begin with 1, not {version}")
         self.name = name
         self.version = version
         self.function = function
@@ -87,9 +99,27 @@ class Workflow(Generic[I, O]):
             return cast("Coroutine[Any, Any, Any]", self.function(context))
         return cast("Coroutine[Any, Any, Any]", self.function(context, input))
 
+    def input(self, given: Any) -> Any:
+        """What a run is given: the default of the function if nothing was given.
+
+        Raises:
+            InvalidParametersError: Nothing was given, and the function needs something.
+        """
+        if given is not MISSING:
+            return given
+        found = self._signature
+        if found.default is not MISSING:
+            return found.default
+        if found.input is None or found.input.accepts(None):
+            return None
+        raise InvalidParametersError(
+            f"workflow {self.name} takes an input, {found.name}, and was given none",
+            retryable=False,
+        )
+
     def read_result(self, value: Any) -> O:
         """A result of a run as the type that the function returns."""
-        return cast("O", self._signature.output.read(value, "results"))
+        return cast("O", self._signature.output.read(value, f"the result of workflow {self.name}"))
 
     def __repr__(self) -> str:
         return f"<aios.Workflow {self.name}@{self.version}>"
@@ -124,7 +154,14 @@ def workflow(name: str, *, version: int = 1) -> _Decorate:
     Args:
         name: ``[a-z][a-z0-9_]*``, at most 100 bytes.
         version: From 1; raise it to let old and new code live side by side.
+
+    Raises:
+        ConfigurationError: The name, the version or the function can't be those of a workflow.
     """
+    if not isinstance(name, str):
+        raise TypeError(
+            "a workflow has a name: write @aios.workflow(\"name\") instead of @aios.workflow"
+        )
     return _Decorate(name, version)
 
 
@@ -140,7 +177,7 @@ class Begin:
     def __call__(self, run: RunCore, input: Any) -> Coroutine[Any, Any, Any]:
         found = self._workflow._signature.input
         if found is not None and not found.is_trivial:
-            input = found.read(input, "inputs")
+            input = found.read(input, f"the input of workflow {self._workflow.name}")
         return self._workflow._begin(WorkflowContext(run), input)
 
     def context(self) -> contextvars.Context:
@@ -478,6 +515,7 @@ class WorkflowContext:
         agent: str,
         parameters: Any = None,
         *,
+        result: Any = ...,
         agent_id: str | None = None,
         timeout: float | None = None,
         total_timeout: float | None = None,
@@ -509,6 +547,7 @@ class WorkflowContext:
 
         Raises:
             TaskError: The last attempt failed; the subclass says how.
+            InvalidResultError: The answer does not fit ``result``.
             InvalidDataError: ``parameters`` can't be JSON.
         """
         retry = retry if retry is not None else self._retry
@@ -520,7 +559,7 @@ class WorkflowContext:
             timeout,
             total_timeout,
             _parts(retry),
-            _reader(result),
+            _reader(result, "answer", agent),
         )
 
     @overload
@@ -568,7 +607,7 @@ class WorkflowContext:
             contextvars.copy_context(),
             self._timeout,
             _parts(self._retry),
-            _step_reader(function),
+            _step_reader(name, function),
         )
 
     def sleep(self, seconds: float) -> Awaitable[None]:
@@ -581,7 +620,9 @@ class WorkflowContext:
     ) -> Awaitable[T]: ...
 
     @overload
-    def signal(self, name: str, *, timeout: float | None = None) -> Awaitable[Any]: ...
+    def signal(
+        self, name: str, *, result: Any = ..., timeout: float | None = None
+    ) -> Awaitable[Any]: ...
 
     def signal(
         self, name: str, *, result: Any = Any, timeout: float | None = None
@@ -597,7 +638,7 @@ class WorkflowContext:
         Raises:
             SignalTimeoutError: It did not come in time.
         """
-        return self._run.signal(name, timeout, _reader(result))
+        return self._run.signal(name, timeout, _reader(result, "signal", name))
 
     @overload
     def child(
@@ -613,7 +654,7 @@ class WorkflowContext:
     def child(
         self,
         workflow: str,
-        input: Any = None,
+        input: Any = ...,
         *,
         id: str | None = None,
         leave_running: bool = False,
@@ -622,7 +663,7 @@ class WorkflowContext:
     def child(
         self,
         workflow: Workflow[Any, Any] | str,
-        input: Any = None,
+        input: Any = MISSING,
         *,
         id: str | None = None,
         leave_running: bool = False,
@@ -638,10 +679,12 @@ class WorkflowContext:
 
         Raises:
             TaskError: The child failed; with the code of its failure.
+            InvalidParametersError: The workflow takes an input, and there is none.
         """
         if isinstance(workflow, Workflow):
-            read = workflow.read_result
+            read, input = workflow.read_result, workflow.input(input)
             return self._run.child(workflow.name, input, id, leave_running, read)
+        input = None if input is MISSING else input
         return self._run.child(workflow, input, id, leave_running, None)
 
     def gather(
@@ -690,7 +733,12 @@ class WorkflowContext:
         *args: Any,
     ) -> None:
         """Runs ``undo(context, *args)`` if the run fails or is cancelled later. Compensations run in
-        reverse order; one that fails does not keep the others from running."""
+        reverse order; one that fails does not keep the others from running.
+
+        Raises:
+            WorkflowCodeError: ``undo`` is no ``async def``, or does not take the context and ``args``.
+        """
+        _check_undo(name, undo, args)
         self._run.compensate(name, _BeginUndo(lambda context: undo(context, *args)))
 
     def continue_as_new(self, input: Any = None) -> ContinueAsNew:
@@ -729,38 +777,85 @@ def _parts(policy: RetryPolicy | None) -> tuple[Any, ...] | None:
     return None if policy is None else tuple(policy)
 
 
-_READERS: dict[Any, Callable[[Any], Any] | None] = {Any: None}
+def _check_undo(name: str, undo: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    import inspect
 
+    from ._signature import is_async
 
-def _reader(kind: Any) -> Callable[[Any], Any] | None:
-    """Reads results of a type; made once a type."""
+    if not is_async(undo):
+        raise WorkflowCodeError(
+            f"compensation {name!r} has to be an `async def` of a context; put plain functions into "
+            "a step: `async def undo(context): await context.step(name, function)`"
+        )
     try:
-        return _READERS[kind]
+        inspect.signature(undo).bind(None, *args)
+    except TypeError as error:
+        raise WorkflowCodeError(
+            f"compensation {name!r} is called with a context and {len(args)} arguments: {error}"
+        ) from error
+
+
+_READERS: dict[Any, Callable[[Any, str], Any] | None] = {Any: None}
+
+
+def _reader(kind: Any, what: str, name: str) -> Callable[[Any], Any] | None:
+    """Reads results of a type, which are ``what`` of ``name``."""
+    try:
+        read = _READERS[kind]
     except KeyError:
-        from ._convert import Converter
+        read = _READERS[kind] = _read_as(kind)
+    if read is None:
+        return None
+    made = read
+    return lambda value: made(value, f"the {_WHAT[what]} {name!r}")
 
+
+_WHAT = {"answer": "answer of agent", "signal": "signal"}
+
+
+def _read_as(kind: Any) -> Callable[[Any, str], Any] | None:
+    """Reads a type; made once a type."""
+    from ._convert import Converter
+
+    try:
         converter = Converter(kind)
-        made = None if converter.is_trivial else lambda value: converter.read(value, "results")
-        _READERS[kind] = made
-        return made
+    except TypeError as error:
+        raise ConfigurationError(f"result: {error}") from error
+    if converter.is_trivial:
+        return None
+
+    def read(value: Any, what: str) -> Any:
+        try:
+            return converter.read(value, what)
+        except InvalidParametersError as error:
+            raise InvalidResultError(
+                error.message, details=error.details, retryable=False
+            ) from None
+
+    return read
 
 
-def _step_reader(function: Callable[..., Any]) -> Callable[[Any], Any] | None:
-    code = getattr(function, "__func__", function)
-    key = ("step", getattr(code, "__code__", None))
-    if key[1] is not None and key in _READERS:
-        return _READERS[key]
+def _step_reader(name: str, function: Callable[..., Any]) -> Callable[[Any], Any] | None:
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    key = ("step", code)
+    if code is not None and key in _READERS:
+        read = _READERS[key]
+    else:
+        read = _READERS[key] = _step_type(function)
+    if read is None:
+        return None
+    made = read
+    return lambda value: made(value, f"the result of step {name!r}")
+
+
+def _step_type(function: Callable[..., Any]) -> Callable[[Any, str], Any] | None:
     from ._signature import hints
 
     try:
-        found = hints(function, {}).get("return", Any)
-        made = _reader(found)
+        return _read_as(hints(function, {}).get("return", Any))
     except (AiosError, TypeError, AttributeError):
         # Functions of others are not annotated for this; their results stay JSON.
-        made = None
-    if key[1] is not None:
-        _READERS[key] = made
-    return made
+        return None
 
 
 class StepContext(NamedTuple):

@@ -27,7 +27,7 @@ from ._records import (
     TaskStatus,
     WorkflowStatus,
 )
-from ._workflow import Workflow
+from ._workflow import MISSING, Workflow
 
 if TYPE_CHECKING:
     from typing import Self
@@ -229,11 +229,11 @@ class Client:
     def start(
         self,
         workflow: Workflow[I, O] | str,
-        input: Any = None,
+        input: Any = MISSING,
         *,
         id: str | None = None,
         delay: float | None = None,
-        version: int = 1,
+        version: int | None = None,
         traceparent: str | None = None,
         correlation_id: str | None = None,
     ) -> RunHandle[O]:

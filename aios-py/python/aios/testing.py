@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _aios
 from ._client import Runtime, given
 from ._errors import build
 from ._records import Event, Failure, RecordedEvent, failure
-from ._workflow import Workflow
+from ._workflow import MISSING, Workflow
 
 if TYPE_CHECKING:
     from typing import Self
@@ -111,21 +111,21 @@ class WorkflowTest(Generic[I, O]):
         self._outside.append((after, "resume", "", None))
         return self
 
-    async def run(self, input: I = cast("Any", None)) -> TestedRun[O]:
+    async def run(self, input: I = MISSING) -> TestedRun[O]:
         """Runs the workflow until it ends, or until nothing that is scripted can let it go on. Time
         passes only where everything waits, and then at once. Steps run for real."""
         host = Runtime(None, workflows=[self._workflow], threads=2)
         core = host._begin()
         try:
             result, failed, elapsed, events = await _aios.run_test(
-                core, given(self._workflow), input, self._agents, self._children, self._outside
+                core, given(self._workflow), self._workflow.input(input), self._agents, self._children, self._outside
             )
         finally:
             host._dispose()
         journal = [Event.from_envelope(event) for event in events]
         return TestedRun(self._workflow, result, failure(failed), elapsed, journal)
 
-    def run_sync(self, input: I = cast("Any", None)) -> TestedRun[O]:
+    def run_sync(self, input: I = MISSING) -> TestedRun[O]:
         """:meth:`run`, for tests that are not async."""
         return asyncio.run(self.run(input))
 

@@ -3,7 +3,10 @@
 mod read;
 mod write;
 
-pub(crate) use self::{read::read, write::write};
+pub(crate) use self::{
+    read::read,
+    write::{write, write_as},
+};
 
 use pyo3::prelude::*;
 

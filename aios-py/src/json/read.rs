@@ -1,8 +1,8 @@
 use std::fmt;
 
 use pyo3::{
-    exceptions::PyValueError,
     prelude::*,
+    sync::PyOnceLock,
     types::{PyDict, PyList},
 };
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -10,14 +10,21 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 /// Digits in a row from which a number may not fit 64 bits.
 const LONG_NUMBER: usize = 19;
 
-/// Reads JSON text as Python's `None`, `bool`, `int`, `float`, `str`, `list` and `dict`.
+/// Reads JSON text as Python's `None`, `bool`, `int`, `float`, `str`, `list` and `dict`; a number
+/// beyond a `float` is a `Decimal`.
 pub(crate) fn read<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-    if has_long_number(text) {
-        return py.import("json")?.call_method1("loads", (text,));
+    if !has_long_number(text) {
+        let mut json = serde_json::Deserializer::from_str(text);
+        if let Ok(value) = Seed(py).deserialize(&mut json) {
+            return Ok(value);
+        }
     }
-    let mut json = serde_json::Deserializer::from_str(text);
-    let value = Seed(py).deserialize(&mut json);
-    value.map_err(|error| PyValueError::new_err(format!("this is no JSON: {error}")))
+    // Numbers beyond 64 bits or a double, and deeper nesting.
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let loads = LOADS.get_or_try_init(py, || {
+        PyResult::Ok(py.import("aios._convert")?.getattr("loads")?.unbind())
+    })?;
+    loads.bind(py).call1((text,))
 }
 
 /// Whether a number may be larger than serde keeps exactly; Python's are unbounded.

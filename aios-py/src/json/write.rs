@@ -1,5 +1,8 @@
+use std::fmt;
+
 use aios_core::event::Payload;
 use pyo3::{
+    exceptions::PyTypeError,
     prelude::*,
     sync::PyOnceLock,
     types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
@@ -17,9 +20,17 @@ const DEPTH: usize = 120;
 
 /// Writes a Python value as JSON text. What JSON does not know, `aios._convert.to_plain` makes plain.
 pub(crate) fn write(value: &Bound<'_, PyAny>) -> PyResult<Payload> {
-    Payload::encode(&Plain { value, depth: 0 }).map_err(|error| {
+    write_as(value, || "this".to_owned())
+}
+
+/// As [`write`], with the name of the value for the error.
+pub(crate) fn write_as(
+    value: &Bound<'_, PyAny>,
+    name: impl FnOnce() -> String,
+) -> PyResult<Payload> {
+    Payload::encode(&Plain { value, depth: 0, path: &Path::Root }).map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        let message = format!("this can't be JSON: {}", cause.unwrap_or_default());
+        let message = format!("{} can't be JSON: {}", name(), cause.unwrap_or_default());
         Fault::new("event", "INVALID_DATA", message).into_error(value.py())
     })
 }
@@ -27,6 +38,35 @@ pub(crate) fn write(value: &Bound<'_, PyAny>) -> PyResult<Payload> {
 struct Plain<'a, 'py> {
     value: &'a Bound<'py, PyAny>,
     depth: usize,
+    path: &'a Path<'a>,
+}
+
+/// Where a value is; a JSON pointer.
+enum Path<'a> {
+    Root,
+    Field(&'a Self, &'a str),
+    Item(&'a Self, usize),
+}
+
+impl Path<'_> {
+    fn fault<E: Error>(&self, fault: impl fmt::Display) -> E {
+        match self {
+            Self::Root => E::custom(fault),
+            _ => E::custom(format_args!("{self}: {fault}")),
+        }
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Field(parent, name) => {
+                write!(formatter, "{parent}/{}", name.replace('~', "~0").replace('/', "~1"))
+            }
+            Self::Item(parent, index) => write!(formatter, "{parent}/{index}"),
+        }
+    }
 }
 
 impl Serialize for Plain<'_, '_> {
@@ -36,7 +76,8 @@ impl Serialize for Plain<'_, '_> {
             return Err(S::Error::custom("it is nested too deeply, or contains itself"));
         }
         if let Ok(text) = value.cast::<PyString>() {
-            return serializer.serialize_str(&text.to_cow().map_err(S::Error::custom)?);
+            return serializer
+                .serialize_str(&text.to_cow().map_err(|error| self.path.fault(error))?);
         }
         if let Ok(dict) = value.cast::<PyDict>() {
             return self.dict(dict, serializer);
@@ -48,10 +89,10 @@ impl Serialize for Plain<'_, '_> {
             return serializer.serialize_bool(flag.is_true());
         }
         if value.is_instance_of::<PyInt>() {
-            return integer(value, serializer);
+            return integer(value, self.path, serializer);
         }
         if let Ok(number) = value.cast::<PyFloat>() {
-            return float(number.value(), serializer);
+            return float(number.value(), self.path, serializer);
         }
         if let Ok(list) = value.cast::<PyList>() {
             return self.sequence(list.len(), list.iter(), serializer);
@@ -59,8 +100,9 @@ impl Serialize for Plain<'_, '_> {
         if let Ok(tuple) = value.cast::<PyTuple>() {
             return self.sequence(tuple.len(), tuple.iter(), serializer);
         }
-        let plain = to_plain(value).map_err(S::Error::custom)?;
-        Plain { value: &plain, depth: self.depth + 1 }.serialize(serializer)
+        let plain =
+            to_plain(value).map_err(|error| self.path.fault(message(value.py(), &error)))?;
+        Plain { value: &plain, depth: self.depth + 1, path: self.path }.serialize(serializer)
     }
 }
 
@@ -69,10 +111,12 @@ impl<'py> Plain<'_, 'py> {
         let mut map = to.serialize_map(Some(dict.len()))?;
         for (key, value) in dict.iter() {
             let key = key.cast::<PyString>().map_err(|_| {
-                S::Error::custom(format!("keys of objects are strings, not {}", type_name(&key)))
+                let kind = type_name(&key);
+                self.path.fault(format_args!("keys of objects are strings, not {kind}"))
             })?;
-            let key = key.to_cow().map_err(S::Error::custom)?;
-            map.serialize_entry(&*key, &Plain { value: &value, depth: self.depth + 1 })?;
+            let key = key.to_cow().map_err(|error| self.path.fault(error))?;
+            let path = &Path::Field(self.path, &key);
+            map.serialize_entry(&*key, &Plain { value: &value, depth: self.depth + 1, path })?;
         }
         map.end()
     }
@@ -84,27 +128,44 @@ impl<'py> Plain<'_, 'py> {
         to: S,
     ) -> Result<S::Ok, S::Error> {
         let mut sequence = to.serialize_seq(Some(length))?;
-        for value in items {
-            sequence.serialize_element(&Plain { value: &value, depth: self.depth + 1 })?;
+        for (index, value) in items.enumerate() {
+            let path = &Path::Item(self.path, index);
+            sequence.serialize_element(&Plain { value: &value, depth: self.depth + 1, path })?;
         }
         sequence.end()
     }
 }
 
-fn integer<S: Serializer>(value: &Bound<'_, PyAny>, to: S) -> Result<S::Ok, S::Error> {
+fn integer<S: Serializer>(
+    value: &Bound<'_, PyAny>,
+    path: &Path<'_>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     if let Ok(number) = value.extract::<i64>() {
         return to.serialize_i64(number);
     }
-    let digits = value.call_method0("__int__").and_then(|number| number.str());
-    let digits = digits.and_then(|digits| Ok(digits.to_cow()?.into_owned()));
-    let digits = digits.map_err(S::Error::custom)?;
+    static DIGITS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = value.py();
+    let digits = DIGITS.get_or_try_init(py, || {
+        PyResult::Ok(py.import("aios._convert")?.getattr("digits")?.unbind())
+    });
+    let digits = digits.and_then(|digits| digits.bind(py).call1((value,))?.extract::<String>());
+    let digits = digits.map_err(|error| path.fault(error))?;
     RawValue::from_string(digits).map_err(S::Error::custom)?.serialize(to)
 }
 
-fn float<S: Serializer>(number: f64, to: S) -> Result<S::Ok, S::Error> {
+fn float<S: Serializer>(number: f64, path: &Path<'_>, to: S) -> Result<S::Ok, S::Error> {
     match number.is_finite() {
         true => to.serialize_f64(number),
-        false => Err(S::Error::custom(format!("JSON has no {number}"))),
+        false => Err(path.fault(format_args!("JSON has no {number}"))),
+    }
+}
+
+/// What an exception says, without its type if that is how `to_plain` reports a type.
+fn message(py: Python<'_>, error: &PyErr) -> String {
+    match error.is_instance_of::<PyTypeError>(py) {
+        true => error.value(py).to_string(),
+        false => error.to_string(),
     }
 }
 

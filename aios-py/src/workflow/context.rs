@@ -20,6 +20,7 @@ use super::{
     operation::{Call, Operations},
 };
 use crate::{
+    core::parameters_of,
     fault::Fault,
     given::{Retry, event_of},
     json,
@@ -98,7 +99,7 @@ impl RunCore {
         let request = TaskRequest {
             agent_type: segment(parameters.py(), agent_type)?,
             agent_id,
-            parameters: json::write(parameters)?,
+            parameters: json::write_as(parameters, || parameters_of(agent_type))?,
             timeout: timeout.map(|timeout| seconds(parameters.py(), timeout)).transpose()?,
             total_timeout: total_timeout
                 .map(|timeout| seconds(parameters.py(), timeout))
@@ -128,7 +129,7 @@ impl RunCore {
         let timeout = timeout.map(|timeout| seconds(py, timeout)).transpose()?;
         let code = if is_async { "start_async_step" } else { "run_plain_step" };
         let code = py.import("aios._workflow")?.getattr(code)?.unbind();
-        let runner = Arc::new(Function { code, is_async });
+        let runner = Arc::new(Function { code, is_async, name: format!("step {name:?}") });
         let given = Arc::new(Given { function, args, kwargs, context });
         let places = self.places.clone();
         let step = self.context.step_with(name, move |step: StepContext| {

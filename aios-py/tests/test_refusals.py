@@ -1,0 +1,377 @@
+"""What is refused, where, and with which words."""
+
+from __future__ import annotations
+
+import asyncio
+import decimal
+import re
+import sys
+import threading
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+import aios
+import aios.sync
+from aios._errors import _BY_CODE
+
+ROOT = Path(__file__).parents[2]
+
+
+@aios.agent("echo")
+async def echo(context: aios.TaskContext, parameters: Any) -> Any:
+    return parameters
+
+
+@aios.agent("adder")
+async def adder(context: aios.TaskContext, parameters: dict[str, int]) -> int:
+    return sum(parameters.values())
+
+
+@aios.workflow("welcome")
+async def welcome(context: aios.WorkflowContext, names: list[str]) -> list[str]:
+    return names
+
+
+@aios.workflow("counting")
+async def counting(context: aios.WorkflowContext, start: int = 3) -> int:
+    return start
+
+
+def test_should_refuse_a_decorator_without_its_name() -> None:
+    def plain() -> None: ...
+
+    for decorate in (aios.agent, aios.workflow):
+        with pytest.raises(TypeError, match=r"write @aios\.(agent|workflow)\("):
+            cast("Any", decorate)(plain)
+
+
+def test_should_refuse_names_where_they_are_decorated() -> None:
+    for name in ("", "Bad-Name", "1a", "a.b", "ä", "a" * 101, "a\n"):
+        with pytest.raises(aios.ConfigurationError, match="begins with a letter"):
+            aios.agent(name)
+        with pytest.raises(aios.ConfigurationError, match="begins with a letter"):
+
+            @aios.workflow(name)
+            async def named(context: aios.WorkflowContext) -> None: ...
+
+    for concurrency in (0, -1, 65_536):
+        with pytest.raises(aios.ConfigurationError, match="concurrency is 1 to 65,535"):
+            aios.agent("a", concurrency=concurrency)
+    with pytest.raises(aios.ConfigurationError, match="begin with 1"):
+
+        @aios.workflow("a", version=0)
+        async def versioned(context: aios.WorkflowContext) -> None: ...
+
+
+def test_should_refuse_what_is_no_workflow_no_agent_or_there_twice() -> None:
+    async def plain(context: aios.WorkflowContext) -> None: ...
+
+    wrong: Any = plain
+    for client in (aios.Client, aios.Runtime, aios.sync.Runtime):
+        with pytest.raises(aios.ConfigurationError, match=r"decorate it with @aios\.workflow"):
+            client(workflows=[wrong])
+        with pytest.raises(aios.ConfigurationError, match="two workflows welcome of version 1"):
+            client(workflows=[welcome, welcome])
+    with pytest.raises(aios.ConfigurationError, match=r"decorate it with @aios\.agent"):
+        aios.Runtime(agents=[wrong])
+    with pytest.raises(aios.ConfigurationError, match="two agents of the type echo"):
+        aios.Runtime(agents=[echo, adder, echo])
+
+
+def test_should_refuse_what_is_no_url() -> None:
+    for broker in (None, 5, b"memory://"):
+        with pytest.raises(aios.ConfigurationError, match="broker is a URL such as"):
+            aios.Client(broker=cast("Any", broker))
+    for store in (5, Path("a.db")):
+        with pytest.raises(aios.ConfigurationError, match="store is a URL such as"):
+            aios.Client(store=cast("Any", store))
+
+
+async def test_should_refuse_pages_that_do_not_exist() -> None:
+    async with aios.Runtime(agents=[echo], workflows=[welcome]) as runtime:
+        run = await runtime.start(welcome, ["a"])
+        reads: list[Callable[[int], Any]] = [
+            lambda limit: runtime.list(limit=limit),
+            lambda limit: runtime.tasks(limit=limit),
+            lambda limit: runtime.agents(limit=limit),
+            lambda limit: runtime.workflows(limit=limit),
+            lambda limit: run.journal(limit=limit),
+        ]
+        for read in reads:
+            for limit in (0, -1, 10_001, 2**70):
+                with pytest.raises(aios.ConfigurationError, match="1 to 10,000"):
+                    await read(limit)
+        for statuses in (["bogus"], ["running", ""], "running", ["Running"]):
+            with pytest.raises(aios.ConfigurationError, match="status"):
+                await runtime.list(statuses=cast("Any", statuses))
+        await run.result()
+        assert len((await runtime.list(statuses=["completed"])).rows) == 1
+
+
+async def test_should_refuse_a_start_without_its_input() -> None:
+    @aios.workflow("parent")
+    async def parent(context: aios.WorkflowContext) -> int:
+        try:
+            await context.child(welcome)
+        except aios.InvalidParametersError:
+            return await context.child(counting)
+        return 0
+
+    @aios.workflow("optional")
+    async def optional(context: aios.WorkflowContext, text: str | None) -> str | None:
+        return text
+
+    workflows: list[Any] = [welcome, counting, parent, optional]
+    async with aios.Runtime(workflows=workflows) as runtime:
+        for workflow in (welcome, "welcome"):
+            with pytest.raises(aios.InvalidParametersError, match=r"names: .*list\[str\]"):
+                await runtime.start(cast("Any", workflow))
+        assert (await runtime.list()).rows == []
+        assert await (await runtime.start(counting)).result() == 3
+        assert await (await runtime.start(counting, 4)).result() == 4
+        assert await (await runtime.start(optional)).result() is None
+        assert await (await runtime.start(parent)).result() == 3
+
+
+async def test_should_refuse_a_workflow_by_a_wrong_name() -> None:
+    async with aios.Runtime(workflows=[welcome]) as runtime:
+        with pytest.raises(aios.WorkflowNotFoundError, match="nothere.*welcome are") as raised:
+            await runtime.start("nothere", 1)
+        assert raised.value.code == "WORKFLOW_NOT_FOUND"
+        assert (await runtime.list()).rows == []
+        with pytest.raises(aios.ConfigurationError):
+            await runtime.start("Not A Name", 1, version=1)
+        # Somebody says that it will be there.
+        run = await runtime.start("later", 1, version=2, delay=3600)
+        assert (await run.status()).workflow_version == 2
+
+
+async def test_should_start_the_latest_version_that_a_process_has_registered(
+    tmp_path: Path,
+) -> None:
+    @aios.workflow("welcome", version=7)
+    async def later(context: aios.WorkflowContext, names: list[str]) -> list[str]:
+        return names[:1]
+
+    url = f"sqlite://{tmp_path / 'a.db'}"
+    async with aios.Runtime(url, workflows=[welcome, later]):
+        pass
+    async with aios.Client(url) as client:
+        run = await client.start("welcome", ["a", "b"])
+        assert (await run.status()).workflow_version == 7
+
+
+async def test_should_refuse_calls_from_another_loop_before_anything_is_done() -> None:
+    async with aios.Runtime(agents=[echo], workflows=[welcome]) as runtime:
+        run = await runtime.start(welcome, ["a"])
+        await run.result()
+        refused: list[Exception] = []
+
+        async def elsewhere() -> None:
+            for call in (
+                runtime.start(welcome, ["b"], id="b"),
+                runtime.task("echo", 1),
+                runtime.call("echo", 1),
+                runtime.publish("a.b.c"),
+                runtime.list(),
+                run.status(),
+                run.cancel(),
+            ):
+                try:
+                    await call
+                except aios.WrongLoopError as error:
+                    refused.append(error)
+
+        thread = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+        thread.start()
+        while thread.is_alive():
+            await asyncio.sleep(0.01)
+        assert len(refused) == 7
+        assert isinstance(refused[0], RuntimeError)
+        assert len((await runtime.list()).rows) == 1
+
+
+class Opaque: ...
+
+
+class Array(list[int]):
+    """As numpy's arrays."""
+
+    dtype = "int64"
+
+    def tolist(self) -> list[int]:
+        return list(self)
+
+
+class Int64:
+    """As numpy's integers."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __index__(self) -> int:
+        return self._number
+
+    def __int__(self) -> int:
+        return self._number
+
+
+async def test_should_name_what_can_not_be_json() -> None:
+    def opaque() -> Any:
+        return {"a/b": [1, Opaque()]}
+
+    @aios.workflow("steps")
+    async def steps(context: aios.WorkflowContext, kind: str) -> Any:
+        once = context.with_retry(aios.RetryPolicy.never())
+        if kind == "task":
+            return await once.task("echo", {"x": Opaque()})
+        return await once.step("build", opaque)
+
+    async with aios.Runtime(agents=[echo], workflows=[steps]) as runtime:
+        with pytest.raises(aios.RunFailedError) as raised:
+            await (await runtime.start(steps, "step")).result()
+        assert raised.value.code == "INVALID_OUTPUT"
+        assert """step "build" can't be JSON: /a~1b/1: an Opaque can't be JSON""" in str(raised.value)
+        with pytest.raises(aios.RunFailedError, match='agent "echo" can\'t be JSON: /x: an Opaque'):
+            await (await runtime.start(steps, "task")).result()
+        with pytest.raises(aios.InvalidDataError, match='input of workflow "steps" can\'t be JSON'):
+            await runtime.start(steps, cast("Any", Opaque()))
+        with pytest.raises(aios.InvalidDataError, match="/0: keys of objects are strings, not int"):
+            await runtime.call("echo", [{1: 2}])
+
+
+async def test_should_write_numbers_and_sets_of_others() -> None:
+    async with aios.Runtime(agents=[echo]) as runtime:
+        for given, expected in [
+            (Int64(7), 7),
+            ([Int64(2**70)], [2**70]),
+            (Array([1, 2]), [1, 2]),
+            ({3, 1, 2}, [1, 2, 3]),
+            ({"b", 1, None}, ['"b"', "1", "null"]),
+            (decimal.Decimal("1.5"), "1.5"),
+        ]:
+            answer = await runtime.call("echo", given)
+            if isinstance(given, set) and None in given:
+                assert sorted(map(str, answer)) == sorted(["b", "1", "None"])
+            else:
+                assert answer == expected
+        with pytest.raises(aios.InvalidDataError, match="an Opaque can't be JSON"):
+            await runtime.call("echo", {Opaque(), 1})
+
+
+async def test_should_read_numbers_of_any_size() -> None:
+    from aios._aios import dumps, loads
+
+    for text, number in [
+        ("1e400", decimal.Decimal("1e400")),
+        ("-1E+309", decimal.Decimal("-1e309")),
+        ("[1e400,1]", [decimal.Decimal("1e400"), 1]),
+        ("1e-400", 0.0),
+        ("18446744073709551616", 2**64),
+        ("-9223372036854775809", -(2**63) - 1),
+        ("0.1", 0.1),
+        ("1e308", 1e308),
+    ]:
+        assert loads(text) == number, text
+    assert loads(dumps(10**6000)) == 10**6000
+    assert loads(dumps({"a": [-(10**5000)]})) == {"a": [-(10**5000)]}
+    assert loads("1e99999999999999999999999999") == float("inf")
+    for text in ("NaN", "[Infinity]", "1e", "{", "[1,]", "01"):
+        with pytest.raises(ValueError):
+            loads(text)
+    async with aios.Runtime(agents=[echo]) as runtime:
+        assert await runtime.call("echo", 10**5000) == 10**5000
+
+
+async def test_should_name_who_answered_what_does_not_fit() -> None:
+    @aios.workflow("asks")
+    async def asks(context: aios.WorkflowContext, kind: str) -> Any:
+        if kind == "signal":
+            return await context.signal("go", result=int)
+        return await context.task("echo", {"a": "x"}, result=dict[str, int])
+
+    @aios.workflow("given_text")
+    async def given_text(context: aios.WorkflowContext, text: str) -> int:
+        return cast("int", text)
+
+    async with aios.Runtime(agents=[echo, adder], workflows=[asks, given_text]) as runtime:
+        with pytest.raises(aios.InvalidResultError, match="answer of agent 'echo' does not fit: /"):
+            await runtime.call("echo", "x", result=int)
+        with pytest.raises(aios.RunFailedError) as raised:
+            await (await runtime.start(asks, "task")).result()
+        assert "the answer of agent 'echo' does not fit: /a: " in str(raised.value)
+        assert type(raised.value.__cause__) is aios.InvalidResultError
+        run = await runtime.start(asks, "signal")
+        await run.signal("go", "now")
+        with pytest.raises(aios.RunFailedError, match="the signal 'go' does not fit"):
+            await run.result()
+
+
+async def test_should_check_a_compensation_where_it_is_asked_for() -> None:
+    def undo() -> None: ...
+
+    async def undo_two(context: aios.WorkflowContext, one: int, two: int) -> None: ...
+
+    @aios.workflow("plainly")
+    async def plainly(context: aios.WorkflowContext) -> None:
+        context.compensate("undo", cast("Any", undo))
+
+    @aios.workflow("shortly")
+    async def shortly(context: aios.WorkflowContext) -> None:
+        context.compensate("undo", undo_two, 1)
+
+    async with aios.Runtime(workflows=[plainly, shortly]) as runtime:
+        with pytest.raises(aios.RunBlockedError, match="'undo' has to be an `async def`"):
+            await (await runtime.start(plainly)).result()
+        with pytest.raises(aios.RunBlockedError, match="'two'"):
+            await (await runtime.start(shortly)).result()
+
+
+def test_should_know_the_class_of_every_code() -> None:
+    """Those in the sources of the ports and the runtime."""
+    sources = [
+        ROOT / "aios-core/src/store/error.rs",
+        ROOT / "aios-core/src/broker/error.rs",
+        ROOT / "aios-core/src/event/error.rs",
+        ROOT / "aios-agents/src/runtime/error.rs",
+        ROOT / "aios-agents/src/agent/error.rs",
+        ROOT / "aios-agents/src/agent/codes.rs",
+    ]
+    codes = {
+        code
+        for source in sources
+        for code in re.findall(r'(?:=>|=|return) "([A-Z][A-Z_]+)"', source.read_text())
+    }
+    assert len(codes) > 50
+    assert codes - set(_BY_CODE) == set()
+
+
+def test_should_have_one_class_for_each_port() -> None:
+    from aios._errors import build
+
+    for kind in ("store", "runtime"):
+        for code in ("STORE_TIMEOUT", "CONFLICT", "STORE_CLOSED", "FENCED"):
+            assert type(build(kind, code, "what", None, False, None)) is aios.StoreError
+    for code in ("BROKER_TIMEOUT", "UNROUTABLE", "BROKER_CLOSED"):
+        assert type(build("runtime", code, "what", None, False, None)) is aios.BrokerError
+    # The codes of users' failures are theirs.
+    for code in ("CONFLICT", "STORE_TIMEOUT", "INVALID_NAME"):
+        assert type(build("task", code, "what", None, False, None)) is aios.TaskError
+
+
+def test_should_print_nothing_when_it_is_imported() -> None:
+    import subprocess
+
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import aios, aios.sync, aios.testing"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (ended.stdout, ended.stderr) == ("", "")
+    assert isinstance(aios, types.ModuleType)
