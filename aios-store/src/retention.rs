@@ -17,7 +17,7 @@ pub enum Expired {
 /// as long as somebody may ask for it:
 ///
 /// - while the run that started it as a child has not ended,
-/// - while it is the first one of a chain of continue-as-new that goes on,
+/// - while it is the first one of a chain of continue-as-new, and the last one is there,
 /// - while a reader with a checkpoint has not passed its last event,
 /// - while its last event is the last one of the log.
 ///

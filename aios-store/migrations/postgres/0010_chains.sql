@@ -115,8 +115,7 @@ AS $$
         AND (r.parent_run_id IS NULL OR NOT {schema}.goes_on(r.parent_run_id))
         AND (r.status <> 'continued' OR NOT EXISTS (
             SELECT FROM {schema}.workflow_runs n
-            WHERE n.first_run_id = r.run_id
-                AND n.status NOT IN ('completed', 'failed', 'cancelled', 'continued')
+            WHERE n.first_run_id = r.run_id AND n.status <> 'continued'
         ))
     ORDER BY r.updated_at
     LIMIT in_limit

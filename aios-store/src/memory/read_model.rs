@@ -125,10 +125,10 @@ impl Tables {
     pub(super) fn is_wanted(&self, run_id: &str) -> bool {
         let Some(run) = self.run(run_id) else { return false };
         let parent = text(run, "parent_run_id").and_then(|parent| self.run(parent));
-        let is_continued = text(run, "status") == Some(RunStatus::Continued.as_str());
+        let is_continued = |row| text(row, "status") == Some(RunStatus::Continued.as_str());
         let mut chain = self.runs().filter(|row| text(row, "first_run_id") == Some(run_id));
         parent.is_some_and(|parent| !has_ended(parent))
-            || (is_continued && chain.any(|next| !has_ended(next)))
+            || (is_continued(run) && chain.any(|next| !is_continued(next)))
     }
 
     /// Forgets a run and its tasks.

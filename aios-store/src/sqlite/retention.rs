@@ -33,9 +33,8 @@ const GOES_ON: &str = "\
     SELECT count(*) > 0 FROM workflow_runs
     WHERE id = ?1 AND status NOT IN ('completed', 'failed', 'cancelled', 'continued')";
 
-const IS_CONTINUED: &str = "\
-    SELECT count(*) > 0 FROM workflow_runs
-    WHERE first_run_id = ?1 AND status NOT IN ('completed', 'failed', 'cancelled', 'continued')";
+const HAS_CHAIN: &str =
+    "SELECT count(*) > 0 FROM workflow_runs WHERE first_run_id = ?1 AND status <> 'continued'";
 
 const ARCHIVE: &str = "\
     INSERT INTO archived_events
@@ -154,7 +153,7 @@ fn is_wanted(connection: &Connection, run: &Ended) -> rusqlite::Result<bool> {
     if !run.is_continued {
         return Ok(false);
     }
-    connection.prepare_cached(IS_CONTINUED)?.query_row([&run.run_id], |row| row.get(0))
+    connection.prepare_cached(HAS_CHAIN)?.query_row([&run.run_id], |row| row.get(0))
 }
 
 fn take_out(connection: &Connection, run: &Ended, stream_id: i64) -> rusqlite::Result<()> {

@@ -120,3 +120,31 @@ pub async fn should_refuse_an_event_that_is_too_large(scene: Scene<'_>) {
     assert!(answers[1].is_ok());
     assert_eq!(scene.log().await.len(), 1);
 }
+
+/// Names may have 255 bytes, whatever characters they have.
+pub async fn should_keep_names_of_every_length(scene: Scene<'_>) {
+    for name in ["x".repeat(255), "ä".repeat(127), "✓".repeat(85), "x".to_owned()] {
+        let mut event = typed("test.thing.happened", &json!(1)).with_id(name.parse().unwrap());
+        event.source = name.as_str().into();
+        let (a, c) = ("a".repeat(80), "c".repeat(255 - 82 - 80));
+        event.event_type = format!("{a}.{}.{c}", "b".repeat(80)).parse().unwrap();
+        scene.append(&name, vec![event.clone()]).await;
+        let read = scene.stream(&name).await.remove(0);
+        assert_eq!((read.stream.as_str(), &read.event), (&*name, &event));
+        let repeat = scene.append(&name, vec![event]).await;
+        assert!(repeat.repeated);
+    }
+}
+
+/// A batch may be larger than what a store writes at once.
+pub async fn should_take_a_batch_of_many_large_events(scene: Scene<'_>) {
+    let text = "x".repeat(1024 * 1024);
+    let batch = (0..40).map(|number| {
+        let event = typed("test.thing.happened", &json!({ "number": number, "text": text }));
+        Append::new(stream(&format!("s/{}", number % 3)), vec![event])
+    });
+    let answers = scene.store.append(batch.collect()).await;
+    let positions: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().position).collect();
+    assert_eq!(positions, (1..=40).collect::<Vec<_>>());
+    assert_eq!(scene.stream("s/0").await.len(), 14);
+}

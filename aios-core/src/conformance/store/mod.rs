@@ -211,7 +211,9 @@ macro_rules! store_conformance {
                 should_keep_nul_characters
                 should_keep_the_first_and_the_last_moment
                 should_keep_large_data
-                should_refuse_an_event_that_is_too_large;
+                should_refuse_an_event_that_is_too_large
+                should_keep_names_of_every_length
+                should_take_a_batch_of_many_large_events;
         }
     };
     (@themes $fixture:expr; $($theme:ident: $($case:ident)+;)+) => {
