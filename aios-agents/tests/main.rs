@@ -39,6 +39,8 @@ mod workflow_identity;
 #[cfg(feature = "testing")]
 mod workflow_journals;
 mod workflow_nudges;
+#[cfg(feature = "testing")]
+mod workflow_replay;
 mod workflow_start;
 mod workflow_support;
 #[cfg(feature = "testing")]

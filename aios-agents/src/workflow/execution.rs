@@ -24,6 +24,8 @@ use super::{
 
 /// How often the code may be polled without asking for anything and without an entry.
 const BUSY: u32 = 100_000;
+/// How many polls a wake counts for that the scheduler put off: it costs a round of the scheduler.
+const DEFERRED: u32 = 20;
 /// How often the code may be polled before others get a turn.
 const BURST: u32 = 1_000;
 
@@ -262,6 +264,7 @@ impl Execution {
             return Poll::Pending;
         }
         self.alarm.expect_deferred(false);
+        self.polls += DEFERRED;
         Poll::Ready(())
     }
 
@@ -319,6 +322,9 @@ fn foreign() -> Failure {
 
 /// Why code that never gets quiet is blocked.
 fn busy() -> Failure {
-    let message = format!("the code of the workflow woke itself {BUSY} times in a row for nothing");
-    Failure::new("WORKFLOW_BUSY", message)
+    Failure::new(
+        "WORKFLOW_BUSY",
+        "the code of the workflow wakes itself again and again and asks for nothing: it has to wait \
+         for an operation, not for a condition",
+    )
 }
