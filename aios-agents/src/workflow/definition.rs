@@ -25,6 +25,12 @@ pub trait Workflow: Send + Sync + 'static {
         context: WorkflowContext,
         input: Payload,
     ) -> BoxFuture<'static, Result<Payload, WorkflowError>>;
+
+    /// How many clones of the waker it is polled with the future keeps by itself, apart from what
+    /// it awaits. For bindings of other languages; 0 for everything else.
+    fn kept_wakers(&self) -> usize {
+        0
+    }
 }
 
 /// An async function as a workflow.

@@ -46,6 +46,8 @@ pub(crate) struct Execution {
     alarm: Alarm,
     /// Whether something outside of the engine has the code's waker.
     is_watched: bool,
+    /// How many of the code's wakers the workflow itself keeps.
+    kept: usize,
     /// Wakes of the code that the scheduler has put off.
     deferred: Vec<Deferred>,
     /// Polls since the code asked for something or an entry was applied.
@@ -72,6 +74,7 @@ impl Execution {
             flushing: None,
             alarm,
             is_watched: false,
+            kept: 0,
             deferred: Vec::new(),
             polls: 0,
             fault: None,
@@ -82,6 +85,7 @@ impl Execution {
     pub(crate) fn enter(&mut self, workflow: &dyn Workflow, info: RunInfo, input: Payload) {
         let context = WorkflowContext::new(Arc::clone(&self.cell), Arc::new(info));
         let _turn = Turn::Code(self.cell.run()).begin();
+        self.kept = workflow.kept_wakers();
         self.body = Body::new(workflow, context, input);
     }
 
@@ -241,7 +245,7 @@ impl Execution {
         }
         let deferred = self.cell.watch(None);
         // What the engine does not hold may be in the list of the scheduler.
-        self.is_watched = self.alarm.wakers() > self.cell.wakers();
+        self.is_watched = self.alarm.wakers() > self.cell.wakers() + self.kept;
         let deferred = match deferred {
             None => self.is_watched.then(|| Deferred::watch().assume()),
             Some(mut deferred) => {
@@ -275,6 +279,11 @@ impl Execution {
         if !waits && self.body.is_running() && self.fault.is_none() {
             self.fault = Some(foreign());
         }
+    }
+
+    /// Whether something may wake the code that is no entry.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.is_watched && self.body.is_running()
     }
 
     /// How the code ended, if it did.

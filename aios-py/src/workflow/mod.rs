@@ -45,4 +45,9 @@ impl Workflow for PyWorkflow {
         let begin = Python::attach(|py| self.begin.clone_ref(py));
         Box::pin(Drive::new(begin, run, input, operations))
     }
+
+    /// The one of its [`Operations`].
+    fn kept_wakers(&self) -> usize {
+        1
+    }
 }

@@ -123,6 +123,7 @@ impl Driver {
             cancel_requested: entries.clone().find_map(cancel_request),
             assigned: HashMap::new(),
             turns: 0,
+            watched_until: None,
             permit: None,
         })
     }

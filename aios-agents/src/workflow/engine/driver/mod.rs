@@ -42,6 +42,8 @@ use crate::{
 
 /// Turns that a run takes without waiting before others get theirs.
 const TURNS: u32 = 64;
+/// How long a run stays in memory whose code something foreign may wake.
+const WATCH: Duration = Duration::from_secs(10);
 
 /// Why a run leaves memory.
 #[derive(Debug)]
@@ -111,6 +113,8 @@ struct Driver {
     assigned: HashMap<u64, Assignment>,
     /// Turns since the run waited last.
     turns: u32,
+    /// Until when the run stays in memory in any case, once it may rest.
+    watched_until: Option<aios_core::event::Timestamp>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -160,7 +164,10 @@ impl Driver {
             }
             let happened = poll_fn(|context| self.poll(inbox, context)).await;
             let exit = match happened {
-                Happened::Appended(result) => self.appended(result).await,
+                Happened::Appended(result) => {
+                    self.watched_until = None;
+                    self.appended(result).await
+                }
                 Happened::Told(message) => self.told(message).await,
                 Happened::Asked => None,
             };
@@ -209,7 +216,7 @@ impl Driver {
     }
 
     /// Whether nothing but timers, signals and children is waited for, none of them soon.
-    fn may_rest(&self) -> bool {
+    fn may_rest(&mut self) -> bool {
         let is_ending = self.execution.outcome().is_some() && !self.is_paused();
         let is_busy = self.append.is_some() || self.has_records() || self.look_again.is_some();
         if is_busy || is_ending || self.children.is_cancelling() {
@@ -225,7 +232,25 @@ impl Driver {
         };
         let mut active = machine.active().peekable();
         let rests = active.peek().is_some() && active.all(|(_, request)| waits(request));
-        rests && machine.next_timer().is_none_or(|due| due > soon)
+        let rests = rests && machine.next_timer().is_none_or(|due| due > soon);
+        drop(active);
+        drop(machine);
+        rests && !self.is_watched()
+    }
+
+    /// Whether the run stays to see if something foreign wakes its code, which would be lost with
+    /// the code.
+    fn is_watched(&mut self) -> bool {
+        if !self.execution.is_watched() {
+            return false;
+        }
+        let now = self.engine.clock.now();
+        let until = *self.watched_until.get_or_insert_with(|| {
+            let until = now + WATCH;
+            self.engine.timers.set(until, &self.run_id, 0);
+            until
+        });
+        now < until
     }
 
     /// Says that a blocked run goes on, once it does: one that is paused still stands still.
