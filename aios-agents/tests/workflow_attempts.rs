@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::{prelude::*, runtime::EngineOptions};
+use aios_agents::{prelude::*, runtime::EngineOptions, workflow::Target};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     broker::{Deliveries, Delivery, Group, Settlement, Subscription},
@@ -175,6 +175,25 @@ async fn should_tell_agents_that_a_task_was_cancelled() {
     eventually("it began", || async { patient.began.load(Ordering::SeqCst) }).await;
     run.cancel("no longer needed").await.unwrap();
     eventually("the agent knows", || async { patient.cancelled.load(Ordering::SeqCst) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_name_the_agent_that_there_is_not() {
+    async fn ask(context: WorkflowContext, id: String) -> Result<u32, WorkflowError> {
+        context.task(Target::agent("doubler", id), &1).retry(RetryPolicy::never()).await
+    }
+    let builder = runtime(&store()).agent("doubler", Doubler::default()).workflow("ask", ask);
+    let runtime = builder.start().await.unwrap();
+    for (id, text) in [
+        ("seven", "no agent of type doubler with the id seven takes tasks"),
+        ("agent 7", "the id of an agent consists of"),
+    ] {
+        let run = runtime.start("ask", id).await.unwrap();
+        let error = result::<u32>(&run).await.unwrap_err();
+        let failure = error.failure().unwrap();
+        assert_eq!(failure.code, "AGENT_NOT_FOUND");
+        assert!(failure.message.starts_with(text), "{failure}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,8 +40,27 @@ pub(crate) fn group_of(agent_type: &Segment) -> Result<Group, InvalidName> {
     Group::new(format!("agents.{agent_type}"))
 }
 
-/// The mailbox of one agent; an error for an id that no agent can have.
-pub(crate) fn mailbox_of(agent_type: &Segment, agent_id: &str) -> Result<Mailbox, InvalidName> {
-    Mailbox::new(agent_id)?;
-    Mailbox::new(format!("agents.{agent_type}.{agent_id}"))
+/// An id that no agent can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the id of an agent consists of [A-Za-z0-9._-] and is not empty or too long, unlike {:?}", .0.text)]
+pub(crate) struct InvalidAgentId(pub(super) InvalidName);
+
+/// The mailbox of one agent.
+pub(crate) fn mailbox_of(agent_type: &Segment, agent_id: &str) -> Result<Mailbox, InvalidAgentId> {
+    let id = Mailbox::new(agent_id).map_err(InvalidAgentId)?;
+    let cut = |_| InvalidAgentId(InvalidName { text: id.as_str().to_owned() });
+    Mailbox::new(format!("agents.{agent_type}.{agent_id}")).map_err(cut)
+}
+
+/// What to say if no agent takes the tasks that a type, or one agent, was given.
+pub(crate) fn no_agent(agent_type: &str, mailbox: Option<&Mailbox>) -> String {
+    let agent_id = mailbox.and_then(|mailbox| {
+        mailbox.as_str().strip_prefix("agents.")?.strip_prefix(agent_type)?.strip_prefix('.')
+    });
+    match agent_id {
+        Some(agent_id) => {
+            format!("no agent of type {agent_type} with the id {agent_id} takes tasks")
+        }
+        None => format!("no agent of type {agent_type} takes tasks"),
+    }
 }

@@ -65,6 +65,6 @@ pub use self::{
     typed::{Boxed, Dynamic, IntoDynAgent, Typed, TypedAgent},
 };
 pub(crate) use self::{
-    events::{group_of, mailbox_of},
+    events::{group_of, mailbox_of, no_agent},
     similar::most_similar,
 };

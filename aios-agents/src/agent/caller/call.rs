@@ -3,7 +3,7 @@ use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
 use aios_core::{
     BoxFuture,
     agent::{Segment, TaskAssigned, TaskError, TaskId},
-    broker::{BrokerError, BrokerExt, Publish},
+    broker::{BrokerError, BrokerExt, Mailbox, Publish},
     clock::ClockExt,
     event::{Event, EventError, EventId, EventType, Metadata, Payload},
     failure::Failure,
@@ -13,7 +13,10 @@ use super::{
     Answer, Caller, Inner,
     pending::{Expected, Waiting},
 };
-use crate::agent::{codes, events::mailbox_of};
+use crate::agent::{
+    codes,
+    events::{mailbox_of, no_agent},
+};
 
 /// A task that is about to be given; see [`Caller::task`].
 #[must_use = "a task is only given when it is awaited"]
@@ -70,7 +73,9 @@ impl TaskCall {
             assignment: publish.event.id.to_string().into(),
         };
         let (waiting, answer) = Waiting::new(&inner.pending, task_id, expected);
-        inner.broker.publish_one(publish).await.map_err(|error| refused(&error))?;
+        let (event_type, to) = (publish.event.event_type.clone(), publish.to.clone());
+        let published = inner.broker.publish_one(publish).await;
+        published.map_err(|error| not_given(&error, &event_type, to.as_ref()))?;
         let answer = tokio::select! {
             biased;
             answer = answer => answer.unwrap_or_else(|_| Err(refused(&BrokerError::Closed))),
@@ -129,12 +134,19 @@ fn terminal<E: std::error::Error + 'static>(code: &'static str) -> impl Fn(E) ->
     move |error| TaskError::terminal(Failure::from_error(code, &error))
 }
 
+/// The broker did not take the task.
+fn not_given(error: &BrokerError, event_type: &EventType, to: Option<&Mailbox>) -> TaskError {
+    let mut refused = refused(error);
+    if let BrokerError::Unroutable { .. } = error {
+        let message = no_agent(event_type.entity(), to);
+        refused.failure = Failure::new(codes::AGENT_NOT_FOUND, message);
+    }
+    refused
+}
+
 fn refused(error: &BrokerError) -> TaskError {
-    let code = match error {
-        BrokerError::Unroutable { .. } => codes::AGENT_NOT_FOUND,
-        error => error.code(),
-    };
-    TaskError { failure: Failure::from_error(code, error), retryable: error.is_retryable() }
+    let failure = Failure::from_error(error.code(), error);
+    TaskError { failure, retryable: error.is_retryable() }
 }
 
 fn timed_out(after: Duration) -> TaskError {

@@ -118,7 +118,7 @@ impl HostedType {
     }
 
     fn mailbox_subscription(&self, agent: &RegisteredAgent) -> Result<Subscription, AgentError> {
-        let mailbox = mailbox_of(&self.agent_type, &agent.id)?;
+        let mailbox = mailbox_of(&self.agent_type, &agent.id).map_err(|invalid| invalid.0)?;
         Ok(Subscription::mailbox(mailbox).with_prefetch(self.definition.concurrency))
     }
 }

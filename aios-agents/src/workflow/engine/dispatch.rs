@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::{Engine, Message};
-use crate::agent::most_similar;
+use crate::agent::{most_similar, no_agent};
 
 /// Tasks published at once.
 const BATCH: usize = 256;
@@ -105,10 +105,9 @@ fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
             let agent = event_type.entity();
             counter!("aios_tasks_without_agent_total", "agent_type" => agent.to_owned())
                 .increment(1);
-            (
-                "AGENT_NOT_FOUND",
-                format!("no agent of type {agent} takes tasks{}", hint(agent, &engine.agent_types)),
-            )
+            let (to, hosted) = (dispatch.publish.to.as_ref(), &engine.agent_types);
+            let hint = if to.is_none() { hint(agent, hosted) } else { String::new() };
+            ("AGENT_NOT_FOUND", no_agent(agent, to) + &hint)
         }
         other => (other.code(), Chain(other).to_string()),
     };
