@@ -8,6 +8,17 @@
 //! Whatever depends on time, chance or the outside belongs into a step, a task, or
 //! [`now`](WorkflowContext::now), [`random`](WorkflowContext::random),
 //! [`uuid`](WorkflowContext::uuid).
+//!
+//! Branches may run side by side with `join!`, `join_all` or `FuturesUnordered` and share channels,
+//! locks and semaphores. [`select!`](crate::select) and [`race`] choose between operations: the
+//! winner is the outcome that stands first in the journal. The `select!` macros of tokio and
+//! futures poll in random order, so that branches which begin operations of their own do not
+//! replay.
+//!
+//! Only the code of the run may use its context: not a step, a spawned task or another run, where
+//! every call fails with `OPERATION_OUTSIDE_WORKFLOW`. The code may await nothing that is not
+//! recorded, as a timer of tokio: the run is blocked then with `FOREIGN_AWAIT`. Code that wakes
+//! itself without end is blocked with `WORKFLOW_BUSY`.
 
 mod alarm;
 mod body;
