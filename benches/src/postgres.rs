@@ -13,7 +13,7 @@ use aios_core::{
 };
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -80,7 +80,7 @@ impl Bare {
             ),
             format!("INSERT INTO {schema}.event_sources (name) VALUES ('bench')"),
         ] {
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut bare.connection).await.unwrap();
+            sqlx::raw_sql(&sql).execute(&mut bare.connection).await.unwrap();
         }
         bare
     }
@@ -112,7 +112,7 @@ impl Bare {
         let (streams, ones) = (self.streams, vec![1_i32; rows.len()]);
         let versions = places.iter().map(|place| i32::try_from(place / streams + 1).unwrap());
         let versions: Vec<i32> = versions.collect();
-        sqlx::query(AssertSqlSafe(self.insert.clone()))
+        sqlx::query(&self.insert)
             .bind(events.iter().map(|event| event.id.key()).collect::<Vec<Uuid>>())
             .bind(places.iter().map(|place| number(place + 1)).collect::<Vec<i64>>())
             .bind(places.iter().map(|place| number(place % streams + 1)).collect::<Vec<i64>>())

@@ -11,6 +11,7 @@
 pub mod postgres;
 pub mod program;
 pub mod rabbitmq;
+pub mod socket;
 
 /// Says that a test is skipped, because something it needs is not there.
 ///

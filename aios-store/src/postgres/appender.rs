@@ -7,7 +7,7 @@ use super::{
     batch::Batch,
     callers::{Caller, dismiss, too_late},
     commit::{Committed, Committer},
-    error::{is_lost, is_passing, is_poison},
+    error::{is_lost, is_passing, is_poison, is_read_only},
     lent::Lent,
     load::Load,
     pool::Database,
@@ -114,16 +114,26 @@ impl Appender {
                 self.connection = Some(connection);
                 Attempt::Answered(committed)
             }
+            Some(Err(error)) if is_read_only(&error) => {
+                self.database.discard_idle();
+                self.forget();
+                Attempt::Refused(error)
+            }
             Some(Err(error)) if !is_lost(&error) => {
                 self.connection = Some(connection);
                 Attempt::Refused(error)
             }
             None | Some(Err(_)) => {
-                self.committer.forget();
-                self.answering.tail.clear();
+                self.forget();
                 Attempt::Lost
             }
         }
+    }
+
+    /// Forgets what is known of the log: the next connection may lead to another server.
+    fn forget(&mut self) {
+        self.committer.forget();
+        self.answering.tail.clear();
     }
 
     async fn connect(&mut self) -> sqlx::Result<Lent> {

@@ -2,7 +2,7 @@ use aios_core::store::{Checkpoints, StoreError};
 use async_trait::async_trait;
 use sqlx::Row;
 
-use super::PostgresStore;
+use super::{PostgresStore, statement::Statement};
 
 const LOAD: &str = "SELECT position FROM {schema}.checkpoints WHERE reader = $1";
 
@@ -16,7 +16,7 @@ impl Checkpoints for PostgresStore {
     async fn load_checkpoint(&self, reader: &str) -> Result<u64, StoreError> {
         let operation = "load a checkpoint";
         let database = &self.0.database;
-        let query = sqlx::query(database.schema().fill(LOAD)).bind(reader);
+        let query = Statement::new(database.schema().fill(LOAD)).bind(reader);
         let rows = database.fetch_all(operation, query).await?;
         let Some(row) = rows.first() else { return Ok(0) };
         let position: i64 = row.try_get(0).map_err(|error| database.error(operation, error))?;
@@ -26,7 +26,7 @@ impl Checkpoints for PostgresStore {
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
         let database = &self.0.database;
         let position = i64::try_from(position).unwrap_or(i64::MAX);
-        let query = sqlx::query(database.schema().fill(SAVE)).bind(reader).bind(position);
+        let query = Statement::new(database.schema().fill(SAVE)).bind(reader).bind(position);
         database.fetch_all("save a checkpoint", query).await.map(drop)
     }
 }

@@ -1,12 +1,11 @@
 use aios_core::event::Event;
-use sqlx::SqlStr;
 use uuid::Uuid;
 
 use super::{
     batch::{Admitted, Batch},
     changes::ChangeSets,
     names::UsedNames,
-    pool::Statement,
+    statement::{Sql, Statement},
     streams::{Ends, Known},
     texts::Texts,
 };
@@ -94,19 +93,19 @@ impl Columns {
     /// # Errors
     ///
     /// If what changes can't be written as JSON.
-    pub(super) fn known_statement<'q>(
-        &'q self,
-        sql: SqlStr,
-        batch: &'q Batch,
-        numbers: &'q Numbers,
+    pub(super) fn known_statement(
+        &self,
+        sql: Sql,
+        batch: &Batch,
+        numbers: &Numbers,
         ends: &Ends,
-    ) -> sqlx::Result<Statement<'q>> {
+    ) -> sqlx::Result<Statement> {
         let stream_ids: Vec<_> = self.of_streams(&ends.ids).collect();
         let heads = self.of_streams(&ends.heads).zip(&self.offsets);
         let versions: Vec<_> =
             heads.map(|(head, offset)| Some(head?.saturating_add((*offset).into()))).collect();
         let (shards, epochs) = fences(batch);
-        Ok(sqlx::query(sql)
+        Ok(Statement::new(sql)
             .bind(stream_ids)
             .bind(versions)
             .bind(&self.ids)
@@ -133,18 +132,18 @@ impl Columns {
     /// # Errors
     ///
     /// If what changes can't be written as JSON.
-    pub(super) fn statement<'q>(
-        &'q self,
-        sql: SqlStr,
-        batch: &'q Batch,
-        numbers: &'q Numbers,
-        known: &'q Known,
-    ) -> sqlx::Result<Statement<'q>> {
+    pub(super) fn statement(
+        &self,
+        sql: Sql,
+        batch: &Batch,
+        numbers: &Numbers,
+        known: &Known,
+    ) -> sqlx::Result<Statement> {
         let streams: Vec<&str> = batch.streams().iter().map(|stream| stream.id.as_str()).collect();
         let expected: Vec<Option<i64>> =
             batch.streams().iter().map(|stream| stream.expected.map(signed)).collect();
         let (shards, epochs) = fences(batch);
-        Ok(sqlx::query(sql)
+        Ok(Statement::new(sql)
             .bind(streams)
             .bind(expected)
             .bind(shards)

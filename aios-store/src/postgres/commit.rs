@@ -1,4 +1,4 @@
-use sqlx::{PgConnection, Row, SqlStr};
+use sqlx::{PgConnection, Row};
 
 use super::{
     batch::Batch,
@@ -7,6 +7,7 @@ use super::{
     names::Names,
     one::{self, One},
     pool::Database,
+    statement::Sql,
     streams::{Ends, Known, Streams},
     verdicts::{Answers, Verdicts},
 };
@@ -20,9 +21,9 @@ pub(super) struct Committed {
 
 /// Commits batches, each in one round trip.
 pub(super) struct Committer {
-    call: SqlStr,
-    call_known: SqlStr,
-    call_one: SqlStr,
+    call: Sql,
+    call_known: Sql,
+    call_one: Sql,
     database: Database,
     types: Names,
     sources: Names,

@@ -1,10 +1,13 @@
-use std::{io::ErrorKind, sync::Arc, time::Duration};
+use std::{fmt, io::ErrorKind, sync::Arc, time::Duration};
 
 use aios_core::store::StoreError;
 use sqlx::Error;
 
 /// What this adapter calls itself in errors.
 pub(super) const BACKEND: &str = "postgres";
+
+/// The database that the URL names does not exist.
+const NO_DATABASE: &str = "3D000";
 
 /// Shortest time after which a limit of the server's own can have struck; only for messages.
 const UNKNOWN: Duration = Duration::ZERO;
@@ -17,14 +20,19 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
         Error::PoolClosed => StoreError::Closed,
         Error::PoolTimedOut => StoreError::Timeout { operation, after: UNKNOWN },
         Error::ColumnDecode { .. } | Error::Decode(_) => {
-            StoreError::Corrupt { database: database.to_owned(), reason: error.to_string() }
+            StoreError::Corrupt { database: database.to_owned(), reason: Cause(error).to_string() }
+        }
+        Error::Configuration(_) => {
+            let reason = format!("the PostgreSQL connection: {error}");
+            StoreError::InvalidConfiguration { reason }
         }
         _ => match code(&error) {
             Some("53100") => StoreError::Full { database: database.to_owned() },
-            Some("XX001" | "XX002") => {
-                StoreError::Corrupt { database: database.to_owned(), reason: error.to_string() }
-            }
-            _ => backend(operation, is_passing(&error), error),
+            Some("XX001" | "XX002") => StoreError::Corrupt {
+                database: database.to_owned(),
+                reason: Cause(error).to_string(),
+            },
+            _ => backend(operation, is_passing(&error), Cause(error)),
         },
     }
 }
@@ -36,6 +44,39 @@ pub(super) fn backend(
     source: impl std::error::Error + Send + Sync + 'static,
 ) -> StoreError {
     StoreError::Backend { backend: BACKEND, operation, retryable, source: Arc::new(source) }
+}
+
+/// What the driver or the server said, once: the driver's own errors repeat their sources, and where
+/// in PostgreSQL's source code the server noticed.
+#[derive(Debug)]
+struct Cause(Error);
+
+impl std::error::Error for Cause {}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Error::Database(said) = &self.0 else { return self.0.fmt(formatter) };
+        formatter.write_str(said.message())?;
+        match code(&self.0) {
+            Some(NO_DATABASE) => write!(formatter, "; {}", remedy(said.message())),
+            Some(code) => write!(formatter, " (SQLSTATE {code})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How to create the database that the message names in quotes.
+fn remedy(message: &str) -> String {
+    match message.split('"').nth(1) {
+        Some(name) => format!("create it, for example with: createdb {name}"),
+        None => "create it, for example with createdb".to_owned(),
+    }
+}
+
+/// Whether the connection leads to a server that only reads, such as one that was the primary before
+/// a failover. The statement did nothing, and a new connection may lead to another server.
+pub(super) fn is_read_only(error: &Error) -> bool {
+    code(error) == Some("25006")
 }
 
 /// Whether the connection is gone, so that nobody knows what became of the last statement.

@@ -4,11 +4,7 @@ use aios_core::store::{Epoch, Lease, Leases, Owner, Shard, StoreError};
 use async_trait::async_trait;
 use sqlx::{Row, postgres::PgRow};
 
-use super::{
-    PostgresStore,
-    moment::Moment,
-    pool::{Database, Statement},
-};
+use super::{PostgresStore, moment::Moment, pool::Database, statement::Statement};
 
 const ACQUIRE: &str =
     "SELECT shard, epoch, owner, expires_at FROM {schema}.acquire($1, $2, $3) ORDER BY shard";
@@ -45,7 +41,7 @@ impl Leases for PostgresStore {
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         let shards: Vec<i32> = shards.iter().map(|shard| shard.0.into()).collect();
-        let query = sqlx::query(self.0.database.schema().fill(ACQUIRE))
+        let query = Statement::new(self.0.database.schema().fill(ACQUIRE))
             .bind(shards)
             .bind(owner.as_str())
             .bind(micros(time_to_live));
@@ -65,7 +61,7 @@ impl Leases for PostgresStore {
     }
 
     async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
-        let query = sqlx::query(self.0.database.schema().fill(LIVE));
+        let query = Statement::new(self.0.database.schema().fill(LIVE));
         fetch(&self.0.database, "read leases", query).await
     }
 }
@@ -82,7 +78,7 @@ impl PostgresStore {
         let epochs: Vec<i64> =
             leases.iter().map(|lease| i64::try_from(lease.epoch.0).unwrap_or(i64::MAX)).collect();
         let owners: Vec<&str> = leases.iter().map(|lease| lease.owner.as_str()).collect();
-        let query = sqlx::query(self.0.database.schema().fill(EXTEND))
+        let query = Statement::new(self.0.database.schema().fill(EXTEND))
             .bind(shards)
             .bind(epochs)
             .bind(owners)
@@ -94,7 +90,7 @@ impl PostgresStore {
 async fn fetch(
     database: &Database,
     operation: &'static str,
-    query: Statement<'_>,
+    query: Statement,
 ) -> Result<Vec<Lease>, StoreError> {
     let rows = database.fetch_all(operation, query).await?;
     rows.iter().map(|row| lease(row).map_err(|error| database.error(operation, error))).collect()

@@ -54,6 +54,7 @@ mod read_model;
 mod rebuild;
 mod retention;
 mod schema;
+mod statement;
 mod streams;
 mod tail;
 mod texts;

@@ -3,9 +3,13 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use sqlx::{PgConnection, Row, SqlStr};
+use sqlx::{PgConnection, Row};
 
-use super::{pool::Database, schema::Schema};
+use super::{
+    pool::Database,
+    schema::Schema,
+    statement::{Sql, Statement},
+};
 
 /// Names whose number is remembered; more than that start anew.
 const REMEMBERED: usize = 16_384;
@@ -15,8 +19,8 @@ const REMEMBERED: usize = 16_384;
 /// What is remembered was committed, so it is right as long as the server is the same.
 pub(super) struct Names {
     known: RwLock<HashMap<Arc<str>, i32>>,
-    find: SqlStr,
-    insert: SqlStr,
+    find: Sql,
+    insert: Sql,
 }
 
 impl Names {
@@ -80,7 +84,7 @@ impl Names {
         }
         let missing: Vec<&str> =
             names.iter().copied().filter(|name| !found.contains_key(*name)).collect();
-        let insert = sqlx::query(self.insert.clone()).bind(missing);
+        let insert = Statement::new(self.insert.clone()).bind(missing);
         database.run(connection, insert).await?;
         self.find(connection, database, names).await
     }
@@ -91,7 +95,7 @@ impl Names {
         database: &Database,
         names: &[&str],
     ) -> sqlx::Result<HashMap<Arc<str>, i32>> {
-        let find = sqlx::query(self.find.clone()).bind(names);
+        let find = Statement::new(self.find.clone()).bind(names);
         let rows = database.run(connection, find).await?;
         rows.iter().map(|row| Ok((row.try_get::<String, _>(1)?.into(), row.try_get(0)?))).collect()
     }

@@ -1,7 +1,11 @@
 use aios_core::{event::Event, projection::is_projected, store::Fence};
-use sqlx::SqlStr;
 
-use super::{batch::Batch, columns::signed, pool::Statement, streams::Known};
+use super::{
+    batch::Batch,
+    columns::signed,
+    statement::{Sql, Statement},
+    streams::Known,
+};
 
 /// A batch of one event that changes no read model, for a stream whose end is known: what a process
 /// that is not busy appends most, and what it waits for longest.
@@ -35,8 +39,8 @@ impl<'q> One<'q> {
     }
 
     /// The call, whose type and source were given numbers before.
-    pub(super) fn statement(&self, sql: SqlStr, event_type: i32, source: i32) -> Statement<'q> {
-        sqlx::query(sql)
+    pub(super) fn statement(&self, sql: Sql, event_type: i32, source: i32) -> Statement {
+        Statement::new(sql)
             .bind(self.stream_id)
             .bind(self.head)
             .bind(self.expirations)

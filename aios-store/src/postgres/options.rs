@@ -13,6 +13,21 @@ use super::{
 };
 use crate::admission::MAX_EVENT_BYTES;
 
+/// Limits of durations: `statement_timeout` and `lock_timeout` are milliseconds in 31 bits, of which 0
+/// would mean for ever.
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_secs(24 * 86_400);
+
+/// PostgreSQL's own limit of `max_connections`.
+const MAX_CONNECTIONS: u32 = 262_143;
+
+/// Half of the longest message that PostgreSQL takes, in bytes.
+const LARGEST: usize = 1 << 29;
+
+fn invalid(reason: String) -> StoreError {
+    StoreError::InvalidConfiguration { reason }
+}
+
 /// What stands between this process and the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -209,14 +224,39 @@ impl PostgresOptions {
         format!("postgres://{host}:{port}/{database}#{}", self.schema.name())
     }
 
-    /// Refuses what could only be ignored.
+    /// Refuses what the server can't do, and what could only be ignored.
     pub(super) fn check(&self) -> Result<(), StoreError> {
+        for (name, duration) in [
+            ("connect_timeout", self.connect_timeout),
+            ("statement_timeout", self.statement_timeout),
+            ("lock_timeout", self.lock_timeout),
+            ("append_timeout", self.append_timeout),
+        ] {
+            if duration < SHORTEST || duration > LONGEST {
+                return Err(invalid(format!("{name} is {duration:?}; it has 1 ms to 24 days")));
+            }
+        }
+        if self.max_connections > MAX_CONNECTIONS {
+            let connections = self.max_connections;
+            let reason = format!(
+                "max_connections is {connections}; PostgreSQL allows at most {MAX_CONNECTIONS}"
+            );
+            return Err(invalid(reason));
+        }
+        let bytes = self.max_event_bytes;
+        if !(1..=LARGEST).contains(&bytes) {
+            return Err(invalid(format!("max_event_bytes is {bytes}; it is 1 to {LARGEST}")));
+        }
+        self.check_encryption()
+    }
+
+    fn check_encryption(&self) -> Result<(), StoreError> {
         if matches!(self.source, Source::Connect(_)) || self.encryption.is_unsaid() {
             return Ok(());
         }
         let reason = "a pool that was handed in is encrypted as it is; the listening URL can name \
                       sslmode, sslrootcert, sslcert and sslkey for itself";
-        Err(StoreError::InvalidConfiguration { reason: reason.to_owned() })
+        Err(invalid(reason.to_owned()))
     }
 
     pub(super) fn connect_options(&self) -> PgConnectOptions {
@@ -275,6 +315,24 @@ mod tests {
         let error = PostgresOptions::new("postgres://me:geheim@host:port").unwrap_err();
         assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
         assert!(!format!("{error:?}").contains("geheim"));
+    }
+
+    #[test]
+    fn should_refuse_limits_that_make_no_sense() {
+        let options = || PostgresOptions::new("postgres://me@host/db").unwrap();
+        assert!(options().check().is_ok());
+        for options in [
+            options().with_connect_timeout(Duration::ZERO),
+            options().with_statement_timeout(Duration::ZERO),
+            options().with_statement_timeout(Duration::from_micros(10)),
+            options().with_lock_timeout(Duration::from_secs(30 * 86_400)),
+            options().with_append_timeout(Duration::MAX),
+            options().with_max_connections(u32::MAX),
+            options().with_max_event_bytes(0),
+            options().with_max_event_bytes(usize::MAX),
+        ] {
+            assert_eq!(options.check().unwrap_err().code(), "INVALID_STORE_CONFIGURATION");
+        }
     }
 
     #[test]

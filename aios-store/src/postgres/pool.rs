@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     future::Future,
     pin::pin,
     sync::{
@@ -14,28 +15,27 @@ use aios_core::{
     store::StoreError,
 };
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, Execute, PgConnection, PgPool, Postgres, SqlSafeStr,
-    SqlStr,
-    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
-    query::Query,
+    ConnectOptions, Connection, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 
 use super::{
-    error::{is_lost, store_error},
+    error::{is_lost, is_read_only, store_error},
     lent::Lent,
     options::{Pooler, PostgresOptions, Source},
     schema::{MigrateError, Schema, migrate},
+    statement::Statement,
 };
 
 /// How much longer than the server this side waits for a statement, so that the server's own answer
 /// arrives if there is one.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How long one more attempt to connect may take that only finds out the cause.
+const PROBE: Duration = Duration::from_secs(1);
+
 /// Statements kept prepared on each connection; this adapter has fewer.
 const STATEMENTS: usize = 64;
-
-/// A statement with its arguments.
-pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
 /// The way to the server: connections, and a limit to every wait.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ struct Inner {
     name: String,
     pooler: Pooler,
     /// Begins a transaction.
-    begin: SqlStr,
+    begin: Cow<'static, str>,
     connect_timeout: Duration,
     statement_timeout: Duration,
     clock: Arc<dyn Clock>,
@@ -127,7 +127,37 @@ impl Database {
     /// A connection of the pool.
     pub(super) async fn acquire(&self) -> Result<Lent, StoreError> {
         let connection = self.try_acquire().await;
-        self.answer("connect", self.connect_timeout(), connection)
+        self.connected(connection).await
+    }
+
+    async fn connected(&self, connection: Option<sqlx::Result<Lent>>) -> Result<Lent, StoreError> {
+        match connection {
+            None | Some(Err(sqlx::Error::PoolTimedOut)) => Err(self.unreachable().await),
+            connection => self.answer("connect", self.connect_timeout(), connection),
+        }
+    }
+
+    /// Why there was no connection in time. The pool, which tries again and again, does not say, so
+    /// that one more is tried, unless the pool is full and others keep its connections.
+    async fn unreachable(&self) -> StoreError {
+        let pool = &self.0.pool;
+        if pool.size() < pool.options().get_max_connections() {
+            let options = pool.connect_options();
+            let probe = self.within(PROBE, PgConnection::connect_with(&options)).await;
+            if let Some(Err(error)) = probe {
+                return self.error("connect", error);
+            }
+        }
+        StoreError::Timeout { operation: "connect", after: self.connect_timeout() }
+    }
+
+    /// Closes the connections that nobody uses: they may lead to a server that is not the right one
+    /// any more.
+    pub(super) fn discard_idle(&self) {
+        for _ in 0..self.0.pool.num_idle() {
+            let Some(mut connection) = self.0.pool.try_acquire() else { break };
+            connection.close_on_drop();
+        }
     }
 
     /// As [`acquire`](Self::acquire), with the driver's own error; `None` when the time is up.
@@ -151,24 +181,20 @@ impl Database {
         self.try_acquire().await
     }
 
-    /// Runs one statement by itself, and returns its rows. If the connection turns out to be dead it
-    /// is run on another one, so that it must do no harm to run it twice.
+    /// Runs one statement by itself, and returns its rows. If the connection turns out to be dead,
+    /// or to lead to a server that only reads, it is run on another one, so that it must do no harm to
+    /// run it twice.
     pub(super) async fn fetch_all(
         &self,
         operation: &'static str,
-        mut query: Statement<'_>,
+        query: Statement,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let encoded = query.take_arguments().map_err(sqlx::Error::Encode);
-        let arguments = encoded.map_err(|error| self.error(operation, error))?.unwrap_or_default();
-        let sql = query.sql();
-        let again = sqlx::query_with(sql.clone(), arguments.clone());
-        let mut rows = self.fetch(self.acquire().await?, again).await;
+        let mut rows = self.fetch(self.acquire().await?, query.clone()).await;
         if let Some(Err(error)) = &rows
-            && is_lost(error)
+            && (is_lost(error) || is_read_only(error))
         {
-            let query = sqlx::query_with(sql, arguments);
             let connection = self.acquire_alive().await;
-            let connection = self.answer("connect", self.connect_timeout(), connection)?;
+            let connection = self.connected(connection).await?;
             rows = self.fetch(connection, query).await;
         }
         self.answer(operation, self.limit(), rows)
@@ -178,7 +204,7 @@ impl Database {
     pub(super) async fn fetch_once(
         &self,
         operation: &'static str,
-        query: Statement<'_>,
+        query: Statement,
     ) -> Result<Vec<PgRow>, StoreError> {
         let rows = self.fetch(self.acquire().await?, query).await;
         self.answer(operation, self.limit(), rows)
@@ -187,11 +213,13 @@ impl Database {
     async fn fetch(
         &self,
         mut connection: Lent,
-        query: Statement<'_>,
+        query: Statement,
     ) -> Option<sqlx::Result<Vec<PgRow>>> {
         let rows = self.within(self.limit(), self.run(&mut connection, query)).await?;
-        if !rows.as_ref().is_err_and(is_lost) {
-            connection.give_back();
+        match &rows {
+            Err(error) if is_read_only(error) => self.discard_idle(),
+            Err(error) if is_lost(error) => {}
+            _ => connection.give_back(),
         }
         Some(rows)
     }
@@ -201,7 +229,7 @@ impl Database {
     pub(super) async fn run(
         &self,
         connection: &mut PgConnection,
-        statement: Statement<'_>,
+        statement: Statement,
     ) -> sqlx::Result<Vec<PgRow>> {
         if self.pooler().prepares() {
             return statement.fetch_all(connection).await;
@@ -250,7 +278,7 @@ impl Database {
     }
 
     /// Begins a transaction, where nobody else began one.
-    pub(super) fn begin(&self) -> SqlStr {
+    pub(super) fn begin(&self) -> Cow<'static, str> {
         self.0.begin.clone()
     }
 
@@ -264,9 +292,9 @@ impl Database {
 }
 
 /// Begins a transaction; with the limits in the same round trip where no session keeps them.
-fn begin(options: &PostgresOptions) -> SqlStr {
+fn begin(options: &PostgresOptions) -> Cow<'static, str> {
     if options.pooler.keeps_sessions() {
-        return "BEGIN".into_sql_str();
+        return "BEGIN".into();
     }
     let (statement, lock) = (options.statement_timeout, options.lock_timeout);
     let sql = format!(
@@ -275,7 +303,7 @@ fn begin(options: &PostgresOptions) -> SqlStr {
         statement.as_millis(),
         lock.as_millis()
     );
-    AssertSqlSafe(sql).into_sql_str()
+    sql.into()
 }
 
 fn pool(options: &PostgresOptions) -> PgPool {
@@ -298,7 +326,8 @@ fn session(connect: PgConnectOptions, options: &PostgresOptions) -> PgConnectOpt
     connect.options([
         ("statement_timeout", options.statement_timeout.as_millis().to_string()),
         ("lock_timeout", options.lock_timeout.as_millis().to_string()),
-        ("default_transaction_isolation", "read committed".to_owned()),
+        // The driver leaves it to its user to escape spaces.
+        ("default_transaction_isolation", r"read\ committed".to_owned()),
     ])
 }
 

@@ -2,11 +2,12 @@ use aios_core::{
     event::Pattern,
     store::{MAX_PAGE, RecordedEvent, StoreError, StreamId},
 };
-use sqlx::{Row, SqlStr, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 
 use super::{
-    pool::{Database, Statement},
+    pool::Database,
     schema::Schema,
+    statement::{Sql, Statement},
 };
 use crate::rows::StoredEvent;
 
@@ -40,17 +41,17 @@ const STREAM_PAGE: &str = "\
 const HEAD: &str = "SELECT coalesce(max(position), 0) FROM {schema}.events";
 
 /// The statement that reads a page of the log: after `$1`, at most `$2`.
-pub(super) fn log_page(schema: &Schema) -> SqlStr {
+pub(super) fn log_page(schema: &Schema) -> Sql {
     schema.fill(&READ.replace("{page}", LOG_PAGE))
 }
 
 /// The statement that reads the log after `$1` and up to `$2` without the types that `$3` matches.
-fn log_range(schema: &Schema) -> SqlStr {
+fn log_range(schema: &Schema) -> Sql {
     schema.fill(&READ.replace("{page}", LOG_RANGE))
 }
 
 /// The statement that reads a page of the stream `$3`: after `$1`, at most `$2`.
-pub(super) fn stream_page(schema: &Schema) -> SqlStr {
+pub(super) fn stream_page(schema: &Schema) -> Sql {
     schema.fill(&READ.replace("{page}", STREAM_PAGE))
 }
 
@@ -69,7 +70,7 @@ pub(super) async fn read_log_except(
     up_to: u64,
     except: &[Pattern],
 ) -> Result<Vec<RecordedEvent>, StoreError> {
-    let query = sqlx::query(log_range(database.schema()))
+    let query = Statement::new(log_range(database.schema()))
         .bind(signed(after))
         .bind(signed(up_to))
         .bind(except.iter().map(regex).collect::<Vec<_>>());
@@ -98,7 +99,7 @@ pub(super) async fn read_stream(
 
 pub(super) async fn head(database: &Database) -> Result<u64, StoreError> {
     let operation = "read the head of the log";
-    let query = sqlx::query(database.schema().fill(HEAD));
+    let query = Statement::new(database.schema().fill(HEAD));
     let rows = database.fetch_all(operation, query).await?;
     let head: Option<i64> = match rows.first() {
         Some(row) => row.try_get(0).map_err(|error| database.error(operation, error))?,
@@ -107,9 +108,9 @@ pub(super) async fn head(database: &Database) -> Result<u64, StoreError> {
     Ok(head.and_then(|head| u64::try_from(head).ok()).unwrap_or_default())
 }
 
-fn page<'q>(sql: SqlStr, after: u64, limit: usize) -> Statement<'q> {
+fn page(sql: Sql, after: u64, limit: usize) -> Statement {
     let limit = i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX);
-    sqlx::query(sql).bind(signed(after)).bind(limit)
+    Statement::new(sql).bind(signed(after)).bind(limit)
 }
 
 /// A position or version beyond `i64::MAX` is after everything.
@@ -173,14 +174,12 @@ mod tests {
         let Some(server) = PostgresServer::start() else { return };
         PostgresStore::connect_with(PostgresOptions::new(&server.url()).unwrap()).await.unwrap();
         let schema = Schema::default();
-        server.sql(schema.fill(FILL).as_str());
+        server.sql(&schema.fill(FILL));
         server.sql("ANALYZE");
-        let log = plan(&server, log_page(&schema).as_str(), "bigint, bigint", "5, 10");
-        let stream =
-            plan(&server, stream_page(&schema).as_str(), "bigint, bigint, text", "5, 10, 's/7'");
-        let range =
-            plan(&server, log_range(&schema).as_str(), "bigint, bigint, text[]", "5, 10, '{^a}'");
-        let head = plan(&server, schema.fill(HEAD).as_str(), "bigint", "1");
+        let log = plan(&server, &log_page(&schema), "bigint, bigint", "5, 10");
+        let stream = plan(&server, &stream_page(&schema), "bigint, bigint, text", "5, 10, 's/7'");
+        let range = plan(&server, &log_range(&schema), "bigint, bigint, text[]", "5, 10, '{^a}'");
+        let head = plan(&server, &schema.fill(HEAD), "bigint", "1");
         for (plan, index) in [
             (&log, "idx_events_position"),
             (&range, "idx_events_position"),

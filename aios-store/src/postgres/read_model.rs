@@ -18,6 +18,7 @@ use super::{
     nul::{escaped, unescaped},
     rebuild::rebuild,
     schema::Schema,
+    statement::Statement,
 };
 use crate::rows::{self, Key};
 
@@ -84,7 +85,7 @@ impl PostgresStore {
     async fn touch(&self, agent_ids: &[String], at: Timestamp) -> Result<Vec<String>, StoreError> {
         let (database, operation) = (&self.0.database, "note that agents were seen");
         let keys: Vec<Uuid> = agent_ids.iter().filter_map(|id| Some(Key::of(id)?.uuid)).collect();
-        let query = sqlx::query(database.schema().fill(TOUCH)).bind(keys).bind(at.as_micros());
+        let query = Statement::new(database.schema().fill(TOUCH)).bind(keys).bind(at.as_micros());
         let rows = database.fetch_all(operation, query).await?;
         let touched: sqlx::Result<HashSet<Uuid>> = rows.iter().map(|row| row.try_get(0)).collect();
         let touched = touched.map_err(|error| database.error(operation, error))?;
@@ -95,7 +96,7 @@ impl PostgresStore {
     async fn page<R: Record>(&self, query: &Query) -> Result<Page<R>, StoreError> {
         let database = &self.0.database;
         let mut builder = select(database.schema(), query)?;
-        let rows = database.fetch_all("read a table", builder.build()).await?;
+        let rows = database.fetch_all("read a table", Statement::of(builder.build())).await?;
         let rows: sqlx::Result<Vec<Row>> =
             rows.iter().map(|found| row(&query.columns, found)).collect();
         let rows = rows.map_err(|error| database.error("read a table", error))?;
@@ -104,7 +105,7 @@ impl PostgresStore {
 }
 
 /// Reads one row more than the page has, so as to know whether there is another page.
-fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<Postgres>, StoreError> {
+fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<'static, Postgres>, StoreError> {
     let mut builder =
         QueryBuilder::new("SELECT id, external_id, created_at, updated_at, deleted_at");
     for column in &query.columns {
@@ -120,7 +121,7 @@ fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<Postgres>, Stor
     Ok(builder)
 }
 
-fn restrict(builder: &mut QueryBuilder<Postgres>, condition: &Condition) {
+fn restrict(builder: &mut QueryBuilder<'static, Postgres>, condition: &Condition) {
     match condition {
         Condition::Id(id) => {
             builder.push(" AND id = ").push_bind(Key::of(id).map(|key| key.uuid));
@@ -140,7 +141,7 @@ fn restrict(builder: &mut QueryBuilder<Postgres>, condition: &Condition) {
 }
 
 /// Filters compare text or integers.
-fn any_of(builder: &mut QueryBuilder<Postgres>, cells: &[Cell]) {
+fn any_of(builder: &mut QueryBuilder<'static, Postgres>, cells: &[Cell]) {
     let integers: Vec<i64> = cells.iter().filter_map(integer).collect();
     if integers.is_empty() {
         let texts: Vec<String> = cells.iter().filter_map(text).collect();

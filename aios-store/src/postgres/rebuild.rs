@@ -2,9 +2,9 @@ use aios_core::{
     projection::Table,
     store::{RecordedEvent, StoreError},
 };
-use sqlx::{AssertSqlSafe, Connection, PgConnection, SqlSafeStr};
+use sqlx::{Connection, Executor, PgConnection};
 
-use super::{changes::ChangeSets, pool::Database, read};
+use super::{changes::ChangeSets, pool::Database, read, statement::Statement};
 
 /// Events read at once.
 const PAGE: i64 = 1000;
@@ -40,10 +40,10 @@ const OPERATION: &str = "rebuild the read models";
 async fn empty(database: &Database, connection: &mut PgConnection) -> sqlx::Result<()> {
     let schema = database.schema();
     let lock = schema.fill("SELECT pg_advisory_xact_lock({lock})");
-    sqlx::raw_sql(lock).execute(&mut *connection).await?;
+    connection.execute(&*lock).await?;
     for table in Table::ALL {
-        let delete = AssertSqlSafe(format!("DELETE FROM {}.{}", schema.name(), table.name()));
-        sqlx::raw_sql(delete.into_sql_str()).execute(&mut *connection).await?;
+        let delete = format!("DELETE FROM {}.{}", schema.name(), table.name());
+        connection.execute(&*delete).await?;
     }
     Ok(())
 }
@@ -53,7 +53,7 @@ async fn page(
     connection: &mut PgConnection,
     after: i64,
 ) -> sqlx::Result<Vec<sqlx::postgres::PgRow>> {
-    sqlx::query(read::log_page(database.schema()))
+    Statement::new(read::log_page(database.schema()))
         .bind(after)
         .bind(PAGE)
         .persistent(database.pooler().prepares())
@@ -71,6 +71,6 @@ async fn apply(
     let sets = sets.to_json().map_err(|error| sqlx::Error::Encode(error.into()))?;
     let Some(sets) = sets else { return Ok(()) };
     let sql = database.schema().fill("SELECT {schema}.apply_changes($1, NULL, NULL)");
-    let statement = sqlx::query(sql).bind(sets).persistent(database.pooler().prepares());
-    statement.execute(connection).await.map(drop)
+    let statement = Statement::new(sql).bind(sets).persistent(database.pooler().prepares());
+    statement.fetch_all(connection).await.map(drop)
 }

@@ -1,7 +1,7 @@
 use aios_core::{clock::ClockExt, store::StoreError};
 use sqlx::Row;
 
-use super::PostgresStore;
+use super::{PostgresStore, statement::Statement};
 use crate::retention::{Expired, Retention};
 
 const EXPIRE: &str = "SELECT {schema}.expire($1, $2, $3)";
@@ -32,7 +32,7 @@ impl PostgresStore {
     async fn expire(&self, policy: &Retention) -> Result<u64, StoreError> {
         let operation = "expire runs";
         let database = &self.0.database;
-        let query = sqlx::query(database.schema().fill(EXPIRE))
+        let query = Statement::new(database.schema().fill(EXPIRE))
             .bind(super::lease::micros(policy.older_than))
             .bind(i32::from(policy.runs_at_once))
             .bind(policy.expired == Expired::Archive);

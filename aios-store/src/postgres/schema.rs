@@ -1,9 +1,9 @@
 use std::{str::FromStr, sync::Arc};
 
 use aios_core::store::StoreError;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, SqlSafeStr, SqlStr};
+use sqlx::{Connection, Executor, PgConnection};
 
-use super::error::is_undefined;
+use super::{error::is_undefined, statement::Sql};
 
 /// Every migration, in order; its version is its place, from 1.
 const MIGRATIONS: [(&str, &str); 10] = [
@@ -33,9 +33,9 @@ impl Schema {
 
     /// Writes the name into a statement, in place of `{schema}`, and the key of the lock under which
     /// positions are given out in place of `{lock}`.
-    pub(super) fn fill(&self, template: &str) -> SqlStr {
+    pub(super) fn fill(&self, template: &str) -> Sql {
         let text = template.replace("{schema}", &self.0);
-        AssertSqlSafe(text.replace("{lock}", &self.lock("append").to_string())).into_sql_str()
+        text.replace("{lock}", &self.lock("append").to_string()).into()
     }
 
     /// Where hints are sent.
@@ -102,7 +102,7 @@ pub(super) async fn migrate(
     let found = refuse_newer(version(&mut transaction, schema).await?, known)?;
     for (version, (name, sql)) in (1_u32..).zip(MIGRATIONS) {
         if version > found {
-            sqlx::raw_sql(schema.fill(sql)).execute(&mut *transaction).await?;
+            transaction.execute(&*schema.fill(sql)).await?;
             record(&mut transaction, schema, version, name).await?;
         }
     }
@@ -115,30 +115,30 @@ fn refuse_newer(found: u32, known: u32) -> Result<u32, MigrateError> {
 
 async fn prepare(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<()> {
     let lock = schema.lock("migrate");
-    let lock = AssertSqlSafe(format!("SELECT pg_advisory_xact_lock({lock})"));
-    sqlx::raw_sql(lock).execute(&mut *connection).await?;
+    let lock = format!("SELECT pg_advisory_xact_lock({lock})");
+    connection.execute(&*lock).await?;
     if !exists(connection, schema).await? {
-        sqlx::raw_sql(schema.fill("CREATE SCHEMA {schema}")).execute(&mut *connection).await?;
+        connection.execute(&*schema.fill("CREATE SCHEMA {schema}")).await?;
     }
     let sql = "CREATE TABLE IF NOT EXISTS {schema}.migrations (
             version integer PRIMARY KEY,
             name text NOT NULL,
             created_at timestamptz NOT NULL DEFAULT now()
         )";
-    sqlx::raw_sql(schema.fill(sql)).execute(connection).await.map(drop)
+    connection.execute(&*schema.fill(sql)).await.map(drop)
 }
 
 /// Asked, because even a schema that is there may only be created, `IF NOT EXISTS`, by who may create
 /// one in the database.
 async fn exists(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<bool> {
     let sql = "SELECT (to_regnamespace('{schema}') IS NOT NULL)::text";
-    let row = sqlx::raw_sql(schema.fill(sql)).fetch_one(connection).await?;
+    let row = connection.fetch_one(&*schema.fill(sql)).await?;
     Ok(sqlx::Row::try_get::<String, _>(&row, 0)? == "true")
 }
 
 async fn version(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<u32> {
     let sql = "SELECT coalesce(max(version), 0)::text FROM {schema}.migrations";
-    match sqlx::raw_sql(schema.fill(sql)).fetch_one(connection).await {
+    match connection.fetch_one(&*schema.fill(sql)).await {
         Ok(row) => number(&row),
         Err(error) if is_undefined(&error) => Ok(0),
         Err(error) => Err(error),
@@ -158,7 +158,7 @@ async fn record(
 ) -> sqlx::Result<()> {
     let sql =
         format!("INSERT INTO {{schema}}.migrations (version, name) VALUES ({version}, '{name}')");
-    sqlx::raw_sql(schema.fill(&sql)).execute(connection).await.map(drop)
+    connection.execute(&*schema.fill(&sql)).await.map(drop)
 }
 
 #[cfg(test)]
@@ -181,6 +181,6 @@ mod tests {
         let (one, two) = (Schema::default(), "tenant".parse::<Schema>().unwrap());
         assert_ne!(one.lock("append"), two.lock("append"));
         assert_ne!(one.lock("append"), one.lock("migrate"));
-        assert_eq!(one.fill("a {schema}.b").as_str(), "a aios.b");
+        assert_eq!(one.fill("a {schema}.b"), "a aios.b".into());
     }
 }

@@ -13,9 +13,10 @@ pub enum Tls {
     /// Always; nobody's certificate is checked.
     Require,
     /// Always, with a server whose certificate comes from an authority that the operating system
-    /// trusts, or from one in the file.
+    /// trusts, or from one in the file. The driver refuses a certificate that does not name the host
+    /// here as well.
     VerifyCa(Option<PathBuf>),
-    /// As [`VerifyCa`](Self::VerifyCa), and the certificate has to name the host.
+    /// As [`VerifyCa`](Self::VerifyCa); that the certificate has to name the host is promised.
     VerifyFull(Option<PathBuf>),
 }
 

@@ -7,10 +7,13 @@ use std::{
 };
 
 use aios_core::{clock::ClockExt, store::StoreError};
-use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
+use sqlx::{
+    Executor,
+    postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions},
+};
 use tokio::sync::{Notify, watch};
 
-use super::{pool::Database, read::head};
+use super::{pool::Database, read::head, statement::Statement};
 
 /// Shortest pause between two polls, and between two hints.
 const SHORTEST_POLL: Duration = Duration::from_millis(50);
@@ -176,7 +179,7 @@ pub(super) async fn notify(database: Database, signals: Head) {
     let channel = database.schema().channel();
     while committed.changed().await.is_ok() {
         let position = *committed.borrow_and_update();
-        let query = sqlx::query(NOTIFY).bind(&channel).bind(position.to_string());
+        let query = Statement::new(NOTIFY).bind(&channel).bind(position.to_string());
         let sent = database.fetch_all("send a hint", query).await;
         let pause = if sent.is_ok() { HINT_PAUSE } else { RECONNECT_PAUSE };
         database.clock().sleep(pause).await;
@@ -220,7 +223,7 @@ async fn hear(listener: &mut PgListener, database: &Database, signals: &Head) {
 
 /// A connection whose other end vanished without a word stays silent for ever.
 async fn is_alive(listener: &mut PgListener, database: &Database) -> bool {
-    let ask = sqlx::raw_sql("SELECT 1").execute(listener);
+    let ask = listener.execute("SELECT 1");
     matches!(database.within(database.connect_timeout(), ask).await, Some(Ok(_)))
 }
 

@@ -8,7 +8,7 @@ use aios_core::store::{
 };
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 
 use super::event;
 
@@ -103,7 +103,7 @@ impl Scene {
              FROM pg_proc WHERE oid = '{}.acquire'::regproc",
             self.schema
         );
-        let row = sqlx::raw_sql(AssertSqlSafe(lock)).fetch_one(&mut connection).await.unwrap();
+        let row = sqlx::raw_sql(&lock).fetch_one(&mut connection).await.unwrap();
         Lock { server: self.server, connection, holder: row.get(1) }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aios_core::{failure::Failure, store::Leases};
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 
 /// Shorter than anything that would end the wait by itself.
 pub(super) const SHORT: Duration = Duration::from_millis(100);
@@ -13,8 +13,8 @@ pub(super) const SHORT: Duration = Duration::from_millis(100);
 /// Holds a table that the store wants to read, for as long as it is not dropped.
 async fn hold(server: &PostgresServer, table: &str) -> PgConnection {
     let mut connection = PgConnection::connect(&server.url()).await.unwrap();
-    let lock = AssertSqlSafe(format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"));
-    sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
+    let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+    sqlx::raw_sql(&lock).execute(&mut connection).await.unwrap();
     connection
 }
 

@@ -6,6 +6,7 @@ mod limits;
 mod opening;
 mod pooler;
 mod proxy;
+mod read_only;
 mod retention;
 mod rows;
 mod silence;

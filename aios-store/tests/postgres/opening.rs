@@ -2,7 +2,10 @@
 
 use std::process::Command;
 
-use aios_core::store::{Append, EventStore, EventStoreExt, StreamId};
+use aios_core::{
+    failure::Failure,
+    store::{Append, EventStore, EventStoreExt, StreamId},
+};
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -53,7 +56,7 @@ async fn should_use_a_pool_and_leave_it_open() {
 async fn should_refuse_to_append_on_an_old_snapshot() {
     let Some(server) = PostgresServer::shared() else { return };
     let connect: PgConnectOptions = server.url().parse().unwrap();
-    let connect = connect.options([("default_transaction_isolation", "repeatable read")]);
+    let connect = connect.options([("default_transaction_isolation", r"repeatable\ read")]);
     let pool = PgPoolOptions::new().connect_with(connect).await.unwrap();
     let options = PostgresOptions::from_pool(pool).with_schema(&server.new_name()).unwrap();
     let store = PostgresStore::connect_with(options).await.unwrap();
@@ -68,6 +71,19 @@ async fn should_open_by_scheme_and_report_who_does_not_answer() {
     assert_eq!(aios_store::connect(&server.url()).await.unwrap().head().await.unwrap(), 0);
     let error = aios_store::connect("postgres://aios@127.0.0.1:1/none").await.unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
+    let message = Failure::from_error(error.code(), &error).message;
+    assert!(message.contains("onnection refused"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_say_once_that_the_database_is_missing_and_how_to_create_it() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.url().replace("/postgres?", "/missing?");
+    let error = PostgresStore::connect(&url).await.unwrap_err();
+    assert!(!error.is_retryable(), "{error:?}");
+    let message = Failure::from_error(error.code(), &error).message;
+    assert!(message.contains("createdb missing") && !message.contains(" line "), "{message}");
+    assert_eq!(message.matches("does not exist").count(), 1, "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

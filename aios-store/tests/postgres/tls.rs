@@ -1,6 +1,6 @@
 //! Encrypted connections, with an authority of our own.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration};
 
 use aios_core::{
     failure::Failure,
@@ -8,6 +8,8 @@ use aios_core::{
 };
 use aios_store::postgres::{PostgresOptions, PostgresStore, Tls};
 use aios_tests::postgres::PostgresServer;
+use futures_util::future::join_all;
+use sqlx::postgres::PgPoolOptions;
 use tempfile::TempDir;
 
 /// A server that only talks encrypted, and everybody's certificates.
@@ -103,12 +105,54 @@ async fn should_trust_the_right_server_only() {
         assert!(message.contains("certificate"), "{message}");
         assert!(!error.is_retryable(), "{message}");
     }
-    let any_name = scene.options("127.0.0.1", "ca.pem");
-    let any_name = any_name.with_tls(Tls::VerifyCa(Some(scene.file("ca.pem"))));
-    PostgresStore::connect_with(any_name).await.unwrap();
+    let verify_ca = |host: &str, authority: &str| {
+        let tls = Tls::VerifyCa(Some(scene.file(authority)));
+        scene.options(host, authority).with_tls(tls)
+    };
+    PostgresStore::connect_with(verify_ca("localhost", "ca.pem")).await.unwrap();
+    // The driver knows one of the two ways in which rustls says that a name does not fit.
+    for options in [verify_ca("localhost", "other.pem"), verify_ca("127.0.0.1", "ca.pem")] {
+        let (error, message) = refusal(options).await;
+        assert!(message.contains("certificate") && !error.is_retryable(), "{message}");
+    }
     let open = scene.options("localhost", "ca.pem").with_tls(Tls::Disable);
     let (error, message) = refusal(open).await;
     assert!(message.contains("pg_hba.conf") && !error.is_retryable(), "{message}");
+}
+
+/// Opens a store whose pool and listener are connected, and returns how their sockets are set.
+async fn sockets(server: &PostgresServer, options: PostgresOptions) -> Option<Vec<bool>> {
+    let store = PostgresStore::connect_with(options).await.unwrap();
+    while server.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'") == "0" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    join_all((0..4).map(|_| store.head())).await;
+    let sockets = aios_tests::socket::without_delay(&[server.port()])?;
+    assert!(sockets.len() >= 2, "{sockets:?}");
+    store.close().await;
+    Some(sockets)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_send_at_once_what_it_has_to_say() {
+    let rule = "hostssl all all 127.0.0.1/32 trust\nhostnossl all all 127.0.0.1/32 trust";
+    let Some(scene) = Scene::new(rule) else { return };
+    let url = scene.url("127.0.0.1");
+    let options = || PostgresOptions::new(&url).unwrap();
+    for options in [
+        options(),
+        options().with_tls(Tls::Require),
+        scene.options("localhost", "ca.pem"),
+        options().with_tls(Tls::Disable),
+    ] {
+        let Some(sockets) = sockets(&scene.server, options).await else { return };
+        assert!(sockets.iter().all(|is_set| *is_set), "{sockets:?}");
+    }
+    let pool = PgPoolOptions::new().connect(&url).await.unwrap();
+    let Some(sockets) = sockets(&scene.server, PostgresOptions::from_pool(pool)).await else {
+        return;
+    };
+    assert!(sockets.iter().all(|is_set| *is_set), "{sockets:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
