@@ -6,7 +6,7 @@ use crate::memory::MemoryBroker;
 
 /// Connects to the broker that a URL names by its scheme.
 ///
-/// `memory://` makes a new broker that nobody else shares. `amqp://` and `amqps://` are RabbitMQ
+/// `memory://`, or `memory:`, makes a new broker that nobody else shares. `amqp://` and `amqps://` are RabbitMQ
 /// and need the feature `rabbitmq`.
 ///
 /// # Errors
@@ -18,15 +18,71 @@ use crate::memory::MemoryBroker;
 ///
 /// Cancelling leaves nothing behind.
 pub async fn connect(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return Err(invalid("the broker's URL has no scheme, such as memory://".to_owned()));
-    };
-    match scheme {
-        "memory" if rest.is_empty() => Ok(Arc::new(MemoryBroker::new())),
-        "memory" => Err(invalid("memory:// takes no host, path or query".to_owned())),
-        "amqp" | "amqps" => rabbitmq(url).await,
-        _ => Err(invalid(format!("no broker has the scheme {scheme:?}"))),
+    match url.split_once(':') {
+        Some(("memory", "" | "//")) => Ok(Arc::new(MemoryBroker::new())),
+        Some(("memory", _)) => Err(invalid("memory:// takes no host, path or query".to_owned())),
+        Some(("amqp" | "amqps", _)) => rabbitmq(url).await,
+        scheme => Err(invalid(unknown(scheme.map(|(scheme, _)| scheme)))),
     }
+}
+
+/// Schemes that people expect, so that repeating them can't show a secret that was put in the wrong
+/// place.
+const EXPECTED: [&str; 20] = [
+    "activemq",
+    "gcppubsub",
+    "http",
+    "https",
+    "kafka",
+    "mqtt",
+    "mqtts",
+    "nats",
+    "postgres",
+    "postgresql",
+    "pulsar",
+    "rabbitmq",
+    "redis",
+    "rediss",
+    "sns",
+    "sqlite",
+    "sqs",
+    "stomp",
+    "tls",
+    "zmq",
+];
+
+/// Says what a URL begins with, and what may be meant.
+fn unknown(scheme: Option<&str>) -> String {
+    let begins = "a broker URL begins with memory:, amqp: or amqps:";
+    let Some(scheme) = scheme.map(str::to_ascii_lowercase) else { return begins.to_owned() };
+    let meant = match scheme.as_str() {
+        "rabbit" | "rabbitmq" | "pyamqp" => "amqp:",
+        "mem" | "inmemory" | "in-memory" => "memory:",
+        near if is_near(near, "amqps") && near.ends_with('s') => "amqps:",
+        near if is_near(near, "amqp") => "amqp:",
+        near if is_near(near, "memory") => "memory:",
+        scheme if EXPECTED.contains(&scheme) => return format!("{begins}, not with {scheme}:"),
+        _ => return begins.to_owned(),
+    };
+    format!("{begins}, not with {scheme}:; did you mean {meant}?")
+}
+
+/// Whether a letter was added, left out or changed, or two letters changed places.
+fn is_near(text: &str, word: &str) -> bool {
+    let (text, word): (Vec<char>, Vec<char>) = (text.chars().collect(), word.chars().collect());
+    let same = text.iter().zip(&word).take_while(|(one, other)| one == other).count();
+    let rest =
+        |letters: &[char], skipped: usize| letters.get(same + skipped..).map(<[char]>::to_vec);
+    let (one, other) = (rest(&text, 1), rest(&word, 1));
+    let swapped = text.get(same).is_some()
+        && text.get(same) == word.get(same + 1)
+        && text.get(same + 1) == word.get(same)
+        && rest(&text, 2) == rest(&word, 2);
+    text == word
+        || (one.is_some() && one == other)
+        || (one.is_some() && one == rest(&word, 0))
+        || (other.is_some() && other == rest(&text, 0))
+        || swapped
 }
 
 #[cfg(feature = "rabbitmq")]
@@ -49,7 +105,28 @@ mod tests {
 
     #[tokio::test]
     async fn should_connect_to_memory() {
-        assert!(connect("memory://").await.is_ok());
+        for url in ["memory:", "memory://"] {
+            assert!(connect(url).await.is_ok(), "{url}");
+        }
+    }
+
+    #[test]
+    fn should_say_what_a_url_may_have_meant() {
+        for (url, says) in [
+            ("kafka://me:secret@h", "not with kafka:"),
+            ("ampq://me:secret@h", "not with ampq:; did you mean amqp:?"),
+            ("AMQP://me:secret@h", "not with amqp:; did you mean amqp:?"),
+            ("amqpss://me:secret@h", "did you mean amqps:?"),
+            ("rabbitmq://me:secret@h", "did you mean amqp:?"),
+            ("memry://", "did you mean memory:?"),
+            ("secret://h", "memory:, amqp: or amqps:"),
+            ("me:secret@h", "memory:, amqp: or amqps:"),
+            ("secret", "memory:, amqp: or amqps:"),
+            ("", "memory:, amqp: or amqps:"),
+        ] {
+            let reason = unknown(url.split_once(':').map(|(scheme, _)| scheme));
+            assert!(reason.contains(says) && !reason.contains("secret"), "{url}: {reason}");
+        }
     }
 
     #[tokio::test]

@@ -17,7 +17,8 @@ use super::{
     error::within,
     headers::short,
     link::Link,
-    publish::{Answers, Job, Outgoing},
+    publish::{Answers, Job, Outgoing, SizeLimit},
+    refusal::Oversize,
     topology::declare_exchange,
 };
 use crate::chance::Chance;
@@ -35,19 +36,31 @@ pub(super) struct Confirming {
     jobs: mpsc::Receiver<Job>,
     next_number: u64,
     chance: Chance,
+    size_limit: Arc<SizeLimit>,
+    /// What a channel left that died of a neighbour's size.
+    again: Vec<Unsent>,
 }
 
 impl Confirming {
-    pub(super) fn new(link: Arc<Link>, jobs: mpsc::Receiver<Job>) -> Self {
-        Self { link, jobs, next_number: 0, chance: Chance::seeded() }
+    pub(super) fn new(
+        link: Arc<Link>,
+        jobs: mpsc::Receiver<Job>,
+        size_limit: Arc<SizeLimit>,
+    ) -> Self {
+        let (next_number, chance, again) = (0, Chance::seeded(), Vec::new());
+        Self { link, jobs, next_number, chance, size_limit, again }
     }
 
     pub(super) async fn run(mut self) {
-        let mut attempt = 0;
+        let (mut attempt, mut server) = (0, None);
         loop {
             match self.open().await {
                 Ok((connection, channel)) => {
                     attempt = 0;
+                    if !server.as_ref().is_some_and(|before| Arc::ptr_eq(before, &connection)) {
+                        self.size_limit.forget();
+                        server = Some(Arc::clone(&connection));
+                    }
                     if self.publish_on(&connection, &channel).await.is_none() {
                         return;
                     }
@@ -61,6 +74,9 @@ impl Confirming {
         }
         // Callers need not wait for their timeout.
         self.jobs.close();
+        for unsent in self.again.drain(..) {
+            unsent.ticket.answer(Err(BrokerError::Closed));
+        }
         while let Some(job) = self.jobs.recv().await {
             job.answer(&BrokerError::Closed);
         }
@@ -99,6 +115,9 @@ impl Confirming {
         let link = Arc::clone(&self.link);
         let mut lost = pin!(link.lost(connection));
         let mut sending = Sending::new(channel);
+        for unsent in std::mem::take(&mut self.again) {
+            sending.send(unsent, &mut self.next_number);
+        }
         let mut watchdog = Watchdog::default();
         let mut look = link.options.clock.sleep(link.options.watchdog);
         let mut is_stuck = false;
@@ -116,7 +135,7 @@ impl Confirming {
                 }
             }
         }
-        sending.abandon();
+        self.again = sending.abandon(&self.size_limit);
         if is_stuck {
             tracing::warn!("no event was confirmed although some wait; the connection is replaced");
             link.replace(connection);
@@ -152,6 +171,14 @@ struct Sending<'a> {
     waiting: HashMap<u64, Ticket>,
     /// Numbers of events that were routed nowhere and whose confirm has not come.
     returned: HashSet<u64>,
+    /// Events that came back with the error that ended the channel.
+    failed: Vec<(Unsent, lapin::Error)>,
+}
+
+/// An event that is to be sent, on whichever channel.
+struct Unsent {
+    ticket: Ticket,
+    outgoing: Outgoing,
 }
 
 /// Who waits for an event's confirm.
@@ -165,13 +192,14 @@ struct Ticket {
 
 struct Sent {
     number: u64,
-    confirmation: Result<Confirmation, lapin::Error>,
+    confirmation: Result<Confirmation, (lapin::Error, Outgoing)>,
 }
 
 impl<'a> Sending<'a> {
     fn new(channel: &'a Channel) -> Self {
         let in_flight = FuturesUnordered::new();
-        Self { channel, in_flight, waiting: HashMap::new(), returned: HashSet::new() }
+        let (waiting, returned, failed) = (HashMap::new(), HashSet::new(), Vec::new());
+        Self { channel, in_flight, waiting, returned, failed }
     }
 
     fn begin(&mut self, job: Job, next_number: &mut u64) {
@@ -180,7 +208,6 @@ impl<'a> Sending<'a> {
             return;
         }
         for (index, outgoing) in items {
-            *next_number += 1;
             let ticket = Ticket {
                 require_route: outgoing.require_route,
                 event_type: outgoing.routing_key.clone(),
@@ -188,9 +215,14 @@ impl<'a> Sending<'a> {
                 index,
                 _room: permits.split(1),
             };
-            self.waiting.insert(*next_number, ticket);
-            self.in_flight.push(Box::pin(send(self.channel.clone(), outgoing, *next_number)));
+            self.send(Unsent { ticket, outgoing }, next_number);
         }
+    }
+
+    fn send(&mut self, Unsent { ticket, outgoing }: Unsent, next_number: &mut u64) {
+        *next_number += 1;
+        self.waiting.insert(*next_number, ticket);
+        self.in_flight.push(Box::pin(send(self.channel.clone(), outgoing, *next_number)));
     }
 
     fn settle(&mut self, first: Sent) {
@@ -204,9 +236,13 @@ impl<'a> Sending<'a> {
         self.returned.extend(returned);
         for Sent { number, confirmation } in sent {
             let unroutable = self.returned.remove(&number);
-            if let Some(ticket) = self.waiting.remove(&number) {
-                let answer = answer(&ticket, &confirmation, unroutable);
-                ticket.answers.set(ticket.index, answer);
+            let Some(ticket) = self.waiting.remove(&number) else { continue };
+            match confirmation {
+                Ok(confirmation) => {
+                    let answer = answer(&ticket, &confirmation, unroutable);
+                    ticket.answer(answer);
+                }
+                Err((error, outgoing)) => self.failed.push((Unsent { ticket, outgoing }, error)),
             }
         }
     }
@@ -217,11 +253,42 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// The channel is dead: nobody will ever know.
-    fn abandon(self) {
-        for ticket in self.waiting.into_values() {
-            ticket.answers.set(ticket.index, Err(BrokerError::Uncertain));
+    /// The channel is dead: nobody will ever know. Unless one event was larger than the server takes:
+    /// it is refused, and the others are returned, to be sent again.
+    fn abandon(mut self, size_limit: &SizeLimit) -> Vec<Unsent> {
+        let mut rest = Vec::new();
+        self.take_ready(&mut rest);
+        for Sent { number, confirmation } in rest {
+            if let (Some(ticket), Err((error, outgoing))) =
+                (self.waiting.remove(&number), confirmation)
+            {
+                self.failed.push((Unsent { ticket, outgoing }, error));
+            }
         }
+        for ticket in self.waiting.into_values() {
+            ticket.answer(Err(BrokerError::Uncertain));
+        }
+        let oversize = self.failed.iter().find_map(|(_, error)| Oversize::of(error));
+        let failed = self.failed.into_iter().map(|(unsent, _)| unsent);
+        let Some(Oversize { limit }) = oversize else {
+            failed.for_each(|unsent| unsent.ticket.answer(Err(BrokerError::Uncertain)));
+            return Vec::new();
+        };
+        size_limit.learn(limit);
+        tracing::warn!(limit, "the server takes only smaller events than one that was published");
+        let (large, again): (Vec<_>, Vec<_>) =
+            failed.partition(|unsent| unsent.outgoing.body.len() > limit);
+        for Unsent { ticket, outgoing } in large {
+            let bytes = outgoing.body.len();
+            ticket.answer(Err(BrokerError::TooLarge { bytes, limit }));
+        }
+        again
+    }
+}
+
+impl Ticket {
+    fn answer(self, answer: Result<(), BrokerError>) {
+        self.answers.set(self.index, answer);
     }
 }
 
@@ -239,30 +306,31 @@ impl Sent {
 
 fn answer(
     ticket: &Ticket,
-    confirmation: &Result<Confirmation, lapin::Error>,
+    confirmation: &Confirmation,
     unroutable: bool,
 ) -> Result<(), BrokerError> {
     match confirmation {
-        Ok(Confirmation::Ack(_)) if unroutable && ticket.require_route => {
+        Confirmation::Ack(_) if unroutable && ticket.require_route => {
             Err(BrokerError::Unroutable { event_type: ticket.event_type.clone() })
         }
-        Ok(Confirmation::Ack(_)) => Ok(()),
-        Ok(Confirmation::Nack(_)) => {
+        Confirmation::Ack(_) => Ok(()),
+        Confirmation::Nack(_) => {
             Err(BrokerError::Rejected { reason: "a queue did not take it".to_owned() })
         }
-        Ok(Confirmation::NotRequested) | Err(_) => Err(BrokerError::Uncertain),
+        Confirmation::NotRequested => Err(BrokerError::Uncertain),
     }
 }
 
 async fn send(channel: Channel, outgoing: Outgoing, number: u64) -> Sent {
-    let Outgoing { exchange, routing_key, body, properties, .. } = outgoing;
-    let properties = properties.with_correlation_id(short(&number.to_string()));
+    let Outgoing { exchange, routing_key, body, properties, .. } = &outgoing;
+    let properties = properties.clone().with_correlation_id(short(&number.to_string()));
     let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-    let (exchange, routing_key) = (short(&exchange), short(&routing_key));
-    let sending = channel.basic_publish(exchange, routing_key, options, &body, properties);
+    let (exchange, routing_key) = (short(exchange), short(routing_key));
+    let sending = channel.basic_publish(exchange, routing_key, options, body, properties);
     let confirmation = match sending.await {
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),
     };
+    let confirmation = confirmation.map_err(|error| (error, outgoing));
     Sent { number, confirmation }
 }

@@ -11,7 +11,7 @@ use lapin::{Consumer, message::Delivery};
 use tokio::sync::watch;
 
 use super::{
-    error::about,
+    error::{about, warn},
     inbox::{Arrival, Inbox},
     session::Session,
     settle::{Copy, InHand, Settling},
@@ -257,10 +257,6 @@ async fn waits(settling: &Settling) -> Waits {
         Err(BrokerError::UnknownAddress { .. }) => Waits::Gone,
         Ok(_) | Err(_) => Waits::Nothing,
     }
-}
-
-fn warn(error: &BrokerError, what: &'static str) {
-    tracing::warn!(code = error.code(), error = %Chain(error), "{what}");
 }
 
 fn reason(error: &(dyn std::error::Error + 'static)) -> String {

@@ -1,6 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
+    Chain,
     broker::{Address, BrokerError},
     clock::{Clock, ClockExt},
 };
@@ -28,6 +29,10 @@ pub(super) fn backend(operation: &'static str, error: lapin::Error) -> BrokerErr
     BrokerError::Backend { backend: "RabbitMQ", operation, retryable, source: Arc::new(error) }
 }
 
+pub(super) fn warn(error: &BrokerError, what: &'static str) {
+    tracing::warn!(code = error.code(), error = %Chain(error), "{what}");
+}
+
 /// Whether the server stumbled, for example over a quorum queue that has no leader yet.
 fn is_internal(error: &lapin::Error) -> bool {
     match error.kind() {
@@ -38,13 +43,18 @@ fn is_internal(error: &lapin::Error) -> bool {
     }
 }
 
-/// Whether the server knows the user, and does not let it.
+/// Whether the server knows the user, and does not let it, or has no such virtual host.
 fn is_refused(error: &lapin::Error) -> bool {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return false };
     match error.kind() {
-        ErrorKind::ProtocolError(error) => {
-            *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)
+        AMQPErrorKind::Soft(code) => *code == AMQPSoftError::ACCESSREFUSED,
+        // The same code says that there are too many connections, which passes.
+        AMQPErrorKind::Hard(code) => {
+            let text = error.get_message().as_str();
+            *code == AMQPHardError::NOTALLOWED
+                && (text.contains("not found")
+                    || text.contains("refused for user") && !text.contains("limit"))
         }
-        _ => false,
     }
 }
 

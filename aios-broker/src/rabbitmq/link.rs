@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use aios_core::{broker::BrokerError, clock::ClockExt};
+use aios_core::{Chain, broker::BrokerError, clock::ClockExt};
 use futures_util::{
     StreamExt,
     future::{Either, select},
@@ -147,6 +147,7 @@ impl Supervisor {
                 Err(error) => error,
             };
             let pause = self.pause(attempt);
+            self.warn(&error, attempt);
             if clock.now() + pause >= deadline || is_final(&error) {
                 return Err(error);
             }
@@ -208,6 +209,7 @@ impl Supervisor {
         for attempt in 1.. {
             let attempted = self.attempt().await;
             if let Err(error) = &attempted {
+                self.warn(error, attempt);
                 let cause = aios_core::failure::Failure::from_error(error.code(), error).message;
                 self.reporter.still_down(self.part, &cause);
             }
@@ -243,6 +245,17 @@ impl Supervisor {
         .with_properties(properties);
         let (clock, after) = (&*options.clock, options.operation_timeout);
         within(clock, after, "accept a connection", builder.connect()).await.map(Arc::new)
+    }
+
+    fn warn(&self, error: &BrokerError, attempt: u32) {
+        tracing::warn!(
+            code = error.code(),
+            error = %Chain(error),
+            server = self.target.server(),
+            part = self.part.name(),
+            attempt,
+            "can't connect"
+        );
     }
 
     fn pause(&self, attempt: u32) -> Duration {

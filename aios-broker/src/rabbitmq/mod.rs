@@ -15,6 +15,7 @@ mod inbox;
 mod link;
 mod options;
 mod publish;
+mod refusal;
 mod session;
 mod settle;
 mod subscribe;
@@ -143,9 +144,10 @@ impl Broker for RabbitMqBroker {
         if *self.draining.borrow() {
             return Err(BrokerError::Closed);
         }
-        let first = Session::open(&self.consuming, &subscription).await?;
+        let chance = Chance::seeded();
+        let first = Session::open_insisting(&self.consuming, &subscription, &chance).await?;
         let (link, publisher) = (Arc::clone(&self.consuming), Arc::clone(&self.publisher));
-        let (hold, chance) = (Arc::clone(&self.hold), Chance::seeded());
+        let hold = Arc::clone(&self.hold);
         let reporter = Arc::clone(&self.reporter);
         let settling = Settling { link, publisher, hold, chance, subscription, reporter };
         let settling = Arc::new(settling);

@@ -9,6 +9,21 @@ use lapin::{
     tcp::{OwnedIdentity, OwnedTLSConfig},
     uri::{AMQPScheme, AMQPUri},
 };
+use url::Url;
+
+/// Limits of durations.
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_secs(24 * 86_400);
+
+/// Most events that wait for their confirm at once.
+const MAX_WINDOW: usize = 1_000_000;
+
+/// What RabbitMQ can be set to take at most.
+const MAX_EVENT_BYTES: usize = 512 << 20;
+
+/// What is wrong with most URLs that can't be read.
+const ENCODE: &str =
+    "characters such as / ? # @ : and % in a user or password have to be percent-encoded";
 
 /// Longest prefix of the names of queues and exchanges, in bytes.
 const MAX_PREFIX: usize = 20;
@@ -197,17 +212,33 @@ impl RabbitMqOptions {
     pub(super) fn resolve(&self) -> Result<Target, BrokerError> {
         let invalid =
             |reason: &str| BrokerError::InvalidConfiguration { reason: reason.to_owned() };
-        let mut uri: AMQPUri =
-            self.url.parse().map_err(|reason: String| invalid(&format!("the URL: {reason}")))?;
+        let mut uri = uri(&self.url)?;
         let seconds = u16::try_from(self.heartbeat.as_secs()).unwrap_or_default();
         if seconds == 0 {
             return Err(invalid("a heartbeat has 1 to 65,535 seconds"));
         }
-        if self.confirm_window == 0 || self.delivery_limit == 0 || self.max_event_bytes == 0 {
-            return Err(invalid("window, delivery limit and size of events begin at 1"));
+        for (name, duration) in [
+            ("connect_deadline", self.connect_deadline),
+            ("publish_timeout", self.publish_timeout),
+            ("operation_timeout", self.operation_timeout),
+            ("watchdog", self.watchdog),
+        ] {
+            if duration < SHORTEST || duration > LONGEST {
+                return Err(invalid(&format!("{name} is {duration:?}; it has 1 ms to 24 days")));
+            }
         }
-        if self.prefix.is_empty() || self.prefix.len() > MAX_PREFIX {
-            return Err(invalid("a prefix has 1 to 20 bytes"));
+        if !(1..=MAX_WINDOW).contains(&self.confirm_window) {
+            return Err(invalid(&format!("confirm_window is 1 to {MAX_WINDOW}")));
+        }
+        if !(1..=MAX_EVENT_BYTES).contains(&self.max_event_bytes) {
+            return Err(invalid(&format!("max_event_bytes is 1 to {MAX_EVENT_BYTES}")));
+        }
+        if self.delivery_limit == 0 {
+            return Err(invalid("delivery_limit begins at 1"));
+        }
+        let is_plain = !self.prefix.contains(char::is_control);
+        if self.prefix.is_empty() || self.prefix.len() > MAX_PREFIX || !is_plain {
+            return Err(invalid("a prefix has 1 to 20 bytes, none of them a control character"));
         }
         if self.tls != OwnedTLSConfig::default() && uri.scheme != AMQPScheme::AMQPS {
             return Err(invalid("certificates need the scheme amqps"));
@@ -231,12 +262,39 @@ pub(super) struct Target {
     pub(super) name: String,
 }
 
+impl Target {
+    /// Where the server is, without the credentials.
+    pub(super) fn server(&self) -> String {
+        server(&self.uri)
+    }
+}
+
+fn server(uri: &AMQPUri) -> String {
+    let AMQPUri { scheme, authority, vhost, .. } = uri;
+    format!("{scheme}://{}:{}, virtual host {vhost:?}", authority.host, authority.port)
+}
+
+/// Reads a URL. What lapin says about a bad one may contain all of it.
+pub(super) fn uri(url: &str) -> Result<AMQPUri, BrokerError> {
+    let invalid = |reason: String| BrokerError::InvalidConfiguration { reason };
+    if !["amqp://", "amqps://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(invalid("the URL of RabbitMQ begins with amqp:// or amqps://".to_owned()));
+    }
+    let parsed = Url::parse(url).map_err(|error| invalid(format!("the URL: {error}; {ENCODE}")))?;
+    if parsed.path().contains('@') || parsed.query().is_some_and(|query| query.contains('@')) {
+        return Err(invalid(format!("the URL: there is an @ after the host; {ENCODE}")));
+    }
+    url.parse().map_err(|_| {
+        invalid(format!("the URL: user, password, virtual host or a number is none; {ENCODE}"))
+    })
+}
+
 impl fmt::Debug for RabbitMqOptions {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = self.url.rsplit('@').next().unwrap_or_default();
+        let server = uri(&self.url).map_or_else(|_| "no URL".to_owned(), |uri| server(&uri));
         formatter
             .debug_struct("RabbitMqOptions")
-            .field("host", &host)
+            .field("server", &server)
             .field("name", &self.name)
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
@@ -255,6 +313,31 @@ mod tests {
     }
 
     #[test]
+    fn should_print_no_password_whatever_is_wrong_with_the_url() {
+        for url in [
+            "amqp:s3cret",
+            "s3cret://host",
+            "://s3cret",
+            "amqp://me:s3cret",
+            "amqp://me:s3cret@host:99999",
+            "amqp://me:s3cret@[::1",
+            "amqp://me:s3cret#x@host",
+            "amqp://me:12?s3cret@host",
+            "amqp://me:12/s3cret@host",
+            "amqp://me:s3%ffcret@host",
+            "amqp://me:s3cret@host?heartbeat=s3cret",
+            "amqp://me:s3cret@host?prefix=x&unknown",
+        ] {
+            let options = RabbitMqOptions::new(url);
+            let debug = format!("{options:?}");
+            let resolved = options.with_url_parameters().and_then(|options| options.resolve());
+            let error = resolved.map(|_| ()).unwrap_err();
+            let said = format!("{debug} {error} {error:?}");
+            assert!(!said.contains("s3"), "{url}: {said}");
+        }
+    }
+
+    #[test]
     fn should_refuse_what_makes_no_sense() {
         let valid = RabbitMqOptions::new("amqp://localhost");
         assert!(valid.resolve().is_ok());
@@ -263,6 +346,17 @@ mod tests {
             valid.clone().with_heartbeat(Duration::ZERO),
             valid.clone().with_confirm_window(0),
             valid.clone().with_prefix("x".repeat(21)),
+            valid.clone().with_prefix("x\n"),
+            valid.clone().with_confirm_window(usize::MAX),
+            valid.clone().with_delivery_limit(0),
+            valid.clone().with_max_event_bytes(0),
+            valid.clone().with_max_event_bytes(usize::MAX),
+            valid.clone().with_connect_deadline(Duration::MAX),
+            valid.clone().with_connect_deadline(Duration::ZERO),
+            valid.clone().with_publish_timeout(Duration::ZERO),
+            valid.clone().with_operation_timeout(Duration::ZERO),
+            valid.clone().with_operation_timeout(Duration::MAX),
+            valid.clone().with_watchdog(Duration::ZERO),
             valid.clone().with_ca_certificates("pem"),
         ] {
             let error = options.resolve().err().unwrap();

@@ -56,6 +56,29 @@ pub(super) struct Job {
     pub(super) answers: Arc<Answers>,
 }
 
+/// How large an event the server takes, as far as it has said so.
+#[derive(Debug)]
+pub(super) struct SizeLimit(AtomicUsize);
+
+impl SizeLimit {
+    fn unknown() -> Self {
+        Self(AtomicUsize::new(usize::MAX))
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn learn(&self, bytes: usize) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Another server may take larger ones.
+    pub(super) fn forget(&self) {
+        self.learn(usize::MAX);
+    }
+}
+
 impl Job {
     /// Answers every event of the job alike.
     pub(super) fn answer(self, error: &BrokerError) {
@@ -114,14 +137,16 @@ pub(super) struct Publisher {
     link: Arc<Link>,
     window: Arc<Semaphore>,
     jobs: mpsc::Sender<Job>,
+    size_limit: Arc<SizeLimit>,
 }
 
 impl Publisher {
     pub(super) fn start(link: Arc<Link>) -> Self {
         let window = link.options.confirm_window.min(Semaphore::MAX_PERMITS);
         let (jobs, receiver) = mpsc::channel(window);
-        tokio::spawn(Confirming::new(Arc::clone(&link), receiver).run());
-        Self { link, window: Arc::new(Semaphore::new(window)), jobs }
+        let size_limit = Arc::new(SizeLimit::unknown());
+        tokio::spawn(Confirming::new(Arc::clone(&link), receiver, Arc::clone(&size_limit)).run());
+        Self { link, window: Arc::new(Semaphore::new(window)), jobs, size_limit }
     }
 
     /// Publishes a user's events.
@@ -189,7 +214,8 @@ impl Publisher {
             retryable: false,
             source: Arc::new(source),
         })?;
-        let (bytes, limit) = (body.len(), self.link.options.max_event_bytes);
+        let limit = self.link.options.max_event_bytes.min(self.size_limit.bytes());
+        let bytes = body.len();
         if bytes > limit {
             return Err(BrokerError::TooLarge { bytes, limit });
         }

@@ -3,7 +3,10 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use aios_core::broker::{BrokerError, Subscription};
+use aios_core::{
+    broker::{BrokerError, Subscription},
+    clock::ClockExt,
+};
 use futures_util::FutureExt;
 use lapin::{
     Channel, Connection, Consumer,
@@ -15,11 +18,12 @@ use lapin::{
 use tokio::sync::Notify;
 
 use super::{
-    error::{backend, within},
+    error::{backend, warn, within},
     headers::short,
     link::Link,
     topology,
 };
+use crate::chance::Chance;
 
 /// A consumer on a channel of its own, until either dies.
 #[derive(Debug)]
@@ -34,6 +38,31 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// As [`open`](Self::open), again and again until the deadline of connecting: a server where many
+    /// declare the same things at the same time, on a virtual host that is new, may answer that it
+    /// stumbled (541), and closes the connection with everything that was under way on it.
+    pub(super) async fn open_insisting(
+        link: &Arc<Link>,
+        subscription: &Subscription,
+        chance: &Chance,
+    ) -> Result<(Arc<Self>, Consumer), BrokerError> {
+        let options = &link.options;
+        let deadline = options.clock.now() + options.connect_deadline;
+        for attempt in 1.. {
+            let error = match Self::open(link, subscription).await {
+                Err(error) if error.is_retryable() => error,
+                result => return result,
+            };
+            let pause = options.reconnect.delay_after(attempt, chance.next()).unwrap_or_default();
+            if options.clock.now() + pause >= deadline {
+                return Err(error);
+            }
+            warn(&error, "can't subscribe; trying again");
+            options.clock.sleep(pause).await;
+        }
+        Err(BrokerError::Closed)
+    }
+
     /// Declares what the subscription needs and begins to consume.
     pub(super) async fn open(
         link: &Arc<Link>,

@@ -17,6 +17,7 @@ impl RabbitMqOptions {
     /// [`BrokerError::InvalidConfiguration`] for a parameter that is unknown or has no good value,
     /// or a file that can't be read.
     pub(super) fn with_url_parameters(mut self) -> Result<Self, BrokerError> {
+        super::options::uri(self.url())?;
         let url = Url::parse(self.url()).map_err(|error| invalid(format!("the URL: {error}")))?;
         let (mut certificate, mut key) = (None, None);
         for (name, value) in url.query_pairs() {

@@ -76,6 +76,12 @@ async fn should_trust_the_right_authority_only() {
 
     let broker = connect("amqps", "localhost", port, pem("ca.pem")).await.unwrap();
     assert_eq!(broker.health_now(), Health::Connected);
+    let plain = RabbitMqBroker::connect(&server.url()).await.unwrap();
+    // Each broker publishes and consumes on a connection of its own.
+    if let Some(sockets) = aios_tests::socket::without_delay(&[port, server.port()]) {
+        assert_eq!(sockets, [true; 4]);
+    }
+    plain.close(DAY).await.unwrap();
     broker.close(DAY).await.unwrap();
 
     for (host, ca) in
