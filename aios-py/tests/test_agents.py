@@ -252,6 +252,25 @@ async def test_should_not_starve_others_by_functions_that_run_on(
     assert any("occupies every slot" in text for text in texts), texts
 
 
+async def test_should_end_a_task_whose_attempts_together_take_too_long() -> None:
+    @aios.agent("sluggish")
+    async def sluggish(context: aios.TaskContext) -> None:
+        await asyncio.sleep(3600)
+
+    @aios.workflow("ask")
+    async def ask(context: aios.WorkflowContext) -> None:
+        await context.task("sluggish", timeout=0.2, total_timeout=0.5)
+
+    async with aios.Runtime(agents=[sluggish], workflows=[ask]) as runtime:
+        for run in (
+            await runtime.start(ask),
+            await runtime.task("sluggish", total_timeout=0.5),
+        ):
+            with pytest.raises(aios.RunFailedError) as raised:
+                await run.result()
+            assert isinstance(raised.value.__cause__, aios.TaskTimeoutError)
+
+
 async def test_should_say_that_nobody_takes_a_task() -> None:
     async with aios.Runtime() as runtime:
         with pytest.raises(aios.AgentNotFoundError):
