@@ -6,7 +6,7 @@ use std::{
 };
 
 use tracing::{
-    Event, Level, Metadata, Subscriber,
+    Dispatch, Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Id, Record},
     subscriber::DefaultGuard,
@@ -16,14 +16,18 @@ use tracing::{
 pub(crate) struct Logged {
     lines: Arc<Mutex<Vec<String>>>,
     _guard: DefaultGuard,
+    /// While there is just one subscriber, tracing asks that of the thread which first reaches a line
+    /// of the log, be it another test's, and remembers the answer for all.
+    _second: Dispatch,
 }
 
 impl Logged {
     /// Only what is logged on this thread: the test needs a runtime of one thread.
     pub(crate) fn here() -> Self {
         let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let second = Dispatch::new(Keeper(Arc::default()));
         let guard = tracing::subscriber::set_default(Keeper(Arc::clone(&lines)));
-        Self { lines, _guard: guard }
+        Self { lines, _guard: guard, _second: second }
     }
 
     /// The lines that contain every one of these words.

@@ -121,10 +121,20 @@ fn size(event: &Event) -> usize {
 
 fn metadata_size(metadata: &Metadata) -> usize {
     let Metadata {
-        correlation_id, causation_id, user_id, traceparent, tracestate, reply_to, ..
+        correlation_id,
+        causation_id,
+        user_id,
+        traceparent,
+        tracestate,
+        reply_to,
+        run_id,
+        incarnation,
+        ..
     } = metadata;
-    let known = [correlation_id, causation_id, user_id, traceparent, tracestate, reply_to];
-    let known: usize = known.into_iter().flatten().map(|text| text.len()).sum();
+    let ours = [correlation_id, causation_id, user_id, traceparent, tracestate];
+    let theirs = [reply_to, run_id, incarnation];
+    let known = ours.into_iter().chain(theirs).flatten();
+    let known: usize = known.map(|text| text.len()).sum();
     if metadata.extra.is_empty() {
         return known;
     }

@@ -142,7 +142,7 @@ impl TaskContext {
     }
 
     /// Publishes an event if the task succeeds, before the task counts as done. The event gets this
-    /// task's correlation, user and trace.
+    /// task's run, and its correlation, cause, user and trace where it has none of its own.
     ///
     /// # Errors
     ///
@@ -150,13 +150,7 @@ impl TaskContext {
     /// it is not published.
     pub fn emit(&self, mut event: Event) -> Result<(), EventError> {
         event.event_type.check_unreserved()?;
-        let ours = &self.info.metadata;
-        let theirs = &mut event.metadata;
-        theirs.correlation_id =
-            theirs.correlation_id.take().or_else(|| ours.correlation_id.clone());
-        theirs.user_id = theirs.user_id.take().or_else(|| ours.user_id.clone());
-        theirs.traceparent = theirs.traceparent.take().or_else(|| ours.traceparent.clone());
-        theirs.tracestate = theirs.tracestate.take().or_else(|| ours.tracestate.clone());
+        event.metadata.fill_from(&self.info.metadata);
         self.emitted.lock().unwrap_or_else(PoisonError::into_inner).push(event);
         Ok(())
     }

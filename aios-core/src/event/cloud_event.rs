@@ -5,13 +5,15 @@ use super::{Event, EventError, Metadata, Payload, Timestamp};
 
 /// Prefix of the CloudEvents extension attributes that carry our metadata; the specification
 /// allows lower-case letters and digits only, so underscores are dropped.
-const KNOWN: [(&str, &str); 6] = [
+const KNOWN: [(&str, &str); 8] = [
     ("correlationid", "correlation_id"),
     ("causationid", "causation_id"),
     ("userid", "user_id"),
     ("traceparent", "traceparent"),
     ("tracestate", "tracestate"),
     ("replyto", "reply_to"),
+    ("runid", "run_id"),
+    ("incarnation", "incarnation"),
 ];
 
 /// A CloudEvents 1.0 event in structured JSON mode.

@@ -27,6 +27,9 @@ pub struct Metadata {
     /// Mailbox that wants the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<Arc<str>>,
+    /// The run that the event belongs to, or on whose behalf it happened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<Arc<str>>,
     /// Version of the schema that the data follows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<u32>,
@@ -44,6 +47,24 @@ impl Metadata {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Sets what is not set of correlation, cause, user and trace to what `origin` says, and the run
+    /// to that of `origin`.
+    pub fn fill_from(&mut self, origin: &Self) {
+        let fill = |ours: &mut Option<Arc<str>>, theirs: &Option<Arc<str>>| {
+            if ours.is_none() {
+                ours.clone_from(theirs);
+            }
+        };
+        fill(&mut self.correlation_id, &origin.correlation_id);
+        fill(&mut self.causation_id, &origin.causation_id);
+        fill(&mut self.user_id, &origin.user_id);
+        if self.traceparent.is_none() {
+            self.traceparent.clone_from(&origin.traceparent);
+            self.tracestate.clone_from(&origin.tracestate);
+        }
+        self.run_id.clone_from(&origin.run_id);
     }
 }
 
@@ -73,6 +94,7 @@ impl<'de> Visitor<'de> for MetadataVisitor {
                 "traceparent" => metadata.traceparent = map.next_value()?,
                 "tracestate" => metadata.tracestate = map.next_value()?,
                 "reply_to" => metadata.reply_to = map.next_value()?,
+                "run_id" => metadata.run_id = map.next_value()?,
                 "schema_version" => metadata.schema_version = map.next_value()?,
                 "incarnation" => metadata.incarnation = map.next_value()?,
                 _ => {

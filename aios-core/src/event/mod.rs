@@ -107,7 +107,7 @@ impl Event {
         self
     }
 
-    /// Marks `parent` as the cause, and inherits its correlation, user and trace.
+    /// Marks `parent` as the cause, and inherits its correlation, user, trace and run.
     ///
     /// Without a correlation the parent's id becomes it, so that everything one event caused can
     /// be found by one key.
@@ -121,6 +121,7 @@ impl Event {
         self.metadata.user_id.clone_from(&inherited.user_id);
         self.metadata.traceparent.clone_from(&inherited.traceparent);
         self.metadata.tracestate.clone_from(&inherited.tracestate);
+        self.metadata.run_id.clone_from(&inherited.run_id);
         self
     }
 

@@ -26,7 +26,7 @@ impl HostedType {
     ) -> Result<Answer, EventError> {
         match result {
             Ok(output) => Ok(Answer {
-                emitted: context.take_emitted(),
+                emitted: emitted(context, parent),
                 result: self.completed(assigned, parent, output)?,
             }),
             Err(error) => self.failed(assigned, parent, error),
@@ -200,4 +200,12 @@ pub(super) fn log_unsettled(settled: Result<(), BrokerError>) {
             "a delivery was not settled"
         );
     }
+}
+
+/// What an agent emitted; the task is the cause, unless it named another one.
+fn emitted(context: &TaskContext, task: &Event) -> Vec<Event> {
+    let mut emitted = context.take_emitted();
+    let ours = emitted.iter_mut().filter(|event| event.metadata.causation_id.is_none());
+    ours.for_each(|event| event.metadata.causation_id = Some(task.id.to_string().into()));
+    emitted
 }

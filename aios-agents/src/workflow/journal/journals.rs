@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use aios_core::{
+    Chain,
     agent::Segment,
     clock::Clock,
     event::{Event, EventError, EventId, Metadata},
@@ -85,8 +86,12 @@ impl Journals {
     ) -> Result<Vec<RecordedEvent>, JournalError> {
         let entry = Entry::Started(started);
         let record = self.codec(workflow)?.encode(entry, self.clock.now())?;
-        let mut events = vec![record.event.with_metadata(metadata)];
-        events.extend(others);
+        let first = record.event.with_metadata(of_start(metadata, run_id));
+        let mut events = vec![first.clone()];
+        events.extend(others.into_iter().map(|mut event| {
+            event.metadata.fill_from(&first.metadata);
+            event
+        }));
         self.begin(run_id, events).await
     }
 
@@ -111,12 +116,30 @@ impl Journals {
         if row.status.is_final() {
             return Err(JournalError::Ended { run_id: row.id.clone(), status: row.status });
         }
-        let event = self.codec(&row.workflow)?.encode(entry, self.clock.now())?.event;
+        let mut event = self.codec(&row.workflow)?.encode(entry, self.clock.now())?.event;
+        event.metadata = self.origin(&row.id).await?;
         let event = match id {
             Some(id) => event.with_id(id),
             None => event,
         };
         self.keep(&row.id, event).await
+    }
+
+    /// Metadata of what others append to a run: what its start says, and the start as the cause. A
+    /// run whose start can't be read now can be told something all the same.
+    async fn origin(&self, run_id: &str) -> Result<Metadata, JournalError> {
+        let started = match self.store.read_stream(&StreamId::of_run(run_id)?, 0, 1).await {
+            Ok(started) => started.into_iter().next(),
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), run = run_id, "a start can't be read");
+                None
+            }
+        };
+        let Some(started) = started else {
+            return Ok(Metadata { run_id: Some(run_id.into()), ..Metadata::default() });
+        };
+        let causation_id = Some(started.event.id.to_string().into());
+        Ok(of_start(Metadata { causation_id, ..started.event.metadata }, run_id))
     }
 
     /// Appends an event that somebody else made. A run that has ended takes none, whatever its row
@@ -317,4 +340,12 @@ fn choose(rows: Vec<RunRecord>) -> Option<RunRecord> {
     let number = |row: &RunRecord| (run_id::number_in_chain(&row.id), row.created_at);
     let open = open.into_iter().min_by_key(number);
     open.or_else(|| ended.into_iter().max_by_key(|row| row.created_at))
+}
+
+/// Metadata of the start of a run. A run without a correlation is one of its own.
+fn of_start(given: Metadata, run_id: &str) -> Metadata {
+    let run_id: Arc<str> = run_id.into();
+    let correlation_id = given.correlation_id.or_else(|| Some(Arc::clone(&run_id)));
+    let (reply_to, incarnation) = (None, None);
+    Metadata { correlation_id, run_id: Some(run_id), reply_to, incarnation, ..given }
 }

@@ -78,7 +78,8 @@ impl Driver {
     /// Metadata of what is published about a task.
     pub(super) fn task_metadata(&self) -> Metadata {
         let incarnation = Some(Arc::clone(&self.incarnation_text));
-        Metadata { incarnation, ..self.metadata.clone() }
+        let reply_to = self.reply_to.clone();
+        Metadata { incarnation, reply_to, ..self.metadata.clone() }
     }
 
     /// An attempt was handed to the dispatcher: it has to be answered by some time.
@@ -302,7 +303,9 @@ impl Driver {
     /// agent chose may be stored already.
     pub(super) fn recorded(&self, answer: &Event, operation: u64, attempt: u32) -> Event {
         let id = EventId::derive(&format!("{}/{operation}/answer#{attempt}", self.incarnation));
-        answer.clone().with_id(id)
+        let mut answer = answer.clone().with_id(id);
+        answer.metadata.fill_from(&self.metadata);
+        answer
     }
 }
 

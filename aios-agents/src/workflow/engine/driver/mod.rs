@@ -78,6 +78,8 @@ struct Driver {
     version: u64,
     /// Metadata for the events that this run causes.
     metadata: Metadata,
+    /// Name of the mailbox that gets the answers of agents.
+    reply_to: Option<Arc<str>>,
     /// Id of the event that started the run.
     incarnation: EventId,
     incarnation_text: Arc<str>,
