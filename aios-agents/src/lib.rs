@@ -3,10 +3,14 @@
 
 pub mod agent;
 mod counted;
+pub mod declared;
 pub mod middleware;
+mod options;
 mod panic;
 pub mod prelude;
+pub mod projection;
 pub mod runtime;
+mod suggest;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod workflow;
@@ -17,4 +21,5 @@ pub mod __private {
     pub use tokio::select;
 }
 
+pub use self::declared::{AgentRef, TypedRun, WorkflowRef};
 pub use self::runtime::{RunError, RunHandle, Runtime, RuntimeBuilder, RuntimeError};

@@ -10,6 +10,7 @@ pub use aios_core::{
 };
 
 pub use crate::{
+    declared::{AgentRef, TypedRun, WorkflowRef},
     runtime::{RunError, RunHandle, Runtime, RuntimeError},
     select,
     workflow::{Target, WorkflowContext, WorkflowError, race},

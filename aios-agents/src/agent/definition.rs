@@ -163,6 +163,7 @@ impl AgentDefinition {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
+        self.layers.iter().try_for_each(|layer| layer.check())?;
         let agent_type = Segment::new(&self.agent_type)?;
         let reason = match (self.concurrency, self.agents.is_empty()) {
             (0, _) => "would never do a task with a concurrency of 0",

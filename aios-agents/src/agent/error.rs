@@ -10,7 +10,7 @@ use aios_core::{
 #[non_exhaustive]
 pub enum AgentError {
     /// An agent type has a name that can't be a segment of an event type.
-    #[error("an agent type has an invalid name")]
+    #[error(transparent)]
     InvalidType(#[from] InvalidSegment),
     /// An agent has an id that can't be part of a mailbox's name.
     #[error("the id of an agent is invalid")]

@@ -59,7 +59,12 @@ impl<A: Agent> DynAgent for TypedAgent<A> {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
-        let parameters = self.parameters.decode(&parameters)?;
+        let parameters = self.parameters.decode(&parameters).map_err(|mut error| {
+            let whom = format!("the parameters do not fit agent {}", context.agent_type());
+            let message = &mut error.failure.message;
+            *message = message.replacen("the parameters do not fit", &whom, 1);
+            error
+        })?;
         let output = self.agent.process_task(context, parameters).await?;
         Payload::encode(&output).map_err(|error| {
             TaskError::terminal(Failure::from_error(codes::INVALID_OUTPUT, &error))
@@ -85,6 +90,12 @@ pub enum Dynamic {}
 #[derive(Debug)]
 pub enum Boxed {}
 
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an agent",
+    label = "implement `Agent` for this type",
+    note = "an agent is a value of a type that implements `Agent`, or `DynAgent` for JSON without \
+            types, or an `Arc<dyn DynAgent>`"
+)]
 /// What can be run as an agent: every [`Agent`] and every [`DynAgent`]. The marker `M` tells the
 /// two apart and is always inferred.
 pub trait IntoDynAgent<M> {

@@ -11,7 +11,10 @@ use aios_core::{
 };
 
 use super::Around;
-use crate::agent::codes;
+use crate::{
+    agent::{AgentError, codes},
+    options::check_span,
+};
 
 /// Refuses tasks for a while after several failures in a row, with
 /// [`CIRCUIT_OPEN`](codes::CIRCUIT_OPEN), which is retryable; then lets one through to see whether
@@ -156,6 +159,11 @@ impl Around for CircuitBreaker {
         let result = agent.process_task(context, parameters).await;
         pass.end = Some(End::of(&result));
         result
+    }
+
+    fn check(&self) -> Result<(), AgentError> {
+        check_span("the time for which a circuit is open", self.open_for, Duration::from_millis(1))
+            .map_err(|reason| AgentError::InvalidConfiguration { reason })
     }
 }
 

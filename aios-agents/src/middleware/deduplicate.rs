@@ -10,6 +10,7 @@ use aios_core::{
 use tokio::sync::OnceCell;
 
 use super::Around;
+use crate::agent::AgentError;
 
 /// Does each task once, and answers a repetition, also a later attempt, with the first success.
 ///
@@ -64,5 +65,13 @@ impl Around for Deduplicate {
         let cell = self.cell(context.task_id());
         let output = cell.get_or_try_init(|| agent.process_task(context, parameters)).await?;
         Ok(output.clone())
+    }
+
+    fn check(&self) -> Result<(), AgentError> {
+        if self.0.capacity == 0 {
+            let reason = "a de-duplication that knows no task does nothing".to_owned();
+            return Err(AgentError::InvalidConfiguration { reason });
+        }
+        Ok(())
     }
 }

@@ -43,6 +43,8 @@ use aios_core::{
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::agent::AgentError;
+
 pub use self::{
     circuit_breaker::CircuitBreaker, concurrency_limit::ConcurrencyLimit, deduplicate::Deduplicate,
     measure::Measure, rate_limit::RateLimit, retry::Retry, timeout::Timeout, trace::Trace,
@@ -53,6 +55,15 @@ pub use self::{
 pub trait AgentLayer: Send + Sync + 'static {
     /// Wraps one agent.
     fn layer(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent>;
+
+    /// Refuses options that make no sense; called once, before any agent is wrapped.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::InvalidConfiguration`] says what is wrong.
+    fn check(&self) -> Result<(), AgentError> {
+        Ok(())
+    }
 }
 
 /// Does something around every task of an agent. The easy way to write an [`AgentLayer`]: clones
@@ -73,11 +84,24 @@ pub trait Around: Clone + Send + Sync + 'static {
         context: &TaskContext,
         parameters: Payload,
     ) -> impl Future<Output = Result<Payload, TaskError>> + Send;
+
+    /// See [`AgentLayer::check`].
+    ///
+    /// # Errors
+    ///
+    /// See [`AgentLayer::check`].
+    fn check(&self) -> Result<(), AgentError> {
+        Ok(())
+    }
 }
 
 impl<L: Around> AgentLayer for L {
     fn layer(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent> {
         Arc::new(Wrapped { agent, layer: self.clone() })
+    }
+
+    fn check(&self) -> Result<(), AgentError> {
+        Around::check(self)
     }
 }
 

@@ -8,7 +8,10 @@ use aios_core::{
 };
 
 use super::Around;
-use crate::agent::backoff::chance;
+use crate::{
+    agent::{AgentError, backoff::chance},
+    options::check_retry,
+};
 
 /// Tries a failed task again at once, in this process: for faults that pass quickly.
 ///
@@ -51,5 +54,10 @@ impl Around for Retry {
                 _ => return Err(error),
             }
         }
+    }
+
+    fn check(&self) -> Result<(), AgentError> {
+        check_retry("a retry", &self.policy)
+            .map_err(|reason| AgentError::InvalidConfiguration { reason })
     }
 }

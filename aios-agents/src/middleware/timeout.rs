@@ -8,7 +8,10 @@ use aios_core::{
 };
 
 use super::Around;
-use crate::agent::codes;
+use crate::{
+    agent::{AgentError, codes},
+    options::check_span,
+};
 
 /// Gives a task up after a time, with [`TASK_TIMEOUT`](codes::TASK_TIMEOUT), which is retryable.
 ///
@@ -42,5 +45,10 @@ impl Around for Timeout {
                 Err(TaskError::retryable(Failure::new(codes::TASK_TIMEOUT, message)))
             }
         }
+    }
+
+    fn check(&self) -> Result<(), AgentError> {
+        check_span("a timeout", self.after, Duration::from_millis(1))
+            .map_err(|reason| AgentError::InvalidConfiguration { reason })
     }
 }

@@ -13,6 +13,8 @@ use super::{EngineOptions, Runtime, RuntimeError, single_task};
 use crate::{
     agent::{AgentDefinition, AgentHost, Agents, HostOptions, IntoDynAgent},
     counted::CountedStore,
+    declared::WorkflowName,
+    projection::Running,
     workflow::{
         FnWorkflow, Workflow, WorkflowContext, WorkflowError,
         engine::{Engine, Registry},
@@ -78,8 +80,11 @@ impl RuntimeBuilder {
     }
 
     /// Adds an async function as version 1 of a workflow.
+    ///
+    /// The input is decoded from JSON and has to be owned: `String`, not `&str`. With a
+    /// [`WorkflowRef`](crate::WorkflowRef) as its name, the compiler checks that the function fits.
     #[must_use]
-    pub fn workflow<F, I, O, Fut>(self, name: impl AsRef<str>, function: F) -> Self
+    pub fn workflow<F, I, O, Fut>(self, name: impl WorkflowName<I, O>, function: F) -> Self
     where
         F: Fn(WorkflowContext, I) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<O, WorkflowError>> + Send + 'static,
@@ -94,7 +99,7 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn workflow_version<F, I, O, Fut>(
         mut self,
-        name: impl AsRef<str>,
+        name: impl WorkflowName<I, O>,
         version: u32,
         function: F,
     ) -> Self
@@ -104,7 +109,7 @@ impl RuntimeBuilder {
         I: DeserializeOwned + Send + 'static,
         O: Serialize + 'static,
     {
-        let named = FnWorkflow::new(name, function).map_err(RuntimeError::from);
+        let named = FnWorkflow::new(name.workflow_name(), function).map_err(RuntimeError::from);
         self.workflows.push(
             named.map(|workflow| -> Arc<dyn Workflow> { Arc::new(workflow.with_version(version)) }),
         );
@@ -149,6 +154,7 @@ impl RuntimeBuilder {
     ///
     /// A cancelled start leaves nothing running.
     pub async fn start(self) -> Result<Runtime, RuntimeError> {
+        self.engine.validate().map_err(|reason| invalid(&format!("engine options: {reason}")))?;
         let broker = self.broker.ok_or_else(|| invalid("a runtime needs a broker"))?;
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
         let source = self.source.unwrap_or_else(|| "aios".into());
@@ -172,6 +178,7 @@ impl RuntimeBuilder {
             journals: journals.clone(),
             engine: None,
             host: None,
+            projections: Running::default(),
         };
         let agent_types = self.agents.types();
         if !self.agents.is_empty() {

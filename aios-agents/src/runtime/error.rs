@@ -8,6 +8,7 @@ use aios_core::{
 
 use crate::{
     agent::AgentError,
+    suggest::hint,
     workflow::{InvalidRunId, engine::EngineError, journal::JournalError},
 };
 
@@ -22,16 +23,18 @@ pub enum RuntimeError {
         reason: String,
     },
     /// A workflow has a name that can't be a segment of an event type.
-    #[error("a workflow has an invalid name")]
+    #[error(transparent)]
     InvalidWorkflow(#[from] InvalidSegment),
     /// A run can't have this id.
     #[error(transparent)]
     InvalidRunId(#[from] InvalidRunId),
     /// No workflow with this name is registered.
-    #[error("no workflow {workflow} is registered")]
+    #[error("no workflow {workflow} is registered{}", hint("registered", workflow, registered))]
     UnknownWorkflow {
         /// The name.
         workflow: String,
+        /// The names of those that are, as far as they are known.
+        registered: Vec<String>,
     },
     /// There is no run with this id.
     #[error("there is no run {run_id}")]
@@ -66,6 +69,14 @@ pub enum RuntimeError {
         run_id: String,
         /// The operation.
         operation: u64,
+    },
+    /// The event at this position is no dead letter of the projection.
+    #[error("projection {projection} has no dead letter at position {position}")]
+    UnknownDeadLetter {
+        /// The projection.
+        projection: String,
+        /// The position.
+        position: u64,
     },
     /// The agents could not be run.
     #[error("could not run the agents")]
@@ -105,6 +116,7 @@ impl RuntimeError {
             Self::RunEnded { .. } => "RUN_ENDED",
             Self::RunCancelling { .. } => "RUN_CANCELLING",
             Self::UnknownOperation { .. } => "OPERATION_NOT_FOUND",
+            Self::UnknownDeadLetter { .. } => "DEAD_LETTER_NOT_FOUND",
             Self::Agents(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Broker(error) => error.code(),
@@ -125,7 +137,9 @@ impl From<EngineError> for RuntimeError {
 impl From<JournalError> for RuntimeError {
     fn from(error: JournalError) -> Self {
         match error {
-            JournalError::UnknownWorkflow { workflow } => Self::UnknownWorkflow { workflow },
+            JournalError::UnknownWorkflow { workflow, registered } => {
+                Self::UnknownWorkflow { workflow, registered }
+            }
             JournalError::UnknownRun { run_id } => Self::UnknownRun { run_id },
             JournalError::Ended { run_id, status } => Self::RunEnded { run_id, status },
             JournalError::Exists { run_id } => Self::RunExists { run_id },
@@ -141,30 +155,27 @@ impl From<JournalError> for RuntimeError {
 #[non_exhaustive]
 pub enum RunError {
     /// It failed.
-    #[error("run {run_id} failed")]
+    #[error("run {run_id} failed: {failure}")]
     Failed {
         /// The run.
         run_id: String,
         /// What went wrong.
-        #[source]
         failure: Failure,
     },
     /// It was cancelled.
-    #[error("run {run_id} was cancelled")]
+    #[error("run {run_id} was cancelled: {failure}")]
     Cancelled {
         /// The run.
         run_id: String,
         /// Why.
-        #[source]
         failure: Failure,
     },
     /// Today's code does not fit its journal; it goes on when fitting code runs.
-    #[error("run {run_id} is blocked")]
+    #[error("run {run_id} is blocked: {failure}")]
     Blocked {
         /// The run.
         run_id: String,
         /// What does not fit.
-        #[source]
         failure: Failure,
     },
     /// The result is of another type.

@@ -8,7 +8,7 @@ use aios_core::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Client, RunError, RuntimeError};
+use super::{Client, RunError, RunEvents, RuntimeError};
 use crate::workflow::{
     engine::Ended,
     journal::{CancelRequested, Entry, Signaled, decode, mark_copy},
@@ -209,6 +209,14 @@ impl RunHandle {
         self.client.journals.store.read_stream(&stream, after, limit).await
     }
 
+    /// Follows the run of this very id, also if it has continued as another one: its events with a
+    /// version above `after`, first those that are there, then those that come, until the one that
+    /// ends it.
+    #[must_use]
+    pub fn events(&self, after: u64) -> RunEvents {
+        RunEvents::new(self.client.journals.clone(), &self.run_id, after)
+    }
+
     /// Starts a new run that begins with this run's journal as it was before an operation, and
     /// goes on from there with today's code.
     ///
@@ -259,6 +267,7 @@ impl RunHandle {
                 if !events.is_empty() {
                     mark_copy(&mut metadata, &source.id);
                 }
+                metadata.run_id = Some(new_id.into());
                 events.push(forked.with_metadata(metadata).with_id(EventId::generate()));
             }
         }

@@ -3,6 +3,7 @@
 mod builder;
 mod error;
 mod handle;
+mod run_events;
 mod single_task;
 mod start;
 
@@ -11,18 +12,21 @@ use std::{sync::Arc, time::Duration};
 use aios_core::{broker::Broker, store::Store};
 use serde::Serialize;
 
+pub(crate) use self::single_task::NAME as SINGLE_TASK;
 pub use self::{
     builder::RuntimeBuilder,
     error::{RunError, RuntimeError},
     handle::RunHandle,
+    run_events::RunEvents,
     single_task::StartTask,
     start::StartRun,
 };
 pub use crate::workflow::engine::{AnonymousAnswers, EngineOptions, RunExecutor};
 use crate::{
     agent::AgentHost,
+    declared::{StartAgentTask, StartWorkflow},
+    projection::{Projection, ProjectionHandle, Running, StartProjection},
     workflow::{
-        Target,
         engine::{Engine, Message, RunningEngine},
         journal::Journals,
         run_id,
@@ -40,6 +44,7 @@ pub struct Runtime {
     journals: Option<Journals>,
     engine: Option<RunningEngine>,
     host: Option<AgentHost>,
+    projections: Running,
 }
 
 impl Runtime {
@@ -49,9 +54,14 @@ impl Runtime {
         RuntimeBuilder::default()
     }
 
-    /// Starts a run of a workflow's latest version; await it to get a [`RunHandle`].
-    pub fn start<T: Serialize + ?Sized>(&self, workflow: &str, input: &T) -> StartRun {
-        StartRun::new(self.client(), workflow, input)
+    /// Starts a run of a workflow's latest version; await it to get a [`RunHandle`], or a
+    /// [`TypedRun`](crate::TypedRun) if the workflow is named by a [`WorkflowRef`](crate::WorkflowRef).
+    pub fn start<W, T>(&self, workflow: W, input: &T) -> W::Start
+    where
+        W: StartWorkflow<T>,
+        T: Serialize + ?Sized,
+    {
+        workflow.into_start(|name| StartRun::new(self.client(), name, input))
     }
 
     /// Sends a signal to a run, and starts the run first if there is none with this id: both at once,
@@ -72,13 +82,33 @@ impl Runtime {
         self.start(workflow, input).with_id(run_id).with_signal(signal, payload)
     }
 
-    /// Gives a task to an agent, as a run of one step; await it to get a [`RunHandle`].
-    pub fn task<T: Serialize + ?Sized>(
-        &self,
-        agent: impl Into<Target>,
-        parameters: &T,
-    ) -> StartTask {
-        StartTask::new(self.client(), agent.into(), parameters)
+    /// Gives a task to an agent, as a run of one step; await it to get a [`RunHandle`], or a
+    /// [`TypedRun`](crate::TypedRun) if the agents are named by an [`AgentRef`](crate::AgentRef).
+    pub fn task<A, T>(&self, agent: A, parameters: &T) -> A::Start
+    where
+        A: StartAgentTask<T>,
+        T: Serialize + ?Sized,
+    {
+        agent.into_start(|target| StartTask::new(self.client(), target, parameters))
+    }
+
+    /// Starts a projection: reads the log from where it is, and hands over what its patterns match;
+    /// see [`projection`](crate::projection). Await it to get a [`ProjectionHandle`]; the projection
+    /// then runs until the runtime stops. It needs a store.
+    ///
+    /// `name` is `[a-z][a-z0-9_]*`. One process at a time runs the projection of a name.
+    pub fn projection<P: Projection>(&self, name: &str, projection: P) -> StartProjection<'_, P> {
+        let journals = self.client().map(|client| client.journals);
+        StartProjection::new(journals, &self.projections, name, projection)
+    }
+
+    /// A handle for a projection that runs here or elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::InvalidConfiguration`] if the runtime has no store.
+    pub fn projection_handle(&self, name: &str) -> Result<ProjectionHandle, RuntimeError> {
+        ProjectionHandle::new(self.client()?.journals, name)
     }
 
     /// A handle for a run that was started before, here or elsewhere.
@@ -122,6 +152,9 @@ impl Runtime {
             Some(host) => host.shutdown(deadline).await,
             None => Ok(()),
         };
+        if let Some(journals) = &self.journals {
+            self.projections.stop(&*journals.clock, deadline).await;
+        }
         if let Some(engine) = self.engine.take() {
             engine.stop().await;
         }

@@ -104,7 +104,10 @@ impl StartRun {
         let client = self.client?;
         let journals = &client.journals;
         let registered = journals.registry.latest(&self.workflow);
-        let unknown = || RuntimeError::UnknownWorkflow { workflow: self.workflow.clone() };
+        let unknown = || RuntimeError::UnknownWorkflow {
+            workflow: self.workflow.clone(),
+            registered: journals.registry.names(),
+        };
         let version = registered.ok_or_else(unknown)?.workflow.version();
         let run_id = self.run_id.unwrap_or_else(|| EventId::generate().to_string());
         run_id::check_chosen(&run_id)?;

@@ -87,7 +87,9 @@ where
     ) -> BoxFuture<'static, Result<Payload, WorkflowError>> {
         let input = match decode(&input) {
             Ok(input) => input,
-            Err(failure) => {
+            Err(mut failure) => {
+                let input = format!("the input of workflow {} does not fit", self.name);
+                failure.message = failure.message.replacen("the parameters do not fit", &input, 1);
                 return Box::pin(std::future::ready(Err(WorkflowError::failed(failure))));
             }
         };

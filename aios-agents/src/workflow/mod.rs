@@ -37,8 +37,8 @@ mod turn;
 pub(crate) use self::execution::Execution;
 pub use self::{
     context::{
-        ChildCall, OperationCall, RunInfo, SignalCall, SleepCall, StepCall, StepContext, Target,
-        TaskCall, WorkflowContext,
+        Answer, ChildCall, OperationCall, RunInfo, SignalCall, SleepCall, StepCall, StepContext,
+        Target, TaskCall, WorkflowContext,
     },
     definition::{FnWorkflow, Workflow},
     error::WorkflowError,

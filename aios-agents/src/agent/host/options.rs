@@ -2,7 +2,10 @@ use std::time::Duration;
 
 use aios_core::retry::RetryPolicy;
 
-use crate::agent::AgentError;
+use crate::{
+    agent::AgentError,
+    options::{check_retry, check_span},
+};
 
 /// How an [`AgentHost`](super::AgentHost) treats its agents and tasks.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,16 +86,20 @@ impl HostOptions {
         self
     }
 
-    /// Refuses what would spin.
+    /// Refuses what would spin or never happen.
     pub(super) fn validate(&self) -> Result<(), AgentError> {
-        let spins = self.heartbeat_interval.is_zero()
-            || self.announce_interval.is_zero()
-            || self.backoff.initial_delay.is_zero();
-        if spins {
-            let reason = "intervals and the first delay of the back-off must be above zero";
-            return Err(AgentError::InvalidConfiguration { reason: reason.to_owned() });
-        }
-        Ok(())
+        self.check().map_err(|reason| AgentError::InvalidConfiguration { reason })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let moment = Duration::from_millis(1);
+        check_span("heartbeat_interval", self.heartbeat_interval, moment)?;
+        check_span("announce_interval", self.announce_interval, moment)?;
+        check_span("cancel_grace", self.cancel_grace, Duration::ZERO)?;
+        check_span("create_timeout", self.create_timeout, moment)?;
+        let early = self.early_ack_after.unwrap_or_default();
+        check_span("early_ack_after", early, Duration::ZERO)?;
+        check_retry("backoff", &self.backoff.clone().with_max_attempts(0))
     }
 }
 

@@ -1,4 +1,5 @@
 use std::{
+    error::Error,
     future::Future,
     marker::PhantomData,
     pin::Pin,
@@ -7,11 +8,19 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{event::Payload, retry::RetryPolicy};
+use aios_core::{
+    agent::Segment,
+    event::{EventError, Payload},
+    failure::Failure,
+    retry::RetryPolicy,
+};
 use serde::de::DeserializeOwned;
 
 use super::Cell;
-use crate::workflow::{WorkflowError, machine::Request};
+use crate::{
+    options::{check_retry, check_timeout, refused},
+    workflow::{WorkflowError, machine::Request},
+};
 
 /// An operation as data: begins when it is first polled, ends with the recorded outcome.
 ///
@@ -25,6 +34,16 @@ pub struct OperationCall {
     cell: Arc<Cell>,
     operation: u64,
     state: CallState,
+    subject: Subject,
+}
+
+/// Whose outcome it is that may not fit its type.
+#[derive(Debug)]
+enum Subject {
+    Agent(Segment),
+    Workflow(Segment),
+    Signal(Box<str>),
+    Other,
 }
 
 #[derive(Debug)]
@@ -38,7 +57,13 @@ impl OperationCall {
     pub(super) fn new(cell: Arc<Cell>, request: Result<Request, WorkflowError>) -> Self {
         let request = cell.check().and(request);
         let operation = request.as_ref().map_or(0, |_| cell.reserve());
-        Self { cell, operation, state: CallState::Fresh(request) }
+        let subject = match &request {
+            Ok(Request::Task(task)) => Subject::Agent(task.agent_type.clone()),
+            Ok(Request::Child(child)) => Subject::Workflow(child.workflow.clone()),
+            Ok(Request::Signal { name, .. }) => Subject::Signal(name.clone()),
+            _ => Subject::Other,
+        };
+        Self { cell, operation, state: CallState::Fresh(request), subject }
     }
 
     /// Waits on without taking the outcome; for workflows that are not written in Rust.
@@ -52,6 +77,30 @@ impl OperationCall {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.cell.is_released(self.operation)
+    }
+
+    /// Decodes the outcome; a failure says whose it is, and what it should be.
+    fn decode<T: DeserializeOwned>(&self, payload: &Payload) -> Result<T, WorkflowError> {
+        payload.decode().map_err(|error| {
+            let operation = self.operation;
+            let whose = match &self.subject {
+                Subject::Agent(name) => format!("task {operation}: agent \"{name}\" answered"),
+                Subject::Workflow(name) => {
+                    format!("child {operation}: workflow \"{name}\" returned")
+                }
+                Subject::Signal(name) => format!("signal {name:?} (operation {operation}) carries"),
+                Subject::Other => format!("operation {operation} recorded"),
+            };
+            misfit::<T>(&whose, &error)
+        })
+    }
+
+    /// Refuses options that make no sense; the call then fails.
+    fn refuse(mut self, checked: Result<(), String>) -> Self {
+        if let (Err(reason), CallState::Fresh(Ok(_))) = (checked, &self.state) {
+            self.state = CallState::Fresh(Err(WorkflowError::failed(refused(reason))));
+        }
+        self
     }
 
     fn adjust(mut self, adjust: impl FnOnce(&mut Request)) -> Self {
@@ -104,6 +153,44 @@ impl Drop for OperationCall {
     }
 }
 
+/// What a task, a signal or a child can resolve to: every type that serde can read and that borrows
+/// nothing.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be the type of an answer",
+    label = "this type can't be read from JSON",
+    note = "name the type, as in `let answer: Plan = ...` or `context.task::<Plan>(...)`; use `()` if \
+            it is nothing or `serde_json::Value` if it does not matter",
+    note = "the type has to implement `serde::Deserialize` and own its data: `String`, not `&str`"
+)]
+pub trait Answer: DeserializeOwned {}
+
+impl<T: DeserializeOwned> Answer for T {}
+
+/// Says of what was recorded that it is no `T`.
+pub(super) fn misfit<T>(whose: &str, error: &EventError) -> WorkflowError {
+    let expected = short(std::any::type_name::<T>());
+    let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    let message = format!("{whose} what is no {expected}: {reason}");
+    WorkflowError::failed(Failure::new("INVALID_RESULT", message))
+}
+
+/// A type without the paths of its parts.
+fn short(type_name: &str) -> String {
+    let (mut short, mut word) = (String::new(), String::new());
+    for letter in type_name.chars() {
+        match letter {
+            ':' => word.clear(),
+            letter if letter.is_alphanumeric() || letter == '_' => word.push(letter),
+            letter => {
+                short.push_str(&word);
+                short.push(letter);
+                word.clear();
+            }
+        }
+    }
+    short + &word
+}
+
 /// Defines the typed calls: each wraps an [`OperationCall`] and decodes its outcome.
 macro_rules! typed_call {
     ($(#[$doc:meta])* $name:ident) => {
@@ -123,13 +210,19 @@ macro_rules! typed_call {
             fn adjust(self, adjust: impl FnOnce(&mut Request)) -> Self {
                 Self::new(self.call.adjust(adjust))
             }
+
+            #[allow(dead_code, reason = "not every call has options that can be wrong")]
+            fn refuse(self, checked: Result<(), String>) -> Self {
+                Self::new(self.call.refuse(checked))
+            }
         }
 
-        impl<T: DeserializeOwned> Future for $name<T> {
+        impl<T: Answer> Future for $name<T> {
             type Output = Result<T, WorkflowError>;
 
             fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-                Pin::new(&mut self.call).poll(context).map(|outcome| Ok(outcome?.decode()?))
+                let polled = Pin::new(&mut self.call).poll(context);
+                polled.map(|outcome| self.call.decode(&outcome?))
             }
         }
     };
@@ -154,12 +247,15 @@ typed_call! {
 
 impl<T> TaskCall<T> {
     /// Sets how long one attempt may take; without it, an attempt may take for ever.
+    ///
+    /// A timeout of less than a millisecond fails the call with `INVALID_OPTIONS`.
     pub fn timeout(self, timeout: Duration) -> Self {
-        self.adjust(|request| {
+        let adjusted = self.adjust(|request| {
             if let Request::Task(task) = request {
                 task.timeout = Some(timeout);
             }
-        })
+        });
+        adjusted.refuse(check_timeout(Some(timeout)))
     }
 
     /// Sets how long all attempts together may take, from when the task is assigned first to its
@@ -174,12 +270,16 @@ impl<T> TaskCall<T> {
     }
 
     /// Sets when a failed attempt is followed by another.
+    ///
+    /// A policy without an end and without a delay fails the call with `INVALID_OPTIONS`.
     pub fn retry(self, policy: RetryPolicy) -> Self {
-        self.adjust(|request| {
+        let checked = check_retry("retry", &policy);
+        let adjusted = self.adjust(|request| {
             if let Request::Task(task) = request {
                 task.retry = policy;
             }
-        })
+        });
+        adjusted.refuse(checked)
     }
 }
 

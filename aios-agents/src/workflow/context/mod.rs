@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::cell::{Cell, Compensation};
 pub use self::{
-    call::{ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
+    call::{Answer, ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
     step::{StepCall, StepContext},
 };
 use super::{
@@ -56,9 +56,24 @@ pub struct Target {
     agent_id: Option<String>,
 }
 
-impl<T: AsRef<str>> From<T> for Target {
-    fn from(agent_type: T) -> Self {
-        Self { agent_type: agent_type.as_ref().to_owned(), agent_id: None }
+/// Any agent of a type.
+macro_rules! from_type {
+    ($($text:ty),+) => {$(
+        impl From<$text> for Target {
+            fn from(agent_type: $text) -> Self {
+                let agent_type: &str = agent_type.as_ref();
+                Self { agent_type: agent_type.to_owned(), agent_id: None }
+            }
+        }
+    )+};
+}
+
+from_type!(&str, &&str, String, &String, Box<str>, Arc<str>, &Arc<str>, std::borrow::Cow<'_, str>);
+
+/// One agent of a type, by id.
+impl<T: AsRef<str>, I: Into<String>> From<(T, I)> for Target {
+    fn from((agent_type, agent_id): (T, I)) -> Self {
+        Self::agent(agent_type, agent_id)
     }
 }
 

@@ -20,8 +20,9 @@ use aios_core::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::Cell;
+use super::{Cell, call::misfit};
 use crate::{
+    options::{check_retry, check_timeout, refused},
     panic::{Refused, panic_failure},
     workflow::{WorkflowError, machine::Request, turn::Turn},
 };
@@ -130,10 +131,11 @@ impl<'a, T> StepCall<'a, T> {
 
     /// Sets when a failed attempt is followed by another.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        let checked = check_retry("retry", &policy);
         if let StepState::Fresh { retry, .. } = &mut self.state {
             *retry = policy;
         }
-        self
+        self.refuse(checked)
     }
 
     /// Sets how long one attempt may take; then its code is dropped and the failure is
@@ -142,6 +144,14 @@ impl<'a, T> StepCall<'a, T> {
     pub fn timeout(mut self, limit: Duration) -> Self {
         if let StepState::Fresh { timeout, .. } = &mut self.state {
             *timeout = Some(limit);
+        }
+        self.refuse(check_timeout(Some(limit)))
+    }
+
+    /// Refuses options that make no sense; the step then fails.
+    fn refuse(mut self, checked: Result<(), String>) -> Self {
+        if let (Err(reason), StepState::Fresh { .. }) = (checked, &self.state) {
+            self.state = StepState::Refused(WorkflowError::failed(refused(reason)));
         }
         self
     }
@@ -250,7 +260,9 @@ impl<T: DeserializeOwned> Future for StepCall<'_, T> {
         };
         this.state = StepState::Done;
         Poll::Ready(match outcome {
-            Ok(payload) => payload.decode().map_err(WorkflowError::from),
+            Ok(payload) => payload
+                .decode()
+                .map_err(|error| misfit::<T>(&format!("step {} recorded", this.operation), &error)),
             Err(failure) => Err(WorkflowError::failed(failure)),
         })
     }

@@ -84,7 +84,10 @@ impl Engine {
         started: Started,
         metadata: Metadata,
     ) -> Result<Vec<RecordedEvent>, JournalError> {
-        let unknown = || JournalError::UnknownWorkflow { workflow: workflow.to_owned() };
+        let unknown = || JournalError::UnknownWorkflow {
+            workflow: workflow.to_owned(),
+            registered: self.journals.registry.names(),
+        };
         let registered = self.journals.registry.latest(workflow).ok_or_else(unknown)?;
         let started = Started { version: registered.workflow.version(), ..started };
         self.journals.start(run_id, workflow, started, Vec::new(), metadata).await

@@ -45,7 +45,7 @@ use self::{
     waiters::Waiters,
 };
 pub(crate) use self::{live::Message, registry::Registry, waiters::Ended};
-use crate::{counted::CountedStore, workflow::journal::Journals};
+use crate::{counted::CountedStore, options::check_span, workflow::journal::Journals};
 
 /// Runs that may be loading or bursting at once because of timers and recovery.
 const ACTIVATIONS: usize = 512;
@@ -59,7 +59,8 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(25);
 /// How an engine behaves.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// How long a lease lives; the time that the death of an engine costs. At least 1 s.
+    /// How long a lease lives; the time that the death of an engine costs. At least 100 ms, and
+    /// better some seconds: a pause of the process for longer costs it its runs.
     pub lease_time: Duration,
     /// Runs whose timer is due within this time stay in memory.
     pub linger: Duration,
@@ -95,6 +96,25 @@ pub enum AnonymousAnswers {
     AcceptAfterGrace,
     /// It becomes a dead letter.
     Refuse,
+}
+
+impl EngineOptions {
+    /// Refuses what would spin, never happen, or not fit together.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let moment = Duration::from_millis(1);
+        let (first, most) = self.back_off;
+        check_span("lease_time", self.lease_time, Duration::from_millis(100))?;
+        check_span("linger", self.linger, Duration::ZERO)?;
+        check_span("back_off.0", first, moment)?;
+        check_span("back_off.1", most, moment)?;
+        check_span("child_check", self.child_check, moment)?;
+        check_span("heartbeat_timeout", self.heartbeat_timeout, moment)?;
+        check_span("task_grace", self.task_grace, Duration::ZERO)?;
+        if first > most {
+            return Err(format!("back_off begins with {first:?}, above its maximum of {most:?}"));
+        }
+        Ok(())
+    }
 }
 
 impl Default for EngineOptions {

@@ -45,6 +45,14 @@ impl Registry {
         self.0.values().flat_map(BTreeMap::values)
     }
 
+    /// The names of the workflows, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let ours = |name: &&Segment| name.as_str() != crate::runtime::SINGLE_TASK;
+        let mut names: Vec<String> = self.0.keys().filter(ours).map(Segment::to_string).collect();
+        names.sort_unstable();
+        names
+    }
+
     fn versions(&self, name: &str) -> Option<&BTreeMap<u32, Registered>> {
         self.0.get(&Segment::new(name).ok()?)
     }

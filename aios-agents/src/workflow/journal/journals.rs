@@ -14,6 +14,7 @@ use aios_core::{
 use super::{Codec, Continued, Entry, Signaled, Started};
 use crate::{
     counted::CountedStore,
+    suggest::hint,
     workflow::{
         engine::{Ended, Registry},
         run_id::{self, InvalidRunId},
@@ -28,8 +29,8 @@ const PAGE: usize = 1000;
 /// Why a journal could not be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum JournalError {
-    #[error("no workflow {workflow} is registered")]
-    UnknownWorkflow { workflow: String },
+    #[error("no workflow {workflow} is registered{}", hint("registered", workflow, registered))]
+    UnknownWorkflow { workflow: String, registered: Vec<String> },
     #[error("there is no run {run_id}")]
     UnknownRun { run_id: String },
     #[error("run {run_id} has ended: it is {status}")]
@@ -69,7 +70,10 @@ impl Journals {
         if let Some(registered) = self.registry.latest(workflow) {
             return Ok(Arc::clone(&registered.codec));
         }
-        let unknown = |_| JournalError::UnknownWorkflow { workflow: workflow.to_owned() };
+        let unknown = |_| JournalError::UnknownWorkflow {
+            workflow: workflow.to_owned(),
+            registered: self.registry.names(),
+        };
         let name: Segment = workflow.parse().map_err(unknown)?;
         Ok(Arc::new(Codec::new(&name, Arc::clone(&self.source))?))
     }

@@ -8,7 +8,7 @@ use aios_core::{
     agent::{InvalidSegment, Segment},
     event::{Event, EventError, Metadata, Timestamp},
     failure::Failure,
-    store::{EventStore, Expected, RecordedEvent, RunStatus, Shard, StoreError, StoreId, StreamId},
+    store::{EventStore, Expected, RecordedEvent, RunStatus, Shard, StoreError, StreamId},
 };
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -18,6 +18,7 @@ use super::{
     outgoing::Outgoing,
     successor::{Succession, take_over},
 };
+use crate::suggest::hint;
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
     engine::{Ended, Engine, mailbox_of},
@@ -103,7 +104,10 @@ impl Driver {
             execution,
             fence,
             version: 0,
-            metadata: origin(&first.event.metadata, run_id, engine.store_id),
+            metadata: origin(&first.event, run_id),
+            reply_to: mailbox_of(engine.store_id, Shard::of(run_id))
+                .ok()
+                .map(|mailbox| mailbox.as_str().into()),
             incarnation: first.event.id.clone(),
             incarnation_text,
             parent: started.parent.clone(),
@@ -136,7 +140,10 @@ impl Driver {
         let (workflow, version) = (self.workflow.clone(), started.version);
         let registry = Arc::clone(&self.engine.journals.registry);
         let Some(registered) = registry.find(workflow.as_str(), version) else {
-            let message = format!("no workflow {workflow} of version {version} is registered");
+            let message = format!(
+                "no workflow {workflow} of version {version} is registered{}",
+                hint("registered", workflow.as_str(), &registry.names())
+            );
             return Err(self.block(Failure::new("WORKFLOW_NOT_FOUND", message)).await);
         };
         let traceparent = self.metadata.traceparent.clone();
@@ -220,7 +227,12 @@ impl Driver {
                 record.event.metadata = self.task_metadata();
             }
             Entry::TaskCancelled(_) => record.event.metadata = self.task_metadata(),
-            _ => {}
+            Entry::Foreign(_) => record.event.metadata.fill_from(&self.metadata),
+            // The rows that a busy log has most of are kept small: the run is their cause.
+            Entry::StepCompleted(_) => {
+                record.event.metadata = Metadata { causation_id: None, ..self.metadata.clone() };
+            }
+            _ => record.event.metadata = self.metadata.clone(),
         }
         Ok(record)
     }
@@ -294,13 +306,17 @@ fn is_premature(engine: &Engine, started: &Started, journal: &Journal) -> bool {
     started.start_at.is_some_and(|at| at > engine.clock.now()) && !journal.iter().any(begun)
 }
 
-/// What the events of a run inherit from its start.
-fn origin(started: &Metadata, run_id: &Arc<str>, store: StoreId) -> Metadata {
-    let shard = Shard::of(run_id);
+/// What the events of a run carry: what its start says, and the start as their cause.
+fn origin(started: &Event, run_id: &Arc<str>) -> Metadata {
+    let theirs = &started.metadata;
     Metadata {
-        correlation_id: started.correlation_id.clone().or_else(|| Some(Arc::clone(run_id))),
-        causation_id: None,
-        reply_to: mailbox_of(store, shard).ok().map(|mailbox| mailbox.as_str().into()),
-        ..started.clone()
+        correlation_id: theirs.correlation_id.clone().or_else(|| Some(Arc::clone(run_id))),
+        causation_id: Some(started.id.to_string().into()),
+        user_id: theirs.user_id.clone(),
+        traceparent: theirs.traceparent.clone(),
+        tracestate: theirs.tracestate.clone(),
+        run_id: Some(Arc::clone(run_id)),
+        extra: theirs.extra.clone(),
+        ..Metadata::default()
     }
 }

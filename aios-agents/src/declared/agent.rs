@@ -1,0 +1,110 @@
+use std::{borrow::Borrow, fmt, marker::PhantomData};
+
+use aios_core::agent::Agent;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::StartTyped;
+use crate::{
+    agent::AgentDefinition,
+    runtime::StartTask,
+    workflow::{Target, TaskCall, WorkflowContext},
+};
+
+/// A type of agents, declared once: its name, its parameters `P` and its output `O`.
+pub struct AgentRef<P, O> {
+    agent_type: &'static str,
+    types: PhantomData<fn(P) -> O>,
+}
+
+impl<P, O> AgentRef<P, O> {
+    /// Declares agents of the type with this name. The name is checked where it is used.
+    #[must_use]
+    pub const fn new(agent_type: &'static str) -> Self {
+        Self { agent_type, types: PhantomData }
+    }
+
+    /// Name of the type.
+    #[must_use]
+    pub const fn agent_type(&self) -> &'static str {
+        self.agent_type
+    }
+
+    /// Gives a task to any agent of the type; see [`WorkflowContext::task`].
+    pub fn task<Q>(&self, context: &WorkflowContext, parameters: &Q) -> TaskCall<O>
+    where
+        P: Borrow<Q>,
+        Q: Serialize + ?Sized,
+    {
+        context.task(self.agent_type, parameters)
+    }
+
+    /// Gives a task to one agent of the type; see [`WorkflowContext::task`].
+    pub fn task_of<Q>(
+        &self,
+        agent_id: impl Into<String>,
+        context: &WorkflowContext,
+        parameters: &Q,
+    ) -> TaskCall<O>
+    where
+        P: Borrow<Q>,
+        Q: Serialize + ?Sized,
+    {
+        context.task(Target::agent(self.agent_type, agent_id), parameters)
+    }
+}
+
+impl<P: DeserializeOwned, O> AgentRef<P, O> {
+    /// One agent of the type; see [`AgentDefinition::instance`].
+    #[must_use]
+    pub fn instance<A>(&self, agent: A) -> AgentDefinition
+    where
+        A: Agent<Parameters = P, Output = O>,
+    {
+        AgentDefinition::instance::<crate::agent::Typed>(self.agent_type, agent)
+    }
+}
+
+/// What [`Runtime::task`](crate::Runtime::task) gives a task to: a [`Target`] or whatever becomes
+/// one, or an [`AgentRef`] whose parameters are a `P`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not take tasks with parameters of type `{P}`",
+    note = "name the type of the agents as text, or one agent as `(\"type\", \"id\")`; an `AgentRef` \
+            takes its own parameters only"
+)]
+pub trait StartAgentTask<P: ?Sized> {
+    /// What is to be awaited to give the task.
+    type Start;
+
+    /// Whom the task is for, and how what is to be awaited is made.
+    fn into_start(self, start: impl FnOnce(Target) -> StartTask) -> Self::Start;
+}
+
+impl<A: Into<Target>, P: ?Sized> StartAgentTask<P> for A {
+    type Start = StartTask;
+
+    fn into_start(self, start: impl FnOnce(Target) -> StartTask) -> StartTask {
+        start(self.into())
+    }
+}
+
+impl<P: Borrow<Q>, O, Q: ?Sized> StartAgentTask<Q> for AgentRef<P, O> {
+    type Start = StartTyped<StartTask, O>;
+
+    fn into_start(self, start: impl FnOnce(Target) -> StartTask) -> Self::Start {
+        StartTyped::new(start(self.agent_type.into()))
+    }
+}
+
+impl<P, O> Clone for AgentRef<P, O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P, O> Copy for AgentRef<P, O> {}
+
+impl<P, O> fmt::Debug for AgentRef<P, O> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("AgentRef").field(&self.agent_type).finish()
+    }
+}

@@ -1,0 +1,111 @@
+//! Agents and workflows that are declared once, with their types.
+//!
+//! A declaration is a constant that callers and implementations share. Whatever goes through it is
+//! checked by the compiler: that the function fits the workflow, that the input fits it, and what
+//! comes back. Names as text remain possible everywhere; they are checked when they are used.
+//!
+//! ```
+//! use aios_agents::{AgentRef, WorkflowRef, prelude::*};
+//!
+//! const GREETER: AgentRef<String, String> = AgentRef::new("greeter");
+//! const WELCOME: WorkflowRef<String, usize> = WorkflowRef::new("welcome");
+//!
+//! struct Greeter;
+//!
+//! impl Agent for Greeter {
+//!     type Parameters = String;
+//!     type Output = String;
+//!
+//!     async fn process_task(&self, _: &TaskContext, name: String) -> Result<String, TaskError> {
+//!         Ok(format!("Hello, {name}!"))
+//!     }
+//! }
+//!
+//! async fn welcome(context: WorkflowContext, name: String) -> Result<usize, WorkflowError> {
+//!     let greeting = GREETER.task(&context, &name).await?;
+//!     Ok(greeting.len())
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let store = std::sync::Arc::new(aios_store::memory::MemoryStore::new());
+//! # let broker = std::sync::Arc::new(aios_broker::memory::MemoryBroker::new());
+//! let runtime = Runtime::builder()
+//!     .store(store)
+//!     .broker(broker)
+//!     .agents(GREETER.instance(Greeter))
+//!     .workflow(WELCOME, welcome)
+//!     .start()
+//!     .await?;
+//! let run = runtime.start(WELCOME, "Ada").await?;
+//! assert_eq!(run.result().await?, 11);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A function of other types is no such workflow:
+//!
+//! ```compile_fail
+//! use aios_agents::{Runtime, WorkflowRef, prelude::*};
+//!
+//! const WELCOME: WorkflowRef<String, usize> = WorkflowRef::new("welcome");
+//!
+//! async fn welcome(_: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+//!     Ok(name)
+//! }
+//!
+//! let builder = Runtime::builder().workflow(WELCOME, welcome);
+//! ```
+//!
+//! nor can the workflow be started with another input:
+//!
+//! ```compile_fail
+//! # use aios_agents::{Runtime, WorkflowRef};
+//! # const WELCOME: WorkflowRef<String, usize> = WorkflowRef::new("welcome");
+//! # fn example(runtime: &Runtime) {
+//! let run = runtime.start(WELCOME, &7_u32);
+//! # }
+//! ```
+//!
+//! nor can a task have other parameters, or its answer another type:
+//!
+//! ```compile_fail
+//! # use aios_agents::{AgentRef, prelude::*};
+//! # const GREETER: AgentRef<String, String> = AgentRef::new("greeter");
+//! # fn example(context: &WorkflowContext) {
+//! let call = GREETER.task(context, &7_u32);
+//! # }
+//! ```
+//!
+//! ```compile_fail
+//! # use aios_agents::{AgentRef, prelude::*};
+//! # const GREETER: AgentRef<String, String> = AgentRef::new("greeter");
+//! # async fn example(context: &WorkflowContext) -> Result<(), WorkflowError> {
+//! let length: usize = GREETER.task(context, "Ada").await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! nor does any agent do its tasks:
+//!
+//! ```compile_fail
+//! # use aios_agents::{AgentRef, prelude::*};
+//! # const GREETER: AgentRef<String, String> = AgentRef::new("greeter");
+//! # struct Counter;
+//! # impl Agent for Counter {
+//! #     type Parameters = u32;
+//! #     type Output = u32;
+//! #     async fn process_task(&self, _: &TaskContext, n: u32) -> Result<u32, TaskError> { Ok(n) }
+//! # }
+//! let definition = GREETER.instance(Counter);
+//! ```
+
+mod agent;
+mod run;
+mod workflow;
+
+pub use self::{
+    agent::{AgentRef, StartAgentTask},
+    run::{StartTyped, TypedRun},
+    workflow::{StartWorkflow, WorkflowName, WorkflowRef},
+};

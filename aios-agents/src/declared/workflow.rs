@@ -1,0 +1,128 @@
+use std::{borrow::Borrow, fmt, marker::PhantomData};
+
+use serde::Serialize;
+
+use super::{StartTyped, TypedRun};
+use crate::{
+    runtime::{Runtime, RuntimeError, StartRun},
+    workflow::{ChildCall, WorkflowContext, WorkflowError},
+};
+
+/// A workflow, declared once: its name, its input `I` and its output `O`.
+pub struct WorkflowRef<I, O> {
+    name: &'static str,
+    types: PhantomData<fn(I) -> O>,
+}
+
+impl<I, O> WorkflowRef<I, O> {
+    /// Declares the workflow with this name. The name is checked where it is used.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, types: PhantomData }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Starts a run of it and waits for its end; see [`WorkflowContext::child`].
+    pub fn child<Q>(&self, context: &WorkflowContext, input: &Q) -> ChildCall<O>
+    where
+        I: Borrow<Q>,
+        Q: Serialize + ?Sized,
+    {
+        context.child(self.name, input)
+    }
+
+    /// Ends the run and continues it as a new one; see [`WorkflowError::continue_as_new`].
+    #[must_use]
+    pub fn continue_as_new<Q>(&self, input: &Q) -> WorkflowError
+    where
+        I: Borrow<Q>,
+        Q: Serialize + ?Sized,
+    {
+        WorkflowError::continue_as_new(input)
+    }
+
+    /// A handle for a run of it that was started before, here or elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::UnknownRun`] if there is no such run of this workflow; what the store reports.
+    pub async fn run(&self, runtime: &Runtime, run_id: &str) -> Result<TypedRun<O>, RuntimeError> {
+        let run = runtime.run(run_id).await?;
+        if run.status().await?.workflow != self.name {
+            return Err(RuntimeError::UnknownRun { run_id: run_id.to_owned() });
+        }
+        Ok(TypedRun::new(run))
+    }
+}
+
+/// What names a workflow of input `I` and output `O`: text, which fits all, or a [`WorkflowRef`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not name a workflow from `{I}` to `{O}`",
+    note = "the function must have the input and output that the `WorkflowRef` declares: \
+            `async fn(WorkflowContext, {I}) -> Result<{O}, WorkflowError>`"
+)]
+pub trait WorkflowName<I, O> {
+    /// The name.
+    fn workflow_name(&self) -> &str;
+}
+
+impl<N: AsRef<str>, I, O> WorkflowName<I, O> for N {
+    fn workflow_name(&self) -> &str {
+        self.as_ref()
+    }
+}
+
+impl<I, O> WorkflowName<I, O> for WorkflowRef<I, O> {
+    fn workflow_name(&self) -> &str {
+        self.name
+    }
+}
+
+/// What [`Runtime::start`] starts: the name of a workflow as text, or a [`WorkflowRef`] whose input
+/// is an `I`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be started with an input of type `{I}`",
+    note = "name the workflow as text; a `WorkflowRef` takes its own input only"
+)]
+pub trait StartWorkflow<I: ?Sized> {
+    /// What is to be awaited to start the run.
+    type Start;
+
+    /// How what is to be awaited is made from the name.
+    fn into_start(self, start: impl FnOnce(&str) -> StartRun) -> Self::Start;
+}
+
+impl<N: AsRef<str>, I: ?Sized> StartWorkflow<I> for N {
+    type Start = StartRun;
+
+    fn into_start(self, start: impl FnOnce(&str) -> StartRun) -> StartRun {
+        start(self.as_ref())
+    }
+}
+
+impl<I: Borrow<Q>, O, Q: ?Sized> StartWorkflow<Q> for WorkflowRef<I, O> {
+    type Start = StartTyped<StartRun, O>;
+
+    fn into_start(self, start: impl FnOnce(&str) -> StartRun) -> Self::Start {
+        StartTyped::new(start(self.name))
+    }
+}
+
+impl<I, O> Clone for WorkflowRef<I, O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<I, O> Copy for WorkflowRef<I, O> {}
+
+impl<I, O> fmt::Debug for WorkflowRef<I, O> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("WorkflowRef").field(&self.name).finish()
+    }
+}

@@ -1,0 +1,83 @@
+//! What options of all kinds have in common: nothing that would spin, never happen, or not fit
+//! together.
+
+use std::time::Duration;
+
+use aios_core::{failure::Failure, retry::RetryPolicy};
+
+/// Longest time that an option takes: 100 years.
+pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Refuses a time below `least` or above [`LONGEST`].
+pub(crate) fn check_span(name: &str, span: Duration, least: Duration) -> Result<(), String> {
+    if span < least {
+        return Err(format!("{name} is at least {least:?}, not {span:?}"));
+    }
+    if span > LONGEST {
+        return Err(format!("{name} is at most 100 years, not {span:?}"));
+    }
+    Ok(())
+}
+
+/// Refuses a timeout of a call that is over at once, or never.
+pub(crate) fn check_timeout(timeout: Option<Duration>) -> Result<(), String> {
+    timeout.map_or(Ok(()), |timeout| check_span("timeout", timeout, Duration::from_millis(1)))
+}
+
+/// The failure of a call with such options.
+pub(crate) fn refused(reason: String) -> Failure {
+    Failure::new("INVALID_OPTIONS", reason)
+}
+
+/// Refuses a policy that can't be followed, or would try again without end and without pause.
+pub(crate) fn check_retry(name: &str, policy: &RetryPolicy) -> Result<(), String> {
+    check_span(name, policy.initial_delay, Duration::ZERO)?;
+    check_span(name, policy.max_delay, Duration::ZERO)?;
+    let pauses = !policy.initial_delay.is_zero() && !policy.max_delay.is_zero();
+    if policy.max_attempts == 0 && !pauses {
+        return Err(format!("{name} has neither an end nor a delay"));
+    }
+    if !policy.factor.is_finite() || !(0.0..=1.0).contains(&policy.jitter) {
+        let (factor, jitter) = (policy.factor, policy.jitter);
+        return Err(format!(
+            "{name} has a finite factor and a jitter from 0 to 1, not {factor} and {jitter}"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_refuse_times_that_spin_or_never_end() {
+        let least = Duration::from_secs(1);
+        assert!(check_span("x", least, least).is_ok());
+        assert!(check_span("x", LONGEST, least).is_ok());
+        assert!(
+            check_span("x", Duration::ZERO, least).unwrap_err().contains("at least 1s, not 0ns")
+        );
+        assert!(check_span("x", Duration::MAX, least).unwrap_err().contains("at most 100 years"));
+    }
+
+    #[test]
+    fn should_refuse_policies_that_make_no_sense() {
+        let second = Duration::from_secs(1);
+        assert!(check_retry("x", &RetryPolicy::new()).is_ok());
+        assert!(check_retry("x", &RetryPolicy::never()).is_ok());
+        assert!(check_retry("x", &RetryPolicy::fixed(3, Duration::ZERO)).is_ok());
+        for policy in [
+            RetryPolicy::fixed(0, Duration::ZERO),
+            RetryPolicy::new().with_factor(f64::NAN),
+            RetryPolicy::new().with_factor(f64::INFINITY),
+            RetryPolicy::new().with_jitter(f64::NAN),
+            RetryPolicy::new().with_jitter(1.5),
+            RetryPolicy::new().with_jitter(-0.1),
+            RetryPolicy::new().with_delays(second, Duration::MAX),
+            RetryPolicy::new().with_max_attempts(0).with_delays(second, Duration::ZERO),
+        ] {
+            assert!(check_retry("x", &policy).is_err(), "{policy:?}");
+        }
+    }
+}

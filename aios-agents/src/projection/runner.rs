@@ -1,0 +1,339 @@
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use aios_core::{
+    Chain,
+    agent::TaskError,
+    clock::ClockExt,
+    event::{EventId, Pattern},
+    failure::Failure,
+    retry::RetryPolicy,
+    store::{
+        Append, Checkpoints, EventStore, Lease, Leases, Owner, RecordedEvent, Shard, StoreError,
+        StreamId,
+    },
+};
+use futures_util::FutureExt;
+use serde::Serialize;
+use tracing::{info, warn};
+
+use super::{
+    Batch, Projection, ProjectionDeadLetter,
+    letters::{DEAD, Letter, REDRIVEN, note, open, request},
+    running::Stop,
+    start::Position,
+};
+use crate::{
+    agent::backoff::{Backoff, chance},
+    panic::panic_failure,
+    workflow::journal::Journals,
+};
+
+/// Events of the log read at once.
+const PAGE: usize = 500;
+/// How far the log may grow by what the patterns do not match before the position is saved.
+const UNSAVED: u64 = 10_000;
+
+/// How a projection is run.
+pub(super) struct Settings {
+    pub(super) patterns: Option<Vec<Pattern>>,
+    pub(super) batch_size: usize,
+    pub(super) retry: RetryPolicy,
+    pub(super) lease_time: Duration,
+    pub(super) position: Option<Position>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            patterns: None,
+            batch_size: 100,
+            retry: RetryPolicy::new(),
+            lease_time: Duration::from_secs(10),
+            position: None,
+        }
+    }
+}
+
+/// Runs one projection in this process.
+pub(super) struct Runner<P> {
+    pub(super) journals: Journals,
+    pub(super) name: Arc<str>,
+    pub(super) stream: StreamId,
+    pub(super) lease: Shard,
+    pub(super) projection: P,
+    pub(super) settings: Settings,
+    pub(super) stop: Stop,
+}
+
+/// What keeps a projection from going on for now.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error("an event can't be written")]
+    Event(#[from] aios_core::event::EventError),
+    #[error("the projection's own position can't be read")]
+    Position(#[source] Failure),
+    #[error("the projection is to stop")]
+    Stopped,
+}
+
+impl<P: Projection> Runner<P> {
+    pub(super) async fn run(self) {
+        let owner = Owner::new(EventId::generate().to_string());
+        let mut backoff = Backoff::new(&RetryPolicy::new());
+        info!(projection = &*self.name, "a projection starts");
+        while !self.stop.is_set() {
+            match self.hold(&owner).await {
+                Ok(()) => backoff.reset(),
+                Err(Trouble::Stopped) => break,
+                Err(error) => {
+                    warn!(error = %Chain(&error), projection = &*self.name, "a projection failed; trying again");
+                    self.unless_stopped(backoff.wait(&*self.journals.clock)).await;
+                }
+            }
+        }
+        info!(projection = &*self.name, "a projection has stopped");
+    }
+
+    /// Runs the projection while this process holds its lease.
+    async fn hold(&self, owner: &Owner) -> Result<(), Trouble> {
+        let time_to_live = self.settings.lease_time;
+        let store = &self.journals.store;
+        let leases = store.acquire(&[self.lease], owner, time_to_live).await?;
+        if leases.is_empty() {
+            let pause = self.journals.clock.sleep(time_to_live / 3);
+            self.unless_stopped(pause).await;
+            return Ok(());
+        }
+        let followed = tokio::select! {
+            biased;
+            lost = self.renew(leases.clone()) => {
+                warn!(projection = &*self.name, "another process took a projection over");
+                lost
+            }
+            followed = self.follow() => followed,
+        };
+        store.release(&leases).await?;
+        followed
+    }
+
+    /// Keeps the lease; returns when it is lost.
+    async fn renew(&self, mut leases: Vec<Lease>) -> Result<(), Trouble> {
+        let time_to_live = self.settings.lease_time;
+        while !leases.is_empty() {
+            self.journals.clock.sleep(time_to_live / 3).await;
+            leases = self.journals.store.renew(&leases, time_to_live).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies the log from where the projection is, until it is to stop.
+    async fn follow(&self) -> Result<(), Trouble> {
+        let store = &self.journals.store;
+        let checkpoint = self.stream.as_str();
+        let mut position = match &self.settings.position {
+            Some(load) => load().await.map_err(|error| Trouble::Position(error.failure))?,
+            None => store.load_checkpoint(checkpoint).await?,
+        };
+        let mut saved = position;
+        while !self.stop.is_set() {
+            let page = store.read_log(position, PAGE).await?;
+            if page.is_empty() {
+                self.report_lag(0);
+                let grown = self.unless_stopped(store.wait_for(position)).await;
+                grown.ok_or(Trouble::Stopped)??;
+                continue;
+            }
+            for part in self.parts(page) {
+                if self.stop.is_set() {
+                    return Ok(());
+                }
+                let (reached, applied) = self.apply_part(part, position >= saved + UNSAVED).await?;
+                position = reached;
+                if applied {
+                    store.save_checkpoint(checkpoint, position).await?;
+                    saved = position;
+                }
+            }
+            self.report_lag(store.head().await?.saturating_sub(position));
+        }
+        Ok(())
+    }
+
+    /// A page in batches, with what was asked of this projection in between.
+    fn parts(&self, page: Vec<RecordedEvent>) -> Vec<Part> {
+        let (mut parts, mut rest) = (Vec::new(), Vec::new());
+        let all = [Pattern::all()];
+        let patterns = self.settings.patterns.as_deref().unwrap_or(&all);
+        let divide = |rest: &mut Vec<RecordedEvent>, parts: &mut Vec<Part>| {
+            let batches = Batch::divide(std::mem::take(rest), patterns, self.settings.batch_size);
+            parts.extend(batches.into_iter().map(Part::Batch));
+        };
+        for recorded in page {
+            match request(&recorded, &self.stream) {
+                Some(letter) => {
+                    divide(&mut rest, &mut parts);
+                    parts.push(Part::Redrive { letter, position: recorded.position });
+                }
+                None => rest.push(recorded),
+            }
+        }
+        divide(&mut rest, &mut parts);
+        parts
+    }
+
+    /// Applies a part; returns up to where the log is done, and whether that is to be saved.
+    async fn apply_part(&self, part: Part, unsaved: bool) -> Result<(u64, bool), Trouble> {
+        match part {
+            Part::Batch(batch) if batch.events().is_empty() => {
+                if unsaved && self.settings.position.is_some() {
+                    self.apply(batch.clone()).await?;
+                }
+                Ok((batch.position(), unsaved))
+            }
+            Part::Batch(batch) => {
+                let position = batch.position();
+                self.apply(batch).await?;
+                Ok((position, true))
+            }
+            Part::Redrive { letter, position } => {
+                self.redrive(letter, position).await?;
+                Ok((position, true))
+            }
+        }
+    }
+
+    /// Applies a batch; if it fails, its events one by one.
+    async fn apply(&self, batch: Batch) -> Result<(), Trouble> {
+        if batch.events().len() > 1 {
+            match self.attempt(batch.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => warn!(
+                    error = %error, projection = &*self.name, position = batch.position(),
+                    "a batch failed; its events are applied one by one"
+                ),
+            }
+        }
+        for single in batch.singles() {
+            self.apply_single(single).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply_single(&self, single: Batch) -> Result<(), Trouble> {
+        if let Err((failure, attempts)) = self.persist(single.clone()).await? {
+            self.bury(&single, failure, attempts).await?;
+            if self.settings.position.is_some() {
+                // So that the position gets past what is skipped.
+                let _ = self.persist(Batch::empty(single.position())).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries as often as the policy says.
+    async fn persist(&self, batch: Batch) -> Result<Result<(), (Failure, u32)>, Trouble> {
+        let mut attempt = 1;
+        loop {
+            let error = match self.attempt(batch.clone().with_attempt(attempt)).await {
+                Ok(()) => return Ok(Ok(())),
+                Err(error) => error,
+            };
+            let retry = &self.settings.retry;
+            let again = error.retryable && retry.allows(&error.failure.code);
+            let delay = retry.delay_after(attempt, chance()).filter(|_| again);
+            let Some(delay) = delay else { return Ok(Err((error.failure, attempt))) };
+            warn!(
+                error = %error, projection = &*self.name, position = batch.position(), attempt,
+                "an event could not be applied; trying again"
+            );
+            let pause = self.unless_stopped(self.journals.clock.sleep(delay));
+            pause.await.ok_or(Trouble::Stopped)?;
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    async fn attempt(&self, batch: Batch) -> Result<(), TaskError> {
+        let events = u64::try_from(batch.events().len()).unwrap_or(u64::MAX);
+        let applying = AssertUnwindSafe(async { self.projection.apply(batch).await });
+        let applied = applying.catch_unwind().await;
+        let applied = applied.unwrap_or_else(|panic| {
+            Err(TaskError::retryable(panic_failure("PROJECTION_PANICKED", &*panic)))
+        });
+        if applied.is_ok() {
+            let name = self.name.to_string();
+            metrics::counter!("aios_projection_events_total", "projection" => name)
+                .increment(events);
+        }
+        applied
+    }
+
+    /// Records an event that is skipped.
+    async fn bury(&self, single: &Batch, failure: Failure, attempts: u32) -> Result<(), Trouble> {
+        let Some(recorded) = single.events().first() else { return Ok(()) };
+        warn!(
+            %failure, projection = &*self.name, position = recorded.position, attempts,
+            "an event became a dead letter"
+        );
+        let name = self.name.to_string();
+        metrics::counter!("aios_projection_dead_letters_total", "projection" => name).increment(1);
+        let letter = ProjectionDeadLetter {
+            position: recorded.position,
+            event_id: recorded.event.id.to_string(),
+            event_type: recorded.event.event_type.to_string(),
+            failure,
+            attempts,
+        };
+        self.note(DEAD, &letter).await
+    }
+
+    /// Applies a dead letter again, if it still is one.
+    async fn redrive(&self, letter: u64, position: u64) -> Result<(), Trouble> {
+        let store = &self.journals.store;
+        if !open(&**store, &self.stream).await?.contains_key(&letter) {
+            return Ok(());
+        }
+        let found = store.read_log(letter.saturating_sub(1), 1).await?.pop();
+        let Some(recorded) = found.filter(|recorded| recorded.position == letter) else {
+            warn!(projection = &*self.name, position = letter, "a dead letter is not in the log");
+            return Ok(());
+        };
+        let batch = Batch::redriven(recorded, position);
+        match self.persist(batch.clone()).await? {
+            Ok(()) => {
+                info!(projection = &*self.name, position = letter, "a dead letter was applied");
+                self.note(REDRIVEN, &Letter { position: letter }).await
+            }
+            Err((failure, attempts)) => self.bury(&batch, failure, attempts).await,
+        }
+    }
+
+    async fn note<T: Serialize + Sync>(&self, action: &str, data: &T) -> Result<(), Trouble> {
+        let Journals { store, clock, source, .. } = &self.journals;
+        let event = note(action, source, &**clock, data)?;
+        store.append_one(Append::new(self.stream.clone(), vec![event])).await?;
+        Ok(())
+    }
+
+    fn report_lag(&self, lag: u64) {
+        let name = self.name.to_string();
+        #[allow(clippy::cast_precision_loss, reason = "a gauge shows a magnitude")]
+        metrics::gauge!("aios_projection_lag", "projection" => name).set(lag as f64);
+    }
+
+    /// Waits, unless the projection is to stop meanwhile.
+    async fn unless_stopped<T>(&self, waiting: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.stop.requested() => None,
+            value = waiting => Some(value),
+        }
+    }
+}
+
+/// What follows next in the log.
+enum Part {
+    Batch(Batch),
+    Redrive { letter: u64, position: u64 },
+}

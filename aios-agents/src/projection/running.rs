@@ -1,0 +1,64 @@
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use aios_core::clock::{Clock, ClockExt};
+use tokio::{sync::watch, task::JoinSet};
+
+/// The projections that run in this process. Dropping it ends them.
+pub(crate) struct Running {
+    stopping: watch::Sender<bool>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Running {
+    pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        run: impl FnOnce(Stop) -> F,
+    ) {
+        let run = run(Stop(self.stopping.subscribe()));
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(run);
+    }
+
+    /// Lets the batches that are being applied end within `deadline`, and stops.
+    pub(crate) async fn stop(&self, clock: &dyn Clock, deadline: Duration) {
+        self.stopping.send_replace(true);
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tokio::select! {
+            biased;
+            () = async { while tasks.join_next().await.is_some() {} } => {}
+            () = clock.sleep(deadline) => tracing::warn!("a projection was given up in a batch"),
+        }
+    }
+}
+
+impl Default for Running {
+    fn default() -> Self {
+        Self { stopping: watch::Sender::new(false), tasks: Mutex::default() }
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Running").finish_non_exhaustive()
+    }
+}
+
+/// Tells a projection to stop.
+#[derive(Debug)]
+pub(super) struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    pub(super) fn is_set(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+
+    /// Completes once it is to stop.
+    pub(super) async fn requested(&self) {
+        // Without a sender the runtime is gone.
+        let _ = self.0.clone().wait_for(|stopping| *stopping).await;
+    }
+}

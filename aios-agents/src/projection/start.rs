@@ -1,0 +1,167 @@
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use aios_core::{
+    BoxFuture,
+    agent::{Segment, TaskError},
+    event::{EventId, Pattern},
+    retry::RetryPolicy,
+    store::{Append, MAX_PAGE, SHARDS, Shard, StreamId},
+};
+
+use super::{
+    Projection, ProjectionHandle, Running,
+    letters::{note, stream_of},
+    runner::{Runner, Settings},
+};
+use crate::{runtime::RuntimeError, workflow::journal::Journals};
+
+/// Reads a projection's own position.
+pub(super) type Position =
+    Arc<dyn Fn() -> BoxFuture<'static, Result<u64, TaskError>> + Send + Sync>;
+
+/// First of the lease numbers of projections, above those of the runs' shards.
+const FIRST_LEASE: u16 = SHARDS + 1000;
+
+/// A projection to be started. Awaiting it starts it; it then runs until the runtime stops.
+#[must_use = "a projection starts when this is awaited"]
+pub struct StartProjection<'r, P> {
+    journals: Result<Journals, RuntimeError>,
+    running: &'r Running,
+    name: String,
+    projection: P,
+    settings: Settings,
+}
+
+impl<'r, P: Projection> StartProjection<'r, P> {
+    pub(crate) fn new(
+        journals: Result<Journals, RuntimeError>,
+        running: &'r Running,
+        name: &str,
+        projection: P,
+    ) -> Self {
+        let name = name.to_owned();
+        Self { journals, running, name, projection, settings: Settings::default() }
+    }
+
+    /// Sets which events are applied; without it, all are.
+    pub fn patterns(mut self, patterns: impl IntoIterator<Item = Pattern>) -> Self {
+        self.settings.patterns = Some(patterns.into_iter().collect());
+        self
+    }
+
+    /// Sets how many events are applied together at most, 1 to [`MAX_PAGE`]; 100 is the default.
+    pub fn batch_size(mut self, events: usize) -> Self {
+        self.settings.batch_size = events;
+        self
+    }
+
+    /// Sets how often, and with what delays, an event is tried before it becomes a dead letter. The
+    /// default is [`RetryPolicy::new`]; a policy without end waits for as long as it takes, for
+    /// example until a database is back.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.settings.retry = policy;
+        self
+    }
+
+    /// Sets how long a lease lives: the time that the death of the process costs. At least 1 s; 10 s
+    /// is the default.
+    pub fn lease_time(mut self, time: Duration) -> Self {
+        self.settings.lease_time = time;
+        self
+    }
+
+    /// Sets from where the position is read. The projection keeps it itself, best in the transaction
+    /// in which it applies a batch: it stores [`Batch::position`](super::Batch::position) there, and
+    /// `load` returns what it stored last, 0 if it never did. What the runtime's store knows is then
+    /// only for [`ProjectionHandle::lag`].
+    pub fn position_from<F, Fut>(mut self, load: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<u64, TaskError>> + Send + 'static,
+    {
+        self.settings.position = Some(Arc::new(move || Box::pin(load())));
+        self
+    }
+
+    async fn start(self) -> Result<ProjectionHandle, RuntimeError> {
+        let Self { journals, running, name, projection, settings } = self;
+        let journals = journals?;
+        settings.validate()?;
+        let name = Segment::new(&name).map_err(|_| {
+            invalid(format!("a projection has a name of [a-z][a-z0-9_]*, not {name:?}"))
+        })?;
+        let lease = lease_of(&journals, name.as_str()).await?;
+        let handle = ProjectionHandle::new(journals.clone(), name.as_str())?;
+        let stream = stream_of(name.as_str())?;
+        running.spawn(|stop| {
+            Runner {
+                journals,
+                name: name.to_string().into(),
+                stream,
+                lease,
+                projection,
+                settings,
+                stop,
+            }
+            .run()
+        });
+        Ok(handle)
+    }
+}
+
+/// The number under which the process that runs a projection holds its lease: the place of its name
+/// among all names, so that no two share one.
+async fn lease_of(journals: &Journals, name: &str) -> Result<Shard, RuntimeError> {
+    let Journals { store, clock, source, .. } = journals;
+    let id = EventId::derive(&format!("projections/{name}/registered"));
+    let data = serde_json::json!({ "projection": name });
+    let event = note("registered", source, &**clock, &data)?.with_id(id);
+    let append = Append::new(StreamId::new("system/projections")?, vec![event]);
+    let place = store.append_one(append).await?.version;
+    let number = u16::try_from(place).ok().and_then(|place| FIRST_LEASE.checked_add(place));
+    let number = number.map(Shard).filter(|shard| *shard != Shard::RELAY);
+    number.ok_or_else(|| invalid(format!("there are too many projections for {name}")))
+}
+
+impl Settings {
+    fn validate(&self) -> Result<(), RuntimeError> {
+        if !(1..=MAX_PAGE).contains(&self.batch_size) {
+            return Err(invalid(format!(
+                "a batch of a projection has 1 to {MAX_PAGE} events, not {}",
+                self.batch_size
+            )));
+        }
+        crate::options::check_span(
+            "lease_time of a projection",
+            self.lease_time,
+            Duration::from_secs(1),
+        )
+        .and_then(|()| crate::options::check_retry("retry of a projection", &self.retry))
+        .map_err(invalid)
+    }
+}
+
+fn invalid(reason: String) -> RuntimeError {
+    RuntimeError::InvalidConfiguration { reason }
+}
+
+impl<'r, P: Projection> IntoFuture for StartProjection<'r, P> {
+    type Output = Result<ProjectionHandle, RuntimeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'r>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.start())
+    }
+}
+
+impl<P> fmt::Debug for StartProjection<'_, P> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("StartProjection").field("name", &self.name).finish_non_exhaustive()
+    }
+}

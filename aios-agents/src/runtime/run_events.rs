@@ -1,0 +1,121 @@
+use std::{collections::VecDeque, time::Duration};
+
+use aios_core::{
+    clock::ClockExt,
+    store::{EventStore, RecordedEvent, StreamId, ending},
+};
+
+use super::RuntimeError;
+use crate::workflow::journal::{JournalError, Journals};
+
+/// Events read at once.
+const PAGE: usize = 500;
+/// How long to wait after the log has grown by events of other runs, at first and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+
+/// The events of one run, in order: first those that are there, then those that come. Ends after
+/// the event that ends the run.
+///
+/// A run that continues as a new one ends with the event `continued`, whose data names the new run:
+/// the versions of a stream are those of one run. Follow that run from 0 to go on.
+#[derive(Debug)]
+pub struct RunEvents {
+    journals: Journals,
+    run_id: String,
+    /// Where the run is in the log, once it was found.
+    stream: Option<Following>,
+    /// Version of the event that was read last.
+    read: u64,
+    page: VecDeque<RecordedEvent>,
+    has_ended: bool,
+}
+
+#[derive(Debug)]
+struct Following {
+    id: StreamId,
+    workflow: String,
+    /// The log was looked through up to here.
+    seen: u64,
+    /// Whether the end of the run, if there was one, stands after `read`.
+    is_before_end: bool,
+    pause: Duration,
+}
+
+impl RunEvents {
+    pub(super) fn new(journals: Journals, run_id: &str, after: u64) -> Self {
+        let (run_id, page) = (run_id.to_owned(), VecDeque::new());
+        Self { journals, run_id, stream: None, read: after, page, has_ended: false }
+    }
+
+    /// The next event; waits for it if need be. `None` after the event that ends the run.
+    ///
+    /// Appends of this process wake it at once. Those of others do so as soon as
+    /// [`wait_for`](EventStore::wait_for) tells of them, also if no engine runs in this process.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::UnknownRun`] if there is no such run; what the store reports. The next call
+    /// tries again from the same place.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses nothing.
+    pub async fn next(&mut self) -> Result<Option<RecordedEvent>, RuntimeError> {
+        loop {
+            if let Some(recorded) = self.page.pop_front() {
+                self.has_ended = self.is_end(&recorded);
+                return Ok(Some(recorded));
+            }
+            if self.has_ended {
+                return Ok(None);
+            }
+            self.read_on().await?;
+        }
+    }
+
+    fn is_end(&self, recorded: &RecordedEvent) -> bool {
+        let following = self.stream.as_ref();
+        following.is_some_and(|it| {
+            ending(&it.id, &recorded.event.event_type) == Some(it.workflow.as_str())
+        })
+    }
+
+    /// Reads the next page, or waits until the log has grown.
+    async fn read_on(&mut self) -> Result<(), RuntimeError> {
+        let following = match &mut self.stream {
+            Some(following) => following,
+            none => none.insert(begin(&self.journals, &self.run_id).await?),
+        };
+        let store = &self.journals.store;
+        let page = store.read_stream(&following.id, self.read, PAGE).await?;
+        if let Some(last) = page.last() {
+            (self.read, following.is_before_end) = (last.version, true);
+            following.pause = PAUSE.0;
+            self.page = page.into();
+            return Ok(());
+        }
+        if !following.is_before_end {
+            // The end may be what was read last, or come between the page and the row.
+            let has_ended = self.journals.row(&self.run_id).await?.status.is_final();
+            let page = store.read_stream(&following.id, self.read, 1).await?;
+            following.is_before_end = !has_ended || !page.is_empty();
+            self.has_ended = !following.is_before_end;
+            return Ok(());
+        }
+        following.seen = store.wait_for(following.seen).await?;
+        // What is appended in a moment is read together, and a busy log is not looked at for each
+        // of its events.
+        self.journals.clock.sleep(following.pause).await;
+        following.pause = (following.pause * 2).min(PAUSE.1);
+        Ok(())
+    }
+}
+
+async fn begin(journals: &Journals, run_id: &str) -> Result<Following, RuntimeError> {
+    let id = StreamId::of_run(run_id)?;
+    let seen = journals.store.head().await?;
+    let first = journals.store.read_stream(&id, 0, 1).await?.pop();
+    let unknown = || JournalError::UnknownRun { run_id: run_id.to_owned() };
+    let workflow = first.ok_or_else(unknown)?.event.event_type.entity().to_owned();
+    Ok(Following { id, workflow, seen, is_before_end: false, pause: PAUSE.0 })
+}

@@ -1,0 +1,72 @@
+//! What somebody may have meant who named what there is not.
+
+/// Names shown at most.
+const SHOWN: usize = 10;
+
+/// Says, after a semicolon, which names there are, and which of them is close to `given`. Says nothing
+/// if there are none.
+pub(crate) fn hint<S: AsRef<str>>(what: &str, given: &str, names: &[S]) -> String {
+    if names.is_empty() {
+        return String::new();
+    }
+    let shown: Vec<_> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    let rest = if names.len() > SHOWN { ", ..." } else { "" };
+    let meant = match closest(given, names) {
+        Some(name) => format!("; did you mean {name}?"),
+        None => String::new(),
+    };
+    format!("{meant}; {what}: {}{rest}", shown.join(", "))
+}
+
+/// The name that is `given` but for a few letters.
+fn closest<'n, S: AsRef<str>>(given: &str, names: &'n [S]) -> Option<&'n str> {
+    let far = given.chars().count() / 3 + 1;
+    let distances = names.iter().map(AsRef::as_ref).map(|name| (distance(given, name), name));
+    distances.filter(|(distance, _)| *distance <= far).min().map(|(_, name)| name)
+}
+
+/// How many letters have to be added, removed or changed (Levenshtein, 1965).
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (index, letter) in one.chars().enumerate() {
+        let mut next = vec![index + 1];
+        for ((above, before), theirs) in row.iter().skip(1).zip(&row).zip(&other) {
+            let left = next.last().copied().unwrap_or_default();
+            next.push((before + usize::from(letter != *theirs)).min(above + 1).min(left + 1));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_count_what_has_to_change() {
+        for (one, other, changes) in [
+            ("", "", 0),
+            ("a", "", 1),
+            ("", "ab", 2),
+            ("welcome", "wellcome", 1),
+            ("kitten", "sitting", 3),
+        ] {
+            assert_eq!(distance(one, other), changes, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn should_name_what_is_close_and_list_what_there_is() {
+        let names = ["deploy", "welcome"];
+        assert_eq!(
+            hint("registered", "wellcome", &names),
+            "; did you mean welcome?; registered: deploy, welcome"
+        );
+        assert_eq!(hint("registered", "x", &names), "; registered: deploy, welcome");
+        assert_eq!(hint::<&str>("registered", "x", &[]), "");
+        let many: Vec<String> = (0..30).map(|number| format!("workflow_{number}")).collect();
+        assert!(hint("registered", "zzzz", &many).ends_with("workflow_9, ..."));
+    }
+}

@@ -1,0 +1,127 @@
+//! Options that would spin, never happen, or not fit together are refused where they are given.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::{
+    agent::{AgentDefinition, HostOptions},
+    middleware::{CircuitBreaker, Deduplicate, Retry, Timeout},
+    prelude::*,
+    runtime::EngineOptions,
+};
+use aios_broker::memory::MemoryBroker;
+use aios_core::clock::{Clock, SystemClock};
+
+use crate::workflow_support::{Doubler, result, runtime, store};
+
+const ZERO: Duration = Duration::ZERO;
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn refused_by_engine(change: impl FnOnce(&mut EngineOptions)) -> Option<String> {
+    let mut options = EngineOptions::default();
+    change(&mut options);
+    let started = runtime(&store()).engine_options(options).start().await;
+    started.err().map(|error| {
+        assert_eq!(error.code(), "INVALID_RUNTIME_CONFIGURATION");
+        error.to_string()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_engine_options_that_make_no_sense() {
+    type Change = fn(&mut EngineOptions);
+    let changes: [(&str, Change); 10] = [
+        ("lease_time", |it| it.lease_time = ZERO),
+        ("lease_time", |it| it.lease_time = Duration::from_millis(99)),
+        ("lease_time", |it| it.lease_time = Duration::MAX),
+        ("linger", |it| it.linger = Duration::MAX),
+        ("back_off.0", |it| it.back_off = (ZERO, SECOND)),
+        ("back_off", |it| it.back_off = (SECOND * 2, SECOND)),
+        ("back_off.1", |it| it.back_off = (SECOND, Duration::MAX)),
+        ("child_check", |it| it.child_check = ZERO),
+        ("heartbeat_timeout", |it| it.heartbeat_timeout = ZERO),
+        ("task_grace", |it| it.task_grace = Duration::MAX),
+    ];
+    for (name, change) in changes {
+        let refusal = refused_by_engine(change).await.unwrap_or_else(|| panic!("{name} was taken"));
+        assert!(refusal.contains(name), "{refusal:?} should name {name}");
+    }
+    assert_eq!(refused_by_engine(|it| it.linger = ZERO).await, None);
+}
+
+async fn refused_by_host(options: HostOptions, definition: AgentDefinition) -> Option<String> {
+    let builder = runtime(&store()).agents(definition).host_options(options);
+    builder.start().await.err().map(|error| {
+        assert_eq!(error.code(), "INVALID_AGENT_CONFIGURATION");
+        aios_core::Chain(&error).to_string()
+    })
+}
+
+fn doubler() -> AgentDefinition {
+    AgentDefinition::instance("doubler", Doubler::default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_host_options_that_make_no_sense() {
+    let options = HostOptions::new;
+    for (name, options) in [
+        ("heartbeat_interval", options().with_heartbeat_interval(ZERO)),
+        ("announce_interval", options().with_announce_interval(Duration::MAX)),
+        ("cancel_grace", options().with_cancel_grace(Duration::MAX)),
+        ("create_timeout", options().with_create_timeout(ZERO)),
+        ("early_ack_after", options().with_early_ack_after(Some(Duration::MAX))),
+        ("backoff", options().with_backoff(RetryPolicy::fixed(1, ZERO))),
+    ] {
+        let refusal = refused_by_host(options, doubler()).await;
+        assert!(refusal.as_ref().is_some_and(|it| it.contains(name)), "{name}: {refusal:?}");
+    }
+    assert_eq!(refused_by_host(options().with_early_ack_after(None), doubler()).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_middleware_that_makes_no_sense() {
+    let clock = || -> Arc<dyn Clock> { Arc::new(SystemClock) };
+    let breaker = CircuitBreaker::new(clock()).with_open_for(ZERO);
+    for definition in [
+        doubler().with_layer(Timeout::new(clock(), ZERO)),
+        doubler().with_layer(Retry::new(clock(), RetryPolicy::fixed(0, ZERO))),
+        doubler().with_layer(breaker),
+        doubler().with_layer(Deduplicate::new(0)),
+    ] {
+        assert!(refused_by_host(HostOptions::new(), definition).await.is_some());
+    }
+}
+
+async fn hasty(context: WorkflowContext, which: u64) -> Result<u64, WorkflowError> {
+    let endless = RetryPolicy::fixed(0, ZERO);
+    match which {
+        0 => context.task("doubler", &1).timeout(ZERO).await,
+        1 => context.task("doubler", &1).retry(endless).await,
+        2 => context.step("x", async || Ok::<_, TaskError>(1_u64)).retry(endless).await,
+        _ => context.step("x", async || Ok::<_, TaskError>(1_u64)).timeout(ZERO).await,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_options_of_calls_that_make_no_sense() {
+    let store = store();
+    let runtime = runtime(&store).agent("doubler", Doubler::default()).workflow("hasty", hasty);
+    let runtime = runtime.start().await.unwrap();
+    for which in 0..4_u64 {
+        let run = runtime.start("hasty", &which).await.unwrap();
+        assert_eq!(result::<u64>(&run).await.unwrap_err().code(), "INVALID_OPTIONS", "{which}");
+    }
+    let error = runtime.task("doubler", &1).timeout(ZERO).await.unwrap_err();
+    assert_eq!(error.code(), "INVALID_RUNTIME_CONFIGURATION");
+    let error = runtime.task("doubler", &1).retry(RetryPolicy::fixed(0, ZERO)).await.unwrap_err();
+    assert_eq!(error.code(), "INVALID_RUNTIME_CONFIGURATION");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_a_runtime_without_what_it_needs() {
+    let broker = || Arc::new(MemoryBroker::new());
+    let error = Runtime::builder().store(store()).start().await.unwrap_err();
+    assert!(error.to_string().contains("broker"), "{error}");
+    let runtime = Runtime::builder().broker(broker()).start().await.unwrap();
+    let error = runtime.start("x", &1).await.unwrap_err();
+    assert!(error.to_string().contains("store"), "{error}");
+}

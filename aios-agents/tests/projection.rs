@@ -1,0 +1,303 @@
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::{
+    prelude::*,
+    projection::{Batch, Projection},
+};
+use aios_core::store::{Append, StreamId};
+
+use crate::workflow_support::{PATIENCE, eventually, quick, runtime, sqlite, store};
+
+/// Orders as a projection sees them.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<u64>>>);
+
+impl Seen {
+    fn add(&self, batch: &Batch) -> Result<(), TaskError> {
+        let numbers: Result<Vec<u64>, _> =
+            batch.events().iter().map(|recorded| recorded.event.data()).collect();
+        self.0.lock().unwrap().extend(numbers?);
+        Ok(())
+    }
+
+    fn all(&self) -> Vec<u64> {
+        self.0.lock().unwrap().clone()
+    }
+
+    async fn reach(&self, count: usize) {
+        eventually("the projection should catch up", || async { self.all().len() >= count }).await;
+    }
+}
+
+async fn place(store: &Arc<dyn Store>, orders: impl IntoIterator<Item = u64>) {
+    for number in orders {
+        for event_type in ["orders.order.placed", "users.user.seen"] {
+            let event = Event::new(event_type.parse().unwrap(), "shop", &number).unwrap();
+            let stream = StreamId::new(format!("orders/{number}")).unwrap();
+            store.append_one(Append::new(stream, vec![event])).await.unwrap();
+        }
+    }
+}
+
+/// A projection whose code does not wait for anything.
+fn applying(
+    apply: impl Fn(Batch) -> Result<(), TaskError> + Send + Sync + 'static,
+) -> impl Projection {
+    move |batch| std::future::ready(apply(batch))
+}
+
+fn orders() -> [Pattern; 1] {
+    ["orders.#".parse().unwrap()]
+}
+
+async fn check_restart(store: Arc<dyn Store>) {
+    let seen = Seen::default();
+    place(&store, 0..5).await;
+    for round in 0..2 {
+        let first = runtime(&store).start().await.unwrap();
+        let adding = seen.clone();
+        let handle = first
+            .projection("orders", applying(move |batch| adding.add(&batch)))
+            .patterns(orders())
+            .batch_size(2)
+            .await
+            .unwrap();
+        let from = 5 + round * 5;
+        place(&store, from..from + 5).await;
+        seen.reach(usize::try_from(from + 5).unwrap()).await;
+        eventually("the lag should go", || async { handle.lag().await.unwrap() <= 4 }).await;
+        first.shutdown(PATIENCE).await.unwrap();
+    }
+    assert_eq!(seen.all(), (0..15).collect::<Vec<_>>(), "each once and in order");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_apply_what_matches_once_and_in_order_over_restarts_in_memory() {
+    check_restart(store()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_apply_what_matches_once_and_in_order_over_restarts_on_sqlite() {
+    check_restart(sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_skip_a_poison_event_list_it_and_apply_it_when_asked() {
+    let store = store();
+    let runtime = runtime(&store).start().await.unwrap();
+    let (seen, healthy) = (Seen::default(), Arc::new(AtomicU64::new(0)));
+    let tries = Arc::new(AtomicU64::new(0));
+    let (adding, mended, trying) = (seen.clone(), Arc::clone(&healthy), Arc::clone(&tries));
+    let handle = runtime
+        .projection(
+            "orders",
+            applying(move |batch| {
+                let poison = |recorded: &aios_core::store::RecordedEvent| {
+                    recorded.event.data::<u64>().is_ok_and(|number| number == 3)
+                };
+                if batch.events().iter().any(poison) && mended.load(Ordering::SeqCst) == 0 {
+                    if batch.events().len() == 1 {
+                        trying.fetch_add(1, Ordering::SeqCst);
+                    }
+                    return Err(TaskError::retryable(Failure::new("POISON", "three is bad")));
+                }
+                adding.add(&batch)
+            }),
+        )
+        .patterns(orders())
+        .retry(quick(3))
+        .await
+        .unwrap();
+    place(&store, 0..6).await;
+    seen.reach(5).await;
+    assert_eq!(seen.all(), [0, 1, 2, 4, 5]);
+    assert_eq!(tries.load(Ordering::SeqCst), 3);
+    let letters = handle.dead_letters(0, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].failure.code.as_str(), letters[0].attempts), ("POISON", 3));
+    assert_eq!(letters[0].event_type, "orders.order.placed");
+
+    // It is redriven while the fault is still there, and remains; then it is mended.
+    handle.redrive(letters[0].position).await.unwrap();
+    eventually("it should be tried", || async { tries.load(Ordering::SeqCst) == 6 }).await;
+    healthy.store(1, Ordering::SeqCst);
+    eventually("it should still be listed", || async {
+        handle.dead_letters(0, 10).await.unwrap().len() == 1
+    })
+    .await;
+    handle.redrive(letters[0].position).await.unwrap();
+    seen.reach(6).await;
+    assert_eq!(seen.all(), [0, 1, 2, 4, 5, 3]);
+    eventually("it should be gone", || async {
+        handle.dead_letters(0, 10).await.unwrap().is_empty()
+    })
+    .await;
+    let error = handle.redrive(letters[0].position).await.unwrap_err();
+    assert_eq!(error.code(), "DEAD_LETTER_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_skip_at_once_what_fails_for_good_or_panics() {
+    let store = store();
+    let runtime = runtime(&store).start().await.unwrap();
+    let seen = Seen::default();
+    let adding = seen.clone();
+    let handle = runtime
+        .projection(
+            "orders",
+            applying(move |batch| {
+                for recorded in batch.events() {
+                    match recorded.event.data::<u64>()? {
+                        1 => {
+                            return Err(TaskError::terminal(Failure::new("NEVER", "not this one")));
+                        }
+                        2 => panic!("not that one"),
+                        _ => {}
+                    }
+                }
+                adding.add(&batch)
+            }),
+        )
+        .patterns(orders())
+        .retry(quick(2))
+        .await
+        .unwrap();
+    place(&store, 0..4).await;
+    seen.reach(2).await;
+    assert_eq!(seen.all(), [0, 3]);
+    let letters = handle.dead_letters(0, 10).await.unwrap();
+    let kinds: Vec<_> = letters.iter().map(|it| (it.failure.code.as_str(), it.attempts)).collect();
+    assert_eq!(kinds, [("NEVER", 1), ("PROJECTION_PANICKED", 2)]);
+    assert_eq!(handle.dead_letters(letters[0].position, 10).await.unwrap().len(), 1);
+}
+
+/// A view that keeps its position together with its rows.
+#[derive(Clone, Default)]
+struct View(Arc<Mutex<(u64, Vec<u64>)>>);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_read_on_from_the_position_that_the_projection_keeps() {
+    let store = store();
+    let view = View::default();
+    for round in 0..3_u64 {
+        place(&store, round * 4..round * 4 + 4).await;
+        let runtime = runtime(&store).start().await.unwrap();
+        let (changing, loading) = (view.clone(), view.clone());
+        let _handle = runtime
+            .projection(
+                "orders",
+                applying(move |batch| {
+                    let mut transaction = changing.0.lock().unwrap();
+                    for recorded in batch.events() {
+                        let number = recorded.event.data::<u64>()?;
+                        if number == 5 {
+                            return Err(TaskError::terminal(Failure::new("NO", "five")));
+                        }
+                        transaction.1.push(number);
+                    }
+                    assert!(batch.position() > transaction.0);
+                    transaction.0 = batch.position();
+                    Ok(())
+                }),
+            )
+            .patterns(orders())
+            .batch_size(1)
+            .position_from(move || {
+                let position = loading.0.lock().unwrap().0;
+                async move { Ok(position) }
+            })
+            .await
+            .unwrap();
+        let expected: Vec<u64> = (0..round * 4 + 4).filter(|number| *number != 5).collect();
+        eventually("the view should catch up", || async { view.0.lock().unwrap().1 == expected })
+            .await;
+        runtime.shutdown(PATIENCE).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_run_in_one_process_at_a_time_and_take_over() {
+    let store = store();
+    let active = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = Seen::default();
+    let start = async |number: u64| {
+        let runtime = runtime(&store).start().await.unwrap();
+        let (adding, active) = (seen.clone(), Arc::clone(&active));
+        runtime
+            .projection(
+                "orders",
+                applying(move |batch| {
+                    active.lock().unwrap().insert(number);
+                    adding.add(&batch)
+                }),
+            )
+            .patterns(orders())
+            .lease_time(Duration::from_secs(1))
+            .await
+            .unwrap();
+        runtime
+    };
+    let first = start(1).await;
+    place(&store, 0..3).await;
+    seen.reach(3).await;
+    let second = start(2).await;
+    place(&store, 3..6).await;
+    seen.reach(6).await;
+    assert_eq!(*active.lock().unwrap(), [1].into());
+    first.shutdown(PATIENCE).await.unwrap();
+    place(&store, 6..9).await;
+    seen.reach(9).await;
+    assert_eq!(*active.lock().unwrap(), [1, 2].into());
+    assert_eq!(seen.all(), (0..9).collect::<Vec<_>>());
+    second.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_stop_with_the_runtime_in_the_middle_of_retries() {
+    let store = store();
+    let runtime = runtime(&store).start().await.unwrap();
+    let tries = Arc::new(AtomicU64::new(0));
+    let trying = Arc::clone(&tries);
+    let endless = RetryPolicy::fixed(0, Duration::from_secs(3600));
+    runtime
+        .projection(
+            "orders",
+            applying(move |_| {
+                trying.fetch_add(1, Ordering::SeqCst);
+                Err(TaskError::retryable(Failure::new("DOWN", "the database is down")))
+            }),
+        )
+        .patterns(orders())
+        .retry(endless)
+        .await
+        .unwrap();
+    place(&store, 0..1).await;
+    eventually("it should be tried", || async { tries.load(Ordering::SeqCst) == 1 }).await;
+    tokio::time::timeout(PATIENCE, runtime.shutdown(Duration::from_secs(3600)))
+        .await
+        .expect("nothing waits for the next attempt")
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_projections_that_make_no_sense() {
+    let runtime = runtime(&store()).start().await.unwrap();
+    let nothing = async |_: Batch| Ok(());
+    let refused = [
+        runtime.projection("Bad-Name", nothing).await,
+        runtime.projection("orders", nothing).batch_size(0).await,
+        runtime.projection("orders", nothing).batch_size(1_000_000).await,
+        runtime.projection("orders", nothing).lease_time(Duration::ZERO).await,
+        runtime.projection("orders", nothing).retry(quick(0).with_jitter(f64::NAN)).await,
+    ];
+    for result in refused {
+        assert_eq!(result.unwrap_err().code(), "INVALID_RUNTIME_CONFIGURATION");
+    }
+}
