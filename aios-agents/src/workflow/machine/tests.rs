@@ -84,7 +84,7 @@ fn entry(name: &str) -> Entry {
         }
         "child_started" => Entry::ChildStarted(ChildStarted {
             operation,
-            run_id: "r.1".into(),
+            run_id: "r~1".into(),
             workflow: agent_type,
             input: Payload::null(),
             leave_running: false,
