@@ -181,7 +181,7 @@ impl Core {
     }
 
     #[allow(clippy::too_many_arguments, reason = "called by aios._client only")]
-    #[pyo3(signature = (workflow, input, run_id, delay, is_known, version, traceparent, correlation_id))]
+    #[pyo3(signature = (workflow, input, run_id, delay, is_known, version, traceparent, correlation_id, signal))]
     fn start<'py>(
         &self,
         py: Python<'py>,
@@ -193,8 +193,14 @@ impl Core {
         version: Option<u32>,
         traceparent: Option<String>,
         correlation_id: Option<String>,
+        signal: Option<(String, Bound<'py, PyAny>)>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let input = json::write_as(input, || format!("the input of workflow {workflow:?}"))?;
+        let signal = signal.map(|(name, payload)| {
+            let payload = json::write_as(&payload, || format!("the payload of signal {name:?}"))?;
+            PyResult::Ok((name, payload))
+        });
+        let signal = signal.transpose()?;
         let delay = delay.map(|delay| seconds(py, delay)).transpose()?;
         let metadata = origin(traceparent, correlation_id);
         self.with(py, |place, calls| async move {
@@ -218,6 +224,10 @@ impl Core {
             };
             let start = match run_id {
                 Some(run_id) => start.with_id(run_id),
+                None => start,
+            };
+            let start = match signal {
+                Some((name, payload)) => start.with_signal(name, &payload),
                 None => start,
             };
             Ok(HandleCore::answer(&calls, start.with_metadata(metadata).await?))

@@ -20,23 +20,31 @@ const INVALID_OUTPUT: &str = "INVALID_OUTPUT";
 pub(crate) struct Fault {
     /// Where it comes from; see `aios._errors.build`.
     kind: &'static str,
-    code: String,
+    code: Box<str>,
     message: String,
     details: serde_json::Value,
     retryable: bool,
     cause: Option<Box<Failure>>,
+    /// The operation of a workflow that failed.
+    about: Option<Box<str>>,
 }
 
 impl Fault {
     pub(crate) fn new(kind: &'static str, code: &str, message: impl Into<String>) -> Self {
         Self {
             kind,
-            code: code.to_owned(),
+            code: code.into(),
             message: message.into(),
             details: serde_json::Value::Null,
             retryable: false,
             cause: None,
+            about: None,
         }
+    }
+
+    /// Says which operation of a workflow it is about.
+    pub(crate) fn about(self, operation: String) -> Self {
+        Self { about: Some(operation.into()), ..self }
     }
 
     /// A Rust error with all its sources in one message.
@@ -52,7 +60,7 @@ impl Fault {
 
     fn of_failure(kind: &'static str, failure: Failure, retryable: bool) -> Self {
         let Failure { code, message, details } = failure;
-        Self { kind, code, message, details, retryable, cause: None }
+        Self { kind, code: code.into(), message, details, retryable, cause: None, about: None }
     }
 
     /// A journal that today's code does not fit.
@@ -85,7 +93,8 @@ impl Fault {
             }
             None => None,
         };
-        let arguments = (self.kind, self.code, self.message, details, self.retryable, cause);
+        let (code, about) = (&*self.code, self.about.as_deref());
+        let arguments = (self.kind, code, self.message, details, self.retryable, cause, about);
         Ok(PyErr::from_value(build.bind(py).call1(arguments)?))
     }
 }

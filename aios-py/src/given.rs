@@ -98,7 +98,7 @@ impl AgentGiven {
             function: Arc::new(Function {
                 code: self.invoke,
                 is_async: self.is_async,
-                name: format!("agent {:?}", self.agent_type),
+                name: format!("agent {:?}", self.agent_type).into(),
             }),
             parameters_schema: schema(&self.parameters_schema)?,
             output_schema: schema(&self.output_schema)?,

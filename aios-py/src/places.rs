@@ -37,7 +37,7 @@ pub(crate) struct Function {
     pub(crate) code: Py<PyAny>,
     pub(crate) is_async: bool,
     /// What it is, for errors.
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
 }
 
 type Attempt = Result<Payload, TaskError>;

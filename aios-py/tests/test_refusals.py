@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -375,3 +376,119 @@ def test_should_print_nothing_when_it_is_imported() -> None:
     )
     assert (ended.stdout, ended.stderr) == ("", "")
     assert isinstance(aios, types.ModuleType)
+
+
+async def test_should_name_the_operation_that_failed() -> None:
+    @aios.agent("broken")
+    async def broken(context: aios.TaskContext, parameters: int) -> None:
+        raise aios.TaskError.terminal("no", code="MINE", details={"a": 1})
+
+    async def fail() -> None:
+        raise ValueError("bad")
+
+    @aios.workflow("inner")
+    async def inner(context: aios.WorkflowContext, kind: str) -> None:
+        once = context.with_retry(aios.RetryPolicy.never())
+        await context.sleep(0)
+        if kind == "step":
+            await once.step("build", fail)
+        elif kind == "caught":
+            try:
+                await once.task("broken", 1)
+            except aios.TaskError as error:
+                assert (str(error), error.code) == ("no", "MINE")
+                raise
+        else:
+            await once.task("broken", cast("Any", kind))
+
+    @aios.workflow("outer")
+    async def outer(context: aios.WorkflowContext) -> None:
+        await context.child(inner, "step")
+
+    async with aios.Runtime(agents=[broken], workflows=[inner, outer]) as runtime:
+        for kind, text in [
+            ("step", 'step "build" (operation 2) failed: ValueError: bad'),
+            ("caught", 'task of agent "broken" (operation 2) failed: no'),
+            ("text", 'task of agent "broken" (operation 2) failed: the parameters do not fit: '),
+        ]:
+            run = await runtime.start(inner, kind)
+            with pytest.raises(aios.RunFailedError) as raised:
+                await run.result()
+            assert text in str(raised.value)
+            failure = (await run.status()).failure
+            assert failure is not None and text in failure.message
+        with pytest.raises(aios.RunFailedError) as raised:
+            await (await runtime.start(outer)).result()
+        assert 'child "inner" (operation 1) failed: step "build"' in str(raised.value)
+
+
+async def test_should_warn_of_operations_that_are_never_awaited() -> None:
+    def work() -> int:
+        return 1
+
+    @aios.workflow("forgetful")
+    async def forgetful(context: aios.WorkflowContext) -> int:
+        context.step("forgotten", work)
+        await context.step("awaited", work)
+        kept = context.sleep(3600)
+        await context.gather(context.step("one", work), context.step("two", work))
+        await context.race(context.sleep(0), kept)
+        return 1
+
+    @aios.workflow("careful")
+    async def careful(context: aios.WorkflowContext) -> int:
+        lost = context.sleep(3600)
+        await context.race(context.sleep(0), lost, context.signal("never"))
+        unused = context.step("unused", work)
+        if await context.step("fails", work) == 1:
+            raise ValueError("no")
+        return await unused
+
+    @aios.workflow("stopped")
+    async def stopped(context: aios.WorkflowContext) -> None:
+        later = context.step("later", work)
+        await context.signal("never")
+        await later
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with aios.Runtime(workflows=[forgetful, careful, stopped]) as runtime:
+            assert await (await runtime.start(forgetful)).result() == 1
+            with pytest.raises(aios.RunFailedError):
+                await (await runtime.start(careful)).result()
+            waits = await runtime.start(stopped)
+            while (await waits.status()).status != "running":
+                await asyncio.sleep(0.01)
+            cancelled = await runtime.start(stopped)
+            await asyncio.sleep(0.2)
+            await cancelled.cancel()
+            with pytest.raises(aios.RunCancelledError):
+                await cancelled.result()
+    found = [one for one in caught if one.category is RuntimeWarning]
+    assert [str(one.message) for one in found] == [
+        'step "forgotten" of a workflow was never awaited, and so never began'
+    ]
+    assert found[0].filename == __file__
+    line = Path(__file__).read_text().splitlines()[found[0].lineno - 1]
+    assert line.strip() == 'context.step("forgotten", work)'
+
+
+async def test_should_send_a_signal_and_start_the_run_that_gets_it() -> None:
+    @aios.workflow("basket")
+    async def basket(context: aios.WorkflowContext, owner: str) -> list[Any]:
+        return [owner, await context.signal("item"), await context.signal("item")]
+
+    async with aios.Runtime(workflows=[basket]) as runtime:
+        run = await runtime.signal_with_start(basket, "Ada", id="b", signal="item", payload=1)
+        again = await runtime.signal_with_start("basket", "Ada", id="b", signal="item", payload=2)
+        assert (run.id, again.id) == ("b", "b")
+        assert await run.result() == ["Ada", 1, 2]
+        with pytest.raises(aios.InvalidDataError, match='payload of signal "item"'):
+            await runtime.signal_with_start(
+                basket, "Ada", id="c", signal="item", payload=Opaque()
+            )
+        with pytest.raises(aios.RunNotFoundError):
+            await runtime.run("c")
+        for wrong in ("", "a~b", "a\n", "x" * 201):
+            with pytest.raises(aios.ConfigurationError):
+                await runtime.start(basket, "Ada", id=wrong)

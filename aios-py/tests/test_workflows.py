@@ -422,7 +422,10 @@ async def test_should_continue_as_new() -> None:
     async with aios.Runtime(workflows=[counting]) as runtime:
         run = await runtime.start(counting, 0)
         assert await run.result() == 3
-        assert (await run.status()).status == "continued"
+        # A handle follows the chain.
+        assert (await run.status()).status == "completed"
+        statuses = [row.status for row in (await runtime.list()).rows]
+        assert sorted(statuses) == ["completed", "continued", "continued", "continued"]
 
 
 async def test_should_start_once_under_an_id() -> None:

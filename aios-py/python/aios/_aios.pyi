@@ -233,6 +233,7 @@ class Core:
         version: int | None,
         traceparent: str | None,
         correlation_id: str | None,
+        signal: tuple[str, Any] | None,
     ) -> asyncio.Future[HandleCore]: ...
     def task(
         self,

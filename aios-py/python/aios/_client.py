@@ -575,6 +575,82 @@ class Client:
             InvalidParametersError: The workflow takes an input, and there is none.
             InvalidDataError: ``input`` can't be JSON.
         """
+        return await self._start(
+            workflow, input, id, delay, version, traceparent, correlation_id, None
+        )
+
+    @overload
+    async def signal_with_start(
+        self,
+        workflow: Workflow[I, O],
+        input: I = ...,
+        *,
+        id: str,
+        signal: str,
+        payload: Any = None,
+        traceparent: str | None = None,
+        correlation_id: str | None = None,
+    ) -> RunHandle[O]: ...
+
+    @overload
+    async def signal_with_start(
+        self,
+        workflow: str,
+        input: Any = ...,
+        *,
+        id: str,
+        signal: str,
+        payload: Any = None,
+        version: int | None = None,
+        traceparent: str | None = None,
+        correlation_id: str | None = None,
+    ) -> RunHandle[Any]: ...
+
+    async def signal_with_start(
+        self,
+        workflow: Workflow[Any, Any] | str,
+        input: Any = MISSING,
+        *,
+        id: str,
+        signal: str,
+        payload: Any = None,
+        version: int | None = None,
+        traceparent: str | None = None,
+        correlation_id: str | None = None,
+    ) -> RunHandle[Any]:
+        """Sends a signal to a run, and starts the run first if there is none with this id: both at
+        once, so that no run is started without its signal.
+
+        Args:
+            workflow: The workflow, or the name of one; see :meth:`start`.
+            input: What the run is given if it is started.
+            id: Id of the run.
+            signal: Name of the signal.
+            payload: What the signal carries; anything that can be JSON.
+            version: See :meth:`start`.
+            traceparent: See :meth:`start`.
+            correlation_id: See :meth:`start`.
+
+        Raises:
+            RunExistsError: A run with this id exists, of another workflow or with another input.
+            RunEndedError: The run has ended.
+            InvalidDataError: ``input`` or ``payload`` can't be JSON.
+        """
+        return await self._start(
+            workflow, input, id, None, version, traceparent, correlation_id, (signal, payload)
+        )
+
+    async def _start(
+        self,
+        workflow: Workflow[Any, Any] | str,
+        input: Any,
+        id: str | None,
+        delay: float | None,
+        version: int | None,
+        traceparent: str | None,
+        correlation_id: str | None,
+        signal: tuple[str, Any] | None,
+    ) -> RunHandle[Any]:
         core = self._opened()
         known = workflow if isinstance(workflow, Workflow) else self._known(workflow)
         if isinstance(workflow, Workflow) and workflow not in self._workflows:
@@ -591,6 +667,7 @@ class Client:
             version,
             traceparent if traceparent is not None else _trace.traceparent.get(),
             correlation_id,
+            signal,
         )
         return RunHandle(handle, known)
 

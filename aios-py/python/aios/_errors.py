@@ -15,6 +15,8 @@ class AiosError(Exception):
     """
 
     default_code: ClassVar[str] = "AIOS_ERROR"
+    #: The operation of a workflow that raised it; the failure of the run names it.
+    _about: str | None = None
 
     code: str
     details: Any
@@ -372,9 +374,12 @@ def build(
     details: Any,
     retryable: bool,
     cause: tuple[str, str, Any] | None,
+    about: str | None = None,
 ) -> AiosError:
-    """Makes the error that Rust describes."""
+    """Makes the error that Rust describes; ``about`` names the operation of a workflow that failed."""
     error = _class_of(kind, code)(message, code=code, details=details, retryable=retryable)
+    if about is not None:
+        error._about = about
     if cause is not None:
         error.__cause__ = build("task", *cause, False, None)
     elif isinstance(details, dict) and isinstance(details.get("traceback"), str):
@@ -389,7 +394,9 @@ _TRACEBACK = 16_000
 def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bool]:
     """What a failure keeps of an exception: code, message, details, retryable."""
     if isinstance(error, AiosError):
-        return error.code, error.message, error.details, error.retryable
+        about = error._about
+        message = error.message if about is None else f"{about} failed: {error.message}"
+        return error.code, message, error.details, error.retryable
     import asyncio
     import traceback
 

@@ -252,6 +252,21 @@ class Client:
         )
         return RunHandle(self._loop, cast("_client.RunHandle[O]", handle))
 
+    def signal_with_start(
+        self,
+        workflow: Workflow[I, O] | str,
+        input: Any = MISSING,
+        *,
+        id: str,
+        signal: str,
+        payload: Any = None,
+        **options: Any,
+    ) -> RunHandle[O]:
+        """Sends a signal, and starts the run first; see :meth:`aios.Client.signal_with_start`."""
+        start: Any = self._client.signal_with_start
+        call = start(workflow, input, id=id, signal=signal, payload=payload, **options)
+        return RunHandle(self._loop, cast("_client.RunHandle[O]", self._loop.call(call)))
+
     def run(self, id: str) -> RunHandle[Any]:
         """A handle for a run that was started before."""
         return RunHandle(self._loop, self._loop.call(self._client.run(id)))

@@ -12,6 +12,7 @@ use aios_core::{
 };
 use pyo3::{
     prelude::*,
+    sync::PyOnceLock,
     types::{PyDict, PyTuple},
 };
 
@@ -49,11 +50,12 @@ impl RunCore {
         &self,
         py: Python<'_>,
         request: Request,
+        name: String,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
         self.check(py)?;
         let call = Call::Operation(self.context.operation(request));
-        Ok(Operation::new(&self.operations, call, decode))
+        Ok(Operation::new(&self.operations, call, name.into(), decode))
     }
 
     /// Fails where only the workflow itself may ask for anything.
@@ -106,7 +108,8 @@ impl RunCore {
                 .transpose()?,
             retry: policy(parameters.py(), retry)?,
         };
-        self.ask(parameters.py(), Request::Task(Box::new(request)), decode)
+        let name = format!("task of agent {agent_type:?}");
+        self.ask(parameters.py(), Request::Task(Box::new(request)), name, decode)
     }
 
     #[pyo3(signature = (name, function, is_async, args, kwargs, context, timeout, retry, decode))]
@@ -127,9 +130,9 @@ impl RunCore {
         self.check(py)?;
         let retry = policy(py, retry)?;
         let timeout = timeout.map(|timeout| seconds(py, timeout)).transpose()?;
-        let code = if is_async { "start_async_step" } else { "run_plain_step" };
-        let code = py.import("aios._workflow")?.getattr(code)?.unbind();
-        let runner = Arc::new(Function { code, is_async, name: format!("step {name:?}") });
+        let code = step_code(py, is_async)?;
+        let about: Arc<str> = format!("step {name:?}").into();
+        let runner = Arc::new(Function { code, is_async, name: Arc::clone(&about) });
         let given = Arc::new(Given { function, args, kwargs, context });
         let places = self.places.clone();
         let step = self.context.step_with(name, move |step: StepContext| {
@@ -145,11 +148,11 @@ impl RunCore {
             Some(timeout) => step.timeout(timeout),
             None => step,
         };
-        Ok(Operation::new(&self.operations, Call::Step(step), decode))
+        Ok(Operation::new(&self.operations, Call::Step(step), about, decode))
     }
 
     fn sleep(&self, py: Python<'_>, duration: f64) -> PyResult<Operation> {
-        self.ask(py, Request::Sleep { duration: seconds(py, duration)? }, None)
+        self.ask(py, Request::Sleep { duration: seconds(py, duration)? }, "sleep".to_owned(), None)
     }
 
     #[pyo3(signature = (name, timeout, decode))]
@@ -161,7 +164,8 @@ impl RunCore {
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
         let timeout = timeout.map(|timeout| seconds(py, timeout)).transpose()?;
-        self.ask(py, Request::Signal { name: name.into(), timeout }, decode)
+        let about = format!("signal {name:?}");
+        self.ask(py, Request::Signal { name: name.into(), timeout }, about, decode)
     }
 
     #[pyo3(signature = (workflow, input, run_id, leave_running, decode))]
@@ -173,9 +177,11 @@ impl RunCore {
         leave_running: bool,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
+        let name = format!("child {workflow:?}");
+        let written = json::write_as(input, || format!("the input of {name}"))?;
         let workflow = segment(input.py(), workflow)?;
-        let request = ChildRequest { workflow, run_id, input: json::write(input)?, leave_running };
-        self.ask(input.py(), Request::Child(Box::new(request)), decode)
+        let request = ChildRequest { workflow, run_id, input: written, leave_running };
+        self.ask(input.py(), Request::Child(Box::new(request)), name, decode)
     }
 
     fn emit(&self, event_type: &str, data: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -234,6 +240,20 @@ impl RunCore {
         let version = self.context.version(change, oldest..=newest);
         version.map_err(|error| Fault::from(error).into_error(py))
     }
+}
+
+/// What runs the function of a step.
+fn step_code(py: Python<'_>, is_async: bool) -> PyResult<Py<PyAny>> {
+    static ASYNC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static PLAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let (code, name) = match is_async {
+        true => (&ASYNC, "start_async_step"),
+        false => (&PLAIN, "run_plain_step"),
+    };
+    let found = code.get_or_try_init(py, || {
+        PyResult::Ok(py.import("aios._workflow")?.getattr(name)?.unbind())
+    })?;
+    Ok(found.clone_ref(py))
 }
 
 /// A step as Python hands it over.

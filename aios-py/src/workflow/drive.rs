@@ -61,6 +61,7 @@ impl Drive {
         if error.is_instance_of::<PyStopIteration>(py) {
             return Poll::Ready(returned(py, &error));
         }
+        self.operations.set_failed();
         Poll::Ready(Err(raised(py, &error)))
     }
 

@@ -1,5 +1,6 @@
 use std::{
     collections::BTreeMap,
+    ffi::CString,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -11,7 +12,11 @@ use std::{
 use aios_agents::workflow::{OperationCall, StepCall, WorkflowError};
 use aios_core::event::Payload;
 use futures_util::task::AtomicWaker;
-use pyo3::{exceptions::PyStopIteration, prelude::*, sync::PyOnceLock};
+use pyo3::{
+    exceptions::{PyRuntimeWarning, PyStopIteration},
+    prelude::*,
+    sync::PyOnceLock,
+};
 
 use crate::{fault::Fault, json};
 
@@ -38,6 +43,13 @@ impl Call {
         }
     }
 
+    fn number(&self) -> u64 {
+        match self {
+            Self::Operation(call) => call.number(),
+            Self::Step(call) => call.number(),
+        }
+    }
+
     fn is_ready(&self) -> bool {
         match self {
             Self::Operation(call) => call.is_ready(),
@@ -55,6 +67,8 @@ pub(crate) struct Operations {
     bell: Arc<Bell>,
     /// Whether the coroutine runs.
     driven: AtomicBool,
+    /// Whether it has raised an exception.
+    failed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -110,6 +124,11 @@ impl Operations {
     /// Says whether the coroutine runs; otherwise nothing can be awaited.
     pub(super) fn set_driven(&self, driven: bool) {
         self.driven.store(driven, Ordering::Release);
+    }
+
+    /// Says that the coroutine has raised an exception, and leaves behind what it holds.
+    pub(super) fn set_failed(&self) {
+        self.failed.store(true, Ordering::Release);
     }
 
     /// Lets those go on that were woken, without the interpreter; returns those that have an
@@ -174,6 +193,10 @@ impl Pending {
 pub(crate) struct Operation {
     operations: Arc<Operations>,
     key: u64,
+    /// What it is, and its number in the run, for errors.
+    name: Arc<str>,
+    number: u64,
+    awaited: AtomicBool,
     /// Makes the result what the workflow asked for.
     decode: Option<Py<PyAny>>,
     /// Kept as data: an exception would hold on to the frames that it went through, and they to
@@ -182,13 +205,27 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
-    pub(super) fn new(operations: &Arc<Operations>, call: Call, decode: Option<Py<PyAny>>) -> Self {
-        let key = operations.add(call);
-        Self { operations: Arc::clone(operations), key, decode, ended: Mutex::default() }
+    pub(super) fn new(
+        operations: &Arc<Operations>,
+        call: Call,
+        name: Arc<str>,
+        decode: Option<Py<PyAny>>,
+    ) -> Self {
+        Self {
+            number: call.number(),
+            key: operations.add(call),
+            operations: Arc::clone(operations),
+            name,
+            awaited: AtomicBool::new(false),
+            decode,
+            ended: Mutex::default(),
+        }
     }
 
     fn value(&self, py: Python<'_>, ended: Result<Payload, Fault>) -> PyResult<Py<PyAny>> {
-        let payload = ended.map_err(|fault| fault.into_error(py))?;
+        let payload = ended.map_err(|fault| {
+            fault.about(format!("{} (operation {})", self.name, self.number)).into_error(py)
+        })?;
         let value = json::read(py, payload.as_str())?;
         match &self.decode {
             Some(decode) => decode.call1(py, (value,)),
@@ -204,6 +241,7 @@ impl Operation {
 #[pymethods]
 impl Operation {
     fn __await__(this: Py<Self>) -> Py<Self> {
+        this.get().awaited.store(true, Ordering::Relaxed);
         this
     }
 
@@ -228,6 +266,7 @@ impl Operation {
 
     /// Gives the operation up: a timer is forgotten, a task is cancelled.
     fn close(&self) {
+        self.awaited.store(true, Ordering::Relaxed);
         self.operations.remove(self.key);
     }
 }
@@ -256,9 +295,25 @@ impl Operation {
 /// An operation that nothing refers to is given up, but only by the coroutine itself.
 impl Drop for Operation {
     fn drop(&mut self) {
-        if self.operations.driven.load(Ordering::Acquire) {
-            self.operations.remove(self.key);
+        if !self.operations.driven.load(Ordering::Acquire) {
+            return;
         }
+        self.operations.remove(self.key);
+        if !*self.awaited.get_mut() && !self.operations.failed.load(Ordering::Acquire) {
+            Python::attach(|py| warn_forgotten(py, &self.name));
+        }
+    }
+}
+
+/// Warns where the workflow runs, as Python does of a coroutine.
+fn warn_forgotten(py: Python<'_>, name: &str) {
+    let text = format!("{name} of a workflow was never awaited, and so never began");
+    let category = py.get_type::<PyRuntimeWarning>();
+    let warned = CString::new(text)
+        .map_err(PyErr::from)
+        .and_then(|text| PyErr::warn(py, category.as_any(), &text, 1));
+    if let Err(error) = warned {
+        error.write_unraisable(py, None);
     }
 }
 

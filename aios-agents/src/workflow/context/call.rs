@@ -54,6 +54,12 @@ enum CallState {
 }
 
 impl OperationCall {
+    /// Number of the operation in its run.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.operation
+    }
+
     pub(super) fn new(cell: Arc<Cell>, request: Result<Request, WorkflowError>) -> Self {
         let request = cell.check().and(request);
         let operation = request.as_ref().map_or(0, |_| cell.reserve());

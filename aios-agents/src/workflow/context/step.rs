@@ -104,6 +104,12 @@ impl Wake for Nudge {
 }
 
 impl<'a, T> StepCall<'a, T> {
+    /// Number of the operation in its run.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.operation
+    }
+
     pub(super) fn new<E, F, Fut>(cell: Arc<Cell>, name: Box<str>, mut code: F) -> Self
     where
         T: Serialize,
