@@ -49,6 +49,27 @@ pub async fn should_give_back_a_dropped_delivery(scene: Scene<'_>) {
     reader.none().await;
 }
 
+/// What handlers of a connection had that is gone, as after a crash, goes to others, and is no attempt.
+pub async fn should_give_back_what_a_lost_connection_had(scene: Scene<'_>) {
+    let other = scene.connect().await;
+    let mut lost = scene.subscribe_on(&other, scene.all("g").with_prefetch(3)).await;
+    scene.publish(1..=5).await;
+    let held = [lost.expect(1, 1).await, lost.expect(2, 1).await];
+    drop(other);
+    drop(lost);
+    drop(held);
+    let mut reader = scene.subscribe(scene.all("g")).await;
+    let mut numbers = Vec::new();
+    while numbers.len() < 5 {
+        let delivery = reader.next().await;
+        assert_eq!(delivery.attempt, 1);
+        numbers.push(number(&delivery));
+        scene.within("acknowledge", delivery.ack()).await.unwrap();
+    }
+    assert_eq!(sorted(numbers), Vec::from_iter(1..=5));
+    reader.none().await;
+}
+
 /// Events that wait inside a subscription go to others when it ends.
 pub async fn should_give_back_what_a_dropped_subscription_had_prefetched(scene: Scene<'_>) {
     let mut first = scene.subscribe(scene.all("g").with_prefetch(50)).await;

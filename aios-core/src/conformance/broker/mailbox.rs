@@ -30,6 +30,50 @@ pub async fn should_count_a_mailbox_as_route(scene: Scene<'_>) {
     assert_eq!(scene.subscribe(mailbox()).await.numbers(1).await, [1]);
 }
 
+/// Mailboxes are told apart by every character of their names.
+pub async fn should_keep_mailboxes_with_similar_names_apart(scene: Scene<'_>) {
+    let names = ["m", "M", "m.a", "m_a", "m-a", "m.a.b", "a.m"];
+    let mut readers = Vec::new();
+    for name in names {
+        readers.push(scene.subscribe(Subscription::mailbox(scene.mailbox(name))).await);
+    }
+    let addressed = (0..).zip(names).map(|(number, name)| {
+        Publish::new(scene.event("thing.happened", number)).with_mailbox(scene.mailbox(name))
+    });
+    let answers = scene.try_publish(addressed.collect()).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    for (number, reader) in (0..).zip(&mut readers) {
+        assert_eq!(reader.numbers(1).await, [number]);
+    }
+    for reader in &mut readers {
+        reader.none().await;
+    }
+}
+
+/// A mailbox that went with its reader is no route, as one that never was.
+pub async fn should_count_a_mailbox_that_is_gone_as_no_route(scene: Scene<'_>) {
+    if scene.lacks(Capability::Temporary) || scene.lacks(Capability::RequiredRoute) {
+        return;
+    }
+    let mut reader = scene.subscribe(Subscription::mailbox(scene.mailbox("m")).temporary()).await;
+    send(&scene, [1]).await;
+    assert_eq!(reader.numbers(1).await, [1]);
+    drop(reader);
+    for _ in 0..20 {
+        let publish = Publish::new(scene.event("thing.happened", 2))
+            .with_mailbox(scene.mailbox("m"))
+            .with_required_route();
+        match &scene.try_publish(vec![publish]).await[0] {
+            Err(error) => {
+                assert_eq!(error.code(), "UNROUTABLE");
+                return send(&scene, [3]).await;
+            }
+            Ok(()) => scene.quiet().await,
+        }
+    }
+    panic!("the mailbox does not go");
+}
+
 /// A second reader waits without events.
 pub async fn should_let_one_reader_have_the_mailbox(scene: Scene<'_>) {
     if scene.lacks(Capability::SingleReader) {

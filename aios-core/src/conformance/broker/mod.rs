@@ -114,6 +114,8 @@ macro_rules! broker_conformance {
                 should_answer_in_the_order_of_the_batch;
             publishing:
                 should_refuse_an_event_that_is_too_large
+                should_count_metadata_as_size
+                should_take_an_event_just_below_the_limit
                 should_deliver_events_of_many_publishers_exactly_once
                 should_keep_the_order_of_one_publisher;
             envelope:
@@ -125,6 +127,7 @@ macro_rules! broker_conformance {
                 should_hold_back_beyond_the_prefetch
                 should_give_back_a_dropped_delivery
                 should_give_back_what_a_dropped_subscription_had_prefetched
+                should_give_back_what_a_lost_connection_had
                 should_settle_after_the_subscription_is_gone
                 should_lose_nothing_when_next_is_cancelled
                 should_not_let_a_slow_consumer_hurt_others
@@ -132,6 +135,8 @@ macro_rules! broker_conformance {
             mailbox:
                 should_reach_a_mailbox_beside_the_groups
                 should_count_a_mailbox_as_route
+                should_keep_mailboxes_with_similar_names_apart
+                should_count_a_mailbox_that_is_gone_as_no_route
                 should_let_one_reader_have_the_mailbox
                 should_hand_the_mailbox_over;
             retry:
@@ -139,7 +144,8 @@ macro_rules! broker_conformance {
                 should_retry_after_an_explicit_delay
                 should_wait_longer_each_time
                 should_not_hold_back_others_while_one_is_delayed
-                should_not_count_a_release;
+                should_not_count_a_release
+                should_deliver_a_released_event_before_later_ones;
             dead_letter:
                 should_bury_a_poison_event_with_reason_and_attempts
                 should_bury_an_event_that_was_given_up

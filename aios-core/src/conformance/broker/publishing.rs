@@ -23,6 +23,36 @@ pub async fn should_refuse_an_event_that_is_too_large(scene: Scene<'_>) {
     assert_eq!(reader.numbers(2).await, [2, 3]);
 }
 
+/// What a sender puts into metadata is part of the event's size.
+pub async fn should_count_metadata_as_size(scene: Scene<'_>) {
+    if scene.lacks(Capability::SizeLimit) {
+        return;
+    }
+    let mut reader = scene.subscribe(scene.all("g")).await;
+    let mut large = scene.event("thing.happened", 1);
+    let note = "x".repeat(scene.too_many_bytes());
+    large.metadata.extra.insert("note".into(), note.into());
+    let answers = scene.try_publish(vec![Publish::new(large)]).await;
+    assert_eq!(answers[0].as_ref().unwrap_err().code(), "EVENT_TOO_LARGE");
+    scene.publish([2]).await;
+    assert_eq!(reader.numbers(1).await, [2]);
+}
+
+/// The limit is that of the event; its envelope has a little room beside the data.
+pub async fn should_take_an_event_just_below_the_limit(scene: Scene<'_>) {
+    if scene.lacks(Capability::SizeLimit) {
+        return;
+    }
+    let mut reader = scene.subscribe(scene.all("g")).await;
+    let mut large = scene.event("thing.happened", 1);
+    let data = "x".repeat(scene.too_many_bytes().saturating_sub(1024));
+    large.payload = Payload::encode(&data).unwrap();
+    scene.publish_events(vec![large.clone()]).await;
+    let delivery = reader.next().await;
+    assert_eq!(delivery.event, large);
+    scene.within("acknowledge", delivery.ack()).await.unwrap();
+}
+
 /// Nothing is lost and nothing doubled when nothing fails.
 pub async fn should_deliver_events_of_many_publishers_exactly_once(scene: Scene<'_>) {
     const PUBLISHERS: u64 = 16;

@@ -1,6 +1,6 @@
 //! Events that come again.
 
-use super::Scene;
+use super::{Capability, Scene};
 use crate::retry::RetryPolicy;
 
 /// A failure is counted, and the event comes again after the policy's delay.
@@ -86,4 +86,18 @@ pub async fn should_not_count_a_release(scene: Scene<'_>) {
     scene.within("release", delivery.release()).await.unwrap();
     let delivery = reader.expect(1, 2).await;
     scene.within("acknowledge", delivery.ack()).await.unwrap();
+}
+
+/// An event that was released keeps its place before those that were not delivered yet.
+pub async fn should_deliver_a_released_event_before_later_ones(scene: Scene<'_>) {
+    if scene.lacks(Capability::Ordering) {
+        return;
+    }
+    let mut reader = scene.subscribe(scene.all("g").with_prefetch(1)).await;
+    scene.publish(1..=5).await;
+    for _ in 0..3 {
+        let delivery = reader.expect(1, 1).await;
+        scene.within("release", delivery.release()).await.unwrap();
+    }
+    assert_eq!(reader.numbers(5).await, [1, 2, 3, 4, 5]);
 }
