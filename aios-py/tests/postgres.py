@@ -20,7 +20,7 @@ FOLDER = Path("/usr/lib/postgresql")
 class Postgres:
     """A server of one's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, encrypted: bool = False) -> None:
         versions = sorted(FOLDER.glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
         if not versions:
             if os.environ.get("AIOS_REQUIRE_SERVICES") == "1":
@@ -47,12 +47,17 @@ class Postgres:
             cwd="/",
             stdout=subprocess.DEVNULL,
         )
+        plain = self.url
+        self.encrypted_url = plain.replace("sslmode=disable", "sslmode=require")
+        self.socket_url = f"{plain}&host={self.folder}"
+        settings = self._certificate() if encrypted else []
         self._log = (self.folder / "log").open("w")
         self._process = subprocess.Popen(
             [
                 *self._program("postgres"),
                 *("-D", str(self.folder / "data"), "-k", str(self.folder)),
                 *("-p", str(self.port), "-c", "listen_addresses=127.0.0.1"),
+                *settings,
             ],
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -63,10 +68,28 @@ class Postgres:
 
     def _program(self, name: str) -> list[str]:
         """A command that runs as the server's user: PostgreSQL refuses to run as root."""
-        program = str(self._programs / name)
+        return self._as_server(str(self._programs / name))
+
+    @staticmethod
+    def _as_server(program: str) -> list[str]:
         if os.getuid() != 0:
             return [program]
         return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", program]
+
+    def _certificate(self) -> list[str]:
+        """A certificate that the server signed itself, and the settings to show it."""
+        key, certificate = self.folder / "server.key", self.folder / "server.pem"
+        openssl = self._as_server("openssl")
+        make = [*openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        subprocess.run(
+            [*make, "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)],
+            check=True,
+            cwd="/",
+            stderr=subprocess.DEVNULL,
+        )
+        files = {"ssl_key_file": key, "ssl_cert_file": certificate}
+        settings = [part for name, file in files.items() for part in ("-c", f"{name}={file}")]
+        return ["-c", "ssl=on", *settings]
 
     def _wait(self) -> None:
         until = time.monotonic() + 60

@@ -31,7 +31,9 @@ pub struct Verdict {
     accepted: bool,
 }
 
-fn review() -> Review {
+/// What is given to the agent each time.
+#[must_use]
+pub fn review() -> Review {
     let files = vec!["src/lib.rs".to_owned(), "src/main.rs".to_owned()];
     Review { title: "a change".to_owned(), priority: 3, files }
 }

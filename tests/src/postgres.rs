@@ -60,6 +60,21 @@ impl PostgresServer {
     /// As [`start`](Self::start).
     #[must_use]
     pub fn start_with(settings: &[&str]) -> Option<Self> {
+        Self::launch(settings, false)
+    }
+
+    /// As [`start`](Self::start), with a certificate that it signed itself, so that it talks encrypted
+    /// with who wants to.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    #[must_use]
+    pub fn start_encrypted() -> Option<Self> {
+        Self::launch(&[], true)
+    }
+
+    fn launch(settings: &[&str], is_encrypted: bool) -> Option<Self> {
         let Some(programs) = programs() else {
             crate::skip("PostgreSQL is not installed");
             return None;
@@ -69,6 +84,9 @@ impl PostgresServer {
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
         let mut server = Self { programs, folder, port: 0, settings, janitor };
         server.initialise();
+        if is_encrypted {
+            server.encrypt();
+        }
         server.restart();
         Some(server)
     }
@@ -84,6 +102,18 @@ impl PostgresServer {
     #[must_use]
     pub fn url(&self) -> String {
         format!("postgres://aios:secret@127.0.0.1:{}/postgres?sslmode=disable", self.port)
+    }
+
+    /// As [`url`](Self::url), over TLS; for a server that was [started so](Self::start_encrypted).
+    #[must_use]
+    pub fn encrypted_url(&self) -> String {
+        self.url().replace("sslmode=disable", "sslmode=require")
+    }
+
+    /// As [`url`](Self::url), over the server's Unix socket.
+    #[must_use]
+    pub fn socket_url(&self) -> String {
+        format!("{}&host={}", self.url(), self.folder.display())
     }
 
     /// The port on which it listens.
@@ -135,6 +165,21 @@ impl PostgresServer {
         let mut initdb = as_server(self.programs.join("initdb"));
         initdb.args(["--username=aios", "--auth=trust", "--no-sync", "--encoding=UTF8"]);
         run(initdb.args(["--locale=C", "-D"]).arg(data)).expect("initdb succeeds");
+    }
+
+    /// Makes a key and a certificate, which it shows from its next start on.
+    fn encrypt(&mut self) {
+        let file = |name: &str| self.folder.join(name).display().to_string();
+        let (key, certificate) = (file("server.key"), file("server.pem"));
+        let mut openssl = as_server(PathBuf::from("openssl"));
+        openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
+        openssl.args(["-subj", "/CN=localhost", "-keyout", &key, "-out", &certificate]);
+        run(&mut openssl).expect("openssl succeeds");
+        self.settings.extend([
+            "ssl=on".to_owned(),
+            format!("ssl_key_file={key}"),
+            format!("ssl_cert_file={certificate}"),
+        ]);
     }
 
     fn restart(&mut self) {
