@@ -224,3 +224,78 @@ async fn should_cancel_the_children_of_a_blocked_run() {
     .await;
     all_kids(&store, "cancelled", 2).await;
 }
+
+/// The result of a child is a little larger in its parent's journal, perhaps too large.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_whatever_size_the_result_of_a_child_has() {
+    async fn large(_: WorkflowContext, bytes: usize) -> Result<String, WorkflowError> {
+        Ok("x".repeat(bytes))
+    }
+    async fn asks(context: WorkflowContext, bytes: usize) -> Result<usize, WorkflowError> {
+        Ok(context.child::<String>("large", &bytes).await?.len())
+    }
+    let options = aios_store::memory::MemoryOptions::new().with_max_event_bytes(1000);
+    let store: Arc<dyn Store> = Arc::new(aios_store::memory::MemoryStore::with_options(options));
+    let builder = runtime(&store).workflow("large", large).workflow("asks", asks);
+    let runtime = builder.start().await.unwrap();
+    let mut failed = 0;
+    for bytes in (500..1100).step_by(4) {
+        let run = runtime.start("asks", &bytes).await.unwrap();
+        match result::<usize>(&run).await {
+            Ok(found) => assert_eq!(found, bytes),
+            Err(error) => {
+                assert_eq!(error.code(), "EVENT_TOO_LARGE", "{bytes}: {error:?}");
+                failed += 1;
+            }
+        }
+    }
+    assert!(failed > 0);
+}
+
+/// The id of a child that is to be started may be that of somebody else's run by now.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_cancel_a_run_of_somebody_else() {
+    async fn named(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let child = context.child::<u32>("kid", &1).with_run_id("foreign");
+        child.await.or_else(|_| Ok::<_, WorkflowError>(0))?;
+        context.signal("never").await
+    }
+    let (store, undone) = (store(), Arc::default());
+    let runtime = family(&store, &undone).workflow("named", named).start().await.unwrap();
+    let foreign = runtime.start("kid", &1).with_id("foreign").await.unwrap();
+    let run = runtime.start("named", &()).await.unwrap();
+    eventually("the child fails", || async {
+        actions(&run).await.contains(&"child_ended".to_owned())
+    })
+    .await;
+    run.cancel("enough").await.unwrap();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    assert_eq!(foreign.status().await.unwrap().status.as_str(), "running");
+}
+
+/// A child that has continued as another run is cancelled as that run.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_the_successor_of_a_child() {
+    async fn rounds(context: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
+        if round < 3 {
+            return Err(WorkflowError::continue_as_new(&(round + 1)));
+        }
+        context.signal("never").await
+    }
+    async fn keeps(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.child("rounds", &0).with_run_id("kept").await
+    }
+    let store = store();
+    let builder = runtime(&store).workflow("rounds", rounds).workflow("keeps", keeps);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("keeps", &()).await.unwrap();
+    eventually("the last round waits", || async {
+        let Ok(kept) = runtime.run("kept").await else { return false };
+        kept.status().await.unwrap().id.ends_with("~r4")
+    })
+    .await;
+    run.cancel("enough").await.unwrap();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    let kept = runtime.run("kept").await.unwrap();
+    assert!(matches!(result::<u32>(&kept).await, Err(RunError::Cancelled { .. })));
+}

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use aios_core::{Chain, clock::ClockExt, event::EventId};
+use aios_core::{Chain, clock::ClockExt, event::EventId, store::StoreError};
 use futures_util::{StreamExt, stream};
 use tracing::{error, warn};
 
 use super::{Engine, Message};
-use crate::workflow::journal::{CancelRequested, Entry, JournalError};
+use crate::workflow::journal::{CancelRequested, Entry, JournalError, Parent};
 
 /// Children that are asked to cancel at once.
 const AT_ONCE: usize = 32;
@@ -22,25 +22,23 @@ impl Engine {
         children: BTreeMap<u64, Box<str>>,
     ) {
         let each = |(operation, child): (u64, Box<str>)| async move {
-            let id = EventId::derive(&format!("{incarnation}/{operation}/cancel"));
-            self.cancel_child(parent, child.into(), id).await;
+            let parent = Parent {
+                run_id: parent.to_string(),
+                incarnation: Some(incarnation.clone()),
+                operation,
+            };
+            self.cancel_child(&parent, &child).await;
         };
         stream::iter(children).for_each_concurrent(AT_ONCE, each).await;
     }
 
-    async fn cancel_child(self: &Arc<Self>, parent: &Arc<str>, child: Arc<str>, id: EventId) {
+    async fn cancel_child(self: &Arc<Self>, parent: &Parent, child: &str) {
         let mut back_off = self.options.back_off.0;
-        while let Err(error) = self.request_cancel(parent, Arc::clone(&child), id.clone()).await {
-            match error {
-                // It was never started, or ends by itself.
-                JournalError::UnknownRun { .. } | JournalError::Ended { .. } => return,
-                error if error.is_retryable() => {
-                    warn!(error = %Chain(&error), run = %child, "could not cancel a child; trying again");
-                }
-                error => {
-                    return error!(error = %Chain(&error), run = %child, "could not cancel a child");
-                }
+        while let Err(error) = self.request_cancel(parent, child).await {
+            if !error.is_retryable() {
+                return error!(error = %Chain(&error), run = child, "could not cancel a child");
             }
+            warn!(error = %Chain(&error), run = child, "could not cancel a child; trying again");
             self.clock.sleep(back_off).await;
             back_off = (back_off * 2).min(self.options.back_off.1);
         }
@@ -48,32 +46,28 @@ impl Engine {
 
     async fn request_cancel(
         self: &Arc<Self>,
-        parent: &Arc<str>,
-        mut child: Arc<str>,
-        id: EventId,
+        parent: &Parent,
+        child: &str,
     ) -> Result<(), JournalError> {
-        if self.journals.row(&child).await?.parent_run_id.as_deref() != Some(&**parent) {
-            // Somebody else's run has the id; the child was never started.
+        let started = self.journals.started(child).await?.map(|(_, started, _)| started);
+        if started.and_then(|started| started.parent).as_ref() != Some(parent) {
+            // The child was never started, or its id is that of somebody else's run.
             return Ok(());
         }
-        loop {
-            let entry = Entry::CancelRequested(CancelRequested {
-                reason: format!("run {parent}, which started this one, was cancelled"),
-            });
-            match self.journals.append(&child, entry, Some(id.clone())).await {
-                Ok(()) => {
-                    self.tell(&child, Message::Nudge);
-                    return Ok(());
-                }
-                Err(error @ JournalError::Ended { .. }) => {
-                    let ended = self.journals.ended(&child).await?;
-                    match ended.and_then(|ended| ended.continued_as) {
-                        Some(next) => child = next,
-                        None => return Err(error),
-                    }
-                }
-                Err(error) => return Err(error),
-            }
+        let Parent { run_id, incarnation, operation } = parent;
+        let incarnation = incarnation.as_ref().map_or_else(String::new, EventId::to_string);
+        let id = EventId::derive(&format!("{incarnation}/{operation}/cancel"));
+        let entry = Entry::CancelRequested(CancelRequested {
+            reason: format!("run {run_id}, which started this one, was cancelled"),
+        });
+        match self.journals.append_to_current(child, &entry, Some(&id)).await {
+            Ok(reached) => self.tell(&reached.into(), Message::Nudge),
+            // It has ended, or was asked before it continued as another run, and passed that on.
+            Err(
+                JournalError::Ended { .. } | JournalError::Store(StoreError::DuplicateEvent { .. }),
+            ) => {}
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 }

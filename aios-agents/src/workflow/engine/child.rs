@@ -4,7 +4,7 @@ use aios_core::{
     Chain,
     event::{EventId, Metadata},
     failure::Failure,
-    store::{RecordedEvent, RunStatus},
+    store::{RecordedEvent, RunStatus, StoreError},
 };
 use tracing::warn;
 
@@ -110,12 +110,20 @@ impl Engine {
     /// Appends the end of a child to its parent's journal, once.
     pub(super) async fn report_child(self: &Arc<Self>, parent: &Parent, outcome: Outcome) {
         let Parent { run_id, operation, .. } = parent;
-        let (result, failure) = match outcome {
-            Ok(result) => (Some(result), None),
-            Err(failure) => (None, Some(failure)),
+        let ended = |outcome: Outcome| {
+            let (result, failure) = match outcome {
+                Ok(result) => (Some(result), None),
+                Err(failure) => (None, Some(failure)),
+            };
+            Entry::ChildEnded(ChildEnded { operation: *operation, result, failure })
         };
-        let ended = Entry::ChildEnded(ChildEnded { operation: *operation, result, failure });
-        match self.append_to_parent(parent, ended).await {
+        let mut reported = self.append_to_parent(parent, ended(outcome)).await;
+        if let Err(JournalError::Store(StoreError::TooLarge { bytes, limit, .. })) = reported {
+            // The end of the child was a little smaller.
+            let failure = too_large(bytes, limit);
+            reported = self.append_to_parent(parent, ended(Err(failure))).await;
+        }
+        match reported {
             Ok(()) => self.tell(&run_id.as_str().into(), Message::Nudge),
             Err(error) => {
                 warn!(error = %Chain(&error), run = %run_id, "could not report a child; its parent looks for it");
@@ -160,6 +168,12 @@ fn child_failure(error: &JournalError) -> Failure {
         JournalError::InvalidId(error) => Failure::new(InvalidRunId::CODE, error.to_string()),
         error => Failure::from_error("INVALID_CHILD", error),
     }
+}
+
+fn too_large(bytes: usize, limit: usize) -> Failure {
+    let message =
+        format!("the end of the child has {bytes} bytes, the store takes at most {limit}");
+    Failure::new("EVENT_TOO_LARGE", message)
 }
 
 impl Ended {
