@@ -88,7 +88,8 @@ pub struct PostgresOptions {
 
 impl PostgresOptions {
     /// Connects to a server: `postgres://user:password@host:port/database`, with the parameters of
-    /// libpq, such as `sslmode` and `sslrootcert`.
+    /// libpq, such as `sslmode` and `sslrootcert`. Those that say nothing to the driver, such as
+    /// `connect_timeout` and `channel_binding`, are ignored; unknown ones are refused.
     ///
     /// # Errors
     ///

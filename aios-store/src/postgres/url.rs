@@ -4,6 +4,44 @@ use sqlx::postgres::PgConnectOptions;
 /// What a connection is called where the URL does not say: in `pg_stat_activity`, for example.
 const APPLICATION: &str = "aios";
 
+/// Parameters that the driver understands.
+const UNDERSTOOD: [&str; 17] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "user",
+];
+
+/// Parameters of libpq that URLs often have, and without which the connection is the same or fails.
+/// The driver would log their values.
+const IGNORED: [&str; 12] = [
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "fallback_application_name",
+    "gssencmode",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "sslcompression",
+    "sslsni",
+    "tcp_user_timeout",
+];
+
 /// Reads a URL, and leaves to the driver's own defaults, which come from the environment and from a
 /// password file, as little as the driver allows.
 ///
@@ -18,7 +56,12 @@ pub(super) fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
     if !said.user() {
         return Err(invalid("the PostgreSQL URL names no user"));
     }
-    let options = said.complete(url).parse::<PgConnectOptions>();
+    if let Some(name) = said.unknown() {
+        return Err(invalid(&format!(
+            "the PostgreSQL URL has a parameter that is unknown: {name}"
+        )));
+    }
+    let options = said.complete(&said.understood(url)).parse::<PgConnectOptions>();
     let mut options = options.map_err(|_| invalid("the PostgreSQL URL can't be read"))?;
     if !said.database() {
         let user = options.get_username().to_owned();
@@ -49,6 +92,36 @@ impl<'a> Said<'a> {
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (credentials, host) = authority.rsplit_once('@').unwrap_or(("", authority));
         Self { credentials, host, path, parameters }
+    }
+
+    /// The first parameter that is unknown. It is not named if it may be the end of a password.
+    fn unknown(&self) -> Option<&'a str> {
+        let names = self.parameters.split('&').filter_map(|pair| pair.split('=').next());
+        let is_known = |name: &&str| {
+            name.is_empty()
+                || name.starts_with("options[")
+                || *name == "statement-cache-capacity"
+                || UNDERSTOOD.contains(name)
+                || IGNORED.contains(name)
+        };
+        let name = names.into_iter().find(|name| !is_known(name))?;
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_' || byte == b'-';
+        let is_safe = !self.parameters.contains('@') && name.bytes().all(is_plain);
+        Some(if is_safe { name } else { "one with other characters than a to z, _ and -" })
+    }
+
+    /// The URL without what is ignored.
+    fn understood(&self, url: &str) -> String {
+        let is_ignored =
+            |pair: &&str| IGNORED.contains(&pair.split('=').next().unwrap_or_default());
+        let pairs: Vec<&str> =
+            self.parameters.split('&').filter(|pair| !is_ignored(pair)).collect();
+        let base = url.split('?').next().unwrap_or_default();
+        if self.parameters.is_empty() {
+            base.to_owned()
+        } else {
+            format!("{base}?{}", pairs.join("&"))
+        }
     }
 
     fn parameter(&self, names: &[&str]) -> bool {
@@ -125,6 +198,21 @@ mod tests {
         let options = parse("postgres://db.example?user=me&dbname=shop&port=8").unwrap();
         assert_eq!((options.get_host(), options.get_port()), ("db.example", 8));
         assert_eq!((options.get_username(), options.get_database()), ("me", Some("shop")));
+    }
+
+    #[test]
+    fn should_name_a_parameter_that_is_unknown_and_never_its_value() {
+        let options = parse("postgres://me@h/d?connect_timeout=10&sslmode=require").unwrap();
+        assert!(matches!(options.get_ssl_mode(), PgSslMode::Require));
+        for (parameters, names) in [
+            ("sslmod=require", "sslmod"),
+            ("port=7&passwd=s3cret", "passwd"),
+            ("s3cret@h", "other characters"),
+            ("S3cret", "other characters"),
+        ] {
+            let error = parse(&format!("postgres://me@h/d?{parameters}")).unwrap_err().to_string();
+            assert!(error.contains(names) && !error.to_lowercase().contains("s3cret"), "{error}");
+        }
     }
 
     #[test]
