@@ -22,10 +22,9 @@ pub(super) struct Alarm {
 struct Bell {
     /// The run whose code it wakes.
     run: usize,
-    /// Woken by an entry, or by the code itself.
+    /// Woken by an entry, by a step, or by the code itself. They are not told apart: what is
+    /// between, as `FuturesUnordered`, makes one wake of several.
     code: AtomicBool,
-    /// Woken by the code of a step.
-    step: AtomicBool,
     /// Woken by anything else.
     foreign: AtomicBool,
     /// Whether wakes from outside are ones that the code asked for, put off by the scheduler.
@@ -39,7 +38,6 @@ impl Alarm {
         let bell = Arc::new(Bell {
             run,
             code: AtomicBool::new(false),
-            step: AtomicBool::new(false),
             foreign: AtomicBool::new(false),
             deferred: AtomicBool::new(false),
             task: AtomicWaker::new(),
@@ -47,14 +45,9 @@ impl Alarm {
         Self { waker: Waker::from(Arc::clone(&bell)), bell }
     }
 
-    /// Whether an entry or the code itself woke the code since this was last asked.
+    /// Whether an entry, a step or the code itself woke the code since this was last asked.
     pub(super) fn take_code(&self) -> bool {
         self.bell.code.swap(false, Ordering::AcqRel)
-    }
-
-    /// Whether a step woke the code since this was last asked.
-    pub(super) fn take_step(&self) -> bool {
-        self.bell.step.swap(false, Ordering::AcqRel)
     }
 
     /// Whether anything else woke the code since this was last asked.
@@ -72,7 +65,7 @@ impl Alarm {
     pub(super) fn set(&self, context: &Context<'_>) -> bool {
         self.bell.task.register(context.waker());
         let rung = |flag: &AtomicBool| flag.load(Ordering::Acquire);
-        rung(&self.bell.code) || rung(&self.bell.step) || rung(&self.bell.foreign)
+        rung(&self.bell.code) || rung(&self.bell.foreign)
     }
 
     /// Says whether wakes from outside are ones that the code asked for.
@@ -94,8 +87,9 @@ impl Alarm {
 impl Bell {
     fn flag(&self) -> &AtomicBool {
         match Turn::current() {
-            Turn::Code(run) | Turn::Engine(run) if run == self.run => &self.code,
-            Turn::Waking(run) if run == self.run => &self.step,
+            Turn::Code(run) | Turn::Engine(run) | Turn::Waking(run) if run == self.run => {
+                &self.code
+            }
             _ if self.deferred.load(Ordering::Acquire) => &self.code,
             _ => &self.foreign,
         }
@@ -129,30 +123,30 @@ mod tests {
         }
     }
 
-    /// What rang: code, step, foreign.
-    fn take(alarm: &Alarm) -> [bool; 3] {
-        [alarm.take_code(), alarm.take_step(), alarm.take_foreign()]
+    /// What rang: code, foreign.
+    fn take(alarm: &Alarm) -> [bool; 2] {
+        [alarm.take_code(), alarm.take_foreign()]
     }
 
     #[test]
     fn should_go_off_once_for_each_wake() {
         let alarm = Alarm::new(RUN);
-        assert_eq!(take(&alarm), [false; 3]);
+        assert_eq!(take(&alarm), [false; 2]);
         alarm.waker().wake_by_ref();
-        assert_ne!(take(&alarm), [false; 3]);
-        assert_eq!(take(&alarm), [false; 3]);
+        assert_ne!(take(&alarm), [false; 2]);
+        assert_eq!(take(&alarm), [false; 2]);
     }
 
     #[test]
     fn should_tell_by_what_it_was_rung() {
         let alarm = Alarm::new(RUN);
         for (turn, rung) in [
-            (Turn::Code(RUN), [true, false, false]),
-            (Turn::Engine(RUN), [true, false, false]),
-            (Turn::Waking(RUN), [false, true, false]),
-            (Turn::Step(RUN), [false, false, true]),
-            (Turn::Code(RUN + 1), [false, false, true]),
-            (Turn::Outside, [false, false, true]),
+            (Turn::Code(RUN), [true, false]),
+            (Turn::Engine(RUN), [true, false]),
+            (Turn::Waking(RUN), [true, false]),
+            (Turn::Step(RUN), [false, true]),
+            (Turn::Code(RUN + 1), [false, true]),
+            (Turn::Outside, [false, true]),
         ] {
             let _turn = turn.begin();
             alarm.waker().wake_by_ref();
@@ -165,7 +159,7 @@ mod tests {
         let alarm = Alarm::new(RUN);
         alarm.expect_deferred(true);
         alarm.waker().wake_by_ref();
-        assert_eq!(take(&alarm), [true, false, false]);
+        assert_eq!(take(&alarm), [true, false]);
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(crate) struct Execution {
     kept: usize,
     /// Wakes of the code that the scheduler has put off.
     deferred: Vec<Deferred>,
-    /// Polls since the code asked for something or an entry was applied.
+    /// Polls since the code was quiet or asked for something.
     polls: u32,
     /// What is wrong with the code, apart from the journal and panics.
     fault: Option<Failure>,
@@ -153,7 +153,6 @@ impl Execution {
 
     /// Applies one entry and wakes the code, if that is news to it.
     fn apply(&mut self, entry: &Entry, at: Timestamp) {
-        self.polls = 0;
         self.alarm.mute();
         let applied = self.machine().apply(entry, at);
         match applied {
@@ -189,7 +188,7 @@ impl Execution {
 
     /// Lets the code run until it is quiet and has seen every outcome that it waits for.
     fn settle(&mut self, context: &Context<'_>) -> Poll<()> {
-        let (mut polls, mut is_nudged) = (0, false);
+        let mut polls = 0;
         while self.fault.is_none() {
             if polls == BURST {
                 context.waker().wake_by_ref();
@@ -203,14 +202,13 @@ impl Execution {
                 self.run_code();
             } else if !self.deferred.is_empty() {
                 ready!(self.await_deferred(context));
-            } else if !is_nudged && self.alarm.take_step() {
-                // Steps that never wait get one turn, and do not keep entries waiting.
-                is_nudged = true;
-                self.run_steps();
             } else if !self.cell.release_next() {
                 break;
             }
         }
+        self.polls = 0;
+        // Steps that woke themselves get a turn now, and do not keep entries waiting.
+        self.cell.wake_nudged();
         let is_rung = self.alarm.set(context);
         if is_rung && self.fault.is_none() {
             context.waker().wake_by_ref();
@@ -225,15 +223,6 @@ impl Execution {
         self.polls = if self.machine().reserved() > before { 0 } else { self.polls + 1 };
         if self.polls > BUSY {
             self.fault = Some(busy());
-        }
-    }
-
-    /// Lets the code of steps run until it waits. The code around it must not go on by that.
-    fn run_steps(&mut self) {
-        let before = (self.machine().reserved(), self.body.is_running());
-        self.poll_body();
-        if before != (self.machine().reserved(), self.body.is_running()) {
-            self.fault = Some(foreign());
         }
     }
 

@@ -131,6 +131,22 @@ async fn should_replay_every_prefix_of_generated_runs_as_they_were_live() {
     println!("{programs} programs with {entries} entries, every prefix of them replayed");
 }
 
+/// Programs that once did not replay.
+const FOUND: [&str; 2] = [
+    r#"{"code":[{"Signal":[1,9]},{"Unordered":[{"Sequence":["Yield",{"Step":71}]},{"SlowStep":20}]}],"outside":[]}"#,
+    r#"{"code":[{"Signal":[0,3]},{"Version":1},{"Step":0}],"outside":[[1,{"Signal":[0,64]}],[1,"Pause"]]}"#,
+];
+
+#[tokio::test]
+async fn should_replay_programs_that_once_did_not() {
+    for text in FOUND {
+        let program: Program = serde_json::from_str(text).unwrap();
+        if let Err(error) = check(&program).await {
+            fail(0, program, error).await;
+        }
+    }
+}
+
 /// What is polled in random order still takes the same way in every replay.
 #[tokio::test]
 async fn should_replay_selects_that_poll_at_random() {

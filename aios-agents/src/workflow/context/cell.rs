@@ -65,6 +65,8 @@ struct Waiting {
     released: Option<u64>,
     /// Outcomes that the code asked for and may not take yet: place in the journal and operation.
     ripe: BTreeSet<(u64, u64)>,
+    /// Steps whose code woke itself.
+    nudged: Vec<u64>,
     compensations: Vec<Compensation>,
     mismatch: Option<Mismatch>,
     closed: bool,
@@ -290,6 +292,17 @@ impl Cell {
         drop(waiting);
         self.release(operation);
         true
+    }
+
+    /// The code of a step woke itself, or is to run again: it gets a turn when the code is quiet.
+    pub(super) fn nudge(&self, operation: u64) {
+        self.waiting().nudged.push(operation);
+    }
+
+    /// Wakes the steps whose code woke itself.
+    pub(crate) fn wake_nudged(&self) {
+        let nudged = std::mem::take(&mut self.waiting().nudged);
+        nudged.into_iter().for_each(|operation| self.wake_step(operation));
     }
 
     /// Wakes the code of a step.

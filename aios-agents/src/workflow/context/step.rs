@@ -97,8 +97,10 @@ impl Wake for Nudge {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.rung.store(true, Ordering::Release);
-        if let Some(cell) = self.cell.upgrade() {
-            cell.wake_step(self.operation);
+        let Some(cell) = self.cell.upgrade() else { return };
+        match Turn::current() {
+            Turn::Step(run) if run == cell.run() => cell.nudge(self.operation),
+            _ => cell.wake_step(self.operation),
         }
     }
 }
@@ -227,7 +229,7 @@ impl<'a, T> StepCall<'a, T> {
     fn remember_nudge(&self) {
         let is_rung = |running: &Running<'_>| running.nudge.rung.load(Ordering::Acquire);
         if self.running.as_ref().is_some_and(is_rung) {
-            self.cell.wake_step(self.operation);
+            self.cell.nudge(self.operation);
         }
     }
 
