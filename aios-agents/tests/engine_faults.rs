@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::prelude::*;
+use aios_agents::{
+    prelude::*,
+    runtime::{EngineOptions, RuntimeBuilder},
+};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     broker::{Broker, BrokerError},
@@ -20,8 +23,16 @@ use crate::{
     engine_races::append_to_run,
     faulty::{Fault, FaultyBroker, FaultyStore, holds, store_refuses, store_unavailable},
     logged::Logged,
-    workflow_support::{Doubler, PATIENCE, actions, eventually, result, runtime, sqlite, store},
+    workflow_support::{self, Doubler, PATIENCE, actions, eventually, result, sqlite, store},
 };
+
+/// A runtime whose leases do not run out however busy the machine is: a run that is loaded anew gives
+/// its tasks and records its steps again.
+fn runtime(store: &Arc<dyn Store>) -> RuntimeBuilder {
+    let lease_time = Duration::from_secs(120);
+    let options = EngineOptions { lease_time, ..EngineOptions::default() };
+    workflow_support::runtime(store).engine_options(options)
+}
 
 async fn one_step(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
     context.step("one", || async { Ok::<_, TaskError>(1) }).await
