@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use aios_agents::RunHandle;
 use aios_core::event::Payload;
+use futures_util::FutureExt;
 use pyo3::prelude::*;
 
 use crate::{
@@ -11,6 +12,9 @@ use crate::{
     fault::Fault,
     json, records,
 };
+
+/// Events handed over at once.
+const PAGE: usize = 500;
 
 /// What `aios.RunHandle` asks.
 #[pyclass(frozen, module = "aios._aios")]
@@ -107,6 +111,23 @@ impl HandleCore {
         self.calls.call(py, async move {
             let events = handle.journal(after, limit).await?;
             Ok::<_, Fault>(Answer::Json(records::events(&events)?))
+        })
+    }
+
+    /// Events of the run of this id above a version, as far as they can be read at once; waits until
+    /// there is one. `None` after the one that ends the run.
+    fn events<'py>(&self, py: Python<'py>, after: u64) -> PyResult<Bound<'py, PyAny>> {
+        let handle = self.handle(py)?;
+        self.calls.call(py, async move {
+            let mut following = handle.events(after);
+            let Some(first) = following.next().await? else { return Ok(Answer::Nothing) };
+            let mut page = vec![first];
+            while page.len() < PAGE
+                && let Some(Ok(Some(recorded))) = following.next().now_or_never()
+            {
+                page.push(recorded);
+            }
+            Ok::<_, Fault>(Answer::Json(records::events(&page)?))
         })
     }
 

@@ -273,3 +273,46 @@ async def test_should_start_a_workflow_of_another_process_by_name_and_version() 
         run = await client.start("elsewhere", {"a": 1}, version=3, delay=60)
         status = await run.status()
     assert (status.workflow, status.workflow_version) == ("elsewhere", 3)
+
+
+async def test_should_follow_the_events_of_one_run() -> None:
+    @aios.workflow("followed")
+    async def followed(context: aios.WorkflowContext) -> int:
+        for _ in range(3):
+            await context.signal("go")
+        return 1
+
+    async with aios.Runtime(workflows=[followed]) as runtime:
+        run, other = await runtime.start(followed), await runtime.start(followed)
+        seen: list[aios.RecordedEvent] = []
+
+        async def follow() -> None:
+            async for recorded in run.events():
+                seen.append(recorded)
+
+        following = asyncio.create_task(follow())
+        for number in range(3):
+            before = len(seen)
+            await other.signal("go")
+            await run.signal("go", number)
+            while len(seen) == before:
+                await asyncio.sleep(0.01)
+        await following
+        assert [one.version for one in seen] == list(range(1, len(seen) + 1))
+        assert seen == await run.journal()
+        assert seen[0].event.type == "workflows.followed.started"
+        assert seen[-1].event.type == "workflows.followed.completed"
+        assert [one.version async for one in run.events(after=2)] == [
+            one.version for one in seen[2:]
+        ]
+        assert [one async for one in run.events(after=len(seen))] == []
+
+
+def test_should_follow_the_events_of_one_run_without_async() -> None:
+    @aios.workflow("short")
+    async def short(context: aios.WorkflowContext) -> int:
+        return 1
+
+    with aios.sync.Runtime(workflows=[short]) as runtime:
+        run = runtime.start(short)
+        assert [one.event.type.rpartition(".")[2] for one in run.events()][-1] == "completed"

@@ -168,6 +168,20 @@ class RunHandle(Generic[O]):
         rows = await self._core.journal(after, _limit(limit))
         return [RecordedEvent.from_row(row) for row in rows]
 
+    async def events(self, after: int = 0) -> AsyncIterator[RecordedEvent]:
+        """Follows the run of this very id, also if it has continued as another one: its events with
+        a version above ``after``, first those that are there, then those that come, until the one
+        that ends it.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+        """
+        while (rows := await self._core.events(after)) is not None:
+            for row in rows:
+                recorded = RecordedEvent.from_row(row)
+                after = recorded.version
+                yield recorded
+
     async def fork(self, operation: int, new_id: str) -> RunHandle[O]:
         """Starts a new run that begins with this run's journal as it was before an operation, and
         goes on from there with today's code.

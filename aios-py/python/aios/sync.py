@@ -130,6 +130,16 @@ class RunHandle(Generic[O]):
         """The run's events with a version above ``after``, at most ``limit``."""
         return self._loop.call(self._handle.journal(after, limit))
 
+    def events(self, after: int = 0) -> Iterator[RecordedEvent]:
+        """Follows the run until it ends; see :meth:`aios.RunHandle.events`."""
+        events = self._handle.events(after)
+
+        async def following() -> RecordedEvent | None:
+            return await anext(events, None)
+
+        while (event := self._loop.call(following())) is not None:
+            yield event
+
     def fork(self, operation: int, new_id: str) -> RunHandle[O]:
         """Starts a new run that begins with this run's journal before an operation."""
         return RunHandle(self._loop, self._loop.call(self._handle.fork(operation, new_id)))

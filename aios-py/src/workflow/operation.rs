@@ -224,7 +224,12 @@ impl Operation {
 
     fn value(&self, py: Python<'_>, ended: Result<Payload, Fault>) -> PyResult<Py<PyAny>> {
         let payload = ended.map_err(|fault| {
-            fault.about(format!("{} (operation {})", self.name, self.number)).into_error(py)
+            let name = match self.number {
+                // Refused before it had one.
+                0 => self.name.to_string(),
+                number => format!("{} (operation {number})", self.name),
+            };
+            fault.about(name).into_error(py)
         })?;
         let value = json::read(py, payload.as_str())?;
         match &self.decode {
