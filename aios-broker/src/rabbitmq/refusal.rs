@@ -24,8 +24,8 @@ impl Oversize {
     fn parse(text: &str) -> Option<Self> {
         let (_, sizes) = text.split_once("message size ")?;
         let (_, limit) = sizes.split_once(" is larger than ")?;
-        let digits = limit.split(|character: char| !character.is_ascii_digit());
-        let limit = digits.filter(|digits| !digits.is_empty()).next_back()?;
+        let mut digits = limit.split(|character: char| !character.is_ascii_digit());
+        let limit = digits.rfind(|digits| !digits.is_empty())?;
         Some(Self { limit: limit.parse().ok()? })
     }
 }

@@ -235,7 +235,7 @@ impl Database {
             return statement.fetch_all(connection).await;
         }
         let mut transaction = connection.begin_with(self.0.begin.clone()).await?;
-        let rows = statement.persistent(false).fetch_all(&mut *transaction).await?;
+        let rows = statement.persistent(false).fetch_all(&mut transaction).await?;
         transaction.commit().await.map(|()| rows)
     }
 
