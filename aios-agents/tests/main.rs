@@ -30,6 +30,7 @@ mod faulty;
 mod logged;
 mod options;
 mod projection;
+mod reference;
 mod run_events;
 mod run_metadata;
 mod texts;

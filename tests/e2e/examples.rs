@@ -34,6 +34,15 @@ fn should_wait_for_an_approval() {
 }
 
 #[test]
+fn should_apply_every_order_once_however_often_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    for _ in 0..3 {
+        let printed = printed("projection", &[], folder.path());
+        assert_eq!(printed, "Ada has ordered for 42\n0 orders could not be read\n");
+    }
+}
+
+#[test]
 fn should_compensate_in_reverse_order() {
     let folder = tempfile::tempdir().unwrap();
     let expected = [

@@ -1,0 +1,132 @@
+//! The page of names, limits and defaults says what the code does.
+
+use std::time::Duration;
+
+use aios_agents::{
+    agent::{AgentDefinition, Caller, HostOptions},
+    prelude::*,
+    runtime::EngineOptions,
+};
+use aios_core::{
+    agent::Segment,
+    event::{EventId, MAX_NAME_BYTES},
+    store::{MAX_PAGE, SHARDS},
+};
+
+const PAGE: &str = include_str!("../../docs/reference.md");
+
+/// Whether the table has a row that begins with these cells.
+fn assert_row(what: &str, value: &str) {
+    let row = PAGE.lines().find(|line| line.starts_with(&format!("| {what} |")));
+    let row = row.unwrap_or_else(|| panic!("{what} is not in the page"));
+    let last = row.trim_end_matches('|').rsplit('|').next().unwrap().trim();
+    let value_is_there = last == value || last.starts_with(&format!("{value} ("));
+    assert!(value_is_there, "{what} is {value} in the code, and {last} in the page");
+}
+
+fn span(span: Duration) -> String {
+    match span.as_millis() {
+        millis if millis % 1000 == 0 => format!("{} s", millis / 1000),
+        millis => format!("{millis} ms"),
+    }
+}
+
+#[test]
+fn should_document_the_default_options() {
+    let EngineOptions {
+        lease_time,
+        linger,
+        back_off,
+        child_check,
+        heartbeat_timeout,
+        task_grace,
+        ..
+    } = EngineOptions::default();
+    assert_row("`EngineOptions`: `lease_time`", &span(lease_time));
+    assert_row("`EngineOptions`: `linger`", &span(linger));
+    let (first, most) = (span(back_off.0), span(back_off.1));
+    assert_row("`EngineOptions`: `back_off`", &format!("{first} to {most}"));
+    assert_row("`EngineOptions`: `child_check`", &span(child_check));
+    assert_row("`EngineOptions`: `heartbeat_timeout`", &span(heartbeat_timeout));
+    assert_row("`EngineOptions`: `task_grace`", &span(task_grace));
+    let host = HostOptions::new();
+    assert_row("`HostOptions`: `heartbeat_interval`", &span(host.heartbeat_interval));
+    assert_row("`HostOptions`: `early_ack_after`", &span(host.early_ack_after.unwrap()));
+    assert_row("`HostOptions`: `announce_interval`", &span(host.announce_interval));
+    assert_row("`HostOptions`: `cancel_grace`", &span(host.cancel_grace));
+    assert_row("`HostOptions`: `create_timeout`", &span(host.create_timeout));
+    let (first, most) = (span(host.backoff.initial_delay), span(host.backoff.max_delay));
+    assert_row("`HostOptions`: `backoff`", &format!("{first} to {most}"));
+}
+
+#[test]
+fn should_document_the_default_retry_policy_and_limits() {
+    let policy = RetryPolicy::new();
+    assert_row("`RetryPolicy`: attempts", &policy.max_attempts.to_string());
+    let (first, longest) = (span(policy.initial_delay), span(policy.max_delay));
+    let delays = format!("{first}, {}, {longest}, {}", policy.factor, policy.jitter);
+    assert_row("`RetryPolicy`: first delay, factor, longest delay, jitter", &delays);
+    assert_row("timeout of `Caller::task`", &span(Caller::DEFAULT_TIMEOUT));
+    let concurrency = AgentDefinition::DEFAULT_CONCURRENCY.to_string();
+    assert_row("`AgentDefinition`: concurrency", &concurrency);
+    assert_row("shards of a store", &SHARDS.to_string());
+    assert_eq!(MAX_PAGE, 10_000);
+    assert_row("events in one page of a read", "10,000");
+}
+
+#[test]
+fn should_document_how_long_names_are() {
+    assert_row("event id, source, stream", &format!("{MAX_NAME_BYTES} bytes"));
+    assert!("x".repeat(255).parse::<EventId>().is_ok());
+    assert!("x".repeat(256).parse::<EventId>().is_err());
+    assert_row("agent type, workflow, projection", "100 bytes");
+    assert!(Segment::new("x".repeat(100)).is_ok());
+    assert!(Segment::new("x".repeat(101)).is_err());
+}
+
+#[tokio::test]
+async fn should_document_how_long_a_run_id_is() {
+    assert_row("run id", "200 bytes");
+    let runtime = crate::workflow_support::runtime(&crate::workflow_support::store());
+    let runtime = runtime.start().await.unwrap();
+    let start = |bytes: usize| runtime.task("nobody", &1).with_id("x".repeat(bytes));
+    assert!(start(200).await.is_ok());
+    assert!(start(201).await.is_err());
+}
+
+/// Events of a run that have no row of their own are part of a row of several.
+#[tokio::test]
+async fn should_document_every_event_that_a_run_writes() {
+    for action in [
+        "started",
+        "step_completed",
+        "operation_failed",
+        "retry_scheduled",
+        "timer_started",
+        "timer_fired",
+        "signal_awaited",
+        "signaled",
+        "child_started",
+        "child_ended",
+        "version_marked",
+        "event_emitted",
+        "status_set",
+        "cancel_requested",
+        "paused",
+        "resumed",
+        "blocked",
+        "unblocked",
+        "completed",
+        "failed",
+        "cancelled",
+        "continued",
+        "task_assigned",
+        "task_directed",
+        "task_completed",
+        "task_failed",
+        "task_cancelled",
+    ] {
+        let named = [format!("`{action}`"), format!(".{action}`")];
+        assert!(named.iter().any(|name| PAGE.contains(name)), "{action}");
+    }
+}
