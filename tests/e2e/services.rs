@@ -210,7 +210,10 @@ fn should_say_on_one_line_which_server_is_not_there() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert!(message.starts_with("code-review: "), "{message}");
-    assert_eq!(message.lines().count(), 1, "{message}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<&str> = printed.lines().collect();
+    let (last, logged) = lines.split_last().unwrap();
+    assert!(last.starts_with("code-review: ") && last.contains("refused"), "{printed}");
+    let is_logged = |line: &&str| line.contains(" WARN ") && line.contains("127.0.0.1:1");
+    assert!(logged.iter().all(is_logged), "every other line is a failed attempt: {printed}");
 }

@@ -27,8 +27,9 @@ mod scan;
 mod service;
 mod workflow;
 
-use std::{error::Error, io::stderr, iter::successors, process::ExitCode, time::Duration};
+use std::{error::Error, io::stderr, process::ExitCode, time::Duration};
 
+use aios_core::Chain;
 use clap::Parser;
 use tracing_subscriber::{
     Layer,
@@ -88,8 +89,6 @@ fn request(job: &Job) -> Result<Request, Box<dyn Error>> {
 
 /// Says on one line what went wrong.
 fn fail(error: &(dyn Error + 'static), code: u8) -> ExitCode {
-    let causes = successors(Some(error), |&error| error.source());
-    let message = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    eprintln!("code-review: {message}");
+    eprintln!("code-review: {}", Chain(error));
     ExitCode::from(code)
 }
