@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, error, warn};
 
-use super::{Engine, EngineError, Message, mailbox};
+use super::{Bundle, Engine, EngineError, Message, mailbox};
 
 /// The shards that this engine owns.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ pub(super) struct Ownership {
 #[derive(Debug)]
 struct Owned {
     lease: Lease,
-    /// Reads the shard's mailbox, once that is open.
+    /// Reads the mailbox of the shard's bundle, once that is open.
     reader: Option<AbortHandle>,
 }
 
@@ -136,31 +136,52 @@ pub(super) async fn run(engine: Arc<Engine>) {
     }
 }
 
+/// Renews the leases. If one of a bundle is lost, all of the bundle are given up.
 async fn renew(engine: &Engine) -> Result<(), StoreError> {
     let held = engine.ownership.leases();
     let renewed = engine.store.renew(&held, engine.options.lease_time).await?;
-    for lease in held {
-        match renewed.iter().find(|renewed| renewed.shard == lease.shard) {
-            Some(renewed) => engine.ownership.renew(renewed),
-            None => {
+    let find = |lease: &Lease| renewed.iter().find(|renewed| renewed.shard == lease.shard);
+    let lost: Vec<Bundle> = held
+        .iter()
+        .filter(|lease| find(lease).is_none())
+        .map(|lease| Bundle::of(lease.shard))
+        .collect();
+    let mut given_up = Vec::new();
+    for lease in &held {
+        let is_given_up = lost.contains(&Bundle::of(lease.shard));
+        match find(lease) {
+            Some(renewed) if !is_given_up => engine.ownership.renew(renewed),
+            found => {
                 warn!(shard = %lease.shard, "lost a shard");
                 engine.ownership.lose(lease.shard);
                 engine.live.lose(lease.shard);
+                given_up.extend(found.cloned());
             }
         }
     }
-    Ok(())
+    match given_up.is_empty() {
+        true => Ok(()),
+        false => engine.store.release(&given_up).await,
+    }
 }
 
-/// Takes the shards that are free. Nothing of them goes on before their mailboxes are open.
+/// Takes the bundles of shards that are free. Nothing of them goes on before their mailboxes are open.
 pub(super) async fn take(engine: &Arc<Engine>) -> Result<(), EngineError> {
     let free: Vec<Shard> = Shard::all().filter(|shard| !engine.ownership.holds(*shard)).collect();
     if free.is_empty() {
         return Ok(());
     }
     let taken = engine.store.acquire(&free, &engine.owner, engine.options.lease_time).await?;
+    let has = |shard: Shard| taken.iter().any(|lease| lease.shard == shard);
+    let whole: Vec<Bundle> = Bundle::all().filter(|bundle| bundle.shards().all(has)).collect();
+    let (taken, parts): (Vec<Lease>, Vec<Lease>) =
+        taken.iter().cloned().partition(|lease| whole.contains(&Bundle::of(lease.shard)));
+    if !parts.is_empty() {
+        // Another engine has the rest, and reads the mailbox.
+        engine.store.release(&parts).await?;
+    }
     engine.ownership.add(&taken);
-    let mailboxes = join_all(taken.iter().map(|lease| mailbox::open(engine, lease.shard))).await;
+    let mailboxes = join_all(whole.iter().map(|bundle| mailbox::open(engine, *bundle))).await;
     let mailboxes = match mailboxes.into_iter().collect::<Result<Vec<_>, _>>() {
         Ok(mailboxes) => mailboxes,
         Err(error) => {
@@ -169,11 +190,11 @@ pub(super) async fn take(engine: &Arc<Engine>) -> Result<(), EngineError> {
             return Err(error.into());
         }
     };
-    let shards: Vec<Shard> = taken.iter().map(|lease| lease.shard).collect();
-    for (shard, deliveries) in shards.iter().zip(mailboxes) {
-        let reader = tokio::spawn(mailbox::run(Arc::clone(engine), *shard, deliveries));
-        engine.ownership.open(*shard, reader.abort_handle());
+    for (bundle, deliveries) in whole.into_iter().zip(mailboxes) {
+        let reader = tokio::spawn(mailbox::run(Arc::clone(engine), bundle, deliveries));
+        bundle.shards().for_each(|shard| engine.ownership.open(shard, reader.abort_handle()));
     }
+    let shards: Vec<Shard> = taken.iter().map(|lease| lease.shard).collect();
     if !shards.is_empty() {
         debug!(shards = shards.len(), "took shards");
         // A task of its own: recovery may take longer than a lease lives.

@@ -7,12 +7,11 @@ use aios_core::{
     Chain,
     broker::{BrokerError, Deliveries, Delivery, Subscription},
     clock::ClockExt,
-    store::Shard,
 };
 use serde::Deserialize;
 use tracing::{debug, warn};
 
-use super::{Engine, Message, mailbox_of};
+use super::{Bundle, Engine, Message, mailbox_of};
 
 /// The part of an answer that says which run it is for.
 #[derive(Deserialize)]
@@ -21,26 +20,26 @@ struct Answer<'a> {
     task_id: Cow<'a, str>,
 }
 
-/// Declares a shard's mailbox and begins to read it. No task of the shard may be given before that:
+/// Declares a bundle's mailbox and begins to read it. No task of its shards may be given before that:
 /// its answer would find no mailbox.
-pub(super) async fn open(engine: &Engine, shard: Shard) -> Result<Deliveries, BrokerError> {
-    engine.broker.subscribe(Subscription::mailbox(mailbox_of(engine.store_id, shard)?)).await
+pub(super) async fn open(engine: &Engine, bundle: Bundle) -> Result<Deliveries, BrokerError> {
+    engine.broker.subscribe(Subscription::mailbox(mailbox_of(engine.store_id, bundle)?)).await
 }
 
-/// Hands the answers in a shard's mailbox to the runs that wait for them.
-pub(super) async fn run(engine: Arc<Engine>, shard: Shard, mut deliveries: Deliveries) {
+/// Hands the answers in a bundle's mailbox to the runs that wait for them.
+pub(super) async fn run(engine: Arc<Engine>, bundle: Bundle, mut deliveries: Deliveries) {
     loop {
         if let Err(error) = read(&engine, &mut deliveries).await {
-            warn!(error = %Chain(&error), %shard, "could not go on reading a mailbox");
+            warn!(error = %Chain(&error), %bundle, "could not go on reading a mailbox");
         }
         deliveries = loop {
             if engine.is_stopping() {
                 return;
             }
             engine.clock.sleep(engine.options.back_off.1).await;
-            match open(&engine, shard).await {
+            match open(&engine, bundle).await {
                 Ok(deliveries) => break deliveries,
-                Err(error) => warn!(error = %Chain(&error), %shard, "could not open a mailbox"),
+                Err(error) => warn!(error = %Chain(&error), %bundle, "could not open a mailbox"),
             }
         };
     }

@@ -1,6 +1,7 @@
 //! The engine: advances the runs of the shards that it owns.
 
 mod activity;
+mod bundle;
 mod cancel;
 mod child;
 mod dead_letters;
@@ -29,7 +30,7 @@ use aios_core::{
     broker::{Broker, BrokerError, InvalidName, Mailbox},
     clock::{Clock, ClockExt},
     failure::Failure,
-    store::{EventStoreExt, Owner, Shard, StoreError, StoreId},
+    store::{EventStoreExt, Owner, StoreError, StoreId},
 };
 use serde_json::json;
 use tokio::{
@@ -44,7 +45,7 @@ use self::{
     activity::Activity, dispatch::Dispatch, leases::Ownership, live::Live, timers::Timers,
     waiters::Waiters,
 };
-pub(crate) use self::{live::Message, registry::Registry, waiters::Ended};
+pub(crate) use self::{bundle::Bundle, live::Message, registry::Registry, waiters::Ended};
 use crate::{counted::CountedStore, options::check_span, workflow::journal::Journals};
 
 /// Runs that may be loading or bursting at once because of timers and recovery.
@@ -311,9 +312,10 @@ impl Drop for RunningEngine {
     }
 }
 
-/// The durable mailbox that gets the answers for a shard's runs. Several stores may share a broker.
-pub(crate) fn mailbox_of(store: StoreId, shard: Shard) -> Result<Mailbox, InvalidName> {
-    Mailbox::new(format!("stores.{store}.shards.{shard}"))
+/// The durable mailbox that gets the answers for the runs of a bundle's shards. Several stores may
+/// share a broker.
+pub(crate) fn mailbox_of(store: StoreId, bundle: Bundle) -> Result<Mailbox, InvalidName> {
+    Mailbox::new(format!("stores.{store}.answers.{bundle}"))
 }
 
 impl std::fmt::Debug for Engine {

@@ -21,7 +21,7 @@ use super::{
 use crate::suggest::hint;
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
-    engine::{Ended, Engine, mailbox_of},
+    engine::{Bundle, Ended, Engine, mailbox_of},
     journal::{Blocked, Entry, Failed, JournalError, Record, Started, decode},
 };
 
@@ -105,7 +105,7 @@ impl Driver {
             fence,
             version: 0,
             metadata: origin(&first.event, run_id),
-            reply_to: mailbox_of(engine.store_id, Shard::of(run_id))
+            reply_to: mailbox_of(engine.store_id, Bundle::of(Shard::of(run_id)))
                 .ok()
                 .map(|mailbox| mailbox.as_str().into()),
             incarnation: first.event.id.clone(),
