@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aios_agents::prelude::*;
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    broker::{Group, Subscription},
+    broker::{Deliveries, Group, Subscription},
     event::Metadata,
     store::{RecordedEvent, StreamId},
 };
@@ -98,6 +98,11 @@ async fn check(store: Arc<dyn Store>) {
     assert!(children.len() >= 3, "{children:?}");
     children.iter().for_each(|it| assert_of_run(it, it.stream.run_id().unwrap()));
 
+    assert_heard(&mut heard).await;
+}
+
+/// What the broker tells of the run.
+async fn assert_heard(heard: &mut Deliveries) {
     let mut seen = Vec::new();
     while !seen.contains(&"completed".to_owned()) || !seen.contains(&"placed".to_owned()) {
         let delivery =

@@ -67,19 +67,19 @@ impl<I, O> WorkflowRef<I, O> {
             `async fn(WorkflowContext, {I}) -> Result<{O}, WorkflowError>`"
 )]
 pub trait WorkflowName<I, O> {
-    /// The name.
-    fn workflow_name(&self) -> &str;
+    /// The name as text.
+    fn into_name(self) -> String;
 }
 
 impl<N: AsRef<str>, I, O> WorkflowName<I, O> for N {
-    fn workflow_name(&self) -> &str {
-        self.as_ref()
+    fn into_name(self) -> String {
+        self.as_ref().to_owned()
     }
 }
 
 impl<I, O> WorkflowName<I, O> for WorkflowRef<I, O> {
-    fn workflow_name(&self) -> &str {
-        self.name
+    fn into_name(self) -> String {
+        self.name.to_owned()
     }
 }
 

@@ -109,7 +109,7 @@ impl RuntimeBuilder {
         I: DeserializeOwned + Send + 'static,
         O: Serialize + 'static,
     {
-        let named = FnWorkflow::new(name.workflow_name(), function).map_err(RuntimeError::from);
+        let named = FnWorkflow::new(name.into_name(), function).map_err(RuntimeError::from);
         self.workflows.push(
             named.map(|workflow| -> Arc<dyn Workflow> { Arc::new(workflow.with_version(version)) }),
         );

@@ -53,7 +53,7 @@ impl HostedType {
                 self.attempt(&agent, assigned, delivery, entry).await;
             }
             Dispatch::Running(running) => running.hand_over(delivery),
-            Dispatch::Finished(answer) => self.answer_again(answer, delivery).await,
+            Dispatch::Finished(answer) => self.answer_again(*answer, delivery).await,
         }
     }
 

@@ -85,7 +85,7 @@ pub(super) enum Dispatch<'a> {
     /// The attempt runs already.
     Running(Arc<Running>),
     /// The attempt has finished, with this answer.
-    Finished(Answer),
+    Finished(Box<Answer>),
 }
 
 impl Ledger {
@@ -95,7 +95,7 @@ impl Ledger {
             return Dispatch::Running(Arc::clone(running));
         }
         if let Some(answer) = state.finished.get(&key) {
-            return Dispatch::Finished(answer.clone());
+            return Dispatch::Finished(Box::new(answer.clone()));
         }
         let running = Arc::new(Running::default());
         if state.cancelled.contains(&key.task) {

@@ -20,7 +20,7 @@ fn texts_are_same(one: &str, two: &str, depth: usize) -> bool {
         return true;
     }
     let (Some(kind), true) = (one.chars().next(), depth > 0) else { return false };
-    if two.chars().next() != Some(kind) {
+    if !two.starts_with(kind) {
         return false;
     }
     match kind {

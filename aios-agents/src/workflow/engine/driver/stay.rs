@@ -54,7 +54,7 @@ impl From<Exit> for Departure {
 /// and nobody who tells it anything waits.
 pub(in super::super) async fn run(engine: Arc<Engine>, activation: Activation) {
     let (run_id, inbox) = (Arc::clone(&activation.run_id), Arc::clone(&activation.inbox));
-    let departure = match guarded(&engine, stay(Arc::clone(&engine), activation)).await {
+    let departure = match Box::pin(guarded(&engine, stay(Arc::clone(&engine), activation))).await {
         Ok(departure) => departure,
         Err(_) if engine.is_stopping() => return,
         Err(failure) => block_outside(&engine, &run_id, failure).await.into(),
