@@ -97,6 +97,7 @@ impl RuntimeBuilder {
     /// Adds an async function as a version of a workflow. New runs get the highest version; older
     /// runs go on with theirs.
     #[must_use]
+    #[allow(clippy::needless_pass_by_value, reason = "a name is a text or a declaration")]
     pub fn workflow_version<F, I, O, Fut>(
         mut self,
         name: impl WorkflowName<I, O>,
