@@ -41,7 +41,7 @@ async fn should_leave_connections_that_only_read_when_it_appends() {
     let refused =
         "SELECT count(*) FROM pg_stat_activity WHERE usename = 'writer' AND query LIKE '%append%'";
     while server.sql(refused) == "0" && server.sql("SELECT count(*) FROM aios.events") == "1" {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::task::yield_now().await;
     }
     server.sql("ALTER ROLE writer RESET default_transaction_read_only");
     assert_eq!(appending.await.unwrap().unwrap().version, 2);

@@ -64,7 +64,7 @@ async fn should_take_larger_events_from_a_server_that_was_set_to() {
         .ctl(&["eval", &format!("application:set_env(rabbit, max_message_size, {}).", 4 * LIMIT)]);
     let _ = server.ctl(&["close_all_connections", "test"]);
     while !matches!(broker.publish(vec![publish(2, 2 * LIMIT)]).await.pop(), Some(Ok(()))) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::task::yield_now().await;
     }
     let answer = broker.publish(vec![publish(3, 4 * LIMIT)]).await.pop().unwrap();
     assert!(matches!(answer, Err(BrokerError::TooLarge { limit, .. }) if limit == 3 * LIMIT));
