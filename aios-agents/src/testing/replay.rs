@@ -11,9 +11,6 @@ use crate::workflow::{
     journal::{Entry, decode},
 };
 
-/// Where the metadata of a run's first event keeps the id of the run.
-pub(super) const RUN_ID_KEY: &str = "run_id";
-
 /// Why a saved journal does not fit today's code.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -59,11 +56,11 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
 /// The id of the run, from which its ids and random numbers follow. A journal in which nothing names
 /// it has none of them that matter.
 fn run_id(entries: &[Entry], journal: &[Event]) -> Arc<str> {
-    let named = journal.first().and_then(|event| event.metadata.extra.get(RUN_ID_KEY)?.as_str());
+    let named = journal.first().and_then(|event| event.metadata.run_id.clone());
     let of_task = |entry: &Entry| match entry {
         Entry::TaskAssigned(task) => task.data.task_id.run().map(|(run_id, _)| run_id.into()),
         _ => None,
     };
-    let named = named.map(Arc::from).or_else(|| entries.iter().find_map(of_task));
+    let named = named.or_else(|| entries.iter().find_map(of_task));
     named.unwrap_or_else(|| "replay".into())
 }

@@ -14,7 +14,7 @@ use aios_core::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{WorkflowTest, replay::RUN_ID_KEY, script::Outside};
+use super::{WorkflowTest, script::Outside};
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
     journal::{CancelRequested, ChildEnded, Codec, Entry, OfAgent, Signaled, Started},
@@ -83,7 +83,7 @@ impl TestedRun {
         let codec = Codec::new(&self.workflow, "test".into())?;
         let encode = |(entry, at): &(Entry, Timestamp)| {
             let mut event = codec.encode(entry.clone(), *at)?.event;
-            event.metadata.extra.insert(RUN_ID_KEY.to_owned(), RUN_ID.into());
+            event.metadata.run_id = Some(RUN_ID.into());
             Ok(event)
         };
         self.journal.iter().map(encode).collect()
