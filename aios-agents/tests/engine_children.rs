@@ -257,7 +257,7 @@ async fn should_end_whatever_size_the_result_of_a_child_has() {
 async fn should_not_cancel_a_run_of_somebody_else() {
     async fn named(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         let child = context.child::<u32>("kid", &1).with_run_id("foreign");
-        child.await.or_else(|_| Ok::<_, WorkflowError>(0))?;
+        child.await.or(Ok::<_, WorkflowError>(0))?;
         context.signal("never").await
     }
     let (store, undone) = (store(), Arc::default());

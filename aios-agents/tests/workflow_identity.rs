@@ -146,7 +146,7 @@ async fn should_block_a_run_whose_successor_is_somebody_elses() {
         &json!({ "version": 1, "input": 3 }),
     );
     let append = Append::new(StreamId::of_run("job~r2").unwrap(), vec![forged.unwrap()]);
-    (&*store).append_one(append).await.unwrap();
+    store.append_one(append).await.unwrap();
     let runtime = all(&store).await;
     let run = runtime.start("again", &2).with_id("job").await.unwrap();
     let error = result::<u32>(&run).await.unwrap_err();

@@ -26,6 +26,7 @@ use crate::workflow_support::{PATIENCE, eventually, quick, result, runtime, stor
 type Code = Pin<Box<dyn Future<Output = Result<u64, WorkflowError>> + Send>>;
 
 /// Ways in which the branches of a workflow depend on each other.
+#[allow(clippy::too_many_lines, reason = "one arm for each kind of branch")]
 fn branches(context: WorkflowContext, kind: String) -> Code {
     Box::pin(async move {
         let step = |number: u64| {
