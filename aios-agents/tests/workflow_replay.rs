@@ -437,6 +437,43 @@ async fn should_block_code_that_asks_for_less_than_is_recorded_each_time_it_is_l
     assert!(matches!(error, ReplayError::Blocked(failure) if failure.details["operation"] == 3));
 }
 
+/// Code that returns before it has requested everything that is recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_code_that_ends_before_its_journal() {
+    fn steps(count: u64, waits: bool) -> Arc<dyn Workflow> {
+        let code = move |context: WorkflowContext, (): ()| async move {
+            for number in 0..count {
+                context.run(format!("step {number}"), || async {}).await?;
+            }
+            if waits {
+                context.signal::<()>("go").await?;
+            }
+            Ok(())
+        };
+        Arc::new(FnWorkflow::new("less", code).unwrap())
+    }
+    let store = store();
+    let before = runtime(&store).dyn_workflow(steps(3, true)).start().await.unwrap();
+    let run = before.start("less", &()).with_id("l").await.unwrap();
+    eventually("the steps are recorded", || async {
+        run.journal(0, 100).await.unwrap().len() == 4
+    })
+    .await;
+    before.shutdown(PATIENCE).await.unwrap();
+    for _ in 0..2 {
+        let less = runtime(&store).dyn_workflow(steps(1, false)).start().await.unwrap();
+        let run = less.run("l").await.unwrap();
+        let error = result::<()>(&run).await.unwrap_err();
+        let failure = error.failure().unwrap();
+        assert_eq!(failure.code, "JOURNAL_MISMATCH");
+        assert_eq!(
+            (&failure.details["operation"], &failure.details["asked"]),
+            (&2.into(), &"nothing".into())
+        );
+        less.shutdown(PATIENCE).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn should_give_a_signal_that_a_loser_had_to_the_next_wait() {
     async fn losers(context: WorkflowContext, (): ()) -> Result<(u32, u32), WorkflowError> {
