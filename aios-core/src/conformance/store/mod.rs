@@ -83,6 +83,8 @@ pub enum Capability {
     VerbatimData,
     /// Data may have the character U+0000 in its strings.
     NulCharacters,
+    /// Signs of life of agents are noted in their rows, outside the log.
+    SignsOfLife,
 }
 
 /// Runs one case; the macro calls it.
