@@ -11,6 +11,7 @@ pub mod prelude;
 pub mod projection;
 pub mod runtime;
 mod suggest;
+mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod workflow;

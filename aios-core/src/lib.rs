@@ -25,6 +25,8 @@ pub mod event;
 pub mod failure;
 pub mod projection;
 pub mod retry;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod store;
 
 use std::{future::Future, pin::Pin};

@@ -36,6 +36,10 @@ impl Backoff {
 /// A number from 0 to 1 that differs from call to call: good enough to spread retries, and nothing
 /// else. The standard library seeds its hashers from the system's randomness.
 pub(crate) fn chance() -> f64 {
+    #[cfg(feature = "simulation")]
+    if let Some(simulation) = aios_core::simulation::current() {
+        return simulation.chance();
+    }
     let bits = RandomState::new().hash_one(0_u8) >> 32;
     f64::from(u32::try_from(bits).unwrap_or_default()) / f64::from(u32::MAX)
 }

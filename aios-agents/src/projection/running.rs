@@ -5,7 +5,9 @@ use std::{
 };
 
 use aios_core::clock::{Clock, ClockExt};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::sync::watch;
+
+use crate::task::JoinSet;
 
 /// The projections that run in this process. Dropping it ends them.
 pub(crate) struct Running {

@@ -89,6 +89,7 @@ impl RunHandle {
                 }
             };
             tokio::select! {
+                biased;
                 ended = notified => if let Some(ended) = ended {
                     return Ok(ended);
                 },

@@ -29,6 +29,10 @@ impl EventId {
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "this is the id module")]
     pub fn generate() -> Self {
+        #[cfg(feature = "simulation")]
+        if let Some(simulation) = crate::simulation::current() {
+            return Self(Name::Uuid(simulation.id()));
+        }
         Self(Name::Uuid(Uuid::now_v7()))
     }
 

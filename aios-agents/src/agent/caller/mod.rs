@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 pub use self::call::TaskCall;
 use self::{pending::Pending, router::Router};
 use super::AgentError;
+use crate::task;
 
 /// What an agent says to a task.
 type Answer = Result<Payload, TaskError>;
@@ -77,7 +78,7 @@ impl Caller {
             subscription,
             pending: Arc::clone(&pending),
         };
-        let router = tokio::spawn(router.run(deliveries));
+        let router = task::spawn(router.run(deliveries));
         let source = source.into();
         Ok(Self(Arc::new(Inner { broker, clock, source, mailbox: name, pending, router })))
     }

@@ -159,8 +159,9 @@ impl HostedType {
             tracing::warn!(error = %Chain(&error), "an answer was not published; trying again");
             batch.drain(..failed);
             tokio::select! {
-                () = backoff.wait(&*self.shared.clock) => {}
+                biased;
                 () = abandoned(running) => return Err(error),
+                () = backoff.wait(&*self.shared.clock) => {}
             }
         }
     }

@@ -4,7 +4,10 @@ use super::{
     hosted::{HostedAgent, HostedType},
     slot::Occupied,
 };
-use crate::agent::{AgentError, backoff::Backoff};
+use crate::{
+    agent::{AgentError, backoff::Backoff},
+    task,
+};
 use aios_core::{
     Chain,
     broker::{BrokerError, Deliveries, Subscription},
@@ -93,7 +96,7 @@ impl Consumer {
             let Some(agent) = self.agent.clone().or_else(|| self.hosted.pick()) else {
                 return End::Closed;
             };
-            tokio::spawn(Arc::clone(&self.hosted).take(agent, delivery, slot));
+            task::spawn(Arc::clone(&self.hosted).take(agent, delivery, slot));
             if self.is_resized() {
                 return End::Resized;
             }

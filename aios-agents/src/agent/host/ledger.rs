@@ -1,5 +1,5 @@
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -18,14 +18,14 @@ const REMEMBERED_BYTES: usize = 64 << 20;
 
 /// Identifies a task among those of all runs and stores: a run that reuses the id of an earlier one,
 /// or of a run in another store, has another incarnation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct TaskKey {
     task_id: TaskId,
     incarnation: Option<Arc<str>>,
 }
 
 /// Identifies an attempt at a task.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     task: TaskKey,
     attempt: u32,
@@ -69,7 +69,7 @@ pub(super) struct Ledger(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    running: HashMap<Key, Arc<Running>>,
+    running: BTreeMap<Key, Arc<Running>>,
     finished: HashMap<Key, Answer>,
     order: VecDeque<Key>,
     bytes: usize,

@@ -24,11 +24,11 @@ use aios_core::{
     clock::{Clock, ClockExt},
     store::{AgentStatus, Store},
 };
-use tokio::task::JoinSet;
 
 pub use self::options::HostOptions;
 use self::{hosted::HostedType, ledger::Ledger};
 use super::{AgentError, Agents};
+use crate::task::JoinSet;
 
 /// How long tasks that were given up may take to give back their deliveries. Only code that blocks
 /// its thread takes longer.

@@ -10,13 +10,15 @@ use aios_core::{
     store::AgentStatus,
 };
 use futures_util::{FutureExt, future::join_all};
-use tokio::task::JoinSet;
 
 use super::{attempt::panicked, consumer::Consumer, hosted::HostedType};
-use crate::agent::{
-    AgentError, RegisteredAgent,
-    backoff::Backoff,
-    events::{group_of, mailbox_of},
+use crate::{
+    agent::{
+        AgentError, RegisteredAgent,
+        backoff::Backoff,
+        events::{group_of, mailbox_of},
+    },
+    task::JoinSet,
 };
 
 impl HostedType {

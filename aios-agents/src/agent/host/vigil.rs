@@ -12,6 +12,7 @@ use super::{
     hosted::HostedType,
     running::{Running, Stop},
 };
+use crate::task;
 
 /// When a task that still runs shows its first sign of life, at the latest.
 const FIRST_BEAT: Duration = Duration::from_secs(1);
@@ -65,7 +66,7 @@ impl<'a> Vigil<'a> {
     fn accept_handed(&mut self) {
         let Some(handed) = self.running.take_handed() else { return };
         if let Some(older) = self.delivery.replace(handed) {
-            tokio::spawn(async { log_unsettled(older.ack().await) });
+            task::spawn(async { log_unsettled(older.ack().await) });
         }
     }
 

@@ -50,13 +50,14 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
     };
     loop {
         tokio::select! {
+            biased;
+            () = engine.stopped() => return,
             result = look(&engine, &mut position, &quiet) => {
                 if let Err(error) = result {
                     warn!(error = %Chain(&error), "could not look for what other processes appended");
                     engine.clock.sleep(engine.options.back_off.1).await;
                 }
             }
-            () = engine.stopped() => return,
         }
     }
 }

@@ -33,13 +33,14 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
     let (mut back_off, mut retry_at) = (engine.options.back_off.0, Timestamp::MAX);
     loop {
         tokio::select! {
+            biased;
+            () = engine.clock.sleep_until(retry_at), if !parked.is_empty() => {
+                batch.extend(parked.drain(..));
+            }
             count = queue.recv_many(&mut batch, BATCH) => {
                 if count == 0 {
                     return;
                 }
-            }
-            () = engine.clock.sleep_until(retry_at), if !parked.is_empty() => {
-                batch.extend(parked.drain(..));
             }
         }
         let was_parked = !parked.is_empty();

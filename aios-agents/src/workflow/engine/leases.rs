@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -11,15 +11,16 @@ use aios_core::{
     },
 };
 use futures_util::future::join_all;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 use tracing::{debug, error, warn};
 
 use super::{Bundle, Engine, EngineError, Message, mailbox};
+use crate::task::{self, JoinSet};
 
 /// The shards that this engine owns.
 #[derive(Debug, Default)]
 pub(super) struct Ownership {
-    shards: Mutex<HashMap<Shard, Owned>>,
+    shards: Mutex<BTreeMap<Shard, Owned>>,
     /// The lease of the relay, if this engine relays.
     relay: Mutex<Vec<Lease>>,
 }
@@ -40,7 +41,7 @@ impl Owned {
 }
 
 impl Ownership {
-    fn shards(&self) -> MutexGuard<'_, HashMap<Shard, Owned>> {
+    fn shards(&self) -> MutexGuard<'_, BTreeMap<Shard, Owned>> {
         self.shards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -118,8 +119,9 @@ pub(super) async fn run(engine: Arc<Engine>) {
     let mut taking = JoinSet::new();
     loop {
         tokio::select! {
-            () = engine.clock.sleep(period) => {}
+            biased;
             () = engine.stopped() => return,
+            () = engine.clock.sleep(period) => {}
         }
         if let Err(error) = renew(&engine).await {
             warn!(error = %Chain(&error), "could not renew leases");
@@ -191,14 +193,14 @@ pub(super) async fn take(engine: &Arc<Engine>) -> Result<(), EngineError> {
         }
     };
     for (bundle, deliveries) in whole.into_iter().zip(mailboxes) {
-        let reader = tokio::spawn(mailbox::run(Arc::clone(engine), bundle, deliveries));
+        let reader = task::spawn(mailbox::run(Arc::clone(engine), bundle, deliveries));
         bundle.shards().for_each(|shard| engine.ownership.open(shard, reader.abort_handle()));
     }
     let shards: Vec<Shard> = taken.iter().map(|lease| lease.shard).collect();
     if !shards.is_empty() {
         debug!(shards = shards.len(), "took shards");
         // A task of its own: recovery may take longer than a lease lives.
-        tokio::spawn(recover_all(Arc::clone(engine), shards));
+        task::spawn(recover_all(Arc::clone(engine), shards));
     }
     Ok(())
 }

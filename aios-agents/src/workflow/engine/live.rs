@@ -1,5 +1,5 @@
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -8,9 +8,10 @@ use aios_core::{
     failure::Failure,
     store::{RecordedEvent, Shard},
 };
-use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Engine, driver, inbox::Inbox};
+use crate::task::JoinSet;
 
 /// What a run is told.
 #[derive(Debug)]
@@ -98,7 +99,9 @@ impl Live {
     /// The runs of a shard that was lost leave memory.
     pub(super) fn lose(&self, shard: Shard) {
         let runs = self.runs();
-        for (_, inbox) in runs.inboxes.iter().filter(|(run_id, _)| Shard::of(run_id) == shard) {
+        let of_shard = runs.inboxes.iter().filter(|(run_id, _)| Shard::of(run_id) == shard);
+        // In the same order in every simulation.
+        for inbox in of_shard.collect::<BTreeMap<_, _>>().into_values() {
             // An inbox that is closed belongs to a run that is leaving.
             let _ = inbox.push(Message::Lost);
         }

@@ -33,10 +33,7 @@ use aios_core::{
     store::{EventStoreExt, Owner, StoreError, StoreId},
 };
 use serde_json::json;
-use tokio::{
-    sync::{Semaphore, mpsc, watch},
-    task::JoinSet,
-};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use tracing::{info, warn};
 
@@ -46,7 +43,9 @@ use self::{
     waiters::Waiters,
 };
 pub(crate) use self::{bundle::Bundle, live::Message, registry::Registry, waiters::Ended};
-use crate::{counted::CountedStore, options::check_span, workflow::journal::Journals};
+use crate::{
+    counted::CountedStore, options::check_span, task::JoinSet, workflow::journal::Journals,
+};
 
 /// Runs that may be loading or bursting at once because of timers and recovery.
 const ACTIVATIONS: usize = 512;

@@ -49,13 +49,14 @@ pub(super) async fn run(engine: Arc<Engine>) {
     };
     loop {
         tokio::select! {
+            biased;
+            () = engine.stopped() => return,
             result = relay(&engine, &quiet) => {
                 if let Err(error) = result {
                     warn!(error = %Chain(&error), "the relay stumbled");
                 }
                 engine.clock.sleep(engine.options.lease_time / 3).await;
             }
-            () = engine.stopped() => return,
         }
     }
 }
@@ -82,6 +83,7 @@ async fn relay(engine: &Arc<Engine>, quiet: &[Pattern]) -> Result<(), StoreError
         }
         if position >= head {
             tokio::select! {
+                biased;
                 head = engine.store.wait_for(position) => drop(head?),
                 () = engine.clock.sleep(time_to_live / 3) => {}
             }

@@ -95,9 +95,10 @@ pub(super) async fn run(engine: Arc<Engine>) {
             }
         };
         tokio::select! {
+            biased;
+            () = engine.stopped() => return,
             () = sleep => {}
             () = engine.timers.earlier.notified() => continue,
-            () = engine.stopped() => return,
         }
         while let Some((run_id, operation)) = engine.timers.pop(engine.clock.now()) {
             engine.activate(&run_id, Message::TimerDue(operation)).await;

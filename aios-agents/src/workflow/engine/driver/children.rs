@@ -6,10 +6,13 @@ use std::{
 };
 
 use aios_core::event::EventId;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use super::Driver;
-use crate::workflow::{engine::Engine, journal::Entry};
+use crate::{
+    task::JoinSet,
+    workflow::{engine::Engine, journal::Entry},
+};
 
 /// The children of a run, and what becomes of them when the run is cancelled.
 #[derive(Default)]

@@ -33,6 +33,7 @@ use self::{assignment::Assignment, children::Children, outgoing::Outgoing, succe
 use super::{Ended, Engine, Message, dispatch::Dispatch, inbox::Inbox};
 use crate::{
     agent::{codes::AGENT_NOT_FOUND, mailbox_of},
+    task,
     workflow::{
         Execution,
         journal::{ChildStarted, Codec, Entry, OfAgent, Parent, Record, TaskCancelled},
@@ -318,7 +319,7 @@ impl Driver {
         let (operation, metadata) = (child.operation, self.metadata.clone());
         let incarnation = self.incarnation.clone();
         // A task of its own, because starting a child starts a driver like this one.
-        let starting = tokio::spawn(async move {
+        let starting = task::spawn(async move {
             engine.start_child(run_id, incarnation, child, metadata).await;
         });
         self.children.starting(operation, starting);

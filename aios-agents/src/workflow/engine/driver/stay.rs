@@ -22,6 +22,7 @@ use tracing::{debug, error, info, warn};
 use super::{Driver, Exit, Outgoing, acknowledge, successor::Successor};
 use crate::{
     panic::panic_failure,
+    task,
     workflow::{
         engine::{Ended, Engine, Message, inbox::Inbox, live::Activation},
         journal::{Blocked, Entry, JournalError, Parent},
@@ -356,7 +357,7 @@ fn report(engine: &Arc<Engine>, parent: Parent, ended: Ended) {
         return;
     }
     let engine = Arc::clone(engine);
-    tokio::spawn(async move {
+    task::spawn(async move {
         let outcome = ended.into_outcome();
         engine.report_child(&parent, outcome).await;
     });
