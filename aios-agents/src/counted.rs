@@ -13,9 +13,10 @@ use std::{
 use aios_core::{
     event::{Pattern, Timestamp},
     store::{
-        AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, Owner,
-        Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, RunSummary, Shard,
-        Store, StoreError, StreamId, TaskFilter, TaskRecord, WorkflowRecord,
+        AgentFilter, AgentRecord, Append, Appended, Checkpoints, DueRun, EventStore, Fence, Lease,
+        Leases, Owner, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord,
+        RunSummary, Shard, Store, StoreError, StreamId, TaskFilter, TaskRecord, Unsettled, Wait,
+        Waits, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -192,6 +193,14 @@ impl EventStore for CountedStore {
         self.inner.read_stream(stream, after, limit).await
     }
 
+    async fn read_streams(
+        &self,
+        streams: &[StreamId],
+        limit: usize,
+    ) -> Result<Vec<Vec<RecordedEvent>>, StoreError> {
+        self.inner.read_streams(streams, limit).await
+    }
+
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
         self.inner.read_log(after, limit).await
     }
@@ -301,6 +310,36 @@ impl Checkpoints for CountedStore {
 
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
         self.inner.save_checkpoint(reader, position).await
+    }
+}
+
+#[async_trait]
+impl Waits for CountedStore {
+    async fn note_waits(&self, waits: &[Wait]) -> Result<(), StoreError> {
+        self.inner.note_waits(waits).await
+    }
+
+    async fn forget_waits(&self, runs: &[(Arc<str>, Fence)]) -> Result<(), StoreError> {
+        self.inner.forget_waits(runs).await
+    }
+
+    async fn due_runs(
+        &self,
+        shards: &[Shard],
+        beyond: Option<&DueRun>,
+        up_to: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<DueRun>, StoreError> {
+        self.inner.due_runs(shards, beyond, up_to, limit).await
+    }
+
+    async fn unsettled_runs(
+        &self,
+        shards: &[Shard],
+        which: Unsettled,
+        page: &PageRequest,
+    ) -> Result<Page<String>, StoreError> {
+        self.inner.unsettled_runs(shards, which, page).await
     }
 }
 

@@ -13,11 +13,12 @@ use aios_core::{
         Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, HealthWatch, Publish,
         Settle, Settlement, Subscription,
     },
-    event::{Event, Pattern},
+    event::{Event, Pattern, Timestamp},
     store::{
-        AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, Owner,
-        Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard, Store,
-        StoreError, StreamId, TaskFilter, TaskRecord, WorkflowRecord,
+        AgentFilter, AgentRecord, Append, Appended, Checkpoints, DueRun, EventStore, Fence, Lease,
+        Leases, Owner, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard,
+        Store, StoreError, StreamId, TaskFilter, TaskRecord, Unsettled, Wait, Waits,
+        WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -183,6 +184,14 @@ impl EventStore for FaultyStore {
         self.call("read_stream", self.inner.read_stream(stream, after, limit)).await
     }
 
+    async fn read_streams(
+        &self,
+        streams: &[StreamId],
+        limit: usize,
+    ) -> Result<Vec<Vec<RecordedEvent>>, StoreError> {
+        self.call("read_streams", self.inner.read_streams(streams, limit)).await
+    }
+
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
         self.call("read_log", self.inner.read_log(after, limit)).await
     }
@@ -276,6 +285,36 @@ impl Checkpoints for FaultyStore {
 
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
         self.call("save_checkpoint", self.inner.save_checkpoint(reader, position)).await
+    }
+}
+
+#[async_trait]
+impl Waits for FaultyStore {
+    async fn note_waits(&self, waits: &[Wait]) -> Result<(), StoreError> {
+        self.call("note_waits", self.inner.note_waits(waits)).await
+    }
+
+    async fn forget_waits(&self, runs: &[(Arc<str>, Fence)]) -> Result<(), StoreError> {
+        self.call("forget_waits", self.inner.forget_waits(runs)).await
+    }
+
+    async fn due_runs(
+        &self,
+        shards: &[Shard],
+        beyond: Option<&DueRun>,
+        up_to: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<DueRun>, StoreError> {
+        self.call("due_runs", self.inner.due_runs(shards, beyond, up_to, limit)).await
+    }
+
+    async fn unsettled_runs(
+        &self,
+        shards: &[Shard],
+        which: Unsettled,
+        page: &PageRequest,
+    ) -> Result<Page<String>, StoreError> {
+        self.call("unsettled_runs", self.inner.unsettled_runs(shards, which, page)).await
     }
 }
 

@@ -47,6 +47,25 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError>;
 
+    /// The first events of several streams, at most `limit` of each, in the order of `streams`: what
+    /// [`read_stream`](Self::read_stream) returns for each of them. A store may read them all at
+    /// once, so there are to be few, and few events of each.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    async fn read_streams(
+        &self,
+        streams: &[StreamId],
+        limit: usize,
+    ) -> Result<Vec<Vec<RecordedEvent>>, StoreError> {
+        let mut read = Vec::with_capacity(streams.len());
+        for stream in streams {
+            read.push(self.read_stream(stream, 0, limit).await?);
+        }
+        Ok(read)
+    }
+
     /// The events of the log with a position above `after`, in order, at most `limit`.
     ///
     /// # Errors

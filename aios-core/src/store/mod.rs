@@ -2,7 +2,7 @@
 //!
 //! [`EventStore`] keeps events in streams and in one log, [`Leases`] says which process may write
 //! which shard, [`ReadModels`] are tables that can be rebuilt from the log, [`Checkpoints`] remember
-//! how far a reader got. [`Store`] is all four.
+//! how far a reader got, [`Waits`] which runs need not be read. [`Store`] is all five.
 
 mod append;
 mod checkpoint;
@@ -13,6 +13,7 @@ mod id;
 mod lease;
 mod read_model;
 mod subscribe;
+mod wait;
 
 pub use self::{
     append::{Append, Appended, Expected, Fence, RecordedEvent, StreamId},
@@ -27,9 +28,10 @@ pub use self::{
         RunStatus, RunSummary, TaskFilter, TaskRecord, TaskStatus, UnreadableRow, WorkflowRecord,
     },
     subscribe::LogSubscription,
+    wait::{DueRun, Unsettled, Wait, Waits},
 };
 
-/// Everything a runtime keeps. Implemented by whatever implements the four ports.
-pub trait Store: EventStore + Leases + ReadModels + Checkpoints {}
+/// Everything a runtime keeps. Implemented by whatever implements the five ports.
+pub trait Store: EventStore + Leases + ReadModels + Checkpoints + Waits {}
 
-impl<S: EventStore + Leases + ReadModels + Checkpoints + ?Sized> Store for S {}
+impl<S: EventStore + Leases + ReadModels + Checkpoints + Waits + ?Sized> Store for S {}

@@ -77,7 +77,7 @@ impl State {
         first.zip(last).is_some_and(|(first, last)| closes(stream, first, last))
     }
 
-    fn version(&self, stream: &StreamId) -> u64 {
+    pub(super) fn version(&self, stream: &StreamId) -> u64 {
         self.streams.get(stream).map_or(0, |positions| positions.len() as u64)
     }
 

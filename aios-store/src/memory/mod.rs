@@ -8,6 +8,7 @@ mod options;
 mod read;
 mod read_model;
 mod retention;
+mod wait;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,7 +24,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use self::options::MemoryOptions;
-use self::read_model::Tables;
+use self::{read_model::Tables, wait::WaitTable};
 use crate::leases::LeaseTable;
 pub use crate::retention::{Expired, Retention};
 
@@ -65,6 +66,7 @@ struct State {
     tables: Tables,
     leases: LeaseTable,
     checkpoints: HashMap<String, u64>,
+    waits: WaitTable,
 }
 
 impl MemoryStore {

@@ -5,7 +5,7 @@ use aios_core::{
     projection::{Cell, Change, Condition, Query, Record, Row, Table, project},
     store::{
         AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels, RunFilter, RunRecord,
-        RunStatus, RunSummary, StoreError, TaskFilter, TaskRecord, WorkflowRecord,
+        RunStatus, RunSummary, Shard, StoreError, TaskFilter, TaskRecord, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -140,6 +140,28 @@ impl Tables {
         if let Some(tasks) = self.0.get_mut(&Table::AgentTasks) {
             tasks.retain(|_, row| cell(row, Table::AgentTasks, "run_id") != Some(&run));
         }
+    }
+
+    /// Whether there is a run with this id that has not ended.
+    pub(super) fn goes_on(&self, run_id: &str) -> bool {
+        self.run(run_id).is_some_and(|run| !has_ended(run))
+    }
+
+    /// The keys and ids of the runs of shards that have not ended, after a key, in their order.
+    pub(super) fn going_on(
+        &self,
+        shards: &[Shard],
+        after: Option<Uuid>,
+    ) -> impl Iterator<Item = (&Uuid, &str)> {
+        let shards: Vec<Cell> = shards.iter().map(|shard| Cell::integer(shard.0)).collect();
+        let rows = self.0.get(&Table::WorkflowRuns).into_iter().flatten();
+        let goes_on = move |(key, row): &(&Uuid, &Row)| {
+            after.is_none_or(|after| **key > after)
+                && row.deleted_at.is_none()
+                && !has_ended(row)
+                && cell(row, Table::WorkflowRuns, "shard").is_some_and(|it| shards.contains(it))
+        };
+        rows.filter(goes_on).map(|(key, row)| (key, row.id.as_str()))
     }
 
     fn runs(&self) -> impl Iterator<Item = &Row> {

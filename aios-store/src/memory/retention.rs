@@ -57,5 +57,6 @@ impl State {
             }
         }
         self.tables.take_out(run_id);
+        self.waits.remove(run_id);
     }
 }

@@ -61,6 +61,7 @@ mod texts;
 mod tls;
 mod url;
 mod verdicts;
+mod wait;
 mod wake;
 mod writer;
 
@@ -242,6 +243,14 @@ impl EventStore for PostgresStore {
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
         read::read_stream(&self.0.database, stream, after, limit).await
+    }
+
+    async fn read_streams(
+        &self,
+        streams: &[StreamId],
+        limit: usize,
+    ) -> Result<Vec<Vec<RecordedEvent>>, StoreError> {
+        read::read_streams(&self.0.database, streams, limit).await
     }
 
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {

@@ -1,3 +1,5 @@
+use std::collections::{BTreeSet, HashMap};
+
 use aios_core::{
     event::Pattern,
     store::{MAX_PAGE, RecordedEvent, StoreError, StreamId},
@@ -38,11 +40,30 @@ const STREAM_PAGE: &str = "\
     WHERE stream_id = (SELECT id FROM {schema}.streams WHERE name = $3) AND version > $1
     ORDER BY version LIMIT $2";
 
+/// The first `$2` events of each of the streams `$1`.
+const STREAM_STARTS: &str = "\
+    SELECT b.* FROM (
+        SELECT (SELECT s.id FROM {schema}.streams s WHERE s.name = n.name) AS id
+        FROM unnest($1::text[]) AS n (name)
+        OFFSET 0
+    ) n
+    CROSS JOIN LATERAL (
+        SELECT * FROM {schema}.events
+        WHERE stream_id = n.id
+        ORDER BY version LIMIT $2
+    ) b";
+
 const HEAD: &str = "SELECT coalesce(max(position), 0) FROM {schema}.events";
 
 /// The statement that reads a page of the log: after `$1`, at most `$2`.
 pub(super) fn log_page(schema: &Schema) -> Sql {
     schema.fill(&READ.replace("{page}", LOG_PAGE))
+}
+
+/// The statement that reads the first `$2` events of the streams `$1`, by stream.
+fn stream_starts(schema: &Schema) -> Sql {
+    let read = READ.replace("ORDER BY e.position", "ORDER BY e.stream_id, e.version");
+    schema.fill(&read.replace("{page}", STREAM_STARTS))
 }
 
 /// The statement that reads the log after `$1` and up to `$2` without the types that `$3` matches.
@@ -95,6 +116,23 @@ pub(super) async fn read_stream(
 ) -> Result<Vec<RecordedEvent>, StoreError> {
     let query = page(stream_page(database.schema()), after, limit).bind(stream.as_str());
     recorded(database, &database.fetch_all("read a stream", query).await?)
+}
+
+pub(super) async fn read_streams(
+    database: &Database,
+    streams: &[StreamId],
+    limit: usize,
+) -> Result<Vec<Vec<RecordedEvent>>, StoreError> {
+    let names: BTreeSet<&str> = streams.iter().map(StreamId::as_str).collect();
+    let query = Statement::new(stream_starts(database.schema()))
+        .bind(names.into_iter().filter(|name| !name.contains('\0')).collect::<Vec<_>>())
+        .bind(i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX));
+    let found = recorded(database, &database.fetch_all("read streams", query).await?)?;
+    let mut by_stream: HashMap<StreamId, Vec<RecordedEvent>> = HashMap::new();
+    for event in found {
+        by_stream.entry(event.stream.clone()).or_default().push(event);
+    }
+    Ok(streams.iter().map(|stream| by_stream.get(stream).cloned().unwrap_or_default()).collect())
 }
 
 pub(super) async fn head(database: &Database) -> Result<u64, StoreError> {
@@ -179,11 +217,13 @@ mod tests {
         let log = plan(&server, &log_page(&schema), "bigint, bigint", "5, 10");
         let stream = plan(&server, &stream_page(&schema), "bigint, bigint, text", "5, 10, 's/7'");
         let range = plan(&server, &log_range(&schema), "bigint, bigint, text[]", "5, 10, '{^a}'");
+        let starts = plan(&server, &stream_starts(&schema), "text[], bigint", "'{s/7,s/8}', 10");
         let head = plan(&server, &schema.fill(HEAD), "bigint", "1");
         for (plan, index) in [
             (&log, "idx_events_position"),
             (&range, "idx_events_position"),
             (&stream, "idx_events_stream_id_version"),
+            (&starts, "idx_events_stream_id_version"),
             (&head, "idx_events_position"),
         ] {
             assert!(plan.contains(index) && !plan.contains("Seq Scan on events"), "{plan}");

@@ -6,7 +6,7 @@ mod event;
 use aios_core::{
     event::EventId,
     projection::{Change, Query, Record, Row},
-    store::{Page, StoreError},
+    store::{Page, PageRequest, StoreError},
 };
 use uuid::Uuid;
 
@@ -35,11 +35,25 @@ impl Key {
 
 /// The key after which a page begins; `None` on the first.
 pub(crate) fn page_start(query: &Query) -> Result<Option<Uuid>, StoreError> {
-    let Some(after) = &query.page.after else { return Ok(None) };
+    key_after(&query.page)
+}
+
+/// As [`page_start`], of a page that no query asks for.
+pub(crate) fn key_after(page: &PageRequest) -> Result<Option<Uuid>, StoreError> {
+    let Some(after) = &page.after else { return Ok(None) };
     let key = Key::of(after).ok_or_else(|| StoreError::InvalidConfiguration {
         reason: format!("a page can't begin after {after:?}, which is no id"),
     })?;
     Ok(Some(key.uuid))
+}
+
+/// A page of ids, of which one more than its limit was read.
+pub(crate) fn ids_page(mut ids: Vec<String>, limit: usize) -> Page<String> {
+    let is_last = ids.len() <= limit;
+    ids.truncate(limit);
+    let after = ids.last().filter(|_| !is_last).cloned();
+    let next = after.map(|after| PageRequest { after: Some(after), limit });
+    Page { rows: ids, next, unreadable: Vec::new() }
 }
 
 /// Makes a page out of what a query with `limit + 1` found.

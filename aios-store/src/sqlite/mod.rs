@@ -18,6 +18,7 @@ mod read;
 mod read_model;
 mod retention;
 mod schema;
+mod wait;
 mod writer;
 
 use std::{fmt, sync::Arc};

@@ -36,6 +36,10 @@ const GOES_ON: &str = "\
 const HAS_CHAIN: &str =
     "SELECT count(*) > 0 FROM workflow_runs WHERE first_run_id = ?1 AND status <> 'continued'";
 
+const FORGET: &str = "\
+    DELETE FROM run_waits
+    WHERE id = ?1 AND shard = (SELECT shard FROM workflow_runs WHERE id = ?1)";
+
 const ARCHIVE: &str = "\
     INSERT INTO archived_events
         (position, id, stream, created_at, version, type, source, external_id, payload, metadata,
@@ -163,6 +167,7 @@ fn take_out(connection: &Connection, run: &Ended, stream_id: i64) -> rusqlite::R
         .prepare_cached("DELETE FROM agent_tasks WHERE run_id = ?1")?
         .execute([&run.run_id])?;
     let key = &run.key.as_bytes()[..];
+    connection.prepare_cached(FORGET)?.execute([key])?;
     connection.prepare_cached("DELETE FROM workflow_runs WHERE id = ?1")?.execute([key])?;
     Ok(())
 }

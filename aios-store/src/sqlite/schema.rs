@@ -6,10 +6,11 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::{error::store_error, options::SqliteOptions};
 
 /// Every migration, in order; its version is its place, from 1.
-const MIGRATIONS: [(&str, &str); 3] = [
+const MIGRATIONS: [(&str, &str); 4] = [
     ("event_log", include_str!("../../migrations/sqlite/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/sqlite/0002_read_models.sql")),
     ("retention", include_str!("../../migrations/sqlite/0003_retention.sql")),
+    ("waits", include_str!("../../migrations/sqlite/0004_waits.sql")),
 ];
 
 /// What the writer keeps of the file in memory, in KiB.

@@ -35,6 +35,7 @@ pub mod repeat;
 mod scene;
 pub mod subscribe;
 pub mod transition;
+pub mod wait;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -201,6 +202,18 @@ macro_rules! store_conformance {
             rebuild:
                 should_rebuild_what_was_live
                 should_rebuild_while_others_append;
+            wait:
+                should_leave_out_runs_that_are_noted_to_wait
+                should_find_runs_whose_note_is_outdated
+                should_leave_out_runs_that_have_ended
+                should_find_due_runs_in_order
+                should_replace_a_note_by_one_that_is_not_older
+                should_change_no_note_of_a_later_owner
+                should_forget_what_was_noted
+                should_note_nothing_of_runs_without_a_journal
+                should_find_what_must_be_read_after_a_rebuild
+                should_note_runs_with_every_kind_of_id
+                should_read_several_streams_at_once;
             identity:
                 should_keep_its_identity
                 should_share_its_identity_with_every_handle;
@@ -252,6 +265,7 @@ mod tests {
             include_str!("repeat.rs"),
             include_str!("subscribe.rs"),
             include_str!("transition.rs"),
+            include_str!("wait.rs"),
         ];
         let cases = themes.iter().flat_map(|theme| theme.split("pub async fn ").skip(1));
         for case in cases.filter_map(|rest| rest.split('(').next()) {
