@@ -249,6 +249,10 @@ impl Leases for CountedStore {
     async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         self.inner.leases().await
     }
+
+    async fn wait_for_release(&self, seen: u64) -> Result<u64, StoreError> {
+        self.inner.wait_for_release(seen).await
+    }
 }
 
 #[async_trait]

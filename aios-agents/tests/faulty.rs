@@ -240,6 +240,10 @@ impl Leases for FaultyStore {
     async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         self.call("leases", self.inner.leases()).await
     }
+
+    async fn wait_for_release(&self, seen: u64) -> Result<u64, StoreError> {
+        self.call("wait_for_release", self.inner.wait_for_release(seen)).await
+    }
 }
 
 #[async_trait]

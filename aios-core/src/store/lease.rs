@@ -131,6 +131,20 @@ pub trait Leases: Send + Sync + 'static {
     ///
     /// What the backend reports.
     async fn leases(&self) -> Result<Vec<Lease>, StoreError>;
+
+    /// Waits until leases were released more often than `seen` says, and returns how often that was,
+    /// to be passed to the next call. The count begins at 0 with each handle. Releases of this process
+    /// wake it at once; those of others by a hint, which may be lost: whoever needs to know for sure
+    /// asks for [`leases`](Self::leases) from time to time.
+    ///
+    /// # Errors
+    ///
+    /// What the backend reports.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses nothing.
+    async fn wait_for_release(&self, seen: u64) -> Result<u64, StoreError>;
 }
 
 #[cfg(test)]

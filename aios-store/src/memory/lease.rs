@@ -28,10 +28,17 @@ impl Leases for MemoryStore {
 
     async fn release(&self, leases: &[Lease]) -> Result<(), StoreError> {
         self.state().leases.release(leases);
+        self.0.releases.send_modify(|count| *count += 1);
         Ok(())
     }
 
     async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         Ok(self.state().leases.live(self.0.clock.now()))
+    }
+
+    async fn wait_for_release(&self, seen: u64) -> Result<u64, StoreError> {
+        let mut releases = self.0.releases.subscribe();
+        let count = releases.wait_for(|count| *count > seen).await;
+        count.map(|count| *count).map_err(|_| StoreError::Closed)
     }
 }

@@ -51,6 +51,8 @@ pub struct MemoryStore(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     head: watch::Sender<u64>,
+    /// Counts the releases of leases.
+    releases: watch::Sender<u64>,
     clock: Arc<dyn Clock>,
     max_event_bytes: usize,
 }
@@ -88,6 +90,7 @@ impl MemoryStore {
         Self(Arc::new(Inner {
             state: Mutex::default(),
             head: watch::Sender::new(0),
+            releases: watch::Sender::new(0),
             clock: options.clock,
             max_event_bytes: options.max_event_bytes,
         }))

@@ -4,7 +4,7 @@ use aios_core::store::{Epoch, Lease, Leases, Owner, Shard, StoreError};
 use async_trait::async_trait;
 use sqlx::{Row, postgres::PgRow};
 
-use super::{PostgresStore, moment::Moment, pool::Database, statement::Statement};
+use super::{PostgresStore, moment::Moment, pool::Database, statement::Statement, wake};
 
 const ACQUIRE: &str =
     "SELECT shard, epoch, owner, expires_at FROM {schema}.acquire($1, $2, $3) ORDER BY shard";
@@ -57,12 +57,20 @@ impl Leases for PostgresStore {
     }
 
     async fn release(&self, leases: &[Lease]) -> Result<(), StoreError> {
-        self.extend("release leases", leases, None).await.map(drop)
+        self.extend("release leases", leases, None).await?;
+        self.0.head.released();
+        // A hint that is not sent is made up for by those who ask from time to time.
+        wake::notify_release(&self.0.database).await.unwrap_or_default();
+        Ok(())
     }
 
     async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         let query = Statement::new(self.0.database.schema().fill(LIVE));
         fetch(&self.0.database, "read leases", query).await
+    }
+
+    async fn wait_for_release(&self, seen: u64) -> Result<u64, StoreError> {
+        self.0.head.wait_for_release(seen).await
     }
 }
 

@@ -33,6 +33,11 @@ const QUIET: Duration = Duration::from_secs(60);
 /// Pause before the listening connection is tried again.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
+/// The hint that leases were released; any other one is the position of an event.
+const RELEASED: &str = "released";
+/// Count of releases of a store that is closed.
+const CLOSED: u64 = u64::MAX;
+
 const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)";
 
 /// What this process knows of the end of the log, and who waits for it to move.
@@ -43,6 +48,8 @@ struct Signals {
     known: watch::Sender<Known>,
     /// The last position committed by this process, of which others should hear.
     committed: watch::Sender<u64>,
+    /// Counts the releases of leases that were heard of.
+    releases: watch::Sender<u64>,
     waiting: watch::Sender<usize>,
     /// Another process said that it appended, or hints may have been missed.
     hinted: Notify,
@@ -63,6 +70,7 @@ impl Head {
         Self(Arc::new(Signals {
             known: watch::Sender::new(Known { head, ..Known::default() }),
             committed: watch::Sender::new(head),
+            releases: watch::Sender::new(0),
             waiting: watch::Sender::new(0),
             hinted: Notify::new(),
             listens: AtomicBool::new(false),
@@ -95,9 +103,23 @@ impl Head {
         });
     }
 
+    /// Leases are free.
+    pub(super) fn released(&self) {
+        self.0.releases.send_modify(|count| *count = count.saturating_add(1));
+    }
+
+    /// Waits until leases were released more often than that.
+    pub(super) async fn wait_for_release(&self, seen: u64) -> Result<u64, StoreError> {
+        let mut releases = self.0.releases.subscribe();
+        let count =
+            *releases.wait_for(|count| *count > seen).await.map_err(|_| StoreError::Closed)?;
+        if count == CLOSED { Err(StoreError::Closed) } else { Ok(count) }
+    }
+
     /// Nobody will hear of anything any more.
     pub(super) fn close(&self) {
         self.0.known.send_modify(|known| known.is_closed = true);
+        self.0.releases.send_replace(CLOSED);
     }
 
     /// Waits until the head is above `after`, or a poll fails.
@@ -186,6 +208,12 @@ pub(super) async fn notify(database: Database, signals: Head) {
     }
 }
 
+/// Tells other processes that leases are free.
+pub(super) async fn notify_release(database: &Database) -> Result<(), StoreError> {
+    let query = Statement::new(NOTIFY).bind(database.schema().channel()).bind(RELEASED);
+    database.fetch_all("send a hint", query).await.map(drop)
+}
+
 /// Listens for the hints of other processes, and comes back whenever the connection is lost.
 pub(super) async fn listen(database: Database, signals: Head) {
     let Some(options) = database.listen() else { return };
@@ -229,6 +257,9 @@ async fn is_alive(listener: &mut PgListener, database: &Database) -> bool {
 
 impl Head {
     fn hinted(&self, hint: &PgNotification) {
+        if hint.payload() == RELEASED {
+            return self.released();
+        }
         let is_known = hint.payload().parse().is_ok_and(|head: u64| head <= self.known());
         if !is_known {
             self.0.hinted.notify_one();
@@ -278,6 +309,7 @@ mod tests {
         tokio::task::yield_now().await;
         head.close();
         assert_eq!(waiter.await.unwrap().unwrap_err().code(), "STORE_CLOSED");
+        assert_eq!(head.wait_for_release(0).await.unwrap_err().code(), "STORE_CLOSED");
         assert_eq!(head.wait_for(0).await.unwrap_err().code(), "STORE_CLOSED");
     }
 

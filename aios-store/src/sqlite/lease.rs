@@ -48,12 +48,20 @@ impl Leases for SqliteStore {
                 let released = writer.leases.release(&leases);
                 writer.save(released).map(drop)
             })
-            .await
+            .await?;
+        self.releases().send_modify(|count| *count += 1);
+        Ok(())
     }
 
     async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         let clock = self.clock();
         self.writer().call(move |writer| Ok(writer.leases.live(clock.now()))).await
+    }
+
+    async fn wait_for_release(&self, seen: u64) -> Result<u64, StoreError> {
+        let mut releases = self.releases().subscribe();
+        let count = releases.wait_for(|count| *count > seen).await;
+        count.map(|count| *count).map_err(|_| StoreError::Closed)
     }
 }
 

@@ -65,6 +65,8 @@ pub struct SqliteStore {
     max_event_bytes: usize,
     clock: Arc<dyn Clock>,
     head: watch::Receiver<u64>,
+    /// Counts the releases of leases.
+    releases: watch::Sender<u64>,
     /// A database in memory has none: its only connection is the writer's.
     readers: Option<ReadPool>,
     /// Last, so that it is the last to close the database, and tidies up.
@@ -107,7 +109,8 @@ impl SqliteStore {
         };
         let (published, head) = watch::channel(0);
         let writer = WriterHandle::start(options, readers.clone(), published).await?;
-        Ok(Self { database, max_event_bytes, clock, head, writer, readers })
+        let releases = watch::Sender::new(0);
+        Ok(Self { database, max_event_bytes, clock, head, releases, readers, writer })
     }
 
     async fn read<T, F>(&self, operation: &'static str, read: F) -> Result<T, StoreError>
@@ -136,6 +139,10 @@ impl SqliteStore {
 
     fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.clock)
+    }
+
+    fn releases(&self) -> &watch::Sender<u64> {
+        &self.releases
     }
 
     fn head_watch(&self) -> &watch::Receiver<u64> {

@@ -1,10 +1,13 @@
 //! Owning shards for a while.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, pin::pin, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{
+    FutureExt,
+    future::{join, join_all},
+};
 
-use super::scene::Scene;
+use super::{Capability, scene::Scene};
 use crate::store::{Epoch, Lease, Owner, Shard};
 
 fn shards(leases: &[Lease]) -> BTreeSet<u16> {
@@ -84,6 +87,37 @@ pub async fn should_hand_over_what_was_released(scene: Scene<'_>) {
     let taken = scene.acquire(&[1, 2], "second").await;
     assert_eq!(shards(&taken), BTreeSet::from([1, 2]));
     assert!(taken.iter().all(|lease| lease.epoch == Epoch(2)));
+}
+
+/// Whoever waits for leases hears of a release at once, also of one that came before the wait.
+pub async fn should_tell_of_releases(scene: Scene<'_>) {
+    let leases = scene.acquire(&[1, 2], "first").await;
+    let mut waiting = pin!(scene.store.wait_for_release(0));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    let (seen, released) = join(waiting, scene.store.release(&leases)).await;
+    released.unwrap();
+    let seen = seen.unwrap();
+    assert!(seen > 0);
+    assert_eq!(scene.store.wait_for_release(0).await.unwrap(), seen);
+    assert!(scene.store.wait_for_release(seen).now_or_never().is_none());
+}
+
+/// What one handle releases, another one hears of.
+pub async fn should_tell_other_handles_of_releases(scene: Scene<'_>) {
+    if scene.lacks(Capability::SecondHandle) {
+        return;
+    }
+    let other = scene.connect().await;
+    let mut waiting = pin!(other.wait_for_release(0));
+    // The first hints may come before the other handle listens.
+    loop {
+        let lease = scene.take(1, "first").await;
+        scene.store.release(&[lease]).await.unwrap();
+        if let Some(seen) = waiting.as_mut().now_or_never() {
+            return assert!(seen.unwrap() > 0);
+        }
+        scene.pass(Duration::from_millis(20)).await;
+    }
 }
 
 /// Who lost a shard can't give away what is not its own.

@@ -167,6 +167,8 @@ macro_rules! store_conformance {
                 should_not_renew_what_was_lost
                 should_renew_what_expired_but_was_not_taken
                 should_hand_over_what_was_released
+                should_tell_of_releases
+                should_tell_other_handles_of_releases
                 should_not_release_what_somebody_else_took
                 should_list_what_has_not_expired
                 should_give_each_shard_to_one_of_many_rivals;

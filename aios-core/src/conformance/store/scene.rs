@@ -49,6 +49,11 @@ impl<'a> Scene<'a> {
         self.fixture.pass(self.lease_time() + Duration::from_millis(50)).await;
     }
 
+    /// Lets time pass.
+    pub async fn pass(&self, duration: Duration) {
+        self.fixture.pass(duration).await;
+    }
+
     /// Size of an event's data that the store must refuse.
     pub fn too_many_bytes(&self) -> usize {
         self.fixture.too_many_bytes()
