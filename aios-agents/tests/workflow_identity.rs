@@ -1,8 +1,15 @@
 //! Which run is whose: ids, children, idempotent starts.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use aios_agents::prelude::*;
+use aios_agents::{
+    prelude::*,
+    testing::{WorkflowTest, replay},
+    workflow::{FnWorkflow, StepContext},
+};
 use aios_core::{
     event::{Event, EventId},
     store::{Append, EventStoreExt, StreamId},
@@ -248,6 +255,54 @@ async fn should_send_a_signal_with_the_start_or_to_the_run_that_exists() {
     assert_eq!(result::<u32>(&run).await.unwrap(), 1111);
     let refused = runtime.signal_with_start("sum", "s", &1, "add", &1).await.unwrap_err();
     assert_eq!(refused.code(), "RUN_ENDED");
+}
+
+/// Tells the key that it was given.
+struct Keyed;
+
+impl Agent for Keyed {
+    type Parameters = ();
+    type Output = String;
+
+    async fn process_task(&self, context: &TaskContext, (): ()) -> Result<String, TaskError> {
+        Ok(context.idempotency_key().to_owned())
+    }
+}
+
+/// What a run draws and hands to outside systems.
+async fn draws(context: WorkflowContext, (): ()) -> Result<Vec<String>, WorkflowError> {
+    let mut drawn = vec![context.uuid().to_string(), context.random().to_string()];
+    let key =
+        |step: StepContext| async move { Ok::<_, TaskError>(step.idempotency_key().to_owned()) };
+    drawn.push(context.step_with("keyed", key).await?);
+    drawn.push(context.step_with("keyed", key).await?);
+    drawn.push(context.task("keyed", &()).await?);
+    // A replay that draws other values asks for another step.
+    let name = format!("last {}", context.uuid());
+    drawn.push(context.run(name.clone(), || async { name.clone() }).await?);
+    Ok(drawn)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_draw_nothing_that_a_run_with_the_same_id_drew_before() {
+    let (mut all, mut journals) = (BTreeSet::new(), Vec::new());
+    // The file of the first store is gone.
+    for store in [store(), store()] {
+        let keyed = runtime(&store).agent("keyed", Keyed).workflow("draws", draws);
+        let runtime = keyed.start().await.unwrap();
+        let run = runtime.start("draws", &()).with_id("daily").await.unwrap();
+        all.extend(result::<Vec<String>>(&run).await.unwrap());
+        journals.push(run.journal(0, 100).await.unwrap());
+    }
+    assert_eq!(all.len(), 12, "{all:?}");
+    for journal in journals {
+        let events: Vec<_> = journal.into_iter().map(|recorded| recorded.event).collect();
+        replay(Arc::new(FnWorkflow::new("draws", draws).unwrap()), &events).await.unwrap();
+    }
+    let run = WorkflowTest::new("draws", draws).unwrap();
+    let run = run.agent("keyed", |()| Ok("key")).run(&()).await;
+    let workflow = Arc::new(FnWorkflow::new("draws", draws).unwrap());
+    replay(workflow, &run.events().unwrap()).await.unwrap();
 }
 
 /// The ids that an engine derives differ between runs that used one id one after the other.

@@ -550,7 +550,8 @@ async fn should_end_an_attempt_of_a_step_in_time_and_tell_it_a_key() {
     };
     let runtime = runtime(&store()).workflow("slow", code).start().await.unwrap();
     let run = runtime.start("slow", &3).with_id("s").await.unwrap();
-    assert_eq!(result::<(u32, String)>(&run).await.unwrap(), (3, "s/1".to_owned()));
+    let started = run.journal(0, 1).await.unwrap().pop().unwrap().event.id;
+    assert_eq!(result::<(u32, String)>(&run).await.unwrap(), (3, format!("s/1@{started}")));
     assert_eq!(calls.load(Ordering::SeqCst), 3);
     let run = runtime.start("slow", &9).await.unwrap();
     let error = result::<(u32, String)>(&run).await.unwrap_err();

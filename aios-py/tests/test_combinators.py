@@ -188,3 +188,24 @@ async def test_should_tell_a_step_its_attempt_and_key_and_end_it_in_time() -> No
     assert len({step.idempotency_key for step in seen}) == 1
     with pytest.raises(LookupError):
         aios.current_step()
+
+
+async def test_should_draw_nothing_that_a_run_with_the_same_id_drew_before() -> None:
+    @aios.agent("keyed")
+    async def keyed(context: aios.TaskContext) -> str:
+        return context.idempotency_key
+
+    def key() -> str:
+        return aios.current_step().idempotency_key
+
+    @aios.workflow("draws")
+    async def draws(context: aios.WorkflowContext) -> list[str]:
+        keys = [await context.step("key", key), await context.task("keyed")]
+        return [*keys, str(context.uuid()), str(context.random())]
+
+    drawn: set[str] = set()
+    for _ in range(2):
+        async with aios.Runtime(agents=[keyed], workflows=[draws]) as runtime:
+            run = await runtime.start(draws, id="daily")
+            drawn.update(await run.result())
+    assert len(drawn) == 8

@@ -34,12 +34,15 @@ pub enum ReplayError {
 /// [`ReplayError`] says what does not fit.
 pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<(), ReplayError> {
     let entries: Vec<Entry> = journal.iter().map(decode).collect::<Result<_, _>>()?;
-    let Some(Entry::Started(started)) = entries.first() else { return Err(ReplayError::NoStart) };
+    let (Some(Entry::Started(started)), Some(first)) = (entries.first(), journal.first()) else {
+        return Err(ReplayError::NoStart);
+    };
     let run_id = run_id(&entries, journal);
     let clock = Arc::new(VirtualClock::default());
-    let mut execution = Execution::new(Arc::clone(&run_id), &entries, clock);
+    let incarnation = first.id.to_string().into();
+    let mut execution = Execution::new(Arc::clone(&run_id), incarnation, &entries, clock);
     let (name, version) = (workflow.name().clone(), started.version);
-    let traceparent = journal.first().and_then(|event| event.metadata.traceparent.clone());
+    let traceparent = first.metadata.traceparent.clone();
     let info = RunInfo { run_id, workflow: name, version, traceparent };
     execution.enter(&*workflow, info, started.input.clone());
     for (entry, event) in entries.iter().zip(journal) {
@@ -53,8 +56,7 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
     fits.map_err(ReplayError::Blocked)
 }
 
-/// The id of the run, from which its ids and random numbers follow. A journal in which nothing names
-/// it has none of them that matter.
+/// The id of the run. A journal in which nothing names it has nothing that depends on it.
 fn run_id(entries: &[Entry], journal: &[Event]) -> Arc<str> {
     let named = journal.first().and_then(|event| event.metadata.run_id.clone());
     let of_task = |entry: &Entry| match entry {

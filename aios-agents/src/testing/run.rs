@@ -23,6 +23,8 @@ use crate::workflow::{
 
 /// Id of every run under test.
 const RUN_ID: &str = "test";
+/// Id of the event that starts every run under test.
+const STARTED_ID: &str = "test-started";
 
 /// A run that was tested.
 #[derive(Debug)]
@@ -84,6 +86,9 @@ impl TestedRun {
         let encode = |(entry, at): &(Entry, Timestamp)| {
             let mut event = codec.encode(entry.clone(), *at)?.event;
             event.metadata.run_id = Some(RUN_ID.into());
+            if let Entry::Started(_) = entry {
+                event.id = STARTED_ID.parse()?;
+            }
             Ok(event)
         };
         self.journal.iter().map(encode).collect()
@@ -121,7 +126,8 @@ impl Simulation {
         clock.advance(last.duration_since(Timestamp::UNIX_EPOCH));
         let outside = outside(&test, &journal);
         let entries = journal.iter().map(|(entry, _)| entry);
-        let mut execution = Execution::new(RUN_ID.into(), entries, Arc::new(clock.clone()));
+        let mut execution =
+            Execution::new(RUN_ID.into(), STARTED_ID.into(), entries, Arc::new(clock.clone()));
         let workflow = test.workflow.name().clone();
         let version = test.workflow.version();
         let info = RunInfo { run_id: RUN_ID.into(), workflow, version, traceparent: None };

@@ -58,12 +58,16 @@ pub(crate) struct Execution {
 
 impl Execution {
     /// An execution that expects the code to ask for what `journal` says; nothing is applied yet.
+    /// `incarnation` is the id of the event that started the run.
     pub(crate) fn new<'a>(
         run_id: Arc<str>,
+        incarnation: Arc<str>,
         journal: impl IntoIterator<Item = &'a Entry>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let cell = Arc::new(Cell::new(Machine::new(run_id, journal), clock));
+        let mut machine = Machine::new(run_id, journal);
+        machine.set_incarnation(incarnation);
+        let cell = Arc::new(Cell::new(machine, clock));
         let alarm = Alarm::new(cell.run());
         cell.set_code(alarm.waker().clone());
         Self {

@@ -863,8 +863,9 @@ class StepContext(NamedTuple):
 
     Attributes:
         attempt: Its number, from 1.
-        idempotency_key: The same text in every attempt of this step and in no other step: hand it
-            to outside systems, so that they recognise a repetition.
+        idempotency_key: The same text in every attempt of this step and in no other step, also if a
+            later run uses the id of this one again: hand it to outside systems, so that they
+            recognise a repetition.
     """
 
     attempt: int

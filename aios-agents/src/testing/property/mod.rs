@@ -132,8 +132,9 @@ async fn should_replay_every_prefix_of_generated_runs_as_they_were_live() {
 }
 
 /// Programs that once did not replay.
-const FOUND: [&str; 2] = [
+const FOUND: [&str; 3] = [
     r#"{"code":[{"Signal":[1,9]},{"Unordered":[{"Sequence":["Yield",{"Step":71}]},{"SlowStep":20}]}],"outside":[]}"#,
+    r#"{"code":[{"Receive":[1,2]},{"Unordered":[{"Sequence":["Yield","Emit"]},{"SlowStep":7}]}],"outside":[]}"#,
     r#"{"code":[{"Signal":[0,3]},{"Version":1},{"Step":0}],"outside":[[1,{"Signal":[0,64]}],[1,"Pause"]]}"#,
 ];
 

@@ -7,13 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use aios_core::{
-    BoxFuture,
-    agent::{TaskError, TaskId},
-    clock::Clock,
-    event::Payload,
-    failure::Failure,
-};
+use aios_core::{BoxFuture, agent::TaskError, clock::Clock, event::Payload, failure::Failure};
 
 use super::WorkflowContext;
 use crate::{
@@ -218,8 +212,8 @@ impl Cell {
     }
 
     /// The same in every attempt of an operation.
-    pub(super) fn key(&self, operation: u64) -> TaskId {
-        self.machine().task_id(operation)
+    pub(super) fn key(&self, operation: u64) -> String {
+        self.machine().idempotency_key(operation)
     }
 
     /// The future of an operation is gone. After [`close`](Self::close) that means nothing.

@@ -12,12 +12,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{
-    BoxFuture,
-    agent::{TaskError, TaskId},
-    event::Payload,
-    retry::RetryPolicy,
-};
+use aios_core::{BoxFuture, agent::TaskError, event::Payload, retry::RetryPolicy};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Cell, call::misfit};
@@ -34,7 +29,7 @@ type Attempt<'a> = BoxFuture<'a, Result<Payload, TaskError>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepContext {
     attempt: u32,
-    key: TaskId,
+    key: Box<str>,
 }
 
 impl StepContext {
@@ -44,11 +39,11 @@ impl StepContext {
         self.attempt
     }
 
-    /// The same text in every attempt of this step and in no other step: hand it to outside
-    /// systems, so that they recognise a repetition.
+    /// The same text in every attempt of this step and in no other step, also if a later run uses
+    /// the id of this one again: hand it to outside systems, so that they recognise a repetition.
     #[must_use]
     pub fn idempotency_key(&self) -> &str {
-        self.key.as_str()
+        &self.key
     }
 }
 
@@ -213,7 +208,7 @@ impl<'a, T> StepCall<'a, T> {
     }
 
     fn begin(&mut self, number: u32) {
-        let step = StepContext { attempt: number, key: self.cell.key(self.operation) };
+        let step = StepContext { attempt: number, key: self.cell.key(self.operation).into() };
         let _turn = Turn::Step(self.cell.run()).begin();
         let code = match catch_unwind(AssertUnwindSafe(|| (self.code)(step))) {
             Ok(code) => code,

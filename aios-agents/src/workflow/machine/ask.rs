@@ -171,8 +171,8 @@ impl Machine {
 
     /// What to record of a failed attempt: another one is scheduled, or it was the last.
     ///
-    /// The jitter is drawn from the run's id and the operation, so that it is the same in a
-    /// simulation that runs again.
+    /// The jitter follows from the run's incarnation and the operation, so that it is the same in
+    /// a simulation that runs again.
     #[must_use]
     pub fn after_failure(
         &self,
@@ -290,12 +290,19 @@ impl Machine {
     /// A UUID that is the same in every replay.
     pub fn draw(&mut self) -> uuid::Uuid {
         self.draws += 1;
-        EventId::derive(&format!("{}/draw/{}", self.run_id, self.draws)).key()
+        EventId::derive(&format!("{}/draw/{}", self.incarnation, self.draws)).key()
     }
 
-    /// A number from 0 to 1 that follows from the run's id and `label`.
+    /// A text that is the same in every attempt of an operation and in no other operation, also if
+    /// a later run uses the id of this one again. That of a task is in the same form.
+    #[must_use]
+    pub fn idempotency_key(&self, operation: u64) -> String {
+        format!("{}/{operation}@{}", self.run_id, self.incarnation)
+    }
+
+    /// A number from 0 to 1 that follows from the run's incarnation and `label`.
     fn chance(&self, label: &str) -> f64 {
-        let key = EventId::derive(&format!("{}/{label}", self.run_id)).key();
+        let key = EventId::derive(&format!("{}/{label}", self.incarnation)).key();
         let bits = u32::try_from(key.as_u128() & 0xffff_ffff).unwrap_or_default();
         f64::from(bits) / f64::from(u32::MAX)
     }

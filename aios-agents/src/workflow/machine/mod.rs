@@ -97,8 +97,9 @@ impl Machine {
         }
     }
 
-    /// Sets what the ids of emitted events are derived from, beside the operation: the id of the
-    /// event that started the run. Without it, the run's own id is used.
+    /// Sets the id of the event that started the run. What has to differ between runs that use the
+    /// same id one after the other is derived from it: the ids of emitted events, UUIDs, random
+    /// numbers and the idempotency keys of steps. Without it, the run's own id is used.
     pub fn set_incarnation(&mut self, incarnation: Arc<str>) {
         self.incarnation = incarnation;
     }

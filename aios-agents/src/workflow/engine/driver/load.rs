@@ -93,8 +93,8 @@ impl Driver {
         entries.clone().for_each(|entry| children.note(entry));
         let incarnation_text: Arc<str> = first.event.id.to_string().into();
         let clock = Arc::clone(&engine.clock);
-        let execution = Execution::new(Arc::clone(run_id), entries.clone(), clock);
-        execution.machine().set_incarnation(Arc::clone(&incarnation_text));
+        let incarnation = Arc::clone(&incarnation_text);
+        let execution = Execution::new(Arc::clone(run_id), incarnation, entries.clone(), clock);
         Ok(Self {
             engine: Arc::clone(engine),
             run_id: Arc::clone(run_id),
