@@ -1,6 +1,7 @@
 //! The relay publishes the log at least once and in order, whatever fails.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -8,15 +9,20 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::{prelude::*, runtime::EngineOptions};
+use aios_agents::{
+    prelude::*,
+    runtime::{EngineOptions, RefusedEvents, RuntimeBuilder},
+};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    broker::{BrokerError, Deliveries, Group, Subscription},
-    event::{Event, Pattern},
+    broker::{BrokerError, Deliveries, Group, Publish, Subscription},
+    event::{Event, EventId, Pattern},
+    store::RecordedEvent,
 };
 
 use crate::{
     faulty::{Fault, FaultyBroker},
+    logged::Logged,
     workflow_support::{PATIENCE, eventually, result, store},
 };
 
@@ -29,16 +35,17 @@ async fn emit(context: WorkflowContext, number: u32) -> Result<u32, WorkflowErro
     Ok(number)
 }
 
-async fn start(store: &Arc<dyn Store>, broker: &Arc<FaultyBroker>) -> Runtime {
-    let options = EngineOptions { lease_time: Duration::from_secs(1), ..EngineOptions::default() };
+fn builder(store: &Arc<dyn Store>, broker: &Arc<FaultyBroker>) -> RuntimeBuilder {
     Runtime::builder()
         .store(Arc::clone(store))
         .broker(Arc::clone(broker) as Arc<dyn Broker>)
-        .engine_options(options)
         .workflow("emit", emit)
-        .start()
-        .await
-        .unwrap()
+        .workflow("emit_many", emit_many)
+}
+
+async fn start(store: &Arc<dyn Store>, broker: &Arc<FaultyBroker>) -> Runtime {
+    let options = EngineOptions { lease_time: Duration::from_secs(1), ..EngineOptions::default() };
+    builder(store, broker).engine_options(options).start().await.unwrap()
 }
 
 /// What is emitted, from now on.
@@ -120,4 +127,191 @@ async fn should_not_publish_again_what_a_fork_copied() {
     run(&runtime, 2).await;
     let seen = [next(&mut placed).await, next(&mut placed).await, next(&mut placed).await];
     assert_eq!(seen, [1, 1, 2], "the original, the one that begins anew, and the last");
+}
+
+/// Emits its numbers one after the other.
+async fn emit_many(context: WorkflowContext, count: u32) -> Result<(), WorkflowError> {
+    for number in 1..=count {
+        let event = Event::new("orders.order.placed".parse().unwrap(), "shop", &number).unwrap();
+        context.emit(event)?;
+    }
+    context.step("end", || async { Ok::<_, TaskError>(()) }).await
+}
+
+/// Runs that have emitted at the same time, and were not relayed.
+async fn emitted(store: &Arc<dyn Store>, runs: u32, count: u32) {
+    let all = Arc::new(tokio::sync::Barrier::new(runs.try_into().unwrap()));
+    let together = move |context: WorkflowContext, count: u32| {
+        let all = Arc::clone(&all);
+        async move {
+            let arrive = || {
+                let all = Arc::clone(&all);
+                async move {
+                    all.wait().await;
+                    Ok::<_, TaskError>(())
+                }
+            };
+            context.step("together", arrive).await?;
+            emit_many(context, count).await
+        }
+    };
+    let options = EngineOptions { relay: false, ..EngineOptions::default() };
+    let quiet = Runtime::builder()
+        .store(Arc::clone(store))
+        .broker(Arc::new(MemoryBroker::new()))
+        .engine_options(options)
+        .workflow("emit_many", together)
+        .start()
+        .await
+        .unwrap();
+    let mut started = Vec::new();
+    for run in 0..runs {
+        started.push(quiet.start("emit_many", &count).with_id(format!("m{run}")).await.unwrap());
+    }
+    for run in started {
+        result::<()>(&run).await.unwrap();
+    }
+    quiet.shutdown(PATIENCE).await.unwrap();
+}
+
+/// What the relay published of runs, in the order in which the broker got it, up to the last event.
+async fn relayed(everything: &mut Deliveries, last: &EventId) -> Vec<Event> {
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|event: &Event| event.id != *last) {
+        let next = tokio::time::timeout(PATIENCE, everything.next()).await.expect("all is relayed");
+        let delivery = next.unwrap().unwrap();
+        seen.push(delivery.event.clone());
+        delivery.ack().await.unwrap();
+    }
+    seen
+}
+
+async fn everything(broker: &Arc<FaultyBroker>) -> Deliveries {
+    let patterns: [Pattern; 2] = ["workflows.#".parse().unwrap(), "orders.#".parse().unwrap()];
+    broker.subscribe(Subscription::group(Group::new("all").unwrap(), patterns)).await.unwrap()
+}
+
+/// The events that are to be relayed, in the order of the log.
+async fn to_relay(store: &Arc<dyn Store>) -> Vec<Event> {
+    let log = store.read_log(0, 10_000).await.unwrap();
+    let told = ["started", "placed", "completed"];
+    let events = log.into_iter().filter(|recorded| recorded.stream.run_id().is_some());
+    events.map(|it| it.event).filter(|event| told.contains(&event.event_type.action())).collect()
+}
+
+/// Any event may fail by itself, be it taken or not, and all around it be taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_never_publish_an_event_before_an_earlier_one_of_its_run() {
+    for seed in 0..3 {
+        let (store, broker) = (store(), FaultyBroker::new(Arc::new(MemoryBroker::new())));
+        emitted(&store, 12, 5).await;
+        let mut all = everything(&broker).await;
+        let (calls, lost) = (AtomicUsize::new(seed), || BrokerError::Uncertain);
+        broker.on_publish(move |_| match (calls.fetch_add(7919, Ordering::SeqCst) >> 2) % 5 {
+            0 => Some(Fault::Refuse(BrokerError::Rejected { reason: "full".to_owned() })),
+            1 => Some(Fault::LoseResponse(lost())),
+            _ => None,
+        });
+        let back_off = (Duration::from_millis(1), Duration::from_millis(5));
+        let options = EngineOptions { back_off, ..EngineOptions::default() };
+        let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
+        let expected = to_relay(&store).await;
+        assert_eq!(expected.len(), 12 * 7);
+        let seen = relayed(&mut all, &expected.last().unwrap().id).await;
+        let mut first = HashMap::new();
+        let mut last = HashMap::new();
+        for (at, event) in seen.iter().enumerate() {
+            first.entry(event.id.clone()).or_insert(at);
+            last.insert(event.id.clone(), at);
+        }
+        for run in 0..12 {
+            let run_id = format!("m{run}");
+            let of_run = |event: &&Event| event.metadata.run_id.as_deref() == Some(run_id.as_str());
+            let order: Vec<_> = expected.iter().filter(of_run).map(|it| first[&it.id]).collect();
+            assert_eq!(order.len(), 7);
+            assert!(order.is_sorted(), "seed {seed}, run {run}: {order:?}");
+        }
+        let order: Vec<_> = expected.iter().map(|event| last[&event.id]).collect();
+        assert!(order.is_sorted(), "seed {seed}: the last copies have the order of the log");
+        runtime.shutdown(PATIENCE).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_publish_many_runs_at_once_where_all_goes_well() {
+    let (store, broker) = (store(), FaultyBroker::new(Arc::new(MemoryBroker::new())));
+    emitted(&store, 100, 1).await;
+    let mut all = everything(&broker).await;
+    let runtime = start(&store, &broker).await;
+    let expected = to_relay(&store).await;
+    let seen = relayed(&mut all, &expected.last().unwrap().id).await;
+    let ids = |events: &[Event]| events.iter().map(|event| event.id.clone()).collect::<Vec<_>>();
+    let seen: Vec<Event> = seen.into_iter().filter(|it| it.metadata.run_id.is_some()).collect();
+    assert_eq!(ids(&seen), ids(&expected), "once, in the order of the log");
+    let calls = broker.batches().len();
+    assert!(calls * 2 < expected.len(), "{} events in {calls} calls", expected.len());
+    runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+fn is_number(publish: &Publish, number: u32) -> bool {
+    let event = &publish.event;
+    event.event_type.action() == "placed" && event.data::<u32>().unwrap() == number
+}
+
+/// One that it refuses for good, and one that a full queue rejects for too long.
+#[tokio::test]
+async fn should_skip_what_the_broker_refuses_for_good_and_say_so() {
+    let logged = Logged::here();
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let mut placed = placed(&broker).await;
+    broker.on_publish(|publish| {
+        let too_large = || BrokerError::TooLarge { bytes: 9, limit: 8 };
+        let rejected = || BrokerError::Rejected { reason: "full".to_owned() };
+        match () {
+            () if is_number(publish, 2) => Some(Fault::Refuse(too_large())),
+            () if is_number(publish, 3) => Some(Fault::Refuse(rejected())),
+            () => None,
+        }
+    });
+    let relay_patience = Duration::from_millis(200);
+    let options = EngineOptions { relay_patience, ..EngineOptions::default() };
+    let store = store();
+    let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
+    let run = runtime.start("emit_many", &4).await.unwrap();
+    result::<()>(&run).await.unwrap();
+    assert_eq!([next(&mut placed).await, next(&mut placed).await], [1, 4]);
+    let position = |number| format!("position={number}");
+    for (code, number) in [("EVENT_TOO_LARGE", 2), ("REJECTED", 3)] {
+        let lines = logged.lines(&["ERROR", "refuses an event", code, "orders.order.placed"]);
+        let log = store.read_log(0, 1000).await.unwrap();
+        let is_it = |it: &&RecordedEvent| is_number(&Publish::new(it.event.clone()), number);
+        let skipped = log.iter().find(is_it).unwrap();
+        assert!(lines.len() == 1 && lines[0].contains(&position(skipped.position)), "{lines:?}");
+        assert!(lines[0].contains(&skipped.event.id.to_string()));
+    }
+    assert_eq!(runtime.failure(), None);
+    runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_stop_at_what_the_broker_refuses_if_the_options_say_so() {
+    let (store, broker) = (store(), FaultyBroker::new(Arc::new(MemoryBroker::new())));
+    let mut placed = placed(&broker).await;
+    broker.on_publish(|publish| {
+        let too_large = || BrokerError::TooLarge { bytes: 9, limit: 8 };
+        is_number(publish, 2).then(|| Fault::Refuse(too_large()))
+    });
+    let options = EngineOptions { refused_events: RefusedEvents::Stop, ..EngineOptions::default() };
+    let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
+    runtime.start("emit_many", &3).await.unwrap();
+    let failure = tokio::time::timeout(PATIENCE, runtime.failed()).await.unwrap();
+    assert_eq!(failure.code, "EVENT_TOO_LARGE");
+    assert!(failure.message.contains("relay the log"), "{failure}");
+    drop(runtime);
+    broker.heal();
+    let runtime = start(&store, &broker).await;
+    for expected in 1..=3 {
+        while next(&mut placed).await != expected {}
+    }
+    runtime.shutdown(PATIENCE).await.unwrap();
 }

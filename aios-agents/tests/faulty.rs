@@ -329,12 +329,14 @@ pub(crate) struct FaultyBroker {
     publishes: Rules<Publish, BrokerError>,
     subscribes: Rules<Subscription, BrokerError>,
     settled: Arc<Mutex<Vec<(Event, Settlement)>>>,
+    batches: Mutex<Vec<usize>>,
 }
 
 impl FaultyBroker {
     pub(crate) fn new(inner: Arc<dyn Broker>) -> Arc<Self> {
         let (publishes, subscribes) = (Rules::default(), Rules::default());
-        Arc::new(Self { inner, publishes, subscribes, settled: Arc::default() })
+        let (settled, batches) = (Arc::default(), Mutex::default());
+        Arc::new(Self { inner, publishes, subscribes, settled, batches })
     }
 
     /// Decides over everything that is published from now on.
@@ -359,6 +361,11 @@ impl FaultyBroker {
         self.subscribes.clear();
     }
 
+    /// How many events each call to publish held so far.
+    pub(crate) fn batches(&self) -> Vec<usize> {
+        self.batches.lock().unwrap().clone()
+    }
+
     /// How deliveries were settled so far, in order; what was dropped counts as released.
     pub(crate) fn settled(&self) -> Vec<(Event, Settlement)> {
         self.settled.lock().unwrap().clone()
@@ -374,6 +381,7 @@ impl fmt::Debug for FaultyBroker {
 #[async_trait]
 impl Broker for FaultyBroker {
     async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
+        self.batches.lock().unwrap().push(batch.len());
         let each = batch.into_iter().map(|publish| async move {
             let fault = self.publishes.ask(&publish);
             let one = async {

@@ -25,6 +25,7 @@ mod engine_leases;
 mod engine_pause;
 mod engine_races;
 mod engine_relay;
+mod engine_stops;
 #[allow(dead_code, reason = "a fixture offers more than every test needs")]
 mod faulty;
 mod logged;

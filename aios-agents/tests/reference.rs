@@ -40,6 +40,8 @@ fn should_document_the_default_options() {
         child_check,
         heartbeat_timeout,
         task_grace,
+        dead_letter_check,
+        relay_patience,
         ..
     } = EngineOptions::default();
     assert_row("`EngineOptions`: `lease_time`", &span(lease_time));
@@ -49,6 +51,8 @@ fn should_document_the_default_options() {
     assert_row("`EngineOptions`: `child_check`", &span(child_check));
     assert_row("`EngineOptions`: `heartbeat_timeout`", &span(heartbeat_timeout));
     assert_row("`EngineOptions`: `task_grace`", &span(task_grace));
+    assert_row("`EngineOptions`: `dead_letter_check`", &span(dead_letter_check));
+    assert_row("`EngineOptions`: `relay_patience`", &span(relay_patience));
     let host = HostOptions::new();
     assert_row("`HostOptions`: `heartbeat_interval`", &span(host.heartbeat_interval));
     assert_row("`HostOptions`: `early_ack_after`", &span(host.early_ack_after.unwrap()));

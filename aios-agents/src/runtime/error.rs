@@ -70,6 +70,13 @@ pub enum RuntimeError {
         /// The operation.
         operation: u64,
     },
+    /// The engine of this runtime stopped by itself, so that nothing advances its runs here. What is
+    /// recorded is kept; another engine, or the next start, goes on with it.
+    #[error("the engine has stopped: {failure}")]
+    EngineStopped {
+        /// Why.
+        failure: Failure,
+    },
     /// The event at this position is no dead letter of the projection.
     #[error("projection {projection} has no dead letter at position {position}")]
     UnknownDeadLetter {
@@ -116,6 +123,7 @@ impl RuntimeError {
             Self::RunEnded { .. } => "RUN_ENDED",
             Self::RunCancelling { .. } => "RUN_CANCELLING",
             Self::UnknownOperation { .. } => "OPERATION_NOT_FOUND",
+            Self::EngineStopped { .. } => "ENGINE_STOPPED",
             Self::UnknownDeadLetter { .. } => "DEAD_LETTER_NOT_FOUND",
             Self::Agents(error) => error.code(),
             Self::Store(error) => error.code(),

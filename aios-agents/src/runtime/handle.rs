@@ -88,10 +88,20 @@ impl RunHandle {
                     None => std::future::pending().await,
                 }
             };
+            let stopped = async {
+                match engine {
+                    Some(engine) => engine.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 ended = notified => if let Some(ended) = ended {
                     return Ok(ended);
+                },
+                failure = stopped => return match journals.ended(run_id).await {
+                    Ok(Some(ended)) => Ok(ended),
+                    Ok(None) | Err(_) => Err(RuntimeError::EngineStopped { failure }),
                 },
                 () = journals.clock.sleep(pause) => {}
             }

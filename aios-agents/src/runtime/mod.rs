@@ -9,7 +9,7 @@ mod start;
 
 use std::{sync::Arc, time::Duration};
 
-use aios_core::{broker::Broker, store::Store};
+use aios_core::{broker::Broker, failure::Failure, store::Store};
 use serde::Serialize;
 
 pub(crate) use self::single_task::NAME as SINGLE_TASK;
@@ -21,7 +21,7 @@ pub use self::{
     single_task::StartTask,
     start::StartRun,
 };
-pub use crate::workflow::engine::{AnonymousAnswers, EngineOptions, RunExecutor};
+pub use crate::workflow::engine::{AnonymousAnswers, EngineOptions, RefusedEvents, RunExecutor};
 use crate::{
     agent::AgentHost,
     declared::{StartAgentTask, StartWorkflow},
@@ -142,7 +142,8 @@ impl Runtime {
     /// # Errors
     ///
     /// [`RuntimeError::Agents`] if tasks still ran after `deadline`. They were given up and are
-    /// given again; the runtime has stopped all the same.
+    /// given again. [`RuntimeError::EngineStopped`] if the engine had stopped before, by itself. The
+    /// runtime has stopped all the same.
     ///
     /// # Cancel safety
     ///
@@ -155,10 +156,33 @@ impl Runtime {
         if let Some(journals) = &self.journals {
             self.projections.stop(&*journals.clock, deadline).await;
         }
-        if let Some(engine) = self.engine.take() {
-            engine.stop().await;
+        let failure = match self.engine.take() {
+            Some(engine) => engine.stop().await,
+            None => None,
+        };
+        drained?;
+        failure.map_or(Ok(()), |failure| Err(RuntimeError::EngineStopped { failure }))
+    }
+
+    /// Why the engine of this runtime stopped by itself, if it did: an error of the store or the
+    /// broker that will not pass, or a panic of the engine. It has handed its shards over; starting
+    /// runs fails from then on, and so does waiting for their results.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        self.engine.as_ref().and_then(|running| running.engine.failure())
+    }
+
+    /// Completes when the engine of this runtime stops by itself; never if it has none. See
+    /// [`failure`](Self::failure).
+    ///
+    /// # Cancel safety
+    ///
+    /// It can be called again.
+    pub async fn failed(&self) -> Failure {
+        match &self.engine {
+            Some(running) => running.engine.failed().await,
+            None => std::future::pending().await,
         }
-        Ok(drained?)
     }
 
     fn client(&self) -> Result<Client, RuntimeError> {
@@ -179,6 +203,14 @@ struct Client {
 }
 
 impl Client {
+    /// Fails once the engine of this process has stopped by itself.
+    fn check(&self) -> Result<(), RuntimeError> {
+        match self.engine.as_ref().and_then(|engine| engine.failure()) {
+            Some(failure) => Err(RuntimeError::EngineStopped { failure }),
+            None => Ok(()),
+        }
+    }
+
     /// Tells a run that something was appended to its journal.
     fn nudge(&self, run_id: String) {
         if let Some(engine) = &self.engine {

@@ -102,6 +102,7 @@ impl StartRun {
 
     async fn start(mut self) -> Result<RunHandle, RuntimeError> {
         let client = self.client?;
+        client.check()?;
         let journals = &client.journals;
         let registered = journals.registry.latest(&self.workflow);
         let unknown = || RuntimeError::UnknownWorkflow {

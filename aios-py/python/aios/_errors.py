@@ -320,7 +320,7 @@ _BY_CODE: dict[str, type[AiosError]] = {
         InvalidDataError,
     ),
     "DEAD_LETTER_NOT_FOUND": AiosError,
-    **dict.fromkeys(("RUN_CANCELLING", "RUN_STUCK"), RunError),
+    **dict.fromkeys(("ENGINE_STOPPED", "RUN_CANCELLING", "RUN_STUCK"), RunError),
     **dict.fromkeys(
         (
             "AGENT_PANICKED",

@@ -45,7 +45,16 @@ pub(super) async fn run(engine: Arc<Engine>) {
                 Ok(_) => next.pause = interval,
                 // Nobody has subscribed yet, so nothing was given up.
                 Err(BrokerError::UnknownAddress { .. }) => {}
-                Err(error) => warn!(%error, %address, "could not look for dead letters of tasks"),
+                // Whoever uses this address otherwise has no dead letters of tasks.
+                Err(error @ (BrokerError::Incompatible { .. } | BrokerError::InvalidName(_))) => {
+                    warn!(%error, %address, "has no dead letters of tasks");
+                    next.pause = LONGEST_PAUSE.max(interval);
+                }
+                Err(error) => {
+                    if !engine.survives("look for dead letters of tasks", error) {
+                        return;
+                    }
+                }
             }
             next.at = engine.clock.now() + next.pause;
         }

@@ -4,9 +4,10 @@ use aios_core::{
     Chain,
     clock::ClockExt,
     event::{EventError, Pattern},
+    failure::Failure,
     store::{EventStore, RecordedEvent, Shard, StoreError},
 };
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::{Engine, Message};
 use crate::workflow::journal::{Entry, decode};
@@ -46,7 +47,9 @@ const QUIET: [&str; 19] = [
 pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
     let quiet = match quiet() {
         Ok(quiet) => quiet,
-        Err(error) => return error!(error = %Chain(&error), "nothing is discovered"),
+        Err(error) => {
+            return engine.fail("look for news", &Failure::from_error(error.code(), &error));
+        }
     };
     loop {
         tokio::select! {
@@ -54,7 +57,9 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
             () = engine.stopped() => return,
             result = look(&engine, &mut position, &quiet) => {
                 if let Err(error) = result {
-                    warn!(error = %Chain(&error), "could not look for what other processes appended");
+                    if !engine.survives("look for what other processes appended", error) {
+                        return;
+                    }
                     engine.clock.sleep(engine.options.back_off.1).await;
                 }
             }
@@ -79,8 +84,11 @@ async fn look(
     while let Some(foreign) = engine.store.foreign(*position, head) {
         let up_to = foreign.end.saturating_sub(1).min(foreign.start.saturating_add(RANGE - 1));
         let after = foreign.start.saturating_sub(1);
-        let found = engine.store.read_log_except(after, up_to, quiet).await?;
-        nudge(engine, found).await;
+        let found = engine.read_range(after, up_to, quiet).await?;
+        for (position, error) in &found.unreadable {
+            warn!(error = %Chain(error), position, "an event of another process can't be read");
+        }
+        nudge(engine, found.events).await;
         *position = up_to;
         engine.store.forget(up_to);
     }

@@ -12,10 +12,13 @@ use aios_core::{
 };
 use futures_util::future::join_all;
 use tokio::task::AbortHandle;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
-use super::{Bundle, Engine, EngineError, Message, mailbox};
-use crate::task::{self, JoinSet};
+use super::{Bundle, Engine, EngineError, Message, failing::PANICKED, mailbox};
+use crate::{
+    panic::panic_failure,
+    task::{self, JoinSet},
+};
 
 /// The shards that this engine owns.
 #[derive(Debug, Default)]
@@ -123,15 +126,23 @@ pub(super) async fn run(engine: Arc<Engine>) {
             () = engine.stopped() => return,
             () = engine.clock.sleep(period) => {}
         }
-        if let Err(error) = renew(&engine).await {
-            warn!(error = %Chain(&error), "could not renew leases");
+        if let Err(error) = renew(&engine).await
+            && !engine.survives("renew leases", error)
+        {
+            return;
         }
-        while taking.try_join_next().is_some() {}
+        while let Some(taken) = taking.try_join_next() {
+            if let Err(panic) = taken.map_err(tokio::task::JoinError::try_into_panic)
+                && let Ok(panic) = panic
+            {
+                return engine.fail("take shards", &panic_failure(PANICKED, &*panic));
+            }
+        }
         if taking.is_empty() {
             let engine = Arc::clone(&engine);
             taking.spawn(async move {
                 if let Err(error) = take(&engine).await {
-                    warn!(error = %Chain(&error), "could not take shards");
+                    engine.survives("take shards", error);
                 }
             });
         }
@@ -207,7 +218,9 @@ pub(super) async fn take(engine: &Arc<Engine>) -> Result<(), EngineError> {
 
 async fn recover_all(engine: Arc<Engine>, shards: Vec<Shard>) {
     while let Err(error) = recover(&engine, &shards).await {
-        error!(error = %Chain(&error), "could not find the runs to go on with; trying again");
+        if !engine.survives("find the runs to go on with", error) {
+            return;
+        }
         engine.clock.sleep(engine.options.back_off.1).await;
         if engine.is_stopping() {
             return;

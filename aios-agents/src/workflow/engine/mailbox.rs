@@ -4,12 +4,11 @@ use std::{
 };
 
 use aios_core::{
-    Chain,
     broker::{BrokerError, Deliveries, Delivery, Subscription},
     clock::ClockExt,
 };
 use serde::Deserialize;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{Bundle, Engine, Message, mailbox_of};
 
@@ -29,8 +28,10 @@ pub(super) async fn open(engine: &Engine, bundle: Bundle) -> Result<Deliveries, 
 /// Hands the answers in a bundle's mailbox to the runs that wait for them.
 pub(super) async fn run(engine: Arc<Engine>, bundle: Bundle, mut deliveries: Deliveries) {
     loop {
-        if let Err(error) = read(&engine, &mut deliveries).await {
-            warn!(error = %Chain(&error), %bundle, "could not go on reading a mailbox");
+        if let Err(error) = read(&engine, &mut deliveries).await
+            && !engine.survives("read a mailbox", error)
+        {
+            return;
         }
         deliveries = loop {
             if engine.is_stopping() {
@@ -39,7 +40,11 @@ pub(super) async fn run(engine: Arc<Engine>, bundle: Bundle, mut deliveries: Del
             engine.clock.sleep(engine.options.back_off.1).await;
             match open(&engine, bundle).await {
                 Ok(deliveries) => break deliveries,
-                Err(error) => warn!(error = %Chain(&error), %bundle, "could not open a mailbox"),
+                Err(error) => {
+                    if !engine.survives("open a mailbox", error) {
+                        return;
+                    }
+                }
             }
         };
     }

@@ -9,9 +9,11 @@ mod discover;
 mod dispatch;
 mod driver;
 mod executor;
+mod failing;
 mod inbox;
 mod leases;
 mod live;
+mod log;
 mod mailbox;
 mod registry;
 mod relay;
@@ -27,6 +29,7 @@ use std::{
 };
 
 use aios_core::{
+    BoxFuture,
     broker::{Broker, BrokerError, InvalidName, Mailbox},
     clock::{Clock, ClockExt},
     failure::Failure,
@@ -39,8 +42,8 @@ use tracing::{info, warn};
 
 pub use self::executor::RunExecutor;
 use self::{
-    activity::Activity, dispatch::Dispatch, leases::Ownership, live::Live, timers::Timers,
-    waiters::Waiters,
+    activity::Activity, dispatch::Dispatch, failing::Failing, leases::Ownership, live::Live,
+    timers::Timers, waiters::Waiters,
 };
 pub(crate) use self::{bundle::Bundle, live::Message, registry::Registry, waiters::Ended};
 use crate::{
@@ -81,6 +84,11 @@ pub struct EngineOptions {
     pub dead_letter_check: Duration,
     /// Whether lifecycle events of the log are published to the broker.
     pub relay: bool,
+    /// How long the relay tries to publish an event that the broker rejects, for example because a
+    /// group is full, before the event counts as refused. Nothing is published behind it meanwhile.
+    pub relay_patience: Duration,
+    /// What becomes of an event that the broker refuses for good.
+    pub refused_events: RefusedEvents,
     /// Who polls the runs; the threads of the runtime if `None`.
     pub executor: Option<Arc<dyn RunExecutor>>,
 }
@@ -98,6 +106,19 @@ pub enum AnonymousAnswers {
     Refuse,
 }
 
+/// What becomes of an event of the log that the broker refuses for good: it is too large, or was
+/// rejected for as long as [`relay_patience`](EngineOptions::relay_patience).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RefusedEvents {
+    /// It is logged as an error, counted as `aios_relay_skipped_total` and not published. It stays in
+    /// the log.
+    #[default]
+    Skip,
+    /// The engine stops. The next relay begins with this event.
+    Stop,
+}
+
 impl EngineOptions {
     /// Refuses what would spin, never happen, or not fit together.
     pub(crate) fn validate(&self) -> Result<(), String> {
@@ -110,6 +131,8 @@ impl EngineOptions {
         check_span("child_check", self.child_check, moment)?;
         check_span("heartbeat_timeout", self.heartbeat_timeout, moment)?;
         check_span("task_grace", self.task_grace, Duration::ZERO)?;
+        check_span("dead_letter_check", self.dead_letter_check, moment)?;
+        check_span("relay_patience", self.relay_patience, Duration::ZERO)?;
         if first > most {
             return Err(format!("back_off begins with {first:?}, above its maximum of {most:?}"));
         }
@@ -129,18 +152,36 @@ impl Default for EngineOptions {
             dead_letter_check: Duration::from_secs(5),
             anonymous_answers: AnonymousAnswers::default(),
             relay: true,
+            relay_patience: Duration::from_secs(300),
+            refused_events: RefusedEvents::default(),
             executor: None,
         }
     }
 }
 
-/// Why an engine could not take shards.
+/// What an engine could not do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum EngineError {
-    #[error("could not take leases")]
+    #[error("the store failed")]
     Store(#[from] StoreError),
-    #[error("could not open the mailboxes of shards")]
+    #[error("the broker failed")]
     Broker(#[from] BrokerError),
+}
+
+impl EngineError {
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_retryable(),
+            Self::Broker(error) => error.is_retryable(),
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Broker(error) => error.code(),
+        }
+    }
 }
 
 /// What the parts of an engine share.
@@ -165,6 +206,7 @@ pub(crate) struct Engine {
     /// Answers that came.
     heard: AtomicU64,
     stopping: watch::Sender<bool>,
+    failing: Failing,
     /// Whether the store did not answer when it was asked last.
     store_is_down: AtomicBool,
 }
@@ -208,19 +250,24 @@ impl Engine {
             activations: Arc::new(Semaphore::new(ACTIVATIONS)),
             heard: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
+            failing: Failing::default(),
             store_is_down: AtomicBool::new(false),
         });
         let position = discover::begin(&engine).await?;
         leases::take(&engine).await?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(dispatch::run(Arc::clone(&engine), queue));
-        tasks.spawn(timers::run(Arc::clone(&engine)));
-        tasks.spawn(dead_letters::run(Arc::clone(&engine)));
-        tasks.spawn(leases::run(Arc::clone(&engine)));
-        tasks.spawn(discover::run(Arc::clone(&engine), position));
+        let mut spawn = |what: &'static str, part: BoxFuture<'static, ()>| {
+            tasks.spawn(failing::guard(Arc::clone(&engine), what, part));
+        };
+        spawn("publish tasks", Box::pin(dispatch::run(Arc::clone(&engine), queue)));
+        spawn("wake runs", Box::pin(timers::run(Arc::clone(&engine))));
+        spawn("look for dead letters", Box::pin(dead_letters::run(Arc::clone(&engine))));
+        spawn("keep shards", Box::pin(leases::run(Arc::clone(&engine))));
+        spawn("look for news", Box::pin(discover::run(Arc::clone(&engine), position)));
         if engine.options.relay {
-            tasks.spawn(relay::run(Arc::clone(&engine)));
+            spawn("relay the log", Box::pin(relay::run(Arc::clone(&engine))));
         }
+        tasks.spawn(failing::halt_on_failure(Arc::clone(&engine)));
         Ok(RunningEngine { engine, tasks })
     }
 
@@ -272,14 +319,18 @@ impl Engine {
 
 impl RunningEngine {
     /// Stops advancing runs and hands the shards over at once. What was recorded goes on elsewhere
-    /// or after the next start.
-    pub(crate) async fn stop(mut self) {
-        self.settle().await;
+    /// or after the next start. Returns why it had stopped by itself, if it had.
+    pub(crate) async fn stop(mut self) -> Option<Failure> {
+        let failure = self.engine.failure();
+        if failure.is_none() {
+            self.settle().await;
+        }
         self.engine.stopping.send_replace(true);
         self.engine.live.stop().await;
         self.tasks.shutdown().await;
         self.engine.store.unwatch();
         self.engine.release_leases().await;
+        failure
     }
 }
 

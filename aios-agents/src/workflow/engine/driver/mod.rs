@@ -26,7 +26,7 @@ use aios_core::{
     store::{Appended, Fence, StoreError, StreamId},
 };
 use tokio::sync::OwnedSemaphorePermit;
-use tracing::{error, warn};
+use tracing::warn;
 
 pub(super) use self::stay::run;
 use self::{assignment::Assignment, children::Children, outgoing::Outgoing, successor::Succession};
@@ -331,9 +331,7 @@ impl Driver {
         let entry = Entry::TaskCancelled(OfAgent { agent_type, data });
         match self.addressed(entry, false) {
             Ok(publish) => self.send(publish, None),
-            Err(failure) => {
-                error!(%failure, run = %self.run_id, "could not write a notice")
-            }
+            Err(failure) => self.unwritten = Some(failure),
         }
     }
 

@@ -1,16 +1,21 @@
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+//! Publishes the log to the broker.
+
+mod window;
+
+use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
-    broker::Publish,
     clock::ClockExt,
-    event::{Event, EventError, Pattern},
-    store::{Checkpoints, EventStore, Leases, RecordedEvent, Shard, StoreError},
+    event::{EventError, Pattern},
+    failure::Failure,
+    store::{Checkpoints, EventStore, Leases, Shard, StoreError},
 };
-use tracing::{error, warn};
+use metrics::counter;
+use tracing::error;
 
-use super::Engine;
-use crate::workflow::journal::is_copy;
+use self::window::Published;
+use super::{Engine, EngineError};
 
 /// Name of the relay's checkpoint.
 const READER: &str = "relay";
@@ -40,20 +45,22 @@ const QUIET: [&str; 15] = [
     "workflows.*.unblocked",
 ];
 
-/// Publishes the log's lifecycle events and what workflows emit, at least once and in order. One
-/// engine at a time does so, under a lease.
+/// Publishes the log's lifecycle events and what workflows emit, at least once and in order (see
+/// [`window`]). One engine at a time does so, under a lease.
 pub(super) async fn run(engine: Arc<Engine>) {
     let quiet = match quiet() {
         Ok(quiet) => quiet,
-        Err(error) => return error!(error = %Chain(&error), "nothing is relayed"),
+        Err(error) => {
+            return engine.fail("relay the log", &Failure::from_error(error.code(), &error));
+        }
     };
     loop {
         tokio::select! {
             biased;
             () = engine.stopped() => return,
             result = relay(&engine, &quiet) => {
-                if let Err(error) = result {
-                    warn!(error = %Chain(&error), "the relay stumbled");
+                if let Err(error) = result && !engine.survives("relay the log", error) {
+                    return;
                 }
                 engine.clock.sleep(engine.options.lease_time / 3).await;
             }
@@ -62,7 +69,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
 }
 
 /// Relays while the lease is held.
-async fn relay(engine: &Arc<Engine>, quiet: &[Pattern]) -> Result<(), StoreError> {
+async fn relay(engine: &Arc<Engine>, quiet: &[Pattern]) -> Result<(), EngineError> {
     let time_to_live = engine.options.lease_time;
     let leases = engine.store.acquire(&[Shard::RELAY], &engine.owner, time_to_live).await?;
     engine.ownership.set_relay(leases);
@@ -72,11 +79,15 @@ async fn relay(engine: &Arc<Engine>, quiet: &[Pattern]) -> Result<(), StoreError
         let head = engine.store.head().await?;
         let up_to = head.min(position + RANGE);
         if up_to > position {
-            let news = engine.store.read_log_except(position, up_to, quiet).await?;
-            let Some(published) = publish(engine, news).await? else { return Ok(()) };
+            let news = engine.read_range(position, up_to, quiet).await?;
+            news.unreadable.iter().for_each(|(position, error)| skip(*position, error));
+            let published = window::publish(engine, news.events).await?;
+            if published == Published::LeaseLost {
+                return Ok(());
+            }
             position = up_to;
             // A checkpoint is a commit, and most of the log is steps that nobody is told of.
-            if published || position >= saved + UNSAVED {
+            if published == Published::All || position >= saved + UNSAVED {
                 engine.store.save_checkpoint(READER, position).await?;
                 saved = position;
             }
@@ -95,6 +106,12 @@ async fn relay(engine: &Arc<Engine>, quiet: &[Pattern]) -> Result<(), StoreError
     Ok(())
 }
 
+/// Says that an event is not published, because it can't be read.
+fn skip(position: u64, error: &StoreError) {
+    counter!("aios_relay_skipped_total", "code" => error.code()).increment(1);
+    error!(error = %Chain(error), position, "an event can't be read; it is not published");
+}
+
 /// Renews the lease before it is half over.
 async fn renew(engine: &Engine) -> Result<(), StoreError> {
     let soon = engine.clock.now() + engine.options.lease_time / 2;
@@ -104,37 +121,6 @@ async fn renew(engine: &Engine) -> Result<(), StoreError> {
         engine.ownership.set_relay(renewed);
     }
     Ok(())
-}
-
-/// Publishes in order; what fails is tried again before anything after it. Says whether there was
-/// anything to publish; `None` if the lease was lost meanwhile, and somebody else relays.
-async fn publish(engine: &Engine, news: Vec<RecordedEvent>) -> Result<Option<bool>, StoreError> {
-    // What a fork copied was published when it happened.
-    let mut waiting: VecDeque<Event> =
-        news.into_iter().map(|recorded| recorded.event).filter(|event| !is_copy(event)).collect();
-    if waiting.is_empty() {
-        return Ok(Some(false));
-    }
-    let mut back_off = engine.options.back_off.0;
-    while !waiting.is_empty() {
-        let batch = waiting.iter().cloned().map(Publish::new).collect();
-        let results = engine.broker.publish(batch).await;
-        let failed = results.iter().position(|result| {
-            result.as_ref().is_err_and(aios_core::broker::BrokerError::is_retryable)
-        });
-        for error in results.iter().filter_map(|result| result.as_ref().err()) {
-            warn!(error = %Chain(error), code = error.code(), "could not relay an event");
-        }
-        let Some(failed) = failed else { return Ok(Some(true)) };
-        waiting.drain(..failed);
-        engine.clock.sleep(back_off).await;
-        back_off = (back_off * 2).min(engine.options.back_off.1);
-        renew(engine).await?;
-        if !engine.ownership.relays() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(true))
 }
 
 /// [`QUIET`], read; a pattern that can't be read is a fault of this file.

@@ -1,0 +1,53 @@
+//! The log as the relay and discovery read it.
+
+use aios_core::{
+    event::Pattern,
+    store::{EventStore, RecordedEvent, StoreError},
+};
+
+use super::Engine;
+
+/// Events of one range that can't be read, and are stepped over. More of them are a fault of the
+/// database.
+const MOST_UNREADABLE: usize = 16;
+
+/// The events of a range of the log.
+#[derive(Debug, Default)]
+pub(super) struct Range {
+    pub(super) events: Vec<RecordedEvent>,
+    /// Positions of events that can't be read, and why.
+    pub(super) unreadable: Vec<(u64, StoreError)>,
+}
+
+impl Engine {
+    /// Reads the events after one position and up to another, except those that match a pattern. An
+    /// event that can't be read hides no other.
+    pub(super) async fn read_range(
+        &self,
+        after: u64,
+        up_to: u64,
+        except: &[Pattern],
+    ) -> Result<Range, StoreError> {
+        let mut range = Range::default();
+        let mut parts = vec![(after, up_to)];
+        while let Some((after, up_to)) = parts.pop() {
+            match self.store.read_log_except(after, up_to, except).await {
+                Ok(events) => range.events.extend(events),
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    if range.unreadable.len() == MOST_UNREADABLE {
+                        return Err(error);
+                    }
+                    if up_to <= after.saturating_add(1) {
+                        range.unreadable.push((up_to, error));
+                        continue;
+                    }
+                    let middle = after + (up_to - after) / 2;
+                    // The first half is read first.
+                    parts.extend([(middle, up_to), (after, middle)]);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(range)
+    }
+}

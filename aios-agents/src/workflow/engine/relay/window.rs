@@ -1,0 +1,158 @@
+//! The order in which the relay publishes.
+//!
+//! The events of a window are published at once. A window holds at most one event of each stream, and
+//! the next one begins when the broker has all of this one. So an event never reaches the broker
+//! before an earlier one of its stream, whatever fails. When an event of a window fails, those after
+//! it are published again with it: whoever keeps the last copy of each event has the order of the
+//! log.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
+
+use aios_core::{
+    Chain,
+    broker::{BrokerError, Publish},
+    clock::ClockExt,
+    event::Timestamp,
+    store::{RecordedEvent, StreamId},
+};
+use metrics::counter;
+use tracing::{error, warn};
+
+use super::{Engine, EngineError, renew};
+use crate::workflow::engine::RefusedEvents;
+use crate::workflow::journal::is_copy;
+
+/// Events published at once.
+const WINDOW: usize = 512;
+
+/// What was published of a part of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Published {
+    /// There was nothing to publish.
+    Nothing,
+    /// Everything that the broker does not refuse.
+    All,
+    /// The lease was lost meanwhile, and somebody else relays.
+    LeaseLost,
+}
+
+/// How an attempt at publishing a window went.
+#[derive(Debug, Default)]
+struct Attempt {
+    /// Events at the front of the window that are done: the broker has them or refuses them.
+    done: usize,
+    /// Events that were refused, with the reason; they are skipped.
+    refused: Vec<(usize, BrokerError)>,
+    /// Why the event after those that are done was not taken, if there is one.
+    failed: Option<BrokerError>,
+}
+
+/// Publishes events in order; what fails is tried again before anything after its window.
+pub(super) async fn publish(
+    engine: &Engine,
+    news: Vec<RecordedEvent>,
+) -> Result<Published, EngineError> {
+    // What a fork copied was published when it happened.
+    let mut waiting: VecDeque<RecordedEvent> =
+        news.into_iter().filter(|recorded| !is_copy(&recorded.event)).collect();
+    if waiting.is_empty() {
+        return Ok(Published::Nothing);
+    }
+    let (first, most) = engine.options.back_off;
+    let (mut back_off, mut rejected_since) = (first, None);
+    while !waiting.is_empty() {
+        let gives_up = gives_up(engine, rejected_since);
+        let Attempt { done, refused, failed } = attempt(engine, &waiting, gives_up).await;
+        if let Some((_, error)) = refused.first()
+            && engine.options.refused_events == RefusedEvents::Stop
+        {
+            return Err(error.clone().into());
+        }
+        for (recorded, error) in refused.iter().filter_map(|(at, it)| Some((waiting.get(*at)?, it)))
+        {
+            skip(recorded, error);
+        }
+        waiting.drain(..done);
+        let since = rejected_since.filter(|_| done == 0);
+        (back_off, rejected_since) = match failed {
+            None => (first, None),
+            Some(error @ BrokerError::Closed) => return Err(error.into()),
+            Some(error) => {
+                warn!(
+                    error = %Chain(&error), code = error.code(), waiting = waiting.len(),
+                    "could not relay events; trying again"
+                );
+                let pause = if done == 0 { back_off } else { first };
+                let now = engine.clock.now();
+                engine.clock.sleep(pause).await;
+                let is_rejected = matches!(error, BrokerError::Rejected { .. });
+                ((pause * 2).min(most), is_rejected.then(|| since.unwrap_or(now)))
+            }
+        };
+        renew(engine).await?;
+        if !engine.ownership.relays() {
+            return Ok(Published::LeaseLost);
+        }
+    }
+    Ok(Published::All)
+}
+
+/// How many events at the front are of different streams.
+fn window(waiting: &VecDeque<RecordedEvent>) -> usize {
+    let mut streams: HashSet<&StreamId> = HashSet::new();
+    waiting.iter().take(WINDOW).take_while(|recorded| streams.insert(&recorded.stream)).count()
+}
+
+/// Whether the first event counts as refused if it is rejected once more.
+fn gives_up(engine: &Engine, rejected_since: Option<Timestamp>) -> bool {
+    let patience: Duration = engine.options.relay_patience;
+    rejected_since.is_some_and(|since| since + patience <= engine.clock.now())
+}
+
+async fn attempt(engine: &Engine, waiting: &VecDeque<RecordedEvent>, gives_up: bool) -> Attempt {
+    let events = waiting.iter().take(window(waiting));
+    let batch = events.map(|recorded| Publish::new(recorded.event.clone())).collect();
+    let mut results = engine.broker.publish(batch).await;
+    if results.is_empty() {
+        results.push(Err(BrokerError::Uncertain));
+    }
+    let mut attempt = Attempt::default();
+    for (index, result) in results.into_iter().enumerate() {
+        match result {
+            Ok(()) => counter!("aios_relay_published_total").increment(1),
+            Err(error) if is_refusal(&error, gives_up && index == 0) => {
+                attempt.refused.push((index, error));
+            }
+            Err(error) => {
+                attempt.failed = Some(error);
+                break;
+            }
+        }
+        attempt.done += 1;
+    }
+    attempt
+}
+
+/// Whether the broker will never take the event, as far as can be known.
+fn is_refusal(error: &BrokerError, gives_up: bool) -> bool {
+    match error {
+        BrokerError::Rejected { .. } => gives_up,
+        // It says nothing about the event.
+        BrokerError::Closed => false,
+        other => !other.is_retryable(),
+    }
+}
+
+/// Says that an event is not published. It stays in the log.
+fn skip(recorded: &RecordedEvent, error: &BrokerError) {
+    let RecordedEvent { event, stream, position, .. } = recorded;
+    counter!("aios_relay_skipped_total", "code" => error.code()).increment(1);
+    error!(
+        error = %Chain(error), code = error.code(), event_id = %event.id, position,
+        event_type = %event.event_type, %stream,
+        "the broker refuses an event; it is not published, and stays in the log"
+    );
+}

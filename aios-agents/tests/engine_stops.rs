@@ -1,0 +1,141 @@
+//! An engine never repeats what can't succeed: it stops, and whoever uses it learns why.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::{
+    prelude::*,
+    runtime::{EngineOptions, RuntimeError},
+};
+use aios_broker::memory::MemoryBroker;
+use aios_core::{broker::BrokerError, failure::Failure};
+
+use crate::{
+    faulty::{Fault, FaultyBroker, FaultyStore, store_refuses, store_unavailable},
+    logged::Logged,
+    workflow_support::{PATIENCE, eventually, result, store},
+};
+
+async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    context.signal("go").await
+}
+
+async fn start(store: Arc<dyn Store>, broker: Arc<dyn Broker>) -> Runtime {
+    let back_off = (Duration::from_millis(5), Duration::from_millis(20));
+    let lease_time = Duration::from_millis(600);
+    let options = EngineOptions { lease_time, back_off, ..EngineOptions::default() };
+    let builder = Runtime::builder().store(store).broker(broker).engine_options(options);
+    builder.workflow("wait", wait).start().await.unwrap()
+}
+
+async fn failed(runtime: &Runtime) -> Failure {
+    tokio::time::timeout(PATIENCE, runtime.failed()).await.expect("the engine stops")
+}
+
+/// Every loop of the engine meets an error that stays.
+#[tokio::test]
+async fn should_stop_with_the_error_that_will_not_pass() {
+    for (method, what) in [
+        ("renew", "renew leases"),
+        ("wait_for", "look for what other processes appended"),
+        ("head", "relay the log"),
+        ("save_checkpoint", "relay the log"),
+    ] {
+        let logged = Logged::here();
+        let faulty = FaultyStore::new(store());
+        let runtime = start(Arc::clone(&faulty) as _, Arc::new(MemoryBroker::new())).await;
+        let run = runtime.start("wait", &()).with_id("w").await.unwrap();
+        let waiting = tokio::spawn(async move { result::<u32>(&run).await });
+        faulty.on_call(move |name| (*name == method).then(|| Fault::Refuse(store_refuses())));
+        let other = runtime.start("wait", &()).await;
+        let failure = failed(&runtime).await;
+        assert_eq!(failure.code, "STORE_BACKEND", "{method}");
+        assert!(failure.message.contains(what), "{method}: {failure}");
+        assert_eq!(runtime.failure().as_ref(), Some(&failure));
+        drop(other);
+        let stopped = waiting.await.unwrap().unwrap_err();
+        assert_eq!(stopped.code(), "ENGINE_STOPPED", "{method}: {stopped}");
+        let refused = runtime.start("wait", &()).await.unwrap_err();
+        assert!(
+            matches!(&refused, RuntimeError::EngineStopped { failure: why } if *why == failure),
+            "{method}: {refused}"
+        );
+        assert_eq!(logged.lines(&["ERROR", "the engine stops"]).len(), 1, "{method}");
+        let closed = runtime.shutdown(PATIENCE).await.unwrap_err();
+        assert_eq!(closed.code(), "ENGINE_STOPPED", "{method}");
+    }
+}
+
+/// Its shards are free at once, and its runs go on elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_hand_its_runs_over_when_it_stops() {
+    let (inner, broker) = (store(), Arc::new(MemoryBroker::new()));
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let runtime = start(Arc::clone(&faulty) as _, Arc::clone(&broker) as _).await;
+    runtime.start("wait", &()).with_id("w").await.unwrap();
+    faulty.on_call(|name| (*name == "wait_for").then(|| Fault::Refuse(store_refuses())));
+    runtime.start("wait", &()).await.unwrap();
+    failed(&runtime).await;
+    eventually("its leases are free", || async { inner.leases().await.unwrap().is_empty() }).await;
+    let next = start(inner, broker).await;
+    let run = next.run("w").await.unwrap();
+    run.signal("go", &5).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 5);
+    next.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_outlive_errors_that_may_pass() {
+    let faulty = FaultyStore::new(store());
+    let runtime = start(Arc::clone(&faulty) as _, Arc::new(MemoryBroker::new())).await;
+    let calls = ["wait_for", "head", "read_log_except", "save_checkpoint"];
+    let is_one = move |name: &&'static str| calls.contains(name);
+    faulty.on_call(move |name| is_one(name).then(|| Fault::Refuse(store_unavailable())));
+    let run = runtime.start("wait", &()).await.unwrap();
+    run.signal("go", &1).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    tokio::time::timeout(Duration::from_millis(300), runtime.failed()).await.unwrap_err();
+    faulty.heal();
+    let run = runtime.start("wait", &()).await.unwrap();
+    run.signal("go", &2).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 2);
+    runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_stop_when_one_of_its_own_loops_panics() {
+    let faulty = FaultyStore::new(store());
+    let runtime = start(Arc::clone(&faulty) as _, Arc::new(MemoryBroker::new())).await;
+    faulty.on_call(|name| {
+        (*name == "renew").then(|| Fault::After(Box::pin(async { panic!("out of order") })))
+    });
+    let failure = failed(&runtime).await;
+    assert_eq!(failure.code, "ENGINE_PANICKED");
+    assert!(failure.message.contains("out of order"), "{failure}");
+}
+
+/// A broker that the process closed will not be there again.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_stop_when_the_broker_is_closed() {
+    let broker = Arc::new(MemoryBroker::new());
+    let runtime = start(store(), Arc::clone(&broker) as _).await;
+    runtime.start("wait", &()).await.unwrap();
+    broker.close(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(failed(&runtime).await.code, "BROKER_CLOSED");
+}
+
+/// Nobody may open the engine's mailboxes again once they were lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_stop_when_it_may_not_take_shards() {
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let (first, second) = (store(), FaultyBroker::new(Arc::new(MemoryBroker::new())));
+    let before = start(Arc::clone(&first), Arc::clone(&broker) as _).await;
+    let after = start(first, Arc::clone(&second) as _).await;
+    second.on_subscribe(|_| {
+        let reason = "not for you".to_owned();
+        Some(Fault::Refuse(BrokerError::InvalidConfiguration { reason }))
+    });
+    before.shutdown(PATIENCE).await.unwrap();
+    let failure = failed(&after).await;
+    assert_eq!(failure.code, "INVALID_BROKER_CONFIGURATION");
+    assert!(failure.message.contains("take shards"), "{failure}");
+}
