@@ -51,7 +51,7 @@ impl Core {
     }
 
     /// Does something with what is open.
-    fn with<'py, F, Fut>(&self, py: Python<'py>, act: F) -> PyResult<Bound<'py, PyAny>>
+    pub(crate) fn with<'py, F, Fut>(&self, py: Python<'py>, act: F) -> PyResult<Bound<'py, PyAny>>
     where
         F: FnOnce(Place, Arc<Calls>) -> Fut,
         Fut: Future<Output = Result<Answer, Fault>> + Send + 'static,

@@ -16,7 +16,9 @@ mod logging;
 mod measure;
 mod opened;
 mod places;
+mod projection;
 mod records;
+mod retention;
 mod run;
 mod testing;
 mod workflow;
@@ -36,6 +38,8 @@ mod _aios {
         logging::{Records, log_to, set_log_level, wake_log},
         measure::rust_tasks_per_second,
         places::{Pool, Reply},
+        projection::{ProjectionCore, projection, start_projection},
+        retention::{compact, retain},
         run::HandleCore,
         testing::{replay, run_test},
         workflow::{Operation, Pending, RunCore},

@@ -9,6 +9,7 @@ use aios_core::{
     clock::SystemClock,
     store::{PageRequest, Store},
 };
+use aios_store::AnyStore;
 use pyo3::Python;
 
 use crate::{calls::closed, fault::Fault, workflow::PyWorkflow};
@@ -16,7 +17,7 @@ use crate::{calls::closed, fault::Fault, workflow::PyWorkflow};
 pub(crate) struct Opened {
     pub(crate) runtime: Runtime,
     pub(crate) broker: Arc<dyn Broker>,
-    store: Option<Arc<dyn Store>>,
+    store: Option<AnyStore>,
     caller: Option<Caller>,
     source: Arc<str>,
 }
@@ -38,18 +39,23 @@ impl Opened {
     ) -> Result<Self, Fault> {
         let broker = aios_broker::connect(&broker).await?;
         let store = match store {
-            Some(url) => Some(aios_store::connect(&url).await?),
+            Some(url) => Some(AnyStore::connect(&url).await?),
             None => None,
         };
         let mut builder = builder.broker(Arc::clone(&broker)).source(Arc::clone(&source));
         if let Some(store) = &store {
-            builder = builder.store(Arc::clone(store));
+            builder = builder.store(store.store());
         }
         Ok(Self { runtime: builder.start().await?, broker, store, caller: None, source })
     }
 
     pub(crate) fn store(&self) -> Result<Arc<dyn Store>, Fault> {
-        self.store.clone().ok_or_else(|| {
+        Ok(self.any_store()?.store())
+    }
+
+    /// The store with what only adapters can do.
+    pub(crate) fn any_store(&self) -> Result<&AnyStore, Fault> {
+        self.store.as_ref().ok_or_else(|| {
             Fault::new("runtime", "INVALID_RUNTIME_CONFIGURATION", "there is no store to read")
         })
     }

@@ -7,8 +7,6 @@ use aios_core::{
 };
 use serde::Serialize;
 
-use crate::fault::Fault;
-
 fn moment(at: Option<Timestamp>) -> Option<i64> {
     at.map(Timestamp::as_micros)
 }
@@ -130,12 +128,12 @@ pub(crate) fn page<'p, T, R: Serialize>(
 }
 
 /// Each as `[position, stream, version, envelope]`.
-pub(crate) fn events(events: &[RecordedEvent]) -> Result<Payload, Fault> {
+pub(crate) fn events(events: &[RecordedEvent]) -> Result<Payload, EventError> {
     let rows: Vec<_> = events
         .iter()
         .map(|recorded| {
             (recorded.position, recorded.stream.as_str(), recorded.version, &recorded.event)
         })
         .collect();
-    Ok(Payload::encode(&rows)?)
+    Payload::encode(&rows)
 }

@@ -2,9 +2,10 @@ use std::sync::Arc;
 
 use aios_core::store::{Store, StoreError};
 
-use crate::memory::MemoryStore;
+use crate::{any::AnyStore, memory::MemoryStore};
 
-/// Opens the store that a URL names.
+/// Opens the store that a URL names. [`AnyStore::connect`] does the same, and keeps what only adapters
+/// can do.
 ///
 /// | URL | store | feature |
 /// |---|---|---|
@@ -17,11 +18,22 @@ use crate::memory::MemoryStore;
 /// [`StoreError::InvalidConfiguration`] if the scheme is unknown or its feature is not compiled in,
 /// else what the store reports when it opens.
 pub async fn connect(url: &str) -> Result<Arc<dyn Store>, StoreError> {
-    match url.split_once(':').map(|(scheme, _)| scheme) {
-        Some("memory") => Ok(Arc::new(MemoryStore::new())),
-        Some("sqlite") => sqlite(url).await,
-        Some("postgres" | "postgresql") => postgres(url).await,
-        scheme => Err(StoreError::InvalidConfiguration { reason: unknown(url, scheme) }),
+    Ok(AnyStore::connect(url).await?.store())
+}
+
+impl AnyStore {
+    /// Opens the store that a URL names; see [`connect`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`connect`].
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("memory") => Ok(Self::Memory(Arc::new(MemoryStore::new()))),
+            Some("sqlite") => sqlite(url).await,
+            Some("postgres" | "postgresql") => postgres(url).await,
+            scheme => Err(StoreError::InvalidConfiguration { reason: unknown(url, scheme) }),
+        }
     }
 }
 
@@ -47,22 +59,22 @@ fn unknown(url: &str, scheme: Option<&str>) -> String {
 }
 
 #[cfg(feature = "sqlite")]
-async fn sqlite(url: &str) -> Result<Arc<dyn Store>, StoreError> {
-    Ok(Arc::new(crate::sqlite::SqliteStore::connect(url).await?))
+async fn sqlite(url: &str) -> Result<AnyStore, StoreError> {
+    Ok(AnyStore::Sqlite(Arc::new(crate::sqlite::SqliteStore::connect(url).await?)))
 }
 
 #[cfg(not(feature = "sqlite"))]
-async fn sqlite(_url: &str) -> Result<Arc<dyn Store>, StoreError> {
+async fn sqlite(_url: &str) -> Result<AnyStore, StoreError> {
     Err(not_compiled_in("sqlite"))
 }
 
 #[cfg(feature = "postgres")]
-async fn postgres(url: &str) -> Result<Arc<dyn Store>, StoreError> {
-    Ok(Arc::new(crate::postgres::PostgresStore::connect(url).await?))
+async fn postgres(url: &str) -> Result<AnyStore, StoreError> {
+    Ok(AnyStore::Postgres(Arc::new(crate::postgres::PostgresStore::connect(url).await?)))
 }
 
 #[cfg(not(feature = "postgres"))]
-async fn postgres(_url: &str) -> Result<Arc<dyn Store>, StoreError> {
+async fn postgres(_url: &str) -> Result<AnyStore, StoreError> {
     Err(not_compiled_in("postgres"))
 }
 

@@ -11,12 +11,14 @@ pub mod postgres;
 pub mod sqlite;
 
 mod admission;
+mod any;
 mod connect;
 mod leases;
 mod retention;
 mod rows;
 
 pub use self::{
+    any::AnyStore,
     connect::connect,
     retention::{Expired, Retention},
 };

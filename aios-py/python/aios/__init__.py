@@ -23,6 +23,7 @@ from ._errors import (
     AiosError,
     BrokerError,
     ConfigurationError,
+    DeadLetterNotFoundError,
     ForkedError,
     InvalidDataError,
     InvalidOutputError,
@@ -50,6 +51,7 @@ from ._errors import (
     WorkflowNotFoundError,
     WrongLoopError,
 )
+from ._projection import Batch, ProjectionDeadLetter, ProjectionHandle
 from ._records import (
     AgentStatus,
     Event,
@@ -76,10 +78,12 @@ __all__ = [
     "AgentNotFoundError",
     "AgentStatus",
     "AiosError",
+    "Batch",
     "BrokerError",
     "Client",
     "ConfigurationError",
     "ContinueAsNew",
+    "DeadLetterNotFoundError",
     "Event",
     "EventStream",
     "Failure",
@@ -91,6 +95,8 @@ __all__ = [
     "JournalMismatchError",
     "OperationNotFoundError",
     "Page",
+    "ProjectionDeadLetter",
+    "ProjectionHandle",
     "RecordedEvent",
     "RetryPolicy",
     "RunBlockedError",

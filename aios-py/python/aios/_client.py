@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast, get_a
 from . import _aios, _trace
 from ._agent import agent_type
 from ._errors import ConfigurationError, RuntimeClosedError, WorkflowNotFoundError
+from ._projection import ProjectionHandle
 from ._records import (
     AgentStatus,
     Event,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from ._agent import BoundAgent
     from ._aios import Core, Events, HandleCore, LoopBridge, Pool
+    from ._projection import Apply, Load
     from ._retry import RetryPolicy
 
 I = TypeVar("I")
@@ -905,6 +907,59 @@ class Client:
         rows, following = await self._opened().workflows(after, _limit(limit))
         return Page([WorkflowStatus.from_row(row) for row in rows], following)
 
+    def projection_handle(self, name: str) -> ProjectionHandle:
+        """A handle for a projection that runs here or elsewhere; see :meth:`Runtime.projection`."""
+        from ._signature import check_name
+
+        check_name(name, "the name of a projection")
+        return ProjectionHandle(_aios.projection(self._opened(), name))
+
+    async def retain(
+        self,
+        older_than: float,
+        *,
+        archive: bool = False,
+        runs_at_once: int = 50,
+        pause: float = 0.1,
+    ) -> int:
+        """Removes runs that ended longer ago from the log and the read models, with their tasks, in
+        small transactions. What was done stays done if this is cancelled or fails; call it again.
+
+        A run stays while somebody may ask for it: while its parent or the last one of its chain of
+        continue-as-new goes on, and while a projection or another reader with a checkpoint has not
+        passed its last event. Positions are not given out again, but the id of a run is.
+
+        Args:
+            older_than: How long ago, in seconds.
+            archive: Moves the events to the table ``archived_events`` instead of deleting them.
+            runs_at_once: How many runs go in one transaction, 1 to 65,535. Appends wait meanwhile.
+            pause: How long the log is left to others between two transactions, in seconds.
+
+        Returns:
+            How many runs were removed.
+
+        Raises:
+            ConfigurationError: An option is out of range, or ``memory:`` is to archive.
+            StoreError: The store failed.
+        """
+        if not 1 <= runs_at_once <= 65_535:
+            raise ConfigurationError(f"runs_at_once is 1 to 65,535, not {runs_at_once}")
+        core = self._opened()
+        return await _aios.retain(core, older_than, archive, runs_at_once, pause)
+
+    async def compact(self) -> int:
+        """Gives the space back that :meth:`retain` left in a SQLite file. The file is written anew,
+        and appends wait for that.
+
+        Returns:
+            By how many bytes the database is smaller.
+
+        Raises:
+            ConfigurationError: The store is no SQLite file.
+            StoreError: The store failed; the file is as it was.
+        """
+        return await _aios.compact(self._opened())
+
 
 class GivenWorkflow(NamedTuple):
     """A workflow as Rust takes it."""
@@ -969,6 +1024,55 @@ class Runtime(Client):
         from ._agent import bind
 
         return [self._with_pool(bind(given)) for given in self._given_agents]
+
+    async def projection(
+        self,
+        name: str,
+        apply: Apply,
+        *,
+        patterns: Sequence[str] | None = None,
+        batch_size: int = 100,
+        retry: RetryPolicy | None = None,
+        lease_time: float = 10.0,
+        position_from: Load | None = None,
+    ) -> ProjectionHandle:
+        """Starts a projection: reads the log in order from where the projection is, and hands what
+        matches to ``apply``. It runs until the runtime is closed.
+
+        Every event is handed over at least once; after a crash, again from the last position that was
+        saved. A batch that raises is divided into its events. An event that fails as often as
+        ``retry`` says, or with :meth:`TaskError.terminal`, becomes a dead letter and is skipped;
+        :meth:`ProjectionHandle.dead_letters` lists it. One process at a time runs the projection of a
+        name; another one that started it too takes over if that process dies.
+
+        Args:
+            name: ``[a-z][a-z0-9_]*``, at most 100 bytes.
+            apply: Applies a :class:`Batch`. An ``async def`` runs on the event loop, a plain function
+                in a thread of its own.
+            patterns: Which events, by their types, where ``*`` stands for one segment and ``#`` for
+                any number; all of them without it.
+            batch_size: How many events are applied together at most, 1 to 10,000.
+            retry: How often, and with what delays, an event is tried before it becomes a dead letter;
+                :class:`RetryPolicy` without it.
+            lease_time: How long the death of the process costs, in seconds; at least 1.
+            position_from: Reads the position that the projection keeps itself, best in the
+                transaction in which it applies a batch: it stores :attr:`Batch.position` there, and
+                this function returns what it stored last, 0 if it never did. Every event is then
+                applied exactly once to what that transaction changes.
+
+        Raises:
+            ConfigurationError: An option is not valid, or there is no store.
+            StoreError: The store failed.
+        """
+        from ._projection import given
+
+        core = self._opened()
+        made = given(name, apply, patterns, batch_size, retry, lease_time, position_from)
+        self._pools.append(made.pool)
+        if not made.is_async or (made.position is not None and not made.is_position_async):
+            _serve(made.pool, 1, f"projection-{name}")
+        await _aios.start_projection(core, made)
+        return self.projection_handle(name)
 
     def _with_pool(self, agent: BoundAgent) -> BoundAgent:
         """Gives a plain function threads of its own, and no more tasks than these can run."""

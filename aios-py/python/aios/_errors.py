@@ -185,6 +185,12 @@ class JournalMismatchError(AiosError):
     default_code = "JOURNAL_MISMATCH"
 
 
+class DeadLetterNotFoundError(AiosError):
+    """The event is no dead letter of the projection."""
+
+    default_code = "DEAD_LETTER_NOT_FOUND"
+
+
 class ConfigurationError(AiosError, ValueError):
     """An option, a name or a URL is not valid."""
 
@@ -319,7 +325,6 @@ _BY_CODE: dict[str, type[AiosError]] = {
         ),
         InvalidDataError,
     ),
-    "DEAD_LETTER_NOT_FOUND": AiosError,
     **dict.fromkeys(("ENGINE_STOPPED", "RUN_CANCELLING", "RUN_STUCK"), RunError),
     **dict.fromkeys(
         (

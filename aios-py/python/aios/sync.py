@@ -15,8 +15,9 @@ from collections.abc import Coroutine, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from . import _client
+from . import _client, _projection
 from ._errors import ForkedError, RuntimeClosedError
+from ._projection import ProjectionDeadLetter
 from ._records import (
     AgentStatus,
     Event,
@@ -32,13 +33,14 @@ from ._workflow import MISSING, Workflow
 if TYPE_CHECKING:
     from typing import Self
 
+    from ._projection import Apply
     from ._retry import RetryPolicy
 
 I = TypeVar("I")
 O = TypeVar("O")
 T = TypeVar("T")
 
-__all__ = ["Client", "EventStream", "RunHandle", "Runtime"]
+__all__ = ["Client", "EventStream", "ProjectionHandle", "RunHandle", "Runtime"]
 
 
 class _Loop:
@@ -181,6 +183,40 @@ class EventStream:
         if event is None:
             raise StopIteration
         return event
+
+
+class ProjectionHandle:
+    """A projection; see :class:`aios.ProjectionHandle`."""
+
+    __slots__ = ("_handle", "_loop")
+
+    def __init__(self, loop: _Loop, handle: _projection.ProjectionHandle) -> None:
+        self._loop = loop
+        self._handle = handle
+
+    @property
+    def name(self) -> str:
+        """Name of the projection."""
+        return self._handle.name
+
+    def position(self) -> int:
+        """Up to where the log is done."""
+        return self._loop.call(self._handle.position())
+
+    def lag(self) -> int:
+        """By how many positions the projection is behind the log."""
+        return self._loop.call(self._handle.lag())
+
+    def dead_letters(self, after: int = 0, limit: int = 100) -> list[ProjectionDeadLetter]:
+        """Events that were skipped; see :meth:`aios.ProjectionHandle.dead_letters`."""
+        return self._loop.call(self._handle.dead_letters(after, limit))
+
+    def redrive(self, position: int) -> None:
+        """Asks to apply a dead letter again; see :meth:`aios.ProjectionHandle.redrive`."""
+        self._loop.call(self._handle.redrive(position))
+
+    def __repr__(self) -> str:
+        return f"<aios.sync.ProjectionHandle {self.name}>"
 
 
 class Client:
@@ -357,6 +393,18 @@ class Client:
         """A page of registered workflows; see :meth:`aios.Client.workflows`."""
         return self._loop.call(self._client.workflows(**options))
 
+    def projection_handle(self, name: str) -> ProjectionHandle:
+        """A handle for a projection; see :meth:`aios.Client.projection_handle`."""
+        return ProjectionHandle(self._loop, self._client.projection_handle(name))
+
+    def retain(self, older_than: float, **options: Any) -> int:
+        """Removes runs that ended longer ago; see :meth:`aios.Client.retain`."""
+        return self._loop.call(self._client.retain(older_than, **options))
+
+    def compact(self) -> int:
+        """Gives free space of a SQLite file back; see :meth:`aios.Client.compact`."""
+        return self._loop.call(self._client.compact())
+
 
 class Runtime(Client):
     """See :class:`aios.Runtime`, which takes the same arguments. ``async def`` agents and steps run
@@ -364,3 +412,9 @@ class Runtime(Client):
 
     def _make(self, *args: Any, **kwargs: Any) -> _client.Client:
         return _client.Runtime(*args, **kwargs)
+
+    def projection(self, name: str, apply: Apply, **options: Any) -> ProjectionHandle:
+        """Starts a projection; see :meth:`aios.Runtime.projection`."""
+        runtime = cast("_client.Runtime", self._client)
+        handle = self._loop.call(runtime.projection(name, apply, **options))
+        return ProjectionHandle(self._loop, handle)

@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aios
+import aios.sync
+
+QUICK = aios.RetryPolicy.fixed(3, 0.01)
+
+
+@aios.workflow("place")
+async def place(context: aios.WorkflowContext, numbers: list[int]) -> None:
+    for number in numbers:
+        context.emit("orders.order.placed", {"number": number})
+        context.emit("users.user.seen", number)
+
+
+async def placed(runtime: aios.Runtime, *numbers: int) -> None:
+    await (await runtime.start(place, list(numbers))).result()
+
+
+async def eventually(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(3_000):
+        if await holds():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{what} did not come about")
+
+
+def numbers_of(batch: aios.Batch) -> list[int]:
+    return [recorded.event.data["number"] for recorded in batch.events]
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_should_apply_what_matches_once_and_in_order_over_restarts(
+    tmp_path: Path, is_async: bool
+) -> None:
+    seen: list[int] = []
+    threads: set[str] = set()
+
+    def apply_plain(batch: aios.Batch) -> None:
+        threads.add(threading.current_thread().name)
+        assert len(batch.events) <= 2
+        seen.extend(numbers_of(batch))
+
+    async def apply_async(batch: aios.Batch) -> None:
+        await asyncio.sleep(0)
+        apply_plain(batch)
+
+    for round in range(2):
+        async with aios.Runtime(f"sqlite://{tmp_path}/a.db", workflows=[place]) as runtime:
+            orders = await runtime.projection(
+                "orders",
+                apply_async if is_async else apply_plain,
+                patterns=["orders.#"],
+                batch_size=2,
+            )
+            assert orders.name == "orders"
+            await placed(runtime, *range(round * 5, round * 5 + 5))
+            head = await runtime.head()
+
+            async def caught_up(head: int = head) -> bool:
+                return len(seen) >= round * 5 + 5 and await orders.lag() < 10
+
+            await eventually("the projection caught up", caught_up)
+            assert await orders.position() > head - 10
+    assert seen == list(range(10))
+    assert threads == ({"MainThread"} if is_async else {"aios-projection-orders-1"})
+
+
+async def test_should_skip_a_poison_event_list_it_and_apply_it_when_asked() -> None:
+    seen: list[int] = []
+    attempts: list[int] = []
+    healthy = False
+
+    async def apply(batch: aios.Batch) -> None:
+        numbers = numbers_of(batch)
+        if 3 in numbers and not healthy:
+            if len(numbers) == 1:
+                attempts.append(batch.attempt)
+            raise ValueError("three is bad")
+        assert batch.is_redriven == (numbers == [3])
+        seen.extend(numbers)
+
+    async with aios.Runtime(workflows=[place]) as runtime:
+        orders = await runtime.projection("orders", apply, patterns=["orders.#"], retry=QUICK)
+        await placed(runtime, *range(6))
+
+        async def listed() -> bool:
+            return len(await orders.dead_letters()) == 1 and len(seen) == 5
+
+        await eventually("the dead letter", listed)
+        assert attempts == [1, 2, 3]
+        assert seen == [0, 1, 2, 4, 5]
+        [letter] = await runtime.projection_handle("orders").dead_letters()
+        assert (letter.event_type, letter.attempts) == ("orders.order.placed", 3)
+        assert letter.failure.code == "TASK_FAILED"
+        assert letter.failure.message == "ValueError: three is bad"
+        assert await orders.dead_letters(after=letter.position) == []
+
+        healthy = True
+        await orders.redrive(letter.position)
+
+        async def gone() -> bool:
+            return await orders.dead_letters() == []
+
+        await eventually("the end of the dead letter", gone)
+        assert seen == [0, 1, 2, 4, 5, 3]
+        with pytest.raises(aios.DeadLetterNotFoundError) as caught:
+            await orders.redrive(letter.position)
+        assert caught.value.code == "DEAD_LETTER_NOT_FOUND"
+
+
+async def test_should_skip_at_once_what_fails_for_good() -> None:
+    tried: list[int] = []
+
+    def apply(batch: aios.Batch) -> None:
+        tried.extend(numbers_of(batch))
+        raise aios.TaskError.terminal("never", code="REFUSED", details={"a": 1})
+
+    async with aios.Runtime(workflows=[place]) as runtime:
+        orders = await runtime.projection("orders", apply, patterns=["orders.#"])
+        await placed(runtime, 7)
+
+        async def listed() -> bool:
+            return len(await orders.dead_letters()) == 1
+
+        await eventually("the dead letter", listed)
+        [letter] = await orders.dead_letters()
+    assert tried == [7]
+    assert letter.failure == aios.Failure("REFUSED", "never", {"a": 1})
+
+
+async def test_should_apply_each_event_once_to_a_view_that_keeps_the_position(
+    tmp_path: Path,
+) -> None:
+    view = sqlite3.connect(tmp_path / "view.db", check_same_thread=False)
+    view.executescript(
+        "CREATE TABLE orders (number INTEGER); CREATE TABLE place (position INTEGER);"
+        "INSERT INTO place VALUES (0)"
+    )
+    failing = True
+
+    def load() -> int:
+        [(position,)] = view.execute("SELECT position FROM place")
+        return int(position)
+
+    def apply(batch: aios.Batch) -> None:
+        nonlocal failing
+        with view:
+            for number in numbers_of(batch):
+                view.execute("INSERT INTO orders VALUES (?)", (number,))
+                if number == 4 and failing:
+                    failing = False
+                    raise OSError("the disk is away")
+            view.execute("UPDATE place SET position = ?", (batch.position,))
+
+    url = f"sqlite://{tmp_path}/a.db"
+    for round in range(2):
+        async with aios.Runtime(url, workflows=[place]) as runtime:
+            await runtime.projection(
+                "orders", apply, patterns=["orders.#"], retry=QUICK, position_from=load
+            )
+            await placed(runtime, *range(round * 5, round * 5 + 5))
+
+            async def complete() -> bool:
+                [(count,)] = view.execute("SELECT count(*) FROM orders")
+                return bool(count >= round * 5 + 5)
+
+            await eventually("the view", complete)
+    assert [number for (number,) in view.execute("SELECT number FROM orders")] == list(range(10))
+    view.close()
+
+
+async def test_should_cancel_a_batch_that_runs_when_the_runtime_closes() -> None:
+    began = asyncio.Event()
+    ended: list[str] = []
+
+    async def apply(batch: aios.Batch) -> None:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    async with aios.Runtime(workflows=[place], shutdown_timeout=0.1) as runtime:
+        await runtime.projection("orders", apply, patterns=["orders.#"])
+        await placed(runtime, 1)
+        await began.wait()
+        with contextlib.suppress(aios.ShutdownTimeoutError):
+            await runtime.close()
+        await asyncio.sleep(0)
+        assert ended == ["cancelled"]
+        with pytest.raises(aios.RuntimeClosedError):
+            runtime.projection_handle("orders")
+
+
+async def test_should_refuse_what_is_no_projection() -> None:
+    async def apply(batch: aios.Batch) -> None: ...
+
+    refused: list[tuple[str, Any, dict[str, Any]]] = [
+        ("can't be the name", apply, {"name": "Bad-Name"}),
+        ("is a function of a batch, not 1", 1, {}),
+        ("is a function of a batch", lambda: None, {}),
+        ("patterns is a list", apply, {"patterns": "orders.#"}),
+        ("pattern", apply, {"patterns": ["Orders!"]}),
+        ("at least 1 event", apply, {"batch_size": 0}),
+        ("1 to 10000 events", apply, {"batch_size": 10_001}),
+        ("lease_time", apply, {"lease_time": 0.0}),
+        ("position_from", apply, {"position_from": lambda one: one}),
+    ]
+    async with aios.Runtime() as runtime:
+        for says, function, options in refused:
+            name = options.pop("name", "orders")
+            with pytest.raises(aios.ConfigurationError, match=says):
+                await runtime.projection(name, function, **options)
+    async with aios.Runtime(None) as runtime:
+        with pytest.raises(aios.ConfigurationError):
+            await runtime.projection("orders", apply)
+
+
+async def test_should_wait_while_the_own_position_is_no_position() -> None:
+    positions: list[Any] = ["no position", -1, True, 0]
+    seen: list[int] = []
+
+    async def load() -> int:
+        found: int = positions.pop(0) if len(positions) > 1 else positions[0]
+        return found
+
+    async def apply(batch: aios.Batch) -> None:
+        seen.extend(numbers_of(batch))
+
+    async with aios.Runtime(workflows=[place]) as runtime:
+        await runtime.projection(
+            "orders", apply, patterns=["orders.#"], position_from=load, lease_time=1.0
+        )
+        await placed(runtime, 1)
+
+        async def applied() -> bool:
+            return seen == [1]
+
+        await eventually("the event", applied)
+
+
+def test_should_run_projections_without_async(tmp_path: Path) -> None:
+    seen: list[int] = []
+    applied = threading.Event()
+
+    def apply(batch: aios.Batch) -> None:
+        seen.extend(numbers_of(batch))
+        applied.set()
+
+    url = f"sqlite://{tmp_path}/a.db"
+    with aios.sync.Runtime(url, workflows=[place]) as runtime:
+        orders = runtime.projection("orders", apply, patterns=["orders.#"])
+        runtime.start(place, [1, 2]).result()
+        assert applied.wait(30)
+        assert orders.dead_letters() == []
+        assert runtime.projection_handle("orders").name == orders.name
+        with pytest.raises(aios.DeadLetterNotFoundError):
+            orders.redrive(1)
+
+
+@aios.workflow("short")
+async def short(context: aios.WorkflowContext, text: str) -> str:
+    return text
+
+
+@pytest.mark.parametrize("archive", [False, True])
+async def test_should_remove_runs_that_ended_and_give_their_space_back(
+    tmp_path: Path, archive: bool
+) -> None:
+    path = tmp_path / "a.db"
+    async with aios.Runtime(f"sqlite://{path}", workflows=[short], relay=False) as runtime:
+        for number in range(40):
+            await (await runtime.start(short, "x" * 20_000, id=f"run-{number}")).result()
+        assert await runtime.retain(3_600) == 0
+        removed = await runtime.retain(0, archive=archive, runs_at_once=7, pause=0)
+        # The last one of the log stays.
+        assert removed == 39
+        assert [row.id for row in (await runtime.list()).rows] == ["run-39"]
+        with pytest.raises(aios.RunNotFoundError):
+            await runtime.run("run-1")
+        freed = await runtime.compact()
+        assert freed > 0
+        again = await runtime.start(short, "again", id="run-1")
+        assert await again.result() == "again"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        [(archived,)] = database.execute("SELECT count(*) > 0 FROM archived_events")
+    assert bool(archived) is archive
+
+
+async def test_should_say_what_can_not_be_removed_or_compacted() -> None:
+    async with aios.Runtime(workflows=[short]) as runtime:
+        await (await runtime.start(short, "a")).result()
+        await (await runtime.start(short, "b")).result()
+        with pytest.raises(aios.ConfigurationError, match="no archive"):
+            await runtime.retain(0, archive=True)
+        with pytest.raises(aios.ConfigurationError, match="no file to compact"):
+            await runtime.compact()
+        with pytest.raises(aios.ConfigurationError, match="runs_at_once"):
+            await runtime.retain(0, runs_at_once=0)
+        with pytest.raises(aios.InvalidDataError, match="-1"):
+            await runtime.retain(-1)
+    async with aios.Client(None) as client:
+        with pytest.raises(aios.ConfigurationError, match="no store"):
+            await client.retain(0)
+
+
+def test_should_remove_runs_without_async(tmp_path: Path) -> None:
+    with aios.sync.Runtime(f"sqlite://{tmp_path}/a.db", workflows=[short], relay=False) as runtime:
+        for text in ("a", "b"):
+            runtime.start(short, text).result()
+        assert runtime.retain(0, pause=0) == 1
+        assert runtime.compact() >= 0
