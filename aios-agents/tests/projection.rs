@@ -89,6 +89,26 @@ async fn should_apply_what_matches_once_and_in_order_over_restarts_on_sqlite() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn should_be_behind_by_nothing_once_the_log_is_quiet() {
+    let store = store();
+    let runtime = runtime(&store).start().await.unwrap();
+    let seen = Seen::default();
+    let adding = seen.clone();
+    let handle = runtime
+        .projection("orders", applying(move |batch| adding.add(&batch)))
+        .patterns(orders())
+        .await
+        .unwrap();
+    place(&store, 0..3).await;
+    seen.reach(3).await;
+    // It does not match, so that no batch saves its position.
+    let event = Event::new("users.user.left".parse().unwrap(), "shop", &3).unwrap();
+    let stream = StreamId::new("users/1").unwrap();
+    store.append_one(Append::new(stream, vec![event])).await.unwrap();
+    eventually("the position should be saved", || async { handle.lag().await.unwrap() == 0 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn should_skip_a_poison_event_list_it_and_apply_it_when_asked() {
     let store = store();
     let runtime = runtime(&store).start().await.unwrap();

@@ -32,6 +32,8 @@ use crate::{
 const PAGE: usize = 500;
 /// How far the log may grow by what the patterns do not match before the position is saved.
 const UNSAVED: u64 = 10_000;
+/// After how long without a new event the position is saved, whatever the last events were.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// How a projection is run.
 pub(super) struct Settings {
@@ -141,8 +143,11 @@ impl<P: Projection> Runner<P> {
             let page = store.read_log(position, PAGE).await?;
             if page.is_empty() {
                 self.report_lag(0);
-                let grown = self.unless_stopped(store.wait_for(position)).await;
-                grown.ok_or(Trouble::Stopped)??;
+                if !self.grows(position, position > saved).await? {
+                    // So that retention can go on, and `lag` reaches 0.
+                    store.save_checkpoint(checkpoint, position).await?;
+                    saved = position;
+                }
                 continue;
             }
             for part in self.parts(page) {
@@ -159,6 +164,25 @@ impl<P: Projection> Runner<P> {
             self.report_lag(store.head().await?.saturating_sub(position));
         }
         Ok(())
+    }
+
+    /// Waits until there is more in the log; false if `impatient` and there is nothing for a while.
+    async fn grows(&self, position: u64, impatient: bool) -> Result<bool, Trouble> {
+        let quiet = async {
+            match impatient {
+                true => self.journals.clock.sleep(QUIET).await,
+                false => std::future::pending().await,
+            }
+        };
+        let growing = async {
+            tokio::select! {
+                biased;
+                grown = self.journals.store.wait_for(position) => grown.map(|_| true),
+                () = quiet => Ok(false),
+            }
+        };
+        let grown = self.unless_stopped(growing).await;
+        Ok(grown.ok_or(Trouble::Stopped)??)
     }
 
     /// A page in batches, with what was asked of this projection in between.
