@@ -82,3 +82,32 @@ def test_should_chain_the_failure_of_a_run() -> None:
     error = build("run_failed", "TASK_TIMEOUT", "run x failed", None, False, cause)
     assert type(error) is aios.RunFailedError
     assert type(error.__cause__) is aios.TaskTimeoutError
+
+
+class Odd(Exception):
+    def __str__(self) -> str:
+        raise OSError("no text")
+
+
+async def test_should_keep_what_was_raised_whatever_its_text_is() -> None:
+    @aios.agent("odd")
+    async def odd(context: aios.TaskContext, kind: str) -> None:
+        if kind == "surrogate":
+            raise ValueError("half a \ud800 pair")
+        if kind == "no text":
+            raise Odd
+        raise aios.TaskError.terminal("no", code="REFUSED", details={"x": object()})
+
+    async with aios.Runtime(None, agents=[odd]) as runtime:
+        with pytest.raises(aios.TaskError) as raised:
+            await runtime.call("odd", "surrogate")
+        assert raised.value.message == "ValueError: half a \\ud800 pair"
+        assert "in odd" in raised.value.details["traceback"]
+        with pytest.raises(aios.TaskError) as raised:
+            await runtime.call("odd", "no text")
+        assert raised.value.message.endswith("Odd: <its text can't be made: OSError>")
+        with pytest.raises(aios.TaskError) as raised:
+            await runtime.call("odd", "details")
+        error = raised.value
+        assert (error.code, error.message, error.retryable) == ("REFUSED", "no", False)
+        assert "an object can't be JSON" in error.details["invalid_details"]

@@ -401,8 +401,9 @@ def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bo
     """What a failure keeps of an exception: code, message, details, retryable."""
     if isinstance(error, AiosError):
         about = error._about
-        message = error.message if about is None else f"{about} failed: {error.message}"
-        return error.code, message, error.details, error.retryable
+        message = _text(error.args[0]) if error.args else ""
+        message = message if about is None else f"{about} failed: {message}"
+        return _text(error.code), message, _details(error.details), bool(error.retryable)
     import asyncio
     import traceback
 
@@ -412,7 +413,28 @@ def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bo
     name = kind.__qualname__ if kind.__module__ == "builtins" else (
         f"{kind.__module__}.{kind.__qualname__}"
     )
-    text = "".join(traceback.format_exception(error))
-    message = str(error)
+    text = _text("".join(traceback.format_exception(error)))
+    message = _text(error)
     details = {"type": name, "message": message, "traceback": text[-_TRACEBACK:]}
     return default_code, f"{name}: {message}" if message else name, details, True
+
+
+def _text(value: object) -> str:
+    """A text that can be kept: whatever it is, a failure must not hide another one."""
+    try:
+        text = str(value)
+    except Exception as error:
+        text = f"<its text can't be made: {type(error).__name__}>"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _details(details: Any) -> Any:
+    if details is None:
+        return None
+    from ._aios import dumps
+
+    try:
+        dumps(details)
+    except Exception as error:
+        return {"invalid_details": _text(error)}
+    return details
