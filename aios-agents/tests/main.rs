@@ -26,6 +26,7 @@ mod engine_pause;
 mod engine_races;
 mod engine_relay;
 mod engine_stops;
+mod engine_unclaimed;
 #[allow(dead_code, reason = "a fixture offers more than every test needs")]
 mod faulty;
 mod logged;

@@ -29,7 +29,7 @@ async fn refused_by_engine(change: impl FnOnce(&mut EngineOptions)) -> Option<St
 #[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_engine_options_that_make_no_sense() {
     type Change = fn(&mut EngineOptions);
-    let changes: [(&str, Change); 13] = [
+    let changes: [(&str, Change); 16] = [
         ("lease_time", |it| it.lease_time = ZERO),
         ("lease_time", |it| it.lease_time = Duration::from_millis(99)),
         ("lease_time", |it| it.lease_time = Duration::MAX),
@@ -43,6 +43,9 @@ async fn should_refuse_engine_options_that_make_no_sense() {
         ("dead_letter_check", |it| it.dead_letter_check = ZERO),
         ("dead_letter_check", |it| it.dead_letter_check = Duration::MAX),
         ("relay_patience", |it| it.relay_patience = Duration::MAX),
+        ("unclaimed_after", |it| it.unclaimed_after = ZERO),
+        ("redispatch_after", |it| it.redispatch_after = Some(ZERO)),
+        ("redispatch_after", |it| it.redispatch_after = Some(Duration::MAX)),
     ];
     for (name, change) in changes {
         let refusal = refused_by_engine(change).await.unwrap_or_else(|| panic!("{name} was taken"));

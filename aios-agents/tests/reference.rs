@@ -41,6 +41,8 @@ fn should_document_the_default_options() {
         heartbeat_timeout,
         task_grace,
         dead_letter_check,
+        unclaimed_after,
+        redispatch_after,
         relay_patience,
         ..
     } = EngineOptions::default();
@@ -52,6 +54,8 @@ fn should_document_the_default_options() {
     assert_row("`EngineOptions`: `heartbeat_timeout`", &span(heartbeat_timeout));
     assert_row("`EngineOptions`: `task_grace`", &span(task_grace));
     assert_row("`EngineOptions`: `dead_letter_check`", &span(dead_letter_check));
+    assert_row("`EngineOptions`: `unclaimed_after`", &span(unclaimed_after));
+    assert_row("`EngineOptions`: `redispatch_after`", &span(redispatch_after.unwrap()));
     assert_row("`EngineOptions`: `relay_patience`", &span(relay_patience));
     let host = HostOptions::new();
     assert_row("`HostOptions`: `heartbeat_interval`", &span(host.heartbeat_interval));
@@ -129,6 +133,8 @@ async fn should_document_every_event_that_a_run_writes() {
         "task_completed",
         "task_failed",
         "task_cancelled",
+        "task_unclaimed",
+        "task_claimed",
     ] {
         let named = [format!("`{action}`"), format!(".{action}`")];
         assert!(named.iter().any(|name| PAGE.contains(name)), "{action}");

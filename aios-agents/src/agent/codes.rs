@@ -6,6 +6,9 @@ pub const AGENT_PANICKED: &str = "AGENT_PANICKED";
 /// No agent of that type, or with that id, takes tasks. Retryable: one may be started.
 pub const AGENT_NOT_FOUND: &str = "AGENT_NOT_FOUND";
 
+/// No agent has begun the task for a while. It waits for one.
+pub const TASK_UNCLAIMED: &str = "TASK_UNCLAIMED";
+
 /// The attempt took longer than its timeout. Retryable.
 pub const TASK_TIMEOUT: &str = "TASK_TIMEOUT";
 

@@ -109,13 +109,18 @@ impl RunHandle {
         }
     }
 
-    /// Where the run stands, and what its workflow says it is doing.
+    /// Where the run stands, what its workflow says it is doing, and whether it waits for something
+    /// that nobody does ([`RunRecord::waits_for`]).
     ///
     /// # Errors
     ///
     /// What the store reports.
     pub async fn status(&self) -> Result<RunRecord, RuntimeError> {
-        Ok(self.client.journals.current(&self.run_id).await?)
+        let mut row = self.client.journals.current(&self.run_id).await?;
+        if matches!(row.status, RunStatus::Running | RunStatus::Cancelling) {
+            row.waits_for = self.client.journals.unclaimed(&row.id).await?;
+        }
+        Ok(row)
     }
 
     /// Sends a signal. It is kept until the workflow waits for it, also if the run continues as another

@@ -27,4 +27,9 @@ impl DeadLetters for MemoryDeadLetters {
         self.connection.check_open()?;
         Ok(self.queue.exhume(&selection, false))
     }
+
+    async fn waiting(&self) -> Result<u64, BrokerError> {
+        self.connection.check_open()?;
+        Ok(self.queue.waiting().try_into().unwrap_or(u64::MAX))
+    }
 }

@@ -20,6 +20,10 @@ impl Delayed {
         self.0.push(Reverse(Entry { due, item }));
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn earliest(&self) -> Option<Timestamp> {
         self.0.peek().map(|Reverse(entry)| entry.due)
     }

@@ -126,6 +126,12 @@ impl Queue {
         self.state().dead.iter().take(limit).cloned().collect()
     }
 
+    /// How many events wait, be it for a consumer or for their time.
+    pub(super) fn waiting(&self) -> usize {
+        let state = self.state();
+        state.ready.len() + state.delayed.len()
+    }
+
     /// Removes dead letters; their places stay reserved if they are `revived`.
     pub(super) fn exhume(&self, selection: &Selection, revived: bool) -> usize {
         let mut state = self.state();

@@ -30,6 +30,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct RabbitMqDeadLetters {
     link: Arc<Link>,
     publisher: Arc<Publisher>,
+    address: Address,
     queue: String,
     dead_queue: String,
 }
@@ -44,6 +45,7 @@ impl RabbitMqDeadLetters {
         let letters = Self {
             link: Arc::clone(link),
             publisher: Arc::clone(publisher),
+            address: address.clone(),
             queue: topology::queue(prefix, address),
             dead_queue: topology::dead_queue(prefix, address),
         };
@@ -170,6 +172,17 @@ impl DeadLetters for RabbitMqDeadLetters {
         }
         visit.end().await?;
         Ok(count)
+    }
+
+    /// Those that wait for another attempt after a pause do not count.
+    async fn waiting(&self) -> Result<u64, BrokerError> {
+        let (_connection, channel) = self.link.channel().await?;
+        let queue = topology::inspect(&self.link, &channel, &self.queue).await;
+        let queue = queue.map_err(|error| about(&self.address, error))?;
+        let options = &self.link.options;
+        let closing = channel.close(200, "done".into());
+        within(&*options.clock, options.operation_timeout, "close a channel", closing).await?;
+        Ok(queue.message_count().into())
     }
 }
 

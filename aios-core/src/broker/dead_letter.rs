@@ -45,7 +45,7 @@ impl Selection {
     }
 }
 
-/// The events of one group or mailbox that were given up.
+/// The events of one group or mailbox that were given up, and how many wait beside them.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
     /// The oldest dead letters, at most `limit`. They stay where they are.
@@ -69,4 +69,12 @@ pub trait DeadLetters: Send + Sync {
     ///
     /// What the broker reports; letters that were not deleted stay.
     async fn purge(&self, selection: Selection) -> Result<usize, BrokerError>;
+
+    /// How many events of the group or mailbox wait to be delivered. Those that were delivered and
+    /// are not settled do not count.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError::UnknownAddress`] if the group or mailbox is gone; what the broker reports.
+    async fn waiting(&self) -> Result<u64, BrokerError>;
 }

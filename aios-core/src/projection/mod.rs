@@ -200,6 +200,7 @@ fn agent(agent_type: &str, action: &str, recorded: &RecordedEvent) -> Option<Cha
         "task_completed" => task_ended(TaskStatus::Completed, event),
         "task_failed" => task_ended(TaskStatus::Failed, event),
         "task_cancelled" => task_ended(TaskStatus::Cancelled, event),
+        "task_unclaimed" | "task_claimed" => task_claimed(recorded),
         "registered" => agent_registered(agent_type, event),
         "status_changed" => {
             let changed: StatusChanged = event.payload.decode().ok()?;
@@ -278,6 +279,23 @@ fn task_ended(end: TaskStatus, event: &Event) -> Option<Change> {
         effect: Effect::Update,
         only: Vec::new(),
         cells: vec![("status", Cell::text(end.as_str())), ("failure", failure)],
+    })
+}
+
+/// That no agent has begun a task is what is wrong with it, until one has.
+fn task_claimed(recorded: &RecordedEvent) -> Option<Change> {
+    let run_id = recorded.stream.run_id()?;
+    let waits: TaskEnded = recorded.event.payload.decode().ok()?;
+    Some(Change {
+        table: Table::AgentTasks,
+        id: waits.task_id,
+        at: recorded.event.timestamp,
+        effect: Effect::Update,
+        only: vec![
+            ("run_id", Cell::text(run_id)),
+            ("status", Cell::text(TaskStatus::Assigned.as_str())),
+        ],
+        cells: vec![("failure", waits.failure.map_or(Cell::Null, Cell::Json))],
     })
 }
 

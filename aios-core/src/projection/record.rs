@@ -190,6 +190,7 @@ impl Record for RunRecord {
             result: cells.json("result")?,
             failure: cells.failure("failure")?,
             status_text: cells.optional_text("status_text")?,
+            waits_for: None,
             progress: cells.json("progress")?,
             position: cells.integer("position")?,
             first_run_id: cells.optional_text("first_run_id")?,

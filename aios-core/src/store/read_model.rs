@@ -185,6 +185,10 @@ pub struct RunRecord {
     pub failure: Option<Failure>,
     /// What the workflow says it is doing.
     pub status_text: Option<String>,
+    /// What the run waits for although nobody does it, such as a task that no agent begins, if that
+    /// is known. It is not part of the row: whoever reads the status of one run finds it among the
+    /// run's tasks.
+    pub waits_for: Option<String>,
     /// How far the workflow says it is, as it was written.
     pub progress: Option<Payload>,
     /// Position of the last event that changed this row.

@@ -124,6 +124,9 @@ class RunStatus(NamedTuple):
     result: Any
     failure: Failure | None
     status_text: str | None
+    waits_for: str | None
+    """What nobody does although the run waits for it, such as a task that no agent begins; only of
+    the status of one run."""
     progress: Any
     created_at: datetime.datetime
     updated_at: datetime.datetime

@@ -1,28 +1,45 @@
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use aios_core::{agent::Segment, broker::Address, event::Timestamp};
+use metrics::gauge;
 
 use super::Engine;
 use crate::agent::{group_of, mailbox_of};
+
+/// How often the log may say of one queue that nobody takes its tasks.
+const COMPLAINT: Duration = Duration::from_secs(600);
 
 /// What this engine has heard of the agents of each type: how far their queue has moved.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     heard: Mutex<HashMap<Segment, Heard>>,
-    queued: Mutex<HashMap<Queue, usize>>,
+    queued: Mutex<HashMap<Queue, Waiting>>,
+    /// When the log said last that nobody takes the tasks of a queue.
+    complaints: Mutex<HashMap<Queue, Timestamp>>,
 }
 
 /// An agent type, and the one agent of it that is to do a task, if any.
-type Queue = (Segment, Option<Box<str>>);
+pub(super) type Queue = (Segment, Option<Box<str>>);
+
+/// Tasks of a queue that no agent has begun.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    count: usize,
+    /// When the broker had none of them last, that is known of.
+    empty_at: Option<Timestamp>,
+}
 
 /// Counts a task among those that no agent has begun, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Queued {
     engine: Arc<Engine>,
     queue: Queue,
+    /// Whether it was said that nobody takes it.
+    is_unclaimed: bool,
 }
 
 /// What was heard of the agents of one type.
@@ -53,25 +70,49 @@ impl Activity {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(agent_type).copied()
     }
 
-    /// The addresses of the tasks that no agent has begun.
-    pub(super) fn queued(&self) -> BTreeSet<Address> {
+    /// The queues of the tasks that no agent has begun, by address.
+    pub(super) fn queued(&self) -> BTreeMap<Address, Queue> {
         let queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
-        queued.keys().filter_map(address).collect()
+        queued.keys().filter_map(|queue| Some((address(queue)?, queue.clone()))).collect()
+    }
+
+    /// The broker has no tasks in a queue at this moment.
+    pub(super) fn note_empty(&self, queue: &Queue, at: Timestamp) {
+        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = queued.get_mut(queue) {
+            waiting.empty_at = Some(at);
+        }
+    }
+
+    /// When the broker had no tasks in a queue last, that is known of.
+    fn empty_at(&self, queue: &Queue) -> Option<Timestamp> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner).get(queue)?.empty_at
+    }
+
+    /// Whether the log is to say now that nobody takes the tasks of a queue.
+    pub(super) fn may_complain(&self, queue: &Queue, now: Timestamp) -> bool {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.retain(|_, at| *at + COMPLAINT > now);
+        let is_new = !complaints.contains_key(queue);
+        if is_new {
+            complaints.insert(queue.clone(), now);
+        }
+        is_new
     }
 
     fn count(&self, queue: &Queue) {
         let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         match queued.get_mut(queue) {
-            Some(count) => *count += 1,
-            None => drop(queued.insert(queue.clone(), 1)),
+            Some(waiting) => waiting.count += 1,
+            None => drop(queued.insert(queue.clone(), Waiting { count: 1, empty_at: None })),
         }
     }
 
     fn discount(&self, queue: &Queue) {
         let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = queued.get_mut(queue) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(waiting) = queued.get_mut(queue) {
+            waiting.count -= 1;
+            if waiting.count == 0 {
                 queued.remove(queue);
             }
         }
@@ -90,12 +131,38 @@ impl Queued {
     pub(super) fn new(engine: &Arc<Engine>, agent_type: &Segment, agent_id: Option<&str>) -> Self {
         let queue = (agent_type.clone(), agent_id.map(Into::into));
         engine.activity.count(&queue);
-        Self { engine: Arc::clone(engine), queue }
+        Self { engine: Arc::clone(engine), queue, is_unclaimed: false }
+    }
+
+    pub(super) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    pub(super) fn is_unclaimed(&self) -> bool {
+        self.is_unclaimed
+    }
+
+    /// Counts the task among those that nobody takes.
+    pub(super) fn set_unclaimed(&mut self) {
+        if !std::mem::replace(&mut self.is_unclaimed, true) {
+            gauge!("aios_tasks_unclaimed", "agent_type" => self.queue.0.to_string()).increment(1.0);
+        }
+    }
+
+    /// Whether the message of a task that was given at a time, and that nobody has begun, seems to
+    /// be gone: later ones were begun before it, or the broker has none.
+    pub(super) fn seems_lost(&self, given_at: Timestamp) -> bool {
+        let heard = self.engine.activity.of(&self.queue.0);
+        let overtaken = self.queue.1.is_none() && heard.is_some_and(|it| it.newest > given_at);
+        overtaken || self.engine.activity.empty_at(&self.queue).is_some_and(|at| at > given_at)
     }
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
         self.engine.activity.discount(&self.queue);
+        if self.is_unclaimed {
+            gauge!("aios_tasks_unclaimed", "agent_type" => self.queue.0.to_string()).decrement(1.0);
+        }
     }
 }

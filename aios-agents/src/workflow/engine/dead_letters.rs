@@ -10,7 +10,7 @@ use aios_core::{
 };
 use tracing::{debug, warn};
 
-use super::{Engine, Message};
+use super::{Engine, Message, activity::Queue};
 
 /// Dead letters looked at, of one agent type or agent.
 const LIMIT: usize = 1_000;
@@ -33,18 +33,18 @@ pub(super) async fn run(engine: Arc<Engine>) {
     loop {
         engine.clock.sleep(interval).await;
         let queued = engine.activity.queued();
-        looks.retain(|address, _| queued.contains(address));
-        for address in queued {
+        looks.retain(|address, _| queued.contains_key(address));
+        for (address, queue) in queued {
             let now = engine.clock.now();
             let next = looks.entry(address.clone()).or_insert(Next { at: now, pause: interval });
             if next.at > now {
                 continue;
             }
-            match look(&engine, &address).await {
+            match look(&engine, &address, &queue).await {
                 Ok(0) => next.pause = (next.pause * 2).min(LONGEST_PAUSE.max(interval)),
                 Ok(_) => next.pause = interval,
-                // Nobody has subscribed yet, so nothing was given up.
-                Err(BrokerError::UnknownAddress { .. }) => {}
+                // Nobody has subscribed, or the queue is gone: so is what was in it.
+                Err(BrokerError::UnknownAddress { .. }) => engine.activity.note_empty(&queue, now),
                 // Whoever uses this address otherwise has no dead letters of tasks.
                 Err(error @ (BrokerError::Incompatible { .. } | BrokerError::InvalidName(_))) => {
                     warn!(%error, %address, "has no dead letters of tasks");
@@ -62,8 +62,18 @@ pub(super) async fn run(engine: Arc<Engine>) {
 }
 
 /// Tells the runs of this engine of the dead letters that are theirs; returns how many there are.
-async fn look(engine: &Arc<Engine>, address: &Address) -> Result<usize, BrokerError> {
-    let letters = engine.broker.dead_letters(address).await?.list(LIMIT).await?;
+/// Notes whether the broker has any task.
+async fn look(
+    engine: &Arc<Engine>,
+    address: &Address,
+    queue: &Queue,
+) -> Result<usize, BrokerError> {
+    let dead_letters = engine.broker.dead_letters(address).await?;
+    let now = engine.clock.now();
+    if dead_letters.waiting().await? == 0 {
+        engine.activity.note_empty(queue, now);
+    }
+    let letters = dead_letters.list(LIMIT).await?;
     let mut told = 0;
     for letter in letters {
         told += usize::from(tell(engine, letter));

@@ -18,8 +18,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Positions of the log looked through at once.
 const RANGE: u64 = 2048;
 /// What owners alone append to the journals of their runs, and what is no journal's.
-const QUIET: [&str; 19] = [
+const QUIET: [&str; 21] = [
     "system.#",
+    "agents.*.task_unclaimed",
+    "agents.*.task_claimed",
     "agents.*.task_assigned",
     "agents.*.task_directed",
     "agents.*.task_cancelled",

@@ -82,6 +82,16 @@ pub struct EngineOptions {
     /// How soon the engine looks for a task that no agent begins among the dead letters of its
     /// agents. The pause doubles from look to look, up to 5 minutes.
     pub dead_letter_check: Duration,
+    /// After how long without a sign of an agent that begins it a task counts as unclaimed: the log, the
+    /// run's status and the metric `aios_tasks_unclaimed` say so.
+    pub unclaimed_after: Duration,
+    /// How long after it was given a task that no agent has begun is given again, if its message
+    /// seems to be lost: the broker has no tasks in its queue, or agents of its type began later
+    /// ones. The pause doubles from time to time, up to an hour. Agents recognise the repetition.
+    ///
+    /// Agents that were not made with aios and send no heartbeats may get such a task again while they
+    /// work on it, unless this is `None`.
+    pub redispatch_after: Option<Duration>,
     /// Whether lifecycle events of the log are published to the broker.
     pub relay: bool,
     /// How long the relay tries to publish an event that the broker rejects, for example because a
@@ -132,6 +142,10 @@ impl EngineOptions {
         check_span("heartbeat_timeout", self.heartbeat_timeout, moment)?;
         check_span("task_grace", self.task_grace, Duration::ZERO)?;
         check_span("dead_letter_check", self.dead_letter_check, moment)?;
+        check_span("unclaimed_after", self.unclaimed_after, moment)?;
+        if let Some(after) = self.redispatch_after {
+            check_span("redispatch_after", after, moment)?;
+        }
         check_span("relay_patience", self.relay_patience, Duration::ZERO)?;
         if first > most {
             return Err(format!("back_off begins with {first:?}, above its maximum of {most:?}"));
@@ -150,6 +164,8 @@ impl Default for EngineOptions {
             heartbeat_timeout: Duration::from_secs(30),
             task_grace: Duration::from_secs(2),
             dead_letter_check: Duration::from_secs(5),
+            unclaimed_after: Duration::from_secs(30),
+            redispatch_after: Some(Duration::from_secs(60)),
             anonymous_answers: AnonymousAnswers::default(),
             relay: true,
             relay_patience: Duration::from_secs(300),

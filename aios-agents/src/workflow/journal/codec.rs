@@ -85,6 +85,11 @@ impl Codec {
         Ok(Self { source, types })
     }
 
+    /// The source of every event.
+    pub(crate) fn source(&self) -> &Arc<str> {
+        &self.source
+    }
+
     /// Writes an entry as a fresh event.
     pub(crate) fn encode(&self, entry: Entry, now: Timestamp) -> Result<Record, EventError> {
         let (event_type, payload) = match &entry {

@@ -363,7 +363,12 @@ impl Entry {
     /// Whether a paused run records this entry: what was begun before and has ended since, and the
     /// versions of changes, which have to stand before the outcomes that follow from them.
     pub(crate) fn passes_pause(&self) -> bool {
-        self.is_outcome() || matches!(self, Self::VersionMarked(_))
+        match self {
+            Self::VersionMarked(_) => true,
+            // What workflows emit is of other domains.
+            Self::Foreign(event) => event.event_type.domain() == "agents",
+            other => other.is_outcome(),
+        }
     }
 
     /// Whether this entry begins an operation that is over later.

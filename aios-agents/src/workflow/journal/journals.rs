@@ -7,12 +7,13 @@ use aios_core::{
     event::{Event, EventError, EventId, Metadata},
     store::{
         Append, EventStore, Expected, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord,
-        RunStatus, StoreError, StreamId,
+        RunStatus, StoreError, StreamId, TaskFilter, TaskStatus,
     },
 };
 
 use super::{Codec, Continued, Entry, Signaled, Started};
 use crate::{
+    agent::codes::TASK_UNCLAIMED,
     counted::CountedStore,
     suggest::hint,
     workflow::{
@@ -211,6 +212,30 @@ impl Journals {
         };
         let row = self.store.runs(&filter, &PageRequest::first(1)).await?.rows.pop();
         row.ok_or_else(|| JournalError::UnknownRun { run_id: run_id.to_owned() })
+    }
+
+    /// The task of a run that no agent begins, the oldest of all, if there is one.
+    pub(crate) async fn unclaimed(&self, run_id: &str) -> Result<Option<String>, JournalError> {
+        let filter = TaskFilter {
+            run_id: Some(run_id.to_owned()),
+            status: Some(TaskStatus::Assigned),
+            ..TaskFilter::default()
+        };
+        let tasks = self.store.tasks(&filter, &PageRequest::first(PAGE)).await?.rows;
+        let unclaimed = tasks.into_iter().filter_map(|task| {
+            let failure = task.failure.filter(|failure| failure.code == TASK_UNCLAIMED)?;
+            let attempt = failure.details.get("attempt").and_then(serde_json::Value::as_u64);
+            (attempt == Some(task.attempt.into())).then_some((
+                task.created_at,
+                task.agent_type,
+                task.id,
+                failure.message,
+            ))
+        });
+        Ok(unclaimed.min().map(|(_, agent_type, id, message)| {
+            let operation = id.rsplit('/').next().unwrap_or_default();
+            format!("task {agent_type} #{operation}: {message}")
+        }))
     }
 
     /// What the read model says of the run that goes on for `run_id`: itself, unless it has continued

@@ -70,6 +70,22 @@ pub async fn should_redrive_all_with_a_fresh_count(scene: Scene<'_>) {
     other.none().await;
 }
 
+/// What waits counts, and neither what was delivered nor what was given up.
+pub async fn should_count_what_waits_to_be_delivered(scene: Scene<'_>) {
+    let mut reader = scene.subscribe(scene.all("g").with_prefetch(1)).await;
+    scene.publish([1, 2, 3]).await;
+    let delivery = reader.expect(1, 1).await;
+    let dead = scene.dead_letters(scene.group("g")).await;
+    waiting(&scene, &*dead, 2).await;
+    scene.within("give up", delivery.dead_letter("broken")).await.unwrap();
+    let delivery = reader.expect(2, 1).await;
+    waiting(&scene, &*dead, 1).await;
+    scene.within("acknowledge", delivery.ack()).await.unwrap();
+    let delivery = reader.expect(3, 1).await;
+    scene.within("acknowledge", delivery.ack()).await.unwrap();
+    waiting(&scene, &*dead, 0).await;
+}
+
 /// Only what is named is redriven.
 pub async fn should_redrive_by_id(scene: Scene<'_>) {
     let mut reader = scene.subscribe(scene.all("g")).await;
@@ -139,6 +155,18 @@ async fn letters(scene: &Scene<'_>, group: &str, count: usize) -> Vec<DeadLetter
         scene.quiet().await;
     }
     panic!("{group} does not come to have {count} dead letters");
+}
+
+async fn waiting(scene: &Scene<'_>, dead: &dyn DeadLetters, count: u64) {
+    let mut found = 0;
+    for _ in 0..20 {
+        found = scene.within("count", dead.waiting()).await.unwrap();
+        if found == count {
+            return;
+        }
+        scene.quiet().await;
+    }
+    panic!("{found} events wait instead of {count}");
 }
 
 fn numbers(letters: &[DeadLetter]) -> Vec<u64> {

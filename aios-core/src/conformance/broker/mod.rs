@@ -153,6 +153,7 @@ macro_rules! broker_conformance {
                 should_redrive_all_with_a_fresh_count
                 should_redrive_by_id
                 should_purge
+                should_count_what_waits_to_be_delivered
                 should_list_the_oldest_first_up_to_the_limit
                 should_not_know_dead_letters_of_an_unknown_address;
             lifetime:

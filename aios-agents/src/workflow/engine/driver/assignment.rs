@@ -27,15 +27,18 @@ const ANONYMOUS: &str = "it does not name the event that assigned the task: its 
 #[derive(Debug)]
 pub(super) struct Assignment {
     agent_type: Segment,
-    attempt: u32,
+    pub(super) attempt: u32,
     timeout: Option<Duration>,
-    assigned_at: Timestamp,
+    pub(super) assigned_at: Timestamp,
+    /// When it was given last, and how often again.
+    pub(super) given_at: Timestamp,
+    pub(super) repeated: u32,
     /// When an agent was first heard of while it works on this attempt.
     started_at: Option<Timestamp>,
     /// When it was heard of last.
     seen_at: Option<Timestamp>,
     /// Counts the attempt among those that no agent has begun.
-    queued: Option<Queued>,
+    pub(super) queued: Option<Queued>,
     /// An answer that names no assignment, and when it came.
     held: Option<(Held, Timestamp)>,
 }
@@ -85,11 +88,20 @@ impl Driver {
     /// An attempt was handed to the dispatcher: it has to be answered by some time.
     pub(super) fn expect_answer(&mut self, operation: u64, task: &OfAgent<TaskAssigned>) {
         let assigned_at = self.engine.clock.now();
+        if let Some(given) = self.assigned.get_mut(&operation)
+            && given.attempt == task.data.attempt
+        {
+            // The same attempt again: its time goes on.
+            given.given_at = assigned_at;
+            return;
+        }
         let assignment = Assignment {
             agent_type: task.agent_type.clone(),
             attempt: task.data.attempt,
             timeout: task.data.timeout(),
             assigned_at,
+            given_at: assigned_at,
+            repeated: 0,
             started_at: None,
             seen_at: None,
             queued: Some(Queued::new(
@@ -99,6 +111,8 @@ impl Driver {
             )),
             held: None,
         };
+        let unclaimed_at = assigned_at + self.engine.options.unclaimed_after;
+        self.engine.timers.set(unclaimed_at, &self.run_id, operation);
         if let Some(timeout) = assignment.timeout {
             let deadline = assigned_at + timeout + self.engine.options.task_grace;
             self.engine.timers.set(deadline, &self.run_id, operation);
@@ -117,10 +131,15 @@ impl Driver {
             self.engine.activity.note(&assignment.agent_type, now, assignment.assigned_at);
         }
         assignment.seen_at = Some(now);
-        assignment.queued = None;
+        let queued = assignment.queued.take();
+        let attempt = assignment.attempt;
         let silence = now + self.engine.options.heartbeat_timeout;
         self.engine.timers.set(silence, &self.run_id, operation);
-        if let Some((held, _)) = assignment.held.take() {
+        let held = assignment.held.take();
+        if let Some(queued) = queued {
+            self.claimed(operation, attempt, &queued);
+        }
+        if let Some((held, _)) = held {
             refuse(&self.run_id, held.delivery, ANONYMOUS).await;
         }
     }
@@ -165,6 +184,7 @@ impl Driver {
         if let Some(until) = self.release_held(operation, now) {
             return self.engine.timers.set(until, &self.run_id, operation);
         }
+        let unclaimed_at = self.check_unclaimed(operation, now);
         let Some(assignment) = self.assigned.get(&operation) else { return };
         let attempt = assignment.attempt;
         let silent_at = assignment.seen_at.map(|seen| seen + self.engine.options.heartbeat_timeout);
@@ -176,7 +196,8 @@ impl Driver {
             (_, Some(at)) if at <= now => timed_out(assignment),
             (silent_at, late_at) => {
                 let expires_at = self.execution.machine().task_expiry(operation);
-                if let Some(next) = [silent_at, late_at, expires_at].into_iter().flatten().min() {
+                let times = [silent_at, late_at, expires_at, unclaimed_at];
+                if let Some(next) = times.into_iter().flatten().min() {
                     self.engine.timers.set(next, &self.run_id, operation);
                 }
                 return;

@@ -8,6 +8,7 @@ mod load;
 mod outgoing;
 mod stay;
 mod successor;
+mod unclaimed;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -1,0 +1,100 @@
+//! Tasks that no agent begins.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{
+    agent::TaskId,
+    event::{Event, EventType, Timestamp},
+    failure::Failure,
+};
+use metrics::counter;
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::Driver;
+use crate::{
+    agent::codes,
+    workflow::{engine::activity::Queued, journal::Entry},
+};
+
+/// The longest pause before a task is given again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+impl Driver {
+    /// Looks whether an agent begins a task: says so if none does, and gives the task again if its
+    /// message seems to be lost. Returns when to look again, unless an agent has begun it.
+    pub(super) fn check_unclaimed(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
+        let unclaimed_after = self.engine.options.unclaimed_after;
+        let assignment = self.assigned.get_mut(&operation)?;
+        let (attempt, given_at) = (assignment.attempt, assignment.given_at);
+        let queued = assignment.queued.as_mut()?;
+        // As long as agents begin and end other tasks, this one is queued.
+        let heard = self.engine.activity.of(&queued.queue().0);
+        let since = heard.map_or(assignment.assigned_at, |it| it.at.max(assignment.assigned_at));
+        let is_new = !queued.is_unclaimed() && since + unclaimed_after <= now;
+        if is_new {
+            queued.set_unclaimed();
+        }
+        let pause = self.engine.options.redispatch_after.map(|first| {
+            first.saturating_mul(2_u32.saturating_pow(assignment.repeated)).min(LONGEST_PAUSE)
+        });
+        let is_due = pause.is_some_and(|pause| given_at + pause <= now);
+        let is_lost = is_due && queued.seems_lost(given_at);
+        if is_lost {
+            assignment.repeated += 1;
+        }
+        let queue = queued.queue().clone();
+        if is_new {
+            if self.engine.activity.may_complain(&queue, now) {
+                let (agent_type, agent_id) = (&queue.0, queue.1.as_deref());
+                warn!(
+                    %agent_type, agent_id, run = %self.run_id, operation, %since,
+                    "no agent begins tasks of this type; they wait"
+                );
+            }
+            let message = match &queue.1 {
+                None => format!("no agent of type {} has begun it since {since}", queue.0),
+                Some(id) => {
+                    format!("agent {id} of type {} has not begun it since {since}", queue.0)
+                }
+            };
+            self.report(operation, attempt, "task_unclaimed", Some(message));
+        }
+        if is_lost {
+            info!(run = %self.run_id, operation, attempt, "a task seems to be lost; giving it again");
+            counter!("aios_tasks_redispatched_total", "agent_type" => queue.0.to_string())
+                .increment(1);
+            self.execution.machine().repeat_task(operation);
+        }
+        Some(now + unclaimed_after)
+    }
+
+    /// An agent has begun a task at last.
+    pub(super) fn claimed(&mut self, operation: u64, attempt: u32, queued: &Queued) {
+        if queued.is_unclaimed() {
+            self.report(operation, attempt, "task_claimed", None);
+        }
+    }
+
+    /// Records for those who look at the run whether an agent has begun a task.
+    fn report(&mut self, operation: u64, attempt: u32, action: &str, message: Option<String>) {
+        let Some(agent_type) = self.execution.machine().task(operation).map(|it| it.0.clone())
+        else {
+            return;
+        };
+        let task_id = TaskId::of_run(&self.run_id, operation);
+        let failure = message.map(|message| {
+            Failure::new(codes::TASK_UNCLAIMED, message).with_details(json!({ "attempt": attempt }))
+        });
+        let data = json!({ "task_id": task_id, "attempt": attempt, "failure": failure });
+        let event = EventType::new("agents", agent_type.as_str(), action)
+            .and_then(|event_type| Event::new(event_type, Arc::clone(self.codec.source()), &data));
+        match event {
+            Ok(event) => {
+                let event = event.with_timestamp(self.engine.clock.now());
+                self.write(Entry::Foreign(Box::new(event)));
+            }
+            Err(error) => self.unwritten = Some(Failure::from_error(error.code(), &error)),
+        }
+    }
+}

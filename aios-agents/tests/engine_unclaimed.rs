@@ -1,0 +1,200 @@
+//! A task that no agent begins, and has no timeout, waits in plain sight, and is given again when its
+//! message is lost.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::{
+    agent::AgentDefinition,
+    prelude::*,
+    runtime::{EngineOptions, RuntimeBuilder},
+    workflow::Target,
+};
+use aios_broker::memory::MemoryBroker;
+use aios_core::{
+    broker::{Broker, Deliveries, Delivery, Group, Subscription},
+    store::Store,
+};
+
+use crate::{
+    logged::Logged,
+    workflow_support::{Doubler, PATIENCE, actions, eventually, result, store},
+};
+
+const TYPE: &str = "doubler";
+
+async fn one_task(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+    context.task(TYPE, &number).await
+}
+
+async fn of_one(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+    context.task(Target::agent(TYPE, "first"), &number).await
+}
+
+fn options() -> EngineOptions {
+    EngineOptions {
+        unclaimed_after: Duration::from_millis(50),
+        redispatch_after: Some(Duration::from_millis(150)),
+        dead_letter_check: Duration::from_millis(20),
+        ..EngineOptions::default()
+    }
+}
+
+fn builder(store: &Arc<dyn Store>, broker: &Arc<MemoryBroker>) -> RuntimeBuilder {
+    let broker = Arc::clone(broker) as Arc<dyn Broker>;
+    Runtime::builder().store(Arc::clone(store)).broker(broker).workflow("one_task", one_task)
+}
+
+async fn engine(store: &Arc<dyn Store>, broker: &Arc<MemoryBroker>) -> Runtime {
+    builder(store, broker).engine_options(options()).start().await.unwrap()
+}
+
+/// Agents without an engine.
+async fn agents(broker: &Arc<MemoryBroker>) -> Runtime {
+    let broker = Arc::clone(broker) as Arc<dyn Broker>;
+    Runtime::builder().broker(broker).agent(TYPE, Doubler::default()).start().await.unwrap()
+}
+
+/// Tasks of the type, in the place of an agent.
+async fn tasks(broker: &MemoryBroker) -> Deliveries {
+    let pattern = format!("agents.{TYPE}.task_assigned").parse().unwrap();
+    let group = Group::new(format!("agents.{TYPE}")).unwrap();
+    broker.subscribe(Subscription::group(group, [pattern])).await.unwrap()
+}
+
+async fn next(deliveries: &mut Deliveries) -> Delivery {
+    let delivery = tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("a task comes");
+    delivery.unwrap().unwrap()
+}
+
+async fn waits_for(run: &RunHandle) -> Option<String> {
+    run.status().await.unwrap().waits_for
+}
+
+#[tokio::test]
+async fn should_say_what_a_run_waits_for_when_no_agent_takes_its_task() {
+    let logged = Logged::here();
+    let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
+    agents(&broker).await.shutdown(PATIENCE).await.unwrap();
+    let runtime = engine(&store, &broker).await;
+    let mut runs = Vec::new();
+    for number in 0..20_u64 {
+        let id = format!("r{number}");
+        runs.push(runtime.start("one_task", &number).with_id(id).await.unwrap());
+    }
+    let elsewhere = builder(&store, &broker).without_engine().start().await.unwrap();
+    for run in &runs {
+        eventually("it says so", || async { waits_for(run).await.is_some() }).await;
+        let seen = waits_for(&elsewhere.run(run.id()).await.unwrap()).await.unwrap();
+        assert!(seen.starts_with("task doubler #1: no agent of type doubler has begun it since 2"));
+    }
+    assert_eq!(logged.lines(&["WARN", "no agent begins tasks", "agent_type=doubler"]).len(), 1);
+    let hosts = agents(&broker).await;
+    for (number, run) in (0..20_u64).zip(&runs) {
+        assert_eq!(result::<u64>(run).await.unwrap(), number * 2);
+        assert_eq!(waits_for(run).await, None);
+    }
+    store.rebuild().await.unwrap();
+    assert_eq!(waits_for(&runs[0]).await, None);
+    let expected = ["started", "task_assigned", "task_unclaimed", "task_completed", "completed"];
+    assert_eq!(actions(&runs[0]).await, expected);
+    hosts.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_say_so_no_more_once_an_agent_has_begun() {
+    let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
+    agents(&broker).await.shutdown(PATIENCE).await.unwrap();
+    let runtime = engine(&store, &broker).await;
+    let run = runtime.start("one_task", &4).await.unwrap();
+    eventually("it says so", || async { waits_for(&run).await.is_some() }).await;
+    let begin = AgentDefinition::instance(TYPE, Stuck);
+    let broker = Arc::clone(&broker) as Arc<dyn Broker>;
+    let hosts = Runtime::builder().broker(broker).agents(begin).start().await.unwrap();
+    eventually("it does not any more", || async { waits_for(&run).await.is_none() }).await;
+    assert_eq!(run.status().await.unwrap().status.as_str(), "running");
+    drop(hosts);
+}
+
+struct Stuck;
+
+impl Agent for Stuck {
+    type Parameters = u64;
+    type Output = u64;
+
+    async fn process_task(&self, _: &TaskContext, _: u64) -> Result<u64, TaskError> {
+        std::future::pending().await
+    }
+}
+
+/// Its message was purged, and the queue has been empty since.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_a_task_again_whose_message_is_gone() {
+    let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
+    let mut thief = tasks(&broker).await;
+    let runtime = engine(&store, &broker).await;
+    let run = runtime.start("one_task", &21).await.unwrap();
+    let first = next(&mut thief).await;
+    let assigned = first.event.clone();
+    first.ack().await.unwrap();
+    let again = next(&mut thief).await;
+    assert_eq!(again.event.id, assigned.id, "agents recognise it");
+    assert_eq!(again.event.payload, assigned.payload);
+    again.ack().await.unwrap();
+    drop(thief);
+    let hosts = agents(&broker).await;
+    assert_eq!(result::<u64>(&run).await.unwrap(), 42);
+    let count = actions(&run).await.iter().filter(|action| *action == "task_assigned").count();
+    assert_eq!(count, 1, "it is one attempt");
+    hosts.shutdown(PATIENCE).await.unwrap();
+}
+
+/// The same for the mailbox of one agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_a_task_of_one_agent_again_whose_message_is_gone() {
+    let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
+    let mailbox = aios_core::broker::Mailbox::new(format!("agents.{TYPE}.first")).unwrap();
+    let mut thief = broker.subscribe(Subscription::mailbox(mailbox)).await.unwrap();
+    let options = options();
+    let runtime = builder(&store, &broker).workflow("of_one", of_one).engine_options(options);
+    let runtime = runtime.start().await.unwrap();
+    let run = runtime.start("of_one", &21).await.unwrap();
+    next(&mut thief).await.ack().await.unwrap();
+    eventually("it says so", || async {
+        let waits = waits_for(&run).await.unwrap_or_default();
+        waits.contains("agent first of type doubler has not begun it")
+    })
+    .await;
+    next(&mut thief).await.ack().await.unwrap();
+}
+
+/// A task that waits behind others for busy agents is where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_give_a_task_again_that_is_in_its_queue() {
+    let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
+    drop(tasks(&broker).await);
+    let runtime = engine(&store, &broker).await;
+    let run = runtime.start("one_task", &21).await.unwrap();
+    eventually("it says so", || async { waits_for(&run).await.is_some() }).await;
+    #[allow(clippy::disallowed_methods, reason = "the engine looks several times meanwhile")]
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let mut all = tasks(&broker).await;
+    next(&mut all).await.ack().await.unwrap();
+    let another = tokio::time::timeout(Duration::from_millis(100), all.next()).await;
+    assert!(another.is_err(), "there was one message");
+}
+
+/// Its message was lost while those after it were not.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_a_task_again_that_later_ones_have_overtaken() {
+    let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
+    let mut thief = tasks(&broker).await;
+    let runtime = engine(&store, &broker).await;
+    let lost = runtime.start("one_task", &1).await.unwrap();
+    next(&mut thief).await.ack().await.unwrap();
+    drop(thief);
+    let hosts = agents(&broker).await;
+    let later = runtime.start("one_task", &2).await.unwrap();
+    assert_eq!(result::<u64>(&later).await.unwrap(), 4);
+    assert_eq!(result::<u64>(&lost).await.unwrap(), 2);
+    hosts.shutdown(PATIENCE).await.unwrap();
+}
