@@ -31,19 +31,7 @@ pub(crate) fn refused(reason: String) -> Failure {
 
 /// Refuses a policy that can't be followed, or would try again without end and without pause.
 pub(crate) fn check_retry(name: &str, policy: &RetryPolicy) -> Result<(), String> {
-    check_span(name, policy.initial_delay, Duration::ZERO)?;
-    check_span(name, policy.max_delay, Duration::ZERO)?;
-    let pauses = !policy.initial_delay.is_zero() && !policy.max_delay.is_zero();
-    if policy.max_attempts == 0 && !pauses {
-        return Err(format!("{name} has neither an end nor a delay"));
-    }
-    if !policy.factor.is_finite() || !(0.0..=1.0).contains(&policy.jitter) {
-        let (factor, jitter) = (policy.factor, policy.jitter);
-        return Err(format!(
-            "{name} has a finite factor and a jitter from 0 to 1, not {factor} and {jitter}"
-        ));
-    }
-    Ok(())
+    policy.validate().map_err(|invalid| format!("{name}: {invalid}"))
 }
 
 #[cfg(test)]

@@ -235,7 +235,8 @@ async fn should_end_whatever_size_the_result_of_a_child_has() {
         Ok(context.child::<String>("large", &bytes).await?.len())
     }
     let options = aios_store::memory::MemoryOptions::new().with_max_event_bytes(1000);
-    let store: Arc<dyn Store> = Arc::new(aios_store::memory::MemoryStore::with_options(options));
+    let store: Arc<dyn Store> =
+        Arc::new(aios_store::memory::MemoryStore::connect_with(options).unwrap());
     let builder = runtime(&store).workflow("large", large).workflow("asks", asks);
     let runtime = builder.start().await.unwrap();
     let mut failed = 0;

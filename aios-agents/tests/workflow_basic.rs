@@ -236,7 +236,7 @@ async fn should_fail_a_step_whose_result_is_too_large_for_the_store() {
         Ok(result.unwrap_or_else(|code| code))
     }
     let options = MemoryOptions::default().with_max_event_bytes(2000);
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::with_options(options));
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::connect_with(options).unwrap());
     let runtime = runtime(&store).workflow("large", large).start().await.unwrap();
     let run = runtime.start("large", &5000).await.unwrap();
     assert_eq!(result::<String>(&run).await.unwrap(), "EVENT_TOO_LARGE");

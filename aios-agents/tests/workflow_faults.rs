@@ -105,7 +105,7 @@ async fn should_block_code_that_emits_more_than_the_store_takes() {
         Ok(1)
     }
     let options = MemoryOptions::new().with_max_event_bytes(1000);
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::with_options(options));
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::connect_with(options).unwrap());
     let runtime = runtime(&store).workflow("emits", emits).start().await.unwrap();
     let run = runtime.start("emits", &10).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 1);

@@ -26,6 +26,17 @@ pub struct RetryPolicy {
     pub non_retryable: Vec<String>,
 }
 
+/// The longest delay that makes sense.
+const LONGEST_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// A retry policy that can't be followed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct InvalidRetryPolicy {
+    /// What is wrong.
+    pub reason: String,
+}
+
 impl RetryPolicy {
     /// The default policy.
     #[must_use]
@@ -107,6 +118,33 @@ impl RetryPolicy {
         let capped = grown.min(self.max_delay.as_secs_f64());
         let delay = capped * (1.0 - self.jitter.clamp(0.0, 1.0) * chance.clamp(0.0, 1.0));
         Some(Duration::try_from_secs_f64(delay).unwrap_or(self.max_delay))
+    }
+
+    /// Checks that the policy can be followed.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRetryPolicy`] if a delay is longer than 100 years, the factor or the jitter is no
+    /// number that makes sense, or the policy has neither an end nor a delay.
+    pub fn validate(&self) -> Result<(), InvalidRetryPolicy> {
+        let invalid = |reason| Err(InvalidRetryPolicy { reason });
+        for (name, delay) in [("initial_delay", self.initial_delay), ("max_delay", self.max_delay)]
+        {
+            if delay > LONGEST_DELAY {
+                return invalid(format!("{name} is at most 100 years, not {delay:?}"));
+            }
+        }
+        let has_pause = !self.initial_delay.is_zero() && !self.max_delay.is_zero();
+        if self.max_attempts == 0 && !has_pause {
+            return invalid("it has neither an end nor a delay".to_owned());
+        }
+        if !self.factor.is_finite() || !(0.0..=1.0).contains(&self.jitter) {
+            let (factor, jitter) = (self.factor, self.jitter);
+            return invalid(format!(
+                "it has a finite factor and a jitter from 0 to 1, not {factor} and {jitter}"
+            ));
+        }
+        Ok(())
     }
 
     /// Whether failures with this code may be tried again.

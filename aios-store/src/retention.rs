@@ -1,5 +1,12 @@
 use std::time::Duration;
 
+use aios_core::store::StoreError;
+
+/// 100 years.
+const OLDEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// A day.
+const LONGEST_PAUSE: Duration = Duration::from_secs(86_400);
+
 /// What becomes of the events of a run that is older than the policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -51,7 +58,7 @@ impl Retention {
 
     /// Sets how many runs go in one transaction, at least 1. Appends wait while it lasts.
     pub fn with_runs_at_once(mut self, runs: u16) -> Self {
-        self.runs_at_once = runs.max(1);
+        self.runs_at_once = runs;
         self
     }
 
@@ -59,5 +66,45 @@ impl Retention {
     pub fn with_pause(mut self, pause: Duration) -> Self {
         self.pause = pause;
         self
+    }
+
+    /// Refuses a policy that would take nothing out, or never end.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        let invalid = |reason| Err(StoreError::InvalidConfiguration { reason });
+        let (age, pause) = (self.older_than, self.pause);
+        if self.runs_at_once == 0 {
+            return invalid("runs_at_once of a retention is 0; it is at least 1".to_owned());
+        }
+        if age > OLDEST {
+            return invalid(format!(
+                "older_than of a retention is {age:?}; it is at most {OLDEST:?}"
+            ));
+        }
+        if pause > LONGEST_PAUSE {
+            let most = LONGEST_PAUSE;
+            return invalid(format!("pause of a retention is {pause:?}; it is at most {most:?}"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_refuse_a_policy_that_makes_no_sense() {
+        let week = || Retention::new(Duration::from_secs(7 * 86_400));
+        for (name, policy) in [
+            ("runs_at_once", week().with_runs_at_once(0)),
+            ("older_than", Retention::new(Duration::MAX)),
+            ("pause", week().with_pause(Duration::MAX)),
+        ] {
+            let error = policy.check().unwrap_err();
+            assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        week().with_runs_at_once(1).with_pause(Duration::ZERO).check().unwrap();
+        Retention::new(Duration::ZERO).check().unwrap();
     }
 }

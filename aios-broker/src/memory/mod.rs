@@ -64,7 +64,7 @@ impl MemoryBroker {
     ///
     /// # Errors
     ///
-    /// [`BrokerError::InvalidConfiguration`] for a bound of 0.
+    /// [`BrokerError::InvalidConfiguration`] for a bound out of range.
     pub fn connect_with(options: MemoryOptions) -> Result<Self, BrokerError> {
         options.validate()?;
         Ok(Self::connect(Arc::new(Exchange::new(options))))

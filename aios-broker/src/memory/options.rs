@@ -5,6 +5,10 @@ use aios_core::{
     clock::{Clock, SystemClock},
 };
 
+/// The most events of a group or mailbox, and bytes of an event.
+const MOST_EVENTS: usize = 1_000_000_000;
+const MOST_BYTES: usize = 1 << 30;
+
 /// How a [`MemoryBroker`](super::MemoryBroker) behaves.
 #[derive(Clone, Debug)]
 pub struct MemoryOptions {
@@ -34,7 +38,7 @@ impl MemoryOptions {
         self
     }
 
-    /// Sets how many events a group or mailbox keeps at most, from 1: those that wait, those that
+    /// Sets how many events a group or mailbox keeps at most, 1 to 1,000,000,000: those that wait, those that
     /// are delayed and the dead letters. When it is full, publishing is
     /// [`Rejected`](BrokerError::Rejected). An event takes about 300 bytes besides its data.
     #[must_use]
@@ -43,7 +47,7 @@ impl MemoryOptions {
         self
     }
 
-    /// Sets how many bytes the names, data and metadata of an event have at most, from 1. Larger
+    /// Sets how many bytes the names, data and metadata of an event have at most, 1 to 1 GiB. Larger
     /// ones are [`TooLarge`](BrokerError::TooLarge).
     #[must_use]
     pub fn with_max_event_bytes(mut self, max_event_bytes: usize) -> Self {
@@ -59,9 +63,14 @@ impl MemoryOptions {
     }
 
     pub(super) fn validate(&self) -> Result<(), BrokerError> {
-        if self.max_events == 0 || self.max_event_bytes == 0 {
-            let reason = "a broker with room for 0 events or bytes takes nothing".to_owned();
-            return Err(BrokerError::InvalidConfiguration { reason });
+        for (name, value, most) in [
+            ("max_events", self.max_events, MOST_EVENTS),
+            ("max_event_bytes", self.max_event_bytes, MOST_BYTES),
+        ] {
+            if !(1..=most).contains(&value) {
+                let reason = format!("{name} is {value}; it is 1 to {most}");
+                return Err(BrokerError::InvalidConfiguration { reason });
+            }
         }
         Ok(())
     }
@@ -70,5 +79,27 @@ impl MemoryOptions {
 impl Default for MemoryOptions {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_refuse_options_out_of_range() {
+        let options = MemoryOptions::new;
+        for (name, options) in [
+            ("max_events", options().with_max_events(0)),
+            ("max_events", options().with_max_events(usize::MAX)),
+            ("max_event_bytes", options().with_max_event_bytes(0)),
+            ("max_event_bytes", options().with_max_event_bytes(usize::MAX)),
+        ] {
+            let error = options.validate().unwrap_err();
+            assert_eq!(error.code(), "INVALID_BROKER_CONFIGURATION");
+            assert!(error.to_string().contains(&format!("{name} is")), "{error}");
+        }
+        options().validate().unwrap();
+        options().with_max_events(1).with_max_event_bytes(1).validate().unwrap();
     }
 }

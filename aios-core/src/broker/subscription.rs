@@ -94,14 +94,19 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// [`BrokerError::InvalidConfiguration`] for a prefetch of 0, a group without patterns, or a
-    /// mailbox with patterns.
+    /// [`BrokerError::InvalidConfiguration`] for a prefetch of 0, a group without patterns, a
+    /// mailbox with patterns, or a retry policy that can't be followed.
     pub fn validate(&self) -> Result<(), BrokerError> {
         let reason = match (&self.address, self.patterns.is_empty()) {
             _ if self.prefetch == 0 => "a prefetch of 0 would never deliver",
             (Address::Group(_), true) => "a group without patterns would never get an event",
             (Address::Mailbox(_), false) => "a mailbox has no patterns",
-            _ => return Ok(()),
+            _ => {
+                return self.retry.validate().map_err(|invalid| {
+                    let reason = format!("retry: {invalid}");
+                    BrokerError::InvalidConfiguration { reason }
+                });
+            }
         };
         Err(BrokerError::InvalidConfiguration { reason: reason.to_owned() })
     }

@@ -18,7 +18,7 @@ use std::{
 
 use aios_core::{
     clock::Clock,
-    store::{RecordedEvent, StreamId},
+    store::{RecordedEvent, StoreError, StreamId},
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -75,18 +75,26 @@ impl MemoryStore {
     /// An empty store whose leases expire by the wall clock.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_options(MemoryOptions::new())
+        Self::open(MemoryOptions::new())
     }
 
     /// An empty store whose leases expire by this clock.
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        Self::with_options(MemoryOptions::new().with_clock(clock))
+        Self::open(MemoryOptions::new().with_clock(clock))
     }
 
     /// An empty store.
-    #[must_use]
-    pub fn with_options(options: MemoryOptions) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidConfiguration`] for options out of range.
+    pub fn connect_with(options: MemoryOptions) -> Result<Self, StoreError> {
+        options.check()?;
+        Ok(Self::open(options))
+    }
+
+    fn open(options: MemoryOptions) -> Self {
         Self(Arc::new(Inner {
             state: Mutex::default(),
             head: watch::Sender::new(0),

@@ -1,8 +1,14 @@
 use std::sync::Arc;
 
-use aios_core::clock::{Clock, SystemClock};
+use aios_core::{
+    clock::{Clock, SystemClock},
+    store::StoreError,
+};
 
 use crate::admission::MAX_EVENT_BYTES;
+
+/// The largest event, as of the stores on disk.
+const LARGEST_EVENT: usize = 1 << 29;
 
 /// How a [`MemoryStore`](super::MemoryStore) behaves.
 #[derive(Clone, Debug)]
@@ -24,10 +30,20 @@ impl MemoryOptions {
         self
     }
 
-    /// Sets how large an event may be: payload and metadata together, in bytes. Default 16 MiB.
+    /// Sets how large an event may be: payload and metadata together, 1 to 536,870,912 bytes. Default
+    /// 16 MiB.
     pub fn with_max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
         self
+    }
+
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        let bytes = self.max_event_bytes;
+        if !(1..=LARGEST_EVENT).contains(&bytes) {
+            let reason = format!("max_event_bytes is {bytes}; it is 1 to {LARGEST_EVENT}");
+            return Err(StoreError::InvalidConfiguration { reason });
+        }
+        Ok(())
     }
 }
 
@@ -35,5 +51,20 @@ impl MemoryOptions {
 impl Default for MemoryOptions {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_refuse_options_out_of_range() {
+        for bytes in [0, LARGEST_EVENT + 1, usize::MAX] {
+            let error = MemoryOptions::new().with_max_event_bytes(bytes).check().unwrap_err();
+            assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
+            assert!(error.to_string().contains("max_event_bytes is"), "{error}");
+        }
+        MemoryOptions::new().with_max_event_bytes(1).check().unwrap();
     }
 }

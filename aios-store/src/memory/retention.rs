@@ -13,12 +13,13 @@ impl MemoryStore {
     ///
     /// # Errors
     ///
-    /// None; it is a [`Result`] as with the other stores.
+    /// [`StoreError::InvalidConfiguration`] for a policy that makes no sense.
     ///
     /// # Cancel safety
     ///
     /// What was done until then stays done; go on by calling again.
     pub async fn retain(&self, policy: &Retention) -> Result<u64, StoreError> {
+        policy.check()?;
         let mut total = 0;
         loop {
             let gone = self.state().expire(policy, self.0.clock.now());

@@ -12,12 +12,14 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// What the server reports; what was done until then stays done.
+    /// [`StoreError::InvalidConfiguration`] for a policy that makes no sense; what the server reports.
+    /// What was done until then stays done.
     ///
     /// # Cancel safety
     ///
     /// Each transaction happens or does not; go on by calling again.
     pub async fn retain(&self, policy: &Retention) -> Result<u64, StoreError> {
+        policy.check()?;
         let mut total = 0;
         loop {
             let gone = self.expire(policy).await?;

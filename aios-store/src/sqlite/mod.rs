@@ -98,6 +98,7 @@ impl SqliteStore {
     ///
     /// A cancelled call may still open the database for a moment, and closes it again.
     pub async fn connect_with(options: SqliteOptions) -> Result<Self, StoreError> {
+        options.check()?;
         let database = options.database();
         let (max_event_bytes, clock) = (options.max_event_bytes, Arc::clone(&options.clock));
         let readers = match &options.location {

@@ -19,6 +19,16 @@ pub(super) enum Location {
     Memory,
 }
 
+/// The longest that an option lets anybody wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 86_400);
+/// Each reader is a connection and a thread.
+const MOST_READERS: usize = 1_000;
+/// The largest event; a row of SQLite has less than 2^30 bytes.
+const LARGEST_EVENT: usize = 1 << 29;
+/// The smallest and the largest bound of a database: its schema takes some pages, and it has at most
+/// 2^32 of them.
+const DATABASE_BYTES: (u64, u64) = (1 << 20, 1 << 44);
+
 /// Characters that mean something in a URL, by the code that stands for them behind `%`.
 const ESCAPES: [(&str, char); 4] = [("20", ' '), ("23", '#'), ("25", '%'), ("3F", '?')];
 
@@ -85,26 +95,29 @@ impl SqliteOptions {
         self
     }
 
-    /// Sets how long to wait for another process to let go of the database. Default: not at all.
+    /// Sets how long to wait for another process to let go of the database, up to 24 days. Default:
+    /// not at all.
     pub fn with_lock_wait(mut self, wait: Duration) -> Self {
         self.lock_wait = wait;
         self
     }
 
-    /// Sets how many reads run at the same time, at least 1. Default 4.
+    /// Sets how many reads run at the same time, 1 to 1,000. Default 4.
     pub fn with_readers(mut self, readers: usize) -> Self {
-        self.readers = readers.max(1);
+        self.readers = readers;
         self
     }
 
-    /// Sets how large an event may be: payload and metadata together, in bytes. Default 16 MiB.
+    /// Sets how large an event may be: payload and metadata together, 1 to 536,870,912 bytes. Default
+    /// 16 MiB.
     pub fn with_max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
         self
     }
 
     /// Sets how large the database may grow, in bytes, rounded down to whole pages of 4 KiB; then
-    /// appends are refused with [`StoreError::Full`]. Default: as large as the disk allows.
+    /// appends are refused with [`StoreError::Full`]. 1 MiB to 16 TiB; default: as large as the disk
+    /// allows.
     pub fn with_max_database_bytes(mut self, bytes: u64) -> Self {
         self.max_database_bytes = Some(bytes);
         self
@@ -114,6 +127,28 @@ impl SqliteOptions {
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
+    }
+
+    /// Refuses what SQLite can't do, or would never end.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        let invalid = |reason| Err(StoreError::InvalidConfiguration { reason });
+        let (wait, readers, bytes) = (self.lock_wait, self.readers, self.max_event_bytes);
+        if wait > LONGEST_WAIT {
+            return invalid(format!("lock_wait is {wait:?}; it is at most {LONGEST_WAIT:?}"));
+        }
+        if !(1..=MOST_READERS).contains(&readers) {
+            return invalid(format!("readers is {readers}; it is 1 to {MOST_READERS}"));
+        }
+        if !(1..=LARGEST_EVENT).contains(&bytes) {
+            return invalid(format!("max_event_bytes is {bytes}; it is 1 to {LARGEST_EVENT}"));
+        }
+        let (least, most) = DATABASE_BYTES;
+        match self.max_database_bytes {
+            Some(bytes) if !(least..=most).contains(&bytes) => {
+                invalid(format!("max_database_bytes is {bytes}; it is {least} to {most}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the database is called in errors.
@@ -194,5 +229,35 @@ mod tests {
             assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION", "{url}");
             assert!(!error.to_string().contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn should_refuse_options_out_of_range() {
+        type Change = fn(SqliteOptions) -> SqliteOptions;
+        let refused: [(&str, Change); 9] = [
+            ("lock_wait", |it| it.with_lock_wait(Duration::MAX)),
+            ("lock_wait", |it| it.with_lock_wait(LONGEST_WAIT + Duration::from_nanos(1))),
+            ("readers", |it| it.with_readers(0)),
+            ("readers", |it| it.with_readers(usize::MAX)),
+            ("max_event_bytes", |it| it.with_max_event_bytes(0)),
+            ("max_event_bytes", |it| it.with_max_event_bytes(usize::MAX)),
+            ("max_database_bytes", |it| it.with_max_database_bytes(0)),
+            ("max_database_bytes", |it| it.with_max_database_bytes(4096)),
+            ("max_database_bytes", |it| it.with_max_database_bytes(u64::MAX)),
+        ];
+        for (name, change) in refused {
+            let error = change(SqliteOptions::memory()).check().unwrap_err();
+            assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION", "{name}");
+            assert!(error.to_string().contains(name), "{error} should name {name}");
+            assert!(error.to_string().contains("it is"), "{error} should say what is taken");
+        }
+        let taken: [Change; 5] = [
+            |it| it,
+            |it| it.with_lock_wait(LONGEST_WAIT),
+            |it| it.with_readers(1),
+            |it| it.with_max_event_bytes(1),
+            |it| it.with_max_database_bytes(1 << 20),
+        ];
+        taken.into_iter().for_each(|change| change(SqliteOptions::memory()).check().unwrap());
     }
 }

@@ -61,12 +61,14 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// What SQLite reports; what was done until then stays done.
+    /// [`StoreError::InvalidConfiguration`] for a policy that makes no sense; what SQLite reports. What
+    /// was done until then stays done.
     ///
     /// # Cancel safety
     ///
     /// Each transaction happens or does not; go on by calling again.
     pub async fn retain(&self, policy: &Retention) -> Result<u64, StoreError> {
+        policy.check()?;
         let (mut total, clock) = (0, self.clock());
         loop {
             let (policy_now, now) = (policy.clone(), clock.now());

@@ -22,7 +22,7 @@ impl MemoryFixture {
         let options = MemoryOptions::new()
             .with_clock(Arc::new(clock.clone()))
             .with_max_event_bytes(TOO_MANY_BYTES - 1);
-        Self { store: MemoryStore::with_options(options), clock }
+        Self { store: MemoryStore::connect_with(options).unwrap(), clock }
     }
 }
 
