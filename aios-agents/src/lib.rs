@@ -19,7 +19,7 @@ pub mod workflow;
 /// What macros expand to.
 #[doc(hidden)]
 pub mod __private {
-    pub use tokio::select;
+    pub use tokio::{join, select, try_join};
 }
 
 pub use self::declared::{AgentRef, TypedRun, WorkflowRef};

@@ -9,8 +9,10 @@
 //! [`now`](WorkflowContext::now), [`random`](WorkflowContext::random),
 //! [`uuid`](WorkflowContext::uuid).
 //!
-//! Branches may run side by side with `join!`, `join_all` or `FuturesUnordered` and share channels,
-//! locks and semaphores. [`select!`](crate::select) and [`race`] choose between operations: the
+//! Branches may run side by side with [`join!`](crate::join), [`try_join!`](crate::try_join),
+//! `join_all` or `FuturesUnordered` and share channels, locks and semaphores. The macros of tokio
+//! begin with another branch in each poll, unless they are `biased;`, and a replay polls less often
+//! than the live run. [`select!`](crate::select) and [`race`] choose between operations: the
 //! winner is the outcome that stands first in the journal. The `select!` macros of tokio and
 //! futures poll in random order, so that branches which begin operations of their own do not
 //! replay.

@@ -93,3 +93,44 @@ macro_rules! select {
         $crate::__private::select! { biased; $($branches)* }
     };
 }
+
+/// Waits for several futures at once, as tokio's macro of the same name does, but polls them in the
+/// order in which they are written.
+///
+/// Tokio's macro begins with another one in each poll. The code of a step that wakes it lets the
+/// workflow be polled more often than in a replay, so branches that let each other go on, as over a
+/// barrier or a channel, would begin their operations in another order there.
+///
+/// ```
+/// use aios_agents::prelude::*;
+///
+/// async fn both(context: WorkflowContext, agents: (String, String)) -> Result<u32, WorkflowError> {
+///     let first = context.task::<u32>(agents.0, &());
+///     let second = context.task::<u32>(agents.1, &());
+///     let (first, second) = aios_agents::join!(first, second);
+///     Ok(first? + second?)
+/// }
+/// ```
+#[macro_export]
+macro_rules! join {
+    (biased; $($futures:tt)*) => {
+        $crate::__private::join! { biased; $($futures)* }
+    };
+    ($($futures:tt)*) => {
+        $crate::__private::join! { biased; $($futures)* }
+    };
+}
+
+/// Waits for several futures at once, or for the first error, as tokio's macro of the same name does,
+/// but polls them in the order in which they are written, as [`join!`](crate::join) does.
+///
+/// The others are dropped when one fails, and with them the operations that they wait for.
+#[macro_export]
+macro_rules! try_join {
+    (biased; $($futures:tt)*) => {
+        $crate::__private::try_join! { biased; $($futures)* }
+    };
+    ($($futures:tt)*) => {
+        $crate::__private::try_join! { biased; $($futures)* }
+    };
+}
