@@ -48,6 +48,7 @@ mod workflow_identity;
 #[cfg(feature = "testing")]
 mod workflow_journals;
 mod workflow_nudges;
+mod workflow_odd;
 #[cfg(feature = "testing")]
 mod workflow_replay;
 mod workflow_start;

@@ -26,6 +26,7 @@
 mod property;
 mod replay;
 mod run;
+mod scheduled;
 mod script;
 
 pub use self::{

@@ -6,6 +6,7 @@ use aios_core::{
     failure::Failure,
 };
 
+use super::scheduled::scheduled;
 use crate::workflow::{
     Execution, RunInfo, Workflow,
     journal::{Entry, decode},
@@ -48,12 +49,16 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
     for (entry, event) in entries.iter().zip(journal) {
         execution.feed(entry.clone(), event.timestamp);
     }
+    scheduled(finish(execution)).await.map_err(ReplayError::Blocked)
+}
+
+async fn finish(mut execution: Execution) -> Result<(), Failure> {
     poll_fn(|context| execution.poll(context)).await;
     let fits = execution.go_live();
     if let Err(panic) = execution.cell.close() {
         std::panic::resume_unwind(panic);
     }
-    fits.map_err(ReplayError::Blocked)
+    fits
 }
 
 /// The id of the run. A journal in which nothing names it has nothing that depends on it.

@@ -6,7 +6,7 @@ use aios_core::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{TestedRun, run::Simulation};
+use super::{TestedRun, run::Simulation, scheduled::scheduled};
 use crate::workflow::{FnWorkflow, Workflow, WorkflowContext, WorkflowError, machine::Outcome};
 
 type Script = Box<dyn Fn(&Payload) -> Result<Payload, TaskError> + Send + Sync>;
@@ -121,7 +121,8 @@ impl WorkflowTest {
     ///
     /// Cancelling drops the run.
     pub async fn run<T: Serialize + ?Sized>(self, input: &T) -> TestedRun {
-        Simulation::new(self, Payload::encode(input).unwrap_or_default()).run().await
+        let input = Payload::encode(input).unwrap_or_default();
+        scheduled(Simulation::new(self, input).run()).await
     }
 
     pub(super) fn answer(

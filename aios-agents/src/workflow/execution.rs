@@ -49,7 +49,7 @@ pub(crate) struct Execution {
     /// How many of the code's wakers the workflow itself keeps.
     kept: usize,
     /// Wakes of the code that the scheduler has put off.
-    deferred: Vec<Deferred>,
+    deferred: Option<Deferred>,
     /// Polls since the code was quiet or asked for something.
     polls: u32,
     /// What is wrong with the code, apart from the journal and panics.
@@ -79,7 +79,7 @@ impl Execution {
             alarm,
             is_watched: false,
             kept: 0,
-            deferred: Vec::new(),
+            deferred: None,
             polls: 0,
             fault: None,
         }
@@ -202,10 +202,11 @@ impl Execution {
             self.alarm.mute();
             if self.alarm.take_foreign() {
                 self.fault = Some(foreign());
+            } else if self.deferred.is_some() {
+                // First of all: which polls came before these wakes depends on the scheduler.
+                ready!(self.await_deferred(context));
             } else if self.alarm.take_code() {
                 self.run_code();
-            } else if !self.deferred.is_empty() {
-                ready!(self.await_deferred(context));
             } else if !self.cell.release_next() {
                 break;
             }
@@ -248,18 +249,17 @@ impl Execution {
         };
         if let Some(deferred) = deferred.filter(Deferred::is_outstanding) {
             self.alarm.expect_deferred(true);
-            self.deferred.push(deferred);
+            self.deferred = Some(deferred);
         }
     }
 
     /// Waits until the scheduler has woken the code where it put that off.
     fn await_deferred(&mut self, context: &Context<'_>) -> Poll<()> {
-        // Each of them is asked, so that each wakes the task.
-        self.deferred.retain(|deferred| deferred.poll(context).is_pending());
-        if !self.deferred.is_empty() {
+        if self.deferred.as_ref().is_some_and(|deferred| deferred.poll(context).is_pending()) {
             self.alarm.set(context);
             return Poll::Pending;
         }
+        self.deferred = None;
         self.alarm.expect_deferred(false);
         self.polls += DEFERRED;
         Poll::Ready(())

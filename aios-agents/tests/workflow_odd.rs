@@ -1,0 +1,431 @@
+//! Odd workflows, restarted after every few entries: whatever the branches of a run share, each
+//! execution sees what those before it saw, and every prefix of the journal replays to a prefix of
+//! that.
+
+use std::{
+    collections::VecDeque,
+    fmt::Display,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aios_agents::{
+    prelude::*,
+    testing::replay,
+    workflow::{FnWorkflow, race},
+};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{join_all, select_all},
+    stream::{self, FuturesOrdered, FuturesUnordered},
+};
+use tokio::sync::{Barrier, Notify, Semaphore, broadcast, mpsc, oneshot, watch};
+
+use crate::workflow_support::{PATIENCE, eventually, result, runtime, sqlite, store};
+
+type Ended<T = ()> = Result<T, WorkflowError>;
+type Code = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
+/// A run's context, and what it saw.
+#[derive(Clone)]
+struct Odd {
+    context: WorkflowContext,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+fn read(seen: &Mutex<Vec<String>>) -> Vec<String> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+impl Odd {
+    fn note(&self, what: impl Display) {
+        let text = format!("{what} at {}", self.context.now());
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+    }
+
+    async fn step(&self, number: u64) -> Ended<u64> {
+        let value = self.context.run("step", move || async move { number }).await?;
+        self.note(format_args!("step {number} recorded {value}"));
+        Ok(value)
+    }
+
+    /// A step whose code waits, so that it wakes the code more often than a replay does.
+    async fn slow(&self, number: u64) -> Ended<u64> {
+        let code = move || async move {
+            for _ in 0..number % 4 {
+                tokio::task::yield_now().await;
+            }
+            pause(number % 5).await;
+            number
+        };
+        let value = self.context.run("slow", code).await?;
+        self.note(format_args!("slow {number} recorded {value}"));
+        Ok(value)
+    }
+
+    async fn sleep(&self, millis: u64) -> Ended {
+        self.context.sleep(Duration::from_millis(millis)).await?;
+        self.note(format_args!("slept {millis}"));
+        Ok(())
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the code of a step waits for something real")]
+async fn pause(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// Signals and timers until a deadline.
+async fn loop_of_selects(odd: &Odd) -> Ended {
+    let mut deadline = odd.context.sleep(Duration::from_millis(150));
+    let mut tick = odd.context.sleep(Duration::from_millis(5));
+    let mut slow = Box::pin(odd.slow(7));
+    let mut is_slow = true;
+    loop {
+        aios_agents::select! {
+            _ = &mut deadline => break,
+            _ = &mut tick => {
+                odd.note("tick");
+                tick = odd.context.sleep(Duration::from_millis(20));
+            },
+            item = odd.context.signal::<u64>("go") => {
+                odd.note(format_args!("item {}", item?));
+                odd.slow(2).await?;
+            },
+            ended = &mut slow, if is_slow => {
+                ended?;
+                is_slow = false;
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Losers of a race are awaited again.
+async fn losers(odd: &Odd) -> Ended {
+    let mut running: Vec<_> = (0..6).map(|n| Box::pin(odd.slow(n * 3 + 1))).collect();
+    while !running.is_empty() {
+        let (winner, ended) = race(running.iter_mut()).await;
+        odd.note(format_args!("winner {winner} {}", ended?));
+        drop(running.swap_remove(winner));
+    }
+    let mut signal = odd.context.signal::<u64>("go");
+    for _ in 0..3 {
+        let lost = race([odd.sleep(3).boxed(), (&mut signal).map(|_| Ok(())).boxed()]).await;
+        odd.note(lost.0);
+        if lost.0 == 1 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Hundreds of branches behind one lock after the other.
+async fn locks(odd: &Odd) -> Ended {
+    let (gate, lock) = (Semaphore::new(3), tokio::sync::Mutex::new(0_u64));
+    let branch = |number: u64| {
+        let (gate, lock) = (&gate, &lock);
+        async move {
+            let permit = gate.acquire().await?;
+            let mut sum = lock.lock().await;
+            *sum += number;
+            if number.is_multiple_of(50) {
+                odd.slow(number).await?;
+            }
+            drop((permit, sum));
+            tokio::task::yield_now().await;
+            if number % 60 == 1 { odd.step(number).await } else { Ok(0) }
+        }
+    };
+    let ended = join_all((0..300).map(branch)).await;
+    odd.note(ended.into_iter().sum::<Ended<u64>>()?);
+    Ok(())
+}
+
+/// Every kind of channel between branches.
+async fn channels(odd: &Odd) -> Ended {
+    let (sender, mut receiver) = mpsc::channel(2);
+    let (say, heard) = oneshot::channel();
+    let (publish, mut watched) = watch::channel(0_u64);
+    let (cast, mut first) = broadcast::channel(16);
+    let mut second = cast.subscribe();
+    let notify = Notify::new();
+    let produce = async {
+        for number in 0..6 {
+            let _ = sender.send(odd.slow(number).await?).await;
+            let _ = publish.send(number);
+            let _ = cast.send(number);
+            notify.notify_waiters();
+        }
+        drop((sender, publish, cast));
+        let _ = say.send(1);
+        notify.notify_one();
+        Ok(())
+    };
+    let consume = async {
+        while let Some(number) = receiver.recv().await {
+            odd.note(format_args!("received {number}"));
+            odd.step(number + 100).await?;
+        }
+        Ok(())
+    };
+    let watching = async {
+        while watched.changed().await.is_ok() {
+            let number = *watched.borrow_and_update();
+            odd.step(number + 200).await?;
+        }
+        Ok(())
+    };
+    let casting = async {
+        while let Ok(number) = first.recv().await {
+            odd.step(number + 300).await?;
+            odd.note(second.recv().await.unwrap_or_default());
+        }
+        Ok(())
+    };
+    let waiting = async {
+        notify.notified().await;
+        odd.step(400).await?;
+        let heard: Ended = heard.await.map(drop).map_err(|_| "unheard".into());
+        heard
+    };
+    let all: [Pin<Box<dyn Future<Output = Ended> + Send + '_>>; 5] = [
+        Box::pin(produce),
+        Box::pin(consume),
+        Box::pin(watching),
+        Box::pin(casting),
+        Box::pin(waiting),
+    ];
+    join_all(all).await.into_iter().collect()
+}
+
+/// Branches that wait for each other, and then ask for operations of the same name.
+async fn barriers(odd: &Odd) -> Ended {
+    let barrier = Barrier::new(3);
+    let branch = |number: u64| {
+        let barrier = &barrier;
+        async move {
+            for round in 0..4 {
+                odd.slow(number * 10 + round).await?;
+                barrier.wait().await;
+                odd.step(number * 100 + round).await?;
+            }
+            Ended::Ok(())
+        }
+    };
+    let joined = aios_agents::join!(branch(1), branch(2), branch(3));
+    joined.0.and(joined.1).and(joined.2)?;
+    let tried = aios_agents::try_join!(branch(4), branch(5), branch(6));
+    tried.map(drop)
+}
+
+/// Streams that keep several going.
+async fn streams(odd: &Odd) -> Ended {
+    let mut buffered = stream::iter(0..40).map(|n| odd.slow(n)).buffer_unordered(7);
+    while let Some(value) = buffered.next().await {
+        odd.note(format_args!("buffered {}", value?));
+    }
+    drop(buffered);
+    let each = stream::iter(0..20).for_each_concurrent(4, |n| async move {
+        let _ = odd.slow(n).await;
+        let _ = odd.sleep(n % 3).await;
+    });
+    each.await;
+    let mut nested: FuturesOrdered<_> = (0..4)
+        .map(|outer| async move {
+            let mut inner: FuturesUnordered<_> = (0..4)
+                .map(|n| async move {
+                    tokio::task::yield_now().await;
+                    odd.slow(outer * 7 + n).await
+                })
+                .collect();
+            let mut sum = 0;
+            while let Some(value) = inner.next().await {
+                sum += value?;
+                tokio::task::yield_now().await;
+            }
+            Ended::Ok(sum)
+        })
+        .collect();
+    while let Some(sum) = nested.next().await {
+        odd.note(sum?);
+    }
+    Ok(())
+}
+
+/// Operations that move between what polls them, and some that are dropped half-way.
+async fn moved(odd: &Odd) -> Ended {
+    let mut timer = odd.context.sleep(Duration::from_millis(10));
+    let _ = futures_util::poll!(&mut timer);
+    let mut slow = Box::pin(odd.slow(9));
+    let _ = futures_util::poll!(&mut slow);
+    for number in 0..5 {
+        let mut half = Box::pin(odd.slow(number));
+        let _ = futures_util::poll!(&mut half);
+        tokio::task::yield_now().await;
+        let _ = futures_util::poll!(&mut half);
+        drop(half);
+    }
+    let mut set = FuturesUnordered::new();
+    set.push(async { timer.await.map(|()| 1) }.boxed());
+    set.push(slow);
+    set.push(tokio::task::unconstrained(odd.slow(6)).boxed());
+    let shared = odd.slow(8).map(|value| value.unwrap_or_default()).boxed().shared();
+    set.push(shared.clone().map(Ok).boxed());
+    set.push(shared.map(|value| Ok(value + 1)).boxed());
+    while let Some(value) = set.next().await {
+        odd.note(value?);
+    }
+    let lost = pin!(odd.slow(3));
+    let (first, _, rest) = select_all([odd.sleep(2).boxed(), lost.map(|_| Ok(())).boxed()]).await;
+    drop(rest);
+    first?;
+    let never = odd.context.task::<u64>("nobody", &1).timeout(Duration::from_secs(60));
+    let _ = race([never.map(drop).boxed(), odd.sleep(1).map(drop).boxed()]).await;
+    Ok(())
+}
+
+/// Versions in branches, and compensations that choose.
+async fn undone(odd: &Odd) -> Ended {
+    for number in 0..3 {
+        let odd = odd.clone();
+        odd.context.clone().compensate(format!("undo {number}"), move |_| async move {
+            aios_agents::select! {
+                ended = odd.slow(number) => ended.map(drop)?,
+                _ = odd.sleep(50) => {},
+            }
+            odd.step(number + 10).await.map(drop)
+        });
+    }
+    let branch = |number: u64| async move {
+        odd.sleep(number % 3).await?;
+        let version = odd.context.version(format!("change {}", number % 2), 1..=3)?;
+        odd.note(format_args!("version {version}"));
+        odd.slow(number).await
+    };
+    join_all((0..5).map(branch)).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Err("undo all".into())
+}
+
+/// Yields and slow steps in one set: some wakes of the code come late, some through those of a step.
+async fn yields(odd: &Odd) -> Ended {
+    for count in 0..5_u64 {
+        let mut set = FuturesUnordered::new();
+        set.push(odd.slow(count + 2).boxed());
+        set.push(
+            async move {
+                for _ in 0..count {
+                    tokio::task::yield_now().await;
+                }
+                odd.step(count).await
+            }
+            .boxed(),
+        );
+        set.push(odd.slow(count * 3).boxed());
+        while let Some(value) = set.next().await {
+            odd.note(value?);
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(())
+}
+
+const KINDS: [&str; 9] =
+    ["selects", "losers", "locks", "channels", "barriers", "streams", "moved", "undone", "yields"];
+
+fn odd(seen: &Arc<Mutex<Vec<String>>>) -> impl Fn(WorkflowContext, String) -> Code + use<> {
+    let seen = Arc::clone(seen);
+    move |context, kind| {
+        let odd = Odd { context, seen: Arc::clone(&seen) };
+        Box::pin(async move {
+            match kind.as_str() {
+                "selects" => loop_of_selects(&odd).await,
+                "losers" => losers(&odd).await,
+                "locks" => locks(&odd).await,
+                "channels" => channels(&odd).await,
+                "barriers" => barriers(&odd).await,
+                "streams" => streams(&odd).await,
+                "moved" => moved(&odd).await,
+                "undone" => undone(&odd).await,
+                _ => yields(&odd).await,
+            }
+        })
+    }
+}
+
+/// Lets a run go on and stops it so many times, wherever it is by then.
+async fn run_with_restarts(
+    store: &Arc<dyn Store>,
+    kind: &str,
+    restarts: usize,
+) -> (Vec<String>, Vec<Event>) {
+    let mut saw: VecDeque<Vec<String>> = VecDeque::new();
+    for restart in 0.. {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let engine = runtime(store).workflow("odd", odd(&seen)).start().await.unwrap();
+        let run = match restart {
+            0 => engine.start("odd", &kind).with_id(kind).await.unwrap(),
+            _ => engine.run(kind).await.unwrap(),
+        };
+        let before = run.journal(0, 10_000).await.unwrap().len();
+        let _ = run.signal("go", &restart).await;
+        let is_last = restart == restarts;
+        if is_last {
+            if let Err(error) = result::<()>(&run).await {
+                assert_eq!(kind, "undone", "{error:?}");
+                assert_eq!(error.failure().unwrap().message, "undo all", "{error:?}");
+            }
+        } else {
+            let goes_on = || async {
+                let journal = run.journal(0, 10_000).await.unwrap();
+                let status = run.status().await.unwrap().status;
+                status.is_final() || journal.len() > before + restart * 2
+            };
+            eventually(&format!("{kind} goes on"), goes_on).await;
+        }
+        let journal = run.journal(0, 10_000).await.unwrap();
+        engine.shutdown(PATIENCE).await.unwrap();
+        saw.push_back(read(&seen));
+        if is_last {
+            let last = saw.pop_back().unwrap();
+            for saw in saw.iter().filter(|_| !last.is_empty()) {
+                assert!(last.starts_with(saw), "{kind}: saw {saw:?}, then {last:?}");
+            }
+            let longest = saw.into_iter().chain([last]).max_by_key(Vec::len).unwrap();
+            return (longest, journal.into_iter().map(|recorded| recorded.event).collect());
+        }
+    }
+    unreachable!()
+}
+
+async fn check(store: Arc<dyn Store>, kind: &str, restarts: usize) {
+    let (saw, journal) = run_with_restarts(&store, kind, restarts).await;
+    for end in 1..=journal.len() {
+        let again = Arc::new(Mutex::new(Vec::new()));
+        let workflow = Arc::new(FnWorkflow::new("odd", odd(&again)).unwrap());
+        let replayed = replay(workflow, journal.get(..end).unwrap()).await;
+        replayed.unwrap_or_else(|error| panic!("{kind}: {end} entries: {error:?}"));
+        let again = read(&again);
+        assert!(saw.starts_with(&again), "{kind}: {end} entries: saw {again:?}, live {saw:?}");
+        assert!(end < journal.len() || again == saw, "{kind}: saw {again:?}, live {saw:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_see_after_every_restart_what_was_seen_before() {
+    for kind in KINDS {
+        for restarts in [0, 1, 2, 12] {
+            check(store(), kind, restarts).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_see_after_every_restart_what_was_seen_before_on_sqlite() {
+    for kind in KINDS {
+        for restarts in [0, 2, 12] {
+            check(sqlite().await, kind, restarts).await;
+        }
+    }
+}
