@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     faulty::{Fault, FaultyStore, holds, store_unavailable},
-    workflow_support::{actions, result, runtime, sqlite, store},
+    workflow_support::{actions, eventually, result, runtime, sqlite, store},
 };
 
 /// Appends an event to a run's stream as another process does.
@@ -182,4 +182,50 @@ async fn should_end_every_run_that_a_command_meets_at_its_end() {
 
 fn ended(error: RuntimeError) -> Result<(), RuntimeError> {
     if error.code() == "RUN_ENDED" { Ok(()) } else { Err(error) }
+}
+
+/// The answer to a start may come after others found the run and brought it a step further: what the
+/// starter knows of the journal is old then.
+#[allow(clippy::disallowed_methods, reason = "a test waits for the real engine")]
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_repeat_a_step_of_a_run_that_was_found_before_its_start_was_answered() {
+    let (begun, calls) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicU32::new(0)));
+    let counted = Arc::clone(&calls);
+    let workflow = move |context: WorkflowContext, (): ()| {
+        let calls = Arc::clone(&counted);
+        async move {
+            context
+                .step("first", || async {
+                    Ok::<_, TaskError>(calls.fetch_add(1, Ordering::SeqCst))
+                })
+                .await?;
+            context.signal::<u32>("go").await
+        }
+    };
+    let faulty = FaultyStore::new(store());
+    let seen: Arc<dyn Store> = Arc::<FaultyStore>::clone(&faulty);
+    let answered = Arc::clone(&begun);
+    faulty.on_append(move |append| {
+        let answered = Arc::clone(&answered);
+        let until = async move { answered.notified().await };
+        holds(append, "started").then(|| Fault::Until(Box::pin(until)))
+    });
+    let runtime = Arc::new(runtime(&seen).workflow("steps", workflow).start().await.unwrap());
+    let starting = tokio::spawn({
+        let runtime = Arc::clone(&runtime);
+        async move { runtime.start("steps", &()).with_id("r").await.unwrap() }
+    });
+    let stream = StreamId::of_run("r").unwrap();
+    let is_waiting = || async {
+        let journal = seen.read_stream(&stream, 0, 10).await.unwrap();
+        journal.iter().any(|it| it.event.event_type.action() == "step_completed")
+    };
+    eventually("the run is found and takes its step", is_waiting).await;
+    // Until the run has left memory.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    begun.notify_one();
+    let run = starting.await.unwrap();
+    run.signal("go", &3).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 3);
+    assert_eq!(calls.load(Ordering::SeqCst), 1, "the step was recorded");
 }

@@ -1,7 +1,7 @@
 //! A store and a broker that fail as a test says.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
@@ -34,6 +34,8 @@ pub(crate) enum Fault<E> {
     Hang,
     /// Something else happens first; then the call has its effect.
     After(BoxFuture<'static, ()>),
+    /// It has its effect, and is answered after something else has happened.
+    Until(BoxFuture<'static, ()>),
 }
 
 /// Decides over a call; `None` lets it pass.
@@ -77,6 +79,11 @@ async fn faulty<T, E>(
             first.await;
             call.await
         }
+        Some(Fault::Until(then)) => {
+            let answer = call.await;
+            then.await;
+            answer
+        }
     }
 }
 
@@ -86,12 +93,13 @@ pub(crate) struct FaultyStore {
     appends: Rules<Append, StoreError>,
     calls: Rules<&'static str, StoreError>,
     counts: Mutex<HashMap<&'static str, usize>>,
+    streams: Mutex<HashSet<StreamId>>,
 }
 
 impl FaultyStore {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
         let (appends, calls, counts) = (Rules::default(), Rules::default(), Mutex::default());
-        Arc::new(Self { inner, appends, calls, counts })
+        Arc::new(Self { inner, appends, calls, counts, streams: Mutex::default() })
     }
 
     /// Decides over every append from now on.
@@ -119,6 +127,11 @@ impl FaultyStore {
     /// How often a method was called.
     pub(crate) fn count(&self, method: &'static str) -> usize {
         self.counts.lock().unwrap().get(method).copied().unwrap_or_default()
+    }
+
+    /// The streams that were read since this was last asked.
+    pub(crate) fn take_streams(&self) -> HashSet<StreamId> {
+        std::mem::take(&mut *self.streams.lock().unwrap())
     }
 
     async fn call<T>(
@@ -181,6 +194,7 @@ impl EventStore for FaultyStore {
         after: u64,
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.streams.lock().unwrap().insert(stream.clone());
         self.call("read_stream", self.inner.read_stream(stream, after, limit)).await
     }
 
@@ -189,6 +203,7 @@ impl EventStore for FaultyStore {
         streams: &[StreamId],
         limit: usize,
     ) -> Result<Vec<Vec<RecordedEvent>>, StoreError> {
+        self.streams.lock().unwrap().extend(streams.iter().cloned());
         self.call("read_streams", self.inner.read_streams(streams, limit)).await
     }
 

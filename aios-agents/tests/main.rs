@@ -27,12 +27,14 @@ mod engine_races;
 mod engine_relay;
 mod engine_stops;
 mod engine_unclaimed;
+mod engine_waits;
 #[allow(dead_code, reason = "a fixture offers more than every test needs")]
 mod faulty;
 mod logged;
 mod options;
 mod projection;
 mod reference;
+mod run_ends;
 mod run_events;
 mod run_metadata;
 mod texts;

@@ -177,6 +177,7 @@ impl RuntimeBuilder {
             broker: Arc::clone(&broker),
             store: self.store.clone(),
             journals: journals.clone(),
+            ends: Arc::default(),
             engine: None,
             host: None,
             projections: Running::default(),

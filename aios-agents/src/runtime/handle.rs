@@ -8,15 +8,17 @@ use aios_core::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Client, RunError, RunEvents, RuntimeError};
+use super::{Client, RunError, RunEvents, RuntimeError, ends::Watch};
 use crate::workflow::{
-    engine::Ended,
+    engine::{Ended, Engine, Waiter},
     journal::{CancelRequested, Entry, Signaled, decode, mark_copy},
     run_id,
 };
 
-/// How often to look for the end of a run of another process, at first and at most.
-const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How often to look for the end of a run, at first and at most, should its end not be heard of.
+const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How soon to look again after the store did not answer, at first and at most.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// A run, wherever it is advanced. Cloning is cheap; dropping it does nothing to the run.
 ///
@@ -38,7 +40,9 @@ impl RunHandle {
         &self.run_id
     }
 
-    /// Waits for the run to end, and for the run that it continues as.
+    /// Waits for the run to end, and for the run that it continues as. Learns of it at once, wherever
+    /// the run is advanced, and waits on while the store does not answer: who waits only for some
+    /// time drops this.
     ///
     /// # Errors
     ///
@@ -70,42 +74,47 @@ impl RunHandle {
         }
     }
 
+    /// Waits for the end of a run, also while the store does not answer.
     async fn ended(&self, run_id: &Arc<str>) -> Result<Ended, RuntimeError> {
-        let Client { journals, engine } = &self.client;
-        let mut pause = POLL.0;
+        let Client { journals, engine, ends } = &self.client;
+        let (mut pause, mut back_off) = (POLL.0, BACK_OFF.0);
         loop {
-            // Registered before looking, so that an end in between is not missed.
-            let notified = engine.as_ref().map(|engine| engine.waiters.wait(run_id));
-            // A run in memory tells its end; its row is looked at all the same now and then, since
-            // another engine may have it meanwhile.
-            let is_live = pause < POLL.1 && engine.as_ref().is_some_and(|it| it.holds(run_id));
-            if !is_live && let Some(ended) = journals.ended(run_id).await? {
-                return Ok(ended);
-            }
-            let notified = async {
-                match notified {
-                    Some(notified) => notified.ended().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let stopped = async {
-                match engine {
-                    Some(engine) => engine.failed().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                ended = notified => if let Some(ended) = ended {
-                    return Ok(ended);
-                },
-                failure = stopped => return match journals.ended(run_id).await {
+            if let Some(failure) = engine.as_ref().and_then(|engine| engine.failure()) {
+                return match journals.ended(run_id).await {
                     Ok(Some(ended)) => Ok(ended),
                     Ok(None) | Err(_) => Err(RuntimeError::EngineStopped { failure }),
-                },
-                () = journals.clock.sleep(pause) => {}
+                };
             }
-            pause = (pause * 2).min(POLL.1);
+            let engine = engine.as_ref().filter(|engine| !engine.is_stopping());
+            // Registered before looking, so that an end in between is not missed.
+            let notified = engine.map(|engine| (engine, engine.waiters.wait(run_id)));
+            let watched = notified.is_none().then(|| ends.watch(journals, run_id));
+            // A run in memory tells its end; its row is looked at all the same now and then, since
+            // another engine may have it meanwhile.
+            let is_live = pause < POLL.1 && engine.is_some_and(|it| it.holds(run_id));
+            let mut next = pause;
+            if !is_live {
+                match journals.ended(run_id).await {
+                    Ok(Some(ended)) => return Ok(ended),
+                    Ok(None) => {
+                        ends.store_answered();
+                        back_off = BACK_OFF.0;
+                    }
+                    Err(error) if error.is_retryable() => {
+                        ends.store_failed(&error);
+                        next = back_off;
+                        back_off = (back_off * 2).min(BACK_OFF.1);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            tokio::select! {
+                biased;
+                ended = told(notified, watched) => if let Some(ended) = ended {
+                    return Ok(ended);
+                },
+                () = journals.clock.sleep(next) => pause = (pause * 2).min(POLL.1),
+            }
         }
     }
 
@@ -249,9 +258,10 @@ impl RunHandle {
         let new_id = new_id.into();
         run_id::check_chosen(&new_id)?;
         let events = self.prefix(operation, &new_id).await?;
+        let starting = self.client.engine.as_ref().map(|engine| engine.starting(&new_id));
         let appended = self.client.journals.begin(&new_id, events).await?;
-        if let Some(engine) = &self.client.engine {
-            engine.begin(&new_id, appended);
+        if let Some(starting) = starting {
+            starting.begin(appended);
         }
         Ok(Self::new(self.client.clone(), new_id))
     }
@@ -288,6 +298,22 @@ impl RunHandle {
             }
         }
     }
+}
+
+/// Completes when a run has ended, or is to be looked at.
+async fn told(
+    notified: Option<(&Arc<Engine>, Waiter<'_>)>,
+    watched: Option<Watch<'_>>,
+) -> Option<Ended> {
+    if let Some((engine, mut waiter)) = notified {
+        return tokio::select! {
+            biased;
+            ended = waiter.ended() => ended,
+            () = engine.stopped() => None,
+        };
+    }
+    watched?.stirred().await;
+    None
 }
 
 fn unexplained() -> Failure {

@@ -1,6 +1,7 @@
 //! The runtime: agents and workflows of one process, on a store and a broker.
 
 mod builder;
+mod ends;
 mod error;
 mod handle;
 mod run_events;
@@ -12,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 use aios_core::{broker::Broker, failure::Failure, store::Store};
 use serde::Serialize;
 
+use self::ends::Ends;
 pub(crate) use self::single_task::NAME as SINGLE_TASK;
 pub use self::{
     builder::RuntimeBuilder,
@@ -42,6 +44,7 @@ pub struct Runtime {
     broker: Arc<dyn Broker>,
     store: Option<Arc<dyn Store>>,
     journals: Option<Journals>,
+    ends: Arc<Ends>,
     engine: Option<RunningEngine>,
     host: Option<AgentHost>,
     projections: Running,
@@ -190,7 +193,7 @@ impl Runtime {
             reason: "a runtime without a store has no runs".to_owned(),
         })?;
         let engine = self.engine.as_ref().map(|running| Arc::clone(&running.engine));
-        Ok(Client { journals, engine })
+        Ok(Client { journals, engine, ends: Arc::clone(&self.ends) })
     }
 }
 
@@ -200,6 +203,7 @@ struct Client {
     journals: Journals,
     /// The engine of this process, which is told at once what others find by polling.
     engine: Option<Arc<Engine>>,
+    ends: Arc<Ends>,
 }
 
 impl Client {

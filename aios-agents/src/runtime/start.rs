@@ -120,10 +120,11 @@ impl StartRun {
         let signals = signals.collect::<Result<Vec<_>, RuntimeError>>()?;
         let started = Started { version, input: input.clone(), start_at, ..Started::default() };
         let others = encode(journals, &self.workflow, &signals)?;
+        let starting = client.engine.as_ref().map(|engine| engine.starting(&run_id));
         match journals.start(&run_id, &self.workflow, started, others, self.metadata).await {
             Ok(journal) => {
-                if let Some(engine) = &client.engine {
-                    engine.begin(&run_id, journal);
+                if let Some(starting) = starting {
+                    starting.begin(journal);
                 }
             }
             Err(JournalError::Exists { .. }) if signals.is_empty() => {

@@ -81,7 +81,8 @@ AS $$
 $$;
 
 -- Runs that have not ended and of which nothing is noted. The inner query keeps the planner from
--- walking through all runs in the order of their keys.
+-- walking through all runs in the order of their keys, and its own inner query from joining before
+-- it has looked at the tables.
 CREATE FUNCTION {schema}.unnoted_runs(in_shards bigint[], in_after uuid, in_limit bigint)
 RETURNS TABLE (id uuid, external_id text)
 LANGUAGE sql STABLE
@@ -97,9 +98,9 @@ AS $$
         WHERE r.shard = ANY (in_shards)
             AND r.status IN ('running', 'paused', 'blocked', 'cancelling')
             AND r.deleted_at IS NULL
-            AND NOT EXISTS (
-                SELECT FROM {schema}.run_waits w WHERE w.shard = r.shard AND w.id = r.id
-            )
+            AND (
+                SELECT w.version FROM {schema}.run_waits w WHERE w.shard = r.shard AND w.id = r.id
+            ) IS NULL
         OFFSET 0
     ) u
     WHERE u.id > in_after
@@ -121,10 +122,10 @@ AS $$
         SELECT w.id
         FROM {schema}.run_waits w
         WHERE w.shard = ANY (in_shards) AND w.id > in_after
-            AND EXISTS (
-                SELECT FROM {schema}.events e
+            AND (
+                SELECT e.version FROM {schema}.events e
                 WHERE e.stream_id = w.stream_id AND e.version = w.version + 1
-            )
+            ) IS NOT NULL
         OFFSET 0
     ) o
     JOIN {schema}.workflow_runs r ON r.id = o.id

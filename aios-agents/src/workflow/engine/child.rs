@@ -64,9 +64,10 @@ impl Engine {
             let (parent, input) = (Some(parent.clone()), child.input.clone());
             let started = Started { parent, input, ..Started::default() };
             let workflow = child.workflow.as_str();
+            let starting = self.starting(&run_id);
             match self.start_run(&run_id, workflow, started, metadata.clone()).await {
                 Ok(first) => {
-                    self.begin(&run_id, first);
+                    starting.begin(first);
                     return Ok(None);
                 }
                 // Perhaps by an attempt before, of which the store lost the answer.

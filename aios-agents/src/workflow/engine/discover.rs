@@ -3,7 +3,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use aios_core::{
     Chain,
     clock::ClockExt,
-    event::{EventError, Pattern},
+    event::{EventError, Pattern, Timestamp},
     failure::Failure,
     store::{EventStore, RecordedEvent, Shard, StoreError},
 };
@@ -12,8 +12,9 @@ use tracing::warn;
 use super::{Engine, Message};
 use crate::workflow::journal::{Entry, decode};
 
-/// Time in which events gather before they are looked at, and in which this process learns where its
-/// own appends landed.
+/// Time in which this process learns where its own appends landed.
+const MOMENT: Duration = Duration::from_millis(2);
+/// Time in which the events of a log that grows all the time gather before they are looked at.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Positions of the log looked through at once.
 const RANGE: u64 = 2048;
@@ -53,11 +54,12 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
             return engine.fail("look for news", &Failure::from_error(error.code(), &error));
         }
     };
+    let mut looked_at = Timestamp::MIN;
     loop {
         tokio::select! {
             biased;
             () = engine.stopped() => return,
-            result = look(&engine, &mut position, &quiet) => {
+            result = look(&engine, &mut position, &mut looked_at, &quiet) => {
                 if let Err(error) = result {
                     if !engine.survives("look for what other processes appended", error) {
                         return;
@@ -79,10 +81,13 @@ pub(super) async fn begin(engine: &Engine) -> Result<u64, StoreError> {
 async fn look(
     engine: &Arc<Engine>,
     position: &mut u64,
+    looked_at: &mut Timestamp,
     quiet: &[Pattern],
 ) -> Result<(), StoreError> {
     let head = engine.store.wait_for(*position).await?;
-    engine.clock.sleep(PAUSE).await;
+    let rest = PAUSE.saturating_sub(engine.clock.now().duration_since(*looked_at));
+    engine.clock.sleep(rest.max(MOMENT)).await;
+    *looked_at = engine.clock.now();
     while let Some(foreign) = engine.store.foreign(*position, head) {
         let up_to = foreign.end.saturating_sub(1).min(foreign.start.saturating_add(RANGE - 1));
         let after = foreign.start.saturating_sub(1);
@@ -103,11 +108,24 @@ async fn look(
 async fn nudge(engine: &Arc<Engine>, found: Vec<RecordedEvent>) {
     let mut told = HashSet::new();
     let foreign = found.iter().filter(|recorded| !engine.store.is_own(recorded.position));
+    for run_id in foreign.clone().filter_map(ended) {
+        engine.waiters.look(run_id);
+    }
     for run_id in foreign.flat_map(concerned) {
         let is_owned = engine.ownership.fence(Shard::of(&run_id)).is_some();
         if is_owned && told.insert(Arc::clone(&run_id)) {
             engine.activate(&run_id, Message::Nudge).await;
         }
+    }
+}
+
+/// The run that an event may have ended or blocked.
+fn ended(recorded: &RecordedEvent) -> Option<&str> {
+    match recorded.event.event_type.segments() {
+        ("workflows", _, "completed" | "failed" | "cancelled" | "continued" | "blocked") => {
+            recorded.stream.run_id()
+        }
+        _ => None,
     }
 }
 

@@ -6,15 +6,13 @@ use std::{
 use aios_core::{
     Chain,
     clock::ClockExt,
-    store::{
-        Fence, Lease, Leases, PageRequest, ReadModels, RunFilter, RunStatus, Shard, StoreError,
-    },
+    store::{Fence, Lease, Leases, Shard, StoreError},
 };
 use futures_util::future::join_all;
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
-use super::{Bundle, Engine, EngineError, Message, failing::PANICKED, mailbox};
+use super::{Bundle, Engine, EngineError, failing::PANICKED, mailbox, recover};
 use crate::{
     panic::panic_failure,
     task::{self, JoinSet},
@@ -66,6 +64,13 @@ impl Ownership {
         let shards = self.shards();
         let owned = shards.get(&shard).filter(|owned| owned.reader.is_some());
         owned.map(|owned| owned.lease.fence())
+    }
+
+    /// The shards that are owned.
+    pub(super) fn owned(&self) -> Vec<Shard> {
+        let shards = self.shards();
+        let owned = shards.iter().filter(|(_, owned)| owned.reader.is_some());
+        owned.map(|(shard, _)| *shard).collect()
     }
 
     /// Whether this engine has the lease, be the mailbox open or not.
@@ -211,41 +216,9 @@ pub(super) async fn take(engine: &Arc<Engine>) -> Result<(), EngineError> {
     if !shards.is_empty() {
         debug!(shards = shards.len(), "took shards");
         // A task of its own: recovery may take longer than a lease lives.
-        task::spawn(recover_all(Arc::clone(engine), shards));
+        task::spawn(recover::run(Arc::clone(engine), shards));
     }
     Ok(())
-}
-
-async fn recover_all(engine: Arc<Engine>, shards: Vec<Shard>) {
-    while let Err(error) = recover(&engine, &shards).await {
-        if !engine.survives("find the runs to go on with", error) {
-            return;
-        }
-        engine.clock.sleep(engine.options.back_off.1).await;
-        if engine.is_stopping() {
-            return;
-        }
-    }
-}
-
-/// Lets the unfinished runs of shards go on.
-async fn recover(engine: &Arc<Engine>, shards: &[Shard]) -> Result<(), StoreError> {
-    let statuses =
-        vec![RunStatus::Running, RunStatus::Cancelling, RunStatus::Paused, RunStatus::Blocked];
-    let filter = RunFilter { shards: shards.to_vec(), statuses, ..RunFilter::default() };
-    let mut page = PageRequest::first(1000);
-    loop {
-        let found = engine.store.run_summaries(&filter, &page).await?;
-        let engine = Arc::clone(engine);
-        let ids: Vec<Arc<str>> = found.rows.into_iter().map(|row| row.id.into()).collect();
-        for run_id in ids {
-            engine.activate(&run_id, Message::Nudge).await;
-        }
-        match found.next {
-            Some(next) => page = next,
-            None => return Ok(()),
-        }
-    }
 }
 
 impl Engine {

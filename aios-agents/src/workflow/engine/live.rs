@@ -46,8 +46,46 @@ pub(super) struct Live(Mutex<Runs>);
 #[derive(Debug, Default)]
 struct Runs {
     inboxes: HashMap<Arc<str>, Arc<Inbox>>,
+    starting: HashMap<Arc<str>, Starts>,
     tasks: JoinSet<()>,
     stopped: bool,
+}
+
+/// Those who are starting a run in this process.
+#[derive(Debug, Default)]
+struct Starts {
+    count: usize,
+    /// Whether the run was brought into memory meanwhile, by somebody who found its start. It may
+    /// have gone on since, and what its starter knows of its journal is old.
+    is_overtaken: bool,
+}
+
+/// Somebody who is about to start a run.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    engine: Arc<Engine>,
+    run_id: Arc<str>,
+}
+
+impl Starting {
+    /// The run was started: its journal is at hand.
+    pub(crate) fn begin(self, journal: Vec<RecordedEvent>) {
+        if self.engine.ownership.fence(Shard::of(&self.run_id)).is_some() {
+            self.engine.live.inbox(&self.engine, &self.run_id, Some(journal), None);
+        }
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        let mut runs = self.engine.live.runs();
+        if let Some(starts) = runs.starting.get_mut(&self.run_id) {
+            starts.count -= 1;
+            if starts.count == 0 {
+                runs.starting.remove(&self.run_id);
+            }
+        }
+    }
 }
 
 /// What a driver begins with.
@@ -59,33 +97,62 @@ pub(super) struct Activation {
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
+impl Runs {
+    /// The journal that a run begins with, unless the run was begun without it before.
+    fn usable(
+        &mut self,
+        run_id: &str,
+        journal: Option<Vec<RecordedEvent>>,
+    ) -> Option<Vec<RecordedEvent>> {
+        let Some(starts) = self.starting.get_mut(run_id) else { return journal };
+        let is_overtaken = std::mem::replace(&mut starts.is_overtaken, true);
+        journal.filter(|_| !is_overtaken)
+    }
+}
+
 impl Live {
     fn runs(&self) -> MutexGuard<'_, Runs> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The inbox of a run; brings the run into memory if need be. `None` once stopped.
+    /// The inbox of a run, and whether the run was brought into memory for it. `None` once stopped.
     fn inbox(
         &self,
         engine: &Arc<Engine>,
         run_id: &Arc<str>,
         journal: Option<Vec<RecordedEvent>>,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> Option<Arc<Inbox>> {
-        let mut runs = self.runs();
-        if let Some(inbox) = runs.inboxes.get(run_id) {
-            return Some(Arc::clone(inbox));
+    ) -> Option<(Arc<Inbox>, bool)> {
+        let is_start = journal.is_some();
+        let inbox = {
+            let mut runs = self.runs();
+            if let Some(inbox) = runs.inboxes.get(run_id) {
+                return Some((Arc::clone(inbox), false));
+            }
+            if runs.stopped {
+                return None;
+            }
+            let journal = runs.usable(run_id, journal);
+            let inbox = Arc::new(Inbox::default());
+            runs.inboxes.insert(Arc::clone(run_id), Arc::clone(&inbox));
+            while runs.tasks.try_join_next().is_some() {}
+            let (run_id, told) = (Arc::clone(run_id), Arc::clone(&inbox));
+            let activation = Activation { run_id, inbox: told, journal, permit };
+            runs.tasks.spawn(driver::run(Arc::clone(engine), activation));
+            inbox
+        };
+        if !is_start {
+            engine.parking.stirred(run_id);
         }
-        if runs.stopped {
-            return None;
+        Some((inbox, true))
+    }
+
+    /// Does something that concerns a run which is not in memory, and does not get there meanwhile.
+    pub(super) fn unless_live(&self, run_id: &str, act: impl FnOnce()) {
+        let runs = self.runs();
+        if !runs.inboxes.contains_key(run_id) {
+            act();
         }
-        let inbox = Arc::new(Inbox::default());
-        runs.inboxes.insert(Arc::clone(run_id), Arc::clone(&inbox));
-        while runs.tasks.try_join_next().is_some() {}
-        let (run_id, told) = (Arc::clone(run_id), Arc::clone(&inbox));
-        let activation = Activation { run_id, inbox: told, journal, permit };
-        runs.tasks.spawn(driver::run(Arc::clone(engine), activation));
-        Some(inbox)
     }
 
     /// A run leaves memory. What it was told and did not read is to be told again.
@@ -142,11 +209,10 @@ impl Engine {
         self.tell_with(run_id, message, permit);
     }
 
-    /// Begins a run that was just started; its journal is at hand.
-    pub(crate) fn begin(self: &Arc<Self>, run_id: &Arc<str>, journal: Vec<RecordedEvent>) {
-        if self.ownership.fence(Shard::of(run_id)).is_some() {
-            self.live.inbox(self, run_id, Some(journal), None);
-        }
+    /// Announces that a run is about to be started, before anything is appended.
+    pub(crate) fn starting(self: &Arc<Self>, run_id: &Arc<str>) -> Starting {
+        self.live.runs().starting.entry(Arc::clone(run_id)).or_default().count += 1;
+        Starting { engine: Arc::clone(self), run_id: Arc::clone(run_id) }
     }
 
     fn tell_with(
@@ -158,7 +224,11 @@ impl Engine {
         if self.ownership.fence(Shard::of(run_id)).is_none() {
             return;
         }
-        while let Some(inbox) = self.live.inbox(self, run_id, None, permit.take()) {
+        while let Some((inbox, is_new)) = self.live.inbox(self, run_id, None, permit.take()) {
+            if is_new && matches!(message, Message::Nudge) {
+                // Its journal is read after this.
+                return;
+            }
             match inbox.push(message) {
                 Ok(()) => return,
                 Err(unsent) => message = unsent,

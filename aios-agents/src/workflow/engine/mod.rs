@@ -15,6 +15,9 @@ mod leases;
 mod live;
 mod log;
 mod mailbox;
+mod parking;
+mod reads;
+mod recover;
 mod registry;
 mod relay;
 mod timers;
@@ -43,9 +46,14 @@ use tracing::{info, warn};
 pub use self::executor::RunExecutor;
 use self::{
     activity::Activity, dispatch::Dispatch, failing::Failing, leases::Ownership, live::Live,
-    timers::Timers, waiters::Waiters,
+    parking::Parking, timers::Timers,
 };
-pub(crate) use self::{bundle::Bundle, live::Message, registry::Registry, waiters::Ended};
+pub(crate) use self::{
+    bundle::Bundle,
+    live::{Message, Starting},
+    registry::Registry,
+    waiters::{Ended, Waiter, Waiters},
+};
 use crate::{
     counted::CountedStore, options::check_span, task::JoinSet, workflow::journal::Journals,
 };
@@ -214,6 +222,8 @@ pub(crate) struct Engine {
     ownership: Ownership,
     live: Live,
     timers: Timers,
+    parking: Parking,
+    reads: mpsc::Sender<reads::Read>,
     activity: Activity,
     dispatches: mpsc::Sender<Dispatch>,
     /// The types of the agents in this process.
@@ -247,6 +257,7 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<RunningEngine, EngineError> {
         let (dispatches, queue) = mpsc::channel(DISPATCHES);
+        let (reads, asked) = mpsc::channel(reads::QUEUE);
         let store_id = journals.store.id().await?;
         let engine = Arc::new(Self {
             store_id,
@@ -260,6 +271,8 @@ impl Engine {
             ownership: Ownership::default(),
             live: Live::default(),
             timers: Timers::default(),
+            parking: Parking::default(),
+            reads,
             activity: Activity::default(),
             dispatches,
             agent_types,
@@ -270,12 +283,15 @@ impl Engine {
             store_is_down: AtomicBool::new(false),
         });
         let position = discover::begin(&engine).await?;
-        leases::take(&engine).await?;
         let mut tasks = JoinSet::new();
+        leases::take(&engine).await?;
         let mut spawn = |what: &'static str, part: BoxFuture<'static, ()>| {
             tasks.spawn(failing::guard(Arc::clone(&engine), what, part));
         };
         spawn("publish tasks", Box::pin(dispatch::run(Arc::clone(&engine), queue)));
+        spawn("read journals", Box::pin(reads::run(Arc::clone(&engine), asked)));
+        spawn("note waiting runs", Box::pin(parking::note(Arc::clone(&engine))));
+        spawn("look for due runs", Box::pin(parking::look_ahead(Arc::clone(&engine))));
         spawn("wake runs", Box::pin(timers::run(Arc::clone(&engine))));
         spawn("look for dead letters", Box::pin(dead_letters::run(Arc::clone(&engine))));
         spawn("keep shards", Box::pin(leases::run(Arc::clone(&engine))));
@@ -288,7 +304,7 @@ impl Engine {
     }
 
     /// Completes when the engine is told to stop.
-    async fn stopped(&self) {
+    pub(crate) async fn stopped(&self) {
         let mut stopping = self.stopping.subscribe();
         // The sender lives as long as this engine, so waiting can't fail.
         let _ = stopping.wait_for(|stopping| *stopping).await;
@@ -344,6 +360,7 @@ impl RunningEngine {
         self.engine.stopping.send_replace(true);
         self.engine.live.stop().await;
         self.tasks.shutdown().await;
+        parking::note_rest(&self.engine).await;
         self.engine.store.unwatch();
         self.engine.release_leases().await;
         failure

@@ -8,6 +8,9 @@ use tokio::sync::Notify;
 
 use super::{Engine, Message};
 
+/// Stands for whatever the run waits for; no operation has this number.
+const LOOK: u64 = u64::MAX;
+
 /// When which run is to be woken. Knows runs by id only, so a sleeping run costs little more than
 /// its name.
 ///
@@ -45,6 +48,21 @@ impl Timers {
     /// Whether an operation has a timer.
     pub(super) fn is_set(&self, run_id: &Arc<str>, operation: u64) -> bool {
         self.due().by_operation.contains_key(&(Arc::clone(run_id), operation))
+    }
+
+    /// The run is to be looked at then, because somebody noted so.
+    pub(super) fn set_look(&self, at: Timestamp, run_id: &Arc<str>) {
+        self.set(at, run_id, LOOK);
+    }
+
+    /// When an operation of the run is due, the earliest.
+    pub(super) fn earliest(&self, run_id: &Arc<str>) -> Option<Timestamp> {
+        let range = (Arc::clone(run_id), 0)..(Arc::clone(run_id), LOOK);
+        self.due().by_operation.range(range).map(|(_, at)| *at).min()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.due().by_operation.len()
     }
 
     /// The operation waits for nothing any more.
@@ -101,7 +119,12 @@ pub(super) async fn run(engine: Arc<Engine>) {
             () = engine.timers.earlier.notified() => continue,
         }
         while let Some((run_id, operation)) = engine.timers.pop(engine.clock.now()) {
-            engine.activate(&run_id, Message::TimerDue(operation)).await;
+            match operation {
+                // A run in memory has its own timers.
+                LOOK if engine.holds(&run_id) => {}
+                LOOK => engine.activate(&run_id, Message::Nudge).await,
+                operation => engine.activate(&run_id, Message::TimerDue(operation)).await,
+            }
         }
     }
 }
@@ -123,6 +146,18 @@ mod tests {
         assert_eq!(timers.pop(at(2)), None);
         assert_eq!(timers.pop(at(3)), Some((Arc::clone(&run), 1)));
         assert_eq!(timers.pop(at(100)), None, "it had one timer");
+    }
+
+    #[test]
+    fn should_know_when_the_first_operation_of_a_run_is_due() {
+        let (timers, run, other): (_, Arc<str>, Arc<str>) =
+            (Timers::default(), "r".into(), "s".into());
+        timers.set_look(at(1), &run);
+        timers.set(at(2), &other, 0);
+        assert_eq!(timers.earliest(&run), None);
+        timers.set(at(5), &run, 1);
+        timers.set(at(4), &run, 9);
+        assert_eq!((timers.earliest(&run), timers.len()), (Some(at(4)), 4));
     }
 
     #[test]

@@ -44,6 +44,11 @@ impl Waiters {
         }
     }
 
+    /// Lets those who wait for a run look at it.
+    pub(crate) fn look(&self, run_id: &str) {
+        drop(self.waiting().by_run.remove(run_id));
+    }
+
     fn remove(&self, run_id: &str, key: u64) {
         let mut waiting = self.waiting();
         if let Some(of_run) = waiting.by_run.get_mut(run_id) {
@@ -69,8 +74,8 @@ pub(crate) struct Waiter<'a> {
 }
 
 impl Waiter<'_> {
-    /// How the run ended; `None` if this is never told.
-    pub(crate) async fn ended(mut self) -> Option<Ended> {
+    /// How the run ended; `None` if it is to be looked at.
+    pub(crate) async fn ended(&mut self) -> Option<Ended> {
         (&mut self.receiver).await.ok()
     }
 }
@@ -110,7 +115,7 @@ mod tests {
     #[tokio::test]
     async fn should_tell_everyone_who_waits_and_keep_nothing_of_them() {
         let (waiters, run_id) = (Waiters::default(), Arc::from("a"));
-        let (first, second) = (waiters.wait(&run_id), waiters.wait(&run_id));
+        let (mut first, mut second) = (waiters.wait(&run_id), waiters.wait(&run_id));
         waiters.notify("a", &ended());
         assert_eq!(count(&waiters), 0);
         assert!(first.ended().await.is_some());

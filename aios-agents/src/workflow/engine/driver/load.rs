@@ -21,7 +21,7 @@ use super::{
 use crate::suggest::hint;
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
-    engine::{Bundle, Ended, Engine, mailbox_of},
+    engine::{Bundle, Ended, Engine, mailbox_of, reads::Start},
     journal::{Blocked, Entry, Failed, JournalError, Record, Started, decode},
 };
 
@@ -158,7 +158,7 @@ impl Driver {
             (Some(reason), _) => self.execution.cancel(reason),
             (None, Some(at)) => {
                 self.engine.timers.set(at, &self.run_id, 0);
-                return Err(Exit::Premature);
+                return Err(Exit::Premature(Some(self.as_parked())));
             }
             (None, None) => {}
         }
@@ -239,16 +239,14 @@ impl Driver {
 }
 
 pub(super) async fn read(engine: &Engine, stream: &StreamId) -> Result<Vec<RecordedEvent>, Exit> {
-    let mut events: Vec<RecordedEvent> = Vec::new();
-    loop {
+    let Start { mut events, mut may_go_on } = engine.read_start(stream).await.map_err(failed)?;
+    while may_go_on {
         let after = events.last().map_or(0, |last| last.version);
         let page = engine.store.read_stream(stream, after, PAGE).await.map_err(failed)?;
-        let is_last = page.len() < PAGE;
+        may_go_on = page.len() >= PAGE;
         events.extend(page);
-        if is_last {
-            return Ok(events);
-        }
     }
+    Ok(events)
 }
 
 fn failed(error: StoreError) -> Exit {

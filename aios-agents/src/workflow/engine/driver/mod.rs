@@ -31,7 +31,7 @@ use tracing::warn;
 
 pub(super) use self::stay::run;
 use self::{assignment::Assignment, children::Children, outgoing::Outgoing, successor::Succession};
-use super::{Ended, Engine, Message, dispatch::Dispatch, inbox::Inbox};
+use super::{Ended, Engine, Message, dispatch::Dispatch, inbox::Inbox, parking::Parked};
 use crate::{
     agent::{codes::AGENT_NOT_FOUND, mailbox_of},
     task,
@@ -52,10 +52,11 @@ const WATCH: Duration = Duration::from_secs(10);
 enum Exit {
     /// It has ended, or stands still until its code changes.
     Ended(Ended),
-    /// It waits for something that will wake it.
-    Waiting,
+    /// It waits for something that will wake it; if for nothing but events and timers, that can be
+    /// noted.
+    Waiting(Option<Parked>),
     /// Its time has not come; a timer wakes it.
-    Premature,
+    Premature(Option<Parked>),
     /// Somebody else owns it.
     Lost,
     /// There is no such run.
@@ -159,7 +160,7 @@ impl Driver {
                 }
             }
             if self.may_rest() && inbox.is_empty() {
-                return Exit::Waiting;
+                return Exit::Waiting(self.parked());
             }
             if self.turns >= TURNS {
                 self.turns = 0;
@@ -231,15 +232,22 @@ impl Driver {
             return !machine.runs_step();
         }
         let soon = self.engine.clock.now() + self.engine.options.linger;
-        let waits = |request: &Request| {
-            matches!(request, Request::Sleep { .. } | Request::Signal { .. } | Request::Child(_))
-        };
         let mut active = machine.active().peekable();
         let rests = active.peek().is_some() && active.all(|(_, request)| waits(request));
         let rests = rests && machine.next_timer().is_none_or(|due| due > soon);
         drop(active);
         drop(machine);
         rests && !self.is_watched()
+    }
+
+    /// What is to be noted of a run that rests, unless it has tasks.
+    fn parked(&self) -> Option<Parked> {
+        let only_waits = self.execution.machine().active().all(|(_, request)| waits(request));
+        only_waits.then(|| self.as_parked())
+    }
+
+    fn as_parked(&self) -> Parked {
+        Parked { fence: self.fence, version: self.version }
     }
 
     /// Whether the run stays to see if something foreign wakes its code, which would be lost with
@@ -370,6 +378,11 @@ impl Driver {
         let to = to.map_err(|invalid| Failure::from_error(AGENT_NOT_FOUND, &invalid))?;
         Ok(Publish { event: record.event, to, require_route })
     }
+}
+
+/// Whether a request is settled by an event or a timer alone.
+fn waits(request: &Request) -> bool {
+    matches!(request, Request::Sleep { .. } | Request::Signal { .. } | Request::Child(_))
 }
 
 async fn acknowledge(delivery: Delivery) {

@@ -157,7 +157,7 @@ async fn leave(
         }
         (Exit::Unreadable(error), Ok(())) => block_unread(engine, run_id, &error).await,
         (exit, Ok(())) => exit,
-        (exit @ (Exit::Waiting | Exit::Premature | Exit::Failed(_)), Err(failure)) => {
+        (exit @ (Exit::Waiting(_) | Exit::Premature(_) | Exit::Failed(_)), Err(failure)) => {
             debug!(?exit, %run_id, "a destructor panicked");
             block_outside(engine, run_id, failure).await
         }
@@ -206,7 +206,10 @@ async fn depart(engine: &Arc<Engine>, run_id: &Arc<str>, departure: Departure, l
             }
             return;
         }
-        Exit::Waiting | Exit::Premature => {
+        Exit::Waiting(parked) | Exit::Premature(parked) => {
+            if let Some(parked) = parked.filter(|_| late.is_empty()) {
+                engine.park(run_id, parked);
+            }
             late.into_iter().for_each(|message| engine.tell(run_id, message));
         }
         // Reported where it happened; the run goes on after the next start.
@@ -216,10 +219,10 @@ async fn depart(engine: &Arc<Engine>, run_id: &Arc<str>, departure: Departure, l
 }
 
 /// Lets a run begin that waited for its predecessor to end.
-fn release(engine: &Arc<Engine>, (run_id, journal): Successor) {
-    match journal.is_empty() || engine.holds(&run_id) {
-        true => engine.tell(&run_id, Message::Nudge),
-        false => engine.begin(&run_id, journal),
+fn release(engine: &Arc<Engine>, Successor { run_id, begun }: Successor) {
+    match begun {
+        Some((starting, journal)) if !engine.holds(&run_id) => starting.begin(journal),
+        _ => engine.tell(&run_id, Message::Nudge),
     }
 }
 
@@ -248,7 +251,7 @@ async fn say_farewell(engine: &Engine, run_id: &str, mut outgoing: Outgoing) {
 /// Whether a run was loaded in vain: its time has not come, or its code does not fit.
 fn stands_still(exit: &Exit) -> bool {
     match exit {
-        Exit::Premature => true,
+        Exit::Premature(_) => true,
         Exit::Ended(ended) => ended.status == RunStatus::Blocked,
         _ => false,
     }

@@ -19,7 +19,7 @@ use super::{
     load::{exit, read},
 };
 use crate::workflow::{
-    engine::{Ended, Engine},
+    engine::{Ended, Engine, Starting},
     journal::{
         Continued, Entry, Failed, JournalError, NOT_CONTINUED, Predecessor, Signaled, Started,
         decode,
@@ -33,14 +33,21 @@ pub(super) struct Succession {
     first: Arc<str>,
     /// Number of the run that this one continues as.
     next: u64,
-    /// The journal of that run, once it is started; empty if it has to be read.
-    started: Option<Vec<RecordedEvent>>,
+    /// That run, once it is started.
+    started: Option<Begun>,
     /// Whether it is known that this run continued, and that nothing of it is to be taken over.
     may_begin: bool,
 }
 
-/// A run that was started to continue another one, and what its journal begins with if that is known.
-pub(super) type Successor = (Arc<str>, Vec<RecordedEvent>);
+/// What the journal of a run begins with that was started here; `None` if it has to be read.
+type Begun = Option<(Starting, Vec<RecordedEvent>)>;
+
+/// A run that was started to continue another one.
+#[derive(Debug)]
+pub(super) struct Successor {
+    pub(super) run_id: Arc<str>,
+    pub(super) begun: Begun,
+}
 
 impl Succession {
     pub(super) fn new(run_id: &Arc<str>, started: &Started) -> Self {
@@ -59,9 +66,8 @@ impl Succession {
 
     /// The successor, if it was started.
     pub(super) fn take_successor(&mut self) -> Option<Successor> {
-        let journal = self.started.take()?;
-        let journal = if self.may_begin { journal } else { Vec::new() };
-        Some((self.successor_id().into(), journal))
+        let begun = self.started.take()?.filter(|_| self.may_begin);
+        Some(Successor { run_id: self.successor_id().into(), begun })
     }
 
     /// The run has ended. A successor that has nothing to take over may begin at once; any other has to
@@ -94,14 +100,15 @@ impl Driver {
                 ..Started::default()
             };
             let (workflow, metadata) = (self.workflow.as_str(), self.metadata.clone());
+            let starting = self.engine.starting(&run_id.as_str().into());
             match self.engine.start_run(&run_id, workflow, started, metadata).await {
-                Ok(journal) => self.succession.started = Some(journal),
+                Ok(journal) => self.succession.started = Some(Some((starting, journal))),
                 Err(JournalError::Exists { .. }) => {
                     let found = self.engine.journals.started(&run_id).await.map_err(exit)?;
                     let found = found.map(|(_, started, _)| started).unwrap_or_default();
                     match found.predecessor {
                         Some(predecessor) if predecessor == self.as_predecessor() => {
-                            self.succession.started = Some(Vec::new());
+                            self.succession.started = Some(None);
                         }
                         // Left of an earlier run with the id of the first one.
                         Some(_)
@@ -154,7 +161,7 @@ pub(super) async fn take_over(
         End::None => {
             let later = engine.clock.now() + engine.options.lease_time / 2;
             engine.timers.set(later, run_id, 0);
-            return Err(Exit::Premature);
+            return Err(Exit::Premature(None));
         }
         End::Otherwise(status) => {
             return Err(void(engine, run_id, stream, first, &predecessor, status, fence).await);

@@ -1,0 +1,210 @@
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_core::{
+    clock::ClockExt,
+    event::{EventError, Pattern},
+    failure::Failure,
+    store::{EventStore, StoreError},
+};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::{
+    task,
+    workflow::{
+        engine::{Waiter, Waiters},
+        journal::{JournalError, Journals},
+    },
+};
+
+/// Positions of the log looked through at once.
+const RANGE: u64 = 2048;
+/// Time between two looks at a log that grows all the time.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long to wait after the store failed, at first and at most.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// What neither ends nor blocks a run.
+const OTHERS: [&str; 20] = [
+    "system.#",
+    "agents.#",
+    "workflows.*.registered",
+    "workflows.*.started",
+    "workflows.*.step_completed",
+    "workflows.*.operation_failed",
+    "workflows.*.retry_scheduled",
+    "workflows.*.timer_started",
+    "workflows.*.timer_fired",
+    "workflows.*.signal_awaited",
+    "workflows.*.signaled",
+    "workflows.*.child_started",
+    "workflows.*.child_ended",
+    "workflows.*.version_marked",
+    "workflows.*.event_emitted",
+    "workflows.*.status_set",
+    "workflows.*.unblocked",
+    "workflows.*.paused",
+    "workflows.*.resumed",
+    "workflows.*.cancel_requested",
+];
+
+/// Follows the ends of runs where no engine of this process does, while anybody waits for one.
+#[derive(Debug)]
+pub(super) struct Ends {
+    waiters: Waiters,
+    /// How many wait.
+    waiting: watch::Sender<usize>,
+    /// Counts how often it was begun to follow the log.
+    begun: watch::Sender<u64>,
+    follows: Mutex<bool>,
+    is_store_down: AtomicBool,
+}
+
+impl Default for Ends {
+    fn default() -> Self {
+        Self {
+            waiters: Waiters::default(),
+            waiting: watch::Sender::new(0),
+            begun: watch::Sender::new(0),
+            follows: Mutex::new(false),
+            is_store_down: AtomicBool::new(false),
+        }
+    }
+}
+
+/// Somebody who waits for the end of a run. Is to look at the run after this was made.
+pub(super) struct Watch<'a> {
+    waiter: Waiter<'a>,
+    begun: watch::Receiver<u64>,
+    _waiting: Waiting<'a>,
+}
+
+impl Watch<'_> {
+    /// Completes when it is time to look at the run again.
+    pub(super) async fn stirred(mut self) {
+        tokio::select! {
+            biased;
+            _ = self.waiter.ended() => {}
+            // The sender lives as long as who follows.
+            _ = self.begun.changed() => {}
+        }
+    }
+}
+
+/// Counts somebody who waits.
+struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(waiting: &'a watch::Sender<usize>) -> Self {
+        waiting.send_modify(|count| *count += 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+impl Ends {
+    /// Registers somebody who waits for a run, and sees to it that the log is followed.
+    pub(super) fn watch(self: &Arc<Self>, journals: &Journals, run_id: &Arc<str>) -> Watch<'_> {
+        let waiting = Waiting::new(&self.waiting);
+        let (waiter, begun) = (self.waiters.wait(run_id), self.begun.subscribe());
+        let mut follows = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*follows {
+            *follows = true;
+            task::spawn(follow(Arc::clone(self), journals.clone()));
+        }
+        Watch { waiter, begun, _waiting: waiting }
+    }
+
+    /// Says that the store does not answer, once until it does.
+    pub(super) fn store_failed(&self, error: &JournalError) {
+        if !self.is_store_down.swap(true, Ordering::AcqRel) {
+            let failure = Failure::from_error("STORE", error);
+            warn!(error = failure.message, "the store does not say how runs end; waiting for it");
+        }
+    }
+
+    pub(super) fn store_answered(&self) {
+        if self.is_store_down.load(Ordering::Acquire)
+            && self.is_store_down.swap(false, Ordering::AcqRel)
+        {
+            info!("the store is back");
+        }
+    }
+
+    /// Whether anybody waits. If not, nobody follows the log from now on.
+    fn is_wanted(&self) -> bool {
+        let mut follows = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        *follows = *self.waiting.borrow() > 0;
+        *follows
+    }
+
+    async fn unwanted(&self) {
+        let mut waiting = self.waiting.subscribe();
+        // The sender lives as long as this.
+        let _ = waiting.wait_for(|count| *count == 0).await;
+    }
+}
+
+/// Follows the log while anybody waits.
+async fn follow(ends: Arc<Ends>, journals: Journals) {
+    let others = match OTHERS.iter().map(|it| it.parse()).collect::<Result<Vec<_>, EventError>>() {
+        Ok(others) => others,
+        Err(error) => return error!(%error, "the ends of runs are not followed"),
+    };
+    let (mut position, mut back_off) = (None, BACK_OFF.0);
+    while ends.is_wanted() {
+        match look(&ends, &journals, &mut position, &others).await {
+            Ok(()) => back_off = BACK_OFF.0,
+            Err(error) => {
+                ends.store_failed(&error.into());
+                journals.clock.sleep(back_off).await;
+                back_off = (back_off * 2).min(BACK_OFF.1);
+            }
+        }
+    }
+}
+
+/// Waits until the log has grown, and tells those who wait for runs that ended.
+async fn look(
+    ends: &Ends,
+    journals: &Journals,
+    position: &mut Option<u64>,
+    others: &[Pattern],
+) -> Result<(), StoreError> {
+    let store = &journals.store;
+    let mut read = match *position {
+        Some(read) => read,
+        None => {
+            let head = store.head().await?;
+            // Whoever waits looks once more: a run may have ended before.
+            ends.begun.send_modify(|begun| *begun += 1);
+            *position.insert(head)
+        }
+    };
+    let head = tokio::select! {
+        biased;
+        () = ends.unwanted() => return Ok(()),
+        head = store.wait_for(read) => head?,
+    };
+    while read < head {
+        let up_to = head.min(read.saturating_add(RANGE));
+        let found = store.read_log_except(read, up_to, others).await?;
+        for run_id in found.iter().filter_map(|recorded| recorded.stream.run_id()) {
+            ends.waiters.look(run_id);
+        }
+        read = up_to;
+        *position = Some(read);
+    }
+    journals.clock.sleep(PAUSE).await;
+    Ok(())
+}

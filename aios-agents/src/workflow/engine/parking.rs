@@ -1,0 +1,329 @@
+//! Runs that left memory because they wait.
+//!
+//! What they wait for is noted in the store, so that neither this engine has to keep their timers in
+//! memory nor the next owner of their shard to read their journals. A note that is lost costs no
+//! more than that.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aios_core::{
+    Chain,
+    clock::ClockExt,
+    event::Timestamp,
+    store::{DueRun, Fence, Shard, StoreError, Wait, Waits},
+};
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::Engine;
+
+/// How long notes gather: of a run that is woken meanwhile nothing is written.
+const GATHER: Duration = Duration::from_secs(1);
+/// Notes written at once.
+const BATCH: usize = 2000;
+/// Notes that may wait to be written. More are not taken, which is safe.
+const PENDING: usize = 200_000;
+/// A run that is woken sooner than this is not worth a note.
+const SOON: Duration = Duration::from_secs(20);
+/// How far ahead due runs are known in memory.
+const AHEAD: Duration = Duration::from_secs(60);
+/// How often is looked ahead.
+const LOOK: Duration = Duration::from_secs(20);
+/// How often is looked ahead while more runs are due than are to be known.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Timers in memory above which no more are added by looking ahead.
+const TIMERS: usize = 200_000;
+/// Due runs read at once.
+const PAGE: usize = 5000;
+/// How long writing the rest may take when the engine stops.
+const LAST_NOTES: Duration = Duration::from_secs(5);
+/// The id after which no run of the same moment comes.
+const LAST_ID: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
+
+/// A run that does nothing before an event or a timer wakes it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parked {
+    /// Under which it was owned.
+    pub(super) fence: Fence,
+    /// Version of the last event that was applied.
+    pub(super) version: u64,
+}
+
+/// What is to be noted of runs, and what was read of the notes.
+#[derive(Debug, Default)]
+pub(super) struct Parking {
+    state: Mutex<State>,
+    noted: Notify,
+    begun: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What is to be noted of a run; `None` if what is noted is to be forgotten.
+    pending: BTreeMap<Arc<str>, Option<Wait>>,
+    /// Up to when the due runs of a shard are known in memory.
+    known: BTreeMap<Shard, Timestamp>,
+}
+
+impl Parking {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, run_id: &Arc<str>, note: Option<Wait>) {
+        let mut state = self.state();
+        if state.pending.len() < PENDING || state.pending.contains_key(run_id) {
+            state.pending.insert(Arc::clone(run_id), note);
+        }
+        drop(state);
+        self.noted.notify_one();
+    }
+
+    /// A run is brought back into memory, so that what is noted of it soon holds no longer.
+    pub(super) fn stirred(&self, run_id: &Arc<str>) {
+        self.set(run_id, None);
+    }
+
+    /// Nothing is known yet of the due runs of shards, since they were taken.
+    pub(super) fn begin(&self, shards: &[Shard]) {
+        let mut state = self.state();
+        state.known.retain(|shard, _| !shards.contains(shard));
+        drop(state);
+        self.begun.notify_one();
+    }
+
+    fn take(&self, limit: usize) -> Vec<(Arc<str>, Option<Wait>)> {
+        let mut state = self.state();
+        let taken: Vec<Arc<str>> = state.pending.keys().take(limit).cloned().collect();
+        taken.into_iter().filter_map(|run_id| state.pending.remove_entry(&run_id)).collect()
+    }
+
+    /// Puts back what was not written, unless there is something newer.
+    fn put_back(&self, notes: Vec<(Arc<str>, Option<Wait>)>) {
+        let mut state = self.state();
+        for (run_id, note) in notes {
+            state.pending.entry(run_id).or_insert(note);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.state().pending.is_empty()
+    }
+}
+
+impl Engine {
+    /// A run has left memory, and nothing but an event or a timer wakes it.
+    pub(super) fn park(&self, run_id: &Arc<str>, parked: Parked) {
+        let wake_at = self.timers.earliest(run_id);
+        if wake_at.is_some_and(|at| at <= self.clock.now() + SOON) {
+            return;
+        }
+        let Parked { fence, version } = parked;
+        let wait = Wait { run_id: Arc::clone(run_id), fence, version, wake_at };
+        self.parking.set(run_id, Some(wait));
+    }
+
+    /// Timers of a run that is noted to wait are found again when they fall due.
+    fn noted(&self, wait: &Wait) {
+        let state = self.parking.state();
+        let Some(known) = state.known.get(&wait.fence.shard) else { return };
+        let is_known = wait.wake_at.is_some_and(|at| at <= *known);
+        if !is_known && !state.pending.contains_key(&wait.run_id) {
+            // Under the lock, so that nobody looks further ahead before the timers are gone.
+            self.live.unless_live(&wait.run_id, || self.timers.clear_run(&wait.run_id));
+        }
+    }
+}
+
+/// Notes which runs wait, a while after they left memory.
+pub(super) async fn note(engine: Arc<Engine>) {
+    let mut back_off = engine.options.back_off.0;
+    loop {
+        tokio::select! {
+            biased;
+            () = engine.parking.noted.notified() => {}
+            () = engine.stopped() => return,
+        }
+        tokio::select! {
+            biased;
+            () = engine.clock.sleep(GATHER) => {}
+            () = engine.stopped() => return,
+        }
+        while !engine.parking.is_empty() {
+            match write(&engine).await {
+                Ok(()) => back_off = engine.options.back_off.0,
+                Err(error) => {
+                    engine.store_failed(&error);
+                    engine.clock.sleep(back_off).await;
+                    back_off = (back_off * 2).min(engine.options.back_off.1);
+                }
+            }
+        }
+    }
+}
+
+/// Notes what is left when the engine stops.
+pub(super) async fn note_rest(engine: &Engine) {
+    let rest = async {
+        while !engine.parking.is_empty() {
+            if let Err(error) = write(engine).await {
+                warn!(error = %Chain(&error), "could not note which runs wait; the next owner reads them");
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = rest => {}
+        () = engine.clock.sleep(LAST_NOTES) => {
+            warn!("the store takes no notes of waiting runs; the next owner reads them");
+        }
+    }
+}
+
+/// Writes a batch of notes. What the store may take later is put back.
+async fn write(engine: &Engine) -> Result<(), StoreError> {
+    let batch = engine.parking.take(BATCH);
+    let owned = |fence: Fence| engine.ownership.fence(fence.shard) == Some(fence);
+    let (mut waits, mut forgotten) = (Vec::new(), Vec::new());
+    for (run_id, note) in &batch {
+        match note {
+            Some(wait) if owned(wait.fence) && !engine.holds(run_id) => waits.push(wait.clone()),
+            Some(_) => {}
+            None => {
+                let fence = engine.ownership.fence(Shard::of(run_id));
+                forgotten.extend(fence.map(|fence| (Arc::clone(run_id), fence)));
+            }
+        }
+    }
+    match save(engine, &waits, &forgotten).await {
+        Ok(()) => waits.iter().for_each(|wait| engine.noted(wait)),
+        Err(error) if error.is_retryable() => {
+            engine.parking.put_back(batch);
+            return Err(error);
+        }
+        Err(error) => {
+            warn!(error = %Chain(&error), "the store refuses notes of waiting runs");
+        }
+    }
+    Ok(())
+}
+
+async fn save(
+    engine: &Engine,
+    waits: &[Wait],
+    forgotten: &[(Arc<str>, Fence)],
+) -> Result<(), StoreError> {
+    if !forgotten.is_empty() {
+        engine.store.forget_waits(forgotten).await?;
+    }
+    match waits.is_empty() {
+        true => Ok(()),
+        false => engine.store.note_waits(waits).await,
+    }
+}
+
+/// Finds the runs that fall due, a while before.
+pub(super) async fn look_ahead(engine: Arc<Engine>) {
+    loop {
+        let pause = match look(&engine).await {
+            Ok(true) => LOOK,
+            Ok(false) => LOOK_AGAIN,
+            Err(error) => {
+                if !engine.survives("look for runs that fall due", error) {
+                    return;
+                }
+                engine.options.back_off.1
+            }
+        };
+        tokio::select! {
+            biased;
+            () = engine.clock.sleep(pause) => {}
+            () = engine.parking.begun.notified() => {}
+            () = engine.stopped() => return,
+        }
+    }
+}
+
+/// Looks ahead for every shard that is owned; `false` if more is due than is to be known.
+async fn look(engine: &Engine) -> Result<bool, StoreError> {
+    let up_to = engine.clock.now() + AHEAD;
+    let mut is_all = true;
+    for (from, shards) in claim(engine, up_to) {
+        match read(engine, &shards, from, up_to).await {
+            Ok(None) => {}
+            Ok(Some(reached)) => {
+                is_all = false;
+                unclaim(engine, &shards, up_to, Some(reached));
+            }
+            Err(error) => {
+                unclaim(engine, &shards, up_to, from);
+                return Err(error);
+            }
+        }
+    }
+    Ok(is_all)
+}
+
+/// From now on the timers of runs that are noted stay in memory, if they are due up to a moment.
+/// What is due before is to be read: for each shard from where it is known.
+fn claim(engine: &Engine, up_to: Timestamp) -> BTreeMap<Option<Timestamp>, Vec<Shard>> {
+    let owned: BTreeSet<Shard> = engine.ownership.owned().into_iter().collect();
+    let mut state = engine.parking.state();
+    state.known.retain(|shard, _| owned.contains(shard));
+    let mut unread: BTreeMap<Option<Timestamp>, Vec<Shard>> = BTreeMap::new();
+    for shard in owned {
+        let known = state.known.get(&shard).copied();
+        if known.is_none_or(|known| known < up_to) {
+            state.known.insert(shard, up_to);
+            unread.entry(known).or_default().push(shard);
+        }
+    }
+    unread
+}
+
+/// What was claimed was not read, or only up to a moment.
+fn unclaim(engine: &Engine, shards: &[Shard], claimed: Timestamp, reached: Option<Timestamp>) {
+    let mut state = engine.parking.state();
+    for shard in shards {
+        // A shard that was taken anew meanwhile is not known at all.
+        if state.known.get(shard) == Some(&claimed) {
+            match reached {
+                Some(reached) => drop(state.known.insert(*shard, reached)),
+                None => drop(state.known.remove(shard)),
+            }
+        }
+    }
+}
+
+/// Sets timers for the due runs of shards. Returns up to when, if that is not up to the end.
+async fn read(
+    engine: &Engine,
+    shards: &[Shard],
+    from: Option<Timestamp>,
+    up_to: Timestamp,
+) -> Result<Option<Timestamp>, StoreError> {
+    let mut last = from.map(|wake_at| DueRun { wake_at, run_id: LAST_ID.to_owned() });
+    loop {
+        let page = engine.store.due_runs(shards, last.as_ref(), up_to, PAGE).await?;
+        let is_last = page.len() < PAGE;
+        for due in &page {
+            let run_id: Arc<str> = due.run_id.as_str().into();
+            if !engine.holds(&run_id) {
+                engine.timers.set_look(due.wake_at, &run_id);
+            }
+        }
+        last = page.into_iter().last().or(last);
+        if is_last {
+            return Ok(None);
+        }
+        if engine.timers.len() > TIMERS {
+            // Others may be due at the same moment.
+            return Ok(last.map(|last| last.wake_at - Duration::from_micros(1)));
+        }
+    }
+}

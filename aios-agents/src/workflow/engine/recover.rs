@@ -1,0 +1,82 @@
+use std::{collections::HashSet, sync::Arc};
+
+use super::{Engine, Message};
+use aios_core::{
+    clock::ClockExt,
+    store::{PageRequest, ReadModels, RunFilter, RunStatus, Shard, StoreError, Unsettled, Waits},
+};
+
+/// Shards looked through at once.
+const SHARDS: usize = 8;
+/// Runs found at once.
+const PAGE: usize = 5000;
+/// Waiting runs that are read all the same, so that code which no longer fits their journals is
+/// noticed soon after it was deployed.
+const SAMPLE: usize = 1000;
+
+/// Lets the runs of shards that were taken go on. Runs that are noted to wait are not read, except
+/// for some; what falls due is found by when it is due.
+pub(super) async fn run(engine: Arc<Engine>, shards: Vec<Shard>) {
+    engine.parking.begin(&shards);
+    while let Err(error) = recover(&engine, &shards).await {
+        if !engine.survives("find the runs to go on with", error) {
+            return;
+        }
+        engine.clock.sleep(engine.options.back_off.1).await;
+        if engine.is_stopping() {
+            return;
+        }
+    }
+}
+
+async fn recover(engine: &Arc<Engine>, shards: &[Shard]) -> Result<(), StoreError> {
+    let mut woken = HashSet::new();
+    for which in [Unsettled::Unnoted, Unsettled::Outdated] {
+        for some in shards.chunks(SHARDS) {
+            wake(engine, some, which, &mut woken).await?;
+        }
+    }
+    sample(engine, shards, &woken).await
+}
+
+/// Wakes the runs that have to be read, and notes some of them.
+async fn wake(
+    engine: &Arc<Engine>,
+    shards: &[Shard],
+    which: Unsettled,
+    woken: &mut HashSet<Arc<str>>,
+) -> Result<(), StoreError> {
+    let mut page = PageRequest::first(PAGE);
+    loop {
+        let found = engine.store.unsettled_runs(shards, which, &page).await?;
+        for run_id in found.rows {
+            let run_id: Arc<str> = run_id.into();
+            engine.activate(&run_id, Message::Nudge).await;
+            if woken.len() < PAGE {
+                woken.insert(run_id);
+            }
+        }
+        match found.next {
+            Some(next) => page = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn sample(
+    engine: &Arc<Engine>,
+    shards: &[Shard],
+    woken: &HashSet<Arc<str>>,
+) -> Result<(), StoreError> {
+    let statuses =
+        vec![RunStatus::Running, RunStatus::Cancelling, RunStatus::Paused, RunStatus::Blocked];
+    let filter = RunFilter { shards: shards.to_vec(), statuses, ..RunFilter::default() };
+    let found = engine.store.run_summaries(&filter, &PageRequest::first(SAMPLE)).await?;
+    for run in found.rows {
+        let run_id: Arc<str> = run.id.into();
+        if !woken.contains(&run_id) && !engine.holds(&run_id) {
+            engine.activate(&run_id, Message::Nudge).await;
+        }
+    }
+    Ok(())
+}
