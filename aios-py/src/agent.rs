@@ -6,8 +6,8 @@ use std::sync::{
 };
 
 use aios_core::{
-    agent::{DynAgent, TaskContext, TaskError, TaskSlot},
-    event::{Event, Payload},
+    agent::{DynAgent, TaskContext, TaskError, TaskInfo, TaskSlot},
+    event::{Event, Payload, Timestamp},
 };
 use async_trait::async_trait;
 use pyo3::prelude::*;
@@ -77,15 +77,9 @@ impl DynAgent for PyAgent {
 
 /// One task as Python sees it; it may outlive the attempt.
 struct Task {
-    task_id: String,
-    idempotency_key: String,
-    agent_type: String,
-    agent_id: String,
-    attempt: u32,
-    deadline_micros: Option<i64>,
-    correlation_id: Option<Arc<str>>,
-    traceparent: Option<Arc<str>>,
-    user_id: Option<Arc<str>>,
+    info: TaskInfo,
+    /// If it is not the task's id.
+    idempotency_key: Option<Box<str>>,
     source: Arc<str>,
     cancelled: AtomicBool,
     changed: Notify,
@@ -101,17 +95,10 @@ struct Told {
 
 impl Task {
     fn new(context: &TaskContext, source: Arc<str>) -> Self {
-        let metadata = context.metadata();
+        let (id, key) = (context.task_id().as_str(), context.idempotency_key());
         Self {
-            task_id: context.task_id().as_str().to_owned(),
-            idempotency_key: context.idempotency_key().to_owned(),
-            agent_type: context.agent_type().to_owned(),
-            agent_id: context.agent_id().to_owned(),
-            attempt: context.attempt(),
-            deadline_micros: context.deadline().map(|at| at.as_micros()),
-            correlation_id: metadata.correlation_id.clone(),
-            traceparent: metadata.traceparent.clone(),
-            user_id: metadata.user_id.clone(),
+            info: context.info().clone(),
+            idempotency_key: (id != key).then(|| key.into()),
             source,
             cancelled: AtomicBool::new(false),
             changed: Notify::new(),
@@ -160,48 +147,48 @@ pub(crate) struct TaskCore(Arc<Task>);
 impl TaskCore {
     #[getter]
     fn task_id(&self) -> &str {
-        &self.0.task_id
+        self.0.info.task_id.as_str()
     }
 
     #[getter]
     fn idempotency_key(&self) -> &str {
-        &self.0.idempotency_key
+        self.0.idempotency_key.as_deref().unwrap_or(self.task_id())
     }
 
     #[getter]
     fn agent_type(&self) -> &str {
-        &self.0.agent_type
+        &self.0.info.agent_type
     }
 
     #[getter]
     fn agent_id(&self) -> &str {
-        &self.0.agent_id
+        &self.0.info.agent_id
     }
 
     #[getter]
     fn attempt(&self) -> u32 {
-        self.0.attempt
+        self.0.info.attempt
     }
 
     /// Microseconds since the Unix epoch.
     #[getter]
     fn deadline_micros(&self) -> Option<i64> {
-        self.0.deadline_micros
+        self.0.info.deadline.map(Timestamp::as_micros)
     }
 
     #[getter]
     fn correlation_id(&self) -> Option<&str> {
-        self.0.correlation_id.as_deref()
+        self.0.info.metadata.correlation_id.as_deref()
     }
 
     #[getter]
     fn traceparent(&self) -> Option<&str> {
-        self.0.traceparent.as_deref()
+        self.0.info.metadata.traceparent.as_deref()
     }
 
     #[getter]
     fn user_id(&self) -> Option<&str> {
-        self.0.user_id.as_deref()
+        self.0.info.metadata.user_id.as_deref()
     }
 
     #[getter]

@@ -31,7 +31,7 @@ struct Queue {
 /// The sending end.
 pub(crate) struct Bridge {
     queue: Mutex<Queue>,
-    /// Whether a byte is in the socket that the loop has not read yet.
+    /// Whether the loop knows that there are jobs: a byte is in the socket, or it does jobs now.
     signalled: AtomicBool,
     waker: UnixStream,
 }
@@ -49,10 +49,35 @@ impl Bridge {
         self.signal();
     }
 
+    /// At most so many jobs, the oldest.
+    fn take(&self, limit: usize) -> Vec<Job> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = queue.jobs.len().min(limit);
+        queue.jobs.drain(..count).collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).jobs.is_empty()
+    }
+
     fn signal(&self) {
         if !self.signalled.swap(true, Ordering::AcqRel) {
             // A full socket is a signal too; a broken one belongs to a loop that is gone.
             let _ = (&self.waker).write(&[1]);
+        }
+    }
+}
+
+/// The end of a turn, however it ends: what is left has to wait until the loop has seen to everything
+/// else.
+struct Rest<'a>(&'a Bridge);
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        self.0.signalled.store(false, Ordering::Release);
+        // Looked at after that: whoever gave a job before relied on the turn.
+        if !self.0.is_empty() {
+            self.0.signal();
         }
     }
 }
@@ -93,20 +118,20 @@ impl LoopBridge {
             Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error.into()),
             _ => {}
         }
-        self.bridge.signalled.store(false, Ordering::Release);
-        let (jobs, more) = {
-            let mut queue = self.bridge.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = queue.jobs.len().min(TURN);
-            let jobs: Vec<Job> = queue.jobs.drain(..count).collect();
-            (jobs, !queue.jobs.is_empty())
-        };
-        if more {
-            // The rest has to wait until the loop has seen to everything else.
-            self.bridge.signal();
-        }
-        for job in jobs {
-            if let Err(error) = job(py) {
-                error.write_unraisable(py, Some(self.event_loop.bind(py)));
+        // Jobs that are given meanwhile, often by these jobs, are done at once and need no byte.
+        self.bridge.signalled.store(true, Ordering::Release);
+        let _rest = Rest(&self.bridge);
+        let mut left = TURN;
+        while left > 0 {
+            let jobs = self.bridge.take(left);
+            if jobs.is_empty() {
+                break;
+            }
+            left -= jobs.len();
+            for job in jobs {
+                if let Err(error) = job(py) {
+                    error.write_unraisable(py, Some(self.event_loop.bind(py)));
+                }
             }
         }
         Ok(())

@@ -170,7 +170,9 @@ impl Calls {
     pub(crate) fn fail_all(&self, py: Python<'_>) -> PyResult<()> {
         let futures: Vec<_> = self.waiting.futures().drain().map(|(_, future)| future).collect();
         for future in futures {
-            settle(py, future.bind(py), Err(closed().into_error(py)))?;
+            if !is_done(future.bind(py))? {
+                settle(future.bind(py), Err(closed().into_error(py)))?;
+            }
         }
         Ok(())
     }
@@ -195,7 +197,7 @@ where
             Ok(answer) => answer.make(py),
             Err(fault) => Err(fault.into_error(py)),
         };
-        settle(py, waiter.bind(py), made)
+        settle(waiter.bind(py), made)
     }));
 }
 
@@ -204,10 +206,9 @@ fn is_done(waiter: &Bound<'_, PyAny>) -> PyResult<bool> {
     waiter.call_method0(intern!(waiter.py(), "done"))?.is_truthy()
 }
 
-fn settle(py: Python<'_>, waiter: &Bound<'_, PyAny>, made: PyResult<Py<PyAny>>) -> PyResult<()> {
-    if is_done(waiter)? {
-        return Ok(());
-    }
+/// Ends a future that is not done.
+fn settle(waiter: &Bound<'_, PyAny>, made: PyResult<Py<PyAny>>) -> PyResult<()> {
+    let py = waiter.py();
     match made {
         Ok(value) => waiter.call_method1(intern!(py, "set_result"), (value,))?,
         Err(error) => waiter.call_method1(intern!(py, "set_exception"), (error.value(py),))?,

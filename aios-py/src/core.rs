@@ -56,7 +56,8 @@ impl Core {
         F: FnOnce(Place, Arc<Calls>) -> Fut,
         Fut: Future<Output = Result<Answer, Fault>> + Send + 'static,
     {
-        self.calls.call(py, act(Arc::clone(&self.opened), Arc::clone(&self.calls)))
+        // Boxed, because a large future is moved several times on its way into a task.
+        self.calls.call(py, Box::pin(act(Arc::clone(&self.opened), Arc::clone(&self.calls))))
     }
 
     fn tokio(&self) -> MutexGuard<'_, Option<tokio::runtime::Runtime>> {
@@ -214,7 +215,8 @@ impl Core {
                 match version {
                     None => opened.runtime.start(&workflow, &input),
                     Some(version) => {
-                        opened.knowing(&workflow, version).await?.start(&workflow, &input)
+                        let knowing = Box::pin(opened.knowing(&workflow, version)).await?;
+                        knowing.start(&workflow, &input)
                     }
                 }
             };

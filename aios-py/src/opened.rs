@@ -128,6 +128,10 @@ pub(crate) async fn caller(place: &Place) -> Result<Caller, Fault> {
     if let Some(caller) = &open(place.read().await.as_ref())?.caller {
         return Ok(caller.clone());
     }
+    Box::pin(make_caller(place)).await
+}
+
+async fn make_caller(place: &Place) -> Result<Caller, Fault> {
     let mut guard = place.write().await;
     let opened = guard.as_mut().ok_or_else(closed)?;
     if let Some(caller) = &opened.caller {

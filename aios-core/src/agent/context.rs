@@ -81,6 +81,12 @@ impl TaskContext {
         Self { info, host, idempotency_key: OnceLock::new(), emitted: Mutex::new(Vec::new()) }
     }
 
+    /// Everything that is known of the task.
+    #[must_use]
+    pub fn info(&self) -> &TaskInfo {
+        &self.info
+    }
+
     /// The task.
     #[must_use]
     pub fn task_id(&self) -> &TaskId {

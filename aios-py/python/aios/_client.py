@@ -27,7 +27,7 @@ from ._records import (
     TaskStatus,
     WorkflowStatus,
 )
-from ._workflow import MISSING, Begin, Workflow
+from ._workflow import MISSING, Begin, Workflow, _reader
 
 if TYPE_CHECKING:
     import asyncio
@@ -292,6 +292,10 @@ def _choose_waker() -> None:
     _CLOSED_WAKERS.clear()
 
 
+def _default_workers() -> int:
+    return max(1, min(4, (os.cpu_count() or 1) - 1))
+
+
 def _url(url: Any, name: str, examples: str, *, none: bool = False) -> Any:
     if isinstance(url, str) or (none and url is None):
         return url
@@ -349,8 +353,8 @@ class Client:
         source: Name of this service, the source of the events it makes.
         workflows: Workflows whose runs are started by their latest version here; those of others
             are started by name and version.
-        workers: Threads for everything that is not Python. The number of processors, at most 4,
-            without it.
+        workers: Threads for everything that is not Python. Without it one less than there are
+            processors, because one works for Python, but 1 to 4.
     """
 
     _core: Core | None = None
@@ -372,7 +376,7 @@ class Client:
         self._broker = _url(broker, "broker", "memory:// or amqp://…")
         self._source = source
         self._workflows = _workflows(workflows)
-        self._workers = workers if workers is not None else min(4, os.cpu_count() or 1)
+        self._workers = workers if workers is not None else _default_workers()
         self._pools: _List[Pool] = []
         self._process = os.getpid()
         self._thread = threading.get_ident()
@@ -781,8 +785,6 @@ class Client:
             TaskError: The attempt failed; the subclass says how.
             InvalidResultError: The answer does not fit ``result``.
         """
-        from ._workflow import _reader
-
         read = _reader(result, "answer", agent)
         value = await self._opened().call(
             agent,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextvars
 import copy
+import functools
 import gc
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from sys import getrefcount
-from types import CoroutineType
+from types import CodeType, CoroutineType, FunctionType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -596,12 +597,10 @@ class WorkflowContext:
             TaskError: The function raised an exception, in its last attempt. An
                 :class:`AiosError` that it raised keeps its code.
         """
-        from ._signature import is_async
-
         return self._run.step(
             name,
             function,
-            is_async(function),
+            _is_async(function),
             args,
             kwargs,
             contextvars.copy_context(),
@@ -810,6 +809,22 @@ def _reader(kind: Any, what: str, name: str) -> Callable[[Any], Any] | None:
     return lambda value: made(value, f"the {_WHAT[what]} {name!r}")
 
 
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it makes a coroutine; quick for what ``async def`` and ``def`` make."""
+    if type(function) is FunctionType:
+        if function.__code__.co_flags & _COROUTINE:
+            return True
+        if not function.__dict__:
+            # Nothing marks it as what it does not look like.
+            return False
+    from ._signature import is_async
+
+    return is_async(function)
+
+
+#: Flag of the code of an ``async def``.
+_COROUTINE = 0x80
+
 _WHAT = {"answer": "answer of agent", "signal": "signal"}
 
 
@@ -835,13 +850,19 @@ def _read_as(kind: Any) -> Callable[[Any, str], Any] | None:
     return read
 
 
+#: How results of steps are read, by the identity of their code: hashing code takes long.
+_STEP_READERS: dict[int, tuple[CodeType, Callable[[Any, str], Any] | None]] = {}
+
+
 def _step_reader(name: str, function: Callable[..., Any]) -> Callable[[Any], Any] | None:
     code = getattr(getattr(function, "__func__", function), "__code__", None)
-    key = ("step", code)
-    if code is not None and key in _READERS:
-        read = _READERS[key]
+    known = _STEP_READERS.get(id(code))
+    if known is not None and known[0] is code:
+        read = known[1]
     else:
-        read = _READERS[key] = _step_type(function)
+        read = _step_type(function)
+        if code is not None:
+            _STEP_READERS[id(code)] = (code, read)
     if read is None:
         return None
     made = read
@@ -893,13 +914,17 @@ def start_async_step(
     step: tuple[int, str],
 ) -> asyncio.Task[None]:
     """Starts an async step on the loop; what Rust calls."""
+    context.run(_step.set, StepContext(*step))
+    # A task takes a copy of the context in which it is made.
+    create = _get_running_loop()().create_task
+    return context.run(create, _run_async_step(reply, function, args, kwargs))
+
+
+@functools.cache
+def _get_running_loop() -> Callable[[], asyncio.AbstractEventLoop]:
     from asyncio import get_running_loop
 
-    context.run(_step.set, StepContext(*step))
-
-    # A task takes a copy of the context in which it is made.
-    create = get_running_loop().create_task
-    return context.run(create, _run_async_step(reply, function, args, kwargs))
+    return get_running_loop
 
 
 async def _run_async_step(

@@ -69,8 +69,8 @@ impl TaskCall {
         let task_id = TaskId::new(EventId::generate().to_string());
         let publish = self.publish(&task_id)?;
         let expected = Expected {
-            agent_type: publish.event.event_type.entity().into(),
-            assignment: publish.event.id.to_string().into(),
+            event_type: publish.event.event_type.clone(),
+            assignment: publish.event.id.clone(),
         };
         let (waiting, answer) = Waiting::new(&inner.pending, task_id, expected);
         let (event_type, to) = (publish.event.event_type.clone(), publish.to.clone());

@@ -3,7 +3,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use aios_core::agent::TaskId;
+use aios_core::{
+    agent::TaskId,
+    event::{Event, EventId, EventType},
+};
 use tokio::sync::oneshot;
 
 use super::Answer;
@@ -12,23 +15,31 @@ use super::Answer;
 #[derive(Default)]
 pub(super) struct Pending(Mutex<HashMap<TaskId, (Expected, oneshot::Sender<Answer>)>>);
 
-/// Who may answer a call.
-#[derive(Debug, PartialEq, Eq)]
+/// Who may answer a call: the agent type that was assigned the task, and says so.
+#[derive(Debug)]
 pub(super) struct Expected {
-    /// The type of the agents that got the task.
-    pub(super) agent_type: Box<str>,
-    /// Id of the event that assigned the task.
-    pub(super) assignment: Box<str>,
+    /// Type of the event that assigned the task, which names the type of its agents.
+    pub(super) event_type: EventType,
+    /// Id of that event.
+    pub(super) assignment: EventId,
+}
+
+impl Expected {
+    fn accepts(&self, answer: &Event) -> bool {
+        let cause = answer.metadata.causation_id.as_deref().and_then(|id| id.parse().ok());
+        answer.event_type.entity() == self.event_type.entity()
+            && cause.as_ref() == Some(&self.assignment)
+    }
 }
 
 impl Pending {
     /// Ends the call that waits for this task. Returns whether the answer is the expected agents',
     /// or comes after the call has ended; a refused answer ends nothing.
-    pub(super) fn complete(&self, task_id: &TaskId, from: &Expected, answer: Answer) -> bool {
+    pub(super) fn complete(&self, task_id: &TaskId, from: &Event, answer: Answer) -> bool {
         let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match calls.get(task_id) {
             None => true,
-            Some((expected, _)) if expected != from => false,
+            Some((expected, _)) if !expected.accepts(from) => false,
             Some(_) => {
                 let call = calls.remove(task_id);
                 drop(calls);

@@ -9,10 +9,7 @@ use aios_core::{
     retry::RetryPolicy,
 };
 
-use super::{
-    Answer,
-    pending::{Expected, Pending},
-};
+use super::{Answer, pending::Pending};
 use crate::agent::backoff::Backoff;
 
 /// Reads the mailbox and hands answers to the calls that wait for them.
@@ -88,11 +85,7 @@ impl Router {
     /// An answer is accepted from the agent type that was assigned the task, if it names the
     /// assignment as its cause.
     fn complete(&self, event: &Event, task_id: &TaskId, answer: Answer) {
-        let accepted = event.metadata.causation_id.as_deref().is_some_and(|assignment| {
-            let (agent_type, assignment) = (event.event_type.entity().into(), assignment.into());
-            self.pending.complete(task_id, &Expected { agent_type, assignment }, answer)
-        });
-        if !accepted {
+        if !self.pending.complete(task_id, event, answer) {
             tracing::warn!(
                 event_id = %event.id, event_type = %event.event_type, %task_id,
                 "refused an answer that does not name the assignment of its task as its cause"

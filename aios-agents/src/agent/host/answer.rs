@@ -77,7 +77,7 @@ impl HostedType {
             Err(error @ BrokerError::TooLarge { .. }) => {
                 let failure = TaskError::terminal(Failure::from_error(error.code(), &error));
                 match self.failed(assigned, parent, failure) {
-                    Ok(answer) => self.publish_answer(answer, parent, entry).await,
+                    Ok(answer) => Box::pin(self.publish_answer(answer, parent, entry)).await,
                     Err(_) => Err(error),
                 }
             }
@@ -102,7 +102,7 @@ impl HostedType {
         let Answer { emitted, result } = answer;
         if !emitted.is_empty() {
             let emitted = emitted.into_iter().map(Publish::new).collect();
-            self.publish(emitted, Some(&entry.running)).await?;
+            Box::pin(self.publish(emitted, Some(&entry.running))).await?;
             entry.published_emitted();
         }
         let result = Publish { event: result, to: reply_to(parent), require_route: false };
@@ -145,14 +145,24 @@ impl HostedType {
     /// not abandoned.
     async fn publish(
         &self,
+        batch: Vec<Publish>,
+        running: Option<&Running>,
+    ) -> Result<(), BrokerError> {
+        match first_failure(self.shared.broker.publish(batch.clone()).await) {
+            None => Ok(()),
+            Some(failure) => Box::pin(self.publish_again(batch, failure, running)).await,
+        }
+    }
+
+    async fn publish_again(
+        &self,
         mut batch: Vec<Publish>,
+        mut failure: (usize, BrokerError),
         running: Option<&Running>,
     ) -> Result<(), BrokerError> {
         let mut backoff = Backoff::new(&self.shared.options.backoff);
         loop {
-            let answers = self.shared.broker.publish(batch.clone()).await;
-            let Some(failed) = answers.iter().position(Result::is_err) else { return Ok(()) };
-            let error = answers.into_iter().find_map(Result::err).unwrap_or(BrokerError::Uncertain);
+            let (failed, error) = failure;
             if !error.is_retryable() {
                 return Err(error);
             }
@@ -163,8 +173,18 @@ impl HostedType {
                 () = abandoned(running) => return Err(error),
                 () = backoff.wait(&*self.shared.clock) => {}
             }
+            match first_failure(self.shared.broker.publish(batch.clone()).await) {
+                None => return Ok(()),
+                Some(again) => failure = again,
+            }
         }
     }
+}
+
+/// The first event of a batch that was not published, and why.
+fn first_failure(answers: Vec<Result<(), BrokerError>>) -> Option<(usize, BrokerError)> {
+    let numbered = answers.into_iter().enumerate();
+    numbered.filter_map(|(index, answer)| Some((index, answer.err()?))).next()
 }
 
 async fn abandoned(running: Option<&Running>) {

@@ -42,7 +42,8 @@ impl HostedType {
         let assigned: TaskAssigned = match delivery.event.data() {
             Ok(assigned) => assigned,
             Err(error) => {
-                return self.refuse(delivery, Failure::from_error(error.code(), &error)).await;
+                let failure = Failure::from_error(error.code(), &error);
+                return Box::pin(self.refuse(delivery, failure)).await;
             }
         };
         match self.shared.ledger.begin(Key::new(&assigned, &delivery.event.metadata)) {
@@ -53,7 +54,7 @@ impl HostedType {
                 self.attempt(&agent, assigned, delivery, entry).await;
             }
             Dispatch::Running(running) => running.hand_over(delivery),
-            Dispatch::Finished(answer) => self.answer_again(*answer, delivery).await,
+            Dispatch::Finished(answer) => Box::pin(self.answer_again(*answer, delivery)).await,
         }
     }
 

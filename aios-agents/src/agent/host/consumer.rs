@@ -96,7 +96,8 @@ impl Consumer {
             let Some(agent) = self.agent.clone().or_else(|| self.hosted.pick()) else {
                 return End::Closed;
             };
-            task::spawn(Arc::clone(&self.hosted).take(agent, delivery, slot));
+            // Boxed, because a large future is moved several times on its way into a task.
+            task::spawn(Box::pin(Arc::clone(&self.hosted).take(agent, delivery, slot)));
             if self.is_resized() {
                 return End::Resized;
             }

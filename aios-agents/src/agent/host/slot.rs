@@ -13,9 +13,9 @@ pub(super) struct Slots {
     agent_type: Arc<str>,
     total: u16,
     free: Arc<Semaphore>,
-    /// One permit for each attempt that runs. An attempt ends before its slot is free if its code
-    /// can't be stopped.
-    attempts: Semaphore,
+    /// How many attempts run. An attempt ends before its slot is free if its code can't be stopped.
+    attempts: AtomicUsize,
+    no_attempt_runs: Notify,
     /// How many slots are occupied by code whose attempt has ended.
     overdue: AtomicUsize,
     became_overdue: Notify,
@@ -35,7 +35,8 @@ impl Slots {
             agent_type: Arc::clone(agent_type),
             total,
             free: Arc::new(Semaphore::new(total.into())),
-            attempts: Semaphore::new(total.into()),
+            attempts: AtomicUsize::new(0),
+            no_attempt_runs: Notify::new(),
             overdue: AtomicUsize::new(0),
             became_overdue: Notify::new(),
         })
@@ -44,8 +45,7 @@ impl Slots {
     /// Occupies a slot as soon as one is free.
     pub(super) async fn occupy(self: &Arc<Self>) -> Option<Occupied> {
         let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
-        // Its attempt may hold its permit for a moment longer than its slot.
-        self.attempts.acquire().await.ok()?.forget();
+        self.attempts.fetch_add(1, Ordering::AcqRel);
         let is_overdue = AtomicBool::new(false);
         let slot = Slot { slots: Arc::clone(self), is_overdue, _permit: permit };
         Some(Occupied(Some(Arc::new(slot))))
@@ -59,7 +59,14 @@ impl Slots {
 
     /// Waits until no attempt runs. Code that still runs after its attempt is not waited for.
     pub(super) async fn drained(&self) {
-        drop(self.attempts.acquire_many(self.total.into()).await);
+        loop {
+            let mut none = std::pin::pin!(self.no_attempt_runs.notified());
+            none.as_mut().enable();
+            if self.attempts.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            none.await;
+        }
     }
 
     /// How many slots are not occupied by code whose attempt has ended, but at least 1.
@@ -113,7 +120,9 @@ impl Drop for Occupied {
 impl Slot {
     /// The attempt that occupied the slot has ended. Code that still holds the slot is overdue.
     fn end_attempt(self: Arc<Self>) {
-        self.slots.attempts.add_permits(1);
+        if self.slots.attempts.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.slots.no_attempt_runs.notify_waiters();
+        }
         if Arc::strong_count(&self) > 1 {
             self.is_overdue.store(true, Ordering::Release);
             let overdue = self.slots.overdue.fetch_add(1, Ordering::AcqRel) + 1;
