@@ -9,7 +9,7 @@ Starts a private server with a certificate of its own. Prints, as `bench.py` doe
 | `python/tasks/postgres/tls` | the same over plain TCP | at least 0.85 |
 | `python/tasks/postgres/tcp` | the same over the server's Unix socket | at least 0.9 |
 
-Needs a wheel that was built with `--release`, on a quiet machine.
+Needs pytest, a wheel that was built with `--release`, and a quiet machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from postgres import Postgres  # noqa: E402
 async def tasks_per_second(runtime: aios.Runtime, callers: int, each: int) -> float:
     async def caller() -> None:
         for number in range(each):
-            await (await runtime.task(trivial, number)).result()
+            await (await runtime.task("trivial", number)).result()
 
     began = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(callers)))

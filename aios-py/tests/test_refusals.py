@@ -492,3 +492,64 @@ async def test_should_send_a_signal_and_start_the_run_that_gets_it() -> None:
         for wrong in ("", "a~b", "a\n", "x" * 201):
             with pytest.raises(aios.ConfigurationError):
                 await runtime.start(basket, "Ada", id=wrong)
+
+
+@aios.workflow("wrong_result")
+async def wrong_result(context: aios.WorkflowContext) -> int:
+    found: Any = "no number"
+    return cast("int", found)
+
+
+async def test_should_refuse_texts_that_can_not_be_kept() -> None:
+    half: Any = "a\ud800"
+    async with aios.Runtime(workflows=[wrong_result]) as runtime:
+        run = await runtime.start(wrong_result)
+        for refused in (
+            lambda: runtime.start(wrong_result, id=half),
+            lambda: runtime.start(half),
+            lambda: runtime.run(half),
+            lambda: runtime.task("a", id=half),
+            lambda: runtime.publish(half),
+            lambda: runtime.publish("a.b.c", id=half),
+            lambda: run.signal(half),
+            lambda: run.cancel(half),
+            lambda: run.fork(1, half),
+        ):
+            with pytest.raises(aios.InvalidDataError, match="is UTF-8") as raised:
+                await refused()
+            assert raised.value.code == "INVALID_TEXT"
+
+
+async def test_should_say_that_a_result_does_not_fit() -> None:
+    async with aios.Runtime(workflows=[wrong_result]) as runtime:
+        run = await runtime.start(wrong_result)
+        with pytest.raises(aios.InvalidResultError, match="result of workflow wrong_result"):
+            await run.result()
+
+
+async def test_should_say_what_stands_for_an_agent_and_for_a_workflow() -> None:
+    @aios.agent("known")
+    async def known(context: aios.TaskContext) -> None: ...
+
+    agent: Any = known
+    async with aios.Runtime() as runtime:
+        for given in (runtime.task, runtime.call):
+            with pytest.raises(TypeError, match="pass 'known' instead of <function"):
+                await given(agent)
+        with pytest.raises(TypeError, match="not 5"):
+            await runtime.task(cast("str", 5))
+        with pytest.raises(TypeError, match="is it decorated"):
+            await runtime.start(agent)
+
+
+def test_should_refuse_options_that_make_no_sense() -> None:
+    options: list[tuple[str, Any]] = [
+        ("workers", 0),
+        ("workers", -1),
+        ("threads", 0),
+        ("agents", wrong_result),
+        ("workflows", wrong_result),
+    ]
+    for name, value in options:
+        with pytest.raises(aios.ConfigurationError, match=name):
+            aios.Runtime(**{name: value})

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast, get_a
 
 from . import _aios, _trace
 from ._agent import agent_type
-from ._errors import ConfigurationError, RuntimeClosedError, WorkflowNotFoundError
+from ._errors import (
+    ConfigurationError,
+    InvalidDataError,
+    RuntimeClosedError,
+    WorkflowNotFoundError,
+)
 from ._projection import ProjectionHandle
 from ._records import (
     AgentStatus,
@@ -27,7 +32,7 @@ from ._records import (
     TaskStatus,
     WorkflowStatus,
 )
-from ._workflow import MISSING, Begin, Workflow, _reader
+from ._workflow import MISSING, Begin, Workflow, _reader, named
 
 if TYPE_CHECKING:
     import asyncio
@@ -139,6 +144,7 @@ class RunHandle(Generic[O]):
         Raises:
             RunEndedError: The run has ended.
         """
+        _check_text("the name of a signal", name)
         await self._core.signal(name, payload)
 
     async def cancel(self, reason: str = "") -> None:
@@ -147,6 +153,7 @@ class RunHandle(Generic[O]):
         Raises:
             RunEndedError: The run has ended.
         """
+        _check_text("a reason", reason)
         await self._core.cancel(reason)
 
     async def pause(self) -> None:
@@ -192,6 +199,7 @@ class RunHandle(Generic[O]):
             OperationNotFoundError: The journal has no such operation.
             RunExistsError: The new id is taken.
         """
+        _check_text("a run id", new_id)
         return RunHandle(await self._core.fork(operation, new_id), self._workflow)
 
     def __repr__(self) -> str:
@@ -292,6 +300,29 @@ def _choose_waker() -> None:
     _CLOSED_WAKERS.clear()
 
 
+def _check_text(what: str, text: str | None) -> None:
+    """Refuses a text that UTF-8 can't hold.
+
+    Raises:
+        InvalidDataError: It is one.
+    """
+    try:
+        if text is not None and not text.isascii():
+            text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidDataError(
+            f"{what} is UTF-8, and {text!r} is not: {error.reason}", code="INVALID_TEXT"
+        ) from None
+    except AttributeError:
+        raise TypeError(f"{what} is a text, not {text!r}") from None
+
+
+def _count(number: int, what: str, least: int) -> int:
+    if number < least:
+        raise ConfigurationError(f"{what} is at least {least}, not {number}")
+    return number
+
+
 def _default_workers() -> int:
     return max(1, min(4, (os.cpu_count() or 1) - 1))
 
@@ -302,8 +333,15 @@ def _url(url: Any, name: str, examples: str, *, none: bool = False) -> Any:
     raise ConfigurationError(f"{name} is a URL such as {examples}, not {url!r}")
 
 
+def _several(given: Iterable[Any], name: str) -> list[Any]:
+    try:
+        return list(given)
+    except TypeError:
+        raise ConfigurationError(f"{name} is a list: pass [{given!r}] instead of {given!r}") from None
+
+
 def _workflows(given: Iterable[Any]) -> list[Workflow[Any, Any]]:
-    made = list(given)
+    made = _several(given, "workflows")
     for one in made:
         if not isinstance(one, Workflow):
             raise ConfigurationError(f"{one!r} is no workflow; decorate it with @aios.workflow(name)")
@@ -376,7 +414,7 @@ class Client:
         self._broker = _url(broker, "broker", "memory:// or amqp://…")
         self._source = source
         self._workflows = _workflows(workflows)
-        self._workers = workers if workers is not None else _default_workers()
+        self._workers = _default_workers() if workers is None else _count(workers, "workers", 1)
         self._pools: _List[Pool] = []
         self._process = os.getpid()
         self._thread = threading.get_ident()
@@ -672,6 +710,14 @@ class Client:
         signal: tuple[str, Any] | None,
     ) -> RunHandle[Any]:
         core = self._opened()
+        if not isinstance(workflow, (Workflow, str)):
+            raise TypeError(
+                f"a run is started of a workflow, or of the name of one, not of {workflow!r}; is it "
+                "decorated with @aios.workflow(name)?"
+            )
+        _check_text("the name of a workflow", workflow if isinstance(workflow, str) else None)
+        _check_text("a run id", id)
+        _check_text("the name of a signal", None if signal is None else signal[0])
         known = workflow if isinstance(workflow, Workflow) else self._known(workflow)
         if isinstance(workflow, Workflow) and workflow not in self._workflows:
             raise WorkflowNotFoundError(
@@ -701,6 +747,7 @@ class Client:
         Raises:
             RunNotFoundError: There is none.
         """
+        _check_text("a run id", id)
         return RunHandle(await self._opened().run(id), None)
 
     async def task(
@@ -727,8 +774,9 @@ class Client:
             retry: When a failed attempt is followed by another.
         """
         policy = None if retry is None else tuple(retry)
+        _check_text("a run id", id)
         handle = await self._opened().task(
-            agent, parameters, agent_id, id, timeout, total_timeout, policy
+            named(agent), parameters, agent_id, id, timeout, total_timeout, policy
         )
         return RunHandle(handle, None)
 
@@ -787,7 +835,7 @@ class Client:
         """
         read = _reader(result, "answer", agent)
         value = await self._opened().call(
-            agent,
+            agent if type(agent) is str else named(agent),
             parameters,
             agent_id,
             timeout,
@@ -814,6 +862,8 @@ class Client:
             traceparent: Trace of the event; that of the caller without it.
             correlation_id: Groups everything that one request caused.
         """
+        _check_text("an event type", event_type)
+        _check_text("the id of an event", id)
         return cast(
             "str",
             await self._opened().publish(
@@ -1012,11 +1062,11 @@ class Runtime(Client):
         shutdown_timeout: float = 10.0,
     ) -> None:
         super().__init__(store, broker, source=source, workflows=workflows, workers=workers)
-        self._given_agents = list(agents)
+        self._given_agents = _several(agents, "agents")
         twice = _twice(agent_type(given) for given in self._given_agents)
         if twice is not None:
             raise ConfigurationError(f"there are two agents of the type {twice}")
-        self._thread_count = threads
+        self._thread_count = _count(threads, "threads", 1)
         self._engine = engine
         self._lease = lease_time
         self._relay = relay

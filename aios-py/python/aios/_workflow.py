@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import uuid
 
     from ._aios import Reply, RunCore
+    from ._convert import Converter
     from ._retry import RetryPolicy
 
 T = TypeVar("T")
@@ -120,7 +121,8 @@ class Workflow(Generic[I, O]):
 
     def read_result(self, value: Any) -> O:
         """A result of a run as the type that the function returns."""
-        return cast("O", self._signature.output.read(value, f"the result of workflow {self.name}"))
+        what = f"the result of workflow {self.name}"
+        return cast("O", _read_result(self._signature.output, value, what))
 
     def __repr__(self) -> str:
         return f"<aios.Workflow {self.name}@{self.version}>"
@@ -554,7 +556,7 @@ class WorkflowContext:
         retry = retry if retry is not None else self._retry
         timeout = timeout if timeout is not None else self._timeout
         return self._run.task(
-            agent,
+            agent if type(agent) is str else named(agent),
             parameters,
             agent_id,
             timeout,
@@ -794,6 +796,23 @@ def _check_undo(name: str, undo: Callable[..., Any], args: tuple[Any, ...]) -> N
         ) from error
 
 
+def named(agent: Any) -> str:
+    """The type of an agent, which is a text.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if isinstance(agent, str):
+        return agent
+    from ._agent import agent_type
+
+    try:
+        hint = f"pass {agent_type(agent)!r} instead of"
+    except ConfigurationError:
+        hint = "not"
+    raise TypeError(f"tasks are given to a type of agents, which is a text: {hint} {agent!r}")
+
+
 _READERS: dict[Any, Callable[[Any, str], Any] | None] = {Any: None}
 
 
@@ -839,15 +858,14 @@ def _read_as(kind: Any) -> Callable[[Any, str], Any] | None:
     if converter.is_trivial:
         return None
 
-    def read(value: Any, what: str) -> Any:
-        try:
-            return converter.read(value, what)
-        except InvalidParametersError as error:
-            raise InvalidResultError(
-                error.message, details=error.details, retryable=False
-            ) from None
+    return functools.partial(_read_result, converter)
 
-    return read
+
+def _read_result(converter: Converter, value: Any, what: str) -> Any:
+    try:
+        return converter.read(value, what)
+    except InvalidParametersError as error:
+        raise InvalidResultError(error.message, details=error.details, retryable=False) from None
 
 
 #: How results of steps are read, by the identity of their code: hashing code takes long.

@@ -144,7 +144,7 @@ async def replay(
         _aios.dumps((event.event if isinstance(event, RecordedEvent) else event).to_envelope())
         for event in journal
     ]
-    host = Runtime(None, workflows=[workflow], threads=0)
+    host = Runtime(None, workflows=[workflow], threads=1)
     core = host._begin()
     try:
         await _aios.replay(core, given(workflow), envelopes)
