@@ -8,6 +8,8 @@ use aios_core::{
 };
 use uuid::Uuid;
 
+use crate::rows::encode_metadata;
+
 /// Largest event that a store takes unless told otherwise: payload and metadata together, in bytes.
 pub(crate) const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 
@@ -21,18 +23,23 @@ pub(crate) struct Place {
 
 /// Refuses what needs no look at the log: no events, one that is too large, one that stands twice,
 /// one after the end of a run.
-/// Returns the metadata of each event, as [`encode_metadata`] writes it.
+///
+/// Returns the metadata of each event, as its row holds it; see [`encode_metadata`].
 pub(crate) fn admit(append: &Append, limit: usize) -> Result<Vec<Option<String>>, StoreError> {
     if append.events.is_empty() {
         return Err(StoreError::EmptyAppend { stream: append.stream.clone() });
     }
     refuse_doubles(&append.events)?;
     refuse_after_end(append)?;
-    append.events.iter().map(|event| sized_metadata(event, limit)).collect()
+    append.events.iter().map(|event| sized_metadata(&append.stream, event, limit)).collect()
 }
 
-fn sized_metadata(event: &Event, limit: usize) -> Result<Option<String>, StoreError> {
-    let metadata = encode_metadata(event)?;
+fn sized_metadata(
+    stream: &StreamId,
+    event: &Event,
+    limit: usize,
+) -> Result<Option<String>, StoreError> {
+    let metadata = encode_metadata(stream, &event.metadata)?;
     let bytes = event.payload.as_str().len() + metadata.as_ref().map_or(0, String::len);
     if bytes > limit {
         return Err(StoreError::TooLarge { id: event.id.clone(), bytes, limit });
@@ -58,19 +65,6 @@ fn refuse_after_end(append: &Append) -> Result<(), StoreError> {
         true => Err(StoreError::StreamClosed { stream: stream.clone() }),
         false => Ok(()),
     }
-}
-
-/// The metadata as JSON; `None` if there is none.
-pub(crate) fn encode_metadata(event: &Event) -> Result<Option<String>, StoreError> {
-    if event.metadata.is_empty() {
-        return Ok(None);
-    }
-    serde_json::to_string(&event.metadata).map(Some).map_err(|source| StoreError::Backend {
-        backend: "json",
-        operation: "write metadata",
-        retryable: false,
-        source: std::sync::Arc::new(source),
-    })
 }
 
 /// What looking up the ids of an append's events showed.

@@ -1,8 +1,10 @@
 use aios_core::{
-    event::{Event, EventId, Metadata, Payload, Timestamp},
+    event::{Event, EventId, Payload, Timestamp},
     store::{RecordedEvent, StoreError, StreamId},
 };
 use uuid::Uuid;
+
+use super::decode_metadata;
 
 /// An event as a row holds it.
 #[derive(Debug)]
@@ -34,19 +36,19 @@ impl StoredEvent {
             Some(text) => text.parse()?,
             None => EventId::from(self.key),
         };
-        let metadata: Option<Metadata> =
-            self.metadata.as_deref().map(serde_json::from_str).transpose()?;
+        let stream = StreamId::new(self.stream)?;
+        let metadata = decode_metadata(&stream, self.metadata.as_deref())?;
         let event = Event {
             id,
             event_type: self.event_type.parse()?,
             timestamp: Timestamp::from_micros(self.created_at),
             source: self.source.into(),
             payload: Payload::from_text(self.payload)?,
-            metadata: metadata.unwrap_or_default(),
+            metadata,
         };
         Ok(RecordedEvent {
             position: u64::try_from(self.position)?,
-            stream: StreamId::new(self.stream)?,
+            stream,
             version: u64::try_from(self.version)?,
             event,
         })

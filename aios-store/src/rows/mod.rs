@@ -2,6 +2,7 @@
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod event;
+mod metadata;
 
 use aios_core::{
     event::EventId,
@@ -11,7 +12,8 @@ use aios_core::{
 use uuid::Uuid;
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(crate) use self::event::StoredEvent;
+pub(crate) use self::{event::StoredEvent, metadata::decode_metadata};
+pub(crate) use self::metadata::encode_metadata;
 
 /// The key of a row, and the id's text where it is no UUID.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,3 @@
-use std::fmt::Write;
-
 use aios_core::{
     event::{EventId, Payload, Timestamp},
     projection::{Cell, Change, Column, Condition, Kind, Query, Record, Row, Table, project},
@@ -21,6 +19,9 @@ use super::{
     writer::Writer,
 };
 use crate::rows::{self, Key};
+
+/// Up to so many values are compared one by one.
+const FEW: usize = 8;
 
 /// Events read at once while rebuilding.
 const REBUILD_PAGE: i64 = 1000;
@@ -151,51 +152,50 @@ fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
 /// The parameters are the key, the moment, the id's text, the cells, and what the row must hold.
 fn insert(change: &Change) -> String {
     let (mut names, mut places, mut sets) = (String::new(), String::new(), String::new());
-    for (number, (name, _)) in (4_usize..).zip(&change.cells) {
-        // Writing to a string can't fail.
-        let _ = write!(names, ", {name}");
-        let _ = write!(places, ", ?{number}");
-        let _ = write!(sets, ", {name} = excluded.{name}");
+    for (name, _) in &change.cells {
+        push(&mut names, &[", ", name]);
+        places.push_str(", ?");
+        push(&mut sets, &[", ", name, " = excluded.", name]);
     }
-    let conflict = match change.effect.updates() {
-        false => "DO NOTHING".to_owned(),
-        true => {
-            let open = still_open(change, 4 + change.cells.len());
-            format!("DO UPDATE SET updated_at = excluded.updated_at{sets} WHERE true{open}")
-        }
+    let (conflict, open) = match change.effect.updates() {
+        false => ("DO NOTHING", String::new()),
+        true => ("DO UPDATE SET updated_at = excluded.updated_at", still_open(change)),
     };
+    let sets = if change.effect.updates() { sets + " WHERE true" } else { String::new() };
     let table = change.table.name();
     format!(
         "INSERT INTO {table} (id, external_id, created_at, updated_at{names})
          VALUES (?1, ?3, ?2, ?2{places})
-         ON CONFLICT (id) {conflict}"
+         ON CONFLICT (id) {conflict}{sets}{open}"
     )
 }
 
 /// The parameters are the key, the moment, the cells, and what the row must hold.
 fn update(change: &Change) -> String {
     let mut sets = String::new();
-    for (number, (name, _)) in (3_usize..).zip(&change.cells) {
-        // Writing to a string can't fail.
-        let _ = write!(sets, ", {name} = ?{number}");
+    for (name, _) in &change.cells {
+        push(&mut sets, &[", ", name, " = ?"]);
     }
-    let (table, open) = (change.table.name(), still_open(change, 3 + change.cells.len()));
+    let (table, open) = (change.table.name(), still_open(change));
     format!("UPDATE {table} SET updated_at = ?2{sets} WHERE id = ?1{open}")
 }
 
-/// What a row must hold so that it is changed; `first` is the number of the first parameter.
-fn still_open(change: &Change, first: usize) -> String {
+/// What a row must hold so that it is changed; the values are the next parameters.
+fn still_open(change: &Change) -> String {
     let table = change.table.name();
     let mut conditions = String::new();
-    // Writing to a string can't fail.
-    for (number, (name, _)) in (first..).zip(&change.only) {
-        let _ = write!(conditions, " AND {table}.{name} = ?{number}");
+    for (name, _) in &change.only {
+        push(&mut conditions, &[" AND ", table, ".", name, " = ?"]);
     }
-    let statuses = change.table.final_statuses().join("', '");
-    if !statuses.is_empty() {
-        let _ = write!(conditions, " AND {table}.status NOT IN ('{statuses}')");
+    // Each by itself: SQLite makes a temporary table for `NOT IN` of more than two values.
+    for status in change.table.final_statuses() {
+        push(&mut conditions, &[" AND ", table, ".status <> '", status, "'"]);
     }
     conditions
+}
+
+fn push(text: &mut String, parts: &[&str]) {
+    parts.iter().for_each(|part| text.push_str(part));
 }
 
 fn value(cell: &Cell) -> Value {
@@ -237,6 +237,16 @@ fn conditional(condition: &Condition, values: &mut Vec<Value>) -> String {
             // No row has an id that can't be one.
             values.push(Key::of(id).map_or(Value::Null, |key| blob(key.uuid)));
             "id = ?".to_owned()
+        }
+        // Written and ordered as the conditions of the indexes are.
+        Condition::In(name, cells) if cells.len() <= FEW => {
+            let mut cells: Vec<&Cell> = cells.iter().collect();
+            cells.sort_by_key(|cell| match cell {
+                Cell::Text(text) => text.as_str(),
+                _ => "",
+            });
+            values.extend(cells.iter().copied().map(value));
+            format!("({})", vec![format!("{name} = ?"); cells.len()].join(" OR "))
         }
         Condition::In(name, cells) => {
             values.extend(cells.iter().map(value));
@@ -294,4 +304,52 @@ fn unreadable(
     cause: impl std::error::Error + Send + Sync + 'static,
 ) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_core::{
+        projection::Effect,
+        store::{RunStatus, Shard},
+    };
+
+    use super::*;
+    use crate::sqlite::{SqliteOptions, schema::open_writer};
+
+    /// How SQLite finds what is asked for.
+    fn plan(query: &Query) -> String {
+        let connection = open_writer(&SqliteOptions::memory(), None).unwrap();
+        let (sql, values) = select(query).unwrap();
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let steps = statement.query_map(params_from_iter(values.iter()), |row| row.get(3)).unwrap();
+        steps.collect::<rusqlite::Result<Vec<String>>>().unwrap().join("; ")
+    }
+
+    #[test]
+    fn should_find_the_open_runs_of_shards_by_index() {
+        use RunStatus::{Blocked, Cancelling, Paused, Running};
+        let statuses = vec![Running, Cancelling, Paused, Blocked];
+        for shards in [vec![Shard(1)], (0..64).map(Shard).collect()] {
+            let filter = RunFilter { shards, statuses: statuses.clone(), ..RunFilter::default() };
+            let plan = plan(&Query::run_summaries(&filter, &PageRequest::default()));
+            assert!(plan.contains("idx_workflow_runs_shard"), "{plan}");
+        }
+    }
+
+    #[test]
+    fn should_change_rows_without_a_temporary_table() {
+        let connection = open_writer(&SqliteOptions::memory(), None).unwrap();
+        let effects = [Effect::Create, Effect::Update, Effect::Upsert];
+        for (effect, table) in effects.iter().flat_map(|it| Table::ALL.map(|table| (*it, table))) {
+            let cells = table.columns().iter().map(|column| (column.name, Cell::Null)).collect();
+            let id = "r".to_owned();
+            let only = vec![("created_at", Cell::Integer(1))];
+            let change = Change { table, id, at: Timestamp::UNIX_EPOCH, effect, only, cells };
+            let sql = if effect.creates() { insert(&change) } else { update(&change) };
+            let mut statement = connection.prepare(&format!("EXPLAIN {sql}")).unwrap();
+            let codes = statement.raw_query().mapped(|row| row.get::<_, String>(1));
+            let codes = codes.collect::<rusqlite::Result<Vec<_>>>().unwrap();
+            assert!(!codes.iter().any(|code| code == "OpenEphemeral"), "{sql}: {codes:?}");
+        }
+    }
 }

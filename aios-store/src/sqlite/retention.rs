@@ -15,7 +15,8 @@ use crate::{
 /// Runs that ended before a moment, the oldest first.
 const ENDED: &str = "\
     SELECT id, external_id, parent_run_id, status FROM workflow_runs
-    WHERE status IN ('completed', 'failed', 'cancelled', 'continued') AND updated_at < ?1
+    WHERE (status = 'completed' OR status = 'failed' OR status = 'cancelled' OR status = 'continued')
+        AND updated_at < ?1
     ORDER BY updated_at";
 
 /// How far the log was read by everybody who says so, less its last event.

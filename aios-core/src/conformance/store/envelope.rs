@@ -7,7 +7,7 @@ use super::{
     scene::{Scene, envelope, stream, typed},
 };
 use crate::{
-    event::{Event, Payload, Timestamp},
+    event::{Event, Metadata, Payload, Timestamp},
     store::{Append, StoreError},
 };
 
@@ -37,6 +37,36 @@ pub async fn should_keep_unknown_metadata(scene: Scene<'_>) {
     );
     let event = Event::from_json(&text).unwrap();
     assert_eq!(envelope(&stored(&scene, &event).await), envelope(&event));
+}
+
+/// Metadata comes back as it was in every stream, also where it is what a store may leave out: a run
+/// that its stream names anyway.
+pub async fn should_keep_metadata_in_journals(scene: Scene<'_>) {
+    let named = |correlation_id: Option<&str>, run_id: Option<&str>| Metadata {
+        correlation_id: correlation_id.map(Into::into),
+        run_id: run_id.map(Into::into),
+        ..Metadata::default()
+    };
+    let caused = Metadata { causation_id: Some("c".into()), ..named(Some("r"), Some("r")) };
+    let each = [
+        Metadata::default(),
+        named(Some("r"), Some("r")),
+        named(None, Some("r")),
+        named(Some("r"), None),
+        named(Some("x"), Some("r")),
+        named(Some("r"), Some("x")),
+        caused,
+    ];
+    for name in ["runs/r", "r"] {
+        for metadata in &each {
+            let mut event = typed("test.thing.happened", &json!(1));
+            event.metadata = metadata.clone();
+            scene.append(name, vec![event]).await;
+        }
+        let events = scene.stream(name).await;
+        let kept: Vec<_> = events.into_iter().map(|recorded| recorded.event.metadata).collect();
+        assert_eq!(kept, each, "{name}");
+    }
 }
 
 /// An id that is no UUID comes back as it was, also one that looks like a UUID.

@@ -222,6 +222,7 @@ macro_rules! store_conformance {
             envelope:
                 should_return_the_envelope_it_got
                 should_keep_unknown_metadata
+                should_keep_metadata_in_journals
                 should_keep_foreign_ids_verbatim
                 should_keep_unicode_everywhere
                 should_keep_data_letter_by_letter
