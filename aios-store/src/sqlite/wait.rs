@@ -30,7 +30,8 @@ const DUE: &str = "\
     FROM run_waits w CROSS JOIN workflow_runs r ON r.id = w.id
     WHERE (w.wake_at, w.id) > (?2, ?3) AND w.wake_at <= ?4
         AND w.shard IN (SELECT value FROM json_each(?1))
-        AND r.status IN ('running', 'paused', 'blocked', 'cancelling')
+        AND (r.status = 'blocked' OR r.status = 'cancelling'
+            OR r.status = 'paused' OR r.status = 'running')
     ORDER BY w.wake_at, w.id LIMIT ?5";
 
 /// The sign keeps SQLite from walking through all runs in the order of their keys.
@@ -38,7 +39,8 @@ const UNNOTED: &str = "\
     SELECT r.id, r.external_id
     FROM workflow_runs r
     WHERE r.shard IN (SELECT value FROM json_each(?1))
-        AND r.status IN ('running', 'paused', 'blocked', 'cancelling')
+        AND (r.status = 'blocked' OR r.status = 'cancelling'
+            OR r.status = 'paused' OR r.status = 'running')
         AND r.deleted_at IS NULL
         AND +r.id > ?2
         AND NOT EXISTS (SELECT 1 FROM run_waits w WHERE w.shard = r.shard AND w.id = r.id)
@@ -51,7 +53,8 @@ const OUTDATED: &str = "\
         AND EXISTS (
             SELECT 1 FROM events e WHERE e.stream_id = w.stream_id AND e.version = w.version + 1
         )
-        AND r.status IN ('running', 'paused', 'blocked', 'cancelling')
+        AND (r.status = 'blocked' OR r.status = 'cancelling'
+            OR r.status = 'paused' OR r.status = 'running')
         AND r.deleted_at IS NULL
     ORDER BY w.id LIMIT ?3";
 
