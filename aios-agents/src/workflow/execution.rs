@@ -54,6 +54,8 @@ pub(crate) struct Execution {
     polls: u32,
     /// What is wrong with the code, apart from the journal and panics.
     fault: Option<Failure>,
+    /// Whether the code was quiet when it was polled last, and nothing but a wake can change that.
+    is_quiet: bool,
 }
 
 impl Execution {
@@ -82,6 +84,7 @@ impl Execution {
             deferred: None,
             polls: 0,
             fault: None,
+            is_quiet: false,
         }
     }
 
@@ -89,6 +92,7 @@ impl Execution {
     pub(crate) fn enter(&mut self, workflow: &dyn Workflow, info: RunInfo, input: Payload) {
         let context = WorkflowContext::new(Arc::clone(&self.cell), Arc::new(info));
         let _turn = Turn::Code(self.cell.run()).begin();
+        self.is_quiet = false;
         self.kept = workflow.kept_wakers();
         self.body = Body::new(workflow, context, input);
     }
@@ -96,6 +100,7 @@ impl Execution {
     /// Ends the run before its code began.
     pub(crate) fn cancel(&mut self, reason: String) {
         let failure = Failure::new(WorkflowError::CANCELLED, reason);
+        self.is_quiet = false;
         self.body = Body::ended(Err(WorkflowError::cancelled(failure)));
     }
 
@@ -108,6 +113,10 @@ impl Execution {
     /// each of them. Completes when nothing is left to do; whatever wakes the code later wakes the
     /// task that polls here.
     pub(crate) fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
+        if self.is_quiet && self.queue.is_empty() && !self.alarm.set(context) {
+            return Poll::Ready(());
+        }
+        self.is_quiet = false;
         loop {
             ready!(self.settle(context));
             if self.misfit().is_some() {
@@ -118,6 +127,7 @@ impl Execution {
             self.apply(&entry, at);
         }
         self.check_waits();
+        self.is_quiet = self.fault.is_none();
         Poll::Ready(())
     }
 
@@ -180,6 +190,7 @@ impl Execution {
         if let Some(failure) = self.misfit() {
             return Err(failure);
         }
+        self.is_quiet = false;
         self.machine().go_live().map_err(|mismatch| mismatch.to_failure())?;
         self.cell.wake_all();
         Ok(())

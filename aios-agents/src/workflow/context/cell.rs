@@ -1,6 +1,6 @@
 use std::{
     any::Any,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -51,7 +51,7 @@ pub(crate) struct Cell {
 struct Waiting {
     /// What the code itself is polled with.
     code: Option<Waker>,
-    operations: HashMap<u64, Waiter>,
+    operations: BTreeMap<u64, Waiter>,
     cancel: Option<Waiter>,
     /// How many of the wakers here are the code's own.
     direct: usize,
@@ -141,7 +141,15 @@ impl Cell {
     }
 
     pub(super) fn ask(&self, operation: u64, request: Request) {
-        let asked = self.machine().ask(operation, request, self.clock.now());
+        let asked = match request {
+            // Its time counts from when its code begins.
+            Request::Step { .. } => {
+                let mut machine = self.machine();
+                let present = machine.now();
+                machine.ask(operation, request, present)
+            }
+            request => self.machine().ask(operation, request, self.clock.now()),
+        };
         if let Err(mismatch) = asked {
             self.refuse(mismatch);
         }

@@ -16,6 +16,7 @@ pub use self::{
     call::{Answer, ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
     step::{StepCall, StepContext},
 };
+use self::step::Beginning;
 use super::{
     WorkflowError,
     machine::{ChildRequest, Request, TaskRequest},
@@ -139,7 +140,7 @@ impl WorkflowContext {
         F: FnMut() -> Fut + Send + 'a,
         Fut: Future<Output = Result<T, E>> + Send + 'a,
     {
-        StepCall::new(Arc::clone(&self.cell), name.into(), move |_| code())
+        StepCall::new(Arc::clone(&self.cell), name.into(), move |_: Beginning<'_>| code())
     }
 
     /// Runs a piece of code that can't fail, as [`step`](Self::step) does.
@@ -149,7 +150,7 @@ impl WorkflowContext {
         F: FnMut() -> Fut + Send + 'a,
         Fut: Future<Output = T> + Send + 'a,
     {
-        let code = move |_| {
+        let code = move |_: Beginning<'_>| {
             let value = code();
             async move { Ok::<_, TaskError>(value.await) }
         };
@@ -158,13 +159,14 @@ impl WorkflowContext {
 
     /// Runs a piece of code, as [`step`](Self::step) does, and tells it which attempt it is and a
     /// key by which outside systems recognise a repetition.
-    pub fn step_with<'a, T, E, F, Fut>(&self, name: impl Into<Box<str>>, code: F) -> StepCall<'a, T>
+    pub fn step_with<'a, T, E, F, Fut>(&self, name: impl Into<Box<str>>, mut code: F) -> StepCall<'a, T>
     where
         T: Serialize,
         E: Into<TaskError>,
         F: FnMut(StepContext) -> Fut + Send + 'a,
         Fut: Future<Output = Result<T, E>> + Send + 'a,
     {
+        let code = move |beginning: Beginning<'_>| code(beginning.context());
         StepCall::new(Arc::clone(&self.cell), name.into(), code)
     }
 

@@ -47,6 +47,20 @@ impl StepContext {
     }
 }
 
+/// An attempt that begins.
+pub(super) struct Beginning<'c> {
+    cell: &'c Cell,
+    operation: u64,
+    attempt: u32,
+}
+
+impl Beginning<'_> {
+    /// What the code may know of it.
+    pub(super) fn context(&self) -> StepContext {
+        StepContext { attempt: self.attempt, key: self.cell.key(self.operation).into() }
+    }
+}
+
 /// A piece of code whose result is recorded once.
 ///
 /// # Cancel safety
@@ -58,7 +72,7 @@ pub struct StepCall<'a, T> {
     cell: Arc<Cell>,
     operation: u64,
     state: StepState,
-    code: Box<dyn FnMut(StepContext) -> Attempt<'a> + Send + 'a>,
+    code: Box<dyn FnMut(Beginning<'_>) -> Attempt<'a> + Send + 'a>,
     running: Option<Running<'a>>,
     result: PhantomData<fn() -> T>,
 }
@@ -111,11 +125,11 @@ impl<'a, T> StepCall<'a, T> {
     where
         T: Serialize,
         E: Into<TaskError>,
-        F: FnMut(StepContext) -> Fut + Send + 'a,
+        F: FnMut(Beginning<'_>) -> Fut + Send + 'a,
         Fut: Future<Output = Result<T, E>> + Send + 'a,
     {
-        let code = Box::new(move |step| -> Attempt<'a> {
-            let attempt = code(step);
+        let code = Box::new(move |beginning: Beginning<'_>| -> Attempt<'a> {
+            let attempt = code(beginning);
             Box::pin(async move {
                 let result = attempt.await.map_err(Into::into)?;
                 Payload::encode(&result)
@@ -208,9 +222,10 @@ impl<'a, T> StepCall<'a, T> {
     }
 
     fn begin(&mut self, number: u32) {
-        let step = StepContext { attempt: number, key: self.cell.key(self.operation).into() };
+        let beginning =
+            Beginning { cell: &self.cell, operation: self.operation, attempt: number };
         let _turn = Turn::Step(self.cell.run()).begin();
-        let code = match catch_unwind(AssertUnwindSafe(|| (self.code)(step))) {
+        let code = match catch_unwind(AssertUnwindSafe(|| (self.code)(beginning))) {
             Ok(code) => code,
             Err(panic) => Box::pin(std::future::ready(Err(panicked(&*panic)))),
         };
