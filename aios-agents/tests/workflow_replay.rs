@@ -272,7 +272,7 @@ async fn should_refuse_the_context_in_a_spawned_task() {
 async fn should_refuse_the_context_of_another_run() {
     type Lent = Arc<std::sync::Mutex<Option<WorkflowContext>>>;
     let lent = Lent::default();
-    let borrowed = Arc::clone(&lent);
+    let (borrowed, kept) = (Arc::clone(&lent), Arc::clone(&lent));
     let lend = move |context: WorkflowContext, (): ()| {
         let lent = Arc::clone(&lent);
         async move {
@@ -291,6 +291,9 @@ async fn should_refuse_the_context_of_another_run() {
     let runtime = runtime.start().await.unwrap();
     let lender = runtime.start("lend", &()).await.unwrap();
     lender.signal("none", &1).await.unwrap();
+    while kept.lock().unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
     for what in USES {
         let run = runtime.start("borrow", what).await.unwrap();
         let error = result::<u64>(&run).await.unwrap_err();
