@@ -11,9 +11,9 @@ use aios_core::{
 };
 use uuid::Uuid;
 
+pub(crate) use self::metadata::encode_metadata;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use self::{event::StoredEvent, metadata::decode_metadata};
-pub(crate) use self::metadata::encode_metadata;
 
 /// The key of a row, and the id's text where it is no UUID.
 #[derive(Clone, Debug, PartialEq, Eq)]

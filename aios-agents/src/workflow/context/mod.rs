@@ -12,11 +12,11 @@ use aios_core::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::cell::{Cell, Compensation};
+use self::step::Beginning;
 pub use self::{
     call::{Answer, ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
     step::{StepCall, StepContext},
 };
-use self::step::Beginning;
 use super::{
     WorkflowError,
     machine::{ChildRequest, Request, TaskRequest},
@@ -159,7 +159,11 @@ impl WorkflowContext {
 
     /// Runs a piece of code, as [`step`](Self::step) does, and tells it which attempt it is and a
     /// key by which outside systems recognise a repetition.
-    pub fn step_with<'a, T, E, F, Fut>(&self, name: impl Into<Box<str>>, mut code: F) -> StepCall<'a, T>
+    pub fn step_with<'a, T, E, F, Fut>(
+        &self,
+        name: impl Into<Box<str>>,
+        mut code: F,
+    ) -> StepCall<'a, T>
     where
         T: Serialize,
         E: Into<TaskError>,

@@ -222,8 +222,7 @@ impl<'a, T> StepCall<'a, T> {
     }
 
     fn begin(&mut self, number: u32) {
-        let beginning =
-            Beginning { cell: &self.cell, operation: self.operation, attempt: number };
+        let beginning = Beginning { cell: &self.cell, operation: self.operation, attempt: number };
         let _turn = Turn::Step(self.cell.run()).begin();
         let code = match catch_unwind(AssertUnwindSafe(|| (self.code)(beginning))) {
             Ok(code) => code,
