@@ -113,6 +113,32 @@ async fn should_publish_an_answer_again_until_the_broker_takes_it() {
     assert_eq!((agent.calls(), broker.refusals.lock().unwrap().len()), (1, 0));
 }
 
+/// The server lost its data, and the engine has not declared its mailbox again yet.
+#[tokio::test]
+async fn should_keep_an_answer_until_its_mailbox_is_there() {
+    let (world, agent) = (World::new(), Scripted::echo());
+    let mut listener = world.subscribe("listener", &["agents.backend.task_completed"]).await;
+    let _host = world.start(Agents::new().agent("backend", agent.clone())).await;
+    world.assign("backend", "t1", json!(1)).await;
+    world.pass(SECOND).await;
+    let mut engine = world.mailbox("engine").await;
+    assert_eq!(world.drive(engine.next()).await.event_type.action(), "task_completed");
+    assert_eq!(agent.calls(), 1);
+    assert!(listener.try_next().await.is_some(), "others get it too");
+}
+
+#[tokio::test]
+async fn should_give_a_task_up_whose_answer_finds_no_mailbox() {
+    let (world, agent) = (World::new(), Scripted::echo());
+    let _host = world.start(Agents::new().agent("backend", agent.clone())).await;
+    world.assign("backend", "t1", json!(1)).await;
+    world.pass(SECOND * 120).await;
+    let address = aios_core::broker::Group::new("agents.backend").unwrap().into();
+    let letters = world.broker.dead_letters(&address).await.unwrap().list(10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].reason, "no mailbox takes the answer");
+}
+
 #[tokio::test]
 async fn should_not_lose_or_repeat_work_whose_answer_is_refused_for_good() {
     let (world, agent) = (World::new(), Scripted::echo());
@@ -151,6 +177,7 @@ async fn should_publish_what_was_emitted_in_order_although_some_is_refused() {
     let broker = Faulty::new(&world);
     broker.refuse("placed", 2, &BrokerError::Uncertain);
     let mut all = world.subscribe("all", &["shop.#", "agents.*.task_completed"]).await;
+    let _engine = world.mailbox("engine").await;
     let agent = Scripted::new(|context, parameters| {
         for item in 0..3 {
             let event_type = "shop.order.placed".parse().unwrap();

@@ -194,6 +194,7 @@ async fn should_publish_what_was_emitted_only_on_success_and_before_the_answer()
     let mut all = world
         .subscribe("all", &["shop.#", "agents.*.task_completed", "agents.*.task_failed"])
         .await;
+    let _engine = world.mailbox("engine").await;
     let agent = Scripted::new(|context, parameters| {
         for item in ["one", "two"] {
             let event_type = "shop.order.placed".parse().unwrap();
@@ -288,6 +289,7 @@ async fn should_give_back_what_waits_behind_tasks_that_take_long() {
         }
     });
     let definition = AgentDefinition::instance("backend", agent.clone()).with_concurrency(1);
+    let _engine = world.mailbox("engine").await;
     let _host = world.start_with(Agents::new().with(definition), options).await.unwrap();
     world.assign("backend", "t1", json!(1)).await;
     world.assign("backend", "t2", json!(2)).await;

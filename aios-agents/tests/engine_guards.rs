@@ -204,6 +204,10 @@ impl Clock for Shaky {
         if steps_back { now - Duration::from_millis(5) } else { now }
     }
 
+    fn elapsed(&self) -> Duration {
+        SystemClock.elapsed()
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
         SystemClock.sleep_until(deadline)
     }

@@ -35,9 +35,8 @@ async fn failed(runtime: &Runtime) -> Failure {
 #[tokio::test]
 async fn should_stop_with_the_error_that_will_not_pass() {
     for (method, what) in [
-        ("renew", "renew leases"),
+        ("renew", "keep shards"),
         ("wait_for", "look for what other processes appended"),
-        ("head", "relay the log"),
         ("save_checkpoint", "relay the log"),
     ] {
         let logged = Logged::here();
@@ -123,9 +122,9 @@ async fn should_stop_when_the_broker_is_closed() {
     assert_eq!(failed(&runtime).await.code, "BROKER_CLOSED");
 }
 
-/// Nobody may open the engine's mailboxes again once they were lost.
+/// The engine may not read the mailbox of another one that is gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_stop_when_it_may_not_take_shards() {
+async fn should_stop_when_it_may_not_read_a_mailbox() {
     let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
     let (first, second) = (store(), FaultyBroker::new(Arc::new(MemoryBroker::new())));
     let before = start(Arc::clone(&first), Arc::clone(&broker) as _).await;
@@ -137,5 +136,5 @@ async fn should_stop_when_it_may_not_take_shards() {
     before.shutdown(PATIENCE).await.unwrap();
     let failure = failed(&after).await;
     assert_eq!(failure.code, "INVALID_BROKER_CONFIGURATION");
-    assert!(failure.message.contains("take shards"), "{failure}");
+    assert!(failure.message.contains("read a mailbox"), "{failure}");
 }

@@ -20,6 +20,7 @@ mod engine_children;
 mod engine_commands;
 mod engine_discovery;
 mod engine_faults;
+mod engine_fleet;
 mod engine_guards;
 mod engine_leases;
 mod engine_pause;

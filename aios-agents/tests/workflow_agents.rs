@@ -1,13 +1,15 @@
 //! Workflows and agents that misbehave, played by hand on the broker.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aios_agents::{prelude::*, runtime::EngineOptions};
+use aios_broker::memory::MemoryBroker;
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskResult},
-    broker::{Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
+    broker::{Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription},
 };
 
+use crate::faulty::FaultyBroker;
 use crate::workflow_support::{PATIENCE, actions, eventually, quick, result, runtime, store};
 
 /// Takes the tasks of a type, in the place of an agent.
@@ -109,18 +111,20 @@ async fn should_keep_an_answer_that_comes_while_the_run_is_blocked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_up_an_answer_for_a_run_that_does_not_exist() {
-    let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
+async fn should_acknowledge_an_answer_for_a_run_that_does_not_exist() {
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let builder = runtime(&store()).broker(Arc::clone(&broker) as _).workflow("ask", ask);
+    let runtime = builder.start().await.unwrap();
     let mut tasks = tasks_of(&runtime, "ghost").await;
     runtime.start("ask", &()).with_id("real").await.unwrap();
     let (delivery, mut task) = next(&mut tasks).await;
-    let mailbox: Mailbox = delivery.event.metadata.reply_to.as_deref().unwrap().parse().unwrap();
     task.task_id = aios_core::agent::TaskId::of_run("unreal", 1);
     say(&runtime, &delivery, "task_completed", &done(&task, 1)).await;
-    let letters = runtime.broker().dead_letters(&mailbox.into()).await.unwrap();
-    eventually("the answer is given up", || async {
-        let found = letters.list(10).await.unwrap();
-        found.first().is_some_and(|letter| letter.reason == "there is no such run")
+    eventually("the answer is acknowledged", || async {
+        let settled = broker.settled();
+        settled.iter().any(|(event, settlement)| {
+            event.event_type.action() == "task_completed" && *settlement == Settlement::Ack
+        })
     })
     .await;
 }

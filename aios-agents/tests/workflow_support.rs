@@ -44,7 +44,7 @@ pub(crate) async fn sqlite() -> Arc<dyn Store> {
 
 /// A runtime on that store, with a broker of its own and a short lease.
 pub(crate) fn runtime(store: &Arc<dyn Store>) -> RuntimeBuilder {
-    let options = EngineOptions { lease_time: Duration::from_secs(2), ..EngineOptions::default() };
+    let options = EngineOptions { lease_time: Duration::from_secs(4), ..EngineOptions::default() };
     Runtime::builder()
         .store(Arc::clone(store))
         .broker(Arc::new(MemoryBroker::new()))

@@ -11,6 +11,7 @@ mod start;
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{broker::Broker, failure::Failure, store::Store};
+use futures_util::future::join;
 use serde::Serialize;
 
 use self::ends::Ends;
@@ -139,8 +140,9 @@ impl Runtime {
         self.store.as_ref()
     }
 
-    /// Takes no more tasks, lets those that run end within `deadline`, stops the engine and hands
-    /// its shards over at once. Broker and store stay open; they are the caller's.
+    /// Takes no more tasks, and lets tasks and steps that run end within `deadline`. A shard passes to
+    /// another engine as soon as no step of its runs runs. Broker and store stay open; they are the
+    /// caller's.
     ///
     /// # Errors
     ///
@@ -152,14 +154,23 @@ impl Runtime {
     ///
     /// A cancelled shutdown gives up what runs.
     pub async fn shutdown(mut self, deadline: Duration) -> Result<(), RuntimeError> {
-        let drained = match self.host.take() {
-            Some(host) => host.shutdown(deadline).await,
-            None => Ok(()),
+        let (host, engine) = (self.host.take(), self.engine.take());
+        let draining = async {
+            match host {
+                Some(host) => host.shutdown(deadline).await,
+                None => Ok(()),
+            }
         };
+        let leaving = async {
+            if let Some(engine) = &engine {
+                engine.leave(deadline).await;
+            }
+        };
+        let (drained, ()) = join(draining, leaving).await;
         if let Some(journals) = &self.journals {
             self.projections.stop(&*journals.clock, deadline).await;
         }
-        let failure = match self.engine.take() {
+        let failure = match engine {
             Some(engine) => engine.stop().await,
             None => None,
         };

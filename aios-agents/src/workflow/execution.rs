@@ -196,6 +196,12 @@ impl Execution {
         Ok(())
     }
 
+    /// Lets a run go on that its host held.
+    pub(crate) fn go_on(&self) {
+        self.machine().go_on();
+        self.cell.wake_all();
+    }
+
     fn wake_code(&self) {
         let _turn = Turn::Engine(self.cell.run()).begin();
         self.alarm.waker().wake_by_ref();

@@ -33,6 +33,9 @@ impl Publishing<'_> {
         self.check_size(&publish.event)?;
         let routes = self.routes(&publish.event.event_type);
         let mailbox = publish.to.as_ref().and_then(|mailbox| self.exchange.mailbox(mailbox));
+        if publish.to.is_some() && mailbox.is_none() && publish.require_route {
+            return unrouted(&publish);
+        }
         let mut targets = routes.iter().chain(&mailbox);
         let Some(first) = targets.next() else {
             return unrouted(&publish);

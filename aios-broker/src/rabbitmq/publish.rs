@@ -9,6 +9,7 @@ use std::{
 use aios_core::{
     broker::{BrokerError, Publish},
     clock::ClockExt,
+    event::Event,
 };
 use futures_util::future::{Either, select};
 use lapin::{BasicProperties, types::FieldTable};
@@ -151,8 +152,24 @@ impl Publisher {
 
     /// Publishes a user's events.
     pub(super) async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
-        let encoded = batch.into_iter().map(|publish| self.encode(publish)).collect();
-        self.send(encoded).await
+        let mut copies = Vec::new();
+        let mut encoded = Vec::with_capacity(batch.len());
+        for (index, publish) in batch.into_iter().enumerate() {
+            let (first, copy) = self.encode(publish);
+            copies.extend(copy.map(|copy| (index, copy)));
+            encoded.push(first);
+        }
+        let count = encoded.len();
+        let (indexes, copies): (Vec<usize>, Vec<Outgoing>) = copies.into_iter().unzip();
+        encoded.extend(copies.into_iter().map(Ok));
+        let mut answers = self.send(encoded).await;
+        let of_copies = answers.split_off(count.min(answers.len()));
+        for (index, answer) in indexes.into_iter().zip(of_copies) {
+            if let (Some(first @ Ok(())), Err(error)) = (answers.get_mut(index), answer) {
+                *first = Err(error);
+            }
+        }
+        answers
     }
 
     /// Publishes one event that is encoded already.
@@ -206,8 +223,35 @@ impl Publisher {
         Ok(())
     }
 
-    fn encode(&self, publish: Publish) -> Result<Outgoing, BrokerError> {
+    /// An event as it is sent. One that requires its mailbox is sent to that alone, and a copy to the
+    /// groups: the server says only that nobody got an event, not that one of several did not.
+    fn encode(&self, publish: Publish) -> (Result<Outgoing, BrokerError>, Option<Outgoing>) {
         let Publish { event, to, require_route } = publish;
+        let body = match self.body(&event) {
+            Ok(body) => body,
+            Err(error) => return (Err(error), None),
+        };
+        let outgoing = |routing_key, body, headers, require_route| Outgoing {
+            exchange: topology::exchange(&self.link.options.prefix),
+            routing_key,
+            body,
+            properties: properties(&event.id.to_string(), headers),
+            require_route,
+        };
+        let group_key = event.event_type.as_str().to_owned();
+        let mut headers = FieldTable::default();
+        match to.as_ref().map(topology::mailbox_key) {
+            Some(key) if require_route => {
+                let copy = outgoing(group_key, body.clone(), headers.clone(), false);
+                return (Ok(outgoing(key, body, headers, true)), Some(copy));
+            }
+            Some(key) => add_key(&mut headers, key),
+            None => {}
+        }
+        (Ok(outgoing(group_key, body, headers, require_route)), None)
+    }
+
+    fn body(&self, event: &Event) -> Result<Vec<u8>, BrokerError> {
         let body = event.to_json().map_err(|source| BrokerError::Backend {
             backend: "RabbitMQ",
             operation: "encode an event",
@@ -216,20 +260,10 @@ impl Publisher {
         })?;
         let limit = self.link.options.max_event_bytes.min(self.size_limit.bytes());
         let bytes = body.len();
-        if bytes > limit {
-            return Err(BrokerError::TooLarge { bytes, limit });
+        match bytes > limit {
+            true => Err(BrokerError::TooLarge { bytes, limit }),
+            false => Ok(body.into_bytes()),
         }
-        let mut headers = FieldTable::default();
-        if let Some(mailbox) = &to {
-            add_key(&mut headers, topology::mailbox_key(mailbox));
-        }
-        Ok(Outgoing {
-            exchange: topology::exchange(&self.link.options.prefix),
-            routing_key: event.event_type.as_str().to_owned(),
-            body: body.into_bytes(),
-            properties: properties(&event.id.to_string(), headers),
-            require_route,
-        })
     }
 }
 

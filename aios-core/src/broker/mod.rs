@@ -34,7 +34,9 @@ pub struct Publish {
     pub event: Event,
     /// A mailbox that gets it too, besides every group whose pattern matches.
     pub to: Option<Mailbox>,
-    /// Whether nobody listening is an error, [`BrokerError::Unroutable`].
+    /// Whether nobody listening is an error, [`BrokerError::Unroutable`]. If a mailbox is named, it is
+    /// the one that has to be there, whichever groups there are; they may have got the event all the
+    /// same.
     pub require_route: bool,
 }
 
@@ -52,7 +54,7 @@ impl Publish {
         self
     }
 
-    /// Makes it an error if neither a group nor the mailbox takes the event.
+    /// Makes it an error if the mailbox is not there, or, if none is named, if no group takes the event.
     #[must_use]
     pub fn with_required_route(mut self) -> Self {
         self.require_route = true;

@@ -13,8 +13,11 @@ use crate::{BoxFuture, event::Timestamp};
 
 /// Tells the time and sleeps.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// The time now.
+    /// The time now. It may be set forward or back.
     fn now(&self) -> Timestamp;
+
+    /// The time since a fixed moment, for measuring how long something takes. It is never set.
+    fn elapsed(&self) -> Duration;
 
     /// Completes as soon as [`now`](Self::now) is at or past `deadline`.
     ///

@@ -1,10 +1,21 @@
-use std::time::Duration;
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use super::Clock;
 use crate::{BoxFuture, event::Timestamp};
 
 /// Longest single sleep, so that a change of the wall clock is noticed within the hour.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// What elapsed time counts from; any moment would do.
+static START: LazyLock<Instant> = LazyLock::new(begin);
+
+#[allow(clippy::disallowed_methods, reason = "this is the clock module")]
+fn begin() -> Instant {
+    Instant::now()
+}
 
 /// The machine's wall clock, sleeping on tokio's timer.
 ///
@@ -17,6 +28,11 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the clock module")]
+    fn elapsed(&self) -> Duration {
+        START.elapsed()
     }
 
     #[allow(clippy::disallowed_methods, reason = "this is the clock module")]

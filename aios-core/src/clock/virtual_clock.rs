@@ -72,6 +72,10 @@ impl Clock for VirtualClock {
         self.state().now
     }
 
+    fn elapsed(&self) -> Duration {
+        self.now().duration_since(Timestamp::UNIX_EPOCH)
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
         let sleeper = {
             let mut state = self.state();

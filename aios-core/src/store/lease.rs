@@ -9,6 +9,9 @@ use crate::event::Timestamp;
 /// Number of shards that runs are spread over, fixed when a database is created.
 pub const SHARDS: u16 = 64;
 
+/// The shard that stands for the engine of number 0.
+const FIRST_SLOT: u16 = 1024;
+
 /// A fixed share of the runs, owned by one engine at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -17,6 +20,28 @@ pub struct Shard(pub u16);
 impl Shard {
     /// Not a share of the runs: whoever owns it relays the log to the broker.
     pub const RELAY: Self = Self(u16::MAX);
+
+    /// Most engines that can be alive at the same time.
+    pub const SLOTS: u16 = 1024;
+
+    /// Not a share of the runs: whoever owns it is the engine of this number, from 0 to
+    /// [`SLOTS`](Self::SLOTS) - 1. Each engine that is alive owns one.
+    #[must_use]
+    pub const fn slot(number: u16) -> Self {
+        Self(FIRST_SLOT + number % Self::SLOTS)
+    }
+
+    /// The number of an engine, if this is a slot.
+    #[must_use]
+    pub fn slot_number(self) -> Option<u16> {
+        self.0.checked_sub(FIRST_SLOT).filter(|number| *number < Self::SLOTS)
+    }
+
+    /// Whether this is a share of the runs.
+    #[must_use]
+    pub fn is_share(self) -> bool {
+        self.0 < SHARDS
+    }
 
     /// The shard that owns this key: FNV-1a of the key, modulo [`SHARDS`].
     ///
@@ -159,6 +184,16 @@ mod tests {
         {
             assert_eq!(Shard::of(key), Shard(shard), "{key:?}");
         }
+    }
+
+    #[test]
+    fn should_tell_slots_from_shares_of_the_runs() {
+        for number in [0, 1, Shard::SLOTS - 1] {
+            assert_eq!(Shard::slot(number).slot_number(), Some(number));
+            assert!(!Shard::slot(number).is_share());
+        }
+        assert!(Shard::all().all(|shard| shard.is_share() && shard.slot_number().is_none()));
+        assert_eq!((Shard::RELAY.slot_number(), Shard::RELAY.is_share()), (None, false));
     }
 
     #[test]

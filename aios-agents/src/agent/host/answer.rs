@@ -86,9 +86,7 @@ impl HostedType {
         match (sent, delivery) {
             (Ok(()), Some(delivery)) => log_unsettled(delivery.ack().await),
             (Ok(()), None) => {}
-            (Err(error), delivery) => {
-                give_back(delivery, &Failure::from_error(error.code(), &error)).await;
-            }
+            (Err(error), delivery) => unsent(delivery, &error).await,
         }
     }
 
@@ -105,8 +103,7 @@ impl HostedType {
             Box::pin(self.publish(emitted, Some(&entry.running))).await?;
             entry.published_emitted();
         }
-        let result = Publish { event: result, to: reply_to(parent), require_route: false };
-        self.publish(vec![result], Some(&entry.running)).await
+        self.publish(vec![reply(result, parent)], Some(&entry.running)).await
     }
 
     /// Says that a task was given up because it can't be read.
@@ -122,7 +119,7 @@ impl HostedType {
             Ok(event) => event.caused_by(parent),
             Err(error) => return tracing::error!(code = error.code(), "{error}"),
         };
-        let publish = Publish { event: result, to: reply_to(parent), require_route: false };
+        let publish = reply(result, parent);
         if let Err(error) = self.publish(vec![publish], None).await {
             tracing::error!(code = error.code(), "a refused task could not be answered");
         }
@@ -130,19 +127,17 @@ impl HostedType {
 
     /// Publishes the answer that an earlier delivery of the same attempt got, and settles this one.
     pub(super) async fn answer_again(&self, answer: Answer, delivery: Delivery) {
-        let to = reply_to(&delivery.event);
-        let result = Publish { event: answer.result, to, require_route: false };
+        let result = reply(answer.result, &delivery.event);
         let batch = answer.emitted.into_iter().map(Publish::new).chain([result]).collect();
         match self.publish(batch, None).await {
             Ok(()) => log_unsettled(delivery.ack().await),
-            Err(error) => {
-                give_back(Some(delivery), &Failure::from_error(error.code(), &error)).await;
-            }
+            Err(error) => unsent(Some(delivery), &error).await,
         }
     }
 
     /// Publishes all events in order, again and again while the failure may pass and the task is
-    /// not abandoned.
+    /// not abandoned. A mailbox that is missing may be declared in a moment, after the server has lost
+    /// its data; if it stays away, nobody is left who wants the answer there.
     async fn publish(
         &self,
         batch: Vec<Publish>,
@@ -161,9 +156,12 @@ impl HostedType {
         running: Option<&Running>,
     ) -> Result<(), BrokerError> {
         let mut backoff = Backoff::new(&self.shared.options.backoff);
+        let given_up_at = self.shared.clock.now() + self.shared.options.answer_patience;
         loop {
             let (failed, error) = failure;
-            if !error.is_retryable() {
+            let is_unroutable = matches!(error, BrokerError::Unroutable { .. });
+            let is_late = is_unroutable && self.shared.clock.now() >= given_up_at;
+            if !error.is_retryable() || is_late {
                 return Err(error);
             }
             tracing::warn!(error = %Chain(&error), "an answer was not published; trying again");
@@ -194,6 +192,12 @@ async fn abandoned(running: Option<&Running>) {
     }
 }
 
+/// An answer on its way to the mailbox that wants it, which has to be there.
+fn reply(answer: Event, task: &Event) -> Publish {
+    let to = reply_to(task);
+    Publish { require_route: to.is_some(), event: answer, to }
+}
+
 /// The mailbox that wants the answer to `event`.
 pub(super) fn reply_to(event: &Event) -> Option<Mailbox> {
     let name = event.metadata.reply_to.as_deref()?;
@@ -202,6 +206,19 @@ pub(super) fn reply_to(event: &Event) -> Option<Mailbox> {
             |error| tracing::warn!(event_id = %event.id, "reply_to is no mailbox: {error}"),
         )
         .ok()
+}
+
+/// Settles a task whose answer was not published. Without a mailbox for the answer the task becomes a
+/// dead letter, of which the engine hears if it still waits; else it is delivered again.
+async fn unsent(delivery: Option<Delivery>, error: &BrokerError) {
+    let failure = Failure::from_error(error.code(), error);
+    match (error, delivery) {
+        (BrokerError::Unroutable { .. }, Some(delivery)) => {
+            tracing::error!(%failure, "an answer finds no mailbox; its task becomes a dead letter");
+            log_unsettled(delivery.dead_letter("no mailbox takes the answer").await);
+        }
+        (_, delivery) => give_back(delivery, &failure).await,
+    }
 }
 
 /// Lets the broker deliver a task again whose answer could not be published.

@@ -24,6 +24,9 @@ pub struct HostOptions {
     pub cancel_grace: Duration,
     /// How long a factory may take to make an agent. 30 s.
     pub create_timeout: Duration,
+    /// How long an answer waits for its mailbox, if that is missing. 60 s. Then the task becomes a dead
+    /// letter.
+    pub answer_patience: Duration,
     /// How long to wait between attempts to make an agent, to subscribe and to publish. These
     /// never end, so the number of attempts is not looked at. 0.2 s, doubling up to 30 s.
     pub backoff: RetryPolicy,
@@ -39,6 +42,7 @@ impl HostOptions {
             announce_interval: Duration::from_secs(30),
             cancel_grace: Duration::from_secs(1),
             create_timeout: Duration::from_secs(30),
+            answer_patience: Duration::from_secs(60),
             backoff: RetryPolicy::new()
                 .with_delays(Duration::from_millis(200), Duration::from_secs(30)),
         }
@@ -79,6 +83,13 @@ impl HostOptions {
         self
     }
 
+    /// Sets how long an answer waits for its mailbox.
+    #[must_use]
+    pub fn with_answer_patience(mut self, patience: Duration) -> Self {
+        self.answer_patience = patience;
+        self
+    }
+
     /// Sets how long to wait between attempts.
     #[must_use]
     pub fn with_backoff(mut self, backoff: RetryPolicy) -> Self {
@@ -97,6 +108,7 @@ impl HostOptions {
         check_span("announce_interval", self.announce_interval, moment)?;
         check_span("cancel_grace", self.cancel_grace, Duration::ZERO)?;
         check_span("create_timeout", self.create_timeout, moment)?;
+        check_span("answer_patience", self.answer_patience, Duration::ZERO)?;
         let early = self.early_ack_after.unwrap_or_default();
         check_span("early_ack_after", early, Duration::ZERO)?;
         check_retry("backoff", &self.backoff.clone().with_max_attempts(0))

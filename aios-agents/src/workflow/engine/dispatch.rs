@@ -5,6 +5,7 @@ use aios_core::{
     broker::{BrokerError, Publish},
     event::Timestamp,
     failure::Failure,
+    store::Fence,
 };
 use metrics::counter;
 use tokio::sync::mpsc;
@@ -24,6 +25,8 @@ pub(super) struct Dispatch {
     pub(super) publish: Publish,
     /// Who is told if the broker does not take it; `None` if it is a notice that no run waits for.
     pub(super) task: Option<(Arc<str>, u64, u32)>,
+    /// Proof that this engine owned the run.
+    pub(super) fence: Fence,
 }
 
 /// Publishes tasks, many at once. What the broker does not take now goes back to its run, which
@@ -43,6 +46,8 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
                 }
             }
         }
+        // Whoever has the shards now gives the tasks of their runs.
+        batch.retain(|dispatch| dispatch.task.is_none() || engine.ownership.has(dispatch.fence));
         let was_parked = !parked.is_empty();
         let publishes = batch.iter().map(|dispatch| dispatch.publish.clone()).collect();
         let results = engine.broker.publish(publishes).await;

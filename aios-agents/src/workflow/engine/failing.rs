@@ -73,7 +73,9 @@ impl Engine {
     /// Stops everything that moves, and hands the shards over.
     pub(super) async fn halt(&self) {
         self.stopping.send_replace(true);
+        self.readers.stop();
         self.live.stop().await;
+        self.recorders.stop().await;
         self.store.unwatch();
         self.release_leases().await;
     }

@@ -1,232 +1,276 @@
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+//! Keeps the leases alive, shares the shards with other engines, and ends what the engine runs when
+//! its leases end.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use aios_core::{
-    Chain,
     clock::ClockExt,
-    store::{Fence, Lease, Leases, Shard, StoreError},
+    store::{Fence, Lease, Leases, SHARDS, Shard, StoreError},
 };
-use futures_util::future::join_all;
-use tokio::task::AbortHandle;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use super::{Bundle, Engine, EngineError, failing::PANICKED, mailbox, recover};
-use crate::{
-    panic::panic_failure,
-    task::{self, JoinSet},
+use super::{
+    Engine, EngineError,
+    members::{Members, next_expiry},
+    recover, slots,
 };
+use crate::task::{self, JoinSet};
 
-/// The shards that this engine owns.
-#[derive(Debug, Default)]
-pub(super) struct Ownership {
-    shards: Mutex<BTreeMap<Shard, Owned>>,
-    /// The lease of the relay, if this engine relays.
-    relay: Mutex<Vec<Lease>>,
-}
+/// Shards that one engine gives to others in a minute, at most.
+const MOVES_PER_MINUTE: usize = SHARDS as usize;
+/// How long a step may take to end when its shard is about to move to another engine. If it takes
+/// longer, the shard stays for now.
+const MOVE_GRACE: Duration = Duration::from_secs(2);
+/// How much later than by its own clock this engine looks whether a lease of another one has expired.
+const EXPIRY_DELAY: Duration = Duration::from_millis(20);
 
+/// What is to be remembered from one look to the next.
 #[derive(Debug)]
-struct Owned {
-    lease: Lease,
-    /// Reads the mailbox of the shard's bundle, once that is open.
-    reader: Option<AbortHandle>,
+struct Looks {
+    /// Releases of leases that were heard of.
+    releases: u64,
+    /// When the leases are renewed next, by [`elapsed`](aios_core::clock::Clock::elapsed) time.
+    renew_at: Duration,
+    /// When to look at the latest.
+    look_at: Duration,
+    /// When this minute began, and how many shards moved in it.
+    minute: (Duration, usize),
+    /// Shards on their way to other engines, and what looks for runs of shards that were taken.
+    moves: JoinSet<()>,
 }
 
-impl Owned {
-    fn stop(&self) {
-        if let Some(reader) = &self.reader {
-            reader.abort();
-        }
-    }
-}
-
-impl Ownership {
-    fn shards(&self) -> MutexGuard<'_, BTreeMap<Shard, Owned>> {
-        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn relay(&self) -> Vec<Lease> {
-        self.relay.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn set_relay(&self, leases: Vec<Lease>) {
-        *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = leases;
-    }
-
-    /// Whether this engine relays the log.
-    pub(super) fn relays(&self) -> bool {
-        !self.relay().is_empty()
-    }
-
-    /// The proof to append under, while the shard is owned.
-    pub(super) fn fence(&self, shard: Shard) -> Option<Fence> {
-        let shards = self.shards();
-        let owned = shards.get(&shard).filter(|owned| owned.reader.is_some());
-        owned.map(|owned| owned.lease.fence())
-    }
-
-    /// The shards that are owned.
-    pub(super) fn owned(&self) -> Vec<Shard> {
-        let shards = self.shards();
-        let owned = shards.iter().filter(|(_, owned)| owned.reader.is_some());
-        owned.map(|(shard, _)| *shard).collect()
-    }
-
-    /// Whether this engine has the lease, be the mailbox open or not.
-    fn holds(&self, shard: Shard) -> bool {
-        self.shards().contains_key(&shard)
-    }
-
-    fn add(&self, taken: &[Lease]) {
-        let owned = |lease: &Lease| (lease.shard, Owned { lease: lease.clone(), reader: None });
-        self.shards().extend(taken.iter().map(owned));
-    }
-
-    /// The mailbox of a shard is read from now on, unless the shard was lost meanwhile.
-    fn open(&self, shard: Shard, reader: AbortHandle) {
-        match self.shards().get_mut(&shard) {
-            Some(owned) => owned.reader = Some(reader),
-            None => reader.abort(),
-        }
-    }
-
-    fn renew(&self, renewed: &Lease) {
-        if let Some(owned) = self.shards().get_mut(&renewed.shard) {
-            owned.lease = renewed.clone();
-        }
-    }
-
-    /// Takes every lease; the mailboxes are no longer read.
-    pub(super) fn take(&self) -> Vec<Lease> {
-        let owned = std::mem::take(&mut *self.shards());
-        let stop = |owned: Owned| {
-            owned.stop();
-            owned.lease
-        };
-        let mut leases: Vec<Lease> = owned.into_values().map(stop).collect();
-        leases.append(&mut self.relay.lock().unwrap_or_else(PoisonError::into_inner));
-        leases
-    }
-
-    fn leases(&self) -> Vec<Lease> {
-        self.shards().values().map(|owned| owned.lease.clone()).collect()
-    }
-
-    fn lose(&self, shard: Shard) {
-        if let Some(lost) = self.shards().remove(&shard) {
-            lost.stop();
-        }
-    }
-}
-
-/// Keeps the leases alive, and takes shards that are free beside that: opening their mailboxes may
-/// take as long as the broker likes.
+/// Renews the leases three times in their life. Whenever others have released some or may have lost
+/// them, and after each renewal, looks who is alive and what is free.
 pub(super) async fn run(engine: Arc<Engine>) {
+    let now = engine.clock.elapsed();
     let period = engine.options.lease_time / 3;
-    let mut taking = JoinSet::new();
+    let (renew_at, minute) = (now + period, (now, 0));
+    let mut looks =
+        Looks { releases: 0, renew_at, look_at: renew_at, minute, moves: JoinSet::new() };
     loop {
         tokio::select! {
             biased;
             () = engine.stopped() => return,
-            () = engine.clock.sleep(period) => {}
+            () = looks.next(&engine) => {}
         }
-        if let Err(error) = renew(&engine).await
-            && !engine.survives("renew leases", error)
+        if let Err(error) = look(&engine, &mut looks).await
+            && !engine.survives("keep shards", error)
         {
             return;
         }
-        while let Some(taken) = taking.try_join_next() {
-            if let Err(panic) = taken.map_err(tokio::task::JoinError::try_into_panic)
-                && let Ok(panic) = panic
-            {
-                return engine.fail("take shards", &panic_failure(PANICKED, &*panic));
+    }
+}
+
+impl Looks {
+    /// Waits until it is time to look.
+    async fn next(&mut self, engine: &Engine) {
+        let pause = self.look_at.saturating_sub(engine.clock.elapsed());
+        let timer = async { engine.clock.sleep(pause).await };
+        let released = async {
+            match engine.store.wait_for_release(self.releases).await {
+                Ok(releases) => releases,
+                // The next look is not far.
+                Err(_) => std::future::pending().await,
             }
-        }
-        if taking.is_empty() {
-            let engine = Arc::clone(&engine);
-            taking.spawn(async move {
-                if let Err(error) = take(&engine).await {
-                    engine.survives("take shards", error);
-                }
-            });
+        };
+        tokio::select! {
+            biased;
+            () = timer => {}
+            releases = released => self.releases = releases,
         }
     }
 }
 
-/// Renews the leases. If one of a bundle is lost, all of the bundle are given up.
-async fn renew(engine: &Engine) -> Result<(), StoreError> {
-    let held = engine.ownership.leases();
-    let renewed = engine.store.renew(&held, engine.options.lease_time).await?;
-    let find = |lease: &Lease| renewed.iter().find(|renewed| renewed.shard == lease.shard);
-    let lost: Vec<Bundle> = held
-        .iter()
-        .filter(|lease| find(lease).is_none())
-        .map(|lease| Bundle::of(lease.shard))
-        .collect();
-    let mut given_up = Vec::new();
-    for lease in &held {
-        let is_given_up = lost.contains(&Bundle::of(lease.shard));
-        match find(lease) {
-            Some(renewed) if !is_given_up => engine.ownership.renew(renewed),
-            found => {
-                warn!(shard = %lease.shard, "lost a shard");
-                engine.ownership.lose(lease.shard);
-                engine.live.lose(lease.shard);
-                given_up.extend(found.cloned());
-            }
-        }
+async fn look(engine: &Arc<Engine>, looks: &mut Looks) -> Result<(), EngineError> {
+    let period = engine.options.lease_time / 3;
+    let now = engine.clock.elapsed();
+    looks.look_at = now + period;
+    if now >= looks.renew_at {
+        // Not later because one renewal failed.
+        looks.renew_at = now + period;
+        renew(engine).await?;
     }
-    match given_up.is_empty() {
-        true => Ok(()),
-        false => engine.store.release(&given_up).await,
-    }
-}
-
-/// Takes the bundles of shards that are free. Nothing of them goes on before their mailboxes are open.
-pub(super) async fn take(engine: &Arc<Engine>) -> Result<(), EngineError> {
-    let free: Vec<Shard> = Shard::all().filter(|shard| !engine.ownership.holds(*shard)).collect();
-    if free.is_empty() {
+    looks.look_at = looks.renew_at;
+    if engine.is_leaving() {
         return Ok(());
     }
-    let taken = engine.store.acquire(&free, &engine.owner, engine.options.lease_time).await?;
-    let has = |shard: Shard| taken.iter().any(|lease| lease.shard == shard);
-    let whole: Vec<Bundle> = Bundle::all().filter(|bundle| bundle.shards().all(has)).collect();
-    let (taken, parts): (Vec<Lease>, Vec<Lease>) =
-        taken.iter().cloned().partition(|lease| whole.contains(&Bundle::of(lease.shard)));
-    if !parts.is_empty() {
-        // Another engine has the rest, and reads the mailbox.
-        engine.store.release(&parts).await?;
+    if engine.ownership.slot().is_none() {
+        slots::join(engine).await?;
+        looks.renew_at = engine.clock.elapsed() + period;
+        looks.look_at = looks.renew_at;
     }
-    engine.ownership.add(&taken);
-    let mailboxes = join_all(whole.iter().map(|bundle| mailbox::open(engine, *bundle))).await;
-    let mailboxes = match mailboxes.into_iter().collect::<Result<Vec<_>, _>>() {
-        Ok(mailboxes) => mailboxes,
-        Err(error) => {
-            taken.iter().for_each(|lease| engine.ownership.lose(lease.shard));
-            engine.store.release(&taken).await?;
-            return Err(error.into());
+    let leases = engine.store.leases().await?;
+    if let Some(expiry) = expiry_of_others(engine, &leases) {
+        looks.look_at = looks.look_at.min(expiry.max(now + EXPIRY_DELAY));
+    }
+    balance(engine, &leases, looks).await
+}
+
+/// When the first lease of another engine expires that nobody renews, by the clock of this engine.
+fn expiry_of_others(engine: &Engine, leases: &[Lease]) -> Option<Duration> {
+    let own = leases.iter().find(|lease| lease.owner == engine.owner)?;
+    let next = next_expiry(leases, &engine.owner)?;
+    // This engine knows when its own leases expire by both clocks.
+    let margin = margin(engine.options.lease_time);
+    let own_expiry = engine.ownership.valid_until() + margin;
+    let earlier = own.expires_at.duration_since(next);
+    let later = next.duration_since(own.expires_at);
+    Some(own_expiry.saturating_sub(earlier) + later + EXPIRY_DELAY)
+}
+
+/// How long before the end of its leases an engine stops.
+pub(super) fn margin(lease_time: Duration) -> Duration {
+    lease_time / 10
+}
+
+/// Renews every lease. What was lost is given up; without its slot, an engine gives up everything.
+async fn renew(engine: &Engine) -> Result<(), StoreError> {
+    let _changing = engine.ownership.changing.lock().await;
+    let held = engine.ownership.leases();
+    if held.is_empty() {
+        return Ok(());
+    }
+    let (lease_time, sent) = (engine.options.lease_time, engine.clock.elapsed());
+    let renewed = engine.store.renew(&held, lease_time).await?;
+    let is_lost = |lease: &&Lease| !renewed.iter().any(|renewed| renewed.shard == lease.shard);
+    let lost: Vec<&Lease> = held.iter().filter(is_lost).collect();
+    if !lost.is_empty() {
+        warn!(leases = lost.len(), "lost leases to other engines");
+    }
+    if lost.iter().any(|lease| lease.shard.slot_number().is_some()) {
+        let rest = engine.give_up();
+        return engine.store.release(&rest).await;
+    }
+    for lease in lost {
+        engine.lose(lease);
+    }
+    engine.ownership.set_valid_until(sent + lease_time - margin(lease_time));
+    Ok(())
+}
+
+/// Ends what this engine runs when its leases end by its own clock, whether the store answers or not.
+pub(super) async fn watch(engine: Arc<Engine>) {
+    loop {
+        let until = engine.ownership.valid_until();
+        let rest = until.saturating_sub(engine.clock.elapsed());
+        tokio::select! {
+            biased;
+            () = engine.stopped() => return,
+            () = engine.clock.sleep(rest.max(EXPIRY_DELAY)) => {}
         }
-    };
-    for (bundle, deliveries) in whole.into_iter().zip(mailboxes) {
-        let reader = task::spawn(mailbox::run(Arc::clone(engine), bundle, deliveries));
-        bundle.shards().for_each(|shard| engine.ownership.open(shard, reader.abort_handle()));
+        if !engine.ownership.is_valid() && !engine.give_up().is_empty() {
+            warn!(
+                lease_time = ?engine.options.lease_time,
+                "the leases ended before they could be renewed; their runs stop here"
+            );
+        }
     }
-    let shards: Vec<Shard> = taken.iter().map(|lease| lease.shard).collect();
-    if !shards.is_empty() {
-        debug!(shards = shards.len(), "took shards");
-        // A task of its own: recovery may take longer than a lease lives.
-        task::spawn(recover::run(Arc::clone(engine), shards));
+}
+
+/// Takes what this engine should own and is free, and gives away what it has beyond its share.
+pub(super) async fn balance_now(engine: &Arc<Engine>) -> Result<(), EngineError> {
+    let leases = engine.store.leases().await?;
+    let members = Members::of(&leases);
+    slots::read_mailboxes(engine, &members);
+    take(engine, &members).await?;
+    engine.ownership.set_members(members);
+    Ok(())
+}
+
+async fn balance(
+    engine: &Arc<Engine>,
+    leases: &[Lease],
+    looks: &mut Looks,
+) -> Result<(), EngineError> {
+    let members = Members::of(leases);
+    slots::read_mailboxes(engine, &members);
+    take(engine, &members).await?;
+    // An engine that comes and goes at once moves nothing.
+    if engine.ownership.set_members(members.clone()) {
+        give(engine, &members, looks);
     }
     Ok(())
 }
 
+/// Takes free shards up to this engine's share, and the relay if nobody has it.
+async fn take(engine: &Arc<Engine>, members: &Members) -> Result<(), EngineError> {
+    let Some(slot) = engine.ownership.slot() else { return Ok(()) };
+    let _changing = engine.ownership.changing.lock().await;
+    let owned = engine.ownership.shards();
+    let free = members.free(slot).into_iter().filter(|shard| !owned.contains(shard));
+    let mut wanted: Vec<Shard> =
+        free.take(members.share(slot).saturating_sub(owned.len())).collect();
+    if engine.options.relay && !members.has_relay() && !engine.ownership.has_relay() {
+        wanted.push(Shard::RELAY);
+    }
+    if wanted.is_empty() || engine.is_leaving() {
+        return Ok(());
+    }
+    let taken = engine.store.acquire(&wanted, &engine.owner, engine.options.lease_time).await?;
+    let (shards, others): (Vec<Lease>, Vec<Lease>) =
+        taken.into_iter().partition(|lease| lease.shard.is_share());
+    others.into_iter().for_each(|lease| engine.ownership.set_relay(lease));
+    let numbers: Vec<Shard> = shards.iter().map(|lease| lease.shard).collect();
+    engine.ownership.add(shards);
+    if !numbers.is_empty() {
+        debug!(shards = numbers.len(), "took shards");
+        // A task of its own: recovery may take longer than a lease lives.
+        task::spawn(recover::run(Arc::clone(engine), numbers));
+    }
+    Ok(())
+}
+
+/// Gives away what this engine has beyond its share: a limited number in a minute, and one set of
+/// shards at a time.
+fn give(engine: &Arc<Engine>, members: &Members, looks: &mut Looks) {
+    while looks.moves.try_join_next().is_some() {}
+    let Some(slot) = engine.ownership.slot() else { return };
+    let staying = engine.ownership.staying();
+    let surplus = staying.len().saturating_sub(members.share(slot));
+    let now = engine.clock.elapsed();
+    if now >= looks.minute.0 + Duration::from_secs(60) {
+        looks.minute = (now, 0);
+    }
+    let count = surplus.min(MOVES_PER_MINUTE.saturating_sub(looks.minute.1));
+    if count == 0 || !looks.moves.is_empty() {
+        return;
+    }
+    looks.minute.1 += count;
+    // Those first that have nothing to wait for.
+    let busy = engine.live.shards();
+    let (idle, others): (Vec<Shard>, Vec<Shard>) =
+        staying.into_iter().rev().partition(|shard| !busy.contains(shard));
+    let leaving: BTreeSet<Shard> = idle.into_iter().chain(others).take(count).collect();
+    info!(
+        shards = leaving.len(),
+        engines = members.slots().len(),
+        "giving shards to other engines"
+    );
+    let engine = Arc::clone(engine);
+    looks.moves.spawn(async move { engine.move_away(leaving, MOVE_GRACE).await });
+}
+
 impl Engine {
-    /// Gives every shard up at once.
-    pub(super) async fn release_leases(&self) {
-        let held = self.ownership.take();
-        if let Err(error) = self.store.release(&held).await {
-            warn!(error = %Chain(&error), "could not release leases; they expire by themselves");
+    /// Another engine has what this lease stands for.
+    pub(super) fn lose(&self, lease: &Lease) {
+        self.ownership.lose(lease);
+        self.live.lose(&BTreeSet::from([lease.shard]));
+    }
+
+    /// The store refused what was to be written under this fence: somebody else has the shard.
+    pub(super) fn lost(&self, fence: Fence) {
+        if let Some(lease) = self.ownership.lease(fence) {
+            warn!(shard = %fence.shard, "lost a shard to another engine");
+            self.lose(&lease);
         }
+    }
+
+    /// Ends everything that runs under the leases of this engine, and returns the leases.
+    pub(super) fn give_up(&self) -> Vec<Lease> {
+        self.readers.stop();
+        let shards = self.ownership.shards();
+        let leases = self.ownership.take();
+        self.live.lose(&shards);
+        leases
     }
 }

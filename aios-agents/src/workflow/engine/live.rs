@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque, btree_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -35,6 +35,11 @@ pub(crate) enum Message {
     },
     /// The broker did not take a task now.
     Deferred { operation: u64, attempt: u32 },
+    /// The run is about to move to another engine: it begins nothing, and leaves memory as soon as
+    /// none of its steps runs.
+    Leave,
+    /// It does not move after all.
+    Stay,
     /// This engine no longer owns the run.
     Lost,
 }
@@ -47,6 +52,8 @@ pub(super) struct Live(Mutex<Runs>);
 struct Runs {
     inboxes: HashMap<Arc<str>, Arc<Inbox>>,
     starting: HashMap<Arc<str>, Starts>,
+    /// How many runs have left memory of which something is still to be done.
+    departing: BTreeMap<Shard, usize>,
     tasks: JoinSet<()>,
     stopped: bool,
 }
@@ -159,19 +166,42 @@ impl Live {
     pub(super) fn retire(&self, run_id: &str, inbox: &Inbox) -> VecDeque<Message> {
         let mut runs = self.runs();
         runs.inboxes.remove(run_id);
+        *runs.departing.entry(Shard::of(run_id)).or_default() += 1;
         // Closed under the lock, so that no closed inbox can be found here.
         inbox.close()
     }
 
-    /// The runs of a shard that was lost leave memory.
-    pub(super) fn lose(&self, shard: Shard) {
-        let runs = self.runs();
-        let of_shard = runs.inboxes.iter().filter(|(run_id, _)| Shard::of(run_id) == shard);
-        // In the same order in every simulation.
-        for inbox in of_shard.collect::<BTreeMap<_, _>>().into_values() {
-            // An inbox that is closed belongs to a run that is leaving.
-            let _ = inbox.push(Message::Lost);
+    /// What was to be done for a run that left memory is done.
+    pub(super) fn departed(&self, run_id: &str) {
+        if let Entry::Occupied(mut departing) = self.runs().departing.entry(Shard::of(run_id)) {
+            *departing.get_mut() -= 1;
+            if *departing.get() == 0 {
+                departing.remove();
+            }
         }
+    }
+
+    /// The runs of shards that were lost leave memory.
+    pub(super) fn lose(&self, shards: &BTreeSet<Shard>) {
+        self.tell(shards, || Message::Lost);
+    }
+
+    /// Tells every run of these shards something.
+    pub(super) fn tell(&self, shards: &BTreeSet<Shard>, message: impl Fn() -> Message) {
+        let runs = self.runs();
+        let of_shards = runs.inboxes.iter().filter(|(id, _)| shards.contains(&Shard::of(id)));
+        // In the same order in every simulation.
+        for inbox in of_shards.collect::<BTreeMap<_, _>>().into_values() {
+            // An inbox that is closed belongs to a run that is leaving.
+            let _ = inbox.push(message());
+        }
+    }
+
+    /// The shards of the runs in memory, and of those that are just leaving it.
+    pub(super) fn shards(&self) -> BTreeSet<Shard> {
+        let runs = self.runs();
+        let departing = runs.departing.keys().copied();
+        runs.inboxes.keys().map(|run_id| Shard::of(run_id)).chain(departing).collect()
     }
 
     pub(super) fn contains(&self, run_id: &str) -> bool {
@@ -193,8 +223,8 @@ impl Live {
 }
 
 impl Engine {
-    /// Tells a run something, without waiting for the run. It is brought into memory if need be; the
-    /// message is dropped if another engine owns the run, because that one will find out by itself.
+    /// Tells a run something, without waiting for the run. It is brought into memory if need be. If
+    /// another engine owns the run, an answer is recorded for it; whatever else it finds out by itself.
     pub(crate) fn tell(self: &Arc<Self>, run_id: &Arc<str>, message: Message) {
         self.tell_with(run_id, message, None);
     }
@@ -222,7 +252,7 @@ impl Engine {
         mut permit: Option<OwnedSemaphorePermit>,
     ) {
         if self.ownership.fence(Shard::of(run_id)).is_none() {
-            return;
+            return self.tell_owner(message);
         }
         while let Some((inbox, is_new)) = self.live.inbox(self, run_id, None, permit.take()) {
             if is_new && matches!(message, Message::Nudge) {
@@ -233,6 +263,12 @@ impl Engine {
                 Ok(()) => return,
                 Err(unsent) => message = unsent,
             }
+        }
+    }
+
+    fn tell_owner(self: &Arc<Self>, message: Message) {
+        if let Message::Answer(delivery) = message {
+            self.record_for_owner(*delivery);
         }
     }
 }

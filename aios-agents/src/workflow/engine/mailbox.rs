@@ -4,13 +4,14 @@ use std::{
 };
 
 use aios_core::{
-    broker::{BrokerError, Deliveries, Delivery, Subscription},
+    broker::{BrokerError, Deliveries, Delivery, InvalidName, Mailbox, Subscription},
     clock::ClockExt,
+    store::StoreId,
 };
 use serde::Deserialize;
 use tracing::debug;
 
-use super::{Bundle, Engine, Message, mailbox_of};
+use super::{Engine, Message};
 
 /// The part of an answer that says which run it is for.
 #[derive(Deserialize)]
@@ -19,38 +20,40 @@ struct Answer<'a> {
     task_id: Cow<'a, str>,
 }
 
-/// Declares a bundle's mailbox and begins to read it. No task of its shards may be given before that:
-/// its answer would find no mailbox.
-pub(super) async fn open(engine: &Engine, bundle: Bundle) -> Result<Deliveries, BrokerError> {
-    engine.broker.subscribe(Subscription::mailbox(mailbox_of(engine.store_id, bundle)?)).await
+/// The durable mailbox that gets the answers for an engine. Several stores may share a broker.
+pub(super) fn name(store: StoreId, slot: u16) -> Result<Mailbox, InvalidName> {
+    Mailbox::new(format!("stores.{store}.answers.{slot}"))
 }
 
-/// Hands the answers in a bundle's mailbox to the runs that wait for them.
-pub(super) async fn run(engine: Arc<Engine>, bundle: Bundle, mut deliveries: Deliveries) {
-    loop {
-        if let Err(error) = read(&engine, &mut deliveries).await
+/// Declares the mailbox of a slot and begins to read it. No task may be given before that: its answer
+/// would find no mailbox.
+pub(super) async fn open(engine: &Engine, slot: u16) -> Result<Deliveries, BrokerError> {
+    engine.broker.subscribe(Subscription::mailbox(name(engine.store_id, slot)?)).await
+}
+
+/// Hands the answers in a mailbox to the runs that wait for them.
+pub(super) async fn run(engine: Arc<Engine>, slot: u16, mut opened: Option<Deliveries>) {
+    while !engine.is_stopping() {
+        let read = match opened.take() {
+            Some(deliveries) => read(&engine, deliveries).await,
+            None => match open(&engine, slot).await {
+                Ok(deliveries) => {
+                    opened = Some(deliveries);
+                    continue;
+                }
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = read
             && !engine.survives("read a mailbox", error)
         {
             return;
         }
-        deliveries = loop {
-            if engine.is_stopping() {
-                return;
-            }
-            engine.clock.sleep(engine.options.back_off.1).await;
-            match open(&engine, bundle).await {
-                Ok(deliveries) => break deliveries,
-                Err(error) => {
-                    if !engine.survives("open a mailbox", error) {
-                        return;
-                    }
-                }
-            }
-        };
+        engine.clock.sleep(engine.options.back_off.1).await;
     }
 }
 
-async fn read(engine: &Arc<Engine>, deliveries: &mut Deliveries) -> Result<(), BrokerError> {
+async fn read(engine: &Arc<Engine>, mut deliveries: Deliveries) -> Result<(), BrokerError> {
     while let Some(delivery) = deliveries.next().await {
         hand_over(engine, delivery?).await?;
     }

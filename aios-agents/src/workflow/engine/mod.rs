@@ -1,7 +1,7 @@
 //! The engine: advances the runs of the shards that it owns.
 
 mod activity;
-mod bundle;
+mod answers;
 mod cancel;
 mod child;
 mod dead_letters;
@@ -12,14 +12,18 @@ mod executor;
 mod failing;
 mod inbox;
 mod leases;
+mod leave;
 mod live;
 mod log;
 mod mailbox;
+mod members;
+mod ownership;
 mod parking;
 mod reads;
 mod recover;
 mod registry;
 mod relay;
+mod slots;
 mod timers;
 mod waiters;
 
@@ -33,7 +37,7 @@ use std::{
 
 use aios_core::{
     BoxFuture,
-    broker::{Broker, BrokerError, InvalidName, Mailbox},
+    broker::{Broker, BrokerError},
     clock::{Clock, ClockExt},
     failure::Failure,
     store::{EventStoreExt, Owner, StoreError, StoreId},
@@ -45,11 +49,10 @@ use tracing::{info, warn};
 
 pub use self::executor::RunExecutor;
 use self::{
-    activity::Activity, dispatch::Dispatch, failing::Failing, leases::Ownership, live::Live,
-    parking::Parking, timers::Timers,
+    activity::Activity, answers::Recorders, dispatch::Dispatch, failing::Failing, live::Live,
+    ownership::Ownership, parking::Parking, slots::Readers, timers::Timers,
 };
 pub(crate) use self::{
-    bundle::Bundle,
     live::{Message, Starting},
     registry::Registry,
     waiters::{Ended, Waiter, Waiters},
@@ -220,6 +223,10 @@ pub(crate) struct Engine {
     options: EngineOptions,
     owner: Owner,
     ownership: Ownership,
+    readers: Readers,
+    recorders: Recorders,
+    /// Held while the log is relayed.
+    relaying: tokio::sync::Mutex<()>,
     live: Live,
     timers: Timers,
     parking: Parking,
@@ -231,6 +238,8 @@ pub(crate) struct Engine {
     activations: Arc<Semaphore>,
     /// Answers that came.
     heard: AtomicU64,
+    /// Whether everything is given to other engines.
+    leaving: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
     failing: Failing,
     /// Whether the store did not answer when it was asked last.
@@ -259,6 +268,7 @@ impl Engine {
         let (dispatches, queue) = mpsc::channel(DISPATCHES);
         let (reads, asked) = mpsc::channel(reads::QUEUE);
         let store_id = journals.store.id().await?;
+        let ownership = Ownership::new(Arc::clone(&journals.clock));
         let engine = Arc::new(Self {
             store_id,
             store: Arc::clone(&journals.store),
@@ -268,7 +278,10 @@ impl Engine {
             broker,
             options,
             owner: Owner::new(aios_core::event::EventId::generate().to_string()),
-            ownership: Ownership::default(),
+            ownership,
+            readers: Readers::default(),
+            recorders: Recorders::default(),
+            relaying: tokio::sync::Mutex::default(),
             live: Live::default(),
             timers: Timers::default(),
             parking: Parking::default(),
@@ -278,13 +291,15 @@ impl Engine {
             agent_types,
             activations: Arc::new(Semaphore::new(ACTIVATIONS)),
             heard: AtomicU64::new(0),
+            leaving: watch::Sender::new(false),
             stopping: watch::Sender::new(false),
             failing: Failing::default(),
             store_is_down: AtomicBool::new(false),
         });
         let position = discover::begin(&engine).await?;
         let mut tasks = JoinSet::new();
-        leases::take(&engine).await?;
+        slots::join(&engine).await?;
+        leases::balance_now(&engine).await?;
         let mut spawn = |what: &'static str, part: BoxFuture<'static, ()>| {
             tasks.spawn(failing::guard(Arc::clone(&engine), what, part));
         };
@@ -294,6 +309,7 @@ impl Engine {
         spawn("look for due runs", Box::pin(parking::look_ahead(Arc::clone(&engine))));
         spawn("wake runs", Box::pin(timers::run(Arc::clone(&engine))));
         spawn("look for dead letters", Box::pin(dead_letters::run(Arc::clone(&engine))));
+        spawn("watch leases", Box::pin(leases::watch(Arc::clone(&engine))));
         spawn("keep shards", Box::pin(leases::run(Arc::clone(&engine))));
         spawn("look for news", Box::pin(discover::run(Arc::clone(&engine), position)));
         if engine.options.relay {
@@ -344,21 +360,33 @@ impl Engine {
         self.live.contains(run_id)
     }
 
+    pub(crate) fn is_leaving(&self) -> bool {
+        *self.leaving.borrow()
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
 }
 
 impl RunningEngine {
-    /// Stops advancing runs and hands the shards over at once. What was recorded goes on elsewhere
-    /// or after the next start. Returns why it had stopped by itself, if it had.
+    /// Stops advancing runs, after those that run a step were given time, and hands the shards over as
+    /// soon as nothing of them runs. What was recorded goes on elsewhere or after the next start.
+    pub(crate) async fn leave(&self, grace: Duration) {
+        self.engine.leave(grace).await;
+    }
+
+    /// Stops everything. Whoever gives the engine's runs time lets it [`leave`](Self::leave) first.
+    /// Returns why it had stopped by itself, if it had.
     pub(crate) async fn stop(mut self) -> Option<Failure> {
         let failure = self.engine.failure();
         if failure.is_none() {
             self.settle().await;
         }
         self.engine.stopping.send_replace(true);
+        self.engine.readers.stop();
         self.engine.live.stop().await;
+        self.engine.recorders.stop().await;
         self.tasks.shutdown().await;
         parking::note_rest(&self.engine).await;
         self.engine.store.unwatch();
@@ -376,7 +404,7 @@ impl RunningEngine {
         for _ in 0..SETTLE_LOOKS {
             let count = engine.store.count();
             let now = (engine.heard.load(Ordering::Acquire), count.begun);
-            if before == Some(now) && !count.is_moving {
+            if before == Some(now) && !count.is_moving && engine.recorders.is_idle() {
                 return;
             }
             before = Some(now);
@@ -391,14 +419,10 @@ impl Drop for RunningEngine {
         self.engine.stopping.send_replace(true);
         drop(self.engine.live.take());
         drop(self.engine.ownership.take());
+        self.engine.readers.stop();
+        drop(self.engine.recorders.take());
         self.engine.store.unwatch();
     }
-}
-
-/// The durable mailbox that gets the answers for the runs of a bundle's shards. Several stores may
-/// share a broker.
-pub(crate) fn mailbox_of(store: StoreId, bundle: Bundle) -> Result<Mailbox, InvalidName> {
-    Mailbox::new(format!("stores.{store}.answers.{bundle}"))
 }
 
 impl std::fmt::Debug for Engine {

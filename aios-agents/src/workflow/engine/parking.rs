@@ -188,14 +188,14 @@ pub(super) async fn note_rest(engine: &Engine) {
 /// Writes a batch of notes. What the store may take later is put back.
 async fn write(engine: &Engine) -> Result<(), StoreError> {
     let batch = engine.parking.take(BATCH);
-    let owned = |fence: Fence| engine.ownership.fence(fence.shard) == Some(fence);
+    let owned = |fence: Fence| engine.ownership.has(fence);
     let (mut waits, mut forgotten) = (Vec::new(), Vec::new());
     for (run_id, note) in &batch {
         match note {
             Some(wait) if owned(wait.fence) && !engine.holds(run_id) => waits.push(wait.clone()),
             Some(_) => {}
             None => {
-                let fence = engine.ownership.fence(Shard::of(run_id));
+                let fence = engine.ownership.held(Shard::of(run_id));
                 forgotten.extend(fence.map(|fence| (Arc::clone(run_id), fence)));
             }
         }
@@ -272,7 +272,7 @@ async fn look(engine: &Engine) -> Result<bool, StoreError> {
 /// From now on the timers of runs that are noted stay in memory, if they are due up to a moment.
 /// What is due before is to be read: for each shard from where it is known.
 fn claim(engine: &Engine, up_to: Timestamp) -> BTreeMap<Option<Timestamp>, Vec<Shard>> {
-    let owned: BTreeSet<Shard> = engine.ownership.owned().into_iter().collect();
+    let owned: BTreeSet<Shard> = engine.ownership.staying();
     let mut state = engine.parking.state();
     state.known.retain(|shard, _| owned.contains(shard));
     let mut unread: BTreeMap<Option<Timestamp>, Vec<Shard>> = BTreeMap::new();

@@ -51,7 +51,7 @@ impl Machine {
     }
 
     fn unpause(&mut self) {
-        if std::mem::replace(&mut self.paused, false) && self.live {
+        if std::mem::replace(&mut self.paused, false) && self.live && !self.held {
             self.resume();
         }
     }
@@ -66,7 +66,7 @@ impl Machine {
             let unasked = Mismatch::unasked(operation, "more than that".to_owned());
             return Err(self.expected.first_unless(|other| other != operation).unwrap_or(unasked));
         };
-        if found.is_over() {
+        if found.is_over() || found.request.as_ref().is_some_and(|it| it.is_foreign(entry)) {
             return Ok(None);
         }
         if let Some(request) = found.request.as_ref().filter(|request| !request.takes(entry)) {
@@ -109,7 +109,7 @@ impl Machine {
     /// A timer is due at last. Returns the operation whose code is to run again, or is out of time,
     /// if it is a step. In a paused run nothing is due; its timers are set again when it is resumed.
     pub fn timer_due(&mut self, operation: u64, present: Timestamp) -> Option<u64> {
-        if self.paused {
+        if self.is_paused() {
             return None;
         }
         let found = self.operation_mut(operation)?;

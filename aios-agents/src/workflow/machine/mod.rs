@@ -69,6 +69,8 @@ pub struct Machine {
     /// Whether what is to be done has to be told once the run is not paused any more.
     untold: bool,
     paused: bool,
+    /// Whether the host keeps the run from going on, as if it was paused.
+    held: bool,
     cancelled: Option<Failure>,
 }
 
@@ -93,6 +95,7 @@ impl Machine {
             live: false,
             untold: false,
             paused: false,
+            held: false,
             cancelled: None,
         }
     }
@@ -128,8 +131,8 @@ impl Machine {
         }
         self.expected = Expectations::default();
         self.live = true;
-        self.untold = self.paused;
-        if !self.paused {
+        self.untold = self.is_paused();
+        if !self.is_paused() {
             self.push_effects();
         }
         Ok(())
@@ -159,7 +162,7 @@ impl Machine {
         if !self.live {
             return Vec::new();
         }
-        if self.paused {
+        if self.is_paused() {
             return self.recording.extract_if(.., |entry| entry.passes_pause()).collect();
         }
         // Drained, so that the next entry finds room.
@@ -174,7 +177,7 @@ impl Machine {
     /// Whether there are entries to be recorded.
     #[must_use]
     pub fn has_recording(&self) -> bool {
-        match self.paused {
+        match self.is_paused() {
             true => self.live && self.recording.iter().any(Entry::is_outcome),
             false => self.live && !self.recording.is_empty(),
         }
@@ -191,13 +194,13 @@ impl Machine {
     /// Whether there is anything to be done.
     #[must_use]
     pub fn has_effects(&self) -> bool {
-        !self.paused && (self.untold || !self.effects.is_empty())
+        !self.is_paused() && (self.untold || !self.effects.is_empty())
     }
 
     /// Takes what is to be done because of what was applied. Empty while replaying, and while the
     /// run is paused.
     pub fn take_effects(&mut self) -> Vec<Effect> {
-        if self.paused {
+        if self.is_paused() {
             return Vec::new();
         }
         if std::mem::take(&mut self.untold) {
@@ -217,10 +220,22 @@ impl Machine {
         self.now
     }
 
-    /// Whether somebody paused the run.
+    /// Whether somebody paused the run, or its host holds it.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.paused
+        self.paused || self.held
+    }
+
+    /// Begins nothing more, as if the run was paused, until the host lets it go on.
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Lets the run go on that was held.
+    pub fn go_on(&mut self) {
+        if std::mem::replace(&mut self.held, false) && self.live && !self.paused {
+            self.resume();
+        }
     }
 
     /// Why the run was asked to cancel, if it was.

@@ -197,6 +197,18 @@ impl Request {
         }
     }
 
+    /// Whether an entry is an answer of agents that were not assigned the task. Whoever recorded it
+    /// may not have known.
+    pub(super) fn is_foreign(&self, entry: &Entry) -> bool {
+        match (self, entry) {
+            (Self::Task(task), Entry::TaskCompleted(answer)) => {
+                answer.agent_type != task.agent_type
+            }
+            (Self::Task(task), Entry::TaskFailed(answer)) => answer.agent_type != task.agent_type,
+            _ => false,
+        }
+    }
+
     /// What it is called in a [`Mismatch`](super::Mismatch).
     pub(super) fn describe(&self) -> String {
         match self {

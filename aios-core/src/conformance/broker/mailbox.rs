@@ -30,6 +30,24 @@ pub async fn should_count_a_mailbox_as_route(scene: Scene<'_>) {
     assert_eq!(scene.subscribe(mailbox()).await.numbers(1).await, [1]);
 }
 
+/// A group is no route for what requires a mailbox.
+pub async fn should_require_the_mailbox_that_is_named(scene: Scene<'_>) {
+    if scene.lacks(Capability::RequiredRoute) {
+        return;
+    }
+    let _group = scene.subscribe(scene.all("g")).await;
+    let mut reader = scene.subscribe(Subscription::mailbox(scene.mailbox("m"))).await;
+    let required = |name: &str, number| {
+        let publish = Publish::new(scene.event("thing.happened", number));
+        publish.with_mailbox(scene.mailbox(name)).with_required_route()
+    };
+    let answers =
+        scene.try_publish(vec![required("m", 1), required("none", 2), required("m", 3)]).await;
+    assert!(answers[0].is_ok() && answers[2].is_ok(), "{answers:?}");
+    assert_eq!(answers[1].as_ref().unwrap_err().code(), "UNROUTABLE");
+    assert_eq!(reader.numbers(2).await, [1, 3]);
+}
+
 /// Mailboxes are told apart by every character of their names.
 pub async fn should_keep_mailboxes_with_similar_names_apart(scene: Scene<'_>) {
     let names = ["m", "M", "m.a", "m_a", "m-a", "m.a.b", "a.m"];

@@ -135,6 +135,7 @@ macro_rules! broker_conformance {
             mailbox:
                 should_reach_a_mailbox_beside_the_groups
                 should_count_a_mailbox_as_route
+                should_require_the_mailbox_that_is_named
                 should_keep_mailboxes_with_similar_names_apart
                 should_count_a_mailbox_that_is_gone_as_no_route
                 should_let_one_reader_have_the_mailbox

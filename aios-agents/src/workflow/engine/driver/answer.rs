@@ -3,11 +3,11 @@ use aios_core::{
     agent::{TaskError, TaskFailed},
     broker::Delivery,
 };
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     Driver, Exit, Message, acknowledge,
-    assignment::{Answer, Held, Refusal},
+    assignment::{Answer, Held},
 };
 use crate::workflow::journal::{Entry, OfAgent, Record};
 
@@ -16,6 +16,8 @@ impl Driver {
         match message {
             // What is in flight must not be read back before it is answered: it would be applied
             // twice.
+            // Its next owner will look.
+            Message::Nudge if self.is_leaving => {}
             Message::Nudge if self.append.is_some() => self.nudged = true,
             Message::Nudge => return self.look().await,
             Message::TimerDue(operation) if self.is_paused() => {
@@ -30,6 +32,10 @@ impl Driver {
                 self.dead_lettered(operation, attempt, &letter);
             }
             Message::Deferred { operation, attempt } => self.deferred(operation, attempt),
+            // It rests already; what it waits for is noted.
+            Message::Leave if self.may_rest() => return Some(Exit::Waiting(self.parked())),
+            Message::Leave => self.set_leaving(true),
+            Message::Stay => self.set_leaving(false),
             Message::Lost => return Some(Exit::Lost),
         }
         None
@@ -86,11 +92,7 @@ impl Driver {
             Ok(Answer::Anonymous { operation, attempt, entry }) => {
                 self.hold(operation, Held { attempt, entry, delivery }).await;
             }
-            Err(Refusal::NotAwaited) => {
-                debug!(event = %delivery.event.event_type, "ignored an answer to no open attempt");
-                acknowledge(delivery).await;
-            }
-            Err(Refusal::Foreign(reason)) => refuse(&self.run_id, delivery, reason).await,
+            Err(refusal) => self.engine.settle_refused(self.fence, delivery, refusal),
         }
     }
 
@@ -113,6 +115,27 @@ impl Driver {
         }
     }
 
+    /// An attempt failed, as somebody else recorded: decides what follows.
+    pub(super) fn failed_elsewhere(&mut self, failed: TaskFailed, operation: u64) {
+        let TaskFailed { attempt, failure, retryable, .. } = failed;
+        if self.execution.machine().awaits_task(operation, Some(attempt)) {
+            self.end_assignment(operation);
+            self.execution.machine().task_answered(operation);
+            self.decide(operation, attempt, TaskError { failure, retryable });
+        }
+    }
+
+    /// The run moves to another engine, or stays after all.
+    fn set_leaving(&mut self, is_leaving: bool) {
+        self.is_leaving = is_leaving;
+        if is_leaving {
+            self.execution.machine().hold();
+            self.outgoing.rest();
+        } else {
+            self.execution.go_on();
+        }
+    }
+
     /// A task could not be given to anybody.
     pub(super) fn undelivered(&mut self, operation: u64, attempt: u32, error: TaskError) {
         if self.execution.machine().awaits_task(operation, Some(attempt)) {
@@ -129,9 +152,9 @@ impl Driver {
 }
 
 /// Dead-letters an answer, with the reason.
-pub(super) async fn refuse(run_id: &str, delivery: Delivery, reason: &str) {
+pub(in super::super) async fn refuse(delivery: Delivery, reason: &str) {
     warn!(
-        run = run_id, event_id = %delivery.event.id, reason,
+        event_id = %delivery.event.id, reason,
         event_type = %delivery.event.event_type, "refused an answer"
     );
     if let Err(error) = delivery.dead_letter(reason).await {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Why an answer is refused that names no cause.
-const ANONYMOUS: &str = "it does not name the event that assigned the task: its metadata must \
+pub(in super::super) const ANONYMOUS: &str = "it does not name the event that assigned the task: its metadata must \
     contain the id of that event as causation_id";
 
 /// An attempt that was published to its agents.
@@ -64,7 +64,7 @@ pub(super) enum Answer {
 
 /// Why an event in the mailbox is no answer.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(in super::super) enum Refusal {
     /// The attempt has been answered or given up.
     NotAwaited,
     /// It comes from other agents than those that were assigned the task.
@@ -75,13 +75,13 @@ impl Driver {
     /// The id of the event that assigns an attempt; every answer names it as its cause. It differs
     /// between runs that used the same id one after the other, or in different stores.
     pub(super) fn assignment_id(&self, operation: u64, attempt: u32) -> EventId {
-        EventId::derive(&format!("{}/{operation}#{attempt}", self.incarnation))
+        assignment_id(&self.incarnation, operation, attempt)
     }
 
     /// Metadata of what is published about a task.
     pub(super) fn task_metadata(&self) -> Metadata {
         let incarnation = Some(Arc::clone(&self.incarnation_text));
-        let reply_to = self.reply_to.clone();
+        let reply_to = self.engine.ownership.mailbox();
         Metadata { incarnation, reply_to, ..self.metadata.clone() }
     }
 
@@ -140,7 +140,7 @@ impl Driver {
             self.claimed(operation, attempt, &queued);
         }
         if let Some((held, _)) = held {
-            refuse(&self.run_id, held.delivery, ANONYMOUS).await;
+            refuse(held.delivery, ANONYMOUS).await;
         }
     }
 
@@ -157,7 +157,7 @@ impl Driver {
                 let until = now + self.engine.options.task_grace;
                 self.engine.timers.set(until, &self.run_id, operation);
             }
-            None => refuse(&self.run_id, held.delivery, ANONYMOUS).await,
+            None => refuse(held.delivery, ANONYMOUS).await,
         }
     }
 
@@ -320,14 +320,35 @@ impl Driver {
             .ok_or(Refusal::Foreign("it names another assignment as its cause"))
     }
 
-    /// The event of an answer as the journal keeps it. Its id is derived, because an id that the
-    /// agent chose may be stored already.
+    /// The event of an answer as the journal keeps it.
     pub(super) fn recorded(&self, answer: &Event, operation: u64, attempt: u32) -> Event {
-        let id = EventId::derive(&format!("{}/{operation}/answer#{attempt}", self.incarnation));
-        let mut answer = answer.clone().with_id(id);
-        answer.metadata.fill_from(&self.metadata);
-        answer
+        recorded(answer, &self.incarnation, operation, attempt, &self.metadata)
     }
+}
+
+/// The id of the event that assigns an attempt at a task of an incarnation of a run.
+pub(in super::super) fn assignment_id(
+    incarnation: &EventId,
+    operation: u64,
+    attempt: u32,
+) -> EventId {
+    EventId::derive(&format!("{incarnation}/{operation}#{attempt}"))
+}
+
+/// The event of an answer as the journal keeps it. Its id is derived, because an id that the agent
+/// chose may be stored already, and so that two engines that record the same answer record one.
+pub(in super::super) fn recorded(
+    answer: &Event,
+    incarnation: &EventId,
+    operation: u64,
+    attempt: u32,
+    origin: &Metadata,
+) -> Event {
+    let kind = &answer.event_type;
+    let id = EventId::derive(&format!("{incarnation}/{operation}/answer#{attempt}/{kind}"));
+    let mut answer = answer.clone().with_id(id);
+    answer.metadata.fill_from(origin);
+    answer
 }
 
 fn timed_out(assignment: &Assignment) -> Failure {

@@ -1,6 +1,7 @@
 use std::{future::poll_fn, sync::Arc};
 
 use aios_core::{
+    agent::TaskFailed,
     broker::Delivery,
     clock::ClockExt,
     event::{Event, EventError, EventId, Payload, Timestamp},
@@ -107,7 +108,10 @@ impl Driver {
             Err(StoreError::Conflict { .. } | StoreError::StreamClosed { .. }) => {
                 self.catch_up(in_flight).await
             }
-            Err(StoreError::Fenced { .. }) => Some(Exit::Lost),
+            Err(StoreError::Fenced { .. }) => {
+                self.engine.lost(self.fence);
+                Some(Exit::Lost)
+            }
             Err(StoreError::TooLarge { id, bytes, limit }) => {
                 let failure = too_large(bytes, limit);
                 match self.without_oversized(in_flight.records, &id, &failure) {
@@ -257,10 +261,19 @@ impl Driver {
                 return Err(Exit::Ended(ended));
             }
             self.note_requests(&entries);
+            let failed = failures(entries.iter().map(|(entry, _)| entry));
             self.apply_all(entries.into_iter()).await;
+            self.decide_failures(failed);
             if is_last {
                 return Ok(());
             }
+        }
+    }
+
+    /// Decides what follows attempts that failed, as engines recorded that do not own the run.
+    pub(super) fn decide_failures(&mut self, failed: Vec<(u64, TaskFailed)>) {
+        for (operation, failed) in failed {
+            self.failed_elsewhere(failed, operation);
         }
     }
 
@@ -331,7 +344,16 @@ impl Driver {
     }
 }
 
-pub(super) fn too_large(bytes: usize, limit: usize) -> Failure {
+/// The attempts that failed, of those in a part of a journal.
+pub(super) fn failures<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<(u64, TaskFailed)> {
+    let failed = entries.filter_map(|entry| match entry {
+        Entry::TaskFailed(task) => Some((entry.operation()?, task.data.clone())),
+        _ => None,
+    });
+    failed.collect()
+}
+
+pub(in super::super) fn too_large(bytes: usize, limit: usize) -> Failure {
     let message = format!("the result has {bytes} bytes, the store takes at most {limit}");
     Failure::new("EVENT_TOO_LARGE", message)
 }

@@ -15,13 +15,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     Driver, Exit, acknowledge,
     children::Children,
+    commit::failures,
     outgoing::Outgoing,
     successor::{Succession, take_over},
 };
 use crate::suggest::hint;
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
-    engine::{Bundle, Ended, Engine, mailbox_of, reads::Start},
+    engine::{Ended, Engine, reads::Start},
     journal::{Blocked, Entry, Failed, JournalError, Record, Started, decode},
 };
 
@@ -70,7 +71,9 @@ impl Driver {
         driver.version = events.last().map_or(0, |last| last.version);
         driver.permit = permit;
         driver.enter(&started, &entries).await?;
+        let failed = failures(entries.iter().map(|(entry, _)| entry));
         driver.replay(entries).await?;
+        driver.decide_failures(failed);
         Ok(driver)
     }
 
@@ -105,9 +108,6 @@ impl Driver {
             fence,
             version: 0,
             metadata: origin(&first.event, run_id),
-            reply_to: mailbox_of(engine.store_id, Bundle::of(Shard::of(run_id)))
-                .ok()
-                .map(|mailbox| mailbox.as_str().into()),
             incarnation: first.event.id.clone(),
             incarnation_text,
             parent: started.parent.clone(),
@@ -126,6 +126,7 @@ impl Driver {
             unwritten: None,
             cancel_requested: entries.clone().find_map(cancel_request),
             assigned: HashMap::new(),
+            is_leaving: false,
             turns: 0,
             watched_until: None,
             permit: None,
@@ -305,7 +306,7 @@ fn is_premature(engine: &Engine, started: &Started, journal: &Journal) -> bool {
 }
 
 /// What the events of a run carry: what its start says, and the start as their cause.
-fn origin(started: &Event, run_id: &Arc<str>) -> Metadata {
+pub(in super::super) fn origin(started: &Event, run_id: &Arc<str>) -> Metadata {
     let theirs = &started.metadata;
     Metadata {
         correlation_id: theirs.correlation_id.clone().or_else(|| Some(Arc::clone(run_id))),

@@ -29,7 +29,13 @@ use aios_core::{
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
-pub(super) use self::stay::run;
+pub(super) use self::{
+    answer::refuse,
+    assignment::{ANONYMOUS, Refusal, assignment_id, recorded},
+    commit::too_large,
+    load::origin,
+    stay::run,
+};
 use self::{assignment::Assignment, children::Children, outgoing::Outgoing, successor::Succession};
 use super::{Ended, Engine, Message, dispatch::Dispatch, inbox::Inbox, parking::Parked};
 use crate::{
@@ -81,8 +87,6 @@ struct Driver {
     version: u64,
     /// Metadata for the events that this run causes.
     metadata: Metadata,
-    /// Name of the mailbox that gets the answers of agents.
-    reply_to: Option<Arc<str>>,
     /// Id of the event that started the run.
     incarnation: EventId,
     incarnation_text: Arc<str>,
@@ -116,6 +120,8 @@ struct Driver {
     cancel_requested: Option<String>,
     /// The attempts at tasks that agents have, or should have, by operation.
     assigned: HashMap<u64, Assignment>,
+    /// Whether it is about to move to another engine.
+    is_leaving: bool,
     /// Turns since the run waited last.
     turns: u32,
     /// Until when the run stays in memory in any case, once it may rest.
@@ -159,6 +165,9 @@ impl Driver {
                     return self.block(failure).await;
                 }
             }
+            if self.may_leave() {
+                return Exit::Lost;
+            }
             if self.may_rest() && inbox.is_empty() {
                 return Exit::Waiting(self.parked());
             }
@@ -184,6 +193,9 @@ impl Driver {
 
     fn poll(&mut self, inbox: &Inbox, context: &mut Context<'_>) -> Poll<Happened> {
         self.turns += 1;
+        if !self.engine.ownership.is_valid() {
+            return Poll::Ready(Happened::Told(Message::Lost));
+        }
         // What waits for the dispatcher holds up nothing else.
         if self.is_paused() {
             self.outgoing.rest();
@@ -218,6 +230,12 @@ impl Driver {
         self.turns = 0;
         self.permit = None;
         Poll::Pending
+    }
+
+    /// Whether the run is to move to another engine, and nothing that it began is to be recorded.
+    fn may_leave(&self) -> bool {
+        let is_recorded = self.append.is_none() && !self.has_records();
+        self.is_leaving && is_recorded && !self.execution.machine().runs_step()
     }
 
     /// Whether nothing but timers, signals and children is waited for, none of them soon.
@@ -348,7 +366,7 @@ impl Driver {
     fn dispatch(&mut self, assignment: OfAgent<aios_core::agent::TaskAssigned>) {
         let attempt = assignment.data.attempt;
         let operation = assignment.data.task_id.run().map_or(0, |run| run.1);
-        if !self.execution.machine().is_active(operation) {
+        if !self.execution.machine().awaits_task(operation, Some(attempt)) {
             return;
         }
         self.expect_answer(operation, &assignment);
@@ -361,7 +379,8 @@ impl Driver {
     }
 
     fn send(&mut self, publish: Publish, task: Option<(Arc<str>, u64, u32)>) {
-        self.outgoing.push(Dispatch { publish, task }, &self.engine.dispatches);
+        let fence = self.fence;
+        self.outgoing.push(Dispatch { publish, task, fence }, &self.engine.dispatches);
     }
 
     /// The event of an entry, on its way to an agent type or to one agent.
@@ -385,7 +404,7 @@ fn waits(request: &Request) -> bool {
     matches!(request, Request::Sleep { .. } | Request::Signal { .. } | Request::Child(_))
 }
 
-async fn acknowledge(delivery: Delivery) {
+pub(super) async fn acknowledge(delivery: Delivery) {
     if let Err(error) = delivery.ack().await {
         warn!(error = %Chain(&error), "could not acknowledge an answer; it will come again");
     }

@@ -12,7 +12,7 @@ use aios_core::{
     clock::ClockExt,
     event::{EventError, EventId},
     failure::Failure,
-    store::{Fence, RecordedEvent, RunStatus, Shard, StoreError},
+    store::{RecordedEvent, RunStatus, Shard, StoreError},
 };
 use futures_util::FutureExt;
 use metrics::counter;
@@ -39,7 +39,6 @@ const FAREWELL: Duration = Duration::from_secs(30);
 struct Departure {
     exit: Exit,
     parent: Option<Parent>,
-    fence: Option<Fence>,
     outgoing: Outgoing,
     /// The run that it continues as, or was about to.
     successor: Option<Successor>,
@@ -47,7 +46,7 @@ struct Departure {
 
 impl From<Exit> for Departure {
     fn from(exit: Exit) -> Self {
-        Self { exit, parent: None, fence: None, outgoing: Outgoing::default(), successor: None }
+        Self { exit, parent: None, outgoing: Outgoing::default(), successor: None }
     }
 }
 
@@ -61,7 +60,11 @@ pub(in super::super) async fn run(engine: Arc<Engine>, activation: Activation) {
         Err(failure) => block_outside(&engine, &run_id, failure).await.into(),
     };
     let late = engine.live.retire(&run_id, &inbox);
-    depart(&engine, &run_id, departure, late.into()).await;
+    let outgoing = depart(&engine, &run_id, departure, late.into()).await;
+    engine.live.departed(&run_id);
+    if let Some(outgoing) = outgoing {
+        say_farewell(&engine, &run_id, outgoing).await;
+    }
 }
 
 /// Polls a run, or has its executor do so. An error says that it panicked or was dropped.
@@ -119,7 +122,7 @@ async fn once(
     let mut loaded = Driver::load(engine, run_id, journal, permit).await;
     while let Err(exit) = &loaded
         && stands_still(exit)
-        && was_told(engine, run_id, exit, inbox).await
+        && was_told(engine, exit, inbox).await
     {
         // Perhaps to cancel, after the journal was read.
         loaded = Driver::load(engine, run_id, None, None).await;
@@ -144,7 +147,7 @@ async fn leave(
     mut driver: Driver,
     exit: Exit,
 ) -> Departure {
-    let (parent, fence) = (driver.parent.take(), Some(driver.fence));
+    let parent = driver.parent.take();
     let mut outgoing = std::mem::take(&mut driver.outgoing);
     outgoing.rest();
     let successor = driver.succession.take_successor();
@@ -166,12 +169,18 @@ async fn leave(
             exit
         }
     };
-    Departure { exit, parent, fence, outgoing, successor }
+    Departure { exit, parent, outgoing, successor }
 }
 
-/// Does what is left to do for a run that has left memory.
-async fn depart(engine: &Arc<Engine>, run_id: &Arc<str>, departure: Departure, late: Vec<Message>) {
-    let Departure { exit, parent, fence, outgoing, successor } = departure;
+/// Does what is left to do for a run that has left memory. Returns what its agents are still to be
+/// told.
+async fn depart(
+    engine: &Arc<Engine>,
+    run_id: &Arc<str>,
+    departure: Departure,
+    late: Vec<Message>,
+) -> Option<Outgoing> {
+    let Departure { exit, parent, outgoing, successor } = departure;
     match exit {
         Exit::Ended(ended) => {
             engine.timers.clear_run(run_id);
@@ -186,25 +195,23 @@ async fn depart(engine: &Arc<Engine>, run_id: &Arc<str>, departure: Departure, l
             let mut told = false;
             for message in late {
                 told |= matches!(message, Message::Nudge);
-                dismiss(engine, run_id, &ended, message).await;
+                dismiss(engine, &ended, message).await;
             }
             if told && ended.status == RunStatus::Blocked {
                 engine.tell(run_id, Message::Nudge);
             }
         }
         Exit::Unknown => {
-            for message in late {
-                give_up(message).await;
-            }
+            keep_answers(engine, late);
         }
         Exit::Lost => {
             debug!(%run_id, "somebody else owns the run, or did");
             engine.timers.clear_run(run_id);
-            if engine.ownership.fence(Shard::of(run_id)).is_some_and(|now| Some(now) != fence) {
-                // The shard came back before the run had left memory.
-                late.into_iter().chain([Message::Nudge]).for_each(|it| engine.tell(run_id, it));
-            }
-            return;
+            // Answers are recorded for its new owner. If the shard came back before the run had left
+            // memory, the run comes back too.
+            let again = engine.ownership.fence(Shard::of(run_id)).map(|_| Message::Nudge);
+            late.into_iter().chain(again).for_each(|message| engine.tell(run_id, message));
+            return None;
         }
         Exit::Waiting(parked) | Exit::Premature(parked) => {
             if let Some(parked) = parked.filter(|_| late.is_empty()) {
@@ -212,10 +219,10 @@ async fn depart(engine: &Arc<Engine>, run_id: &Arc<str>, departure: Departure, l
             }
             late.into_iter().for_each(|message| engine.tell(run_id, message));
         }
-        // Reported where it happened; the run goes on after the next start.
-        Exit::Unreadable(_) | Exit::Failed(_) => {}
+        // Reported where it happened; the run goes on after the next start, with the answers.
+        Exit::Unreadable(_) | Exit::Failed(_) => keep_answers(engine, late),
     }
-    say_farewell(engine, run_id, outgoing).await;
+    Some(outgoing)
 }
 
 /// Lets a run begin that waited for its predecessor to end.
@@ -259,14 +266,14 @@ fn stands_still(exit: &Exit) -> bool {
 
 /// Whether a run that stands still was told anything while it was loaded. What it is told does not
 /// stay in the inbox, or it would be loaded for it again and again.
-async fn was_told(engine: &Engine, run_id: &str, exit: &Exit, inbox: &Inbox) -> bool {
+async fn was_told(engine: &Arc<Engine>, exit: &Exit, inbox: &Inbox) -> bool {
     let mut told = false;
     while let Some(message) = inbox.pop() {
         told = true;
         match exit {
-            Exit::Ended(ended) => dismiss(engine, run_id, ended, message).await,
+            Exit::Ended(ended) => dismiss(engine, ended, message).await,
             // It has given no task, so nothing answers it.
-            _ => give_up(message).await,
+            _ => keep_answers(engine, vec![message]),
         }
     }
     told
@@ -335,22 +342,19 @@ impl Ended {
 }
 
 /// A run that has ended needs no answers; one that is blocked will need them later.
-async fn dismiss(engine: &Engine, run_id: &str, ended: &Ended, message: Message) {
-    let Message::Answer(delivery) = message else { return };
-    if ended.status == RunStatus::Blocked {
-        let event = delivery.event.clone();
-        if let Err(error) = engine.journals.keep(run_id, event).await {
-            return warn!(error = %Chain(&error), %run_id, "could not keep an answer; it will come again");
-        }
+async fn dismiss(engine: &Arc<Engine>, ended: &Ended, message: Message) {
+    match message {
+        Message::Answer(delivery) if ended.status.is_final() => acknowledge(*delivery).await,
+        message => keep_answers(engine, vec![message]),
     }
-    acknowledge(*delivery).await;
 }
 
-/// An answer for a run that does not exist.
-async fn give_up(message: Message) {
-    let Message::Answer(delivery) = message else { return };
-    if let Err(error) = delivery.dead_letter("there is no such run").await {
-        warn!(error = %Chain(&error), "could not give an answer up; it will come again");
+/// Has the answers among messages recorded that a run did not read.
+fn keep_answers(engine: &Arc<Engine>, messages: Vec<Message>) {
+    for message in messages {
+        if let Message::Answer(delivery) = message {
+            engine.record_for_later(*delivery);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use aios_core::{
     clock::ClockExt,
     event::{EventError, Pattern},
     failure::Failure,
-    store::{Checkpoints, EventStore, Leases, Shard, StoreError},
+    store::{Checkpoints, EventStore, StoreError},
 };
 use metrics::counter;
 use tracing::error;
@@ -62,21 +62,19 @@ pub(super) async fn run(engine: Arc<Engine>) {
                 if let Err(error) = result && !engine.survives("relay the log", error) {
                     return;
                 }
-                engine.clock.sleep(engine.options.lease_time / 3).await;
+                engine.clock.sleep(engine.options.back_off.0).await;
             }
         }
     }
 }
 
-/// Relays while the lease is held.
+/// Relays while the lease is held. It is renewed with all others.
 async fn relay(engine: &Arc<Engine>, quiet: &[Pattern]) -> Result<(), EngineError> {
-    let time_to_live = engine.options.lease_time;
-    let leases = engine.store.acquire(&[Shard::RELAY], &engine.owner, time_to_live).await?;
-    engine.ownership.set_relay(leases);
+    engine.ownership.until_relays(true).await;
+    let _relaying = engine.relaying.lock().await;
     let mut position = engine.store.load_checkpoint(READER).await?;
-    let mut saved = position;
+    let (mut saved, mut head) = (position, engine.store.head().await?);
     while engine.ownership.relays() {
-        let head = engine.store.head().await?;
         let up_to = head.min(position + RANGE);
         if up_to > position {
             let news = engine.read_range(position, up_to, quiet).await?;
@@ -95,13 +93,12 @@ async fn relay(engine: &Arc<Engine>, quiet: &[Pattern]) -> Result<(), EngineErro
         if position >= head {
             tokio::select! {
                 biased;
-                head = engine.store.wait_for(position) => drop(head?),
-                () = engine.clock.sleep(time_to_live / 3) => {}
+                () = engine.ownership.until_relays(false) => return Ok(()),
+                grown = engine.store.wait_for(position) => head = grown?,
             }
             // What is appended in a moment is read together.
             engine.clock.sleep(PAUSE).await;
         }
-        renew(engine).await?;
     }
     Ok(())
 }
@@ -110,17 +107,6 @@ async fn relay(engine: &Arc<Engine>, quiet: &[Pattern]) -> Result<(), EngineErro
 fn skip(position: u64, error: &StoreError) {
     counter!("aios_relay_skipped_total", "code" => error.code()).increment(1);
     error!(error = %Chain(error), position, "an event can't be read; it is not published");
-}
-
-/// Renews the lease before it is half over.
-async fn renew(engine: &Engine) -> Result<(), StoreError> {
-    let soon = engine.clock.now() + engine.options.lease_time / 2;
-    let leases = engine.ownership.relay();
-    if leases.iter().any(|lease| lease.expires_at <= soon) {
-        let renewed = engine.store.renew(&leases, engine.options.lease_time).await?;
-        engine.ownership.set_relay(renewed);
-    }
-    Ok(())
 }
 
 /// [`QUIET`], read; a pattern that can't be read is a fault of this file.

@@ -21,7 +21,7 @@ use aios_core::{
 use metrics::counter;
 use tracing::{error, warn};
 
-use super::{Engine, EngineError, renew};
+use super::{Engine, EngineError};
 use crate::workflow::engine::RefusedEvents;
 use crate::workflow::journal::is_copy;
 
@@ -64,6 +64,9 @@ pub(super) async fn publish(
     let (first, most) = engine.options.back_off;
     let (mut back_off, mut rejected_since) = (first, None);
     while !waiting.is_empty() {
+        if !engine.ownership.relays() {
+            return Ok(Published::LeaseLost);
+        }
         let gives_up = gives_up(engine, rejected_since);
         let Attempt { done, refused, failed } = attempt(engine, &waiting, gives_up).await;
         if let Some((_, error)) = refused.first()
@@ -92,10 +95,6 @@ pub(super) async fn publish(
                 ((pause * 2).min(most), is_rejected.then(|| since.unwrap_or(now)))
             }
         };
-        renew(engine).await?;
-        if !engine.ownership.relays() {
-            return Ok(Published::LeaseLost);
-        }
     }
     Ok(Published::All)
 }

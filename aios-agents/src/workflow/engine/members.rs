@@ -1,0 +1,160 @@
+//! Who is alive, and what is whose: what the leases say at one moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aios_core::{
+    event::Timestamp,
+    store::{Lease, Owner, SHARDS, Shard},
+};
+
+/// The engines that are alive, by the numbers of their slots, and who owns which shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Members {
+    slots: BTreeMap<u16, Owner>,
+    shards: BTreeMap<Shard, Owner>,
+    relay: Option<Owner>,
+}
+
+impl Members {
+    /// Reads the leases that have not expired.
+    pub(super) fn of(leases: &[Lease]) -> Self {
+        let mut members = Self::default();
+        for Lease { shard, owner, .. } in leases {
+            if let Some(number) = shard.slot_number() {
+                members.slots.insert(number, owner.clone());
+            } else if *shard == Shard::RELAY {
+                members.relay = Some(owner.clone());
+            } else if shard.is_share() {
+                members.shards.insert(*shard, owner.clone());
+            }
+        }
+        members
+    }
+
+    /// The engines that are alive.
+    pub(super) fn slots(&self) -> &BTreeMap<u16, Owner> {
+        &self.slots
+    }
+
+    /// Whether somebody relays the log.
+    pub(super) fn has_relay(&self) -> bool {
+        self.relay.is_some()
+    }
+
+    /// The lowest number that no engine has.
+    pub(super) fn lowest_free(&self) -> u16 {
+        (0..Shard::SLOTS).find(|number| !self.slots.contains_key(number)).unwrap_or_default()
+    }
+
+    /// The number of the engine that owns a shard.
+    pub(super) fn slot_of(&self, shard: Shard) -> Option<u16> {
+        let owner = self.shards.get(&shard)?;
+        self.slots.iter().find(|(_, other)| *other == owner).map(|(number, _)| *number)
+    }
+
+    /// How many shards the engine of a slot should own: an equal share, one more or less.
+    pub(super) fn share(&self, slot: u16) -> usize {
+        let engines = self.slots.len().max(1);
+        let rank = self.slots.range(..slot).count();
+        let (each, rest) = (usize::from(SHARDS) / engines, usize::from(SHARDS) % engines);
+        each + usize::from(rank < rest)
+    }
+
+    /// The shards that nobody owns. Engines begin at different places, so that they rarely want the
+    /// same ones.
+    pub(super) fn free(&self, slot: u16) -> Vec<Shard> {
+        let mut free: Vec<Shard> =
+            Shard::all().filter(|shard| !self.shards.contains_key(shard)).collect();
+        let (rank, engines) = (self.slots.range(..slot).count(), self.slots.len().max(1));
+        let first = free.len() * rank / engines;
+        free.rotate_left(first);
+        free
+    }
+
+    /// The mailboxes that the engine of a slot reads: its own, and of those that were ever opened the
+    /// ones of dead engines, up to the next engine that is alive. The first one reads what comes after
+    /// the last.
+    pub(super) fn mailboxes(&self, slot: u16, opened: u16) -> BTreeSet<u16> {
+        let mut mailboxes = BTreeSet::from([slot]);
+        let is_dead = |number: &u16| !self.slots.contains_key(number) && *number != slot;
+        mailboxes.extend((0..slot).rev().take_while(is_dead));
+        let is_first = self.slots.range(..slot).next().is_none();
+        if is_first {
+            mailboxes.extend((slot..opened.max(slot)).rev().take_while(is_dead));
+        }
+        mailboxes
+    }
+}
+
+/// When the lease of another engine expires next.
+pub(super) fn next_expiry(leases: &[Lease], owner: &Owner) -> Option<Timestamp> {
+    leases.iter().filter(|lease| lease.owner != *owner).map(|lease| lease.expires_at).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_core::store::Epoch;
+
+    use super::*;
+
+    fn lease(shard: Shard, owner: &str) -> Lease {
+        let (owner, expires_at) = (Owner::new(owner), Timestamp::UNIX_EPOCH);
+        Lease { shard, epoch: Epoch(1), owner, expires_at }
+    }
+
+    fn members(slots: &[u16]) -> Members {
+        let leases: Vec<Lease> =
+            slots.iter().map(|slot| lease(Shard::slot(*slot), &slot.to_string())).collect();
+        Members::of(&leases)
+    }
+
+    #[test]
+    fn should_share_the_shards_evenly() {
+        for slots in [&[0][..], &[0, 1], &[0, 1, 2], &[1, 4, 7, 9, 12], &[3]] {
+            let members = members(slots);
+            let shares: Vec<usize> = slots.iter().map(|slot| members.share(*slot)).collect();
+            assert_eq!(shares.iter().sum::<usize>(), usize::from(SHARDS));
+            let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+            assert!(most - least <= 1, "{shares:?}");
+        }
+    }
+
+    #[test]
+    fn should_have_each_mailbox_read_by_one_engine() {
+        for slots in [&[0][..], &[0, 2], &[1], &[1, 4, 5], &[6], &[0, 7], &[7]] {
+            let members = members(slots);
+            let mut read: Vec<u16> =
+                slots.iter().flat_map(|slot| members.mailboxes(*slot, 8)).collect();
+            read.sort_unstable();
+            assert_eq!(read, (0..8).collect::<Vec<_>>(), "{slots:?}");
+            assert!(slots.iter().all(|slot| members.mailboxes(*slot, 8).contains(slot)));
+        }
+    }
+
+    #[test]
+    fn should_give_a_new_engine_the_lowest_free_number() {
+        assert_eq!(members(&[]).lowest_free(), 0);
+        assert_eq!(members(&[0, 1, 3]).lowest_free(), 2);
+    }
+
+    #[test]
+    fn should_find_the_engine_that_owns_a_shard() {
+        let leases = [
+            lease(Shard::slot(3), "a"),
+            lease(Shard(7), "a"),
+            lease(Shard(8), "gone"),
+            lease(Shard::RELAY, "a"),
+        ];
+        let members = Members::of(&leases);
+        assert_eq!(members.slot_of(Shard(7)), Some(3));
+        assert_eq!((members.slot_of(Shard(8)), members.slot_of(Shard(9))), (None, None));
+        assert!(members.has_relay());
+        assert_eq!(members.free(3).len(), usize::from(SHARDS) - 2);
+    }
+
+    #[test]
+    fn should_begin_at_different_places() {
+        let members = members(&[0, 1]);
+        assert_eq!((members.free(0)[0], members.free(1)[0]), (Shard(0), Shard(32)));
+    }
+}

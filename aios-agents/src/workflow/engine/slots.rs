@@ -1,0 +1,127 @@
+//! The number of an engine among those that are alive, and the mailboxes that it reads.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aios_core::{
+    broker::{BrokerError, Deliveries},
+    event::{Event, EventId},
+    store::{Append, EventStore, Leases, Shard, StoreError, StreamId},
+};
+use serde_json::json;
+use tokio::task::AbortHandle;
+use tracing::info;
+
+use super::{Engine, EngineError, leases::margin, mailbox, members::Members};
+use crate::task;
+
+/// Stream that says which slots ever were taken, each once.
+const STREAM: &str = "system/engines";
+/// Type of the event that says so.
+const OPENED: &str = "system.engine_slot.opened";
+
+/// What reads the mailboxes of this engine, and of dead ones.
+#[derive(Debug, Default)]
+pub(super) struct Readers(Mutex<Reading>);
+
+#[derive(Debug, Default)]
+struct Reading {
+    readers: BTreeMap<u16, AbortHandle>,
+    /// Mailboxes that were ever opened: those of the slots below this one.
+    opened: u16,
+}
+
+impl Readers {
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads nothing any more. What was delivered and is not recorded goes back.
+    pub(super) fn stop(&self) {
+        let readers = std::mem::take(&mut self.reading().readers);
+        readers.into_values().for_each(|reader| reader.abort());
+    }
+}
+
+/// Takes the lowest slot that is free, and opens its mailbox.
+pub(super) async fn join(engine: &Arc<Engine>) -> Result<(), EngineError> {
+    let lease_time = engine.options.lease_time;
+    let lease = loop {
+        let members = Members::of(&engine.store.leases().await?);
+        let slot = Shard::slot(members.lowest_free());
+        let sent = engine.clock.elapsed();
+        let mut taken = engine.store.acquire(&[slot], &engine.owner, lease_time).await?;
+        if let Some(lease) = taken.pop() {
+            engine.ownership.set_valid_until(sent + lease_time - margin(lease_time));
+            break lease;
+        }
+    };
+    let slot = lease.shard.slot_number().unwrap_or_default();
+    let opened = opened(engine, slot).await?;
+    let name = mailbox::name(engine.store_id, slot).map_err(BrokerError::from)?;
+    let deliveries = mailbox::open(engine, slot).await?;
+    engine.ownership.set_slot(lease, name.as_str().into());
+    let mut reading = engine.readers.reading();
+    reading.opened = reading.opened.max(opened);
+    drop(reading);
+    read(engine, slot, Some(deliveries));
+    info!(slot, "the engine joined the others");
+    Ok(())
+}
+
+/// Notes that a slot was taken, and returns how many ever were. Slots are taken from the lowest, so
+/// this is the number of mailboxes that may hold answers.
+async fn opened(engine: &Engine, slot: u16) -> Result<u16, EngineError> {
+    let stream = StreamId::new(STREAM)?;
+    let invalid = |reason: &dyn std::fmt::Display| {
+        EngineError::Store(StoreError::InvalidConfiguration {
+            reason: format!("the event {OPENED} can't be made: {reason}"),
+        })
+    };
+    let event_type = OPENED.parse().map_err(|error| invalid(&error))?;
+    let event = Event::new(event_type, "aios", &json!({"slot": slot}))
+        .map_err(|error| invalid(&error))?
+        .with_timestamp(engine.clock.now())
+        .with_id(EventId::derive(&format!("{}/slots/{slot}", engine.store_id)));
+    engine.store.append_one(Append::new(stream.clone(), vec![event])).await?;
+    let limit = usize::from(Shard::SLOTS);
+    let known = engine.store.read_stream(&stream, 0, limit).await?;
+    Ok(known.len().try_into().unwrap_or(Shard::SLOTS).max(slot + 1))
+}
+
+/// Reads the mailboxes that are this engine's to read, and no others.
+pub(super) fn read_mailboxes(engine: &Arc<Engine>, members: &Members) {
+    let Some(slot) = engine.ownership.slot() else { return };
+    let (wanted, missing) = {
+        let mut reading = engine.readers.reading();
+        let highest = members.slots().keys().next_back().map_or(0, |highest| highest + 1);
+        reading.opened = reading.opened.max(highest);
+        let wanted = members.mailboxes(slot, reading.opened);
+        reading.readers.retain(|number, reader| {
+            let is_wanted = wanted.contains(number);
+            if !is_wanted {
+                reader.abort();
+            }
+            is_wanted && !reader.is_finished()
+        });
+        let missing: BTreeSet<u16> =
+            wanted.iter().filter(|it| !reading.readers.contains_key(it)).copied().collect();
+        (wanted, missing)
+    };
+    if !missing.is_empty() {
+        info!(slot, ?wanted, "reading the mailboxes of engines that are gone");
+    }
+    for number in missing {
+        read(engine, number, None);
+    }
+}
+
+fn read(engine: &Arc<Engine>, number: u16, deliveries: Option<Deliveries>) {
+    let reader = task::spawn(mailbox::run(Arc::clone(engine), number, deliveries));
+    let before = engine.readers.reading().readers.insert(number, reader.abort_handle());
+    if let Some(before) = before {
+        before.abort();
+    }
+}

@@ -1,0 +1,532 @@
+//! Several engines on one store: who owns what, whose answers are whose, and how shards move.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::{prelude::*, runtime::EngineOptions};
+use aios_broker::memory::MemoryBroker;
+use aios_core::{
+    agent::{TaskAssigned, TaskCompleted, TaskFailed, TaskResult},
+    broker::{Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription},
+    event::EventId,
+    failure::Failure,
+    store::{EventStoreExt, Owner, Shard},
+};
+use tokio::sync::Notify;
+
+use crate::{
+    faulty::{Fault, FaultyBroker, FaultyStore, store_unavailable},
+    workflow_support::{PATIENCE, actions, eventually, quick, result, store},
+};
+
+/// So long that nothing happens because of time within a test.
+const FOREVER: Duration = Duration::from_secs(3000);
+const SHORT: Duration = Duration::from_millis(600);
+
+/// Several engines over one store and one broker.
+struct Fleet {
+    store: Arc<dyn Store>,
+    broker: Arc<FaultyBroker>,
+    lease_time: Duration,
+    relay: bool,
+}
+
+impl Fleet {
+    fn new(lease_time: Duration) -> Self {
+        let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+        Self { store: store(), broker, lease_time, relay: false }
+    }
+
+    fn builder(&self) -> aios_agents::runtime::RuntimeBuilder {
+        let (lease_time, relay) = (self.lease_time, self.relay);
+        let options = EngineOptions { lease_time, relay, ..EngineOptions::default() };
+        Runtime::builder()
+            .store(Arc::clone(&self.store))
+            .broker(Arc::clone(&self.broker) as _)
+            .engine_options(options)
+            .workflow("ask", ask)
+            .workflow("wait", wait)
+    }
+
+    async fn engine(&self) -> Runtime {
+        self.builder().start().await.unwrap()
+    }
+
+    /// How many shards each engine owns, in order.
+    async fn shares(&self) -> Vec<usize> {
+        let mut owners: BTreeMap<String, usize> = BTreeMap::new();
+        for lease in self.store.leases().await.unwrap() {
+            if lease.shard.is_share() {
+                *owners.entry(lease.owner.as_str().to_owned()).or_default() += 1;
+            }
+        }
+        let mut shares: Vec<usize> = owners.into_values().collect();
+        shares.sort_unstable();
+        shares
+    }
+
+    async fn shared(&self, expected: &[usize]) {
+        let what = format!("the shards are shared as {expected:?}");
+        eventually(&what, || async { self.shares().await == expected }).await;
+    }
+
+    async fn mailbox(&self, slot: u16) -> Mailbox {
+        let id = self.store.id().await.unwrap();
+        Mailbox::new(format!("stores.{id}.answers.{slot}")).unwrap()
+    }
+
+    /// Takes the tasks of the type `ghost`, in the place of an agent.
+    async fn tasks(&self) -> Deliveries {
+        let group = Group::new("agents.ghost").unwrap();
+        let pattern = "agents.ghost.task_assigned".parse().unwrap();
+        self.broker.subscribe(Subscription::group(group, [pattern])).await.unwrap()
+    }
+
+    async fn send(&self, slot: u16, answer: Event) {
+        let publish = Publish::new(answer).with_mailbox(self.mailbox(slot).await);
+        self.broker.publish_one(publish.with_required_route()).await.unwrap();
+    }
+
+    /// How the events with this action were settled.
+    fn settled(&self, action: &str) -> Vec<Settlement> {
+        let settled = self.broker.settled().into_iter();
+        let of_action = settled.filter(|(event, _)| event.event_type.action() == action);
+        of_action.map(|(_, settlement)| settlement).collect()
+    }
+}
+
+async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    context.task("ghost", &1).retry(quick(3)).await
+}
+
+async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    context.signal("go").await
+}
+
+async fn next(tasks: &mut Deliveries) -> (Delivery, TaskAssigned) {
+    let delivery = tokio::time::timeout(PATIENCE, tasks.next()).await.expect("a task comes");
+    let delivery = delivery.unwrap().unwrap();
+    let task = delivery.event.data().unwrap();
+    (delivery, task)
+}
+
+fn completed(delivery: &Delivery, task: &TaskAssigned, output: u32) -> Event {
+    let output = Payload::encode(&output).unwrap();
+    let task_id = task.task_id.clone();
+    let data = TaskCompleted { task_id, result: TaskResult::Success, output };
+    let event_type = "agents.ghost.task_completed".parse().unwrap();
+    Event::new(event_type, "ghost-1", &data).unwrap().caused_by(&delivery.event)
+}
+
+fn failed(delivery: &Delivery, task: &TaskAssigned) -> Event {
+    let (task_id, attempt) = (task.task_id.clone(), task.attempt);
+    let failure = Failure::new("BUSY", "not now");
+    let data = TaskFailed { task_id, attempt, failure, retryable: true };
+    let event_type = "agents.ghost.task_failed".parse().unwrap();
+    Event::new(event_type, "ghost-1", &data).unwrap().caused_by(&delivery.event)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_share_the_shards_evenly_as_engines_come_and_go() {
+    let fleet = Fleet::new(SHORT);
+    let first = fleet.engine().await;
+    fleet.shared(&[64]).await;
+    let second = fleet.engine().await;
+    fleet.shared(&[32, 32]).await;
+    let third = fleet.engine().await;
+    fleet.shared(&[21, 21, 22]).await;
+    first.shutdown(PATIENCE).await.unwrap();
+    fleet.shared(&[32, 32]).await;
+    let fourth = fleet.engine().await;
+    fleet.shared(&[21, 21, 22]).await;
+    for engine in [second, third, fourth] {
+        engine.shutdown(PATIENCE).await.unwrap();
+    }
+    assert!(fleet.store.leases().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_have_one_mailbox_an_engine_and_use_those_of_the_dead_again() {
+    let fleet = Fleet::new(SHORT);
+    let first = fleet.engine().await;
+    let second = fleet.engine().await;
+    first.shutdown(PATIENCE).await.unwrap();
+    let third = fleet.engine().await;
+    let leases = fleet.store.leases().await.unwrap();
+    let mut slots: Vec<u16> = leases.iter().filter_map(|lease| lease.shard.slot_number()).collect();
+    slots.sort_unstable();
+    assert_eq!(slots, [0, 1], "the third took the place of the first");
+    drop((second, third));
+}
+
+/// The answer comes to an engine that does not own the run: it records it, then acknowledges it, and
+/// the owner goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_an_answer_that_another_engine_gets() {
+    let fleet = Fleet::new(FOREVER);
+    let mut tasks = fleet.tasks().await;
+    let (first, second) = (fleet.engine().await, fleet.engine().await);
+    fleet.shared(&[64]).await;
+    let run = first.start("ask", &()).with_id("r").await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    // What failed is decided by the owner alone.
+    fleet.send(1, failed(&delivery, &task)).await;
+    delivery.ack().await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    assert_eq!(task.attempt, 2);
+    fleet.send(1, completed(&delivery, &task, 7)).await;
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    let expected = [
+        "started",
+        "task_assigned",
+        "task_failed",
+        "retry_scheduled",
+        "task_assigned",
+        "task_completed",
+        "completed",
+    ];
+    assert_eq!(actions(&run).await, expected);
+    assert_eq!(fleet.settled("task_completed"), [Settlement::Ack]);
+    // Answers that come again, or too late, are settled and change nothing.
+    fleet.send(1, completed(&delivery, &task, 8)).await;
+    fleet.send(0, completed(&delivery, &task, 9)).await;
+    eventually("they are acknowledged", || async {
+        fleet.settled("task_completed") == vec![Settlement::Ack; 3]
+    })
+    .await;
+    assert_eq!(actions(&run).await, expected);
+    drop((first, second));
+}
+
+/// Both engines record the same answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_an_answer_once_that_two_engines_get() {
+    let fleet = Fleet::new(FOREVER);
+    let mut tasks = fleet.tasks().await;
+    let (first, second) = (fleet.engine().await, fleet.engine().await);
+    let mut runs = Vec::new();
+    for number in 0..20 {
+        runs.push(first.start("ask", &()).with_id(format!("r{number}")).await.unwrap());
+    }
+    for _ in &runs {
+        let (delivery, task) = next(&mut tasks).await;
+        let answer = completed(&delivery, &task, 7);
+        fleet.send(0, answer.clone()).await;
+        fleet.send(1, answer).await;
+        delivery.ack().await.unwrap();
+    }
+    for run in &runs {
+        assert_eq!(result::<u32>(run).await.unwrap(), 7);
+        let expected = ["started", "task_assigned", "task_completed", "completed"];
+        assert_eq!(actions(run).await, expected);
+    }
+    drop((first, second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_a_forged_answer_to_a_run_of_another_engine() {
+    let fleet = Fleet::new(FOREVER);
+    let mut tasks = fleet.tasks().await;
+    let (first, second) = (fleet.engine().await, fleet.engine().await);
+    let run = first.start("ask", &()).with_id("r").await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    let mut forged = completed(&delivery, &task, 666);
+    forged.metadata.causation_id = Some("a guess".into());
+    fleet.send(1, forged).await;
+    eventually("it is refused", || async {
+        matches!(fleet.settled("task_completed")[..], [Settlement::DeadLetter { .. }])
+    })
+    .await;
+    // One from agents of another type is recorded, and is no answer.
+    let mut stranger = completed(&delivery, &task, 667);
+    stranger.event_type = "agents.stranger.task_completed".parse().unwrap();
+    fleet.send(1, stranger).await;
+    eventually("it is settled", || async { fleet.settled("task_completed").len() == 2 }).await;
+    fleet.send(1, completed(&delivery, &task, 7)).await;
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    drop((first, second));
+}
+
+/// An engine that lost a shard without noticing knows nothing of what its new owner does: it may not
+/// acknowledge what it does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_acknowledge_what_a_lost_run_does_not_know() {
+    let fleet = Fleet::new(FOREVER);
+    let mut tasks = fleet.tasks().await;
+    let first = fleet.engine().await;
+    let run = first.start("ask", &()).with_id("r").await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    // Another engine has the shard now, as after a long pause of this one.
+    let leases = fleet.store.leases().await.unwrap();
+    let of_run = leases.into_iter().filter(|lease| lease.shard == Shard::of("r"));
+    let of_run: Vec<_> = of_run.collect();
+    fleet.store.release(&of_run).await.unwrap();
+    let thief = Owner::new("thief");
+    fleet.store.acquire(&[Shard::of("r")], &thief, FOREVER).await.unwrap();
+    // The successor gave the second attempt.
+    let incarnation = run.journal(0, 1).await.unwrap()[0].event.id.clone();
+    let mut answer = completed(&delivery, &task, 7);
+    let second = EventId::derive(&format!("{incarnation}/1#2"));
+    answer.metadata.causation_id = Some(second.to_string().into());
+    fleet.send(0, answer).await;
+    eventually("it is recorded", || async {
+        actions(&run).await == ["started", "task_assigned", "task_completed"]
+    })
+    .await;
+    eventually("it is acknowledged", || async {
+        fleet.settled("task_completed") == [Settlement::Ack]
+    })
+    .await;
+    drop(first);
+}
+
+/// What an engine did not record when it died is read by those that are left.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_read_the_mailbox_of_an_engine_that_died() {
+    let fleet = Fleet::new(SHORT);
+    let mut tasks = fleet.tasks().await;
+    let faulty = FaultyStore::new(Arc::clone(&fleet.store));
+    let dying = fleet.builder().store(Arc::clone(&faulty) as _).start().await.unwrap();
+    let run = dying.start("ask", &()).with_id("r").await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    let survivor = fleet.engine().await;
+    // Nothing reaches the store any more, as if the engine was cut off.
+    faulty.on_call(|_| Some(Fault::Refuse(store_unavailable())));
+    faulty.on_append(|_| Some(Fault::Refuse(store_unavailable())));
+    fleet.shared(&[64]).await;
+    eventually("the survivor has them", || async {
+        fleet.store.leases().await.unwrap().iter().all(|lease| lease.shard != Shard::slot(0))
+    })
+    .await;
+    fleet.send(0, completed(&delivery, &task, 7)).await;
+    let run = survivor.run(run.id()).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    drop(dying);
+}
+
+/// Sets a flag when it is dropped.
+struct Dropped(Arc<AtomicBool>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The store hangs, so nobody says that the leases are over.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_stop_when_its_leases_end_although_the_store_hangs() {
+    let fleet = Fleet::new(SHORT);
+    let faulty = FaultyStore::new(Arc::clone(&fleet.store));
+    let (begun, dropped) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+    let (count, flag) = (Arc::clone(&begun), Arc::clone(&dropped));
+    let endless = move |context: WorkflowContext, (): ()| {
+        let (count, flag) = (Arc::clone(&count), Arc::clone(&flag));
+        async move {
+            let step = || async {
+                count.fetch_add(1, Ordering::SeqCst);
+                let _dropped = Dropped(Arc::clone(&flag));
+                std::future::pending::<Result<u32, TaskError>>().await
+            };
+            context.step("endless", step).await
+        }
+    };
+    let builder = fleet.builder().store(Arc::clone(&faulty) as _);
+    let runtime = builder.workflow("endless", endless).start().await.unwrap();
+    runtime.start("endless", &()).await.unwrap();
+    eventually("the step begins", || async { begun.load(Ordering::SeqCst) == 1 }).await;
+    faulty.on_call(|_| Some(Fault::Hang));
+    eventually("the step is stopped", || async { dropped.load(Ordering::SeqCst) }).await;
+    // Once the store answers, the engine joins again, and its run goes on.
+    drop(runtime);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_join_again_once_the_store_answers() {
+    let fleet = Fleet::new(SHORT);
+    let faulty = FaultyStore::new(Arc::clone(&fleet.store));
+    let runtime = fleet.builder().store(Arc::clone(&faulty) as _).start().await.unwrap();
+    let run = runtime.start("wait", &()).with_id("r").await.unwrap();
+    let is_lease = |method: &str| matches!(method, "renew" | "acquire" | "leases");
+    faulty.on_call(move |method| is_lease(method).then(|| Fault::Refuse(store_unavailable())));
+    eventually("the leases end", || async { fleet.shares().await.is_empty() }).await;
+    faulty.heal();
+    fleet.shared(&[64]).await;
+    run.signal("go", &5).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 5);
+}
+
+/// A step that ends when it is told to, and counts how often it began.
+#[derive(Clone, Default)]
+struct Gate {
+    begun: Arc<AtomicU32>,
+    opened: Arc<AtomicBool>,
+    told: Arc<Notify>,
+}
+
+impl Gate {
+    async fn pass(&self) -> Result<u32, TaskError> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        while !self.opened.load(Ordering::SeqCst) {
+            let told = self.told.notified();
+            if self.opened.load(Ordering::SeqCst) {
+                break;
+            }
+            told.await;
+        }
+        Ok(1)
+    }
+
+    fn open(&self) {
+        self.opened.store(true, Ordering::SeqCst);
+        self.told.notify_waiters();
+    }
+
+    fn begun(&self) -> u32 {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    fn workflow(
+        &self,
+    ) -> impl Fn(
+        WorkflowContext,
+        (),
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<u32, WorkflowError>> + Send>>
+    + Send
+    + Sync
+    + 'static
+    + use<> {
+        let gate = self.clone();
+        move |context, ()| {
+            let gate = gate.clone();
+            Box::pin(async move {
+                let first: u32 = context.step("gate", || gate.pass()).await?;
+                let second: u32 = context.step("after", || async { Ok::<_, TaskError>(1) }).await?;
+                Ok(first + second)
+            })
+        }
+    }
+}
+
+/// Leases live for hours, so the other engine learns of the shutdown by nothing but the notification.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_hand_over_at_once_when_it_stops() {
+    let mut fleet = Fleet::new(FOREVER);
+    fleet.relay = true;
+    let (first, second) = (fleet.engine().await, fleet.engine().await);
+    fleet.shared(&[64]).await;
+    let group = Group::new("watch").unwrap();
+    let pattern = "workflows.wait.completed".parse().unwrap();
+    let mut relayed = fleet.broker.subscribe(Subscription::group(group, [pattern])).await.unwrap();
+    let run = first.start("wait", &()).with_id("r").await.unwrap();
+    first.shutdown(PATIENCE).await.unwrap();
+    fleet.shared(&[64]).await;
+    let run = second.run(run.id()).await.unwrap();
+    run.signal("go", &3).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 3);
+    let event = tokio::time::timeout(PATIENCE, relayed.next()).await.expect("it is relayed");
+    assert_eq!(event.unwrap().unwrap().event.event_type.action(), "completed");
+    drop(second);
+}
+
+/// The step that runs ends and is recorded; what follows it runs elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_the_steps_that_run_when_it_stops() {
+    let fleet = Fleet::new(FOREVER);
+    let gate = Gate::default();
+    let first = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
+    let second = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
+    let run = first.start("gated", &()).with_id("r").await.unwrap();
+    eventually("the step begins", || async { gate.begun() == 1 }).await;
+    let stopping = tokio::spawn(first.shutdown(PATIENCE));
+    // Shards without steps do not wait for it.
+    fleet.shared(&[1, 63]).await;
+    gate.open();
+    stopping.await.unwrap().unwrap();
+    let run = second.run(run.id()).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 2);
+    assert_eq!(gate.begun(), 1, "no step began twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_up_steps_that_take_longer_than_the_deadline_of_the_shutdown() {
+    let fleet = Fleet::new(FOREVER);
+    let gate = Gate::default();
+    let first = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
+    let second = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
+    let run = first.start("gated", &()).with_id("r").await.unwrap();
+    eventually("the step begins", || async { gate.begun() == 1 }).await;
+    first.shutdown(Duration::from_millis(100)).await.unwrap();
+    eventually("the step begins again", || async { gate.begun() == 2 }).await;
+    gate.open();
+    let run = second.run(run.id()).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 2);
+}
+
+/// No shard can move without waiting for a step, and the steps take too long: the shards stay, and
+/// move once they can.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_begin_no_step_again_because_an_engine_joined() {
+    let fleet = Fleet::new(SHORT);
+    let gate = Gate::default();
+    let first = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
+    let mut ids: BTreeMap<Shard, String> = BTreeMap::new();
+    for number in 0.. {
+        let id = format!("r{number}");
+        ids.entry(Shard::of(&id)).or_insert(id);
+        if ids.len() == 64 {
+            break;
+        }
+    }
+    let mut runs = Vec::new();
+    for id in ids.values() {
+        runs.push(first.start("gated", &()).with_id(id.clone()).await.unwrap());
+    }
+    eventually("all steps begin", || async { gate.begun() == 64 }).await;
+    let _second = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
+    #[allow(clippy::disallowed_methods, reason = "the move is given up after real time")]
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    gate.open();
+    for run in &runs {
+        assert_eq!(result::<u32>(run).await.unwrap(), 2);
+    }
+    assert_eq!(gate.begun(), 64, "no step began twice");
+    fleet.shared(&[32, 32]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_ask_an_idle_store_less_than_once_a_second() {
+    let fleet = Fleet::new(Duration::from_secs(10));
+    let faulty = FaultyStore::new(Arc::clone(&fleet.store));
+    let mut builder = fleet.builder();
+    builder = builder.store(Arc::clone(&faulty) as _);
+    let _runtime = builder.engine_options(EngineOptions::default()).start().await.unwrap();
+    let methods = [
+        "renew",
+        "acquire",
+        "leases",
+        "head",
+        "read_log",
+        "read_log_except",
+        "read_stream",
+        "runs",
+        "load_checkpoint",
+        "append",
+    ];
+    let total = || methods.iter().map(|method| faulty.count(method)).sum::<usize>();
+    #[allow(clippy::disallowed_methods, reason = "an idle engine is watched")]
+    let pause = || tokio::time::sleep(Duration::from_secs(1));
+    pause().await;
+    let before = total();
+    for _ in 0..7 {
+        pause().await;
+    }
+    let asked = total() - before;
+    assert!(asked <= 6, "{asked} calls in 7 s");
+}
