@@ -13,7 +13,10 @@ use aios_agents::{
     runtime::{EngineOptions, RuntimeBuilder},
 };
 use aios_broker::memory::MemoryBroker;
-use aios_store::memory::MemoryStore;
+use aios_store::{
+    memory::MemoryStore,
+    postgres::{PostgresOptions, PostgresStore},
+};
 
 /// No test waits longer than this.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,14 +35,44 @@ impl Agent for Doubler {
     }
 }
 
-/// A store that outlives runtimes.
+/// A store that outlives runtimes: in memory, or where [`elsewhere`] says if the test's runtime can
+/// wait for it.
 pub(crate) fn store() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new())
+    let handle = tokio::runtime::Handle::try_current();
+    let waits = handle
+        .as_ref()
+        .is_ok_and(|handle| handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);
+    match (waits, handle) {
+        (true, Ok(handle)) => tokio::task::block_in_place(|| handle.block_on(elsewhere())),
+        _ => None,
+    }
+    .unwrap_or_else(|| Arc::new(MemoryStore::new()))
 }
 
 /// A store whose appends have to be waited for, unlike those of the one in memory.
 pub(crate) async fn sqlite() -> Arc<dyn Store> {
-    Arc::new(aios_store::sqlite::SqliteStore::connect("sqlite::memory:").await.unwrap())
+    match elsewhere().await {
+        Some(store) => store,
+        None => {
+            Arc::new(aios_store::sqlite::SqliteStore::connect("sqlite::memory:").await.unwrap())
+        }
+    }
+}
+
+/// A store of its own on the PostgreSQL database that `AIOS_ENGINE_POSTGRES` names, if any: what the
+/// engine promises holds there as well.
+async fn elsewhere() -> Option<Arc<dyn Store>> {
+    #[allow(clippy::disallowed_methods, reason = "tests are told so where to run")]
+    let url = std::env::var("AIOS_ENGINE_POSTGRES").ok()?;
+    let schema = format!("t{}", fresh_name());
+    let options = PostgresOptions::new(&url).unwrap().with_schema(schema).unwrap();
+    let store = PostgresStore::connect_with(options.with_max_connections(4)).await.unwrap();
+    Some(Arc::new(store))
+}
+
+/// A name that no other store has.
+fn fresh_name() -> String {
+    aios_core::event::EventId::generate().to_string().replace('-', "")
 }
 
 /// A runtime on that store, with a broker of its own and a short lease.
