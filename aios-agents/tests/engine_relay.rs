@@ -21,7 +21,7 @@ use aios_core::{
 };
 
 use crate::{
-    faulty::{Fault, FaultyBroker},
+    faulty::{Fault, FaultyBroker, FaultyStore},
     logged::Logged,
     workflow_support::{PATIENCE, eventually, result, store},
 };
@@ -313,5 +313,36 @@ async fn should_stop_at_what_the_broker_refuses_if_the_options_say_so() {
     for expected in 1..=3 {
         while next(&mut placed).await != expected {}
     }
+    runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+/// An event that can't be read hides none of its neighbours, neither from the relay nor from who looks
+/// for what other processes appended.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_step_over_an_event_that_cannot_be_read() {
+    let (inner, broker) = (store(), FaultyBroker::new(Arc::new(MemoryBroker::new())));
+    let mut placed = placed(&broker).await;
+    emitted(&inner, 1, 5).await;
+    let log = inner.read_log(0, 1000).await.unwrap();
+    let is_third = |it: &&RecordedEvent| is_number(&Publish::new(it.event.clone()), 3);
+    let third = log.iter().find(is_third).unwrap().position;
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    faulty.spoil(third);
+    let spoiled = Arc::clone(&faulty) as Arc<dyn Store>;
+    let wait = |context: WorkflowContext, (): ()| async move { context.signal::<u32>("go").await };
+    let runtime = builder(&spoiled, &broker).workflow("wait", wait).start().await.unwrap();
+    for expected in [1, 2, 4, 5] {
+        assert_eq!(next(&mut placed).await, expected);
+    }
+    let run = runtime.start("wait", &()).await.unwrap();
+    let outside = builder(&inner, &broker).workflow("wait", wait).without_engine();
+    let outside = outside.start().await.unwrap();
+    let started = outside.start("wait", &()).await.unwrap();
+    faulty.spoil(inner.head().await.unwrap());
+    for waiting in [&run, &started] {
+        outside.run(waiting.id()).await.unwrap().signal("go", &7).await.unwrap();
+    }
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    assert_eq!(runtime.failure(), None);
     runtime.shutdown(PATIENCE).await.unwrap();
 }

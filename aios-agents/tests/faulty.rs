@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -94,12 +97,15 @@ pub(crate) struct FaultyStore {
     calls: Rules<&'static str, StoreError>,
     counts: Mutex<HashMap<&'static str, usize>>,
     streams: Mutex<HashSet<StreamId>>,
+    /// A position of the log that can't be read; 0 for none.
+    unreadable: AtomicU64,
 }
 
 impl FaultyStore {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
         let (appends, calls, counts) = (Rules::default(), Rules::default(), Mutex::default());
-        Arc::new(Self { inner, appends, calls, counts, streams: Mutex::default() })
+        let (streams, unreadable) = (Mutex::default(), AtomicU64::new(0));
+        Arc::new(Self { inner, appends, calls, counts, streams, unreadable })
     }
 
     /// Decides over every append from now on.
@@ -116,6 +122,11 @@ impl FaultyStore {
         rule: impl Fn(&&'static str) -> Option<Fault<StoreError>> + Send + Sync + 'static,
     ) {
         self.calls.set(rule);
+    }
+
+    /// Makes the event at a position one that can't be read.
+    pub(crate) fn spoil(&self, position: u64) {
+        self.unreadable.store(position, Ordering::SeqCst);
     }
 
     /// Lets everything pass again.
@@ -217,6 +228,11 @@ impl EventStore for FaultyStore {
         up_to: u64,
         except: &[Pattern],
     ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let spoiled = self.unreadable.load(Ordering::SeqCst);
+        if after < spoiled && spoiled <= up_to {
+            let reason = format!("the event at position {spoiled} makes no sense");
+            return Err(StoreError::Corrupt { database: "faulty".to_owned(), reason });
+        }
         self.call("read_log_except", self.inner.read_log_except(after, up_to, except)).await
     }
 

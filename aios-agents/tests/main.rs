@@ -33,6 +33,7 @@ mod engine_waits;
 mod faulty;
 mod logged;
 mod options;
+mod panics;
 mod projection;
 mod reference;
 mod run_ends;

@@ -65,7 +65,7 @@ async fn elsewhere() -> Option<Arc<dyn Store>> {
     #[allow(clippy::disallowed_methods, reason = "tests are told so where to run")]
     let url = std::env::var("AIOS_ENGINE_POSTGRES").ok()?;
     let schema = format!("t{}", fresh_name());
-    let options = PostgresOptions::new(&url).unwrap().with_schema(schema).unwrap();
+    let options = PostgresOptions::new(&url).unwrap().with_schema(&schema).unwrap();
     let store = PostgresStore::connect_with(options.with_max_connections(4)).await.unwrap();
     Some(Arc::new(store))
 }
