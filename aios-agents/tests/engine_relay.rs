@@ -1,7 +1,7 @@
 //! The relay publishes the log at least once and in order, whatever fails.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +16,7 @@ use aios_agents::{
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     broker::{BrokerError, Deliveries, Group, Publish, Subscription},
-    event::{Event, EventId, Pattern},
+    event::{Event, Pattern},
     store::RecordedEvent,
 };
 
@@ -25,6 +25,9 @@ use crate::{
     logged::Logged,
     workflow_support::{PATIENCE, eventually, result, store},
 };
+
+/// How long nothing comes once all was relayed.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Emits its number between two steps.
 async fn emit(context: WorkflowContext, number: u32) -> Result<u32, WorkflowError> {
@@ -174,15 +177,20 @@ async fn emitted(store: &Arc<dyn Store>, runs: u32, count: u32) {
     quiet.shutdown(PATIENCE).await.unwrap();
 }
 
-/// What the relay published of runs, in the order in which the broker got it, up to the last event.
-async fn relayed(everything: &mut Deliveries, last: &EventId) -> Vec<Event> {
-    let mut seen = Vec::new();
-    while seen.last().is_none_or(|event: &Event| event.id != *last) {
-        let next = tokio::time::timeout(PATIENCE, everything.next()).await.expect("all is relayed");
+/// What the relay published of runs, in the order in which the broker got it: all that is expected, and
+/// its repetitions.
+async fn relayed(everything: &mut Deliveries, expected: &[Event]) -> Vec<Event> {
+    let (mut seen, mut missing) = (Vec::new(), HashSet::new());
+    missing.extend(expected.iter().map(|event| event.id.clone()));
+    loop {
+        let patience = if missing.is_empty() { QUIET } else { PATIENCE };
+        let Ok(next) = tokio::time::timeout(patience, everything.next()).await else { break };
         let delivery = next.unwrap().unwrap();
+        missing.remove(&delivery.event.id);
         seen.push(delivery.event.clone());
         delivery.ack().await.unwrap();
     }
+    assert!(missing.is_empty(), "{} events were not relayed", missing.len());
     seen
 }
 
@@ -217,7 +225,7 @@ async fn should_never_publish_an_event_before_an_earlier_one_of_its_run() {
         let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
         let expected = to_relay(&store).await;
         assert_eq!(expected.len(), 12 * 7);
-        let seen = relayed(&mut all, &expected.last().unwrap().id).await;
+        let seen = relayed(&mut all, &expected).await;
         let mut first = HashMap::new();
         let mut last = HashMap::new();
         for (at, event) in seen.iter().enumerate() {
@@ -244,7 +252,7 @@ async fn should_publish_many_runs_at_once_where_all_goes_well() {
     let mut all = everything(&broker).await;
     let runtime = start(&store, &broker).await;
     let expected = to_relay(&store).await;
-    let seen = relayed(&mut all, &expected.last().unwrap().id).await;
+    let seen = relayed(&mut all, &expected).await;
     let ids = |events: &[Event]| events.iter().map(|event| event.id.clone()).collect::<Vec<_>>();
     let seen: Vec<Event> = seen.into_iter().filter(|it| it.metadata.run_id.is_some()).collect();
     assert_eq!(ids(&seen), ids(&expected), "once, in the order of the log");
