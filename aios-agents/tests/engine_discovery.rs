@@ -42,7 +42,7 @@ fn busy(
 
 /// Signals from outside to runs that wait, while `busy_runs` others keep the engine busy. The bound is
 /// generous; without discovery they would never be seen.
-async fn sees_signals(store: Arc<dyn Store>, busy_runs: usize) {
+pub(crate) async fn sees_signals(store: Arc<dyn Store>, busy_runs: usize) {
     let stop = Arc::new(AtomicBool::new(false));
     let build = || runtime(&store).workflow("wait", wait).workflow("busy", busy(&stop));
     let engine = build().start().await.unwrap();

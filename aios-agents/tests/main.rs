@@ -24,6 +24,7 @@ mod engine_fleet;
 mod engine_guards;
 mod engine_leases;
 mod engine_pause;
+mod engine_postgres;
 mod engine_races;
 mod engine_relay;
 mod engine_stops;

@@ -57,7 +57,7 @@ fn orders() -> [Pattern; 1] {
     ["orders.#".parse().unwrap()]
 }
 
-async fn check_restart(store: Arc<dyn Store>) {
+pub(crate) async fn check_restart(store: Arc<dyn Store>) {
     let seen = Seen::default();
     place(&store, 0..5).await;
     for round in 0..2 {

@@ -64,10 +64,14 @@ pub(crate) async fn sqlite() -> Arc<dyn Store> {
 async fn elsewhere() -> Option<Arc<dyn Store>> {
     #[allow(clippy::disallowed_methods, reason = "tests are told so where to run")]
     let url = std::env::var("AIOS_ENGINE_POSTGRES").ok()?;
+    Some(Arc::new(postgres(&url).await))
+}
+
+/// A store in a schema of its own.
+pub(crate) async fn postgres(url: &str) -> PostgresStore {
     let schema = format!("t{}", fresh_name());
-    let options = PostgresOptions::new(&url).unwrap().with_schema(&schema).unwrap();
-    let store = PostgresStore::connect_with(options.with_max_connections(4)).await.unwrap();
-    Some(Arc::new(store))
+    let options = PostgresOptions::new(url).unwrap().with_schema(&schema).unwrap();
+    PostgresStore::connect_with(options.with_max_connections(4)).await.unwrap()
 }
 
 /// A name that no other store has.
