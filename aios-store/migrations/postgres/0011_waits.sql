@@ -59,36 +59,39 @@ BEGIN
 END
 $$;
 
--- Runs that are to be woken, the earliest first.
+-- Each of the following three has to be fast before statistics are gathered, too: what is to be looked
+-- up for each run stands in a query of its own, which the planner can't turn into a join.
+
+-- Runs that are to be woken, the earliest first. The sum keeps the planner from sorting what the index
+-- on the time has in order.
 CREATE FUNCTION {schema}.due_runs(
     in_shards integer[], in_after bigint, in_after_id uuid, in_up_to bigint, in_limit bigint
 )
 RETURNS TABLE (wake_at bigint, id uuid, external_id text)
 LANGUAGE sql STABLE
 SET enable_seqscan = off
-SET enable_hashjoin = off
-SET enable_mergejoin = off
 SET jit = off
 AS $$
     SELECT w.wake_at, w.id, r.external_id
     FROM {schema}.run_waits w
-    JOIN {schema}.workflow_runs r ON r.id = w.id
+    CROSS JOIN LATERAL (
+        SELECT o.external_id
+        FROM {schema}.workflow_runs o
+        WHERE o.id = w.id AND o.status IN ('running', 'paused', 'blocked', 'cancelling')
+        OFFSET 0
+    ) r
     WHERE (w.wake_at, w.id) > (in_after, in_after_id) AND w.wake_at <= in_up_to
-        AND w.shard = ANY (in_shards)
-        AND r.status IN ('running', 'paused', 'blocked', 'cancelling')
+        AND w.shard + 0 = ANY (in_shards)
     ORDER BY w.wake_at, w.id
     LIMIT in_limit
 $$;
 
 -- Runs that have not ended and of which nothing is noted. The inner query keeps the planner from
--- walking through all runs in the order of their keys, and its own inner query from joining before
--- it has looked at the tables.
+-- walking through all runs in the order of their keys.
 CREATE FUNCTION {schema}.unnoted_runs(in_shards bigint[], in_after uuid, in_limit bigint)
 RETURNS TABLE (id uuid, external_id text)
 LANGUAGE sql STABLE
 SET enable_seqscan = off
-SET enable_hashjoin = off
-SET enable_mergejoin = off
 SET jit = off
 AS $$
     SELECT u.id, u.external_id
@@ -113,8 +116,6 @@ CREATE FUNCTION {schema}.outdated_runs(in_shards integer[], in_after uuid, in_li
 RETURNS TABLE (id uuid, external_id text)
 LANGUAGE sql STABLE
 SET enable_seqscan = off
-SET enable_hashjoin = off
-SET enable_mergejoin = off
 SET jit = off
 AS $$
     SELECT o.id, r.external_id
@@ -128,8 +129,13 @@ AS $$
             ) IS NOT NULL
         OFFSET 0
     ) o
-    JOIN {schema}.workflow_runs r ON r.id = o.id
-    WHERE r.status IN ('running', 'paused', 'blocked', 'cancelling') AND r.deleted_at IS NULL
+    CROSS JOIN LATERAL (
+        SELECT r.external_id
+        FROM {schema}.workflow_runs r
+        WHERE r.id = o.id AND r.status IN ('running', 'paused', 'blocked', 'cancelling')
+            AND r.deleted_at IS NULL
+        OFFSET 0
+    ) r
     ORDER BY o.id
     LIMIT in_limit
 $$;
