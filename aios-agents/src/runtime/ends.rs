@@ -25,8 +25,8 @@ use crate::{
 
 /// Positions of the log looked through at once.
 const RANGE: u64 = 2048;
-/// Time between two looks at a log that grows all the time.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Time between two looks at a log that has just grown, and at one that grows all the time.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 /// How long to wait after the store failed, at first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// What neither ends nor blocks a run.
@@ -161,10 +161,16 @@ async fn follow(ends: Arc<Ends>, journals: Journals) {
         Ok(others) => others,
         Err(error) => return error!(%error, "the ends of runs are not followed"),
     };
-    let (mut position, mut back_off) = (None, BACK_OFF.0);
+    let (mut position, mut pause, mut back_off) = (None, PAUSE.0, BACK_OFF.0);
     while ends.is_wanted() {
+        let begun = journals.clock.now();
         match look(&ends, &journals, &mut position, &others).await {
-            Ok(()) => back_off = BACK_OFF.0,
+            Ok(()) => {
+                let is_busy = journals.clock.now().duration_since(begun) < PAUSE.1;
+                pause = if is_busy { (pause * 2).min(PAUSE.1) } else { PAUSE.0 };
+                back_off = BACK_OFF.0;
+                journals.clock.sleep(pause).await;
+            }
             Err(error) => {
                 ends.store_failed(&error.into());
                 journals.clock.sleep(back_off).await;
@@ -205,6 +211,5 @@ async fn look(
         read = up_to;
         *position = Some(read);
     }
-    journals.clock.sleep(PAUSE).await;
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::workflow::{
 };
 
 /// How often to look for the end of a run, at first and at most, should its end not be heard of.
-const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const POLL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// How soon to look again after the store did not answer, at first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 

@@ -14,7 +14,7 @@ use crate::workflow::journal::{Entry, decode};
 
 /// Time in which this process learns where its own appends landed.
 const MOMENT: Duration = Duration::from_millis(2);
-/// Time in which the events of a log that grows all the time gather before they are looked at.
+/// Time in which what others append all the time gathers before it is looked at.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Positions of the log looked through at once.
 const RANGE: u64 = 2048;
@@ -87,8 +87,8 @@ async fn look(
     let head = engine.store.wait_for(*position).await?;
     let rest = PAUSE.saturating_sub(engine.clock.now().duration_since(*looked_at));
     engine.clock.sleep(rest.max(MOMENT)).await;
-    *looked_at = engine.clock.now();
     while let Some(foreign) = engine.store.foreign(*position, head) {
+        *looked_at = engine.clock.now();
         let up_to = foreign.end.saturating_sub(1).min(foreign.start.saturating_add(RANGE - 1));
         let after = foreign.start.saturating_sub(1);
         let found = engine.read_range(after, up_to, quiet).await?;
