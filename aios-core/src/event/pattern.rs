@@ -31,16 +31,33 @@ impl Pattern {
 }
 
 /// Matches segment by segment; `None` is the end of a text.
-fn fits(pattern: Option<&str>, text: Option<&str>) -> bool {
-    let Some(pattern) = pattern else { return text.is_none() };
-    let (wanted, pattern_rest) = split(pattern);
-    if wanted == "#" {
-        return fits(pattern_rest, text)
-            || text.is_some_and(|text| fits(Some(pattern), split(text).1));
+///
+/// Only the last `#` can take more segments after a mismatch: what an earlier one could take, the last
+/// one can take as well. So the time is at most the product of the lengths.
+fn fits(mut pattern: Option<&str>, mut text: Option<&str>) -> bool {
+    // What follows the last `#`, and the text that it has not taken yet.
+    let mut last = None;
+    loop {
+        let wanted = pattern.map(split);
+        let found = text.map(split);
+        match (wanted, found) {
+            (None, None) | (Some(("#", None)), _) => return true,
+            (Some(("#", rest)), _) => {
+                last = Some((rest, text));
+                pattern = rest;
+            }
+            (Some((wanted, pattern_rest)), Some((segment, text_rest)))
+                if wanted == "*" || wanted == segment =>
+            {
+                (pattern, text) = (pattern_rest, text_rest);
+            }
+            _ => {
+                let Some((rest, Some(untaken))) = last else { return false };
+                (pattern, text) = (rest, split(untaken).1);
+                last = Some((rest, text));
+            }
+        }
     }
-    let Some(text) = text else { return false };
-    let (segment, rest) = split(text);
-    (wanted == "*" || wanted == segment) && fits(pattern_rest, rest)
 }
 
 fn split(text: &str) -> (&str, Option<&str>) {
@@ -107,6 +124,45 @@ mod tests {
                 expected,
                 "{pattern}"
             );
+        }
+    }
+
+    /// What the words of a pattern mean, said as simply as can be.
+    fn means(pattern: &[&str], text: &[&str]) -> bool {
+        match (pattern, text) {
+            ([], text) => text.is_empty(),
+            (["#", rest @ ..], text) => (0..=text.len()).any(|taken| means(rest, &text[taken..])),
+            ([wanted, rest @ ..], [first, text @ ..]) => {
+                (*wanted == "*" || wanted == first) && means(rest, text)
+            }
+            (_, []) => false,
+        }
+    }
+
+    #[test]
+    fn should_match_what_its_words_mean() {
+        for number in 0..4_usize.pow(5) {
+            let part = |place: u32| ["#", "*", "a", "b"][number / 4_usize.pow(place) % 4];
+            for length in 1..=5 {
+                let parts: Vec<_> = (0..length).map(part).collect();
+                let pattern: Pattern = parts.join(".").parse().unwrap();
+                for text in ["a.b.a", "a.a.b", "b.b.b"] {
+                    let expected = means(&parts, &text.split('.').collect::<Vec<_>>());
+                    assert_eq!(
+                        pattern.matches(&text.parse().unwrap()),
+                        expected,
+                        "{pattern} {text}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn should_match_many_wildcards_without_trying_all_ways() {
+        let pattern: Pattern = format!("{}x", "#.".repeat(126)).parse().unwrap();
+        for _ in 0..10_000 {
+            assert!(!pattern.matches(&"a.b.c".parse().unwrap()));
         }
     }
 
