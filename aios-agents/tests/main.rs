@@ -19,6 +19,7 @@ mod declared;
 mod engine_children;
 mod engine_commands;
 mod engine_discovery;
+mod engine_dispatch;
 mod engine_faults;
 mod engine_fleet;
 mod engine_guards;

@@ -1,4 +1,7 @@
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+};
 
 use aios_core::{
     Chain,
@@ -24,9 +27,27 @@ const PARKED: usize = 1024;
 pub(super) struct Dispatch {
     pub(super) publish: Publish,
     /// Who is told if the broker does not take it; `None` if it is a notice that no run waits for.
-    pub(super) task: Option<(Arc<str>, u64, u32)>,
+    pub(super) task: Option<Attempt>,
     /// Proof that this engine owned the run.
     pub(super) fence: Fence,
+}
+
+/// An attempt at a task of a run.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt {
+    pub(super) run_id: Arc<str>,
+    pub(super) operation: u64,
+    pub(super) number: u32,
+    /// Gone once the attempt has ended, or its run is no longer here.
+    pub(super) awaited: Weak<()>,
+}
+
+impl Dispatch {
+    /// Whether anybody still waits for the task: after a restart its answer may have been in the
+    /// mailbox.
+    fn is_of_use(&self) -> bool {
+        self.task.as_ref().is_none_or(|attempt| attempt.awaited.strong_count() > 0)
+    }
 }
 
 /// Publishes tasks, many at once. What the broker does not take now goes back to its run, which
@@ -48,6 +69,10 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
         }
         // Whoever has the shards now gives the tasks of their runs.
         batch.retain(|dispatch| dispatch.task.is_none() || engine.ownership.has(dispatch.fence));
+        batch.retain(Dispatch::is_of_use);
+        if batch.is_empty() {
+            continue;
+        }
         let was_parked = !parked.is_empty();
         let publishes = batch.iter().map(|dispatch| dispatch.publish.clone()).collect();
         let results = engine.broker.publish(publishes).await;
@@ -87,7 +112,7 @@ fn is_transient(error: &BrokerError) -> bool {
 
 fn defer(engine: &Arc<Engine>, dispatch: Dispatch, parked: &mut VecDeque<Dispatch>) {
     match dispatch.task {
-        Some((run_id, operation, attempt)) => {
+        Some(Attempt { run_id, operation, number: attempt, .. }) => {
             engine.tell(&run_id, Message::Deferred { operation, attempt });
         }
         None => {
@@ -102,7 +127,7 @@ fn defer(engine: &Arc<Engine>, dispatch: Dispatch, parked: &mut VecDeque<Dispatc
 
 fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
     let event_type = &dispatch.publish.event.event_type;
-    let Some((run_id, operation, attempt)) = dispatch.task else {
+    let Some(Attempt { run_id, operation, number: attempt, .. }) = dispatch.task else {
         // An agent that is gone needs no notice.
         return warn!(error = %Chain(error), %event_type, "could not tell agents that a task was cancelled");
     };

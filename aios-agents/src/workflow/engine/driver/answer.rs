@@ -53,7 +53,8 @@ impl Driver {
             if !self.engine.timers.is_set(&self.run_id, operation) {
                 machine.repeat_child(operation);
             }
-            if self.deferred.contains_key(&operation) {
+            let is_put_off = self.deferred.contains_key(&operation);
+            if is_put_off && !self.assigned.contains_key(&operation) {
                 machine.repeat_task(operation);
             }
             (again, machine.timer(operation))
@@ -138,13 +139,20 @@ impl Driver {
 
     /// A task could not be given to anybody.
     pub(super) fn undelivered(&mut self, operation: u64, attempt: u32, error: TaskError) {
-        if self.execution.machine().awaits_task(operation, Some(attempt)) {
-            self.decide(operation, attempt, error);
+        let mut machine = self.execution.machine();
+        if !machine.awaits_task(operation, Some(attempt)) {
+            return;
         }
+        // It ends once, however often that is reported before it is recorded.
+        machine.task_answered(operation);
+        drop(machine);
+        self.decide(operation, attempt, error);
     }
 
     /// Records what follows a failed attempt.
     pub(super) fn decide(&mut self, operation: u64, attempt: u32, error: TaskError) {
+        // What the broker did not take was this attempt: the next one is given when it is recorded.
+        self.deferred.remove(&operation);
         let now = self.engine.clock.now();
         let entry = self.execution.machine().after_failure(operation, attempt, error, now);
         self.write(entry);

@@ -14,7 +14,7 @@ use crate::{
     agent::codes,
     runtime::AnonymousAnswers,
     workflow::{
-        engine::activity::Queued,
+        engine::{activity::Queued, dispatch::Attempt},
         journal::{Entry, OfAgent, decode},
     },
 };
@@ -41,6 +41,16 @@ pub(super) struct Assignment {
     pub(super) queued: Option<Queued>,
     /// An answer that names no assignment, and when it came.
     held: Option<(Held, Timestamp)>,
+    /// Says that this attempt is waited for.
+    awaited: Arc<()>,
+}
+
+impl Assignment {
+    /// What the dispatcher has to know of it.
+    fn attempt(&self, run_id: &Arc<str>, operation: u64) -> Attempt {
+        let (run_id, awaited) = (Arc::clone(run_id), Arc::downgrade(&self.awaited));
+        Attempt { run_id, operation, number: self.attempt, awaited }
+    }
 }
 
 /// An answer that names no assignment.
@@ -85,15 +95,19 @@ impl Driver {
         Metadata { incarnation, reply_to, ..self.metadata.clone() }
     }
 
-    /// An attempt was handed to the dispatcher: it has to be answered by some time.
-    pub(super) fn expect_answer(&mut self, operation: u64, task: &OfAgent<TaskAssigned>) {
+    /// An attempt is handed to the dispatcher: it has to be answered by some time.
+    pub(super) fn expect_answer(
+        &mut self,
+        operation: u64,
+        task: &OfAgent<TaskAssigned>,
+    ) -> Attempt {
         let assigned_at = self.engine.clock.now();
         if let Some(given) = self.assigned.get_mut(&operation)
             && given.attempt == task.data.attempt
         {
             // The same attempt again: its time goes on.
             given.given_at = assigned_at;
-            return;
+            return given.attempt(&self.run_id, operation);
         }
         let assignment = Assignment {
             agent_type: task.agent_type.clone(),
@@ -110,6 +124,7 @@ impl Driver {
                 task.data.agent_id.as_deref(),
             )),
             held: None,
+            awaited: Arc::default(),
         };
         let unclaimed_at = assigned_at + self.engine.options.unclaimed_after;
         self.engine.timers.set(unclaimed_at, &self.run_id, operation);
@@ -120,7 +135,9 @@ impl Driver {
         if let Some(expiry) = self.execution.machine().task_expiry(operation) {
             self.engine.timers.set(expiry, &self.run_id, operation);
         }
+        let attempt = assignment.attempt(&self.run_id, operation);
         self.assigned.insert(operation, assignment);
+        attempt
     }
 
     /// An agent works on the current attempt. From then on silence means that it died.

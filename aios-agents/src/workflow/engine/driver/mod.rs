@@ -37,7 +37,12 @@ pub(super) use self::{
     stay::run,
 };
 use self::{assignment::Assignment, children::Children, outgoing::Outgoing, successor::Succession};
-use super::{Ended, Engine, Message, dispatch::Dispatch, inbox::Inbox, parking::Parked};
+use super::{
+    Ended, Engine, Message,
+    dispatch::{Attempt, Dispatch},
+    inbox::Inbox,
+    parking::Parked,
+};
 use crate::{
     agent::{codes::AGENT_NOT_FOUND, mailbox_of},
     task,
@@ -369,16 +374,14 @@ impl Driver {
         if !self.execution.machine().awaits_task(operation, Some(attempt)) {
             return;
         }
-        self.expect_answer(operation, &assignment);
+        let expected = self.expect_answer(operation, &assignment);
         match self.addressed(Entry::TaskAssigned(assignment), true) {
-            Ok(publish) => {
-                self.send(publish, Some((Arc::clone(&self.run_id), operation, attempt)));
-            }
+            Ok(publish) => self.send(publish, Some(expected)),
             Err(failure) => self.undelivered(operation, attempt, TaskError::terminal(failure)),
         }
     }
 
-    fn send(&mut self, publish: Publish, task: Option<(Arc<str>, u64, u32)>) {
+    fn send(&mut self, publish: Publish, task: Option<Attempt>) {
         let fence = self.fence;
         self.outgoing.push(Dispatch { publish, task, fence }, &self.engine.dispatches);
     }
