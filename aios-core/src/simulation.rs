@@ -28,6 +28,9 @@ pub trait Simulation: Send + Sync + 'static {
 
     /// Admits a task that is being spawned.
     fn admit(&self) -> Box<dyn Turns>;
+
+    /// Whether a fault is planted, to see that it is found.
+    fn plants(&self, fault: &str) -> bool;
 }
 
 /// The turns of one task.
@@ -62,6 +65,12 @@ pub fn current() -> Option<Arc<dyn Simulation>> {
     CURRENT.with_borrow(Clone::clone)
 }
 
+/// Whether the simulation of this thread plants a fault.
+#[must_use]
+pub fn plants(fault: &str) -> bool {
+    CURRENT.with_borrow(|current| current.as_ref().is_some_and(|it| it.plants(fault)))
+}
+
 impl Drop for Entered {
     fn drop(&mut self) {
         let before = self.before.take();
@@ -94,6 +103,10 @@ mod tests {
         fn admit(&self) -> Box<dyn Turns> {
             unreachable!("nothing is spawned")
         }
+
+        fn plants(&self, fault: &str) -> bool {
+            fault == "this one"
+        }
     }
 
     #[test]
@@ -102,8 +115,9 @@ mod tests {
         assert_eq!(EventId::generate().key(), Uuid::from_u128(7));
         let elsewhere = std::thread::spawn(|| EventId::generate().key()).join().unwrap();
         assert_ne!(elsewhere, Uuid::from_u128(7));
+        assert!(plants("this one") && !plants("another one"));
         drop(entered);
-        assert!(current().is_none());
+        assert!(current().is_none() && !plants("this one"));
         assert_ne!(EventId::generate().key(), Uuid::from_u128(7));
     }
 }

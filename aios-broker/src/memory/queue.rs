@@ -165,6 +165,8 @@ impl Queue {
             Address::Mailbox(_) => state.consumers.front() == Some(&consumer),
             Address::Group(_) => true,
         };
+        #[cfg(feature = "simulation")]
+        let may_read = may_read || aios_core::simulation::plants("two readers of a mailbox");
         if may_read {
             state.ripen(now);
             let count = state.hand_out(room, taken);

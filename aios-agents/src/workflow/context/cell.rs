@@ -257,7 +257,12 @@ impl Cell {
     }
 
     pub(super) fn pop_compensation(&self) -> Option<Compensation> {
-        self.waiting().compensations.pop()
+        let compensations = &mut self.waiting().compensations;
+        #[cfg(feature = "simulation")]
+        if aios_core::simulation::plants("compensation out of order") && !compensations.is_empty() {
+            return Some(compensations.remove(0));
+        }
+        compensations.pop()
     }
 
     /// Lets the code take the outcome of an operation, and no other one.

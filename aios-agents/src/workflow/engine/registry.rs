@@ -1,8 +1,4 @@
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use aios_core::{agent::Segment, event::EventError};
 
@@ -17,7 +13,7 @@ pub(crate) struct Registered {
 
 /// The workflows of an engine, by name and version.
 #[derive(Debug, Default)]
-pub(crate) struct Registry(HashMap<Segment, BTreeMap<u32, Registered>>);
+pub(crate) struct Registry(BTreeMap<Segment, BTreeMap<u32, Registered>>);
 
 impl Registry {
     /// Adds a workflow; `false` if its name and version are taken.

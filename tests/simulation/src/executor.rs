@@ -1,0 +1,514 @@
+//! Chooses the task that is polled next, and moves the time when there is none.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use aios_core::{
+    BoxFuture,
+    clock::Clock,
+    event::Timestamp,
+    simulation::{Simulation, Turns},
+};
+use uuid::Uuid;
+
+use crate::random::Random;
+
+/// A process, from its start to its end. What starts again is another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Node(pub u32);
+
+impl Node {
+    /// What is not part of the system: the faults, the store's and the broker's own time.
+    pub const WORLD: Self = Self(0);
+}
+
+/// The time at which every simulation begins: 2026-01-01.
+const EPOCH: i64 = 1_767_225_600_000_000;
+/// How long a poll takes at most, in microseconds.
+const POLL: u64 = 60;
+
+/// A single-threaded executor on top of tokio's: tokio only polls the task whose turn it is.
+#[derive(Clone)]
+pub struct Executor(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+}
+
+struct State {
+    choices: Random,
+    ids: Random,
+    chances: Random,
+    now: u64,
+    next: u64,
+    tasks: BTreeMap<u64, Task>,
+    /// Tasks that were woken. Sorted, because some primitives of tokio wake in random order.
+    ready: BTreeSet<u64>,
+    sleepers: BTreeMap<(u64, u64), (Node, Waker)>,
+    nodes: BTreeMap<Node, NodeState>,
+    current: Node,
+    /// Wakes the loop when the task has been polled whose turn it was.
+    main: Option<Waker>,
+    was_polled: bool,
+    polls: u64,
+    digest: u64,
+    loses_wakes: bool,
+}
+
+struct Task {
+    node: Node,
+    /// Wakes the task that tokio knows.
+    tokio: Option<Waker>,
+    has_turn: bool,
+    is_queued: bool,
+}
+
+#[derive(Default)]
+struct NodeState {
+    /// By how much its clock is off, in microseconds.
+    offset: i64,
+    is_paused: bool,
+    is_dead: bool,
+    /// Tasks that were woken while it was paused.
+    parked: Vec<u64>,
+}
+
+/// Why a run of the executor ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// What it waited for has happened.
+    Done,
+    /// Nothing will ever happen again.
+    Stalled,
+    /// It was late, by the virtual clock.
+    Late,
+    /// Something is busy without end.
+    Busy,
+}
+
+impl Executor {
+    /// An executor that chooses by a seed, and may lose wake-ups now and then.
+    pub fn new(seed: u64, loses_wakes: bool) -> Self {
+        let state = State {
+            choices: Random::new(seed, "choices"),
+            ids: Random::new(seed, "ids"),
+            chances: Random::new(seed, "chances"),
+            now: 0,
+            next: 1,
+            tasks: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            sleepers: BTreeMap::new(),
+            nodes: BTreeMap::from([(Node::WORLD, NodeState::default())]),
+            current: Node::WORLD,
+            main: None,
+            was_polled: false,
+            polls: 0,
+            digest: 0,
+            loses_wakes,
+        };
+        Self(Arc::new(Shared { state: Mutex::new(state) }))
+    }
+
+    /// What the crates under test find on this thread.
+    pub fn simulation(&self, plants: BTreeSet<&'static str>) -> Arc<dyn Simulation> {
+        Arc::new(Seam { executor: self.clone(), plants })
+    }
+
+    /// Begins a node.
+    pub fn begin(&self) -> Node {
+        let mut state = self.0.state();
+        let node = Node(u32::try_from(state.nodes.len()).unwrap_or(u32::MAX));
+        state.nodes.insert(node, NodeState::default());
+        node
+    }
+
+    /// Spawns a task of a node.
+    pub fn spawn(&self, node: Node, task: impl Future<Output = ()> + Send + 'static) {
+        let (mut task, mut turns) = (Box::pin(task), self.admit(node));
+        tokio::spawn(poll_fn(move |context| {
+            turns.poll(context, &mut |context| task.as_mut().poll(context))
+        }));
+    }
+
+    fn admit(&self, node: Node) -> Turn {
+        let mut state = self.0.state();
+        let task = state.number();
+        let new = Task { node, tokio: None, has_turn: false, is_queued: false };
+        state.tasks.insert(task, new);
+        Turn { task, shared: Arc::clone(&self.0) }
+    }
+
+    /// The clock of a node.
+    pub fn clock(&self, node: Node) -> Arc<dyn Clock> {
+        Arc::new(NodeClock { node, shared: Arc::clone(&self.0) })
+    }
+
+    /// Nothing of a node is polled any more. Nothing of it is dropped either: that would let it act.
+    pub fn kill(&self, node: Node) {
+        let mut state = self.0.state();
+        if let Some(it) = state.nodes.get_mut(&node) {
+            it.is_dead = true;
+        }
+        state.sleepers.retain(|_, (sleeper, _)| *sleeper != node);
+    }
+
+    /// Nothing of a node is polled until it is continued.
+    pub fn pause(&self, node: Node) {
+        if let Some(it) = self.0.state().nodes.get_mut(&node) {
+            it.is_paused = true;
+        }
+    }
+
+    /// What was woken meanwhile is polled again.
+    pub fn resume(&self, node: Node) {
+        let mut state = self.0.state();
+        let Some(it) = state.nodes.get_mut(&node) else { return };
+        it.is_paused = false;
+        let parked = std::mem::take(&mut it.parked);
+        state.ready.extend(parked);
+    }
+
+    /// The clock of a node jumps.
+    pub fn shift(&self, node: Node, offset: i64) {
+        let mut state = self.0.state();
+        if let Some(it) = state.nodes.get_mut(&node) {
+            it.offset = offset;
+        }
+        // They look again how long they have to sleep.
+        let (jumped, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut state.sleepers).into_iter().partition(|(_, it)| it.0 == node);
+        state.sleepers = others;
+        drop(state);
+        jumped.into_values().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// Microseconds since the beginning.
+    pub fn now(&self) -> u64 {
+        self.0.state().now
+    }
+
+    /// The node whose task is being polled.
+    pub fn current(&self) -> Node {
+        self.0.state().current
+    }
+
+    /// How often anything was polled.
+    pub fn polls(&self) -> u64 {
+        self.0.state().polls
+    }
+
+    /// A number that depends on every choice that was made.
+    pub fn digest(&self) -> u64 {
+        self.0.state().digest
+    }
+
+    /// Polls tasks until something is so, or until a time, or for so many polls.
+    pub async fn run(
+        &self,
+        mut is_done: impl FnMut() -> bool,
+        until: Duration,
+        polls: u64,
+    ) -> Stop {
+        let until = micros(until);
+        loop {
+            if is_done() {
+                return Stop::Done;
+            }
+            let mut next = self.0.state().choose();
+            if next.is_none() {
+                // Tokio polls what is new, and wakes what has yielded.
+                tokio::task::yield_now().await;
+                next = self.0.state().choose();
+            }
+            match next {
+                Some(tokio) => {
+                    tokio.wake();
+                    poll_fn(|context| self.0.poll_main(context)).await;
+                }
+                None => {
+                    let mut state = self.0.state();
+                    match state.next_time() {
+                        None => return Stop::Stalled,
+                        Some(at) if at > until => return Stop::Late,
+                        Some(at) => state.now = at,
+                    }
+                }
+            }
+            let due = self.0.state().due();
+            due.into_iter().for_each(Waker::wake);
+            let state = self.0.state();
+            if state.now > until {
+                return Stop::Late;
+            }
+            if state.polls > polls {
+                return Stop::Busy;
+            }
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready when the task has been polled that was chosen.
+    fn poll_main(&self, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if std::mem::take(&mut state.was_polled) {
+            return Poll::Ready(());
+        }
+        state.main = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Gives a turn to one of the tasks that were woken.
+    fn choose(&mut self) -> Option<Waker> {
+        while !self.ready.is_empty() {
+            let place = self.choices.index(self.ready.len());
+            let Some(number) = self.ready.iter().nth(place).copied() else { break };
+            self.ready.remove(&number);
+            let Some(task) = self.tasks.get_mut(&number) else { continue };
+            let Some(node) = self.nodes.get_mut(&task.node) else { continue };
+            if node.is_dead {
+                continue;
+            }
+            if node.is_paused {
+                node.parked.push(number);
+                continue;
+            }
+            let Some(tokio) = task.tokio.clone() else { continue };
+            (task.has_turn, task.is_queued) = (true, false);
+            self.now += self.choices.below(POLL);
+            self.polls += 1;
+            self.digest = (self.digest ^ number ^ self.now).wrapping_mul(0x0000_0100_0000_01b3);
+            return Some(tokio);
+        }
+        None
+    }
+
+    fn next_time(&self) -> Option<u64> {
+        self.sleepers.keys().next().map(|(at, _)| (*at).max(self.now))
+    }
+
+    fn due(&mut self) -> Vec<Waker> {
+        let later = self.sleepers.split_off(&(self.now, u64::MAX));
+        let due = std::mem::replace(&mut self.sleepers, later);
+        due.into_values().map(|(_, waker)| waker).collect()
+    }
+
+    /// Whether a wake-up of a process is lost: a fault that is planted.
+    fn loses_wake(&mut self, number: u64) -> bool {
+        let is_of_process = self.tasks.get(&number).is_some_and(|task| task.node != Node::WORLD);
+        self.loses_wakes && is_of_process && self.choices.per_mille(5)
+    }
+
+    fn enqueue(&mut self, number: u64) {
+        let Some(task) = self.tasks.get_mut(&number) else { return };
+        if !std::mem::replace(&mut task.is_queued, true) {
+            self.ready.insert(number);
+        }
+    }
+}
+
+struct TaskWaker {
+    task: u64,
+    shared: Weak<Shared>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let mut state = shared.state();
+        if !state.loses_wake(self.task) {
+            state.enqueue(self.task);
+        }
+    }
+}
+
+struct Turn {
+    task: u64,
+    shared: Arc<Shared>,
+}
+
+impl Turns for Turn {
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        poll: &mut dyn FnMut(&mut Context<'_>) -> Poll<()>,
+    ) -> Poll<()> {
+        let mut state = self.shared.state();
+        let Some(task) = state.tasks.get_mut(&self.task) else { return Poll::Pending };
+        let is_new = task.tokio.is_none();
+        task.tokio = Some(context.waker().clone());
+        if !std::mem::take(&mut task.has_turn) {
+            if is_new {
+                state.enqueue(self.task);
+            }
+            return Poll::Pending;
+        }
+        let node = task.node;
+        let _polling =
+            Polling { shared: &self.shared, before: std::mem::replace(&mut state.current, node) };
+        drop(state);
+        let waker = TaskWaker { task: self.task, shared: Arc::downgrade(&self.shared) };
+        poll(&mut Context::from_waker(&Waker::from(Arc::new(waker))))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let task = self.shared.state().tasks.remove(&self.task);
+        if task.is_some_and(|task| task.has_turn) {
+            self.shared.was_polled();
+        }
+    }
+}
+
+/// The turn of a task; it ends however the poll ends.
+struct Polling<'a> {
+    shared: &'a Arc<Shared>,
+    before: Node,
+}
+
+impl Drop for Polling<'_> {
+    fn drop(&mut self) {
+        self.shared.state().current = self.before;
+        self.shared.was_polled();
+    }
+}
+
+impl Shared {
+    fn was_polled(&self) {
+        let mut state = self.state();
+        state.was_polled = true;
+        let main = state.main.take();
+        drop(state);
+        if let Some(main) = main {
+            main.wake();
+        }
+    }
+}
+
+struct Seam {
+    executor: Executor,
+    plants: BTreeSet<&'static str>,
+}
+
+impl Simulation for Seam {
+    /// A `UUIDv7` of the virtual time.
+    fn id(&self) -> Uuid {
+        let mut state = self.executor.0.state();
+        let millis = u128::from(timestamp(state.now).as_micros().unsigned_abs() / 1000);
+        let (high, low) = (u128::from(state.ids.bits()) & 0xfff, u128::from(state.ids.bits()) >> 2);
+        Uuid::from_u128((millis << 80) | (0x7 << 76) | (high << 64) | (0b10 << 62) | low)
+    }
+
+    fn chance(&self) -> f64 {
+        self.executor.0.state().chances.fraction()
+    }
+
+    fn admit(&self) -> Box<dyn Turns> {
+        Box::new(self.executor.admit(self.executor.current()))
+    }
+
+    fn plants(&self, fault: &str) -> bool {
+        self.plants.contains(fault)
+    }
+}
+
+/// The true time.
+pub fn timestamp(now: u64) -> Timestamp {
+    Timestamp::from_micros(EPOCH + i64::try_from(now).unwrap_or(i64::MAX / 2))
+}
+
+/// The clock of a node.
+struct NodeClock {
+    node: Node,
+    shared: Arc<Shared>,
+}
+
+impl NodeClock {
+    fn read(&self, state: &State) -> Timestamp {
+        let offset = state.nodes.get(&self.node).map_or(0, |node| node.offset);
+        Timestamp::from_micros(timestamp(state.now).as_micros() + offset)
+    }
+}
+
+impl Clock for NodeClock {
+    fn now(&self) -> Timestamp {
+        self.read(&self.shared.state())
+    }
+
+    /// The monotonic clock of every machine is right.
+    fn elapsed(&self) -> Duration {
+        Duration::from_micros(self.shared.state().now)
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+        let clock = Self { node: self.node, shared: Arc::clone(&self.shared) };
+        Box::pin(Sleep { clock, deadline, key: None })
+    }
+}
+
+impl std::fmt::Debug for NodeClock {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "NodeClock({})", self.node.0)
+    }
+}
+
+struct Sleep {
+    clock: NodeClock,
+    deadline: Timestamp,
+    key: Option<(u64, u64)>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let shared = Arc::clone(&self.clock.shared);
+        let mut state = shared.state();
+        if let Some(key) = self.key.take() {
+            state.sleepers.remove(&key);
+        }
+        let rest = self.deadline.duration_since(self.clock.read(&state));
+        if rest.is_zero() {
+            return Poll::Ready(());
+        }
+        let at = state.now.saturating_add(micros(rest));
+        let key = (at, state.number());
+        state.sleepers.insert(key, (self.clock.node, context.waker().clone()));
+        self.key = Some(key);
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.clock.shared.state().sleepers.remove(&key);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What goes wrong, and when.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_core::clock::ClockExt;
+
+use crate::{
+    executor::Node,
+    plant::Plant,
+    random::Random,
+    run::CLOCK_ERROR,
+    scenario::{Process, Role, Scenario},
+    world::{Rates, World},
+};
+
+/// A fault; times are in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A process dies, and starts again later.
+    Crash { role: Role, back_after: u64 },
+    /// A process is asked to stop, and starts again later.
+    Stop { role: Role, back_after: u64 },
+    /// A process is frozen.
+    Pause { role: Role, lasts: u64 },
+    /// The clock of a process jumps, by microseconds.
+    ClockJump { role: Role, by: i64 },
+    /// A process does not reach the store.
+    CutFromStore { role: Role, lasts: u64 },
+    /// A process does not reach the broker.
+    CutFromBroker { role: Role, lasts: u64 },
+    /// Every connection to the broker is lost.
+    BrokerRestart,
+}
+
+/// Whether engines outlive their leases: frozen, or cut off from the store alone.
+///
+/// An engine that comes back from that acknowledges answers that belong to its successor, which
+/// [`AcknowledgedAfterCommit`](crate::Invariant::AcknowledgedAfterCommit) finds. Until that is mended,
+/// only `AIOS_ZOMBIES=1` simulates it.
+pub const ZOMBIES: bool = false;
+/// For how long an engine is frozen at most that is not to outlive its lease.
+const NAP: u64 = 700;
+/// After how long the broker notices that a process is frozen or gone.
+const NOTICED: u64 = 20_000;
+/// Faults come within this time.
+const SPAN: u64 = 30_000;
+
+impl Fault {
+    /// Faults for a simulation.
+    pub fn plan(random: &mut Random, engines: u32, hosts: u32, zombies: bool) -> Vec<(u64, Self)> {
+        let count = random.below(6);
+        let mut faults: Vec<(u64, Self)> = (0..count)
+            .map(|_| {
+                let role = match random.per_mille(700) {
+                    true => Role::Engine(u32::try_from(random.below(engines.into())).unwrap_or(0)),
+                    false => Role::Host(u32::try_from(random.below(hosts.into())).unwrap_or(0)),
+                };
+                let lasts = random.between(200, 25_000);
+                let may_outlive = zombies || matches!(role, Role::Host(_));
+                let fault = match random.below(10) {
+                    0..=2 => Self::Crash { role, back_after: lasts },
+                    3 => Self::Stop { role, back_after: lasts },
+                    4 | 5 if may_outlive => Self::Pause { role, lasts },
+                    4 | 5 => Self::Pause { role, lasts: lasts.min(NAP) },
+                    6 if may_outlive => Self::CutFromStore { role, lasts },
+                    6 => Self::CutFromStore { role, lasts: lasts.min(NAP) },
+                    7 => Self::CutFromBroker { role, lasts },
+                    8 => {
+                        let limit = CLOCK_ERROR.unsigned_abs() / 2;
+                        let by = i64::try_from(random.below(limit * 2)).unwrap_or_default();
+                        Self::ClockJump { role, by: by - CLOCK_ERROR / 2 }
+                    }
+                    _ => Self::BrokerRestart,
+                };
+                (random.below(SPAN), fault)
+            })
+            .collect();
+        faults.sort_by_key(|(at, _)| *at);
+        faults
+    }
+
+    /// For how long it lasts.
+    pub fn lasts(self) -> u64 {
+        match self {
+            Self::Crash { back_after, .. } | Self::Stop { back_after, .. } => back_after,
+            Self::Pause { lasts, .. }
+            | Self::CutFromStore { lasts, .. }
+            | Self::CutFromBroker { lasts, .. } => lasts,
+            Self::ClockJump { .. } | Self::BrokerRestart => 0,
+        }
+    }
+}
+
+/// Starts the processes, and makes them suffer.
+pub struct Director(Arc<Inner>);
+
+struct Inner {
+    world: Arc<World>,
+    scenario: Scenario,
+    processes: Mutex<BTreeMap<Role, Process>>,
+    is_done: AtomicBool,
+}
+
+impl Director {
+    pub fn start(scenario: &Scenario, world: &Arc<World>) -> Self {
+        let inner = Arc::new(Inner {
+            world: Arc::clone(world),
+            scenario: scenario.clone(),
+            processes: Mutex::default(),
+            is_done: AtomicBool::new(false),
+        });
+        let engines = (0..scenario.engines).map(Role::Engine);
+        for role in engines.chain((0..scenario.hosts).map(Role::Host)) {
+            inner.start(role);
+        }
+        if world.plants(Plant::LocalClock) {
+            let wrong = inner.node(Role::Engine(0));
+            world.executor.shift(wrong, 60_000_000);
+        }
+        world.executor.spawn(Node::WORLD, Arc::clone(&inner).direct());
+        Self(inner)
+    }
+
+    /// Whether nothing goes wrong any more.
+    pub fn is_done(&self) -> bool {
+        self.0.is_done.load(Ordering::Acquire)
+    }
+}
+
+impl Inner {
+    fn start(&self, role: Role) {
+        let process = Process::start(&self.scenario, &self.world, role);
+        self.processes().insert(role, process);
+    }
+
+    fn processes(&self) -> std::sync::MutexGuard<'_, BTreeMap<Role, Process>> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn node(&self, role: Role) -> Node {
+        self.processes().get(&role).map_or(Node::WORLD, |process| process.node)
+    }
+
+    async fn direct(self: Arc<Self>) {
+        let clock = self.world.executor.clock(Node::WORLD);
+        let mut last = 0;
+        for (at, fault) in &self.scenario.faults {
+            let now = self.world.executor.now() / 1000;
+            clock.sleep(Duration::from_millis(at.saturating_sub(now))).await;
+            self.world.note(format_args!("FAULT {fault:?}"));
+            self.happen(*fault);
+            last = last.max(at + fault.lasts());
+        }
+        let now = self.world.executor.now() / 1000;
+        clock.sleep(Duration::from_millis(last.max(SPAN).saturating_sub(now))).await;
+        self.world.note("the faults have ended");
+        self.world.state().rates = Rates::default();
+        self.is_done.store(true, Ordering::Release);
+    }
+
+    fn happen(self: &Arc<Self>, fault: Fault) {
+        match fault {
+            Fault::Crash { role, back_after } => {
+                let Some(process) = self.processes().remove(&role) else { return };
+                self.world.executor.kill(process.node);
+                let this = Arc::clone(self);
+                let noticed = self.world.state().random.below(NOTICED);
+                self.after(noticed.min(back_after * 2), move || process.broker.disconnect());
+                self.after(back_after, move || this.start(role));
+            }
+            Fault::Stop { role, back_after } => {
+                let Some(process) = self.processes().remove(&role) else { return };
+                process.stop.send_replace(true);
+                let this = Arc::clone(self);
+                self.after(back_after, move || this.start(role));
+                // Then it is killed.
+                let this = Arc::clone(self);
+                self.after(10_000, move || {
+                    this.world.executor.kill(process.node);
+                    process.broker.disconnect();
+                });
+            }
+            Fault::Pause { role, lasts } => self.pause(role, lasts),
+            Fault::ClockJump { role, by } => self.world.executor.shift(self.node(role), by),
+            Fault::CutFromStore { role, lasts } => {
+                let (node, this) = (self.node(role), Arc::clone(self));
+                self.world.state().without_store.insert(node);
+                self.after(lasts, move || {
+                    this.world.state().without_store.remove(&node);
+                });
+            }
+            Fault::CutFromBroker { role, lasts } => {
+                let (node, this) = (self.node(role), Arc::clone(self));
+                self.world.state().without_broker.insert(node);
+                let broker = self.processes().get(&role).map(|process| process.broker.clone());
+                if lasts > NOTICED
+                    && let Some(broker) = broker
+                {
+                    self.after(NOTICED, move || broker.disconnect());
+                }
+                self.after(lasts, move || {
+                    this.world.state().without_broker.remove(&node);
+                });
+            }
+            Fault::BrokerRestart => {
+                let processes = self.processes();
+                let brokers: Vec<_> = processes.values().map(|it| it.broker.clone()).collect();
+                drop(processes);
+                brokers.iter().for_each(crate::broker::NodeBroker::disconnect);
+            }
+        }
+    }
+
+    fn pause(self: &Arc<Self>, role: Role, lasts: u64) {
+        let Some((node, broker)) =
+            self.processes().get(&role).map(|process| (process.node, process.broker.clone()))
+        else {
+            return;
+        };
+        self.world.executor.pause(node);
+        if lasts > NOTICED {
+            self.after(NOTICED, move || broker.disconnect());
+        }
+        let this = Arc::clone(self);
+        self.after(lasts, move || {
+            this.world.note(format_args!("node {} continues", node.0));
+            this.world.executor.resume(node);
+        });
+    }
+
+    fn after(self: &Arc<Self>, millis: u64, what: impl FnOnce() + Send + 'static) {
+        let clock = self.world.executor.clock(Node::WORLD);
+        self.world.executor.spawn(Node::WORLD, async move {
+            clock.sleep(Duration::from_millis(millis)).await;
+            what();
+        });
+    }
+}

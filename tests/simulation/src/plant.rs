@@ -1,0 +1,65 @@
+//! Faults that are planted, to see that the invariants find them.
+
+use crate::world::Invariant;
+
+/// A mutant of the engine, or of what it relies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plant {
+    /// The store does not check fences.
+    NoFenceCheck,
+    /// The store checks a fence, and commits some time later.
+    FenceOutsideTransaction,
+    /// A lease that another engine has taken since can be renewed.
+    RenewedAfterExpiry,
+    /// An answer is acknowledged when it is read.
+    AcknowledgedBeforeCommit,
+    /// An append is reported as done, and done some time later.
+    VisibleBeforeCommit,
+    /// A task is given twice.
+    DuplicateDispatch,
+    /// A sleeper is not woken.
+    LostWakeUp,
+    /// A mailbox lets several readers in.
+    TwoReaders,
+    /// The relay's checkpoint is saved when events are read.
+    EarlyCheckpoint,
+    /// Timers follow the clock of a machine that is wrong.
+    LocalClock,
+    /// The number of an attempt is not recorded.
+    LostRetryCounter,
+    /// Compensations run in the order in which they were registered.
+    CompensationOrder,
+    /// The store serves reads from a replica that is behind.
+    StaleRead,
+    /// The relay goes on before the broker has what it published.
+    RelayOutOfOrder,
+}
+
+impl Plant {
+    /// All of them, and the invariant that finds each.
+    pub const ALL: [(Self, Invariant); 14] = [
+        (Self::NoFenceCheck, Invariant::OneWriter),
+        (Self::FenceOutsideTransaction, Invariant::OneWriter),
+        (Self::RenewedAfterExpiry, Invariant::OneOwner),
+        (Self::AcknowledgedBeforeCommit, Invariant::AcknowledgedAfterCommit),
+        (Self::VisibleBeforeCommit, Invariant::VisibleAfterCommit),
+        (Self::DuplicateDispatch, Invariant::OneDispatch),
+        (Self::LostWakeUp, Invariant::EveryRunEnds),
+        (Self::TwoReaders, Invariant::OneReader),
+        (Self::EarlyCheckpoint, Invariant::RelayLosesNothing),
+        (Self::LocalClock, Invariant::TimersNotEarly),
+        (Self::LostRetryCounter, Invariant::AttemptsCounted),
+        (Self::CompensationOrder, Invariant::CompensationsReversed),
+        (Self::StaleRead, Invariant::RecordedStepsRunOnce),
+        (Self::RelayOutOfOrder, Invariant::RelayKeepsOrder),
+    ];
+
+    /// Its name in the crates that have to be asked to plant it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TwoReaders => "two readers of a mailbox",
+            Self::CompensationOrder => "compensation out of order",
+            _ => "",
+        }
+    }
+}

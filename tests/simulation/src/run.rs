@@ -1,0 +1,186 @@
+//! What the journal of a run says, and what it must not say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aios_agents::workflow::journal::{
+    ChildEnded, OperationFailed, RetryScheduled, SignalAwaited, StepCompleted, TaskCancelled,
+    TimerFired, TimerStarted,
+};
+use aios_core::{
+    agent::{TaskAssigned, TaskCompleted, TaskFailed},
+    event::{Event, EventId},
+};
+
+use crate::{executor, world::Invariant};
+
+/// By how much clocks may differ from the true time, in microseconds.
+pub const CLOCK_ERROR: i64 = 1_000_000;
+
+/// What is recorded of a run.
+#[derive(Clone, Debug, Default)]
+pub struct RunFacts {
+    pub operations: BTreeMap<u64, OperationFacts>,
+    /// The event that ended it.
+    pub end: Option<Event>,
+    /// The compensations that have run, in order.
+    pub undone: Vec<u32>,
+    pub was_cancelled: bool,
+    pub is_blocked: bool,
+    /// Somebody asked for its cancellation: it waits for no answer any more.
+    pub is_to_be_cancelled: bool,
+}
+
+/// What is recorded of an operation.
+#[derive(Clone, Debug, Default)]
+pub struct OperationFacts {
+    /// It has its outcome.
+    pub is_settled: bool,
+    /// Attempts that have ended.
+    pub ended: BTreeSet<u32>,
+    /// The event that gave the last attempt.
+    pub assigned: Option<EventId>,
+    retries: u32,
+    fires_at: Option<i64>,
+}
+
+type Found = Option<(Invariant, String)>;
+
+impl RunFacts {
+    /// Takes in an event of the journal.
+    pub fn apply(&mut self, run_id: &str, event: &Event, now: u64) -> Found {
+        let action = event.event_type.action();
+        if self.end.is_some() {
+            return Some((
+                Invariant::NothingAfterEnd,
+                format!("{action} follows the end of {run_id}"),
+            ));
+        }
+        match (event.event_type.domain(), action) {
+            ("workflows", "completed" | "failed" | "cancelled" | "continued") => {
+                self.end = Some(event.clone());
+                self.was_cancelled = action == "cancelled";
+                None
+            }
+            ("workflows", "cancel_requested") => {
+                self.is_to_be_cancelled = true;
+                None
+            }
+            ("workflows", "blocked") => {
+                self.is_blocked = true;
+                None
+            }
+            ("workflows", "unblocked" | "resumed") => {
+                self.is_blocked = false;
+                None
+            }
+            _ => self.apply_to_operation(run_id, event, now),
+        }
+    }
+
+    fn apply_to_operation(&mut self, run_id: &str, event: &Event, now: u64) -> Found {
+        match event.event_type.action() {
+            "step_completed" => {
+                let step: StepCompleted = event.data().ok()?;
+                if &*step.name == "undo" {
+                    return self.undo(run_id, step.result.decode().ok()?);
+                }
+                self.settle(run_id, step.operation)
+            }
+            "operation_failed" => {
+                let failed: OperationFailed = event.data().ok()?;
+                self.settle(run_id, failed.operation)
+            }
+            "retry_scheduled" => {
+                let retry: RetryScheduled = event.data().ok()?;
+                self.of(retry.operation).retry(run_id, &retry)
+            }
+            "timer_started" => {
+                let timer: TimerStarted = event.data().ok()?;
+                self.of(timer.operation).fires_at = Some(timer.fires_at.as_micros());
+                None
+            }
+            "timer_fired" => {
+                let timer: TimerFired = event.data().ok()?;
+                self.of(timer.operation).fire(run_id, timer.operation, now)
+            }
+            "signal_awaited" => {
+                let _: SignalAwaited = event.data().ok()?;
+                None
+            }
+            "child_ended" => {
+                let child: ChildEnded = event.data().ok()?;
+                self.settle(run_id, child.operation)
+            }
+            "task_assigned" => {
+                let task: TaskAssigned = event.data().ok()?;
+                self.of(task.task_id.run()?.1).assigned = Some(event.id.clone());
+                None
+            }
+            "task_completed" => {
+                let answer: TaskCompleted = event.data().ok()?;
+                // A late answer of another attempt may follow, and is ignored.
+                self.of(answer.task_id.run()?.1).is_settled = true;
+                None
+            }
+            "task_cancelled" => {
+                let task: TaskCancelled = event.data().ok()?;
+                // Nothing waits for its answer.
+                self.of(task.task_id.run()?.1).is_settled = true;
+                None
+            }
+            "task_failed" => {
+                let answer: TaskFailed = event.data().ok()?;
+                self.of(answer.task_id.run()?.1).ended.insert(answer.attempt);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn of(&mut self, operation: u64) -> &mut OperationFacts {
+        self.operations.entry(operation).or_default()
+    }
+
+    fn settle(&mut self, run_id: &str, operation: u64) -> Found {
+        let facts = self.of(operation);
+        if std::mem::replace(&mut facts.is_settled, true) {
+            let how = format!("operation {operation} of {run_id} has two outcomes");
+            return Some((Invariant::OneWriter, how));
+        }
+        None
+    }
+
+    fn undo(&mut self, run_id: &str, number: u32) -> Found {
+        let last = self.undone.last().copied();
+        self.undone.push(number);
+        last.filter(|last| *last <= number).map(|last| {
+            let how = format!("{run_id} undoes {number} after {last}");
+            (Invariant::CompensationsReversed, how)
+        })
+    }
+}
+
+impl OperationFacts {
+    fn retry(&mut self, run_id: &str, retry: &RetryScheduled) -> Found {
+        self.retries += 1;
+        self.ended.insert(retry.attempt.saturating_sub(1));
+        // The attempt that is to come: the second one after the first failure.
+        (retry.attempt != self.retries + 1).then(|| {
+            let RetryScheduled { operation, attempt, .. } = retry;
+            let how = format!(
+                "failure {} of operation {operation} of {run_id} is followed by attempt {attempt}",
+                self.retries
+            );
+            (Invariant::AttemptsCounted, how)
+        })
+    }
+
+    fn fire(&mut self, run_id: &str, operation: u64, now: u64) -> Found {
+        self.is_settled = true;
+        let early = self.fires_at? - executor::timestamp(now).as_micros();
+        (early > CLOCK_ERROR).then(|| {
+            let how = format!("timer {operation} of {run_id} fires {early} us early");
+            (Invariant::TimersNotEarly, how)
+        })
+    }
+}

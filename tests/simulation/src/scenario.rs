@@ -1,0 +1,197 @@
+//! One simulation: who takes part, what goes wrong and when, and what has to be so at the end.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use aios_agents::{Runtime, runtime::EngineOptions};
+use aios_core::{clock::ClockExt, simulation};
+
+use crate::{
+    broker::NodeBroker,
+    check,
+    client::Clients,
+    executor::{Node, Stop},
+    fault::{Director, Fault, ZOMBIES},
+    perform::{AGENT, Performer, WORKFLOW, Worker},
+    plant::Plant,
+    program::{Generator, Program},
+    random::Random,
+    store::NodeStore,
+    watcher::Watcher,
+    world::{Invariant, Rates, Violation, World},
+};
+
+/// How long after the last fault every run has to have ended.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
+/// How many polls a simulation takes at most.
+const POLLS: u64 = 3_000_000;
+
+/// What is simulated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scenario {
+    pub seed: u64,
+    pub engines: u32,
+    pub hosts: u32,
+    pub programs: Vec<Program>,
+    /// Runs that are cancelled, and after how many milliseconds.
+    pub cancelled: Vec<(usize, u64)>,
+    pub rates: Rates,
+    /// When what happens, in milliseconds.
+    pub faults: Vec<(u64, Fault)>,
+    pub lease_time: Duration,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub violations: Vec<Violation>,
+    pub trace: Vec<String>,
+    /// Depends on every line of the trace and on every choice of a task.
+    pub digest: u64,
+    pub polls: u64,
+}
+
+impl Scenario {
+    /// What a seed stands for.
+    pub fn new(seed: u64) -> Self {
+        Self::with_zombies(seed, ZOMBIES)
+    }
+
+    /// As [`new`](Self::new), and engines may outlive their leases.
+    pub fn with_zombies(seed: u64, zombies: bool) -> Self {
+        let mut random = Random::new(seed, "scenario");
+        let engines = u32::try_from(random.between(1, 3)).unwrap_or(1);
+        let hosts = u32::try_from(random.between(1, 2)).unwrap_or(1);
+        let runs = random.between(1, 4);
+        let programs = (0..runs).map(|_| Generator::new(&mut random).program()).collect();
+        let mut cancelled = Vec::new();
+        for run in 0..usize::try_from(runs).unwrap_or_default() {
+            if random.per_mille(100) {
+                cancelled.push((run, random.below(15_000)));
+            }
+        }
+        let rates = match random.below(4) {
+            0 => Rates::default(),
+            1 => Rates { slow: 30, refused: 10, lost: 10, doubled: 20, vanished: 0 },
+            2 => Rates { slow: 100, refused: 30, lost: 30, doubled: 100, vanished: 50 },
+            _ => Rates { slow: 10, refused: 3, lost: 3, doubled: 5, vanished: 5 },
+        };
+        let faults = Fault::plan(&mut random, engines, hosts, zombies);
+        // Long enough that an engine learns in time that a renewal failed.
+        let shortest = if zombies { 3 } else { 10 };
+        let lease_time = Duration::from_secs(random.between(shortest, 15));
+        Self { seed, engines, hosts, programs, cancelled, rates, faults, lease_time }
+    }
+
+    /// Simulates it.
+    pub fn run(&self, plant: Option<Plant>) -> Outcome {
+        let world = World::new(self.seed, plant);
+        let plants: BTreeSet<_> = plant.iter().map(|plant| plant.name()).collect();
+        let _entered = simulation::enter(world.executor.simulation(plants));
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.expect("a runtime without drivers can be made");
+        runtime.block_on(self.simulate(&world));
+        let (trace, digest) = world.trace();
+        let violations = std::mem::take(&mut world.state().violations);
+        Outcome { violations, trace, digest, polls: world.executor.polls() }
+    }
+
+    async fn simulate(&self, world: &Arc<World>) {
+        world.state().rates = self.rates;
+        let watcher = Watcher::start(world).await;
+        let director = Director::start(self, world);
+        let clients = Clients::start(self, world);
+        let last = self.faults.iter().map(|(at, fault)| at + fault.lasts()).max().unwrap_or(0);
+        let limit = Duration::from_millis(last) + PATIENCE;
+        let is_over = || {
+            let is_violated = !world.state().violations.is_empty();
+            is_violated || (clients.are_done() && director.is_done() && watcher.is_done(world))
+        };
+        let stop = world.executor.run(is_over, limit, POLLS).await;
+        if !world.state().violations.is_empty() {
+            return;
+        }
+        match stop {
+            Stop::Done => check::at_the_end(self, world, &clients, &watcher).await,
+            Stop::Busy => world.violated(Invariant::NothingSpins, "polls without end"),
+            Stop::Stalled | Stop::Late if !clients.are_done() => {
+                world.violated(Invariant::EveryRunEnds, clients.waiting(world));
+            }
+            Stop::Stalled | Stop::Late => {
+                world.violated(Invariant::RelayLosesNothing, watcher.missing(world));
+            }
+        }
+    }
+}
+
+/// What kind of process a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Engine(u32),
+    Host(u32),
+}
+
+/// A process that runs.
+pub struct Process {
+    pub node: Node,
+    pub broker: NodeBroker,
+    /// Tells it to stop.
+    pub stop: tokio::sync::watch::Sender<bool>,
+}
+
+impl Process {
+    /// Starts a process, which tries again while store or broker fail.
+    pub fn start(scenario: &Scenario, world: &Arc<World>, role: Role) -> Self {
+        let node = world.executor.begin();
+        world.note(format_args!("node {} starts: {role:?}", node.0));
+        let broker = NodeBroker::new(world, node);
+        let (stop, stopping) = tokio::sync::watch::channel(false);
+        let lease_time = scenario.lease_time;
+        let main = main(Arc::clone(world), node, broker.clone(), role, lease_time, stopping);
+        world.executor.spawn(node, main);
+        Self { node, broker, stop }
+    }
+}
+
+async fn main(
+    world: Arc<World>,
+    node: Node,
+    broker: NodeBroker,
+    role: Role,
+    lease_time: Duration,
+    mut stopping: tokio::sync::watch::Receiver<bool>,
+) {
+    let clock = world.executor.clock(node);
+    let runtime = loop {
+        let builder = Runtime::builder()
+            .store(Arc::new(NodeStore::new(&world, node)))
+            .broker(Arc::new(broker.clone()))
+            .clock(Arc::clone(&clock))
+            .source(format!("node-{}", node.0));
+        let performer = Performer { world: Some(Arc::clone(&world)), clock: Arc::clone(&clock) };
+        let workflow = move |context, program| performer.clone().run(context, program);
+        let builder = builder.workflow(WORKFLOW, workflow);
+        let builder = match role {
+            Role::Engine(_) => builder.engine_options(EngineOptions {
+                lease_time,
+                heartbeat_timeout: Duration::from_secs(20),
+                ..EngineOptions::default()
+            }),
+            Role::Host(_) => {
+                let worker = Worker { world: Arc::clone(&world), clock: Arc::clone(&clock) };
+                builder.agent(AGENT, worker).without_engine()
+            }
+        };
+        match builder.start().await {
+            Ok(runtime) => break runtime,
+            Err(error) => {
+                world.note(format_args!("could not start: {error}"));
+                clock.sleep(Duration::from_secs(1)).await;
+            }
+        }
+    };
+    world.note("runs");
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+    world.note("stops");
+    let stopped = runtime.shutdown(Duration::from_secs(3)).await;
+    world.note(format_args!("has stopped: {}", stopped.is_ok()));
+}

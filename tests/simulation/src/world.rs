@@ -1,0 +1,409 @@
+//! What is true: the log, the leases and who runs, as nobody inside the system can know it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aios_broker::memory::MemoryBroker;
+use aios_core::{
+    agent::{TaskAssigned, TaskCompleted, TaskFailed, TaskId},
+    event::{Event, EventId},
+    store::{Append, Epoch, Lease, Shard},
+};
+use aios_store::memory::MemoryStore;
+
+use crate::{
+    executor::{Executor, Node},
+    plant::Plant,
+    random::Random,
+    run::RunFacts,
+};
+
+/// What has to be so in every simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Invariant {
+    /// A run's events are appended by the engine that owns its shard.
+    OneWriter,
+    /// A shard has one owner.
+    OneOwner,
+    /// A step whose outcome is recorded does not run again.
+    RecordedStepsRunOnce,
+    /// A task whose outcome is recorded is not given again.
+    RecordedTasksGivenOnce,
+    /// An attempt at a task is given under one id.
+    OneDispatch,
+    /// An answer is acknowledged after it was recorded, or is of no use.
+    AcknowledgedAfterCommit,
+    /// Code sees an outcome after it was recorded.
+    VisibleAfterCommit,
+    /// A mailbox has one reader.
+    OneReader,
+    /// Attempts are counted, and there are not more than the policy allows.
+    AttemptsCounted,
+    /// A timer does not fire early.
+    TimersNotEarly,
+    /// Compensations run in reverse order.
+    CompensationsReversed,
+    /// The result of a run is that of the reference model.
+    ResultAsExpected,
+    /// Nothing is recorded after a run's end.
+    NothingAfterEnd,
+    /// What the row of a run says is what its journal says.
+    RowsFollowJournals,
+    /// Every prefix of a journal replays.
+    JournalsReplay,
+    /// Every accepted run ends once the faults have ended.
+    EveryRunEnds,
+    /// The relay publishes everything that it is to publish.
+    RelayLosesNothing,
+    /// The relay publishes the events of a stream in their order.
+    RelayKeepsOrder,
+    /// Nothing is busy without end.
+    NothingSpins,
+}
+
+/// An invariant that does not hold, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub invariant: Invariant,
+    pub how: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?}: {}", self.invariant, self.how)
+    }
+}
+
+/// How often what goes wrong, in a thousand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// A request takes long.
+    pub slow: u64,
+    /// A request is refused before it does anything.
+    pub refused: u64,
+    /// The response is lost after the request was done.
+    pub lost: u64,
+    /// What is published arrives twice.
+    pub doubled: u64,
+    /// A task or an answer that the broker took vanishes.
+    pub vanished: u64,
+}
+
+/// A subscription: the node, and its number there.
+pub type Reader = (Node, u64);
+
+/// Everything that the parts of a simulation share.
+pub struct World {
+    pub executor: Executor,
+    pub store: MemoryStore,
+    pub broker: MemoryBroker,
+    pub plant: Option<Plant>,
+    state: Mutex<State>,
+}
+
+/// What is known.
+pub struct State {
+    pub random: Random,
+    pub rates: Rates,
+    /// Nodes that don't reach the store, or the broker.
+    pub without_store: BTreeSet<Node>,
+    pub without_broker: BTreeSet<Node>,
+    /// Counts the restarts of the broker, and the connections that it closed.
+    pub broken: BTreeMap<Node, u64>,
+    pub runs: BTreeMap<String, RunFacts>,
+    epochs: BTreeMap<Shard, (Epoch, Node)>,
+    /// Ids of the events in the log.
+    recorded: BTreeSet<EventId>,
+    /// Ids under which attempts were given.
+    given: BTreeMap<(String, u32), EventId>,
+    /// The subscription that got the last event of each mailbox, while it goes on.
+    readers: BTreeMap<String, Reader>,
+    /// Answers that were delivered and are not settled: the task, and which delivery.
+    held: BTreeSet<(String, Reader)>,
+    pub violations: Vec<Violation>,
+    trace: Vec<String>,
+    digest: u64,
+}
+
+impl World {
+    pub fn new(seed: u64, plant: Option<Plant>) -> Arc<Self> {
+        let executor = Executor::new(seed, plant == Some(Plant::LostWakeUp));
+        let clock = executor.clock(Node::WORLD);
+        let options = aios_broker::memory::MemoryOptions::new();
+        let options = options.with_clock(Arc::clone(&clock)).with_seed(seed);
+        let state = State {
+            random: Random::new(seed, "world"),
+            rates: Rates::default(),
+            without_store: BTreeSet::new(),
+            without_broker: BTreeSet::new(),
+            broken: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            recorded: BTreeSet::new(),
+            given: BTreeMap::new(),
+            readers: BTreeMap::new(),
+            held: BTreeSet::new(),
+            violations: Vec::new(),
+            trace: Vec::new(),
+            digest: 0,
+        };
+        Arc::new(Self {
+            executor,
+            store: MemoryStore::with_clock(clock),
+            broker: MemoryBroker::connect_with(options).expect("the options are valid"),
+            plant,
+            state: Mutex::new(state),
+        })
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn plants(&self, plant: Plant) -> bool {
+        self.plant == Some(plant)
+    }
+
+    /// Adds a line to the trace.
+    pub fn note(&self, line: impl fmt::Display) {
+        let (now, node) = (self.executor.now(), self.executor.current());
+        let line = format!("{:>10.6} n{:<2} {line}", seconds(now), node.0);
+        let mut state = self.state();
+        state.digest = line.bytes().fold(state.digest, |digest, byte| {
+            (digest ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        state.trace.push(line);
+    }
+
+    /// Something is not as it has to be.
+    pub fn violated(&self, invariant: Invariant, how: impl Into<String>) {
+        let violation = Violation { invariant, how: how.into() };
+        self.note(format_args!("VIOLATED {violation}"));
+        self.state().violations.push(violation);
+    }
+
+    /// The trace so far, and a number that depends on all of it and on every choice.
+    pub fn trace(&self) -> (Vec<String>, u64) {
+        let state = self.state();
+        (state.trace.clone(), state.digest ^ self.executor.digest().rotate_left(1))
+    }
+
+    /// The code of a step begins.
+    pub fn step_began(&self, key: &str, attempt: u32) {
+        self.note(format_args!("step {key} begins, attempt {attempt}"));
+        let is_settled = self.with_operation(key, |operation| operation.is_settled);
+        if is_settled == Some(true) {
+            let how = format!("step {key} begins after its outcome was recorded");
+            self.violated(Invariant::RecordedStepsRunOnce, how);
+        }
+    }
+
+    /// The code of a task begins. An agent can't know what is recorded.
+    pub fn task_began(&self, task: &str, attempt: u32) {
+        self.note(format_args!("task {task} begins, attempt {attempt}"));
+    }
+
+    /// The code of a run sees an outcome.
+    pub fn outcome_seen(&self, run_id: &str, operation: u64) {
+        let key = format!("{run_id}/{operation}");
+        if self.with_operation(&key, |operation| operation.is_settled) != Some(true) {
+            let how = format!("the code sees the outcome of {key} before it is recorded");
+            self.violated(Invariant::VisibleAfterCommit, how);
+        }
+    }
+
+    fn with_operation<T>(
+        &self,
+        key: &str,
+        look: impl FnOnce(&crate::run::OperationFacts) -> T,
+    ) -> Option<T> {
+        let (run_id, operation) = split(key)?;
+        let state = self.state();
+        Some(look(state.runs.get(run_id)?.operations.get(&operation)?))
+    }
+
+    /// An append is committed.
+    pub fn committed(&self, append: &Append) {
+        let types: Vec<&str> =
+            append.events.iter().map(|event| event.event_type.action()).collect();
+        self.note(format_args!("commit {}: {}", append.stream, types.join(" ")));
+        let mut state = self.state();
+        state.recorded.extend(append.events.iter().map(|event| event.id.clone()));
+        let mut violations = Vec::new();
+        if let Some(fence) = append.fence {
+            let current = state.epochs.get(&fence.shard).map(|(epoch, _)| *epoch);
+            if current != Some(fence.epoch) {
+                let how = format!(
+                    "{} was appended to under epoch {}, the shard is at {current:?}",
+                    append.stream, fence.epoch
+                );
+                violations.push((Invariant::OneWriter, how));
+            }
+        }
+        if let Some(run_id) = append.stream.run_id() {
+            let now = self.executor.now();
+            let facts = state.runs.entry(run_id.to_owned()).or_default();
+            for event in &append.events {
+                violations.extend(facts.apply(run_id, event, now));
+            }
+        }
+        drop(state);
+        violations.into_iter().for_each(|(invariant, how)| self.violated(invariant, how));
+    }
+
+    /// A node was told that it has leases.
+    pub fn leased(&self, node: Node, leases: &[Lease], is_new: bool) {
+        let mut wrong = Vec::new();
+        let mut state = self.state();
+        for lease in leases {
+            let known = state.epochs.get(&lease.shard).copied();
+            if is_new || known.is_none() {
+                state.epochs.insert(lease.shard, (lease.epoch, node));
+            } else if known.is_some_and(|(epoch, owner)| epoch != lease.epoch || owner != node) {
+                wrong.push(format!("node {} has shard {} of {known:?}", node.0, lease.shard));
+            }
+        }
+        drop(state);
+        wrong.into_iter().for_each(|how| self.violated(Invariant::OneOwner, how));
+    }
+
+    /// Whether the epoch of a shard is still this one.
+    pub fn is_current(&self, shard: Shard, epoch: Epoch) -> bool {
+        self.state().epochs.get(&shard).is_some_and(|(current, _)| *current == epoch)
+    }
+
+    /// An engine is about to give a task.
+    pub fn gives(&self, node: Node, event: &Event) {
+        let Ok(task) = event.data::<TaskAssigned>() else { return };
+        let Some((run_id, operation)) = task.task_id.run() else { return };
+        let state = self.state();
+        let owner = state.epochs.get(&Shard::of(run_id)).map(|(_, owner)| *owner);
+        let facts = state.runs.get(run_id).and_then(|run| run.operations.get(&operation));
+        let has_ended =
+            facts.is_some_and(|facts| facts.is_settled || facts.ended.contains(&task.attempt));
+        drop(state);
+        if has_ended && owner == Some(node) {
+            let how =
+                format!("attempt {} of {} is given after it has ended", task.attempt, task.task_id);
+            self.violated(Invariant::RecordedTasksGivenOnce, how);
+        }
+    }
+
+    /// A task was given.
+    pub fn given(&self, event: &Event) {
+        let Ok(task) = event.data::<TaskAssigned>() else { return };
+        let key = (task.task_id.as_str().to_owned(), task.attempt);
+        let mut state = self.state();
+        let known = state.given.entry(key).or_insert_with(|| event.id.clone());
+        let is_other = *known != event.id;
+        drop(state);
+        if is_other {
+            let how =
+                format!("attempt {} of {} is given under two ids", task.attempt, task.task_id);
+            self.violated(Invariant::OneDispatch, how);
+        }
+    }
+
+    /// An answer was delivered.
+    pub fn holds(&self, event: &Event, delivery: Reader) {
+        if let Some((task, _)) = answered(event) {
+            self.state().held.insert((task.as_str().to_owned(), delivery));
+        }
+    }
+
+    /// The delivery of an answer is settled, or lost with its connection.
+    pub fn settled(&self, event: &Event, delivery: Reader) {
+        if let Some((task, _)) = answered(event) {
+            self.state().held.remove(&(task.as_str().to_owned(), delivery));
+        }
+    }
+
+    /// An engine acknowledges an answer, or is about to.
+    pub fn acknowledged(&self, event: &Event) {
+        let Some((key, attempt)) = answered(event) else { return };
+        let state = self.state();
+        // Another answer to it is in hand, and comes again if it is not recorded.
+        if state.held.iter().any(|(task, _)| task == key.as_str()) {
+            return;
+        }
+        let Some((run_id, operation)) = key.run() else { return };
+        let run = state.runs.get(run_id);
+        let has_ended = run.is_none_or(|run| run.end.is_some() || run.is_to_be_cancelled);
+        let facts = run.and_then(|run| run.operations.get(&operation));
+        let cause = event.metadata.causation_id.as_deref();
+        // Of an attempt that has ended otherwise, of which the next was given, perhaps.
+        let of_other = facts.is_none_or(|facts| {
+            facts.is_settled
+                || attempt.is_some_and(|attempt| facts.ended.contains(&attempt))
+                || facts.assigned.as_ref().is_some_and(|id| Some(id.to_string().as_str()) != cause)
+        });
+        let is_recorded = state.recorded.contains(&event.id);
+        drop(state);
+        if !is_recorded && !has_ended && !of_other {
+            let how = format!("the answer to {key} is acknowledged before it is recorded");
+            self.violated(Invariant::AcknowledgedAfterCommit, how);
+        }
+    }
+
+    /// A subscription gets an event of a mailbox.
+    pub fn reads(&self, mailbox: &str, reader: Reader) {
+        let before = self.state().readers.insert(mailbox.to_owned(), reader);
+        if let Some(other) = before.filter(|other| *other != reader) {
+            let how = format!("nodes {} and {} both read {mailbox}", other.0.0, reader.0.0);
+            self.violated(Invariant::OneReader, how);
+        }
+    }
+
+    /// A subscription has ended.
+    pub fn reads_no_more(&self, reader: Reader) {
+        self.state().readers.retain(|_, other| *other != reader);
+    }
+
+    /// The broker has closed the connection of a node.
+    pub fn disconnected(&self, node: Node) {
+        let mut state = self.state();
+        *state.broken.entry(node).or_default() += 1;
+        state.readers.retain(|_, (other, _)| *other != node);
+        state.held.retain(|(_, (other, _))| *other != node);
+    }
+}
+
+impl State {
+    /// How long a request is under way.
+    pub fn latency(&mut self) -> Duration {
+        match self.random.below(1000) {
+            chance if chance < self.rates.slow => {
+                Duration::from_millis(self.random.between(1, 1500))
+            }
+            chance if chance < 600 => Duration::from_micros(self.random.between(10, 3000)),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// The task that an event answers, and the attempt if it has failed.
+fn answered(event: &Event) -> Option<(TaskId, Option<u32>)> {
+    match event.event_type.action() {
+        "task_completed" => Some((event.data::<TaskCompleted>().ok()?.task_id, None)),
+        "task_failed" => {
+            let answer: TaskFailed = event.data().ok()?;
+            Some((answer.task_id, Some(answer.attempt)))
+        }
+        _ => None,
+    }
+}
+
+fn split(key: &str) -> Option<(&str, u64)> {
+    let key = key.split_once('@').map_or(key, |(key, _)| key);
+    let (run_id, operation) = key.rsplit_once('/')?;
+    Some((run_id, operation.parse().ok()?))
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a trace shows a magnitude")]
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1_000_000.0
+}

@@ -1,0 +1,3 @@
+//! Simulations, and what has to hold in them.
+
+mod seeds;

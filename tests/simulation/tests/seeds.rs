@@ -1,0 +1,135 @@
+//! Simulates seeds, and the faults that are planted.
+//!
+//! - `AIOS_SEEDS` is how many seeds are simulated, `AIOS_FIRST` the first of them.
+//! - `AIOS_ALL=1` simulates all of them, even if some violate an invariant.
+//! - `AIOS_SEED` simulates one, and prints its trace.
+//! - `AIOS_ZOMBIES=1` lets engines outlive their leases.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    panic::catch_unwind,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use aios_simulation::{Invariant, Outcome, Plant, Scenario};
+
+/// Seeds that are simulated without `AIOS_SEEDS`.
+const SEEDS: u64 = 2_000;
+/// How many seeds it takes at most to find a planted fault.
+const BOUND: u64 = 300;
+
+#[allow(clippy::disallowed_methods, reason = "what is tested is chosen from outside")]
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    let number = text.parse();
+    assert!(number.is_ok(), "{name} is not a number: {text}");
+    number.ok()
+}
+
+fn scenario(seed: u64) -> Scenario {
+    match number("AIOS_ZOMBIES") {
+        Some(1) => Scenario::with_zombies(seed, true),
+        _ => Scenario::new(seed),
+    }
+}
+
+/// Simulates seeds on all threads, until one is not as it has to be.
+fn simulate(seeds: u64, first: u64, judge: impl Fn(u64) -> bool + Sync) {
+    let next = AtomicU64::new(first);
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + seeds {
+                        break;
+                    }
+                    if judge(seed) {
+                        next.store(u64::MAX / 2, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn explain(seed: u64, outcome: &Outcome) -> String {
+    let violations: Vec<String> = outcome.violations.iter().map(ToString::to_string).collect();
+    format!(
+        "seed {seed}: {}\nrun it again with its trace: AIOS_SEED={seed} cargo test -p aios-simulation -- --nocapture",
+        violations.join("; ")
+    )
+}
+
+#[test]
+fn should_hold_every_invariant_and_repeat_every_trace() {
+    if let Some(seed) = number("AIOS_SEED") {
+        let scenario = scenario(seed);
+        println!("{scenario:#?}");
+        let outcome = scenario.run(None);
+        outcome.trace.iter().for_each(|line| println!("{line}"));
+        assert!(outcome.violations.is_empty(), "{}", explain(seed, &outcome));
+        return;
+    }
+    let found: Mutex<BTreeMap<Invariant, Vec<String>>> = Mutex::default();
+    let polls = AtomicU64::new(0);
+    let all = number("AIOS_ALL").is_some();
+    simulate(number("AIOS_SEEDS").unwrap_or(SEEDS), number("AIOS_FIRST").unwrap_or(0), |seed| {
+        let outcome = catch_unwind(|| scenario(seed).run(None));
+        let outcome = outcome.unwrap_or_else(|_| panic!("seed {seed} panicked"));
+        let again = scenario(seed).run(None);
+        polls.fetch_add(outcome.polls, Ordering::Relaxed);
+        if outcome.digest != again.digest {
+            let place = outcome.trace.iter().zip(&again.trace).position(|(one, two)| one != two);
+            let lines = place.map(|place| (&outcome.trace[place], &again.trace[place]));
+            panic!("seed {seed} has two traces: {lines:?}");
+        }
+        if let Some(violation) = outcome.violations.first() {
+            let mut found = found.lock().unwrap();
+            found.entry(violation.invariant).or_default().push(explain(seed, &outcome));
+            return !all;
+        }
+        false
+    });
+    println!("polled {} tasks", polls.into_inner());
+    let found = found.into_inner().unwrap();
+    for (invariant, all) in &found {
+        println!("{invariant:?} does not hold in {} simulations", all.len());
+        all.iter().take(3).for_each(|one| println!("{one}"));
+    }
+    assert!(found.is_empty(), "some invariants do not hold");
+}
+
+/// A planted fault shows that its invariant is checked, and that the faults reach it.
+#[test]
+fn should_find_every_planted_fault_by_its_invariant() {
+    for (plant, invariant) in Plant::ALL {
+        let (found, by) = (Mutex::new(BTreeMap::<Invariant, u64>::new()), AtomicU64::new(BOUND));
+        simulate(BOUND, 0, |seed| {
+            let outcome = Scenario::with_zombies(seed, true).run(Some(plant));
+            for violation in &outcome.violations {
+                *found.lock().unwrap().entry(violation.invariant).or_default() += 1;
+            }
+            let is_it = outcome.violations.iter().any(|it| it.invariant == invariant);
+            if is_it {
+                by.fetch_min(seed, Ordering::Relaxed);
+            }
+            is_it
+        });
+        let (found, by) = (found.into_inner().unwrap(), by.into_inner());
+        assert!(by < BOUND, "{plant:?} is not found by {invariant:?} in {BOUND} seeds: {found:?}");
+        println!("{plant:?} is found by {invariant:?} with seed {by}");
+    }
+}
+
+/// What must not depend on the seed alone, but on everything that is simulated.
+#[test]
+fn should_take_another_way_with_another_seed() {
+    let digests: BTreeSet<u64> = (0..10).map(|seed| Scenario::new(seed).run(None).digest).collect();
+    assert_eq!(digests.len(), 10);
+}
