@@ -13,7 +13,9 @@ use aios_agents::{prelude::*, runtime::EngineOptions};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskFailed, TaskResult},
-    broker::{Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription},
+    broker::{
+        BrokerError, Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription,
+    },
     event::EventId,
     failure::Failure,
     store::{EventStoreExt, Owner, Shard},
@@ -360,6 +362,34 @@ async fn should_join_again_once_the_store_answers() {
     fleet.shared(&[64]).await;
     run.signal("go", &5).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 5);
+}
+
+/// An engine that comes back and can't read its mailbox is no member: nobody gives it shards.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_join_before_its_mailbox_is_open() {
+    let fleet = Fleet::new(SHORT);
+    let faulty = FaultyStore::new(Arc::clone(&fleet.store));
+    let broker = FaultyBroker::new(Arc::clone(&fleet.broker) as _);
+    let builder = fleet.builder().store(Arc::clone(&faulty) as _);
+    let first = builder.broker(Arc::clone(&broker) as _).start().await.unwrap();
+    let second = fleet.engine().await;
+    fleet.shared(&[32, 32]).await;
+    broker.on_subscribe(|_| Some(Fault::Refuse(BrokerError::Uncertain)));
+    faulty.on_call(|_| Some(Fault::Refuse(store_unavailable())));
+    fleet.shared(&[64]).await;
+    faulty.heal();
+    #[allow(clippy::disallowed_methods, reason = "nothing must happen meanwhile")]
+    tokio::time::sleep(SHORT * 3).await;
+    let leases = fleet.store.leases().await.unwrap();
+    assert_eq!(leases.iter().filter(|lease| !lease.shard.is_share()).count(), 1);
+    assert_eq!(fleet.shares().await, [64]);
+    broker.heal();
+    fleet.shared(&[32, 32]).await;
+    let leases = fleet.store.leases().await.unwrap();
+    let mut slots: Vec<u16> = leases.iter().filter_map(|lease| lease.shard.slot_number()).collect();
+    slots.sort_unstable();
+    assert_eq!(slots, [0, 1]);
+    drop((first, second));
 }
 
 /// A step that ends when it is told to, and counts how often it began.

@@ -46,10 +46,14 @@ impl Members {
         (0..Shard::SLOTS).find(|number| !self.slots.contains_key(number)).unwrap_or_default()
     }
 
+    /// The number of an engine, if it has one.
+    pub(super) fn number_of(&self, owner: &Owner) -> Option<u16> {
+        self.slots.iter().find(|(_, other)| *other == owner).map(|(number, _)| *number)
+    }
+
     /// The number of the engine that owns a shard.
     pub(super) fn slot_of(&self, shard: Shard) -> Option<u16> {
-        let owner = self.shards.get(&shard)?;
-        self.slots.iter().find(|(_, other)| *other == owner).map(|(number, _)| *number)
+        self.number_of(self.shards.get(&shard)?)
     }
 
     /// How many shards the engine of a slot should own: an equal share, one more or less.

@@ -45,33 +45,33 @@ impl Readers {
     }
 }
 
-/// Takes the lowest slot that is free, and opens its mailbox.
+/// Takes the lowest slot that is free. Its mailbox is opened before: an engine that can't read its
+/// mailbox is no member, and nobody gives it shards.
 pub(super) async fn join(engine: &Arc<Engine>) -> Result<(), EngineError> {
     let lease_time = engine.options.lease_time;
-    let lease = loop {
+    loop {
         let members = Members::of(&engine.store.leases().await?);
-        let slot = Shard::slot(members.lowest_free());
+        let slot = members.number_of(&engine.owner).unwrap_or_else(|| members.lowest_free());
+        let opened = opened(engine, slot).await?;
+        let name = mailbox::name(engine.store_id, slot).map_err(BrokerError::from)?;
+        let deliveries = mailbox::open(engine, slot).await?;
         let sent = engine.clock.elapsed();
-        let mut taken = engine.store.acquire(&[slot], &engine.owner, lease_time).await?;
-        if let Some(lease) = taken.pop() {
-            engine.ownership.set_valid_until(sent + lease_time - margin(lease_time));
-            break lease;
-        }
-    };
-    let slot = lease.shard.slot_number().unwrap_or_default();
-    let opened = opened(engine, slot).await?;
-    let name = mailbox::name(engine.store_id, slot).map_err(BrokerError::from)?;
-    let deliveries = mailbox::open(engine, slot).await?;
-    engine.ownership.set_slot(lease, name.as_str().into());
-    let mut reading = engine.readers.reading();
-    reading.opened = reading.opened.max(opened);
-    drop(reading);
-    read(engine, slot, Some(deliveries));
-    info!(slot, "the engine joined the others");
-    Ok(())
+        let mut taken =
+            engine.store.acquire(&[Shard::slot(slot)], &engine.owner, lease_time).await?;
+        // Somebody else may have been faster.
+        let Some(lease) = taken.pop() else { continue };
+        engine.ownership.set_valid_until(sent + lease_time - margin(lease_time));
+        engine.ownership.set_slot(lease, name.as_str().into());
+        let mut reading = engine.readers.reading();
+        reading.opened = reading.opened.max(opened);
+        drop(reading);
+        read(engine, slot, Some(deliveries));
+        info!(slot, "the engine joined the others");
+        return Ok(());
+    }
 }
 
-/// Notes that a slot was taken, and returns how many ever were. Slots are taken from the lowest, so
+/// Notes that a slot is about to be taken, and returns how many ever were. Slots are taken from the lowest, so
 /// this is the number of mailboxes that may hold answers.
 async fn opened(engine: &Engine, slot: u16) -> Result<u16, EngineError> {
     let stream = StreamId::new(STREAM)?;
