@@ -207,10 +207,11 @@ impl<'a> Sending<'a> {
         if !answers.are_awaited() {
             return;
         }
-        for (index, outgoing) in items {
+        for (index, mut outgoing) in items {
+            let event_type = outgoing.event_type.take();
             let ticket = Ticket {
                 require_route: outgoing.require_route,
-                event_type: outgoing.routing_key.clone(),
+                event_type: event_type.unwrap_or_else(|| outgoing.routing_key.clone()),
                 answers: Arc::clone(&answers),
                 index,
                 _room: permits.split(1),

@@ -32,6 +32,8 @@ pub(super) struct Outgoing {
     pub(super) routing_key: String,
     pub(super) body: Vec<u8>,
     pub(super) properties: BasicProperties,
+    /// Type of the event, where the routing key does not say it.
+    pub(super) event_type: Option<String>,
     /// Whether being routed nowhere is an error.
     pub(super) require_route: bool,
 }
@@ -44,6 +46,7 @@ impl Outgoing {
             routing_key: queue.to_owned(),
             body,
             properties: properties(id, headers),
+            event_type: None,
             require_route: true,
         }
     }
@@ -236,14 +239,17 @@ impl Publisher {
             routing_key,
             body,
             properties: properties(&event.id.to_string(), headers),
+            event_type: None,
             require_route,
         };
         let group_key = event.event_type.as_str().to_owned();
         let mut headers = FieldTable::default();
         match to.as_ref().map(topology::mailbox_key) {
             Some(key) if require_route => {
-                let copy = outgoing(group_key, body.clone(), headers.clone(), false);
-                return (Ok(outgoing(key, body, headers, true)), Some(copy));
+                let copy = outgoing(group_key.clone(), body.clone(), headers.clone(), false);
+                let event_type = Some(group_key);
+                let addressed = Outgoing { event_type, ..outgoing(key, body, headers, true) };
+                return (Ok(addressed), Some(copy));
             }
             Some(key) => add_key(&mut headers, key),
             None => {}

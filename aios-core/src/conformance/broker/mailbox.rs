@@ -44,7 +44,9 @@ pub async fn should_require_the_mailbox_that_is_named(scene: Scene<'_>) {
     let answers =
         scene.try_publish(vec![required("m", 1), required("none", 2), required("m", 3)]).await;
     assert!(answers[0].is_ok() && answers[2].is_ok(), "{answers:?}");
-    assert_eq!(answers[1].as_ref().unwrap_err().code(), "UNROUTABLE");
+    let error = answers[1].as_ref().unwrap_err();
+    assert_eq!(error.code(), "UNROUTABLE");
+    assert!(error.to_string().contains("thing.happened"), "{error}");
     assert_eq!(reader.numbers(2).await, [1, 3]);
 }
 
