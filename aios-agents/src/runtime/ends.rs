@@ -25,8 +25,10 @@ use crate::{
 
 /// Positions of the log looked through at once.
 const RANGE: u64 = 2048;
-/// Time between two looks at a log that has just grown, and at one that grows all the time.
+/// Time between two looks at the log, and at one that grows fast.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// Positions looked through at once above which the log grows fast.
+const FAST: u64 = 64;
 /// How long to wait after the store failed, at first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// What neither ends nor blocks a run.
@@ -161,14 +163,12 @@ async fn follow(ends: Arc<Ends>, journals: Journals) {
         Ok(others) => others,
         Err(error) => return error!(%error, "the ends of runs are not followed"),
     };
-    let (mut position, mut pause, mut back_off) = (None, PAUSE.0, BACK_OFF.0);
+    let (mut position, mut back_off) = (None, BACK_OFF.0);
     while ends.is_wanted() {
-        let begun = journals.clock.now();
         match look(&ends, &journals, &mut position, &others).await {
-            Ok(()) => {
-                let is_busy = journals.clock.now().duration_since(begun) < PAUSE.1;
-                pause = if is_busy { (pause * 2).min(PAUSE.1) } else { PAUSE.0 };
+            Ok(positions) => {
                 back_off = BACK_OFF.0;
+                let pause = if positions > FAST { PAUSE.1 } else { PAUSE.0 };
                 journals.clock.sleep(pause).await;
             }
             Err(error) => {
@@ -180,13 +180,14 @@ async fn follow(ends: Arc<Ends>, journals: Journals) {
     }
 }
 
-/// Waits until the log has grown, and tells those who wait for runs that ended.
+/// Waits until the log has grown, and tells those who wait for runs that ended. Returns by how much
+/// it had grown.
 async fn look(
     ends: &Ends,
     journals: &Journals,
     position: &mut Option<u64>,
     others: &[Pattern],
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     let store = &journals.store;
     let mut read = match *position {
         Some(read) => read,
@@ -199,9 +200,10 @@ async fn look(
     };
     let head = tokio::select! {
         biased;
-        () = ends.unwanted() => return Ok(()),
+        () = ends.unwanted() => return Ok(0),
         head = store.wait_for(read) => head?,
     };
+    let grown = head.saturating_sub(read);
     while read < head {
         let up_to = head.min(read.saturating_add(RANGE));
         let found = store.read_log_except(read, up_to, others).await?;
@@ -211,5 +213,5 @@ async fn look(
         read = up_to;
         *position = Some(read);
     }
-    Ok(())
+    Ok(grown)
 }

@@ -14,8 +14,10 @@ use crate::workflow::journal::{Entry, decode};
 
 /// Time in which this process learns where its own appends landed.
 const MOMENT: Duration = Duration::from_millis(2);
-/// Time in which what others append all the time gathers before it is looked at.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Time between two looks at what others append, and that in a log which grows fast.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(50));
+/// Positions looked through at once above which the log grows fast.
+const FAST: u64 = 64;
 /// Positions of the log looked through at once.
 const RANGE: u64 = 2048;
 /// What owners alone append to the journals of their runs, and what is no journal's.
@@ -54,12 +56,12 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
             return engine.fail("look for news", &Failure::from_error(error.code(), &error));
         }
     };
-    let mut looked_at = Timestamp::MIN;
+    let mut next = Timestamp::MIN;
     loop {
         tokio::select! {
             biased;
             () = engine.stopped() => return,
-            result = look(&engine, &mut position, &mut looked_at, &quiet) => {
+            result = look(&engine, &mut position, &mut next, &quiet) => {
                 if let Err(error) = result {
                     if !engine.survives("look for what other processes appended", error) {
                         return;
@@ -81,14 +83,15 @@ pub(super) async fn begin(engine: &Engine) -> Result<u64, StoreError> {
 async fn look(
     engine: &Arc<Engine>,
     position: &mut u64,
-    looked_at: &mut Timestamp,
+    next: &mut Timestamp,
     quiet: &[Pattern],
 ) -> Result<(), StoreError> {
     let head = engine.store.wait_for(*position).await?;
-    let rest = PAUSE.saturating_sub(engine.clock.now().duration_since(*looked_at));
+    let rest = next.duration_since(engine.clock.now()).min(PAUSE.1);
     engine.clock.sleep(rest.max(MOMENT)).await;
     while let Some(foreign) = engine.store.foreign(*position, head) {
-        *looked_at = engine.clock.now();
+        let is_fast = foreign.end.saturating_sub(foreign.start) > FAST;
+        *next = engine.clock.now() + if is_fast { PAUSE.1 } else { PAUSE.0 };
         let up_to = foreign.end.saturating_sub(1).min(foreign.start.saturating_add(RANGE - 1));
         let after = foreign.start.saturating_sub(1);
         let found = engine.read_range(after, up_to, quiet).await?;
