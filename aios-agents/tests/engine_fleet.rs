@@ -530,6 +530,33 @@ async fn should_begin_no_step_again_because_an_engine_joined() {
     fleet.shared(&[32, 32]).await;
 }
 
+/// Steps and agents can show systems outside which owner of the run they work for.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_show_the_fence_to_steps_and_agents() {
+    #[derive(Clone)]
+    struct Fenced;
+    impl Agent for Fenced {
+        type Parameters = ();
+        type Output = u64;
+        async fn process_task(&self, context: &TaskContext, (): ()) -> Result<u64, TaskError> {
+            Ok(context.fence().map_or(0, |fence| fence.epoch.0))
+        }
+    }
+    async fn both(context: WorkflowContext, (): ()) -> Result<(u64, u64), WorkflowError> {
+        let fence = context.fence();
+        let step = || async { Ok::<_, TaskError>(fence.map_or(0, |fence| fence.epoch.0)) };
+        Ok((context.step("epoch", step).await?, context.task("fenced", &()).await?))
+    }
+    let fleet = Fleet::new(FOREVER);
+    let build = || fleet.builder().workflow("both", both).agent("fenced", Fenced).start();
+    for epoch in 1..=2 {
+        let runtime = build().await.unwrap();
+        let run = runtime.start("both", &()).await.unwrap();
+        assert_eq!(result::<(u64, u64)>(&run).await.unwrap(), (epoch, epoch));
+        runtime.shutdown(PATIENCE).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_ask_an_idle_store_less_than_once_a_second() {
     let fleet = Fleet::new(Duration::from_secs(10));

@@ -44,7 +44,7 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
     let mut execution = Execution::new(Arc::clone(&run_id), incarnation, &entries, clock);
     let (name, version) = (workflow.name().clone(), started.version);
     let traceparent = first.metadata.traceparent.clone();
-    let info = RunInfo { run_id, workflow: name, version, traceparent };
+    let info = RunInfo { run_id, workflow: name, version, traceparent, fence: None };
     execution.enter(&*workflow, info, started.input.clone());
     for (entry, event) in entries.iter().zip(journal) {
         execution.feed(entry.clone(), event.timestamp);

@@ -130,7 +130,8 @@ impl Simulation {
             Execution::new(RUN_ID.into(), STARTED_ID.into(), entries, Arc::new(clock.clone()));
         let workflow = test.workflow.name().clone();
         let version = test.workflow.version();
-        let info = RunInfo { run_id: RUN_ID.into(), workflow, version, traceparent: None };
+        let (traceparent, fence) = (None, None);
+        let info = RunInfo { run_id: RUN_ID.into(), workflow, version, traceparent, fence };
         execution.enter(&*test.workflow, info, input);
         Self { test, clock, execution, journal, timers: BTreeMap::new(), outside }
     }

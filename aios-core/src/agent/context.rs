@@ -10,6 +10,7 @@ use super::TaskId;
 use crate::{
     BoxFuture,
     event::{Event, EventError, Metadata, Payload, Timestamp},
+    store::Fence,
 };
 
 /// What is known of a task while it is done.
@@ -121,6 +122,14 @@ impl TaskContext {
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         &self.info.metadata
+    }
+
+    /// Proof that the engine which gave the task owned its run: a system that keeps the highest epoch
+    /// of a shard can refuse what comes from an engine that lost it. `None` if no run gave the task.
+    #[must_use]
+    pub fn fence(&self) -> Option<Fence> {
+        let fence = self.info.metadata.extra.get("fence")?;
+        serde_json::from_value(fence.clone()).ok()
     }
 
     /// The same text in every attempt of this task and in no other task, also if a later run uses

@@ -75,7 +75,7 @@ pub enum Expected {
 }
 
 /// Proof that the writer owns a shard: the append is refused once somebody else took the shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Fence {
     /// The shard.
     pub shard: Shard,

@@ -8,6 +8,7 @@ use aios_core::{
     agent::{InvalidSegment, Segment, TaskError},
     event::{Event, EventError, Payload, Timestamp},
     failure::Failure,
+    store::Fence,
 };
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,8 @@ pub struct RunInfo {
     pub version: u32,
     /// W3C trace context of whoever started it.
     pub traceparent: Option<Arc<str>>,
+    /// Proof that the engine which advances it owns it; `None` in tests and replays.
+    pub fence: Option<Fence>,
 }
 
 /// What the code of a workflow may ask for. Clones belong to the same run.
@@ -106,6 +109,14 @@ impl WorkflowContext {
     #[must_use]
     pub fn run_id(&self) -> &str {
         &self.info.run_id
+    }
+
+    /// Proof that the engine which advances the run owns it, for steps that write to systems outside: one
+    /// that keeps the highest epoch of a shard can refuse what comes from an engine that lost it. It
+    /// changes with the owner, so nothing else may depend on it. `None` in tests and replays.
+    #[must_use]
+    pub fn fence(&self) -> Option<Fence> {
+        self.info.fence
     }
 
     /// Gives a task to an agent and waits for its answer.

@@ -148,7 +148,8 @@ impl Driver {
             return Err(self.block(Failure::new("WORKFLOW_NOT_FOUND", message)).await);
         };
         let traceparent = self.metadata.traceparent.clone();
-        let info = RunInfo { run_id: Arc::clone(&self.run_id), workflow, version, traceparent };
+        let (run_id, fence) = (Arc::clone(&self.run_id), Some(self.fence));
+        let info = RunInfo { run_id, workflow, version, traceparent, fence };
         self.execution.enter(&*registered.workflow, info, started.input.clone());
         Ok(())
     }

@@ -389,7 +389,11 @@ impl Driver {
     /// The event of an entry, on its way to an agent type or to one agent.
     fn addressed(&self, entry: Entry, require_route: bool) -> Result<Publish, Failure> {
         let unwritable = |error: EventError| Failure::from_error(error.code(), &error);
-        let record = self.encode(entry).map_err(unwritable)?;
+        let mut record = self.encode(entry).map_err(unwritable)?;
+        if let Entry::TaskAssigned(_) = &record.entry {
+            let fence = serde_json::json!(self.fence);
+            record.event.metadata.extra.insert("fence".to_owned(), fence);
+        }
         let to = match &record.entry {
             Entry::TaskAssigned(OfAgent { agent_type, data }) => {
                 let agent_id = data.agent_id.as_deref();
