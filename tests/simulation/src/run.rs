@@ -35,6 +35,8 @@ pub struct RunFacts {
 pub struct OperationFacts {
     /// It has its outcome.
     pub is_settled: bool,
+    /// When it had its outcome, or an attempt ended, last; in microseconds.
+    pub changed_at: u64,
     /// Attempts that have ended.
     pub ended: BTreeSet<u32>,
     /// The event that gave the last attempt.
@@ -73,7 +75,16 @@ impl RunFacts {
                 self.is_blocked = false;
                 None
             }
-            _ => self.apply_to_operation(run_id, event, now),
+            _ => {
+                let found = self.apply_to_operation(run_id, event, now);
+                let is_outcome = ["task_completed", "task_failed", "operation_failed"];
+                if is_outcome.contains(&action)
+                    && let Some(operation) = operation_of(event)
+                {
+                    self.of(operation).changed_at = now;
+                }
+                found
+            }
         }
     }
 
@@ -157,6 +168,15 @@ impl RunFacts {
             let how = format!("{run_id} undoes {number} after {last}");
             (Invariant::CompensationsReversed, how)
         })
+    }
+}
+
+/// The operation that an outcome is about.
+fn operation_of(event: &Event) -> Option<u64> {
+    match event.event_type.action() {
+        "task_completed" => Some(event.data::<TaskCompleted>().ok()?.task_id.run()?.1),
+        "task_failed" => Some(event.data::<TaskFailed>().ok()?.task_id.run()?.1),
+        _ => Some(event.data::<OperationFailed>().ok()?.operation),
     }
 }
 

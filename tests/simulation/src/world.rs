@@ -31,7 +31,7 @@ pub enum Invariant {
     OneOwner,
     /// A step whose outcome is recorded does not run again.
     RecordedStepsRunOnce,
-    /// A task whose outcome is recorded is not given again.
+    /// A task whose outcome was recorded some seconds ago is not given again.
     RecordedTasksGivenOnce,
     /// An attempt at a task is given under one id.
     OneDispatch,
@@ -92,6 +92,9 @@ pub struct Rates {
     /// A task or an answer that the broker took vanishes.
     pub vanished: u64,
 }
+
+/// How long an engine may take to learn of what was recorded, in microseconds.
+const MOMENT: u64 = 3_000_000;
 
 /// A subscription: the node, and its number there.
 pub type Reader = (Node, u64);
@@ -283,8 +286,11 @@ impl World {
         let state = self.state();
         let owner = state.epochs.get(&Shard::of(run_id)).map(|(_, owner)| *owner);
         let facts = state.runs.get(run_id).and_then(|run| run.operations.get(&operation));
-        let has_ended =
-            facts.is_some_and(|facts| facts.is_settled || facts.ended.contains(&task.attempt));
+        let known_by = self.executor.now().saturating_sub(MOMENT);
+        let has_ended = facts.is_some_and(|facts| {
+            let has_ended = facts.is_settled || facts.ended.contains(&task.attempt);
+            has_ended && facts.changed_at < known_by
+        });
         drop(state);
         if has_ended && owner == Some(node) {
             let how =
