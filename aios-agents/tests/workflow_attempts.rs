@@ -11,7 +11,7 @@ use std::{
 use aios_agents::{prelude::*, runtime::EngineOptions, workflow::Target};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    broker::{Deliveries, Delivery, Group, Settlement, Subscription},
+    broker::{Broker, Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription},
     store::Store,
 };
 
@@ -120,7 +120,8 @@ async fn should_acknowledge_an_answer_only_once_it_is_recorded() {
     }
     let inner = store();
     let faulty = FaultyStore::new(Arc::clone(&inner));
-    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let memory = Arc::new(MemoryBroker::new());
+    let broker = FaultyBroker::new(Arc::clone(&memory) as Arc<dyn Broker>);
     let refused = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&refused);
     faulty.on_append(move |append| {
@@ -131,6 +132,9 @@ async fn should_acknowledge_an_answer_only_once_it_is_recorded() {
     });
     let store: Arc<dyn Store> = faulty.clone();
     let doubler = Doubler::default();
+    let spy = Group::new("spy").unwrap();
+    let patterns = ["agents.doubler.#".parse().unwrap()];
+    let mut seen = memory.subscribe(Subscription::group(spy, patterns)).await.unwrap();
     let builder = runtime(&store).broker(broker.clone()).agent("doubler", doubler.clone());
     let runtime = builder.workflow("double", double).start().await.unwrap();
     let run = runtime.start("double", &21).await.unwrap();
@@ -141,6 +145,22 @@ async fn should_acknowledge_an_answer_only_once_it_is_recorded() {
         })
     };
     eventually("tried twice", || async { refused.load(Ordering::SeqCst) >= 2 }).await;
+    // A broker that restarts delivers the answer again.
+    let mut mailbox = None;
+    let answer = loop {
+        let delivery = seen.next().await.unwrap().unwrap();
+        let event = delivery.event.clone();
+        delivery.ack().await.unwrap();
+        mailbox = event.metadata.reply_to.clone().or(mailbox);
+        if event.event_type.action() == "task_completed" {
+            break event;
+        }
+    };
+    let to = Some(Mailbox::new(mailbox.unwrap()).unwrap());
+    let publish = Publish { event: answer, to, require_route: true };
+    memory.publish(vec![publish]).await.pop().unwrap().unwrap();
+    let so_far = refused.load(Ordering::SeqCst);
+    eventually("tried again", || async { refused.load(Ordering::SeqCst) >= so_far + 3 }).await;
     assert!(!acknowledged(), "the answer would be lost in a crash");
     faulty.heal();
     assert_eq!(result::<u32>(&run).await.unwrap(), 42);

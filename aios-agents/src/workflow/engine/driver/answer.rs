@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::{
     Driver, Exit, Message, acknowledge,
-    assignment::{Answer, Held},
+    assignment::{Answer, Held, Refusal},
 };
 use crate::workflow::journal::{Entry, OfAgent, Record};
 
@@ -93,7 +93,20 @@ impl Driver {
             Ok(Answer::Anonymous { operation, attempt, entry }) => {
                 self.hold(operation, Held { attempt, entry, delivery }).await;
             }
+            Err(Refusal::NotAwaited) => self.ignore(delivery),
             Err(refusal) => self.engine.settle_refused(self.fence, delivery, refusal),
+        }
+    }
+
+    /// Settles an answer that no attempt awaits, once what is known of the run is durable: it may be
+    /// a second copy of an answer that is on its way into the journal.
+    fn ignore(&mut self, delivery: Delivery) {
+        if !self.outbox.is_empty() {
+            self.answers.push(delivery);
+        } else if let Some(append) = &mut self.append {
+            append.answers.push(delivery);
+        } else {
+            self.engine.settle_refused(self.fence, delivery, Refusal::NotAwaited);
         }
     }
 
