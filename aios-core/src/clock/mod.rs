@@ -29,9 +29,10 @@ pub trait Clock: Debug + Send + Sync + 'static {
 
 /// Conveniences for every [`Clock`].
 pub trait ClockExt: Clock {
-    /// Sleeps for `duration` from now.
+    /// Sleeps for `duration` from now, which is rounded up to microseconds: it never ends early.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        self.sleep_until(self.now() + duration)
+        let rest = Duration::from_nanos(999);
+        self.sleep_until(self.now() + duration.saturating_add(rest))
     }
 }
 

@@ -129,6 +129,15 @@ mod tests {
     }
 
     #[test]
+    fn should_sleep_for_parts_of_a_microsecond() {
+        let clock = VirtualClock::default();
+        let mut sleep = clock.sleep(Duration::from_nanos(1));
+        assert!((&mut sleep).now_or_never().is_none(), "who sleeps in a loop would spin");
+        assert!(clock.advance_to_next() && (&mut sleep).now_or_never().is_some());
+        assert!(clock.sleep(Duration::ZERO).now_or_never().is_some());
+    }
+
+    #[test]
     fn should_forget_sleepers_that_were_dropped() {
         let clock = VirtualClock::default();
         let mut sleep = clock.sleep(Duration::from_secs(1));
