@@ -34,6 +34,7 @@ pub(crate) fn encode_metadata(
 /// # Errors
 ///
 /// If the text is not the JSON of metadata.
+#[cfg(any(feature = "sqlite", feature = "postgres", test))]
 pub(crate) fn decode_metadata(
     stream: &StreamId,
     text: Option<&str>,
