@@ -71,10 +71,13 @@ impl Scenario {
         }
         let rates = match random.below(4) {
             0 => Rates::default(),
-            1 => Rates { slow: 30, refused: 10, lost: 10, doubled: 20, vanished: 0 },
-            2 => Rates { slow: 100, refused: 30, lost: 30, doubled: 100, vanished: 50 },
-            _ => Rates { slow: 10, refused: 3, lost: 3, doubled: 5, vanished: 5 },
+            1 => Rates { slow: 30, refused: 10, lost: 10, late: 5, doubled: 20, vanished: 0 },
+            2 => Rates { slow: 100, refused: 30, lost: 30, late: 20, doubled: 100, vanished: 50 },
+            _ => Rates { slow: 10, refused: 3, lost: 3, late: 3, doubled: 5, vanished: 5 },
         };
+        // A zombie acts late mostly by what it sent in time.
+        let late = if zombies { 150 } else { rates.late };
+        let rates = Rates { late, ..rates };
         let faults = Fault::plan(&mut random, engines, hosts, zombies);
         // Long enough that an engine learns in time that a renewal failed.
         let shortest = if zombies { 3 } else { 10 };

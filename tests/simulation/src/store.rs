@@ -116,7 +116,34 @@ impl NodeStore {
         Ok(Appended { version: version + events, position, repeated: false })
     }
 
+    /// Leaves an append to the network, which delivers it when the sender has given it up, and at the
+    /// worst moment, if that comes: when another engine has just taken the shard.
+    async fn delay(&self, append: Append, fence: Fence) -> StoreError {
+        let later = Duration::from_millis(self.world.state().random.between(1000, 30_000));
+        let this = self.clone();
+        self.world.executor.spawn(Node::WORLD, async move {
+            let end = this.clock.elapsed() + later;
+            this.clock.sleep(PATIENCE).await;
+            while this.clock.elapsed() < end && this.world.is_current(fence.shard, fence.epoch) {
+                this.clock.sleep(Duration::from_millis(5)).await;
+            }
+            let _ = this.commit(append).await;
+        });
+        self.clock.sleep(PATIENCE).await;
+        self.unreachable("append", "the network holds the request up")
+    }
+
     async fn append_one(&self, append: Append) -> Result<Appended, StoreError> {
+        if let Some(fence) = append.fence {
+            let is_late = {
+                let mut state = self.world.state();
+                let late = state.rates.late;
+                state.random.per_mille(late)
+            };
+            if is_late {
+                return Err(self.delay(append, fence).await);
+            }
+        }
         match append.expected {
             Expected::Exact(version) if self.world.plants(Plant::VisibleBeforeCommit) => {
                 self.promise(append, version).await

@@ -87,6 +87,8 @@ pub struct Rates {
     pub refused: u64,
     /// The response is lost after the request was done.
     pub lost: u64,
+    /// What an engine appends arrives when it has given the request up.
+    pub late: u64,
     /// What is published arrives twice.
     pub doubled: u64,
     /// A task or an answer that the broker took vanishes.
