@@ -138,7 +138,15 @@ impl PostgresServer {
         }
     }
 
-    /// Starts the server again, on the same port, after [`kill`](Self::kill).
+    /// Stops the server: `fast` disconnects its clients first, `immediate` leaves everything to the
+    /// recovery of the next start. Does nothing if it is not running.
+    pub fn stop(&self, mode: &str) {
+        let mut stop = as_server(self.programs.join("pg_ctl"));
+        stop.args(["stop", "-w", "-t", "60", "-m", mode, "-D"]).arg(self.folder.join("data"));
+        run(&mut stop).ok();
+    }
+
+    /// Starts the server again, on the same port, after [`kill`](Self::kill) or [`stop`](Self::stop).
     ///
     /// # Panics
     ///

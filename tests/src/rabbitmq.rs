@@ -133,7 +133,27 @@ impl RabbitMqServer {
         fs::remove_file(self.folder.join("pid")).ok();
     }
 
-    /// Starts the server again, on the same port, after [`kill`](Self::kill).
+    /// Stops the server as its operator would.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be stopped.
+    pub fn stop(&self) {
+        let _ = self.ctl(&["stop", &self.folder.join("pid").display().to_string()]);
+        self.kill();
+    }
+
+    /// Removes everything that a server which does not run has stored, as if another one took its
+    /// place.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be removed.
+    pub fn erase(&self) {
+        fs::remove_dir_all(self.folder.join("data")).expect("removing the server's data");
+    }
+
+    /// Starts the server again, on the same port, after [`kill`](Self::kill) or [`stop`](Self::stop).
     ///
     /// # Panics
     ///

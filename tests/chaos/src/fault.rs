@@ -1,0 +1,129 @@
+//! Which faults there are, and when they happen.
+
+use std::{fmt, time::Duration};
+
+use clap::ValueEnum;
+
+use crate::random::Random;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum FaultKind {
+    /// SIGKILL of an engine, which is started again a moment later.
+    KillEngine,
+    /// SIGKILL of an agent service, which is started again a moment later.
+    KillAgent,
+    /// SIGSTOP of an engine for longer than its lease, then SIGCONT.
+    FreezeEngine,
+    /// SIGSTOP of an agent service, then SIGCONT.
+    FreezeAgent,
+    /// SIGTERM of one engine after the other.
+    RollEngines,
+    /// SIGTERM of one agent service after the other.
+    RollAgents,
+    /// One connection between an engine and PostgreSQL is cut.
+    CutStore,
+    /// One connection between a process and RabbitMQ is cut.
+    CutBroker,
+    /// Nothing passes between an engine and PostgreSQL for a while.
+    PartStore,
+    /// Nothing passes between a process and RabbitMQ for a while.
+    PartBroker,
+    /// Everything between an engine and PostgreSQL is late for a while.
+    DelayStore,
+    /// Everything between a process and RabbitMQ is late for a while.
+    DelayBroker,
+    /// PostgreSQL is restarted, and disconnects everybody.
+    PostgresFast,
+    /// PostgreSQL is restarted without a shutdown.
+    PostgresImmediate,
+    /// PostgreSQL is killed and started again.
+    PostgresKill,
+    /// RabbitMQ is restarted.
+    RabbitmqRestart,
+    /// RabbitMQ is killed and started again.
+    RabbitmqKill,
+    /// RabbitMQ is replaced by one that has nothing of its data.
+    RabbitmqReplace,
+    /// The clock of an engine jumps, and jumps back later.
+    ClockEngine,
+    /// The clock of an agent service jumps, and jumps back later.
+    ClockAgent,
+}
+
+impl FaultKind {
+    /// Whether it makes RabbitMQ forget what was acknowledged, or deliver again.
+    pub(crate) fn is_of_broker(self) -> bool {
+        matches!(self, Self::RabbitmqRestart | Self::RabbitmqKill | Self::RabbitmqReplace)
+    }
+
+    /// Whether it makes PostgreSQL unavailable.
+    pub(crate) fn is_of_store(self) -> bool {
+        matches!(self, Self::PostgresFast | Self::PostgresImmediate | Self::PostgresKill)
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value();
+        formatter.write_str(value.as_ref().map_or("?", |value| value.get_name()))
+    }
+}
+
+/// One fault.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    /// When, counted from the beginning.
+    pub(crate) at: Duration,
+    /// What.
+    pub(crate) kind: FaultKind,
+    /// How long it lasts, if it lasts.
+    pub(crate) time: Duration,
+    /// Decides which process it hits, and how.
+    pub(crate) chance: u64,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, kind, time, chance } = self;
+        write!(
+            formatter,
+            "{:>8.3} s  {kind} for {:.1} s (chance {chance})",
+            at.as_secs_f64(),
+            time.as_secs_f64()
+        )
+    }
+}
+
+/// All faults: each kind once in random order, then again.
+pub(crate) fn schedule(
+    seed: u64,
+    kinds: &[FaultKind],
+    lease: Duration,
+    every: Duration,
+    until: Duration,
+) -> Vec<Fault> {
+    let mut random = Random::new(seed, u64::MAX);
+    let (mut faults, mut round) = (Vec::new(), Vec::new());
+    let mut at = Duration::from_secs(2);
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    while at < until {
+        if round.is_empty() {
+            round = kinds.to_vec();
+            random.shuffle(&mut round);
+        }
+        let Some(kind) = round.pop() else { break };
+        let time = match kind {
+            FaultKind::FreezeEngine | FaultKind::PartStore | FaultKind::PartBroker => {
+                lease.mul_f64(1.2) + Duration::from_millis(random.between(0, millis(lease)))
+            }
+            FaultKind::FreezeAgent | FaultKind::ClockEngine | FaultKind::ClockAgent => {
+                Duration::from_millis(random.between(3_000, 12_000))
+            }
+            _ => Duration::from_millis(random.between(0, 2_000)),
+        };
+        faults.push(Fault { at, kind, time, chance: random.bits() });
+        at += Duration::from_millis(random.between(millis(every) / 4, millis(every) * 7 / 4));
+    }
+    faults
+}

@@ -1,0 +1,307 @@
+//! Starts everything, lets faults happen, and looks what came of it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use aios_agents::prelude::*;
+use aios_core::Chain;
+use aios_tests::{postgres::PostgresServer, rabbitmq::RabbitMqServer};
+use clap::ValueEnum;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use crate::{
+    check,
+    client::{self, Clients},
+    effect::now,
+    fault::{Fault, FaultKind, schedule},
+    history::History,
+    inject::Targets,
+    options::Options,
+    process::{Clock, Process, Role},
+    proxy::Proxy,
+    random::mix,
+    sink,
+};
+
+/// Where Debian and Fedora keep the library that fakes the time of programs with several threads.
+const LIBRARIES: [&str; 3] = [
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+    "/usr/lib64/faketime/libfaketimeMT.so.1",
+];
+/// How long the processes may take to start.
+const START: Duration = Duration::from_secs(60);
+
+/// Runs the harness.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let seed =
+        options.seed.unwrap_or_else(|| mix(u64::try_from(now().as_nanos()).unwrap_or(1)) >> 32);
+    println!("seed {seed}");
+    let (Some(postgres), Some(rabbitmq)) = (PostgresServer::start(), RabbitMqServer::start())
+    else {
+        return ExitCode::SUCCESS;
+    };
+    let folder = tempfile::tempdir().expect("making a folder");
+    let out = options.out.clone().unwrap_or_else(|| folder.path().to_owned());
+    std::fs::create_dir_all(&out).expect("making a folder");
+    let tokio =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let is_good = tokio.block_on(async {
+        let site = Site::open(options, seed, &out, folder.path(), postgres, rabbitmq).await;
+        site.run().await
+    });
+    tokio.shutdown_timeout(Duration::from_secs(5));
+    if is_good {
+        return ExitCode::SUCCESS;
+    }
+    if options.out.is_none() {
+        println!("the logs are in {}", folder.keep().display());
+    }
+    ExitCode::FAILURE
+}
+
+/// Everything that runs.
+struct Site {
+    options: Options,
+    seed: u64,
+    out: PathBuf,
+    schedule: Vec<Fault>,
+    targets: Arc<Targets>,
+    clients: Arc<Clients>,
+    store: Arc<dyn Store>,
+}
+
+impl Site {
+    async fn open(
+        options: &Options,
+        seed: u64,
+        out: &Path,
+        folder: &Path,
+        postgres: PostgresServer,
+        rabbitmq: RabbitMqServer,
+    ) -> Self {
+        let history = Arc::new(History::new());
+        let socket = folder.join("effects");
+        sink::open(&socket, Arc::clone(&history)).expect("opening the socket for effects");
+        let store = aios_store::connect(&postgres.url()).await.expect("connecting to the store");
+        let mut processes = Vec::new();
+        for (role, count) in [(Role::Engine, options.engines), (Role::Agent, options.agents)] {
+            for number in 1..=count {
+                let place = Place { options, out, socket: &socket, history: &history };
+                let is_last = number == count;
+                processes.push(place.process(role, number, is_last, &postgres, &rabbitmq).await);
+            }
+        }
+        let has_clock = processes.iter().any(|process| process.clock.is_some());
+        let runtime = client::runtime(Arc::clone(&store)).await.expect("a runtime for clients");
+        let clients = Clients {
+            runtime,
+            history: Arc::clone(&history),
+            seed,
+            next: 1.into(),
+            is_closing: false.into(),
+        };
+        let targets = Targets {
+            processes,
+            postgres: Arc::new(postgres),
+            rabbitmq: Arc::new(rabbitmq),
+            servers: tokio::sync::Mutex::default(),
+            history,
+        };
+        Self {
+            schedule: schedule_of(options, seed, has_clock),
+            options: options.clone(),
+            seed,
+            out: out.to_owned(),
+            targets: Arc::new(targets),
+            clients: Arc::new(clients),
+            store,
+        }
+    }
+
+    fn history(&self) -> &History {
+        &self.targets.history
+    }
+
+    async fn run(self) -> bool {
+        for process in &self.targets.processes {
+            tokio::spawn(Arc::clone(process).supervise());
+        }
+        timeout(START, self.ready()).await.expect("the processes start");
+        self.history().note("everything is ready");
+        let history = Arc::clone(&self.targets.history);
+        tokio::spawn(client::read_log(Arc::clone(&self.store), history));
+        let mut clients = JoinSet::new();
+        for _ in 0..self.options.runs {
+            clients.spawn(Arc::clone(&self.clients).run());
+        }
+        self.disturb().await;
+        self.clients.is_closing.store(true, Ordering::Release);
+        self.history().note("no fault happens any more, and no run is started");
+        let settle = Duration::from_secs_f64(self.options.settle);
+        let started = Instant::now();
+        if timeout(settle, ended(&mut clients)).await.is_err() {
+            self.name_unfinished().await;
+        } else {
+            let time = started.elapsed().as_secs_f64();
+            self.history().note(format!("every run has ended after {time:.1} s"));
+        }
+        check::quiet(&self.targets, &*self.store, self.options.memory).await;
+        check::logs(&self.targets);
+        let slowest = self.history().slowest();
+        let text = format!(
+            "{}\n\n{}\n",
+            self.history().of_run(&slowest),
+            check::journals(&*self.store, &slowest).await
+        );
+        std::fs::write(self.out.join("slowest-run.txt"), text).expect("writing a file");
+        self.report().await
+    }
+
+    async fn ready(&self) {
+        for process in &self.targets.processes {
+            while !process.is_ready().await {
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    /// Lets all faults happen, and completes when all are over.
+    async fn disturb(&self) {
+        let begun = Instant::now();
+        let mut faults = JoinSet::new();
+        for fault in self.schedule.clone() {
+            sleep_until(begun + fault.at).await;
+            for process in &self.targets.processes {
+                process.memory();
+            }
+            let targets = Arc::clone(&self.targets);
+            faults.spawn(async move { targets.hit(fault).await });
+        }
+        sleep_until(begun + minutes(&self.options)).await;
+        while let Some(ended) = faults.join_next().await {
+            ended.expect("a fault happens");
+        }
+    }
+
+    async fn name_unfinished(&self) {
+        for id in self.history().unfinished() {
+            let status = match self.clients.runtime.run(&id).await {
+                Ok(run) => match run.status().await {
+                    Ok(row) => format!("{} is {}: {:?}", row.id, row.status, row.status_text),
+                    Err(error) => Chain(&error).to_string(),
+                },
+                Err(error) => Chain(&error).to_string(),
+            };
+            self.history().violation(Some(&id), format!("{id} has not ended: {status}"));
+        }
+    }
+
+    async fn report(&self) -> bool {
+        let counts = self.history().counts();
+        println!("seed {}: {counts:#?}", self.seed);
+        for process in &self.targets.processes {
+            let most = process.most_memory.load(Ordering::Relaxed);
+            println!("{}: {} MB, at most {most} MB", process.name, process.memory());
+        }
+        let violations = self.history().violations();
+        if violations.is_empty() {
+            println!("no violation");
+            return counts.completed > 0 && counts.completed == counts.started;
+        }
+        println!("\n{} violations with seed {}:", violations.len(), self.seed);
+        violations.iter().for_each(|violation| println!("  {violation}"));
+        println!("\nschedule:");
+        self.schedule.iter().for_each(|fault| println!("  {fault}"));
+        println!("\nwhat happened:\n{}", self.history().timeline());
+        for run in self.history().violating().iter().take(3) {
+            println!("\nrun {run}, from outside:\n{}", self.history().of_run(run));
+            println!("\nrun {run}, its journals:\n{}", check::journals(&*self.store, run).await);
+        }
+        false
+    }
+}
+
+async fn ended(clients: &mut JoinSet<()>) {
+    while let Some(ended) = clients.join_next().await {
+        ended.expect("a client ends");
+    }
+}
+
+fn minutes(options: &Options) -> Duration {
+    Duration::from_secs_f64(options.minutes * 60.0)
+}
+
+fn schedule_of(options: &Options, seed: u64, has_clock: bool) -> Vec<Fault> {
+    let mut kinds = options.faults.clone();
+    if kinds.is_empty() {
+        kinds.extend(FaultKind::value_variants());
+    }
+    if !has_clock {
+        println!("libfaketime is not installed: no clock jumps");
+        kinds.retain(|kind| !matches!(kind, FaultKind::ClockEngine | FaultKind::ClockAgent));
+    }
+    let (lease, every) =
+        (Duration::from_secs_f64(options.lease), Duration::from_secs_f64(options.every));
+    schedule(seed, &kinds, lease, every, minutes(options))
+}
+
+/// Where processes are started.
+struct Place<'a> {
+    options: &'a Options,
+    out: &'a Path,
+    socket: &'a Path,
+    history: &'a Arc<History>,
+}
+
+impl Place<'_> {
+    async fn process(
+        &self,
+        role: Role,
+        number: usize,
+        has_clock: bool,
+        postgres: &PostgresServer,
+        rabbitmq: &RabbitMqServer,
+    ) -> Arc<Process> {
+        let name = match role {
+            Role::Engine => format!("engine-{number}"),
+            Role::Agent => format!("agent-{number}"),
+        };
+        let store = Proxy::to(postgres.port()).await.expect("a port for a proxy");
+        let broker = Proxy::to(rabbitmq.port()).await.expect("a port for a proxy");
+        let through =
+            |url: String, from: u16, to: u16| url.replace(&format!(":{from}/"), &format!(":{to}/"));
+        let mut arguments = vec![
+            format!("--name={name}"),
+            format!("--socket={}", self.socket.display()),
+            format!("--lease={}", self.options.lease),
+            format!("--broker={}", through(rabbitmq.url(), rabbitmq.port(), broker.port)),
+        ];
+        if role == Role::Engine {
+            let url = through(postgres.url(), postgres.port(), store.port);
+            arguments.push(format!("--store={url}"));
+        }
+        let library = LIBRARIES.iter().map(PathBuf::from).find(|library| library.exists());
+        let clock = library.filter(|_| has_clock);
+        Arc::new(Process {
+            clock: clock.map(|library| Clock::new(library, self.out, &name)),
+            log: self.out.join(format!("{name}.log")),
+            name,
+            role,
+            store,
+            broker,
+            arguments,
+            history: Arc::clone(self.history),
+            life: tokio::sync::Mutex::default(),
+            pid: 0.into(),
+            most_memory: 0.into(),
+        })
+    }
+}

@@ -1,0 +1,340 @@
+//! What was seen from outside, and whether it may be.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aios_core::store::{Epoch, Shard};
+
+use crate::{
+    effect::{Effect, Kind, now},
+    fault::{Fault, FaultKind},
+};
+
+/// How long a run that has ended well is remembered: its steps and tasks have to stay done.
+const MEMORY: Duration = Duration::from_secs(600);
+
+/// How long a fault has consequences: connections are found dead, and leases end.
+const AFTERMATH: Duration = Duration::from_secs(15);
+/// Faults that can be a cause of what happens now.
+const RECENT: usize = 200;
+
+/// Everything that was seen.
+#[derive(Debug)]
+pub(crate) struct History {
+    begun: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    runs: HashMap<String, Run>,
+    /// The highest epoch of each shard that a step has proved.
+    epochs: HashMap<Shard, Epoch>,
+    hits: Vec<Hit>,
+    timeline: Vec<String>,
+    violations: Vec<Violation>,
+    counts: Counts,
+}
+
+/// What is known of a run, its successors and its children.
+#[derive(Debug, Default)]
+struct Run {
+    begun: Option<Duration>,
+    events: Vec<String>,
+    operations: BTreeMap<String, Operation>,
+    ended: Option<Duration>,
+}
+
+/// What is known of a step or a task.
+#[derive(Debug, Default)]
+struct Operation {
+    /// When it was seen in the journal that a task is given.
+    assigned: Option<Duration>,
+    begun: Vec<Effect>,
+    /// When its result was seen in the journal, and which event it is.
+    recorded: Option<(Duration, String)>,
+}
+
+/// A fault that hit something for a time.
+#[derive(Debug)]
+struct Hit {
+    target: String,
+    kind: FaultKind,
+    from: Duration,
+    until: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Violation {
+    run: Option<String>,
+    text: String,
+}
+
+/// How often something happened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    /// Runs that clients started.
+    pub(crate) started: u64,
+    /// Runs that ended with the right result.
+    pub(crate) completed: u64,
+    /// Effects of steps and tasks.
+    pub(crate) effects: u64,
+    /// Effects of a former owner that were refused by the epoch.
+    pub(crate) refused: u64,
+    /// Steps and tasks that ran again before a result was recorded.
+    pub(crate) again: u64,
+    /// Tasks that ran again after their result was recorded, because a fault of the broker or of an
+    /// agent service took an acknowledgement or a confirmation.
+    pub(crate) unacknowledged: u64,
+    /// Tasks that ran again after their result was recorded, because a fault of an engine or of the
+    /// store let another engine give them too.
+    pub(crate) given_twice: u64,
+}
+
+/// What ends when a fault ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HitNumber(usize);
+
+impl History {
+    /// Nothing was seen.
+    pub(crate) fn new() -> Self {
+        Self { begun: now(), state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn time(&self, at: Duration) -> String {
+        format!("{:>9.3} s", at.saturating_sub(self.begun).as_secs_f64())
+    }
+
+    /// Keeps something for the timeline of the processes and servers.
+    pub(crate) fn note(&self, text: impl AsRef<str>) {
+        let line = format!("{}  {}", self.time(now()), text.as_ref());
+        println!("{line}");
+        self.state().timeline.push(line);
+    }
+
+    /// Something happened that must not happen.
+    pub(crate) fn violation(&self, run: Option<&str>, text: impl Into<String>) {
+        let text = text.into();
+        self.note(format!("VIOLATION: {text}"));
+        self.state().violations.push(Violation { run: run.map(str::to_owned), text });
+    }
+
+    /// A client has seen something of a run.
+    pub(crate) fn client(&self, run: &str, text: impl AsRef<str>) {
+        let line = format!("{}  client: {}", self.time(now()), text.as_ref());
+        self.state().runs.entry(run.to_owned()).or_default().events.push(line);
+    }
+
+    /// A client starts a run.
+    pub(crate) fn started(&self, run: &str) {
+        self.client(run, "starts it");
+        let mut state = self.state();
+        state.counts.started += 1;
+        state.runs.entry(run.to_owned()).or_default().begun = Some(now());
+    }
+
+    /// A run has ended with the right result.
+    pub(crate) fn completed(&self, run: &str) {
+        self.client(run, "has the right result");
+        let mut state = self.state();
+        state.counts.completed += 1;
+        let at = now();
+        if let Some(found) = state.runs.get_mut(run) {
+            found.ended = Some(at);
+        }
+        state.runs.retain(|_, run| run.ended.is_none_or(|ended| at < ended + MEMORY));
+    }
+
+    /// The run that took longest of those that are remembered.
+    pub(crate) fn slowest(&self) -> String {
+        let (state, at) = (self.state(), now());
+        let time = |run: &Run| run.ended.unwrap_or(at).saturating_sub(run.begun.unwrap_or(at));
+        let slowest = state.runs.iter().max_by_key(|(_, run)| time(run));
+        slowest.map(|(id, _)| id.clone()).unwrap_or_default()
+    }
+
+    /// Runs that have not ended well.
+    pub(crate) fn unfinished(&self) -> Vec<String> {
+        let state = self.state();
+        let runs = state.runs.iter().filter(|(_, run)| run.ended.is_none());
+        runs.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// A fault begins to hit something.
+    pub(crate) fn hit(&self, target: &str, fault: &Fault) -> HitNumber {
+        self.note(format!("{target}: {} for {:.1} s", fault.kind, fault.time.as_secs_f64()));
+        let (target, from) = (target.to_owned(), now());
+        let mut state = self.state();
+        state.hits.push(Hit { target, kind: fault.kind, from, until: None });
+        HitNumber(state.hits.len() - 1)
+    }
+
+    /// The fault is over.
+    pub(crate) fn healed(&self, hit: HitNumber) {
+        let mut state = self.state();
+        if let Some(hit) = state.hits.get_mut(hit.0) {
+            hit.until = Some(now());
+        }
+    }
+
+    /// It was seen in the journal that a task is given.
+    pub(crate) fn assigned(&self, operation: &str) {
+        let at = now();
+        let mut state = self.state();
+        let Some(run) = state.runs.get_mut(run_of(operation)) else { return };
+        run.operations.entry(operation.to_owned()).or_default().assigned.get_or_insert(at);
+    }
+
+    /// The result of a step or a task was seen in the journal.
+    pub(crate) fn recorded(&self, operation: &str, event: &str) {
+        let at = now();
+        let mut state = self.state();
+        let Some(run) = state.runs.get_mut(run_of(operation)) else { return };
+        let found = run.operations.entry(operation.to_owned()).or_default();
+        let twice = found.recorded.as_ref().is_some_and(|(_, known)| known != event);
+        found.recorded.get_or_insert_with(|| (at, event.to_owned()));
+        drop(state);
+        if twice {
+            self.violation(Some(run_of(operation)), format!("{operation} has two results"));
+        }
+    }
+
+    /// A step or a task reports an effect. Says whether it may have it: a former owner of the run may
+    /// not.
+    pub(crate) fn effect(&self, effect: Effect) -> bool {
+        let mut state = self.state();
+        if let (Kind::Step, Some(fence)) = (effect.kind, effect.fence) {
+            let highest = state.epochs.entry(fence.shard).or_insert(fence.epoch);
+            if fence.epoch < *highest {
+                state.counts.refused += 1;
+                drop(state);
+                self.note(format!("refused {} of {}", effect.operation, effect.process));
+                return false;
+            }
+            *highest = fence.epoch;
+        }
+        let fault = state.judge(&effect);
+        let operation = effect.operation.clone();
+        let run = state.runs.entry(run_of(&operation).to_owned()).or_default();
+        run.operations.entry(operation.clone()).or_default().begun.push(effect);
+        state.counts.effects += 1;
+        drop(state);
+        if let Some(fault) = fault {
+            self.violation(Some(run_of(&operation)), fault);
+        }
+        true
+    }
+
+    /// How often what happened.
+    pub(crate) fn counts(&self) -> Counts {
+        self.state().counts.clone()
+    }
+
+    /// The violations.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.state().violations.iter().map(|violation| violation.text.clone()).collect()
+    }
+
+    /// The runs that violate something, without repetition.
+    pub(crate) fn violating(&self) -> Vec<String> {
+        let state = self.state();
+        let mut runs: Vec<_> =
+            state.violations.iter().filter_map(|violation| violation.run.clone()).collect();
+        runs.sort();
+        runs.dedup();
+        runs
+    }
+
+    /// The timeline of the processes and servers.
+    pub(crate) fn timeline(&self) -> String {
+        self.state().timeline.join("\n")
+    }
+
+    /// What is known of a run.
+    pub(crate) fn of_run(&self, run: &str) -> String {
+        let state = self.state();
+        let Some(found) = state.runs.get(run) else { return "nothing is known of it".to_owned() };
+        let mut text = found.events.join("\n");
+        for (name, operation) in &found.operations {
+            for effect in &operation.begun {
+                let Effect { attempt, process, at, fence, .. } = effect;
+                let at = self.time(*at);
+                write!(text, "\n{at}  {process} begins {name}, attempt {attempt}, {fence:?}").ok();
+            }
+            if let Some((at, event)) = &operation.recorded {
+                write!(text, "\n{}  {name} is recorded by {event}", self.time(*at)).ok();
+            }
+        }
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_unstable();
+        lines.join("\n")
+    }
+}
+
+impl State {
+    /// What is wrong with an effect, if anything is.
+    fn judge(&mut self, effect: &Effect) -> Option<String> {
+        let operation = &effect.operation;
+        let run = self.runs.get(run_of(operation));
+        let Some(run) = run else {
+            return Some(format!("{operation} runs long after its run's end"));
+        };
+        let known = run.operations.get(operation)?;
+        if known.begun.iter().any(|begun| begun.key != effect.key) {
+            return Some(format!("{operation} has two idempotency keys"));
+        }
+        if !known.begun.is_empty() {
+            self.counts.again += 1;
+        }
+        let (recorded, _) = known.recorded.as_ref()?;
+        if effect.at <= *recorded {
+            return None;
+        }
+        let first = known.begun.first().map_or(*recorded, |first| first.at);
+        let from = known.assigned.map_or(first, |assigned| assigned.min(first));
+        let processes = known.begun.iter().map(|begun| begun.process.as_str());
+        let agents: Vec<&str> = processes.chain([effect.process.as_str()]).collect();
+        let hits = self.hits.iter().rev().take(RECENT);
+        let mut causes = hits.filter(|hit| hit.was_between(from, effect.at)).peekable();
+        if effect.kind == Kind::Task && causes.peek().is_some() {
+            let is_delivery = causes.any(|hit| hit.is_of_delivery(&agents));
+            let count = match is_delivery {
+                true => &mut self.counts.unacknowledged,
+                false => &mut self.counts.given_twice,
+            };
+            *count += 1;
+            return None;
+        }
+        let (attempt, process) = (effect.attempt, &effect.process);
+        Some(format!(
+            "{operation} runs again in {process}, attempt {attempt}, after it was recorded"
+        ))
+    }
+}
+
+impl Hit {
+    /// Whether it hit something in this time.
+    fn was_between(&self, from: Duration, to: Duration) -> bool {
+        self.from <= to && self.until.is_none_or(|until| until + AFTERMATH >= from)
+    }
+
+    /// Whether it may have kept an acknowledgement of one of these agents, or the confirmation that
+    /// a task was published, from who waited for it.
+    fn is_of_delivery(&self, agents: &[&str]) -> bool {
+        self.kind.is_of_broker() || agents.contains(&self.target.as_str())
+    }
+}
+
+/// The run that a client started, of one of its operations: successors and children have its id and
+/// more.
+pub(crate) fn run_of(operation: &str) -> &str {
+    operation.split(['~', '/']).next().unwrap_or(operation)
+}

@@ -1,0 +1,41 @@
+//! Engines, agent services and servers as real processes, under faults at seeded random moments, and a
+//! check of what clients and agents saw from outside.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::missing_docs_in_private_items,
+    reason = "a harness talks to its user, waits in real time and fails by panicking"
+)]
+
+mod check;
+mod client;
+mod effect;
+mod fault;
+mod harness;
+mod history;
+mod inject;
+mod options;
+mod part;
+mod plan;
+mod process;
+mod proxy;
+mod random;
+mod sink;
+mod work;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::options::{CommandLine, Part};
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    match line.part {
+        Some(Part::Part(options)) => part::run(options),
+        None => harness::run(&line.options),
+    }
+}

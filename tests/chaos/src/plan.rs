@@ -1,0 +1,101 @@
+//! What a run does, and what has to come of it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::random::{Random, mix};
+
+/// Name of the workflow.
+pub(crate) const WORKFLOW: &str = "chaos";
+/// Name of the workflow of children.
+pub(crate) const CHILD: &str = "chaos_child";
+/// Type of the agents.
+pub(crate) const AGENT: &str = "chaos_worker";
+/// Name of the signal that a run waits for in each round.
+pub(crate) const SIGNAL: &str = "go";
+/// Tasks of each round.
+const TASKS: u64 = 10;
+
+/// Input of a run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// What its results follow from.
+    pub(crate) number: u64,
+    /// Rounds that follow this one; each is a run that continues the one before.
+    pub(crate) rounds: u64,
+    /// What came of the rounds before.
+    pub(crate) sum: u64,
+    /// How long its timer runs, in milliseconds.
+    pub(crate) timer: u64,
+    /// Whether it has a child.
+    pub(crate) child: bool,
+}
+
+impl Plan {
+    /// The plan of a run.
+    pub(crate) fn new(seed: u64, number: u64) -> Self {
+        let mut random = Random::new(seed, number);
+        Self {
+            number: random.bits() >> 1,
+            rounds: u64::from(random.between(0, 4) == 0),
+            sum: 0,
+            timer: random.between(50, 3_000),
+            child: random.between(0, 3) == 0,
+        }
+    }
+
+    /// The timer.
+    pub(crate) fn timer(&self) -> Duration {
+        Duration::from_millis(self.timer)
+    }
+
+    /// The tasks of this round.
+    pub(crate) fn tasks(&self) -> impl Iterator<Item = Work> {
+        (0..TASKS).map(|index| Work { number: self.number, index })
+    }
+
+    /// What this round does in a child, and in its steps.
+    pub(crate) fn part(&self, index: u64) -> Work {
+        Work { number: self.number, index: TASKS + index }
+    }
+
+    /// The round after this one, with what came of this.
+    pub(crate) fn next(&self, sum: u64) -> Self {
+        Self { rounds: self.rounds - 1, number: mix(self.number) >> 1, sum, ..self.clone() }
+    }
+
+    /// What this round adds.
+    fn of_round(&self) -> u64 {
+        let works = self.tasks().chain([self.part(0), self.part(1)]);
+        let child = self.child.then(|| self.part(2));
+        works.chain(child).fold(self.sum, |sum, work| sum.wrapping_add(work.result()) >> 1)
+    }
+
+    /// The result of the run.
+    pub(crate) fn result(&self) -> u64 {
+        let sum = self.of_round();
+        if self.rounds == 0 { sum } else { self.next(sum).result() }
+    }
+}
+
+/// What a task, a step or a child is given.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+pub(crate) struct Work {
+    /// Of its round.
+    pub(crate) number: u64,
+    /// Of it in its round.
+    pub(crate) index: u64,
+}
+
+impl Work {
+    /// What has to come of it.
+    pub(crate) fn result(self) -> u64 {
+        mix(self.number.wrapping_add(self.index)) >> 1
+    }
+
+    /// How long it takes.
+    pub(crate) fn time(self) -> Duration {
+        Duration::from_millis(self.result() % 40)
+    }
+}

@@ -1,0 +1,238 @@
+//! One process that suffers, and its supervisor: whatever ends is started again.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, ChildStdin, Command},
+    sync::{Mutex, MutexGuard},
+    time::{sleep, timeout},
+};
+
+use crate::{history::History, proxy::Proxy};
+
+/// How long a process may take to end after SIGTERM: twice its deadline, and a margin.
+const TERMINATION: Duration = Duration::from_secs(12);
+/// How long a process may take to be ready, also while a server is restarted.
+const START: Duration = Duration::from_secs(60);
+/// How often the supervisor looks.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It advances runs.
+    Engine,
+    /// It does tasks.
+    Agent,
+}
+
+/// A process, through all its lives.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Such as `engine-2`.
+    pub(crate) name: String,
+    /// What it does.
+    pub(crate) role: Role,
+    /// Between it and PostgreSQL.
+    pub(crate) store: Proxy,
+    /// Between it and RabbitMQ.
+    pub(crate) broker: Proxy,
+    /// What libfaketime reads, if its clock can jump.
+    pub(crate) clock: Option<Clock>,
+    /// What it is started with.
+    pub(crate) arguments: Vec<String>,
+    /// What it prints.
+    pub(crate) log: PathBuf,
+    /// Where its deaths are noted.
+    pub(crate) history: Arc<History>,
+    /// Who holds it decides about the process.
+    pub(crate) life: Mutex<Option<Life>>,
+    /// Id of its latest life.
+    pub(crate) pid: AtomicU32,
+    /// The most memory that was seen, in megabytes.
+    pub(crate) most_memory: AtomicU64,
+}
+
+/// A clock that can jump.
+#[derive(Clone, Debug)]
+pub(crate) struct Clock {
+    /// The library.
+    pub(crate) library: PathBuf,
+    /// The file with the offset.
+    pub(crate) offset: PathBuf,
+}
+
+/// A life of a process.
+#[derive(Debug)]
+pub(crate) struct Life {
+    child: Child,
+    /// The process ends when this is closed.
+    _input: Option<ChildStdin>,
+    is_ready: Arc<AtomicBool>,
+}
+
+impl Process {
+    /// Starts it, and starts it again whenever it has ended.
+    pub(crate) async fn supervise(self: Arc<Self>) {
+        let mut unready = Duration::ZERO;
+        loop {
+            let mut life = self.life.lock().await;
+            self.look(&mut life);
+            let is_ready = life.as_ref().is_some_and(|life| life.is_ready.load(Ordering::Acquire));
+            drop(life);
+            unready = if is_ready { Duration::ZERO } else { unready + PAUSE };
+            if unready == START {
+                self.history.violation(None, format!("{} is not ready after {START:?}", self.name));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    fn look(&self, life: &mut Option<Life>) {
+        let Some(alive) = life else {
+            *life = Some(self.start());
+            return;
+        };
+        let Some(status) = alive.child.try_wait().expect("the process is a child") else { return };
+        // Before it is ready it may find its servers down.
+        let text = format!("{} ended by itself: {status}", self.name);
+        match alive.is_ready.load(Ordering::Acquire) {
+            true => self.history.violation(None, text),
+            false => self.history.note(text),
+        }
+        *life = None;
+    }
+
+    /// Whether it runs and is ready.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let life = self.life.lock().await;
+        life.as_ref().is_some_and(|life| life.is_ready.load(Ordering::Acquire))
+    }
+
+    fn start(&self) -> Life {
+        let log = File::options().create(true).append(true).open(&self.log).expect("opening a log");
+        let mut command = Command::new(std::env::current_exe().expect("a program knows its path"));
+        command.arg("part").args(&self.arguments).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+        if let Some(clock) = &self.clock {
+            command
+                .env("LD_PRELOAD", &clock.library)
+                .env("FAKETIME_TIMESTAMP_FILE", &clock.offset)
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+                .env("FAKETIME_CACHE_DURATION", "1");
+        }
+        let mut child = command.spawn().expect("starting a process");
+        let is_ready: Arc<AtomicBool> = Arc::default();
+        let (ready, output) = (Arc::clone(&is_ready), child.stdout.take());
+        tokio::spawn(async move {
+            let Some(output) = output else { return };
+            let mut lines = BufReader::new(output).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if line == "ready" {
+                    ready.store(true, Ordering::Release);
+                }
+            }
+        });
+        self.pid.store(child.id().unwrap_or_default(), Ordering::Release);
+        Life { _input: child.stdin.take(), child, is_ready }
+    }
+
+    /// Kills it, and leaves it dead for a while.
+    pub(crate) async fn kill(&self, time: Duration) {
+        let mut life = self.life.lock().await;
+        kill(&mut life).await;
+        sleep(time).await;
+    }
+
+    /// Stops it where it is for a while.
+    pub(crate) async fn freeze(&self, time: Duration) {
+        let life = self.life.lock().await;
+        signal(&life, Signal::STOP);
+        sleep(time).await;
+        signal(&life, Signal::CONT);
+    }
+
+    /// Asks it to end, which it has to do in time, and leaves it dead for a while.
+    pub(crate) async fn terminate(&self, time: Duration) {
+        let mut life = self.life.lock().await;
+        let was_ready = life.as_ref().is_some_and(|life| life.is_ready.load(Ordering::Acquire));
+        signal(&life, Signal::TERM);
+        let Some(alive) = life.as_mut() else { return };
+        match timeout(TERMINATION, alive.child.wait()).await {
+            Ok(status) => {
+                let status = status.expect("the process is a child");
+                if !status.success() && was_ready {
+                    self.history.note(format!("{} ended after SIGTERM with {status}", self.name));
+                }
+            }
+            Err(_) => self.history.violation(
+                None,
+                format!("{} did not end within {TERMINATION:?} after SIGTERM", self.name),
+            ),
+        }
+        kill(&mut life).await;
+        sleep(time).await;
+    }
+
+    /// Lets its clock jump by some seconds, and back.
+    pub(crate) async fn jump(&self, seconds: i64, time: Duration) {
+        let Some(clock) = &self.clock else { return };
+        self.history.note(format!("{}: its clock jumps by {seconds} s", self.name));
+        clock.set(seconds);
+        sleep(time).await;
+        clock.set(0);
+    }
+
+    /// Megabytes that it has now.
+    pub(crate) fn memory(&self) -> u64 {
+        let megabytes = memory_of(self.pid.load(Ordering::Acquire));
+        self.most_memory.fetch_max(megabytes, Ordering::Relaxed);
+        megabytes
+    }
+}
+
+impl Clock {
+    /// A clock that is right.
+    pub(crate) fn new(library: PathBuf, folder: &Path, name: &str) -> Self {
+        let clock = Self { library, offset: folder.join(format!("{name}.clock")) };
+        clock.set(0);
+        clock
+    }
+
+    fn set(&self, seconds: i64) {
+        std::fs::write(&self.offset, format!("{seconds:+}s\n")).expect("setting a clock");
+    }
+}
+
+async fn kill(life: &mut MutexGuard<'_, Option<Life>>) {
+    if let Some(mut life) = life.take() {
+        life.child.kill().await.expect("killing a process");
+    }
+}
+
+fn signal(life: &MutexGuard<'_, Option<Life>>, signal: Signal) {
+    let pid = life.as_ref().and_then(|life| life.child.id());
+    let pid = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    if let Some(pid) = pid {
+        // One that has just ended does not hear it.
+        kill_process(pid, signal).ok();
+    }
+}
+
+fn memory_of(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
+    kilobytes.unwrap_or(0_u64) / 1024
+}

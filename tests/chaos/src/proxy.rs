@@ -1,0 +1,142 @@
+//! A TCP proxy between one process and one server.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::AbortHandle,
+};
+
+/// What happens to what passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It passes.
+    Pass,
+    /// It passes this much later.
+    Delay(Duration),
+    /// Nothing passes, and nobody hears of it.
+    Hold,
+}
+
+/// The proxy; it ends with the harness.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    /// Where it listens.
+    pub(crate) port: u16,
+    mode: watch::Sender<Mode>,
+    connections: Arc<Mutex<BTreeMap<u64, AbortHandle>>>,
+}
+
+impl Proxy {
+    /// Listens for one process.
+    pub(crate) async fn to(port: u16) -> io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let proxy = Self {
+            port: listener.local_addr()?.port(),
+            mode: watch::Sender::new(Mode::Pass),
+            connections: Arc::default(),
+        };
+        tokio::spawn(proxy.clone().accept(listener, port));
+        Ok(proxy)
+    }
+
+    /// Sets what happens to what passes.
+    pub(crate) fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
+    /// Cuts one connection, and says whether there was one.
+    pub(crate) fn cut_one(&self, chance: u64) -> bool {
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = u64::try_from(connections.len()).unwrap_or_default().max(1);
+        let chosen = usize::try_from(chance % count).unwrap_or_default();
+        let found = connections.values().nth(chosen);
+        found.inspect(|connection| connection.abort()).is_some()
+    }
+
+    /// Cuts every connection.
+    pub(crate) fn cut(&self) {
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.values().for_each(AbortHandle::abort);
+    }
+
+    async fn accept(self, listener: TcpListener, port: u16) {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        while let Ok((stream, _)) = listener.accept().await {
+            let (number, mode) = (NUMBERS.fetch_add(1, Ordering::Relaxed), self.mode.subscribe());
+            let connections = Arc::clone(&self.connections);
+            let mut lock = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            let task = tokio::spawn(async move {
+                let entry = Entry { number, connections };
+                forward(stream, port, mode).await.ok();
+                drop(entry);
+            });
+            lock.insert(number, task.abort_handle());
+        }
+    }
+}
+
+/// Forgets a connection that is gone.
+struct Entry {
+    number: u64,
+    connections: Arc<Mutex<BTreeMap<u64, AbortHandle>>>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+}
+
+async fn forward(process: TcpStream, port: u16, mut mode: watch::Receiver<Mode>) -> io::Result<()> {
+    passes(&mut mode).await;
+    let server = TcpStream::connect(("127.0.0.1", port)).await?;
+    process.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let ((from_process, to_process), (from_server, to_server)) =
+        (process.into_split(), server.into_split());
+    // Whoever closes first closes both.
+    tokio::select! {
+        ended = pump(from_process, to_server, mode.clone()) => ended,
+        ended = pump(from_server, to_process, mode) => ended,
+    }
+}
+
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut mode: watch::Receiver<Mode>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        passes(&mut mode).await;
+        match buffer.get(..read) {
+            Some(bytes) if !bytes.is_empty() => to.write_all(bytes).await?,
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Waits for as long as it takes to pass.
+#[allow(clippy::disallowed_methods, reason = "the delay is real")]
+async fn passes(mode: &mut watch::Receiver<Mode>) {
+    // The sender lives as long as the proxy.
+    let found = mode.wait_for(|mode| *mode != Mode::Hold).await.map(|mode| *mode);
+    if let Ok(Mode::Delay(time)) = found {
+        tokio::time::sleep(time).await;
+    }
+}

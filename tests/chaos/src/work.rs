@@ -1,0 +1,110 @@
+//! The workflows and the agents.
+
+use std::time::Duration;
+
+use aios_agents::prelude::*;
+use futures_util::future::try_join_all;
+
+use crate::{
+    effect::{Effect, Kind, Reporter, now},
+    plan::{AGENT, CHILD, Plan, SIGNAL, Work},
+};
+
+/// How long an attempt at a task may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Every failure here is that of a fault, which passes.
+fn patient() -> RetryPolicy {
+    RetryPolicy::new()
+        .with_max_attempts(0)
+        .with_delays(Duration::from_millis(200), Duration::from_secs(2))
+}
+
+/// One round of a run.
+pub(crate) async fn round(
+    context: WorkflowContext,
+    plan: Plan,
+    reporter: Reporter,
+) -> Result<u64, WorkflowError> {
+    let tasks = try_join_all(
+        plan.tasks()
+            .map(|work| context.task::<u64>(AGENT, &work).timeout(TIMEOUT).retry(patient())),
+    );
+    let mut sum = tasks.await?.into_iter().fold(plan.sum, add);
+    sum = add(sum, step(&context, "open", plan.part(0), &reporter).await?);
+    context.sleep(plan.timer()).await?;
+    let (): () = context.signal(SIGNAL).await?;
+    sum = add(sum, step(&context, "close", plan.part(1), &reporter).await?);
+    if plan.child {
+        sum = add(sum, context.child::<u64>(CHILD, &plan.part(2)).await?);
+    }
+    if plan.rounds > 0 {
+        return Err(WorkflowError::continue_as_new(&plan.next(sum)));
+    }
+    Ok(sum)
+}
+
+/// A run of one step.
+pub(crate) async fn child(
+    context: WorkflowContext,
+    work: Work,
+    reporter: Reporter,
+) -> Result<u64, WorkflowError> {
+    step(&context, "child", work, &reporter).await
+}
+
+fn add(sum: u64, result: u64) -> u64 {
+    sum.wrapping_add(result) >> 1
+}
+
+#[allow(clippy::disallowed_methods, reason = "what a step does takes time")]
+async fn step(
+    context: &WorkflowContext,
+    name: &str,
+    work: Work,
+    reporter: &Reporter,
+) -> Result<u64, WorkflowError> {
+    let (fence, run_id) = (context.fence(), context.run_id().to_owned());
+    let step = context.step_with(name, move |step| {
+        let effect = Effect {
+            kind: Kind::Step,
+            operation: format!("{run_id}/{name}"),
+            key: step.idempotency_key().to_owned(),
+            attempt: step.attempt(),
+            fence,
+            process: reporter.process.clone(),
+            at: now(),
+        };
+        async move {
+            reporter.report(&effect).await?;
+            tokio::time::sleep(work.time()).await;
+            Ok::<_, TaskError>(work.result())
+        }
+    });
+    step.retry(patient()).await
+}
+
+/// Does tasks.
+#[derive(Debug)]
+pub(crate) struct Worker(pub(crate) Reporter);
+
+impl Agent for Worker {
+    type Parameters = Work;
+    type Output = u64;
+
+    #[allow(clippy::disallowed_methods, reason = "a task takes time")]
+    async fn process_task(&self, context: &TaskContext, work: Work) -> Result<u64, TaskError> {
+        let effect = Effect {
+            kind: Kind::Task,
+            operation: context.task_id().as_str().to_owned(),
+            key: context.idempotency_key().to_owned(),
+            attempt: context.attempt(),
+            fence: context.fence(),
+            process: self.0.process.clone(),
+            at: now(),
+        };
+        self.0.report(&effect).await?;
+        tokio::time::sleep(work.time()).await;
+        Ok(work.result())
+    }
+}
