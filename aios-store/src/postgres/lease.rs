@@ -60,7 +60,7 @@ impl Leases for PostgresStore {
         self.extend("release leases", leases, None).await?;
         self.0.head.released();
         // A hint that is not sent is made up for by those who ask from time to time.
-        wake::notify_release(&self.0.database).await.unwrap_or_default();
+        wake::notify_release(&self.0.database, &self.0.head).await.unwrap_or_default();
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{clock::ClockExt, store::StoreError};
+use aios_core::{clock::ClockExt, event::EventId, store::StoreError};
 use sqlx::{
     Executor,
     postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions},
@@ -33,8 +33,9 @@ const QUIET: Duration = Duration::from_secs(60);
 /// Pause before the listening connection is tried again.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
-/// The hint that leases were released; any other one is the position of an event.
-const RELEASED: &str = "released";
+/// Begins the hint that leases were released, which ends with its sender; any other hint is the position
+/// of an event.
+const RELEASED: &str = "released ";
 /// Count of releases of a store that is closed.
 const CLOSED: u64 = u64::MAX;
 
@@ -45,6 +46,8 @@ const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_n
 pub(super) struct Head(Arc<Signals>);
 
 struct Signals {
+    /// Tells the hints of this process from those of others.
+    sender: String,
     known: watch::Sender<Known>,
     /// The last position committed by this process, of which others should hear.
     committed: watch::Sender<u64>,
@@ -68,6 +71,7 @@ struct Known {
 impl Head {
     pub(super) fn new(head: u64) -> Self {
         Self(Arc::new(Signals {
+            sender: EventId::generate().to_string(),
             known: watch::Sender::new(Known { head, ..Known::default() }),
             committed: watch::Sender::new(head),
             releases: watch::Sender::new(0),
@@ -209,8 +213,9 @@ pub(super) async fn notify(database: Database, signals: Head) {
 }
 
 /// Tells other processes that leases are free.
-pub(super) async fn notify_release(database: &Database) -> Result<(), StoreError> {
-    let query = Statement::new(NOTIFY).bind(database.schema().channel()).bind(RELEASED);
+pub(super) async fn notify_release(database: &Database, signals: &Head) -> Result<(), StoreError> {
+    let hint = format!("{RELEASED}{}", signals.0.sender);
+    let query = Statement::new(NOTIFY).bind(database.schema().channel()).bind(hint);
     database.fetch_all("send a hint", query).await.map(drop)
 }
 
@@ -257,8 +262,12 @@ async fn is_alive(listener: &mut PgListener, database: &Database) -> bool {
 
 impl Head {
     fn hinted(&self, hint: &PgNotification) {
-        if hint.payload() == RELEASED {
-            return self.released();
+        if let Some(sender) = hint.payload().strip_prefix(RELEASED) {
+            // What this process released was counted at once.
+            if sender != self.0.sender {
+                self.released();
+            }
+            return;
         }
         let is_known = hint.payload().parse().is_ok_and(|head: u64| head <= self.known());
         if !is_known {
