@@ -95,10 +95,6 @@ impl Broker for Faulty {
     }
 }
 
-fn refused_for_good() -> BrokerError {
-    BrokerError::InvalidConfiguration { reason: "never".to_owned() }
-}
-
 #[tokio::test]
 async fn should_publish_an_answer_again_until_the_broker_takes_it() {
     let (world, agent) = (World::new(), Scripted::echo());
@@ -137,19 +133,6 @@ async fn should_give_a_task_up_whose_answer_finds_no_mailbox() {
     let letters = world.broker.dead_letters(&address).await.unwrap().list(10).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].reason, "no mailbox takes the answer");
-}
-
-#[tokio::test]
-async fn should_not_lose_or_repeat_work_whose_answer_is_refused_for_good() {
-    let (world, agent) = (World::new(), Scripted::echo());
-    let broker = Faulty::new(&world);
-    broker.refuse("task_completed", 2, &refused_for_good());
-    let mut engine = world.mailbox("engine").await;
-    let agents = Agents::new().agent("backend", agent.clone());
-    let _host = world.start_on(broker.clone(), agents, HostOptions::new()).await.unwrap();
-    world.assign("backend", "t1", json!(1)).await;
-    assert_eq!(world.drive(engine.next()).await.event_type.action(), "task_completed");
-    assert_eq!(agent.calls(), 1, "the released delivery is answered with what is known");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod agent_answers;
 mod agent_caller;
 mod agent_faults;
 mod agent_host;

@@ -15,6 +15,10 @@ pub const TASK_TIMEOUT: &str = "TASK_TIMEOUT";
 /// The task was cancelled. Terminal.
 pub const TASK_CANCELLED: &str = "TASK_CANCELLED";
 
+/// The task became a dead letter. Terminal if the agent gave it up because no answer to it can be
+/// published; else retryable.
+pub const TASK_DEAD_LETTERED: &str = "TASK_DEAD_LETTERED";
+
 /// The parameters do not fit the agent. Terminal.
 pub const INVALID_PARAMETERS: &str = "INVALID_PARAMETERS";
 

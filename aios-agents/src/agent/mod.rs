@@ -52,6 +52,7 @@ mod error;
 mod events;
 mod faults;
 mod host;
+pub(crate) mod letters;
 mod registry;
 mod similar;
 mod typed;

@@ -11,9 +11,9 @@ use aios_core::{
 use super::{
     hosted::HostedType,
     ledger::{Answer, Entry},
-    running::Running,
+    publish::Unpublished,
 };
-use crate::agent::backoff::Backoff;
+use crate::agent::letters::final_reason;
 
 impl HostedType {
     /// The answer of an attempt that ended with `result`.
@@ -57,8 +57,9 @@ impl HostedType {
         Ok(Answer { emitted: Vec::new(), result })
     }
 
-    /// Publishes the answer and acknowledges the delivery; what can't be published is released.
-    /// An answer that is too large for the broker becomes a failure.
+    /// Publishes the answer and acknowledges the delivery. An answer that the broker refuses for good
+    /// becomes a failure; if that is refused as well, the task becomes a dead letter, of which the
+    /// engine hears if it still waits. Only what was abandoned is released.
     pub(super) async fn deliver_answer(
         &self,
         answer: Result<Answer, EventError>,
@@ -68,25 +69,46 @@ impl HostedType {
         entry: &Entry<'_>,
     ) {
         let sent = match answer {
-            Ok(answer) => self.publish_answer(answer, parent, entry).await,
-            Err(error) => {
-                return give_back(delivery, &Failure::from_error(error.code(), &error)).await;
+            Ok(answer) => {
+                entry.finish(&answer);
+                self.publish_answer(answer, parent, entry).await.map_err(Into::into)
             }
+            Err(error) => Err(Unanswered::Unwritable(error)),
         };
-        let sent = match sent {
-            Err(error @ BrokerError::TooLarge { .. }) => {
-                let failure = TaskError::terminal(Failure::from_error(error.code(), &error));
-                match self.failed(assigned, parent, failure) {
-                    Ok(answer) => Box::pin(self.publish_answer(answer, parent, entry)).await,
-                    Err(_) => Err(error),
-                }
+        let Err(unanswered) = sent else { return acknowledge(delivery).await };
+        let failure = match unanswered {
+            Unanswered::Abandoned(error) => return give_back(delivery, &error).await,
+            // A failure finds no mailbox either.
+            Unanswered::Refused(BrokerError::Unroutable { .. }) => {
+                return bury(delivery, "no mailbox takes the answer".to_owned()).await;
             }
-            sent => sent,
+            Unanswered::Refused(error) => Failure::from_error(error.code(), &error),
+            Unanswered::Unwritable(error) => Failure::from_error(error.code(), &error),
         };
-        match (sent, delivery) {
-            (Ok(()), Some(delivery)) => log_unsettled(delivery.ack().await),
-            (Ok(()), None) => {}
-            (Err(error), delivery) => unsent(delivery, &error).await,
+        self.fail(failure, assigned, parent, delivery, entry).await;
+    }
+
+    /// Ends an attempt whose answer will never be taken with a failure that says so.
+    async fn fail(
+        &self,
+        failure: Failure,
+        assigned: &TaskAssigned,
+        parent: &Event,
+        delivery: Option<Delivery>,
+        entry: &Entry<'_>,
+    ) {
+        tracing::warn!(%failure, task_id = %assigned.task_id, "an answer can't be published");
+        let reason = final_reason(&failure);
+        let Ok(answer) = self.failed(assigned, parent, TaskError::terminal(failure)) else {
+            return bury(delivery, reason).await;
+        };
+        match Box::pin(self.publish_answer(answer.clone(), parent, entry)).await {
+            Ok(()) => {
+                entry.finish(&answer);
+                acknowledge(delivery).await;
+            }
+            Err(Unpublished::Abandoned(error)) => give_back(delivery, &error).await,
+            Err(Unpublished::Refused(_)) => bury(delivery, reason).await,
         }
     }
 
@@ -95,8 +117,7 @@ impl HostedType {
         answer: Answer,
         parent: &Event,
         entry: &Entry<'_>,
-    ) -> Result<(), BrokerError> {
-        entry.finish(&answer);
+    ) -> Result<(), Unpublished> {
         let Answer { emitted, result } = answer;
         if !emitted.is_empty() {
             let emitted = emitted.into_iter().map(Publish::new).collect();
@@ -117,78 +138,22 @@ impl HostedType {
         let data = TaskFailed { task_id, attempt, failure, retryable: false };
         let result = match self.shared.event(&self.names.failed, &data) {
             Ok(event) => event.caused_by(parent),
-            Err(error) => return tracing::error!(code = error.code(), "{error}"),
+            Err(error) => {
+                return tracing::warn!(
+                    code = error.code(),
+                    "a refused task can't be answered; it becomes a dead letter all the same"
+                );
+            }
         };
         let publish = reply(result, parent);
-        if let Err(error) = self.publish(vec![publish], None).await {
-            tracing::error!(code = error.code(), "a refused task could not be answered");
+        if let Err(Unpublished::Refused(error) | Unpublished::Abandoned(error)) =
+            self.publish(vec![publish], None).await
+        {
+            tracing::warn!(
+                code = error.code(),
+                "a refused task could not be answered; it becomes a dead letter all the same"
+            );
         }
-    }
-
-    /// Publishes the answer that an earlier delivery of the same attempt got, and settles this one.
-    pub(super) async fn answer_again(&self, answer: Answer, delivery: Delivery) {
-        let result = reply(answer.result, &delivery.event);
-        let batch = answer.emitted.into_iter().map(Publish::new).chain([result]).collect();
-        match self.publish(batch, None).await {
-            Ok(()) => log_unsettled(delivery.ack().await),
-            Err(error) => unsent(Some(delivery), &error).await,
-        }
-    }
-
-    /// Publishes all events in order, again and again while the failure may pass and the task is
-    /// not abandoned. A mailbox that is missing may be declared in a moment, after the server has lost
-    /// its data; if it stays away, nobody is left who wants the answer there.
-    async fn publish(
-        &self,
-        batch: Vec<Publish>,
-        running: Option<&Running>,
-    ) -> Result<(), BrokerError> {
-        match first_failure(self.shared.broker.publish(batch.clone()).await) {
-            None => Ok(()),
-            Some(failure) => Box::pin(self.publish_again(batch, failure, running)).await,
-        }
-    }
-
-    async fn publish_again(
-        &self,
-        mut batch: Vec<Publish>,
-        mut failure: (usize, BrokerError),
-        running: Option<&Running>,
-    ) -> Result<(), BrokerError> {
-        let mut backoff = Backoff::new(&self.shared.options.backoff);
-        let given_up_at = self.shared.clock.now() + self.shared.options.answer_patience;
-        loop {
-            let (failed, error) = failure;
-            let is_unroutable = matches!(error, BrokerError::Unroutable { .. });
-            let is_late = is_unroutable && self.shared.clock.now() >= given_up_at;
-            if !error.is_retryable() || is_late {
-                return Err(error);
-            }
-            tracing::warn!(error = %Chain(&error), "an answer was not published; trying again");
-            batch.drain(..failed);
-            tokio::select! {
-                biased;
-                () = abandoned(running) => return Err(error),
-                () = backoff.wait(&*self.shared.clock) => {}
-            }
-            match first_failure(self.shared.broker.publish(batch.clone()).await) {
-                None => return Ok(()),
-                Some(again) => failure = again,
-            }
-        }
-    }
-}
-
-/// The first event of a batch that was not published, and why.
-fn first_failure(answers: Vec<Result<(), BrokerError>>) -> Option<(usize, BrokerError)> {
-    let numbered = answers.into_iter().enumerate();
-    numbered.filter_map(|(index, answer)| Some((index, answer.err()?))).next()
-}
-
-async fn abandoned(running: Option<&Running>) {
-    match running {
-        Some(running) => running.abandoned().await,
-        None => std::future::pending().await,
     }
 }
 
@@ -208,22 +173,44 @@ pub(super) fn reply_to(event: &Event) -> Option<Mailbox> {
         .ok()
 }
 
-/// Settles a task whose answer was not published. Without a mailbox for the answer the task becomes a
-/// dead letter, of which the engine hears if it still waits; else it is delivered again.
-async fn unsent(delivery: Option<Delivery>, error: &BrokerError) {
-    let failure = Failure::from_error(error.code(), error);
-    match (error, delivery) {
-        (BrokerError::Unroutable { .. }, Some(delivery)) => {
-            tracing::error!(%failure, "an answer finds no mailbox; its task becomes a dead letter");
-            log_unsettled(delivery.dead_letter("no mailbox takes the answer").await);
+/// Why an attempt has no answer.
+enum Unanswered {
+    /// The broker refuses the answer for good.
+    Refused(BrokerError),
+    /// Nobody waits for the broker any more.
+    Abandoned(BrokerError),
+    /// The answer is no event.
+    Unwritable(EventError),
+}
+
+impl From<Unpublished> for Unanswered {
+    fn from(unpublished: Unpublished) -> Self {
+        match unpublished {
+            Unpublished::Refused(error) => Self::Refused(error),
+            Unpublished::Abandoned(error) => Self::Abandoned(error),
         }
-        (_, delivery) => give_back(delivery, &failure).await,
     }
 }
 
-/// Lets the broker deliver a task again whose answer could not be published.
-async fn give_back(delivery: Option<Delivery>, failure: &Failure) {
-    tracing::error!(%failure, "an answer can't be published");
+/// The task is answered; one that was acknowledged early is settled already.
+async fn acknowledge(delivery: Option<Delivery>) {
+    if let Some(delivery) = delivery {
+        log_unsettled(delivery.ack().await);
+    }
+}
+
+/// Gives up a task that can't be answered. Of one that was acknowledged early the engine hears nothing
+/// more, which ends the attempt as well.
+async fn bury(delivery: Option<Delivery>, reason: String) {
+    tracing::warn!(reason, "a task can't be answered; it becomes a dead letter");
+    if let Some(delivery) = delivery {
+        log_unsettled(delivery.dead_letter(reason).await);
+    }
+}
+
+/// Lets the broker deliver a task again whose answer nobody waits to see published.
+async fn give_back(delivery: Option<Delivery>, error: &BrokerError) {
+    tracing::warn!(error = %Chain(error), "an answer was given up before it was published");
     if let Some(delivery) = delivery {
         log_unsettled(delivery.release().await);
     }
@@ -246,4 +233,82 @@ fn emitted(context: &TaskContext, task: &Event) -> Vec<Event> {
     let ours = emitted.iter_mut().filter(|event| event.metadata.causation_id.is_none());
     ours.for_each(|event| event.metadata.causation_id = Some(task.id.to_string().into()));
     emitted
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aios_broker::memory::MemoryBroker;
+    use aios_core::{
+        agent::{Agent, Segment},
+        broker::{Broker, BrokerExt, Group, Subscription},
+        clock::SystemClock,
+    };
+
+    use super::*;
+    use crate::agent::{
+        AgentDefinition, HostOptions,
+        host::{
+            Shared,
+            ledger::{Dispatch, Key, Ledger},
+        },
+    };
+
+    struct Idle;
+
+    impl Agent for Idle {
+        type Parameters = ();
+        type Output = ();
+
+        async fn process_task(&self, _: &TaskContext, (): ()) -> Result<(), TaskError> {
+            Ok(())
+        }
+    }
+
+    fn hosted(broker: Arc<dyn Broker>) -> Arc<HostedType> {
+        let shared = Arc::new(Shared {
+            broker,
+            clock: Arc::new(SystemClock),
+            store: None,
+            source: "test".into(),
+            options: HostOptions::new(),
+            ledger: Ledger::default(),
+        });
+        let definition = AgentDefinition::instance("idle", Idle);
+        HostedType::new(&shared, Segment::new("idle").unwrap(), definition).unwrap()
+    }
+
+    /// Nothing that an agent returns makes this happen today.
+    #[tokio::test]
+    async fn should_fail_a_task_whose_answer_is_no_event() {
+        let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+        let subscribe = |name: &str, action: &str| {
+            let pattern = format!("agents.idle.{action}").parse().unwrap();
+            broker.subscribe(Subscription::group(Group::new(name).unwrap(), [pattern]))
+        };
+        let mut tasks = subscribe("tasks", "task_assigned").await.unwrap();
+        let mut failures = subscribe("failures", "task_failed").await.unwrap();
+        let data = serde_json::json!({ "task_id": "t1", "attempt": 1, "parameters": null });
+        let hosted = hosted(Arc::clone(&broker));
+        let task = Event::new(hosted.names.assigned.clone(), "test", &data).unwrap();
+        broker.publish_event(task.clone()).await.unwrap();
+        let delivery = tasks.next().await.unwrap().unwrap();
+        let assigned: TaskAssigned = task.data().unwrap();
+        let Dispatch::New(entry) = hosted.shared.ledger.begin(Key::new(&assigned, &task.metadata))
+        else {
+            panic!("it is new")
+        };
+        let unwritable = Err(EventError::InvalidId { bytes: 0 });
+        hosted.deliver_answer(unwritable, &assigned, &task, Some(delivery), &entry).await;
+        let failed: TaskFailed = failures.next().await.unwrap().unwrap().event.data().unwrap();
+        assert_eq!((&*failed.failure.code, failed.retryable), ("INVALID_EVENT_ID", false));
+        let group = Group::new("tasks").unwrap().into();
+        drop(tasks);
+        let letters = broker.dead_letters(&group).await.unwrap();
+        assert_eq!(letters.waiting().await.unwrap(), 0, "it is acknowledged");
+        drop(entry);
+        let again = hosted.shared.ledger.begin(Key::new(&assigned, &task.metadata));
+        assert!(matches!(again, Dispatch::Finished(..)), "the code is not run again");
+    }
 }

@@ -17,7 +17,10 @@ use super::{
     slot::Occupied,
     vigil::{Outcome, Vigil},
 };
-use crate::{agent::codes, panic::panic_failure};
+use crate::{
+    agent::{codes, letters::final_reason},
+    panic::panic_failure,
+};
 
 /// What is read of a task of which not all can be read.
 #[derive(Deserialize)]
@@ -54,13 +57,18 @@ impl HostedType {
                 self.attempt(&agent, assigned, delivery, entry).await;
             }
             Dispatch::Running(running) => running.hand_over(delivery),
-            Dispatch::Finished(answer) => Box::pin(self.answer_again(*answer, delivery)).await,
+            Dispatch::Finished(answer, entry) => {
+                let (event, answer) = (delivery.event.clone(), Ok(*answer));
+                let answered =
+                    self.deliver_answer(answer, &assigned, &event, Some(delivery), &entry);
+                Box::pin(answered).await;
+            }
         }
     }
 
     /// Gives up a task that can't be read, and says so as far as it says whose it is.
     async fn refuse(&self, delivery: Delivery, failure: Failure) {
-        let reason = failure.to_string();
+        let reason = final_reason(&failure);
         if let Ok(task) = delivery.event.data::<Unreadable>() {
             self.answer_unreadable(task.task_id, task.attempt, failure, &delivery.event).await;
         }

@@ -84,8 +84,8 @@ pub(super) enum Dispatch<'a> {
     New(Entry<'a>),
     /// The attempt runs already.
     Running(Arc<Running>),
-    /// The attempt has finished, with this answer.
-    Finished(Box<Answer>),
+    /// The attempt has finished, with this answer, which is to be given again.
+    Finished(Box<Answer>, Entry<'a>),
 }
 
 impl Ledger {
@@ -94,14 +94,14 @@ impl Ledger {
         if let Some(running) = state.running.get(&key) {
             return Dispatch::Running(Arc::clone(running));
         }
-        if let Some(answer) = state.finished.get(&key) {
-            return Dispatch::Finished(Box::new(answer.clone()));
-        }
         let running = Arc::new(Running::default());
+        state.running.insert(key.clone(), Arc::clone(&running));
+        if let Some(answer) = state.finished.get(&key).cloned() {
+            return Dispatch::Finished(Box::new(answer), Entry { ledger: self, key, running });
+        }
         if state.cancelled.contains(&key.task) {
             running.stop(Stop::Cancelled);
         }
-        state.running.insert(key.clone(), Arc::clone(&running));
         Dispatch::New(Entry { ledger: self, key, running })
     }
 
@@ -153,7 +153,7 @@ impl State {
     }
 }
 
-/// An attempt that runs. Dropping it forgets the attempt, unless it has finished.
+/// An attempt that runs, or is answered again. Dropping it forgets the attempt, unless it has finished.
 #[derive(Debug)]
 pub(super) struct Entry<'a> {
     ledger: &'a Ledger,
@@ -216,7 +216,7 @@ mod tests {
         assert!(matches!(ledger.begin(key(1)), Dispatch::Running(_)));
         entry.finish(&answer("a"));
         drop(entry);
-        assert!(matches!(ledger.begin(key(1)), Dispatch::Finished(_)));
+        assert!(matches!(ledger.begin(key(1)), Dispatch::Finished(..)));
     }
 
     #[test]
@@ -241,12 +241,12 @@ mod tests {
         let (ledger, small) = (Ledger::default(), answer("a"));
         (0..=REMEMBERED).for_each(|number| do_task(&ledger, number, &small));
         assert!(matches!(ledger.begin(key(0)), Dispatch::New(_)));
-        assert!(matches!(ledger.begin(key(1)), Dispatch::Finished(_)));
+        assert!(matches!(ledger.begin(key(1)), Dispatch::Finished(..)));
         let large = answer(&"x".repeat(1 << 20));
         let larges = REMEMBERED + 1..REMEMBERED + 65;
         larges.clone().for_each(|number| do_task(&ledger, number, &large));
         assert!(matches!(ledger.begin(key(REMEMBERED)), Dispatch::New(_)));
-        assert!(matches!(ledger.begin(key(larges.end - 1)), Dispatch::Finished(_)));
+        assert!(matches!(ledger.begin(key(larges.end - 1)), Dispatch::Finished(..)));
         assert!(ledger.state().bytes <= REMEMBERED_BYTES);
     }
 

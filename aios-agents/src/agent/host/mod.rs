@@ -11,6 +11,7 @@ mod consumer;
 mod hosted;
 mod ledger;
 mod options;
+mod publish;
 mod running;
 mod slot;
 mod supervise;

@@ -24,8 +24,9 @@ pub struct HostOptions {
     pub cancel_grace: Duration,
     /// How long a factory may take to make an agent. 30 s.
     pub create_timeout: Duration,
-    /// How long an answer waits for its mailbox, if that is missing. 60 s. Then the task becomes a dead
-    /// letter.
+    /// How long an answer waits for its mailbox if that is missing, or for a broker that rejects it, for
+    /// example because a queue is full. 60 s. Then the task becomes a dead letter, or a failure if the
+    /// broker takes that.
     pub answer_patience: Duration,
     /// How long to wait between attempts to make an agent, to subscribe and to publish. These
     /// never end, so the number of attempts is not looked at. 0.2 s, doubling up to 30 s.

@@ -11,7 +11,7 @@ use aios_core::{
 
 use super::{Driver, answer::refuse};
 use crate::{
-    agent::codes,
+    agent::{codes, letters::dead_lettered},
     runtime::AnonymousAnswers,
     workflow::{
         engine::{activity::Queued, dispatch::Attempt},
@@ -27,6 +27,7 @@ pub(in super::super) const ANONYMOUS: &str = "it does not name the event that as
 #[derive(Debug)]
 pub(super) struct Assignment {
     agent_type: Segment,
+    agent_id: Option<Box<str>>,
     pub(super) attempt: u32,
     timeout: Option<Duration>,
     pub(super) assigned_at: Timestamp,
@@ -39,6 +40,8 @@ pub(super) struct Assignment {
     seen_at: Option<Timestamp>,
     /// Counts the attempt among those that no agent has begun.
     pub(super) queued: Option<Queued>,
+    /// Has the engine look for its dead letter: it was begun, and its agent may have given it up.
+    silent: Option<Queued>,
     /// An answer that names no assignment, and when it came.
     held: Option<(Held, Timestamp)>,
     /// Says that this attempt is waited for.
@@ -111,6 +114,7 @@ impl Driver {
         }
         let assignment = Assignment {
             agent_type: task.agent_type.clone(),
+            agent_id: task.data.agent_id.as_deref().map(Into::into),
             attempt: task.data.attempt,
             timeout: task.data.timeout(),
             assigned_at,
@@ -123,6 +127,7 @@ impl Driver {
                 &task.agent_type,
                 task.data.agent_id.as_deref(),
             )),
+            silent: None,
             held: None,
             awaited: Arc::default(),
         };
@@ -148,9 +153,10 @@ impl Driver {
             self.engine.activity.note(&assignment.agent_type, now, assignment.assigned_at);
         }
         assignment.seen_at = Some(now);
+        assignment.silent = None;
         let queued = assignment.queued.take();
         let attempt = assignment.attempt;
-        let silence = now + self.engine.options.heartbeat_timeout;
+        let silence = now + self.engine.options.heartbeat_timeout / 2;
         self.engine.timers.set(silence, &self.run_id, operation);
         let held = assignment.held.take();
         if let Some(queued) = queued {
@@ -202,6 +208,7 @@ impl Driver {
             return self.engine.timers.set(until, &self.run_id, operation);
         }
         let unclaimed_at = self.check_unclaimed(operation, now);
+        let quiet_at = self.check_silence(operation, now);
         let Some(assignment) = self.assigned.get(&operation) else { return };
         let attempt = assignment.attempt;
         let silent_at = assignment.seen_at.map(|seen| seen + self.engine.options.heartbeat_timeout);
@@ -213,7 +220,7 @@ impl Driver {
             (_, Some(at)) if at <= now => timed_out(assignment),
             (silent_at, late_at) => {
                 let expires_at = self.execution.machine().task_expiry(operation);
-                let times = [silent_at, late_at, expires_at, unclaimed_at];
+                let times = [quiet_at, silent_at, late_at, expires_at, unclaimed_at];
                 if let Some(next) = times.into_iter().flatten().min() {
                     self.engine.timers.set(next, &self.run_id, operation);
                 }
@@ -222,6 +229,22 @@ impl Driver {
         };
         self.assigned.remove(&operation);
         self.undelivered(operation, attempt, TaskError::retryable(failure));
+    }
+
+    /// Has the engine look for the dead letter of an attempt whose agent was not heard of for half of the
+    /// time that it may be silent. Returns when that will be.
+    fn check_silence(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
+        let assignment = self.assigned.get_mut(&operation)?;
+        let quiet_at = assignment.seen_at? + self.engine.options.heartbeat_timeout / 2;
+        if quiet_at > now {
+            return Some(quiet_at);
+        }
+        if assignment.silent.is_none() {
+            let agent_id = assignment.agent_id.as_deref();
+            let queued = Queued::new(&self.engine, &assignment.agent_type, agent_id);
+            assignment.silent = Some(queued);
+        }
+        None
     }
 
     /// Ends a task whose attempts together are out of time. Returns whether it did.
@@ -250,12 +273,8 @@ impl Driver {
         if letter.event.id != self.assignment_id(operation, attempt) {
             return;
         }
-        let failure = Failure::new(
-            "TASK_DEAD_LETTERED",
-            format!("the broker gave the task up: {}", letter.reason),
-        );
         self.assigned.remove(&operation);
-        self.undelivered(operation, attempt, TaskError::retryable(failure));
+        self.undelivered(operation, attempt, dead_lettered(&letter.reason));
     }
 
     /// When the attempt has taken too long: its timeout, and the grace for the agent's own report,

@@ -1,0 +1,35 @@
+//! What a host writes on the dead letter of a task that it gives up, and the engine reads there.
+
+use aios_core::{agent::TaskError, failure::Failure};
+
+use super::codes;
+
+/// How the reason begins if another attempt would end in the same way.
+const FINAL: &str = "the agent gave it up for good: ";
+
+/// The reason for a dead letter of a task that no attempt can answer.
+pub(crate) fn final_reason(failure: &Failure) -> String {
+    format!("{FINAL}{failure}")
+}
+
+/// What an attempt ends with whose task became a dead letter for this reason.
+pub(crate) fn dead_lettered(reason: &str) -> TaskError {
+    let is_final = reason.starts_with(FINAL);
+    let who = if is_final { "the task is a dead letter" } else { "the broker gave the task up" };
+    let failure = Failure::new(codes::TASK_DEAD_LETTERED, format!("{who}: {reason}"));
+    TaskError { failure, retryable: !is_final }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_tell_what_is_given_up_for_good_from_what_may_pass() {
+        let refused = Failure::new("REJECTED", "the broker refused the event");
+        let error = dead_lettered(&final_reason(&refused));
+        assert_eq!((error.failure.code.as_str(), error.retryable), ("TASK_DEAD_LETTERED", false));
+        assert!(error.failure.message.ends_with("the broker refused the event (REJECTED)"));
+        assert!(dead_lettered("delivered too often").retryable);
+    }
+}

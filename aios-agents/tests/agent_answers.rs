@@ -1,0 +1,293 @@
+//! Answers that the broker refuses: whatever it does, no agent's code runs twice, nothing is tried
+//! for ever, and somebody hears of it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::{
+    agent::{AgentHost, Agents, HostOptions},
+    prelude::*,
+    runtime::EngineOptions,
+};
+use aios_broker::memory::MemoryBroker;
+use aios_core::{
+    agent::{TaskCompleted, TaskFailed},
+    broker::{Broker, BrokerError, DeadLetter, Group, Publish, Settlement},
+    event::Event,
+};
+use serde_json::json;
+
+use crate::{
+    agent_support::{Inbox, Scripted, World, assigned},
+    faulty::{Fault, FaultyBroker},
+    workflow_support::{actions, result, runtime, store},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a broker says that will say it again.
+fn for_good() -> BrokerError {
+    let source = Arc::new(std::fmt::Error);
+    BrokerError::Backend { backend: "faulty", operation: "publish", retryable: false, source }
+}
+
+fn too_large() -> BrokerError {
+    BrokerError::TooLarge { bytes: 9, limit: 8 }
+}
+
+fn rejected() -> BrokerError {
+    BrokerError::Rejected { reason: "the queue is full".to_owned() }
+}
+
+/// An agent, its host on a faulty broker, and the engine that waits for its answers.
+struct Scene {
+    world: World,
+    broker: Arc<FaultyBroker>,
+    agent: Scripted,
+    engine: Inbox,
+    host: AgentHost,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let (world, agent) = (World::new(), Scripted::echo());
+        let broker = FaultyBroker::new(world.broker.clone());
+        let engine = world.mailbox("engine").await;
+        let agents = Agents::new().agent("backend", agent.clone());
+        let host = world.start_on(broker.clone(), agents, HostOptions::new()).await.unwrap();
+        Self { world, broker, agent, engine, host }
+    }
+
+    async fn assign(&self) {
+        self.world.assign("backend", "t1", json!(1)).await;
+    }
+
+    /// Refuses events with these actions from now on.
+    fn refuse(&self, actions: &'static [&'static str], error: BrokerError) {
+        self.broker.on_publish(move |publish| {
+            actions
+                .contains(&publish.event.event_type.action())
+                .then(|| Fault::Refuse(error.clone()))
+        });
+    }
+
+    /// How the task was settled so far.
+    fn settled(&self) -> Vec<Settlement> {
+        let settled = self.broker.settled().into_iter();
+        let of_task = |event: &Event| event.event_type.action() == "task_assigned";
+        settled.filter(|(event, _)| of_task(event)).map(|(_, settlement)| settlement).collect()
+    }
+
+    async fn letters(&self) -> Vec<DeadLetter> {
+        let address = Group::new("agents.backend").unwrap().into();
+        self.world.broker.dead_letters(&address).await.unwrap().list(10).await.unwrap()
+    }
+
+    /// The failure that comes next, after it was seen that nothing else is said or done.
+    async fn only_failure(&mut self) -> TaskFailed {
+        let failed = self.world.drive(self.engine.failure()).await;
+        self.world.pass(HOUR).await;
+        assert!(self.engine.try_next().await.is_none(), "one answer is enough");
+        assert_eq!(self.settled(), [Settlement::Ack]);
+        assert_eq!(self.agent.calls(), 1);
+        failed
+    }
+}
+
+#[tokio::test]
+async fn should_fail_a_task_whose_answer_is_refused_for_good() {
+    for (error, code) in [(for_good(), "BROKER_BACKEND"), (too_large(), "EVENT_TOO_LARGE")] {
+        let mut scene = Scene::new().await;
+        scene.refuse(&["task_completed"], error);
+        scene.assign().await;
+        let TaskFailed { failure, retryable, .. } = scene.only_failure().await;
+        assert_eq!((failure.code.as_str(), retryable), (code, false));
+    }
+}
+
+#[tokio::test]
+async fn should_fail_a_task_whose_answer_is_rejected_for_too_long() {
+    let mut scene = Scene::new().await;
+    scene.refuse(&["task_completed"], rejected());
+    scene.assign().await;
+    scene.world.pass(SECOND * 50).await;
+    assert!(scene.engine.try_next().await.is_none(), "it may pass");
+    scene.world.pass(SECOND * 120).await;
+    let TaskFailed { failure, retryable, .. } = scene.only_failure().await;
+    assert_eq!((failure.code.as_str(), retryable), ("REJECTED", false));
+}
+
+#[tokio::test]
+async fn should_publish_an_answer_that_is_rejected_for_a_while() {
+    let mut scene = Scene::new().await;
+    scene.refuse(&["task_completed"], rejected());
+    scene.assign().await;
+    scene.world.pass(SECOND * 20).await;
+    scene.broker.heal();
+    let answer = scene.world.drive(scene.engine.next()).await;
+    assert_eq!(answer.event_type.action(), "task_completed");
+}
+
+/// Neither the result nor the failure that says so is taken.
+#[tokio::test]
+async fn should_give_a_task_up_of_which_no_answer_is_taken() {
+    for (error, code) in [(for_good(), "BROKER_BACKEND"), (rejected(), "REJECTED")] {
+        let mut scene = Scene::new().await;
+        scene.refuse(&["task_completed", "task_failed"], error);
+        scene.assign().await;
+        scene.world.pass(HOUR).await;
+        let [letter] = &scene.letters().await[..] else { panic!("there is one dead letter") };
+        assert!(letter.reason.contains(code), "{}", letter.reason);
+        assert!(matches!(scene.settled()[..], [Settlement::DeadLetter { .. }]));
+        assert_eq!(scene.agent.calls(), 1);
+        assert!(scene.engine.try_next().await.is_none());
+    }
+}
+
+/// Somebody mends the broker and sends the dead letter back: the work was done.
+#[tokio::test]
+async fn should_answer_a_task_that_was_given_up_with_its_result_when_it_comes_again() {
+    let mut scene = Scene::new().await;
+    scene.refuse(&["task_completed", "task_failed"], for_good());
+    scene.assign().await;
+    scene.world.pass(SECOND).await;
+    scene.broker.heal();
+    let address = Group::new("agents.backend").unwrap().into();
+    let letters = scene.world.broker.dead_letters(&address).await.unwrap();
+    assert_eq!(letters.redrive(aios_core::broker::Selection::All).await.unwrap(), 1);
+    let answer: TaskCompleted = scene.world.drive(scene.engine.next()).await.data().unwrap();
+    assert_eq!(answer.output.as_str(), "1");
+    assert_eq!(scene.agent.calls(), 1);
+}
+
+/// The same attempt is given a second time, after its answer was taken the first time.
+#[tokio::test]
+async fn should_fail_a_task_whose_remembered_answer_is_refused_for_good() {
+    for (error, code) in [(for_good(), "BROKER_BACKEND"), (too_large(), "EVENT_TOO_LARGE")] {
+        let mut scene = Scene::new().await;
+        scene.assign().await;
+        assert_eq!(scene.engine.next().await.event_type.action(), "task_completed");
+        scene.refuse(&["task_completed"], error);
+        for _ in 0..2 {
+            scene.assign().await;
+            let TaskFailed { failure, retryable, .. } =
+                scene.world.drive(scene.engine.failure()).await;
+            assert_eq!((failure.code.as_str(), retryable), (code, false));
+        }
+        scene.world.idle().await;
+        assert_eq!(scene.settled(), [Settlement::Ack, Settlement::Ack, Settlement::Ack]);
+        assert_eq!(scene.agent.calls(), 1);
+    }
+}
+
+#[tokio::test]
+async fn should_give_a_task_up_of_which_no_remembered_answer_is_taken() {
+    let mut scene = Scene::new().await;
+    scene.assign().await;
+    scene.engine.next().await;
+    scene.refuse(&["task_completed", "task_failed"], for_good());
+    scene.assign().await;
+    scene.world.pass(HOUR).await;
+    assert!(matches!(scene.settled()[..], [Settlement::Ack, Settlement::DeadLetter { .. }]));
+    assert_eq!(scene.letters().await.len(), 1);
+}
+
+/// It may go on with another broker, or in another process.
+#[tokio::test]
+async fn should_give_back_a_task_whose_broker_is_closed() {
+    let mut scene = Scene::new().await;
+    let is_first = AtomicBool::new(true);
+    scene.broker.on_publish(move |publish| {
+        let is_answer = publish.event.event_type.action() == "task_completed";
+        (is_answer && is_first.swap(false, Ordering::SeqCst))
+            .then_some(Fault::Refuse(BrokerError::Closed))
+    });
+    scene.assign().await;
+    let answer = scene.world.drive(scene.engine.next()).await;
+    assert_eq!(answer.event_type.action(), "task_completed");
+    scene.world.idle().await;
+    assert_eq!(scene.settled(), [Settlement::Release, Settlement::Ack]);
+    assert_eq!(scene.agent.calls(), 1);
+}
+
+/// Its mailbox may still come: another process waits for it then.
+#[tokio::test]
+async fn should_give_back_a_task_whose_answer_waits_when_the_host_shuts_down() {
+    for remembered in [false, true] {
+        let mut scene = Scene::new().await;
+        if remembered {
+            scene.assign().await;
+            scene.engine.next().await;
+        }
+        let missing = BrokerError::Unroutable { event_type: "task_completed".to_owned() };
+        scene.refuse(&["task_completed"], missing);
+        scene.assign().await;
+        scene.world.idle().await;
+        let error = scene.world.drive(scene.host.shutdown(SECOND * 3)).await.unwrap_err();
+        assert_eq!(error.code(), "SHUTDOWN_TIMEOUT");
+        let tasks = "agents.backend.task_assigned";
+        assert_eq!(scene.world.waiting("agents.backend", tasks).await, 1);
+    }
+}
+
+/// A task that can't be read, and whose refusal the broker does not take either.
+#[tokio::test]
+async fn should_give_a_task_up_that_can_neither_be_read_nor_answered() {
+    for error in [for_good(), rejected(), BrokerError::Uncertain] {
+        let scene = Scene::new().await;
+        scene.refuse(&["task_failed"], error);
+        let task = assigned("backend", "t1", 1, json!(1), None);
+        let data = json!({ "task_id": "t1", "attempt": 1 });
+        let unreadable = Event::new(task.event_type, "engine", &data).unwrap();
+        scene.world.publish(unreadable.with_metadata(task.metadata)).await;
+        scene.world.pass(SECOND * 200).await;
+        let [letter] = &scene.letters().await[..] else { panic!("there is one dead letter") };
+        assert!(letter.reason.contains("INVALID_EVENT_DATA"), "{}", letter.reason);
+    }
+}
+
+fn is_answer(publish: &Publish) -> bool {
+    publish.to.is_some()
+        && matches!(publish.event.event_type.action(), "task_completed" | "task_failed")
+}
+
+async fn ask(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+    context.task("backend", &number).await
+}
+
+/// An agent that no answer is taken from gives its task up; the run hears why, also if the agent has
+/// shown signs of life, and does not have the work done again.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_tell_the_run_of_a_task_that_no_answer_is_taken_of() {
+    for work in [Duration::ZERO, Duration::from_millis(100)] {
+        let agent = Scripted::new(move |_, parameters| async move {
+            #[allow(clippy::disallowed_methods, reason = "the agent works meanwhile")]
+            tokio::time::sleep(work).await;
+            Ok(parameters)
+        });
+        let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+        broker.on_publish(|publish| is_answer(publish).then(|| Fault::Refuse(for_good())));
+        let options = EngineOptions {
+            dead_letter_check: Duration::from_millis(20),
+            heartbeat_timeout: Duration::from_secs(3),
+            ..EngineOptions::default()
+        };
+        let host = HostOptions::new().with_heartbeat_interval(Duration::from_millis(10));
+        let builder = runtime(&store()).broker(broker as Arc<dyn Broker>).engine_options(options);
+        let builder = builder.host_options(host).agent("backend", agent.clone());
+        let runtime = builder.workflow("ask", ask).start().await.unwrap();
+        let run = runtime.start("ask", &7).await.unwrap();
+        let failure = result::<u64>(&run).await.unwrap_err().failure().unwrap().clone();
+        assert_eq!(failure.code, "TASK_DEAD_LETTERED");
+        assert!(failure.message.contains("BROKER_BACKEND"), "{failure}");
+        assert_eq!(agent.calls(), 1);
+        let given = actions(&run).await.iter().filter(|it| *it == "task_assigned").count();
+        assert_eq!(given, 1);
+    }
+}
