@@ -8,6 +8,7 @@
 )]
 
 mod agent_answers;
+mod agent_blocked;
 mod agent_caller;
 mod agent_faults;
 mod agent_host;

@@ -75,12 +75,15 @@ async fn should_refuse_host_options_that_make_no_sense() {
         ("cancel_grace", options().with_cancel_grace(Duration::MAX)),
         ("create_timeout", options().with_create_timeout(ZERO)),
         ("early_ack_after", options().with_early_ack_after(Some(Duration::MAX))),
+        ("blocked_after", options().with_blocked_after(Some(ZERO))),
+        ("blocked_after", options().with_blocked_after(Some(Duration::MAX))),
         ("backoff", options().with_backoff(RetryPolicy::fixed(1, ZERO))),
     ] {
         let refusal = refused_by_host(options, doubler()).await;
         assert!(refusal.as_ref().is_some_and(|it| it.contains(name)), "{name}: {refusal:?}");
     }
-    assert_eq!(refused_by_host(options().with_early_ack_after(None), doubler()).await, None);
+    let unwatched = options().with_early_ack_after(None).with_blocked_after(None);
+    assert_eq!(refused_by_host(unwatched, doubler()).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,6 +63,7 @@ fn should_document_the_default_options() {
     assert_row("`HostOptions`: `announce_interval`", &span(host.announce_interval));
     assert_row("`HostOptions`: `cancel_grace`", &span(host.cancel_grace));
     assert_row("`HostOptions`: `create_timeout`", &span(host.create_timeout));
+    assert_row("`HostOptions`: `blocked_after`", &span(host.blocked_after.unwrap()));
     let (first, most) = (span(host.backoff.initial_delay), span(host.backoff.max_delay));
     assert_row("`HostOptions`: `backoff`", &format!("{first} to {most}"));
 }

@@ -18,7 +18,7 @@ use crate::{
     fault::Fault,
     given::event_of,
     json,
-    places::{Arguments, Function, Places},
+    places::{Arguments, Function, Host, Places},
 };
 
 /// An agent whose code is a Python function.
@@ -56,8 +56,9 @@ impl DynAgent for PyAgent {
             true => TaskSlot::default(),
             false => context.slot(),
         };
+        let host = Host { slot, queued: context.queued() };
         let function = Arc::clone(&self.function);
-        let running = self.places.run_in(slot, function, TaskError::FAILED, arguments);
+        let running = self.places.run_for(host, function, TaskError::FAILED, arguments);
         let mut running = std::pin::pin!(running);
         let mut gone = Gone(Arc::clone(&task));
         let outcome = loop {

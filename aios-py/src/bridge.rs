@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     io::{ErrorKind, Read, Write},
     os::{fd::AsRawFd, unix::net::UnixStream},
     sync::{
@@ -13,10 +14,14 @@ use std::{
     },
 };
 
+use aios_agents::agent::{Beat, Pulse};
 use pyo3::prelude::*;
 
 /// Jobs that are done in one turn of the loop.
 const TURN: usize = 256;
+
+/// Calls of a blocked loop that are named.
+const FRAMES: usize = 16;
 
 /// Something to do on the loop's thread.
 pub(crate) type Job = Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>;
@@ -68,6 +73,45 @@ impl Bridge {
     }
 }
 
+/// The loop as the host of its agents watches it.
+pub(crate) struct LoopPulse {
+    bridge: Arc<Bridge>,
+    thread: u64,
+}
+
+impl Pulse for LoopPulse {
+    fn probe(&self, beat: Beat) {
+        self.bridge.push(Box::new(move |_| {
+            beat.beat();
+            Ok(())
+        }));
+    }
+
+    fn stack(&self) -> Option<String> {
+        Python::try_attach(|py| stack(py, self.thread).ok())?
+    }
+}
+
+impl fmt::Debug for LoopPulse {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("LoopPulse").field("thread", &self.thread).finish_non_exhaustive()
+    }
+}
+
+/// What a Python thread does, in one line, from the inside out.
+fn stack(py: Python<'_>, thread: u64) -> PyResult<String> {
+    let frames = py.import("sys")?.call_method0("_current_frames")?;
+    let mut frame = frames.get_item(thread)?;
+    let mut calls = Vec::new();
+    while !frame.is_none() && calls.len() < FRAMES {
+        let code = frame.getattr("f_code")?;
+        let (name, file) = (code.getattr("co_name")?, code.getattr("co_filename")?);
+        calls.push(format!("{name} ({file}:{})", frame.getattr("f_lineno")?));
+        frame = frame.getattr("f_back")?;
+    }
+    Ok(calls.join(" < "))
+}
+
 /// The end of a turn, however it ends: what is left has to wait until the loop has seen to everything
 /// else.
 struct Rest<'a>(&'a Bridge);
@@ -88,17 +132,26 @@ pub(crate) struct LoopBridge {
     pub(crate) bridge: Arc<Bridge>,
     reader: UnixStream,
     pub(crate) event_loop: Py<PyAny>,
+    /// Python's name of the loop's thread, on which this is made.
+    thread: u64,
+}
+
+impl LoopBridge {
+    pub(crate) fn pulse(&self) -> Arc<LoopPulse> {
+        Arc::new(LoopPulse { bridge: Arc::clone(&self.bridge), thread: self.thread })
+    }
 }
 
 #[pymethods]
 impl LoopBridge {
     #[new]
-    fn new(event_loop: Py<PyAny>) -> PyResult<Self> {
+    fn new(py: Python<'_>, event_loop: Py<PyAny>) -> PyResult<Self> {
+        let thread = py.import("threading")?.call_method0("get_ident")?.extract()?;
         let (reader, waker) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
         let bridge = Bridge { queue: Mutex::default(), signalled: AtomicBool::new(false), waker };
-        Ok(Self { bridge: Arc::new(bridge), reader, event_loop })
+        Ok(Self { bridge: Arc::new(bridge), reader, event_loop, thread })
     }
 
     /// The file descriptor to watch.

@@ -7,6 +7,7 @@ use std::{
 
 use aios_agents::{
     Runtime,
+    agent::HostOptions,
     runtime::{EngineOptions, RunExecutor},
     workflow::Target,
 };
@@ -20,7 +21,7 @@ use aios_core::{
 use pyo3::prelude::*;
 
 use crate::{
-    bridge::LoopBridge,
+    bridge::{LoopBridge, LoopPulse},
     calls::{Answer, Calls},
     events,
     fault::Fault,
@@ -38,6 +39,7 @@ use crate::{
 pub(crate) struct Core {
     tokio: Mutex<Option<tokio::runtime::Runtime>>,
     calls: Arc<Calls>,
+    pulse: Arc<LoopPulse>,
     opened: Place,
 }
 
@@ -102,7 +104,8 @@ impl Core {
             pool: Arc::new(Queue::default()),
         };
         let calls = Arc::new(Calls::new(tokio.handle().clone(), Arc::new(places)));
-        Ok(Self { tokio: Mutex::new(Some(tokio)), calls, opened: Place::default() })
+        let (pulse, opened) = (bridge.pulse(), Place::default());
+        Ok(Self { tokio: Mutex::new(Some(tokio)), calls, pulse, opened })
     }
 
     /// The queue of the threads that run plain functions.
@@ -111,7 +114,7 @@ impl Core {
     }
 
     #[allow(clippy::too_many_arguments, reason = "called by aios._client only")]
-    #[pyo3(signature = (store, broker, source, agents, workflows, engine, lease_time, relay))]
+    #[pyo3(signature = (store, broker, source, agents, workflows, engine, lease_time, relay, blocked_after))]
     fn open<'py>(
         &self,
         py: Python<'py>,
@@ -123,6 +126,7 @@ impl Core {
         engine: bool,
         lease_time: f64,
         relay: bool,
+        blocked_after: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let source: Arc<str> = source.into();
         let lease_time = seconds(py, lease_time)?;
@@ -130,9 +134,13 @@ impl Core {
         let executor = (!workflows.is_empty())
             .then(|| -> Arc<dyn RunExecutor> { Arc::new(self.calls.executor()) });
         let options = EngineOptions { lease_time, relay, executor, ..EngineOptions::default() };
-        let mut builder = Runtime::builder().clock(Arc::new(SystemClock)).engine_options(options);
+        let blocked_after = blocked_after.map(|time| seconds(py, time)).transpose()?;
+        let host = HostOptions::new().with_blocked_after(blocked_after);
+        let builder = Runtime::builder().clock(Arc::new(SystemClock)).engine_options(options);
+        let mut builder = builder.host_options(host);
         for agent in agents {
-            builder = builder.agents(agent.into_definition(&self.calls.places, &source)?);
+            let agent = agent.into_definition(&self.calls.places, &self.pulse, &source)?;
+            builder = builder.agents(agent);
         }
         for workflow in workflows {
             builder = builder.dyn_workflow(workflow.into_workflow(py, &self.calls.places)?);

@@ -12,6 +12,7 @@ use pyo3::{exceptions::PyValueError, prelude::*};
 
 use crate::{
     agent::PyAgent,
+    bridge::LoopPulse,
     fault::Fault,
     json,
     places::{Function, Places, Pool},
@@ -83,6 +84,7 @@ impl AgentGiven {
     pub(crate) fn into_definition(
         self,
         places: &Arc<Places>,
+        pulse: &Arc<LoopPulse>,
         source: &Arc<str>,
     ) -> PyResult<AgentDefinition> {
         let schema = |text: &str| {
@@ -106,6 +108,11 @@ impl AgentGiven {
             source: Arc::clone(source),
         });
         let definition = AgentDefinition::instance(self.agent_type, agent);
-        Ok(definition.with_concurrency(self.concurrency))
+        let definition = definition.with_concurrency(self.concurrency);
+        // Plain functions have threads of their own.
+        Ok(match self.is_async {
+            true => definition.with_pulse(Arc::<LoopPulse>::clone(pulse)),
+            false => definition,
+        })
     }
 }

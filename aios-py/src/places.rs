@@ -6,7 +6,7 @@ use std::{
 };
 
 use aios_core::{
-    agent::{TaskError, TaskSlot},
+    agent::{TaskError, TaskQueued, TaskSlot},
     event::Payload,
     failure::Failure,
 };
@@ -56,20 +56,20 @@ impl Places {
         code: &'static str,
         arguments: Arguments,
     ) -> Attempt {
-        self.run_in(TaskSlot::default(), function, code, arguments).await
+        self.run_for(Host::default(), function, code, arguments).await
     }
 
-    /// Like [`run`](Self::run), and holds the slot of a task until the function has ended, which may
-    /// be after this future was dropped.
-    pub(crate) async fn run_in(
+    /// Like [`run`](Self::run), for the host of a task: says to it when the function begins, and holds
+    /// the slot until the function has ended, which may be after this future was dropped.
+    pub(crate) async fn run_for(
         &self,
-        slot: TaskSlot,
+        host: Host,
         function: Arc<Function>,
         code: &'static str,
         arguments: Arguments,
     ) -> Attempt {
         let (sender, receiver) = oneshot::channel();
-        let call = Call { function, code, arguments, sender, slot };
+        let call = Call { function, code, arguments, sender, host };
         let _running = match call.function.is_async {
             true => Some(self.on_loop(call)),
             false => {
@@ -90,22 +90,30 @@ impl Places {
     }
 }
 
+/// What the host of a task has to do with a call.
+#[derive(Default)]
+pub(crate) struct Host {
+    pub(crate) slot: TaskSlot,
+    pub(crate) queued: TaskQueued,
+}
+
 /// A call that is about to be made.
 struct Call {
     function: Arc<Function>,
     code: &'static str,
     arguments: Arguments,
     sender: oneshot::Sender<Attempt>,
-    slot: TaskSlot,
+    host: Host,
 }
 
 impl Call {
-    /// The function and its arguments; `None` if the arguments can't be made, which is answered.
+    /// The function and its arguments; `None` if it is not to be called any more, or the arguments can't
+    /// be made, which is answered.
     fn into_parts(self, py: Python<'_>) -> Option<(Py<PyAny>, Py<PyTuple>)> {
-        if self.sender.is_closed() {
+        if self.sender.is_closed() || !self.host.queued.begin() {
             return None;
         }
-        let waiting = Mutex::new(Some((self.sender, self.slot)));
+        let waiting = Mutex::new(Some((self.sender, self.host.slot)));
         let function = Arc::clone(&self.function);
         let reply = Bound::new(py, Reply { waiting, code: self.code, function }).ok()?;
         let arguments = (self.arguments)(py).and_then(|mut arguments| {

@@ -8,7 +8,7 @@ use aios_core::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{AgentError, IntoDynAgent, faults::decode};
+use super::{AgentError, IntoDynAgent, Pulse, faults::decode};
 use crate::middleware::AgentLayer;
 
 /// Makes an agent from its config.
@@ -52,6 +52,7 @@ pub struct AgentDefinition {
     pub(super) concurrency: u16,
     pub(super) layers: Vec<Arc<dyn AgentLayer>>,
     pub(super) agents: Vec<RegisteredAgent>,
+    pub(super) pulse: Option<Arc<dyn Pulse>>,
     fault: Option<AgentError>,
 }
 
@@ -122,6 +123,7 @@ impl AgentDefinition {
             concurrency,
             layers: Vec::new(),
             agents: Vec::new(),
+            pulse: None,
             fault: None,
         }
     }
@@ -155,6 +157,14 @@ impl AgentDefinition {
     #[must_use]
     pub fn with_layer(mut self, layer: impl AgentLayer) -> Self {
         self.layers.push(Arc::new(layer));
+        self
+    }
+
+    /// Says that the code of these agents runs elsewhere than on the runtime of their host, such as on
+    /// an event loop of another language. Agents that share a pulse, the same `Arc`, run in one place.
+    #[must_use]
+    pub fn with_pulse(mut self, pulse: Arc<dyn Pulse>) -> Self {
+        self.pulse = Some(pulse);
         self
     }
 

@@ -61,7 +61,7 @@ pub use self::{
     caller::{Caller, TaskCall},
     definition::{AgentDefinition, RegisteredAgent},
     error::AgentError,
-    host::{AgentHost, HostOptions},
+    host::{AgentHost, Beat, HostOptions, Pulse},
     registry::Agents,
     typed::{Boxed, Dynamic, IntoDynAgent, Typed, TypedAgent},
 };

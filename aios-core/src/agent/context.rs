@@ -45,6 +45,37 @@ pub trait TaskHost: Send + Sync {
     fn slot(&self) -> TaskSlot {
         TaskSlot::default()
     }
+
+    /// The code of the task is queued; see [`TaskContext::queued`]. A host that gives no task back
+    /// does not have to know.
+    fn queued(&self) -> TaskQueued {
+        TaskQueued::default()
+    }
+}
+
+/// Code of a task that was queued and has not begun; see [`TaskContext::queued`].
+#[derive(Clone, Default)]
+#[must_use = "the code has not begun before `begin` says so"]
+pub struct TaskQueued(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
+impl TaskQueued {
+    /// Code that begins if `begin` says so; for those who run agents.
+    pub fn new(begin: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(begin)))
+    }
+
+    /// Says that the code begins now, and returns whether it may. It may not once the host has given
+    /// the task back to the broker.
+    #[must_use = "code that may not begin is done by somebody else"]
+    pub fn begin(&self) -> bool {
+        self.0.as_ref().is_none_or(|begin| begin())
+    }
+}
+
+impl fmt::Debug for TaskQueued {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("TaskQueued").field(&self.0.is_some()).finish()
+    }
 }
 
 /// A slot among the tasks that a host runs at the same time; see [`TaskContext::slot`].
@@ -190,6 +221,15 @@ impl TaskContext {
     /// fewer tasks, instead of piling them up where nothing is left to run them.
     pub fn slot(&self) -> TaskSlot {
         self.host.slot()
+    }
+
+    /// Says that the code of this task is queued, for a thread or an event loop, and has not begun.
+    ///
+    /// Until it [begins](TaskQueued::begin) the host may give the task back to the broker, for others
+    /// to do: when this process stops, or when what runs the code is blocked. Code of which nothing is
+    /// said has begun.
+    pub fn queued(&self) -> TaskQueued {
+        self.host.queued()
     }
 
     /// Completes when the task is cancelled.

@@ -28,7 +28,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 pub use self::{
-    context::{TaskContext, TaskHost, TaskInfo, TaskSlot},
+    context::{TaskContext, TaskHost, TaskInfo, TaskQueued, TaskSlot},
     error::{ResultExt, TaskError},
     name::{InvalidSegment, Segment},
     task::{TaskAssigned, TaskCompleted, TaskFailed, TaskHeartbeat, TaskId, TaskResult},

@@ -450,6 +450,9 @@ class Client:
     def _relays(self) -> bool:
         return False
 
+    def _blocked_limit(self) -> float | None:
+        return None
+
     def _threads(self) -> int:
         return 0
 
@@ -474,6 +477,7 @@ class Client:
                 self._has_engine(),
                 self._lease_time(),
                 self._relays(),
+                self._blocked_limit(),
             )
         except BaseException:
             self._dispose()
@@ -1044,6 +1048,9 @@ class Runtime(Client):
             runs, in seconds; at least 1.
         relay: Whether lifecycle events of the log are published to the broker.
         shutdown_timeout: How long tasks may go on when the runtime is closed, in seconds.
+        blocked_after: After which time without a sign of life the event loop counts as blocked, in
+            seconds, at least 0.01; ``None`` means never. Its agents then take no tasks and send no
+            heartbeats until it goes on, so that other processes do their tasks.
     """
 
     def __init__(
@@ -1060,6 +1067,7 @@ class Runtime(Client):
         lease_time: float = 10.0,
         relay: bool = True,
         shutdown_timeout: float = 10.0,
+        blocked_after: float | None = 5.0,
     ) -> None:
         super().__init__(store, broker, source=source, workflows=workflows, workers=workers)
         self._given_agents = _several(agents, "agents")
@@ -1071,6 +1079,7 @@ class Runtime(Client):
         self._lease = lease_time
         self._relay = relay
         self._shutdown_timeout = shutdown_timeout
+        self._blocked_after = blocked_after
 
     def _agents(self) -> list[BoundAgent]:
         from ._agent import bind
@@ -1144,6 +1153,9 @@ class Runtime(Client):
 
     def _deadline(self) -> float:
         return self._shutdown_timeout
+
+    def _blocked_limit(self) -> float | None:
+        return self._blocked_after
 
     def _threads(self) -> int:
         return self._thread_count if self._given_agents or self._workflows else 0

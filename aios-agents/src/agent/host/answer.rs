@@ -252,6 +252,7 @@ mod tests {
         host::{
             Shared,
             ledger::{Dispatch, Key, Ledger},
+            place::{Place, RuntimePulse},
         },
     };
 
@@ -276,7 +277,8 @@ mod tests {
             ledger: Ledger::default(),
         });
         let definition = AgentDefinition::instance("idle", Idle);
-        HostedType::new(&shared, Segment::new("idle").unwrap(), definition).unwrap()
+        let place = Place::new(Arc::new(RuntimePulse::new().0));
+        HostedType::new(&shared, Segment::new("idle").unwrap(), definition, place).unwrap()
     }
 
     /// Nothing that an agent returns makes this happen today.

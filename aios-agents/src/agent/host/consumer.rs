@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use super::{
     hosted::{HostedAgent, HostedType},
@@ -65,6 +65,7 @@ impl Consumer {
                 End::Closed | End::Failed(BrokerError::Closed) => return,
                 End::Failed(error) => self.recover(&error).await,
                 End::Busy => self.hosted.slots.any_free().await,
+                End::Blocked => self.hosted.place.free().await,
                 End::Resized => {}
             }
         }
@@ -86,13 +87,26 @@ impl Consumer {
 
     /// Spawns a future for each task, in a slot. Ends with the subscription.
     async fn take_all(&mut self, mut deliveries: Deliveries) -> End {
-        while let Some(item) = deliveries.next().await {
-            let delivery = match item {
-                Ok(delivery) => delivery,
-                Err(error) => return End::Failed(error),
+        let place = Arc::clone(&self.hosted.place);
+        let mut blocked = pin!(place.blocked());
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = blocked.as_mut() => return End::Blocked,
+                next = deliveries.next() => next,
+            };
+            let delivery = match next {
+                Some(Ok(delivery)) => delivery,
+                Some(Err(error)) => return End::Failed(error),
+                None => return End::Closed,
             };
             self.backoff.reset();
-            let Some(slot) = self.slot().await else { return End::Busy };
+            let slot = tokio::select! {
+                biased;
+                () = blocked.as_mut() => return End::Blocked,
+                slot = self.slot() => slot,
+            };
+            let Some(slot) = slot else { return End::Busy };
             let Some(agent) = self.agent.clone().or_else(|| self.hosted.pick()) else {
                 return End::Closed;
             };
@@ -102,7 +116,6 @@ impl Consumer {
                 return End::Resized;
             }
         }
-        End::Closed
     }
 
     /// Whether slots that were occupied by overdue code are free again, so that this subscription
@@ -144,6 +157,8 @@ enum End {
     Failed(BrokerError),
     /// Every slot is occupied by a task that takes long.
     Busy,
+    /// What runs the agents is blocked.
+    Blocked,
     /// More tasks can run than this subscription asks for.
     Resized,
 }

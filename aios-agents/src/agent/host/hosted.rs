@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::{
     Shared,
     announce::{Announcement, StatusChanged},
+    place::Place,
     slot::Slots,
 };
 use crate::agent::{AgentDefinition, AgentError, RegisteredAgent, events::Names};
@@ -37,6 +38,7 @@ pub(super) struct HostedType {
     pub(super) names: Names,
     pub(super) definition: AgentDefinition,
     pub(super) slots: Arc<Slots>,
+    pub(super) place: Arc<Place>,
     ready: RwLock<Vec<Arc<HostedAgent>>>,
     next: AtomicUsize,
     pub(super) became_ready: Notify,
@@ -47,12 +49,14 @@ impl HostedType {
         shared: &Arc<Shared>,
         agent_type: Segment,
         definition: AgentDefinition,
+        place: Arc<Place>,
     ) -> Result<Arc<Self>, AgentError> {
         let type_name = agent_type.as_str().into();
         Ok(Arc::new(Self {
             shared: Arc::clone(shared),
             names: Names::new(&agent_type)?,
             slots: Slots::new(&type_name, definition.concurrency),
+            place,
             type_name,
             ready: RwLock::default(),
             next: AtomicUsize::new(0),
@@ -87,8 +91,11 @@ impl HostedType {
             .collect()
     }
 
-    /// The agents that take tasks, and the announcements that they are there.
+    /// The agents that take tasks now, and the announcements that they are there.
     pub(super) fn seen(&self) -> Vec<(String, Announcement)> {
+        if self.place.is_blocked() {
+            return Vec::new();
+        }
         let ids = self.ready_ids().into_iter();
         let seen = |id: &str| self.note(id, &self.names.seen, &json!({ "agent_id": id }));
         ids.filter_map(|id| Some((id.to_string(), seen(&id)?))).collect()

@@ -120,6 +120,21 @@ impl Ledger {
         state.running.len()
     }
 
+    /// Gives up the tasks of an agent type, or of all, whose code has not begun. Says how many.
+    pub(super) fn withdraw(&self, agent_type: Option<&str>) -> usize {
+        let state = self.state();
+        let all = state.running.values();
+        all.filter(|running| running.is_of(agent_type) && running.withdraw()).count()
+    }
+
+    /// The tasks whose code runs, of an agent type or of all.
+    pub(super) fn begun(&self, agent_type: Option<&str>) -> Vec<TaskId> {
+        let state = self.state();
+        let begun = state.running.iter();
+        let begun = begun.filter(|(_, running)| running.is_of(agent_type) && running.has_begun());
+        begun.map(|(key, _)| key.task.task_id.clone()).collect()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -11,12 +11,14 @@ mod consumer;
 mod hosted;
 mod ledger;
 mod options;
+mod place;
 mod publish;
 mod running;
 mod slot;
 mod supervise;
 mod vigil;
 mod watch;
+mod watchdog;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -26,9 +28,17 @@ use aios_core::{
     store::{AgentStatus, Store},
 };
 
-pub use self::options::HostOptions;
-use self::{hosted::HostedType, ledger::Ledger};
-use super::{AgentError, Agents};
+use self::{
+    hosted::HostedType,
+    ledger::Ledger,
+    place::{Place, RuntimePulse},
+    watchdog::Watchdog,
+};
+pub use self::{
+    options::HostOptions,
+    place::{Beat, Pulse},
+};
+use super::{AgentDefinition, AgentError, Agents};
 use crate::task::JoinSet;
 
 /// How long tasks that were given up may take to give back their deliveries. Only code that blocks
@@ -54,6 +64,11 @@ struct Shared {
 /// attempt is overdue: the host logs it, takes fewer tasks meanwhile, and counts it in the gauge
 /// `aios_agent_tasks_overdue`, by `agent_type`.
 ///
+/// Code that blocks what runs it, such as an event loop, is noticed within
+/// [`blocked_after`](HostOptions::blocked_after): until it goes on, its agents take no tasks and send no
+/// heartbeats, so that others do their tasks. Tasks that have not begun go back to the broker, the log
+/// says what is blocked, and `aios_agents_blocked_total` counts it, by `agent_type`.
+///
 /// Dropping it gives up what runs; those tasks go back to the broker. [`shutdown`](Self::shutdown)
 /// lets them end first.
 pub struct AgentHost {
@@ -61,6 +76,7 @@ pub struct AgentHost {
     types: Vec<Arc<HostedType>>,
     consumers: JoinSet<()>,
     helpers: JoinSet<()>,
+    _watchdog: Option<Watchdog>,
 }
 
 impl AgentHost {
@@ -86,12 +102,20 @@ impl AgentHost {
         options.validate()?;
         let (source, ledger) = (source.into(), Ledger::default());
         let shared = Arc::new(Shared { broker, clock, store, source, options, ledger });
-        let definitions = agents.build()?.into_iter();
-        let types = definitions
-            .map(|(agent_type, definition)| HostedType::new(&shared, agent_type, definition))
-            .collect::<Result<_, _>>()?;
-        let (consumers, helpers) = (JoinSet::new(), JoinSet::new());
-        let mut host = Self { shared, types, consumers, helpers };
+        let (pulse, answer) = RuntimePulse::new();
+        let (runtime, mut places) = (Place::new(Arc::new(pulse)), Vec::new());
+        let mut types = Vec::new();
+        for (agent_type, definition) in agents.build()? {
+            let place = place_of(&definition, &runtime, &mut places);
+            types.push(HostedType::new(&shared, agent_type, definition, place)?);
+        }
+        let (consumers, mut helpers) = (JoinSet::new(), JoinSet::new());
+        places.push(runtime);
+        let watchdog = watch(&shared, &types, places)?;
+        if watchdog.is_some() {
+            helpers.spawn(answer);
+        }
+        let mut host = Self { shared, types, consumers, helpers, _watchdog: watchdog };
         host.announce_registered().await?;
         host.helpers.spawn(cancel::listen(&host.shared, &host.types).await?);
         for hosted in &host.types {
@@ -107,7 +131,8 @@ impl AgentHost {
         self.shared.announce(announcements.concat()).await
     }
 
-    /// Takes no more tasks, waits until those that run are answered, and stops.
+    /// Takes no more tasks, gives back those whose code has not begun, waits until the others are
+    /// answered, and stops.
     ///
     /// # Errors
     ///
@@ -119,6 +144,7 @@ impl AgentHost {
     /// A cancelled shutdown gives up what runs.
     pub async fn shutdown(mut self, deadline: Duration) -> Result<(), AgentError> {
         self.consumers.shutdown().await;
+        self.shared.ledger.withdraw(None);
         let drained = self.drained_within(deadline).await;
         let running = self.shared.ledger.abandon();
         if !drained {
@@ -146,6 +172,48 @@ impl AgentHost {
     fn status_changed(&self, status: AgentStatus) -> Vec<announce::Announcement> {
         self.types.iter().flat_map(|hosted| hosted.status_of_ready(status)).collect()
     }
+}
+
+/// Where agents run: a place that is known already, if they have the pulse of others.
+fn place_of(
+    definition: &AgentDefinition,
+    runtime: &Arc<Place>,
+    others: &mut Vec<Arc<Place>>,
+) -> Arc<Place> {
+    let Some(pulse) = &definition.pulse else { return Arc::clone(runtime) };
+    if let Some(known) = others.iter().find(|place| Arc::ptr_eq(&place.pulse, pulse)) {
+        return Arc::clone(known);
+    }
+    let place = Place::new(Arc::clone(pulse));
+    others.push(Arc::clone(&place));
+    place
+}
+
+/// Watches where agents run, if the options say so.
+fn watch(
+    shared: &Arc<Shared>,
+    types: &[Arc<HostedType>],
+    places: Vec<Arc<Place>>,
+) -> Result<Option<Watchdog>, AgentError> {
+    let Some(limit) = shared.options.blocked_after.filter(|_| !is_simulated()) else {
+        return Ok(None);
+    };
+    let watched = places.into_iter().filter_map(|place| {
+        let here = types.iter().filter(|hosted| Arc::ptr_eq(&hosted.place, &place));
+        let here: Vec<_> = here.map(|hosted| Arc::clone(&hosted.type_name)).collect();
+        (!here.is_empty()).then_some((place, here))
+    });
+    Watchdog::start(shared, watched.collect(), limit).map(Some).map_err(|error| {
+        AgentError::InvalidConfiguration { reason: format!("no thread for the watchdog: {error}") }
+    })
+}
+
+/// Whether a simulation runs on this thread, which no thread but this may disturb.
+fn is_simulated() -> bool {
+    #[cfg(feature = "simulation")]
+    return aios_core::simulation::current().is_some();
+    #[cfg(not(feature = "simulation"))]
+    false
 }
 
 impl Drop for AgentHost {

@@ -28,6 +28,9 @@ pub struct HostOptions {
     /// example because a queue is full. 60 s. Then the task becomes a dead letter, or a failure if the
     /// broker takes that.
     pub answer_patience: Duration,
+    /// After which time without a sign of life what runs the code of agents counts as blocked; `None`:
+    /// never. 5 s. More than the longest time for which their code keeps a thread to itself.
+    pub blocked_after: Option<Duration>,
     /// How long to wait between attempts to make an agent, to subscribe and to publish. These
     /// never end, so the number of attempts is not looked at. 0.2 s, doubling up to 30 s.
     pub backoff: RetryPolicy,
@@ -44,6 +47,7 @@ impl HostOptions {
             cancel_grace: Duration::from_secs(1),
             create_timeout: Duration::from_secs(30),
             answer_patience: Duration::from_secs(60),
+            blocked_after: Some(Duration::from_secs(5)),
             backoff: RetryPolicy::new()
                 .with_delays(Duration::from_millis(200), Duration::from_secs(30)),
         }
@@ -91,6 +95,14 @@ impl HostOptions {
         self
     }
 
+    /// Sets after which time without a sign of life what runs agents counts as blocked; `None` means
+    /// never.
+    #[must_use]
+    pub fn with_blocked_after(mut self, time: Option<Duration>) -> Self {
+        self.blocked_after = time;
+        self
+    }
+
     /// Sets how long to wait between attempts.
     #[must_use]
     pub fn with_backoff(mut self, backoff: RetryPolicy) -> Self {
@@ -112,6 +124,7 @@ impl HostOptions {
         check_span("answer_patience", self.answer_patience, Duration::ZERO)?;
         let early = self.early_ack_after.unwrap_or_default();
         check_span("early_ack_after", early, Duration::ZERO)?;
+        check_span("blocked_after", self.blocked_after.unwrap_or(moment * 10), moment * 10)?;
         check_retry("backoff", &self.backoff.clone().with_max_attempts(0))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{
 
 use aios_core::{
     BoxFuture,
-    agent::{TaskHost, TaskSlot},
+    agent::{TaskHost, TaskQueued, TaskSlot},
     broker::Delivery,
     event::Payload,
 };
@@ -17,10 +17,19 @@ const GOING: u8 = 0;
 const CANCELLED: u8 = 1;
 const ABANDONED: u8 = 2;
 
+/// The code of an attempt runs.
+const BEGUN: u8 = 0;
+/// It waits for whatever runs it.
+const QUEUED: u8 = 1;
+/// It must not begin any more: the task was given back.
+const WITHDRAWN: u8 = 2;
+
 /// A task while it is done: what its code and its surroundings tell each other.
 #[derive(Debug, Default)]
 pub(super) struct Running {
     stop: AtomicU8,
+    /// Shared with the queue that the code waits in.
+    code: Arc<AtomicU8>,
     progress: Mutex<Option<Payload>>,
     /// The same task, given again while it runs: the copy that the broker still has.
     handed: Mutex<Option<Delivery>>,
@@ -44,6 +53,12 @@ impl Running {
         let _ = self.slot.set(Arc::downgrade(slot));
     }
 
+    /// Whether agents of this type do it; of any type without one.
+    pub(super) fn is_of(&self, agent_type: Option<&str>) -> bool {
+        let slot = || self.slot.get().and_then(Weak::upgrade);
+        agent_type.is_none_or(|wanted| slot().is_some_and(|slot| slot.agent_type() == wanted))
+    }
+
     pub(super) fn stop(&self, stop: Stop) {
         let wanted = match stop {
             Stop::Cancelled => CANCELLED,
@@ -59,6 +74,20 @@ impl Running {
             CANCELLED => Some(Stop::Cancelled),
             _ => Some(Stop::Abandoned),
         }
+    }
+
+    /// Gives the task up if its code has not begun; then it never begins. Returns whether it did.
+    pub(super) fn withdraw(&self) -> bool {
+        let is_queued = exchange(&self.code, QUEUED, WITHDRAWN);
+        if is_queued {
+            self.stop(Stop::Abandoned);
+        }
+        is_queued
+    }
+
+    /// Whether its code runs.
+    pub(super) fn has_begun(&self) -> bool {
+        self.code.load(Ordering::Acquire) == BEGUN
     }
 
     /// Gives the task its delivery once more, because the broker may have forgotten the first. If
@@ -122,4 +151,16 @@ impl TaskHost for Running {
         let slot = self.slot.get().and_then(Weak::upgrade);
         slot.map_or_else(TaskSlot::default, |slot| TaskSlot::new(slot))
     }
+
+    fn queued(&self) -> TaskQueued {
+        exchange(&self.code, BEGUN, QUEUED);
+        let code = Arc::clone(&self.code);
+        TaskQueued::new(move || {
+            exchange(&code, QUEUED, BEGUN) || code.load(Ordering::Acquire) == BEGUN
+        })
+    }
+}
+
+fn exchange(code: &AtomicU8, current: u8, new: u8) -> bool {
+    code.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }

@@ -118,6 +118,10 @@ impl Drop for Occupied {
 }
 
 impl Slot {
+    pub(super) fn agent_type(&self) -> &str {
+        &self.slots.agent_type
+    }
+
     /// The attempt that occupied the slot has ended. Code that still holds the slot is overdue.
     fn end_attempt(self: Arc<Self>) {
         if self.slots.attempts.fetch_sub(1, Ordering::AcqRel) == 1 {

@@ -90,6 +90,10 @@ impl<'a> Vigil<'a> {
             let mut changed = pin!(running.changed.notified());
             changed.as_mut().enable();
             self.accept_handed();
+            if self.hosted.place.is_blocked() {
+                // It came while that was found out.
+                running.withdraw();
+            }
             let now = self.hosted.shared.clock.now();
             if let Some(outcome) = self.ending(now) {
                 return outcome;
@@ -131,10 +135,11 @@ impl<'a> Vigil<'a> {
             return Some(Box::pin(async { log_unsettled(delivery.ack().await) }));
         }
         let due = now >= self.next_beat() || (self.running.has_progress() && self.may_beat(now));
-        due.then(|| {
+        if due {
             self.last_beat = Some(now);
-            self.heartbeat()
-        })
+        }
+        // What is blocked gives no sign of life, so that its tasks are given to others.
+        (due && !self.hosted.place.is_blocked()).then(|| self.heartbeat())
     }
 
     fn heartbeat(&self) -> BoxFuture<'a, ()> {

@@ -1,0 +1,99 @@
+"""Agents whose code blocks their event loop, in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LIMIT, finish
+from rabbitmq import RabbitMq
+
+import aios
+
+#: Agents alone. What blocks its loop says so in a file first.
+PROGRAM = """
+import asyncio, os, sys
+import aios
+
+def endless():
+    while True:
+        pass
+
+@aios.agent("poison")
+async def poison(context: aios.TaskContext) -> None:
+    open(f"blocked-{os.getpid()}", "w").close()
+    endless()
+
+@aios.agent("ordinary")
+async def ordinary(context: aios.TaskContext, number: int) -> list[int]:
+    return [number, os.getpid()]
+
+@aios.agent("plain")
+def plain(context: aios.TaskContext, number: int) -> list[int]:
+    return [number, os.getpid()]
+
+async def main():
+    agents = [poison, ordinary, plain]
+    async with aios.Runtime(None, sys.argv[1], agents=agents, blocked_after=0.4):
+        open(f"ready-{os.getpid()}", "w").close()
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+#: Waits for ever, or its whole test fails: no time-out hides what was lost.
+PATIENT: dict[str, Any] = {"retry": aios.RetryPolicy.never()}
+
+
+@pytest.fixture
+def broker() -> Iterator[str]:
+    """A server for each test: what one leaves behind is not given to the next."""
+    server = RabbitMq()
+    yield server.url
+    server.stop()
+
+
+def pids(folder: Path, word: str) -> set[int]:
+    return {int(path.name.split("-")[1]) for path in folder.glob(f"{word}-*")}
+
+
+async def reached(what: Callable[[], bool]) -> None:
+    """Waits for something outside of this process."""
+    async with asyncio.timeout(LIMIT):
+        while not what():
+            await asyncio.sleep(0.02)
+
+
+async def test_should_leave_tasks_to_processes_whose_loop_is_not_blocked(
+    broker: str, script: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    processes = [script(PROGRAM, broker) for _ in range(2)]
+    try:
+        await reached(lambda: len(pids(tmp_path, "ready")) == 2)
+        async with aios.Runtime(broker=broker) as runtime:
+            await runtime.task("poison", **PATIENT)
+            await reached(lambda: bool(pids(tmp_path, "blocked")))
+            (blocked,) = pids(tmp_path, "blocked")
+            # Half of them are taken by the process whose loop is blocked already.
+            runs = [await runtime.task("ordinary", number, **PATIENT) for number in range(40)]
+            answers = [await run.result() for run in runs]
+            assert [number for number, _ in answers] == list(range(40))
+            assert blocked not in {process for _, process in answers}
+            # Plain functions have threads of their own, which go on.
+            runs = [await runtime.task("plain", number, **PATIENT) for number in range(20)]
+            assert [(await run.result())[0] for run in runs] == list(range(20))
+            assert pids(tmp_path, "blocked") == {blocked}
+    finally:
+        for process in processes:
+            process.kill()
+    errors = "".join(finish(process)[2] for process in processes)
+    (line,) = [line for line in errors.splitlines() if "is blocked" in line]
+    assert "poison" in line and "endless (" in line and "program.py:" in line
