@@ -354,3 +354,31 @@ async fn should_step_over_an_event_that_cannot_be_read() {
     assert_eq!(runtime.failure(), None);
     runtime.shutdown(PATIENCE).await.unwrap();
 }
+
+/// As the options say of what the broker refuses. Everything before it is published.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_stop_at_an_event_that_cannot_be_read_if_told_so() {
+    let (inner, broker) = (store(), FaultyBroker::new(Arc::new(MemoryBroker::new())));
+    let mut placed = placed(&broker).await;
+    emitted(&inner, 1, 5).await;
+    let log = inner.read_log(0, 1000).await.unwrap();
+    let is_third = |it: &&RecordedEvent| is_number(&Publish::new(it.event.clone()), 3);
+    let third = log.iter().find(is_third).unwrap().position;
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    faulty.spoil(third);
+    let spoiled = Arc::clone(&faulty) as Arc<dyn Store>;
+    let options = EngineOptions { refused_events: RefusedEvents::Stop, ..EngineOptions::default() };
+    let runtime = builder(&spoiled, &broker).engine_options(options).start().await.unwrap();
+    for expected in [1, 2] {
+        assert_eq!(next(&mut placed).await, expected);
+    }
+    let failure = tokio::time::timeout(PATIENCE, runtime.failed()).await.unwrap();
+    assert_eq!(failure.code, "STORE_CORRUPT");
+    assert!(failure.message.contains("relay the log"), "{failure}");
+    drop(runtime);
+    let runtime = start(&inner, &broker).await;
+    for expected in [3, 4, 5] {
+        assert_eq!(next(&mut placed).await, expected);
+    }
+    runtime.shutdown(PATIENCE).await.unwrap();
+}

@@ -29,6 +29,7 @@ mod engine_leases;
 mod engine_pause;
 mod engine_postgres;
 mod engine_races;
+mod engine_refusals;
 mod engine_relay;
 mod engine_stops;
 mod engine_unclaimed;

@@ -7,13 +7,14 @@ use std::{
 };
 
 use aios_core::{
+    Chain,
     clock::ClockExt,
     event::{EventError, Pattern},
     failure::Failure,
     store::{EventStore, StoreError},
 };
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     task,
@@ -54,6 +55,10 @@ const OTHERS: [&str; 20] = [
     "workflows.*.resumed",
     "workflows.*.cancel_requested",
 ];
+
+/// What the log says if the store refuses for good to say how runs end.
+const UNFOLLOWED: &str =
+    "the ends of runs are not followed; whoever waits for one looks for it now and then";
 
 /// Follows the ends of runs where no engine of this process does, while anybody waits for one.
 #[derive(Debug)]
@@ -161,7 +166,7 @@ impl Ends {
 async fn follow(ends: Arc<Ends>, journals: Journals) {
     let others = match OTHERS.iter().map(|it| it.parse()).collect::<Result<Vec<_>, EventError>>() {
         Ok(others) => others,
-        Err(error) => return error!(%error, "the ends of runs are not followed"),
+        Err(error) => return warn!(%error, "{UNFOLLOWED}"),
     };
     let (mut position, mut back_off) = (None, BACK_OFF.0);
     while ends.is_wanted() {
@@ -170,6 +175,10 @@ async fn follow(ends: Arc<Ends>, journals: Journals) {
                 back_off = BACK_OFF.0;
                 let pause = if positions > FAST { PAUSE.1 } else { PAUSE.0 };
                 journals.clock.sleep(pause).await;
+            }
+            // `follows` stays as it is, so that nobody tries again.
+            Err(error) if !error.is_retryable() => {
+                return warn!(error = %Chain(&error), code = error.code(), "{UNFOLLOWED}");
             }
             Err(error) => {
                 ends.store_failed(&error.into());

@@ -103,17 +103,6 @@ enum Unsettled {
     Unowned,
 }
 
-impl Unsettled {
-    /// Whether trying again may help.
-    fn is_retryable(&self) -> bool {
-        match self {
-            Self::Journal(error) => error.is_retryable(),
-            Self::Broker(error) => error.is_retryable(),
-            Self::Unowned => true,
-        }
-    }
-}
-
 impl Engine {
     /// Records an answer to a run that this engine does not own.
     pub(super) fn record_for_owner(self: &Arc<Self>, delivery: Delivery) {
@@ -138,26 +127,31 @@ impl Engine {
         let engine = Arc::clone(self);
         self.recorders.spawn(async move {
             match (engine.still_has(fence).await, refusal) {
-                (false, _) => settle(&engine, delivery, Unnamed::PassedOn).await,
-                (true, Refusal::NotAwaited) => ignore(delivery, "no attempt awaits it").await,
-                (true, Refusal::Foreign(reason)) => refuse(delivery, reason).await,
+                // Whoever has the mailbox next gets it.
+                (None, _) => drop(delivery),
+                (Some(false), _) => settle(&engine, delivery, Unnamed::PassedOn).await,
+                (Some(true), Refusal::NotAwaited) => ignore(delivery, "no attempt awaits it").await,
+                (Some(true), Refusal::Foreign(reason)) => refuse(delivery, reason).await,
             }
         });
     }
 
-    /// Whether the store says that this engine owns a shard. Asks until it answers.
-    async fn still_has(&self, fence: Fence) -> bool {
+    /// Whether the store says that this engine owns a shard. Asks until it answers; `None` if it never
+    /// will.
+    async fn still_has(&self, fence: Fence) -> Option<bool> {
         let mut back_off = self.options.back_off.0;
         loop {
             let error = {
                 let _changing = self.ownership.changing.lock().await;
-                let Some(lease) = self.ownership.lease(fence) else { return false };
+                let Some(lease) = self.ownership.lease(fence) else { return Some(false) };
                 match self.store.renew(&[lease], self.options.lease_time).await {
-                    Ok(renewed) => return !renewed.is_empty(),
+                    Ok(renewed) => return Some(!renewed.is_empty()),
                     Err(error) => error,
                 }
             };
-            warn!(error = %Chain(&error), "could not ask who owns a shard; trying again");
+            if !self.survives("ask who owns a shard", error) {
+                return None;
+            }
             self.pause(&mut back_off).await;
         }
     }
@@ -169,7 +163,8 @@ impl Engine {
 }
 
 /// Records an answer, or finds out what else is to become of it, however long store and broker take.
-async fn settle(engine: &Arc<Engine>, delivery: Delivery, unnamed: Unnamed) {
+/// What will never be recorded stops the engine, and the answer goes to whoever has the mailbox next.
+async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unnamed: Unnamed) {
     let mut back_off = engine.options.back_off.0;
     loop {
         let error = match judge(engine, &delivery.event, unnamed).await {
@@ -187,13 +182,32 @@ async fn settle(engine: &Arc<Engine>, delivery: Delivery, unnamed: Unnamed) {
             Err(error) => error,
         };
         let event_id = &delivery.event.id;
-        if !error.is_retryable() {
-            warn!(error = %Chain(&error), %event_id, "could not record an answer");
-            return refuse(delivery, "it can't be recorded").await;
+        match error {
+            // It is there again after the next start, and so is the answer.
+            Unsettled::Broker(BrokerError::Closed) => return,
+            // The owner can't be told, but finds it in the journal.
+            Unsettled::Broker(error) if !error.is_retryable() => {
+                warn!(error = %Chain(&error), %event_id, "could not pass an answer on");
+                unnamed = Unnamed::Kept;
+                continue;
+            }
+            Unsettled::Journal(error) if is_unreadable(&error) => {
+                warn!(error = %Chain(&error), %event_id, "the journal of an answered run can't be read");
+                return refuse(delivery, "the journal of its run can't be read").await;
+            }
+            Unsettled::Journal(error) if !error.is_retryable() => {
+                return engine.fail("record an answer", &error.failure());
+            }
+            _ => {}
         }
         warn!(error = %Chain(&error), %event_id, "could not record an answer; trying again");
         engine.pause(&mut back_off).await;
     }
+}
+
+/// Whether the run itself can't go on, and is blocked for that.
+fn is_unreadable(error: &JournalError) -> bool {
+    matches!(error, JournalError::Event(_) | JournalError::Store(StoreError::Corrupt { .. }))
 }
 
 async fn ignore(delivery: Delivery, reason: &str) {
@@ -276,15 +290,17 @@ async fn keep(
             Err(JournalError::Store(StoreError::DuplicateEvent { .. })) => {
                 answer.id = EventId::generate();
             }
-            Err(JournalError::Store(StoreError::TooLarge { bytes, limit, .. })) => {
-                match without_data(&answer, attempt, too_large(bytes, limit)) {
-                    Some(failed) if answer.event_type.action() == "task_completed" => {
-                        answer = failed
+            Err(error) if error.is_retryable() || is_unreadable(&error) => return Err(error.into()),
+            Err(error) => {
+                let failure = match &error {
+                    JournalError::Store(StoreError::TooLarge { bytes, limit, .. }) => {
+                        too_large(*bytes, *limit)
                     }
-                    _ => return Ok(Verdict::Refused("it is larger than the store takes")),
-                }
+                    error => error.failure(),
+                };
+                // What is no result has nothing that could be left out.
+                answer = without_data(&answer, attempt, failure).ok_or(error)?;
             }
-            Err(error) => return Err(error.into()),
         }
     }
     debug!(%run_id, event = %answer.event_type, "recorded an answer to a run of another engine");

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use aios_core::{Chain, clock::ClockExt, event::EventId, store::StoreError};
+use aios_core::{Chain, clock::ClockExt, event::EventId, failure::Failure, store::StoreError};
 use futures_util::{StreamExt, stream};
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::{Engine, Message};
 use crate::workflow::journal::{CancelRequested, Entry, JournalError, Parent};
@@ -14,34 +14,45 @@ const AT_ONCE: usize = 32;
 
 impl Engine {
     /// Asks children to cancel, once each however often this is repeated. Returns when every request
-    /// is durable, or its child is found to have ended.
+    /// is durable, or its child is found to have ended; fails if some child will never take it, after
+    /// all others have.
     pub(super) async fn cancel_children(
         self: &Arc<Self>,
         parent: &Arc<str>,
         incarnation: &EventId,
         children: BTreeMap<u64, Box<str>>,
-    ) {
+    ) -> Result<(), Failure> {
         let each = |(operation, child): (u64, Box<str>)| async move {
             let parent = Parent {
                 run_id: parent.to_string(),
                 incarnation: Some(incarnation.clone()),
                 operation,
             };
-            self.cancel_child(&parent, &child).await;
+            self.cancel_child(&parent, &child).await
         };
-        stream::iter(children).for_each_concurrent(AT_ONCE, each).await;
+        let all = stream::iter(children).map(each).buffer_unordered(AT_ONCE);
+        let failures = all.filter_map(async |asked| asked.err());
+        match failures.collect::<Vec<_>>().await.into_iter().next() {
+            None => Ok(()),
+            Some(failure) => Err(failure),
+        }
     }
 
-    async fn cancel_child(self: &Arc<Self>, parent: &Parent, child: &str) {
+    async fn cancel_child(self: &Arc<Self>, parent: &Parent, child: &str) -> Result<(), Failure> {
         let mut back_off = self.options.back_off.0;
         while let Err(error) = self.request_cancel(parent, child).await {
             if !error.is_retryable() {
-                return error!(error = %Chain(&error), run = child, "could not cancel a child");
+                let Failure { code, message, .. } = error.failure();
+                return Err(Failure::new(
+                    code,
+                    format!("child {child} can't be cancelled: {message}"),
+                ));
             }
             warn!(error = %Chain(&error), run = child, "could not cancel a child; trying again");
             self.clock.sleep(back_off).await;
             back_off = (back_off * 2).min(self.options.back_off.1);
         }
+        Ok(())
     }
 
     async fn request_cancel(
@@ -62,9 +73,12 @@ impl Engine {
         });
         match self.journals.append_to_current(child, &entry, Some(&id)).await {
             Ok(reached) => self.tell(&reached.into(), Message::Nudge),
-            // It has ended, or was asked before it continued as another run, and passed that on.
+            // It has ended, perhaps long ago, or was asked before it continued as another run, and
+            // passed that on.
             Err(
-                JournalError::Ended { .. } | JournalError::Store(StoreError::DuplicateEvent { .. }),
+                JournalError::Ended { .. }
+                | JournalError::UnknownRun { .. }
+                | JournalError::Store(StoreError::DuplicateEvent { .. }),
             ) => {}
             Err(error) => return Err(error),
         }

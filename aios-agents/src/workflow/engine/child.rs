@@ -119,16 +119,25 @@ impl Engine {
             Entry::ChildEnded(ChildEnded { operation: *operation, result, failure })
         };
         let mut reported = self.append_to_parent(parent, ended(outcome)).await;
-        if let Err(JournalError::Store(StoreError::TooLarge { bytes, limit, .. })) = reported {
-            // The end of the child was a little smaller.
-            let failure = too_large(bytes, limit);
+        if let Err(error) = &reported
+            && !error.is_retryable()
+        {
+            let failure = match error {
+                // The end of the child was a little smaller.
+                JournalError::Store(StoreError::TooLarge { bytes, limit, .. }) => {
+                    too_large(*bytes, *limit)
+                }
+                error => error.failure(),
+            };
             reported = self.append_to_parent(parent, ended(Err(failure))).await;
         }
         match reported {
             Ok(()) => self.tell(&run_id.as_str().into(), Message::Nudge),
-            Err(error) => {
+            Err(error) if error.is_retryable() => {
                 warn!(error = %Chain(&error), run = %run_id, "could not report a child; its parent looks for it");
             }
+            // The parent would look for it, and fail in the same way, for ever.
+            Err(error) => self.fail("report the end of a child", &error.failure()),
         }
     }
 

@@ -127,8 +127,8 @@ pub enum AnonymousAnswers {
     Refuse,
 }
 
-/// What becomes of an event of the log that the broker refuses for good: it is too large, or was
-/// rejected for as long as [`relay_patience`](EngineOptions::relay_patience).
+/// What becomes of an event of the log that the broker refuses for good, because it is too large or was
+/// rejected for as long as [`relay_patience`](EngineOptions::relay_patience), or that can't be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefusedEvents {

@@ -5,6 +5,7 @@ use aios_core::{
     agent::Segment,
     clock::Clock,
     event::{Event, EventError, EventId, Metadata},
+    failure::Failure,
     store::{
         Append, EventStore, Expected, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord,
         RunStatus, StoreError, StreamId, TaskFilter, TaskStatus,
@@ -15,6 +16,7 @@ use super::{Codec, Continued, Entry, Signaled, Started};
 use crate::{
     agent::codes::TASK_UNCLAIMED,
     counted::CountedStore,
+    runtime::RuntimeError,
     suggest::hint,
     workflow::{
         engine::{Ended, Registry},
@@ -53,6 +55,11 @@ impl JournalError {
             Self::Store(error) => error.is_retryable(),
             _ => false,
         }
+    }
+
+    /// What whoever stops because of it says.
+    pub(crate) fn failure(&self) -> Failure {
+        Failure::from_error(RuntimeError::from(self.clone()).code(), self)
     }
 }
 

@@ -5,13 +5,16 @@ use std::{
     task::{Context, Poll},
 };
 
-use aios_core::event::EventId;
+use aios_core::{event::EventId, failure::Failure};
 use tokio::task::JoinHandle;
 
 use super::Driver;
 use crate::{
     task::JoinSet,
-    workflow::{engine::Engine, journal::Entry},
+    workflow::{
+        engine::{Engine, failing::PANICKED},
+        journal::Entry,
+    },
 };
 
 /// The children of a run, and what becomes of them when the run is cancelled.
@@ -25,8 +28,10 @@ pub(super) struct Children {
     starting: BTreeMap<u64, JoinHandle<()>>,
     /// A task of its own, since it reads the store as the run does: reads that wait for each other
     /// must not be polled by one task.
-    cancelling: JoinSet<()>,
+    cancelling: JoinSet<Result<(), Failure>>,
     begun: bool,
+    /// Why some child will never be cancelled.
+    uncancelled: Option<Failure>,
 }
 
 impl Children {
@@ -50,13 +55,25 @@ impl Children {
 
     /// Whether a request to cancel a child is not durable yet. The run must not end before.
     pub(super) fn is_cancelling(&self) -> bool {
-        !self.cancelling.is_empty()
+        !self.cancelling.is_empty() || self.uncancelled.is_some()
+    }
+
+    /// Why the run has to stand still: some child goes on that should be cancelled, and it will never
+    /// hear of it.
+    pub(super) fn uncancelled(&self) -> Option<&Failure> {
+        self.uncancelled.as_ref()
     }
 
     /// Lets the requests to cancel children go on; ready once, when they are durable.
     pub(super) fn poll_cancelling(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match self.cancelling.poll_join_next(context) {
-            Poll::Ready(Some(_)) => Poll::Ready(()),
+            Poll::Ready(Some(asked)) => {
+                let asked = asked.unwrap_or_else(|error| {
+                    Err(Failure::new(PANICKED, format!("children can't be cancelled: {error}")))
+                });
+                self.uncancelled = self.uncancelled.take().or(asked.err());
+                Poll::Ready(())
+            }
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
@@ -84,7 +101,7 @@ impl Driver {
     /// As [`cancel_children`](Self::cancel_children), and waits until the requests are durable.
     pub(super) async fn children_cancelled(&mut self) {
         self.cancel_children();
-        if self.children.is_cancelling() {
+        if !self.children.cancelling.is_empty() {
             poll_fn(|context| self.children.poll_cancelling(context)).await;
         }
     }
@@ -96,10 +113,10 @@ async fn cancel(
     incarnation: EventId,
     running: BTreeMap<u64, Box<str>>,
     starting: BTreeMap<u64, JoinHandle<()>>,
-) {
+) -> Result<(), Failure> {
     for start in starting.into_values() {
         // A start that panicked started nothing that could be cancelled.
         let _ = start.await;
     }
-    engine.cancel_children(&run_id, &incarnation, running).await;
+    engine.cancel_children(&run_id, &incarnation, running).await
 }

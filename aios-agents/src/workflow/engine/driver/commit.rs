@@ -359,7 +359,7 @@ pub(in super::super) fn too_large(bytes: usize, limit: usize) -> Failure {
 }
 
 /// What is left of a failure that is larger than the store takes.
-fn cut(failure: Failure) -> Failure {
+pub(super) fn cut(failure: Failure) -> Failure {
     Failure::new(failure.code, failure.message.chars().take(KEPT).collect::<String>())
 }
 

@@ -188,13 +188,19 @@ impl Driver {
     }
 
     /// Stops at code that does not fit, and says so in the journal if it does not say so already. A
-    /// run that is to be cancelled ends, without the compensations that its code does not know.
+    /// run that is to be cancelled ends, without the compensations that its code does not know, unless
+    /// its children can't be cancelled.
     pub(super) async fn block(&mut self, failure: Failure) -> Exit {
         // Others may be loaded meanwhile.
         self.permit = None;
         self.outgoing.rest();
         self.children_cancelled().await;
-        let (status, failure, entry) = match self.cancel_requested.take() {
+        let (failure, cancelled) = match self.children.uncancelled() {
+            // Its end would hide that its children go on.
+            Some(uncancelled) => (self.engine.own_failure(uncancelled.clone()), None),
+            None => (failure, self.cancel_requested.take()),
+        };
+        let (status, failure, entry) = match cancelled {
             None => (RunStatus::Blocked, failure.clone(), Entry::Blocked(Blocked { failure })),
             Some(reason) => {
                 let details = serde_json::json!({ "blocked": failure });

@@ -156,7 +156,8 @@ impl Driver {
             self.perform_effects();
             self.cancel_children();
             if self.append.is_none() {
-                if let Some(failure) = self.unwritten.take().or_else(|| self.execution.misfit()) {
+                let unfit = self.unwritten.take().or_else(|| self.execution.misfit());
+                if let Some(failure) = unfit.or_else(|| self.children.uncancelled().cloned()) {
                     return self.block(failure).await;
                 }
                 if let Err(exit) = self.begin_successor().await {

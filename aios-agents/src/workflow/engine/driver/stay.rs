@@ -17,9 +17,9 @@ use aios_core::{
 use futures_util::FutureExt;
 use metrics::counter;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
-use super::{Driver, Exit, Outgoing, acknowledge, successor::Successor};
+use super::{Driver, Exit, Outgoing, acknowledge, commit::cut, load::exit, successor::Successor};
 use crate::{
     panic::panic_failure,
     task,
@@ -165,7 +165,7 @@ async fn leave(
             block_outside(engine, run_id, failure).await
         }
         (exit, Err(failure)) => {
-            error!(%failure, %run_id, "a destructor panicked");
+            warn!(%failure, %run_id, "a destructor panicked");
             exit
         }
     };
@@ -306,11 +306,22 @@ async fn block_outside(engine: &Engine, run_id: &Arc<str>, failure: Failure) -> 
     block(engine, run_id, engine.own_failure(failure), None).await
 }
 
-async fn block(engine: &Engine, run_id: &Arc<str>, failure: Failure, id: Option<EventId>) -> Exit {
-    let entry = Entry::Blocked(Blocked { failure: failure.clone() });
+/// Says in the journal that a run is blocked, as soon as the store takes it. A store that will never
+/// take it stops the engine: the run would stand still without anybody hearing of it.
+async fn block(
+    engine: &Engine,
+    run_id: &Arc<str>,
+    mut failure: Failure,
+    id: Option<EventId>,
+) -> Exit {
     let mut back_off = engine.options.back_off.0;
+    let mut is_cut = false;
     loop {
-        let Err(error) = engine.journals.append(run_id, entry.clone(), id.clone()).await else {
+        if engine.ownership.fence(Shard::of(run_id)).is_none() {
+            return Exit::Lost;
+        }
+        let entry = Entry::Blocked(Blocked { failure: failure.clone() });
+        let Err(error) = engine.journals.append(run_id, entry, id.clone()).await else {
             return Exit::Ended(Ended::blocked(failure));
         };
         match error {
@@ -324,9 +335,15 @@ async fn block(engine: &Engine, run_id: &Arc<str>, failure: Failure, id: Option<
             error if error.is_retryable() => {
                 warn!(error = %Chain(&error), %run_id, %failure, "could not block a run; trying again");
             }
+            JournalError::Store(StoreError::TooLarge { .. }) if !is_cut => {
+                (failure, is_cut) = (cut(failure), true);
+                continue;
+            }
             error => {
-                error!(error = %Chain(&error), %run_id, %failure, "could not block a run; it stands still");
-                return Exit::Ended(Ended::blocked(failure));
+                let Failure { code, message, .. } = error.failure();
+                let message = format!("{message}; run {run_id} can't go on: {failure}");
+                engine.fail("block a run", &Failure::new(code, message));
+                return exit(error);
             }
         }
         engine.clock.sleep(back_off).await;

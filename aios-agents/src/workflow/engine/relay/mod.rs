@@ -15,7 +15,7 @@ use metrics::counter;
 use tracing::error;
 
 use self::window::Published;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, RefusedEvents};
 
 /// Name of the relay's checkpoint.
 const READER: &str = "relay";
@@ -77,11 +77,20 @@ async fn relay(engine: &Arc<Engine>, quiet: &[Pattern]) -> Result<(), EngineErro
     while engine.ownership.relays() {
         let up_to = head.min(position + RANGE);
         if up_to > position {
-            let news = engine.read_range(position, up_to, quiet).await?;
-            news.unreadable.iter().for_each(|(position, error)| skip(*position, error));
+            let mut news = engine.read_range(position, up_to, quiet).await?;
+            let stops = engine.options.refused_events == RefusedEvents::Stop;
+            let last = news.unreadable.first().filter(|_| stops).cloned();
+            match &last {
+                Some((unreadable, _)) => news.events.retain(|it| it.position < *unreadable),
+                None => news.unreadable.iter().for_each(|(at, error)| skip(*at, error)),
+            }
             let published = window::publish(engine, news.events).await?;
             if published == Published::LeaseLost {
                 return Ok(());
+            }
+            if let Some((unreadable, error)) = last {
+                engine.store.save_checkpoint(READER, unreadable.saturating_sub(1)).await?;
+                return Err(error.into());
             }
             position = up_to;
             // A checkpoint is a commit, and most of the log is steps that nobody is told of.
