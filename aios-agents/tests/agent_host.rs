@@ -224,7 +224,7 @@ async fn should_do_no_more_tasks_at_once_than_the_cap() {
         let (now, peak, clock) = (Arc::clone(&now), Arc::clone(&peak), clock.clone());
         async move {
             peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            aios_core::clock::ClockExt::sleep(&clock, SECOND).await;
+            aios_core::clock::Clock::sleep(&clock, SECOND).await;
             now.fetch_sub(1, Ordering::SeqCst);
             Ok(parameters)
         }
@@ -326,7 +326,7 @@ async fn should_let_tasks_end_when_it_shuts_down() {
     let agent = Scripted::new(move |_, parameters| {
         let clock = clock.clone();
         async move {
-            aios_core::clock::ClockExt::sleep(&clock, SECOND).await;
+            aios_core::clock::Clock::sleep(&clock, SECOND).await;
             Ok(parameters)
         }
     });

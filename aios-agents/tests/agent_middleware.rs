@@ -15,7 +15,7 @@ use aios_agents::{
 };
 use aios_core::{
     agent::{DynAgent, TaskError},
-    clock::{Clock, ClockExt, VirtualClock},
+    clock::{Clock, VirtualClock},
     event::{Event, Payload},
     failure::Failure,
     retry::RetryPolicy,

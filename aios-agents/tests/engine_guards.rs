@@ -208,6 +208,10 @@ impl Clock for Shaky {
         SystemClock.elapsed()
     }
 
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        SystemClock.sleep(duration)
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
         SystemClock.sleep_until(deadline)
     }

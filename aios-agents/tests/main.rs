@@ -19,6 +19,7 @@ mod agent_support;
 mod agent_typed;
 mod declared;
 mod engine_children;
+mod engine_clock;
 mod engine_commands;
 mod engine_discovery;
 mod engine_dispatch;

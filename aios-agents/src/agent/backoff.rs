@@ -3,10 +3,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{
-    clock::{Clock, ClockExt},
-    retry::RetryPolicy,
-};
+use aios_core::{clock::Clock, retry::RetryPolicy};
 
 /// Waits longer after each failure in a row, without end.
 pub(crate) struct Backoff {

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError},
-    clock::{Clock, ClockExt},
+    clock::Clock,
     event::Payload,
     retry::RetryPolicy,
 };

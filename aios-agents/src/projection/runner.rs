@@ -3,7 +3,6 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use aios_core::{
     Chain,
     agent::TaskError,
-    clock::ClockExt,
     event::{EventId, Pattern},
     failure::Failure,
     retry::RetryPolicy,

@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::clock::{Clock, ClockExt};
+use aios_core::clock::Clock;
 use tokio::sync::watch;
 
 use crate::task::JoinSet;

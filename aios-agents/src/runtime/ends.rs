@@ -8,7 +8,6 @@ use std::{
 
 use aios_core::{
     Chain,
-    clock::ClockExt,
     event::{EventError, Pattern},
     failure::Failure,
     store::{EventStore, StoreError},

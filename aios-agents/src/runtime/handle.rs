@@ -1,7 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
-    clock::ClockExt,
     event::{EventId, Payload},
     failure::Failure,
     store::{EventStore, RecordedEvent, RunRecord, RunStatus, StoreError, StreamId},

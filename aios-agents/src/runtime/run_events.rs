@@ -1,9 +1,6 @@
 use std::{collections::VecDeque, time::Duration};
 
-use aios_core::{
-    clock::ClockExt,
-    store::{EventStore, RecordedEvent, StreamId, ending},
-};
+use aios_core::store::{EventStore, RecordedEvent, StreamId, ending};
 
 use super::RuntimeError;
 use crate::workflow::journal::{JournalError, Journals};

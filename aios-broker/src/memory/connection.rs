@@ -4,10 +4,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{
-    broker::{BrokerError, Health},
-    clock::ClockExt,
-};
+use aios_core::broker::{BrokerError, Health};
 use futures_util::future::{Either, select};
 use tokio::sync::Notify;
 

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{Chain, broker::BrokerError, clock::ClockExt};
+use aios_core::{Chain, broker::BrokerError};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{
     Channel, Confirmation, Connection,

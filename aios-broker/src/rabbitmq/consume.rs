@@ -3,7 +3,6 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use aios_core::{
     Chain,
     broker::{BrokerError, Settle, Settlement},
-    clock::ClockExt,
     event::Event,
 };
 use futures_util::{FutureExt, StreamExt};

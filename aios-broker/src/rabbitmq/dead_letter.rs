@@ -2,7 +2,6 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     broker::{Address, BrokerError, DeadLetter, DeadLetters, Selection},
-    clock::ClockExt,
     event::{Event, EventId, Timestamp},
 };
 use async_trait::async_trait;

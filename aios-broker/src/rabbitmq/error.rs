@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use aios_core::{
     Chain,
     broker::{Address, BrokerError},
-    clock::{Clock, ClockExt},
+    clock::Clock,
 };
 use futures_util::future::{Either, select};
 use lapin::{

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use aios_core::{Chain, broker::BrokerError, clock::ClockExt};
+use aios_core::{Chain, broker::BrokerError};
 use futures_util::{
     StreamExt,
     future::{Either, select},

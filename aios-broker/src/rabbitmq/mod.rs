@@ -24,11 +24,8 @@ mod url;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use aios_core::{
-    broker::{
-        Address, Broker, BrokerError, DeadLetters, Deliveries, HealthWatch, Publish, Subscription,
-    },
-    clock::ClockExt,
+use aios_core::broker::{
+    Address, Broker, BrokerError, DeadLetters, Deliveries, HealthWatch, Publish, Subscription,
 };
 use async_trait::async_trait;
 use futures_util::future::{Either, join, select};

@@ -8,7 +8,6 @@ use std::{
 
 use aios_core::{
     broker::{BrokerError, Publish},
-    clock::ClockExt,
     event::Event,
 };
 use futures_util::future::{Either, select};

@@ -3,10 +3,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use aios_core::{
-    broker::{BrokerError, Subscription},
-    clock::ClockExt,
-};
+use aios_core::broker::{BrokerError, Subscription};
 use futures_util::FutureExt;
 use lapin::{
     Channel, Connection, Consumer,

@@ -1,9 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use aios_core::{
-    broker::{BrokerError, Poison, Settle, Settlement, Subscription},
-    clock::ClockExt,
-};
+use aios_core::broker::{BrokerError, Poison, Settle, Settlement, Subscription};
 use async_trait::async_trait;
 use lapin::{message::Delivery, types::FieldTable};
 

@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use aios_core::{
     broker::{Address, BrokerError, Lifetime, Mailbox, Subscription},
-    clock::ClockExt,
     event::Pattern,
 };
 use lapin::{

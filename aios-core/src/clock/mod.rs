@@ -19,6 +19,14 @@ pub trait Clock: Debug + Send + Sync + 'static {
     /// The time since a fixed moment, for measuring how long something takes. It is never set.
     fn elapsed(&self) -> Duration;
 
+    /// Completes as soon as [`elapsed`](Self::elapsed) has grown by `duration`. A clock that is set
+    /// meanwhile changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+
     /// Completes as soon as [`now`](Self::now) is at or past `deadline`.
     ///
     /// # Cancel safety
@@ -26,14 +34,3 @@ pub trait Clock: Debug + Send + Sync + 'static {
     /// Dropping the future leaves nothing behind.
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()>;
 }
-
-/// Conveniences for every [`Clock`].
-pub trait ClockExt: Clock {
-    /// Sleeps for `duration` from now, which is rounded up to microseconds: it never ends early.
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        let rest = Duration::from_nanos(999);
-        self.sleep_until(self.now() + duration.saturating_add(rest))
-    }
-}
-
-impl<C: Clock + ?Sized> ClockExt for C {}

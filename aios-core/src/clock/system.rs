@@ -36,6 +36,14 @@ impl Clock for SystemClock {
     }
 
     #[allow(clippy::disallowed_methods, reason = "this is the clock module")]
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let end = START.elapsed().saturating_add(duration);
+        Box::pin(async move {
+            tokio::time::sleep(end.saturating_sub(START.elapsed())).await;
+        })
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the clock module")]
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             loop {

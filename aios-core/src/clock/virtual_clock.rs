@@ -76,6 +76,12 @@ impl Clock for VirtualClock {
         self.now().duration_since(Timestamp::UNIX_EPOCH)
     }
 
+    /// Rounded up to microseconds: it never ends early.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let rest = Duration::from_nanos(999);
+        self.sleep_until(self.now() + duration.saturating_add(rest))
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
         let sleeper = {
             let mut state = self.state();
@@ -115,7 +121,6 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::clock::ClockExt;
 
     #[test]
     fn should_wake_sleepers_when_their_time_has_come() {

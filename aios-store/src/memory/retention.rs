@@ -1,5 +1,4 @@
 use aios_core::{
-    clock::ClockExt,
     event::Timestamp,
     store::{StoreError, StreamId},
 };

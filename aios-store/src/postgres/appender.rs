@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use aios_core::{clock::ClockExt, event::Event, store::StoreError};
+use aios_core::{event::Event, store::StoreError};
 
 use super::{
     answer::{Answering, Done},

@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{
-    clock::{Clock, ClockExt},
-    store::StoreError,
-};
+use aios_core::{clock::Clock, store::StoreError};
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},

@@ -1,4 +1,4 @@
-use aios_core::{clock::ClockExt, store::StoreError};
+use aios_core::store::StoreError;
 use sqlx::Row;
 
 use super::{PostgresStore, statement::Statement};

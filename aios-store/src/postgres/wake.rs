@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{clock::ClockExt, event::EventId, store::StoreError};
+use aios_core::{event::EventId, store::StoreError};
 use sqlx::{
     Executor,
     postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions},

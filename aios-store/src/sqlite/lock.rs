@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{
-    clock::{Clock, ClockExt},
-    store::StoreError,
-};
+use aios_core::{clock::Clock, store::StoreError};
 
 use super::{
     error::backend,

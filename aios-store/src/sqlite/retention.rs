@@ -1,5 +1,4 @@
 use aios_core::{
-    clock::ClockExt,
     event::{EventId, Timestamp},
     store::{RunStatus, StoreError},
 };

@@ -17,7 +17,7 @@ use aios_core::{
         Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, HealthWatch, Publish,
         Settle, Settlement, Subscription,
     },
-    clock::{Clock, ClockExt},
+    clock::Clock,
     event::EventId,
 };
 use async_trait::async_trait;

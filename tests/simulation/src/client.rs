@@ -7,7 +7,7 @@ use std::{
 };
 
 use aios_agents::{RunError, RunHandle, Runtime, RuntimeError};
-use aios_core::clock::{Clock, ClockExt};
+use aios_core::clock::Clock;
 
 use crate::{
     broker::NodeBroker,

@@ -456,6 +456,13 @@ impl NodeClock {
     }
 }
 
+impl NodeClock {
+    fn asleep(&self, until: Until) -> Sleep {
+        let clock = Self { node: self.node, shared: Arc::clone(&self.shared) };
+        Sleep { clock, until, key: None }
+    }
+}
+
 impl Clock for NodeClock {
     fn now(&self) -> Timestamp {
         self.read(&self.shared.state())
@@ -466,9 +473,15 @@ impl Clock for NodeClock {
         Duration::from_micros(self.shared.state().now)
     }
 
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        // Rounded up to microseconds: it never ends early.
+        let duration = duration.saturating_add(Duration::from_nanos(999));
+        let until = self.shared.state().now.saturating_add(micros(duration));
+        Box::pin(self.asleep(Until::True(until)))
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
-        let clock = Self { node: self.node, shared: Arc::clone(&self.shared) };
-        Box::pin(Sleep { clock, deadline, key: None })
+        Box::pin(self.asleep(Until::Local(deadline)))
     }
 }
 
@@ -478,9 +491,17 @@ impl std::fmt::Debug for NodeClock {
     }
 }
 
+/// When a sleep ends.
+enum Until {
+    /// By the monotonic clock.
+    True(u64),
+    /// By the clock of the node.
+    Local(Timestamp),
+}
+
 struct Sleep {
     clock: NodeClock,
-    deadline: Timestamp,
+    until: Until,
     key: Option<(u64, u64)>,
 }
 
@@ -493,11 +514,14 @@ impl Future for Sleep {
         if let Some(key) = self.key.take() {
             state.sleepers.remove(&key);
         }
-        let rest = self.deadline.duration_since(self.clock.read(&state));
-        if rest.is_zero() {
+        let rest = match self.until {
+            Until::True(until) => until.saturating_sub(state.now),
+            Until::Local(deadline) => micros(deadline.duration_since(self.clock.read(&state))),
+        };
+        if rest == 0 {
             return Poll::Ready(());
         }
-        let at = state.now.saturating_add(micros(rest));
+        let at = state.now.saturating_add(rest);
         let key = (at, state.number());
         state.sleepers.insert(key, (self.clock.node, context.waker().clone()));
         self.key = Some(key);

@@ -9,16 +9,16 @@ use std::{
     time::Duration,
 };
 
-use aios_core::clock::ClockExt;
-
 use crate::{
     executor::Node,
     plant::Plant,
     random::Random,
-    run::CLOCK_ERROR,
     scenario::{Process, Role, Scenario},
     world::{Rates, World},
 };
+
+/// An hour in microseconds.
+const HOUR: u64 = 3_600_000_000;
 
 /// A fault; times are in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +73,8 @@ impl Fault {
                     6 => Self::CutFromStore { role, lasts: lasts.min(NAP) },
                     7 => Self::CutFromBroker { role, lasts },
                     8 => {
-                        let limit = CLOCK_ERROR.unsigned_abs() / 2;
-                        let by = i64::try_from(random.below(limit * 2)).unwrap_or_default();
-                        Self::ClockJump { role, by: by - CLOCK_ERROR / 2 }
+                        let by = i64::try_from(random.below(2 * HOUR)).unwrap_or_default();
+                        Self::ClockJump { role, by: by - HOUR.cast_signed() }
                     }
                     _ => Self::BrokerRestart,
                 };
@@ -188,7 +187,11 @@ impl Inner {
                 });
             }
             Fault::Pause { role, lasts } => self.pause(role, lasts),
-            Fault::ClockJump { role, by } => self.world.executor.shift(self.node(role), by),
+            // The time of the world, which is the store's, does not jump instead of one that is dead.
+            Fault::ClockJump { role, by } => match self.node(role) {
+                Node::WORLD => {}
+                node => self.world.executor.shift(node, by),
+            },
             Fault::CutFromStore { role, lasts } => {
                 let (node, this) = (self.node(role), Arc::clone(self));
                 self.world.state().without_store.insert(node);

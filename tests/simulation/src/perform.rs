@@ -6,7 +6,7 @@ use aios_agents::workflow::{StepContext, WorkflowContext, WorkflowError};
 use aios_core::{
     BoxFuture,
     agent::{DynAgent, TaskContext, TaskError},
-    clock::{Clock, ClockExt},
+    clock::Clock,
     event::{Event, Payload},
     failure::Failure,
     retry::RetryPolicy,

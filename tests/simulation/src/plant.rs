@@ -57,6 +57,7 @@ impl Plant {
     /// Its name in the crates that have to be asked to plant it.
     pub fn name(self) -> &'static str {
         match self {
+            Self::LocalClock => "time of the machine",
             Self::TwoReaders => "two readers of a mailbox",
             Self::CompensationOrder => "compensation out of order",
             _ => "",

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use aios_agents::{Runtime, runtime::EngineOptions};
-use aios_core::{clock::ClockExt, simulation};
+use aios_core::simulation;
 
 use crate::{
     broker::NodeBroker,

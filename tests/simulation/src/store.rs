@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use aios_agents::workflow::journal::RetryScheduled;
 use aios_core::{
-    clock::{Clock, ClockExt},
+    clock::Clock,
     event::{Pattern, Timestamp},
     store::{
         AgentFilter, AgentRecord, Append, Appended, Checkpoints, DueRun, EventStore, Expected,

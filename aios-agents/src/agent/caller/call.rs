@@ -4,7 +4,6 @@ use aios_core::{
     BoxFuture,
     agent::{Segment, TaskAssigned, TaskError, TaskId},
     broker::{BrokerError, BrokerExt, Mailbox, Publish},
-    clock::ClockExt,
     event::{Event, EventError, EventId, EventType, Metadata, Payload},
     failure::Failure,
 };

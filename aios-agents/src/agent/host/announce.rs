@@ -5,7 +5,6 @@ use std::sync::Arc;
 use aios_core::{
     Chain,
     broker::Publish,
-    clock::ClockExt,
     event::{Event, EventError, EventType},
     store::{AgentStatus, Append, StreamId},
 };

@@ -11,7 +11,6 @@ use crate::{
 use aios_core::{
     Chain,
     broker::{BrokerError, Deliveries, Subscription},
-    clock::ClockExt,
 };
 
 /// How long tasks may wait in this process while overdue code occupies slots, before they are given

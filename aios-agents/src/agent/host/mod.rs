@@ -24,7 +24,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::{
     broker::Broker,
-    clock::{Clock, ClockExt},
+    clock::Clock,
     store::{AgentStatus, Store},
 };
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use aios_core::{
     agent::{DynAgent, TaskError},
     broker::Subscription,
-    clock::ClockExt,
     failure::Failure,
     store::AgentStatus,
 };

@@ -12,7 +12,6 @@ use aios_core::{
     Chain,
     agent::{TaskFailed, TaskHeartbeat, TaskId},
     broker::{BrokerError, BrokerExt, Delivery, Publish},
-    clock::ClockExt,
     event::{Event, EventId, EventType},
     failure::Failure,
     store::{Fence, Leases, Shard, StoreError},

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use aios_core::{Chain, clock::ClockExt, event::EventId, failure::Failure, store::StoreError};
+use aios_core::{Chain, event::EventId, failure::Failure, store::StoreError};
 use futures_util::{StreamExt, stream};
 use tracing::warn;
 

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use aios_core::{
     agent::TaskAssigned,
     broker::{Address, BrokerError, DeadLetter},
-    clock::ClockExt,
     event::Timestamp,
 };
 use tracing::{debug, warn};

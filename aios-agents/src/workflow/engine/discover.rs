@@ -2,7 +2,6 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
-    clock::ClockExt,
     event::{EventError, Pattern, Timestamp},
     failure::Failure,
     store::{EventStore, RecordedEvent, Shard, StoreError},

@@ -3,10 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use aios_core::{
-    clock::ClockExt,
-    store::{Fence, Lease, Leases, SHARDS, Shard, StoreError},
-};
+use aios_core::store::{Fence, Lease, Leases, SHARDS, Shard, StoreError};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -132,6 +129,7 @@ async fn renew(engine: &Engine) -> Result<(), StoreError> {
     }
     let (lease_time, sent) = (engine.options.lease_time, engine.clock.elapsed());
     let renewed = engine.store.renew(&held, lease_time).await?;
+    engine.store_clock.heard(&renewed, lease_time, sent);
     let is_lost = |lease: &&Lease| !renewed.iter().any(|renewed| renewed.shard == lease.shard);
     let lost: Vec<&Lease> = held.iter().filter(is_lost).collect();
     if !lost.is_empty() {

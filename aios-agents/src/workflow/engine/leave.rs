@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
-    clock::ClockExt,
     event::Timestamp,
     store::{Lease, Leases, Shard},
 };

@@ -5,7 +5,6 @@ use std::{
 
 use aios_core::{
     broker::{BrokerError, Deliveries, Delivery, InvalidName, Mailbox, Subscription},
-    clock::ClockExt,
     store::StoreId,
 };
 use serde::Deserialize;

@@ -4,6 +4,7 @@ mod activity;
 mod answers;
 mod cancel;
 mod child;
+mod clock;
 mod dead_letters;
 mod discover;
 mod dispatch;
@@ -38,7 +39,7 @@ use std::{
 use aios_core::{
     BoxFuture,
     broker::{Broker, BrokerError},
-    clock::{Clock, ClockExt},
+    clock::Clock,
     failure::Failure,
     store::{EventStoreExt, Owner, StoreError, StoreId},
 };
@@ -49,8 +50,9 @@ use tracing::{info, warn};
 
 pub use self::executor::RunExecutor;
 use self::{
-    activity::Activity, answers::Recorders, dispatch::Dispatch, failing::Failing, live::Live,
-    ownership::Ownership, parking::Parking, slots::Readers, timers::Timers,
+    activity::Activity, answers::Recorders, clock::StoreClock, dispatch::Dispatch,
+    failing::Failing, live::Live, ownership::Ownership, parking::Parking, slots::Readers,
+    timers::Timers,
 };
 pub(crate) use self::{
     live::{Message, Starting},
@@ -220,6 +222,8 @@ pub(crate) struct Engine {
     /// Identity of the store, part of the names of mailboxes.
     store_id: StoreId,
     clock: Arc<dyn Clock>,
+    /// The same clock, which is told the time of the store.
+    store_clock: Arc<StoreClock>,
     options: EngineOptions,
     owner: Owner,
     ownership: Ownership,
@@ -268,11 +272,15 @@ impl Engine {
         let (dispatches, queue) = mpsc::channel(DISPATCHES);
         let (reads, asked) = mpsc::channel(reads::QUEUE);
         let store_id = journals.store.id().await?;
-        let ownership = Ownership::new(Arc::clone(&journals.clock));
+        let store_clock = Arc::new(StoreClock::new(Arc::clone(&journals.clock)));
+        let clock: Arc<dyn Clock> = Arc::<StoreClock>::clone(&store_clock);
+        let journals = Journals { clock: Arc::clone(&clock), ..journals };
+        let ownership = Ownership::new(Arc::clone(&clock));
         let engine = Arc::new(Self {
             store_id,
             store: Arc::clone(&journals.store),
-            clock: Arc::clone(&journals.clock),
+            clock,
+            store_clock,
             journals,
             waiters: Waiters::default(),
             broker,

@@ -12,7 +12,6 @@ use std::{
 
 use aios_core::{
     Chain,
-    clock::ClockExt,
     event::Timestamp,
     store::{DueRun, Fence, Shard, StoreError, Wait, Waits},
 };

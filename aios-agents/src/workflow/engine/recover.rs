@@ -1,9 +1,8 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{Engine, Message};
-use aios_core::{
-    clock::ClockExt,
-    store::{PageRequest, ReadModels, RunFilter, RunStatus, Shard, StoreError, Unsettled, Waits},
+use aios_core::store::{
+    PageRequest, ReadModels, RunFilter, RunStatus, Shard, StoreError, Unsettled, Waits,
 };
 
 /// Shards looked through at once.

@@ -58,6 +58,7 @@ pub(super) async fn join(engine: &Arc<Engine>) -> Result<(), EngineError> {
         let sent = engine.clock.elapsed();
         let mut taken =
             engine.store.acquire(&[Shard::slot(slot)], &engine.owner, lease_time).await?;
+        engine.store_clock.heard(&taken, lease_time, sent);
         // Somebody else may have been faster.
         let Some(lease) = taken.pop() else { continue };
         engine.ownership.set_valid_until(sent + lease_time - margin(lease_time));

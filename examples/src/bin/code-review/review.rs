@@ -5,7 +5,7 @@ use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
 use aios_agents::{prelude::*, runtime::RuntimeBuilder};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    clock::{ClockExt, SystemClock},
+    clock::{Clock, SystemClock},
     store::StoreError,
 };
 

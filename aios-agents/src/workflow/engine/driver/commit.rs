@@ -3,7 +3,6 @@ use std::{future::poll_fn, sync::Arc};
 use aios_core::{
     agent::TaskFailed,
     broker::Delivery,
-    clock::ClockExt,
     event::{Event, EventError, EventId, Payload, Timestamp},
     failure::Failure,
     store::{Append, Appended, EventStore, Expected, RunStatus, StoreError},

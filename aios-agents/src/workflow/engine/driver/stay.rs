@@ -9,7 +9,6 @@ use std::{
 
 use aios_core::{
     Chain,
-    clock::ClockExt,
     event::{EventError, EventId},
     failure::Failure,
     store::{RecordedEvent, RunStatus, Shard, StoreError},

@@ -6,7 +6,6 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
-    clock::ClockExt,
     event::{EventError, Pattern},
     failure::Failure,
     store::{Checkpoints, EventStore, StoreError},

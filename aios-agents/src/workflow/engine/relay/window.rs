@@ -14,7 +14,6 @@ use std::{
 use aios_core::{
     Chain,
     broker::{BrokerError, Publish},
-    clock::ClockExt,
     event::Timestamp,
     store::{RecordedEvent, StreamId},
 };

@@ -1,0 +1,178 @@
+//! The time of an engine is that of its store.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{BoxFuture, clock::Clock, event::Timestamp, store::Lease};
+use tokio::sync::watch;
+
+/// Lease times from here on say nothing about the time: a store may have shortened them.
+const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
+
+/// Shows the time of the store, whatever the machine believes.
+///
+/// Timers are recorded as moments, and another engine may have to fire them. So an engine whose
+/// machine is an hour ahead would make a run wait for an hour too long, also once its clock has been
+/// set right. The machine's clock counts until the store is heard for the first time; from then on
+/// the time goes on as [`Clock::elapsed`] does. It is never ahead of the store's clock, so that no
+/// timer fires early, and behind it by as much as the fastest answer took.
+#[derive(Debug)]
+pub(super) struct StoreClock {
+    machine: Arc<dyn Clock>,
+    origin: watch::Sender<Origin>,
+}
+
+/// The time when nothing had elapsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// By the clock of the machine.
+    Guessed(Timestamp),
+    /// By the clock of the store.
+    Heard(Timestamp),
+}
+
+impl Origin {
+    fn at(self) -> Timestamp {
+        match self {
+            Self::Guessed(at) | Self::Heard(at) => at,
+        }
+    }
+}
+
+impl StoreClock {
+    pub(super) fn new(machine: Arc<dyn Clock>) -> Self {
+        let origin = watch::Sender::new(Origin::Guessed(machine.now() - machine.elapsed()));
+        Self { machine, origin }
+    }
+
+    /// The store gave leases for `lease_time`, which it was asked for when `sent` had elapsed. So its
+    /// clock was read between then and now.
+    pub(super) fn heard(&self, leases: &[Lease], lease_time: Duration, sent: Duration) {
+        let Some(lease) = leases.first().filter(|_| lease_time < LONGEST_LEASE) else { return };
+        #[cfg(feature = "simulation")]
+        if aios_core::simulation::plants("time of the machine") {
+            return;
+        }
+        let read = lease.expires_at - lease_time;
+        let (earliest, latest) = (read - self.machine.elapsed(), read - sent);
+        self.origin.send_if_modified(|origin| {
+            let heard = match *origin {
+                Origin::Heard(before) if before <= latest => before.max(earliest),
+                // It is the first answer, or the store's clock was set back.
+                _ => earliest,
+            };
+            std::mem::replace(origin, Origin::Heard(heard)).at() != heard
+        });
+    }
+}
+
+impl Clock for StoreClock {
+    fn now(&self) -> Timestamp {
+        self.origin.borrow().at() + self.machine.elapsed()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.machine.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.machine.sleep(duration)
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+        let (machine, mut origin) = (Arc::clone(&self.machine), self.origin.subscribe());
+        Box::pin(async move {
+            loop {
+                let now = origin.borrow_and_update().at() + machine.elapsed();
+                let rest = deadline.duration_since(now);
+                if rest.is_zero() {
+                    return;
+                }
+                let corrected = async {
+                    if origin.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    () = corrected => {}
+                    () = machine.sleep(rest) => {}
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_core::{
+        clock::VirtualClock,
+        store::{Epoch, Owner, Shard},
+    };
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// What the store answers whose clock shows this time.
+    fn lease(now: Timestamp) -> Vec<Lease> {
+        let (shard, epoch, owner) = (Shard(1), Epoch(1), Owner::new("a"));
+        vec![Lease { shard, epoch, owner, expires_at: now + SECOND }]
+    }
+
+    fn clocks() -> (VirtualClock, StoreClock, Timestamp) {
+        let machine = VirtualClock::new(Timestamp::UNIX_EPOCH + HOUR * 2);
+        let clock = StoreClock::new(Arc::new(machine.clone()));
+        let now = machine.now();
+        (machine, clock, now)
+    }
+
+    #[test]
+    fn should_show_the_time_of_the_store() {
+        let (machine, clock, start) = clocks();
+        assert_eq!(clock.now(), start);
+        for now in [start - HOUR, start + HOUR] {
+            clock.heard(&lease(now), SECOND, machine.elapsed());
+            assert_eq!(clock.now(), now);
+        }
+        machine.advance(SECOND);
+        assert_eq!(clock.now(), start + HOUR + SECOND);
+    }
+
+    #[test]
+    fn should_never_be_ahead_of_the_store() {
+        let (machine, clock, start) = clocks();
+        // An answer that takes a second was read at any time of it.
+        let slow = |read: Timestamp| {
+            let sent = machine.elapsed();
+            machine.advance(SECOND);
+            clock.heard(&lease(read), SECOND, sent);
+            clock.now()
+        };
+        assert_eq!(slow(start), start, "no time has passed since, at least");
+        assert_eq!(slow(start + SECOND * 2), start + SECOND * 2, "it was behind");
+        assert_eq!(slow(start + SECOND * 5 / 2), start + SECOND * 3, "which may be right");
+        assert_eq!(slow(start + SECOND * 2), start + SECOND * 2, "the store's clock was set back");
+    }
+
+    #[test]
+    fn should_learn_nothing_from_a_lease_without_a_known_time() {
+        let (machine, clock, start) = clocks();
+        clock.heard(&[], SECOND, machine.elapsed());
+        clock.heard(&lease(start + HOUR), Duration::MAX, machine.elapsed());
+        assert_eq!(clock.now(), start);
+    }
+
+    #[test]
+    fn should_wake_who_sleeps_until_a_time_that_has_come() {
+        let (machine, clock, start) = clocks();
+        let mut sleep = clock.sleep_until(start + HOUR);
+        let mut late = clock.sleep_until(start + HOUR * 3);
+        assert!((&mut sleep).now_or_never().is_none() && (&mut late).now_or_never().is_none());
+        clock.heard(&lease(start + HOUR), SECOND, machine.elapsed());
+        assert!((&mut sleep).now_or_never().is_some() && (&mut late).now_or_never().is_none());
+        machine.advance(HOUR * 2);
+        assert!((&mut late).now_or_never().is_some());
+    }
+}
