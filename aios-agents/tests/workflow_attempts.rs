@@ -11,8 +11,10 @@ use std::{
 use aios_agents::{prelude::*, runtime::EngineOptions, workflow::Target};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
+    agent::{TaskCompleted, TaskId, TaskResult},
     broker::{Broker, Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription},
-    store::Store,
+    event::Payload,
+    store::{Append, PageRequest, Store, TaskFilter},
 };
 
 use crate::{
@@ -232,4 +234,44 @@ async fn should_say_which_agents_there_are_if_nobody_takes_a_task() {
         assert_eq!(failure.message.contains("Did you mean"), hint.is_some(), "{failure}");
         assert!(failure.message.contains(hint.unwrap_or_default()), "{failure}");
     }
+}
+
+/// Another engine records the result of the first attempt while the owner is about to give the second.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_no_attempt_whose_task_has_a_result_meanwhile() {
+    async fn fails(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task("ghost", &1).retry(quick(5)).await
+    }
+    let (inner, faulty) = {
+        let inner = store();
+        (Arc::clone(&inner), FaultyStore::new(inner))
+    };
+    let (elsewhere, is_first) = (Arc::clone(&inner), AtomicBool::new(true));
+    faulty.on_append(move |append| {
+        let mut given = append.events.iter().filter(|it| it.event_type.action() == "task_assigned");
+        let second = given.find(|it| it.payload.as_str().contains(r#""attempt":2"#))?;
+        if !is_first.swap(false, Ordering::SeqCst) {
+            return None;
+        }
+        let (task_id, output) = (TaskId::new("r/1"), Payload::encode(&7).unwrap());
+        let data = TaskCompleted { task_id, result: TaskResult::Success, output };
+        let kind = "agents.ghost.task_completed".parse().unwrap();
+        let answer = Event::new(kind, "elsewhere", &data).unwrap();
+        let answer = answer.with_metadata(second.metadata.clone());
+        let (stream, store) = (append.stream.clone(), Arc::clone(&elsewhere));
+        Some(Fault::After(Box::pin(async move {
+            store.append_one(Append::new(stream, vec![answer])).await.unwrap();
+        })))
+    });
+    let store: Arc<dyn Store> = faulty;
+    let builder = runtime(&store).engine_options(attentive()).workflow("fails", fails);
+    let runtime = builder.start().await.unwrap();
+    let mut tasks = ghosts(&runtime, "agents.ghost", "task_assigned").await;
+    let run = runtime.start("fails", &()).with_id("r").await.unwrap();
+    next(&mut tasks).await.dead_letter("nobody does it").await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    let wanted = ["started", "task_assigned", "retry_scheduled", "task_completed", "completed"];
+    assert_eq!(actions(&run).await, wanted);
+    let tasks = inner.tasks(&TaskFilter::default(), &PageRequest::first(10)).await.unwrap();
+    assert_eq!(tasks.rows[0].status.as_str(), "completed");
 }

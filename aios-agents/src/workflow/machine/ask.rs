@@ -86,6 +86,13 @@ impl Machine {
         }
     }
 
+    /// Whether the outcome of an operation is recorded, also if the code has taken it.
+    #[must_use]
+    pub fn has_outcome(&self, operation: u64) -> bool {
+        let state = self.operation(operation).map(|found| &found.state);
+        matches!(state, Some(State::Resolved { .. } | State::Taken))
+    }
+
     /// The first signal in the journal that is kept and that an operation waits for: its place and
     /// the operation.
     pub fn first_kept_signal(&mut self) -> Option<(u64, u64)> {

@@ -203,6 +203,7 @@ impl Driver {
         }
         // What was a result may be none any more, for example if the run was cancelled.
         let mut records = in_flight.records;
+        self.drop_needless(&mut records);
         if records.last().is_some_and(|record| record.entry.is_final()) {
             records.pop();
         }
@@ -214,6 +215,17 @@ impl Driver {
             false => self.submit(records, in_flight.answers),
         }
         None
+    }
+
+    /// A task whose result somebody else recorded meanwhile gets no further attempt.
+    fn drop_needless(&self, records: &mut Vec<Record>) {
+        let machine = self.execution.machine();
+        records.retain(|Record { entry, .. }| match entry {
+            Entry::TaskAssigned(_) | Entry::RetryScheduled(_) => {
+                entry.operation().is_none_or(|operation| !machine.has_outcome(operation))
+            }
+            _ => true,
+        });
     }
 
     /// A paused run begins nothing: what it was about to begin waits until it is resumed.
