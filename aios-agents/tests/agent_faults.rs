@@ -13,6 +13,7 @@ use aios_core::{
     broker::{
         Address, Broker, BrokerError, DeadLetters, Deliveries, HealthWatch, Publish, Subscription,
     },
+    clock::Clock,
     event::Event,
 };
 use async_trait::async_trait;
@@ -31,6 +32,8 @@ struct Faulty {
     inner: Arc<MemoryBroker>,
     /// What the next publications of events with this action are answered with.
     refusals: Mutex<VecDeque<(&'static str, BrokerError)>>,
+    /// Publications of events with this action are not answered.
+    unanswered: Mutex<Option<&'static str>>,
     /// How many subscriptions end with an error before their first delivery.
     breaks: Mutex<usize>,
 }
@@ -38,7 +41,8 @@ struct Faulty {
 impl Faulty {
     fn new(world: &World) -> Arc<Self> {
         let (refusals, breaks) = (Mutex::default(), Mutex::new(0));
-        Arc::new(Self { inner: Arc::clone(&world.broker), refusals, breaks })
+        let unanswered = Mutex::default();
+        Arc::new(Self { inner: Arc::clone(&world.broker), refusals, unanswered, breaks })
     }
 
     fn refuse(&self, action: &'static str, times: usize, error: &BrokerError) {
@@ -58,6 +62,9 @@ impl Broker for Faulty {
     async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
         let mut answers = Vec::new();
         for publish in batch {
+            if *self.unanswered.lock().unwrap() == Some(publish.event.event_type.action()) {
+                std::future::pending::<()>().await;
+            }
             match self.refusal(&publish.event) {
                 Some(error) => answers.push(Err(error)),
                 None => answers.extend(self.inner.publish(vec![publish]).await),
@@ -227,6 +234,18 @@ async fn should_release_a_task_whose_answer_nobody_takes_when_it_shuts_down() {
     let error = world.drive(host.shutdown(SECOND * 3)).await.unwrap_err();
     assert_eq!(error.code(), "SHUTDOWN_TIMEOUT");
     assert_eq!(world.waiting("agents.backend", "agents.backend.task_assigned").await, 1);
+}
+
+#[tokio::test]
+async fn should_shut_down_in_time_while_the_broker_does_not_answer() {
+    let world = World::new();
+    let broker = Faulty::new(&world);
+    let agents = Agents::new().agent("backend", Scripted::echo());
+    let host = world.start_on(broker.clone(), agents, HostOptions::new()).await.unwrap();
+    *broker.unanswered.lock().unwrap() = Some("status_changed");
+    let before = world.clock.elapsed();
+    world.drive(host.shutdown(SECOND * 3)).await.unwrap();
+    assert_eq!(world.clock.elapsed() - before, SECOND * 3, "the rest of its time is for farewells");
 }
 
 #[tokio::test]

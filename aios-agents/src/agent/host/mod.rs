@@ -44,6 +44,8 @@ use crate::task::JoinSet;
 /// How long tasks that were given up may take to give back their deliveries. Only code that blocks
 /// its thread takes longer.
 const ABANDON_GRACE: Duration = Duration::from_secs(1);
+/// How long it may take at least to announce that agents stop.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What all parts of a host share.
 struct Shared {
@@ -143,6 +145,7 @@ impl AgentHost {
     ///
     /// A cancelled shutdown gives up what runs.
     pub async fn shutdown(mut self, deadline: Duration) -> Result<(), AgentError> {
+        let until = self.shared.clock.elapsed().saturating_add(deadline);
         self.consumers.shutdown().await;
         self.shared.ledger.withdraw(None);
         let drained = self.drained_within(deadline).await;
@@ -151,8 +154,22 @@ impl AgentHost {
             self.drained_within(ABANDON_GRACE).await;
         }
         self.helpers.shutdown().await;
-        self.shared.announce_or_warn(self.status_changed(AgentStatus::Stopped)).await;
+        self.say_farewell(until).await;
         if drained { Ok(()) } else { Err(AgentError::ShutdownTimeout { running }) }
+    }
+
+    /// Announces that the agents stop, as long as there is time: a broker that can't be reached holds
+    /// nobody up.
+    async fn say_farewell(&self, until: Duration) {
+        let rest = until.saturating_sub(self.shared.clock.elapsed()).max(FAREWELL);
+        let stopped = self.status_changed(AgentStatus::Stopped);
+        tokio::select! {
+            biased;
+            () = self.shared.announce_or_warn(stopped) => {}
+            () = self.shared.clock.sleep(rest) => {
+                tracing::warn!("it could not be announced in time that the agents stop");
+            }
+        }
     }
 
     /// Whether all tasks ended in time.
