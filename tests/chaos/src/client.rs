@@ -17,7 +17,8 @@ use aios_core::{
 use tokio::time::sleep;
 
 use crate::{
-    history::History,
+    effect::now,
+    history::{History, Recorded},
     plan::{CHILD, Plan, SIGNAL, WORKFLOW, Work},
     random::Random,
 };
@@ -135,17 +136,23 @@ pub(crate) async fn read_log(store: Arc<dyn Store>, history: Arc<History>) {
 fn note(recorded: &RecordedEvent, history: &History) -> Option<()> {
     let run_id = recorded.stream.run_id()?;
     let event = &recorded.event;
-    let id = event.id.to_string();
+    let result = |cause: Option<&Arc<str>>| Recorded {
+        at: now(),
+        event: event.id.to_string(),
+        cause: cause.map(ToString::to_string),
+    };
     match event.event_type.as_str().rsplit('.').next()? {
         "step_completed" => {
             let data: serde_json::Value = event.data().ok()?;
-            history.recorded(&format!("{run_id}/{}", data.get("name")?.as_str()?), &id);
+            history.recorded(&format!("{run_id}/{}", data.get("name")?.as_str()?), result(None));
         }
         "task_assigned" => {
             history.assigned(event.data::<TaskAssigned>().ok()?.task_id.as_str());
         }
         "task_completed" => {
-            history.recorded(event.data::<TaskCompleted>().ok()?.task_id.as_str(), &id);
+            let cause = event.metadata.causation_id.as_ref();
+            let task = event.data::<TaskCompleted>().ok()?;
+            history.recorded(task.task_id.as_str(), result(cause));
         }
         _ => {}
     }

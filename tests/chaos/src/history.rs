@@ -55,8 +55,19 @@ struct Operation {
     /// When it was seen in the journal that a task is given.
     assigned: Option<Duration>,
     begun: Vec<Effect>,
-    /// When its result was seen in the journal, and which event it is.
-    recorded: Option<(Duration, String)>,
+    /// Its results in the journal, in their order there. The first one counts.
+    results: Vec<Recorded>,
+}
+
+/// A result in the journal.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    /// When it was seen.
+    pub(crate) at: Duration,
+    /// The event.
+    pub(crate) event: String,
+    /// What it is the result of: the assignment of an attempt, if it is that of a task.
+    pub(crate) cause: Option<String>,
 }
 
 /// A fault that hit something for a time.
@@ -93,6 +104,8 @@ pub(crate) struct Counts {
     /// Tasks that ran again after their result was recorded, because a fault of an engine or of the
     /// store let another engine give them too.
     pub(crate) given_twice: u64,
+    /// Results of further attempts at a task that came after the one that counts.
+    pub(crate) late_results: u64,
 }
 
 /// What ends when a fault ends.
@@ -185,24 +198,33 @@ impl History {
         }
     }
 
-    /// It was seen in the journal that a task is given.
+    /// It was seen in the journal that a task is given, which it must not be after its result.
     pub(crate) fn assigned(&self, operation: &str) {
         let at = now();
         let mut state = self.state();
         let Some(run) = state.runs.get_mut(run_of(operation)) else { return };
-        run.operations.entry(operation.to_owned()).or_default().assigned.get_or_insert(at);
+        let found = run.operations.entry(operation.to_owned()).or_default();
+        found.assigned.get_or_insert(at);
+        let is_over = !found.results.is_empty();
+        drop(state);
+        if is_over {
+            let text = format!("{operation} is given again after its result was recorded");
+            self.violation(Some(run_of(operation)), text);
+        }
     }
 
-    /// The result of a step or a task was seen in the journal.
-    pub(crate) fn recorded(&self, operation: &str, event: &str) {
-        let at = now();
+    /// The result of a step or a task was seen in the journal. Attempts at a task may have one each:
+    /// an engine that does not own the run records what it is told, and the first one counts.
+    pub(crate) fn recorded(&self, operation: &str, result: Recorded) {
         let mut state = self.state();
         let Some(run) = state.runs.get_mut(run_of(operation)) else { return };
         let found = run.operations.entry(operation.to_owned()).or_default();
-        let twice = found.recorded.as_ref().is_some_and(|(_, known)| known != event);
-        found.recorded.get_or_insert_with(|| (at, event.to_owned()));
+        let is_second = !found.results.is_empty();
+        let is_same = found.results.iter().any(|known| known.cause == result.cause);
+        found.results.push(result);
+        state.counts.late_results += u64::from(is_second && !is_same);
         drop(state);
-        if twice {
+        if is_same {
             self.violation(Some(run_of(operation)), format!("{operation} has two results"));
         }
     }
@@ -243,12 +265,13 @@ impl History {
         self.state().violations.iter().map(|violation| violation.text.clone()).collect()
     }
 
-    /// The runs that violate something, without repetition.
+    /// The runs that violate something, without repetition; those first that have not ended well.
     pub(crate) fn violating(&self) -> Vec<String> {
         let state = self.state();
         let mut runs: Vec<_> =
             state.violations.iter().filter_map(|violation| violation.run.clone()).collect();
-        runs.sort();
+        let has_ended = |id: &String| state.runs.get(id).is_some_and(|run| run.ended.is_some());
+        runs.sort_by_cached_key(|id| (has_ended(id), id.clone()));
         runs.dedup();
         runs
     }
@@ -269,7 +292,7 @@ impl History {
                 let at = self.time(*at);
                 write!(text, "\n{at}  {process} begins {name}, attempt {attempt}, {fence:?}").ok();
             }
-            if let Some((at, event)) = &operation.recorded {
+            for Recorded { at, event, .. } in &operation.results {
                 write!(text, "\n{}  {name} is recorded by {event}", self.time(*at)).ok();
             }
         }
@@ -294,11 +317,11 @@ impl State {
         if !known.begun.is_empty() {
             self.counts.again += 1;
         }
-        let (recorded, _) = known.recorded.as_ref()?;
-        if effect.at <= *recorded {
+        let recorded = known.results.first()?.at;
+        if effect.at <= recorded {
             return None;
         }
-        let first = known.begun.first().map_or(*recorded, |first| first.at);
+        let first = known.begun.first().map_or(recorded, |first| first.at);
         let from = known.assigned.map_or(first, |assigned| assigned.min(first));
         let processes = known.begun.iter().map(|begun| begun.process.as_str());
         let agents: Vec<&str> = processes.chain([effect.process.as_str()]).collect();
