@@ -1,21 +1,30 @@
 //! A task that no agent begins, and has no timeout, waits in plain sight, and is given again when its
 //! message is lost.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_agents::{
-    agent::AgentDefinition,
+    agent::{AgentDefinition, RegisteredAgent},
     prelude::*,
     runtime::{EngineOptions, RuntimeBuilder},
     workflow::Target,
 };
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    broker::{Broker, Deliveries, Delivery, Group, Subscription},
+    agent::{TaskAssigned, TaskHeartbeat},
+    broker::{Broker, BrokerExt, Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
+    event::{Event, Payload},
     store::Store,
 };
 
 use crate::{
+    faulty::{Fault, FaultyBroker},
     logged::Logged,
     workflow_support::{Doubler, PATIENCE, actions, eventually, result, store},
 };
@@ -35,6 +44,7 @@ fn options() -> EngineOptions {
         unclaimed_after: Duration::from_millis(50),
         redispatch_after: Some(Duration::from_millis(150)),
         dead_letter_check: Duration::from_millis(20),
+        task_grace: Duration::ZERO,
         ..EngineOptions::default()
     }
 }
@@ -152,7 +162,7 @@ async fn should_give_a_task_again_whose_message_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_give_a_task_of_one_agent_again_whose_message_is_gone() {
     let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
-    let mailbox = aios_core::broker::Mailbox::new(format!("agents.{TYPE}.first")).unwrap();
+    let mailbox = Mailbox::new(format!("agents.{TYPE}.first")).unwrap();
     let mut thief = broker.subscribe(Subscription::mailbox(mailbox)).await.unwrap();
     let options = options();
     let runtime = builder(&store, &broker).workflow("of_one", of_one).engine_options(options);
@@ -167,19 +177,122 @@ async fn should_give_a_task_of_one_agent_again_whose_message_is_gone() {
     next(&mut thief).await.ack().await.unwrap();
 }
 
-/// A task that waits behind others for busy agents is where it was.
+/// How long nothing may happen: the engine gives a task again that has been missing for a second.
+const LONG: Duration = Duration::from_millis(2_500);
+
+async fn while_the_engine_looks() {
+    #[allow(clippy::disallowed_methods, reason = "the engine looks many times meanwhile")]
+    tokio::time::sleep(LONG).await;
+}
+
+/// How many tasks of the type wait in their queue.
+async fn queued(broker: &MemoryBroker) -> u64 {
+    let group = Group::new(format!("agents.{TYPE}")).unwrap();
+    broker.dead_letters(&group.into()).await.unwrap().waiting().await.unwrap()
+}
+
+/// A task that waits behind others for busy agents is where it was, also if the queue was seen empty
+/// before the broker had it.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_give_a_task_again_that_is_in_its_queue() {
-    let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
-    drop(tasks(&broker).await);
-    let runtime = engine(&store, &broker).await;
+    let (store, memory) = (store(), Arc::new(MemoryBroker::new()));
+    drop(tasks(&memory).await);
+    let broker = FaultyBroker::new(Arc::clone(&memory) as Arc<dyn Broker>);
+    broker.on_publish(|publish| {
+        let is_task = publish.event.event_type.action() == "task_assigned";
+        #[allow(clippy::disallowed_methods, reason = "the engine looks several times before")]
+        let later = || Box::pin(tokio::time::sleep(Duration::from_millis(300)));
+        is_task.then(|| Fault::After(later()))
+    });
+    let runtime = builder(&store, &memory).broker(broker as Arc<dyn Broker>);
+    let runtime = runtime.engine_options(options()).start().await.unwrap();
     let run = runtime.start("one_task", &21).await.unwrap();
     eventually("it says so", || async { waits_for(&run).await.is_some() }).await;
-    #[allow(clippy::disallowed_methods, reason = "the engine looks several times meanwhile")]
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    let group = Group::new(format!("agents.{TYPE}")).unwrap();
-    let queue = broker.dead_letters(&group.into()).await.unwrap();
-    assert_eq!(queue.waiting().await.unwrap(), 1, "there is one message");
+    while_the_engine_looks().await;
+    assert_eq!(queued(&memory).await, 1, "there is one message");
+}
+
+/// Waits until it is told to go on, and counts.
+#[derive(Clone)]
+struct Patient {
+    go_on: Arc<tokio::sync::Semaphore>,
+    begun: Arc<AtomicU32>,
+}
+
+impl Patient {
+    fn new() -> Self {
+        Self { go_on: Arc::new(tokio::sync::Semaphore::new(0)), begun: Arc::default() }
+    }
+}
+
+impl Agent for Patient {
+    type Parameters = u64;
+    type Output = u64;
+
+    async fn process_task(&self, _: &TaskContext, number: u64) -> Result<u64, TaskError> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        drop(self.go_on.acquire().await);
+        Ok(number * 2)
+    }
+}
+
+/// A task that an agent's process has taken, and that waits there, is in nobody's queue and not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_give_a_task_again_that_a_process_holds() {
+    let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
+    let patient = Patient::new();
+    let make = {
+        let patient = patient.clone();
+        move |(): ()| Ok::<_, TaskError>(patient.clone())
+    };
+    let first = RegisteredAgent::new(TYPE, "first", Payload::null()).with_id("first");
+    let definition = AgentDefinition::factory(TYPE, make).register_agent(first);
+    let hosts = Runtime::builder().broker(Arc::clone(&broker) as Arc<dyn Broker>);
+    let hosts = hosts.agents(definition.with_concurrency(1)).start().await.unwrap();
+    let runtime = builder(&store, &broker).workflow("of_one", of_one).engine_options(options());
+    let runtime = runtime.start().await.unwrap();
+    let busy = runtime.start("of_one", &1).await.unwrap();
+    eventually("it has begun", || async { patient.begun.load(Ordering::SeqCst) == 1 }).await;
+    let held = runtime.start("one_task", &2).await.unwrap();
+    eventually("it says so", || async { waits_for(&held).await.is_some() }).await;
+    while_the_engine_looks().await;
+    assert_eq!(queued(&broker).await, 0, "nothing was given again");
+    patient.go_on.add_permits(2);
+    assert_eq!(result::<u64>(&busy).await.unwrap(), 2);
+    assert_eq!(result::<u64>(&held).await.unwrap(), 4);
+    assert_eq!(patient.begun.load(Ordering::SeqCst), 2);
+    let given = actions(&held).await.iter().filter(|it| *it == "task_assigned").count();
+    assert_eq!(given, 1);
+    hosts.shutdown(PATIENCE).await.unwrap();
+}
+
+/// The process that held it is gone, and so is the message.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_a_task_again_that_nobody_holds_any_more() {
+    let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
+    let mut thief = tasks(&broker).await;
+    let options = EngineOptions { heartbeat_timeout: Duration::from_millis(500), ..options() };
+    let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
+    let run = runtime.start("one_task", &21).await.unwrap();
+    let first = next(&mut thief).await;
+    let task: TaskAssigned = first.event.data().unwrap();
+    let beat = TaskHeartbeat {
+        task_id: task.task_id,
+        attempt: task.attempt,
+        progress: Payload::null(),
+        waits: true,
+    };
+    let event_type = format!("agents.{TYPE}.task_heartbeat").parse().unwrap();
+    let beat = Event::new(event_type, "holder", &beat).unwrap().caused_by(&first.event);
+    let mailbox = Mailbox::new(first.event.metadata.reply_to.as_deref().unwrap()).unwrap();
+    broker.publish_one(Publish::new(beat).with_mailbox(mailbox)).await.unwrap();
+    let id = first.event.id.clone();
+    first.ack().await.unwrap();
+    let again = next(&mut thief).await;
+    assert_eq!(again.event.id, id);
+    let status = run.status().await.unwrap().status;
+    assert_eq!(status.as_str(), "running");
+    again.ack().await.unwrap();
 }
 
 /// Its message was lost while those after it were not.

@@ -11,6 +11,7 @@ mod agent_answers;
 mod agent_blocked;
 mod agent_caller;
 mod agent_faults;
+mod agent_held;
 mod agent_host;
 mod agent_middleware;
 mod agent_slots;

@@ -67,5 +67,6 @@ pub use self::{
 };
 pub(crate) use self::{
     events::{group_of, mailbox_of, no_agent},
+    host::FIRST_BEAT,
     similar::most_similar,
 };

@@ -101,7 +101,7 @@ pub struct TaskFailed {
     pub retryable: bool,
 }
 
-/// Data of `agents.<type>.task_heartbeat`: the agent still works on it.
+/// Data of `agents.<type>.task_heartbeat`: the agent still works on it, or is about to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskHeartbeat {
     /// The task.
@@ -111,4 +111,8 @@ pub struct TaskHeartbeat {
     /// How far it is, in the agent's own words.
     #[serde(default)]
     pub progress: Payload,
+    /// Whether the process of the agent has the task and has not begun it: it waits there for others to
+    /// end. The time of the attempt does not count yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
 }

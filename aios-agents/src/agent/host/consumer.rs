@@ -1,6 +1,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use super::{
+    held::Held,
     hosted::{HostedAgent, HostedType},
     slot::Occupied,
 };
@@ -10,7 +11,7 @@ use crate::{
 };
 use aios_core::{
     Chain,
-    broker::{BrokerError, Deliveries, Subscription},
+    broker::{BrokerError, Deliveries, Delivery, Subscription},
 };
 
 /// How long tasks may wait in this process while overdue code occupies slots, before they are given
@@ -84,36 +85,55 @@ impl Consumer {
         self.backoff.wait(&*self.hosted.shared.clock).await;
     }
 
-    /// Spawns a future for each task, in a slot. Ends with the subscription.
+    /// Spawns a future for each task, in a slot. Ends with the subscription, once what it delivered has
+    /// begun.
     async fn take_all(&mut self, mut deliveries: Deliveries) -> End {
         let place = Arc::clone(&self.hosted.place);
         let mut blocked = pin!(place.blocked());
+        let (mut held, mut end) = (Held::default(), None);
         loop {
-            let next = tokio::select! {
-                biased;
-                () = blocked.as_mut() => return End::Blocked,
-                next = deliveries.next() => next,
-            };
-            let delivery = match next {
-                Some(Ok(delivery)) => delivery,
-                Some(Err(error)) => return End::Failed(error),
-                None => return End::Closed,
-            };
-            self.backoff.reset();
+            if held.is_empty() {
+                if let Some(end) = end {
+                    return end;
+                }
+                let next = tokio::select! {
+                    biased;
+                    () = blocked.as_mut() => return End::Blocked,
+                    next = deliveries.next() => next,
+                };
+                end = self.hold(next, &mut held);
+                continue;
+            }
             let slot = tokio::select! {
                 biased;
                 () = blocked.as_mut() => return End::Blocked,
-                slot = self.slot() => slot,
+                slot = self.slot(&mut deliveries, &mut held, &mut end) => slot,
             };
             let Some(slot) = slot else { return End::Busy };
-            let Some(agent) = self.agent.clone().or_else(|| self.hosted.pick()) else {
-                return End::Closed;
-            };
+            let agent = self.agent.clone().or_else(|| self.hosted.pick());
+            let (Some(agent), Some(delivery)) = (agent, held.pop()) else { return End::Closed };
             // Boxed, because a large future is moved several times on its way into a task.
             task::spawn(Box::pin(Arc::clone(&self.hosted).take(agent, delivery, slot)));
             if self.is_resized() {
                 return End::Resized;
             }
+        }
+    }
+
+    /// Holds what a subscription delivered; returns how it ended, if it did.
+    fn hold(
+        &mut self,
+        item: Option<Result<Delivery, BrokerError>>,
+        held: &mut Held,
+    ) -> Option<End> {
+        match item {
+            Some(Ok(delivery)) => {
+                self.backoff.reset();
+                held.push(delivery, &self.hosted);
+                None
+            }
+            Some(Err(error)) => Some(End::Failed(error)),
+            None => Some(End::Closed),
         }
     }
 
@@ -124,28 +144,47 @@ impl Consumer {
         !slots.is_reduced() && self.subscription.prefetch < slots.usable()
     }
 
-    /// A slot for one task; `None` if the tasks that run take so long that what waits for them is
-    /// better given back: to other processes if overdue code occupies slots, or before the broker's
-    /// consumer timeout.
-    async fn slot(&self) -> Option<Occupied> {
-        let slots = &self.hosted.slots;
-        let clock = &self.hosted.shared.clock;
-        let reduced = async {
-            slots.reduced().await;
-            clock.sleep(REDUCED_PATIENCE).await;
-        };
-        let late = async {
-            match self.hosted.shared.options.early_ack_after {
-                Some(patience) => clock.sleep(patience).await,
-                None => std::future::pending().await,
+    /// A slot for one task, while others are taken in; `None` if the tasks that run take so long that
+    /// what waits for them is better given back.
+    async fn slot(
+        &mut self,
+        deliveries: &mut Deliveries,
+        held: &mut Held,
+        end: &mut Option<End>,
+    ) -> Option<Occupied> {
+        let hosted = Arc::clone(&self.hosted);
+        let mut slot = pin!(hosted.slots.occupy());
+        let mut impatient = pin!(impatient(&hosted));
+        loop {
+            tokio::select! {
+                biased;
+                slot = &mut slot => return slot,
+                () = &mut impatient => return None,
+                item = deliveries.next(), if end.is_none() => *end = self.hold(item, held),
+                () = hosted.shared.clock.sleep_until(held.next_beat()) => held.beat(&hosted),
             }
-        };
-        tokio::select! {
-            biased;
-            slot = slots.occupy() => slot,
-            () = reduced => None,
-            () = late => None,
         }
+    }
+}
+
+/// Completes when a task has waited for a slot for too long: a moment if overdue code occupies slots
+/// that other processes may have free, and else not for as long as the broker's consumer timeout.
+async fn impatient(hosted: &HostedType) {
+    let clock = &hosted.shared.clock;
+    let reduced = async {
+        hosted.slots.reduced().await;
+        clock.sleep(REDUCED_PATIENCE).await;
+    };
+    let late = async {
+        match hosted.shared.options.early_ack_after {
+            Some(patience) => clock.sleep(patience).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = reduced => {}
+        () = late => {}
     }
 }
 

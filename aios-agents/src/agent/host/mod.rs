@@ -8,6 +8,7 @@ mod answer;
 mod attempt;
 mod cancel;
 mod consumer;
+mod held;
 mod hosted;
 mod ledger;
 mod options;
@@ -28,6 +29,7 @@ use aios_core::{
     store::{AgentStatus, Store},
 };
 
+pub(crate) use self::vigil::FIRST_BEAT;
 use self::{
     hosted::HostedType,
     ledger::Ledger,

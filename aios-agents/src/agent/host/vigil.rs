@@ -15,7 +15,7 @@ use super::{
 use crate::task;
 
 /// When a task that still runs shows its first sign of life, at the latest.
-const FIRST_BEAT: Duration = Duration::from_secs(1);
+pub(crate) const FIRST_BEAT: Duration = Duration::from_secs(1);
 
 /// How the code of a task ended.
 pub(super) enum Outcome {
@@ -147,6 +147,7 @@ impl<'a> Vigil<'a> {
             task_id: self.assigned.task_id.clone(),
             attempt: self.assigned.attempt,
             progress: self.running.take_progress(),
+            waits: false,
         };
         let (hosted, parent) = (self.hosted, self.event.clone());
         Box::pin(async move { hosted.publish_heartbeat(&parent, &beat).await })
@@ -198,7 +199,7 @@ async fn finish(chore: Option<BoxFuture<'_, ()>>, result: Result<Payload, TaskEr
 }
 
 impl HostedType {
-    async fn publish_heartbeat(&self, parent: &Event, beat: &TaskHeartbeat) {
+    pub(super) async fn publish_heartbeat(&self, parent: &Event, beat: &TaskHeartbeat) {
         let event = match self.shared.event(&self.names.heartbeat, beat) {
             Ok(event) => event.caused_by(parent),
             Err(error) => return tracing::error!(code = error.code(), "{}", Chain(&error)),

@@ -8,7 +8,7 @@ use aios_core::{agent::Segment, broker::Address, event::Timestamp};
 use metrics::gauge;
 
 use super::Engine;
-use crate::agent::{group_of, mailbox_of};
+use crate::agent::{FIRST_BEAT, group_of, mailbox_of};
 
 /// How often the log may say of one queue that nobody takes its tasks.
 const COMPLAINT: Duration = Duration::from_secs(600);
@@ -29,8 +29,8 @@ pub(super) type Queue = (Segment, Option<Box<str>>);
 #[derive(Clone, Copy, Debug, Default)]
 struct Waiting {
     count: usize,
-    /// When the broker had none of them last, that is known of.
-    empty_at: Option<Timestamp>,
+    /// When the broker was first and last seen to have none of them, since it was seen to have some.
+    empty: Option<(Timestamp, Timestamp)>,
 }
 
 /// Counts a task among those that no agent has begun, until it is dropped.
@@ -40,6 +40,8 @@ pub(super) struct Queued {
     queue: Queue,
     /// Whether it was said that nobody takes it.
     is_unclaimed: bool,
+    /// When it was first seen that agents have begun later ones.
+    overtaken_at: Option<Timestamp>,
 }
 
 /// What was heard of the agents of one type.
@@ -53,7 +55,7 @@ pub(super) struct Heard {
 
 impl Activity {
     /// An agent began or ended a task that was assigned at `assigned_at`.
-    pub(super) fn note(&self, agent_type: &Segment, at: Timestamp, assigned_at: Timestamp) {
+    pub(super) fn heard(&self, agent_type: &Segment, at: Timestamp, assigned_at: Timestamp) {
         let mut types = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         match types.get_mut(agent_type) {
             Some(heard) => {
@@ -76,17 +78,18 @@ impl Activity {
         queued.keys().filter_map(|queue| Some((address(queue)?, queue.clone()))).collect()
     }
 
-    /// The broker has no tasks in a queue at this moment.
-    pub(super) fn note_empty(&self, queue: &Queue, at: Timestamp) {
+    /// Whether the broker has no tasks in a queue at this moment.
+    pub(super) fn note(&self, queue: &Queue, is_empty: bool, at: Timestamp) {
         let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = queued.get_mut(queue) {
-            waiting.empty_at = Some(at);
+            let first = waiting.empty.map_or(at, |(first, _)| first);
+            waiting.empty = is_empty.then_some((first, at));
         }
     }
 
-    /// When the broker had no tasks in a queue last, that is known of.
-    fn empty_at(&self, queue: &Queue) -> Option<Timestamp> {
-        self.queued.lock().unwrap_or_else(PoisonError::into_inner).get(queue)?.empty_at
+    /// When the broker was first and last seen to have no tasks in a queue, if it had none lately.
+    fn empty(&self, queue: &Queue) -> Option<(Timestamp, Timestamp)> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner).get(queue)?.empty
     }
 
     /// Whether the log is to say now that nobody takes the tasks of a queue.
@@ -104,7 +107,7 @@ impl Activity {
         let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         match queued.get_mut(queue) {
             Some(waiting) => waiting.count += 1,
-            None => drop(queued.insert(queue.clone(), Waiting { count: 1, empty_at: None })),
+            None => drop(queued.insert(queue.clone(), Waiting { count: 1, empty: None })),
         }
     }
 
@@ -131,7 +134,7 @@ impl Queued {
     pub(super) fn new(engine: &Arc<Engine>, agent_type: &Segment, agent_id: Option<&str>) -> Self {
         let queue = (agent_type.clone(), agent_id.map(Into::into));
         engine.activity.count(&queue);
-        Self { engine: Arc::clone(engine), queue, is_unclaimed: false }
+        Self { engine: Arc::clone(engine), queue, is_unclaimed: false, overtaken_at: None }
     }
 
     pub(super) fn queue(&self) -> &Queue {
@@ -149,12 +152,20 @@ impl Queued {
         }
     }
 
-    /// Whether the message of a task that was given at a time, and that nobody has begun, seems to
-    /// be gone: later ones were begun before it, or the broker has none.
-    pub(super) fn seems_lost(&self, given_at: Timestamp) -> bool {
+    /// Whether the message of a task seems to be gone that nobody has begun, and that was given, or
+    /// heard of, at `since`: the broker has had none for so long, or later ones were begun so long ago,
+    /// that whoever has taken it from the queue would have said so.
+    pub(super) fn seems_lost(&mut self, since: Timestamp, now: Timestamp) -> bool {
+        let silence = FIRST_BEAT + self.engine.options.task_grace;
+        let empty = self.engine.activity.empty(&self.queue);
+        let is_absent = empty.is_some_and(|(first, last)| first.max(since) + silence <= last);
         let heard = self.engine.activity.of(&self.queue.0);
-        let overtaken = self.queue.1.is_none() && heard.is_some_and(|it| it.newest > given_at);
-        overtaken || self.engine.activity.empty_at(&self.queue).is_some_and(|at| at > given_at)
+        let is_overtaken = self.queue.1.is_none() && heard.is_some_and(|it| it.newest > since);
+        if !is_overtaken {
+            self.overtaken_at = None;
+            return is_absent;
+        }
+        is_absent || *self.overtaken_at.get_or_insert(now) + silence <= now
     }
 }
 

@@ -31,11 +31,8 @@ impl Engine {
             self.cancel_child(&parent, &child).await
         };
         let all = stream::iter(children).map(each).buffer_unordered(AT_ONCE);
-        let failures = all.filter_map(async |asked| asked.err());
-        match failures.collect::<Vec<_>>().await.into_iter().next() {
-            None => Ok(()),
-            Some(failure) => Err(failure),
-        }
+        let asked: Vec<Result<(), Failure>> = all.collect().await;
+        asked.into_iter().collect()
     }
 
     async fn cancel_child(self: &Arc<Self>, parent: &Parent, child: &str) -> Result<(), Failure> {

@@ -43,7 +43,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
                 Ok(0) => next.pause = (next.pause * 2).min(LONGEST_PAUSE.max(interval)),
                 Ok(_) => next.pause = interval,
                 // Nobody has subscribed, or the queue is gone: so is what was in it.
-                Err(BrokerError::UnknownAddress { .. }) => engine.activity.note_empty(&queue, now),
+                Err(BrokerError::UnknownAddress { .. }) => engine.activity.note(&queue, true, now),
                 // Whoever uses this address otherwise has no dead letters of tasks.
                 Err(error @ (BrokerError::Incompatible { .. } | BrokerError::InvalidName(_))) => {
                     warn!(%error, %address, "has no dead letters of tasks");
@@ -69,9 +69,7 @@ async fn look(
 ) -> Result<usize, BrokerError> {
     let dead_letters = engine.broker.dead_letters(address).await?;
     let now = engine.clock.now();
-    if dead_letters.waiting().await? == 0 {
-        engine.activity.note_empty(queue, now);
-    }
+    engine.activity.note(queue, dead_letters.waiting().await? == 0, now);
     let letters = dead_letters.list(LIMIT).await?;
     let mut told = 0;
     for letter in letters {

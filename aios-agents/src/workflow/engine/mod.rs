@@ -98,9 +98,11 @@ pub struct EngineOptions {
     /// After how long without a sign of an agent that begins it a task counts as unclaimed: the log, the
     /// run's status and the metric `aios_tasks_unclaimed` say so.
     pub unclaimed_after: Duration,
-    /// How long after it was given a task that no agent has begun is given again, if its message
-    /// seems to be lost: the broker has no tasks in its queue, or agents of its type began later
-    /// ones. The pause doubles from time to time, up to an hour. Agents recognise the repetition.
+    /// How long after it was given, or last heard of, a task that no agent has begun is given again, if
+    /// its message seems to be lost: the broker has no tasks in its queue, or agents of its type began
+    /// later ones, and no process says within a second and [`task_grace`](Self::task_grace) that it has
+    /// taken it. The pause doubles from time to time, up to an hour. A process recognises the repetition
+    /// of what it has.
     ///
     /// Agents that were not made with aios and send no heartbeats may get such a task again while they
     /// work on it, unless this is `None`.

@@ -87,6 +87,10 @@ impl Driver {
                 self.heartbeat(operation).await;
                 acknowledge(delivery).await;
             }
+            Ok(Answer::Held { operation }) => {
+                self.held(operation);
+                acknowledge(delivery).await;
+            }
             Ok(Answer::Ended { operation, attempt, entry }) => {
                 self.accept(operation, attempt, entry, delivery);
             }

@@ -34,6 +34,8 @@ pub(super) struct Assignment {
     /// When it was given last, and how often again.
     pub(super) given_at: Timestamp,
     pub(super) repeated: u32,
+    /// When the process of an agent last said that it has it and has not begun it.
+    pub(super) held_at: Option<Timestamp>,
     /// When an agent was first heard of while it works on this attempt.
     started_at: Option<Timestamp>,
     /// When it was heard of last.
@@ -69,6 +71,8 @@ pub(super) struct Held {
 pub(super) enum Answer {
     /// The agent works on the current attempt.
     Heartbeat { operation: u64 },
+    /// The process of an agent has the current attempt and has not begun it.
+    Held { operation: u64 },
     /// An attempt has ended.
     Ended { operation: u64, attempt: u32, entry: Entry },
     /// An attempt has ended, as somebody says who does not name the assignment.
@@ -120,6 +124,7 @@ impl Driver {
             assigned_at,
             given_at: assigned_at,
             repeated: 0,
+            held_at: None,
             started_at: None,
             seen_at: None,
             queued: Some(Queued::new(
@@ -150,7 +155,7 @@ impl Driver {
         let now = self.engine.clock.now();
         let Some(assignment) = self.assigned.get_mut(&operation) else { return };
         if assignment.started_at.replace(assignment.started_at.unwrap_or(now)).is_none() {
-            self.engine.activity.note(&assignment.agent_type, now, assignment.assigned_at);
+            self.engine.activity.heard(&assignment.agent_type, now, assignment.assigned_at);
         }
         assignment.seen_at = Some(now);
         assignment.silent = None;
@@ -298,7 +303,7 @@ impl Driver {
     pub(super) fn end_assignment(&mut self, operation: u64) {
         if let Some(assignment) = self.assigned.remove(&operation) {
             let now = self.engine.clock.now();
-            self.engine.activity.note(&assignment.agent_type, now, assignment.assigned_at);
+            self.engine.activity.heard(&assignment.agent_type, now, assignment.assigned_at);
         }
     }
 
@@ -306,8 +311,10 @@ impl Driver {
     /// was assigned the task, and name the assignment as its cause.
     pub(super) fn judge(&self, event: &Event) -> Result<Answer, Refusal> {
         let unreadable = |_| Refusal::Foreign("its data can't be read");
+        let mut waits = false;
         let (operation, attempt, ended) = if event.event_type.action() == "task_heartbeat" {
             let beat: TaskHeartbeat = event.data().map_err(unreadable)?;
+            waits = beat.waits;
             (beat.task_id.run().map(|(_, operation)| operation), Some(beat.attempt), None)
         } else {
             let entry = decode(event).map_err(unreadable)?;
@@ -321,6 +328,7 @@ impl Driver {
         let operation = operation.ok_or(Refusal::NotAwaited)?;
         let answered = self.answers_attempt(event, operation, attempt)?;
         Ok(match (ended, answered) {
+            (None, Some(_)) if waits => Answer::Held { operation },
             (None, Some(_)) => Answer::Heartbeat { operation },
             (None, None) => return Err(Refusal::Foreign(ANONYMOUS)),
             (Some(entry), Some(attempt)) => Answer::Ended { operation, attempt, entry },

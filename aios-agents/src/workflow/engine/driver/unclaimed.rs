@@ -26,7 +26,10 @@ impl Driver {
     pub(super) fn check_unclaimed(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
         let unclaimed_after = self.engine.options.unclaimed_after;
         let assignment = self.assigned.get_mut(&operation)?;
-        let (attempt, given_at) = (assignment.attempt, assignment.given_at);
+        let attempt = assignment.attempt;
+        let (held_at, patience) = (assignment.held_at, self.engine.options.heartbeat_timeout);
+        let is_held = held_at.is_some_and(|at| at + patience > now);
+        let here_at = held_at.map_or(assignment.given_at, |at| at.max(assignment.given_at));
         let queued = assignment.queued.as_mut()?;
         // As long as agents begin and end other tasks, this one is queued.
         let heard = self.engine.activity.of(&queued.queue().0);
@@ -38,8 +41,8 @@ impl Driver {
         let pause = self.engine.options.redispatch_after.map(|first| {
             first.saturating_mul(2_u32.saturating_pow(assignment.repeated)).min(LONGEST_PAUSE)
         });
-        let is_due = pause.is_some_and(|pause| given_at + pause <= now);
-        let is_lost = is_due && queued.seems_lost(given_at);
+        let is_due = pause.is_some_and(|pause| here_at + pause <= now);
+        let is_lost = is_due && !is_held && queued.seems_lost(here_at, now);
         if is_lost {
             assignment.repeated += 1;
         }
@@ -67,6 +70,14 @@ impl Driver {
             self.execution.machine().repeat_task(operation);
         }
         Some(now + unclaimed_after)
+    }
+
+    /// The process of an agent has a task that it has not begun: it is not lost.
+    pub(super) fn held(&mut self, operation: u64) {
+        let now = self.engine.clock.now();
+        if let Some(assignment) = self.assigned.get_mut(&operation) {
+            assignment.held_at = Some(now);
+        }
     }
 
     /// An agent has begun a task at last.

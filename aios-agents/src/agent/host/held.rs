@@ -1,0 +1,65 @@
+//! Tasks that this process has taken from the broker and can't begin yet.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use aios_core::{
+    agent::{TaskAssigned, TaskHeartbeat},
+    broker::Delivery,
+    event::{Event, Payload, Timestamp},
+};
+
+use super::{FIRST_BEAT, hosted::HostedType};
+use crate::task;
+
+/// Deliveries that wait for a slot, in order. The broker no longer counts them as waiting, so the engine
+/// hears now and then that they are here; else it would think that they were lost.
+#[derive(Default)]
+pub(super) struct Held(VecDeque<Waiting>);
+
+struct Waiting {
+    delivery: Delivery,
+    beat_at: Timestamp,
+}
+
+impl Held {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn push(&mut self, delivery: Delivery, hosted: &HostedType) {
+        let first = hosted.shared.options.heartbeat_interval.min(FIRST_BEAT);
+        let beat_at = hosted.shared.clock.now() + first;
+        self.0.push_back(Waiting { delivery, beat_at });
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Delivery> {
+        self.0.pop_front().map(|waiting| waiting.delivery)
+    }
+
+    /// When the next sign of life is due.
+    pub(super) fn next_beat(&self) -> Timestamp {
+        self.0.iter().map(|waiting| waiting.beat_at).min().unwrap_or(Timestamp::MAX)
+    }
+
+    /// Says of those that are due that they are here.
+    pub(super) fn beat(&mut self, hosted: &Arc<HostedType>) {
+        let now = hosted.shared.clock.now();
+        let due = self.0.iter_mut().filter(|waiting| waiting.beat_at <= now);
+        let beats: Vec<(Event, TaskHeartbeat)> = due
+            .filter_map(|waiting| {
+                waiting.beat_at = now + hosted.shared.options.heartbeat_interval;
+                let event = waiting.delivery.event.clone();
+                // What can't be read is refused when it is begun.
+                let TaskAssigned { task_id, attempt, .. } = event.data().ok()?;
+                let progress = Payload::null();
+                Some((event, TaskHeartbeat { task_id, attempt, progress, waits: true }))
+            })
+            .collect();
+        let hosted = Arc::clone(hosted);
+        task::spawn(async move {
+            for (task, beat) in beats {
+                hosted.publish_heartbeat(&task, &beat).await;
+            }
+        });
+    }
+}

@@ -1,0 +1,134 @@
+//! Tasks that a process has taken from the broker and can't begin yet: it says that it has them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::agent::{AgentDefinition, Agents, HostOptions, RegisteredAgent};
+use aios_core::{
+    agent::{TaskError, TaskHeartbeat},
+    broker::{Broker, Mailbox, Publish},
+    event::Payload,
+};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::agent_support::{Inbox, Scripted, World, assigned};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// One agent, with two slots. A task with a text waits until it is told to go on; the others count.
+struct Scene {
+    world: World,
+    engine: Inbox,
+    go_on: Arc<Notify>,
+    counted: Arc<AtomicU32>,
+    _host: aios_agents::agent::AgentHost,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let (go_on, counted) = (Arc::new(Notify::new()), Arc::new(AtomicU32::new(0)));
+        let (wait, count) = (Arc::clone(&go_on), Arc::clone(&counted));
+        let agent = Scripted::new(move |_, parameters: Value| {
+            let (wait, count) = (Arc::clone(&wait), Arc::clone(&count));
+            async move {
+                if parameters.is_string() {
+                    wait.notified().await;
+                } else {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+                Ok(parameters)
+            }
+        });
+        let make = move |(): ()| Ok::<_, TaskError>(agent.clone());
+        let first = RegisteredAgent::new("backend", "first", Payload::null()).with_id("first");
+        let definition = AgentDefinition::factory("backend", make).register_agent(first);
+        let world = World::new();
+        let engine = world.mailbox("engine").await;
+        let agents = Agents::new().with(definition.with_concurrency(2));
+        let _host = world.start_with(agents, HostOptions::new()).await.unwrap();
+        let scene = Self { world, engine, go_on, counted, _host };
+        // Tasks for the agent itself occupy the slots, so that those for any agent wait here.
+        for id in ["a", "b"] {
+            scene.occupy(id).await;
+        }
+        scene
+    }
+
+    async fn occupy(&self, id: &str) {
+        let mut task = assigned("backend", id, 1, json!("wait"), None);
+        task.event_type = "agents.backend.task_directed".parse().unwrap();
+        let mailbox = Mailbox::new("agents.backend.first").unwrap();
+        let publish = Publish::new(task).with_mailbox(mailbox).with_required_route();
+        for published in self.world.broker.publish(vec![publish]).await {
+            published.unwrap();
+        }
+        self.world.idle().await;
+    }
+
+    /// The ids of the tasks that were said to wait, as far as can be heard now.
+    async fn waiting(&mut self) -> Vec<String> {
+        let mut waiting = Vec::new();
+        while let Some(event) = self.engine.try_next().await {
+            assert_eq!(event.event_type.action(), "task_heartbeat");
+            let beat: TaskHeartbeat = event.data().unwrap();
+            if beat.waits {
+                assert_eq!((beat.attempt, beat.progress.as_str()), (1, "null"));
+                waiting.push(beat.task_id.to_string());
+            }
+        }
+        waiting.sort();
+        waiting
+    }
+}
+
+#[tokio::test]
+async fn should_say_now_and_then_which_tasks_wait_here() {
+    let mut scene = Scene::new().await;
+    for id in ["t1", "t2", "t3"] {
+        scene.world.assign("backend", id, json!(1)).await;
+    }
+    scene.world.idle().await;
+    assert!(scene.waiting().await.is_empty(), "most begin in a moment");
+    for pause in [SECOND, SECOND * 10, SECOND * 10] {
+        scene.world.pass(pause + SECOND / 10).await;
+        assert_eq!(scene.waiting().await, ["t1", "t2"], "the third is in its queue");
+    }
+    scene.go_on.notify_waiters();
+    scene.world.idle().await;
+    assert_eq!(scene.counted.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn should_begin_a_task_once_that_was_given_again_while_it_waited() {
+    let scene = Scene::new().await;
+    for _ in 0..2 {
+        scene.world.assign("backend", "t1", json!(1)).await;
+    }
+    scene.world.pass(SECOND * 15).await;
+    assert_eq!(scene.counted.load(Ordering::SeqCst), 0);
+    scene.go_on.notify_waiters();
+    scene.world.idle().await;
+    assert_eq!(scene.counted.load(Ordering::SeqCst), 1);
+    assert_eq!(scene.world.waiting("agents.backend", "agents.backend.task_assigned").await, 0);
+}
+
+/// A subscription that ends takes nothing back that can still be begun here.
+#[tokio::test]
+async fn should_begin_what_waits_here_when_the_broker_closes() {
+    let scene = Scene::new().await;
+    scene.world.assign("backend", "t1", json!(1)).await;
+    scene.world.idle().await;
+    let broker = Arc::clone(&scene.world.broker);
+    let closing = tokio::spawn(async move { broker.close(SECOND * 60).await });
+    scene.world.idle().await;
+    scene.go_on.notify_waiters();
+    scene.world.idle().await;
+    assert_eq!(scene.counted.load(Ordering::SeqCst), 1);
+    closing.await.unwrap().unwrap();
+}
