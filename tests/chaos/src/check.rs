@@ -1,14 +1,21 @@
 //! What has to hold once no fault happens any more.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
     store::{MAX_PAGE, PageRequest, RunFilter, RunStatus, Store, StreamId},
 };
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 
-use crate::{history::run_of, inject::Targets};
+use crate::{
+    fault::Fault,
+    history::{History, run_of},
+    inject::Targets,
+};
 
 /// How often, and with what pauses, is looked whether queues are empty.
 const LOOKS: u32 = 30;
@@ -23,9 +30,10 @@ const FENCED: [&str; 3] = [
 ];
 
 /// Nothing waits, in queues and in the store, and processes are as small as they were.
-pub(crate) async fn quiet(targets: &Targets, store: &dyn Store, memory: u64) {
+pub(crate) async fn quiet(targets: &Targets, store: &dyn Store, memory: u64, patience: f64) {
     let mut left = Vec::new();
-    for _ in 0..LOOKS {
+    let end = Instant::now() + (PAUSE * LOOKS).mul_f64(patience);
+    while Instant::now() < end {
         left = unsettled(store).await;
         left.extend(queued(targets).await);
         if left.is_empty() {
@@ -55,13 +63,42 @@ async fn unsettled(store: &dyn Store) -> Vec<String> {
     }
 }
 
+/// What a node of RabbitMQ lists.
+async fn list(targets: &Targets, what: &'static str, columns: &[&'static str]) -> String {
+    let nodes = Arc::clone(&targets.rabbitmq);
+    let arguments = [&[what, "--quiet", "--no-table-headers"], columns].concat();
+    let listed = spawn_blocking(move || nodes.first().map(|node| node.ctl(&arguments))).await;
+    listed.expect("RabbitMQ answers").unwrap_or_default()
+}
+
+/// How much there is at RabbitMQ.
+pub(crate) async fn sizes(targets: &Targets) -> String {
+    let queues = list(targets, "list_queues", &["name"]).await;
+    let connections = list(targets, "list_connections", &["pid"]).await;
+    let channels = list(targets, "list_channels", &["pid"]).await;
+    let [queues, connections, channels] =
+        [queues, connections, channels].map(|listed| listed.lines().count());
+    format!("rabbitmq: {queues} queues, {connections} connections, {channels} channels")
+}
+
 /// Queues that are not empty.
 async fn queued(targets: &Targets) -> Vec<String> {
-    let rabbitmq = Arc::clone(&targets.rabbitmq);
-    let columns = ["list_queues", "--quiet", "--no-table-headers", "messages", "name"];
-    let listed = spawn_blocking(move || rabbitmq.ctl(&columns)).await.expect("listing the queues");
+    let listed = list(targets, "list_queues", &["messages", "name"]).await;
     let lines = listed.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.filter(|line| !line.starts_with("0\t")).map(|line| format!("queue {line}")).collect()
+}
+
+/// Every fault that was to happen has happened.
+pub(crate) fn kinds(history: &History, schedule: &[Fault]) {
+    let happened = history.counts().faults;
+    let missing: BTreeSet<_> = schedule
+        .iter()
+        .map(|fault| fault.kind)
+        .filter(|kind| !happened.contains_key(kind))
+        .collect();
+    for kind in missing {
+        history.violation(None, format!("{kind} has not happened"));
+    }
 }
 
 /// Nobody panicked, and how often a former owner was stopped.

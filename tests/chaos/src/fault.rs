@@ -39,12 +39,18 @@ pub(crate) enum FaultKind {
     PostgresImmediate,
     /// PostgreSQL is killed and started again.
     PostgresKill,
-    /// RabbitMQ is restarted.
+    /// Every packet between a process and the servers is lost for a while.
+    PartNetwork,
+    /// Every packet that a process sends is lost for a while, and none that it is sent.
+    MuteNetwork,
+    /// RabbitMQ is restarted; in a cluster, a node is.
     RabbitmqRestart,
-    /// RabbitMQ is killed and started again.
+    /// RabbitMQ is killed and started again; in a cluster, a node is.
     RabbitmqKill,
     /// RabbitMQ is replaced by one that has nothing of its data.
     RabbitmqReplace,
+    /// In a cluster, the node that leads the queue of the tasks is killed and started again.
+    RabbitmqLeader,
     /// The clock of an engine jumps, and jumps back later.
     ClockEngine,
     /// The clock of an agent service jumps, and jumps back later.
@@ -54,7 +60,18 @@ pub(crate) enum FaultKind {
 impl FaultKind {
     /// Whether it makes RabbitMQ forget what was acknowledged, or deliver again.
     pub(crate) fn is_of_broker(self) -> bool {
-        matches!(self, Self::RabbitmqRestart | Self::RabbitmqKill | Self::RabbitmqReplace)
+        matches!(
+            self,
+            Self::RabbitmqRestart
+                | Self::RabbitmqKill
+                | Self::RabbitmqReplace
+                | Self::RabbitmqLeader
+        )
+    }
+
+    /// Whether packets are lost, which takes a namespace.
+    pub(crate) fn is_of_network(self) -> bool {
+        matches!(self, Self::PartNetwork | Self::MuteNetwork)
     }
 
     /// Whether it makes PostgreSQL unavailable.
@@ -114,7 +131,11 @@ pub(crate) fn schedule(
         }
         let Some(kind) = round.pop() else { break };
         let time = match kind {
-            FaultKind::FreezeEngine | FaultKind::PartStore | FaultKind::PartBroker => {
+            FaultKind::FreezeEngine
+            | FaultKind::PartStore
+            | FaultKind::PartBroker
+            | FaultKind::PartNetwork
+            | FaultKind::MuteNetwork => {
                 lease.mul_f64(1.2) + Duration::from_millis(random.between(0, millis(lease)))
             }
             FaultKind::FreezeAgent | FaultKind::ClockEngine | FaultKind::ClockAgent => {

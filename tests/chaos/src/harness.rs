@@ -3,13 +3,16 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
 use aios_agents::prelude::*;
 use aios_core::Chain;
-use aios_tests::{postgres::PostgresServer, rabbitmq::RabbitMqServer};
+use aios_tests::{
+    postgres::PostgresServer,
+    rabbitmq::{RabbitMqCluster, RabbitMqServer},
+};
 use clap::ValueEnum;
 use tokio::{
     task::JoinSet,
@@ -23,6 +26,7 @@ use crate::{
     fault::{Fault, FaultKind, schedule},
     history::History,
     inject::Targets,
+    network::Namespace,
     options::Options,
     process::{Clock, Process, Role},
     proxy::Proxy,
@@ -39,13 +43,18 @@ const LIBRARIES: [&str; 3] = [
 /// How long the processes may take to start.
 const START: Duration = Duration::from_secs(60);
 
+/// How often is looked whether the machine stands still.
+const LOOK: Duration = Duration::from_millis(200);
+/// From when on it does.
+const STALL: Duration = Duration::from_secs(2);
+
 /// Runs the harness.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let seed =
         options.seed.unwrap_or_else(|| mix(u64::try_from(now().as_nanos()).unwrap_or(1)) >> 32);
     println!("seed {seed}");
-    let (Some(postgres), Some(rabbitmq)) = (PostgresServer::start(), RabbitMqServer::start())
-    else {
+    let (Some(postgres), Some(rabbitmq)) = (PostgresServer::start(), nodes(options.nodes)) else {
+        println!("skipped");
         return ExitCode::SUCCESS;
     };
     let folder = tempfile::tempdir().expect("making a folder");
@@ -85,21 +94,25 @@ impl Site {
         out: &Path,
         folder: &Path,
         postgres: PostgresServer,
-        rabbitmq: RabbitMqServer,
+        rabbitmq: Vec<RabbitMqServer>,
     ) -> Self {
         let history = Arc::new(History::new());
         let socket = folder.join("effects");
         sink::open(&socket, Arc::clone(&history)).expect("opening the socket for effects");
         let store = aios_store::connect(&postgres.url()).await.expect("connecting to the store");
-        let mut processes = Vec::new();
+        let mut processes: Vec<Arc<Process>> = Vec::new();
         for (role, count) in [(Role::Engine, options.engines), (Role::Agent, options.agents)] {
             for number in 1..=count {
+                let namespace = Namespace::new(processes.len());
+                let namespace = namespace.map_err(|error| println!("no namespace: {error}")).ok();
                 let place = Place { options, out, socket: &socket, history: &history };
                 let is_last = number == count;
-                processes.push(place.process(role, number, is_last, &postgres, &rabbitmq).await);
+                processes.push(
+                    place.process(role, number, is_last, namespace, &postgres, &rabbitmq).await,
+                );
             }
         }
-        let has_clock = processes.iter().any(|process| process.clock.is_some());
+        let can = |kind: FaultKind| is_possible(kind, options, &processes);
         let runtime = client::runtime(Arc::clone(&store)).await.expect("a runtime for clients");
         let clients = Clients {
             runtime,
@@ -108,15 +121,17 @@ impl Site {
             next: 1.into(),
             is_closing: false.into(),
         };
+        let schedule = schedule_of(options, seed, can);
         let targets = Targets {
             processes,
             postgres: Arc::new(postgres),
             rabbitmq: Arc::new(rabbitmq),
             servers: tokio::sync::Mutex::default(),
+            end: OnceLock::new(),
             history,
         };
         Self {
-            schedule: schedule_of(options, seed, has_clock),
+            schedule,
             options: options.clone(),
             seed,
             out: out.to_owned(),
@@ -134,9 +149,12 @@ impl Site {
         for process in &self.targets.processes {
             tokio::spawn(Arc::clone(process).supervise());
         }
-        timeout(START, self.ready()).await.expect("the processes start");
+        let patience = self.options.patience;
+        timeout(START.mul_f64(patience), self.ready()).await.expect("the processes start");
         self.history().note("everything is ready");
+        self.history().note(check::sizes(&self.targets).await);
         let history = Arc::clone(&self.targets.history);
+        tokio::spawn(watch_the_machine(Arc::clone(&history)));
         tokio::spawn(client::read_log(Arc::clone(&self.store), history));
         let mut clients = JoinSet::new();
         for _ in 0..self.options.runs {
@@ -145,7 +163,7 @@ impl Site {
         self.disturb().await;
         self.clients.is_closing.store(true, Ordering::Release);
         self.history().note("no fault happens any more, and no run is started");
-        let settle = Duration::from_secs_f64(self.options.settle);
+        let settle = Duration::from_secs_f64(self.options.settle * patience);
         let started = Instant::now();
         if timeout(settle, ended(&mut clients)).await.is_err() {
             self.name_unfinished().await;
@@ -153,7 +171,11 @@ impl Site {
             let time = started.elapsed().as_secs_f64();
             self.history().note(format!("every run has ended after {time:.1} s"));
         }
-        check::quiet(&self.targets, &*self.store, self.options.memory).await;
+        check::quiet(&self.targets, &*self.store, self.options.memory, patience).await;
+        self.history().note(check::sizes(&self.targets).await);
+        if self.options.every_kind {
+            check::kinds(&self.targets.history, &self.schedule);
+        }
         check::logs(&self.targets);
         let slowest = self.history().slowest();
         let text = format!(
@@ -167,15 +189,14 @@ impl Site {
 
     async fn ready(&self) {
         for process in &self.targets.processes {
-            while !process.is_ready().await {
-                sleep(Duration::from_millis(50)).await;
-            }
+            process.until_ready().await;
         }
     }
 
     /// Lets all faults happen, and completes when all are over.
     async fn disturb(&self) {
         let begun = Instant::now();
+        self.targets.end.get_or_init(|| begun + minutes(&self.options));
         let mut faults = JoinSet::new();
         for fault in self.schedule.clone() {
             sleep_until(begun + fault.at).await;
@@ -239,15 +260,51 @@ fn minutes(options: &Options) -> Duration {
     Duration::from_secs_f64(options.minutes * 60.0)
 }
 
-fn schedule_of(options: &Options, seed: u64, has_clock: bool) -> Vec<Fault> {
+/// The nodes of RabbitMQ.
+fn nodes(count: usize) -> Option<Vec<RabbitMqServer>> {
+    match count {
+        0 | 1 => Some(vec![RabbitMqServer::start()?]),
+        _ => Some(RabbitMqCluster::start(count)?.nodes),
+    }
+}
+
+/// Notes when this machine stands still: what happens then is not the fault of the processes.
+async fn watch_the_machine(history: Arc<History>) {
+    loop {
+        let before = now();
+        sleep(LOOK).await;
+        let late = now().saturating_sub(before + LOOK);
+        if late > STALL {
+            history.stalled(late);
+        }
+    }
+}
+
+/// Whether a fault can happen here.
+fn is_possible(kind: FaultKind, options: &Options, processes: &[Arc<Process>]) -> bool {
+    match kind {
+        FaultKind::ClockEngine | FaultKind::ClockAgent => {
+            processes.iter().any(|process| process.clock.is_some())
+        }
+        kind if kind.is_of_network() => processes.iter().any(|process| process.namespace.is_some()),
+        FaultKind::RabbitmqLeader => options.nodes > 1,
+        // A node that has forgotten its cluster has to be made to join it again.
+        FaultKind::RabbitmqReplace => options.nodes <= 1,
+        _ => true,
+    }
+}
+
+fn schedule_of(
+    options: &Options,
+    seed: u64,
+    is_possible: impl Fn(FaultKind) -> bool,
+) -> Vec<Fault> {
     let mut kinds = options.faults.clone();
     if kinds.is_empty() {
         kinds.extend(FaultKind::value_variants());
     }
-    if !has_clock {
-        println!("libfaketime is not installed: no clock jumps");
-        kinds.retain(|kind| !matches!(kind, FaultKind::ClockEngine | FaultKind::ClockAgent));
-    }
+    let (kinds, missing): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|kind| is_possible(*kind));
+    missing.iter().for_each(|kind| println!("impossible here: {kind}"));
     let (lease, every) =
         (Duration::from_secs_f64(options.lease), Duration::from_secs_f64(options.every));
     schedule(seed, &kinds, lease, every, minutes(options))
@@ -267,34 +324,47 @@ impl Place<'_> {
         role: Role,
         number: usize,
         has_clock: bool,
+        namespace: Option<Namespace>,
         postgres: &PostgresServer,
-        rabbitmq: &RabbitMqServer,
+        rabbitmq: &[RabbitMqServer],
     ) -> Arc<Process> {
         let name = match role {
             Role::Engine => format!("engine-{number}"),
             Role::Agent => format!("agent-{number}"),
         };
-        let store = Proxy::to(postgres.port()).await.expect("a port for a proxy");
-        let broker = Proxy::to(rabbitmq.port()).await.expect("a port for a proxy");
-        let through =
-            |url: String, from: u16, to: u16| url.replace(&format!(":{from}/"), &format!(":{to}/"));
+        let host = namespace.as_ref().map_or("127.0.0.1", |namespace| namespace.host.as_str());
+        let ports = rabbitmq.iter().map(RabbitMqServer::port).collect();
+        let store = Proxy::new(host, vec![postgres.port()]).await.expect("a port for a proxy");
+        let broker = Proxy::new(host, ports).await.expect("a port for a proxy");
+        let through = |url: String, to: u16| {
+            let (user, rest) = url.split_once('@').unwrap_or_default();
+            let (_, path) = rest.split_once('/').unwrap_or_default();
+            format!("{user}@{host}:{to}/{path}")
+        };
+        let url = rabbitmq.first().map(RabbitMqServer::url).unwrap_or_default();
         let mut arguments = vec![
             format!("--name={name}"),
             format!("--socket={}", self.socket.display()),
             format!("--lease={}", self.options.lease),
-            format!("--broker={}", through(rabbitmq.url(), rabbitmq.port(), broker.port)),
+            format!("--broker={}", through(url, broker.port)),
         ];
+        for plant in &self.options.plant {
+            let value = plant.to_possible_value();
+            let name = value.as_ref().map_or("", |value| value.get_name());
+            arguments.push(format!("--plant={name}"));
+        }
         if role == Role::Engine {
-            let url = through(postgres.url(), postgres.port(), store.port);
-            arguments.push(format!("--store={url}"));
+            arguments.push(format!("--store={}", through(postgres.url(), store.port)));
         }
         let library = LIBRARIES.iter().map(PathBuf::from).find(|library| library.exists());
         let clock = library.filter(|_| has_clock);
         Arc::new(Process {
             clock: clock.map(|library| Clock::new(library, self.out, &name)),
             log: self.out.join(format!("{name}.log")),
+            patience: self.options.patience,
             name,
             role,
+            namespace,
             store,
             broker,
             arguments,

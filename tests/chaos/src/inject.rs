@@ -1,13 +1,21 @@
 //! Faults happen.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use aios_tests::{postgres::PostgresServer, rabbitmq::RabbitMqServer};
-use tokio::{sync::Mutex, task::spawn_blocking, time::sleep};
+use tokio::{
+    sync::Mutex,
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{
     fault::{Fault, FaultKind},
     history::History,
+    plan::AGENT,
     process::{Process, Role},
     proxy::{Mode, Proxy},
 };
@@ -19,10 +27,12 @@ pub(crate) struct Targets {
     pub(crate) processes: Vec<Arc<Process>>,
     /// The store.
     pub(crate) postgres: Arc<PostgresServer>,
-    /// The broker.
-    pub(crate) rabbitmq: Arc<RabbitMqServer>,
+    /// The nodes of the broker.
+    pub(crate) rabbitmq: Arc<Vec<RabbitMqServer>>,
     /// Held while a server is down: one at a time.
     pub(crate) servers: Mutex<()>,
+    /// When no fault begins any more, unless it is the first one of its kind.
+    pub(crate) end: OnceLock<Instant>,
     /// Where it is noted.
     pub(crate) history: Arc<History>,
 }
@@ -44,15 +54,23 @@ impl Targets {
         for process in self.processes.iter().filter(|process| process.role == role) {
             let hit = self.history.hit(&process.name, fault);
             process.terminate(Duration::from_millis(200)).await;
-            while !process.is_ready().await {
-                sleep(Duration::from_millis(100)).await;
-            }
             self.history.healed(hit);
+            // One that does not get ready is found by its supervisor.
+            timeout(process.starting() * 3, process.until_ready()).await.ok();
         }
+    }
+
+    /// Whether it is too late for a fault: others took longer than it was planned.
+    fn is_late(&self, kind: FaultKind) -> bool {
+        let is_over = self.end.get().is_some_and(|end| Instant::now() > *end);
+        is_over && self.history.counts().faults.contains_key(&kind)
     }
 
     async fn hit_store(&self, fault: &Fault) {
         let _alone = self.servers.lock().await;
+        if self.is_late(fault.kind) {
+            return;
+        }
         let hit = self.history.hit("postgresql", fault);
         let (postgres, kind) = (Arc::clone(&self.postgres), fault.kind);
         blocking(move || match kind {
@@ -70,21 +88,33 @@ impl Targets {
 
     async fn hit_broker(&self, fault: &Fault) {
         let _alone = self.servers.lock().await;
+        if self.is_late(fault.kind) {
+            return;
+        }
         let hit = self.history.hit("rabbitmq", fault);
-        let (rabbitmq, kind) = (Arc::clone(&self.rabbitmq), fault.kind);
-        blocking(move || {
+        let (nodes, kind, chance) = (Arc::clone(&self.rabbitmq), fault.kind, fault.chance);
+        let number = blocking(move || {
+            let number = match kind {
+                FaultKind::RabbitmqLeader => leader(&nodes),
+                _ => usize::try_from(chance).unwrap_or_default() % nodes.len(),
+            };
+            let Some(node) = nodes.get(number) else { return number };
             match kind {
-                FaultKind::RabbitmqRestart => rabbitmq.stop(),
-                _ => rabbitmq.kill(),
+                FaultKind::RabbitmqRestart => node.stop(),
+                _ => node.kill(),
             }
             if kind == FaultKind::RabbitmqReplace {
-                rabbitmq.erase();
+                node.erase();
             }
+            number
         })
         .await;
+        if self.rabbitmq.len() > 1 {
+            self.history.note(format!("rabbitmq: node {} of the cluster is down", number + 1));
+        }
         sleep(fault.time).await;
-        let rabbitmq = Arc::clone(&self.rabbitmq);
-        blocking(move || rabbitmq.revive()).await;
+        let nodes = Arc::clone(&self.rabbitmq);
+        blocking(move || nodes.get(number).map(RabbitMqServer::revive)).await;
         self.history.note("rabbitmq is back");
         self.history.healed(hit);
     }
@@ -98,6 +128,7 @@ impl Targets {
             FaultKind::ClockEngine | FaultKind::ClockAgent => {
                 process.jump(jump(fault.chance), fault.time).await;
             }
+            kind if kind.is_of_network() => lose(process, fault).await,
             kind => disturb(proxy(kind, process), fault).await,
         }
         self.history.note(format!("{}: {} is over", process.name, fault.kind));
@@ -116,6 +147,7 @@ impl Targets {
                 Kind::KillAgent | Kind::FreezeAgent => process.role == Role::Agent,
                 Kind::ClockEngine => process.role == Role::Engine && process.clock.is_some(),
                 Kind::ClockAgent => process.role == Role::Agent && process.clock.is_some(),
+                Kind::PartNetwork | Kind::MuteNetwork => process.namespace.is_some(),
                 _ => true,
             })
             .collect();
@@ -124,8 +156,29 @@ impl Targets {
     }
 }
 
-async fn blocking(work: impl FnOnce() + Send + 'static) {
-    spawn_blocking(work).await.expect("a server does what it should");
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    spawn_blocking(work).await.expect("a server does what it should")
+}
+
+/// The node that leads the queue of the tasks.
+fn leader(nodes: &[RabbitMqServer]) -> usize {
+    let columns = ["list_queues", "--quiet", "--no-table-headers", "name", "leader"];
+    let listed = nodes.first().map(|node| node.ctl(&columns)).unwrap_or_default();
+    let of_tasks = listed.lines().find(|line| line.contains(AGENT)).unwrap_or_default();
+    let leads = |node: &RabbitMqServer| of_tasks.trim_end().ends_with(node.node());
+    nodes.iter().position(leads).unwrap_or_default()
+}
+
+/// Loses packets for a while.
+async fn lose(process: &Process, fault: &Fault) {
+    let Some(namespace) = &process.namespace else { return };
+    let lose = |is_lost: bool| match fault.kind {
+        FaultKind::PartNetwork => namespace.cut(is_lost),
+        _ => namespace.mute(is_lost),
+    };
+    lose(true);
+    sleep(fault.time).await;
+    lose(false);
 }
 
 fn proxy(kind: FaultKind, process: &Process) -> &Proxy {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::fault::FaultKind;
+use crate::{fault::FaultKind, plant::Plant};
 
 /// Real processes under faults at seeded random moments, and a check of what came of it.
 #[derive(Debug, Parser)]
@@ -40,6 +40,8 @@ pub(crate) struct PartOptions {
     pub(crate) store: Option<String>,
     #[arg(long)]
     pub(crate) lease: f64,
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub(crate) plant: Vec<Plant>,
 }
 
 impl PartOptions {
@@ -63,6 +65,9 @@ pub(crate) struct Options {
     /// Agent service processes.
     #[arg(long, default_value_t = 3)]
     pub(crate) agents: usize,
+    /// Nodes of RabbitMQ: one, or a cluster of an odd number.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) nodes: usize,
     /// Runs in flight.
     #[arg(long, default_value_t = 200)]
     pub(crate) runs: u64,
@@ -78,8 +83,18 @@ pub(crate) struct Options {
     /// How many seconds everything may take to end once no fault happens any more.
     #[arg(long, default_value_t = 90.0)]
     pub(crate) settle: f64,
+    /// Multiplies the time in which processes have to be ready and to end, and --settle: for machines
+    /// that are slow or do other work.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) patience: f64,
+    /// Fails if a kind of fault has not happened.
+    #[arg(long)]
+    pub(crate) every_kind: bool,
+    /// Lets the processes of the harness do something wrong, which has to be found.
+    #[arg(long, value_delimiter = ',', value_enum, hide = true)]
+    pub(crate) plant: Vec<Plant>,
     /// Megabytes that a process may have in the end.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 200)]
     pub(crate) memory: u64,
     /// Folder for the logs of the processes; removed afterwards without it.
     #[arg(long)]

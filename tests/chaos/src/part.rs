@@ -20,6 +20,7 @@ use crate::{
     effect::Reporter,
     options::PartOptions,
     plan::{AGENT, CHILD, Plan, WORKFLOW, Work},
+    plant::Plants,
     work::{Worker, child, round},
 };
 
@@ -65,18 +66,20 @@ fn end_with_harness() {
 async fn serve(options: PartOptions) -> Result<ExitCode, Box<dyn Error>> {
     let mut terminated = signal(SignalKind::terminate())?;
     let reporter = Reporter { process: options.name.clone(), socket: options.socket.clone() };
+    let plants = Plants(options.plant.clone());
     let broker = aios_broker::connect(&options.broker).await?;
     let builder = Runtime::builder().source(options.name.clone()).broker(Arc::clone(&broker));
     let runtime = match &options.store {
         Some(store) => {
             let store = aios_store::connect(store).await?;
-            engine(builder.store(store), &reporter, options.lease()).start().await?
+            engine(builder.store(store), &reporter, options.lease(), &plants).start().await?
         }
-        None => agent(builder, reporter).start().await?,
+        None => agent(builder, reporter, plants.clone()).start().await?,
     };
+    plants.begin(&options.name, &*broker).await;
     println!("ready");
     tokio::select! {
-        _ = terminated.recv() => {}
+        Some(()) = terminated.recv(), if plants.hears(&options.name) => {}
         failure = runtime.failed() => {
             eprintln!("the engine stopped: {failure}");
             return Ok(ExitCode::from(3));
@@ -89,10 +92,17 @@ async fn serve(options: PartOptions) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn engine(builder: RuntimeBuilder, reporter: &Reporter, lease: Duration) -> RuntimeBuilder {
-    let (of_round, of_child) = (reporter.clone(), reporter.clone());
+fn engine(
+    builder: RuntimeBuilder,
+    reporter: &Reporter,
+    lease: Duration,
+    plants: &Plants,
+) -> RuntimeBuilder {
+    let (of_round, of_child, plants) = (reporter.clone(), reporter.clone(), plants.clone());
     builder
-        .workflow(WORKFLOW, move |context, plan: Plan| round(context, plan, of_round.clone()))
+        .workflow(WORKFLOW, move |context, plan: Plan| {
+            round(context, plan, of_round.clone(), plants.clone())
+        })
         .workflow(CHILD, move |context, work: Work| child(context, work, of_child.clone()))
         .engine_options(EngineOptions {
             lease_time: lease,
@@ -105,8 +115,9 @@ fn engine(builder: RuntimeBuilder, reporter: &Reporter, lease: Duration) -> Runt
         })
 }
 
-fn agent(builder: RuntimeBuilder, reporter: Reporter) -> RuntimeBuilder {
-    let worker = AgentDefinition::instance(AGENT, Worker(reporter)).with_concurrency(CONCURRENCY);
+fn agent(builder: RuntimeBuilder, reporter: Reporter, plants: Plants) -> RuntimeBuilder {
+    let worker =
+        AgentDefinition::instance(AGENT, Worker(reporter, plants)).with_concurrency(CONCURRENCY);
     let options = HostOptions::new().with_heartbeat_interval(Duration::from_secs(2)).with_backoff(
         RetryPolicy::new().with_delays(Duration::from_millis(200), Duration::from_secs(2)),
     );

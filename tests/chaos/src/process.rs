@@ -19,7 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{history::History, proxy::Proxy};
+use crate::{history::History, network::Namespace, proxy::Proxy};
 
 /// How long a process may take to end after SIGTERM: twice its deadline, and a margin.
 const TERMINATION: Duration = Duration::from_secs(12);
@@ -44,6 +44,8 @@ pub(crate) struct Process {
     pub(crate) name: String,
     /// What it does.
     pub(crate) role: Role,
+    /// Where it runs, if the machine permits it.
+    pub(crate) namespace: Option<Namespace>,
     /// Between it and PostgreSQL.
     pub(crate) store: Proxy,
     /// Between it and RabbitMQ.
@@ -54,6 +56,8 @@ pub(crate) struct Process {
     pub(crate) arguments: Vec<String>,
     /// What it prints.
     pub(crate) log: PathBuf,
+    /// Multiplies the time that it may take to be ready, and to end.
+    pub(crate) patience: f64,
     /// Where its deaths are noted.
     pub(crate) history: Arc<History>,
     /// Who holds it decides about the process.
@@ -91,12 +95,23 @@ impl Process {
             self.look(&mut life);
             let is_ready = life.as_ref().is_some_and(|life| life.is_ready.load(Ordering::Acquire));
             drop(life);
-            unready = if is_ready { Duration::ZERO } else { unready + PAUSE };
-            if unready == START {
-                self.history.violation(None, format!("{} is not ready after {START:?}", self.name));
+            // While a server is down, or nothing passes, nobody can be ready.
+            unready = match (is_ready, self.history.is_hit(&self.name)) {
+                (true, _) => Duration::ZERO,
+                (false, true) => unready,
+                (false, false) => unready + PAUSE,
+            };
+            if is_over(unready, self.starting()) {
+                let time = self.starting();
+                self.history.violation(None, format!("{} is not ready after {time:?}", self.name));
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// How long it may take to be ready.
+    pub(crate) fn starting(&self) -> Duration {
+        START.mul_f64(self.patience)
     }
 
     fn look(&self, life: &mut Option<Life>) {
@@ -120,9 +135,24 @@ impl Process {
         life.as_ref().is_some_and(|life| life.is_ready.load(Ordering::Acquire))
     }
 
+    /// Completes when it runs and is ready.
+    pub(crate) async fn until_ready(&self) {
+        while !self.is_ready().await {
+            sleep(PAUSE).await;
+        }
+    }
+
     fn start(&self) -> Life {
         let log = File::options().create(true).append(true).open(&self.log).expect("opening a log");
-        let mut command = Command::new(std::env::current_exe().expect("a program knows its path"));
+        let program = std::env::current_exe().expect("a program knows its path");
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &namespace.name]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command.arg("part").args(&self.arguments).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         if let Some(clock) = &self.clock {
@@ -169,7 +199,8 @@ impl Process {
         let was_ready = life.as_ref().is_some_and(|life| life.is_ready.load(Ordering::Acquire));
         signal(&life, Signal::TERM);
         let Some(alive) = life.as_mut() else { return };
-        match timeout(TERMINATION, alive.child.wait()).await {
+        let within = TERMINATION.mul_f64(self.patience);
+        match timeout(within, alive.child.wait()).await {
             Ok(status) => {
                 let status = status.expect("the process is a child");
                 if !status.success() && was_ready {
@@ -178,7 +209,7 @@ impl Process {
             }
             Err(_) => self.history.violation(
                 None,
-                format!("{} did not end within {TERMINATION:?} after SIGTERM", self.name),
+                format!("{} did not end within {within:?} after SIGTERM", self.name),
             ),
         }
         kill(&mut life).await;
@@ -200,6 +231,11 @@ impl Process {
         self.most_memory.fetch_max(megabytes, Ordering::Relaxed);
         megabytes
     }
+}
+
+/// Whether a time is over since the last look.
+fn is_over(passed: Duration, time: Duration) -> bool {
+    passed >= time && passed < time + PAUSE
 }
 
 impl Clock {

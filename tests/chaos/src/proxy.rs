@@ -41,15 +41,15 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens for one process.
-    pub(crate) async fn to(port: u16) -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    /// Listens for one process at an address, and forwards to a server that has some ports.
+    pub(crate) async fn new(address: &str, ports: Vec<u16>) -> io::Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await?;
         let proxy = Self {
             port: listener.local_addr()?.port(),
             mode: watch::Sender::new(Mode::Pass),
             connections: Arc::default(),
         };
-        tokio::spawn(proxy.clone().accept(listener, port));
+        tokio::spawn(proxy.clone().accept(listener, ports.into()));
         Ok(proxy)
     }
 
@@ -73,15 +73,15 @@ impl Proxy {
         connections.values().for_each(AbortHandle::abort);
     }
 
-    async fn accept(self, listener: TcpListener, port: u16) {
+    async fn accept(self, listener: TcpListener, ports: Arc<[u16]>) {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         while let Ok((stream, _)) = listener.accept().await {
             let (number, mode) = (NUMBERS.fetch_add(1, Ordering::Relaxed), self.mode.subscribe());
-            let connections = Arc::clone(&self.connections);
+            let (connections, ports) = (Arc::clone(&self.connections), Arc::clone(&ports));
             let mut lock = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
             let task = tokio::spawn(async move {
                 let entry = Entry { number, connections };
-                forward(stream, port, mode).await.ok();
+                forward(stream, &ports, number, mode).await.ok();
                 drop(entry);
             });
             lock.insert(number, task.abort_handle());
@@ -101,9 +101,14 @@ impl Drop for Entry {
     }
 }
 
-async fn forward(process: TcpStream, port: u16, mut mode: watch::Receiver<Mode>) -> io::Result<()> {
+async fn forward(
+    process: TcpStream,
+    ports: &[u16],
+    number: u64,
+    mut mode: watch::Receiver<Mode>,
+) -> io::Result<()> {
     passes(&mut mode).await;
-    let server = TcpStream::connect(("127.0.0.1", port)).await?;
+    let server = connect(ports, number).await?;
     process.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let ((from_process, to_process), (from_server, to_server)) =
@@ -113,6 +118,20 @@ async fn forward(process: TcpStream, port: u16, mut mode: watch::Receiver<Mode>)
         ended = pump(from_process, to_server, mode.clone()) => ended,
         ended = pump(from_server, to_process, mode) => ended,
     }
+}
+
+/// Connects to one of the ports: each in its turn, and another one if it is closed.
+async fn connect(ports: &[u16], number: u64) -> io::Result<TcpStream> {
+    let count = ports.len().max(1);
+    let first = usize::try_from(number).unwrap_or_default() % count;
+    let mut refused = io::Error::other("there is no port");
+    for port in ports.iter().cycle().skip(first).take(count) {
+        match TcpStream::connect(("127.0.0.1", *port)).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 async fn pump(

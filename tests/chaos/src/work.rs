@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 use crate::{
     effect::{Effect, Kind, Reporter, now},
     plan::{AGENT, CHILD, Plan, SIGNAL, Work},
+    plant::{Plant, Plants},
 };
 
 /// How long an attempt at a task may take.
@@ -25,16 +26,20 @@ pub(crate) async fn round(
     context: WorkflowContext,
     plan: Plan,
     reporter: Reporter,
+    plants: Plants,
 ) -> Result<u64, WorkflowError> {
+    if plants.hits(Plant::DropRun, plan.number) {
+        let (): () = context.signal("never").await?;
+    }
     let tasks = try_join_all(
         plan.tasks()
             .map(|work| context.task::<u64>(AGENT, &work).timeout(TIMEOUT).retry(patient())),
     );
     let mut sum = tasks.await?.into_iter().fold(plan.sum, add);
-    sum = add(sum, step(&context, "open", plan.part(0), &reporter).await?);
+    sum = add(sum, step(&context, "open", plan.part(0), &reporter, &plants).await?);
     context.sleep(plan.timer()).await?;
     let (): () = context.signal(SIGNAL).await?;
-    sum = add(sum, step(&context, "close", plan.part(1), &reporter).await?);
+    sum = add(sum, step(&context, "close", plan.part(1), &reporter, &plants).await?);
     if plan.child {
         sum = add(sum, context.child::<u64>(CHILD, &plan.part(2)).await?);
     }
@@ -50,7 +55,7 @@ pub(crate) async fn child(
     work: Work,
     reporter: Reporter,
 ) -> Result<u64, WorkflowError> {
-    step(&context, "child", work, &reporter).await
+    step(&context, "child", work, &reporter, &Plants::default()).await
 }
 
 fn add(sum: u64, result: u64) -> u64 {
@@ -63,6 +68,7 @@ async fn step(
     name: &str,
     work: Work,
     reporter: &Reporter,
+    plants: &Plants,
 ) -> Result<u64, WorkflowError> {
     let (fence, run_id) = (context.fence(), context.run_id().to_owned());
     let step = context.step_with(name, move |step| {
@@ -77,6 +83,7 @@ async fn step(
         };
         async move {
             reporter.report(&effect).await?;
+            plants.repeat(&effect, reporter);
             tokio::time::sleep(work.time()).await;
             Ok::<_, TaskError>(work.result())
         }
@@ -86,7 +93,7 @@ async fn step(
 
 /// Does tasks.
 #[derive(Debug)]
-pub(crate) struct Worker(pub(crate) Reporter);
+pub(crate) struct Worker(pub(crate) Reporter, pub(crate) Plants);
 
 impl Agent for Worker {
     type Parameters = Work;
@@ -104,7 +111,9 @@ impl Agent for Worker {
             at: now(),
         };
         self.0.report(&effect).await?;
+        self.1.repeat_otherwise(&effect, work.number, &self.0).await;
         tokio::time::sleep(work.time()).await;
-        Ok(work.result())
+        let is_wrong = self.1.hits(Plant::WrongResult, work.number + 4);
+        Ok(work.result() + u64::from(is_wrong))
     }
 }

@@ -1,12 +1,76 @@
-//! The harness, for as long as a gate can wait.
+//! The harness, for as long as a gate can wait. One test at a time: each needs the whole machine.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::process::Command;
+use std::{
+    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+};
+
+static MACHINE: Mutex<()> = Mutex::new(());
+
+/// Multiplies the times that are limited: the machines of gates are slow, and do other work.
+const PATIENCE: &str = "--patience=5";
+
+/// Runs the harness; says whether it found nothing, and what it printed.
+fn run(arguments: &[&str]) -> (bool, String) {
+    let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut harness = Command::new(env!("CARGO_BIN_EXE_aios-chaos"));
+    let output =
+        harness.args(arguments).stderr(Stdio::inherit()).output().expect("the harness runs");
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
 
 #[test]
-fn should_end_every_run_under_faults() {
-    let status = Command::new(env!("CARGO_BIN_EXE_aios-chaos"))
-        .args(["--seed", "11", "--minutes", "0.75", "--runs", "60", "--every", "2"])
-        .status()
-        .expect("the harness runs");
-    assert!(status.success(), "{status}");
+fn should_end_every_run_under_faults_of_every_kind() {
+    let (is_good, printed) =
+        run(&["--seed=11", "--minutes=2", "--runs=200", "--every-kind", PATIENCE]);
+    println!("{printed}");
+    assert!(is_good);
+}
+
+#[test]
+fn should_end_every_run_when_a_cluster_loses_its_leader() {
+    let (is_good, printed) = run(&[
+        "--seed=12",
+        "--minutes=0.5",
+        "--runs=60",
+        "--nodes=3",
+        "--faults=rabbitmq-leader,kill-engine,cut-broker",
+        "--every-kind",
+        PATIENCE,
+    ]);
+    println!("{printed}");
+    assert!(is_good);
+}
+
+#[test]
+fn should_find_every_fault_that_is_planted() {
+    let (is_good, printed) = run(&[
+        "--seed=13",
+        "--minutes=0.2",
+        "--runs=24",
+        "--faults=roll-agents",
+        "--settle=2",
+        "--plant=repeat-step,drop-run,wrong-result,second-key,full-queue,panic,exit,deaf,memory",
+    ]);
+    if is_good && printed.contains("skipped") {
+        return;
+    }
+    for violation in [
+        "runs again in engine-",
+        "has not ended: ",
+        "its result is ",
+        "has two idempotency keys",
+        "left behind: run-",
+        "left behind: queue ",
+        "panicked at",
+        "ended by itself",
+        "did not end within",
+        "agent-3 has ",
+    ] {
+        let is_found =
+            printed.lines().any(|line| line.contains("VIOLATION") && line.contains(violation));
+        assert!(is_found, "nobody found that it {violation}: {printed}");
+    }
+    assert!(!is_good, "it is a failure");
 }

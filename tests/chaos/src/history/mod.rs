@@ -14,11 +14,17 @@ use crate::{
     fault::{Fault, FaultKind},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// How long a run that has ended well is remembered: its steps and tasks have to stay done.
 const MEMORY: Duration = Duration::from_secs(600);
 
 /// How long a fault has consequences: connections are found dead, and leases end.
 const AFTERMATH: Duration = Duration::from_secs(15);
+/// How long after it was given a task may be given again because nobody seems to work on it: a
+/// moment before the engines' options say so.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// Faults that can be a cause of what happens now.
 const RECENT: usize = 200;
 
@@ -74,7 +80,8 @@ pub(crate) struct Recorded {
 #[derive(Debug)]
 struct Hit {
     target: String,
-    kind: FaultKind,
+    /// None if the machine itself stood still.
+    kind: Option<FaultKind>,
     from: Duration,
     until: Option<Duration>,
 }
@@ -94,6 +101,8 @@ pub(crate) struct Counts {
     pub(crate) completed: u64,
     /// Effects of steps and tasks.
     pub(crate) effects: u64,
+    /// Steps and tasks whose results are in the journal.
+    pub(crate) recorded: u64,
     /// Effects of a former owner that were refused by the epoch.
     pub(crate) refused: u64,
     /// Steps and tasks that ran again before a result was recorded.
@@ -104,8 +113,13 @@ pub(crate) struct Counts {
     /// Tasks that ran again after their result was recorded, because a fault of an engine or of the
     /// store let another engine give them too.
     pub(crate) given_twice: u64,
+    /// Tasks that ran again after their result was recorded, because they had been given again before:
+    /// nobody seemed to work on them.
+    pub(crate) slow: u64,
     /// Results of further attempts at a task that came after the one that counts.
     pub(crate) late_results: u64,
+    /// Faults.
+    pub(crate) faults: BTreeMap<FaultKind, u64>,
 }
 
 /// What ends when a fault ends.
@@ -186,8 +200,24 @@ impl History {
         self.note(format!("{target}: {} for {:.1} s", fault.kind, fault.time.as_secs_f64()));
         let (target, from) = (target.to_owned(), now());
         let mut state = self.state();
-        state.hits.push(Hit { target, kind: fault.kind, from, until: None });
+        *state.counts.faults.entry(fault.kind).or_default() += 1;
+        state.hits.push(Hit { target, kind: Some(fault.kind), from, until: None });
         HitNumber(state.hits.len() - 1)
+    }
+
+    /// The machine stood still for a while: everybody's connections and leases may have ended.
+    pub(crate) fn stalled(&self, time: Duration) {
+        self.note(format!("the machine stood still for {:.1} s", time.as_secs_f64()));
+        let (target, at) = ("the machine".to_owned(), now());
+        let hit = Hit { target, kind: None, from: at.saturating_sub(time), until: Some(at) };
+        self.state().hits.push(hit);
+    }
+
+    /// Whether a fault goes on that can keep this process from being ready.
+    pub(crate) fn is_hit(&self, process: &str) -> bool {
+        let of_servers = ["postgresql", "rabbitmq"];
+        let hits = |hit: &Hit| hit.target == process || of_servers.contains(&hit.target.as_str());
+        self.state().hits.iter().rev().take(RECENT).any(|hit| hit.until.is_none() && hits(hit))
     }
 
     /// The fault is over.
@@ -222,6 +252,7 @@ impl History {
         let is_second = !found.results.is_empty();
         let is_same = found.results.iter().any(|known| known.cause == result.cause);
         found.results.push(result);
+        state.counts.recorded += u64::from(!is_second);
         state.counts.late_results += u64::from(is_second && !is_same);
         drop(state);
         if is_same {
@@ -336,6 +367,10 @@ impl State {
             *count += 1;
             return None;
         }
+        if effect.kind == Kind::Task && effect.at >= from + PATIENCE {
+            self.counts.slow += 1;
+            return None;
+        }
         let (attempt, process) = (effect.attempt, &effect.process);
         Some(format!(
             "{operation} runs again in {process}, attempt {attempt}, after it was recorded"
@@ -352,7 +387,7 @@ impl Hit {
     /// Whether it may have kept an acknowledgement of one of these agents, or the confirmation that
     /// a task was published, from who waited for it.
     fn is_of_delivery(&self, agents: &[&str]) -> bool {
-        self.kind.is_of_broker() || agents.contains(&self.target.as_str())
+        self.kind.is_none_or(FaultKind::is_of_broker) || agents.contains(&self.target.as_str())
     }
 }
 

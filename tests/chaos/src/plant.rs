@@ -1,0 +1,101 @@
+//! Faults of the harness's own processes, to see that the checks find them.
+
+use std::time::Duration;
+
+use aios_core::broker::{Broker, Group, Subscription};
+use clap::ValueEnum;
+
+use crate::effect::{Effect, Reporter, now};
+
+/// After how long something is done again: by then its result was seen.
+const LATER: Duration = Duration::from_secs(5);
+/// When a process ends by itself.
+const LIFE: Duration = Duration::from_secs(4);
+/// Bytes that are too many.
+const MUCH: usize = 400 << 20;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Plant {
+    /// A recorded step runs again.
+    RepeatStep,
+    /// Some runs never end.
+    DropRun,
+    /// Some tasks have the wrong result.
+    WrongResult,
+    /// Some tasks have another idempotency key when they are repeated.
+    SecondKey,
+    /// A queue is filled, and nobody empties it.
+    FullQueue,
+    /// Engines panic.
+    Panic,
+    /// The first agent service ends by itself.
+    Exit,
+    /// The second agent service does not hear SIGTERM.
+    Deaf,
+    /// The third agent service takes much memory.
+    Memory,
+}
+
+/// What goes wrong in a process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plants(pub(crate) Vec<Plant>);
+
+impl Plants {
+    /// Whether this goes wrong.
+    pub(crate) fn has(&self, plant: Plant) -> bool {
+        self.0.contains(&plant)
+    }
+
+    /// Whether it goes wrong for this number: not for all, so that others go on.
+    pub(crate) fn hits(&self, plant: Plant, number: u64) -> bool {
+        self.has(plant) && number.is_multiple_of(8)
+    }
+
+    /// Lets go wrong what concerns a whole process.
+    pub(crate) async fn begin(&self, name: &str, broker: &dyn Broker) {
+        if self.has(Plant::Panic) && name.starts_with("engine") {
+            std::thread::spawn(|| panic!("planted"));
+        }
+        if self.has(Plant::Exit) && name == "agent-1" {
+            tokio::spawn(async {
+                tokio::time::sleep(LIFE).await;
+                std::process::exit(7);
+            });
+        }
+        if self.has(Plant::Memory) && name == "agent-3" {
+            std::mem::forget(vec![1_u8; MUCH]);
+        }
+        if self.has(Plant::FullQueue) {
+            let pattern = "workflows.*.*".parse().expect("a pattern");
+            let group = Group::new("chaos.forgotten").expect("a group");
+            let deliveries = broker.subscribe(Subscription::group(group, [pattern])).await;
+            std::mem::forget(deliveries.expect("subscribing"));
+        }
+    }
+
+    /// Whether a process ends when it is asked to.
+    pub(crate) fn hears(&self, name: &str) -> bool {
+        !(self.has(Plant::Deaf) && name == "agent-2")
+    }
+
+    /// Does again what a step did.
+    pub(crate) fn repeat(&self, effect: &Effect, reporter: &Reporter) {
+        if self.has(Plant::RepeatStep) {
+            let (mut effect, reporter) = (effect.clone(), reporter.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(LATER).await;
+                effect.at = now();
+                reporter.report(&effect).await.ok();
+            });
+        }
+    }
+
+    /// Does again what a task did, as another one.
+    pub(crate) async fn repeat_otherwise(&self, effect: &Effect, number: u64, reporter: &Reporter) {
+        if self.hits(Plant::SecondKey, number + 2) {
+            let key = format!("{}-other", effect.key);
+            reporter.report(&Effect { key, ..effect.clone() }).await.ok();
+        }
+    }
+}
