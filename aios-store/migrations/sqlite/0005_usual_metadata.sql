@@ -1,5 +1,12 @@
 -- An event of a run's journal without `metadata` names that run as `run_id` and `correlation_id`, as
--- most of them do.
+-- most of them do. Those that are here already have none.
+UPDATE events SET metadata = '{}'
+WHERE metadata IS NULL
+    AND stream_id IN (SELECT id FROM streams WHERE substr(name, 1, 5) = 'runs/');
+
+UPDATE archived_events SET metadata = '{}'
+WHERE metadata IS NULL AND substr(stream, 1, 5) = 'runs/';
+
 DROP VIEW event_log;
 
 CREATE VIEW event_log AS

@@ -21,7 +21,8 @@ const READ: &str = "\
         e.version,
         (SELECT t.name FROM {schema}.event_types t WHERE t.id = e.type_id),
         (SELECT c.name FROM {schema}.event_sources c WHERE c.id = e.source_id),
-        e.created_at, e.payload, e.metadata
+        e.created_at, e.payload,
+        CASE WHEN e.metadata IS NULL AND e.is_bare THEN '{}' ELSE e.metadata END
     FROM ({page}) e
     ORDER BY e.position";
 

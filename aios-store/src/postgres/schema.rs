@@ -6,7 +6,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use super::{error::is_undefined, statement::Sql};
 
 /// Every migration, in order; its version is its place, from 1.
-const MIGRATIONS: [(&str, &str); 12] = [
+const MIGRATIONS: [(&str, &str); 13] = [
     ("event_log", include_str!("../../migrations/postgres/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/postgres/0002_read_models.sql")),
     ("append", include_str!("../../migrations/postgres/0003_append.sql")),
@@ -19,6 +19,7 @@ const MIGRATIONS: [(&str, &str); 12] = [
     ("chains", include_str!("../../migrations/postgres/0010_chains.sql")),
     ("waits", include_str!("../../migrations/postgres/0011_waits.sql")),
     ("usual_metadata", include_str!("../../migrations/postgres/0012_usual_metadata.sql")),
+    ("ended_runs", include_str!("../../migrations/postgres/0013_ended_runs.sql")),
 ];
 
 /// Longest name, in bytes: PostgreSQL's 63, less what the name of the channel adds.

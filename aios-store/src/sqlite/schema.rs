@@ -6,13 +6,14 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::{error::store_error, options::SqliteOptions};
 
 /// Every migration, in order; its version is its place, from 1.
-const MIGRATIONS: [(&str, &str); 6] = [
+const MIGRATIONS: [(&str, &str); 7] = [
     ("event_log", include_str!("../../migrations/sqlite/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/sqlite/0002_read_models.sql")),
     ("retention", include_str!("../../migrations/sqlite/0003_retention.sql")),
     ("waits", include_str!("../../migrations/sqlite/0004_waits.sql")),
     ("usual_metadata", include_str!("../../migrations/sqlite/0005_usual_metadata.sql")),
     ("status_indexes", include_str!("../../migrations/sqlite/0006_status_indexes.sql")),
+    ("ended_runs", include_str!("../../migrations/sqlite/0007_ended_runs.sql")),
 ];
 
 /// What the writer keeps of the file in memory, in KiB.

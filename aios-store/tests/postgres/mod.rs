@@ -13,6 +13,7 @@ mod silence;
 mod tail;
 mod tls;
 mod trust;
+mod upgrade;
 mod waits;
 
 use std::{sync::Arc, time::Duration};

@@ -3,6 +3,7 @@ mod file;
 mod opening;
 mod retention;
 mod rows;
+mod upgrade;
 
 use std::{sync::Arc, time::Duration};
 
