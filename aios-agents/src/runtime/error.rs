@@ -106,6 +106,7 @@ impl RuntimeError {
         match self {
             Self::Store(error) => error.is_retryable(),
             Self::Broker(error) => error.is_retryable(),
+            Self::Agents(error) => error.is_retryable(),
             _ => false,
         }
     }

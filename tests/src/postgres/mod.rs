@@ -1,6 +1,8 @@
 //! Private PostgreSQL servers: started from the installed programs on a free port, and removed with
 //! everything they wrote when the test's process ends, however it ends.
 
+mod standby;
+
 use std::{
     fs, io,
     net::TcpListener,
@@ -166,6 +168,19 @@ impl PostgresServer {
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.url(), "-c", sql]);
         let output = run(&mut psql).expect("psql succeeds");
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Runs SQL that is too long for a command line, such as a dump.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    pub fn script(&self, sql: &str) {
+        let file = self.folder.join("script.sql");
+        fs::write(&file, sql).expect("the script is written");
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &self.url(), "-f"]).arg(&file);
+        run(&mut psql).expect("psql succeeds");
     }
 
     fn initialise(&self) {
