@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Client, RunError, RunEvents, RuntimeError, ends::Watch};
 use crate::workflow::{
     engine::{Ended, Engine, Waiter},
-    journal::{CancelRequested, Entry, Signaled, decode, mark_copy},
+    journal::{CancelRequested, Entry, Fork, Seed, Signaled, decode, mark_copy},
     run_id,
 };
 
@@ -273,7 +273,8 @@ impl RunHandle {
     ) -> Result<Vec<aios_core::event::Event>, RuntimeError> {
         let RunRecord { id: run_id, workflow, .. } = self.status().await?;
         let codec = self.client.journals.codec(&workflow)?;
-        let (mut events, mut after) = (Vec::new(), 0);
+        let fork = Fork { run_id: &run_id, new_id, operation };
+        let (mut events, mut after, mut origin) = (Vec::new(), 0, None);
         loop {
             let page = self.journal_of(&run_id, after, 1000).await?;
             let Some(last) = page.last() else {
@@ -286,7 +287,8 @@ impl RunHandle {
                     return Ok(events);
                 }
                 let source = &recorded.event;
-                let entry = entry.for_fork(&run_id, new_id);
+                let origin = origin.get_or_insert_with(|| Seed::of(source, &run_id));
+                let entry = fork.copy(entry, origin);
                 let forked = codec.encode(entry, source.timestamp)?.event;
                 let mut metadata = source.metadata.clone();
                 if !events.is_empty() {

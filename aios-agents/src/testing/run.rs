@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use super::{WorkflowTest, script::Outside};
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
-    journal::{CancelRequested, ChildEnded, Codec, Entry, OfAgent, Signaled, Started},
+    journal::{CancelRequested, ChildEnded, Codec, Entry, OfAgent, Seed, Signaled, Started},
     machine::{Effect, Request},
 };
 
@@ -126,8 +126,10 @@ impl Simulation {
         clock.advance(last.duration_since(Timestamp::UNIX_EPOCH));
         let outside = outside(&test, &journal);
         let entries = journal.iter().map(|(entry, _)| entry);
+        let (seed, clock_of_run) =
+            (Seed::Incarnation(STARTED_ID.to_owned()), Arc::new(clock.clone()));
         let mut execution =
-            Execution::new(RUN_ID.into(), STARTED_ID.into(), entries, Arc::new(clock.clone()));
+            Execution::new(RUN_ID.into(), STARTED_ID.into(), seed, entries, clock_of_run);
         let workflow = test.workflow.name().clone();
         let version = test.workflow.version();
         let (traceparent, fence) = (None, None);

@@ -17,7 +17,7 @@ use super::{
     context::Cell,
     deferred::Deferred,
     error::Kind,
-    journal::{Completed, Continued, Entry, Failed},
+    journal::{Completed, Continued, Entry, Failed, Seed},
     machine::Machine,
     turn::Turn,
 };
@@ -60,15 +60,16 @@ pub(crate) struct Execution {
 
 impl Execution {
     /// An execution that expects the code to ask for what `journal` says; nothing is applied yet.
-    /// `incarnation` is the id of the event that started the run.
+    /// `incarnation` is the id of the event that started the run, and `seed` what the run draws from.
     pub(crate) fn new<'a>(
         run_id: Arc<str>,
         incarnation: Arc<str>,
-        journal: impl IntoIterator<Item = &'a Entry>,
+        seed: Seed,
+        journal: impl IntoIterator<Item = &'a Entry, IntoIter: Clone>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let mut machine = Machine::new(run_id, journal);
-        machine.set_incarnation(incarnation);
+        machine.set_start(incarnation, seed);
         let cell = Arc::new(Cell::new(machine, clock));
         let alarm = Alarm::new(cell.run());
         cell.set_code(alarm.waker().clone());

@@ -58,7 +58,8 @@ impl Engine {
         child: &str,
     ) -> Result<(), JournalError> {
         let started = self.journals.started(child).await?.map(|(_, started, _)| started);
-        if started.and_then(|started| started.parent).as_ref() != Some(parent) {
+        let named = started.and_then(|started| started.parent);
+        if !self.journals.is_parent(named.as_ref(), parent).await? {
             // The child was never started, or its id is that of somebody else's run.
             return Ok(());
         }

@@ -51,7 +51,7 @@ impl Engine {
         let mut tried = false;
         loop {
             match self.journals.started(&run_id).await? {
-                Some(found) if is_child(&found, parent, child) => {
+                Some(found) if self.is_child(&found, parent, child).await? => {
                     return self.outcome_of(Arc::clone(&run_id)).await;
                 }
                 // Somebody else's run: another parent's child, a run of its own, an ancestor, or the
@@ -143,27 +143,32 @@ impl Engine {
 
     /// A parent that has ended, or whose id belongs to a later run by now, needs to know nothing.
     async fn append_to_parent(&self, parent: &Parent, entry: Entry) -> Result<(), JournalError> {
-        let Parent { run_id, incarnation, operation } = parent;
-        let first = self.journals.first(run_id).await?;
-        let found = first.map(|first| first.event.id);
-        let (Some(incarnation), true) = (incarnation, found == *incarnation) else {
+        let Parent { run_id, operation, .. } = parent;
+        let Some(first) = self.journals.first(run_id).await? else { return Ok(()) };
+        let incarnation = first.event.id;
+        let found = Parent { incarnation: Some(incarnation.clone()), ..parent.clone() };
+        if !self.journals.is_parent(Some(parent), &found).await? {
             return Ok(());
-        };
+        }
         let id = EventId::derive(&format!("{incarnation}/{operation}/child_ended"));
         match self.journals.append(run_id, entry, Some(id)).await {
             Err(JournalError::Ended { .. }) => Ok(()),
             result => result,
         }
     }
-}
 
-/// Whether a run is the child that an operation of its parent started.
-fn is_child(found: &(String, Started, EventId), parent: &Parent, child: &ChildStarted) -> bool {
-    let (workflow, started, _) = found;
-    *workflow == *child.workflow.as_str()
-        && started.predecessor.is_none()
-        && started.parent.as_ref() == Some(parent)
-        && is_same(&started.input, &child.input)
+    /// Whether a run is the child that an operation of its parent started.
+    async fn is_child(
+        &self,
+        (workflow, started, _): &(String, Started, EventId),
+        parent: &Parent,
+        child: &ChildStarted,
+    ) -> Result<bool, JournalError> {
+        Ok(*workflow == *child.workflow.as_str()
+            && started.predecessor.is_none()
+            && is_same(&started.input, &child.input)
+            && self.journals.is_parent(started.parent.as_ref(), parent).await?)
+    }
 }
 
 fn child_failure(error: &JournalError) -> Failure {

@@ -5,6 +5,8 @@ use aios_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::DrawnFrom;
+
 /// One event of a run's journal, decoded.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -87,6 +89,9 @@ pub struct Started {
     /// The first run of the chain of continue-as-new, if that is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_run_id: Option<String>,
+    /// What a fork draws as the runs did from which it was forked, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draws: Vec<DrawnFrom>,
 }
 
 /// The run that waits for a child.
@@ -328,24 +333,6 @@ impl Entry {
         }
     }
 
-    /// The same entry in a run that is a fork: its tasks carry the new run's name.
-    pub(crate) fn for_fork(mut self, run_id: &str, new_id: &str) -> Self {
-        match &mut self {
-            Self::Started(started) => {
-                started.forked_from = Some(run_id.to_owned());
-                started.parent = None;
-                started.predecessor = None;
-                started.first_run_id = None;
-            }
-            Self::TaskAssigned(entry) => entry.data.task_id.move_to(new_id),
-            Self::TaskCompleted(entry) => entry.data.task_id.move_to(new_id),
-            Self::TaskFailed(entry) => entry.data.task_id.move_to(new_id),
-            Self::TaskCancelled(entry) => entry.data.task_id.move_to(new_id),
-            _ => {}
-        }
-        self
-    }
-
     /// Whether this entry says how something ended that was begun before: also a paused run takes
     /// it.
     #[must_use]
@@ -389,19 +376,6 @@ impl Entry {
             self,
             Self::Completed(_) | Self::Failed(_) | Self::Cancelled(_) | Self::Continued(_)
         )
-    }
-}
-
-/// A task's name follows its run.
-trait MoveTo {
-    fn move_to(&mut self, run_id: &str);
-}
-
-impl MoveTo for TaskId {
-    fn move_to(&mut self, run_id: &str) {
-        if let Some((_, operation)) = self.run() {
-            *self = Self::of_run(run_id, operation);
-        }
     }
 }
 

@@ -248,10 +248,30 @@ impl Journals {
     /// What the read model says of the run that goes on for `run_id`: itself, unless it has continued
     /// as another one.
     pub(crate) async fn current(&self, run_id: &str) -> Result<RunRecord, JournalError> {
-        let row = self.row(run_id).await?;
-        match row.status {
-            RunStatus::Continued => Ok(self.last_of_chain(&row).await?.unwrap_or(row)),
-            _ => Ok(row),
+        let mut row = self.row(run_id).await?;
+        while row.status == RunStatus::Continued
+            && let Some(later) = self.later(&row).await?
+        {
+            row = later;
+        }
+        Ok(row)
+    }
+
+    /// A run that continued another one, the last of the chain if that is known.
+    async fn later(&self, row: &RunRecord) -> Result<Option<RunRecord>, JournalError> {
+        match self.last_of_chain(row).await? {
+            Some(last) => Ok(Some(last)),
+            None => self.next_of_chain(row).await,
+        }
+    }
+
+    /// The run as which a run continued, by its journal: in earlier versions the others did not name
+    /// the first of their chain.
+    async fn next_of_chain(&self, row: &RunRecord) -> Result<Option<RunRecord>, JournalError> {
+        let Some(continued) = self.continued(row).await? else { return Ok(None) };
+        match self.row(&continued.run_id).await {
+            Err(JournalError::UnknownRun { .. }) => Ok(None),
+            found => found.map(Some),
         }
     }
 
@@ -358,7 +378,7 @@ impl Journals {
             return Ok(None);
         }
         let continued_as = match row.status {
-            RunStatus::Continued => self.last_of_chain(&row).await?.map(|row| row.id.into()),
+            RunStatus::Continued => self.later(&row).await?.map(|row| row.id.into()),
             _ => None,
         };
         let RunRecord { status, result, failure, .. } = row;

@@ -4,16 +4,19 @@ mod codec;
 mod copy;
 mod entry;
 mod journals;
+mod parentage;
 mod same;
+mod seed;
 
 pub use self::entry::{
     Blocked, CancelRequested, ChildEnded, ChildStarted, Completed, Continued, Entry, EventEmitted,
     Failed, OfAgent, OperationFailed, Parent, Predecessor, RetryScheduled, SignalAwaited, Signaled,
     Started, StatusSet, StepCompleted, TaskCancelled, TimerFired, TimerStarted, VersionMarked,
 };
+pub use self::seed::{DrawnFrom, Seed};
 pub(crate) use self::{
     codec::{Codec, Record, decode},
-    copy::{is_copy, mark_copy},
+    copy::{Fork, is_copy, mark_copy},
     journals::{JournalError, Journals, NOT_CONTINUED},
     same::is_same,
 };

@@ -80,6 +80,7 @@ impl Machine {
         if let (Some(state), Some(found)) = (begun(entry), self.operation_mut(operation)) {
             found.state = state;
             found.begin_total_timeout(at);
+            found.note_child(entry);
             if self.live {
                 self.push_effect(operation);
             }

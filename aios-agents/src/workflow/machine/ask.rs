@@ -296,8 +296,8 @@ impl Machine {
 
     /// A UUID that is the same in every replay.
     pub fn draw(&mut self) -> uuid::Uuid {
-        self.draws += 1;
-        EventId::derive(&format!("{}/draw/{}", self.incarnation, self.draws)).key()
+        let reserved = self.reserved();
+        self.draws.next(reserved)
     }
 
     /// A text that is the same in every attempt of an operation and in no other operation, also if

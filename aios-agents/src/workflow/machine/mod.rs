@@ -17,6 +17,7 @@
 
 mod apply;
 mod ask;
+mod draws;
 mod effect;
 mod expect;
 mod operation;
@@ -31,17 +32,18 @@ use std::{
 
 use aios_core::{event::Timestamp, failure::Failure};
 
+use self::{
+    draws::Draws,
+    expect::Expectations,
+    operation::{Operation, State},
+    signals::Signals,
+};
 pub use self::{
     effect::Effect,
     expect::Mismatch,
     operation::{ChildRequest, Outcome, Request, TaskRequest},
 };
-use self::{
-    expect::Expectations,
-    operation::{Operation, State},
-    signals::Signals,
-};
-use super::journal::Entry;
+use super::journal::{Entry, Seed};
 
 /// Number before that of the first entry; lower ones are places of inherited signals.
 const FIRST_PLACE: u64 = 1 << 32;
@@ -56,7 +58,7 @@ pub struct Machine {
     /// What tells this run from others that use its id before or after it.
     incarnation: Arc<str>,
     versions: BTreeMap<Box<str>, u32>,
-    draws: u64,
+    draws: Draws,
     expected: Expectations,
     recording: Vec<Entry>,
     effects: Vec<Effect>,
@@ -77,7 +79,12 @@ pub struct Machine {
 impl Machine {
     /// A machine that expects the code to ask for what `journal` says.
     #[must_use]
-    pub fn new<'a>(run_id: Arc<str>, journal: impl IntoIterator<Item = &'a Entry>) -> Self {
+    pub fn new<'a, J>(run_id: Arc<str>, journal: J) -> Self
+    where
+        J: IntoIterator<Item = &'a Entry, IntoIter: Clone>,
+    {
+        let journal = journal.into_iter();
+        let draws = Draws::of(Seed::Incarnation(run_id.to_string()), journal.clone());
         Self {
             incarnation: Arc::clone(&run_id),
             run_id,
@@ -85,7 +92,7 @@ impl Machine {
             active: BTreeSet::new(),
             signals: Signals::default(),
             versions: BTreeMap::new(),
-            draws: 0,
+            draws,
             expected: Expectations::of(journal),
             recording: Vec::new(),
             effects: Vec::new(),
@@ -100,11 +107,13 @@ impl Machine {
         }
     }
 
-    /// Sets the id of the event that started the run. What has to differ between runs that use the
-    /// same id one after the other is derived from it: the ids of emitted events, UUIDs, random
-    /// numbers and the idempotency keys of steps. Without it, the run's own id is used.
-    pub fn set_incarnation(&mut self, incarnation: Arc<str>) {
+    /// Sets the id of the event that started the run, and what it draws UUIDs and random numbers from.
+    /// What has to differ between runs that use the same id one after the other is derived from the
+    /// id of the event: the ids of emitted events and the idempotency keys of steps. Without it, the
+    /// run's own id is used.
+    pub fn set_start(&mut self, incarnation: Arc<str>, seed: Seed) {
         self.incarnation = incarnation;
+        self.draws.set_seed(seed);
     }
 
     /// The signals that were not taken, by their number among those that were applied, from 1.

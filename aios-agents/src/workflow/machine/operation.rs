@@ -141,6 +141,15 @@ pub(super) enum State {
 }
 
 impl Operation {
+    /// A child keeps the id under which it was started, however ids are derived by now.
+    pub(super) fn note_child(&mut self, entry: &Entry) {
+        if let (Some(Request::Child(request)), Entry::ChildStarted(child)) =
+            (&mut self.request, entry)
+        {
+            request.run_id = Some(child.run_id.to_string());
+        }
+    }
+
     pub(super) fn is_asked(&self) -> bool {
         !matches!(self.state, State::Unasked)
     }

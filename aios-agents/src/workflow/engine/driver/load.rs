@@ -23,7 +23,7 @@ use crate::suggest::hint;
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
     engine::{Ended, Engine, reads::Start},
-    journal::{Blocked, Entry, Failed, JournalError, Record, Started, decode},
+    journal::{Blocked, Entry, Failed, JournalError, Record, Seed, Started, decode},
 };
 
 /// Events read at once.
@@ -96,8 +96,9 @@ impl Driver {
         entries.clone().for_each(|entry| children.note(entry));
         let incarnation_text: Arc<str> = first.event.id.to_string().into();
         let clock = Arc::clone(&engine.clock);
-        let incarnation = Arc::clone(&incarnation_text);
-        let execution = Execution::new(Arc::clone(run_id), incarnation, entries.clone(), clock);
+        let (incarnation, seed) = (Arc::clone(&incarnation_text), Seed::of(&first.event, run_id));
+        let execution =
+            Execution::new(Arc::clone(run_id), incarnation, seed, entries.clone(), clock);
         Ok(Self {
             engine: Arc::clone(engine),
             run_id: Arc::clone(run_id),

@@ -1,0 +1,33 @@
+use uuid::Uuid;
+
+use super::super::journal::{DrawnFrom, Entry, Seed};
+
+/// UUIDs that are the same in every replay.
+#[derive(Debug)]
+pub(super) struct Draws {
+    seed: Seed,
+    /// What the run inherits from those from which it was forked, the oldest first.
+    inherited: Vec<DrawnFrom>,
+    drawn: u64,
+}
+
+impl Draws {
+    pub(super) fn of<'a>(seed: Seed, journal: impl IntoIterator<Item = &'a Entry>) -> Self {
+        let inherited = match journal.into_iter().next() {
+            Some(Entry::Started(started)) => started.draws.clone(),
+            _ => Vec::new(),
+        };
+        Self { seed, inherited, drawn: 0 }
+    }
+
+    pub(super) fn set_seed(&mut self, seed: Seed) {
+        self.seed = seed;
+    }
+
+    /// The next one of a run that has asked for that many operations.
+    pub(super) fn next(&mut self, operations: u64) -> Uuid {
+        self.drawn += 1;
+        let inherited = self.inherited.iter().find(|drawn| operations < drawn.before);
+        inherited.map_or(&self.seed, |drawn| &drawn.seed).draw(self.drawn)
+    }
+}

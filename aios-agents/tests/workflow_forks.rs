@@ -1,0 +1,109 @@
+//! What a fork has in common with the run that it was forked from, and what it does for itself.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::prelude::*;
+use uuid::Uuid;
+
+use crate::workflow_support::{Doubler, eventually, result, runtime, sqlite, store};
+
+/// Draws before each of its four steps, and twice before the last.
+async fn drawer(context: WorkflowContext, (): ()) -> Result<Vec<(Uuid, Uuid)>, WorkflowError> {
+    let mut seen = Vec::new();
+    for number in 1..=4_u32 {
+        let drawn = context.uuid();
+        if number == 4 {
+            assert!((0.0..1.0).contains(&context.random()));
+        }
+        let recorded =
+            context.step(format!("s{number}"), move || async move { Ok::<_, TaskError>(drawn) });
+        seen.push((drawn, recorded.await?));
+    }
+    Ok(seen)
+}
+
+type Seen = Vec<(Uuid, Uuid)>;
+
+/// What the code draws is what it drew when its steps were recorded, up to the fork and no further.
+fn assert_forked(original: &Seen, fork: &Seen, operation: u64) {
+    for (number, (one, other)) in (1..).zip(original.iter().zip(fork)) {
+        assert_eq!(other.0, other.1, "operation {number} of a fork at {operation}");
+        assert_eq!(one.0 == other.0, number <= operation, "{number} of a fork at {operation}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_draw_in_a_fork_what_the_run_drew_before_it() {
+    for store in [store(), sqlite().await] {
+        let runtime = runtime(&store).workflow("drawer", drawer).start().await.unwrap();
+        let run = runtime.start("drawer", &()).with_id("original").await.unwrap();
+        let original: Seen = result(&run).await.unwrap();
+        for operation in 1..=4 {
+            let fork = run.fork(operation, format!("fork{operation}")).await.unwrap();
+            let forked: Seen = result(&fork).await.unwrap();
+            assert_forked(&original, &forked, operation);
+            for again in 1..=4 {
+                let second = fork.fork(again, format!("fork{operation}-{again}")).await.unwrap();
+                let second: Seen = result(&second).await.unwrap();
+                assert_forked(&forked, &second, again);
+                assert_forked(&original, &second, operation.min(again));
+            }
+        }
+    }
+}
+
+async fn kid(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+    context.signal::<()>("grow").await?;
+    Ok(number)
+}
+
+/// Has a child, a task and a timer open when it takes a step.
+async fn busy(context: WorkflowContext, (): ()) -> Result<(u64, u64, u32), WorkflowError> {
+    let child = context.child::<u64>("kid", &1);
+    let task = context.task::<u64>("doubler", &2);
+    let timer = context.sleep(Duration::from_millis(300));
+    let step = async { context.step("gate", || async { Ok::<_, TaskError>(7) }).await };
+    let (child, task, timer, step) = aios_agents::join!(child, task, timer, step);
+    timer?;
+    Ok((child?, task?, step?))
+}
+
+/// What was open at the fork is given anew in the fork, and belongs to nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_begin_anew_in_a_fork_what_was_open() {
+    for store in [store(), sqlite().await] {
+        let asked = Arc::new(AtomicU32::new(0));
+        let runtime = runtime(&store)
+            .agent("doubler", Doubler(Arc::clone(&asked)))
+            .workflow("busy", busy)
+            .workflow("kid", kid)
+            .start()
+            .await
+            .unwrap();
+        let run = runtime.start("busy", &()).with_id("r").await.unwrap();
+        eventually("the child of the original starts", || async {
+            runtime.run("r~1").await.is_ok()
+        })
+        .await;
+        for operation in 1..=4_u64 {
+            let fork = run.fork(operation, format!("f{operation}")).await.unwrap();
+            let child = format!("f{operation}~1");
+            eventually("the child of the fork starts", || async {
+                runtime.run(&child).await.is_ok()
+            })
+            .await;
+            runtime.run(&child).await.unwrap().signal("grow", &()).await.unwrap();
+            let forked: (u64, u64, u32) = result(&fork).await.unwrap();
+            assert_eq!(forked, (1, 4, 7), "fork at {operation}");
+        }
+        runtime.run("r~1").await.unwrap().signal("grow", &()).await.unwrap();
+        assert_eq!(result::<(u64, u64, u32)>(&run).await.unwrap(), (1, 4, 7));
+        assert!(asked.load(Ordering::SeqCst) >= 4);
+    }
+}
