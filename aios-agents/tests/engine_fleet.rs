@@ -153,6 +153,22 @@ async fn should_share_the_shards_evenly_as_engines_come_and_go() {
     assert!(fleet.store.leases().await.unwrap().is_empty());
 }
 
+/// The lease of a projection is none of an engine, which would get shards that nobody advances.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_count_a_projection_among_the_engines() {
+    let fleet = Fleet::new(SHORT);
+    let first = fleet.engine().await;
+    let ignoring = |_: aios_agents::projection::Batch| async { Ok::<(), TaskError>(()) };
+    let _projection = first.projection("orders", ignoring).await.unwrap();
+    eventually("the projection has its lease", || async {
+        fleet.store.leases().await.unwrap().len() == 66
+    })
+    .await;
+    let second = fleet.engine().await;
+    fleet.shared(&[32, 32]).await;
+    drop((first, second));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_have_one_mailbox_an_engine_and_use_those_of_the_dead_again() {
     let fleet = Fleet::new(SHORT);

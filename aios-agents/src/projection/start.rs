@@ -11,7 +11,7 @@ use aios_core::{
     agent::{Segment, TaskError},
     event::{EventId, Pattern},
     retry::RetryPolicy,
-    store::{Append, MAX_PAGE, SHARDS, Shard, StreamId},
+    store::{Append, MAX_PAGE, Shard, StreamId},
 };
 
 use super::{
@@ -24,9 +24,6 @@ use crate::{runtime::RuntimeError, workflow::journal::Journals};
 /// Reads a projection's own position.
 pub(super) type Position =
     Arc<dyn Fn() -> BoxFuture<'static, Result<u64, TaskError>> + Send + Sync>;
-
-/// First of the lease numbers of projections, above those of the runs' shards.
-const FIRST_LEASE: u16 = SHARDS + 1000;
 
 /// A projection to be started. Awaiting it starts it; it then runs until the runtime stops.
 #[must_use = "a projection starts when this is awaited"]
@@ -124,9 +121,8 @@ async fn lease_of(journals: &Journals, name: &str) -> Result<Shard, RuntimeError
     let event = note("registered", source, &**clock, &data)?.with_id(id);
     let append = Append::new(StreamId::new("system/projections")?, vec![event]);
     let place = store.append_one(append).await?.version;
-    let number = u16::try_from(place).ok().and_then(|place| FIRST_LEASE.checked_add(place));
-    let number = number.map(Shard).filter(|shard| *shard != Shard::RELAY);
-    number.ok_or_else(|| invalid(format!("there are too many projections for {name}")))
+    Shard::projection(place)
+        .ok_or_else(|| invalid(format!("there are too many projections for {name}")))
 }
 
 impl Settings {

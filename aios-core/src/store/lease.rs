@@ -12,6 +12,12 @@ pub const SHARDS: u16 = 64;
 /// The shard that stands for the engine of number 0.
 const FIRST_SLOT: u16 = 1024;
 
+/// The shard that stands for the guests of the engine of number 0.
+const FIRST_GUESTS: u16 = FIRST_SLOT + Shard::SLOTS;
+
+/// The shard that stands for the projection of number 0.
+const FIRST_PROJECTION: u16 = 4096;
+
 /// A fixed share of the runs, owned by one engine at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -35,6 +41,27 @@ impl Shard {
     #[must_use]
     pub fn slot_number(self) -> Option<u16> {
         self.0.checked_sub(FIRST_SLOT).filter(|number| *number < Self::SLOTS)
+    }
+
+    /// Not a share of the runs: whoever owns it advances the runs that were moved to the engine of this
+    /// number, because the owners of their shards have no code for them.
+    #[must_use]
+    pub const fn guests(number: u16) -> Self {
+        Self(FIRST_GUESTS + number % Self::SLOTS)
+    }
+
+    /// The number of the engine whose guests this stands for, if it does.
+    #[must_use]
+    pub fn guests_number(self) -> Option<u16> {
+        self.0.checked_sub(FIRST_GUESTS).filter(|number| *number < Self::SLOTS)
+    }
+
+    /// Not a share of the runs: whoever owns it runs the projection of this number. `None` if the number
+    /// is too large.
+    #[must_use]
+    pub fn projection(number: u64) -> Option<Self> {
+        let number = FIRST_PROJECTION.checked_add(number.try_into().ok()?)?;
+        Some(Self(number)).filter(|shard| *shard != Self::RELAY)
     }
 
     /// Whether this is a share of the runs.
@@ -190,10 +217,21 @@ mod tests {
     fn should_tell_slots_from_shares_of_the_runs() {
         for number in [0, 1, Shard::SLOTS - 1] {
             assert_eq!(Shard::slot(number).slot_number(), Some(number));
-            assert!(!Shard::slot(number).is_share());
+            assert_eq!(Shard::guests(number).guests_number(), Some(number));
+            assert_eq!(Shard::slot(number).guests_number(), None);
+            assert_eq!(Shard::guests(number).slot_number(), None);
+            assert!(!Shard::slot(number).is_share() && !Shard::guests(number).is_share());
         }
         assert!(Shard::all().all(|shard| shard.is_share() && shard.slot_number().is_none()));
         assert_eq!((Shard::RELAY.slot_number(), Shard::RELAY.is_share()), (None, false));
+        assert_eq!(Shard::RELAY.guests_number(), None);
+        for projection in [0, 1, 60_000] {
+            let projection = Shard::projection(projection).unwrap();
+            assert!(!projection.is_share() && projection != Shard::RELAY);
+            assert_eq!((projection.slot_number(), projection.guests_number()), (None, None));
+        }
+        let last = u64::from(u16::MAX - 4096);
+        assert_eq!((Shard::projection(last), Shard::projection(u64::MAX)), (None, None));
     }
 
     #[test]
