@@ -397,7 +397,7 @@ async fn should_not_join_before_its_mailbox_is_open() {
     #[allow(clippy::disallowed_methods, reason = "nothing must happen meanwhile")]
     tokio::time::sleep(SHORT * 3).await;
     let leases = fleet.store.leases().await.unwrap();
-    assert_eq!(leases.iter().filter(|lease| !lease.shard.is_share()).count(), 1);
+    assert_eq!(leases.iter().filter(|lease| lease.shard.slot_number().is_some()).count(), 1);
     assert_eq!(fleet.shares().await, [64]);
     broker.heal();
     fleet.shared(&[32, 32]).await;

@@ -27,6 +27,7 @@ mod engine_dispatch;
 mod engine_faults;
 mod engine_fleet;
 mod engine_guards;
+mod engine_hosting;
 mod engine_leases;
 mod engine_pause;
 mod engine_postgres;

@@ -125,6 +125,7 @@ async fn should_document_every_event_that_a_run_writes() {
         "resumed",
         "blocked",
         "unblocked",
+        "moved",
         "completed",
         "failed",
         "cancelled",

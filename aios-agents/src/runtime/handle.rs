@@ -286,6 +286,10 @@ impl RunHandle {
                 if entry.operation().is_some_and(|found| found >= operation) {
                     return Ok(events);
                 }
+                if matches!(entry, Entry::Moved(_)) {
+                    // A fork is advanced where its own id says.
+                    continue;
+                }
                 let source = &recorded.event;
                 let origin = origin.get_or_insert_with(|| Seed::of(source, &run_id));
                 let entry = fork.copy(entry, origin);

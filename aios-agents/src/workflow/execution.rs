@@ -318,11 +318,15 @@ impl Execution {
         })
     }
 
-    /// What of the code does not fit: a mismatch with the journal, a panic, or that it waits for
-    /// what is not recorded.
+    /// What of the code does not fit: a version or an operation of the journal, a panic, or that it
+    /// waits for what is not recorded.
     pub(crate) fn misfit(&self) -> Option<Failure> {
-        let mismatch = self.cell.mismatch().map(|mismatch| mismatch.to_failure());
-        mismatch.or_else(|| self.body.panic().cloned()).or_else(|| self.fault.clone())
+        let unknown = self.cell.unknown_version();
+        let mismatch = || self.cell.mismatch().map(|mismatch| mismatch.to_failure());
+        unknown
+            .or_else(mismatch)
+            .or_else(|| self.body.panic().cloned())
+            .or_else(|| self.fault.clone())
     }
 
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {

@@ -769,7 +769,9 @@ class WorkflowContext:
         New runs follow the newest; runs that passed here before the change was made, the oldest.
 
         Raises:
-            TaskError: With code ``UNKNOWN_VERSION``, if the run follows one outside the range.
+            TaskError: With code ``UNKNOWN_VERSION``, if the run follows one outside the range. Whatever
+                the code makes of it, the run moves to an engine whose code knows that version, or is
+                blocked until there is one.
         """
         return self._run.version(change, oldest, newest)
 

@@ -63,6 +63,8 @@ struct Waiting {
     nudged: Vec<u64>,
     compensations: Vec<Compensation>,
     mismatch: Option<Mismatch>,
+    /// The journal follows a version of a change that the code does not know.
+    unknown_version: Option<Failure>,
     closed: bool,
 }
 
@@ -363,6 +365,16 @@ impl Cell {
     /// What the code asked for that does not fit the journal.
     pub(crate) fn mismatch(&self) -> Option<Mismatch> {
         self.waiting().mismatch.clone()
+    }
+
+    /// Notes that the journal follows a version of a change that the code does not know.
+    pub(crate) fn refuse_version(&self, failure: Failure) {
+        self.waiting().unknown_version.get_or_insert(failure);
+    }
+
+    /// The version of a change that the code does not know.
+    pub(crate) fn unknown_version(&self) -> Option<Failure> {
+        self.waiting().unknown_version.clone()
     }
 
     /// From now on dropping an operation means nothing: the code is evicted, not finished. An error

@@ -113,7 +113,9 @@ impl WorkflowContext {
 
     /// Proof that the engine which advances the run owns it, for steps that write to systems outside: one
     /// that keeps the highest epoch of a shard can refuse what comes from an engine that lost it. It
-    /// changes with the owner, so nothing else may depend on it. `None` in tests and replays.
+    /// changes with the owner, so nothing else may depend on it. A run that moved to an engine which has
+    /// its code has another shard there, and epochs of different shards can't be compared. `None` in tests
+    /// and replays.
     #[must_use]
     pub fn fence(&self) -> Option<Fence> {
         self.info.fence
@@ -323,7 +325,8 @@ impl WorkflowContext {
     ///
     /// # Errors
     ///
-    /// Code `UNKNOWN_VERSION` if the run follows a version outside the range,
+    /// Code `UNKNOWN_VERSION` if the run follows a version outside the range, whatever the code makes of
+    /// it: the run moves to an engine whose code knows that version, or is blocked until there is one.
     /// `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
     pub fn version(
         &self,
@@ -333,7 +336,10 @@ impl WorkflowContext {
         self.cell.check()?;
         let (oldest, newest) = versions.into_inner();
         let version = self.cell.machine().version(change.as_ref(), oldest, newest);
-        version.map_err(WorkflowError::failed)
+        version.map_err(|failure| {
+            self.cell.refuse_version(failure.clone());
+            WorkflowError::failed(failure)
+        })
     }
 
     /// Fails with the code `OPERATION_OUTSIDE_WORKFLOW` where operations can't be asked for:

@@ -14,7 +14,7 @@ use aios_core::{
     broker::{BrokerError, BrokerExt, Delivery, Publish},
     event::{Event, EventId, EventType},
     failure::Failure,
-    store::{Fence, Leases, Shard, StoreError},
+    store::{Fence, Leases, StoreError},
 };
 use serde_json::Value;
 use tracing::{debug, warn};
@@ -303,7 +303,7 @@ async fn keep(
         }
     }
     debug!(%run_id, event = %answer.event_type, "recorded an answer to a run of another engine");
-    if engine.ownership.fence(Shard::of(run_id)).is_some() {
+    if engine.ownership.fence_of(run_id).is_some() {
         engine.tell(run_id, Message::Nudge);
     }
     Ok(Verdict::Recorded)
@@ -330,8 +330,7 @@ enum PassedOn {
 /// Sends an event to the engine that owns the run. A sign of life is sent on once: the next one finds
 /// its way.
 async fn pass_on(engine: &Arc<Engine>, run_id: &str, event: &Event) -> Result<PassedOn, Unsettled> {
-    let shard = Shard::of(run_id);
-    if engine.ownership.fence(shard).is_some() {
+    if engine.ownership.fence_of(run_id).is_some() {
         return Ok(PassedOn::Here);
     }
     let is_heartbeat = event.event_type.action() == "task_heartbeat";
@@ -339,7 +338,7 @@ async fn pass_on(engine: &Arc<Engine>, run_id: &str, event: &Event) -> Result<Pa
         return Ok(PassedOn::Sent);
     }
     let owner =
-        engine.ownership.slot_of(shard).filter(|slot| Some(*slot) != engine.ownership.slot());
+        engine.ownership.slot_with(run_id).filter(|slot| Some(*slot) != engine.ownership.slot());
     let Some(slot) = owner else {
         return if is_heartbeat { Ok(PassedOn::Sent) } else { Err(Unsettled::Unowned) };
     };

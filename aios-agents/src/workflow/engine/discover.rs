@@ -4,7 +4,7 @@ use aios_core::{
     Chain,
     event::{EventError, Pattern, Timestamp},
     failure::Failure,
-    store::{EventStore, RecordedEvent, Shard, StoreError},
+    store::{EventStore, RecordedEvent, StoreError},
 };
 use tracing::warn;
 
@@ -113,11 +113,27 @@ async fn nudge(engine: &Arc<Engine>, found: Vec<RecordedEvent>) {
     for run_id in foreign.clone().filter_map(ended) {
         engine.waiters.look(run_id);
     }
+    foreign.clone().for_each(|recorded| place(engine, recorded));
     for run_id in foreign.flat_map(concerned) {
-        let is_owned = engine.ownership.fence(Shard::of(&run_id)).is_some();
+        let is_owned = engine.ownership.fence_of(&run_id).is_some();
         if is_owned && told.insert(Arc::clone(&run_id)) {
             engine.activate(&run_id, Message::Nudge).await;
         }
+    }
+}
+
+/// Notes where another engine moved a run, and which runs need no place any more.
+fn place(engine: &Engine, recorded: &RecordedEvent) {
+    let (domain, _, action) = recorded.event.event_type.segments();
+    let Some(run_id) = recorded.stream.run_id().filter(|_| domain == "workflows") else { return };
+    match action {
+        "moved" => {
+            if let Ok(Entry::Moved(moved)) = decode(&recorded.event) {
+                engine.ownership.place(&run_id.into(), moved.to);
+            }
+        }
+        "completed" | "failed" | "cancelled" | "continued" => engine.ownership.forget(run_id),
+        _ => {}
     }
 }
 

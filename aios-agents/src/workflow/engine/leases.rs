@@ -106,7 +106,7 @@ async fn look(engine: &Arc<Engine>, looks: &mut Looks) -> Result<(), EngineError
 /// When the first lease of another engine expires that nobody renews, by the clock of this engine.
 fn expiry_of_others(engine: &Engine, leases: &[Lease]) -> Option<Duration> {
     let own = leases.iter().find(|lease| lease.owner == engine.owner)?;
-    let next = next_expiry(leases, &engine.owner)?;
+    let next = next_expiry(leases, [&engine.owner, &engine.guest_owner])?;
     // This engine knows when its own leases expire by both clocks.
     let margin = margin(engine.options.lease_time);
     let own_expiry = engine.ownership.valid_until() + margin;
@@ -183,28 +183,41 @@ async fn balance(
     let members = Members::of(leases);
     slots::read_mailboxes(engine, &members);
     take(engine, &members).await?;
+    let seen = engine.ownership.set_members(members.clone());
+    engine.look_after_moved(!seen.same_hosts);
     // An engine that comes and goes at once moves nothing.
-    if engine.ownership.set_members(members.clone()) {
+    if seen.same_engines {
         give(engine, &members, looks);
     }
     Ok(())
 }
 
-/// Takes free shards up to this engine's share, and the relay if nobody has it.
+/// Takes free shards up to this engine's share, the relay if nobody has it, and what stands for the
+/// runs that are moved to this engine.
 async fn take(engine: &Arc<Engine>, members: &Members) -> Result<(), EngineError> {
     let Some(slot) = engine.ownership.slot() else { return Ok(()) };
     let _changing = engine.ownership.changing.lock().await;
-    let owned = engine.ownership.shards();
+    let owned = engine.ownership.shares();
     let free = members.free(slot).into_iter().filter(|shard| !owned.contains(shard));
     let mut wanted: Vec<Shard> =
         free.take(members.share(slot).saturating_sub(owned.len())).collect();
     if engine.options.relay && !members.has_relay() && !engine.ownership.has_relay() {
         wanted.push(Shard::RELAY);
     }
-    if wanted.is_empty() || engine.is_leaving() {
+    if engine.is_leaving() {
         return Ok(());
     }
-    let taken = engine.store.acquire(&wanted, &engine.owner, engine.options.lease_time).await?;
+    let lease_time = engine.options.lease_time;
+    if !engine.ownership.has_guests() {
+        // Whoever had the number before may have died a moment ago.
+        let guests = [Shard::guests(slot)];
+        let taken = engine.store.acquire(&guests, &engine.guest_owner, lease_time).await?;
+        engine.ownership.add(taken);
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let taken = engine.store.acquire(&wanted, &engine.owner, lease_time).await?;
     let (shards, others): (Vec<Lease>, Vec<Lease>) =
         taken.into_iter().partition(|lease| lease.shard.is_share());
     others.into_iter().for_each(|lease| engine.ownership.set_relay(lease));

@@ -50,12 +50,20 @@ pub(super) struct Live(Mutex<Runs>);
 
 #[derive(Debug, Default)]
 struct Runs {
-    inboxes: HashMap<Arc<str>, Arc<Inbox>>,
+    inboxes: HashMap<Arc<str>, Resident>,
     starting: HashMap<Arc<str>, Starts>,
     /// How many runs have left memory of which something is still to be done.
     departing: BTreeMap<Shard, usize>,
     tasks: JoinSet<()>,
     stopped: bool,
+}
+
+/// A run in memory.
+#[derive(Debug)]
+struct Resident {
+    inbox: Arc<Inbox>,
+    /// The shard that it belonged to when it was brought here.
+    shard: Shard,
 }
 
 /// Those who are starting a run in this process.
@@ -77,7 +85,7 @@ pub(crate) struct Starting {
 impl Starting {
     /// The run was started: its journal is at hand.
     pub(crate) fn begin(self, journal: Vec<RecordedEvent>) {
-        if self.engine.ownership.fence(Shard::of(&self.run_id)).is_some() {
+        if self.engine.ownership.fence_of(&self.run_id).is_some() {
             self.engine.live.inbox(&self.engine, &self.run_id, Some(journal), None);
         }
     }
@@ -133,15 +141,17 @@ impl Live {
         let is_start = journal.is_some();
         let inbox = {
             let mut runs = self.runs();
-            if let Some(inbox) = runs.inboxes.get(run_id) {
-                return Some((Arc::clone(inbox), false));
+            if let Some(resident) = runs.inboxes.get(run_id) {
+                return Some((Arc::clone(&resident.inbox), false));
             }
             if runs.stopped {
                 return None;
             }
             let journal = runs.usable(run_id, journal);
             let inbox = Arc::new(Inbox::default());
-            runs.inboxes.insert(Arc::clone(run_id), Arc::clone(&inbox));
+            let shard = engine.ownership.shard_of(run_id).unwrap_or(Shard::of(run_id));
+            let resident = Resident { inbox: Arc::clone(&inbox), shard };
+            runs.inboxes.insert(Arc::clone(run_id), resident);
             while runs.tasks.try_join_next().is_some() {}
             let (run_id, told) = (Arc::clone(run_id), Arc::clone(&inbox));
             let activation = Activation { run_id, inbox: told, journal, permit };
@@ -162,18 +172,20 @@ impl Live {
         }
     }
 
-    /// A run leaves memory. What it was told and did not read is to be told again.
-    pub(super) fn retire(&self, run_id: &str, inbox: &Inbox) -> VecDeque<Message> {
+    /// A run leaves memory. What it was told and did not read is to be told again. Returns its shard
+    /// too, to be passed to [`departed`](Self::departed).
+    pub(super) fn retire(&self, run_id: &str, inbox: &Inbox) -> (Shard, VecDeque<Message>) {
         let mut runs = self.runs();
-        runs.inboxes.remove(run_id);
-        *runs.departing.entry(Shard::of(run_id)).or_default() += 1;
+        let resident = runs.inboxes.remove(run_id);
+        let shard = resident.map_or_else(|| Shard::of(run_id), |resident| resident.shard);
+        *runs.departing.entry(shard).or_default() += 1;
         // Closed under the lock, so that no closed inbox can be found here.
-        inbox.close()
+        (shard, inbox.close())
     }
 
     /// What was to be done for a run that left memory is done.
-    pub(super) fn departed(&self, run_id: &str) {
-        if let Entry::Occupied(mut departing) = self.runs().departing.entry(Shard::of(run_id)) {
+    pub(super) fn departed(&self, shard: Shard) {
+        if let Entry::Occupied(mut departing) = self.runs().departing.entry(shard) {
             *departing.get_mut() -= 1;
             if *departing.get() == 0 {
                 departing.remove();
@@ -189,11 +201,11 @@ impl Live {
     /// Tells every run of these shards something.
     pub(super) fn tell(&self, shards: &BTreeSet<Shard>, message: impl Fn() -> Message) {
         let runs = self.runs();
-        let of_shards = runs.inboxes.iter().filter(|(id, _)| shards.contains(&Shard::of(id)));
+        let of_shards = runs.inboxes.iter().filter(|(_, it)| shards.contains(&it.shard));
         // In the same order in every simulation.
-        for inbox in of_shards.collect::<BTreeMap<_, _>>().into_values() {
+        for resident in of_shards.collect::<BTreeMap<_, _>>().into_values() {
             // An inbox that is closed belongs to a run that is leaving.
-            let _ = inbox.push(message());
+            let _ = resident.inbox.push(message());
         }
     }
 
@@ -201,7 +213,7 @@ impl Live {
     pub(super) fn shards(&self) -> BTreeSet<Shard> {
         let runs = self.runs();
         let departing = runs.departing.keys().copied();
-        runs.inboxes.keys().map(|run_id| Shard::of(run_id)).chain(departing).collect()
+        runs.inboxes.values().map(|resident| resident.shard).chain(departing).collect()
     }
 
     pub(super) fn contains(&self, run_id: &str) -> bool {
@@ -251,7 +263,7 @@ impl Engine {
         mut message: Message,
         mut permit: Option<OwnedSemaphorePermit>,
     ) {
-        if self.ownership.fence(Shard::of(run_id)).is_none() {
+        if self.ownership.fence_of(run_id).is_none() {
             return self.tell_owner(message);
         }
         while let Some((inbox, is_new)) = self.live.inbox(self, run_id, None, permit.take()) {

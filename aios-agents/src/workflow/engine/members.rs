@@ -7,23 +7,29 @@ use aios_core::{
     store::{Lease, Owner, SHARDS, Shard},
 };
 
+use super::hosting::Host;
+
 /// The engines that are alive, by the numbers of their slots, and who owns which shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Members {
     slots: BTreeMap<u16, Owner>,
     shards: BTreeMap<Shard, Owner>,
     relay: Option<Owner>,
+    hosts: BTreeMap<u16, Host>,
 }
 
 impl Members {
     /// Reads the leases that have not expired.
     pub(super) fn of(leases: &[Lease]) -> Self {
         let mut members = Self::default();
-        for Lease { shard, owner, .. } in leases {
+        for lease in leases {
+            let Lease { shard, owner, .. } = lease;
             if let Some(number) = shard.slot_number() {
                 members.slots.insert(number, owner.clone());
             } else if *shard == Shard::RELAY {
                 members.relay = Some(owner.clone());
+            } else if let Some(number) = shard.guests_number() {
+                members.hosts.insert(number, Host::of(lease));
             } else if shard.is_share() {
                 members.shards.insert(*shard, owner.clone());
             }
@@ -34,6 +40,11 @@ impl Members {
     /// The engines that are alive.
     pub(super) fn slots(&self) -> &BTreeMap<u16, Owner> {
         &self.slots
+    }
+
+    /// The engines that runs can be moved to.
+    pub(super) fn hosts(&self) -> &BTreeMap<u16, Host> {
+        &self.hosts
     }
 
     /// Whether somebody relays the log.
@@ -90,9 +101,10 @@ impl Members {
     }
 }
 
-/// When the lease of another engine expires next.
-pub(super) fn next_expiry(leases: &[Lease], owner: &Owner) -> Option<Timestamp> {
-    leases.iter().filter(|lease| lease.owner != *owner).map(|lease| lease.expires_at).min()
+/// When the lease of another engine expires next, of an engine that has leases under these names.
+pub(super) fn next_expiry(leases: &[Lease], own: [&Owner; 2]) -> Option<Timestamp> {
+    let others = leases.iter().filter(|lease| !own.contains(&&lease.owner));
+    others.map(|lease| lease.expires_at).min()
 }
 
 #[cfg(test)]

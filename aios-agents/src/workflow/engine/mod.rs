@@ -11,6 +11,7 @@ mod dispatch;
 mod driver;
 mod executor;
 mod failing;
+mod hosting;
 mod inbox;
 mod leases;
 mod leave;
@@ -51,8 +52,8 @@ use tracing::{info, warn};
 pub use self::executor::RunExecutor;
 use self::{
     activity::Activity, answers::Recorders, clock::StoreClock, dispatch::Dispatch,
-    failing::Failing, live::Live, ownership::Ownership, parking::Parking, slots::Readers,
-    timers::Timers,
+    failing::Failing, hosting::Unhosted, live::Live, ownership::Ownership, parking::Parking,
+    slots::Readers, timers::Timers,
 };
 pub(crate) use self::{
     live::{Message, Starting},
@@ -228,6 +229,9 @@ pub(crate) struct Engine {
     store_clock: Arc<StoreClock>,
     options: EngineOptions,
     owner: Owner,
+    /// The name under which it has its lease on the runs that are moved to it.
+    guest_owner: Owner,
+    unhosted: Unhosted,
     ownership: Ownership,
     readers: Readers,
     recorders: Recorders,
@@ -278,6 +282,8 @@ impl Engine {
         let clock: Arc<dyn Clock> = Arc::<StoreClock>::clone(&store_clock);
         let journals = Journals { clock: Arc::clone(&clock), ..journals };
         let ownership = Ownership::new(Arc::clone(&clock));
+        let owner = Owner::new(aios_core::event::EventId::generate().to_string());
+        let guest_owner = hosting::owner_of_guests(&owner, &journals.registry);
         let engine = Arc::new(Self {
             store_id,
             store: Arc::clone(&journals.store),
@@ -287,7 +293,9 @@ impl Engine {
             waiters: Waiters::default(),
             broker,
             options,
-            owner: Owner::new(aios_core::event::EventId::generate().to_string()),
+            guest_owner,
+            owner,
+            unhosted: Unhosted::default(),
             ownership,
             readers: Readers::default(),
             recorders: Recorders::default(),

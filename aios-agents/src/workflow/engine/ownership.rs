@@ -13,7 +13,7 @@ use aios_core::{
 };
 use tokio::sync::watch;
 
-use super::members::Members;
+use super::{hosting::Host, members::Members};
 
 /// What this engine owns, and until when.
 ///
@@ -39,6 +39,44 @@ struct State {
     /// Name of the mailbox that gets the answers of agents.
     mailbox: Option<Arc<str>>,
     members: Members,
+    /// Runs that were moved to this engine.
+    guests: BTreeSet<Arc<str>>,
+    /// Runs of this engine's shards that were moved to other engines, and what these prove that with.
+    away: BTreeMap<Arc<str>, Fence>,
+}
+
+impl State {
+    /// The shard that stands for the guests of this engine.
+    fn guest_shard(&self) -> Option<Shard> {
+        let first = self.shards.range(Shard::guests(0)..).next()?;
+        first.0.guests_number().map(|_| *first.0)
+    }
+
+    fn shard_of(&self, run_id: &str) -> Option<Shard> {
+        match self.guests.contains(run_id) {
+            true => self.guest_shard(),
+            false if self.away.contains_key(run_id) => None,
+            false => Some(Shard::of(run_id)),
+        }
+    }
+
+    /// A shard is owned no more.
+    fn remove(&mut self, shard: Shard) -> Option<Owned> {
+        match shard.guests_number() {
+            Some(_) => self.guests.clear(),
+            None => self.away.retain(|run_id, _| Shard::of(run_id) != shard),
+        }
+        self.shards.remove(&shard)
+    }
+}
+
+/// What is the same since the engines were looked at before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// The same engines are alive.
+    pub(super) same_engines: bool,
+    /// Runs can be moved to the same engines.
+    pub(super) same_hosts: bool,
 }
 
 #[derive(Debug)]
@@ -85,6 +123,69 @@ impl Ownership {
         let fence = owned.lease.fence();
         drop(state);
         self.is_valid().then_some(fence)
+    }
+
+    /// The shard of this engine that a run belongs to, if it is not with another engine: that of its
+    /// id, or that of the guests.
+    pub(super) fn shard_of(&self, run_id: &str) -> Option<Shard> {
+        self.state().shard_of(run_id)
+    }
+
+    /// The proof to append to a run's journal under, while the run is owned and stays.
+    pub(super) fn fence_of(&self, run_id: &str) -> Option<Fence> {
+        self.fence(self.shard_of(run_id)?)
+    }
+
+    /// Whether a run was moved to this engine.
+    pub(super) fn is_guest(&self, run_id: &str) -> bool {
+        self.state().guests.contains(run_id)
+    }
+
+    /// Notes who advances a run, as its journal says. Returns whether that is news.
+    pub(super) fn place(&self, run_id: &Arc<str>, to: Option<Fence>) -> bool {
+        let mut state = self.state();
+        let is_ours = |fence: Fence| {
+            state.shards.get(&fence.shard).is_some_and(|owned| owned.lease.epoch == fence.epoch)
+        };
+        let is_guest = to.is_some_and(is_ours);
+        let away = to.filter(|_| !is_guest && state.shards.contains_key(&Shard::of(run_id)));
+        let was_guest = match is_guest {
+            true => !state.guests.insert(Arc::clone(run_id)),
+            false => state.guests.remove(run_id),
+        };
+        let before = match away {
+            Some(fence) => state.away.insert(Arc::clone(run_id), fence),
+            None => state.away.remove(run_id),
+        };
+        was_guest != is_guest || before != away
+    }
+
+    /// Forgets a run that has ended.
+    pub(super) fn forget(&self, run_id: &str) {
+        let mut state = self.state();
+        state.guests.remove(run_id);
+        state.away.remove(run_id);
+    }
+
+    /// The runs of this engine's shards whose engines are gone. They are this engine's again.
+    pub(super) fn come_back(&self) -> Vec<Arc<str>> {
+        let mut state = self.state();
+        if state.away.is_empty() {
+            return Vec::new();
+        }
+        let alive: Vec<Fence> = state.members.hosts().values().map(Host::fence).collect();
+        let back = state.away.extract_if(.., |_, fence| !alive.contains(fence));
+        back.map(|(run_id, _)| run_id).collect()
+    }
+
+    /// The engines that runs can be moved to, as far as this one knows.
+    pub(super) fn hosts(&self) -> BTreeMap<u16, Host> {
+        self.state().members.hosts().clone()
+    }
+
+    /// Whether this engine has a lease on guests.
+    pub(super) fn has_guests(&self) -> bool {
+        self.state().guest_shard().is_some()
     }
 
     /// The proof to append under, also while the shard is about to leave.
@@ -147,16 +248,21 @@ impl Ownership {
     }
 
     /// Notes what was seen of the engines; says whether the same engines were alive before.
-    pub(super) fn set_members(&self, members: Members) -> bool {
+    pub(super) fn set_members(&self, members: Members) -> Seen {
         let mut state = self.state();
-        let is_same = state.members.slots() == members.slots();
+        let same_engines = state.members.slots() == members.slots();
+        let same_hosts = state.members.hosts() == members.hosts();
         state.members = members;
-        is_same
+        Seen { same_engines, same_hosts }
     }
 
-    /// The number of the engine that owns a shard, as far as this one knows.
-    pub(super) fn slot_of(&self, shard: Shard) -> Option<u16> {
-        self.state().members.slot_of(shard)
+    /// The number of the engine that advances a run, as far as this one knows.
+    pub(super) fn slot_with(&self, run_id: &str) -> Option<u16> {
+        let state = self.state();
+        match state.away.get(run_id) {
+            Some(fence) => fence.shard.guests_number(),
+            None => state.members.slot_of(Shard::of(run_id)),
+        }
     }
 
     /// Shards are owned from now on.
@@ -172,15 +278,21 @@ impl Ownership {
         shards.chain(&state.slot).chain(&state.relay).cloned().collect()
     }
 
-    /// The shards that are owned.
+    /// The shards that are owned, with that of the guests.
     pub(super) fn shards(&self) -> BTreeSet<Shard> {
         self.state().shards.keys().copied().collect()
     }
 
-    /// The shards that are owned and stay.
+    /// The shares of the runs that are owned.
+    pub(super) fn shares(&self) -> BTreeSet<Shard> {
+        self.state().shards.keys().copied().filter(|shard| shard.is_share()).collect()
+    }
+
+    /// The shares of the runs that are owned and stay.
     pub(super) fn staying(&self) -> BTreeSet<Shard> {
         let state = self.state();
-        let staying = state.shards.iter().filter(|(_, owned)| !owned.is_leaving);
+        let shares = state.shards.iter().filter(|(shard, _)| shard.is_share());
+        let staying = shares.filter(|(_, owned)| !owned.is_leaving);
         staying.map(|(shard, _)| *shard).collect()
     }
 
@@ -195,7 +307,7 @@ impl Ownership {
     /// Gives up shards, and returns their leases.
     pub(super) fn remove(&self, shards: &BTreeSet<Shard>) -> Vec<Lease> {
         let mut state = self.state();
-        let removed = shards.iter().filter_map(|shard| state.shards.remove(shard));
+        let removed = shards.iter().filter_map(|shard| state.remove(*shard));
         removed.map(|owned| owned.lease).collect()
     }
 
@@ -208,7 +320,7 @@ impl Ownership {
             self.relays.send_replace(false);
         }
         if state.shards.get_mut(&lease.shard).is_some_and(|owned| is_it(&mut owned.lease)) {
-            state.shards.remove(&lease.shard);
+            state.remove(lease.shard);
         }
     }
 

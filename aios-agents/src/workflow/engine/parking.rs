@@ -122,6 +122,10 @@ impl Engine {
             return;
         }
         let Parked { fence, version } = parked;
+        if !fence.shard.is_share() {
+            // The owner of its shard looks for a run that was moved once it has to.
+            return;
+        }
         let wait = Wait { run_id: Arc::clone(run_id), fence, version, wake_at };
         self.parking.set(run_id, Some(wait));
     }

@@ -59,6 +59,7 @@ actions! {
     StatusSet = "status_set",
     CancelRequested = "cancel_requested",
     Blocked = "blocked",
+    Moved = "moved",
     Completed = "completed",
     Failed = "failed",
     Cancelled = "cancelled",

@@ -2,6 +2,7 @@ use aios_core::{
     agent::{Segment, TaskAssigned, TaskCompleted, TaskFailed, TaskId},
     event::{Event, EventId, Payload, Timestamp},
     failure::Failure,
+    store::Fence,
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +56,8 @@ pub enum Entry {
     Blocked(Blocked),
     /// Fitting code was found for a blocked run.
     Unblocked,
+    /// Another engine advances the run from now on, or the owner of its shard does again.
+    Moved(Moved),
     /// The run ended with a result.
     Completed(Completed),
     /// The run ended with a failure.
@@ -281,6 +284,19 @@ pub struct CancelRequested {
 pub struct Blocked {
     /// What does not fit.
     pub failure: Failure,
+}
+
+/// Who advances the run from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// What the engine that advances it proves that with; the owner of the run's shard if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Fence>,
+    /// The engine that says so.
+    pub by: Box<str>,
+    /// Why that engine can't advance it, if it can't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
 }
 
 /// The run ended with a result.

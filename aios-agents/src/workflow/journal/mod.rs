@@ -10,8 +10,9 @@ mod seed;
 
 pub use self::entry::{
     Blocked, CancelRequested, ChildEnded, ChildStarted, Completed, Continued, Entry, EventEmitted,
-    Failed, OfAgent, OperationFailed, Parent, Predecessor, RetryScheduled, SignalAwaited, Signaled,
-    Started, StatusSet, StepCompleted, TaskCancelled, TimerFired, TimerStarted, VersionMarked,
+    Failed, Moved, OfAgent, OperationFailed, Parent, Predecessor, RetryScheduled, SignalAwaited,
+    Signaled, Started, StatusSet, StepCompleted, TaskCancelled, TimerFired, TimerStarted,
+    VersionMarked,
 };
 pub use self::seed::{DrawnFrom, Seed};
 pub(crate) use self::{

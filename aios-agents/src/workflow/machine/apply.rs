@@ -22,7 +22,7 @@ impl Machine {
     /// [`Mismatch`] if the entry is about an operation that the code did not ask for.
     pub fn apply(&mut self, entry: &Entry, at: Timestamp) -> Result<Option<u64>, Mismatch> {
         self.place += 1;
-        if !matches!(entry, Entry::Paused | Entry::Resumed | Entry::Blocked(_) | Entry::Unblocked) {
+        if !is_about_the_host(entry) {
             self.now = self.now.max(at);
         }
         match entry {
@@ -238,4 +238,12 @@ fn child_outcome(child: &ChildEnded) -> Outcome {
         Some(failure) => Err(failure.clone()),
         None => Ok(child.result.clone().unwrap_or_default()),
     }
+}
+
+/// Whether an entry says nothing about how far the run is.
+fn is_about_the_host(entry: &Entry) -> bool {
+    matches!(
+        entry,
+        Entry::Paused | Entry::Resumed | Entry::Blocked(_) | Entry::Unblocked | Entry::Moved(_)
+    )
 }

@@ -4,7 +4,9 @@ use aios_core::{
     failure::Failure,
 };
 
-use super::{Effect, Machine, Mismatch, Outcome, Request, State, operation::Operation};
+use super::{
+    Effect, Machine, Mismatch, Outcome, Request, State, UNKNOWN_VERSION, operation::Operation,
+};
 use crate::workflow::journal::{
     Entry, EventEmitted, OfAgent, OperationFailed, RetryScheduled, SignalAwaited, StatusSet,
     StepCompleted, TaskCancelled, TimerStarted, VersionMarked,
@@ -287,7 +289,7 @@ impl Machine {
             return Ok(version);
         }
         Err(Failure::new(
-            "UNKNOWN_VERSION",
+            UNKNOWN_VERSION,
             format!(
                 "the journal follows version {version} of {change}, the code knows {oldest} to {newest}"
             ),

@@ -45,6 +45,9 @@ pub use self::{
 };
 use super::journal::{Entry, Seed};
 
+/// Code of the failure of code that does not know the version of a change that the journal follows.
+pub(crate) const UNKNOWN_VERSION: &str = "UNKNOWN_VERSION";
+
 /// Number before that of the first entry; lower ones are places of inherited signals.
 const FIRST_PLACE: u64 = 1 << 32;
 

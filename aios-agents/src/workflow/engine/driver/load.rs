@@ -8,15 +8,16 @@ use aios_core::{
     agent::{InvalidSegment, Segment},
     event::{Event, EventError, Metadata, Timestamp},
     failure::Failure,
-    store::{EventStore, Expected, RecordedEvent, RunStatus, Shard, StoreError, StreamId},
+    store::{EventStore, RecordedEvent, RunStatus, StoreError, StreamId},
 };
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Driver, Exit, acknowledge,
+    Driver, Exit,
     children::Children,
     commit::failures,
     outgoing::Outgoing,
+    place::{self, WORKFLOW_NOT_FOUND},
     successor::{Succession, take_over},
 };
 use crate::suggest::hint;
@@ -42,12 +43,13 @@ impl Driver {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Self, Exit> {
         let stream = StreamId::of_run(run_id).map_err(failed)?;
-        let events = match journal {
+        let (events, comes_back) = match journal {
             // Of a run that was just started, or whose predecessor has just ended.
-            Some(journal) => journal,
+            Some(journal) => (journal, false),
             None => {
                 let journal = read(engine, &stream).await?;
-                take_over(engine, run_id, &stream, journal).await?
+                let comes_back = place::check(engine, run_id, &journal).await?;
+                (take_over(engine, run_id, &stream, journal).await?, comes_back)
             }
         };
         let Some(first) = events.first() else { return Err(Exit::Unknown) };
@@ -71,6 +73,9 @@ impl Driver {
         driver.version = events.last().map_or(0, |last| last.version);
         driver.permit = permit;
         driver.enter(&started, &entries).await?;
+        if comes_back {
+            driver.come_back();
+        }
         let failed = failures(entries.iter().map(|(entry, _)| entry));
         driver.replay(entries).await?;
         driver.decide_failures(failed);
@@ -86,12 +91,13 @@ impl Driver {
         started: &Started,
         entries: &Journal,
     ) -> Result<Self, Exit> {
-        let fence = engine.ownership.fence(Shard::of(run_id)).ok_or(Exit::Lost)?;
+        let fence = engine.ownership.fence_of(run_id).ok_or(Exit::Lost)?;
         let workflow = first.event.event_type.entity();
         let codec = engine.journals.codec(workflow).map_err(exit)?;
         let invalid = |_: InvalidSegment| EventError::InvalidType { text: workflow.to_owned() };
         let workflow: Segment = workflow.parse().map_err(invalid).map_err(unreadable)?;
         let entries = entries.iter().map(|(entry, _)| entry);
+        let declined = place::declined(entries.clone());
         let mut children = Children::default();
         entries.clone().for_each(|entry| children.note(entry));
         let incarnation_text: Arc<str> = first.event.id.to_string().into();
@@ -104,6 +110,7 @@ impl Driver {
             run_id: Arc::clone(run_id),
             stream,
             workflow,
+            workflow_version: started.version,
             codec,
             execution,
             fence,
@@ -127,6 +134,7 @@ impl Driver {
             unwritten: None,
             cancel_requested: entries.clone().find_map(cancel_request),
             assigned: HashMap::new(),
+            declined,
             is_leaving: false,
             turns: 0,
             watched_until: None,
@@ -146,7 +154,7 @@ impl Driver {
                 "no workflow {workflow} of version {version} is registered{}",
                 hint("registered", workflow.as_str(), &registry.names())
             );
-            return Err(self.block(Failure::new("WORKFLOW_NOT_FOUND", message)).await);
+            return Err(self.block(Failure::new(WORKFLOW_NOT_FOUND, message)).await);
         };
         let traceparent = self.metadata.traceparent.clone();
         let (run_id, fence) = (Arc::clone(&self.run_id), Some(self.fence));
@@ -185,6 +193,7 @@ impl Driver {
             return Err(self.block(failure).await);
         }
         self.unblocks = self.blocked.is_some();
+        self.engine.unhosted.remove(&self.run_id);
         Ok(())
     }
 
@@ -199,7 +208,10 @@ impl Driver {
         let (failure, cancelled) = match self.children.uncancelled() {
             // Its end would hide that its children go on.
             Some(uncancelled) => (self.engine.own_failure(uncancelled.clone()), None),
-            None => (failure, self.cancel_requested.take()),
+            None => match self.move_on(failure).await {
+                Ok(failure) => (failure, self.cancel_requested.take()),
+                Err(exit) => return exit,
+            },
         };
         let (status, failure, entry) = match cancelled {
             None => (RunStatus::Blocked, failure.clone(), Entry::Blocked(Blocked { failure })),
@@ -213,18 +225,10 @@ impl Driver {
         if status == RunStatus::Blocked && self.blocked == ended.failure {
             return Exit::Ended(ended);
         }
-        let Ok(record) = self.encode(entry) else { return Exit::Ended(ended) };
-        // Answers that came meanwhile are kept, for the code that will fit.
-        let answers = std::mem::take(&mut self.outbox).into_iter().map(|record| record.event);
-        let events = answers.chain([record.event]).collect();
-        let append = self.journal_append(events, Expected::Any);
-        if let Err(error) = self.engine.store.append_one(append).await {
-            return failed(error);
+        match self.append_last(entry).await {
+            Ok(()) | Err(Exit::Unreadable(_)) => Exit::Ended(ended),
+            Err(exit) => exit,
         }
-        for answer in std::mem::take(&mut self.answers) {
-            acknowledge(answer).await;
-        }
-        Exit::Ended(ended)
     }
 
     pub(super) fn encode(&self, entry: Entry) -> Result<Record, EventError> {

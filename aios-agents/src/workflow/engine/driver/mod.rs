@@ -6,6 +6,7 @@ mod children;
 mod commit;
 mod load;
 mod outgoing;
+mod place;
 mod stay;
 mod successor;
 mod unclaimed;
@@ -84,6 +85,7 @@ struct Driver {
     run_id: Arc<str>,
     stream: StreamId,
     workflow: Segment,
+    workflow_version: u32,
     codec: Arc<Codec>,
     execution: Execution,
     /// Proof that this engine owns the run, since it was loaded.
@@ -125,6 +127,8 @@ struct Driver {
     cancel_requested: Option<String>,
     /// The attempts at tasks that agents have, or should have, by operation.
     assigned: HashMap<u64, Assignment>,
+    /// The engines that said that they have no code for it.
+    declined: BTreeSet<Box<str>>,
     /// Whether it is about to move to another engine.
     is_leaving: bool,
     /// Turns since the run waited last.

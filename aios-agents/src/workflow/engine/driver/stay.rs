@@ -11,7 +11,7 @@ use aios_core::{
     Chain,
     event::{EventError, EventId},
     failure::Failure,
-    store::{RecordedEvent, RunStatus, Shard, StoreError},
+    store::{RecordedEvent, RunStatus, StoreError},
 };
 use futures_util::FutureExt;
 use metrics::counter;
@@ -58,9 +58,9 @@ pub(in super::super) async fn run(engine: Arc<Engine>, activation: Activation) {
         Err(_) if engine.is_stopping() => return,
         Err(failure) => block_outside(&engine, &run_id, failure).await.into(),
     };
-    let late = engine.live.retire(&run_id, &inbox);
+    let (shard, late) = engine.live.retire(&run_id, &inbox);
     let outgoing = depart(&engine, &run_id, departure, late.into()).await;
-    engine.live.departed(&run_id);
+    engine.live.departed(shard);
     if let Some(outgoing) = outgoing {
         say_farewell(&engine, &run_id, outgoing).await;
     }
@@ -183,6 +183,10 @@ async fn depart(
     match exit {
         Exit::Ended(ended) => {
             engine.timers.clear_run(run_id);
+            if ended.status.is_final() {
+                engine.ownership.forget(run_id);
+                engine.unhosted.remove(run_id);
+            }
             log(run_id, &ended);
             engine.waiters.notify(run_id, &ended);
             if let Some(successor) = successor.filter(|_| ended.status.is_final()) {
@@ -208,7 +212,7 @@ async fn depart(
             engine.timers.clear_run(run_id);
             // Answers are recorded for its new owner. If the shard came back before the run had left
             // memory, the run comes back too.
-            let again = engine.ownership.fence(Shard::of(run_id)).map(|_| Message::Nudge);
+            let again = engine.ownership.fence_of(run_id).map(|_| Message::Nudge);
             late.into_iter().chain(again).for_each(|message| engine.tell(run_id, message));
             return None;
         }

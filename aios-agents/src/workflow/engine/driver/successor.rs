@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use aios_core::{
     event::{Event, EventId},
     failure::Failure,
-    store::{Append, Fence, RecordedEvent, RunRecord, RunStatus, Shard, StoreError, StreamId},
+    store::{Append, Fence, RecordedEvent, RunRecord, RunStatus, StoreError, StreamId},
 };
 use tracing::info;
 
@@ -155,7 +155,7 @@ pub(super) async fn take_over(
     if journal.iter().any(|recorded| decode(&recorded.event).is_ok_and(|it| has_begun(&it))) {
         return Ok(journal);
     }
-    let fence = engine.ownership.fence(Shard::of(run_id)).ok_or(Exit::Lost)?;
+    let fence = engine.ownership.fence_of(run_id).ok_or(Exit::Lost)?;
     let end = end_of(engine, &predecessor).await.map_err(exit)?;
     let signals = match end {
         End::None => {

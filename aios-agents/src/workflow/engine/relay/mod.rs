@@ -26,7 +26,7 @@ const UNSAVED: u64 = 10_000;
 const PAUSE: Duration = Duration::from_millis(20);
 /// What nobody is told of: the steps of runs, and what agents publish themselves. Everything of a
 /// foreign domain was emitted to be published.
-const QUIET: [&str; 15] = [
+const QUIET: [&str; 16] = [
     "agents.#",
     "system.#",
     "workflows.*.step_completed",
@@ -42,6 +42,7 @@ const QUIET: [&str; 15] = [
     "workflows.*.status_set",
     "workflows.*.cancel_requested",
     "workflows.*.unblocked",
+    "workflows.*.moved",
 ];
 
 /// Publishes the log's lifecycle events and what workflows emit, at least once and in order (see

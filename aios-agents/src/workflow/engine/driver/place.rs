@@ -1,0 +1,131 @@
+//! Which engine advances a run: the owner of its shard, or another one that has code for it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use aios_core::{
+    failure::Failure,
+    store::{Expected, Fence, RecordedEvent, StoreError},
+};
+use metrics::counter;
+use tracing::info;
+
+use super::{Driver, Exit, acknowledge};
+use crate::workflow::{
+    engine::Engine,
+    journal::{Entry, Moved, decode},
+    machine::UNKNOWN_VERSION,
+};
+
+/// Code of the failure of a run whose workflow, or its version, no engine has.
+pub(super) const WORKFLOW_NOT_FOUND: &str = "WORKFLOW_NOT_FOUND";
+
+/// Makes sure that this engine is the one that a run's journal names. Returns whether it advances the
+/// run in the place of an engine that is gone.
+pub(super) async fn check(
+    engine: &Arc<Engine>,
+    run_id: &Arc<str>,
+    journal: &[RecordedEvent],
+) -> Result<bool, Exit> {
+    let to = journal.iter().rev().find_map(moved).and_then(|moved| moved.to);
+    let Some(host) = to.filter(|host| engine.ownership.lease(*host).is_none()) else {
+        // What is news changes the shard that the run belongs to here, so it is loaded anew.
+        return match engine.ownership.place(run_id, to) {
+            true => Err(Exit::Lost),
+            false => Ok(false),
+        };
+    };
+    if engine.ownership.is_guest(run_id) {
+        engine.ownership.place(run_id, None);
+        return Err(Exit::Lost);
+    }
+    if engine.is_alive(host).await.map_err(Exit::Failed)? {
+        engine.ownership.place(run_id, Some(host));
+        return Err(Exit::Lost);
+    }
+    Ok(true)
+}
+
+/// What an event says about who advances a run.
+fn moved(recorded: &RecordedEvent) -> Option<Moved> {
+    match recorded.event.event_type.segments() {
+        ("workflows", _, "moved") => match decode(&recorded.event) {
+            Ok(Entry::Moved(moved)) => Some(moved),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The engines that said that they can't advance a run.
+pub(super) fn declined<'a>(journal: impl Iterator<Item = &'a Entry>) -> BTreeSet<Box<str>> {
+    let said = journal.filter_map(|entry| match entry {
+        Entry::Moved(Moved { by, failure: Some(_), .. }) => Some(by.clone()),
+        _ => None,
+    });
+    said.collect()
+}
+
+impl Driver {
+    /// Says that the owner of the run's shard advances it again.
+    pub(super) fn come_back(&mut self) {
+        let by = self.engine.owner.as_str().into();
+        self.write(Entry::Moved(Moved { to: None, by, failure: None }));
+    }
+
+    /// Moves the run to an engine that may have code for it, if that is what it lacks here. If there is no
+    /// such engine, the failure says so.
+    pub(super) async fn move_on(&mut self, failure: Failure) -> Result<Failure, Exit> {
+        if ![WORKFLOW_NOT_FOUND, UNKNOWN_VERSION].contains(&failure.code.as_str()) {
+            return Ok(failure);
+        }
+        let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
+        let workflow = (self.workflow.as_str(), self.workflow_version);
+        match engine.host_for(&run_id, workflow, &self.declined).await {
+            Ok(Some(host)) => Err(self.move_to(host, failure).await),
+            Ok(None) => {
+                engine.unhosted.add(&run_id, workflow.0, workflow.1);
+                let message = format!("{}; no engine has code for the run", failure.message);
+                Ok(Failure { message, ..failure })
+            }
+            Err(error) => Err(Exit::Failed(error)),
+        }
+    }
+
+    async fn move_to(&mut self, host: Fence, failure: Failure) -> Exit {
+        let (by, reason) = (self.engine.owner.as_str().into(), failure.message.clone());
+        let moved = Moved { to: Some(host), by, failure: Some(failure) };
+        if let Err(exit) = self.append_last(Entry::Moved(moved)).await {
+            return exit;
+        }
+        let number = host.shard.guests_number();
+        info!(
+            run = %self.run_id, engine = number, reason,
+            "this engine has no code for a run; it moved to another engine"
+        );
+        counter!("aios_runs_moved_total", "workflow" => self.workflow.to_string()).increment(1);
+        self.engine.ownership.place(&self.run_id, Some(host));
+        self.engine.unhosted.remove(&self.run_id);
+        Exit::Lost
+    }
+
+    /// Appends an entry after which the run leaves memory, with the answers that came meanwhile: they
+    /// are kept for the code that will fit.
+    pub(super) async fn append_last(&mut self, entry: Entry) -> Result<(), Exit> {
+        let record = self.encode(entry).map_err(Exit::Unreadable)?;
+        let kept = std::mem::take(&mut self.outbox).into_iter().map(|record| record.event);
+        let events = kept.chain([record.event]).collect();
+        let append = self.journal_append(events, Expected::Any);
+        match self.engine.store.append_one(append).await {
+            Ok(_) => {}
+            Err(StoreError::Fenced { .. }) => {
+                self.engine.lost(self.fence);
+                return Err(Exit::Lost);
+            }
+            Err(error) => return Err(Exit::Failed(error)),
+        }
+        for answer in std::mem::take(&mut self.answers) {
+            acknowledge(answer).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,215 @@
+//! Runs whose owner has no code for them: another engine that has it advances them.
+//!
+//! Every engine says in its lease on guests which workflows it has. The owner of a run's shard moves the
+//! run to one of those that have its workflow, with an entry of the journal that names the lease of that
+//! engine. The owner stays responsible: once the lease is gone, it moves the run again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aios_core::store::{Fence, Lease, Leases, Owner, Shard, StoreError};
+use metrics::gauge;
+use tracing::warn;
+
+use super::{Engine, Message, Registry, members::Members};
+use crate::{runtime::SINGLE_TASK, task};
+
+/// How often is looked whether a lease that is not there is taken or free.
+const LOOKS: u32 = 3;
+
+/// An engine that runs can be moved to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Host {
+    fence: Fence,
+    owner: Owner,
+}
+
+impl Host {
+    /// Reads a lease on guests.
+    pub(super) fn of(lease: &Lease) -> Self {
+        Self { fence: lease.fence(), owner: lease.owner.clone() }
+    }
+
+    /// What it proves with that it advances the runs that were moved to it.
+    pub(super) fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    fn engine(&self) -> &str {
+        self.owner.as_str().split(' ').next().unwrap_or_default()
+    }
+
+    fn has(&self, workflow: &str, version: u32) -> bool {
+        let is_it = |hosted: &str| {
+            hosted
+                .rsplit_once('@')
+                .is_some_and(|(name, number)| name == workflow && number.parse() == Ok(version))
+        };
+        self.owner.as_str().split(' ').skip(1).any(is_it)
+    }
+}
+
+/// The name under which an engine has its lease on guests: its own, and what it has code for.
+pub(super) fn owner_of_guests(owner: &Owner, registry: &Registry) -> Owner {
+    let mut name = owner.as_str().to_owned();
+    let workflows = registry.iter().map(|registered| &registered.workflow);
+    // Every engine has the workflow of single tasks.
+    for workflow in workflows.filter(|workflow| workflow.name().as_str() != SINGLE_TASK) {
+        name.push_str(&format!(" {}@{}", workflow.name(), workflow.version()));
+    }
+    Owner::new(name)
+}
+
+/// The runs that this engine owns and that no engine has code for, with their workflows.
+#[derive(Debug, Default)]
+pub(super) struct Unhosted(Mutex<Runs>);
+
+#[derive(Debug, Default)]
+struct Runs {
+    runs: BTreeMap<Arc<str>, (Box<str>, u32)>,
+    counts: BTreeMap<(Box<str>, u32), u32>,
+}
+
+impl Runs {
+    fn remove(&mut self, run_id: &str) {
+        if let Some(workflow) = self.runs.remove(run_id) {
+            self.count(workflow, |count| count.saturating_sub(1));
+        }
+    }
+
+    /// Changes how many runs of a workflow there are; returns how many there were.
+    fn count(&mut self, workflow: (Box<str>, u32), change: impl FnOnce(u32) -> u32) -> u32 {
+        let (name, version) = (workflow.0.to_string(), workflow.1.to_string());
+        let count = self.counts.entry(workflow).or_default();
+        let before = *count;
+        *count = change(before);
+        gauge!("aios_runs_unhosted", "workflow" => name, "version" => version).set(*count);
+        before
+    }
+}
+
+impl Unhosted {
+    fn runs(&self) -> MutexGuard<'_, Runs> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No engine has code for a run.
+    pub(super) fn add(&self, run_id: &Arc<str>, workflow: &str, version: u32) {
+        let mut runs = self.runs();
+        let workflow = (Box::from(workflow), version);
+        if runs.runs.insert(Arc::clone(run_id), workflow.clone()).is_some() {
+            return;
+        }
+        if runs.count(workflow.clone(), |count| count + 1) == 0 {
+            let (workflow, version) = workflow;
+            warn!(%workflow, version, "no engine has code for runs of a workflow; they wait");
+        }
+    }
+
+    /// There is code for a run, it needs none any more, or another engine owns it.
+    pub(super) fn remove(&self, run_id: &str) {
+        self.runs().remove(run_id);
+    }
+
+    fn all(&self) -> Vec<Arc<str>> {
+        self.runs().runs.keys().cloned().collect()
+    }
+}
+
+impl Engine {
+    /// Proof of an engine that has code for a run, as far as it says, and did not decline the run. The
+    /// runs of a workflow are spread over the engines that have it.
+    pub(super) async fn host_for(
+        &self,
+        run_id: &str,
+        workflow: (&str, u32),
+        declined: &BTreeSet<Box<str>>,
+    ) -> Result<Option<Fence>, StoreError> {
+        let pick = |hosts: &BTreeMap<u16, Host>| {
+            let fits = |host: &&Host| {
+                let is_other = host.engine() != self.owner.as_str();
+                is_other && host.has(workflow.0, workflow.1) && !declined.contains(host.engine())
+            };
+            let fitting: Vec<&Host> = hosts.values().filter(fits).collect();
+            let place = usize::from(Shard::of(run_id).0) % fitting.len().max(1);
+            fitting.get(place).map(|host| host.fence)
+        };
+        if let Some(host) = pick(&self.ownership.hosts()) {
+            return Ok(Some(host));
+        }
+        // One that came a moment ago is not known yet.
+        Ok(pick(Members::of(&self.store.leases().await?).hosts()))
+    }
+
+    /// Whether the engine of a fence may still advance what was moved to it. If not, it can't any more.
+    pub(super) async fn is_alive(&self, host: Fence) -> Result<bool, StoreError> {
+        if self.ownership.hosts().values().any(|known| known.fence == host) {
+            return Ok(true);
+        }
+        for _ in 0..LOOKS {
+            let leases = self.store.leases().await?;
+            if let Some(lease) = leases.iter().find(|lease| lease.shard == host.shard) {
+                return Ok(lease.epoch == host.epoch);
+            }
+            // The epoch grows, so that nothing is appended under the old one.
+            let lease_time = self.options.lease_time;
+            let taken = self.store.acquire(&[host.shard], &self.owner, lease_time).await?;
+            if !taken.is_empty() {
+                self.store.release(&taken).await?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Looks again for the runs that were moved to engines which are gone, and, if other engines came
+    /// or went, for those that no engine had code for.
+    pub(super) fn look_after_moved(self: &Arc<Self>, hosts_changed: bool) {
+        let mut runs = self.ownership.come_back();
+        let unhosted = self.unhosted.all();
+        let is_here = |run_id: &Arc<str>| self.ownership.fence_of(run_id).is_some();
+        let (here, gone): (Vec<_>, Vec<_>) = unhosted.into_iter().partition(is_here);
+        gone.iter().for_each(|run_id| self.unhosted.remove(run_id));
+        if hosts_changed {
+            runs.extend(here);
+        }
+        if runs.is_empty() {
+            return;
+        }
+        let engine = Arc::clone(self);
+        // A task of its own: loading many runs may take longer than a lease lives.
+        task::spawn(async move {
+            for run_id in runs {
+                engine.activate(&run_id, Message::Nudge).await;
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_core::store::Epoch;
+
+    use super::*;
+
+    #[test]
+    fn should_say_who_has_which_workflow() {
+        let fence = Fence { shard: Shard::guests(3), epoch: Epoch(2) };
+        let host = |owner: &str| Host { fence, owner: Owner::new(owner) };
+        let both = host("e1 deploy@1 deploy@12 review@2");
+        for (workflow, version, is_there) in [
+            ("deploy", 1, true),
+            ("deploy", 12, true),
+            ("deploy", 2, false),
+            ("review", 2, true),
+            ("view", 2, false),
+            ("e1", 1, false),
+        ] {
+            assert_eq!(both.has(workflow, version), is_there, "{workflow}@{version}");
+        }
+        assert_eq!((both.engine(), host("e2").engine()), ("e1", "e2"));
+        assert!(!host("e2").has("deploy", 1));
+    }
+}
