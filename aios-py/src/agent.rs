@@ -8,6 +8,7 @@ use std::sync::{
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError, TaskInfo, TaskSlot},
     event::{Event, Payload, Timestamp},
+    store::Fence,
 };
 use async_trait::async_trait;
 use pyo3::prelude::*;
@@ -20,6 +21,11 @@ use crate::{
     json,
     places::{Arguments, Function, Host, Places},
 };
+
+/// A fence as Python is told it: shard and epoch.
+pub(crate) fn told(fence: Fence) -> (u16, u64) {
+    (fence.shard.0, fence.epoch.0)
+}
 
 /// An agent whose code is a Python function.
 pub(crate) struct PyAgent {
@@ -81,6 +87,7 @@ struct Task {
     info: TaskInfo,
     /// If it is not the task's id.
     idempotency_key: Option<Box<str>>,
+    fence: Option<Fence>,
     source: Arc<str>,
     cancelled: AtomicBool,
     changed: Notify,
@@ -100,6 +107,7 @@ impl Task {
         Self {
             info: context.info().clone(),
             idempotency_key: (id != key).then(|| key.into()),
+            fence: context.fence(),
             source,
             cancelled: AtomicBool::new(false),
             changed: Notify::new(),
@@ -169,6 +177,12 @@ impl TaskCore {
     #[getter]
     fn attempt(&self) -> u32 {
         self.0.info.attempt
+    }
+
+    /// Shard and epoch under which the task was given.
+    #[getter]
+    fn fence(&self) -> Option<(u16, u64)> {
+        self.0.fence.map(told)
     }
 
     /// Microseconds since the Unix epoch.

@@ -190,6 +190,42 @@ async def test_should_tell_a_step_its_attempt_and_key_and_end_it_in_time() -> No
         aios.current_step()
 
 
+async def test_should_show_the_fence_to_steps_and_tasks(tmp_path: Path) -> None:
+    @aios.agent("fenced")
+    async def fenced(context: aios.TaskContext) -> list[int] | None:
+        return None if context.fence is None else [context.fence.shard, context.fence.epoch]
+
+    def plain() -> list[int] | None:
+        fence = aios.current_step().fence
+        return None if fence is None else list(fence)
+
+    async def in_a_coroutine() -> list[int] | None:
+        return plain()
+
+    @aios.workflow("fences")
+    async def fences(context: aios.WorkflowContext) -> list[Any]:
+        own = context.fence
+        assert own is None or isinstance(own, aios.Fence)
+        return [
+            await context.step("own", lambda: own),
+            await context.step("plain", plain),
+            await context.step("coroutine", in_a_coroutine),
+            await context.task("fenced"),
+        ]
+
+    store = f"sqlite://{tmp_path / 'aios.db'}"
+    seen = []
+    for number in (1, 2):
+        async with aios.Runtime(store, workflows=[fences], agents=[fenced]) as runtime:
+            result = await (await runtime.start(fences, id=f"r{number}")).result()
+            assert result == [result[0]] * 4
+            seen.append(result[0])
+            assert await runtime.call("fenced") is None
+    assert [epoch for _, epoch in seen] == [1, 2], "a new owner has a higher epoch"
+    tested = await WorkflowTest(fences).agent("fenced", lambda _: None).run()
+    assert tested.result() == [None] * 4
+
+
 async def test_should_draw_nothing_that_a_run_with_the_same_id_drew_before() -> None:
     @aios.agent("keyed")
     async def keyed(context: aios.TaskContext) -> str:

@@ -51,6 +51,7 @@ from ._errors import (
     WorkflowNotFoundError,
     WrongLoopError,
 )
+from ._fence import Fence
 from ._projection import Batch, ProjectionDeadLetter, ProjectionHandle
 from ._records import (
     AgentStatus,
@@ -87,6 +88,7 @@ __all__ = [
     "Event",
     "EventStream",
     "Failure",
+    "Fence",
     "ForkedError",
     "InvalidDataError",
     "InvalidOutputError",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import _trace
 from ._errors import ConfigurationError
+from ._fence import Fence, as_fence
 
 if TYPE_CHECKING:
     import asyncio
@@ -63,6 +64,11 @@ class TaskContext:
 
         micros = self._core.deadline_micros
         return None if micros is None else moment(micros)
+
+    @property
+    def fence(self) -> Fence | None:
+        """Proof that the engine which gave the task owned its run; ``None`` if no run gave the task."""
+        return as_fence(self._core.fence)
 
     @property
     def correlation_id(self) -> str | None:

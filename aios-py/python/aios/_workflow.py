@@ -30,6 +30,7 @@ from ._errors import (
     InvalidResultError,
     WorkflowCodeError,
 )
+from ._fence import Fence, as_fence
 
 if TYPE_CHECKING:
     import asyncio
@@ -485,6 +486,12 @@ class WorkflowContext:
         """W3C trace context of whoever started the run. Its tasks, steps and children get it too."""
         return self._run.traceparent
 
+    @property
+    def fence(self) -> Fence | None:
+        """Proof that the engine which advances the run owns it, for steps that write to systems outside.
+        It changes with the engine, so nothing else may depend on it. ``None`` in tests and replays."""
+        return as_fence(self._run.fence)
+
     def with_retry(self, policy: RetryPolicy) -> WorkflowContext:
         """A context whose tasks and steps are tried again as ``policy`` says."""
         other = copy.copy(self)
@@ -907,10 +914,16 @@ class StepContext(NamedTuple):
         idempotency_key: The same text in every attempt of this step and in no other step, also if a
             later run uses the id of this one again: hand it to outside systems, so that they
             recognise a repetition.
+        fence: Proof that the engine which runs the step owns its run; ``None`` in tests.
     """
 
     attempt: int
     idempotency_key: str
+    fence: Fence | None = None
+
+
+def _step_context(attempt: int, key: str, fence: tuple[int, int] | None) -> StepContext:
+    return StepContext(attempt, key, as_fence(fence))
 
 
 _step: contextvars.ContextVar[StepContext] = contextvars.ContextVar("aios_step")
@@ -931,10 +944,10 @@ def start_async_step(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     context: contextvars.Context,
-    step: tuple[int, str],
+    step: tuple[int, str, tuple[int, int] | None],
 ) -> asyncio.Task[None]:
     """Starts an async step on the loop; what Rust calls."""
-    context.run(_step.set, StepContext(*step))
+    context.run(_step.set, _step_context(*step))
     # A task takes a copy of the context in which it is made.
     create = _get_running_loop()().create_task
     return context.run(create, _run_async_step(reply, function, args, kwargs))
@@ -966,12 +979,12 @@ def run_plain_step(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     context: contextvars.Context,
-    step: tuple[int, str],
+    step: tuple[int, str, tuple[int, int] | None],
 ) -> None:
     """Runs a plain step in the pool; what Rust calls."""
     try:
         copied = context.copy()
-        copied.run(_step.set, StepContext(*step))
+        copied.run(_step.set, _step_context(*step))
         value = copied.run(function, *args, **kwargs)
     except BaseException as error:
         reply.fail(error)

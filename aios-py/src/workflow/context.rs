@@ -21,6 +21,7 @@ use super::{
     operation::{Call, Operations},
 };
 use crate::{
+    agent::told,
     core::parameters_of,
     fault::Fault,
     given::{Retry, event_of},
@@ -86,6 +87,12 @@ impl RunCore {
         self.context.info().traceparent.as_deref()
     }
 
+    /// Shard and epoch under which the run is owned.
+    #[getter]
+    fn fence(&self) -> Option<(u16, u64)> {
+        self.context.fence().map(told)
+    }
+
     #[allow(clippy::too_many_arguments, reason = "called by aios._workflow only")]
     #[pyo3(signature = (agent_type, parameters, agent_id, timeout, total_timeout, retry, decode))]
     fn task(
@@ -133,7 +140,8 @@ impl RunCore {
         let code = step_code(py, is_async)?;
         let about: Arc<str> = format!("step {name:?}").into();
         let runner = Arc::new(Function { code, is_async, name: Arc::clone(&about) });
-        let given = Arc::new(Given { function, args, kwargs, context });
+        let fence = self.context.fence().map(told);
+        let given = Arc::new(Given { function, args, kwargs, context, fence });
         let places = self.places.clone();
         let step = self.context.step_with(name, move |step: StepContext| {
             let (runner, given, places) = (Arc::clone(&runner), Arc::clone(&given), places.clone());
@@ -263,6 +271,8 @@ struct Given {
     kwargs: Py<PyDict>,
     /// Context variables that it sees.
     context: Py<PyAny>,
+    /// Shard and epoch under which the run is owned.
+    fence: Option<(u16, u64)>,
 }
 
 impl Given {
@@ -271,7 +281,7 @@ impl Given {
         py: Python<'py>,
         step: &StepContext,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let step = (step.attempt(), step.idempotency_key());
+        let step = (step.attempt(), step.idempotency_key(), self.fence);
         Ok(vec![
             self.function.bind(py).clone(),
             self.args.bind(py).clone().into_any(),
