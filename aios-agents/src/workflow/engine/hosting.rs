@@ -9,7 +9,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use aios_core::store::{Fence, Lease, Leases, Owner, Shard, StoreError};
+use aios_core::{
+    event::EventId,
+    store::{Fence, Lease, Leases, Owner, Shard, StoreError},
+};
 use metrics::gauge;
 use tracing::warn;
 
@@ -51,8 +54,27 @@ impl Host {
     }
 }
 
+/// What an engine says it has code for, and which of its runs nobody has code for.
+#[derive(Debug)]
+pub(super) struct Hosting {
+    /// The name of the engine.
+    pub(super) engine: Owner,
+    /// The name under which it has its lease on guests.
+    pub(super) guests: Owner,
+    pub(super) unhosted: Unhosted,
+}
+
+impl Hosting {
+    /// Names an engine.
+    pub(super) fn new(registry: &Registry) -> Self {
+        let engine = Owner::new(EventId::generate().to_string());
+        let guests = owner_of_guests(&engine, registry);
+        Self { engine, guests, unhosted: Unhosted::default() }
+    }
+}
+
 /// The name under which an engine has its lease on guests: its own, and what it has code for.
-pub(super) fn owner_of_guests(owner: &Owner, registry: &Registry) -> Owner {
+fn owner_of_guests(owner: &Owner, registry: &Registry) -> Owner {
     let mut name = owner.as_str().to_owned();
     let workflows = registry.iter().map(|registered| &registered.workflow);
     // Every engine has the workflow of single tasks.
@@ -168,10 +190,10 @@ impl Engine {
     /// or went, for those that no engine had code for.
     pub(super) fn look_after_moved(self: &Arc<Self>, hosts_changed: bool) {
         let mut runs = self.ownership.come_back();
-        let unhosted = self.unhosted.all();
+        let unhosted = self.hosting.unhosted.all();
         let is_here = |run_id: &Arc<str>| self.ownership.fence_of(run_id).is_some();
         let (here, gone): (Vec<_>, Vec<_>) = unhosted.into_iter().partition(is_here);
-        gone.iter().for_each(|run_id| self.unhosted.remove(run_id));
+        gone.iter().for_each(|run_id| self.hosting.unhosted.remove(run_id));
         if hosts_changed {
             runs.extend(here);
         }

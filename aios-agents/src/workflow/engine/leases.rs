@@ -106,7 +106,7 @@ async fn look(engine: &Arc<Engine>, looks: &mut Looks) -> Result<(), EngineError
 /// When the first lease of another engine expires that nobody renews, by the clock of this engine.
 fn expiry_of_others(engine: &Engine, leases: &[Lease]) -> Option<Duration> {
     let own = leases.iter().find(|lease| lease.owner == engine.owner)?;
-    let next = next_expiry(leases, [&engine.owner, &engine.guest_owner])?;
+    let next = next_expiry(leases, [&engine.owner, &engine.hosting.guests])?;
     // This engine knows when its own leases expire by both clocks.
     let margin = margin(engine.options.lease_time);
     let own_expiry = engine.ownership.valid_until() + margin;
@@ -211,7 +211,7 @@ async fn take(engine: &Arc<Engine>, members: &Members) -> Result<(), EngineError
     if !engine.ownership.has_guests() {
         // Whoever had the number before may have died a moment ago.
         let guests = [Shard::guests(slot)];
-        let taken = engine.store.acquire(&guests, &engine.guest_owner, lease_time).await?;
+        let taken = engine.store.acquire(&guests, &engine.hosting.guests, lease_time).await?;
         engine.ownership.add(taken);
     }
     if wanted.is_empty() {

@@ -52,7 +52,7 @@ use tracing::{info, warn};
 pub use self::executor::RunExecutor;
 use self::{
     activity::Activity, answers::Recorders, clock::StoreClock, dispatch::Dispatch,
-    failing::Failing, hosting::Unhosted, live::Live, ownership::Ownership, parking::Parking,
+    failing::Failing, hosting::Hosting, live::Live, ownership::Ownership, parking::Parking,
     slots::Readers, timers::Timers,
 };
 pub(crate) use self::{
@@ -229,9 +229,7 @@ pub(crate) struct Engine {
     store_clock: Arc<StoreClock>,
     options: EngineOptions,
     owner: Owner,
-    /// The name under which it has its lease on the runs that are moved to it.
-    guest_owner: Owner,
-    unhosted: Unhosted,
+    hosting: Hosting,
     ownership: Ownership,
     readers: Readers,
     recorders: Recorders,
@@ -282,8 +280,7 @@ impl Engine {
         let clock: Arc<dyn Clock> = Arc::<StoreClock>::clone(&store_clock);
         let journals = Journals { clock: Arc::clone(&clock), ..journals };
         let ownership = Ownership::new(Arc::clone(&clock));
-        let owner = Owner::new(aios_core::event::EventId::generate().to_string());
-        let guest_owner = hosting::owner_of_guests(&owner, &journals.registry);
+        let hosting = Hosting::new(&journals.registry);
         let engine = Arc::new(Self {
             store_id,
             store: Arc::clone(&journals.store),
@@ -293,9 +290,8 @@ impl Engine {
             waiters: Waiters::default(),
             broker,
             options,
-            guest_owner,
-            owner,
-            unhosted: Unhosted::default(),
+            owner: hosting.engine.clone(),
+            hosting,
             ownership,
             readers: Readers::default(),
             recorders: Recorders::default(),

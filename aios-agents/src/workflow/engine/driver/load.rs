@@ -193,7 +193,7 @@ impl Driver {
             return Err(self.block(failure).await);
         }
         self.unblocks = self.blocked.is_some();
-        self.engine.unhosted.remove(&self.run_id);
+        self.engine.hosting.unhosted.remove(&self.run_id);
         Ok(())
     }
 

@@ -83,7 +83,7 @@ impl Driver {
         match engine.host_for(&run_id, workflow, &self.declined).await {
             Ok(Some(host)) => Err(self.move_to(host, failure).await),
             Ok(None) => {
-                engine.unhosted.add(&run_id, workflow.0, workflow.1);
+                engine.hosting.unhosted.add(&run_id, workflow.0, workflow.1);
                 let message = format!("{}; no engine has code for the run", failure.message);
                 Ok(Failure { message, ..failure })
             }
@@ -104,7 +104,7 @@ impl Driver {
         );
         counter!("aios_runs_moved_total", "workflow" => self.workflow.to_string()).increment(1);
         self.engine.ownership.place(&self.run_id, Some(host));
-        self.engine.unhosted.remove(&self.run_id);
+        self.engine.hosting.unhosted.remove(&self.run_id);
         Exit::Lost
     }
 

@@ -185,7 +185,7 @@ async fn depart(
             engine.timers.clear_run(run_id);
             if ended.status.is_final() {
                 engine.ownership.forget(run_id);
-                engine.unhosted.remove(run_id);
+                engine.hosting.unhosted.remove(run_id);
             }
             log(run_id, &ended);
             engine.waiters.notify(run_id, &ended);
@@ -320,7 +320,7 @@ async fn block(
     let mut back_off = engine.options.back_off.0;
     let mut is_cut = false;
     loop {
-        if engine.ownership.fence(Shard::of(run_id)).is_none() {
+        if engine.ownership.fence_of(run_id).is_none() {
             return Exit::Lost;
         }
         let entry = Entry::Blocked(Blocked { failure: failure.clone() });
