@@ -74,6 +74,7 @@ impl Machine {
             return Err(Mismatch { operation, recorded, asked });
         }
         if let Some(outcome) = outcome(entry, found.request.as_ref()) {
+            self.forget_attempt(operation);
             self.resolve(operation, outcome, self.place);
             return Ok(Some(operation));
         }
@@ -192,8 +193,21 @@ impl Machine {
 
     /// The answer of an agent is on its way into the journal; further ones are not waited for.
     pub fn task_answered(&mut self, operation: u64) {
+        self.forget_attempt(operation);
         if let Some(found) = self.operation_mut(operation) {
             found.state = State::Recording;
+        }
+    }
+}
+
+impl Machine {
+    /// A task has an outcome: a further attempt that is not recorded yet never is.
+    fn forget_attempt(&mut self, operation: u64) {
+        let state = self.operation(operation).map(|found| &found.state);
+        if matches!(state, Some(State::Waiting { attempt: 2.., .. })) {
+            self.recording.retain(|entry| {
+                !matches!(entry, Entry::TaskAssigned(_)) || entry.operation() != Some(operation)
+            });
         }
     }
 }

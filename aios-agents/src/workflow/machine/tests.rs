@@ -312,6 +312,23 @@ fn should_try_a_step_again_when_its_timer_is_due() {
     assert_eq!(machine.step_attempt(1), Some(2));
 }
 
+/// A result of the first attempt comes between the moment of the second one and its record.
+#[test]
+fn should_give_no_further_attempt_at_a_task_that_has_an_outcome() {
+    let ends: [fn(&mut Machine); 2] = [
+        |machine| machine.task_answered(1),
+        |machine| assert!(machine.apply(&entry("task_completed"), NOW).unwrap().is_some()),
+    ];
+    for end in ends {
+        let mut machine = machine_in("task", "retrying");
+        machine.take_recording();
+        machine.timer_due(1, later(1));
+        assert_eq!(machine.recorded(), 1, "the second attempt");
+        end(&mut machine);
+        assert_eq!(machine.take_recording(), []);
+    }
+}
+
 #[test]
 fn should_record_a_due_timer_once() {
     let mut machine = machine_in("timer", "waiting");
