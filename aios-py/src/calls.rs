@@ -81,6 +81,11 @@ impl Calls {
         self.process == std::process::id()
     }
 
+    /// aios's threads.
+    pub(crate) fn tokio(&self) -> &Handle {
+        &self.tokio
+    }
+
     /// What polls runs on the loop.
     pub(crate) fn executor(&self) -> LoopExecutor {
         LoopExecutor { bridge: Arc::clone(&self.places.bridge), tokio: self.tokio.clone() }

@@ -19,6 +19,7 @@ use aios_core::{
     store::{AgentFilter, PageRequest, RunFilter, RunStatus, TaskFilter},
 };
 use pyo3::prelude::*;
+use tokio::runtime::Handle;
 
 use crate::{
     bridge::{LoopBridge, LoopPulse},
@@ -27,7 +28,7 @@ use crate::{
     fault::Fault,
     given::{AgentGiven, Retry, WorkflowGiven, event_of},
     json,
-    opened::{Opened, Place, caller, open},
+    opened::{Closing, Opened, Place, caller, open},
     places::{Places, Pool, Queue},
     records,
     run::HandleCore,
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     calls: Arc<Calls>,
     pulse: Arc<LoopPulse>,
     opened: Place,
+    closing: Closing,
 }
 
 impl Core {
@@ -60,6 +62,11 @@ impl Core {
     {
         // Boxed, because a large future is moved several times on its way into a task.
         self.calls.call(py, Box::pin(act(Arc::clone(&self.opened), Arc::clone(&self.calls))))
+    }
+
+    /// What closes it, and the threads that do that.
+    pub(crate) fn closing(&self) -> (Closing, Handle) {
+        (self.closing.clone(), self.calls.tokio().clone())
     }
 
     fn tokio(&self) -> MutexGuard<'_, Option<tokio::runtime::Runtime>> {
@@ -105,7 +112,8 @@ impl Core {
         };
         let calls = Arc::new(Calls::new(tokio.handle().clone(), Arc::new(places)));
         let (pulse, opened) = (bridge.pulse(), Place::default());
-        Ok(Self { tokio: Mutex::new(Some(tokio)), calls, pulse, opened })
+        let closing = Closing::new(&opened, &calls);
+        Ok(Self { tokio: Mutex::new(Some(tokio)), calls, pulse, opened, closing })
     }
 
     /// The queue of the threads that run plain functions.
@@ -158,10 +166,9 @@ impl Core {
     /// Stops what was opened: tasks that run may end within `deadline` seconds.
     fn shutdown<'py>(&self, py: Python<'py>, deadline: f64) -> PyResult<Bound<'py, PyAny>> {
         let deadline = seconds(py, deadline)?;
-        self.with(py, |place, calls| async move {
-            let Some(opened) = place.write().await.take() else { return Ok(Answer::Nothing) };
-            calls.release_events();
-            opened.close(deadline).await?;
+        let closing = self.closing.clone();
+        self.with(py, |_, _| async move {
+            closing.close(deadline).await?;
             Ok(Answer::Nothing)
         })
     }

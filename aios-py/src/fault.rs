@@ -76,6 +76,11 @@ impl Fault {
         Self { details: failure.details.clone(), cause: Some(Box::new(failure)), ..described }
     }
 
+    /// What happened.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn into_error(self, py: Python<'_>) -> PyErr {
         self.build(py).unwrap_or_else(|error| error)
     }

@@ -20,6 +20,7 @@ mod projection;
 mod records;
 mod retention;
 mod run;
+mod terminate;
 mod testing;
 mod workflow;
 
@@ -41,6 +42,7 @@ mod _aios {
         projection::{ProjectionCore, projection, start_projection},
         retention::{compact, retain},
         run::HandleCore,
+        terminate::Terminator,
         testing::{replay, run_test},
         workflow::{Operation, Pending, RunCore},
     };

@@ -11,8 +11,13 @@ use aios_core::{
 };
 use aios_store::AnyStore;
 use pyo3::Python;
+use tokio::sync::Mutex;
 
-use crate::{calls::closed, fault::Fault, workflow::PyWorkflow};
+use crate::{
+    calls::{Calls, closed},
+    fault::Fault,
+    workflow::PyWorkflow,
+};
 
 pub(crate) struct Opened {
     pub(crate) runtime: Runtime,
@@ -24,6 +29,44 @@ pub(crate) struct Opened {
 
 /// Where it is kept.
 pub(crate) type Place = Arc<tokio::sync::RwLock<Option<Opened>>>;
+
+/// Closes what is open, once, whoever asks for it first.
+#[derive(Clone)]
+pub(crate) struct Closing {
+    place: Place,
+    calls: Arc<Calls>,
+    /// Held while it is being closed: why that went wrong, if nobody was told yet.
+    untold: Arc<Mutex<Option<Fault>>>,
+}
+
+impl Closing {
+    pub(crate) fn new(place: &Place, calls: &Arc<Calls>) -> Self {
+        Self { place: Arc::clone(place), calls: Arc::clone(calls), untold: Arc::default() }
+    }
+
+    /// Closes it, or waits until that is done. Tasks that run may end within `deadline`.
+    pub(crate) async fn close(&self, deadline: Duration) -> Result<(), Fault> {
+        let mut untold = self.untold.lock().await;
+        match untold.take() {
+            Some(fault) => Err(fault),
+            None => self.close_now(deadline).await,
+        }
+    }
+
+    /// Closes it for somebody who can't be told of a failure; whoever asks next is told.
+    pub(crate) async fn close_unheard(&self, deadline: Duration) -> Result<(), Fault> {
+        let mut untold = self.untold.lock().await;
+        let closed = self.close_now(deadline).await;
+        *untold = closed.clone().err();
+        closed
+    }
+
+    async fn close_now(&self, deadline: Duration) -> Result<(), Fault> {
+        let Some(opened) = self.place.write().await.take() else { return Ok(()) };
+        self.calls.release_events();
+        opened.close(deadline).await
+    }
+}
 
 /// What is open, or why nothing is.
 pub(crate) fn open(opened: Option<&Opened>) -> Result<&Opened, Fault> {

@@ -1,5 +1,5 @@
 use aios_core::{
-    agent::{InvalidSegment, TaskError},
+    agent::{InvalidSegment, TaskError, TaskId},
     broker::{BrokerError, InvalidName},
     event::EventError,
     store::StoreError,
@@ -75,10 +75,10 @@ pub enum AgentError {
     #[error("an event of an agent can't be written")]
     Event(#[from] EventError),
     /// Tasks still ran when the time to shut down was over. They were given back to the broker.
-    #[error("{running} tasks still ran when the time to shut down was over")]
+    #[error("tasks still ran when the time to shut down was over: {}", list(.tasks))]
     ShutdownTimeout {
-        /// How many.
-        running: usize,
+        /// Which.
+        tasks: Vec<TaskId>,
     },
 }
 
@@ -112,5 +112,17 @@ impl AgentError {
             Self::Event(error) => error.code(),
             Self::ShutdownTimeout { .. } => "SHUTDOWN_TIMEOUT",
         }
+    }
+}
+
+/// How many tasks an error names.
+const NAMED: usize = 10;
+
+/// The first tasks, and how many there are beside them.
+fn list(tasks: &[TaskId]) -> String {
+    let named: Vec<_> = tasks.iter().take(NAMED).map(TaskId::as_str).collect();
+    match tasks.len().saturating_sub(NAMED) {
+        0 => named.join(", "),
+        others => format!("{} and {others} others", named.join(", ")),
     }
 }

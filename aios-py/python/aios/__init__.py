@@ -65,6 +65,7 @@ from ._records import (
     WorkflowStatus,
 )
 from ._retry import RetryPolicy
+from ._serve import serve
 from ._trace import traceparent
 from ._workflow import (
     ContinueAsNew,
@@ -133,6 +134,7 @@ __all__ = [
     "__version__",
     "agent",
     "current_step",
+    "serve",
     "traceparent",
     "workflow",
 ]

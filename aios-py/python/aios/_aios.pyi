@@ -19,6 +19,7 @@ __all__ = [
     "Reply",
     "RunCore",
     "TaskCore",
+    "Terminator",
     "__version__",
     "compact",
     "dumps",
@@ -119,6 +120,21 @@ class LoopBridge:
     def wakeup_fileno(self) -> int: ...
     def drain(self) -> None: ...
     def close(self) -> None: ...
+
+@final
+class Terminator:
+    def __new__(
+        cls,
+        bridge: LoopBridge,
+        stop: Callable[[], None],
+        deadline: float,
+        signals: Sequence[int],
+        parent: int | None,
+    ) -> Terminator: ...
+    def wakeup_fileno(self) -> int: ...
+    def attach(self, core: Core) -> None: ...
+    def stop(self) -> None: ...
+    def done(self) -> None: ...
 
 @final
 class Pool:

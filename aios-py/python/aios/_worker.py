@@ -13,6 +13,7 @@ import time
 
 from ._client import Runtime
 from ._errors import ConfigurationError
+from ._serve import serve_until
 
 _log = logging.getLogger("aios.worker")
 
@@ -40,27 +41,13 @@ def load(app: str) -> Runtime:
     return found
 
 
-async def _serve(runtime: Runtime, parent: int) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with runtime:
-        while not stop.is_set():
-            try:
-                await asyncio.wait_for(stop.wait(), 1.0)
-            except TimeoutError:
-                if os.getppid() != parent:
-                    # The supervisor is gone: nobody would stop this process.
-                    return
-
-
 def serve(app: str, parent: int) -> None:
     """What one worker process does."""
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s [{os.getpid()}] %(levelname)s %(name)s %(message)s"
     )
-    asyncio.run(_serve(load(app), parent))
+    # Without its supervisor nobody would stop this process.
+    asyncio.run(serve_until(load(app), parent))
 
 
 class _Worker:

@@ -113,11 +113,11 @@ impl Ledger {
         attempts.for_each(|(_, running)| running.stop(Stop::Cancelled));
     }
 
-    /// Gives up everything that runs, and says how much that was.
-    pub(super) fn abandon(&self) -> usize {
+    /// Gives up everything that runs, and says what that was.
+    pub(super) fn abandon(&self) -> Vec<TaskId> {
         let state = self.state();
         state.running.values().for_each(|running| running.stop(Stop::Abandoned));
-        state.running.len()
+        state.running.keys().map(|key| key.task.task_id.clone()).collect()
     }
 
     /// Gives up the tasks of an agent type, or of all, whose code has not begun. Says how many.

@@ -151,13 +151,13 @@ impl AgentHost {
         self.consumers.shutdown().await;
         self.shared.ledger.withdraw(None);
         let drained = self.drained_within(deadline).await;
-        let running = self.shared.ledger.abandon();
+        let tasks = self.shared.ledger.abandon();
         if !drained {
             self.drained_within(ABANDON_GRACE).await;
         }
         self.helpers.shutdown().await;
         self.say_farewell(until).await;
-        if drained { Ok(()) } else { Err(AgentError::ShutdownTimeout { running }) }
+        if drained { Ok(()) } else { Err(AgentError::ShutdownTimeout { tasks }) }
     }
 
     /// Announces that the agents stop, as long as there is time: a broker that can't be reached holds
