@@ -8,6 +8,11 @@ mod envelope;
 mod examples;
 #[cfg(unix)]
 #[cfg(test)]
+mod fleet;
+#[cfg(test)]
+mod guarantees;
+#[cfg(unix)]
+#[cfg(test)]
 mod kill_sweep;
 #[cfg(test)]
 mod review;

@@ -19,18 +19,20 @@ const FILES: usize = 400;
 const AGENTS: usize = 3;
 /// Files that one agent analyses at once.
 const EACH: usize = 2;
+/// Files that are analysed at once.
+const CONCURRENCY: usize = 12;
 const KILLS: usize = 8;
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// The servers, and a folder for what the processes write.
-struct Site {
-    postgres: PostgresServer,
-    rabbitmq: RabbitMqServer,
-    folder: TempDir,
+pub(crate) struct Site {
+    pub(crate) postgres: PostgresServer,
+    pub(crate) rabbitmq: RabbitMqServer,
+    pub(crate) folder: TempDir,
 }
 
 impl Site {
-    fn open() -> Option<Self> {
+    pub(crate) fn open() -> Option<Self> {
         let (postgres, rabbitmq) = (PostgresServer::start()?, RabbitMqServer::start()?);
         Some(Self { postgres, rabbitmq, folder: tempfile::tempdir().unwrap() })
     }
@@ -42,14 +44,14 @@ impl Site {
     }
 
     /// An engine that is ready.
-    fn engine(&self) -> Child {
+    pub(crate) fn engine(&self) -> Child {
         let mut command = self.command("engine");
         command.args(["--store", &self.postgres.url(), "--broker", &self.rabbitmq.url()]);
         ready(command)
     }
 
     /// An agent that is ready.
-    fn agent(&self) -> Child {
+    pub(crate) fn agent(&self) -> Child {
         let mut command = self.command("agent");
         command.args(["--broker", &self.rabbitmq.url(), "--concurrency", &EACH.to_string()]);
         command.arg("--trace-executions").arg(self.trace_file());
@@ -57,9 +59,10 @@ impl Site {
     }
 
     /// The client, which waits for the report.
-    fn start(&self, tree: &TempDir) -> Child {
+    pub(crate) fn start(&self, tree: &TempDir) -> Child {
         let mut command = self.command("start");
-        command.arg(tree.path()).args(["--store", &self.postgres.url(), "--concurrency", "12"]);
+        command.arg(tree.path()).args(["--store", &self.postgres.url()]);
+        command.args(["--concurrency", &CONCURRENCY.to_string()]);
         command.spawn().unwrap()
     }
 
@@ -67,12 +70,12 @@ impl Site {
         self.folder.path().join("executions")
     }
 
-    fn executions(&self) -> Vec<String> {
+    pub(crate) fn executions(&self) -> Vec<String> {
         let text = fs::read_to_string(self.trace_file()).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
-    fn wait_for(&self, client: &mut Child, executions: usize) {
+    pub(crate) fn wait_for(&self, client: &mut Child, executions: usize) {
         while self.executions().len() < executions && client.try_wait().unwrap().is_none() {
             std::thread::sleep(LOOK_EVERY);
         }
@@ -87,7 +90,7 @@ impl Site {
     }
 
     /// What the processes have done by now.
-    fn look(&self) -> (HashSet<String>, usize) {
+    pub(crate) fn look(&self) -> (HashSet<String>, usize) {
         // In this order, so that every execution of what is recorded is counted.
         let recorded = self.recorded();
         (recorded, self.executions().len())
@@ -118,13 +121,13 @@ async fn recorded(store: &dyn Store) -> HashSet<String> {
     }
 }
 
-fn kill(mut child: Child) {
+pub(crate) fn kill(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
 /// Asks a process to stop; it must do so by itself, and say that all went well.
-fn stop(child: Child) {
+pub(crate) fn stop(child: Child) {
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -138,13 +141,13 @@ fn finish(client: Child) -> Output {
 }
 
 #[test]
-fn should_review_with_agents_that_are_killed_and_a_broker_that_restarts() {
+fn should_review_with_an_engine_and_agents_that_are_killed_and_a_broker_that_restarts() {
     let Some(site) = Site::open() else { return };
     let tree = tree(FILES);
     let alone = Review::of(tree.path());
     alone.finish(&[]);
 
-    let engine = site.engine();
+    let mut engine = site.engine();
     let mut agents: Vec<Child> = (0..AGENTS).map(|_| site.agent()).collect();
     let mut client = site.start(&tree);
     let mut random = Random(0x5eed_0004);
@@ -158,6 +161,10 @@ fn should_review_with_agents_that_are_killed_and_a_broker_that_restarts() {
             site.rabbitmq.kill();
             restarted = Some(site.look());
             site.rabbitmq.revive();
+        } else if number == KILLS / 4 {
+            kill(engine);
+            looks.push(site.look());
+            engine = site.engine();
         } else {
             kill(agents.swap_remove(random.below(AGENTS.try_into().unwrap())));
             looks.push(site.look());
@@ -182,7 +189,8 @@ fn should_review_with_agents_that_are_killed_and_a_broker_that_restarts() {
     assert!(looks.iter().all(|look| again(look) <= forgotten), "a recorded task ran again");
     let files: HashSet<&String> = executions.iter().collect();
     assert_eq!(files.len(), FILES);
-    let most = FILES + EACH * KILLS + AGENTS * EACH;
+    // An engine that starts again gives the tasks again that are under way.
+    let most = FILES + EACH * KILLS + AGENTS * EACH + CONCURRENCY;
     println!("{} executions of {FILES} files, {forgotten} of recorded ones", executions.len());
     assert!(executions.len() <= most, "{} executions, at most {most}", executions.len());
 }
