@@ -16,6 +16,7 @@ use aios_core::{
     broker::{
         BrokerError, Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription,
     },
+    clock::VirtualClock,
     event::EventId,
     failure::Failure,
     store::{EventStoreExt, Owner, Shard},
@@ -105,6 +106,10 @@ impl Fleet {
 
 async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
     context.task("ghost", &1).retry(quick(3)).await
+}
+
+async fn short(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    Ok(1)
 }
 
 async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
@@ -479,6 +484,46 @@ async fn should_hand_over_at_once_when_it_stops() {
     let event = tokio::time::timeout(PATIENCE, relayed.next()).await.expect("it is relayed");
     assert_eq!(event.unwrap().unwrap().event.event_type.action(), "completed");
     drop(second);
+}
+
+/// Hardly any time passes for the engine while it stops, so it would wait for its relay for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_hand_over_although_the_broker_takes_nothing() {
+    let mut fleet = Fleet::new(FOREVER);
+    fleet.relay = true;
+    let clock = VirtualClock::new(Timestamp::now());
+    let builder = fleet.builder().workflow("short", short).clock(Arc::new(clock.clone()));
+    let first = builder.start().await.unwrap();
+    let published = Arc::new(AtomicBool::new(false));
+    let publishing = Arc::clone(&published);
+    fleet.broker.on_publish(move |_| {
+        publishing.store(true, Ordering::Release);
+        Some(Fault::Hang)
+    });
+    result::<u32>(&first.start("short", &()).await.unwrap()).await.unwrap();
+    eventually("the relay publishes", || async {
+        clock.advance(Duration::from_millis(100));
+        published.load(Ordering::Acquire)
+    })
+    .await;
+    let owners = || async {
+        let leases = fleet.store.leases().await.unwrap().into_iter();
+        leases.filter(|lease| lease.shard.is_share()).map(|lease| lease.owner).collect::<Vec<_>>()
+    };
+    let former = owners().await.swap_remove(0);
+    let _second = fleet.engine().await;
+    let stopping = tokio::spawn(first.shutdown(PATIENCE));
+    // So much that runs leave memory, and not so much that the relay is not waited for any more.
+    let passed = AtomicU32::new(0);
+    eventually("the other engine owns all shards", || async {
+        if passed.fetch_add(1, Ordering::Relaxed) < 10 {
+            clock.advance(Duration::from_millis(20));
+        }
+        let owners = owners().await;
+        owners.len() == 64 && !owners.contains(&former)
+    })
+    .await;
+    stopping.abort();
 }
 
 /// The step that runs ends and is recorded; what follows it runs elsewhere.

@@ -39,16 +39,27 @@ impl Engine {
     /// end; each shard leaves as soon as nothing of it runs.
     pub(crate) async fn leave(self: &Arc<Self>, grace: Duration) {
         self.leaving.send_replace(true);
-        let mut left = self.ownership.shards();
+        let left = self.ownership.shards();
         self.hold(&left);
-        let mut others = self.resign().await;
+        let resigned = self.ownership.resign().into_iter();
+        let (relay, slot) = resigned.partition(|lease: &Lease| lease.shard == Shard::RELAY);
+        tokio::join!(self.empty(left, slot, grace), self.give_relay_back(relay));
+    }
+
+    /// Gives back the slot at once, and each shard when nothing of it runs any more.
+    async fn empty(
+        self: &Arc<Self>,
+        mut left: BTreeSet<Shard>,
+        mut slot: Vec<Lease>,
+        grace: Duration,
+    ) {
         let deadline = self.clock.now() + grace;
         loop {
             let busy = self.busy(&left);
             let empty: BTreeSet<Shard> = left.difference(&busy).copied().collect();
-            if !empty.is_empty() || !others.is_empty() {
+            if !empty.is_empty() || !slot.is_empty() {
                 parking::note_rest(self).await;
-                self.give_back(&empty, std::mem::take(&mut others)).await;
+                self.give_back(&empty, std::mem::take(&mut slot)).await;
             }
             left = busy;
             if left.is_empty() || self.clock.now() >= deadline {
@@ -70,15 +81,14 @@ impl Engine {
         self.live.tell(shards, || Message::Leave);
     }
 
-    /// Gives up the slot and the relay once the latter has finished what it does.
-    async fn resign(&self) -> Vec<Lease> {
-        let leases = self.ownership.resign();
+    /// Gives the relay back once it has finished what it does.
+    async fn give_relay_back(&self, relay: Vec<Lease>) {
         tokio::select! {
             biased;
             relaying = self.relaying.lock() => drop(relaying),
             () = self.clock.sleep(RELAY_GRACE) => {}
         }
-        leases
+        self.give_back(&BTreeSet::new(), relay).await;
     }
 
     /// Those of the shards that runs in memory belong to.
