@@ -13,10 +13,9 @@ use std::{
 use aios_core::{
     event::{Pattern, Timestamp},
     store::{
-        AgentFilter, AgentRecord, Append, Appended, Checkpoints, DueRun, EventStore, Fence, Lease,
-        Leases, Owner, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord,
-        RunSummary, Shard, Store, StoreError, StreamId, TaskFilter, TaskRecord, Unsettled, Wait,
-        Waits, WorkflowRecord,
+        AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, Owner,
+        Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, RunSummary, Shard,
+        Store, StoreError, StreamId, TaskFilter, TaskRecord, Waits, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -304,6 +303,10 @@ impl ReadModels for CountedStore {
     async fn rebuild(&self) -> Result<(), StoreError> {
         self.inner.rebuild().await
     }
+
+    fn waits(&self) -> Option<&dyn Waits> {
+        self.inner.waits()
+    }
 }
 
 #[async_trait]
@@ -314,36 +317,6 @@ impl Checkpoints for CountedStore {
 
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
         self.inner.save_checkpoint(reader, position).await
-    }
-}
-
-#[async_trait]
-impl Waits for CountedStore {
-    async fn note_waits(&self, waits: &[Wait]) -> Result<(), StoreError> {
-        self.inner.note_waits(waits).await
-    }
-
-    async fn forget_waits(&self, runs: &[(Arc<str>, Fence)]) -> Result<(), StoreError> {
-        self.inner.forget_waits(runs).await
-    }
-
-    async fn due_runs(
-        &self,
-        shards: &[Shard],
-        beyond: Option<&DueRun>,
-        up_to: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<DueRun>, StoreError> {
-        self.inner.due_runs(shards, beyond, up_to, limit).await
-    }
-
-    async fn unsettled_runs(
-        &self,
-        shards: &[Shard],
-        which: Unsettled,
-        page: &PageRequest,
-    ) -> Result<Page<String>, StoreError> {
-        self.inner.unsettled_runs(shards, which, page).await
     }
 }
 

@@ -310,6 +310,10 @@ impl ReadModels for FaultyStore {
     async fn rebuild(&self) -> Result<(), StoreError> {
         self.call("rebuild", self.inner.rebuild()).await
     }
+
+    fn waits(&self) -> Option<&dyn Waits> {
+        Some(self)
+    }
 }
 
 #[async_trait]
@@ -323,14 +327,20 @@ impl Checkpoints for FaultyStore {
     }
 }
 
+impl FaultyStore {
+    fn notes(&self) -> &dyn Waits {
+        self.inner.waits().unwrap()
+    }
+}
+
 #[async_trait]
 impl Waits for FaultyStore {
     async fn note_waits(&self, waits: &[Wait]) -> Result<(), StoreError> {
-        self.call("note_waits", self.inner.note_waits(waits)).await
+        self.call("note_waits", self.notes().note_waits(waits)).await
     }
 
     async fn forget_waits(&self, runs: &[(Arc<str>, Fence)]) -> Result<(), StoreError> {
-        self.call("forget_waits", self.inner.forget_waits(runs)).await
+        self.call("forget_waits", self.notes().forget_waits(runs)).await
     }
 
     async fn due_runs(
@@ -340,7 +350,7 @@ impl Waits for FaultyStore {
         up_to: Timestamp,
         limit: usize,
     ) -> Result<Vec<DueRun>, StoreError> {
-        self.call("due_runs", self.inner.due_runs(shards, beyond, up_to, limit)).await
+        self.call("due_runs", self.notes().due_runs(shards, beyond, up_to, limit)).await
     }
 
     async fn unsettled_runs(
@@ -349,7 +359,7 @@ impl Waits for FaultyStore {
         which: Unsettled,
         page: &PageRequest,
     ) -> Result<Page<String>, StoreError> {
-        self.call("unsettled_runs", self.inner.unsettled_runs(shards, which, page)).await
+        self.call("unsettled_runs", self.notes().unsettled_runs(shards, which, page)).await
     }
 }
 

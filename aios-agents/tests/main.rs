@@ -28,6 +28,7 @@ mod engine_faults;
 mod engine_fleet;
 mod engine_guards;
 mod engine_hosting;
+mod engine_lean;
 mod engine_leases;
 mod engine_pause;
 mod engine_postgres;

@@ -2,7 +2,14 @@
 //!
 //! [`EventStore`] keeps events in streams and in one log, [`Leases`] says which process may write
 //! which shard, [`ReadModels`] are tables that can be rebuilt from the log, [`Checkpoints`] remember
-//! how far a reader got, [`Waits`] which runs need not be read. [`Store`] is all five.
+//! how far a reader got. [`Store`] is all four. [`Waits`], which says which runs need not be read, is
+//! optional.
+//!
+//! A store may lack what only saves time: the methods of the ports that have a body, whose bodies are
+//! correct and slower, and what a method that returns an `Option` leads to. Whatever is added to a port is
+//! added in this way, so that a store, or a wrapper around one, that was written before compiles and works
+//! as it did. A wrapper that is to be as fast as what it wraps forwards every method; the lint
+//! `clippy::missing_trait_methods` names those that it lacks.
 
 mod append;
 mod checkpoint;
@@ -31,7 +38,7 @@ pub use self::{
     wait::{DueRun, Unsettled, Wait, Waits},
 };
 
-/// Everything a runtime keeps. Implemented by whatever implements the five ports.
-pub trait Store: EventStore + Leases + ReadModels + Checkpoints + Waits {}
+/// Everything a runtime keeps. Implemented by whatever implements the four ports.
+pub trait Store: EventStore + Leases + ReadModels + Checkpoints {}
 
-impl<S: EventStore + Leases + ReadModels + Checkpoints + Waits + ?Sized> Store for S {}
+impl<S: EventStore + Leases + ReadModels + Checkpoints + ?Sized> Store for S {}

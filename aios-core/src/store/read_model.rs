@@ -1,7 +1,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Shard, StoreError};
+use super::{Shard, StoreError, Waits};
 use crate::{
     event::{Payload, Timestamp},
     failure::Failure,
@@ -394,4 +394,12 @@ pub trait ReadModels: Send + Sync + 'static {
     ///
     /// What the backend reports; the tables are then as they were.
     async fn rebuild(&self) -> Result<(), StoreError>;
+
+    /// The notes of waiting runs, if the store takes any. Without them, as unless this is overridden,
+    /// whoever takes a shard reads all of its runs that have not ended.
+    ///
+    /// A wrapper returns those of the store that it wraps, or itself if it wraps them too.
+    fn waits(&self) -> Option<&dyn Waits> {
+        None
+    }
 }

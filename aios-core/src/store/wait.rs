@@ -36,7 +36,8 @@ pub enum Unsettled {
     Outdated,
 }
 
-/// Notes of runs that wait, so that whoever takes a shard need not read their journals.
+/// Notes of runs that wait, so that whoever takes a shard need not read their journals. A store that
+/// takes them says so with [`ReadModels::waits`](super::ReadModels::waits).
 ///
 /// A note is no fact of the log: losing one is safe, and costs its run's new owner a look at the
 /// run. Notes survive [`rebuild`](super::ReadModels::rebuild), and go when retention takes their run.

@@ -5,7 +5,7 @@ use aios_core::{
     projection::{Cell, Change, Condition, Query, Record, Row, Table, project},
     store::{
         AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels, RunFilter, RunRecord,
-        RunStatus, RunSummary, Shard, StoreError, TaskFilter, TaskRecord, WorkflowRecord,
+        RunStatus, RunSummary, Shard, StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -71,6 +71,10 @@ impl ReadModels for MemoryStore {
         state.log.values().for_each(|recorded| tables.apply(project(recorded)));
         state.tables = tables;
         Ok(())
+    }
+
+    fn waits(&self) -> Option<&dyn Waits> {
+        Some(self)
     }
 }
 

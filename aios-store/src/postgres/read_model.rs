@@ -5,7 +5,7 @@ use aios_core::{
     projection::{Cell, Column, Condition, Kind, Query, Record, Row},
     store::{
         AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
-        StoreError, TaskFilter, TaskRecord, WorkflowRecord,
+        StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -78,6 +78,10 @@ impl ReadModels for PostgresStore {
 
     async fn rebuild(&self) -> Result<(), StoreError> {
         rebuild(&self.0.database).await
+    }
+
+    fn waits(&self) -> Option<&dyn Waits> {
+        Some(self)
     }
 }
 

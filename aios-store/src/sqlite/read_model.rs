@@ -3,7 +3,7 @@ use aios_core::{
     projection::{Cell, Change, Column, Condition, Kind, Query, Record, Row, Table, project},
     store::{
         AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
-        StoreError, TaskFilter, TaskRecord, WorkflowRecord,
+        StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -76,6 +76,10 @@ impl ReadModels for SqliteStore {
     async fn rebuild(&self) -> Result<(), StoreError> {
         let database = self.database().to_owned();
         self.writer().call(move |writer| writer.rebuild(&database)).await
+    }
+
+    fn waits(&self) -> Option<&dyn Waits> {
+        Some(self)
     }
 }
 

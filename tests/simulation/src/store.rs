@@ -348,6 +348,10 @@ impl ReadModels for NodeStore {
         self.request("rebuild").await?;
         self.world.store.rebuild().await
     }
+
+    fn waits(&self) -> Option<&dyn Waits> {
+        Some(self)
+    }
 }
 
 #[async_trait]

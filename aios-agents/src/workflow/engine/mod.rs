@@ -19,6 +19,7 @@ mod live;
 mod log;
 mod mailbox;
 mod members;
+mod notes;
 mod ownership;
 mod parking;
 mod reads;

@@ -13,7 +13,7 @@ use std::{
 use aios_core::{
     Chain,
     event::Timestamp,
-    store::{DueRun, Fence, Shard, StoreError, Wait, Waits},
+    store::{DueRun, Fence, Shard, StoreError, Wait},
 };
 use tokio::sync::Notify;
 use tracing::warn;
@@ -191,6 +191,9 @@ pub(super) async fn note_rest(engine: &Engine) {
 /// Writes a batch of notes. What the store may take later is put back.
 async fn write(engine: &Engine) -> Result<(), StoreError> {
     let batch = engine.parking.take(BATCH);
+    if !engine.store.takes_notes() {
+        return Ok(());
+    }
     let owned = |fence: Fence| engine.ownership.has(fence);
     let (mut waits, mut forgotten) = (Vec::new(), Vec::new());
     for (run_id, note) in &batch {

@@ -1,9 +1,7 @@
 use std::{collections::HashSet, sync::Arc};
 
-use super::{Engine, Message};
-use aios_core::store::{
-    PageRequest, ReadModels, RunFilter, RunStatus, Shard, StoreError, Unsettled, Waits,
-};
+use super::{Engine, Message, notes::OPEN};
+use aios_core::store::{PageRequest, ReadModels, RunFilter, Shard, StoreError, Unsettled};
 
 /// Shards looked through at once.
 const SHARDS: usize = 8;
@@ -67,9 +65,8 @@ async fn sample(
     shards: &[Shard],
     woken: &HashSet<Arc<str>>,
 ) -> Result<(), StoreError> {
-    let statuses =
-        vec![RunStatus::Running, RunStatus::Cancelling, RunStatus::Paused, RunStatus::Blocked];
-    let filter = RunFilter { shards: shards.to_vec(), statuses, ..RunFilter::default() };
+    let (shards, statuses) = (shards.to_vec(), OPEN.to_vec());
+    let filter = RunFilter { shards, statuses, ..RunFilter::default() };
     let found = engine.store.run_summaries(&filter, &PageRequest::first(SAMPLE)).await?;
     for run in found.rows {
         let run_id: Arc<str> = run.id.into();

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::scene::{Scene, stream};
 use crate::{
     event::Timestamp,
-    store::{DueRun, Lease, PageRequest, Shard, Unsettled, Wait},
+    store::{DueRun, Lease, PageRequest, Shard, Unsettled, Wait, Waits},
 };
 
 /// The shard of the runs in these cases.
@@ -25,6 +25,10 @@ fn wait(run: &str, lease: &Lease, version: u64, second: Option<i64>) -> Wait {
 fn ids(count: usize) -> Vec<String> {
     let ids = (0..).map(|number| format!("run-{number}"));
     ids.filter(|id| Shard::of(id) == Shard(SHARD)).take(count).collect()
+}
+
+fn notes<'a>(scene: &'a Scene<'_>) -> &'a dyn Waits {
+    scene.store.waits().expect("the store takes notes of waiting runs")
 }
 
 async fn start(scene: &Scene<'_>, run: &str) {
@@ -49,7 +53,7 @@ async fn runs(scene: &Scene<'_>, count: usize) -> (Vec<String>, Lease) {
 }
 
 async fn note(scene: &Scene<'_>, waits: &[Wait]) {
-    scene.store.note_waits(waits).await.unwrap();
+    notes(scene).note_waits(waits).await.unwrap();
 }
 
 /// The runs of the shard that a new owner has to read, in order, read by pages of two.
@@ -57,7 +61,7 @@ async fn unsettled(scene: &Scene<'_>, which: Unsettled) -> Vec<String> {
     let mut page = PageRequest::first(2);
     let mut found = Vec::new();
     loop {
-        let read = scene.store.unsettled_runs(&[Shard(SHARD)], which, &page).await.unwrap();
+        let read = notes(scene).unsettled_runs(&[Shard(SHARD)], which, &page).await.unwrap();
         assert!(read.rows.len() <= 2);
         found.extend(read.rows);
         match read.next {
@@ -82,7 +86,7 @@ async fn due(scene: &Scene<'_>, up_to: i64) -> Vec<(i64, String)> {
     let mut found: Vec<DueRun> = Vec::new();
     loop {
         let (shards, beyond) = ([Shard(SHARD)], found.last());
-        let page = scene.store.due_runs(&shards, beyond, at(up_to), 2).await.unwrap();
+        let page = notes(scene).due_runs(&shards, beyond, at(up_to), 2).await.unwrap();
         let is_last = page.len() < 2;
         found.extend(page);
         if is_last {
@@ -108,7 +112,7 @@ pub async fn should_leave_out_runs_that_are_noted_to_wait(scene: Scene<'_>) {
     assert_eq!(outdated(&scene).await, [""; 0]);
     let other = Shard(SHARD + 1);
     for which in [Unsettled::Unnoted, Unsettled::Outdated] {
-        let page = scene.store.unsettled_runs(&[other], which, &PageRequest::default()).await;
+        let page = notes(&scene).unsettled_runs(&[other], which, &PageRequest::default()).await;
         assert_eq!(page.unwrap().rows, [""; 0]);
     }
 }
@@ -151,7 +155,7 @@ pub async fn should_find_due_runs_in_order(scene: Scene<'_>) {
     assert_eq!(times, [-4, 1, 3, 3, 3, 3, 5]);
     assert_eq!(sorted(found[2..6].iter().map(|(_, id)| id)), sorted(&ids[3..7]));
     assert_eq!((&found[0].1, &found[6].1), (&ids[8], &ids[0]));
-    let elsewhere = scene.store.due_runs(&[Shard(SHARD + 1)], None, at(9), 10).await.unwrap();
+    let elsewhere = notes(&scene).due_runs(&[Shard(SHARD + 1)], None, at(9), 10).await.unwrap();
     assert_eq!(elsewhere, []);
 }
 
@@ -179,7 +183,7 @@ pub async fn should_change_no_note_of_a_later_owner(scene: Scene<'_>) {
     let late = [wait(&ids[0], &lost, 9, Some(2)), wait(&ids[1], &lost, 1, None)];
     note(&scene, &late).await;
     let forgotten: Vec<_> = ids.iter().map(|id| (Arc::from(&**id), lost.fence())).collect();
-    scene.store.forget_waits(&forgotten).await.unwrap();
+    notes(&scene).forget_waits(&forgotten).await.unwrap();
     assert_eq!(due(&scene, 9).await, [(1, ids[0].clone())]);
     assert_eq!(unnoted(&scene).await, [ids[1].clone()]);
 }
@@ -190,10 +194,10 @@ pub async fn should_forget_what_was_noted(scene: Scene<'_>) {
     let waits: Vec<Wait> = ids.iter().map(|id| wait(id, &lease, 1, Some(1))).collect();
     note(&scene, &waits).await;
     let gone = [(Arc::from("unknown"), lease.fence()), (Arc::from(&*ids[0]), lease.fence())];
-    scene.store.forget_waits(&gone).await.unwrap();
+    notes(&scene).forget_waits(&gone).await.unwrap();
     assert_eq!(unnoted(&scene).await, [ids[0].clone()]);
     assert_eq!(due(&scene, 9).await.len(), 2);
-    scene.store.forget_waits(&[]).await.unwrap();
+    notes(&scene).forget_waits(&[]).await.unwrap();
 }
 
 /// A run without a journal can't wait.
