@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aios_agents::prelude::*;
@@ -40,8 +40,8 @@ fn busy(
     }
 }
 
-/// Signals from outside to runs that wait, while `busy_runs` others keep the engine busy. The bound is
-/// generous; without discovery they would never be seen.
+/// Signals from outside to runs that wait, while `busy_runs` others keep the engine busy: without
+/// discovery they would not be seen before those end.
 pub(crate) async fn sees_signals(store: Arc<dyn Store>, busy_runs: usize) {
     let stop = Arc::new(AtomicBool::new(false));
     let build = || runtime(&store).workflow("wait", wait).workflow("busy", busy(&stop));
@@ -52,13 +52,10 @@ pub(crate) async fn sees_signals(store: Arc<dyn Store>, busy_runs: usize) {
     for round in 0..3 {
         let waiting = engine.start("wait", &()).await.unwrap();
         let fresh = outside.start("wait", &()).await.unwrap();
-        #[allow(clippy::disallowed_methods, reason = "a test measures the real engine")]
-        let begun = Instant::now();
         for run in [&waiting, &fresh] {
             outside.run(run.id()).await.unwrap().signal("go", &round).await.unwrap();
             assert_eq!(result::<u32>(run).await.unwrap(), round);
         }
-        assert!(begun.elapsed() < Duration::from_secs(15), "took {:?}", begun.elapsed());
     }
     stop.store(true, Ordering::SeqCst);
     for run in load {
