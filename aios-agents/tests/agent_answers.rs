@@ -23,7 +23,7 @@ use aios_core::{
 use serde_json::json;
 
 use crate::{
-    agent_support::{Inbox, Scripted, World, assigned},
+    agent_support::{Inbox, Scripted, World, assigned, cancelled},
     faulty::{Fault, FaultyBroker},
     workflow_support::{actions, result, runtime, store},
 };
@@ -234,6 +234,22 @@ async fn should_give_back_a_task_whose_answer_waits_when_the_host_shuts_down() {
         let tasks = "agents.backend.task_assigned";
         assert_eq!(scene.world.waiting("agents.backend", tasks).await, 1);
     }
+}
+
+/// Its caller has gone, and the cancellation came when the code had ended already.
+#[tokio::test]
+async fn should_keep_no_answer_to_a_cancelled_task_that_nobody_waits_for() {
+    let scene = Scene::new().await;
+    let missing = BrokerError::Unroutable { event_type: "task_completed".to_owned() };
+    scene.refuse(&["task_completed"], missing);
+    scene.assign().await;
+    scene.world.idle().await;
+    assert_eq!(scene.settled(), [], "its mailbox may still come");
+    scene.world.publish(cancelled("backend", "t1")).await;
+    scene.world.pass(SECOND).await;
+    assert_eq!(scene.settled(), [Settlement::Ack]);
+    assert_eq!(scene.agent.calls(), 1);
+    scene.world.drive(scene.host.shutdown(SECOND)).await.unwrap();
 }
 
 /// A task that can't be read, and whose refusal the broker does not take either.

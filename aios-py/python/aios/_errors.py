@@ -337,6 +337,8 @@ _BY_CODE: dict[str, type[AiosError]] = {
             "NO_EVENT_LOOP",
             "STEP_PANICKED",
             "STEP_TIMEOUT",
+            "TASK_DEAD_LETTERED",
+            "TASK_UNCLAIMED",
             "UNKNOWN_VERSION",
         ),
         TaskError,

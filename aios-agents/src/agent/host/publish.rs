@@ -5,7 +5,10 @@ use aios_core::{
     broker::{BrokerError, Publish},
 };
 
-use super::{hosted::HostedType, running::Running};
+use super::{
+    hosted::HostedType,
+    running::{Running, Stop},
+};
 use crate::agent::backoff::Backoff;
 
 /// Why something was not published.
@@ -47,6 +50,8 @@ impl HostedType {
             match error {
                 BrokerError::Closed => return Err(Unpublished::Abandoned(error)),
                 error if !error.is_retryable() => return Err(Unpublished::Refused(error)),
+                // Whoever cancelled the task may be gone, and waits for no answer.
+                BrokerError::Unroutable { .. } if is_cancelled(running) => return Ok(()),
                 BrokerError::Unroutable { .. } | BrokerError::Rejected { .. } if is_late => {
                     return Err(Unpublished::Refused(error));
                 }
@@ -73,6 +78,10 @@ impl HostedType {
 fn first_failure(answers: Vec<Result<(), BrokerError>>) -> Option<(usize, BrokerError)> {
     let numbered = answers.into_iter().enumerate();
     numbered.filter_map(|(index, answer)| Some((index, answer.err()?))).next()
+}
+
+fn is_cancelled(running: Option<&Running>) -> bool {
+    running.is_some_and(|running| running.stopped() == Some(Stop::Cancelled))
 }
 
 async fn abandoned(running: Option<&Running>) {
