@@ -19,7 +19,7 @@ use aios_store::{
 };
 
 /// No test waits longer than this.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Answers twice the number, and counts how often it was asked.
 #[derive(Clone, Default)]
