@@ -29,21 +29,6 @@ fn should_end_every_run_under_faults_of_every_kind() {
 }
 
 #[test]
-fn should_end_every_run_when_a_cluster_loses_its_leader() {
-    let (is_good, printed) = run(&[
-        "--seed=12",
-        "--minutes=0.5",
-        "--runs=60",
-        "--nodes=3",
-        "--faults=rabbitmq-leader,kill-engine,cut-broker",
-        "--every-kind",
-        PATIENCE,
-    ]);
-    println!("{printed}");
-    assert!(is_good);
-}
-
-#[test]
 fn should_find_every_fault_that_is_planted() {
     let (is_good, printed) = run(&[
         "--seed=13",
