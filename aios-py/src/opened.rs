@@ -105,8 +105,9 @@ impl Opened {
 
     /// Stops it: tasks that run may end within `deadline`.
     pub(crate) async fn close(self, deadline: Duration) -> Result<(), Fault> {
-        drop(self.caller);
         let stopped = self.runtime.shutdown(deadline).await;
+        // Until here its mailbox took the answers of tasks that nobody waits for any more.
+        drop(self.caller);
         let closed = self.broker.close(deadline).await;
         stopped?;
         Ok(closed?)
