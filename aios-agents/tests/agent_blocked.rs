@@ -22,7 +22,7 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 const BLOCKED: &str = "what runs the code of agents is blocked";
-const GOES_ON: &str = "what runs the code of agents goes on";
+const GOES_ON: &str = "what runs the code of agents has resumed";
 
 /// A loop that a test blocks: it keeps the probes that come meanwhile.
 #[derive(Debug, Default)]

@@ -56,8 +56,7 @@ const OTHERS: [&str; 20] = [
 ];
 
 /// What the log says if the store refuses for good to say how runs end.
-const UNFOLLOWED: &str =
-    "the ends of runs are not followed; whoever waits for one looks for it now and then";
+const UNFOLLOWED: &str = "the ends of runs are not followed; callers that wait for one poll for it";
 
 /// Follows the ends of runs where no engine of this process does, while anybody waits for one.
 #[derive(Debug)]

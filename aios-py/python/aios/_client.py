@@ -1050,7 +1050,7 @@ class Runtime(Client):
         shutdown_timeout: How long tasks may go on when the runtime is closed, in seconds.
         blocked_after: After which time without a sign of life the event loop counts as blocked, in
             seconds, at least 0.01; ``None`` means never. Its agents then take no tasks and send no
-            heartbeats until it goes on, so that other processes do their tasks.
+            heartbeats until it resumes, so that other processes do their tasks.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ use super::{FIRST_BEAT, hosted::HostedType};
 use crate::task;
 
 /// Deliveries that wait for a slot, in order. The broker no longer counts them as waiting, so the engine
-/// hears now and then that they are here; else it would think that they were lost.
+/// is told regularly that they are here; otherwise it would consider them lost.
 #[derive(Default)]
 pub(super) struct Held(VecDeque<Waiting>);
 

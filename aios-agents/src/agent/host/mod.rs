@@ -69,7 +69,7 @@ struct Shared {
 /// `aios_agent_tasks_overdue`, by `agent_type`.
 ///
 /// Code that blocks what runs it, such as an event loop, is noticed within
-/// [`blocked_after`](HostOptions::blocked_after): until it goes on, its agents take no tasks and send no
+/// [`blocked_after`](HostOptions::blocked_after): until it resumes, its agents take no tasks and send no
 /// heartbeats, so that others do their tasks. Tasks that have not begun go back to the broker, the log
 /// says what is blocked, and `aios_agents_blocked_total` counts it, by `agent_type`.
 ///

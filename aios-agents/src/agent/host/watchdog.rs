@@ -74,7 +74,7 @@ struct Watched {
     place: Arc<Place>,
     agent_types: Vec<Arc<str>>,
     probe: Option<Probe>,
-    /// How often it was looked at in vain since the probe was sent.
+    /// How many checks found no answer since the probe was sent.
     missed: u32,
 }
 
@@ -143,7 +143,7 @@ fn blocked(shared: &Shared, watched: &Watched, limit: Duration) {
         released,
         stack = stack(&watched.place).unwrap_or_default(),
         "what runs the code of agents is blocked, for {limit:?} at least; they take no tasks and send \
-         no heartbeats until it goes on"
+         no heartbeats until it resumes"
     );
 }
 
@@ -151,7 +151,7 @@ fn freed(watched: &Watched) {
     watched.place.set_blocked(false);
     tracing::warn!(
         agent_types = watched.agent_types.join(", "),
-        "what runs the code of agents goes on; they take tasks again"
+        "what runs the code of agents has resumed; they take tasks again"
     );
 }
 

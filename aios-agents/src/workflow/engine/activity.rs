@@ -154,7 +154,7 @@ impl Queued {
 
     /// Whether the message of a task seems to be gone that nobody has begun, and that was given, or
     /// heard of, at `since`: the broker has had none for so long, or later ones were begun so long ago,
-    /// that whoever has taken it from the queue would have said so.
+    /// that a process that holds it would have reported it.
     pub(super) fn seems_lost(&mut self, since: Timestamp, now: Timestamp) -> bool {
         let silence = FIRST_BEAT + self.engine.options.task_grace;
         let empty = self.engine.activity.empty(&self.queue);

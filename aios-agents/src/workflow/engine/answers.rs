@@ -162,7 +162,7 @@ impl Engine {
 }
 
 /// Records an answer, or finds out what else is to become of it, however long store and broker take.
-/// What will never be recorded stops the engine, and the answer goes to whoever has the mailbox next.
+/// An answer that the store will never record stops the engine; the next reader of the mailbox gets it.
 async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unnamed: Unnamed) {
     let mut back_off = engine.options.back_off.0;
     loop {

@@ -58,8 +58,8 @@ impl Children {
         !self.cancelling.is_empty() || self.uncancelled.is_some()
     }
 
-    /// Why the run has to stand still: some child goes on that should be cancelled, and it will never
-    /// hear of it.
+    /// Why the run has to be blocked: a child that should be cancelled keeps running, and the request
+    /// can never be recorded.
     pub(super) fn uncancelled(&self) -> Option<&Failure> {
         self.uncancelled.as_ref()
     }

@@ -217,7 +217,7 @@ impl Driver {
         None
     }
 
-    /// A task whose result somebody else recorded meanwhile gets no further attempt.
+    /// A task whose result another engine has recorded gets no further attempt.
     fn drop_needless(&self, records: &mut Vec<Record>) {
         let machine = self.execution.machine();
         records.retain(|Record { entry, .. }| match entry {
