@@ -26,7 +26,7 @@ from bench import ratio, trivial
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from postgres import Postgres  # noqa: E402
+from postgres import Postgres
 
 
 async def tasks_per_second(runtime: aios.Runtime, callers: int, each: int) -> float:

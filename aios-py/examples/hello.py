@@ -18,9 +18,7 @@ def shout(text: str) -> str:
 
 @aios.workflow("welcome")
 async def welcome(context: aios.WorkflowContext, names: list[str]) -> list[str]:
-    greetings = await context.gather(
-        *(context.task("greeter", name, result=str) for name in names)
-    )
+    greetings = await context.gather(*(context.task("greeter", name, result=str) for name in names))
     return [await context.step("shout", shout, greeting) for greeting in greetings]
 
 

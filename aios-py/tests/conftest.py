@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-
 import pytest
 
 #: Longer than any test takes on a busy machine, in seconds; a test that hangs fails then.
@@ -58,5 +57,3 @@ def finish(process: subprocess.Popen[str], timeout: float = LIMIT) -> tuple[int,
         output, errors = process.communicate()
         raise AssertionError(f"the program hangs\n{output}\n{errors}") from None
     return process.returncode, output, errors
-
-

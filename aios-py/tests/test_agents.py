@@ -8,9 +8,8 @@ import threading
 import time
 from typing import Any, Literal, NotRequired, TypedDict
 
-import pytest
-
 import aios
+import pytest
 from aios import _aios
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aios
 import pytest
 from conftest import LIMIT, finish
 from rabbitmq import RabbitMq
-
-import aios
 
 #: Agents alone. What blocks its loop says so in a file first.
 PROGRAM = """

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import aios
 import aios.sync
+import pytest
 
 
 @aios.agent("echo")

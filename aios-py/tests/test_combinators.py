@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import aios
+import pytest
 from aios import _workflow
 from aios.testing import WorkflowTest, replay
 

@@ -14,11 +14,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-from conftest import finish
-
 import aios
 import aios.sync
+import pytest
+from conftest import finish
 
 Start = Callable[..., subprocess.Popen[str]]
 

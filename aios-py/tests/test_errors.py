@@ -3,9 +3,8 @@ from __future__ import annotations
 import asyncio
 import pickle
 
-import pytest
-
 import aios
+import pytest
 from aios._errors import build
 
 

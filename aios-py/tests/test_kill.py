@@ -124,5 +124,3 @@ def _wait_for_start(folder: Path, count: int, process: subprocess.Popen[str]) ->
             raise AssertionError(f"the process ended: {output}\n{errors}")
         time.sleep(0.002)
     raise AssertionError("the process does not start")
-
-

@@ -13,13 +13,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import aios
+import aios.sync
 import pytest
 from conftest import finish
 from postgres import Postgres
 from rabbitmq import RabbitMq
-
-import aios
-import aios.sync
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import aios
+import pytest
 from aios.testing import replay
 
 Context = aios.WorkflowContext

@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import aios
 import aios.sync
+import pytest
 
 QUICK = aios.RetryPolicy.fixed(3, 0.01)
 

@@ -13,11 +13,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import aios
 import pytest
 from conftest import finish
 from rabbitmq import RabbitMq
-
-import aios
 
 APP = """
 import os, time

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import pytest
-
 import aios
 import aios.sync
+import pytest
 from aios._errors import _BY_CODE
 
 ROOT = Path(__file__).parents[2]
@@ -236,7 +235,9 @@ async def test_should_name_what_can_not_be_json() -> None:
         with pytest.raises(aios.RunFailedError) as raised:
             await (await runtime.start(steps, "step")).result()
         assert raised.value.code == "INVALID_OUTPUT"
-        assert """step "build" can't be JSON: /a~1b/1: an Opaque can't be JSON""" in str(raised.value)
+        assert """step "build" can't be JSON: /a~1b/1: an Opaque can't be JSON""" in str(
+            raised.value
+        )
         with pytest.raises(aios.RunFailedError, match='agent "echo" can\'t be JSON: /x: an Opaque'):
             await (await runtime.start(steps, "task")).result()
         with pytest.raises(aios.InvalidDataError, match='input of workflow "steps" can\'t be JSON'):
@@ -484,9 +485,7 @@ async def test_should_send_a_signal_and_start_the_run_that_gets_it() -> None:
         assert (run.id, again.id) == ("b", "b")
         assert await run.result() == ["Ada", 1, 2]
         with pytest.raises(aios.InvalidDataError, match='payload of signal "item"'):
-            await runtime.signal_with_start(
-                basket, "Ada", id="c", signal="item", payload=Opaque()
-            )
+            await runtime.signal_with_start(basket, "Ada", id="c", signal="item", payload=Opaque())
         with pytest.raises(aios.RunNotFoundError):
             await runtime.run("c")
         for wrong in ("", "a~b", "a\n", "x" * 201):

@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import aios
+import aios.sync
 import pytest
 from conftest import LIMIT, finish
 from rabbitmq import RabbitMq
-
-import aios
-import aios.sync
 
 #: What never gives back control: the loop's thread, and with the second one the interpreter too.
 ENDLESS = {

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import pytest
-
 import aios
+import pytest
 from aios.testing import WorkflowTest, replay
 
 DAY = 86_400.0

@@ -8,9 +8,8 @@ import uuid
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NewType
 
-import pytest
-
 import aios
+import pytest
 from aios._aios import dumps, loads
 from aios._convert import Converter
 
@@ -68,7 +67,7 @@ class Checked:
         (uuid.UUID, uuid.UUID(int=7)),
         (decimal.Decimal, decimal.Decimal("1.10")),
         (Path, Path("/tmp")),
-        (datetime.datetime, datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc)),
+        (datetime.datetime, datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC)),
         (datetime.date, datetime.date(2024, 1, 2)),
         (datetime.time, datetime.time(1, 2)),
         (datetime.timedelta, datetime.timedelta(seconds=1.5)),

@@ -9,9 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import aios
+import pytest
 
 TESTS = Path(__file__).parent
 CHECKED = [*sorted(TESTS.glob("*.py")), *sorted((TESTS.parent / "examples").glob("*.py"))]

@@ -8,10 +8,8 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import aios
-
+import pytest
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 

@@ -1,5 +1,7 @@
 """Durable, event-driven AI agents and workflows.
 
+Example::
+
     import aios
 
     @aios.agent("greeter")

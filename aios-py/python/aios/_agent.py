@@ -159,7 +159,7 @@ def agent(agent_type: str, *, concurrency: int | None = None) -> Callable[[A], A
         ConfigurationError: The type or the concurrency is not valid.
     """
     if not isinstance(agent_type, str):
-        raise TypeError("an agent has a type: write @aios.agent(\"type\") instead of @aios.agent")
+        raise TypeError('an agent has a type: write @aios.agent("type") instead of @aios.agent')
     from ._signature import check_name
 
     check_name(agent_type, "the type of an agent")

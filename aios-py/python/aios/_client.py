@@ -337,14 +337,18 @@ def _several(given: Iterable[Any], name: str) -> list[Any]:
     try:
         return list(given)
     except TypeError:
-        raise ConfigurationError(f"{name} is a list: pass [{given!r}] instead of {given!r}") from None
+        raise ConfigurationError(
+            f"{name} is a list: pass [{given!r}] instead of {given!r}"
+        ) from None
 
 
 def _workflows(given: Iterable[Any]) -> list[Workflow[Any, Any]]:
     made = _several(given, "workflows")
     for one in made:
         if not isinstance(one, Workflow):
-            raise ConfigurationError(f"{one!r} is no workflow; decorate it with @aios.workflow(name)")
+            raise ConfigurationError(
+                f"{one!r} is no workflow; decorate it with @aios.workflow(name)"
+            )
     twice = _twice((one.name, one.version) for one in made)
     if twice is not None:
         raise ConfigurationError(f"there are two workflows {twice[0]} of version {twice[1]}")
@@ -374,7 +378,9 @@ def _statuses(statuses: Iterable[str]) -> list[str]:
     known = get_args(RunState)
     for status in made:
         if status not in known:
-            raise ConfigurationError(f"runs have no status {status!r}; they have {', '.join(known)}")
+            raise ConfigurationError(
+                f"runs have no status {status!r}; they have {', '.join(known)}"
+            )
     return made
 
 

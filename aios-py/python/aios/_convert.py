@@ -14,6 +14,7 @@ from typing import Any
 
 from ._errors import InvalidParametersError
 
+
 class Converter:
     """Reads one type from JSON.
 

@@ -63,9 +63,7 @@ class TaskError(AiosError):
         super().__init__(message, code=code, details=details, retryable=retryable)
 
     @classmethod
-    def terminal(
-        cls, message: str, *, code: str | None = None, details: Any = None
-    ) -> TaskError:
+    def terminal(cls, message: str, *, code: str | None = None, details: Any = None) -> TaskError:
         """An error that trying again can't mend."""
         return cls(message, code=code, details=details, retryable=False)
 
@@ -412,8 +410,10 @@ def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bo
     if isinstance(error, asyncio.CancelledError):
         return TaskInterruptedError.default_code, "the task was interrupted", None, True
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else (
-        f"{kind.__module__}.{kind.__qualname__}"
+    name = (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else (f"{kind.__module__}.{kind.__qualname__}")
     )
     text = _text("".join(traceback.format_exception(error)))
     message = _text(error)

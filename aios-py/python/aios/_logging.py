@@ -24,9 +24,7 @@ def install() -> None:
         _installed = True
         records = _aios.log_to()
     if records is not None:
-        thread = threading.Thread(
-            target=_pass_on, args=(records,), name="aios-log", daemon=True
-        )
+        thread = threading.Thread(target=_pass_on, args=(records,), name="aios-log", daemon=True)
         thread.start()
         atexit.register(_stop, thread, os.getpid())
 

@@ -149,7 +149,9 @@ def given(
         raise ConfigurationError(f"a batch has at least 1 event, not {batch_size}")
     load: Callable[..., Any] | None = None
     if position_from is not None:
-        _check(position_from, 0, f"position_from of projection {name} is a function without arguments")
+        _check(
+            position_from, 0, f"position_from of projection {name} is a function without arguments"
+        )
         load = _runner(position_from, _position)
     return GivenProjection(
         name,

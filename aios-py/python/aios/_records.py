@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 #: Where a run stands. ``blocked``: today's code does not fit its journal.
 RunState = Literal[
@@ -66,7 +66,7 @@ class Event(NamedTuple):
 
     def to_envelope(self) -> dict[str, Any]:
         """The JSON envelope."""
-        stamp = self.timestamp.astimezone(datetime.timezone.utc).replace(tzinfo=None).isoformat()
+        stamp = self.timestamp.astimezone(datetime.UTC).replace(tzinfo=None).isoformat()
         return {
             "id": self.id,
             "type": self.type,

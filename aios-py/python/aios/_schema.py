@@ -245,8 +245,7 @@ def _fields(kind: type) -> list[_Field] | None:
         hints = typing.get_type_hints(kind, include_extras=True)
         required: frozenset[str] = getattr(kind, "__required_keys__", frozenset())
         return [
-            _Field(name, hint, _is_required(hint, name in required))
-            for name, hint in hints.items()
+            _Field(name, hint, _is_required(hint, name in required)) for name, hint in hints.items()
         ]
     return None
 

@@ -65,7 +65,9 @@ class _Worker:
         if self._process is not None and self._process.poll() is not None:
             self._note_death(self._process.returncode, now)
         if self._process is None and now >= self._start_at:
-            code = "import sys; from aios._worker import serve; serve(sys.argv[1], int(sys.argv[2]))"
+            code = (
+                "import sys; from aios._worker import serve; serve(sys.argv[1], int(sys.argv[2]))"
+            )
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, self._app, str(os.getpid())], start_new_session=True
             )
@@ -117,4 +119,5 @@ def supervise(app: str, processes: int) -> int:
     for worker in workers:
         worker.stop()
     deadline = time.monotonic() + runtime._deadline() + 10.0
-    return 0 if all([worker.join(deadline) for worker in workers]) else 1
+    ended_well = [worker.join(deadline) for worker in workers]
+    return 0 if all(ended_well) else 1

@@ -55,7 +55,7 @@ _FOREIGN = (
     "a workflow can only await operations of its context (task, step, sleep, signal, child, gather, "
     "race); instead of asyncio.sleep use `await context.sleep(seconds)`, instead of asyncio.gather "
     "`await context.gather(...)`, and put everything else into an async function and "
-    "`await context.step(\"name\", function)`"
+    '`await context.step("name", function)`'
 )
 
 
@@ -164,7 +164,7 @@ def workflow(name: str, *, version: int = 1) -> _Decorate:
     """
     if not isinstance(name, str):
         raise TypeError(
-            "a workflow has a name: write @aios.workflow(\"name\") instead of @aios.workflow"
+            'a workflow has a name: write @aios.workflow("name") instead of @aios.workflow'
         )
     return _Decorate(name, version)
 

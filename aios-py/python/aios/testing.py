@@ -118,7 +118,12 @@ class WorkflowTest(Generic[I, O]):
         core = host._begin()
         try:
             result, failed, elapsed, events = await _aios.run_test(
-                core, given(self._workflow), self._workflow.input(input), self._agents, self._children, self._outside
+                core,
+                given(self._workflow),
+                self._workflow.input(input),
+                self._agents,
+                self._children,
+                self._outside,
             )
         finally:
             host._dispose()
@@ -130,9 +135,7 @@ class WorkflowTest(Generic[I, O]):
         return asyncio.run(self.run(input))
 
 
-async def replay(
-    workflow: Workflow[Any, Any], journal: Iterable[Event | RecordedEvent]
-) -> None:
+async def replay(workflow: Workflow[Any, Any], journal: Iterable[Event | RecordedEvent]) -> None:
     """Replays a saved journal. Nothing is executed that is not recorded.
 
     Raises:
