@@ -84,7 +84,7 @@ async fn should_keep_a_continued_child_for_its_paused_parent_on_postgresql() {
     })
     .await;
     for _ in 0..3 {
-        kept.retain(&Retention::new(Duration::ZERO)).await.unwrap();
+        kept.expire_runs(&Retention::new(Duration::ZERO)).await.unwrap();
     }
     if paused.is_ok() {
         run.resume().await.unwrap();

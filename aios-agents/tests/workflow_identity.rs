@@ -328,7 +328,7 @@ async fn should_run_anew_under_an_id_that_was_used_before() {
         let expire = || async {
             result::<u32>(&runtime.start("child", &0).await.unwrap()).await.unwrap();
             let policy = aios_store::Retention::new(std::time::Duration::ZERO);
-            memory.retain(&policy).await.unwrap();
+            memory.expire_runs(&policy).await.unwrap();
             runtime.run("daily").await.is_err() && runtime.run("daily~2").await.is_err()
         };
         eventually("the run is taken out", expire).await;

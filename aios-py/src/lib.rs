@@ -40,7 +40,7 @@ mod _aios {
         measure::rust_tasks_per_second,
         places::{Pool, Reply},
         projection::{ProjectionCore, projection, start_projection},
-        retention::{compact, retain},
+        retention::{compact, expire_runs},
         run::HandleCore,
         terminate::Terminator,
         testing::{replay, run_test},

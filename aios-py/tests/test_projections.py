@@ -281,8 +281,8 @@ async def test_should_remove_runs_that_ended_and_give_their_space_back(
     async with aios.Runtime(f"sqlite://{path}", workflows=[short], relay=False) as runtime:
         for number in range(40):
             await (await runtime.start(short, "x" * 20_000, id=f"run-{number}")).result()
-        assert await runtime.retain(3_600) == 0
-        removed = await runtime.retain(0, archive=archive, runs_at_once=7, pause=0)
+        assert await runtime.expire_runs(3_600) == 0
+        removed = await runtime.expire_runs(0, archive=archive, batch_size=7, pause=0)
         # The last one of the log stays.
         assert removed == 39
         assert [row.id for row in (await runtime.list()).rows] == ["run-39"]
@@ -302,21 +302,21 @@ async def test_should_say_what_can_not_be_removed_or_compacted() -> None:
         await (await runtime.start(short, "a")).result()
         await (await runtime.start(short, "b")).result()
         with pytest.raises(aios.ConfigurationError, match="no archive"):
-            await runtime.retain(0, archive=True)
+            await runtime.expire_runs(0, archive=True)
         with pytest.raises(aios.ConfigurationError, match="no file to compact"):
             await runtime.compact()
-        with pytest.raises(aios.ConfigurationError, match="runs_at_once"):
-            await runtime.retain(0, runs_at_once=0)
+        with pytest.raises(aios.ConfigurationError, match="batch_size"):
+            await runtime.expire_runs(0, batch_size=0)
         with pytest.raises(aios.InvalidDataError, match="-1"):
-            await runtime.retain(-1)
+            await runtime.expire_runs(-1)
     async with aios.Client(None) as client:
         with pytest.raises(aios.ConfigurationError, match="no store"):
-            await client.retain(0)
+            await client.expire_runs(0)
 
 
 def test_should_remove_runs_without_async(tmp_path: Path) -> None:
     with aios.sync.Runtime(f"sqlite://{tmp_path}/a.db", workflows=[short], relay=False) as runtime:
         for text in ("a", "b"):
             runtime.start(short, text).result()
-        assert runtime.retain(0, pause=0) == 1
+        assert runtime.expire_runs(0, pause=0) == 1
         assert runtime.compact() >= 0

@@ -8,10 +8,10 @@ use crate::postgres::PostgresStore;
 use crate::sqlite::SqliteStore;
 use crate::{
     memory::MemoryStore,
-    retention::{Expired, Retention},
+    retention::{ExpiredEvents, Retention},
 };
 
-/// The store that a URL names, with what only adapters can do: [`retain`](Self::retain) and
+/// The store that a URL names, with what only adapters can do: [`expire_runs`](Self::expire_runs) and
 /// [`compact`](Self::compact). Cloning is cheap.
 ///
 /// # Examples
@@ -27,7 +27,7 @@ use crate::{
 /// let store = opened.store(); // for `RuntimeBuilder::store`
 /// # drop(store);
 /// let month = Duration::from_secs(30 * 24 * 3600);
-/// let removed = opened.retain(&Retention::new(month)).await?;
+/// let removed = opened.expire_runs(&Retention::new(month)).await?;
 /// assert_eq!(removed, 0);
 /// # Ok(())
 /// # }
@@ -69,16 +69,16 @@ impl AnyStore {
     /// # Cancel safety
     ///
     /// Each transaction happens or does not; go on by calling again.
-    pub async fn retain(&self, policy: &Retention) -> Result<u64, StoreError> {
+    pub async fn expire_runs(&self, policy: &Retention) -> Result<u64, StoreError> {
         match self {
-            Self::Memory(_) if policy.expired == Expired::Archive => {
+            Self::Memory(_) if policy.expired == ExpiredEvents::Archive => {
                 Err(invalid("a store in memory has no archive; let the events be deleted"))
             }
-            Self::Memory(store) => store.retain(policy).await,
+            Self::Memory(store) => store.expire_runs(policy).await,
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(store) => store.retain(policy).await,
+            Self::Sqlite(store) => store.expire_runs(policy).await,
             #[cfg(feature = "postgres")]
-            Self::Postgres(store) => store.retain(policy).await,
+            Self::Postgres(store) => store.expire_runs(policy).await,
         }
     }
 
@@ -120,9 +120,9 @@ mod tests {
     async fn should_refuse_an_archive_and_a_file_in_memory() {
         let opened = AnyStore::connect("memory:").await.unwrap();
         let policy = Retention::new(Duration::ZERO);
-        assert_eq!(opened.retain(&policy).await.unwrap(), 0);
-        let archive = policy.with_expired(Expired::Archive);
-        for error in [opened.retain(&archive).await, opened.compact().await] {
+        assert_eq!(opened.expire_runs(&policy).await.unwrap(), 0);
+        let archive = policy.with_expired(ExpiredEvents::Archive);
+        for error in [opened.expire_runs(&archive).await, opened.compact().await] {
             assert_eq!(error.unwrap_err().code(), "INVALID_STORE_CONFIGURATION");
         }
     }

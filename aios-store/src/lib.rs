@@ -10,15 +10,15 @@ pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-mod admission;
 mod any;
 mod connect;
 mod leases;
 mod retention;
 mod rows;
+mod validation;
 
 pub use self::{
     any::AnyStore,
     connect::connect,
-    retention::{Expired, Retention},
+    retention::{ExpiredEvents, Retention},
 };

@@ -10,7 +10,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(86_400);
 /// What becomes of the events of a run that is older than the policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Expired {
+pub enum ExpiredEvents {
     /// They are gone.
     #[default]
     Delete,
@@ -34,8 +34,8 @@ pub enum Expired {
 #[must_use]
 pub struct Retention {
     pub(crate) older_than: Duration,
-    pub(crate) expired: Expired,
-    pub(crate) runs_at_once: u16,
+    pub(crate) expired: ExpiredEvents,
+    pub(crate) batch_size: u16,
     pub(crate) pause: Duration,
 }
 
@@ -44,21 +44,21 @@ impl Retention {
     pub fn new(older_than: Duration) -> Self {
         Self {
             older_than,
-            expired: Expired::default(),
-            runs_at_once: 50,
+            expired: ExpiredEvents::default(),
+            batch_size: 50,
             pause: Duration::from_millis(100),
         }
     }
 
-    /// Sets what becomes of the events. Default [`Expired::Delete`].
-    pub fn with_expired(mut self, expired: Expired) -> Self {
+    /// Sets what becomes of the events. Default [`ExpiredEvents::Delete`].
+    pub fn with_expired(mut self, expired: ExpiredEvents) -> Self {
         self.expired = expired;
         self
     }
 
     /// Sets how many runs go in one transaction, at least 1. Appends wait while it lasts.
-    pub fn with_runs_at_once(mut self, runs: u16) -> Self {
-        self.runs_at_once = runs;
+    pub fn with_batch_size(mut self, runs: u16) -> Self {
+        self.batch_size = runs;
         self
     }
 
@@ -72,8 +72,8 @@ impl Retention {
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         let invalid = |reason| Err(StoreError::InvalidConfiguration { reason });
         let (age, pause) = (self.older_than, self.pause);
-        if self.runs_at_once == 0 {
-            return invalid("runs_at_once of a retention is 0; it is at least 1".to_owned());
+        if self.batch_size == 0 {
+            return invalid("batch_size of a retention is 0; it is at least 1".to_owned());
         }
         if age > OLDEST {
             return invalid(format!(
@@ -96,7 +96,7 @@ mod tests {
     fn should_refuse_a_policy_that_makes_no_sense() {
         let week = || Retention::new(Duration::from_secs(7 * 86_400));
         for (name, policy) in [
-            ("runs_at_once", week().with_runs_at_once(0)),
+            ("batch_size", week().with_batch_size(0)),
             ("older_than", Retention::new(Duration::MAX)),
             ("pause", week().with_pause(Duration::MAX)),
         ] {
@@ -104,7 +104,7 @@ mod tests {
             assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
             assert!(error.to_string().contains(name), "{error}");
         }
-        week().with_runs_at_once(1).with_pause(Duration::ZERO).check().unwrap();
+        week().with_batch_size(1).with_pause(Duration::ZERO).check().unwrap();
         Retention::new(Duration::ZERO).check().unwrap();
     }
 }

@@ -27,7 +27,7 @@ __all__ = [
     "log_to",
     "projection",
     "replay",
-    "retain",
+    "expire_runs",
     "run_test",
     "rust_tasks_per_second",
     "set_log_level",
@@ -82,8 +82,8 @@ class _Projection(Protocol):
     def pool(self) -> Pool: ...
 
 def compact(core: Core) -> asyncio.Future[int]: ...
-def retain(
-    core: Core, older_than: float, archive: bool, runs_at_once: int, pause: float
+def expire_runs(
+    core: Core, older_than: float, archive: bool, batch_size: int, pause: float
 ) -> asyncio.Future[int]: ...
 def start_projection(core: Core, given: _Projection) -> asyncio.Future[None]: ...
 def projection(core: Core, name: str) -> ProjectionCore: ...

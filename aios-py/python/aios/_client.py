@@ -976,12 +976,12 @@ class Client:
         check_name(name, "the name of a projection")
         return ProjectionHandle(_aios.projection(self._opened(), name))
 
-    async def retain(
+    async def expire_runs(
         self,
         older_than: float,
         *,
         archive: bool = False,
-        runs_at_once: int = 50,
+        batch_size: int = 50,
         pause: float = 0.1,
     ) -> int:
         """Removes runs that ended longer ago from the log and the read models, with their tasks, in
@@ -994,7 +994,7 @@ class Client:
         Args:
             older_than: How long ago, in seconds.
             archive: Moves the events to the table ``archived_events`` instead of deleting them.
-            runs_at_once: How many runs go in one transaction, 1 to 65,535. Appends wait meanwhile.
+            batch_size: How many runs go in one transaction, 1 to 65,535. Appends wait meanwhile.
             pause: How long the log is left to others between two transactions, in seconds.
 
         Returns:
@@ -1004,13 +1004,13 @@ class Client:
             ConfigurationError: An option is out of range, or ``memory:`` is to archive.
             StoreError: The store failed.
         """
-        if not 1 <= runs_at_once <= 65_535:
-            raise ConfigurationError(f"runs_at_once is 1 to 65,535, not {runs_at_once}")
+        if not 1 <= batch_size <= 65_535:
+            raise ConfigurationError(f"batch_size is 1 to 65,535, not {batch_size}")
         core = self._opened()
-        return await _aios.retain(core, older_than, archive, runs_at_once, pause)
+        return await _aios.expire_runs(core, older_than, archive, batch_size, pause)
 
     async def compact(self) -> int:
-        """Gives the space back that :meth:`retain` left in a SQLite file. The file is written anew,
+        """Gives the space back that :meth:`expire_runs` left in a SQLite file. The file is written anew,
         and appends wait for that.
 
         Returns:

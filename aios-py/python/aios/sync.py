@@ -397,9 +397,9 @@ class Client:
         """A handle for a projection; see :meth:`aios.Client.projection_handle`."""
         return ProjectionHandle(self._loop, self._client.projection_handle(name))
 
-    def retain(self, older_than: float, **options: Any) -> int:
-        """Removes runs that ended longer ago; see :meth:`aios.Client.retain`."""
-        return self._loop.call(self._client.retain(older_than, **options))
+    def expire_runs(self, older_than: float, **options: Any) -> int:
+        """Removes runs that ended longer ago; see :meth:`aios.Client.expire_runs`."""
+        return self._loop.call(self._client.expire_runs(older_than, **options))
 
     def compact(self) -> int:
         """Gives free space of a SQLite file back; see :meth:`aios.Client.compact`."""

@@ -5,7 +5,7 @@ use aios_core::{
 };
 
 use super::{MemoryStore, State};
-use crate::admission::{Lookup, Place, admit, check_expected};
+use crate::validation::{Location, Lookup, check_expected, validate_append};
 
 impl MemoryStore {
     pub(super) fn append_all(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
@@ -19,11 +19,11 @@ impl MemoryStore {
 
 impl State {
     fn append(&mut self, append: Append, limit: usize) -> Result<Appended, StoreError> {
-        admit(&append, limit)?;
+        validate_append(&append, limit)?;
         match Lookup::of(&append.stream, &self.places(&append)) {
             Lookup::New => {}
             Lookup::Repeated(appended) => return Ok(appended),
-            Lookup::Taken(id) => return Err(StoreError::DuplicateEvent { id }),
+            Lookup::Conflicting(id) => return Err(StoreError::DuplicateEvent { id }),
         }
         self.leases.check(append.fence)?;
         check_expected(&append.stream, append.expected, self.version(&append.stream))?;
@@ -33,13 +33,13 @@ impl State {
         Ok(self.insert(append))
     }
 
-    fn places<'a>(&self, append: &'a Append) -> Vec<(&'a EventId, Option<Place>)> {
+    fn places<'a>(&self, append: &'a Append) -> Vec<(&'a EventId, Option<Location>)> {
         append.events.iter().map(|event| (&event.id, self.place(&event.id))).collect()
     }
 
-    fn place(&self, id: &EventId) -> Option<Place> {
+    fn place(&self, id: &EventId) -> Option<Location> {
         let recorded = self.recorded(*self.ids.get(&id.key())?)?;
-        Some(Place {
+        Some(Location {
             stream: recorded.stream.clone(),
             version: recorded.version,
             position: recorded.position,

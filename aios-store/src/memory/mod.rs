@@ -26,7 +26,7 @@ use uuid::Uuid;
 pub use self::options::MemoryOptions;
 use self::{read_model::Tables, wait::WaitTable};
 use crate::leases::LeaseTable;
-pub use crate::retention::{Expired, Retention};
+pub use crate::retention::{ExpiredEvents, Retention};
 
 /// A store that lives as long as its handles. Clones share everything.
 ///

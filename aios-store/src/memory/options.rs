@@ -5,7 +5,7 @@ use aios_core::{
     store::StoreError,
 };
 
-use crate::admission::MAX_EVENT_BYTES;
+use crate::validation::MAX_EVENT_BYTES;
 
 /// The largest event, as of the stores on disk.
 const LARGEST_EVENT: usize = 1 << 29;

@@ -17,13 +17,13 @@ impl MemoryStore {
     /// # Cancel safety
     ///
     /// What was done until then stays done; go on by calling again.
-    pub async fn retain(&self, policy: &Retention) -> Result<u64, StoreError> {
+    pub async fn expire_runs(&self, policy: &Retention) -> Result<u64, StoreError> {
         policy.check()?;
         let mut total = 0;
         loop {
             let gone = self.state().expire(policy, self.0.clock.now());
             total += gone;
-            if gone < u64::from(policy.runs_at_once) {
+            if gone < u64::from(policy.batch_size) {
                 return Ok(total);
             }
             self.0.clock.sleep(policy.pause).await;
@@ -43,7 +43,7 @@ impl State {
             let last = self.streams.get(&stream)?.last()?;
             (*last <= passed && !self.tables.is_wanted(&run_id)).then_some((run_id, stream))
         });
-        let gone: Vec<_> = gone.take(usize::from(policy.runs_at_once)).collect();
+        let gone: Vec<_> = gone.take(usize::from(policy.batch_size)).collect();
         for (run_id, stream) in &gone {
             self.take_out(run_id, stream);
         }

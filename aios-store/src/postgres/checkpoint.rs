@@ -2,7 +2,7 @@ use aios_core::store::{Checkpoints, StoreError};
 use async_trait::async_trait;
 use sqlx::Row;
 
-use super::{PostgresStore, statement::Statement};
+use super::{PostgresStore, connection::Statement};
 
 const LOAD: &str = "SELECT position FROM {schema}.checkpoints WHERE reader = $1";
 

@@ -32,7 +32,7 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
                 database: database.to_owned(),
                 reason: Cause(error).to_string(),
             },
-            _ => backend(operation, is_passing(&error), Cause(error)),
+            _ => backend(operation, is_transient(&error), Cause(error)),
         },
     }
 }
@@ -89,19 +89,19 @@ pub(super) fn is_lost(error: &Error) -> bool {
 }
 
 /// Whether the data itself is what the server refuses, so that it would refuse it again.
-pub(super) fn is_poison(error: &Error) -> bool {
+pub(super) fn is_bad_data(error: &Error) -> bool {
     matches!(class(error), Some("21" | "22" | "23" | "54")) || matches!(error, Error::Encode(_))
 }
 
 /// Whether a row was refused because its unique key is taken.
-pub(super) fn is_taken(error: &Error) -> bool {
+pub(super) fn is_unique_violation(error: &Error) -> bool {
     code(error) == Some("23505")
 }
 
 /// Whether the statement did nothing, and may succeed if it is simply sent again: a deadlock, a
 /// lock or statement that took too long, a server without resources or that only reads.
-pub(super) fn is_passing(error: &Error) -> bool {
-    (is_lost(error) && !is_untrusted(error))
+pub(super) fn is_transient(error: &Error) -> bool {
+    (is_lost(error) && !is_tls_failure(error))
         || matches!(class(error), Some("40" | "53"))
         || matches!(code(error), Some("55P03" | "57014" | "25006"))
 }
@@ -112,7 +112,7 @@ pub(super) fn is_undefined(error: &Error) -> bool {
 }
 
 /// Whether the two sides could not agree on how to encrypt: they trust each other as little later.
-fn is_untrusted(error: &Error) -> bool {
+fn is_tls_failure(error: &Error) -> bool {
     matches!(error, Error::Io(cause) if cause.kind() == ErrorKind::InvalidData)
 }
 
@@ -137,11 +137,11 @@ mod tests {
     #[test]
     fn should_tell_a_lost_connection_from_a_refused_statement() {
         let lost = Error::Io(std::io::ErrorKind::ConnectionReset.into());
-        assert!(is_lost(&lost) && is_passing(&lost) && !is_poison(&lost));
+        assert!(is_lost(&lost) && is_transient(&lost) && !is_bad_data(&lost));
         let untrusted = Error::Io(ErrorKind::InvalidData.into());
-        assert!(is_lost(&untrusted) && !is_passing(&untrusted));
+        assert!(is_lost(&untrusted) && !is_transient(&untrusted));
         let refused = Error::Encode("too long".into());
-        assert!(!is_lost(&refused) && !is_passing(&refused) && is_poison(&refused));
+        assert!(!is_lost(&refused) && !is_transient(&refused) && is_bad_data(&refused));
     }
 
     #[test]

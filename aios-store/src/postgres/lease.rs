@@ -4,7 +4,12 @@ use aios_core::store::{Epoch, Lease, Leases, Owner, Shard, StoreError};
 use async_trait::async_trait;
 use sqlx::{Row, postgres::PgRow};
 
-use super::{PostgresStore, moment::Moment, pool::Database, statement::Statement, wake};
+use super::{
+    PostgresStore,
+    connection::{Database, Statement},
+    read,
+    timestamp::PgTimestamp,
+};
 
 const ACQUIRE: &str =
     "SELECT shard, epoch, owner, expires_at FROM {schema}.acquire($1, $2, $3) ORDER BY shard";
@@ -60,7 +65,7 @@ impl Leases for PostgresStore {
         self.extend("release leases", leases, None).await?;
         self.0.head.released();
         // A hint that is not sent is made up for by those who ask from time to time.
-        wake::notify_release(&self.0.database, &self.0.head).await.unwrap_or_default();
+        read::notify_release(&self.0.database, &self.0.head).await.unwrap_or_default();
         Ok(())
     }
 
@@ -105,12 +110,12 @@ async fn fetch(
 }
 
 fn lease(row: &PgRow) -> sqlx::Result<Lease> {
-    let nonsense = |error: std::num::TryFromIntError| sqlx::Error::Decode(Box::new(error));
+    let corrupt = |error: std::num::TryFromIntError| sqlx::Error::Decode(Box::new(error));
     Ok(Lease {
-        shard: Shard(u16::try_from(row.try_get::<i32, _>(0)?).map_err(nonsense)?),
-        epoch: Epoch(u64::try_from(row.try_get::<i64, _>(1)?).map_err(nonsense)?),
+        shard: Shard(u16::try_from(row.try_get::<i32, _>(0)?).map_err(corrupt)?),
+        epoch: Epoch(u64::try_from(row.try_get::<i64, _>(1)?).map_err(corrupt)?),
         owner: Owner::new(row.try_get::<String, _>(2)?),
-        expires_at: row.try_get::<Moment, _>(3)?.0,
+        expires_at: row.try_get::<PgTimestamp, _>(3)?.0,
     })
 }
 

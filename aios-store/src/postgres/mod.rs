@@ -29,41 +29,17 @@
 //! a server that lost commits, behind a pooler that keeps its clients through it, restart the clients:
 //! they can't see that what they know of names and streams is gone.
 
-mod answer;
 mod append;
-mod appender;
-mod batch;
-mod callers;
-mod changes;
 mod checkpoint;
-mod columns;
-mod commit;
+mod connection;
 mod error;
-mod gather;
 mod lease;
-mod lent;
-mod load;
-mod moment;
-mod names;
+mod models;
 mod nul;
-mod one;
 mod options;
-mod pool;
 mod read;
-mod read_model;
-mod rebuild;
-mod retention;
 mod schema;
-mod statement;
-mod streams;
-mod tail;
-mod texts;
-mod tls;
-mod url;
-mod verdicts;
-mod wait;
-mod wake;
-mod writer;
+mod timestamp;
 
 use std::{
     fmt,
@@ -83,17 +59,15 @@ use tokio::{
 };
 
 use self::{
-    callers::Pending,
-    pool::Database,
-    tail::Tail,
-    wake::Head,
-    writer::{QUEUE, Writer},
+    append::{Pending, QUEUE, Writer},
+    connection::Database,
+    read::{Head, Tail},
 };
 pub use self::{
+    connection::Tls,
     options::{Pooler, PostgresOptions},
-    tls::Tls,
 };
-pub use crate::retention::{Expired, Retention};
+pub use crate::retention::{ExpiredEvents, Retention};
 
 /// A store in a PostgreSQL database. Clones share the connections and the one writer.
 ///
@@ -208,9 +182,9 @@ impl PostgresStore {
 }
 
 fn helpers(database: &Database, head: &Head) -> Vec<AbortHandle> {
-    let poll = tokio::spawn(wake::poll(database.clone(), head.clone()));
-    let notify = tokio::spawn(wake::notify(database.clone(), head.clone()));
-    let listen = tokio::spawn(wake::listen(database.clone(), head.clone()));
+    let poll = tokio::spawn(read::poll(database.clone(), head.clone()));
+    let notify = tokio::spawn(read::notify(database.clone(), head.clone()));
+    let listen = tokio::spawn(read::listen(database.clone(), head.clone()));
     vec![poll.abort_handle(), notify.abort_handle(), listen.abort_handle()]
 }
 

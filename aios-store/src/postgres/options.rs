@@ -7,11 +7,10 @@ use aios_core::{
 use sqlx::{PgPool, postgres::PgConnectOptions};
 
 use super::{
+    connection::{Encryption, Tls, parse},
     schema::Schema,
-    tls::{Encryption, Tls},
-    url::parse,
 };
-use crate::admission::MAX_EVENT_BYTES;
+use crate::validation::MAX_EVENT_BYTES;
 
 /// Limits of durations: `statement_timeout` and `lock_timeout` are milliseconds in 31 bits, of which 0
 /// would mean for ever.
@@ -35,11 +34,11 @@ pub enum Pooler {
     /// Nothing, or a pooler that keeps a session for each connection.
     #[default]
     Session,
-    /// One that lends a server connection for a transaction, and keeps prepared statements apart:
+    /// A pooler that assigns a server connection per transaction and tracks prepared statements:
     /// PgBouncer 1.21 or later with `max_prepared_statements` above 0. Statements and locks are then
     /// limited by what the role has set, and by this side's patience.
     Transaction,
-    /// One that lends a server connection for a transaction and knows nothing of prepared
+    /// A pooler that assigns a server connection per transaction and does not support prepared
     /// statements. Each call is a transaction that sets its limits, and costs three round trips more.
     TransactionUnprepared,
 }

@@ -3,7 +3,7 @@ use std::{str::FromStr, sync::Arc};
 use aios_core::store::StoreError;
 use sqlx::{Connection, Executor, PgConnection};
 
-use super::{error::is_undefined, statement::Sql};
+use super::{connection::Sql, error::is_undefined};
 
 /// Every migration, in order; its version is its place, from 1.
 const MIGRATIONS: [(&str, &str); 13] = [

@@ -1,44 +1,24 @@
 use aios_core::{
     projection::{is_projected, project},
-    store::{Append, Appended, Expected, Fence, RecordedEvent, StoreError, StreamId},
+    store::{Append, Appended, StoreError, StreamId},
 };
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
-use super::{
-    log::End,
-    read_model::apply_all,
-    writer::{CALL_WEIGHT, Work, Writer},
-};
-use crate::admission::{Lookup, admit, check_expected};
+use super::{log::End, queue::Job, read_model::apply_all, row::Prepared, writer::Writer};
+use crate::validation::{Lookup, check_expected};
 
 /// What one append is answered with, unless the whole transaction fails.
 pub(super) type Answer = Result<Appended, StoreError>;
 
 /// One call of `append`.
-pub(super) struct AppendWork {
+pub(super) struct AppendJob {
     appends: Vec<Result<Prepared, StoreError>>,
     answers: Vec<Answer>,
     weight: usize,
     reply: oneshot::Sender<Vec<Answer>>,
 }
 
-/// An append with everything done that needs no look at the log.
-pub(super) struct Prepared {
-    pub(super) stream: StreamId,
-    pub(super) rows: Vec<EventRow>,
-    expected: Expected,
-    fence: Option<Fence>,
-}
-
-/// An event to insert. It is put into its place by the writer.
-pub(super) struct EventRow {
-    pub(super) key: Uuid,
-    pub(super) metadata: Option<String>,
-    pub(super) recorded: RecordedEvent,
-}
-
-impl AppendWork {
+impl AppendJob {
     /// Prepares on the caller's side what the writer need not do.
     pub(super) fn new(
         batch: Vec<Append>,
@@ -53,26 +33,7 @@ impl AppendWork {
     }
 }
 
-impl Prepared {
-    fn new(append: Append, limit: usize) -> Result<Self, StoreError> {
-        let metadata = admit(&append, limit)?;
-        let Append { stream, expected, events, fence } = append;
-        let row = |(event, metadata): (aios_core::event::Event, _)| EventRow {
-            key: event.id.key(),
-            metadata,
-            recorded: RecordedEvent { position: 0, stream: stream.clone(), version: 0, event },
-        };
-        let rows = events.into_iter().zip(metadata).map(row).collect();
-        Ok(Self { stream, rows, expected, fence })
-    }
-
-    fn weight(&self) -> usize {
-        let payload = |row: &EventRow| row.recorded.event.payload.as_str().len();
-        CALL_WEIGHT + self.rows.iter().map(payload).sum::<usize>()
-    }
-}
-
-impl Work for AppendWork {
+impl Job for AppendJob {
     fn weight(&self) -> usize {
         self.weight
     }
@@ -87,7 +48,7 @@ impl Work for AppendWork {
         Ok(())
     }
 
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
+    fn reply(self: Box<Self>, outcome: Result<(), StoreError>) {
         let answers = match outcome {
             Ok(()) => self.answers,
             Err(error) => vec![Err(error); self.appends.len()],
@@ -128,7 +89,7 @@ impl Writer<'_> {
         Ok(match self.log.look_up(prepared)? {
             Lookup::New => None,
             Lookup::Repeated(appended) => Some(Ok(appended)),
-            Lookup::Taken(id) => Some(Err(StoreError::DuplicateEvent { id })),
+            Lookup::Conflicting(id) => Some(Err(StoreError::DuplicateEvent { id })),
         })
     }
 

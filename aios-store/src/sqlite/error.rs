@@ -30,7 +30,7 @@ pub(super) fn backend(
 }
 
 /// Whether an insert was refused because its unique key is taken.
-pub(super) fn is_taken(error: &Error) -> bool {
+pub(super) fn is_unique_violation(error: &Error) -> bool {
     error.sqlite_error().is_some_and(|cause| cause.extended_code == ffi::SQLITE_CONSTRAINT_UNIQUE)
 }
 

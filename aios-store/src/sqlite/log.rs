@@ -8,10 +8,10 @@ use hashlink::LruCache;
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
 use super::{
-    append::{EventRow, Prepared},
-    error::is_taken,
+    error::is_unique_violation,
+    row::{EventRow, Prepared},
 };
-use crate::admission::{Lookup, Place};
+use crate::validation::{Location, Lookup};
 
 /// Streams whose end the writer remembers.
 const STREAMS: usize = 4096;
@@ -139,7 +139,7 @@ impl<'c> Log<'c> {
             row.recorded.position = position.cast_unsigned();
             match self.insert_one(row, last, position) {
                 Ok(()) => {}
-                Err(error) if is_taken(&error) => {
+                Err(error) if is_unique_violation(&error) => {
                     self.undo(end.is_none().then_some(last.id))?;
                     return Ok(None);
                 }
@@ -245,12 +245,12 @@ impl<'c> Log<'c> {
     }
 }
 
-fn place(row: &rusqlite::Row<'_>) -> rusqlite::Result<Place> {
+fn place(row: &rusqlite::Row<'_>) -> rusqlite::Result<Location> {
     let stream: String = row.get(0)?;
     let version: i64 = row.get(1)?;
     let position: i64 = row.get(2)?;
     let stream = StreamId::new(stream).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
     })?;
-    Ok(Place { stream, version: version.cast_unsigned(), position: position.cast_unsigned() })
+    Ok(Location { stream, version: version.cast_unsigned(), position: position.cast_unsigned() })
 }

@@ -3,7 +3,6 @@
 //! One thread owns the only writing connection and commits whatever has queued up as one
 //! transaction; a few connections read beside it. The database belongs to one process at a time.
 
-mod answers;
 mod append;
 mod checkpoint;
 mod compact;
@@ -14,9 +13,12 @@ mod lock;
 mod log;
 mod options;
 mod pool;
+mod queue;
 mod read;
 mod read_model;
+mod reply;
 mod retention;
+mod row;
 mod schema;
 mod wait;
 mod writer;
@@ -31,7 +33,7 @@ pub use self::options::{SqliteOptions, Synchronous};
 use self::{
     error::store_error, lock::DatabaseLock, options::Location, pool::ReadPool, writer::WriterHandle,
 };
-pub use crate::retention::{Expired, Retention};
+pub use crate::retention::{ExpiredEvents, Retention};
 
 /// A store in one SQLite file.
 ///

@@ -10,7 +10,7 @@ use aios_core::{
     store::StoreError,
 };
 
-use crate::admission::MAX_EVENT_BYTES;
+use crate::validation::MAX_EVENT_BYTES;
 
 /// Where a database lives.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use rusqlite::{Connection, Params, Row};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{SqliteStore, append::AppendWork};
+use super::{SqliteStore, append::AppendJob};
 use crate::rows::StoredEvent;
 
 /// The columns of an event; what follows says which.
@@ -46,8 +46,8 @@ impl EventStore for SqliteStore {
     async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
         let asked = batch.len();
         let (reply, answers) = oneshot::channel();
-        let work = AppendWork::new(batch, self.max_event_bytes(), reply);
-        if let Err(error) = self.writer().send(Box::new(work)).await {
+        let job = AppendJob::new(batch, self.max_event_bytes(), reply);
+        if let Err(error) = self.writer().send(Box::new(job)).await {
             return vec![Err(error); asked];
         }
         answers.await.unwrap_or_else(|_| vec![Err(StoreError::Closed); asked])

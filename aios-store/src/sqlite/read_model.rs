@@ -21,7 +21,7 @@ use super::{
 use crate::rows::{self, Key};
 
 /// Up to so many values are compared one by one.
-const FEW: usize = 8;
+const INLINE_LIMIT: usize = 8;
 
 /// Events read at once while rebuilding.
 const REBUILD_PAGE: i64 = 1000;
@@ -243,7 +243,7 @@ fn conditional(condition: &Condition, values: &mut Vec<Value>) -> String {
             "id = ?".to_owned()
         }
         // Written and ordered as the conditions of the indexes are.
-        Condition::In(name, cells) if cells.len() <= FEW => {
+        Condition::In(name, cells) if cells.len() <= INLINE_LIMIT => {
             let mut cells: Vec<&Cell> = cells.iter().collect();
             cells.sort_by_key(|cell| match cell {
                 Cell::Text(text) => text.as_str(),

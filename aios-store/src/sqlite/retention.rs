@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{SqliteStore, writer::Writer};
 use crate::{
-    retention::{Expired, Retention},
+    retention::{ExpiredEvents, Retention},
     rows::Key,
 };
 
@@ -67,7 +67,7 @@ impl SqliteStore {
     /// # Cancel safety
     ///
     /// Each transaction happens or does not; go on by calling again.
-    pub async fn retain(&self, policy: &Retention) -> Result<u64, StoreError> {
+    pub async fn expire_runs(&self, policy: &Retention) -> Result<u64, StoreError> {
         policy.check()?;
         let (mut total, clock) = (0, self.clock());
         loop {
@@ -75,7 +75,7 @@ impl SqliteStore {
             let expire = move |writer: &mut Writer<'_>| writer.expire(&policy_now, now);
             let gone = self.writer().call(expire).await?;
             total += gone;
-            if gone < u64::from(policy.runs_at_once) {
+            if gone < u64::from(policy.batch_size) {
                 return Ok(total);
             }
             clock.sleep(policy.pause).await;
@@ -94,9 +94,9 @@ struct Ended {
 impl Writer<'_> {
     fn expire(&mut self, policy: &Retention, now: Timestamp) -> rusqlite::Result<u64> {
         let before = now.as_micros().saturating_sub(micros(policy.older_than));
-        let gone = expirable(self.connection, before, usize::from(policy.runs_at_once))?;
+        let gone = expirable(self.connection, before, usize::from(policy.batch_size))?;
         for (run, stream_id) in &gone {
-            if policy.expired == Expired::Archive {
+            if policy.expired == ExpiredEvents::Archive {
                 let mut archive = self.connection.prepare_cached(ARCHIVE)?;
                 archive.execute((stream_id, now.as_micros()))?;
             }

@@ -5,12 +5,13 @@ use rusqlite::{Connection, Statement};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    answers::Answers,
     error::{backend, store_error},
     file::Watch,
     log::Log,
     options::SqliteOptions,
     pool::ReadPool,
+    queue::{Batch, Call, Calls, Job},
+    reply::ReplyThread,
     schema,
 };
 use crate::leases::LeaseTable;
@@ -25,29 +26,9 @@ const BATCH: usize = 512;
 /// A transaction ends with the call that makes it this heavy.
 const BATCH_WEIGHT: usize = 16 * 1024 * 1024;
 
-/// What a call weighs besides the bytes of its events.
-pub(super) const CALL_WEIGHT: usize = 1024;
-
-/// Something the writer does inside a transaction, and answers after the commit.
-///
-/// An error that `run` returns undoes the whole transaction; what concerns this call alone is kept
-/// for `answer`.
-pub(super) trait Work: Send {
-    fn weight(&self) -> usize;
-    /// Whether it is to run by itself, outside a transaction.
-    fn is_alone(&self) -> bool {
-        false
-    }
-    fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()>;
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
-}
-
-pub(super) type Batch = Vec<Box<dyn Work>>;
-type Calls = mpsc::Receiver<Box<dyn Work>>;
-
 /// The way to the writer thread. Dropping it waits until the thread has closed the database.
 pub(super) struct WriterHandle {
-    queue: Option<mpsc::Sender<Box<dyn Work>>>,
+    queue: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -70,9 +51,9 @@ impl WriterHandle {
     }
 
     /// Queues work; waits for a place if the queue is full.
-    pub(super) async fn send(&self, work: Box<dyn Work>) -> Result<(), StoreError> {
+    pub(super) async fn send(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
         let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
-        queue.send(work).await.map_err(|_| StoreError::Closed)
+        queue.send(job).await.map_err(|_| StoreError::Closed)
     }
 
     /// Runs a closure in the writer's next transaction, and returns its result after the commit.
@@ -114,39 +95,6 @@ impl fmt::Debug for WriterHandle {
     }
 }
 
-struct Call<T, F> {
-    run: F,
-    result: Option<T>,
-    reply: oneshot::Sender<Result<T, StoreError>>,
-    is_alone: bool,
-}
-
-impl<T, F> Work for Call<T, F>
-where
-    T: Send,
-    F: FnMut(&mut Writer<'_>) -> rusqlite::Result<T> + Send,
-{
-    fn weight(&self) -> usize {
-        CALL_WEIGHT
-    }
-
-    fn is_alone(&self) -> bool {
-        self.is_alone
-    }
-
-    fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()> {
-        self.result = Some((self.run)(writer)?);
-        Ok(())
-    }
-
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
-        let Self { result, reply, .. } = *self;
-        let answer = outcome.and_then(|()| result.ok_or(StoreError::Closed));
-        // Whoever asked may be gone; what was committed stays committed.
-        let _ = reply.send(answer);
-    }
-}
-
 /// Opens the database and serves calls until none can come any more. When the write-ahead log was
 /// lost, all connections are closed, and the database is opened anew.
 fn serve(
@@ -156,7 +104,7 @@ fn serve(
     mut calls: Calls,
     ready: oneshot::Sender<Result<(), StoreError>>,
 ) {
-    let answers = Answers::start();
+    let replies = ReplyThread::start();
     let (mut ready, mut next, mut gate) = (Some(ready), None, None);
     loop {
         let connection = schema::open_writer(options, readers.map(ReadPool::path));
@@ -172,7 +120,7 @@ fn serve(
             let _ = ready.send(result);
         }
         drop(gate.take());
-        let end = writer.map(|mut writer| writer.serve(&mut calls, &mut next, &answers));
+        let end = writer.map(|mut writer| writer.serve(&mut calls, &mut next, &replies));
         // The writer is the last to close the database, and tidies up.
         gate = readers.map(ReadPool::close);
         if end != Some(End::LogLost) {
@@ -237,14 +185,14 @@ impl<'c> Writer<'c> {
     fn serve(
         &mut self,
         calls: &mut Calls,
-        next: &mut Option<Box<dyn Work>>,
-        answers: &Answers,
+        next: &mut Option<Box<dyn Job>>,
+        replies: &ReplyThread,
     ) -> End {
         while let Some(first) = next.take().or_else(|| calls.blocking_recv()) {
             let mut batch = Vec::with_capacity(1 + calls.len());
             batch.push(first);
             let outcome = self.commit(&mut batch, calls, next);
-            answers.give(batch, outcome);
+            replies.send(batch, outcome);
             if self.watch.has_lost_the_log() {
                 return End::LogLost;
             }
@@ -258,11 +206,11 @@ impl<'c> Writer<'c> {
         &mut self,
         batch: &mut Batch,
         calls: &mut Calls,
-        next: &mut Option<Box<dyn Work>>,
+        next: &mut Option<Box<dyn Job>>,
     ) -> Result<(), StoreError> {
         self.watch.found(&self.database)?;
         let outcome = match batch.first_mut() {
-            Some(work) if work.is_alone() => work.run(self),
+            Some(job) if job.is_alone() => job.run(self),
             _ => self.transact(batch, calls, next),
         };
         let outcome = outcome.map_err(|error| store_error("commit", &self.database, error));
@@ -278,16 +226,16 @@ impl<'c> Writer<'c> {
         &mut self,
         batch: &mut Batch,
         calls: &mut Calls,
-        next: &mut Option<Box<dyn Work>>,
+        next: &mut Option<Box<dyn Job>>,
     ) -> rusqlite::Result<()> {
         self.begin.execute([])?;
         if self.stale {
             self.reload()?;
         }
         let (mut done, mut weight) = (0, 0);
-        while let Some(work) = batch.get_mut(done) {
-            work.run(self)?;
-            weight += work.weight();
+        while let Some(job) = batch.get_mut(done) {
+            job.run(self)?;
+            weight += job.weight();
             done += 1;
             let is_full = weight >= BATCH_WEIGHT || batch.len() >= BATCH;
             if !is_full
@@ -348,7 +296,7 @@ mod tests {
     };
 
     use super::{
-        super::append::{Answer, AppendWork},
+        super::append::{Answer, AppendJob},
         *,
     };
 
@@ -356,23 +304,23 @@ mod tests {
     const BREAK: &str = "PRAGMA defer_foreign_keys = ON;
         INSERT INTO events VALUES (1000, x'00', 1000, 1, 1000, 1000, 0, NULL, NULL, '')";
 
-    fn append(expected: Expected) -> (Box<dyn Work>, oneshot::Receiver<Vec<Answer>>) {
+    fn append(expected: Expected) -> (Box<dyn Job>, oneshot::Receiver<Vec<Answer>>) {
         let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
         let append = Append::new(StreamId::new("a").unwrap(), vec![event]).with_expected(expected);
         let (reply, answer) = oneshot::channel();
-        (Box::new(AppendWork::new(vec![append], 1000, reply)), answer)
+        (Box::new(AppendJob::new(vec![append], 1000, reply)), answer)
     }
 
-    fn breaking() -> Box<dyn Work> {
+    fn breaking() -> Box<dyn Job> {
         let run = |writer: &mut Writer<'_>| writer.connection.execute_batch(BREAK);
         Box::new(Call { run, result: None, reply: oneshot::channel().0, is_alone: false })
     }
 
     /// Commits a batch as the thread does, and answers it.
-    fn commit(writer: &mut Writer<'_>, works: Vec<Box<dyn Work>>) {
+    fn commit(writer: &mut Writer<'_>, works: Vec<Box<dyn Job>>) {
         let (mut batch, (_queue, mut calls)) = (works, mpsc::channel(1));
         let outcome = writer.commit(&mut batch, &mut calls, &mut None);
-        batch.into_iter().for_each(|work| work.answer(outcome.clone()));
+        batch.into_iter().for_each(|job| job.reply(outcome.clone()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use aios_core::{
         StreamId,
     },
 };
-use aios_store::postgres::{Expired, PostgresOptions, PostgresStore, Retention};
+use aios_store::postgres::{ExpiredEvents, PostgresOptions, PostgresStore, Retention};
 use aios_tests::postgres::PostgresServer;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -62,8 +62,8 @@ async fn should_archive_word_for_word() {
     let schema = server.new_name();
     let store = open(server, &schema).await;
     runs(&store, 1).await;
-    let policy = Retention::new(Duration::ZERO).with_expired(Expired::Archive);
-    assert_eq!(store.retain(&policy).await.unwrap(), 1);
+    let policy = Retention::new(Duration::ZERO).with_expired(ExpiredEvents::Archive);
+    assert_eq!(store.expire_runs(&policy).await.unwrap(), 1);
     let sql = format!(
         "SELECT position, stream, version, type, payload FROM {schema}.archived_events ORDER BY 1"
     );
@@ -110,12 +110,12 @@ async fn should_hurt_neither_appends_nor_who_reads_meanwhile() {
     let appending = tokio::spawn(appending.join_all());
     let (mut gone, policy) = (0, Retention::new(Duration::ZERO).with_pause(Duration::ZERO));
     while !appending.is_finished() {
-        gone += store.retain(&policy).await.unwrap();
+        gone += store.expire_runs(&policy).await.unwrap();
     }
     appending.await.unwrap();
     done.store(true, Ordering::SeqCst);
     let seen = reading.await.unwrap();
-    gone += store.retain(&policy).await.unwrap();
+    gone += store.expire_runs(&policy).await.unwrap();
     assert_eq!((seen.len(), store.head().await.unwrap()), (400, 400));
     // The run with the last event stays.
     assert_eq!((gone, listed(&store).await), (199, 1));

@@ -7,7 +7,7 @@ use aios_core::{
     store::{Append, EventStore, EventStoreExt, StreamId},
 };
 use aios_store::{
-    Expired, Retention,
+    ExpiredEvents, Retention,
     sqlite::{SqliteOptions, SqliteStore},
 };
 use futures_util::future::join;
@@ -47,7 +47,7 @@ async fn should_archive_word_for_word() {
     let path = folder.path().join("aios.db");
     let store = open(&path).await;
     fill(&store, 1).await;
-    assert_eq!(store.retain(&all().with_expired(Expired::Archive)).await.unwrap(), 1);
+    assert_eq!(store.expire_runs(&all().with_expired(ExpiredEvents::Archive)).await.unwrap(), 1);
     drop(store);
     let connection = Connection::open(&path).unwrap();
     let sql = "SELECT stream, version, type, payload FROM archived_events ORDER BY position";
@@ -73,7 +73,7 @@ async fn should_give_the_space_back_while_others_append() {
     let path = folder.path().join("aios.db");
     let store = open(&path).await;
     fill(&store, 300).await;
-    assert_eq!(store.retain(&all()).await.unwrap(), 300);
+    assert_eq!(store.expire_runs(&all()).await.unwrap(), 300);
     let appending = async {
         for _ in 0..50 {
             store.append_one(append("orders", "orders.order.placed", 10)).await.unwrap();

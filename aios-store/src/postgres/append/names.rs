@@ -1,0 +1,136 @@
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use sqlx::{PgConnection, Row};
+
+use crate::postgres::{
+    connection::{Database, Sql, Statement},
+    schema::Schema,
+};
+
+/// Number of cached names. The cache is cleared when it would grow beyond that.
+const REMEMBERED: usize = 16_384;
+
+/// The ids of names that are written once and never deleted, such as the types of events.
+///
+/// What is remembered was committed, so it is right as long as the server is the same.
+pub(crate) struct NameCache {
+    cached: RwLock<HashMap<Arc<str>, i32>>,
+    find: Sql,
+    insert: Sql,
+}
+
+impl NameCache {
+    pub(crate) fn new(schema: &Schema, table: &str) -> Self {
+        let find = format!("SELECT id, name FROM {{schema}}.{table} WHERE name = ANY ($1)");
+        let insert = format!(
+            "INSERT INTO {{schema}}.{table} (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+        );
+        Self { cached: RwLock::default(), find: schema.fill(&find), insert: schema.fill(&insert) }
+    }
+
+    /// The id of each event's name, in order; gives one to names that have none, at once and for
+    /// ever.
+    pub(crate) async fn ids(
+        &self,
+        connection: &mut PgConnection,
+        database: &Database,
+        used: &BatchNames,
+    ) -> sqlx::Result<Vec<i32>> {
+        let mut ids = self.cached(&used.names);
+        let unknown = unknown(&used.names, &ids);
+        if !unknown.is_empty() {
+            let found = self.intern(connection, database, &unknown).await?;
+            for (id, name) in ids.iter_mut().zip(&used.names) {
+                *id = id.or_else(|| found.get(name).copied());
+            }
+            self.remember(found);
+        }
+        let id = |place: &usize| ids.get(*place).copied().flatten();
+        let ids = used.places.iter().map(|place| id(place).ok_or(sqlx::Error::RowNotFound));
+        ids.collect()
+    }
+
+    /// Forgets everything: the next connection may lead to a server that gives the ids to others.
+    pub(crate) fn forget(&self) {
+        self.cached.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn cached(&self, names: &[Arc<str>]) -> Vec<Option<i32>> {
+        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
+        names.iter().map(|name| cached.get(name).copied()).collect()
+    }
+
+    fn remember(&self, found: HashMap<Arc<str>, i32>) {
+        let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+        if cached.len() + found.len() > REMEMBERED {
+            cached.clear();
+        }
+        cached.extend(found);
+    }
+
+    async fn intern(
+        &self,
+        connection: &mut PgConnection,
+        database: &Database,
+        names: &[&str],
+    ) -> sqlx::Result<HashMap<Arc<str>, i32>> {
+        let found = self.find(connection, database, names).await?;
+        if found.len() == names.len() {
+            return Ok(found);
+        }
+        let missing: Vec<&str> =
+            names.iter().copied().filter(|name| !found.contains_key(*name)).collect();
+        let insert = Statement::new(self.insert.clone()).bind(missing);
+        database.run(connection, insert).await?;
+        self.find(connection, database, names).await
+    }
+
+    async fn find(
+        &self,
+        connection: &mut PgConnection,
+        database: &Database,
+        names: &[&str],
+    ) -> sqlx::Result<HashMap<Arc<str>, i32>> {
+        let find = Statement::new(self.find.clone()).bind(names);
+        let rows = database.run(connection, find).await?;
+        rows.iter().map(|row| Ok((row.try_get::<String, _>(1)?.into(), row.try_get(0)?))).collect()
+    }
+}
+
+/// The names of a batch's events, each once.
+#[derive(Debug, Default)]
+pub(crate) struct BatchNames {
+    names: Vec<Arc<str>>,
+    by_name: HashMap<Arc<str>, usize>,
+    /// Place of each event's name among [`names`](Self::names).
+    places: Vec<usize>,
+}
+
+impl BatchNames {
+    /// Adds the name of the next event.
+    pub(crate) fn push(&mut self, name: &str) {
+        let last = self.places.last().filter(|last| self.name(**last) == Some(name));
+        let cached = last.or_else(|| self.by_name.get(name)).copied();
+        let place = cached.unwrap_or_else(|| self.add(name.into()));
+        self.places.push(place);
+    }
+
+    fn name(&self, place: usize) -> Option<&str> {
+        self.names.get(place).map(|name| &**name)
+    }
+
+    fn add(&mut self, name: Arc<str>) -> usize {
+        let place = self.names.len();
+        self.names.push(Arc::clone(&name));
+        self.by_name.insert(name, place);
+        place
+    }
+}
+
+fn unknown<'a>(names: &'a [Arc<str>], ids: &[Option<i32>]) -> Vec<&'a str> {
+    let pairs = names.iter().zip(ids);
+    pairs.filter(|(_, id)| id.is_none()).map(|(name, _)| &**name).collect()
+}

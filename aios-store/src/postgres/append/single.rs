@@ -1,0 +1,94 @@
+use aios_core::{event::Event, projection::is_projected, store::Fence};
+
+use super::{arguments::signed, batch::Batch, cache::StreamHints};
+use crate::postgres::connection::{Sql, Statement};
+
+/// A batch of one event that changes no read model, for a stream whose end is known: what a process
+/// that is not busy appends most, and what it waits for longest.
+pub(crate) struct SingleAppend<'q> {
+    event: &'q Event,
+    metadata: Option<&'q str>,
+    fence: Option<Fence>,
+    pub(crate) stream_id: i64,
+    pub(crate) head: i64,
+    pub(crate) expirations: i64,
+}
+
+impl<'q> SingleAppend<'q> {
+    /// The batch, if it is such a one.
+    pub(crate) fn of(batch: &'q Batch, known: &StreamHints) -> Option<Self> {
+        let [valid] = batch.valid() else { return None };
+        let ([event], [metadata]) = (&*valid.append.events, &*valid.metadata) else {
+            return None;
+        };
+        let (&[Some(stream_id)], &[Some(head)]) = (&*known.ids, &*known.heads) else {
+            return None;
+        };
+        (!is_projected(&event.event_type)).then_some(Self {
+            event,
+            metadata: metadata.as_deref(),
+            fence: valid.append.fence,
+            stream_id,
+            head,
+            expirations: known.expirations,
+        })
+    }
+
+    /// The call, whose type and source were given numbers before.
+    pub(crate) fn statement(&self, sql: Sql, event_type: i32, source: i32) -> Statement {
+        Statement::new(sql)
+            .bind(self.stream_id)
+            .bind(self.head)
+            .bind(self.expirations)
+            .bind(self.fence.map(|fence| i32::from(fence.shard.0)))
+            .bind(self.fence.map(|fence| signed(fence.epoch.0)))
+            .bind(self.event.id.key())
+            .bind(self.event.id.foreign())
+            .bind(event_type)
+            .bind(source)
+            .bind(self.event.timestamp.as_micros())
+            .bind(self.event.payload.as_str())
+            .bind(self.metadata)
+    }
+}
+
+/// The call that [`SingleAppend::statement`] makes.
+pub(crate) const CALL: &str =
+    "SELECT {schema}.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+
+#[cfg(test)]
+mod tests {
+    use aios_core::store::Append;
+
+    use super::*;
+    use crate::postgres::append::batch::ValidAppend;
+
+    fn is_single(event_type: &str, events: usize, appends: usize, known: &StreamHints) -> bool {
+        let event = || Event::new(event_type.parse().unwrap(), "test", &1).unwrap();
+        let mut batch = Batch::default();
+        for _ in 0..appends {
+            let events = (0..events).map(|_| event()).collect();
+            let append = Append::new("runs/a".parse().unwrap(), events);
+            batch.push(ValidAppend::new(append, 100).unwrap());
+        }
+        SingleAppend::of(&batch, known).is_some()
+    }
+
+    #[test]
+    fn should_take_a_lone_step_of_a_known_stream() {
+        let (step, end) = ("workflows.deploy.step_completed", "workflows.deploy.completed");
+        let known =
+            StreamHints { ids: vec![Some(7)], heads: vec![Some(3)], ..StreamHints::default() };
+        assert!(is_single(step, 1, 1, &known));
+        assert!(!is_single(step, 2, 1, &known));
+        assert!(!is_single(step, 1, 2, &known));
+        assert!(!is_single(end, 1, 1, &known));
+        assert!(!is_single(
+            step,
+            1,
+            1,
+            &StreamHints { heads: vec![None], ids: vec![None], ..known }
+        ));
+        assert!(!is_single(step, 1, 1, &StreamHints::none()));
+    }
+}

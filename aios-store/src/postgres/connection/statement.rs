@@ -1,0 +1,62 @@
+use std::sync::Arc;
+
+use sqlx::{
+    Arguments, Encode, Execute, PgConnection, Postgres, Type,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
+
+/// The text of a statement, cheap to clone.
+pub(crate) type Sql = Arc<str>;
+
+/// A statement that owns its text and its encoded arguments, so that it can be sent more than once.
+#[derive(Clone)]
+pub(crate) struct Statement {
+    sql: Sql,
+    arguments: PgArguments,
+    /// The first argument that could not be encoded.
+    refused: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    is_prepared: bool,
+}
+
+impl Statement {
+    pub(crate) fn new(sql: impl Into<Sql>) -> Self {
+        let arguments = PgArguments::default();
+        Self { sql: sql.into(), arguments, refused: None, is_prepared: true }
+    }
+
+    /// What a builder built.
+    pub(crate) fn of(mut query: Query<'_, Postgres, PgArguments>) -> Self {
+        let (arguments, refused) = match query.take_arguments() {
+            Ok(arguments) => (arguments.unwrap_or_default(), None),
+            Err(error) => (PgArguments::default(), Some(error.into())),
+        };
+        Self { sql: query.sql().into(), arguments, refused, is_prepared: true }
+    }
+
+    /// Encodes the next argument.
+    pub(crate) fn bind<'q, T>(mut self, value: T) -> Self
+    where
+        T: Encode<'q, Postgres> + Type<Postgres> + 'q,
+    {
+        if let Err(error) = self.arguments.add(value) {
+            self.refused.get_or_insert(error.into());
+        }
+        self
+    }
+
+    /// Sets whether the connection keeps the statement prepared. Default true.
+    pub(crate) fn persistent(mut self, is_prepared: bool) -> Self {
+        self.is_prepared = is_prepared;
+        self
+    }
+
+    /// Runs it and returns its rows.
+    pub(crate) async fn fetch_all(self, connection: &mut PgConnection) -> sqlx::Result<Vec<PgRow>> {
+        let Self { sql, arguments, refused, is_prepared } = self;
+        if let Some(refused) = refused {
+            return Err(sqlx::Error::Encode(refused.into()));
+        }
+        sqlx::query_with(&sql, arguments).persistent(is_prepared).fetch_all(connection).await
+    }
+}

@@ -1,0 +1,201 @@
+mod rebuild;
+mod retention;
+mod wait;
+
+use std::collections::HashSet;
+
+use aios_core::{
+    event::{EventId, Payload, Timestamp},
+    projection::{Cell, Column, Condition, Kind, Query, Record, Row},
+    store::{
+        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
+        StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
+    },
+};
+use async_trait::async_trait;
+use sqlx::{Postgres, QueryBuilder, Row as _, postgres::PgRow};
+use uuid::Uuid;
+
+use self::rebuild::rebuild;
+use super::{
+    PostgresStore,
+    connection::Statement,
+    nul::{escaped, unescaped},
+    schema::Schema,
+    timestamp::PgTimestamp,
+};
+use crate::rows::{self, Key};
+
+/// What every table has before its own columns.
+const COMMON: usize = 5;
+
+const TOUCH: &str = "\
+    UPDATE {schema}.agents SET last_seen_at = at, updated_at = at
+    FROM (SELECT timestamptz 'epoch' + $2 * interval '1 microsecond' AS at) AS now
+    WHERE id = ANY($1) AND status = 'running' RETURNING id";
+
+#[async_trait]
+impl ReadModels for PostgresStore {
+    async fn agents(
+        &self,
+        filter: &AgentFilter,
+        page: &PageRequest,
+    ) -> Result<Page<AgentRecord>, StoreError> {
+        self.page(&Query::agents(filter, page)).await
+    }
+
+    async fn tasks(
+        &self,
+        filter: &TaskFilter,
+        page: &PageRequest,
+    ) -> Result<Page<TaskRecord>, StoreError> {
+        self.page(&Query::tasks(filter, page)).await
+    }
+
+    async fn workflows(&self, page: &PageRequest) -> Result<Page<WorkflowRecord>, StoreError> {
+        self.page(&Query::workflows(page)).await
+    }
+
+    async fn runs(
+        &self,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RunRecord>, StoreError> {
+        self.page(&Query::runs(filter, page)).await
+    }
+
+    async fn run_summaries(
+        &self,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RunSummary>, StoreError> {
+        self.page(&Query::run_summaries(filter, page)).await
+    }
+
+    async fn touch_agents(
+        &self,
+        agent_ids: &[String],
+        at: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        self.touch(agent_ids, at).await
+    }
+
+    async fn rebuild(&self) -> Result<(), StoreError> {
+        rebuild(&self.0.database).await
+    }
+
+    fn waits(&self) -> Option<&dyn Waits> {
+        Some(self)
+    }
+}
+
+impl PostgresStore {
+    async fn touch(&self, agent_ids: &[String], at: Timestamp) -> Result<Vec<String>, StoreError> {
+        let (database, operation) = (&self.0.database, "note that agents were seen");
+        let keys: Vec<Uuid> = agent_ids.iter().filter_map(|id| Some(Key::of(id)?.uuid)).collect();
+        let query = Statement::new(database.schema().fill(TOUCH)).bind(keys).bind(at.as_micros());
+        let rows = database.fetch_all(operation, query).await?;
+        let touched: sqlx::Result<HashSet<Uuid>> = rows.iter().map(|row| row.try_get(0)).collect();
+        let touched = touched.map_err(|error| database.error(operation, error))?;
+        let is_unknown = |id: &&String| Key::of(id).is_none_or(|key| !touched.contains(&key.uuid));
+        Ok(agent_ids.iter().filter(is_unknown).cloned().collect())
+    }
+
+    async fn page<R: Record>(&self, query: &Query) -> Result<Page<R>, StoreError> {
+        let database = &self.0.database;
+        let mut builder = select(database.schema(), query)?;
+        let rows = database.fetch_all("read a table", Statement::of(builder.build())).await?;
+        let rows: sqlx::Result<Vec<Row>> =
+            rows.iter().map(|found| row(&query.columns, found)).collect();
+        let rows = rows.map_err(|error| database.error("read a table", error))?;
+        rows::page(rows, query, database.name())
+    }
+}
+
+/// Reads one row more than the page has, so as to know whether there is another page.
+fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<'static, Postgres>, StoreError> {
+    let mut builder =
+        QueryBuilder::new("SELECT id, external_id, created_at, updated_at, deleted_at");
+    for column in &query.columns {
+        builder.push(format!(", {}", column.name));
+    }
+    builder.push(format!(" FROM {}.{} WHERE true", schema.name(), query.table.name()));
+    if let Some(start) = rows::page_start(query)? {
+        builder.push(" AND id > ").push_bind(start);
+    }
+    query.conditions.iter().for_each(|condition| restrict(&mut builder, condition));
+    let limit = i64::try_from(query.page.limit.saturating_add(1)).unwrap_or(i64::MAX);
+    builder.push(" ORDER BY id LIMIT ").push_bind(limit);
+    Ok(builder)
+}
+
+fn restrict(builder: &mut QueryBuilder<'static, Postgres>, condition: &Condition) {
+    match condition {
+        Condition::Id(id) => {
+            builder.push(" AND id = ").push_bind(Key::of(id).map(|key| key.uuid));
+        }
+        Condition::In(name, cells) => {
+            builder.push(format!(" AND {name} = ANY ("));
+            any_of(builder, cells);
+            builder.push(")");
+        }
+        Condition::Above(name, bound) => {
+            builder.push(format!(" AND {name} > ")).push_bind(*bound);
+        }
+        Condition::NotDeleted => {
+            builder.push(" AND deleted_at IS NULL");
+        }
+    }
+}
+
+/// Filters compare text or integers.
+fn any_of(builder: &mut QueryBuilder<'static, Postgres>, cells: &[Cell]) {
+    let integers: Vec<i64> = cells.iter().filter_map(integer).collect();
+    if integers.is_empty() {
+        let texts: Vec<String> = cells.iter().filter_map(text).collect();
+        builder.push_bind(texts);
+    } else {
+        builder.push_bind(integers);
+    }
+}
+
+fn integer(cell: &Cell) -> Option<i64> {
+    if let Cell::Integer(number) = cell { Some(*number) } else { None }
+}
+
+fn text(cell: &Cell) -> Option<String> {
+    if let Cell::Text(text) = cell { Some(escaped(text.clone())) } else { None }
+}
+
+fn row(columns: &[Column], found: &PgRow) -> sqlx::Result<Row> {
+    let external: Option<String> = found.try_get(1)?;
+    let key: Uuid = found.try_get(0)?;
+    let columns = columns.iter().zip(COMMON..);
+    let cell = |(column, place): (&Column, usize)| cell(*column, found, place);
+    Ok(Row {
+        id: external.map(unescaped).unwrap_or_else(|| EventId::from(key).to_string()),
+        created_at: found.try_get::<PgTimestamp, _>(2)?.0,
+        updated_at: found.try_get::<PgTimestamp, _>(3)?.0,
+        deleted_at: found.try_get::<Option<PgTimestamp>, _>(4)?.map(|moment| moment.0),
+        cells: columns.map(|own| cell(own).unwrap_or(Cell::Unreadable)).collect(),
+    })
+}
+
+fn cell(column: Column, found: &PgRow, place: usize) -> sqlx::Result<Cell> {
+    let cell = match column.kind {
+        Kind::Text => {
+            found.try_get::<Option<String>, _>(place)?.map(|text| Cell::Text(unescaped(text)))
+        }
+        Kind::Integer => found.try_get::<Option<i64>, _>(place)?.map(Cell::Integer),
+        Kind::Timestamp => {
+            found.try_get::<Option<PgTimestamp>, _>(place)?.map(|moment| Cell::Timestamp(moment.0))
+        }
+        Kind::Json => found.try_get::<Option<String>, _>(place)?.map(json).transpose()?,
+    };
+    Ok(cell.unwrap_or(Cell::Null))
+}
+
+fn json(text: String) -> sqlx::Result<Cell> {
+    let payload = Payload::from_text(text);
+    payload.map(Cell::Json).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}

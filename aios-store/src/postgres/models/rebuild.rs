@@ -1,0 +1,80 @@
+use aios_core::{
+    projection::Table,
+    store::{RecordedEvent, StoreError},
+};
+use sqlx::{Connection, Executor, PgConnection};
+
+use crate::postgres::{
+    append::ChangeSets,
+    connection::{Database, Statement},
+    read,
+};
+
+/// Events read at once.
+const PAGE: i64 = 1000;
+
+/// Empties the read models and derives them from the log anew, in one transaction that holds the
+/// lock of appends. Readers see the old rows until it is done.
+pub(crate) async fn rebuild(database: &Database) -> Result<(), StoreError> {
+    let mut connection = database.acquire().await?;
+    rebuild_on(database, &mut connection).await?;
+    connection.release();
+    Ok(())
+}
+
+async fn rebuild_on(database: &Database, connection: &mut PgConnection) -> Result<(), StoreError> {
+    let limit = database.limit();
+    let begin = database.bounded(OPERATION, limit, connection.begin_with(database.begin()));
+    let mut transaction = begin.await?;
+    database.bounded(OPERATION, limit, empty(database, &mut transaction)).await?;
+    let mut after = 0;
+    loop {
+        let page = database.bounded(OPERATION, limit, page(database, &mut transaction, after));
+        let events = read::recorded(database, &page.await?)?;
+        let Some(last) = events.last() else { break };
+        after = i64::try_from(last.position).unwrap_or(i64::MAX);
+        let apply = apply(database, &mut transaction, &events);
+        database.bounded(OPERATION, limit, apply).await?;
+    }
+    database.bounded(OPERATION, limit, transaction.commit()).await
+}
+
+const OPERATION: &str = "rebuild the read models";
+
+async fn empty(database: &Database, connection: &mut PgConnection) -> sqlx::Result<()> {
+    let schema = database.schema();
+    let lock = schema.fill("SELECT pg_advisory_xact_lock({lock})");
+    connection.execute(&*lock).await?;
+    for table in Table::ALL {
+        let delete = format!("DELETE FROM {}.{}", schema.name(), table.name());
+        connection.execute(&*delete).await?;
+    }
+    Ok(())
+}
+
+async fn page(
+    database: &Database,
+    connection: &mut PgConnection,
+    after: i64,
+) -> sqlx::Result<Vec<sqlx::postgres::PgRow>> {
+    Statement::new(read::log_page(database.schema()))
+        .bind(after)
+        .bind(PAGE)
+        .persistent(database.pooler().prepares())
+        .fetch_all(connection)
+        .await
+}
+
+async fn apply(
+    database: &Database,
+    connection: &mut PgConnection,
+    events: &[RecordedEvent],
+) -> sqlx::Result<()> {
+    let mut sets = ChangeSets::default();
+    events.iter().for_each(|recorded| sets.add_recorded(recorded));
+    let sets = sets.to_json().map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let Some(sets) = sets else { return Ok(()) };
+    let sql = database.schema().fill("SELECT {schema}.apply_changes($1, NULL, NULL)");
+    let statement = Statement::new(sql).bind(sets).persistent(database.pooler().prepares());
+    statement.fetch_all(connection).await.map(drop)
+}

@@ -1,0 +1,240 @@
+mod notifications;
+mod tail;
+
+use std::collections::{BTreeSet, HashMap};
+
+use aios_core::{
+    event::Pattern,
+    store::{MAX_PAGE, RecordedEvent, StoreError, StreamId},
+};
+use sqlx::{Row, postgres::PgRow};
+
+pub(crate) use self::{
+    notifications::{Head, listen, notify, notify_release, poll},
+    tail::Tail,
+};
+use super::{
+    connection::{Database, Sql, Statement},
+    schema::Schema,
+};
+use crate::rows::StoredEvent;
+
+/// NameCache are looked up one by one: in a join the planner, which does not know how small a page is,
+/// would read the whole table of streams.
+const READ: &str = "\
+    SELECT e.position, e.id, e.external_id,
+        (SELECT s.name FROM {schema}.streams s WHERE s.id = e.stream_id),
+        e.version,
+        (SELECT t.name FROM {schema}.event_types t WHERE t.id = e.type_id),
+        (SELECT c.name FROM {schema}.event_sources c WHERE c.id = e.source_id),
+        e.created_at, e.payload,
+        CASE WHEN e.metadata IS NULL AND e.is_bare THEN '{}' ELSE e.metadata END
+    FROM ({page}) e
+    ORDER BY e.position";
+
+const LOG_PAGE: &str =
+    "SELECT * FROM {schema}.events WHERE position > $1 ORDER BY position LIMIT $2";
+
+/// A type that is to be left out is compared with a full stop at its end, see [`regex`].
+const LOG_RANGE: &str = "\
+    SELECT * FROM {schema}.events
+    WHERE position > $1 AND position <= $2 AND type_id <> ALL (
+        ARRAY(SELECT id FROM {schema}.event_types WHERE name || '.' ~ ANY ($3)))
+    ORDER BY position";
+
+const STREAM_PAGE: &str = "\
+    SELECT * FROM {schema}.events
+    WHERE stream_id = (SELECT id FROM {schema}.streams WHERE name = $3) AND version > $1
+    ORDER BY version LIMIT $2";
+
+/// The first `$2` events of each of the streams `$1`.
+const STREAM_STARTS: &str = "\
+    SELECT b.* FROM (
+        SELECT (SELECT s.id FROM {schema}.streams s WHERE s.name = n.name) AS id
+        FROM unnest($1::text[]) AS n (name)
+        OFFSET 0
+    ) n
+    CROSS JOIN LATERAL (
+        SELECT * FROM {schema}.events
+        WHERE stream_id = n.id
+        ORDER BY version LIMIT $2
+    ) b";
+
+const HEAD: &str = "SELECT coalesce(max(position), 0) FROM {schema}.events";
+
+/// The statement that reads a page of the log: after `$1`, at most `$2`.
+pub(crate) fn log_page(schema: &Schema) -> Sql {
+    schema.fill(&READ.replace("{page}", LOG_PAGE))
+}
+
+/// The statement that reads the first `$2` events of the streams `$1`, by stream.
+fn stream_starts(schema: &Schema) -> Sql {
+    let read = READ.replace("ORDER BY e.position", "ORDER BY e.stream_id, e.version");
+    schema.fill(&read.replace("{page}", STREAM_STARTS))
+}
+
+/// The statement that reads the log after `$1` and up to `$2` without the types that `$3` matches.
+fn log_range(schema: &Schema) -> Sql {
+    schema.fill(&READ.replace("{page}", LOG_RANGE))
+}
+
+/// The statement that reads a page of the stream `$3`: after `$1`, at most `$2`.
+pub(crate) fn stream_page(schema: &Schema) -> Sql {
+    schema.fill(&READ.replace("{page}", STREAM_PAGE))
+}
+
+pub(crate) async fn read_log(
+    database: &Database,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<RecordedEvent>, StoreError> {
+    let query = page(log_page(database.schema()), after, limit);
+    recorded(database, &database.fetch_all("read the log", query).await?)
+}
+
+pub(crate) async fn read_log_except(
+    database: &Database,
+    after: u64,
+    up_to: u64,
+    except: &[Pattern],
+) -> Result<Vec<RecordedEvent>, StoreError> {
+    let query = Statement::new(log_range(database.schema()))
+        .bind(signed(after))
+        .bind(signed(up_to))
+        .bind(except.iter().map(regex).collect::<Vec<_>>());
+    recorded(database, &database.fetch_all("read the log", query).await?)
+}
+
+/// The regular expression that matches as the pattern does, where a full stop follows every segment.
+fn regex(pattern: &Pattern) -> String {
+    let segment = |segment| match segment {
+        "#" => r"([^.]+\.)*".to_owned(),
+        "*" => r"[^.]+\.".to_owned(),
+        name => format!(r"{name}\."),
+    };
+    format!("^{}$", pattern.as_str().split('.').map(segment).collect::<String>())
+}
+
+pub(crate) async fn read_stream(
+    database: &Database,
+    stream: &StreamId,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<RecordedEvent>, StoreError> {
+    let query = page(stream_page(database.schema()), after, limit).bind(stream.as_str());
+    recorded(database, &database.fetch_all("read a stream", query).await?)
+}
+
+pub(crate) async fn read_streams(
+    database: &Database,
+    streams: &[StreamId],
+    limit: usize,
+) -> Result<Vec<Vec<RecordedEvent>>, StoreError> {
+    let names: BTreeSet<&str> = streams.iter().map(StreamId::as_str).collect();
+    let query = Statement::new(stream_starts(database.schema()))
+        .bind(names.into_iter().filter(|name| !name.contains('\0')).collect::<Vec<_>>())
+        .bind(i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX));
+    let found = recorded(database, &database.fetch_all("read streams", query).await?)?;
+    let mut by_stream: HashMap<StreamId, Vec<RecordedEvent>> = HashMap::new();
+    for event in found {
+        by_stream.entry(event.stream.clone()).or_default().push(event);
+    }
+    Ok(streams.iter().map(|stream| by_stream.get(stream).cloned().unwrap_or_default()).collect())
+}
+
+pub(crate) async fn head(database: &Database) -> Result<u64, StoreError> {
+    let operation = "read the head of the log";
+    let query = Statement::new(database.schema().fill(HEAD));
+    let rows = database.fetch_all(operation, query).await?;
+    let head: Option<i64> = match rows.first() {
+        Some(row) => row.try_get(0).map_err(|error| database.error(operation, error))?,
+        None => None,
+    };
+    Ok(head.and_then(|head| u64::try_from(head).ok()).unwrap_or_default())
+}
+
+fn page(sql: Sql, after: u64, limit: usize) -> Statement {
+    let limit = i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX);
+    Statement::new(sql).bind(signed(after)).bind(limit)
+}
+
+/// A position or version beyond `i64::MAX` is after everything.
+fn signed(after: u64) -> i64 {
+    i64::try_from(after).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn recorded(
+    database: &Database,
+    rows: &[PgRow],
+) -> Result<Vec<RecordedEvent>, StoreError> {
+    rows.iter()
+        .map(|row| {
+            let stored = stored(row).map_err(|error| database.error("read events", error))?;
+            stored.into_recorded(database.name())
+        })
+        .collect()
+}
+
+fn stored(row: &PgRow) -> sqlx::Result<StoredEvent> {
+    Ok(StoredEvent {
+        position: row.try_get(0)?,
+        key: row.try_get(1)?,
+        external_id: row.try_get(2)?,
+        stream: row.try_get(3)?,
+        version: row.try_get::<i32, _>(4)?.into(),
+        event_type: row.try_get(5)?,
+        source: row.try_get(6)?,
+        created_at: row.try_get(7)?,
+        payload: row.try_get(8)?,
+        metadata: row.try_get(9)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_tests::postgres::PostgresServer;
+
+    use super::*;
+    use crate::postgres::{PostgresOptions, PostgresStore};
+
+    /// Twenty thousand events in a thousand streams.
+    const FILL: &str = "\
+        INSERT INTO {schema}.streams (name) SELECT 's/' || i FROM generate_series(1, 1000) i;
+        INSERT INTO {schema}.event_types (name) VALUES ('a.b.c');
+        INSERT INTO {schema}.event_sources (name) VALUES ('test');
+        INSERT INTO {schema}.events
+            (id, position, stream_id, created_at, version, type_id, source_id, payload)
+        SELECT gen_random_uuid(), i, i % 1000 + 1, 0, i / 1000 + 1, 1, 1, '{}'
+        FROM generate_series(0, 19999) i";
+
+    fn plan(server: &PostgresServer, sql: &str, parameters: &str, arguments: &str) -> String {
+        server.sql(&format!(
+            "SET plan_cache_mode = force_generic_plan; \
+             PREPARE page ({parameters}) AS {sql}; EXPLAIN EXECUTE page ({arguments})"
+        ))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn should_read_by_index_only() {
+        let Some(server) = PostgresServer::start() else { return };
+        PostgresStore::connect_with(PostgresOptions::new(&server.url()).unwrap()).await.unwrap();
+        let schema = Schema::default();
+        server.sql(&schema.fill(FILL));
+        server.sql("ANALYZE");
+        let log = plan(&server, &log_page(&schema), "bigint, bigint", "5, 10");
+        let stream = plan(&server, &stream_page(&schema), "bigint, bigint, text", "5, 10, 's/7'");
+        let range = plan(&server, &log_range(&schema), "bigint, bigint, text[]", "5, 10, '{^a}'");
+        let starts = plan(&server, &stream_starts(&schema), "text[], bigint", "'{s/7,s/8}', 10");
+        let head = plan(&server, &schema.fill(HEAD), "bigint", "1");
+        for (plan, index) in [
+            (&log, "idx_events_position"),
+            (&range, "idx_events_position"),
+            (&stream, "idx_events_stream_id_version"),
+            (&starts, "idx_events_stream_id_version"),
+            (&head, "idx_events_position"),
+        ] {
+            assert!(plan.contains(index) && !plan.contains("Seq Scan on events"), "{plan}");
+            assert!(!plan.contains("Seq Scan on streams"), "{plan}");
+        }
+    }
+}

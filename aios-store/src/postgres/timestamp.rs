@@ -1,0 +1,27 @@
+use aios_core::event::Timestamp;
+use sqlx::{
+    Decode, Postgres, Type,
+    error::BoxDynError,
+    postgres::{PgTypeInfo, PgValueRef},
+};
+
+/// 2000-01-01T00:00:00Z, from which PostgreSQL counts, in microseconds since the Unix epoch.
+const EPOCH: i64 = 946_684_800_000_000;
+
+/// A `timestamptz`, to the microsecond.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PgTimestamp(pub(super) Timestamp);
+
+impl Type<Postgres> for PgTimestamp {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_name("timestamptz")
+    }
+}
+
+/// The binary form: microseconds since [`EPOCH`].
+impl<'r> Decode<'r, Postgres> for PgTimestamp {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        let micros = i64::from_be_bytes(value.as_bytes()?.try_into()?);
+        Ok(Self(Timestamp::from_micros(micros.saturating_add(EPOCH))))
+    }
+}
