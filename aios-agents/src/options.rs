@@ -21,7 +21,12 @@ pub(crate) fn check_span(name: &str, span: Duration, least: Duration) -> Result<
 
 /// Refuses a timeout of a call that is over at once, or never.
 pub(crate) fn check_timeout(timeout: Option<Duration>) -> Result<(), String> {
-    timeout.map_or(Ok(()), |timeout| check_span("timeout", timeout, Duration::from_millis(1)))
+    check_named("timeout", timeout)
+}
+
+/// As [`check_timeout`], of one that has another name.
+pub(crate) fn check_named(name: &str, timeout: Option<Duration>) -> Result<(), String> {
+    timeout.map_or(Ok(()), |timeout| check_span(name, timeout, Duration::from_millis(1)))
 }
 
 /// The failure of a call with such options.

@@ -106,6 +106,12 @@ async fn hasty(context: WorkflowContext, which: u64) -> Result<u64, WorkflowErro
         0 => context.task("doubler", &1).timeout(ZERO).await,
         1 => context.task("doubler", &1).retry(endless).await,
         2 => context.step("x", async || Ok::<_, TaskError>(1_u64)).retry(endless).await,
+        3 => context.task("doubler", &1).timeout(Duration::MAX).await,
+        4 => context.task("doubler", &1).total_timeout(ZERO).await,
+        5 => context.task("doubler", &1).total_timeout(Duration::MAX).await,
+        6 => context.signal("never").timeout(Duration::MAX).await,
+        7 => context.sleep(Duration::MAX).await.map(|()| 1),
+        8 => context.step("x", async || Ok::<_, TaskError>(1_u64)).timeout(Duration::MAX).await,
         _ => context.step("x", async || Ok::<_, TaskError>(1_u64)).timeout(ZERO).await,
     }
 }
@@ -114,8 +120,14 @@ async fn hasty(context: WorkflowContext, which: u64) -> Result<u64, WorkflowErro
 async fn should_refuse_options_of_calls_that_make_no_sense() {
     let store = store();
     let runtime = runtime(&store).agent("doubler", Doubler::default()).workflow("hasty", hasty);
+    let brief = |context: WorkflowContext, (): ()| async move {
+        let error = context.signal::<()>("x").timeout(ZERO).await.unwrap_err();
+        assert_eq!(error.code(), "SIGNAL_TIMEOUT");
+        Ok(())
+    };
+    let runtime = runtime.workflow("brief", brief);
     let runtime = runtime.start().await.unwrap();
-    for which in 0..4_u64 {
+    for which in 0..10_u64 {
         let run = runtime.start("hasty", &which).await.unwrap();
         assert_eq!(result::<u64>(&run).await.unwrap_err().code(), "INVALID_OPTIONS", "{which}");
     }
@@ -123,6 +135,15 @@ async fn should_refuse_options_of_calls_that_make_no_sense() {
     assert_eq!(error.code(), "INVALID_RUNTIME_CONFIGURATION");
     let error = runtime.task("doubler", &1).retry(RetryPolicy::fixed(0, ZERO)).await.unwrap_err();
     assert_eq!(error.code(), "INVALID_RUNTIME_CONFIGURATION");
+    for timeout in [ZERO, Duration::MAX] {
+        let error = runtime.task("doubler", &1).total_timeout(timeout).await.unwrap_err();
+        assert_eq!(error.code(), "INVALID_RUNTIME_CONFIGURATION");
+        assert!(error.to_string().contains("total_timeout"), "{error}");
+    }
+    let error = runtime.start("hasty", &0_u64).after(Duration::MAX).await.unwrap_err();
+    assert_eq!(error.code(), "INVALID_RUNTIME_CONFIGURATION");
+    let run = runtime.start("brief", &()).await.unwrap();
+    assert!(result::<()>(&run).await.is_ok(), "a signal that is there now can be asked for");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use aios_core::{
 use serde::{Deserialize, Serialize};
 
 use super::{Client, RunHandle, RuntimeError, StartRun};
-use crate::options::{check_retry, check_timeout};
+use crate::options::{check_named, check_retry, check_timeout};
 use crate::workflow::{FnWorkflow, Target, Workflow, WorkflowContext, WorkflowError};
 
 /// Name of the workflow that a task outside of a workflow is a run of.
@@ -98,7 +98,7 @@ impl StartTask {
         let agent = self.agent.checked()?;
         let (timeout, total_timeout, retry) = (self.timeout, self.total_timeout, self.retry);
         let checked = check_timeout(timeout)
-            .and_then(|()| check_timeout(total_timeout))
+            .and_then(|()| check_named("total_timeout", total_timeout))
             .and_then(|()| check_retry("retry", &retry));
         checked.map_err(|reason| RuntimeError::InvalidConfiguration { reason })?;
         let task = SingleTask { agent, parameters, timeout, total_timeout, retry };

@@ -12,9 +12,12 @@ use aios_core::{
 use serde::Serialize;
 
 use super::{Client, RunHandle, RuntimeError};
-use crate::workflow::{
-    journal::{Entry, JournalError, Journals, Signaled, Started, is_same},
-    run_id,
+use crate::{
+    options::check_span,
+    workflow::{
+        journal::{Entry, JournalError, Journals, Signaled, Started, is_same},
+        run_id,
+    },
 };
 
 /// A run to be started. Awaiting it gives a [`RunHandle`] once the start is durable.
@@ -66,7 +69,7 @@ impl StartRun {
         self
     }
 
-    /// Lets the run begin after a delay.
+    /// Lets the run begin after a delay of at most 100 years.
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
@@ -113,6 +116,10 @@ impl StartRun {
         let run_id = self.run_id.unwrap_or_else(|| EventId::generate().to_string());
         run_id::check_chosen(&run_id)?;
         let run_id: Arc<str> = run_id.into();
+        if let Some(delay) = self.delay {
+            let checked = check_span("the delay of a start", delay, Duration::ZERO);
+            checked.map_err(|reason| RuntimeError::InvalidConfiguration { reason })?;
+        }
         let start_at = self.start_at.or(self.delay.map(|delay| journals.clock.now() + delay));
         let input = self.input?;
         let signals = std::mem::take(&mut self.signals);

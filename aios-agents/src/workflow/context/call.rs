@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use super::Cell;
 use crate::{
-    options::{check_retry, check_timeout, refused},
+    options::{check_named, check_retry, check_span, check_timeout, refused},
     workflow::{WorkflowError, machine::Request},
 };
 
@@ -254,7 +254,8 @@ typed_call! {
 impl<T> TaskCall<T> {
     /// Sets how long one attempt may take; without it, an attempt may take for ever.
     ///
-    /// A timeout of less than a millisecond fails the call with `INVALID_OPTIONS`.
+    /// A timeout of less than a millisecond, or more than 100 years, fails the call with
+    /// `INVALID_OPTIONS`.
     pub fn timeout(self, timeout: Duration) -> Self {
         let adjusted = self.adjust(|request| {
             if let Request::Task(task) = request {
@@ -267,12 +268,16 @@ impl<T> TaskCall<T> {
     /// Sets how long all attempts together may take, from when the task is assigned first to its
     /// result, with the time in queues and between attempts. Then the failure is `TASK_TIMEOUT`.
     /// Without it, the retry policy alone ends the attempts.
+    ///
+    /// A timeout of less than a millisecond, or more than 100 years, fails the call with
+    /// `INVALID_OPTIONS`.
     pub fn total_timeout(self, timeout: Duration) -> Self {
-        self.adjust(|request| {
+        let adjusted = self.adjust(|request| {
             if let Request::Task(task) = request {
                 task.total_timeout = Some(timeout);
             }
-        })
+        });
+        adjusted.refuse(check_named("total_timeout", Some(timeout)))
     }
 
     /// Sets when a failed attempt is followed by another.
@@ -292,12 +297,15 @@ impl<T> TaskCall<T> {
 impl<T> SignalCall<T> {
     /// Sets how long to wait; then the failure is `SIGNAL_TIMEOUT`. Without it, the wait may take
     /// for ever.
+    ///
+    /// A timeout of more than 100 years fails the call with `INVALID_OPTIONS`.
     pub fn timeout(self, limit: Duration) -> Self {
-        self.adjust(|request| {
+        let adjusted = self.adjust(|request| {
             if let Request::Signal { timeout, .. } = request {
                 *timeout = Some(limit);
             }
-        })
+        });
+        adjusted.refuse(check_span("timeout", limit, Duration::ZERO))
     }
 }
 

@@ -2,7 +2,7 @@ mod call;
 mod cell;
 mod step;
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{InvalidSegment, Segment, TaskError},
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     agent::{codes::AGENT_NOT_FOUND, mailbox_of},
+    options::{check_named, check_retry, check_span, check_timeout, refused},
     workflow::run_id::{self, InvalidRunId},
 };
 
@@ -188,8 +189,10 @@ impl WorkflowContext {
     }
 
     /// Waits; the timer is durable.
-    pub fn sleep(&self, duration: std::time::Duration) -> SleepCall {
-        SleepCall::new(self.call(Ok(Request::Sleep { duration })))
+    ///
+    /// A duration of more than 100 years fails the call with `INVALID_OPTIONS`.
+    pub fn sleep(&self, duration: Duration) -> SleepCall {
+        SleepCall::new(self.call(checked(Request::Sleep { duration })))
     }
 
     /// Waits for a signal with this name. One that came before is taken as soon as the code waits
@@ -372,7 +375,7 @@ impl WorkflowContext {
     }
 }
 
-/// Refuses a task for an agent whose id can't be part of a mailbox's name: no agent has it. Refuses a
+/// Refuses times that are over at once or never. Refuses a task for an agent whose id can't be part of a mailbox's name: no agent has it. Refuses a
 /// child with an id that no run can have.
 fn checked(request: Request) -> Result<Request, WorkflowError> {
     if let Request::Child(child) = &request
@@ -386,6 +389,17 @@ fn checked(request: Request) -> Result<Request, WorkflowError> {
     {
         return Err(WorkflowError::failed(Failure::from_error(AGENT_NOT_FOUND, &invalid)));
     }
+    let spans = match &request {
+        Request::Task(task) => check_timeout(task.timeout)
+            .and_then(|()| check_named("total_timeout", task.total_timeout))
+            .and_then(|()| check_retry("retry", &task.retry)),
+        Request::Signal { timeout: Some(timeout), .. } => {
+            check_span("timeout", *timeout, Duration::ZERO)
+        }
+        Request::Sleep { duration } => check_span("sleep", *duration, Duration::ZERO),
+        _ => Ok(()),
+    };
+    spans.map_err(|reason| WorkflowError::failed(refused(reason)))?;
     Ok(request)
 }
 
