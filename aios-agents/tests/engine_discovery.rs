@@ -112,3 +112,29 @@ async fn should_ask_the_store_for_little_when_idle() {
     assert!(asked <= 8, "an idle engine asked the store {asked} times in 3 s");
     engine.shutdown(PATIENCE).await.unwrap();
 }
+
+/// What can't be read in the log does not say whose it is: every run looks that it may be meant for.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_wake_the_run_of_an_event_that_it_cannot_read() {
+    let inner = store();
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let shared: Arc<dyn Store> = faulty.clone();
+    let now = |_: WorkflowContext, (): ()| async { Ok::<_, WorkflowError>(5_u32) };
+    let build = |store| runtime(store).workflow("wait", wait).workflow("now", now);
+    let engine = build(&shared).start().await.unwrap();
+    let outside = build(&inner).without_engine().start().await.unwrap();
+    // A start, a signal to a run that is noted to wait, and one to a run in memory.
+    let busy = engine.start("wait", &()).await.unwrap();
+    let noted = engine.start("wait", &()).await.unwrap();
+    eventually("the runs are noted", || async { faulty.count("note_waits") > 0 }).await;
+    faulty.spoil(inner.head().await.unwrap() + 1);
+    let started = outside.start("now", &()).await.unwrap();
+    assert_eq!(result::<u32>(&started).await.unwrap(), 5);
+    for run in [&noted, &busy] {
+        faulty.spoil(inner.head().await.unwrap() + 1);
+        outside.run(run.id()).await.unwrap().signal("go", &7).await.unwrap();
+        assert_eq!(result::<u32>(run).await.unwrap(), 7);
+    }
+    assert_eq!(engine.failure(), None);
+    engine.shutdown(PATIENCE).await.unwrap();
+}

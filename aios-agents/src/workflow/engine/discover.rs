@@ -8,7 +8,7 @@ use aios_core::{
 };
 use tracing::warn;
 
-use super::{Engine, Message};
+use super::{Engine, Message, recover};
 use crate::workflow::journal::{Entry, decode};
 
 /// Time in which this process learns where its own appends landed.
@@ -96,6 +96,10 @@ async fn look(
         let found = engine.read_range(after, up_to, quiet).await?;
         for (position, error) in &found.unreadable {
             warn!(error = %Chain(error), position, "an event of another process can't be read");
+        }
+        if !found.unreadable.is_empty() {
+            // Nobody knows whose it is. Its run reads its journal, and says what is wrong.
+            recover::look_again(engine);
         }
         nudge(engine, found.events).await;
         *position = up_to;

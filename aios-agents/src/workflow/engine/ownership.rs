@@ -141,6 +141,11 @@ impl Ownership {
         self.state().guests.contains(run_id)
     }
 
+    /// The runs that were moved to this engine.
+    pub(super) fn guests(&self) -> Vec<Arc<str>> {
+        self.state().guests.iter().cloned().collect()
+    }
+
     /// Notes who advances a run, as its journal says. Returns whether that is news.
     pub(super) fn place(&self, run_id: &Arc<str>, to: Option<Fence>) -> bool {
         let mut state = self.state();

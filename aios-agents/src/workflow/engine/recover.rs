@@ -1,6 +1,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{Engine, Message, notes::OPEN};
+use crate::task;
 use aios_core::store::{PageRequest, ReadModels, RunFilter, Shard, StoreError, Unsettled};
 
 /// Shards looked through at once.
@@ -24,6 +25,18 @@ pub(super) async fn run(engine: Arc<Engine>, shards: Vec<Shard>) {
             return;
         }
     }
+}
+
+/// Lets every run look that somebody may have appended to, without anybody knowing to which: those in
+/// memory, those whose journal is ahead of what is noted of them, and those that were moved here.
+pub(super) fn look_again(engine: &Arc<Engine>) {
+    let shards = engine.ownership.shards();
+    engine.live.tell(&shards, || Message::Nudge);
+    for run_id in engine.ownership.guests() {
+        engine.tell(&run_id, Message::Nudge);
+    }
+    let shares = engine.ownership.shares().into_iter().collect();
+    task::spawn(run(Arc::clone(engine), shares));
 }
 
 async fn recover(engine: &Arc<Engine>, shards: &[Shard]) -> Result<(), StoreError> {
