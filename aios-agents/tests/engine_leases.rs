@@ -132,6 +132,77 @@ async fn should_give_up_the_runs_of_shards_that_another_engine_took() {
     }
 }
 
+/// Says when it is dropped.
+struct Guard(Arc<AtomicU32>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Another owner has one shard of an engine whose other leases are valid: the runs of that shard stop,
+/// whether the engine learns of it by a renewal or by a refused append, and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_up_one_shard_that_another_owner_has() {
+    for by_renewal in [true, false] {
+        let inner = store();
+        let counts = [(); 4].map(|()| Arc::new(AtomicU32::new(0)));
+        let [begun, dropped, other_begun, other_dropped] = counts.clone();
+        let released = Arc::new(tokio::sync::Semaphore::new(0));
+        let release = Arc::clone(&released);
+        let slow = move |context: WorkflowContext, is_other: bool| {
+            let [a, b, c, d] = counts.clone();
+            let (begun, dropped) = if is_other { (c, d) } else { (a, b) };
+            let release = Arc::clone(&release);
+            async move {
+                let step = || async {
+                    let _guard = Guard(Arc::clone(&dropped));
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    release.acquire().await.unwrap().forget();
+                    Ok::<_, TaskError>(1_u32)
+                };
+                context.step("slow", step).await
+            }
+        };
+        // Long enough that nothing ends by the engine's own clock.
+        let lease_time = Duration::from_secs(if by_renewal { 3 } else { 3600 });
+        let options = EngineOptions { lease_time, ..options() };
+        let builder = runtime(&inner).engine_options(options).workflow("slow", slow);
+        let runtime = builder.start().await.unwrap();
+        let lost = runtime.start("slow", &false).with_id("lost").await.unwrap();
+        let kept = runtime.start("slow", &true).with_id("kept").await.unwrap();
+        assert_ne!(Shard::of("lost"), Shard::of("kept"));
+        let both = || async {
+            (begun.load(Ordering::SeqCst), other_begun.load(Ordering::SeqCst)) == (1, 1)
+        };
+        eventually("both begin", both).await;
+        let leases = inner.leases().await.unwrap();
+        let is_it = |lease: &aios_core::store::Lease| lease.shard == Shard::of("lost");
+        let lease: Vec<_> = leases.into_iter().filter(is_it).collect();
+        inner.release(&lease).await.unwrap();
+        let (thief, hour) = (Owner::new("thief"), Duration::from_secs(3600));
+        let taken = inner.acquire(&[Shard::of("lost")], &thief, hour).await.unwrap();
+        assert_eq!(taken.len(), 1, "the thief was faster");
+        if !by_renewal {
+            released.add_permits(2);
+        }
+        eventually("its run stops", || async { dropped.load(Ordering::SeqCst) == 1 }).await;
+        if by_renewal {
+            assert_eq!(other_dropped.load(Ordering::SeqCst), 0, "its step goes on");
+        }
+        released.add_permits(2);
+        assert_eq!(result::<u32>(&kept).await.unwrap(), 1);
+        // Whatever is told about the run, it is not begun here again.
+        lost.signal("any", &()).await.unwrap();
+        let other = runtime.start("slow", &true).await.unwrap();
+        assert_eq!(result::<u32>(&other).await.unwrap(), 1);
+        assert_eq!(begun.load(Ordering::SeqCst), 1, "another engine owns it");
+        assert_eq!(actions(&lost).await, ["started", "signaled"]);
+        runtime.shutdown(PATIENCE).await.unwrap();
+    }
+}
+
 /// A lease lives longer than its time because it is renewed.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_renew_its_leases() {
