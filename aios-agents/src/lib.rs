@@ -4,6 +4,7 @@
 pub mod agent;
 mod counted;
 pub mod declared;
+mod failing;
 pub mod middleware;
 mod options;
 mod panic;

@@ -25,7 +25,8 @@ use aios_core::{
     },
 };
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
+use tokio::sync::watch;
 
 /// What becomes of a call.
 pub(crate) enum Fault<E> {
@@ -124,7 +125,7 @@ impl FaultyStore {
         self.calls.set(rule);
     }
 
-    /// Makes the event at a position one that can't be read.
+    /// Makes the event at a position one that can't be read; 0 for none.
     pub(crate) fn spoil(&self, position: u64) {
         self.unreadable.store(position, Ordering::SeqCst);
     }
@@ -152,6 +153,15 @@ impl FaultyStore {
     ) -> Result<T, StoreError> {
         self.note(method);
         faulty(self.calls.ask(&method), call).await
+    }
+
+    fn check_spoiled(&self, after: u64, up_to: u64) -> Result<(), StoreError> {
+        let spoiled = self.unreadable.load(Ordering::SeqCst);
+        if after < spoiled && spoiled <= up_to {
+            let reason = format!("the event at position {spoiled} makes no sense");
+            return Err(StoreError::Corrupt { database: "faulty".to_owned(), reason });
+        }
+        Ok(())
     }
 
     fn note(&self, method: &'static str) {
@@ -219,6 +229,7 @@ impl EventStore for FaultyStore {
     }
 
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.check_spoiled(after, after.saturating_add(limit.try_into().unwrap_or(u64::MAX)))?;
         self.call("read_log", self.inner.read_log(after, limit)).await
     }
 
@@ -228,11 +239,7 @@ impl EventStore for FaultyStore {
         up_to: u64,
         except: &[Pattern],
     ) -> Result<Vec<RecordedEvent>, StoreError> {
-        let spoiled = self.unreadable.load(Ordering::SeqCst);
-        if after < spoiled && spoiled <= up_to {
-            let reason = format!("the event at position {spoiled} makes no sense");
-            return Err(StoreError::Corrupt { database: "faulty".to_owned(), reason });
-        }
+        self.check_spoiled(after, up_to)?;
         self.call("read_log_except", self.inner.read_log_except(after, up_to, except)).await
     }
 
@@ -371,13 +378,15 @@ pub(crate) struct FaultyBroker {
     subscribes: Rules<Subscription, BrokerError>,
     settled: Arc<Mutex<Vec<(Event, Settlement)>>>,
     batches: Mutex<Vec<usize>>,
+    breaks: watch::Sender<Option<BrokerError>>,
 }
 
 impl FaultyBroker {
     pub(crate) fn new(inner: Arc<dyn Broker>) -> Arc<Self> {
         let (publishes, subscribes) = (Rules::default(), Rules::default());
         let (settled, batches) = (Arc::default(), Mutex::default());
-        Arc::new(Self { inner, publishes, subscribes, settled, batches })
+        let breaks = watch::Sender::new(None);
+        Arc::new(Self { inner, publishes, subscribes, settled, batches, breaks })
     }
 
     /// Decides over everything that is published from now on.
@@ -394,6 +403,11 @@ impl FaultyBroker {
         rule: impl Fn(&Subscription) -> Option<Fault<BrokerError>> + Send + Sync + 'static,
     ) {
         self.subscribes.set(rule);
+    }
+
+    /// Ends every subscription there is with an error.
+    pub(crate) fn break_subscriptions(&self, error: &BrokerError) {
+        self.breaks.send_replace(Some(error.clone()));
     }
 
     /// Lets everything pass again.
@@ -437,7 +451,13 @@ impl Broker for FaultyBroker {
         let fault = self.subscribes.ask(&subscription);
         let deliveries = faulty(fault, self.inner.subscribe(subscription)).await?;
         let settled = Arc::clone(&self.settled);
-        Ok(Deliveries::new(deliveries.map(move |delivery| Ok(watched(delivery?, &settled)))))
+        let deliveries = deliveries.map(move |delivery| Ok(watched(delivery?, &settled)));
+        let mut breaks = self.breaks.subscribe();
+        let broken = stream::once(async move {
+            breaks.changed().await.map_err(|_| BrokerError::Closed)?;
+            Err(breaks.borrow().clone().unwrap_or(BrokerError::Uncertain))
+        });
+        Ok(Deliveries::new(stream::select(deliveries, broken)))
     }
 
     async fn dead_letters(&self, address: &Address) -> Result<Box<dyn DeadLetters>, BrokerError> {

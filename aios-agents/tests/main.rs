@@ -14,6 +14,7 @@ mod agent_faults;
 mod agent_held;
 mod agent_host;
 mod agent_middleware;
+mod agent_refusals;
 mod agent_slots;
 mod agent_supervision;
 mod agent_support;

@@ -13,7 +13,12 @@ use aios_agents::{
 };
 use aios_core::store::{Append, StreamId};
 
-use crate::workflow_support::{PATIENCE, eventually, quick, runtime, sqlite, store};
+use aios_store::memory::{MemoryOptions, MemoryStore};
+
+use crate::{
+    faulty::{Fault, FaultyStore, store_refuses, store_unavailable},
+    workflow_support::{PATIENCE, eventually, quick, runtime, sqlite, store},
+};
 
 /// Orders as a projection sees them.
 #[derive(Clone, Default)]
@@ -320,4 +325,138 @@ async fn should_refuse_projections_that_make_no_sense() {
     for result in refused {
         assert_eq!(result.unwrap_err().code(), "INVALID_RUNTIME_CONFIGURATION");
     }
+}
+
+/// A runtime that runs nothing but projections.
+async fn projecting(store: &Arc<FaultyStore>) -> Runtime {
+    let shared: Arc<dyn Store> = Arc::clone(store) as _;
+    runtime(&shared).without_engine().start().await.unwrap()
+}
+
+async fn follow(runtime: &Runtime, seen: &Seen) -> aios_agents::projection::ProjectionHandle {
+    let adding = seen.clone();
+    runtime
+        .projection("orders", applying(move |batch| adding.add(&batch)))
+        .patterns(orders())
+        .lease_time(Duration::from_secs(1))
+        .await
+        .unwrap()
+}
+
+/// Every call of the store that a projection makes may be refused for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_at_an_error_that_will_not_pass_and_say_why() {
+    for method in
+        ["acquire", "renew", "load_checkpoint", "read_log", "save_checkpoint", "head", "wait_for"]
+    {
+        let faulty = FaultyStore::new(store());
+        let runtime = projecting(&faulty).await;
+        faulty.on_call(move |name| (*name == method).then(|| Fault::Refuse(store_refuses())));
+        let seen = Seen::default();
+        let _handle = follow(&runtime, &seen).await;
+        let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+        place(&shared, 0..1).await;
+        let failure = tokio::time::timeout(PATIENCE, runtime.failed()).await.expect(method);
+        assert_eq!(failure.code, "STORE_BACKEND", "{method}");
+        assert!(failure.message.contains("projection orders"), "{method}: {failure}");
+        assert_eq!(runtime.failure(), Some(failure), "{method}");
+        faulty.heal();
+        let asked = faulty.count("acquire");
+        let error = runtime.shutdown(PATIENCE).await.unwrap_err();
+        assert_eq!(error.code(), "PROJECTION_STOPPED", "{method}");
+        assert_eq!(faulty.count("acquire"), asked, "{method}: it is not tried again");
+        // The next start goes on from there.
+        let runtime = projecting(&faulty).await;
+        let _handle = follow(&runtime, &seen).await;
+        seen.reach(1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_outlive_errors_of_the_store_that_may_pass() {
+    let faulty = FaultyStore::new(store());
+    let runtime = projecting(&faulty).await;
+    faulty.on_call(|name| (*name != "leases").then(|| Fault::Refuse(store_unavailable())));
+    let seen = Seen::default();
+    let _handle = follow(&runtime, &seen).await;
+    let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    place(&shared, 0..2).await;
+    tokio::time::timeout(Duration::from_millis(100), runtime.failed()).await.unwrap_err();
+    faulty.heal();
+    seen.reach(2).await;
+    runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_when_its_own_position_can_never_be_read() {
+    let faulty = FaultyStore::new(store());
+    let runtime = projecting(&faulty).await;
+    let asked = Arc::new(AtomicU64::new(0));
+    let asking = Arc::clone(&asked);
+    let load = move || {
+        let number = asking.fetch_add(1, Ordering::SeqCst);
+        let failure = Failure::new("NO_TABLE", "there is no such table");
+        std::future::ready(Err(match number {
+            0 => TaskError::retryable(failure),
+            _ => TaskError::terminal(failure),
+        }))
+    };
+    let projection = runtime.projection("orders", applying(|_| Ok(()))).position_from(load);
+    let _handle = projection.await.unwrap();
+    let failure = tokio::time::timeout(PATIENCE, runtime.failed()).await.unwrap();
+    assert_eq!((failure.code.as_str(), asked.load(Ordering::SeqCst)), ("NO_TABLE", 2));
+    assert!(failure.message.contains("there is no such table"), "{failure}");
+}
+
+/// An event that the store can't read hides none of its neighbours, and is not skipped silently.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_make_a_dead_letter_of_an_event_that_can_not_be_read() {
+    let faulty = FaultyStore::new(store());
+    let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    place(&shared, 0..5).await;
+    let log = shared.read_log(0, 100).await.unwrap();
+    let is_third = |it: &&aios_core::store::RecordedEvent| it.stream.as_str() == "orders/2";
+    let third = log.iter().find(is_third).unwrap().position;
+    faulty.spoil(third);
+    let (runtime, seen) = (projecting(&faulty).await, Seen::default());
+    let handle = follow(&runtime, &seen).await;
+    seen.reach(4).await;
+    place(&shared, 5..6).await;
+    seen.reach(5).await;
+    assert_eq!(seen.all(), [0, 1, 3, 4, 5]);
+    let letters = handle.dead_letters(0, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].position, letters[0].failure.code.as_str()), (third, "STORE_CORRUPT"));
+    // It is asked for while it is still unreadable, and remains; then it is mended.
+    handle.redrive(third).await.unwrap();
+    place(&shared, 6..7).await;
+    seen.reach(6).await;
+    assert_eq!(handle.dead_letters(0, 10).await.unwrap().len(), 1);
+    faulty.spoil(0);
+    handle.redrive(third).await.unwrap();
+    seen.reach(7).await;
+    assert_eq!(seen.all(), [0, 1, 3, 4, 5, 6, 2]);
+    runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_skip_an_event_whose_failure_is_larger_than_the_store_takes() {
+    let options = MemoryOptions::new().with_max_event_bytes(4000);
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::connect_with(options).unwrap());
+    let runtime = runtime(&store).start().await.unwrap();
+    let seen = Seen::default();
+    let adding = seen.clone();
+    place(&store, 0..1).await;
+    let first = store.read_log(0, 100).await.unwrap();
+    let first = first.iter().find(|it| it.stream.as_str() == "orders/0").unwrap().position;
+    let apply = move |batch: Batch| match batch.events().iter().any(|it| it.position == first) {
+        true => Err(TaskError::terminal(Failure::new("x".repeat(9000), "y".repeat(9000)))),
+        false => adding.add(&batch),
+    };
+    let handle = runtime.projection("orders", applying(apply)).patterns(orders()).await.unwrap();
+    place(&store, 1..2).await;
+    seen.reach(1).await;
+    let letters = handle.dead_letters(0, 10).await.unwrap();
+    assert!(letters[0].failure.code.starts_with("xxx"), "{letters:?}");
+    runtime.shutdown(PATIENCE).await.unwrap();
 }

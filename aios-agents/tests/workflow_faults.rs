@@ -157,3 +157,23 @@ async fn should_go_on_once_a_full_disk_has_room_again() {
     let again = calls.load(Ordering::SeqCst) - STEPS;
     assert!(again <= 1, "only what could not be recorded runs again: {again}");
 }
+
+/// What is left of a failure fits, however large its parts are.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_a_run_whose_failure_is_larger_than_the_store_takes() {
+    async fn fails(_: WorkflowContext, part: usize) -> Result<u32, WorkflowError> {
+        let text = |own: usize| if own == part { "x".repeat(9000) } else { "SHORT".to_owned() };
+        let failure = aios_core::failure::Failure::new(text(0), text(1));
+        Err(WorkflowError::failed(failure.with_details(serde_json::json!([text(2)]))))
+    }
+    let options = MemoryOptions::new().with_max_event_bytes(4000);
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::connect_with(options).unwrap());
+    let runtime = runtime(&store).workflow("fails", fails).start().await.unwrap();
+    for part in 0..3 {
+        let run = runtime.start("fails", &part).await.unwrap();
+        let error = result::<u32>(&run).await.unwrap_err();
+        assert!(matches!(error, RunError::Failed { .. }), "{part}: {error:?}");
+        let code = if part == 0 { "x".repeat(100) } else { "SHORT".to_owned() };
+        assert_eq!(error.code(), code, "{part}");
+    }
+}

@@ -2,6 +2,7 @@ use aios_core::{
     agent::{InvalidSegment, TaskError, TaskId},
     broker::{BrokerError, InvalidName},
     event::EventError,
+    failure::Failure,
     store::StoreError,
 };
 
@@ -74,6 +75,12 @@ pub enum AgentError {
     /// An event could not be made.
     #[error("an event of an agent can't be written")]
     Event(#[from] EventError),
+    /// Store or broker refuse for good what the host needs, so that it does not do everything any more.
+    #[error("the agent host is impaired: {failure}")]
+    Impaired {
+        /// What it can't do, and why.
+        failure: Failure,
+    },
     /// Tasks still ran when the time to shut down was over. They were given back to the broker.
     #[error("tasks still ran when the time to shut down was over: {}", list(.tasks))]
     ShutdownTimeout {
@@ -110,6 +117,7 @@ impl AgentError {
             Self::Broker(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Event(error) => error.code(),
+            Self::Impaired { .. } => "AGENT_HOST_IMPAIRED",
             Self::ShutdownTimeout { .. } => "SHUTDOWN_TIMEOUT",
         }
     }

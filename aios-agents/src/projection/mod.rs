@@ -11,7 +11,11 @@
 //!   view (see [`StartProjection::position_from`]) applies every event exactly once to that view.
 //! - A batch that fails is divided into its events. An event that fails as often as the retry policy
 //!   says, or with a terminal error, becomes a dead letter with its reason, and is skipped. It is
-//!   [listed](ProjectionHandle::dead_letters) until it was [redriven](ProjectionHandle::redrive).
+//!   [listed](ProjectionHandle::dead_letters) until it was [redriven](ProjectionHandle::redrive). An
+//!   event that the store can't read becomes a dead letter as well, with the store's code.
+//! - An error of the store that may pass is waited for. One that will not pass ends the projection, and
+//!   so does a terminal error of [`StartProjection::position_from`]: the log says so as an error, and
+//!   [`Runtime::failed`](crate::Runtime::failed) says why. The next start begins where it ended.
 //!
 //! # Metrics
 //!

@@ -13,7 +13,7 @@ use aios_core::{
 };
 use futures_util::FutureExt;
 use serde::Serialize;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     Batch, Projection, ProjectionDeadLetter,
@@ -23,12 +23,18 @@ use super::{
 };
 use crate::{
     agent::backoff::{Backoff, chance},
+    failing::{Failing, cut},
     panic::panic_failure,
-    workflow::journal::Journals,
+    workflow::{
+        engine::{Range, read_range},
+        journal::Journals,
+    },
 };
 
 /// Events of the log read at once.
 const PAGE: usize = 500;
+/// Positions looked through at once where events can't be read.
+const RANGE: u64 = 500;
 /// How far the log may grow by what the patterns do not match before the position is saved.
 const UNSAVED: u64 = 10_000;
 /// After how long without a new event the position is saved, whatever the last events were.
@@ -64,6 +70,7 @@ pub(super) struct Runner<P> {
     pub(super) projection: P,
     pub(super) settings: Settings,
     pub(super) stop: Stop,
+    pub(super) failing: Arc<Failing>,
 }
 
 /// What keeps a projection from going on for now.
@@ -74,9 +81,38 @@ enum Trouble {
     #[error("an event can't be written")]
     Event(#[from] aios_core::event::EventError),
     #[error("the projection's own position can't be read")]
-    Position(#[source] Failure),
+    Position {
+        #[source]
+        failure: Failure,
+        retryable: bool,
+    },
     #[error("the projection is to stop")]
     Stopped,
+}
+
+impl Trouble {
+    fn position(error: TaskError) -> Self {
+        let TaskError { failure, retryable } = error;
+        Self::Position { failure, retryable }
+    }
+
+    /// Whether it may pass.
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_retryable(),
+            Self::Position { retryable, .. } => *retryable,
+            Self::Event(_) | Self::Stopped => false,
+        }
+    }
+
+    fn code(&self) -> &str {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Position { failure, .. } => &failure.code,
+            Self::Event(error) => error.code(),
+            Self::Stopped => "PROJECTION_STOPPED",
+        }
+    }
 }
 
 impl<P: Projection> Runner<P> {
@@ -88,6 +124,10 @@ impl<P: Projection> Runner<P> {
             match self.hold(&owner).await {
                 Ok(()) => backoff.reset(),
                 Err(Trouble::Stopped) => break,
+                Err(error) if !error.is_retryable() => {
+                    self.fail(&error);
+                    break;
+                }
                 Err(error) => {
                     warn!(error = %Chain(&error), projection = &*self.name, "a projection failed; trying again");
                     self.unless_stopped(backoff.wait(&*self.journals.clock)).await;
@@ -95,6 +135,14 @@ impl<P: Projection> Runner<P> {
             }
         }
         info!(projection = &*self.name, "a projection has stopped");
+    }
+
+    /// Says why the projection ends before it is to stop.
+    fn fail(&self, trouble: &Trouble) {
+        let Failure { code, message, .. } = Failure::from_error(trouble.code(), trouble);
+        let message = format!("projection {}: {message}", self.name);
+        error!(error = message, code, projection = &*self.name, "a projection ends");
+        self.failing.fail(Failure::new(code, message));
     }
 
     /// Runs the projection while this process holds its lease.
@@ -115,8 +163,9 @@ impl<P: Projection> Runner<P> {
             }
             followed = self.follow() => followed,
         };
-        store.release(&leases).await?;
-        followed
+        let released = store.release(&leases).await;
+        followed?;
+        Ok(released?)
     }
 
     /// Keeps the lease; returns when it is lost.
@@ -134,12 +183,20 @@ impl<P: Projection> Runner<P> {
         let store = &self.journals.store;
         let checkpoint = self.stream.as_str();
         let mut position = match &self.settings.position {
-            Some(load) => load().await.map_err(|error| Trouble::Position(error.failure))?,
+            Some(load) => load().await.map_err(Trouble::position)?,
             None => store.load_checkpoint(checkpoint).await?,
         };
         let mut saved = position;
         while !self.stop.is_set() {
-            let page = store.read_log(position, PAGE).await?;
+            let page = match store.read_log(position, PAGE).await {
+                Err(StoreError::Corrupt { .. }) => {
+                    position = self.step_over(position).await?;
+                    store.save_checkpoint(checkpoint, position).await?;
+                    saved = position;
+                    continue;
+                }
+                page => page?,
+            };
             if page.is_empty() {
                 self.report_lag(0);
                 if !self.grows(position, position > saved).await? {
@@ -182,6 +239,61 @@ impl<P: Projection> Runner<P> {
         };
         let grown = self.unless_stopped(growing).await;
         Ok(grown.ok_or(Trouble::Stopped)??)
+    }
+
+    /// Applies what can be read of a range of the log; what can't becomes a dead letter. Returns up to
+    /// where the log is done.
+    async fn step_over(&self, position: u64) -> Result<u64, Trouble> {
+        let store = &self.journals.store;
+        let up_to = store.head().await?.min(position.saturating_add(RANGE));
+        let Range { events, unreadable } = read_range(&**store, position, up_to, &[]).await?;
+        let mut unreadable = unreadable.into_iter().peekable();
+        let mut page = Vec::new();
+        for recorded in events {
+            while let Some((at, error)) = unreadable.next_if(|(at, _)| *at < recorded.position) {
+                self.apply_page(std::mem::take(&mut page)).await?;
+                self.bury_unread(at, &error).await?;
+            }
+            page.push(recorded);
+        }
+        self.apply_page(page).await?;
+        for (at, error) in unreadable {
+            self.bury_unread(at, &error).await?;
+        }
+        Ok(up_to)
+    }
+
+    async fn apply_page(&self, page: Vec<RecordedEvent>) -> Result<(), Trouble> {
+        for part in self.parts(page) {
+            if self.stop.is_set() {
+                return Err(Trouble::Stopped);
+            }
+            self.apply_part(part, false).await?;
+        }
+        Ok(())
+    }
+
+    /// Records that the event at a position is skipped, because the store can't read it. A projection
+    /// that keeps its own position gets past it.
+    async fn bury_unread(&self, position: u64, error: &StoreError) -> Result<(), Trouble> {
+        let failure = Failure::from_error(error.code(), error);
+        self.note_dead(ProjectionDeadLetter {
+            position,
+            event_id: String::new(),
+            event_type: String::new(),
+            failure,
+            attempts: 0,
+        })
+        .await?;
+        self.pass(position).await
+    }
+
+    /// Has a projection that keeps its own position get past what is skipped.
+    async fn pass(&self, position: u64) -> Result<(), Trouble> {
+        if self.settings.position.is_some() {
+            let _ = self.persist(Batch::empty(position)).await?;
+        }
+        Ok(())
     }
 
     /// A page in batches, with what was asked of this projection in between.
@@ -247,10 +359,7 @@ impl<P: Projection> Runner<P> {
     async fn apply_single(&self, single: Batch) -> Result<(), Trouble> {
         if let Err((failure, attempts)) = self.persist(single.clone()).await? {
             self.bury(&single, failure, attempts).await?;
-            if self.settings.position.is_some() {
-                // So that the position gets past what is skipped.
-                let _ = self.persist(Batch::empty(single.position())).await?;
-            }
+            self.pass(single.position()).await?;
         }
         Ok(())
     }
@@ -295,20 +404,31 @@ impl<P: Projection> Runner<P> {
     /// Records an event that is skipped.
     async fn bury(&self, single: &Batch, failure: Failure, attempts: u32) -> Result<(), Trouble> {
         let Some(recorded) = single.events().first() else { return Ok(()) };
-        warn!(
-            %failure, projection = &*self.name, position = recorded.position, attempts,
-            "an event became a dead letter"
-        );
-        let name = self.name.to_string();
-        metrics::counter!("aios_projection_dead_letters_total", "projection" => name).increment(1);
-        let letter = ProjectionDeadLetter {
+        self.note_dead(ProjectionDeadLetter {
             position: recorded.position,
             event_id: recorded.event.id.to_string(),
             event_type: recorded.event.event_type.to_string(),
             failure,
             attempts,
-        };
-        self.note(DEAD, &letter).await
+        })
+        .await
+    }
+
+    /// Records a dead letter. A failure that is larger than the store takes is cut.
+    async fn note_dead(&self, mut letter: ProjectionDeadLetter) -> Result<(), Trouble> {
+        warn!(
+            failure = %letter.failure, projection = &*self.name, position = letter.position,
+            attempts = letter.attempts, "an event became a dead letter"
+        );
+        let name = self.name.to_string();
+        metrics::counter!("aios_projection_dead_letters_total", "projection" => name).increment(1);
+        match self.note(DEAD, &letter).await {
+            Err(Trouble::Store(StoreError::TooLarge { .. })) => {
+                letter.failure = cut(letter.failure);
+                self.note(DEAD, &letter).await
+            }
+            noted => noted,
+        }
     }
 
     /// Applies a dead letter again, if it still is one.
@@ -317,7 +437,12 @@ impl<P: Projection> Runner<P> {
         if !open(&**store, &self.stream).await?.contains_key(&letter) {
             return Ok(());
         }
-        let found = store.read_log(letter.saturating_sub(1), 1).await?.pop();
+        let found = match store.read_log(letter.saturating_sub(1), 1).await {
+            Err(error @ StoreError::Corrupt { .. }) => {
+                return self.bury_unread(letter, &error).await;
+            }
+            found => found?.pop(),
+        };
         let Some(recorded) = found.filter(|recorded| recorded.position == letter) else {
             warn!(projection = &*self.name, position = letter, "a dead letter is not in the log");
             return Ok(());

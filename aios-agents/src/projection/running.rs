@@ -1,27 +1,38 @@
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use aios_core::clock::Clock;
+use aios_core::{clock::Clock, failure::Failure};
 use tokio::sync::watch;
 
-use crate::task::JoinSet;
+use crate::{failing::Failing, task::JoinSet};
 
 /// The projections that run in this process. Dropping it ends them.
 pub(crate) struct Running {
     stopping: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
+    failing: Arc<Failing>,
 }
 
 impl Running {
     pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(
         &self,
-        run: impl FnOnce(Stop) -> F,
+        run: impl FnOnce(Stop, Arc<Failing>) -> F,
     ) {
-        let run = run(Stop(self.stopping.subscribe()));
+        let run = run(Stop(self.stopping.subscribe()), Arc::clone(&self.failing));
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(run);
+    }
+
+    /// Why a projection stopped by itself, if one did.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.failing.failure()
+    }
+
+    /// Completes when a projection stops by itself.
+    pub(crate) async fn failed(&self) -> Failure {
+        self.failing.failed().await
     }
 
     /// Lets the batches that are being applied end within `deadline`, and stops.
@@ -39,7 +50,11 @@ impl Running {
 
 impl Default for Running {
     fn default() -> Self {
-        Self { stopping: watch::Sender::new(false), tasks: Mutex::default() }
+        Self {
+            stopping: watch::Sender::new(false),
+            tasks: Mutex::default(),
+            failing: Arc::default(),
+        }
     }
 }
 

@@ -76,7 +76,8 @@ impl<'r, P: Projection> StartProjection<'r, P> {
     /// Sets from where the position is read. The projection keeps it itself, best in the transaction
     /// in which it applies a batch: it stores [`Batch::position`](super::Batch::position) there, and
     /// `load` returns what it stored last, 0 if it never did. What the runtime's store knows is then
-    /// only for [`ProjectionHandle::lag`].
+    /// only for [`ProjectionHandle::lag`]. An error is tried again, unless it is terminal: that ends the
+    /// projection.
     pub fn position_from<F, Fut>(mut self, load: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -96,7 +97,7 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         let lease = lease_of(&journals, name.as_str()).await?;
         let handle = ProjectionHandle::new(journals.clone(), name.as_str())?;
         let stream = stream_of(name.as_str())?;
-        running.spawn(|stop| {
+        running.spawn(|stop, failing| {
             Runner {
                 journals,
                 name: name.to_string().into(),
@@ -105,6 +106,7 @@ impl<'r, P: Projection> StartProjection<'r, P> {
                 projection,
                 settings,
                 stop,
+                failing,
             }
             .run()
         });

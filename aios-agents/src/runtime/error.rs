@@ -77,6 +77,12 @@ pub enum RuntimeError {
         /// Why.
         failure: Failure,
     },
+    /// A projection of this runtime stopped by itself, at an error that will not pass.
+    #[error("a projection has stopped: {failure}")]
+    ProjectionStopped {
+        /// Which, and why.
+        failure: Failure,
+    },
     /// The event at this position is no dead letter of the projection.
     #[error("projection {projection} has no dead letter at position {position}")]
     UnknownDeadLetter {
@@ -125,6 +131,7 @@ impl RuntimeError {
             Self::RunCancelling { .. } => "RUN_CANCELLING",
             Self::UnknownOperation { .. } => "OPERATION_NOT_FOUND",
             Self::EngineStopped { .. } => "ENGINE_STOPPED",
+            Self::ProjectionStopped { .. } => "PROJECTION_STOPPED",
             Self::UnknownDeadLetter { .. } => "DEAD_LETTER_NOT_FOUND",
             Self::Agents(error) => error.code(),
             Self::Store(error) => error.code(),

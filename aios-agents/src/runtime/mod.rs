@@ -147,8 +147,9 @@ impl Runtime {
     /// # Errors
     ///
     /// [`RuntimeError::Agents`] if tasks still ran after `deadline`. They were given up and are
-    /// given again. [`RuntimeError::EngineStopped`] if the engine had stopped before, by itself. The
-    /// runtime has stopped all the same.
+    /// given again. [`RuntimeError::EngineStopped`], [`RuntimeError::Agents`] or
+    /// [`RuntimeError::ProjectionStopped`] if the engine, the agents or a projection had stopped before,
+    /// by themselves. The runtime has stopped all the same.
     ///
     /// # Cancel safety
     ///
@@ -175,27 +176,50 @@ impl Runtime {
             None => None,
         };
         drained?;
-        failure.map_or(Ok(()), |failure| Err(RuntimeError::EngineStopped { failure }))
+        if let Some(failure) = failure {
+            return Err(RuntimeError::EngineStopped { failure });
+        }
+        self.projections
+            .failure()
+            .map_or(Ok(()), |failure| Err(RuntimeError::ProjectionStopped { failure }))
     }
 
-    /// Why the engine of this runtime stopped by itself, if it did: an error of the store or the
-    /// broker that will not pass, or a panic of the engine. It has handed its shards over; starting
-    /// runs fails from then on, and so does waiting for their results.
+    /// Why a part of this runtime stopped by itself, if one did: an error of the store or the broker
+    /// that will not pass, or a panic of the engine. If it was the engine, it has handed its shards
+    /// over; starting runs fails from then on, and so does waiting for their results. If it was the
+    /// agents, they take no tasks from a subscription any more, hear of no cancellations, or are not
+    /// announced; see [`AgentHost::failure`](crate::agent::AgentHost::failure). If it was a projection,
+    /// nothing more is applied here. Whatever did not stop goes on.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
-        self.engine.as_ref().and_then(|running| running.engine.failure())
+        let engine = self.engine.as_ref().and_then(|running| running.engine.failure());
+        let agents = || self.host.as_ref().and_then(AgentHost::failure);
+        engine.or_else(agents).or_else(|| self.projections.failure())
     }
 
-    /// Completes when the engine of this runtime stops by itself; never if it has none. See
-    /// [`failure`](Self::failure).
+    /// Completes when a part of this runtime stops by itself. See [`failure`](Self::failure).
     ///
     /// # Cancel safety
     ///
     /// It can be called again.
     pub async fn failed(&self) -> Failure {
-        match &self.engine {
-            Some(running) => running.engine.failed().await,
-            None => std::future::pending().await,
+        let engine = async {
+            match &self.engine {
+                Some(running) => running.engine.failed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let agents = async {
+            match &self.host {
+                Some(host) => host.failed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            failure = engine => failure,
+            failure = agents => failure,
+            failure = self.projections.failed() => failure,
         }
     }
 

@@ -71,10 +71,15 @@ impl TaskCall {
             event_type: publish.event.event_type.clone(),
             assignment: publish.event.id.clone(),
         };
-        let (waiting, answer) = Waiting::new(&inner.pending, task_id, expected);
+        let (mut waiting, answer) = Waiting::new(&inner.pending, task_id, expected)?;
         let (event_type, to) = (publish.event.event_type.clone(), publish.to.clone());
-        let published = inner.broker.publish_one(publish).await;
-        published.map_err(|error| not_given(&error, &event_type, to.as_ref()))?;
+        // A call that is dropped meanwhile may have been given all the same.
+        waiting.is_given = true;
+        if let Err(error) = inner.broker.publish_one(publish).await {
+            waiting.is_given =
+                matches!(error, BrokerError::Uncertain | BrokerError::Timeout { .. });
+            return Err(not_given(&error, &event_type, to.as_ref()));
+        }
         let answer = tokio::select! {
             biased;
             answer = answer => answer.unwrap_or_else(|_| Err(refused(&BrokerError::Closed))),
@@ -143,7 +148,7 @@ fn not_given(error: &BrokerError, event_type: &EventType, to: Option<&Mailbox>) 
     refused
 }
 
-fn refused(error: &BrokerError) -> TaskError {
+pub(super) fn refused(error: &BrokerError) -> TaskError {
     let failure = Failure::from_error(error.code(), error);
     TaskError { failure, retryable: error.is_retryable() }
 }

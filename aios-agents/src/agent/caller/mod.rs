@@ -11,9 +11,10 @@ use aios_core::{
     broker::{Broker, Mailbox, Poison, Subscription},
     clock::Clock,
     event::{EventId, Payload},
+    failure::Failure,
 };
 use serde::Serialize;
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 
 pub use self::call::TaskCall;
 use self::{pending::Pending, router::Router};
@@ -28,7 +29,12 @@ type Answer = Result<Payload, TaskError>;
 /// Nothing here outlives the process: if it dies, the answer is lost, and nobody tries a failed
 /// task again. Tasks that have to be done are given from a workflow; they are durable.
 ///
-/// Clones share one mailbox and one reader of it, however many tasks are under way.
+/// Clones share one mailbox and one reader of it, however many tasks are under way. When the last of
+/// them is dropped, the mailbox goes, and tasks whose calls ended without an answer, the latest 4,096,
+/// are cancelled: nobody would take their answers.
+///
+/// If the broker refuses for good to let the mailbox be read, every call fails from then on with what it
+/// said, and so says [`failure`](Self::failure).
 ///
 /// # Examples
 ///
@@ -48,7 +54,8 @@ struct Inner {
     source: Arc<str>,
     mailbox: Arc<str>,
     pending: Arc<Pending>,
-    router: JoinHandle<()>,
+    /// Dropping it ends what reads the mailbox.
+    _open: watch::Sender<()>,
 }
 
 impl Caller {
@@ -72,15 +79,17 @@ impl Caller {
         let subscription = Subscription::mailbox(mailbox).with_poison(Poison::Discard).temporary();
         let deliveries = broker.subscribe(subscription.clone()).await?;
         let pending = Arc::new(Pending::default());
+        let (open, is_open) = watch::channel(());
+        let source: Arc<str> = source.into();
         let router = Router {
             broker: Arc::clone(&broker),
             clock: Arc::clone(&clock),
+            source: Arc::clone(&source),
             subscription,
             pending: Arc::clone(&pending),
         };
-        let router = task::spawn(router.run(deliveries));
-        let source = source.into();
-        Ok(Self(Arc::new(Inner { broker, clock, source, mailbox: name, pending, router })))
+        task::spawn(router.run(deliveries, is_open));
+        Ok(Self(Arc::new(Inner { broker, clock, source, mailbox: name, pending, _open: open })))
     }
 
     /// Gives a task to any agent of a type; awaiting the call sends it and waits for the answer.
@@ -95,15 +104,16 @@ impl Caller {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the call drops the answer; a task that was sent is done all the same.
+    /// Dropping the call drops the answer; a task that was sent is done all the same, as long as a clone
+    /// of this caller is there.
     pub fn task<T: Serialize + ?Sized>(&self, agent_type: &str, parameters: &T) -> TaskCall {
         TaskCall::new(Arc::clone(&self.0), agent_type, Payload::encode(parameters))
     }
-}
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.router.abort();
+    /// Why no answer can be read any more, if none can: the broker was closed, or refuses it for good.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        self.0.pending.closed().map(|error| error.failure)
     }
 }
 

@@ -1,19 +1,31 @@
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use aios_core::{
-    agent::TaskId,
+    agent::{TaskError, TaskId},
     event::{Event, EventId, EventType},
 };
 use tokio::sync::oneshot;
 
 use super::Answer;
 
+/// How many tasks are remembered whose calls ended without an answer.
+const REMEMBERED: usize = 4_096;
+
 /// The calls that wait for an answer.
 #[derive(Default)]
-pub(super) struct Pending(Mutex<HashMap<TaskId, (Expected, oneshot::Sender<Answer>)>>);
+pub(super) struct Pending(Mutex<Calls>);
+
+#[derive(Default)]
+struct Calls {
+    waiting: HashMap<TaskId, (Expected, oneshot::Sender<Answer>)>,
+    /// Tasks whose calls ended without an answer, and which agents have them, the latest.
+    unanswered: VecDeque<(TaskId, EventType)>,
+    /// Why no answer comes any more.
+    closed: Option<TaskError>,
+}
 
 /// Who may answer a call: the agent type that was assigned the task, and says so.
 #[derive(Debug)]
@@ -33,15 +45,22 @@ impl Expected {
 }
 
 impl Pending {
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends the call that waits for this task. Returns whether the answer is the expected agents',
     /// or comes after the call has ended; a refused answer ends nothing.
     pub(super) fn complete(&self, task_id: &TaskId, from: &Event, answer: Answer) -> bool {
-        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match calls.get(task_id) {
-            None => true,
+        let mut calls = self.calls();
+        match calls.waiting.get(task_id) {
+            None => {
+                calls.unanswered.retain(|(unanswered, _)| unanswered != task_id);
+                true
+            }
             Some((expected, _)) if !expected.accepts(from) => false,
             Some(_) => {
-                let call = calls.remove(task_id);
+                let call = calls.waiting.remove(task_id);
                 drop(calls);
                 if let Some((_, waiting)) = call {
                     // The caller may have been dropped.
@@ -52,12 +71,27 @@ impl Pending {
         }
     }
 
-    fn remove(&self, task_id: &TaskId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(task_id);
+    /// Why no answer comes any more, if none does.
+    pub(super) fn closed(&self) -> Option<TaskError> {
+        self.calls().closed.clone()
     }
 
-    pub(super) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Ends every call that waits, and all that follow, with this error.
+    pub(super) fn close(&self, error: &TaskError) {
+        let mut calls = self.calls();
+        calls.closed.get_or_insert_with(|| error.clone());
+        let waiting = std::mem::take(&mut calls.waiting);
+        drop(calls);
+        for (_, call) in waiting.into_values() {
+            // The caller may have been dropped.
+            drop(call.send(Err(error.clone())));
+        }
+    }
+
+    /// The tasks whose calls ended without an answer, and the events that assigned them, as far as they
+    /// are remembered.
+    pub(super) fn take_unanswered(&self) -> VecDeque<(TaskId, EventType)> {
+        std::mem::take(&mut self.calls().unanswered)
     }
 }
 
@@ -65,24 +99,40 @@ impl Pending {
 pub(super) struct Waiting<'a> {
     pending: &'a Pending,
     task_id: TaskId,
+    /// Whether the broker has the task.
+    pub(super) is_given: bool,
 }
 
 impl<'a> Waiting<'a> {
+    /// # Errors
+    ///
+    /// Why no answer comes any more.
     pub(super) fn new(
         pending: &'a Pending,
         task_id: TaskId,
         expected: Expected,
-    ) -> (Self, oneshot::Receiver<Answer>) {
+    ) -> Result<(Self, oneshot::Receiver<Answer>), TaskError> {
         let (sender, receiver) = oneshot::channel();
-        let mut calls = pending.0.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.insert(task_id.clone(), (expected, sender));
+        let mut calls = pending.calls();
+        if let Some(error) = &calls.closed {
+            return Err(error.clone());
+        }
+        calls.waiting.insert(task_id.clone(), (expected, sender));
         drop(calls);
-        (Self { pending, task_id }, receiver)
+        Ok((Self { pending, task_id, is_given: false }, receiver))
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.pending.remove(&self.task_id);
+        let mut calls = self.pending.calls();
+        let Some((expected, _)) = calls.waiting.remove(&self.task_id) else { return };
+        if !self.is_given {
+            return;
+        }
+        if calls.unanswered.len() == REMEMBERED {
+            calls.unanswered.pop_front();
+        }
+        calls.unanswered.push_back((self.task_id.clone(), expected.event_type));
     }
 }

@@ -3,64 +3,112 @@ use std::sync::Arc;
 use aios_core::{
     Chain,
     agent::{TaskCompleted, TaskError, TaskFailed, TaskId},
-    broker::{Broker, BrokerError, Deliveries, Subscription},
+    broker::{Broker, BrokerError, Deliveries, Publish, Subscription},
     clock::Clock,
-    event::Event,
+    event::{Event, EventError, EventType},
     retry::RetryPolicy,
 };
 
-use super::{Answer, pending::Pending};
-use crate::agent::backoff::Backoff;
+use tokio::sync::watch;
+
+use super::{Answer, call::refused, pending::Pending};
+use crate::{agent::backoff::Backoff, workflow::journal::TaskCancelled};
 
 /// Reads the mailbox and hands answers to the calls that wait for them.
 pub(super) struct Router {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) source: Arc<str>,
     pub(super) subscription: Subscription,
     pub(super) pending: Arc<Pending>,
 }
 
 impl Router {
-    pub(super) async fn run(self, mut deliveries: Deliveries) {
+    /// Reads until the caller is dropped, the broker is closed, or it refuses for good.
+    pub(super) async fn run(self, deliveries: Deliveries, mut is_open: watch::Receiver<()>) {
+        // Nothing is ever sent: waiting fails when the sender is dropped.
+        let dropped = async { while is_open.changed().await.is_ok() {} };
+        let mut deliveries = Some(deliveries);
+        let error = tokio::select! {
+            biased;
+            () = dropped => None,
+            error = self.route_until_refused(&mut deliveries) => Some(error),
+        };
+        let Some(error) = error else {
+            // The mailbox is there until its tasks are cancelled, so that no answer fails meanwhile.
+            return self.cancel_unanswered().await;
+        };
+        if !matches!(error, BrokerError::Closed) {
+            tracing::error!(
+                code = error.code(), error = %Chain(&error), mailbox = %self.subscription.address,
+                "the broker refuses to let answers be read; calls fail from now on"
+            );
+        }
+        self.pending.close(&refused(&error));
+    }
+
+    /// Reads until that fails for good.
+    async fn route_until_refused(&self, deliveries: &mut Option<Deliveries>) -> BrokerError {
         let mut backoff = Backoff::new(&RetryPolicy::default());
-        while let Some(error) = self.route_all(&mut deliveries).await {
-            match self.subscribe_again(error, &mut backoff).await {
-                Some(again) => deliveries = again,
-                None => break,
+        loop {
+            let read = match deliveries {
+                Some(open) => self.route_all(open, &mut backoff).await,
+                None => match self.broker.subscribe(self.subscription.clone()).await {
+                    Ok(again) => {
+                        *deliveries = Some(again);
+                        continue;
+                    }
+                    Err(error) => error,
+                },
+            };
+            *deliveries = None;
+            if !read.is_retryable() {
+                return read;
             }
-        }
-        self.pending.clear();
-    }
-
-    /// Subscribes until it succeeds; `None` once the broker is closed.
-    async fn subscribe_again(
-        &self,
-        mut error: BrokerError,
-        backoff: &mut Backoff,
-    ) -> Option<Deliveries> {
-        while !matches!(error, BrokerError::Closed) {
-            tracing::warn!(error = %Chain(&error), "answers can't be read; subscribing again");
+            tracing::warn!(error = %Chain(&read), "answers can't be read; subscribing again");
             backoff.wait(&*self.clock).await;
-            match self.broker.subscribe(self.subscription.clone()).await {
-                Ok(deliveries) => return Some(deliveries),
-                Err(again) => error = again,
-            }
         }
-        None
     }
 
-    async fn route_all(&self, deliveries: &mut Deliveries) -> Option<BrokerError> {
+    /// Reads until that fails.
+    async fn route_all(&self, deliveries: &mut Deliveries, backoff: &mut Backoff) -> BrokerError {
         while let Some(item) = deliveries.next().await {
             let delivery = match item {
                 Ok(delivery) => delivery,
-                Err(error) => return Some(error),
+                Err(error) => return error,
             };
+            backoff.reset();
             self.route(&delivery.event);
             if let Err(error) = delivery.ack().await {
                 tracing::warn!(error = %Chain(&error), "an answer was not acknowledged");
             }
         }
-        None
+        BrokerError::Closed
+    }
+
+    /// Cancels the tasks whose answers nobody would take, so that their agents do not keep them.
+    async fn cancel_unanswered(&self) {
+        let unanswered = self.pending.take_unanswered();
+        let events = unanswered.into_iter().map(|task| self.cancellation(task));
+        let batch: Vec<Publish> = match events.collect::<Result<_, _>>() {
+            Ok(batch) => batch,
+            Err(error) => {
+                return tracing::warn!(error = %Chain(&error), "tasks can't be cancelled");
+            }
+        };
+        if batch.is_empty() {
+            return;
+        }
+        for error in self.broker.publish(batch).await.into_iter().filter_map(Result::err) {
+            tracing::warn!(error = %Chain(&error), "a task of a dropped caller was not cancelled");
+        }
+    }
+
+    fn cancellation(&self, task: (TaskId, EventType)) -> Result<Publish, EventError> {
+        let (task_id, assigned) = task;
+        let event_type = EventType::new("agents", assigned.entity(), "task_cancelled")?;
+        let event = Event::new(event_type, Arc::clone(&self.source), &TaskCancelled { task_id })?;
+        Ok(Publish::new(event.with_timestamp(self.clock.now())))
     }
 
     /// Hands an answer to the call that waits for it. Other events, and answers to calls that have

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use aios_core::{
     Chain,
-    broker::Publish,
+    broker::{BrokerError, Publish},
     event::{Event, EventError, EventType},
-    store::{AgentStatus, Append, StreamId},
+    store::{AgentStatus, Append, StoreError, StreamId},
 };
 use serde::Serialize;
 
@@ -77,7 +77,7 @@ impl Shared {
                 let ids: Vec<String> = seen.iter().map(|(id, _)| id.clone()).collect();
                 match store.touch_agents(&ids, self.clock.now()).await {
                     Ok(unknown) => unknown,
-                    Err(error) => return warn(&error.into()),
+                    Err(error) => return self.unannounced(&error.into()),
                 }
             }
         };
@@ -88,27 +88,33 @@ impl Shared {
         if !known.is_empty()
             && let Err(error) = self.publish(known).await
         {
-            warn(&error);
+            self.unannounced(&error);
         }
     }
 
-    /// Announces what the next announcement repeats anyway: a failure is only logged.
+    /// Announces what the next announcement repeats anyway: a failure that may pass is only logged.
     pub(super) async fn announce_or_warn(&self, all: Vec<Announcement>) {
         if all.is_empty() {
             return;
         }
         if let Err(error) = self.announce(all).await {
-            warn(&error);
+            self.unannounced(&error);
         }
     }
-}
 
-fn warn(error: &AgentError) {
-    tracing::warn!(
-        code = error.code(),
-        error = %Chain(error),
-        "agents could not be announced"
-    );
+    /// Whatever closed store or broker says so itself.
+    fn unannounced(&self, error: &AgentError) {
+        match error {
+            AgentError::Store(StoreError::Closed) | AgentError::Broker(BrokerError::Closed) => {}
+            error if !error.is_retryable() => return self.fail("announce agents", error),
+            _ => {}
+        }
+        tracing::warn!(
+            code = error.code(),
+            error = %Chain(error),
+            "agents could not be announced"
+        );
+    }
 }
 
 /// Says now and then which agents are there, and looks for those that are missing.

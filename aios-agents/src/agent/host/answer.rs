@@ -237,7 +237,7 @@ fn emitted(context: &TaskContext, task: &Event) -> Vec<Event> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     use aios_broker::memory::MemoryBroker;
     use aios_core::{
@@ -247,13 +247,16 @@ mod tests {
     };
 
     use super::*;
-    use crate::agent::{
-        AgentDefinition, HostOptions,
-        host::{
-            Shared,
-            ledger::{Dispatch, Key, Ledger},
-            place::{Place, RuntimePulse},
+    use crate::{
+        agent::{
+            AgentDefinition, HostOptions,
+            host::{
+                Shared,
+                ledger::{Dispatch, Key, Ledger},
+                place::{Place, RuntimePulse},
+            },
         },
+        failing::Failing,
     };
 
     struct Idle;
@@ -275,6 +278,8 @@ mod tests {
             source: "test".into(),
             options: HostOptions::new(),
             ledger: Ledger::default(),
+            failing: Failing::default(),
+            impaired: Mutex::default(),
         });
         let definition = AgentDefinition::instance("idle", Idle);
         let place = Place::new(Arc::new(RuntimePulse::new().0));

@@ -18,7 +18,8 @@ struct Cancelled {
     task_id: TaskId,
 }
 
-/// Subscribes to cancellations, and returns what obeys them.
+/// Subscribes to cancellations, and returns what obeys them until the broker is closed, or refuses the
+/// subscription for good.
 pub(super) async fn listen(
     shared: &Arc<Shared>,
     types: &[Arc<HostedType>],
@@ -49,29 +50,34 @@ async fn obey(shared: &Shared, subscription: Subscription, mut deliveries: Deliv
             }
             None | Some(Err(BrokerError::Closed)) => return,
             Some(Err(error)) => {
-                tracing::warn!(error = %Chain(&error), "cancellations are not heard for now");
-                let Some(again) = resubscribe(shared, &subscription, &mut backoff).await else {
-                    return;
-                };
-                deliveries = again;
+                match resubscribe(shared, &subscription, error, &mut backoff).await {
+                    Ok(again) => deliveries = again,
+                    Err(BrokerError::Closed) => return,
+                    Err(error) => return shared.fail("hear of cancellations", &error.into()),
+                }
             }
         }
     }
 }
 
+/// Subscribes until it succeeds, or fails for good.
 async fn resubscribe(
     shared: &Shared,
     subscription: &Subscription,
+    mut error: BrokerError,
     backoff: &mut Backoff,
-) -> Option<Deliveries> {
-    loop {
+) -> Result<Deliveries, BrokerError> {
+    while error.is_retryable() {
+        tracing::warn!(
+            code = error.code(), error = %Chain(&error), "cancellations are not heard for now"
+        );
         backoff.wait(&*shared.clock).await;
         match shared.broker.subscribe(subscription.clone()).await {
-            Ok(deliveries) => return Some(deliveries),
-            Err(BrokerError::Closed) => return None,
-            Err(error) => tracing::warn!(code = error.code(), "{}", Chain(&error)),
+            Ok(deliveries) => return Ok(deliveries),
+            Err(again) => error = again,
         }
     }
+    Err(error)
 }
 
 async fn cancel(shared: &Shared, delivery: Delivery) {

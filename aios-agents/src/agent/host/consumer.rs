@@ -48,7 +48,7 @@ impl Consumer {
         Ok(self.run(deliveries))
     }
 
-    /// Takes tasks until the broker is closed.
+    /// Takes tasks until the broker is closed, or refuses the subscription for good.
     pub(super) async fn run(mut self, mut deliveries: Option<Deliveries>) {
         loop {
             let end = match deliveries.take() {
@@ -63,7 +63,8 @@ impl Consumer {
             };
             match end {
                 End::Closed | End::Failed(BrokerError::Closed) => return,
-                End::Failed(error) => self.recover(&error).await,
+                End::Failed(error) if error.is_retryable() => self.recover(&error).await,
+                End::Failed(error) => return self.give_up(error),
                 End::Busy => self.hosted.slots.any_free().await,
                 End::Blocked => self.hosted.place.free().await,
                 End::Resized => {}
@@ -75,6 +76,13 @@ impl Consumer {
     async fn subscribe(&mut self) -> Result<Deliveries, BrokerError> {
         self.subscription.prefetch = self.hosted.slots.usable();
         self.hosted.shared.broker.subscribe(self.subscription.clone()).await
+    }
+
+    /// The broker refuses the subscription for good, and would refuse it again.
+    fn give_up(&self, error: BrokerError) {
+        let what = format!("take tasks from {}", self.subscription.address);
+        self.hosted.shared.fail(&what, &error.into());
+        self.hosted.withdraw(self.agent.as_deref());
     }
 
     async fn recover(&mut self, error: &BrokerError) {

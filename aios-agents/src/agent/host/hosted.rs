@@ -2,7 +2,7 @@ use std::{
     fmt,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -28,6 +28,8 @@ use crate::agent::{AgentDefinition, AgentError, RegisteredAgent, events::Names};
 pub(super) struct HostedAgent {
     pub(super) id: Arc<str>,
     pub(super) agent: Arc<dyn DynAgent>,
+    /// Whether the tasks for this agent alone can't be taken any more.
+    is_withdrawn: AtomicBool,
 }
 
 /// The agents of one type in this process.
@@ -40,6 +42,8 @@ pub(super) struct HostedType {
     pub(super) slots: Arc<Slots>,
     pub(super) place: Arc<Place>,
     ready: RwLock<Vec<Arc<HostedAgent>>>,
+    /// Whether the tasks of the type can't be taken any more.
+    is_withdrawn: AtomicBool,
     next: AtomicUsize,
     pub(super) became_ready: Notify,
 }
@@ -59,6 +63,7 @@ impl HostedType {
             place,
             type_name,
             ready: RwLock::default(),
+            is_withdrawn: AtomicBool::new(false),
             next: AtomicUsize::new(0),
             became_ready: Notify::new(),
             agent_type,
@@ -70,11 +75,21 @@ impl HostedType {
     pub(super) fn add(&self, id: &str, agent: Arc<dyn DynAgent>) -> Arc<HostedAgent> {
         let layers = self.definition.layers.iter().rev();
         let agent = layers.fold(agent, |agent, layer| layer.layer(agent));
-        let hosted = Arc::new(HostedAgent { id: id.into(), agent });
+        let hosted =
+            Arc::new(HostedAgent { id: id.into(), agent, is_withdrawn: AtomicBool::new(false) });
         let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
         ready.push(Arc::clone(&hosted));
         self.became_ready.notify_one();
         hosted
+    }
+
+    /// Announces no more that agents are there whose tasks can't be taken any more: one agent, or all
+    /// of the type.
+    pub(super) fn withdraw(&self, agent: Option<&HostedAgent>) {
+        match agent {
+            Some(agent) => agent.is_withdrawn.store(true, Ordering::Release),
+            None => self.is_withdrawn.store(true, Ordering::Release),
+        }
     }
 
     /// The next agent in turn, or `None` before the first was made.
@@ -93,10 +108,10 @@ impl HostedType {
 
     /// The agents that take tasks now, and the announcements that they are there.
     pub(super) fn seen(&self) -> Vec<(String, Announcement)> {
-        if self.place.is_blocked() {
+        if self.place.is_blocked() || self.is_withdrawn.load(Ordering::Acquire) {
             return Vec::new();
         }
-        let ids = self.ready_ids().into_iter();
+        let ids = self.taking_ids().into_iter();
         let seen = |id: &str| self.note(id, &self.names.seen, &json!({ "agent_id": id }));
         ids.filter_map(|id| Some((id.to_string(), seen(&id)?))).collect()
     }
@@ -108,6 +123,13 @@ impl HostedType {
 
     pub(super) fn status_of(&self, agent_id: &str, status: AgentStatus) -> Option<Announcement> {
         self.note(agent_id, &self.names.status_changed, &StatusChanged { agent_id, status })
+    }
+
+    /// The agents whose tasks can be taken.
+    fn taking_ids(&self) -> Vec<Arc<str>> {
+        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        let taking = ready.iter().filter(|agent| !agent.is_withdrawn.load(Ordering::Acquire));
+        taking.map(|agent| Arc::clone(&agent.id)).collect()
     }
 
     fn ready_ids(&self) -> Vec<Arc<str>> {

@@ -21,11 +21,17 @@ mod vigil;
 mod watch;
 mod watchdog;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use aios_core::{
     broker::Broker,
     clock::Clock,
+    failure::Failure,
     store::{AgentStatus, Store},
 };
 
@@ -41,7 +47,7 @@ pub use self::{
     place::{Beat, Pulse},
 };
 use super::{AgentDefinition, AgentError, Agents};
-use crate::task::JoinSet;
+use crate::{failing::Failing, task::JoinSet};
 
 /// How long tasks that were given up may take to give back their deliveries. Only code that blocks
 /// its thread takes longer.
@@ -57,6 +63,24 @@ struct Shared {
     source: Arc<str>,
     options: HostOptions,
     ledger: Ledger,
+    failing: Failing,
+    /// What the host can't do any more.
+    impaired: Mutex<BTreeSet<String>>,
+}
+
+impl Shared {
+    /// Notes that the host can't do something any more, because store or broker refuse it for good.
+    /// Whoever uses the host learns of the first such failure.
+    fn fail(&self, what: &str, error: &AgentError) {
+        let failure = Failure::from_error(error.code(), error);
+        let message = format!("could not {what}: {}", failure.message);
+        let mut impaired = self.impaired.lock().unwrap_or_else(PoisonError::into_inner);
+        if impaired.insert(what.to_owned()) {
+            tracing::error!(error = message, code = failure.code, "the agent host is impaired");
+        }
+        drop(impaired);
+        self.failing.fail(Failure::new(failure.code, message));
+    }
 }
 
 /// Runs agents: takes their tasks from a broker and publishes what they answer.
@@ -72,6 +96,9 @@ struct Shared {
 /// [`blocked_after`](HostOptions::blocked_after): until it resumes, its agents take no tasks and send no
 /// heartbeats, so that others do their tasks. Tasks that have not begun go back to the broker, the log
 /// says what is blocked, and `aios_agents_blocked_total` counts it, by `agent_type`.
+///
+/// A subscription that the broker refuses for good is not made again: its agents take no tasks from it
+/// any more, the log says so as an error, and [`failed`](Self::failed) says why.
 ///
 /// Dropping it gives up what runs; those tasks go back to the broker. [`shutdown`](Self::shutdown)
 /// lets them end first.
@@ -104,8 +131,16 @@ impl AgentHost {
         options: HostOptions,
     ) -> Result<Self, AgentError> {
         options.validate()?;
-        let (source, ledger) = (source.into(), Ledger::default());
-        let shared = Arc::new(Shared { broker, clock, store, source, options, ledger });
+        let shared = Arc::new(Shared {
+            broker,
+            clock,
+            store,
+            source: source.into(),
+            options,
+            ledger: Ledger::default(),
+            failing: Failing::default(),
+            impaired: Mutex::default(),
+        });
         let (pulse, answer) = RuntimePulse::new();
         let (runtime, mut places) = (Place::new(Arc::new(pulse)), Vec::new());
         let mut types = Vec::new();
@@ -141,7 +176,8 @@ impl AgentHost {
     /// # Errors
     ///
     /// [`AgentError::ShutdownTimeout`] if tasks still ran after `deadline`. They were given up, and
-    /// the broker delivers them again; the host has stopped all the same.
+    /// the broker delivers them again. [`AgentError::Impaired`] if the host could not do everything
+    /// before, as [`failed`](Self::failed) says. The host has stopped all the same.
     ///
     /// # Cancel safety
     ///
@@ -157,7 +193,26 @@ impl AgentHost {
         }
         self.helpers.shutdown().await;
         self.say_farewell(until).await;
-        if drained { Ok(()) } else { Err(AgentError::ShutdownTimeout { tasks }) }
+        if !drained {
+            return Err(AgentError::ShutdownTimeout { tasks });
+        }
+        self.failure().map_or(Ok(()), |failure| Err(AgentError::Impaired { failure }))
+    }
+
+    /// What the host can't do any more because store or broker refuse it for good, if anything: take
+    /// the tasks of a subscription, hear of cancellations, or announce its agents. The rest goes on.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        self.shared.failing.failure()
+    }
+
+    /// Completes when the host can't do everything any more; see [`failure`](Self::failure).
+    ///
+    /// # Cancel safety
+    ///
+    /// It can be called again.
+    pub async fn failed(&self) -> Failure {
+        self.shared.failing.failed().await
     }
 
     /// Announces that the agents stop, as long as there is time: a broker that can't be reached holds

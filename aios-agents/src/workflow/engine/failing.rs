@@ -4,7 +4,6 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use aios_core::{Chain, failure::Failure};
 use futures_util::FutureExt;
-use tokio::sync::watch;
 use tracing::{error, warn};
 
 use super::{Engine, EngineError};
@@ -12,16 +11,6 @@ use crate::panic::panic_failure;
 
 /// Code of the failure of an engine whose own code panicked.
 pub(super) const PANICKED: &str = "ENGINE_PANICKED";
-
-/// Why an engine stopped by itself, once it did.
-#[derive(Debug)]
-pub(super) struct Failing(watch::Sender<Option<Failure>>);
-
-impl Default for Failing {
-    fn default() -> Self {
-        Self(watch::Sender::new(None))
-    }
-}
 
 impl Engine {
     /// Whether something is to be tried again after an error. One that will not pass stops the
@@ -41,33 +30,19 @@ impl Engine {
     pub(super) fn fail(&self, what: &'static str, failure: &Failure) {
         let Failure { code, message, .. } = failure;
         let failure = Failure::new(code.clone(), format!("could not {what}: {message}"));
-        self.failing.0.send_if_modified(|known| {
-            let is_first = known.is_none();
-            if is_first {
-                error!(error = failure.message, code = failure.code, "the engine stops");
-                *known = Some(failure);
-            }
-            is_first
-        });
+        if self.failing.fail(failure.clone()) {
+            error!(error = failure.message, code = failure.code, "the engine stops");
+        }
     }
 
     /// Why the engine stopped by itself, if it did.
     pub(crate) fn failure(&self) -> Option<Failure> {
-        self.failing.0.borrow().clone()
+        self.failing.failure()
     }
 
     /// Completes when the engine stops by itself.
     pub(crate) async fn failed(&self) -> Failure {
-        let mut failing = self.failing.0.subscribe();
-        loop {
-            if let Some(failure) = failing.borrow_and_update().clone() {
-                return failure;
-            }
-            if failing.changed().await.is_err() {
-                // The sender lives as long as this engine, so this does not happen.
-                std::future::pending::<()>().await;
-            }
-        }
+        self.failing.failed().await
     }
 
     /// Stops everything that moves, and hands the shards over.

@@ -1,4 +1,4 @@
-//! The log as the relay and discovery read it.
+//! The log as the relay, discovery and projections read it.
 
 use aios_core::{
     event::Pattern,
@@ -13,41 +13,50 @@ const MOST_UNREADABLE: usize = 16;
 
 /// The events of a range of the log.
 #[derive(Debug, Default)]
-pub(super) struct Range {
-    pub(super) events: Vec<RecordedEvent>,
+pub(crate) struct Range {
+    pub(crate) events: Vec<RecordedEvent>,
     /// Positions of events that can't be read, and why.
-    pub(super) unreadable: Vec<(u64, StoreError)>,
+    pub(crate) unreadable: Vec<(u64, StoreError)>,
 }
 
 impl Engine {
-    /// Reads the events after one position and up to another, except those that match a pattern. An
-    /// event that can't be read hides no other.
     pub(super) async fn read_range(
         &self,
         after: u64,
         up_to: u64,
         except: &[Pattern],
     ) -> Result<Range, StoreError> {
-        let mut range = Range::default();
-        let mut parts = vec![(after, up_to)];
-        while let Some((after, up_to)) = parts.pop() {
-            match self.store.read_log_except(after, up_to, except).await {
-                Ok(events) => range.events.extend(events),
-                Err(error @ StoreError::Corrupt { .. }) => {
-                    if range.unreadable.len() == MOST_UNREADABLE {
-                        return Err(error);
-                    }
-                    if up_to <= after.saturating_add(1) {
-                        range.unreadable.push((up_to, error));
-                        continue;
-                    }
-                    let middle = after + (up_to - after) / 2;
-                    // The first half is read first.
-                    parts.extend([(middle, up_to), (after, middle)]);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(range)
+        read_range(&*self.store, after, up_to, except).await
     }
+}
+
+/// Reads the events after one position and up to another, except those that match a pattern. An event
+/// that can't be read hides no other.
+pub(crate) async fn read_range<S: EventStore + ?Sized>(
+    store: &S,
+    after: u64,
+    up_to: u64,
+    except: &[Pattern],
+) -> Result<Range, StoreError> {
+    let mut range = Range::default();
+    let mut parts = vec![(after, up_to)];
+    while let Some((after, up_to)) = parts.pop() {
+        match store.read_log_except(after, up_to, except).await {
+            Ok(events) => range.events.extend(events),
+            Err(error @ StoreError::Corrupt { .. }) => {
+                if range.unreadable.len() == MOST_UNREADABLE {
+                    return Err(error);
+                }
+                if up_to <= after.saturating_add(1) {
+                    range.unreadable.push((up_to, error));
+                    continue;
+                }
+                let middle = after + (up_to - after) / 2;
+                // The first half is read first.
+                parts.extend([(middle, up_to), (after, middle)]);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(range)
 }

@@ -53,16 +53,18 @@ use tracing::{info, warn};
 pub use self::executor::RunExecutor;
 use self::{
     activity::Activity, answers::Recorders, clock::StoreClock, dispatch::Dispatch,
-    failing::Failing, hosting::Hosting, live::Live, ownership::Ownership, parking::Parking,
-    slots::Readers, timers::Timers,
+    hosting::Hosting, live::Live, ownership::Ownership, parking::Parking, slots::Readers,
+    timers::Timers,
 };
 pub(crate) use self::{
     live::{Message, Starting},
+    log::{Range, read_range},
     registry::Registry,
     waiters::{Ended, Waiter, Waiters},
 };
 use crate::{
-    counted::CountedStore, options::check_span, task::JoinSet, workflow::journal::Journals,
+    counted::CountedStore, failing::Failing, options::check_span, task::JoinSet,
+    workflow::journal::Journals,
 };
 
 /// Runs that may be loading or bursting at once because of timers and recovery.

@@ -15,6 +15,7 @@ use aios_core::{
     event::Timestamp,
     store::{DueRun, Fence, Shard, StoreError, Wait},
 };
+use metrics::counter;
 use tokio::sync::Notify;
 use tracing::warn;
 
@@ -213,7 +214,13 @@ async fn write(engine: &Engine) -> Result<(), StoreError> {
             return Err(error);
         }
         Err(error) => {
-            warn!(error = %Chain(&error), "the store refuses notes of waiting runs");
+            // Without a note, a run's timers stay in memory here, and its next owner reads its journal.
+            counter!("aios_waits_refused_total", "code" => error.code())
+                .increment(waits.len().try_into().unwrap_or(u64::MAX));
+            warn!(
+                error = %Chain(&error), code = error.code(), runs = waits.len(),
+                "the store refuses notes of waiting runs; their next owner reads them"
+            );
         }
     }
     Ok(())

@@ -13,16 +13,17 @@ use super::{
     Driver, Exit, InFlight, Message, acknowledge,
     load::{exit, read_entry},
 };
-use crate::workflow::{
-    engine::Ended,
-    journal::{CancelRequested, Entry, Failed, JournalError, OperationFailed, Record},
-    machine::Request,
+use crate::{
+    failing::cut,
+    workflow::{
+        engine::Ended,
+        journal::{CancelRequested, Entry, Failed, JournalError, OperationFailed, Record},
+        machine::Request,
+    },
 };
 
 /// Events read at once.
 const PAGE: usize = 1000;
-/// Characters that are kept of the message of a failure that is too large.
-const KEPT: usize = 1000;
 
 impl Driver {
     /// Whether there is something to append that should not wait for company.
@@ -367,11 +368,6 @@ pub(super) fn failures<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<(u64
 pub(in super::super) fn too_large(bytes: usize, limit: usize) -> Failure {
     let message = format!("the result has {bytes} bytes, the store takes at most {limit}");
     Failure::new("EVENT_TOO_LARGE", message)
-}
-
-/// What is left of a failure that is larger than the store takes.
-pub(super) fn cut(failure: Failure) -> Failure {
-    Failure::new(failure.code, failure.message.chars().take(KEPT).collect::<String>())
 }
 
 impl Ended {

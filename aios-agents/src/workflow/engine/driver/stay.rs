@@ -18,8 +18,9 @@ use metrics::counter;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{debug, info, warn};
 
-use super::{Driver, Exit, Outgoing, acknowledge, commit::cut, load::exit, successor::Successor};
+use super::{Driver, Exit, Outgoing, acknowledge, load::exit, successor::Successor};
 use crate::{
+    failing::cut,
     panic::panic_failure,
     task,
     workflow::{
