@@ -211,7 +211,7 @@ def code(text: str, line: int | None = None) -> str:
 async def run_id(runtime: aios.Runtime, tree: tuple[str, str]) -> str:
     """The id of the review of this tree that is not over, or of the next one."""
     prefix = "review-" + hashlib.sha256("\0".join(tree).encode()).hexdigest()[:12]
-    runs = (await runtime.list("python_review", limit=10_000)).rows
+    runs = (await runtime.runs("python_review", limit=10_000)).rows
     over = [run for run in runs if run.id.startswith(prefix) and run.is_final]
     return f"{prefix}-{len(over) + 1}"
 

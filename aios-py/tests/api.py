@@ -68,7 +68,7 @@ async def use(runtime: aios.Runtime) -> None:
     assert_type(await runtime.call("planner", Spec("a"), result=Release), Release)
     optional: Release | None = await runtime.call("planner", Spec("a"), result=Release | None)
     del optional
-    assert_type((await runtime.list()).rows, list[aios.RunStatus])
+    assert_type((await runtime.runs()).rows, list[aios.RunStatus])
     async with runtime.events("a.*.b") as events:
         async for event in events:
             assert_type(event, aios.Event)

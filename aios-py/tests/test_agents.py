@@ -70,7 +70,7 @@ SPEC: dict[str, Any] = {
 }
 
 
-async def test_should_read_parameters_and_write_results_by_annotation() -> None:
+async def test_should_convert_parameters_and_results_by_annotation() -> None:
     async with aios.Runtime(agents=[Planner()]) as runtime:
         answer = await runtime.call("planner", SPEC, result=Spec)
     assert answer.title == "A"
@@ -78,7 +78,7 @@ async def test_should_read_parameters_and_write_results_by_annotation() -> None:
     assert answer.colour is Colour.RED
 
 
-async def test_should_name_every_fault_of_parameters() -> None:
+async def test_should_list_every_violation_of_the_parameters() -> None:
     broken = {
         "parts": [{"name": 1}, {"size": "big"}],
         "options": {"deep": "yes"},
@@ -99,13 +99,13 @@ async def test_should_name_every_fault_of_parameters() -> None:
     assert raised.value.code == "INVALID_PARAMETERS"
 
 
-async def test_should_run_plain_functions_in_threads_at_the_same_time() -> None:
+async def test_should_run_plain_functions_concurrently_in_threads() -> None:
     async with aios.Runtime(agents=[threaded], threads=4) as runtime:
         names = await asyncio.gather(*(runtime.call("threaded") for _ in range(4)))
     assert len(set(names)) == 4
 
 
-async def test_should_keep_type_message_and_traceback_of_an_exception() -> None:
+async def test_should_record_type_message_and_traceback_of_an_exception() -> None:
     class QuotaExceeded(Exception):
         pass
 
@@ -125,7 +125,7 @@ async def test_should_keep_type_message_and_traceback_of_an_exception() -> None:
     assert any("QuotaExceeded" in note for note in error.__notes__)
 
 
-async def test_should_keep_code_and_details_of_a_task_error() -> None:
+async def test_should_record_code_and_details_of_a_task_error() -> None:
     @aios.agent("refusing")
     def refusing(context: aios.TaskContext) -> None:
         raise aios.TaskError.terminal("no", code="REFUSED", details={"left": 0})
@@ -155,7 +155,7 @@ async def test_should_cancel_the_coroutine_at_its_timeout() -> None:
     assert raised.value.retryable
 
 
-async def test_should_tell_a_plain_function_that_nobody_waits() -> None:
+async def test_should_tell_a_plain_function_that_its_task_is_cancelled() -> None:
     seen = threading.Event()
 
     @aios.agent("stubborn")
@@ -170,7 +170,7 @@ async def test_should_tell_a_plain_function_that_nobody_waits() -> None:
         assert await asyncio.to_thread(seen.wait, 60)
 
 
-async def test_should_start_the_time_of_a_plain_function_when_it_has_a_thread() -> None:
+async def test_should_start_the_timeout_of_a_plain_function_when_it_has_a_thread() -> None:
     started: list[int] = []
 
     @aios.agent("brief")
@@ -191,7 +191,7 @@ async def test_should_start_the_time_of_a_plain_function_when_it_has_a_thread() 
 
 
 @pytest.mark.parametrize("concurrency", [None, 3])
-async def test_should_run_no_more_plain_functions_than_there_are_threads(
+async def test_should_limit_plain_functions_to_the_number_of_threads(
     concurrency: int | None,
 ) -> None:
     running, most = 0, 0
@@ -212,7 +212,7 @@ async def test_should_run_no_more_plain_functions_than_there_are_threads(
     assert most == (concurrency or 4)
 
 
-async def test_should_not_starve_others_by_functions_that_run_on(
+async def test_should_not_starve_other_agents_when_functions_do_not_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     release = threading.Event()
@@ -252,7 +252,7 @@ async def test_should_not_starve_others_by_functions_that_run_on(
     assert any("occupies every slot" in text for text in texts), texts
 
 
-async def test_should_end_a_task_whose_attempts_together_take_too_long() -> None:
+async def test_should_fail_a_task_at_its_total_timeout() -> None:
     @aios.agent("sluggish")
     async def sluggish(context: aios.TaskContext) -> None:
         await asyncio.sleep(3600)
@@ -271,13 +271,13 @@ async def test_should_end_a_task_whose_attempts_together_take_too_long() -> None
             assert isinstance(raised.value.__cause__, aios.TaskTimeoutError)
 
 
-async def test_should_say_that_nobody_takes_a_task() -> None:
+async def test_should_report_that_no_agent_takes_a_task() -> None:
     async with aios.Runtime() as runtime:
         with pytest.raises(aios.AgentNotFoundError):
             await runtime.call("nobody", 1)
 
 
-async def test_should_refuse_output_that_can_not_be_json() -> None:
+async def test_should_reject_output_that_is_not_json_serialisable() -> None:
     @aios.agent("strange")
     async def strange(context: aios.TaskContext, kind: str) -> Any:
         loop: list[Any] = []
@@ -326,7 +326,7 @@ async def test_should_describe_the_task_in_its_context() -> None:
     }
 
 
-async def test_should_publish_what_a_task_emits_if_it_succeeds() -> None:
+async def test_should_publish_emitted_events_if_the_task_succeeds() -> None:
     @aios.agent("emitter")
     async def emitter(context: aios.TaskContext, succeed: bool) -> None:
         context.emit("shop.order.placed", {"succeed": succeed})
@@ -341,13 +341,13 @@ async def test_should_publish_what_a_task_emits_if_it_succeeds() -> None:
     assert event.data == {"succeed": True}
 
 
-async def test_should_give_json_values_unchanged() -> None:
+async def test_should_pass_json_values_unchanged() -> None:
     values: list[Any] = [None, True, 1, -(2**63), 2**64, 2**200, 1.5, "ä🙂", [], {"a": {"b": [1]}}]
     async with aios.Runtime(agents=[echo]) as runtime:
         assert await runtime.call("echo", values) == values
 
 
-async def test_should_try_a_durable_task_again() -> None:
+async def test_should_retry_a_durable_task() -> None:
     attempts: list[int] = []
 
     @aios.agent("flaky")
@@ -363,7 +363,7 @@ async def test_should_try_a_durable_task_again() -> None:
     assert attempts == [1, 2, 3]
 
 
-async def test_should_say_what_is_no_agent() -> None:
+async def test_should_reject_objects_that_are_not_agents() -> None:
     class Nothing:
         pass
 
@@ -383,7 +383,7 @@ async def test_should_say_what_is_no_agent() -> None:
         async def badly_named(context: aios.TaskContext) -> None: ...
 
 
-async def test_should_not_hold_back_other_agents_while_one_spins() -> None:
+async def test_should_not_delay_other_agents_while_one_spins() -> None:
     stop = threading.Event()
 
     @aios.agent("spinner")
@@ -401,7 +401,7 @@ async def test_should_not_hold_back_other_agents_while_one_spins() -> None:
         assert await spinning > 0
 
 
-async def test_should_leave_agents_in_rust_half_of_their_speed_while_one_spins() -> None:
+async def test_should_keep_half_the_speed_of_rust_agents_while_a_python_agent_spins() -> None:
     stop = threading.Event()
 
     @aios.agent("spinner")

@@ -67,7 +67,7 @@ async def reached(what: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_should_leave_tasks_to_processes_whose_loop_is_not_blocked(
+async def test_should_move_tasks_from_a_blocked_loop_to_other_processes(
     broker: str, script: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     processes = [script(PROGRAM, broker) for _ in range(2)]

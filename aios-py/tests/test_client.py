@@ -21,7 +21,7 @@ async def ask(context: aios.WorkflowContext, question: str) -> str:
     return await context.signal(question, result=str)
 
 
-async def test_should_publish_to_everybody_who_listens() -> None:
+async def test_should_publish_to_all_subscribers() -> None:
     async with (
         aios.Client() as client,
         client.events("shop.*.placed", "shop.*.paid") as events,
@@ -37,7 +37,7 @@ async def test_should_publish_to_everybody_who_listens() -> None:
     assert found[0].timestamp.tzinfo is not None
 
 
-async def test_should_share_the_events_of_a_group() -> None:
+async def test_should_share_events_within_a_group() -> None:
     async with (
         aios.Client() as client,
         client.events("a.b.c", group="readers") as one,
@@ -49,7 +49,7 @@ async def test_should_share_the_events_of_a_group() -> None:
     assert found == {0, 1}
 
 
-async def test_should_give_an_event_again_whose_handling_failed() -> None:
+async def test_should_redeliver_an_event_whose_handling_failed() -> None:
     async with aios.Client() as client:
         with pytest.raises(KeyError):
             async with client.events("a.b.c", group="readers") as events:
@@ -63,7 +63,7 @@ async def test_should_give_an_event_again_whose_handling_failed() -> None:
             assert (await anext(events)).data == 2
 
 
-async def test_should_lose_no_event_to_a_wait_that_was_cancelled() -> None:
+async def test_should_not_lose_an_event_when_a_wait_is_cancelled() -> None:
     async with aios.Client() as client, client.events("a.b.c") as events:
         for number in range(50):
             waiting = asyncio.create_task(anext(events))
@@ -86,14 +86,14 @@ async def test_should_read_the_log_and_the_tables() -> None:
         await task.result()
         log = [recorded async for recorded in runtime.log()]
         head = await runtime.head()
-        page = await runtime.list(limit=1)
-        rest = await runtime.list(after=page.next)
-        completed = await runtime.list("ask", statuses=["completed"])
+        page = await runtime.runs(limit=1)
+        rest = await runtime.runs(after=page.next)
+        completed = await runtime.runs("ask", statuses=["completed"])
         tasks = await runtime.tasks(run_id="task-1")
         agents = await runtime.agents("echo")
         workflows = await runtime.workflows()
-        with pytest.raises(ValueError, match="no status"):
-            await runtime.list(statuses=["lost"])  # type: ignore[list-item]
+        with pytest.raises(ValueError, match="unknown run status"):
+            await runtime.runs(statuses=["lost"])  # type: ignore[list-item]
     assert [recorded.position for recorded in log] == list(range(1, head + 1))
     assert {row.id for row in page.rows + rest.rows} == {"run-1", "task-1"}
     assert [row.result for row in completed.rows] == ["yes"]
@@ -119,7 +119,7 @@ async def test_should_follow_the_log() -> None:
     assert "workflows.ask.started" in found
 
 
-async def test_should_tell_what_still_waits_that_the_runtime_was_closed() -> None:
+async def test_should_fail_pending_calls_when_the_runtime_is_closed() -> None:
     async with aios.Runtime(workflows=[ask]) as runtime:
         run = await runtime.start(ask, "q")
         waiting = asyncio.create_task(run.result())
@@ -132,7 +132,7 @@ async def test_should_tell_what_still_waits_that_the_runtime_was_closed() -> Non
         await runtime.start(ask, "q")
 
 
-async def test_should_tell_who_reads_events_that_the_client_was_closed() -> None:
+async def test_should_fail_event_streams_when_the_client_is_closed() -> None:
     async with aios.Client() as client:
         events = client.events("a.b.c")
         async with events:
@@ -150,7 +150,7 @@ async def test_should_tell_who_reads_events_that_the_client_was_closed() -> None
                 await client.close()
 
 
-def test_should_tell_so_without_async() -> None:
+def test_should_fail_pending_calls_without_async() -> None:
     with aios.sync.Runtime(agents=[echo], workflows=[ask]) as runtime:
         run = runtime.start(ask, "q")
         events = runtime.events("a.b.c")
@@ -159,7 +159,7 @@ def test_should_tell_so_without_async() -> None:
             call()
 
 
-def test_should_give_an_event_again_whose_handling_failed_without_async() -> None:
+def test_should_redeliver_an_event_whose_handling_failed_without_async() -> None:
     with aios.sync.Client() as client:
         with pytest.raises(KeyError), client.events("a.b.c", group="readers") as events:
             client.publish("a.b.c", 1)
@@ -176,7 +176,7 @@ def test_should_give_an_event_again_whose_handling_failed_without_async() -> Non
             assert next(events).data == 2
 
 
-async def test_should_say_what_is_wrong_with_urls_and_data(tmp_path: Path) -> None:
+async def test_should_explain_invalid_urls_and_data(tmp_path: Path) -> None:
     with pytest.raises(aios.ConfigurationError):
         await aios.Client(store="nowhere:").open()
     with pytest.raises(aios.ConfigurationError):
@@ -192,7 +192,7 @@ async def test_should_say_what_is_wrong_with_urls_and_data(tmp_path: Path) -> No
             await client.call("echo", timeout=-1)
 
 
-async def test_should_refuse_a_database_that_is_open(tmp_path: Path) -> None:
+async def test_should_reject_a_database_that_is_already_open(tmp_path: Path) -> None:
     url = f"sqlite://{tmp_path}/a.db"
     async with aios.Runtime(url):
         with pytest.raises(aios.StoreLockedError):
@@ -201,7 +201,7 @@ async def test_should_refuse_a_database_that_is_open(tmp_path: Path) -> None:
         pass
 
 
-async def test_should_cancel_a_call_with_its_task() -> None:
+async def test_should_cancel_a_call_with_its_asyncio_task() -> None:
     began = asyncio.Event()
     ended = asyncio.Event()
 
@@ -219,7 +219,7 @@ async def test_should_cancel_a_call_with_its_task() -> None:
         ended.set()
 
 
-async def test_should_say_when_tasks_outlive_the_shutdown() -> None:
+async def test_should_report_tasks_that_outlive_the_shutdown() -> None:
     began = asyncio.Event()
 
     @aios.agent("endless")
@@ -237,7 +237,7 @@ async def test_should_say_when_tasks_outlive_the_shutdown() -> None:
         await calling
 
 
-def test_should_do_the_same_without_async(
+def test_should_support_every_operation_without_async(
     aios_runtime: Callable[..., aios.sync.Runtime], tmp_path: Path
 ) -> None:
     runtime = aios_runtime(f"sqlite://{tmp_path}/a.db", agents=[echo], workflows=[ask])
@@ -246,7 +246,7 @@ def test_should_do_the_same_without_async(
     run = runtime.start(ask, "q", id="r")
     with pytest.raises(TimeoutError):
         run.result(timeout=0.05)
-    assert runtime.run("r").status().status == "running"
+    assert runtime.handle("r").status().status == "running"
     events = runtime.events("shop.#")
     runtime.publish("shop.order.placed", 3)
     assert next(events).data == 3
@@ -254,13 +254,13 @@ def test_should_do_the_same_without_async(
     assert run.result() == "yes"
     assert run.journal()[0].version == 1
     assert len(list(runtime.log())) == runtime.head()
-    assert {row.id for row in runtime.list("ask").rows} == {"r"}
+    assert {row.id for row in runtime.runs("ask").rows} == {"r"}
     assert runtime.agents().rows
     assert runtime.tasks().rows
     assert runtime.workflows().rows
 
 
-async def test_should_do_so_inside_a_running_loop(
+async def test_should_block_inside_a_running_loop(
     aios_runtime: Callable[..., aios.sync.Runtime],
 ) -> None:
     runtime = aios_runtime(agents=[echo])

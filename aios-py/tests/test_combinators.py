@@ -9,7 +9,7 @@ from typing import Any
 
 import aios
 import pytest
-from aios import _workflow
+from aios._combinators import _Branch
 from aios.testing import WorkflowTest, replay
 
 
@@ -41,7 +41,7 @@ async def test_should_race_one_deadline_with_item_after_item() -> None:
         await replay(collect, run.journal[:end])
 
 
-async def test_should_let_the_outcome_win_that_stands_first_in_the_journal() -> None:
+async def test_should_let_the_first_outcome_in_the_journal_win() -> None:
     @aios.workflow("late")
     async def late(context: aios.WorkflowContext, first: str) -> str:
         timer = context.sleep(2)
@@ -62,7 +62,7 @@ async def test_should_let_the_outcome_win_that_stands_first_in_the_journal() -> 
                 await replay(late, run.journal[:end])
 
 
-async def test_should_give_up_losers_that_the_workflow_does_not_have() -> None:
+async def test_should_cancel_losers_that_the_workflow_does_not_hold() -> None:
     @aios.workflow("losers")
     async def losers(context: aios.WorkflowContext) -> str:
         async def later() -> str:
@@ -77,7 +77,7 @@ async def test_should_give_up_losers_that_the_workflow_does_not_have() -> None:
     assert run.result() == "kept"
 
 
-async def test_should_await_a_coroutine_again_that_lost() -> None:
+async def test_should_await_a_losing_coroutine_again() -> None:
     @aios.workflow("again")
     async def again(context: aios.WorkflowContext) -> list[Any]:
         async def two() -> str:
@@ -95,18 +95,18 @@ async def test_should_await_a_coroutine_again_that_lost() -> None:
     assert run.elapsed == 6
 
 
-async def test_should_let_only_those_go_on_that_have_an_outcome(
+async def test_should_advance_only_branches_with_an_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     polls = 0
-    go_on = _workflow._Part.go_on
+    go_on = _Branch.advance
 
     def counted(part: Any, key: int | None) -> Sequence[int]:
         nonlocal polls
         polls += 1
         return go_on(part, key)
 
-    monkeypatch.setattr(_workflow._Part, "go_on", counted)
+    monkeypatch.setattr(_Branch, "advance", counted)
 
     @aios.workflow("fan")
     async def fan(context: aios.WorkflowContext, count: int) -> int:
@@ -146,7 +146,7 @@ USES = {
 
 
 @pytest.mark.parametrize("use", USES)
-async def test_should_refuse_the_context_in_a_step(use: str, tmp_path: Path) -> None:
+async def test_should_reject_the_context_in_a_step(use: str, tmp_path: Path) -> None:
     @aios.workflow("inside")
     async def inside(context: aios.WorkflowContext, is_async: bool) -> None:
         async def on_the_loop() -> None:
@@ -162,11 +162,11 @@ async def test_should_refuse_the_context_in_a_step(use: str, tmp_path: Path) -> 
                 await run.result()
             assert raised.value.code == "OPERATION_OUTSIDE_WORKFLOW"
         async with aios.Runtime(store, workflows=[inside]) as runtime:
-            run = await runtime.run(f"run-{is_async}")
+            run = await runtime.handle(f"run-{is_async}")
             assert (await run.status()).status == "failed"
 
 
-async def test_should_tell_a_step_its_attempt_and_key_and_end_it_in_time() -> None:
+async def test_should_pass_attempt_and_key_to_a_step_and_apply_its_timeout() -> None:
     seen: list[aios.StepContext] = []
 
     @aios.workflow("steps")
@@ -189,7 +189,7 @@ async def test_should_tell_a_step_its_attempt_and_key_and_end_it_in_time() -> No
         aios.current_step()
 
 
-async def test_should_show_the_fence_to_steps_and_tasks(tmp_path: Path) -> None:
+async def test_should_pass_the_fence_to_steps_and_tasks(tmp_path: Path) -> None:
     @aios.agent("fenced")
     async def fenced(context: aios.TaskContext) -> list[int] | None:
         return None if context.fence is None else [context.fence.shard, context.fence.epoch]
@@ -225,7 +225,7 @@ async def test_should_show_the_fence_to_steps_and_tasks(tmp_path: Path) -> None:
     assert tested.result() == [None] * 4
 
 
-async def test_should_draw_nothing_that_a_run_with_the_same_id_drew_before() -> None:
+async def test_should_draw_other_values_than_an_earlier_run_with_the_same_id() -> None:
     @aios.agent("keyed")
     async def keyed(context: aios.TaskContext) -> str:
         return context.idempotency_key

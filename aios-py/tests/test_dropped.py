@@ -86,7 +86,7 @@ def test_should_end_the_threads_of_a_runtime_whose_loop_was_closed() -> None:
     assert settled(descriptors, before[1]) <= before[1]
 
 
-def test_should_close_a_runtime_whose_loop_was_closed_although_it_is_still_held() -> None:
+def test_should_close_a_referenced_runtime_whose_loop_was_closed() -> None:
     held = runtime()
 
     async def open_it() -> None:
@@ -103,7 +103,7 @@ def test_should_close_a_runtime_whose_loop_was_closed_although_it_is_still_held(
     assert unclosed(lambda: asyncio.run(use_it())) == []
 
 
-async def test_should_close_a_runtime_that_is_dropped_while_its_loop_goes_on() -> None:
+async def test_should_close_a_runtime_that_is_dropped_while_its_loop_runs() -> None:
     await leave_open()
     gc.collect()
     before = threads()
@@ -144,7 +144,7 @@ def test_should_close_a_sync_runtime_that_is_dropped() -> None:
     assert settled(threads, before) <= before
 
 
-def test_should_not_disturb_the_next_runtime_by_one_that_was_dropped() -> None:
+def test_should_isolate_a_new_runtime_from_one_that_was_dropped() -> None:
     async def fails() -> None:
         async with runtime():
             raise ValueError("mine")
@@ -160,7 +160,7 @@ def test_should_not_disturb_the_next_runtime_by_one_that_was_dropped() -> None:
             end.close()
 
 
-def test_should_leave_the_wakeup_descriptor_of_others_alone() -> None:
+def test_should_keep_a_wakeup_descriptor_of_other_code() -> None:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     before = signal.set_wakeup_fd(writer.fileno())
@@ -173,14 +173,14 @@ def test_should_leave_the_wakeup_descriptor_of_others_alone() -> None:
         writer.close()
 
 
-async def test_should_wake_by_signals_while_one_of_two_runtimes_is_open() -> None:
+async def test_should_wake_on_signals_while_one_of_two_runtimes_is_open() -> None:
     async with runtime():
         async with runtime():
             pass
         assert signal.set_wakeup_fd(-1) != -1
 
 
-def test_should_open_a_file_again_right_after_it_was_dropped(tmp_path: Path) -> None:
+def test_should_reopen_a_database_right_after_it_was_dropped(tmp_path: Path) -> None:
     url = f"sqlite://{tmp_path / 'a.db'}"
 
     async def leave() -> None:
@@ -190,14 +190,14 @@ def test_should_open_a_file_again_right_after_it_was_dropped(tmp_path: Path) -> 
 
     async def again() -> None:
         async with aios.Runtime(url, workflows=[waits]) as opened:
-            assert (await (await opened.run("a")).status()).status == "running"
+            assert (await (await opened.handle("a")).status()).status == "running"
 
     for _ in range(5):
         unclosed(lambda: asyncio.run(leave()))
         asyncio.run(again())
 
 
-def test_should_end_a_program_that_drops_runtimes_all_the_time(script: Start) -> None:
+def test_should_exit_a_program_that_keeps_dropping_runtimes(script: Start) -> None:
     status, output, errors = finish(
         script(
             """

@@ -8,7 +8,7 @@ import pytest
 from aios._errors import build
 
 
-async def test_should_raise_that_a_task_was_cancelled() -> None:
+async def test_should_raise_task_cancelled_error() -> None:
     began = asyncio.Event()
     tasks: list[str] = []
 
@@ -27,7 +27,7 @@ async def test_should_raise_that_a_task_was_cancelled() -> None:
     assert not raised.value.retryable
 
 
-async def test_should_raise_that_a_task_was_interrupted() -> None:
+async def test_should_raise_task_interrupted_error() -> None:
     @aios.agent("leaving")
     async def leaving(context: aios.TaskContext) -> None:
         raise asyncio.CancelledError
@@ -38,7 +38,7 @@ async def test_should_raise_that_a_task_was_interrupted() -> None:
     assert raised.value.retryable
 
 
-async def test_should_raise_that_the_broker_can_not_be_reached() -> None:
+async def test_should_raise_broker_error_if_the_broker_is_unreachable() -> None:
     # Asked again for half a minute, as for one that is just starting.
     with pytest.raises(aios.BrokerError) as raised:
         await aios.Client(None, "amqp://127.0.0.1:1").open()
@@ -46,7 +46,7 @@ async def test_should_raise_that_the_broker_can_not_be_reached() -> None:
     assert raised.value.retryable
 
 
-def test_should_make_the_class_of_a_code_and_keep_what_it_was_given() -> None:
+def test_should_build_the_class_of_a_code_with_all_attributes() -> None:
     known = [
         value
         for value in vars(aios).values()
@@ -63,7 +63,7 @@ def test_should_make_the_class_of_a_code_and_keep_what_it_was_given() -> None:
         assert (type(again), again.code, again.details) == (kind, error.code, error.details)
 
 
-def test_should_keep_unknown_codes_under_the_error_of_their_origin() -> None:
+def test_should_raise_unknown_codes_as_the_error_class_of_their_origin() -> None:
     for kind, expected in [
         ("task", aios.TaskError),
         ("store", aios.StoreError),
@@ -88,7 +88,7 @@ class Odd(Exception):
         raise OSError("no text")
 
 
-async def test_should_keep_what_was_raised_whatever_its_text_is() -> None:
+async def test_should_record_exceptions_whose_text_can_not_be_read() -> None:
     @aios.agent("odd")
     async def odd(context: aios.TaskContext, kind: str) -> None:
         if kind == "surrogate":
@@ -104,9 +104,9 @@ async def test_should_keep_what_was_raised_whatever_its_text_is() -> None:
         assert "in odd" in raised.value.details["traceback"]
         with pytest.raises(aios.TaskError) as raised:
             await runtime.call("odd", "no text")
-        assert raised.value.message.endswith("Odd: <its text can't be made: OSError>")
+        assert raised.value.message.endswith("Odd: <str() raised OSError>")
         with pytest.raises(aios.TaskError) as raised:
             await runtime.call("odd", "details")
         error = raised.value
         assert (error.code, error.message, error.retryable) == ("REFUSED", "no", False)
-        assert "an object can't be JSON" in error.details["invalid_details"]
+        assert "object is not JSON-serialisable" in error.details["invalid_details"]

@@ -87,14 +87,14 @@ def test_should_review_python_files(tmp_path: Path) -> None:
     assert "- `broken.py` analysis_failed: `line 1: invalid syntax`\n" in shown
 
 
-def test_should_review_a_tree_again_that_has_changed(tmp_path: Path) -> None:
+def test_should_review_a_changed_tree_again(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     assert run(tmp_path, "code_review.py", "tree").startswith("0 files reviewed, 0 not")
     (tmp_path / "tree" / "new.py").write_text("a = 1\n")
     assert run(tmp_path, "code_review.py", "tree").startswith("1 files reviewed, 0 not")
 
 
-def test_should_lose_no_file_whose_agent_fails(tmp_path: Path) -> None:
+def test_should_report_files_whose_agent_fails(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "a.py").write_text("a = 1\n")
     program = tmp_path / "failing.py"

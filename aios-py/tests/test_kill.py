@@ -99,7 +99,7 @@ def test_should_survive_being_killed(
 def _recorded(folder: Path) -> list[Any]:
     """Operation and result of every step that is recorded; the first step is number 0."""
     with aios.sync.Client(f"sqlite://{folder}/runs.db") as client:
-        journal = client.run("long-1").journal(limit=10_000)
+        journal = client.handle("long-1").journal(limit=10_000)
     return [
         (event.event.data["operation"], event.event.data["result"])
         for event in journal

@@ -89,7 +89,7 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-def test_should_give_tasks_of_a_rust_workflow_to_python_agents(
+def test_should_assign_tasks_of_a_rust_workflow_to_python_agents(
     program: str, broker: str, store: str, tree: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -123,7 +123,7 @@ def test_should_give_tasks_of_a_rust_workflow_to_python_agents(
 def tasks_of(store: str, workflow: str) -> dict[str, int]:
     """How many tasks of the only run of a workflow were done by each type of agents."""
     with aios.sync.Client(store) as client:
-        (run,) = client.list(workflow, statuses=["completed"]).rows
+        (run,) = client.runs(workflow, statuses=["completed"]).rows
         tasks = client.tasks(run_id=run.id).rows
     assert all(task.status == "completed" for task in tasks)
     types = [task.agent_type for task in tasks]
@@ -146,7 +146,7 @@ async def line_count(context: aios.WorkflowContext, root: str) -> dict[str, int]
     return {"files": len(paths), "code": await context.step("count", count, analyses)}
 
 
-async def test_should_give_tasks_of_a_python_workflow_to_rust_agents(
+async def test_should_assign_tasks_of_a_python_workflow_to_rust_agents(
     program: str, broker: str, store: str, tree: Path
 ) -> None:
     with part(program, "agent", "--broker", broker):

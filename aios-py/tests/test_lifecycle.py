@@ -101,7 +101,7 @@ asyncio.run(main())
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
-def test_should_hear_a_signal_that_does_not_interrupt_the_wait(script: Start) -> None:
+def test_should_handle_a_signal_that_does_not_interrupt_the_wait(script: Start) -> None:
     # Sent to another thread, as one that comes just before the loop begins to wait.
     process = script(
         AGENT
@@ -130,7 +130,7 @@ asyncio.run(main())
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
-def test_should_refuse_to_work_after_a_fork_and_let_the_child_end(script: Start) -> None:
+def test_should_raise_after_a_fork_and_let_the_child_exit(script: Start) -> None:
     status, output, errors = finish(
         script(
             AGENT
@@ -156,7 +156,7 @@ with aios.sync.Runtime(agents=[echo, plain]) as runtime:
     assert (status, errors) == (0, "")
 
 
-def test_should_refuse_to_work_in_a_child_that_was_forked_from_a_running_loop(
+def test_should_raise_in_a_child_that_was_forked_from_a_running_loop(
     script: Start,
 ) -> None:
     status, output, errors = finish(
@@ -184,7 +184,7 @@ asyncio.run(main())
     assert (status, errors) == (0, "")
 
 
-def test_should_pass_logs_on_to_logging(script: Start) -> None:
+def test_should_forward_logs_to_logging(script: Start) -> None:
     program = """
 import asyncio, logging, sys
 import aios
@@ -219,7 +219,7 @@ asyncio.run(main())
     assert (status, output, errors) == (0, "", "")
 
 
-def test_should_import_fast_and_without_dependencies(script: Start) -> None:
+def test_should_import_quickly_and_without_dependencies(script: Start) -> None:
     status, output, errors = finish(
         script(
             """
@@ -276,7 +276,7 @@ def test_should_restart_workers_that_die_and_stop_them_on_sigterm(tmp_path: Path
             os.kill(worker, 0)
 
 
-def test_should_say_what_is_no_app(tmp_path: Path) -> None:
+def test_should_explain_an_invalid_app(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("app = 1")
     for app in ("app", "app:app", "app:missing"):
         command = [sys.executable, "-m", "aios", "worker", app]

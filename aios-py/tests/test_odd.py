@@ -111,7 +111,7 @@ KINDS = ["generators", "first_completed", "nested", "kept", "undone"]
 
 @pytest.mark.parametrize("restarts", [0, 8])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_should_see_after_every_restart_what_was_seen_before(
+async def test_should_observe_the_same_values_after_every_restart(
     kind: str, restarts: int, tmp_path: Path
 ) -> None:
     store, saw = f"sqlite://{tmp_path / 'odd.db'}", []
@@ -119,7 +119,7 @@ async def test_should_see_after_every_restart_what_was_seen_before(
         odd = Odd()
         async with aios.Runtime(store, workflows=[odd.workflow]) as runtime:
             run = await (
-                runtime.run("odd") if restart else runtime.start(odd.workflow, kind, id="odd")
+                runtime.handle("odd") if restart else runtime.start(odd.workflow, kind, id="odd")
             )
             before = len(await run.journal())
             with contextlib.suppress(aios.AiosError):

@@ -142,7 +142,7 @@ async def check(program: Any) -> TestedRun[int]:
     return run
 
 
-async def test_should_replay_every_prefix_of_generated_runs_as_they_were_live() -> None:
+async def test_should_replay_every_prefix_of_generated_runs_like_the_live_run() -> None:
     programs = PROGRAMS.read_text().splitlines()
     entries = 0
     for line in programs[: int(os.environ.get("AIOS_PROGRAMS", len(programs)))]:

@@ -39,7 +39,7 @@ def numbers_of(batch: aios.Batch) -> list[int]:
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_should_apply_what_matches_once_and_in_order_over_restarts(
+async def test_should_apply_matching_events_once_and_in_order_across_restarts(
     tmp_path: Path, is_async: bool
 ) -> None:
     seen: list[int] = []
@@ -74,7 +74,7 @@ async def test_should_apply_what_matches_once_and_in_order_over_restarts(
     assert threads == ({"MainThread"} if is_async else {"aios-projection-orders-1"})
 
 
-async def test_should_skip_a_poison_event_list_it_and_apply_it_when_asked() -> None:
+async def test_should_dead_letter_a_failing_event_and_redrive_it() -> None:
     seen: list[int] = []
     attempts: list[int] = []
     healthy = False
@@ -117,7 +117,7 @@ async def test_should_skip_a_poison_event_list_it_and_apply_it_when_asked() -> N
         assert caught.value.code == "DEAD_LETTER_NOT_FOUND"
 
 
-async def test_should_skip_at_once_what_fails_for_good() -> None:
+async def test_should_skip_permanent_failures_immediately() -> None:
     tried: list[int] = []
 
     def apply(batch: aios.Batch) -> None:
@@ -137,7 +137,7 @@ async def test_should_skip_at_once_what_fails_for_good() -> None:
     assert letter.failure == aios.Failure("REFUSED", "never", {"a": 1})
 
 
-async def test_should_apply_each_event_once_to_a_view_that_keeps_the_position(
+async def test_should_apply_each_event_exactly_once_to_a_view_that_stores_the_position(
     tmp_path: Path,
 ) -> None:
     view = sqlite3.connect(tmp_path / "view.db", check_same_thread=False)
@@ -178,7 +178,7 @@ async def test_should_apply_each_event_once_to_a_view_that_keeps_the_position(
     view.close()
 
 
-async def test_should_cancel_a_batch_that_runs_when_the_runtime_closes() -> None:
+async def test_should_cancel_a_running_batch_when_the_runtime_closes() -> None:
     began = asyncio.Event()
     ended: list[str] = []
 
@@ -202,16 +202,16 @@ async def test_should_cancel_a_batch_that_runs_when_the_runtime_closes() -> None
             runtime.projection_handle("orders")
 
 
-async def test_should_refuse_what_is_no_projection() -> None:
+async def test_should_reject_invalid_projections() -> None:
     async def apply(batch: aios.Batch) -> None: ...
 
     refused: list[tuple[str, Any, dict[str, Any]]] = [
         ("can't be the name", apply, {"name": "Bad-Name"}),
-        ("is a function of a batch, not 1", 1, {}),
-        ("is a function of a batch", lambda: None, {}),
+        ("must be a function of a batch, not 1", 1, {}),
+        ("must be a function of a batch", lambda: None, {}),
         ("patterns is a list", apply, {"patterns": "orders.#"}),
         ("pattern", apply, {"patterns": ["Orders!"]}),
-        ("at least 1 event", apply, {"batch_size": 0}),
+        ("batch_size must be at least 1", apply, {"batch_size": 0}),
         ("1 to 10000 events", apply, {"batch_size": 10_001}),
         ("lease_time", apply, {"lease_time": 0.0}),
         ("position_from", apply, {"position_from": lambda one: one}),
@@ -226,7 +226,7 @@ async def test_should_refuse_what_is_no_projection() -> None:
             await runtime.projection("orders", apply)
 
 
-async def test_should_wait_while_the_own_position_is_no_position() -> None:
+async def test_should_retry_while_position_from_returns_no_position() -> None:
     positions: list[Any] = ["no position", -1, True, 0]
     seen: list[int] = []
 
@@ -274,7 +274,7 @@ async def short(context: aios.WorkflowContext, text: str) -> str:
 
 
 @pytest.mark.parametrize("archive", [False, True])
-async def test_should_remove_runs_that_ended_and_give_their_space_back(
+async def test_should_remove_finished_runs_and_compact_the_file(
     tmp_path: Path, archive: bool
 ) -> None:
     path = tmp_path / "a.db"
@@ -285,9 +285,9 @@ async def test_should_remove_runs_that_ended_and_give_their_space_back(
         removed = await runtime.expire_runs(0, archive=archive, batch_size=7, pause=0)
         # The last one of the log stays.
         assert removed == 39
-        assert [row.id for row in (await runtime.list()).rows] == ["run-39"]
+        assert [row.id for row in (await runtime.runs()).rows] == ["run-39"]
         with pytest.raises(aios.RunNotFoundError):
-            await runtime.run("run-1")
+            await runtime.handle("run-1")
         freed = await runtime.compact()
         assert freed > 0
         again = await runtime.start(short, "again", id="run-1")
@@ -297,7 +297,7 @@ async def test_should_remove_runs_that_ended_and_give_their_space_back(
     assert bool(archived) is archive
 
 
-async def test_should_say_what_can_not_be_removed_or_compacted() -> None:
+async def test_should_explain_what_can_not_be_removed_or_compacted() -> None:
     async with aios.Runtime(workflows=[short]) as runtime:
         await (await runtime.start(short, "a")).result()
         await (await runtime.start(short, "b")).result()
@@ -314,7 +314,7 @@ async def test_should_say_what_can_not_be_removed_or_compacted() -> None:
             await client.expire_runs(0)
 
 
-def test_should_remove_runs_without_async(tmp_path: Path) -> None:
+def test_should_remove_finished_runs_without_async(tmp_path: Path) -> None:
     with aios.sync.Runtime(f"sqlite://{tmp_path}/a.db", workflows=[short], relay=False) as runtime:
         for text in ("a", "b"):
             runtime.start(short, text).result()

@@ -59,7 +59,9 @@ async def squares(context: aios.WorkflowContext, count: int) -> list[list[int]]:
     )
 
 
-async def test_should_finish_although_workers_are_killed(server: RabbitMq, tmp_path: Path) -> None:
+async def test_should_complete_all_runs_although_workers_are_killed(
+    server: RabbitMq, tmp_path: Path
+) -> None:
     (tmp_path / "app.py").write_text(APP)
     supervisor = subprocess.Popen(
         [sys.executable, "-m", "aios", "worker", "app:app", "--processes", "2"],
@@ -78,7 +80,7 @@ async def test_should_finish_although_workers_are_killed(server: RabbitMq, tmp_p
             answers = await run.result()
             assert await killing == KILLS
         assert [square for square, _ in answers] == [number * number for number in range(TASKS)]
-        # Both places among the processes did their share, and others took over where some died.
+        # Both workers processed tasks, and restarted processes replaced the killed ones.
         by_process = Counter(process for _, process in answers)
         assert len(by_process) > 2
         assert max(by_process.values()) < TASKS * 3 // 4
@@ -86,7 +88,7 @@ async def test_should_finish_although_workers_are_killed(server: RabbitMq, tmp_p
         supervisor.send_signal(signal.SIGTERM)
         status, _, errors = finish(supervisor)
     assert status == 0, errors
-    assert errors.count("died with status -9") == KILLS
+    assert errors.count("exited with status -9") == KILLS
 
 
 def kill_some(supervisor: int, folder: Path) -> int:
@@ -104,7 +106,7 @@ def kill_some(supervisor: int, folder: Path) -> int:
     return len(killed)
 
 
-async def test_should_raise_that_the_broker_refuses_a_user(server: RabbitMq) -> None:
+async def test_should_raise_if_the_broker_rejects_the_user(server: RabbitMq) -> None:
     with pytest.raises(aios.BrokerError) as raised:
         await aios.Client(None, server.url.replace("guest:guest", "guest:wrong")).open()
     assert type(raised.value) is aios.BrokerError

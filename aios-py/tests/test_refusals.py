@@ -41,7 +41,7 @@ async def counting(context: aios.WorkflowContext, start: int = 3) -> int:
     return start
 
 
-def test_should_refuse_a_decorator_without_its_name() -> None:
+def test_should_reject_a_decorator_without_a_name() -> None:
     def plain() -> None: ...
 
     for decorate in (aios.agent, aios.workflow):
@@ -49,7 +49,7 @@ def test_should_refuse_a_decorator_without_its_name() -> None:
             cast("Any", decorate)(plain)
 
 
-def test_should_refuse_names_where_they_are_decorated() -> None:
+def test_should_reject_invalid_names_when_decorating() -> None:
     for name in ("", "Bad-Name", "1a", "a.b", "ä", "a" * 101, "a\n"):
         with pytest.raises(aios.ConfigurationError, match="begins with a letter"):
             aios.agent(name)
@@ -59,15 +59,15 @@ def test_should_refuse_names_where_they_are_decorated() -> None:
             async def named(context: aios.WorkflowContext) -> None: ...
 
     for concurrency in (0, -1, 65_536):
-        with pytest.raises(aios.ConfigurationError, match="concurrency is 1 to 65,535"):
+        with pytest.raises(aios.ConfigurationError, match="concurrency must be 1 to 65,535"):
             aios.agent("a", concurrency=concurrency)
-    with pytest.raises(aios.ConfigurationError, match="begin with 1"):
+    with pytest.raises(aios.ConfigurationError, match="at least 1"):
 
         @aios.workflow("a", version=0)
         async def versioned(context: aios.WorkflowContext) -> None: ...
 
 
-def test_should_refuse_what_is_no_workflow_no_agent_or_there_twice() -> None:
+def test_should_reject_duplicates_and_objects_that_are_not_agents_or_workflows() -> None:
     async def plain(context: aios.WorkflowContext) -> None: ...
 
     wrong: Any = plain
@@ -82,20 +82,20 @@ def test_should_refuse_what_is_no_workflow_no_agent_or_there_twice() -> None:
         aios.Runtime(agents=[echo, adder, echo])
 
 
-def test_should_refuse_what_is_no_url() -> None:
+def test_should_reject_invalid_urls() -> None:
     for broker in (None, 5, b"memory://"):
-        with pytest.raises(aios.ConfigurationError, match="broker is a URL such as"):
+        with pytest.raises(aios.ConfigurationError, match="broker must be a URL such as"):
             aios.Client(broker=cast("Any", broker))
     for store in (5, Path("a.db")):
-        with pytest.raises(aios.ConfigurationError, match="store is a URL such as"):
+        with pytest.raises(aios.ConfigurationError, match="store must be a URL such as"):
             aios.Client(store=cast("Any", store))
 
 
-async def test_should_refuse_pages_that_do_not_exist() -> None:
+async def test_should_reject_invalid_page_limits_and_statuses() -> None:
     async with aios.Runtime(agents=[echo], workflows=[welcome]) as runtime:
         run = await runtime.start(welcome, ["a"])
         reads: list[Callable[[int], Any]] = [
-            lambda limit: runtime.list(limit=limit),
+            lambda limit: runtime.runs(limit=limit),
             lambda limit: runtime.tasks(limit=limit),
             lambda limit: runtime.agents(limit=limit),
             lambda limit: runtime.workflows(limit=limit),
@@ -107,12 +107,12 @@ async def test_should_refuse_pages_that_do_not_exist() -> None:
                     await read(limit)
         for statuses in (["bogus"], ["running", ""], "running", ["Running"]):
             with pytest.raises(aios.ConfigurationError, match="status"):
-                await runtime.list(statuses=cast("Any", statuses))
+                await runtime.runs(statuses=cast("Any", statuses))
         await run.result()
-        assert len((await runtime.list(statuses=["completed"])).rows) == 1
+        assert len((await runtime.runs(statuses=["completed"])).rows) == 1
 
 
-async def test_should_refuse_a_start_without_its_input() -> None:
+async def test_should_reject_a_start_without_a_required_input() -> None:
     @aios.workflow("parent")
     async def parent(context: aios.WorkflowContext) -> int:
         try:
@@ -130,19 +130,19 @@ async def test_should_refuse_a_start_without_its_input() -> None:
         for workflow in (welcome, "welcome"):
             with pytest.raises(aios.InvalidParametersError, match=r"names: .*list\[str\]"):
                 await runtime.start(cast("Any", workflow))
-        assert (await runtime.list()).rows == []
+        assert (await runtime.runs()).rows == []
         assert await (await runtime.start(counting)).result() == 3
         assert await (await runtime.start(counting, 4)).result() == 4
         assert await (await runtime.start(optional)).result() is None
         assert await (await runtime.start(parent)).result() == 3
 
 
-async def test_should_refuse_a_workflow_by_a_wrong_name() -> None:
+async def test_should_reject_an_unknown_workflow_name() -> None:
     async with aios.Runtime(workflows=[welcome]) as runtime:
         with pytest.raises(aios.WorkflowNotFoundError, match="nothere.*welcome are") as raised:
             await runtime.start("nothere", 1)
         assert raised.value.code == "WORKFLOW_NOT_FOUND"
-        assert (await runtime.list()).rows == []
+        assert (await runtime.runs()).rows == []
         with pytest.raises(aios.ConfigurationError):
             await runtime.start("Not A Name", 1, version=1)
         # Somebody says that it will be there.
@@ -165,7 +165,7 @@ async def test_should_start_the_latest_version_that_a_process_has_registered(
         assert (await run.status()).workflow_version == 7
 
 
-async def test_should_refuse_calls_from_another_loop_before_anything_is_done() -> None:
+async def test_should_reject_calls_from_another_loop_before_any_effect() -> None:
     async with aios.Runtime(agents=[echo], workflows=[welcome]) as runtime:
         run = await runtime.start(welcome, ["a"])
         await run.result()
@@ -177,7 +177,7 @@ async def test_should_refuse_calls_from_another_loop_before_anything_is_done() -
                 runtime.task("echo", 1),
                 runtime.call("echo", 1),
                 runtime.publish("a.b.c"),
-                runtime.list(),
+                runtime.runs(),
                 run.status(),
                 run.cancel(),
             ):
@@ -192,7 +192,7 @@ async def test_should_refuse_calls_from_another_loop_before_anything_is_done() -
             await asyncio.sleep(0.01)
         assert len(refused) == 7
         assert isinstance(refused[0], RuntimeError)
-        assert len((await runtime.list()).rows) == 1
+        assert len((await runtime.runs()).rows) == 1
 
 
 class Opaque: ...
@@ -220,7 +220,7 @@ class Int64:
         return self._number
 
 
-async def test_should_name_what_can_not_be_json() -> None:
+async def test_should_locate_values_that_are_not_json_serialisable() -> None:
     def opaque() -> Any:
         return {"a/b": [1, Opaque()]}
 
@@ -235,18 +235,22 @@ async def test_should_name_what_can_not_be_json() -> None:
         with pytest.raises(aios.RunFailedError) as raised:
             await (await runtime.start(steps, "step")).result()
         assert raised.value.code == "INVALID_OUTPUT"
-        assert """step "build" can't be JSON: /a~1b/1: an Opaque can't be JSON""" in str(
+        assert """step "build" cannot be serialised to JSON: /a~1b/1: Opaque is not""" in str(
             raised.value
         )
-        with pytest.raises(aios.RunFailedError, match='agent "echo" can\'t be JSON: /x: an Opaque'):
+        with pytest.raises(
+            aios.RunFailedError, match='agent "echo" cannot be serialised to JSON: /x: Opaque'
+        ):
             await (await runtime.start(steps, "task")).result()
-        with pytest.raises(aios.InvalidDataError, match='input of workflow "steps" can\'t be JSON'):
+        with pytest.raises(
+            aios.InvalidDataError, match='input of workflow "steps" cannot be serialised to JSON'
+        ):
             await runtime.start(steps, cast("Any", Opaque()))
-        with pytest.raises(aios.InvalidDataError, match="/0: keys of objects are strings, not int"):
+        with pytest.raises(aios.InvalidDataError, match="/0: object keys must be strings, not int"):
             await runtime.call("echo", [{1: 2}])
 
 
-async def test_should_write_numbers_and_sets_of_others() -> None:
+async def test_should_serialise_foreign_numbers_and_sets() -> None:
     async with aios.Runtime(agents=[echo]) as runtime:
         for given, expected in [
             (Int64(7), 7),
@@ -261,7 +265,7 @@ async def test_should_write_numbers_and_sets_of_others() -> None:
                 assert sorted(map(str, answer)) == sorted(["b", "1", "None"])
             else:
                 assert answer == expected
-        with pytest.raises(aios.InvalidDataError, match="an Opaque can't be JSON"):
+        with pytest.raises(aios.InvalidDataError, match="Opaque is not JSON-serialisable"):
             await runtime.call("echo", {Opaque(), 1})
 
 
@@ -289,7 +293,7 @@ async def test_should_read_numbers_of_any_size() -> None:
         assert await runtime.call("echo", 10**5000) == 10**5000
 
 
-async def test_should_name_who_answered_what_does_not_fit() -> None:
+async def test_should_name_the_source_of_a_result_that_does_not_match() -> None:
     @aios.workflow("asks")
     async def asks(context: aios.WorkflowContext, kind: str) -> Any:
         if kind == "signal":
@@ -301,19 +305,21 @@ async def test_should_name_who_answered_what_does_not_fit() -> None:
         return cast("int", text)
 
     async with aios.Runtime(agents=[echo, adder], workflows=[asks, given_text]) as runtime:
-        with pytest.raises(aios.InvalidResultError, match="answer of agent 'echo' does not fit: /"):
+        with pytest.raises(
+            aios.InvalidResultError, match="answer of agent 'echo' does not match: /"
+        ):
             await runtime.call("echo", "x", result=int)
         with pytest.raises(aios.RunFailedError) as raised:
             await (await runtime.start(asks, "task")).result()
-        assert "the answer of agent 'echo' does not fit: /a: " in str(raised.value)
+        assert "the answer of agent 'echo' does not match: /a: " in str(raised.value)
         assert type(raised.value.__cause__) is aios.InvalidResultError
         run = await runtime.start(asks, "signal")
         await run.signal("go", "now")
-        with pytest.raises(aios.RunFailedError, match="the signal 'go' does not fit"):
+        with pytest.raises(aios.RunFailedError, match="the signal 'go' does not match"):
             await run.result()
 
 
-async def test_should_check_a_compensation_where_it_is_asked_for() -> None:
+async def test_should_check_a_compensation_when_it_is_registered() -> None:
     def undo() -> None: ...
 
     async def undo_two(context: aios.WorkflowContext, one: int, two: int) -> None: ...
@@ -327,13 +333,13 @@ async def test_should_check_a_compensation_where_it_is_asked_for() -> None:
         context.compensate("undo", undo_two, 1)
 
     async with aios.Runtime(workflows=[plainly, shortly]) as runtime:
-        with pytest.raises(aios.RunBlockedError, match="'undo' has to be an `async def`"):
+        with pytest.raises(aios.RunBlockedError, match="'undo' must be an `async def`"):
             await (await runtime.start(plainly)).result()
         with pytest.raises(aios.RunBlockedError, match="'two'"):
             await (await runtime.start(shortly)).result()
 
 
-def test_should_know_the_class_of_every_code() -> None:
+def test_should_map_every_code_to_a_class() -> None:
     """Those in the sources of the ports and the runtime."""
     sources = [
         ROOT / "aios-core/src/store/error.rs",
@@ -410,7 +416,7 @@ async def test_should_name_the_operation_that_failed() -> None:
         for kind, text in [
             ("step", 'step "build" (operation 2) failed: ValueError: bad'),
             ("caught", 'task of agent "broken" (operation 2) failed: no'),
-            ("text", 'task of agent "broken" (operation 2) failed: the parameters do not fit: '),
+            ("text", 'task of agent "broken" (operation 2) failed: the parameters do not match: '),
         ]:
             run = await runtime.start(inner, kind)
             with pytest.raises(aios.RunFailedError) as raised:
@@ -423,7 +429,7 @@ async def test_should_name_the_operation_that_failed() -> None:
         assert 'child "inner" (operation 1) failed: step "build"' in str(raised.value)
 
 
-async def test_should_warn_of_operations_that_are_never_awaited() -> None:
+async def test_should_warn_about_operations_that_are_never_awaited() -> None:
     def work() -> int:
         return 1
 
@@ -474,7 +480,7 @@ async def test_should_warn_of_operations_that_are_never_awaited() -> None:
     assert line.strip() == 'context.step("forgotten", work)'
 
 
-async def test_should_send_a_signal_and_start_the_run_that_gets_it() -> None:
+async def test_should_start_a_run_with_its_first_signal() -> None:
     @aios.workflow("basket")
     async def basket(context: aios.WorkflowContext, owner: str) -> list[Any]:
         return [owner, await context.signal("item"), await context.signal("item")]
@@ -487,7 +493,7 @@ async def test_should_send_a_signal_and_start_the_run_that_gets_it() -> None:
         with pytest.raises(aios.InvalidDataError, match='payload of signal "item"'):
             await runtime.signal_with_start(basket, "Ada", id="c", signal="item", payload=Opaque())
         with pytest.raises(aios.RunNotFoundError):
-            await runtime.run("c")
+            await runtime.handle("c")
         for wrong in ("", "a~b", "a\n", "x" * 201):
             with pytest.raises(aios.ConfigurationError):
                 await runtime.start(basket, "Ada", id=wrong)
@@ -499,14 +505,14 @@ async def wrong_result(context: aios.WorkflowContext) -> int:
     return cast("int", found)
 
 
-async def test_should_refuse_texts_that_can_not_be_kept() -> None:
+async def test_should_reject_strings_that_are_not_valid_utf8() -> None:
     half: Any = "a\ud800"
     async with aios.Runtime(workflows=[wrong_result]) as runtime:
         run = await runtime.start(wrong_result)
         for refused in (
             lambda: runtime.start(wrong_result, id=half),
             lambda: runtime.start(half),
-            lambda: runtime.run(half),
+            lambda: runtime.handle(half),
             lambda: runtime.task("a", id=half),
             lambda: runtime.publish(half),
             lambda: runtime.publish("a.b.c", id=half),
@@ -514,19 +520,19 @@ async def test_should_refuse_texts_that_can_not_be_kept() -> None:
             lambda: run.cancel(half),
             lambda: run.fork(1, half),
         ):
-            with pytest.raises(aios.InvalidDataError, match="is UTF-8") as raised:
+            with pytest.raises(aios.InvalidDataError, match="valid UTF-8") as raised:
                 await refused()
             assert raised.value.code == "INVALID_TEXT"
 
 
-async def test_should_say_that_a_result_does_not_fit() -> None:
+async def test_should_reject_a_result_that_does_not_match() -> None:
     async with aios.Runtime(workflows=[wrong_result]) as runtime:
         run = await runtime.start(wrong_result)
         with pytest.raises(aios.InvalidResultError, match="result of workflow wrong_result"):
             await run.result()
 
 
-async def test_should_say_what_stands_for_an_agent_and_for_a_workflow() -> None:
+async def test_should_explain_how_to_pass_agents_and_workflows() -> None:
     @aios.agent("known")
     async def known(context: aios.TaskContext) -> None: ...
 
@@ -541,7 +547,7 @@ async def test_should_say_what_stands_for_an_agent_and_for_a_workflow() -> None:
             await runtime.start(agent)
 
 
-def test_should_refuse_options_that_make_no_sense() -> None:
+def test_should_reject_invalid_options() -> None:
     options: list[tuple[str, Any]] = [
         ("workers", 0),
         ("workers", -1),

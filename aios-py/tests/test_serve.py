@@ -96,7 +96,7 @@ def test_should_stop_on_a_signal(
 
 
 @pytest.mark.parametrize("endless", ENDLESS.values(), ids=ENDLESS)
-def test_should_end_in_time_whatever_the_code_of_an_agent_does(
+def test_should_exit_in_time_whatever_an_agent_does(
     endless: str,
     broker: str,
     script: Callable[..., subprocess.Popen[str]],
@@ -122,7 +122,7 @@ def test_should_end_in_time_whatever_the_code_of_an_agent_does(
 
 
 @pytest.mark.parametrize("endless", ENDLESS.values(), ids=ENDLESS)
-def test_should_end_in_time_whatever_a_step_does(
+def test_should_exit_in_time_whatever_a_step_does(
     endless: str, script: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     process = script(PROGRAM.format(endless=endless), "memory://", "0.5", "stuck")
@@ -133,7 +133,7 @@ def test_should_end_in_time_whatever_a_step_does(
     assert "status 75" in errors
 
 
-def test_should_give_back_at_once_what_has_not_begun(
+def test_should_release_tasks_that_have_not_started_immediately(
     broker: str, script: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     blocked = script(PROGRAM.format(endless=ENDLESS["loop"]), broker, "600")
@@ -152,7 +152,7 @@ def test_should_give_back_at_once_what_has_not_begun(
             process.communicate()
 
 
-async def test_should_leave_signals_alone_without_being_asked() -> None:
+async def test_should_not_handle_signals_without_serve() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     async with aios.Runtime():
         during = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]

@@ -21,7 +21,7 @@ async def remind(context: aios.WorkflowContext, days: int) -> str:
     return await context.task("mailer", number, result=str)
 
 
-def test_should_pass_time_at_once() -> None:
+def test_should_advance_virtual_time_immediately() -> None:
     run = WorkflowTest(remind).agent("mailer", lambda n: f"sent {n}").run_sync(30)
     assert run.result() == "sent 31"
     assert run.elapsed == 31 * DAY
@@ -45,7 +45,7 @@ async def test_should_script_signals_failures_and_cancellation() -> None:
     assert paused.result() == "stopped"
 
 
-async def test_should_script_children_and_say_what_is_stuck() -> None:
+async def test_should_script_children_and_report_a_stuck_run() -> None:
     @aios.workflow("parent")
     async def parent(context: aios.WorkflowContext) -> int:
         number = await context.child("child", 20)
@@ -57,7 +57,7 @@ async def test_should_script_children_and_say_what_is_stuck() -> None:
     assert run.failure.code == "RUN_STUCK"
 
 
-async def test_should_replay_saved_journals_against_the_code_of_today() -> None:
+async def test_should_replay_saved_journals_with_the_current_code() -> None:
     run = await WorkflowTest(remind).agent("mailer", lambda n: "x").run(2)
     saved = [aios.Event.from_envelope(event.to_envelope()) for event in run.journal]
     await replay(remind, saved)

@@ -74,7 +74,7 @@ class Checked:
         (Any, {"a": [None]}),
     ],
 )
-def test_should_come_back_through_json(annotation: Any, value: Any) -> None:
+def test_should_round_trip_through_json(annotation: Any, value: Any) -> None:
     found = Converter(annotation).read(loads(dumps(value)))
     assert (found, type(found)) == (value, type(value))
 
@@ -97,13 +97,13 @@ def test_should_come_back_through_json(annotation: Any, value: Any) -> None:
         (bytes, "!", ""),
     ],
 )
-def test_should_name_the_path_of_a_misfit(annotation: Any, value: Any, path: str) -> None:
+def test_should_name_the_path_of_a_violation(annotation: Any, value: Any, path: str) -> None:
     with pytest.raises(aios.InvalidParametersError) as raised:
         Converter(annotation).read(value)
     assert [fault["path"] for fault in raised.value.details] == [path]
 
 
-def test_should_make_a_schema() -> None:
+def test_should_generate_a_schema() -> None:
     assert Converter(Node).schema == {
         "$ref": "#/$defs/Node",
         "$defs": {
@@ -120,13 +120,13 @@ def test_should_make_a_schema() -> None:
     }
 
 
-def test_should_refuse_types_that_are_not_json() -> None:
+def test_should_reject_types_that_are_not_supported() -> None:
     for annotation in (object.__class__, complex, dict[int, str]):
         with pytest.raises(TypeError):
             Converter(annotation)
 
 
-async def test_should_take_models_of_pydantic() -> None:
+async def test_should_accept_pydantic_models() -> None:
     pydantic = pytest.importorskip("pydantic")
 
     class Item(pydantic.BaseModel):  # type: ignore[name-defined, misc]
@@ -147,7 +147,7 @@ async def test_should_take_models_of_pydantic() -> None:
     assert {fault["path"] for fault in raised.value.details} == {"/name", "/sizes/0"}
 
 
-async def test_should_take_models_of_msgspec() -> None:
+async def test_should_accept_msgspec_models() -> None:
     msgspec = pytest.importorskip("msgspec")
 
     class Item(msgspec.Struct):  # type: ignore[name-defined, misc]

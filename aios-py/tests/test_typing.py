@@ -21,7 +21,7 @@ PACKAGE = Path(aios.__file__).parent
 STUBTEST_ALLOWS = """
 aios._records.Page.__class_getitem__
 aios._records.RunState
-aios._workflow._get_running_loop
+aios._steps._get_running_loop
 """
 
 
@@ -58,7 +58,7 @@ def test_should_satisfy_pyright(tmp_path: Path) -> None:
     check("pyright", "--pythonpath", sys.executable, folder=tmp_path)
 
 
-def test_should_have_stubs_that_say_what_is_there(tmp_path: Path) -> None:
+def test_should_have_stubs_that_match_the_native_module(tmp_path: Path) -> None:
     allowed = tmp_path / "allowed"
     allowed.write_text(STUBTEST_ALLOWS)
     options = ("--allowlist", str(allowed), "--ignore-unused-allowlist")

@@ -49,17 +49,17 @@ async def shop(context: aios.WorkflowContext, order: Order) -> Receipt:
     return Receipt(receipt.text, total)
 
 
-async def test_should_run_tasks_and_steps_and_read_results_by_annotation() -> None:
+async def test_should_run_tasks_and_steps_and_convert_results_by_annotation() -> None:
     async with aios.Runtime(agents=[double], workflows=[shop]) as runtime:
         run = await runtime.start(shop, Order("book", 4))
         assert await run.result() == Receipt("book", 12 + 12 + 1)
-        again = await runtime.run(run.id)
+        again = await runtime.handle(run.id)
         assert await again.result() == {"text": "book", "total": 25}
         status = await run.status()
     assert (status.status, status.workflow, status.is_final) == ("completed", "shop", True)
 
 
-async def test_should_write_a_journal_that_does_not_tell_the_language() -> None:
+async def test_should_write_the_same_journal_as_a_rust_workflow() -> None:
     async with aios.Runtime(agents=[double], workflows=[shop]) as runtime:
         run = await runtime.start(shop, Order("book", 1), id="order-1")
         await run.result()
@@ -96,7 +96,7 @@ async def test_should_wait_for_signals_and_timers() -> None:
         assert await run.result() == ["pen", 1, 7]
 
 
-async def test_should_run_children_and_parts_in_parallel() -> None:
+async def test_should_run_children_and_branches_in_parallel() -> None:
     @aios.workflow("child")
     async def child(context: aios.WorkflowContext, number: int) -> int:
         return await context.task("double", number, result=int)
@@ -114,11 +114,13 @@ async def test_should_run_children_and_parts_in_parallel() -> None:
     async with aios.Runtime(agents=[double], workflows=[child, parent]) as runtime:
         run = await runtime.start(parent, 3)
         assert await run.result() == 14
-        runs = await runtime.list("child")
+        runs = await runtime.runs("child")
     assert {row.parent_run_id for row in runs.rows} == {run.id}
 
 
-async def test_should_give_the_same_time_ids_and_numbers_in_a_replay(tmp_path: Path) -> None:
+async def test_should_return_the_same_time_ids_and_random_numbers_in_a_replay(
+    tmp_path: Path,
+) -> None:
     seen: list[Any] = []
 
     @aios.workflow("steady")
@@ -134,7 +136,7 @@ async def test_should_give_the_same_time_ids_and_numbers_in_a_replay(tmp_path: P
         while not seen:
             await asyncio.sleep(0.01)
     async with aios.Runtime(url, workflows=[steady]) as runtime:
-        run = await runtime.run("s")
+        run = await runtime.handle("s")
         await run.signal("go")
         assert await run.result() == str(seen[0][1])
     assert len(seen) >= 2
@@ -142,7 +144,7 @@ async def test_should_give_the_same_time_ids_and_numbers_in_a_replay(tmp_path: P
     assert seen[0][3] == 2
 
 
-async def test_should_block_and_say_what_to_do_when_code_awaits_something_else() -> None:
+async def test_should_block_with_an_explanation_when_code_awaits_something_else() -> None:
     @aios.workflow("sleeper")
     async def sleeper(context: aios.WorkflowContext, how: str) -> None:
         if how == "sleep":
@@ -170,7 +172,7 @@ async def test_should_block_and_say_what_to_do_when_code_awaits_something_else()
             assert (await run.status()).status == "blocked"
 
 
-async def test_should_block_a_run_whose_code_no_longer_fits_and_go_on_with_fitting_code(
+async def test_should_block_a_run_whose_code_does_not_match_and_resume_with_matching_code(
     tmp_path: Path,
 ) -> None:
     @aios.workflow("changing")
@@ -191,7 +193,7 @@ async def test_should_block_a_run_whose_code_no_longer_fits_and_go_on_with_fitti
         while len(await run.journal()) < 2:
             await asyncio.sleep(0.01)
     async with aios.Runtime(url, workflows=[new]) as runtime:
-        run_again = await runtime.run("c")
+        run_again = await runtime.handle("c")
         with pytest.raises(aios.RunBlockedError) as raised:
             await run_again.result()
         assert raised.value.details == {
@@ -200,12 +202,12 @@ async def test_should_block_a_run_whose_code_no_longer_fits_and_go_on_with_fitti
             "asked": "step renamed",
         }
     async with aios.Runtime(url, workflows=[old]) as runtime:
-        run_again = await runtime.run("c")
+        run_again = await runtime.handle("c")
         await run_again.signal("go")
         assert await run_again.result() == "done"
 
 
-async def test_should_fail_with_what_the_code_raised() -> None:
+async def test_should_fail_with_the_exception_of_the_code() -> None:
     @aios.workflow("failing")
     async def failing(context: aios.WorkflowContext, code: str) -> None:
         if code:
@@ -226,7 +228,7 @@ async def test_should_fail_with_what_the_code_raised() -> None:
     assert 'raise KeyError("lost")' in raised.value.details["traceback"]
 
 
-async def test_should_fail_when_a_step_or_the_workflow_returns_what_can_not_be_json() -> None:
+async def test_should_fail_when_a_result_is_not_json_serialisable() -> None:
     def strange() -> object:
         return object()
 
@@ -243,7 +245,7 @@ async def test_should_fail_when_a_step_or_the_workflow_returns_what_can_not_be_j
             assert type(raised.value.__cause__) is aios.InvalidOutputError
 
 
-async def test_should_show_context_variables_to_the_workflow_and_its_steps() -> None:
+async def test_should_pass_context_variables_to_the_workflow_and_its_steps() -> None:
     def plain_step() -> str:
         return tenant.get()
 
@@ -271,7 +273,7 @@ async def test_should_show_context_variables_to_the_workflow_and_its_steps() -> 
     assert tenant.get() == "too late"
 
 
-async def test_should_pass_the_trace_on_to_tasks_steps_and_children() -> None:
+async def test_should_propagate_the_trace_to_tasks_steps_and_children() -> None:
     @aios.agent("traced")
     async def traced(context: aios.TaskContext) -> list[str | None]:
         return [context.traceparent, aios.traceparent.get()]
@@ -294,7 +296,7 @@ async def test_should_pass_the_trace_on_to_tasks_steps_and_children() -> None:
         assert await run.result() == [None] * 10
 
 
-async def test_should_keep_nothing_of_a_run_alive_that_caught_a_failure() -> None:
+async def test_should_free_a_run_that_caught_a_failure() -> None:
     class Marker:
         pass
 
@@ -403,8 +405,8 @@ async def test_should_pause_resume_and_fork() -> None:
         assert await run.result() == 2
         status = await run.status()
         assert (status.status_text, status.progress) == ("waiting", {"done": 0})
+        # The copied part of the journal ends with the signal.
         forked = await run.fork(3, "fork-1")
-        await forked.signal("go")
         assert await forked.result() == 2
         with pytest.raises(aios.OperationNotFoundError):
             await run.fork(99, "fork-2")
@@ -422,7 +424,7 @@ async def test_should_continue_as_new() -> None:
         assert await run.result() == 3
         # A handle follows the chain.
         assert (await run.status()).status == "completed"
-        statuses = [row.status for row in (await runtime.list()).rows]
+        statuses = [row.status for row in (await runtime.runs()).rows]
         assert sorted(statuses) == ["completed", "continued", "continued", "continued"]
 
 
@@ -438,10 +440,10 @@ async def test_should_start_once_under_an_id() -> None:
         with pytest.raises(aios.RunExistsError):
             await runtime.start(waiting, 2, id="same")
         with pytest.raises(aios.RunNotFoundError):
-            await runtime.run("other")
+            await runtime.handle("other")
 
 
-async def test_should_refuse_input_that_does_not_fit() -> None:
+async def test_should_reject_input_that_does_not_match() -> None:
     async with aios.Runtime(workflows=[shop]) as runtime:
         run = await runtime.start("shop", {"item": 1})
         with pytest.raises(aios.RunFailedError) as raised:
@@ -483,12 +485,12 @@ async def test_should_run_versions_side_by_side(tmp_path: Path) -> None:
     async with aios.Runtime(url, workflows=[first]) as runtime:
         await runtime.start(first, id="old")
     async with aios.Runtime(url, workflows=[first, second]) as runtime:
-        old, new = await runtime.run("old"), await runtime.start("release")
+        old, new = await runtime.handle("old"), await runtime.start("release")
         await asyncio.gather(old.signal("go"), new.signal("go"))
         assert [await old.result(), await new.result()] == ["one", "two"]
 
 
-async def test_should_refuse_what_can_not_be_a_workflow() -> None:
+async def test_should_reject_functions_that_can_not_be_workflows() -> None:
     with pytest.raises(aios.WorkflowCodeError):
 
         @aios.workflow("plain")  # type: ignore[arg-type]  # pyright: ignore

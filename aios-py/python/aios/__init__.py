@@ -19,7 +19,8 @@ Example::
 
 from ._agent import TaskContext, agent
 from ._aios import __version__
-from ._client import Client, EventStream, RunHandle, Runtime
+from ._client import Client
+from ._context import WorkflowContext
 from ._errors import (
     AgentNotFoundError,
     AiosError,
@@ -54,6 +55,7 @@ from ._errors import (
     WrongLoopError,
 )
 from ._fence import Fence
+from ._handle import RunHandle
 from ._projection import Batch, ProjectionDeadLetter, ProjectionHandle
 from ._records import (
     AgentStatus,
@@ -67,16 +69,12 @@ from ._records import (
     WorkflowStatus,
 )
 from ._retry import RetryPolicy
+from ._runtime import Runtime
 from ._serve import serve
+from ._steps import StepContext, current_step
+from ._stream import EventStream
 from ._trace import traceparent
-from ._workflow import (
-    ContinueAsNew,
-    StepContext,
-    Workflow,
-    WorkflowContext,
-    current_step,
-    workflow,
-)
+from ._workflow import ContinueAsNew, Workflow, workflow
 
 __all__ = [
     "AgentNotFoundError",

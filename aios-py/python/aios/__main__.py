@@ -17,23 +17,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     worker = commands.add_parser(
         "worker",
-        help="run processes that share the load",
+        help="run several processes of one runtime",
         description=(
-            "Runs processes that share the load of one runtime over its broker, starts those anew "
-            "that die, and stops them on SIGTERM or Ctrl-C."
+            "Runs several processes of one runtime, which share its tasks through the broker. "
+            "Restarts processes that die, and stops all of them on SIGTERM or Ctrl-C."
         ),
     )
     worker.add_argument(
         "app",
         metavar="module:app",
-        help="an aios.Runtime that is not open, or a function that makes one",
+        help="an aios.Runtime that is not open, or a function that returns one",
     )
     worker.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="how many processes (default: 1)"
+        "--processes", type=int, default=1, metavar="N", help="number of processes (default: 1)"
     )
     options = parser.parse_args(arguments)
     if options.processes < 1:
-        parser.error("--processes takes at least 1")
+        parser.error("--processes must be at least 1")
     return supervise(options.app, options.processes)
 
 

@@ -1,4 +1,4 @@
-"""Agents: classes or functions that do tasks."""
+"""Agent definitions: classes and functions that process tasks."""
 
 from __future__ import annotations
 
@@ -18,113 +18,118 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=Callable[..., Any])
 
-#: Where the decorator leaves what it was told.
-_MARK = "__aios_agent__"
+#: Attribute of decorated classes and functions that holds their :class:`AgentMarker`.
+_MARKER = "__aios_agent__"
 
 
 class TaskContext:
-    """What an agent may ask and do while it works on one task."""
+    """Information about a task, for the agent that processes it."""
 
-    __slots__ = ("_core",)
+    __slots__ = ("_native",)
 
-    def __init__(self, core: TaskCore) -> None:
-        self._core = core
+    def __init__(self, native: TaskCore) -> None:
+        self._native = native
 
     @property
     def task_id(self) -> str:
-        """Id of the task; of one that a workflow gave ``<run id>/<operation>``."""
-        return self._core.task_id
+        """Id of the task; ``<run id>/<operation>`` if a workflow assigned it."""
+        return self._native.task_id
 
     @property
     def idempotency_key(self) -> str:
-        """The same text in every attempt of this task and in no other task, also if a later run
-        uses the id of this one again: hand it to outside systems, so that they recognise a
-        repetition."""
-        return self._core.idempotency_key
+        """The same string in every attempt of this task and in no other task, even if a later run
+        reuses the id of this task's run. Pass it to external systems, so that they recognise a
+        repeated attempt."""
+        return self._native.idempotency_key
 
     @property
     def agent_type(self) -> str:
-        """Type of the agent that does it."""
-        return self._core.agent_type
+        """Type of the agent."""
+        return self._native.agent_type
 
     @property
     def agent_id(self) -> str:
-        """Id of the agent that does it."""
-        return self._core.agent_id
+        """Id of the agent."""
+        return self._native.agent_id
 
     @property
     def attempt(self) -> int:
-        """Number of this attempt, from 1."""
-        return self._core.attempt
+        """Number of the attempt, from 1."""
+        return self._native.attempt
 
     @property
     def deadline(self) -> datetime.datetime | None:
-        """When this attempt is given up, in UTC; ``None`` means never."""
+        """When this attempt times out, in UTC; ``None`` means never."""
         from ._records import moment
 
-        micros = self._core.deadline_micros
+        micros = self._native.deadline_micros
         return None if micros is None else moment(micros)
 
     @property
     def fence(self) -> Fence | None:
-        """Proof that the engine which gave the task owned its run; ``None`` if no run gave the task."""
-        return as_fence(self._core.fence)
+        """Proof that the engine which assigned the task owned its run; ``None`` if the task does not
+        belong to a run."""
+        return as_fence(self._native.fence)
 
     @property
     def correlation_id(self) -> str | None:
         """Groups everything that one request caused."""
-        return self._core.correlation_id
+        return self._native.correlation_id
 
     @property
     def traceparent(self) -> str | None:
-        """W3C trace context of whoever gave the task."""
-        return self._core.traceparent
+        """W3C trace context of whatever assigned the task."""
+        return self._native.traceparent
 
     @property
     def user_id(self) -> str | None:
-        """On whose behalf the task was given."""
-        return self._core.user_id
+        """The user on whose behalf the task was assigned."""
+        return self._native.user_id
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether nobody waits for this attempt any more: it timed out or was cancelled.
+        """Whether the result of this attempt is no longer needed: it timed out or was cancelled.
 
-        A coroutine is cancelled then, as ``asyncio`` does it; plain functions should look.
+        A coroutine is cancelled then, as with :meth:`asyncio.Task.cancel`; plain functions should
+        check this property.
         """
-        return self._core.is_cancelled
+        return self._native.is_cancelled
 
     def heartbeat(self, progress: Any = None) -> None:
-        """Says that the work goes on, and how far it is. Cheap; the latest is sent now and then.
+        """Reports that work is in progress. Cheap: call it as often as you like; only the latest is
+        sent, at the heartbeat interval.
 
         Args:
-            progress: Anything that can be JSON.
+            progress: Anything that can be serialised to JSON.
 
         Raises:
-            InvalidDataError: ``progress`` can't be JSON.
+            InvalidDataError: ``progress`` cannot be serialised to JSON.
         """
-        self._core.heartbeat(progress)
+        self._native.heartbeat(progress)
 
     def emit(self, event_type: str, data: Any = None) -> None:
-        """Publishes an event if the task succeeds, before the task counts as done.
+        """Publishes an event if the task succeeds, before the task is completed.
 
         Args:
             event_type: ``domain.entity.action``.
-            data: Anything that can be JSON.
+            data: Anything that can be serialised to JSON.
 
         Raises:
-            InvalidDataError: This can't be an event.
+            InvalidDataError: ``data`` cannot be serialised to JSON, or the type is invalid.
         """
-        self._core.emit(event_type, data)
+        self._native.emit(event_type, data)
 
 
-class _Mark(NamedTuple):
+class AgentMarker(NamedTuple):
+    """What :func:`agent` attaches to a class or a function."""
+
     agent_type: str
     concurrency: int | None
     names: Mapping[str, Any]
 
 
 class BoundAgent(NamedTuple):
-    """An agent as the runtime takes it."""
+    """An agent as the native module takes it."""
 
     agent_type: str
     invoke: Callable[..., Any]
@@ -135,92 +140,110 @@ class BoundAgent(NamedTuple):
     pool: Pool | None = None
 
 
-#: How many tasks of a coroutine one process does at once, by default.
+#: Default number of concurrent tasks of an ``async def`` agent in one process.
 _CONCURRENCY = 256
 
 
 def agent(agent_type: str, *, concurrency: int | None = None) -> Callable[[A], A]:
-    """Makes a class with a method ``process_task(self, context, parameters)``, or a function
-    ``(context, parameters)``, an agent.
+    """Decorates a class with a method ``process_task(self, context, parameters)``, or a function
+    ``(context, parameters)``, as an agent.
 
-    ``async def`` runs on the event loop of the runtime, a plain ``def`` in threads of its own. What
-    ``parameters`` and the result are annotated with says what they are read from and written to.
+    An ``async def`` runs on the event loop of the runtime, a plain ``def`` in its own threads. The
+    annotations of ``parameters`` and the result determine how they are converted from and to JSON.
 
-    A plain ``def`` can't be stopped. One that still runs after its task timed out or was cancelled
-    keeps its thread, is reported in the log, and is counted: the process takes only as many tasks
-    as there are threads left for this agent.
+    A plain ``def`` can't be stopped. If it still runs after its task timed out or was cancelled, it
+    occupies its thread and is reported in the log, and the process takes only as many tasks as the
+    agent has free threads.
 
     Args:
-        agent_type: ``[a-z][a-z0-9_]*``, at most 100 bytes; tasks are given to a type.
-        concurrency: How many tasks one process does at once, 1 to 65,535. By default 256 for
-            ``async def``; for a plain ``def`` the ``threads`` of the runtime, which also limit it.
+        agent_type: ``[a-z][a-z0-9_]*``, at most 100 bytes; tasks are addressed to a type.
+        concurrency: Maximum number of concurrent tasks per process, 1 to 65,535. The default is 256
+            for an ``async def``, and the ``threads`` of the runtime, which are also the upper limit,
+            for a plain ``def``.
 
     Raises:
-        ConfigurationError: The type or the concurrency is not valid.
+        ConfigurationError: The type or the concurrency is invalid.
     """
     if not isinstance(agent_type, str):
-        raise TypeError('an agent has a type: write @aios.agent("type") instead of @aios.agent')
-    from ._signature import check_name
+        raise TypeError('an agent needs a type: write @aios.agent("type") instead of @aios.agent')
+    from ._validation import check_name
 
     check_name(agent_type, "the type of an agent")
     if concurrency is not None and not 1 <= concurrency <= 65_535:
-        raise ConfigurationError(f"concurrency is 1 to 65,535, not {concurrency}")
+        raise ConfigurationError(f"concurrency must be 1 to 65,535, not {concurrency}")
 
-    def mark(marked: A) -> A:
-        from ._signature import surroundings
+    def decorate(decorated: A) -> A:
+        from ._signature import caller_namespace
 
-        setattr(marked, _MARK, _Mark(agent_type, concurrency, surroundings(1)))
-        return marked
+        setattr(decorated, _MARKER, AgentMarker(agent_type, concurrency, caller_namespace(1)))
+        return decorated
 
-    return mark
+    return decorate
 
 
-def _mark_of(given: Any) -> _Mark:
-    mark = getattr(given, _MARK, None)
-    if not isinstance(mark, _Mark):
-        raise ConfigurationError(f"{given!r} is no agent; decorate it with @aios.agent(type)")
-    if isinstance(given, type):
+def _marker(candidate: Any) -> AgentMarker:
+    marker = getattr(candidate, _MARKER, None)
+    if not isinstance(marker, AgentMarker):
         raise ConfigurationError(
-            f"agents are objects: pass {given.__name__}() instead of {given.__name__}"
+            f"{candidate!r} is not an agent; decorate it with @aios.agent(type)"
         )
-    return mark
+    if isinstance(candidate, type):
+        raise ConfigurationError(
+            f"agents are instances: pass {candidate.__name__}() instead of {candidate.__name__}"
+        )
+    return marker
 
 
-def agent_type(given: Any) -> str:
-    """The type of the agent that an object is.
+def agent_type(candidate: Any) -> str:
+    """The type of an agent.
 
     Raises:
-        ConfigurationError: It is none.
+        ConfigurationError: The object is not an agent.
     """
-    return _mark_of(given).agent_type
+    return _marker(candidate).agent_type
 
 
-def bind(given: Any) -> BoundAgent:
-    """The agent that an object is.
+def agent_type_name(candidate: Any) -> str:
+    """The agent type to which a task is addressed.
 
     Raises:
-        ConfigurationError: It is none.
+        TypeError: It is not a string.
+    """
+    if isinstance(candidate, str):
+        return candidate
+    try:
+        hint = f"pass {agent_type(candidate)!r} instead of"
+    except ConfigurationError:
+        hint = "not"
+    raise TypeError(f"a task is addressed to an agent type, a str: {hint} {candidate!r}")
+
+
+def bind(candidate: Any) -> BoundAgent:
+    """Converts an agent for the native module.
+
+    Raises:
+        ConfigurationError: The object is not an agent, or its annotations can't be read from JSON.
     """
     from ._aios import dumps
     from ._signature import is_async, signature
 
-    mark = _mark_of(given)
-    code = getattr(given, "process_task", given)
+    marker = _marker(candidate)
+    code = getattr(candidate, "process_task", candidate)
     if not callable(code):
-        raise ConfigurationError(f"agent {mark.agent_type} has no method process_task")
-    found = signature(code, mark.names, f"agent {mark.agent_type}")
+        raise ConfigurationError(f"agent {marker.agent_type} has no method process_task")
+    found = signature(code, marker.names, f"agent {marker.agent_type}")
     read = None
     if found.input is not None and not found.input.is_trivial:
         read = found.input.read
     runs_async = is_async(code)
     make = _async_invoke if runs_async else _plain_invoke
     return BoundAgent(
-        mark.agent_type,
+        marker.agent_type,
         make(code, read, takes_parameters=found.input is not None),
         runs_async,
         dumps(found.input.schema if found.input is not None else {}),
         dumps(found.output.schema),
-        mark.concurrency if mark.concurrency is not None else _CONCURRENCY,
+        marker.concurrency if marker.concurrency is not None else _CONCURRENCY,
     )
 
 
@@ -232,10 +255,10 @@ def _async_invoke(
 ) -> Callable[[Reply, TaskCore, Any], Any]:
     from asyncio import get_running_loop
 
-    async def work(reply: Reply, core: TaskCore, raw: Any) -> None:
+    async def work(reply: Reply, native: TaskCore, raw: Any) -> None:
         try:
-            _trace.traceparent.set(core.traceparent)
-            context = TaskContext(core)
+            _trace.traceparent.set(native.traceparent)
+            context = TaskContext(native)
             if takes_parameters:
                 value = await code(context, raw if read is None else read(raw))
             else:
@@ -247,8 +270,8 @@ def _async_invoke(
         else:
             reply.done(value)
 
-    def invoke(reply: Reply, core: TaskCore, raw: Any) -> asyncio.Task[None]:
-        return get_running_loop().create_task(work(reply, core, raw))
+    def invoke(reply: Reply, native: TaskCore, raw: Any) -> asyncio.Task[None]:
+        return get_running_loop().create_task(work(reply, native, raw))
 
     return invoke
 
@@ -261,10 +284,10 @@ def _plain_invoke(
 ) -> Callable[[Reply, TaskCore, Any], None]:
     base = contextvars.copy_context()
 
-    def work(reply: Reply, core: TaskCore, raw: Any) -> None:
+    def work(reply: Reply, native: TaskCore, raw: Any) -> None:
         try:
-            _trace.traceparent.set(core.traceparent)
-            context = TaskContext(core)
+            _trace.traceparent.set(native.traceparent)
+            context = TaskContext(native)
             if takes_parameters:
                 value = code(context, raw if read is None else read(raw))
             else:
@@ -274,7 +297,7 @@ def _plain_invoke(
         else:
             reply.done(value)
 
-    def invoke(reply: Reply, core: TaskCore, raw: Any) -> None:
-        base.copy().run(work, reply, core, raw)
+    def invoke(reply: Reply, native: TaskCore, raw: Any) -> None:
+        base.copy().run(work, reply, native, raw)
 
     return invoke

@@ -1,9 +1,9 @@
-"""Python types from JSON and back, and JSON Schema from annotations.
+"""Conversion between JSON and Python types, and JSON Schemas of annotations.
 
-Known are ``Any``, ``None``, ``bool``, ``int``, ``float``, ``str``, ``list``, ``tuple``, ``set``,
+Supported are ``Any``, ``None``, ``bool``, ``int``, ``float``, ``str``, ``list``, ``tuple``, ``set``,
 ``dict``, unions, ``Literal``, enums, dataclasses, ``TypedDict``, ``NamedTuple``, ``datetime``,
-``date``, ``time``, ``timedelta`` (seconds), ``UUID``, ``Decimal``, ``Path``, ``bytes`` (base64), and,
-where they are installed, models of pydantic and msgspec.
+``date``, ``time``, ``timedelta`` (seconds), ``UUID``, ``Decimal``, ``Path``, ``bytes`` (base64), and
+models of pydantic and msgspec if these are installed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ._errors import InvalidParametersError
 
 
 class Converter:
-    """Reads one type from JSON.
+    """Converts JSON values to one type.
 
     Attributes:
         schema: JSON Schema (2020-12) of the type.
-        is_trivial: Whether every JSON value fits and stays as it is.
+        is_trivial: Whether every JSON value matches and needs no conversion.
     """
 
     __slots__ = ("_read", "is_trivial", "schema")
@@ -37,34 +37,35 @@ class Converter:
         self.is_trivial = read is None
 
     def accepts(self, value: Any) -> bool:
-        """Whether the value fits."""
-        faults: list[tuple[str, str]] = []
+        """Whether the value matches the type."""
+        violations: list[tuple[str, str]] = []
         if self._read is not None:
-            self._read(value, "", faults)
-        return not faults
+            self._read(value, "", violations)
+        return not violations
 
     def read(self, value: Any, what: str = "the parameters") -> Any:
-        """The value as the type.
+        """Converts a value.
 
         Raises:
-            InvalidParametersError: It does not fit; ``details`` name the path of every fault.
+            InvalidParametersError: It does not match the type; ``details`` lists every violation with
+                its path.
         """
         if self._read is None:
             return value
-        faults: list[tuple[str, str]] = []
-        made = self._read(value, "", faults)
-        if faults:
-            text = "; ".join(f"{path or '/'}: {fault}" for path, fault in faults)
+        violations: list[tuple[str, str]] = []
+        converted = self._read(value, "", violations)
+        if violations:
+            text = "; ".join(f"{path or '/'}: {message}" for path, message in violations)
             raise InvalidParametersError(
-                f"{what} {'do' if what.endswith('s') else 'does'} not fit: {text}",
-                details=[{"path": path, "fault": fault} for path, fault in faults],
+                f"{what} {'do' if what.endswith('s') else 'does'} not match: {text}",
+                details=[{"path": path, "fault": message} for path, message in violations],
                 retryable=False,
             )
-        return made
+        return converted
 
 
 def to_plain(value: Any) -> Any:
-    """Makes what JSON does not know of what it knows; called for everything else by Rust."""
+    """Converts a value that is not a JSON type to one that is. Called by the native module."""
     kind = type(value)
     fields = getattr(kind, "__dataclass_fields__", None)
     if hasattr(kind, "__pydantic_serializer__"):
@@ -105,11 +106,11 @@ def _to_plain_standard(value: Any) -> Any:
         return plain
     if isinstance(value, Iterable):
         return list(value)
-    raise TypeError(f"{_a(type(value).__qualname__)} can't be JSON")
+    raise TypeError(f"{type(value).__qualname__} is not JSON-serialisable")
 
 
 def _in_order(values: Iterable[Any]) -> list[Any]:
-    """The same list for equal sets, in every process."""
+    """Sorts a set: equal sets give equal lists in every process."""
     try:
         return sorted(values)
     except TypeError:
@@ -119,7 +120,7 @@ def _in_order(values: Iterable[Any]) -> list[Any]:
 
 
 def _to_plain_array(value: Any) -> Any:
-    """Arrays and numbers of numpy and its like, which need not be installed."""
+    """Converts arrays and numbers of numpy and similar libraries, without importing them."""
     if hasattr(value, "dtype") and callable(getattr(value, "tolist", None)):
         return value.tolist()
     if hasattr(value, "__index__"):
@@ -127,19 +128,15 @@ def _to_plain_array(value: Any) -> Any:
     return None
 
 
-def _a(noun: str) -> str:
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
-
-
 def digits(number: int) -> str:
-    """Decimal digits of an integer of any size; Python writes at most 4,300."""
+    """Decimal digits of an integer of any size; ``str`` is limited to 4,300."""
     import decimal
 
     return f"{decimal.Decimal(int(number)):f}"
 
 
 def loads(text: str) -> Any:
-    """Reads JSON that has numbers beyond 64 bits, or is nested deeper than Rust reads."""
+    """Reads JSON with numbers beyond 64 bits, or that is nested too deeply for the native reader."""
     import json
 
     return json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_no_number)
@@ -151,12 +148,12 @@ def _integer(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        # Longer than Python reads.
+        # Longer than `int` accepts.
         return int(decimal.Decimal(text))
 
 
 def _number(text: str) -> Any:
-    """A ``float``, or a ``Decimal`` for what is beyond one."""
+    """A ``float``, or a ``Decimal`` if a float would overflow."""
     import decimal
     import math
 
@@ -166,9 +163,9 @@ def _number(text: str) -> Any:
     try:
         return decimal.Decimal(text)
     except decimal.InvalidOperation:
-        # Beyond what a Decimal knows.
+        # Out of range for a Decimal too.
         return number
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"JSON has no {text}")
+    raise ValueError(f"{text} is not valid JSON")

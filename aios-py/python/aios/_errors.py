@@ -1,4 +1,4 @@
-"""The errors of aios: one tree under :class:`AiosError`."""
+"""Exceptions: one class hierarchy under :class:`AiosError`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any, ClassVar
 
 
 class AiosError(Exception):
-    """Something that aios could not do.
+    """Base class of all errors that aios raises.
 
     Attributes:
         code: Stable name of the kind of error, for example ``"TASK_TIMEOUT"``.
-        details: What a program may want to know besides; JSON, or ``None``.
+        details: Additional information for programs; JSON, or ``None``.
         retryable: Whether the same call may succeed later.
     """
 
     default_code: ClassVar[str] = "AIOS_ERROR"
-    #: The operation of a workflow that raised it; the failure of the run names it.
-    _about: str | None = None
+    #: Name of the workflow operation that raised it, for the failure of the run.
+    _operation: str | None = None
 
     code: str
     details: Any
@@ -37,7 +37,7 @@ class AiosError(Exception):
 
     @property
     def message(self) -> str:
-        """What happened, for a person."""
+        """Human-readable description."""
         return str(self.args[0]) if self.args else ""
 
     def __reduce__(self) -> Any:
@@ -45,9 +45,9 @@ class AiosError(Exception):
 
 
 class TaskError(AiosError):
-    """A task failed. Raise it in an agent or a step to say how, and whether to try again.
+    """A task failed. Raise it in an agent or a step to set the code and whether to retry.
 
-    Unlike other errors it is retryable unless told otherwise; see :meth:`terminal`.
+    Unlike other errors it is retryable by default; see :meth:`terminal`.
     """
 
     default_code = "TASK_FAILED"
@@ -64,12 +64,12 @@ class TaskError(AiosError):
 
     @classmethod
     def terminal(cls, message: str, *, code: str | None = None, details: Any = None) -> TaskError:
-        """An error that trying again can't mend."""
+        """A permanent failure, which is not retried."""
         return cls(message, code=code, details=details, retryable=False)
 
 
 class TaskTimeoutError(TaskError):
-    """An attempt took longer than its timeout."""
+    """An attempt exceeded its timeout."""
 
     default_code = "TASK_TIMEOUT"
 
@@ -81,50 +81,51 @@ class TaskCancelledError(TaskError):
 
 
 class TaskInterruptedError(TaskError):
-    """The process or event loop that did the task stopped. Such a task is given again."""
+    """The process or event loop that executed the task stopped. The task is reassigned."""
 
     default_code = "INTERRUPTED"
 
 
 class InvalidParametersError(TaskError):
-    """Parameters that do not fit; ``details`` lists ``{"path", "fault"}``, the path a JSON pointer."""
+    """Parameters do not match the agent's type. ``details`` lists ``{"path", "fault"}`` for every
+    violation, where the path is a JSON pointer."""
 
     default_code = "INVALID_PARAMETERS"
 
 
 class InvalidOutputError(TaskError):
-    """What an agent, a step or a workflow returned can't be JSON."""
+    """The result of an agent, a step or a workflow cannot be serialised to JSON."""
 
     default_code = "INVALID_OUTPUT"
 
 
 class InvalidResultError(TaskError):
-    """What came back does not fit the type that was asked for; ``details`` lists
-    ``{"path", "fault"}``, the path a JSON pointer."""
+    """A result does not match the requested type. ``details`` lists ``{"path", "fault"}`` for every
+    violation, where the path is a JSON pointer."""
 
     default_code = "INVALID_RESULT"
 
 
 class AgentNotFoundError(TaskError):
-    """Nobody takes tasks of this agent type."""
+    """No process hosts agents of this type."""
 
     default_code = "AGENT_NOT_FOUND"
 
 
 class SignalTimeoutError(TaskError):
-    """A signal did not come in time."""
+    """No signal arrived in time."""
 
     default_code = "SIGNAL_TIMEOUT"
 
 
 class RunError(AiosError):
-    """Something about a run."""
+    """Base class of errors about runs."""
 
     default_code = "RUN_ERROR"
 
 
 class RunFailedError(RunError):
-    """The run failed. ``code`` and ``details`` are those of its failure, which is the cause."""
+    """The run failed. ``code`` and ``details`` are those of its failure, the ``__cause__``."""
 
     default_code = "WORKFLOW_FAILED"
 
@@ -136,7 +137,8 @@ class RunCancelledError(RunError):
 
 
 class RunBlockedError(RunError):
-    """Today's code does not fit the run's journal; it goes on when fitting code runs."""
+    """The current code does not match the run's journal. The run resumes when matching code is
+    deployed."""
 
     default_code = "RUN_BLOCKED"
 
@@ -154,7 +156,7 @@ class RunExistsError(RunError):
 
 
 class RunEndedError(RunError):
-    """The run has ended; it takes no signal and no command any more."""
+    """The run has ended; it accepts no more signals or commands."""
 
     default_code = "RUN_ENDED"
 
@@ -166,43 +168,43 @@ class OperationNotFoundError(RunError):
 
 
 class WorkflowNotFoundError(AiosError):
-    """No workflow with this name is registered here."""
+    """No workflow with this name is registered."""
 
     default_code = "WORKFLOW_NOT_FOUND"
 
 
 class WorkflowCodeError(AiosError):
-    """The code of a workflow does what no workflow can, for example await ``asyncio``."""
+    """The code of a workflow does something unsupported, for example awaits ``asyncio``."""
 
     default_code = "WORKFLOW_CODE"
 
 
 class JournalMismatchError(AiosError):
-    """The code asks for something else than the journal says."""
+    """The code requests another operation than the journal has recorded."""
 
     default_code = "JOURNAL_MISMATCH"
 
 
 class DeadLetterNotFoundError(AiosError):
-    """The event is no dead letter of the projection."""
+    """The event is not a dead letter of the projection."""
 
     default_code = "DEAD_LETTER_NOT_FOUND"
 
 
 class ConfigurationError(AiosError, ValueError):
-    """An option, a name or a URL is not valid."""
+    """An option, a name or a URL is invalid."""
 
     default_code = "INVALID_CONFIGURATION"
 
 
 class InvalidDataError(AiosError, ValueError):
-    """Something can't be JSON, or can't be an event."""
+    """A value cannot be serialised to JSON, or is not valid in an event."""
 
     default_code = "INVALID_DATA"
 
 
 class RuntimeClosedError(AiosError):
-    """The runtime or client is not open, or was closed meanwhile."""
+    """The runtime or client is not open, or was closed during the call."""
 
     default_code = "RUNTIME_CLOSED"
 
@@ -220,7 +222,7 @@ class ForkedError(AiosError):
 
 
 class ShutdownTimeoutError(AiosError):
-    """Tasks still ran when the time to shut down was over; they are given again."""
+    """Tasks were still running at the shutdown deadline. They are reassigned."""
 
     default_code = "SHUTDOWN_TIMEOUT"
 
@@ -247,7 +249,7 @@ def _subclasses(base: type[AiosError]) -> list[type[AiosError]]:
     return [base, *(found for child in base.__subclasses__() for found in _subclasses(child))]
 
 
-#: The class of every code that an error of aios can have; other codes are those of users.
+#: The class of every code that aios raises. Other codes come from applications.
 _BY_CODE: dict[str, type[AiosError]] = {
     **{
         found.default_code: found
@@ -343,7 +345,7 @@ _BY_CODE: dict[str, type[AiosError]] = {
     ),
 }
 
-#: How runs end: whatever code the failure has.
+#: Errors of finished or blocked runs, whatever the code of the failure.
 _BY_KIND: dict[str, type[AiosError]] = {
     "run_failed": RunFailedError,
     "run_cancelled": RunCancelledError,
@@ -351,7 +353,7 @@ _BY_KIND: dict[str, type[AiosError]] = {
     "replay": JournalMismatchError,
 }
 
-#: For codes that are not known here, by the port that reports them.
+#: Classes for unknown codes, by the port that reports them.
 _FALLBACK: dict[str, type[AiosError]] = {
     "task": TaskError,
     "store": StoreError,
@@ -364,7 +366,7 @@ _FALLBACK: dict[str, type[AiosError]] = {
 def _class_of(kind: str, code: str) -> type[AiosError]:
     if kind in _BY_KIND:
         return _BY_KIND[kind]
-    # What an adapter reports is a `StoreError` or `BrokerError`, unless it says what to mend.
+    # An adapter's error is a `StoreError` or `BrokerError`, unless its code has another class.
     found = _BY_CODE.get(code) or _FALLBACK.get(kind, AiosError)
     if kind == "task" and not issubclass(found, (TaskError, RunError, WorkflowCodeError)):
         return found if found is WorkflowNotFoundError else TaskError
@@ -380,29 +382,40 @@ def build(
     details: Any,
     retryable: bool,
     cause: tuple[str, str, Any] | None,
-    about: str | None = None,
+    operation: str | None = None,
 ) -> AiosError:
-    """Makes the error that Rust describes; ``about`` names the operation of a workflow that failed."""
+    """Builds the exception of a native error. Called by the native module.
+
+    Args:
+        kind: Where the error comes from: a key of ``_BY_KIND`` or ``_FALLBACK``.
+        code: Its code.
+        message: Its message.
+        details: Its details.
+        retryable: Whether the same call may succeed later.
+        cause: Code, message and details of the failure that caused it.
+        operation: Name of the workflow operation that failed.
+    """
     error = _class_of(kind, code)(message, code=code, details=details, retryable=retryable)
-    if about is not None:
-        error._about = about
+    if operation is not None:
+        error._operation = operation
     if cause is not None:
         error.__cause__ = build("task", *cause, False, None)
     elif isinstance(details, dict) and isinstance(details.get("traceback"), str):
-        error.add_note("where it was raised:\n" + details["traceback"].rstrip())
+        error.add_note("Traceback of the original exception:\n" + details["traceback"].rstrip())
     return error
 
 
-#: Longest traceback that is kept, in characters; of a longer one the end.
+#: Number of characters of a traceback that are kept, from its end.
 _TRACEBACK = 16_000
 
 
 def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bool]:
-    """What a failure keeps of an exception: code, message, details, retryable."""
+    """Converts an exception to a failure: code, message, details, retryable. Called by the native
+    module."""
     if isinstance(error, AiosError):
-        about = error._about
+        operation = error._operation
         message = _text(error.args[0]) if error.args else ""
-        message = message if about is None else f"{about} failed: {message}"
+        message = message if operation is None else f"{operation} failed: {message}"
         return _text(error.code), message, _details(error.details), bool(error.retryable)
     import asyncio
     import traceback
@@ -422,11 +435,12 @@ def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bo
 
 
 def _text(value: object) -> str:
-    """A text that can be kept: whatever it is, a failure must not hide another one."""
+    """Converts any value to a string that can be stored. Never raises, so that a broken ``__str__``
+    does not hide the original failure."""
     try:
         text = str(value)
     except Exception as error:
-        text = f"<its text can't be made: {type(error).__name__}>"
+        text = f"<str() raised {type(error).__name__}>"
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Proof of which engine advances a run."""
+"""Proof of which engine owns a run."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from typing import NamedTuple
 
 
 class Fence(NamedTuple):
-    """Proof that the engine which advances a run owns it.
+    """Proof that the engine which executes a run owns it.
 
-    A system outside that keeps the highest epoch of each shard can refuse what comes from an engine
-    that has lost the shard and does not know it yet. Epochs of different shards can't be compared: a
-    run that moves to another engine because its owner has no code for it has another shard there.
+    An external system that keeps the highest epoch of each shard can reject writes from an engine
+    that has lost the shard without knowing it yet. Epochs of different shards can't be compared: a
+    run that moves to another engine because its owner has no code for it gets another shard there.
 
     Attributes:
-        shard: The share of the runs that the run belongs to.
-        epoch: How often the shard has changed hands.
+        shard: The shard that the run belongs to.
+        epoch: How many times the shard has changed owners.
     """
 
     shard: int
     epoch: int
 
 
-def as_fence(told: tuple[int, int] | None) -> Fence | None:
-    return None if told is None else Fence(*told)
+def as_fence(pair: tuple[int, int] | None) -> Fence | None:
+    """Converts the shard and epoch of the native module."""
+    return None if pair is None else Fence(*pair)

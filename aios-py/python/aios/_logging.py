@@ -1,4 +1,4 @@
-"""Logs of aios in Python's ``logging``, under ``aios.core``, ``aios.agents`` and so on."""
+"""Forwards the logs of the native module to ``logging``: ``aios.core``, ``aios.agents`` and so on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _stopping = False
 
 
 def install() -> None:
-    """Begins to pass logs on; called whenever a runtime is opened. Asks again which are wanted."""
+    """Starts forwarding, and reads the level of the logger ``aios``. Called when a runtime opens."""
     global _installed
     _aios.set_log_level(_level())
     with _lock:
@@ -24,13 +24,13 @@ def install() -> None:
         _installed = True
         records = _aios.log_to()
     if records is not None:
-        thread = threading.Thread(target=_pass_on, args=(records,), name="aios-log", daemon=True)
+        thread = threading.Thread(target=_forward, args=(records,), name="aios-log", daemon=True)
         thread.start()
         atexit.register(_stop, thread, os.getpid())
 
 
 def _stop(thread: threading.Thread, process: int) -> None:
-    """Ends the thread before the interpreter ends, from where it could not come back."""
+    """Ends the thread before the interpreter is finalised, when it could no longer run Python."""
     global _stopping
     if process == os.getpid():
         _stopping = True
@@ -42,7 +42,7 @@ def _level() -> int:
     return min(max(logging.getLogger("aios").getEffectiveLevel(), 5), 50)
 
 
-def _pass_on(records: _aios.Records) -> None:
+def _forward(records: _aios.Records) -> None:
     while True:
         record = records.next(1.0)
         if record is None:
@@ -50,6 +50,6 @@ def _pass_on(records: _aios.Records) -> None:
         elif record[0]:
             level, name, text = record
             logging.getLogger(name).log(level, "%s", text)
-        # What was logged before the end is passed on.
+        # Records that were logged before the exit are still forwarded.
         if _stopping and (record is None or not record[0]):
             return

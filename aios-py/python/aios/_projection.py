@@ -1,4 +1,4 @@
-"""Projections: views of the log that a program keeps for itself."""
+"""Projections: application-defined views of the log."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ._errors import ConfigurationError, TaskError
 from ._records import Failure, RecordedEvent, failure
+from ._validation import check_limit, check_name
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,13 +22,13 @@ class Batch(NamedTuple):
     """Events that a projection applies together, all of them or none.
 
     Attributes:
-        events: The events, in the order of the log. There may be none: then only the position is to
-            be kept, because the log has grown by much that the patterns do not match.
-        position: Up to where the log is done once this batch is applied. A projection that keeps its
-            own position stores this, in the transaction in which it applies the events.
-        attempt: Number of this attempt, from 1.
-        is_redriven: Whether this is a dead letter that is applied again. Its event is older than what
-            was applied before.
+        events: The events, in log order. May be empty: then only the position needs to be stored,
+            because the log has grown by many events that do not match the patterns.
+        position: The projection's position once this batch is applied. A projection that stores its
+            own position stores this value, in the transaction in which it applies the events.
+        attempt: Number of the attempt, from 1.
+        is_redriven: Whether the batch is a redriven dead letter. Its event is older than the events
+            applied before.
     """
 
     events: list[RecordedEvent]
@@ -44,7 +45,7 @@ class ProjectionDeadLetter(NamedTuple):
         event_id: Its id.
         event_type: Its type.
         failure: Why it could not be applied.
-        attempts: How often it was tried.
+        attempts: Number of attempts.
     """
 
     position: int
@@ -55,7 +56,7 @@ class ProjectionDeadLetter(NamedTuple):
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> ProjectionDeadLetter:
-        """Reads what Rust tells."""
+        """Reads a row of the native module."""
         return cls(**{**row, "failure": failure(row["failure"])})
 
 
@@ -64,53 +65,51 @@ Load: TypeAlias = Callable[[], Awaitable[int]] | Callable[[], int]
 
 
 class ProjectionHandle:
-    """A projection, wherever it runs. Dropping it does nothing to the projection."""
+    """A projection, whichever process runs it. Dropping the handle does not affect the projection."""
 
-    __slots__ = ("_core",)
+    __slots__ = ("_native",)
 
-    def __init__(self, core: ProjectionCore) -> None:
-        self._core = core
+    def __init__(self, native: ProjectionCore) -> None:
+        self._native = native
 
     @property
     def name(self) -> str:
         """Name of the projection."""
-        return self._core.name
+        return self._native.name
 
     async def position(self) -> int:
-        """Up to where the log is done, as the runtime's store knows it."""
-        return await self._core.position()
+        """Position up to which the log has been applied, as stored in the runtime's store."""
+        return await self._native.position()
 
     async def lag(self) -> int:
-        """By how many positions the projection is behind the log."""
-        return await self._core.lag()
+        """How many positions the projection is behind the end of the log."""
+        return await self._native.lag()
 
     async def dead_letters(self, after: int = 0, limit: int = 100) -> list[ProjectionDeadLetter]:
-        """Events that were skipped and not redriven, with positions above ``after``, at most
-        ``limit``.
+        """Dead letters with positions above ``after``, at most ``limit``: events that were skipped
+        and not redriven.
 
         Raises:
             ConfigurationError: ``limit`` is out of range.
         """
-        from ._client import _limit
-
-        rows = await self._core.dead_letters(after, _limit(limit))
+        rows = await self._native.dead_letters(after, check_limit(limit))
         return [ProjectionDeadLetter.from_row(row) for row in rows]
 
     async def redrive(self, position: int) -> None:
-        """Asks the projection to apply a dead letter again, wherever it runs. If that fails as well,
-        it remains a dead letter.
+        """Requests that a dead letter be applied again, whichever process runs the projection. If that
+        fails, it remains a dead letter.
 
         Raises:
-            DeadLetterNotFoundError: The event at this position is no dead letter.
+            DeadLetterNotFoundError: The event at this position is not a dead letter.
         """
-        await self._core.redrive(position)
+        await self._native.redrive(position)
 
     def __repr__(self) -> str:
         return f"<aios.ProjectionHandle {self.name}>"
 
 
-class GivenProjection(NamedTuple):
-    """A projection as Rust takes it."""
+class NativeProjection(NamedTuple):
+    """A projection as the native module takes it."""
 
     name: str
     apply: Callable[..., Any]
@@ -124,7 +123,7 @@ class GivenProjection(NamedTuple):
     pool: Pool
 
 
-def given(
+def to_native(
     name: str,
     apply: Apply,
     patterns: Sequence[str] | None,
@@ -132,30 +131,29 @@ def given(
     retry: RetryPolicy | None,
     lease_time: float,
     position_from: Load | None,
-) -> GivenProjection:
-    """A projection as Rust takes it, with the context variables of now.
+) -> NativeProjection:
+    """Converts a projection for the native module. It sees the current context variables.
 
     Raises:
-        ConfigurationError: It can't be one.
+        ConfigurationError: An argument is invalid.
     """
     from ._aios import Pool
-    from ._signature import check_name, is_async
+    from ._signature import is_async
 
     check_name(name, "the name of a projection")
-    _check(apply, 1, f"projection {name} is a function of a batch")
+    _check_callable(apply, 1, f"projection {name} must be a function of a batch")
     if isinstance(patterns, str):
         raise ConfigurationError(f"patterns is a list: pass [{patterns!r}] instead of {patterns!r}")
     if batch_size < 1:
-        raise ConfigurationError(f"a batch has at least 1 event, not {batch_size}")
+        raise ConfigurationError(f"batch_size must be at least 1, not {batch_size}")
     load: Callable[..., Any] | None = None
     if position_from is not None:
-        _check(
-            position_from, 0, f"position_from of projection {name} is a function without arguments"
-        )
-        load = _runner(position_from, _position)
-    return GivenProjection(
+        what = f"position_from of projection {name} must be a function without arguments"
+        _check_callable(position_from, 0, what)
+        load = _runner(position_from, _check_position)
+    return NativeProjection(
         name,
-        _runner(apply, _nothing, _batch),
+        _runner(apply, _check_no_result, _batch_arguments),
         is_async(apply),
         None if patterns is None else list(patterns),
         batch_size,
@@ -167,7 +165,7 @@ def given(
     )
 
 
-def _check(function: Any, arguments: int, what: str) -> None:
+def _check_callable(function: Any, arguments: int, what: str) -> None:
     if not callable(function):
         raise ConfigurationError(f"{what}, not {function!r}")
     try:
@@ -175,26 +173,30 @@ def _check(function: Any, arguments: int, what: str) -> None:
     except TypeError as error:
         raise ConfigurationError(f"{what}: {error}") from error
     except ValueError:
-        # Functions in C may have no signature.
+        # Functions implemented in C may have no signature.
         return
 
 
-def _batch(rows: list[Any], position: int, attempt: int, is_redriven: bool) -> tuple[Batch]:
+def _batch_arguments(
+    rows: list[Any], position: int, attempt: int, is_redriven: bool
+) -> tuple[Batch]:
     return (Batch([RecordedEvent.from_row(row) for row in rows], position, attempt, is_redriven),)
 
 
-def _nothing(value: Any) -> None:
+def _check_no_result(value: Any) -> None:
     if inspect.iscoroutine(value):
         value.close()
         raise TaskError.terminal(
-            "a projection that is no `async def` returned a coroutine", code="INVALID_OUTPUT"
+            "the function of a projection returned a coroutine but is not an `async def`",
+            code="INVALID_OUTPUT",
         )
 
 
-def _position(value: Any) -> int:
+def _check_position(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise TaskError.terminal(
-            f"position_from returned {value!r}, not a position of the log", code="INVALID_OUTPUT"
+            f"position_from returned {value!r}, which is not a position of the log",
+            code="INVALID_OUTPUT",
         )
     return value
 
@@ -204,14 +206,15 @@ def _runner(
     check: Callable[[Any], Any],
     read: Callable[..., tuple[Any, ...]] = lambda: (),
 ) -> Callable[..., Any]:
-    """What Rust calls: on the loop for a coroutine, in a thread for a plain function."""
+    """Returns what the native module calls: on the event loop for an async function, in a thread for
+    a plain function."""
     from ._signature import is_async
 
     base = contextvars.copy_context()
 
-    async def work(reply: Reply, *given: Any) -> None:
+    async def work(reply: Reply, *arguments: Any) -> None:
         try:
-            value = check(await function(*read(*given)))
+            value = check(await function(*read(*arguments)))
         except BaseException as error:
             reply.fail(error)
             if not isinstance(error, Exception):
@@ -219,15 +222,15 @@ def _runner(
         else:
             reply.done(value)
 
-    def start(reply: Reply, *given: Any) -> asyncio.Task[None]:
+    def start(reply: Reply, *arguments: Any) -> asyncio.Task[None]:
         from asyncio import get_running_loop
 
-        # A task takes a copy of the context in which it is made.
-        return base.run(get_running_loop().create_task, work(reply, *given))
+        # A task copies the context in which it is created.
+        return base.run(get_running_loop().create_task, work(reply, *arguments))
 
-    def work_plain(reply: Reply, *given: Any) -> None:
+    def work_plain(reply: Reply, *arguments: Any) -> None:
         try:
-            value = check(base.copy().run(function, *read(*given)))
+            value = check(base.copy().run(function, *read(*arguments)))
         except BaseException as error:
             reply.fail(error)
         else:

@@ -1,4 +1,4 @@
-"""Fixtures of pytest; loaded by it where aios is installed."""
+"""pytest plugin: fixtures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def aios_runtime() -> Iterator[Callable[..., sync.Runtime]]:
-    """Opens runtimes without ``async``, in memory unless told otherwise; closed after the test.
+    """Opens blocking runtimes, by default in memory, and closes them after the test.
 
-    ``aios_runtime(agents=[...], workflows=[...])`` takes what :class:`aios.Runtime` takes.
+    ``aios_runtime(agents=[...], workflows=[...])`` takes the arguments of :class:`aios.Runtime`.
     """
     from . import sync
 

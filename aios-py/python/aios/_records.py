@@ -1,4 +1,4 @@
-"""What is read: events, rows and pages."""
+"""Events, rows of the tables, and pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
-#: Where a run stands. ``blocked``: today's code does not fit its journal.
+#: Status of a run. ``blocked``: the current code does not match its journal.
 RunState = Literal[
     "running",
     "paused",
@@ -24,7 +24,7 @@ RunState = Literal[
 
 
 def moment(micros: int) -> datetime.datetime:
-    """Microseconds since the Unix epoch as a time in UTC."""
+    """Converts microseconds since the Unix epoch to a time in UTC."""
     return _EPOCH + datetime.timedelta(microseconds=micros)
 
 
@@ -36,12 +36,12 @@ class Event(NamedTuple):
     """An immutable fact that has happened.
 
     Attributes:
-        id: Unique name of this event.
+        id: Unique id.
         type: ``domain.entity.action``.
         timestamp: When it happened, in UTC.
-        source: Who says so.
-        data: The facts themselves.
-        metadata: How it relates to others: ``correlation_id``, ``causation_id``, ``user_id``,
+        source: Name of the service that created it.
+        data: Its payload.
+        metadata: Its context: ``correlation_id``, ``causation_id``, ``user_id``,
             ``traceparent`` and more.
     """
 
@@ -54,7 +54,7 @@ class Event(NamedTuple):
 
     @classmethod
     def from_envelope(cls, envelope: Mapping[str, Any]) -> Event:
-        """Reads the JSON envelope."""
+        """Reads an event from its JSON envelope."""
         return cls(
             envelope["id"],
             envelope["type"],
@@ -78,12 +78,12 @@ class Event(NamedTuple):
 
 
 class RecordedEvent(NamedTuple):
-    """An event and its place in the log.
+    """An event and its position in the log.
 
     Attributes:
-        position: Place in the log: 1, 2, 3 … without gaps.
-        stream: The stream it belongs to; of a run ``runs/<id>``.
-        version: Place in the stream: 1, 2, 3 …
+        position: Position in the log: 1, 2, 3 … without gaps.
+        stream: The stream it belongs to; ``runs/<id>`` for a run.
+        version: Number in the stream: 1, 2, 3 …
         event: The event.
     """
 
@@ -94,12 +94,12 @@ class RecordedEvent(NamedTuple):
 
     @classmethod
     def from_row(cls, row: list[Any]) -> RecordedEvent:
-        """Reads what Rust tells."""
+        """Reads a row of the native module."""
         return cls(row[0], row[1], row[2], Event.from_envelope(row[3]))
 
 
 class Failure(NamedTuple):
-    """What went wrong, as a journal keeps it."""
+    """Why a task, a step or a run failed, as recorded in a journal."""
 
     code: str
     message: str
@@ -107,14 +107,14 @@ class Failure(NamedTuple):
 
 
 def failure(data: Mapping[str, Any] | None) -> Failure | None:
-    """Reads what Rust tells."""
+    """Reads a row of the native module."""
     if data is None:
         return None
     return Failure(data["code"], data["message"], data.get("details"))
 
 
 class RunStatus(NamedTuple):
-    """Where a run stands, and what its workflow says it is doing."""
+    """The status of a run, and what its workflow last reported."""
 
     id: str
     workflow: str
@@ -125,8 +125,8 @@ class RunStatus(NamedTuple):
     failure: Failure | None
     status_text: str | None
     waits_for: str | None
-    """What nobody does although the run waits for it, such as a task that no agent begins; only of
-    the status of one run."""
+    """What the run waits for without progress, such as a task that no agent has started. Only set by
+    :meth:`RunHandle.status`."""
     progress: Any
     created_at: datetime.datetime
     updated_at: datetime.datetime
@@ -138,12 +138,12 @@ class RunStatus(NamedTuple):
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> RunStatus:
-        """Reads what Rust tells."""
+        """Reads a row of the native module."""
         return cls(**{**row, "failure": failure(row["failure"]), **_times(row)})
 
 
 class TaskStatus(NamedTuple):
-    """A task: who does it, and where it stands."""
+    """A task and its status."""
 
     id: str
     run_id: str | None
@@ -157,7 +157,7 @@ class TaskStatus(NamedTuple):
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> TaskStatus:
-        """Reads what Rust tells."""
+        """Reads a row of the native module."""
         return cls(**{**row, "failure": failure(row["failure"]), **_times(row)})
 
 
@@ -175,12 +175,12 @@ class AgentStatus(NamedTuple):
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> AgentStatus:
-        """Reads what Rust tells."""
+        """Reads a row of the native module."""
         return cls(**{**row, "last_seen_at": _optional(row["last_seen_at"]), **_times(row)})
 
 
 class WorkflowStatus(NamedTuple):
-    """A version of a workflow that some runtime registered."""
+    """A registered version of a workflow."""
 
     id: str
     name: str
@@ -190,7 +190,7 @@ class WorkflowStatus(NamedTuple):
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> WorkflowStatus:
-        """Reads what Rust tells."""
+        """Reads a row of the native module."""
         return cls(**{**row, **_times(row)})
 
 

@@ -1,4 +1,4 @@
-"""When to try again."""
+"""Retry policies."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import NamedTuple
 
 
 class RetryPolicy(NamedTuple):
-    """When to try again: exponential delays with a cap, jitter, and an end.
+    """A retry policy: exponential backoff with a cap, jitter, and a maximum number of attempts.
 
-    The default makes 5 attempts, 1 s after the first failure, doubling up to 1 minute, with half of
-    each delay left to chance.
+    By default there are 5 attempts. The first delay is 1 s, and delays double up to 1 minute, half of
+    each being random.
 
     Attributes:
-        max_attempts: How often to try at most, the first attempt included; 0 means without end.
+        max_attempts: Maximum number of attempts, including the first; 0 means no limit.
         initial_delay: Delay after the first failure, in seconds.
-        factor: By what each further delay grows; below 1 counts as 1.
+        factor: Factor by which each further delay grows; below 1 counts as 1.
         max_delay: Longest delay, in seconds.
-        jitter: Share of each delay that is left to chance, 0 to 1.
-        non_retryable: Failure codes that end the attempts at once.
+        jitter: Random fraction of each delay, 0 to 1.
+        non_retryable: Failure codes that are not retried.
     """
 
     max_attempts: int = 5
@@ -29,10 +29,10 @@ class RetryPolicy(NamedTuple):
 
     @classmethod
     def never(cls) -> RetryPolicy:
-        """One attempt, no second."""
+        """A policy with one attempt."""
         return cls(max_attempts=1)
 
     @classmethod
     def fixed(cls, max_attempts: int, delay: float) -> RetryPolicy:
-        """The same delay every time, in seconds, without jitter."""
+        """A policy with a constant delay, in seconds, and no jitter."""
         return cls(max_attempts, delay, 1.0, delay, 0.0)

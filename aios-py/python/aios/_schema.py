@@ -1,4 +1,4 @@
-"""Readers and JSON Schemas of Python types."""
+"""Compiles Python types to converters from JSON and to JSON Schemas."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
-Faults = list[tuple[str, str]]
-#: Reads a value at a path: what it becomes, or :data:`MISFIT` after faults were added.
-Read = Callable[[Any, str, Faults], Any]
+Violations = list[tuple[str, str]]
+#: Converts the value at a path. On violations, appends them and returns :data:`INVALID`.
+Read = Callable[[Any, str, Violations], Any]
 Schema = dict[str, Any]
 Compiled = tuple[Read | None, Schema]
 
-MISFIT: Any = object()
+INVALID: Any = object()
 
 
 class _Field(typing.NamedTuple):
@@ -32,7 +32,7 @@ class _Field(typing.NamedTuple):
 
 
 class Compiler:
-    """Makes the reader and the schema of a type. Classes with fields go into :attr:`definitions`."""
+    """Compiles types. The schemas of classes with fields are collected in :attr:`definitions`."""
 
     def __init__(self) -> None:
         self.definitions: dict[str, Schema] = {}
@@ -54,7 +54,7 @@ class Compiler:
             return self.compile(annotation.__value__)
         if isinstance(annotation, type):
             return self._class(annotation)
-        raise TypeError(f"aios can't read {annotation!r} from JSON; annotate with a type it knows")
+        raise TypeError(f"{annotation!r} can't be read from JSON; annotate with a supported type")
 
     def _generic(self, annotation: Any, origin: Any, args: tuple[Any, ...]) -> Compiled:
         if origin in (typing.Union, types.UnionType):
@@ -77,7 +77,7 @@ class Compiler:
             return _pydantic(annotation)
         if isinstance(origin, type):
             return self._class(origin)
-        raise TypeError(f"aios can't read {annotation!r} from JSON; annotate with a type it knows")
+        raise TypeError(f"{annotation!r} can't be read from JSON; annotate with a supported type")
 
     def _class(self, kind: type) -> Compiled:
         if kind in (list, tuple, set, frozenset):
@@ -97,8 +97,8 @@ class Compiler:
         fields = _fields(kind)
         if fields is None:
             raise TypeError(
-                f"aios can't read {kind.__qualname__} from JSON; use a dataclass, a TypedDict, or a "
-                "model of pydantic or msgspec"
+                f"{kind.__qualname__} can't be read from JSON; use a dataclass, a TypedDict, or a "
+                "pydantic or msgspec model"
             )
         return self._named(kind, fields)
 
@@ -113,8 +113,8 @@ class Compiler:
             self._known[kind][0].append(made)
         readers, name = self._known[kind]
 
-        def read(value: Any, path: str, faults: Faults) -> Any:
-            return readers[0](value, path, faults)
+        def read(value: Any, path: str, violations: Violations) -> Any:
+            return readers[0](value, path, violations)
 
         return read, {"$ref": f"#/$defs/{name}"}
 
@@ -130,20 +130,20 @@ class Compiler:
             schema["required"] = required
         make: Callable[..., Any] = dict if typing.is_typeddict(kind) else kind
 
-        def read(value: Any, path: str, faults: Faults) -> Any:
+        def read(value: Any, path: str, violations: Violations) -> Any:
             if type(value) is not dict:
-                return _misfit(value, path, faults, "object")
-            count, made = len(faults), {}
+                return _mismatch(value, path, violations, "object")
+            count, made = len(violations), {}
             for field, reader, _ in compiled:
                 if field.name in value:
                     found = value[field.name]
                     below = f"{path}/{_escape(field.name)}"
-                    made[field.name] = found if reader is None else reader(found, below, faults)
+                    made[field.name] = found if reader is None else reader(found, below, violations)
                 elif field.required:
-                    faults.append((f"{path}/{_escape(field.name)}", "is missing"))
-            if len(faults) > count:
-                return MISFIT
-            return _made(make, made, path, faults)
+                    violations.append((f"{path}/{_escape(field.name)}", "is missing"))
+            if len(violations) > count:
+                return INVALID
+            return _construct(make, made, path, violations)
 
         return read, schema
 
@@ -153,36 +153,38 @@ class Compiler:
             return None, {}
         readers = [reader for reader, _ in members if reader is not None]
 
-        def read(value: Any, path: str, faults: Faults) -> Any:
-            best: Faults | None = None
+        def read(value: Any, path: str, violations: Violations) -> Any:
+            best: Violations | None = None
             for reader in readers:
-                tried: Faults = []
+                tried: Violations = []
                 made = reader(value, path, tried)
                 if not tried:
                     return made
-                # The member that got furthest says what is wrong.
+                # Report the violations of the member that matched furthest.
                 if best is None or len(tried[0][0]) > len(best[0][0]):
                     best = tried
-            faults.extend(best or [])
-            return MISFIT
+            violations.extend(best or [])
+            return INVALID
 
         return read, {"anyOf": [schema for _, schema in members]}
 
     def _list(self, make: type, item: Any) -> Compiled:
         reader, schema = self.compile(item)
 
-        def read(value: Any, path: str, faults: Faults) -> Any:
+        def read(value: Any, path: str, violations: Violations) -> Any:
             if type(value) is not list:
-                return _misfit(value, path, faults, "array")
+                return _mismatch(value, path, violations, "array")
             if reader is None:
-                return value if make is list else _made(make, value, path, faults)
-            made = [reader(found, f"{path}/{index}", faults) for index, found in enumerate(value)]
-            return made if make is list else _made(make, made, path, faults)
+                return value if make is list else _construct(make, value, path, violations)
+            made = [
+                reader(found, f"{path}/{index}", violations) for index, found in enumerate(value)
+            ]
+            return made if make is list else _construct(make, made, path, violations)
 
         return read, {"type": "array", "items": schema} if schema else {"type": "array"}
 
     def _named_tuple(self, kind: Any) -> Compiled:
-        """An array, as which a ``NamedTuple`` is written."""
+        """Reads an array, because a ``NamedTuple`` is written as one."""
         hints = typing.get_type_hints(kind, include_extras=True)
         return self._tuple(tuple(hints.get(name, Any) for name in kind._fields), kind._make)
 
@@ -193,14 +195,14 @@ class Compiler:
             return self._list(tuple, args[0])
         items = [self.compile(arg) for arg in args if arg != ()]
 
-        def read(value: Any, path: str, faults: Faults) -> Any:
+        def read(value: Any, path: str, violations: Violations) -> Any:
             if type(value) is not list:
-                return _misfit(value, path, faults, "array")
+                return _mismatch(value, path, violations, "array")
             if len(value) != len(items):
-                faults.append((path, f"has {len(value)} items instead of {len(items)}"))
-                return MISFIT
+                violations.append((path, f"has {len(value)} items instead of {len(items)}"))
+                return INVALID
             return make(
-                found if reader is None else reader(found, f"{path}/{index}", faults)
+                found if reader is None else reader(found, f"{path}/{index}", violations)
                 for index, (found, (reader, _)) in enumerate(zip(value, items, strict=True))
             )
 
@@ -212,13 +214,13 @@ class Compiler:
             raise TypeError(f"keys of JSON objects are strings, not {key!r}")
         reader, schema = self.compile(item)
 
-        def read(value: Any, path: str, faults: Faults) -> Any:
+        def read(value: Any, path: str, violations: Violations) -> Any:
             if type(value) is not dict:
-                return _misfit(value, path, faults, "object")
+                return _mismatch(value, path, violations, "object")
             if reader is None:
                 return value
             return {
-                name: reader(found, f"{path}/{_escape(name)}", faults)
+                name: reader(found, f"{path}/{_escape(name)}", violations)
                 for name, found in value.items()
             }
 
@@ -228,7 +230,7 @@ class Compiler:
 
 
 def _fields(kind: type) -> list[_Field] | None:
-    """The fields of a dataclass or ``TypedDict``."""
+    """The fields of a dataclass or ``TypedDict``; ``None`` for other classes."""
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return [
@@ -251,7 +253,8 @@ def _fields(kind: type) -> list[_Field] | None:
 
 
 def _is_required(hint: Any, otherwise: bool) -> bool:
-    """A key that says so itself; `__required_keys__` does not know of annotations that are text."""
+    """Whether a key is required. ``__required_keys__`` ignores string annotations, so the hint
+    decides."""
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
         return _is_required(typing.get_args(hint)[0], otherwise)
@@ -261,7 +264,7 @@ def _is_required(hint: Any, otherwise: bool) -> bool:
 
 
 def _escape(name: str) -> str:
-    """A segment of a JSON pointer (RFC 6901)."""
+    """Escapes a segment of a JSON pointer (RFC 6901)."""
     return name.replace("~", "~0").replace("/", "~1")
 
 
@@ -270,55 +273,55 @@ def _json_type(value: Any) -> str:
     return "null" if value is None else names.get(type(value), "number")
 
 
-def _misfit(value: Any, path: str, faults: Faults, expected: str) -> Any:
-    faults.append((path, f"is {_json_type(value)} instead of {expected}"))
-    return MISFIT
+def _mismatch(value: Any, path: str, violations: Violations, expected: str) -> Any:
+    violations.append((path, f"is {_json_type(value)} instead of {expected}"))
+    return INVALID
 
 
-def _made(make: Callable[..., Any], given: Any, path: str, faults: Faults) -> Any:
-    """Calls a constructor, whose refusal is a fault."""
+def _construct(make: Callable[..., Any], value: Any, path: str, violations: Violations) -> Any:
+    """Calls a constructor. An exception is a violation."""
     try:
-        return make(**given) if isinstance(given, dict) else make(given)
+        return make(**value) if isinstance(value, dict) else make(value)
     except (TypeError, ValueError) as error:
-        faults.append((path, str(error) or type(error).__name__))
-        return MISFIT
+        violations.append((path, str(error) or type(error).__name__))
+        return INVALID
 
 
 def _exactly(fits: Callable[[Any], bool], expected: str) -> Read:
-    def read(value: Any, path: str, faults: Faults) -> Any:
-        return value if fits(value) else _misfit(value, path, faults, expected)
+    def read(value: Any, path: str, violations: Violations) -> Any:
+        return value if fits(value) else _mismatch(value, path, violations, expected)
 
     return read
 
 
-def _float(value: Any, path: str, faults: Faults) -> Any:
+def _float(value: Any, path: str, violations: Violations) -> Any:
     if type(value) is float:
         return value
-    return float(value) if type(value) is int else _misfit(value, path, faults, "number")
+    return float(value) if type(value) is int else _mismatch(value, path, violations, "number")
 
 
 def _converted(takes: type | tuple[type, ...], make: Callable[[Any], Any], name: str) -> Read:
-    """A value that is made from text or a number."""
+    """Reads a value that is constructed from a string or a number."""
 
-    def read(value: Any, path: str, faults: Faults) -> Any:
+    def read(value: Any, path: str, violations: Violations) -> Any:
         if not isinstance(value, takes) or isinstance(value, bool):
-            return _misfit(value, path, faults, name)
+            return _mismatch(value, path, violations, name)
         try:
             return make(value)
         except (ValueError, TypeError, ArithmeticError):
-            faults.append((path, f"is no {name}: {value!r}"))
-            return MISFIT
+            violations.append((path, f"is not a valid {name}: {value!r}"))
+            return INVALID
 
     return read
 
 
 def _literal(values: tuple[Any, ...]) -> Compiled:
-    def read(value: Any, path: str, faults: Faults) -> Any:
+    def read(value: Any, path: str, violations: Violations) -> Any:
         for known in values:
             if value == known and type(value) is type(known):
                 return known
-        faults.append((path, f"is {value!r} instead of one of {list(values)!r}"))
-        return MISFIT
+        violations.append((path, f"is {value!r} instead of one of {list(values)!r}"))
+        return INVALID
 
     return read, {"enum": list(values)}
 
@@ -326,13 +329,13 @@ def _literal(values: tuple[Any, ...]) -> Compiled:
 def _enum(kind: type[enum.Enum]) -> Compiled:
     members = {(type(member.value), member.value): member for member in kind}
 
-    def read(value: Any, path: str, faults: Faults) -> Any:
+    def read(value: Any, path: str, violations: Violations) -> Any:
         try:
             return members[type(value), value]
         except (KeyError, TypeError):
             known = [member.value for member in kind]
-            faults.append((path, f"is {value!r} instead of one of {known!r}"))
-            return MISFIT
+            violations.append((path, f"is {value!r} instead of one of {known!r}"))
+            return INVALID
 
     return read, {"title": kind.__name__, "enum": [member.value for member in kind]}
 
@@ -345,15 +348,15 @@ def _pydantic(kind: Any) -> Compiled:
     pydantic = sys.modules["pydantic"]
     adapter = pydantic.TypeAdapter(kind)
 
-    def read(value: Any, path: str, faults: Faults) -> Any:
+    def read(value: Any, path: str, violations: Violations) -> Any:
         try:
             return adapter.validate_python(value)
         except pydantic.ValidationError as error:
-            for fault in error.errors(include_url=False):
-                below = "".join(f"/{_escape(str(part))}" for part in fault["loc"])
-                missing = fault["type"] == "missing"
-                faults.append((path + below, "is missing" if missing else fault["msg"]))
-            return MISFIT
+            for problem in error.errors(include_url=False):
+                below = "".join(f"/{_escape(str(part))}" for part in problem["loc"])
+                missing = problem["type"] == "missing"
+                violations.append((path + below, "is missing" if missing else problem["msg"]))
+            return INVALID
 
     return read, adapter.json_schema()
 
@@ -361,14 +364,14 @@ def _pydantic(kind: Any) -> Compiled:
 def _msgspec(kind: type) -> Compiled:
     msgspec = sys.modules["msgspec"]
 
-    def read(value: Any, path: str, faults: Faults) -> Any:
+    def read(value: Any, path: str, violations: Violations) -> Any:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
             text, _, where = str(error).partition(" - at `$")
             below = where.rstrip("`").replace("[", "/").replace("]", "").replace(".", "/")
-            faults.append((path + below, text))
-            return MISFIT
+            violations.append((path + below, text))
+            return INVALID
 
     return read, msgspec.json.schema(kind)
 

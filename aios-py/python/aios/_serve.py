@@ -1,4 +1,4 @@
-"""Runs a runtime until the process is asked to stop, and ends the process in time."""
+"""Runs a runtime until the process receives a stop signal, and ends the process in time."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from ._errors import ConfigurationError
 if TYPE_CHECKING:
     import asyncio
 
-    from ._client import Runtime
+    from ._runtime import Runtime
 
-#: What asks a process to stop.
+#: Signals that stop the process.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(runtime: Runtime) -> None:
-    """Opens a runtime, lets it work until the process gets SIGTERM or SIGINT, and closes it.
+    """Opens a runtime, runs it until the process receives SIGTERM or SIGINT, and closes it.
 
-    For a process of its own: it runs an event loop, handles both signals while it runs, and may end
-    the process. On a signal the runtime takes no more tasks, and gives back those whose code has not
-    begun. Those that run may end within its ``shutdown_timeout``; then they are given back too. That
-    is done by a thread which no Python code can hold up. If Python does not give back control, because
+    For a dedicated process: it runs an event loop, handles both signals while it runs, and may end
+    the process. On a signal, the runtime takes no more tasks and releases tasks whose code has not
+    started. Running tasks may end within its ``shutdown_timeout``; then they are released too. A
+    native thread does this, which Python code can't block. If Python does not return control, because
     code blocks the event loop or holds the interpreter, the process ends 3 s after
-    ``shutdown_timeout`` with the status 75 and a line on stderr that names the tasks that did not end.
-    No handler at exit runs then.
+    ``shutdown_timeout`` with exit status 75 and a line on stderr that names the unfinished tasks. No
+    exit handlers run in that case.
 
     Raises:
-        ConfigurationError: This is not the main thread, or the runtime is open already.
-        ShutdownTimeoutError: Tasks still ran at the end of the ``shutdown_timeout``.
+        ConfigurationError: This is not the main thread, or the runtime is already open.
+        ShutdownTimeoutError: Tasks were still running after ``shutdown_timeout``.
     """
     import asyncio
 
     if threading.current_thread() is not threading.main_thread():
-        raise ConfigurationError("only the main thread can handle signals")
+        raise ConfigurationError("serve must be called on the main thread, which handles signals")
     asyncio.run(serve_until(runtime, None))
 
 
 async def serve_until(runtime: Runtime, parent: int | None) -> None:
-    """Like :func:`serve`; stops too when the process ``parent`` is gone."""
+    """Same as :func:`serve`, within a running loop; also stops when the process ``parent`` has ended."""
     import asyncio
 
     stop = asyncio.Event()
@@ -57,7 +57,7 @@ async def serve_until(runtime: Runtime, parent: int | None) -> None:
 def _terminator(
     stop: asyncio.Event, deadline: float, parent: int | None
 ) -> Iterator[_aios.Terminator]:
-    """Handles signals: by a thread of its own, and by Python, should others read its signals."""
+    """Handles signals in a native thread, and in Python in case other code reads the wake-up descriptor."""
     from asyncio import get_running_loop
 
     loop = get_running_loop()

@@ -1,10 +1,9 @@
-"""What the functions of users take and return."""
+"""Signatures of the functions that users pass."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from ._errors import ConfigurationError
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling it makes a coroutine."""
+    """Whether calling it returns a coroutine."""
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
@@ -23,7 +22,15 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 
 def hints(function: Any, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Annotations of a function; ``names`` are those that surround it."""
+    """Annotations of a function.
+
+    Args:
+        function: The function.
+        names: Local names where it is defined.
+
+    Raises:
+        ConfigurationError: An annotation refers to an unknown name.
+    """
     while isinstance(function, functools.partial):
         function = function.func
     if not inspect.isroutine(function) and not inspect.isclass(function):
@@ -32,31 +39,18 @@ def hints(function: Any, names: Mapping[str, Any]) -> dict[str, Any]:
         return typing.get_type_hints(function, localns=dict(names), include_extras=True)
     except NameError as error:
         raise ConfigurationError(
-            f"an annotation of {function.__qualname__} names what is not there: {error}"
+            f"an annotation of {function.__qualname__} can't be resolved: {error}"
         ) from error
 
 
-def check_name(name: str, what: str) -> None:
-    """Checks what names an agent type or a workflow.
-
-    Raises:
-        ConfigurationError: It is not a name.
-    """
-    if not re.fullmatch("[a-z][a-z0-9_]{0,99}", name):
-        raise ConfigurationError(
-            f"{name!r} can't be {what}: it consists of 1 to 100 of the characters a-z, 0-9 and _, and "
-            "begins with a letter"
-        )
-
-
 class Signature(typing.NamedTuple):
-    """How a function of a context and at most one value is called.
+    """The signature of a function that takes a context and at most one value.
 
     Attributes:
-        input: Reads the value; ``None`` if the function takes only the context.
-        output: Reads what the function returned back from JSON.
-        name: Name and annotation of the value, for a person.
-        default: What the value is if it is not given; ``MISSING`` if there is no such thing.
+        input: Converts the value; ``None`` if the function takes only the context.
+        output: Converts the result back from JSON.
+        name: Name and annotation of the value, for errors.
+        default: Default of the value; ``MISSING`` if it has none.
     """
 
     input: Converter | None
@@ -69,7 +63,8 @@ def signature(function: Callable[..., Any], names: Mapping[str, Any], what: str)
     """Reads the annotations of ``(context, value) -> result``.
 
     Raises:
-        ConfigurationError: It takes something else, or a type that aios can't read.
+        ConfigurationError: The function takes other parameters, or a type that can't be read from
+            JSON.
     """
     parameters = list(inspect.signature(function).parameters.values())
     positional = [
@@ -78,26 +73,26 @@ def signature(function: Callable[..., Any], names: Mapping[str, Any], what: str)
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
     required = [parameter for parameter in parameters if parameter.default is parameter.empty]
-    if not 1 <= len(positional) <= 2 or any(one not in positional for one in required):
-        raise ConfigurationError(f"{what} takes a context and at most one value")
+    if not 1 <= len(positional) <= 2 or any(parameter not in positional for parameter in required):
+        raise ConfigurationError(f"{what} must take a context and at most one value")
     found = hints(function, names)
     from ._workflow import MISSING
 
     try:
-        given = Converter(found.get(positional[1].name, Any)) if len(positional) == 2 else None
+        value = Converter(found.get(positional[1].name, Any)) if len(positional) == 2 else None
         last = positional[-1]
         return Signature(
-            given,
+            value,
             Converter(found.get("return", Any)),
             str(last).partition(" = ")[0],
-            MISSING if given is None or last.default is last.empty else last.default,
+            MISSING if value is None or last.default is last.empty else last.default,
         )
     except TypeError as error:
         raise ConfigurationError(f"{what}: {error}") from error
 
 
-def surroundings(depth: int) -> dict[str, Any]:
-    """Local names where a decorator is used, ``depth`` calls up."""
+def caller_namespace(depth: int) -> dict[str, Any]:
+    """Local names of the function ``depth`` calls above the caller."""
     frame = inspect.currentframe()
     for _ in range(depth + 1):
         frame = frame.f_back if frame is not None else None

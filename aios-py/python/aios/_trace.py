@@ -1,9 +1,9 @@
-"""The trace that a task or a call belongs to."""
+"""The current trace."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 
-#: W3C ``traceparent`` of the work that is being done. Agents find that of their task here; runs,
-#: tasks and events that are started take it along.
+#: W3C ``traceparent`` of the current task or run. It is passed on to runs, tasks and events that are
+#: started or published here.
 traceparent: ContextVar[str | None] = ContextVar("aios.traceparent", default=None)

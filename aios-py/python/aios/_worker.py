@@ -1,4 +1,4 @@
-"""Worker processes: one runtime each, supervised by one parent."""
+"""Worker processes: one runtime each, supervised by a parent process."""
 
 from __future__ import annotations
 
@@ -11,47 +11,49 @@ import subprocess
 import sys
 import time
 
-from ._client import Runtime
 from ._errors import ConfigurationError
+from ._runtime import Runtime
 from ._serve import serve_until
 
 _log = logging.getLogger("aios.worker")
 
-#: A process that lived shorter than this, in seconds, is started again only after a while.
-_SHORT = 5.0
-#: How long to wait then, in seconds, at first and at most.
-_BACK_OFF = (0.2, 10.0)
+#: A process that lived for less than this many seconds is restarted after a delay.
+_SHORT_LIFE = 5.0
+#: The first and the longest of these delays, in seconds.
+_BACKOFF = (0.2, 10.0)
 
 
 def load(app: str) -> Runtime:
-    """The runtime that ``module:app`` names.
+    """Loads the runtime ``module:app``.
 
     Raises:
-        ConfigurationError: It names none.
+        ConfigurationError: It is neither a runtime nor a function that returns one.
     """
     module, _, name = app.partition(":")
     if not module or not name:
         raise ConfigurationError(f"{app!r} is not of the form module:app")
     sys.path.insert(0, os.getcwd())
-    found = getattr(importlib.import_module(module), name, None)
-    if callable(found):
-        found = found()
-    if not isinstance(found, Runtime):
-        raise ConfigurationError(f"{app} is no aios.Runtime, and makes none")
-    return found
+    loaded = getattr(importlib.import_module(module), name, None)
+    if callable(loaded):
+        loaded = loaded()
+    if not isinstance(loaded, Runtime):
+        raise ConfigurationError(
+            f"{app} is neither an aios.Runtime nor a function that returns one"
+        )
+    return loaded
 
 
 def serve(app: str, parent: int) -> None:
-    """What one worker process does."""
+    """Runs one worker process."""
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s [{os.getpid()}] %(levelname)s %(name)s %(message)s"
     )
-    # Without its supervisor nobody would stop this process.
+    # Nothing else would stop this process after its supervisor died.
     asyncio.run(serve_until(load(app), parent))
 
 
 class _Worker:
-    """A place among the processes, and the process in it."""
+    """One of the processes, and its restarts."""
 
     def __init__(self, app: str) -> None:
         self._app = app
@@ -59,11 +61,11 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._started = self._start_at = time.monotonic()
 
-    def tend(self) -> None:
-        """Starts the process if there is none, when its time has come."""
+    def ensure_running(self) -> None:
+        """Starts the process if it is not running and its delay has passed."""
         now = time.monotonic()
         if self._process is not None and self._process.poll() is not None:
-            self._note_death(self._process.returncode, now)
+            self._record_exit(self._process.returncode, now)
         if self._process is None and now >= self._start_at:
             code = (
                 "import sys; from aios._worker import serve; serve(sys.argv[1], int(sys.argv[2]))"
@@ -72,27 +74,28 @@ class _Worker:
                 [sys.executable, "-c", code, self._app, str(os.getpid())], start_new_session=True
             )
             self._started = now
-            _log.info("process %d works", self._process.pid)
+            _log.info("started process %d", self._process.pid)
 
-    def _note_death(self, status: int, now: float) -> None:
-        self._failures = self._failures + 1 if now - self._started < _SHORT else 0
-        first, longest = _BACK_OFF
+    def _record_exit(self, status: int, now: float) -> None:
+        self._failures = self._failures + 1 if now - self._started < _SHORT_LIFE else 0
+        first, longest = _BACKOFF
         delay = min(first * 2 ** (self._failures - 1), longest) if self._failures else 0.0
         self._start_at = now + delay
         self._process = None
-        _log.warning("a process died with status %d; another starts in %.1f s", status, delay)
+        _log.warning("process exited with status %d; restarting in %.1f s", status, delay)
 
     def stop(self) -> None:
+        """Sends SIGTERM."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def join(self, deadline: float) -> bool:
-        """Waits for the end; kills what does not end. Whether it ended by itself."""
+        """Waits for the process, and kills it at the deadline. Returns whether it ended by itself."""
         if self._process is None:
             return True
         try:
             status = self._process.wait(max(0.0, deadline - time.monotonic()))
-            # One that had only just started does not know yet how to stop.
+            # SIGTERM kills a process that has not yet installed its handlers.
             return status in (0, -signal.SIGTERM)
         except subprocess.TimeoutExpired:
             self._process.kill()
@@ -101,11 +104,11 @@ class _Worker:
 
 
 def supervise(app: str, processes: int) -> int:
-    """Keeps processes running until SIGTERM or SIGINT; the exit status."""
+    """Keeps processes running until SIGTERM or SIGINT. Returns the exit status."""
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s [{os.getpid()}] %(levelname)s %(name)s %(message)s"
     )
-    # Told here what is wrong, not by every process again and again.
+    # Reports mistakes here once, instead of in every process repeatedly.
     runtime = load(app)
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -113,7 +116,7 @@ def supervise(app: str, processes: int) -> int:
     workers = [_Worker(app) for _ in range(processes)]
     while not stopping:
         for worker in workers:
-            worker.tend()
+            worker.ensure_running()
         time.sleep(0.1)
     _log.info("stopping %d processes", processes)
     for worker in workers:

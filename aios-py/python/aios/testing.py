@@ -1,5 +1,5 @@
-"""Tests of workflows without a store, a broker or waiting: scripted agents, virtual time, and the
-replay of saved journals against today's code.
+"""Tests of workflows without a store, a broker or waiting: scripted agents, virtual time, and
+replay of saved journals with the current code.
 
     async def test_reminder() -> None:
         run = await (
@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _aios
-from ._client import Runtime, given
+from ._connection import to_native
 from ._errors import build
 from ._records import Event, Failure, RecordedEvent, failure
+from ._runtime import Runtime
 from ._workflow import MISSING, Workflow
 
 if TYPE_CHECKING:
@@ -33,12 +34,13 @@ __all__ = ["TestedRun", "WorkflowTest", "replay"]
 
 
 class TestedRun(Generic[O]):
-    """A run that was tested.
+    """The outcome of a tested run.
 
     Attributes:
-        elapsed: How much virtual time has passed, in seconds.
-        journal: The journal, to be saved and given to :func:`replay` later.
-        failure: What went wrong; with the code ``RUN_STUCK`` that nothing scripted lets it go on.
+        elapsed: Virtual time that has passed, in seconds.
+        journal: The journal, which can be saved and passed to :func:`replay`.
+        failure: Why the run failed. ``RUN_STUCK`` means that it waits for something that was not
+            scripted.
     """
 
     __test__ = False
@@ -58,10 +60,10 @@ class TestedRun(Generic[O]):
         self.journal = journal
 
     def result(self) -> O:
-        """What the workflow returned.
+        """Returns the result of the workflow.
 
         Raises:
-            RunError: It failed, was cancelled or is stuck; the cause says why.
+            RunError: The run failed, was cancelled or is stuck; ``__cause__`` is its failure.
         """
         if self.failure is None:
             return self._workflow.read_result(self._result)
@@ -71,7 +73,7 @@ class TestedRun(Generic[O]):
 
 
 class WorkflowTest(Generic[I, O]):
-    """A workflow under test, and what surrounds it."""
+    """A workflow under test with scripted agents, children and external events."""
 
     __test__ = False
 
@@ -79,51 +81,51 @@ class WorkflowTest(Generic[I, O]):
         self._workflow = workflow
         self._agents: list[tuple[str, Callable[[Any], Any]]] = []
         self._children: list[tuple[str, Callable[[Any], Any]]] = []
-        self._outside: list[tuple[float, str, str, Any]] = []
+        self._external: list[tuple[float, str, str, Any]] = []
 
     def agent(self, agent_type: str, answer: Callable[[Any], Any]) -> Self:
-        """Scripts the agents of a type: ``answer(parameters)`` returns what they answer, or raises."""
+        """Scripts the agents of a type: ``answer(parameters)`` returns the answer or raises."""
         self._agents.append((agent_type, answer))
         return self
 
     def child(self, workflow: str, answer: Callable[[Any], Any]) -> Self:
-        """Scripts the runs of a child workflow: ``answer(input)`` returns its result, or raises."""
+        """Scripts the runs of a child workflow: ``answer(input)`` returns the result or raises."""
         self._children.append((workflow, answer))
         return self
 
     def signal(self, after: float, name: str, payload: Any = None) -> Self:
-        """Sends a signal, ``after`` seconds from the start."""
-        self._outside.append((after, "signal", name, payload))
+        """Sends a signal ``after`` seconds after the start."""
+        self._external.append((after, "signal", name, payload))
         return self
 
     def cancel(self, after: float, reason: str = "") -> Self:
-        """Asks for cancellation, ``after`` seconds from the start."""
-        self._outside.append((after, "cancel", reason, None))
+        """Requests cancellation ``after`` seconds after the start."""
+        self._external.append((after, "cancel", reason, None))
         return self
 
     def pause(self, after: float) -> Self:
-        """Pauses the run, ``after`` seconds from the start."""
-        self._outside.append((after, "pause", "", None))
+        """Pauses the run ``after`` seconds after the start."""
+        self._external.append((after, "pause", "", None))
         return self
 
     def resume(self, after: float) -> Self:
-        """Lets the run go on, ``after`` seconds from the start."""
-        self._outside.append((after, "resume", "", None))
+        """Resumes the run ``after`` seconds after the start."""
+        self._external.append((after, "resume", "", None))
         return self
 
     async def run(self, input: I = MISSING) -> TestedRun[O]:
-        """Runs the workflow until it ends, or until nothing that is scripted can let it go on. Time
-        passes only where everything waits, and then at once. Steps run for real."""
+        """Runs the workflow until it ends, or waits for something that is not scripted. When everything
+        waits, virtual time jumps to the next timer or external event. Steps are executed."""
         host = Runtime(None, workflows=[self._workflow], threads=2)
-        core = host._begin()
+        native = host._begin()
         try:
             result, failed, elapsed, events = await _aios.run_test(
-                core,
-                given(self._workflow),
+                native,
+                to_native(self._workflow),
                 self._workflow.input(input),
                 self._agents,
                 self._children,
-                self._outside,
+                self._external,
             )
         finally:
             host._dispose()
@@ -131,25 +133,25 @@ class WorkflowTest(Generic[I, O]):
         return TestedRun(self._workflow, result, failure(failed), elapsed, journal)
 
     def run_sync(self, input: I = MISSING) -> TestedRun[O]:
-        """:meth:`run`, for tests that are not async."""
+        """Same as :meth:`run`, for tests that are not async."""
         return asyncio.run(self.run(input))
 
 
 async def replay(workflow: Workflow[Any, Any], journal: Iterable[Event | RecordedEvent]) -> None:
-    """Replays a saved journal. Nothing is executed that is not recorded.
+    """Replays a saved journal. Executes nothing that is not recorded.
 
     Raises:
-        JournalMismatchError: Today's code would block the run; ``details`` name the operation, what
-            is recorded and what was asked.
-        InvalidDataError: The events are no journal.
+        JournalMismatchError: The current code would block the run; ``details`` names the operation,
+            what is recorded and what was requested.
+        InvalidDataError: The events are not a journal.
     """
     envelopes = [
         _aios.dumps((event.event if isinstance(event, RecordedEvent) else event).to_envelope())
         for event in journal
     ]
     host = Runtime(None, workflows=[workflow], threads=1)
-    core = host._begin()
+    native = host._begin()
     try:
-        await _aios.replay(core, given(workflow), envelopes)
+        await _aios.replay(native, to_native(workflow), envelopes)
     finally:
         host._dispose()

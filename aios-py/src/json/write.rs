@@ -20,7 +20,7 @@ const DEPTH: usize = 120;
 
 /// Writes a Python value as JSON text. What JSON does not know, `aios._convert.to_plain` makes plain.
 pub(crate) fn write(value: &Bound<'_, PyAny>) -> PyResult<Payload> {
-    write_as(value, || "this".to_owned())
+    write_as(value, || "the value".to_owned())
 }
 
 /// As [`write`], with the name of the value for the error.
@@ -30,7 +30,8 @@ pub(crate) fn write_as(
 ) -> PyResult<Payload> {
     Payload::encode(&Plain { value, depth: 0, path: &Path::Root }).map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        let message = format!("{} can't be JSON: {}", name(), cause.unwrap_or_default());
+        let message =
+            format!("{} cannot be serialised to JSON: {}", name(), cause.unwrap_or_default());
         Fault::new("event", "INVALID_DATA", message).into_error(value.py())
     })
 }
@@ -73,7 +74,7 @@ impl Serialize for Plain<'_, '_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let value = self.value;
         if self.depth > DEPTH {
-            return Err(S::Error::custom("it is nested too deeply, or contains itself"));
+            return Err(S::Error::custom("nested too deeply, or containing itself"));
         }
         if let Ok(text) = value.cast::<PyString>() {
             return serializer
@@ -112,7 +113,7 @@ impl<'py> Plain<'_, 'py> {
         for (key, value) in dict.iter() {
             let key = key.cast::<PyString>().map_err(|_| {
                 let kind = type_name(&key);
-                self.path.fault(format_args!("keys of objects are strings, not {kind}"))
+                self.path.fault(format_args!("object keys must be strings, not {kind}"))
             })?;
             let key = key.to_cow().map_err(|error| self.path.fault(error))?;
             let path = &Path::Field(self.path, &key);
@@ -157,7 +158,7 @@ fn integer<S: Serializer>(
 fn float<S: Serializer>(number: f64, path: &Path<'_>, to: S) -> Result<S::Ok, S::Error> {
     match number.is_finite() {
         true => to.serialize_f64(number),
-        false => Err(path.fault(format_args!("JSON has no {number}"))),
+        false => Err(path.fault(format_args!("{number} is not valid JSON"))),
     }
 }
 

@@ -258,9 +258,8 @@ fn step_code(py: Python<'_>, is_async: bool) -> PyResult<Py<PyAny>> {
         true => (&ASYNC, "start_async_step"),
         false => (&PLAIN, "run_plain_step"),
     };
-    let found = code.get_or_try_init(py, || {
-        PyResult::Ok(py.import("aios._workflow")?.getattr(name)?.unbind())
-    })?;
+    let found = code
+        .get_or_try_init(py, || PyResult::Ok(py.import("aios._steps")?.getattr(name)?.unbind()))?;
     Ok(found.clone_ref(py))
 }
 

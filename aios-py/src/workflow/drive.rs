@@ -32,7 +32,7 @@ enum State {
         run: RunCore,
         input: Payload,
     },
-    /// `aios._workflow.Driver` around the coroutine.
+    /// `aios._driver.Driver` around the coroutine.
     Running(Py<PyAny>),
     Done,
 }
@@ -71,7 +71,7 @@ impl Drive {
             return Ok(driver.bind(py).clone());
         }
         let make = DRIVER.get_or_try_init(py, || {
-            PyResult::Ok(py.import("aios._workflow")?.getattr("Driver")?.unbind())
+            PyResult::Ok(py.import("aios._driver")?.getattr("Driver")?.unbind())
         })?;
         match std::mem::replace(&mut self.state, State::Done) {
             State::Fresh { begin, run, input } => {

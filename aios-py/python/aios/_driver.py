@@ -1,0 +1,147 @@
+"""Drives the coroutine of a run: sends outcomes in, and stops at operations without an outcome."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from . import _trace
+from ._aios import PENDING, Operation
+from ._combinators import UNSUPPORTED_AWAIT, AwaitedKeys
+from ._errors import WorkflowCodeError
+
+if TYPE_CHECKING:
+    from ._aios import RunCore
+
+
+class CoroutineFactory(Protocol):
+    """Makes the coroutine of a run or of a compensation."""
+
+    def __call__(self, run: RunCore, input: Any, /) -> Coroutine[Any, Any, Any]:
+        """Makes the coroutine."""
+        ...
+
+    def context(self) -> contextvars.Context:
+        """A new copy of the context variables that the coroutine sees."""
+        ...
+
+
+class _NoEventLoop:
+    """What asyncio finds as the running loop inside a workflow: every use raises an explanation."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise WorkflowCodeError(f"asyncio can't be used in a workflow: {UNSUPPORTED_AWAIT}")
+
+    def __hash__(self) -> int:
+        raise WorkflowCodeError(f"asyncio can't be used in a workflow: {UNSUPPORTED_AWAIT}")
+
+
+_NO_EVENT_LOOP: Any = _NoEventLoop()
+
+
+class Driver:
+    """Advances the coroutine of a run. Called by the native module."""
+
+    __slots__ = ("_context", "_coroutine", "_running_loop", "_send", "_set_running_loop")
+
+    def __init__(self, begin: CoroutineFactory, run: RunCore, input: Any) -> None:
+        from asyncio import _get_running_loop, _set_running_loop
+
+        self._running_loop: Callable[[], Any] = _get_running_loop
+        self._set_running_loop: Callable[[Any], None] = _set_running_loop
+        self._context = begin.context()
+        self._context.run(_trace.traceparent.set, run.traceparent)
+        self._coroutine: Coroutine[Any, Any, Any] = self._guarded(begin, run, input)
+        self._send: Callable[[Any], Any] = self._coroutine.send
+
+    def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function in the run's context, with asyncio disabled."""
+        # The thread may be the event loop's, which polls runs between its other callbacks.
+        loop = self._running_loop()
+        self._set_running_loop(_NO_EVENT_LOOP)
+        try:
+            return self._context.run(function, *args)
+        finally:
+            self._set_running_loop(loop)
+
+    def advance(self, key: int | None) -> Any:
+        """Runs the coroutine until it waits again.
+
+        Args:
+            key: Key of the operation that has an outcome; ``None`` to start the coroutine.
+
+        Returns:
+            ``PENDING``.
+
+        Raises:
+            StopIteration: The coroutine returned.
+            BaseException: Whatever the coroutine raised.
+        """
+        was_enabled = gc.isenabled()
+        # A collection may cancel operations, so its timing would make the workflow
+        # non-deterministic.
+        gc.disable()
+        try:
+            yielded = self._guarded(self._send, key)
+            kind = type(yielded)
+            if kind is Operation or kind is AwaitedKeys:
+                return PENDING
+            unsupported = WorkflowCodeError(f"{yielded!r} was awaited: {UNSUPPORTED_AWAIT}")
+            # Thrown into the coroutine, so that the traceback shows the line of the await.
+            self._guarded(self._coroutine.throw, unsupported)
+            raise unsupported
+        finally:
+            if was_enabled:
+                gc.enable()
+
+    def close(self) -> None:
+        """Closes the coroutine at its current ``await``."""
+        self._guarded(self._coroutine.close)
+
+
+class BeginCompensation:
+    """Makes the coroutine of a compensation. Called by the native module."""
+
+    __slots__ = ("_base", "_call")
+
+    def __init__(self, call: Callable[[RunCore], Coroutine[Any, Any, Any]]) -> None:
+        self._call = call
+        self._base = contextvars.copy_context()
+
+    def __call__(self, run: RunCore, _: Any) -> Coroutine[Any, Any, Any]:
+        return _without_result(self._call(run))
+
+    def context(self) -> contextvars.Context:
+        """A copy of the context variables at the time the compensation was registered."""
+        return self._base.copy()
+
+
+async def _without_result(coroutine: Coroutine[Any, Any, Any]) -> None:
+    await coroutine
+
+
+def check_compensation(name: str, undo: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Checks that a compensation can be called.
+
+    Raises:
+        WorkflowCodeError: It is not an ``async def``, or does not accept the arguments.
+    """
+    import inspect
+
+    from ._signature import is_async
+
+    if not is_async(undo):
+        raise WorkflowCodeError(
+            f"compensation {name!r} must be an `async def` that takes a context; call plain functions "
+            "in a step: `async def undo(context): await context.step(name, function)`"
+        )
+    try:
+        inspect.signature(undo).bind(None, *args)
+    except TypeError as error:
+        raise WorkflowCodeError(
+            f"compensation {name!r} is called with a context and {len(args)} arguments: {error}"
+        ) from error

@@ -1,0 +1,186 @@
+"""Reads of the log and the tables, and maintenance of the store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
+
+from . import _aios
+from ._connection import Connection
+from ._errors import ConfigurationError
+from ._projection import ProjectionHandle
+from ._records import (
+    AgentStatus,
+    Page,
+    RecordedEvent,
+    RunState,
+    RunStatus,
+    TaskStatus,
+    WorkflowStatus,
+)
+from ._validation import check_limit, check_name, check_statuses
+
+#: How many events are read from the log at once.
+_LOG_PAGE = 500
+
+
+class Queries(Connection):
+    """The part of :class:`Client` that reads and maintains the store."""
+
+    async def log(self, after: int = 0, *, follow: bool = False) -> AsyncIterator[RecordedEvent]:
+        """Yields the events of the log with a position above ``after``, in order.
+
+        Args:
+            after: Position after which to begin.
+            follow: Whether to wait for new events instead of ending after the last one.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        while True:
+            rows = await self._opened().read_log(after, _LOG_PAGE, follow)
+            for row in rows:
+                recorded = RecordedEvent.from_row(row)
+                after = recorded.position
+                yield recorded
+            if not rows and not follow:
+                return
+
+    async def head(self) -> int:
+        """Position of the last event of the log; 0 if the log is empty."""
+        return cast("int", await self._opened().head())
+
+    async def runs(
+        self,
+        workflow: str | None = None,
+        *,
+        statuses: Sequence[RunState] = (),
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[RunStatus]:
+        """A page of runs.
+
+        Args:
+            workflow: Only runs of this workflow.
+            statuses: Only runs in one of these statuses.
+            after: Where the page begins: ``next`` of the previous page.
+            limit: Maximum number of rows, 1 to 10,000.
+
+        Raises:
+            ConfigurationError: A status is unknown, or ``limit`` is out of range.
+        """
+        rows, following = await self._opened().runs(
+            workflow, check_statuses(statuses), after, check_limit(limit)
+        )
+        return Page([RunStatus.from_row(row) for row in rows], following)
+
+    async def tasks(
+        self,
+        *,
+        run_id: str | None = None,
+        agent: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[TaskStatus]:
+        """A page of tasks.
+
+        Args:
+            run_id: Only tasks of this run.
+            agent: Only tasks of this agent type.
+            after: Where the page begins: ``next`` of the previous page.
+            limit: Maximum number of rows, 1 to 10,000.
+
+        Raises:
+            ConfigurationError: ``limit`` is out of range.
+        """
+        rows, following = await self._opened().tasks(run_id, agent, after, check_limit(limit))
+        return Page([TaskStatus.from_row(row) for row in rows], following)
+
+    async def agents(
+        self, agent: str | None = None, *, after: str | None = None, limit: int = 100
+    ) -> Page[AgentStatus]:
+        """A page of registered agents.
+
+        Args:
+            agent: Only agents of this type.
+            after: Where the page begins: ``next`` of the previous page.
+            limit: Maximum number of rows, 1 to 10,000.
+
+        Raises:
+            ConfigurationError: ``limit`` is out of range.
+        """
+        rows, following = await self._opened().agents(agent, after, check_limit(limit))
+        return Page([AgentStatus.from_row(row) for row in rows], following)
+
+    async def workflows(
+        self, *, after: str | None = None, limit: int = 100
+    ) -> Page[WorkflowStatus]:
+        """A page of registered workflows.
+
+        Args:
+            after: Where the page begins: ``next`` of the previous page.
+            limit: Maximum number of rows, 1 to 10,000.
+
+        Raises:
+            ConfigurationError: ``limit`` is out of range.
+        """
+        rows, following = await self._opened().workflows(after, check_limit(limit))
+        return Page([WorkflowStatus.from_row(row) for row in rows], following)
+
+    def projection_handle(self, name: str) -> ProjectionHandle:
+        """A handle of a projection, whichever process runs it; see :meth:`Runtime.projection`.
+
+        Raises:
+            ConfigurationError: The name is invalid.
+        """
+        check_name(name, "the name of a projection")
+        return ProjectionHandle(_aios.projection(self._opened(), name))
+
+    async def expire_runs(
+        self,
+        older_than: float,
+        *,
+        archive: bool = False,
+        batch_size: int = 50,
+        pause: float = 0.1,
+    ) -> int:
+        """Removes old finished runs and their tasks from the log and the read models, in small
+        transactions. If the call fails or is cancelled, the runs removed so far stay removed; call it
+        again for the rest.
+
+        A run is kept while something may still refer to it: until its parent and the last run of its
+        continue-as-new chain have ended, and until every projection and every other reader with a
+        checkpoint has passed its last event. Positions are never reused; the id of a removed run can
+        be.
+
+        Args:
+            older_than: Removes runs that ended at least this many seconds ago.
+            archive: Moves the events to the table ``archived_events`` instead of deleting them.
+            batch_size: Number of runs per transaction, 1 to 65,535. Appends wait for each
+                transaction.
+            pause: Seconds between two transactions, in which appends proceed.
+
+        Returns:
+            How many runs were removed.
+
+        Raises:
+            ConfigurationError: An option is out of range, or the store (``memory:``) has no archive.
+            StoreError: The store failed.
+        """
+        if not 1 <= batch_size <= 65_535:
+            raise ConfigurationError(f"batch_size must be 1 to 65,535, not {batch_size}")
+        native = self._opened()
+        return await _aios.expire_runs(native, older_than, archive, batch_size, pause)
+
+    async def compact(self) -> int:
+        """Returns the free space of a SQLite file, for example after :meth:`expire_runs`, to the file
+        system. The file is rewritten, and appends wait meanwhile.
+
+        Returns:
+            By how many bytes the file has shrunk.
+
+        Raises:
+            ConfigurationError: The store is not a SQLite file.
+            StoreError: The store failed; the file is unchanged.
+        """
+        return await _aios.compact(self._opened())

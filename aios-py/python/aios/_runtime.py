@@ -1,0 +1,157 @@
+"""Runtimes: host agents, execute workflows, and run projections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import _aios
+from ._agent import agent_type
+from ._client import Client
+from ._errors import ConfigurationError
+from ._projection import ProjectionHandle
+from ._threads import start_threads
+from ._validation import as_list, check_at_least, find_duplicate
+
+if TYPE_CHECKING:
+    from ._agent import BoundAgent
+    from ._projection import Apply, Load
+    from ._retry import RetryPolicy
+    from ._workflow import Workflow
+
+
+class Runtime(Client):
+    """Hosts agents and executes runs of workflows. It is a :class:`Client` too.
+
+    Args:
+        store: Where runs are stored; see :class:`Client`. ``None`` is for processes that only host
+            agents.
+        broker: What transports tasks and events; see :class:`Client`.
+        agents: Functions, or instances of classes, that are decorated with :func:`aios.agent`.
+        workflows: Workflows made with :func:`aios.workflow`.
+        source: Name of this service, the ``source`` of its events.
+        threads: Maximum number of threads of each plain ``def`` agent, and of all plain steps
+            together. Threads are started on demand.
+        workers: Number of native threads; see :class:`Client`.
+        engine: Whether to execute runs; otherwise other processes do.
+        lease_time: How many seconds after the death of this process others take over its runs; at
+            least 1.
+        relay: Whether the lifecycle events of the log are published to the broker.
+        shutdown_timeout: How many seconds running tasks may take to end when the runtime is closed.
+        blocked_after: After how many seconds without a response the event loop counts as blocked, at
+            least 0.01; ``None`` means never. While it is blocked, its agents take no tasks and send no
+            heartbeats, so that other processes take over their tasks.
+
+    Raises:
+        ConfigurationError: An argument is invalid.
+    """
+
+    def __init__(
+        self,
+        store: str | None = "memory:",
+        broker: str = "memory://",
+        *,
+        agents: Iterable[Any] = (),
+        workflows: Iterable[Workflow[Any, Any]] = (),
+        source: str = "aios",
+        threads: int = 8,
+        workers: int | None = None,
+        engine: bool = True,
+        lease_time: float = 10.0,
+        relay: bool = True,
+        shutdown_timeout: float = 10.0,
+        blocked_after: float | None = 5.0,
+    ) -> None:
+        super().__init__(store, broker, source=source, workflows=workflows, workers=workers)
+        self._agent_objects = as_list(agents, "agents")
+        duplicate = find_duplicate(agent_type(agent) for agent in self._agent_objects)
+        if duplicate is not None:
+            raise ConfigurationError(f"there are two agents of the type {duplicate}")
+        self._thread_count = check_at_least(threads, "threads", 1)
+        self._engine = engine
+        self._lease = lease_time
+        self._relay = relay
+        self._shutdown_timeout = shutdown_timeout
+        self._blocked_after = blocked_after
+
+    async def projection(
+        self,
+        name: str,
+        apply: Apply,
+        *,
+        patterns: Sequence[str] | None = None,
+        batch_size: int = 100,
+        retry: RetryPolicy | None = None,
+        lease_time: float = 10.0,
+        position_from: Load | None = None,
+    ) -> ProjectionHandle:
+        """Starts a projection: reads the log in order from the projection's position, and passes
+        matching events to ``apply``. It runs until the runtime is closed.
+
+        Every event is applied at least once; after a crash, again from the last saved position. If a
+        batch raises, its events are applied one by one. An event that fails in every attempt that
+        ``retry`` allows, or with :meth:`TaskError.terminal`, becomes a dead letter and is skipped;
+        see :meth:`ProjectionHandle.dead_letters`. Only one process at a time runs a projection. If it
+        dies, another process that has started the projection takes over.
+
+        Args:
+            name: ``[a-z][a-z0-9_]*``, at most 100 bytes.
+            apply: Applies a :class:`Batch`. An ``async def`` runs on the event loop, a plain function
+                in its own thread.
+            patterns: Event types to apply, where ``*`` matches one segment and ``#`` any number; all
+                by default.
+            batch_size: Maximum number of events that are applied together, 1 to 10,000.
+            retry: Retry policy of an event before it becomes a dead letter; :class:`RetryPolicy` by
+                default.
+            lease_time: How many seconds after the death of the process another takes over; at least
+                1.
+            position_from: Reads the position that the projection stores itself, preferably in the
+                transaction in which it applies a batch: it stores :attr:`Batch.position`, and this
+                function returns the last stored value, or 0. Every event is then applied exactly once
+                to what that transaction changes.
+
+        Raises:
+            ConfigurationError: An option is invalid, or there is no store.
+            StoreError: The store failed.
+        """
+        from ._projection import to_native
+
+        native = self._opened()
+        projection = to_native(name, apply, patterns, batch_size, retry, lease_time, position_from)
+        self._pools.append(projection.pool)
+        if not projection.is_async or (
+            projection.position is not None and not projection.is_position_async
+        ):
+            start_threads(projection.pool, 1, f"projection-{name}")
+        await _aios.start_projection(native, projection)
+        return self.projection_handle(name)
+
+    def _agents(self) -> list[BoundAgent]:
+        from ._agent import bind
+
+        return [self._with_pool(bind(agent)) for agent in self._agent_objects]
+
+    def _with_pool(self, agent: BoundAgent) -> BoundAgent:
+        """Gives a plain function its own threads, and limits its tasks to their number."""
+        if agent.is_async:
+            return agent
+        threads = min(agent.concurrency, self._thread_count)
+        return agent._replace(concurrency=threads, pool=_aios.Pool())
+
+    def _has_engine(self) -> bool:
+        return self._engine and self._store is not None
+
+    def _lease_time(self) -> float:
+        return self._lease
+
+    def _relays(self) -> bool:
+        return self._relay
+
+    def _deadline(self) -> float:
+        return self._shutdown_timeout
+
+    def _blocked_limit(self) -> float | None:
+        return self._blocked_after
+
+    def _threads(self) -> int:
+        return self._thread_count if self._agent_objects or self._workflows else 0

@@ -1,0 +1,99 @@
+"""The blocking API is generated from the async one and has the same signatures."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import aios
+import aios.sync
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+#: Methods of the blocking API that take a timeout in addition.
+WITH_TIMEOUT = {("RunHandle", "result")}
+
+CLASSES = [
+    (aios.Client, aios.sync.Client),
+    (aios.Runtime, aios.sync.Runtime),
+    (aios.RunHandle, aios.sync.RunHandle),
+    (aios.ProjectionHandle, aios.sync.ProjectionHandle),
+]
+
+
+def generator() -> ModuleType:
+    path = ROOT / "tools" / "generate_sync.py"
+    spec = importlib.util.spec_from_file_location("generate_sync", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def public_members(owner: type) -> dict[str, Any]:
+    return {
+        name: inspect.getattr_static(owner, name)
+        for name in dir(owner)
+        if name == "__init__" or not name.startswith("_")
+    }
+
+
+def signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a function, as its blocking version should have it."""
+    found = inspect.signature(function)
+    returns = str(found.return_annotation).replace("AsyncIterator[", "Iterator[")
+    return found.replace(return_annotation=returns)
+
+
+def test_should_be_what_the_generator_writes() -> None:
+    package = ROOT / "python" / "aios"
+    assert (package / "sync.py").read_text() == generator().generate(package)
+
+
+@pytest.mark.parametrize(("with_async", "blocking"), CLASSES)
+def test_should_have_the_members_of_the_async_class(with_async: type, blocking: type) -> None:
+    assert public_members(blocking).keys() == public_members(with_async).keys()
+    for name, member in public_members(blocking).items():
+        assert name == "__init__" or inspect.getdoc(member), name
+
+
+@pytest.mark.parametrize(("with_async", "blocking"), CLASSES)
+def test_should_have_the_signatures_of_the_async_class(with_async: type, blocking: type) -> None:
+    blocking_members = public_members(blocking)
+    compared = 0
+    for name, member in public_members(with_async).items():
+        if isinstance(member, property):
+            assert isinstance(blocking_members[name], property), name
+            continue
+        if name == "__init__" and with_async not in (aios.Client, aios.Runtime):
+            continue
+        expected, found = signature(member), inspect.signature(blocking_members[name])
+        if (with_async.__name__, name) in WITH_TIMEOUT:
+            without = [it for it in found.parameters.values() if it.name != "timeout"]
+            assert len(without) == len(found.parameters) - 1
+            found = found.replace(parameters=without)
+        assert found == expected, name
+        compared += 1
+    assert compared > 0
+
+
+@pytest.mark.parametrize("name", ["start", "signal_with_start", "call"])
+def test_should_have_the_overloads_of_the_async_class(name: str) -> None:
+    with_async = typing.get_overloads(getattr(aios.Client, name))
+    blocking = typing.get_overloads(getattr(aios.sync.Client, name))
+    assert [signature(one) for one in with_async] == [inspect.signature(one) for one in blocking]
+    assert len(blocking) == 2
+
+
+def test_should_follow_the_log_without_async() -> None:
+    with aios.sync.Runtime() as runtime:
+        follower = runtime.log(follow=True)
+        runtime.task("nobody", id="followed")
+        assert any(event.stream == "runs/followed" for event in follower)
