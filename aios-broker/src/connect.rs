@@ -6,7 +6,7 @@ use crate::memory::MemoryBroker;
 
 /// Connects to the broker that a URL names by its scheme.
 ///
-/// `memory://`, or `memory:`, makes a new broker that nobody else shares. `amqp://` and `amqps://` are RabbitMQ
+/// `memory://`, or `memory:`, creates a new broker that is not shared. `amqp://` and `amqps://` are RabbitMQ
 /// and need the feature `rabbitmq`.
 ///
 /// # Errors

@@ -2,7 +2,7 @@ use aios_core::broker::{Health, HealthWatch};
 use futures_util::stream::unfold;
 use tokio::sync::watch;
 
-/// The state of a connection, which anybody may watch.
+/// The state of a connection, with any number of watchers.
 #[derive(Debug)]
 pub(crate) struct HealthState(watch::Sender<Health>);
 

@@ -1,18 +1,18 @@
-//! What went wrong, as data that a journal can keep.
+//! A failure as data that a journal can keep.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
-/// What went wrong, as data: a journal keeps it for ever, so it names no Rust type.
+/// A failure as data: a journal keeps it indefinitely, so it names no Rust type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Stable name of the kind of failure, for example `TASK_TIMEOUT`.
     pub code: String,
-    /// What happened, for a person.
+    /// A message for people.
     pub message: String,
-    /// What a program may want to know besides. JSON that a [`Value`] can't hold, for example with a
+    /// Further details for programs. JSON that a [`Value`] can't hold, for example with a
     /// number beyond a double, is read as a string with its text.
     #[serde(default, skip_serializing_if = "Value::is_null", deserialize_with = "details")]
     pub details: Value,
@@ -24,7 +24,7 @@ impl Failure {
         Self { code: code.into(), message: message.into(), details: Value::Null }
     }
 
-    /// Adds what a program may want to know besides.
+    /// Adds further details for programs.
     #[must_use]
     pub fn with_details(mut self, details: Value) -> Self {
         self.details = details;

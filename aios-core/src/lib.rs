@@ -1,9 +1,14 @@
-//! Contracts of aios: what agents, brokers and stores have to agree on, and nothing else.
+//! Contracts and pure data of [aios](https://github.com/aios-rs/aios), a library for durable, event-driven agents and workflows.
 //!
-//! This crate holds pure data (the [event envelope](event), [retry policies](retry),
-//! [failures](failure)), the ports an adapter implements ([`broker`], [`store`], [`clock`]), the
-//! contract of an [`agent`], and, behind the feature `conformance`, the suites that every adapter
-//! has to pass. It depends on no async runtime, no driver and no web framework.
+//! This crate holds what agents, brokers, stores and the runtime share: the event envelope, the
+//! contract of an agent, the ports that adapters implement, errors with stable codes, retry policies,
+//! the clock, and the suites that every adapter passes. It depends on no async runtime, no driver and
+//! no web framework.
+//!
+//! Programs usually depend on `aios-agents`, whose prelude re-exports the common items. Depend on this
+//! crate to write an adapter, to publish and consume events without the runtime, or for its types.
+//!
+//! # Example
 //!
 //! ```
 //! use aios_core::event::{Event, Pattern};
@@ -14,6 +19,65 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Architecture
+//!
+//! ```text
+//!         your agents and workflows
+//!                   │
+//!             aios-agents ─────────────┐        the runtime knows the ports, and no adapter
+//!                   │                  │
+//!    ┌──────────────▼──────────────────▼───┐
+//!    │ aios-core                           │
+//!    │   agent    event    retry   failure │    pure data and contracts
+//!    │   broker (port)     store (ports)   │
+//!    │   clock             conformance     │
+//!    └──────▲──────────────────▲───────────┘
+//!           │                  │
+//!      aios-broker        aios-store            an adapter knows its port, and no runtime
+//!    memory, RabbitMQ    memory, SQLite, PostgreSQL
+//! ```
+//!
+//! | module | contains |
+//! |---|---|
+//! | [`event`] | the envelope, event types and patterns, payloads, metadata, CloudEvents |
+//! | [`agent`] | the contract of an agent, tasks, their context and errors |
+//! | [`broker`] | the broker port: publish, subscribe, settle, dead letters |
+//! | [`store`] | the store ports: event log, leases, read models, checkpoints |
+//! | [`projection`] | the changes of the read models that follow from an event |
+//! | [`retry`] | retry policies as data |
+//! | [`failure`] | what went wrong, as data that a journal can hold |
+//! | [`clock`] | the injected clock |
+//!
+//! # Which error when
+//!
+//! | type | means |
+//! |---|---|
+//! | [`agent::TaskError`] | an attempt at a task or step failed; says whether another may succeed |
+//! | [`broker::BrokerError`], [`store::StoreError`] | what an adapter reports |
+//! | [`event::EventError`] | something is not an event, an event type, a pattern or the expected data |
+//! | [`failure::Failure`] | code, message and details, as recorded in the log |
+//!
+//! Errors have a stable `code()` and, where it makes sense, `is_retryable()`. `Display` never repeats
+//! the source; [`Chain`] prints an error with all its sources.
+//!
+//! # Guarantees
+//!
+//! The guarantees of an adapter are documented at its port, [`broker::Broker`] and [`store::EventStore`], and
+//! checked by the conformance suite: delivery at least once, settlement exactly once, atomic and
+//! idempotent appends, dense positions in commit order, fences checked in the appending transaction.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `tokio` | `clock::SystemClock`, which sleeps on tokio's timer |
+//! | `conformance` | the suites for adapters, one test for each case |
+//! | `simulation` | hooks for deterministic simulations |
+//!
+//! All are off by default.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod agent;
 pub mod broker;

@@ -33,7 +33,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct InvalidRetryPolicy {
-    /// What is wrong.
+    /// The reason.
     pub reason: String,
 }
 

@@ -1,4 +1,4 @@
-//! What a deterministic simulation replaces on its thread: ids, chance, and the choice of the task
+//! The parts that a deterministic simulation replaces on its thread: ids, chance, and the choice of the task
 //! that is polled next.
 //!
 //! Without the feature `simulation` none of this is compiled. With it, nothing changes on a thread

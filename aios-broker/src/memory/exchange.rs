@@ -20,7 +20,7 @@ const MAX_ROUTES: usize = 10_000;
 /// The queues that an event goes to.
 pub(super) type Routes = Arc<[Arc<Queue>]>;
 
-/// What all connections to one broker share.
+/// The state that all connections to one broker share.
 pub(super) struct Exchange {
     pub(super) options: MemoryOptions,
     pub(super) chance: Chance,
@@ -142,7 +142,7 @@ impl Topology {
         }
     }
 
-    /// Removes a temporary queue that nobody consumes; somebody may have come in the meantime.
+    /// Removes a temporary queue without consumers; one may have subscribed in the meantime.
     fn expire(&mut self, queue: &Queue) {
         if !queue.expire() {
             return;

@@ -40,7 +40,7 @@ impl MemoryOptions {
 
     /// Sets how many events a group or mailbox keeps at most, 1 to 1,000,000,000: those that wait, those that
     /// are delayed and the dead letters. When it is full, publishing is
-    /// [`Rejected`](BrokerError::Rejected). An event takes about 300 bytes besides its data.
+    /// [`Rejected`](BrokerError::Rejected). An event takes about 300 bytes in addition to its data.
     #[must_use]
     pub fn with_max_events(mut self, max_events: usize) -> Self {
         self.max_events = max_events;

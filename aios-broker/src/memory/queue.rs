@@ -14,7 +14,7 @@ use aios_core::{
 
 use super::delay::Delayed;
 
-/// What a group or mailbox keeps.
+/// The events of a group or mailbox.
 pub(super) struct Queue {
     pub(super) address: Address,
     pub(super) lifetime: Lifetime,
@@ -54,7 +54,7 @@ impl Item {
     }
 }
 
-/// What a consumer got.
+/// Deliveries handed to a consumer.
 pub(super) enum Taken {
     /// At least one event.
     Events,
@@ -190,7 +190,7 @@ impl Queue {
         wake(state);
     }
 
-    /// Whether it is temporary and nobody consumes it any more; if so, it is emptied for ever.
+    /// Whether it is temporary and has no consumers any more; if so, it is emptied for good.
     pub(super) fn expire(&self) -> bool {
         let mut state = self.state();
         if self.lifetime == Lifetime::Durable || !state.consumers.is_empty() {
@@ -208,7 +208,7 @@ impl Queue {
     }
 }
 
-/// Wakes everybody who waits: whoever was woken alone might never come, and leave the event lying.
+/// Wakes all waiting consumers: a single one that was woken might be dropped, and leave the event.
 fn wake(mut state: MutexGuard<'_, State>) {
     let waiting = std::mem::take(&mut state.waiting);
     drop(state);
@@ -240,7 +240,7 @@ impl State {
         self.ready.insert(place, item);
     }
 
-    /// Delayed events whose time has come queue up at the end, so that one that fails for ever
+    /// Delayed events whose time has come queue up at the end, so that one that fails indefinitely
     /// does not keep back the others.
     fn ripen(&mut self, now: impl FnOnce() -> Timestamp) {
         if self.delayed.earliest().is_none() {

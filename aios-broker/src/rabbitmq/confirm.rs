@@ -37,7 +37,7 @@ pub(super) struct Confirming {
     next_number: u64,
     chance: Chance,
     size_limit: Arc<SizeLimit>,
-    /// What a channel left that died of a neighbour's size.
+    /// Events left by a channel that was closed because another event was too large.
     again: Vec<Unsent>,
 }
 
@@ -82,7 +82,7 @@ impl Confirming {
         }
     }
 
-    /// The channel can't be opened. Who waits is told why if it won't pass; else it is tried again
+    /// The channel can't be opened. Waiting publishers get the error if it is permanent; else it is tried again
     /// after a pause, and callers wait for their timeout.
     async fn refuse(&mut self, error: &BrokerError, attempt: u32) {
         tracing::warn!(
@@ -110,7 +110,7 @@ impl Confirming {
         Ok((connection, channel))
     }
 
-    /// Publishes until the channel is dead; `None` if there is nobody left to publish for.
+    /// Publishes until the channel is dead; `None` if there are no publishers left.
     async fn publish_on(&mut self, connection: &Arc<Connection>, channel: &Channel) -> Option<()> {
         let link = Arc::clone(&self.link);
         let mut lost = pin!(link.lost(connection));
@@ -164,7 +164,7 @@ impl Watchdog {
     }
 }
 
-/// What is on its way on one channel.
+/// The unconfirmed events of one channel.
 struct Sending<'a> {
     channel: &'a Channel,
     in_flight: FuturesUnordered<BoxFuture<'static, Sent>>,
@@ -175,13 +175,13 @@ struct Sending<'a> {
     failed: Vec<(Unsent, lapin::Error)>,
 }
 
-/// An event that is to be sent, on whichever channel.
+/// An event to be sent, on any channel.
 struct Unsent {
     ticket: Ticket,
     outgoing: Outgoing,
 }
 
-/// Who waits for an event's confirm.
+/// The publisher that waits for the confirm of an event.
 struct Ticket {
     require_route: bool,
     event_type: String,
@@ -254,7 +254,7 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// The channel is dead: nobody will ever know. Unless one event was larger than the server takes:
+    /// The channel is dead: the fate of its events is unknown. Unless one event was larger than the server takes:
     /// it is refused, and the others are returned, to be sent again.
     fn abandon(mut self, size_limit: &SizeLimit) -> Vec<Unsent> {
         let mut rest = Vec::new();

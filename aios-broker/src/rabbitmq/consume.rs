@@ -97,7 +97,7 @@ impl Consuming {
         self.cancel(session, consumer).await
     }
 
-    /// Takes what is ready besides, so that its reader is woken once.
+    /// Also takes all other ready deliveries, so that its reader is woken once.
     fn take_ready(
         &self,
         session: &Arc<Session>,
@@ -122,7 +122,7 @@ impl Consuming {
         }
     }
 
-    /// What is no event would come again for ever.
+    /// A message that is not an event would be redelivered indefinitely.
     fn refuse(&self, session: &Arc<Session>, copy: Copy, reason: String) {
         let (settling, session) = (Arc::clone(&self.settling), Arc::clone(session));
         let in_hand = Box::new(InHand::new(settling, session, copy));
@@ -133,7 +133,7 @@ impl Consuming {
         });
     }
 
-    /// Ends the consumer, then gives back what nobody has asked for.
+    /// Ends the consumer, then gives back deliveries that the reader has not taken.
     async fn cancel(&self, session: &Session, consumer: Consumer) -> End {
         if let Err(error) = self.give_back(session, consumer, self.inbox.end()).await {
             self.inbox.report(error);
@@ -141,7 +141,7 @@ impl Consuming {
         End::Unwanted
     }
 
-    /// Ends a consumer; what it was sent and nobody has goes back. In this order: what goes back to a
+    /// Ends a consumer; deliveries that were not taken go back. In this order: what goes back to a
     /// consumer that has not ended may be sent to it again, behind what came after it.
     async fn give_back(
         &self,
@@ -170,7 +170,7 @@ impl Consuming {
         }
     }
 
-    /// Consumes again, as often as it takes; `None` when nobody wants it any more, or after an
+    /// Consumes again, as often as it takes; `None` when the subscription was dropped, or after an
     /// error that won't pass.
     async fn reopen(&self) -> Option<(Arc<Session>, Consumer)> {
         let Settling { link, subscription, chance, .. } = &*self.settling;
@@ -222,7 +222,7 @@ impl Watchdog {
     async fn is_silent(&mut self, consuming: &Consuming, session: &Session) -> bool {
         let Consuming { settling, inbox, .. } = consuming;
         let quiet = !std::mem::take(&mut self.delivered);
-        // Who has as much in hand as was asked for is sent nothing more.
+        // A consumer at its prefetch limit receives nothing more.
         let unsettled = session.in_hand() + inbox.len();
         let hungry = unsettled < usize::from(settling.subscription.prefetch);
         let waits = if quiet && hungry { waits(settling).await } else { Waits::Nothing };
@@ -236,7 +236,7 @@ impl Watchdog {
     }
 }
 
-/// What waits for a consumer.
+/// A queue's ready messages.
 enum Waits {
     Nothing,
     Events,

@@ -97,7 +97,7 @@ impl Visit<'_> {
         self.within("delete a dead letter", ack).await
     }
 
-    /// Puts the letters back, and waits a while until the queue has them: whoever looks next should
+    /// Puts the letters back, and waits a while until the queue has them: the next caller should
     /// see them.
     async fn end(self) -> Result<(), BrokerError> {
         let closing = self.channel.close(200, "done".into());
@@ -195,12 +195,12 @@ fn chosen(letter: &BasicGetMessage, selection: &Selection) -> Option<String> {
     meant.then_some(id)
 }
 
-/// Describes a letter; `None` for one that is no event, which only purging or redriving all moves.
+/// Describes a letter; `None` for one that is not an event, which only purging or redriving all moves.
 fn describe(letter: &BasicGetMessage, now: Timestamp) -> Option<DeadLetter> {
     let text = std::str::from_utf8(&letter.data).ok()?;
     let event = Event::from_json(text).ok()?;
     let trials = Trials::read(&letter.properties);
-    let reason = trials.reason.unwrap_or_else(|| "it was delivered in vain too often".to_owned());
+    let reason = trials.reason.unwrap_or_else(|| "delivery limit exceeded".to_owned());
     let attempts = trials.failures.max(1);
     Some(DeadLetter::new(event, reason, attempts, trials.first_failure.unwrap_or(now)))
 }

@@ -12,12 +12,12 @@ const FIRST_FAILURE: &str = "x-aios-first-failure";
 const REASON: &str = "x-aios-reason";
 /// Most of a reason that is kept, in bytes: AMQP's header of an event must fit into one frame.
 const MAX_REASON: usize = 8 << 10;
-/// How often the server has delivered it in vain; of quorum queues.
+/// Number of unsuccessful deliveries, counted by quorum queues.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 /// Further routing keys, which the server strips ("sender-selected distribution").
 const FURTHER_KEYS: &str = "BCC";
 
-/// What an event's deliveries have come to so far.
+/// The delivery history of an event.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Trials {
     pub(super) failures: u32,
@@ -57,7 +57,7 @@ pub(super) fn add_key(headers: &mut FieldTable, key: String) {
     headers.insert(FURTHER_KEYS.into(), AMQPValue::FieldArray(vec![long(key)].into()));
 }
 
-/// A text that needs no more than 255 bytes; a longer one is cut where nobody can read it anyway.
+/// A text that needs no more than 255 bytes; a longer one is truncated.
 pub(super) fn short(text: &str) -> ShortString {
     ShortString::try_new(cut(text, 255)).unwrap_or_default()
 }

@@ -82,7 +82,7 @@ impl Reporter {
         self.overall.watch()
     }
 
-    /// The worst of both shows; closing is for ever.
+    /// The worse of both is shown; closing is final.
     fn set(&self, part: Part, health: Health) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let [publishing, consuming] = &mut *parts;

@@ -90,7 +90,7 @@ fn arguments(class: u64, lifetime: Lifetime) -> FieldTable {
             ("x-dead-letter-strategy", long("at-least-once")),
             ("x-overflow", long("reject-publish")),
         ]),
-        // At-least-once would keep for ever what a group that is gone can't take any more.
+        // At-least-once would keep messages of deleted groups indefinitely.
         Lifetime::Temporary => table([
             ("x-queue-type", long("classic")),
             ("x-message-ttl", millis),

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::{session::Session, settle::Copy};
 
-/// What a subscription was sent and its user has not asked for, at most its prefetch.
+/// Deliveries that a subscription received and its user has not taken, at most its prefetch.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     state: Mutex<State>,
@@ -62,7 +62,7 @@ impl Inbox {
         self.state().arrivals.drain(..).filter_map(Result::ok).collect()
     }
 
-    /// Ends the stream, and returns what nobody will ask for.
+    /// Ends the stream, and returns the deliveries that were not taken.
     pub(super) fn end(&self) -> Vec<Arrival> {
         let mut state = self.state();
         state.ended = true;

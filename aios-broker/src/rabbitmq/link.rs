@@ -204,7 +204,7 @@ impl Supervisor {
         cause
     }
 
-    /// Tries until there is a connection; `None` if the link was closed meanwhile.
+    /// Tries until there is a connection; `None` if the link was closed in the meantime.
     async fn reconnect(&self) -> Option<Arc<Connection>> {
         for attempt in 1.. {
             let attempted = self.attempt().await;
@@ -263,7 +263,7 @@ impl Supervisor {
     }
 }
 
-/// Whether trying again can't help: the server refused the user.
+/// Whether the error is permanent: the server refused the user.
 fn is_final(error: &BrokerError) -> bool {
     !error.is_retryable()
 }

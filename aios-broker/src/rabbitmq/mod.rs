@@ -88,7 +88,7 @@ impl RabbitMqBroker {
     ///
     /// # Errors
     ///
-    /// [`BrokerError::InvalidConfiguration`] for options that make no sense; otherwise why the last
+    /// [`BrokerError::InvalidConfiguration`] for invalid options; otherwise why the last
     /// attempt failed.
     ///
     /// # Cancel safety

@@ -18,10 +18,10 @@ const LONGEST: Duration = Duration::from_secs(24 * 86_400);
 /// Most events that wait for their confirm at once.
 const MAX_WINDOW: usize = 1_000_000;
 
-/// What RabbitMQ can be set to take at most.
+/// Largest message size that RabbitMQ can be configured to accept.
 const MAX_EVENT_BYTES: usize = 512 << 20;
 
-/// What is wrong with most URLs that can't be read.
+/// The most common fault of URLs that cannot be parsed.
 const ENCODE: &str =
     "characters such as / ? # @ : and % in a user or password have to be percent-encoded";
 
@@ -88,7 +88,7 @@ impl RabbitMqOptions {
         }
     }
 
-    /// Trusts the certificates of this authority, in PEM, besides those of the system.
+    /// Trusts the certificates of this authority, in PEM, in addition to those of the system.
     #[must_use]
     pub fn with_ca_certificates(mut self, pem: impl Into<String>) -> Self {
         self.tls.cert_chain = Some(pem.into());

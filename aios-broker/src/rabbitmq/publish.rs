@@ -122,7 +122,7 @@ impl Answers {
         list.iter_mut().map(|slot| slot.get_or_insert_with(|| Err(rest.clone())).clone()).collect()
     }
 
-    /// Whether anybody still waits for them.
+    /// Whether a publisher still waits for them.
     pub(super) fn are_awaited(&self) -> bool {
         self.missing.load(Ordering::Acquire) > 0
     }
@@ -226,7 +226,7 @@ impl Publisher {
     }
 
     /// An event as it is sent. One that requires its mailbox is sent to that alone, and a copy to the
-    /// groups: the server says only that nobody got an event, not that one of several did not.
+    /// groups: the server says only that no queue got an event, not that one of several did not.
     fn encode(&self, publish: Publish) -> (Result<Outgoing, BrokerError>, Option<Outgoing>) {
         let Publish { event, to, require_route } = publish;
         let body = match self.body(&event) {

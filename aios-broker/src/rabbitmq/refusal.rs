@@ -10,7 +10,7 @@ pub(super) struct Oversize {
 }
 
 impl Oversize {
-    /// What the server said, if it was that.
+    /// The reply text of the server, if there is one.
     pub(super) fn of(error: &lapin::Error) -> Option<Self> {
         let ErrorKind::ProtocolError(error) = error.kind() else { return None };
         if *error.kind() != AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) {

@@ -18,7 +18,7 @@ use crate::chance::Chance;
 /// How long an event that could not be settled rests before it comes again.
 const MOMENT: Duration = Duration::from_millis(200);
 
-/// What the settlements of one subscription need.
+/// The shared state for the settlements of one subscription.
 #[derive(Debug)]
 pub(super) struct Settling {
     pub(super) link: Arc<Link>,
@@ -90,7 +90,7 @@ impl InHand {
     }
 
     /// Whether the server would soon count the event as poison although nothing failed: before
-    /// RabbitMQ 4.3, releases are counted as deliveries in vain.
+    /// RabbitMQ 4.3, releases count as unsuccessful deliveries.
     fn is_returned_too_often(&self) -> bool {
         self.copy.trials.returns.saturating_mul(2) >= self.settling.link.options.delivery_limit
     }
@@ -182,7 +182,7 @@ impl Settle for InHand {
     }
 }
 
-/// What was not settled, or only half, goes back.
+/// Returns the deliveries that were not settled, or only partly.
 impl Drop for InHand {
     fn drop(&mut self) {
         if !self.settled {

@@ -19,7 +19,7 @@ use super::{
 /// Time between two attempts to declare.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Dead letters of a temporary group go when nobody asked for them this long.
+/// Dead letters of a temporary group expire when they were not read for this long.
 const FORGET: Duration = Duration::from_secs(3600);
 
 /// The exchange that all events go through.
@@ -169,7 +169,7 @@ fn arguments(link: &Link, address: &Address, lifetime: Lifetime, dead: &str) -> 
     arguments
 }
 
-/// Dead letters are looked at and put back, as often as anybody likes; RabbitMQ 4 would drop them
+/// Dead letters are read and put back, any number of times; RabbitMQ 4 would drop them
 /// after 20 times by default.
 fn dead_arguments(lifetime: Lifetime) -> FieldTable {
     match lifetime {

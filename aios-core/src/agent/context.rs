@@ -13,7 +13,7 @@ use crate::{
     store::Fence,
 };
 
-/// What is known of a task while it is done.
+/// Information about a task while it runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskInfo {
     /// The task.
@@ -26,13 +26,13 @@ pub struct TaskInfo {
     pub attempt: u32,
     /// When the attempt is given up.
     pub deadline: Option<Timestamp>,
-    /// Correlation, user and trace of whoever gave the task.
+    /// Correlation, user and trace of the caller that assigned the task.
     pub metadata: Metadata,
 }
 
-/// What a [`TaskContext`] needs of whoever runs the agent.
+/// The host of an agent, as a [`TaskContext`] needs it.
 pub trait TaskHost: Send + Sync {
-    /// Notes a sign of life.
+    /// Records a heartbeat.
     fn heartbeat(&self, progress: Payload);
 
     /// Whether the task was cancelled.
@@ -66,7 +66,7 @@ impl TaskQueued {
 
     /// Says that the code begins now, and returns whether it may. It may not once the host has given
     /// the task back to the broker.
-    #[must_use = "code that may not begin is done by somebody else"]
+    #[must_use = "code that may not begin is run by another host"]
     pub fn begin(&self) -> bool {
         self.0.as_ref().is_none_or(|begin| begin())
     }
@@ -98,7 +98,7 @@ impl fmt::Debug for TaskSlot {
     }
 }
 
-/// What an agent may ask and do while it works on one task.
+/// The context of an agent while it works on one task.
 pub struct TaskContext {
     info: TaskInfo,
     host: Arc<dyn TaskHost>,
@@ -149,7 +149,7 @@ impl TaskContext {
         self.info.deadline
     }
 
-    /// Correlation, user and trace of whoever gave the task.
+    /// Correlation, user and trace of the caller that assigned the task.
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         &self.info.metadata
@@ -176,12 +176,12 @@ impl TaskContext {
         }
     }
 
-    /// Says that the work goes on, and how far it is. Cheap; call it as often as you like, the
+    /// Reports progress. Cheap; call it as often as you like, the
     /// latest is sent now and then.
     ///
     /// # Errors
     ///
-    /// [`EventError::InvalidData`] if `progress` can't be JSON.
+    /// [`EventError::InvalidData`] if `progress` cannot be serialised to JSON.
     pub fn heartbeat<T: Serialize + ?Sized>(&self, progress: &T) -> Result<(), EventError> {
         self.host.heartbeat(Payload::encode(progress)?);
         Ok(())

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 /// all of them.
 #[derive(Clone, Debug)]
 pub struct TaskError {
-    /// What went wrong, as the journal keeps it.
+    /// The failure, as recorded in the journal.
     pub failure: Failure,
     /// Whether trying again may help.
     pub retryable: bool,
@@ -25,7 +25,7 @@ impl TaskError {
         Self { failure, retryable: true }
     }
 
-    /// A failure that trying again can't mend.
+    /// A permanent failure.
     #[must_use]
     pub fn terminal(failure: Failure) -> Self {
         Self { failure, retryable: false }

@@ -37,9 +37,9 @@ use crate::event::Payload;
 
 /// Does tasks of one kind.
 pub trait Agent: Send + Sync + 'static {
-    /// What a task gives it. What does not fit never reaches the code.
+    /// The parameters of a task. Those that do not match never reach the code.
     type Parameters: DeserializeOwned + JsonSchema + Send;
-    /// What it answers.
+    /// The result of a task.
     type Output: Serialize + JsonSchema + Send;
 
     /// Does one task.

@@ -51,7 +51,7 @@ pub struct TaskAssigned {
     /// The one agent that is to do it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
-    /// What to do.
+    /// The parameters.
     pub parameters: Payload,
     /// Number of this attempt, from 1.
     pub attempt: u32,
@@ -75,7 +75,7 @@ pub struct TaskCompleted {
     pub task_id: TaskId,
     /// Always success.
     pub result: TaskResult,
-    /// What the agent answered.
+    /// The answer of the agent.
     pub output: Payload,
 }
 
@@ -95,7 +95,7 @@ pub struct TaskFailed {
     pub task_id: TaskId,
     /// The attempt that failed, from 1.
     pub attempt: u32,
-    /// What went wrong.
+    /// The failure.
     pub failure: Failure,
     /// Whether trying again may help.
     pub retryable: bool,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// 255 bytes of an AMQP queue name.
 const MAX_BYTES: usize = 200;
 
-/// A name that is no group's or mailbox's.
+/// An invalid name of a group or mailbox.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a group or mailbox has 1 to 200 bytes of [A-Za-z0-9._-], not {text:?}")]
 pub struct InvalidName {

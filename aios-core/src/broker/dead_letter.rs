@@ -52,7 +52,7 @@ pub trait DeadLetters: Send + Sync {
     ///
     /// # Errors
     ///
-    /// What the broker reports.
+    /// Errors reported by the broker.
     async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, BrokerError>;
 
     /// Sends dead letters back to where they came from, with a fresh count of attempts, and says
@@ -60,14 +60,14 @@ pub trait DeadLetters: Send + Sync {
     ///
     /// # Errors
     ///
-    /// What the broker reports; letters that were not sent back stay.
+    /// Errors reported by the broker; letters that were not sent back stay.
     async fn redrive(&self, selection: Selection) -> Result<usize, BrokerError>;
 
-    /// Deletes dead letters for ever, and says how many.
+    /// Deletes dead letters, and returns how many.
     ///
     /// # Errors
     ///
-    /// What the broker reports; letters that were not deleted stay.
+    /// Errors reported by the broker; letters that were not deleted stay.
     async fn purge(&self, selection: Selection) -> Result<usize, BrokerError>;
 
     /// How many events of the group or mailbox wait to be delivered. Those that were delivered and

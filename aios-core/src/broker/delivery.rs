@@ -11,7 +11,7 @@ use futures_core::Stream;
 use super::BrokerError;
 use crate::event::Event;
 
-/// What becomes of a delivery.
+/// How a delivery is settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
     /// It is done.
@@ -21,7 +21,7 @@ pub enum Settlement {
     Retry {
         /// Delay, overriding the policy's.
         after: Option<Duration>,
-        /// What failed, kept for the dead letter.
+        /// The reason, kept for the dead letter.
         reason: String,
     },
     /// It can never succeed: give it up now.
@@ -140,7 +140,7 @@ impl fmt::Debug for Delivery {
 /// back to the group.
 ///
 /// It ends (`None`) when the broker is closed. An error is the last item: the subscription can't go
-/// on. A lost connection is neither; the adapter reconnects and the stream goes on.
+/// on. A lost connection is neither; the adapter reconnects and the stream continues.
 #[must_use = "dropping deliveries ends the subscription"]
 pub struct Deliveries(Pin<Box<dyn Stream<Item = Result<Delivery, BrokerError>> + Send>>);
 

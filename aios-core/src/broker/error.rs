@@ -3,12 +3,12 @@ use std::time::Duration;
 use super::{Address, InvalidName};
 use crate::Cause;
 
-/// What a broker could not do.
+/// Errors returned by a broker.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
     /// No group and no mailbox takes events of this type.
-    #[error("nobody listens for {event_type}")]
+    #[error("no consumer listens for {event_type}")]
     Unroutable {
         /// Type of the event.
         event_type: String,
@@ -16,7 +16,7 @@ pub enum BrokerError {
     /// The broker refused the event, for example because a queue is full.
     #[error("the broker refused the event: {reason}")]
     Rejected {
-        /// What the broker said.
+        /// The message of the broker.
         reason: String,
     },
     /// The connection was lost before the broker confirmed: it may or may not have the event.
@@ -25,7 +25,7 @@ pub enum BrokerError {
     /// The broker did not answer in time.
     #[error("the broker did not {operation} within {after:?}")]
     Timeout {
-        /// What was waited for.
+        /// The operation that was waited for.
         operation: &'static str,
         /// How long.
         after: Duration,
@@ -41,7 +41,7 @@ pub enum BrokerError {
     /// The broker takes no events for now, to protect its memory or disk.
     #[error("the broker is blocked: {reason}")]
     Blocked {
-        /// What the broker said.
+        /// The message of the broker.
         reason: String,
     },
     /// The broker was closed by this process.
@@ -64,10 +64,10 @@ pub enum BrokerError {
     /// A group or mailbox can't have this name.
     #[error(transparent)]
     InvalidName(#[from] InvalidName),
-    /// A subscription or an option makes no sense.
+    /// A subscription or an option is invalid.
     #[error("invalid broker configuration: {reason}")]
     InvalidConfiguration {
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// Anything else the driver reports.
@@ -75,11 +75,11 @@ pub enum BrokerError {
     Backend {
         /// Which adapter.
         backend: &'static str,
-        /// What it was doing.
+        /// The operation.
         operation: &'static str,
         /// Whether the same call may succeed later.
         retryable: bool,
-        /// What the driver said.
+        /// The error of the driver.
         source: Cause,
     },
 }

@@ -19,21 +19,21 @@ pub enum Health {
     Reconnecting {
         /// Since when.
         since: Timestamp,
-        /// What broke it.
+        /// The cause.
         cause: Arc<str>,
     },
-    /// The broker takes no events, to protect its memory or disk; consuming goes on.
+    /// The broker takes no events, to protect its memory or disk; consuming continues.
     Blocked {
         /// Since when.
         since: Timestamp,
-        /// What the broker said.
+        /// The message of the broker.
         reason: Arc<str>,
     },
     /// Closed by this process.
     Closed,
 }
 
-/// Watches a broker's state: a stream that begins with the state now and goes on with each change.
+/// Watches a broker's state: a stream that begins with the current state and continues with each change.
 /// A slow watcher skips to the latest state.
 #[must_use = "a watch does nothing unless it is read"]
 pub struct HealthWatch(Pin<Box<dyn Stream<Item = Health> + Send>>);

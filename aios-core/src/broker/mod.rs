@@ -32,9 +32,9 @@ use crate::event::Event;
 pub struct Publish {
     /// The event; its type is the routing key.
     pub event: Event,
-    /// A mailbox that gets it too, besides every group whose pattern matches.
+    /// A mailbox that gets it too, in addition to every group whose pattern matches.
     pub to: Option<Mailbox>,
-    /// Whether nobody listening is an error, [`BrokerError::Unroutable`]. If a mailbox is named, it is
+    /// Whether it is an error, [`BrokerError::Unroutable`], if no consumer listens. If a mailbox is named, it is
     /// the one that has to be there, whichever groups there are; they may have got the event all the
     /// same.
     pub require_route: bool,

@@ -1,27 +1,27 @@
 use super::{Address, BrokerError, Group, Mailbox};
 use crate::{event::Pattern, retry::RetryPolicy};
 
-/// What becomes of an event whose last attempt failed.
+/// How an event is treated whose last attempt failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Poison {
     /// It is kept among the dead letters.
     #[default]
     DeadLetter,
-    /// It is dropped. For events that nobody will miss.
+    /// It is dropped. For events that may be lost.
     Discard,
 }
 
 /// How long a group or mailbox lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lifetime {
-    /// It stays, and events wait in it while nobody consumes.
+    /// It stays, and events wait in it while there is no consumer.
     #[default]
     Durable,
     /// It goes with its last subscription, and what it holds goes too.
     Temporary,
 }
 
-/// What to consume, and how.
+/// A description of what to consume, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subscription {
     /// The group or mailbox.
@@ -32,7 +32,7 @@ pub struct Subscription {
     pub prefetch: u16,
     /// When a failed delivery comes again.
     pub retry: RetryPolicy,
-    /// What becomes of an event whose last attempt failed.
+    /// How an event is treated whose last attempt failed.
     pub poison: Poison,
     /// How long the group or mailbox lives.
     pub lifetime: Lifetime,

@@ -10,7 +10,7 @@ use std::{
 use super::Clock;
 use crate::{BoxFuture, event::Timestamp};
 
-/// A clock that stands still until a test moves it.
+/// A clock that is stopped until a test advances it.
 ///
 /// Clones share the time.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ impl VirtualClock {
         due.into_values().for_each(Waker::wake);
     }
 
-    /// Moves the time to the earliest deadline anybody sleeps for; `false` if nobody sleeps.
+    /// Advances the time to the earliest deadline of all sleepers; `false` if there are none.
     pub fn advance_to_next(&self) -> bool {
         let (now, next) = {
             let state = self.state();

@@ -7,13 +7,13 @@ pub enum EventError {
     /// The text is not an event envelope.
     #[error("the event envelope is malformed")]
     Malformed {
-        /// What is wrong, and where.
+        /// A description of the fault and its place.
         source: Arc<serde_json::Error>,
     },
     /// The data can't be written as JSON, or read as the type asked for.
     #[error("the event's data does not fit the type")]
     InvalidData {
-        /// What is wrong, and where.
+        /// A description of the fault and its place.
         source: Arc<serde_json::Error>,
     },
     /// An id is empty or longer than 255 bytes.
@@ -61,7 +61,7 @@ pub enum EventError {
     /// A CloudEvent lacks what an envelope needs.
     #[error("the CloudEvent can't become an event: {reason}")]
     InvalidCloudEvent {
-        /// What is missing or unsupported.
+        /// The missing or unsupported attribute.
         reason: String,
     },
 }

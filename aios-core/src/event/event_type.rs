@@ -7,7 +7,7 @@ use super::{EventError, MAX_NAME_BYTES, error::excerpt};
 /// Domains of the events that only aios itself writes.
 const RESERVED: [&str; 3] = ["workflows", "agents", "system"];
 
-/// What kind of fact an event is: `domain.entity.action`.
+/// The type of an event: `domain.entity.action`.
 ///
 /// Three segments of `[a-z][a-z0-9_]*`, at most 255 bytes. Cloning shares the text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -53,7 +53,7 @@ impl EventId {
         }
     }
 
-    /// The text of an id that is no UUID in its canonical form; a store keeps it beside the key.
+    /// The text of an id that is not a UUID in its canonical form; a store keeps it beside the key.
     #[must_use]
     pub fn foreign(&self) -> Option<&str> {
         match &self.0 {

@@ -40,12 +40,12 @@ pub const MAX_NAME_BYTES: usize = 255;
 pub struct Event {
     /// Unique name of this event.
     pub id: EventId,
-    /// What kind of fact this is; also the routing key.
+    /// The type of the fact; also the routing key.
     #[serde(rename = "type")]
     pub event_type: EventType,
     /// When it happened.
     pub timestamp: Timestamp,
-    /// Who says so: the name of a service or agent, 1 to 255 bytes.
+    /// The service or agent that reports the fact, 1 to 255 bytes.
     #[serde(deserialize_with = "source")]
     pub source: Arc<str>,
     /// The facts themselves; decode with [`Event::data`].

@@ -127,7 +127,7 @@ mod tests {
         }
     }
 
-    /// What the words of a pattern mean, said as simply as can be.
+    /// The simplest implementation of the meaning of a pattern.
     fn means(pattern: &[&str], text: &[&str]) -> bool {
         match (pattern, text) {
             ([], text) => text.is_empty(),

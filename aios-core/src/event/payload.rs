@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::EventError;
 
-/// JSON text that was checked once and is shared, not copied, until somebody decodes it.
+/// JSON text that was checked once and is shared, not copied, until it is decoded.
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Payload(Arc<RawValue>);
@@ -21,7 +21,7 @@ impl Payload {
     ///
     /// # Errors
     ///
-    /// [`EventError::InvalidData`] if `value` can't be JSON, for example a map with keys that are
+    /// [`EventError::InvalidData`] if `value` cannot be serialised to JSON, for example a map with keys that are
     /// no strings.
     pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, EventError> {
         let text = serde_json::value::to_raw_value(value).map_err(EventError::invalid_data)?;

@@ -1,7 +1,7 @@
 use super::{Cell, Column, Table};
 use crate::store::{AgentFilter, PageRequest, RunFilter, TaskFilter};
 
-/// What a row must fulfil.
+/// A predicate on rows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
     /// Its id, given as text, is this one.

@@ -1,4 +1,4 @@
-//! What the projection reads of an event's data; the rest is of no interest to it.
+//! The fields of event data that the projection reads; other fields are ignored.
 
 use serde::Deserialize;
 

@@ -38,13 +38,13 @@ pub struct Change {
     pub at: Timestamp,
     /// Whether it creates the row, changes it, or both.
     pub effect: Effect,
-    /// What a row that is there must hold to be changed.
+    /// The predicate that an existing row must match to be changed.
     pub only: Vec<(&'static str, Cell)>,
-    /// What to set; columns that are not named keep what they have.
+    /// The columns to set; others keep their values.
     pub cells: Vec<(&'static str, Cell)>,
 }
 
-/// What a [`Change`] does, depending on whether its row is there.
+/// The effect of a [`Change`], depending on whether its row exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Creates the row; one that is there stays as it is.

@@ -19,11 +19,11 @@ pub struct Row {
     pub updated_at: Timestamp,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
-    /// What stands in the columns that were read, in the order of [`Query::columns`].
+    /// The values of the columns that were read, in the order of [`Query::columns`].
     pub cells: Vec<Cell>,
 }
 
-/// What a row becomes. Turning fails with the name of the column that makes no sense.
+/// A typed row. Conversion fails with the name of the invalid column.
 pub trait Record: Sized {
     /// Table of these records.
     const TABLE: Table;

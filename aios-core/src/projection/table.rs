@@ -13,17 +13,17 @@ pub enum Table {
     WorkflowRuns,
 }
 
-/// A column besides `id` (the UUID key), `external_id` (the id's text where it is no UUID),
+/// A column other than `id` (the UUID key), `external_id` (the id's text where it is not a UUID),
 /// `created_at`, `updated_at` and `deleted_at`, which every table has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
     /// Its name.
     pub name: &'static str,
-    /// What it holds.
+    /// The kind of its values.
     pub kind: Kind,
 }
 
-/// What a column holds.
+/// The kind of the values of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Text.
@@ -50,7 +50,7 @@ pub enum Cell {
     Timestamp(Timestamp),
     /// JSON.
     Json(Payload),
-    /// What an adapter found in a column that can't hold it.
+    /// An invalid value in a column.
     Unreadable,
 }
 

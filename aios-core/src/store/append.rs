@@ -3,7 +3,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use super::{Epoch, Shard, StoreError};
 use crate::event::{Event, MAX_NAME_BYTES};
 
-/// What the journals of runs begin with.
+/// The prefix of the streams of runs.
 const RUNS: &str = "runs/";
 
 /// Name of a stream: the events of one thing. 1 to 255 bytes.
@@ -63,7 +63,7 @@ impl fmt::Display for StreamId {
     }
 }
 
-/// What the writer believes about a stream.
+/// The version that a stream is expected to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// Nothing.
@@ -74,7 +74,7 @@ pub enum Expected {
     Exact(u64),
 }
 
-/// Proof that the writer owns a shard: the append is refused once somebody else took the shard.
+/// Proof that the writer owns a shard: the append is refused once another owner took the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Fence {
     /// The shard.
@@ -88,9 +88,9 @@ pub struct Fence {
 pub struct Append {
     /// Where to.
     pub stream: StreamId,
-    /// What the writer believes about the stream.
+    /// The version that the stream is expected to have.
     pub expected: Expected,
-    /// What to append, at least one event.
+    /// The events to append, at least one.
     pub events: Vec<Event>,
     /// Proof that the writer may.
     pub fence: Option<Fence>,

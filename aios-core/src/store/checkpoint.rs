@@ -9,7 +9,7 @@ pub trait Checkpoints: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn load_checkpoint(&self, reader: &str) -> Result<u64, StoreError>;
 
     /// Saves that `reader` is done with everything up to `position`. Never moves back: a lower
@@ -17,6 +17,6 @@ pub trait Checkpoints: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError>;
 }

@@ -1,7 +1,7 @@
 use super::{Epoch, Shard, StreamId};
 use crate::{Cause, event::EventId};
 
-/// What a store could not do.
+/// Errors returned by a store.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -81,17 +81,17 @@ pub enum StoreError {
     NewerSchema {
         /// Which database.
         database: String,
-        /// What it has.
+        /// The version of the database.
         found: u32,
-        /// What this program knows.
+        /// The latest version that this program knows.
         known: u32,
     },
-    /// What is stored can't be read.
+    /// Stored data cannot be read.
     #[error("{database} is corrupt: {reason}")]
     Corrupt {
         /// Which database.
         database: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// There is no room left to write.
@@ -103,7 +103,7 @@ pub enum StoreError {
     /// The backend did not answer in time.
     #[error("the store did not {operation} within {after:?}")]
     Timeout {
-        /// What was waited for.
+        /// The operation that was waited for.
         operation: &'static str,
         /// How long.
         after: std::time::Duration,
@@ -111,10 +111,10 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
-    /// An option or URL makes no sense.
+    /// An option or URL is invalid.
     #[error("invalid store configuration: {reason}")]
     InvalidConfiguration {
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// Anything else the driver reports.
@@ -122,11 +122,11 @@ pub enum StoreError {
     Backend {
         /// Which adapter.
         backend: &'static str,
-        /// What it was doing.
+        /// The operation.
         operation: &'static str,
         /// Whether the same call may succeed later.
         retryable: bool,
-        /// What the driver said.
+        /// The error of the driver.
         source: Cause,
     },
 }

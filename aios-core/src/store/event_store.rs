@@ -14,7 +14,7 @@ pub const MAX_PAGE: usize = 10_000;
 ///
 /// - Each [`Append`] is atomic, and durable when it is answered with `Ok`.
 /// - Appends that are called at the same time share commits; one that fails does not touch another.
-/// - Positions are dense and in commit order: whoever has read up to a position has missed nothing.
+/// - Positions are dense and in commit order: a reader that has read up to a position has missed nothing.
 /// - Read models change in the same transaction as the log.
 #[async_trait]
 pub trait EventStore: Debug + Send + Sync + 'static {
@@ -39,7 +39,7 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn read_stream(
         &self,
         stream: &StreamId,
@@ -49,11 +49,11 @@ pub trait EventStore: Debug + Send + Sync + 'static {
 
     /// The first events of several streams, at most `limit` of each, in the order of `streams`: what
     /// [`read_stream`](Self::read_stream) returns for each of them. A store may read them all at
-    /// once, so there are to be few, and few events of each.
+    /// once, so pass few streams, and read few events of each.
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn read_streams(
         &self,
         streams: &[StreamId],
@@ -70,17 +70,17 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError>;
 
     /// The events of the log with a position above `after` and up to `up_to`, in order, without
     /// those whose type one of the patterns matches: for who looks for a few events among many. A
-    /// store need not load what is left out. All of the range is returned at once, so it is to be a
-    /// short one.
+    /// store need not load what is left out. All of the range is returned at once, so keep it
+    /// short.
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn read_log_except(
         &self,
         after: u64,
@@ -106,7 +106,7 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn head(&self) -> Result<u64, StoreError>;
 
     /// Waits until the log has an event with a position above `after`, and returns the position of
@@ -115,7 +115,7 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     ///
     /// # Cancel safety
     ///
@@ -140,7 +140,7 @@ pub trait EventStoreExt: EventStore {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     ///
     /// # Cancel safety
     ///
@@ -149,7 +149,7 @@ pub trait EventStoreExt: EventStore {
         id::identify(self).await
     }
 
-    /// Reads the log from after a position, page by page, and goes on with what is appended.
+    /// Reads the log from after a position, page by page, and continues with new events.
     fn subscribe(self: Arc<Self>, after: u64) -> LogSubscription<Self> {
         LogSubscription::new(self, after)
     }

@@ -24,13 +24,13 @@ const FIRST_PROJECTION: u16 = 4096;
 pub struct Shard(pub u16);
 
 impl Shard {
-    /// Not a share of the runs: whoever owns it relays the log to the broker.
+    /// Not a share of the runs: its owner relays the log to the broker.
     pub const RELAY: Self = Self(u16::MAX);
 
     /// Most engines that can be alive at the same time.
     pub const SLOTS: u16 = 1024;
 
-    /// Not a share of the runs: whoever owns it is the engine of this number, from 0 to
+    /// Not a share of the runs: its owner is the engine of this number, from 0 to
     /// [`SLOTS`](Self::SLOTS) - 1. Each engine that is alive owns one.
     #[must_use]
     pub const fn slot(number: u16) -> Self {
@@ -43,7 +43,7 @@ impl Shard {
         self.0.checked_sub(FIRST_SLOT).filter(|number| *number < Self::SLOTS)
     }
 
-    /// Not a share of the runs: whoever owns it advances the runs that were moved to the engine of this
+    /// Not a share of the runs: its owner advances the runs that were moved to the engine of this
     /// number, because the owners of their shards have no code for them.
     #[must_use]
     pub const fn guests(number: u16) -> Self {
@@ -56,7 +56,7 @@ impl Shard {
         self.0.checked_sub(FIRST_GUESTS).filter(|number| *number < Self::SLOTS)
     }
 
-    /// Not a share of the runs: whoever owns it runs the projection of this number. `None` if the number
+    /// Not a share of the runs: its owner runs the projection of this number. `None` if the number
     /// is too large.
     #[must_use]
     pub fn projection(number: u64) -> Option<Self> {
@@ -150,7 +150,7 @@ pub trait Leases: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports. A shard that somebody else holds is no error; it is left out.
+    /// Errors reported by the backend. A shard with another owner is not an error; it is left out.
     async fn acquire(
         &self,
         shards: &[Shard],
@@ -163,36 +163,36 @@ pub trait Leases: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn renew(
         &self,
         leases: &[Lease],
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError>;
 
-    /// Gives leases up at once; those that somebody else took by now are left alone.
+    /// Gives leases up at once; those that another owner took by now are left alone.
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn release(&self, leases: &[Lease]) -> Result<(), StoreError>;
 
     /// Every lease that has not expired.
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn leases(&self) -> Result<Vec<Lease>, StoreError>;
 
     /// Waits until leases were released more often than `seen` says, and returns how often that was,
     /// to be passed to the next call. The count begins at 0 with each handle. Releases of this process
-    /// wake it at once; those of others by a hint, which may be lost: whoever needs to know for sure
+    /// wake it at once; those of others by a hint, which may be lost: a caller that needs to know for sure
     /// asks for [`leases`](Self::leases) from time to time. A store that gives no hints never returns,
     /// as this does unless it is overridden.
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     ///
     /// # Cancel safety
     ///

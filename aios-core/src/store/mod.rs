@@ -8,7 +8,7 @@
 //! A store may lack what only saves time: the methods of the ports that have a body, whose bodies are
 //! correct and slower, and what a method that returns an `Option` leads to. Whatever is added to a port is
 //! added in this way, so that a store, or a wrapper around one, that was written before compiles and works
-//! as it did. A wrapper that is to be as fast as what it wraps forwards every method; the lint
+//! as it did. A wrapper that has to be as fast as the wrapped store forwards every method; the lint
 //! `clippy::missing_trait_methods` names those that it lacks.
 
 mod append;

@@ -40,7 +40,7 @@ macro_rules! status {
 status! {
     /// Where a run stands.
     RunStatus {
-        /// It goes on, or waits for a task, a timer or a signal.
+        /// It progresses, or waits for a task, a timer or a signal.
         Running = "running",
         /// It was told to pause.
         Paused = "paused",
@@ -105,7 +105,7 @@ pub struct AgentRecord {
     pub agent_type: String,
     /// Its name.
     pub name: String,
-    /// What its factory was given, as it was written.
+    /// The configuration of its factory, as it was written.
     pub config: Payload,
     /// Where it stands.
     pub status: AgentStatus,
@@ -135,7 +135,7 @@ pub struct TaskRecord {
     pub status: TaskStatus,
     /// Number of the latest attempt, from 1.
     pub attempt: u32,
-    /// What went wrong last.
+    /// The latest failure.
     pub failure: Option<Failure>,
     /// When it was given first.
     pub created_at: Timestamp,
@@ -181,12 +181,12 @@ pub struct RunRecord {
     pub parent_run_id: Option<String>,
     /// Its result, once completed, as it was written.
     pub result: Option<Payload>,
-    /// What went wrong, once failed, cancelled or blocked.
+    /// The failure, once failed, cancelled or blocked.
     pub failure: Option<Failure>,
-    /// What the workflow says it is doing.
+    /// The status text that the workflow set.
     pub status_text: Option<String>,
-    /// What the run waits for although nobody does it, such as a task that no agent begins, if that
-    /// is known. It is not part of the row: whoever reads the status of one run finds it among the
+    /// Something the run waits for that does not progress, such as a task that no agent begins, if that
+    /// is known. It is not part of the row: the status of a single run finds it among the
     /// run's tasks.
     pub waits_for: Option<String>,
     /// How far the workflow says it is, as it was written.
@@ -322,7 +322,7 @@ pub trait ReadModels: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn agents(
         &self,
         filter: &AgentFilter,
@@ -333,7 +333,7 @@ pub trait ReadModels: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn tasks(
         &self,
         filter: &TaskFilter,
@@ -344,14 +344,14 @@ pub trait ReadModels: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn workflows(&self, page: &PageRequest) -> Result<Page<WorkflowRecord>, StoreError>;
 
     /// A page of runs.
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn runs(
         &self,
         filter: &RunFilter,
@@ -362,7 +362,7 @@ pub trait ReadModels: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn run_summaries(
         &self,
         filter: &RunFilter,
@@ -375,11 +375,11 @@ pub trait ReadModels: Send + Sync + 'static {
     /// Notes outside the log that agents are there at this moment, and returns those of which nothing
     /// was noted, because they are not known to run: for these, an event has to say so.
     ///
-    /// Without an implementation nothing is noted, so that every sign of life is an event.
+    /// Without an implementation nothing is noted, so that every heartbeat is an event.
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn touch_agents(
         &self,
         agent_ids: &[String],
@@ -388,15 +388,15 @@ pub trait ReadModels: Send + Sync + 'static {
         Ok(agent_ids.to_vec())
     }
 
-    /// Empties all tables and derives them from the log anew. Appends wait meanwhile.
+    /// Empties all tables and rebuilds them from the log. Appends wait in the meantime.
     ///
     /// # Errors
     ///
-    /// What the backend reports; the tables are then as they were.
+    /// Errors reported by the backend; the tables are then as they were.
     async fn rebuild(&self) -> Result<(), StoreError>;
 
     /// The notes of waiting runs, if the store takes any. Without them, as unless this is overridden,
-    /// whoever takes a shard reads all of its runs that have not ended.
+    /// the new owner of a shard reads all of its runs that have not ended.
     ///
     /// A wrapper returns those of the store that it wraps, or itself if it wraps them too.
     fn waits(&self) -> Option<&dyn Waits> {

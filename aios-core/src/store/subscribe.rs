@@ -23,7 +23,7 @@ impl<S: EventStore + ?Sized> LogSubscription<S> {
     ///
     /// # Errors
     ///
-    /// What the store reports. The next call tries again from the same place.
+    /// Errors reported by the store. The next call tries again from the same place.
     ///
     /// # Cancel safety
     ///

@@ -18,7 +18,7 @@ pub struct Wait {
     pub wake_at: Option<Timestamp>,
 }
 
-/// A run that is to be woken at a moment.
+/// A run that has to be woken at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DueRun {
     /// When.
@@ -36,7 +36,7 @@ pub enum Unsettled {
     Outdated,
 }
 
-/// Notes of runs that wait, so that whoever takes a shard need not read their journals. A store that
+/// Notes of runs that wait, so that a new owner of a shard need not read their journals. A store that
 /// takes them says so with [`ReadModels::waits`](super::ReadModels::waits).
 ///
 /// A note is no fact of the log: losing one is safe, and costs its run's new owner a look at the
@@ -49,14 +49,14 @@ pub trait Waits: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports; then any of them may be noted.
+    /// Errors reported by the backend; then any of them may be noted.
     async fn note_waits(&self, waits: &[Wait]) -> Result<(), StoreError>;
 
     /// Forgets what is noted of runs, where the fence still proves that the writer owns them.
     ///
     /// # Errors
     ///
-    /// What the backend reports; then any of them may be forgotten.
+    /// Errors reported by the backend; then any of them may be forgotten.
     async fn forget_waits(&self, runs: &[(Arc<str>, Fence)]) -> Result<(), StoreError>;
 
     /// The runs of shards that are noted to be woken up to a moment, the earliest first and those of
@@ -66,7 +66,7 @@ pub trait Waits: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn due_runs(
         &self,
         shards: &[Shard],
@@ -80,7 +80,7 @@ pub trait Waits: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the backend reports.
+    /// Errors reported by the backend.
     async fn unsettled_runs(
         &self,
         shards: &[Shard],

@@ -44,7 +44,7 @@ pub async fn should_publish_while_it_drains(scene: Scene<'_>) {
     assert_eq!(scene.subscribe_on(&other, scene.all("g")).await.numbers(1).await, [2]);
 }
 
-/// What is in hand at the deadline goes to others.
+/// Deliveries that are unsettled at the deadline go to others.
 pub async fn should_give_up_waiting_at_the_deadline(scene: Scene<'_>) {
     let mut reader = scene.subscribe(scene.all("g")).await;
     scene.publish([1]).await;
@@ -68,7 +68,7 @@ pub async fn should_end_subscriptions(scene: Scene<'_>) {
     assert!(ended.is_none());
 }
 
-/// A closed connection says so; others go on.
+/// A closed connection reports it; others continue.
 pub async fn should_refuse_work_after_close(scene: Scene<'_>) {
     let other = scene.connect().await;
     let mut reader = scene.subscribe_on(&other, scene.all("g")).await;

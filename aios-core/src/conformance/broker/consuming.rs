@@ -1,4 +1,4 @@
-//! What a subscription promises.
+//! The guarantees of a subscription.
 
 use futures_util::FutureExt;
 
@@ -49,7 +49,7 @@ pub async fn should_give_back_a_dropped_delivery(scene: Scene<'_>) {
     reader.none().await;
 }
 
-/// What handlers of a connection had that is gone, as after a crash, goes to others, and is no attempt.
+/// Unsettled deliveries of a lost connection go to others, and do not count as an attempt.
 pub async fn should_give_back_what_a_lost_connection_had(scene: Scene<'_>) {
     let other = scene.connect().await;
     let mut lost = scene.subscribe_on(&other, scene.all("g").with_prefetch(3)).await;
@@ -125,7 +125,7 @@ pub async fn should_not_let_a_slow_consumer_hurt_others(scene: Scene<'_>) {
     assert_eq!(slow.numbers(500).await, Vec::from_iter(1..=500));
 }
 
-/// What could never deliver is refused at once.
+/// A subscription that could never deliver is refused at once.
 pub async fn should_refuse_a_subscription_that_makes_no_sense(scene: Scene<'_>) {
     let unbound = Subscription::group(scene.group("g"), []);
     for subscription in [scene.all("g").with_prefetch(0), unbound] {

@@ -36,7 +36,7 @@ pub async fn should_bury_an_event_that_was_given_up(scene: Scene<'_>) {
     reader.none().await;
 }
 
-/// Poison that nobody will miss leaves no trace.
+/// Poison that may be discarded leaves no trace.
 pub async fn should_discard_poison_where_asked(scene: Scene<'_>) {
     let policy = RetryPolicy::never();
     let subscription = scene.all("g").with_retry(policy).with_poison(Poison::Discard);
@@ -70,7 +70,7 @@ pub async fn should_redrive_all_with_a_fresh_count(scene: Scene<'_>) {
     other.none().await;
 }
 
-/// What waits counts, and neither what was delivered nor what was given up.
+/// Waiting events are counted, neither delivered nor dead ones.
 pub async fn should_count_what_waits_to_be_delivered(scene: Scene<'_>) {
     let mut reader = scene.subscribe(scene.all("g").with_prefetch(1)).await;
     scene.publish([1, 2, 3]).await;
@@ -101,7 +101,7 @@ pub async fn should_redrive_by_id(scene: Scene<'_>) {
     assert_eq!(sorted(numbers(&letters(&scene, "g", 2).await)), [1, 3]);
 }
 
-/// Purging deletes what is named, for ever.
+/// Purging deletes the selected dead letters for good.
 pub async fn should_purge(scene: Scene<'_>) {
     let mut reader = scene.subscribe(scene.all("g")).await;
     let events = scene.events(1..=3);

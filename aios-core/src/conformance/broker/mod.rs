@@ -38,7 +38,7 @@ use async_trait::async_trait;
 pub use self::scene::{Reader, Scene};
 use crate::broker::{Broker, BrokerError};
 
-/// What the suite needs to know about an adapter, and cannot do by itself.
+/// Everything that the suite needs from an adapter.
 #[async_trait]
 pub trait BrokerFixture: Send + Sync {
     /// Whether the broker's server is there; if not, cases are skipped, and the fixture has said so.
@@ -48,7 +48,7 @@ pub trait BrokerFixture: Send + Sync {
     ///
     /// # Errors
     ///
-    /// What the adapter reports; the case fails.
+    /// Errors reported by the adapter; the case fails.
     async fn connect(&self) -> Result<Arc<dyn Broker>, BrokerError>;
 
     /// Lets time pass on the clock that the broker's delays follow: moves a virtual one, waits for
@@ -68,11 +68,11 @@ pub trait BrokerFixture: Send + Sync {
     /// Size of an event's data, in bytes, that the broker must refuse.
     fn too_many_bytes(&self) -> usize;
 
-    /// What the adapter cannot do. Cases about it are skipped, and say so.
+    /// The capabilities that the adapter lacks. Cases about it are skipped, and say so.
     fn lacks(&self) -> &[Capability];
 }
 
-/// What an adapter may be unable to do.
+/// A capability that an adapter may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Capability {
@@ -96,7 +96,7 @@ pub async fn run<F: BrokerFixture>(fixture: F, case: impl AsyncFnOnce(Scene<'_>)
 }
 
 /// Makes one `#[tokio::test]` of each case, for the [`BrokerFixture`] that an expression makes;
-/// it is evaluated anew for each case, inside an async function, so it may await.
+/// it is evaluated again for each case, inside an async function, so it may await.
 ///
 /// Needs `tokio` with the features `macros` and `rt` among the caller's dev-dependencies.
 #[macro_export]

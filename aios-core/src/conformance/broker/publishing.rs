@@ -1,4 +1,4 @@
-//! What publishing promises.
+//! The guarantees of publishing.
 
 use futures_util::future::join_all;
 
@@ -23,7 +23,7 @@ pub async fn should_refuse_an_event_that_is_too_large(scene: Scene<'_>) {
     assert_eq!(reader.numbers(2).await, [2, 3]);
 }
 
-/// What a sender puts into metadata is part of the event's size.
+/// The metadata that a sender adds is part of the size of the event.
 pub async fn should_count_metadata_as_size(scene: Scene<'_>) {
     if scene.lacks(Capability::SizeLimit) {
         return;

@@ -53,7 +53,7 @@ pub async fn should_wait_longer_each_time(scene: Scene<'_>) {
     scene.within("acknowledge", third.ack()).await.unwrap();
 }
 
-/// An event that waits for its next attempt stands in nobody's way, however long that is.
+/// An event that waits for its next attempt does not hold up others, however long that is.
 pub async fn should_not_hold_back_others_while_one_is_delayed(scene: Scene<'_>) {
     let policy = RetryPolicy::fixed(5, scene.delay());
     let subscription = scene.all("g").with_retry(policy).with_prefetch(1);

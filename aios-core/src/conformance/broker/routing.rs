@@ -1,4 +1,4 @@
-//! Who gets an event.
+//! The receivers of an event.
 
 use super::{Capability, Scene};
 use crate::broker::{Publish, Subscription};
@@ -60,7 +60,7 @@ pub async fn should_add_patterns_to_a_group(scene: Scene<'_>) {
     assert_eq!(first.numbers(2).await, [2, 3]);
 }
 
-/// A group keeps events until somebody consumes.
+/// A group keeps events until a consumer subscribes.
 pub async fn should_keep_events_while_nobody_consumes(scene: Scene<'_>) {
     scene.declare(scene.all("g")).await;
     scene.publish(1..=100).await;
@@ -75,9 +75,9 @@ pub async fn should_report_an_unroutable_event(scene: Scene<'_>) {
     }
     let event = scene.event("thing.happened", 1);
     let event_type = event.event_type.to_string();
-    let nobody = scene.mailbox("nobody");
+    let missing = scene.mailbox("missing");
     let required = Publish::new(event.clone()).with_required_route();
-    let batch = vec![required.clone(), required.with_mailbox(nobody), Publish::new(event)];
+    let batch = vec![required.clone(), required.with_mailbox(missing), Publish::new(event)];
     let answers = scene.try_publish(batch).await;
     for answer in &answers[..2] {
         let error = answer.as_ref().unwrap_err();

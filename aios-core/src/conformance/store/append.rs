@@ -136,7 +136,7 @@ pub async fn should_let_one_of_many_rivals_win(scene: Scene<'_>) {
     }
 }
 
-/// Appends that are dropped half-way are stored or not; the store goes on either way.
+/// Appends that are dropped half-way are stored or not; the store continues either way.
 pub async fn should_stay_usable_after_a_cancelled_append(scene: Scene<'_>) {
     let mut cancelled = Vec::new();
     for number in 0..100 {

@@ -2,12 +2,12 @@
 
 use super::scene::Scene;
 
-/// Who never saved begins at the start.
+/// A reader that never saved begins at the start.
 pub async fn should_begin_without_a_checkpoint(scene: Scene<'_>) {
     assert_eq!(scene.store.load_checkpoint("reader").await.unwrap(), 0);
 }
 
-/// What was saved last is where to go on.
+/// A reader continues from the position that was saved last.
 pub async fn should_resume_from_the_saved_checkpoint(scene: Scene<'_>) {
     for position in [1, 7, 1_000_000_000_000] {
         scene.store.save_checkpoint("reader", position).await.unwrap();

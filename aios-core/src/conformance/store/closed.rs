@@ -70,7 +70,7 @@ pub async fn should_report_a_wrong_belief_about_a_closed_stream(scene: Scene<'_>
     }
 }
 
-/// What was stored before the end, or with it, may be repeated.
+/// An append that was stored before the end, or with it, may be repeated.
 pub async fn should_answer_a_repetition_after_the_end(scene: Scene<'_>) {
     let (started, signaled) = (append("r1", "started"), append("r1", "signaled"));
     let completed = append("r1", "completed");
@@ -153,7 +153,7 @@ pub async fn should_let_one_of_many_rivals_end_a_run(scene: Scene<'_>) {
     assert_eq!(ends.map(|read| read.version).collect::<Vec<_>>(), [journal.len() as u64]);
 }
 
-/// What a writer remembers of a stream does not hide that another one closed it.
+/// A writer's cache of a stream does not hide that another writer closed it.
 pub async fn should_see_that_another_handle_closed_a_stream(scene: Scene<'_>) {
     if scene.lacks(Capability::SecondHandle) {
         return;

@@ -69,7 +69,7 @@ pub async fn should_keep_metadata_in_journals(scene: Scene<'_>) {
     }
 }
 
-/// An id that is no UUID comes back as it was, also one that looks like a UUID.
+/// An id that is not a UUID comes back as it was, also one that looks like a UUID.
 pub async fn should_keep_foreign_ids_verbatim(scene: Scene<'_>) {
     let long = "i".repeat(255);
     for id in ["msg-1", "MSG-1", " msg-1 ", "01890A5D-AC96-774B-BCCE-B302099A8057", "ü✓", &long]

@@ -18,7 +18,7 @@ pub async fn should_let_the_owner_append(scene: Scene<'_>) {
     scene.try_append(fenced("a", lease.fence())).await.unwrap();
 }
 
-/// An engine that slept through its lease is refused for ever.
+/// An engine that slept through its lease is refused from then on.
 pub async fn should_refuse_an_owner_that_lost_its_shard(scene: Scene<'_>) {
     let lost = scene.take(1, "first").await;
     scene.let_leases_expire().await;
@@ -31,7 +31,7 @@ pub async fn should_refuse_an_owner_that_lost_its_shard(scene: Scene<'_>) {
     assert_eq!(scene.log().await.len(), 1);
 }
 
-/// An expired lease still proves ownership, until somebody else takes the shard.
+/// An expired lease still proves ownership, until another owner takes the shard.
 pub async fn should_let_the_owner_append_while_nobody_took_the_shard(scene: Scene<'_>) {
     let lease = scene.take(1, "first").await;
     scene.let_leases_expire().await;

@@ -14,7 +14,7 @@ fn shards(leases: &[Lease]) -> BTreeSet<u16> {
     leases.iter().map(|lease| lease.shard.0).collect()
 }
 
-/// Shards that nobody owned yet begin with epoch 1.
+/// Shards without a previous owner begin with epoch 1.
 pub async fn should_take_free_shards_under_the_first_epoch(scene: Scene<'_>) {
     let leases = scene.acquire(&[0, 63, Shard::RELAY.0], "first").await;
     assert_eq!(shards(&leases), BTreeSet::from([0, 63, Shard::RELAY.0]));
@@ -59,7 +59,7 @@ pub async fn should_renew_from_now_on(scene: Scene<'_>) {
     assert!(scene.acquire(&[1], "second").await.is_empty());
 }
 
-/// A lease that somebody else has by now is left out.
+/// A lease that another owner holds by now is left out.
 pub async fn should_not_renew_what_was_lost(scene: Scene<'_>) {
     let leases = scene.acquire(&[1, 2], "first").await;
     scene.let_leases_expire().await;
@@ -70,7 +70,7 @@ pub async fn should_not_renew_what_was_lost(scene: Scene<'_>) {
     assert!(scene.store.renew(&[never], scene.lease_time()).await.unwrap().is_empty());
 }
 
-/// Being late costs nothing while nobody else came.
+/// Renewing late succeeds while no other owner took the shard.
 pub async fn should_renew_what_expired_but_was_not_taken(scene: Scene<'_>) {
     let lease = scene.take(1, "first").await;
     scene.let_leases_expire().await;
@@ -79,7 +79,7 @@ pub async fn should_renew_what_expired_but_was_not_taken(scene: Scene<'_>) {
     assert!(scene.acquire(&[1], "second").await.is_empty());
 }
 
-/// What was released is free at once.
+/// A released shard is free at once.
 pub async fn should_hand_over_what_was_released(scene: Scene<'_>) {
     let leases = scene.acquire(&[1, 2], "first").await;
     scene.store.release(&leases).await.unwrap();
@@ -102,7 +102,7 @@ pub async fn should_tell_of_releases(scene: Scene<'_>) {
     assert!(scene.store.wait_for_release(seen).now_or_never().is_none());
 }
 
-/// What one handle releases, another one hears of.
+/// A release of one handle wakes another one.
 pub async fn should_tell_other_handles_of_releases(scene: Scene<'_>) {
     if scene.lacks(Capability::SecondHandle) {
         return;
@@ -120,7 +120,7 @@ pub async fn should_tell_other_handles_of_releases(scene: Scene<'_>) {
     }
 }
 
-/// Who lost a shard can't give away what is not its own.
+/// An owner that lost a shard can't release it.
 pub async fn should_not_release_what_somebody_else_took(scene: Scene<'_>) {
     let lost = scene.take(1, "first").await;
     scene.let_leases_expire().await;
@@ -140,7 +140,7 @@ pub async fn should_list_what_has_not_expired(scene: Scene<'_>) {
     assert_eq!(listed, held);
 }
 
-/// Many who ask at the same time share the shards; nobody gets the same one.
+/// Concurrent owners share the shards; no shard has two owners.
 pub async fn should_give_each_shard_to_one_of_many_rivals(scene: Scene<'_>) {
     let all: Vec<u16> = (0..64).collect();
     let names: Vec<_> = (0..8).map(|rival| format!("rival-{rival}")).collect();

@@ -45,7 +45,7 @@ use futures_util::future::{Either, select};
 pub use self::scene::Scene;
 use crate::store::{Store, StoreError};
 
-/// What the suite needs to know about an adapter, and cannot do by itself.
+/// Everything that the suite needs from an adapter.
 ///
 /// One fixture stands for one database, which is empty at first.
 #[async_trait]
@@ -54,7 +54,7 @@ pub trait StoreFixture: Send + Sync {
     ///
     /// # Errors
     ///
-    /// What the adapter reports; the case fails.
+    /// Errors reported by the adapter; the case fails.
     async fn connect(&self) -> Result<Arc<dyn Store>, StoreError>;
 
     /// Lets time pass on the clock by which leases expire: moves a virtual one, waits for a real one.
@@ -70,11 +70,11 @@ pub trait StoreFixture: Send + Sync {
     /// Size of an event's data, in bytes, that the store must refuse; more than 4 MiB.
     fn too_many_bytes(&self) -> usize;
 
-    /// What the adapter cannot do. Cases about it are skipped, and say so.
+    /// The capabilities that the adapter lacks. Cases about it are skipped, and say so.
     fn lacks(&self) -> &[Capability];
 }
 
-/// What an adapter may be unable to do.
+/// A capability that an adapter may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Capability {
@@ -97,7 +97,7 @@ pub async fn run<F: StoreFixture>(fixture: F, case: impl AsyncFnOnce(Scene<'_>))
 }
 
 /// Makes one `#[tokio::test]` of each case, for the [`StoreFixture`] that an expression makes;
-/// it is evaluated anew for each case, inside an async function, so it may await.
+/// it is evaluated again for each case, inside an async function, so it may await.
 ///
 /// Needs `tokio` with the features `macros` and `rt-multi-thread` among the caller's
 /// dev-dependencies.

@@ -56,7 +56,7 @@ pub async fn should_leave_out_types_of_the_log(scene: Scene<'_>) {
         (0, 5, &["test.thing", "*", "test.thing.happened.*"], &[1, 2, 3, 4, 5]),
         (0, 5, &["#"], &[]),
         (1, 4, &["test.thing.done"], &[3, 4]),
-        (3, u64::MAX, &["nobody.wrote.this"], &[4, 5]),
+        (3, u64::MAX, &["never.written.here"], &[4, 5]),
         (3, 3, &[], &[]),
         (4, 2, &[], &[]),
         (5, 9, &[], &[]),
@@ -79,9 +79,9 @@ pub async fn should_hold_a_page_to_the_largest(scene: Scene<'_>) {
     assert_eq!(rest.len(), 10);
 }
 
-/// A stream that nobody wrote is empty, no error.
+/// A stream that was never written is empty, not an error.
 pub async fn should_find_nothing_in_an_unknown_stream(scene: Scene<'_>) {
-    assert!(scene.stream("nobody/wrote/this").await.is_empty());
+    assert!(scene.stream("never/written").await.is_empty());
 }
 
 /// Nothing comes after the end, however far.

@@ -119,7 +119,7 @@ pub async fn should_follow_an_agent(scene: Scene<'_>) {
     assert_eq!((seen.status, seen.last_seen_at), (AgentStatus::Running, Some(seen.updated_at)));
 }
 
-/// A sign of life is noted in the row, and the log does not grow. For a row that is not running it is
+/// A heartbeat is noted in the row, and the log does not grow. For a row that is not running it is
 /// left to an event; so is every one by a store that notes none.
 pub async fn should_note_outside_the_log_that_agents_are_there(scene: Scene<'_>) {
     for id in ["a1", "a2"] {
@@ -129,7 +129,7 @@ pub async fn should_note_outside_the_log_that_agents_are_there(scene: Scene<'_>)
     agent(&scene, "status_changed", json!({ "agent_id": "a2", "status": "missing" })).await;
     let (head, rows) = (scene.store.head().await.unwrap(), agents(&scene).await);
     let at = rows.iter().map(|row| row.updated_at).max().unwrap() + Duration::from_secs(60);
-    let ids = ["a1", "a2", "nobody"].map(str::to_owned);
+    let ids = ["a1", "a2", "missing"].map(str::to_owned);
     let left = scene.store.touch_agents(&ids, at).await.unwrap();
     let noted = usize::from(!scene.lacks(Capability::SignsOfLife));
     assert_eq!(left, ids[noted..]);
@@ -162,7 +162,7 @@ pub async fn should_filter_runs(scene: Scene<'_>) {
     scene.append_to_run("b", "workflows.deploy.completed", json!({ "result": 1 })).await;
     scene.append_to_run("c", "workflows.deploy.paused", json!({})).await;
     let ended = vec![RunStatus::Completed, RunStatus::Paused];
-    let (deploy, nobody) = (Some("deploy".to_owned()), Some("nobody".to_owned()));
+    let (deploy, missing) = (Some("deploy".to_owned()), Some("missing".to_owned()));
     for (filter, expected) in [
         (RunFilter::default(), &["a", "b", "c", "d"][..]),
         (RunFilter { workflow: deploy.clone(), ..RunFilter::default() }, &["a", "b", "c"]),
@@ -173,7 +173,7 @@ pub async fn should_filter_runs(scene: Scene<'_>) {
             &["b"],
         ),
         (RunFilter { id: Some("d".to_owned()), workflow: deploy, ..RunFilter::default() }, &[]),
-        (RunFilter { id: nobody, ..RunFilter::default() }, &[]),
+        (RunFilter { id: missing, ..RunFilter::default() }, &[]),
         (RunFilter { id: Some(String::new()), ..RunFilter::default() }, &[]),
     ] {
         let found = runs(&scene, filter.clone()).await;

@@ -1,4 +1,4 @@
-//! The tables can be made anew from the log.
+//! The tables can be rebuilt from the log.
 
 use futures_util::future::join;
 use serde_json::json;
@@ -57,7 +57,7 @@ pub async fn should_rebuild_what_was_live(scene: Scene<'_>) {
     assert_eq!(tables(store).await, before);
 }
 
-/// Appends that come while the tables are made anew are in them afterwards.
+/// Appends that come while the tables are rebuilt are in them afterwards.
 pub async fn should_rebuild_while_others_append(scene: Scene<'_>) {
     scene.append("elsewhere", events(0..500)).await;
     let writer = async {

@@ -17,7 +17,7 @@ pub async fn should_answer_a_repeated_append_with_the_first_result(scene: Scene<
     assert_eq!(scene.log().await.len(), 3);
 }
 
-/// What was true of the stream or the shard the first time need not be true any more.
+/// The expectations of the first time need not hold any more.
 pub async fn should_answer_a_repeat_whatever_it_expects_and_whatever_its_fence(scene: Scene<'_>) {
     let lease = scene.take(1, "first").await;
     let append = Append::new(stream("a"), events([1]))
@@ -117,7 +117,7 @@ pub async fn should_keep_derived_and_foreign_ids_apart(scene: Scene<'_>) {
     assert_eq!(read, [derived, foreign]);
 }
 
-/// What a refused append would have stored can be appended otherwise.
+/// The events of a refused append can be appended in another way.
 pub async fn should_leave_nothing_of_a_refused_append(scene: Scene<'_>) {
     let (old, new) = (event(1), event(2));
     scene.append("a", vec![old.clone()]).await;

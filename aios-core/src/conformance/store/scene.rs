@@ -74,7 +74,7 @@ impl<'a> Scene<'a> {
     ///
     /// # Errors
     ///
-    /// What the store answers.
+    /// Errors reported by the store.
     pub async fn try_append(&self, append: Append) -> Result<Appended, StoreError> {
         self.store.append_one(append).await
     }
@@ -88,7 +88,7 @@ impl<'a> Scene<'a> {
     ///
     /// # Errors
     ///
-    /// What the store answers.
+    /// Errors reported by the store.
     pub async fn append_event(&self, run: &str, event: Event) -> Result<Appended, StoreError> {
         self.try_append(Append::new(stream(&format!("runs/{run}")), vec![event])).await
     }

@@ -61,7 +61,7 @@ pub async fn should_lose_nothing_when_waiting_is_cancelled(scene: Scene<'_>) {
     }
 }
 
-/// What one handle appends, a reader at another one gets.
+/// A reader of one handle gets the appends of another one.
 pub async fn should_see_appends_of_another_handle(scene: Scene<'_>) {
     if scene.lacks(Capability::SecondHandle) {
         return;

@@ -1,4 +1,4 @@
-//! What is noted of runs that wait.
+//! Notes of waiting runs.
 
 use std::sync::Arc;
 
@@ -159,7 +159,7 @@ pub async fn should_find_due_runs_in_order(scene: Scene<'_>) {
     assert_eq!(elsewhere, []);
 }
 
-/// What is noted last counts, unless it is of an earlier version.
+/// The latest note counts, unless it is of an earlier version.
 pub async fn should_replace_a_note_by_one_that_is_not_older(scene: Scene<'_>) {
     let (ids, lease) = runs(&scene, 1).await;
     stir(&scene, &ids[0]).await;
@@ -188,7 +188,7 @@ pub async fn should_change_no_note_of_a_later_owner(scene: Scene<'_>) {
     assert_eq!(unnoted(&scene).await, [ids[1].clone()]);
 }
 
-/// What is forgotten must be read again.
+/// A forgotten run must be read again.
 pub async fn should_forget_what_was_noted(scene: Scene<'_>) {
     let (ids, lease) = runs(&scene, 3).await;
     let waits: Vec<Wait> = ids.iter().map(|id| wait(id, &lease, 1, Some(1))).collect();
@@ -211,7 +211,7 @@ pub async fn should_note_nothing_of_runs_without_a_journal(scene: Scene<'_>) {
     note(&scene, &[]).await;
 }
 
-/// After the tables were made anew, no run that must be read is left out.
+/// After the tables were rebuilt, no run that must be read is left out.
 pub async fn should_find_what_must_be_read_after_a_rebuild(scene: Scene<'_>) {
     let (ids, lease) = runs(&scene, 3).await;
     note(&scene, &[wait(&ids[0], &lease, 1, Some(4)), wait(&ids[1], &lease, 1, None)]).await;
