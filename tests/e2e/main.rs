@@ -11,6 +11,8 @@ mod examples;
 mod fleet;
 #[cfg(test)]
 mod guarantees;
+#[cfg(test)]
+mod guide;
 #[cfg(unix)]
 #[cfg(test)]
 mod kill_sweep;

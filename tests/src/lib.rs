@@ -27,8 +27,28 @@ pub fn skip(reason: &str) {
     eprintln!("skipped: {reason}");
 }
 
-/// The programs of the README, compiled.
-#[doc = include_str!("../../README.md")]
+/// Runs the Rust programs of Markdown pages as doctests.
 #[cfg(doctest)]
-#[derive(Debug)]
-pub struct Readme;
+macro_rules! pages {
+    ($($name:ident: $path:literal,)*) => {$(
+        #[doc = include_str!(concat!("../../", $path))]
+        #[derive(Debug)]
+        pub struct $name;
+    )*};
+}
+
+#[cfg(doctest)]
+pages! {
+    Readme: "README.md",
+    AgentsReadme: "aios-agents/README.md",
+    BrokerReadme: "aios-broker/README.md",
+    CoreReadme: "aios-core/README.md",
+    StoreReadme: "aios-store/README.md",
+    GuideAdapters: "docs/guide/pages/adapters.md",
+    GuideAgents: "docs/guide/pages/agents.md",
+    GuideErrors: "docs/guide/pages/errors.md",
+    GuideEvents: "docs/guide/pages/events.md",
+    GuideFirstHour: "docs/guide/pages/first-hour-rust.md",
+    GuideOperating: "docs/guide/pages/operating.md",
+    GuideWorkflows: "docs/guide/pages/workflows.md",
+}
