@@ -1,5 +1,5 @@
 //! Runs the examples as a user does.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![allow(clippy::unwrap_used, reason = "a test that can't continue fails")]
 
 mod code_review;

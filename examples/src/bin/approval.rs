@@ -1,8 +1,8 @@
 //! A workflow that waits for a human being, for a day at most.
 //!
-//!     cargo run --bin approval -- yes      somebody approves
-//!     cargo run --bin approval -- no       somebody refuses
-//!     cargo run --bin approval             nobody answers; the day is a second here
+//!     cargo run --bin approval -- yes      with an approval
+//!     cargo run --bin approval -- no       with a refusal
+//!     cargo run --bin approval             without an answer; the day is a second here
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
 use std::time::Duration;
@@ -30,7 +30,7 @@ async fn release(context: WorkflowContext, request: Request) -> Result<String, W
     let answer = context.signal::<Approval>("approval").timeout(request.patience).await;
     let approval = match answer {
         Ok(approval) => approval,
-        Err(error) if error.code() == "SIGNAL_TIMEOUT" => return Ok("nobody answered".to_owned()),
+        Err(error) if error.code() == "SIGNAL_TIMEOUT" => return Ok("no answer".to_owned()),
         Err(error) => return Err(error),
     };
     if !approval.approved {
@@ -38,7 +38,7 @@ async fn release(context: WorkflowContext, request: Request) -> Result<String, W
     }
     context
         .step("publish", || async {
-            // An outside effect belongs into a step: its result is recorded, and it never runs again.
+            // An outside effect belongs in a step: its result is recorded, and it never runs again.
             Ok::<_, TaskError>(format!("{} was approved by {}", request.release, approval.by))
         })
         .await

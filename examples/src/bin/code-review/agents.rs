@@ -54,7 +54,7 @@ pub(crate) struct FileOf {
 /// Analyses one file.
 #[derive(Debug, Default)]
 pub(crate) struct Analyzer {
-    /// Gets a line for each execution, for whoever counts them.
+    /// Receives a line for each execution, so that tests can count them.
     pub(crate) trace: Option<File>,
 }
 

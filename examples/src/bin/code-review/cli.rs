@@ -1,4 +1,4 @@
-//! What the command line says.
+//! The command line.
 
 use std::{
     num::NonZeroU16,
@@ -36,7 +36,7 @@ pub(crate) enum Part {
 pub(crate) struct Whole {
     #[command(flatten)]
     pub(crate) job: Job,
-    /// What moves the tasks; agents elsewhere help if it is a server
+    /// Broker of the tasks; agents elsewhere help if it is a server
     #[arg(long, value_name = "URL", default_value = "memory://")]
     pub(crate) broker: String,
     #[command(flatten)]
@@ -48,10 +48,10 @@ pub(crate) struct Whole {
 pub(crate) struct Job {
     /// Root of the tree to review
     pub(crate) path: PathBuf,
-    /// Where the review's progress is kept, so that it goes on after a crash
+    /// Where the review's progress is kept, so that it resumes after a crash
     #[arg(long, value_name = "URL", default_value = "sqlite://code-review.db")]
     pub(crate) store: String,
-    /// Start over instead of going on with an unfinished review
+    /// Start over instead of resuming an unfinished review
     #[arg(long)]
     pub(crate) fresh: bool,
     /// Folder that gets the reports; it is created if it is missing
@@ -73,7 +73,7 @@ pub(crate) struct Engine {
     /// Where runs are kept
     #[arg(long, value_name = "URL")]
     pub(crate) store: String,
-    /// What moves the tasks
+    /// Broker of the tasks
     #[arg(long, value_name = "URL")]
     pub(crate) broker: String,
 }
@@ -81,7 +81,7 @@ pub(crate) struct Engine {
 /// A process that does tasks.
 #[derive(Debug, Args)]
 pub(crate) struct Agent {
-    /// What moves the tasks
+    /// Broker of the tasks
     #[arg(long, value_name = "URL")]
     pub(crate) broker: String,
     /// How many files this process analyses at once
@@ -91,7 +91,7 @@ pub(crate) struct Agent {
     pub(crate) trace: Trace,
 }
 
-/// What tests want to know.
+/// Options for tests.
 #[derive(Debug, Args)]
 pub(crate) struct Trace {
     /// Appends a line to this file for each execution of the analysis

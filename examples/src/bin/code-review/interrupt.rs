@@ -2,10 +2,10 @@
 
 use std::{io, process::ExitCode};
 
-/// What a program ends with that a signal stopped: 128 and the signal's number, as shells have it.
+/// Base of the exit status of a program that a signal stopped: 128, to which shells add the signal's number.
 const BASE: u8 = 128;
 
-/// What asked the program to stop.
+/// The signal that asked the program to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Signal(u8);
 
@@ -14,7 +14,7 @@ impl Signal {
     #[cfg(unix)]
     const TERMINATE: Self = Self(15);
 
-    /// What the program ends with.
+    /// The exit status of the program.
     pub(crate) fn exit_code(self) -> ExitCode {
         ExitCode::from(BASE + self.0)
     }

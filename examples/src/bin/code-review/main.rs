@@ -2,7 +2,7 @@
 //! and `report.json`.
 //!
 //! The review is a durable workflow whose state is one file. Kill the program at any moment, run the
-//! same command again, and it goes on where it was.
+//! same command again, and it resumes where it stopped.
 //!
 //! Where one process is not enough, `code-review engine` and any number of `code-review agent` do
 //! what `code-review start PATH` asks for, over a PostgreSQL and a RabbitMQ.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::{JSON, MARKDOWN, TEMPORARY_PREFIX};
 
-/// What may stand beside a state file.
+/// Suffixes of the files beside a state file.
 const STATE_SUFFIXES: [&str; 5] = ["", "-wal", "-shm", "-lock", "-journal"];
 
 /// The files this program writes.

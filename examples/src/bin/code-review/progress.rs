@@ -19,7 +19,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// How many lines there are at most, where there is no bar.
 const LINES: usize = 10;
 
-/// Waits for a run to end, and shows how far it is meanwhile.
+/// Waits for a run to end, and shows its progress.
 pub(crate) async fn watch(run: &RunHandle) -> Result<Outcome, Box<dyn Error>> {
     let mut shown = Shown::new();
     let mut ticks = tokio::time::interval(PERIOD);
@@ -37,7 +37,7 @@ pub(crate) async fn watch(run: &RunHandle) -> Result<Outcome, Box<dyn Error>> {
     }
 }
 
-/// What the user sees.
+/// The display.
 enum Shown {
     Bar(ProgressBar),
     Lines {

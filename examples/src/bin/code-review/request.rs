@@ -1,4 +1,4 @@
-//! What is to be reviewed, and where to.
+//! The tree to review, and the place for the report.
 
 use std::{
     num::NonZeroU16,
@@ -38,7 +38,7 @@ pub(crate) struct Request {
 pub(crate) struct Tree {
     /// Absolute, without symbolic links.
     pub(crate) root: PathBuf,
-    /// What the review itself writes.
+    /// The files that the review itself writes.
     pub(crate) own_files: OwnFiles,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct NotUtf8 {
 }
 
 impl Request {
-    /// What the command line asks for.
+    /// The request of the command line.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl Tree {
         [self.root.as_path()].into_iter().chain(self.own_files.paths())
     }
 
-    /// What the ids of the runs that review this tree begin with.
+    /// Prefix of the ids of the runs that review this tree.
     pub(crate) fn run_prefix(&self) -> String {
         let mut digest = Sha256::new();
         for path in self.paths() {

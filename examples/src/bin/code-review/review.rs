@@ -20,13 +20,13 @@ use crate::{
     workflow::{self, Outcome, code_review},
 };
 
-/// How long tasks that run may go on when the program is told to stop.
+/// Time for tasks in progress to finish when the program is told to stop.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 /// How often, and with what pauses, is looked whether another process has let go of the store.
 const LOOKS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Reviews the tree in this process, or goes on with a review that was interrupted.
+/// Reviews the tree in this process, or resumes a review that was interrupted.
 pub(crate) async fn whole(whole: &Whole, request: &Request) -> Result<ExitCode, Box<dyn Error>> {
     let mut interrupts = Interrupts::new()?;
     let store = open(&whole.job.store).await?;
@@ -44,7 +44,7 @@ pub(crate) async fn whole(whole: &Whole, request: &Request) -> Result<ExitCode, 
     tokio::select! {
         (drained, closed) = draining => {
             if let Err(error) = drained {
-                // They are done again when the review goes on.
+                // They are done again when the review resumes.
                 eprintln!("code-review: some files took too long to wait for: {error}");
             }
             closed?;
@@ -55,7 +55,7 @@ pub(crate) async fn whole(whole: &Whole, request: &Request) -> Result<ExitCode, 
         Ended::Done(outcome) => Ok(done(&outcome)),
         Ended::Stopped(signal) => {
             let done = runs::done(&store, &choice.run_id).await?;
-            println!("stopped: {done} files are done; run the same command again to go on");
+            println!("stopped: {done} files are done; run the same command again to resume");
             Ok(signal.exit_code())
         }
     }
@@ -70,7 +70,7 @@ pub(crate) async fn start(job: &Job, request: &Request) -> Result<ExitCode, Box<
     match attend(&client(&store).start().await?, &choice, request, &mut interrupts).await? {
         Ended::Done(outcome) => Ok(done(&outcome)),
         Ended::Stopped(signal) => {
-            println!("the review goes on; run the same command again to see how far it is");
+            println!("the review continues; run the same command again to see how far it is");
             Ok(signal.exit_code())
         }
     }
@@ -87,7 +87,7 @@ async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
     aios_store::connect(url).await
 }
 
-/// What every runtime of this program that has a store is built from.
+/// The builder of every runtime of this program that has a store.
 pub(crate) fn builder() -> RuntimeBuilder {
     Runtime::builder().source("code-review").workflow(workflow::NAME, code_review)
 }
@@ -131,7 +131,7 @@ async fn choose(
     let choice = runs::choose(&runtime, store, &request.tree, job.fresh).await?;
     let others = runs::others(store, &request.tree).await?;
     if others > 0 {
-        println!("unfinished reviews of other trees in {} go on too: {others}", job.store);
+        println!("unfinished reviews of other trees in {} resume too: {others}", job.store);
     }
     runtime.shutdown(DRAIN).await?;
     Ok(choice)

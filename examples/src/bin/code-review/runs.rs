@@ -1,4 +1,4 @@
-//! Which run of the workflow goes on, or is the next to start.
+//! The run of the workflow to resume, or to start.
 
 use std::{error::Error, sync::Arc};
 
@@ -12,21 +12,21 @@ use crate::{
     workflow::{NAME, Progress},
 };
 
-/// A run to start, or to go on with.
+/// A run to start or to resume.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Choice {
     /// Its id.
     pub(crate) run_id: String,
-    /// What is known of the tree's latest run.
+    /// The latest run of the tree.
     pub(crate) before: Before,
 }
 
-/// What is known of the latest run that reviewed a tree.
+/// The state of the latest run that reviewed a tree.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Before {
     /// There is none.
     Nothing,
-    /// It goes on; this much is done. The total is unknown while the files are being listed.
+    /// It is unfinished; this much is done. The total is unknown while the files are being listed.
     Unfinished {
         /// Files that are done.
         done: usize,
@@ -41,7 +41,7 @@ pub(crate) enum Before {
     Abandoned,
 }
 
-/// Chooses the run. `runtime` must have no engine, so that nothing goes on meanwhile.
+/// Chooses the run. `runtime` must have no engine, so that no run progresses during the choice.
 pub(crate) async fn choose(
     runtime: &Runtime,
     store: &Arc<dyn Store>,
@@ -104,7 +104,7 @@ async fn unfinished(store: &Arc<dyn Store>, run: &RunRecord) -> Result<Before, B
     Ok(Before::Unfinished { done: done(store, &run.id).await?, total })
 }
 
-/// What the workflow says of itself.
+/// The progress that the workflow reports.
 pub(crate) fn progress(run: &RunRecord) -> Option<Progress> {
     run.progress.as_ref().and_then(|progress| progress.decode().ok())
 }
@@ -125,7 +125,7 @@ pub(crate) async fn done(store: &Arc<dyn Store>, run_id: &str) -> Result<usize, 
     Ok(done)
 }
 
-/// How many reviews of other trees there are that go on as soon as an engine runs.
+/// How many reviews of other trees resume as soon as an engine runs.
 pub(crate) async fn others(store: &Arc<dyn Store>, tree: &Tree) -> Result<usize, Box<dyn Error>> {
     let statuses = vec![RunStatus::Running];
     let filter = RunFilter { workflow: Some(NAME.to_owned()), statuses, ..RunFilter::default() };

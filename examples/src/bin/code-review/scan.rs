@@ -24,7 +24,7 @@ const VERSION_CONTROL: [&str; 5] = [".git", ".hg", ".svn", ".jj", ".bzr"];
 pub(crate) struct Scan {
     /// Files to analyse.
     pub(crate) files: Vec<FileEntry>,
-    /// What is not analysed, and why.
+    /// The files that are not analysed, and why.
     pub(crate) skipped: Vec<Skipped>,
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct Skipped {
     pub(crate) path: String,
     /// Why.
     pub(crate) reason: SkipReason,
-    /// What the system said, if it said something.
+    /// The message of the system, if there is one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) detail: String,
 }
@@ -67,7 +67,7 @@ pub(crate) enum SkipReason {
     Symlink,
     /// It is a socket, a pipe or a device.
     Special,
-    /// Its name is no UTF-8; `path` shows the name with replacement characters.
+    /// Its name is not UTF-8; `path` shows the name with replacement characters.
     NameNotUtf8,
     /// The analysis itself failed.
     AnalysisFailed,
@@ -96,7 +96,7 @@ pub(crate) enum ScanError {
     Unreadable {
         /// The root.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The root is a file.
@@ -111,7 +111,7 @@ pub(crate) enum ScanError {
 ///
 /// # Errors
 ///
-/// [`ScanError`] if it is no directory that can be read.
+/// [`ScanError`] if it is not a directory that can be read.
 pub(crate) fn root(path: &Path) -> Result<PathBuf, ScanError> {
     let unreadable = |source| ScanError::Unreadable { path: path.to_owned(), source };
     let root = fs::canonicalize(path).map_err(unreadable)?;
@@ -217,7 +217,7 @@ fn place(error: &ignore::Error) -> Option<&Path> {
     }
 }
 
-/// What went wrong, without the absolute path.
+/// The cause of an error, without the absolute path.
 fn cause(error: &ignore::Error) -> String {
     match error {
         ignore::Error::WithPath { err, .. } | ignore::Error::WithDepth { err, .. } => cause(err),

@@ -1,4 +1,4 @@
-//! The parts that run for as long as nobody stops them.
+//! The parts that run until they are stopped.
 
 use std::{error::Error, process::ExitCode, sync::Arc};
 

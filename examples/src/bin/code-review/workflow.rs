@@ -31,7 +31,7 @@ pub(crate) struct Progress {
     pub(crate) total: usize,
 }
 
-/// What came of a review.
+/// The outcome of a review.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     /// How many files were analysed.

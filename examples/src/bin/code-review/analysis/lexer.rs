@@ -5,7 +5,7 @@
 
 use super::language::{Quote, Syntax};
 
-/// What a stretch of text is.
+/// The kind of a stretch of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Neither comment nor string.
@@ -19,7 +19,7 @@ pub(crate) enum Kind {
 /// A stretch of text, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
-    /// What it is.
+    /// Its kind.
     pub(crate) kind: Kind,
     /// Its first byte.
     pub(crate) start: usize,

@@ -1,4 +1,4 @@
-//! Notes that somebody left: `TODO` and `FIXME`.
+//! Notes in comments: `TODO` and `FIXME`.
 
 use std::sync::LazyLock;
 
@@ -17,14 +17,14 @@ const MAX_NOTE: usize = 120;
 
 static MARKER: LazyLock<Regex> = LazyLock::new(|| compile(r"(?-u:\b)(?:TODO|FIXME)(?-u:\b)"));
 
-/// A note that somebody left.
+/// A note in a comment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Marker {
     /// Its line, from 1.
     pub(crate) line: u64,
     /// `TODO` or `FIXME`.
     pub(crate) mark: String,
-    /// What follows on the line, cut after 120 characters; empty on a line with a likely secret.
+    /// The rest of the line, cut after 120 characters; empty on a line with a likely secret.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) note: String,
 }

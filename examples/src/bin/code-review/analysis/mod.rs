@@ -1,4 +1,4 @@
-//! What can be said about one file: pure but for reading it.
+//! The analysis of one file: pure but for reading it.
 
 mod functions;
 mod language;
@@ -29,7 +29,7 @@ use crate::{
 /// Most findings of a kind that are kept for a file; the rest is counted.
 const MAX_FINDINGS: usize = 100;
 
-/// What came of a file.
+/// The outcome of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Analysis {
@@ -39,7 +39,7 @@ pub(crate) enum Analysis {
     Skipped(Skipped),
 }
 
-/// What was found in a file.
+/// The results for a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct FileReview {
     /// Its path from the root of the tree, with `/`.
@@ -52,15 +52,15 @@ pub(crate) struct FileReview {
     pub(crate) sha256: String,
     /// Its lines.
     pub(crate) lines: Lines,
-    /// What a person should look at.
+    /// Findings for a person to look at.
     #[serde(default, skip_serializing_if = "Findings::is_empty")]
     pub(crate) findings: Findings,
 }
 
-/// What a person should look at in a file; each list is sorted by line and has at most 100 items.
+/// Findings for a person to look at; each list is sorted by line and has at most 100 items.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Findings {
-    /// Notes that somebody left.
+    /// Notes in comments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) markers: Vec<Marker>,
     /// Functions that are too long.

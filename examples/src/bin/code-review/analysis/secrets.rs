@@ -20,11 +20,11 @@ const MIN_ENTROPY: f64 = 3.0;
 pub(crate) struct Secret {
     /// Its line, from 1.
     pub(crate) line: u64,
-    /// What it looks like.
+    /// Its kind.
     pub(crate) kind: SecretKind,
 }
 
-/// What a likely secret looks like.
+/// The kind of a likely secret.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]

@@ -22,10 +22,10 @@ use crate::{
 pub(crate) const MARKDOWN: &str = "report.md";
 /// Name of the report for programs.
 pub(crate) const JSON: &str = "report.json";
-/// What the names of reports that are being written start with.
+/// Prefix of the names of reports that are being written.
 pub(crate) const TEMPORARY_PREFIX: &str = ".report.tmp-";
 
-/// What was found in a tree. The same tree gives the same report, byte for byte.
+/// The results for a tree. The same tree gives the same report, byte for byte.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Report {
     /// All files together.
@@ -36,7 +36,7 @@ pub(crate) struct Report {
     pub(crate) findings: Vec<FileFindings>,
     /// Files with the same content, largest first. Empty files are none.
     pub(crate) duplicates: Vec<Duplicate>,
-    /// What was not analysed, by path.
+    /// The files that were not analysed, by path.
     pub(crate) skipped: Vec<Skipped>,
 }
 
@@ -60,12 +60,12 @@ pub(crate) struct LanguageTotals {
     pub(crate) total: Totals,
 }
 
-/// What a person should look at in a file.
+/// Findings in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct FileFindings {
     /// The file.
     pub(crate) path: String,
-    /// What there is in it.
+    /// The findings.
     pub(crate) findings: Findings,
 }
 

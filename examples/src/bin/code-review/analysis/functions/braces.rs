@@ -6,7 +6,7 @@ use crate::analysis::language::FunctionStyle;
 /// Deepest nesting that is followed. What is deeper is data or an attack, not code.
 const MAX_DEPTH: usize = 1_000;
 
-/// What an open brace interrupted.
+/// The state that an open brace interrupted.
 struct Frame {
     function: Option<(usize, String)>,
     parentheses: usize,

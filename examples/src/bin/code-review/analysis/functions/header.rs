@@ -122,7 +122,7 @@ fn method_name(head: &str) -> Option<&str> {
     (is_method && ends && name_is_free && is_balanced(head.get(before.len()..)?)).then_some(name)
 }
 
-/// What follows a group in parentheses or angle brackets, if the text starts with one.
+/// The text after a group in parentheses or angle brackets, if the text starts with one.
 fn skip_group(text: &str) -> &str {
     let text = text.trim_start();
     text.get(group_length(text)..).unwrap_or_default().trim_start()

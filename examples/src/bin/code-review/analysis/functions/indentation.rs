@@ -2,7 +2,7 @@
 
 use super::Function;
 
-/// A `def` whose body may still go on.
+/// A `def` whose body may continue.
 struct Open {
     function: Function,
     indent: usize,

@@ -17,18 +17,18 @@ pub(crate) struct Language {
     pub(crate) file_names: &'static [&'static str],
     /// Programs named on a `#!` line.
     pub(crate) interpreters: &'static [&'static str],
-    /// What its comments and strings look like.
+    /// Its comments and strings.
     pub(crate) syntax: Syntax,
 }
 
-/// What comments, strings and functions of a language look like.
+/// The syntax of comments, strings and functions of a language.
 #[derive(Debug)]
 pub(crate) struct Syntax {
-    /// What starts a comment that ends with the line.
+    /// Starts of comments that end with the line.
     pub(crate) line_comments: &'static [&'static str],
     /// Whether a line comment starts only at the start of a line or after white space.
     pub(crate) spaced_comments: bool,
-    /// What starts and ends other comments.
+    /// Starts and ends of other comments.
     pub(crate) block_comments: &'static [(&'static str, &'static str)],
     /// Whether block comments contain block comments.
     pub(crate) nested_comments: bool,
@@ -38,7 +38,7 @@ pub(crate) struct Syntax {
     pub(crate) lifetimes: bool,
     /// Whether the whole text is prose, which counts as comment.
     pub(crate) prose: bool,
-    /// What a function looks like.
+    /// The style of its functions.
     pub(crate) functions: FunctionStyle,
 }
 
@@ -52,17 +52,17 @@ impl Syntax {
 /// One way to write a string.
 #[derive(Debug)]
 pub(crate) struct Quote {
-    /// What starts it.
+    /// The start.
     pub(crate) open: &'static str,
-    /// What ends it.
+    /// The end.
     pub(crate) close: &'static str,
     /// Whether a backslash hides the next character.
     pub(crate) escapes: bool,
-    /// Whether it may go on after the end of a line.
+    /// Whether it may span several lines.
     pub(crate) multi_line: bool,
 }
 
-/// What a function looks like; see [`functions`](super::functions).
+/// The style of functions; see [`functions`](super::functions).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FunctionStyle {
     /// Functions are not measured.

@@ -218,10 +218,10 @@ const fn by_interpreter(
     Language { name, extensions, file_names: &[], interpreters, syntax }
 }
 
-/// What is not known.
+/// Unknown languages.
 pub(super) static OTHER: Language = by_extension("Other", &[], PLAIN);
 
-/// What is known.
+/// Known languages.
 pub(super) static LANGUAGES: &[Language] = &[
     by_extension("AsciiDoc", &["adoc", "asciidoc"], PROSE),
     by_extension("Assembly", &["s", "asm", "nasm"], ASSEMBLY),

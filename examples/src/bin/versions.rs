@@ -1,0 +1,70 @@
+//! A workflow changes while runs of the old code are under way.
+//!
+//! The first start of the program runs the old code and stops in the middle of a run; the second one
+//! runs the new code: the old run keeps its branch, a new run takes the new one.
+#![allow(clippy::print_stdout, reason = "a program talks to its user")]
+
+use std::time::Duration;
+
+use aios_agents::{prelude::*, runtime::RuntimeError};
+
+async fn ship_v1(context: WorkflowContext, order: String) -> Result<String, WorkflowError> {
+    context.run("pack", || async {}).await?;
+    let address: String = context.signal("address").await?;
+    Ok(format!("{order} shipped to {address}"))
+}
+
+/// The same, with a check that runs of before don't have.
+async fn ship_v2(context: WorkflowContext, order: String) -> Result<String, WorkflowError> {
+    let checked = context.version("check_stock", 1..=2)? >= 2;
+    if checked {
+        context.run("check stock", || async {}).await?;
+    }
+    context.run("pack", || async {}).await?;
+    let address: String = context.signal("address").await?;
+    let how = if checked { "checked and shipped" } else { "shipped" };
+    Ok(format!("{order} {how} to {address}"))
+}
+
+async fn runtime(is_new: bool) -> Result<Runtime, Box<dyn std::error::Error>> {
+    let builder = Runtime::builder()
+        .store(aios_store::connect("sqlite://versions.db").await?)
+        .broker(aios_broker::connect("memory://").await?);
+    let builder =
+        if is_new { builder.workflow("ship", ship_v2) } else { builder.workflow("ship", ship_v1) };
+    Ok(builder.start().await?)
+}
+
+/// The deployment of before: it starts a run, which waits for an address.
+async fn before() -> Result<(), Box<dyn std::error::Error>> {
+    let old = runtime(false).await?;
+    let run = old.start("ship", "order 1").with_id("ship-1").await?;
+    // Wait until the run has passed the place of the change.
+    let mut events = run.events(0);
+    while let Some(recorded) = events.next().await? {
+        if recorded.event.event_type.action() == "step_completed" {
+            break;
+        }
+    }
+    Ok(old.shutdown(Duration::from_secs(5)).await?)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    before().await?;
+    println!("deployed");
+
+    let new = runtime(true).await?;
+    new.start("ship", "order 2").with_id("ship-2").await?;
+    for id in ["ship-1", "ship-2"] {
+        let run = new.run(id).await?;
+        match run.signal("address", "Paris").await {
+            // The program ran before.
+            Ok(()) | Err(RuntimeError::RunEnded { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        println!("{}", run.result::<String>().await?);
+    }
+    new.shutdown(Duration::from_secs(5)).await?;
+    Ok(())
+}
