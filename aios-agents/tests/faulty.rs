@@ -480,7 +480,9 @@ struct Watched {
 
 fn watched(delivery: Delivery, settled: &Arc<Mutex<Vec<(Event, Settlement)>>>) -> Delivery {
     let (event, attempt) = (delivery.event.clone(), delivery.attempt);
-    Delivery::new(event, attempt, Box::new(Watched { delivery, settled: Arc::clone(settled) }))
+    let redelivered = delivery.redelivered;
+    let watched = Box::new(Watched { delivery, settled: Arc::clone(settled) });
+    Delivery::new(event, attempt, watched).with_redelivered(redelivered)
 }
 
 impl Watched {

@@ -76,12 +76,13 @@ impl Consumer {
         if hand.fetched.is_empty() {
             self.fetch(&mut hand, context)?;
         }
-        let item = hand.fetched.pop_front().ok_or(Wait { until: None })?;
+        let mut item = hand.fetched.pop_front().ok_or(Wait { until: None })?;
         let (event, attempt) = (item.event.clone(), item.failures.saturating_add(1));
+        let redelivered = std::mem::replace(&mut item.delivered, true);
         let key = hand.delivered.insert(item);
         drop(hand);
         let in_hand = Box::new(InHand::new(Arc::clone(self), key));
-        Ok(Some(Delivery::new(event, attempt, in_hand)))
+        Ok(Some(Delivery::new(event, attempt, in_hand).with_redelivered(redelivered)))
     }
 
     /// Takes events from the queue, or says how to wait for some.

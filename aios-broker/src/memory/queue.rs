@@ -30,6 +30,8 @@ pub(super) struct Item {
     /// How many attempts have failed.
     pub(super) failures: u32,
     pub(super) first_failure: Option<Timestamp>,
+    /// Whether a handler has had it.
+    pub(super) delivered: bool,
     /// Its place in the queue.
     pub(super) sequence: u64,
 }
@@ -50,7 +52,7 @@ struct State {
 
 impl Item {
     pub(super) fn new(event: Event) -> Self {
-        Self { event, failures: 0, first_failure: None, sequence: 0 }
+        Self { event, failures: 0, first_failure: None, delivered: false, sequence: 0 }
     }
 }
 
@@ -142,7 +144,7 @@ impl Queue {
         let count = chosen.len();
         if revived {
             for DeadLetter { event, .. } in chosen {
-                state.push(Item::new(event));
+                state.push(Item { delivered: true, ..Item::new(event) });
             }
             wake(state);
         } else {

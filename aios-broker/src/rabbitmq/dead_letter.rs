@@ -144,7 +144,9 @@ impl DeadLetters for RabbitMqDeadLetters {
         while let Some(letter) = visit.next().await? {
             if let Some(id) = chosen(&letter, &selection) {
                 let body = letter.data.clone();
-                let outgoing = Outgoing::to_queue(&self.queue, body, &id, FieldTable::default());
+                let mut delivered = FieldTable::default();
+                Trials { delivered: true, ..Trials::default() }.write(&mut delivered);
+                let outgoing = Outgoing::to_queue(&self.queue, body, &id, delivered);
                 self.publisher.publish_one(outgoing).await?;
                 visit.remove(&letter).await?;
                 count += 1;

@@ -10,6 +10,8 @@ const FAILURES: &str = "x-aios-failures";
 const FIRST_FAILURE: &str = "x-aios-first-failure";
 /// Why the event is a dead letter.
 const REASON: &str = "x-aios-reason";
+/// Whether the event was delivered before this copy of it was made.
+const DELIVERED: &str = "x-aios-delivered";
 /// Most of a reason that is kept, in bytes: AMQP's header of an event must fit into one frame.
 const MAX_REASON: usize = 8 << 10;
 /// Number of unsuccessful deliveries, counted by quorum queues.
@@ -25,6 +27,8 @@ pub(super) struct Trials {
     pub(super) reason: Option<String>,
     /// Deliveries of this very copy without a settlement.
     pub(super) returns: u32,
+    /// Whether a handler may have had it before.
+    pub(super) delivered: bool,
 }
 
 impl Trials {
@@ -36,10 +40,14 @@ impl Trials {
             first_failure: value(FIRST_FAILURE).and_then(text).and_then(|text| text.parse().ok()),
             reason: value(REASON).and_then(text),
             returns: value(DELIVERY_COUNT).and_then(number).unwrap_or_default(),
+            delivered: value(DELIVERED).is_some(),
         }
     }
 
     pub(super) fn write(&self, headers: &mut FieldTable) {
+        if self.delivered {
+            headers.insert(DELIVERED.into(), AMQPValue::Boolean(true));
+        }
         if self.failures > 0 {
             headers.insert(FAILURES.into(), AMQPValue::LongLongInt(self.failures.into()));
         }
@@ -113,6 +121,7 @@ mod tests {
             first_failure: Some(Timestamp::UNIX_EPOCH),
             reason: Some("ünfit".to_owned()),
             returns: 0,
+            delivered: true,
         };
         let mut headers = FieldTable::default();
         trials.write(&mut headers);

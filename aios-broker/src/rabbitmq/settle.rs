@@ -57,12 +57,9 @@ pub(super) struct Copy {
 impl Copy {
     pub(super) fn new(delivery: Delivery) -> Self {
         let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
-        Self {
-            tag: delivery.delivery_tag,
-            id: id.unwrap_or_default(),
-            trials: Trials::read(&delivery.properties),
-            body: delivery.data,
-        }
+        let mut trials = Trials::read(&delivery.properties);
+        trials.delivered |= delivery.redelivered || trials.returns > 0;
+        Self { tag: delivery.delivery_tag, id: id.unwrap_or_default(), trials, body: delivery.data }
     }
 }
 
@@ -141,6 +138,7 @@ impl InHand {
     /// crash in between leaves both.
     async fn replace(&mut self, exchange: String, key: String) -> Result<(), BrokerError> {
         let mut headers = FieldTable::default();
+        self.copy.trials.delivered = true;
         self.copy.trials.write(&mut headers);
         let body = std::mem::take(&mut self.copy.body);
         let mut outgoing = Outgoing::to_queue(&key, body, &self.copy.id, headers);

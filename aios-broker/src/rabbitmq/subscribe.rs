@@ -33,8 +33,9 @@ impl Stream for Subscribed {
 impl Subscribed {
     fn deliver(&self, Arrival { event, session, copy }: Arrival) -> Delivery {
         let attempt = copy.trials.failures.saturating_add(1);
+        let redelivered = copy.trials.delivered;
         let in_hand = InHand::new(Arc::clone(&self.settling), session, copy);
-        Delivery::new(event, attempt, Box::new(in_hand))
+        Delivery::new(event, attempt, Box::new(in_hand)).with_redelivered(redelivered)
     }
 }
 

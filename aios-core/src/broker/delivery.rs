@@ -52,13 +52,22 @@ pub struct Delivery {
     pub event: Event,
     /// The number of this attempt, from 1. Counts retries; releases do not count.
     pub attempt: u32,
+    /// Whether it may have been delivered before, to a handler that released it, failed, or was lost with
+    /// its connection. If not, no handler has had this copy of the event.
+    pub redelivered: bool,
     settle: Option<Box<dyn Settle>>,
 }
 
 impl Delivery {
-    /// Hands an event to a handler; for adapters.
+    /// Hands an event to a handler for the first time; for adapters.
     pub fn new(event: Event, attempt: u32, settle: Box<dyn Settle>) -> Self {
-        Self { event, attempt, settle: Some(settle) }
+        Self { event, attempt, redelivered: false, settle: Some(settle) }
+    }
+
+    /// Sets whether it may have been delivered before; for adapters.
+    pub fn with_redelivered(mut self, redelivered: bool) -> Self {
+        self.redelivered = redelivered;
+        self
     }
 
     /// It is done.
@@ -132,6 +141,7 @@ impl fmt::Debug for Delivery {
             .debug_struct("Delivery")
             .field("event", &self.event)
             .field("attempt", &self.attempt)
+            .field("redelivered", &self.redelivered)
             .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,7 @@ use super::{
     Scene,
     scene::{number, sorted},
 };
-use crate::broker::Subscription;
+use crate::broker::{Selection, Subscription};
 
 /// Each event goes to one consumer of the group, and a busy one leaves them to the other.
 pub async fn should_share_a_group_between_consumers(scene: Scene<'_>) {
@@ -47,6 +47,39 @@ pub async fn should_give_back_a_dropped_delivery(scene: Scene<'_>) {
     drop(reader.expect(1, 1).await);
     assert_eq!(reader.numbers(1).await, [1]);
     reader.none().await;
+}
+
+/// What a handler released, or had when its connection was lost, and what was retried or redriven says
+/// so; what is delivered for the first time does not.
+pub async fn should_tell_what_may_have_been_delivered_before(scene: Scene<'_>) {
+    let other = scene.connect().await;
+    let subscription = || scene.all("g").with_prefetch(1);
+    let mut lost = scene.subscribe_on(&other, subscription()).await;
+    scene.publish(1..=2).await;
+    let released = lost.expect(1, 1).await;
+    assert!(!released.redelivered, "it is new");
+    scene.within("release", released.release()).await.unwrap();
+    let held = lost.expect(1, 1).await;
+    assert!(held.redelivered, "it was released");
+    drop(other);
+    drop(lost);
+    drop(held);
+    let mut reader = scene.subscribe(subscription()).await;
+    let first = reader.expect(1, 1).await;
+    assert!(first.redelivered, "its connection was lost");
+    scene.within("retry", first.retry(Some(scene.delay()), "again")).await.unwrap();
+    let second = reader.expect(2, 1).await;
+    assert!(!second.redelivered, "nobody has had it");
+    scene.within("acknowledge", second.ack()).await.unwrap();
+    scene.pass(scene.delay()).await;
+    let again = reader.expect(1, 2).await;
+    assert!(again.redelivered, "it was retried");
+    scene.within("give up", again.dead_letter("unfit")).await.unwrap();
+    let letters = scene.dead_letters(scene.group("g")).await;
+    scene.within("redrive", letters.redrive(Selection::All)).await.unwrap();
+    let redriven = reader.expect(1, 1).await;
+    assert!(redriven.redelivered, "it was redriven");
+    scene.within("acknowledge", redriven.ack()).await.unwrap();
 }
 
 /// Unsettled deliveries of a lost connection go to others, and do not count as an attempt.

@@ -126,6 +126,7 @@ macro_rules! broker_conformance {
                 should_share_a_group_between_consumers
                 should_hold_back_beyond_the_prefetch
                 should_give_back_a_dropped_delivery
+                should_tell_what_may_have_been_delivered_before
                 should_give_back_what_a_dropped_subscription_had_prefetched
                 should_give_back_what_a_lost_connection_had
                 should_settle_after_the_subscription_is_gone
