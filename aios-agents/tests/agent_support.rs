@@ -19,7 +19,7 @@ use aios_core::{
         Agent, DynAgent, TaskAssigned, TaskContext, TaskError, TaskFailed, TaskHost, TaskId,
         TaskInfo,
     },
-    broker::{Broker, BrokerExt, Deliveries, Group, Mailbox, Subscription},
+    broker::{Broker, BrokerExt, Deliveries, Delivery, Group, Mailbox, Subscription},
     clock::VirtualClock,
     event::{Event, Metadata, Payload},
     store::Store,
@@ -177,6 +177,11 @@ impl Inbox {
         let event = delivery.event.clone();
         delivery.ack().await.unwrap();
         event
+    }
+
+    /// The next delivery, which is not settled.
+    pub(crate) async fn take(&mut self) -> Delivery {
+        self.0.next().await.unwrap().unwrap()
     }
 
     /// What is there already, or comes without time passing.

@@ -281,6 +281,7 @@ async fn should_give_a_task_again_that_nobody_holds_any_more() {
         attempt: task.attempt,
         progress: Payload::null(),
         waits: true,
+        asks: false,
     };
     let event_type = format!("agents.{TYPE}.task_heartbeat").parse().unwrap();
     let beat = Event::new(event_type, "holder", &beat).unwrap().caused_by(&first.event);

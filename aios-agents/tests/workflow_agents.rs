@@ -55,7 +55,8 @@ async fn should_give_a_task_to_another_agent_when_one_falls_silent() {
 
     let (delivery, task) = next(&mut tasks).await;
     let (task_id, attempt) = (task.task_id.clone(), task.attempt);
-    let beat = TaskHeartbeat { task_id, attempt, progress: Payload::null(), waits: false };
+    let beat =
+        TaskHeartbeat { task_id, attempt, progress: Payload::null(), waits: false, asks: false };
     say(&runtime, &delivery, "task_heartbeat", &beat).await;
     delivery.ack().await.unwrap();
 

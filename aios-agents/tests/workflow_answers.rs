@@ -93,7 +93,8 @@ async fn should_take_an_answer_from_nobody_but_the_assigned_agents() {
 /// The first sign of life of an agent that works on a task.
 fn heartbeat(task: &TaskAssigned) -> Event {
     let (task_id, attempt) = (task.task_id.clone(), task.attempt);
-    let data = TaskHeartbeat { task_id, attempt, progress: Payload::null(), waits: false };
+    let data =
+        TaskHeartbeat { task_id, attempt, progress: Payload::null(), waits: false, asks: false };
     Event::new("agents.ghost.task_heartbeat".parse().unwrap(), "ghost-1", &data).unwrap()
 }
 

@@ -6,6 +6,11 @@ use aios_core::{
     event::{EventError, EventType},
 };
 
+/// What an engine says of an attempt that is still to be done.
+pub(crate) const ATTEMPT_CONFIRMED: &str = "attempt_confirmed";
+/// What an engine says of an attempt that has ended.
+pub(crate) const ATTEMPT_CANCELLED: &str = "attempt_cancelled";
+
 /// Types of the events around agents of one type.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
@@ -14,6 +19,8 @@ pub(super) struct Names {
     pub(super) failed: EventType,
     pub(super) heartbeat: EventType,
     pub(super) cancelled: EventType,
+    pub(super) attempt_confirmed: EventType,
+    pub(super) attempt_cancelled: EventType,
     pub(super) registered: EventType,
     pub(super) seen: EventType,
     pub(super) status_changed: EventType,
@@ -28,6 +35,8 @@ impl Names {
             failed: name("task_failed")?,
             heartbeat: name("task_heartbeat")?,
             cancelled: name("task_cancelled")?,
+            attempt_confirmed: name(ATTEMPT_CONFIRMED)?,
+            attempt_cancelled: name(ATTEMPT_CANCELLED)?,
             registered: name("registered")?,
             seen: name("seen")?,
             status_changed: name("status_changed")?,

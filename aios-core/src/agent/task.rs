@@ -115,4 +115,9 @@ pub struct TaskHeartbeat {
     /// end. The time of the attempt does not count yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub waits: bool,
+    /// Whether the process of the agent asks if the attempt is still to be done, before it begins one that
+    /// may have been begun elsewhere. The engine answers with `agents.<type>.attempt_confirmed` or
+    /// `attempt_cancelled`, which name the event that asks as their cause.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
 }

@@ -294,6 +294,8 @@ impl Subscribed {
             world.reads(mailbox, self.reader);
         }
         let (event, attempt) = (delivery.event.clone(), delivery.attempt);
+        let redelivered = delivery.redelivered;
+        world.task_delivered(self.inner.node, &event, redelivered);
         let number = self.inner.subscriptions.fetch_add(1, Ordering::Relaxed);
         let held = self.mailbox.is_some().then_some((self.inner.node, number));
         if let Some(held) = held {
@@ -308,7 +310,7 @@ impl Subscribed {
         if settle.held.is_some() && world.plants(Plant::AcknowledgedBeforeCommit) {
             let _ = settle.settle_now(Settlement::Ack);
         }
-        Delivery::new(event, attempt, Box::new(settle))
+        Delivery::new(event, attempt, Box::new(settle)).with_redelivered(redelivered)
     }
 }
 

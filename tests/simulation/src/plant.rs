@@ -33,11 +33,13 @@ pub enum Plant {
     StaleRead,
     /// The relay goes on before the broker has what it published.
     RelayOutOfOrder,
+    /// An agent begins an attempt that was delivered again without asking the engine.
+    BegunUnasked,
 }
 
 impl Plant {
     /// All of them, and the invariant that finds each.
-    pub const ALL: [(Self, Invariant); 14] = [
+    pub const ALL: [(Self, Invariant); 15] = [
         (Self::NoFenceCheck, Invariant::OneWriter),
         (Self::FenceOutsideTransaction, Invariant::OneWriter),
         (Self::RenewedAfterExpiry, Invariant::OneOwner),
@@ -52,6 +54,7 @@ impl Plant {
         (Self::CompensationOrder, Invariant::CompensationsReversed),
         (Self::StaleRead, Invariant::RecordedStepsRunOnce),
         (Self::RelayOutOfOrder, Invariant::RelayKeepsOrder),
+        (Self::BegunUnasked, Invariant::EndedAttemptsStayEnded),
     ];
 
     /// Its name in the crates that have to be asked to plant it.
@@ -60,6 +63,7 @@ impl Plant {
             Self::LocalClock => "time of the machine",
             Self::TwoReaders => "two readers of a mailbox",
             Self::CompensationOrder => "compensation out of order",
+            Self::BegunUnasked => "an attempt begins unasked",
             _ => "",
         }
     }

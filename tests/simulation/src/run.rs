@@ -26,6 +26,8 @@ pub struct RunFacts {
     pub undone: Vec<u32>,
     pub was_cancelled: bool,
     pub is_blocked: bool,
+    /// When it ended, in microseconds.
+    closed_at: Option<u64>,
     /// Somebody asked for its cancellation: it waits for no answer any more.
     pub is_to_be_cancelled: bool,
 }
@@ -41,6 +43,9 @@ pub struct OperationFacts {
     pub ended: BTreeSet<u32>,
     /// The event that gave the last attempt.
     pub assigned: Option<EventId>,
+    /// When it had its outcome, and when its attempts ended, in microseconds.
+    settled_at: Option<u64>,
+    ended_at: BTreeMap<u32, u64>,
     retries: u32,
     fires_at: Option<i64>,
 }
@@ -60,6 +65,7 @@ impl RunFacts {
         match (event.event_type.domain(), action) {
             ("workflows", "completed" | "failed" | "cancelled" | "continued") => {
                 self.end = Some(event.clone());
+                self.closed_at = Some(now);
                 self.was_cancelled = action == "cancelled";
                 None
             }
@@ -77,6 +83,7 @@ impl RunFacts {
             }
             _ => {
                 let found = self.apply_to_operation(run_id, event, now);
+                self.note_ends(now);
                 let is_outcome = ["task_completed", "task_failed", "operation_failed"];
                 if is_outcome.contains(&action)
                     && let Some(operation) = operation_of(event)
@@ -146,6 +153,25 @@ impl RunFacts {
             }
             _ => None,
         }
+    }
+
+    /// Notes of what has ended by now when it did.
+    fn note_ends(&mut self, now: u64) {
+        for operation in self.operations.values_mut() {
+            if operation.is_settled {
+                operation.settled_at.get_or_insert(now);
+            }
+            for attempt in &operation.ended {
+                operation.ended_at.entry(*attempt).or_insert(now);
+            }
+        }
+    }
+
+    /// When an attempt at a task ended, if it has.
+    pub fn ended_at(&self, operation: u64, attempt: u32) -> Option<u64> {
+        let facts = self.operations.get(&operation);
+        let ended = facts.map(|facts| [facts.settled_at, facts.ended_at.get(&attempt).copied()]);
+        ended.into_iter().flatten().chain([self.closed_at]).flatten().min()
     }
 
     fn of(&mut self, operation: u64) -> &mut OperationFacts {

@@ -33,6 +33,8 @@ pub enum Invariant {
     RecordedStepsRunOnce,
     /// A task whose outcome was recorded some seconds ago is not given again.
     RecordedTasksGivenOnce,
+    /// An attempt that ended some seconds ago does not begin when the broker delivers it again.
+    EndedAttemptsStayEnded,
     /// An attempt at a task is given under one id.
     OneDispatch,
     /// An answer is acknowledged after it was recorded, or is of no use.
@@ -98,6 +100,10 @@ pub struct Rates {
 /// How long an engine may take to learn of what was recorded, in microseconds.
 const MOMENT: u64 = 3_000_000;
 
+/// How old the answer may be that lets an attempt begin, and what the engine that gave it knew, in
+/// microseconds.
+const ANSWER_AGE: u64 = 10_000_000;
+
 /// A subscription: the node, and its number there.
 pub type Reader = (Node, u64);
 
@@ -127,6 +133,8 @@ pub struct State {
     given: BTreeMap<(String, u32), EventId>,
     /// The subscription that got the last event of each mailbox, while it goes on.
     readers: BTreeMap<String, Reader>,
+    /// Attempts that a node got again, as the broker said when it delivered them last.
+    redelivered: BTreeSet<(Node, String, u32)>,
     /// Answers that were delivered and are not settled: the task, and which delivery.
     held: BTreeSet<(String, Reader)>,
     pub violations: Vec<Violation>,
@@ -151,6 +159,7 @@ impl World {
             recorded: BTreeSet::new(),
             given: BTreeMap::new(),
             readers: BTreeMap::new(),
+            redelivered: BTreeSet::new(),
             held: BTreeSet::new(),
             violations: Vec::new(),
             trace: Vec::new(),
@@ -207,9 +216,32 @@ impl World {
         }
     }
 
-    /// The code of a task begins. An agent can't know what is recorded.
+    /// The code of a task begins. An agent can't know what is recorded, but it can ask.
     pub fn task_began(&self, task: &str, attempt: u32) {
         self.note(format_args!("task {task} begins, attempt {attempt}"));
+        let Some((run_id, operation)) = split(task) else { return };
+        let (node, known_by) =
+            (self.executor.current(), self.executor.now().saturating_sub(ANSWER_AGE));
+        let state = self.state();
+        let is_again = state.redelivered.contains(&(node, task.to_owned(), attempt));
+        let ended_at = state.runs.get(run_id).and_then(|run| run.ended_at(operation, attempt));
+        drop(state);
+        if is_again && ended_at.is_some_and(|at| at < known_by) {
+            let how = format!("attempt {attempt} of {task} begins again after it has ended");
+            self.violated(Invariant::EndedAttemptsStayEnded, how);
+        }
+    }
+
+    /// A task is delivered to a node.
+    pub fn task_delivered(&self, node: Node, event: &Event, redelivered: bool) {
+        let Ok(task) = event.data::<TaskAssigned>() else { return };
+        let key = (node, task.task_id.as_str().to_owned(), task.attempt);
+        let mut state = self.state();
+        if redelivered {
+            state.redelivered.insert(key);
+        } else {
+            state.redelivered.remove(&key);
+        }
     }
 
     /// The code of a run sees an outcome.

@@ -254,6 +254,7 @@ mod tests {
                 Shared,
                 ledger::{Dispatch, Key, Ledger},
                 place::{Place, RuntimePulse},
+                questions::Questions,
             },
         },
         failing::Failing,
@@ -280,6 +281,7 @@ mod tests {
             ledger: Ledger::default(),
             failing: Failing::default(),
             impaired: Mutex::default(),
+            questions: Questions::default(),
         });
         let definition = AgentDefinition::instance("idle", Idle);
         let place = Place::new(Arc::new(RuntimePulse::new().0));

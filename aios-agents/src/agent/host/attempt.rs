@@ -82,6 +82,9 @@ impl HostedType {
         delivery: Delivery,
         entry: Entry<'_>,
     ) {
+        let Some(delivery) = self.cleared(&assigned, delivery, &entry.running).await else {
+            return;
+        };
         let event = delivery.event.clone();
         let host: Arc<dyn TaskHost> = Arc::clone(&entry.running) as _;
         let context = TaskContext::new(self.describe(agent, &assigned, &event), host);

@@ -10,7 +10,11 @@ use aios_core::{
 use serde::Deserialize;
 
 use super::{Shared, answer::log_unsettled, hosted::HostedType, ledger::TaskKey};
-use crate::agent::{AgentError, backoff::Backoff};
+use crate::agent::{
+    AgentError,
+    backoff::Backoff,
+    events::{ATTEMPT_CANCELLED, ATTEMPT_CONFIRMED},
+};
 
 /// Data of `agents.<type>.task_cancelled`; the rest is of no interest here.
 #[derive(Deserialize)]
@@ -18,14 +22,17 @@ struct Cancelled {
     task_id: TaskId,
 }
 
-/// Subscribes to cancellations, and returns what obeys them until the broker is closed, or refuses the
-/// subscription for good.
+/// Subscribes to cancellations and to answers about attempts, and returns what obeys them until the broker
+/// is closed, or refuses the subscription for good.
 pub(super) async fn listen(
     shared: &Arc<Shared>,
     types: &[Arc<HostedType>],
 ) -> Result<impl Future<Output = ()> + Send + 'static, AgentError> {
     let group = Group::new(format!("agents.cancelled.{}", EventId::generate()))?;
-    let patterns = types.iter().map(|hosted| Pattern::from(&hosted.names.cancelled));
+    let patterns = types.iter().flat_map(|hosted| {
+        let names = &hosted.names;
+        [&names.cancelled, &names.attempt_confirmed, &names.attempt_cancelled].map(Pattern::from)
+    });
     let subscription =
         Subscription::group(group, patterns).with_poison(Poison::Discard).temporary();
     let deliveries = match types.is_empty() {
@@ -46,7 +53,7 @@ async fn obey(shared: &Shared, subscription: Subscription, mut deliveries: Deliv
         match deliveries.next().await {
             Some(Ok(delivery)) => {
                 backoff.reset();
-                cancel(shared, delivery).await;
+                take(shared, delivery).await;
             }
             None | Some(Err(BrokerError::Closed)) => return,
             Some(Err(error)) => {
@@ -69,7 +76,8 @@ async fn resubscribe(
 ) -> Result<Deliveries, BrokerError> {
     while error.is_retryable() {
         tracing::warn!(
-            code = error.code(), error = %Chain(&error), "cancellations are not heard for now"
+            code = error.code(), error = %Chain(&error),
+            "cancellations and answers about attempts are not heard for now"
         );
         backoff.wait(&*shared.clock).await;
         match shared.broker.subscribe(subscription.clone()).await {
@@ -78,6 +86,16 @@ async fn resubscribe(
         }
     }
     Err(error)
+}
+
+async fn take(shared: &Shared, delivery: Delivery) {
+    let is_open = match delivery.event.event_type.action() {
+        ATTEMPT_CONFIRMED => true,
+        ATTEMPT_CANCELLED => false,
+        _ => return cancel(shared, delivery).await,
+    };
+    shared.questions.answer(&delivery.event, is_open);
+    log_unsettled(delivery.ack().await);
 }
 
 async fn cancel(shared: &Shared, delivery: Delivery) {

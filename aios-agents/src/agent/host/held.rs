@@ -52,7 +52,10 @@ impl Held {
                 // What can't be read is refused when it is begun.
                 let TaskAssigned { task_id, attempt, .. } = event.data().ok()?;
                 let progress = Payload::null();
-                Some((event, TaskHeartbeat { task_id, attempt, progress, waits: true }))
+                Some((
+                    event,
+                    TaskHeartbeat { task_id, attempt, progress, waits: true, asks: false },
+                ))
             })
             .collect();
         let hosted = Arc::clone(hosted);

@@ -14,6 +14,7 @@ mod ledger;
 mod options;
 mod place;
 mod publish;
+mod questions;
 mod running;
 mod slot;
 mod supervise;
@@ -40,6 +41,7 @@ use self::{
     hosted::HostedType,
     ledger::Ledger,
     place::{Place, RuntimePulse},
+    questions::Questions,
     watchdog::Watchdog,
 };
 pub use self::{
@@ -63,6 +65,7 @@ struct Shared {
     source: Arc<str>,
     options: HostOptions,
     ledger: Ledger,
+    questions: Questions,
     failing: Failing,
     /// What the host can't do any more.
     impaired: Mutex<BTreeSet<String>>,
@@ -87,6 +90,8 @@ impl Shared {
 ///
 /// A task is done at least once. A repeated dispatch of the same attempt is recognised, as long as
 /// it reaches the same process. The host never tries a failed task again; whoever gave it does.
+/// Before it begins an attempt of a workflow's task that the broker delivers again, or that is older than
+/// its timeout, it asks the engine whether the attempt is still to be done.
 ///
 /// Code that holds the [slot](aios_core::agent::TaskContext::slot) of its task beyond the end of its
 /// attempt is overdue: the host logs it, takes fewer tasks meanwhile, and counts it in the gauge
@@ -140,6 +145,7 @@ impl AgentHost {
             ledger: Ledger::default(),
             failing: Failing::default(),
             impaired: Mutex::default(),
+            questions: Questions::default(),
         });
         let (pulse, answer) = RuntimePulse::new();
         let (runtime, mut places) = (Place::new(Arc::new(pulse)), Vec::new());

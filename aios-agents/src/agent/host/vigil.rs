@@ -148,6 +148,7 @@ impl<'a> Vigil<'a> {
             attempt: self.assigned.attempt,
             progress: self.running.take_progress(),
             waits: false,
+            asks: false,
         };
         let (hosted, parent) = (self.hosted, self.event.clone());
         Box::pin(async move { hosted.publish_heartbeat(&parent, &beat).await })
@@ -200,10 +201,21 @@ async fn finish(chore: Option<BoxFuture<'_, ()>>, result: Result<Payload, TaskEr
 
 impl HostedType {
     pub(super) async fn publish_heartbeat(&self, parent: &Event, beat: &TaskHeartbeat) {
-        let event = match self.shared.event(&self.names.heartbeat, beat) {
-            Ok(event) => event.caused_by(parent),
-            Err(error) => return tracing::error!(code = error.code(), "{}", Chain(&error)),
-        };
+        if let Some(event) = self.beat(parent, beat) {
+            self.send_heartbeat(event, parent, beat).await;
+        }
+    }
+
+    /// The event of a sign of life.
+    pub(super) fn beat(&self, parent: &Event, beat: &TaskHeartbeat) -> Option<Event> {
+        self.shared
+            .event(&self.names.heartbeat, beat)
+            .inspect_err(|error| tracing::error!(code = error.code(), "{}", Chain(error)))
+            .ok()
+            .map(|event| event.caused_by(parent))
+    }
+
+    pub(super) async fn send_heartbeat(&self, event: Event, parent: &Event, beat: &TaskHeartbeat) {
         let publish = Publish { event, to: reply_to(parent), require_route: false };
         let answers = self.shared.broker.publish(vec![publish]).await;
         for error in answers.into_iter().filter_map(Result::err) {

@@ -23,6 +23,7 @@ use super::{
     Engine, Message,
     driver::{ANONYMOUS, Refusal, acknowledge, assignment_id, origin, recorded, refuse, too_large},
     mailbox,
+    questions::asks,
 };
 use crate::{
     runtime::AnonymousAnswers,
@@ -44,7 +45,7 @@ impl Recorders {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self, recording: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, recording: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(recording);
@@ -79,15 +80,18 @@ enum Verdict {
     Refused(&'static str),
     /// Only the driver of this run can use it.
     ForDriver(Arc<str>),
+    /// It asks for an attempt that is still to be done, as far as the run's journal says.
+    AsksForOpen,
 }
 
 /// What becomes of what says nothing without the driver of its run: answers that do not name the
-/// assignment of their task, and signs of life.
+/// assignment of their task, signs of life and questions.
 #[derive(Clone, Copy, Debug)]
 enum Unnamed {
     /// They are sent to the engine that owns the run.
     PassedOn,
-    /// Answers are recorded as they are, signs of life are dropped: the run can't go on now.
+    /// Answers are recorded as they are, questions are answered from the journal, signs of life are
+    /// dropped: the run can't go on now.
     Kept,
 }
 
@@ -129,6 +133,7 @@ impl Engine {
                 // Whoever has the mailbox next gets it.
                 (None, _) => drop(delivery),
                 (Some(false), _) => settle(&engine, delivery, Unnamed::PassedOn).await,
+                (Some(true), _) if asks(&delivery.event) => engine.answer(delivery, false).await,
                 (Some(true), Refusal::NotAwaited) => ignore(delivery, "no attempt awaits it").await,
                 (Some(true), Refusal::Foreign(reason)) => refuse(delivery, reason).await,
             }
@@ -168,6 +173,10 @@ async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unnamed: Unnamed) 
     loop {
         let error = match judge(engine, &delivery.event, unnamed).await {
             Ok(Verdict::Recorded) => return acknowledge(delivery).await,
+            Ok(Verdict::AsksForOpen) => return engine.answer(delivery, true).await,
+            Ok(Verdict::Needless(_) | Verdict::Refused(_)) if asks(&delivery.event) => {
+                return engine.answer(delivery, false).await;
+            }
             Ok(Verdict::Needless(reason)) => return ignore(delivery, reason).await,
             Ok(Verdict::Refused(reason)) => return refuse(delivery, reason).await,
             Ok(Verdict::ForDriver(run_id)) => match pass_on(engine, &run_id, &delivery.event).await
@@ -189,6 +198,10 @@ async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unnamed: Unnamed) 
                 warn!(error = %Chain(&error), %event_id, "could not pass an answer on");
                 unnamed = Unnamed::Kept;
                 continue;
+            }
+            // Nothing says that the attempt has ended.
+            Unsettled::Journal(error) if is_unreadable(&error) && asks(&delivery.event) => {
+                return engine.answer(delivery, true).await;
             }
             Unsettled::Journal(error) if is_unreadable(&error) => {
                 warn!(error = %Chain(&error), %event_id, "the journal of an answered run can't be read");
@@ -251,6 +264,11 @@ async fn judge(
     if is_heartbeat {
         return Ok(match unnamed {
             Unnamed::PassedOn => Verdict::ForDriver(run_id),
+            Unnamed::Kept
+                if asks(event) && !engine.has_ended(&run_id, operation, attempt).await? =>
+            {
+                Verdict::AsksForOpen
+            }
             Unnamed::Kept => Verdict::Needless("the run can't go on"),
         });
     }

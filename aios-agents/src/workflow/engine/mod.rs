@@ -22,6 +22,7 @@ mod members;
 mod notes;
 mod ownership;
 mod parking;
+mod questions;
 mod reads;
 mod recover;
 mod registry;

@@ -87,6 +87,10 @@ impl Driver {
                 self.heartbeat(operation).await;
                 acknowledge(delivery).await;
             }
+            Ok(Answer::Question { operation }) => {
+                self.begins(operation).await;
+                self.engine.answer_soon(delivery, true);
+            }
             Ok(Answer::Held { operation }) => {
                 self.held(operation);
                 acknowledge(delivery).await;
@@ -103,7 +107,8 @@ impl Driver {
     }
 
     /// Settles an answer that no attempt awaits, once what is known of the run is durable: it may be
-    /// a second copy of an answer that is on its way into the journal.
+    /// a second copy of an answer that is on its way into the journal. A question that comes meanwhile is
+    /// asked again.
     fn ignore(&mut self, delivery: Delivery) {
         if !self.outbox.is_empty() {
             self.answers.push(delivery);

@@ -73,6 +73,8 @@ pub(super) enum Answer {
     Heartbeat { operation: u64 },
     /// The process of an agent has the current attempt and has not begun it.
     Held { operation: u64 },
+    /// The process of an agent asks whether the attempt, which is the current one, is still to be done.
+    Question { operation: u64 },
     /// An attempt has ended.
     Ended { operation: u64, attempt: u32, entry: Entry },
     /// An attempt has ended, as somebody says who does not name the assignment.
@@ -170,6 +172,14 @@ impl Driver {
         if let Some((held, _)) = held {
             refuse(held.delivery, ANONYMOUS).await;
         }
+    }
+
+    /// The code of the current attempt begins, perhaps again: its time counts from now.
+    pub(super) async fn begins(&mut self, operation: u64) {
+        if let Some(assignment) = self.assigned.get_mut(&operation) {
+            assignment.started_at = None;
+        }
+        self.heartbeat(operation).await;
     }
 
     /// Holds an answer that names no assignment. It is refused if an agent that names the assignment
@@ -311,10 +321,10 @@ impl Driver {
     /// was assigned the task, and name the assignment as its cause.
     pub(super) fn judge(&self, event: &Event) -> Result<Answer, Refusal> {
         let unreadable = |_| Refusal::Foreign("its data can't be read");
-        let mut waits = false;
+        let (mut waits, mut asks) = (false, false);
         let (operation, attempt, ended) = if event.event_type.action() == "task_heartbeat" {
             let beat: TaskHeartbeat = event.data().map_err(unreadable)?;
-            waits = beat.waits;
+            (waits, asks) = (beat.waits, beat.asks);
             (beat.task_id.run().map(|(_, operation)| operation), Some(beat.attempt), None)
         } else {
             let entry = decode(event).map_err(unreadable)?;
@@ -328,6 +338,7 @@ impl Driver {
         let operation = operation.ok_or(Refusal::NotAwaited)?;
         let answered = self.answers_attempt(event, operation, attempt)?;
         Ok(match (ended, answered) {
+            (None, Some(_)) if asks => Answer::Question { operation },
             (None, Some(_)) if waits => Answer::Held { operation },
             (None, Some(_)) => Answer::Heartbeat { operation },
             (None, None) => return Err(Refusal::Foreign(ANONYMOUS)),

@@ -24,7 +24,7 @@ use crate::{
     panic::panic_failure,
     task,
     workflow::{
-        engine::{Ended, Engine, Message, inbox::Inbox, live::Activation},
+        engine::{Ended, Engine, Message, inbox::Inbox, live::Activation, questions::asks},
         journal::{Blocked, Entry, JournalError, Parent},
     },
 };
@@ -365,6 +365,9 @@ impl Ended {
 /// A run that has ended needs no answers; one that is blocked will need them later.
 async fn dismiss(engine: &Arc<Engine>, ended: &Ended, message: Message) {
     match message {
+        Message::Answer(delivery) if ended.status.is_final() && asks(&delivery.event) => {
+            engine.answer_soon(*delivery, false);
+        }
         Message::Answer(delivery) if ended.status.is_final() => acknowledge(*delivery).await,
         message => keep_answers(engine, vec![message]),
     }

@@ -1,0 +1,101 @@
+//! Answers to agents that ask whether an attempt is still to be done.
+
+use std::sync::Arc;
+
+use aios_core::{
+    Chain,
+    agent::TaskHeartbeat,
+    broker::{BrokerExt, Delivery, Publish},
+    event::{Event, EventError, EventType},
+    store::{EventStore, RecordedEvent, StreamId},
+};
+use serde_json::json;
+use tracing::warn;
+
+use super::{Engine, driver::acknowledge};
+use crate::{
+    agent::{ATTEMPT_CANCELLED, ATTEMPT_CONFIRMED},
+    workflow::journal::{Entry, JournalError, decode},
+};
+
+/// Events of a journal that are read at once.
+const PAGE: usize = 1000;
+
+/// Whether an event asks if the attempt that it names is still to be done.
+pub(super) fn asks(event: &Event) -> bool {
+    let asks = |beat: TaskHeartbeat| beat.asks;
+    event.event_type.action() == "task_heartbeat" && event.data().is_ok_and(asks)
+}
+
+impl Engine {
+    /// Answers a question, beside whatever else is done.
+    pub(super) fn answer_soon(self: &Arc<Self>, question: Delivery, is_open: bool) {
+        let engine = Arc::clone(self);
+        self.recorders.spawn(async move { engine.answer(question, is_open).await });
+    }
+
+    /// Answers a question. If the broker does not take the answer, the agent asks again.
+    pub(super) async fn answer(&self, question: Delivery, is_open: bool) {
+        match self.answer_to(&question.event, is_open) {
+            Ok(answer) => {
+                if let Err(error) = self.broker.publish_one(Publish::new(answer)).await {
+                    warn!(
+                        error = %Chain(&error),
+                        "could not tell an agent whether an attempt is still to be done; it asks again"
+                    );
+                }
+            }
+            Err(error) => {
+                warn!(error = %Chain(&error), "a question about an attempt has no answer")
+            }
+        }
+        acknowledge(question).await;
+    }
+
+    fn answer_to(&self, question: &Event, is_open: bool) -> Result<Event, EventError> {
+        let TaskHeartbeat { task_id, attempt, .. } = question.data()?;
+        let action = if is_open { ATTEMPT_CONFIRMED } else { ATTEMPT_CANCELLED };
+        let event_type = EventType::new("agents", question.event_type.entity(), action)?;
+        let data = json!({ "task_id": task_id, "attempt": attempt });
+        let answer = Event::new(event_type, Arc::clone(&self.journals.source), &data)?;
+        Ok(answer.with_timestamp(self.clock.now()).caused_by(question))
+    }
+
+    /// Whether the journal of a run that can't go on says that an attempt has ended.
+    pub(super) async fn has_ended(
+        &self,
+        run_id: &str,
+        operation: u64,
+        attempt: u32,
+    ) -> Result<bool, JournalError> {
+        let stream = StreamId::of_run(run_id)?;
+        let mut after = 0;
+        loop {
+            let page = self.store.read_stream(&stream, after, PAGE).await?;
+            if page.iter().any(|it| ends(it, operation, attempt)) {
+                return Ok(true);
+            }
+            match page.last() {
+                Some(last) if page.len() >= PAGE => after = last.version,
+                _ => return Ok(false),
+            }
+        }
+    }
+}
+
+/// Whether an event of a journal ends an attempt.
+fn ends(recorded: &RecordedEvent, operation: u64, attempt: u32) -> bool {
+    let Ok(entry) = decode(&recorded.event) else { return false };
+    if entry.is_final() {
+        return true;
+    }
+    if entry.operation() != Some(operation) {
+        return false;
+    }
+    match entry {
+        Entry::TaskCompleted(_) | Entry::TaskCancelled(_) | Entry::OperationFailed(_) => true,
+        Entry::TaskFailed(task) => task.data.attempt >= attempt,
+        Entry::RetryScheduled(retry) => retry.attempt > attempt,
+        _ => false,
+    }
+}
