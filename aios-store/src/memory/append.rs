@@ -1,10 +1,10 @@
 use aios_core::{
     event::EventId,
     projection::project,
-    store::{Append, Appended, RecordedEvent, StoreError, StreamId, closes},
+    store::{Append, Appended, RecordedEvent, StoreError, StreamId, closes, ending},
 };
 
-use super::{MemoryStore, State};
+use super::{MemoryStore, State, Stream};
 use crate::validation::{Location, Lookup, check_expected, validate_append};
 
 impl MemoryStore {
@@ -26,8 +26,9 @@ impl State {
             Lookup::Conflicting(id) => return Err(StoreError::DuplicateEvent { id }),
         }
         self.leases.check(append.fence)?;
-        check_expected(&append.stream, append.expected, self.version(&append.stream))?;
-        if self.is_closed(&append.stream) {
+        let stream = self.streams.get(&append.stream);
+        check_expected(&append.stream, append.expected, stream.map_or(0, Stream::version))?;
+        if stream.is_some_and(|stream| stream.is_closed) {
             return Err(StoreError::StreamClosed { stream: append.stream });
         }
         Ok(self.insert(append))
@@ -47,38 +48,37 @@ impl State {
     }
 
     fn insert(&mut self, append: Append) -> Appended {
-        let mut appended = Appended {
-            version: self.version(&append.stream),
-            position: self.head(),
-            repeated: false,
-        };
-        for event in append.events {
-            appended.version += 1;
-            appended.position += 1;
-            self.ids.insert(event.id.key(), appended.position);
-            self.streams.entry(append.stream.clone()).or_default().push(appended.position);
-            let recorded = RecordedEvent {
-                position: appended.position,
-                stream: append.stream.clone(),
-                version: appended.version,
-                event,
-            };
+        let Append { stream: id, events, .. } = append;
+        let mut position = self.head();
+        let may_end = events.last().is_some_and(|last| ending(&id, &last.event_type).is_some());
+        let stream = self.streams.entry(id.clone()).or_default();
+        for event in events {
+            position += 1;
+            self.ids.insert(event.id.key(), position);
+            stream.positions.push(position);
+            let (stream, version) = (id.clone(), stream.version());
+            let recorded = Box::new(RecordedEvent { position, stream, version, event });
             self.tables.apply(project(&recorded));
-            self.log.insert(appended.position, recorded);
+            self.log.insert(position, recorded);
+        }
+        let appended = Appended { version: stream.version(), position, repeated: false };
+        if may_end {
+            self.note_end(&id);
         }
         appended
     }
 
-    fn is_closed(&self, stream: &StreamId) -> bool {
-        let positions = self.streams.get(stream).map(Vec::as_slice).unwrap_or_default();
-        let event_type = |position: &u64| Some(&self.recorded(*position)?.event.event_type);
-        let first = positions.first().and_then(event_type);
-        let last = positions.last().and_then(event_type);
-        first.zip(last).is_some_and(|(first, last)| closes(stream, first, last))
+    /// Closes a stream if its last event does.
+    fn note_end(&mut self, id: &StreamId) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let event_type = |position: Option<&u64>| Some(&self.log.get(position?)?.event.event_type);
+        let (first, last) = (stream.positions.first(), stream.positions.last());
+        let ends = event_type(first).zip(event_type(last));
+        stream.is_closed = ends.is_some_and(|(first, last)| closes(id, first, last));
     }
 
     pub(super) fn version(&self, stream: &StreamId) -> u64 {
-        self.streams.get(stream).map_or(0, |positions| positions.len() as u64)
+        self.streams.get(stream).map_or(0, Stream::version)
     }
 
     pub(super) fn head(&self) -> u64 {
@@ -86,6 +86,6 @@ impl State {
     }
 
     pub(super) fn recorded(&self, position: u64) -> Option<&RecordedEvent> {
-        self.log.get(&position)
+        self.log.get(&position).map(Box::as_ref)
     }
 }

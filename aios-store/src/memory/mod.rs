@@ -60,15 +60,29 @@ struct Inner {
 #[derive(Default)]
 struct State {
     /// By position; retention leaves gaps.
-    log: BTreeMap<u64, RecordedEvent>,
-    /// Positions of each stream's events, by version.
-    streams: HashMap<StreamId, Vec<u64>>,
+    log: BTreeMap<u64, Box<RecordedEvent>>,
+    streams: HashMap<StreamId, Stream>,
     /// Position of each event, by key.
     ids: HashMap<Uuid, u64>,
     tables: Tables,
     leases: LeaseTable,
     checkpoints: HashMap<String, u64>,
     waits: WaitTable,
+}
+
+/// What is known of a stream.
+#[derive(Default)]
+struct Stream {
+    /// The positions of its events, by version.
+    positions: Vec<u64>,
+    /// Whether it takes no more events.
+    is_closed: bool,
+}
+
+impl Stream {
+    fn version(&self) -> u64 {
+        self.positions.len() as u64
+    }
 }
 
 impl MemoryStore {

@@ -1,7 +1,8 @@
-use std::ops::Bound;
+use std::{collections::HashMap, ops::Bound};
 
-use aios_core::store::{
-    Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId,
+use aios_core::{
+    event::Pattern,
+    store::{Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId},
 };
 use async_trait::async_trait;
 
@@ -20,7 +21,8 @@ impl EventStore for MemoryStore {
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
         let state = self.state();
-        let positions = state.streams.get(stream).map(Vec::as_slice).unwrap_or_default();
+        let positions = state.streams.get(stream).map(|stream| stream.positions.as_slice());
+        let positions = positions.unwrap_or_default();
         let page = positions.iter().skip(index(after)).take(limit.min(MAX_PAGE));
         Ok(page.filter_map(|position| state.recorded(*position).cloned()).collect())
     }
@@ -28,7 +30,29 @@ impl EventStore for MemoryStore {
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
         let state = self.state();
         let page = state.log.range((Bound::Excluded(after), Bound::Unbounded));
-        Ok(page.take(limit.min(MAX_PAGE)).map(|(_, recorded)| recorded.clone()).collect())
+        Ok(page.take(limit.min(MAX_PAGE)).map(|(_, recorded)| (**recorded).clone()).collect())
+    }
+
+    async fn read_log_except(
+        &self,
+        after: u64,
+        up_to: u64,
+        except: &[Pattern],
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        if after >= up_to {
+            return Ok(Vec::new());
+        }
+        let state = self.state();
+        let range = (Bound::Excluded(after), Bound::Included(up_to));
+        let events = state.log.range(range).map(|(_, recorded)| recorded);
+        // A log has many events of few types.
+        let mut types = HashMap::new();
+        let wanted = events.filter(|recorded| {
+            let event_type = &recorded.event.event_type;
+            let is_wanted = || !except.iter().any(|pattern| pattern.matches(event_type));
+            *types.entry(event_type).or_insert_with(is_wanted)
+        });
+        Ok(wanted.map(|recorded| (**recorded).clone()).collect())
     }
 
     async fn head(&self) -> Result<u64, StoreError> {

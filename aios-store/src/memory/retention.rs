@@ -40,7 +40,7 @@ impl State {
         let ended = self.tables.ended_before(before);
         let gone = ended.into_iter().filter_map(|run_id| {
             let stream = StreamId::of_run(&run_id).ok()?;
-            let last = self.streams.get(&stream)?.last()?;
+            let last = self.streams.get(&stream)?.positions.last()?;
             (*last <= passed && !self.tables.is_wanted(&run_id)).then_some((run_id, stream))
         });
         let gone: Vec<_> = gone.take(usize::from(policy.batch_size)).collect();
@@ -51,7 +51,7 @@ impl State {
     }
 
     fn take_out(&mut self, run_id: &str, stream: &StreamId) {
-        for position in self.streams.remove(stream).unwrap_or_default() {
+        for position in self.streams.remove(stream).unwrap_or_default().positions {
             if let Some(recorded) = self.log.remove(&position) {
                 self.ids.remove(&recorded.event.id.key());
             }
