@@ -44,6 +44,13 @@ struct Positions(BTreeMap<u64, u64>);
 
 impl Positions {
     fn insert(&mut self, mut first: u64, mut last: u64) {
+        // Mostly it follows what came last.
+        if let Some(mut newest) = self.0.last_entry()
+            && newest.get().saturating_add(1) == first
+        {
+            newest.insert(last);
+            return;
+        }
         if let Some((&before, &end)) = self.0.range(..=first).next_back()
             && end.saturating_add(1) >= first
         {

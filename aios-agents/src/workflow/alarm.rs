@@ -17,6 +17,8 @@ use super::turn::Turn;
 pub(super) struct Alarm {
     bell: Arc<Bell>,
     waker: Waker,
+    /// Whether there may be a task that it wakes.
+    is_set: bool,
 }
 
 struct Bell {
@@ -42,27 +44,30 @@ impl Alarm {
             deferred: AtomicBool::new(false),
             task: AtomicWaker::new(),
         });
-        Self { waker: Waker::from(Arc::clone(&bell)), bell }
+        Self { waker: Waker::from(Arc::clone(&bell)), bell, is_set: false }
     }
 
     /// Whether an entry, a step or the code itself woke the code since this was last asked.
     pub(super) fn take_code(&self) -> bool {
-        self.bell.code.swap(false, Ordering::AcqRel)
+        take(&self.bell.code)
     }
 
     /// Whether anything else woke the code since this was last asked.
     pub(super) fn take_foreign(&self) -> bool {
-        self.bell.foreign.swap(false, Ordering::AcqRel)
+        take(&self.bell.foreign)
     }
 
     /// Lets the alarm go off without waking the task, until it is set again: for wakes of code that
     /// is about to be polled anyway.
-    pub(super) fn mute(&self) {
-        drop(self.bell.task.take());
+    pub(super) fn mute(&mut self) {
+        if std::mem::take(&mut self.is_set) {
+            drop(self.bell.task.take());
+        }
     }
 
     /// Sets the alarm for the task of `context`, and says whether it has already gone off.
-    pub(super) fn set(&self, context: &Context<'_>) -> bool {
+    pub(super) fn set(&mut self, context: &Context<'_>) -> bool {
+        self.is_set = true;
         self.bell.task.register(context.waker());
         let rung = |flag: &AtomicBool| flag.load(Ordering::Acquire);
         rung(&self.bell.code) || rung(&self.bell.foreign)
@@ -82,6 +87,11 @@ impl Alarm {
     pub(super) fn waker(&self) -> &Waker {
         &self.waker
     }
+}
+
+/// Whether a flag is raised; lowers it. It is mostly not, and a look costs less than a swap.
+fn take(flag: &AtomicBool) -> bool {
+    flag.load(Ordering::Acquire) && flag.swap(false, Ordering::AcqRel)
 }
 
 impl Bell {
@@ -164,7 +174,7 @@ mod tests {
 
     #[test]
     fn should_wake_the_task_only_while_it_is_set() {
-        let (alarm, task) = (Alarm::new(RUN), Arc::new(Task::default()));
+        let (mut alarm, task) = (Alarm::new(RUN), Arc::new(Task::default()));
         let waker = Waker::from(Arc::clone(&task));
         alarm.waker().wake_by_ref();
         assert!(alarm.set(&Context::from_waker(&waker)), "a wake that came before is remembered");

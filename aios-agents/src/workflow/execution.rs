@@ -52,6 +52,8 @@ pub(crate) struct Execution {
     deferred: Option<Deferred>,
     /// Polls since the code was quiet or asked for something.
     polls: u32,
+    /// How many operations the code had asked for when it was polled last.
+    asked: u64,
     /// What is wrong with the code, apart from the journal and panics.
     fault: Option<Failure>,
     /// Whether the code was quiet when it was polled last, and nothing but a wake can change that.
@@ -84,6 +86,7 @@ impl Execution {
             kept: 0,
             deferred: None,
             polls: 0,
+            asked: 0,
             fault: None,
             is_quiet: false,
         }
@@ -114,13 +117,16 @@ impl Execution {
     /// each of them. Completes when nothing is left to do; whatever wakes the code later wakes the
     /// task that polls here.
     pub(crate) fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
-        if self.is_quiet && self.queue.is_empty() && !self.alarm.set(context) {
+        let mut is_settled = self.is_quiet && !self.alarm.set(context);
+        if is_settled && self.queue.is_empty() {
             return Poll::Ready(());
         }
         self.is_quiet = false;
         loop {
-            ready!(self.settle(context));
-            if self.misfit().is_some() {
+            if !std::mem::take(&mut is_settled) {
+                ready!(self.settle(context));
+            }
+            if self.is_misfit() {
                 self.queue.clear();
                 return Poll::Ready(());
             }
@@ -145,14 +151,11 @@ impl Execution {
             self.flushing = None;
             return self.queue.pop_front();
         }
-        if !self.machine().is_paused()
-            && let Some(held) = self.held.pop_front()
-        {
-            return Some(held);
+        if !self.machine().is_paused() {
+            return self.held.pop_front().or_else(|| self.queue.pop_front());
         }
         while let Some((entry, at)) = self.queue.pop_front() {
             match entry {
-                entry if !self.machine().is_paused() => return Some((entry, at)),
                 Entry::Resumed => return Some((entry, at)),
                 Entry::CancelRequested(_) => {
                     self.queue.push_front((entry, at));
@@ -241,21 +244,25 @@ impl Execution {
 
     /// Lets the code run until it waits.
     fn run_code(&mut self) {
-        let before = self.machine().reserved();
         self.poll_body();
-        self.polls = if self.machine().reserved() > before { 0 } else { self.polls + 1 };
+        let asked = self.machine().reserved();
+        self.polls = if asked > self.asked { 0 } else { self.polls + 1 };
+        self.asked = asked;
         if self.polls > BUSY {
             self.fault = Some(busy());
         }
     }
 
     fn poll_body(&mut self) {
-        self.cell.watch(self.is_watched.then(Deferred::watch));
+        let watches = self.is_watched;
+        if watches {
+            self.cell.watch(Some(Deferred::watch()));
+        }
         {
             let _turn = Turn::Code(self.cell.run()).begin();
             self.body.poll(&mut Context::from_waker(self.alarm.waker()));
         }
-        let deferred = self.cell.watch(None);
+        let deferred = if watches { self.cell.watch(None) } else { None };
         // What the engine does not hold may be in the list of the scheduler.
         self.is_watched = self.alarm.wakers() > self.cell.wakers() + self.kept;
         let deferred = match deferred {
@@ -321,12 +328,16 @@ impl Execution {
     /// What of the code does not fit: a version or an operation of the journal, a panic, or that it
     /// waits for what is not recorded.
     pub(crate) fn misfit(&self) -> Option<Failure> {
-        let unknown = self.cell.unknown_version();
-        let mismatch = || self.cell.mismatch().map(|mismatch| mismatch.to_failure());
-        unknown
-            .or_else(mismatch)
-            .or_else(|| self.body.panic().cloned())
-            .or_else(|| self.fault.clone())
+        if !self.is_misfit() {
+            return None;
+        }
+        let unfit = self.cell.misfit();
+        unfit.or_else(|| self.body.panic().cloned()).or_else(|| self.fault.clone())
+    }
+
+    /// Whether anything of the code does not fit.
+    pub(crate) fn is_misfit(&self) -> bool {
+        self.cell.is_unfit() || self.body.panic().is_some() || self.fault.is_some()
     }
 
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {

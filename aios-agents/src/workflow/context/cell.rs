@@ -3,7 +3,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -45,6 +48,10 @@ pub(crate) struct Cell {
     waiting: Mutex<Waiting>,
     /// What watches for wakes that the scheduler puts off, while the code is polled.
     deferred: Mutex<Option<Deferred>>,
+    /// Whether anything watches: most runs have nothing that could be put off.
+    is_watching: AtomicBool,
+    /// Whether the code does not fit the journal.
+    is_unfit: AtomicBool,
 }
 
 #[derive(Default)]
@@ -101,7 +108,9 @@ impl Waiting {
 impl Cell {
     pub(crate) fn new(machine: Machine, clock: Arc<dyn Clock>) -> Self {
         let (machine, waiting) = (Mutex::new(machine), Mutex::default());
-        Self { clock, machine, waiting, deferred: Mutex::default() }
+        let deferred = Mutex::default();
+        let (is_watching, is_unfit) = (AtomicBool::default(), AtomicBool::default());
+        Self { clock, machine, waiting, deferred, is_watching, is_unfit }
     }
 
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -158,23 +167,18 @@ impl Cell {
     }
 
     pub(super) fn poll_outcome(&self, operation: u64, context: &mut Context<'_>) -> Poll<Outcome> {
-        let (is_released, outcome, place) = {
-            let released = self.waiting().released;
-            let mut machine = self.machine();
-            match released == Some(operation) {
-                true => (true, machine.take_outcome(operation), None),
-                false => (false, None, machine.outcome_place(operation)),
-            }
-        };
         let mut waiting = self.waiting();
-        if is_released && let Some(outcome) = outcome {
-            waiting.released = None;
-            waiting.remove(operation);
-            return Poll::Ready(outcome);
-        }
-        if let Some(place) = place {
+        let mut machine = self.machine();
+        if waiting.released == Some(operation) {
+            if let Some(outcome) = machine.take_outcome(operation) {
+                waiting.released = None;
+                waiting.remove(operation);
+                return Poll::Ready(outcome);
+            }
+        } else if let Some(place) = machine.outcome_place(operation) {
             waiting.ripe.insert((place, operation));
         }
+        drop(machine);
         waiting.wait(operation, context);
         Poll::Pending
     }
@@ -191,7 +195,12 @@ impl Cell {
 
     /// Watches, or not, for wakes that the scheduler puts off; returns what watched before.
     pub(crate) fn watch(&self, deferred: Option<Deferred>) -> Option<Deferred> {
+        self.is_watching.store(deferred.is_some(), Ordering::Release);
         std::mem::replace(&mut *self.deferred(), deferred)
+    }
+
+    fn is_watching(&self) -> bool {
+        self.is_watching.load(Ordering::Acquire)
     }
 
     fn deferred(&self) -> MutexGuard<'_, Option<Deferred>> {
@@ -200,25 +209,32 @@ impl Cell {
 
     /// The code was polled until here: what it put off counts.
     pub(super) fn check_deferred(&self) {
-        if let Some(deferred) = &mut *self.deferred() {
+        if self.is_watching()
+            && let Some(deferred) = &mut *self.deferred()
+        {
             deferred.check();
         }
     }
 
     /// The code of a step was polled until here: what it put off does not count.
     pub(super) fn skip_deferred(&self) {
-        if let Some(deferred) = &mut *self.deferred() {
+        if self.is_watching()
+            && let Some(deferred) = &mut *self.deferred()
+        {
             deferred.skip();
         }
     }
 
     /// Begins the code of a step, if it is to run now, and returns the number of the attempt.
     pub(super) fn begin_step(&self, operation: u64) -> Option<u32> {
-        self.machine().begin_step(operation, self.clock.now())
+        self.machine().begin_step(operation, || self.clock.now())
     }
 
     pub(super) fn step_ended(&self, operation: u64, outcome: Result<Payload, TaskError>) {
-        self.machine().step_ended(operation, outcome, self.clock.now());
+        let mut machine = self.machine();
+        // Only what follows a failed attempt depends on the time.
+        let present = if outcome.is_err() { self.clock.now() } else { machine.now() };
+        machine.step_ended(operation, outcome, present);
     }
 
     /// The same in every attempt of an operation.
@@ -360,21 +376,25 @@ impl Cell {
     /// Notes that the journal does not fit the code.
     pub(crate) fn refuse(&self, mismatch: Mismatch) {
         self.waiting().mismatch.get_or_insert(mismatch);
-    }
-
-    /// What the code asked for that does not fit the journal.
-    pub(crate) fn mismatch(&self) -> Option<Mismatch> {
-        self.waiting().mismatch.clone()
+        self.is_unfit.store(true, Ordering::Release);
     }
 
     /// Notes that the journal follows a version of a change that the code does not know.
     pub(crate) fn refuse_version(&self, failure: Failure) {
         self.waiting().unknown_version.get_or_insert(failure);
+        self.is_unfit.store(true, Ordering::Release);
     }
 
-    /// The version of a change that the code does not know.
-    pub(crate) fn unknown_version(&self) -> Option<Failure> {
-        self.waiting().unknown_version.clone()
+    /// Whether the code does not fit the journal.
+    pub(crate) fn is_unfit(&self) -> bool {
+        self.is_unfit.load(Ordering::Acquire)
+    }
+
+    /// What of the code does not fit the journal: a version that it does not know, or an operation.
+    pub(crate) fn misfit(&self) -> Option<Failure> {
+        let waiting = self.waiting();
+        let mismatch = || waiting.mismatch.as_ref().map(Mismatch::to_failure);
+        waiting.unknown_version.clone().or_else(mismatch)
     }
 
     /// From now on dropping an operation means nothing: the code is evicted, not finished. An error

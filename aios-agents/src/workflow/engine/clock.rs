@@ -1,6 +1,12 @@
 //! The time of an engine is that of its store.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_core::{BoxFuture, clock::Clock, event::Timestamp, store::Lease};
 use tokio::sync::watch;
@@ -19,6 +25,9 @@ const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 pub(super) struct StoreClock {
     machine: Arc<dyn Clock>,
     origin: watch::Sender<Origin>,
+    /// The moment of `origin`, in microseconds: every run asks for the time at every step, and a lock
+    /// that all of them share costs more than the time.
+    micros: AtomicI64,
 }
 
 /// The time when nothing had elapsed.
@@ -40,8 +49,9 @@ impl Origin {
 
 impl StoreClock {
     pub(super) fn new(machine: Arc<dyn Clock>) -> Self {
-        let origin = watch::Sender::new(Origin::Guessed(machine.now() - machine.elapsed()));
-        Self { machine, origin }
+        let at = machine.now() - machine.elapsed();
+        let origin = watch::Sender::new(Origin::Guessed(at));
+        Self { machine, origin, micros: AtomicI64::new(at.as_micros()) }
     }
 
     /// The store gave leases for `lease_time`, which it was asked for when `sent` had elapsed. So its
@@ -60,6 +70,7 @@ impl StoreClock {
                 // It is the first answer, or the store's clock was set back.
                 _ => earliest,
             };
+            self.micros.store(heard.as_micros(), Ordering::Release);
             std::mem::replace(origin, Origin::Heard(heard)).at() != heard
         });
     }
@@ -67,7 +78,7 @@ impl StoreClock {
 
 impl Clock for StoreClock {
     fn now(&self) -> Timestamp {
-        self.origin.borrow().at() + self.machine.elapsed()
+        Timestamp::from_micros(self.micros.load(Ordering::Acquire)) + self.machine.elapsed()
     }
 
     fn elapsed(&self) -> Duration {

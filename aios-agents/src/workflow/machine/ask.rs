@@ -139,16 +139,20 @@ impl Machine {
         matches!(state, Some(State::Open { attempt: open, .. }) if *open == attempt)
     }
 
-    /// Begins the code of a step, if it is to run now; its time counts from `present`. Returns the
-    /// number of the attempt.
-    pub fn begin_step(&mut self, operation: u64, present: Timestamp) -> Option<u32> {
+    /// Begins the code of a step, if it is to run now; its time counts from `present`, which is asked
+    /// for only if the step has a timeout. Returns the number of the attempt.
+    pub fn begin_step(
+        &mut self,
+        operation: u64,
+        present: impl FnOnce() -> Timestamp,
+    ) -> Option<u32> {
         let attempt = self.step_attempt(operation)?;
         let found = self.operation_mut(operation)?;
         found.begun = true;
         if let (State::Open { until, .. }, Some(Request::Step { timeout: Some(timeout), .. })) =
             (&mut found.state, &found.request)
         {
-            let at = present + *timeout;
+            let at = present() + *timeout;
             *until = Some(at);
             self.effects.push(Effect::Timer { operation, at });
         }

@@ -61,6 +61,9 @@ impl Signals {
     /// The first kept signal that an operation waits for: its place and that operation.
     pub(super) fn first_match(&mut self) -> Option<(u64, u64)> {
         let Self { kept, waiting, matching, .. } = self;
+        if matching.is_empty() {
+            return None;
+        }
         matching.retain(|name| kept.contains_key(name) && waiting.contains_key(name));
         let places = matching.iter().filter_map(|name| {
             let (place, _) = kept.get(name)?.front()?;

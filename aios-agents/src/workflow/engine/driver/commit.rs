@@ -91,6 +91,7 @@ impl Driver {
     /// The entry that ends the run, once its code has ended, unless it is paused or its children
     /// are still to be cancelled.
     pub(super) fn ending(&self) -> Option<Entry> {
+        self.execution.outcome()?;
         if self.is_paused() || self.children.is_cancelling() {
             return None;
         }

@@ -187,7 +187,9 @@ impl Driver {
             if let Some(failure) = self.execution.misfit() {
                 return Err(self.block(failure).await);
             }
-            tokio::task::yield_now().await;
+            if !entries.as_slice().is_empty() {
+                tokio::task::yield_now().await;
+            }
         }
         if let Err(failure) = self.execution.go_live() {
             return Err(self.block(failure).await);

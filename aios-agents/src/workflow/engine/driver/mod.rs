@@ -207,10 +207,11 @@ impl Driver {
             return Poll::Ready(Happened::Told(Message::Lost));
         }
         // What waits for the dispatcher holds up nothing else.
-        if self.is_paused() {
-            self.outgoing.rest();
-        } else {
-            let _ = self.outgoing.poll(&self.engine.dispatches, context);
+        if !self.outgoing.is_empty() {
+            match self.is_paused() {
+                true => self.outgoing.rest(),
+                false => drop(self.outgoing.poll(&self.engine.dispatches, context)),
+            }
         }
         if let Some(append) = &mut self.append
             && let Poll::Ready(result) = append.appending.as_mut().poll(context)
@@ -229,8 +230,7 @@ impl Driver {
         if self.execution.poll(context).is_pending() {
             return Poll::Pending;
         }
-        let misfit = || self.execution.misfit().is_some();
-        if self.append.is_none() && (self.has_records() || misfit()) {
+        if self.append.is_none() && (self.has_records() || self.execution.is_misfit()) {
             return Poll::Ready(Happened::Asked);
         }
         let has_effects = self.execution.machine().has_effects();
@@ -244,8 +244,8 @@ impl Driver {
 
     /// Whether the run is to move to another engine, and nothing that it began is to be recorded.
     fn may_leave(&self) -> bool {
-        let is_recorded = self.append.is_none() && !self.has_records();
-        self.is_leaving && is_recorded && !self.execution.machine().runs_step()
+        let is_recorded = || self.append.is_none() && !self.has_records();
+        self.is_leaving && is_recorded() && !self.execution.machine().runs_step()
     }
 
     /// Whether nothing but timers, signals and children is waited for, none of them soon.
@@ -259,11 +259,11 @@ impl Driver {
         if machine.is_paused() {
             return !machine.runs_step();
         }
-        let soon = self.engine.clock.now() + self.engine.options.linger;
         let mut active = machine.active().peekable();
         let rests = active.peek().is_some() && active.all(|(_, request)| waits(request));
-        let rests = rests && machine.next_timer().is_none_or(|due| due > soon);
         drop(active);
+        let soon = || self.engine.clock.now() + self.engine.options.linger;
+        let rests = rests && machine.next_timer().is_none_or(|due| due > soon());
         drop(machine);
         rests && !self.is_watched()
     }

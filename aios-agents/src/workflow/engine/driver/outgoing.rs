@@ -29,6 +29,10 @@ impl Outgoing {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Gives up the place in the dispatcher's queue, which would hold up others while this is not
     /// polled.
     pub(super) fn rest(&mut self) {
