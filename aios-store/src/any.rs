@@ -11,8 +11,8 @@ use crate::{
     retention::{ExpiredEvents, Retention},
 };
 
-/// The store that a URL names, with what only adapters can do: [`expire_runs`](Self::expire_runs) and
-/// [`compact`](Self::compact). Cloning is cheap.
+/// A store opened by URL, with the operations that the store port does not have:
+/// [`expire_runs`](Self::expire_runs) and [`compact`](Self::compact). Cloning is cheap.
 ///
 /// # Examples
 ///
@@ -25,7 +25,8 @@ use crate::{
 ///
 /// let opened = AnyStore::connect("memory://").await?;
 /// let store = opened.store(); // for `RuntimeBuilder::store`
-/// # drop(store);
+/// assert_eq!(store.head().await?, 0);
+///
 /// let month = Duration::from_secs(30 * 24 * 3600);
 /// let removed = opened.expire_runs(&Retention::new(month)).await?;
 /// assert_eq!(removed, 0);
@@ -46,7 +47,7 @@ pub enum AnyStore {
 }
 
 impl AnyStore {
-    /// The store port.
+    /// Returns the store as the port that runtimes use.
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         match self {
@@ -58,21 +59,23 @@ impl AnyStore {
         }
     }
 
-    /// Removes runs that ended long enough ago from the log and the read models, in small
-    /// transactions, and returns how many. [`Retention`] says which ones stay.
+    /// Removes finished runs that are older than the policy allows from the log and the read models,
+    /// in small transactions, and returns the number of removed runs. [`Retention`] lists the runs that
+    /// are kept.
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidConfiguration`] if events are to be archived by a store in memory, which
-    /// has no archive; else what the store reports. What was done until then stays done.
+    /// [`StoreError::InvalidConfiguration`] if the policy archives events and the store is in memory,
+    /// which has no archive. Otherwise the error that the store reports. Transactions that committed
+    /// before the error stay committed.
     ///
     /// # Cancel safety
     ///
-    /// Each transaction happens or does not; go on by calling again.
+    /// Cancel safe: each transaction commits or rolls back as a whole. Call again to continue.
     pub async fn expire_runs(&self, policy: &Retention) -> Result<u64, StoreError> {
         match self {
             Self::Memory(_) if policy.expired == ExpiredEvents::Archive => {
-                Err(invalid("a store in memory has no archive; let the events be deleted"))
+                Err(invalid("a store in memory has no archive; use ExpiredEvents::Delete"))
             }
             Self::Memory(store) => store.expire_runs(policy).await,
             #[cfg(feature = "sqlite")]
@@ -82,17 +85,18 @@ impl AnyStore {
         }
     }
 
-    /// Gives the space back that retention left in a SQLite file, and returns by how many bytes the
-    /// database is smaller.
+    /// Returns the free space of a SQLite file to the operating system, and returns the number of bytes
+    /// by which the database shrank.
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidConfiguration`] for stores without a file of their own; else what SQLite
-    /// reports, and the database is then as it was.
+    /// [`StoreError::InvalidConfiguration`] if the store is not SQLite. Otherwise the error that SQLite
+    /// reports; the database is then unchanged.
     ///
     /// # Cancel safety
     ///
-    /// A cancelled call is finished all the same, or does not begin.
+    /// Dropping the future does not stop a compaction that has been queued: it runs to completion, and
+    /// its result is discarded.
     pub async fn compact(&self) -> Result<u64, StoreError> {
         match self {
             Self::Memory(_) => Err(invalid("a store in memory has no file to compact")),
@@ -100,7 +104,7 @@ impl AnyStore {
             Self::Sqlite(store) => store.compact().await,
             #[cfg(feature = "postgres")]
             Self::Postgres(_) => {
-                Err(invalid("PostgreSQL reuses free space by itself; only SQLite is compacted"))
+                Err(invalid("PostgreSQL reuses free space by itself; only SQLite can be compacted"))
             }
         }
     }
@@ -117,7 +121,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn should_refuse_an_archive_and_a_file_in_memory() {
+    async fn should_refuse_to_archive_or_compact_in_memory() {
         let opened = AnyStore::connect("memory:").await.unwrap();
         let policy = Retention::new(Duration::ZERO);
         assert_eq!(opened.expire_runs(&policy).await.unwrap(), 0);

@@ -4,19 +4,24 @@ use aios_core::store::{Store, StoreError};
 
 use crate::{any::AnyStore, memory::MemoryStore};
 
-/// Opens the store that a URL names. [`AnyStore::connect`] does the same, and keeps what only adapters
-/// can do.
+/// Opens the store that a URL names. [`AnyStore::connect`] does the same and keeps the operations that
+/// only adapters have.
 ///
 /// | URL | store | feature |
 /// |---|---|---|
-/// | `memory://` | [`MemoryStore`] | always there |
+/// | `memory://` | [`MemoryStore`] | always built |
 /// | `sqlite:path`, `sqlite://path`, `sqlite::memory:` | `SqliteStore` | `sqlite` |
 /// | `postgres://user:password@host/database`, `postgresql://…` | `PostgresStore` | `postgres` |
 ///
 /// # Errors
 ///
-/// [`StoreError::InvalidConfiguration`] if the scheme is unknown or its feature is not compiled in,
-/// else what the store reports when it opens.
+/// [`StoreError::InvalidConfiguration`] if the scheme is unknown or its feature is not compiled in.
+/// Otherwise the error that the store reports when it opens.
+///
+/// # Cancel safety
+///
+/// Dropping the future closes what was opened. A SQLite file may stay open for a moment longer.
+/// Migrations that committed stay applied.
 pub async fn connect(url: &str) -> Result<Arc<dyn Store>, StoreError> {
     Ok(AnyStore::connect(url).await?.store())
 }
@@ -26,23 +31,26 @@ impl AnyStore {
     ///
     /// # Errors
     ///
-    /// Those of [`connect`].
+    /// The same as [`connect`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as [`connect`].
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         match url.split_once(':').map(|(scheme, _)| scheme) {
             Some("memory") => Ok(Self::Memory(Arc::new(MemoryStore::new()))),
             Some("sqlite") => sqlite(url).await,
             Some("postgres" | "postgresql") => postgres(url).await,
-            scheme => Err(StoreError::InvalidConfiguration { reason: unknown(url, scheme) }),
+            scheme => Err(StoreError::InvalidConfiguration { reason: unknown_scheme(url, scheme) }),
         }
     }
 }
 
-/// Says what a URL begins with, and what may be meant. What follows the scheme may hold a password.
-fn unknown(url: &str, scheme: Option<&str>) -> String {
+/// Explains an unknown scheme and suggests the intended one. Shows nothing after the scheme, because
+/// that may hold a password.
+fn unknown_scheme(url: &str, scheme: Option<&str>) -> String {
     let begins = "a store URL begins with memory:, sqlite: or postgres:";
-    let is_scheme =
-        |text: &&str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+');
-    match scheme.filter(is_scheme).filter(|scheme| scheme.len() > 1) {
+    match scheme.filter(|scheme| is_scheme(scheme)) {
         Some(scheme) => {
             let lower = scheme.to_ascii_lowercase();
             let meant = match lower.as_bytes() {
@@ -56,6 +64,11 @@ fn unknown(url: &str, scheme: Option<&str>) -> String {
         None if url.is_empty() || url.contains('@') => begins.to_owned(),
         None => format!("{begins}, not with {url:?}; did you mean \"sqlite:{url}\"?"),
     }
+}
+
+/// Whether the text before the colon is a URL scheme. A single letter is a drive of Windows.
+fn is_scheme(text: &str) -> bool {
+    text.len() > 1 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+')
 }
 
 #[cfg(feature = "sqlite")]
@@ -90,8 +103,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_say_what_a_url_may_have_meant() {
-        for (url, says) in [
+    fn should_suggest_the_scheme_of_a_misspelt_url() {
+        for (url, expected) in [
             ("sqllite://a.db", "not with sqllite:; did you mean sqlite:?"),
             ("SQLITE://a.db", "not with SQLITE:; did you mean sqlite:?"),
             ("file:a.db", "not with file:; did you mean sqlite:?"),
@@ -107,8 +120,8 @@ mod tests {
             ("secret@h/d", "sqlite: or postgres:"),
             ("", "sqlite: or postgres:"),
         ] {
-            let reason = unknown(url, url.split_once(':').map(|(scheme, _)| scheme));
-            assert!(reason.contains(says) && !reason.contains("secret"), "{url}: {reason}");
+            let reason = unknown_scheme(url, url.split_once(':').map(|(scheme, _)| scheme));
+            assert!(reason.contains(expected) && !reason.contains("secret"), "{url}: {reason}");
         }
     }
 }

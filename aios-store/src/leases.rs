@@ -1,5 +1,5 @@
-//! The rules of leases, as a table in memory; an adapter that keeps them elsewhere writes down what
-//! changed.
+//! The rules of leases, as a table in memory. An adapter that stores leases elsewhere saves the leases
+//! that a method returns.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,12 +11,12 @@ use aios_core::{
     store::{Epoch, Fence, Lease, Owner, Shard, StoreError},
 };
 
-/// Every lease that was ever taken, also expired ones: they carry the epoch.
+/// Every lease that was ever taken. Expired leases are kept, because they hold the last epoch.
 #[derive(Debug, Default)]
 pub(crate) struct LeaseTable(BTreeMap<Shard, Lease>);
 
 impl LeaseTable {
-    /// Takes what is free, expired or the owner's already.
+    /// Takes the shards that are free, that are expired, or that the owner already holds.
     pub(crate) fn acquire(
         &mut self,
         shards: &[Shard],
@@ -47,7 +47,7 @@ impl LeaseTable {
         Some(lease)
     }
 
-    /// Extends what is still the holder's.
+    /// Extends the leases that their owner still holds, and returns them.
     pub(crate) fn renew(
         &mut self,
         leases: &[Lease],
@@ -57,7 +57,7 @@ impl LeaseTable {
         self.set_expiry(leases, now + time_to_live)
     }
 
-    /// Gives up what is still the holder's, and returns it.
+    /// Expires the leases that their owner still holds, and returns them.
     pub(crate) fn release(&mut self, leases: &[Lease]) -> Vec<Lease> {
         self.set_expiry(leases, Timestamp::UNIX_EPOCH)
     }
@@ -74,12 +74,12 @@ impl LeaseTable {
         changed
     }
 
-    /// Those that have not expired.
+    /// Returns the leases that have not expired.
     pub(crate) fn live(&self, now: Timestamp) -> Vec<Lease> {
         self.0.values().filter(|lease| lease.expires_at > now).cloned().collect()
     }
 
-    /// Whether nobody took the shard since.
+    /// Checks that no other owner took the shard since the fence was issued.
     pub(crate) fn check(&self, fence: Option<Fence>) -> Result<(), StoreError> {
         let Some(Fence { shard, epoch }) = fence else { return Ok(()) };
         match self.0.get(&shard) {

@@ -89,6 +89,7 @@ mod connect;
 mod leases;
 mod retention;
 mod rows;
+mod sync;
 mod validation;
 
 pub use self::{

@@ -2,34 +2,51 @@ use std::time::Duration;
 
 use aios_core::store::StoreError;
 
-/// 100 years.
+/// Largest age of a policy: 100 years.
 const OLDEST: Duration = Duration::from_secs(100 * 365 * 86_400);
-/// A day.
+/// Longest pause of a policy: one day.
 const LONGEST_PAUSE: Duration = Duration::from_secs(86_400);
 
-/// What becomes of the events of a run that is older than the policy.
+/// How the events of an expired run are removed from the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExpiredEvents {
-    /// They are gone.
+    /// The events are deleted.
     #[default]
     Delete,
-    /// They move to the table `archived_events`, which nothing else reads.
+    /// The events are moved to the table `archived_events`, which aios never reads.
     Archive,
 }
 
-/// For how long runs that have ended are kept, and what becomes of them then.
+/// How long finished runs are kept, and how they are removed.
 ///
-/// A run that ended longer ago is taken out of the log and the read models, with its tasks. It stays
-/// as long as somebody may ask for it:
+/// A run that ended longer ago than the policy allows is removed from the log and the read models,
+/// together with its tasks. A run is kept as long as it may still be needed:
 ///
-/// - while the run that started it as a child has not ended,
-/// - while it is the first one of a chain of continue-as-new, and the last one is there,
-/// - while a reader with a checkpoint has not passed its last event,
-/// - while its last event is the last one of the log.
+/// - while its parent run has not ended,
+/// - while it is the first run of a continue-as-new chain whose last run exists,
+/// - while a checkpoint has not passed its last event,
+/// - while its last event is the last event of the log.
 ///
-/// Positions are never given out anew: what is gone leaves a gap. The id of a run that is gone can be
-/// used again, and an append that is repeated after that is stored again.
+/// Positions are never reused: a removed event leaves a gap. The id of a removed run can be used again.
+/// Repeating an append to a removed run stores its events again.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_store::{ExpiredEvents, Retention, memory::MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aios_core::store::StoreError> {
+/// let policy = Retention::new(Duration::from_secs(30 * 24 * 3600))
+///     .with_expired(ExpiredEvents::Delete)
+///     .with_batch_size(20);
+/// assert_eq!(MemoryStore::new().expire_runs(&policy).await?, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Retention {
@@ -40,7 +57,8 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Deletes runs whose last change is older than this, 50 at once, with pauses of 100 ms.
+    /// Deletes runs whose last change is older than `older_than`: 50 runs per transaction, with pauses
+    /// of 100 ms. The age is at most 100 years.
     pub fn new(older_than: Duration) -> Self {
         Self {
             older_than,
@@ -50,42 +68,49 @@ impl Retention {
         }
     }
 
-    /// Sets what becomes of the events. Default [`ExpiredEvents::Delete`].
+    /// Sets whether events are deleted or archived. Default [`ExpiredEvents::Delete`].
     pub fn with_expired(mut self, expired: ExpiredEvents) -> Self {
         self.expired = expired;
         self
     }
 
-    /// Sets how many runs go in one transaction, at least 1. Appends wait while it lasts.
+    /// Sets how many runs one transaction removes, at least 1. Default 50. Appends wait for the
+    /// transaction.
     pub fn with_batch_size(mut self, runs: u16) -> Self {
         self.batch_size = runs;
         self
     }
 
-    /// Sets how long to leave the log to others between two transactions.
+    /// Sets the pause between two transactions, during which appends proceed; at most one day.
+    /// Default 100 ms.
     pub fn with_pause(mut self, pause: Duration) -> Self {
         self.pause = pause;
         self
     }
 
-    /// Refuses a policy that would take nothing out, or never end.
+    /// Refuses a policy that would remove nothing or would never finish.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        let invalid = |reason| Err(StoreError::InvalidConfiguration { reason });
-        let (age, pause) = (self.older_than, self.pause);
         if self.batch_size == 0 {
-            return invalid("batch_size of a retention is 0; it is at least 1".to_owned());
+            return Err(invalid("the retention's batch_size is 0; the minimum is 1".to_owned()));
         }
+        let age = self.older_than;
         if age > OLDEST {
-            return invalid(format!(
-                "older_than of a retention is {age:?}; it is at most {OLDEST:?}"
-            ));
+            return Err(invalid(format!(
+                "the retention's older_than is {age:?}; the maximum is {OLDEST:?}"
+            )));
         }
+        let pause = self.pause;
         if pause > LONGEST_PAUSE {
-            let most = LONGEST_PAUSE;
-            return invalid(format!("pause of a retention is {pause:?}; it is at most {most:?}"));
+            return Err(invalid(format!(
+                "the retention's pause is {pause:?}; the maximum is {LONGEST_PAUSE:?}"
+            )));
         }
         Ok(())
     }
+}
+
+fn invalid(reason: String) -> StoreError {
+    StoreError::InvalidConfiguration { reason }
 }
 
 #[cfg(test)]
@@ -93,18 +118,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_refuse_a_policy_that_makes_no_sense() {
-        let week = || Retention::new(Duration::from_secs(7 * 86_400));
+    fn should_refuse_an_invalid_policy() {
+        let week = Retention::new(Duration::from_secs(7 * 86_400));
         for (name, policy) in [
-            ("batch_size", week().with_batch_size(0)),
+            ("batch_size", week.clone().with_batch_size(0)),
             ("older_than", Retention::new(Duration::MAX)),
-            ("pause", week().with_pause(Duration::MAX)),
+            ("pause", week.clone().with_pause(Duration::MAX)),
         ] {
             let error = policy.check().unwrap_err();
             assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
             assert!(error.to_string().contains(name), "{error}");
         }
-        week().with_batch_size(1).with_pause(Duration::ZERO).check().unwrap();
+        week.with_batch_size(1).with_pause(Duration::ZERO).check().unwrap();
         Retention::new(Duration::ZERO).check().unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! What every store decides about an append before it writes.
+//! The checks that every store makes before it writes an append.
 
 use std::collections::HashSet;
 
@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use crate::rows::encode_metadata;
 
-/// Largest event that a store takes unless told otherwise: payload and metadata together, in bytes.
+/// Default limit of an event: payload and metadata together, in bytes.
 pub(crate) const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 
-/// Where an event is stored already.
+/// Where an existing event is stored.
 #[derive(Clone, Debug)]
 pub(crate) struct Location {
     pub(crate) stream: StreamId,
@@ -21,10 +21,10 @@ pub(crate) struct Location {
     pub(crate) position: u64,
 }
 
-/// Refuses what needs no look at the log: no events, one that is too large, one that stands twice,
-/// one after the end of a run.
+/// Makes the checks that do not need the log. Refuses an append that is empty, that has an event that is
+/// too large, that has the same event twice, or that has an event after the end of its run.
 ///
-/// Returns the metadata of each event, as its row holds it; see [`encode_metadata`].
+/// Returns the metadata of each event in the form of its row; see [`encode_metadata`].
 pub(crate) fn validate_append(
     append: &Append,
     limit: usize,
@@ -70,29 +70,30 @@ fn reject_after_end(append: &Append) -> Result<(), StoreError> {
     }
 }
 
-/// What looking up the ids of an append's events showed.
+/// The result of looking up the ids of an append's events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Lookup {
-    /// None of them is stored.
+    /// None of the events is stored.
     New,
-    /// All of them are stored in the stream in one piece, and the last one landed here.
+    /// All events are stored in this stream with consecutive versions: the append is a repetition.
     Repeated(Appended),
-    /// Some are, or elsewhere; this is the first of them.
+    /// Some of the events are stored, or they are stored elsewhere. This is the first of them.
     Conflicting(EventId),
 }
 
 impl Lookup {
-    /// Judges what was found under the ids of the append's events, in their order.
+    /// Classifies the locations that were found for the append's events, in the order of the events.
     pub(crate) fn of(stream: &StreamId, found: &[(&EventId, Option<Location>)]) -> Self {
-        let Some((taken, _)) = found.iter().find(|(_, place)| place.is_some()) else {
+        let Some((stored, _)) = found.iter().find(|(_, location)| location.is_some()) else {
             return Self::New;
         };
-        let places =
-            found.iter().map(|(_, place)| place.as_ref().filter(|at| at.stream == *stream));
-        let places: Option<Vec<&Location>> = places.collect();
-        let places = places.unwrap_or_default();
-        let versions = places.iter().map(|place| place.version);
-        match (places.first(), places.last()) {
+        let locations: Option<Vec<&Location>> = found
+            .iter()
+            .map(|(_, location)| location.as_ref().filter(|at| at.stream == *stream))
+            .collect();
+        let locations = locations.unwrap_or_default();
+        let versions = locations.iter().map(|location| location.version);
+        match (locations.first(), locations.last()) {
             (Some(first), Some(last)) if versions.eq(first.version..=last.version) => {
                 Self::Repeated(Appended {
                     version: last.version,
@@ -100,21 +101,21 @@ impl Lookup {
                     repeated: true,
                 })
             }
-            _ => Self::Conflicting((*taken).clone()),
+            _ => Self::Conflicting((*stored).clone()),
         }
     }
 }
 
-/// Compares what the writer believes with what is there.
+/// Compares the expected version of a stream with its actual version.
 pub(crate) fn check_expected(
     stream: &StreamId,
     expected: Expected,
     actual: u64,
 ) -> Result<(), StoreError> {
-    let fits = match expected {
+    let matches = match expected {
         Expected::Any => true,
         Expected::Empty => actual == 0,
         Expected::Exact(version) => actual == version,
     };
-    if fits { Ok(()) } else { Err(StoreError::Conflict { stream: stream.clone(), actual }) }
+    if matches { Ok(()) } else { Err(StoreError::Conflict { stream: stream.clone(), actual }) }
 }

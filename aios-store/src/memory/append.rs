@@ -7,6 +7,10 @@ use aios_core::{
 use super::{MemoryStore, State, Stream};
 use crate::validation::{Location, Lookup, check_expected, validate_append};
 
+// One lock covers the whole batch, so no reader sees a part of an append. The results are those of the
+// SQL stores: a repeated append returns its first result even if its fence or its expected version no
+// longer holds, so the ids are looked up first.
+
 impl MemoryStore {
     pub(super) fn append_all(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
         let mut state = self.state();
@@ -20,7 +24,7 @@ impl MemoryStore {
 impl State {
     fn append(&mut self, append: Append, limit: usize) -> Result<Appended, StoreError> {
         validate_append(&append, limit)?;
-        match Lookup::of(&append.stream, &self.places(&append)) {
+        match Lookup::of(&append.stream, &self.locations(&append)) {
             Lookup::New => {}
             Lookup::Repeated(appended) => return Ok(appended),
             Lookup::Conflicting(id) => return Err(StoreError::DuplicateEvent { id }),
@@ -34,11 +38,11 @@ impl State {
         Ok(self.insert(append))
     }
 
-    fn places<'a>(&self, append: &'a Append) -> Vec<(&'a EventId, Option<Location>)> {
-        append.events.iter().map(|event| (&event.id, self.place(&event.id))).collect()
+    fn locations<'a>(&self, append: &'a Append) -> Vec<(&'a EventId, Option<Location>)> {
+        append.events.iter().map(|event| (&event.id, self.location(&event.id))).collect()
     }
 
-    fn place(&self, id: &EventId) -> Option<Location> {
+    fn location(&self, id: &EventId) -> Option<Location> {
         let recorded = self.recorded(*self.ids.get(&id.key())?)?;
         Some(Location {
             stream: recorded.stream.clone(),
@@ -56,26 +60,31 @@ impl State {
             position += 1;
             self.ids.insert(event.id.key(), position);
             stream.positions.push(position);
-            let (stream, version) = (id.clone(), stream.version());
-            let recorded = Box::new(RecordedEvent { position, stream, version, event });
+            let recorded = Box::new(RecordedEvent {
+                position,
+                stream: id.clone(),
+                version: stream.version(),
+                event,
+            });
             self.tables.apply(project(&recorded));
             self.log.insert(position, recorded);
         }
         let appended = Appended { version: stream.version(), position, repeated: false };
         if may_end {
-            self.note_end(&id);
+            self.close_if_ended(&id);
         }
         appended
     }
 
-    /// Closes a stream if its last event does.
-    fn note_end(&mut self, id: &StreamId) {
+    /// Closes a stream if its last event ends the run.
+    fn close_if_ended(&mut self, id: &StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         let event_type = |position: Option<&u64>| Some(&self.log.get(position?)?.event.event_type);
-        let (first, last) = (stream.positions.first(), stream.positions.last());
-        let ends = event_type(first).zip(event_type(last));
-        stream.is_closed = ends.is_some_and(|(first, last)| closes(id, first, last));
+        let first = event_type(stream.positions.first());
+        let last = event_type(stream.positions.last());
+        stream.is_closed = first.zip(last).is_some_and(|(first, last)| closes(id, first, last));
     }
+
 
     pub(super) fn version(&self, stream: &StreamId) -> u64 {
         self.streams.get(stream).map_or(0, Stream::version)

@@ -1,5 +1,5 @@
-//! Everything in memory, until the process ends: for tests, for trying things out, and for runs that
-//! need not survive. It obeys the same contract as the stores that last.
+//! A store in memory, for tests, experiments, and runs that need not survive the process. It fulfils the
+//! same contract as the durable stores.
 
 mod append;
 mod checkpoint;
@@ -13,7 +13,7 @@ mod wait;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use aios_core::{
@@ -25,10 +25,10 @@ use uuid::Uuid;
 
 pub use self::options::MemoryOptions;
 use self::{read_model::Tables, wait::WaitTable};
-use crate::leases::LeaseTable;
 pub use crate::retention::{ExpiredEvents, Retention};
+use crate::{leases::LeaseTable, sync::lock};
 
-/// A store that lives as long as its handles. Clones share everything.
+/// A store in memory. Clones share the data, which is dropped with the last clone.
 ///
 /// # Examples
 ///
@@ -51,7 +51,7 @@ pub struct MemoryStore(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     head: watch::Sender<u64>,
-    /// Counts the releases of leases.
+    /// Number of lease releases so far; wakes `wait_for_release`.
     releases: watch::Sender<u64>,
     clock: Arc<dyn Clock>,
     max_event_bytes: usize,
@@ -59,7 +59,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    /// By position; retention leaves gaps.
+    /// Events by position. Retention leaves gaps. Boxed, so that inserting does not move whole events.
     log: BTreeMap<u64, Box<RecordedEvent>>,
     streams: HashMap<StreamId, Stream>,
     /// Position of each event, by key.
@@ -70,12 +70,12 @@ struct State {
     waits: WaitTable,
 }
 
-/// What is known of a stream.
+/// A stream of events.
 #[derive(Default)]
 struct Stream {
     /// The positions of its events, by version.
     positions: Vec<u64>,
-    /// Whether it takes no more events.
+    /// Whether the stream accepts no more events.
     is_closed: bool,
 }
 
@@ -86,23 +86,23 @@ impl Stream {
 }
 
 impl MemoryStore {
-    /// An empty store whose leases expire by the wall clock.
+    /// Creates an empty store that uses the wall clock for the expiry of leases.
     #[must_use]
     pub fn new() -> Self {
         Self::open(MemoryOptions::new())
     }
 
-    /// An empty store whose leases expire by this clock.
+    /// Creates an empty store that uses this clock for the expiry of leases.
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self::open(MemoryOptions::new().with_clock(clock))
     }
 
-    /// An empty store.
+    /// Creates an empty store.
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidConfiguration`] for options out of range.
+    /// [`StoreError::InvalidConfiguration`] if an option is out of range.
     pub fn connect_with(options: MemoryOptions) -> Result<Self, StoreError> {
         options.check()?;
         Ok(Self::open(options))
@@ -119,7 +119,7 @@ impl MemoryStore {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 }
 

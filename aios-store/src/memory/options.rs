@@ -7,10 +7,20 @@ use aios_core::{
 
 use crate::validation::MAX_EVENT_BYTES;
 
-/// The largest event, as of the stores on disk.
+/// Upper limit of `max_event_bytes`, the same as that of the durable stores.
 const LARGEST_EVENT: usize = 1 << 29;
 
-/// How a [`MemoryStore`](super::MemoryStore) behaves.
+/// Options of a [`MemoryStore`](super::MemoryStore).
+///
+/// # Examples
+///
+/// ```
+/// use aios_store::memory::{MemoryOptions, MemoryStore};
+///
+/// let options = MemoryOptions::new().with_max_event_bytes(1024 * 1024);
+/// let store = MemoryStore::connect_with(options)?;
+/// # Ok::<(), aios_core::store::StoreError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct MemoryOptions {
@@ -19,18 +29,18 @@ pub struct MemoryOptions {
 }
 
 impl MemoryOptions {
-    /// The wall clock, and events of up to 16 MiB.
+    /// Creates options with the wall clock and events of up to 16 MiB.
     pub fn new() -> Self {
         Self { clock: Arc::new(SystemClock), max_event_bytes: MAX_EVENT_BYTES }
     }
 
-    /// Sets the clock by which leases expire.
+    /// Sets the clock that decides when leases expire. Default: the wall clock.
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Sets how large an event may be: payload and metadata together, 1 to 536,870,912 bytes. Default
+    /// Sets the size limit of an event: payload and metadata together, 1 to 536,870,912 bytes. Default
     /// 16 MiB.
     pub fn with_max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
@@ -40,7 +50,8 @@ impl MemoryOptions {
     pub(super) fn check(&self) -> Result<(), StoreError> {
         let bytes = self.max_event_bytes;
         if !(1..=LARGEST_EVENT).contains(&bytes) {
-            let reason = format!("max_event_bytes is {bytes}; it is 1 to {LARGEST_EVENT}");
+            let reason =
+                format!("max_event_bytes is {bytes}; it must be between 1 and {LARGEST_EVENT}");
             return Err(StoreError::InvalidConfiguration { reason });
         }
         Ok(())

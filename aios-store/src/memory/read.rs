@@ -66,7 +66,7 @@ impl EventStore for MemoryStore {
     }
 }
 
-/// Versions count from 1, so what comes after one stands at its index.
+/// Versions count from 1, so the event after version `n` is at index `n`.
 fn index(after: u64) -> usize {
     usize::try_from(after).unwrap_or(usize::MAX)
 }

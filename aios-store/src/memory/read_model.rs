@@ -14,7 +14,10 @@ use uuid::Uuid;
 use super::MemoryStore;
 use crate::rows::{self, Key};
 
-/// The read models: rows by key.
+/// The rows of the read models, by table and key.
+///
+/// There is no SQL here, so each method evaluates the rows in memory with the semantics of the
+/// statements of the SQL stores. The conformance suite checks that the results are equal.
 #[derive(Debug, Default)]
 pub(super) struct Tables(HashMap<Table, BTreeMap<Uuid, Row>>);
 
@@ -94,15 +97,15 @@ impl Tables {
         let Some(key) = Key::of_change(&change) else { return };
         let rows = self.0.entry(change.table).or_default();
         let row = match rows.entry(key.uuid) {
-            Entry::Vacant(place) if change.effect.creates() => place.insert(empty_row(&change)),
-            Entry::Occupied(place) if takes(place.get(), &change) => place.into_mut(),
+            Entry::Vacant(entry) if change.effect.creates() => entry.insert(empty_row(&change)),
+            Entry::Occupied(entry) if accepts(entry.get(), &change) => entry.into_mut(),
             _ => return,
         };
         row.updated_at = change.at;
         change.cells.into_iter().for_each(|(name, cell)| set(row, change.table, name, cell));
     }
 
-    /// Notes that an agent that runs was seen; whether there is one.
+    /// Records that a running agent was seen. Returns `false` if there is no such agent.
     fn touch_agent(&mut self, id: &str, at: Timestamp) -> bool {
         let rows = self.0.get_mut(&Table::Agents);
         let row = rows.zip(Key::of(id)).and_then(|(rows, key)| rows.get_mut(&key.uuid));
@@ -117,7 +120,7 @@ impl Tables {
         }
     }
 
-    /// The ids of runs that ended before a moment, the oldest first.
+    /// Returns the ids of the runs that ended before a time, oldest first.
     pub(super) fn ended_before(&self, before: Timestamp) -> Vec<String> {
         let mut ended: Vec<&Row> = self.runs().filter(|row| has_ended(row)).collect();
         ended.retain(|row| row.updated_at < before);
@@ -125,18 +128,17 @@ impl Tables {
         ended.into_iter().map(|row| row.id.clone()).collect()
     }
 
-    /// Whether somebody may still ask for a run that has ended: its parent, or the end of its chain.
-    pub(super) fn is_wanted(&self, run_id: &str) -> bool {
+    /// Whether a finished run may still be needed: by its parent, or by the last run of its chain.
+    pub(super) fn is_needed(&self, run_id: &str) -> bool {
         let Some(run) = self.run(run_id) else { return false };
         let parent = text(run, "parent_run_id").and_then(|parent| self.run(parent));
-        let is_continued = |row| text(row, "status") == Some(RunStatus::Continued.as_str());
         let mut chain = self.runs().filter(|row| text(row, "first_run_id") == Some(run_id));
         parent.is_some_and(|parent| !has_ended(parent))
             || (is_continued(run) && chain.any(|next| !is_continued(next)))
     }
 
-    /// Forgets a run and its tasks.
-    pub(super) fn take_out(&mut self, run_id: &str) {
+    /// Removes a run and its tasks.
+    pub(super) fn remove_run(&mut self, run_id: &str) {
         if let (Some(rows), Some(key)) = (self.0.get_mut(&Table::WorkflowRuns), Key::of(run_id)) {
             rows.remove(&key.uuid);
         }
@@ -147,25 +149,25 @@ impl Tables {
     }
 
     /// Whether there is a run with this id that has not ended.
-    pub(super) fn goes_on(&self, run_id: &str) -> bool {
+    pub(super) fn is_open(&self, run_id: &str) -> bool {
         self.run(run_id).is_some_and(|run| !has_ended(run))
     }
 
-    /// The keys and ids of the runs of shards that have not ended, after a key, in their order.
-    pub(super) fn going_on(
+    /// Returns the keys and ids of the open runs of the shards, in the order of their keys, after `after`.
+    pub(super) fn open_runs(
         &self,
         shards: &[Shard],
         after: Option<Uuid>,
     ) -> impl Iterator<Item = (&Uuid, &str)> {
         let shards: Vec<Cell> = shards.iter().map(|shard| Cell::integer(shard.0)).collect();
         let rows = self.0.get(&Table::WorkflowRuns).into_iter().flatten();
-        let goes_on = move |(key, row): &(&Uuid, &Row)| {
+        rows.filter(move |(key, row)| {
             after.is_none_or(|after| **key > after)
                 && row.deleted_at.is_none()
                 && !has_ended(row)
                 && cell(row, Table::WorkflowRuns, "shard").is_some_and(|it| shards.contains(it))
-        };
-        rows.filter(goes_on).map(|(key, row)| (key, row.id.as_str()))
+        })
+        .map(|(key, row)| (key, row.id.as_str()))
     }
 
     fn runs(&self) -> impl Iterator<Item = &Row> {
@@ -176,13 +178,14 @@ impl Tables {
         self.0.get(&Table::WorkflowRuns)?.get(&Key::of(run_id)?.uuid)
     }
 
-    /// What a query finds, and one row more if there is one.
+    /// Returns the rows of a query's page, and one more row if there is one.
     fn find(&self, query: &Query) -> Result<Vec<Row>, StoreError> {
         let start = rows::page_start(query)?;
         let Some(rows) = self.0.get(&query.table) else { return Ok(Vec::new()) };
         let after = rows.iter().filter(|(key, _)| start.is_none_or(|start| **key > start));
-        let found = after.filter(|(_, row)| fulfils(row, query)).map(|(_, row)| part(row, query));
-        Ok(found.take(query.page.limit.saturating_add(1)).collect())
+        let found = after.filter(|(_, row)| matches_query(row, query));
+        let limit = query.page.limit.saturating_add(1);
+        Ok(found.take(limit).map(|(_, row)| select_columns(row, query)).collect())
     }
 }
 
@@ -196,11 +199,11 @@ fn empty_row(change: &Change) -> Row {
     }
 }
 
-/// Whether a change changes a row that is there.
-fn takes(row: &Row, change: &Change) -> bool {
-    let cell = |name: &str| cell(row, change.table, name);
-    let holds = change.only.iter().all(|(name, wanted)| cell(name) == Some(wanted));
-    change.effect.updates() && !is_final(row, change.table) && holds
+/// Whether a change applies to an existing row.
+fn accepts(row: &Row, change: &Change) -> bool {
+    change.effect.updates()
+        && !is_final(row, change.table)
+        && change.only.iter().all(|(name, wanted)| cell(row, change.table, name) == Some(wanted))
 }
 
 fn is_final(row: &Row, table: Table) -> bool {
@@ -214,7 +217,11 @@ fn has_ended(run: &Row) -> bool {
     is_final(run, Table::WorkflowRuns)
 }
 
-/// A text of a run's row.
+fn is_continued(run: &Row) -> bool {
+    text(run, "status") == Some(RunStatus::Continued.as_str())
+}
+
+/// Returns the text in a column of a run's row.
 fn text<'r>(run: &'r Row, name: &str) -> Option<&'r str> {
     match cell(run, Table::WorkflowRuns, name) {
         Some(Cell::Text(text)) => Some(text),
@@ -222,8 +229,8 @@ fn text<'r>(run: &'r Row, name: &str) -> Option<&'r str> {
     }
 }
 
-/// The columns of a row that a query asks for.
-fn part(row: &Row, query: &Query) -> Row {
+/// Returns a row with the columns that the query selects.
+fn select_columns(row: &Row, query: &Query) -> Row {
     let wanted = query.columns.iter().map(|column| cell(row, query.table, column.name).cloned());
     let cells = wanted.map(Option::unwrap_or_default).collect();
     Row { cells, id: row.id.clone(), ..*row }
@@ -236,8 +243,8 @@ fn cell<'r>(row: &'r Row, table: Table, name: &str) -> Option<&'r Cell> {
 fn set(row: &mut Row, table: Table, name: &str, cell: Cell) {
     if name == "deleted_at" {
         row.deleted_at = if let Cell::Timestamp(at) = cell { Some(at) } else { None };
-    } else if let Some(place) = index(table, name).and_then(|index| row.cells.get_mut(index)) {
-        *place = cell;
+    } else if let Some(slot) = index(table, name).and_then(|index| row.cells.get_mut(index)) {
+        *slot = cell;
     }
 }
 
@@ -245,16 +252,15 @@ fn index(table: Table, name: &str) -> Option<usize> {
     table.columns().iter().position(|column| column.name == name)
 }
 
-fn fulfils(row: &Row, query: &Query) -> bool {
-    query.conditions.iter().all(|condition| {
-        let cell = |name: &str| cell(row, query.table, name);
-        match condition {
-            Condition::Id(id) => row.id == *id,
-            Condition::In(name, cells) => cell(name).is_some_and(|cell| cells.contains(cell)),
-            Condition::Above(name, bound) => {
-                matches!(cell(name), Some(Cell::Integer(number)) if number > bound)
-            }
-            Condition::NotDeleted => row.deleted_at.is_none(),
+fn matches_query(row: &Row, query: &Query) -> bool {
+    query.conditions.iter().all(|condition| match condition {
+        Condition::Id(id) => row.id == *id,
+        Condition::In(name, cells) => {
+            cell(row, query.table, name).is_some_and(|cell| cells.contains(cell))
         }
+        Condition::Above(name, bound) => {
+            matches!(cell(row, query.table, name), Some(Cell::Integer(number)) if number > bound)
+        }
+        Condition::NotDeleted => row.deleted_at.is_none(),
     })
 }

@@ -15,15 +15,18 @@ use uuid::Uuid;
 use super::{MemoryStore, State};
 use crate::rows::{self, Key};
 
-/// What is noted of runs that wait, by key.
+/// The recorded waits of runs, by key.
+///
+/// `by_time` is an index on `by_run`: it has one entry for each run with a wake-up time, so that due runs
+/// are found without a scan. Both are only changed together.
 #[derive(Debug, Default)]
 pub(super) struct WaitTable {
-    by_run: HashMap<Uuid, Noted>,
+    by_run: HashMap<Uuid, RecordedWait>,
     by_time: BTreeSet<(Timestamp, Uuid)>,
 }
 
 #[derive(Debug)]
-struct Noted {
+struct RecordedWait {
     run_id: Arc<str>,
     shard: Shard,
     version: u64,
@@ -65,19 +68,19 @@ impl Waits for MemoryStore {
         page: &PageRequest,
     ) -> Result<Page<String>, StoreError> {
         let start = rows::key_after(page)?;
-        let found = self.state().unsettled(shards, which, start, page.limit.saturating_add(1));
+        let found = self.state().unsettled_runs(shards, which, start, page.limit.saturating_add(1));
         Ok(rows::ids_page(found, page.limit))
     }
 }
 
 impl WaitTable {
-    fn insert(&mut self, key: Uuid, noted: Noted) {
+    fn insert(&mut self, key: Uuid, wait: RecordedWait) {
         self.remove_key(key);
-        self.by_time.extend(noted.wake_at.map(|at| (at, key)));
-        self.by_run.insert(key, noted);
+        self.by_time.extend(wait.wake_at.map(|at| (at, key)));
+        self.by_run.insert(key, wait);
     }
 
-    /// Forgets what is noted of a run.
+    /// Removes the wait of a run.
     pub(super) fn remove(&mut self, run_id: &str) {
         if let Some(key) = Key::of(run_id) {
             self.remove_key(key.uuid);
@@ -85,23 +88,28 @@ impl WaitTable {
     }
 
     fn remove_key(&mut self, key: Uuid) {
-        if let Some(at) = self.by_run.remove(&key).and_then(|noted| noted.wake_at) {
+        if let Some(at) = self.by_run.remove(&key).and_then(|wait| wait.wake_at) {
             self.by_time.remove(&(at, key));
         }
     }
 }
 
 impl State {
+    /// Records a wait, unless the run has no journal, a newer wait is recorded, or the fence is outdated.
     fn note(&mut self, wait: &Wait) {
         let Some(Key { uuid: key, .. }) = Key::of(&wait.run_id) else { return };
         let has_journal =
             StreamId::of_run(&wait.run_id).is_ok_and(|stream| self.streams.contains_key(&stream));
-        let is_later =
-            self.waits.by_run.get(&key).is_none_or(|noted| noted.version <= wait.version);
-        if has_journal && is_later && self.leases.check(Some(wait.fence)).is_ok() {
-            let (run_id, shard) = (Arc::clone(&wait.run_id), wait.fence.shard);
-            let (version, wake_at) = (wait.version, wait.wake_at);
-            self.waits.insert(key, Noted { run_id, shard, version, wake_at });
+        let is_newest =
+            self.waits.by_run.get(&key).is_none_or(|recorded| recorded.version <= wait.version);
+        if has_journal && is_newest && self.leases.check(Some(wait.fence)).is_ok() {
+            let recorded = RecordedWait {
+                run_id: Arc::clone(&wait.run_id),
+                shard: wait.fence.shard,
+                version: wait.version,
+                wake_at: wait.wake_at,
+            };
+            self.waits.insert(key, recorded);
         }
     }
 
@@ -114,28 +122,28 @@ impl State {
     ) -> Vec<DueRun> {
         let last = beyond.and_then(|run| Some((run.wake_at, Key::of(&run.run_id)?.uuid)));
         let start = last.unwrap_or((Timestamp::MIN, Uuid::nil()));
-        let range = self.waits.by_time.range(start..).filter(|place| last != Some(**place));
+        let range = self.waits.by_time.range(start..).filter(|entry| last != Some(**entry));
         let due = range.take_while(|(at, _)| *at <= up_to).filter_map(|(at, key)| {
-            let noted = self.waits.by_run.get(key)?;
-            let is_due = shards.contains(&noted.shard) && self.tables.goes_on(&noted.run_id);
-            is_due.then(|| DueRun { wake_at: *at, run_id: noted.run_id.to_string() })
+            let wait = self.waits.by_run.get(key)?;
+            let is_due = shards.contains(&wait.shard) && self.tables.is_open(&wait.run_id);
+            is_due.then(|| DueRun { wake_at: *at, run_id: wait.run_id.to_string() })
         });
         due.take(limit).collect()
     }
 
-    /// The ids of at most so many runs, after a key.
-    fn unsettled(
+    /// Returns the ids of at most `limit` unsettled runs whose keys are greater than `after`.
+    fn unsettled_runs(
         &self,
         shards: &[Shard],
         which: Unsettled,
         after: Option<Uuid>,
         limit: usize,
     ) -> Vec<String> {
-        let found = self.tables.going_on(shards, after).filter(|(key, run_id)| {
+        let found = self.tables.open_runs(shards, after).filter(|(key, run_id)| {
             match (self.waits.by_run.get(key), which) {
                 (None, Unsettled::Unnoted) => true,
-                (Some(noted), Unsettled::Outdated) => StreamId::of_run(run_id)
-                    .is_ok_and(|stream| self.version(&stream) > noted.version),
+                (Some(wait), Unsettled::Outdated) => StreamId::of_run(run_id)
+                    .is_ok_and(|stream| self.version(&stream) > wait.version),
                 _ => false,
             }
         });

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::decode_metadata;
 
-/// An event as a row holds it.
+/// The row of an event.
 #[derive(Debug)]
 pub(crate) struct StoredEvent {
     pub(crate) position: i64,
@@ -22,12 +22,16 @@ pub(crate) struct StoredEvent {
 }
 
 impl StoredEvent {
-    /// Reads the row back into what was appended.
+    /// Decodes the row.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Corrupt`] if a column is invalid.
     pub(crate) fn into_recorded(self, database: &str) -> Result<RecordedEvent, StoreError> {
         let position = self.position;
         self.recorded().map_err(|cause| StoreError::Corrupt {
             database: database.to_owned(),
-            reason: format!("the event at position {position} makes no sense: {cause}"),
+            reason: format!("the event at position {position} is invalid: {cause}"),
         })
     }
 

@@ -5,20 +5,20 @@ use aios_core::{
     store::{StoreError, StreamId},
 };
 
-/// The metadata of an event in a stream as its row holds it: JSON, or nothing if it is what most
-/// events of the stream have.
+/// Encodes the metadata of an event for its row: as JSON, or as `None` if it is the default metadata of
+/// the stream.
 ///
-/// Most events of a journal name their run as run and as correlation, and nothing else; in any other
-/// stream most events have no metadata.
+/// Most events of a journal have only their run as run id and correlation id. Most events of other
+/// streams have no metadata. Leaving these defaults out makes rows smaller.
 ///
 /// # Errors
 ///
-/// [`StoreError::Backend`] if the metadata cannot be written as JSON.
+/// [`StoreError::Backend`] if the metadata cannot be serialised to JSON.
 pub(crate) fn encode_metadata(
     stream: &StreamId,
     metadata: &Metadata,
 ) -> Result<Option<String>, StoreError> {
-    if is_usual(stream, metadata) {
+    if is_default(stream, metadata) {
         return Ok(None);
     }
     serde_json::to_string(metadata).map(Some).map_err(|source| StoreError::Backend {
@@ -29,11 +29,11 @@ pub(crate) fn encode_metadata(
     })
 }
 
-/// Reads what [`encode_metadata`] wrote.
+/// Decodes the result of [`encode_metadata`].
 ///
 /// # Errors
 ///
-/// If the text is not the JSON of metadata.
+/// If the text is not metadata in JSON.
 #[cfg(any(feature = "sqlite", feature = "postgres", test))]
 pub(crate) fn decode_metadata(
     stream: &StreamId,
@@ -41,21 +41,21 @@ pub(crate) fn decode_metadata(
 ) -> Result<Metadata, serde_json::Error> {
     match text {
         Some(text) => serde_json::from_str(text),
-        None => Ok(usual(stream.run_id().map(Arc::from))),
+        None => Ok(default_metadata(stream.run_id().map(Arc::from))),
     }
 }
 
-/// What most events have of a run's journal, or of another stream.
-fn usual(run_id: Option<Arc<str>>) -> Metadata {
+/// The default metadata of the events of a run's journal, or of another stream if there is no run.
+fn default_metadata(run_id: Option<Arc<str>>) -> Metadata {
     Metadata { correlation_id: run_id.clone(), run_id, ..Metadata::default() }
 }
 
-fn is_usual(stream: &StreamId, metadata: &Metadata) -> bool {
+fn is_default(stream: &StreamId, metadata: &Metadata) -> bool {
     let run_id = stream.run_id();
     if metadata.run_id.as_deref() != run_id || metadata.correlation_id.as_deref() != run_id {
         return false;
     }
-    *metadata == usual(metadata.run_id.clone())
+    *metadata == default_metadata(metadata.run_id.clone())
 }
 
 #[cfg(test)]
@@ -63,10 +63,9 @@ mod tests {
     use super::*;
 
     fn named(correlation_id: Option<&str>, run_id: Option<&str>) -> Metadata {
-        let shared = |text: &str| Arc::from(text);
         Metadata {
-            correlation_id: correlation_id.map(shared),
-            run_id: run_id.map(shared),
+            correlation_id: correlation_id.map(Arc::from),
+            run_id: run_id.map(Arc::from),
             ..Metadata::default()
         }
     }
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn should_write_nothing_of_what_most_events_have() {
+    fn should_leave_default_metadata_out() {
         let journal = StreamId::of_run("r").unwrap();
         let other = StreamId::new("orders/1").unwrap();
         assert_eq!(encode_metadata(&journal, &named(Some("r"), Some("r"))).unwrap(), None);

@@ -1,4 +1,4 @@
-//! What the rows of the SQL stores have in common.
+//! The encoding of rows that the stores share.
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod event;
@@ -15,7 +15,7 @@ pub(crate) use self::metadata::encode_metadata;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use self::{event::StoredEvent, metadata::decode_metadata};
 
-/// The key of a row, and the id's text where it is no UUID.
+/// The key of a row, and the text of the id if it is not a UUID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) uuid: Uuid,
@@ -23,33 +23,34 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// The key of an id; `None` if no id can be that text, so that no row has it.
+    /// Returns the key of an id, or `None` if the text is not a valid id. No row has an invalid id.
     pub(crate) fn of(id: &str) -> Option<Self> {
         let id: EventId = id.parse().ok()?;
         Some(Self { uuid: id.key(), external_id: id.foreign().map(ToOwned::to_owned) })
     }
 
-    /// The key of a changed row; `None` if the event named an impossible id, which changes nothing.
+    /// Returns the key of a changed row, or `None` if the event names an invalid id. Such a change is
+    /// ignored.
     pub(crate) fn of_change(change: &Change) -> Option<Self> {
         Self::of(&change.id)
     }
 }
 
-/// The key after which a page begins; `None` on the first.
+/// Returns the key after which the page of a query begins, or `None` for the first page.
 pub(crate) fn page_start(query: &Query) -> Result<Option<Uuid>, StoreError> {
     key_after(&query.page)
 }
 
-/// As [`page_start`], of a page that no query asks for.
+/// Returns the key after which a page begins, or `None` for the first page.
 pub(crate) fn key_after(page: &PageRequest) -> Result<Option<Uuid>, StoreError> {
     let Some(after) = &page.after else { return Ok(None) };
     let key = Key::of(after).ok_or_else(|| StoreError::InvalidConfiguration {
-        reason: format!("a page can't begin after {after:?}, which is no id"),
+        reason: format!("a page cannot begin after {after:?}, which is not a valid id"),
     })?;
     Ok(Some(key.uuid))
 }
 
-/// A page of ids, of which one more than its limit was read.
+/// Makes a page of the ids that a query with `limit + 1` found.
 pub(crate) fn ids_page(mut ids: Vec<String>, limit: usize) -> Page<String> {
     let is_last = ids.len() <= limit;
     ids.truncate(limit);
@@ -58,7 +59,7 @@ pub(crate) fn ids_page(mut ids: Vec<String>, limit: usize) -> Page<String> {
     Page { rows: ids, next, unreadable: Vec::new() }
 }
 
-/// Makes a page out of what a query with `limit + 1` found.
+/// Makes a page of the rows that a query with `limit + 1` found.
 pub(crate) fn page<R: Record>(
     rows: Vec<Row>,
     query: &Query,
@@ -66,6 +67,6 @@ pub(crate) fn page<R: Record>(
 ) -> Result<Page<R>, StoreError> {
     R::page(rows, query).map_err(|column| StoreError::Corrupt {
         database: database.to_owned(),
-        reason: format!("{}.{column} holds what it can't", R::TABLE.name()),
+        reason: format!("invalid value in {}.{column}", R::TABLE.name()),
     })
 }

@@ -7,10 +7,10 @@ use tokio::sync::oneshot;
 use super::{log::End, queue::Job, read_model::apply_all, row::Prepared, writer::Writer};
 use crate::validation::{Lookup, check_expected};
 
-/// What one append is answered with, unless the whole transaction fails.
+/// The result of one append, unless the whole transaction fails.
 pub(super) type Answer = Result<Appended, StoreError>;
 
-/// One call of `append`.
+/// A job that runs one call of `append`.
 pub(super) struct AppendJob {
     appends: Vec<Result<Prepared, StoreError>>,
     answers: Vec<Answer>,
@@ -19,7 +19,7 @@ pub(super) struct AppendJob {
 }
 
 impl AppendJob {
-    /// Prepares on the caller's side what the writer need not do.
+    /// Validates and encodes the appends on the caller's thread, to keep the writer thread short.
     pub(super) fn new(
         batch: Vec<Append>,
         limit: usize,
@@ -53,7 +53,7 @@ impl Job for AppendJob {
             Ok(()) => self.answers,
             Err(error) => vec![Err(error); self.appends.len()],
         };
-        // Whoever asked may be gone; what was committed stays committed.
+        // Sending fails if the caller was cancelled. The commit is not affected.
         let _ = self.reply.send(answers);
     }
 }
@@ -66,7 +66,11 @@ fn check_open(stream: &StreamId, end: Option<End>) -> Result<(), StoreError> {
 }
 
 impl Writer<'_> {
-    /// Appends, or says why this append alone is refused.
+    /// Appends, or returns why this append is refused. An `Err` of the driver undoes the whole
+    /// transaction, a refusal does not.
+    ///
+    /// The ids are only looked up if something is wrong, which saves a query for each event in the usual
+    /// case. A repeated append then still returns its first result, because its events are found.
     fn append(&mut self, prepared: &mut Prepared) -> rusqlite::Result<Answer> {
         let end = self.log.end_of(&prepared.stream)?;
         let version = end.map_or(0, |end| end.version.cast_unsigned());
@@ -79,12 +83,12 @@ impl Writer<'_> {
             return Ok(self.find(prepared)?.unwrap_or(Err(refusal)));
         }
         match self.log.insert(prepared, end)? {
-            Some(appended) => self.change_tables(prepared).map(|()| Ok(appended)),
+            Some(appended) => self.project(prepared).map(|()| Ok(appended)),
             None => self.find(prepared)?.ok_or(rusqlite::Error::QueryReturnedNoRows),
         }
     }
 
-    /// What an append is answered with of which something is stored already.
+    /// Looks the events of an append up. Returns its result if any of them is stored, otherwise `None`.
     fn find(&mut self, prepared: &Prepared) -> rusqlite::Result<Option<Answer>> {
         Ok(match self.log.look_up(prepared)? {
             Lookup::New => None,
@@ -93,7 +97,7 @@ impl Writer<'_> {
         })
     }
 
-    fn change_tables(&self, prepared: &Prepared) -> rusqlite::Result<()> {
+    fn project(&self, prepared: &Prepared) -> rusqlite::Result<()> {
         let rows = prepared.rows.iter();
         let mut projected = rows.filter(|row| is_projected(&row.recorded.event.event_type));
         projected.try_for_each(|row| apply_all(self.connection, &project(&row.recorded)))

@@ -3,18 +3,20 @@ use aios_core::store::StoreError;
 use super::{SqliteStore, writer::Writer};
 
 impl SqliteStore {
-    /// Gives the space back that retention left, and returns how many bytes the database is smaller.
+    /// Returns the free space of the file to the operating system, and returns the number of bytes by
+    /// which the database shrank.
     ///
-    /// The whole database is written anew, so this takes as long as that and, for a while, as much
-    /// space again. Appends wait meanwhile; reads do not.
+    /// This rewrites the whole database, so it takes time and, temporarily, disk space in proportion to
+    /// the size of the database. Appends wait until it is done. Reads do not wait.
     ///
     /// # Errors
     ///
-    /// What SQLite reports, for example [`StoreError::Full`]; the database is then as it was.
+    /// The error that SQLite reports, for example [`StoreError::Full`]. The database is then unchanged.
     ///
     /// # Cancel safety
     ///
-    /// A cancelled call is finished all the same, or does not begin.
+    /// Dropping the future does not stop a compaction that has been queued: it runs to completion, and
+    /// its result is discarded.
     pub async fn compact(&self) -> Result<u64, StoreError> {
         self.writer().call_alone(|writer| writer.compact()).await
     }
@@ -23,22 +25,26 @@ impl SqliteStore {
 impl Writer<'_> {
     fn compact(&self) -> rusqlite::Result<u64> {
         let before = self.bytes()?;
-        // The log of the last changes is emptied first, so that it need not hold the database twice.
+        // `VACUUM` writes the new database to the write-ahead log. Emptying the log first keeps it from
+        // holding older changes at the same time.
         self.checkpoint()?;
         self.connection.execute_batch("VACUUM")?;
         self.checkpoint()?;
         Ok(before.saturating_sub(self.bytes()?))
     }
 
-    /// Moves the write-ahead log into the database, as far as no reader needs it.
+    /// Moves the write-ahead log into the database and truncates it, as far as no reader needs it.
     fn checkpoint(&self) -> rusqlite::Result<()> {
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
     fn bytes(&self) -> rusqlite::Result<u64> {
-        let number =
-            |pragma: &str| self.connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
-        let (pages, size) = (number("PRAGMA page_count")?, number("PRAGMA page_size")?);
-        Ok(u64::try_from(pages.saturating_mul(size)).unwrap_or_default())
+        let pages = self.pragma("page_count")?;
+        let page_size = self.pragma("page_size")?;
+        Ok(u64::try_from(pages.saturating_mul(page_size)).unwrap_or_default())
+    }
+
+    fn pragma(&self, name: &str) -> rusqlite::Result<i64> {
+        self.connection.pragma_query_value(None, name, |row| row.get(0))
     }
 }

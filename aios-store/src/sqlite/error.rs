@@ -3,10 +3,10 @@ use std::sync::Arc;
 use aios_core::store::StoreError;
 use rusqlite::{Error, ErrorCode, ffi};
 
-/// What this adapter calls itself in errors.
+/// The name of this adapter in errors.
 pub(super) const BACKEND: &str = "sqlite";
 
-/// What the driver reported while doing `operation`, as the port says it.
+/// Maps an error of the driver during `operation` to an error of the port.
 pub(super) fn store_error(operation: &'static str, database: &str, error: Error) -> StoreError {
     let database = database.to_owned();
     match error.sqlite_error_code() {
@@ -14,13 +14,13 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
             StoreError::Corrupt { database, reason: error.to_string() }
         }
         Some(ErrorCode::DiskFull) => StoreError::Full { database },
-        Some(code) => backend(operation, is_passing(code), error),
-        None if is_nonsense(&error) => StoreError::Corrupt { database, reason: error.to_string() },
+        Some(code) => backend(operation, is_transient(code), error),
+        None if is_corrupt(&error) => StoreError::Corrupt { database, reason: error.to_string() },
         None => backend(operation, false, error),
     }
 }
 
-/// Anything that went wrong outside the driver.
+/// An error that has no variant of its own.
 pub(super) fn backend(
     operation: &'static str,
     retryable: bool,
@@ -29,13 +29,13 @@ pub(super) fn backend(
     StoreError::Backend { backend: BACKEND, operation, retryable, source: Arc::new(source) }
 }
 
-/// Whether an insert was refused because its unique key is taken.
+/// Whether an insert violated a unique index.
 pub(super) fn is_unique_violation(error: &Error) -> bool {
     error.sqlite_error().is_some_and(|cause| cause.extended_code == ffi::SQLITE_CONSTRAINT_UNIQUE)
 }
 
-/// Whether what the driver reports may be gone at the next call.
-fn is_passing(code: ErrorCode) -> bool {
+/// Whether the next call may succeed.
+fn is_transient(code: ErrorCode) -> bool {
     matches!(
         code,
         ErrorCode::DatabaseBusy
@@ -46,8 +46,8 @@ fn is_passing(code: ErrorCode) -> bool {
     )
 }
 
-/// Whether a row holds what this program never writes.
-fn is_nonsense(error: &Error) -> bool {
+/// Whether a row has a value that this crate never writes.
+fn is_corrupt(error: &Error) -> bool {
     matches!(
         error,
         Error::FromSqlConversionFailure(..)

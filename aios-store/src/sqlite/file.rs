@@ -6,7 +6,7 @@ use std::{
 
 use aios_core::store::StoreError;
 
-/// Which file it is, whatever its name. It is only known on Unix.
+/// Identifies a file independently of its name. Available on Unix only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Identity {
     device: u64,
@@ -25,30 +25,32 @@ impl Identity {
         None
     }
 
-    /// The file that has this name now.
+    /// Returns the identity of the file that has this name now.
     pub(super) fn at(path: &Path) -> Option<Self> {
         Self::of(&fs::metadata(path).ok()?)
     }
 }
 
-/// Sees that the files of an open database are still the ones that have its name. SQLite goes on
-/// writing to one that was deleted, and nobody would ever read that.
+/// Checks that the names of an open database still refer to the files that SQLite has open.
+///
+/// SQLite does not notice that a file was deleted, moved or replaced. It keeps writing to the file it has
+/// open, and these commits would be lost when the process ends.
 #[derive(Debug)]
-pub(super) struct Watch {
-    /// The database and its write-ahead log; none for a database in memory.
-    files: Option<(Named, Named)>,
+pub(super) struct FileWatch {
+    /// The database and its write-ahead log. `None` for a database in memory.
+    files: Option<(WatchedFile, WatchedFile)>,
     is_gone: bool,
     has_lost_the_log: bool,
 }
 
-/// A name, and the file that had it.
+/// A path, and the file that it referred to at first.
 #[derive(Debug)]
-struct Named {
+struct WatchedFile {
     path: PathBuf,
     identity: Option<Identity>,
 }
 
-impl Named {
+impl WatchedFile {
     fn new(path: PathBuf) -> Self {
         Self { identity: Identity::at(&path), path }
     }
@@ -58,38 +60,41 @@ impl Named {
     }
 }
 
-impl Watch {
-    /// The files as they are now.
+impl FileWatch {
+    /// Starts to watch the files that have these names now.
     pub(super) fn new(path: Option<&Path>) -> Self {
-        let named = |path: &Path| (Named::new(path.to_owned()), Named::new(beside(path, "-wal")));
-        Self { files: path.map(named), is_gone: false, has_lost_the_log: false }
+        let files = path.map(|path| {
+            let log = WatchedFile::new(with_suffix(path, "-wal"));
+            (WatchedFile::new(path.to_owned()), log)
+        });
+        Self { files, is_gone: false, has_lost_the_log: false }
     }
 
-    /// Fails once the database was deleted, moved or replaced, and from then on.
+    /// Looks at the files. Fails once the database was deleted, moved or replaced, and from then on.
     pub(super) fn check(&mut self, database: &str) -> Result<(), StoreError> {
         if let Some((file, log)) = &self.files {
             self.is_gone |= !file.is_in_place();
             self.has_lost_the_log |= !log.is_in_place();
         }
-        self.found(database)
+        self.last_result(database)
     }
 
-    /// What the last check found.
-    pub(super) fn found(&self, database: &str) -> Result<(), StoreError> {
+    /// Returns the result of the last check.
+    pub(super) fn last_result(&self, database: &str) -> Result<(), StoreError> {
         match self.is_gone {
             true => Err(StoreError::Gone { database: database.to_owned() }),
             false => Ok(()),
         }
     }
 
-    /// Whether the database is in place, but its log was not at the last check.
+    /// Whether, at the last check, the database was in place but its write-ahead log was not.
     pub(super) fn has_lost_the_log(&self) -> bool {
         self.has_lost_the_log && !self.is_gone
     }
 }
 
-/// The file whose name is that of another one, and this.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// Appends a suffix to the name of a file.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()

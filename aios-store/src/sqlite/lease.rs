@@ -18,11 +18,13 @@ impl Leases for SqliteStore {
         owner: &Owner,
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
-        let (shards, owner, clock) = (shards.to_vec(), owner.clone(), self.clock());
+        let shards = shards.to_vec();
+        let owner = owner.clone();
+        let clock = self.clock();
         self.writer()
             .call(move |writer| {
-                let taken = writer.leases.acquire(&shards, &owner, clock.now(), time_to_live);
-                writer.save(taken)
+                let acquired = writer.leases.acquire(&shards, &owner, clock.now(), time_to_live);
+                writer.save(acquired)
             })
             .await
     }
@@ -32,7 +34,8 @@ impl Leases for SqliteStore {
         leases: &[Lease],
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
-        let (leases, clock) = (leases.to_vec(), self.clock());
+        let leases = leases.to_vec();
+        let clock = self.clock();
         self.writer()
             .call(move |writer| {
                 let renewed = writer.leases.renew(&leases, clock.now(), time_to_live);
@@ -78,7 +81,8 @@ impl Writer<'_> {
     }
 }
 
-/// Ends every lease: whoever opens the database is the only one alive.
+/// Expires every lease. The process that opens the database holds its lock, so every earlier owner is
+/// dead.
 pub(super) fn expire_all(connection: &Connection) -> rusqlite::Result<()> {
     let sql = "UPDATE leases SET expires_at = ?1 WHERE expires_at > ?1";
     connection.execute(sql, [Timestamp::UNIX_EPOCH.as_micros()]).map(drop)

@@ -3,7 +3,7 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -11,37 +11,40 @@ use aios_core::{clock::Clock, store::StoreError};
 
 use super::{
     error::backend,
-    file::{Identity, beside},
+    file::{Identity, with_suffix},
 };
+use crate::sync;
 
-/// How often a taken lock is tried again.
-const TRY_EVERY: Duration = Duration::from_millis(50);
+/// Interval between attempts to take a lock that another process holds.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The databases that this process has open. It is the process's, because SQLite's own locks are: to
-/// close any handle on a database drops those of all its connections in the process, so that a file
-/// must not even be opened to find out that it is open already.
+/// The databases that this process has open.
+///
+/// This has to be global, because POSIX file locks belong to the process: closing any handle of a file
+/// drops all locks that the process holds on it, among them those of SQLite. So whether a database is
+/// already open has to be known before its file is opened.
 static OPEN: Mutex<BTreeSet<Identity>> = Mutex::new(BTreeSet::new());
 
-fn open_here() -> MutexGuard<'static, BTreeSet<Identity>> {
-    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The exclusive right to a database, until dropped, under whatever name it was opened.
+/// Exclusive access to a database, whatever name it was opened by. Released on drop.
 ///
-/// It is held three times: on a file beside the database, which also holds while the database is
-/// deleted; on the database itself, for names in other folders (on Linux, where that does not get in
-/// the way of SQLite's own locks); and in this process.
+/// Three locks together cover all cases:
+///
+/// - a lock on the file `<database>-lock`, which works even while the database is being deleted;
+/// - a lock on the database itself, which covers hard links in other folders. Only on Linux, where it
+///   does not interfere with SQLite's own locks;
+/// - an entry in [`OPEN`], which covers this process.
 #[derive(Debug)]
 pub(super) struct DatabaseLock {
     path: PathBuf,
-    _beside: File,
+    _lock_file: File,
     _database: File,
-    /// Last, so that the handles are closed before.
-    here: Option<OpenHere>,
+    /// The last field: the entry may only be removed after the handles are closed.
+    entry: Option<OpenEntry>,
 }
 
 impl DatabaseLock {
-    /// Takes the lock, trying again for as long as `wait`. Creates the database if it is not there.
+    /// Takes the lock. Retries for `wait` while another process holds it. Creates the database file if
+    /// it does not exist.
     pub(super) async fn take(
         database: &Path,
         wait: Duration,
@@ -55,35 +58,36 @@ impl DatabaseLock {
             if clock.now() >= deadline {
                 return Err(StoreError::Locked { database: database.display().to_string() });
             }
-            clock.sleep(TRY_EVERY).await;
+            clock.sleep(RETRY_INTERVAL).await;
         }
     }
 
-    /// The path without symbolic links.
+    /// The path of the database, without symbolic links.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the database still has its name.
+    /// Whether the path still refers to the locked file.
     pub(super) fn is_in_place(&self) -> bool {
-        self.here.as_ref().is_none_or(|here| Identity::at(&self.path) == Some(here.0))
+        self.entry.as_ref().is_none_or(|entry| Identity::at(&self.path) == Some(entry.0))
     }
 
+    /// Tries once. Returns `None` if the database is locked.
     fn attempt(database: &Path) -> Result<Option<Self>, StoreError> {
-        let mut open = open_here();
+        let mut open = sync::lock(&OPEN);
         if Identity::at(database).is_some_and(|identity| open.contains(&identity)) {
             return Ok(None);
         }
-        let file = create(database).map_err(|source| unopened(database, &source))?;
-        let path = fs::canonicalize(database).map_err(|source| unopened(database, &source))?;
-        let lock = beside(&path, "-lock");
-        let beside = create(&lock).map_err(|source| unopened(&lock, &source))?;
-        if !is_free(&beside)? || (cfg!(target_os = "linux") && !is_free(&file)?) {
+        let file = create(database).map_err(|source| open_error(database, &source))?;
+        let path = fs::canonicalize(database).map_err(|source| open_error(database, &source))?;
+        let lock_path = with_suffix(&path, "-lock");
+        let lock_file = create(&lock_path).map_err(|source| open_error(&lock_path, &source))?;
+        if !try_lock(&lock_file)? || (cfg!(target_os = "linux") && !try_lock(&file)?) {
             return Ok(None);
         }
-        let metadata = file.metadata().map_err(|source| unopened(database, &source))?;
-        let here = Identity::of(&metadata).map(|identity| OpenHere::new(&mut open, identity));
-        Ok(Some(Self { path, _beside: beside, _database: file, here }))
+        let metadata = file.metadata().map_err(|source| open_error(database, &source))?;
+        let entry = Identity::of(&metadata).map(|identity| OpenEntry::new(&mut open, identity));
+        Ok(Some(Self { path, _lock_file: lock_file, _database: file, entry }))
     }
 }
 
@@ -91,8 +95,8 @@ fn create(path: &Path) -> io::Result<File> {
     File::options().create(true).truncate(false).write(true).open(path)
 }
 
-/// Takes the lock on a file, unless somebody else has it.
-fn is_free(file: &File) -> Result<bool, StoreError> {
+/// Locks a file. Returns `false` if it is already locked.
+fn try_lock(file: &File) -> Result<bool, StoreError> {
     match file.try_lock() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
@@ -100,14 +104,14 @@ fn is_free(file: &File) -> Result<bool, StoreError> {
     }
 }
 
-fn unopened(path: &Path, source: &io::Error) -> StoreError {
+fn open_error(path: &Path, source: &io::Error) -> StoreError {
     let shown = path.display();
     let reason = match (source.kind(), path.parent()) {
         (ErrorKind::NotFound, Some(folder)) => {
             format!("the folder {} of {shown} does not exist", folder.display())
         }
         (ErrorKind::IsADirectory, _) => format!("{shown} is a folder"),
-        (ErrorKind::InvalidFilename, _) => format!("{shown} is too long for the name of a file"),
+        (ErrorKind::InvalidFilename, _) => format!("{shown} is too long for a file name"),
         (kind, _) => {
             let named = io::Error::new(kind, format!("{shown}: {source}"));
             return backend("open the database", false, named);
@@ -116,19 +120,19 @@ fn unopened(path: &Path, source: &io::Error) -> StoreError {
     StoreError::InvalidConfiguration { reason }
 }
 
-/// An entry among the databases that this process has open.
+/// An entry of [`OPEN`]. Removed on drop.
 #[derive(Debug)]
-struct OpenHere(Identity);
+struct OpenEntry(Identity);
 
-impl OpenHere {
+impl OpenEntry {
     fn new(open: &mut BTreeSet<Identity>, identity: Identity) -> Self {
         open.insert(identity);
         Self(identity)
     }
 }
 
-impl Drop for OpenHere {
+impl Drop for OpenEntry {
     fn drop(&mut self) {
-        open_here().remove(&self.0);
+        sync::lock(&OPEN).remove(&self.0);
     }
 }

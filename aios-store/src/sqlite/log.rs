@@ -13,10 +13,10 @@ use super::{
 };
 use crate::validation::{Location, Lookup};
 
-/// Streams whose end the writer remembers.
+/// Number of streams whose end is cached.
 const STREAMS: usize = 4096;
 
-/// Event types, and as many sources, whose number the writer remembers.
+/// Number of event types whose id is cached, and of event sources.
 const NAMES: usize = 1024;
 
 const INSERT_EVENT: &str = "\
@@ -28,7 +28,7 @@ const FIND_EVENT: &str = "\
     SELECT streams.name, events.version, events.position
     FROM events JOIN streams ON streams.id = events.stream_id WHERE events.id = ?1";
 
-/// A stream, where it ends, and the type of its last event.
+/// Finds a stream, the version of its last event, and the type of that event.
 const FIND_STREAM: &str = "\
     SELECT streams.id, coalesce(events.version, 0), event_types.name
     FROM streams
@@ -37,24 +37,25 @@ const FIND_STREAM: &str = "\
     LEFT JOIN event_types ON event_types.id = events.type_id
     WHERE streams.name = ?1";
 
-/// The type of a stream's first event.
-const FIND_BEGINNING: &str = "\
+/// Finds the type of a stream's first event.
+const FIND_FIRST_TYPE: &str = "\
     SELECT event_types.name FROM events JOIN event_types ON event_types.id = events.type_id
     WHERE events.stream_id = ?1 AND events.version = 1";
 
-/// Where a stream ends.
+/// The end of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct End {
     id: i64,
     pub(super) version: i64,
-    /// Whether it takes no more events.
+    /// Whether the stream accepts no more events.
     pub(super) is_closed: bool,
 }
 
-/// The log as its only writer sees it: statements, and bounded copies of what it looks up most.
+/// Access to the event log for the writer: prepared statements, and bounded caches of what it looks up
+/// most.
 ///
-/// Being the only writer, it is always right about them, except after a rollback: then
-/// [`reload`](Self::reload).
+/// No other connection writes, so the caches are always correct, except after a rollback. Call
+/// [`reload`](Self::reload) then.
 pub(super) struct Log<'c> {
     connection: &'c Connection,
     /// Position of the last event.
@@ -83,7 +84,7 @@ impl<'c> Log<'c> {
         })
     }
 
-    /// Forgets what it remembers and asks the database where the log ends.
+    /// Clears the caches and reads the head of the log from the database.
     pub(super) fn reload(&mut self) -> rusqlite::Result<()> {
         self.streams.clear();
         self.types.clear();
@@ -93,7 +94,7 @@ impl<'c> Log<'c> {
         Ok(())
     }
 
-    /// Where a stream ends; `None` if it has no event.
+    /// Returns the end of a stream, or `None` if the stream does not exist.
     pub(super) fn end_of(&mut self, stream: &StreamId) -> rusqlite::Result<Option<End>> {
         if let Some(end) = self.streams.get(stream) {
             return Ok(Some(*end));
@@ -116,15 +117,16 @@ impl<'c> Log<'c> {
         let Some(last) = last.filter(|last| ending(stream, last).is_some()) else {
             return Ok(false);
         };
-        let mut find = self.connection.prepare_cached(FIND_BEGINNING)?;
+        let mut find = self.connection.prepare_cached(FIND_FIRST_TYPE)?;
         let first: String = find.query_row([id], |row| row.get(0))?;
         Ok(first.parse().is_ok_and(|first| closes(stream, &first, &last)))
     }
 
-    /// Inserts all events and returns where the last one landed; `None`, and nothing inserted, if an
-    /// id is taken.
+    /// Inserts all events and returns the place of the last one. Returns `None` and inserts nothing if
+    /// an id is already stored.
     ///
-    /// The unique index on the ids is the check: it is looked at once an event, not twice.
+    /// The unique index on the ids detects stored ids. A query before the insert would search the index
+    /// twice for each event.
     pub(super) fn insert(
         &mut self,
         prepared: &mut Prepared,
@@ -140,7 +142,7 @@ impl<'c> Log<'c> {
             match self.insert_one(row, last, position) {
                 Ok(()) => {}
                 Err(error) if is_unique_violation(&error) => {
-                    self.undo(end.is_none().then_some(last.id))?;
+                    self.undo_insert(end.is_none().then_some(last.id))?;
                     return Ok(None);
                 }
                 Err(error) => return Err(error),
@@ -157,7 +159,7 @@ impl<'c> Log<'c> {
         Ok(End { id, version: 0, is_closed: false })
     }
 
-    /// Remembers where a stream ends. If the append may have closed it, the next one looks it up.
+    /// Caches the end of a stream. If the append may have closed the stream, the next append looks it up.
     fn remember(&mut self, prepared: &Prepared, end: End) {
         let last = prepared.rows.last().map(|row| &row.recorded.event.event_type);
         if last.is_some_and(|last| ending(&prepared.stream, last).is_some()) {
@@ -167,15 +169,15 @@ impl<'c> Log<'c> {
         }
     }
 
-    fn insert_one(&mut self, row: &EventRow, place: End, position: i64) -> rusqlite::Result<()> {
+    fn insert_one(&mut self, row: &EventRow, end: End, position: i64) -> rusqlite::Result<()> {
         let event = &row.recorded.event;
         let type_id = self.type_id(&event.event_type)?;
         let source_id = self.source_id(&event.source)?;
         let inserted = self.insert_event.execute(params![
             position,
             &row.key.as_bytes()[..],
-            place.id,
-            place.version,
+            end.id,
+            end.version,
             type_id,
             source_id,
             event.timestamp.as_micros(),
@@ -186,8 +188,8 @@ impl<'c> Log<'c> {
         inserted.map(drop)
     }
 
-    /// Takes back what an append inserted before one of its ids turned out to be taken.
-    fn undo(&self, created_stream: Option<i64>) -> rusqlite::Result<()> {
+    /// Deletes the rows that an append inserted before one of its ids turned out to be stored.
+    fn undo_insert(&self, created_stream: Option<i64>) -> rusqlite::Result<()> {
         let connection = self.connection;
         connection
             .prepare_cached("DELETE FROM events WHERE position > ?1")?
@@ -203,8 +205,8 @@ impl<'c> Log<'c> {
         let mut found = Vec::with_capacity(prepared.rows.len());
         for row in &prepared.rows {
             let key = &row.key.as_bytes()[..];
-            let place = self.find_event.query_row([key], place).optional()?;
-            found.push((&row.recorded.event.id, place));
+            let location = self.find_event.query_row([key], location).optional()?;
+            found.push((&row.recorded.event.id, location));
         }
         Ok(Lookup::of(&prepared.stream, &found))
     }
@@ -227,15 +229,15 @@ impl<'c> Log<'c> {
         Ok(id)
     }
 
-    /// The number of a name, which it gets here if it has none.
+    /// Returns the id of a name. Inserts the name if it is new.
     fn intern(&self, table: &str, name: &str) -> rusqlite::Result<i64> {
         let find = format!("SELECT id FROM {table} WHERE name = ?1");
-        let known = self
+        let existing = self
             .connection
             .prepare_cached(&find)?
             .query_row([name], |row| row.get(0))
             .optional()?;
-        match known {
+        match existing {
             Some(id) => Ok(id),
             None => {
                 let insert = format!("INSERT INTO {table} (name) VALUES (?1)");
@@ -245,7 +247,7 @@ impl<'c> Log<'c> {
     }
 }
 
-fn place(row: &rusqlite::Row<'_>) -> rusqlite::Result<Location> {
+fn location(row: &rusqlite::Row<'_>) -> rusqlite::Result<Location> {
     let stream: String = row.get(0)?;
     let version: i64 = row.get(1)?;
     let position: i64 = row.get(2)?;

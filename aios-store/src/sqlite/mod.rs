@@ -1,7 +1,7 @@
-//! One SQLite file, no server: what one process needs to be durable.
+//! A store in one SQLite file, for one process without a server.
 //!
-//! One thread owns the only writing connection and commits whatever has queued up as one
-//! transaction; a few connections read beside it. The database belongs to one process at a time.
+//! One thread owns the only writing connection. It commits all queued calls together as one transaction.
+//! A pool of connections reads at the same time. Only one process can have the database open.
 
 mod append;
 mod checkpoint;
@@ -37,15 +37,17 @@ pub use crate::retention::{ExpiredEvents, Retention};
 
 /// A store in one SQLite file.
 ///
-/// Dropping the store waits until what was queued is committed and the file is closed; then another
-/// store may open it.
+/// Dropping the store blocks until all queued calls are committed and the file is closed. Then another
+/// store can open the file.
 ///
 /// # Guarantees
 ///
-/// An append that was answered survives the loss of power ([`Synchronous::Full`], the default).
-/// The database is open once at a time; a second store gets [`StoreError::Locked`], also through a
-/// symbolic or (on Linux) a hard link. Because nobody else can be alive, opening ends all leases at once.
-/// Once its file was deleted, moved or replaced, every append is refused with [`StoreError::Gone`].
+/// - With [`Synchronous::Full`], the default, an append survives the loss of power once its result was
+///   returned.
+/// - The database is open only once. A second store gets [`StoreError::Locked`], also if it uses a
+///   symbolic link or (on Linux) a hard link.
+/// - Opening expires all leases, because no earlier owner can be alive.
+/// - After the file was deleted, moved or replaced, every append fails with [`StoreError::Gone`].
 ///
 /// # Examples
 ///
@@ -67,42 +69,50 @@ pub struct SqliteStore {
     max_event_bytes: usize,
     clock: Arc<dyn Clock>,
     head: watch::Receiver<u64>,
-    /// Counts the releases of leases.
+    /// Number of lease releases so far; wakes `wait_for_release`.
     releases: watch::Sender<u64>,
-    /// A database in memory has none: its only connection is the writer's.
+    /// `None` for a database in memory, which only the writer's connection can see.
     readers: Option<ReadPool>,
-    /// Last, so that it is the last to close the database, and tidies up.
+    /// The last field: SQLite removes the write-ahead log when the writer closes the last connection.
     writer: WriterHandle,
 }
 
 impl SqliteStore {
     /// Opens the database that a URL names: `sqlite:path`, `sqlite://path` (so an absolute path has
-    /// three slashes) or `sqlite::memory:`. A file is created if it is not there, its folder is not.
+    /// three slashes) or `sqlite::memory:`. Creates the file if it does not exist, but not its folder.
     /// In the path, `%3F` stands for `?`, `%23` for `#`, `%25` for `%` and `%20` for a space.
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidConfiguration`] for another URL, else as
+    /// [`StoreError::InvalidConfiguration`] if the URL is invalid. Otherwise the same as
     /// [`connect_with`](Self::connect_with).
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as [`connect_with`](Self::connect_with).
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         Self::connect_with(url.parse()?).await
     }
 
-    /// Opens the database and brings its schema up to date.
+    /// Opens the database and migrates its schema.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Locked`] if it is open already, here or in another process and under whatever
-    /// name, [`StoreError::InvalidConfiguration`] if its folder does not exist, [`StoreError::NewerSchema`] if a newer
-    /// aios wrote it, [`StoreError::Corrupt`] if the file is no database, and what SQLite reports.
+    /// - [`StoreError::Locked`] if the database is already open, in this process or another one, by any
+    ///   name
+    /// - [`StoreError::InvalidConfiguration`] if an option is invalid or the folder does not exist
+    /// - [`StoreError::NewerSchema`] if a newer version of aios wrote the database
+    /// - [`StoreError::Corrupt`] if the file is not a database
+    /// - otherwise the error that SQLite reports
     ///
     /// # Cancel safety
     ///
-    /// A cancelled call may still open the database for a moment, and closes it again.
+    /// Dropping the future closes the database. The writer thread may keep it open for a moment longer.
     pub async fn connect_with(options: SqliteOptions) -> Result<Self, StoreError> {
         options.check()?;
         let database = options.database();
-        let (max_event_bytes, clock) = (options.max_event_bytes, Arc::clone(&options.clock));
+        let max_event_bytes = options.max_event_bytes;
+        let clock = Arc::clone(&options.clock);
         let readers = match &options.location {
             Location::Memory => None,
             Location::File(path) => {

@@ -1,4 +1,5 @@
 use std::{
+    fmt,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -12,35 +13,34 @@ use aios_core::{
 
 use crate::validation::MAX_EVENT_BYTES;
 
-/// Where a database lives.
+/// The location of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Location {
     File(PathBuf),
     Memory,
 }
 
-/// The longest that an option lets anybody wait.
+/// Upper limit of `lock_wait`.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 86_400);
-/// Each reader is a connection and a thread.
+/// Upper limit of `readers`. Each reader is a connection and a thread.
 const MOST_READERS: usize = 1_000;
-/// The largest event; a row of SQLite has less than 2^30 bytes.
+/// Upper limit of `max_event_bytes`. A row of SQLite has less than 2^30 bytes.
 const LARGEST_EVENT: usize = 1 << 29;
-/// The smallest and the largest bound of a database: its schema takes some pages, and it has at most
-/// 2^32 of them.
+/// Limits of `max_database_bytes`: the schema needs some pages, and a database has at most 2^32 pages.
 const DATABASE_BYTES: (u64, u64) = (1 << 20, 1 << 44);
 
-/// Characters that mean something in a URL, by the code that stands for them behind `%`.
+/// Reserved characters of a URL, by the code that replaces them after `%`.
 const ESCAPES: [(&str, char); 4] = [("20", ' '), ("23", '#'), ("25", '%'), ("3F", '?')];
 
-/// When a commit counts as done.
+/// When a commit is complete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Synchronous {
-    /// When the disk has it: survives the loss of power.
+    /// When the data is on disk. Commits survive the loss of power.
     #[default]
     Full,
-    /// When the operating system has it: survives a crash of the process; the loss of power may cost
-    /// the last commits, but never corrupts.
+    /// When the operating system has the data. Commits survive a crash of the process. A loss of power
+    /// may lose the last commits, but never corrupts the database.
     Normal,
 }
 
@@ -53,7 +53,26 @@ impl Synchronous {
     }
 }
 
-/// How a [`SqliteStore`](super::SqliteStore) is opened.
+/// Options of a [`SqliteStore`](super::SqliteStore).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_store::sqlite::{SqliteOptions, SqliteStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("orders.db");
+/// let options = SqliteOptions::file(&path)
+///     .with_lock_wait(Duration::from_secs(10))
+///     .with_readers(8);
+/// let store = SqliteStore::connect_with(options).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SqliteOptions {
@@ -67,12 +86,13 @@ pub struct SqliteOptions {
 }
 
 impl SqliteOptions {
-    /// A database in this file, which is created if it is not there; its folder has to exist.
+    /// Creates options for a database in this file. The file is created if it does not exist; its folder
+    /// has to exist.
     pub fn file(path: impl AsRef<Path>) -> Self {
         Self::at(Location::File(path.as_ref().to_owned()))
     }
 
-    /// A database of its own in memory, gone when the store is dropped.
+    /// Creates options for a private database in memory, which is dropped with the store.
     pub fn memory() -> Self {
         Self::at(Location::Memory)
     }
@@ -89,69 +109,59 @@ impl SqliteOptions {
         }
     }
 
-    /// Sets when a commit counts as done. Default [`Synchronous::Full`].
+    /// Sets when a commit is complete. Default [`Synchronous::Full`].
     pub fn with_synchronous(mut self, synchronous: Synchronous) -> Self {
         self.synchronous = synchronous;
         self
     }
 
-    /// Sets how long to wait for another process to let go of the database, up to 24 days. Default:
-    /// not at all.
+    /// Sets how long to wait for another process to close the database, up to 24 days. Default zero.
     pub fn with_lock_wait(mut self, wait: Duration) -> Self {
         self.lock_wait = wait;
         self
     }
 
-    /// Sets how many reads run at the same time, 1 to 1,000. Default 4.
+    /// Sets the number of concurrent reads, 1 to 1,000. Default 4.
     pub fn with_readers(mut self, readers: usize) -> Self {
         self.readers = readers;
         self
     }
 
-    /// Sets how large an event may be: payload and metadata together, 1 to 536,870,912 bytes. Default
+    /// Sets the size limit of an event: payload and metadata together, 1 to 536,870,912 bytes. Default
     /// 16 MiB.
     pub fn with_max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
         self
     }
 
-    /// Sets how large the database may grow, in bytes, rounded down to whole pages of 4 KiB; then
-    /// appends are refused with [`StoreError::Full`]. 1 MiB to 16 TiB; default: as large as the disk
-    /// allows.
+    /// Sets the size limit of the database in bytes, 1 MiB to 16 TiB, rounded down to whole pages of
+    /// 4 KiB. Beyond the limit, appends fail with [`StoreError::Full`]. Default: the size of the disk.
     pub fn with_max_database_bytes(mut self, bytes: u64) -> Self {
         self.max_database_bytes = Some(bytes);
         self
     }
 
-    /// Sets the clock by which leases expire. Default: the wall clock.
+    /// Sets the clock that decides when leases expire. Default: the wall clock.
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Refuses what SQLite can't do, or would never end.
+    /// Refuses options that are out of range.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        let invalid = |reason| Err(StoreError::InvalidConfiguration { reason });
-        let (wait, readers, bytes) = (self.lock_wait, self.readers, self.max_event_bytes);
+        let wait = self.lock_wait;
         if wait > LONGEST_WAIT {
-            return invalid(format!("lock_wait is {wait:?}; it is at most {LONGEST_WAIT:?}"));
+            return Err(invalid(format!("lock_wait is {wait:?}; the maximum is {LONGEST_WAIT:?}")));
         }
-        if !(1..=MOST_READERS).contains(&readers) {
-            return invalid(format!("readers is {readers}; it is 1 to {MOST_READERS}"));
-        }
-        if !(1..=LARGEST_EVENT).contains(&bytes) {
-            return invalid(format!("max_event_bytes is {bytes}; it is 1 to {LARGEST_EVENT}"));
-        }
-        let (least, most) = DATABASE_BYTES;
+        check_range("readers", self.readers, (1, MOST_READERS))?;
+        check_range("max_event_bytes", self.max_event_bytes, (1, LARGEST_EVENT))?;
         match self.max_database_bytes {
-            Some(bytes) if !(least..=most).contains(&bytes) => {
-                invalid(format!("max_database_bytes is {bytes}; it is {least} to {most}"))
-            }
-            _ => Ok(()),
+            Some(bytes) => check_range("max_database_bytes", bytes, DATABASE_BYTES),
+            None => Ok(()),
         }
     }
 
-    /// What the database is called in errors.
+    /// The name of the database in errors.
     pub(super) fn database(&self) -> String {
         match &self.location {
             Location::File(path) => path.display().to_string(),
@@ -160,33 +170,46 @@ impl SqliteOptions {
     }
 }
 
-/// Reads `sqlite:path`, `sqlite://path` (so an absolute path has three slashes), `sqlite::memory:`
+fn invalid(reason: String) -> StoreError {
+    StoreError::InvalidConfiguration { reason }
+}
+
+fn check_range<T: PartialOrd + fmt::Display>(
+    name: &str,
+    value: T,
+    (least, most): (T, T),
+) -> Result<(), StoreError> {
+    if value < least || value > most {
+        return Err(invalid(format!("{name} is {value}; it must be between {least} and {most}")));
+    }
+    Ok(())
+}
+
+/// Parses `sqlite:path`, `sqlite://path` (so an absolute path has three slashes), `sqlite::memory:`
 /// or `sqlite://:memory:`. In the path, `%3F` stands for `?`, `%23` for `#`, `%25` for `%` and `%20` for
-/// a space; everything else is taken as it stands.
+/// a space; everything else is taken literally.
 impl FromStr for SqliteOptions {
     type Err = StoreError;
 
     fn from_str(url: &str) -> Result<Self, StoreError> {
-        // Another URL may have a password, so it is not shown.
-        let rest = url.strip_prefix("sqlite:").ok_or_else(|| StoreError::InvalidConfiguration {
-            reason: "a SQLite URL begins with sqlite:".to_owned(),
-        })?;
-        let invalid = |reason: &str| StoreError::InvalidConfiguration {
-            reason: format!("{url:?} is no SQLite URL: {reason}"),
-        };
-        match rest.strip_prefix("//").unwrap_or(rest) {
-            "" => Err(invalid("it names no file")),
-            ":memory:" => Ok(Self::memory()),
+        // The URL of another database may have a password, so it is not shown.
+        let rest = url
+            .strip_prefix("sqlite:")
+            .ok_or_else(|| invalid("a SQLite URL begins with sqlite:".to_owned()))?;
+        let fault = match rest.strip_prefix("//").unwrap_or(rest) {
+            "" => "it has no path",
+            ":memory:" => return Ok(Self::memory()),
             path if path.contains('?') => {
-                Err(invalid("it takes no parameters; a file's name has %3F for ?"))
+                "parameters are not supported; write ? in a file name as %3F"
             }
-            path => Ok(Self::file(unescaped(path))),
-        }
+            path => return Ok(Self::file(unescape(path))),
+        };
+        Err(invalid(format!("invalid SQLite URL {url:?}: {fault}")))
     }
 }
 
-/// The path with the characters that its escapes stand for.
-fn unescaped(path: &str) -> String {
+/// Replaces the escapes of a path.
+fn unescape(path: &str) -> String {
     let mut pieces = path.split('%');
     let mut unescaped = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
@@ -204,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_read_urls() {
+    fn should_parse_urls() {
         for (url, location) in [
             ("sqlite:a.db", Location::File("a.db".into())),
             ("sqlite://a.db", Location::File("a.db".into())),
@@ -221,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn should_refuse_what_is_no_url() {
+    fn should_refuse_invalid_urls() {
         for url in
             ["", "a.db", "postgres://a:secret@b", "sqlite:", "sqlite://", "sqlite://a.db?mode=ro"]
         {
@@ -249,15 +272,18 @@ mod tests {
             let error = change(SqliteOptions::memory()).check().unwrap_err();
             assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION", "{name}");
             assert!(error.to_string().contains(name), "{error} should name {name}");
-            assert!(error.to_string().contains("it is"), "{error} should say what is taken");
+            let names_limit = ["the maximum is", "it must be between"]
+                .iter()
+                .any(|text| error.to_string().contains(text));
+            assert!(names_limit, "{error} should name the limit");
         }
-        let taken: [Change; 5] = [
+        let accepted: [Change; 5] = [
             |it| it,
             |it| it.with_lock_wait(LONGEST_WAIT),
             |it| it.with_readers(1),
             |it| it.with_max_event_bytes(1),
             |it| it.with_max_database_bytes(1 << 20),
         ];
-        taken.into_iter().for_each(|change| change(SqliteOptions::memory()).check().unwrap());
+        accepted.into_iter().for_each(|change| change(SqliteOptions::memory()).check().unwrap());
     }
 }

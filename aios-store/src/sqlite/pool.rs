@@ -1,6 +1,6 @@
 use std::{
     path::Path,
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard},
+    sync::{Arc, Mutex, RwLock, RwLockWriteGuard},
 };
 
 use aios_core::store::StoreError;
@@ -8,8 +8,9 @@ use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use super::{error::store_error, lock::DatabaseLock, schema};
+use crate::sync;
 
-/// A bounded number of connections that can only read; opened when first needed. Clones share them.
+/// A bounded pool of read-only connections, which are opened when needed. Clones share the connections.
 #[derive(Clone, Debug)]
 pub(super) struct ReadPool(Arc<Inner>);
 
@@ -18,9 +19,9 @@ struct Inner {
     database: String,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
-    /// Read while a connection is in use; written while there may be none.
+    /// Locked for reading while a connection is in use, and for writing while none may be open.
     gate: RwLock<()>,
-    /// Held for as long as a connection may be open.
+    /// Held as long as a connection may be open.
     lock: Arc<DatabaseLock>,
 }
 
@@ -40,15 +41,15 @@ impl ReadPool {
         self.0.lock.path()
     }
 
-    /// Closes every connection, and lets none be opened until the guard is dropped. Blocks until the
-    /// reads that are under way are done.
+    /// Closes every connection, and keeps new ones from being opened until the guard is dropped. Blocks
+    /// until the reads in progress are done.
     pub(super) fn close(&self) -> RwLockWriteGuard<'_, ()> {
-        let gate = self.0.gate.write().unwrap_or_else(PoisonError::into_inner);
-        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let gate = sync::write(&self.0.gate);
+        sync::lock(&self.0.idle).clear();
         gate
     }
 
-    /// Runs a closure on a thread that may block.
+    /// Runs a closure with a connection, on a blocking thread.
     pub(super) async fn read<T, F>(&self, operation: &'static str, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -72,16 +73,15 @@ impl Inner {
         operation: &'static str,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        let fail = |error| store_error(operation, &self.database, error);
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let _gate = sync::read(&self.gate);
+        let idle = sync::lock(&self.idle).pop();
         let connection = idle.map_or_else(|| self.open(operation), Ok)?;
-        let result = read(&connection).map_err(fail);
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-        result
+        let result = read(&connection);
+        sync::lock(&self.idle).push(connection);
+        result.map_err(|error| store_error(operation, &self.database, error))
     }
 
-    /// Opens a connection, unless another file has the name by now.
+    /// Opens a connection. Fails if the path refers to another file by now.
     fn open(&self, operation: &'static str) -> Result<Connection, StoreError> {
         let opened = schema::open_reader(self.lock.path());
         if !self.lock.is_in_place() {

@@ -1,24 +1,26 @@
-//! What the writer thread is sent.
+//! The jobs that are sent to the writer thread.
 
 use aios_core::store::StoreError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::writer::Writer;
 
-/// What a call weighs besides the bytes of its events.
+/// Weight of a call in addition to the bytes of its events.
 pub(super) const CALL_WEIGHT: usize = 1024;
 
-/// Something the writer does inside a transaction, and answers after the commit.
+/// Work that the writer does inside a transaction, and whose result is sent after the commit.
 ///
-/// An error that `run` returns undoes the whole transaction; what concerns this call alone is kept
-/// for `answer`.
+/// An error from `run` rolls the whole transaction back. A failure that concerns only this job is stored
+/// in the job until `reply`.
 pub(super) trait Job: Send {
+    /// Approximate size in bytes, which limits the size of a transaction.
     fn weight(&self) -> usize;
-    /// Whether it is to run by itself, outside a transaction.
+    /// Whether the job runs alone, outside a transaction.
     fn is_alone(&self) -> bool {
         false
     }
     fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()>;
+    /// Sends the result to the caller. `outcome` is the outcome of the transaction.
     fn reply(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
@@ -54,7 +56,7 @@ where
     fn reply(self: Box<Self>, outcome: Result<(), StoreError>) {
         let Self { result, reply, .. } = *self;
         let answer = outcome.and_then(|()| result.ok_or(StoreError::Closed));
-        // Whoever asked may be gone; what was committed stays committed.
+        // Sending fails if the caller was cancelled. The commit is not affected.
         let _ = reply.send(answer);
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{SqliteStore, append::AppendJob};
 use crate::rows::StoredEvent;
 
-/// The columns of an event; what follows says which.
+/// Selects the columns of events. The argument selects the rows.
 macro_rules! select_events {
     ($which:literal) => {
         concat!(
@@ -29,7 +29,7 @@ macro_rules! select_events {
 pub(super) const LOG_PAGE: &str =
     select_events!("WHERE events.position > ?1 ORDER BY events.position LIMIT ?2");
 
-/// `?3` is a JSON array of the types to leave out.
+/// `?3` is a JSON array of the ids of the types to leave out.
 const LOG_RANGE: &str = select_events!(
     "WHERE events.position > ?1 AND events.position <= ?2
          AND events.type_id NOT IN (SELECT value FROM json_each(?3))
@@ -44,13 +44,13 @@ const STREAM_PAGE: &str = select_events!(
 #[async_trait]
 impl EventStore for SqliteStore {
     async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
-        let asked = batch.len();
+        let length = batch.len();
         let (reply, answers) = oneshot::channel();
         let job = AppendJob::new(batch, self.max_event_bytes(), reply);
         if let Err(error) = self.writer().send(Box::new(job)).await {
-            return vec![Err(error); asked];
+            return vec![Err(error); length];
         }
-        answers.await.unwrap_or_else(|_| vec![Err(StoreError::Closed); asked])
+        answers.await.unwrap_or_else(|_| vec![Err(StoreError::Closed); length])
     }
 
     async fn read_stream(
@@ -59,17 +59,17 @@ impl EventStore for SqliteStore {
         after: u64,
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
-        let (name, after, limit) = (stream.as_str().to_owned(), signed(after), page_limit(limit));
+        let parameters = (stream.as_str().to_owned(), signed(after), page_limit(limit));
         let read = move |connection: &Connection| {
-            stored_events(connection, STREAM_PAGE, (&name, after, limit))
+            let (name, after, limit) = &parameters;
+            stored_events(connection, STREAM_PAGE, (name, after, limit))
         };
         self.recorded(self.read("read a stream", read).await?)
     }
 
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
-        let (after, limit) = (signed(after), page_limit(limit));
-        let read =
-            move |connection: &Connection| stored_events(connection, LOG_PAGE, (after, limit));
+        let parameters = (signed(after), page_limit(limit));
+        let read = move |connection: &Connection| stored_events(connection, LOG_PAGE, parameters);
         self.recorded(self.read("read the log", read).await?)
     }
 
@@ -79,13 +79,14 @@ impl EventStore for SqliteStore {
         up_to: u64,
         except: &[Pattern],
     ) -> Result<Vec<RecordedEvent>, StoreError> {
-        // The types of all that is committed by now are there when they are looked up; with those
-        // that come meanwhile an event could slip in.
-        let up_to = up_to.min(*self.head_watch().borrow());
-        let (after, up_to, except) = (signed(after), signed(up_to), except.to_vec());
+        // The excluded types are looked up before the events are read. An event that is committed in
+        // between could have a new type that matches a pattern, so the range ends at the current head.
+        let up_to = signed(up_to.min(*self.head_watch().borrow()));
+        let after = signed(after);
+        let except = except.to_vec();
         let read = move |connection: &Connection| {
-            let types = types_of(connection, &except)?;
-            stored_events(connection, LOG_RANGE, (after, up_to, types))
+            let excluded = matching_types(connection, &except)?;
+            stored_events(connection, LOG_RANGE, (after, up_to, excluded))
         };
         self.recorded(self.read("read the log", read).await?)
     }
@@ -107,9 +108,9 @@ impl SqliteStore {
     }
 }
 
-/// The numbers of the types that one of the patterns matches, as a JSON array.
-fn types_of(connection: &Connection, patterns: &[Pattern]) -> rusqlite::Result<String> {
-    let mut numbers = Vec::new();
+/// Returns the ids of the event types that match one of the patterns, as a JSON array.
+fn matching_types(connection: &Connection, patterns: &[Pattern]) -> rusqlite::Result<String> {
+    let mut ids = Vec::new();
     let mut statement = connection.prepare_cached("SELECT id, name FROM event_types")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -117,10 +118,10 @@ fn types_of(connection: &Connection, patterns: &[Pattern]) -> rusqlite::Result<S
         if let Ok(event_type) = name.parse()
             && patterns.iter().any(|pattern| pattern.matches(&event_type))
         {
-            numbers.push(id.to_string());
+            ids.push(id.to_string());
         }
     }
-    Ok(format!("[{}]", numbers.join(",")))
+    Ok(format!("[{}]", ids.join(",")))
 }
 
 pub(super) fn stored_events(
@@ -146,7 +147,7 @@ fn stored_event(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
     })
 }
 
-/// SQLite's integers are signed; nothing stands after the largest of them.
+/// Converts a position or version to SQLite's signed integers. No event is beyond `i64::MAX`.
 fn signed(after: u64) -> i64 {
     i64::try_from(after).unwrap_or(i64::MAX)
 }

@@ -20,10 +20,14 @@ use super::{
 };
 use crate::rows::{self, Key};
 
-/// Up to so many values are compared one by one.
+/// A condition with at most this many values is written as comparisons joined by `OR`. See
+/// [`conditional`].
 const INLINE_LIMIT: usize = 8;
 
-/// Events read at once while rebuilding.
+/// Number of columns that every table has before its own columns.
+const COMMON_COLUMNS: usize = 5;
+
+/// Number of events in a page while rebuilding.
 const REBUILD_PAGE: i64 = 1000;
 
 #[async_trait]
@@ -89,8 +93,8 @@ impl SqliteStore {
         let columns = query.columns.clone();
         let find = move |connection: &Connection| {
             let mut statement = connection.prepare_cached(&sql)?;
-            let rows =
-                statement.query_map(params_from_iter(values.iter()), |row| read(row, &columns))?;
+            let rows = statement
+                .query_map(params_from_iter(values.iter()), |row| read_row(row, &columns))?;
             rows.collect::<rusqlite::Result<Vec<Row>>>()
         };
         let rows = self.read("read a table", find).await?;
@@ -131,7 +135,7 @@ impl Writer<'_> {
     }
 }
 
-/// Changes the tables as the projection says.
+/// Applies the changes of a projection to the tables.
 pub(super) fn apply_all(connection: &Connection, changes: &[Change]) -> rusqlite::Result<()> {
     changes.iter().try_for_each(|change| apply(connection, change))
 }
@@ -153,45 +157,51 @@ fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
     connection.prepare_cached(&sql)?.execute(&*parameters).map(drop)
 }
 
-/// The parameters are the key, the moment, the id's text, the cells, and what the row must hold.
+/// The parameters are the key, the timestamp, the text of the id, the cells, and the required values.
 fn insert(change: &Change) -> String {
-    let (mut names, mut places, mut sets) = (String::new(), String::new(), String::new());
+    let mut names = String::new();
+    let mut placeholders = String::new();
+    let mut sets = String::new();
     for (name, _) in &change.cells {
         push(&mut names, &[", ", name]);
-        places.push_str(", ?");
+        placeholders.push_str(", ?");
         push(&mut sets, &[", ", name, " = excluded.", name]);
     }
-    let (conflict, open) = match change.effect.updates() {
-        false => ("DO NOTHING", String::new()),
-        true => ("DO UPDATE SET updated_at = excluded.updated_at", still_open(change)),
+    let on_conflict = if change.effect.updates() {
+        let conditions = update_conditions(change);
+        format!("DO UPDATE SET updated_at = excluded.updated_at{sets} WHERE true{conditions}")
+    } else {
+        "DO NOTHING".to_owned()
     };
-    let sets = if change.effect.updates() { sets + " WHERE true" } else { String::new() };
     let table = change.table.name();
     format!(
         "INSERT INTO {table} (id, external_id, created_at, updated_at{names})
-         VALUES (?1, ?3, ?2, ?2{places})
-         ON CONFLICT (id) {conflict}{sets}{open}"
+         VALUES (?1, ?3, ?2, ?2{placeholders})
+         ON CONFLICT (id) {on_conflict}"
     )
 }
 
-/// The parameters are the key, the moment, the cells, and what the row must hold.
+/// The parameters are the key, the timestamp, the cells, and the required values.
 fn update(change: &Change) -> String {
     let mut sets = String::new();
     for (name, _) in &change.cells {
         push(&mut sets, &[", ", name, " = ?"]);
     }
-    let (table, open) = (change.table.name(), still_open(change));
-    format!("UPDATE {table} SET updated_at = ?2{sets} WHERE id = ?1{open}")
+    let table = change.table.name();
+    let conditions = update_conditions(change);
+    format!("UPDATE {table} SET updated_at = ?2{sets} WHERE id = ?1{conditions}")
 }
 
-/// What a row must hold so that it is changed; the values are the next parameters.
-fn still_open(change: &Change) -> String {
+/// The conditions that an existing row must fulfil to be updated: it has the required values, which are
+/// the next parameters, and its status is not final.
+fn update_conditions(change: &Change) -> String {
     let table = change.table.name();
     let mut conditions = String::new();
     for (name, _) in &change.only {
         push(&mut conditions, &[" AND ", table, ".", name, " = ?"]);
     }
-    // Each by itself: SQLite makes a temporary table for `NOT IN` of more than two values.
+    // Separate comparisons, because SQLite builds a temporary table for `NOT IN` with more than two
+    // values.
     for status in change.table.final_statuses() {
         push(&mut conditions, &[" AND ", table, ".status <> '", status, "'"]);
     }
@@ -204,7 +214,7 @@ fn push(text: &mut String, parts: &[&str]) {
 
 fn value(cell: &Cell) -> Value {
     match cell {
-        // The projection never writes what is unreadable.
+        // A projection never writes an unreadable cell.
         Cell::Null | Cell::Unreadable => Value::Null,
         Cell::Text(text) => Value::Text(text.clone()),
         Cell::Integer(number) => Value::Integer(*number),
@@ -215,20 +225,22 @@ fn value(cell: &Cell) -> Value {
 
 fn select(query: &Query) -> Result<(String, Vec<Value>), StoreError> {
     let mut values = Vec::new();
-    let mut wanted = Vec::new();
+    let mut conditions = Vec::new();
     if let Some(start) = rows::page_start(query)? {
-        wanted.push("id > ?".to_owned());
+        conditions.push("id > ?".to_owned());
         values.push(blob(start));
     }
     for condition in &query.conditions {
-        wanted.push(conditional(condition, &mut values));
+        conditions.push(conditional(condition, &mut values));
     }
-    let filter = if wanted.is_empty() { "1".to_owned() } else { wanted.join(" AND ") };
+    let filter = if conditions.is_empty() { "1".to_owned() } else { conditions.join(" AND ") };
     values.push(Value::Integer(i64::try_from(query.page.limit + 1).unwrap_or(i64::MAX)));
-    let own: String =
-        query.columns.iter().fold(String::new(), |own, column| own + ", " + column.name);
+    let mut columns = String::new();
+    for column in &query.columns {
+        push(&mut columns, &[", ", column.name]);
+    }
     let sql = format!(
-        "SELECT id, external_id, created_at, updated_at, deleted_at{own} FROM {}
+        "SELECT id, external_id, created_at, updated_at, deleted_at{columns} FROM {}
          WHERE {filter} ORDER BY id LIMIT ?",
         query.table.name()
     );
@@ -238,11 +250,12 @@ fn select(query: &Query) -> Result<(String, Vec<Value>), StoreError> {
 fn conditional(condition: &Condition, values: &mut Vec<Value>) -> String {
     match condition {
         Condition::Id(id) => {
-            // No row has an id that can't be one.
+            // No row has an invalid id, and nothing equals NULL.
             values.push(Key::of(id).map_or(Value::Null, |key| blob(key.uuid)));
             "id = ?".to_owned()
         }
-        // Written and ordered as the conditions of the indexes are.
+        // SQLite uses a partial index only if the query repeats its condition: the same comparisons, with
+        // the values in alphabetical order.
         Condition::In(name, cells) if cells.len() <= INLINE_LIMIT => {
             let mut cells: Vec<&Cell> = cells.iter().collect();
             cells.sort_by_key(|cell| match cell {
@@ -268,24 +281,23 @@ fn blob(key: Uuid) -> Value {
     Value::Blob(key.into_bytes().to_vec())
 }
 
-fn read(row: &rusqlite::Row<'_>, columns: &[Column]) -> rusqlite::Result<Row> {
+fn read_row(row: &rusqlite::Row<'_>, columns: &[Column]) -> rusqlite::Result<Row> {
     let key = Uuid::from_bytes(row.get(0)?);
     let external_id: Option<String> = row.get(1)?;
-    let moment =
-        |index| row.get(index).map(|micros: Option<i64>| micros.map(Timestamp::from_micros));
-    let own = (5_usize..).zip(columns);
-    let cell = |(index, column): (usize, &Column)| cell(row, index, column.kind);
-    let cells = own.map(|own| cell(own).unwrap_or(Cell::Unreadable)).collect();
+    let cells = (COMMON_COLUMNS..)
+        .zip(columns)
+        .map(|(index, column)| read_cell(row, index, column.kind).unwrap_or(Cell::Unreadable))
+        .collect();
     Ok(Row {
         id: external_id.unwrap_or_else(|| EventId::from(key).to_string()),
         created_at: Timestamp::from_micros(row.get(2)?),
         updated_at: Timestamp::from_micros(row.get(3)?),
-        deleted_at: moment(4)?,
+        deleted_at: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_micros),
         cells,
     })
 }
 
-fn cell(row: &rusqlite::Row<'_>, index: usize, kind: Kind) -> rusqlite::Result<Cell> {
+fn read_cell(row: &rusqlite::Row<'_>, index: usize, kind: Kind) -> rusqlite::Result<Cell> {
     let cell = match kind {
         Kind::Text => row.get::<_, Option<String>>(index)?.map(Cell::Text),
         Kind::Integer => row.get::<_, Option<i64>>(index)?.map(Cell::Integer),
@@ -302,7 +314,7 @@ fn cell(row: &rusqlite::Row<'_>, index: usize, kind: Kind) -> rusqlite::Result<C
     Ok(cell.unwrap_or(Cell::Null))
 }
 
-/// What a row holds makes no sense.
+/// The error for a row with an invalid value.
 fn unreadable(
     column: usize,
     cause: impl std::error::Error + Send + Sync + 'static,
@@ -320,7 +332,7 @@ mod tests {
     use super::*;
     use crate::sqlite::{SqliteOptions, schema::open_writer};
 
-    /// How SQLite finds what is asked for.
+    /// Returns SQLite's plan of a query.
     fn plan(query: &Query) -> String {
         let connection = open_writer(&SqliteOptions::memory(), None).unwrap();
         let (sql, values) = select(query).unwrap();

@@ -7,16 +7,16 @@ use aios_core::store::StoreError;
 
 use super::queue::Batch;
 
-/// Batches waiting for their replies. The writer waits for room beyond that.
+/// Capacity of the queue of batches. The writer blocks while the queue is full.
 const QUEUE: usize = 16;
 
-/// A batch of at most this many calls is answered by the writer itself.
+/// The writer thread replies to a batch of at most this many calls itself.
 const INLINE_LIMIT: usize = 4;
 
 type Done = (Batch, Result<(), StoreError>);
 
-/// Replies to calls on a thread of its own, so that the next transaction need not wait until hundreds
-/// of callers are woken.
+/// A thread that replies to callers, so that the next transaction does not wait until hundreds of tasks
+/// are woken.
 pub(super) struct ReplyThread {
     queue: Option<SyncSender<Done>>,
     thread: Option<JoinHandle<()>>,
@@ -25,27 +25,28 @@ pub(super) struct ReplyThread {
 impl ReplyThread {
     pub(super) fn start() -> Self {
         let (queue, batches) = sync_channel(QUEUE);
-        let answer_all = move || batches.into_iter().for_each(answer);
-        let thread = std::thread::Builder::new().name("aios-replies".to_owned()).spawn(answer_all);
-        // Without the thread the receiver is gone, and the writer replies itself.
+        let thread = std::thread::Builder::new()
+            .name("aios-replies".to_owned())
+            .spawn(move || batches.into_iter().for_each(reply_all));
+        // If the thread cannot be started, the receiver is dropped, and `send` replies itself.
         Self { queue: Some(queue), thread: thread.ok() }
     }
 
-    /// Replies to the calls of a transaction with its outcome.
+    /// Replies to the calls of a transaction with the outcome of the transaction.
     pub(super) fn send(&self, batch: Batch, outcome: Result<(), StoreError>) {
         let queue = self.queue.as_ref().filter(|_| batch.len() > INLINE_LIMIT);
         match queue {
-            None => answer((batch, outcome)),
+            None => reply_all((batch, outcome)),
             Some(queue) => {
                 if let Err(unsent) = queue.send((batch, outcome)) {
-                    answer(unsent.0);
+                    reply_all(unsent.0);
                 }
             }
         }
     }
 }
 
-fn answer((batch, outcome): Done) {
+fn reply_all((batch, outcome): Done) {
     for job in batch {
         job.reply(outcome.clone());
     }
@@ -53,9 +54,10 @@ fn answer((batch, outcome): Done) {
 
 impl Drop for ReplyThread {
     fn drop(&mut self) {
-        drop(self.queue.take());
+        // Dropping the sender ends the thread.
+        self.queue = None;
         if let Some(thread) = self.thread.take() {
-            // Joining fails only if the thread panicked, which the panic hook reported.
+            // Joining fails only if the thread panicked, which the panic hook has reported.
             let _ = thread.join();
         }
     }

@@ -11,14 +11,15 @@ use crate::{
     rows::Key,
 };
 
-/// Runs that ended before a moment, the oldest first.
+/// Finds the runs that ended before a time, oldest first.
 const ENDED: &str = "\
     SELECT id, external_id, parent_run_id, status FROM workflow_runs
     WHERE (status = 'completed' OR status = 'failed' OR status = 'cancelled' OR status = 'continued')
         AND updated_at < ?1
     ORDER BY updated_at";
 
-/// How far the log was read by everybody who says so, less its last event.
+/// Finds the position up to which events can be removed: passed by every checkpoint, and before the last
+/// event of the log.
 const PASSED: &str = "\
     SELECT min(
         (SELECT coalesce(max(position), 0) FROM events) - 1,
@@ -29,7 +30,7 @@ const STREAM: &str = "\
     SELECT id, (SELECT max(position) FROM events WHERE stream_id = streams.id)
     FROM streams WHERE name = ?1";
 
-const GOES_ON: &str = "\
+const IS_OPEN: &str = "\
     SELECT count(*) > 0 FROM workflow_runs
     WHERE id = ?1 AND status NOT IN ('completed', 'failed', 'cancelled', 'continued')";
 
@@ -55,27 +56,30 @@ const ARCHIVE: &str = "\
     WHERE e.stream_id = ?1";
 
 impl SqliteStore {
-    /// Takes runs that ended long enough ago out of the log and the read models, in small
-    /// transactions, and returns how many there were. [`Retention`] says which ones stay. The file
-    /// does not shrink, but what is free is used again; [`compact`](Self::compact) gives it back.
+    /// Removes finished runs that are older than the policy allows from the log and the read models,
+    /// in small transactions, and returns the number of removed runs. [`Retention`] lists the runs that
+    /// are kept. The file does not shrink: SQLite reuses the free space.
+    /// [`compact`](Self::compact) returns it to the operating system.
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidConfiguration`] for a policy that makes no sense; what SQLite reports. What
-    /// was done until then stays done.
+    /// [`StoreError::InvalidConfiguration`] if the policy is invalid. Otherwise the error that SQLite
+    /// reports. Transactions that committed before the error stay committed.
     ///
     /// # Cancel safety
     ///
-    /// Each transaction happens or does not; go on by calling again.
+    /// Cancel safe: each transaction commits or rolls back as a whole. Call again to continue.
     pub async fn expire_runs(&self, policy: &Retention) -> Result<u64, StoreError> {
         policy.check()?;
-        let (mut total, clock) = (0, self.clock());
+        let clock = self.clock();
+        let mut total = 0;
         loop {
-            let (policy_now, now) = (policy.clone(), clock.now());
-            let expire = move |writer: &mut Writer<'_>| writer.expire(&policy_now, now);
-            let gone = self.writer().call(expire).await?;
-            total += gone;
-            if gone < u64::from(policy.batch_size) {
+            let now = clock.now();
+            let batch_policy = policy.clone();
+            let removed =
+                self.writer().call(move |writer| writer.expire(&batch_policy, now)).await?;
+            total += removed;
+            if removed < u64::from(policy.batch_size) {
                 return Ok(total);
             }
             clock.sleep(policy.pause).await;
@@ -83,8 +87,8 @@ impl SqliteStore {
     }
 }
 
-/// A run that ended long enough ago.
-struct Ended {
+/// A finished run that is old enough to be removed.
+struct EndedRun {
     key: Uuid,
     run_id: String,
     parent: Option<String>,
@@ -94,27 +98,27 @@ struct Ended {
 impl Writer<'_> {
     fn expire(&mut self, policy: &Retention, now: Timestamp) -> rusqlite::Result<u64> {
         let before = now.as_micros().saturating_sub(micros(policy.older_than));
-        let gone = expirable(self.connection, before, usize::from(policy.batch_size))?;
-        for (run, stream_id) in &gone {
+        let expired = find_expired(self.connection, before, usize::from(policy.batch_size))?;
+        for (run, stream_id) in &expired {
             if policy.expired == ExpiredEvents::Archive {
                 let mut archive = self.connection.prepare_cached(ARCHIVE)?;
                 archive.execute((stream_id, now.as_micros()))?;
             }
-            take_out(self.connection, run, *stream_id)?;
+            remove_run(self.connection, run, *stream_id)?;
         }
-        if !gone.is_empty() {
+        if !expired.is_empty() {
             self.log.reload()?;
         }
-        Ok(gone.len().try_into().unwrap_or(u64::MAX))
+        Ok(expired.len().try_into().unwrap_or(u64::MAX))
     }
 }
 
-/// Runs that may go, with the ids of their streams.
-fn expirable(
+/// Finds runs that can be removed, with the ids of their streams.
+fn find_expired(
     connection: &Connection,
     before: i64,
     limit: usize,
-) -> rusqlite::Result<Vec<(Ended, i64)>> {
+) -> rusqlite::Result<Vec<(EndedRun, i64)>> {
     let passed: i64 = connection.prepare_cached(PASSED)?.query_row([], |row| row.get(0))?;
     let mut find = connection.prepare_cached(ENDED)?;
     let mut rows = find.query([before])?;
@@ -122,13 +126,15 @@ fn expirable(
     while found.len() < limit
         && let Some(row) = rows.next()?
     {
-        let run = ended(row)?;
-        let at = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?));
+        let run = ended_run(row)?;
         let name = format!("runs/{}", run.run_id);
-        let stream = connection.prepare_cached(STREAM)?.query_row([name], at).optional()?;
+        let stream = connection
+            .prepare_cached(STREAM)?
+            .query_row([name], |row| Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?)))
+            .optional()?;
         if let Some((stream_id, Some(last))) = stream
             && last <= passed
-            && !is_wanted(connection, &run)?
+            && !is_needed(connection, &run)?
         {
             found.push((run, stream_id));
         }
@@ -136,11 +142,11 @@ fn expirable(
     Ok(found)
 }
 
-fn ended(row: &Row<'_>) -> rusqlite::Result<Ended> {
+fn ended_run(row: &Row<'_>) -> rusqlite::Result<EndedRun> {
     let key = Uuid::from_bytes(row.get(0)?);
     let external_id: Option<String> = row.get(1)?;
     let status: String = row.get(3)?;
-    Ok(Ended {
+    Ok(EndedRun {
         key,
         run_id: external_id.unwrap_or_else(|| EventId::from(key).to_string()),
         parent: row.get(2)?,
@@ -148,11 +154,11 @@ fn ended(row: &Row<'_>) -> rusqlite::Result<Ended> {
     })
 }
 
-/// Whether somebody may still ask for the run: its parent, or the end of its chain.
-fn is_wanted(connection: &Connection, run: &Ended) -> rusqlite::Result<bool> {
+/// Whether the run may still be needed: by its parent, or by the last run of its chain.
+fn is_needed(connection: &Connection, run: &EndedRun) -> rusqlite::Result<bool> {
     if let Some(parent) = run.parent.as_deref().and_then(Key::of) {
         let key = &parent.uuid.as_bytes()[..];
-        if connection.prepare_cached(GOES_ON)?.query_row([key], |row| row.get(0))? {
+        if connection.prepare_cached(IS_OPEN)?.query_row([key], |row| row.get(0))? {
             return Ok(true);
         }
     }
@@ -162,7 +168,7 @@ fn is_wanted(connection: &Connection, run: &Ended) -> rusqlite::Result<bool> {
     connection.prepare_cached(HAS_CHAIN)?.query_row([&run.run_id], |row| row.get(0))
 }
 
-fn take_out(connection: &Connection, run: &Ended, stream_id: i64) -> rusqlite::Result<()> {
+fn remove_run(connection: &Connection, run: &EndedRun, stream_id: i64) -> rusqlite::Result<()> {
     connection.prepare_cached("DELETE FROM events WHERE stream_id = ?1")?.execute([stream_id])?;
     connection.prepare_cached("DELETE FROM streams WHERE id = ?1")?.execute([stream_id])?;
     connection

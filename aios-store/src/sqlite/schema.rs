@@ -5,7 +5,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::{error::store_error, options::SqliteOptions};
 
-/// Every migration, in order; its version is its place, from 1.
+/// All migrations in order. The version of a migration is its number in this list, from 1.
 const MIGRATIONS: [(&str, &str); 7] = [
     ("event_log", include_str!("../../migrations/sqlite/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/sqlite/0002_read_models.sql")),
@@ -16,22 +16,22 @@ const MIGRATIONS: [(&str, &str); 7] = [
     ("ended_runs", include_str!("../../migrations/sqlite/0007_ended_runs.sql")),
 ];
 
-/// What the writer keeps of the file in memory, in KiB.
+/// Page cache of the writer, in KiB.
 const WRITER_CACHE: i64 = 16 * 1024;
 
-/// What each reader keeps, in KiB.
+/// Page cache of each reader, in KiB.
 const READER_CACHE: i64 = 2 * 1024;
 
-/// How long to wait for somebody who is in the database without our lock, such as a shell.
+/// How long to wait for SQLite's own locks, which a program without our lock may hold, such as a shell.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Prepared statements kept for each connection.
+/// Number of prepared statements that each connection caches.
 const STATEMENTS: usize = 64;
 
 /// Size of a database page, in bytes.
 const PAGE_SIZE: u32 = 4096;
 
-/// Opens the writing connection and brings the schema up to date.
+/// Opens the writing connection and migrates the schema.
 pub(super) fn open_writer(
     options: &SqliteOptions,
     path: Option<&Path>,
@@ -45,7 +45,7 @@ pub(super) fn open_writer(
     Ok(connection)
 }
 
-/// Opens a connection that can only read.
+/// Opens a read-only connection.
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -61,7 +61,7 @@ fn configure(connection: &Connection, cache_kibibytes: i64) -> rusqlite::Result<
 
 fn configure_writer(connection: &Connection, options: &SqliteOptions) -> rusqlite::Result<()> {
     configure(connection, WRITER_CACHE)?;
-    // The only writer takes every number it refers to from the table itself.
+    // The writer takes every id that it refers to from the referenced table, so checks cannot fail.
     connection.pragma_update(None, "foreign_keys", false)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
@@ -117,9 +117,9 @@ fn record(
 mod tests {
     use super::{super::options::Synchronous, *};
 
-    /// What SQLite calls them: 2 waits for the disk at every commit, 1 does not.
+    /// `PRAGMA synchronous` returns 2 for `FULL`, which syncs at every commit, and 1 for `NORMAL`.
     #[test]
-    fn should_wait_for_the_disk_unless_told_otherwise() {
+    fn should_sync_every_commit_by_default() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("aios.db");
         let options = SqliteOptions::file(&path);
@@ -127,8 +127,9 @@ mod tests {
             [(options.clone(), 2), (options.with_synchronous(Synchronous::Normal), 1)]
         {
             let connection = open_writer(&options, Some(&path)).unwrap();
-            let read = |pragma| connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
-            assert_eq!(read("PRAGMA synchronous").unwrap(), level);
+            let synchronous: i64 =
+                connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+            assert_eq!(synchronous, level);
             let journal: String =
                 connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
             assert_eq!(journal, "wal");

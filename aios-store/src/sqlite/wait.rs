@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{SqliteStore, writer::Writer};
 use crate::rows::{self, Key};
 
-/// Of a run without a journal nothing is noted, and a note of a higher version stays.
+/// Records a wait. Does nothing if the run has no journal, or if a wait at a higher version is recorded.
 const NOTE: &str = "\
     INSERT INTO run_waits (shard, id, stream_id, version, wake_at)
     SELECT ?1, ?2, id, ?4, ?5 FROM streams WHERE name = ?3
@@ -24,7 +24,7 @@ const NOTE: &str = "\
 
 const FORGET: &str = "DELETE FROM run_waits WHERE shard = ?1 AND id = ?2";
 
-/// `?1` is a JSON array of shards, here and below.
+/// `?1` is a JSON array of shards, here and in the following statements.
 const DUE: &str = "\
     SELECT r.id, r.external_id, w.wake_at
     FROM run_waits w CROSS JOIN workflow_runs r ON r.id = w.id
@@ -34,7 +34,7 @@ const DUE: &str = "\
             OR r.status = 'paused' OR r.status = 'running')
     ORDER BY w.wake_at, w.id LIMIT ?5";
 
-/// The sign keeps SQLite from walking through all runs in the order of their keys.
+/// The unary plus keeps SQLite from scanning all runs in the order of their keys.
 const UNNOTED: &str = "\
     SELECT r.id, r.external_id
     FROM workflow_runs r
@@ -82,7 +82,9 @@ impl Waits for SqliteStore {
     ) -> Result<Vec<DueRun>, StoreError> {
         let last = beyond.and_then(|run| Some((run.wake_at.as_micros(), Key::of(&run.run_id)?)));
         let (after, key) = last.map_or((i64::MIN, Uuid::nil()), |(at, key)| (at, key.uuid));
-        let (shards, up_to, limit) = (json(shards), up_to.as_micros(), limited(limit));
+        let shards = json_array(shards);
+        let up_to = up_to.as_micros();
+        let limit = page_limit(limit);
         let read = move |connection: &Connection| {
             let parameters = (&shards, after, &key.as_bytes()[..], up_to, limit);
             query(connection, DUE, parameters, |row| {
@@ -101,7 +103,8 @@ impl Waits for SqliteStore {
     ) -> Result<Page<String>, StoreError> {
         let limit = page.limit.clamp(1, MAX_PAGE);
         let after = rows::key_after(page)?.unwrap_or_default();
-        let (shards, rows) = (json(shards), limited(limit).saturating_add(1));
+        let shards = json_array(shards);
+        let rows = page_limit(limit).saturating_add(1);
         let sql = match which {
             Unsettled::Unnoted => UNNOTED,
             Unsettled::Outdated => OUTDATED,
@@ -123,9 +126,13 @@ impl Writer<'_> {
         if self.leases.check(Some(wait.fence)).is_err() {
             return Ok(());
         }
-        let (key, version) = (&key.uuid.as_bytes()[..], wait.version.cast_signed());
-        let wake_at = wait.wake_at.map(Timestamp::as_micros);
-        let parameters = (wait.fence.shard.0, key, stream.as_str(), version, wake_at);
+        let parameters = (
+            wait.fence.shard.0,
+            &key.uuid.as_bytes()[..],
+            stream.as_str(),
+            wait.version.cast_signed(),
+            wait.wake_at.map(Timestamp::as_micros),
+        );
         self.connection.prepare_cached(NOTE)?.execute(parameters).map(drop)
     }
 
@@ -148,17 +155,17 @@ fn query<T>(
     connection.prepare_cached(sql)?.query_map(parameters, read)?.collect()
 }
 
-/// The id of a run, of which the key stands in the first column and the text in the second.
+/// Reads the id of a run from its key in the first column and its text in the second.
 fn run_id(row: &Row<'_>) -> rusqlite::Result<String> {
     let (key, external): ([u8; 16], Option<String>) = (row.get(0)?, row.get(1)?);
     Ok(external.unwrap_or_else(|| EventId::from(Uuid::from_bytes(key)).to_string()))
 }
 
-fn json(shards: &[Shard]) -> String {
+fn json_array(shards: &[Shard]) -> String {
     let shards: Vec<String> = shards.iter().map(ToString::to_string).collect();
     format!("[{}]", shards.join(","))
 }
 
-fn limited(limit: usize) -> i64 {
+fn page_limit(limit: usize) -> i64 {
     i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX)
 }

@@ -1,3 +1,13 @@
+//! The writer: one thread that owns the only writing connection.
+//!
+//! The thread takes all queued calls, runs them in one transaction, and commits. Callers are answered
+//! after the commit. Calls that arrive during a commit form the next transaction, so throughput grows
+//! with the number of concurrent callers while a single call never waits for a timer.
+//!
+//! The thread keeps copies of some data of the database: the leases, the head of the log, the ends of
+//! streams. No other connection writes, so the copies are correct until a transaction is rolled back.
+//! Then they are marked as stale and are read again at the beginning of the next transaction.
+
 use std::{fmt, path::Path, thread::JoinHandle};
 
 use aios_core::store::StoreError;
@@ -6,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     error::{backend, store_error},
-    file::Watch,
+    file::FileWatch,
     log::Log,
     options::SqliteOptions,
     pool::ReadPool,
@@ -16,24 +26,24 @@ use super::{
 };
 use crate::leases::LeaseTable;
 
-/// Calls that wait for the writer; more wait for a place.
+/// Capacity of the queue. Further callers wait for room.
 const QUEUE: usize = 4096;
 
-/// Calls that share a transaction at most. With more, all callers would wait for the same commit, and
-/// then the writer for all of them.
+/// Maximum number of calls in a transaction. With more, all callers would wait for the same commit, and
+/// the writer would then wait for all of them.
 const BATCH: usize = 512;
 
-/// A transaction ends with the call that makes it this heavy.
+/// No call is added to a transaction that has reached this weight, in bytes.
 const BATCH_WEIGHT: usize = 16 * 1024 * 1024;
 
-/// The way to the writer thread. Dropping it waits until the thread has closed the database.
+/// A handle to the writer thread. Dropping it blocks until the thread has closed the database.
 pub(super) struct WriterHandle {
     queue: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl WriterHandle {
-    /// Starts the thread, which opens the database and then owns the only writing connection.
+    /// Starts the thread and waits until it has opened the database.
     pub(super) async fn start(
         options: SqliteOptions,
         readers: Option<ReadPool>,
@@ -50,13 +60,13 @@ impl WriterHandle {
         Ok(handle)
     }
 
-    /// Queues work; waits for a place if the queue is full.
+    /// Queues a job. Waits for room if the queue is full.
     pub(super) async fn send(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
         let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
         queue.send(job).await.map_err(|_| StoreError::Closed)
     }
 
-    /// Runs a closure in the writer's next transaction, and returns its result after the commit.
+    /// Runs a closure in the next transaction, and returns its result after the commit.
     pub(super) async fn call<T, F>(&self, run: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -67,7 +77,7 @@ impl WriterHandle {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Runs a closure between two transactions of the writer.
+    /// Runs a closure between two transactions, and returns its result.
     pub(super) async fn call_alone<T, F>(&self, run: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -81,9 +91,11 @@ impl WriterHandle {
 
 impl Drop for WriterHandle {
     fn drop(&mut self) {
-        drop(self.queue.take());
+        // Dropping the sender ends the thread after the queued calls.
+        self.queue = None;
         if let Some(thread) = self.thread.take() {
-            // A writer that panicked has said so already, and everybody got `Closed`.
+            // Joining fails only if the thread panicked. The panic hook has reported that, and all
+            // callers got `Closed`.
             let _ = thread.join();
         }
     }
@@ -95,8 +107,11 @@ impl fmt::Debug for WriterHandle {
     }
 }
 
-/// Opens the database and serves calls until none can come any more. When the write-ahead log was
-/// lost, all connections are closed, and the database is opened anew.
+/// Opens the database and serves calls until the queue is closed.
+///
+/// If the write-ahead log was deleted, this closes all connections and opens the database again. SQLite
+/// would otherwise keep writing to the deleted log. The read pool is closed by a write lock on its gate,
+/// which is held until the new connection is open.
 fn serve(
     options: &SqliteOptions,
     readers: Option<&ReadPool>,
@@ -116,12 +131,14 @@ fn serve(
             Err(error) => (None, Err(error)),
         };
         if let Some(ready) = ready.take() {
-            // Nobody waits any more if opening was cancelled; then the queue is closed as well.
+            // Sending fails if opening was cancelled. The queue is then closed as well.
             let _ = ready.send(result);
         }
+        // Readers may open connections again.
         drop(gate.take());
         let end = writer.map(|mut writer| writer.serve(&mut calls, &mut next, &replies));
-        // The writer is the last to close the database, and tidies up.
+        // Readers close first, so that the writer closes the last connection and SQLite removes the
+        // write-ahead log.
         gate = readers.map(ReadPool::close);
         if end != Some(End::LogLost) {
             return;
@@ -129,16 +146,16 @@ fn serve(
     }
 }
 
-/// Why a writer ended.
+/// Why a writer stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// Nobody can call any more.
+    /// The queue is closed and empty.
     Closed,
-    /// Its write-ahead log has no name any more. What was committed is in the database.
+    /// The write-ahead log was deleted or replaced. All commits are in the database.
     LogLost,
 }
 
-/// The owner of the writing connection, and of copies of what only it changes.
+/// The writing connection, and copies of the data that only this connection changes.
 pub(super) struct Writer<'c> {
     pub(super) connection: &'c Connection,
     pub(super) log: Log<'c>,
@@ -147,8 +164,8 @@ pub(super) struct Writer<'c> {
     commit: Statement<'c>,
     head: watch::Sender<u64>,
     database: String,
-    watch: Watch,
-    /// Whether the copies may differ from the database.
+    files: FileWatch,
+    /// Whether the copies may differ from the database, because a transaction was rolled back.
     stale: bool,
 }
 
@@ -172,7 +189,7 @@ impl<'c> Writer<'c> {
             begin: connection.prepare("BEGIN IMMEDIATE").map_err(fail)?,
             commit: connection.prepare("COMMIT").map_err(fail)?,
             head: head.clone(),
-            watch: Watch::new(path),
+            files: FileWatch::new(path),
             database: database.clone(),
             stale: true,
         };
@@ -181,7 +198,7 @@ impl<'c> Writer<'c> {
         Ok(writer)
     }
 
-    /// Serves calls until none can come any more, or it has to be opened anew.
+    /// Serves calls until the queue is closed or the database has to be opened again.
     fn serve(
         &mut self,
         calls: &mut Calls,
@@ -193,22 +210,22 @@ impl<'c> Writer<'c> {
             batch.push(first);
             let outcome = self.commit(&mut batch, calls, next);
             replies.send(batch, outcome);
-            if self.watch.has_lost_the_log() {
+            if self.files.has_lost_the_log() {
                 return End::LogLost;
             }
         }
         End::Closed
     }
 
-    /// Commits a batch of calls as one transaction. What queues up until they have run joins them,
-    /// up to one that is to run alone, which is next.
+    /// Commits a batch of calls as one transaction. Calls that are queued before the commit join the
+    /// batch, up to a call that runs alone. That call is stored in `next`.
     fn commit(
         &mut self,
         batch: &mut Batch,
         calls: &mut Calls,
         next: &mut Option<Box<dyn Job>>,
     ) -> Result<(), StoreError> {
-        self.watch.found(&self.database)?;
+        self.files.last_result(&self.database)?;
         let outcome = match batch.first_mut() {
             Some(job) if job.is_alone() => job.run(self),
             _ => self.transact(batch, calls, next),
@@ -248,12 +265,14 @@ impl<'c> Writer<'c> {
         self.commit.execute([]).map(drop)
     }
 
-    /// Whether what was committed is where the next one to open the database finds it. What stands in
-    /// a write-ahead log that has no name any more is moved into the database; SQLite itself deletes the
-    /// log if another copy of it in this process has closed the database.
+    /// Checks that the commit will be found when the database is opened again.
+    ///
+    /// A commit in a deleted write-ahead log would be lost, so the log is moved into the database first.
+    /// This happens when another copy of SQLite in this process opens and closes the same database: it
+    /// believes to be the last user and deletes the log.
     fn check_files(&mut self) -> Result<(), StoreError> {
-        self.watch.check(&self.database)?;
-        if !self.watch.has_lost_the_log() {
+        self.files.check(&self.database)?;
+        if !self.files.has_lost_the_log() {
             return Ok(());
         }
         let fail = |error| store_error("commit", &self.database, error);
@@ -270,7 +289,7 @@ impl<'c> Writer<'c> {
     fn roll_back(&mut self) {
         self.stale = true;
         if !self.connection.is_autocommit() {
-            // Should even this fail, the next `BEGIN` reports it to those who wait then.
+            // If the rollback fails, the next `BEGIN` fails and reports it to its callers.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
     }
@@ -300,44 +319,44 @@ mod tests {
         *,
     };
 
-    /// Makes the next commit fail: an event without a stream, which is only looked for then.
+    /// Makes the commit fail: inserts an event without a stream, and defers the check to the commit.
     const BREAK: &str = "PRAGMA defer_foreign_keys = ON;
         INSERT INTO events VALUES (1000, x'00', 1000, 1, 1000, 1000, 0, NULL, NULL, '')";
 
-    fn append(expected: Expected) -> (Box<dyn Job>, oneshot::Receiver<Vec<Answer>>) {
+    fn append_job(expected: Expected) -> (Box<dyn Job>, oneshot::Receiver<Vec<Answer>>) {
         let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
         let append = Append::new(StreamId::new("a").unwrap(), vec![event]).with_expected(expected);
         let (reply, answer) = oneshot::channel();
         (Box::new(AppendJob::new(vec![append], 1000, reply)), answer)
     }
 
-    fn breaking() -> Box<dyn Job> {
+    fn failing_job() -> Box<dyn Job> {
         let run = |writer: &mut Writer<'_>| writer.connection.execute_batch(BREAK);
         Box::new(Call { run, result: None, reply: oneshot::channel().0, is_alone: false })
     }
 
-    /// Commits a batch as the thread does, and answers it.
-    fn commit(writer: &mut Writer<'_>, works: Vec<Box<dyn Job>>) {
-        let (mut batch, (_queue, mut calls)) = (works, mpsc::channel(1));
+    /// Commits a batch and replies to it, as the writer thread does.
+    fn commit(writer: &mut Writer<'_>, mut batch: Vec<Box<dyn Job>>) {
+        let (_queue, mut calls) = mpsc::channel(1);
         let outcome = writer.commit(&mut batch, &mut calls, &mut None);
         batch.into_iter().for_each(|job| job.reply(outcome.clone()));
     }
 
     #[test]
-    fn should_not_report_as_stored_what_was_not_committed() {
+    fn should_report_a_failed_commit_to_every_caller() {
         let options = SqliteOptions::memory();
         let connection = schema::open_writer(&options, None).unwrap();
         connection.pragma_update(None, "foreign_keys", true).unwrap();
         let (published, head) = watch::channel(0);
         let mut writer = Writer::open(&connection, &options, None, true, &published).unwrap();
-        let ((first, mut stored), (second, mut lost)) =
-            (append(Expected::Empty), append(Expected::Exact(1)));
+        let (first, mut stored) = append_job(Expected::Empty);
         commit(&mut writer, vec![first]);
         assert_eq!(stored.try_recv().unwrap()[0].as_ref().unwrap().version, 1);
-        commit(&mut writer, vec![second, breaking()]);
-        let refusal = lost.try_recv().unwrap().remove(0).unwrap_err();
-        assert_eq!((refusal.code(), *head.borrow()), ("STORE_BACKEND", 1));
-        let (third, mut stored) = append(Expected::Exact(1));
+        let (second, mut lost) = append_job(Expected::Exact(1));
+        commit(&mut writer, vec![second, failing_job()]);
+        let error = lost.try_recv().unwrap().remove(0).unwrap_err();
+        assert_eq!((error.code(), *head.borrow()), ("STORE_BACKEND", 1));
+        let (third, mut stored) = append_job(Expected::Exact(1));
         commit(&mut writer, vec![third]);
         assert_eq!(stored.try_recv().unwrap()[0].as_ref().unwrap().position, 2);
         assert_eq!(*head.borrow(), 2);

@@ -1,13 +1,16 @@
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, RwLock},
 };
 
 use sqlx::{PgConnection, Row};
 
-use crate::postgres::{
-    connection::{Database, Sql, Statement},
-    schema::Schema,
+use crate::{
+    postgres::{
+        connection::{Database, Sql, Statement},
+        schema::Schema,
+    },
+    sync,
 };
 
 /// Number of cached names. The cache is cleared when it would grow beyond that.
@@ -55,16 +58,16 @@ impl NameCache {
 
     /// Forgets everything: the next connection may lead to a server that gives the ids to others.
     pub(crate) fn forget(&self) {
-        self.cached.write().unwrap_or_else(PoisonError::into_inner).clear();
+        sync::write(&self.cached).clear();
     }
 
     fn cached(&self, names: &[Arc<str>]) -> Vec<Option<i32>> {
-        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
+        let cached = sync::read(&self.cached);
         names.iter().map(|name| cached.get(name).copied()).collect()
     }
 
     fn remember(&self, found: HashMap<Arc<str>, i32>) {
-        let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = sync::write(&self.cached);
         if cached.len() + found.len() > REMEMBERED {
             cached.clear();
         }

@@ -1,6 +1,6 @@
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -9,7 +9,10 @@ use aios_core::{
     store::{Append, Appended, RecordedEvent},
 };
 
-use crate::postgres::append::{AppendResults, Batch};
+use crate::{
+    postgres::append::{AppendResults, Batch},
+    sync,
+};
 
 /// Events that are kept at most.
 const EVENTS: usize = 4096;
@@ -76,7 +79,7 @@ impl Tail {
     }
 
     fn lock(&self) -> MutexGuard<'_, Events> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.0)
     }
 }
 
