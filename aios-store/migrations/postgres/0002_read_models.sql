@@ -1,6 +1,6 @@
--- Tables derived from the log, which can be rebuilt at any time. Flexible data is json and not jsonb,
--- because jsonb takes neither every string (\u0000) nor keeps every number as it was written, and a
--- result that it does not take would be a run that can't end.
+-- The read models: tables derived from the log. They can be rebuilt at any time. Flexible data is json
+-- and not jsonb, because jsonb refuses some strings (\u0000) and rewrites numbers. A run whose result is
+-- refused could not end.
 
 CREATE TABLE {schema}.agents (
     id uuid PRIMARY KEY,
@@ -63,16 +63,16 @@ CREATE TABLE {schema}.workflow_runs (
 
 CREATE INDEX idx_workflow_runs_position ON {schema}.workflow_runs (position);
 
--- What an engine asks for when it takes a shard: the runs that have not ended.
+-- Finds the runs that have not ended, when an engine takes a shard.
 CREATE INDEX idx_workflow_runs_shard ON {schema}.workflow_runs (shard)
 WHERE status IN ('running', 'paused', 'blocked', 'cancelling');
 
--- What retention asks for: the runs that have ended, the oldest first.
+-- Finds the finished runs for retention, oldest first.
 CREATE INDEX idx_workflow_runs_updated_at ON {schema}.workflow_runs (updated_at)
 WHERE status IN ('completed', 'failed', 'cancelled', 'continued');
 
--- One set of changes, at most one a row: those of events that were kept, with the position that
--- their event got. `kept` are the places of the events that were, null meaning all.
+-- Returns the changes of a set, with the positions of their events. A set has at most one change per row.
+-- Only changes of accepted events are returned: `kept` has the indexes of these events, null means all.
 CREATE FUNCTION {schema}.placed(changes jsonb, head bigint, kept integer[])
 RETURNS TABLE (id uuid, external_id text, at timestamptz, creates boolean, cells jsonb)
 LANGUAGE sql STABLE
@@ -91,12 +91,12 @@ AS $$
         SELECT CASE WHEN kept IS NULL THEN c.event ELSE array_position(kept, c.event) END AS place
     ) p
     WHERE head IS NULL OR p.place IS NOT NULL
-    OFFSET 0 -- Keeps the cells from being put together anew wherever they are named.
+    OFFSET 0 -- Keeps the planner from evaluating the cells again for each reference.
 $$;
 
--- Applies sets of changes, one after the other: `[{"table", "changes"}]`. Rows that are there are
--- changed, those that are not are created where a change creates; cells that are not named keep
--- what they have. A null `head` means that the cells have their positions already.
+-- Applies sets of changes one after the other: `[{"table", "changes"}]`. Existing rows are updated. Missing
+-- rows are created if the change creates rows. Cells that are not named keep their values. A null `head`
+-- means that the cells already have their positions.
 CREATE FUNCTION {schema}.apply_changes(sets text, head bigint, kept integer[])
 RETURNS void
 LANGUAGE plpgsql

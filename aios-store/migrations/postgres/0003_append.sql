@@ -1,23 +1,26 @@
--- Appends one batch: takes the lock under which positions are given out, checks the whole batch at
--- once, and inserts what passed, in one round trip.
+-- Appends one batch in one round trip: takes the lock under which positions are assigned, checks the whole
+-- batch at once, and inserts the accepted appends.
 --
--- Streams, fences, appends and events come as arrays that refer to each other by place, from 1.
--- `in_expected` is what the first append to a stream believes, or null; `in_fences` the place of an
--- append's fence, or 0; `in_offsets` the place of an event among those of its stream. If nothing was
--- refused, `verdicts` is null; otherwise it has for each append 0 accepted, 1 stored already,
--- 2 conflict, 3 fenced, 4 an id is stored elsewhere, with the version and position where it landed,
--- and the id that was found. `head` and `heads` are as they were before the batch.
+-- Streams, fences, appends and events are passed as arrays that refer to each other by index, from 1.
+-- `in_expected` has the version that the first append to a stream expects, or null. `in_fences` has the
+-- index of an append's fence, or 0. `in_offsets` has the number of an event among those of its stream.
 --
--- `in_known_ids` and `in_known_heads` are what the writer remembers of streams, or null. Without
--- `in_checked` that is taken on trust, and ids are not looked up: where another process appended to
--- such a stream, or an id is stored already, a unique index refuses the batch, and the writer sends
--- it again, to be checked. What it remembers from before an expiration is ignored.
+-- If every append was accepted, `verdicts` is null. Otherwise it has a code for each append: 0 accepted,
+-- 1 already stored, 2 conflict, 3 fenced, 4 an id is stored elsewhere. `versions`, `positions` and
+-- `doubles` then have the place and the id of the event that was found. `head` and `heads` are those
+-- before the batch.
 --
--- The columns of events are unnested in the list of what is selected, side by side: as a table, each
--- of them would first be written into a store of rows, which takes a tenth of the whole.
+-- `in_known_ids` and `in_known_heads` are the writer's cached ids and heads of streams, or null. Without
+-- `in_checked` they are trusted, and event ids are not looked up. If another process appended to such a
+-- stream, or an id is already stored, a unique index refuses the batch. The writer then sends it again with
+-- `in_checked`. Cached values from before an expiration are ignored.
 --
--- The settings have the plan made once, and keep it on the indexes, because the tables may be empty
--- then. Left alone the server would plan each small batch anew, which takes longer than the batch.
+-- The columns of events are unnested side by side in the select list. As a table function, each of them
+-- would first be materialised, which takes a tenth of the total time.
+--
+-- The settings make the server plan the statements once, and keep the plans on the indexes although the
+-- tables may be empty at that time. By default, the server would plan each small batch again, which takes
+-- longer than the batch.
 CREATE FUNCTION {schema}.append(
     in_streams text[],
     in_expected bigint[],
@@ -61,7 +64,7 @@ DECLARE
     refused boolean;
     kept integer[];
 BEGIN
-    -- A snapshot from before the lock would not show what was appended meanwhile.
+    -- A snapshot from before the lock would not include the appends that committed in the meantime.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE 'aios appends under read committed, not %', current_setting('transaction_isolation')
             USING ERRCODE = 'invalid_transaction_state';
@@ -165,7 +168,7 @@ BEGIN
 END
 $$;
 
--- Every event of a batch with its append: its place in the batch, and in its append.
+-- Returns every event of a batch with its append: its index in the batch, and in its append.
 CREATE FUNCTION {schema}.members(append_streams integer[], append_sizes integer[])
 RETURNS TABLE (e integer, append integer, stream integer, nth integer)
 LANGUAGE sql STABLE
@@ -176,9 +179,9 @@ AS $$
         generate_series(1, a.size) AS m (nth)
 $$;
 
--- What becomes of each append of a batch in which something has to be refused. An append whose
--- events are all stored in its stream, one after the other, is stored already, whatever it expects
--- and whatever its fence.
+-- Judges each append of a batch in which at least one has to be refused. An append whose events are all
+-- stored in its stream with consecutive versions counts as already stored, regardless of its expected
+-- version and its fence.
 CREATE FUNCTION {schema}.judge(
     stream_ids bigint[],
     heads bigint[],

@@ -1,6 +1,6 @@
--- Takes those of the shards that are free, expired or the owner's already; the epoch grows when the
--- owner changes. A shard changes hands under the lock of `append`, so that once this returns no
--- append under an older epoch can be committed. Time is that of the server.
+-- Takes the shards that are free, that are expired, or that the owner already holds. The epoch is
+-- incremented when the owner changes. This holds the lock of `append`, so that no append under an older
+-- epoch can commit after this returns. Leases expire by the clock of the server.
 CREATE FUNCTION {schema}.acquire(in_shards integer[], in_owner text, in_micros bigint)
 RETURNS SETOF {schema}.leases
 LANGUAGE plpgsql

@@ -1,4 +1,4 @@
--- Events of runs that retention took out of the log, with their names written out.
+-- Events that retention removed from the log, with names instead of references.
 CREATE TABLE {schema}.archived_events (
     id uuid PRIMARY KEY,
     position bigint NOT NULL,
@@ -15,10 +15,10 @@ CREATE TABLE {schema}.archived_events (
 
 CREATE INDEX idx_archived_events_stream ON {schema}.archived_events (stream, version);
 
--- Takes some of the runs that ended long enough ago out of the log and out of the read models, the
--- oldest first, and returns how many. Under the lock of `append`, so that nobody appends to a stream
--- that is going. The last event of the log stays, because the next position follows from it, and so
--- does what a reader has not passed yet.
+-- Removes a batch of finished runs that are old enough from the log and the read models, oldest first, and
+-- returns their number. This holds the lock of `append`, so that no event is appended to a stream that is
+-- being removed. The last event of the log stays, because the next position is derived from it. Events that
+-- a checkpoint has not passed stay too.
 CREATE FUNCTION {schema}.expire(in_micros bigint, in_limit integer, in_archive boolean)
 RETURNS bigint
 LANGUAGE plpgsql

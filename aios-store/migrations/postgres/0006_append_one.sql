@@ -1,9 +1,9 @@
--- Appends one event to a stream that the writer knows, and returns its position: the short way for a
--- process that is not busy. Null if the log is not as the writer believes, because streams expired or
--- the shard has another epoch; then nothing was done, and `append` finds out what to answer.
+-- Appends one event to a stream that the writer has cached, and returns its position. This is the fast call
+-- of a process that is not busy. It returns null and changes nothing if streams have expired or the shard
+-- has another epoch. The writer then calls `append`, which finds out the result.
 --
--- As there, what the writer remembers is taken on trust: a unique index refuses the event if another
--- process appended to the stream, or if the id is stored already. No shard means no fence.
+-- The cached head is trusted, as in `append`: a unique index refuses the event if another process appended
+-- to the stream, or if the id is already stored. A null shard means no fence.
 CREATE FUNCTION {schema}.append_one(
     in_stream_id bigint,
     in_head bigint,
@@ -27,7 +27,7 @@ AS $$
 DECLARE
     appended bigint;
 BEGIN
-    -- A snapshot from before the lock would not show what was appended meanwhile.
+    -- A snapshot from before the lock would not include the appends that committed in the meantime.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE 'aios appends under read committed, not %', current_setting('transaction_isolation')
             USING ERRCODE = 'invalid_transaction_state';

@@ -1,11 +1,10 @@
--- Appends a batch to streams that the writer knows, and returns the head of the log before it: the
--- short way for a process that is busy. Null if the log is not as the writer believes, because
--- streams expired or a shard has another epoch; then nothing was done, and `append` finds out what to
--- answer.
+-- Appends a batch to streams that the writer has cached, and returns the head of the log before the batch.
+-- This is the fast call of a busy process. It returns null and changes nothing if streams have expired or
+-- a shard has another epoch. The writer then calls `append`, which finds out the results.
 --
--- As there, what the writer remembers is taken on trust: a unique index refuses the batch if another
--- process appended to one of the streams, or if an id is stored already. Nothing is looked up, so
--- the writer names streams by their ids and gives the versions itself.
+-- The cached heads are trusted, as in `append`: a unique index refuses the batch if another process
+-- appended to one of the streams, or if an id is already stored. Nothing is looked up: the writer passes
+-- the ids of the streams and the versions of the events.
 CREATE FUNCTION {schema}.append_known(
     in_stream_ids bigint[],
     in_versions bigint[],
@@ -32,7 +31,7 @@ AS $$
 DECLARE
     head bigint;
 BEGIN
-    -- A snapshot from before the lock would not show what was appended meanwhile.
+    -- A snapshot from before the lock would not include the appends that committed in the meantime.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE 'aios appends under read committed, not %', current_setting('transaction_isolation')
             USING ERRCODE = 'invalid_transaction_state';

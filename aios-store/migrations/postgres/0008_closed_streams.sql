@@ -1,7 +1,7 @@
--- A run's stream takes no event after the one that ended the run. A stream that the writer looks up
--- is checked by its last event; one that it knows ended otherwise when it appended to it last, and if
--- another process closed it meanwhile, the unique index on versions refuses the batch, which is then
--- looked up. So what a writer knows needs no check.
+-- A run's stream accepts no event after the one that ended the run. A stream that is looked up is checked
+-- by its last event. A cached stream needs no check: it was open after the writer's last append, and if
+-- another process closed it since, the unique index on versions refuses the batch, which is then sent again
+-- and looked up.
 
 -- Whether an event of type `last` closes the stream of a run that began with one of type `first`: the
 -- rule of `aios_core::store::closes`.
@@ -13,7 +13,7 @@ AS $$
         AND first = regexp_replace(last, '[^.]+$', 'started')
 $$;
 
--- Besides what the first version decided: verdict 5, the stream is closed.
+-- The same as the first version, with the additional verdict 5: the stream is closed.
 CREATE OR REPLACE FUNCTION {schema}.append(
     in_streams text[],
     in_expected bigint[],
@@ -58,7 +58,7 @@ DECLARE
     kept integer[];
     closed boolean[];
 BEGIN
-    -- A snapshot from before the lock would not show what was appended meanwhile.
+    -- A snapshot from before the lock would not include the appends that committed in the meantime.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE 'aios appends under read committed, not %', current_setting('transaction_isolation')
             USING ERRCODE = 'invalid_transaction_state';
@@ -178,9 +178,9 @@ DROP FUNCTION {schema}.judge(
     bigint[], bigint[], bigint[], integer[], bigint[], integer[], integer[], integer[], uuid[]
 );
 
--- What becomes of each append of a batch in which something has to be refused. An append whose
--- events are all stored in its stream, one after the other, is stored already, whatever it expects
--- and whatever its fence.
+-- Judges each append of a batch in which at least one has to be refused. An append whose events are all
+-- stored in its stream with consecutive versions counts as already stored, regardless of its expected
+-- version and its fence.
 CREATE FUNCTION {schema}.judge(
     stream_ids bigint[],
     heads bigint[],

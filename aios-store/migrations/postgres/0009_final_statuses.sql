@@ -1,5 +1,5 @@
--- A row never leaves a final status, and an event of another workflow does not change a run. User JSON
--- is text, as it was written: a json column checks it with a parser that takes less than the log does.
+-- A row never leaves a final status, and an event of another workflow does not change a run. JSON of users
+-- is stored as text, unchanged: the parser of json columns refuses some JSON that the log accepts.
 
 ALTER TABLE {schema}.agents ALTER COLUMN config TYPE text;
 ALTER TABLE {schema}.agent_tasks ALTER COLUMN failure TYPE text;
@@ -10,7 +10,8 @@ ALTER TABLE {schema}.workflow_runs
 
 DROP FUNCTION {schema}.placed(jsonb, bigint, integer[]);
 
--- As before, with whether a change changes a row that is there, and what that must hold.
+-- The same as before, and in addition whether a change updates existing rows, and the values that such a
+-- row must have.
 CREATE FUNCTION {schema}.placed(changes jsonb, head bigint, kept integer[])
 RETURNS TABLE (
     id uuid, external_id text, at timestamptz, creates boolean, updates boolean, holds jsonb, cells jsonb
@@ -31,7 +32,7 @@ AS $$
         SELECT CASE WHEN kept IS NULL THEN c.event ELSE array_position(kept, c.event) END AS place
     ) p
     WHERE head IS NULL OR p.place IS NOT NULL
-    OFFSET 0 -- Keeps the cells from being put together anew wherever they are named.
+    OFFSET 0 -- Keeps the planner from evaluating the cells again for each reference.
 $$;
 
 CREATE OR REPLACE FUNCTION {schema}.apply_agents(changes jsonb, head bigint, kept integer[])

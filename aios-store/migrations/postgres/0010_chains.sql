@@ -1,5 +1,5 @@
--- A run that continues another one names the first of its chain. Retention keeps what somebody may
--- still ask for, and its archive takes the events of every run that had an id.
+-- A run that continues another run has the id of the first run of its chain. Retention keeps runs that may
+-- still be needed, and archives the events of every run that had the same id.
 
 ALTER TABLE {schema}.workflow_runs ADD COLUMN first_run_id text;
 
@@ -56,8 +56,8 @@ BEGIN
 END
 $$;
 
--- Positions are never given out anew, but the ids of events may be: those that an engine derives from
--- the id of a run that is used again. `incarnation` is the id of the stream's first event.
+-- Positions are never reused, but ids of events may be: an engine derives some from the id of a run, which
+-- can be used again. `incarnation` is the id of the stream's first event.
 ALTER TABLE {schema}.archived_events DROP CONSTRAINT archived_events_pkey;
 ALTER TABLE {schema}.archived_events ADD PRIMARY KEY (position);
 ALTER TABLE {schema}.archived_events ADD COLUMN incarnation uuid;
@@ -68,7 +68,7 @@ SET incarnation = (
     WHERE f.stream = a.stream AND f.version = 1 LIMIT 1
 );
 
--- Whether there is a run with this id that has not ended, by its journal, which is found by its name.
+-- Whether there is a run with this id that has not ended. Looks at its journal, which is found by name.
 CREATE FUNCTION {schema}.goes_on(run_id text)
 RETURNS boolean
 LANGUAGE sql STABLE
@@ -87,7 +87,7 @@ AS $$
     )
 $$;
 
--- Runs that may be taken out, the oldest first: all, or those of the keys.
+-- Returns the runs that can be removed, oldest first: all, or those with the given keys.
 CREATE FUNCTION {schema}.expirable(in_micros bigint, in_limit integer, in_keys uuid[])
 RETURNS TABLE (id uuid, run_id text, stream_id bigint)
 LANGUAGE sql STABLE
@@ -121,9 +121,9 @@ AS $$
     LIMIT in_limit
 $$;
 
--- Takes some of the runs that ended long enough ago out of the log and out of the read models, and
--- returns how many. They are looked for before the lock of `append` is taken, and looked at again
--- under it, so that nobody appends to a stream that is going.
+-- Removes a batch of finished runs that are old enough from the log and the read models, and returns their
+-- number. The runs are searched before the lock of `append` is taken, and checked again under the lock, so
+-- that no event is appended to a stream that is being removed.
 CREATE OR REPLACE FUNCTION {schema}.expire(in_micros bigint, in_limit integer, in_archive boolean)
 RETURNS bigint
 LANGUAGE plpgsql

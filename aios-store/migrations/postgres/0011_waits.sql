@@ -1,6 +1,6 @@
--- Runs that do nothing before an event is appended to their journal or a moment has come, as the owner
--- of their shard noted it when they left its memory. No fact of the log: a run without a row is read
--- by the next owner. `wake_at` is in microseconds since the Unix epoch.
+-- Runs that wait for an event in their journal or for a point in time. The owner of the shard records a
+-- wait when it evicts the run from memory. The rows are not derived from the log: a run without a row is
+-- loaded by the next owner. `wake_at` is in microseconds since the Unix epoch.
 CREATE TABLE {schema}.run_waits (
     shard integer NOT NULL,
     id uuid NOT NULL,
@@ -12,7 +12,7 @@ CREATE TABLE {schema}.run_waits (
 
 CREATE INDEX idx_run_waits_wake_at ON {schema}.run_waits (wake_at, id) WHERE wake_at IS NOT NULL;
 
--- Notes waits. The leases are locked, so that no shard changes hands before this is committed.
+-- Records waits. The leases are locked, so that no shard changes its owner before the commit.
 CREATE FUNCTION {schema}.note_waits(
     in_ids uuid[],
     in_streams text[],
@@ -59,11 +59,11 @@ BEGIN
 END
 $$;
 
--- Each of the following three has to be fast before statistics are gathered, too: what is to be looked
--- up for each run stands in a query of its own, which the planner can't turn into a join.
+-- The following three functions also have to be fast before statistics are gathered. The look-ups for each
+-- run are therefore subqueries that the planner cannot turn into a join.
 
--- Runs that are to be woken, the earliest first. The sum keeps the planner from sorting what the index
--- on the time has in order.
+-- Returns the runs that are due, earliest first. The sum keeps the planner from sorting rows that the index
+-- on the time returns in order.
 CREATE FUNCTION {schema}.due_runs(
     in_shards integer[], in_after bigint, in_after_id uuid, in_up_to bigint, in_limit bigint
 )
@@ -86,8 +86,8 @@ AS $$
     LIMIT in_limit
 $$;
 
--- Runs that have not ended and of which nothing is noted. The inner query keeps the planner from
--- walking through all runs in the order of their keys.
+-- Returns the runs that have not ended and have no recorded wait. The subquery keeps the planner from
+-- scanning all runs in the order of their keys.
 CREATE FUNCTION {schema}.unnoted_runs(in_shards bigint[], in_after uuid, in_limit bigint)
 RETURNS TABLE (id uuid, external_id text)
 LANGUAGE sql STABLE
@@ -111,7 +111,7 @@ AS $$
     LIMIT in_limit
 $$;
 
--- Runs that have not ended and whose journal has an event after what is noted.
+-- Returns the runs that have not ended and whose journal has an event after the recorded version.
 CREATE FUNCTION {schema}.outdated_runs(in_shards integer[], in_after uuid, in_limit bigint)
 RETURNS TABLE (id uuid, external_id text)
 LANGUAGE sql STABLE
@@ -140,9 +140,9 @@ AS $$
     LIMIT in_limit
 $$;
 
--- Takes some of the runs that ended long enough ago out of the log and out of the read models, and
--- returns how many. They are looked for before the lock of `append` is taken, and looked at again
--- under it, so that nobody appends to a stream that is going. What is noted of them goes too.
+-- Removes a batch of finished runs that are old enough from the log and the read models, and returns their
+-- number. The runs are searched before the lock of `append` is taken, and checked again under the lock, so
+-- that no event is appended to a stream that is being removed. Their recorded waits are removed too.
 CREATE OR REPLACE FUNCTION {schema}.expire(in_micros bigint, in_limit integer, in_archive boolean)
 RETURNS bigint
 LANGUAGE plpgsql

@@ -1,6 +1,7 @@
--- An event of a run's journal without `metadata` names that run as `run_id` and `correlation_id`, as
--- most of them do. Those that are here already have none, which `is_bare` says: it has a default for
--- the rows that exist, which PostgreSQL notes once, and none for those that come.
+-- From now on, an event of a run's journal without `metadata` has that run as `run_id` and
+-- `correlation_id`, the default of most events. Existing events without `metadata` have none, which
+-- `is_bare` records: the column is added with a default for existing rows, which PostgreSQL stores only
+-- once, and has no default for new rows.
 ALTER TABLE {schema}.events ADD COLUMN is_bare boolean DEFAULT true;
 ALTER TABLE {schema}.events ALTER COLUMN is_bare DROP DEFAULT;
 ALTER TABLE {schema}.archived_events ADD COLUMN is_bare boolean DEFAULT true;
@@ -27,7 +28,7 @@ JOIN {schema}.streams ON streams.id = events.stream_id
 JOIN {schema}.event_types ON event_types.id = events.type_id
 JOIN {schema}.event_sources ON event_sources.id = events.source_id;
 
--- As before, with what tells events without metadata apart.
+-- The same as before, with the two meanings of missing metadata.
 CREATE OR REPLACE FUNCTION {schema}.expire(in_micros bigint, in_limit integer, in_archive boolean)
 RETURNS bigint
 LANGUAGE plpgsql

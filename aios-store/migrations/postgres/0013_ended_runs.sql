@@ -1,5 +1,5 @@
--- Runs that ended, and whose row says otherwise: earlier versions took commands after the end of a run.
--- The row gets what a rebuild would give it, without reading more of the log than those journals.
+-- Repairs the rows of finished runs with another status. Earlier versions accepted commands after the end
+-- of a run. The result is that of a rebuild, but only the journals of these runs are read.
 UPDATE {schema}.workflow_runs r
 SET
     status = split_part(e.type, '.', 3),

@@ -1,5 +1,5 @@
--- The event log, which is the only truth. Streams, types and sources are written once and named by
--- small integers; all moments are microseconds since the Unix epoch, UTC.
+-- The event log, the source of truth. Names of streams, types and sources are stored once and referenced
+-- by small integers. All timestamps are microseconds since the Unix epoch, UTC.
 
 CREATE TABLE streams (
     id INTEGER PRIMARY KEY,
@@ -22,8 +22,8 @@ CREATE TABLE event_sources (
 
 CREATE UNIQUE INDEX idx_event_sources_name ON event_sources (name);
 
--- `id` is the key of the event's id: the UUID itself, or the UUIDv5 of a foreign one, which then
--- stands in `external_id`. `created_at` is the event's own timestamp.
+-- `id` is the key of the event's id: the UUID itself, or the UUIDv5 of a foreign id, whose text is then
+-- stored in `external_id`. `created_at` is the event's own timestamp.
 CREATE TABLE events (
     position INTEGER PRIMARY KEY,
     id BLOB NOT NULL,
@@ -40,7 +40,7 @@ CREATE TABLE events (
 CREATE UNIQUE INDEX idx_events_id ON events (id);
 CREATE UNIQUE INDEX idx_events_stream_id_version ON events (stream_id, version);
 
--- The log as a person reads it.
+-- The log in a readable form.
 CREATE VIEW event_log AS
 SELECT
     events.position,

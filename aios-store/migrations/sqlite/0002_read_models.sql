@@ -1,4 +1,4 @@
--- Tables derived from the log, which can be rebuilt at any time.
+-- The read models: tables derived from the log. They can be rebuilt at any time.
 
 CREATE TABLE agents (
     id BLOB NOT NULL PRIMARY KEY,
@@ -61,6 +61,6 @@ CREATE TABLE workflow_runs (
 
 CREATE INDEX idx_workflow_runs_position ON workflow_runs (position);
 
--- What an engine asks for when it takes a shard: the runs that have not ended.
+-- Finds the runs that have not ended, when an engine takes a shard.
 CREATE INDEX idx_workflow_runs_shard ON workflow_runs (shard)
 WHERE status IN ('running', 'paused', 'blocked', 'cancelling');

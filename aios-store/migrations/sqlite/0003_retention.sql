@@ -1,17 +1,17 @@
--- A run that continues another one names the first of its chain, and runs that have ended can be taken
--- out of the log.
+-- A run that continues another run has the id of the first run of its chain. Retention can remove finished
+-- runs from the log.
 
 ALTER TABLE workflow_runs ADD COLUMN first_run_id TEXT;
 
 CREATE INDEX idx_workflow_runs_first_run_id ON workflow_runs (first_run_id)
 WHERE first_run_id IS NOT NULL;
 
--- What retention asks for: the runs that have ended, the oldest first.
+-- Finds the finished runs for retention, oldest first.
 CREATE INDEX idx_workflow_runs_updated_at ON workflow_runs (updated_at)
 WHERE status IN ('completed', 'failed', 'cancelled', 'continued');
 
--- Events of runs that retention took out of the log, with their names written out. `incarnation` is
--- the id of the stream's first event.
+-- Events that retention removed from the log, with names instead of references. `incarnation` is the id
+-- of the stream's first event.
 CREATE TABLE archived_events (
     position INTEGER PRIMARY KEY,
     id BLOB NOT NULL,

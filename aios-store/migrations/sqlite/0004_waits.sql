@@ -1,6 +1,6 @@
--- Runs that do nothing before an event is appended to their journal or a moment has come, as the owner
--- of their shard noted it when they left its memory. No fact of the log: a run without a row is read
--- by the next owner.
+-- Runs that wait for an event in their journal or for a point in time. The owner of the shard records a
+-- wait when it evicts the run from memory. The rows are not derived from the log: a run without a row is
+-- loaded by the next owner.
 
 CREATE TABLE run_waits (
     shard INTEGER NOT NULL,

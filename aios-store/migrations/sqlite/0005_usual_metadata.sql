@@ -1,5 +1,6 @@
--- An event of a run's journal without `metadata` names that run as `run_id` and `correlation_id`, as
--- most of them do. Those that are here already have none.
+-- From now on, an event of a run's journal without `metadata` has that run as `run_id` and
+-- `correlation_id`, the default of most events. Existing events without `metadata` have none, which is
+-- written out here.
 UPDATE events SET metadata = '{}'
 WHERE metadata IS NULL
     AND stream_id IN (SELECT id FROM streams WHERE substr(name, 1, 5) = 'runs/');

@@ -1,6 +1,6 @@
--- The same indexes, with conditions that SQLite evaluates without a temporary table: it makes one for
--- every `IN` of more than two values in every statement that changes a row. Queries must write the
--- conditions in the same way, the values in the order of the alphabet.
+-- The same indexes, with conditions that SQLite evaluates without a temporary table. It builds one for
+-- every `IN` with more than two values, in every statement that changes a row. Queries have to write the
+-- conditions in the same way, with the values in alphabetical order.
 
 DROP INDEX idx_workflow_runs_shard;
 CREATE INDEX idx_workflow_runs_shard ON workflow_runs (shard)

@@ -14,8 +14,8 @@ const SAVE: &str = "\
 #[async_trait]
 impl Checkpoints for PostgresStore {
     async fn load_checkpoint(&self, reader: &str) -> Result<u64, StoreError> {
-        let operation = "load a checkpoint";
         let database = &self.0.database;
+        let operation = "load a checkpoint";
         let query = Statement::new(database.schema().fill(LOAD)).bind(reader);
         let rows = database.fetch_all(operation, query).await?;
         let Some(row) = rows.first() else { return Ok(0) };

@@ -3,18 +3,18 @@ use std::{fmt, io::ErrorKind, sync::Arc, time::Duration};
 use aios_core::store::StoreError;
 use sqlx::Error;
 
-/// What this adapter calls itself in errors.
+/// The name of this adapter in errors.
 pub(super) const BACKEND: &str = "postgres";
 
-/// The database that the URL names does not exist.
+/// SQLSTATE of a connection to a database that does not exist.
 const NO_DATABASE: &str = "3D000";
 
-/// Shortest time after which a limit of the server's own can have struck; only for messages.
+/// The duration in a timeout of the pool, which does not report how long it waited.
 const UNKNOWN: Duration = Duration::ZERO;
 
-/// What the driver reported while doing `operation`, as the port says it.
+/// Maps an error of the driver during `operation` to an error of the port.
 ///
-/// The codes are those of appendix A of PostgreSQL's manual.
+/// The codes are listed in appendix A of PostgreSQL's manual.
 pub(super) fn store_error(operation: &'static str, database: &str, error: Error) -> StoreError {
     match &error {
         Error::PoolClosed => StoreError::Closed,
@@ -23,7 +23,7 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
             StoreError::Corrupt { database: database.to_owned(), reason: Cause(error).to_string() }
         }
         Error::Configuration(_) => {
-            let reason = format!("the PostgreSQL connection: {error}");
+            let reason = format!("invalid PostgreSQL connection options: {error}");
             StoreError::InvalidConfiguration { reason }
         }
         _ => match code(&error) {
@@ -37,7 +37,7 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
     }
 }
 
-/// Anything that is no kind of its own.
+/// An error that has no variant of its own.
 pub(super) fn backend(
     operation: &'static str,
     retryable: bool,
@@ -46,8 +46,8 @@ pub(super) fn backend(
     StoreError::Backend { backend: BACKEND, operation, retryable, source: Arc::new(source) }
 }
 
-/// What the driver or the server said, once: the driver's own errors repeat their sources, and where
-/// in PostgreSQL's source code the server noticed.
+/// An error of the driver whose text names the cause only once. The driver's own texts repeat their
+/// sources, and add the line of PostgreSQL's source code.
 #[derive(Debug)]
 struct Cause(Error);
 
@@ -55,17 +55,17 @@ impl std::error::Error for Cause {}
 
 impl fmt::Display for Cause {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Error::Database(said) = &self.0 else { return self.0.fmt(formatter) };
-        formatter.write_str(said.message())?;
+        let Error::Database(cause) = &self.0 else { return self.0.fmt(formatter) };
+        formatter.write_str(cause.message())?;
         match code(&self.0) {
-            Some(NO_DATABASE) => write!(formatter, "; {}", remedy(said.message())),
+            Some(NO_DATABASE) => write!(formatter, "; {}", remedy(cause.message())),
             Some(code) => write!(formatter, " (SQLSTATE {code})"),
             None => Ok(()),
         }
     }
 }
 
-/// How to create the database that the message names in quotes.
+/// Tells how to create the database that the server's message names in quotes.
 fn remedy(message: &str) -> String {
     match message.split('"').nth(1) {
         Some(name) => format!("create it, for example with: createdb {name}"),
@@ -73,13 +73,13 @@ fn remedy(message: &str) -> String {
     }
 }
 
-/// Whether the connection leads to a server that only reads, such as one that was the primary before
-/// a failover. The statement did nothing, and a new connection may lead to another server.
+/// Whether the server is read-only, such as a former primary after a failover. The statement had no
+/// effect, and a new connection may reach another server.
 pub(super) fn is_read_only(error: &Error) -> bool {
     code(error) == Some("25006")
 }
 
-/// Whether the connection is gone, so that nobody knows what became of the last statement.
+/// Whether the connection was lost, so that the outcome of the last statement is unknown.
 pub(super) fn is_lost(error: &Error) -> bool {
     match error {
         Error::Io(_) | Error::Protocol(_) | Error::PoolTimedOut | Error::WorkerCrashed => true,
@@ -88,30 +88,30 @@ pub(super) fn is_lost(error: &Error) -> bool {
     }
 }
 
-/// Whether the data itself is what the server refuses, so that it would refuse it again.
+/// Whether the server refused the data, so that it would refuse it again.
 pub(super) fn is_bad_data(error: &Error) -> bool {
     matches!(class(error), Some("21" | "22" | "23" | "54")) || matches!(error, Error::Encode(_))
 }
 
-/// Whether a row was refused because its unique key is taken.
+/// Whether a row violated a unique index.
 pub(super) fn is_unique_violation(error: &Error) -> bool {
     code(error) == Some("23505")
 }
 
-/// Whether the statement did nothing, and may succeed if it is simply sent again: a deadlock, a
-/// lock or statement that took too long, a server without resources or that only reads.
+/// Whether the statement may succeed if it is sent again: after a lost connection, a deadlock, a timeout
+/// of a lock or statement, or on a server that is out of resources or read-only.
 pub(super) fn is_transient(error: &Error) -> bool {
     (is_lost(error) && !is_tls_failure(error))
         || matches!(class(error), Some("40" | "53"))
         || matches!(code(error), Some("55P03" | "57014" | "25006"))
 }
 
-/// Whether a table, or a column of it, is not there.
+/// Whether a table or its schema does not exist.
 pub(super) fn is_undefined(error: &Error) -> bool {
     matches!(code(error), Some("42P01" | "3F000"))
 }
 
-/// Whether the two sides could not agree on how to encrypt: they trust each other as little later.
+/// Whether the TLS handshake failed. Retrying does not help.
 fn is_tls_failure(error: &Error) -> bool {
     matches!(error, Error::Io(cause) if cause.kind() == ErrorKind::InvalidData)
 }
@@ -135,17 +135,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_tell_a_lost_connection_from_a_refused_statement() {
+    fn should_distinguish_a_lost_connection_from_a_refused_statement() {
         let lost = Error::Io(std::io::ErrorKind::ConnectionReset.into());
         assert!(is_lost(&lost) && is_transient(&lost) && !is_bad_data(&lost));
-        let untrusted = Error::Io(ErrorKind::InvalidData.into());
-        assert!(is_lost(&untrusted) && !is_transient(&untrusted));
+        let handshake = Error::Io(ErrorKind::InvalidData.into());
+        assert!(is_lost(&handshake) && !is_transient(&handshake));
         let refused = Error::Encode("too long".into());
         assert!(!is_lost(&refused) && !is_transient(&refused) && is_bad_data(&refused));
     }
 
     #[test]
-    fn should_name_what_it_was_doing() {
+    fn should_name_the_operation() {
         let lost = Error::Io(std::io::ErrorKind::ConnectionReset.into());
         let error = store_error("read the log", "aios", lost);
         assert_eq!(error.to_string(), "postgres failed to read the log");

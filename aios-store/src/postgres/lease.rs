@@ -14,8 +14,8 @@ use super::{
 const ACQUIRE: &str =
     "SELECT shard, epoch, owner, expires_at FROM {schema}.acquire($1, $2, $3) ORDER BY shard";
 
-/// A lease that was given up lies in the past, whatever the clock says. Rows are locked in one order,
-/// so that two holders never wait for each other.
+/// Sets the expiry of leases. A released lease expires at the Unix epoch, so that it is free whatever the
+/// clock says. Rows are locked in the order of their shards, so that two calls never deadlock.
 const EXTEND: &str = "\
     WITH held AS (
         SELECT l.shard
@@ -63,9 +63,9 @@ impl Leases for PostgresStore {
 
     async fn release(&self, leases: &[Lease]) -> Result<(), StoreError> {
         self.extend("release leases", leases, None).await?;
-        self.0.head.released();
-        // A hint that is not sent is made up for by those who ask from time to time.
-        read::notify_release(&self.0.database, &self.0.head).await.unwrap_or_default();
+        self.0.head.on_release();
+        // The notification is only a hint. Other processes also poll for free leases.
+        let _ = read::notify_release(&self.0.database, &self.0.head).await;
         Ok(())
     }
 
@@ -80,7 +80,7 @@ impl Leases for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Moves the expiry of leases that are still the holder's; without a time into the past.
+    /// Sets the expiry of the leases that their owner still holds, and returns them. `None` expires them.
     async fn extend(
         &self,
         operation: &'static str,
@@ -119,7 +119,7 @@ fn lease(row: &PgRow) -> sqlx::Result<Lease> {
     })
 }
 
-/// As long as an interval can be added to a moment: at most 100 years.
+/// Converts a duration to microseconds, at most 100 years: a longer interval may overflow a timestamp.
 pub(super) fn micros(duration: Duration) -> i64 {
     const CENTURY: i64 = 100 * 366 * 24 * 3600 * 1_000_000;
     i64::try_from(duration.as_micros()).unwrap_or(CENTURY).min(CENTURY)

@@ -1,33 +1,40 @@
-//! Everything in a PostgreSQL database, 13 to 18: for teams, and for many processes at once.
+//! A store in a PostgreSQL database (versions 13 to 18), for any number of processes.
 //!
-//! Appends that are called at the same time share one transaction and one round trip. An advisory
-//! lock, held from before positions are given out until the commit, makes them dense and puts them in
-//! commit order, so that whoever has read up to a position has missed nothing.
+//! Concurrent appends of a process share one transaction and one round trip. The transaction takes an
+//! advisory lock before it assigns positions and holds it until the commit. Positions are therefore dense
+//! and in commit order, so a reader that tracks its position never skips an event.
 //!
-//! Who follows the log right behind the appends of the same process gets full pages from memory, for a
-//! second; whatever may be incomplete is read from the database.
+//! A reader that follows this process's own appends closely is served full pages from memory for up to a
+//! second. A page that may be incomplete is read from the database.
 //!
-//! # What it asks of the server
+//! # Requirements
 //!
-//! A role that may create a schema, or owns an empty one of the right name, and the isolation level
-//! `read committed`, which is PostgreSQL's default; an append under another one is refused. Text with
-//! the character NUL is what PostgreSQL can't keep, so an event that has one in its id, source or
-//! stream is refused by itself, with [`StoreError::InvalidText`]. In a text that becomes a column of a
-//! read model it is written as U+001A and `0`.
+//! The role needs the privilege to create a schema, or has to own an empty schema with the configured
+//! name. The isolation level has to be `read committed`, PostgreSQL's default; appends at another level
+//! are refused.
 //!
-//! An idle store with somebody waiting in [`wait_for`](aios_core::store::EventStore::wait_for) asks
-//! 6 times a minute for the end of the log, or 60 times where it can't listen for hints; with nobody
-//! waiting it asks nothing, except that the listening connection shows once a minute that it lives.
+//! PostgreSQL cannot store the character NUL in text. An append whose event has NUL in its id, source or
+//! stream fails with [`StoreError::InvalidText`]; other appends are not affected. In columns of read
+//! models, NUL is written as U+001A followed by `0`.
 //!
-//! # Through PgBouncer
+//! # Idle load
 //!
-//! In transaction mode, [`Pooler`] says what it can, and
-//! [`with_listen_url`](PostgresOptions::with_listen_url) leads past it for hints. Nothing then has to
-//! stand in `ignore_startup_parameters`. With [`Pooler::Session`] the limits of statements and locks
-//! are sent as the startup parameter `options`, which PgBouncer does not take: either ignore it there,
-//! and set `statement_timeout` and `lock_timeout` for the role, or hand in a pool. After a failover to
-//! a server that lost commits, behind a pooler that keeps its clients through it, restart the clients:
-//! they can't see that what they know of names and streams is gone.
+//! While a task waits in [`wait_for`](aios_core::store::EventStore::wait_for), an idle store queries the
+//! head of the log 6 times a minute, or 60 times a minute if it cannot listen for notifications. While no
+//! task waits, it sends nothing, except one keepalive a minute on the listening connection.
+//!
+//! # PgBouncer
+//!
+//! In transaction mode, set [`Pooler`] to what PgBouncer supports, and set
+//! [`with_listen_url`](PostgresOptions::with_listen_url) to a URL that bypasses it.
+//! `ignore_startup_parameters` is not needed then.
+//!
+//! With [`Pooler::Session`], the timeouts of statements and locks are sent as the startup parameter
+//! `options`, which PgBouncer refuses. Either add `options` to `ignore_startup_parameters` and set
+//! `statement_timeout` and `lock_timeout` for the role, or pass in a pool.
+//!
+//! If PgBouncer keeps its clients connected through a failover to a server that lost commits, restart the
+//! clients. They cannot detect that their caches of names and streams are outdated.
 
 mod append;
 mod checkpoint;
@@ -43,7 +50,7 @@ mod timestamp;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -68,8 +75,9 @@ pub use self::{
     options::{Pooler, PostgresOptions},
 };
 pub use crate::retention::{ExpiredEvents, Retention};
+use crate::sync;
 
-/// A store in a PostgreSQL database. Clones share the connections and the one writer.
+/// A store in a PostgreSQL database. Clones share the connections and the writer.
 ///
 /// # Examples
 ///
@@ -93,20 +101,26 @@ struct Inner {
     head: Head,
     tail: Tail,
     max_event_bytes: usize,
-    /// `None` once closed.
+    /// `None` after the store was closed.
     queue: Mutex<Option<mpsc::Sender<Pending>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     append_timeout: Duration,
-    helpers: Vec<AbortHandle>,
+    background_tasks: Vec<AbortHandle>,
 }
 
 impl PostgresStore {
-    /// Connects to the database that a URL names, and brings its schema up to date.
+    /// Connects to the database that a URL names, and migrates its schema.
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidConfiguration`] if the URL makes no sense, [`StoreError::NewerSchema`] if
-    /// a newer version of aios was here, otherwise what the server reports.
+    /// [`StoreError::InvalidConfiguration`] if the URL or an option is invalid,
+    /// [`StoreError::NewerSchema`] if a newer version of aios migrated the schema, otherwise the error
+    /// that the server reports.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connections. The migration is one transaction, which commits or
+    /// rolls back as a whole.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         Self::connect_with(PostgresOptions::new(url)?).await
     }
@@ -115,19 +129,28 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// As [`connect`](Self::connect).
+    /// The same as [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as [`connect`](Self::connect).
     pub async fn from_pool(pool: PgPool) -> Result<Self, StoreError> {
         Self::connect_with(PostgresOptions::from_pool(pool)).await
     }
 
-    /// Connects as the options say, and brings the schema up to date. Has to be called on a tokio
-    /// runtime, which then runs the writer.
+    /// Connects with these options, and migrates the schema. Has to be called on a tokio runtime, which
+    /// then runs the writer and the background tasks.
     ///
     /// # Errors
     ///
-    /// As [`connect`](Self::connect).
+    /// The same as [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as [`connect`](Self::connect).
     pub async fn connect_with(options: PostgresOptions) -> Result<Self, StoreError> {
-        let (max_event_bytes, append_timeout) = (options.max_event_bytes, options.append_timeout);
+        let max_event_bytes = options.max_event_bytes;
+        let append_timeout = options.append_timeout;
         let database = Database::open(options).await?;
         let head = Head::new(read::head(&database).await?);
         let (queue, appends) = mpsc::channel(QUEUE);
@@ -139,49 +162,51 @@ impl PostgresStore {
             append_timeout,
             queue: Mutex::new(Some(queue)),
             writer: Mutex::new(Some(tokio::spawn(writer.run()))),
-            helpers: helpers(&database, &head),
+            background_tasks: spawn_background_tasks(&database, &head),
             database,
             head,
             tail,
         })))
     }
 
-    /// Commits what is queued, then lets go of the connections. Later calls are answered with
-    /// [`StoreError::Closed`], and so is who waits for the log to grow; a pool that was handed in
-    /// stays open. Takes little longer than the longest append under way may.
+    /// Commits the queued appends and closes the connections. Later calls and pending `wait_for` calls
+    /// fail with [`StoreError::Closed`]. A pool that was passed in stays open. Takes hardly longer than
+    /// the append timeout.
     ///
     /// # Cancel safety
     ///
-    /// The store is closed to new appends even if this is cancelled.
+    /// The first poll closes the store to new appends. If the future is dropped, the writer still commits
+    /// the queued appends, but the connections stay open until the store is dropped. Call again to close
+    /// them.
     pub async fn close(&self) {
-        drop(self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        *sync::lock(&self.0.queue) = None;
         self.0.head.close();
-        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = sync::lock(&self.0.writer).take();
         if let Some(writer) = writer {
-            self.finish(writer).await;
+            self.join_writer(writer).await;
         }
-        self.0.helpers.iter().for_each(AbortHandle::abort);
+        self.0.background_tasks.iter().for_each(AbortHandle::abort);
         self.0.tail.clear();
         self.0.database.close().await;
     }
 
-    /// Waits for the writer, but not longer than anybody waits for it.
-    async fn finish(&self, mut writer: JoinHandle<()>) {
+    /// Waits for the writer, at most as long as an append can take. Then aborts it.
+    async fn join_writer(&self, mut writer: JoinHandle<()>) {
         let database = &self.0.database;
         let attempt = database.connect_timeout().saturating_add(database.limit());
         let limit = self.0.append_timeout.saturating_add(attempt).saturating_add(attempt);
-        // Only a panic would be an error, and then nothing is left to wait for.
+        // An error of the task is a panic, after which there is nothing to wait for.
         if database.within(limit, &mut writer).await.is_none() {
             writer.abort();
         }
     }
 
     fn queue(&self) -> Option<mpsc::Sender<Pending>> {
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        sync::lock(&self.0.queue).clone()
     }
 }
 
-fn helpers(database: &Database, head: &Head) -> Vec<AbortHandle> {
+fn spawn_background_tasks(database: &Database, head: &Head) -> Vec<AbortHandle> {
     let poll = tokio::spawn(read::poll(database.clone(), head.clone()));
     let notify = tokio::spawn(read::notify(database.clone(), head.clone()));
     let listen = tokio::spawn(read::listen(database.clone(), head.clone()));
@@ -190,7 +215,7 @@ fn helpers(database: &Database, head: &Head) -> Vec<AbortHandle> {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.helpers.iter().for_each(AbortHandle::abort);
+        self.background_tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -199,7 +224,7 @@ impl fmt::Debug for PostgresStore {
         formatter
             .debug_struct("PostgresStore")
             .field("database", &self.0.database.name())
-            .field("head", &self.0.head.known())
+            .field("head", &self.0.head.position())
             .finish_non_exhaustive()
     }
 }

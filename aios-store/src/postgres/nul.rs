@@ -1,15 +1,15 @@
-//! PostgreSQL's text can't hold the character NUL, which the texts of other stores can: in the columns
-//! of read models it is written with an escape.
+//! Escapes NUL in the columns of read models, because PostgreSQL's text type cannot store that character.
 
-/// Begins an escape: SUBSTITUTE, which hardly any text has.
+/// Begins an escape: the control character SUBSTITUTE, which is rare in text.
 const ESCAPE: char = '\u{1a}';
 
-/// What stands behind it: for NUL, and for the character itself.
+/// The second character of an escape: stands for NUL.
 const NUL: char = '0';
+/// The second character of an escape: stands for [`ESCAPE`] itself.
 const ITSELF: char = '1';
 
-/// Writes a text without NUL.
-pub(super) fn escaped(text: String) -> String {
+/// Replaces NUL by an escape.
+pub(super) fn escape(text: String) -> String {
     if !text.contains(['\0', ESCAPE]) {
         return text;
     }
@@ -24,27 +24,27 @@ pub(super) fn escaped(text: String) -> String {
     escaped
 }
 
-/// Reads back what [`escaped`] wrote.
-pub(super) fn unescaped(text: String) -> String {
+/// Reverses [`escape`].
+pub(super) fn unescape(text: String) -> String {
     if !text.contains(ESCAPE) {
         return text;
     }
     let mut pieces = text.split(ESCAPE);
     let mut unescaped = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
-        let (character, rest) = escape_of(piece);
+        let (character, rest) = parse_escape(piece);
         unescaped.push(character);
         unescaped.push_str(rest);
     }
     unescaped
 }
 
-/// The character that a piece behind an escape stands for, and the rest of the piece.
-fn escape_of(piece: &str) -> (char, &str) {
+/// Returns the character that an escape stands for, and the text after the escape.
+fn parse_escape(piece: &str) -> (char, &str) {
     match (piece.strip_prefix(NUL), piece.strip_prefix(ITSELF)) {
         (Some(rest), _) => ('\0', rest),
         (_, Some(rest)) => (ESCAPE, rest),
-        // Somebody else wrote it.
+        // Not an escape: another program wrote the text.
         (None, None) => (ESCAPE, piece),
     }
 }
@@ -54,12 +54,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_read_back_what_it_wrote() {
+    fn should_unescape_what_it_escaped() {
         for text in ["", "plain ✓", "\0", "a\0b\0", "\u{1a}", "\u{1a}0", "\0\u{1a}1\u{1a}\0"] {
-            let written = escaped(text.to_owned());
-            assert!(!written.contains('\0'));
-            assert_eq!(unescaped(written), text);
+            let escaped = escape(text.to_owned());
+            assert!(!escaped.contains('\0'));
+            assert_eq!(unescape(escaped), text);
         }
-        assert_eq!(unescaped("a\u{1a}b".to_owned()), "a\u{1a}b");
+        assert_eq!(unescape("a\u{1a}b".to_owned()), "a\u{1a}b");
     }
 }

@@ -12,62 +12,82 @@ use super::{
 };
 use crate::validation::MAX_EVENT_BYTES;
 
-/// Limits of durations: `statement_timeout` and `lock_timeout` are milliseconds in 31 bits, of which 0
-/// would mean for ever.
+/// Limits of durations. `statement_timeout` and `lock_timeout` are milliseconds in 31 bits, and 0 means
+/// no timeout.
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(24 * 86_400);
 
 /// PostgreSQL's own limit of `max_connections`.
 const MAX_CONNECTIONS: u32 = 262_143;
 
-/// Half of the longest message that PostgreSQL takes, in bytes.
-const LARGEST: usize = 1 << 29;
+/// Upper limit of `max_event_bytes`: half of the longest message that PostgreSQL accepts.
+const LARGEST_EVENT: usize = 1 << 29;
 
 fn invalid(reason: String) -> StoreError {
     StoreError::InvalidConfiguration { reason }
 }
 
-/// What stands between this process and the server.
+/// The connection pooler between this process and the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pooler {
-    /// Nothing, or a pooler that keeps a session for each connection.
+    /// No pooler, or a pooler that keeps a session for each connection.
     #[default]
     Session,
     /// A pooler that assigns a server connection per transaction and tracks prepared statements:
-    /// PgBouncer 1.21 or later with `max_prepared_statements` above 0. Statements and locks are then
-    /// limited by what the role has set, and by this side's patience.
+    /// PgBouncer 1.21 or later with `max_prepared_statements` above 0. The timeouts of statements and
+    /// locks are then those of the role, and the client stops waiting after its own timeouts.
     Transaction,
     /// A pooler that assigns a server connection per transaction and does not support prepared
-    /// statements. Each call is a transaction that sets its limits, and costs three round trips more.
+    /// statements. Each call is a transaction that sets its timeouts, which costs three more round
+    /// trips.
     TransactionUnprepared,
 }
 
 impl Pooler {
-    /// Whether settings and `LISTEN` outlive a transaction.
+    /// Whether settings and `LISTEN` last longer than a transaction.
     pub(super) fn keeps_sessions(self) -> bool {
         self == Self::Session
     }
 
-    /// Whether a statement can be prepared once and used often.
+    /// Whether statements can be prepared.
     pub(super) fn prepares(self) -> bool {
         self != Self::TransactionUnprepared
     }
 }
 
-/// Where connections come from.
+/// The source of connections.
 #[derive(Clone)]
 pub(super) enum Source {
     Connect(Box<PgConnectOptions>),
     Pool(PgPool),
 }
 
-/// How a [`PostgresStore`](super::PostgresStore) connects.
+/// Options of a [`PostgresStore`](super::PostgresStore).
 ///
-/// A URL has to name the user. What else it does not name is `localhost`, port 5432, no password, the
-/// database of the user's name and `sslmode=prefer`, whatever libpq's variables and its password file
-/// say. Only `PGSSLCERT` with `PGSSLKEY`, and `PGOPTIONS`, which the driver reads by itself, still
-/// count where neither URL nor options speak of a client certificate, or of `options`.
+/// A URL has to name the user. The defaults of its other parts are the host `localhost`, port 5432, no
+/// password, the database with the name of the user, and `sslmode=prefer`. The environment variables and
+/// the password file of libpq are ignored, with two exceptions that the driver does not allow to turn
+/// off: `PGSSLCERT` with `PGSSLKEY` applies if no client certificate is set, and `PGOPTIONS` applies if
+/// the URL does not set `options`.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use aios_store::postgres::{PostgresOptions, PostgresStore, Tls};
+///
+/// # async fn example() -> Result<(), aios_core::store::StoreError> {
+/// let options = PostgresOptions::new("postgres://me:secret@db.example/orders")?
+///     .with_schema("orders_aios")?
+///     .with_tls(Tls::VerifyFull(None))
+///     .with_max_connections(20)
+///     .with_statement_timeout(Duration::from_secs(10));
+/// let store = PostgresStore::connect_with(options).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 #[must_use]
 pub struct PostgresOptions {
@@ -86,19 +106,20 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// Connects to a server: `postgres://user:password@host:port/database`, with the parameters of
-    /// libpq, such as `sslmode` and `sslrootcert`. Those that say nothing to the driver, such as
-    /// `connect_timeout` and `channel_binding`, are ignored; unknown ones are refused.
+    /// Creates options from a URL: `postgres://user:password@host:port/database`, with the parameters of
+    /// libpq, such as `sslmode` and `sslrootcert`. Parameters of libpq that the driver does not support,
+    /// such as `connect_timeout` and `channel_binding`, are ignored. Unknown parameters are refused.
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidConfiguration`] if it is no such URL. The message never shows it.
+    /// [`StoreError::InvalidConfiguration`] if the URL is invalid. The message never shows the URL.
     pub fn new(url: &str) -> Result<Self, StoreError> {
         Ok(Self::from_source(Source::Connect(Box::new(parse(url)?))))
     }
 
-    /// Uses an existing pool, of which one connection is kept for appending. Its own timeouts and
-    /// settings stay as they are; this store's limits are then kept on this side alone.
+    /// Creates options that use an existing pool. The store keeps one connection of it for appends. The
+    /// settings of the pool are not changed, so the timeouts of statements and locks are not set on the
+    /// server; the client still stops waiting after them.
     pub fn from_pool(pool: PgPool) -> Self {
         Self::from_source(Source::Pool(pool))
     }
@@ -120,27 +141,28 @@ impl PostgresOptions {
         }
     }
 
-    /// Sets the schema that holds everything, which is created if it is not there: a lower-case
-    /// letter or `_`, then up to 47 lower-case letters, digits or `_`. Default `aios`.
+    /// Sets the schema of all tables and functions, which is created if it does not exist. A name is a
+    /// lower-case letter or `_`, followed by up to 47 lower-case letters, digits or `_`, and does not
+    /// begin with `pg_`. Default `aios`.
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidConfiguration`] if it is no such name.
+    /// [`StoreError::InvalidConfiguration`] if the name is invalid.
     pub fn with_schema(mut self, name: &str) -> Result<Self, StoreError> {
         self.schema = name.parse()?;
         Ok(self)
     }
 
-    /// Sets how every connection is encrypted, the listening one among them. Default: what each URL
-    /// says, or [`Tls::Prefer`]. A pool that was handed in has its own way, so that this is refused
-    /// with one.
+    /// Sets the encryption of every connection, including the listening one. Default: the setting of the
+    /// URL, or [`Tls::Prefer`]. Not allowed with a pool that was passed in, because the pool has its own
+    /// setting.
     pub fn with_tls(mut self, tls: Tls) -> Self {
         self.encryption.tls = Some(tls);
         self
     }
 
-    /// Sets the certificate and key, two PEM files, by which this process shows who it is, on every
-    /// connection. Refused with a pool that was handed in, as [`with_tls`](Self::with_tls) is.
+    /// Sets the client certificate and its key, two PEM files, for every connection. Not allowed with a
+    /// pool that was passed in, the same as [`with_tls`](Self::with_tls).
     pub fn with_client_certificate(
         mut self,
         certificate: impl AsRef<Path>,
@@ -151,80 +173,81 @@ impl PostgresOptions {
         self
     }
 
-    /// Sets what stands between this process and the server. Default [`Pooler::Session`].
+    /// Sets the connection pooler between this process and the server. Default [`Pooler::Session`].
     pub fn with_pooler(mut self, pooler: Pooler) -> Self {
         self.pooler = pooler;
         self
     }
 
-    /// Sets a way to the server that keeps sessions, for the connection that listens for hints,
-    /// where the main one goes through a pooler. Without it other processes' appends are found by
-    /// polling.
+    /// Sets the URL of the connection that listens for notifications. It has to bypass a pooler that does
+    /// not keep sessions. Without such a connection, appends of other processes are found by polling.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new).
+    /// The same as [`new`](Self::new).
     pub fn with_listen_url(mut self, url: &str) -> Result<Self, StoreError> {
         self.listen = Some(Box::new(parse(url)?));
         Ok(self)
     }
 
-    /// Sets how many connections there are at most, besides the one that listens; at least 3, so
-    /// that appends, hints and reads do not wait for each other. Default 10. A pool that was handed
-    /// in keeps its own number.
+    /// Sets the maximum number of connections, not counting the listening one. Values below 3 are raised
+    /// to 3, so that appends, notifications and reads do not wait for each other. Default 10. Has no
+    /// effect on a pool that was passed in.
     pub fn with_max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections.max(3);
         self
     }
 
-    /// Sets how long to wait for a connection. Default 5 s.
+    /// Sets how long to wait for a connection, 1 ms to 24 days. Default 5 s.
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets how long one statement may take. Default 30 s.
+    /// Sets how long a statement may take, 1 ms to 24 days. Default 30 s.
     pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout;
         self
     }
 
-    /// Sets how long one statement may wait for a lock. Default 10 s.
+    /// Sets how long a statement may wait for a lock, 1 ms to 24 days. Default 10 s.
     pub fn with_lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
         self
     }
 
-    /// Sets how long an append may wait for others and be tried again, from the call on; then it is
-    /// answered with what kept it, or with [`StoreError::Timeout`] where nobody knows whether it is
-    /// stored. An attempt under way at that moment is waited for. Default 30 s.
+    /// Sets how long an append may wait in the queue and be retried, counted from the call, 1 ms to
+    /// 24 days. After that it fails with the last error, or with [`StoreError::Timeout`] if it is unknown
+    /// whether it is stored. An attempt that is in progress at that time is still awaited. Default 30 s.
     pub fn with_append_timeout(mut self, timeout: Duration) -> Self {
         self.append_timeout = timeout;
         self
     }
 
-    /// Sets how large an event may be: payload and metadata together, in bytes. Default 16 MiB.
+    /// Sets the size limit of an event: payload and metadata together, 1 to 536,870,912 bytes. Default
+    /// 16 MiB.
     pub fn with_max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
         self
     }
 
-    /// Sets the clock of timeouts and polling. Default: the wall clock. Leases expire by the
-    /// server's clock, whatever this one says.
+    /// Sets the clock for timeouts and polling. Default: the wall clock. Leases always expire by the
+    /// clock of the server.
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// What the database is called in errors: never with a password.
+    /// The name of the database in errors. It never contains the password.
     pub(super) fn database(&self) -> String {
         let options = self.connect_options();
         let database = options.get_database().unwrap_or_else(|| options.get_username());
-        let (host, port) = (options.get_host(), options.get_port());
+        let host = options.get_host();
+        let port = options.get_port();
         format!("postgres://{host}:{port}/{database}#{}", self.schema.name())
     }
 
-    /// Refuses what the server can't do, and what could only be ignored.
+    /// Refuses options that are out of range, and options that would have no effect.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         for (name, duration) in [
             ("connect_timeout", self.connect_timeout),
@@ -233,29 +256,33 @@ impl PostgresOptions {
             ("append_timeout", self.append_timeout),
         ] {
             if duration < SHORTEST || duration > LONGEST {
-                return Err(invalid(format!("{name} is {duration:?}; it has 1 ms to 24 days")));
+                return Err(invalid(format!(
+                    "{name} is {duration:?}; it must be between 1 ms and 24 days"
+                )));
             }
         }
         if self.max_connections > MAX_CONNECTIONS {
             let connections = self.max_connections;
             let reason = format!(
-                "max_connections is {connections}; PostgreSQL allows at most {MAX_CONNECTIONS}"
+                "max_connections is {connections}; the maximum of PostgreSQL is {MAX_CONNECTIONS}"
             );
             return Err(invalid(reason));
         }
         let bytes = self.max_event_bytes;
-        if !(1..=LARGEST).contains(&bytes) {
-            return Err(invalid(format!("max_event_bytes is {bytes}; it is 1 to {LARGEST}")));
+        if !(1..=LARGEST_EVENT).contains(&bytes) {
+            return Err(invalid(format!(
+                "max_event_bytes is {bytes}; it must be between 1 and {LARGEST_EVENT}"
+            )));
         }
         self.check_encryption()
     }
 
     fn check_encryption(&self) -> Result<(), StoreError> {
-        if matches!(self.source, Source::Connect(_)) || self.encryption.is_unsaid() {
+        if matches!(self.source, Source::Connect(_)) || self.encryption.is_unset() {
             return Ok(());
         }
-        let reason = "a pool that was handed in is encrypted as it is; the listening URL can name \
-                      sslmode, sslrootcert, sslcert and sslkey for itself";
+        let reason = "encryption options have no effect on a pool that was passed in; set \
+                      sslmode, sslrootcert, sslcert and sslkey in the listening URL instead";
         Err(invalid(reason.to_owned()))
     }
 
@@ -266,7 +293,7 @@ impl PostgresOptions {
         }
     }
 
-    /// How to connect for listening; `None` where that is impossible.
+    /// Options of the listening connection. `None` if the pooler does not support `LISTEN`.
     pub(super) fn listen_options(&self) -> Option<PgConnectOptions> {
         match &self.listen {
             Some(listen) => Some(self.encryption.apply((**listen).clone())),
@@ -284,7 +311,7 @@ impl FromStr for PostgresOptions {
     }
 }
 
-/// Shows no password.
+/// Never shows the password.
 impl fmt::Debug for PostgresOptions {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -318,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn should_refuse_limits_that_make_no_sense() {
+    fn should_refuse_limits_out_of_range() {
         let options = || PostgresOptions::new("postgres://me@host/db").unwrap();
         assert!(options().check().is_ok());
         for options in [

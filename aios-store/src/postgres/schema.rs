@@ -5,7 +5,7 @@ use sqlx::{Connection, Executor, PgConnection};
 
 use super::{connection::Sql, error::is_undefined};
 
-/// Every migration, in order; its version is its place, from 1.
+/// All migrations in order. The version of a migration is its number in this list, from 1.
 const MIGRATIONS: [(&str, &str); 13] = [
     ("event_log", include_str!("../../migrations/postgres/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/postgres/0002_read_models.sql")),
@@ -22,10 +22,10 @@ const MIGRATIONS: [(&str, &str); 13] = [
     ("ended_runs", include_str!("../../migrations/postgres/0013_ended_runs.sql")),
 ];
 
-/// Longest name, in bytes: PostgreSQL's 63, less what the name of the channel adds.
+/// Maximum length of a name in bytes: the 63 of PostgreSQL, less room for the suffix of the channel.
 const MAX_NAME: usize = 48;
 
-/// Name of the schema that holds everything. It needs no quotes, and goes into statements.
+/// Name of the schema. It needs no quotes, so it can be inserted into statements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Schema(Arc<str>);
 
@@ -34,20 +34,20 @@ impl Schema {
         &self.0
     }
 
-    /// Writes the name into a statement, in place of `{schema}`, and the key of the lock under which
-    /// positions are given out in place of `{lock}`.
+    /// Fills a template: replaces `{schema}` by the name, and `{lock}` by the key of the append lock,
+    /// under which positions are assigned.
     pub(super) fn fill(&self, template: &str) -> Sql {
         let text = template.replace("{schema}", &self.0);
         text.replace("{lock}", &self.lock("append").to_string()).into()
     }
 
-    /// Where hints are sent.
+    /// Name of the notification channel.
     pub(super) fn channel(&self) -> String {
         format!("{}_events", self.0)
     }
 
-    /// Key of an advisory lock: FNV-1a of what it is for and of the schema. Every version of aios
-    /// has to use the same.
+    /// Key of an advisory lock: FNV-1a of its purpose and of the schema. Every version of aios has to use
+    /// the same key.
     fn lock(&self, purpose: &str) -> i64 {
         let name = format!("aios:{purpose}:{}", self.0);
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -67,18 +67,24 @@ impl FromStr for Schema {
     type Err = StoreError;
 
     fn from_str(name: &str) -> Result<Self, StoreError> {
-        let begins = name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_');
-        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        if begins && name.len() <= MAX_NAME && name.bytes().all(fits) && !name.starts_with("pg_") {
+        if is_valid_name(name) {
             return Ok(Self(name.into()));
         }
-        Err(StoreError::InvalidConfiguration {
-            reason: format!("{name:?} can't be the name of a schema"),
-        })
+        Err(StoreError::InvalidConfiguration { reason: format!("invalid schema name {name:?}") })
     }
 }
 
-/// Why the schema could not be brought up to date.
+fn is_valid_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= MAX_NAME
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && !name.starts_with("pg_")
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// Why the schema could not be migrated.
 pub(super) enum MigrateError {
     Newer { found: u32, known: u32 },
     Driver(sqlx::Error),
@@ -90,8 +96,8 @@ impl From<sqlx::Error> for MigrateError {
     }
 }
 
-/// Brings the schema up to date. Any number of processes may do so at once: a lock lets one of them
-/// work, and the others find it done.
+/// Migrates the schema. Any number of processes may do this at the same time: an advisory lock admits one
+/// of them, and the others then find an up-to-date schema.
 pub(super) async fn migrate(
     connection: &mut PgConnection,
     schema: &Schema,
@@ -131,8 +137,8 @@ async fn prepare(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result
     connection.execute(&*schema.fill(sql)).await.map(drop)
 }
 
-/// Asked, because even a schema that is there may only be created, `IF NOT EXISTS`, by who may create
-/// one in the database.
+/// Whether the schema exists. This is checked first, because `CREATE SCHEMA IF NOT EXISTS` needs the
+/// CREATE privilege on the database even if the schema exists.
 async fn exists(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<bool> {
     let sql = "SELECT (to_regnamespace('{schema}') IS NOT NULL)::text";
     let row = connection.fetch_one(&*schema.fill(sql)).await?;
@@ -142,13 +148,13 @@ async fn exists(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<
 async fn version(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<u32> {
     let sql = "SELECT coalesce(max(version), 0)::text FROM {schema}.migrations";
     match connection.fetch_one(&*schema.fill(sql)).await {
-        Ok(row) => number(&row),
+        Ok(row) => parse_version(&row),
         Err(error) if is_undefined(&error) => Ok(0),
         Err(error) => Err(error),
     }
 }
 
-fn number(row: &sqlx::postgres::PgRow) -> sqlx::Result<u32> {
+fn parse_version(row: &sqlx::postgres::PgRow) -> sqlx::Result<u32> {
     let text: String = sqlx::Row::try_get(row, 0)?;
     text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
@@ -169,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_take_names_that_need_no_quotes() {
+    fn should_accept_names_that_need_no_quotes() {
         for name in ["aios", "_a1", "tenant_7", &"x".repeat(48)] {
             assert_eq!(name.parse::<Schema>().unwrap().name(), name);
         }
@@ -180,8 +186,9 @@ mod tests {
     }
 
     #[test]
-    fn should_lock_each_schema_for_itself() {
-        let (one, two) = (Schema::default(), "tenant".parse::<Schema>().unwrap());
+    fn should_use_different_locks_for_different_schemas() {
+        let one = Schema::default();
+        let two: Schema = "tenant".parse().unwrap();
         assert_ne!(one.lock("append"), two.lock("append"));
         assert_ne!(one.lock("append"), one.lock("migrate"));
         assert_eq!(one.fill("a {schema}.b"), "a aios.b".into());

@@ -5,10 +5,10 @@ use sqlx::{
     postgres::{PgTypeInfo, PgValueRef},
 };
 
-/// 2000-01-01T00:00:00Z, from which PostgreSQL counts, in microseconds since the Unix epoch.
+/// The epoch of PostgreSQL, 2000-01-01T00:00:00Z, in microseconds since the Unix epoch.
 const EPOCH: i64 = 946_684_800_000_000;
 
-/// A `timestamptz`, to the microsecond.
+/// A `timestamptz`, with microsecond precision.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PgTimestamp(pub(super) Timestamp);
 
@@ -18,7 +18,7 @@ impl Type<Postgres> for PgTimestamp {
     }
 }
 
-/// The binary form: microseconds since [`EPOCH`].
+/// Decodes the binary format: microseconds since [`EPOCH`].
 impl<'r> Decode<'r, Postgres> for PgTimestamp {
     fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
         let micros = i64::from_be_bytes(value.as_bytes()?.try_into()?);

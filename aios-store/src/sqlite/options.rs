@@ -174,7 +174,7 @@ fn invalid(reason: String) -> StoreError {
     StoreError::InvalidConfiguration { reason }
 }
 
-fn check_range<T: PartialOrd + fmt::Display>(
+fn check_range<T: Copy + PartialOrd + fmt::Display>(
     name: &str,
     value: T,
     (least, most): (T, T),

@@ -114,7 +114,8 @@ fn matching_types(connection: &Connection, patterns: &[Pattern]) -> rusqlite::Re
     let mut statement = connection.prepare_cached("SELECT id, name FROM event_types")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let (id, name): (i64, String) = (row.get(0)?, row.get(1)?);
+        let id: i64 = row.get(0)?;
+        let name: String = row.get(1)?;
         if let Ok(event_type) = name.parse()
             && patterns.iter().any(|pattern| pattern.matches(&event_type))
         {

@@ -157,8 +157,9 @@ fn query<T>(
 
 /// Reads the id of a run from its key in the first column and its text in the second.
 fn run_id(row: &Row<'_>) -> rusqlite::Result<String> {
-    let (key, external): ([u8; 16], Option<String>) = (row.get(0)?, row.get(1)?);
-    Ok(external.unwrap_or_else(|| EventId::from(Uuid::from_bytes(key)).to_string()))
+    let key = Uuid::from_bytes(row.get(0)?);
+    let external_id: Option<String> = row.get(1)?;
+    Ok(external_id.unwrap_or_else(|| EventId::from(key).to_string()))
 }
 
 fn json_array(shards: &[Shard]) -> String {

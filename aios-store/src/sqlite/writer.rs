@@ -120,7 +120,9 @@ fn serve(
     ready: oneshot::Sender<Result<(), StoreError>>,
 ) {
     let replies = ReplyThread::start();
-    let (mut ready, mut next, mut gate) = (Some(ready), None, None);
+    let mut ready = Some(ready);
+    let mut next = None;
+    let mut gate = None;
     loop {
         let connection = schema::open_writer(options, readers.map(ReadPool::path));
         let opened = connection.as_ref().map_err(Clone::clone).and_then(|connection| {
@@ -249,7 +251,8 @@ impl<'c> Writer<'c> {
         if self.stale {
             self.reload()?;
         }
-        let (mut done, mut weight) = (0, 0);
+        let mut done = 0;
+        let mut weight = 0;
         while let Some(job) = batch.get_mut(done) {
             job.run(self)?;
             weight += job.weight();

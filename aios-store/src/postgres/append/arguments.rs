@@ -15,8 +15,10 @@ use super::{
 };
 use crate::postgres::connection::{Sql, Statement};
 
-/// A batch as the arguments of the SQL functions `append` and `append_known`, written down while it
-/// gathers. Places count from 1, 0 means none.
+/// The arguments of the SQL functions `append` and `append_known`: one array per column.
+///
+/// The arrays are extended as appends are added to the batch, so the statement can be sent as soon as the
+/// previous commit is done. Arrays refer to each other by numbers that count from 1; 0 means none.
 #[derive(Debug, Default)]
 pub(crate) struct AppendArguments {
     append_streams: Vec<i32>,
@@ -40,7 +42,7 @@ pub(crate) struct NameIds {
     pub(crate) sources: Vec<i32>,
 }
 
-/// Optional texts, one per event. Usually all are absent, and no column is sent.
+/// Optional texts, one per event. Usually all are `None`, and NULL is sent instead of an array.
 #[derive(Debug, Default)]
 struct SparseTexts {
     texts: Vec<Option<String>>,
@@ -59,7 +61,7 @@ impl SparseTexts {
 }
 
 impl AppendArguments {
-    /// Adds an append to a stream that has so many events in the batch already.
+    /// Adds an append to a stream that has `length` events in the batch already.
     pub(crate) fn push(
         &mut self,
         ValidAppend { append, metadata }: &ValidAppend,
@@ -67,15 +69,15 @@ impl AppendArguments {
         fence: Option<usize>,
         length: usize,
     ) {
-        self.append_streams.push(place(stream));
-        self.append_sizes.push(number(append.events.len()));
-        self.append_fences.push(fence.map_or(0, place));
+        self.append_streams.push(sql_index(stream));
+        self.append_sizes.push(to_i32(append.events.len()));
+        self.append_fences.push(fence.map_or(0, sql_index));
         for ((offset, event), metadata) in (length..).zip(&append.events).zip(metadata) {
-            self.event_streams.push(place(stream));
-            self.offsets.push(place(offset));
+            self.event_streams.push(sql_index(stream));
+            self.offsets.push(sql_index(offset));
             self.push_event(event);
             self.metadata.push(metadata.as_deref());
-            self.changes.add(number(self.ids.len()), &append.stream, event);
+            self.changes.add(to_i32(self.ids.len()), &append.stream, event);
         }
     }
 
@@ -88,27 +90,29 @@ impl AppendArguments {
         self.payloads.push(event.payload.as_str());
     }
 
-    /// The keys of the last events.
+    /// Returns the keys of the last `count` events.
     pub(crate) fn last_ids(&self, count: usize) -> impl Iterator<Item = Uuid> {
         self.ids.iter().skip(self.ids.len().saturating_sub(count)).copied()
     }
 
-    /// The call for a batch of whose streams it is known where they end.
+    /// Returns the call for a batch whose streams are all cached.
     ///
     /// # Errors
     ///
-    /// If what changes can't be written as JSON.
+    /// If the changes of the read models cannot be serialised to JSON.
     pub(crate) fn known_statement(
         &self,
         sql: Sql,
         batch: &Batch,
         name_ids: &NameIds,
-        ends: &StreamHeads,
+        heads: &StreamHeads,
     ) -> sqlx::Result<Statement> {
-        let stream_ids: Vec<_> = self.of_streams(&ends.ids).collect();
-        let heads = self.of_streams(&ends.heads).zip(&self.offsets);
-        let versions: Vec<_> =
-            heads.map(|(head, offset)| Some(head?.saturating_add((*offset).into()))).collect();
+        let stream_ids: Vec<_> = self.per_event(&heads.ids).collect();
+        let versions: Vec<_> = self
+            .per_event(&heads.heads)
+            .zip(&self.offsets)
+            .map(|(head, offset)| Some(head?.saturating_add((*offset).into())))
+            .collect();
         let (shards, epochs) = fences(batch);
         Ok(Statement::new(sql)
             .bind(stream_ids)
@@ -123,26 +127,28 @@ impl AppendArguments {
             .bind(shards)
             .bind(epochs)
             .bind(self.changes()?)
-            .bind(ends.expirations))
+            .bind(heads.expirations))
     }
 
-    /// What each event's stream has in a column of streams.
-    fn of_streams(&self, column: &[i64]) -> impl Iterator<Item = Option<i64>> {
-        let index = |place: &i32| usize::try_from(place.checked_sub(1)?).ok();
-        self.event_streams.iter().map(move |place| column.get(index(place)?).copied())
+    /// Returns, for each event, the value of its stream in a column of streams.
+    fn per_event(&self, column: &[i64]) -> impl Iterator<Item = Option<i64>> {
+        self.event_streams.iter().map(move |stream| {
+            let index = usize::try_from(stream.checked_sub(1)?).ok()?;
+            column.get(index).copied()
+        })
     }
 
-    /// The call for any other batch.
+    /// Returns the call for any other batch.
     ///
     /// # Errors
     ///
-    /// If what changes can't be written as JSON.
+    /// If the changes of the read models cannot be serialised to JSON.
     pub(crate) fn statement(
         &self,
         sql: Sql,
         batch: &Batch,
         name_ids: &NameIds,
-        known: &StreamHints,
+        hints: &StreamHints,
     ) -> sqlx::Result<Statement> {
         let streams: Vec<&str> = batch.streams().iter().map(|stream| stream.id.as_str()).collect();
         let expected: Vec<Option<i64>> =
@@ -166,10 +172,10 @@ impl AppendArguments {
             .bind(&self.payloads)
             .bind(self.metadata.column())
             .bind(self.changes()?)
-            .bind(&known.ids)
-            .bind(&known.heads)
-            .bind(known.expirations)
-            .bind(known.verify))
+            .bind(&hints.ids)
+            .bind(&hints.heads)
+            .bind(hints.expirations)
+            .bind(hints.verify))
     }
 
     fn changes(&self) -> sqlx::Result<Option<String>> {
@@ -177,7 +183,7 @@ impl AppendArguments {
     }
 }
 
-/// Shards and epochs of the fences.
+/// Returns the shards and the epochs of the batch's fences.
 fn fences(batch: &Batch) -> (Vec<i32>, Vec<i64>) {
     let fences = batch.fences().iter();
     fences.map(|fence| (i32::from(fence.shard.0), signed(fence.epoch.0))).unzip()
@@ -193,34 +199,36 @@ pub(crate) const CALL: &str = "\
     FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
         $18, $19, $20, $21)";
 
-/// A place that counts from 0, as SQL counts it.
-fn place(index: usize) -> i32 {
-    number(index).saturating_add(1)
+/// Converts an index to the indexes of SQL arrays, which count from 1.
+fn sql_index(index: usize) -> i32 {
+    to_i32(index).saturating_add(1)
 }
 
-fn number(number: usize) -> i32 {
+fn to_i32(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// No version or epoch comes near `i64::MAX`, so that one beyond it is never the right one.
+/// Converts a version or epoch. A number beyond `i64::MAX` becomes `i64::MAX`, which matches no stored
+/// one.
 pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// PostgreSQL's number of the type `text`.
+/// Object id of PostgreSQL's type `text`.
 const TEXT: u32 = 25;
 
-/// An array of texts, written down as it is sent, so that nobody has to look for the texts then: they
-/// lie all over the memory.
+/// An array of texts in PostgreSQL's binary format.
+///
+/// Texts are copied while the batch is built, so that encoding the statement does not chase pointers.
 #[derive(Debug, Default)]
 pub(crate) struct PgTextArray {
     count: u32,
-    /// Each text after its length.
+    /// The elements of the array, each as its length and its bytes.
     elements: Vec<u8>,
 }
 
 impl PgTextArray {
-    /// Adds a text, of less than 2 GiB.
+    /// Adds a text of less than 2 GiB.
     pub(crate) fn push(&mut self, text: &str) {
         let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
         self.count += 1;
@@ -236,7 +244,7 @@ impl Type<Postgres> for PgTextArray {
 }
 
 impl Encode<'_, Postgres> for PgTextArray {
-    /// The binary format of arrays, see `array_recv` of PostgreSQL's `arrayfuncs.c`.
+    /// Writes the binary format of arrays; see `array_recv` in PostgreSQL's `arrayfuncs.c`.
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         let (dimensions, has_nulls, lower_bound) = (1_u32, 0_u32, 1_u32);
         for number in [dimensions, has_nulls, TEXT, self.count, lower_bound] {

@@ -7,16 +7,16 @@ use uuid::Uuid;
 use super::arguments::AppendArguments;
 use crate::validation::validate_append;
 
-/// Appends in one batch at most.
+/// Maximum number of appends in a batch.
 const MAX_APPENDS: usize = 1000;
 
-/// A batch is full once its events weigh this much, in bytes.
+/// Maximum weight of a batch with more than one append, in bytes.
 const MAX_WEIGHT: usize = 8 * 1024 * 1024;
 
-/// What an event weighs besides its payload, roughly, in bytes.
+/// Approximate weight of an event in addition to its payload, in bytes.
 const EVENT_WEIGHT: usize = 256;
 
-/// An append that may be written, with the metadata of its events as JSON.
+/// A validated append, with the encoded metadata of its events.
 #[derive(Clone, Debug)]
 pub(crate) struct ValidAppend {
     pub(crate) append: Append,
@@ -24,28 +24,30 @@ pub(crate) struct ValidAppend {
 }
 
 impl ValidAppend {
-    /// Admits an append whose events have this many bytes at most.
+    /// Validates an append whose events have at most `limit` bytes each.
     ///
     /// # Errors
     ///
-    /// What [`validate_append`] refuses.
+    /// The same as [`validate_append`].
     pub(crate) fn new(append: Append, limit: usize) -> Result<Self, StoreError> {
         let metadata = validate_append(&append, limit)?;
         Ok(Self { append, metadata })
     }
 }
 
-/// Appends that one transaction can decide about at once, because none has to know how another one
-/// ends: only the first append to a stream may expect something of it, none follows one that may have
-/// closed its stream, and no event id stands in two.
+/// Appends that one SQL statement can check at once, because the outcome of none depends on another:
 ///
-/// That leaves the order as it is: an append that does not fit begins the next batch.
+/// - only the first append to a stream may have an expected version,
+/// - no append follows one that may have closed its stream,
+/// - no event id occurs in two appends.
+///
+/// Appends keep their order: one that does not fit begins the next batch.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     appends: Vec<ValidAppend>,
-    /// Place of each append's stream and fence among [`streams`](Self::streams) and
+    /// For each append, the indexes of its stream in [`streams`](Self::streams) and of its fence in
     /// [`fences`](Self::fences).
-    places: Vec<(usize, Option<usize>)>,
+    indexes: Vec<(usize, Option<usize>)>,
     streams: Vec<Stream>,
     by_stream: HashMap<StreamId, usize, DefaultHashBuilder>,
     fences: Vec<Fence>,
@@ -58,51 +60,53 @@ pub(crate) struct Batch {
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) id: StreamId,
-    /// What the first append believes: the version of the last event.
+    /// The version that the first append to the stream expects.
     pub(crate) expected: Option<u64>,
-    /// Events for it in the batch.
+    /// Number of events in the batch for this stream.
     pub(crate) length: usize,
-    /// Whether the last of them may close it.
+    /// Whether the last of these events may close the stream.
     pub(crate) is_ending: bool,
 }
 
 impl Batch {
-    /// Whether the append can join.
-    pub(crate) fn takes(&self, append: &Append) -> bool {
+    /// Whether the append can be added.
+    pub(crate) fn accepts(&self, append: &Append) -> bool {
         if self.appends.is_empty() {
             return true;
         }
         self.appends.len() < MAX_APPENDS
             && self.weight.saturating_add(weight(append)) <= MAX_WEIGHT
-            && self.takes_more_of(append)
+            && self.is_independent(append)
             && !append.events.iter().any(|event| self.ids.contains(&event.id.key()))
     }
 
-    fn takes_more_of(&self, append: &Append) -> bool {
-        let known = self.by_stream.get(&append.stream).and_then(|place| self.streams.get(*place));
-        known.is_none_or(|stream| append.expected == Expected::Any && !stream.is_ending)
+    /// Whether the append does not depend on the appends to the same stream.
+    fn is_independent(&self, append: &Append) -> bool {
+        let stream = self.by_stream.get(&append.stream).and_then(|index| self.streams.get(*index));
+        stream.is_none_or(|stream| append.expected == Expected::Any && !stream.is_ending)
     }
 
-    /// Adds an append that [`takes`](Self::takes) agreed to.
+    /// Adds an append that the batch [`accepts`](Self::accepts).
     pub(crate) fn push(&mut self, valid: ValidAppend) {
         let append = &valid.append;
         self.weight = self.weight.saturating_add(weight(append));
-        let (stream, fence) = (self.stream(append), append.fence.map(|fence| self.fence(fence)));
+        let stream_index = self.stream_index(append);
+        let fence_index = append.fence.map(|fence| self.fence_index(fence));
         let events = append.events.len();
-        if let Some(at) = self.streams.get_mut(stream) {
-            self.arguments.push(&valid, stream, fence, at.length);
-            at.length = at.length.saturating_add(events);
+        if let Some(stream) = self.streams.get_mut(stream_index) {
+            self.arguments.push(&valid, stream_index, fence_index, stream.length);
+            stream.length = stream.length.saturating_add(events);
             let last = append.events.last().map(|event| &event.event_type);
-            at.is_ending = last.is_some_and(|last| ending(&at.id, last).is_some());
+            stream.is_ending = last.is_some_and(|last| ending(&stream.id, last).is_some());
         }
         self.ids.extend(self.arguments.last_ids(events));
-        self.places.push((stream, fence));
+        self.indexes.push((stream_index, fence_index));
         self.appends.push(valid);
     }
 
-    fn stream(&mut self, append: &Append) -> usize {
-        if let Some(place) = self.by_stream.get(&append.stream) {
-            return *place;
+    fn stream_index(&mut self, append: &Append) -> usize {
+        if let Some(index) = self.by_stream.get(&append.stream) {
+            return *index;
         }
         let expected = match append.expected {
             Expected::Any => None,
@@ -115,9 +119,9 @@ impl Batch {
         self.streams.len() - 1
     }
 
-    fn fence(&mut self, fence: Fence) -> usize {
-        let known = self.fences.iter().position(|other| *other == fence);
-        known.unwrap_or_else(|| {
+    fn fence_index(&mut self, fence: Fence) -> usize {
+        let index = self.fences.iter().position(|other| *other == fence);
+        index.unwrap_or_else(|| {
             self.fences.push(fence);
             self.fences.len() - 1
         })
@@ -143,26 +147,26 @@ impl Batch {
         &self.arguments
     }
 
-    /// Each append, with the place of its stream.
+    /// The appends, each with the index of its stream.
     pub(crate) fn appends(&self) -> impl Iterator<Item = (&Append, usize)> {
-        let pairs = self.appends.iter().zip(&self.places);
+        let pairs = self.appends.iter().zip(&self.indexes);
         pairs.map(|(valid, (stream, _))| (&valid.append, *stream))
     }
 
-    /// The batch of those appends that are wanted, given for each.
-    pub(crate) fn only(self, wanted: &[bool]) -> Self {
-        let mut rest = Self::default();
-        let appends = self.appends.into_iter().zip(wanted).filter(|(_, wanted)| **wanted);
-        appends.for_each(|(valid, _)| rest.push(valid));
-        rest
+    /// Keeps the appends whose flag in `keep` is set.
+    pub(crate) fn retain(self, keep: &[bool]) -> Self {
+        let mut retained = Self::default();
+        let appends = self.appends.into_iter().zip(keep).filter(|(_, keep)| **keep);
+        appends.for_each(|(valid, _)| retained.push(valid));
+        retained
     }
 
-    /// Each append as a batch of its own.
+    /// Splits the batch into batches of one append.
     pub(crate) fn split(&self) -> impl Iterator<Item = Self> {
         self.appends.iter().map(|valid| {
-            let mut alone = Self::default();
-            alone.push(valid.clone());
-            alone
+            let mut single = Self::default();
+            single.push(valid.clone());
+            single
         })
     }
 }
@@ -194,18 +198,18 @@ mod tests {
     }
 
     #[test]
-    fn should_only_take_what_does_not_depend_on_another_append() {
+    fn should_accept_only_independent_appends() {
         let first = append("a", Expected::Exact(3));
         let batch = batch(std::slice::from_ref(&first));
-        assert!(batch.takes(&append("a", Expected::Any)));
-        assert!(batch.takes(&append("b", Expected::Empty)));
-        assert!(!batch.takes(&append("a", Expected::Exact(4))));
-        assert!(!batch.takes(&append("a", Expected::Empty)));
-        assert!(!batch.takes(&Append::new("c".parse().unwrap(), first.events)));
+        assert!(batch.accepts(&append("a", Expected::Any)));
+        assert!(batch.accepts(&append("b", Expected::Empty)));
+        assert!(!batch.accepts(&append("a", Expected::Exact(4))));
+        assert!(!batch.accepts(&append("a", Expected::Empty)));
+        assert!(!batch.accepts(&Append::new("c".parse().unwrap(), first.events)));
     }
 
     #[test]
-    fn should_take_nothing_after_what_may_close_a_stream() {
+    fn should_accept_nothing_after_an_event_that_may_close_the_stream() {
         let ended = |stream: &str| {
             let mut append = append(stream, Expected::Any);
             append.events[0].event_type = "workflows.deploy.failed".parse().unwrap();
@@ -213,18 +217,18 @@ mod tests {
         };
         let any = |stream: &str| append(stream, Expected::Any);
         let batch = batch(&[any("runs/a"), ended("runs/a"), ended("orders/a")]);
-        assert!(!batch.takes(&any("runs/a")));
-        assert!(batch.takes(&any("runs/b")) && batch.takes(&any("orders/a")));
+        assert!(!batch.accepts(&any("runs/a")));
+        assert!(batch.accepts(&any("runs/b")) && batch.accepts(&any("orders/a")));
     }
 
     #[test]
-    fn should_end_where_it_is_full() {
+    fn should_limit_the_number_of_appends() {
         let appends: Vec<Append> = (0..MAX_APPENDS).map(|_| append("a", Expected::Any)).collect();
-        assert!(!batch(&appends).takes(&append("a", Expected::Any)));
+        assert!(!batch(&appends).accepts(&append("a", Expected::Any)));
     }
 
     #[test]
-    fn should_name_streams_and_fences_once() {
+    fn should_list_each_stream_and_fence_once() {
         let fence = |epoch| Fence { shard: Shard(1), epoch: Epoch(epoch) };
         let batch = batch(&[
             append("a", Expected::Exact(3)).with_fence(fence(1)),
@@ -232,7 +236,7 @@ mod tests {
             append("a", Expected::Any).with_fence(fence(2)),
             append("b", Expected::Any).with_fence(fence(1)),
         ]);
-        assert_eq!(batch.places, [(0, Some(0)), (1, None), (0, Some(1)), (1, Some(0))]);
+        assert_eq!(batch.indexes, [(0, Some(0)), (1, None), (0, Some(1)), (1, Some(0))]);
         let expected: Vec<_> = batch.streams().iter().map(|stream| stream.expected).collect();
         assert_eq!((expected, batch.fences().len()), (vec![Some(3), None], 2));
     }

@@ -6,15 +6,17 @@ use super::{
     outcome::AppendResults,
 };
 
-/// Number of streams that the writer remembers.
-const REMEMBERED: usize = 16_384;
+/// Capacity of the cache.
+const CAPACITY: usize = 16_384;
 
-/// Batches for which a stream is looked up after another process was seen to append to it.
+/// Number of batches that do not use a cached stream after another process has appended to it.
 const COOLDOWN: u8 = 16;
 
-/// What the writer remembers of streams it appended to, so that the next append need not look them
-/// up. Nothing depends on its being right: where it is not, the database refuses the batch, and the
-/// writer sends it again without.
+/// A cache of the ends of streams, so that the next append does not look them up.
+///
+/// An outdated entry does no harm. A unique index then refuses the batch, and the writer sends it again
+/// without hints. If another process appended to a stream, it will probably do so again, so the entry is
+/// not used for a while ([`COOLDOWN`]): a refused batch costs more than a look-up.
 pub(crate) struct StreamCache {
     ends: LruCache<StreamId, End>,
     expirations: i64,
@@ -27,17 +29,18 @@ struct End {
     cooldown: u8,
 }
 
-/// What is passed on for a batch; a column per stream.
+/// The cached ends of a batch's streams, one element per stream. `None` if a stream has to be looked up.
 #[derive(Default)]
 pub(crate) struct StreamHints {
     pub(crate) ids: Vec<Option<i64>>,
     pub(crate) heads: Vec<Option<i64>>,
+    /// The number of retention runs that the cache has seen. Hints from before another one are ignored.
     pub(crate) expirations: i64,
-    /// Nothing is taken on trust.
+    /// Look everything up, including the ids of the events.
     pub(crate) verify: bool,
 }
 
-/// Where every stream of a batch ends; a column per stream.
+/// The cached ends of a batch whose streams are all cached, one element per stream.
 pub(crate) struct StreamHeads {
     pub(crate) ids: Vec<i64>,
     pub(crate) heads: Vec<i64>,
@@ -45,32 +48,32 @@ pub(crate) struct StreamHeads {
 }
 
 impl StreamHints {
-    /// Nothing is known, and everything is to be checked.
+    /// No hints: look everything up.
     pub(crate) fn none() -> Self {
         Self { verify: true, ..Self::default() }
     }
 
-    /// Where all streams end, unless there is one that has to be looked up.
-    pub(crate) fn ends(&self) -> Option<StreamHeads> {
-        let all = |column: &[Option<i64>]| column.iter().copied().collect::<Option<Vec<_>>>();
-        match self.verify {
-            true => None,
-            false => Some(StreamHeads {
-                ids: all(&self.ids)?,
-                heads: all(&self.heads)?,
-                expirations: self.expirations,
-            }),
+    /// Returns the ends of all streams, or `None` if any of them has to be looked up.
+    pub(crate) fn complete(&self) -> Option<StreamHeads> {
+        if self.verify {
+            return None;
         }
+        Some(StreamHeads {
+            ids: self.ids.iter().copied().collect::<Option<_>>()?,
+            heads: self.heads.iter().copied().collect::<Option<_>>()?,
+            expirations: self.expirations,
+        })
     }
 }
 
 impl StreamCache {
     pub(crate) fn new() -> Self {
-        Self { ends: LruCache::new(REMEMBERED), expirations: 0 }
+        Self { ends: LruCache::new(CAPACITY), expirations: 0 }
     }
 
-    /// What is known of the streams of a batch, where it agrees with what the batch expects.
-    pub(crate) fn known(&mut self, batch: &Batch) -> StreamHints {
+    /// Returns the hints for a batch. A stream whose cached end differs from the expected version gets no
+    /// hint, so that the server checks it.
+    pub(crate) fn hints(&mut self, batch: &Batch) -> StreamHints {
         let ends: Vec<Option<End>> =
             batch.streams().iter().map(|stream| self.use_cached(stream)).collect();
         StreamHints {
@@ -87,17 +90,20 @@ impl StreamCache {
             end.cooldown -= 1;
             return None;
         }
-        let agrees = |expected| i64::try_from(expected).is_ok_and(|expected| expected == end.head);
-        stream.expected.is_none_or(agrees).then_some(*end)
+        let is_expected = stream
+            .expected
+            .is_none_or(|expected| i64::try_from(expected).is_ok_and(|it| it == end.head));
+        is_expected.then_some(*end)
     }
 
-    /// Forgets everything: the next connection may lead to a server that lost what this one knew.
-    pub(crate) fn forget(&mut self) {
+    /// Clears the cache. Called when the connection was lost, because the next one may lead to a server
+    /// that lost the last commits.
+    pub(crate) fn clear(&mut self) {
         self.ends.clear();
     }
 
-    /// Forgets the streams that turned out to be closed: what is known is taken to be open.
-    pub(crate) fn forget_closed(&mut self, batch: &Batch, results: &AppendResults) {
+    /// Removes streams that turned out to be closed. Cached streams are assumed to be open.
+    pub(crate) fn remove_closed(&mut self, batch: &Batch, results: &AppendResults) {
         for ((append, _), answer) in batch.appends().zip(results) {
             if matches!(answer, Err(StoreError::StreamClosed { .. })) {
                 self.ends.remove(&append.stream);
@@ -105,9 +111,9 @@ impl StreamCache {
         }
     }
 
-    /// Remembers where streams ended before a batch, and after it. A stream that the batch may have closed
-    /// is forgotten, so that the next append looks it up.
-    pub(crate) fn remember(
+    /// Updates the ends of a batch's streams: `before` and `after` are the versions before and after the
+    /// batch. A stream that the batch may have closed is removed, so that the next append looks it up.
+    pub(crate) fn update(
         &mut self,
         expirations: i64,
         batch: &Batch,
@@ -124,12 +130,12 @@ impl StreamCache {
             if stream.is_ending {
                 self.ends.remove(&stream.id);
             } else if *after > 0 {
-                self.remember_end(&stream.id, *id, (*before, *after));
+                self.update_end(&stream.id, *id, (*before, *after));
             }
         }
     }
 
-    fn remember_end(&mut self, stream: &StreamId, id: i64, (before, after): (i64, i64)) {
+    fn update_end(&mut self, stream: &StreamId, id: i64, (before, after): (i64, i64)) {
         let Some(end) = self.ends.get_mut(stream) else {
             self.ends.insert(stream.clone(), End { id, head: after, cooldown: 0 });
             return;
@@ -137,7 +143,8 @@ impl StreamCache {
         if end.head != before {
             end.cooldown = COOLDOWN;
         }
-        (end.id, end.head) = (id, after);
+        end.id = id;
+        end.head = after;
     }
 }
 
@@ -160,14 +167,14 @@ mod tests {
     }
 
     fn head(streams: &mut StreamCache, expected: Expected) -> Option<i64> {
-        streams.known(&batch(expected)).heads[0]
+        streams.hints(&batch(expected)).heads[0]
     }
 
     #[test]
-    fn should_know_where_its_last_append_ended() {
+    fn should_cache_the_end_of_the_last_append() {
         let mut streams = StreamCache::new();
         assert_eq!(head(&mut streams, Expected::Any), None);
-        streams.remember(1, &batch(Expected::Any), &[7], &[0], &[2]);
+        streams.update(1, &batch(Expected::Any), &[7], &[0], &[2]);
         assert_eq!(head(&mut streams, Expected::Any), Some(2));
         assert_eq!(head(&mut streams, Expected::Exact(2)), Some(2));
         assert_eq!(head(&mut streams, Expected::Exact(3)), None);
@@ -175,10 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn should_look_up_for_a_while_what_another_process_appends_to() {
+    fn should_not_use_a_stream_for_a_while_after_another_process_appended() {
         let mut streams = StreamCache::new();
-        streams.remember(1, &batch(Expected::Any), &[7], &[0], &[2]);
-        streams.remember(1, &batch(Expected::Any), &[7], &[5], &[6]);
+        streams.update(1, &batch(Expected::Any), &[7], &[0], &[2]);
+        streams.update(1, &batch(Expected::Any), &[7], &[5], &[6]);
         for _ in 0..COOLDOWN {
             assert_eq!(head(&mut streams, Expected::Any), None);
         }
@@ -186,10 +193,10 @@ mod tests {
     }
 
     #[test]
-    fn should_forget_everything_at_an_expiration_and_what_is_not_there() {
+    fn should_clear_the_cache_after_retention_and_not_cache_empty_streams() {
         let mut streams = StreamCache::new();
-        streams.remember(1, &batch(Expected::Any), &[7], &[0], &[2]);
-        streams.remember(2, &batch(Expected::Any), &[8], &[0], &[0]);
+        streams.update(1, &batch(Expected::Any), &[7], &[0], &[2]);
+        streams.update(2, &batch(Expected::Any), &[8], &[0], &[0]);
         assert_eq!(head(&mut streams, Expected::Any), None);
     }
 }

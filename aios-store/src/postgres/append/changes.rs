@@ -9,52 +9,56 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::{postgres::nul::escaped, rows::Key};
+use crate::{postgres::nul::escape, rows::Key};
 
-/// Stands for a position that is not known before the append.
-const UNPLACED: u64 = 0x2e5c_a17e_0dd5_eed5;
+/// Placeholder for a position that is not known before the append. The projection runs before the server
+/// assigns positions, so cells with this value are filled in by the SQL function.
+const UNKNOWN_POSITION: u64 = 0x2e5c_a17e_0dd5_eed5;
 
-/// First moment that a read model can hold, because `timestamptz` can: the start of the year 1.
-const FIRST: i64 = -62_135_596_800_000_000;
+/// The earliest timestamp that a read model can hold as `timestamptz`: the start of the year 1.
+const MIN_MICROS: i64 = -62_135_596_800_000_000;
 
-/// Changes of read models as the SQL function `apply_changes` takes them: in sets that have each row
-/// once, so that several changes of one row are applied one after the other.
+/// Changes of read models, as arguments of the SQL function `apply_changes`.
+///
+/// A SQL statement can change a row only once. So changes are grouped into sets that have each row at most
+/// once, and the sets are applied one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct ChangeSets {
-    /// By place in the row's own order of changes.
+    /// Changes by their number among the changes of the same row.
     sets: BTreeMap<(usize, Table), Vec<Value>>,
-    seen: HashMap<(Table, Uuid), usize>,
+    /// Number of changes of each row so far.
+    counts: HashMap<(Table, Uuid), usize>,
 }
 
 impl ChangeSets {
-    /// Adds what an event changes that is about to be appended as the `number`th of a batch.
+    /// Adds the changes of event number `number` of a batch, which is not yet stored.
     pub(crate) fn add(&mut self, number: i32, stream: &StreamId, event: &Event) {
         if !is_projected(&event.event_type) {
             return;
         }
         let recorded = RecordedEvent {
-            position: UNPLACED,
+            position: UNKNOWN_POSITION,
             stream: stream.clone(),
-            version: UNPLACED,
+            version: UNKNOWN_POSITION,
             event: event.clone(),
         };
         project(&recorded).into_iter().for_each(|change| self.push(number, change));
     }
 
-    /// Adds what a stored event changes.
+    /// Adds the changes of a stored event.
     pub(crate) fn add_recorded(&mut self, recorded: &RecordedEvent) {
         project(recorded).into_iter().for_each(|change| self.push(0, change));
     }
 
     fn push(&mut self, number: i32, change: Change) {
         let Some(key) = Key::of_change(&change) else { return };
-        let seen = self.seen.entry((change.table, key.uuid)).or_default();
-        let set = self.sets.entry((*seen, change.table)).or_default();
-        *seen += 1;
-        set.push(written(number, &key, change));
+        let count = self.counts.entry((change.table, key.uuid)).or_default();
+        let set = self.sets.entry((*count, change.table)).or_default();
+        *count += 1;
+        set.push(change_to_json(number, &key, change));
     }
 
-    /// The JSON text; `None` if nothing changes.
+    /// Returns the JSON text, or `None` if there are no changes.
     pub(crate) fn to_json(&self) -> serde_json::Result<Option<String>> {
         if self.sets.is_empty() {
             return Ok(None);
@@ -65,28 +69,28 @@ impl ChangeSets {
     }
 }
 
-/// A set as the SQL function reads it.
+/// A set in the form that the SQL function reads.
 #[derive(Serialize)]
 struct ChangeSet<'a> {
     table: &'static str,
     changes: &'a [Value],
 }
 
-fn written(number: i32, key: &Key, change: Change) -> Value {
+fn change_to_json(number: i32, key: &Key, change: Change) -> Value {
     let mut cells = Map::new();
     let mut positioned = None;
     for (name, cell) in change.cells {
-        if cell == Cell::integer(UNPLACED) {
+        if cell == Cell::integer(UNKNOWN_POSITION) {
             positioned = Some(name);
         } else {
             cells.insert(name.to_owned(), value(cell));
         }
     }
-    let mut written = object([
+    let mut json = object([
         ("event", number.into()),
         ("id", key.uuid.to_string().into()),
-        ("external_id", key.external_id.clone().map(escaped).into()),
-        ("at", moment(change.at).into()),
+        ("external_id", key.external_id.clone().map(escape).into()),
+        ("at", timestamp(change.at).into()),
         ("creates", change.effect.creates().into()),
         ("updates", change.effect.updates().into()),
         ("positioned", positioned.into()),
@@ -94,30 +98,30 @@ fn written(number: i32, key: &Key, change: Change) -> Value {
     ]);
     if !change.only.is_empty() {
         let only = change.only.into_iter().map(|(name, cell)| (name.to_owned(), value(cell)));
-        written.insert("holds".to_owned(), Value::Object(only.collect()));
+        json.insert("holds".to_owned(), Value::Object(only.collect()));
     }
-    Value::Object(written)
+    Value::Object(json)
 }
 
-/// As `json!` makes it, which would copy what it is given.
+/// Makes a JSON object. The macro `json!` would copy the values.
 fn object<const FIELDS: usize>(fields: [(&str, Value); FIELDS]) -> Map<String, Value> {
     fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
 }
 
-/// JSON stays text, so that the database keeps it as it is.
+/// Converts a cell. JSON is passed as text, so that the database stores it unchanged.
 fn value(cell: Cell) -> Value {
     match cell {
-        // The projection never writes what is unreadable.
+        // A projection never writes an unreadable cell.
         Cell::Null | Cell::Unreadable => Value::Null,
-        Cell::Text(text) => Value::String(escaped(text)),
+        Cell::Text(text) => Value::String(escape(text)),
         Cell::Integer(number) => Value::from(number),
-        Cell::Timestamp(at) => Value::String(moment(at)),
+        Cell::Timestamp(at) => Value::String(timestamp(at)),
         Cell::Json(payload) => Value::String(payload.as_str().to_owned()),
     }
 }
 
-fn moment(at: Timestamp) -> String {
-    at.max(Timestamp::from_micros(FIRST)).to_string()
+fn timestamp(at: Timestamp) -> String {
+    at.max(Timestamp::from_micros(MIN_MICROS)).to_string()
 }
 
 #[cfg(test)]
@@ -132,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn should_apply_changes_of_one_row_one_after_the_other() {
+    fn should_put_changes_of_one_row_into_consecutive_sets() {
         let mut sets = ChangeSets::default();
         let stream = StreamId::of_run("r1").unwrap();
         sets.add(1, &stream, &event("started"));
@@ -152,15 +156,15 @@ mod tests {
     }
 
     #[test]
-    fn should_say_nothing_where_nothing_changes() {
+    fn should_be_empty_without_changes() {
         let mut sets = ChangeSets::default();
         sets.add(1, &StreamId::of_run("r1").unwrap(), &event("step_completed"));
         assert_eq!(sets.to_json().unwrap(), None);
     }
 
     #[test]
-    fn should_hold_moments_that_the_database_can() {
-        assert_eq!(moment(Timestamp::MIN), "0001-01-01T00:00:00Z");
-        assert_eq!(moment(Timestamp::from_micros(1)), "1970-01-01T00:00:00.000001Z");
+    fn should_clamp_timestamps_to_the_range_of_the_database() {
+        assert_eq!(timestamp(Timestamp::MIN), "0001-01-01T00:00:00Z");
+        assert_eq!(timestamp(Timestamp::from_micros(1)), "1970-01-01T00:00:00.000001Z");
     }
 }

@@ -13,14 +13,19 @@ use crate::postgres::{
     error::is_unique_violation,
 };
 
-/// A batch that the server has dealt with.
+/// The results of a committed batch.
 pub(crate) struct Committed {
     pub(crate) results: AppendResults,
-    /// Whether all of it is stored as it was sent: nothing was refused, and nothing stored before.
+    /// Whether every append was stored by this commit: none was refused, and none was stored before.
     pub(crate) is_as_sent: bool,
 }
 
 /// Commits batches, each in one round trip.
+///
+/// There are three calls, from fast to general: `append_one` for a [`SingleAppend`], `append_known` for a
+/// batch whose streams are all cached, and `append` for any batch. The fast calls trust the caches. If a
+/// cache is outdated, they change nothing, and the batch is sent again by `append`, which finds out the
+/// results.
 pub(crate) struct Committer {
     call: Sql,
     call_known: Sql,
@@ -45,51 +50,52 @@ impl Committer {
         }
     }
 
-    /// Commits a batch. After an error of the connection it may be stored or not; sent again, and
-    /// then checked, it is answered by what is stored, because every event has an id.
+    /// Commits a batch. After a lost connection, it is unknown whether the batch is stored. It can then be
+    /// sent again with `verify`: the server looks the ids of the events up and returns the first results
+    /// for events that are stored.
     pub(crate) async fn commit(
         &mut self,
         connection: &mut PgConnection,
         batch: &Batch,
         verify: bool,
     ) -> sqlx::Result<Committed> {
-        let known = if verify { StreamHints::none() } else { self.streams.known(batch) };
-        match self.commit_with_hints(connection, batch, &known).await {
-            Err(error) if !known.verify && is_unique_violation(&error) => {
+        let hints = if verify { StreamHints::none() } else { self.streams.hints(batch) };
+        match self.commit_with_hints(connection, batch, &hints).await {
+            Err(error) if !hints.verify && is_unique_violation(&error) => {
                 self.call(connection, batch, &StreamHints::none()).await
             }
             result => result,
         }
     }
 
-    /// Commits a batch with what is known, by a shorter call where possible.
+    /// Commits a batch by the fastest call that its hints allow.
     async fn commit_with_hints(
         &mut self,
         connection: &mut PgConnection,
         batch: &Batch,
-        known: &StreamHints,
+        hints: &StreamHints,
     ) -> sqlx::Result<Committed> {
-        let committed = if let Some(single) = SingleAppend::of(batch, known) {
+        let committed = if let Some(single) = SingleAppend::of(batch, hints) {
             self.call_one(connection, batch, &single).await?
-        } else if let Some(ends) = known.ends() {
-            self.call_known(connection, batch, &ends).await?
+        } else if let Some(heads) = hints.complete() {
+            self.call_known(connection, batch, &heads).await?
         } else {
             None
         };
         match committed {
             Some(committed) => Ok(committed),
-            None => self.call(connection, batch, known).await,
+            None => self.call(connection, batch, hints).await,
         }
     }
 
-    /// Forgets what it knows of the log; to be called when the connection is lost.
-    pub(crate) fn forget(&mut self) {
-        self.types.forget();
-        self.sources.forget();
-        self.streams.forget();
+    /// Clears the caches. Call this after a lost connection.
+    pub(crate) fn clear_caches(&mut self) {
+        self.types.clear();
+        self.sources.clear();
+        self.streams.clear();
     }
 
-    /// `None` if the log is not as it is believed to be, and nothing was done.
+    /// Calls `append_one`. Returns `None` if a hint or the fence is outdated; nothing was changed then.
     async fn call_one(
         &mut self,
         connection: &mut PgConnection,
@@ -102,54 +108,62 @@ impl Committer {
         let rows = self.database.run(connection, statement).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let Some(position) = row.try_get::<Option<i64>, _>(0)? else { return Ok(None) };
-        let (ids, heads) = ([single.stream_id], [single.head]);
-        let mut outcomes = AppendOutcomes::all_accepted(position - 1, heads.to_vec());
+        let mut outcomes = AppendOutcomes::all_accepted(position - 1, vec![single.head]);
         let results = outcomes.results(batch)?;
-        self.streams.remember(single.expirations, batch, &ids, &heads, &outcomes.heads);
+        self.streams.update(
+            single.expirations,
+            batch,
+            &[single.stream_id],
+            &[single.head],
+            &outcomes.heads,
+        );
         Ok(Some(Committed { results, is_as_sent: true }))
     }
 
-    /// `None` if the log is not as it is believed to be, and nothing was done.
+    /// Calls `append_known`. Returns `None` if a hint or a fence is outdated; nothing was changed then.
     async fn call_known(
         &mut self,
         connection: &mut PgConnection,
         batch: &Batch,
-        ends: &StreamHeads,
+        heads: &StreamHeads,
     ) -> sqlx::Result<Option<Committed>> {
-        let (sql, ids) = (self.call_known.clone(), self.ids(connection, batch).await?);
-        let statement = batch.arguments().known_statement(sql, batch, &ids, ends)?;
+        let ids = self.ids(connection, batch).await?;
+        let sql = self.call_known.clone();
+        let statement = batch.arguments().known_statement(sql, batch, &ids, heads)?;
         let rows = self.database.run(connection, statement).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let Some(head) = row.try_get::<Option<i64>, _>(0)? else { return Ok(None) };
-        let mut outcomes = AppendOutcomes::all_accepted(head, ends.heads.clone());
+        let mut outcomes = AppendOutcomes::all_accepted(head, heads.heads.clone());
         let results = outcomes.results(batch)?;
-        self.streams.remember(ends.expirations, batch, &ends.ids, &ends.heads, &outcomes.heads);
+        self.streams.update(heads.expirations, batch, &heads.ids, &heads.heads, &outcomes.heads);
         Ok(Some(Committed { results, is_as_sent: true }))
     }
 
     async fn ids(&self, connection: &mut PgConnection, batch: &Batch) -> sqlx::Result<NameIds> {
-        let (arguments, database) = (batch.arguments(), &self.database);
-        let types = self.types.ids(connection, database, &arguments.types).await?;
-        let sources = self.sources.ids(connection, database, &arguments.sources).await?;
+        let arguments = batch.arguments();
+        let types = self.types.ids(connection, &self.database, &arguments.types).await?;
+        let sources = self.sources.ids(connection, &self.database, &arguments.sources).await?;
         Ok(NameIds { types, sources })
     }
 
+    /// Calls `append`.
     async fn call(
         &mut self,
         connection: &mut PgConnection,
         batch: &Batch,
-        known: &StreamHints,
+        hints: &StreamHints,
     ) -> sqlx::Result<Committed> {
-        let (sql, ids) = (self.call.clone(), self.ids(connection, batch).await?);
-        let statement = batch.arguments().statement(sql, batch, &ids, known)?;
+        let ids = self.ids(connection, batch).await?;
+        let statement = batch.arguments().statement(self.call.clone(), batch, &ids, hints)?;
         let rows = self.database.run(connection, statement).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let mut outcomes = AppendOutcomes::read(row)?;
         let before = outcomes.heads.clone();
         let results = outcomes.results(batch)?;
-        let (ids, expirations): (Vec<i64>, i64) = (row.try_get(6)?, row.try_get(7)?);
-        self.streams.remember(expirations, batch, &ids, &before, &outcomes.heads);
-        self.streams.forget_closed(batch, &results);
+        let stream_ids: Vec<i64> = row.try_get(6)?;
+        let expirations: i64 = row.try_get(7)?;
+        self.streams.update(expirations, batch, &stream_ids, &before, &outcomes.heads);
+        self.streams.remove_closed(batch, &results);
         Ok(Committed { results, is_as_sent: outcomes.are_all_accepted() })
     }
 }

@@ -1,4 +1,4 @@
-//! Appends: validated, queued, batched, and committed by the one writer of the process.
+//! Appends are validated, queued, batched, and committed by the single writer of the process.
 //!
 //! ```text
 //!  append_all ──▶ queue ──▶ BatchBuilder ──▶ Appender ──▶ Committer ──▶ PostgreSQL
@@ -7,6 +7,9 @@
 //!       ▲                                                     │
 //!       └───────────────────── Replier ◀──────────────────────┘
 //! ```
+//!
+//! Positions are assigned under one advisory lock, so appends cannot run in parallel anyway. One writer
+//! per process turns concurrent appends into one transaction, which holds the lock for one round trip.
 
 mod arguments;
 mod batch;

@@ -13,12 +13,12 @@ use crate::{
     sync,
 };
 
-/// Number of cached names. The cache is cleared when it would grow beyond that.
-const REMEMBERED: usize = 16_384;
+/// Capacity of the cache. It is cleared when it would grow beyond that.
+const CAPACITY: usize = 16_384;
 
-/// The ids of names that are written once and never deleted, such as the types of events.
+/// A cache of the ids of names that are written once and never deleted, such as the types of events.
 ///
-/// What is remembered was committed, so it is right as long as the server is the same.
+/// Names are committed before they are cached, so the cache is correct as long as the server is the same.
 pub(crate) struct NameCache {
     cached: RwLock<HashMap<Arc<str>, i32>>,
     find: Sql,
@@ -34,8 +34,7 @@ impl NameCache {
         Self { cached: RwLock::default(), find: schema.fill(&find), insert: schema.fill(&insert) }
     }
 
-    /// The id of each event's name, in order; gives one to names that have none, at once and for
-    /// ever.
+    /// Returns the id of each event's name, in order. Inserts new names and commits them at once.
     pub(crate) async fn ids(
         &self,
         connection: &mut PgConnection,
@@ -51,13 +50,13 @@ impl NameCache {
             }
             self.remember(found);
         }
-        let id = |place: &usize| ids.get(*place).copied().flatten();
-        let ids = used.places.iter().map(|place| id(place).ok_or(sqlx::Error::RowNotFound));
-        ids.collect()
+        let ids = used.indexes.iter().map(|index| ids.get(*index).copied().flatten());
+        ids.map(|id| id.ok_or(sqlx::Error::RowNotFound)).collect()
     }
 
-    /// Forgets everything: the next connection may lead to a server that gives the ids to others.
-    pub(crate) fn forget(&self) {
+    /// Clears the cache. Called when the connection was lost, because the next one may lead to a server
+    /// that lost the last commits and has assigned the ids to other names.
+    pub(crate) fn clear(&self) {
         sync::write(&self.cached).clear();
     }
 
@@ -68,7 +67,7 @@ impl NameCache {
 
     fn remember(&self, found: HashMap<Arc<str>, i32>) {
         let mut cached = sync::write(&self.cached);
-        if cached.len() + found.len() > REMEMBERED {
+        if cached.len() + found.len() > CAPACITY {
             cached.clear();
         }
         cached.extend(found);
@@ -108,28 +107,29 @@ impl NameCache {
 pub(crate) struct BatchNames {
     names: Vec<Arc<str>>,
     by_name: HashMap<Arc<str>, usize>,
-    /// Place of each event's name among [`names`](Self::names).
-    places: Vec<usize>,
+    /// For each event, the index of its name in [`names`](Self::names).
+    indexes: Vec<usize>,
 }
 
 impl BatchNames {
     /// Adds the name of the next event.
     pub(crate) fn push(&mut self, name: &str) {
-        let last = self.places.last().filter(|last| self.name(**last) == Some(name));
-        let cached = last.or_else(|| self.by_name.get(name)).copied();
-        let place = cached.unwrap_or_else(|| self.add(name.into()));
-        self.places.push(place);
+        // Most events have the name of the event before, so this saves a look-up.
+        let last = self.indexes.last().filter(|last| self.name(**last) == Some(name));
+        let known = last.or_else(|| self.by_name.get(name)).copied();
+        let index = known.unwrap_or_else(|| self.add(name.into()));
+        self.indexes.push(index);
     }
 
-    fn name(&self, place: usize) -> Option<&str> {
-        self.names.get(place).map(|name| &**name)
+    fn name(&self, index: usize) -> Option<&str> {
+        self.names.get(index).map(|name| &**name)
     }
 
     fn add(&mut self, name: Arc<str>) -> usize {
-        let place = self.names.len();
+        let index = self.names.len();
         self.names.push(Arc::clone(&name));
-        self.by_name.insert(name, place);
-        place
+        self.by_name.insert(name, index);
+        index
     }
 }
 

@@ -7,28 +7,32 @@ use uuid::Uuid;
 use super::batch::Batch;
 use crate::postgres::error::BACKEND;
 
-/// What became of each append of a batch, in order.
+/// The result of each append of a batch, in order.
 pub(crate) type AppendResults = Vec<Result<Appended, StoreError>>;
 
-/// What the SQL function `append` says of a batch.
+/// The row that the SQL function `append` returns.
+///
+/// The server returns the heads from before the batch, and does not return a version and position for each
+/// accepted append. They are computed here by counting the accepted events in order, as the server did.
 pub(crate) struct AppendOutcomes {
-    /// Head of the log, and where streams end: before the batch, then with what was counted so far.
+    /// The head of the log and the heads of the streams: at first those before the batch, then advanced
+    /// by each accepted append.
     head: i64,
     pub(crate) heads: Vec<i64>,
-    /// Where something was refused: for each append what became of it.
+    /// A code for each append. `None` if all were accepted; the following columns are then `None` too.
     outcomes: Option<Vec<i16>>,
     versions: Option<Vec<Option<i64>>>,
     positions: Option<Vec<Option<i64>>>,
-    doubles: Option<Vec<Option<Uuid>>>,
+    duplicates: Option<Vec<Option<Uuid>>>,
 }
 
 impl AppendOutcomes {
-    /// Nothing was refused by a log that ended here, with streams that ended there.
+    /// The outcomes of a batch that was accepted completely, given the heads before the batch.
     pub(crate) fn all_accepted(head: i64, heads: Vec<i64>) -> Self {
-        Self { head, heads, outcomes: None, versions: None, positions: None, doubles: None }
+        Self { head, heads, outcomes: None, versions: None, positions: None, duplicates: None }
     }
 
-    /// What it says in full.
+    /// Reads the row of `append`.
     pub(crate) fn read(row: &PgRow) -> sqlx::Result<Self> {
         Ok(Self {
             head: row.try_get(0)?,
@@ -36,47 +40,47 @@ impl AppendOutcomes {
             outcomes: row.try_get(2)?,
             versions: row.try_get(3)?,
             positions: row.try_get(4)?,
-            doubles: row.try_get(5)?,
+            duplicates: row.try_get(5)?,
         })
     }
 
-    /// The answer to each append. Afterwards [`heads`](Self::heads) are those after the batch.
+    /// Returns the result of each append. Afterwards, [`heads`](Self::heads) are those after the batch.
     pub(crate) fn results(&mut self, batch: &Batch) -> sqlx::Result<AppendResults> {
         let appends = batch.appends().enumerate();
-        appends.map(|(place, (append, stream))| self.answer(place, append, stream)).collect()
+        appends.map(|(index, (append, stream))| self.result(index, append, stream)).collect()
     }
 
-    /// Whether all of the batch was accepted.
+    /// Whether every append of the batch was accepted.
     pub(crate) fn are_all_accepted(&self) -> bool {
         self.outcomes.is_none()
     }
 
-    fn answer(
+    fn result(
         &mut self,
-        place: usize,
+        index: usize,
         append: &Append,
         stream: usize,
     ) -> sqlx::Result<Result<Appended, StoreError>> {
-        let outcome = at(self.outcomes.as_ref(), place).unwrap_or_default();
+        let outcome = at(self.outcomes.as_ref(), index).unwrap_or_default();
         Ok(match outcome {
             0 => Ok(self.accepted(append, stream)?),
-            1 => Ok(self.stored(place)?),
+            1 => Ok(self.stored(index)?),
             2 => Err(StoreError::Conflict {
                 stream: append.stream.clone(),
                 actual: unsigned(at(Some(&self.heads), stream))?,
             }),
             3 => Err(fenced(append)),
-            4 => Err(self.double(place, append)?),
+            4 => Err(self.duplicate(index, append)?),
             5 => Err(StoreError::StreamClosed { stream: append.stream.clone() }),
-            other => return Err(corrupt(format!("outcome {other}"))),
+            other => return Err(corrupt(format!("unknown outcome {other}"))),
         })
     }
 
-    /// Counts as the database did: in order, what was refused left out.
+    /// Counts the events of an accepted append, as the server did: in order, without refused appends.
     fn accepted(&mut self, append: &Append, stream: usize) -> sqlx::Result<Appended> {
         let length = i64::try_from(append.events.len()).map_err(corrupt)?;
         let version =
-            self.heads.get_mut(stream).ok_or_else(|| corrupt("a stream without a head"))?;
+            self.heads.get_mut(stream).ok_or_else(|| corrupt("missing head of a stream"))?;
         *version += length;
         self.head += length;
         Ok(Appended {
@@ -86,18 +90,18 @@ impl AppendOutcomes {
         })
     }
 
-    fn stored(&self, place: usize) -> sqlx::Result<Appended> {
+    fn stored(&self, index: usize) -> sqlx::Result<Appended> {
         Ok(Appended {
-            version: unsigned(at(self.versions.as_ref(), place).flatten())?,
-            position: unsigned(at(self.positions.as_ref(), place).flatten())?,
+            version: unsigned(at(self.versions.as_ref(), index).flatten())?,
+            position: unsigned(at(self.positions.as_ref(), index).flatten())?,
             repeated: true,
         })
     }
 
-    fn double(&self, place: usize, append: &Append) -> sqlx::Result<StoreError> {
-        let key = at(self.doubles.as_ref(), place).flatten();
+    fn duplicate(&self, index: usize, append: &Append) -> sqlx::Result<StoreError> {
+        let key = at(self.duplicates.as_ref(), index).flatten();
         let event = append.events.iter().find(|event| Some(event.id.key()) == key);
-        let event = event.ok_or_else(|| corrupt("a double that nobody sent"))?;
+        let event = event.ok_or_else(|| corrupt("duplicate id of an event that was not sent"))?;
         Ok(StoreError::DuplicateEvent { id: event.id.clone() })
     }
 }
@@ -109,17 +113,17 @@ fn fenced(append: &Append) -> StoreError {
             backend: BACKEND,
             operation: "append",
             retryable: false,
-            source: Arc::new(corrupt("a fence that nobody set")),
+            source: Arc::new(corrupt("fenced append without a fence")),
         },
     }
 }
 
-fn at<T: Copy>(column: Option<&Vec<T>>, place: usize) -> Option<T> {
-    column?.get(place).copied()
+fn at<T: Copy>(column: Option<&Vec<T>>, index: usize) -> Option<T> {
+    column?.get(index).copied()
 }
 
 fn unsigned(number: Option<i64>) -> sqlx::Result<u64> {
-    let number = number.ok_or_else(|| corrupt("an answer without a number"))?;
+    let number = number.ok_or_else(|| corrupt("missing version or position"))?;
     u64::try_from(number).map_err(corrupt)
 }
 
@@ -143,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn should_count_what_was_accepted_in_order() {
+    fn should_count_accepted_appends_in_order() {
         let fence = Fence { shard: Shard(1), epoch: Epoch(1) };
         let appends = [
             append("a", 2),
@@ -162,7 +166,7 @@ mod tests {
             outcomes: Some(vec![0, 3, 0, 2, 4, 5]),
             versions: Some(vec![None; 6]),
             positions: Some(vec![None; 6]),
-            doubles: Some(vec![None, None, None, None, Some(key), None]),
+            duplicates: Some(vec![None, None, None, None, Some(key), None]),
         };
         let results = outcomes.results(&batch).unwrap();
         assert_eq!(
@@ -174,7 +178,7 @@ mod tests {
             &Appended { version: 8, position: 13, repeated: false }
         );
         let codes: Vec<&str> =
-            results.iter().filter_map(|answer| Some(answer.as_ref().err()?.code())).collect();
+            results.iter().filter_map(|result| Some(result.as_ref().err()?.code())).collect();
         assert_eq!(codes, ["FENCED", "CONFLICT", "DUPLICATE_EVENT", "STREAM_CLOSED"]);
     }
 }

@@ -1,5 +1,5 @@
-//! Appends on their way to the writer: who waits for each of them, and the batch that is built while
-//! the previous one is being committed.
+//! The queue of the writer: each append with the caller that waits for it, and the batch that is built
+//! while the previous one is being committed.
 
 use std::{
     future::poll_fn,
@@ -18,8 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{Batch, ValidAppend};
 
-/// What an append is answered with.
-type Answer = Result<Appended, StoreError>;
+type AppendResult = Result<Appended, StoreError>;
 
 /// An append in the queue.
 pub(crate) struct Pending {
@@ -27,51 +26,56 @@ pub(crate) struct Pending {
     pub(crate) waiter: Waiter,
 }
 
-/// Somebody who waits for an append, until a deadline.
+/// A caller that waits for an append until a deadline.
 pub(crate) struct Waiter {
-    /// `None` once answered.
-    reply: Option<oneshot::Sender<Answer>>,
+    /// `None` after a reply was sent.
+    reply: Option<oneshot::Sender<AppendResult>>,
     deadline: Timestamp,
 }
 
 impl Waiter {
-    pub(crate) fn new(deadline: Timestamp) -> (Self, oneshot::Receiver<Answer>) {
-        let (reply, answer) = oneshot::channel();
-        (Self { reply: Some(reply), deadline }, answer)
+    pub(crate) fn new(deadline: Timestamp) -> (Self, oneshot::Receiver<AppendResult>) {
+        let (reply, result) = oneshot::channel();
+        (Self { reply: Some(reply), deadline }, result)
     }
 
-    pub(crate) fn answer(&mut self, answer: Answer) {
+    /// Sends the result to the caller, unless a reply was already sent.
+    pub(crate) fn reply(&mut self, result: AppendResult) {
         if let Some(reply) = self.reply.take() {
-            // Nobody waits for a cancelled append.
-            drop(reply.send(answer));
+            // Sending fails if the caller was cancelled.
+            let _ = reply.send(result);
         }
     }
 
-    /// Whether anybody waits for the answer. If the time is up by then, this is it.
+    /// Whether the caller still waits. If the deadline is not after `by`, the caller gets the error and no
+    /// longer waits.
     pub(crate) fn is_waiting(&mut self, by: Timestamp, error: impl Fn() -> StoreError) -> bool {
         if self.deadline <= by {
-            self.answer(Err(error()));
+            self.reply(Err(error()));
         }
         self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
     }
 }
 
-/// Answers those whose time is up by then, and returns whether anybody goes on waiting.
+/// Replies to the callers whose deadline is not after `by`, and returns whether any caller still waits.
 pub(crate) fn expire_waiters(
     waiters: &mut [Waiter],
     by: Timestamp,
     error: impl Fn() -> StoreError,
 ) -> bool {
-    let waits = waiters.iter_mut().map(|waiter| waiter.is_waiting(by, &error));
-    waits.filter(|waits| *waits).count() > 0
+    let mut any_waits = false;
+    for waiter in waiters {
+        any_waits |= waiter.is_waiting(by, &error);
+    }
+    any_waits
 }
 
-/// An append was not even sent in time.
+/// The error for an append that was not sent to the server before its deadline.
 pub(crate) fn timed_out(after: Duration) -> StoreError {
     StoreError::Timeout { operation: "append", after }
 }
 
-/// Appends that go to the server together, and who waits for them.
+/// A batch of appends, with the callers that wait for them.
 #[derive(Default)]
 pub(crate) struct PendingBatch {
     pub(crate) batch: Batch,
@@ -79,18 +83,18 @@ pub(crate) struct PendingBatch {
 }
 
 impl PendingBatch {
-    /// Each append as a load of its own.
+    /// Splits the batch into batches of one append.
     pub(crate) fn split(self) -> impl Iterator<Item = Self> {
         let waiters = self.waiters.into_iter().map(|waiter| vec![waiter]);
         let batches: Vec<Batch> = self.batch.split().collect();
         batches.into_iter().zip(waiters).map(|(batch, waiters)| Self { batch, waiters })
     }
 
-    /// Those appends that are wanted, given for each.
-    pub(crate) fn only(self, wanted: &[bool]) -> Self {
-        let waiters = self.waiters.into_iter().zip(wanted).filter(|(_, wanted)| **wanted);
+    /// Keeps the appends whose flag in `keep` is set.
+    pub(crate) fn retain(self, keep: &[bool]) -> Self {
+        let waiters = self.waiters.into_iter().zip(keep).filter(|(_, keep)| **keep);
         Self {
-            batch: self.batch.only(wanted),
+            batch: self.batch.retain(keep),
             waiters: waiters.map(|(waiter, _)| waiter).collect(),
         }
     }
@@ -101,11 +105,14 @@ impl PendingBatch {
     }
 }
 
-/// Gathers the next load while the last one is on its way.
+/// Builds the next batch from the queue while the previous batch is being committed.
+///
+/// Building a batch early matters because its arguments are encoded as appends are added: the next
+/// statement is ready as soon as the commit is done.
 pub(crate) struct BatchBuilder {
     queue: mpsc::Receiver<Pending>,
-    load: PendingBatch,
-    /// Did not fit into the load, which is full.
+    pending: PendingBatch,
+    /// The append that did not fit into the batch. It begins the next batch, which keeps the order.
     next: Option<Pending>,
     clock: Arc<dyn Clock>,
     append_timeout: Duration,
@@ -117,79 +124,82 @@ impl BatchBuilder {
         clock: Arc<dyn Clock>,
         append_timeout: Duration,
     ) -> Self {
-        Self { queue, load: PendingBatch::default(), next: None, clock, append_timeout }
+        Self { queue, pending: PendingBatch::default(), next: None, clock, append_timeout }
     }
 
     /// Whether there is nothing to send.
     pub(crate) fn is_empty(&self) -> bool {
-        self.load.waiters.is_empty() && self.next.is_none()
+        self.pending.waiters.is_empty() && self.next.is_none()
     }
 
-    /// Waits for an append; `false` when none will come any more.
+    /// Waits for an append. Returns `false` if the queue is closed and empty.
     pub(crate) async fn wait(&mut self) -> bool {
-        let pending = self.queue.recv().await;
-        pending.map(|pending| self.add(pending)).is_some()
+        let append = self.queue.recv().await;
+        append.map(|append| self.add(append)).is_some()
     }
 
-    /// What has gathered; empty where nobody waits for an answer any more.
+    /// Returns the batch, without the appends whose callers no longer wait. It may be empty.
     pub(crate) fn take(&mut self) -> PendingBatch {
         self.take_queued();
-        let load = std::mem::take(&mut self.load);
-        self.without_unwanted(load)
+        let pending = std::mem::take(&mut self.pending);
+        self.without_abandoned(pending)
     }
 
-    /// Gathers until some work is done.
+    /// Builds the batch until `work` is done.
     pub(crate) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|context| {
-            let done = work.as_mut().poll(context);
-            if done.is_pending() {
-                self.gather(context);
+            let output = work.as_mut().poll(context);
+            if output.is_pending() {
+                self.poll_queue(context);
             }
-            done
+            output
         })
         .await
     }
 
-    fn gather(&mut self, context: &mut Context<'_>) {
+    fn poll_queue(&mut self, context: &mut Context<'_>) {
         if self.take_queued() {
-            // Those who are just about to append go first, so that they don't wake this task one by one.
+            // Yields to the tasks that are about to append before the queue is polled. Otherwise each of
+            // them would wake this task separately.
             context.waker().wake_by_ref();
         } else if self.next.is_none()
-            && let Poll::Ready(Some(pending)) = self.queue.poll_recv(context)
+            && let Poll::Ready(Some(append)) = self.queue.poll_recv(context)
         {
-            self.add(pending);
+            self.add(append);
             context.waker().wake_by_ref();
         }
     }
 
-    /// Takes what has queued up as far as there is room, and returns whether there was any.
+    /// Moves queued appends into the batch until it is full. Returns whether any was added.
     fn take_queued(&mut self) -> bool {
-        let before = self.load.waiters.len();
-        let mut pending = self.next.take();
+        let before = self.pending.waiters.len();
+        let mut first = self.next.take();
         while self.next.is_none()
-            && let Some(next) = pending.take().or_else(|| self.queue.try_recv().ok())
+            && let Some(append) = first.take().or_else(|| self.queue.try_recv().ok())
         {
-            self.add(next);
+            self.add(append);
         }
-        self.load.waiters.len() > before
+        self.pending.waiters.len() > before
     }
 
-    fn add(&mut self, pending: Pending) {
-        if self.load.batch.takes(&pending.valid.append) {
-            self.load.push(pending);
+    fn add(&mut self, append: Pending) {
+        if self.pending.batch.accepts(&append.valid.append) {
+            self.pending.push(append);
         } else {
-            self.next = Some(pending);
+            self.next = Some(append);
         }
     }
 
-    /// Leaves out whose time is up, and who is gone.
-    fn without_unwanted(&self, mut load: PendingBatch) -> PendingBatch {
+    /// Removes the appends whose deadline has passed or whose caller was cancelled.
+    fn without_abandoned(&self, mut pending: PendingBatch) -> PendingBatch {
         let now = self.clock.now();
-        let is_wanted =
-            |waiter: &mut Waiter| waiter.is_waiting(now, || timed_out(self.append_timeout));
-        let wanted: Vec<bool> = load.waiters.iter_mut().map(is_wanted).collect();
-        if wanted.iter().all(|wanted| *wanted) { load } else { load.only(&wanted) }
+        let keep: Vec<bool> = pending
+            .waiters
+            .iter_mut()
+            .map(|waiter| waiter.is_waiting(now, || timed_out(self.append_timeout)))
+            .collect();
+        if keep.iter().all(|keep| *keep) { pending } else { pending.retain(&keep) }
     }
 }
 
@@ -205,29 +215,30 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(1);
 
-    /// Gathers appends to one stream, each of which expects a version, or nothing.
+    /// A builder whose queue has an append to the stream `a` for each of the expected versions.
     fn builder(expected: &[Expected]) -> (BatchBuilder, Vec<impl Drop + use<>>) {
-        let (clock, (queue, receiver)) = (VirtualClock::default(), mpsc::channel(10));
-        let mut answers = Vec::new();
+        let clock = VirtualClock::default();
+        let (queue, receiver) = mpsc::channel(10);
+        let mut results = Vec::new();
         for expected in expected {
             let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
             let append = Append::new("a".parse().unwrap(), vec![event]).with_expected(*expected);
-            let (waiter, answer) = Waiter::new(clock.now() + TIMEOUT);
+            let (waiter, result) = Waiter::new(clock.now() + TIMEOUT);
             let valid = ValidAppend::new(append, 100).unwrap();
             queue.try_send(Pending { valid, waiter }).unwrap();
-            answers.push(answer);
+            results.push(result);
         }
-        (BatchBuilder::new(receiver, Arc::new(clock), TIMEOUT), answers)
+        (BatchBuilder::new(receiver, Arc::new(clock), TIMEOUT), results)
     }
 
-    fn expected(load: &PendingBatch) -> Vec<Expected> {
-        load.batch.appends().map(|(append, _)| append.expected).collect()
+    fn expected(pending: &PendingBatch) -> Vec<Expected> {
+        pending.batch.appends().map(|(append, _)| append.expected).collect()
     }
 
     #[test]
-    fn should_begin_the_next_load_with_what_did_not_fit() {
+    fn should_begin_the_next_batch_with_the_append_that_did_not_fit() {
         let appends = [Expected::Empty, Expected::Any, Expected::Exact(2), Expected::Any];
-        let (mut builder, _answers) = builder(&appends);
+        let (mut builder, _results) = builder(&appends);
         assert_eq!(expected(&builder.take()), [Expected::Empty, Expected::Any]);
         assert!(!builder.is_empty());
         assert_eq!(expected(&builder.take()), [Expected::Exact(2), Expected::Any]);
@@ -235,22 +246,23 @@ mod tests {
     }
 
     #[test]
-    fn should_leave_out_who_is_gone() {
-        let (mut builder, mut answers) = builder(&[Expected::Empty, Expected::Any]);
-        answers.remove(0);
-        let load = builder.take();
-        assert_eq!((expected(&load), load.waiters.len()), (vec![Expected::Any], 1));
+    fn should_drop_cancelled_appends() {
+        let (mut builder, mut results) = builder(&[Expected::Empty, Expected::Any]);
+        results.remove(0);
+        let pending = builder.take();
+        assert_eq!((expected(&pending), pending.waiters.len()), (vec![Expected::Any], 1));
     }
 
     #[test]
-    fn should_dismiss_whose_time_is_up_and_wait_for_the_others() {
+    fn should_expire_waiters_past_their_deadline_and_keep_the_others() {
         let at = Timestamp::from_micros;
-        let ((early, mut answer), (late, waiting)) = (Waiter::new(at(1)), Waiter::new(at(3)));
+        let (early, mut early_result) = Waiter::new(at(1));
+        let (late, late_result) = Waiter::new(at(3));
         let mut waiters = [early, late];
         let error = || timed_out(Duration::from_secs(1));
         assert!(expire_waiters(&mut waiters, at(2), error));
-        assert_eq!(answer.try_recv().unwrap().unwrap_err().code(), "STORE_TIMEOUT");
-        drop(waiting);
+        assert_eq!(early_result.try_recv().unwrap().unwrap_err().code(), "STORE_TIMEOUT");
+        drop(late_result);
         assert!(!expire_waiters(&mut waiters, at(2), error));
     }
 }

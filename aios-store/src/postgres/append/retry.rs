@@ -13,14 +13,20 @@ use crate::postgres::{
     error::{is_bad_data, is_lost, is_read_only, is_transient},
 };
 
-/// First and longest pause before a batch is tried again.
+/// First and longest pause before a batch is retried.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// Commits batches, whatever happens to the connection, until it is known what became of each append.
+/// Commits batches across connection failures, until the result of each append is known or its deadline
+/// has passed.
+///
+/// If a connection is lost during a commit, the batch may be stored or not. From then on it is *uncertain*,
+/// and errors of later attempts prove nothing about the first one. An uncertain batch is retried with
+/// `verify`, so that stored events are found by their ids. Its callers never get an error that says that
+/// the append is not stored.
 pub(crate) struct Appender {
     database: Database,
     committer: Committer,
-    /// Kept, because taking one from the pool and giving it back costs a round trip.
+    /// Kept between batches, because returning a connection to the pool costs a round trip.
     connection: Option<ConnectionGuard>,
     replier: Replier,
     append_timeout: Duration,
@@ -33,43 +39,45 @@ impl Appender {
         Self { database, committer, connection: None, replier, append_timeout }
     }
 
-    /// Gives the connection back.
+    /// Returns the connection to the pool.
     pub(crate) fn close(self) {
         if let Some(connection) = self.connection {
             connection.release();
         }
     }
 
-    /// Commits a load, and returns what its waiters have to be told, unless they know already. If the
-    /// data of one append is what the server refuses, each is tried alone.
-    pub(crate) async fn write(&mut self, mut load: PendingBatch) -> Option<CommittedBatch> {
+    /// Commits a batch and returns its results, unless the callers already got them. If the server refuses
+    /// the data of an append, each append is committed on its own, so that only that append fails.
+    pub(crate) async fn write(&mut self, mut pending: PendingBatch) -> Option<CommittedBatch> {
         let mut is_uncertain = false;
-        match self.commit_with_retries(&load.batch, &mut load.waiters, &mut is_uncertain).await {
-            Ok(committed) => return Some(CommittedBatch { load, committed }),
-            Err(Rejected::BadData(_)) if load.batch.len() > 1 => {
-                for alone in load.split() {
-                    self.commit_single(alone, is_uncertain).await;
+        let result =
+            self.commit_with_retries(&pending.batch, &mut pending.waiters, &mut is_uncertain).await;
+        match result {
+            Ok(committed) => return Some(CommittedBatch { pending, committed }),
+            Err(Rejected::BadData(_)) if pending.batch.len() > 1 => {
+                for single in pending.split() {
+                    self.commit_single(single, is_uncertain).await;
                 }
             }
-            Err(refusal) => refuse(&mut load.waiters, &refusal.explained(&load.batch)),
+            Err(rejected) => reject(&mut pending.waiters, &rejected.explained(&pending.batch)),
         }
         None
     }
 
-    async fn commit_single(&mut self, mut alone: PendingBatch, mut is_uncertain: bool) {
-        let late = self.reason((!is_uncertain).then(|| timed_out(self.append_timeout)));
-        if !expire_waiters(&mut alone.waiters, self.database.clock().now(), || late.clone()) {
+    async fn commit_single(&mut self, mut single: PendingBatch, mut is_uncertain: bool) {
+        let late = self.deadline_error((!is_uncertain).then(|| timed_out(self.append_timeout)));
+        if !expire_waiters(&mut single.waiters, self.database.clock().now(), || late.clone()) {
             return;
         }
-        match self.commit_with_retries(&alone.batch, &mut alone.waiters, &mut is_uncertain).await {
-            Ok(committed) => self.replier.answer(CommittedBatch { load: alone, committed }),
-            Err(refusal) => refuse(&mut alone.waiters, &refusal.explained(&alone.batch)),
+        let result =
+            self.commit_with_retries(&single.batch, &mut single.waiters, &mut is_uncertain).await;
+        match result {
+            Ok(committed) => self.replier.reply(CommittedBatch { pending: single, committed }),
+            Err(rejected) => reject(&mut single.waiters, &rejected.explained(&single.batch)),
         }
     }
 
-    /// Tries until it is known whether the batch is stored, or nobody waits any more. A batch that is
-    /// sent again is answered by what is stored, so nothing is appended twice; while it may be stored,
-    /// whatever keeps it from being sent again says nothing about that.
+    /// Retries until the result of the batch is known or no caller waits any more.
     async fn commit_with_retries(
         &mut self,
         batch: &Batch,
@@ -80,20 +88,20 @@ impl Appender {
         let mut pause = PAUSES.0;
         loop {
             let error = match self.attempt(batch, *is_uncertain).await {
-                Attempt::Answered(committed) => return Ok(committed),
-                Attempt::Refused(error) if is_bad_data(&error) => {
+                Attempt::Committed(committed) => return Ok(committed),
+                Attempt::Failed(error) if is_bad_data(&error) => {
                     return Err(Rejected::BadData(self.database.error("append", error)));
                 }
-                Attempt::Refused(error) if !is_transient(&error) && !*is_uncertain => {
+                Attempt::Failed(error) if !is_transient(&error) && !*is_uncertain => {
                     return Err(Rejected::Other(self.database.error("append", error)));
                 }
-                Attempt::Refused(error) => Some(self.database.error("append", error)),
+                Attempt::Failed(error) => Some(self.database.error("append", error)),
                 Attempt::Unknown => {
                     *is_uncertain = true;
                     None
                 }
             };
-            let error = self.reason(error.filter(|_| !*is_uncertain));
+            let error = self.deadline_error(error.filter(|_| !*is_uncertain));
             if !expire_waiters(waiters, clock.now() + pause, || error.clone()) {
                 return Err(Rejected::Other(error));
             }
@@ -102,37 +110,38 @@ impl Appender {
         }
     }
 
-    /// Tries once. What may be stored already has to be checked.
+    /// Tries once. An uncertain batch needs `verify`.
     async fn attempt(&mut self, batch: &Batch, verify: bool) -> Attempt {
         let mut connection = match self.connect().await {
             Ok(connection) => connection,
-            Err(error) => return Attempt::Refused(error),
+            Err(error) => return Attempt::Failed(error),
         };
         let work = self.committer.commit(&mut connection, batch, verify);
         match self.database.within(self.database.limit(), work).await {
             Some(Ok(committed)) => {
                 self.connection = Some(connection);
-                Attempt::Answered(committed)
+                Attempt::Committed(committed)
             }
             Some(Err(error)) if is_read_only(&error) => {
                 self.database.discard_idle();
-                self.forget();
-                Attempt::Refused(error)
+                self.clear_caches();
+                Attempt::Failed(error)
             }
             Some(Err(error)) if !is_lost(&error) => {
                 self.connection = Some(connection);
-                Attempt::Refused(error)
+                Attempt::Failed(error)
             }
             None | Some(Err(_)) => {
-                self.forget();
+                self.clear_caches();
                 Attempt::Unknown
             }
         }
     }
 
-    /// Forgets what is known of the log: the next connection may lead to another server.
-    fn forget(&mut self) {
-        self.committer.forget();
+    /// Clears everything that is cached from the log, because the next connection may lead to another
+    /// server.
+    fn clear_caches(&mut self) {
+        self.committer.clear_caches();
         self.replier.tail.clear();
     }
 
@@ -143,55 +152,56 @@ impl Appender {
         }
     }
 
-    /// What is said when the time is up: why the batch is not stored, or that nobody knows.
-    fn reason(&self, known: Option<StoreError>) -> StoreError {
-        known.unwrap_or(StoreError::Timeout {
+    /// The error for callers whose deadline has passed: why the batch is not stored, or without a cause
+    /// that it is unknown whether it is stored.
+    fn deadline_error(&self, cause: Option<StoreError>) -> StoreError {
+        cause.unwrap_or(StoreError::Timeout {
             operation: "learn what became of an append",
             after: self.append_timeout,
         })
     }
 }
 
-fn refuse(waiters: &mut [Waiter], refusal: &Rejected) {
-    let (Rejected::BadData(error) | Rejected::Other(error)) = refusal;
+fn reject(waiters: &mut [Waiter], rejected: &Rejected) {
+    let (Rejected::BadData(error) | Rejected::Other(error)) = rejected;
     for waiter in waiters {
-        waiter.answer(Err(error.clone()));
+        waiter.reply(Err(error.clone()));
     }
 }
 
-/// What came of one attempt.
+/// The outcome of one attempt.
 enum Attempt {
-    Answered(Committed),
-    /// It is not stored, if no earlier attempt did it.
-    Refused(sqlx::Error),
-    /// Nobody knows.
+    Committed(Committed),
+    /// This attempt did not store the batch. An earlier one may have.
+    Failed(sqlx::Error),
+    /// It is unknown whether the batch is stored.
     Unknown,
 }
 
-/// Why a batch was not written.
+/// Why a batch was not stored.
 enum Rejected {
-    /// Something in it is what the server does not take.
+    /// The server refuses the data of at least one append.
     BadData(StoreError),
     Other(StoreError),
 }
 
 impl Rejected {
-    /// Replaces an error about bad data by one that names the text with NUL, if there is one.
+    /// Replaces an error about bad data by one that names the text with NUL, if there is such a text.
     fn explained(self, batch: &Batch) -> Self {
         let mut events = batch.appends().flat_map(|(append, _)| {
             append.events.iter().map(|event| (append.stream.as_str(), event))
         });
         match self {
             Self::BadData(error) => Self::BadData(
-                events.find_map(|(stream, event)| nul(stream, event)).unwrap_or(error),
+                events.find_map(|(stream, event)| find_nul(stream, event)).unwrap_or(error),
             ),
             other => other,
         }
     }
 }
 
-/// The character that PostgreSQL's text can't hold, in a text of an event.
-fn nul(stream: &str, event: &Event) -> Option<StoreError> {
+/// Returns an error if a text of the event has NUL, which PostgreSQL's text type cannot store.
+fn find_nul(stream: &str, event: &Event) -> Option<StoreError> {
     let id = event.id.foreign().unwrap_or_default();
     let texts = [("id", id), ("source", &*event.source), ("stream", stream)];
     let (part, _) = texts.into_iter().find(|(_, text)| text.contains('\0'))?;

@@ -3,8 +3,10 @@ use aios_core::{event::Event, projection::is_projected, store::Fence};
 use super::{arguments::signed, batch::Batch, cache::StreamHints};
 use crate::postgres::connection::{Sql, Statement};
 
-/// A batch of one event that changes no read model, for a stream whose end is known: what a process
-/// that is not busy appends most, and what it waits for longest.
+/// A batch of one event that changes no read model, to a stream whose end is cached.
+///
+/// This is the usual append of a process that is not busy, for which latency matters most, so it has a SQL
+/// function of its own with scalar arguments.
 pub(crate) struct SingleAppend<'q> {
     event: &'q Event,
     metadata: Option<&'q str>,
@@ -15,13 +17,13 @@ pub(crate) struct SingleAppend<'q> {
 }
 
 impl<'q> SingleAppend<'q> {
-    /// The batch, if it is such a one.
-    pub(crate) fn of(batch: &'q Batch, known: &StreamHints) -> Option<Self> {
+    /// Returns the append if the batch is such a batch.
+    pub(crate) fn of(batch: &'q Batch, hints: &StreamHints) -> Option<Self> {
         let [valid] = batch.valid() else { return None };
         let ([event], [metadata]) = (&*valid.append.events, &*valid.metadata) else {
             return None;
         };
-        let (&[Some(stream_id)], &[Some(head)]) = (&*known.ids, &*known.heads) else {
+        let (&[Some(stream_id)], &[Some(head)]) = (&*hints.ids, &*hints.heads) else {
             return None;
         };
         (!is_projected(&event.event_type)).then_some(Self {
@@ -30,11 +32,11 @@ impl<'q> SingleAppend<'q> {
             fence: valid.append.fence,
             stream_id,
             head,
-            expirations: known.expirations,
+            expirations: hints.expirations,
         })
     }
 
-    /// The call, whose type and source were given numbers before.
+    /// Returns the call. `event_type` and `source` are the ids of these names.
     pub(crate) fn statement(&self, sql: Sql, event_type: i32, source: i32) -> Statement {
         Statement::new(sql)
             .bind(self.stream_id)
@@ -63,7 +65,7 @@ mod tests {
     use super::*;
     use crate::postgres::append::batch::ValidAppend;
 
-    fn is_single(event_type: &str, events: usize, appends: usize, known: &StreamHints) -> bool {
+    fn is_single(event_type: &str, events: usize, appends: usize, hints: &StreamHints) -> bool {
         let event = || Event::new(event_type.parse().unwrap(), "test", &1).unwrap();
         let mut batch = Batch::default();
         for _ in 0..appends {
@@ -71,24 +73,20 @@ mod tests {
             let append = Append::new("runs/a".parse().unwrap(), events);
             batch.push(ValidAppend::new(append, 100).unwrap());
         }
-        SingleAppend::of(&batch, known).is_some()
+        SingleAppend::of(&batch, hints).is_some()
     }
 
     #[test]
-    fn should_take_a_lone_step_of_a_known_stream() {
-        let (step, end) = ("workflows.deploy.step_completed", "workflows.deploy.completed");
-        let known =
+    fn should_accept_a_single_step_of_a_cached_stream() {
+        let step = "workflows.deploy.step_completed";
+        let hints =
             StreamHints { ids: vec![Some(7)], heads: vec![Some(3)], ..StreamHints::default() };
-        assert!(is_single(step, 1, 1, &known));
-        assert!(!is_single(step, 2, 1, &known));
-        assert!(!is_single(step, 1, 2, &known));
-        assert!(!is_single(end, 1, 1, &known));
-        assert!(!is_single(
-            step,
-            1,
-            1,
-            &StreamHints { heads: vec![None], ids: vec![None], ..known }
-        ));
+        assert!(is_single(step, 1, 1, &hints));
+        assert!(!is_single(step, 2, 1, &hints));
+        assert!(!is_single(step, 1, 2, &hints));
+        assert!(!is_single("workflows.deploy.completed", 1, 1, &hints));
+        let unknown = StreamHints { heads: vec![None], ids: vec![None], ..hints };
+        assert!(!is_single(step, 1, 1, &unknown));
         assert!(!is_single(step, 1, 1, &StreamHints::none()));
     }
 }

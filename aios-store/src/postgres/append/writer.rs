@@ -12,12 +12,14 @@ use crate::postgres::{
     read::{Head, Tail},
 };
 
-/// Appends that wait for the writer; more wait for a place.
+/// Capacity of the queue. Further callers wait for room.
 pub(crate) const QUEUE: usize = 4096;
 
-/// The one task of a process that appends. While one load is on its way the next one gathers, and is
-/// sent as soon as the first is committed; only then are the waiters of the first told, so that the
-/// server does not wait for that.
+/// The task that appends, one per process.
+///
+/// While a batch is being committed, the next one is built. It is sent as soon as the commit is done, and
+/// only then do the callers of the first batch get their results. In this order, the server does not sit
+/// idle while hundreds of tasks are woken.
 pub(crate) struct Writer {
     builder: BatchBuilder,
     appender: Appender,
@@ -38,58 +40,59 @@ impl Writer {
         Self { builder, appender, replier }
     }
 
-    /// Writes until every sender is gone and the queue is empty.
+    /// Writes until the queue is closed and empty.
     pub(crate) async fn run(mut self) {
-        let mut done = None;
+        let mut committed = None;
         loop {
             if self.builder.is_empty() {
-                self.answer(done.take());
+                self.reply(committed.take());
                 if !self.builder.wait().await {
                     break;
                 }
             }
-            let load = self.builder.take();
-            if load.waiters.is_empty() {
-                self.answer(done.take());
+            let pending = self.builder.take();
+            if pending.waiters.is_empty() {
+                self.reply(committed.take());
             } else {
-                done = self.write(load, done.take()).await;
+                committed = self.write(pending, committed.take()).await;
             }
         }
         self.appender.close();
     }
 
-    /// Sends a load, then tells those who wait for the one before, and gathers until this one is
-    /// committed.
+    /// Sends a batch, then replies to the callers of the previous one, and builds the next one until the
+    /// commit is done.
     async fn write(
         &mut self,
-        load: PendingBatch,
-        before: Option<CommittedBatch>,
+        pending: PendingBatch,
+        previous: Option<CommittedBatch>,
     ) -> Option<CommittedBatch> {
-        let mut writing = pin!(self.appender.write(load));
-        let sent = poll_fn(|context| Poll::Ready(writing.as_mut().poll(context))).await;
-        if let Some(before) = before {
-            self.replier.answer(before);
+        let mut write = pin!(self.appender.write(pending));
+        // The first poll sends the statement.
+        let first_poll = poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await;
+        if let Some(previous) = previous {
+            self.replier.reply(previous);
         }
-        match sent {
-            Poll::Ready(done) => done,
-            Poll::Pending => self.builder.during(writing).await,
+        match first_poll {
+            Poll::Ready(committed) => committed,
+            Poll::Pending => self.builder.during(write).await,
         }
     }
 
-    fn answer(&self, done: Option<CommittedBatch>) {
-        if let Some(done) = done {
-            self.replier.answer(done);
+    fn reply(&self, committed: Option<CommittedBatch>) {
+        if let Some(committed) = committed {
+            self.replier.reply(committed);
         }
     }
 }
 
-/// A load after its commit, whose waiters have not been told yet.
+/// A committed batch whose callers have not got their results yet.
 pub(crate) struct CommittedBatch {
-    pub(crate) load: PendingBatch,
+    pub(crate) pending: PendingBatch,
     pub(crate) committed: Committed,
 }
 
-/// Tells waiters what became of their appends, and those who follow the log that it has grown.
+/// Sends the results of appends to their callers, and wakes the readers of the log.
 #[derive(Clone)]
 pub(crate) struct Replier {
     pub(crate) database: Database,
@@ -98,8 +101,8 @@ pub(crate) struct Replier {
 }
 
 impl Replier {
-    pub(crate) fn answer(&self, done: CommittedBatch) {
-        let CommittedBatch { load: PendingBatch { batch, waiters }, committed } = done;
+    pub(crate) fn reply(&self, batch: CommittedBatch) {
+        let CommittedBatch { pending: PendingBatch { batch, waiters }, committed } = batch;
         if committed.is_as_sent {
             self.tail.push(&batch, &committed.results, self.database.clock().now());
         } else {
@@ -107,10 +110,10 @@ impl Replier {
         }
         let positions = committed.results.iter().flatten().map(|appended| appended.position);
         if let Some(last) = positions.max() {
-            self.head.committed(last);
+            self.head.on_commit(last);
         }
-        for (mut waiter, answer) in waiters.into_iter().zip(committed.results) {
-            waiter.answer(answer);
+        for (mut waiter, result) in waiters.into_iter().zip(committed.results) {
+            waiter.reply(result);
         }
     }
 }

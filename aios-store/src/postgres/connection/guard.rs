@@ -5,11 +5,11 @@ use std::{
 
 use sqlx::{PgConnection, Postgres, pool::PoolConnection};
 
-/// How long a connection has to show that it is alive when it goes back to the pool.
+/// Time limit for returning a connection to the pool, which pings it first.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection of the pool, which goes back only when it is given back. Otherwise it is closed: after
-/// a statement that was cancelled or lost nobody knows what it is waiting for.
+/// A connection of the pool. It only returns to the pool by [`release`](Self::release). If it is dropped,
+/// it is closed instead: after a statement that was cancelled or lost, its state is unknown.
 pub(crate) struct ConnectionGuard {
     connection: PoolConnection<Postgres>,
     is_released: bool,
@@ -20,8 +20,8 @@ impl ConnectionGuard {
         Self { connection, is_released: false }
     }
 
-    /// Lets others use it. The driver asks it for a sign of life first, without a limit of its own; a
-    /// dead connection would keep its place in the pool for as long as the system believes in it.
+    /// Returns the connection to the pool. The driver pings it first without a time limit, so a
+    /// half-open connection would occupy the pool until the operating system gives up on it.
     pub(crate) fn release(mut self) {
         self.is_released = true;
         let returning = self.connection.return_to_pool();

@@ -34,17 +34,17 @@ use super::{
     schema::{MigrateError, Schema, migrate},
 };
 
-/// How much longer than the server this side waits for a statement, so that the server's own answer
-/// arrives if there is one.
+/// How much longer than the server's statement timeout the client waits, so that an error of the server
+/// arrives before the client gives up.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How long one more attempt to connect may take that only finds out the cause.
+/// Time limit of the additional attempt to connect that finds out why the pool has no connection.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Statements kept prepared on each connection; this adapter has fewer.
+/// Number of prepared statements that each connection caches. This adapter has fewer.
 const STATEMENTS: usize = 64;
 
-/// The way to the server: connections, and a limit to every wait.
+/// The connections to the server. Every wait has a time limit.
 #[derive(Clone)]
 pub(crate) struct Database(Arc<Inner>);
 
@@ -56,7 +56,7 @@ struct Inner {
     schema: Schema,
     name: String,
     pooler: Pooler,
-    /// Begins a transaction.
+    /// The statement that begins a transaction.
     begin: Cow<'static, str>,
     connect_timeout: Duration,
     statement_timeout: Duration,
@@ -64,7 +64,7 @@ struct Inner {
 }
 
 impl Database {
-    /// Opens the first connection and brings the schema up to date.
+    /// Opens the first connection and migrates the schema.
     pub(crate) async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
         options.check()?;
         let database = Self(Arc::new(Inner {
@@ -117,12 +117,12 @@ impl Database {
         self.0.connect_timeout
     }
 
-    /// How long this side waits for a statement.
+    /// How long the client waits for a statement.
     pub(crate) fn limit(&self) -> Duration {
         self.0.statement_timeout.saturating_add(GRACE)
     }
 
-    /// How to connect for listening; `None` where that is impossible.
+    /// Options of the listening connection. `None` if the pooler does not support `LISTEN`.
     pub(crate) fn listen(&self) -> Option<&PgConnectOptions> {
         self.0.listen.as_ref()
     }
@@ -131,25 +131,25 @@ impl Database {
         store_error(operation, self.name(), error)
     }
 
-    /// A connection of the pool.
+    /// Takes a connection from the pool.
     pub(crate) async fn acquire(&self) -> Result<ConnectionGuard, StoreError> {
         let connection = self.try_acquire().await;
-        self.connected(connection).await
+        self.acquired(connection).await
     }
 
-    async fn connected(
+    async fn acquired(
         &self,
         connection: Option<sqlx::Result<ConnectionGuard>>,
     ) -> Result<ConnectionGuard, StoreError> {
         match connection {
-            None | Some(Err(sqlx::Error::PoolTimedOut)) => Err(self.unreachable().await),
-            connection => self.answer("connect", self.connect_timeout(), connection),
+            None | Some(Err(sqlx::Error::PoolTimedOut)) => Err(self.connect_error().await),
+            connection => self.finished("connect", self.connect_timeout(), connection),
         }
     }
 
-    /// Why there was no connection in time. The pool, which tries again and again, does not say, so
-    /// that one more is tried, unless the pool is full and others keep its connections.
-    async fn unreachable(&self) -> StoreError {
+    /// Finds out why there was no connection in time. The pool retries without reporting the cause, so
+    /// this makes one attempt of its own, unless all connections of the pool are in use.
+    async fn connect_error(&self) -> StoreError {
         let pool = &self.0.pool;
         if pool.size() < pool.options().get_max_connections() {
             let options = pool.connect_options();
@@ -161,8 +161,7 @@ impl Database {
         StoreError::Timeout { operation: "connect", after: self.connect_timeout() }
     }
 
-    /// Closes the connections that nobody uses: they may lead to a server that is not the right one
-    /// any more.
+    /// Closes the idle connections of the pool. They may lead to a server that is no longer the primary.
     pub(crate) fn discard_idle(&self) {
         for _ in 0..self.0.pool.num_idle() {
             let Some(mut connection) = self.0.pool.try_acquire() else { break };
@@ -170,7 +169,8 @@ impl Database {
         }
     }
 
-    /// As [`acquire`](Self::acquire), with the driver's own error; `None` when the time is up.
+    /// The same as [`acquire`](Self::acquire), but returns the driver's own error, and `None` after the
+    /// connect timeout.
     pub(crate) async fn try_acquire(&self) -> Option<sqlx::Result<ConnectionGuard>> {
         if self.0.is_closed.load(Ordering::Acquire) {
             return Some(Err(sqlx::Error::PoolClosed));
@@ -179,8 +179,8 @@ impl Database {
         Some(connection.map(ConnectionGuard::new))
     }
 
-    /// As [`try_acquire`](Self::try_acquire), a connection that answers. Those that were idle when the
-    /// server went away are still in the pool, and are used up here.
+    /// The same as [`try_acquire`](Self::try_acquire), but pings idle connections first and closes dead
+    /// ones. Connections that were idle when the server stopped are still in the pool.
     pub(crate) async fn acquire_alive(&self) -> Option<sqlx::Result<ConnectionGuard>> {
         for _ in 0..self.0.pool.num_idle() {
             let Ok(mut connection) = self.try_acquire().await? else { break };
@@ -191,9 +191,8 @@ impl Database {
         self.try_acquire().await
     }
 
-    /// Runs one statement by itself, and returns its rows. If the connection turns out to be dead,
-    /// or to lead to a server that only reads, it is run on another one, so that it must do no harm to
-    /// run it twice.
+    /// Runs one statement outside a transaction and returns its rows. If the connection is dead or its
+    /// server is read-only, the statement is repeated on another connection, so it has to be idempotent.
     pub(crate) async fn fetch_all(
         &self,
         operation: &'static str,
@@ -204,20 +203,20 @@ impl Database {
             && (is_lost(error) || is_read_only(error))
         {
             let connection = self.acquire_alive().await;
-            let connection = self.connected(connection).await?;
+            let connection = self.acquired(connection).await?;
             rows = self.fetch(connection, query).await;
         }
-        self.answer(operation, self.limit(), rows)
+        self.finished(operation, self.limit(), rows)
     }
 
-    /// Runs one statement by itself, once, and returns its rows.
+    /// Runs one statement outside a transaction and returns its rows. Never repeats it.
     pub(crate) async fn fetch_once(
         &self,
         operation: &'static str,
         query: Statement,
     ) -> Result<Vec<PgRow>, StoreError> {
         let rows = self.fetch(self.acquire().await?, query).await;
-        self.answer(operation, self.limit(), rows)
+        self.finished(operation, self.limit(), rows)
     }
 
     async fn fetch(
@@ -234,8 +233,9 @@ impl Database {
         Some(rows)
     }
 
-    /// Runs one statement: in one round trip, or in a transaction of its own where a pooler would
-    /// otherwise prepare it on one server connection and run it on another.
+    /// Runs one statement in one round trip. Behind a pooler without prepared statements it runs in a
+    /// transaction of its own, because the pooler could otherwise send its parts to two server
+    /// connections.
     pub(crate) async fn run(
         &self,
         connection: &mut PgConnection,
@@ -249,7 +249,7 @@ impl Database {
         transaction.commit().await.map(|()| rows)
     }
 
-    /// Gives up waiting when the time is up.
+    /// Waits for `work` at most as long as `limit`.
     pub(crate) async fn bounded<T>(
         &self,
         operation: &'static str,
@@ -257,10 +257,11 @@ impl Database {
         work: impl Future<Output = sqlx::Result<T>>,
     ) -> Result<T, StoreError> {
         let result = self.within(limit, work).await;
-        self.answer(operation, limit, result)
+        self.finished(operation, limit, result)
     }
 
-    fn answer<T>(
+    /// Converts a result of [`within`](Self::within).
+    fn finished<T>(
         &self,
         operation: &'static str,
         limit: Duration,
@@ -272,27 +273,28 @@ impl Database {
         }
     }
 
-    /// What the future returns; `None` when the time is up first.
+    /// Returns the output of the future, or `None` if the time limit passes first.
     pub(crate) async fn within<T>(
         &self,
         limit: Duration,
         work: impl Future<Output = T>,
     ) -> Option<T> {
         let mut work = pin!(work);
-        let mut alarm = self.clock().sleep(limit);
+        let mut timeout = self.clock().sleep(limit);
         std::future::poll_fn(|context| match work.as_mut().poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => alarm.as_mut().poll(context).map(|()| None),
+            Poll::Pending => timeout.as_mut().poll(context).map(|()| None),
         })
         .await
     }
 
-    /// Begins a transaction, where nobody else began one.
+    /// The statement that begins a transaction.
     pub(crate) fn begin(&self) -> Cow<'static, str> {
         self.0.begin.clone()
     }
 
-    /// Refuses later calls, and closes every connection of its own, as soon as it is given back.
+    /// Refuses later calls. Closes the pool, unless it was passed in: each connection is closed as soon
+    /// as it is released.
     pub(crate) async fn close(&self) {
         self.0.is_closed.store(true, Ordering::Release);
         if self.0.owns_pool {
@@ -301,19 +303,19 @@ impl Database {
     }
 }
 
-/// Begins a transaction; with the limits in the same round trip where no session keeps them.
+/// The statement that begins a transaction. If no session keeps the timeouts, they are set in the same
+/// round trip.
 fn begin(options: &PostgresOptions) -> Cow<'static, str> {
     if options.pooler.keeps_sessions() {
         return "BEGIN".into();
     }
-    let (statement, lock) = (options.statement_timeout, options.lock_timeout);
-    let sql = format!(
+    format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED; \
          SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}",
-        statement.as_millis(),
-        lock.as_millis()
-    );
-    sql.into()
+        options.statement_timeout.as_millis(),
+        options.lock_timeout.as_millis()
+    )
+    .into()
 }
 
 fn pool(options: &PostgresOptions) -> PgPool {
@@ -327,7 +329,7 @@ fn pool(options: &PostgresOptions) -> PgPool {
     }
 }
 
-/// The settings of each session, where there are sessions.
+/// Adds the settings of the session, if the pooler keeps sessions.
 fn session(connect: PgConnectOptions, options: &PostgresOptions) -> PgConnectOptions {
     let connect = quiet(connect).statement_cache_capacity(STATEMENTS);
     if !options.pooler.keeps_sessions() {
@@ -336,12 +338,12 @@ fn session(connect: PgConnectOptions, options: &PostgresOptions) -> PgConnectOpt
     connect.options([
         ("statement_timeout", options.statement_timeout.as_millis().to_string()),
         ("lock_timeout", options.lock_timeout.as_millis().to_string()),
-        // The driver leaves it to its user to escape spaces.
+        // The driver does not escape spaces.
         ("default_transaction_isolation", r"read\ committed".to_owned()),
     ])
 }
 
-/// Sends nothing that poolers don't know, and logs no statements unasked.
+/// Leaves out a startup parameter that poolers refuse, and disables the logging of statements.
 fn quiet(connect: PgConnectOptions) -> PgConnectOptions {
     connect.extra_float_digits(None).disable_statement_logging()
 }

@@ -14,24 +14,24 @@ pub(crate) type Sql = Arc<str>;
 pub(crate) struct Statement {
     sql: Sql,
     arguments: PgArguments,
-    /// The first argument that could not be encoded.
-    refused: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    /// The error of the first argument that could not be encoded. Reported when the statement runs.
+    encode_error: Option<Arc<dyn std::error::Error + Send + Sync>>,
     is_prepared: bool,
 }
 
 impl Statement {
     pub(crate) fn new(sql: impl Into<Sql>) -> Self {
         let arguments = PgArguments::default();
-        Self { sql: sql.into(), arguments, refused: None, is_prepared: true }
+        Self { sql: sql.into(), arguments, encode_error: None, is_prepared: true }
     }
 
-    /// What a builder built.
+    /// Converts a query of the driver's builder.
     pub(crate) fn of(mut query: Query<'_, Postgres, PgArguments>) -> Self {
-        let (arguments, refused) = match query.take_arguments() {
+        let (arguments, encode_error) = match query.take_arguments() {
             Ok(arguments) => (arguments.unwrap_or_default(), None),
             Err(error) => (PgArguments::default(), Some(error.into())),
         };
-        Self { sql: query.sql().into(), arguments, refused, is_prepared: true }
+        Self { sql: query.sql().into(), arguments, encode_error, is_prepared: true }
     }
 
     /// Encodes the next argument.
@@ -40,7 +40,7 @@ impl Statement {
         T: Encode<'q, Postgres> + Type<Postgres> + 'q,
     {
         if let Err(error) = self.arguments.add(value) {
-            self.refused.get_or_insert(error.into());
+            self.encode_error.get_or_insert(error.into());
         }
         self
     }
@@ -51,11 +51,11 @@ impl Statement {
         self
     }
 
-    /// Runs it and returns its rows.
+    /// Runs the statement and returns its rows.
     pub(crate) async fn fetch_all(self, connection: &mut PgConnection) -> sqlx::Result<Vec<PgRow>> {
-        let Self { sql, arguments, refused, is_prepared } = self;
-        if let Some(refused) = refused {
-            return Err(sqlx::Error::Encode(refused.into()));
+        let Self { sql, arguments, encode_error, is_prepared } = self;
+        if let Some(error) = encode_error {
+            return Err(sqlx::Error::Encode(error.into()));
         }
         sqlx::query_with(&sql, arguments).persistent(is_prepared).fetch_all(connection).await
     }

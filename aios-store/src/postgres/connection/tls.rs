@@ -2,25 +2,25 @@ use std::path::PathBuf;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-/// How the connection is encrypted, and whom it trusts.
+/// How a connection is encrypted, and which certificates it accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Tls {
-    /// Not at all.
+    /// The connection is not encrypted.
     Disable,
-    /// If the server can; nobody's certificate is checked.
+    /// The connection is encrypted if the server supports it. The server's certificate is not checked.
     Prefer,
-    /// Always; nobody's certificate is checked.
+    /// The connection is encrypted. The server's certificate is not checked.
     Require,
-    /// Always, with a server whose certificate comes from an authority that the operating system
-    /// trusts, or from one in the file. The driver refuses a certificate that does not name the host
-    /// here as well.
+    /// The connection is encrypted, and the server's certificate must be issued by an authority in the
+    /// PEM file, or without a file by one that the operating system trusts. The driver also refuses a
+    /// certificate that does not name the host, but that is not guaranteed.
     VerifyCa(Option<PathBuf>),
-    /// As [`VerifyCa`](Self::VerifyCa); that the certificate has to name the host is promised.
+    /// The same as [`VerifyCa`](Self::VerifyCa). The certificate must also name the host.
     VerifyFull(Option<PathBuf>),
 }
 
-/// What was said about encryption, for every connection that is made.
+/// The encryption options, which apply to every connection. `None` leaves a setting to the URL.
 #[derive(Clone, Default)]
 pub(crate) struct Encryption {
     pub(crate) tls: Option<Tls>,
@@ -29,7 +29,7 @@ pub(crate) struct Encryption {
 }
 
 impl Encryption {
-    pub(crate) fn is_unsaid(&self) -> bool {
+    pub(crate) fn is_unset(&self) -> bool {
         self.tls.is_none() && self.client.is_none()
     }
 

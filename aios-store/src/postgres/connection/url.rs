@@ -1,11 +1,11 @@
 use aios_core::store::StoreError;
 use sqlx::postgres::PgConnectOptions;
 
-/// What a connection is called where the URL does not say: in `pg_stat_activity`, for example.
+/// Default application name of a connection, as shown in `pg_stat_activity`.
 const APPLICATION: &str = "aios";
 
-/// Parameters that the driver understands.
-const UNDERSTOOD: [&str; 17] = [
+/// Parameters that the driver supports.
+const SUPPORTED: [&str; 17] = [
     "application_name",
     "dbname",
     "host",
@@ -25,8 +25,9 @@ const UNDERSTOOD: [&str; 17] = [
     "user",
 ];
 
-/// Parameters of libpq that URLs often have, and without which the connection is the same or fails.
-/// The driver would log their values.
+/// Parameters of libpq that URLs often have but that the driver does not support. Without them the
+/// connection either works in the same way or fails. They are removed, because the driver would log their
+/// values.
 const IGNORED: [&str; 12] = [
     "channel_binding",
     "client_encoding",
@@ -42,32 +43,32 @@ const IGNORED: [&str; 12] = [
     "tcp_user_timeout",
 ];
 
-/// Reads a URL, and leaves to the driver's own defaults, which come from the environment and from a
-/// password file, as little as the driver allows.
+/// Parses a URL. The driver takes missing settings from the environment and from a password file, so this
+/// sets everything that the driver allows to set.
 ///
 /// # Errors
 ///
-/// [`StoreError::InvalidConfiguration`] if it is no such URL or names no user.
+/// [`StoreError::InvalidConfiguration`] if the URL is invalid or does not name a user.
 pub(crate) fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
     let url = url.split('#').next().unwrap_or_default();
     let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
     let rest = rest.ok_or_else(|| invalid("a URL begins with postgres:// or postgresql://"))?;
-    let said = UrlParts::of(rest);
-    if !said.user() {
-        return Err(invalid("the PostgreSQL URL names no user"));
+    let parts = UrlParts::of(rest);
+    if !parts.has_user() {
+        return Err(invalid("the PostgreSQL URL does not name a user"));
     }
-    if let Some(name) = said.unknown() {
-        return Err(invalid(&format!(
-            "the PostgreSQL URL has a parameter that is unknown: {name}"
-        )));
+    if let Some(name) = parts.unknown_parameter() {
+        return Err(invalid(&format!("unknown parameter in the PostgreSQL URL: {name}")));
     }
-    let options = said.complete(&said.understood(url)).parse::<PgConnectOptions>();
-    let mut options = options.map_err(|_| invalid("the PostgreSQL URL can't be read"))?;
-    if !said.database() {
+    let complete = parts.with_defaults(&parts.without_ignored(url));
+    // The driver's error may contain the password.
+    let mut options: PgConnectOptions =
+        complete.parse().map_err(|_| invalid("the PostgreSQL URL is malformed"))?;
+    if !parts.has_database() {
         let user = options.get_username().to_owned();
         options = options.database(&user);
     }
-    Ok(if said.parameter(&["sslrootcert", "ssl-root-cert", "ssl-ca"]) {
+    Ok(if parts.has_parameter(&["sslrootcert", "ssl-root-cert", "ssl-ca"]) {
         options
     } else {
         options.ssl_root_cert_from_pem(Vec::new())
@@ -78,7 +79,7 @@ fn invalid(reason: &str) -> StoreError {
     StoreError::InvalidConfiguration { reason: reason.to_owned() }
 }
 
-/// The parts of a URL, as far as they are there.
+/// The parts of a URL. A missing part is empty.
 struct UrlParts<'a> {
     credentials: &'a str,
     host: &'a str,
@@ -94,28 +95,19 @@ impl<'a> UrlParts<'a> {
         Self { credentials, host, path, parameters }
     }
 
-    /// The first parameter that is unknown. It is not named if it may be the end of a password.
-    fn unknown(&self) -> Option<&'a str> {
-        let names = self.parameters.split('&').filter_map(|pair| pair.split('=').next());
-        let is_known = |name: &&str| {
-            name.is_empty()
-                || name.starts_with("options[")
-                || *name == "statement-cache-capacity"
-                || UNDERSTOOD.contains(name)
-                || IGNORED.contains(name)
-        };
-        let name = names.into_iter().find(|name| !is_known(name))?;
-        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_' || byte == b'-';
-        let is_safe = !self.parameters.contains('@') && name.bytes().all(is_plain);
-        Some(if is_safe { name } else { "one with other characters than a to z, _ and -" })
+    /// Returns the first unknown parameter. Does not show it if it may be the end of a password: an
+    /// unescaped `?` in a password makes the rest of the URL look like parameters.
+    fn unknown_parameter(&self) -> Option<&'a str> {
+        let name = self.parameters.split('&').map(name_of).find(|name| !is_known(name))?;
+        let is_safe = !self.parameters.contains('@')
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'-');
+        Some(if is_safe { name } else { "a name with characters other than a to z, _ and -" })
     }
 
-    /// The URL without what is ignored.
-    fn understood(&self, url: &str) -> String {
-        let is_ignored =
-            |pair: &&str| IGNORED.contains(&pair.split('=').next().unwrap_or_default());
+    /// Returns the URL without the parameters in [`IGNORED`].
+    fn without_ignored(&self, url: &str) -> String {
         let pairs: Vec<&str> =
-            self.parameters.split('&').filter(|pair| !is_ignored(pair)).collect();
+            self.parameters.split('&').filter(|pair| !IGNORED.contains(&name_of(pair))).collect();
         let base = url.split('?').next().unwrap_or_default();
         if self.parameters.is_empty() {
             base.to_owned()
@@ -124,52 +116,64 @@ impl<'a> UrlParts<'a> {
         }
     }
 
-    fn parameter(&self, names: &[&str]) -> bool {
-        let mut pairs = self.parameters.split('&');
-        pairs.any(|pair| names.contains(&pair.split('=').next().unwrap_or_default()))
+    fn has_parameter(&self, names: &[&str]) -> bool {
+        self.parameters.split('&').any(|pair| names.contains(&name_of(pair)))
     }
 
-    fn user(&self) -> bool {
+    fn has_user(&self) -> bool {
         let user = self.credentials.split(':').next();
-        user.is_some_and(|user| !user.is_empty()) || self.parameter(&["user"])
+        user.is_some_and(|user| !user.is_empty()) || self.has_parameter(&["user"])
     }
 
-    fn password(&self) -> bool {
-        self.credentials.contains(':') || self.parameter(&["password"])
+    fn has_password(&self) -> bool {
+        self.credentials.contains(':') || self.has_parameter(&["password"])
     }
 
-    fn host(&self) -> bool {
-        self.host.starts_with(|first| first != ':') || self.parameter(&["host", "hostaddr"])
+    fn has_host(&self) -> bool {
+        self.host.starts_with(|first| first != ':') || self.has_parameter(&["host", "hostaddr"])
     }
 
-    /// The colons of an IPv6 address stand in brackets.
-    fn port(&self) -> bool {
+    /// Ignores the colons of an IPv6 address, which is in brackets.
+    fn has_port(&self) -> bool {
         let end = self.host.rsplit(']').next();
-        end.is_some_and(|end| end.contains(':')) || self.parameter(&["port"])
+        end.is_some_and(|end| end.contains(':')) || self.has_parameter(&["port"])
     }
 
-    fn database(&self) -> bool {
-        !self.path.is_empty() || self.parameter(&["dbname"])
+    fn has_database(&self) -> bool {
+        !self.path.is_empty() || self.has_parameter(&["dbname"])
     }
 
-    /// The URL with everything said that is not, and that can be said with a parameter.
-    fn complete(&self, url: &str) -> String {
+    /// Returns the URL with a default for each missing setting that a parameter can set.
+    fn with_defaults(&self, url: &str) -> String {
         let mut complete = url.to_owned();
         let mut separator = if url.contains('?') { '&' } else { '?' };
-        for (is_said, name, value) in [
-            (self.host(), "host", "localhost"),
-            (self.port(), "port", "5432"),
-            (self.password(), "password", ""),
-            (self.parameter(&["sslmode", "ssl-mode"]), "sslmode", "prefer"),
-            (self.parameter(&["application_name"]), "application_name", APPLICATION),
+        for (is_set, name, value) in [
+            (self.has_host(), "host", "localhost"),
+            (self.has_port(), "port", "5432"),
+            (self.has_password(), "password", ""),
+            (self.has_parameter(&["sslmode", "ssl-mode"]), "sslmode", "prefer"),
+            (self.has_parameter(&["application_name"]), "application_name", APPLICATION),
         ] {
-            if !is_said {
+            if !is_set {
                 complete.extend([&*separator.to_string(), name, "=", value]);
                 separator = '&';
             }
         }
         complete
     }
+}
+
+/// Returns the name in a `name=value` pair.
+fn name_of(pair: &str) -> &str {
+    pair.split('=').next().unwrap_or_default()
+}
+
+fn is_known(name: &str) -> bool {
+    name.is_empty()
+        || name.starts_with("options[")
+        || name == "statement-cache-capacity"
+        || SUPPORTED.contains(&name)
+        || IGNORED.contains(&name)
 }
 
 #[cfg(test)]
@@ -179,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_complete_what_the_url_does_not_say() {
+    fn should_set_defaults_for_missing_parts() {
         let options = parse("postgres:///?user=me").unwrap();
         assert_eq!((options.get_host(), options.get_port()), ("localhost", 5432));
         assert_eq!((options.get_username(), options.get_database()), ("me", Some("me")));
@@ -188,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn should_keep_what_the_url_says() {
+    fn should_keep_the_parts_of_the_url() {
         let url = "postgresql://me:p@[::1]:7/db?sslmode=disable&application_name=shop";
         let options = parse(url).unwrap();
         assert_eq!((options.get_host(), options.get_port()), ("[::1]", 7));
@@ -201,14 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn should_name_a_parameter_that_is_unknown_and_never_its_value() {
+    fn should_name_an_unknown_parameter_without_its_value() {
         let options = parse("postgres://me@h/d?connect_timeout=10&sslmode=require").unwrap();
         assert!(matches!(options.get_ssl_mode(), PgSslMode::Require));
         for (parameters, names) in [
             ("sslmod=require", "sslmod"),
             ("port=7&passwd=s3cret", "passwd"),
-            ("s3cret@h", "other characters"),
-            ("S3cret", "other characters"),
+            ("s3cret@h", "characters other than"),
+            ("S3cret", "characters other than"),
         ] {
             let error = parse(&format!("postgres://me@h/d?{parameters}")).unwrap_err().to_string();
             assert!(error.contains(names) && !error.to_lowercase().contains("s3cret"), "{error}");
@@ -216,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn should_refuse_what_is_no_url_or_names_no_user() {
+    fn should_refuse_invalid_urls_and_urls_without_a_user() {
         for url in ["", "mysql://a", "localhost", "sqlite:a.db", "postgres://host/db"] {
             assert_eq!(parse(url).unwrap_err().code(), "INVALID_STORE_CONFIGURATION", "{url}");
         }

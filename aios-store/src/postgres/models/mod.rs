@@ -20,14 +20,14 @@ use self::rebuild::rebuild;
 use super::{
     PostgresStore,
     connection::Statement,
-    nul::{escaped, unescaped},
+    nul::{escape, unescape},
     schema::Schema,
     timestamp::PgTimestamp,
 };
 use crate::rows::{self, Key};
 
-/// What every table has before its own columns.
-const COMMON: usize = 5;
+/// Number of columns that every table has before its own columns.
+const COMMON_COLUMNS: usize = 5;
 
 const TOUCH: &str = "\
     UPDATE {schema}.agents SET last_seen_at = at, updated_at = at
@@ -91,14 +91,17 @@ impl ReadModels for PostgresStore {
 
 impl PostgresStore {
     async fn touch(&self, agent_ids: &[String], at: Timestamp) -> Result<Vec<String>, StoreError> {
-        let (database, operation) = (&self.0.database, "note that agents were seen");
+        let database = &self.0.database;
+        let operation = "record that agents were seen";
         let keys: Vec<Uuid> = agent_ids.iter().filter_map(|id| Some(Key::of(id)?.uuid)).collect();
         let query = Statement::new(database.schema().fill(TOUCH)).bind(keys).bind(at.as_micros());
         let rows = database.fetch_all(operation, query).await?;
         let touched: sqlx::Result<HashSet<Uuid>> = rows.iter().map(|row| row.try_get(0)).collect();
         let touched = touched.map_err(|error| database.error(operation, error))?;
-        let is_unknown = |id: &&String| Key::of(id).is_none_or(|key| !touched.contains(&key.uuid));
-        Ok(agent_ids.iter().filter(is_unknown).cloned().collect())
+        let unknown = agent_ids
+            .iter()
+            .filter(|id| Key::of(id).is_none_or(|key| !touched.contains(&key.uuid)));
+        Ok(unknown.cloned().collect())
     }
 
     async fn page<R: Record>(&self, query: &Query) -> Result<Page<R>, StoreError> {
@@ -106,13 +109,13 @@ impl PostgresStore {
         let mut builder = select(database.schema(), query)?;
         let rows = database.fetch_all("read a table", Statement::of(builder.build())).await?;
         let rows: sqlx::Result<Vec<Row>> =
-            rows.iter().map(|found| row(&query.columns, found)).collect();
+            rows.iter().map(|row| read_row(&query.columns, row)).collect();
         let rows = rows.map_err(|error| database.error("read a table", error))?;
         rows::page(rows, query, database.name())
     }
 }
 
-/// Reads one row more than the page has, so as to know whether there is another page.
+/// Selects one row more than the page has, to know whether there is another page.
 fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<'static, Postgres>, StoreError> {
     let mut builder =
         QueryBuilder::new("SELECT id, external_id, created_at, updated_at, deleted_at");
@@ -148,7 +151,7 @@ fn restrict(builder: &mut QueryBuilder<'static, Postgres>, condition: &Condition
     }
 }
 
-/// Filters compare text or integers.
+/// Binds the cells as an array. Filters compare either texts or integers.
 fn any_of(builder: &mut QueryBuilder<'static, Postgres>, cells: &[Cell]) {
     let integers: Vec<i64> = cells.iter().filter_map(integer).collect();
     if integers.is_empty() {
@@ -164,33 +167,36 @@ fn integer(cell: &Cell) -> Option<i64> {
 }
 
 fn text(cell: &Cell) -> Option<String> {
-    if let Cell::Text(text) = cell { Some(escaped(text.clone())) } else { None }
+    if let Cell::Text(text) = cell { Some(escape(text.clone())) } else { None }
 }
 
-fn row(columns: &[Column], found: &PgRow) -> sqlx::Result<Row> {
-    let external: Option<String> = found.try_get(1)?;
-    let key: Uuid = found.try_get(0)?;
-    let columns = columns.iter().zip(COMMON..);
-    let cell = |(column, place): (&Column, usize)| cell(*column, found, place);
+fn read_row(columns: &[Column], row: &PgRow) -> sqlx::Result<Row> {
+    let key: Uuid = row.try_get(0)?;
+    let external_id: Option<String> = row.try_get(1)?;
+    let cells = columns
+        .iter()
+        .zip(COMMON_COLUMNS..)
+        .map(|(column, index)| read_cell(*column, row, index).unwrap_or(Cell::Unreadable))
+        .collect();
     Ok(Row {
-        id: external.map(unescaped).unwrap_or_else(|| EventId::from(key).to_string()),
-        created_at: found.try_get::<PgTimestamp, _>(2)?.0,
-        updated_at: found.try_get::<PgTimestamp, _>(3)?.0,
-        deleted_at: found.try_get::<Option<PgTimestamp>, _>(4)?.map(|moment| moment.0),
-        cells: columns.map(|own| cell(own).unwrap_or(Cell::Unreadable)).collect(),
+        id: external_id.map(unescape).unwrap_or_else(|| EventId::from(key).to_string()),
+        created_at: row.try_get::<PgTimestamp, _>(2)?.0,
+        updated_at: row.try_get::<PgTimestamp, _>(3)?.0,
+        deleted_at: row.try_get::<Option<PgTimestamp>, _>(4)?.map(|timestamp| timestamp.0),
+        cells,
     })
 }
 
-fn cell(column: Column, found: &PgRow, place: usize) -> sqlx::Result<Cell> {
+fn read_cell(column: Column, row: &PgRow, index: usize) -> sqlx::Result<Cell> {
     let cell = match column.kind {
         Kind::Text => {
-            found.try_get::<Option<String>, _>(place)?.map(|text| Cell::Text(unescaped(text)))
+            row.try_get::<Option<String>, _>(index)?.map(|text| Cell::Text(unescape(text)))
         }
-        Kind::Integer => found.try_get::<Option<i64>, _>(place)?.map(Cell::Integer),
-        Kind::Timestamp => {
-            found.try_get::<Option<PgTimestamp>, _>(place)?.map(|moment| Cell::Timestamp(moment.0))
-        }
-        Kind::Json => found.try_get::<Option<String>, _>(place)?.map(json).transpose()?,
+        Kind::Integer => row.try_get::<Option<i64>, _>(index)?.map(Cell::Integer),
+        Kind::Timestamp => row
+            .try_get::<Option<PgTimestamp>, _>(index)?
+            .map(|timestamp| Cell::Timestamp(timestamp.0)),
+        Kind::Json => row.try_get::<Option<String>, _>(index)?.map(json).transpose()?,
     };
     Ok(cell.unwrap_or(Cell::Null))
 }

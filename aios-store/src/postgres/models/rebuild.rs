@@ -10,11 +10,11 @@ use crate::postgres::{
     read,
 };
 
-/// Events read at once.
+/// Number of events in a page.
 const PAGE: i64 = 1000;
 
-/// Empties the read models and derives them from the log anew, in one transaction that holds the
-/// lock of appends. Readers see the old rows until it is done.
+/// Empties the read models and derives them from the log again, in one transaction that holds the
+/// append lock. Readers see the old rows until the commit.
 pub(crate) async fn rebuild(database: &Database) -> Result<(), StoreError> {
     let mut connection = database.acquire().await?;
     rebuild_on(database, &mut connection).await?;

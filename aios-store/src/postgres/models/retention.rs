@@ -9,24 +9,25 @@ use crate::{
 const EXPIRE: &str = "SELECT {schema}.expire($1, $2, $3)";
 
 impl PostgresStore {
-    /// Takes runs that ended long enough ago out of the log and the read models, in small
-    /// transactions, and returns how many there were. [`Retention`] says which ones stay.
+    /// Removes finished runs that are older than the policy allows from the log and the read models,
+    /// in small transactions, and returns the number of removed runs. [`Retention`] lists the runs that
+    /// are kept.
     ///
     /// # Errors
     ///
-    /// [`StoreError::InvalidConfiguration`] for a policy that makes no sense; what the server reports.
-    /// What was done until then stays done.
+    /// [`StoreError::InvalidConfiguration`] if the policy is invalid. Otherwise the error that the
+    /// server reports. Transactions that committed before the error stay committed.
     ///
     /// # Cancel safety
     ///
-    /// Each transaction happens or does not; go on by calling again.
+    /// Cancel safe: each transaction commits or rolls back as a whole. Call again to continue.
     pub async fn expire_runs(&self, policy: &Retention) -> Result<u64, StoreError> {
         policy.check()?;
         let mut total = 0;
         loop {
-            let gone = self.expire(policy).await?;
-            total += gone;
-            if gone < u64::from(policy.batch_size) {
+            let removed = self.expire(policy).await?;
+            total += removed;
+            if removed < u64::from(policy.batch_size) {
                 return Ok(total);
             }
             self.0.database.clock().sleep(policy.pause).await;
@@ -40,11 +41,12 @@ impl PostgresStore {
             .bind(crate::postgres::lease::micros(policy.older_than))
             .bind(i32::from(policy.batch_size))
             .bind(policy.expired == ExpiredEvents::Archive);
-        let rows = database.fetch_once(operation, query).await;
+        let result = database.fetch_once(operation, query).await;
+        // Also after an error: the transaction may have committed.
         self.0.tail.clear();
-        let rows = rows?;
+        let rows = result?;
         let Some(row) = rows.first() else { return Ok(0) };
-        let gone: i64 = row.try_get(0).map_err(|error| database.error(operation, error))?;
-        Ok(u64::try_from(gone).unwrap_or_default())
+        let removed: i64 = row.try_get(0).map_err(|error| database.error(operation, error))?;
+        Ok(u64::try_from(removed).unwrap_or_default())
     }
 }

@@ -12,7 +12,7 @@ use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    postgres::{PostgresStore, connection::Statement, nul::unescaped},
+    postgres::{PostgresStore, connection::Statement, nul::unescape},
     rows::{self, Key},
 };
 
@@ -22,7 +22,7 @@ const DUE: &str = "SELECT wake_at, id, external_id FROM {schema}.due_runs($1, $2
 const UNNOTED: &str = "SELECT id, external_id FROM {schema}.unnoted_runs($1, $2, $3)";
 const OUTDATED: &str = "SELECT id, external_id FROM {schema}.outdated_runs($1, $2, $3)";
 
-/// Notes as arguments.
+/// Waits as arguments of the SQL functions, one array per field.
 #[derive(Default)]
 struct WaitArguments {
     ids: Vec<Uuid>,
@@ -40,7 +40,7 @@ impl WaitArguments {
         self.epochs.push(i64::try_from(fence.epoch.0).unwrap_or(i64::MAX));
     }
 
-    /// Adds a note, unless there can't be such a stream.
+    /// Adds a wait, unless the run id cannot have a journal.
     fn push(&mut self, wait: &Wait) {
         let (Some(key), Ok(stream)) = (Key::of(&wait.run_id), StreamId::of_run(&wait.run_id))
         else {
@@ -68,7 +68,7 @@ impl Waits for PostgresStore {
             .bind(arguments.epochs)
             .bind(arguments.versions)
             .bind(arguments.wakes);
-        self.0.database.fetch_all("note waiting runs", query).await.map(drop)
+        self.0.database.fetch_all("record waiting runs", query).await.map(drop)
     }
 
     async fn forget_waits(&self, runs: &[(Arc<str>, Fence)]) -> Result<(), StoreError> {
@@ -99,12 +99,12 @@ impl Waits for PostgresStore {
             .bind(after)
             .bind(key)
             .bind(up_to.as_micros())
-            .bind(limited(limit));
-        let due = |row: &PgRow| {
+            .bind(page_limit(limit));
+        self.fetch("read due runs", query, |row| {
             let wake_at = Timestamp::from_micros(row.try_get(0)?);
             Ok(DueRun { wake_at, run_id: run_id(row, 1)? })
-        };
-        self.fetch("read due runs", query, due).await
+        })
+        .await
     }
 
     async fn unsettled_runs(
@@ -122,7 +122,7 @@ impl Waits for PostgresStore {
             Unsettled::Outdated => Statement::new(schema.fill(OUTDATED))
                 .bind(shards.iter().map(|shard| i32::from(shard.0)).collect::<Vec<_>>()),
         };
-        let query = query.bind(after).bind(limited(limit).saturating_add(1));
+        let query = query.bind(after).bind(page_limit(limit).saturating_add(1));
         let found = self.fetch("read unsettled runs", query, |row| run_id(row, 0)).await?;
         Ok(rows::ids_page(found, limit))
     }
@@ -142,12 +142,13 @@ impl PostgresStore {
     }
 }
 
-/// The id of a run, of which the key stands in one column and the text in the next.
-fn run_id(row: &PgRow, place: usize) -> sqlx::Result<String> {
-    let (key, external): (Uuid, Option<String>) = (row.try_get(place)?, row.try_get(place + 1)?);
-    Ok(external.map(unescaped).unwrap_or_else(|| EventId::from(key).to_string()))
+/// Reads the id of a run from its key in one column and its text in the next column.
+fn run_id(row: &PgRow, index: usize) -> sqlx::Result<String> {
+    let key: Uuid = row.try_get(index)?;
+    let external_id: Option<String> = row.try_get(index + 1)?;
+    Ok(external_id.map(unescape).unwrap_or_else(|| EventId::from(key).to_string()))
 }
 
-fn limited(limit: usize) -> i64 {
+fn page_limit(limit: usize) -> i64 {
     i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX)
 }

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::rows::StoredEvent;
 
-/// NameCache are looked up one by one: in a join the planner, which does not know how small a page is,
-/// would read the whole table of streams.
+/// Reads the events of a page. Names are looked up by subqueries: the planner does not know how small a
+/// page is, and would read the whole table of streams for a join.
 const READ: &str = "\
     SELECT e.position, e.id, e.external_id,
         (SELECT s.name FROM {schema}.streams s WHERE s.id = e.stream_id),
@@ -35,7 +35,7 @@ const READ: &str = "\
 const LOG_PAGE: &str =
     "SELECT * FROM {schema}.events WHERE position > $1 ORDER BY position LIMIT $2";
 
-/// A type that is to be left out is compared with a full stop at its end, see [`regex`].
+/// Excluded types are matched with a full stop appended to their names; see [`regex`].
 const LOG_RANGE: &str = "\
     SELECT * FROM {schema}.events
     WHERE position > $1 AND position <= $2 AND type_id <> ALL (
@@ -62,23 +62,23 @@ const STREAM_STARTS: &str = "\
 
 const HEAD: &str = "SELECT coalesce(max(position), 0) FROM {schema}.events";
 
-/// The statement that reads a page of the log: after `$1`, at most `$2`.
+/// Returns the statement that reads a page of the log: at most `$2` events after position `$1`.
 pub(crate) fn log_page(schema: &Schema) -> Sql {
     schema.fill(&READ.replace("{page}", LOG_PAGE))
 }
 
-/// The statement that reads the first `$2` events of the streams `$1`, by stream.
+/// Returns the statement that reads the first `$2` events of each of the streams `$1`, ordered by stream.
 fn stream_starts(schema: &Schema) -> Sql {
     let read = READ.replace("ORDER BY e.position", "ORDER BY e.stream_id, e.version");
     schema.fill(&read.replace("{page}", STREAM_STARTS))
 }
 
-/// The statement that reads the log after `$1` and up to `$2` without the types that `$3` matches.
+/// Returns the statement that reads the log after `$1` up to `$2`, without the types that match `$3`.
 fn log_range(schema: &Schema) -> Sql {
     schema.fill(&READ.replace("{page}", LOG_RANGE))
 }
 
-/// The statement that reads a page of the stream `$3`: after `$1`, at most `$2`.
+/// Returns the statement that reads a page of the stream `$3`: at most `$2` events after version `$1`.
 pub(crate) fn stream_page(schema: &Schema) -> Sql {
     schema.fill(&READ.replace("{page}", STREAM_PAGE))
 }
@@ -105,14 +105,15 @@ pub(crate) async fn read_log_except(
     recorded(database, &database.fetch_all("read the log", query).await?)
 }
 
-/// The regular expression that matches as the pattern does, where a full stop follows every segment.
+/// Converts a pattern to a regular expression. It matches names in which a full stop follows every
+/// segment, the last one too, so that each segment can be matched in the same way.
 fn regex(pattern: &Pattern) -> String {
-    let segment = |segment| match segment {
+    let segments = pattern.as_str().split('.').map(|segment| match segment {
         "#" => r"([^.]+\.)*".to_owned(),
         "*" => r"[^.]+\.".to_owned(),
         name => format!(r"{name}\."),
-    };
-    format!("^{}$", pattern.as_str().split('.').map(segment).collect::<String>())
+    });
+    format!("^{}$", segments.collect::<String>())
 }
 
 pub(crate) async fn read_stream(
@@ -158,7 +159,7 @@ fn page(sql: Sql, after: u64, limit: usize) -> Statement {
     Statement::new(sql).bind(signed(after)).bind(limit)
 }
 
-/// A position or version beyond `i64::MAX` is after everything.
+/// Converts a position or version. No event is beyond `i64::MAX`.
 fn signed(after: u64) -> i64 {
     i64::try_from(after).unwrap_or(i64::MAX)
 }
@@ -197,7 +198,7 @@ mod tests {
     use super::*;
     use crate::postgres::{PostgresOptions, PostgresStore};
 
-    /// Twenty thousand events in a thousand streams.
+    /// Inserts 20,000 events in 1,000 streams.
     const FILL: &str = "\
         INSERT INTO {schema}.streams (name) SELECT 's/' || i FROM generate_series(1, 1000) i;
         INSERT INTO {schema}.event_types (name) VALUES ('a.b.c');
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn should_read_by_index_only() {
+    async fn should_read_events_by_index() {
         let Some(server) = PostgresServer::start() else { return };
         PostgresStore::connect_with(PostgresOptions::new(&server.url()).unwrap()).await.unwrap();
         let schema = Schema::default();

@@ -1,3 +1,14 @@
+//! How waiting tasks learn that the log has grown.
+//!
+//! Polling is what makes this correct: while a task waits, the head of the log is queried with increasing
+//! pauses. `NOTIFY` only shortens the pause, so a notification may be lost, duplicated or late. That is why
+//! it is sent outside the append transaction, without waiting for the disk: inside, it would make commits
+//! wait for a global lock of PostgreSQL.
+//!
+//! Three tasks share a [`Head`]: [`poll`] queries the head, [`notify`] sends hints to other processes, and
+//! [`listen`] receives theirs. A hint does not carry the head to the waiting tasks. It makes [`poll`] query
+//! the head at once, so that only committed positions are reported.
+
 use std::{
     sync::{
         Arc,
@@ -19,62 +30,64 @@ use crate::postgres::connection::{Database, Statement};
 /// Shortest pause between two polls, and between two hints.
 const SHORTEST_POLL: Duration = Duration::from_millis(50);
 
-/// Longest pause between two polls while hints arrive: 6 queries a minute.
+/// Longest pause between two polls while this process listens for hints: 6 queries a minute.
 const LONGEST_POLL: Duration = Duration::from_secs(10);
 
-/// Longest pause between two polls without hints: 60 queries a minute.
+/// Longest pause between two polls while it does not listen: 60 queries a minute.
 const LONGEST_BLIND_POLL: Duration = Duration::from_secs(1);
 
 /// Pause after a hint, so that a busy writer sends at most 100 a second.
 const HINT_PAUSE: Duration = Duration::from_millis(10);
 
-/// Silence after which the listening connection has to show that it is alive.
+/// Silence after which the listening connection is checked.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Pause before the listening connection is tried again.
+/// Pause before the listening connection is opened again.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Begins the hint that leases were released, which ends with its sender; any other hint is the position
-/// of an event.
+/// Prefix of the hint that leases were released. The rest is the id of the sender. Any other hint is the
+/// position of an event.
 const RELEASED: &str = "released ";
-/// Count of releases of a store that is closed.
+/// The number of releases in a closed store.
 const CLOSED: u64 = u64::MAX;
 
 const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)";
 
-/// What this process knows of the end of the log, and who waits for it to move.
+/// The head of the log as far as this process knows, with the tasks that wait for it to move.
 #[derive(Clone)]
-pub(crate) struct Head(Arc<HeadState>);
+pub(crate) struct Head(Arc<Inner>);
 
-struct HeadState {
-    /// Tells the hints of this process from those of others.
+struct Inner {
+    /// Identifies this process in its own hints, which it also receives.
     sender: String,
-    known: watch::Sender<Known>,
-    /// The last position committed by this process, about which other processes are notified.
+    state: watch::Sender<HeadState>,
+    /// The last position that this process committed. Other processes are notified of it.
     committed: watch::Sender<u64>,
-    /// Counts the releases of leases that were heard of.
+    /// Number of lease releases that this process knows of.
     releases: watch::Sender<u64>,
+    /// Number of tasks that wait for the head.
     waiting: watch::Sender<usize>,
-    /// Another process said that it appended, or hints may have been missed.
+    /// Signalled if another process appended, or if hints may have been missed.
     hinted: Notify,
     listens: AtomicBool,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Known {
-    head: u64,
-    /// Counts the polls that failed, and keeps the last reason.
+struct HeadState {
+    position: u64,
+    /// Number of failed polls.
     failures: u64,
+    /// The error of the last failed poll.
     error: Option<StoreError>,
     is_closed: bool,
 }
 
 impl Head {
-    pub(crate) fn new(head: u64) -> Self {
-        Self(Arc::new(HeadState {
+    pub(crate) fn new(position: u64) -> Self {
+        Self(Arc::new(Inner {
             sender: EventId::generate().to_string(),
-            known: watch::Sender::new(Known { head, ..Known::default() }),
-            committed: watch::Sender::new(head),
+            state: watch::Sender::new(HeadState { position, ..HeadState::default() }),
+            committed: watch::Sender::new(position),
             releases: watch::Sender::new(0),
             waiting: watch::Sender::new(0),
             hinted: Notify::new(),
@@ -82,38 +95,39 @@ impl Head {
         }))
     }
 
-    pub(crate) fn known(&self) -> u64 {
-        self.0.known.borrow().head
+    /// The last known position.
+    pub(crate) fn position(&self) -> u64 {
+        self.0.state.borrow().position
     }
 
-    /// This process appended.
-    pub(crate) fn committed(&self, position: u64) {
-        self.seen(position);
+    /// Records that this process committed an event at this position.
+    pub(crate) fn on_commit(&self, position: u64) {
+        self.advance(position);
         self.0.committed.send_replace(position);
     }
 
-    /// The log has an event at this position. Returns whether that is news.
-    fn seen(&self, position: u64) -> bool {
-        self.0.known.send_if_modified(|known| {
-            let is_news = position > known.head;
-            known.head = known.head.max(position);
-            is_news
+    /// Moves the head forward. Returns whether it moved.
+    fn advance(&self, position: u64) -> bool {
+        self.0.state.send_if_modified(|state| {
+            let moves = position > state.position;
+            state.position = state.position.max(position);
+            moves
         })
     }
 
-    fn failed(&self, error: StoreError) {
-        self.0.known.send_modify(|known| {
-            known.failures += 1;
-            known.error = Some(error);
+    fn on_poll_error(&self, error: StoreError) {
+        self.0.state.send_modify(|state| {
+            state.failures += 1;
+            state.error = Some(error);
         });
     }
 
-    /// Leases are free.
-    pub(crate) fn released(&self) {
+    /// Records that leases were released.
+    pub(crate) fn on_release(&self) {
         self.0.releases.send_modify(|count| *count = count.saturating_add(1));
     }
 
-    /// Waits until leases were released more often than that.
+    /// Waits until the number of releases is above `seen`.
     pub(crate) async fn wait_for_release(&self, seen: u64) -> Result<u64, StoreError> {
         let mut releases = self.0.releases.subscribe();
         let count =
@@ -121,29 +135,33 @@ impl Head {
         if count == CLOSED { Err(StoreError::Closed) } else { Ok(count) }
     }
 
-    /// Nobody will forward_notifications of anything any more.
+    /// Fails all pending and later waits with [`StoreError::Closed`].
     pub(crate) fn close(&self) {
-        self.0.known.send_modify(|known| known.is_closed = true);
+        self.0.state.send_modify(|state| state.is_closed = true);
         self.0.releases.send_replace(CLOSED);
     }
 
     /// Waits until the head is above `after`, or a poll fails.
     pub(crate) async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
-        let mut known = self.0.known.subscribe();
-        let failures = known.borrow().failures;
+        let mut state = self.0.state.subscribe();
+        let failures = state.borrow().failures;
         let _waiting = Waiting::new(&self.0.waiting);
-        let ends =
-            |known: &Known| known.is_closed || known.head > after || known.failures > failures;
-        let now = known.wait_for(ends).await.map_err(|_| StoreError::Closed)?.clone();
-        match now.error {
-            _ if now.is_closed => Err(StoreError::Closed),
-            Some(error) if now.head <= after => Err(error),
-            _ => Ok(now.head),
+        let state = state
+            .wait_for(|state| {
+                state.is_closed || state.position > after || state.failures > failures
+            })
+            .await
+            .map_err(|_| StoreError::Closed)?
+            .clone();
+        match state.error {
+            _ if state.is_closed => Err(StoreError::Closed),
+            Some(error) if state.position <= after => Err(error),
+            _ => Ok(state.position),
         }
     }
 }
 
-/// Counts somebody who waits.
+/// Counts a waiting task until it is dropped.
 struct Waiting<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Waiting<'a> {
@@ -159,7 +177,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Asks for the head while somebody waits: at once after a hint, otherwise ever more rarely.
+/// Queries the head while a task waits: at once after a hint, otherwise with increasing pauses.
 pub(crate) async fn poll(database: Database, head: Head) {
     let mut waiting = head.0.waiting.subscribe();
     let mut pause = SHORTEST_POLL;
@@ -169,19 +187,19 @@ pub(crate) async fn poll(database: Database, head: Head) {
             restore_hint(&head, hint);
             continue;
         }
-        let is_news = match read_head(&database).await {
-            Ok(position) => head.seen(position),
+        let moved = match read_head(&database).await {
+            Ok(position) => head.advance(position),
             Err(error) => {
-                head.failed(error);
+                head.on_poll_error(error);
                 false
             }
         };
         let longest = if head.listens() { LONGEST_POLL } else { LONGEST_BLIND_POLL };
-        pause = if is_news { SHORTEST_POLL } else { pause.saturating_mul(2).min(longest) };
+        pause = if moved { SHORTEST_POLL } else { pause.saturating_mul(2).min(longest) };
     }
 }
 
-/// Puts a hint back that nobody was there to forward_notifications.
+/// Puts a hint back that arrived after the last waiting task was gone, for the next task that waits.
 fn restore_hint(head: &Head, hint: Option<()>) {
     if hint.is_some() {
         head.0.hinted.notify_one();
@@ -199,8 +217,8 @@ impl Head {
     }
 }
 
-/// Tells other processes of what this one committed: one hint a batch at most, outside its
-/// transaction, and without waiting for the disk. A hint that is lost is made up for by polling.
+/// Notifies other processes of commits: at most one hint per batch, outside the append transaction, and
+/// without waiting for the disk. A lost hint is compensated by polling.
 pub(crate) async fn notify(database: Database, head: Head) {
     let mut committed = head.0.committed.subscribe();
     let channel = database.schema().channel();
@@ -213,14 +231,14 @@ pub(crate) async fn notify(database: Database, head: Head) {
     }
 }
 
-/// Tells other processes that leases are free.
+/// Notifies other processes that leases were released.
 pub(crate) async fn notify_release(database: &Database, head: &Head) -> Result<(), StoreError> {
     let hint = format!("{RELEASED}{}", head.0.sender);
     let query = Statement::new(NOTIFY).bind(database.schema().channel()).bind(hint);
     database.fetch_all("send a hint", query).await.map(drop)
 }
 
-/// Listens for the hints of other processes, and comes back whenever the connection is lost.
+/// Listens for the hints of other processes. Reconnects when the connection is lost.
 pub(crate) async fn listen(database: Database, head: Head) {
     let Some(options) = database.listen() else { return };
     loop {
@@ -233,7 +251,8 @@ pub(crate) async fn listen(database: Database, head: Head) {
     }
 }
 
-/// With a pool of its own, in which no dead connection has the one place.
+/// Opens the listening connection in a new pool. In an existing pool of one connection, a dead connection
+/// could occupy the only slot.
 async fn connect(options: &PgConnectOptions, database: &Database) -> sqlx::Result<PgListener> {
     let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
@@ -242,7 +261,7 @@ async fn connect(options: &PgConnectOptions, database: &Database) -> sqlx::Resul
     Ok(listener)
 }
 
-/// Passes hints on until the connection is lost.
+/// Processes hints until the connection is lost.
 async fn forward_notifications(listener: &mut PgListener, database: &Database, head: &Head) {
     head.set_listens(true);
     loop {
@@ -255,7 +274,7 @@ async fn forward_notifications(listener: &mut PgListener, database: &Database, h
     head.set_listens(false);
 }
 
-/// A connection whose other end vanished without a word stays silent for ever.
+/// Checks the connection with a query. A half-open connection never reports an error.
 async fn is_alive(listener: &mut PgListener, database: &Database) -> bool {
     let ask = listener.execute("SELECT 1");
     matches!(database.within(database.connect_timeout(), ask).await, Some(Ok(_)))
@@ -264,13 +283,14 @@ async fn is_alive(listener: &mut PgListener, database: &Database) -> bool {
 impl Head {
     fn on_notification(&self, hint: &PgNotification) {
         if let Some(sender) = hint.payload().strip_prefix(RELEASED) {
-            // What this process released was counted at once.
+            // A release of this process was counted when it happened.
             if sender != self.0.sender {
-                self.released();
+                self.on_release();
             }
             return;
         }
-        let is_known = hint.payload().parse().is_ok_and(|head: u64| head <= self.known());
+        let is_known =
+            hint.payload().parse().is_ok_and(|position: u64| position <= self.position());
         if !is_known {
             self.0.hinted.notify_one();
         }
@@ -282,21 +302,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn should_wake_who_waits_for_an_append() {
+    async fn should_wake_a_task_that_waits_for_an_append() {
         let head = Head::new(3);
         assert_eq!(head.wait_for(2).await.unwrap(), 3);
         let waiter = tokio::spawn({
             let head = head.clone();
             async move { head.wait_for(4).await }
         });
-        head.committed(4);
-        head.committed(5);
+        head.on_commit(4);
+        head.on_commit(5);
         assert_eq!(waiter.await.unwrap().unwrap(), 5);
         assert_eq!(*head.0.waiting.borrow(), 0);
     }
 
     #[tokio::test]
-    async fn should_report_a_failed_poll_to_who_waits() {
+    async fn should_report_a_failed_poll_to_waiting_tasks() {
         let head = Head::new(3);
         let waiter = tokio::spawn({
             let head = head.clone();
@@ -305,12 +325,12 @@ mod tests {
         while *head.0.waiting.borrow() == 0 {
             tokio::task::yield_now().await;
         }
-        head.failed(StoreError::Closed);
+        head.on_poll_error(StoreError::Closed);
         assert_eq!(waiter.await.unwrap().unwrap_err().code(), "STORE_CLOSED");
     }
 
     #[tokio::test]
-    async fn should_let_nobody_wait_once_closed() {
+    async fn should_fail_waits_after_close() {
         let head = Head::new(3);
         let waiter = tokio::spawn({
             let head = head.clone();
@@ -326,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn should_never_move_back() {
         let head = Head::new(3);
-        assert!(head.seen(7) && !head.seen(5));
-        assert_eq!(head.known(), 7);
+        assert!(head.advance(7) && !head.advance(5));
+        assert_eq!(head.position(), 7);
     }
 }

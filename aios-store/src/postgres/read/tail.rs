@@ -14,18 +14,22 @@ use crate::{
     sync,
 };
 
-/// Events that are kept at most.
-const EVENTS: usize = 4096;
+/// Maximum number of events.
+const MAX_EVENTS: usize = 4096;
 
-/// Bytes of payload that are kept at most.
-const BYTES: usize = 4 * 1024 * 1024;
+/// Maximum total size of the payloads, in bytes.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long after the last append events are handed out: retention lets nothing go that soon. And how
-/// long after somebody asked they are kept at all.
-const FRESH: Duration = Duration::from_secs(1);
+/// How long events are served after the last append, and kept after the last read. It has to be short,
+/// because retention in another process removes events without this process noticing.
+const TIME_TO_LIVE: Duration = Duration::from_secs(1);
 
-/// The end of the log, as far as this process appended it without anybody coming in between. Who
-/// follows the log need not ask the database for what just came from here. Empty while nobody does.
+/// A cache of the last events of the log, so that a reader in this process that follows the log closely
+/// does not query the database for events that this process has just appended.
+///
+/// The cache is only correct if it has no gap. It holds consecutive positions that this process appended,
+/// and starts again when another process appended in between. It serves only full pages: after a partial
+/// page, there may be more events in the database. It stays empty while no reader follows the log.
 #[derive(Clone, Default)]
 pub(crate) struct Tail(Arc<Mutex<Events>>);
 
@@ -34,19 +38,19 @@ struct Events {
     events: VecDeque<RecordedEvent>,
     bytes: usize,
     pushed_at: Option<Timestamp>,
-    asked_at: Option<Timestamp>,
+    read_at: Option<Timestamp>,
 }
 
 impl Tail {
-    /// Adds a batch that was committed, and of which nothing was refused or stored already.
+    /// Adds a committed batch. None of its appends may have been refused or stored before.
     pub(crate) fn push(&self, batch: &Batch, results: &AppendResults, now: Timestamp) {
         let mut tail = self.lock();
-        if !is_fresh(tail.asked_at, now) {
+        if !is_fresh(tail.read_at, now) {
             tail.clear();
             return;
         }
-        for ((append, _), answer) in batch.appends().zip(results) {
-            match answer {
+        for ((append, _), result) in batch.appends().zip(results) {
+            match result {
                 Ok(appended) => recorded(append, *appended).for_each(|event| tail.push(event)),
                 Err(_) => tail.clear(),
             }
@@ -54,13 +58,12 @@ impl Tail {
         tail.pushed_at = Some(now);
     }
 
-    /// Forgets everything.
+    /// Removes all events.
     pub(crate) fn clear(&self) {
         self.lock().clear();
     }
 
-    /// So many events after a position. `None` if not all are here: only the database knows then
-    /// whether there are more.
+    /// Returns `limit` events after a position, or `None` if not all of them are cached.
     pub(crate) fn page(
         &self,
         after: u64,
@@ -68,7 +71,7 @@ impl Tail {
         now: Timestamp,
     ) -> Option<Vec<RecordedEvent>> {
         let mut tail = self.lock();
-        tail.asked_at = Some(now);
+        tail.read_at = Some(now);
         if !is_fresh(tail.pushed_at, now) {
             return None;
         }
@@ -90,7 +93,7 @@ impl Events {
         }
         self.bytes += bytes(&event);
         self.events.push_back(event);
-        while self.events.len() > EVENTS || self.bytes > BYTES {
+        while self.events.len() > MAX_EVENTS || self.bytes > MAX_BYTES {
             let Some(first) = self.events.pop_front() else { return };
             self.bytes -= bytes(&first);
         }
@@ -103,17 +106,18 @@ impl Events {
 }
 
 fn is_fresh(at: Option<Timestamp>, now: Timestamp) -> bool {
-    at.is_some_and(|at| now <= at + FRESH)
+    at.is_some_and(|at| now <= at + TIME_TO_LIVE)
 }
 
 fn bytes(recorded: &RecordedEvent) -> usize {
     recorded.event.payload.as_str().len()
 }
 
-/// The events of an append; the answer says where the last one is.
+/// Returns the events of an append as stored. `last` is the version and position of the last one.
 fn recorded(append: &Append, last: Appended) -> impl Iterator<Item = RecordedEvent> {
     let length = append.events.len() as u64;
-    let (position, version) = (last.position - length, last.version - length);
+    let position = last.position - length;
+    let version = last.version - length;
     (1..).zip(&append.events).map(move |(number, event)| RecordedEvent {
         position: position + number,
         stream: append.stream.clone(),
@@ -150,6 +154,7 @@ mod tests {
         Some(page.iter().map(|event| event.position).collect())
     }
 
+    /// A tail that was read, so that it keeps events.
     fn followed() -> Tail {
         let tail = Tail::default();
         assert_eq!(positions(&tail, 0, 1), None);
@@ -157,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn should_keep_nothing_while_nobody_asks() {
+    fn should_stay_empty_without_a_reader() {
         let tail = Tail::default();
         push(&tail, 1, 1);
         assert_eq!(positions(&tail, 0, 1), None);
     }
 
     #[test]
-    fn should_hand_out_only_what_is_here_in_full() {
+    fn should_serve_only_full_pages() {
         let tail = followed();
         push(&tail, 2, 11);
         push(&tail, 1, 12);
@@ -176,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn should_begin_anew_where_somebody_else_appended() {
+    fn should_start_again_after_an_append_of_another_process() {
         let tail = followed();
         push(&tail, 3, 10);
         push(&tail, 1, 12);
@@ -185,13 +190,13 @@ mod tests {
     }
 
     #[test]
-    fn should_keep_a_limited_number_for_a_limited_time() {
+    fn should_limit_the_number_and_the_age_of_events() {
         let tail = followed();
-        push(&tail, EVENTS, 5000);
+        push(&tail, MAX_EVENTS, 5000);
         push(&tail, 1, 5001);
         assert_eq!(positions(&tail, 5000 - 4096, 1), None);
         assert_eq!(positions(&tail, 5000 - 4095, 1), Some(vec![906]));
-        assert!(tail.page(5000, 1, now() + FRESH).is_some());
-        assert!(tail.page(5000, 1, now() + FRESH * 2).is_none());
+        assert!(tail.page(5000, 1, now() + TIME_TO_LIVE).is_some());
+        assert!(tail.page(5000, 1, now() + TIME_TO_LIVE * 2).is_none());
     }
 }
