@@ -1,4 +1,4 @@
-//! The suite that every store passes, on each adapter of this crate, and what is special to each.
+//! The conformance suite of stores on each adapter of this crate, and the tests of single adapters.
 
 #[cfg(test)]
 mod fixture;

@@ -8,7 +8,7 @@ use aios_core::{
 use aios_store::memory::{MemoryOptions, MemoryStore};
 use async_trait::async_trait;
 
-/// Size of an event that the store of a fixture refuses.
+/// Size of an event that exceeds the limit of the fixture's store.
 const TOO_MANY_BYTES: usize = 5 * 1024 * 1024;
 
 struct MemoryFixture {
@@ -68,7 +68,7 @@ async fn should_connect_by_url() {
 
 #[cfg(not(feature = "sqlite"))]
 #[tokio::test]
-async fn should_name_the_feature_that_is_not_compiled_in() {
+async fn should_name_the_missing_feature() {
     let error = aios_store::connect("sqlite::memory:").await.unwrap_err();
     assert!(error.to_string().contains("feature `sqlite`"), "{error}");
 }

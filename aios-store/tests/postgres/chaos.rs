@@ -1,10 +1,10 @@
-//! Many writing processes at once, with random batches and pauses, while somebody reads, and while the
-//! server is killed: nothing is skipped, nothing stands twice, nothing that was acknowledged is lost.
+//! Many processes write random batches with random pauses while a reader follows the log and the server is
+//! killed. No event is skipped or duplicated, and no acknowledged event is lost.
 
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
-    reason = "these are processes in real time, which report what was acknowledged on stdout"
+    reason = "the processes run in real time and report acknowledged events on stdout"
 )]
 
 use std::{
@@ -29,10 +29,10 @@ use serde_json::json;
 
 const PROCESSES: usize = 6;
 
-/// What the test of writers without faults lasts and sees at least.
+/// Minimum duration of the test without faults, and minimum number of events in it.
 const FUZZ: (Duration, usize) = (Duration::from_secs(60), 100_000);
 
-/// Time between two kills of the server.
+/// Minimum time between two kills of the server.
 const CALM: Duration = Duration::from_secs(3);
 
 const URL: &str = "AIOS_TEST_WRITER_URL";
@@ -57,7 +57,7 @@ impl Writer {
         Self { process, acknowledged }
     }
 
-    /// Stops it, and returns what was acknowledged.
+    /// Stops the process, and returns the acknowledged events.
     fn stop(mut self) -> Vec<EventId> {
         drop(self.process.stdin.take());
         assert!(self.process.wait().unwrap().success());
@@ -65,9 +65,9 @@ impl Writer {
     }
 }
 
-/// Not a test but what the tests start.
+/// The writing process, which the tests start.
 #[test]
-#[ignore = "what the other tests start as processes"]
+#[ignore = "started as a process by other tests"]
 fn writer_process() {
     let Ok(url) = std::env::var(URL) else { return };
     let stopped = Arc::new(AtomicBool::new(false));
@@ -97,7 +97,7 @@ async fn write(url: &str, stopped: &AtomicBool) {
     }
 }
 
-/// To one of a few streams that all processes share, or to one of its own.
+/// An append to one of a few streams that all processes share, or to a stream of this process.
 fn append(random: &mut Random) -> Append {
     let stream = match random.below(2) {
         0 => format!("shared/{}", random.below(4)),
@@ -108,7 +108,7 @@ fn append(random: &mut Random) -> Append {
     Append::new(StreamId::new(stream).unwrap(), events)
 }
 
-/// Marsaglia's xorshift64.
+/// Marsaglia's xorshift64 generator.
 struct Random(u64);
 
 impl Random {
@@ -120,7 +120,7 @@ impl Random {
     }
 }
 
-/// Reads the log as it grows, and checks that every position comes, in order, and no event twice.
+/// Follows the log, and checks that every position arrives in order and that no event arrives twice.
 struct Reader {
     seen: HashSet<EventId>,
     last: u64,
@@ -131,7 +131,7 @@ impl Reader {
         Self { seen: HashSet::new(), last: 0 }
     }
 
-    /// Reads until `enough`, going on after errors of the server.
+    /// Reads until `enough` returns true. Continues after errors of the server.
     async fn read(&mut self, store: &Arc<PostgresStore>, enough: impl Fn(&Self) -> bool) {
         let mut subscription = Arc::clone(store).subscribe(self.last);
         while !enough(self) {
@@ -140,7 +140,7 @@ impl Reader {
                 Ok(Ok(recorded)) => {
                     assert_eq!(recorded.position, self.last + 1);
                     self.last = recorded.position;
-                    assert!(self.seen.insert(recorded.event.id), "an event stands twice");
+                    assert!(self.seen.insert(recorded.event.id), "duplicate event");
                 }
                 Ok(Err(error)) => assert!(error.is_retryable(), "{error:?}"),
                 Err(_) => {}

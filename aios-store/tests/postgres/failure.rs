@@ -1,4 +1,4 @@
-//! What becomes of appends when the server or the way to it fails.
+//! Appends while the server or the connection to it fails.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,26 +12,26 @@ fn append(stream: &str, expected: Expected) -> Append {
     Append::new(StreamId::new(stream).unwrap(), vec![event()]).with_expected(expected)
 }
 
-/// A store that reaches the server through a proxy, for everything but listening.
+/// A store that connects through a proxy, except for its listening connection.
 async fn behind_proxy(server: &PostgresServer) -> (PostgresStore, Proxy) {
     let proxy = Proxy::start(server.port()).await;
-    let options = through(&proxy, server);
+    let options = proxied(&proxy, server);
     (PostgresStore::connect_with(options).await.unwrap(), proxy)
 }
 
-fn through(proxy: &Proxy, server: &PostgresServer) -> PostgresOptions {
+fn proxied(proxy: &Proxy, server: &PostgresServer) -> PostgresOptions {
     let options = PostgresOptions::new(&proxy.url(server)).unwrap();
     let options = options.with_listen_url(&server.url()).unwrap();
     options.with_schema(&server.new_name()).unwrap()
 }
 
-/// Longer than the pause between hints, so that what happens next happens to an append.
+/// Waits longer than the pause between hints, so that the next statement on the proxy is an append.
 async fn after_hints() {
     tokio::time::timeout(Duration::from_millis(50), std::future::pending::<()>()).await.ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_answer_truthfully_when_the_answer_to_a_commit_is_lost() {
+async fn should_return_the_right_result_when_the_answer_to_a_commit_is_lost() {
     let Some(server) = PostgresServer::shared() else { return };
     let (store, proxy) = behind_proxy(server).await;
     store.append_one(append("a", Expected::Empty)).await.unwrap();
@@ -43,11 +43,11 @@ async fn should_answer_truthfully_when_the_answer_to_a_commit_is_lost() {
             append("b", Expected::Exact(77)),
             append("c", Expected::Any),
         ];
-        let answers = store.append(batch).await;
+        let results = store.append(batch).await;
         let versions: Vec<Option<u64>> =
-            answers.iter().map(|answer| Some(answer.as_ref().ok()?.version)).collect();
+            results.iter().map(|result| Some(result.as_ref().ok()?.version)).collect();
         assert_eq!(versions, [Some(round + 1), None, Some(round)]);
-        assert_eq!(answers[1].as_ref().unwrap_err().code(), "CONFLICT");
+        assert_eq!(results[1].as_ref().unwrap_err().code(), "CONFLICT");
     }
     let log = store.read_log(0, 100).await.unwrap();
     let positions: Vec<u64> = log.iter().map(|recorded| recorded.position).collect();
@@ -55,10 +55,10 @@ async fn should_answer_truthfully_when_the_answer_to_a_commit_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_say_that_it_does_not_know_when_the_time_is_up() {
+async fn should_report_a_timeout_if_the_result_is_unknown() {
     let Some(server) = PostgresServer::shared() else { return };
     let proxy = Proxy::start(server.port()).await;
-    let options = through(&proxy, server).with_append_timeout(Duration::from_millis(200));
+    let options = proxied(&proxy, server).with_append_timeout(Duration::from_millis(200));
     let store = PostgresStore::connect_with(options).await.unwrap();
     let lost = append("a", Expected::Empty);
     store.append_one(append("b", Expected::Empty)).await.unwrap();
@@ -71,10 +71,10 @@ async fn should_say_that_it_does_not_know_when_the_time_is_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_not_call_an_append_refused_that_may_be_stored() {
+async fn should_not_report_a_later_error_for_an_append_that_may_be_stored() {
     let Some(server) = PostgresServer::shared() else { return };
     let proxy = Proxy::start(server.port()).await;
-    let options = through(&proxy, server).with_append_timeout(Duration::from_secs(1));
+    let options = proxied(&proxy, server).with_append_timeout(Duration::from_secs(1));
     let store = PostgresStore::connect_with(options).await.unwrap();
     store.append_one(append("a", Expected::Empty)).await.unwrap();
     after_hints().await;
@@ -93,7 +93,7 @@ async fn should_not_call_an_append_refused_that_may_be_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_learn_what_became_of_an_append_once_it_is_let_in_again() {
+async fn should_find_out_the_result_of_an_append_once_it_can_connect_again() {
     let Some(server) = PostgresServer::shared() else { return };
     let (store, proxy) = behind_proxy(server).await;
     store.append_one(append("a", Expected::Empty)).await.unwrap();
@@ -113,9 +113,9 @@ async fn should_learn_what_became_of_an_append_once_it_is_let_in_again() {
     assert_eq!(store.head().await.unwrap(), 2);
 }
 
-/// As after a failover to a server that had not got everything yet.
+/// Simulates a failover to a server that lost the last commits.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_forget_names_with_the_connection() {
+async fn should_clear_the_cached_names_after_a_lost_connection() {
     let Some(server) = PostgresServer::shared() else { return };
     let schema = server.new_name();
     let url = format!("{}&application_name={schema}", server.url());
@@ -138,10 +138,10 @@ async fn should_forget_names_with_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_keep_nobody_waiting_beyond_the_time() {
+async fn should_answer_every_caller_within_the_append_timeout() {
     let Some(server) = PostgresServer::shared() else { return };
     let proxy = Proxy::start(server.port()).await;
-    let options = through(&proxy, server).with_append_timeout(Duration::from_millis(500));
+    let options = proxied(&proxy, server).with_append_timeout(Duration::from_millis(500));
     let options = options.with_statement_timeout(Duration::from_millis(200));
     let store = PostgresStore::connect_with(options).await.unwrap();
     store.append_one(append("a", Expected::Empty)).await.unwrap();
@@ -155,7 +155,7 @@ async fn should_keep_nobody_waiting_beyond_the_time() {
     after_hints().await;
     tokio::time::timeout(Duration::from_secs(10), store.close()).await.unwrap();
     let errors = appending.await.unwrap();
-    let messages = errors.into_iter().map(|answer| answer.unwrap_err().to_string());
+    let messages = errors.into_iter().map(|result| result.unwrap_err().to_string());
     assert_eq!(
         messages.collect::<Vec<String>>(),
         [
@@ -166,18 +166,18 @@ async fn should_keep_nobody_waiting_beyond_the_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_refuse_what_the_server_does_not_take_alone() {
+async fn should_refuse_only_the_append_with_bad_data() {
     let Some(fixture) = options() else { return };
     let store = Arc::new(PostgresStore::connect_with(fixture).await.unwrap());
-    let mut poison = event();
-    poison.source = "a\0b".into();
-    let poison = Append::new(StreamId::new("poison").unwrap(), vec![poison]);
-    let batch = vec![append("a", Expected::Any), poison, append("b", Expected::Any)];
-    let answers = store.append(batch).await;
+    let mut bad_event = event();
+    bad_event.source = "a\0b".into();
+    let bad = Append::new(StreamId::new("bad").unwrap(), vec![bad_event]);
+    let batch = vec![append("a", Expected::Any), bad, append("b", Expected::Any)];
+    let results = store.append(batch).await;
     let positions: Vec<Option<u64>> =
-        answers.iter().map(|answer| Some(answer.as_ref().ok()?.position)).collect();
+        results.iter().map(|result| Some(result.as_ref().ok()?.position)).collect();
     assert_eq!(positions, [Some(1), None, Some(2)]);
-    let error = answers[1].as_ref().unwrap_err();
+    let error = results[1].as_ref().unwrap_err();
     assert_eq!((error.code(), error.is_retryable()), ("INVALID_TEXT", false));
 }
 
@@ -214,7 +214,7 @@ async fn should_refuse_appends_once_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_let_nobody_wait_once_closed() {
+async fn should_fail_waits_after_close() {
     let Some(fixture) = options() else { return };
     let store = PostgresStore::connect_with(fixture).await.unwrap();
     let waiting = tokio::spawn({
@@ -223,7 +223,7 @@ async fn should_let_nobody_wait_once_closed() {
     });
     after_hints().await;
     store.close().await;
-    for answer in [waiting.await.unwrap(), store.wait_for(0).await] {
-        assert_eq!(answer.unwrap_err().code(), "STORE_CLOSED");
+    for result in [waiting.await.unwrap(), store.wait_for(0).await] {
+        assert_eq!(result.unwrap_err().code(), "STORE_CLOSED");
     }
 }

@@ -1,5 +1,5 @@
-//! A fenced-out writer is refused in whatever order the server comes to its append, and whichever way
-//! that takes.
+//! A writer that lost its shard is refused, in whatever order the server processes its append and the
+//! take-over, and by each of the SQL functions that append.
 
 use std::time::Duration;
 
@@ -12,36 +12,36 @@ use sqlx::{Connection, PgConnection, Row};
 
 use super::event;
 
-/// How long a writer may take to come to the lock.
+/// Time limit for a writer to reach the lock.
 const OVERDUE: Duration = Duration::from_secs(60);
 
 /// The SQL functions that append.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum Call {
     /// `append`, which looks everything up.
-    Whole,
-    /// `append_one`, for one event of a stream that the writer knows.
-    One,
-    /// `append_known`, for several.
-    Known,
+    Append,
+    /// `append_one`, for one event of a cached stream.
+    AppendOne,
+    /// `append_known`, for several events of cached streams.
+    AppendKnown,
 }
 
-const WAYS: [Way; 3] = [Way::Whole, Way::One, Way::Known];
+const CALLS: [Call; 3] = [Call::Append, Call::AppendOne, Call::AppendKnown];
 
-/// Two engines, the first of which held the shard until now, and somebody who can hold everybody up.
-struct Scene {
+/// Two engines. The old one holds the shard at first.
+struct Setup {
     server: &'static PostgresServer,
     schema: String,
     old: PostgresStore,
     new: PostgresStore,
     lease: Lease,
-    way: Way,
-    /// Where the log ends.
+    call: Call,
+    /// The head of the log.
     head: u64,
 }
 
-impl Scene {
-    async fn new(way: Way) -> Option<Self> {
+impl Setup {
+    async fn new(call: Call) -> Option<Self> {
         let server = PostgresServer::shared()?;
         let schema = server.new_name();
         let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
@@ -50,30 +50,30 @@ impl Scene {
         let owner = Owner::new("old");
         let mut leases = old.acquire(&[Shard(1)], &owner, Duration::from_secs(60)).await.unwrap();
         let lease = leases.pop().unwrap();
-        let mut scene = Self { server, schema, old, new, lease, way, head: 0 };
-        if !matches!(way, Way::Whole) {
-            scene.head = scene.append().await.unwrap().unwrap().position;
-            // Nothing is left but the short way.
-            let sql = format!("ALTER FUNCTION {}.append RENAME TO whole_append", scene.schema);
-            assert_eq!(scene.server.sql(&sql), "");
+        let mut setup = Self { server, schema, old, new, lease, call, head: 0 };
+        if !matches!(call, Call::Append) {
+            setup.head = setup.append().await.unwrap().unwrap().position;
+            // Leaves only the fast calls.
+            let sql = format!("ALTER FUNCTION {}.append RENAME TO disabled", setup.schema);
+            assert_eq!(setup.server.sql(&sql), "");
         }
-        Some(scene)
+        Some(setup)
     }
 
-    /// Lets the refused append be looked at again.
-    fn open_the_whole_way(&self) {
-        if !matches!(self.way, Way::Whole) {
-            let sql = format!("ALTER FUNCTION {}.whole_append RENAME TO append", self.schema);
+    /// Makes `append` available again, which finds out the result of a refused append.
+    fn enable_append(&self) {
+        if !matches!(self.call, Call::Append) {
+            let sql = format!("ALTER FUNCTION {}.disabled RENAME TO append", self.schema);
             assert_eq!(self.server.sql(&sql), "");
         }
     }
 
-    /// So many events has one append.
+    /// Number of events in an append.
     fn length(&self) -> u64 {
-        if matches!(self.way, Way::Known) { 2 } else { 1 }
+        if matches!(self.call, Call::AppendKnown) { 2 } else { 1 }
     }
 
-    /// Lets the lease of the old engine expire, without its knowing.
+    /// Expires the lease of the old engine without its knowledge.
     fn expire(&self) {
         let sql = format!("UPDATE {}.leases SET expires_at = now() - interval '1 s'", self.schema);
         assert_eq!(self.server.sql(&sql), "");
@@ -94,8 +94,8 @@ impl Scene {
         })
     }
 
-    /// Takes the lock of appends, as a slow writer would.
-    async fn hold_up(&self) -> Lock<'_> {
+    /// Takes the append lock, as a slow writer would.
+    async fn hold_lock(&self) -> Lock<'_> {
         let mut connection = PgConnection::connect(&self.server.url()).await.unwrap();
         let lock = format!(
             "BEGIN; SELECT pg_advisory_xact_lock(substring(pg_get_functiondef(oid) \
@@ -108,7 +108,7 @@ impl Scene {
     }
 }
 
-/// The lock of appends, held.
+/// The append lock, held.
 struct Lock<'a> {
     server: &'a PostgresServer,
     connection: PgConnection,
@@ -116,7 +116,7 @@ struct Lock<'a> {
 }
 
 impl Lock<'_> {
-    /// Waits until this many wait for it.
+    /// Waits until `count` connections wait for the lock.
     async fn until_waiting(&self, count: usize) {
         let sql = format!(
             "SELECT count(*) FROM pg_locks WHERE NOT granted AND (classid, objid) IN \
@@ -128,7 +128,7 @@ impl Lock<'_> {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(OVERDUE, waiting).await.expect("somebody did not wait for the lock");
+        tokio::time::timeout(OVERDUE, waiting).await.expect("a writer did not wait for the lock");
     }
 
     async fn release(self) {
@@ -138,63 +138,63 @@ impl Lock<'_> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_an_append_that_was_sent_before_the_take_over() {
-    for way in WAYS {
-        let Some(scene) = Scene::new(way).await else { return };
-        let lock = scene.hold_up().await;
-        scene.expire();
-        let taking = scene.take_over();
+    for call in CALLS {
+        let Some(setup) = Setup::new(call).await else { return };
+        let lock = setup.hold_lock().await;
+        setup.expire();
+        let taking = setup.take_over();
         lock.until_waiting(1).await;
-        let appending = scene.append();
+        let appending = setup.append();
         lock.until_waiting(2).await;
-        scene.open_the_whole_way();
+        setup.enable_append();
         lock.release().await;
         assert_eq!(taking.await.unwrap()[0].epoch.0, 2);
         assert_eq!(appending.await.unwrap().unwrap_err().code(), "FENCED");
-        assert_eq!(scene.new.head().await.unwrap(), scene.head);
+        assert_eq!(setup.new.head().await.unwrap(), setup.head);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_not_hand_over_before_an_append_under_way_is_in() {
-    for way in WAYS {
-        let Some(scene) = Scene::new(way).await else { return };
-        let lock = scene.hold_up().await;
-        scene.expire();
-        let appending = scene.append();
+async fn should_not_hand_over_before_an_append_in_progress_commits() {
+    for call in CALLS {
+        let Some(setup) = Setup::new(call).await else { return };
+        let lock = setup.hold_lock().await;
+        setup.expire();
+        let appending = setup.append();
         lock.until_waiting(1).await;
-        let taking = scene.take_over();
+        let taking = setup.take_over();
         lock.until_waiting(2).await;
         lock.release().await;
         assert_eq!(taking.await.unwrap()[0].epoch.0, 2);
-        // Whoever took over sees everything that was appended before.
-        assert_eq!(scene.new.head().await.unwrap(), scene.head + scene.length());
-        assert_eq!(appending.await.unwrap().unwrap().position, scene.head + scene.length());
-        scene.open_the_whole_way();
-        assert_eq!(scene.append().await.unwrap().unwrap_err().code(), "FENCED");
+        // The new owner sees every earlier append.
+        assert_eq!(setup.new.head().await.unwrap(), setup.head + setup.length());
+        assert_eq!(appending.await.unwrap().unwrap().position, setup.head + setup.length());
+        setup.enable_append();
+        assert_eq!(setup.append().await.unwrap().unwrap_err().code(), "FENCED");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_hand_over_between_the_check_and_the_commit() {
-    for way in WAYS {
-        let Some(scene) = Scene::new(way).await else { return };
+    for call in CALLS {
+        let Some(setup) = Setup::new(call).await else { return };
         let pause = format!(
             "CREATE FUNCTION {0}.pause() RETURNS trigger LANGUAGE plpgsql \
              AS 'BEGIN PERFORM pg_sleep(0.5); RETURN new; END'; \
              CREATE TRIGGER pause BEFORE INSERT ON {0}.events FOR EACH ROW EXECUTE FUNCTION {0}.pause()",
-            scene.schema
+            setup.schema
         );
-        assert_eq!(scene.server.sql(&pause), "");
-        let appending = scene.append();
+        assert_eq!(setup.server.sql(&pause), "");
+        let appending = setup.append();
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-        while scene.server.sql(sql) != "1" {
+        while setup.server.sql(sql) != "1" {
             tokio::task::yield_now().await;
         }
-        scene.expire();
-        assert_eq!(scene.take_over().await.unwrap()[0].epoch.0, 2);
-        assert_eq!(scene.new.head().await.unwrap(), scene.head + scene.length());
-        assert_eq!(appending.await.unwrap().unwrap().position, scene.head + scene.length());
-        scene.open_the_whole_way();
-        assert_eq!(scene.append().await.unwrap().unwrap_err().code(), "FENCED");
+        setup.expire();
+        assert_eq!(setup.take_over().await.unwrap()[0].epoch.0, 2);
+        assert_eq!(setup.new.head().await.unwrap(), setup.head + setup.length());
+        assert_eq!(appending.await.unwrap().unwrap().position, setup.head + setup.length());
+        setup.enable_append();
+        assert_eq!(setup.append().await.unwrap().unwrap_err().code(), "FENCED");
     }
 }

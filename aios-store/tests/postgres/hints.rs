@@ -1,4 +1,4 @@
-//! How processes hear of each other's appends.
+//! Notifications about the appends of other processes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,9 +17,9 @@ fn append() -> Append {
     Append::new(StreamId::new("a").unwrap(), vec![event()])
 }
 
-/// Appends with one store while another one waits for whom time stands still, so that it never polls
-/// by itself.
-pub(super) async fn hear_of_appends(options: PostgresOptions) {
+/// Appends with one store while another one waits. The clock of the waiting store does not move, so it is
+/// only woken by notifications.
+pub(super) async fn receive_notifications(options: PostgresOptions) {
     let appender = PostgresStore::connect_with(options.clone()).await.unwrap();
     let clock = Arc::new(VirtualClock::default());
     let waiter = PostgresStore::connect_with(options.with_clock(clock)).await.unwrap();
@@ -29,18 +29,18 @@ pub(super) async fn hear_of_appends(options: PostgresOptions) {
             async move { waiter.wait_for(position - 1).await }
         });
         appender.append_one(append()).await.unwrap();
-        let heard = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap();
-        assert_eq!(heard.unwrap().unwrap(), position);
+        let woken = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap();
+        assert_eq!(woken.unwrap().unwrap(), position);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_wake_who_waits_in_another_process() {
+async fn should_wake_a_task_that_waits_in_another_process() {
     let Some(options) = super::options() else { return };
-    hear_of_appends(options).await;
+    receive_notifications(options).await;
 }
 
-/// How often the server ran statements like this.
+/// Number of calls of statements that match a pattern.
 fn calls(server: &PostgresServer, like: &str) -> u64 {
     let sql =
         format!("SELECT coalesce(sum(calls), 0) FROM pg_stat_statements WHERE query LIKE '{like}'");
@@ -51,6 +51,7 @@ const APPEND: &str = "SELECT%aios.append%($1, %";
 
 const NOTIFY: &str = "%pg_notify(%";
 
+/// A server that counts statements, and a store.
 async fn counted() -> Option<(PostgresServer, PostgresStore)> {
     let server = PostgresServer::start_with(&["shared_preload_libraries=pg_stat_statements"])?;
     server.sql("CREATE EXTENSION pg_stat_statements");
@@ -59,21 +60,22 @@ async fn counted() -> Option<(PostgresServer, PostgresStore)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_send_one_hint_a_batch_at_most() {
+async fn should_send_at_most_one_hint_per_batch() {
     let Some((server, store)) = counted().await else { return };
     for _ in 0..20 {
-        let answers = join_all((0..50).map(|_| store.append_one(append()))).await;
-        assert!(answers.iter().all(Result::is_ok));
+        let results = join_all((0..50).map(|_| store.append_one(append()))).await;
+        assert!(results.iter().all(Result::is_ok));
     }
     while calls(&server, NOTIFY) == 0 {
         tokio::task::yield_now().await;
     }
-    let (batches, hints) = (calls(&server, APPEND), calls(&server, NOTIFY));
+    let batches = calls(&server, APPEND);
+    let hints = calls(&server, NOTIFY);
     assert!(hints <= batches && batches < 1000, "{hints} hints, {batches} batches");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_not_send_what_nobody_waits_for() {
+async fn should_not_send_cancelled_appends() {
     let Some((server, store)) = counted().await else { return };
     store.append_one(append()).await.unwrap();
     let mut connection = PgConnection::connect(&server.url()).await.unwrap();

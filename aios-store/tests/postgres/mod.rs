@@ -10,9 +10,9 @@ mod read_only;
 mod retention;
 mod rows;
 mod silence;
+mod stream_cache;
 mod tail;
 mod tls;
-mod trust;
 mod upgrade;
 mod waits;
 
@@ -27,10 +27,11 @@ use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
 use async_trait::async_trait;
 
-/// Size of an event that the store of a fixture refuses.
+/// Size of an event that exceeds the limit of the fixture's store.
 const TOO_MANY_BYTES: usize = 5 * 1024 * 1024;
 
-/// Options that name a schema of its own on the server that all tests of this binary share.
+/// Options for a new schema on the server that all tests of this binary share. `None` if PostgreSQL is not
+/// installed.
 fn options() -> Option<PostgresOptions> {
     let server = PostgresServer::shared()?;
     let options = PostgresOptions::new(&server.url()).unwrap();
@@ -41,7 +42,7 @@ fn event() -> Event {
     Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap()
 }
 
-/// A schema of its own on the server that all tests of this binary share.
+/// A new schema on the server that all tests of this binary share.
 pub(crate) struct PostgresFixture {
     server: &'static PostgresServer,
     schema: String,
@@ -49,13 +50,13 @@ pub(crate) struct PostgresFixture {
 }
 
 impl PostgresFixture {
-    /// `None` where PostgreSQL is not installed.
+    /// `None` if PostgreSQL is not installed.
     pub(crate) fn new() -> Option<Self> {
         let server = PostgresServer::shared()?;
         Some(Self::through(server, PostgresOptions::new(&server.url()).unwrap()))
     }
 
-    /// Reaches the server with these options.
+    /// Connects to the server with these options.
     pub(crate) fn through(server: &'static PostgresServer, options: PostgresOptions) -> Self {
         Self { server, schema: server.new_name(), options }
     }
@@ -69,7 +70,7 @@ impl StoreFixture for PostgresFixture {
         Ok(Arc::new(PostgresStore::connect_with(options).await?))
     }
 
-    /// Nobody can move the server's clock, but what is written down by it can be moved.
+    /// Moves the expiry of the leases, because the clock of the server cannot be moved.
     async fn pass(&self, duration: Duration) {
         let (schema, micros) = (&self.schema, duration.as_micros());
         let sql = format!(

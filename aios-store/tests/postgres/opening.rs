@@ -1,4 +1,4 @@
-//! Opening a database: migrations, options, and what is refused.
+//! Opening a database: migrations, options and errors.
 
 use std::process::Command;
 
@@ -66,7 +66,7 @@ async fn should_refuse_to_append_on_an_old_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_open_by_scheme_and_report_who_does_not_answer() {
+async fn should_open_by_scheme_and_report_a_refused_connection() {
     let Some(server) = PostgresServer::shared() else { return };
     assert_eq!(aios_store::connect(&server.url()).await.unwrap().head().await.unwrap(), 0);
     let error = aios_store::connect("postgres://aios@127.0.0.1:1/none").await.unwrap_err();
@@ -76,7 +76,7 @@ async fn should_open_by_scheme_and_report_who_does_not_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_say_once_that_the_database_is_missing_and_how_to_create_it() {
+async fn should_report_a_missing_database_once_and_how_to_create_it() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.url().replace("/postgres?", "/missing?");
     let error = PostgresStore::connect(&url).await.unwrap_err();
@@ -87,7 +87,7 @@ async fn should_say_once_that_the_database_is_missing_and_how_to_create_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_be_content_with_an_empty_schema_of_its_own() {
+async fn should_use_an_empty_schema_that_the_role_owns() {
     let Some(server) = PostgresServer::shared() else { return };
     let schema = server.new_name();
     server.sql(&format!("CREATE ROLE {schema} LOGIN"));
@@ -103,17 +103,17 @@ async fn should_be_content_with_an_empty_schema_of_its_own() {
 
 const URL: &str = "AIOS_TEST_BARE_URL";
 
-/// Not a test but what the next one starts.
+/// The process that the next test starts.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "what another test starts as a process"]
+#[ignore = "started as a process by another test"]
 async fn opening_process() {
-    #[allow(clippy::disallowed_methods, reason = "it is told by the test that starts it")]
+    #[allow(clippy::disallowed_methods, reason = "the parent process sets the variable")]
     let Ok(url) = std::env::var(URL) else { return };
     aios_store::connect(&url).await.unwrap().head().await.unwrap();
 }
 
 #[test]
-fn should_not_be_told_by_the_environment_where_to_connect() {
+fn should_ignore_the_environment_variables_of_libpq() {
     let Some(server) = PostgresServer::shared() else { return };
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "postgres::opening::opening_process"]);
@@ -122,7 +122,7 @@ fn should_not_be_told_by_the_environment_where_to_connect() {
         ("PGDATABASE", "elsewhere"),
         ("PGSSLMODE", "verify-full"),
         ("PGSSLROOTCERT", "nowhere.pem"),
-        ("PGAPPNAME", "somebody"),
+        ("PGAPPNAME", "another"),
         ("PGPASSFILE", "nowhere"),
     ] {
         command.env(name, value);

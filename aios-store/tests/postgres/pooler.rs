@@ -1,4 +1,4 @@
-//! Through PgBouncer, which lends a server connection for a transaction.
+//! Connections through PgBouncer, which assigns a server connection per transaction.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use super::{hints, limits};
 
 const PROGRAMS: [&str; 2] = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
 
-/// Runs it, not as root, until the test's process is gone, which closes the pipe that `cat` reads.
+/// Runs PgBouncer, not as root, until the test process ends, which closes the pipe that `cat` reads.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP
 [ "$(id -u)" = 0 ] && as='setpriv --reuid=postgres --regid=postgres --clear-groups'
@@ -26,7 +26,7 @@ kill -9 $!
 rm -rf "$2"
 "#;
 
-/// The port of a pooler before the shared server; `None` where one of them is not installed.
+/// The shared server, and the port of a pooler in front of it. `None` if one of them is not installed.
 fn shared() -> Option<(&'static PostgresServer, u16)> {
     static SHARED: OnceLock<Option<u16>> = OnceLock::new();
     let server = PostgresServer::shared()?;
@@ -45,7 +45,7 @@ fn start(server_port: u16) -> Option<u16> {
     let mut keeper = Command::new("sh");
     keeper.args(["-c", KEEPER, "keeper", program]).arg(folder);
     keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Its end of the pipe is kept until this process ends.
+    // Keeps the pipe open until this process ends.
     std::mem::forget(keeper.spawn().unwrap().stdin.take());
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         std::thread::yield_now();
@@ -53,7 +53,8 @@ fn start(server_port: u16) -> Option<u16> {
     Some(port)
 }
 
-/// Fewer server connections than the stores have of theirs, so that each transaction gets another one.
+/// Configures fewer server connections than the stores have connections, so that transactions of a store
+/// use different server connections.
 fn configure(folder: &Path, port: u16, server_port: u16) {
     let settings = format!(
         "[databases]\n* = host=127.0.0.1 port={server_port} user=aios\n[pgbouncer]\n\
@@ -65,7 +66,7 @@ fn configure(folder: &Path, port: u16, server_port: u16) {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Options that lead through the pooler, for everything but listening.
+/// Options that connect through the pooler, except for the listening connection.
 fn pooled(server: &PostgresServer, port: u16) -> PostgresOptions {
     let url = server.url().replace(&server.port().to_string(), &port.to_string());
     let options = PostgresOptions::new(&url).unwrap().with_listen_url(&server.url()).unwrap();
@@ -73,19 +74,20 @@ fn pooled(server: &PostgresServer, port: u16) -> PostgresOptions {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_hear_of_appends_through_a_pooler() {
+async fn should_receive_notifications_behind_a_pooler() {
     let Some((server, port)) = shared() else { return };
-    hints::hear_of_appends(pooled(server, port).with_schema(&server.new_name()).unwrap()).await;
+    hints::receive_notifications(pooled(server, port).with_schema(&server.new_name()).unwrap())
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_keep_limits_through_a_pooler() {
+async fn should_apply_timeouts_behind_a_pooler() {
     let Some((server, port)) = shared() else { return };
     let options = pooled(server, port).with_lock_timeout(limits::SHORT);
-    let message = limits::refusal(server, options).await;
+    let message = limits::lock_error(server, options).await;
     assert!(message.contains("lock timeout"), "{message}");
     let options = pooled(server, port).with_statement_timeout(limits::SHORT);
-    let message = limits::refusal(server, options).await;
+    let message = limits::lock_error(server, options).await;
     assert!(message.contains("statement timeout"), "{message}");
 }
 

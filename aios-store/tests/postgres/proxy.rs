@@ -1,4 +1,4 @@
-//! A way to the server that a test can cut.
+//! A TCP proxy in front of the server that injects faults.
 
 use std::{
     net::SocketAddr,
@@ -15,10 +15,10 @@ use tokio::{
     sync::watch,
 };
 
-/// The server's word for a password that is wrong, by which it ends a connection.
+/// The server's error message for a wrong password, after which it closes the connection.
 const REFUSAL: &[u8] = b"E\0\0\0\x1cSFATAL\0C28P01\0Mnot you\0\0";
 
-/// Passes bytes on, until it is told to lose the answers of the next connections that ask something.
+/// Forwards bytes in both directions.
 #[derive(Clone)]
 pub(super) struct Proxy {
     address: SocketAddr,
@@ -54,57 +54,59 @@ impl Proxy {
         server.url().replace(&server.port().to_string(), &self.address.port().to_string())
     }
 
-    /// The server gets the next question; its answer is lost, and so is the connection.
+    /// Closes each of the next `count` connections on which the server answers, and drops that answer. The
+    /// server still processes the request.
     pub(super) fn lose_answers(&self, count: u32) {
         self.losses.store(count, Ordering::SeqCst);
     }
 
-    /// Whether new connections are refused, as if the password were wrong.
+    /// Sets whether new connections are refused, as if the password were wrong.
     pub(super) fn refuse(&self, refuses: bool) {
         self.refuses.store(refuses, Ordering::SeqCst);
     }
 
-    /// How many connections were refused.
+    /// Number of refused connections.
     pub(super) fn refused(&self) -> u32 {
         self.refused.load(Ordering::SeqCst)
     }
 
-    /// How many connections were passed on.
+    /// Number of forwarded connections.
     pub(super) fn accepted(&self) -> u32 {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// From now on nothing comes through the connections that there are, though they stay open.
+    /// Stops forwarding on all existing connections, but keeps them open.
     pub(super) fn silence(&self) {
         self.silence.send_replace(());
     }
 
     async fn serve(self, mut client: TcpStream, server_port: u16) {
         if self.refuses.load(Ordering::SeqCst) {
-            // The client may be gone.
-            drop(client.read(&mut [0; 1024]).await);
-            drop(client.write_all(REFUSAL).await);
+            // Reading and writing fail if the client has closed the connection.
+            let _ = client.read(&mut [0; 1024]).await;
+            let _ = client.write_all(REFUSAL).await;
             self.refused.fetch_add(1, Ordering::SeqCst);
             return;
         }
         self.accepted.fetch_add(1, Ordering::SeqCst);
         let server = TcpStream::connect(("127.0.0.1", server_port)).await.unwrap();
-        self.pass(client, server).await;
+        self.forward(client, server).await;
     }
 
-    async fn pass(self, mut client: TcpStream, mut server: TcpStream) {
-        let (mut asked, mut answered) = (vec![0; 65_536], vec![0; 65_536]);
+    async fn forward(self, mut client: TcpStream, mut server: TcpStream) {
+        let mut request = vec![0; 65_536];
+        let mut answer = vec![0; 65_536];
         let mut silence = self.silence.subscribe();
         loop {
             tokio::select! {
                 _ = silence.changed() => std::future::pending().await,
-                read = client.read(&mut asked) => match read {
-                    Ok(bytes @ 1..) => server.write_all(&asked[..bytes]).await.unwrap(),
+                read = client.read(&mut request) => match read {
+                    Ok(bytes @ 1..) => server.write_all(&request[..bytes]).await.unwrap(),
                     _ => return,
                 },
-                read = server.read(&mut answered) => match read {
-                    Ok(bytes @ 1..) if !self.loses() => {
-                        if client.write_all(&answered[..bytes]).await.is_err() {
+                read = server.read(&mut answer) => match read {
+                    Ok(bytes @ 1..) if !self.takes_loss() => {
+                        if client.write_all(&answer[..bytes]).await.is_err() {
                             return;
                         }
                     }
@@ -114,8 +116,10 @@ impl Proxy {
         }
     }
 
-    fn loses(&self) -> bool {
-        let take = |left: u32| left.checked_sub(1);
-        self.losses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok()
+    /// Counts down the losses. Returns whether this answer is lost.
+    fn takes_loss(&self) -> bool {
+        self.losses
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_ok()
     }
 }

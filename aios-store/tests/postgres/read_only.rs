@@ -1,4 +1,4 @@
-//! Servers that only read for a while, as one does that was the primary before a failover.
+//! Servers that are read-only for a while, such as a former primary after a failover.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use futures_util::future::join_all;
 
 use super::event;
 
-const ENDS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
     WHERE usename = 'writer' AND pid <> pg_backend_pid()";
 
-/// A server, and a store whose connections are all of sessions that only read.
-async fn scene() -> Option<(PostgresServer, PostgresStore)> {
+/// A server, and a store whose sessions are all read-only.
+async fn read_only_store() -> Option<(PostgresServer, PostgresStore)> {
     let server = PostgresServer::start()?;
     server.sql("CREATE ROLE writer SUPERUSER LOGIN");
     let url = server.url().replace("aios:secret", "writer");
@@ -22,7 +22,7 @@ async fn scene() -> Option<(PostgresServer, PostgresStore)> {
     let store = PostgresStore::connect_with(options).await.unwrap();
     store.append_one(append()).await.unwrap();
     server.sql("ALTER ROLE writer SET default_transaction_read_only = on");
-    server.sql(ENDS);
+    server.sql(TERMINATE);
     join_all((0..10).map(|_| store.head())).await;
     Some((server, store))
 }
@@ -32,8 +32,8 @@ fn append() -> Append {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_leave_connections_that_only_read_when_it_appends() {
-    let Some((server, store)) = scene().await else { return };
+async fn should_replace_read_only_connections_when_it_appends() {
+    let Some((server, store)) = read_only_store().await else { return };
     let appending = tokio::spawn({
         let store = store.clone();
         async move { store.append_one(append()).await }
@@ -48,8 +48,8 @@ async fn should_leave_connections_that_only_read_when_it_appends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_leave_connections_that_only_read_for_any_statement() {
-    let Some((server, store)) = scene().await else { return };
+async fn should_replace_read_only_connections_for_any_statement() {
+    let Some((server, store)) = read_only_store().await else { return };
     let error = store.save_checkpoint("reader", 1).await.unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
     join_all((0..10).map(|_| store.head())).await;

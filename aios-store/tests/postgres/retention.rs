@@ -1,4 +1,4 @@
-//! Taking old runs out of the log.
+//! Removal of old runs from the log.
 
 use std::{
     sync::{
@@ -31,7 +31,7 @@ async fn append(store: &PostgresStore, run: &str, action: &str, data: Value) {
     store.append_one(Append::new(StreamId::of_run(run).unwrap(), vec![event])).await.unwrap();
 }
 
-/// Runs that have ended, and one that goes on: three events and two.
+/// Appends finished runs of three events each, and an open run of two events.
 async fn runs(store: &PostgresStore, ended: usize) {
     append(store, "live", "started", json!({"version": 1})).await;
     for run in 0..ended {
@@ -57,7 +57,7 @@ mod cases {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_archive_word_for_word() {
+async fn should_archive_events_unchanged() {
     let Some(server) = PostgresServer::shared() else { return };
     let schema = server.new_name();
     let store = open(server, &schema).await;
@@ -72,7 +72,7 @@ async fn should_archive_word_for_word() {
     assert_eq!((archived.lines().count(), archived.lines().last()), (3, Some(last)));
 }
 
-/// Reads the log as it grows, says how far it has come, and returns every event's id.
+/// Follows the log, saves a checkpoint after each event, and returns the ids of all events.
 async fn follow(store: Arc<PostgresStore>, done: Arc<AtomicBool>) -> Vec<EventId> {
     let (mut seen, mut last) = (Vec::new(), 0);
     let mut subscription = Arc::clone(&store).subscribe(0);
@@ -89,7 +89,7 @@ async fn follow(store: Arc<PostgresStore>, done: Arc<AtomicBool>) -> Vec<EventId
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_hurt_neither_appends_nor_who_reads_meanwhile() {
+async fn should_not_affect_concurrent_appends_and_readers() {
     let Some(server) = PostgresServer::shared() else { return };
     let store = Arc::new(open(server, &server.new_name()).await);
     store.save_checkpoint("reader", 0).await.unwrap();
@@ -108,15 +108,16 @@ async fn should_hurt_neither_appends_nor_who_reads_meanwhile() {
         })
         .collect();
     let appending = tokio::spawn(appending.join_all());
-    let (mut gone, policy) = (0, Retention::new(Duration::ZERO).with_pause(Duration::ZERO));
+    let policy = Retention::new(Duration::ZERO).with_pause(Duration::ZERO);
+    let mut removed = 0;
     while !appending.is_finished() {
-        gone += store.expire_runs(&policy).await.unwrap();
+        removed += store.expire_runs(&policy).await.unwrap();
     }
     appending.await.unwrap();
     done.store(true, Ordering::SeqCst);
     let seen = reading.await.unwrap();
-    gone += store.expire_runs(&policy).await.unwrap();
+    removed += store.expire_runs(&policy).await.unwrap();
     assert_eq!((seen.len(), store.head().await.unwrap()), (400, 400));
-    // The run with the last event stays.
-    assert_eq!((gone, listed(&store).await), (199, 1));
+    // The run with the last event of the log is kept.
+    assert_eq!((removed, listed(&store).await), (199, 1));
 }

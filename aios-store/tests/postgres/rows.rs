@@ -1,4 +1,4 @@
-//! Tables that this version did not write, and texts that PostgreSQL can't hold.
+//! Rows that this version would not write, and texts that PostgreSQL cannot store.
 
 use aios_core::store::{Append, EventStoreExt, StreamId};
 use aios_store::postgres::{PostgresOptions, PostgresStore};
@@ -18,7 +18,7 @@ fn change(server: &PostgresServer, schema: &str, sql: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_heal_a_log_that_goes_on_after_the_end_of_runs() {
+async fn should_rebuild_from_journals_with_events_after_the_end() {
     let Some(server) = PostgresServer::shared() else { return };
     let (store, schema) = open(server).await;
     old_log::write(&store).await;
@@ -27,7 +27,7 @@ async fn should_heal_a_log_that_goes_on_after_the_end_of_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_confine_a_row_that_can_not_be_read() {
+async fn should_list_other_rows_beside_an_unreadable_one() {
     let Some(server) = PostgresServer::shared() else { return };
     let (store, schema) = open(server).await;
     bad_rows::write(&store).await;
@@ -36,7 +36,7 @@ async fn should_confine_a_row_that_can_not_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_name_the_text_that_has_a_nul() {
+async fn should_name_the_text_with_a_nul() {
     let Some(server) = PostgresServer::shared() else { return };
     let (store, _) = open(server).await;
     let (mut source, id) = (event(), event().with_id("a\0b".parse().unwrap()));
@@ -47,14 +47,14 @@ async fn should_name_the_text_that_has_a_nul() {
         let append = Append::new(StreamId::new(stream).unwrap(), vec![event.clone()]);
         let error = store.append_one(append).await.unwrap_err();
         assert_eq!((error.code(), error.is_retryable()), ("INVALID_TEXT", false));
-        let says = format!("event {} has the character NUL in its {part}", event.id);
-        assert!(error.to_string().starts_with(&says), "{error}");
+        let expected = format!("event {} has the character NUL in its {part}", event.id);
+        assert!(error.to_string().starts_with(&expected), "{error}");
     }
 }
 
 /// Two schemas of one database are two stores.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_tell_two_schemas_of_one_database_apart() {
+async fn should_have_different_ids_for_two_schemas_of_one_database() {
     let Some(server) = PostgresServer::shared() else { return };
     let ((one, _), (two, _)) = (open(server).await, open(server).await);
     assert_ne!(one.id().await.unwrap(), two.id().await.unwrap());

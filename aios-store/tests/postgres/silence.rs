@@ -1,4 +1,4 @@
-//! Connections that died unseen.
+//! Half-open connections.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 
 use super::proxy::Proxy;
 
-/// Has the pool open its connections.
+/// Makes the pool open its connections.
 async fn warm_up(store: &PostgresStore) {
     join_all((0..8).map(|_| store.head())).await;
 }
@@ -32,14 +32,14 @@ async fn should_read_and_renew_as_soon_as_the_server_is_back() {
     });
     let server = server.await.unwrap();
     assert_eq!(store.renew(&leases, minute).await.unwrap().len(), 1);
-    for answer in join_all((0..8).map(|_| store.head())).await {
-        assert_eq!(answer.unwrap(), 0);
+    for result in join_all((0..8).map(|_| store.head())).await {
+        assert_eq!(result.unwrap(), 0);
     }
     drop(server);
 }
 
-/// Has connections fall silent this long after they were used, and calls given up on them.
-async fn get_over_silence(rest: Duration) {
+/// Makes connections silent after a pause, and cancels calls on them.
+async fn survive_silence(rest: Duration) {
     let Some(server) = PostgresServer::shared() else { return };
     let proxy = Proxy::start(server.port()).await;
     let options = PostgresOptions::new(&proxy.url(server)).unwrap().with_max_connections(4);
@@ -55,19 +55,20 @@ async fn get_over_silence(rest: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_get_over_connections_that_fell_silent_at_work() {
-    get_over_silence(Duration::from_millis(200)).await;
+async fn should_replace_connections_that_became_silent_in_use() {
+    survive_silence(Duration::from_millis(200)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_get_over_connections_that_fell_silent_on_their_way_to_the_pool() {
-    get_over_silence(Duration::ZERO).await;
+async fn should_replace_connections_that_became_silent_while_returning_to_the_pool() {
+    survive_silence(Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_listen_anew_when_the_connection_fell_silent() {
+async fn should_replace_a_silent_listening_connection() {
     let Some(server) = PostgresServer::shared() else { return };
-    let (proxy, clock) = (Proxy::start(server.port()).await, VirtualClock::default());
+    let proxy = Proxy::start(server.port()).await;
+    let clock = VirtualClock::default();
     let options = PostgresOptions::new(&server.url()).unwrap().with_clock(Arc::new(clock.clone()));
     let schema = server.new_name();
     let options = options.with_schema(&schema).unwrap().with_listen_url(&proxy.url(server));

@@ -1,4 +1,4 @@
-//! The end of the log as the process remembers it that appended it.
+//! The cache of the last events of the log.
 
 use aios_core::{
     event::{Event, EventId},
@@ -18,7 +18,7 @@ fn foreign(id: &str, data: &str) -> Event {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_read_from_memory_what_the_database_has() {
+async fn should_read_the_same_events_from_memory_and_from_the_database() {
     let Some(options) = options() else { return };
     let writer = PostgresStore::connect_with(options.clone()).await.unwrap();
     let other = PostgresStore::connect_with(options).await.unwrap();
@@ -34,7 +34,7 @@ async fn should_read_from_memory_what_the_database_has() {
         writer.append_one(append("a", vec![event(), event()])).await.unwrap();
         assert_same(&writer, &other).await;
     }
-    // The same id again, whatever comes with it, is what was stored first.
+    // A repeated id returns the event that was stored first, even if its data differs.
     writer.append_one(append("c", vec![foreign("again", "first")])).await.unwrap();
     writer.append_one(append("c", vec![foreign("again", "second")])).await.unwrap();
     other.append_one(append("c", vec![foreign("twice", "first")])).await.unwrap();
@@ -46,8 +46,8 @@ async fn assert_same(writer: &PostgresStore, other: &PostgresStore) {
     let head = writer.head().await.unwrap();
     for after in 0..=head {
         for limit in 0..=head.try_into().unwrap() {
-            let remembered = writer.read_log(after, limit).await.unwrap();
-            assert_eq!(remembered, other.read_log(after, limit).await.unwrap());
+            let cached = writer.read_log(after, limit).await.unwrap();
+            assert_eq!(cached, other.read_log(after, limit).await.unwrap());
         }
     }
 }

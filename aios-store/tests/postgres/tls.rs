@@ -1,4 +1,4 @@
-//! Encrypted connections, with an authority of our own.
+//! Encrypted connections, with a private certificate authority.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
@@ -12,18 +12,18 @@ use futures_util::future::join_all;
 use sqlx::postgres::PgPoolOptions;
 use tempfile::TempDir;
 
-/// A server that only talks encrypted, and everybody's certificates.
-struct Scene {
+/// A server with TLS, and the certificates of the server and the client.
+struct Setup {
     folder: TempDir,
     server: PostgresServer,
 }
 
-impl Scene {
+impl Setup {
     /// `rule` is the last line of `pg_hba.conf`.
     fn new(rule: &str) -> Option<Self> {
         let folder = certificates();
         fs::write(folder.path().join("hba"), format!("{rule}\n")).unwrap();
-        for_the_server(folder.path());
+        grant_to_server(folder.path());
         let setting = |name: &str, file: &str| format!("{name}={}/{file}", folder.path().display());
         let server = PostgresServer::start_with(&[
             "ssl=on",
@@ -55,7 +55,7 @@ fn openssl(folder: &Path, arguments: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Two authorities, a certificate for `localhost` and one for the user `aios` from the first of them.
+/// Creates two authorities, and certificates for `localhost` and for the user `aios` from the first one.
 fn certificates() -> TempDir {
     let folder = TempDir::new().unwrap();
     let path = folder.path();
@@ -76,16 +76,16 @@ fn certificate(folder: &Path, file: &str, name: &str) {
     openssl(folder, &format!("{sign} -extfile names -out {file}.pem"));
 }
 
-/// Lets the server's user in, and gives it its key, which it wants for itself.
-fn for_the_server(folder: &Path) {
+/// Makes the folder readable for the user of the server, and that user the owner of the server's key.
+fn grant_to_server(folder: &Path) {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
     let key = folder.join("server.key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
-    // Only root can, and only for root the server is another user.
+    // Fails unless run as root. Without root, the server runs as the same user, so it is not needed.
     Command::new("chown").arg("postgres").arg(key).output().ok();
 }
 
-async fn refusal(options: PostgresOptions) -> (StoreError, String) {
+async fn connect_error(options: PostgresOptions) -> (StoreError, String) {
     let error = PostgresStore::connect_with(options).await.unwrap_err();
     let message = Failure::from_error(error.code(), &error).message;
     (error, message)
@@ -93,34 +93,35 @@ async fn refusal(options: PostgresOptions) -> (StoreError, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_trust_the_right_server_only() {
-    let Some(scene) = Scene::new("hostssl all all 127.0.0.1/32 trust") else { return };
-    let store = PostgresStore::connect_with(scene.options("localhost", "ca.pem")).await.unwrap();
+    let Some(setup) = Setup::new("hostssl all all 127.0.0.1/32 trust") else { return };
+    let store = PostgresStore::connect_with(setup.options("localhost", "ca.pem")).await.unwrap();
     assert_eq!(store.head().await.unwrap(), 0);
     for options in [
-        scene.options("localhost", "other.pem"),
-        scene.options("127.0.0.1", "ca.pem"),
-        scene.options("localhost", "ca.pem").with_tls(Tls::VerifyFull(None)),
+        setup.options("localhost", "other.pem"),
+        setup.options("127.0.0.1", "ca.pem"),
+        setup.options("localhost", "ca.pem").with_tls(Tls::VerifyFull(None)),
     ] {
-        let (error, message) = refusal(options).await;
+        let (error, message) = connect_error(options).await;
         assert!(message.contains("certificate"), "{message}");
         assert!(!error.is_retryable(), "{message}");
     }
     let verify_ca = |host: &str, authority: &str| {
-        let tls = Tls::VerifyCa(Some(scene.file(authority)));
-        scene.options(host, authority).with_tls(tls)
+        let tls = Tls::VerifyCa(Some(setup.file(authority)));
+        setup.options(host, authority).with_tls(tls)
     };
     PostgresStore::connect_with(verify_ca("localhost", "ca.pem")).await.unwrap();
-    // The driver knows one of the two ways in which rustls says that a name does not fit.
+    // The driver recognises only one of the two errors of rustls for a wrong name.
     for options in [verify_ca("localhost", "other.pem"), verify_ca("127.0.0.1", "ca.pem")] {
-        let (error, message) = refusal(options).await;
+        let (error, message) = connect_error(options).await;
         assert!(message.contains("certificate") && !error.is_retryable(), "{message}");
     }
-    let open = scene.options("localhost", "ca.pem").with_tls(Tls::Disable);
-    let (error, message) = refusal(open).await;
+    let open = setup.options("localhost", "ca.pem").with_tls(Tls::Disable);
+    let (error, message) = connect_error(open).await;
     assert!(message.contains("pg_hba.conf") && !error.is_retryable(), "{message}");
 }
 
-/// Opens a store whose pool and listener are connected, and returns how their sockets are set.
+/// Opens a store, waits until its pool and listener are connected, and returns for each socket whether
+/// `TCP_NODELAY` is set.
 async fn sockets(server: &PostgresServer, options: PostgresOptions) -> Option<Vec<bool>> {
     let store = PostgresStore::connect_with(options).await.unwrap();
     while server.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'") == "0" {
@@ -134,34 +135,34 @@ async fn sockets(server: &PostgresServer, options: PostgresOptions) -> Option<Ve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_send_at_once_what_it_has_to_say() {
+async fn should_set_tcp_nodelay() {
     let rule = "hostssl all all 127.0.0.1/32 trust\nhostnossl all all 127.0.0.1/32 trust";
-    let Some(scene) = Scene::new(rule) else { return };
-    let url = scene.url("127.0.0.1");
+    let Some(setup) = Setup::new(rule) else { return };
+    let url = setup.url("127.0.0.1");
     let options = || PostgresOptions::new(&url).unwrap();
     for options in [
         options(),
         options().with_tls(Tls::Require),
-        scene.options("localhost", "ca.pem"),
+        setup.options("localhost", "ca.pem"),
         options().with_tls(Tls::Disable),
     ] {
-        let Some(sockets) = sockets(&scene.server, options).await else { return };
+        let Some(sockets) = sockets(&setup.server, options).await else { return };
         assert!(sockets.iter().all(|is_set| *is_set), "{sockets:?}");
     }
     let pool = PgPoolOptions::new().connect(&url).await.unwrap();
-    let Some(sockets) = sockets(&scene.server, PostgresOptions::from_pool(pool)).await else {
+    let Some(sockets) = sockets(&setup.server, PostgresOptions::from_pool(pool)).await else {
         return;
     };
     assert!(sockets.iter().all(|is_set| *is_set), "{sockets:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_show_who_it_is() {
-    let Some(scene) = Scene::new("hostssl all all 127.0.0.1/32 cert") else { return };
-    let options = scene.options("localhost", "ca.pem");
-    let (error, message) = refusal(options.clone()).await;
+async fn should_authenticate_with_a_client_certificate() {
+    let Some(setup) = Setup::new("hostssl all all 127.0.0.1/32 cert") else { return };
+    let options = setup.options("localhost", "ca.pem");
+    let (error, message) = connect_error(options.clone()).await;
     assert!(message.contains("certificate") && !error.is_retryable(), "{message}");
-    let (certificate, key) = (scene.file("client.pem"), scene.file("client.key"));
+    let (certificate, key) = (setup.file("client.pem"), setup.file("client.key"));
     let options = options.with_client_certificate(certificate, key);
     let store = PostgresStore::connect_with(options).await.unwrap();
     assert_eq!(store.head().await.unwrap(), 0);

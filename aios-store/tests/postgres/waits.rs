@@ -1,4 +1,4 @@
-//! Runs that have to be read are found fast, also before the server has gathered statistics.
+//! Unsettled runs are found fast, even before the server has gathered statistics.
 
 use std::time::Duration;
 
@@ -6,7 +6,8 @@ use aios_core::store::{PageRequest, Shard, Unsettled, Waits};
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
 
-/// Runs of one shard that wait; of some nothing is noted, and the journal of some has gone on.
+/// Inserts waiting runs of one shard. Some have no recorded wait, and some have later events in their
+/// journals.
 const FILL: &str = "\
     ALTER TABLE {schema}.run_waits SET (autovacuum_enabled = false);
     ALTER TABLE {schema}.workflow_runs SET (autovacuum_enabled = false);
@@ -20,7 +21,7 @@ const FILL: &str = "\
         (id, position, stream_id, created_at, version, type_id, source_id, payload)
     SELECT gen_random_uuid(), i, i, 0, 1 + (i % 1000 = 1)::integer, 1, 1, '{}' FROM n";
 
-/// Looking at every run for every run would take minutes.
+/// A nested loop over all runs would take minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_find_unsettled_runs_without_statistics() {
     let Some(server) = PostgresServer::shared() else { return };

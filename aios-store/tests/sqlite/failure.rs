@@ -23,7 +23,7 @@ async fn small(folder: &TempDir) -> SqliteStore {
     SqliteStore::connect_with(options.with_max_database_bytes(MEBIBYTE)).await.unwrap()
 }
 
-/// Every number of the log is there once, and every run of it has its row.
+/// Checks that positions are dense, and that every run in the log has a row.
 async fn assert_whole(store: &SqliteStore) {
     let log = store.read_log(0, 10_000).await.unwrap();
     let positions: Vec<_> = log.iter().map(|recorded| recorded.position).collect();
@@ -34,14 +34,15 @@ async fn assert_whole(store: &SqliteStore) {
 }
 
 #[tokio::test]
-async fn should_answer_everybody_when_the_disk_is_full_and_keep_nothing_half() {
+async fn should_answer_every_caller_and_append_all_or_nothing_when_the_disk_is_full() {
     let folder = TempDir::new().unwrap();
     let store = small(&folder).await;
-    let (mut stored, mut refused) = (0_u64, 0);
+    let mut stored = 0_u64;
+    let mut refused = 0;
     for round in 0..40 {
         let appends = (0..20).map(|n| store.append_one(start(&format!("{round}/{n}"), 3000)));
-        for answer in join_all(appends).await {
-            match answer {
+        for result in join_all(appends).await {
+            match result {
                 Ok(_) => stored += 1,
                 Err(StoreError::Full { .. }) => refused += 1,
                 Err(other) => panic!("{other:?}"),
@@ -51,26 +52,27 @@ async fn should_answer_everybody_when_the_disk_is_full_and_keep_nothing_half() {
     }
     assert!(stored > 20 && refused > 20, "{stored} stored, {refused} refused");
     assert_whole(&store).await;
-    assert!(start_error(&store).await.is_retryable());
+    assert!(full_error(&store).await.is_retryable());
 }
 
-async fn start_error(store: &SqliteStore) -> StoreError {
+/// Appends an event that does not fit into the database.
+async fn full_error(store: &SqliteStore) -> StoreError {
     store.append_one(start("large", 2 * 1024 * 1024)).await.unwrap_err()
 }
 
 #[tokio::test]
-async fn should_go_on_after_a_commit_that_failed() {
+async fn should_continue_after_a_failed_commit() {
     let folder = TempDir::new().unwrap();
     let store = small(&folder).await;
     let hour = std::time::Duration::from_secs(3600);
     let lease = store.acquire(&[Shard(1)], &Owner::new("me"), hour).await.unwrap().remove(0);
     store.append_one(start("first", 10)).await.unwrap();
-    assert_eq!(start_error(&store).await.code(), "STORE_FULL");
-    let answers = join_all((0..10).map(|n| {
+    assert_eq!(full_error(&store).await.code(), "STORE_FULL");
+    let results = join_all((0..10).map(|n| {
         let append = start(&format!("later/{n}"), 10).with_fence(lease.fence());
         store.append_one(append)
     }));
-    assert!(answers.await.into_iter().all(|answer| answer.is_ok()));
+    assert!(results.await.into_iter().all(|result| result.is_ok()));
     assert_eq!(store.append_one(start("first", 10)).await.unwrap().version, 2);
     let log = store.read_log(0, 100).await.unwrap();
     assert_eq!(log.last().map(|recorded| recorded.position), Some(12));

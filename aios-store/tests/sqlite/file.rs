@@ -1,4 +1,4 @@
-//! What may happen to a file, under whatever name.
+//! The file of a database: its names, its locks, and its disappearance.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -21,7 +21,7 @@ fn append() -> Append {
     Append::new(StreamId::new("orders").unwrap(), vec![event])
 }
 
-/// A lock of another process, as far as locks on files can tell.
+/// Locks a file through another handle, which works like a lock of another process.
 fn lock_of_another_process(path: &Path) -> fs::File {
     let file = fs::File::options().write(true).open(path).unwrap();
     file.lock().unwrap();
@@ -78,10 +78,10 @@ async fn should_create_a_database_through_a_symbolic_link() {
     assert_eq!(open(&path).await.unwrap().head().await.unwrap(), 1);
 }
 
-/// What somebody does to the files of a database, with the suffixes of those.
-type Fate = fn(&Path);
+/// An operation on the files of an open database.
+type Operation = fn(&Path);
 
-const FATES: [(&str, Fate); 4] = [
+const OPERATIONS: [(&str, Operation); 4] = [
     ("deleted", |path| remove(path, &["", "-wal", "-shm"])),
     ("deleted without its log", |path| remove(path, &[""])),
     ("moved", |path| fs::rename(path, path.with_extension("old")).unwrap()),
@@ -103,12 +103,12 @@ fn remove(path: &Path, suffixes: &[&str]) {
 #[cfg(unix)]
 #[tokio::test]
 async fn should_refuse_appends_once_the_file_is_gone() {
-    for (name, happen) in FATES {
+    for (name, operation) in OPERATIONS {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("a.db");
         let store = open(&path).await.unwrap();
         store.append_one(append()).await.unwrap();
-        happen(&path);
+        operation(&path);
         for _ in 0..3 {
             let error = store.append_one(append()).await.unwrap_err();
             assert_eq!((error.code(), error.is_retryable()), ("STORE_GONE", false), "{name}");
@@ -120,7 +120,7 @@ async fn should_refuse_appends_once_the_file_is_gone() {
     }
 }
 
-/// As another copy of SQLite in this process does it when it closes the database.
+/// Another copy of SQLite in this process deletes the log when it closes the database.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn should_keep_everything_when_the_log_is_deleted() {
@@ -132,7 +132,7 @@ async fn should_keep_everything_when_the_log_is_deleted() {
     for round in 1..=5 {
         remove(&path, &["-wal"]);
         store.append_one(append().with_fence(lease.fence())).await.unwrap();
-        // What was answered is in the database, whatever becomes of the process.
+        // Every acknowledged append is in the database file, even if the process ended here.
         fs::copy(&path, &copy).unwrap();
         assert_eq!(open(&copy).await.unwrap().head().await.unwrap(), 2 * round - 1);
         assert_eq!(store.read_log(0, 100).await.unwrap().len() as u64, 2 * round - 1);
@@ -145,10 +145,10 @@ async fn should_keep_everything_when_the_log_is_deleted() {
     assert_eq!(open(&path).await.unwrap().read_log(0, 100).await.unwrap().len(), 10);
 }
 
-/// Readers never look at a file that took the place of theirs.
+/// Readers open their connections when needed, and check which file they opened.
 #[cfg(unix)]
 #[tokio::test]
-async fn should_not_read_from_a_file_that_took_its_place() {
+async fn should_not_read_from_a_file_that_replaced_the_database() {
     let folder = TempDir::new().unwrap();
     let (path, other) = (folder.path().join("a.db"), folder.path().join("b.db"));
     let store = open(&path).await.unwrap();
@@ -163,7 +163,7 @@ async fn should_not_read_from_a_file_that_took_its_place() {
 }
 
 #[tokio::test]
-async fn should_take_any_name_of_a_file() {
+async fn should_accept_any_file_name() {
     let folder = TempDir::new().unwrap();
     let base = folder.path().display();
     for (escaped, name) in [
@@ -182,7 +182,7 @@ async fn should_take_any_name_of_a_file() {
 }
 
 #[tokio::test]
-async fn should_name_the_folder_that_is_not_there() {
+async fn should_name_the_missing_folder() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("no/such/a.db");
     let error = open(&path).await.unwrap_err();

@@ -16,7 +16,7 @@ use aios_store::sqlite::{SqliteOptions, SqliteStore, Synchronous};
 use async_trait::async_trait;
 use tempfile::TempDir;
 
-/// Size of an event that the store of a fixture refuses.
+/// Size of an event that exceeds the limit of the fixture's store.
 const TOO_MANY_BYTES: usize = 5 * 1024 * 1024;
 
 struct SqliteFixture {

@@ -11,7 +11,7 @@ use aios_store::sqlite::{SqliteOptions, SqliteStore};
 use serde_json::json;
 use tempfile::TempDir;
 
-fn place() -> (TempDir, PathBuf) {
+fn database_path() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("aios ü.db");
     (folder, path)
@@ -29,7 +29,7 @@ fn start(run: &str) -> Append {
 
 #[tokio::test]
 async fn should_keep_everything_when_opened_again() {
-    let (_folder, path) = place();
+    let (_folder, path) = database_path();
     let store = open(&path).await.unwrap();
     let append = start("r1");
     let first = store.append_one(append.clone()).await.unwrap();
@@ -48,7 +48,7 @@ async fn should_keep_everything_when_opened_again() {
 
 #[tokio::test]
 async fn should_free_the_shards_of_a_process_that_died_and_still_fence_it_off() {
-    let (_folder, path) = place();
+    let (_folder, path) = database_path();
     let (shards, hour) = ([Shard(1)], Duration::from_secs(3600));
     let store = open(&path).await.unwrap();
     let lost = store.acquire(&shards, &Owner::new("first"), hour).await.unwrap().remove(0);
@@ -63,7 +63,7 @@ async fn should_free_the_shards_of_a_process_that_died_and_still_fence_it_off() 
 
 #[tokio::test]
 async fn should_refuse_a_second_owner_of_the_file() {
-    let (_folder, path) = place();
+    let (_folder, path) = database_path();
     let store = open(&path).await.unwrap();
     let error = open(&path).await.unwrap_err();
     assert!(matches!(&error, StoreError::Locked { database } if database.contains("aios ü.db")));
@@ -73,11 +73,11 @@ async fn should_refuse_a_second_owner_of_the_file() {
 }
 
 #[tokio::test]
-async fn should_wait_for_the_file_as_long_as_it_was_told() {
-    let (_folder, path) = place();
+async fn should_wait_for_the_lock_of_the_file() {
+    let (_folder, path) = database_path();
     let store = open(&path).await.unwrap();
-    let patient = SqliteOptions::file(&path).with_lock_wait(Duration::from_secs(60));
-    let waiting = tokio::spawn(SqliteStore::connect_with(patient));
+    let options = SqliteOptions::file(&path).with_lock_wait(Duration::from_secs(60));
+    let waiting = tokio::spawn(SqliteStore::connect_with(options));
     tokio::task::yield_now().await;
     drop(store);
     let store = waiting.await.unwrap().unwrap();
@@ -85,16 +85,16 @@ async fn should_wait_for_the_file_as_long_as_it_was_told() {
 }
 
 #[tokio::test]
-async fn should_say_that_a_file_is_no_database() {
-    let (_folder, path) = place();
-    fs::write(&path, "This is a letter to my aunt, and no database. ".repeat(200)).unwrap();
+async fn should_report_a_file_that_is_not_a_database() {
+    let (_folder, path) = database_path();
+    fs::write(&path, "This is a text file and not a database. ".repeat(200)).unwrap();
     let error = open(&path).await.unwrap_err();
     assert!(matches!(&error, StoreError::Corrupt { .. }), "{error:?}");
 }
 
 #[tokio::test]
-async fn should_say_that_a_file_is_damaged() {
-    let (_folder, path) = place();
+async fn should_report_a_damaged_file() {
+    let (_folder, path) = database_path();
     let store = open(&path).await.unwrap();
     for number in 0..200 {
         store.append_one(start(&format!("r{number}"))).await.unwrap();
@@ -111,8 +111,8 @@ async fn should_say_that_a_file_is_damaged() {
 }
 
 #[tokio::test]
-async fn should_leave_a_newer_database_alone() {
-    let (_folder, path) = place();
+async fn should_refuse_and_not_change_a_newer_database() {
+    let (_folder, path) = database_path();
     drop(open(&path).await.unwrap());
     let connection = rusqlite::Connection::open(&path).unwrap();
     let sql = "INSERT INTO aios_migrations (version, name, created_at) VALUES (999, 'later', 0)";
@@ -127,7 +127,7 @@ async fn should_leave_a_newer_database_alone() {
 
 #[tokio::test]
 async fn should_connect_by_url() {
-    let (_folder, path) = place();
+    let (_folder, path) = database_path();
     let url = format!("sqlite://{}", path.display());
     let store = aios_store::connect(&url).await.unwrap();
     Arc::clone(&store).append(vec![start("r1")]).await.remove(0).unwrap();
@@ -136,8 +136,8 @@ async fn should_connect_by_url() {
 }
 
 #[tokio::test]
-async fn should_show_the_log_to_a_person() {
-    let (_folder, path) = place();
+async fn should_show_the_log_in_a_readable_form() {
+    let (_folder, path) = database_path();
     let store = open(&path).await.unwrap();
     let mut append = start("r1");
     append.events[0].timestamp = "2024-01-01T00:00:00.000042Z".parse().unwrap();

@@ -1,4 +1,4 @@
-//! Taking old runs out of the log, and the space they took out of the file.
+//! Removal of old runs from the log, and of the free space from the file.
 
 use std::{path::Path, time::Duration};
 
@@ -27,7 +27,7 @@ fn append(stream: &str, event_type: &str, filler: usize) -> Append {
     Append::new(StreamId::new(stream).unwrap(), vec![event])
 }
 
-/// Runs that have ended, of 20 KB each, and something that stays.
+/// Appends finished runs with 10 KB of payload each, and another event.
 async fn fill(store: &SqliteStore, runs: usize) {
     for run in 0..runs {
         let stream = format!("runs/{run}");
@@ -37,17 +37,18 @@ async fn fill(store: &SqliteStore, runs: usize) {
     store.append_one(append("orders", "orders.order.placed", 0)).await.unwrap();
 }
 
-fn all() -> Retention {
+fn every_run() -> Retention {
     Retention::new(Duration::ZERO).with_pause(Duration::ZERO)
 }
 
 #[tokio::test]
-async fn should_archive_word_for_word() {
+async fn should_archive_events_unchanged() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("aios.db");
     let store = open(&path).await;
     fill(&store, 1).await;
-    assert_eq!(store.expire_runs(&all().with_expired(ExpiredEvents::Archive)).await.unwrap(), 1);
+    let policy = every_run().with_expired(ExpiredEvents::Archive);
+    assert_eq!(store.expire_runs(&policy).await.unwrap(), 1);
     drop(store);
     let connection = Connection::open(&path).unwrap();
     let sql = "SELECT stream, version, type, payload FROM archived_events ORDER BY position";
@@ -68,12 +69,12 @@ async fn should_archive_word_for_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_the_space_back_while_others_append() {
+async fn should_compact_while_events_are_appended() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("aios.db");
     let store = open(&path).await;
     fill(&store, 300).await;
-    assert_eq!(store.expire_runs(&all()).await.unwrap(), 300);
+    assert_eq!(store.expire_runs(&every_run()).await.unwrap(), 300);
     let appending = async {
         for _ in 0..50 {
             store.append_one(append("orders", "orders.order.placed", 10)).await.unwrap();

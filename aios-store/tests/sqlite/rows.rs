@@ -1,4 +1,4 @@
-//! Tables that this version did not write.
+//! Rows that this version would not write.
 
 use aios_store::sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::fixture::{bad_rows, old_log};
 
 #[tokio::test]
-async fn should_heal_a_log_that_goes_on_after_the_end_of_runs() {
+async fn should_rebuild_from_journals_with_events_after_the_end() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("aios.db");
     let store = SqliteStore::connect_with(SqliteOptions::file(&path)).await.unwrap();
@@ -19,7 +19,7 @@ async fn should_heal_a_log_that_goes_on_after_the_end_of_runs() {
 }
 
 #[tokio::test]
-async fn should_confine_a_row_that_can_not_be_read() {
+async fn should_list_other_rows_beside_an_unreadable_one() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("aios.db");
     let store = SqliteStore::connect_with(SqliteOptions::file(&path)).await.unwrap();
