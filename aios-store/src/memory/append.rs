@@ -85,7 +85,6 @@ impl State {
         stream.is_closed = first.zip(last).is_some_and(|(first, last)| closes(id, first, last));
     }
 
-
     pub(super) fn version(&self, stream: &StreamId) -> u64 {
         self.streams.get(stream).map_or(0, Stream::version)
     }
