@@ -8,8 +8,14 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::{prelude::*, runtime::RuntimeBuilder};
-use aios_core::store::{PageRequest, RunFilter};
+use aios_agents::{
+    prelude::*,
+    runtime::{EngineOptions, RuntimeBuilder},
+};
+use aios_core::{
+    clock::VirtualClock,
+    store::{PageRequest, RunFilter},
+};
 use futures_util::future::join_all;
 
 use crate::{
@@ -38,6 +44,39 @@ fn family(store: &Arc<dyn Store>, undone: &Arc<AtomicU32>) -> RuntimeBuilder {
         }
     };
     runtime(store).workflow("parent", parent).workflow("kid", kid)
+}
+
+/// However often it has looked before, a parent looks once for its child in each period.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_look_for_a_child_once_in_each_period() {
+    const PERIODS: usize = 10;
+    let hour = Duration::from_secs(3600);
+    let clock = VirtualClock::new(Timestamp::now());
+    let (inner, undone) = (store(), Arc::default());
+    let faulty = FaultyStore::new(inner);
+    let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    // The clock is moved faster than leases could be renewed.
+    let options = EngineOptions {
+        lease_time: hour * 10_000,
+        child_check: hour,
+        relay: false,
+        ..EngineOptions::default()
+    };
+    let builder = family(&shared, &undone).engine_options(options);
+    let runtime = builder.clock(Arc::new(clock.clone())).start().await.unwrap();
+    let _run = runtime.start("parent", &1).await.unwrap();
+    all_kids(&shared, "running", 1).await;
+    let mut looks = Vec::new();
+    for _ in 0..PERIODS {
+        let before = faulty.count("runs");
+        clock.advance(hour);
+        eventually("it looks", || async { faulty.count("runs") > before }).await;
+        // Whoever else was to look would do so now.
+        #[allow(clippy::disallowed_methods, reason = "nothing more must happen meanwhile")]
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        looks.push(faulty.count("runs") - before);
+    }
+    assert!(looks[PERIODS - 1] <= looks[0] * 2, "{looks:?}");
 }
 
 async fn kids(store: &Arc<dyn Store>, status: &str) -> usize {

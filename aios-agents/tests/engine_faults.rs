@@ -109,10 +109,20 @@ async fn should_repeat_what_the_store_may_take_later() {
         refuses.then(|| Fault::Refuse(store_unavailable()))
     });
     let store: Arc<dyn Store> = faulty;
+    let begun = Arc::new(AtomicU32::new(0));
+    let beginning = Arc::clone(&begun);
+    let one_step = move |context: WorkflowContext, (): ()| {
+        let begun = Arc::clone(&beginning);
+        async move {
+            let code = || async { Ok::<_, TaskError>(begun.fetch_add(1, Ordering::SeqCst) + 1) };
+            context.step("one", code).await
+        }
+    };
     let runtime = runtime(&store).workflow("one_step", one_step).start().await.unwrap();
     let run = runtime.start("one_step", &()).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 1);
     assert_eq!(tried.load(Ordering::SeqCst), 5);
+    assert_eq!(begun.load(Ordering::SeqCst), 1, "its result is kept, and appended again");
     assert_eq!(actions(&run).await, ["started", "step_completed", "completed"]);
 }
 
@@ -274,4 +284,34 @@ async fn should_log_how_runs_end_and_that_the_store_is_back() {
     ] {
         assert!(!logged.lines(&words).is_empty(), "{words:?} {:?}", logged.lines(&[]));
     }
+}
+
+/// A cancellation comes while the run is being blocked, from this process: it is obeyed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_hear_what_it_is_told_while_it_is_being_blocked() {
+    async fn panics(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        panic!("out of order")
+    }
+    let faulty = FaultyStore::new(store());
+    let (handle, is_over) = (Arc::new(std::sync::OnceLock::<RunHandle>::new()), AtomicU32::new(0));
+    let known = Arc::clone(&handle);
+    faulty.on_append(move |append| {
+        if !holds(append, "blocked") || is_over.fetch_add(1, Ordering::SeqCst) > 0 {
+            return None;
+        }
+        let known = Arc::clone(&known);
+        Some(Fault::After(Box::pin(async move {
+            eventually("the run is known", || async { known.get().is_some() }).await;
+            known.get().unwrap().cancel("hopeless").await.unwrap();
+        })))
+    });
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    let runtime = runtime(&store).workflow("panics", panics).start().await.unwrap();
+    let run = runtime.start("panics", &()).await.unwrap();
+    handle.set(run.clone()).unwrap();
+    eventually("it is cancelled", || async {
+        run.status().await.unwrap().status.as_str() == "cancelled"
+    })
+    .await;
+    runtime.shutdown(PATIENCE).await.unwrap();
 }

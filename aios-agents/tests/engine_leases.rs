@@ -203,6 +203,50 @@ async fn should_give_up_one_shard_that_another_owner_has() {
     }
 }
 
+/// Another engine has the number of this one, and reads its mailbox: whatever this one owns, it gives up,
+/// and joins again under another number.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_up_everything_with_its_number() {
+    let inner = store();
+    let (begun, dropped) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let released = Arc::new(tokio::sync::Semaphore::new(0));
+    let (counted, guarded, release) = (begun.clone(), dropped.clone(), released.clone());
+    let slow = move |context: WorkflowContext, (): ()| {
+        let (begun, dropped, release) = (counted.clone(), guarded.clone(), release.clone());
+        async move {
+            let step = || async {
+                let _guard = Guard(Arc::clone(&dropped));
+                begun.fetch_add(1, Ordering::SeqCst);
+                release.acquire().await.unwrap().forget();
+                Ok::<_, TaskError>(1_u32)
+            };
+            context.step("slow", step).await
+        }
+    };
+    let options = EngineOptions { lease_time: Duration::from_secs(3), ..options() };
+    let builder = runtime(&inner).engine_options(options).workflow("slow", slow);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("slow", &()).await.unwrap();
+    eventually("the step begins", || async { begun.load(Ordering::SeqCst) == 1 }).await;
+    let leases = inner.leases().await.unwrap();
+    let is_slot = |lease: &&aios_core::store::Lease| lease.shard.slot_number().is_some();
+    let slot: Vec<_> = leases.iter().filter(is_slot).cloned().collect();
+    assert_eq!(slot.len(), 1);
+    inner.release(&slot).await.unwrap();
+    // An engine that advances nothing, for a while.
+    let (thief, time) = (Owner::new("thief"), Duration::from_secs(4));
+    assert_eq!(inner.acquire(&[slot[0].shard], &thief, time).await.unwrap().len(), 1);
+    eventually("its run stops", || async { dropped.load(Ordering::SeqCst) == 1 }).await;
+    released.add_permits(5);
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    assert_eq!(begun.load(Ordering::SeqCst), 2, "it began again under the new number");
+    let leases = inner.leases().await.unwrap();
+    let numbers = leases.iter().filter(is_slot).filter(|lease| lease.owner != thief);
+    let numbers: Vec<_> = numbers.map(|lease| lease.shard).collect();
+    assert!(numbers.len() == 1 && numbers[0] != slot[0].shard, "{numbers:?}");
+    runtime.shutdown(PATIENCE).await.unwrap();
+}
+
 /// A lease lives longer than its time because it is renewed.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_renew_its_leases() {

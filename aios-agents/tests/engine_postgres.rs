@@ -10,11 +10,12 @@ use std::{
 
 use aios_agents::{prelude::*, runtime::EngineOptions};
 use aios_broker::memory::MemoryBroker;
-use aios_store::postgres::Retention;
+use aios_store::postgres::{PostgresOptions, PostgresStore, Retention};
 use aios_tests::postgres::PostgresServer;
 
 use crate::{
     engine_discovery::sees_signals,
+    engine_sizes::{LIMIT, takes_every_size},
     projection::check_restart,
     workflow_support::{PATIENCE, actions, eventually, postgres, result},
 };
@@ -29,6 +30,14 @@ async fn should_see_signals_of_other_processes_among_a_thousand_busy_runs_on_pos
 async fn should_apply_what_matches_once_and_in_order_over_restarts_on_postgresql() {
     let Some(server) = PostgresServer::shared() else { return };
     check_restart(Arc::new(postgres(&server.url()).await)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_or_block_with_a_name_whatever_is_too_large_on_postgresql() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let options = PostgresOptions::new(&server.url()).unwrap().with_max_event_bytes(LIMIT);
+    let options = options.with_schema(&server.new_name()).unwrap().with_max_connections(4);
+    takes_every_size(Arc::new(PostgresStore::connect_with(options).await.unwrap())).await;
 }
 
 /// Continues as another run until it has done so twice.

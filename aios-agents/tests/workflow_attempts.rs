@@ -11,10 +11,12 @@ use std::{
 use aios_agents::{prelude::*, runtime::EngineOptions, workflow::Target};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    agent::{TaskCompleted, TaskId, TaskResult},
-    broker::{Broker, Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription},
-    event::Payload,
-    store::{Append, PageRequest, Store, TaskFilter},
+    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskId, TaskResult},
+    broker::{
+        Broker, BrokerExt, Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription,
+    },
+    event::{Event, Payload},
+    store::{Append, EventStoreExt, PageRequest, Store, TaskFilter},
 };
 
 use crate::{
@@ -113,6 +115,120 @@ async fn should_try_a_task_again_that_became_a_dead_letter() {
     assert!(failure.message.contains("spilled"), "{failure}");
     // A later run with the same id is not given the dead letters of this one.
     assert_eq!(actions(&run).await.iter().filter(|it| *it == "task_assigned").count(), 2);
+}
+
+/// What an agent says about a task that it was given, to the mailbox that the task names.
+async fn say<T: serde::Serialize>(runtime: &Runtime, task: &Event, action: &str, data: &T) {
+    let event_type = format!("agents.ghost.{action}").parse().unwrap();
+    let event = Event::new(event_type, "ghost", data).unwrap().caused_by(task);
+    let to = Mailbox::new(&**task.metadata.reply_to.as_ref().unwrap()).unwrap();
+    runtime.broker().publish_one(Publish::new(event).with_mailbox(to)).await.unwrap();
+}
+
+/// An agent that was heard of is expected to be heard of again. One that never was may be of another
+/// making, and sends no heartbeats.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_a_task_to_another_agent_when_the_first_falls_silent() {
+    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task("ghost", &1).retry(quick(2)).await
+    }
+    let options = EngineOptions {
+        heartbeat_timeout: Duration::from_millis(300),
+        dead_letter_check: Duration::from_secs(60),
+        ..EngineOptions::default()
+    };
+    let builder = runtime(&store()).workflow("ask", ask).engine_options(options);
+    let runtime = builder.start().await.unwrap();
+    let mut tasks = ghosts(&runtime, "agents.ghost", "task_assigned").await;
+    let run = runtime.start("ask", &()).await.unwrap();
+    let mut held = Vec::new();
+    for attempt in 1..=2 {
+        let task = next(&mut tasks).await;
+        let assigned: TaskAssigned = task.event.data().unwrap();
+        assert_eq!(assigned.attempt, attempt);
+        let beat = TaskHeartbeat {
+            task_id: assigned.task_id,
+            attempt,
+            progress: Payload::default(),
+            waits: false,
+        };
+        say(&runtime, &task.event, "task_heartbeat", &beat).await;
+        held.push(task);
+    }
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert_eq!(error.failure().unwrap().code, "HEARTBEAT_MISSED");
+    let actions = actions(&run).await;
+    assert_eq!(actions.iter().filter(|it| *it == "retry_scheduled").count(), 1, "{actions:?}");
+}
+
+/// A run with the id of an earlier one, in the same mailbox's sight, is not ended by the dead letters
+/// of that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_take_the_dead_letter_of_another_assignment() {
+    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task("ghost", &1).retry(RetryPolicy::never()).await
+    }
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+    let start = async || {
+        let builder = runtime(&store()).broker(Arc::clone(&broker)).workflow("ask", ask);
+        builder.engine_options(attentive()).start().await.unwrap()
+    };
+    // The first run has this id in a store that is gone since; its task became a dead letter.
+    let before = start().await;
+    let mut tasks = ghosts(&before, "agents.ghost", "task_assigned").await;
+    let first = before.start("ask", &()).with_id("again").await.unwrap();
+    next(&mut tasks).await.dead_letter("of the first").await.unwrap();
+    assert_eq!(result::<u32>(&first).await.unwrap_err().code(), "TASK_DEAD_LETTERED");
+    before.shutdown(PATIENCE).await.unwrap();
+    let after = start().await;
+    let run = after.start("ask", &()).with_id("again").await.unwrap();
+    let task = next(&mut tasks).await;
+    // It looks through the dead letters several times meanwhile.
+    #[allow(clippy::disallowed_methods, reason = "nothing must happen meanwhile")]
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let task_id = TaskId::of_run("again", 1);
+    let output = Payload::encode(&7).unwrap();
+    let done = TaskCompleted { task_id, result: TaskResult::Success, output };
+    say(&after, &task.event, "task_completed", &done).await;
+    task.ack().await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+}
+
+/// Another engine recorded the same answer, behind a signal that this one has not read: the answer is
+/// known, the signal is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_miss_nothing_that_stands_before_an_answer_which_is_known() {
+    async fn both(context: WorkflowContext, (): ()) -> Result<(u64, u32), WorkflowError> {
+        let task = context.task::<u64>("doubler", &4);
+        let signal = context.signal::<u32>("go");
+        let (doubled, signaled) = aios_agents::join!(task, signal);
+        Ok((doubled?, signaled?))
+    }
+    let inner = store();
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let (shared, elsewhere): (Arc<dyn Store>, _) = (faulty.clone(), Arc::clone(&inner));
+    let outside = runtime(&inner).workflow("both", both).without_engine().start().await.unwrap();
+    let outside = Arc::new(outside);
+    let is_first = AtomicBool::new(true);
+    faulty.on_append(move |append| {
+        if !holds(append, "task_completed") || !is_first.swap(false, Ordering::SeqCst) {
+            return None;
+        }
+        let (elsewhere, outside) = (Arc::clone(&elsewhere), Arc::clone(&outside));
+        let same = Append::new(append.stream.clone(), append.events.clone());
+        Some(Fault::After(Box::pin(async move {
+            outside.run("r").await.unwrap().signal("go", &9).await.unwrap();
+            elsewhere.append_one(same).await.unwrap();
+        })))
+    });
+    let builder = runtime(&shared).agent("doubler", Doubler::default()).workflow("both", both);
+    // Nothing but the append itself tells it of the signal.
+    let options = EngineOptions { child_check: Duration::from_secs(3600), ..attentive() };
+    let runtime = builder.engine_options(options).start().await.unwrap();
+    let run = runtime.start("both", &()).with_id("r").await.unwrap();
+    assert_eq!(result::<(u64, u32)>(&run).await.unwrap(), (8, 9));
+    let actions = actions(&run).await;
+    assert_eq!(actions.iter().filter(|it| *it == "signaled").count(), 1, "{actions:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -194,3 +194,62 @@ async fn should_take_each_signal_once_that_races_with_the_end_of_a_run() {
         .unwrap()
         .unwrap();
 }
+
+/// Runs of an earlier chain under the same first id are still there: the next free number follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_continue_as_a_run_of_an_earlier_chain() {
+    async fn twice(_: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
+        match round {
+            0 => Err(WorkflowError::continue_as_new(&1)),
+            _ => Ok(round),
+        }
+    }
+    for store in [store(), sqlite().await] {
+        let data = json!({
+            "version": 1,
+            "input": 7,
+            "predecessor": { "run_id": "t", "incarnation": "of-an-earlier-run" },
+            "first_run_id": "t",
+        });
+        let started = Event::new("workflows.twice.started".parse().unwrap(), "test", &data);
+        let end = json!({ "result": 9 });
+        let ended = Event::new("workflows.twice.completed".parse().unwrap(), "test", &end);
+        let stream = aios_core::store::StreamId::of_run("t~r2").unwrap();
+        let events = vec![started.unwrap(), ended.unwrap()];
+        store.append_one(Append::new(stream, events)).await.unwrap();
+        let runtime = runtime(&store).workflow("twice", twice).start().await.unwrap();
+        let run = runtime.start("twice", &0).with_id("t").await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+        assert_eq!(run.status().await.unwrap().id, "t~r3");
+    }
+}
+
+/// The code has ended to go on as another run when the cancellation comes: it is that run's.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_the_run_that_a_run_is_about_to_continue_as() {
+    async fn wait(context: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
+        match round {
+            0 => Err(WorkflowError::continue_as_new(&1)),
+            _ => context.signal("never").await,
+        }
+    }
+    let inner = store();
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let shared: Arc<dyn Store> = faulty.clone();
+    let outside = runtime(&inner).without_engine().workflow("wait", wait).start().await;
+    let (outside, is_over) = (Arc::new(outside.unwrap()), AtomicBool::new(false));
+    faulty.on_append(move |append| {
+        if !holds(append, "continued") || is_over.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        let outside = Arc::clone(&outside);
+        Some(Fault::After(Box::pin(async move {
+            outside.run("w").await.unwrap().cancel("enough").await.unwrap();
+        })))
+    });
+    let runtime = runtime(&shared).workflow("wait", wait).start().await.unwrap();
+    let run = runtime.start("wait", &0).with_id("w").await.unwrap();
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
+    assert_eq!(error.failure().unwrap().message, "enough");
+}

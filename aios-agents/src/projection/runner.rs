@@ -424,7 +424,7 @@ impl<P: Projection> Runner<P> {
         metrics::counter!("aios_projection_dead_letters_total", "projection" => name).increment(1);
         match self.note(DEAD, &letter).await {
             Err(Trouble::Store(StoreError::TooLarge { .. })) => {
-                letter.failure = cut(letter.failure);
+                letter.failure = cut(&letter.failure);
                 self.note(DEAD, &letter).await
             }
             noted => noted,

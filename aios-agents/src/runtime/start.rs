@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// Bytes of metadata, as JSON, that a run may be started with.
+const MAX_METADATA_BYTES: usize = 64 * 1024;
+
 /// A run to be started. Awaiting it gives a [`RunHandle`] once the start is durable.
 #[derive(Debug)]
 #[must_use = "a run starts when this is awaited"]
@@ -75,7 +78,8 @@ impl StartRun {
         self
     }
 
-    /// Sets correlation, user and trace of everything that the run causes.
+    /// Sets correlation, user and trace of everything that the run causes: at most 65,536 bytes of JSON,
+    /// because every event of the run carries them.
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;
         self
@@ -95,7 +99,7 @@ impl StartRun {
     }
 
     /// Names the signal that was added last, so that starting again under the same run id sends it
-    /// only once. Without a name, each start sends it.
+    /// only once, and succeeds also if the run has ended since. Without a name, each start sends it.
     pub fn with_signal_id(mut self, id: impl Into<String>) -> Self {
         if let Some(signal) = self.signals.last_mut() {
             signal.id = Some(id.into());
@@ -120,6 +124,7 @@ impl StartRun {
             let checked = check_span("the delay of a start", delay, Duration::ZERO);
             checked.map_err(|reason| RuntimeError::InvalidConfiguration { reason })?;
         }
+        check_metadata(&self.metadata)?;
         let start_at = self.start_at.or(self.delay.map(|delay| journals.clock.now() + delay));
         let input = self.input?;
         let signals = std::mem::take(&mut self.signals);
@@ -147,6 +152,19 @@ impl StartRun {
         }
         Ok(RunHandle::new(client, run_id))
     }
+}
+
+/// Refuses metadata beside which nothing else might fit into an event.
+fn check_metadata(metadata: &Metadata) -> Result<(), RuntimeError> {
+    let bytes = Payload::encode(metadata)?.as_str().len();
+    if bytes > MAX_METADATA_BYTES {
+        let reason = format!(
+            "the metadata of a run has {bytes} bytes; it has at most {MAX_METADATA_BYTES}, because \
+             every event of the run carries it"
+        );
+        return Err(RuntimeError::InvalidConfiguration { reason });
+    }
+    Ok(())
 }
 
 /// A signal that is sent with a start.
@@ -203,6 +221,12 @@ async fn send(
     match client.journals.append_to_current(run_id, entry, Some(id)).await {
         Ok(reached) => client.nudge(reached),
         Err(JournalError::Store(StoreError::DuplicateEvent { id: known })) if known == *id => {}
+        Err(error @ JournalError::Ended { .. }) => {
+            let reached = client.journals.current(run_id).await?.id;
+            if !client.journals.was_told(&reached, entry, id).await? {
+                return Err(error.into());
+            }
+        }
         Err(error) => return Err(error.into()),
     }
     Ok(())

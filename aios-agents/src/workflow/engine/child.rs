@@ -181,6 +181,7 @@ fn child_failure(error: &JournalError) -> Failure {
             format!("run {run_id} exists already and was not started by this operation"),
         ),
         JournalError::InvalidId(error) => Failure::new(InvalidRunId::CODE, error.to_string()),
+        JournalError::Store(_) => error.failure(),
         error => Failure::from_error("INVALID_CHILD", error),
     }
 }

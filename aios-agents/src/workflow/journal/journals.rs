@@ -185,6 +185,25 @@ impl Journals {
         }
     }
 
+    /// Whether a run that has ended was told this entry, with this id, before it ended: the store answers
+    /// a repetition, and takes nothing new.
+    pub(crate) async fn was_told(
+        &self,
+        run_id: &str,
+        entry: &Entry,
+        id: &EventId,
+    ) -> Result<bool, JournalError> {
+        let row = self.row(run_id).await?;
+        let event = self.codec(&row.workflow)?.encode(entry.clone(), self.clock.now())?.event;
+        match self.keep(run_id, event.with_id(id.clone())).await {
+            Ok(()) => Ok(true),
+            // In the journal of a run that continued as this one.
+            Err(JournalError::Store(StoreError::DuplicateEvent { id: known })) => Ok(known == *id),
+            Err(JournalError::Ended { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Appends the first events of a new run, all at once, and returns them as they were recorded.
     pub(crate) async fn begin(
         &self,

@@ -24,6 +24,8 @@ use crate::{
 
 /// Events read at once.
 const PAGE: usize = 1000;
+/// Code of the failure of an operation whose outcome is larger than the store takes.
+const TOO_LARGE: &str = "EVENT_TOO_LARGE";
 
 impl Driver {
     /// Whether there is something to append that should not wait for company.
@@ -333,6 +335,9 @@ impl Driver {
             if record.event.id != *id {
                 return Some(record);
             }
+            if is_replaced(&record.entry) {
+                return None;
+            }
             let entry = match record.entry {
                 Entry::StepCompleted(step) => Entry::OperationFailed(OperationFailed {
                     operation: step.operation,
@@ -340,8 +345,8 @@ impl Driver {
                     failure: failure.clone(),
                 }),
                 Entry::Completed(_) => Entry::Failed(Failed { failure: failure.clone() }),
-                Entry::Failed(end) => Entry::Failed(Failed { failure: cut(end.failure) }),
-                Entry::Cancelled(end) => Entry::Cancelled(Failed { failure: cut(end.failure) }),
+                Entry::Failed(end) => Entry::Failed(Failed { failure: cut(&end.failure) }),
+                Entry::Cancelled(end) => Entry::Cancelled(Failed { failure: cut(&end.failure) }),
                 Entry::StatusSet(_) | Entry::ChildStarted(_) | Entry::TaskAssigned(_) => {
                     return None;
                 }
@@ -357,6 +362,16 @@ impl Driver {
     }
 }
 
+/// Whether an entry is all that is left of one that was too large. If it is too large as well, then
+/// because of what every event of the run carries.
+fn is_replaced(entry: &Entry) -> bool {
+    match entry {
+        Entry::OperationFailed(failed) => failed.name.is_none() && failed.failure.code == TOO_LARGE,
+        Entry::Failed(end) | Entry::Cancelled(end) => end.failure == cut(&end.failure),
+        _ => false,
+    }
+}
+
 /// The attempts that failed, of those in a part of a journal.
 pub(super) fn failures<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<(u64, TaskFailed)> {
     let failed = entries.filter_map(|entry| match entry {
@@ -368,7 +383,7 @@ pub(super) fn failures<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<(u64
 
 pub(in super::super) fn too_large(bytes: usize, limit: usize) -> Failure {
     let message = format!("the result has {bytes} bytes, the store takes at most {limit}");
-    Failure::new("EVENT_TOO_LARGE", message)
+    Failure::new(TOO_LARGE, message)
 }
 
 impl Ended {

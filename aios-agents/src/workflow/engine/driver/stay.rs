@@ -340,7 +340,7 @@ async fn block(
                 warn!(error = %Chain(&error), %run_id, %failure, "could not block a run; trying again");
             }
             JournalError::Store(StoreError::TooLarge { .. }) if !is_cut => {
-                (failure, is_cut) = (cut(failure), true);
+                (failure, is_cut) = (cut(&failure), true);
                 continue;
             }
             error => {
