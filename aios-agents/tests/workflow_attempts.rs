@@ -151,6 +151,7 @@ async fn should_give_a_task_to_another_agent_when_the_first_falls_silent() {
             attempt,
             progress: Payload::default(),
             waits: false,
+            asks: false,
         };
         say(&runtime, &task.event, "task_heartbeat", &beat).await;
         held.push(task);
