@@ -1,9 +1,9 @@
-"""What Python costs: import, tasks, round trips and steps.
+"""Measures the overhead of Python: import, tasks, round trips and steps.
 
     python benches/bench.py [--rust-steps N]
 
-Prints `FIGURE name value=… unit=…` and `RATIO name ours=… ceiling=… unit=… ratio=…`. What the ceiling
-is, and which ratio is wanted:
+Prints `FIGURE name value=… unit=…` and `RATIO name ours=… ceiling=… unit=… ratio=…`. The limits
+and the required ratios:
 
 | line | ceiling | ratio |
 |---|---|---|
@@ -14,8 +14,9 @@ is, and which ratio is wanted:
 | `python/workflow_steps` | what Rust does, on SQLite | at least 0.3 |
 | `python/rust_beside_python` | Rust agents while no Python runs | at least 0.5 |
 
-Rust's steps a second are those of `cargo bench -p aios-benches --bench workflow_sqlite`, which is run
-unless `--rust-steps` says them. Needs a wheel that was built with `--release`, on a quiet machine.
+The steps per second of Rust are those of `cargo bench -p aios-benches --bench workflow_sqlite`, which
+is run unless `--rust-steps` is given. Needs an idle machine, and a wheel that was built with `maturin
+build --release --features bench,postgres,rabbitmq,sqlite`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ CONCURRENT = 200
 RUNS = 500
 STEPS = 20
 LONE = 300
-#: How long Rust agents are measured, in seconds, and how many tasks are under way.
+#: How long Rust agents are measured, in seconds, and the number of tasks in flight.
 SPELL = 1.0
 UNDER_WAY = 64
 RESULT = "r" * 200
@@ -113,7 +114,7 @@ async def deploy_plain(context: aios.WorkflowContext, steps: int) -> int:
 
 
 def start_time(code: str) -> float:
-    """Milliseconds that a fresh interpreter takes; the best of some, since others only disturb."""
+    """Milliseconds that a new interpreter takes; the best of several runs, to exclude interference."""
     taken = []
     for _ in range(20):
         began = time.perf_counter()
@@ -153,7 +154,7 @@ async def steps_per_second(workflow: aios.Workflow[int, int]) -> float:
 
 
 async def step_latency(workflow: aios.Workflow[int, int]) -> float:
-    """Microseconds a step of a run that is alone."""
+    """Microseconds per step of a single run."""
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite://{Path(folder) / 'bench.db'}"
         async with aios.Runtime(url, workflows=[workflow], relay=False) as runtime:
@@ -174,7 +175,7 @@ async def tasks() -> None:
 
 
 async def rust_beside_python() -> None:
-    """Tasks that Rust gives to an agent in Rust, while Python spins in the process and while not."""
+    """Calls from Rust to a Rust agent, while Python spins in the same process and while it does not."""
     alone, beside = [], []
     async with aios.Runtime(None, agents=[spinner]) as runtime:
         for _ in range(ROUNDS):
@@ -193,7 +194,7 @@ async def rust_tasks_per_second(runtime: aios.Runtime) -> float:
 
 
 def wheel() -> Path | None:
-    """The wheel that was installed, if it was one."""
+    """The installed wheel, if aios was installed from one."""
     origin = importlib.metadata.distribution("aios").read_text("direct_url.json")
     path = Path(unquote(urlparse(json.loads(origin)["url"]).path)) if origin else None
     return path if path is not None and path.is_file() else None
@@ -206,7 +207,7 @@ def weight() -> None:
 
 
 def rust_steps() -> float:
-    """Steps a second of Rust's workflow bench."""
+    """Steps per second of the workflow benchmark in Rust."""
     command = ["cargo", "bench", "--quiet", "-p", "aios-benches", "--bench", "workflow_sqlite"]
     root = Path(__file__).parents[2]
     output = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True).stdout

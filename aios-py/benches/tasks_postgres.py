@@ -45,7 +45,7 @@ async def compare(server: Postgres, callers: int, each: int, rounds: int) -> Non
     rates: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % 3 :] + names[: number % 3]:
-            # One runtime at a time, because they share the database's one schema.
+            # One runtime at a time, because they share the schema of the database.
             async with aios.Runtime(urls[name], agents=[trivial]) as runtime:
                 await tasks_per_second(runtime, callers, 1)
                 rates[name].append(await tasks_per_second(runtime, callers, each))

@@ -1,7 +1,7 @@
 """Agents without an engine, for `python -m aios worker agents_only:app --processes 4`.
 
-The broker's URL comes from the environment; workflows anywhere on it, in Rust or in Python, give
-these agents their tasks.
+The broker's URL comes from the environment; workflows in Rust or Python that use the same broker
+assign tasks to these agents.
 """
 
 from __future__ import annotations

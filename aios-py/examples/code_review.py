@@ -1,9 +1,9 @@
 """Reviews the Python files of a tree: `code_review.py PATH` lists them, analyses each with an agent
-and writes `report.md` and `report.json`: notes that somebody left, functions that are too long, likely
-secrets, duplicated files, and what could not be reviewed.
+and writes `report.md` and `report.json`: notes such as `TODO`, functions that are too long, likely
+secrets, duplicated files, and files that could not be reviewed.
 
 The review is a durable workflow whose state is one file, `review.db`. Kill the program at any
-moment, run the same command again, and it goes on where it was. With `--broker amqp://…`, the
+time and run the same command again: it resumes where it stopped. With `--broker amqp://…`, the
 processes of `python -m aios worker python_analyzer:app` help.
 """
 
@@ -31,15 +31,15 @@ from python_analyzer import (
     analyze,
 )
 
-#: Folders that hold nothing of one's own.
+#: Folders without source files of the project.
 FOREIGN = {".git", ".hg", ".svn", ".venv", "__pycache__", "node_modules", "target"}
-#: Gives agents time to come; a file that fails is a line of the report.
+#: Leaves time for agents to start. A file that fails is reported.
 PATIENT = aios.RetryPolicy(max_attempts=5)
 
 
 @dataclasses.dataclass
 class Scan:
-    """Files to analyse, and what is none of them."""
+    """Files to analyse, and files that are skipped."""
 
     paths: list[str]
     skipped: list[Skipped]
@@ -47,7 +47,7 @@ class Scan:
 
 @dataclasses.dataclass
 class FileFindings:
-    """What a person should look at in a file."""
+    """Findings in a file that a person should check."""
 
     path: str
     findings: Findings
@@ -64,7 +64,7 @@ class Duplicate:
 
 @dataclasses.dataclass
 class Report:
-    """What was found in a tree. The same tree gives the same report."""
+    """Findings in a tree. The same tree gives the same report."""
 
     files: int
     bytes: int
@@ -98,7 +98,7 @@ def scan(root: str) -> Scan:
 
 
 def summarise(skipped: Iterable[Skipped], reviews: Iterable[FileReview]) -> Report:
-    """Puts everything together."""
+    """Combines the results of all files."""
     report = Report(0, 0, Lines(), [], [], sorted(skipped))
     by_content: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
     for review in reviews:
@@ -135,7 +135,7 @@ async def python_review(context: aios.WorkflowContext, tree: tuple[str, str]) ->
     skipped, reviews = listed.skipped, []
     for path, answer in zip(listed.paths, answers, strict=True):
         if isinstance(answer, BaseException):
-            # An agent that failed each time costs its file, not the review.
+            # If every attempt of an agent fails, only its file is missing from the review.
             skipped.append(Skipped(path, "analysis_failed", str(answer)))
         elif "reviewed" in answer:
             reviews.append(answer["reviewed"])
@@ -147,7 +147,7 @@ async def python_review(context: aios.WorkflowContext, tree: tuple[str, str]) ->
 
 
 def write(report: Report, out: str) -> None:
-    """Writes both reports, each whole or not at all. Writing them again changes nothing."""
+    """Writes both reports atomically. Writing them again has no effect."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "report.json", json.dumps(dataclasses.asdict(report), indent=2) + "\n")
@@ -161,7 +161,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def markdown(report: Report) -> str:
-    """The report for people."""
+    """The report in Markdown."""
     lines = report.lines
     found = [(file.path, file.findings) for file in report.findings]
     secrets = [f"{code(path, one.line)} {one.kind}" for path, all in found for one in all.secrets]
@@ -202,14 +202,14 @@ def section(title: str, items: list[str]) -> str:
 
 
 def code(text: str, line: int | None = None) -> str:
-    """The text as code, which Markdown leaves as it is, on one line."""
+    """Formats text as inline code, on one line."""
     place = text if line is None else f"{text}:{line}"
     shown = "".join(one if one.isprintable() else "\ufffd" for one in place)
     return f"`` {shown} ``" if "`" in shown else f"`{shown}`"
 
 
 async def run_id(runtime: aios.Runtime, tree: tuple[str, str]) -> str:
-    """The id of the review of this tree that is not over, or of the next one."""
+    """The id of the unfinished review of this tree, or of a new one."""
     prefix = "review-" + hashlib.sha256("\0".join(tree).encode()).hexdigest()[:12]
     runs = (await runtime.runs("python_review", limit=10_000)).rows
     over = [run for run in runs if run.id.startswith(prefix) and run.is_final]

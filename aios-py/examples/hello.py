@@ -1,4 +1,4 @@
-"""A durable workflow and an agent in one process, on a file. Kill it and start it again."""
+"""A durable workflow and an agent in one process, on a SQLite file. Kill it and start it again."""
 
 from __future__ import annotations
 

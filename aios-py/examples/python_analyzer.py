@@ -2,9 +2,9 @@
 
     BROKER=amqp://… python -m aios worker python_analyzer:app --processes 4
 
-does so for `code-review start PATH --python-agent`, whose workflow and other agents are written in
+serves `code-review start PATH --python-agent`, whose workflow and other agents are written in
 Rust: the parameters and answers here are those of its analyzer. `code_review.py` is the same review
-wholly in Python.
+entirely in Python.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from typing import Literal, TypedDict, TypeVar
 
 import aios
 
-#: Most lines of a function that is not too long.
+#: Maximum length of a function, in lines.
 MAX_LINES = 60
-#: Largest file that is read, in bytes: larger ones are data or generated.
+#: Maximum size of a file, in bytes: larger files are data or generated.
 MAX_BYTES = 4 << 20
-#: Most findings of a kind that are kept for a file; the rest is counted.
+#: Maximum number of findings of a kind per file; the rest is counted.
 MAX_FINDINGS = 100
-#: Longest note that is kept, in characters.
+#: Maximum length of a note, in characters.
 MAX_NOTE = 120
-#: Least entropy of a value that looks random, in bits a character.
+#: Minimum entropy of a random value, in bits per character.
 MIN_ENTROPY = 3.0
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class FileOf:
 
 @dataclasses.dataclass(order=True)
 class Skipped:
-    """What is not analysed, why, and what was said about it."""
+    """A file that is not analysed, the reason, and details."""
 
     path: str
     reason: SkipReason
@@ -69,7 +69,7 @@ class Skipped:
 
 @dataclasses.dataclass
 class Lines:
-    """Lines with code, with comment only, and of white space."""
+    """Number of lines with code, with only comments, and blank."""
 
     code: int = 0
     comment: int = 0
@@ -78,7 +78,7 @@ class Lines:
 
 @dataclasses.dataclass
 class Marker:
-    """A note that somebody left: its line, `TODO` or `FIXME`, and what follows."""
+    """A note in a comment: its line, `TODO` or `FIXME`, and its text."""
 
     line: int
     mark: str
@@ -87,7 +87,7 @@ class Marker:
 
 @dataclasses.dataclass
 class LongFunction:
-    """A function that is too long: the line with its name, its name and how many lines it has."""
+    """A function that is too long: the line of its name, its name and its number of lines."""
 
     line: int
     name: str
@@ -96,7 +96,7 @@ class LongFunction:
 
 @dataclasses.dataclass
 class Secret:
-    """A likely secret: where and of what kind, never what."""
+    """A likely secret: its location and kind, but never its value."""
 
     line: int
     kind: str
@@ -104,7 +104,7 @@ class Secret:
 
 @dataclasses.dataclass
 class Findings:
-    """What a person should look at in a file; `omitted` is how many did not fit into the lists."""
+    """Findings in a file that a person should check; `omitted` counts those beyond the maximum."""
 
     markers: list[Marker] = dataclasses.field(default_factory=list)
     long_functions: list[LongFunction] = dataclasses.field(default_factory=list)
@@ -114,7 +114,7 @@ class Findings:
 
 @dataclasses.dataclass
 class FileReview:
-    """What was found in a file."""
+    """The analysis of a file."""
 
     path: str
     language: str
@@ -125,7 +125,7 @@ class FileReview:
 
 
 class Analysis(TypedDict, total=False):
-    """What came of a file: one of both."""
+    """The outcome for a file: exactly one field is set."""
 
     reviewed: FileReview
     skipped: Skipped
@@ -153,7 +153,7 @@ def analyze(context: aios.TaskContext, file: FileOf) -> Analysis:
 
 
 def read(file: FileOf) -> bytes:
-    """The content, within limits."""
+    """Reads the file, if it is not too large."""
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts:
         raise Unfit("unreadable", "the path leaves the tree")
@@ -176,7 +176,7 @@ def read(file: FileOf) -> bytes:
 
 
 def review(path: str, content: bytes) -> FileReview:
-    """What can be said about a file."""
+    """Analyses the content of a file."""
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -194,7 +194,7 @@ def review(path: str, content: bytes) -> FileReview:
 
 
 def comments_of(text: str) -> Iterator[tokenize.TokenInfo]:
-    """The comments of a text. Only a tokenizer tells `# this` from `"# this"`."""
+    """The comments of a text. Only a tokenizer distinguishes `# this` from `"# this"`."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return (token for token in tokens if token.type == tokenize.COMMENT)
 
@@ -208,7 +208,7 @@ def count(text: str, comments: Sequence[tokenize.TokenInfo]) -> Lines:
 
 
 def findings(text: str, tree: ast.Module, comments: Sequence[tokenize.TokenInfo]) -> Findings:
-    """What a person should look at."""
+    """The findings that a person should check."""
     found = Findings()
     secrets = find_secrets(text)
     found.markers = keep(find_markers(comments, {secret.line for secret in secrets}), found)
@@ -218,7 +218,7 @@ def findings(text: str, tree: ast.Module, comments: Sequence[tokenize.TokenInfo]
 
 
 def keep(all_of_them: list[T], found: Findings) -> list[T]:
-    """The first ones; the rest is counted."""
+    """Returns the first findings, and counts the rest."""
     found.omitted += max(0, len(all_of_them) - MAX_FINDINGS)
     return all_of_them[:MAX_FINDINGS]
 
@@ -227,7 +227,7 @@ MARKER = re.compile(r"\b(TODO|FIXME)\b(.*)", re.ASCII)
 
 
 def find_markers(comments: Sequence[tokenize.TokenInfo], secret: set[int]) -> list[Marker]:
-    """The notes; what stands on a line with a likely secret is not quoted."""
+    """The notes. Text on a line with a likely secret is not quoted."""
     markers = []
     for token in comments:
         if found := MARKER.search(token.string):
@@ -238,7 +238,7 @@ def find_markers(comments: Sequence[tokenize.TokenInfo], secret: set[int]) -> li
 
 
 def find_long_functions(tree: ast.Module) -> list[LongFunction]:
-    """The functions with too many lines, from the line with the name on."""
+    """The functions with too many lines, counted from the line of the name."""
     functions = (
         LongFunction(node.lineno, node.name, (node.end_lineno or node.lineno) - node.lineno + 1)
         for node in ast.walk(tree)
@@ -248,7 +248,7 @@ def find_long_functions(tree: ast.Module) -> list[LongFunction]:
     return sorted(long, key=lambda function: function.line)
 
 
-#: What tokens look like: the shapes that their issuers document.
+#: Formats of tokens, as documented by their issuers.
 SHAPES = {
     "aws_key": r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b"
     r"|(?i:aws_secret_access_key)[\"']?[ \t]*[=:][ \t]*[\"']?[A-Za-z0-9/+]{40}\b",
@@ -261,18 +261,18 @@ SHAPES = {
     "stripe_key": r"\b[sr]k_live_[A-Za-z0-9]{20,}",
 }
 SHAPE = re.compile("|".join(f"(?P<{kind}>{shape})" for kind, shape in SHAPES.items()), re.ASCII)
-#: A quoted value for a name that tells.
+#: A quoted value that is assigned to a name such as `password`.
 ASSIGNMENT = re.compile(
     r"(?i:passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key)"
     r"[\"'\]]{0,2}[ \t]*(?::=|=>|=|:)[ \t]*[\"'`]([!#-&(-_a-~]{8,200})[\"'`]",
     re.ASCII,
 )
-#: What stands for a value that is somewhere else.
+#: Placeholders for values from elsewhere.
 PLACEHOLDER = re.compile(r"^[$%{]|\$\{|\{\{|<|\{\}|%s|://")
 
 
 def find_secrets(text: str) -> list[Secret]:
-    """The likely secrets by line, at most one of a kind a line."""
+    """The likely secrets by line, at most one of a kind per line."""
     shapes = ((found.start(), found.lastgroup or "") for found in SHAPE.finditer(text))
     values = (
         (found.start(1), "assignment")
@@ -293,5 +293,5 @@ def looks_random(value: str) -> bool:
 
 
 def app() -> aios.Runtime:
-    """What a worker process runs."""
+    """The runtime of a worker process."""
     return aios.Runtime(None, os.environ["BROKER"], agents=[analyze], source="python-analyzer")

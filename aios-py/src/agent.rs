@@ -1,4 +1,4 @@
-//! Agents that are written in Python.
+//! Agents written in Python.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -16,23 +16,16 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::{
-    fault::Fault,
-    given::event_of,
-    json,
-    places::{Arguments, Function, Host, Places},
+    convert::{arguments::build_event, errors::ErrorInfo, fence_pair, json},
+    python::{MakeArguments, PyFunction, PythonExecutors, TaskHooks},
 };
-
-/// A fence as Python is told it: shard and epoch.
-pub(crate) fn told(fence: Fence) -> (u16, u64) {
-    (fence.shard.0, fence.epoch.0)
-}
 
 /// An agent whose code is a Python function.
 pub(crate) struct PyAgent {
-    pub(crate) function: Arc<Function>,
+    pub(crate) function: Arc<PyFunction>,
     pub(crate) parameters_schema: Value,
     pub(crate) output_schema: Value,
-    pub(crate) places: Arc<Places>,
+    pub(crate) executors: Arc<PythonExecutors>,
     pub(crate) source: Arc<str>,
 }
 
@@ -51,57 +44,57 @@ impl DynAgent for PyAgent {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
-        let task = Arc::new(Task::new(context, Arc::clone(&self.source)));
-        let core = TaskCore(Arc::clone(&task));
-        let arguments: Arguments = Box::new(move |py| {
+        let task = Arc::new(TaskState::new(context, Arc::clone(&self.source)));
+        let native = NativeTaskContext(Arc::clone(&task));
+        let arguments: MakeArguments = Box::new(move |py| {
             let parameters = json::read(py, parameters.as_str())?;
-            Ok(vec![Bound::new(py, core)?.into_any(), parameters])
+            Ok(vec![Bound::new(py, native)?.into_any(), parameters])
         });
-        // A plain function can't be stopped: it occupies its thread, and the task's slot with it.
+        // A plain function can't be stopped: it occupies its thread and the task's slot until it ends.
         let slot = match self.function.is_async {
             true => TaskSlot::default(),
             false => context.slot(),
         };
-        let host = Host { slot, queued: context.queued() };
+        let hooks = TaskHooks { slot, queued: context.queued() };
         let function = Arc::clone(&self.function);
-        let running = self.places.run_for(host, function, TaskError::FAILED, arguments);
+        let running = self.executors.run_for(hooks, function, TaskError::FAILED, arguments);
         let mut running = std::pin::pin!(running);
-        let mut gone = Gone(Arc::clone(&task));
+        let mut cancellation = CancelOnDrop(Arc::clone(&task));
         let outcome = loop {
             tokio::select! {
                 biased;
                 outcome = &mut running => break outcome,
-                () = task.changed.notified() => task.pass_on(context),
+                () = task.changed.notified() => task.forward(context),
                 () = context.cancelled(), if !task.cancelled.load(Ordering::Acquire) => {
-                    gone.mark();
+                    cancellation.cancel();
                 }
             }
         };
-        task.pass_on(context);
+        task.forward(context);
         outcome
     }
 }
 
-/// One task as Python sees it; it may outlive the attempt.
-struct Task {
+/// The state of a task that Python code sees. May outlive the attempt.
+struct TaskState {
     info: TaskInfo,
-    /// If it is not the task's id.
+    /// Set if it differs from the task's id.
     idempotency_key: Option<Box<str>>,
     fence: Option<Fence>,
     source: Arc<str>,
     cancelled: AtomicBool,
     changed: Notify,
-    told: Mutex<Told>,
+    outbox: Mutex<Outbox>,
 }
 
-/// What the code told since it was passed on last.
+/// Progress and events that have not been forwarded yet.
 #[derive(Default)]
-struct Told {
+struct Outbox {
     progress: Option<Payload>,
     events: Vec<Event>,
 }
 
-impl Task {
+impl TaskState {
     fn new(context: &TaskContext, source: Arc<str>) -> Self {
         let (id, key) = (context.task_id().as_str(), context.idempotency_key());
         Self {
@@ -111,49 +104,50 @@ impl Task {
             source,
             cancelled: AtomicBool::new(false),
             changed: Notify::new(),
-            told: Mutex::default(),
+            outbox: Mutex::default(),
         }
     }
 
-    fn tell(&self, tell: impl FnOnce(&mut Told)) {
-        tell(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+    fn update(&self, update: impl FnOnce(&mut Outbox)) {
+        update(&mut self.outbox.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_one();
     }
 
-    fn pass_on(&self, context: &TaskContext) {
-        let told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Some(progress) = told.progress {
-            // A payload is JSON already, so that it can't fail to be written.
+    fn forward(&self, context: &TaskContext) {
+        let outbox =
+            std::mem::take(&mut *self.outbox.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(progress) = outbox.progress {
+            // Can't fail, because a payload is already JSON.
             let _ = context.heartbeat(&progress);
         }
-        for event in told.events {
-            // Checked where the code emitted it.
+        for event in outbox.events {
+            // Can't fail, because the event was checked when it was emitted.
             let _ = context.emit(event);
         }
     }
 }
 
-/// Tells the code that nobody waits for it, when the attempt is given up.
-struct Gone(Arc<Task>);
+/// Tells the code that its attempt was cancelled, at the latest when this is dropped.
+struct CancelOnDrop(Arc<TaskState>);
 
-impl Gone {
-    fn mark(&mut self) {
+impl CancelOnDrop {
+    fn cancel(&mut self) {
         self.0.cancelled.store(true, Ordering::Release);
     }
 }
 
-impl Drop for Gone {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.mark();
+        self.cancel();
     }
 }
 
-/// What `aios.TaskContext` asks.
+/// The native part of `aios.TaskContext`.
 #[pyclass(frozen, module = "aios._aios")]
-pub(crate) struct TaskCore(Arc<Task>);
+pub(crate) struct NativeTaskContext(Arc<TaskState>);
 
 #[pymethods]
-impl TaskCore {
+impl NativeTaskContext {
     #[getter]
     fn task_id(&self) -> &str {
         self.0.info.task_id.as_str()
@@ -179,10 +173,10 @@ impl TaskCore {
         self.0.info.attempt
     }
 
-    /// Shard and epoch under which the task was given.
+    /// Shard and epoch under which the task was assigned.
     #[getter]
     fn fence(&self) -> Option<(u16, u64)> {
-        self.0.fence.map(told)
+        self.0.fence.map(fence_pair)
     }
 
     /// Microseconds since the Unix epoch.
@@ -213,15 +207,15 @@ impl TaskCore {
 
     fn heartbeat(&self, progress: &Bound<'_, PyAny>) -> PyResult<()> {
         let progress = json::write(progress)?;
-        self.0.tell(|told| told.progress = Some(progress));
+        self.0.update(|outbox| outbox.progress = Some(progress));
         Ok(())
     }
 
     fn emit(&self, event_type: &str, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let event = event_of(data, event_type, Arc::clone(&self.0.source))?;
+        let event = build_event(data, event_type, Arc::clone(&self.0.source))?;
         let checked = event.event_type.check_unreserved();
-        checked.map_err(|error| Fault::from(error).into_error(data.py()))?;
-        self.0.tell(|told| told.events.push(event));
+        checked.map_err(|error| ErrorInfo::from(error).into_error(data.py()))?;
+        self.0.update(|outbox| outbox.events.push(event));
         Ok(())
     }
 }

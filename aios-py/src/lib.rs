@@ -1,57 +1,68 @@
 //! Python bindings of aios: the extension module `aios._aios`.
 //!
-//! What is here is what Python can't do; the rest, and everything public, is in `python/aios`.
-//! Threads of aios never wait for the interpreter's lock, except to let the code of a workflow run.
+//! Native parts only; the public API is in `python/aios`. Native threads never wait for the
+//! interpreter's lock, except to execute workflow code.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`client`] | open and close a runtime or client; start runs, assign tasks, read, maintain |
+//! | [`session`] | what is open between `open` and `shutdown` |
+//! | [`calls`] | Rust futures as `asyncio` futures; run handles and event streams |
+//! | [`python`] | execution of Python code: event loop, threads, workflow runs |
+//! | [`workflow`], [`agent`], [`projection`] | workflows, agents and projections written in Python |
+//! | [`convert`] | JSON, errors, arguments and table rows |
+//! | [`defaults`] | default values and limits, which Python reads |
 
 mod agent;
-mod bridge;
+#[cfg(feature = "bench")]
+mod bench;
 mod calls;
-mod core;
-mod events;
-mod executor;
-mod fault;
-mod given;
-mod json;
+mod client;
+mod convert;
+mod defaults;
 mod logging;
-mod measure;
-mod opened;
-mod places;
 mod projection;
-mod records;
-mod retention;
-mod run;
-mod terminate;
+mod python;
+mod session;
+mod terminator;
 mod testing;
 mod workflow;
 
 use pyo3::prelude::*;
 
-/// What the package `aios` is built on; see `_aios.pyi`.
+/// The native part of the package `aios`; see `_aios.pyi`.
 #[pymodule]
 mod _aios {
     #[pymodule_export]
     use crate::{
-        agent::TaskCore,
-        bridge::LoopBridge,
-        core::Core,
-        events::Events,
-        json::{dumps, loads},
-        logging::{Records, log_to, set_log_level, wake_log},
-        measure::rust_tasks_per_second,
-        places::{Pool, Reply},
-        projection::{ProjectionCore, projection, start_projection},
-        retention::{compact, expire_runs},
-        run::HandleCore,
-        terminate::Terminator,
+        agent::NativeTaskContext,
+        calls::{NativeEventStream, NativeRunHandle},
+        client::{
+            NativeClient,
+            maintenance::{compact, expire_runs},
+        },
+        convert::json::{dumps, loads},
+        defaults::Defaults,
+        logging::{LogRecords, capture_logs, set_log_level, wake_log},
+        projection::{NativeProjectionHandle, projection, start_projection},
+        python::{LoopBridge, Reply, ThreadPool},
+        terminator::Terminator,
         testing::{replay, run_test},
-        workflow::{Operation, Pending, RunCore},
+        workflow::{NativeWorkflowContext, Operation, Pending},
     };
 
     use pyo3::prelude::*;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("DEFAULTS", crate::defaults::Defaults::new())?;
         module.add("PENDING", crate::workflow::Pending::instance(module.py())?)?;
+        // Not in `__all__`, because released wheels don't have it.
+        #[cfg(feature = "bench")]
+        module.setattr(
+            "rust_tasks_per_second",
+            wrap_pyfunction!(crate::bench::rust_tasks_per_second, module)?,
+        )?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -1,4 +1,4 @@
-//! Logs of the Rust side for Python's `logging`.
+//! Forwards native logs to Python's `logging`.
 
 use std::{
     fmt::{self, Write},
@@ -18,52 +18,52 @@ use tracing::{
     span,
 };
 
-/// Records that may wait; when Python does not keep up, later ones are dropped and counted.
-const WAITING: usize = 1024;
+/// Capacity of the queue. When it is full, further records are dropped and counted.
+const QUEUE_CAPACITY: usize = 1024;
 
-/// What is lost of records that nobody took is said in the next one.
+/// Number of dropped records, which the next record reports.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Lowest level of `logging` that anybody wants to see.
+/// Lowest level to forward, as `logging` numbers levels.
 static LEVEL: AtomicU8 = AtomicU8::new(30);
 
 /// One record: level, target, text.
 type Record = (u8, &'static str, String);
 
-static RECORDS: OnceLock<SyncSender<Record>> = OnceLock::new();
+static QUEUE: OnceLock<SyncSender<Record>> = OnceLock::new();
 
-/// Sends the logs of this process's Rust side to a queue, once; what another subscriber of the
-/// process takes is not taken from it.
+/// Starts to send native logs to a queue. `None` if that was done before, or if another subscriber is
+/// installed in this process.
 #[pyfunction]
-pub(crate) fn log_to() -> Option<Records> {
-    let (sender, receiver) = sync_channel(WAITING);
-    RECORDS.set(sender).ok()?;
-    tracing::subscriber::set_global_default(Forward).ok()?;
-    Some(Records(std::sync::Mutex::new(receiver)))
+pub(crate) fn capture_logs() -> Option<LogRecords> {
+    let (sender, receiver) = sync_channel(QUEUE_CAPACITY);
+    QUEUE.set(sender).ok()?;
+    tracing::subscriber::set_global_default(ForwardingSubscriber).ok()?;
+    Some(LogRecords(std::sync::Mutex::new(receiver)))
 }
 
-/// Sets the lowest level, as `logging` numbers them, that is sent.
+/// Sets the lowest level to forward, as `logging` numbers levels.
 #[pyfunction]
 pub(crate) fn set_log_level(level: u8) {
     LEVEL.store(level, Ordering::Relaxed);
 }
 
-/// Wakes the thread that logs with an empty record, so that it can end.
+/// Wakes the logging thread with an empty record, so that it can end.
 #[pyfunction]
 pub(crate) fn wake_log() {
-    if let Some(records) = RECORDS.get() {
-        // A full queue wakes it too.
+    if let Some(records) = QUEUE.get() {
+        // Records in a full queue wake it too.
         let _ = records.try_send((0, "", String::new()));
     }
 }
 
-/// The queue's receiving end, for the thread that logs.
+/// The receiving end of the queue, for the logging thread.
 #[pyclass(frozen, module = "aios._aios")]
-pub(crate) struct Records(std::sync::Mutex<Receiver<Record>>);
+pub(crate) struct LogRecords(std::sync::Mutex<Receiver<Record>>);
 
 #[pymethods]
-impl Records {
-    /// The next record as `(level, logger, text)`; `None` if there is none within `seconds`.
+impl LogRecords {
+    /// Waits at most `seconds` for the next record: `(level, logger, text)`.
     fn next(&self, py: Python<'_>, seconds: f64) -> Option<(u8, String, String)> {
         let timeout = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let received = py.detach(|| {
@@ -74,12 +74,12 @@ impl Records {
         let logger = logger(target);
         match LOST.swap(0, Ordering::Relaxed) {
             0 => Some((level, logger, text)),
-            lost => Some((level, logger, format!("{text} ({lost} records before were lost)"))),
+            lost => Some((level, logger, format!("{text} ({lost} earlier records were dropped)"))),
         }
     }
 }
 
-/// Whether the target is one of aios's crates. This one's begins with `_aios`.
+/// Whether the target is a crate of aios. The target of this crate begins with `_aios`.
 fn is_own(target: &str) -> bool {
     target.trim_start_matches('_').starts_with("aios")
 }
@@ -89,7 +89,7 @@ fn logger(target: &str) -> String {
     target.trim_start_matches('_').replace("::", ".").replacen("aios_", "aios.", 1)
 }
 
-struct Forward;
+struct ForwardingSubscriber;
 
 fn number(level: Level) -> u8 {
     match level {
@@ -101,7 +101,7 @@ fn number(level: Level) -> u8 {
     }
 }
 
-impl Subscriber for Forward {
+impl Subscriber for ForwardingSubscriber {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.is_event()
             && is_own(metadata.target())
@@ -116,7 +116,7 @@ impl Subscriber for Forward {
         &self,
         metadata: &'static Metadata<'static>,
     ) -> tracing::subscriber::Interest {
-        // Asked again each time, because the level may change.
+        // Decided for every event, because the level may change.
         match metadata.is_event() && is_own(metadata.target()) {
             true => tracing::subscriber::Interest::sometimes(),
             false => tracing::subscriber::Interest::never(),
@@ -128,7 +128,7 @@ impl Subscriber for Forward {
         event.record(&mut text);
         let metadata = event.metadata();
         let record = (number(*metadata.level()), metadata.target(), text.0);
-        let sent = RECORDS.get().map(|records| records.try_send(record));
+        let sent = QUEUE.get().map(|records| records.try_send(record));
         if !matches!(sent, Some(Ok(()))) {
             LOST.fetch_add(1, Ordering::Relaxed);
         }

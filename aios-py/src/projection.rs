@@ -1,4 +1,4 @@
-//! Projections that are written in Python.
+//! Projections written in Python.
 
 use std::sync::Arc;
 
@@ -11,63 +11,62 @@ use pyo3::prelude::*;
 
 use crate::{
     calls::Answer,
-    core::Core,
-    fault::Fault,
-    given::Retry,
-    json,
-    opened::{Place, open},
-    places::{Arguments, Function, Places, Pool},
-    records,
-    workflow::seconds,
+    client::NativeClient,
+    convert::{arguments::RetryArg, errors::ErrorInfo, json, records, seconds},
+    python::{MakeArguments, PyFunction, PythonExecutors, ThreadPool},
+    session::{SessionSlot, open_session},
 };
 
-/// A projection as Python describes it.
+/// `aios._projection.NativeProjection`.
 #[derive(FromPyObject)]
-pub(crate) struct ProjectionGiven {
+pub(crate) struct ProjectionArg {
     name: String,
-    /// Called with a reply, the events, their position, the attempt, and whether they are redriven.
+    /// Called with a reply, the events, the position, the attempt, and whether it is a redrive.
     apply: Py<PyAny>,
     is_async: bool,
     patterns: Option<Vec<String>>,
     batch_size: usize,
-    retry: Option<Retry>,
+    retry: Option<RetryArg>,
     lease_time: f64,
-    /// Called with a reply, which it tells the projection's own position.
+    /// Called with a reply, to which it passes the position that the projection stores.
     position: Option<Py<PyAny>>,
     is_position_async: bool,
-    /// The one thread for plain functions, so that a function whose time is over and the next one
-    /// never run at once.
-    pool: Py<Pool>,
+    /// The single thread for plain functions, so that a function that timed out never overlaps with the
+    /// next one.
+    pool: Py<ThreadPool>,
 }
 
-/// Applies batches by a Python function.
+/// Applies batches with a Python function.
 struct PyProjection {
-    function: Arc<Function>,
-    places: Arc<Places>,
+    function: Arc<PyFunction>,
+    executors: Arc<PythonExecutors>,
 }
 
 impl Projection for PyProjection {
     async fn apply(&self, batch: Batch) -> Result<(), TaskError> {
         let rows = records::events(batch.events())?;
-        let arguments: Arguments = Box::new(move |py| {
-            let told = (batch.position(), batch.attempt(), batch.is_redriven());
-            let (position, attempt, redriven) = told;
+        let arguments: MakeArguments = Box::new(move |py| {
+            let (position, attempt) = (batch.position(), batch.attempt());
+            let is_redriven = batch.is_redriven();
             Ok(vec![
                 json::read(py, rows.as_str())?,
                 position.into_pyobject(py)?.into_any(),
                 attempt.into_pyobject(py)?.into_any(),
-                redriven.into_pyobject(py)?.to_owned().into_any(),
+                is_redriven.into_pyobject(py)?.to_owned().into_any(),
             ])
         });
         let function = Arc::clone(&self.function);
-        self.places.run(function, TaskError::FAILED, arguments).await.map(drop)
+        self.executors.run(function, TaskError::FAILED, arguments).await.map(drop)
     }
 }
 
-/// Reads a projection's own position by a Python function.
-async fn load(places: Arc<Places>, function: Arc<Function>) -> Result<u64, TaskError> {
-    let arguments: Arguments = Box::new(|_| Ok(Vec::new()));
-    let position = places.run(function, TaskError::FAILED, arguments).await?;
+/// Reads the position that a projection stores with a Python function.
+async fn load_position(
+    executors: Arc<PythonExecutors>,
+    function: Arc<PyFunction>,
+) -> Result<u64, TaskError> {
+    let arguments: MakeArguments = Box::new(|_| Ok(Vec::new()));
+    let position = executors.run(function, TaskError::FAILED, arguments).await?;
     Ok(position.decode()?)
 }
 
@@ -75,28 +74,29 @@ async fn load(places: Arc<Places>, function: Arc<Function>) -> Result<u64, TaskE
 #[pyfunction]
 pub(crate) fn start_projection<'py>(
     py: Python<'py>,
-    core: &Core,
-    given: ProjectionGiven,
+    client: &NativeClient,
+    projection: ProjectionArg,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let ProjectionGiven { name, apply, is_async, batch_size, .. } = given;
-    let lease_time = seconds(py, given.lease_time)?;
-    let retry = given.retry.map(|retry| retry.into_policy(py)).transpose()?;
-    let patterns = given.patterns.map(|patterns| {
+    let ProjectionArg { name, apply, is_async, batch_size, .. } = projection;
+    let lease_time = seconds(py, projection.lease_time)?;
+    let retry = projection.retry.map(|retry| retry.into_policy(py)).transpose()?;
+    let patterns = projection.patterns.map(|patterns| {
         let parsed = patterns.iter().map(|text| text.parse::<Pattern>());
-        parsed.collect::<Result<Vec<_>, _>>().map_err(|error| Fault::from(error).into_error(py))
+        parsed.collect::<Result<Vec<_>, _>>().map_err(|error| ErrorInfo::from(error).into_error(py))
     });
     let patterns = patterns.transpose()?;
-    let pool = Arc::clone(&given.pool.get().queue);
-    let places = Arc::new(Places { pool, ..Places::clone(core.places()) });
-    let about: Arc<str> = format!("projection {name:?}").into();
-    let function = Function { code: apply, is_async, name: Arc::clone(&about) };
-    let projection = PyProjection { function: Arc::new(function), places: Arc::clone(&places) };
-    let position = given
-        .position
-        .map(|code| Arc::new(Function { code, is_async: given.is_position_async, name: about }));
-    core.with(py, |place, _| async move {
-        let guard = place.read().await;
-        let start = open(guard.as_ref())?.runtime.projection(&name, projection);
+    let threads = Arc::clone(&projection.pool.get().queue);
+    let executors =
+        Arc::new(PythonExecutors { threads, ..PythonExecutors::clone(client.executors()) });
+    let label: Arc<str> = format!("projection {name:?}").into();
+    let function = PyFunction { code: apply, is_async, name: Arc::clone(&label) };
+    let code = PyProjection { function: Arc::new(function), executors: Arc::clone(&executors) };
+    let position = projection.position.map(|code| {
+        Arc::new(PyFunction { code, is_async: projection.is_position_async, name: label })
+    });
+    client.with(py, |slot, _| async move {
+        let guard = slot.read().await;
+        let start = open_session(guard.as_ref())?.runtime.projection(&name, code);
         let start = start.batch_size(batch_size).lease_time(lease_time);
         let start = match patterns {
             Some(patterns) => start.patterns(patterns),
@@ -107,9 +107,9 @@ pub(crate) fn start_projection<'py>(
             None => start,
         };
         let start = match position {
-            Some(position) => {
-                start.position_from(move || load(Arc::clone(&places), Arc::clone(&position)))
-            }
+            Some(position) => start.position_from(move || {
+                load_position(Arc::clone(&executors), Arc::clone(&position))
+            }),
             None => start,
         };
         start.await?;
@@ -117,36 +117,37 @@ pub(crate) fn start_projection<'py>(
     })
 }
 
-/// A projection, wherever it runs.
+/// A handle of a projection, whichever process runs it.
 #[pyfunction]
-pub(crate) fn projection(core: Py<Core>, name: String) -> ProjectionCore {
-    ProjectionCore { core, name }
+pub(crate) fn projection(client: Py<NativeClient>, name: String) -> NativeProjectionHandle {
+    NativeProjectionHandle { client, name }
 }
 
-/// What `aios.ProjectionHandle` asks. It keeps no store open: it looks at what is open each time.
+/// The native part of `aios.ProjectionHandle`. It does not keep the store open: every call uses the
+/// current session.
 #[pyclass(frozen, module = "aios._aios")]
-pub(crate) struct ProjectionCore {
-    core: Py<Core>,
+pub(crate) struct NativeProjectionHandle {
+    client: Py<NativeClient>,
     name: String,
 }
 
-impl ProjectionCore {
-    fn with<'py, F, Fut>(&self, py: Python<'py>, act: F) -> PyResult<Bound<'py, PyAny>>
+impl NativeProjectionHandle {
+    fn with<'py, F, Fut>(&self, py: Python<'py>, run: F) -> PyResult<Bound<'py, PyAny>>
     where
         F: FnOnce(ProjectionHandle) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<Answer, Fault>> + Send,
+        Fut: Future<Output = Result<Answer, ErrorInfo>> + Send,
     {
         let name = self.name.clone();
-        self.core.get().with(py, |place, _| async move { act(handle(&place, &name).await?).await })
+        self.client.get().with(py, |slot, _| async move { run(handle(&slot, &name).await?).await })
     }
 }
 
-async fn handle(place: &Place, name: &str) -> Result<ProjectionHandle, Fault> {
-    Ok(open(place.read().await.as_ref())?.runtime.projection_handle(name)?)
+async fn handle(slot: &SessionSlot, name: &str) -> Result<ProjectionHandle, ErrorInfo> {
+    Ok(open_session(slot.read().await.as_ref())?.runtime.projection_handle(name)?)
 }
 
 #[pymethods]
-impl ProjectionCore {
+impl NativeProjectionHandle {
     #[getter]
     fn name(&self) -> &str {
         &self.name

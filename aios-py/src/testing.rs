@@ -1,4 +1,4 @@
-//! Tests of workflows without a store, a broker or waiting; see `aios.testing`.
+//! Workflow tests with virtual time; see `aios.testing`.
 
 use std::sync::Arc;
 
@@ -11,37 +11,38 @@ use pyo3::prelude::*;
 
 use crate::{
     calls::Answer,
-    core::Core,
-    fault::{Fault, task_error},
-    given::WorkflowGiven,
-    json,
-    workflow::seconds,
+    client::NativeClient,
+    convert::{
+        arguments::WorkflowArg,
+        errors::{ErrorInfo, task_error},
+        json, seconds,
+    },
 };
 
-/// What comes from outside: seconds after the start, what, name, payload or reason.
-type Outside<'py> = (f64, String, String, Bound<'py, PyAny>);
+/// An external event: seconds after the start, kind, name or reason, payload.
+type ExternalEvent<'py> = (f64, String, String, Bound<'py, PyAny>);
 
-/// Runs a workflow in virtual time: `[result or None, failure or None, seconds, events]`.
+/// Runs a workflow in virtual time. Returns `[result or None, failure or None, seconds, events]`.
 #[pyfunction]
 pub(crate) fn run_test<'py>(
     py: Python<'py>,
-    core: &Core,
-    workflow: WorkflowGiven,
+    client: &NativeClient,
+    workflow: WorkflowArg,
     input: &Bound<'py, PyAny>,
     agents: Vec<(String, Py<PyAny>)>,
     children: Vec<(String, Py<PyAny>)>,
-    outside: Vec<Outside<'py>>,
+    external: Vec<ExternalEvent<'py>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut test = WorkflowTest::of(workflow.into_workflow(py, core.places())?);
+    let mut test = WorkflowTest::of(workflow.into_workflow(py, client.executors())?);
     for (agent_type, script) in agents {
-        test = test.agent(agent_type, move |payload: Payload| call(&script, &payload));
+        test = test.agent(agent_type, move |payload: Payload| call_script(&script, &payload));
     }
     for (name, script) in children {
-        test = test.child(name, move |payload: Payload| call(&script, &payload));
+        test = test.child(name, move |payload: Payload| call_script(&script, &payload));
     }
-    for (after, what, name, payload) in outside {
+    for (after, kind, name, payload) in external {
         let after = seconds(py, after)?;
-        test = match what.as_str() {
+        test = match kind.as_str() {
             "signal" => test.signal(after, &name, &json::write(&payload)?),
             "cancel" => test.cancel(after, name),
             "pause" => test.pause(after),
@@ -49,11 +50,11 @@ pub(crate) fn run_test<'py>(
         };
     }
     let input = json::write(input)?;
-    core.calls().call(py, async move { Ok(Answer::Json(told(&test.run(&input).await)?)) })
+    client.calls().call(py, async move { Ok(Answer::Json(encode_run(&test.run(&input).await)?)) })
 }
 
-/// Has a Python function `script(payload)` answer.
-fn call(script: &Py<PyAny>, payload: &Payload) -> Result<Payload, TaskError> {
+/// Calls a Python function `script(payload)`.
+fn call_script(script: &Py<PyAny>, payload: &Payload) -> Result<Payload, TaskError> {
     tokio::task::block_in_place(|| {
         Python::attach(|py| {
             let answer = json::read(py, payload.as_str())
@@ -64,7 +65,8 @@ fn call(script: &Py<PyAny>, payload: &Payload) -> Result<Payload, TaskError> {
     })
 }
 
-fn told(run: &TestedRun) -> Result<Payload, Fault> {
+/// The outcome of a tested run as Python takes it.
+fn encode_run(run: &TestedRun) -> Result<Payload, ErrorInfo> {
     let (result, failure) = match run.result::<Payload>() {
         Ok(result) => (Some(result), None),
         Err(error) => (None, error.failure().cloned()),
@@ -73,23 +75,23 @@ fn told(run: &TestedRun) -> Result<Payload, Fault> {
     Ok(Payload::encode(&(result, failure, run.elapsed().as_secs_f64(), events))?)
 }
 
-/// Replays a saved journal, envelopes as JSON text, against a workflow.
+/// Replays a saved journal, a list of JSON envelopes, with a workflow.
 #[pyfunction]
 pub(crate) fn replay<'py>(
     py: Python<'py>,
-    core: &Core,
-    workflow: WorkflowGiven,
+    client: &NativeClient,
+    workflow: WorkflowArg,
     journal: Vec<String>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let workflow = workflow.into_workflow(py, core.places())?;
+    let workflow = workflow.into_workflow(py, client.executors())?;
     let events =
         journal.into_iter().map(|text| Event::from_json(&text)).collect::<Result<Vec<_>, _>>();
-    let events = events.map_err(|error| Fault::from(error).into_error(py))?;
-    core.calls().call(py, async move {
+    let events = events.map_err(|error| ErrorInfo::from(error).into_error(py))?;
+    client.calls().call(py, async move {
         match aios_agents::testing::replay(Arc::clone(&workflow), &events).await {
             Ok(()) => Ok(Answer::Nothing),
-            Err(ReplayError::Blocked(failure)) => Err(Fault::of_replay(failure)),
-            Err(error) => Err(Fault::new("event", "NO_JOURNAL", error.to_string())),
+            Err(ReplayError::Blocked(failure)) => Err(ErrorInfo::from_replay(failure)),
+            Err(error) => Err(ErrorInfo::new("event", "NO_JOURNAL", error.to_string())),
         }
     })
 }

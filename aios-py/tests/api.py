@@ -1,4 +1,4 @@
-"""What a type checker says of the public names; checked, not run."""
+"""Types of the public API. Type-checked, not executed."""
 
 from __future__ import annotations
 

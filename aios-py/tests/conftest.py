@@ -1,4 +1,4 @@
-"""Runs async tests, each on a loop of its own, and never for ever."""
+"""Runs async tests, each on its own event loop and with a time limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-#: Longer than any test takes on a busy machine, in seconds; a test that hangs fails then.
+#: Time limit of a test in seconds, more than any test takes on a busy machine.
 LIMIT = 120.0
 
 
@@ -29,7 +29,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture
 def script(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts a Python program from its text, in a folder of its own."""
+    """Starts a Python program from its source, in its own folder."""
 
     def start(text: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         path = tmp_path / "program.py"
@@ -41,7 +41,7 @@ def script(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Where the tests run in the background, an interrupt is ignored, and that is inherited.
+            # Tests in the background ignore SIGINT, which child processes would inherit.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
@@ -49,7 +49,7 @@ def script(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
 
 def finish(process: subprocess.Popen[str], timeout: float = LIMIT) -> tuple[int, str, str]:
-    """Waits for a program; its status, output and errors."""
+    """Waits for a program. Returns its exit status, stdout and stderr."""
     try:
         output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""A private PostgreSQL server: started from the installed programs on a free port, and removed."""
+"""A private PostgreSQL server, started from the installed programs on a free port."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from rabbitmq import free_port
 
-#: Where Debian keeps the server's programs, one folder a version.
+#: Debian's folder of server programs, with one folder per version.
 FOLDER = Path("/usr/lib/postgresql")
 
 
 class Postgres:
-    """A server of one's own."""
+    """A private server."""
 
     def __init__(self, *, encrypted: bool = False) -> None:
         versions = sorted(FOLDER.glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
@@ -67,7 +67,7 @@ class Postgres:
         self._wait()
 
     def _program(self, name: str) -> list[str]:
-        """A command that runs as the server's user: PostgreSQL refuses to run as root."""
+        """A command that runs as the server's user, because PostgreSQL does not run as root."""
         return self._as_server(str(self._programs / name))
 
     @staticmethod
@@ -77,7 +77,7 @@ class Postgres:
         return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", program]
 
     def _certificate(self) -> list[str]:
-        """A certificate that the server signed itself, and the settings to show it."""
+        """Creates a self-signed certificate. Returns the settings that enable it."""
         key, certificate = self.folder / "server.key", self.folder / "server.pem"
         openssl = self._as_server("openssl")
         make = [*openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
@@ -105,8 +105,8 @@ class Postgres:
         raise AssertionError(f"PostgreSQL does not start\n{log}")
 
     def stop(self) -> None:
-        """Ends the server, at once, and removes what it wrote."""
-        # An immediate shutdown: the server ends its children before itself.
+        """Stops the server immediately and removes its files."""
+        # An immediate shutdown: the server ends its child processes first.
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait()
         self._log.close()

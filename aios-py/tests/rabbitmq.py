@@ -1,4 +1,4 @@
-"""A private RabbitMQ server: started from the installed programs on a free port, and removed."""
+"""A private RabbitMQ server, started from the installed programs on a free port."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-#: Where Debian and Red Hat keep the server's programs; those on the `PATH` change the user.
+#: Debian's and Red Hat's folder of server programs; the programs on the `PATH` switch users.
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 
 
 class RabbitMq:
-    """A server of one's own."""
+    """A private server."""
 
     def __init__(self) -> None:
         if not (PROGRAMS / "rabbitmq-server").exists():
@@ -74,7 +74,7 @@ class RabbitMq:
         raise AssertionError(f"RabbitMQ does not start\n{log}")
 
     def stop(self) -> None:
-        """Ends the server and removes what it wrote."""
+        """Stops the server and removes its files."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -83,7 +83,7 @@ class RabbitMq:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -12,7 +12,7 @@ import aios
 import pytest
 from aios import _aios
 
-tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="unknown")
 
 
 class Colour(enum.Enum):
@@ -240,7 +240,7 @@ async def test_should_not_starve_other_agents_when_functions_do_not_end(
                     await runtime.call("endless", number, timeout=0.2)
             assert await runtime.call("other", timeout=30) == "done"
             assert await (await runtime.start(stepping)).result() == "stepped"
-            # Every thread of this agent is taken: it begins no task that it can't run.
+            # Every thread of this agent is busy: it must not start a task that it can't run.
             with pytest.raises(aios.TaskTimeoutError):
                 await runtime.call("endless", 2, timeout=0.2)
             assert sorted(calls) == [0, 1]
@@ -274,7 +274,7 @@ async def test_should_fail_a_task_at_its_total_timeout() -> None:
 async def test_should_report_that_no_agent_takes_a_task() -> None:
     async with aios.Runtime() as runtime:
         with pytest.raises(aios.AgentNotFoundError):
-            await runtime.call("nobody", 1)
+            await runtime.call("absent", 1)
 
 
 async def test_should_reject_output_that_is_not_json_serialisable() -> None:
@@ -411,7 +411,7 @@ async def test_should_keep_half_the_speed_of_rust_agents_while_a_python_agent_sp
 
     best = 0.0
     async with aios.Runtime(None, agents=[spinner]) as runtime:
-        # Others may keep the machine busy: one good trial shows that nothing is in the way.
+        # The machine may be busy: one trial at half the speed shows that the agents are not blocked.
         for _ in range(20):
             stop.clear()
             alone = await _aios.rust_tasks_per_second(runtime._opened(), 0.3, 64)
@@ -422,4 +422,4 @@ async def test_should_keep_half_the_speed_of_rust_agents_while_a_python_agent_sp
             best = max(best, beside / alone)
             if best >= 0.5:
                 return
-    pytest.fail(f"they keep only {best:.2f}")
+    pytest.fail(f"the agents reached only {best:.2f} of their speed")

@@ -1,4 +1,4 @@
-"""Agents whose code blocks their event loop, in processes of their own."""
+"""Agents that block their event loop, in separate processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from conftest import LIMIT, finish
 from rabbitmq import RabbitMq
 
-#: Agents alone. What blocks its loop says so in a file first.
+#: Only agents. Code that blocks its loop first writes a file.
 PROGRAM = """
 import asyncio, os, sys
 import aios
@@ -44,13 +44,13 @@ async def main():
 asyncio.run(main())
 """
 
-#: Waits for ever, or its whole test fails: no time-out hides what was lost.
+#: No timeout: a lost task fails the test instead of being retried.
 PATIENT: dict[str, Any] = {"retry": aios.RetryPolicy.never()}
 
 
 @pytest.fixture
 def broker() -> Iterator[str]:
-    """A server for each test: what one leaves behind is not given to the next."""
+    """One server per test, so that tests do not receive each other's tasks."""
     server = RabbitMq()
     yield server.url
     server.stop()
@@ -61,7 +61,7 @@ def pids(folder: Path, word: str) -> set[int]:
 
 
 async def reached(what: Callable[[], bool]) -> None:
-    """Waits for something outside of this process."""
+    """Waits for another process."""
     async with asyncio.timeout(LIMIT):
         while not what():
             await asyncio.sleep(0.02)
@@ -77,12 +77,12 @@ async def test_should_move_tasks_from_a_blocked_loop_to_other_processes(
             await runtime.task("poison", **PATIENT)
             await reached(lambda: bool(pids(tmp_path, "blocked")))
             (blocked,) = pids(tmp_path, "blocked")
-            # Half of them are taken by the process whose loop is blocked already.
+            # The process with the blocked loop has already taken half of them.
             runs = [await runtime.task("ordinary", number, **PATIENT) for number in range(40)]
             answers = [await run.result() for run in runs]
             assert [number for number, _ in answers] == list(range(40))
             assert blocked not in {process for _, process in answers}
-            # Plain functions have threads of their own, which go on.
+            # Plain functions have their own threads, which continue.
             runs = [await runtime.task("plain", number, **PATIENT) for number in range(20)]
             assert [(await run.result())[0] for run in runs] == list(range(20))
             assert pids(tmp_path, "blocked") == {blocked}

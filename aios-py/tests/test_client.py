@@ -168,7 +168,7 @@ def test_should_redeliver_an_event_whose_handling_failed_without_async() -> None
         with client.events("a.b.c", group="readers") as events:
             assert next(events).data == 1
         client.publish("a.b.c", 2)
-        # A stream that is dropped acknowledges nothing.
+        # Dropping a stream does not acknowledge its event.
         for event in client.events("a.b.c", group="readers"):
             assert event.data == 2
             break

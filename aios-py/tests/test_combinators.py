@@ -1,4 +1,4 @@
-"""``gather`` and ``race``, and what steps may and may not use."""
+"""``gather`` and ``race``, and what is available in a step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def same(value: int) -> int:
 
 @aios.workflow("collect")
 async def collect(context: aios.WorkflowContext) -> list[int]:
-    """The ordinary loop: items until one deadline."""
+    """A common loop: receives items until a deadline."""
     deadline = context.sleep(10)
     seen: list[int] = []
     while True:
@@ -99,12 +99,12 @@ async def test_should_advance_only_branches_with_an_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     polls = 0
-    go_on = _Branch.advance
+    advance = _Branch.advance
 
-    def counted(part: Any, key: int | None) -> Sequence[int]:
+    def counted(branch: Any, key: int | None) -> Sequence[int]:
         nonlocal polls
         polls += 1
-        return go_on(part, key)
+        return advance(branch, key)
 
     monkeypatch.setattr(_Branch, "advance", counted)
 
@@ -118,7 +118,7 @@ async def test_should_advance_only_branches_with_an_outcome(
 
     async with aios.Runtime(workflows=[fan]) as runtime:
         assert await (await runtime.start(fan, 100)).result() == 9900
-    # Each of the parts begins and ends: 100 groups and 200 steps, of which each wakes its group.
+    # Each branch starts and ends once: 100 groups and 200 steps, each of which wakes its group.
     assert polls <= 2 * 200 + 100 + 200
 
 

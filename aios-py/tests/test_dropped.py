@@ -1,4 +1,4 @@
-"""Runtimes that were dropped, or whose loop was closed, while they were open."""
+"""Runtimes that are dropped, or whose loop is closed, while they are open."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def threads() -> int:
 
 
 def settled(read: Callable[[], int], expected: int) -> int:
-    """What is read, once it is no more than expected; threads take a moment to end."""
+    """Reads a value until it is at most the expected one, because threads take a moment to end."""
     until = time.monotonic() + 30
     while (found := read()) > expected and time.monotonic() < until:
         gc.collect()
@@ -68,7 +68,7 @@ async def leave_open() -> None:
 
 
 def unclosed(action: Callable[[], object]) -> list[str]:
-    """What is warned of as unclosed."""
+    """Collects the warnings about unclosed objects."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         action()
@@ -151,7 +151,7 @@ def test_should_isolate_a_new_runtime_from_one_that_was_dropped() -> None:
 
     for _ in range(50):
         unclosed(lambda: asyncio.run(leave_open()))
-        # Takes the descriptors that have just become free.
+        # Reuses the descriptors that have just been closed.
         pair = socket.socketpair()
         with pytest.raises(ValueError, match="mine"):
             asyncio.run(fails())

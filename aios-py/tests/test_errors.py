@@ -39,7 +39,7 @@ async def test_should_raise_task_interrupted_error() -> None:
 
 
 async def test_should_raise_broker_error_if_the_broker_is_unreachable() -> None:
-    # Asked again for half a minute, as for one that is just starting.
+    # Connecting is retried for half a minute, because the broker may be starting.
     with pytest.raises(aios.BrokerError) as raised:
         await aios.Client(None, "amqp://127.0.0.1:1").open()
     assert type(raised.value) is aios.BrokerError

@@ -20,7 +20,7 @@ def test_should_greet_twice_with_one_run(tmp_path: Path) -> None:
     assert run(tmp_path, "hello.py") == "HELLO, ADA\nHELLO, GRACE\n"
 
 
-#: Put together here, so that no scanner takes this file for a leak.
+#: Concatenated, so that secret scanners do not report this file.
 SECRET = "hunter2" + "Xy!q9"
 
 GOOD = f'''# TODO: tidy

@@ -1,4 +1,4 @@
-"""A workflow on SQLite whose process is killed again and again."""
+"""A workflow on SQLite whose process is killed repeatedly."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import aios
 import aios.sync
 
-#: How often the process is killed.
+#: Number of kills.
 KILLS = 50
-#: Steps of the workflow; each notes that it ran.
+#: Number of steps of the workflow; each records that it ran.
 STEPS = 120
 
 PROGRAM = f"""
@@ -73,7 +73,7 @@ def test_should_survive_being_killed(
             process.kill()
             process.communicate()
             kills += 1
-            # What is recorded is not recorded anew, and did not run again since.
+            # Recorded steps are not recorded again, and have not run again.
             before, recorded = recorded, _recorded(tmp_path)
             assert recorded[: len(before)] == before
             ran_before, ran = _ran(tmp_path), ran_before
@@ -97,7 +97,7 @@ def test_should_survive_being_killed(
 
 
 def _recorded(folder: Path) -> list[Any]:
-    """Operation and result of every step that is recorded; the first step is number 0."""
+    """Operation and result of every recorded step; the first step is number 0."""
     with aios.sync.Client(f"sqlite://{folder}/runs.db") as client:
         journal = client.handle("long-1").journal(limit=10_000)
     return [
@@ -108,7 +108,7 @@ def _recorded(folder: Path) -> list[Any]:
 
 
 def _ran(folder: Path) -> Counter[int]:
-    """How often each step ran."""
+    """Number of executions of each step."""
     path = folder / "ran"
     return Counter(map(int, path.read_text().split()) if path.exists() else [])
 

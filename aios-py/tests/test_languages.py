@@ -1,4 +1,4 @@
-"""One review in two languages over RabbitMQ and PostgreSQL: a Rust workflow gives tasks to agents in
+"""A review in two languages over RabbitMQ and PostgreSQL: a Rust workflow assigns tasks to agents in
 Python, and a Python workflow to agents in Rust."""
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ def store() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def program() -> str:
-    """The Rust example `code-review`, which somebody has to have built."""
+    """The Rust example `code-review`, which has to be built before."""
     default = Path(__file__).parents[2] / "target" / "debug" / "code-review"
     path = Path(os.environ.get("AIOS_CODE_REVIEW", default)).resolve()
     if not path.exists():
         if os.environ.get("AIOS_REQUIRE_SERVICES") == "1":
-            pytest.fail(f"{path} is not there")
-        pytest.skip(f"{path} is not there; build it with `cargo build --bin code-review`")
+            pytest.fail(f"{path} does not exist")
+        pytest.skip(f"{path} does not exist; build it with `cargo build --bin code-review`")
     return str(path)
 
 
 @contextmanager
 def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A program that is told to stop in the end, and has to end well."""
+    """Runs a program, stops it with SIGTERM in the end, and checks its exit status."""
     process = subprocess.Popen(
         command,
         cwd=EXAMPLES,
@@ -70,7 +70,7 @@ def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]
 
 @contextmanager
 def part(program: str, name: str, *arguments: str) -> Iterator[None]:
-    """A part of the Rust program, once it is ready."""
+    """Starts a part of the Rust program, and waits until it is ready."""
     with running(program, name, *arguments) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"{name} is ready\n"
@@ -111,7 +111,7 @@ def test_should_assign_tasks_of_a_rust_workflow_to_python_agents(
     assert findings["good.py"] == {"markers": [{"line": 1, "mark": "TODO", "note": "python"}]}
     assert findings["long.py"]["long_functions"] == [{"line": 1, "name": "long", "lines": 61}]
     assert [one["paths"] for one in report["duplicates"]] == [["good.py", "package/copy.py"]]
-    # Only Python's own parser knows this.
+    # Only Python's own parser finds this.
     assert [(one["path"], one["reason"]) for one in report["skipped"]] == [
         ("broken.py", "analysis_failed")
     ]
@@ -121,7 +121,7 @@ def test_should_assign_tasks_of_a_rust_workflow_to_python_agents(
 
 
 def tasks_of(store: str, workflow: str) -> dict[str, int]:
-    """How many tasks of the only run of a workflow were done by each type of agents."""
+    """Number of completed tasks per agent type of the only run of a workflow."""
     with aios.sync.Client(store) as client:
         (run,) = client.runs(workflow, statuses=["completed"]).rows
         tasks = client.tasks(run_id=run.id).rows

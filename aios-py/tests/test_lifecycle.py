@@ -102,7 +102,7 @@ asyncio.run(main())
 
 
 def test_should_handle_a_signal_that_does_not_interrupt_the_wait(script: Start) -> None:
-    # Sent to another thread, as one that comes just before the loop begins to wait.
+    # Sent to another thread, like a signal that arrives just before the loop waits.
     process = script(
         AGENT
         + """
@@ -209,11 +209,11 @@ asyncio.run(main())
 """
 
     known = (
-        "aios.workflow.drive WARNING the code of a workflow did not let itself be closed "
+        "aios.workflow.coroutine WARNING failed to close the coroutine of a workflow "
         "error=ValueError: I stay"
     )
     status, output, errors = finish(script(program, "WARNING"))
-    # The run may be loaded again before everything has stopped.
+    # The run may be loaded again before the engine has stopped.
     assert (status, set(output.splitlines()), errors) == (0, {known}, "")
     status, output, errors = finish(script(program, "ERROR"))
     assert (status, output, errors) == (0, "", "")
@@ -249,7 +249,7 @@ def app():
 
 
 def started(folder: Path, count: int) -> set[int]:
-    """Waits until so many processes have made their runtime, the supervisor included."""
+    """Waits until ``count`` processes, including the supervisor, have created their runtime."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         found = {int(path.name.split("-")[1]) for path in folder.glob("started-*")}

@@ -1,4 +1,4 @@
-"""Odd workflows, restarted again and again: each execution sees what those before it saw."""
+"""Unusual workflows that are restarted repeatedly: every execution observes the same values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def slow(value: int) -> int:
 
 
 class Odd:
-    """The workflows, and what they saw."""
+    """The workflows, and the values that they observed."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []

@@ -1,4 +1,4 @@
-"""Generated workflows: a replay is the live run. The programs are those of the Rust tests."""
+"""Generated workflows: a replay equals the live run. The programs are those of the Rust tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def broken() -> int:
 
 
 class Interpreter:
-    """Performs programs and notes what it sees."""
+    """Executes programs and records the values that they observe."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []

@@ -226,27 +226,27 @@ async def test_should_reject_invalid_projections() -> None:
             await runtime.projection("orders", apply)
 
 
-async def test_should_retry_while_position_from_returns_no_position() -> None:
-    positions: list[Any] = ["no position", -1, True, 0]
-    seen: list[int] = []
-
+@pytest.mark.parametrize("position", ["no position", -1, True])
+async def test_should_stop_if_position_from_returns_no_position(
+    position: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     async def load() -> int:
-        found: int = positions.pop(0) if len(positions) > 1 else positions[0]
+        found: int = position
         return found
 
+    async def stopped() -> bool:
+        return "not a position of the log" in caplog.text
+
     async def apply(batch: aios.Batch) -> None:
-        seen.extend(numbers_of(batch))
+        raise AssertionError("the projection has no position")
 
-    async with aios.Runtime(workflows=[place]) as runtime:
-        await runtime.projection(
-            "orders", apply, patterns=["orders.#"], position_from=load, lease_time=1.0
-        )
-        await placed(runtime, 1)
-
-        async def applied() -> bool:
-            return seen == [1]
-
-        await eventually("the event", applied)
+    runtime = aios.Runtime(workflows=[place])
+    await runtime.open()
+    await runtime.projection("orders", apply, patterns=["orders.#"], position_from=load)
+    await eventually("the stop", stopped)
+    with pytest.raises(aios.AiosError, match="not a position of the log") as raised:
+        await runtime.close()
+    assert raised.value.code == "PROJECTION_STOPPED"
 
 
 def test_should_run_projections_without_async(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ async def test_should_remove_finished_runs_and_compact_the_file(
             await (await runtime.start(short, "x" * 20_000, id=f"run-{number}")).result()
         assert await runtime.expire_runs(3_600) == 0
         removed = await runtime.expire_runs(0, archive=archive, batch_size=7, pause=0)
-        # The last one of the log stays.
+        # The run with the last event of the log is kept.
         assert removed == 39
         assert [row.id for row in (await runtime.runs()).rows] == ["run-39"]
         with pytest.raises(aios.RunNotFoundError):

@@ -1,4 +1,4 @@
-"""What is refused, where, and with which words."""
+"""Rejected arguments: where they are rejected, and the messages."""
 
 from __future__ import annotations
 
@@ -139,13 +139,15 @@ async def test_should_reject_a_start_without_a_required_input() -> None:
 
 async def test_should_reject_an_unknown_workflow_name() -> None:
     async with aios.Runtime(workflows=[welcome]) as runtime:
-        with pytest.raises(aios.WorkflowNotFoundError, match="nothere.*welcome are") as raised:
+        with pytest.raises(
+            aios.WorkflowNotFoundError, match="nothere.*registered: single_task, welcome"
+        ) as raised:
             await runtime.start("nothere", 1)
         assert raised.value.code == "WORKFLOW_NOT_FOUND"
         assert (await runtime.runs()).rows == []
         with pytest.raises(aios.ConfigurationError):
             await runtime.start("Not A Name", 1, version=1)
-        # Somebody says that it will be there.
+        # `version=` means that a process will register it later.
         run = await runtime.start("later", 1, version=2, delay=3600)
         assert (await run.status()).workflow_version == 2
 
@@ -199,7 +201,7 @@ class Opaque: ...
 
 
 class Array(list[int]):
-    """As numpy's arrays."""
+    """Like an array of numpy."""
 
     dtype = "int64"
 
@@ -208,7 +210,7 @@ class Array(list[int]):
 
 
 class Int64:
-    """As numpy's integers."""
+    """Like an integer of numpy."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -340,7 +342,7 @@ async def test_should_check_a_compensation_when_it_is_registered() -> None:
 
 
 def test_should_map_every_code_to_a_class() -> None:
-    """Those in the sources of the ports and the runtime."""
+    """Every code in the sources of the ports and the runtime has a class."""
     sources = [
         ROOT / "aios-core/src/store/error.rs",
         ROOT / "aios-core/src/broker/error.rs",
@@ -366,7 +368,7 @@ def test_should_have_one_class_for_each_port() -> None:
             assert type(build(kind, code, "what", None, False, None)) is aios.StoreError
     for code in ("BROKER_TIMEOUT", "UNROUTABLE", "BROKER_CLOSED"):
         assert type(build("runtime", code, "what", None, False, None)) is aios.BrokerError
-    # The codes of users' failures are theirs.
+    # Other codes come from applications.
     for code in ("CONFLICT", "STORE_TIMEOUT", "INVALID_NAME"):
         assert type(build("task", code, "what", None, False, None)) is aios.TaskError
 
@@ -473,7 +475,7 @@ async def test_should_warn_about_operations_that_are_never_awaited() -> None:
                 await cancelled.result()
     found = [one for one in caught if one.category is RuntimeWarning]
     assert [str(one.message) for one in found] == [
-        'step "forgotten" of a workflow was never awaited, and so never began'
+        'step "forgotten" of a workflow was never awaited and did not start'
     ]
     assert found[0].filename == __file__
     line = Path(__file__).read_text().splitlines()[found[0].lineno - 1]

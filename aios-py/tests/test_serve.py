@@ -1,4 +1,4 @@
-"""Processes that run a runtime until they are asked to stop."""
+"""Processes that run a runtime until they receive a stop signal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from conftest import LIMIT, finish
 from rabbitmq import RabbitMq
 
-#: What never gives back control: the loop's thread, and with the second one the interpreter too.
+#: Code that never returns control: of the loop's thread, and in the second case of the interpreter.
 ENDLESS = {
     "loop": "while True: pass",
     "interpreter": "sum(itertools.repeat(0))",
@@ -112,7 +112,7 @@ def test_should_exit_in_time_whatever_an_agent_does(
         assert (status, output) == (75, ""), errors
         (line,) = [line for line in errors.splitlines() if line.startswith("aios: ")]
         assert "status 75" in line and f"{run.id}/" in line
-        # What the process held is given to the next one.
+        # Tasks that the process held go to the next one.
         (tmp_path / "blocked").unlink()
         program = PROGRAM.format(endless="pass")
         following = script(program, broker, "10")
@@ -141,12 +141,12 @@ def test_should_release_tasks_that_have_not_started_immediately(
         wait(lambda: len(list(tmp_path.glob("ready-*"))) == 1)
         runtime.task("poison")
         wait((tmp_path / "blocked").exists)
-        # All of them wait for the loop of the only process.
+        # All tasks wait for the loop of the only process.
         runs = [runtime.task("ordinary", number) for number in range(20)]
         blocked.send_signal(signal.SIGTERM)
         other = script(PROGRAM.format(endless="pass"), broker, "10")
         assert [run.result(LIMIT) for run in runs] == list(range(20))
-        assert blocked.poll() is None, "its tasks may go on for 600 s"
+        assert blocked.poll() is None, "its tasks may run for 600 s"
         for process in (blocked, other):
             process.kill()
             process.communicate()

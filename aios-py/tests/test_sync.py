@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-#: Methods of the blocking API that take a timeout in addition.
+#: Methods with a timeout in the blocking API only.
 WITH_TIMEOUT = {("RunHandle", "result")}
 
 CLASSES = [
@@ -46,7 +46,7 @@ def public_members(owner: type) -> dict[str, Any]:
 
 
 def signature(function: Callable[..., Any]) -> inspect.Signature:
-    """The signature of a function, as its blocking version should have it."""
+    """The signature that the blocking version of a function should have."""
     found = inspect.signature(function)
     returns = str(found.return_annotation).replace("AsyncIterator[", "Iterator[")
     return found.replace(return_annotation=returns)
@@ -95,5 +95,5 @@ def test_should_have_the_overloads_of_the_async_class(name: str) -> None:
 def test_should_follow_the_log_without_async() -> None:
     with aios.sync.Runtime() as runtime:
         follower = runtime.log(follow=True)
-        runtime.task("nobody", id="followed")
+        runtime.task("absent", id="followed")
         assert any(event.stream == "runs/followed" for event in follower)

@@ -1,4 +1,4 @@
-"""Type checkers on the package as it is installed, on its tests and on the examples."""
+"""Type checkers on the installed package, its tests and the examples."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ TESTS = Path(__file__).parent
 CHECKED = [*sorted(TESTS.glob("*.py")), *sorted((TESTS.parent / "examples").glob("*.py"))]
 PACKAGE = Path(aios.__file__).parent
 
-#: What stubtest does not understand: generic named tuples, names for literals, and, since mypy 2.4,
-#: functions that `functools.cache` wraps.
+#: Exceptions of stubtest, which does not support generic named tuples, aliases of literals, and, since mypy 2.4,
+#: functions wrapped by `functools.cache`; and functions that only wheels with the feature `bench` have.
 STUBTEST_ALLOWS = """
+aios._aios.rust_tasks_per_second
 aios._records.Page.__class_getitem__
 aios._records.RunState
 aios._steps._get_running_loop

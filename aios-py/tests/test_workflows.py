@@ -11,7 +11,7 @@ from typing import Any
 import aios
 import pytest
 
-tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="unknown")
 
 
 @dataclasses.dataclass
@@ -251,7 +251,7 @@ async def test_should_pass_context_variables_to_the_workflow_and_its_steps() -> 
 
     async def async_step() -> str:
         found = tenant.get()
-        tenant.set("nobody else's")
+        tenant.set("another")
         await asyncio.sleep(0)
         return found
 
@@ -422,7 +422,7 @@ async def test_should_continue_as_new() -> None:
     async with aios.Runtime(workflows=[counting]) as runtime:
         run = await runtime.start(counting, 0)
         assert await run.result() == 3
-        # A handle follows the chain.
+        # A handle follows continue-as-new.
         assert (await run.status()).status == "completed"
         statuses = [row.status for row in (await runtime.runs()).rows]
         assert sorted(statuses) == ["completed", "continued", "continued", "continued"]

@@ -37,6 +37,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from . import _client, _handle, _projection, _runtime
+from ._aios import DEFAULTS
 from ._blocking import BlockingConnection, EventLoopThread, EventStream
 from ._projection import ProjectionDeadLetter
 from ._records import (
@@ -283,7 +284,7 @@ def _parameters(text: str, arguments: ast.arguments) -> Iterator[str]:
 
 
 def _arguments(arguments: ast.arguments) -> Iterator[str]:
-    """What passes the parameters of a function on."""
+    """The arguments that pass on the parameters of a function."""
     for argument in arguments.args[1:]:
         yield argument.arg
     if arguments.vararg is not None:

@@ -57,14 +57,19 @@ pub struct Retention {
 }
 
 impl Retention {
+    /// Default number of runs per transaction.
+    pub const DEFAULT_BATCH_SIZE: u16 = 50;
+    /// Default pause between two transactions.
+    pub const DEFAULT_PAUSE: Duration = Duration::from_millis(100);
+
     /// Deletes runs whose last change is older than `older_than`: 50 runs per transaction, with pauses
     /// of 100 ms. The age is at most 100 years.
     pub fn new(older_than: Duration) -> Self {
         Self {
             older_than,
             expired: ExpiredEvents::default(),
-            batch_size: 50,
-            pause: Duration::from_millis(100),
+            batch_size: Self::DEFAULT_BATCH_SIZE,
+            pause: Self::DEFAULT_PAUSE,
         }
     }
 

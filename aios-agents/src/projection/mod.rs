@@ -53,9 +53,15 @@ mod runner;
 mod running;
 mod start;
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use aios_core::agent::TaskError;
+
+/// Default number of events that a projection applies together; see [`StartProjection::batch_size`].
+pub const DEFAULT_BATCH_SIZE: usize = 100;
+
+/// Default lease time of a projection; see [`StartProjection::lease_time`].
+pub const DEFAULT_LEASE_TIME: Duration = Duration::from_secs(10);
 
 pub(crate) use self::running::Running;
 pub use self::{

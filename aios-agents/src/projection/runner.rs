@@ -16,7 +16,7 @@ use serde::Serialize;
 use tracing::{error, info, warn};
 
 use super::{
-    Batch, Projection, ProjectionDeadLetter,
+    Batch, DEFAULT_BATCH_SIZE, DEFAULT_LEASE_TIME, Projection, ProjectionDeadLetter,
     letters::{DEAD, Letter, REDRIVEN, note, open, request},
     running::Stop,
     start::Position,
@@ -53,9 +53,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             patterns: None,
-            batch_size: 100,
+            batch_size: DEFAULT_BATCH_SIZE,
             retry: RetryPolicy::new(),
-            lease_time: Duration::from_secs(10),
+            lease_time: DEFAULT_LEASE_TIME,
             position: None,
         }
     }

@@ -52,7 +52,8 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         self
     }
 
-    /// Sets how many events are applied together at most, 1 to [`MAX_PAGE`]; 100 is the default.
+    /// Sets how many events are applied together at most, 1 to [`MAX_PAGE`]; the default is
+    /// [`DEFAULT_BATCH_SIZE`](super::DEFAULT_BATCH_SIZE).
     pub fn batch_size(mut self, events: usize) -> Self {
         self.settings.batch_size = events;
         self
@@ -66,8 +67,8 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         self
     }
 
-    /// Sets how long a lease lives: the time that the death of the process costs. At least 1 s; 10 s
-    /// is the default.
+    /// Sets how long a lease lives: the time that the death of the process costs. At least 1 s; the
+    /// default is [`DEFAULT_LEASE_TIME`](super::DEFAULT_LEASE_TIME).
     pub fn lease_time(mut self, time: Duration) -> Self {
         self.settings.lease_time = time;
         self

@@ -16,6 +16,9 @@ macro_rules! status {
         pub enum $name { $($(#[$variant_doc])* $variant,)+ }
 
         impl $name {
+            /// All values.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
             /// The text that stands in the table.
             #[must_use]
             pub fn as_str(self) -> &'static str {

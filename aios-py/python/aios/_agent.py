@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import _trace
+from ._aios import DEFAULTS
 from ._errors import ConfigurationError
 from ._fence import Fence, as_fence
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import asyncio
     import datetime
 
-    from ._aios import Pool, Reply, TaskCore
+    from ._aios import NativeTaskContext, Reply, ThreadPool
 
 A = TypeVar("A", bound=Callable[..., Any])
 
@@ -27,7 +28,7 @@ class TaskContext:
 
     __slots__ = ("_native",)
 
-    def __init__(self, native: TaskCore) -> None:
+    def __init__(self, native: NativeTaskContext) -> None:
         self._native = native
 
     @property
@@ -121,7 +122,7 @@ class TaskContext:
 
 
 class AgentMarker(NamedTuple):
-    """What :func:`agent` attaches to a class or a function."""
+    """Attached by :func:`agent` to a class or a function."""
 
     agent_type: str
     concurrency: int | None
@@ -137,11 +138,7 @@ class BoundAgent(NamedTuple):
     parameters_schema: str
     output_schema: str
     concurrency: int
-    pool: Pool | None = None
-
-
-#: Default number of concurrent tasks of an ``async def`` agent in one process.
-_CONCURRENCY = 256
+    pool: ThreadPool | None = None
 
 
 def agent(agent_type: str, *, concurrency: int | None = None) -> Callable[[A], A]:
@@ -166,11 +163,11 @@ def agent(agent_type: str, *, concurrency: int | None = None) -> Callable[[A], A
     """
     if not isinstance(agent_type, str):
         raise TypeError('an agent needs a type: write @aios.agent("type") instead of @aios.agent')
-    from ._validation import check_name
+    from ._validation import check_name, check_range
 
     check_name(agent_type, "the type of an agent")
-    if concurrency is not None and not 1 <= concurrency <= 65_535:
-        raise ConfigurationError(f"concurrency must be 1 to 65,535, not {concurrency}")
+    if concurrency is not None:
+        check_range(concurrency, "concurrency", DEFAULTS.max_concurrency)
 
     def decorate(decorated: A) -> A:
         from ._signature import caller_namespace
@@ -243,7 +240,7 @@ def bind(candidate: Any) -> BoundAgent:
         runs_async,
         dumps(found.input.schema if found.input is not None else {}),
         dumps(found.output.schema),
-        marker.concurrency if marker.concurrency is not None else _CONCURRENCY,
+        marker.concurrency if marker.concurrency is not None else DEFAULTS.concurrency,
     )
 
 
@@ -252,10 +249,10 @@ def _async_invoke(
     read: Callable[[Any], Any] | None,
     *,
     takes_parameters: bool,
-) -> Callable[[Reply, TaskCore, Any], Any]:
+) -> Callable[[Reply, NativeTaskContext, Any], Any]:
     from asyncio import get_running_loop
 
-    async def work(reply: Reply, native: TaskCore, raw: Any) -> None:
+    async def work(reply: Reply, native: NativeTaskContext, raw: Any) -> None:
         try:
             _trace.traceparent.set(native.traceparent)
             context = TaskContext(native)
@@ -268,9 +265,9 @@ def _async_invoke(
             if not isinstance(error, Exception):
                 raise
         else:
-            reply.done(value)
+            reply.succeed(value)
 
-    def invoke(reply: Reply, native: TaskCore, raw: Any) -> asyncio.Task[None]:
+    def invoke(reply: Reply, native: NativeTaskContext, raw: Any) -> asyncio.Task[None]:
         return get_running_loop().create_task(work(reply, native, raw))
 
     return invoke
@@ -281,10 +278,10 @@ def _plain_invoke(
     read: Callable[[Any], Any] | None,
     *,
     takes_parameters: bool,
-) -> Callable[[Reply, TaskCore, Any], None]:
+) -> Callable[[Reply, NativeTaskContext, Any], None]:
     base = contextvars.copy_context()
 
-    def work(reply: Reply, native: TaskCore, raw: Any) -> None:
+    def work(reply: Reply, native: NativeTaskContext, raw: Any) -> None:
         try:
             _trace.traceparent.set(native.traceparent)
             context = TaskContext(native)
@@ -295,9 +292,9 @@ def _plain_invoke(
         except BaseException as error:
             reply.fail(error)
         else:
-            reply.done(value)
+            reply.succeed(value)
 
-    def invoke(reply: Reply, native: TaskCore, raw: Any) -> None:
+    def invoke(reply: Reply, native: NativeTaskContext, raw: Any) -> None:
         base.copy().run(work, reply, native, raw)
 
     return invoke

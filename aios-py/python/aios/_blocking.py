@@ -1,4 +1,4 @@
-"""What :mod:`aios.sync` is built on: an event loop in a thread."""
+"""The base of :mod:`aios.sync`: an event loop in a thread."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from . import _trace
 from ._agent import agent_type_name
+from ._aios import DEFAULTS
 from ._errors import WorkflowNotFoundError
 from ._handle import RunHandle
 from ._queries import Queries
@@ -229,7 +230,7 @@ class Client(Queries):
             RunNotFoundError: There is no such run.
         """
         check_text("a run id", id)
-        return RunHandle(await self._opened().run(id), None)
+        return RunHandle(await self._opened().handle(id), None)
 
     async def task(
         self,
@@ -273,7 +274,7 @@ class Client(Queries):
         *,
         result: type[T],
         agent_id: str | None = None,
-        timeout: float = 60.0,
+        timeout: float = DEFAULTS.call_timeout,
         traceparent: str | None = None,
         correlation_id: str | None = None,
     ) -> T: ...
@@ -286,7 +287,7 @@ class Client(Queries):
         *,
         result: Any = ...,
         agent_id: str | None = None,
-        timeout: float = 60.0,
+        timeout: float = DEFAULTS.call_timeout,
         traceparent: str | None = None,
         correlation_id: str | None = None,
     ) -> Any: ...
@@ -298,7 +299,7 @@ class Client(Queries):
         *,
         result: Any = Any,
         agent_id: str | None = None,
-        timeout: float = 60.0,
+        timeout: float = DEFAULTS.call_timeout,
         traceparent: str | None = None,
         correlation_id: str | None = None,
     ) -> Any:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ._agent import BoundAgent
-    from ._aios import Core, LoopBridge, Pool
+    from ._aios import LoopBridge, NativeClient, ThreadPool
     from ._workflow import Workflow
 
 #: Open connections of this process; closed when the interpreter exits.
@@ -65,9 +65,9 @@ def _default_workers() -> int:
 
 
 class Connection:
-    """What :class:`Client` and :class:`Runtime` share: opening, closing, and the native threads."""
+    """Base class of :class:`Client` and :class:`Runtime`: opens, closes, and owns native threads."""
 
-    _native: Core | None = None
+    _native: NativeClient | None = None
     _bridge: LoopBridge | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     #: How many times it was opened.
@@ -90,7 +90,7 @@ class Connection:
         self._workers = (
             _default_workers() if workers is None else check_at_least(workers, "workers", 1)
         )
-        self._pools: list[Pool] = []
+        self._pools: list[ThreadPool] = []
         self._process = os.getpid()
         self._thread = threading.get_ident()
 
@@ -122,7 +122,7 @@ class Connection:
         return False
 
     def _lease_time(self) -> float:
-        return 10.0
+        return _aios.DEFAULTS.lease_time
 
     def _relays(self) -> bool:
         return False
@@ -160,7 +160,7 @@ class Connection:
             self._dispose()
             raise
 
-    def _begin(self) -> Core:
+    def _begin(self) -> NativeClient:
         """Starts the threads and attaches the native module to the running event loop."""
         import asyncio
 
@@ -171,12 +171,12 @@ class Connection:
         _logging.install()
         loop = asyncio.get_running_loop()
         bridge = _aios.LoopBridge(loop)
-        native = _aios.Core(bridge, self._workers)
-        drain = bridge.drain
-        loop.add_reader(bridge.fileno(), drain)
+        native = _aios.NativeClient(bridge, self._workers)
+        run_jobs = bridge.run_jobs
+        loop.add_reader(bridge.fileno(), run_jobs)
         # The loop holds the only reference to this bound method, and drops it when it is closed.
         self._serial += 1
-        weakref.finalize(drain, _abandon, weakref.ref(self), self._serial).atexit = False
+        weakref.finalize(run_jobs, _abandon, weakref.ref(self), self._serial).atexit = False
         enable_wakeup(bridge)
         self._native, self._bridge, self._loop = native, bridge, loop
         self._process, self._thread = os.getpid(), threading.get_ident()
@@ -256,7 +256,7 @@ class Connection:
             text = f"unclosed {kind}: use `async with`, or await its close()"
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
-    def _opened(self) -> Core:
+    def _opened(self) -> NativeClient:
         if self._native is None:
             raise RuntimeClosedError("the client is not open; use `async with`")
         return self._native

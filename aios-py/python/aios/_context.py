@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import datetime
     import uuid
 
-    from ._aios import Operation, RunCore
+    from ._aios import NativeWorkflowContext, Operation
     from ._retry import RetryPolicy
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class WorkflowContext:
 
     __slots__ = ("_native", "_retry", "_timeout")
 
-    def __init__(self, native: RunCore) -> None:
+    def __init__(self, native: NativeWorkflowContext) -> None:
         self._native = native
         self._retry: RetryPolicy | None = None
         self._timeout: float | None = None
@@ -382,7 +382,7 @@ class Begin:
         self._workflow = workflow
         self._base = contextvars.copy_context()
 
-    def __call__(self, run: RunCore, input: Any) -> Coroutine[Any, Any, Any]:
+    def __call__(self, run: NativeWorkflowContext, input: Any) -> Coroutine[Any, Any, Any]:
         converter = self._workflow._signature.input
         if converter is not None and not converter.is_trivial:
             input = converter.read(input, f"the input of workflow {self._workflow.name}")

@@ -13,13 +13,13 @@ from ._combinators import UNSUPPORTED_AWAIT, AwaitedKeys
 from ._errors import WorkflowCodeError
 
 if TYPE_CHECKING:
-    from ._aios import RunCore
+    from ._aios import NativeWorkflowContext
 
 
 class CoroutineFactory(Protocol):
     """Makes the coroutine of a run or of a compensation."""
 
-    def __call__(self, run: RunCore, input: Any, /) -> Coroutine[Any, Any, Any]:
+    def __call__(self, run: NativeWorkflowContext, input: Any, /) -> Coroutine[Any, Any, Any]:
         """Makes the coroutine."""
         ...
 
@@ -29,7 +29,7 @@ class CoroutineFactory(Protocol):
 
 
 class _NoEventLoop:
-    """What asyncio finds as the running loop inside a workflow: every use raises an explanation."""
+    """Installed as the running loop inside a workflow: every use raises an explanation."""
 
     __slots__ = ()
 
@@ -48,7 +48,7 @@ class Driver:
 
     __slots__ = ("_context", "_coroutine", "_running_loop", "_send", "_set_running_loop")
 
-    def __init__(self, begin: CoroutineFactory, run: RunCore, input: Any) -> None:
+    def __init__(self, begin: CoroutineFactory, run: NativeWorkflowContext, input: Any) -> None:
         from asyncio import _get_running_loop, _set_running_loop
 
         self._running_loop: Callable[[], Any] = _get_running_loop
@@ -108,11 +108,11 @@ class BeginCompensation:
 
     __slots__ = ("_base", "_call")
 
-    def __init__(self, call: Callable[[RunCore], Coroutine[Any, Any, Any]]) -> None:
+    def __init__(self, call: Callable[[NativeWorkflowContext], Coroutine[Any, Any, Any]]) -> None:
         self._call = call
         self._base = contextvars.copy_context()
 
-    def __call__(self, run: RunCore, _: Any) -> Coroutine[Any, Any, Any]:
+    def __call__(self, run: NativeWorkflowContext, _: Any) -> Coroutine[Any, Any, Any]:
         return _without_result(self._call(run))
 
     def context(self) -> contextvars.Context:

@@ -9,7 +9,7 @@ from ._records import RecordedEvent, RunStatus
 from ._validation import check_limit, check_text
 
 if TYPE_CHECKING:
-    from ._aios import HandleCore
+    from ._aios import NativeRunHandle
     from ._workflow import Workflow
 
 O = TypeVar("O")
@@ -20,7 +20,7 @@ class RunHandle(Generic[O]):
 
     __slots__ = ("_native", "_workflow")
 
-    def __init__(self, native: HandleCore, workflow: Workflow[Any, O] | None) -> None:
+    def __init__(self, native: NativeRunHandle, workflow: Workflow[Any, O] | None) -> None:
         self._native = native
         self._workflow = workflow
 

@@ -22,7 +22,7 @@ def install() -> None:
         if _installed:
             return
         _installed = True
-        records = _aios.log_to()
+        records = _aios.capture_logs()
     if records is not None:
         thread = threading.Thread(target=_forward, args=(records,), name="aios-log", daemon=True)
         thread.start()
@@ -42,7 +42,7 @@ def _level() -> int:
     return min(max(logging.getLogger("aios").getEffectiveLevel(), 5), 50)
 
 
-def _forward(records: _aios.Records) -> None:
+def _forward(records: _aios.LogRecords) -> None:
     while True:
         record = records.next(1.0)
         if record is None:

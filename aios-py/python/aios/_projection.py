@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from ._aios import DEFAULTS, ThreadPool
 from ._errors import ConfigurationError, TaskError
 from ._records import Failure, RecordedEvent, failure
 from ._validation import check_limit, check_name
@@ -14,7 +15,7 @@ from ._validation import check_limit, check_name
 if TYPE_CHECKING:
     import asyncio
 
-    from ._aios import Pool, ProjectionCore, Reply
+    from ._aios import NativeProjectionHandle, Reply
     from ._retry import RetryPolicy
 
 
@@ -69,7 +70,7 @@ class ProjectionHandle:
 
     __slots__ = ("_native",)
 
-    def __init__(self, native: ProjectionCore) -> None:
+    def __init__(self, native: NativeProjectionHandle) -> None:
         self._native = native
 
     @property
@@ -85,7 +86,9 @@ class ProjectionHandle:
         """How many positions the projection is behind the end of the log."""
         return await self._native.lag()
 
-    async def dead_letters(self, after: int = 0, limit: int = 100) -> list[ProjectionDeadLetter]:
+    async def dead_letters(
+        self, after: int = 0, limit: int = DEFAULTS.page_limit
+    ) -> list[ProjectionDeadLetter]:
         """Dead letters with positions above ``after``, at most ``limit``: events that were skipped
         and not redriven.
 
@@ -120,7 +123,7 @@ class NativeProjection(NamedTuple):
     lease_time: float
     position: Callable[..., Any] | None
     is_position_async: bool
-    pool: Pool
+    pool: ThreadPool
 
 
 def to_native(
@@ -137,7 +140,6 @@ def to_native(
     Raises:
         ConfigurationError: An argument is invalid.
     """
-    from ._aios import Pool
     from ._signature import is_async
 
     check_name(name, "the name of a projection")
@@ -161,7 +163,7 @@ def to_native(
         lease_time,
         load,
         position_from is not None and is_async(position_from),
-        Pool(),
+        ThreadPool(),
     )
 
 
@@ -220,7 +222,7 @@ def _runner(
             if not isinstance(error, Exception):
                 raise
         else:
-            reply.done(value)
+            reply.succeed(value)
 
     def start(reply: Reply, *arguments: Any) -> asyncio.Task[None]:
         from asyncio import get_running_loop
@@ -234,6 +236,6 @@ def _runner(
         except BaseException as error:
             reply.fail(error)
         else:
-            reply.done(value)
+            reply.succeed(value)
 
     return start if is_async(function) else work_plain

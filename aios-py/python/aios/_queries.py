@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
 from . import _aios
+from ._aios import DEFAULTS
 from ._connection import Connection
-from ._errors import ConfigurationError
 from ._projection import ProjectionHandle
 from ._records import (
     AgentStatus,
@@ -18,7 +18,7 @@ from ._records import (
     TaskStatus,
     WorkflowStatus,
 )
-from ._validation import check_limit, check_name, check_statuses
+from ._validation import check_limit, check_name, check_range, check_statuses
 
 #: How many events are read from the log at once.
 _LOG_PAGE = 500
@@ -56,7 +56,7 @@ class Queries(Connection):
         *,
         statuses: Sequence[RunState] = (),
         after: str | None = None,
-        limit: int = 100,
+        limit: int = DEFAULTS.page_limit,
     ) -> Page[RunStatus]:
         """A page of runs.
 
@@ -80,7 +80,7 @@ class Queries(Connection):
         run_id: str | None = None,
         agent: str | None = None,
         after: str | None = None,
-        limit: int = 100,
+        limit: int = DEFAULTS.page_limit,
     ) -> Page[TaskStatus]:
         """A page of tasks.
 
@@ -97,7 +97,11 @@ class Queries(Connection):
         return Page([TaskStatus.from_row(row) for row in rows], following)
 
     async def agents(
-        self, agent: str | None = None, *, after: str | None = None, limit: int = 100
+        self,
+        agent: str | None = None,
+        *,
+        after: str | None = None,
+        limit: int = DEFAULTS.page_limit,
     ) -> Page[AgentStatus]:
         """A page of registered agents.
 
@@ -113,7 +117,7 @@ class Queries(Connection):
         return Page([AgentStatus.from_row(row) for row in rows], following)
 
     async def workflows(
-        self, *, after: str | None = None, limit: int = 100
+        self, *, after: str | None = None, limit: int = DEFAULTS.page_limit
     ) -> Page[WorkflowStatus]:
         """A page of registered workflows.
 
@@ -141,8 +145,8 @@ class Queries(Connection):
         older_than: float,
         *,
         archive: bool = False,
-        batch_size: int = 50,
-        pause: float = 0.1,
+        batch_size: int = DEFAULTS.expire_batch_size,
+        pause: float = DEFAULTS.expire_pause,
     ) -> int:
         """Removes old finished runs and their tasks from the log and the read models, in small
         transactions. If the call fails or is cancelled, the runs removed so far stay removed; call it
@@ -167,14 +171,13 @@ class Queries(Connection):
             ConfigurationError: An option is out of range, or the store (``memory:``) has no archive.
             StoreError: The store failed.
         """
-        if not 1 <= batch_size <= 65_535:
-            raise ConfigurationError(f"batch_size must be 1 to 65,535, not {batch_size}")
+        check_range(batch_size, "batch_size", DEFAULTS.max_expire_batch_size)
         native = self._opened()
         return await _aios.expire_runs(native, older_than, archive, batch_size, pause)
 
     async def compact(self) -> int:
         """Returns the free space of a SQLite file, for example after :meth:`expire_runs`, to the file
-        system. The file is rewritten, and appends wait meanwhile.
+        system. Rewrites the file; appends wait until that is done.
 
         Returns:
             By how many bytes the file has shrunk.

@@ -125,7 +125,7 @@ class RunStatus(NamedTuple):
     failure: Failure | None
     status_text: str | None
     waits_for: str | None
-    """What the run waits for without progress, such as a task that no agent has started. Only set by
+    """The reason why the run waits without progress, such as a task that no agent has started. Only set by
     :meth:`RunHandle.status`."""
     progress: Any
     created_at: datetime.datetime

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ._aios import DEFAULTS
+
 
 class RetryPolicy(NamedTuple):
     """A retry policy: exponential backoff with a cap, jitter, and a maximum number of attempts.
@@ -20,11 +22,11 @@ class RetryPolicy(NamedTuple):
         non_retryable: Failure codes that are not retried.
     """
 
-    max_attempts: int = 5
-    initial_delay: float = 1.0
-    factor: float = 2.0
-    max_delay: float = 60.0
-    jitter: float = 0.5
+    max_attempts: int = DEFAULTS.retry_max_attempts
+    initial_delay: float = DEFAULTS.retry_initial_delay
+    factor: float = DEFAULTS.retry_factor
+    max_delay: float = DEFAULTS.retry_max_delay
+    jitter: float = DEFAULTS.retry_jitter
     non_retryable: tuple[str, ...] = ()
 
     @classmethod

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _aios
 from ._agent import agent_type
+from ._aios import DEFAULTS
 from ._client import Client
 from ._errors import ConfigurationError
 from ._projection import ProjectionHandle
@@ -57,10 +58,10 @@ class Runtime(Client):
         threads: int = 8,
         workers: int | None = None,
         engine: bool = True,
-        lease_time: float = 10.0,
+        lease_time: float = DEFAULTS.lease_time,
         relay: bool = True,
         shutdown_timeout: float = 10.0,
-        blocked_after: float | None = 5.0,
+        blocked_after: float | None = DEFAULTS.blocked_after,
     ) -> None:
         super().__init__(store, broker, source=source, workflows=workflows, workers=workers)
         self._agent_objects = as_list(agents, "agents")
@@ -80,9 +81,9 @@ class Runtime(Client):
         apply: Apply,
         *,
         patterns: Sequence[str] | None = None,
-        batch_size: int = 100,
+        batch_size: int = DEFAULTS.projection_batch_size,
         retry: RetryPolicy | None = None,
-        lease_time: float = 10.0,
+        lease_time: float = DEFAULTS.projection_lease_time,
         position_from: Load | None = None,
     ) -> ProjectionHandle:
         """Starts a projection: reads the log in order from the projection's position, and passes
@@ -136,7 +137,7 @@ class Runtime(Client):
         if agent.is_async:
             return agent
         threads = min(agent.concurrency, self._thread_count)
-        return agent._replace(concurrency=threads, pool=_aios.Pool())
+        return agent._replace(concurrency=threads, pool=_aios.ThreadPool())
 
     def _has_engine(self) -> bool:
         return self._engine and self._store is not None

@@ -62,7 +62,7 @@ def _terminator(
 
     loop = get_running_loop()
     bridge = _aios.LoopBridge(loop)
-    loop.add_reader(bridge.fileno(), bridge.drain)
+    loop.add_reader(bridge.fileno(), bridge.run_jobs)
     numbers = [int(number) for number in _SIGNALS]
     terminator = _aios.Terminator(bridge, stop.set, deadline, numbers, parent)
     before = {number: signal.signal(number, lambda *_: terminator.stop()) for number in _SIGNALS}

@@ -24,7 +24,7 @@ _closed: list[LoopBridge] = []
 
 
 def enable_wakeup(bridge: LoopBridge) -> None:
-    """Lets signals wake the bridge's loop, unless somebody else has set a wake-up descriptor."""
+    """Lets signals wake the bridge's loop, unless other code has set a wake-up descriptor."""
     if threading.current_thread() is threading.main_thread():
         _bridges.append(bridge)
         _choose_descriptor()

@@ -91,7 +91,7 @@ def run_plain_step(
     except BaseException as error:
         reply.fail(error)
     else:
-        reply.done(value)
+        reply.succeed(value)
 
 
 def _step_context(attempt: int, key: str, fence: tuple[int, int] | None) -> StepContext:
@@ -115,4 +115,4 @@ async def _run_async_step(
         if not isinstance(error, Exception):
             raise
     else:
-        reply.done(value)
+        reply.succeed(value)

@@ -11,7 +11,7 @@ from ._records import Event
 if TYPE_CHECKING:
     from typing import Self
 
-    from ._aios import Events
+    from ._aios import NativeEventStream
     from ._connection import Connection
 
 
@@ -27,7 +27,7 @@ class EventStream:
         self._client = client
         self._patterns = list(patterns)
         self._group = group
-        self._native: Events | None = None
+        self._native: NativeEventStream | None = None
         self._unread: Any = None
 
     async def __aenter__(self) -> Self:

@@ -9,13 +9,13 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._aios import Pool
+    from ._aios import ThreadPool
 
 #: All running threads. Each ends when its runtime is closed, unless its function is still running.
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
-def start_threads(pool: Pool, limit: int, name: str) -> None:
+def start_threads(pool: ThreadPool, limit: int, name: str) -> None:
     """Runs the functions of a pool in at most ``limit`` threads, which are started on demand."""
 
     def work() -> None:
@@ -29,14 +29,14 @@ def start_threads(pool: Pool, limit: int, name: str) -> None:
                 del call, function, args
 
     def grow() -> None:
-        number = pool.grow(limit)
+        number = pool.reserve_thread(limit)
         if number is None:
             return
         thread = threading.Thread(target=work, name=f"aios-{name}-{number}", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            pool.shrink()
+            pool.release_thread()
             logging.getLogger("aios").warning("failed to start a thread for %s: %s", name, error)
         else:
             _threads.add(thread)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
+from ._aios import DEFAULTS
 from ._errors import ConfigurationError, InvalidDataError
 from ._records import RunState
 
@@ -56,15 +57,24 @@ def check_at_least(number: int, what: str, least: int) -> int:
     return number
 
 
+def check_range(number: int, what: str, most: int) -> int:
+    """Returns the number.
+
+    Raises:
+        ConfigurationError: It is not between 1 and ``most``.
+    """
+    if not 1 <= number <= most:
+        raise ConfigurationError(f"{what} must be 1 to {most:,}, not {number}")
+    return number
+
+
 def check_limit(limit: int) -> int:
     """Returns the size of a page.
 
     Raises:
         ConfigurationError: It is out of range.
     """
-    if not 1 <= limit <= 10_000:
-        raise ConfigurationError(f"limit must be 1 to 10,000, not {limit}")
-    return limit
+    return check_range(limit, "limit", DEFAULTS.max_page_limit)
 
 
 def check_url(value: Any, name: str, examples: str, *, optional: bool = False) -> Any:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from . import _client, _handle, _projection, _runtime
+from ._aios import DEFAULTS
 from ._blocking import BlockingConnection, EventLoopThread, EventStream
 from ._projection import ProjectionDeadLetter
 from ._records import (
@@ -192,7 +193,9 @@ class ProjectionHandle:
         coroutine = self._handle.lag()
         return loop.call(coroutine)
 
-    def dead_letters(self, after: int = 0, limit: int = 100) -> list[ProjectionDeadLetter]:
+    def dead_letters(
+        self, after: int = 0, limit: int = DEFAULTS.page_limit
+    ) -> list[ProjectionDeadLetter]:
         """Dead letters with positions above ``after``, at most ``limit``: events that were skipped
         and not redriven.
 
@@ -447,7 +450,7 @@ class Client(BlockingConnection):
         *,
         result: type[T],
         agent_id: str | None = None,
-        timeout: float = 60.0,
+        timeout: float = DEFAULTS.call_timeout,
         traceparent: str | None = None,
         correlation_id: str | None = None,
     ) -> T: ...
@@ -460,7 +463,7 @@ class Client(BlockingConnection):
         *,
         result: Any = ...,
         agent_id: str | None = None,
-        timeout: float = 60.0,
+        timeout: float = DEFAULTS.call_timeout,
         traceparent: str | None = None,
         correlation_id: str | None = None,
     ) -> Any: ...
@@ -472,7 +475,7 @@ class Client(BlockingConnection):
         *,
         result: Any = Any,
         agent_id: str | None = None,
-        timeout: float = 60.0,
+        timeout: float = DEFAULTS.call_timeout,
         traceparent: str | None = None,
         correlation_id: str | None = None,
     ) -> Any:
@@ -574,7 +577,7 @@ class Client(BlockingConnection):
         *,
         statuses: Sequence[RunState] = (),
         after: str | None = None,
-        limit: int = 100,
+        limit: int = DEFAULTS.page_limit,
     ) -> Page[RunStatus]:
         """A page of runs.
 
@@ -597,7 +600,7 @@ class Client(BlockingConnection):
         run_id: str | None = None,
         agent: str | None = None,
         after: str | None = None,
-        limit: int = 100,
+        limit: int = DEFAULTS.page_limit,
     ) -> Page[TaskStatus]:
         """A page of tasks.
 
@@ -615,7 +618,11 @@ class Client(BlockingConnection):
         return loop.call(coroutine)
 
     def agents(
-        self, agent: str | None = None, *, after: str | None = None, limit: int = 100
+        self,
+        agent: str | None = None,
+        *,
+        after: str | None = None,
+        limit: int = DEFAULTS.page_limit,
     ) -> Page[AgentStatus]:
         """A page of registered agents.
 
@@ -631,7 +638,9 @@ class Client(BlockingConnection):
         coroutine = self._client.agents(agent, after=after, limit=limit)
         return loop.call(coroutine)
 
-    def workflows(self, *, after: str | None = None, limit: int = 100) -> Page[WorkflowStatus]:
+    def workflows(
+        self, *, after: str | None = None, limit: int = DEFAULTS.page_limit
+    ) -> Page[WorkflowStatus]:
         """A page of registered workflows.
 
         Args:
@@ -655,7 +664,12 @@ class Client(BlockingConnection):
         return ProjectionHandle(self._loop, result)
 
     def expire_runs(
-        self, older_than: float, *, archive: bool = False, batch_size: int = 50, pause: float = 0.1
+        self,
+        older_than: float,
+        *,
+        archive: bool = False,
+        batch_size: int = DEFAULTS.expire_batch_size,
+        pause: float = DEFAULTS.expire_pause,
     ) -> int:
         """Removes old finished runs and their tasks from the log and the read models, in small
         transactions. If the call fails or is cancelled, the runs removed so far stay removed; call it
@@ -688,7 +702,7 @@ class Client(BlockingConnection):
 
     def compact(self) -> int:
         """Returns the free space of a SQLite file, for example after :meth:`expire_runs`, to the file
-        system. The file is rewritten, and appends wait meanwhile.
+        system. Rewrites the file; appends wait until that is done.
 
         Returns:
             By how many bytes the file has shrunk.
@@ -742,10 +756,10 @@ class Runtime(Client):
         threads: int = 8,
         workers: int | None = None,
         engine: bool = True,
-        lease_time: float = 10.0,
+        lease_time: float = DEFAULTS.lease_time,
         relay: bool = True,
         shutdown_timeout: float = 10.0,
-        blocked_after: float | None = 5.0,
+        blocked_after: float | None = DEFAULTS.blocked_after,
     ) -> None:
         self._runtime = _runtime.Runtime(
             store,
@@ -770,9 +784,9 @@ class Runtime(Client):
         apply: Apply,
         *,
         patterns: Sequence[str] | None = None,
-        batch_size: int = 100,
+        batch_size: int = DEFAULTS.projection_batch_size,
         retry: RetryPolicy | None = None,
-        lease_time: float = 10.0,
+        lease_time: float = DEFAULTS.projection_lease_time,
         position_from: Load | None = None,
     ) -> ProjectionHandle:
         """Starts a projection: reads the log in order from the projection's position, and passes

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use aios_agents::workflow::{
     StepContext, WorkflowContext, WorkflowError,
@@ -8,7 +8,6 @@ use aios_core::{
     agent::{Segment, TaskError},
     event::Payload,
     failure::Failure,
-    retry::RetryPolicy,
 };
 use pyo3::{
     prelude::*,
@@ -17,37 +16,38 @@ use pyo3::{
 };
 
 use super::{
-    Drive, Operation,
+    CoroutineFuture, Operation,
     operation::{Call, Operations},
 };
 use crate::{
-    agent::told,
-    core::parameters_of,
-    fault::Fault,
-    given::{Retry, event_of},
-    json,
-    places::{Arguments, Function, Places},
+    client::parameters_of,
+    convert::{
+        arguments::{RetryArg, build_event},
+        errors::ErrorInfo,
+        fence_pair, json, optional_seconds, seconds,
+    },
+    python::{MakeArguments, PyFunction, PythonExecutors},
 };
 
-/// What `aios.WorkflowContext` asks.
+/// The native part of `aios.WorkflowContext`.
 #[pyclass(frozen, module = "aios._aios")]
 #[derive(Clone)]
-pub(crate) struct RunCore {
+pub(crate) struct NativeWorkflowContext {
     context: WorkflowContext,
     operations: Arc<Operations>,
-    places: Option<Arc<Places>>,
+    executors: Option<Arc<PythonExecutors>>,
 }
 
-impl RunCore {
+impl NativeWorkflowContext {
     pub(super) fn new(
         context: WorkflowContext,
         operations: Arc<Operations>,
-        places: Option<Arc<Places>>,
+        executors: Option<Arc<PythonExecutors>>,
     ) -> Self {
-        Self { context, operations, places }
+        Self { context, operations, executors }
     }
 
-    fn ask(
+    fn request(
         &self,
         py: Python<'_>,
         request: Request,
@@ -59,14 +59,14 @@ impl RunCore {
         Ok(Operation::new(&self.operations, call, name.into(), decode))
     }
 
-    /// Fails where only the workflow itself may ask for anything.
+    /// Fails outside the code of the workflow, where operations are not allowed.
     fn check(&self, py: Python<'_>) -> PyResult<()> {
-        self.context.ensure_current().map_err(|error| Fault::from(error).into_error(py))
+        self.context.ensure_current().map_err(|error| ErrorInfo::from(error).into_error(py))
     }
 }
 
 #[pymethods]
-impl RunCore {
+impl NativeWorkflowContext {
     #[getter]
     fn run_id(&self) -> &str {
         self.context.run_id()
@@ -90,10 +90,10 @@ impl RunCore {
     /// Shard and epoch under which the run is owned.
     #[getter]
     fn fence(&self) -> Option<(u16, u64)> {
-        self.context.fence().map(told)
+        self.context.fence().map(fence_pair)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "called by aios._workflow only")]
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._context")]
     #[pyo3(signature = (agent_type, parameters, agent_id, timeout, total_timeout, retry, decode))]
     fn task(
         &self,
@@ -102,25 +102,23 @@ impl RunCore {
         agent_id: Option<String>,
         timeout: Option<f64>,
         total_timeout: Option<f64>,
-        retry: Option<Retry>,
+        retry: Option<RetryArg>,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
         let request = TaskRequest {
             agent_type: segment(parameters.py(), agent_type)?,
             agent_id,
             parameters: json::write_as(parameters, || parameters_of(agent_type))?,
-            timeout: timeout.map(|timeout| seconds(parameters.py(), timeout)).transpose()?,
-            total_timeout: total_timeout
-                .map(|timeout| seconds(parameters.py(), timeout))
-                .transpose()?,
-            retry: policy(parameters.py(), retry)?,
+            timeout: optional_seconds(parameters.py(), timeout)?,
+            total_timeout: optional_seconds(parameters.py(), total_timeout)?,
+            retry: RetryArg::policy_or_default(parameters.py(), retry)?,
         };
         let name = format!("task of agent {agent_type:?}");
-        self.ask(parameters.py(), Request::Task(Box::new(request)), name, decode)
+        self.request(parameters.py(), Request::Task(Box::new(request)), name, decode)
     }
 
     #[pyo3(signature = (name, function, is_async, args, kwargs, context, timeout, retry, decode))]
-    #[allow(clippy::too_many_arguments, reason = "called by aios._workflow only")]
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._context")]
     fn step(
         &self,
         py: Python<'_>,
@@ -131,24 +129,25 @@ impl RunCore {
         kwargs: Py<PyDict>,
         context: Py<PyAny>,
         timeout: Option<f64>,
-        retry: Option<Retry>,
+        retry: Option<RetryArg>,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
         self.check(py)?;
-        let retry = policy(py, retry)?;
-        let timeout = timeout.map(|timeout| seconds(py, timeout)).transpose()?;
+        let retry = RetryArg::policy_or_default(py, retry)?;
+        let timeout = optional_seconds(py, timeout)?;
         let code = step_code(py, is_async)?;
-        let about: Arc<str> = format!("step {name:?}").into();
-        let runner = Arc::new(Function { code, is_async, name: Arc::clone(&about) });
-        let fence = self.context.fence().map(told);
-        let given = Arc::new(Given { function, args, kwargs, context, fence });
-        let places = self.places.clone();
+        let label: Arc<str> = format!("step {name:?}").into();
+        let runner = Arc::new(PyFunction { code, is_async, name: Arc::clone(&label) });
+        let fence = self.context.fence().map(fence_pair);
+        let call = Arc::new(StepArguments { function, args, kwargs, context, fence });
+        let executors = self.executors.clone();
         let step = self.context.step_with(name, move |step: StepContext| {
-            let (runner, given, places) = (Arc::clone(&runner), Arc::clone(&given), places.clone());
+            let (runner, call, executors) =
+                (Arc::clone(&runner), Arc::clone(&call), executors.clone());
             async move {
-                let Some(places) = places else { return Err(no_places()) };
-                let arguments: Arguments = Box::new(move |py| given.arguments(py, &step));
-                places.run(runner, TaskError::FAILED, arguments).await
+                let Some(executors) = executors else { return Err(no_executors()) };
+                let arguments: MakeArguments = Box::new(move |py| call.build(py, &step));
+                executors.run(runner, TaskError::FAILED, arguments).await
             }
         });
         let step = step.retry(retry);
@@ -156,11 +155,16 @@ impl RunCore {
             Some(timeout) => step.timeout(timeout),
             None => step,
         };
-        Ok(Operation::new(&self.operations, Call::Step(step), about, decode))
+        Ok(Operation::new(&self.operations, Call::Step(step), label, decode))
     }
 
     fn sleep(&self, py: Python<'_>, duration: f64) -> PyResult<Operation> {
-        self.ask(py, Request::Sleep { duration: seconds(py, duration)? }, "sleep".to_owned(), None)
+        self.request(
+            py,
+            Request::Sleep { duration: seconds(py, duration)? },
+            "sleep".to_owned(),
+            None,
+        )
     }
 
     #[pyo3(signature = (name, timeout, decode))]
@@ -171,9 +175,9 @@ impl RunCore {
         timeout: Option<f64>,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
-        let timeout = timeout.map(|timeout| seconds(py, timeout)).transpose()?;
-        let about = format!("signal {name:?}");
-        self.ask(py, Request::Signal { name: name.into(), timeout }, about, decode)
+        let timeout = optional_seconds(py, timeout)?;
+        let label = format!("signal {name:?}");
+        self.request(py, Request::Signal { name: name.into(), timeout }, label, decode)
     }
 
     #[pyo3(signature = (workflow, input, run_id, leave_running, decode))]
@@ -189,13 +193,13 @@ impl RunCore {
         let written = json::write_as(input, || format!("the input of {name}"))?;
         let workflow = segment(input.py(), workflow)?;
         let request = ChildRequest { workflow, run_id, input: written, leave_running };
-        self.ask(input.py(), Request::Child(Box::new(request)), name, decode)
+        self.request(input.py(), Request::Child(Box::new(request)), name, decode)
     }
 
     fn emit(&self, event_type: &str, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let source = self.context.info().workflow.as_str().into();
-        let emitted = self.context.emit(event_of(data, event_type, source)?);
-        emitted.map_err(|error| Fault::from(error).into_error(data.py()))
+        let emitted = self.context.emit(build_event(data, event_type, source)?);
+        emitted.map_err(|error| ErrorInfo::from(error).into_error(data.py()))
     }
 
     #[pyo3(signature = (text, progress))]
@@ -210,20 +214,20 @@ impl RunCore {
             None => self.context.set_status(text),
             Some(progress) => {
                 let written = self.context.set_progress(text, &json::write(progress)?);
-                written.map_err(|error| Fault::from(error).into_error(progress.py()))?;
+                written.map_err(|error| ErrorInfo::from(error).into_error(progress.py()))?;
             }
         }
         Ok(())
     }
 
-    /// `begin(run, None)` makes the coroutine that undoes.
+    /// `begin(context, None)` creates the coroutine of the compensation.
     fn compensate(&self, py: Python<'_>, name: &str, begin: Py<PyAny>) -> PyResult<()> {
         self.check(py)?;
-        let places = self.places.clone();
+        let executors = self.executors.clone();
         self.context.compensate(name, move |context| async move {
             let operations = Arc::new(Operations::default());
-            let run = Self::new(context, Arc::clone(&operations), places);
-            Drive::new(begin, run, Payload::null(), operations).await.map(drop)
+            let native = Self::new(context, Arc::clone(&operations), executors);
+            CoroutineFuture::new(begin, native, Payload::null(), operations).await.map(drop)
         });
         Ok(())
     }
@@ -246,11 +250,11 @@ impl RunCore {
 
     fn version(&self, py: Python<'_>, change: &str, oldest: u32, newest: u32) -> PyResult<u32> {
         let version = self.context.version(change, oldest..=newest);
-        version.map_err(|error| Fault::from(error).into_error(py))
+        version.map_err(|error| ErrorInfo::from(error).into_error(py))
     }
 }
 
-/// What runs the function of a step.
+/// The function of `aios._steps` that executes a step.
 fn step_code(py: Python<'_>, is_async: bool) -> PyResult<Py<PyAny>> {
     static ASYNC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     static PLAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -263,23 +267,19 @@ fn step_code(py: Python<'_>, is_async: bool) -> PyResult<Py<PyAny>> {
     Ok(found.clone_ref(py))
 }
 
-/// A step as Python hands it over.
-struct Given {
+/// The arguments of `aios._steps`.
+struct StepArguments {
     function: Py<PyAny>,
     args: Py<PyTuple>,
     kwargs: Py<PyDict>,
-    /// Context variables that it sees.
+    /// The context variables that the step sees.
     context: Py<PyAny>,
     /// Shard and epoch under which the run is owned.
     fence: Option<(u16, u64)>,
 }
 
-impl Given {
-    fn arguments<'py>(
-        &self,
-        py: Python<'py>,
-        step: &StepContext,
-    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+impl StepArguments {
+    fn build<'py>(&self, py: Python<'py>, step: &StepContext) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let step = (step.attempt(), step.idempotency_key(), self.fence);
         Ok(vec![
             self.function.bind(py).clone(),
@@ -291,24 +291,12 @@ impl Given {
     }
 }
 
-fn no_places() -> TaskError {
-    let message = "this client can't run steps";
+fn no_executors() -> TaskError {
+    let message = "this client can't execute steps";
     let failure = Failure::new("NO_EVENT_LOOP", message);
     TaskError::terminal(failure)
 }
 
 fn segment(py: Python<'_>, name: &str) -> PyResult<Segment> {
-    Segment::new(name).map_err(|error| Fault::from(WorkflowError::from(error)).into_error(py))
-}
-
-fn policy(py: Python<'_>, retry: Option<Retry>) -> PyResult<RetryPolicy> {
-    retry.map_or_else(|| Ok(RetryPolicy::default()), |retry| retry.into_policy(py))
-}
-
-/// Seconds as Python says them.
-pub(crate) fn seconds(py: Python<'_>, seconds: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(seconds).map_err(|_| {
-        let message = format!("{seconds} is no number of seconds from 0");
-        Fault::new("event", "INVALID_DURATION", message).into_error(py)
-    })
+    Segment::new(name).map_err(|error| ErrorInfo::from(WorkflowError::from(error)).into_error(py))
 }

@@ -1,7 +1,7 @@
-//! Workflows that are written in Python: the engine drives the coroutine itself.
+//! Workflows written in Python: the engine drives the coroutine itself.
 
 mod context;
-mod drive;
+mod coroutine;
 mod operation;
 
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use aios_core::{BoxFuture, agent::Segment, event::Payload};
 use pyo3::prelude::*;
 
 pub(crate) use self::{
-    context::{RunCore, seconds},
+    context::NativeWorkflowContext,
     operation::{Operation, Pending},
 };
-use self::{drive::Drive, operation::Operations};
-use crate::places::Places;
+use self::{coroutine::CoroutineFuture, operation::Operations};
+use crate::python::PythonExecutors;
 
 /// A workflow whose code is a Python coroutine function.
 pub(crate) struct PyWorkflow {
     pub(crate) name: Segment,
     pub(crate) version: u32,
-    /// `begin(run, input)` makes the coroutine.
+    /// `begin(context, input)` creates the coroutine; `None` if this process does not execute runs.
     pub(crate) begin: Py<PyAny>,
-    pub(crate) places: Option<Arc<Places>>,
+    pub(crate) executors: Option<Arc<PythonExecutors>>,
 }
 
 impl Workflow for PyWorkflow {
@@ -41,12 +41,13 @@ impl Workflow for PyWorkflow {
         input: Payload,
     ) -> BoxFuture<'static, Result<Payload, WorkflowError>> {
         let operations = Arc::new(Operations::default());
-        let run = RunCore::new(context, Arc::clone(&operations), self.places.clone());
+        let native =
+            NativeWorkflowContext::new(context, Arc::clone(&operations), self.executors.clone());
         let begin = Python::attach(|py| self.begin.clone_ref(py));
-        Box::pin(Drive::new(begin, run, input, operations))
+        Box::pin(CoroutineFuture::new(begin, native, input, operations))
     }
 
-    /// The one of its [`Operations`].
+    /// The waker that [`Operations`] keeps.
     fn kept_wakers(&self) -> usize {
         1
     }

@@ -18,7 +18,7 @@ use pyo3::{
     sync::PyOnceLock,
 };
 
-use crate::{fault::Fault, json};
+use crate::convert::{errors::ErrorInfo, json};
 
 type Outcome = Result<Payload, WorkflowError>;
 
@@ -58,52 +58,52 @@ impl Call {
     }
 }
 
-/// The operations of one run that have no outcome yet. They live here and not in their Python
-/// objects, so that the garbage collector decides nothing: an object that is gone gives its
-/// operation up only while the coroutine runs, when no collection does.
+/// The pending operations of a run. They are owned here and not by their Python objects, so that
+/// garbage collection does not affect the run: dropping an object cancels its operation only while
+/// the coroutine runs, when collection is disabled.
 #[derive(Default)]
 pub(crate) struct Operations {
     state: Mutex<State>,
-    bell: Arc<Bell>,
-    /// Whether the coroutine runs.
-    driven: AtomicBool,
-    /// Whether it has raised an exception.
+    wake_list: Arc<WakeList>,
+    /// Whether the coroutine is running.
+    running: AtomicBool,
+    /// Whether the coroutine has raised an exception.
     failed: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
     last: u64,
-    calls: BTreeMap<u64, Kept>,
+    calls: BTreeMap<u64, PendingCall>,
 }
 
-struct Kept {
+struct PendingCall {
     call: Call,
-    /// What it is polled with; made when it is first polled.
+    /// Set when the operation is first polled.
     waker: Option<Waker>,
 }
 
-/// Which operations were woken, and whom to wake then.
+/// The woken operations, and the waker of the run.
 #[derive(Default)]
-struct Bell {
+struct WakeList {
     woken: Mutex<Vec<u64>>,
     run: AtomicWaker,
 }
 
-/// Wakes one operation.
-struct Ring {
+/// Wakes one operation and its run.
+struct OperationWaker {
     key: u64,
-    bell: Arc<Bell>,
+    wake_list: Arc<WakeList>,
 }
 
-impl Wake for Ring {
+impl Wake for OperationWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        lock(&self.bell.woken).push(self.key);
-        self.bell.run.wake();
+        lock(&self.wake_list.woken).push(self.key);
+        self.wake_list.run.wake();
     }
 }
 
@@ -112,54 +112,56 @@ impl Operations {
         let mut state = lock(&self.state);
         state.last += 1;
         let key = state.last;
-        state.calls.insert(key, Kept { call, waker: None });
+        state.calls.insert(key, PendingCall { call, waker: None });
         key
     }
 
-    /// Says whom to wake from now on.
+    /// Sets the waker of the run.
     pub(super) fn register(&self, waker: &Waker) {
-        self.bell.run.register(waker);
+        self.wake_list.run.register(waker);
     }
 
-    /// Says whether the coroutine runs; otherwise nothing can be awaited.
-    pub(super) fn set_driven(&self, driven: bool) {
-        self.driven.store(driven, Ordering::Release);
+    /// Sets whether the coroutine is running; otherwise operations can't be awaited.
+    pub(super) fn set_running(&self, running: bool) {
+        self.running.store(running, Ordering::Release);
     }
 
-    /// Says that the coroutine has raised an exception, and leaves behind what it holds.
+    /// Records that the coroutine has raised an exception: operations that it leaves are not reported.
     pub(super) fn set_failed(&self) {
         self.failed.store(true, Ordering::Release);
     }
 
-    /// Lets those go on that were woken, without the interpreter; returns those that have an
-    /// outcome, so that the coroutine can go on.
-    pub(super) fn go_on(&self) -> Vec<u64> {
-        let woken = std::mem::take(&mut *lock(&self.bell.woken));
+    /// Advances woken operations, without the interpreter. Returns those that have an outcome, so that
+    /// the coroutine can continue.
+    pub(super) fn poll_ready(&self) -> Vec<u64> {
+        let woken = std::mem::take(&mut *lock(&self.wake_list.woken));
         woken.into_iter().filter(|key| self.advance(*key)).collect()
     }
 
     fn advance(&self, key: u64) -> bool {
-        // Not locked meanwhile: the call may wake others.
-        let Some(mut kept) = lock(&self.state).calls.remove(&key) else { return false };
-        if let Some(waker) = &kept.waker {
-            kept.call.advance(&Context::from_waker(waker));
+        // Unlocked meanwhile, because the call may wake other operations.
+        let Some(mut pending) = lock(&self.state).calls.remove(&key) else { return false };
+        if let Some(waker) = &pending.waker {
+            pending.call.advance(&Context::from_waker(waker));
         }
-        let is_ready = kept.call.is_ready();
-        lock(&self.state).calls.insert(key, kept);
+        let is_ready = pending.call.is_ready();
+        lock(&self.state).calls.insert(key, pending);
         is_ready
     }
 
-    /// `None` if the operation is unknown or the coroutine does not run.
+    /// Polls an operation. `None` if it is unknown or the coroutine is not running.
     fn poll(&self, key: u64) -> Option<Poll<Outcome>> {
-        if !self.driven.load(Ordering::Acquire) {
+        if !self.running.load(Ordering::Acquire) {
             return None;
         }
-        let mut kept = lock(&self.state).calls.remove(&key)?;
-        let ring = || Waker::from(Arc::new(Ring { key, bell: Arc::clone(&self.bell) }));
-        let waker = kept.waker.get_or_insert_with(ring).clone();
-        let polled = kept.call.poll(&mut Context::from_waker(&waker));
+        let mut pending = lock(&self.state).calls.remove(&key)?;
+        let new_waker = || {
+            Waker::from(Arc::new(OperationWaker { key, wake_list: Arc::clone(&self.wake_list) }))
+        };
+        let waker = pending.waker.get_or_insert_with(new_waker).clone();
+        let polled = pending.call.poll(&mut Context::from_waker(&waker));
         if polled.is_pending() {
-            lock(&self.state).calls.insert(key, kept);
+            lock(&self.state).calls.insert(key, pending);
         }
         Some(polled)
     }
@@ -169,39 +171,38 @@ impl Operations {
         drop(removed);
     }
 
-    /// Gives up what is not over, in the order in which it was asked for.
+    /// Cancels pending operations, in the order in which they were requested.
     pub(super) fn clear(&self) {
         let calls = std::mem::take(&mut lock(&self.state).calls);
         calls.into_values().for_each(drop);
     }
 }
 
-/// What the driver of a coroutine returns while the coroutine waits.
+/// Returned by `Driver.advance` while the coroutine waits.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct Pending;
 
 impl Pending {
-    /// The only one.
+    /// The only instance.
     pub(crate) fn instance(py: Python<'_>) -> PyResult<&Py<Self>> {
         static INSTANCE: PyOnceLock<Py<Pending>> = PyOnceLock::new();
         INSTANCE.get_or_try_init(py, || Py::new(py, Self))
     }
 }
 
-/// An operation of a workflow: awaitable, by the run that asked for it.
+/// An operation of a workflow. Only its run can await it.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct Operation {
     operations: Arc<Operations>,
     key: u64,
-    /// What it is, and its number in the run, for errors.
+    /// Its name and its number in the run, for errors.
     name: Arc<str>,
     number: u64,
     awaited: AtomicBool,
-    /// Makes the result what the workflow asked for.
+    /// Converts the result to the requested type.
     decode: Option<Py<PyAny>>,
-    /// Kept as data: an exception would hold on to the frames that it went through, and they to
-    /// this.
-    ended: Mutex<Option<Result<Payload, Fault>>>,
+    /// Kept as data: an exception would refer to the frames it passed through, and they to this object.
+    outcome: Mutex<Option<Result<Payload, ErrorInfo>>>,
 }
 
 impl Operation {
@@ -218,18 +219,18 @@ impl Operation {
             name,
             awaited: AtomicBool::new(false),
             decode,
-            ended: Mutex::default(),
+            outcome: Mutex::default(),
         }
     }
 
-    fn value(&self, py: Python<'_>, ended: Result<Payload, Fault>) -> PyResult<Py<PyAny>> {
-        let payload = ended.map_err(|fault| {
+    fn value(&self, py: Python<'_>, outcome: Result<Payload, ErrorInfo>) -> PyResult<Py<PyAny>> {
+        let payload = outcome.map_err(|error| {
             let name = match self.number {
-                // Refused before it had one.
+                // Rejected before it got a number.
                 0 => self.name.to_string(),
                 number => format!("{} (operation {number})", self.name),
             };
-            fault.about(name).into_error(py)
+            error.in_operation(name).into_error(py)
         })?;
         let value = json::read(py, payload.as_str())?;
         match &self.decode {
@@ -238,8 +239,8 @@ impl Operation {
         }
     }
 
-    fn ended(&self) -> MutexGuard<'_, Option<Result<Payload, Fault>>> {
-        lock(&self.ended)
+    fn outcome(&self) -> MutexGuard<'_, Option<Result<Payload, ErrorInfo>>> {
+        lock(&self.outcome)
     }
 }
 
@@ -255,21 +256,21 @@ impl Operation {
     }
 
     fn __next__(this: &Bound<'_, Self>) -> PyResult<Py<Self>> {
-        this.get().go_on(this)
+        this.get().advance(this)
     }
 
-    /// As `__next__`; the key of an operation that has an outcome says nothing here.
+    /// Same as `__next__`; the key is not needed.
     fn send(this: &Bound<'_, Self>, _key: Option<u64>) -> PyResult<Py<Self>> {
-        this.get().go_on(this)
+        this.get().advance(this)
     }
 
-    /// What tells it from the other operations of the run.
+    /// Identifies the operation within the run.
     #[getter]
     fn key(&self) -> u64 {
         self.key
     }
 
-    /// Gives the operation up: a timer is forgotten, a task is cancelled.
+    /// Cancels the operation.
     fn close(&self) {
         self.awaited.store(true, Ordering::Relaxed);
         self.operations.remove(self.key);
@@ -277,42 +278,42 @@ impl Operation {
 }
 
 impl Operation {
-    /// Takes the outcome, or yields the operation itself.
-    fn go_on(&self, this: &Bound<'_, Self>) -> PyResult<Py<Self>> {
+    /// Raises the outcome, or yields the operation itself.
+    fn advance(&self, this: &Bound<'_, Self>) -> PyResult<Py<Self>> {
         let py = this.py();
-        let before = self.ended().clone();
-        let ended = match before {
-            Some(ended) => ended,
-            None => match self.operations.poll(self.key).ok_or_else(|| misplaced(py))? {
+        let known = self.outcome().clone();
+        let outcome = match known {
+            Some(outcome) => outcome,
+            None => match self.operations.poll(self.key).ok_or_else(|| wrong_run(py))? {
                 Poll::Pending => return Ok(this.clone().unbind()),
                 Poll::Ready(outcome) => {
-                    let ended = outcome.map_err(Fault::from);
-                    self.ended().insert(ended).clone()
+                    let outcome = outcome.map_err(ErrorInfo::from);
+                    self.outcome().insert(outcome).clone()
                 }
             },
         };
         Err(self
-            .value(py, ended)
+            .value(py, outcome)
             .map_or_else(|error| error, |value| PyStopIteration::new_err((value,))))
     }
 }
 
-/// An operation that nothing refers to is given up, but only by the coroutine itself.
+/// Cancels the operation, but only if the coroutine itself dropped it.
 impl Drop for Operation {
     fn drop(&mut self) {
-        if !self.operations.driven.load(Ordering::Acquire) {
+        if !self.operations.running.load(Ordering::Acquire) {
             return;
         }
         self.operations.remove(self.key);
         if !*self.awaited.get_mut() && !self.operations.failed.load(Ordering::Acquire) {
-            Python::attach(|py| warn_forgotten(py, &self.name));
+            Python::attach(|py| warn_never_awaited(py, &self.name));
         }
     }
 }
 
-/// Warns where the workflow runs, as Python does of a coroutine.
-fn warn_forgotten(py: Python<'_>, name: &str) {
-    let text = format!("{name} of a workflow was never awaited, and so never began");
+/// Warns at the current line of the workflow, as Python does for coroutines.
+fn warn_never_awaited(py: Python<'_>, name: &str) {
+    let text = format!("{name} of a workflow was never awaited and did not start");
     let category = py.get_type::<PyRuntimeWarning>();
     let warned = CString::new(text)
         .map_err(PyErr::from)
@@ -326,8 +327,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn misplaced(py: Python<'_>) -> PyErr {
-    let message = "an operation can only be awaited by the workflow run that asked for it, and not \
-                   after it was given up";
-    Fault::new("workflow_code", "WORKFLOW_CODE", message).into_error(py)
+fn wrong_run(py: Python<'_>) -> PyErr {
+    let message = "an operation can only be awaited by the workflow run that created it, and not \
+                   after it was cancelled";
+    ErrorInfo::new("workflow_code", "WORKFLOW_CODE", message).into_error(py)
 }

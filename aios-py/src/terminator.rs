@@ -1,7 +1,8 @@
-//! Ends a process that is asked to stop, whatever its Python code does.
+//! Ends a process that received a stop signal, whatever its Python code does.
 //!
-//! Python's own handlers of signals run between two steps of the main thread. A thread of Rust reads
-//! the descriptor that the interpreter writes each signal to, for which it takes no lock.
+//! Python's signal handlers run between two bytecode instructions of the main thread, which may be
+//! blocked. A native thread therefore reads the descriptor to which the interpreter writes every
+//! signal, without the interpreter's lock.
 
 use std::{
     fmt,
@@ -19,35 +20,35 @@ use pyo3::prelude::*;
 use tokio::runtime::Handle;
 
 use crate::{
-    bridge::{Bridge, LoopBridge},
-    core::Core,
-    opened::Closing,
-    workflow::seconds,
+    client::NativeClient,
+    convert::seconds,
+    python::{Bridge, LoopBridge},
+    session::SessionCloser,
 };
 
-/// The exit status of a process whose code had to be ended. It is that of a temporary failure.
-const UNFINISHED: i32 = 75;
+/// The exit status of a process whose code did not end in time: `EX_TEMPFAIL`.
+const EXIT_STATUS: i32 = 75;
 
-/// How long everything else may take, after the tasks: handing over, and closing.
+/// How long the rest of the shutdown may take after the tasks: releasing leases, and closing.
 const MARGIN: Duration = Duration::from_secs(3);
 
-/// How often the thread looks whether the parent is there.
+/// How often the thread checks that the parent is alive.
 const PARENT_CHECK: Duration = Duration::from_secs(1);
 
-/// A byte that is no signal: stop now.
-const NOW: u8 = 0;
+/// A byte that is not a signal number: stop now.
+const STOP_NOW: u8 = 0;
 
-/// Stops the runtime of a process on a signal, and ends the process at the deadline.
+/// Stops the runtime of a process on a signal, and ends the process after the deadline.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct Terminator {
     shared: Arc<Shared>,
-    /// The end that the interpreter writes signals to.
+    /// The end to which the interpreter writes signal numbers.
     waker: UnixStream,
 }
 
 struct Shared {
     bridge: Arc<Bridge>,
-    /// Called on the loop when the process is to stop.
+    /// Called on the event loop when the process should stop.
     stop: Py<PyAny>,
     deadline: Duration,
     state: Mutex<State>,
@@ -56,17 +57,18 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// What is to be closed, once it is open, and the threads on which that is done.
-    opened: Option<(Closing, Handle)>,
-    is_over: bool,
-    /// Why closing did not go as it should.
+    /// The closer of the session once it is open, and the threads on which to run it.
+    session: Option<(SessionCloser, Handle)>,
+    is_done: bool,
+    /// Why closing the session failed.
     error: Option<String>,
 }
 
 #[pymethods]
 impl Terminator {
-    /// Stops by these signals, or when the process `parent` is gone: `stop` is called on the loop of
-    /// `bridge`, and the process ends when it has not called `done` some seconds after `deadline`.
+    /// Waits for one of the signals, or for the end of the process `parent`. Then `stop` is called on
+    /// the loop of `bridge`, and the process ends unless it calls `done` within `deadline` and some
+    /// seconds.
     #[new]
     #[pyo3(signature = (bridge, stop, deadline, signals, parent))]
     fn new(
@@ -89,7 +91,7 @@ impl Terminator {
         });
         let watching = Arc::clone(&shared);
         let watch = move || {
-            if watching.is_asked_to_stop(&reader, &signals, parent) {
+            if watching.wait_for_stop(&reader, &signals, parent) {
                 watching.terminate();
             }
         };
@@ -102,21 +104,21 @@ impl Terminator {
         self.waker.as_raw_fd()
     }
 
-    /// What is to be closed is open.
-    fn attach(&self, core: &Core) {
-        self.shared.state().opened = Some(core.closing());
+    /// Sets the client to close.
+    fn attach(&self, client: &NativeClient) {
+        self.shared.state().session = Some(client.closer());
         self.shared.changed.notify_all();
     }
 
-    /// Stops now, as if a signal had come.
+    /// Stops the process as if it had received a signal.
     fn stop(&self) {
-        // A full socket has signals that say the same.
-        let _ = (&self.waker).write(&[NOW]);
+        // A full socket already contains signals.
+        let _ = (&self.waker).write(&[STOP_NOW]);
     }
 
-    /// It has stopped; the process goes on.
+    /// The runtime has stopped; the process continues.
     fn done(&self) {
-        self.shared.state().is_over = true;
+        self.shared.state().is_done = true;
         self.shared.changed.notify_all();
         self.stop();
     }
@@ -127,25 +129,20 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a signal, or for the death of the parent; false if it is over before.
-    fn is_asked_to_stop(
-        &self,
-        mut reader: &UnixStream,
-        signals: &[u8],
-        parent: Option<u32>,
-    ) -> bool {
+    /// Waits for a signal or the end of the parent. Returns false if the runtime stopped before.
+    fn wait_for_stop(&self, mut reader: &UnixStream, signals: &[u8], parent: Option<u32>) -> bool {
         let mut byte = [0];
         loop {
             let read = reader.read(&mut byte);
-            if self.state().is_over {
+            if self.state().is_done {
                 return false;
             }
             match read {
-                Ok(1) if byte == [NOW] || signals.contains(&byte[0]) => return true,
-                // A signal that Python handles: its loop has to wake up for that.
+                Ok(1) if byte == [STOP_NOW] || signals.contains(&byte[0]) => return true,
+                // Another signal, which Python handles once its loop wakes up.
                 Ok(1) => self.bridge.push(Box::new(|_| Ok(()))),
                 Ok(_) => return false,
-                Err(error) if is_pause(error.kind()) => {
+                Err(error) if is_timeout(error.kind()) => {
                     if parent.is_some_and(|parent| parent != parent_id()) {
                         return true;
                     }
@@ -155,46 +152,46 @@ impl Shared {
         }
     }
 
-    /// Closes what is open beside Python, and ends the process if that does not end by itself.
+    /// Closes the session independently of Python, and ends the process if it does not stop in time.
     fn terminate(self: &Arc<Self>) {
-        let asked = Arc::clone(self);
-        self.bridge.push(Box::new(move |py| asked.stop.call0(py).map(drop)));
+        let shared = Arc::clone(self);
+        self.bridge.push(Box::new(move |py| shared.stop.call0(py).map(drop)));
         let state = self.state();
         let late = self.changed.wait_timeout_while(state, self.deadline + MARGIN, |it| {
             self.close_when_open(it);
-            !it.is_over
+            !it.is_done
         });
         let (state, _) = late.unwrap_or_else(PoisonError::into_inner);
-        if !state.is_over {
+        if !state.is_done {
             exit(state.error.as_deref());
         }
     }
 
     fn close_when_open(self: &Arc<Self>, state: &mut State) {
-        let Some((closing, tokio)) = state.opened.take() else { return };
+        let Some((closer, tokio)) = state.session.take() else { return };
         let (shared, deadline) = (Arc::clone(self), self.deadline);
         tokio.spawn(async move {
-            if let Err(fault) = closing.close_unheard(deadline).await {
-                shared.state().error = Some(fault.message().to_owned());
+            if let Err(error) = closer.close_in_background(deadline).await {
+                shared.state().error = Some(error.message().to_owned());
             }
         });
     }
 }
 
-/// Whether a read ended because nothing came for a while.
-fn is_pause(kind: ErrorKind) -> bool {
+/// Whether a read timed out or was interrupted.
+fn is_timeout(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
-/// Ends the process at once: no handler at exit may wait for the code that does not end.
+/// Ends the process immediately, without exit handlers, which could wait for the blocked code.
 fn exit(error: Option<&str>) -> ! {
-    let why = error.unwrap_or("Python code does not give back control");
-    // Not by `logging`, which needs the interpreter.
+    let why = error.unwrap_or("Python code did not return control");
+    // `logging` would need the interpreter.
     let _ = writeln!(
         std::io::stderr(),
-        "aios: the process ends with status {UNFINISHED}, because it did not stop in time: {why}"
+        "aios: exiting with status {EXIT_STATUS} because the process did not stop in time: {why}"
     );
-    signal_hook::low_level::exit(UNFINISHED)
+    signal_hook::low_level::exit(EXIT_STATUS)
 }
 
 impl fmt::Debug for Terminator {

@@ -7,11 +7,11 @@ use pyo3::{
 };
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// Digits in a row from which a number may not fit 64 bits.
+/// Number of consecutive digits from which a number may exceed 64 bits.
 const LONG_NUMBER: usize = 19;
 
-/// Reads JSON text as Python's `None`, `bool`, `int`, `float`, `str`, `list` and `dict`; a number
-/// beyond a `float` is a `Decimal`.
+/// Parses JSON text to `None`, `bool`, `int`, `float`, `str`, `list` and `dict`; a number beyond the
+/// range of `float` is a `Decimal`.
 pub(crate) fn read<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
     if !has_long_number(text) {
         let mut json = serde_json::Deserializer::from_str(text);
@@ -19,7 +19,7 @@ pub(crate) fn read<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAn
             return Ok(value);
         }
     }
-    // Numbers beyond 64 bits or a double, and deeper nesting.
+    // Numbers beyond 64 bits or the range of a double, and deep nesting.
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let loads = LOADS.get_or_try_init(py, || {
         PyResult::Ok(py.import("aios._convert")?.getattr("loads")?.unbind())
@@ -27,7 +27,7 @@ pub(crate) fn read<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAn
     loads.bind(py).call1((text,))
 }
 
-/// Whether a number may be larger than serde keeps exactly; Python's are unbounded.
+/// Whether a number may exceed what serde_json represents exactly; Python integers are unbounded.
 fn has_long_number(text: &str) -> bool {
     let mut digits = 0;
     text.bytes().any(|byte| {
@@ -48,9 +48,9 @@ impl<'de, 'py> DeserializeSeed<'de> for Seed<'py> {
 }
 
 impl<'py> Seed<'py> {
-    fn made<T: IntoPyObject<'py>, E: Error>(self, value: T) -> Result<Bound<'py, PyAny>, E> {
-        let made = value.into_pyobject(self.0).map_err(|error| E::custom(error.into()))?;
-        Ok(pyo3::BoundObject::into_bound(made).into_any())
+    fn convert<T: IntoPyObject<'py>, E: Error>(self, value: T) -> Result<Bound<'py, PyAny>, E> {
+        let object = value.into_pyobject(self.0).map_err(|error| E::custom(error.into()))?;
+        Ok(pyo3::BoundObject::into_bound(object).into_any())
     }
 }
 
@@ -66,23 +66,23 @@ impl<'de, 'py> Visitor<'de> for Seed<'py> {
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
-        self.made(value)
+        self.convert(value)
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-        self.made(value)
+        self.convert(value)
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-        self.made(value)
+        self.convert(value)
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
-        self.made(value)
+        self.convert(value)
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
-        self.made(value)
+        self.convert(value)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {

@@ -1,4 +1,4 @@
-//! What Python hands over: agents, workflows, policies and events.
+//! Arguments that Python passes: agents, workflows, retry policies and events.
 
 use std::sync::Arc;
 
@@ -10,20 +10,19 @@ use aios_core::{
 };
 use pyo3::{exceptions::PyValueError, prelude::*};
 
+use super::{errors::ErrorInfo, json, seconds};
 use crate::{
     agent::PyAgent,
-    bridge::LoopPulse,
-    fault::Fault,
-    json,
-    places::{Function, Places, Pool},
-    workflow::{PyWorkflow, seconds},
+    python::{LoopPulse, PyFunction, PythonExecutors, ThreadPool},
+    workflow::PyWorkflow,
 };
 
-/// `aios.RetryPolicy` in one piece.
+/// `aios.RetryPolicy` as a tuple: attempts, initial delay, factor, maximum delay, jitter,
+/// non-retryable codes.
 #[derive(FromPyObject)]
-pub(crate) struct Retry(u32, f64, f64, f64, f64, Vec<String>);
+pub(crate) struct RetryArg(u32, f64, f64, f64, f64, Vec<String>);
 
-impl Retry {
+impl RetryArg {
     pub(crate) fn into_policy(self, py: Python<'_>) -> PyResult<RetryPolicy> {
         let Self(max_attempts, initial, factor, max, jitter, non_retryable) = self;
         let (initial, max) = (seconds(py, initial)?, seconds(py, max)?);
@@ -34,85 +33,92 @@ impl Retry {
             .with_jitter(jitter);
         Ok(RetryPolicy { non_retryable, ..policy })
     }
+
+    /// The policy of a call: the default without an argument.
+    pub(crate) fn policy_or_default(py: Python<'_>, retry: Option<Self>) -> PyResult<RetryPolicy> {
+        retry.map_or_else(|| Ok(RetryPolicy::default()), |retry| retry.into_policy(py))
+    }
 }
 
-/// An event of Python's making.
-pub(crate) fn event_of(
+/// Builds an event from its type and Python data.
+pub(crate) fn build_event(
     data: &Bound<'_, PyAny>,
     event_type: &str,
     source: Arc<str>,
 ) -> PyResult<Event> {
     let written = json::write(data)?;
     let event = event_type.parse().and_then(|event_type| Event::new(event_type, source, &written));
-    event.map_err(|error| Fault::from(error).into_error(data.py()))
+    event.map_err(|error| ErrorInfo::from(error).into_error(data.py()))
 }
 
-/// An agent as Python describes it.
+/// `aios._agent.BoundAgent`.
 #[derive(FromPyObject)]
-pub(crate) struct AgentGiven {
+pub(crate) struct AgentArg {
     agent_type: String,
     invoke: Py<PyAny>,
     is_async: bool,
     parameters_schema: String,
     output_schema: String,
     concurrency: u16,
-    /// The threads that run a plain function.
-    pool: Option<Py<Pool>>,
+    /// The threads of a plain function.
+    pool: Option<Py<ThreadPool>>,
 }
 
-/// A workflow as Python describes it.
-#[derive(FromPyObject)]
-pub(crate) struct WorkflowGiven {
-    pub(crate) name: String,
-    pub(crate) version: u32,
-    pub(crate) begin: Py<PyAny>,
-}
-
-impl WorkflowGiven {
-    pub(crate) fn into_workflow(
-        self,
-        py: Python<'_>,
-        places: &Arc<Places>,
-    ) -> PyResult<Arc<dyn Workflow>> {
-        let name = Segment::new(&self.name).map_err(|error| Fault::from(error).into_error(py))?;
-        let places = Some(Arc::clone(places));
-        Ok(Arc::new(PyWorkflow { name, version: self.version, begin: self.begin, places }))
-    }
-}
-
-impl AgentGiven {
+impl AgentArg {
     pub(crate) fn into_definition(
         self,
-        places: &Arc<Places>,
+        executors: &Arc<PythonExecutors>,
         pulse: &Arc<LoopPulse>,
         source: &Arc<str>,
     ) -> PyResult<AgentDefinition> {
         let schema = |text: &str| {
             serde_json::from_str(text).map_err(|error| PyValueError::new_err(error.to_string()))
         };
-        let places = match &self.pool {
-            None => Arc::clone(places),
+        let executors = match &self.pool {
+            None => Arc::clone(executors),
             Some(pool) => {
-                Arc::new(Places { pool: Arc::clone(&pool.get().queue), ..Places::clone(places) })
+                let threads = Arc::clone(&pool.get().queue);
+                Arc::new(PythonExecutors { threads, ..PythonExecutors::clone(executors) })
             }
         };
         let agent: Arc<dyn DynAgent> = Arc::new(PyAgent {
-            function: Arc::new(Function {
+            function: Arc::new(PyFunction {
                 code: self.invoke,
                 is_async: self.is_async,
                 name: format!("agent {:?}", self.agent_type).into(),
             }),
             parameters_schema: schema(&self.parameters_schema)?,
             output_schema: schema(&self.output_schema)?,
-            places,
+            executors,
             source: Arc::clone(source),
         });
         let definition = AgentDefinition::instance(self.agent_type, agent);
         let definition = definition.with_concurrency(self.concurrency);
-        // Plain functions have threads of their own.
+        // A blocked event loop does not affect plain functions, which have their own threads.
         Ok(match self.is_async {
             true => definition.with_pulse(Arc::<LoopPulse>::clone(pulse)),
             false => definition,
         })
+    }
+}
+
+/// `aios._connection.NativeWorkflow`.
+#[derive(FromPyObject)]
+pub(crate) struct WorkflowArg {
+    pub(crate) name: String,
+    pub(crate) version: u32,
+    pub(crate) begin: Py<PyAny>,
+}
+
+impl WorkflowArg {
+    pub(crate) fn into_workflow(
+        self,
+        py: Python<'_>,
+        executors: &Arc<PythonExecutors>,
+    ) -> PyResult<Arc<dyn Workflow>> {
+        let name =
+            Segment::new(&self.name).map_err(|error| ErrorInfo::from(error).into_error(py))?;
+        let executors = Some(Arc::clone(executors));
+        Ok(Arc::new(PyWorkflow { name, version: self.version, begin: self.begin, executors }))
     }
 }

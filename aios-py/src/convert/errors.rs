@@ -1,4 +1,4 @@
-//! Errors on their way into Python, and Python's exceptions on their way into a journal.
+//! Rust errors as Python exceptions, and Python exceptions as failures.
 
 use aios_agents::{RunError, RuntimeError, agent::AgentError, workflow::WorkflowError};
 use aios_core::{
@@ -10,26 +10,26 @@ use aios_core::{
 };
 use pyo3::{prelude::*, sync::PyOnceLock};
 
-use crate::json;
+use super::json;
 
-/// Code of the failure of code that returned what can't be JSON.
+/// Failure code of results that are not JSON-serialisable.
 const INVALID_OUTPUT: &str = "INVALID_OUTPUT";
 
-/// An error of aios as `aios._errors.build` takes it.
+/// An error as `aios._errors.build` takes it.
 #[derive(Clone, Debug)]
-pub(crate) struct Fault {
-    /// Where it comes from; see `aios._errors.build`.
+pub(crate) struct ErrorInfo {
+    /// The origin of the error; see `aios._errors.build`.
     kind: &'static str,
     code: Box<str>,
     message: String,
     details: serde_json::Value,
     retryable: bool,
     cause: Option<Box<Failure>>,
-    /// The operation of a workflow that failed.
-    about: Option<Box<str>>,
+    /// Name of the workflow operation that failed.
+    operation: Option<Box<str>>,
 }
 
-impl Fault {
+impl ErrorInfo {
     pub(crate) fn new(kind: &'static str, code: &str, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -38,17 +38,17 @@ impl Fault {
             details: serde_json::Value::Null,
             retryable: false,
             cause: None,
-            about: None,
+            operation: None,
         }
     }
 
-    /// Says which operation of a workflow it is about.
-    pub(crate) fn about(self, operation: String) -> Self {
-        Self { about: Some(operation.into()), ..self }
+    /// Names the workflow operation that failed.
+    pub(crate) fn in_operation(self, operation: String) -> Self {
+        Self { operation: Some(operation.into()), ..self }
     }
 
-    /// A Rust error with all its sources in one message.
-    fn of(
+    /// A Rust error; its message contains all sources.
+    fn from_error(
         kind: &'static str,
         code: &str,
         retryable: bool,
@@ -58,25 +58,25 @@ impl Fault {
         Self { retryable, ..Self::new(kind, code, message) }
     }
 
-    fn of_failure(kind: &'static str, failure: Failure, retryable: bool) -> Self {
+    fn from_failure(kind: &'static str, failure: Failure, retryable: bool) -> Self {
         let Failure { code, message, details } = failure;
-        Self { kind, code: code.into(), message, details, retryable, cause: None, about: None }
+        Self { kind, code: code.into(), message, details, retryable, cause: None, operation: None }
     }
 
-    /// A journal that today's code does not fit.
-    pub(crate) fn of_replay(failure: Failure) -> Self {
-        Self::of_failure("replay", failure, false)
+    /// A journal that the current code does not match.
+    pub(crate) fn from_replay(failure: Failure) -> Self {
+        Self::from_failure("replay", failure, false)
     }
 
-    /// How a run ended, caused by its failure.
-    fn of_run(kind: &'static str, run_id: &str, ended: &str, failure: Failure) -> Self {
+    /// The end of a run; its failure is the cause.
+    fn from_run(kind: &'static str, run_id: &str, ended: &str, failure: Failure) -> Self {
         let code = if kind == "run_blocked" { "RUN_BLOCKED" } else { &failure.code };
         let message = format!("run {run_id} {ended}: {}", failure.message);
         let described = Self::new(kind, code, message);
         Self { details: failure.details.clone(), cause: Some(Box::new(failure)), ..described }
     }
 
-    /// What happened.
+    /// Human-readable description.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
@@ -98,20 +98,20 @@ impl Fault {
             }
             None => None,
         };
-        let (code, about) = (&*self.code, self.about.as_deref());
-        let arguments = (self.kind, code, self.message, details, self.retryable, cause, about);
+        let (code, operation) = (&*self.code, self.operation.as_deref());
+        let arguments = (self.kind, code, self.message, details, self.retryable, cause, operation);
         Ok(PyErr::from_value(build.bind(py).call1(arguments)?))
     }
 }
 
-/// A Python exception as a failure: an error of aios keeps its code; any other keeps the name of
-/// its type, its message and its traceback, under `default_code`.
+/// A Python exception as a failure. The code of an `AiosError` is kept; any other exception gets
+/// `default_code`, and the failure records its type, message and traceback.
 pub(crate) fn task_error(py: Python<'_>, error: &PyErr, default_code: &str) -> TaskError {
     match describe(py, error, default_code) {
         Ok(described) => described,
         Err(again) => TaskError::retryable(Failure::new(
             default_code,
-            format!("{error}; and it can't be described: {again}"),
+            format!("{error} (failed to describe the exception: {again})"),
         )),
     }
 }
@@ -129,37 +129,37 @@ fn describe(py: Python<'_>, error: &PyErr, default_code: &str) -> PyResult<TaskE
     Ok(TaskError { failure: Failure { code, message, details }, retryable })
 }
 
-/// That what code returned can't be JSON.
+/// The failure of code whose result is not JSON-serialisable.
 pub(crate) fn invalid_output(py: Python<'_>, error: &PyErr) -> Failure {
     let described = task_error(py, error, INVALID_OUTPUT).failure;
     Failure { code: INVALID_OUTPUT.to_owned(), ..described }
 }
 
-impl From<TaskError> for Fault {
+impl From<TaskError> for ErrorInfo {
     fn from(error: TaskError) -> Self {
-        Self::of_failure("task", error.failure, error.retryable)
+        Self::from_failure("task", error.failure, error.retryable)
     }
 }
 
-impl From<WorkflowError> for Fault {
+impl From<WorkflowError> for ErrorInfo {
     fn from(error: WorkflowError) -> Self {
         match error.failure() {
             Some(failure) if failure.code == WorkflowError::OUTSIDE => {
-                Self::of_failure("workflow_code", failure.clone(), false)
+                Self::from_failure("workflow_code", failure.clone(), false)
             }
-            Some(failure) => Self::of_failure("task", failure.clone(), false),
+            Some(failure) => Self::from_failure("task", failure.clone(), false),
             None => Self::new("task", "CONTINUED_AS_NEW", error.to_string()),
         }
     }
 }
 
-impl From<RuntimeError> for Fault {
+impl From<RuntimeError> for ErrorInfo {
     fn from(error: RuntimeError) -> Self {
-        Self::of(runtime_kind(&error), error.code(), error.is_retryable(), &error)
+        Self::from_error(runtime_kind(&error), error.code(), error.is_retryable(), &error)
     }
 }
 
-/// The port that an error of the runtime comes from.
+/// The port that a runtime error comes from.
 fn runtime_kind(error: &RuntimeError) -> &'static str {
     match error {
         RuntimeError::Agents(error) => agent_kind(error),
@@ -179,56 +179,56 @@ fn agent_kind(error: &AgentError) -> &'static str {
     }
 }
 
-impl From<AgentError> for Fault {
+impl From<AgentError> for ErrorInfo {
     fn from(error: AgentError) -> Self {
-        Self::of(agent_kind(&error), error.code(), error.is_retryable(), &error)
+        Self::from_error(agent_kind(&error), error.code(), error.is_retryable(), &error)
     }
 }
 
-impl From<StoreError> for Fault {
+impl From<StoreError> for ErrorInfo {
     fn from(error: StoreError) -> Self {
-        Self::of("store", error.code(), error.is_retryable(), &error)
+        Self::from_error("store", error.code(), error.is_retryable(), &error)
     }
 }
 
-impl From<BrokerError> for Fault {
+impl From<BrokerError> for ErrorInfo {
     fn from(error: BrokerError) -> Self {
-        Self::of("broker", error.code(), error.is_retryable(), &error)
+        Self::from_error("broker", error.code(), error.is_retryable(), &error)
     }
 }
 
-impl From<EventError> for Fault {
+impl From<EventError> for ErrorInfo {
     fn from(error: EventError) -> Self {
-        Self::of("event", error.code(), false, &error)
+        Self::from_error("event", error.code(), false, &error)
     }
 }
 
-impl From<InvalidName> for Fault {
+impl From<InvalidName> for ErrorInfo {
     fn from(error: InvalidName) -> Self {
-        Self::of("broker", "INVALID_NAME", false, &error)
+        Self::from_error("broker", "INVALID_NAME", false, &error)
     }
 }
 
-impl From<InvalidSegment> for Fault {
+impl From<InvalidSegment> for ErrorInfo {
     fn from(error: InvalidSegment) -> Self {
-        Self::of("runtime", "INVALID_NAME", false, &error)
+        Self::from_error("runtime", "INVALID_NAME", false, &error)
     }
 }
 
-impl From<RunError> for Fault {
+impl From<RunError> for ErrorInfo {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Failed { run_id, failure } => {
-                Self::of_run("run_failed", &run_id, "failed", failure)
+                Self::from_run("run_failed", &run_id, "failed", failure)
             }
             RunError::Cancelled { run_id, failure } => {
-                Self::of_run("run_cancelled", &run_id, "was cancelled", failure)
+                Self::from_run("run_cancelled", &run_id, "was cancelled", failure)
             }
             RunError::Blocked { run_id, failure } => {
-                Self::of_run("run_blocked", &run_id, "is blocked", failure)
+                Self::from_run("run_blocked", &run_id, "is blocked", failure)
             }
             RunError::Runtime(error) => error.into(),
-            error => Self::of("runtime", error.code(), false, &error),
+            error => Self::from_error("runtime", error.code(), false, &error),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Rows and events as JSON for Python.
+//! Table rows and events as JSON for Python.
 
 use aios_core::{
     event::{EventError, Payload, Timestamp},
@@ -7,11 +7,11 @@ use aios_core::{
 };
 use serde::Serialize;
 
-fn moment(at: Option<Timestamp>) -> Option<i64> {
+fn micros(at: Option<Timestamp>) -> Option<i64> {
     at.map(Timestamp::as_micros)
 }
 
-/// A run's row; its JSON goes through as it was written.
+/// A row of a run. Embedded JSON is passed on without parsing it.
 #[derive(Serialize)]
 pub(crate) struct Run<'a> {
     id: &'a str,
@@ -40,12 +40,12 @@ pub(crate) fn run(row: &RunRecord) -> Run<'_> {
         status_text: row.status_text.as_deref(),
         waits_for: row.waits_for.as_deref(),
         progress: row.progress.as_ref(),
-        created_at: moment(Some(row.created_at)),
-        updated_at: moment(Some(row.updated_at)),
+        created_at: micros(Some(row.created_at)),
+        updated_at: micros(Some(row.updated_at)),
     }
 }
 
-/// An agent's row; its JSON goes through as it was written.
+/// A row of an agent. Embedded JSON is passed on without parsing it.
 #[derive(Serialize)]
 pub(crate) struct Agent<'a> {
     id: &'a str,
@@ -65,13 +65,13 @@ pub(crate) fn agent(row: &AgentRecord) -> Agent<'_> {
         name: &row.name,
         config: &row.config,
         status: row.status.as_str(),
-        last_seen_at: moment(row.last_seen_at),
-        created_at: moment(Some(row.created_at)),
-        updated_at: moment(Some(row.updated_at)),
+        last_seen_at: micros(row.last_seen_at),
+        created_at: micros(Some(row.created_at)),
+        updated_at: micros(Some(row.updated_at)),
     }
 }
 
-/// A task's row.
+/// A row of a task.
 #[derive(Serialize)]
 pub(crate) struct Task<'a> {
     id: &'a str,
@@ -94,12 +94,12 @@ pub(crate) fn task(row: &TaskRecord) -> Task<'_> {
         status: row.status.as_str(),
         attempt: row.attempt,
         failure: row.failure.as_ref(),
-        created_at: moment(Some(row.created_at)),
-        updated_at: moment(Some(row.updated_at)),
+        created_at: micros(Some(row.created_at)),
+        updated_at: micros(Some(row.updated_at)),
     }
 }
 
-/// A workflow's row.
+/// A row of a workflow.
 #[derive(Serialize)]
 pub(crate) struct Workflow<'a> {
     id: &'a str,
@@ -114,12 +114,12 @@ pub(crate) fn workflow(row: &WorkflowRecord) -> Workflow<'_> {
         id: &row.id,
         name: &row.name,
         version: row.version,
-        created_at: moment(Some(row.created_at)),
-        updated_at: moment(Some(row.updated_at)),
+        created_at: micros(Some(row.created_at)),
+        updated_at: micros(Some(row.updated_at)),
     }
 }
 
-/// `[rows, next]`.
+/// A page as `[rows, next]`.
 pub(crate) fn page<'p, T, R: Serialize>(
     page: &'p Page<T>,
     row: fn(&'p T) -> R,
@@ -129,7 +129,7 @@ pub(crate) fn page<'p, T, R: Serialize>(
     Payload::encode(&(rows, next))
 }
 
-/// Each as `[position, stream, version, envelope]`.
+/// Events, each as `[position, stream, version, envelope]`.
 pub(crate) fn events(events: &[RecordedEvent]) -> Result<Payload, EventError> {
     let rows: Vec<_> = events
         .iter()

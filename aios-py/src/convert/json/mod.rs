@@ -1,4 +1,4 @@
-//! Python values from JSON text and back, without a detour over Python's `json`.
+//! Conversion between JSON text and Python values, without Python's `json`.
 
 mod read;
 mod write;
@@ -10,13 +10,13 @@ pub(crate) use self::{
 
 use pyo3::prelude::*;
 
-/// JSON text of a value.
+/// Serialises a value to JSON text.
 #[pyfunction]
 pub(crate) fn dumps(value: &Bound<'_, PyAny>) -> PyResult<String> {
     Ok(write(value)?.as_str().to_owned())
 }
 
-/// The value that JSON text says.
+/// Parses JSON text.
 #[pyfunction]
 pub(crate) fn loads<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
     read(py, text)

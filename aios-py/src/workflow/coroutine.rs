@@ -10,26 +10,26 @@ use aios_agents::workflow::WorkflowError;
 use aios_core::event::Payload;
 use pyo3::{exceptions::PyStopIteration, prelude::*, sync::PyOnceLock};
 
-use super::{Operations, Pending, RunCore};
-use crate::{
-    fault::{invalid_output, task_error},
+use super::{NativeWorkflowContext, Operations, Pending};
+use crate::convert::{
+    errors::{invalid_output, task_error},
     json,
 };
 
-/// A Python coroutine as a future: a poll sends to it once, if something that it waits for is over.
+/// A Python coroutine as a future. A poll advances it once for every operation that got an outcome.
 ///
-/// The poll is synchronous, as the engine needs it: results are fed one at a time, and the code
-/// runs in between. It is meant for the loop's thread, which has the interpreter; any other, as
-/// tests use it, may wait for that, and is marked as blocking.
-pub(super) struct Drive {
+/// Polls are synchronous, as the engine requires: outcomes are sent one at a time, and the code runs
+/// in between. Polls usually happen on the loop's thread, which holds the interpreter's lock; other
+/// threads, which tests use, may wait for the lock and are marked as blocking.
+pub(super) struct CoroutineFuture {
     state: State,
     operations: Arc<Operations>,
 }
 
 enum State {
-    Fresh {
+    New {
         begin: Py<PyAny>,
-        run: RunCore,
+        native: NativeWorkflowContext,
         input: Payload,
     },
     /// `aios._driver.Driver` around the coroutine.
@@ -37,20 +37,20 @@ enum State {
     Done,
 }
 
-type Ended = Result<Payload, WorkflowError>;
+type Outcome = Result<Payload, WorkflowError>;
 
-impl Drive {
+impl CoroutineFuture {
     pub(super) fn new(
         begin: Py<PyAny>,
-        run: RunCore,
+        native: NativeWorkflowContext,
         input: Payload,
         operations: Arc<Operations>,
     ) -> Self {
-        Self { state: State::Fresh { begin, run, input }, operations }
+        Self { state: State::New { begin, native, input }, operations }
     }
 
-    /// Lets the coroutine go on, because of an outcome or from its beginning.
-    fn advance(&mut self, py: Python<'_>, key: Option<u64>) -> Poll<Ended> {
+    /// Advances the coroutine: `key` is the operation that got an outcome, `None` starts it.
+    fn advance(&mut self, py: Python<'_>, key: Option<u64>) -> Poll<Outcome> {
         let advanced = self.driver(py).and_then(|driver| driver.call_method1("advance", (key,)));
         let error = match advanced {
             Ok(yielded) if yielded.is_instance_of::<Pending>() => return Poll::Pending,
@@ -59,10 +59,10 @@ impl Drive {
         };
         self.state = State::Done;
         if error.is_instance_of::<PyStopIteration>(py) {
-            return Poll::Ready(returned(py, &error));
+            return Poll::Ready(return_value(py, &error));
         }
         self.operations.set_failed();
-        Poll::Ready(Err(raised(py, &error)))
+        Poll::Ready(Err(raised_error(py, &error)))
     }
 
     fn driver<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -74,9 +74,9 @@ impl Drive {
             PyResult::Ok(py.import("aios._driver")?.getattr("Driver")?.unbind())
         })?;
         match std::mem::replace(&mut self.state, State::Done) {
-            State::Fresh { begin, run, input } => {
+            State::New { begin, native, input } => {
                 let input = json::read(py, input.as_str())?;
-                let driver = make.bind(py).call1((begin, run, input))?;
+                let driver = make.bind(py).call1((begin, native, input))?;
                 self.state = State::Running(driver.clone().unbind());
                 Ok(driver)
             }
@@ -86,15 +86,15 @@ impl Drive {
     }
 }
 
-/// What the coroutine returned.
-fn returned(py: Python<'_>, stop: &PyErr) -> Ended {
+/// The return value of the coroutine.
+fn return_value(py: Python<'_>, stop: &PyErr) -> Outcome {
     let value = stop.value(py).getattr("value");
     let written = value.and_then(|value| json::write(&value));
     written.map_err(|error| WorkflowError::failed(invalid_output(py, &error)))
 }
 
-/// What the coroutine raised. Code that can't be a workflow blocks the run, as a panic does.
-fn raised(py: Python<'_>, error: &PyErr) -> WorkflowError {
+/// The exception of the coroutine. Unsupported code blocks the run, as a panic does.
+fn raised_error(py: Python<'_>, error: &PyErr) -> WorkflowError {
     let value = error.value(py);
     if let Ok(input) = value.getattr("_continue_as_new") {
         return match json::write(&input) {
@@ -104,28 +104,28 @@ fn raised(py: Python<'_>, error: &PyErr) -> WorkflowError {
     }
     let failure = task_error(py, error, WorkflowError::FAILED).failure;
     if failure.code == "WORKFLOW_CODE" {
-        // Unwinding without a panic's report: the engine makes it the reason of the block.
+        // Unwinds without a panic message: the engine records it as the reason why the run is blocked.
         resume_unwind(Box::new(failure.message));
     }
     WorkflowError::failed(failure)
 }
 
-impl Future for Drive {
-    type Output = Ended;
+impl Future for CoroutineFuture {
+    type Output = Outcome;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
         let this = &mut *self;
         this.operations.register(context.waker());
         let keys = match this.state {
-            State::Running(_) => this.operations.go_on().into_iter().map(Some).collect(),
+            State::Running(_) => this.operations.poll_ready().into_iter().map(Some).collect(),
             _ => vec![None],
         };
         let mut polled = Poll::Pending;
         for key in keys {
-            this.operations.set_driven(true);
+            this.operations.set_running(true);
             let advance = || Python::attach(|py| this.advance(py, key));
             polled = tokio::task::block_in_place(advance);
-            this.operations.set_driven(false);
+            this.operations.set_running(false);
             if polled.is_ready() {
                 break;
             }
@@ -134,14 +134,14 @@ impl Future for Drive {
     }
 }
 
-/// The operations are given up at once, in order; the coroutine is closed where it waits.
-impl Drop for Drive {
+/// Cancels the operations in order, and closes the coroutine at its current `await`.
+impl Drop for CoroutineFuture {
     fn drop(&mut self) {
         self.operations.clear();
         if let State::Running(driver) = std::mem::replace(&mut self.state, State::Done) {
             let closed = Python::try_attach(|py| driver.call_method0(py, "close").map(drop));
             if let Some(Err(error)) = closed {
-                tracing::warn!(%error, "the code of a workflow did not let itself be closed");
+                tracing::warn!(%error, "failed to close the coroutine of a workflow");
             }
         }
     }

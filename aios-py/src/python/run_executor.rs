@@ -1,7 +1,7 @@
-//! Polls runs on the thread of the event loop.
+//! Polls workflow runs on the thread of the event loop.
 //!
-//! The code of a workflow needs the interpreter's lock, which the loop's thread has anyway. On any
-//! other thread every poll would wait for the lock, and the loop for every poll.
+//! Workflow code needs the interpreter's lock, which the loop's thread already holds. On any other
+//! thread, every poll would wait for the lock, and the loop would wait for every poll.
 
 use std::{
     fmt,
@@ -17,9 +17,9 @@ use aios_agents::runtime::RunExecutor;
 use aios_core::BoxFuture;
 use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::bridge::Bridge;
+use super::Bridge;
 
-/// Gives runs to a loop.
+/// Executes runs on an event loop.
 pub(crate) struct LoopExecutor {
     pub(crate) bridge: Arc<Bridge>,
     pub(crate) tokio: Handle,
@@ -28,18 +28,18 @@ pub(crate) struct LoopExecutor {
 impl RunExecutor for LoopExecutor {
     fn drive(&self, run: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
         let (done, ended) = oneshot::channel();
-        let driven = Arc::new(Driven {
+        let task = Arc::new(RunTask {
             run: Mutex::new(Some((run, done))),
             queued: AtomicBool::new(false),
             bridge: Arc::clone(&self.bridge),
             tokio: self.tokio.clone(),
         });
-        driven.wake_by_ref();
-        let owner = Owner(driven);
+        task.wake_by_ref();
+        let guard = RunGuard(task);
         Box::pin(async move {
-            // An error means that the run panicked, and is over too.
+            // An error means that the run panicked, so it has ended too.
             ended.await.unwrap_or_default();
-            drop(owner);
+            drop(guard);
         })
     }
 }
@@ -52,21 +52,21 @@ impl fmt::Debug for LoopExecutor {
 
 type Run = (BoxFuture<'static, ()>, oneshot::Sender<()>);
 
-/// A run that is polled on the loop.
-struct Driven {
+/// A run that the loop polls.
+struct RunTask {
     run: Mutex<Option<Run>>,
-    /// Whether the loop has a job to poll it.
+    /// Whether a job to poll the run is queued.
     queued: AtomicBool,
     bridge: Arc<Bridge>,
     tokio: Handle,
 }
 
-impl Driven {
+impl RunTask {
     fn run(&self) -> MutexGuard<'_, Option<Run>> {
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Polls the run once, on the loop's thread.
+    /// Polls the run once. Called on the loop's thread.
     fn poll(self: &Arc<Self>) {
         self.queued.store(false, Ordering::Release);
         let waker = Waker::from(Arc::clone(self));
@@ -75,41 +75,41 @@ impl Driven {
         let Some((run, _)) = &mut *slot else { return };
         let polled =
             catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(&mut Context::from_waker(&waker))));
-        let over = match polled {
+        let finished = match polled {
             Ok(Poll::Pending) => return,
             Ok(Poll::Ready(())) | Err(_) => slot.take(),
         };
         drop(slot);
-        if let Some((run, done)) = over {
+        if let Some((run, done)) = finished {
             drop(run);
-            // Nobody waits for a run that was dropped meanwhile.
+            // Fails if the run has been dropped.
             let _ = done.send(());
         }
     }
 }
 
-impl Wake for Driven {
+impl Wake for RunTask {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::AcqRel) {
-            let driven = Arc::clone(self);
+            let task = Arc::clone(self);
             self.bridge.push(Box::new(move |_| {
-                driven.poll();
+                task.poll();
                 Ok(())
             }));
         }
     }
 }
 
-/// Dropping this drops the run.
-struct Owner(Arc<Driven>);
+/// Drops the run when it is dropped.
+struct RunGuard(Arc<RunTask>);
 
-impl Drop for Owner {
+impl Drop for RunGuard {
     fn drop(&mut self) {
-        // Dropped outside of the lock: that may wait for the interpreter.
+        // Dropped outside the lock, because the drop may wait for the interpreter.
         let run = self.0.run().take();
         drop(run);
     }

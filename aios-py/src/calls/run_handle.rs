@@ -7,44 +7,41 @@ use aios_core::event::Payload;
 use futures_util::FutureExt;
 use pyo3::prelude::*;
 
-use crate::{
-    calls::{Answer, Calls},
-    fault::Fault,
-    json, records,
-};
+use super::{Answer, Calls};
+use crate::convert::{errors::ErrorInfo, json, records};
 
-/// Events handed over at once.
+/// Maximum number of events that Python receives at once.
 const PAGE: usize = 500;
 
-/// What `aios.RunHandle` asks.
+/// The native part of `aios.RunHandle`.
 #[pyclass(frozen, module = "aios._aios")]
-pub(crate) struct HandleCore {
+pub(crate) struct NativeRunHandle {
     calls: Arc<Calls>,
     id: String,
     key: u64,
 }
 
-impl HandleCore {
-    /// As the answer of a call.
+impl NativeRunHandle {
+    /// Returns a handle from a call.
     pub(crate) fn answer(calls: &Arc<Calls>, handle: RunHandle) -> Answer {
         let id = handle.id().to_owned();
-        let made = Self { key: calls.keep(handle), id, calls: Arc::clone(calls) };
-        Answer::Made(Box::new(move |py| Ok(Py::new(py, made)?.into_any())))
+        let handle = Self { key: calls.insert_handle(handle), id, calls: Arc::clone(calls) };
+        Answer::Object(Box::new(move |py| Ok(Py::new(py, handle)?.into_any())))
     }
 
     fn handle(&self, py: Python<'_>) -> PyResult<RunHandle> {
-        self.calls.handle(self.key).map_err(|fault| fault.into_error(py))
+        self.calls.handle(self.key).map_err(|error| error.into_error(py))
     }
 }
 
-impl Drop for HandleCore {
+impl Drop for NativeRunHandle {
     fn drop(&mut self) {
         self.calls.drop_handle(self.key);
     }
 }
 
 #[pymethods]
-impl HandleCore {
+impl NativeRunHandle {
     #[getter]
     fn id(&self) -> &str {
         &self.id
@@ -110,12 +107,12 @@ impl HandleCore {
         let handle = self.handle(py)?;
         self.calls.call(py, async move {
             let events = handle.journal(after, limit).await?;
-            Ok::<_, Fault>(Answer::Json(records::events(&events)?))
+            Ok::<_, ErrorInfo>(Answer::Json(records::events(&events)?))
         })
     }
 
-    /// Events of the run of this id above a version, as far as they can be read at once; waits until
-    /// there is one. `None` after the one that ends the run.
+    /// Events of the run with this id after a version: waits for the first, and adds those that are
+    /// ready. `None` after the event that ends the run.
     fn events<'py>(&self, py: Python<'py>, after: u64) -> PyResult<Bound<'py, PyAny>> {
         let handle = self.handle(py)?;
         self.calls.call(py, async move {
@@ -127,7 +124,7 @@ impl HandleCore {
             {
                 page.push(recorded);
             }
-            Ok::<_, Fault>(Answer::Json(records::events(&page)?))
+            Ok::<_, ErrorInfo>(Answer::Json(records::events(&page)?))
         })
     }
 

@@ -1,7 +1,7 @@
-//! The way from aios's threads into a Python event loop.
+//! Runs jobs on the thread of a Python event loop.
 //!
-//! Nobody who uses it takes the interpreter's lock: jobs are queued, and a byte in a socket pair
-//! wakes the loop, which runs them on its own thread. So a busy interpreter delays Python only.
+//! Native threads submit jobs without the interpreter's lock: a job is queued, and a byte in a socket
+//! pair wakes the loop, which runs the jobs on its own thread. A busy interpreter delays only Python.
 
 use std::{
     collections::VecDeque,
@@ -17,32 +17,32 @@ use std::{
 use aios_agents::agent::{Beat, Pulse};
 use pyo3::prelude::*;
 
-/// Jobs that are done in one turn of the loop.
-const TURN: usize = 256;
+/// Maximum number of jobs per iteration of the loop.
+const JOBS_PER_TURN: usize = 256;
 
-/// Calls of a blocked loop that are named.
-const FRAMES: usize = 16;
+/// Maximum number of stack frames in the report of a blocked loop.
+const MAX_FRAMES: usize = 16;
 
-/// Something to do on the loop's thread.
+/// A job for the loop's thread.
 pub(crate) type Job = Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>;
 
-/// Jobs for one loop. As many wait as there are tasks and calls under way, which their givers bound.
+/// Jobs of one loop. Bounded by the number of tasks and calls in progress.
 #[derive(Default)]
-struct Queue {
+struct JobQueue {
     jobs: VecDeque<Job>,
     closed: bool,
 }
 
-/// The sending end.
+/// Submits jobs to a loop.
 pub(crate) struct Bridge {
-    queue: Mutex<Queue>,
-    /// Whether the loop knows that there are jobs: a byte is in the socket, or it does jobs now.
+    queue: Mutex<JobQueue>,
+    /// Whether the loop will see new jobs: a byte is in the socket, or the loop is running jobs.
     signalled: AtomicBool,
     waker: UnixStream,
 }
 
 impl Bridge {
-    /// Has a job done on the loop's thread. It is dropped if the bridge is closed.
+    /// Submits a job. It is dropped if the bridge is closed.
     pub(crate) fn push(&self, job: Job) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.closed {
@@ -54,7 +54,7 @@ impl Bridge {
         self.signal();
     }
 
-    /// At most so many jobs, the oldest.
+    /// Takes at most `limit` jobs, oldest first.
     fn take(&self, limit: usize) -> Vec<Job> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let count = queue.jobs.len().min(limit);
@@ -67,13 +67,13 @@ impl Bridge {
 
     fn signal(&self) {
         if !self.signalled.swap(true, Ordering::AcqRel) {
-            // A full socket is a signal too; a broken one belongs to a loop that is gone.
+            // A full socket wakes the loop too; a broken one belongs to a closed loop.
             let _ = (&self.waker).write(&[1]);
         }
     }
 }
 
-/// The loop as the host of its agents watches it.
+/// How the host of agents detects that their loop is blocked.
 pub(crate) struct LoopPulse {
     bridge: Arc<Bridge>,
     thread: u64,
@@ -98,12 +98,12 @@ impl fmt::Debug for LoopPulse {
     }
 }
 
-/// What a Python thread does, in one line, from the inside out.
+/// The stack of a Python thread in one line, innermost call first.
 fn stack(py: Python<'_>, thread: u64) -> PyResult<String> {
     let frames = py.import("sys")?.call_method0("_current_frames")?;
     let mut frame = frames.get_item(thread)?;
     let mut calls = Vec::new();
-    while !frame.is_none() && calls.len() < FRAMES {
+    while !frame.is_none() && calls.len() < MAX_FRAMES {
         let code = frame.getattr("f_code")?;
         let (name, file) = (code.getattr("co_name")?, code.getattr("co_filename")?);
         calls.push(format!("{name} ({file}:{})", frame.getattr("f_lineno")?));
@@ -112,27 +112,27 @@ fn stack(py: Python<'_>, thread: u64) -> PyResult<String> {
     Ok(calls.join(" < "))
 }
 
-/// The end of a turn, however it ends: what is left has to wait until the loop has seen to everything
-/// else.
-struct Rest<'a>(&'a Bridge);
+/// Ends an iteration, also on a panic: the remaining jobs wait until the loop has run its other
+/// callbacks.
+struct TurnEnd<'a>(&'a Bridge);
 
-impl Drop for Rest<'_> {
+impl Drop for TurnEnd<'_> {
     fn drop(&mut self) {
         self.0.signalled.store(false, Ordering::Release);
-        // Looked at after that: whoever gave a job before relied on the turn.
+        // Checked after the store: a job submitted before it did not write a byte.
         if !self.0.is_empty() {
             self.0.signal();
         }
     }
 }
 
-/// The receiving end, which a loop reads.
+/// Runs the jobs; attached to an event loop as a reader.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct LoopBridge {
     pub(crate) bridge: Arc<Bridge>,
     reader: UnixStream,
     pub(crate) event_loop: Py<PyAny>,
-    /// Python's name of the loop's thread, on which this is made.
+    /// Python's identifier of the loop's thread, which creates this object.
     thread: u64,
 }
 
@@ -154,27 +154,27 @@ impl LoopBridge {
         Ok(Self { bridge: Arc::new(bridge), reader, event_loop, thread })
     }
 
-    /// The file descriptor to watch.
+    /// The file descriptor that the loop watches.
     fn fileno(&self) -> i32 {
         self.reader.as_raw_fd()
     }
 
-    /// The file descriptor that wakes the loop by a byte.
+    /// The file descriptor to which a byte is written to wake the loop.
     fn wakeup_fileno(&self) -> i32 {
         self.bridge.waker.as_raw_fd()
     }
 
-    /// Does the jobs that wait. Called by the loop.
-    fn drain(&self, py: Python<'_>) -> PyResult<()> {
+    /// Runs queued jobs. Called by the loop.
+    fn run_jobs(&self, py: Python<'_>) -> PyResult<()> {
         let mut bytes = [0; 16];
         match (&self.reader).read(&mut bytes) {
             Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error.into()),
             _ => {}
         }
-        // Jobs that are given meanwhile, often by these jobs, are done at once and need no byte.
+        // Jobs submitted meanwhile, often by these jobs, run in this iteration and need no byte.
         self.bridge.signalled.store(true, Ordering::Release);
-        let _rest = Rest(&self.bridge);
-        let mut left = TURN;
+        let _end = TurnEnd(&self.bridge);
+        let mut left = JOBS_PER_TURN;
         while left > 0 {
             let jobs = self.bridge.take(left);
             if jobs.is_empty() {
@@ -190,7 +190,7 @@ impl LoopBridge {
         Ok(())
     }
 
-    /// Drops what waits and takes no more.
+    /// Drops the queued jobs, and all later ones.
     fn close(&self) {
         let mut queue = self.bridge.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.closed = true;

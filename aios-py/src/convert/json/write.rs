@@ -13,17 +13,17 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::fault::Fault;
+use crate::convert::errors::ErrorInfo;
 
-/// How deep a value may be nested; what is deeper probably contains itself. What serde reads back.
+/// Maximum nesting, which serde_json can read back. A deeper value probably contains itself.
 const DEPTH: usize = 120;
 
-/// Writes a Python value as JSON text. What JSON does not know, `aios._convert.to_plain` makes plain.
+/// Serialises a Python value. `aios._convert.to_plain` converts values that are not JSON types.
 pub(crate) fn write(value: &Bound<'_, PyAny>) -> PyResult<Payload> {
     write_as(value, || "the value".to_owned())
 }
 
-/// As [`write`], with the name of the value for the error.
+/// Same as [`write`]; errors name the value.
 pub(crate) fn write_as(
     value: &Bound<'_, PyAny>,
     name: impl FnOnce() -> String,
@@ -32,7 +32,7 @@ pub(crate) fn write_as(
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         let message =
             format!("{} cannot be serialised to JSON: {}", name(), cause.unwrap_or_default());
-        Fault::new("event", "INVALID_DATA", message).into_error(value.py())
+        ErrorInfo::new("event", "INVALID_DATA", message).into_error(value.py())
     })
 }
 
@@ -42,7 +42,7 @@ struct Plain<'a, 'py> {
     path: &'a Path<'a>,
 }
 
-/// Where a value is; a JSON pointer.
+/// The location of a value, displayed as a JSON pointer.
 enum Path<'a> {
     Root,
     Field(&'a Self, &'a str),
@@ -50,10 +50,10 @@ enum Path<'a> {
 }
 
 impl Path<'_> {
-    fn fault<E: Error>(&self, fault: impl fmt::Display) -> E {
+    fn error<E: Error>(&self, message: impl fmt::Display) -> E {
         match self {
-            Self::Root => E::custom(fault),
-            _ => E::custom(format_args!("{self}: {fault}")),
+            Self::Root => E::custom(message),
+            _ => E::custom(format_args!("{self}: {message}")),
         }
     }
 }
@@ -78,7 +78,7 @@ impl Serialize for Plain<'_, '_> {
         }
         if let Ok(text) = value.cast::<PyString>() {
             return serializer
-                .serialize_str(&text.to_cow().map_err(|error| self.path.fault(error))?);
+                .serialize_str(&text.to_cow().map_err(|error| self.path.error(error))?);
         }
         if let Ok(dict) = value.cast::<PyDict>() {
             return self.dict(dict, serializer);
@@ -102,7 +102,7 @@ impl Serialize for Plain<'_, '_> {
             return self.sequence(tuple.len(), tuple.iter(), serializer);
         }
         let plain =
-            to_plain(value).map_err(|error| self.path.fault(message(value.py(), &error)))?;
+            to_plain(value).map_err(|error| self.path.error(message(value.py(), &error)))?;
         Plain { value: &plain, depth: self.depth + 1, path: self.path }.serialize(serializer)
     }
 }
@@ -113,9 +113,9 @@ impl<'py> Plain<'_, 'py> {
         for (key, value) in dict.iter() {
             let key = key.cast::<PyString>().map_err(|_| {
                 let kind = type_name(&key);
-                self.path.fault(format_args!("object keys must be strings, not {kind}"))
+                self.path.error(format_args!("object keys must be strings, not {kind}"))
             })?;
-            let key = key.to_cow().map_err(|error| self.path.fault(error))?;
+            let key = key.to_cow().map_err(|error| self.path.error(error))?;
             let path = &Path::Field(self.path, &key);
             map.serialize_entry(&*key, &Plain { value: &value, depth: self.depth + 1, path })?;
         }
@@ -151,18 +151,18 @@ fn integer<S: Serializer>(
         PyResult::Ok(py.import("aios._convert")?.getattr("digits")?.unbind())
     });
     let digits = digits.and_then(|digits| digits.bind(py).call1((value,))?.extract::<String>());
-    let digits = digits.map_err(|error| path.fault(error))?;
+    let digits = digits.map_err(|error| path.error(error))?;
     RawValue::from_string(digits).map_err(S::Error::custom)?.serialize(to)
 }
 
 fn float<S: Serializer>(number: f64, path: &Path<'_>, to: S) -> Result<S::Ok, S::Error> {
     match number.is_finite() {
         true => to.serialize_f64(number),
-        false => Err(path.fault(format_args!("{number} is not valid JSON"))),
+        false => Err(path.error(format_args!("{number} is not valid JSON"))),
     }
 }
 
-/// What an exception says, without its type if that is how `to_plain` reports a type.
+/// The message of an exception; without its type for a `TypeError`, which `to_plain` raises.
 fn message(py: Python<'_>, error: &PyErr) -> String {
     match error.is_instance_of::<PyTypeError>(py) {
         true => error.value(py).to_string(),

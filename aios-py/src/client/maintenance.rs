@@ -1,16 +1,17 @@
-//! What becomes of runs that ended long ago.
+//! Maintenance of the store: removal of old runs, and compaction.
 
 use aios_core::event::Payload;
 use aios_store::{ExpiredEvents, Retention};
 use pyo3::prelude::*;
 
-use crate::{calls::Answer, core::Core, opened::open, workflow::seconds};
+use super::NativeClient;
+use crate::{calls::Answer, convert::seconds, session::open_session};
 
-/// Removes runs that ended longer ago; how many there were.
+/// Removes runs that ended at least `older_than` seconds ago; returns how many.
 #[pyfunction]
 pub(crate) fn expire_runs<'py>(
     py: Python<'py>,
-    core: &Core,
+    client: &NativeClient,
     older_than: f64,
     archive: bool,
     batch_size: u16,
@@ -21,17 +22,17 @@ pub(crate) fn expire_runs<'py>(
         .with_expired(expired)
         .with_batch_size(batch_size)
         .with_pause(seconds(py, pause)?);
-    core.with(py, |place, _| async move {
-        let store = open(place.read().await.as_ref())?.any_store()?.clone();
+    client.with(py, |slot, _| async move {
+        let store = open_session(slot.read().await.as_ref())?.any_store()?.clone();
         Ok(Answer::Json(Payload::encode(&store.expire_runs(&policy).await?)?))
     })
 }
 
-/// Gives free space of a SQLite file back; how many bytes.
+/// Returns the free space of a SQLite file to the file system; returns how many bytes.
 #[pyfunction]
-pub(crate) fn compact<'py>(py: Python<'py>, core: &Core) -> PyResult<Bound<'py, PyAny>> {
-    core.with(py, |place, _| async move {
-        let store = open(place.read().await.as_ref())?.any_store()?.clone();
+pub(crate) fn compact<'py>(py: Python<'py>, client: &NativeClient) -> PyResult<Bound<'py, PyAny>> {
+    client.with(py, |slot, _| async move {
+        let store = open_session(slot.read().await.as_ref())?.any_store()?.clone();
         Ok(Answer::Json(Payload::encode(&store.compact().await?)?))
     })
 }

@@ -1,4 +1,4 @@
-//! How fast agents in Rust are while Python works in the same process; for `benches/bench.py`.
+//! Measures Rust agents while Python runs in the same process; for `benches/bench.py`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,9 +11,13 @@ use aios_core::{
 use pyo3::prelude::*;
 use tokio::task::JoinSet;
 
-use crate::{calls::Answer, core::Core, fault::Fault, workflow::seconds};
+use crate::{
+    calls::Answer,
+    client::NativeClient,
+    convert::{errors::ErrorInfo, seconds},
+};
 
-/// How long tasks that run may go on afterwards.
+/// How long running tasks may take to end afterwards.
 const DRAIN: Duration = Duration::from_secs(10);
 
 struct Echo;
@@ -27,23 +31,23 @@ impl Agent for Echo {
     }
 }
 
-/// Gives tasks to an agent in Rust, from Rust, on the threads of `core` and so many at once: how
-/// many a second are done.
+/// Calls a Rust agent from Rust on the threads of a client, with `concurrent` calls in flight. Returns
+/// the number of tasks per second.
 #[pyfunction]
 pub(crate) fn rust_tasks_per_second<'py>(
     py: Python<'py>,
-    core: &Core,
+    client: &NativeClient,
     duration: f64,
     concurrent: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
     let duration = seconds(py, duration)?;
-    core.calls().call(py, async move {
+    client.calls().call(py, async move {
         let rate = measure(duration, concurrent).await?;
         Ok(Answer::Json(Payload::encode(&rate)?))
     })
 }
 
-async fn measure(duration: Duration, concurrent: usize) -> Result<f64, Fault> {
+async fn measure(duration: Duration, concurrent: usize) -> Result<f64, ErrorInfo> {
     let broker = aios_broker::connect("memory://").await?;
     let host = Runtime::builder().broker(Arc::clone(&broker)).agent("echo", Echo);
     let host = host.start().await?;
@@ -66,7 +70,7 @@ async fn measure(duration: Duration, concurrent: usize) -> Result<f64, Fault> {
     Ok(f64::from(count) / taken.as_secs_f64())
 }
 
-async fn call_until(end: Timestamp, caller: Caller) -> Result<u32, Fault> {
+async fn call_until(end: Timestamp, caller: Caller) -> Result<u32, ErrorInfo> {
     let mut count = 0;
     while SystemClock.now() < end {
         caller.task("echo", &u64::from(count)).await?;

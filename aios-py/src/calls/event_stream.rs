@@ -1,0 +1,106 @@
+//! Subscriptions of a client.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aios_core::{
+    broker::{Broker, Deliveries, Delivery, Group, Subscription},
+    event::{EventId, Pattern, Payload},
+};
+use pyo3::prelude::*;
+
+use super::{Answer, Calls};
+use crate::convert::{errors::ErrorInfo, json};
+
+/// A subscription, and the delivery that Python is handling.
+pub(crate) struct Reader {
+    deliveries: tokio::sync::Mutex<Deliveries>,
+    unacknowledged: Mutex<Option<Delivery>>,
+}
+
+impl Reader {
+    fn unacknowledged(&self) -> MutexGuard<'_, Option<Delivery>> {
+        self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Releases the unacknowledged delivery.
+    pub(crate) fn release(&self) {
+        let delivery = self.unacknowledged().take();
+        drop(delivery);
+    }
+
+    async fn ack(&self) -> Result<(), ErrorInfo> {
+        let delivery = self.unacknowledged().take();
+        match delivery {
+            Some(delivery) => Ok(delivery.ack().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// A delivery counts as received once Python has it: a cancelled wait does not lose one.
+    async fn next(self: Arc<Self>) -> Result<Answer, ErrorInfo> {
+        let mut deliveries = self.deliveries.lock().await;
+        self.ack().await?;
+        let Some(delivery) = deliveries.next().await else {
+            return Ok(Answer::Nothing);
+        };
+        drop(deliveries);
+        let delivery = delivery?;
+        let row = Payload::encode(&(delivery.attempt, &delivery.event))?;
+        Ok(Answer::Object(Box::new(move |py| {
+            let row = json::read(py, row.as_str())?;
+            *self.unacknowledged() = Some(delivery);
+            Ok(row.unbind())
+        })))
+    }
+}
+
+/// The native part of `aios.EventStream`.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct NativeEventStream {
+    calls: Arc<Calls>,
+    reader: Arc<Reader>,
+}
+
+impl NativeEventStream {
+    /// Subscribes to events. Without a group, the subscription belongs to this client.
+    pub(crate) async fn subscribe(
+        broker: Arc<dyn Broker>,
+        patterns: Vec<String>,
+        group: Option<String>,
+        calls: Arc<Calls>,
+    ) -> Result<Answer, ErrorInfo> {
+        let patterns: Vec<Pattern> =
+            patterns.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        let subscription = match group {
+            Some(group) => Subscription::group(Group::new(group)?, patterns),
+            None => {
+                let name = format!("clients.{}", EventId::generate());
+                Subscription::group(Group::new(name)?, patterns).temporary()
+            }
+        };
+        let deliveries = broker.subscribe(subscription).await?.into();
+        let reader = Arc::new(Reader { deliveries, unacknowledged: Mutex::default() });
+        calls.track_reader(&reader);
+        let stream = Self { calls, reader };
+        Ok(Answer::Object(Box::new(move |py| Ok(Py::new(py, stream)?.into_any()))))
+    }
+}
+
+#[pymethods]
+impl NativeEventStream {
+    /// Acknowledges the previous event and waits for the next: `[attempt, envelope]`, or `None` once the
+    /// broker is closed.
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let reader = Arc::clone(&self.reader);
+        self.calls.call(py, async move { reader.next().await })
+    }
+
+    /// Acknowledges the previous event.
+    fn ack<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let reader = Arc::clone(&self.reader);
+        self.calls.call(py, async move {
+            reader.ack().await?;
+            Ok(Answer::Nothing)
+        })
+    }
+}

@@ -1,0 +1,249 @@
+//! Calls from Python to Rust: Rust futures as `asyncio` futures.
+
+mod event_stream;
+mod run_handle;
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use aios_agents::RunHandle;
+use aios_core::event::Payload;
+use pyo3::{intern, prelude::*, sync::PyOnceLock};
+use tokio::{runtime::Handle, task::AbortHandle};
+
+use self::event_stream::Reader;
+pub(crate) use self::{event_stream::NativeEventStream, run_handle::NativeRunHandle};
+use crate::{
+    convert::{errors::ErrorInfo, json},
+    python::{Bridge, LoopExecutor, PythonExecutors},
+};
+
+/// The result of a call.
+pub(crate) enum Answer {
+    Nothing,
+    Json(Payload),
+    Object(MakeObject),
+}
+
+/// Creates a Python object, on the loop's thread.
+type MakeObject = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
+
+impl Answer {
+    fn into_object(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self {
+            Self::Nothing => Ok(py.None()),
+            Self::Json(payload) => Ok(json::read(py, payload.as_str())?.unbind()),
+            Self::Object(make) => make(py),
+        }
+    }
+}
+
+/// The calls of a client: runs them on native threads, and resolves their futures on the event loop.
+pub(crate) struct Calls {
+    process: u32,
+    closed: AtomicBool,
+    tokio: Handle,
+    pub(crate) executors: Arc<PythonExecutors>,
+    pending: Arc<PendingFutures>,
+    /// The handles that Python objects refer to. They are owned here, so that no object keeps a closed
+    /// store open.
+    handles: Mutex<HashMap<u64, RunHandle>>,
+    readers: Mutex<Vec<Weak<Reader>>>,
+}
+
+#[derive(Default)]
+struct PendingFutures {
+    serial: AtomicU64,
+    futures: Mutex<HashMap<u64, Py<PyAny>>>,
+}
+
+impl PendingFutures {
+    fn futures(&self) -> MutexGuard<'_, HashMap<u64, Py<PyAny>>> {
+        self.futures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Calls {
+    pub(crate) fn new(tokio: Handle, executors: Arc<PythonExecutors>) -> Self {
+        Self {
+            process: std::process::id(),
+            closed: AtomicBool::new(false),
+            tokio,
+            executors,
+            pending: Arc::default(),
+            handles: Mutex::default(),
+            readers: Mutex::default(),
+        }
+    }
+
+    /// Whether the process has not forked since the client was created. Threads do not survive a fork.
+    pub(crate) fn is_own_process(&self) -> bool {
+        self.process == std::process::id()
+    }
+
+    /// The native threads.
+    pub(crate) fn tokio(&self) -> &Handle {
+        &self.tokio
+    }
+
+    /// Polls workflow runs on the event loop.
+    pub(crate) fn run_executor(&self) -> LoopExecutor {
+        LoopExecutor { bridge: Arc::clone(&self.executors.bridge), tokio: self.tokio.clone() }
+    }
+
+    /// Runs a future on the native threads, and returns an `asyncio` future. Cancelling that drops the
+    /// Rust future.
+    pub(crate) fn call<'py, F>(&self, py: Python<'py>, future: F) -> PyResult<Bound<'py, PyAny>>
+    where
+        F: Future<Output = Result<Answer, ErrorInfo>> + Send + 'static,
+    {
+        if !self.is_own_process() {
+            let message = "the client was opened before the process forked; open another one in \
+                           the child";
+            return Err(ErrorInfo::new("runtime", "FORKED", message).into_error(py));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed_error().into_error(py));
+        }
+        if !self.is_own_loop(py)? {
+            let message = "the client was opened on another event loop and can only be used there; \
+                           open one for this loop, or use asyncio.run_coroutine_threadsafe";
+            return Err(ErrorInfo::new("runtime", "WRONG_LOOP", message).into_error(py));
+        }
+        let waiter =
+            self.executors.event_loop.bind(py).call_method0(intern!(py, "create_future"))?;
+        let key = self.pending.serial.fetch_add(1, Ordering::Relaxed);
+        self.pending.futures().insert(key, waiter.clone().unbind());
+        let (bridge, pending) = (Arc::clone(&self.executors.bridge), Arc::clone(&self.pending));
+        let running = self.tokio.spawn(answer(future, key, bridge, pending));
+        let callback = DoneCallback {
+            key,
+            pending: Arc::clone(&self.pending),
+            running: running.abort_handle(),
+        };
+        waiter.call_method1(intern!(py, "add_done_callback"), (callback,))?;
+        Ok(waiter)
+    }
+
+    /// Whether this thread runs the event loop of the client.
+    fn is_own_loop(&self, py: Python<'_>) -> PyResult<bool> {
+        static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let running = RUNNING.get_or_try_init(py, || {
+            PyResult::Ok(py.import("asyncio")?.getattr("_get_running_loop")?.unbind())
+        })?;
+        Ok(running.bind(py).call0()?.is(&self.executors.event_loop))
+    }
+
+    fn handles(&self) -> MutexGuard<'_, HashMap<u64, RunHandle>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Owns a handle until it is dropped or the client is closed.
+    fn insert_handle(&self, handle: RunHandle) -> u64 {
+        let key = self.pending.serial.fetch_add(1, Ordering::Relaxed);
+        self.handles().insert(key, handle);
+        key
+    }
+
+    fn handle(&self, key: u64) -> Result<RunHandle, ErrorInfo> {
+        self.handles().get(&key).cloned().ok_or_else(closed_error)
+    }
+
+    fn drop_handle(&self, key: u64) {
+        self.handles().remove(&key);
+    }
+
+    pub(crate) fn drop_handles(&self) {
+        let handles = std::mem::take(&mut *self.handles());
+        drop(handles);
+    }
+
+    /// Tracks a subscription while it exists.
+    fn track_reader(&self, reader: &Arc<Reader>) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.retain(|reader| reader.strong_count() > 0);
+        readers.push(Arc::downgrade(reader));
+    }
+
+    /// Releases deliveries that Python has not acknowledged, so that the broker can close.
+    pub(crate) fn release_deliveries(&self) {
+        let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.iter().filter_map(Weak::upgrade).for_each(|reader| reader.release());
+    }
+
+    /// Rejects further calls.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Fails every pending call. Called on the loop's thread.
+    pub(crate) fn fail_all(&self, py: Python<'_>) -> PyResult<()> {
+        let futures: Vec<_> = self.pending.futures().drain().map(|(_, future)| future).collect();
+        for future in futures {
+            if !is_done(future.bind(py))? {
+                resolve(future.bind(py), Err(closed_error().into_error(py)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The error of calls after the client was closed.
+pub(crate) fn closed_error() -> ErrorInfo {
+    ErrorInfo::new("runtime", "RUNTIME_CLOSED", "the runtime or client was closed")
+}
+
+async fn answer<F>(future: F, key: u64, bridge: Arc<Bridge>, pending: Arc<PendingFutures>)
+where
+    F: Future<Output = Result<Answer, ErrorInfo>> + Send + 'static,
+{
+    let answer = future.await;
+    bridge.push(Box::new(move |py| {
+        let Some(waiter) = pending.futures().remove(&key) else { return Ok(()) };
+        if is_done(waiter.bind(py))? {
+            return Ok(());
+        }
+        let result = match answer {
+            Ok(answer) => answer.into_object(py),
+            Err(error) => Err(error.into_error(py)),
+        };
+        resolve(waiter.bind(py), result)
+    }));
+}
+
+/// Whether the future is already resolved or cancelled.
+fn is_done(waiter: &Bound<'_, PyAny>) -> PyResult<bool> {
+    waiter.call_method0(intern!(waiter.py(), "done"))?.is_truthy()
+}
+
+/// Resolves a future.
+fn resolve(waiter: &Bound<'_, PyAny>, result: PyResult<Py<PyAny>>) -> PyResult<()> {
+    let py = waiter.py();
+    match result {
+        Ok(value) => waiter.call_method1(intern!(py, "set_result"), (value,))?,
+        Err(error) => waiter.call_method1(intern!(py, "set_exception"), (error.value(py),))?,
+    };
+    Ok(())
+}
+
+/// Aborts a call when its future is cancelled.
+#[pyclass(frozen, module = "aios._aios")]
+struct DoneCallback {
+    key: u64,
+    pending: Arc<PendingFutures>,
+    running: AbortHandle,
+}
+
+#[pymethods]
+impl DoneCallback {
+    fn __call__(&self, _future: &Bound<'_, PyAny>) {
+        self.pending.futures().remove(&self.key);
+        self.running.abort();
+    }
+}

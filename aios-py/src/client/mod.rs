@@ -1,0 +1,407 @@
+//! The native part of `aios.Client` and `aios.Runtime`.
+
+pub(crate) mod maintenance;
+mod read;
+mod start;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aios_agents::{
+    Runtime,
+    agent::HostOptions,
+    runtime::{EngineOptions, RunExecutor},
+};
+use aios_core::{
+    clock::SystemClock,
+    event::{EventId, Metadata},
+    store::{AgentFilter, RunFilter, RunStatus, TaskFilter},
+};
+use pyo3::prelude::*;
+use tokio::runtime::Handle;
+
+use self::start::{StartRequest, TaskCall, TaskRun};
+use crate::{
+    calls::{Answer, Calls},
+    convert::{
+        arguments::{AgentArg, RetryArg, WorkflowArg, build_event},
+        errors::ErrorInfo,
+        json, optional_seconds, seconds,
+    },
+    python::{CallQueue, LoopBridge, LoopPulse, PythonExecutors, ThreadPool},
+    session::{Session, SessionCloser, SessionSlot},
+};
+
+/// A runtime or client: its threads, its event loop, and the session while it is open.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct NativeClient {
+    tokio: Mutex<Option<tokio::runtime::Runtime>>,
+    calls: Arc<Calls>,
+    pulse: Arc<LoopPulse>,
+    slot: SessionSlot,
+    closer: SessionCloser,
+}
+
+impl NativeClient {
+    pub(crate) fn executors(&self) -> &Arc<PythonExecutors> {
+        &self.calls.executors
+    }
+
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    /// Runs a future with the session.
+    pub(crate) fn with<'py, F, Fut>(&self, py: Python<'py>, run: F) -> PyResult<Bound<'py, PyAny>>
+    where
+        F: FnOnce(SessionSlot, Arc<Calls>) -> Fut,
+        Fut: Future<Output = Result<Answer, ErrorInfo>> + Send + 'static,
+    {
+        // Boxed, because a large future is moved several times on its way into a task.
+        self.calls.call(py, Box::pin(run(Arc::clone(&self.slot), Arc::clone(&self.calls))))
+    }
+
+    /// The closer of the session, and the threads on which to run it.
+    pub(crate) fn closer(&self) -> (SessionCloser, Handle) {
+        (self.closer.clone(), self.calls.tokio().clone())
+    }
+
+    fn tokio(&self) -> MutexGuard<'_, Option<tokio::runtime::Runtime>> {
+        self.tokio.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Names the parameters of a task in errors.
+pub(crate) fn parameters_of(agent_type: &str) -> String {
+    format!("the parameters for agent {agent_type:?}")
+}
+
+fn origin(traceparent: Option<String>, correlation_id: Option<String>) -> Metadata {
+    Metadata {
+        traceparent: traceparent.map(Into::into),
+        correlation_id: correlation_id.map(Into::into),
+        ..Metadata::default()
+    }
+}
+
+#[pymethods]
+impl NativeClient {
+    /// Starts `workers` native threads.
+    #[new]
+    fn new(py: Python<'_>, bridge: &LoopBridge, workers: usize) -> PyResult<Self> {
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers.max(1))
+            .thread_name("aios")
+            .enable_all()
+            .build()?;
+        let executors = PythonExecutors {
+            bridge: Arc::clone(&bridge.bridge),
+            event_loop: Arc::new(bridge.event_loop.clone_ref(py)),
+            threads: Arc::new(CallQueue::default()),
+        };
+        let calls = Arc::new(Calls::new(tokio.handle().clone(), Arc::new(executors)));
+        let (pulse, slot) = (bridge.pulse(), SessionSlot::default());
+        let closer = SessionCloser::new(&slot, &calls);
+        Ok(Self { tokio: Mutex::new(Some(tokio)), calls, pulse, slot, closer })
+    }
+
+    /// The threads that run plain steps.
+    fn pool(&self) -> ThreadPool {
+        ThreadPool { queue: Arc::clone(&self.calls.executors.threads) }
+    }
+
+    /// Connects, and starts agents and the engine.
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._connection")]
+    #[pyo3(signature = (store, broker, source, agents, workflows, engine, lease_time, relay, blocked_after))]
+    fn open<'py>(
+        &self,
+        py: Python<'py>,
+        store: Option<String>,
+        broker: String,
+        source: String,
+        agents: Vec<AgentArg>,
+        workflows: Vec<WorkflowArg>,
+        engine: bool,
+        lease_time: f64,
+        relay: bool,
+        blocked_after: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let source: Arc<str> = source.into();
+        let lease_time = seconds(py, lease_time)?;
+        // The loop has to poll runs only if there are workflows in Python.
+        let executor = (!workflows.is_empty())
+            .then(|| -> Arc<dyn RunExecutor> { Arc::new(self.calls.run_executor()) });
+        let engine_options =
+            EngineOptions { lease_time, relay, executor, ..EngineOptions::default() };
+        let blocked_after = optional_seconds(py, blocked_after)?;
+        let mut builder = Runtime::builder()
+            .clock(Arc::new(SystemClock))
+            .engine_options(engine_options)
+            .host_options(HostOptions::new().with_blocked_after(blocked_after));
+        for agent in agents {
+            let agent = agent.into_definition(&self.calls.executors, &self.pulse, &source)?;
+            builder = builder.agents(agent);
+        }
+        for workflow in workflows {
+            builder = builder.dyn_workflow(workflow.into_workflow(py, &self.calls.executors)?);
+        }
+        if !engine {
+            builder = builder.without_engine();
+        }
+        self.with(py, |slot, _| async move {
+            let session = Session::connect(builder, store, broker, source).await?;
+            *slot.write().await = Some(session);
+            Ok(Answer::Nothing)
+        })
+    }
+
+    /// Closes the session. Running tasks may end within `deadline` seconds.
+    fn shutdown<'py>(&self, py: Python<'py>, deadline: f64) -> PyResult<Bound<'py, PyAny>> {
+        let deadline = seconds(py, deadline)?;
+        let closer = self.closer.clone();
+        self.with(py, |_, _| async move {
+            closer.close(deadline).await?;
+            Ok(Answer::Nothing)
+        })
+    }
+
+    /// Ends the threads, waiting at most `wait` seconds.
+    fn dispose(&self, py: Python<'_>, wait: f64) -> PyResult<()> {
+        let wait = seconds(py, wait)?;
+        let tokio = self.tokio().take();
+        if !self.calls.is_own_process() {
+            // After a fork the threads exist only in the parent: there is nothing to join.
+            std::mem::forget(tokio);
+            return Ok(());
+        }
+        self.calls.close();
+        self.calls.executors.threads.close();
+        self.calls.drop_handles();
+        if let Some(tokio) = tokio {
+            py.detach(|| stop(tokio, wait));
+        }
+        Ok(())
+    }
+
+    /// Fails pending calls because the client is closed. Called on the loop's thread.
+    fn fail_all(&self, py: Python<'_>) -> PyResult<()> {
+        self.calls.fail_all(py)
+    }
+
+    /// Starts a run, and sends it a signal if there is one.
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._client")]
+    #[pyo3(signature = (workflow, input, run_id, delay, is_registered, version, traceparent, correlation_id, signal))]
+    fn start<'py>(
+        &self,
+        py: Python<'py>,
+        workflow: String,
+        input: &Bound<'py, PyAny>,
+        run_id: Option<String>,
+        delay: Option<f64>,
+        is_registered: bool,
+        version: Option<u32>,
+        traceparent: Option<String>,
+        correlation_id: Option<String>,
+        signal: Option<(String, Bound<'py, PyAny>)>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let input = json::write_as(input, || format!("the input of workflow {workflow:?}"))?;
+        let signal = signal.map(|(name, payload)| {
+            let payload = json::write_as(&payload, || format!("the payload of signal {name:?}"))?;
+            PyResult::Ok((name, payload))
+        });
+        let request = StartRequest {
+            workflow,
+            input,
+            run_id,
+            delay: optional_seconds(py, delay)?,
+            is_registered,
+            version,
+            signal: signal.transpose()?,
+            metadata: origin(traceparent, correlation_id),
+        };
+        self.with(py, |slot, calls| start::start_run(slot, calls, request))
+    }
+
+    /// Assigns a task, as a run of one step.
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._client")]
+    #[pyo3(signature = (agent_type, parameters, agent_id, run_id, timeout, total_timeout, retry))]
+    fn task<'py>(
+        &self,
+        py: Python<'py>,
+        agent_type: &str,
+        parameters: &Bound<'py, PyAny>,
+        agent_id: Option<String>,
+        run_id: Option<String>,
+        timeout: Option<f64>,
+        total_timeout: Option<f64>,
+        retry: Option<RetryArg>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let task = TaskRun {
+            parameters: json::write_as(parameters, || parameters_of(agent_type))?,
+            timeout: optional_seconds(py, timeout)?,
+            total_timeout: optional_seconds(py, total_timeout)?,
+            retry: RetryArg::policy_or_default(py, retry)?,
+            target: start::target(agent_type, agent_id),
+            run_id,
+        };
+        self.with(py, |slot, calls| start::start_task(slot, calls, task))
+    }
+
+    /// Assigns a task without a journal.
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._client")]
+    #[pyo3(signature = (agent_type, parameters, agent_id, timeout, traceparent, correlation_id))]
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        agent_type: String,
+        parameters: &Bound<'py, PyAny>,
+        agent_id: Option<String>,
+        timeout: f64,
+        traceparent: Option<String>,
+        correlation_id: Option<String>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let call = TaskCall {
+            parameters: json::write_as(parameters, || parameters_of(&agent_type))?,
+            timeout: seconds(py, timeout)?,
+            metadata: origin(traceparent, correlation_id),
+            agent_type,
+            agent_id,
+        };
+        self.with(py, |slot, _| start::call_agent(slot, call))
+    }
+
+    /// A handle of an existing run.
+    fn handle<'py>(&self, py: Python<'py>, run_id: String) -> PyResult<Bound<'py, PyAny>> {
+        self.with(py, |slot, calls| start::find_run(slot, calls, run_id))
+    }
+
+    /// Publishes an event; returns its id.
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._client")]
+    #[pyo3(signature = (event_type, data, event_id, traceparent, correlation_id, source))]
+    fn publish<'py>(
+        &self,
+        py: Python<'py>,
+        event_type: &str,
+        data: &Bound<'py, PyAny>,
+        event_id: Option<String>,
+        traceparent: Option<String>,
+        correlation_id: Option<String>,
+        source: String,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut event = build_event(data, event_type, source.into())?;
+        event.metadata = origin(traceparent, correlation_id);
+        if let Some(event_id) = event_id {
+            let id = event_id.parse::<EventId>();
+            event.id = id.map_err(|error| ErrorInfo::from(error).into_error(py))?;
+        }
+        self.with(py, |slot, _| start::publish(slot, event))
+    }
+
+    /// Subscribes to events. Without a group, the subscription belongs to this client.
+    #[pyo3(signature = (patterns, group))]
+    fn subscribe<'py>(
+        &self,
+        py: Python<'py>,
+        patterns: Vec<String>,
+        group: Option<String>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.with(py, |slot, calls| start::subscribe(slot, calls, patterns, group))
+    }
+
+    /// A page of the log. With `wait`, waits until there are events.
+    fn read_log<'py>(
+        &self,
+        py: Python<'py>,
+        after: u64,
+        limit: usize,
+        wait: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.with(py, |slot, _| read::log(slot, after, limit, wait))
+    }
+
+    /// Position of the last event of the log.
+    fn head<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.with(py, |slot, _| read::head(slot))
+    }
+
+    /// A page of runs.
+    #[pyo3(signature = (workflow, statuses, after, limit))]
+    fn runs<'py>(
+        &self,
+        py: Python<'py>,
+        workflow: Option<String>,
+        statuses: Vec<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let parse = |text: String| {
+            let message = format!("unknown run status {text:?}");
+            let unknown = || ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message);
+            RunStatus::parse(&text).ok_or_else(|| unknown().into_error(py))
+        };
+        let statuses = statuses.into_iter().map(parse).collect::<PyResult<Vec<_>>>()?;
+        let filter = RunFilter { workflow, statuses, ..RunFilter::default() };
+        self.with(py, |slot, _| read::runs(slot, filter, read::page_request(after, limit)))
+    }
+
+    /// A page of agents.
+    #[pyo3(signature = (agent_type, after, limit))]
+    fn agents<'py>(
+        &self,
+        py: Python<'py>,
+        agent_type: Option<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let filter = AgentFilter { agent_type, ..AgentFilter::default() };
+        self.with(py, |slot, _| read::agents(slot, filter, read::page_request(after, limit)))
+    }
+
+    /// A page of tasks.
+    #[pyo3(signature = (run_id, agent_type, after, limit))]
+    fn tasks<'py>(
+        &self,
+        py: Python<'py>,
+        run_id: Option<String>,
+        agent_type: Option<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let filter = TaskFilter { run_id, agent_type, ..TaskFilter::default() };
+        self.with(py, |slot, _| read::tasks(slot, filter, read::page_request(after, limit)))
+    }
+
+    /// A page of workflows.
+    #[pyo3(signature = (after, limit))]
+    fn workflows<'py>(
+        &self,
+        py: Python<'py>,
+        after: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.with(py, |slot, _| read::workflows(slot, read::page_request(after, limit)))
+    }
+}
+
+impl Drop for NativeClient {
+    fn drop(&mut self) {
+        let Some(tokio) = self.tokio().take() else { return };
+        match self.calls.is_own_process() {
+            true => {
+                self.calls.executors.threads.close();
+                tokio.shutdown_background();
+            }
+            false => std::mem::forget(tokio),
+        }
+    }
+}
+
+/// Stops the threads. Does not wait on one of them, on which Python may collect its garbage.
+fn stop(tokio: tokio::runtime::Runtime, wait: Duration) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(_) => tokio.shutdown_background(),
+        Err(_) => tokio.shutdown_timeout(wait),
+    }
+}

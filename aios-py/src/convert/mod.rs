@@ -1,0 +1,31 @@
+//! Conversions between Rust and Python.
+
+pub(crate) mod arguments;
+pub(crate) mod errors;
+pub(crate) mod json;
+pub(crate) mod records;
+
+use std::time::Duration;
+
+use aios_core::store::Fence;
+use pyo3::prelude::*;
+
+use self::errors::ErrorInfo;
+
+/// A duration from Python's seconds.
+pub(crate) fn seconds(py: Python<'_>, seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds).map_err(|_| {
+        let message = format!("{seconds} is not a valid number of seconds");
+        ErrorInfo::new("event", "INVALID_DURATION", message).into_error(py)
+    })
+}
+
+/// A duration from Python's seconds, if there are any.
+pub(crate) fn optional_seconds(py: Python<'_>, value: Option<f64>) -> PyResult<Option<Duration>> {
+    value.map(|value| seconds(py, value)).transpose()
+}
+
+/// A fence as Python takes it: shard and epoch.
+pub(crate) fn fence_pair(fence: Fence) -> (u16, u64) {
+    (fence.shard.0, fence.epoch.0)
+}

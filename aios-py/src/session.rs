@@ -1,0 +1,193 @@
+//! The session of a client: exists between `NativeClient.open` and `NativeClient.shutdown`.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::{Runtime, RuntimeBuilder, agent::Caller};
+use aios_core::{
+    agent::Segment,
+    broker::Broker,
+    clock::SystemClock,
+    store::{PageRequest, Store},
+};
+use aios_store::AnyStore;
+use pyo3::Python;
+use tokio::sync::{Mutex, RwLock};
+
+use crate::{
+    calls::{Calls, closed_error},
+    convert::errors::ErrorInfo,
+    workflow::PyWorkflow,
+};
+
+/// The open runtime, with its store and broker.
+pub(crate) struct Session {
+    pub(crate) runtime: Runtime,
+    pub(crate) broker: Arc<dyn Broker>,
+    store: Option<AnyStore>,
+    caller: Option<Caller>,
+    source: Arc<str>,
+}
+
+/// Holds the session while it is open.
+pub(crate) type SessionSlot = Arc<RwLock<Option<Session>>>;
+
+/// Closes the session once, on the first request.
+#[derive(Clone)]
+pub(crate) struct SessionCloser {
+    slot: SessionSlot,
+    calls: Arc<Calls>,
+    /// Locked while the session is being closed. Holds an error that no caller has received yet.
+    unreported: Arc<Mutex<Option<ErrorInfo>>>,
+}
+
+impl SessionCloser {
+    pub(crate) fn new(slot: &SessionSlot, calls: &Arc<Calls>) -> Self {
+        Self { slot: Arc::clone(slot), calls: Arc::clone(calls), unreported: Arc::default() }
+    }
+
+    /// Closes the session, or waits until it is closed. Running tasks may end within `deadline`.
+    pub(crate) async fn close(&self, deadline: Duration) -> Result<(), ErrorInfo> {
+        let mut unreported = self.unreported.lock().await;
+        match unreported.take() {
+            Some(error) => Err(error),
+            None => self.close_now(deadline).await,
+        }
+    }
+
+    /// Same as [`close`](Self::close), and reports the error to the next caller of `close` too.
+    pub(crate) async fn close_in_background(&self, deadline: Duration) -> Result<(), ErrorInfo> {
+        let mut unreported = self.unreported.lock().await;
+        let closed = self.close_now(deadline).await;
+        *unreported = closed.clone().err();
+        closed
+    }
+
+    async fn close_now(&self, deadline: Duration) -> Result<(), ErrorInfo> {
+        let Some(session) = self.slot.write().await.take() else { return Ok(()) };
+        self.calls.release_deliveries();
+        session.close(deadline).await
+    }
+}
+
+/// The open session, or the error that it is closed.
+pub(crate) fn open_session(session: Option<&Session>) -> Result<&Session, ErrorInfo> {
+    session.ok_or_else(closed_error)
+}
+
+impl Session {
+    pub(crate) async fn connect(
+        builder: RuntimeBuilder,
+        store: Option<String>,
+        broker: String,
+        source: Arc<str>,
+    ) -> Result<Self, ErrorInfo> {
+        let broker = aios_broker::connect(&broker).await?;
+        let store = match store {
+            Some(url) => Some(AnyStore::connect(&url).await?),
+            None => None,
+        };
+        let mut builder = builder.broker(Arc::clone(&broker)).source(Arc::clone(&source));
+        if let Some(store) = &store {
+            builder = builder.store(store.store());
+        }
+        Ok(Self { runtime: builder.start().await?, broker, store, caller: None, source })
+    }
+
+    pub(crate) fn store(&self) -> Result<Arc<dyn Store>, ErrorInfo> {
+        Ok(self.any_store()?.store())
+    }
+
+    /// The store with the operations of its adapter.
+    pub(crate) fn any_store(&self) -> Result<&AnyStore, ErrorInfo> {
+        self.store.as_ref().ok_or_else(|| {
+            let message = "the client has no store";
+            ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message)
+        })
+    }
+
+    async fn close(self, deadline: Duration) -> Result<(), ErrorInfo> {
+        let stopped = self.runtime.shutdown(deadline).await;
+        // The caller's mailbox receives answers of cancelled calls until the agents have stopped.
+        drop(self.caller);
+        let closed = self.broker.close(deadline).await;
+        stopped?;
+        Ok(closed?)
+    }
+
+    /// The version of a workflow that is not registered here: the requested one, or the latest that a
+    /// process registered in the store.
+    pub(crate) async fn version_of(
+        &self,
+        workflow: &str,
+        version: Option<u32>,
+    ) -> Result<u32, ErrorInfo> {
+        if let Some(version) = version {
+            return Ok(version);
+        }
+        let (mut page, mut known, mut latest) = (PageRequest::default(), Vec::new(), None);
+        loop {
+            let found = self.store()?.workflows(&page).await?;
+            for row in found.rows {
+                if row.name == workflow {
+                    latest = latest.max(Some(row.version));
+                }
+                known.push(row.name);
+            }
+            match found.next {
+                Some(next) => page = next,
+                None => break,
+            }
+        }
+        latest.ok_or_else(|| unknown_workflow(workflow, known))
+    }
+
+    /// A runtime that knows only the name of a workflow, to start runs that other processes execute.
+    pub(crate) async fn runtime_for_unregistered(
+        &self,
+        workflow: &str,
+        version: u32,
+    ) -> Result<Runtime, ErrorInfo> {
+        let builder = Runtime::builder().broker(Arc::clone(&self.broker)).store(self.store()?);
+        let name = Segment::new(workflow)?;
+        let begin = Python::attach(|py| py.None());
+        let workflow = Arc::new(PyWorkflow { name, version, begin, executors: None });
+        let builder = builder.source(Arc::clone(&self.source)).dyn_workflow(workflow);
+        Ok(builder.without_engine().start().await?)
+    }
+}
+
+/// The error for a workflow that no process has registered. Lists the registered ones.
+fn unknown_workflow(workflow: &str, mut known: Vec<String>) -> ErrorInfo {
+    known.sort_unstable();
+    known.dedup();
+    let listed = match known.is_empty() {
+        true => "none".to_owned(),
+        false => known.join(", "),
+    };
+    let message = format!(
+        "no workflow {workflow:?} is registered in this store (registered: {listed}); pass \
+         `version=` if a process that has it starts later"
+    );
+    ErrorInfo::new("runtime", "WORKFLOW_NOT_FOUND", message)
+}
+
+/// The caller of a session, created on first use.
+pub(crate) async fn caller(slot: &SessionSlot) -> Result<Caller, ErrorInfo> {
+    if let Some(caller) = &open_session(slot.read().await.as_ref())?.caller {
+        return Ok(caller.clone());
+    }
+    Box::pin(create_caller(slot)).await
+}
+
+async fn create_caller(slot: &SessionSlot) -> Result<Caller, ErrorInfo> {
+    let mut guard = slot.write().await;
+    let session = guard.as_mut().ok_or_else(closed_error)?;
+    if let Some(caller) = &session.caller {
+        return Ok(caller.clone());
+    }
+    let clock = Arc::new(SystemClock);
+    let broker = Arc::clone(&session.broker);
+    let caller = Caller::new(broker, clock, Arc::clone(&session.source)).await?;
+    session.caller = Some(caller.clone());
+    Ok(caller)
+}
