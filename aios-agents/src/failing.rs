@@ -53,8 +53,8 @@ impl Failing {
     }
 }
 
-/// What is left of a failure that is larger than the store takes.
-pub(crate) fn cut(failure: &Failure) -> Failure {
+/// Truncates a failure that is larger than the store accepts.
+pub(crate) fn truncate(failure: &Failure) -> Failure {
     let start = |text: &str, length| text.chars().take(length).collect::<String>();
     Failure::new(start(&failure.code, KEPT_OF_CODE), start(&failure.message, KEPT))
 }
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn should_cut_a_message_between_characters() {
         let long = Failure::new("É".repeat(5000), "é".repeat(5000));
-        let cut = cut(&long.with_details(serde_json::json!([1])));
+        let cut = truncate(&long.with_details(serde_json::json!([1])));
         let lengths = (cut.code.chars().count(), cut.message.chars().count());
         assert_eq!(lengths, (KEPT_OF_CODE, KEPT));
         assert!(cut.details.is_null());

@@ -81,6 +81,7 @@
 
 pub mod agent;
 pub mod broker;
+pub mod catalog;
 mod chain;
 pub mod clock;
 #[cfg(feature = "conformance")]

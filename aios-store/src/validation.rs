@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use aios_core::{
+    catalog::ending,
     event::{Event, EventId},
-    store::{Append, Appended, Expected, StoreError, StreamId, ending},
+    store::{Append, Appended, Expected, StoreError, StreamId},
 };
 use uuid::Uuid;
 

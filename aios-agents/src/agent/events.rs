@@ -3,13 +3,9 @@
 use aios_core::{
     agent::Segment,
     broker::{Group, InvalidName, Mailbox},
+    catalog::agent,
     event::{EventError, EventType},
 };
-
-/// What an engine says of an attempt that is still to be done.
-pub(crate) const ATTEMPT_CONFIRMED: &str = "attempt_confirmed";
-/// What an engine says of an attempt that has ended.
-pub(crate) const ATTEMPT_CANCELLED: &str = "attempt_cancelled";
 
 /// Types of the events around agents of one type.
 #[derive(Clone, Debug)]
@@ -28,18 +24,18 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn new(agent_type: &Segment) -> Result<Self, EventError> {
-        let name = |action| EventType::new("agents", agent_type.as_str(), action);
+        let name = |action| EventType::new(agent::DOMAIN, agent_type.as_str(), action);
         Ok(Self {
-            assigned: name("task_assigned")?,
-            completed: name("task_completed")?,
-            failed: name("task_failed")?,
-            heartbeat: name("task_heartbeat")?,
-            cancelled: name("task_cancelled")?,
-            attempt_confirmed: name(ATTEMPT_CONFIRMED)?,
-            attempt_cancelled: name(ATTEMPT_CANCELLED)?,
-            registered: name("registered")?,
-            seen: name("seen")?,
-            status_changed: name("status_changed")?,
+            assigned: name(agent::TASK_ASSIGNED)?,
+            completed: name(agent::TASK_COMPLETED)?,
+            failed: name(agent::TASK_FAILED)?,
+            heartbeat: name(agent::TASK_HEARTBEAT)?,
+            cancelled: name(agent::TASK_CANCELLED)?,
+            attempt_confirmed: name(agent::ATTEMPT_CONFIRMED)?,
+            attempt_cancelled: name(agent::ATTEMPT_CANCELLED)?,
+            registered: name(agent::REGISTERED)?,
+            seen: name(agent::SEEN)?,
+            status_changed: name(agent::STATUS_CHANGED)?,
         })
     }
 }

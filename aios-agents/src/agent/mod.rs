@@ -66,7 +66,7 @@ pub use self::{
     typed::{Boxed, Dynamic, IntoDynAgent, Typed, TypedAgent},
 };
 pub(crate) use self::{
-    events::{ATTEMPT_CANCELLED, ATTEMPT_CONFIRMED, group_of, mailbox_of, no_agent},
+    events::{group_of, mailbox_of, no_agent},
     host::FIRST_BEAT,
     similar::most_similar,
 };

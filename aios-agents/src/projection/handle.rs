@@ -1,8 +1,9 @@
+use aios_core::catalog::system::{DeadLetterPosition, PROJECTION_REDRIVE_REQUESTED};
 use aios_core::store::{Append, Checkpoints, EventStore, StreamId};
 
 use super::{
     ProjectionDeadLetter,
-    letters::{Letter, REQUESTED, note, open, stream_of},
+    letters::{note, open, stream_of},
 };
 use crate::{runtime::RuntimeError, workflow::journal::Journals};
 
@@ -71,7 +72,8 @@ impl ProjectionHandle {
             let projection = self.name.clone();
             return Err(RuntimeError::UnknownDeadLetter { projection, position });
         }
-        let event = note(REQUESTED, source, &**clock, &Letter { position })?;
+        let event =
+            note(PROJECTION_REDRIVE_REQUESTED, source, &**clock, &DeadLetterPosition { position })?;
         store.append_one(Append::new(self.stream.clone(), vec![event])).await?;
         Ok(())
     }

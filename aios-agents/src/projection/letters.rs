@@ -3,42 +3,18 @@
 use std::collections::BTreeMap;
 
 use aios_core::{
+    catalog::system::{
+        DOMAIN, DeadLetterPosition, PROJECTION_FAILED, PROJECTION_REDRIVE_REQUESTED,
+        PROJECTION_REDRIVEN, ProjectionDeadLetter,
+    },
     clock::Clock,
     event::{Event, EventError, EventType},
-    failure::Failure,
     store::{EventStore, RecordedEvent, StoreError, StreamId},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// Events read at once.
 const PAGE: usize = 1000;
-/// Action of the event that says that an event was skipped.
-pub(super) const DEAD: &str = "projection_failed";
-/// Action of the event that asks to apply a dead letter again.
-pub(super) const REQUESTED: &str = "projection_redrive_requested";
-/// Action of the event that says that a dead letter was applied.
-pub(super) const REDRIVEN: &str = "projection_redriven";
-
-/// An event that a projection could not apply, and skipped.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ProjectionDeadLetter {
-    /// Its position in the log.
-    pub position: u64,
-    /// Its id.
-    pub event_id: String,
-    /// Its type.
-    pub event_type: String,
-    /// Why it could not be applied.
-    pub failure: Failure,
-    /// How often it was tried.
-    pub attempts: u32,
-}
-
-/// Names a dead letter.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Letter {
-    pub(super) position: u64,
-}
 
 pub(super) fn stream_of(name: &str) -> Result<StreamId, StoreError> {
     StreamId::new(format!("projections/{name}"))
@@ -51,14 +27,15 @@ pub(super) fn note<T: Serialize>(
     clock: &dyn Clock,
     data: &T,
 ) -> Result<Event, EventError> {
-    let event_type = EventType::new("system", "projection", action)?;
+    let event_type = EventType::new(DOMAIN, "projection", action)?;
     Ok(Event::new(event_type, std::sync::Arc::clone(source), data)?.with_timestamp(clock.now()))
 }
 
 /// What an event in the log asks of the projection with this stream: to apply a dead letter again.
 pub(super) fn request(recorded: &RecordedEvent, stream: &StreamId) -> Option<u64> {
-    let is_ours = recorded.stream == *stream && recorded.event.event_type.action() == REQUESTED;
-    is_ours.then(|| recorded.event.data::<Letter>().ok())?.map(|letter| letter.position)
+    let is_ours = recorded.stream == *stream
+        && recorded.event.event_type.action() == PROJECTION_REDRIVE_REQUESTED;
+    is_ours.then(|| recorded.event.data::<DeadLetterPosition>().ok())?.map(|letter| letter.position)
 }
 
 /// The dead letters of a projection that were not redriven, by position.
@@ -73,13 +50,13 @@ pub(super) async fn open<S: EventStore + ?Sized>(
         after = last.version;
         for recorded in &page {
             match recorded.event.event_type.action() {
-                DEAD => {
+                PROJECTION_FAILED => {
                     if let Ok(letter) = recorded.event.data::<ProjectionDeadLetter>() {
                         letters.insert(letter.position, letter);
                     }
                 }
-                REDRIVEN => {
-                    if let Ok(letter) = recorded.event.data::<Letter>() {
+                PROJECTION_REDRIVEN => {
+                    if let Ok(letter) = recorded.event.data::<DeadLetterPosition>() {
                         letters.remove(&letter.position);
                     }
                 }

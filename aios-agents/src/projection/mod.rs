@@ -64,9 +64,9 @@ pub const DEFAULT_BATCH_SIZE: usize = 100;
 pub const DEFAULT_LEASE_TIME: Duration = Duration::from_secs(10);
 
 pub(crate) use self::running::Running;
-pub use self::{
-    batch::Batch, handle::ProjectionHandle, letters::ProjectionDeadLetter, start::StartProjection,
-};
+pub use aios_core::catalog::system::ProjectionDeadLetter;
+
+pub use self::{batch::Batch, handle::ProjectionHandle, start::StartProjection};
 
 /// Applies events of the log to a view. Every async function that takes a [`Batch`] and returns a
 /// `Result<(), TaskError>` is one, and so is a closure that returns such a future.

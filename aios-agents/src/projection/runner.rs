@@ -3,6 +3,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use aios_core::{
     Chain,
     agent::TaskError,
+    catalog::system::{DeadLetterPosition, PROJECTION_FAILED, PROJECTION_REDRIVEN},
     event::{EventId, Pattern},
     failure::Failure,
     retry::RetryPolicy,
@@ -17,13 +18,13 @@ use tracing::{error, info, warn};
 
 use super::{
     Batch, DEFAULT_BATCH_SIZE, DEFAULT_LEASE_TIME, Projection, ProjectionDeadLetter,
-    letters::{DEAD, Letter, REDRIVEN, note, open, request},
+    letters::{note, open, request},
     running::Stop,
     start::Position,
 };
 use crate::{
     agent::backoff::{Backoff, chance},
-    failing::{Failing, cut},
+    failing::{Failing, truncate},
     panic::panic_failure,
     workflow::{
         engine::{Range, read_range},
@@ -414,7 +415,7 @@ impl<P: Projection> Runner<P> {
         .await
     }
 
-    /// Records a dead letter. A failure that is larger than the store takes is cut.
+    /// Records a dead letter. A failure that is larger than the store accepts is truncated.
     async fn note_dead(&self, mut letter: ProjectionDeadLetter) -> Result<(), Trouble> {
         warn!(
             failure = %letter.failure, projection = &*self.name, position = letter.position,
@@ -422,10 +423,10 @@ impl<P: Projection> Runner<P> {
         );
         let name = self.name.to_string();
         metrics::counter!("aios_projection_dead_letters_total", "projection" => name).increment(1);
-        match self.note(DEAD, &letter).await {
+        match self.note(PROJECTION_FAILED, &letter).await {
             Err(Trouble::Store(StoreError::TooLarge { .. })) => {
-                letter.failure = cut(&letter.failure);
-                self.note(DEAD, &letter).await
+                letter.failure = truncate(&letter.failure);
+                self.note(PROJECTION_FAILED, &letter).await
             }
             noted => noted,
         }
@@ -451,7 +452,7 @@ impl<P: Projection> Runner<P> {
         match self.persist(batch.clone()).await? {
             Ok(()) => {
                 info!(projection = &*self.name, position = letter, "a dead letter was applied");
-                self.note(REDRIVEN, &Letter { position: letter }).await
+                self.note(PROJECTION_REDRIVEN, &DeadLetterPosition { position: letter }).await
             }
             Err((failure, attempts)) => self.bury(&batch, failure, attempts).await,
         }

@@ -9,6 +9,7 @@ use std::{
 use aios_core::{
     BoxFuture,
     agent::{Segment, TaskError},
+    catalog::system::{self, ProjectionRegistered},
     event::{EventId, Pattern},
     retry::RetryPolicy,
     store::{Append, MAX_PAGE, Shard, StreamId},
@@ -120,8 +121,8 @@ impl<'r, P: Projection> StartProjection<'r, P> {
 async fn lease_of(journals: &Journals, name: &str) -> Result<Shard, RuntimeError> {
     let Journals { store, clock, source, .. } = journals;
     let id = EventId::derive(&format!("projections/{name}/registered"));
-    let data = serde_json::json!({ "projection": name });
-    let event = note("registered", source, &**clock, &data)?.with_id(id);
+    let data = ProjectionRegistered { projection: name.to_owned() };
+    let event = note(system::PROJECTION_REGISTERED, source, &**clock, &data)?.with_id(id);
     let append = Append::new(StreamId::new("system/projections")?, vec![event]);
     let place = store.append_one(append).await?.version;
     Shard::projection(place)

@@ -2,12 +2,12 @@ use std::{fmt, future::Future, sync::Arc};
 
 use aios_core::{
     broker::Broker,
+    catalog::workflow,
     clock::{Clock, SystemClock},
     event::{Event, EventId, EventType},
     store::{Append, EventStore, Store, StreamId},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
 
 use super::{EngineOptions, Runtime, RuntimeError, single_task};
 use crate::{
@@ -218,9 +218,9 @@ async fn register(journals: &Journals) -> Result<(), RuntimeError> {
     let mut appends = Vec::new();
     for registered in journals.registry.iter() {
         let (name, version) = (registered.workflow.name(), registered.workflow.version());
-        let event_type = EventType::new("workflows", name.as_str(), "registered")?;
+        let event_type = EventType::new(workflow::DOMAIN, name.as_str(), workflow::REGISTERED)?;
         let source = Arc::clone(&journals.source);
-        let event = Event::new(event_type, source, &json!({"version": version}))?
+        let event = Event::new(event_type, source, &workflow::Registered { version })?
             .with_timestamp(journals.clock.now())
             .with_id(EventId::derive(&format!("workflows/{name}@{version}/registered")));
         appends.push(Append::new(StreamId::new(format!("workflows/{name}"))?, vec![event]));

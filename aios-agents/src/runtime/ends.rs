@@ -8,6 +8,7 @@ use std::{
 
 use aios_core::{
     Chain,
+    catalog::{EventKind, agent, system, workflow},
     event::{EventError, Pattern},
     failure::Failure,
     store::{EventStore, StoreError},
@@ -31,30 +32,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mi
 const FAST: u64 = 64;
 /// How long to wait after the store failed, at first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// What neither ends nor blocks a run.
-const OTHERS: [&str; 20] = [
-    "system.#",
-    "agents.#",
-    "workflows.*.registered",
-    "workflows.*.started",
-    "workflows.*.step_completed",
-    "workflows.*.operation_failed",
-    "workflows.*.retry_scheduled",
-    "workflows.*.timer_started",
-    "workflows.*.timer_fired",
-    "workflows.*.signal_awaited",
-    "workflows.*.signaled",
-    "workflows.*.child_started",
-    "workflows.*.child_ended",
-    "workflows.*.version_marked",
-    "workflows.*.event_emitted",
-    "workflows.*.status_set",
-    "workflows.*.unblocked",
-    "workflows.*.paused",
-    "workflows.*.resumed",
-    "workflows.*.cancel_requested",
-];
-
 /// What the log says if the store refuses for good to say how runs end.
 const UNFOLLOWED: &str = "the ends of runs are not followed; callers that wait for one poll for it";
 
@@ -160,9 +137,19 @@ impl Ends {
     }
 }
 
+/// Matches the events that neither end nor block a run.
+fn others() -> Result<Vec<Pattern>, EventError> {
+    let domains =
+        [agent::DOMAIN, system::DOMAIN].iter().map(|domain| format!("{domain}.#").parse());
+    let is_other = |kind: &&EventKind| {
+        kind.action != workflow::BLOCKED && !workflow::FINAL.contains(&kind.action)
+    };
+    domains.chain(workflow::EVENTS.iter().filter(is_other).map(EventKind::pattern)).collect()
+}
+
 /// Follows the log while anybody waits.
 async fn follow(ends: Arc<Ends>, journals: Journals) {
-    let others = match OTHERS.iter().map(|it| it.parse()).collect::<Result<Vec<_>, EventError>>() {
+    let others = match others() {
         Ok(others) => others,
         Err(error) => return warn!(%error, "{UNFOLLOWED}"),
     };

@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Client, RunError, RunEvents, RuntimeError, ends::Watch};
 use crate::workflow::{
     engine::{Ended, Engine, Waiter},
-    journal::{CancelRequested, Entry, Fork, Seed, Signaled, decode, mark_copy},
+    journal::{CancelRequested, Entry, Fork, Signaled, decode, mark_copy, seed_of},
     run_id,
 };
 
@@ -291,7 +291,7 @@ impl RunHandle {
                     continue;
                 }
                 let source = &recorded.event;
-                let origin = origin.get_or_insert_with(|| Seed::of(source, &run_id));
+                let origin = origin.get_or_insert_with(|| seed_of(source, &run_id));
                 let entry = fork.copy(entry, origin);
                 let forked = codec.encode(entry, source.timestamp)?.event;
                 let mut metadata = source.metadata.clone();

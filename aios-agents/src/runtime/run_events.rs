@@ -1,6 +1,9 @@
 use std::{collections::VecDeque, time::Duration};
 
-use aios_core::store::{EventStore, RecordedEvent, StreamId, ending};
+use aios_core::{
+    catalog::ending,
+    store::{EventStore, RecordedEvent, StreamId},
+};
 
 use super::RuntimeError;
 use crate::workflow::journal::{JournalError, Journals};

@@ -9,7 +9,7 @@ use aios_core::{
 use super::scheduled::scheduled;
 use crate::workflow::{
     Execution, RunInfo, Workflow,
-    journal::{Entry, Seed, decode},
+    journal::{Entry, decode, seed_of},
 };
 
 /// Why a saved journal does not fit today's code.
@@ -40,7 +40,7 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
     };
     let run_id = run_id(&entries, journal);
     let clock = Arc::new(VirtualClock::default());
-    let (incarnation, seed) = (first.id.to_string().into(), Seed::of(first, &run_id));
+    let (incarnation, seed) = (first.id.to_string().into(), seed_of(first, &run_id));
     let mut execution = Execution::new(Arc::clone(&run_id), incarnation, seed, &entries, clock);
     let (name, version) = (workflow.name().clone(), started.version);
     let traceparent = first.metadata.traceparent.clone();

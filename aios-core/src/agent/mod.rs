@@ -31,7 +31,9 @@ pub use self::{
     context::{TaskContext, TaskHost, TaskInfo, TaskQueued, TaskSlot},
     error::{ResultExt, TaskError},
     name::{InvalidSegment, Segment},
-    task::{TaskAssigned, TaskCompleted, TaskFailed, TaskHeartbeat, TaskId, TaskResult},
+    task::{
+        TaskAssigned, TaskCancelled, TaskCompleted, TaskFailed, TaskHeartbeat, TaskId, TaskResult,
+    },
 };
 use crate::event::Payload;
 

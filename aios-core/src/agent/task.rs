@@ -52,6 +52,7 @@ pub struct TaskAssigned {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
     /// The parameters.
+    #[serde(default)]
     pub parameters: Payload,
     /// Number of this attempt, from 1.
     pub attempt: u32,
@@ -74,8 +75,10 @@ pub struct TaskCompleted {
     /// The task.
     pub task_id: TaskId,
     /// Always success.
+    #[serde(default)]
     pub result: TaskResult,
     /// The answer of the agent.
+    #[serde(default)]
     pub output: Payload,
 }
 
@@ -90,15 +93,22 @@ pub enum TaskResult {
 
 /// Data of `agents.<type>.task_failed`: one attempt failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TaskFailed {
+pub struct TaskFailed<F = Failure> {
     /// The task.
     pub task_id: TaskId,
     /// The attempt that failed, from 1.
     pub attempt: u32,
     /// The failure.
-    pub failure: Failure,
+    pub failure: F,
     /// Whether trying again may help.
     pub retryable: bool,
+}
+
+/// Data of `agents.<type>.task_cancelled`: the result of the task is not awaited any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskCancelled {
+    /// The task.
+    pub task_id: TaskId,
 }
 
 /// Data of `agents.<type>.task_heartbeat`: the agent still works on it, or is about to.

@@ -5,22 +5,22 @@
 //! filter becomes [`Condition`]s, a row of cells becomes a record.
 
 mod condition;
-mod facts;
 mod record;
 mod table;
 
-use self::facts::{
-    Blocked, Deregistered, Ended, OperationFailed, Registered, Seen, Started, StatusChanged,
-    StatusSet, TaskEnded, TaskGiven, WorkflowRegistered,
-};
 pub use self::{
     condition::{Condition, Query},
     record::{Record, Row},
     table::{Cell, Column, Kind, Table},
 };
 use crate::{
-    agent::TaskId,
-    event::{Event, EventType, Timestamp},
+    agent::{TaskAssigned, TaskCancelled, TaskCompleted, TaskFailed, TaskId},
+    catalog::{
+        self,
+        agent::{self, Deregistered, Registered, Seen, StatusChanged, TaskUnclaimed},
+        workflow::{self, Blocked, Completed, Failed, OperationFailed, Started, StatusSet},
+    },
+    event::{Event, Payload, Timestamp},
     store::{AgentStatus, RecordedEvent, RunStatus, Shard, TaskStatus},
 };
 
@@ -69,29 +69,19 @@ impl Effect {
     }
 }
 
-/// Whether events of this type may change the read models. Most events of a busy log are steps of
-/// runs, which do not, so that a store need not even build a [`RecordedEvent`] for [`project`].
-#[must_use]
-pub fn is_projected(event_type: &EventType) -> bool {
-    match event_type.segments() {
-        ("workflows", _, action) => action != "step_completed",
-        (domain, _, _) => domain == "agents",
-    }
-}
-
 /// How an event changes the read models. Events whose data does not fit change nothing: the log
 /// may hold what other programs wrote.
 #[must_use]
 pub fn project(recorded: &RecordedEvent) -> Vec<Change> {
     let event = &recorded.event;
-    if !is_projected(&event.event_type) {
+    if !catalog::is_projected(&event.event_type) {
         return Vec::new();
     }
     let change = match event.event_type.segments() {
-        ("workflows", name, "registered") => workflow_registered(name, event),
-        ("workflows", _, "operation_failed") => task_given_up(recorded),
-        ("workflows", name, action) => return run(name, action, recorded).unwrap_or_default(),
-        ("agents", agent_type, action) => agent(agent_type, action, recorded),
+        (workflow::DOMAIN, name, workflow::REGISTERED) => workflow_registered(name, event),
+        (workflow::DOMAIN, _, workflow::OPERATION_FAILED) => task_given_up(recorded),
+        (workflow::DOMAIN, name, action) => return run(name, action, recorded).unwrap_or_default(),
+        (agent::DOMAIN, agent_type, action) => agent_event(agent_type, action, recorded),
         _ => None,
     };
     change.into_iter().collect()
@@ -99,45 +89,48 @@ pub fn project(recorded: &RecordedEvent) -> Vec<Change> {
 
 /// How an event of its own workflow changes a run. Every one of them moves its position; the status
 /// follows, where it is one that the event can leave.
-fn run(workflow: &str, action: &str, recorded: &RecordedEvent) -> Option<Vec<Change>> {
+fn run(name: &str, action: &str, recorded: &RecordedEvent) -> Option<Vec<Change>> {
     let run_id = recorded.stream.run_id()?;
     let event = &recorded.event;
     let mut transition = None;
     let mut cells = match action {
-        "started" => started(workflow, run_id, event)?,
-        "paused" => {
+        workflow::STARTED => started(name, run_id, event)?,
+        workflow::PAUSED => {
             transition = Some((RunStatus::Running, RunStatus::Paused));
             Vec::new()
         }
-        "resumed" => {
+        workflow::RESUMED => {
             transition = Some((RunStatus::Paused, RunStatus::Running));
             Vec::new()
         }
-        "unblocked" => {
+        workflow::UNBLOCKED => {
             transition = Some((RunStatus::Blocked, RunStatus::Running));
             vec![("failure", Cell::Null)]
         }
-        "cancel_requested" => vec![status(RunStatus::Cancelling)],
-        "blocked" => {
-            let failure = event.payload.decode::<Blocked>().ok()?.failure;
+        workflow::CANCEL_REQUESTED => vec![status(RunStatus::Cancelling)],
+        workflow::BLOCKED => {
+            let failure = event.payload.decode::<Blocked<Payload>>().ok()?.failure;
             vec![status(RunStatus::Blocked), ("failure", Cell::Json(failure))]
         }
-        "completed" => ended(RunStatus::Completed, event)?,
-        "failed" => ended(RunStatus::Failed, event)?,
-        "cancelled" => ended(RunStatus::Cancelled, event)?,
-        "continued" => vec![status(RunStatus::Continued)],
-        "signaled" => Vec::new(),
-        "status_set" => {
-            let said: StatusSet = event.payload.decode().ok()?;
-            let progress = said.progress.map_or(Cell::Null, Cell::Json);
-            vec![("status_text", Cell::Text(said.text)), ("progress", progress)]
+        workflow::COMPLETED => {
+            let result = event.payload.decode::<Completed>().ok()?.result;
+            vec![status(RunStatus::Completed), ("result", Cell::Json(result))]
+        }
+        workflow::FAILED => failed(RunStatus::Failed, event)?,
+        workflow::CANCELLED => failed(RunStatus::Cancelled, event)?,
+        workflow::CONTINUED => vec![status(RunStatus::Continued)],
+        workflow::SIGNALED => Vec::new(),
+        workflow::STATUS_SET => {
+            let set: StatusSet = event.payload.decode().ok()?;
+            let progress = set.progress.map_or(Cell::Null, Cell::Json);
+            vec![("status_text", Cell::Text(set.text)), ("progress", progress)]
         }
         _ => return None,
     };
     cells.push(("position", Cell::integer(recorded.position)));
     let (effect, only) = match action {
-        "started" => (Effect::Create, Vec::new()),
-        _ => (Effect::Update, vec![("workflow", Cell::text(workflow))]),
+        workflow::STARTED => (Effect::Create, Vec::new()),
+        _ => (Effect::Update, vec![("workflow", Cell::text(name))]),
     };
     let id = run_id.to_owned();
     let change =
@@ -157,10 +150,10 @@ fn status(status: RunStatus) -> (&'static str, Cell) {
     ("status", Cell::text(status.as_str()))
 }
 
-fn started(workflow: &str, run_id: &str, event: &Event) -> Option<Vec<(&'static str, Cell)>> {
+fn started(name: &str, run_id: &str, event: &Event) -> Option<Vec<(&'static str, Cell)>> {
     let started: Started = event.payload.decode().ok()?;
     Some(vec![
-        ("workflow", Cell::text(workflow)),
+        ("workflow", Cell::text(name)),
         ("workflow_version", Cell::integer(started.version)),
         ("shard", Cell::integer(Shard::of(run_id).0)),
         status(RunStatus::Running),
@@ -169,16 +162,13 @@ fn started(workflow: &str, run_id: &str, event: &Event) -> Option<Vec<(&'static 
     ])
 }
 
-fn ended(end: RunStatus, event: &Event) -> Option<Vec<(&'static str, Cell)>> {
-    let ended: Ended = event.payload.decode().ok()?;
-    let mut cells = vec![status(end)];
-    cells.extend(ended.result.map(|result| ("result", Cell::Json(result))));
-    cells.extend(ended.failure.map(|failure| ("failure", Cell::Json(failure))));
-    Some(cells)
+fn failed(end: RunStatus, event: &Event) -> Option<Vec<(&'static str, Cell)>> {
+    let failure = event.payload.decode::<Failed<Payload>>().ok()?.failure;
+    Some(vec![status(end), ("failure", Cell::Json(failure))])
 }
 
 fn workflow_registered(name: &str, event: &Event) -> Option<Change> {
-    let registered: WorkflowRegistered = event.payload.decode().ok()?;
+    let registered: workflow::Registered = event.payload.decode().ok()?;
     Some(Change {
         table: Table::Workflows,
         id: format!("{name}@{}", registered.version),
@@ -193,21 +183,30 @@ fn workflow_registered(name: &str, event: &Event) -> Option<Change> {
     })
 }
 
-fn agent(agent_type: &str, action: &str, recorded: &RecordedEvent) -> Option<Change> {
+fn agent_event(agent_type: &str, action: &str, recorded: &RecordedEvent) -> Option<Change> {
     let event = &recorded.event;
     match action {
-        "task_assigned" | "task_directed" => task_given(agent_type, recorded),
-        "task_completed" => task_ended(TaskStatus::Completed, event),
-        "task_failed" => task_ended(TaskStatus::Failed, event),
-        "task_cancelled" => task_ended(TaskStatus::Cancelled, event),
-        "task_unclaimed" | "task_claimed" => task_claimed(recorded),
-        "registered" => agent_registered(agent_type, event),
-        "status_changed" => {
+        agent::TASK_ASSIGNED | agent::TASK_DIRECTED => task_assigned(agent_type, recorded),
+        agent::TASK_COMPLETED => {
+            let completed: TaskCompleted = event.payload.decode().ok()?;
+            Some(task_ended(&completed.task_id, TaskStatus::Completed, None, event))
+        }
+        agent::TASK_FAILED => {
+            let failed: TaskFailed<Payload> = event.payload.decode().ok()?;
+            Some(task_ended(&failed.task_id, TaskStatus::Failed, Some(failed.failure), event))
+        }
+        agent::TASK_CANCELLED => {
+            let cancelled: TaskCancelled = event.payload.decode().ok()?;
+            Some(task_ended(&cancelled.task_id, TaskStatus::Cancelled, None, event))
+        }
+        agent::TASK_UNCLAIMED | agent::TASK_CLAIMED => task_claimed(recorded),
+        agent::REGISTERED => agent_registered(agent_type, event),
+        agent::STATUS_CHANGED => {
             let changed: StatusChanged = event.payload.decode().ok()?;
             let cells = vec![("status", Cell::text(changed.status.as_str()))];
             Some(agent_change(changed.agent_id, event.timestamp, cells))
         }
-        "seen" => {
+        agent::SEEN => {
             let seen: Seen = event.payload.decode().ok()?;
             let cells = vec![
                 ("status", Cell::text(AgentStatus::Running.as_str())),
@@ -215,7 +214,7 @@ fn agent(agent_type: &str, action: &str, recorded: &RecordedEvent) -> Option<Cha
             ];
             Some(agent_change(seen.agent_id, event.timestamp, cells))
         }
-        "deregistered" => {
+        agent::DEREGISTERED => {
             let gone: Deregistered = event.payload.decode().ok()?;
             let cells = vec![
                 ("status", Cell::text(AgentStatus::Stopped.as_str())),
@@ -250,52 +249,53 @@ fn agent_registered(agent_type: &str, event: &Event) -> Option<Change> {
     })
 }
 
-fn task_given(agent_type: &str, recorded: &RecordedEvent) -> Option<Change> {
-    let given: TaskGiven = recorded.event.payload.decode().ok()?;
+fn task_assigned(agent_type: &str, recorded: &RecordedEvent) -> Option<Change> {
+    let assigned: TaskAssigned = recorded.event.payload.decode().ok()?;
     let run_id = recorded.stream.run_id().map(ToOwned::to_owned);
     Some(Change {
         table: Table::AgentTasks,
-        id: given.task_id,
+        id: assigned.task_id.as_str().to_owned(),
         at: recorded.event.timestamp,
         effect: Effect::Upsert,
         only: Vec::new(),
         cells: vec![
             ("run_id", Cell::optional_text(run_id)),
             ("agent_type", Cell::text(agent_type)),
-            ("agent_id", Cell::optional_text(given.agent_id)),
+            ("agent_id", Cell::optional_text(assigned.agent_id)),
             ("status", Cell::text(TaskStatus::Assigned.as_str())),
-            ("attempt", Cell::integer(given.attempt)),
+            ("attempt", Cell::integer(assigned.attempt)),
         ],
     })
 }
 
-fn task_ended(end: TaskStatus, event: &Event) -> Option<Change> {
-    let ended: TaskEnded = event.payload.decode().ok()?;
-    let failure = ended.failure.map_or(Cell::Null, Cell::Json);
-    Some(Change {
+fn task_ended(task: &TaskId, end: TaskStatus, failure: Option<Payload>, event: &Event) -> Change {
+    Change {
         table: Table::AgentTasks,
-        id: ended.task_id,
+        id: task.as_str().to_owned(),
         at: event.timestamp,
         effect: Effect::Update,
         only: Vec::new(),
-        cells: vec![("status", Cell::text(end.as_str())), ("failure", failure)],
-    })
+        cells: vec![
+            ("status", Cell::text(end.as_str())),
+            ("failure", failure.map_or(Cell::Null, Cell::Json)),
+        ],
+    }
 }
 
-/// That no agent has begun a task is what is wrong with it, until one has.
+/// An assigned task shows a failure while no agent has begun it.
 fn task_claimed(recorded: &RecordedEvent) -> Option<Change> {
     let run_id = recorded.stream.run_id()?;
-    let waits: TaskEnded = recorded.event.payload.decode().ok()?;
+    let unclaimed: TaskUnclaimed<Payload> = recorded.event.payload.decode().ok()?;
     Some(Change {
         table: Table::AgentTasks,
-        id: waits.task_id,
+        id: unclaimed.task_id.as_str().to_owned(),
         at: recorded.event.timestamp,
         effect: Effect::Update,
         only: vec![
             ("run_id", Cell::text(run_id)),
             ("status", Cell::text(TaskStatus::Assigned.as_str())),
         ],
-        cells: vec![("failure", waits.failure.map_or(Cell::Null, Cell::Json))],
+        cells: vec![("failure", unclaimed.failure.map_or(Cell::Null, Cell::Json))],
     })
 }
 
@@ -303,7 +303,7 @@ fn task_claimed(recorded: &RecordedEvent) -> Option<Change> {
 /// no row; children have neither.
 fn task_given_up(recorded: &RecordedEvent) -> Option<Change> {
     let run_id = recorded.stream.run_id()?;
-    let failed: OperationFailed = recorded.event.payload.decode().ok()?;
+    let failed: OperationFailed<Payload> = recorded.event.payload.decode().ok()?;
     if failed.name.is_some() {
         return None;
     }
@@ -366,15 +366,18 @@ mod tests {
             ),
             ("workflows.w.completed", json!({"result": [1]})),
             ("workflows.w.failed", json!({"failure": failure})),
-            ("workflows.w.status_set", json!({"text": "half", "progress": 0.5})),
+            ("workflows.w.status_set", json!({"operation": 1, "text": "half", "progress": 0.5})),
             ("workflows.w.blocked", json!({"failure": failure})),
             ("agents.a.registered", json!({"agent_id": "a1", "name": "n", "config": {}})),
             ("agents.a.seen", json!({"agent_id": "a1"})),
             ("agents.a.status_changed", json!({"agent_id": "a1", "status": "missing"})),
             ("agents.a.deregistered", json!({"agent_id": "a1"})),
-            ("agents.a.task_assigned", json!({"task_id": "r1/1", "attempt": 1})),
+            ("agents.a.task_assigned", json!({"task_id": "r1/1", "attempt": 1, "parameters": []})),
             ("workflows.w.operation_failed", json!({"operation": 1, "failure": failure})),
-            ("agents.a.task_failed", json!({"task_id": "r1/1", "failure": failure})),
+            (
+                "agents.a.task_failed",
+                json!({"task_id": "r1/1", "attempt": 1, "retryable": true, "failure": failure}),
+            ),
         ] {
             let changes = project(&recorded(event_type, "runs/r1", &data));
             assert_eq!(changes.len(), 1, "{event_type}");

@@ -5,13 +5,15 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{Append, Appended, EventStore, EventStoreExt, Expected, StoreError, StreamId};
-use crate::event::Event;
+use crate::{
+    catalog::system,
+    event::{Event, EventType},
+};
 
 /// Stream whose first event gives the store its identity.
 const STREAM: &str = "system/store";
 
-/// Type and source of that event.
-const CREATED: &str = "system.store.created";
+/// Source of that event.
 const SOURCE: &str = "aios";
 
 /// Identity of a store: the key of the first event of the stream `system/store`.
@@ -72,8 +74,9 @@ pub(super) async fn identify<S: EventStore + ?Sized>(store: &S) -> Result<StoreI
 
 fn created() -> Result<Event, StoreError> {
     let invalid = |reason: &dyn fmt::Display| StoreError::InvalidConfiguration {
-        reason: format!("the event {CREATED} can't be made: {reason}"),
+        reason: format!("the event system.store.created can't be made: {reason}"),
     };
-    let event_type = CREATED.parse().map_err(|error| invalid(&error))?;
+    let event_type = EventType::new(system::DOMAIN, "store", system::STORE_CREATED)
+        .map_err(|error| invalid(&error))?;
     Event::new(event_type, SOURCE, &json!({})).map_err(|error| invalid(&error))
 }

@@ -13,7 +13,6 @@
 
 mod append;
 mod checkpoint;
-mod closing;
 mod error;
 mod event_store;
 mod id;
@@ -25,7 +24,6 @@ mod wait;
 pub use self::{
     append::{Append, Appended, Expected, Fence, RecordedEvent, StreamId},
     checkpoint::Checkpoints,
-    closing::{closes, ending},
     error::StoreError,
     event_store::{EventStore, EventStoreExt, MAX_PAGE},
     id::StoreId,

@@ -1,7 +1,8 @@
 use aios_core::{
+    catalog::{closes, ending},
     event::EventId,
     projection::project,
-    store::{Append, Appended, RecordedEvent, StoreError, StreamId, closes, ending},
+    store::{Append, Appended, RecordedEvent, StoreError, StreamId},
 };
 
 use super::{MemoryStore, State, Stream};

@@ -1,5 +1,6 @@
 use aios_core::{
-    projection::{is_projected, project},
+    catalog::is_projected,
+    projection::project,
     store::{Append, Appended, StoreError, StreamId},
 };
 use tokio::sync::oneshot;

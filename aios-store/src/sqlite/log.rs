@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
 use aios_core::{
+    catalog::{closes, ending},
     event::EventType,
-    store::{Appended, StreamId, closes, ending},
+    store::{Appended, StreamId},
 };
 use hashlink::LruCache;
 use rusqlite::{Connection, OptionalExtension, Statement, params};

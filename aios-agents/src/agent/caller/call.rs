@@ -4,6 +4,7 @@ use aios_core::{
     BoxFuture,
     agent::{Segment, TaskAssigned, TaskError, TaskId},
     broker::{BrokerError, BrokerExt, Mailbox, Publish},
+    catalog::agent,
     event::{Event, EventError, EventId, EventType, Metadata, Payload},
     failure::Failure,
 };
@@ -92,8 +93,9 @@ impl TaskCall {
     fn publish(self, task_id: &TaskId) -> Result<Publish, TaskError> {
         let agent_type =
             Segment::new(&self.agent_type).map_err(terminal(codes::AGENT_NOT_FOUND))?;
-        let action = if self.agent_id.is_some() { "task_directed" } else { "task_assigned" };
-        let event_type = EventType::new("agents", agent_type.as_str(), action)
+        let action =
+            if self.agent_id.is_some() { agent::TASK_DIRECTED } else { agent::TASK_ASSIGNED };
+        let event_type = EventType::new(agent::DOMAIN, agent_type.as_str(), action)
             .map_err(terminal(codes::AGENT_NOT_FOUND))?;
         let mailbox = self.agent_id.as_deref().map(|id| mailbox_of(&agent_type, id)).transpose();
         let to = mailbox.map_err(terminal(codes::AGENT_NOT_FOUND))?;

@@ -4,6 +4,7 @@ use aios_core::{
     Chain,
     agent::{TaskCompleted, TaskError, TaskFailed, TaskId},
     broker::{Broker, BrokerError, Deliveries, Publish, Subscription},
+    catalog::agent,
     clock::Clock,
     event::{Event, EventError, EventType},
     retry::RetryPolicy,
@@ -106,7 +107,7 @@ impl Router {
 
     fn cancellation(&self, task: (TaskId, EventType)) -> Result<Publish, EventError> {
         let (task_id, assigned) = task;
-        let event_type = EventType::new("agents", assigned.entity(), "task_cancelled")?;
+        let event_type = EventType::new(agent::DOMAIN, assigned.entity(), agent::TASK_CANCELLED)?;
         let event = Event::new(event_type, Arc::clone(&self.source), &TaskCancelled { task_id })?;
         Ok(Publish::new(event.with_timestamp(self.clock.now())))
     }
@@ -115,10 +116,12 @@ impl Router {
     /// ended, are ignored.
     fn route(&self, event: &Event) {
         let routed = match event.event_type.action() {
-            "task_completed" => event.data().map(|TaskCompleted { task_id, output, .. }| {
-                self.complete(event, &task_id, Ok(output));
-            }),
-            "task_failed" => {
+            agent::TASK_COMPLETED => {
+                event.data().map(|TaskCompleted { task_id, output, .. }| {
+                    self.complete(event, &task_id, Ok(output));
+                })
+            }
+            agent::TASK_FAILED => {
                 event.data().map(|TaskFailed { task_id, failure, retryable, .. }| {
                     self.complete(event, &task_id, Err(TaskError { failure, retryable }));
                 })

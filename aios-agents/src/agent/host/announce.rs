@@ -6,7 +6,7 @@ use aios_core::{
     Chain,
     broker::{BrokerError, Publish},
     event::{Event, EventError, EventType},
-    store::{AgentStatus, Append, StoreError, StreamId},
+    store::{Append, StoreError, StreamId},
 };
 use serde::Serialize;
 
@@ -18,13 +18,6 @@ use crate::agent::AgentError;
 pub(super) struct Announcement {
     pub(super) stream: StreamId,
     pub(super) event: Event,
-}
-
-/// Data of `agents.<type>.status_changed`.
-#[derive(Serialize)]
-pub(super) struct StatusChanged<'a> {
-    pub(super) agent_id: &'a str,
-    pub(super) status: AgentStatus,
 }
 
 impl Shared {

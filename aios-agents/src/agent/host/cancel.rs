@@ -2,25 +2,15 @@ use std::sync::Arc;
 
 use aios_core::{
     Chain,
-    agent::TaskId,
+    agent::TaskCancelled,
     broker::{BrokerError, Deliveries, Delivery, Group, Poison, Subscription},
+    catalog::agent::{ATTEMPT_CANCELLED, ATTEMPT_CONFIRMED},
     event::{EventId, Pattern},
     failure::Failure,
 };
-use serde::Deserialize;
 
 use super::{Shared, answer::log_unsettled, hosted::HostedType, ledger::TaskKey};
-use crate::agent::{
-    AgentError,
-    backoff::Backoff,
-    events::{ATTEMPT_CANCELLED, ATTEMPT_CONFIRMED},
-};
-
-/// Data of `agents.<type>.task_cancelled`; the rest is of no interest here.
-#[derive(Deserialize)]
-struct Cancelled {
-    task_id: TaskId,
-}
+use crate::agent::{AgentError, backoff::Backoff};
 
 /// Subscribes to cancellations and to answers about attempts, and returns what obeys them until the broker
 /// is closed, or refuses the subscription for good.
@@ -99,7 +89,7 @@ async fn take(shared: &Shared, delivery: Delivery) {
 }
 
 async fn cancel(shared: &Shared, delivery: Delivery) {
-    let settled = match delivery.event.data::<Cancelled>() {
+    let settled = match delivery.event.data::<TaskCancelled>() {
         Ok(cancelled) => {
             let task = TaskKey::new(cancelled.task_id, &delivery.event.metadata);
             shared.ledger.cancel(&task);

@@ -9,19 +9,14 @@ use std::{
 use aios_core::{
     Chain,
     agent::{DynAgent, Segment},
+    catalog::agent::{Registered, Seen, StatusChanged},
     event::EventType,
     store::AgentStatus,
 };
 use serde::Serialize;
-use serde_json::json;
 use tokio::sync::Notify;
 
-use super::{
-    Shared,
-    announce::{Announcement, StatusChanged},
-    place::Place,
-    slot::Slots,
-};
+use super::{Shared, announce::Announcement, place::Place, slot::Slots};
 use crate::agent::{AgentDefinition, AgentError, RegisteredAgent, events::Names};
 
 /// An agent that takes tasks.
@@ -102,7 +97,7 @@ impl HostedType {
     pub(super) fn registered(&self) -> Result<Vec<Announcement>, AgentError> {
         let agents = self.definition.agents.iter();
         agents
-            .map(|agent| self.announcement(&agent.id, &self.names.registered, &facts(agent)))
+            .map(|agent| self.announcement(&agent.id, &self.names.registered, &registered(agent)))
             .collect()
     }
 
@@ -112,7 +107,7 @@ impl HostedType {
             return Vec::new();
         }
         let ids = self.taking_ids().into_iter();
-        let seen = |id: &str| self.note(id, &self.names.seen, &json!({ "agent_id": id }));
+        let seen = |id: &str| self.note(id, &self.names.seen, &Seen { agent_id: id.to_owned() });
         ids.filter_map(|id| Some((id.to_string(), seen(&id)?))).collect()
     }
 
@@ -122,7 +117,11 @@ impl HostedType {
     }
 
     pub(super) fn status_of(&self, agent_id: &str, status: AgentStatus) -> Option<Announcement> {
-        self.note(agent_id, &self.names.status_changed, &StatusChanged { agent_id, status })
+        self.note(
+            agent_id,
+            &self.names.status_changed,
+            &StatusChanged { agent_id: agent_id.to_owned(), status },
+        )
     }
 
     /// The agents whose tasks can be taken.
@@ -159,8 +158,12 @@ impl HostedType {
     }
 }
 
-fn facts(agent: &RegisteredAgent) -> serde_json::Value {
-    json!({ "agent_id": agent.id, "name": agent.name, "config": agent.config })
+fn registered(agent: &RegisteredAgent) -> Registered {
+    Registered {
+        agent_id: agent.id.clone(),
+        name: agent.name.clone(),
+        config: agent.config.clone(),
+    }
 }
 
 impl fmt::Debug for HostedType {

@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use aios_core::{
     Chain,
     agent::Segment,
+    catalog::{
+        agent::StatusChanged,
+        system::{self, HeartbeatMissed},
+    },
     event::{EventError, EventId, EventType, Timestamp},
     store::{AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels},
 };
-use serde::Serialize;
 
-use super::{
-    Shared,
-    announce::{Announcement, StatusChanged},
-};
+use super::{Shared, announce::Announcement};
 use crate::agent::{AgentError, events::Names};
 
 /// After how many announcements that did not come an agent is missing.
@@ -21,14 +21,6 @@ const MISSED: u32 = 3;
 
 /// How many agents are read at once.
 const PAGE: usize = 500;
-
-/// Data of `system.agent.heartbeat_missed`.
-#[derive(Serialize)]
-struct HeartbeatMissed<'a> {
-    agent_id: &'a str,
-    agent_type: &'a str,
-    last_seen_at: Option<Timestamp>,
-}
 
 /// Agents that seemed to be missing when they were looked for last, and when they were seen then.
 pub(super) type Suspects = HashMap<String, Option<Timestamp>>;
@@ -88,11 +80,11 @@ fn announce(shared: &Shared, row: &AgentRecord) -> Result<[Announcement; 2], Age
     let id = row.id.as_str();
     let names = Names::new(&Segment::new(&row.agent_type)?)?;
     let missed = HeartbeatMissed {
-        agent_id: id,
-        agent_type: &row.agent_type,
+        agent_id: row.id.clone(),
+        agent_type: row.agent_type.clone(),
         last_seen_at: row.last_seen_at,
     };
-    let changed = StatusChanged { agent_id: id, status: AgentStatus::Missing };
+    let changed = StatusChanged { agent_id: row.id.clone(), status: AgentStatus::Missing };
     Ok([
         derived(shared.announcement(id, &heartbeat_missed()?, &missed)?, row),
         derived(shared.announcement(id, &names.status_changed, &changed)?, row),
@@ -107,5 +99,5 @@ fn derived(mut announcement: Announcement, row: &AgentRecord) -> Announcement {
 }
 
 fn heartbeat_missed() -> Result<EventType, EventError> {
-    EventType::new("system", "agent", "heartbeat_missed")
+    EventType::new(system::DOMAIN, "agent", system::HEARTBEAT_MISSED)
 }

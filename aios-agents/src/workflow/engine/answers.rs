@@ -12,6 +12,7 @@ use aios_core::{
     Chain,
     agent::{TaskFailed, TaskHeartbeat, TaskId},
     broker::{BrokerError, BrokerExt, Delivery, Publish},
+    catalog::agent,
     event::{Event, EventId, EventType},
     failure::Failure,
     store::{Fence, Leases, StoreError},
@@ -245,7 +246,7 @@ async fn judge(
     let Some(started) = engine.journals.first(&run_id).await? else {
         return Ok(Verdict::Needless("there is no such run"));
     };
-    let is_heartbeat = event.event_type.action() == "task_heartbeat";
+    let is_heartbeat = event.event_type.action() == agent::TASK_HEARTBEAT;
     let incarnation = &started.event.id;
     let Some(cause) = &event.metadata.causation_id else {
         let accepts = engine.options.anonymous_answers == AnonymousAnswers::AcceptAfterGrace;
@@ -279,7 +280,7 @@ async fn judge(
 
 /// The task that an event is about, and the attempt if it says so.
 fn task_of(event: &Event) -> Option<(TaskId, Option<u32>)> {
-    if event.event_type.action() == "task_heartbeat" {
+    if event.event_type.action() == agent::TASK_HEARTBEAT {
         let beat: TaskHeartbeat = event.data().ok()?;
         return Some((beat.task_id, Some(beat.attempt)));
     }
@@ -331,7 +332,8 @@ async fn keep(
 fn without_data(answer: &Event, attempt: u32, failure: Failure) -> Option<Event> {
     let Entry::TaskCompleted(task) = decode(answer).ok()? else { return None };
     let data = TaskFailed { task_id: task.data.task_id, attempt, failure, retryable: false };
-    let event_type = EventType::new("agents", task.agent_type.as_str(), "task_failed").ok()?;
+    let event_type =
+        EventType::new(agent::DOMAIN, task.agent_type.as_str(), agent::TASK_FAILED).ok()?;
     let failed = Event::new(event_type, Arc::clone(&answer.source), &data).ok()?;
     let failed = failed.with_id(answer.id.clone()).with_timestamp(answer.timestamp);
     Some(failed.with_metadata(answer.metadata.clone()))
@@ -351,7 +353,7 @@ async fn pass_on(engine: &Arc<Engine>, run_id: &str, event: &Event) -> Result<Pa
     if engine.ownership.fence_of(run_id).is_some() {
         return Ok(PassedOn::Here);
     }
-    let is_heartbeat = event.event_type.action() == "task_heartbeat";
+    let is_heartbeat = event.event_type.action() == agent::TASK_HEARTBEAT;
     if is_heartbeat && event.metadata.extra.contains_key(PASSED_ON) {
         return Ok(PassedOn::Sent);
     }

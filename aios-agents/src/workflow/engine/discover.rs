@@ -2,6 +2,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
+    catalog::{EventKind, agent, system, workflow},
     event::{EventError, Pattern, Timestamp},
     failure::Failure,
     store::{EventStore, RecordedEvent, StoreError},
@@ -19,38 +20,13 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 const FAST: u64 = 64;
 /// Positions of the log looked through at once.
 const RANGE: u64 = 2048;
-/// What owners alone append to the journals of their runs, and what is no journal's.
-const QUIET: [&str; 21] = [
-    "system.#",
-    "agents.*.task_unclaimed",
-    "agents.*.task_claimed",
-    "agents.*.task_assigned",
-    "agents.*.task_directed",
-    "agents.*.task_cancelled",
-    "agents.*.registered",
-    "agents.*.seen",
-    "agents.*.status_changed",
-    "workflows.*.registered",
-    "workflows.*.step_completed",
-    "workflows.*.operation_failed",
-    "workflows.*.retry_scheduled",
-    "workflows.*.timer_started",
-    "workflows.*.timer_fired",
-    "workflows.*.signal_awaited",
-    "workflows.*.child_started",
-    "workflows.*.version_marked",
-    "workflows.*.event_emitted",
-    "workflows.*.status_set",
-    "workflows.*.unblocked",
-];
-
 /// Finds what other processes appended to this engine's runs: starts, signals, cancellations.
 ///
 /// Positions are dense, and this process knows those of its own events. Whatever lies between them is
 /// read, however busy this engine is.
 pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
-    let quiet = match quiet() {
-        Ok(quiet) => quiet,
+    let internal = match internal() {
+        Ok(patterns) => patterns,
         Err(error) => {
             return engine.fail("look for news", &Failure::from_error(error.code(), &error));
         }
@@ -60,7 +36,7 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
         tokio::select! {
             biased;
             () = engine.stopped() => return,
-            result = look(&engine, &mut position, &mut next, &quiet) => {
+            result = look(&engine, &mut position, &mut next, &internal) => {
                 if let Err(error) = result {
                     if !engine.survives("look for what other processes appended", error) {
                         return;
@@ -83,7 +59,7 @@ async fn look(
     engine: &Arc<Engine>,
     position: &mut u64,
     next: &mut Timestamp,
-    quiet: &[Pattern],
+    internal: &[Pattern],
 ) -> Result<(), StoreError> {
     let head = engine.store.wait_for(*position).await?;
     let rest = next.duration_since(engine.clock.now()).min(PAUSE.1);
@@ -93,7 +69,7 @@ async fn look(
         *next = engine.clock.now() + if is_fast { PAUSE.1 } else { PAUSE.0 };
         let up_to = foreign.end.saturating_sub(1).min(foreign.start.saturating_add(RANGE - 1));
         let after = foreign.start.saturating_sub(1);
-        let found = engine.read_range(after, up_to, quiet).await?;
+        let found = engine.read_range(after, up_to, internal).await?;
         for (position, error) in &found.unreadable {
             warn!(error = %Chain(error), position, "an event of another process can't be read");
         }
@@ -129,14 +105,14 @@ async fn nudge(engine: &Arc<Engine>, found: Vec<RecordedEvent>) {
 /// Notes where another engine moved a run, and which runs need no place any more.
 fn place(engine: &Engine, recorded: &RecordedEvent) {
     let (domain, _, action) = recorded.event.event_type.segments();
-    let Some(run_id) = recorded.stream.run_id().filter(|_| domain == "workflows") else { return };
+    let Some(run_id) = recorded.stream.run_id().filter(|_| domain == workflow::DOMAIN) else { return };
     match action {
-        "moved" => {
+        workflow::MOVED => {
             if let Ok(Entry::Moved(moved)) = decode(&recorded.event) {
                 engine.ownership.place(&run_id.into(), moved.to);
             }
         }
-        "completed" | "failed" | "cancelled" | "continued" => engine.ownership.forget(run_id),
+        action if workflow::FINAL.contains(&action) => engine.ownership.forget(run_id),
         _ => {}
     }
 }
@@ -144,7 +120,9 @@ fn place(engine: &Engine, recorded: &RecordedEvent) {
 /// The run that an event may have ended or blocked.
 fn ended(recorded: &RecordedEvent) -> Option<&str> {
     match recorded.event.event_type.segments() {
-        ("workflows", _, "completed" | "failed" | "cancelled" | "continued" | "blocked") => {
+        (workflow::DOMAIN, _, action)
+            if action == workflow::BLOCKED || workflow::FINAL.contains(&action) =>
+        {
             recorded.stream.run_id()
         }
         _ => None,
@@ -156,20 +134,24 @@ fn ended(recorded: &RecordedEvent) -> Option<&str> {
 fn concerned(recorded: &RecordedEvent) -> impl Iterator<Item = Arc<str>> {
     let run_id = recorded.stream.run_id();
     let (own, next) = match (recorded.event.event_type.segments(), run_id) {
-        (("workflows", _, "completed" | "failed" | "cancelled"), _) | (_, None) => (None, None),
-        (("workflows", _, "continued"), Some(_)) => match decode(&recorded.event) {
+        ((workflow::DOMAIN, _, workflow::CONTINUED), Some(_)) => match decode(&recorded.event) {
             Ok(Entry::Continued(end)) => (None, Some(end.run_id.into())),
             _ => (None, None),
         },
-        (("workflows" | "agents", ..), Some(run_id)) => (Some(run_id.into()), None),
+        ((workflow::DOMAIN, _, action), _) if workflow::FINAL.contains(&action) => (None, None),
+        (_, None) => (None, None),
+        ((workflow::DOMAIN | agent::DOMAIN, ..), Some(run_id)) => (Some(run_id.into()), None),
         (_, Some(_)) => (None, None),
     };
     own.into_iter().chain(next)
 }
 
-/// [`QUIET`], read; a pattern that can't be read is a fault of this file.
-fn quiet() -> Result<Vec<Pattern>, EventError> {
-    QUIET.iter().map(|pattern| pattern.parse()).collect()
+/// Matches the events that only the owner of a run appends to its journal, and events outside of
+/// journals.
+fn internal() -> Result<Vec<Pattern>, EventError> {
+    let system = format!("{}.#", system::DOMAIN).parse();
+    let kinds = agent::EVENTS.iter().chain(workflow::EVENTS).filter(|kind| !kind.external);
+    std::iter::once(system).chain(kinds.map(EventKind::pattern)).collect()
 }
 
 #[cfg(test)]
@@ -178,7 +160,7 @@ mod tests {
 
     #[test]
     fn should_read_what_others_may_append() {
-        let quiet = quiet().unwrap();
+        let internal = internal().unwrap();
         for (event_type, is_quiet) in [
             ("workflows.deploy.started", false),
             ("workflows.deploy.signaled", false),
@@ -195,7 +177,7 @@ mod tests {
             ("system.engine.started", true),
         ] {
             let event_type = event_type.parse().unwrap();
-            let found = quiet.iter().any(|pattern| pattern.matches(&event_type));
+            let found = internal.iter().any(|pattern| pattern.matches(&event_type));
             assert_eq!(found, is_quiet, "{event_type}");
         }
     }

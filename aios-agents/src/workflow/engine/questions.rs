@@ -6,17 +6,14 @@ use aios_core::{
     Chain,
     agent::TaskHeartbeat,
     broker::{BrokerExt, Delivery, Publish},
+    catalog::agent,
     event::{Event, EventError, EventType},
     store::{EventStore, RecordedEvent, StreamId},
 };
-use serde_json::json;
 use tracing::warn;
 
 use super::{Engine, driver::acknowledge};
-use crate::{
-    agent::{ATTEMPT_CANCELLED, ATTEMPT_CONFIRMED},
-    workflow::journal::{Entry, JournalError, decode},
-};
+use crate::workflow::journal::{Entry, JournalError, decode};
 
 /// Events of a journal that are read at once.
 const PAGE: usize = 1000;
@@ -24,7 +21,7 @@ const PAGE: usize = 1000;
 /// Whether an event asks if the attempt that it names is still to be done.
 pub(super) fn asks(event: &Event) -> bool {
     let asks = |beat: TaskHeartbeat| beat.asks;
-    event.event_type.action() == "task_heartbeat" && event.data().is_ok_and(asks)
+    event.event_type.action() == agent::TASK_HEARTBEAT && event.data().is_ok_and(asks)
 }
 
 impl Engine {
@@ -54,9 +51,9 @@ impl Engine {
 
     fn answer_to(&self, question: &Event, is_open: bool) -> Result<Event, EventError> {
         let TaskHeartbeat { task_id, attempt, .. } = question.data()?;
-        let action = if is_open { ATTEMPT_CONFIRMED } else { ATTEMPT_CANCELLED };
-        let event_type = EventType::new("agents", question.event_type.entity(), action)?;
-        let data = json!({ "task_id": task_id, "attempt": attempt });
+        let action = if is_open { agent::ATTEMPT_CONFIRMED } else { agent::ATTEMPT_CANCELLED };
+        let event_type = EventType::new(agent::DOMAIN, question.event_type.entity(), action)?;
+        let data = agent::Attempt { task_id, attempt };
         let answer = Event::new(event_type, Arc::clone(&self.journals.source), &data)?;
         Ok(answer.with_timestamp(self.clock.now()).caused_by(question))
     }

@@ -7,20 +7,18 @@ use std::{
 
 use aios_core::{
     broker::{BrokerError, Deliveries},
-    event::{Event, EventId},
+    catalog::system::{self, EngineSlotOpened},
+    event::{Event, EventId, EventType},
     store::{Append, EventStore, Leases, Shard, StoreError, StreamId},
 };
-use serde_json::json;
 use tokio::task::AbortHandle;
 use tracing::info;
 
 use super::{Engine, EngineError, leases::margin, mailbox, members::Members};
 use crate::task;
 
-/// Stream that says which slots ever were taken, each once.
+/// Stream with one event for each slot that was ever taken.
 const STREAM: &str = "system/engines";
-/// Type of the event that says so.
-const OPENED: &str = "system.engine_slot.opened";
 
 /// What reads the mailboxes of this engine, and of dead ones.
 #[derive(Debug, Default)]
@@ -78,11 +76,12 @@ async fn opened(engine: &Engine, slot: u16) -> Result<u16, EngineError> {
     let stream = StreamId::new(STREAM)?;
     let invalid = |reason: &dyn std::fmt::Display| {
         EngineError::Store(StoreError::InvalidConfiguration {
-            reason: format!("the event {OPENED} can't be made: {reason}"),
+            reason: format!("the event system.engine_slot.opened can't be made: {reason}"),
         })
     };
-    let event_type = OPENED.parse().map_err(|error| invalid(&error))?;
-    let event = Event::new(event_type, "aios", &json!({"slot": slot}))
+    let event_type = EventType::new(system::DOMAIN, "engine_slot", system::ENGINE_SLOT_OPENED)
+        .map_err(|error| invalid(&error))?;
+    let event = Event::new(event_type, "aios", &EngineSlotOpened { slot })
         .map_err(|error| invalid(&error))?
         .with_timestamp(engine.clock.now())
         .with_id(EventId::derive(&format!("{}/slots/{slot}", engine.store_id)));

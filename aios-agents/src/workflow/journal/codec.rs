@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use aios_core::{
     agent::Segment,
+    catalog::{agent, workflow},
     event::{Event, EventError, EventId, EventType, Metadata, Payload, Timestamp},
 };
 use serde::Serialize;
@@ -21,7 +22,7 @@ struct Nothing {}
 /// Pairs the entries of a run's own making with the actions of their events,
 /// `workflows.<name>.<action>`: first those with data, then those without.
 macro_rules! actions {
-    ($($variant:ident = $action:literal,)+ ; $($bare:ident = $bare_action:literal,)+) => {
+    ($($variant:ident = $action:path,)+ ; $($bare:ident = $bare_action:path,)+) => {
         const ACTIONS: &[&str] = &[$($action,)+ $($bare_action,)+];
 
         fn encode_own(entry: &Entry) -> Option<Result<(&'static str, Payload), EventError>> {
@@ -44,30 +45,30 @@ macro_rules! actions {
 }
 
 actions! {
-    StepCompleted = "step_completed",
-    Started = "started",
-    OperationFailed = "operation_failed",
-    RetryScheduled = "retry_scheduled",
-    TimerStarted = "timer_started",
-    TimerFired = "timer_fired",
-    SignalAwaited = "signal_awaited",
-    Signaled = "signaled",
-    ChildStarted = "child_started",
-    ChildEnded = "child_ended",
-    VersionMarked = "version_marked",
-    EventEmitted = "event_emitted",
-    StatusSet = "status_set",
-    CancelRequested = "cancel_requested",
-    Blocked = "blocked",
-    Moved = "moved",
-    Completed = "completed",
-    Failed = "failed",
-    Cancelled = "cancelled",
-    Continued = "continued",
+    StepCompleted = workflow::STEP_COMPLETED,
+    Started = workflow::STARTED,
+    OperationFailed = workflow::OPERATION_FAILED,
+    RetryScheduled = workflow::RETRY_SCHEDULED,
+    TimerStarted = workflow::TIMER_STARTED,
+    TimerFired = workflow::TIMER_FIRED,
+    SignalAwaited = workflow::SIGNAL_AWAITED,
+    Signaled = workflow::SIGNALED,
+    ChildStarted = workflow::CHILD_STARTED,
+    ChildEnded = workflow::CHILD_ENDED,
+    VersionMarked = workflow::VERSION_MARKED,
+    EventEmitted = workflow::EVENT_EMITTED,
+    StatusSet = workflow::STATUS_SET,
+    CancelRequested = workflow::CANCEL_REQUESTED,
+    Blocked = workflow::BLOCKED,
+    Moved = workflow::MOVED,
+    Completed = workflow::COMPLETED,
+    Failed = workflow::FAILED,
+    Cancelled = workflow::CANCELLED,
+    Continued = workflow::CONTINUED,
     ;
-    Paused = "paused",
-    Resumed = "resumed",
-    Unblocked = "unblocked",
+    Paused = workflow::PAUSED,
+    Resumed = workflow::RESUMED,
+    Unblocked = workflow::UNBLOCKED,
 }
 
 /// Turns the entries of one workflow's runs into events.
@@ -80,9 +81,10 @@ pub(crate) struct Codec {
 
 impl Codec {
     /// `source` becomes the source of every event.
-    pub(crate) fn new(workflow: &Segment, source: Arc<str>) -> Result<Self, EventError> {
-        let name = |action| Ok((action, EventType::new("workflows", workflow.as_str(), action)?));
-        let types = ACTIONS.iter().copied().map(name).collect::<Result<_, EventError>>()?;
+    pub(crate) fn new(name: &Segment, source: Arc<str>) -> Result<Self, EventError> {
+        let of_action =
+            |action| Ok((action, EventType::new(workflow::DOMAIN, name.as_str(), action)?));
+        let types = ACTIONS.iter().copied().map(of_action).collect::<Result<_, EventError>>()?;
         Ok(Self { source, types })
     }
 
@@ -96,12 +98,12 @@ impl Codec {
         let (event_type, payload) = match &entry {
             Entry::Foreign(event) => return Ok(Record { event: (**event).clone(), entry }),
             Entry::TaskAssigned(task) if task.data.agent_id.is_some() => {
-                encode_task(task, "task_directed")?
+                encode_task(task, agent::TASK_DIRECTED)?
             }
-            Entry::TaskAssigned(task) => encode_task(task, "task_assigned")?,
-            Entry::TaskCompleted(task) => encode_task(task, "task_completed")?,
-            Entry::TaskFailed(task) => encode_task(task, "task_failed")?,
-            Entry::TaskCancelled(task) => encode_task(task, "task_cancelled")?,
+            Entry::TaskAssigned(task) => encode_task(task, agent::TASK_ASSIGNED)?,
+            Entry::TaskCompleted(task) => encode_task(task, agent::TASK_COMPLETED)?,
+            Entry::TaskFailed(task) => encode_task(task, agent::TASK_FAILED)?,
+            Entry::TaskCancelled(task) => encode_task(task, agent::TASK_CANCELLED)?,
             own => self.encode_own(own)?,
         };
         let event = Event {
@@ -127,15 +129,15 @@ fn encode_task<T: Serialize>(
     task: &OfAgent<T>,
     action: &str,
 ) -> Result<(EventType, Payload), EventError> {
-    let event_type = EventType::new("agents", task.agent_type.as_str(), action)?;
+    let event_type = EventType::new(agent::DOMAIN, task.agent_type.as_str(), action)?;
     Ok((event_type, Payload::encode(&task.data)?))
 }
 
 /// Reads an entry. An event that is not of a journal's making is [`Entry::Foreign`].
 pub(crate) fn decode(event: &Event) -> Result<Entry, EventError> {
     let entry = match event.event_type.segments() {
-        ("workflows", _, action) => decode_own(action, &event.payload)?,
-        ("agents", agent_type, action) => match Segment::new(agent_type) {
+        (workflow::DOMAIN, _, action) => decode_own(action, &event.payload)?,
+        (agent::DOMAIN, agent_type, action) => match Segment::new(agent_type) {
             Ok(agent_type) => decode_task(agent_type, action, &event.payload)?,
             Err(_) => None,
         },
@@ -150,12 +152,16 @@ fn decode_task(
     payload: &Payload,
 ) -> Result<Option<Entry>, EventError> {
     Ok(Some(match action {
-        "task_assigned" | "task_directed" => {
+        agent::TASK_ASSIGNED | agent::TASK_DIRECTED => {
             Entry::TaskAssigned(OfAgent { agent_type, data: payload.decode()? })
         }
-        "task_completed" => Entry::TaskCompleted(OfAgent { agent_type, data: payload.decode()? }),
-        "task_failed" => Entry::TaskFailed(OfAgent { agent_type, data: payload.decode()? }),
-        "task_cancelled" => Entry::TaskCancelled(OfAgent { agent_type, data: payload.decode()? }),
+        agent::TASK_COMPLETED => {
+            Entry::TaskCompleted(OfAgent { agent_type, data: payload.decode()? })
+        }
+        agent::TASK_FAILED => Entry::TaskFailed(OfAgent { agent_type, data: payload.decode()? }),
+        agent::TASK_CANCELLED => {
+            Entry::TaskCancelled(OfAgent { agent_type, data: payload.decode()? })
+        }
         _ => return Ok(None),
     }))
 }

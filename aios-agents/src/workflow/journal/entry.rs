@@ -1,12 +1,15 @@
 use aios_core::{
-    agent::{Segment, TaskAssigned, TaskCompleted, TaskFailed, TaskId},
-    event::{Event, EventId, Payload, Timestamp},
-    failure::Failure,
-    store::Fence,
+    agent::{Segment, TaskAssigned, TaskCancelled, TaskCompleted, TaskFailed, TaskId},
+    catalog::{
+        agent,
+        workflow::{
+            Blocked, CancelRequested, ChildEnded, ChildStarted, Completed, Continued, EventEmitted,
+            Failed, Moved, OperationFailed, RetryScheduled, SignalAwaited, Signaled, Started,
+            StatusSet, StepCompleted, TimerFired, TimerStarted, VersionMarked,
+        },
+    },
+    event::Event,
 };
-use serde::{Deserialize, Serialize};
-
-use super::DrawnFrom;
 
 /// One event of a run's journal, decoded.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,133 +73,6 @@ pub enum Entry {
     Foreign(Box<Event>),
 }
 
-/// The run was started.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Started {
-    /// Version of the workflow.
-    pub version: u32,
-    /// What the workflow is given.
-    pub input: Payload,
-    /// When to begin; at once if `None`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start_at: Option<Timestamp>,
-    /// The run that waits for this one, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parent: Option<Parent>,
-    /// The run whose journal this one began with, if it is a fork.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub forked_from: Option<String>,
-    /// The run that continues as this one, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub predecessor: Option<Predecessor>,
-    /// The first run of the chain of continue-as-new, if that is another one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_run_id: Option<String>,
-    /// What a fork draws as the runs did from which it was forked, the oldest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub draws: Vec<DrawnFrom>,
-}
-
-/// The run that waits for a child.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parent {
-    /// Its id.
-    pub run_id: String,
-    /// Id of the event that started it: a later run may have the same id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub incarnation: Option<EventId>,
-    /// The operation that waits.
-    pub operation: u64,
-}
-
-/// The run that continues as another one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Predecessor {
-    /// Its id.
-    pub run_id: String,
-    /// Id of the event that started it: a later run may have the same id.
-    pub incarnation: EventId,
-}
-
-/// A step ended with a result.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StepCompleted {
-    /// The operation.
-    pub operation: u64,
-    /// Name of the step.
-    pub name: Box<str>,
-    /// Its result.
-    pub result: Payload,
-}
-
-/// An operation failed for good.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct OperationFailed {
-    /// The operation.
-    pub operation: u64,
-    /// Name of the step, if it is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<Box<str>>,
-    /// What went wrong.
-    pub failure: Failure,
-}
-
-/// An operation failed and will be tried again.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RetryScheduled {
-    /// The operation.
-    pub operation: u64,
-    /// Name of the step, if it is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<Box<str>>,
-    /// Number of the attempt that will be made, from 2.
-    pub attempt: u32,
-    /// When.
-    pub at: Timestamp,
-    /// What went wrong.
-    pub failure: Failure,
-}
-
-/// A durable timer was set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TimerStarted {
-    /// The operation.
-    pub operation: u64,
-    /// When it fires.
-    pub fires_at: Timestamp,
-}
-
-/// A timer fired.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TimerFired {
-    /// The operation.
-    pub operation: u64,
-}
-
-/// The wait for a signal has an end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SignalAwaited {
-    /// The operation.
-    pub operation: u64,
-    /// Name of the signal.
-    pub name: Box<str>,
-    /// When the wait ends.
-    pub deadline: Timestamp,
-}
-
-/// Somebody sent a signal.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Signaled {
-    /// Name of the signal.
-    pub name: Box<str>,
-    /// What it carries.
-    pub payload: Payload,
-    /// Whether it was sent to the predecessor, which did not take it. It is taken before those that
-    /// were sent to this run.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub inherited: bool,
-}
-
 /// Something about a task, and the type of the agent that it is for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OfAgent<T> {
@@ -204,126 +80,6 @@ pub struct OfAgent<T> {
     pub agent_type: Segment,
     /// The event's data.
     pub data: T,
-}
-
-/// Nobody waits for a task any more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TaskCancelled {
-    /// The task.
-    pub task_id: TaskId,
-}
-
-/// A child run was started.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ChildStarted {
-    /// The operation.
-    pub operation: u64,
-    /// Id of the child.
-    pub run_id: Box<str>,
-    /// Its workflow.
-    pub workflow: Segment,
-    /// What it is given.
-    pub input: Payload,
-    /// Whether it goes on if its parent is cancelled.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub leave_running: bool,
-}
-
-/// A child run ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ChildEnded {
-    /// The operation.
-    pub operation: u64,
-    /// Its result, if it succeeded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<Payload>,
-    /// What went wrong, if it did not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<Failure>,
-}
-
-/// The version of a change that a run follows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VersionMarked {
-    /// Name of the change.
-    pub change: Box<str>,
-    /// The version.
-    pub version: u32,
-}
-
-/// The next event in the stream is one that the workflow emitted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventEmitted {
-    /// The operation.
-    pub operation: u64,
-    /// Id of the event.
-    pub event_id: EventId,
-}
-
-/// The workflow says what it is doing.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StatusSet {
-    /// The operation.
-    pub operation: u64,
-    /// What it is doing.
-    pub text: String,
-    /// How far it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub progress: Option<Payload>,
-}
-
-/// Somebody asked to cancel the run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CancelRequested {
-    /// Why.
-    pub reason: String,
-}
-
-/// Today's code does not fit the journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Blocked {
-    /// What does not fit.
-    pub failure: Failure,
-}
-
-/// Who advances the run from now on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Moved {
-    /// What the engine that advances it proves that with; the owner of the run's shard if `None`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub to: Option<Fence>,
-    /// The engine that says so.
-    pub by: Box<str>,
-    /// Why that engine can't advance it, if it can't.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<Failure>,
-}
-
-/// The run ended with a result.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Completed {
-    /// The result.
-    pub result: Payload,
-}
-
-/// The run ended with a failure.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failed {
-    /// What went wrong.
-    pub failure: Failure,
-}
-
-/// The run ended by continuing as another one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Continued {
-    /// Id of the other run.
-    pub run_id: String,
-    /// What it was given.
-    pub input: Payload,
-    /// The signals that were not taken and follow to the other run, by their number among the
-    /// signals of this journal, from 1.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub signals: Vec<u64>,
 }
 
 impl Entry {
@@ -369,7 +125,7 @@ impl Entry {
         match self {
             Self::VersionMarked(_) => true,
             // What workflows emit is of other domains.
-            Self::Foreign(event) => event.event_type.domain() == "agents",
+            Self::Foreign(event) => event.event_type.domain() == agent::DOMAIN,
             other => other.is_outcome(),
         }
     }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use aios_core::{
+    catalog::workflow::{DOMAIN, SIGNALED},
     Chain,
     agent::Segment,
     clock::Clock,
@@ -381,7 +382,7 @@ impl Journals {
             let Some(last) = page.last() else { return Ok(signals) };
             after = last.version;
             for RecordedEvent { event, .. } in page {
-                if event.event_type.segments() == ("workflows", workflow, "signaled")
+                if event.event_type.segments() == (DOMAIN, workflow, SIGNALED)
                     && let Entry::Signaled(signal) = super::decode(&event)?
                 {
                     signals.push((signal, event));

@@ -8,16 +8,21 @@ mod parentage;
 mod same;
 mod seed;
 
-pub use self::entry::{
-    Blocked, CancelRequested, ChildEnded, ChildStarted, Completed, Continued, Entry, EventEmitted,
-    Failed, Moved, OfAgent, OperationFailed, Parent, Predecessor, RetryScheduled, SignalAwaited,
-    Signaled, Started, StatusSet, StepCompleted, TaskCancelled, TimerFired, TimerStarted,
-    VersionMarked,
+pub use aios_core::{
+    agent::TaskCancelled,
+    catalog::workflow::{
+        Blocked, CancelRequested, ChildEnded, ChildStarted, Completed, Continued, DrawnFrom,
+        EventEmitted, Failed, Moved, OperationFailed, Parent, Predecessor, RetryScheduled, Seed,
+        SignalAwaited, Signaled, Started, StatusSet, StepCompleted, TimerFired, TimerStarted,
+        VersionMarked,
+    },
 };
-pub use self::seed::{DrawnFrom, Seed};
+
+pub use self::entry::{Entry, OfAgent};
 pub(crate) use self::{
     codec::{Codec, Record, decode},
     copy::{Fork, is_copy, mark_copy},
     journals::{JournalError, Journals, NOT_CONTINUED},
     same::is_same,
+    seed::{draw, seed_of},
 };

@@ -1,6 +1,6 @@
 use uuid::Uuid;
 
-use super::super::journal::{DrawnFrom, Entry, Seed};
+use crate::workflow::journal::{DrawnFrom, Entry, Seed, draw};
 
 /// UUIDs that are the same in every replay.
 #[derive(Debug)]
@@ -28,6 +28,6 @@ impl Draws {
     pub(super) fn next(&mut self, operations: u64) -> Uuid {
         self.drawn += 1;
         let inherited = self.inherited.iter().find(|drawn| operations < drawn.before);
-        inherited.map_or(&self.seed, |drawn| &drawn.seed).draw(self.drawn)
+        draw(inherited.map_or(&self.seed, |drawn| &drawn.seed), self.drawn)
     }
 }

@@ -1,6 +1,9 @@
 use std::collections::{HashMap, HashSet};
 
-use aios_core::store::{Append, Expected, Fence, StoreError, StreamId, ending};
+use aios_core::{
+    catalog::ending,
+    store::{Append, Expected, Fence, StoreError, StreamId},
+};
 use hashlink::DefaultHashBuilder;
 use uuid::Uuid;
 

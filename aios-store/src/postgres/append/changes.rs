@@ -1,8 +1,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aios_core::{
+    catalog::is_projected,
     event::{Event, Timestamp},
-    projection::{Cell, Change, Table, is_projected, project},
+    projection::{Cell, Change, Table, project},
     store::{RecordedEvent, StreamId},
 };
 use serde::Serialize;

@@ -1,4 +1,4 @@
-use aios_core::{event::Event, projection::is_projected, store::Fence};
+use aios_core::{catalog::is_projected, event::Event, store::Fence};
 
 use super::{arguments::signed, batch::Batch, cache::StreamHints};
 use crate::postgres::connection::{Sql, Statement};

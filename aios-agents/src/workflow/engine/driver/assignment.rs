@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use aios_core::{
     agent::{Segment, TaskAssigned, TaskError, TaskHeartbeat, TaskId},
     broker::{DeadLetter, Delivery},
+    catalog::agent,
     event::{Event, EventId, Metadata, Timestamp},
     failure::Failure,
 };
@@ -322,7 +323,7 @@ impl Driver {
     pub(super) fn judge(&self, event: &Event) -> Result<Answer, Refusal> {
         let unreadable = |_| Refusal::Foreign("its data can't be read");
         let (mut waits, mut asks) = (false, false);
-        let (operation, attempt, ended) = if event.event_type.action() == "task_heartbeat" {
+        let (operation, attempt, ended) = if event.event_type.action() == agent::TASK_HEARTBEAT {
             let beat: TaskHeartbeat = event.data().map_err(unreadable)?;
             (waits, asks) = (beat.waits, beat.asks);
             (beat.task_id.run().map(|(_, operation)| operation), Some(beat.attempt), None)

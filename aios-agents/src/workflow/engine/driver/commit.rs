@@ -14,7 +14,7 @@ use super::{
     load::{exit, read_entry},
 };
 use crate::{
-    failing::cut,
+    failing::truncate,
     workflow::{
         engine::Ended,
         journal::{CancelRequested, Entry, Failed, JournalError, OperationFailed, Record},
@@ -345,8 +345,10 @@ impl Driver {
                     failure: failure.clone(),
                 }),
                 Entry::Completed(_) => Entry::Failed(Failed { failure: failure.clone() }),
-                Entry::Failed(end) => Entry::Failed(Failed { failure: cut(&end.failure) }),
-                Entry::Cancelled(end) => Entry::Cancelled(Failed { failure: cut(&end.failure) }),
+                Entry::Failed(end) => Entry::Failed(Failed { failure: truncate(&end.failure) }),
+                Entry::Cancelled(end) => {
+                    Entry::Cancelled(Failed { failure: truncate(&end.failure) })
+                }
                 Entry::StatusSet(_) | Entry::ChildStarted(_) | Entry::TaskAssigned(_) => {
                     return None;
                 }

@@ -5,6 +5,7 @@ use std::{
 };
 
 use aios_core::{
+    catalog::workflow::DOMAIN,
     agent::{InvalidSegment, Segment},
     event::{Event, EventError, Metadata, Timestamp},
     failure::Failure,
@@ -24,7 +25,7 @@ use crate::suggest::hint;
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
     engine::{Ended, Engine, reads::Start},
-    journal::{Blocked, Entry, Failed, JournalError, Record, Seed, Started, decode},
+    journal::{Blocked, Entry, Failed, JournalError, Record, Started, decode, seed_of},
 };
 
 /// Events read at once.
@@ -102,7 +103,7 @@ impl Driver {
         entries.clone().for_each(|entry| children.note(entry));
         let incarnation_text: Arc<str> = first.event.id.to_string().into();
         let clock = Arc::clone(&engine.clock);
-        let (incarnation, seed) = (Arc::clone(&incarnation_text), Seed::of(&first.event, run_id));
+        let (incarnation, seed) = (Arc::clone(&incarnation_text), seed_of(&first.event, run_id));
         let execution =
             Execution::new(Arc::clone(run_id), incarnation, seed, entries.clone(), clock);
         Ok(Self {
@@ -281,7 +282,7 @@ pub(super) fn exit(error: JournalError) -> Exit {
 /// this run.
 pub(super) fn read_entry(workflow: &str, event: &Event) -> Result<Entry, EventError> {
     match event.event_type.segments() {
-        ("workflows", other, _) if other != workflow => Ok(Entry::Foreign(Box::new(event.clone()))),
+        (DOMAIN, other, _) if other != workflow => Ok(Entry::Foreign(Box::new(event.clone()))),
         _ => decode(event),
     }
 }

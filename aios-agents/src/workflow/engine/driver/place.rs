@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use aios_core::{
+    catalog::workflow,
     failure::Failure,
     store::{Expected, Fence, RecordedEvent, StoreError},
 };
@@ -48,7 +49,7 @@ pub(super) async fn check(
 /// What an event says about who advances a run.
 fn moved(recorded: &RecordedEvent) -> Option<Moved> {
     match recorded.event.event_type.segments() {
-        ("workflows", _, "moved") => match decode(&recorded.event) {
+        (workflow::DOMAIN, _, workflow::MOVED) => match decode(&recorded.event) {
             Ok(Entry::Moved(moved)) => Some(moved),
             _ => None,
         },

@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::{Driver, Exit, Outgoing, acknowledge, load::exit, successor::Successor};
 use crate::{
-    failing::cut,
+    failing::truncate,
     panic::panic_failure,
     task,
     workflow::{
@@ -340,7 +340,7 @@ async fn block(
                 warn!(error = %Chain(&error), %run_id, %failure, "could not block a run; trying again");
             }
             JournalError::Store(StoreError::TooLarge { .. }) if !is_cut => {
-                (failure, is_cut) = (cut(&failure), true);
+                (failure, is_cut) = (truncate(&failure), true);
                 continue;
             }
             error => {

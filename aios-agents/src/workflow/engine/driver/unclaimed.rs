@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     agent::TaskId,
+    catalog::agent::{self, TaskUnclaimed},
     event::{Event, EventType, Timestamp},
     failure::Failure,
 };
@@ -61,7 +62,7 @@ impl Driver {
                     format!("agent {id} of type {} has not begun it since {since}", queue.0)
                 }
             };
-            self.report(operation, attempt, "task_unclaimed", Some(message));
+            self.report(operation, attempt, agent::TASK_UNCLAIMED, Some(message));
         }
         if is_lost {
             info!(run = %self.run_id, operation, attempt, "a task seems to be lost; giving it again");
@@ -83,7 +84,7 @@ impl Driver {
     /// An agent has begun a task at last.
     pub(super) fn claimed(&mut self, operation: u64, attempt: u32, queued: &Queued) {
         if queued.is_unclaimed() {
-            self.report(operation, attempt, "task_claimed", None);
+            self.report(operation, attempt, agent::TASK_CLAIMED, None);
         }
     }
 
@@ -97,8 +98,8 @@ impl Driver {
         let failure = message.map(|message| {
             Failure::new(codes::TASK_UNCLAIMED, message).with_details(json!({ "attempt": attempt }))
         });
-        let data = json!({ "task_id": task_id, "attempt": attempt, "failure": failure });
-        let event = EventType::new("agents", agent_type.as_str(), action)
+        let data = TaskUnclaimed { task_id, attempt, failure };
+        let event = EventType::new(agent::DOMAIN, agent_type.as_str(), action)
             .and_then(|event_type| Event::new(event_type, Arc::clone(self.codec.source()), &data));
         match event {
             Ok(event) => {

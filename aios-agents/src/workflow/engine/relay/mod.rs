@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
+    catalog::{EventKind, agent, system, workflow},
     event::{EventError, Pattern},
     failure::Failure,
     store::{Checkpoints, EventStore, StoreError},
@@ -24,32 +25,11 @@ const RANGE: u64 = 2048;
 const UNSAVED: u64 = 10_000;
 /// Time in which events gather before they are read.
 const PAUSE: Duration = Duration::from_millis(20);
-/// What nobody is told of: the steps of runs, and what agents publish themselves. Everything of a
-/// foreign domain was emitted to be published.
-const QUIET: [&str; 16] = [
-    "agents.#",
-    "system.#",
-    "workflows.*.step_completed",
-    "workflows.*.operation_failed",
-    "workflows.*.retry_scheduled",
-    "workflows.*.timer_started",
-    "workflows.*.timer_fired",
-    "workflows.*.signal_awaited",
-    "workflows.*.child_started",
-    "workflows.*.child_ended",
-    "workflows.*.version_marked",
-    "workflows.*.event_emitted",
-    "workflows.*.status_set",
-    "workflows.*.cancel_requested",
-    "workflows.*.unblocked",
-    "workflows.*.moved",
-];
-
 /// Publishes the log's lifecycle events and what workflows emit, at least once and in order (see
 /// [`window`]). One engine at a time does so, under a lease.
 pub(super) async fn run(engine: Arc<Engine>) {
-    let quiet = match quiet() {
-        Ok(quiet) => quiet,
+    let not_relayed = match not_relayed() {
+        Ok(patterns) => patterns,
         Err(error) => {
             return engine.fail("relay the log", &Failure::from_error(error.code(), &error));
         }
@@ -58,7 +38,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
         tokio::select! {
             biased;
             () = engine.stopped() => return,
-            result = relay(&engine, &quiet) => {
+            result = relay(&engine, &not_relayed) => {
                 if let Err(error) = result && !engine.survives("relay the log", error) {
                     return;
                 }
@@ -69,7 +49,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
 }
 
 /// Relays while the lease is held. It is renewed with all others.
-async fn relay(engine: &Arc<Engine>, quiet: &[Pattern]) -> Result<(), EngineError> {
+async fn relay(engine: &Arc<Engine>, not_relayed: &[Pattern]) -> Result<(), EngineError> {
     engine.ownership.until_relays(true).await;
     let _relaying = engine.relaying.lock().await;
     let mut position = engine.store.load_checkpoint(READER).await?;
@@ -77,7 +57,7 @@ async fn relay(engine: &Arc<Engine>, quiet: &[Pattern]) -> Result<(), EngineErro
     while engine.ownership.relays() {
         let up_to = head.min(position + RANGE);
         if up_to > position {
-            let mut news = engine.read_range(position, up_to, quiet).await?;
+            let mut news = engine.read_range(position, up_to, not_relayed).await?;
             let stops = engine.options.refused_events == RefusedEvents::Stop;
             let last = news.unreadable.first().filter(|_| stops).cloned();
             match &last {
@@ -118,9 +98,13 @@ fn skip(position: u64, error: &StoreError) {
     error!(error = %Chain(error), position, "an event can't be read; it is not published");
 }
 
-/// [`QUIET`], read; a pattern that can't be read is a fault of this file.
-fn quiet() -> Result<Vec<Pattern>, EventError> {
-    QUIET.iter().map(|pattern| pattern.parse()).collect()
+/// Matches the events that are not published: steps of runs, and what agents publish themselves.
+/// Workflows emit events of other domains so that they are published.
+fn not_relayed() -> Result<Vec<Pattern>, EventError> {
+    let domains =
+        [agent::DOMAIN, system::DOMAIN].iter().map(|domain| format!("{domain}.#").parse());
+    let kinds = workflow::EVENTS.iter().filter(|kind| !kind.relayed);
+    domains.chain(kinds.map(EventKind::pattern)).collect()
 }
 
 #[cfg(test)]
@@ -129,7 +113,7 @@ mod tests {
 
     #[test]
     fn should_tell_of_the_life_of_runs_and_of_what_they_emit() {
-        let quiet = quiet().unwrap();
+        let not_relayed = not_relayed().unwrap();
         for (event_type, is_quiet) in [
             ("workflows.deploy.registered", false),
             ("workflows.deploy.started", false),
@@ -148,7 +132,7 @@ mod tests {
             ("system.engine.started", true),
         ] {
             let event_type = event_type.parse().unwrap();
-            let found = quiet.iter().any(|pattern| pattern.matches(&event_type));
+            let found = not_relayed.iter().any(|pattern| pattern.matches(&event_type));
             assert_eq!(found, is_quiet, "{event_type}");
         }
     }

@@ -1,10 +1,7 @@
 //! When a stream takes no more events.
 
-use super::StreamId;
-use crate::event::EventType;
-
-/// Actions of the events that end a run.
-const FINAL_ACTIONS: [&str; 4] = ["completed", "failed", "cancelled", "continued"];
+use super::workflow;
+use crate::{event::EventType, store::StreamId};
 
 /// Whether an event of type `last` closes `stream`, which began with an event of type `first`: it
 /// then takes no more events.
@@ -15,7 +12,7 @@ const FINAL_ACTIONS: [&str; 4] = ["completed", "failed", "cancelled", "continued
 #[must_use]
 pub fn closes(stream: &StreamId, first: &EventType, last: &EventType) -> bool {
     match (first.segments(), ending(stream, last)) {
-        (("workflows", started, "started"), Some(ended)) => started == ended,
+        ((workflow::DOMAIN, started, workflow::STARTED), Some(ended)) => started == ended,
         _ => false,
     }
 }
@@ -25,8 +22,8 @@ pub fn closes(stream: &StreamId, first: &EventType, last: &EventType) -> bool {
 #[must_use]
 pub fn ending<'t>(stream: &StreamId, event_type: &'t EventType) -> Option<&'t str> {
     match event_type.segments() {
-        ("workflows", name, action)
-            if FINAL_ACTIONS.contains(&action) && stream.run_id().is_some() =>
+        (workflow::DOMAIN, name, action)
+            if workflow::FINAL.contains(&action) && stream.run_id().is_some() =>
         {
             Some(name)
         }

@@ -1,0 +1,98 @@
+//! Agents and their tasks: `agents.<type>.<action>`.
+//!
+//! Events about an agent are in the stream `agents/<agent id>`. Events about a task of a run are in
+//! the journal of the run; the relay does not publish them, because the engine sends them to agents
+//! itself. [`aios_core::agent`](crate::agent) holds the data of most of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{agent::TaskId, event::Payload, failure::Failure, store::AgentStatus};
+
+events! {
+    "agents";
+    /// an agent was registered
+    REGISTERED = "registered" (Registered) [projected];
+    /// the status of an agent changed
+    STATUS_CHANGED = "status_changed" (StatusChanged) [projected];
+    /// an agent is running
+    SEEN = "seen" (Seen) [projected];
+    /// an agent was deregistered
+    DEREGISTERED = "deregistered" (Deregistered) [projected];
+    /// a task was assigned to an agent type
+    TASK_ASSIGNED = "task_assigned" (TaskAssigned) [projected];
+    /// a task was assigned to one agent
+    TASK_DIRECTED = "task_directed" (TaskAssigned) [projected];
+    /// an agent completed a task
+    TASK_COMPLETED = "task_completed" (TaskCompleted) [projected external];
+    /// an attempt at a task failed
+    TASK_FAILED = "task_failed" (TaskFailed) [projected external];
+    /// a task was cancelled
+    TASK_CANCELLED = "task_cancelled" (TaskCancelled) [projected];
+    /// no agent has begun a task for `unclaimed_after`
+    TASK_UNCLAIMED = "task_unclaimed" (TaskUnclaimed) [projected];
+    /// an agent has begun a task that was unclaimed
+    TASK_CLAIMED = "task_claimed" (TaskUnclaimed) [projected];
+    /// an agent works on a task; on the broker only
+    TASK_HEARTBEAT = "task_heartbeat" (TaskHeartbeat);
+    /// an engine confirms that an attempt is current; on the broker only
+    ATTEMPT_CONFIRMED = "attempt_confirmed" (Attempt);
+    /// an engine says that an attempt has ended; on the broker only
+    ATTEMPT_CANCELLED = "attempt_cancelled" (Attempt);
+}
+
+/// An agent was registered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The agent.
+    pub agent_id: String,
+    /// Its name within its type.
+    pub name: String,
+    /// What its factory gets.
+    #[serde(default)]
+    pub config: Payload,
+}
+
+/// The status of an agent changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusChanged {
+    /// The agent.
+    pub agent_id: String,
+    /// Its status now.
+    pub status: AgentStatus,
+}
+
+/// An agent is running.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The agent.
+    pub agent_id: String,
+}
+
+/// An agent was deregistered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deregistered {
+    /// The agent.
+    pub agent_id: String,
+}
+
+/// No agent has begun a task, or one has at last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskUnclaimed<F = Failure> {
+    /// The task.
+    pub task_id: TaskId,
+    /// The attempt, from 1.
+    #[serde(default)]
+    pub attempt: u32,
+    /// What the task waits for; `None` once an agent has begun it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<F>,
+}
+
+/// An engine's answer to an agent that asked whether an attempt is current.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The task.
+    pub task_id: TaskId,
+    /// The attempt, from 1.
+    pub attempt: u32,
+}

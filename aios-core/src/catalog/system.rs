@@ -1,0 +1,70 @@
+//! Engines, stores and projections: `system.<entity>.<action>`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{event::Timestamp, failure::Failure};
+
+events! {
+    "system";
+    /// an agent was not seen for three of its announcement intervals
+    HEARTBEAT_MISSED = "heartbeat_missed" of "agent" (HeartbeatMissed);
+    /// the store was created; the id of the event is the identity of the store
+    STORE_CREATED = "created" of "store";
+    /// an engine used this slot for the first time
+    ENGINE_SLOT_OPENED = "opened" of "engine_slot" (EngineSlotOpened);
+    /// a projection ran for the first time
+    PROJECTION_REGISTERED = "registered" of "projection" (ProjectionRegistered);
+    /// a projection could not apply an event, and skipped it
+    PROJECTION_FAILED = "projection_failed" of "projection" (ProjectionDeadLetter);
+    /// it was requested to apply a dead letter of a projection again
+    PROJECTION_REDRIVE_REQUESTED = "projection_redrive_requested" of "projection" (DeadLetterPosition);
+    /// a dead letter of a projection was applied
+    PROJECTION_REDRIVEN = "projection_redriven" of "projection" (DeadLetterPosition);
+}
+
+/// An agent was not seen for three of its announcement intervals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatMissed {
+    /// The agent.
+    pub agent_id: String,
+    /// Its type.
+    pub agent_type: String,
+    /// When it was seen last.
+    pub last_seen_at: Option<Timestamp>,
+}
+
+/// An engine used a slot for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineSlotOpened {
+    /// Number of the slot.
+    pub slot: u16,
+}
+
+/// A projection ran for the first time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectionRegistered {
+    /// Name of the projection.
+    pub projection: String,
+}
+
+/// An event that a projection could not apply, and skipped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProjectionDeadLetter {
+    /// Its position in the log.
+    pub position: u64,
+    /// Its id.
+    pub event_id: String,
+    /// Its type.
+    pub event_type: String,
+    /// Why it could not be applied.
+    pub failure: Failure,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// Names a dead letter of a projection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterPosition {
+    /// Position of the event in the log.
+    pub position: u64,
+}

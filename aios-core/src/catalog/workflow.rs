@@ -1,0 +1,338 @@
+//! The journal of a run: `workflows.<workflow>.<action>` in the stream `runs/<run id>`.
+//!
+//! The operations of a run are numbered in the order in which its code requests them. Data with a
+//! failure is generic over its form: [`Failure`] for code that looks into it, a
+//! [`Payload`](crate::event::Payload) for code that passes it on unread.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    agent::Segment,
+    event::{EventId, Payload, Timestamp},
+    failure::Failure,
+    store::Fence,
+};
+
+events! {
+    "workflows";
+    /// a version of a workflow is known
+    REGISTERED = "registered" (Registered) [projected relayed];
+    /// the run was started
+    STARTED = "started" (Started) [projected relayed external];
+    /// a step ended with a result
+    STEP_COMPLETED = "step_completed" (StepCompleted);
+    /// a step, a task or a child failed for good
+    OPERATION_FAILED = "operation_failed" (OperationFailed) [projected];
+    /// a step or a task failed and will be retried
+    RETRY_SCHEDULED = "retry_scheduled" (RetryScheduled);
+    /// a durable timer was set
+    TIMER_STARTED = "timer_started" (TimerStarted);
+    /// a durable timer fired, or the wait for a signal timed out
+    TIMER_FIRED = "timer_fired" (TimerFired);
+    /// the run waits for a signal until a deadline
+    SIGNAL_AWAITED = "signal_awaited" (SignalAwaited);
+    /// a signal was sent to the run
+    SIGNALED = "signaled" (Signaled) [projected relayed external];
+    /// a child run was started
+    CHILD_STARTED = "child_started" (ChildStarted);
+    /// a child run ended
+    CHILD_ENDED = "child_ended" (ChildEnded) [external];
+    /// the run follows this version of a change
+    VERSION_MARKED = "version_marked" (VersionMarked);
+    /// the next event of the stream was emitted by the workflow
+    EVENT_EMITTED = "event_emitted" (EventEmitted);
+    /// the workflow set its status
+    STATUS_SET = "status_set" (StatusSet) [projected];
+    /// the cancellation of the run was requested
+    CANCEL_REQUESTED = "cancel_requested" (CancelRequested) [projected external];
+    /// the run was paused
+    PAUSED = "paused" [projected relayed external];
+    /// the run was resumed
+    RESUMED = "resumed" [projected relayed external];
+    /// the run cannot continue until something changes
+    BLOCKED = "blocked" (Blocked) [projected relayed external];
+    /// a blocked run continues
+    UNBLOCKED = "unblocked" [projected];
+    /// another engine, which has code for the run, advances it; or the owner of its shard does again
+    MOVED = "moved" (Moved) [external];
+    /// the run ended with a result
+    COMPLETED = "completed" (Completed) [projected relayed external];
+    /// the run ended with a failure
+    FAILED = "failed" (Failed) [projected relayed external];
+    /// the run was cancelled, and its compensations have run
+    CANCELLED = "cancelled" (Failed) [projected relayed external];
+    /// the run ended by continuing as another run
+    CONTINUED = "continued" (Continued) [projected relayed external];
+}
+
+/// Actions of the events that end a run. Its stream takes no event after one of them.
+pub const FINAL: [&str; 4] = [COMPLETED, FAILED, CANCELLED, CONTINUED];
+
+/// A version of a workflow is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The version.
+    pub version: u32,
+}
+
+/// The run was started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Started {
+    /// Version of the workflow.
+    pub version: u32,
+    /// What the workflow is given.
+    #[serde(default)]
+    pub input: Payload,
+    /// When to begin; at once if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_at: Option<Timestamp>,
+    /// The run that waits for this one, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// The run whose journal this one began with, if it is a fork.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<String>,
+    /// The run that continues as this one, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predecessor: Option<Predecessor>,
+    /// The first run of the chain of continue-as-new, if that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_run_id: Option<String>,
+    /// What a fork draws as the runs did from which it was forked, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draws: Vec<DrawnFrom>,
+}
+
+/// The run that waits for a child.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Its id.
+    pub run_id: String,
+    /// Id of the event that started it: a later run may have the same id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<EventId>,
+    /// The operation that waits.
+    pub operation: u64,
+}
+
+/// The run that continues as another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Predecessor {
+    /// Its id.
+    pub run_id: String,
+    /// Id of the event that started it: a later run may have the same id.
+    pub incarnation: EventId,
+}
+
+/// A step ended with a result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepCompleted {
+    /// The operation.
+    pub operation: u64,
+    /// Name of the step.
+    pub name: Box<str>,
+    /// Its result.
+    pub result: Payload,
+}
+
+/// An operation failed for good.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperationFailed<F = Failure> {
+    /// The operation.
+    pub operation: u64,
+    /// Name of the step, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Box<str>>,
+    /// What went wrong.
+    pub failure: F,
+}
+
+/// An operation failed and will be tried again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetryScheduled {
+    /// The operation.
+    pub operation: u64,
+    /// Name of the step, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Box<str>>,
+    /// Number of the attempt that will be made, from 2.
+    pub attempt: u32,
+    /// When.
+    pub at: Timestamp,
+    /// What went wrong.
+    pub failure: Failure,
+}
+
+/// A durable timer was set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerStarted {
+    /// The operation.
+    pub operation: u64,
+    /// When it fires.
+    pub fires_at: Timestamp,
+}
+
+/// A timer fired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerFired {
+    /// The operation.
+    pub operation: u64,
+}
+
+/// The wait for a signal has an end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalAwaited {
+    /// The operation.
+    pub operation: u64,
+    /// Name of the signal.
+    pub name: Box<str>,
+    /// When the wait ends.
+    pub deadline: Timestamp,
+}
+
+/// Somebody sent a signal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Signaled {
+    /// Name of the signal.
+    pub name: Box<str>,
+    /// What it carries.
+    pub payload: Payload,
+    /// Whether it was sent to the predecessor, which did not take it. It is taken before those that
+    /// were sent to this run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inherited: bool,
+}
+
+/// A child run was started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChildStarted {
+    /// The operation.
+    pub operation: u64,
+    /// Id of the child.
+    pub run_id: Box<str>,
+    /// Its workflow.
+    pub workflow: Segment,
+    /// What it is given.
+    pub input: Payload,
+    /// Whether it goes on if its parent is cancelled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leave_running: bool,
+}
+
+/// A child run ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChildEnded {
+    /// The operation.
+    pub operation: u64,
+    /// Its result, if it succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Payload>,
+    /// What went wrong, if it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+/// The version of a change that a run follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionMarked {
+    /// Name of the change.
+    pub change: Box<str>,
+    /// The version.
+    pub version: u32,
+}
+
+/// The next event in the stream is one that the workflow emitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventEmitted {
+    /// The operation.
+    pub operation: u64,
+    /// Id of the event.
+    pub event_id: EventId,
+}
+
+/// The workflow says what it is doing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusSet {
+    /// The operation.
+    #[serde(default)]
+    pub operation: u64,
+    /// What it is doing.
+    pub text: String,
+    /// How far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Payload>,
+}
+
+/// Somebody asked to cancel the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequested {
+    /// Why.
+    pub reason: String,
+}
+
+/// Today's code does not fit the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked<F = Failure> {
+    /// What does not fit.
+    pub failure: F,
+}
+
+/// Who advances the run from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// What the engine that advances it proves that with; the owner of the run's shard if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Fence>,
+    /// The engine that says so.
+    pub by: Box<str>,
+    /// Why that engine can't advance it, if it can't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+/// The run ended with a result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Completed {
+    /// The result.
+    #[serde(default)]
+    pub result: Payload,
+}
+
+/// The run ended with a failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed<F = Failure> {
+    /// What went wrong.
+    pub failure: F,
+}
+
+/// The run ended by continuing as another one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Continued {
+    /// Id of the other run.
+    pub run_id: String,
+    /// What it was given.
+    pub input: Payload,
+    /// The signals that were not taken and follow to the other run, by their number among the
+    /// signals of this journal, from 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<u64>,
+}
+
+/// What a run draws its UUIDs and random numbers from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seed {
+    /// The id of the event that started it, which no other run has.
+    Incarnation(String),
+    /// Its own id: a run from before events named their run.
+    RunId(String),
+}
+
+/// UUIDs and random numbers that a fork draws as another run did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrawnFrom {
+    /// What the other run draws from.
+    pub seed: Seed,
+    /// The operation at which it was forked: what is drawn before it is drawn from `seed`.
+    pub before: u64,
+}
