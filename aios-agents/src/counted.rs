@@ -13,9 +13,9 @@ use std::{
 use aios_core::{
     event::{Pattern, Timestamp},
     store::{
-        AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, Owner,
-        Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, RunSummary, Shard,
-        Store, StoreError, StreamId, TaskFilter, TaskRecord, Waits, WorkflowRecord,
+        AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases,
+        OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, RunSummary,
+        Shard, Store, StoreError, StreamId, TaskFilter, TaskRecord, Waits, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -234,7 +234,7 @@ impl Leases for CountedStore {
     async fn acquire(
         &self,
         shards: &[Shard],
-        owner: &Owner,
+        owner: &OwnerId,
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         self.inner.acquire(shards, owner, time_to_live).await

@@ -10,7 +10,7 @@ use std::{
 };
 
 use aios_agents::{
-    agent::{AgentHost, Agents, HostOptions},
+    agent::{AgentHost, AgentSet, HostOptions},
     prelude::*,
     runtime::EngineOptions,
 };
@@ -46,7 +46,7 @@ fn rejected() -> BrokerError {
 }
 
 /// An agent, its host on a faulty broker, and the engine that waits for its answers.
-struct Scene {
+struct Harness {
     world: World,
     broker: Arc<FaultyBroker>,
     agent: Scripted,
@@ -54,12 +54,12 @@ struct Scene {
     host: AgentHost,
 }
 
-impl Scene {
+impl Harness {
     async fn new() -> Self {
         let (world, agent) = (World::new(), Scripted::echo());
         let broker = FaultyBroker::new(world.broker.clone());
         let engine = world.mailbox("engine").await;
-        let agents = Agents::new().agent("backend", agent.clone());
+        let agents = AgentSet::new().agent("backend", agent.clone());
         let host = world.start_on(broker.clone(), agents, HostOptions::new()).await.unwrap();
         Self { world, broker, agent, engine, host }
     }
@@ -103,34 +103,34 @@ impl Scene {
 #[tokio::test]
 async fn should_fail_a_task_whose_answer_is_refused_for_good() {
     for (error, code) in [(for_good(), "BROKER_BACKEND"), (too_large(), "EVENT_TOO_LARGE")] {
-        let mut scene = Scene::new().await;
-        scene.refuse(&["task_completed"], error);
-        scene.assign().await;
-        let TaskFailed { failure, retryable, .. } = scene.only_failure().await;
+        let mut harness = Harness::new().await;
+        harness.refuse(&["task_completed"], error);
+        harness.assign().await;
+        let TaskFailed { failure, retryable, .. } = harness.only_failure().await;
         assert_eq!((failure.code.as_str(), retryable), (code, false));
     }
 }
 
 #[tokio::test]
 async fn should_fail_a_task_whose_answer_is_rejected_for_too_long() {
-    let mut scene = Scene::new().await;
-    scene.refuse(&["task_completed"], rejected());
-    scene.assign().await;
-    scene.world.pass(SECOND * 50).await;
-    assert!(scene.engine.try_next().await.is_none(), "it may pass");
-    scene.world.pass(SECOND * 120).await;
-    let TaskFailed { failure, retryable, .. } = scene.only_failure().await;
+    let mut harness = Harness::new().await;
+    harness.refuse(&["task_completed"], rejected());
+    harness.assign().await;
+    harness.world.pass(SECOND * 50).await;
+    assert!(harness.engine.try_next().await.is_none(), "it may pass");
+    harness.world.pass(SECOND * 120).await;
+    let TaskFailed { failure, retryable, .. } = harness.only_failure().await;
     assert_eq!((failure.code.as_str(), retryable), ("REJECTED", false));
 }
 
 #[tokio::test]
 async fn should_publish_an_answer_that_is_rejected_for_a_while() {
-    let mut scene = Scene::new().await;
-    scene.refuse(&["task_completed"], rejected());
-    scene.assign().await;
-    scene.world.pass(SECOND * 20).await;
-    scene.broker.heal();
-    let answer = scene.world.drive(scene.engine.next()).await;
+    let mut harness = Harness::new().await;
+    harness.refuse(&["task_completed"], rejected());
+    harness.assign().await;
+    harness.world.pass(SECOND * 20).await;
+    harness.broker.heal();
+    let answer = harness.world.drive(harness.engine.next()).await;
     assert_eq!(answer.event_type.action(), "task_completed");
 }
 
@@ -138,132 +138,132 @@ async fn should_publish_an_answer_that_is_rejected_for_a_while() {
 #[tokio::test]
 async fn should_give_a_task_up_of_which_no_answer_is_taken() {
     for (error, code) in [(for_good(), "BROKER_BACKEND"), (rejected(), "REJECTED")] {
-        let mut scene = Scene::new().await;
-        scene.refuse(&["task_completed", "task_failed"], error);
-        scene.assign().await;
-        scene.world.pass(HOUR).await;
-        let [letter] = &scene.letters().await[..] else { panic!("there is one dead letter") };
+        let mut harness = Harness::new().await;
+        harness.refuse(&["task_completed", "task_failed"], error);
+        harness.assign().await;
+        harness.world.pass(HOUR).await;
+        let [letter] = &harness.letters().await[..] else { panic!("there is one dead letter") };
         assert!(letter.reason.contains(code), "{}", letter.reason);
-        assert!(matches!(scene.settled()[..], [Settlement::DeadLetter { .. }]));
-        assert_eq!(scene.agent.calls(), 1);
-        assert!(scene.engine.try_next().await.is_none());
+        assert!(matches!(harness.settled()[..], [Settlement::DeadLetter { .. }]));
+        assert_eq!(harness.agent.calls(), 1);
+        assert!(harness.engine.try_next().await.is_none());
     }
 }
 
 /// Somebody mends the broker and sends the dead letter back: the work was done.
 #[tokio::test]
 async fn should_answer_a_task_that_was_given_up_with_its_result_when_it_comes_again() {
-    let mut scene = Scene::new().await;
-    scene.refuse(&["task_completed", "task_failed"], for_good());
-    scene.assign().await;
-    scene.world.pass(SECOND).await;
-    scene.broker.heal();
+    let mut harness = Harness::new().await;
+    harness.refuse(&["task_completed", "task_failed"], for_good());
+    harness.assign().await;
+    harness.world.pass(SECOND).await;
+    harness.broker.heal();
     let address = Group::new("agents.backend").unwrap().into();
-    let letters = scene.world.broker.dead_letters(&address).await.unwrap();
-    assert_eq!(letters.redrive(aios_core::broker::Selection::All).await.unwrap(), 1);
-    let answer: TaskCompleted = scene.world.drive(scene.engine.next()).await.data().unwrap();
+    let letters = harness.world.broker.dead_letters(&address).await.unwrap();
+    assert_eq!(letters.redrive(aios_core::broker::DeadLetterFilter::All).await.unwrap(), 1);
+    let answer: TaskCompleted = harness.world.drive(harness.engine.next()).await.data().unwrap();
     assert_eq!(answer.output.as_str(), "1");
-    assert_eq!(scene.agent.calls(), 1);
+    assert_eq!(harness.agent.calls(), 1);
 }
 
 /// The same attempt is given a second time, after its answer was taken the first time.
 #[tokio::test]
 async fn should_fail_a_task_whose_remembered_answer_is_refused_for_good() {
     for (error, code) in [(for_good(), "BROKER_BACKEND"), (too_large(), "EVENT_TOO_LARGE")] {
-        let mut scene = Scene::new().await;
-        scene.assign().await;
-        assert_eq!(scene.engine.next().await.event_type.action(), "task_completed");
-        scene.refuse(&["task_completed"], error);
+        let mut harness = Harness::new().await;
+        harness.assign().await;
+        assert_eq!(harness.engine.next().await.event_type.action(), "task_completed");
+        harness.refuse(&["task_completed"], error);
         for _ in 0..2 {
-            scene.assign().await;
+            harness.assign().await;
             let TaskFailed { failure, retryable, .. } =
-                scene.world.drive(scene.engine.failure()).await;
+                harness.world.drive(harness.engine.failure()).await;
             assert_eq!((failure.code.as_str(), retryable), (code, false));
         }
-        scene.world.idle().await;
-        assert_eq!(scene.settled(), [Settlement::Ack, Settlement::Ack, Settlement::Ack]);
-        assert_eq!(scene.agent.calls(), 1);
+        harness.world.idle().await;
+        assert_eq!(harness.settled(), [Settlement::Ack, Settlement::Ack, Settlement::Ack]);
+        assert_eq!(harness.agent.calls(), 1);
     }
 }
 
 #[tokio::test]
 async fn should_give_a_task_up_of_which_no_remembered_answer_is_taken() {
-    let mut scene = Scene::new().await;
-    scene.assign().await;
-    scene.engine.next().await;
-    scene.refuse(&["task_completed", "task_failed"], for_good());
-    scene.assign().await;
-    scene.world.pass(HOUR).await;
-    assert!(matches!(scene.settled()[..], [Settlement::Ack, Settlement::DeadLetter { .. }]));
-    assert_eq!(scene.letters().await.len(), 1);
+    let mut harness = Harness::new().await;
+    harness.assign().await;
+    harness.engine.next().await;
+    harness.refuse(&["task_completed", "task_failed"], for_good());
+    harness.assign().await;
+    harness.world.pass(HOUR).await;
+    assert!(matches!(harness.settled()[..], [Settlement::Ack, Settlement::DeadLetter { .. }]));
+    assert_eq!(harness.letters().await.len(), 1);
 }
 
 /// It may go on with another broker, or in another process.
 #[tokio::test]
 async fn should_give_back_a_task_whose_broker_is_closed() {
-    let mut scene = Scene::new().await;
+    let mut harness = Harness::new().await;
     let is_first = AtomicBool::new(true);
-    scene.broker.on_publish(move |publish| {
+    harness.broker.on_publish(move |publish| {
         let is_answer = publish.event.event_type.action() == "task_completed";
         (is_answer && is_first.swap(false, Ordering::SeqCst))
             .then_some(Fault::Refuse(BrokerError::Closed))
     });
-    scene.assign().await;
-    let answer = scene.world.drive(scene.engine.next()).await;
+    harness.assign().await;
+    let answer = harness.world.drive(harness.engine.next()).await;
     assert_eq!(answer.event_type.action(), "task_completed");
-    scene.world.idle().await;
-    assert_eq!(scene.settled(), [Settlement::Release, Settlement::Ack]);
-    assert_eq!(scene.agent.calls(), 1);
+    harness.world.idle().await;
+    assert_eq!(harness.settled(), [Settlement::Release, Settlement::Ack]);
+    assert_eq!(harness.agent.calls(), 1);
 }
 
 /// Its mailbox may still come: another process waits for it then.
 #[tokio::test]
 async fn should_give_back_a_task_whose_answer_waits_when_the_host_shuts_down() {
     for remembered in [false, true] {
-        let mut scene = Scene::new().await;
+        let mut harness = Harness::new().await;
         if remembered {
-            scene.assign().await;
-            scene.engine.next().await;
+            harness.assign().await;
+            harness.engine.next().await;
         }
         let missing = BrokerError::Unroutable { event_type: "task_completed".to_owned() };
-        scene.refuse(&["task_completed"], missing);
-        scene.assign().await;
-        scene.world.idle().await;
-        let error = scene.world.drive(scene.host.shutdown(SECOND * 3)).await.unwrap_err();
+        harness.refuse(&["task_completed"], missing);
+        harness.assign().await;
+        harness.world.idle().await;
+        let error = harness.world.drive(harness.host.shutdown(SECOND * 3)).await.unwrap_err();
         assert_eq!(error.code(), "SHUTDOWN_TIMEOUT");
         let tasks = "agents.backend.task_assigned";
-        assert_eq!(scene.world.waiting("agents.backend", tasks).await, 1);
+        assert_eq!(harness.world.waiting("agents.backend", tasks).await, 1);
     }
 }
 
 /// Its caller has gone, and the cancellation came when the code had ended already.
 #[tokio::test]
 async fn should_keep_no_answer_to_a_cancelled_task_that_nobody_waits_for() {
-    let scene = Scene::new().await;
+    let harness = Harness::new().await;
     let missing = BrokerError::Unroutable { event_type: "task_completed".to_owned() };
-    scene.refuse(&["task_completed"], missing);
-    scene.assign().await;
-    scene.world.idle().await;
-    assert_eq!(scene.settled(), [], "its mailbox may still come");
-    scene.world.publish(cancelled("backend", "t1")).await;
-    scene.world.pass(SECOND).await;
-    assert_eq!(scene.settled(), [Settlement::Ack]);
-    assert_eq!(scene.agent.calls(), 1);
-    scene.world.drive(scene.host.shutdown(SECOND)).await.unwrap();
+    harness.refuse(&["task_completed"], missing);
+    harness.assign().await;
+    harness.world.idle().await;
+    assert_eq!(harness.settled(), [], "its mailbox may still come");
+    harness.world.publish(cancelled("backend", "t1")).await;
+    harness.world.pass(SECOND).await;
+    assert_eq!(harness.settled(), [Settlement::Ack]);
+    assert_eq!(harness.agent.calls(), 1);
+    harness.world.drive(harness.host.shutdown(SECOND)).await.unwrap();
 }
 
 /// A task that can't be read, and whose refusal the broker does not take either.
 #[tokio::test]
 async fn should_give_a_task_up_that_can_neither_be_read_nor_answered() {
     for error in [for_good(), rejected(), BrokerError::Uncertain] {
-        let scene = Scene::new().await;
-        scene.refuse(&["task_failed"], error);
+        let harness = Harness::new().await;
+        harness.refuse(&["task_failed"], error);
         let task = assigned("backend", "t1", 1, json!(1), None);
         let data = json!({ "task_id": "t1", "attempt": 1 });
         let unreadable = Event::new(task.event_type, "engine", &data).unwrap();
-        scene.world.publish(unreadable.with_metadata(task.metadata)).await;
-        scene.world.pass(SECOND * 200).await;
-        let [letter] = &scene.letters().await[..] else { panic!("there is one dead letter") };
+        harness.world.publish(unreadable.with_metadata(task.metadata)).await;
+        harness.world.pass(SECOND * 200).await;
+        let [letter] = &harness.letters().await[..] else { panic!("there is one dead letter") };
         assert!(letter.reason.contains("INVALID_EVENT_DATA"), "{}", letter.reason);
     }
 }

@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::agent::{AgentDefinition, AgentHost, Agents, Beat, Caller, HostOptions, Pulse};
+use aios_agents::agent::{
+    AgentDefinition, AgentHost, AgentSet, Beat, HostOptions, Pulse, TaskClient,
+};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     agent::TaskQueued,
@@ -65,7 +67,7 @@ impl Looped {
         let (world, place, logged) = (World::new(), Arc::new(TestLoop::default()), Logged::here());
         let definition = AgentDefinition::instance("backend", agent.clone());
         let definition = definition.with_pulse(Arc::<TestLoop>::clone(&place));
-        let agents = Agents::new().with(definition).agent("other", Scripted::echo());
+        let agents = AgentSet::new().add(definition).agent("other", Scripted::echo());
         let host = world.start_with(agents, quick()).await.unwrap();
         Self { world, logged, place, _host: host }
     }
@@ -124,7 +126,7 @@ async fn should_leave_tasks_to_other_hosts_while_blocked() {
     assert!(engine.try_next().await.is_none());
     assert_eq!(agent.calls(), 0);
     let free = Scripted::echo();
-    let _free = it.world.start(Agents::new().agent("backend", free.clone())).await;
+    let _free = it.world.start(AgentSet::new().agent("backend", free.clone())).await;
     assert_eq!(action(&engine.next().await), "task_completed");
     assert_eq!((agent.calls(), free.calls()), (0, 1));
 }
@@ -170,7 +172,7 @@ async fn should_give_back_only_what_has_not_begun() {
     it.until(|| waiting.lock().unwrap().len() == 2).await;
     it.block().await;
     let free = Scripted::echo();
-    let _free = it.world.start(Agents::new().agent("backend", free.clone())).await;
+    let _free = it.world.start(AgentSet::new().agent("backend", free.clone())).await;
     let answer = it.world.drive(engine.next()).await;
     assert_eq!((action(&answer), free.calls()), ("task_completed", 1));
     assert!(answer.payload.as_str().contains("t2"));
@@ -196,7 +198,7 @@ async fn should_give_back_at_once_what_has_not_begun_when_it_stops() {
     let (agent, waiting) = queued();
     let world = World::new();
     let mut engine = world.mailbox("engine").await;
-    let host = world.start(Agents::new().agent("backend", agent)).await;
+    let host = world.start(AgentSet::new().agent("backend", agent)).await;
     world.publish(assigned("backend", "t1", 1, json!(1), None)).await;
     world.idle().await;
     assert_eq!(waiting.lock().unwrap().len(), 1);
@@ -204,7 +206,7 @@ async fn should_give_back_at_once_what_has_not_begun_when_it_stops() {
     let before = world.clock.now();
     host.shutdown(SECOND * 60).await.unwrap();
     assert_eq!(world.clock.now(), before, "nothing that runs has to be waited for");
-    let _free = world.start(Agents::new().agent("backend", free)).await;
+    let _free = world.start(AgentSet::new().agent("backend", free)).await;
     assert_eq!(action(&engine.next().await), "task_completed");
     assert!(!waiting.lock().unwrap()[0].begin());
 }
@@ -226,10 +228,10 @@ fn should_notice_an_agent_that_blocks_the_runtime() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let agents = Agents::new().agent("backend", agent);
+    let agents = AgentSet::new().agent("backend", agent);
     let start = AgentHost::start(broker.clone(), clock.clone(), None, "test", agents, quick());
     let host = runtime.block_on(start).unwrap();
-    let caller = runtime.block_on(Caller::new(broker, clock, "test")).unwrap();
+    let caller = runtime.block_on(TaskClient::new(broker, clock, "test")).unwrap();
     let answer = runtime.spawn(async move { caller.task("backend", &json!(1)).await.unwrap() });
     let seen = |words: &[&str]| {
         (0..10_000).any(|_| {

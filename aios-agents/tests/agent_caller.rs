@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use aios_agents::agent::{AgentDefinition, Agents, RegisteredAgent};
+use aios_agents::agent::{AgentDefinition, AgentSet, RegisteredAgent};
 use aios_core::{agent::TaskError, event::Payload};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::agent_support::{Scripted, World};
 #[tokio::test]
 async fn should_answer_many_calls_at_once_each_with_its_own() {
     let world = World::new();
-    let _host = world.start(Agents::new().agent("echo", Scripted::echo())).await;
+    let _host = world.start(AgentSet::new().agent("echo", Scripted::echo())).await;
     let caller = world.caller().await;
     let calls = (0..1000).map(|number| caller.task("echo", &number).into_future());
     for (number, answer) in join_all(calls).await.into_iter().enumerate() {
@@ -36,7 +36,7 @@ async fn should_pass_on_what_the_agent_says() {
     let agent = Scripted::new(|_, _| async {
         Err(TaskError::terminal(aios_core::failure::Failure::new("NO", "never")))
     });
-    let _host = world.start(Agents::new().agent("no", agent)).await;
+    let _host = world.start(AgentSet::new().agent("no", agent)).await;
     let error = world.caller().await.task("no", &1).await.unwrap_err();
     assert!(error.has_code("NO") && !error.retryable);
 }
@@ -55,7 +55,7 @@ async fn should_not_wait_for_ever() {
 #[tokio::test]
 async fn should_fail_when_the_broker_is_closed() {
     let world = World::new();
-    let _host = world.start(Agents::new().agent("stuck", Scripted::stuck())).await;
+    let _host = world.start(AgentSet::new().agent("stuck", Scripted::stuck())).await;
     let caller = world.caller().await;
     let call = tokio::spawn(caller.task("stuck", &1).into_future());
     world.idle().await;
@@ -76,7 +76,7 @@ async fn should_direct_a_task_to_one_agent_alone() {
     let anna = Payload::encode("Anna").unwrap();
     let anna = RegisteredAgent::new("named", "anna", anna).with_id("anna-1");
     let definition = definition.register_agent(anna).register("ben", "Ben");
-    let _host = world.start(Agents::new().with(definition)).await;
+    let _host = world.start(AgentSet::new().add(definition)).await;
     let caller = world.caller().await;
     for _ in 0..10 {
         let answer = caller.task("named", &1).to_agent("anna-1").await.unwrap();

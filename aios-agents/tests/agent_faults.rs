@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::agent::{Agents, HostOptions};
+use aios_agents::agent::{AgentSet, HostOptions};
 use aios_broker::memory::{MemoryBroker, MemoryOptions};
 use aios_core::{
     agent::{Agent, TaskContext, TaskError, TaskFailed},
@@ -108,7 +108,7 @@ async fn should_publish_an_answer_again_until_the_broker_takes_it() {
     let broker = Faulty::new(&world);
     broker.refuse("task_completed", 3, &BrokerError::Uncertain);
     let mut engine = world.mailbox("engine").await;
-    let agents = Agents::new().agent("backend", agent.clone());
+    let agents = AgentSet::new().agent("backend", agent.clone());
     let _host = world.start_on(broker.clone(), agents, HostOptions::new()).await.unwrap();
     world.assign("backend", "t1", json!(1)).await;
     assert!(engine.try_next().await.is_none());
@@ -121,7 +121,7 @@ async fn should_publish_an_answer_again_until_the_broker_takes_it() {
 async fn should_keep_an_answer_until_its_mailbox_is_there() {
     let (world, agent) = (World::new(), Scripted::echo());
     let mut listener = world.subscribe("listener", &["agents.backend.task_completed"]).await;
-    let _host = world.start(Agents::new().agent("backend", agent.clone())).await;
+    let _host = world.start(AgentSet::new().agent("backend", agent.clone())).await;
     world.assign("backend", "t1", json!(1)).await;
     world.pass(SECOND).await;
     let mut engine = world.mailbox("engine").await;
@@ -133,7 +133,7 @@ async fn should_keep_an_answer_until_its_mailbox_is_there() {
 #[tokio::test]
 async fn should_give_a_task_up_whose_answer_finds_no_mailbox() {
     let (world, agent) = (World::new(), Scripted::echo());
-    let _host = world.start(Agents::new().agent("backend", agent.clone())).await;
+    let _host = world.start(AgentSet::new().agent("backend", agent.clone())).await;
     world.assign("backend", "t1", json!(1)).await;
     world.pass(SECOND * 120).await;
     let address = aios_core::broker::Group::new("agents.backend").unwrap().into();
@@ -154,7 +154,7 @@ async fn should_refuse_to_emit_what_only_aios_writes() {
         }
         async { Ok(parameters) }
     });
-    let agents = Agents::new().agent("backend", agent);
+    let agents = AgentSet::new().agent("backend", agent);
     let _host = world.start(agents).await;
     world.assign("backend", "t1", json!(1)).await;
     assert_eq!(world.drive(engine.next()).await.event_type.action(), "task_completed");
@@ -175,7 +175,7 @@ async fn should_publish_what_was_emitted_in_order_although_some_is_refused() {
         }
         async { Ok(parameters) }
     });
-    let agents = Agents::new().agent("backend", agent);
+    let agents = AgentSet::new().agent("backend", agent);
     let _host = world.start_on(broker, agents, HostOptions::new()).await.unwrap();
     world.assign("backend", "t1", json!(1)).await;
     let mut seen = Vec::new();
@@ -199,7 +199,7 @@ async fn should_turn_an_answer_that_is_too_large_into_a_failure() {
     let world = World { broker: small, ..world };
     let mut engine = world.mailbox("engine").await;
     let agent = Scripted::new(|_, _| async { Ok(json!("x".repeat(10_000))) });
-    let _host = world.start(Agents::new().agent("backend", agent)).await;
+    let _host = world.start(AgentSet::new().agent("backend", agent)).await;
     world.assign("backend", "t1", json!(1)).await;
     let failed = world.drive(engine.failure()).await;
     assert_eq!((failed.failure.code.as_str(), failed.retryable), ("EVENT_TOO_LARGE", false));
@@ -211,7 +211,7 @@ async fn should_subscribe_again_after_a_subscription_broke() {
     let broker = Faulty::new(&world);
     *broker.breaks.lock().unwrap() = 3;
     let mut engine = world.mailbox("engine").await;
-    let agents = Agents::new().agent("backend", Scripted::echo());
+    let agents = AgentSet::new().agent("backend", Scripted::echo());
     let _host = world.start_on(broker, agents, HostOptions::new()).await.unwrap();
     world.pass(SECOND * 5).await;
     world.assign("backend", "t1", json!(1)).await;
@@ -227,7 +227,7 @@ async fn should_release_a_task_whose_answer_nobody_takes_when_it_shuts_down() {
     let world = World::new();
     let broker = Faulty::new(&world);
     broker.refuse("task_completed", 1_000, &BrokerError::Uncertain);
-    let agents = Agents::new().agent("backend", Scripted::echo());
+    let agents = AgentSet::new().agent("backend", Scripted::echo());
     let host = world.start_on(broker, agents, HostOptions::new()).await.unwrap();
     world.assign("backend", "t1", json!(1)).await;
     world.idle().await;
@@ -240,7 +240,7 @@ async fn should_release_a_task_whose_answer_nobody_takes_when_it_shuts_down() {
 async fn should_shut_down_in_time_while_the_broker_does_not_answer() {
     let world = World::new();
     let broker = Faulty::new(&world);
-    let agents = Agents::new().agent("backend", Scripted::echo());
+    let agents = AgentSet::new().agent("backend", Scripted::echo());
     let host = world.start_on(broker.clone(), agents, HostOptions::new()).await.unwrap();
     *broker.unanswered.lock().unwrap() = Some("status_changed");
     let before = world.clock.elapsed();
@@ -252,7 +252,7 @@ async fn should_shut_down_in_time_while_the_broker_does_not_answer() {
 async fn should_not_start_where_the_broker_refuses_for_good() {
     let world = World::new();
     world.broker.close(SECOND).await.unwrap();
-    let agents = Agents::new().agent("backend", Scripted::echo());
+    let agents = AgentSet::new().agent("backend", Scripted::echo());
     let error = world.start_with(agents, HostOptions::new()).await.unwrap_err();
     assert_eq!(error.code(), "BROKER_CLOSED");
 }
@@ -280,7 +280,7 @@ impl Agent for Never {
 async fn should_answer_invalid_parameters_with_every_path_and_for_good() {
     let world = World::new();
     let mut engine = world.mailbox("engine").await;
-    let _host = world.start(Agents::new().agent("strict", Never)).await;
+    let _host = world.start(AgentSet::new().agent("strict", Never)).await;
     world.publish(assigned("strict", "t1", 1, json!({"level": 9}), None)).await;
     let TaskFailed { failure, retryable, .. } = engine.failure().await;
     assert_eq!((failure.code.as_str(), retryable), ("INVALID_PARAMETERS", false));

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::agent::{AgentDefinition, Agents, HostOptions, RegisteredAgent};
+use aios_agents::agent::{AgentDefinition, AgentSet, HostOptions, RegisteredAgent};
 use aios_core::{
     agent::{TaskError, TaskHeartbeat},
     broker::{Broker, Mailbox, Publish},
@@ -22,7 +22,7 @@ use crate::agent_support::{Inbox, Scripted, World, assigned};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// One agent, with two slots. A task with a text waits until it is told to go on; the others count.
-struct Scene {
+struct Harness {
     world: World,
     engine: Inbox,
     go_on: Arc<Notify>,
@@ -30,7 +30,7 @@ struct Scene {
     _host: aios_agents::agent::AgentHost,
 }
 
-impl Scene {
+impl Harness {
     async fn new() -> Self {
         let (go_on, counted) = (Arc::new(Notify::new()), Arc::new(AtomicU32::new(0)));
         let (wait, count) = (Arc::clone(&go_on), Arc::clone(&counted));
@@ -50,14 +50,14 @@ impl Scene {
         let definition = AgentDefinition::factory("backend", make).register_agent(first);
         let world = World::new();
         let engine = world.mailbox("engine").await;
-        let agents = Agents::new().with(definition.with_concurrency(2));
+        let agents = AgentSet::new().add(definition.with_concurrency(2));
         let _host = world.start_with(agents, HostOptions::new()).await.unwrap();
-        let scene = Self { world, engine, go_on, counted, _host };
+        let harness = Self { world, engine, go_on, counted, _host };
         // Tasks for the agent itself occupy the slots, so that those for any agent wait here.
         for id in ["a", "b"] {
-            scene.occupy(id).await;
+            harness.occupy(id).await;
         }
-        scene
+        harness
     }
 
     async fn occupy(&self, id: &str) {
@@ -89,46 +89,46 @@ impl Scene {
 
 #[tokio::test]
 async fn should_say_now_and_then_which_tasks_wait_here() {
-    let mut scene = Scene::new().await;
+    let mut harness = Harness::new().await;
     for id in ["t1", "t2", "t3"] {
-        scene.world.assign("backend", id, json!(1)).await;
+        harness.world.assign("backend", id, json!(1)).await;
     }
-    scene.world.idle().await;
-    assert!(scene.waiting().await.is_empty(), "most begin in a moment");
+    harness.world.idle().await;
+    assert!(harness.waiting().await.is_empty(), "most begin in a moment");
     for pause in [SECOND, SECOND * 10, SECOND * 10] {
-        scene.world.pass(pause + SECOND / 10).await;
-        assert_eq!(scene.waiting().await, ["t1", "t2"], "the third is in its queue");
+        harness.world.pass(pause + SECOND / 10).await;
+        assert_eq!(harness.waiting().await, ["t1", "t2"], "the third is in its queue");
     }
-    scene.go_on.notify_waiters();
-    scene.world.idle().await;
-    assert_eq!(scene.counted.load(Ordering::SeqCst), 3);
+    harness.go_on.notify_waiters();
+    harness.world.idle().await;
+    assert_eq!(harness.counted.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]
 async fn should_begin_a_task_once_that_was_given_again_while_it_waited() {
-    let scene = Scene::new().await;
+    let harness = Harness::new().await;
     for _ in 0..2 {
-        scene.world.assign("backend", "t1", json!(1)).await;
+        harness.world.assign("backend", "t1", json!(1)).await;
     }
-    scene.world.pass(SECOND * 15).await;
-    assert_eq!(scene.counted.load(Ordering::SeqCst), 0);
-    scene.go_on.notify_waiters();
-    scene.world.idle().await;
-    assert_eq!(scene.counted.load(Ordering::SeqCst), 1);
-    assert_eq!(scene.world.waiting("agents.backend", "agents.backend.task_assigned").await, 0);
+    harness.world.pass(SECOND * 15).await;
+    assert_eq!(harness.counted.load(Ordering::SeqCst), 0);
+    harness.go_on.notify_waiters();
+    harness.world.idle().await;
+    assert_eq!(harness.counted.load(Ordering::SeqCst), 1);
+    assert_eq!(harness.world.waiting("agents.backend", "agents.backend.task_assigned").await, 0);
 }
 
 /// A subscription that ends takes nothing back that can still be begun here.
 #[tokio::test]
 async fn should_begin_what_waits_here_when_the_broker_closes() {
-    let scene = Scene::new().await;
-    scene.world.assign("backend", "t1", json!(1)).await;
-    scene.world.idle().await;
-    let broker = Arc::clone(&scene.world.broker);
+    let harness = Harness::new().await;
+    harness.world.assign("backend", "t1", json!(1)).await;
+    harness.world.idle().await;
+    let broker = Arc::clone(&harness.world.broker);
     let closing = tokio::spawn(async move { broker.close(SECOND * 60).await });
-    scene.world.idle().await;
-    scene.go_on.notify_waiters();
-    scene.world.idle().await;
-    assert_eq!(scene.counted.load(Ordering::SeqCst), 1);
+    harness.world.idle().await;
+    harness.go_on.notify_waiters();
+    harness.world.idle().await;
+    assert_eq!(harness.counted.load(Ordering::SeqCst), 1);
     closing.await.unwrap().unwrap();
 }

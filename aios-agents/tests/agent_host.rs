@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::agent::{AgentDefinition, Agents, HostOptions};
+use aios_agents::agent::{AgentDefinition, AgentSet, HostOptions};
 use aios_core::{
     agent::{ResultExt, TaskCompleted, TaskHeartbeat},
     broker::{Broker, DeadLetters, Group},
@@ -24,7 +24,7 @@ async fn should_answer_to_the_mailbox_and_to_the_topic() {
     let world = World::new();
     let (mut engine, mut topic) =
         (world.mailbox("engine").await, world.subscribe("all", &["agents.*.task_completed"]).await);
-    let _host = world.start(Agents::new().agent("backend", Scripted::echo())).await;
+    let _host = world.start(AgentSet::new().agent("backend", Scripted::echo())).await;
     let given = world.assign("backend", "t1", json!({"a": 1})).await;
     let answer = engine.next().await;
     assert_eq!(answer.event_type.as_str(), "agents.backend.task_completed");
@@ -42,7 +42,7 @@ async fn should_report_a_panic_as_a_retryable_failure_and_go_on() {
         assert!(parameters != json!("boom"), "it exploded");
         Ok(parameters)
     });
-    let _host = world.start(Agents::new().agent("backend", agent)).await;
+    let _host = world.start(AgentSet::new().agent("backend", agent)).await;
     world.assign("backend", "t1", json!("boom")).await;
     let failed = engine.failure().await;
     assert_eq!((failed.failure.code.as_str(), failed.retryable), ("AGENT_PANICKED", true));
@@ -56,7 +56,7 @@ async fn should_tell_the_run_of_a_task_that_can_not_be_read() {
     let world = World::new();
     let mut engine = world.mailbox("engine").await;
     let agent = Scripted::echo();
-    let _host = world.start(Agents::new().agent("backend", agent.clone())).await;
+    let _host = world.start(AgentSet::new().agent("backend", agent.clone())).await;
     let good = assigned("backend", "t1", 2, json!(1), None);
     let data = json!({ "task_id": "t1", "attempt": 2, "parameters": 1, "timeout_ms": "soon" });
     let bad = Event::new(good.event_type.clone(), "engine", &data).unwrap();
@@ -86,7 +86,7 @@ async fn should_drop_the_code_of_a_task_over_its_timeout() {
             std::future::pending().await
         }
     });
-    let _host = world.start(Agents::new().agent("backend", agent)).await;
+    let _host = world.start(AgentSet::new().agent("backend", agent)).await;
     world.publish(assigned("backend", "t1", 3, json!(1), Some(SECOND))).await;
     let failed = world.drive(engine.failure()).await;
     assert_eq!((failed.failure.code.as_str(), failed.retryable), ("TASK_TIMEOUT", true));
@@ -101,7 +101,7 @@ async fn should_keep_what_the_code_says_about_retrying() {
         let failure = Err(Failure::new("QUOTA", "too many"));
         if parameters == json!("terminal") { failure.terminal() } else { Ok(failure?) }
     });
-    let _host = world.start(Agents::new().agent("backend", agent.clone())).await;
+    let _host = world.start(AgentSet::new().agent("backend", agent.clone())).await;
     for (parameters, retryable) in [("terminal", false), ("passing", true)] {
         world.assign("backend", parameters, json!(parameters)).await;
         let failed = engine.failure().await;
@@ -122,7 +122,7 @@ async fn should_run_a_repeated_dispatch_once() {
             Ok(parameters)
         }
     });
-    let host = world.start(Agents::new().agent("backend", agent.clone())).await;
+    let host = world.start(AgentSet::new().agent("backend", agent.clone())).await;
     world.assign("backend", "t1", json!(1)).await;
     world.assign("backend", "t1", json!(1)).await;
     world.idle().await;
@@ -143,7 +143,7 @@ async fn should_cancel_a_running_task_and_one_that_comes_later() {
     let world = World::new();
     let mut engine = world.mailbox("engine").await;
     let agent = Scripted::stuck();
-    let _host = world.start(Agents::new().agent("backend", agent.clone())).await;
+    let _host = world.start(AgentSet::new().agent("backend", agent.clone())).await;
     world.assign("backend", "t1", json!(1)).await;
     world.idle().await;
     assert_eq!(agent.calls(), 1);
@@ -163,7 +163,7 @@ async fn should_let_code_that_hears_of_the_cancellation_tidy_up() {
     let mut engine = world.mailbox("engine").await;
     let (tidied, told) = tokio::sync::watch::channel(false);
     let agent = Tidy(tidied);
-    let _host = world.start(Agents::new().agent("backend", agent)).await;
+    let _host = world.start(AgentSet::new().agent("backend", agent)).await;
     world.assign("backend", "t1", json!(1)).await;
     world.idle().await;
     world.publish(cancelled("backend", "t1")).await;
@@ -204,7 +204,7 @@ async fn should_publish_what_was_emitted_only_on_success_and_before_the_answer()
             if parameters == json!("fail") { Err(Failure::new("NO", "no"))? } else { Ok(json!(1)) }
         }
     });
-    let _host = world.start(Agents::new().agent("backend", agent)).await;
+    let _host = world.start(AgentSet::new().agent("backend", agent)).await;
     world.assign("backend", "t1", json!("fail")).await;
     assert_eq!(all.next().await.event_type.action(), "task_failed");
     world.assign("backend", "t2", json!("ok")).await;
@@ -230,7 +230,7 @@ async fn should_do_no_more_tasks_at_once_than_the_cap() {
         }
     });
     let definition = AgentDefinition::instance("backend", agent).with_concurrency(3);
-    let _host = world.start(Agents::new().with(definition)).await;
+    let _host = world.start(AgentSet::new().add(definition)).await;
     for task in 0..10 {
         world.assign("backend", &format!("t{task}"), json!(task)).await;
     }
@@ -249,7 +249,7 @@ async fn should_send_heartbeats_of_long_tasks_with_the_latest_progress() {
         context.heartbeat("writing").unwrap();
         std::future::pending()
     });
-    let _host = world.start(Agents::new().agent("backend", agent)).await;
+    let _host = world.start(AgentSet::new().agent("backend", agent)).await;
     world.assign("backend", "t1", json!(1)).await;
     let first: TaskHeartbeat = engine.next().await.data().unwrap();
     assert_eq!((first.attempt, first.progress.as_str()), (1, r#""writing""#));
@@ -266,7 +266,7 @@ async fn should_acknowledge_a_long_task_early() {
     let world = World::new();
     let mut engine = world.mailbox("engine").await;
     let options = HostOptions::new().with_early_ack_after(Some(SECOND * 60));
-    let agents = Agents::new().agent("backend", Scripted::stuck());
+    let agents = AgentSet::new().agent("backend", Scripted::stuck());
     let host = world.start_with(agents, options).await.unwrap();
     world.publish(assigned("backend", "t1", 1, json!(1), Some(SECOND * 100))).await;
     world.pass(SECOND * 70).await;
@@ -290,7 +290,7 @@ async fn should_give_back_what_waits_behind_tasks_that_take_long() {
     });
     let definition = AgentDefinition::instance("backend", agent.clone()).with_concurrency(1);
     let _engine = world.mailbox("engine").await;
-    let _host = world.start_with(Agents::new().with(definition), options).await.unwrap();
+    let _host = world.start_with(AgentSet::new().add(definition), options).await.unwrap();
     world.assign("backend", "t1", json!(1)).await;
     world.assign("backend", "t2", json!(2)).await;
     world.pass(SECOND * 50).await;
@@ -307,7 +307,7 @@ async fn should_give_back_what_waits_behind_tasks_that_take_long() {
 #[tokio::test]
 async fn should_give_up_a_task_that_is_no_task() {
     let world = World::new();
-    let _host = world.start(Agents::new().agent("backend", Scripted::echo())).await;
+    let _host = world.start(AgentSet::new().agent("backend", Scripted::echo())).await;
     let event_type = "agents.backend.task_assigned".parse().unwrap();
     world.publish(Event::new(event_type, "stranger", &json!({"task": 1})).unwrap()).await;
     world.idle().await;
@@ -331,7 +331,7 @@ async fn should_let_tasks_end_when_it_shuts_down() {
         }
     });
     let definition = AgentDefinition::instance("backend", agent.clone()).with_concurrency(2);
-    let host = world.start(Agents::new().with(definition)).await;
+    let host = world.start(AgentSet::new().add(definition)).await;
     for task in 0..5 {
         world.assign("backend", &format!("t{task}"), json!(task)).await;
     }
@@ -349,7 +349,7 @@ async fn should_let_tasks_end_when_it_shuts_down() {
 #[tokio::test]
 async fn should_give_back_what_does_not_end_in_time() {
     let world = World::new();
-    let host = world.start(Agents::new().agent("backend", Scripted::stuck())).await;
+    let host = world.start(AgentSet::new().agent("backend", Scripted::stuck())).await;
     world.assign("backend", "t1", json!(1)).await;
     world.idle().await;
     let error = world.drive(host.shutdown(SECOND)).await.unwrap_err();
@@ -361,7 +361,7 @@ async fn should_give_back_what_does_not_end_in_time() {
 #[tokio::test]
 async fn should_give_back_its_tasks_when_it_is_dropped() {
     let world = World::new();
-    let host = world.start(Agents::new().agent("backend", Scripted::stuck())).await;
+    let host = world.start(AgentSet::new().agent("backend", Scripted::stuck())).await;
     world.assign("backend", "t1", json!(1)).await;
     world.idle().await;
     drop(host);

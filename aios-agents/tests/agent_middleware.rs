@@ -9,7 +9,7 @@ use std::{
 use aios_agents::{
     agent::IntoDynAgent,
     middleware::{
-        AgentLayer, CircuitBreaker, ConcurrencyLimit, Deduplicate, Measure, RateLimit, Retry,
+        CircuitBreaker, ConcurrencyLimit, Deduplicate, Metrics, Middleware, RateLimit, Retry,
         Timeout, Trace,
     },
 };
@@ -28,8 +28,8 @@ use crate::agent_support::{Scripted, World, context, process};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn wrap(layer: &impl AgentLayer, agent: &Scripted) -> Arc<dyn DynAgent> {
-    layer.layer(agent.clone().into_dyn().unwrap())
+fn wrap(layer: &impl Middleware, agent: &Scripted) -> Arc<dyn DynAgent> {
+    layer.wrap(agent.clone().into_dyn().unwrap())
 }
 
 /// Fails as long as `sick` counts down.
@@ -173,7 +173,7 @@ async fn should_count_a_task_over_time_as_sick_and_probe_again_if_a_probe_is_dro
     let world = World::new();
     let layer = CircuitBreaker::new(clock(&world)).with_threshold(1).with_open_for(SECOND);
     let wrapped = wrap(&layer, &Scripted::stuck());
-    let outer = Timeout::new(clock(&world), SECOND).layer(wrapped);
+    let outer = Timeout::new(clock(&world), SECOND).wrap(wrapped);
     let code = async || process(&*outer, "t", json!(1)).await.unwrap_err().failure.code;
     assert_eq!(world.drive(code()).await, "TASK_TIMEOUT");
     assert_eq!(code().await, "CIRCUIT_OPEN");
@@ -229,11 +229,11 @@ fn should_count_and_time_tasks() {
 
 async fn measure() {
     let (world, sick) = (World::new(), Arc::new(AtomicUsize::new(1)));
-    let layer = Measure::new(clock(&world));
+    let layer = Metrics::new(clock(&world));
     let agent = wrap(&layer, &recovering(&sick, true));
     for _ in 0..3 {
         drop::<Result<Value, TaskError>>(process(&*agent, "t", json!(1)).await);
     }
-    let stuck = Timeout::new(clock(&world), SECOND).layer(wrap(&layer, &Scripted::stuck()));
+    let stuck = Timeout::new(clock(&world), SECOND).wrap(wrap(&layer, &Scripted::stuck()));
     world.drive(process(&*stuck, "t", json!(1))).await.unwrap_err();
 }

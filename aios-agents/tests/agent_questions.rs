@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aios_agents::agent::{AgentDefinition, Agents};
+use aios_agents::agent::{AgentDefinition, AgentSet};
 use aios_core::{agent::TaskHeartbeat, clock::Clock, event::Event};
 use serde_json::json;
 
@@ -13,8 +13,8 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn agents(agent: &Scripted) -> Agents {
-    Agents::new().with(AgentDefinition::instance("backend", agent.clone()))
+fn agents(agent: &Scripted) -> AgentSet {
+    AgentSet::new().add(AgentDefinition::instance("backend", agent.clone()))
 }
 
 /// A task of a run.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use aios_agents::{
-    agent::{AgentDefinition, Agents, Caller, HostOptions},
+    agent::{AgentDefinition, AgentSet, HostOptions, TaskClient},
     prelude::*,
 };
 use aios_broker::memory::MemoryBroker;
@@ -42,8 +42,8 @@ fn echo() -> AgentDefinition {
     AgentDefinition::instance("echo", Scripted::echo())
 }
 
-fn both() -> Agents {
-    Agents::new().with(echo()).agent("other", Scripted::echo())
+fn both() -> AgentSet {
+    AgentSet::new().add(echo()).agent("other", Scripted::echo())
 }
 
 /// Every subscription of a host meets a refusal that stays, after one that passes.
@@ -146,7 +146,7 @@ async fn should_say_that_its_agents_cannot_be_announced() {
     let failure = failed(host.failed()).await;
     assert_eq!(failure.code, "STORE_BACKEND");
     assert!(failure.message.contains("announce agents"), "{failure}");
-    let caller = Caller::new(broker, clock, "test").await.unwrap();
+    let caller = TaskClient::new(broker, clock, "test").await.unwrap();
     assert_eq!(caller.task("echo", &7).await.unwrap().decode::<u32>().unwrap(), 7);
     host.shutdown(PATIENCE).await.unwrap_err();
 }
@@ -155,9 +155,9 @@ async fn should_say_that_its_agents_cannot_be_announced() {
 async fn should_fail_every_call_once_answers_may_not_be_read() {
     let (world, logged) = (World::new(), Logged::here());
     let broker = FaultyBroker::new(world.broker.clone());
-    let _host = world.start(Agents::new().agent("stuck", Scripted::stuck())).await;
+    let _host = world.start(AgentSet::new().agent("stuck", Scripted::stuck())).await;
     let clock = Arc::new(world.clock.clone());
-    let caller = Caller::new(broker.clone(), clock, "test").await.unwrap();
+    let caller = TaskClient::new(broker.clone(), clock, "test").await.unwrap();
     let call = tokio::spawn(caller.task("stuck", &1).into_future());
     world.idle().await;
     assert_eq!(caller.failure(), None);
@@ -186,7 +186,7 @@ async fn should_cancel_what_nobody_waits_for_when_the_caller_is_dropped() {
             Ok(json!(1))
         }
     });
-    let host = world.start(Agents::new().agent("slow", slow)).await;
+    let host = world.start(AgentSet::new().agent("slow", slow)).await;
     let mut cancelled = world.subscribe("watch", &["agents.slow.task_cancelled"]).await;
     let caller = world.caller().await;
     let clone = caller.clone();
@@ -215,7 +215,7 @@ async fn should_cancel_what_nobody_waits_for_when_the_caller_is_dropped() {
 async fn should_keep_no_answer_for_a_caller_that_is_gone() {
     let world = World::new();
     let broker = FaultyBroker::new(world.broker.clone());
-    let agents = Agents::new().agent("echo", Scripted::echo());
+    let agents = AgentSet::new().agent("echo", Scripted::echo());
     let host = world.start_on(broker.clone(), agents, HostOptions::new()).await.unwrap();
     let caller = world.caller().await;
     // The answer is on its way for as long as the caller is there.
@@ -240,7 +240,7 @@ async fn should_go_on_after_refusals_that_pass() {
     let builder = Runtime::builder().broker(Arc::clone(&broker) as Arc<dyn Broker>);
     let runtime = builder.agents(echo()).start().await.unwrap();
     let clock = Arc::new(SystemClock);
-    let caller = Caller::new(Arc::clone(&broker) as _, clock, "test").await.unwrap();
+    let caller = TaskClient::new(Arc::clone(&broker) as _, clock, "test").await.unwrap();
     broker.on_subscribe(|_| Some(Fault::Refuse(BrokerError::Uncertain)));
     broker.break_subscriptions(&BrokerError::Uncertain);
     tokio::time::timeout(Duration::from_millis(100), runtime.failed()).await.unwrap_err();

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::agent::{AgentDefinition, Agents};
+use aios_agents::agent::{AgentDefinition, AgentSet};
 use aios_core::agent::TaskSlot;
 use serde_json::json;
 
@@ -27,9 +27,9 @@ fn blocking() -> (Scripted, Arc<Mutex<Vec<TaskSlot>>>) {
     (agent, threads)
 }
 
-fn agents(agent: &Scripted, concurrency: u16) -> Agents {
+fn agents(agent: &Scripted, concurrency: u16) -> AgentSet {
     let definition = AgentDefinition::instance("backend", agent.clone());
-    Agents::new().with(definition.with_concurrency(concurrency))
+    AgentSet::new().add(definition.with_concurrency(concurrency))
 }
 
 #[tokio::test]

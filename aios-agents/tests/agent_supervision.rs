@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::agent::{AgentDefinition, Agents, HostOptions};
+use aios_agents::agent::{AgentDefinition, AgentSet, HostOptions};
 use aios_core::{
     agent::{ResultExt, TaskError},
     event::Event,
@@ -45,7 +45,7 @@ fn failing(times: u32, tries: &Arc<AtomicU32>) -> AgentDefinition {
 #[tokio::test]
 async fn should_make_an_agent_again_until_it_succeeds() {
     let (world, tries) = (World::new(), Arc::new(AtomicU32::new(0)));
-    let _host = world.start(Agents::new().with(failing(2, &tries))).await;
+    let _host = world.start(AgentSet::new().add(failing(2, &tries))).await;
     assert_eq!(tries.load(Ordering::SeqCst), 1);
     world.idle().await;
     assert_eq!(status(&world).await, AgentStatus::Failed);
@@ -63,7 +63,7 @@ async fn should_make_an_agent_again_until_it_succeeds() {
 async fn should_not_make_an_agent_again_after_a_final_failure() {
     let (world, tries) = (World::new(), Arc::new(AtomicU32::new(0)));
     let count = Arc::clone(&tries);
-    let agents = Agents::new()
+    let agents = AgentSet::new()
         .factory("broken", move |_: Value| {
             count.fetch_add(1, Ordering::SeqCst);
             Err::<Scripted, _>(Failure::new("NEVER", "never")).terminal()
@@ -89,7 +89,7 @@ async fn should_treat_a_factory_that_panics_or_hangs_as_failed() {
                 Ok::<_, TaskError>(Scripted::echo())
             }
         });
-        let _host = world.start(Agents::new().with(definition.register("one", &()))).await;
+        let _host = world.start(AgentSet::new().add(definition.register("one", &()))).await;
         world.pass(Duration::from_secs(5)).await;
         assert_eq!(world.caller().await.task("odd", &1).await.unwrap().as_str(), "1");
     }
@@ -98,7 +98,7 @@ async fn should_treat_a_factory_that_panics_or_hangs_as_failed() {
 #[tokio::test]
 async fn should_keep_agents_in_the_read_model() {
     let world = World::new();
-    let agents = Agents::new()
+    let agents = AgentSet::new()
         .factory("backend", |_: Value| Ok::<_, TaskError>(Scripted::echo()))
         .register("backend", "fast", &json!({"speed": 9}));
     let host = world.start(agents.clone()).await;
@@ -119,10 +119,10 @@ async fn should_keep_agents_in_the_read_model() {
 async fn should_report_an_agent_that_was_not_seen_once() {
     let world = World::new();
     let mut missed = world.subscribe("watch", &["system.agent.heartbeat_missed"]).await;
-    drop(world.start(Agents::new().agent("lost", Scripted::echo())).await);
+    drop(world.start(AgentSet::new().agent("lost", Scripted::echo())).await);
     let _watchers = [
-        world.start(Agents::new().agent("other", Scripted::echo())).await,
-        world.start(Agents::new().agent("another", Scripted::echo())).await,
+        world.start(AgentSet::new().agent("other", Scripted::echo())).await,
+        world.start(AgentSet::new().agent("another", Scripted::echo())).await,
     ];
     world.pass(INTERVAL * 2).await;
     assert!(missed.try_next().await.is_none());
@@ -141,7 +141,7 @@ async fn should_report_an_agent_that_was_not_seen_once() {
 async fn should_not_fill_the_log_while_nothing_happens() {
     let world = World::new();
     let mut seen = world.subscribe("watch", &["agents.*.seen"]).await;
-    let _host = world.start(Agents::new().agent("backend", Scripted::echo())).await;
+    let _host = world.start(AgentSet::new().agent("backend", Scripted::echo())).await;
     let (head, before) = (world.store.head().await.unwrap(), rows(&world).await.remove(0));
     world.pass(INTERVAL * 10).await;
     assert_eq!(world.store.head().await.unwrap(), head);
@@ -153,7 +153,7 @@ async fn should_not_fill_the_log_while_nothing_happens() {
 #[tokio::test]
 async fn should_note_in_the_log_that_an_agent_is_there_again() {
     let world = World::new();
-    let _host = world.start(Agents::new().agent("backend", Scripted::echo())).await;
+    let _host = world.start(AgentSet::new().agent("backend", Scripted::echo())).await;
     let id = rows(&world).await.remove(0).id;
     let missing = json!({ "agent_id": id, "status": "missing" });
     let event_type = "agents.backend.status_changed".parse().unwrap();
@@ -170,8 +170,8 @@ async fn should_miss_no_agent_because_the_tables_were_rebuilt() {
     let world = World::new();
     let mut missed = world.subscribe("watch", &["system.agent.heartbeat_missed"]).await;
     let _hosts = [
-        world.start(Agents::new().agent("backend", Scripted::echo())).await,
-        world.start(Agents::new().agent("frontend", Scripted::echo())).await,
+        world.start(AgentSet::new().agent("backend", Scripted::echo())).await,
+        world.start(AgentSet::new().agent("frontend", Scripted::echo())).await,
     ];
     for _ in 0..5 {
         world.pass(INTERVAL * 4 + INTERVAL / 3).await;
@@ -185,12 +185,12 @@ async fn should_refuse_definitions_that_make_no_sense() {
     let echo = || AgentDefinition::instance("echo", Scripted::echo());
     let none = || AgentDefinition::factory("none", |_: Value| Ok::<_, TaskError>(Scripted::echo()));
     for (agents, code) in [
-        (Agents::new().agent("No Type", Scripted::echo()), "INVALID_AGENT_TYPE"),
-        (Agents::new().with(echo()).with(echo()), "DUPLICATE_AGENT_TYPE"),
-        (Agents::new().register("unknown", "one", &1), "UNKNOWN_AGENT_TYPE"),
-        (Agents::new().with(none()), "INVALID_AGENT_CONFIGURATION"),
-        (Agents::new().with(echo().with_concurrency(0)), "INVALID_AGENT_CONFIGURATION"),
-        (Agents::new().with(none().register("a", &1).register("a", &2)), "DUPLICATE_AGENT"),
+        (AgentSet::new().agent("No Type", Scripted::echo()), "INVALID_AGENT_TYPE"),
+        (AgentSet::new().add(echo()).add(echo()), "DUPLICATE_AGENT_TYPE"),
+        (AgentSet::new().register("unknown", "one", &1), "UNKNOWN_AGENT_TYPE"),
+        (AgentSet::new().add(none()), "INVALID_AGENT_CONFIGURATION"),
+        (AgentSet::new().add(echo().with_concurrency(0)), "INVALID_AGENT_CONFIGURATION"),
+        (AgentSet::new().add(none().register("a", &1).register("a", &2)), "DUPLICATE_AGENT"),
     ] {
         let world = World::new();
         let error = world.start_with(agents, HostOptions::new()).await.unwrap_err();

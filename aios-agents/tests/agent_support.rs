@@ -11,12 +11,12 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::agent::{AgentError, AgentHost, Agents, Caller, HostOptions};
+use aios_agents::agent::{AgentError, AgentHost, AgentSet, HostOptions, TaskClient};
 use aios_broker::memory::{MemoryBroker, MemoryOptions};
 use aios_core::{
     BoxFuture,
     agent::{
-        Agent, DynAgent, TaskAssigned, TaskContext, TaskError, TaskFailed, TaskHost, TaskId,
+        Agent, DynAgent, TaskAssigned, TaskContext, TaskControl, TaskError, TaskFailed, TaskId,
         TaskInfo,
     },
     broker::{Broker, BrokerExt, Deliveries, Delivery, Group, Mailbox, Subscription},
@@ -45,13 +45,13 @@ impl World {
         Self { clock, broker, store }
     }
 
-    pub(crate) async fn start(&self, agents: Agents) -> AgentHost {
+    pub(crate) async fn start(&self, agents: AgentSet) -> AgentHost {
         self.start_with(agents, HostOptions::new()).await.unwrap()
     }
 
     pub(crate) async fn start_with(
         &self,
-        agents: Agents,
+        agents: AgentSet,
         options: HostOptions,
     ) -> Result<AgentHost, AgentError> {
         self.start_on(self.broker.clone(), agents, options).await
@@ -61,7 +61,7 @@ impl World {
     pub(crate) async fn start_on(
         &self,
         broker: Arc<dyn Broker>,
-        agents: Agents,
+        agents: AgentSet,
         options: HostOptions,
     ) -> Result<AgentHost, AgentError> {
         let store: Arc<dyn Store> = self.store.clone();
@@ -69,8 +69,8 @@ impl World {
         self.drive(AgentHost::start(broker, clock, Some(store), "test", agents, options)).await
     }
 
-    pub(crate) async fn caller(&self) -> Caller {
-        Caller::new(self.broker.clone(), Arc::new(self.clock.clone()), "test").await.unwrap()
+    pub(crate) async fn caller(&self) -> TaskClient {
+        TaskClient::new(self.broker.clone(), Arc::new(self.clock.clone()), "test").await.unwrap()
     }
 
     /// Polls `future`, and moves the time on whenever nothing else happens.
@@ -248,7 +248,7 @@ impl Agent for Scripted {
 /// A task outside a host.
 pub(crate) struct Alone;
 
-impl TaskHost for Alone {
+impl TaskControl for Alone {
     fn heartbeat(&self, _: Payload) {}
 
     fn is_cancelled(&self) -> bool {

@@ -32,9 +32,9 @@ async fn should_run_what_was_declared_with_its_types() {
     // Text, and input that is borrowed from what was declared.
     let run = runtime.start(OUTER, "3").await.unwrap();
     assert_eq!(tokio::time::timeout(PATIENCE, run.result()).await.unwrap().unwrap(), 12);
-    let again = OUTER.run(&runtime, run.id()).await.unwrap();
+    let again = OUTER.handle(&runtime, run.id()).await.unwrap();
     assert_eq!(again.result().await.unwrap(), 12);
-    let other = QUADRUPLE.run(&runtime, run.id()).await.unwrap_err();
+    let other = QUADRUPLE.handle(&runtime, run.id()).await.unwrap_err();
     assert_eq!(other.code(), "RUN_NOT_FOUND");
     let run = runtime.task(DOUBLER, &21).await.unwrap();
     assert_eq!(tokio::time::timeout(PATIENCE, run.result()).await.unwrap().unwrap(), 42);

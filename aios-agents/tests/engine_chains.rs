@@ -40,7 +40,7 @@ async fn link(context: WorkflowContext, state: (u32, u64)) -> Result<(u32, u64),
 pub(crate) async fn takes_every_signal(store: Arc<dyn Store>) {
     let build = || runtime(&store).workflow("link", link);
     let engine = build().start().await.unwrap();
-    let outside = build().without_engine().start().await.unwrap();
+    let outside = build().client_only().start().await.unwrap();
     let run = engine.start("link", &(1, 0)).with_id("chain").await.unwrap();
     let accepted = AtomicU32::new(0);
     let senders = (0..4_u32).map(|sender| {
@@ -56,7 +56,9 @@ pub(crate) async fn takes_every_signal(store: Arc<dyn Store>) {
                             .await
                             .unwrap(),
                     ),
-                    _ => runtime.run("chain").await.unwrap().signal("add", &1_u64).await.unwrap(),
+                    _ => {
+                        runtime.handle("chain").await.unwrap().signal("add", &1_u64).await.unwrap()
+                    }
                 }
                 accepted.fetch_add(1, Ordering::SeqCst);
             }
@@ -86,26 +88,26 @@ async fn command(run: &RunHandle, name: &str) -> Result<(), RuntimeError> {
 pub(crate) async fn obeys_every_command(store: Arc<dyn Store>) {
     let build = || runtime(&store).workflow("link", link);
     let engine = build().start().await.unwrap();
-    let outside = build().without_engine().start().await.unwrap();
+    let outside = build().client_only().start().await.unwrap();
     for round in 0..6_u64 {
         let (from, other) = if round % 2 == 0 { (&engine, &outside) } else { (&outside, &engine) };
         let id = format!("cancelled-{round}");
         let run = engine.start("link", &(1, 0)).with_id(&id).await.unwrap();
         pause(round).await;
-        from.run(&id).await.unwrap().cancel("enough").await.unwrap();
+        from.handle(&id).await.unwrap().cancel("enough").await.unwrap();
         let cancelled = result::<(u32, u64)>(&run).await.unwrap_err();
         assert!(matches!(cancelled, RunError::Cancelled { .. }), "{id}: {cancelled:?}");
 
         let id = format!("paused-{round}");
         let run = engine.start("link", &(1, 0)).with_id(&id).await.unwrap();
         pause(round).await;
-        from.run(&id).await.unwrap().pause().await.unwrap();
+        from.handle(&id).await.unwrap().pause().await.unwrap();
         let is_paused = || async { run.status().await.unwrap().status.as_str() == "paused" };
         eventually(&format!("{id} is paused"), is_paused).await;
         // A fork of what is paused goes on by itself.
         let fork = run.fork(1, format!("fork-{round}")).await;
-        other.run(&id).await.unwrap().signal("stop", &()).await.unwrap();
-        other.run(&id).await.unwrap().resume().await.unwrap();
+        other.handle(&id).await.unwrap().signal("stop", &()).await.unwrap();
+        other.handle(&id).await.unwrap().resume().await.unwrap();
         let (links, _) = result::<(u32, u64)>(&run).await.unwrap();
         assert_eq!(links, LINKS, "{id}");
         match fork {
@@ -141,7 +143,7 @@ pub(crate) async fn starts_once_with_every_signal(store: Arc<dyn Store>) {
     const RIVALS: u32 = 12;
     let build = || runtime(&store).workflow("collect", collect);
     let engine = build().start().await.unwrap();
-    let outside = build().without_engine().start().await.unwrap();
+    let outside = build().client_only().start().await.unwrap();
     for round in 0..4 {
         let id = format!("collect-{round}");
         let starts = (0..RIVALS).map(|rival| {
@@ -184,9 +186,9 @@ async fn should_start_one_run_with_every_signal_of_its_rivals() {
 }
 
 /// Says whose it is.
-struct Owner(&'static str);
+struct OwnerId(&'static str);
 
-impl Agent for Owner {
+impl Agent for OwnerId {
     type Parameters = u32;
     type Output = (String, u32);
 
@@ -215,7 +217,7 @@ async fn should_keep_the_runs_of_two_stores_on_one_broker_apart() {
     let (stores, mut engines): ([Arc<dyn Store>; 2], Vec<Runtime>) = ([store(), store()], vec![]);
     for (number, store) in stores.iter().enumerate() {
         let name = if number == 0 { "first" } else { "second" };
-        engines.push(build(store).agent("owner", Owner(name)).start().await.unwrap());
+        engines.push(build(store).agent("owner", OwnerId(name)).start().await.unwrap());
         engines.push(build(store).start().await.unwrap());
     }
     let runs = (0..40_u32).map(|number| {

@@ -58,7 +58,7 @@ async fn should_look_for_a_child_once_in_each_period() {
     // The clock is moved faster than leases could be renewed.
     let options = EngineOptions {
         lease_time: hour * 10_000,
-        child_check: hour,
+        child_poll_interval: hour,
         relay: false,
         ..EngineOptions::default()
     };
@@ -162,7 +162,7 @@ async fn should_cancel_children_after_a_crash_in_between() {
     faulty.heal();
 
     let after = family(&store, &undone).start().await.unwrap();
-    let run = after.run("p").await.unwrap();
+    let run = after.handle("p").await.unwrap();
     assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
     all_kids(&store, "cancelled", 3).await;
     assert_eq!(undone.load(Ordering::SeqCst), 3);
@@ -251,7 +251,7 @@ async fn should_cancel_the_children_of_a_blocked_run() {
         |context: WorkflowContext, _: u32| async move { context.signal::<u32>("never").await };
     let builder = runtime(&store).workflow("parent", changed).workflow("kid", kid);
     let after = builder.start().await.unwrap();
-    let run = after.run("p").await.unwrap();
+    let run = after.handle("p").await.unwrap();
     eventually("it is blocked", || async {
         run.status().await.unwrap().status.as_str() == "blocked"
     })
@@ -330,12 +330,12 @@ async fn should_cancel_the_successor_of_a_child() {
     let runtime = builder.start().await.unwrap();
     let run = runtime.start("keeps", &()).await.unwrap();
     eventually("the last round waits", || async {
-        let Ok(kept) = runtime.run("kept").await else { return false };
+        let Ok(kept) = runtime.handle("kept").await else { return false };
         kept.status().await.unwrap().id.ends_with("~r4")
     })
     .await;
     run.cancel("enough").await.unwrap();
     assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
-    let kept = runtime.run("kept").await.unwrap();
+    let kept = runtime.handle("kept").await.unwrap();
     assert!(matches!(result::<u32>(&kept).await, Err(RunError::Cancelled { .. })));
 }

@@ -78,7 +78,7 @@ async fn should_follow_the_table_of_commands() {
                 }
             }
         }
-        let unknown = runtime.run("unknown").await.unwrap_err();
+        let unknown = runtime.handle("unknown").await.unwrap_err();
         assert_eq!(unknown.code(), "RUN_NOT_FOUND");
     }
 }
@@ -111,10 +111,9 @@ async fn should_keep_the_first_reason_of_a_cancellation() {
 async fn should_refuse_commands_of_a_process_that_has_no_engine() {
     let store = store();
     let engine = runtime(&store).workflow("becomes", becomes).start().await.unwrap();
-    let client =
-        runtime(&store).workflow("becomes", becomes).without_engine().start().await.unwrap();
+    let client = runtime(&store).workflow("becomes", becomes).client_only().start().await.unwrap();
     let run = bring(&engine, "r", "completed").await;
-    let run = client.run(run.id()).await.unwrap();
+    let run = client.handle(run.id()).await.unwrap();
     for name in ["signal", "pause", "resume", "cancel"] {
         assert_eq!(command(&run, name).await.unwrap_err().code(), "RUN_ENDED", "{name}");
     }

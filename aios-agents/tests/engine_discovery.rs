@@ -46,14 +46,14 @@ pub(crate) async fn sees_signals(store: Arc<dyn Store>, busy_runs: usize) {
     let stop = Arc::new(AtomicBool::new(false));
     let build = || runtime(&store).workflow("wait", wait).workflow("busy", busy(&stop));
     let engine = build().start().await.unwrap();
-    let outside = build().without_engine().start().await.unwrap();
+    let outside = build().client_only().start().await.unwrap();
     let starts = (0..busy_runs).map(|_| async { engine.start("busy", &()).await.unwrap() });
     let load = join_all(starts).await;
     for round in 0..3 {
         let waiting = engine.start("wait", &()).await.unwrap();
         let fresh = outside.start("wait", &()).await.unwrap();
         for run in [&waiting, &fresh] {
-            outside.run(run.id()).await.unwrap().signal("go", &round).await.unwrap();
+            outside.handle(run.id()).await.unwrap().signal("go", &round).await.unwrap();
             assert_eq!(result::<u32>(run).await.unwrap(), round);
         }
     }
@@ -75,7 +75,7 @@ async fn should_miss_nothing_that_other_processes_append() {
     for store in [store(), sqlite().await] {
         let build = || runtime(&store).workflow("wait", wait);
         let engine = build().start().await.unwrap();
-        let outside = build().without_engine().start().await.unwrap();
+        let outside = build().client_only().start().await.unwrap();
         let each = (0..300_u32).map(|number| {
             let (engine, outside) = (&engine, &outside);
             async move {
@@ -83,7 +83,7 @@ async fn should_miss_nothing_that_other_processes_append() {
                 let run = starter.start("wait", &()).await.unwrap();
                 tokio::task::yield_now().await;
                 let sender = if number % 3 == 0 { engine } else { outside };
-                let run = sender.run(run.id()).await.unwrap();
+                let run = sender.handle(run.id()).await.unwrap();
                 run.signal("go", &number).await.unwrap();
                 assert_eq!(result::<u32>(&run).await.unwrap(), number);
             }
@@ -122,7 +122,7 @@ async fn should_wake_the_run_of_an_event_that_it_cannot_read() {
     let now = |_: WorkflowContext, (): ()| async { Ok::<_, WorkflowError>(5_u32) };
     let build = |store| runtime(store).workflow("wait", wait).workflow("now", now);
     let engine = build(&shared).start().await.unwrap();
-    let outside = build(&inner).without_engine().start().await.unwrap();
+    let outside = build(&inner).client_only().start().await.unwrap();
     // A start, a signal to a run that is noted to wait, and one to a run in memory.
     let busy = engine.start("wait", &()).await.unwrap();
     let noted = engine.start("wait", &()).await.unwrap();
@@ -132,7 +132,7 @@ async fn should_wake_the_run_of_an_event_that_it_cannot_read() {
     assert_eq!(result::<u32>(&started).await.unwrap(), 5);
     for run in [&noted, &busy] {
         faulty.spoil(inner.head().await.unwrap() + 1);
-        outside.run(run.id()).await.unwrap().signal("go", &7).await.unwrap();
+        outside.handle(run.id()).await.unwrap().signal("go", &7).await.unwrap();
         assert_eq!(result::<u32>(run).await.unwrap(), 7);
     }
     assert_eq!(engine.failure(), None);

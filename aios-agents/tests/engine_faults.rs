@@ -89,7 +89,7 @@ async fn should_block_a_run_instead_of_repeating_what_the_store_refuses() {
         // Once the store takes it, the run goes on.
         faulty.heal();
         let after = build().await.unwrap();
-        let run = after.run("r").await.unwrap();
+        let run = after.handle("r").await.unwrap();
         eventually("it completes", || async {
             run.status().await.unwrap().status.as_str() == "completed"
         })
@@ -226,10 +226,10 @@ async fn should_block_a_run_whose_journal_can_not_be_read() {
     before.shutdown(PATIENCE).await.unwrap();
 
     let after = build().await.unwrap();
-    let run = after.run("r").await.unwrap();
+    let run = after.handle("r").await.unwrap();
     assert_eq!(blocked(&run).await.code, "JOURNAL_UNREADABLE");
     other.signal("go", &3).await.unwrap();
-    let other = after.run("other").await.unwrap();
+    let other = after.handle("other").await.unwrap();
     assert_eq!(result::<u32>(&other).await.unwrap(), 3);
 }
 

@@ -19,7 +19,7 @@ use aios_core::{
     clock::VirtualClock,
     event::EventId,
     failure::Failure,
-    store::{EventStoreExt, Owner, Shard},
+    store::{EventStoreExt, OwnerId, Shard},
 };
 use tokio::sync::Notify;
 
@@ -290,7 +290,7 @@ async fn should_not_acknowledge_what_a_lost_run_does_not_know() {
     let of_run = leases.into_iter().filter(|lease| lease.shard == Shard::of("r"));
     let of_run: Vec<_> = of_run.collect();
     fleet.store.release(&of_run).await.unwrap();
-    let thief = Owner::new("thief");
+    let thief = OwnerId::new("thief");
     fleet.store.acquire(&[Shard::of("r")], &thief, FOREVER).await.unwrap();
     // The successor gave the second attempt.
     let incarnation = run.journal(0, 1).await.unwrap()[0].event.id.clone();
@@ -328,7 +328,7 @@ async fn should_read_the_mailbox_of_an_engine_that_died() {
     })
     .await;
     fleet.send(0, completed(&delivery, &task, 7)).await;
-    let run = survivor.run(run.id()).await.unwrap();
+    let run = survivor.handle(run.id()).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 7);
     drop(dying);
 }
@@ -478,7 +478,7 @@ async fn should_hand_over_at_once_when_it_stops() {
     let run = first.start("wait", &()).with_id("r").await.unwrap();
     first.shutdown(PATIENCE).await.unwrap();
     fleet.shared(&[64]).await;
-    let run = second.run(run.id()).await.unwrap();
+    let run = second.handle(run.id()).await.unwrap();
     run.signal("go", &3).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 3);
     let event = tokio::time::timeout(PATIENCE, relayed.next()).await.expect("it is relayed");
@@ -540,7 +540,7 @@ async fn should_record_the_steps_that_run_when_it_stops() {
     fleet.shared(&[1, 63]).await;
     gate.open();
     stopping.await.unwrap().unwrap();
-    let run = second.run(run.id()).await.unwrap();
+    let run = second.handle(run.id()).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 2);
     assert_eq!(gate.begun(), 1, "no step began twice");
 }
@@ -556,7 +556,7 @@ async fn should_give_up_steps_that_take_longer_than_the_deadline_of_the_shutdown
     first.shutdown(Duration::from_millis(100)).await.unwrap();
     eventually("the step begins again", || async { gate.begun() == 2 }).await;
     gate.open();
-    let run = second.run(run.id()).await.unwrap();
+    let run = second.handle(run.id()).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 2);
 }
 

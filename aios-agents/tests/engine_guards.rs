@@ -261,7 +261,8 @@ async fn should_hold_up_nobody_while_the_broker_is_down() {
         let is_task = publish.event.event_type.action() == "task_assigned";
         is_task.then(|| Fault::Refuse(BrokerError::Uncertain))
     });
-    let options = EngineOptions { linger: Duration::from_millis(10), ..EngineOptions::default() };
+    let options =
+        EngineOptions { eviction_delay: Duration::from_millis(10), ..EngineOptions::default() };
     let doubler = Doubler(Arc::new(AtomicU32::new(0)));
     let runtime = runtime(&store())
         .broker(Arc::clone(&broker) as Arc<dyn Broker>)

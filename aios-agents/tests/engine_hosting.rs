@@ -123,7 +123,7 @@ async fn check_deployment(stores: [Arc<dyn Store>; 2]) {
     }
     for (_, run) in &runs {
         // From a process that perhaps does not have the code.
-        old.run(run.id()).await.unwrap().signal("go", &5).await.unwrap();
+        old.handle(run.id()).await.unwrap().signal("go", &5).await.unwrap();
     }
     let mut moved = 0;
     for (number, run) in &runs {
@@ -203,7 +203,7 @@ fn should_say_that_no_engine_has_a_workflow_until_one_comes() {
         let run = gone.start("late", &()).with_id("r").await.unwrap();
         gone.shutdown(PATIENCE).await.unwrap();
         let old = fleet.builder().workflow("other", wait).start().await.unwrap();
-        let run = old.run(run.id()).await.unwrap();
+        let run = old.handle(run.id()).await.unwrap();
         let failure = blocked(&run, "WORKFLOW_NOT_FOUND").await;
         assert!(failure.message.contains("no workflow late of version 1"), "{failure}");
         assert!(failure.message.contains("no engine has code for the run"), "{failure}");
@@ -239,7 +239,7 @@ async fn should_move_a_run_again_whose_engine_died() {
             actions.iter().any(|action| action == "moved") || actions == ["started"]
         })
         .await;
-        guests.push(old.run(run.id()).await.unwrap());
+        guests.push(old.handle(run.id()).await.unwrap());
     }
     eventually("half of them move", || async {
         let mut count = 0;
@@ -293,7 +293,7 @@ async fn should_give_moved_runs_back_when_it_stops() {
     .await;
     opened.add_permits(1);
     stopping.await.unwrap().unwrap();
-    let run = old.run(run.id()).await.unwrap();
+    let run = old.handle(run.id()).await.unwrap();
     run.signal("go", &4).await.unwrap();
     assert_eq!(result::<u64>(&run).await.unwrap(), 4);
     assert_eq!(begun.load(Ordering::SeqCst), 1, "the step was recorded by the engine that stopped");
@@ -318,7 +318,7 @@ async fn should_leave_a_run_where_it_was_moved_while_its_shard_changes_hands() {
     let second = fleet.builder().workflow("other", wait).start().await.unwrap();
     first.shutdown(PATIENCE).await.unwrap();
     fleet.owned_by(2).await;
-    let one = second.run(one.id()).await.unwrap();
+    let one = second.handle(one.id()).await.unwrap();
     one.signal("go", &1).await.unwrap();
     assert_eq!(result::<u64>(&one).await.unwrap(), 1);
     // What is asked of it reaches it as well.
@@ -373,7 +373,7 @@ async fn should_move_a_run_to_an_engine_that_knows_its_version_of_a_change() {
             assert!(!actions(run).await.contains(&"blocked".to_owned()));
         }
         // Nobody knows it any more: the run waits, and does not fail.
-        let last = old.run(last.id()).await.unwrap();
+        let last = old.handle(last.id()).await.unwrap();
         new.shutdown(PATIENCE).await.unwrap();
         fleet.owned_by(1).await;
         last.signal("go", &2).await.unwrap();

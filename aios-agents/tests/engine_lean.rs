@@ -11,9 +11,9 @@ use aios_broker::memory::MemoryBroker;
 use aios_core::{
     broker::Broker,
     store::{
-        AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, Owner,
-        Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard, StoreError,
-        StreamId, TaskFilter, TaskRecord, WorkflowRecord,
+        AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases,
+        OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard,
+        StoreError, StreamId, TaskFilter, TaskRecord, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -57,7 +57,7 @@ impl Leases for Lean {
     async fn acquire(
         &self,
         shards: &[Shard],
-        owner: &Owner,
+        owner: &OwnerId,
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         self.0.acquire(shards, owner, time_to_live).await
@@ -139,7 +139,7 @@ fn build(store: &Arc<dyn Store>, broker: &Arc<dyn Broker>) -> RuntimeBuilder {
     let lean: Arc<dyn Store> = Arc::new(Lean(Arc::clone(store)));
     let options = EngineOptions {
         lease_time: Duration::from_millis(800),
-        linger: Duration::ZERO,
+        eviction_delay: Duration::ZERO,
         ..EngineOptions::default()
     };
     let builder = Runtime::builder().store(lean).broker(Arc::clone(broker));
@@ -162,23 +162,23 @@ async fn should_run_everything_on_a_store_that_has_only_what_is_needed() {
         ids.push(before.start("all", &number).await.unwrap().id().to_owned());
     }
     for id in &ids {
-        let run = before.run(id).await.unwrap();
+        let run = before.handle(id).await.unwrap();
         eventually("it waits", || async { waits_for_a_signal(&run).await }).await;
     }
     before.shutdown(PATIENCE).await.unwrap();
-    let outside = build(&store, &broker).without_engine().start().await.unwrap();
+    let outside = build(&store, &broker).client_only().start().await.unwrap();
     let (first, rest) = ids.split_at(ids.len() / 2);
     for id in first {
-        outside.run(id).await.unwrap().signal("more", &100_u64).await.unwrap();
+        outside.handle(id).await.unwrap().signal("more", &100_u64).await.unwrap();
     }
     let after = build(&store, &broker).start().await.unwrap();
     for id in rest {
-        outside.run(id).await.unwrap().signal("more", &100_u64).await.unwrap();
+        outside.handle(id).await.unwrap().signal("more", &100_u64).await.unwrap();
     }
     for (number, id) in (0..RUNS).zip(&ids) {
-        let run = after.run(id).await.unwrap();
+        let run = after.handle(id).await.unwrap();
         assert_eq!(result::<u64>(&run).await.unwrap(), number * 2 + 100);
-        let elsewhere = outside.run(id).await.unwrap();
+        let elsewhere = outside.handle(id).await.unwrap();
         assert_eq!(result::<u64>(&elsewhere).await.unwrap(), number * 2 + 100);
     }
     assert_eq!(after.failure(), None);
@@ -197,12 +197,12 @@ async fn should_take_over_where_no_release_is_told_of() {
     }
     let two = two.start().await.unwrap();
     for id in &ids {
-        let run = two.run(id).await.unwrap();
+        let run = two.handle(id).await.unwrap();
         eventually("it waits", || async { waits_for_a_signal(&run).await }).await;
     }
     one.shutdown(PATIENCE).await.unwrap();
     for (number, id) in (0..RUNS).zip(&ids) {
-        let run = two.run(id).await.unwrap();
+        let run = two.handle(id).await.unwrap();
         run.signal("more", &1_u64).await.unwrap();
         assert_eq!(result::<u64>(&run).await.unwrap(), number * 2 + 1);
     }
@@ -227,13 +227,13 @@ async fn should_find_what_runs_were_told_while_nobody_owned_them() {
         ids.push(before.start("signalled", &()).await.unwrap().id().to_owned());
     }
     before.shutdown(PATIENCE).await.unwrap();
-    let outside = open().without_engine().start().await.unwrap();
+    let outside = open().client_only().start().await.unwrap();
     for (number, id) in (0..MANY).zip(&ids) {
-        outside.run(id).await.unwrap().signal("go", &number).await.unwrap();
+        outside.handle(id).await.unwrap().signal("go", &number).await.unwrap();
     }
     let after = open().start().await.unwrap();
     for (number, id) in (0..MANY).zip(&ids) {
-        assert_eq!(result::<u64>(&after.run(id).await.unwrap()).await.unwrap(), number);
+        assert_eq!(result::<u64>(&after.handle(id).await.unwrap()).await.unwrap(), number);
     }
     after.shutdown(PATIENCE).await.unwrap();
 }

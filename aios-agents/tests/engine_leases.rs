@@ -12,7 +12,7 @@ use aios_agents::{prelude::*, runtime::EngineOptions};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     broker::Broker,
-    store::{Append, Fence, Owner, Shard},
+    store::{Append, Fence, OwnerId, Shard},
 };
 
 use crate::{
@@ -70,8 +70,8 @@ async fn should_append_under_the_fence_of_the_shard() {
 }
 
 /// Takes every shard as another engine does after the leases ran out.
-async fn take_all(store: &Arc<dyn Store>, time: Duration) -> Owner {
-    let thief = Owner::new("thief");
+async fn take_all(store: &Arc<dyn Store>, time: Duration) -> OwnerId {
+    let thief = OwnerId::new("thief");
     let shards: Vec<Shard> = Shard::all().collect();
     let taken = Mutex::new(0);
     eventually("the thief has all shards", || async {
@@ -181,7 +181,7 @@ async fn should_give_up_one_shard_that_another_owner_has() {
         let is_it = |lease: &aios_core::store::Lease| lease.shard == Shard::of("lost");
         let lease: Vec<_> = leases.into_iter().filter(is_it).collect();
         inner.release(&lease).await.unwrap();
-        let (thief, hour) = (Owner::new("thief"), Duration::from_secs(3600));
+        let (thief, hour) = (OwnerId::new("thief"), Duration::from_secs(3600));
         let taken = inner.acquire(&[Shard::of("lost")], &thief, hour).await.unwrap();
         assert_eq!(taken.len(), 1, "the thief was faster");
         if !by_renewal {
@@ -234,7 +234,7 @@ async fn should_give_up_everything_with_its_number() {
     assert_eq!(slot.len(), 1);
     inner.release(&slot).await.unwrap();
     // An engine that advances nothing, for a while.
-    let (thief, time) = (Owner::new("thief"), Duration::from_secs(4));
+    let (thief, time) = (OwnerId::new("thief"), Duration::from_secs(4));
     assert_eq!(inner.acquire(&[slot[0].shard], &thief, time).await.unwrap().len(), 1);
     eventually("its run stops", || async { dropped.load(Ordering::SeqCst) == 1 }).await;
     released.add_permits(5);
@@ -259,7 +259,7 @@ async fn should_renew_its_leases() {
         shares.map(|lease| (lease.shard, lease.epoch)).collect()
     };
     let before = epochs(store.leases().await.unwrap());
-    let thief = Owner::new("thief");
+    let thief = OwnerId::new("thief");
     let shards: Vec<Shard> = Shard::all().collect();
     for _ in 0..10 {
         #[allow(clippy::disallowed_methods, reason = "the lease runs out by real time")]
@@ -299,7 +299,7 @@ async fn should_go_on_in_the_engine_that_took_the_shards() {
     })
     .await;
     for run in &runs {
-        let run = second.run(run.id()).await.unwrap();
+        let run = second.handle(run.id()).await.unwrap();
         run.signal("go", &7).await.unwrap();
     }
     for run in &runs {
@@ -425,7 +425,7 @@ async fn should_record_answers_that_agents_gave_before_the_shutdown() {
 
     let after = build().start().await.unwrap();
     for (number, id) in (0..).zip(&ids) {
-        let run = after.run(id).await.unwrap();
+        let run = after.handle(id).await.unwrap();
         assert_eq!(result::<u32>(&run).await.unwrap(), number);
     }
     assert_eq!(calls.load(Ordering::SeqCst), TASKS, "no task was done again");

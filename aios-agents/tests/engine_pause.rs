@@ -57,14 +57,14 @@ async fn should_begin_nothing_while_paused_live_and_after_reloads() {
         run.signal("go", &20).await.unwrap();
         for _ in 0..3 {
             pass(WHILE).await;
-            let run = runtime.run("r").await.unwrap();
+            let run = runtime.handle("r").await.unwrap();
             assert_eq!(actions(&run).await, ["started", "paused", "signaled"]);
             assert_eq!(run.status().await.unwrap().status.as_str(), "paused");
             assert_eq!(doubler.0.load(Ordering::SeqCst), 0);
             runtime.shutdown(Duration::from_secs(5)).await.unwrap();
             runtime = engine(&store, &doubler).await;
         }
-        let run = runtime.run("r").await.unwrap();
+        let run = runtime.handle("r").await.unwrap();
         run.resume().await.unwrap();
         assert_eq!(result::<u64>(&run).await.unwrap(), 42);
         assert_eq!(doubler.0.load(Ordering::SeqCst), 1);
@@ -84,7 +84,7 @@ async fn cancelled(store: Arc<dyn Store>, reload: bool) -> Vec<String> {
         runtime.shutdown(Duration::from_secs(5)).await.unwrap();
         runtime = engine(&store, &doubler).await;
     }
-    let run = runtime.run("r").await.unwrap();
+    let run = runtime.handle("r").await.unwrap();
     run.cancel("enough").await.unwrap();
     let error = result::<u64>(&run).await.unwrap_err();
     assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
@@ -123,7 +123,7 @@ async fn should_not_begin_what_was_on_its_way_when_it_was_paused() {
         before.shutdown(Duration::from_secs(5)).await.unwrap();
 
         let after = build().start().await.unwrap();
-        let run = after.run("r").await.unwrap();
+        let run = after.handle("r").await.unwrap();
         pass(WHILE).await;
         assert_eq!(actions(&run).await, ["started", "paused"]);
         match resumes {

@@ -66,7 +66,7 @@ async fn should_keep_a_continued_child_for_its_paused_parent_on_postgresql() {
     };
     let options = EngineOptions {
         lease_time: Duration::from_secs(2),
-        child_check: Duration::from_millis(200),
+        child_poll_interval: Duration::from_millis(200),
         ..EngineOptions::default()
     };
     let runtime = Runtime::builder()
@@ -86,7 +86,7 @@ async fn should_keep_a_continued_child_for_its_paused_parent_on_postgresql() {
     .await;
     let paused = run.pause().await;
     eventually("the child has ended", || async {
-        match runtime.run("kid").await {
+        match runtime.handle("kid").await {
             Ok(kid) => kid.status().await.unwrap().status.is_final(),
             Err(_) => paused.is_err(),
         }

@@ -89,7 +89,7 @@ async fn should_start_on_a_standby_once_it_is_promoted() {
     })
     .await;
     let second = second.into_inner().unwrap().unwrap();
-    let run = second.run("r").await.unwrap();
+    let run = second.handle("r").await.unwrap();
     run.signal("end", &()).await.unwrap();
     assert_eq!(tokio::time::timeout(PATIENCE * 3, run.result::<u32>()).await.unwrap().unwrap(), 7);
     assert_eq!(second.failure(), None);

@@ -208,7 +208,7 @@ async fn should_answer_for_a_run_that_is_blocked() {
         context.sleep(Duration::from_secs(1)).await.map(|()| 0_u32)
     };
     let after = engine(&store, &broker).workflow("one_task", other).start().await.unwrap();
-    let run = after.run("r").await.unwrap();
+    let run = after.handle("r").await.unwrap();
     eventually("it is blocked", || async {
         run.status().await.unwrap().status.as_str() == "blocked"
     })

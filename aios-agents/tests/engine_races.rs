@@ -107,7 +107,7 @@ async fn should_end_once_it_is_resumed_if_it_was_paused_in_its_last_moment() {
     before.shutdown(Duration::from_secs(5)).await.unwrap();
 
     let after = build().await.unwrap();
-    let run = after.run("r").await.unwrap();
+    let run = after.handle("r").await.unwrap();
     run.resume().await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 1);
     assert_eq!(

@@ -52,11 +52,11 @@ async fn both(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
 
 fn build(store: &Arc<FaultyStore>) -> RuntimeBuilder {
     let store: Arc<dyn Store> = Arc::clone(store) as _;
-    let back_off = (Duration::from_millis(2), Duration::from_millis(10));
+    let backoff = (Duration::from_millis(2), Duration::from_millis(10));
     let options = EngineOptions {
         lease_time: Duration::from_secs(120),
-        back_off,
-        child_check: Duration::from_millis(50),
+        backoff,
+        child_poll_interval: Duration::from_millis(50),
         ..EngineOptions::default()
     };
     let builder = workflow_support::runtime(&store).engine_options(options);
@@ -105,8 +105,8 @@ async fn should_block_a_run_whose_child_cannot_be_cancelled() {
     let faulty = FaultyStore::new(store());
     let runtime = build(&faulty).start().await.unwrap();
     let run = runtime.start("parent", &()).with_id("p").await.unwrap();
-    eventually("a child", || async { runtime.run("p~1").await.is_ok() }).await;
-    let child = runtime.run("p~1").await.unwrap();
+    eventually("a child", || async { runtime.handle("p~1").await.is_ok() }).await;
+    let child = runtime.handle("p~1").await.unwrap();
     let of_child =
         |append: &Append| holds(append, "cancel_requested") && append.stream.run_id() != Some("p");
     let tried = refuse(&faulty, |_, _| Some(store_refuses()), of_child);
@@ -121,8 +121,8 @@ async fn should_block_a_run_whose_child_cannot_be_cancelled() {
 
     faulty.heal();
     let after = build(&faulty).start().await.unwrap();
-    is(&after.run("p").await.unwrap(), "cancelled").await;
-    is(&after.run("p~1").await.unwrap(), "cancelled").await;
+    is(&after.handle("p").await.unwrap(), "cancelled").await;
+    is(&after.handle("p~1").await.unwrap(), "cancelled").await;
     after.shutdown(PATIENCE).await.unwrap();
 }
 
@@ -131,12 +131,12 @@ async fn should_ask_a_child_to_cancel_until_the_store_takes_it() {
     let faulty = FaultyStore::new(store());
     let runtime = build(&faulty).start().await.unwrap();
     let run = runtime.start("parent", &()).with_id("p").await.unwrap();
-    eventually("a child", || async { runtime.run("p~1").await.is_ok() }).await;
+    eventually("a child", || async { runtime.handle("p~1").await.is_ok() }).await;
     let of_child =
         |append: &Append| holds(append, "cancel_requested") && append.stream.run_id() != Some("p");
     let tried = refuse(&faulty, |_, number| (number < 5).then(store_unavailable), of_child);
     run.cancel("no more").await.unwrap();
-    is(&runtime.run("p~1").await.unwrap(), "cancelled").await;
+    is(&runtime.handle("p~1").await.unwrap(), "cancelled").await;
     is(&run, "cancelled").await;
     assert_eq!(tried.load(Ordering::SeqCst), 6);
 }
@@ -177,7 +177,7 @@ async fn should_stop_if_a_run_cannot_even_be_blocked() {
 
     faulty.heal();
     let after = build(&faulty).start().await.unwrap();
-    assert_eq!(result::<u32>(&after.run("r").await.unwrap()).await.unwrap(), 1);
+    assert_eq!(result::<u32>(&after.handle("r").await.unwrap()).await.unwrap(), 1);
     after.shutdown(PATIENCE).await.unwrap();
 }
 
@@ -212,8 +212,8 @@ async fn should_fail_the_operation_whose_childs_end_the_store_refuses() {
     let tried = refuse(&faulty, first, |append| holds(append, "child_ended"));
     let runtime = build(&faulty).start().await.unwrap();
     let run = runtime.start("parent", &()).with_id("p").await.unwrap();
-    eventually("a child", || async { runtime.run("p~1").await.is_ok() }).await;
-    runtime.run("p~1").await.unwrap().signal("go", &7).await.unwrap();
+    eventually("a child", || async { runtime.handle("p~1").await.is_ok() }).await;
+    runtime.handle("p~1").await.unwrap().signal("go", &7).await.unwrap();
     let failure = result::<u32>(&run).await.unwrap_err().failure().unwrap().clone();
     assert_eq!(failure.code, "STORE_BACKEND");
     assert_eq!(tried.load(Ordering::SeqCst), 2);
@@ -226,8 +226,8 @@ async fn should_stop_if_the_end_of_a_child_can_never_be_told() {
     let tried = refuse(&faulty, |_, _| Some(store_refuses()), ends);
     let runtime = build(&faulty).start().await.unwrap();
     runtime.start("parent", &()).with_id("p").await.unwrap();
-    eventually("a child", || async { runtime.run("p~1").await.is_ok() }).await;
-    runtime.run("p~1").await.unwrap().signal("go", &7).await.unwrap();
+    eventually("a child", || async { runtime.handle("p~1").await.is_ok() }).await;
+    runtime.handle("p~1").await.unwrap().signal("go", &7).await.unwrap();
     let failure = failed(&runtime).await;
     assert_eq!(failure.code, "STORE_BACKEND");
     assert!(failure.message.contains("report the end of a child"), "{failure}");
@@ -280,7 +280,7 @@ async fn should_record_a_failure_instead_of_an_answer_that_the_store_refuses() {
     let results = |append: &Append| holds(append, "task_completed");
     let tried = refuse(&faulty, |_, _| Some(store_refuses()), results);
     answer(&broker, &task).await;
-    let run = runtime.run("r").await.unwrap();
+    let run = runtime.handle("r").await.unwrap();
     eventually("recorded", || async {
         actions(&run).await.iter().any(|action| action == "task_failed")
     })
@@ -291,7 +291,7 @@ async fn should_record_a_failure_instead_of_an_answer_that_the_store_refuses() {
 
     faulty.heal();
     let after = build(&faulty).broker(broker as Arc<dyn Broker>).start().await.unwrap();
-    let run = after.run("r").await.unwrap();
+    let run = after.handle("r").await.unwrap();
     is(&run, "failed").await;
     let error = result::<u32>(&run).await.unwrap_err();
     assert_eq!(error.failure().unwrap().code, "STORE_BACKEND");
@@ -318,7 +318,7 @@ async fn should_stop_if_an_answer_can_never_be_recorded() {
 
     faulty.heal();
     let after = build(&faulty).broker(broker as Arc<dyn Broker>).start().await.unwrap();
-    let run = after.run("r").await.unwrap();
+    let run = after.handle("r").await.unwrap();
     is(&run, "completed").await;
     assert_eq!(result::<u32>(&run).await.unwrap(), 3);
 }
@@ -331,8 +331,8 @@ async fn should_not_follow_the_log_of_a_store_that_refuses_it() {
     let engine = build(&FaultyStore::new(inner)).start().await.unwrap();
     let run = engine.start("kid", &1).with_id("k").await.unwrap();
     faulty.on_call(|name| (*name == "head").then(|| Fault::Refuse(store_refuses())));
-    let outside = build(&faulty).without_engine().start().await.unwrap();
-    let waiting = outside.run("k").await.unwrap();
+    let outside = build(&faulty).client_only().start().await.unwrap();
+    let waiting = outside.handle("k").await.unwrap();
     let waiting = tokio::spawn(async move { result::<u32>(&waiting).await });
     eventually("it is asked", || async { faulty.count("head") > 0 }).await;
     #[allow(clippy::disallowed_methods, reason = "the log would be asked again several times")]

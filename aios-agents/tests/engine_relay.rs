@@ -122,7 +122,7 @@ async fn should_not_publish_again_what_a_fork_copied() {
     let mut placed = placed(&broker).await;
     let runtime = start(&store(), &broker).await;
     run(&runtime, 1).await;
-    let original = runtime.run("e1").await.unwrap();
+    let original = runtime.handle("e1").await.unwrap();
     let fork = original.fork(3, "fork").await.unwrap();
     assert_eq!(result::<u32>(&fork).await.unwrap(), 1);
     let anew = original.fork(1, "anew").await.unwrap();
@@ -220,8 +220,8 @@ async fn should_never_publish_an_event_before_an_earlier_one_of_its_run() {
             1 => Some(Fault::LoseResponse(lost())),
             _ => None,
         });
-        let back_off = (Duration::from_millis(1), Duration::from_millis(5));
-        let options = EngineOptions { back_off, ..EngineOptions::default() };
+        let backoff = (Duration::from_millis(1), Duration::from_millis(5));
+        let options = EngineOptions { backoff, ..EngineOptions::default() };
         let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
         let expected = to_relay(&store).await;
         assert_eq!(expected.len(), 12 * 7);
@@ -343,12 +343,12 @@ async fn should_step_over_an_event_that_cannot_be_read() {
         assert_eq!(next(&mut placed).await, expected);
     }
     let run = runtime.start("wait", &()).await.unwrap();
-    let outside = builder(&inner, &broker).workflow("wait", wait).without_engine();
+    let outside = builder(&inner, &broker).workflow("wait", wait).client_only();
     let outside = outside.start().await.unwrap();
     let started = outside.start("wait", &()).await.unwrap();
     faulty.spoil(inner.head().await.unwrap());
     for waiting in [&run, &started] {
-        outside.run(waiting.id()).await.unwrap().signal("go", &7).await.unwrap();
+        outside.handle(waiting.id()).await.unwrap().signal("go", &7).await.unwrap();
     }
     assert_eq!(result::<u32>(&run).await.unwrap(), 7);
     assert_eq!(runtime.failure(), None);

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_agents::{
-    agent::Caller,
+    agent::TaskClient,
     prelude::*,
     runtime::{EngineOptions, RuntimeBuilder},
 };
@@ -214,7 +214,7 @@ async fn should_fail_what_the_broker_finds_too_large() {
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::connect_with(options).unwrap());
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let runtime = build(&store, &broker).start().await.unwrap();
-    let caller = Caller::new(Arc::clone(&broker), Arc::new(SystemClock), "test").await.unwrap();
+    let caller = TaskClient::new(Arc::clone(&broker), Arc::new(SystemClock), "test").await.unwrap();
     for place in ["task", "task_result", "task_error", "emit", "step"] {
         for size in SIZES {
             let order = Order { place: place.to_owned(), size };

@@ -20,9 +20,9 @@ async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
 }
 
 async fn start(store: Arc<dyn Store>, broker: Arc<dyn Broker>) -> Runtime {
-    let back_off = (Duration::from_millis(5), Duration::from_millis(20));
+    let backoff = (Duration::from_millis(5), Duration::from_millis(20));
     let lease_time = Duration::from_millis(600);
-    let options = EngineOptions { lease_time, back_off, ..EngineOptions::default() };
+    let options = EngineOptions { lease_time, backoff, ..EngineOptions::default() };
     let builder = Runtime::builder().store(store).broker(broker).engine_options(options);
     builder.workflow("wait", wait).start().await.unwrap()
 }
@@ -76,7 +76,7 @@ async fn should_hand_its_runs_over_when_it_stops() {
     failed(&runtime).await;
     eventually("its leases are free", || async { inner.leases().await.unwrap().is_empty() }).await;
     let next = start(inner, broker).await;
-    let run = next.run("w").await.unwrap();
+    let run = next.handle("w").await.unwrap();
     run.signal("go", &5).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 5);
     next.shutdown(PATIENCE).await.unwrap();

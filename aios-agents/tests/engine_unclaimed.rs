@@ -91,10 +91,10 @@ async fn should_say_what_a_run_waits_for_when_no_agent_takes_its_task() {
         let id = format!("r{number}");
         runs.push(runtime.start("one_task", &number).with_id(id).await.unwrap());
     }
-    let elsewhere = builder(&store, &broker).without_engine().start().await.unwrap();
+    let elsewhere = builder(&store, &broker).client_only().start().await.unwrap();
     for run in &runs {
         eventually("it says so", || async { waits_for(run).await.is_some() }).await;
-        let seen = waits_for(&elsewhere.run(run.id()).await.unwrap()).await.unwrap();
+        let seen = waits_for(&elsewhere.handle(run.id()).await.unwrap()).await.unwrap();
         assert!(seen.starts_with("task doubler #1: no agent of type doubler has begun it since 2"));
     }
     assert_eq!(logged.lines(&["WARN", "no agent begins tasks", "agent_type=doubler"]).len(), 1);

@@ -67,7 +67,7 @@ async fn start_sleepers(runtime: &Runtime, count: usize, spans: &[u64]) -> Vec<R
 }
 
 async fn handles(runtime: &Runtime, runs: &[RunHandle]) -> Vec<RunHandle> {
-    join_all(runs.iter().map(|run| async { runtime.run(run.id()).await.unwrap() })).await
+    join_all(runs.iter().map(|run| async { runtime.handle(run.id()).await.unwrap() })).await
 }
 
 /// Lets runs that were just started come to rest; those that have not are read by the next owner.
@@ -128,7 +128,7 @@ async fn should_find_signals_that_came_while_nobody_owned_the_runs() {
     let before = open(&store).await;
     let runs = start_signaled(&before, MANY).await;
     before.shutdown(PATIENCE).await.unwrap();
-    let outside = runtime(&store).without_engine().start().await.unwrap();
+    let outside = runtime(&store).client_only().start().await.unwrap();
     for run in handles(&outside, &runs).await {
         run.signal("go", &7).await.unwrap();
     }
@@ -155,13 +155,13 @@ async fn should_wake_noted_runs_when_they_fall_due() {
     for run in handles(&after, &runs).await {
         assert_eq!(result::<usize>(&run).await.unwrap(), 1);
     }
-    let later = after.run(later.id()).await.unwrap();
+    let later = after.handle(later.id()).await.unwrap();
     assert_eq!(later.status().await.unwrap().status, RunStatus::Running);
     clock.advance(HOUR);
     assert_eq!(result::<usize>(&later).await.unwrap(), 1);
 }
 
-/// Around the spans from which on a run is noted, and for which due runs are known ahead.
+/// Middleware the spans from which on a run is noted, and for which due runs are known ahead.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_lose_no_timer_however_long_it_is() {
     let (faulty, store) = counted();

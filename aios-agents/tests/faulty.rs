@@ -13,13 +13,13 @@ use std::{
 use aios_core::{
     BoxFuture,
     broker::{
-        Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, HealthWatch, Publish,
-        Settle, Settlement, Subscription,
+        Acknowledger, Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, HealthWatch,
+        Publish, Settlement, Subscription,
     },
     event::{Event, Pattern, Timestamp},
     store::{
         AgentFilter, AgentRecord, Append, Appended, Checkpoints, DueRun, EventStore, Fence, Lease,
-        Leases, Owner, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard,
+        Leases, OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard,
         Store, StoreError, StreamId, TaskFilter, TaskRecord, Unsettled, Wait, Waits,
         WorkflowRecord,
     },
@@ -257,7 +257,7 @@ impl Leases for FaultyStore {
     async fn acquire(
         &self,
         shards: &[Shard],
-        owner: &Owner,
+        owner: &OwnerId,
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         self.call("acquire", self.inner.acquire(shards, owner, time_to_live)).await
@@ -492,7 +492,7 @@ impl Watched {
 }
 
 #[async_trait]
-impl Settle for Watched {
+impl Acknowledger for Watched {
     async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
         self.note(settlement.clone());
         self.delivery.settle(settlement).await

@@ -33,11 +33,11 @@ async fn should_refuse_engine_options_that_make_no_sense() {
         ("lease_time", |it| it.lease_time = ZERO),
         ("lease_time", |it| it.lease_time = Duration::from_millis(99)),
         ("lease_time", |it| it.lease_time = Duration::MAX),
-        ("linger", |it| it.linger = Duration::MAX),
-        ("back_off.0", |it| it.back_off = (ZERO, SECOND)),
-        ("back_off", |it| it.back_off = (SECOND * 2, SECOND)),
-        ("back_off.1", |it| it.back_off = (SECOND, Duration::MAX)),
-        ("child_check", |it| it.child_check = ZERO),
+        ("eviction_delay", |it| it.eviction_delay = Duration::MAX),
+        ("backoff.0", |it| it.backoff = (ZERO, SECOND)),
+        ("backoff", |it| it.backoff = (SECOND * 2, SECOND)),
+        ("backoff.1", |it| it.backoff = (SECOND, Duration::MAX)),
+        ("child_poll_interval", |it| it.child_poll_interval = ZERO),
         ("heartbeat_timeout", |it| it.heartbeat_timeout = ZERO),
         ("task_grace", |it| it.task_grace = Duration::MAX),
         ("dead_letter_check", |it| it.dead_letter_check = ZERO),
@@ -51,7 +51,7 @@ async fn should_refuse_engine_options_that_make_no_sense() {
         let refusal = refused_by_engine(change).await.unwrap_or_else(|| panic!("{name} was taken"));
         assert!(refusal.contains(name), "{refusal:?} should name {name}");
     }
-    assert_eq!(refused_by_engine(|it| it.linger = ZERO).await, None);
+    assert_eq!(refused_by_engine(|it| it.eviction_delay = ZERO).await, None);
 }
 
 async fn refused_by_host(options: HostOptions, definition: AgentDefinition) -> Option<String> {

@@ -330,7 +330,7 @@ async fn should_refuse_projections_that_make_no_sense() {
 /// A runtime that runs nothing but projections.
 async fn projecting(store: &Arc<FaultyStore>) -> Runtime {
     let shared: Arc<dyn Store> = Arc::clone(store) as _;
-    runtime(&shared).without_engine().start().await.unwrap()
+    runtime(&shared).client_only().start().await.unwrap()
 }
 
 async fn follow(runtime: &Runtime, seen: &Seen) -> aios_agents::projection::ProjectionHandle {

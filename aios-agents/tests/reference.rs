@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use aios_agents::{
-    agent::{AgentDefinition, Caller, HostOptions},
+    agent::{AgentDefinition, HostOptions, TaskClient},
     prelude::*,
     runtime::EngineOptions,
 };
 use aios_core::{
-    agent::Segment,
+    agent::Name,
     catalog::{self, workflow},
     event::{EventId, MAX_NAME_BYTES},
     store::{MAX_PAGE, SHARDS},
@@ -36,9 +36,9 @@ fn span(span: Duration) -> String {
 fn should_document_the_default_options() {
     let EngineOptions {
         lease_time,
-        linger,
-        back_off,
-        child_check,
+        eviction_delay,
+        backoff,
+        child_poll_interval,
         heartbeat_timeout,
         task_grace,
         dead_letter_check,
@@ -48,10 +48,10 @@ fn should_document_the_default_options() {
         ..
     } = EngineOptions::default();
     assert_row("`EngineOptions`: `lease_time`", &span(lease_time));
-    assert_row("`EngineOptions`: `linger`", &span(linger));
-    let (first, most) = (span(back_off.0), span(back_off.1));
-    assert_row("`EngineOptions`: `back_off`", &format!("{first} to {most}"));
-    assert_row("`EngineOptions`: `child_check`", &span(child_check));
+    assert_row("`EngineOptions`: `eviction_delay`", &span(eviction_delay));
+    let (first, most) = (span(backoff.0), span(backoff.1));
+    assert_row("`EngineOptions`: `backoff`", &format!("{first} to {most}"));
+    assert_row("`EngineOptions`: `child_poll_interval`", &span(child_poll_interval));
     assert_row("`EngineOptions`: `heartbeat_timeout`", &span(heartbeat_timeout));
     assert_row("`EngineOptions`: `task_grace`", &span(task_grace));
     assert_row("`EngineOptions`: `dead_letter_check`", &span(dead_letter_check));
@@ -76,7 +76,7 @@ fn should_document_the_default_retry_policy_and_limits() {
     let (first, longest) = (span(policy.initial_delay), span(policy.max_delay));
     let delays = format!("{first}, {}, {longest}, {}", policy.factor, policy.jitter);
     assert_row("`RetryPolicy`: first delay, factor, longest delay, jitter", &delays);
-    assert_row("timeout of `Caller::task`", &span(Caller::DEFAULT_TIMEOUT));
+    assert_row("timeout of `TaskClient::task`", &span(TaskClient::DEFAULT_TIMEOUT));
     let concurrency = AgentDefinition::DEFAULT_CONCURRENCY.to_string();
     assert_row("`AgentDefinition`: concurrency", &concurrency);
     assert_row("shards of a store", &SHARDS.to_string());
@@ -90,8 +90,8 @@ fn should_document_how_long_names_are() {
     assert!("x".repeat(255).parse::<EventId>().is_ok());
     assert!("x".repeat(256).parse::<EventId>().is_err());
     assert_row("agent type, workflow, projection", "100 bytes");
-    assert!(Segment::new("x".repeat(100)).is_ok());
-    assert!(Segment::new("x".repeat(101)).is_err());
+    assert!(Name::new("x".repeat(100)).is_ok());
+    assert!(Name::new("x".repeat(101)).is_err());
 }
 
 #[tokio::test]

@@ -15,12 +15,12 @@ async fn signaled(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError
 }
 
 /// An engine, and a client elsewhere whose calls of the store can fail.
-async fn scene(clock: Option<VirtualClock>) -> (Runtime, Runtime, Arc<FaultyStore>) {
+async fn harness(clock: Option<VirtualClock>) -> (Runtime, Runtime, Arc<FaultyStore>) {
     let store = store();
     let engine = runtime(&store).workflow("signaled", signaled).start().await.unwrap();
     let faulty = FaultyStore::new(store);
     let seen: Arc<dyn Store> = Arc::<FaultyStore>::clone(&faulty);
-    let mut client = runtime(&seen).without_engine();
+    let mut client = runtime(&seen).client_only();
     if let Some(clock) = clock {
         client = client.clock(Arc::new(clock));
     }
@@ -32,9 +32,9 @@ async fn scene(clock: Option<VirtualClock>) -> (Runtime, Runtime, Arc<FaultyStor
 #[tokio::test(flavor = "multi_thread")]
 async fn should_hear_of_the_end_of_a_run_elsewhere_without_polling() {
     let clock = VirtualClock::new(Timestamp::now());
-    let (engine, client, faulty) = scene(Some(clock.clone())).await;
+    let (engine, client, faulty) = harness(Some(clock.clone())).await;
     let run = engine.start("signaled", &()).await.unwrap();
-    let waiting = client.run(run.id()).await.unwrap();
+    let waiting = client.handle(run.id()).await.unwrap();
     let waiting = tokio::spawn(async move { result::<u32>(&waiting).await });
     eventually("the client listens", || async { faulty.count("wait_for") > 0 }).await;
     run.signal("go", &4).await.unwrap();
@@ -49,12 +49,12 @@ async fn should_hear_of_the_end_of_a_run_elsewhere_without_polling() {
 /// Many who wait cost no more than one.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_follow_the_log_once_for_all_who_wait_and_not_for_nobody() {
-    let (engine, client, faulty) = scene(None).await;
+    let (engine, client, faulty) = harness(None).await;
     let mut waiting = tokio::task::JoinSet::new();
     let mut runs = Vec::new();
     for _ in 0..100 {
         let run = engine.start("signaled", &()).await.unwrap();
-        let handle = client.run(run.id()).await.unwrap();
+        let handle = client.handle(run.id()).await.unwrap();
         waiting.spawn(async move { result::<u32>(&handle).await });
         runs.push(run);
     }
@@ -69,16 +69,16 @@ async fn should_follow_the_log_once_for_all_who_wait_and_not_for_nobody() {
     run.signal("go", &5).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 5);
     let listened = faulty.count("wait_for");
-    let handle = client.run(run.id()).await.unwrap();
+    let handle = client.handle(run.id()).await.unwrap();
     assert_eq!(result::<u32>(&handle).await.unwrap(), 5);
     assert!(faulty.count("wait_for") <= listened + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_wait_for_a_run_while_the_store_is_away() {
-    let (engine, client, faulty) = scene(None).await;
+    let (engine, client, faulty) = harness(None).await;
     let run = engine.start("signaled", &()).await.unwrap();
-    let handle = client.run(run.id()).await.unwrap();
+    let handle = client.handle(run.id()).await.unwrap();
     faulty.on_call(|_| Some(Fault::Refuse(store_unavailable())));
     let waiting = tokio::spawn(async move { result::<u32>(&handle).await });
     eventually("the store was asked", || async { faulty.count("runs") > 2 }).await;
@@ -91,9 +91,9 @@ async fn should_wait_for_a_run_while_the_store_is_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_wait_for_a_store_that_refuses() {
-    let (engine, client, faulty) = scene(None).await;
+    let (engine, client, faulty) = harness(None).await;
     let run = engine.start("signaled", &()).await.unwrap();
-    let handle = client.run(run.id()).await.unwrap();
+    let handle = client.handle(run.id()).await.unwrap();
     faulty.on_call(|_| Some(Fault::Refuse(store_refuses())));
     let error = tokio::time::timeout(PATIENCE, handle.result::<u32>()).await.unwrap().unwrap_err();
     assert_eq!(error.code(), "STORE_BACKEND");
@@ -109,6 +109,6 @@ async fn should_hear_of_an_end_after_its_own_engine_has_stopped() {
     let waiting = tokio::spawn(async move { result::<u32>(&handle).await });
     first.shutdown(Duration::from_secs(5)).await.unwrap();
     let second = runtime(&store).workflow("signaled", signaled).start().await.unwrap();
-    second.run(run.id()).await.unwrap().signal("go", &6).await.unwrap();
+    second.handle(run.id()).await.unwrap().signal("go", &6).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), 6);
 }

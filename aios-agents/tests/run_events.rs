@@ -38,11 +38,11 @@ async fn check(store: Arc<dyn Store>) {
     let client = Runtime::builder()
         .store(Arc::clone(&store))
         .broker(Arc::new(MemoryBroker::new()))
-        .without_engine()
+        .client_only()
         .start()
         .await
         .unwrap();
-    let distant = client.run("r1").await.unwrap();
+    let distant = client.handle("r1").await.unwrap();
     let distant = tokio::spawn(async move { followed(&distant, 2).await });
     eventually("the steps should be recorded", || async {
         run.journal(0, 1000).await.unwrap().len() >= 701
@@ -90,6 +90,6 @@ async fn should_end_with_the_event_that_names_the_next_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_a_run_that_is_not_there() {
     let runtime = runtime(&store()).workflow("thrice", thrice).start().await.unwrap();
-    let error = runtime.run("nobody").await.unwrap_err();
+    let error = runtime.handle("nobody").await.unwrap_err();
     assert_eq!(error.code(), "RUN_NOT_FOUND");
 }

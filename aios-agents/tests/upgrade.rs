@@ -71,7 +71,7 @@ async fn open(store: &Arc<dyn Store>) -> Runtime {
 
 async fn check(store: Arc<dyn Store>) {
     let runtime = open(&store).await;
-    let run = async |id: &str| runtime.run(id).await.unwrap();
+    let run = async |id: &str| runtime.handle(id).await.unwrap();
     run("paused").await.resume().await.unwrap();
     for (id, doubled) in [
         ("waits", 2),
@@ -129,7 +129,7 @@ async fn should_end_the_runs_of_an_earlier_version_on_postgresql() {
 async fn should_cancel_and_fork_runs_of_an_earlier_version() {
     let (_folder, store) = sqlite().await;
     let runtime = open(&store).await;
-    let run = async |id: &str| runtime.run(id).await.unwrap();
+    let run = async |id: &str| runtime.handle(id).await.unwrap();
     run("parent").await.cancel("enough").await.unwrap();
     for id in ["parent", "parent.1"] {
         let ended = result::<String>(&run(id).await).await;

@@ -93,7 +93,7 @@ async fn should_keep_an_answer_that_comes_while_the_run_is_blocked() {
     before.shutdown(PATIENCE).await.unwrap();
 
     let wrong = runtime(&store).workflow("ask", changed).start().await.unwrap();
-    let run = wrong.run("kept").await.unwrap();
+    let run = wrong.handle("kept").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "RUN_BLOCKED");
     say(&wrong, &delivery, "task_completed", &done(&task, 9)).await;
     eventually("the answer is kept", || async {
@@ -103,7 +103,7 @@ async fn should_keep_an_answer_that_comes_while_the_run_is_blocked() {
     wrong.shutdown(PATIENCE).await.unwrap();
 
     let fixed = runtime(&store).workflow("ask", ask).start().await.unwrap();
-    let run = fixed.run("kept").await.unwrap();
+    let run = fixed.handle("kept").await.unwrap();
     eventually("the run completes", || async {
         run.status().await.unwrap().status.as_str() == "completed"
     })

@@ -92,7 +92,7 @@ async fn should_count_the_time_of_all_attempts_from_the_first_after_a_restart() 
     #[allow(clippy::disallowed_methods, reason = "the time passes while no engine runs")]
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     let after = build().start().await.unwrap();
-    let run = after.run(&id).await.unwrap();
+    let run = after.handle(&id).await.unwrap();
     let error = result::<u32>(&run).await.unwrap_err();
     assert_eq!(error.failure().unwrap().code, "TASK_TIMEOUT");
 }
@@ -208,7 +208,7 @@ async fn should_miss_nothing_that_stands_before_an_answer_which_is_known() {
     let inner = store();
     let faulty = FaultyStore::new(Arc::clone(&inner));
     let (shared, elsewhere): (Arc<dyn Store>, _) = (faulty.clone(), Arc::clone(&inner));
-    let outside = runtime(&inner).workflow("both", both).without_engine().start().await.unwrap();
+    let outside = runtime(&inner).workflow("both", both).client_only().start().await.unwrap();
     let outside = Arc::new(outside);
     let is_first = AtomicBool::new(true);
     faulty.on_append(move |append| {
@@ -218,13 +218,13 @@ async fn should_miss_nothing_that_stands_before_an_answer_which_is_known() {
         let (elsewhere, outside) = (Arc::clone(&elsewhere), Arc::clone(&outside));
         let same = Append::new(append.stream.clone(), append.events.clone());
         Some(Fault::After(Box::pin(async move {
-            outside.run("r").await.unwrap().signal("go", &9).await.unwrap();
+            outside.handle("r").await.unwrap().signal("go", &9).await.unwrap();
             elsewhere.append_one(same).await.unwrap();
         })))
     });
     let builder = runtime(&shared).agent("doubler", Doubler::default()).workflow("both", both);
     // Nothing but the append itself tells it of the signal.
-    let options = EngineOptions { child_check: Duration::from_secs(3600), ..attentive() };
+    let options = EngineOptions { child_poll_interval: Duration::from_secs(3600), ..attentive() };
     let runtime = builder.engine_options(options).start().await.unwrap();
     let run = runtime.start("both", &()).with_id("r").await.unwrap();
     assert_eq!(result::<(u64, u32)>(&run).await.unwrap(), (8, 9));

@@ -145,7 +145,7 @@ async fn should_name_an_unknown_agent_and_an_unknown_workflow() {
     assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "AGENT_NOT_FOUND");
     let error = runtime.start("nothing", &()).await.unwrap_err();
     assert_eq!(error.code(), "WORKFLOW_NOT_FOUND");
-    assert_eq!(runtime.run("nowhere").await.unwrap_err().code(), "RUN_NOT_FOUND");
+    assert_eq!(runtime.handle("nowhere").await.unwrap_err().code(), "RUN_NOT_FOUND");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,7 +189,7 @@ async fn should_block_on_a_panic_and_lose_nothing() {
 
     broken.store(0, Ordering::SeqCst);
     let after = runtime(&store).workflow("fragile", fragile).start().await.unwrap();
-    let run = after.run("f").await.unwrap();
+    let run = after.handle("f").await.unwrap();
     let waited = async {
         while run.status().await.unwrap().status.as_str() != "completed" {
             tokio::task::yield_now().await;

@@ -83,7 +83,7 @@ async fn should_lose_no_signal_that_is_sent_while_a_run_continues() {
 async fn crash_at(point: usize, after: bool) {
     let faulty = FaultyStore::new(store());
     let shared: Arc<dyn Store> = faulty.clone();
-    let client = runtime(&shared).without_engine().workflow("collect", collect).start().await;
+    let client = runtime(&shared).client_only().workflow("collect", collect).start().await;
     let client = client.unwrap();
     let mut start = client.start("collect", &Vec::<u32>::new()).with_id("c");
     for number in in_order() {
@@ -116,7 +116,7 @@ async fn crash_at(point: usize, after: bool) {
     faulty.heal();
 
     let second = runtime(&shared).workflow("collect", collect).start().await.unwrap();
-    let run = second.run("c").await.unwrap();
+    let run = second.handle("c").await.unwrap();
     let taken = result::<Vec<u32>>(&run).await;
     assert_eq!(taken.unwrap(), in_order(), "crashed at append {point}, after it: {after}");
 }
@@ -157,7 +157,7 @@ async fn should_not_begin_a_run_whose_predecessor_did_not_continue() {
     let runtime = runtime(&shared).workflow("twice", twice).start().await.unwrap();
     let run = runtime.start("twice", &0).with_id("t").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "ENDED");
-    let void = runtime.run("t~r2").await.unwrap();
+    let void = runtime.handle("t~r2").await.unwrap();
     let error = result::<u32>(&void).await.unwrap_err();
     assert_eq!(error.failure().unwrap().code, "NOT_CONTINUED");
     assert!(!BEGUN.load(Ordering::SeqCst));
@@ -170,7 +170,7 @@ async fn should_take_each_signal_once_that_races_with_the_end_of_a_run() {
     let inner = store();
     let faulty = FaultyStore::new(Arc::clone(&inner));
     let shared: Arc<dyn Store> = faulty.clone();
-    let outside = runtime(&inner).without_engine().workflow("collect", collect).start().await;
+    let outside = runtime(&inner).client_only().workflow("collect", collect).start().await;
     let (outside, next) = (Arc::new(outside.unwrap()), Arc::new(AtomicUsize::new(2)));
     let (racing, sent) = (Arc::clone(&outside), Arc::clone(&next));
     faulty.on_append(move |append| {
@@ -181,7 +181,7 @@ async fn should_take_each_signal_once_that_races_with_the_end_of_a_run() {
         Some(Fault::After(Box::pin(async move {
             let number = next.fetch_add(1, Ordering::SeqCst);
             if number <= ROUNDS as usize {
-                outside.run("c").await.unwrap().signal("number", &number).await.unwrap();
+                outside.handle("c").await.unwrap().signal("number", &number).await.unwrap();
             }
         })))
     });
@@ -236,7 +236,7 @@ async fn should_cancel_the_run_that_a_run_is_about_to_continue_as() {
     let inner = store();
     let faulty = FaultyStore::new(Arc::clone(&inner));
     let shared: Arc<dyn Store> = faulty.clone();
-    let outside = runtime(&inner).without_engine().workflow("wait", wait).start().await;
+    let outside = runtime(&inner).client_only().workflow("wait", wait).start().await;
     let (outside, is_over) = (Arc::new(outside.unwrap()), AtomicBool::new(false));
     faulty.on_append(move |append| {
         if !holds(append, "continued") || is_over.swap(true, Ordering::SeqCst) {
@@ -244,7 +244,7 @@ async fn should_cancel_the_run_that_a_run_is_about_to_continue_as() {
         }
         let outside = Arc::clone(&outside);
         Some(Fault::After(Box::pin(async move {
-            outside.run("w").await.unwrap().cancel("enough").await.unwrap();
+            outside.handle("w").await.unwrap().cancel("enough").await.unwrap();
         })))
     });
     let runtime = runtime(&shared).workflow("wait", wait).start().await.unwrap();

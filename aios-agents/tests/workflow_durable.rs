@@ -77,7 +77,7 @@ async fn should_go_on_after_a_restart_without_repeating_a_step() {
     before.shutdown(PATIENCE).await.unwrap();
 
     let after = runtime(&store).workflow("restart", workflow).start().await.unwrap();
-    let run = after.run("r").await.unwrap();
+    let run = after.handle("r").await.unwrap();
     run.signal("go", &5).await.unwrap();
     assert_eq!(result::<(u32, u32)>(&run).await.unwrap(), (0, 5));
     assert_eq!(calls.load(Ordering::SeqCst), 1);
@@ -99,7 +99,7 @@ async fn should_go_on_after_a_restart_with_the_step_that_never_began() {
     answer_task(&store, "r").await;
 
     let after = runtime(&store).workflow("steps", steps).start().await.unwrap();
-    let run = after.run("r").await.unwrap();
+    let run = after.handle("r").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 3);
 }
 
@@ -209,7 +209,7 @@ async fn should_run_children_and_see_their_failures() {
     let run = runtime.start("parent", &()).with_id("family").await.unwrap();
     let (good, errors) = result::<(u32, String)>(&run).await.unwrap();
     assert_eq!((good, &*errors), (8, "too large (WORKFLOW_FAILED) WORKFLOW_NOT_FOUND"));
-    let child = runtime.run("family~1").await.unwrap().status().await.unwrap();
+    let child = runtime.handle("family~1").await.unwrap().status().await.unwrap();
     assert_eq!(child.parent_run_id.as_deref(), Some("family"));
 }
 
@@ -222,7 +222,7 @@ async fn should_continue_as_new_and_give_the_last_result() {
     let runtime = runtime(&store()).workflow("count", count).start().await.unwrap();
     let run = runtime.start("count", &0).with_id("count").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 5);
-    let last = runtime.run("count~r5").await.unwrap().status().await.unwrap();
+    let last = runtime.handle("count~r5").await.unwrap().status().await.unwrap();
     assert_eq!((last.status.as_str(), last.first_run_id.as_deref()), ("completed", Some("count")));
     assert_eq!(run.status().await.unwrap(), last);
 }
@@ -284,7 +284,7 @@ async fn should_block_a_run_whose_code_no_longer_fits() {
     before.shutdown(PATIENCE).await.unwrap();
 
     let wrong = runtime(&store).workflow("changed", new).start().await.unwrap();
-    let run = wrong.run("c").await.unwrap();
+    let run = wrong.handle("c").await.unwrap();
     let error = result::<u32>(&run).await.unwrap_err();
     let failure = error.failure().unwrap().clone();
     assert_eq!((error.code(), &*failure.code), ("RUN_BLOCKED", "JOURNAL_MISMATCH"));
@@ -295,7 +295,7 @@ async fn should_block_a_run_whose_code_no_longer_fits() {
     wrong.shutdown(PATIENCE).await.unwrap();
 
     let fixed = runtime(&store).workflow("changed", old).start().await.unwrap();
-    let run = fixed.run("c").await.unwrap();
+    let run = fixed.handle("c").await.unwrap();
     run.signal("go", &4).await.unwrap();
     eventually("the run completes", || async {
         run.status().await.unwrap().status.as_str() == "completed"
@@ -328,7 +328,7 @@ async fn should_let_old_and_new_runs_follow_their_version() {
 
     let after = runtime(&store).workflow("versioned", new).start().await.unwrap();
     let (old, new) =
-        (after.run("old").await.unwrap(), after.start("versioned", &()).await.unwrap());
+        (after.handle("old").await.unwrap(), after.start("versioned", &()).await.unwrap());
     for (run, expected) in [(old, "version 1"), (new, "version 2")] {
         run.signal("go", &0).await.unwrap();
         assert_eq!(result::<String>(&run).await.unwrap(), expected);
@@ -353,7 +353,7 @@ async fn should_go_on_with_the_version_it_was_started_with() {
         .start()
         .await
         .unwrap();
-    let one = after.run("one").await.unwrap();
+    let one = after.handle("one").await.unwrap();
     one.signal("go", &0).await.unwrap();
     assert_eq!(result::<u32>(&one).await.unwrap(), 1);
     let two = after.start("grown", &()).await.unwrap();
@@ -403,7 +403,7 @@ async fn should_race_a_timer_against_a_signal_and_replay_it() {
     eventually("the timer fires", || async { actions(&run).await.len() == 3 }).await;
     before.shutdown(PATIENCE).await.unwrap();
     let after = runtime(&store).workflow("race", race).start().await.unwrap();
-    let run = after.run("race").await.unwrap();
+    let run = after.handle("race").await.unwrap();
     run.signal("go", &3).await.unwrap();
     assert_eq!(result::<(String, u32)>(&run).await.unwrap(), ("timer".to_owned(), 3));
 }
@@ -432,7 +432,7 @@ async fn should_draw_the_same_values_in_every_replay() {
     eventually("the step is recorded", || async { actions(&run).await.len() == 2 }).await;
     before.shutdown(PATIENCE).await.unwrap();
     let after = runtime(&store).workflow("draws", draws).start().await.unwrap();
-    let run = after.run("d").await.unwrap();
+    let run = after.handle("d").await.unwrap();
     run.signal("go", &0).await.unwrap();
     let drawn = result::<(String, String, f64, Timestamp)>(&run).await.unwrap();
     assert_ne!(drawn.0, drawn.1);

@@ -44,7 +44,7 @@ async fn should_wait_for_its_time_though_it_is_signaled_and_the_engine_restarts(
     run.signal("number", &7).await.unwrap();
     before.shutdown(PATIENCE).await.unwrap();
     let after = runtime(&store).workflow("later", later).start().await.unwrap();
-    let run = after.run("r").await.unwrap();
+    let run = after.handle("r").await.unwrap();
     run.signal("other", &8).await.unwrap();
     assert_eq!(run.status().await.unwrap().status.as_str(), "running");
     assert_eq!(result::<u32>(&run).await.unwrap(), 7);
@@ -152,7 +152,7 @@ async fn should_go_on_once_a_full_disk_has_room_again() {
     let large = options.with_lock_wait(PATIENCE);
     let store: Arc<dyn Store> = Arc::new(SqliteStore::connect_with(large).await.unwrap());
     let after = runtime(&store).workflow("fills", workflow).start().await.unwrap();
-    let run = after.run("r").await.unwrap();
+    let run = after.handle("r").await.unwrap();
     assert_eq!(result::<usize>(&run).await.unwrap(), STEPS);
     let again = calls.load(Ordering::SeqCst) - STEPS;
     assert!(again <= 1, "only what could not be recorded runs again: {again}");

@@ -88,21 +88,21 @@ async fn should_begin_anew_in_a_fork_what_was_open() {
             .unwrap();
         let run = runtime.start("busy", &()).with_id("r").await.unwrap();
         eventually("the child of the original starts", || async {
-            runtime.run("r~1").await.is_ok()
+            runtime.handle("r~1").await.is_ok()
         })
         .await;
         for operation in 1..=4_u64 {
             let fork = run.fork(operation, format!("f{operation}")).await.unwrap();
             let child = format!("f{operation}~1");
             eventually("the child of the fork starts", || async {
-                runtime.run(&child).await.is_ok()
+                runtime.handle(&child).await.is_ok()
             })
             .await;
-            runtime.run(&child).await.unwrap().signal("grow", &()).await.unwrap();
+            runtime.handle(&child).await.unwrap().signal("grow", &()).await.unwrap();
             let forked: (u64, u64, u32) = result(&fork).await.unwrap();
             assert_eq!(forked, (1, 4, 7), "fork at {operation}");
         }
-        runtime.run("r~1").await.unwrap().signal("grow", &()).await.unwrap();
+        runtime.handle("r~1").await.unwrap().signal("grow", &()).await.unwrap();
         assert_eq!(result::<(u64, u64, u32)>(&run).await.unwrap(), (1, 4, 7));
         assert!(asked.load(Ordering::SeqCst) >= 4);
     }

@@ -75,8 +75,8 @@ async fn should_refuse_ids_that_no_user_may_choose_at_every_entrance() {
         let parent = runtime.start("parent", &Some(bad)).await.unwrap();
         assert_eq!(result::<u32>(&parent).await.unwrap_err().code(), INVALID, "{bad:?}");
     }
-    assert_eq!(runtime.run("").await.unwrap_err().code(), INVALID);
-    assert_eq!(runtime.run("job~r2").await.unwrap_err().code(), "RUN_NOT_FOUND");
+    assert_eq!(runtime.handle("").await.unwrap_err().code(), INVALID);
+    assert_eq!(runtime.handle("job~r2").await.unwrap_err().code(), "RUN_NOT_FOUND");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,15 +116,15 @@ async fn should_find_its_own_child_after_a_restart() {
         first.start("parent", &id).with_id(id.unwrap_or("derived")).await.ok();
     }
     first.start("parent", &Some("chosen child")).with_id("with an id").await.unwrap();
-    let begun = || async { first.run("chosen child").await.is_ok() };
+    let begun = || async { first.handle("chosen child").await.is_ok() };
     eventually("the child begins", begun).await;
-    let begun = || async { first.run("derived~1").await.is_ok() };
+    let begun = || async { first.handle("derived~1").await.is_ok() };
     eventually("the child begins", begun).await;
     first.shutdown(PATIENCE).await.unwrap();
     let second = build().start().await.unwrap();
     for (parent, child) in [("derived", "derived~1"), ("with an id", "chosen child")] {
-        second.run(child).await.unwrap().signal("go", &()).await.unwrap();
-        let parent = second.run(parent).await.unwrap();
+        second.handle(child).await.unwrap().signal("go", &()).await.unwrap();
+        let parent = second.handle(parent).await.unwrap();
         assert_eq!(result::<u32>(&parent).await.unwrap(), 7);
     }
 }
@@ -180,7 +180,7 @@ async fn should_follow_a_run_that_continued_with_every_verb() {
     assert_eq!(status().await.status.as_str(), "paused");
     run.resume().await.unwrap();
     run.signal("go", &1).await.unwrap();
-    runtime.run("job").await.unwrap().signal("go", &2).await.unwrap();
+    runtime.handle("job").await.unwrap().signal("go", &2).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 3);
     assert!(actions(&run).await.contains(&"completed".to_owned()));
     assert_eq!(run.signal("go", &3).await.unwrap_err().code(), "RUN_ENDED");
@@ -329,7 +329,7 @@ async fn should_run_anew_under_an_id_that_was_used_before() {
             result::<u32>(&runtime.start("child", &0).await.unwrap()).await.unwrap();
             let policy = aios_store::Retention::new(std::time::Duration::ZERO);
             memory.expire_runs(&policy).await.unwrap();
-            runtime.run("daily").await.is_err() && runtime.run("daily~2").await.is_err()
+            runtime.handle("daily").await.is_err() && runtime.handle("daily~2").await.is_err()
         };
         eventually("the run is taken out", expire).await;
     }

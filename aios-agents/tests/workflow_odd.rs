@@ -366,7 +366,7 @@ async fn run_with_restarts(
         let engine = runtime(store).workflow("odd", odd(&seen)).start().await.unwrap();
         let run = match restart {
             0 => engine.start("odd", &kind).with_id(kind).await.unwrap(),
-            _ => engine.run(kind).await.unwrap(),
+            _ => engine.handle(kind).await.unwrap(),
         };
         let before = run.journal(0, 10_000).await.unwrap().len();
         let _ = run.signal("go", &restart).await;

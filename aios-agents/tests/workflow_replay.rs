@@ -130,7 +130,7 @@ async fn should_replay_branches_that_depend_on_each_other() {
 
     let after = runtime(&store).workflow("branches", branches).start().await.unwrap();
     for (kind, sum) in kinds {
-        let run = after.run(kind).await.unwrap();
+        let run = after.handle(kind).await.unwrap();
         run.signal("go", &()).await.unwrap();
         assert_eq!(result::<u64>(&run).await.unwrap(), sum, "{kind}");
     }
@@ -183,7 +183,7 @@ async fn should_choose_the_same_between_a_deadline_and_an_item_after_a_restart()
     }
     let after = runtime(&store).workflow("collect", collect).start().await.unwrap();
     for id in &ids {
-        let run = after.run(id).await.unwrap();
+        let run = after.handle(id).await.unwrap();
         run.signal("go", &()).await.unwrap();
         let items: Vec<u64> = result(&run).await.unwrap();
         assert!(items.starts_with(&[1]), "{items:?}");
@@ -392,7 +392,7 @@ async fn should_follow_the_newest_version_after_a_crash_before_its_mark_was_reco
     held.store(false, Ordering::SeqCst);
 
     let after = runtime(&store).workflow("versions", code).start().await.unwrap();
-    assert_eq!(result::<u32>(&after.run("v").await.unwrap()).await.unwrap(), 3);
+    assert_eq!(result::<u32>(&after.handle("v").await.unwrap()).await.unwrap(), 3);
 }
 
 /// Code of which the last calls were removed since the run began.
@@ -408,7 +408,7 @@ async fn should_block_code_that_asks_for_less_than_is_recorded_each_time_it_is_l
         Arc::new(FnWorkflow::new("less", code).unwrap())
     }
     let store = store();
-    let before = runtime(&store).dyn_workflow(steps(3)).start().await.unwrap();
+    let before = runtime(&store).workflow_dyn(steps(3)).start().await.unwrap();
     let run = before.start("less", &()).with_id("l").await.unwrap();
     eventually("the steps are recorded", || async {
         run.journal(0, 100).await.unwrap().len() == 4
@@ -416,8 +416,8 @@ async fn should_block_code_that_asks_for_less_than_is_recorded_each_time_it_is_l
     .await;
     before.shutdown(PATIENCE).await.unwrap();
     for _ in 0..2 {
-        let less = runtime(&store).dyn_workflow(steps(1)).start().await.unwrap();
-        let run = less.run("l").await.unwrap();
+        let less = runtime(&store).workflow_dyn(steps(1)).start().await.unwrap();
+        let run = less.handle("l").await.unwrap();
         let error = result::<()>(&run).await.unwrap_err();
         let failure = error.failure().unwrap();
         assert_eq!(failure.code, "JOURNAL_MISMATCH");
@@ -425,8 +425,8 @@ async fn should_block_code_that_asks_for_less_than_is_recorded_each_time_it_is_l
         less.shutdown(PATIENCE).await.unwrap();
     }
     let events = {
-        let enough = runtime(&store).dyn_workflow(steps(3)).start().await.unwrap();
-        let run = enough.run("l").await.unwrap();
+        let enough = runtime(&store).workflow_dyn(steps(3)).start().await.unwrap();
+        let run = enough.handle("l").await.unwrap();
         run.signal("go", &()).await.unwrap();
         eventually("it completes", || async {
             run.status().await.unwrap().status.as_str() == "completed"
@@ -456,7 +456,7 @@ async fn should_block_code_that_ends_before_its_journal() {
         Arc::new(FnWorkflow::new("less", code).unwrap())
     }
     let store = store();
-    let before = runtime(&store).dyn_workflow(steps(3, true)).start().await.unwrap();
+    let before = runtime(&store).workflow_dyn(steps(3, true)).start().await.unwrap();
     let run = before.start("less", &()).with_id("l").await.unwrap();
     eventually("the steps are recorded", || async {
         run.journal(0, 100).await.unwrap().len() == 4
@@ -464,8 +464,8 @@ async fn should_block_code_that_ends_before_its_journal() {
     .await;
     before.shutdown(PATIENCE).await.unwrap();
     for _ in 0..2 {
-        let less = runtime(&store).dyn_workflow(steps(1, false)).start().await.unwrap();
-        let run = less.run("l").await.unwrap();
+        let less = runtime(&store).workflow_dyn(steps(1, false)).start().await.unwrap();
+        let run = less.handle("l").await.unwrap();
         let error = result::<()>(&run).await.unwrap_err();
         let failure = error.failure().unwrap();
         assert_eq!(failure.code, "JOURNAL_MISMATCH");

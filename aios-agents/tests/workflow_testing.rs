@@ -37,7 +37,7 @@ async fn should_say_when_a_run_is_stuck() {
         context.signal("never").await
     }
     let run = WorkflowTest::new("stuck", stuck).unwrap().run(&()).await;
-    assert_eq!(run.result::<u32>().unwrap_err().code(), "RUN_STUCK");
+    assert_eq!(run.result::<u32>().unwrap_err().code(), "RUN_STALLED");
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ impl BrokerFixture for MemoryFixture {
     }
 
     async fn connect(&self) -> Result<Arc<dyn Broker>, BrokerError> {
-        Ok(Arc::new(self.broker.another_connection()))
+        Ok(Arc::new(self.broker.new_connection()))
     }
 
     async fn pass(&self, duration: Duration) {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aios_agents::{Runtime, agent::Caller};
+use aios_agents::{Runtime, agent::TaskClient};
 use aios_core::{
     agent::{Agent, TaskContext, TaskError},
     clock::{Clock, SystemClock},
@@ -51,7 +51,7 @@ async fn measure(duration: Duration, concurrent: usize) -> Result<f64, ErrorInfo
     let broker = aios_broker::connect("memory://").await?;
     let host = Runtime::builder().broker(Arc::clone(&broker)).agent("echo", Echo);
     let host = host.start().await?;
-    let caller = Caller::new(Arc::clone(&broker), Arc::new(SystemClock), "bench").await?;
+    let caller = TaskClient::new(Arc::clone(&broker), Arc::new(SystemClock), "bench").await?;
 
     let began = SystemClock.now();
     let mut callers = JoinSet::new();
@@ -70,7 +70,7 @@ async fn measure(duration: Duration, concurrent: usize) -> Result<f64, ErrorInfo
     Ok(f64::from(count) / taken.as_secs_f64())
 }
 
-async fn call_until(end: Timestamp, caller: Caller) -> Result<u32, ErrorInfo> {
+async fn call_until(end: Timestamp, caller: TaskClient) -> Result<u32, ErrorInfo> {
     let mut count = 0;
     while SystemClock.now() < end {
         caller.task("echo", &u64::from(count)).await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aios_agents::{
-    agent::{AgentDefinition, Caller, HostOptions},
+    agent::{AgentDefinition, HostOptions, TaskClient},
     projection,
     runtime::EngineOptions,
 };
@@ -49,7 +49,7 @@ impl Defaults {
             retry_jitter: retry.jitter,
             concurrency: AgentDefinition::DEFAULT_CONCURRENCY,
             max_concurrency: u16::MAX,
-            call_timeout: Caller::DEFAULT_TIMEOUT.as_secs_f64(),
+            call_timeout: TaskClient::DEFAULT_TIMEOUT.as_secs_f64(),
             lease_time: EngineOptions::default().lease_time.as_secs_f64(),
             blocked_after: HostOptions::new().blocked_after.as_ref().map(Duration::as_secs_f64),
             projection_batch_size: projection::DEFAULT_BATCH_SIZE,

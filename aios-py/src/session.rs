@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aios_agents::{Runtime, RuntimeBuilder, agent::Caller};
+use aios_agents::{Runtime, RuntimeBuilder, agent::TaskClient};
 use aios_core::{
-    agent::Segment,
+    agent::Name,
     broker::Broker,
     clock::SystemClock,
     store::{PageRequest, Store},
@@ -24,7 +24,7 @@ pub(crate) struct Session {
     pub(crate) runtime: Runtime,
     pub(crate) broker: Arc<dyn Broker>,
     store: Option<AnyStore>,
-    caller: Option<Caller>,
+    caller: Option<TaskClient>,
     source: Arc<str>,
 }
 
@@ -148,11 +148,11 @@ impl Session {
         version: u32,
     ) -> Result<Runtime, ErrorInfo> {
         let builder = Runtime::builder().broker(Arc::clone(&self.broker)).store(self.store()?);
-        let name = Segment::new(workflow)?;
+        let name = Name::new(workflow)?;
         let begin = Python::attach(|py| py.None());
         let workflow = Arc::new(PyWorkflow { name, version, begin, executors: None });
-        let builder = builder.source(Arc::clone(&self.source)).dyn_workflow(workflow);
-        Ok(builder.without_engine().start().await?)
+        let builder = builder.source(Arc::clone(&self.source)).workflow_dyn(workflow);
+        Ok(builder.client_only().start().await?)
     }
 }
 
@@ -172,14 +172,14 @@ fn unknown_workflow(workflow: &str, mut known: Vec<String>) -> ErrorInfo {
 }
 
 /// The caller of a session, created on first use.
-pub(crate) async fn caller(slot: &SessionSlot) -> Result<Caller, ErrorInfo> {
+pub(crate) async fn caller(slot: &SessionSlot) -> Result<TaskClient, ErrorInfo> {
     if let Some(caller) = &open_session(slot.read().await.as_ref())?.caller {
         return Ok(caller.clone());
     }
     Box::pin(create_caller(slot)).await
 }
 
-async fn create_caller(slot: &SessionSlot) -> Result<Caller, ErrorInfo> {
+async fn create_caller(slot: &SessionSlot) -> Result<TaskClient, ErrorInfo> {
     let mut guard = slot.write().await;
     let session = guard.as_mut().ok_or_else(closed_error)?;
     if let Some(caller) = &session.caller {
@@ -187,7 +187,7 @@ async fn create_caller(slot: &SessionSlot) -> Result<Caller, ErrorInfo> {
     }
     let clock = Arc::new(SystemClock);
     let broker = Arc::clone(&session.broker);
-    let caller = Caller::new(broker, clock, Arc::clone(&session.source)).await?;
+    let caller = TaskClient::new(broker, clock, Arc::clone(&session.source)).await?;
     session.caller = Some(caller.clone());
     Ok(caller)
 }

@@ -54,7 +54,7 @@ async def test_should_script_children_and_report_a_stuck_run() -> None:
 
     run = await WorkflowTest(parent).child("child", lambda n: n + 1).run()
     assert run.failure is not None
-    assert run.failure.code == "RUN_STUCK"
+    assert run.failure.code == "RUN_STALLED"
 
 
 async def test_should_replay_saved_journals_with_the_current_code() -> None:

@@ -8,7 +8,7 @@ use std::{
 
 use aios_core::{
     event::Timestamp,
-    store::{Epoch, Fence, Lease, Owner, Shard, StoreError},
+    store::{Epoch, Fence, Lease, OwnerId, Shard, StoreError},
 };
 
 /// Every lease that was ever taken. Expired leases are kept, because they hold the last epoch.
@@ -20,7 +20,7 @@ impl LeaseTable {
     pub(crate) fn acquire(
         &mut self,
         shards: &[Shard],
-        owner: &Owner,
+        owner: &OwnerId,
         now: Timestamp,
         time_to_live: Duration,
     ) -> Vec<Lease> {
@@ -32,7 +32,7 @@ impl LeaseTable {
     fn take(
         &mut self,
         shard: Shard,
-        owner: &Owner,
+        owner: &OwnerId,
         now: Timestamp,
         expires_at: Timestamp,
     ) -> Option<Lease> {

@@ -12,7 +12,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use aios_agents::agent::{AgentHost, Agents, Caller, HostOptions};
+use aios_agents::agent::{AgentHost, AgentSet, HostOptions, TaskClient};
 use aios_benches::{
     median, ratio,
     task::{Contender, REVIEWER, Reviewer, Verdict, assign, serve},
@@ -88,7 +88,7 @@ fn micros_a_call(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
 }
 
-async fn compare(ours: Caller, ceiling: Ceiling) {
+async fn compare(ours: TaskClient, ceiling: Ceiling) {
     let mut samples = [const { Vec::new() }; 4];
     for _ in 0..ROUNDS {
         let [a, b, c, d] = &mut samples;
@@ -106,9 +106,9 @@ async fn compare(ours: Caller, ceiling: Ceiling) {
 async fn main() {
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let agents = Agents::new().agent(REVIEWER, Reviewer);
+    let agents = AgentSet::new().agent(REVIEWER, Reviewer);
     let (b, c) = (Arc::clone(&broker), Arc::clone(&clock));
     let host = AgentHost::start(b, c, None, "bench", agents, HostOptions::new()).await.unwrap();
-    compare(Caller::new(broker, clock, "bench").await.unwrap(), ceiling()).await;
+    compare(TaskClient::new(broker, clock, "bench").await.unwrap(), ceiling()).await;
     host.shutdown(std::time::Duration::from_secs(5)).await.unwrap();
 }

@@ -27,7 +27,7 @@ use aios_core::store::{Append, EventStoreExt};
 use aios_tests::postgres::PostgresServer;
 use tokio::runtime::Runtime;
 
-/// Callers at the same time, each with a stream of its own.
+/// TaskClients at the same time, each with a stream of its own.
 const CALLERS: usize = 1000;
 /// Events of each caller, one after the other.
 const EVENTS: usize = 60;

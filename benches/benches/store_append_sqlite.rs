@@ -31,7 +31,7 @@ use aios_core::{
 };
 use tokio::task::JoinSet;
 
-/// Callers at the same time, each with a stream of its own.
+/// TaskClients at the same time, each with a stream of its own.
 const CALLERS: usize = 1000;
 /// Events of each caller, one after the other.
 const EVENTS: usize = 40;

@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 /// Events in the long log and in the short one.
 const LONG: usize = 5_000_000;
 const SHORT: usize = 10_000;
-/// Callers at the same time, and events of each.
+/// TaskClients at the same time, and events of each.
 const CALLERS: usize = 1000;
 const EVENTS: usize = 60;
 const ROUNDS: usize = 5;

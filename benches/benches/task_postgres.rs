@@ -28,7 +28,7 @@ use aios_broker::memory::MemoryBroker;
 use aios_tests::postgres::PostgresServer;
 use tokio::{runtime::Builder, task::JoinSet};
 
-/// Callers, tasks of each, and rounds.
+/// TaskClients, tasks of each, and rounds.
 const DEFAULTS: [usize; 3] = [200, 20, 7];
 
 /// How long a runtime may take to end.

@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use aios_agents::agent::{AgentHost, Agents, Caller, HostOptions};
+use aios_agents::agent::{AgentHost, AgentSet, HostOptions, TaskClient};
 use aios_benches::{
     median, ratio,
     task::{ASSIGNED, Contender, REVIEWER, Reviewer, Verdict, assign, serve},
@@ -108,14 +108,14 @@ async fn one_by_one(contender: &impl Contender) -> f64 {
     started.elapsed().as_secs_f64() * 1e6 / f64::from(u32::try_from(FEW).unwrap())
 }
 
-async fn ours(url: &str) -> (AgentHost, Caller) {
+async fn ours(url: &str) -> (AgentHost, TaskClient) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let connect = async || RabbitMqBroker::connect(url).await.map(Arc::new).unwrap();
     let (near, far): (Arc<dyn Broker>, Arc<dyn Broker>) = (connect().await, connect().await);
-    let agents = Agents::new().agent(REVIEWER, Reviewer);
+    let agents = AgentSet::new().agent(REVIEWER, Reviewer);
     let options = HostOptions::new();
     let host = AgentHost::start(far, Arc::clone(&clock), None, "bench", agents, options).await;
-    (host.unwrap(), Caller::new(near, clock, "bench").await.unwrap())
+    (host.unwrap(), TaskClient::new(near, clock, "bench").await.unwrap())
 }
 
 /// The calls that wait for an answer.

@@ -26,7 +26,7 @@ use aios_core::clock::VirtualClock;
 use tokio::task::JoinSet;
 
 const RUNS: usize = 100_000;
-/// Callers that start runs.
+/// TaskClients that start runs.
 const CALLERS: usize = 200;
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
 

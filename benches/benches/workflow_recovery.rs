@@ -32,7 +32,7 @@ const SETTINGS: [&str; 3] = ["fsync=off", "max_wal_size=8GB", "shared_buffers=51
 const COPIES: usize = 20_000;
 /// Runs of each kind that have to go on at the takeover, and signals that are measured.
 const SOME: usize = 30;
-/// Callers that start runs.
+/// TaskClients that start runs.
 const CALLERS: usize = 500;
 const STOP: Duration = Duration::from_secs(10);
 
@@ -95,7 +95,7 @@ async fn engine(url: &str) -> Runtime {
 
 async fn client(url: &str) -> Runtime {
     let builder = Runtime::builder().store(open(url, "aios").await);
-    builder.broker(Arc::new(MemoryBroker::new())).without_engine().start().await.unwrap()
+    builder.broker(Arc::new(MemoryBroker::new())).client_only().start().await.unwrap()
 }
 
 #[tokio::main]
@@ -141,7 +141,7 @@ async fn fill(url: &str, runs: usize) -> Vec<String> {
 async fn take_over(url: &str, client: &Runtime, server: &PostgresServer, ids: &[String]) {
     let (active, signaled) = (some(ids, 3), some(ids, 4));
     for id in active.iter().chain(&signaled) {
-        client.run(id).await.unwrap().signal("go", &1).await.unwrap();
+        client.handle(id).await.unwrap().signal("go", &1).await.unwrap();
     }
     let list = active.iter().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(",");
     server.sql(&format!("DELETE FROM aios.run_waits WHERE id IN ({list})"));
@@ -151,7 +151,7 @@ async fn take_over(url: &str, client: &Runtime, server: &PostgresServer, ids: &[
     figure("recovery/open", begin.elapsed().as_secs_f64(), "s");
     for (name, runs) in [("recovery/active", active), ("recovery/signaled", signaled)] {
         let results = runs.iter().map(|id| async {
-            client.run(id).await.unwrap().result::<u64>().await.unwrap();
+            client.handle(id).await.unwrap().result::<u64>().await.unwrap();
         });
         join_all(results).await;
         figure(name, begin.elapsed().as_secs_f64(), "s");
@@ -171,7 +171,7 @@ fn some(ids: &[String], seed: usize) -> Vec<String> {
 async fn signals(client: &Runtime, ids: &[String], seed: usize) -> f64 {
     let mut took = Vec::new();
     for id in some(ids, seed) {
-        let run = client.run(&id).await.unwrap();
+        let run = client.handle(&id).await.unwrap();
         let begin = Instant::now();
         run.signal("go", &2).await.unwrap();
         run.result::<u64>().await.unwrap();

@@ -1,6 +1,6 @@
 //! The task that the benchmarks give, and the agent that does it.
 
-use aios_agents::agent::Caller;
+use aios_agents::agent::TaskClient;
 use aios_core::{
     agent::{Agent, TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskId, TaskResult},
     event::{Event, EventId, Metadata, Payload},
@@ -61,7 +61,7 @@ pub trait Contender: Clone + Send + Sync + 'static {
     fn call(&self) -> impl Future<Output = Verdict> + Send;
 }
 
-impl Contender for Caller {
+impl Contender for TaskClient {
     async fn call(&self) -> Verdict {
         self.task(REVIEWER, &review()).await.unwrap().decode().unwrap()
     }

@@ -2,14 +2,14 @@ use std::{fmt, future::Future, sync::Arc};
 
 use aios_core::{
     BoxFuture,
-    agent::{DynAgent, Segment, TaskError},
+    agent::{DynAgent, Name, TaskError},
     broker::Mailbox,
     event::{EventId, Payload},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{AgentError, IntoDynAgent, Pulse, faults::decode};
-use crate::middleware::AgentLayer;
+use crate::middleware::{Layer, Middleware};
 
 /// Makes an agent from its config.
 pub(super) type Factory =
@@ -50,7 +50,7 @@ pub struct AgentDefinition {
     pub(super) agent_type: String,
     pub(super) factory: Factory,
     pub(super) concurrency: u16,
-    pub(super) layers: Vec<Arc<dyn AgentLayer>>,
+    pub(super) layers: Vec<Arc<dyn Layer>>,
     pub(super) agents: Vec<RegisteredAgent>,
     pub(super) pulse: Option<Arc<dyn Pulse>>,
     fault: Option<AgentError>,
@@ -155,7 +155,7 @@ impl AgentDefinition {
 
     /// Wraps every agent of this type. The layer that was added first is the outermost.
     #[must_use]
-    pub fn with_layer(mut self, layer: impl AgentLayer) -> Self {
+    pub fn with_layer(mut self, layer: impl Middleware) -> Self {
         self.layers.push(Arc::new(layer));
         self
     }
@@ -169,12 +169,12 @@ impl AgentDefinition {
     }
 
     /// Checks what the setters were given.
-    pub(super) fn validate(&self) -> Result<Segment, AgentError> {
+    pub(super) fn validate(&self) -> Result<Name, AgentError> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
         self.layers.iter().try_for_each(|layer| layer.check())?;
-        let agent_type = Segment::new(&self.agent_type)?;
+        let agent_type = Name::new(&self.agent_type)?;
         let reason = match (self.concurrency, self.agents.is_empty()) {
             (0, _) => "would never do a task with a concurrency of 0",
             (_, true) => "has no registered agent",

@@ -1,6 +1,6 @@
 use aios_core::{
-    agent::{InvalidSegment, TaskError, TaskId},
-    broker::{BrokerError, InvalidName},
+    agent::{InvalidName, TaskError, TaskId},
+    broker::{BrokerError, InvalidAddress},
     event::EventError,
     failure::Failure,
     store::StoreError,
@@ -12,10 +12,10 @@ use aios_core::{
 pub enum AgentError {
     /// An agent type has a name that can't be a segment of an event type.
     #[error(transparent)]
-    InvalidType(#[from] InvalidSegment),
+    InvalidType(#[from] InvalidName),
     /// An agent has an id that can't be part of a mailbox's name.
     #[error("the id of an agent is invalid")]
-    InvalidId(#[from] InvalidName),
+    InvalidId(#[from] InvalidAddress),
     /// A type was defined twice.
     #[error("agent type {agent_type} is defined twice")]
     DuplicateType {

@@ -1,8 +1,8 @@
 //! Names of the events and addresses of one agent type.
 
 use aios_core::{
-    agent::Segment,
-    broker::{Group, InvalidName, Mailbox},
+    agent::Name,
+    broker::{Group, InvalidAddress, Mailbox},
     catalog::agent,
     event::{EventError, EventType},
 };
@@ -23,7 +23,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(agent_type: &Segment) -> Result<Self, EventError> {
+    pub(super) fn new(agent_type: &Name) -> Result<Self, EventError> {
         let name = |action| EventType::new(agent::DOMAIN, agent_type.as_str(), action);
         Ok(Self {
             assigned: name(agent::TASK_ASSIGNED)?,
@@ -41,19 +41,19 @@ impl Names {
 }
 
 /// The group that shares the tasks of a type.
-pub(crate) fn group_of(agent_type: &Segment) -> Result<Group, InvalidName> {
+pub(crate) fn group_of(agent_type: &Name) -> Result<Group, InvalidAddress> {
     Group::new(format!("agents.{agent_type}"))
 }
 
 /// An id that no agent can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the id of an agent consists of [A-Za-z0-9._-] and is not empty or too long, unlike {:?}", .0.text)]
-pub(crate) struct InvalidAgentId(pub(super) InvalidName);
+pub(crate) struct InvalidAgentId(pub(super) InvalidAddress);
 
 /// The mailbox of one agent.
-pub(crate) fn mailbox_of(agent_type: &Segment, agent_id: &str) -> Result<Mailbox, InvalidAgentId> {
+pub(crate) fn mailbox_of(agent_type: &Name, agent_id: &str) -> Result<Mailbox, InvalidAgentId> {
     let id = Mailbox::new(agent_id).map_err(InvalidAgentId)?;
-    let cut = |_| InvalidAgentId(InvalidName { text: id.as_str().to_owned() });
+    let cut = |_| InvalidAgentId(InvalidAddress { text: id.as_str().to_owned() });
     Mailbox::new(format!("agents.{agent_type}.{agent_id}")).map_err(cut)
 }
 

@@ -1,13 +1,13 @@
 //! Agents: definitions, the host that runs them in this process, and a caller without a journal.
 //!
-//! An [`AgentDefinition`] says how agents of one type are made, [`Agents`] collects them, and an
+//! An [`AgentDefinition`] says how agents of one type are made, [`AgentSet`] collects them, and an
 //! [`AgentHost`] runs them on a broker. Whoever wants an answer without durability gives tasks
-//! with a [`Caller`]; everybody else gives them from a workflow.
+//! with a [`TaskClient`]; everybody else gives them from a workflow.
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
 //!
-//! use aios_agents::agent::{AgentHost, Agents, Caller, HostOptions};
+//! use aios_agents::agent::{AgentHost, AgentSet, TaskClient, HostOptions};
 //! use aios_broker::memory::MemoryBroker;
 //! use aios_core::{
 //!     agent::{Agent, TaskContext, TaskError},
@@ -30,12 +30,12 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 //! let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
 //! let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-//! let agents = Agents::new().agent("upper", Upper);
+//! let agents = AgentSet::new().agent("upper", Upper);
 //! let options = HostOptions::new();
 //! let host =
 //!     AgentHost::start(broker.clone(), clock.clone(), None, "service", agents, options).await?;
 //!
-//! let caller = Caller::new(broker, clock, "client").await?;
+//! let caller = TaskClient::new(broker, clock, "client").await?;
 //! let answer = caller.task("upper", "hello").await.map_err(|error| error.failure)?;
 //! assert_eq!(answer.decode::<String>()?, "HELLO");
 //!
@@ -57,13 +57,15 @@ mod registry;
 mod similar;
 mod typed;
 
+#[doc(hidden)]
+pub use self::typed::marker;
 pub use self::{
-    caller::{Caller, TaskCall},
+    caller::{TaskCall, TaskClient},
     definition::{AgentDefinition, RegisteredAgent},
     error::AgentError,
     host::{AgentHost, Beat, HostOptions, Pulse},
-    registry::Agents,
-    typed::{Boxed, Dynamic, IntoDynAgent, Typed, TypedAgent},
+    registry::AgentSet,
+    typed::{IntoDynAgent, TypedAgent},
 };
 pub(crate) use self::{
     events::{group_of, mailbox_of, no_agent},

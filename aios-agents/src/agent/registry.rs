@@ -9,12 +9,12 @@ use super::{AgentDefinition, AgentError, IntoDynAgent};
 ///
 /// Setters can't fail; whoever runs the agents checks what they were given.
 #[derive(Clone, Debug, Default)]
-pub struct Agents {
+pub struct AgentSet {
     definitions: BTreeMap<String, AgentDefinition>,
     fault: Option<AgentError>,
 }
 
-impl Agents {
+impl AgentSet {
     /// No agents.
     #[must_use]
     pub fn new() -> Self {
@@ -24,7 +24,7 @@ impl Agents {
     /// Adds one agent that is there already; see [`AgentDefinition::instance`].
     #[must_use]
     pub fn agent<M>(self, agent_type: impl Into<String>, agent: impl IntoDynAgent<M>) -> Self {
-        self.with(AgentDefinition::instance(agent_type, agent))
+        self.add(AgentDefinition::instance(agent_type, agent))
     }
 
     /// Adds a type whose agents are made from configs; see [`AgentDefinition::factory`].
@@ -39,7 +39,7 @@ impl Agents {
         A: IntoDynAgent<M>,
         E: Into<TaskError>,
     {
-        self.with(AgentDefinition::factory(agent_type, make))
+        self.add(AgentDefinition::factory(agent_type, make))
     }
 
     /// Registers an agent of a type that was added before; any number of them.
@@ -51,14 +51,14 @@ impl Agents {
         config: &C,
     ) -> Self {
         match self.definitions.remove(agent_type) {
-            Some(definition) => self.with(definition.register(name, config)),
+            Some(definition) => self.add(definition.register(name, config)),
             None => self.refuse(AgentError::UnknownType { agent_type: agent_type.to_owned() }),
         }
     }
 
     /// Adds a definition.
     #[must_use]
-    pub fn with(mut self, definition: AgentDefinition) -> Self {
+    pub fn add(mut self, definition: AgentDefinition) -> Self {
         let agent_type = definition.agent_type.clone();
         match self.definitions.insert(agent_type.clone(), definition) {
             None => self,
@@ -85,7 +85,7 @@ impl Agents {
     /// The definitions, checked.
     pub(super) fn build(
         self,
-    ) -> Result<Vec<(aios_core::agent::Segment, AgentDefinition)>, AgentError> {
+    ) -> Result<Vec<(aios_core::agent::Name, AgentDefinition)>, AgentError> {
         match self.fault {
             Some(fault) => Err(fault),
             None => self

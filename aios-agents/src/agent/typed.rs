@@ -78,17 +78,20 @@ impl<A> fmt::Debug for TypedAgent<A> {
     }
 }
 
-/// Marks [`IntoDynAgent`] for typed agents.
-#[derive(Debug)]
-pub enum Typed {}
+/// Markers of [`IntoDynAgent`], which are always inferred.
+pub mod marker {
+    /// Marks types that implement [`Agent`](aios_core::agent::Agent).
+    #[derive(Debug)]
+    pub enum Typed {}
 
-/// Marks [`IntoDynAgent`] for agents that take and give JSON.
-#[derive(Debug)]
-pub enum Dynamic {}
+    /// Marks types that implement [`DynAgent`](aios_core::agent::DynAgent).
+    #[derive(Debug)]
+    pub enum Dynamic {}
 
-/// Marks [`IntoDynAgent`] for agents that are behind a pointer already.
-#[derive(Debug)]
-pub enum Boxed {}
+    /// Marks [`DynAgent`](aios_core::agent::DynAgent)s that are already behind a pointer.
+    #[derive(Debug)]
+    pub enum Boxed {}
+}
 
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an agent",
@@ -107,19 +110,19 @@ pub trait IntoDynAgent<M> {
     fn into_dyn(self) -> Result<Arc<dyn DynAgent>, AgentError>;
 }
 
-impl<A: Agent> IntoDynAgent<Typed> for A {
+impl<A: Agent> IntoDynAgent<marker::Typed> for A {
     fn into_dyn(self) -> Result<Arc<dyn DynAgent>, AgentError> {
         Ok(Arc::new(TypedAgent::new(self)?))
     }
 }
 
-impl<A: DynAgent> IntoDynAgent<Dynamic> for A {
+impl<A: DynAgent> IntoDynAgent<marker::Dynamic> for A {
     fn into_dyn(self) -> Result<Arc<dyn DynAgent>, AgentError> {
         Ok(Arc::new(self))
     }
 }
 
-impl IntoDynAgent<Boxed> for Arc<dyn DynAgent> {
+impl IntoDynAgent<marker::Boxed> for Arc<dyn DynAgent> {
     fn into_dyn(self) -> Result<Self, AgentError> {
         Ok(self)
     }

@@ -60,7 +60,7 @@ impl<P: DeserializeOwned, O> AgentRef<P, O> {
     where
         A: Agent<Parameters = P, Output = O>,
     {
-        AgentDefinition::instance::<crate::agent::Typed>(self.agent_type, agent)
+        AgentDefinition::instance::<crate::agent::marker::Typed>(self.agent_type, agent)
     }
 }
 

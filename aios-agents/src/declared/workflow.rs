@@ -51,8 +51,12 @@ impl<I, O> WorkflowRef<I, O> {
     /// # Errors
     ///
     /// [`RuntimeError::UnknownRun`] if there is no such run of this workflow; what the store reports.
-    pub async fn run(&self, runtime: &Runtime, run_id: &str) -> Result<TypedRun<O>, RuntimeError> {
-        let run = runtime.run(run_id).await?;
+    pub async fn handle(
+        &self,
+        runtime: &Runtime,
+        run_id: &str,
+    ) -> Result<TypedRun<O>, RuntimeError> {
+        let run = runtime.handle(run_id).await?;
         if run.status().await?.workflow != self.name {
             return Err(RuntimeError::UnknownRun { run_id: run_id.to_owned() });
         }

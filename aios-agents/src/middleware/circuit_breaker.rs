@@ -10,7 +10,7 @@ use aios_core::{
     failure::Failure,
 };
 
-use super::Around;
+use super::Middleware;
 use crate::{
     agent::{AgentError, codes},
     options::check_span,
@@ -148,8 +148,8 @@ impl Drop for Pass<'_> {
     }
 }
 
-impl Around for CircuitBreaker {
-    async fn around(
+impl Middleware for CircuitBreaker {
+    async fn call(
         &self,
         agent: &dyn DynAgent,
         context: &TaskContext,

@@ -6,7 +6,7 @@ use aios_core::{
 };
 use tokio::sync::Semaphore;
 
-use super::Around;
+use super::Middleware;
 
 /// Does a limited number of tasks at once; more wait their turn, first come, first served.
 ///
@@ -22,8 +22,8 @@ impl ConcurrencyLimit {
     }
 }
 
-impl Around for ConcurrencyLimit {
-    async fn around(
+impl Middleware for ConcurrencyLimit {
+    async fn call(
         &self,
         agent: &dyn DynAgent,
         context: &TaskContext,

@@ -9,7 +9,7 @@ use aios_core::{
 };
 use tokio::sync::OnceCell;
 
-use super::Around;
+use super::Middleware;
 use crate::agent::AgentError;
 
 /// Does each task once, and answers a repetition, also a later attempt, with the first success.
@@ -55,8 +55,8 @@ impl Deduplicate {
     }
 }
 
-impl Around for Deduplicate {
-    async fn around(
+impl Middleware for Deduplicate {
+    async fn call(
         &self,
         agent: &dyn DynAgent,
         context: &TaskContext,

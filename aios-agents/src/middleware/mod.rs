@@ -28,7 +28,7 @@
 mod circuit_breaker;
 mod concurrency_limit;
 mod deduplicate;
-mod measure;
+mod metrics;
 mod rate_limit;
 mod retry;
 mod timeout;
@@ -47,29 +47,15 @@ use crate::agent::AgentError;
 
 pub use self::{
     circuit_breaker::CircuitBreaker, concurrency_limit::ConcurrencyLimit, deduplicate::Deduplicate,
-    measure::Measure, rate_limit::RateLimit, retry::Retry, timeout::Timeout, trace::Trace,
+    metrics::Metrics, rate_limit::RateLimit, retry::Retry, timeout::Timeout, trace::Trace,
 };
 
-/// Wraps agents. What a layer keeps (permits, rates, a circuit) is shared by all agents that it
-/// wraps.
-pub trait AgentLayer: Send + Sync + 'static {
-    /// Wraps one agent.
-    fn layer(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent>;
-
-    /// Refuses options that make no sense; called once, before any agent is wrapped.
-    ///
-    /// # Errors
-    ///
-    /// [`AgentError::InvalidConfiguration`] says what is wrong.
-    fn check(&self) -> Result<(), AgentError> {
-        Ok(())
-    }
-}
-
-/// Does something around every task of an agent. The easy way to write an [`AgentLayer`]: clones
-/// share what the layer keeps.
-pub trait Around: Clone + Send + Sync + 'static {
-    /// Does one task, usually by handing it to `agent`.
+/// Code around every task of an agent.
+///
+/// The state of a middleware (permits, rates, a circuit) is shared by all agents that it wraps,
+/// because its clones share it.
+pub trait Middleware: Clone + Send + Sync + 'static {
+    /// Does one task, usually by calling [`agent.process_task`](DynAgent::process_task).
     ///
     /// # Errors
     ///
@@ -77,42 +63,55 @@ pub trait Around: Clone + Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// As for every agent, the future is dropped when the task is over time or cancelled.
-    fn around(
+    /// As for every agent, the future is dropped when the task times out or is cancelled.
+    fn call(
         &self,
         agent: &dyn DynAgent,
         context: &TaskContext,
         parameters: Payload,
     ) -> impl Future<Output = Result<Payload, TaskError>> + Send;
 
-    /// See [`AgentLayer::check`].
+    /// Refuses invalid options. Called once, before any agent is wrapped.
     ///
     /// # Errors
     ///
-    /// See [`AgentLayer::check`].
+    /// [`AgentError::InvalidConfiguration`] with the reason.
     fn check(&self) -> Result<(), AgentError> {
         Ok(())
     }
+
+    /// Wraps an agent. [`AgentDefinition::with_layer`](crate::agent::AgentDefinition::with_layer)
+    /// does so for every agent of a type.
+    fn wrap(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent> {
+        Arc::new(Wrapped { agent, middleware: self.clone() })
+    }
 }
 
-impl<L: Around> AgentLayer for L {
-    fn layer(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent> {
-        Arc::new(Wrapped { agent, layer: self.clone() })
+/// A [`Middleware`] without its type.
+pub(crate) trait Layer: Send + Sync {
+    fn wrap(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent>;
+
+    fn check(&self) -> Result<(), AgentError>;
+}
+
+impl<M: Middleware> Layer for M {
+    fn wrap(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent> {
+        Middleware::wrap(self, agent)
     }
 
     fn check(&self) -> Result<(), AgentError> {
-        Around::check(self)
+        Middleware::check(self)
     }
 }
 
-/// An agent with something around it.
-struct Wrapped<L> {
+/// An agent inside a middleware.
+struct Wrapped<M> {
     agent: Arc<dyn DynAgent>,
-    layer: L,
+    middleware: M,
 }
 
 #[async_trait]
-impl<L: Around> DynAgent for Wrapped<L> {
+impl<M: Middleware> DynAgent for Wrapped<M> {
     fn parameters_schema(&self) -> &Value {
         self.agent.parameters_schema()
     }
@@ -126,11 +125,11 @@ impl<L: Around> DynAgent for Wrapped<L> {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
-        self.layer.around(&*self.agent, context, parameters).await
+        self.middleware.call(&*self.agent, context, parameters).await
     }
 }
 
-impl<L> fmt::Debug for Wrapped<L> {
+impl<M> fmt::Debug for Wrapped<M> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Wrapped").finish_non_exhaustive()
     }

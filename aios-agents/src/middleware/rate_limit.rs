@@ -13,7 +13,7 @@ use governor::{
 };
 use tokio::sync::Mutex;
 
-use super::Around;
+use super::Middleware;
 use crate::agent::AgentError;
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, Governed, NoOpMiddleware<Nanos>>;
@@ -53,8 +53,8 @@ impl RateLimit {
     }
 }
 
-impl Around for RateLimit {
-    async fn around(
+impl Middleware for RateLimit {
+    async fn call(
         &self,
         agent: &dyn DynAgent,
         context: &TaskContext,

@@ -7,7 +7,7 @@ use aios_core::{
     retry::RetryPolicy,
 };
 
-use super::Around;
+use super::Middleware;
 use crate::{
     agent::{AgentError, backoff::chance},
     options::check_retry,
@@ -31,8 +31,8 @@ impl Retry {
     }
 }
 
-impl Around for Retry {
-    async fn around(
+impl Middleware for Retry {
+    async fn call(
         &self,
         agent: &dyn DynAgent,
         context: &TaskContext,

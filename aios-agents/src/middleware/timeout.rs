@@ -7,7 +7,7 @@ use aios_core::{
     failure::Failure,
 };
 
-use super::Around;
+use super::Middleware;
 use crate::{
     agent::{AgentError, codes},
     options::check_span,
@@ -30,8 +30,8 @@ impl Timeout {
     }
 }
 
-impl Around for Timeout {
-    async fn around(
+impl Middleware for Timeout {
+    async fn call(
         &self,
         agent: &dyn DynAgent,
         context: &TaskContext,

@@ -4,7 +4,7 @@ use aios_core::{
 };
 use tracing::{Instrument, Span, field};
 
-use super::Around;
+use super::Middleware;
 
 /// Does every task within a span `task` of level `INFO`, with the fields `task_id`, `agent_type`,
 /// `agent_id`, `attempt`, `traceparent` and, if it fails, `code`.
@@ -19,8 +19,8 @@ impl Trace {
     }
 }
 
-impl Around for Trace {
-    async fn around(
+impl Middleware for Trace {
+    async fn call(
         &self,
         agent: &dyn DynAgent,
         context: &TaskContext,

@@ -8,7 +8,7 @@ use aios_core::{
     failure::Failure,
     retry::RetryPolicy,
     store::{
-        Append, Checkpoints, EventStore, Lease, Leases, Owner, RecordedEvent, Shard, StoreError,
+        Append, Checkpoints, EventStore, Lease, Leases, OwnerId, RecordedEvent, Shard, StoreError,
         StreamId,
     },
 };
@@ -118,7 +118,7 @@ impl Trouble {
 
 impl<P: Projection> Runner<P> {
     pub(super) async fn run(self) {
-        let owner = Owner::new(EventId::generate().to_string());
+        let owner = OwnerId::new(EventId::generate().to_string());
         let mut backoff = Backoff::new(&RetryPolicy::new());
         info!(projection = &*self.name, "a projection starts");
         while !self.stop.is_set() {
@@ -147,7 +147,7 @@ impl<P: Projection> Runner<P> {
     }
 
     /// Runs the projection while this process holds its lease.
-    async fn hold(&self, owner: &Owner) -> Result<(), Trouble> {
+    async fn hold(&self, owner: &OwnerId) -> Result<(), Trouble> {
         let time_to_live = self.settings.lease_time;
         let store = &self.journals.store;
         let leases = store.acquire(&[self.lease], owner, time_to_live).await?;

@@ -8,7 +8,7 @@ use std::{
 
 use aios_core::{
     BoxFuture,
-    agent::{Segment, TaskError},
+    agent::{Name, TaskError},
     catalog::system::{self, ProjectionRegistered},
     event::{EventId, Pattern},
     retry::RetryPolicy,
@@ -93,7 +93,7 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         let Self { journals, running, name, projection, settings } = self;
         let journals = journals?;
         settings.validate()?;
-        let name = Segment::new(&name).map_err(|_| {
+        let name = Name::new(&name).map_err(|_| {
             invalid(format!("a projection has a name of [a-z][a-z0-9_]*, not {name:?}"))
         })?;
         let lease = lease_of(&journals, name.as_str()).await?;

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{EngineOptions, Runtime, RuntimeError, single_task};
 use crate::{
-    agent::{AgentDefinition, AgentHost, Agents, HostOptions, IntoDynAgent},
+    agent::{AgentDefinition, AgentHost, AgentSet, HostOptions, IntoDynAgent},
     counted::CountedStore,
     declared::WorkflowName,
     projection::Running,
@@ -29,7 +29,7 @@ pub struct RuntimeBuilder {
     broker: Option<Arc<dyn Broker>>,
     clock: Option<Arc<dyn Clock>>,
     source: Option<Arc<str>>,
-    agents: Agents,
+    agents: AgentSet,
     workflows: Vec<Result<Arc<dyn Workflow>, RuntimeError>>,
     engine: EngineOptions,
     host: HostOptions,
@@ -75,7 +75,7 @@ impl RuntimeBuilder {
     /// Adds agents of a type, with everything that can be said of them.
     #[must_use]
     pub fn agents(mut self, definition: AgentDefinition) -> Self {
-        self.agents = self.agents.with(definition);
+        self.agents = self.agents.add(definition);
         self
     }
 
@@ -119,7 +119,7 @@ impl RuntimeBuilder {
 
     /// Adds anything that can be run as a workflow.
     #[must_use]
-    pub fn dyn_workflow(mut self, workflow: Arc<dyn Workflow>) -> Self {
+    pub fn workflow_dyn(mut self, workflow: Arc<dyn Workflow>) -> Self {
         self.workflows.push(Ok(workflow));
         self
     }
@@ -140,7 +140,7 @@ impl RuntimeBuilder {
 
     /// Starts and handles runs, but leaves advancing them to the engines of other processes.
     #[must_use]
-    pub fn without_engine(mut self) -> Self {
+    pub fn client_only(mut self) -> Self {
         self.no_engine = true;
         self
     }

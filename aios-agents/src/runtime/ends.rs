@@ -153,11 +153,11 @@ async fn follow(ends: Arc<Ends>, journals: Journals) {
         Ok(others) => others,
         Err(error) => return warn!(%error, "{UNFOLLOWED}"),
     };
-    let (mut position, mut back_off) = (None, BACK_OFF.0);
+    let (mut position, mut backoff) = (None, BACK_OFF.0);
     while ends.is_wanted() {
         match look(&ends, &journals, &mut position, &others).await {
             Ok(positions) => {
-                back_off = BACK_OFF.0;
+                backoff = BACK_OFF.0;
                 let pause = if positions > FAST { PAUSE.1 } else { PAUSE.0 };
                 journals.clock.sleep(pause).await;
             }
@@ -167,8 +167,8 @@ async fn follow(ends: Arc<Ends>, journals: Journals) {
             }
             Err(error) => {
                 ends.store_failed(&error.into());
-                journals.clock.sleep(back_off).await;
-                back_off = (back_off * 2).min(BACK_OFF.1);
+                journals.clock.sleep(backoff).await;
+                backoff = (backoff * 2).min(BACK_OFF.1);
             }
         }
     }

@@ -1,5 +1,5 @@
 use aios_core::{
-    agent::InvalidSegment,
+    agent::InvalidName,
     broker::BrokerError,
     event::EventError,
     failure::Failure,
@@ -24,7 +24,7 @@ pub enum RuntimeError {
     },
     /// A workflow has a name that can't be a segment of an event type.
     #[error(transparent)]
-    InvalidWorkflow(#[from] InvalidSegment),
+    InvalidWorkflow(#[from] InvalidName),
     /// A run can't have this id.
     #[error(transparent)]
     InvalidRunId(#[from] InvalidRunId),

@@ -76,7 +76,7 @@ impl RunHandle {
     /// Waits for the end of a run, also while the store does not answer.
     async fn ended(&self, run_id: &Arc<str>) -> Result<Ended, RuntimeError> {
         let Client { journals, engine, ends } = &self.client;
-        let (mut pause, mut back_off) = (POLL.0, BACK_OFF.0);
+        let (mut pause, mut backoff) = (POLL.0, BACK_OFF.0);
         loop {
             if let Some(failure) = engine.as_ref().and_then(|engine| engine.failure()) {
                 return match journals.ended(run_id).await {
@@ -97,12 +97,12 @@ impl RunHandle {
                     Ok(Some(ended)) => return Ok(ended),
                     Ok(None) => {
                         ends.store_answered();
-                        back_off = BACK_OFF.0;
+                        backoff = BACK_OFF.0;
                     }
                     Err(error) if error.is_retryable() => {
                         ends.store_failed(&error);
-                        next = back_off;
-                        back_off = (back_off * 2).min(BACK_OFF.1);
+                        next = backoff;
+                        backoff = (backoff * 2).min(BACK_OFF.1);
                     }
                     Err(error) => return Err(error.into()),
                 }

@@ -121,7 +121,7 @@ impl Runtime {
     ///
     /// [`RuntimeError::UnknownRun`] if there is none; [`RuntimeError::InvalidRunId`] if none can have
     /// this id; what the store reports.
-    pub async fn run(&self, run_id: &str) -> Result<RunHandle, RuntimeError> {
+    pub async fn handle(&self, run_id: &str) -> Result<RunHandle, RuntimeError> {
         let client = self.client()?;
         run_id::check_existing(run_id)?;
         client.journals.row(run_id).await?;

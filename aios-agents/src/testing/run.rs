@@ -14,10 +14,10 @@ use aios_core::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{WorkflowTest, script::Outside};
+use super::{WorkflowTest, script::ExternalEvent};
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
-    journal::{CancelRequested, ChildEnded, Codec, Entry, OfAgent, Seed, Signaled, Started},
+    journal::{AgentEvent, CancelRequested, ChildEnded, Codec, Entry, Seed, Signaled, Started},
     machine::{Effect, Request},
 };
 
@@ -33,7 +33,7 @@ pub struct TestedRun {
     stuck: Option<Failure>,
     journal: Vec<(Entry, Timestamp)>,
     elapsed: Duration,
-    workflow: aios_core::agent::Segment,
+    workflow: aios_core::agent::Name,
 }
 
 impl TestedRun {
@@ -41,13 +41,14 @@ impl TestedRun {
     ///
     /// # Errors
     ///
-    /// The workflow's error; or, with the code `RUN_STUCK`, that nothing scripted lets it go on.
+    /// The workflow's error; or, with the code `RUN_STALLED`, that nothing scripted lets it go on.
     pub fn result<T: DeserializeOwned>(&self) -> Result<T, WorkflowError> {
         match &self.outcome {
             Some(Ok(result)) => Ok(result.decode()?),
             Some(Err(error)) => Err(error.clone()),
             None => {
-                let waits = || Failure::new("RUN_STUCK", "the run waits for what is not scripted");
+                let waits =
+                    || Failure::new("RUN_STALLED", "the run waits for what is not scripted");
                 Err(WorkflowError::failed(self.stuck.clone().unwrap_or_else(waits)))
             }
         }
@@ -102,7 +103,7 @@ pub(super) struct Simulation {
     execution: Execution,
     journal: Vec<(Entry, Timestamp)>,
     timers: BTreeMap<Timestamp, Vec<u64>>,
-    outside: BTreeMap<Timestamp, Vec<Outside>>,
+    outside: BTreeMap<Timestamp, Vec<ExternalEvent>>,
 }
 
 impl Simulation {
@@ -236,18 +237,19 @@ impl Simulation {
     }
 
     /// Has a scripted agent do a task.
-    async fn answer(&mut self, task: OfAgent<TaskAssigned>) {
-        let OfAgent { agent_type, data: TaskAssigned { task_id, parameters, attempt, .. } } = task;
+    async fn answer(&mut self, task: AgentEvent<TaskAssigned>) {
+        let AgentEvent { agent_type, data: TaskAssigned { task_id, parameters, attempt, .. } } =
+            task;
         match self.test.answer(agent_type.as_str(), &parameters) {
             Ok(output) => {
                 let data = TaskCompleted { task_id, result: TaskResult::Success, output };
-                self.record(Entry::TaskCompleted(OfAgent { agent_type, data })).await;
+                self.record(Entry::TaskCompleted(AgentEvent { agent_type, data })).await;
             }
             Err(error) => {
                 let operation = task_id.run().map_or(0, |(_, operation)| operation);
                 let (failure, retryable) = (error.failure.clone(), error.retryable);
                 let data = TaskFailed { task_id, attempt, failure, retryable };
-                self.record(Entry::TaskFailed(OfAgent { agent_type, data })).await;
+                self.record(Entry::TaskFailed(AgentEvent { agent_type, data })).await;
                 let now = self.clock.now();
                 let next = self.execution.machine().after_failure(operation, attempt, error, now);
                 self.record(next).await;
@@ -264,12 +266,12 @@ impl Simulation {
         };
         for what in due {
             let entry = match what {
-                Outside::Signal(name, payload) => {
+                ExternalEvent::Signal(name, payload) => {
                     Entry::Signaled(Signaled { name, payload, inherited: false })
                 }
-                Outside::Cancel(reason) => Entry::CancelRequested(CancelRequested { reason }),
-                Outside::Pause => Entry::Paused,
-                Outside::Resume => Entry::Resumed,
+                ExternalEvent::Cancel(reason) => Entry::CancelRequested(CancelRequested { reason }),
+                ExternalEvent::Pause => Entry::Paused,
+                ExternalEvent::Resume => Entry::Resumed,
             };
             self.record(entry).await;
         }
@@ -319,7 +321,7 @@ impl Simulation {
 fn outside(
     test: &WorkflowTest,
     journal: &[(Entry, Timestamp)],
-) -> BTreeMap<Timestamp, Vec<Outside>> {
+) -> BTreeMap<Timestamp, Vec<ExternalEvent>> {
     let came = |entry: &Entry| {
         matches!(
             entry,
@@ -329,7 +331,7 @@ fn outside(
     let came = journal.iter().filter(|(entry, _)| came(entry)).count();
     let mut sorted = test.outside.clone();
     sorted.sort_by_key(|(after, _)| *after);
-    let mut outside: BTreeMap<Timestamp, Vec<Outside>> = BTreeMap::new();
+    let mut outside: BTreeMap<Timestamp, Vec<ExternalEvent>> = BTreeMap::new();
     for (after, what) in sorted.into_iter().skip(came) {
         outside.entry(Timestamp::UNIX_EPOCH + after).or_default().push(what);
     }

@@ -1,7 +1,7 @@
 use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
 
 use aios_core::{
-    agent::{InvalidSegment, TaskError},
+    agent::{InvalidName, TaskError},
     event::Payload,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -13,7 +13,7 @@ type Script = Box<dyn Fn(&Payload) -> Result<Payload, TaskError> + Send + Sync>;
 
 /// Something that comes from outside.
 #[derive(Clone, Debug)]
-pub(super) enum Outside {
+pub(super) enum ExternalEvent {
     Signal(Box<str>, Payload),
     Cancel(String),
     Pause,
@@ -25,7 +25,7 @@ pub struct WorkflowTest {
     pub(super) workflow: Arc<dyn Workflow>,
     pub(super) agents: HashMap<String, Script>,
     pub(super) children: HashMap<String, Script>,
-    pub(super) outside: Vec<(Duration, Outside)>,
+    pub(super) outside: Vec<(Duration, ExternalEvent)>,
 }
 
 impl WorkflowTest {
@@ -33,8 +33,8 @@ impl WorkflowTest {
     ///
     /// # Errors
     ///
-    /// [`InvalidSegment`] if the name is not `[a-z][a-z0-9_]*` with at most 100 bytes.
-    pub fn new<F, I, O, Fut>(name: &str, function: F) -> Result<Self, InvalidSegment>
+    /// [`InvalidName`] if the name is not `[a-z][a-z0-9_]*` with at most 100 bytes.
+    pub fn new<F, I, O, Fut>(name: &str, function: F) -> Result<Self, InvalidName>
     where
         F: Fn(WorkflowContext, I) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<O, WorkflowError>> + Send + 'static,
@@ -89,28 +89,28 @@ impl WorkflowTest {
         payload: &T,
     ) -> Self {
         let payload = Payload::encode(payload).unwrap_or_default();
-        self.outside.push((after, Outside::Signal(name.into(), payload)));
+        self.outside.push((after, ExternalEvent::Signal(name.into(), payload)));
         self
     }
 
     /// Asks for cancellation at a time after the start.
     #[must_use]
     pub fn cancel(mut self, after: Duration, reason: impl Into<String>) -> Self {
-        self.outside.push((after, Outside::Cancel(reason.into())));
+        self.outside.push((after, ExternalEvent::Cancel(reason.into())));
         self
     }
 
     /// Pauses the run at a time after the start.
     #[must_use]
     pub fn pause(mut self, after: Duration) -> Self {
-        self.outside.push((after, Outside::Pause));
+        self.outside.push((after, ExternalEvent::Pause));
         self
     }
 
     /// Lets the run go on at a time after the start.
     #[must_use]
     pub fn resume(mut self, after: Duration) -> Self {
-        self.outside.push((after, Outside::Resume));
+        self.outside.push((after, ExternalEvent::Resume));
         self
     }
 

@@ -156,7 +156,7 @@ mod tests {
             (Turn::Waking(RUN), [true, false]),
             (Turn::Step(RUN), [false, true]),
             (Turn::Code(RUN + 1), [false, true]),
-            (Turn::Outside, [false, true]),
+            (Turn::ExternalEvent, [false, true]),
         ] {
             let _turn = turn.begin();
             alarm.waker().wake_by_ref();

@@ -71,7 +71,7 @@ impl Deferred {
         if self.is_outstanding() { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Adds the probe to the list; whether it was not the last one there. Outside of a scheduler
+    /// Adds the probe to the list; whether it was not the last one there. ExternalEvent of a scheduler
     /// it is woken at once, as is everything else.
     fn add(&mut self) -> bool {
         let before = Arc::strong_count(&self.probe);

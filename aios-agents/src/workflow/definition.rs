@@ -2,7 +2,7 @@ use std::{fmt, future::Future, marker::PhantomData};
 
 use aios_core::{
     BoxFuture,
-    agent::{InvalidSegment, Segment, TaskError},
+    agent::{InvalidName, Name, TaskError},
     event::Payload,
     failure::Failure,
 };
@@ -14,7 +14,7 @@ use super::{WorkflowContext, WorkflowError};
 /// definition written as data.
 pub trait Workflow: Send + Sync + 'static {
     /// Its name.
-    fn name(&self) -> &Segment;
+    fn name(&self) -> &Name;
 
     /// Its version, from 1. A run goes on with the version that it was started with.
     fn version(&self) -> u32;
@@ -35,7 +35,7 @@ pub trait Workflow: Send + Sync + 'static {
 
 /// An async function as a workflow.
 pub struct FnWorkflow<F, I, O> {
-    name: Segment,
+    name: Name,
     version: u32,
     function: F,
     types: PhantomData<fn(I) -> O>,
@@ -52,9 +52,9 @@ where
     ///
     /// # Errors
     ///
-    /// [`InvalidSegment`] if the name is not `[a-z][a-z0-9_]*` with at most 100 bytes.
-    pub fn new(name: impl AsRef<str>, function: F) -> Result<Self, InvalidSegment> {
-        Ok(Self { name: Segment::new(name)?, version: 1, function, types: PhantomData })
+    /// [`InvalidName`] if the name is not `[a-z][a-z0-9_]*` with at most 100 bytes.
+    pub fn new(name: impl AsRef<str>, function: F) -> Result<Self, InvalidName> {
+        Ok(Self { name: Name::new(name)?, version: 1, function, types: PhantomData })
     }
 
     /// Sets the version, from 1.
@@ -72,7 +72,7 @@ where
     I: DeserializeOwned + Send + 'static,
     O: Serialize + 'static,
 {
-    fn name(&self) -> &Segment {
+    fn name(&self) -> &Name {
         &self.name
     }
 

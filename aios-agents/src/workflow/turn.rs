@@ -3,14 +3,14 @@
 use std::cell::Cell;
 
 thread_local! {
-    static TURN: Cell<Turn> = const { Cell::new(Turn::Outside) };
+    static TURN: Cell<Turn> = const { Cell::new(Turn::ExternalEvent) };
 }
 
 /// What this thread does at the moment. A run is told by the address of its cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     /// Nothing that has to do with a run.
-    Outside,
+    ExternalEvent,
     /// It polls the code of a run.
     Code(usize),
     /// It polls the code of a step of a run.

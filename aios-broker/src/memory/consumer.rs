@@ -5,7 +5,7 @@ use std::{
 };
 
 use aios_core::{
-    broker::{BrokerError, DeadLetter, Delivery, Poison, Settlement, Subscription},
+    broker::{BrokerError, DeadLetter, Delivery, OnExhausted, Settlement, Subscription},
     event::Timestamp,
     retry::RetryPolicy,
 };
@@ -25,7 +25,7 @@ pub(super) struct Consumer {
     connection: Arc<Connection>,
     prefetch: usize,
     retry: RetryPolicy,
-    poison: Poison,
+    on_exhausted: OnExhausted,
     /// Locked before the queue, never after it.
     hand: Mutex<Hand>,
 }
@@ -59,7 +59,7 @@ impl Consumer {
             connection,
             prefetch: subscription.prefetch.into(),
             retry: subscription.retry,
-            poison: subscription.poison,
+            on_exhausted: subscription.on_exhausted,
             hand: Mutex::default(),
         }
     }
@@ -137,7 +137,7 @@ impl Consumer {
     }
 
     fn give_up(&self, item: Item, reason: String) {
-        if self.poison == Poison::Discard {
+        if self.on_exhausted == OnExhausted::Discard {
             return;
         }
         let first_failure = item.first_failure.unwrap_or_else(|| self.now());

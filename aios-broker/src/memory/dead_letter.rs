@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use aios_core::broker::{BrokerError, DeadLetter, DeadLetters, Selection};
+use aios_core::broker::{BrokerError, DeadLetter, DeadLetterFilter, DeadLetters};
 use async_trait::async_trait;
 
 use super::{connection::Connection, queue::Queue};
@@ -18,12 +18,12 @@ impl DeadLetters for MemoryDeadLetters {
         Ok(self.queue.dead(limit))
     }
 
-    async fn redrive(&self, selection: Selection) -> Result<usize, BrokerError> {
+    async fn redrive(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError> {
         self.connection.check_open()?;
         Ok(self.queue.exhume(&selection, true))
     }
 
-    async fn purge(&self, selection: Selection) -> Result<usize, BrokerError> {
+    async fn purge(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError> {
         self.connection.check_open()?;
         Ok(self.queue.exhume(&selection, false))
     }

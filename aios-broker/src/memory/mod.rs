@@ -73,7 +73,7 @@ impl MemoryBroker {
     /// Makes another connection to the same broker, as another process would: it has the same
     /// groups and mailboxes, and is closed by itself.
     #[must_use]
-    pub fn another_connection(&self) -> Self {
+    pub fn new_connection(&self) -> Self {
         Self::connect(Arc::clone(&self.connection.exchange))
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aios_core::{
-    broker::{Address, DeadLetter, Lifetime, Selection},
+    broker::{Address, DeadLetter, DeadLetterFilter, Lifetime},
     event::{Event, Timestamp},
 };
 
@@ -135,7 +135,7 @@ impl Queue {
     }
 
     /// Removes dead letters; their places stay reserved if they are `revived`.
-    pub(super) fn exhume(&self, selection: &Selection, revived: bool) -> usize {
+    pub(super) fn exhume(&self, selection: &DeadLetterFilter, revived: bool) -> usize {
         let mut state = self.state();
         let dead = std::mem::take(&mut state.dead);
         let (chosen, rest): (VecDeque<_>, VecDeque<_>) =

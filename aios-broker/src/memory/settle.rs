@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use aios_core::broker::{BrokerError, Settle, Settlement};
+use aios_core::broker::{Acknowledger, BrokerError, Settlement};
 use async_trait::async_trait;
 
 use super::consumer::Consumer;
@@ -18,7 +18,7 @@ impl InHand {
 }
 
 #[async_trait]
-impl Settle for InHand {
+impl Acknowledger for InHand {
     async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
         self.consumer.settle(self.key, settlement)
     }

@@ -2,7 +2,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
-    broker::{BrokerError, Settle, Settlement},
+    broker::{Acknowledger, BrokerError, Settlement},
     event::Event,
 };
 use futures_util::{FutureExt, StreamExt};

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
-    broker::{Address, BrokerError, DeadLetter, DeadLetters, Selection},
+    broker::{Address, BrokerError, DeadLetter, DeadLetterFilter, DeadLetters},
     event::{Event, EventId, Timestamp},
 };
 use async_trait::async_trait;
@@ -139,7 +139,7 @@ impl DeadLetters for RabbitMqDeadLetters {
         Ok(list)
     }
 
-    async fn redrive(&self, selection: Selection) -> Result<usize, BrokerError> {
+    async fn redrive(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError> {
         let (mut visit, mut count) = (self.visit().await?, 0);
         while let Some(letter) = visit.next().await? {
             if let Some(id) = chosen(&letter, &selection) {
@@ -156,9 +156,9 @@ impl DeadLetters for RabbitMqDeadLetters {
         Ok(count)
     }
 
-    async fn purge(&self, selection: Selection) -> Result<usize, BrokerError> {
+    async fn purge(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError> {
         let mut visit = self.visit().await?;
-        if selection == Selection::All {
+        if selection == DeadLetterFilter::All {
             let name = short(&self.dead_queue);
             let purge = visit.channel.queue_purge(name, QueuePurgeOptions::default());
             let purged = visit.within("purge", purge).await?;
@@ -188,11 +188,11 @@ impl DeadLetters for RabbitMqDeadLetters {
 }
 
 /// The id of a letter that is meant.
-fn chosen(letter: &BasicGetMessage, selection: &Selection) -> Option<String> {
+fn chosen(letter: &BasicGetMessage, selection: &DeadLetterFilter) -> Option<String> {
     let id = letter.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
     let meant = match id.parse::<EventId>() {
         Ok(id) => selection.contains(&id),
-        Err(_) => *selection == Selection::All,
+        Err(_) => *selection == DeadLetterFilter::All,
     };
     meant.then_some(id)
 }

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use aios_core::broker::{BrokerError, Poison, Settle, Settlement, Subscription};
+use aios_core::broker::{Acknowledger, BrokerError, OnExhausted, Settlement, Subscription};
 use async_trait::async_trait;
 use lapin::{message::Delivery, types::FieldTable};
 
@@ -116,7 +116,7 @@ impl InHand {
     }
 
     async fn give_up(&mut self, reason: String) -> Result<(), BrokerError> {
-        if self.settling.subscription.poison == Poison::Discard {
+        if self.settling.subscription.on_exhausted == OnExhausted::Discard {
             return self.session.ack(self.copy.tag);
         }
         let now = self.settling.link.options.clock.now();
@@ -163,7 +163,7 @@ impl InHand {
 }
 
 #[async_trait]
-impl Settle for InHand {
+impl Acknowledger for InHand {
     async fn settle(mut self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
         let settled = self.apply(settlement).await;
         self.settled = true;

@@ -31,7 +31,7 @@ pub struct TaskInfo {
 }
 
 /// The host of an agent, as a [`TaskContext`] needs it.
-pub trait TaskHost: Send + Sync {
+pub trait TaskControl: Send + Sync {
     /// Records a heartbeat.
     fn heartbeat(&self, progress: Payload);
 
@@ -101,7 +101,7 @@ impl fmt::Debug for TaskSlot {
 /// The context of an agent while it works on one task.
 pub struct TaskContext {
     info: TaskInfo,
-    host: Arc<dyn TaskHost>,
+    host: Arc<dyn TaskControl>,
     idempotency_key: OnceLock<Box<str>>,
     emitted: Mutex<Vec<Event>>,
 }
@@ -109,7 +109,7 @@ pub struct TaskContext {
 impl TaskContext {
     /// Describes a task to an agent; for those who run agents.
     #[must_use]
-    pub fn new(info: TaskInfo, host: Arc<dyn TaskHost>) -> Self {
+    pub fn new(info: TaskInfo, host: Arc<dyn TaskControl>) -> Self {
         Self { info, host, idempotency_key: OnceLock::new(), emitted: Mutex::new(Vec::new()) }
     }
 

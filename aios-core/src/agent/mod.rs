@@ -28,9 +28,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 pub use self::{
-    context::{TaskContext, TaskHost, TaskInfo, TaskQueued, TaskSlot},
+    context::{TaskContext, TaskControl, TaskInfo, TaskQueued, TaskSlot},
     error::{ResultExt, TaskError},
-    name::{InvalidSegment, Segment},
+    name::{InvalidName, Name},
     task::{
         TaskAssigned, TaskCancelled, TaskCompleted, TaskFailed, TaskHeartbeat, TaskId, TaskResult,
     },

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[error(
     "a name of an agent type or workflow is [a-z][a-z0-9_]* with at most 100 bytes, not {text:?}"
 )]
-pub struct InvalidSegment {
+pub struct InvalidName {
     /// The refused text, cut after 255 bytes.
     pub text: String,
 }
@@ -16,9 +16,9 @@ pub struct InvalidSegment {
 /// segment of event types.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Segment(Arc<str>);
+pub struct Name(Arc<str>);
 
-impl Segment {
+impl Name {
     /// Longest name, in bytes.
     const MAX_BYTES: usize = 100;
 
@@ -26,11 +26,11 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// [`InvalidSegment`] if it is anything else.
-    pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidSegment> {
+    /// [`InvalidName`] if it is anything else.
+    pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidName> {
         let name = name.as_ref();
         if name.len() > Self::MAX_BYTES || !crate::event::is_segment(name) {
-            return Err(InvalidSegment { text: crate::event::excerpt(name) });
+            return Err(InvalidName { text: crate::event::excerpt(name) });
         }
         Ok(Self(name.into()))
     }
@@ -42,29 +42,29 @@ impl Segment {
     }
 }
 
-impl FromStr for Segment {
-    type Err = InvalidSegment;
+impl FromStr for Name {
+    type Err = InvalidName;
 
-    fn from_str(text: &str) -> Result<Self, InvalidSegment> {
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
         Self::new(text)
     }
 }
 
-impl TryFrom<String> for Segment {
-    type Error = InvalidSegment;
+impl TryFrom<String> for Name {
+    type Error = InvalidName;
 
-    fn try_from(text: String) -> Result<Self, InvalidSegment> {
+    fn try_from(text: String) -> Result<Self, InvalidName> {
         Self::new(text)
     }
 }
 
-impl From<Segment> for String {
-    fn from(name: Segment) -> Self {
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
         name.0.as_ref().to_owned()
     }
 }
 
-impl fmt::Display for Segment {
+impl fmt::Display for Name {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }

@@ -9,7 +9,7 @@ const MAX_BYTES: usize = 200;
 /// An invalid name of a group or mailbox.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a group or mailbox has 1 to 200 bytes of [A-Za-z0-9._-], not {text:?}")]
-pub struct InvalidName {
+pub struct InvalidAddress {
     /// The refused text, cut after 255 bytes.
     pub text: String,
 }
@@ -26,8 +26,8 @@ macro_rules! name {
             ///
             /// # Errors
             ///
-            /// [`InvalidName`] if it is anything else.
-            pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidName> {
+            /// [`InvalidAddress`] if it is anything else.
+            pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidAddress> {
                 check(name.as_ref()).map(|name| Self(name.into()))
             }
 
@@ -39,17 +39,17 @@ macro_rules! name {
         }
 
         impl FromStr for $name {
-            type Err = InvalidName;
+            type Err = InvalidAddress;
 
-            fn from_str(text: &str) -> Result<Self, InvalidName> {
+            fn from_str(text: &str) -> Result<Self, InvalidAddress> {
                 Self::new(text)
             }
         }
 
         impl TryFrom<String> for $name {
-            type Error = InvalidName;
+            type Error = InvalidAddress;
 
-            fn try_from(text: String) -> Result<Self, InvalidName> {
+            fn try_from(text: String) -> Result<Self, InvalidAddress> {
                 Self::new(text)
             }
         }
@@ -78,10 +78,10 @@ name! {
     Mailbox
 }
 
-fn check(name: &str) -> Result<&str, InvalidName> {
+fn check(name: &str) -> Result<&str, InvalidAddress> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if name.is_empty() || name.len() > MAX_BYTES || !name.bytes().all(fits) {
-        return Err(InvalidName { text: crate::event::excerpt(name) });
+        return Err(InvalidAddress { text: crate::event::excerpt(name) });
     }
     Ok(name)
 }

@@ -27,14 +27,14 @@ impl DeadLetter {
 
 /// Which dead letters are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
+pub enum DeadLetterFilter {
     /// All that are there now.
     All,
     /// Those with one of these event ids.
     Ids(Vec<EventId>),
 }
 
-impl Selection {
+impl DeadLetterFilter {
     /// Whether the event with this id is meant.
     #[must_use]
     pub fn contains(&self, id: &EventId) -> bool {
@@ -61,14 +61,14 @@ pub trait DeadLetters: Send + Sync {
     /// # Errors
     ///
     /// Errors reported by the broker; letters that were not sent back stay.
-    async fn redrive(&self, selection: Selection) -> Result<usize, BrokerError>;
+    async fn redrive(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError>;
 
     /// Deletes dead letters, and returns how many.
     ///
     /// # Errors
     ///
     /// Errors reported by the broker; letters that were not deleted stay.
-    async fn purge(&self, selection: Selection) -> Result<usize, BrokerError>;
+    async fn purge(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError>;
 
     /// How many events of the group or mailbox wait to be delivered. Those that were delivered and
     /// are not settled do not count.

@@ -35,7 +35,7 @@ pub enum Settlement {
 
 /// How an adapter settles one delivery.
 #[async_trait]
-pub trait Settle: Send + Sync {
+pub trait Acknowledger: Send + Sync {
     /// Settles, and returns when the broker has taken it as far as its protocol tells.
     async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError>;
 
@@ -55,12 +55,12 @@ pub struct Delivery {
     /// Whether it may have been delivered before, to a handler that released it, failed, or was lost with
     /// its connection. If not, no handler has had this copy of the event.
     pub redelivered: bool,
-    settle: Option<Box<dyn Settle>>,
+    settle: Option<Box<dyn Acknowledger>>,
 }
 
 impl Delivery {
     /// Hands an event to a handler for the first time; for adapters.
-    pub fn new(event: Event, attempt: u32, settle: Box<dyn Settle>) -> Self {
+    pub fn new(event: Event, attempt: u32, settle: Box<dyn Acknowledger>) -> Self {
         Self { event, attempt, redelivered: false, settle: Some(settle) }
     }
 

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{Address, InvalidName};
+use super::{Address, InvalidAddress};
 use crate::Cause;
 
 /// Errors returned by a broker.
@@ -63,7 +63,7 @@ pub enum BrokerError {
     },
     /// A group or mailbox can't have this name.
     #[error(transparent)]
-    InvalidName(#[from] InvalidName),
+    InvalidAddress(#[from] InvalidAddress),
     /// A subscription or an option is invalid.
     #[error("invalid broker configuration: {reason}")]
     InvalidConfiguration {
@@ -99,7 +99,7 @@ impl BrokerError {
             | Self::Closed
             | Self::Incompatible { .. }
             | Self::UnknownAddress { .. }
-            | Self::InvalidName(_)
+            | Self::InvalidAddress(_)
             | Self::InvalidConfiguration { .. } => false,
         }
     }
@@ -117,7 +117,7 @@ impl BrokerError {
             Self::Closed => "BROKER_CLOSED",
             Self::Incompatible { .. } => "INCOMPATIBLE_SUBSCRIPTION",
             Self::UnknownAddress { .. } => "UNKNOWN_ADDRESS",
-            Self::InvalidName(_) => "INVALID_NAME",
+            Self::InvalidAddress(_) => "INVALID_NAME",
             Self::InvalidConfiguration { .. } => "INVALID_BROKER_CONFIGURATION",
             Self::Backend { .. } => "BROKER_BACKEND",
         }

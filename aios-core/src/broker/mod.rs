@@ -17,13 +17,13 @@ use std::{fmt::Debug, time::Duration};
 use async_trait::async_trait;
 
 pub use self::{
-    address::{Address, Group, InvalidName, Mailbox},
-    dead_letter::{DeadLetter, DeadLetters, Selection},
-    delivery::{Deliveries, Delivery, Settle, Settlement},
+    address::{Address, Group, InvalidAddress, Mailbox},
+    dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters},
+    delivery::{Acknowledger, Deliveries, Delivery, Settlement},
     error::BrokerError,
     ext::BrokerExt,
     health::{Health, HealthWatch},
-    subscription::{Lifetime, Poison, Subscription},
+    subscription::{Lifetime, OnExhausted, Subscription},
 };
 use crate::event::Event;
 

@@ -3,7 +3,7 @@ use crate::{event::Pattern, retry::RetryPolicy};
 
 /// How an event is treated whose last attempt failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Poison {
+pub enum OnExhausted {
     /// It is kept among the dead letters.
     #[default]
     DeadLetter,
@@ -33,7 +33,7 @@ pub struct Subscription {
     /// When a failed delivery comes again.
     pub retry: RetryPolicy,
     /// How an event is treated whose last attempt failed.
-    pub poison: Poison,
+    pub on_exhausted: OnExhausted,
     /// How long the group or mailbox lives.
     pub lifetime: Lifetime,
 }
@@ -57,7 +57,7 @@ impl Subscription {
             patterns,
             prefetch: 256,
             retry: RetryPolicy::default(),
-            poison: Poison::default(),
+            on_exhausted: OnExhausted::default(),
             lifetime: Lifetime::default(),
         }
     }
@@ -78,8 +78,8 @@ impl Subscription {
 
     /// Sets what becomes of an event whose last attempt failed.
     #[must_use]
-    pub fn with_poison(mut self, poison: Poison) -> Self {
-        self.poison = poison;
+    pub fn with_on_exhausted(mut self, policy: OnExhausted) -> Self {
+        self.on_exhausted = policy;
         self
     }
 

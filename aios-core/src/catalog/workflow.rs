@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    agent::Segment,
+    agent::Name,
     event::{EventId, Payload, Timestamp},
     failure::Failure,
     store::Fence,
@@ -211,7 +211,7 @@ pub struct ChildStarted {
     /// Id of the child.
     pub run_id: Box<str>,
     /// Its workflow.
-    pub workflow: Segment,
+    pub workflow: Name,
     /// What it is given.
     pub input: Payload,
     /// Whether it goes on if its parent is cancelled.

@@ -3,7 +3,7 @@ use crate::store::{AgentFilter, PageRequest, RunFilter, TaskFilter};
 
 /// A predicate on rows.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Condition {
+pub enum Predicate {
     /// Its id, given as text, is this one.
     Id(String),
     /// A column has one of these values; at least one is given.
@@ -22,7 +22,7 @@ pub struct Query {
     /// Which of the table's own columns to read, in its order.
     pub columns: Vec<Column>,
     /// All of these hold.
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<Predicate>,
     /// Which page; rows are ordered by key.
     pub page: PageRequest,
 }
@@ -70,12 +70,12 @@ impl Query {
         let shards = filter.shards.iter().map(|shard| Cell::integer(shard.0)).collect();
         let changed = i64::try_from(filter.changed_after).unwrap_or(i64::MAX);
         let conditions = [
-            filter.id.clone().map(Condition::Id),
+            filter.id.clone().map(Predicate::Id),
             equals("workflow", filter.workflow.as_deref()),
             one_of("status", statuses),
             one_of("shard", shards),
             equals("first_run_id", filter.first_run_id.as_deref()),
-            (changed > 0).then_some(Condition::Above("position", changed)),
+            (changed > 0).then_some(Predicate::Above("position", changed)),
             not_deleted(filter.include_deleted),
         ];
         Self::new(Table::WorkflowRuns, conditions, page)
@@ -91,12 +91,12 @@ impl Query {
     /// Whether it asks for one row by its id.
     #[must_use]
     pub fn is_for_one(&self) -> bool {
-        self.conditions.iter().any(|condition| matches!(condition, Condition::Id(_)))
+        self.conditions.iter().any(|condition| matches!(condition, Predicate::Id(_)))
     }
 
     fn new(
         table: Table,
-        conditions: impl IntoIterator<Item = Option<Condition>>,
+        conditions: impl IntoIterator<Item = Option<Predicate>>,
         page: &PageRequest,
     ) -> Self {
         let limit = page.limit.clamp(1, crate::store::MAX_PAGE);
@@ -109,14 +109,14 @@ impl Query {
     }
 }
 
-fn equals(column: &'static str, text: Option<&str>) -> Option<Condition> {
-    text.map(|text| Condition::In(column, vec![Cell::text(text)]))
+fn equals(column: &'static str, text: Option<&str>) -> Option<Predicate> {
+    text.map(|text| Predicate::In(column, vec![Cell::text(text)]))
 }
 
-fn one_of(column: &'static str, cells: Vec<Cell>) -> Option<Condition> {
-    (!cells.is_empty()).then_some(Condition::In(column, cells))
+fn one_of(column: &'static str, cells: Vec<Cell>) -> Option<Predicate> {
+    (!cells.is_empty()).then_some(Predicate::In(column, cells))
 }
 
-fn not_deleted(include_deleted: bool) -> Option<Condition> {
-    (!include_deleted).then_some(Condition::NotDeleted)
+fn not_deleted(include_deleted: bool) -> Option<Predicate> {
+    (!include_deleted).then_some(Predicate::NotDeleted)
 }

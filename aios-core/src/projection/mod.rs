@@ -2,14 +2,14 @@
 //!
 //! A store calls [`project`] for every event in the transaction that appends it, and applies the
 //! [`Change`]s: a row is created or updated by setting cells. Reading goes the same way back: a
-//! filter becomes [`Condition`]s, a row of cells becomes a record.
+//! filter becomes [`Predicate`]s, a row of cells becomes a record.
 
 mod condition;
 mod record;
 mod table;
 
 pub use self::{
-    condition::{Condition, Query},
+    condition::{Predicate, Query},
     record::{Record, Row},
     table::{Cell, Column, Kind, Table},
 };

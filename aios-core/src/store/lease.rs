@@ -106,9 +106,9 @@ impl fmt::Display for Epoch {
 
 /// Name of one life of one engine; a restarted engine has another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Owner(Arc<str>);
+pub struct OwnerId(Arc<str>);
 
-impl Owner {
+impl OwnerId {
     /// Names an owner; the name must be unique to this life of the process.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self(name.into())
@@ -129,7 +129,7 @@ pub struct Lease {
     /// Under which it is owned.
     pub epoch: Epoch,
     /// By whom.
-    pub owner: Owner,
+    pub owner: OwnerId,
     /// Until when, by the store's clock.
     pub expires_at: Timestamp,
 }
@@ -154,7 +154,7 @@ pub trait Leases: Send + Sync + 'static {
     async fn acquire(
         &self,
         shards: &[Shard],
-        owner: &Owner,
+        owner: &OwnerId,
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError>;
 

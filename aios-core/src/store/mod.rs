@@ -27,7 +27,7 @@ pub use self::{
     error::StoreError,
     event_store::{EventStore, EventStoreExt, MAX_PAGE},
     id::StoreId,
-    lease::{Epoch, Lease, Leases, Owner, SHARDS, Shard},
+    lease::{Epoch, Lease, Leases, OwnerId, SHARDS, Shard},
     read_model::{
         AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels, RunFilter, RunRecord,
         RunStatus, RunSummary, TaskFilter, TaskRecord, TaskStatus, UnreadableRow, WorkflowRecord,

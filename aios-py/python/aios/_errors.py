@@ -327,7 +327,7 @@ _BY_CODE: dict[str, type[AiosError]] = {
     ),
     # A part of the runtime has stopped because of a permanent error.
     **dict.fromkeys(("AGENT_HOST_IMPAIRED", "PROJECTION_STOPPED"), AiosError),
-    **dict.fromkeys(("ENGINE_STOPPED", "RUN_CANCELLING", "RUN_STUCK"), RunError),
+    **dict.fromkeys(("ENGINE_STOPPED", "RUN_CANCELLING", "RUN_STALLED"), RunError),
     **dict.fromkeys(
         (
             "AGENT_PANICKED",

@@ -39,7 +39,7 @@ class TestedRun(Generic[O]):
     Attributes:
         elapsed: Virtual time that has passed, in seconds.
         journal: The journal, which can be saved and passed to :func:`replay`.
-        failure: Why the run failed. ``RUN_STUCK`` means that it waits for something that was not
+        failure: Why the run failed. ``RUN_STALLED`` means that it waits for something that was not
             scripted.
     """
 

@@ -145,10 +145,10 @@ impl NativeClient {
             builder = builder.agents(agent);
         }
         for workflow in workflows {
-            builder = builder.dyn_workflow(workflow.into_workflow(py, &self.calls.executors)?);
+            builder = builder.workflow_dyn(workflow.into_workflow(py, &self.calls.executors)?);
         }
         if !engine {
-            builder = builder.without_engine();
+            builder = builder.client_only();
         }
         self.with(py, |slot, _| async move {
             let session = Session::connect(builder, store, broker, source).await?;

@@ -122,7 +122,7 @@ pub(super) async fn find_run(
     calls: Arc<Calls>,
     run_id: String,
 ) -> Result<Answer, ErrorInfo> {
-    let handle = open_session(slot.read().await.as_ref())?.runtime.run(&run_id).await?;
+    let handle = open_session(slot.read().await.as_ref())?.runtime.handle(&run_id).await?;
     Ok(NativeRunHandle::answer(&calls, handle))
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aios_agents::{agent::AgentDefinition, workflow::Workflow};
 use aios_core::{
-    agent::{DynAgent, Segment},
+    agent::{DynAgent, Name},
     event::Event,
     retry::RetryPolicy,
 };
@@ -116,8 +116,7 @@ impl WorkflowArg {
         py: Python<'_>,
         executors: &Arc<PythonExecutors>,
     ) -> PyResult<Arc<dyn Workflow>> {
-        let name =
-            Segment::new(&self.name).map_err(|error| ErrorInfo::from(error).into_error(py))?;
+        let name = Name::new(&self.name).map_err(|error| ErrorInfo::from(error).into_error(py))?;
         let executors = Some(Arc::clone(executors));
         Ok(Arc::new(PyWorkflow { name, version: self.version, begin: self.begin, executors }))
     }

@@ -2,8 +2,8 @@
 
 use aios_agents::{RunError, RuntimeError, agent::AgentError, workflow::WorkflowError};
 use aios_core::{
-    agent::{InvalidSegment, TaskError},
-    broker::{BrokerError, InvalidName},
+    agent::{InvalidName, TaskError},
+    broker::{BrokerError, InvalidAddress},
     event::{EventError, Payload},
     failure::Failure,
     store::StoreError,
@@ -203,14 +203,14 @@ impl From<EventError> for ErrorInfo {
     }
 }
 
-impl From<InvalidName> for ErrorInfo {
-    fn from(error: InvalidName) -> Self {
+impl From<InvalidAddress> for ErrorInfo {
+    fn from(error: InvalidAddress) -> Self {
         Self::from_error("broker", "INVALID_NAME", false, &error)
     }
 }
 
-impl From<InvalidSegment> for ErrorInfo {
-    fn from(error: InvalidSegment) -> Self {
+impl From<InvalidName> for ErrorInfo {
+    fn from(error: InvalidName) -> Self {
         Self::from_error("runtime", "INVALID_NAME", false, &error)
     }
 }

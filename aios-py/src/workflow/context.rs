@@ -5,7 +5,7 @@ use aios_agents::workflow::{
     machine::{ChildRequest, Request, TaskRequest},
 };
 use aios_core::{
-    agent::{Segment, TaskError},
+    agent::{Name, TaskError},
     event::Payload,
     failure::Failure,
 };
@@ -297,6 +297,6 @@ fn no_executors() -> TaskError {
     TaskError::terminal(failure)
 }
 
-fn segment(py: Python<'_>, name: &str) -> PyResult<Segment> {
-    Segment::new(name).map_err(|error| ErrorInfo::from(WorkflowError::from(error)).into_error(py))
+fn segment(py: Python<'_>, name: &str) -> PyResult<Name> {
+    Name::new(name).map_err(|error| ErrorInfo::from(WorkflowError::from(error)).into_error(py))
 }

@@ -7,7 +7,7 @@ mod operation;
 use std::sync::Arc;
 
 use aios_agents::workflow::{Workflow, WorkflowContext, WorkflowError};
-use aios_core::{BoxFuture, agent::Segment, event::Payload};
+use aios_core::{BoxFuture, agent::Name, event::Payload};
 use pyo3::prelude::*;
 
 pub(crate) use self::{
@@ -19,7 +19,7 @@ use crate::python::PythonExecutors;
 
 /// A workflow whose code is a Python coroutine function.
 pub(crate) struct PyWorkflow {
-    pub(crate) name: Segment,
+    pub(crate) name: Name,
     pub(crate) version: u32,
     /// `begin(context, input)` creates the coroutine; `None` if this process does not execute runs.
     pub(crate) begin: Py<PyAny>,
@@ -27,7 +27,7 @@ pub(crate) struct PyWorkflow {
 }
 
 impl Workflow for PyWorkflow {
-    fn name(&self) -> &Segment {
+    fn name(&self) -> &Name {
         &self.name
     }
 

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use aios_core::store::{Lease, Leases, Owner, Shard, StoreError};
+use aios_core::store::{Lease, Leases, OwnerId, Shard, StoreError};
 use async_trait::async_trait;
 
 use super::MemoryStore;
@@ -10,7 +10,7 @@ impl Leases for MemoryStore {
     async fn acquire(
         &self,
         shards: &[Shard],
-        owner: &Owner,
+        owner: &OwnerId,
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         let now = self.0.clock.now();

@@ -1,4 +1,4 @@
-//! A store in memory, for tests, experiments, and runs that need not survive the process. It fulfils the
+//! A store in memory, for tests, experiments, and runs that need not survive the process. It matches the
 //! same contract as the durable stores.
 
 mod append;

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
 use aios_core::{
     event::Timestamp,
-    projection::{Cell, Change, Condition, Query, Record, Row, Table, project},
+    projection::{Cell, Change, Predicate, Query, Record, Row, Table, project},
     store::{
         AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels, RunFilter, RunRecord,
         RunStatus, RunSummary, Shard, StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
@@ -254,13 +254,13 @@ fn index(table: Table, name: &str) -> Option<usize> {
 
 fn matches_query(row: &Row, query: &Query) -> bool {
     query.conditions.iter().all(|condition| match condition {
-        Condition::Id(id) => row.id == *id,
-        Condition::In(name, cells) => {
+        Predicate::Id(id) => row.id == *id,
+        Predicate::In(name, cells) => {
             cell(row, query.table, name).is_some_and(|cell| cells.contains(cell))
         }
-        Condition::Above(name, bound) => {
+        Predicate::Above(name, bound) => {
             matches!(cell(row, query.table, name), Some(Cell::Integer(number)) if number > bound)
         }
-        Condition::NotDeleted => row.deleted_at.is_none(),
+        Predicate::NotDeleted => row.deleted_at.is_none(),
     })
 }

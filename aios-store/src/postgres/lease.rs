@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use aios_core::store::{Epoch, Lease, Leases, Owner, Shard, StoreError};
+use aios_core::store::{Epoch, Lease, Leases, OwnerId, Shard, StoreError};
 use async_trait::async_trait;
 use sqlx::{Row, postgres::PgRow};
 
@@ -42,7 +42,7 @@ impl Leases for PostgresStore {
     async fn acquire(
         &self,
         shards: &[Shard],
-        owner: &Owner,
+        owner: &OwnerId,
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         let shards: Vec<i32> = shards.iter().map(|shard| shard.0.into()).collect();
@@ -114,7 +114,7 @@ fn lease(row: &PgRow) -> sqlx::Result<Lease> {
     Ok(Lease {
         shard: Shard(u16::try_from(row.try_get::<i32, _>(0)?).map_err(corrupt)?),
         epoch: Epoch(u64::try_from(row.try_get::<i64, _>(1)?).map_err(corrupt)?),
-        owner: Owner::new(row.try_get::<String, _>(2)?),
+        owner: OwnerId::new(row.try_get::<String, _>(2)?),
         expires_at: row.try_get::<PgTimestamp, _>(3)?.0,
     })
 }

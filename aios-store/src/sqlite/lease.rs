@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use aios_core::{
     event::Timestamp,
-    store::{Epoch, Lease, Leases, Owner, Shard, StoreError},
+    store::{Epoch, Lease, Leases, OwnerId, Shard, StoreError},
 };
 use async_trait::async_trait;
 use rusqlite::Connection;
@@ -15,7 +15,7 @@ impl Leases for SqliteStore {
     async fn acquire(
         &self,
         shards: &[Shard],
-        owner: &Owner,
+        owner: &OwnerId,
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         let shards = shards.to_vec();
@@ -99,7 +99,7 @@ fn lease(row: &rusqlite::Row<'_>) -> rusqlite::Result<Lease> {
     Ok(Lease {
         shard: Shard(row.get(0)?),
         epoch: Epoch(epoch.cast_unsigned()),
-        owner: Owner::new(owner),
+        owner: OwnerId::new(owner),
         expires_at: Timestamp::from_micros(row.get(3)?),
     })
 }

@@ -1,6 +1,6 @@
 use aios_core::{
     event::{EventId, Payload, Timestamp},
-    projection::{Cell, Change, Column, Condition, Kind, Query, Record, Row, Table, project},
+    projection::{Cell, Change, Column, Kind, Predicate, Query, Record, Row, Table, project},
     store::{
         AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
         StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
@@ -247,16 +247,16 @@ fn select(query: &Query) -> Result<(String, Vec<Value>), StoreError> {
     Ok((sql, values))
 }
 
-fn conditional(condition: &Condition, values: &mut Vec<Value>) -> String {
+fn conditional(condition: &Predicate, values: &mut Vec<Value>) -> String {
     match condition {
-        Condition::Id(id) => {
+        Predicate::Id(id) => {
             // No row has an invalid id, and nothing equals NULL.
             values.push(Key::of(id).map_or(Value::Null, |key| blob(key.uuid)));
             "id = ?".to_owned()
         }
         // SQLite uses a partial index only if the query repeats its condition: the same comparisons, with
         // the values in alphabetical order.
-        Condition::In(name, cells) if cells.len() <= INLINE_LIMIT => {
+        Predicate::In(name, cells) if cells.len() <= INLINE_LIMIT => {
             let mut cells: Vec<&Cell> = cells.iter().collect();
             cells.sort_by_key(|cell| match cell {
                 Cell::Text(text) => text.as_str(),
@@ -265,15 +265,15 @@ fn conditional(condition: &Condition, values: &mut Vec<Value>) -> String {
             values.extend(cells.iter().copied().map(value));
             format!("({})", vec![format!("{name} = ?"); cells.len()].join(" OR "))
         }
-        Condition::In(name, cells) => {
+        Predicate::In(name, cells) => {
             values.extend(cells.iter().map(value));
             format!("{name} IN ({})", vec!["?"; cells.len()].join(", "))
         }
-        Condition::Above(name, bound) => {
+        Predicate::Above(name, bound) => {
             values.push(Value::Integer(*bound));
             format!("{name} > ?")
         }
-        Condition::NotDeleted => "deleted_at IS NULL".to_owned(),
+        Predicate::NotDeleted => "deleted_at IS NULL".to_owned(),
     }
 }
 

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use aios_core::store::{
-    Append, Appended, EventStore, EventStoreExt, Lease, Leases, Owner, Shard, StoreError, StreamId,
+    Append, Appended, EventStore, EventStoreExt, Lease, Leases, OwnerId, Shard, StoreError,
+    StreamId,
 };
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
@@ -47,7 +48,7 @@ impl Setup {
         let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
         let old = PostgresStore::connect_with(options.clone()).await.unwrap();
         let new = PostgresStore::connect_with(options).await.unwrap();
-        let owner = Owner::new("old");
+        let owner = OwnerId::new("old");
         let mut leases = old.acquire(&[Shard(1)], &owner, Duration::from_secs(60)).await.unwrap();
         let lease = leases.pop().unwrap();
         let mut setup = Self { server, schema, old, new, lease, call, head: 0 };
@@ -89,7 +90,7 @@ impl Setup {
     fn take_over(&self) -> tokio::task::JoinHandle<Vec<Lease>> {
         let store = self.new.clone();
         tokio::spawn(async move {
-            let owner = Owner::new("new");
+            let owner = OwnerId::new("new");
             store.acquire(&[Shard(1)], &owner, Duration::from_secs(60)).await.unwrap()
         })
     }

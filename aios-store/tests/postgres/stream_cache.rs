@@ -8,7 +8,7 @@ use std::time::Duration;
 use aios_core::{
     event::Event,
     store::{
-        Append, Appended, EventStore, EventStoreExt, Expected, Fence, Leases, Owner, PageRequest,
+        Append, Appended, EventStore, EventStoreExt, Expected, Fence, Leases, OwnerId, PageRequest,
         ReadModels, RunFilter, RunStatus, Shard, StreamId,
     },
 };
@@ -117,13 +117,13 @@ async fn should_find_stored_events() {
 async fn should_refuse_only_the_append_whose_shard_was_taken() {
     let Some(setup) = Setup::new().await else { return };
     let minute = Duration::from_secs(60);
-    let old = Owner::new("old");
+    let old = OwnerId::new("old");
     let leases = setup.first.acquire(&[Shard(1), Shard(2)], &old, minute).await.unwrap();
     let fences: Vec<Fence> = leases.iter().map(|lease| lease.fence()).collect();
     let batch = || vec![append("a").with_fence(fences[0]), append("b").with_fence(fences[1])];
     assert_eq!(setup.append(batch()).await, [at(2, 3), at(2, 4)]);
     setup.first.release(&leases[..1]).await.unwrap();
-    setup.second.acquire(&[Shard(1)], &Owner::new("new"), minute).await.unwrap();
+    setup.second.acquire(&[Shard(1)], &OwnerId::new("new"), minute).await.unwrap();
     assert_eq!(setup.append(batch()).await, [Err("FENCED"), at(3, 5)]);
     assert_eq!(setup.append(vec![append("a"), append("b")]).await, [at(3, 6), at(4, 7)]);
 }

@@ -3,7 +3,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 use aios_core::{
     event::Event,
     store::{
-        Append, Appended, Checkpoints, Epoch, EventStore, EventStoreExt, Leases, Owner,
+        Append, Appended, Checkpoints, Epoch, EventStore, EventStoreExt, Leases, OwnerId,
         PageRequest, ReadModels, RunFilter, Shard, StoreError, StreamId,
     },
 };
@@ -51,11 +51,11 @@ async fn should_free_the_shards_of_a_process_that_died_and_still_fence_it_off() 
     let (_folder, path) = database_path();
     let (shards, hour) = ([Shard(1)], Duration::from_secs(3600));
     let store = open(&path).await.unwrap();
-    let lost = store.acquire(&shards, &Owner::new("first"), hour).await.unwrap().remove(0);
+    let lost = store.acquire(&shards, &OwnerId::new("first"), hour).await.unwrap().remove(0);
     drop(store);
     let store = open(&path).await.unwrap();
     assert!(store.leases().await.unwrap().is_empty());
-    let taken = store.acquire(&shards, &Owner::new("second"), hour).await.unwrap();
+    let taken = store.acquire(&shards, &OwnerId::new("second"), hour).await.unwrap();
     assert_eq!(taken[0].epoch, Epoch(2));
     let error = store.append_one(start("r1").with_fence(lost.fence())).await.unwrap_err();
     assert_eq!(error.code(), "FENCED");

@@ -62,7 +62,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Anybody who knows the run's id may answer: another task, another process, another machine.
     if let Some(answer) = answer {
         let approval = Approval { by: "Grace".to_owned(), approved: answer == "yes" };
-        runtime.run("release-1.2").await?.signal("approval", &approval).await?;
+        runtime.handle("release-1.2").await?.signal("approval", &approval).await?;
     }
     println!("{}", run.result::<String>().await?);
     Ok(())

@@ -11,7 +11,7 @@ use std::{
 
 use aios_agents::{
     agent::AgentDefinition,
-    middleware::{Around, ConcurrencyLimit, Timeout},
+    middleware::{ConcurrencyLimit, Middleware, Timeout},
     prelude::*,
 };
 use aios_core::clock::{Clock, SystemClock};
@@ -22,8 +22,8 @@ struct Budget {
     left: Arc<AtomicU64>,
 }
 
-impl Around for Budget {
-    async fn around(
+impl Middleware for Budget {
+    async fn call(
         &self,
         agent: &dyn DynAgent,
         context: &TaskContext,

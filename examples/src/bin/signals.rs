@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         // Without an engine, this process advances no runs.
         "send" => {
-            let runtime = builder.without_engine().start().await?;
+            let runtime = builder.client_only().start().await?;
             // If this process comes first, it starts the run together with its signal.
             runtime
                 .signal_with_start("order", "order-7", "tea", "paid", &500)

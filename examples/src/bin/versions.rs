@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let new = runtime(true).await?;
     new.start("ship", "order 2").with_id("ship-2").await?;
     for id in ["ship-1", "ship-2"] {
-        let run = new.run(id).await?;
+        let run = new.handle(id).await?;
         match run.signal("address", "Paris").await {
             // The program ran before.
             Ok(()) | Err(RuntimeError::RunEnded { .. }) => {}

@@ -47,7 +47,7 @@ pub(crate) async fn runtime(store: Arc<dyn Store>) -> Result<Runtime, RuntimeErr
     let never_child = |_: WorkflowContext, _: Work| async { Ok(0_u64) };
     let broker = aios_broker::connect("memory://").await.map_err(RuntimeError::from)?;
     let builder = Runtime::builder().store(store).broker(broker).source("clients");
-    builder.workflow(WORKFLOW, never).workflow(CHILD, never_child).without_engine().start().await
+    builder.workflow(WORKFLOW, never).workflow(CHILD, never_child).client_only().start().await
 }
 
 impl Clients {

@@ -214,7 +214,7 @@ impl Site {
 
     async fn name_unfinished(&self) {
         for id in self.history().unfinished() {
-            let status = match self.clients.runtime.run(&id).await {
+            let status = match self.clients.runtime.handle(&id).await {
                 Ok(run) => match run.status().await {
                     Ok(row) => format!("{} is {}: {:?}", row.id, row.status, row.status_text),
                     Err(error) => Chain(&error).to_string(),

@@ -107,7 +107,7 @@ fn engine(
         .engine_options(EngineOptions {
             lease_time: lease,
             heartbeat_timeout: Duration::from_secs(6),
-            child_check: Duration::from_secs(5),
+            child_poll_interval: Duration::from_secs(5),
             dead_letter_check: Duration::from_secs(2),
             unclaimed_after: Duration::from_secs(5),
             redispatch_after: Some(Duration::from_secs(5)),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use aios_core::{
     broker::{
-        Broker, BrokerError, BrokerExt, Deliveries, Delivery, Group, Health, Publish, Selection,
-        Subscription,
+        Broker, BrokerError, BrokerExt, DeadLetterFilter, Deliveries, Delivery, Group, Health,
+        Publish, Subscription,
     },
     clock::{Clock, SystemClock},
     event::{Event, EventId, Timestamp},
@@ -80,7 +80,7 @@ async fn should_bury_an_event_after_its_attempts_and_bring_it_back() {
     assert_eq!(letter.reason, "failure 4");
     assert!((failures[0]..failures[1]).contains(&letter.first_failure), "{letter:?}");
 
-    assert_eq!(letters.redrive(Selection::All).await.unwrap(), 1);
+    assert_eq!(letters.redrive(DeadLetterFilter::All).await.unwrap(), 1);
     let delivery = next(&mut deliveries).await;
     assert_eq!((&delivery.event.id, delivery.attempt), (&id, 1));
     delivery.ack().await.unwrap();

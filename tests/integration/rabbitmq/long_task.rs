@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::agent::{AgentDefinition, AgentHost, Agents, Caller, HostOptions};
+use aios_agents::agent::{AgentDefinition, AgentHost, AgentSet, HostOptions, TaskClient};
 use aios_broker::rabbitmq::RabbitMqBroker;
 use aios_core::{
     agent::{Agent, TaskContext, TaskError},
@@ -61,22 +61,22 @@ async fn host(
         .with_early_ack_after(early_ack_after);
     let definition = AgentDefinition::instance(agent_type, agent.clone()).with_concurrency(1);
     let (broker, clock) = (connect(server).await, Arc::new(SystemClock));
-    let agents = Agents::new().with(definition);
+    let agents = AgentSet::new().add(definition);
     AgentHost::start(broker, clock, None, "test", agents, options).await.unwrap()
 }
 
-async fn sleep(caller: &Caller, agent_type: &str, duration: Duration) -> Duration {
+async fn sleep(caller: &TaskClient, agent_type: &str, duration: Duration) -> Duration {
     let millis = u64::try_from(duration.as_millis()).unwrap();
     let answer = caller.task(agent_type, &millis).await.unwrap();
     Duration::from_millis(answer.decode().unwrap())
 }
 
 /// A server that soon gives up waiting for acknowledgements, and a caller.
-async fn impatient() -> Option<(RabbitMqServer, Caller)> {
+async fn impatient() -> Option<(RabbitMqServer, TaskClient)> {
     let server = RabbitMqServer::start_with(&[CONSUMER_TIMEOUT])?;
     assert_eq!(server.ctl(&["eval", LOOK]), "ok");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let caller = Caller::new(connect(&server).await, clock, "test").await.unwrap();
+    let caller = TaskClient::new(connect(&server).await, clock, "test").await.unwrap();
     Some((server, caller))
 }
 

@@ -14,8 +14,8 @@ use aios_broker::memory::MemoryBroker;
 use aios_core::{
     BoxFuture,
     broker::{
-        Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, HealthWatch, Publish,
-        Settle, Settlement, Subscription,
+        Acknowledger, Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, HealthWatch,
+        Publish, Settlement, Subscription,
     },
     clock::Clock,
     event::EventId,
@@ -48,7 +48,7 @@ struct Inner {
 
 impl NodeBroker {
     pub fn new(world: &Arc<World>, node: Node) -> Self {
-        let connection = Mutex::new(Arc::new(world.broker.another_connection()));
+        let connection = Mutex::new(Arc::new(world.broker.new_connection()));
         let clock = world.executor.clock(Node::WORLD);
         let subscriptions = AtomicU64::new(0);
         Self(Arc::new(Inner { world: Arc::clone(world), node, clock, connection, subscriptions }))
@@ -57,7 +57,7 @@ impl NodeBroker {
     /// The broker closes the connection: what was delivered over it is delivered again.
     pub fn disconnect(&self) {
         let inner = &self.0;
-        let next = Arc::new(inner.world.broker.another_connection());
+        let next = Arc::new(inner.world.broker.new_connection());
         let mut connection = inner.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let lost = std::mem::replace(&mut *connection, next);
         drop(connection);
@@ -350,7 +350,7 @@ impl Settling {
 }
 
 #[async_trait]
-impl Settle for Settling {
+impl Acknowledger for Settling {
     async fn settle(mut self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
         let Some(delivery) = &self.delivery else { return Ok(()) };
         self.inner.world.note(format_args!("{settlement:?} {}", delivery.event.id));

@@ -110,7 +110,7 @@ async fn connect(world: &Arc<World>, node: Node, clock: &Arc<dyn Clock>) -> Runt
             .clock(Arc::clone(clock))
             .source("client")
             .workflow(WORKFLOW, move |context, program| performer.clone().run(context, program))
-            .without_engine()
+            .client_only()
             .start()
             .await;
         match runtime {

@@ -181,7 +181,7 @@ async fn main(
             }),
             Role::Host(_) => {
                 let worker = Worker { world: Arc::clone(&world), clock: Arc::clone(&clock) };
-                builder.agent(AGENT, worker).without_engine()
+                builder.agent(AGENT, worker).client_only()
             }
         };
         match builder.start().await {

@@ -8,7 +8,7 @@ use aios_core::{
     event::{Pattern, Timestamp},
     store::{
         AgentFilter, AgentRecord, Append, Appended, Checkpoints, DueRun, EventStore, Expected,
-        Fence, Lease, Leases, Owner, Page, PageRequest, ReadModels, RecordedEvent, RunFilter,
+        Fence, Lease, Leases, OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter,
         RunRecord, RunSummary, Shard, StoreError, StreamId, TaskFilter, TaskRecord, Unsettled,
         Wait, Waits, WorkflowRecord,
     },
@@ -244,7 +244,7 @@ impl Leases for NodeStore {
     async fn acquire(
         &self,
         shards: &[Shard],
-        owner: &Owner,
+        owner: &OwnerId,
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         self.request("take leases").await?;

@@ -2,7 +2,7 @@ use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
 
 use aios_core::{
     BoxFuture,
-    agent::{Segment, TaskAssigned, TaskError, TaskId},
+    agent::{Name, TaskAssigned, TaskError, TaskId},
     broker::{BrokerError, BrokerExt, Mailbox, Publish},
     catalog::agent,
     event::{Event, EventError, EventId, EventType, Metadata, Payload},
@@ -10,7 +10,7 @@ use aios_core::{
 };
 
 use super::{
-    Answer, Caller, Inner,
+    Answer, Inner, TaskClient,
     pending::{Expected, Waiting},
 };
 use crate::agent::{
@@ -18,7 +18,7 @@ use crate::agent::{
     events::{mailbox_of, no_agent},
 };
 
-/// A task that is about to be given; see [`Caller::task`].
+/// A task that is about to be given; see [`TaskClient::task`].
 #[must_use = "a task is only given when it is awaited"]
 pub struct TaskCall {
     inner: Arc<Inner>,
@@ -40,7 +40,7 @@ impl TaskCall {
             agent_type: agent_type.to_owned(),
             agent_id: None,
             parameters,
-            timeout: Caller::DEFAULT_TIMEOUT,
+            timeout: TaskClient::DEFAULT_TIMEOUT,
             metadata: Metadata::default(),
         }
     }
@@ -91,8 +91,7 @@ impl TaskCall {
     }
 
     fn publish(self, task_id: &TaskId) -> Result<Publish, TaskError> {
-        let agent_type =
-            Segment::new(&self.agent_type).map_err(terminal(codes::AGENT_NOT_FOUND))?;
+        let agent_type = Name::new(&self.agent_type).map_err(terminal(codes::AGENT_NOT_FOUND))?;
         let action =
             if self.agent_id.is_some() { agent::TASK_DIRECTED } else { agent::TASK_ASSIGNED };
         let event_type = EventType::new(agent::DOMAIN, agent_type.as_str(), action)

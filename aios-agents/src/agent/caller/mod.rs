@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::{
     agent::TaskError,
-    broker::{Broker, Mailbox, Poison, Subscription},
+    broker::{Broker, Mailbox, OnExhausted, Subscription},
     clock::Clock,
     event::{EventId, Payload},
     failure::Failure,
@@ -39,14 +39,14 @@ type Answer = Result<Payload, TaskError>;
 /// # Examples
 ///
 /// ```no_run
-/// # async fn example(caller: aios_agents::agent::Caller) -> Result<(), aios_core::agent::TaskError> {
+/// # async fn example(caller: aios_agents::agent::TaskClient) -> Result<(), aios_core::agent::TaskError> {
 /// let answer = caller.task("upper", "hello").await?;
 /// assert_eq!(answer.decode::<String>()?, "HELLO");
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Caller(Arc<Inner>);
+pub struct TaskClient(Arc<Inner>);
 
 struct Inner {
     broker: Arc<dyn Broker>,
@@ -58,7 +58,7 @@ struct Inner {
     _open: watch::Sender<()>,
 }
 
-impl Caller {
+impl TaskClient {
     /// How long a task may take, unless told otherwise.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -76,7 +76,8 @@ impl Caller {
     ) -> Result<Self, AgentError> {
         let mailbox = Mailbox::new(format!("callers.{}", EventId::generate()))?;
         let name = mailbox.as_str().into();
-        let subscription = Subscription::mailbox(mailbox).with_poison(Poison::Discard).temporary();
+        let subscription =
+            Subscription::mailbox(mailbox).with_on_exhausted(OnExhausted::Discard).temporary();
         let deliveries = broker.subscribe(subscription.clone()).await?;
         let pending = Arc::new(Pending::default());
         let (open, is_open) = watch::channel(());
@@ -117,8 +118,11 @@ impl Caller {
     }
 }
 
-impl fmt::Debug for Caller {
+impl fmt::Debug for TaskClient {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Caller").field("mailbox", &self.0.mailbox).finish_non_exhaustive()
+        formatter
+            .debug_struct("TaskClient")
+            .field("mailbox", &self.0.mailbox)
+            .finish_non_exhaustive()
     }
 }

@@ -241,7 +241,7 @@ mod tests {
 
     use aios_broker::memory::MemoryBroker;
     use aios_core::{
-        agent::{Agent, Segment},
+        agent::{Agent, Name},
         broker::{Broker, BrokerExt, Group, Subscription},
         clock::SystemClock,
     };
@@ -285,7 +285,7 @@ mod tests {
         });
         let definition = AgentDefinition::instance("idle", Idle);
         let place = Place::new(Arc::new(RuntimePulse::new().0));
-        HostedType::new(&shared, Segment::new("idle").unwrap(), definition, place).unwrap()
+        HostedType::new(&shared, Name::new("idle").unwrap(), definition, place).unwrap()
     }
 
     /// Nothing that an agent returns makes this happen today.

@@ -1,7 +1,7 @@
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
 use aios_core::{
-    agent::{TaskAssigned, TaskContext, TaskError, TaskHost, TaskId, TaskInfo},
+    agent::{TaskAssigned, TaskContext, TaskControl, TaskError, TaskId, TaskInfo},
     broker::Delivery,
     event::{Event, Payload},
     failure::Failure,
@@ -86,7 +86,7 @@ impl HostedType {
             return;
         };
         let event = delivery.event.clone();
-        let host: Arc<dyn TaskHost> = Arc::clone(&entry.running) as _;
+        let host: Arc<dyn TaskControl> = Arc::clone(&entry.running) as _;
         let context = TaskContext::new(self.describe(agent, &assigned, &event), host);
         let parameters = assigned.parameters.clone();
         let mut vigil = Vigil::new(self, &entry.running, &assigned, delivery);

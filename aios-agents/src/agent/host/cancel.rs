@@ -3,7 +3,7 @@ use std::sync::Arc;
 use aios_core::{
     Chain,
     agent::TaskCancelled,
-    broker::{BrokerError, Deliveries, Delivery, Group, Poison, Subscription},
+    broker::{BrokerError, Deliveries, Delivery, Group, OnExhausted, Subscription},
     catalog::agent::{ATTEMPT_CANCELLED, ATTEMPT_CONFIRMED},
     event::{EventId, Pattern},
     failure::Failure,
@@ -24,7 +24,7 @@ pub(super) async fn listen(
         [&names.cancelled, &names.attempt_confirmed, &names.attempt_cancelled].map(Pattern::from)
     });
     let subscription =
-        Subscription::group(group, patterns).with_poison(Poison::Discard).temporary();
+        Subscription::group(group, patterns).with_on_exhausted(OnExhausted::Discard).temporary();
     let deliveries = match types.is_empty() {
         true => None,
         false => Some(shared.broker.subscribe(subscription.clone()).await?),

@@ -8,7 +8,7 @@ use std::{
 
 use aios_core::{
     Chain,
-    agent::{DynAgent, Segment},
+    agent::{DynAgent, Name},
     catalog::agent::{Registered, Seen, StatusChanged},
     event::EventType,
     store::AgentStatus,
@@ -30,7 +30,7 @@ pub(super) struct HostedAgent {
 /// The agents of one type in this process.
 pub(super) struct HostedType {
     pub(super) shared: Arc<Shared>,
-    pub(super) agent_type: Segment,
+    pub(super) agent_type: Name,
     pub(super) type_name: Arc<str>,
     pub(super) names: Names,
     pub(super) definition: AgentDefinition,
@@ -46,7 +46,7 @@ pub(super) struct HostedType {
 impl HostedType {
     pub(super) fn new(
         shared: &Arc<Shared>,
-        agent_type: Segment,
+        agent_type: Name,
         definition: AgentDefinition,
         place: Arc<Place>,
     ) -> Result<Arc<Self>, AgentError> {
@@ -69,7 +69,7 @@ impl HostedType {
     /// Lets an agent take tasks from now on.
     pub(super) fn add(&self, id: &str, agent: Arc<dyn DynAgent>) -> Arc<HostedAgent> {
         let layers = self.definition.layers.iter().rev();
-        let agent = layers.fold(agent, |agent, layer| layer.layer(agent));
+        let agent = layers.fold(agent, |agent, layer| layer.wrap(agent));
         let hosted =
             Arc::new(HostedAgent { id: id.into(), agent, is_withdrawn: AtomicBool::new(false) });
         let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);

@@ -48,7 +48,7 @@ pub use self::{
     options::HostOptions,
     place::{Beat, Pulse},
 };
-use super::{AgentDefinition, AgentError, Agents};
+use super::{AgentDefinition, AgentError, AgentSet};
 use crate::{failing::Failing, task::JoinSet};
 
 /// How long tasks that were given up may take to give back their deliveries. Only code that blocks
@@ -132,7 +132,7 @@ impl AgentHost {
         clock: Arc<dyn Clock>,
         store: Option<Arc<dyn Store>>,
         source: impl Into<Arc<str>>,
-        agents: Agents,
+        agents: AgentSet,
         options: HostOptions,
     ) -> Result<Self, AgentError> {
         options.validate()?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aios_core::{
-    agent::{TaskAssigned, TaskHeartbeat, TaskHost},
+    agent::{TaskAssigned, TaskControl, TaskHeartbeat},
     broker::Delivery,
     event::{Event, Payload},
 };

@@ -5,7 +5,7 @@ use std::sync::{
 
 use aios_core::{
     BoxFuture,
-    agent::{TaskHost, TaskQueued, TaskSlot},
+    agent::{TaskControl, TaskQueued, TaskSlot},
     broker::Delivery,
     event::Payload,
 };
@@ -133,7 +133,7 @@ impl Running {
     }
 }
 
-impl TaskHost for Running {
+impl TaskControl for Running {
     fn heartbeat(&self, progress: Payload) {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
         self.changed.notify_waiters();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use aios_core::{
     Chain,
-    agent::Segment,
+    agent::Name,
     catalog::{
         agent::StatusChanged,
         system::{self, HeartbeatMissed},
@@ -78,7 +78,7 @@ async fn missing<S: ReadModels + ?Sized>(
 /// every process that notices it says the same.
 fn announce(shared: &Shared, row: &AgentRecord) -> Result<[Announcement; 2], AgentError> {
     let id = row.id.as_str();
-    let names = Names::new(&Segment::new(&row.agent_type)?)?;
+    let names = Names::new(&Name::new(&row.agent_type)?)?;
     let missed = HeartbeatMissed {
         agent_id: row.id.clone(),
         agent_type: row.agent_type.clone(),

@@ -1,4 +1,4 @@
-use super::program::{Do, Outside, Program};
+use super::program::{Do, ExternalEvent, Program};
 
 /// Makes a program from a seed; the same in every run and on every machine.
 pub(super) struct Generator {
@@ -41,18 +41,18 @@ impl Generator {
         Program { code, outside: self.outside() }
     }
 
-    fn outside(&mut self) -> Vec<(u8, Outside)> {
+    fn outside(&mut self) -> Vec<(u8, ExternalEvent)> {
         let signals = self.below(8);
         let mut outside: Vec<_> = (0..signals)
-            .map(|_| (self.below(20), Outside::Signal(self.below(3), self.below(100))))
+            .map(|_| (self.below(20), ExternalEvent::Signal(self.below(3), self.below(100))))
             .collect();
         if self.below(5) == 0 {
             let at = self.below(15);
-            outside.push((at, Outside::Pause));
-            outside.push((at + 1 + self.below(15), Outside::Resume));
+            outside.push((at, ExternalEvent::Pause));
+            outside.push((at + 1 + self.below(15), ExternalEvent::Resume));
         }
         if self.below(5) == 0 {
-            outside.push((self.below(20), Outside::Cancel));
+            outside.push((self.below(20), ExternalEvent::Cancel));
         }
         outside
     }

@@ -8,12 +8,12 @@ use crate::testing::WorkflowTest;
 pub(super) struct Program {
     pub(super) code: Vec<Do>,
     /// Seconds after the start, and what.
-    pub(super) outside: Vec<(u8, Outside)>,
+    pub(super) outside: Vec<(u8, ExternalEvent)>,
 }
 
 /// What comes from outside.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) enum Outside {
+pub(super) enum ExternalEvent {
     Signal(u8, u8),
     Cancel,
     Pause,
@@ -73,10 +73,12 @@ impl Program {
         for (after, what) in &self.outside {
             let after = SECOND * u32::from(*after);
             test = match what {
-                Outside::Signal(name, value) => test.signal(after, &signal_name(*name), value),
-                Outside::Cancel => test.cancel(after, "enough"),
-                Outside::Pause => test.pause(after),
-                Outside::Resume => test.resume(after),
+                ExternalEvent::Signal(name, value) => {
+                    test.signal(after, &signal_name(*name), value)
+                }
+                ExternalEvent::Cancel => test.cancel(after, "enough"),
+                ExternalEvent::Pause => test.pause(after),
+                ExternalEvent::Resume => test.resume(after),
             };
         }
         test

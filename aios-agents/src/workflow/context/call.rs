@@ -9,7 +9,7 @@ use std::{
 };
 
 use aios_core::{
-    agent::Segment,
+    agent::Name,
     event::{EventError, Payload},
     failure::Failure,
     retry::RetryPolicy,
@@ -40,8 +40,8 @@ pub struct OperationCall {
 /// Whose outcome it is that may not fit its type.
 #[derive(Debug)]
 enum Subject {
-    Agent(Segment),
-    Workflow(Segment),
+    Agent(Name),
+    Workflow(Name),
     Signal(Box<str>),
     Other,
 }

@@ -5,7 +5,7 @@ mod step;
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use aios_core::{
-    agent::{InvalidSegment, Segment, TaskError},
+    agent::{InvalidName, Name, TaskError},
     event::{Event, EventError, Payload, Timestamp},
     failure::Failure,
     store::Fence,
@@ -34,7 +34,7 @@ pub struct RunInfo {
     /// Its id.
     pub run_id: Arc<str>,
     /// Its workflow.
-    pub workflow: Segment,
+    pub workflow: Name,
     /// Version of its workflow.
     pub version: u32,
     /// W3C trace context of whoever started it.
@@ -90,8 +90,8 @@ impl Target {
     }
 
     /// The target, if its type can be the name of one.
-    pub(crate) fn checked(self) -> Result<Self, InvalidSegment> {
-        Segment::new(&self.agent_type).map(|_| self)
+    pub(crate) fn checked(self) -> Result<Self, InvalidName> {
+        Name::new(&self.agent_type).map(|_| self)
     }
 }
 
@@ -129,7 +129,7 @@ impl WorkflowContext {
         parameters: &(impl Serialize + ?Sized),
     ) -> TaskCall<T> {
         let target = agent.into();
-        let agent_type = Segment::new(&target.agent_type).map_err(WorkflowError::from);
+        let agent_type = Name::new(&target.agent_type).map_err(WorkflowError::from);
         let request = agent_type.and_then(|agent_type| {
             checked(Request::Task(Box::new(TaskRequest {
                 agent_type,
@@ -208,7 +208,7 @@ impl WorkflowContext {
         workflow: impl AsRef<str>,
         input: &(impl Serialize + ?Sized),
     ) -> ChildCall<T> {
-        let request = Segment::new(workflow).map_err(WorkflowError::from).and_then(|workflow| {
+        let request = Name::new(workflow).map_err(WorkflowError::from).and_then(|workflow| {
             let input = Payload::encode(input)?;
             Ok(Request::Child(Box::new(ChildRequest {
                 workflow,

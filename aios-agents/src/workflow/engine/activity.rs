@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{agent::Segment, broker::Address, event::Timestamp};
+use aios_core::{agent::Name, broker::Address, event::Timestamp};
 use metrics::gauge;
 
 use super::Engine;
@@ -16,14 +16,14 @@ const COMPLAINT: Duration = Duration::from_secs(600);
 /// What this engine has heard of the agents of each type: how far their queue has moved.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
-    heard: Mutex<HashMap<Segment, Heard>>,
+    heard: Mutex<HashMap<Name, Heard>>,
     queued: Mutex<HashMap<Queue, Waiting>>,
     /// When the log said last that nobody takes the tasks of a queue.
     complaints: Mutex<HashMap<Queue, Timestamp>>,
 }
 
 /// An agent type, and the one agent of it that is to do a task, if any.
-pub(super) type Queue = (Segment, Option<Box<str>>);
+pub(super) type Queue = (Name, Option<Box<str>>);
 
 /// Tasks of a queue that no agent has begun.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,7 +55,7 @@ pub(super) struct Heard {
 
 impl Activity {
     /// An agent began or ended a task that was assigned at `assigned_at`.
-    pub(super) fn heard(&self, agent_type: &Segment, at: Timestamp, assigned_at: Timestamp) {
+    pub(super) fn heard(&self, agent_type: &Name, at: Timestamp, assigned_at: Timestamp) {
         let mut types = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         match types.get_mut(agent_type) {
             Some(heard) => {
@@ -68,7 +68,7 @@ impl Activity {
         }
     }
 
-    pub(super) fn of(&self, agent_type: &Segment) -> Option<Heard> {
+    pub(super) fn of(&self, agent_type: &Name) -> Option<Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(agent_type).copied()
     }
 
@@ -131,7 +131,7 @@ fn address((agent_type, agent_id): &Queue) -> Option<Address> {
 }
 
 impl Queued {
-    pub(super) fn new(engine: &Arc<Engine>, agent_type: &Segment, agent_id: Option<&str>) -> Self {
+    pub(super) fn new(engine: &Arc<Engine>, agent_type: &Name, agent_id: Option<&str>) -> Self {
         let queue = (agent_type.clone(), agent_id.map(Into::into));
         engine.activity.count(&queue);
         Self { engine: Arc::clone(engine), queue, is_unclaimed: false, overtaken_at: None }

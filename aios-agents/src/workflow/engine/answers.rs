@@ -144,7 +144,7 @@ impl Engine {
     /// Whether the store says that this engine owns a shard. Asks until it answers; `None` if it never
     /// will.
     async fn still_has(&self, fence: Fence) -> Option<bool> {
-        let mut back_off = self.options.back_off.0;
+        let mut backoff = self.options.backoff.0;
         loop {
             let error = {
                 let _changing = self.ownership.changing.lock().await;
@@ -157,20 +157,20 @@ impl Engine {
             if !self.survives("ask who owns a shard", error) {
                 return None;
             }
-            self.pause(&mut back_off).await;
+            self.pause(&mut backoff).await;
         }
     }
 
-    async fn pause(&self, back_off: &mut Duration) {
-        self.clock.sleep(*back_off).await;
-        *back_off = (*back_off * 2).min(self.options.back_off.1);
+    async fn pause(&self, backoff: &mut Duration) {
+        self.clock.sleep(*backoff).await;
+        *backoff = (*backoff * 2).min(self.options.backoff.1);
     }
 }
 
 /// Records an answer, or finds out what else is to become of it, however long store and broker take.
 /// An answer that the store will never record stops the engine; the next reader of the mailbox gets it.
 async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unnamed: Unnamed) {
-    let mut back_off = engine.options.back_off.0;
+    let mut backoff = engine.options.backoff.0;
     loop {
         let error = match judge(engine, &delivery.event, unnamed).await {
             Ok(Verdict::Recorded) => return acknowledge(delivery).await,
@@ -214,7 +214,7 @@ async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unnamed: Unnamed) 
             _ => {}
         }
         warn!(error = %Chain(&error), %event_id, "could not record an answer; trying again");
-        engine.pause(&mut back_off).await;
+        engine.pause(&mut backoff).await;
     }
 }
 

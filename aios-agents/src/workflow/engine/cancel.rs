@@ -36,7 +36,7 @@ impl Engine {
     }
 
     async fn cancel_child(self: &Arc<Self>, parent: &Parent, child: &str) -> Result<(), Failure> {
-        let mut back_off = self.options.back_off.0;
+        let mut backoff = self.options.backoff.0;
         while let Err(error) = self.request_cancel(parent, child).await {
             if !error.is_retryable() {
                 let Failure { code, message, .. } = error.failure();
@@ -46,8 +46,8 @@ impl Engine {
                 ));
             }
             warn!(error = %Chain(&error), run = child, "could not cancel a child; trying again");
-            self.clock.sleep(back_off).await;
-            back_off = (back_off * 2).min(self.options.back_off.1);
+            self.clock.sleep(backoff).await;
+            backoff = (backoff * 2).min(self.options.backoff.1);
         }
         Ok(())
     }

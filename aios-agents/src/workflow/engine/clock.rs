@@ -117,7 +117,7 @@ impl Clock for StoreClock {
 mod tests {
     use aios_core::{
         clock::VirtualClock,
-        store::{Epoch, Owner, Shard},
+        store::{Epoch, OwnerId, Shard},
     };
     use futures_util::FutureExt;
 
@@ -128,7 +128,7 @@ mod tests {
 
     /// What the store answers whose clock shows this time.
     fn lease(now: Timestamp) -> Vec<Lease> {
-        let (shard, epoch, owner) = (Shard(1), Epoch(1), Owner::new("a"));
+        let (shard, epoch, owner) = (Shard(1), Epoch(1), OwnerId::new("a"));
         vec![Lease { shard, epoch, owner, expires_at: now + SECOND }]
     }
 

@@ -45,7 +45,9 @@ pub(super) async fn run(engine: Arc<Engine>) {
                 // Nobody has subscribed, or the queue is gone: so is what was in it.
                 Err(BrokerError::UnknownAddress { .. }) => engine.activity.note(&queue, true, now),
                 // Whoever uses this address otherwise has no dead letters of tasks.
-                Err(error @ (BrokerError::Incompatible { .. } | BrokerError::InvalidName(_))) => {
+                Err(
+                    error @ (BrokerError::Incompatible { .. } | BrokerError::InvalidAddress(_)),
+                ) => {
                     warn!(%error, %address, "has no dead letters of tasks");
                     next.pause = LONGEST_PAUSE.max(interval);
                 }

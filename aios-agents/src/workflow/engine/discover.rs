@@ -41,7 +41,7 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
                     if !engine.survives("look for what other processes appended", error) {
                         return;
                     }
-                    engine.clock.sleep(engine.options.back_off.1).await;
+                    engine.clock.sleep(engine.options.backoff.1).await;
                 }
             }
         }
@@ -105,7 +105,9 @@ async fn nudge(engine: &Arc<Engine>, found: Vec<RecordedEvent>) {
 /// Notes where another engine moved a run, and which runs need no place any more.
 fn place(engine: &Engine, recorded: &RecordedEvent) {
     let (domain, _, action) = recorded.event.event_type.segments();
-    let Some(run_id) = recorded.stream.run_id().filter(|_| domain == workflow::DOMAIN) else { return };
+    let Some(run_id) = recorded.stream.run_id().filter(|_| domain == workflow::DOMAIN) else {
+        return;
+    };
     match action {
         workflow::MOVED => {
             if let Ok(Entry::Moved(moved)) = decode(&recorded.event) {

@@ -54,7 +54,7 @@ impl Dispatch {
 /// tries again later by itself, so that neither the broker nor a full queue holds up anybody else.
 pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>) {
     let (mut batch, mut parked) = (Vec::new(), VecDeque::new());
-    let (mut back_off, mut retry_at) = (engine.options.back_off.0, Timestamp::MAX);
+    let (mut backoff, mut retry_at) = (engine.options.backoff.0, Timestamp::MAX);
     loop {
         tokio::select! {
             biased;
@@ -91,11 +91,11 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
         if let Some(error) = cause {
             warn!(error = %Chain(&error), tasks = deferred, "could not publish tasks; trying again");
         } else {
-            back_off = engine.options.back_off.0;
+            backoff = engine.options.backoff.0;
         }
         if !was_parked && !parked.is_empty() {
-            retry_at = engine.clock.now() + back_off;
-            back_off = (back_off * 2).min(engine.options.back_off.1);
+            retry_at = engine.clock.now() + backoff;
+            backoff = (backoff * 2).min(engine.options.backoff.1);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use aios_core::{
     event::EventId,
-    store::{Fence, Lease, Leases, Owner, Shard, StoreError},
+    store::{Fence, Lease, Leases, OwnerId, Shard, StoreError},
 };
 use metrics::gauge;
 use tracing::warn;
@@ -26,7 +26,7 @@ const LOOKS: u32 = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Host {
     fence: Fence,
-    owner: Owner,
+    owner: OwnerId,
 }
 
 impl Host {
@@ -58,30 +58,30 @@ impl Host {
 #[derive(Debug)]
 pub(super) struct Hosting {
     /// The name of the engine.
-    pub(super) engine: Owner,
+    pub(super) engine: OwnerId,
     /// The name under which it has its lease on guests.
-    pub(super) guests: Owner,
+    pub(super) guests: OwnerId,
     pub(super) unhosted: Unhosted,
 }
 
 impl Hosting {
     /// Names an engine.
     pub(super) fn new(registry: &Registry) -> Self {
-        let engine = Owner::new(EventId::generate().to_string());
+        let engine = OwnerId::new(EventId::generate().to_string());
         let guests = owner_of_guests(&engine, registry);
         Self { engine, guests, unhosted: Unhosted::default() }
     }
 }
 
 /// The name under which an engine has its lease on guests: its own, and what it has code for.
-fn owner_of_guests(owner: &Owner, registry: &Registry) -> Owner {
+fn owner_of_guests(owner: &OwnerId, registry: &Registry) -> OwnerId {
     let mut name = owner.as_str().to_owned();
     let workflows = registry.iter().map(|registered| &registered.workflow);
     // Every engine has the workflow of single tasks.
     for workflow in workflows.filter(|workflow| workflow.name().as_str() != SINGLE_TASK) {
         name.push_str(&format!(" {}@{}", workflow.name(), workflow.version()));
     }
-    Owner::new(name)
+    OwnerId::new(name)
 }
 
 /// The runs that this engine owns and that no engine has code for, with their workflows.
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn should_say_who_has_which_workflow() {
         let fence = Fence { shard: Shard::guests(3), epoch: Epoch(2) };
-        let host = |owner: &str| Host { fence, owner: Owner::new(owner) };
+        let host = |owner: &str| Host { fence, owner: OwnerId::new(owner) };
         let both = host("e1 deploy@1 deploy@12 review@2");
         for (workflow, version, is_there) in [
             ("deploy", 1, true),

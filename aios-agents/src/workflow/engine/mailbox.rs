@@ -4,7 +4,7 @@ use std::{
 };
 
 use aios_core::{
-    broker::{BrokerError, Deliveries, Delivery, InvalidName, Mailbox, Subscription},
+    broker::{BrokerError, Deliveries, Delivery, InvalidAddress, Mailbox, Subscription},
     store::StoreId,
 };
 use serde::Deserialize;
@@ -20,7 +20,7 @@ struct Answer<'a> {
 }
 
 /// The durable mailbox that gets the answers for an engine. Several stores may share a broker.
-pub(super) fn name(store: StoreId, slot: u16) -> Result<Mailbox, InvalidName> {
+pub(super) fn name(store: StoreId, slot: u16) -> Result<Mailbox, InvalidAddress> {
     Mailbox::new(format!("stores.{store}.answers.{slot}"))
 }
 
@@ -48,7 +48,7 @@ pub(super) async fn run(engine: Arc<Engine>, slot: u16, mut opened: Option<Deliv
         {
             return;
         }
-        engine.clock.sleep(engine.options.back_off.1).await;
+        engine.clock.sleep(engine.options.backoff.1).await;
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aios_core::{
     event::Timestamp,
-    store::{Lease, Owner, SHARDS, Shard},
+    store::{Lease, OwnerId, SHARDS, Shard},
 };
 
 use super::hosting::Host;
@@ -12,9 +12,9 @@ use super::hosting::Host;
 /// The engines that are alive, by the numbers of their slots, and who owns which shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Members {
-    slots: BTreeMap<u16, Owner>,
-    shards: BTreeMap<Shard, Owner>,
-    relay: Option<Owner>,
+    slots: BTreeMap<u16, OwnerId>,
+    shards: BTreeMap<Shard, OwnerId>,
+    relay: Option<OwnerId>,
     hosts: BTreeMap<u16, Host>,
 }
 
@@ -38,7 +38,7 @@ impl Members {
     }
 
     /// The engines that are alive.
-    pub(super) fn slots(&self) -> &BTreeMap<u16, Owner> {
+    pub(super) fn slots(&self) -> &BTreeMap<u16, OwnerId> {
         &self.slots
     }
 
@@ -58,7 +58,7 @@ impl Members {
     }
 
     /// The number of an engine, if it has one.
-    pub(super) fn number_of(&self, owner: &Owner) -> Option<u16> {
+    pub(super) fn number_of(&self, owner: &OwnerId) -> Option<u16> {
         self.slots.iter().find(|(_, other)| *other == owner).map(|(number, _)| *number)
     }
 
@@ -102,7 +102,7 @@ impl Members {
 }
 
 /// When the lease of another engine expires next, of an engine that has leases under these names.
-pub(super) fn next_expiry(leases: &[Lease], own: [&Owner; 2]) -> Option<Timestamp> {
+pub(super) fn next_expiry(leases: &[Lease], own: [&OwnerId; 2]) -> Option<Timestamp> {
     let others = leases.iter().filter(|lease| !own.contains(&&lease.owner));
     others.map(|lease| lease.expires_at).min()
 }
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     fn lease(shard: Shard, owner: &str) -> Lease {
-        let (owner, expires_at) = (Owner::new(owner), Timestamp::UNIX_EPOCH);
+        let (owner, expires_at) = (OwnerId::new(owner), Timestamp::UNIX_EPOCH);
         Lease { shard, epoch: Epoch(1), owner, expires_at }
     }
 

@@ -44,7 +44,7 @@ use aios_core::{
     broker::{Broker, BrokerError},
     clock::Clock,
     failure::Failure,
-    store::{EventStoreExt, Owner, StoreError, StoreId},
+    store::{EventStoreExt, OwnerId, StoreError, StoreId},
 };
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -84,11 +84,11 @@ pub struct EngineOptions {
     /// better some seconds: a pause of the process for longer costs it its runs.
     pub lease_time: Duration,
     /// Runs whose timer is due within this time stay in memory.
-    pub linger: Duration,
+    pub eviction_delay: Duration,
     /// How long to wait after a store or broker failed, at first and at most.
-    pub back_off: (Duration, Duration),
+    pub backoff: (Duration, Duration),
     /// How often a run that waits for a child looks whether it missed the child's end.
-    pub child_check: Duration,
+    pub child_poll_interval: Duration,
     /// How long an agent that sent a heartbeat for a task may be silent before the task is given
     /// to another.
     pub heartbeat_timeout: Duration,
@@ -153,12 +153,12 @@ impl EngineOptions {
     /// Refuses what would spin, never happen, or not fit together.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let moment = Duration::from_millis(1);
-        let (first, most) = self.back_off;
+        let (first, most) = self.backoff;
         check_span("lease_time", self.lease_time, Duration::from_millis(100))?;
-        check_span("linger", self.linger, Duration::ZERO)?;
-        check_span("back_off.0", first, moment)?;
-        check_span("back_off.1", most, moment)?;
-        check_span("child_check", self.child_check, moment)?;
+        check_span("eviction_delay", self.eviction_delay, Duration::ZERO)?;
+        check_span("backoff.0", first, moment)?;
+        check_span("backoff.1", most, moment)?;
+        check_span("child_poll_interval", self.child_poll_interval, moment)?;
         check_span("heartbeat_timeout", self.heartbeat_timeout, moment)?;
         check_span("task_grace", self.task_grace, Duration::ZERO)?;
         check_span("dead_letter_check", self.dead_letter_check, moment)?;
@@ -168,7 +168,7 @@ impl EngineOptions {
         }
         check_span("relay_patience", self.relay_patience, Duration::ZERO)?;
         if first > most {
-            return Err(format!("back_off begins with {first:?}, above its maximum of {most:?}"));
+            return Err(format!("backoff begins with {first:?}, above its maximum of {most:?}"));
         }
         Ok(())
     }
@@ -178,9 +178,9 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             lease_time: Duration::from_secs(10),
-            linger: Duration::from_secs(1),
-            back_off: (Duration::from_millis(50), Duration::from_secs(5)),
-            child_check: Duration::from_secs(30),
+            eviction_delay: Duration::from_secs(1),
+            backoff: (Duration::from_millis(50), Duration::from_secs(5)),
+            child_poll_interval: Duration::from_secs(30),
             heartbeat_timeout: Duration::from_secs(30),
             task_grace: Duration::from_secs(2),
             dead_letter_check: Duration::from_secs(5),
@@ -232,7 +232,7 @@ pub(crate) struct Engine {
     /// The same clock, which is told the time of the store.
     store_clock: Arc<StoreClock>,
     options: EngineOptions,
-    owner: Owner,
+    owner: OwnerId,
     hosting: Hosting,
     ownership: Ownership,
     readers: Readers,

@@ -145,7 +145,7 @@ impl Engine {
 
 /// Notes which runs wait, a while after they left memory.
 pub(super) async fn note(engine: Arc<Engine>) {
-    let mut back_off = engine.options.back_off.0;
+    let mut backoff = engine.options.backoff.0;
     loop {
         tokio::select! {
             biased;
@@ -159,11 +159,11 @@ pub(super) async fn note(engine: Arc<Engine>) {
         }
         while !engine.parking.is_empty() {
             match write(&engine).await {
-                Ok(()) => back_off = engine.options.back_off.0,
+                Ok(()) => backoff = engine.options.backoff.0,
                 Err(error) => {
                     engine.store_failed(&error);
-                    engine.clock.sleep(back_off).await;
-                    back_off = (back_off * 2).min(engine.options.back_off.1);
+                    engine.clock.sleep(backoff).await;
+                    backoff = (backoff * 2).min(engine.options.backoff.1);
                 }
             }
         }
@@ -250,7 +250,7 @@ pub(super) async fn look_ahead(engine: Arc<Engine>) {
                 if !engine.survives("look for runs that fall due", error) {
                     return;
                 }
-                engine.options.back_off.1
+                engine.options.backoff.1
             }
         };
         tokio::select! {

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use aios_core::{agent::Segment, event::EventError};
+use aios_core::{agent::Name, event::EventError};
 
 use crate::workflow::{Workflow, journal::Codec};
 
@@ -13,7 +13,7 @@ pub(crate) struct Registered {
 
 /// The workflows of an engine, by name and version.
 #[derive(Debug, Default)]
-pub(crate) struct Registry(BTreeMap<Segment, BTreeMap<u32, Registered>>);
+pub(crate) struct Registry(BTreeMap<Name, BTreeMap<u32, Registered>>);
 
 impl Registry {
     /// Adds a workflow; `false` if its name and version are taken.
@@ -43,14 +43,14 @@ impl Registry {
 
     /// The names of the workflows, in order.
     pub(crate) fn names(&self) -> Vec<String> {
-        let ours = |name: &&Segment| name.as_str() != crate::runtime::SINGLE_TASK;
-        let mut names: Vec<String> = self.0.keys().filter(ours).map(Segment::to_string).collect();
+        let ours = |name: &&Name| name.as_str() != crate::runtime::SINGLE_TASK;
+        let mut names: Vec<String> = self.0.keys().filter(ours).map(Name::to_string).collect();
         names.sort_unstable();
         names
     }
 
     fn versions(&self, name: &str) -> Option<&BTreeMap<u32, Registered>> {
-        self.0.get(&Segment::new(name).ok()?)
+        self.0.get(&Name::new(name).ok()?)
     }
 }
 

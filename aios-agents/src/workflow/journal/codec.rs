@@ -1,13 +1,13 @@
 use std::sync::Arc;
 
 use aios_core::{
-    agent::Segment,
+    agent::Name,
     catalog::{agent, workflow},
     event::{Event, EventError, EventId, EventType, Metadata, Payload, Timestamp},
 };
 use serde::Serialize;
 
-use super::{Entry, OfAgent};
+use super::{AgentEvent, Entry};
 
 /// An entry and the event that keeps it.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ pub(crate) struct Codec {
 
 impl Codec {
     /// `source` becomes the source of every event.
-    pub(crate) fn new(name: &Segment, source: Arc<str>) -> Result<Self, EventError> {
+    pub(crate) fn new(name: &Name, source: Arc<str>) -> Result<Self, EventError> {
         let of_action =
             |action| Ok((action, EventType::new(workflow::DOMAIN, name.as_str(), action)?));
         let types = ACTIONS.iter().copied().map(of_action).collect::<Result<_, EventError>>()?;
@@ -96,7 +96,7 @@ impl Codec {
     /// Writes an entry as a fresh event.
     pub(crate) fn encode(&self, entry: Entry, now: Timestamp) -> Result<Record, EventError> {
         let (event_type, payload) = match &entry {
-            Entry::Foreign(event) => return Ok(Record { event: (**event).clone(), entry }),
+            Entry::Other(event) => return Ok(Record { event: (**event).clone(), entry }),
             Entry::TaskAssigned(task) if task.data.agent_id.is_some() => {
                 encode_task(task, agent::TASK_DIRECTED)?
             }
@@ -126,41 +126,41 @@ impl Codec {
 }
 
 fn encode_task<T: Serialize>(
-    task: &OfAgent<T>,
+    task: &AgentEvent<T>,
     action: &str,
 ) -> Result<(EventType, Payload), EventError> {
     let event_type = EventType::new(agent::DOMAIN, task.agent_type.as_str(), action)?;
     Ok((event_type, Payload::encode(&task.data)?))
 }
 
-/// Reads an entry. An event that is not of a journal's making is [`Entry::Foreign`].
+/// Reads an entry. An event that is not of a journal's making is [`Entry::Other`].
 pub(crate) fn decode(event: &Event) -> Result<Entry, EventError> {
     let entry = match event.event_type.segments() {
         (workflow::DOMAIN, _, action) => decode_own(action, &event.payload)?,
-        (agent::DOMAIN, agent_type, action) => match Segment::new(agent_type) {
+        (agent::DOMAIN, agent_type, action) => match Name::new(agent_type) {
             Ok(agent_type) => decode_task(agent_type, action, &event.payload)?,
             Err(_) => None,
         },
         _ => None,
     };
-    Ok(entry.unwrap_or_else(|| Entry::Foreign(Box::new(event.clone()))))
+    Ok(entry.unwrap_or_else(|| Entry::Other(Box::new(event.clone()))))
 }
 
 fn decode_task(
-    agent_type: Segment,
+    agent_type: Name,
     action: &str,
     payload: &Payload,
 ) -> Result<Option<Entry>, EventError> {
     Ok(Some(match action {
         agent::TASK_ASSIGNED | agent::TASK_DIRECTED => {
-            Entry::TaskAssigned(OfAgent { agent_type, data: payload.decode()? })
+            Entry::TaskAssigned(AgentEvent { agent_type, data: payload.decode()? })
         }
         agent::TASK_COMPLETED => {
-            Entry::TaskCompleted(OfAgent { agent_type, data: payload.decode()? })
+            Entry::TaskCompleted(AgentEvent { agent_type, data: payload.decode()? })
         }
-        agent::TASK_FAILED => Entry::TaskFailed(OfAgent { agent_type, data: payload.decode()? }),
+        agent::TASK_FAILED => Entry::TaskFailed(AgentEvent { agent_type, data: payload.decode()? }),
         agent::TASK_CANCELLED => {
-            Entry::TaskCancelled(OfAgent { agent_type, data: payload.decode()? })
+            Entry::TaskCancelled(AgentEvent { agent_type, data: payload.decode()? })
         }
         _ => return Ok(None),
     }))
@@ -192,6 +192,6 @@ mod tests {
     #[test]
     fn should_leave_other_events_alone() {
         let event = Event::new("orders.order.placed".parse().unwrap(), "shop", &1).unwrap();
-        assert_eq!(decode(&event).unwrap(), Entry::Foreign(Box::new(event)));
+        assert_eq!(decode(&event).unwrap(), Entry::Other(Box::new(event)));
     }
 }

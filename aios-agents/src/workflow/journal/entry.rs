@@ -1,5 +1,5 @@
 use aios_core::{
-    agent::{Segment, TaskAssigned, TaskCancelled, TaskCompleted, TaskFailed, TaskId},
+    agent::{Name, TaskAssigned, TaskCancelled, TaskCompleted, TaskFailed, TaskId},
     catalog::{
         agent,
         workflow::{
@@ -32,13 +32,13 @@ pub enum Entry {
     /// Somebody sent a signal.
     Signaled(Signaled),
     /// A task was given to an agent.
-    TaskAssigned(OfAgent<TaskAssigned>),
+    TaskAssigned(AgentEvent<TaskAssigned>),
     /// An agent did a task.
-    TaskCompleted(OfAgent<TaskCompleted>),
+    TaskCompleted(AgentEvent<TaskCompleted>),
     /// An agent's attempt at a task failed.
-    TaskFailed(OfAgent<TaskFailed>),
+    TaskFailed(AgentEvent<TaskFailed>),
     /// Nobody waits for a task any more.
-    TaskCancelled(OfAgent<TaskCancelled>),
+    TaskCancelled(AgentEvent<TaskCancelled>),
     /// A child run was started.
     ChildStarted(ChildStarted),
     /// A child run ended.
@@ -70,14 +70,14 @@ pub enum Entry {
     /// The run ended by continuing as another one.
     Continued(Continued),
     /// An event of another making, for example one that the workflow emitted.
-    Foreign(Box<Event>),
+    Other(Box<Event>),
 }
 
 /// Something about a task, and the type of the agent that it is for.
 #[derive(Clone, Debug, PartialEq)]
-pub struct OfAgent<T> {
+pub struct AgentEvent<T> {
     /// Type of the agent.
-    pub agent_type: Segment,
+    pub agent_type: Name,
     /// The event's data.
     pub data: T,
 }
@@ -125,7 +125,7 @@ impl Entry {
         match self {
             Self::VersionMarked(_) => true,
             // What workflows emit is of other domains.
-            Self::Foreign(event) => event.event_type.domain() == agent::DOMAIN,
+            Self::Other(event) => event.event_type.domain() == agent::DOMAIN,
             other => other.is_outcome(),
         }
     }

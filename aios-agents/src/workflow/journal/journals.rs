@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use aios_core::{
-    catalog::workflow::{DOMAIN, SIGNALED},
     Chain,
-    agent::Segment,
+    agent::Name,
+    catalog::workflow::{DOMAIN, SIGNALED},
     clock::Clock,
     event::{Event, EventError, EventId, Metadata},
     failure::Failure,
@@ -83,7 +83,7 @@ impl Journals {
             workflow: workflow.to_owned(),
             registered: self.registry.names(),
         };
-        let name: Segment = workflow.parse().map_err(unknown)?;
+        let name: Name = workflow.parse().map_err(unknown)?;
         Ok(Arc::new(Codec::new(&name, Arc::clone(&self.source))?))
     }
 

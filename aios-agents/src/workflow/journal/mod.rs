@@ -18,7 +18,7 @@ pub use aios_core::{
     },
 };
 
-pub use self::entry::{Entry, OfAgent};
+pub use self::entry::{AgentEvent, Entry};
 pub(crate) use self::{
     codec::{Codec, Record, decode},
     copy::{Fork, is_copy, mark_copy},

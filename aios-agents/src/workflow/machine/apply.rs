@@ -1,5 +1,5 @@
 use aios_core::{
-    agent::{Segment, TaskError},
+    agent::{Name, TaskError},
     event::Timestamp,
     failure::Failure,
 };
@@ -160,7 +160,7 @@ impl Machine {
     /// Type of the agents that are to do a task, and the number of its current or coming attempt, if
     /// the task is waited for.
     #[must_use]
-    pub fn task(&self, operation: u64) -> Option<(&Segment, u32)> {
+    pub fn task(&self, operation: u64) -> Option<(&Name, u32)> {
         let found = self.operation(operation)?;
         let Some(Request::Task(task)) = &found.request else { return None };
         match found.state {

@@ -8,7 +8,7 @@ use super::{
     Effect, Machine, Mismatch, Outcome, Request, State, UNKNOWN_VERSION, operation::Operation,
 };
 use crate::workflow::journal::{
-    Entry, EventEmitted, OfAgent, OperationFailed, RetryScheduled, SignalAwaited, StatusSet,
+    AgentEvent, Entry, EventEmitted, OperationFailed, RetryScheduled, SignalAwaited, StatusSet,
     StepCompleted, TaskCancelled, TimerStarted, VersionMarked,
 };
 
@@ -69,7 +69,7 @@ impl Machine {
                 let event = (**event).clone().with_id(event_id.clone()).with_timestamp(present);
                 vec![
                     Entry::EventEmitted(EventEmitted { operation, event_id }),
-                    Entry::Foreign(Box::new(event)),
+                    Entry::Other(Box::new(event)),
                 ]
             }
             Request::Status { text, progress } => {
@@ -255,7 +255,7 @@ impl Machine {
                 task_id: task_id.clone(),
             });
             let data = TaskCancelled { task_id };
-            self.recording.push(Entry::TaskCancelled(OfAgent { agent_type, data }));
+            self.recording.push(Entry::TaskCancelled(AgentEvent { agent_type, data }));
         }
     }
 

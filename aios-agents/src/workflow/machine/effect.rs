@@ -1,11 +1,11 @@
 use aios_core::{
-    agent::{Segment, TaskAssigned, TaskId},
+    agent::{Name, TaskAssigned, TaskId},
     event::Timestamp,
 };
 
 use super::{ChildRequest, Machine, Operation, Request, State, TaskRequest};
 use crate::workflow::{
-    journal::{ChildStarted, OfAgent},
+    journal::{AgentEvent, ChildStarted},
     run_id,
 };
 
@@ -21,11 +21,11 @@ pub enum Effect {
         at: Timestamp,
     },
     /// Publish a task to its agents.
-    Dispatch(OfAgent<TaskAssigned>),
+    Dispatch(AgentEvent<TaskAssigned>),
     /// Tell agents that nobody waits for a task any more.
     CancelTask {
         /// Type of the agent.
-        agent_type: Segment,
+        agent_type: Name,
         /// The task.
         task_id: TaskId,
     },
@@ -98,10 +98,10 @@ impl Machine {
         operation: u64,
         task: &TaskRequest,
         attempt: u32,
-    ) -> OfAgent<TaskAssigned> {
+    ) -> AgentEvent<TaskAssigned> {
         let timeout =
             task.timeout.map(|timeout| timeout.as_millis().try_into().unwrap_or(u64::MAX));
-        OfAgent {
+        AgentEvent {
             agent_type: task.agent_type.clone(),
             data: TaskAssigned {
                 task_id: TaskId::of_run(&self.run_id, operation),

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use aios_core::{
-    agent::Segment,
+    agent::Name,
     event::{Event, Payload, Timestamp},
     failure::Failure,
     retry::RetryPolicy,
@@ -59,7 +59,7 @@ pub enum Request {
 #[derive(Clone, Debug)]
 pub struct TaskRequest {
     /// Type of the agent.
-    pub agent_type: Segment,
+    pub agent_type: Name,
     /// The one agent that is to do it, if any.
     pub agent_id: Option<String>,
     /// What to do.
@@ -76,7 +76,7 @@ pub struct TaskRequest {
 #[derive(Clone, Debug)]
 pub struct ChildRequest {
     /// Its workflow.
-    pub workflow: Segment,
+    pub workflow: Name,
     /// Its id; derived from the parent's id and the operation if `None`.
     pub run_id: Option<String>,
     /// What it is given.

@@ -8,7 +8,7 @@ use aios_core::{
 
 use super::*;
 use crate::workflow::journal::{
-    CancelRequested, ChildEnded, ChildStarted, OfAgent, OperationFailed, RetryScheduled,
+    AgentEvent, CancelRequested, ChildEnded, ChildStarted, OperationFailed, RetryScheduled,
     SignalAwaited, Signaled, StepCompleted, TimerFired, TimerStarted, VersionMarked,
 };
 
@@ -75,12 +75,12 @@ fn entry(name: &str) -> Entry {
             let parameters = Payload::null();
             let data =
                 TaskAssigned { task_id, agent_id: None, parameters, attempt: 1, timeout_ms: None };
-            Entry::TaskAssigned(OfAgent { agent_type, data })
+            Entry::TaskAssigned(AgentEvent { agent_type, data })
         }
         "task_completed" => {
             let (result, output) = (TaskResult::Success, Payload::null());
             let data = TaskCompleted { task_id, result, output };
-            Entry::TaskCompleted(OfAgent { agent_type, data })
+            Entry::TaskCompleted(AgentEvent { agent_type, data })
         }
         "child_started" => Entry::ChildStarted(ChildStarted {
             operation,

@@ -3,46 +3,46 @@
 use futures_util::FutureExt;
 
 use super::{
-    Scene,
-    scene::{number, sorted},
+    Harness,
+    harness::{number, sorted},
 };
-use crate::broker::{Selection, Subscription};
+use crate::broker::{DeadLetterFilter, Subscription};
 
 /// Each event goes to one consumer of the group, and a busy one leaves them to the other.
-pub async fn should_share_a_group_between_consumers(scene: Scene<'_>) {
-    let other = scene.connect().await;
-    let one_at_a_time = || scene.all("g").with_prefetch(1);
-    let mut first = scene.subscribe(one_at_a_time()).await;
-    let mut second = scene.subscribe_on(&other, one_at_a_time()).await;
-    scene.publish(1..=10).await;
+pub async fn should_share_a_group_between_consumers(harness: Harness<'_>) {
+    let other = harness.connect().await;
+    let one_at_a_time = || harness.all("g").with_prefetch(1);
+    let mut first = harness.subscribe(one_at_a_time()).await;
+    let mut second = harness.subscribe_on(&other, one_at_a_time()).await;
+    harness.publish(1..=10).await;
     let held = first.next().await;
     let mut numbers = second.numbers(9).await;
     second.none().await;
     numbers.push(number(&held));
-    scene.within("acknowledge", held.ack()).await.unwrap();
+    harness.within("acknowledge", held.ack()).await.unwrap();
     assert_eq!(sorted(numbers), Vec::from_iter(1..=10));
     first.none().await;
 }
 
 /// No more than the prefetch is in hand; settling makes room.
-pub async fn should_hold_back_beyond_the_prefetch(scene: Scene<'_>) {
-    let mut reader = scene.subscribe(scene.all("g").with_prefetch(2)).await;
-    scene.publish(1..=4).await;
+pub async fn should_hold_back_beyond_the_prefetch(harness: Harness<'_>) {
+    let mut reader = harness.subscribe(harness.all("g").with_prefetch(2)).await;
+    harness.publish(1..=4).await;
     let first = reader.expect(1, 1).await;
     let second = reader.expect(2, 1).await;
     reader.none().await;
-    scene.within("acknowledge", second.ack()).await.unwrap();
+    harness.within("acknowledge", second.ack()).await.unwrap();
     let third = reader.expect(3, 1).await;
     reader.none().await;
-    scene.within("acknowledge", first.ack()).await.unwrap();
-    scene.within("acknowledge", third.ack()).await.unwrap();
+    harness.within("acknowledge", first.ack()).await.unwrap();
+    harness.within("acknowledge", third.ack()).await.unwrap();
     assert_eq!(reader.numbers(1).await, [4]);
 }
 
 /// A handler that vanishes costs an attempt nothing.
-pub async fn should_give_back_a_dropped_delivery(scene: Scene<'_>) {
-    let mut reader = scene.subscribe(scene.all("g")).await;
-    scene.publish([1]).await;
+pub async fn should_give_back_a_dropped_delivery(harness: Harness<'_>) {
+    let mut reader = harness.subscribe(harness.all("g")).await;
+    harness.publish([1]).await;
     drop(reader.expect(1, 1).await);
     drop(reader.expect(1, 1).await);
     assert_eq!(reader.numbers(1).await, [1]);
@@ -51,95 +51,95 @@ pub async fn should_give_back_a_dropped_delivery(scene: Scene<'_>) {
 
 /// What a handler released, or had when its connection was lost, and what was retried or redriven says
 /// so; what is delivered for the first time does not.
-pub async fn should_tell_what_may_have_been_delivered_before(scene: Scene<'_>) {
-    let other = scene.connect().await;
-    let subscription = || scene.all("g").with_prefetch(1);
-    let mut lost = scene.subscribe_on(&other, subscription()).await;
-    scene.publish(1..=2).await;
+pub async fn should_tell_what_may_have_been_delivered_before(harness: Harness<'_>) {
+    let other = harness.connect().await;
+    let subscription = || harness.all("g").with_prefetch(1);
+    let mut lost = harness.subscribe_on(&other, subscription()).await;
+    harness.publish(1..=2).await;
     let released = lost.expect(1, 1).await;
     assert!(!released.redelivered, "it is new");
-    scene.within("release", released.release()).await.unwrap();
+    harness.within("release", released.release()).await.unwrap();
     let held = lost.expect(1, 1).await;
     assert!(held.redelivered, "it was released");
     drop(other);
     drop(lost);
     drop(held);
-    let mut reader = scene.subscribe(subscription()).await;
+    let mut reader = harness.subscribe(subscription()).await;
     let first = reader.expect(1, 1).await;
     assert!(first.redelivered, "its connection was lost");
-    scene.within("retry", first.retry(Some(scene.delay()), "again")).await.unwrap();
+    harness.within("retry", first.retry(Some(harness.delay()), "again")).await.unwrap();
     let second = reader.expect(2, 1).await;
     assert!(!second.redelivered, "nobody has had it");
-    scene.within("acknowledge", second.ack()).await.unwrap();
-    scene.pass(scene.delay()).await;
+    harness.within("acknowledge", second.ack()).await.unwrap();
+    harness.pass(harness.delay()).await;
     let again = reader.expect(1, 2).await;
     assert!(again.redelivered, "it was retried");
-    scene.within("give up", again.dead_letter("unfit")).await.unwrap();
-    let letters = scene.dead_letters(scene.group("g")).await;
-    scene.within("redrive", letters.redrive(Selection::All)).await.unwrap();
+    harness.within("give up", again.dead_letter("unfit")).await.unwrap();
+    let letters = harness.dead_letters(harness.group("g")).await;
+    harness.within("redrive", letters.redrive(DeadLetterFilter::All)).await.unwrap();
     let redriven = reader.expect(1, 1).await;
     assert!(redriven.redelivered, "it was redriven");
-    scene.within("acknowledge", redriven.ack()).await.unwrap();
+    harness.within("acknowledge", redriven.ack()).await.unwrap();
 }
 
 /// Unsettled deliveries of a lost connection go to others, and do not count as an attempt.
-pub async fn should_give_back_what_a_lost_connection_had(scene: Scene<'_>) {
-    let other = scene.connect().await;
-    let mut lost = scene.subscribe_on(&other, scene.all("g").with_prefetch(3)).await;
-    scene.publish(1..=5).await;
+pub async fn should_give_back_what_a_lost_connection_had(harness: Harness<'_>) {
+    let other = harness.connect().await;
+    let mut lost = harness.subscribe_on(&other, harness.all("g").with_prefetch(3)).await;
+    harness.publish(1..=5).await;
     let held = [lost.expect(1, 1).await, lost.expect(2, 1).await];
     drop(other);
     drop(lost);
     drop(held);
-    let mut reader = scene.subscribe(scene.all("g")).await;
+    let mut reader = harness.subscribe(harness.all("g")).await;
     let mut numbers = Vec::new();
     while numbers.len() < 5 {
         let delivery = reader.next().await;
         assert_eq!(delivery.attempt, 1);
         numbers.push(number(&delivery));
-        scene.within("acknowledge", delivery.ack()).await.unwrap();
+        harness.within("acknowledge", delivery.ack()).await.unwrap();
     }
     assert_eq!(sorted(numbers), Vec::from_iter(1..=5));
     reader.none().await;
 }
 
 /// Events that wait inside a subscription go to others when it ends.
-pub async fn should_give_back_what_a_dropped_subscription_had_prefetched(scene: Scene<'_>) {
-    let mut first = scene.subscribe(scene.all("g").with_prefetch(50)).await;
-    scene.publish(1..=50).await;
+pub async fn should_give_back_what_a_dropped_subscription_had_prefetched(harness: Harness<'_>) {
+    let mut first = harness.subscribe(harness.all("g").with_prefetch(50)).await;
+    harness.publish(1..=50).await;
     assert_eq!(first.numbers(1).await, [1]);
-    let mut second = scene.subscribe(scene.all("g")).await;
+    let mut second = harness.subscribe(harness.all("g")).await;
     drop(first);
     assert_eq!(sorted(second.numbers(49).await), Vec::from_iter(2..=50));
     second.none().await;
 }
 
 /// A delivery outlives its subscription.
-pub async fn should_settle_after_the_subscription_is_gone(scene: Scene<'_>) {
-    let mut reader = scene.subscribe(scene.all("g")).await;
-    scene.publish([1, 2]).await;
+pub async fn should_settle_after_the_subscription_is_gone(harness: Harness<'_>) {
+    let mut reader = harness.subscribe(harness.all("g")).await;
+    harness.publish([1, 2]).await;
     let (first, second) = (reader.next().await, reader.next().await);
     drop(reader);
-    scene.within("acknowledge", first.ack()).await.unwrap();
-    scene.within("release", second.release()).await.unwrap();
-    let mut reader = scene.subscribe(scene.all("g")).await;
+    harness.within("acknowledge", first.ack()).await.unwrap();
+    harness.within("release", second.release()).await.unwrap();
+    let mut reader = harness.subscribe(harness.all("g")).await;
     assert_eq!(reader.numbers(1).await, [2]);
     reader.none().await;
 }
 
 /// Waiting for a delivery may be given up at any time.
-pub async fn should_lose_nothing_when_next_is_cancelled(scene: Scene<'_>) {
-    let mut reader = scene.subscribe(scene.all("g")).await;
+pub async fn should_lose_nothing_when_next_is_cancelled(harness: Harness<'_>) {
+    let mut reader = harness.subscribe(harness.all("g")).await;
     let mut numbers = Vec::new();
     for number in 1..=20 {
         reader.none().await;
-        scene.publish([number]).await;
+        harness.publish([number]).await;
         match reader.deliveries.next().now_or_never() {
             None => numbers.extend(reader.numbers(1).await),
             Some(delivery) => {
                 let delivery = delivery.unwrap().unwrap();
-                numbers.push(super::scene::number(&delivery));
-                scene.within("acknowledge", delivery.ack()).await.unwrap();
+                numbers.push(super::harness::number(&delivery));
+                harness.within("acknowledge", delivery.ack()).await.unwrap();
             }
         }
     }
@@ -147,22 +147,23 @@ pub async fn should_lose_nothing_when_next_is_cancelled(scene: Scene<'_>) {
 }
 
 /// A consumer that does not settle delays neither publishers nor other groups.
-pub async fn should_not_let_a_slow_consumer_hurt_others(scene: Scene<'_>) {
-    let mut slow = scene.subscribe(scene.all("slow").with_prefetch(1)).await;
-    let mut fast = scene.subscribe(scene.all("fast")).await;
-    scene.publish([0]).await;
+pub async fn should_not_let_a_slow_consumer_hurt_others(harness: Harness<'_>) {
+    let mut slow = harness.subscribe(harness.all("slow").with_prefetch(1)).await;
+    let mut fast = harness.subscribe(harness.all("fast")).await;
+    harness.publish([0]).await;
     let held = slow.next().await;
-    scene.publish(1..=500).await;
+    harness.publish(1..=500).await;
     assert_eq!(fast.numbers(501).await, Vec::from_iter(0..=500));
-    scene.within("acknowledge", held.ack()).await.unwrap();
+    harness.within("acknowledge", held.ack()).await.unwrap();
     assert_eq!(slow.numbers(500).await, Vec::from_iter(1..=500));
 }
 
 /// A subscription that could never deliver is refused at once.
-pub async fn should_refuse_a_subscription_that_makes_no_sense(scene: Scene<'_>) {
-    let unbound = Subscription::group(scene.group("g"), []);
-    for subscription in [scene.all("g").with_prefetch(0), unbound] {
-        let error = scene.within("refuse", scene.broker.subscribe(subscription)).await.unwrap_err();
+pub async fn should_refuse_a_subscription_that_makes_no_sense(harness: Harness<'_>) {
+    let unbound = Subscription::group(harness.group("g"), []);
+    for subscription in [harness.all("g").with_prefetch(0), unbound] {
+        let error =
+            harness.within("refuse", harness.broker.subscribe(subscription)).await.unwrap_err();
         assert_eq!(error.code(), "INVALID_BROKER_CONFIGURATION");
     }
 }

@@ -1,170 +1,170 @@
 //! Events that were given up.
 
-use super::{Reader, Scene, scene::sorted};
+use super::{Harness, Reader, harness::sorted};
 use crate::{
-    broker::{Address, DeadLetter, DeadLetters, Poison, Selection},
+    broker::{Address, DeadLetter, DeadLetterFilter, DeadLetters, OnExhausted},
     retry::RetryPolicy,
 };
 
 /// Exactly the attempts of the policy, then a dead letter that says why.
-pub async fn should_bury_a_poison_event_with_reason_and_attempts(scene: Scene<'_>) {
-    let policy = RetryPolicy::fixed(3, scene.delay());
-    let mut reader = scene.subscribe(scene.all("g").with_retry(policy)).await;
-    let event = scene.events([1]).remove(0);
-    scene.publish_events(vec![event.clone()]).await;
+pub async fn should_bury_a_poison_event_with_reason_and_attempts(harness: Harness<'_>) {
+    let policy = RetryPolicy::fixed(3, harness.delay());
+    let mut reader = harness.subscribe(harness.all("g").with_retry(policy)).await;
+    let event = harness.events([1]).remove(0);
+    harness.publish_events(vec![event.clone()]).await;
     for attempt in 1..=3 {
         let delivery = reader.expect(1, attempt).await;
         let reason = format!("attempt {attempt} failed: ünfit");
-        scene.within("retry", delivery.retry(None, reason)).await.unwrap();
-        scene.pass(scene.delay()).await;
+        harness.within("retry", delivery.retry(None, reason)).await.unwrap();
+        harness.pass(harness.delay()).await;
     }
     reader.none().await;
-    let letters = letters(&scene, "g", 1).await;
+    let letters = letters(&harness, "g", 1).await;
     assert_eq!(letters[0].event, event);
     assert_eq!(letters[0].attempts, 3);
     assert_eq!(letters[0].reason, "attempt 3 failed: ünfit");
 }
 
 /// A handler may give up at once.
-pub async fn should_bury_an_event_that_was_given_up(scene: Scene<'_>) {
-    let mut reader = scene.subscribe(scene.all("g")).await;
-    scene.publish([1, 2]).await;
-    give_up(&scene, &mut reader, 1, "hopeless").await;
+pub async fn should_bury_an_event_that_was_given_up(harness: Harness<'_>) {
+    let mut reader = harness.subscribe(harness.all("g")).await;
+    harness.publish([1, 2]).await;
+    give_up(&harness, &mut reader, 1, "hopeless").await;
     assert_eq!(reader.numbers(1).await, [2]);
-    let letters = letters(&scene, "g", 1).await;
+    let letters = letters(&harness, "g", 1).await;
     assert_eq!((letters[0].attempts, &*letters[0].reason), (1, "hopeless"));
     reader.none().await;
 }
 
-/// Poison that may be discarded leaves no trace.
-pub async fn should_discard_poison_where_asked(scene: Scene<'_>) {
+/// OnExhausted that may be discarded leaves no trace.
+pub async fn should_discard_poison_where_asked(harness: Harness<'_>) {
     let policy = RetryPolicy::never();
-    let subscription = scene.all("g").with_retry(policy).with_poison(Poison::Discard);
-    let mut reader = scene.subscribe(subscription).await;
-    scene.publish([1, 2]).await;
+    let subscription = harness.all("g").with_retry(policy).with_on_exhausted(OnExhausted::Discard);
+    let mut reader = harness.subscribe(subscription).await;
+    harness.publish([1, 2]).await;
     let failed = reader.expect(1, 1).await;
-    scene.within("retry", failed.retry(None, "poison")).await.unwrap();
-    give_up(&scene, &mut reader, 1, "poison").await;
+    harness.within("retry", failed.retry(None, "poison")).await.unwrap();
+    give_up(&harness, &mut reader, 1, "poison").await;
     reader.none().await;
-    assert!(letters(&scene, "g", 0).await.is_empty());
+    assert!(letters(&harness, "g", 0).await.is_empty());
 }
 
 /// Redriven events start from their first attempt, in their own group only.
-pub async fn should_redrive_all_with_a_fresh_count(scene: Scene<'_>) {
-    let policy = RetryPolicy::fixed(2, scene.delay());
-    let mut reader = scene.subscribe(scene.all("g").with_retry(policy)).await;
-    let mut other = scene.subscribe(scene.all("other")).await;
-    scene.publish([1]).await;
+pub async fn should_redrive_all_with_a_fresh_count(harness: Harness<'_>) {
+    let policy = RetryPolicy::fixed(2, harness.delay());
+    let mut reader = harness.subscribe(harness.all("g").with_retry(policy)).await;
+    let mut other = harness.subscribe(harness.all("other")).await;
+    harness.publish([1]).await;
     assert_eq!(other.numbers(1).await, [1]);
     let delivery = reader.expect(1, 1).await;
-    scene.within("retry", delivery.retry(None, "first")).await.unwrap();
-    scene.pass(scene.delay()).await;
+    harness.within("retry", delivery.retry(None, "first")).await.unwrap();
+    harness.pass(harness.delay()).await;
     let delivery = reader.expect(1, 2).await;
-    scene.within("retry", delivery.retry(None, "second")).await.unwrap();
-    letters(&scene, "g", 1).await;
-    let dead = scene.dead_letters(scene.group("g")).await;
-    assert_eq!(scene.within("redrive", dead.redrive(Selection::All)).await.unwrap(), 1);
+    harness.within("retry", delivery.retry(None, "second")).await.unwrap();
+    letters(&harness, "g", 1).await;
+    let dead = harness.dead_letters(harness.group("g")).await;
+    assert_eq!(harness.within("redrive", dead.redrive(DeadLetterFilter::All)).await.unwrap(), 1);
     let delivery = reader.expect(1, 1).await;
-    scene.within("acknowledge", delivery.ack()).await.unwrap();
-    letters(&scene, "g", 0).await;
+    harness.within("acknowledge", delivery.ack()).await.unwrap();
+    letters(&harness, "g", 0).await;
     other.none().await;
 }
 
 /// Waiting events are counted, neither delivered nor dead ones.
-pub async fn should_count_what_waits_to_be_delivered(scene: Scene<'_>) {
-    let mut reader = scene.subscribe(scene.all("g").with_prefetch(1)).await;
-    scene.publish([1, 2, 3]).await;
+pub async fn should_count_what_waits_to_be_delivered(harness: Harness<'_>) {
+    let mut reader = harness.subscribe(harness.all("g").with_prefetch(1)).await;
+    harness.publish([1, 2, 3]).await;
     let delivery = reader.expect(1, 1).await;
-    let dead = scene.dead_letters(scene.group("g")).await;
-    waiting(&scene, &*dead, 2).await;
-    scene.within("give up", delivery.dead_letter("broken")).await.unwrap();
+    let dead = harness.dead_letters(harness.group("g")).await;
+    waiting(&harness, &*dead, 2).await;
+    harness.within("give up", delivery.dead_letter("broken")).await.unwrap();
     let delivery = reader.expect(2, 1).await;
-    waiting(&scene, &*dead, 1).await;
-    scene.within("acknowledge", delivery.ack()).await.unwrap();
+    waiting(&harness, &*dead, 1).await;
+    harness.within("acknowledge", delivery.ack()).await.unwrap();
     let delivery = reader.expect(3, 1).await;
-    scene.within("acknowledge", delivery.ack()).await.unwrap();
-    waiting(&scene, &*dead, 0).await;
+    harness.within("acknowledge", delivery.ack()).await.unwrap();
+    waiting(&harness, &*dead, 0).await;
 }
 
 /// Only what is named is redriven.
-pub async fn should_redrive_by_id(scene: Scene<'_>) {
-    let mut reader = scene.subscribe(scene.all("g")).await;
-    let events = scene.events(1..=3);
-    let chosen = Selection::Ids(vec![events[1].id.clone()]);
-    scene.publish_events(events).await;
-    give_up(&scene, &mut reader, 3, "later").await;
-    letters(&scene, "g", 3).await;
-    let dead = scene.dead_letters(scene.group("g")).await;
-    assert_eq!(scene.within("redrive", dead.redrive(chosen)).await.unwrap(), 1);
+pub async fn should_redrive_by_id(harness: Harness<'_>) {
+    let mut reader = harness.subscribe(harness.all("g")).await;
+    let events = harness.events(1..=3);
+    let chosen = DeadLetterFilter::Ids(vec![events[1].id.clone()]);
+    harness.publish_events(events).await;
+    give_up(&harness, &mut reader, 3, "later").await;
+    letters(&harness, "g", 3).await;
+    let dead = harness.dead_letters(harness.group("g")).await;
+    assert_eq!(harness.within("redrive", dead.redrive(chosen)).await.unwrap(), 1);
     assert_eq!(reader.numbers(1).await, [2]);
     reader.none().await;
-    assert_eq!(sorted(numbers(&letters(&scene, "g", 2).await)), [1, 3]);
+    assert_eq!(sorted(numbers(&letters(&harness, "g", 2).await)), [1, 3]);
 }
 
 /// Purging deletes the selected dead letters for good.
-pub async fn should_purge(scene: Scene<'_>) {
-    let mut reader = scene.subscribe(scene.all("g")).await;
-    let events = scene.events(1..=3);
-    let chosen = Selection::Ids(vec![events[0].id.clone(), events[2].id.clone()]);
-    scene.publish_events(events).await;
-    give_up(&scene, &mut reader, 3, "junk").await;
-    letters(&scene, "g", 3).await;
-    let dead = scene.dead_letters(scene.group("g")).await;
-    assert_eq!(scene.within("purge", dead.purge(chosen)).await.unwrap(), 2);
-    assert_eq!(numbers(&letters(&scene, "g", 1).await), [2]);
-    assert_eq!(scene.within("purge", dead.purge(Selection::All)).await.unwrap(), 1);
-    letters(&scene, "g", 0).await;
+pub async fn should_purge(harness: Harness<'_>) {
+    let mut reader = harness.subscribe(harness.all("g")).await;
+    let events = harness.events(1..=3);
+    let chosen = DeadLetterFilter::Ids(vec![events[0].id.clone(), events[2].id.clone()]);
+    harness.publish_events(events).await;
+    give_up(&harness, &mut reader, 3, "junk").await;
+    letters(&harness, "g", 3).await;
+    let dead = harness.dead_letters(harness.group("g")).await;
+    assert_eq!(harness.within("purge", dead.purge(chosen)).await.unwrap(), 2);
+    assert_eq!(numbers(&letters(&harness, "g", 1).await), [2]);
+    assert_eq!(harness.within("purge", dead.purge(DeadLetterFilter::All)).await.unwrap(), 1);
+    letters(&harness, "g", 0).await;
     reader.none().await;
 }
 
 /// Listing takes nothing away.
-pub async fn should_list_the_oldest_first_up_to_the_limit(scene: Scene<'_>) {
-    let mut reader = scene.subscribe(scene.all("g")).await;
-    scene.publish(1..=5).await;
-    give_up(&scene, &mut reader, 5, "ordered").await;
-    letters(&scene, "g", 5).await;
-    let dead = scene.dead_letters(scene.group("g")).await;
+pub async fn should_list_the_oldest_first_up_to_the_limit(harness: Harness<'_>) {
+    let mut reader = harness.subscribe(harness.all("g")).await;
+    harness.publish(1..=5).await;
+    give_up(&harness, &mut reader, 5, "ordered").await;
+    letters(&harness, "g", 5).await;
+    let dead = harness.dead_letters(harness.group("g")).await;
     for _ in 0..2 {
-        let some = scene.within("list", dead.list(3)).await.unwrap();
+        let some = harness.within("list", dead.list(3)).await.unwrap();
         assert_eq!(numbers(&some), [1, 2, 3]);
     }
 }
 
 /// A group that never was has no dead letters.
-pub async fn should_not_know_dead_letters_of_an_unknown_address(scene: Scene<'_>) {
-    let address = Address::from(scene.group("never"));
-    let answer = scene.within("refuse", scene.broker.dead_letters(&address)).await;
+pub async fn should_not_know_dead_letters_of_an_unknown_address(harness: Harness<'_>) {
+    let address = Address::from(harness.group("never"));
+    let answer = harness.within("refuse", harness.broker.dead_letters(&address)).await;
     assert_eq!(answer.err().unwrap().code(), "UNKNOWN_ADDRESS");
 }
 
-async fn give_up(scene: &Scene<'_>, reader: &mut Reader<'_>, count: usize, reason: &str) {
+async fn give_up(harness: &Harness<'_>, reader: &mut Reader<'_>, count: usize, reason: &str) {
     for _ in 0..count {
         let delivery = reader.next().await;
-        scene.within("give up", delivery.dead_letter(reason)).await.unwrap();
+        harness.within("give up", delivery.dead_letter(reason)).await.unwrap();
     }
 }
 
 /// The dead letters of a group, of which there must soon be this many.
-async fn letters(scene: &Scene<'_>, group: &str, count: usize) -> Vec<DeadLetter> {
-    let dead: Box<dyn DeadLetters> = scene.dead_letters(scene.group(group)).await;
+async fn letters(harness: &Harness<'_>, group: &str, count: usize) -> Vec<DeadLetter> {
+    let dead: Box<dyn DeadLetters> = harness.dead_letters(harness.group(group)).await;
     for _ in 0..20 {
-        let letters = scene.within("list", dead.list(100)).await.unwrap();
+        let letters = harness.within("list", dead.list(100)).await.unwrap();
         if letters.len() == count {
             return letters;
         }
-        scene.quiet().await;
+        harness.quiet().await;
     }
     panic!("{group} does not come to have {count} dead letters");
 }
 
-async fn waiting(scene: &Scene<'_>, dead: &dyn DeadLetters, count: u64) {
+async fn waiting(harness: &Harness<'_>, dead: &dyn DeadLetters, count: u64) {
     let mut found = 0;
     for _ in 0..20 {
-        found = scene.within("count", dead.waiting()).await.unwrap();
+        found = harness.within("count", dead.waiting()).await.unwrap();
         if found == count {
             return;
         }
-        scene.quiet().await;
+        harness.quiet().await;
     }
     panic!("{found} events wait instead of {count}");
 }

@@ -1,37 +1,37 @@
 //! The envelope on its way.
 
-use super::Scene;
+use super::Harness;
 use crate::event::{Event, Payload};
 
 /// The very text that was published arrives, with what aios does not know.
-pub async fn should_carry_the_envelope_unchanged(scene: Scene<'_>) {
-    let event_type = scene.event("backend.task_completed", 1).event_type;
+pub async fn should_carry_the_envelope_unchanged(harness: Harness<'_>) {
+    let event_type = harness.event("backend.task_completed", 1).event_type;
     let text = format!(
         r#"{{"id":"msg-123","type":"{event_type}","timestamp":"2024-01-01T00:00:00.123456Z","source":"backend-agent-1","data":{{"task_id":"task-456","result":"success","output":{{}},"number":1.00}},"metadata":{{"correlation_id":"corr-789","causation_id":"msg-122","user_id":"user-1","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","tracestate":"a=b","reply_to":"box","schema_version":3,"tenant":{{"a":[1,2]}},"zone":"eu"}}}}"#
     );
-    let mut reader = scene.subscribe(scene.all("g")).await;
-    scene.publish_events(vec![Event::from_json(&text).unwrap()]).await;
+    let mut reader = harness.subscribe(harness.all("g")).await;
+    harness.publish_events(vec![Event::from_json(&text).unwrap()]).await;
     let delivery = reader.next().await;
     assert_eq!(delivery.event.to_json().unwrap(), text);
-    scene.within("acknowledge", delivery.ack()).await.unwrap();
+    harness.within("acknowledge", delivery.ack()).await.unwrap();
 }
 
 /// Names and data may hold any text.
-pub async fn should_carry_unicode(scene: Scene<'_>) {
-    let mut event = scene.event("thing.happened", 1).with_id("日本-🦀".parse().unwrap());
+pub async fn should_carry_unicode(harness: Harness<'_>) {
+    let mut event = harness.event("thing.happened", 1).with_id("日本-🦀".parse().unwrap());
     event.source = "агент \"7\"\n".into();
     event.payload = Payload::encode(&["\u{0}\u{7f}", "e\u{301}", "🧑‍🚀", "\u{202e}rtl"]).unwrap();
     event.metadata.extra.insert("ключ".to_owned(), "værdi".into());
-    let mut reader = scene.subscribe(scene.all("g")).await;
-    scene.publish_events(vec![event.clone()]).await;
+    let mut reader = harness.subscribe(harness.all("g")).await;
+    harness.publish_events(vec![event.clone()]).await;
     assert_eq!(reader.next().await.event, event);
 }
 
 /// A large event crosses whole.
-pub async fn should_carry_a_mebibyte(scene: Scene<'_>) {
-    let mut event = scene.event("thing.happened", 1);
+pub async fn should_carry_a_mebibyte(harness: Harness<'_>) {
+    let mut event = harness.event("thing.happened", 1);
     event.payload = Payload::encode(&"0123456789abcdef".repeat(1 << 16)).unwrap();
-    let mut reader = scene.subscribe(scene.all("g")).await;
-    scene.publish_events(vec![event.clone()]).await;
+    let mut reader = harness.subscribe(harness.all("g")).await;
+    harness.publish_events(vec![event.clone()]).await;
     assert!(reader.next().await.event == event, "the event arrives as it was published");
 }

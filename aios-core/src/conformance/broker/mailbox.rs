@@ -1,16 +1,18 @@
 //! Mailboxes.
 
-use super::{Capability, Scene};
+use super::{Capability, Harness};
 use crate::broker::{Publish, Subscription};
 
 /// One publish reaches the mailbox and every group.
-pub async fn should_reach_a_mailbox_beside_the_groups(scene: Scene<'_>) {
-    let mut group = scene.subscribe(scene.all("g")).await;
-    let mut mailbox = scene.subscribe(Subscription::mailbox(scene.mailbox("m"))).await;
-    let mut other = scene.subscribe(Subscription::mailbox(scene.mailbox("other"))).await;
-    let addressed = Publish::new(scene.event("thing.happened", 1)).with_mailbox(scene.mailbox("m"));
-    let answers =
-        scene.try_publish(vec![addressed, Publish::new(scene.event("thing.happened", 2))]).await;
+pub async fn should_reach_a_mailbox_beside_the_groups(harness: Harness<'_>) {
+    let mut group = harness.subscribe(harness.all("g")).await;
+    let mut mailbox = harness.subscribe(Subscription::mailbox(harness.mailbox("m"))).await;
+    let mut other = harness.subscribe(Subscription::mailbox(harness.mailbox("other"))).await;
+    let addressed =
+        Publish::new(harness.event("thing.happened", 1)).with_mailbox(harness.mailbox("m"));
+    let answers = harness
+        .try_publish(vec![addressed, Publish::new(harness.event("thing.happened", 2))])
+        .await;
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     assert_eq!(group.numbers(2).await, [1, 2]);
     assert_eq!(mailbox.numbers(1).await, [1]);
@@ -19,30 +21,30 @@ pub async fn should_reach_a_mailbox_beside_the_groups(scene: Scene<'_>) {
 }
 
 /// A mailbox without a reader keeps what it gets, and satisfies a required route.
-pub async fn should_count_a_mailbox_as_route(scene: Scene<'_>) {
-    let mailbox = || Subscription::mailbox(scene.mailbox("m"));
-    scene.declare(mailbox()).await;
-    let publish = Publish::new(scene.event("thing.happened", 1))
-        .with_mailbox(scene.mailbox("m"))
+pub async fn should_count_a_mailbox_as_route(harness: Harness<'_>) {
+    let mailbox = || Subscription::mailbox(harness.mailbox("m"));
+    harness.declare(mailbox()).await;
+    let publish = Publish::new(harness.event("thing.happened", 1))
+        .with_mailbox(harness.mailbox("m"))
         .with_required_route();
-    let answers = scene.try_publish(vec![publish]).await;
+    let answers = harness.try_publish(vec![publish]).await;
     assert!(answers[0].is_ok(), "{answers:?}");
-    assert_eq!(scene.subscribe(mailbox()).await.numbers(1).await, [1]);
+    assert_eq!(harness.subscribe(mailbox()).await.numbers(1).await, [1]);
 }
 
 /// A group is no route for what requires a mailbox.
-pub async fn should_require_the_mailbox_that_is_named(scene: Scene<'_>) {
-    if scene.lacks(Capability::RequiredRoute) {
+pub async fn should_require_the_mailbox_that_is_named(harness: Harness<'_>) {
+    if harness.lacks(Capability::RequiredRoute) {
         return;
     }
-    let _group = scene.subscribe(scene.all("g")).await;
-    let mut reader = scene.subscribe(Subscription::mailbox(scene.mailbox("m"))).await;
+    let _group = harness.subscribe(harness.all("g")).await;
+    let mut reader = harness.subscribe(Subscription::mailbox(harness.mailbox("m"))).await;
     let required = |name: &str, number| {
-        let publish = Publish::new(scene.event("thing.happened", number));
-        publish.with_mailbox(scene.mailbox(name)).with_required_route()
+        let publish = Publish::new(harness.event("thing.happened", number));
+        publish.with_mailbox(harness.mailbox(name)).with_required_route()
     };
     let answers =
-        scene.try_publish(vec![required("m", 1), required("none", 2), required("m", 3)]).await;
+        harness.try_publish(vec![required("m", 1), required("none", 2), required("m", 3)]).await;
     assert!(answers[0].is_ok() && answers[2].is_ok(), "{answers:?}");
     let error = answers[1].as_ref().unwrap_err();
     assert_eq!(error.code(), "UNROUTABLE");
@@ -51,16 +53,16 @@ pub async fn should_require_the_mailbox_that_is_named(scene: Scene<'_>) {
 }
 
 /// Mailboxes are told apart by every character of their names.
-pub async fn should_keep_mailboxes_with_similar_names_apart(scene: Scene<'_>) {
+pub async fn should_keep_mailboxes_with_similar_names_apart(harness: Harness<'_>) {
     let names = ["m", "M", "m.a", "m_a", "m-a", "m.a.b", "a.m"];
     let mut readers = Vec::new();
     for name in names {
-        readers.push(scene.subscribe(Subscription::mailbox(scene.mailbox(name))).await);
+        readers.push(harness.subscribe(Subscription::mailbox(harness.mailbox(name))).await);
     }
     let addressed = (0..).zip(names).map(|(number, name)| {
-        Publish::new(scene.event("thing.happened", number)).with_mailbox(scene.mailbox(name))
+        Publish::new(harness.event("thing.happened", number)).with_mailbox(harness.mailbox(name))
     });
-    let answers = scene.try_publish(addressed.collect()).await;
+    let answers = harness.try_publish(addressed.collect()).await;
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     for (number, reader) in (0..).zip(&mut readers) {
         assert_eq!(reader.numbers(1).await, [number]);
@@ -71,63 +73,64 @@ pub async fn should_keep_mailboxes_with_similar_names_apart(scene: Scene<'_>) {
 }
 
 /// A mailbox that went with its reader is no route, as one that never was.
-pub async fn should_count_a_mailbox_that_is_gone_as_no_route(scene: Scene<'_>) {
-    if scene.lacks(Capability::Temporary) || scene.lacks(Capability::RequiredRoute) {
+pub async fn should_count_a_mailbox_that_is_gone_as_no_route(harness: Harness<'_>) {
+    if harness.lacks(Capability::Temporary) || harness.lacks(Capability::RequiredRoute) {
         return;
     }
-    let mut reader = scene.subscribe(Subscription::mailbox(scene.mailbox("m")).temporary()).await;
-    send(&scene, [1]).await;
+    let mut reader =
+        harness.subscribe(Subscription::mailbox(harness.mailbox("m")).temporary()).await;
+    send(&harness, [1]).await;
     assert_eq!(reader.numbers(1).await, [1]);
     drop(reader);
     for _ in 0..20 {
-        let publish = Publish::new(scene.event("thing.happened", 2))
-            .with_mailbox(scene.mailbox("m"))
+        let publish = Publish::new(harness.event("thing.happened", 2))
+            .with_mailbox(harness.mailbox("m"))
             .with_required_route();
-        match &scene.try_publish(vec![publish]).await[0] {
+        match &harness.try_publish(vec![publish]).await[0] {
             Err(error) => {
                 assert_eq!(error.code(), "UNROUTABLE");
-                return send(&scene, [3]).await;
+                return send(&harness, [3]).await;
             }
-            Ok(()) => scene.quiet().await,
+            Ok(()) => harness.quiet().await,
         }
     }
     panic!("the mailbox does not go");
 }
 
 /// A second reader waits without events.
-pub async fn should_let_one_reader_have_the_mailbox(scene: Scene<'_>) {
-    if scene.lacks(Capability::SingleReader) {
+pub async fn should_let_one_reader_have_the_mailbox(harness: Harness<'_>) {
+    if harness.lacks(Capability::SingleReader) {
         return;
     }
-    let other = scene.connect().await;
-    let mailbox = || Subscription::mailbox(scene.mailbox("m"));
-    let mut first = scene.subscribe(mailbox()).await;
-    let mut second = scene.subscribe_on(&other, mailbox()).await;
-    send(&scene, 1..=20).await;
+    let other = harness.connect().await;
+    let mailbox = || Subscription::mailbox(harness.mailbox("m"));
+    let mut first = harness.subscribe(mailbox()).await;
+    let mut second = harness.subscribe_on(&other, mailbox()).await;
+    send(&harness, 1..=20).await;
     assert_eq!(first.numbers(20).await, Vec::from_iter(1..=20));
     second.none().await;
 }
 
 /// The next reader takes over when the first is gone.
-pub async fn should_hand_the_mailbox_over(scene: Scene<'_>) {
-    if scene.lacks(Capability::SingleReader) {
+pub async fn should_hand_the_mailbox_over(harness: Harness<'_>) {
+    if harness.lacks(Capability::SingleReader) {
         return;
     }
-    let other = scene.connect().await;
-    let mailbox = || Subscription::mailbox(scene.mailbox("m"));
-    let mut first = scene.subscribe(mailbox()).await;
-    let mut second = scene.subscribe_on(&other, mailbox()).await;
-    send(&scene, 1..=3).await;
+    let other = harness.connect().await;
+    let mailbox = || Subscription::mailbox(harness.mailbox("m"));
+    let mut first = harness.subscribe(mailbox()).await;
+    let mut second = harness.subscribe_on(&other, mailbox()).await;
+    send(&harness, 1..=3).await;
     assert_eq!(first.numbers(1).await, [1]);
     drop(first);
     assert_eq!(second.numbers(2).await, [2, 3]);
-    send(&scene, 4..=5).await;
+    send(&harness, 4..=5).await;
     assert_eq!(second.numbers(2).await, [4, 5]);
 }
 
-async fn send(scene: &Scene<'_>, numbers: impl IntoIterator<Item = u64>) {
-    let addressed = |event| Publish::new(event).with_mailbox(scene.mailbox("m"));
-    let batch = scene.events(numbers).into_iter().map(addressed).collect();
-    let answers = scene.try_publish(batch).await;
+async fn send(harness: &Harness<'_>, numbers: impl IntoIterator<Item = u64>) {
+    let addressed = |event| Publish::new(event).with_mailbox(harness.mailbox("m"));
+    let batch = harness.events(numbers).into_iter().map(addressed).collect();
+    let answers = harness.try_publish(batch).await;
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
 }

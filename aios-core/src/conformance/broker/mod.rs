@@ -24,18 +24,18 @@ pub mod close;
 pub mod consuming;
 pub mod dead_letter;
 pub mod envelope;
+mod harness;
 pub mod lifetime;
 pub mod mailbox;
 pub mod publishing;
 pub mod retry;
 pub mod routing;
-mod scene;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-pub use self::scene::{Reader, Scene};
+pub use self::harness::{Harness, Reader};
 use crate::broker::{Broker, BrokerError};
 
 /// Everything that the suite needs from an adapter.
@@ -89,9 +89,9 @@ pub enum Capability {
 }
 
 /// Runs one case; the macro calls it.
-pub async fn run<F: BrokerFixture>(fixture: F, case: impl AsyncFnOnce(Scene<'_>)) {
+pub async fn run<F: BrokerFixture>(fixture: F, case: impl AsyncFnOnce(Harness<'_>)) {
     if fixture.is_there() {
-        case(Scene::new(&fixture).await).await;
+        case(Harness::new(&fixture).await).await;
     }
 }
 

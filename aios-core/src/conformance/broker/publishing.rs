@@ -2,65 +2,65 @@
 
 use futures_util::future::join_all;
 
-use super::{Capability, Scene, scene::sorted};
+use super::{Capability, Harness, harness::sorted};
 use crate::{
     broker::{Publish, Subscription},
     event::Payload,
 };
 
 /// An event over the limit is refused by its size, and its neighbours pass.
-pub async fn should_refuse_an_event_that_is_too_large(scene: Scene<'_>) {
-    if scene.lacks(Capability::SizeLimit) {
+pub async fn should_refuse_an_event_that_is_too_large(harness: Harness<'_>) {
+    if harness.lacks(Capability::SizeLimit) {
         return;
     }
-    let mut reader = scene.subscribe(scene.all("g")).await;
-    let mut large = scene.event("thing.happened", 1);
-    large.payload = Payload::encode(&"x".repeat(scene.too_many_bytes())).unwrap();
-    let batch = [scene.event("thing.happened", 2), large, scene.event("thing.happened", 3)];
-    let answers = scene.try_publish(batch.map(Publish::new).into()).await;
+    let mut reader = harness.subscribe(harness.all("g")).await;
+    let mut large = harness.event("thing.happened", 1);
+    large.payload = Payload::encode(&"x".repeat(harness.too_many_bytes())).unwrap();
+    let batch = [harness.event("thing.happened", 2), large, harness.event("thing.happened", 3)];
+    let answers = harness.try_publish(batch.map(Publish::new).into()).await;
     assert_eq!(answers[1].as_ref().unwrap_err().code(), "EVENT_TOO_LARGE");
     assert!(answers[0].is_ok() && answers[2].is_ok());
     assert_eq!(reader.numbers(2).await, [2, 3]);
 }
 
 /// The metadata that a sender adds is part of the size of the event.
-pub async fn should_count_metadata_as_size(scene: Scene<'_>) {
-    if scene.lacks(Capability::SizeLimit) {
+pub async fn should_count_metadata_as_size(harness: Harness<'_>) {
+    if harness.lacks(Capability::SizeLimit) {
         return;
     }
-    let mut reader = scene.subscribe(scene.all("g")).await;
-    let mut large = scene.event("thing.happened", 1);
-    let note = "x".repeat(scene.too_many_bytes());
+    let mut reader = harness.subscribe(harness.all("g")).await;
+    let mut large = harness.event("thing.happened", 1);
+    let note = "x".repeat(harness.too_many_bytes());
     large.metadata.extra.insert("note".into(), note.into());
-    let answers = scene.try_publish(vec![Publish::new(large)]).await;
+    let answers = harness.try_publish(vec![Publish::new(large)]).await;
     assert_eq!(answers[0].as_ref().unwrap_err().code(), "EVENT_TOO_LARGE");
-    scene.publish([2]).await;
+    harness.publish([2]).await;
     assert_eq!(reader.numbers(1).await, [2]);
 }
 
 /// The limit is that of the event; its envelope has a little room beside the data.
-pub async fn should_take_an_event_just_below_the_limit(scene: Scene<'_>) {
-    if scene.lacks(Capability::SizeLimit) {
+pub async fn should_take_an_event_just_below_the_limit(harness: Harness<'_>) {
+    if harness.lacks(Capability::SizeLimit) {
         return;
     }
-    let mut reader = scene.subscribe(scene.all("g")).await;
-    let mut large = scene.event("thing.happened", 1);
-    let data = "x".repeat(scene.too_many_bytes().saturating_sub(1024));
+    let mut reader = harness.subscribe(harness.all("g")).await;
+    let mut large = harness.event("thing.happened", 1);
+    let data = "x".repeat(harness.too_many_bytes().saturating_sub(1024));
     large.payload = Payload::encode(&data).unwrap();
-    scene.publish_events(vec![large.clone()]).await;
+    harness.publish_events(vec![large.clone()]).await;
     let delivery = reader.next().await;
     assert_eq!(delivery.event, large);
-    scene.within("acknowledge", delivery.ack()).await.unwrap();
+    harness.within("acknowledge", delivery.ack()).await.unwrap();
 }
 
 /// Nothing is lost and nothing doubled when nothing fails.
-pub async fn should_deliver_events_of_many_publishers_exactly_once(scene: Scene<'_>) {
+pub async fn should_deliver_events_of_many_publishers_exactly_once(harness: Harness<'_>) {
     const PUBLISHERS: u64 = 16;
     const EACH: u64 = 60;
-    let mut reader = scene.subscribe(scene.all("g")).await;
+    let mut reader = harness.subscribe(harness.all("g")).await;
     let publishers = (0..PUBLISHERS).map(async |publisher| {
         for first in (0..EACH).step_by(5) {
-            scene.publish((first..first + 5).map(|number| publisher * EACH + number)).await;
+            harness.publish((first..first + 5).map(|number| publisher * EACH + number)).await;
         }
     });
     join_all(publishers).await;
@@ -70,14 +70,14 @@ pub async fn should_deliver_events_of_many_publishers_exactly_once(scene: Scene<
 }
 
 /// One publisher, one consumer: the order stays, within batches and between them.
-pub async fn should_keep_the_order_of_one_publisher(scene: Scene<'_>) {
-    if scene.lacks(Capability::Ordering) {
+pub async fn should_keep_the_order_of_one_publisher(harness: Harness<'_>) {
+    if harness.lacks(Capability::Ordering) {
         return;
     }
-    let subscription = Subscription::group(scene.group("g"), [scene.pattern("#")]);
-    let mut reader = scene.subscribe(subscription.with_prefetch(7)).await;
+    let subscription = Subscription::group(harness.group("g"), [harness.pattern("#")]);
+    let mut reader = harness.subscribe(subscription.with_prefetch(7)).await;
     for first in (0..1000).step_by(50) {
-        scene.publish(first..first + 50).await;
+        harness.publish(first..first + 50).await;
     }
     assert_eq!(reader.numbers(1000).await, Vec::from_iter(0..1000));
 }

@@ -1,103 +1,103 @@
 //! Events that come again.
 
-use super::{Capability, Scene};
+use super::{Capability, Harness};
 use crate::retry::RetryPolicy;
 
 /// A failure is counted, and the event comes again after the policy's delay.
-pub async fn should_retry_after_the_delay_and_count(scene: Scene<'_>) {
-    let policy = RetryPolicy::fixed(5, scene.delay());
-    let mut reader = scene.subscribe(scene.all("g").with_retry(policy)).await;
-    scene.publish([1]).await;
+pub async fn should_retry_after_the_delay_and_count(harness: Harness<'_>) {
+    let policy = RetryPolicy::fixed(5, harness.delay());
+    let mut reader = harness.subscribe(harness.all("g").with_retry(policy)).await;
+    harness.publish([1]).await;
     for attempt in 1..=2 {
         let delivery = reader.expect(1, attempt).await;
-        scene.within("retry", delivery.retry(None, "not yet")).await.unwrap();
+        harness.within("retry", delivery.retry(None, "not yet")).await.unwrap();
         reader.none().await;
-        scene.pass(scene.delay()).await;
+        harness.pass(harness.delay()).await;
     }
     let delivery = reader.expect(1, 3).await;
-    scene.within("acknowledge", delivery.ack()).await.unwrap();
-    scene.pass(scene.delay()).await;
+    harness.within("acknowledge", delivery.ack()).await.unwrap();
+    harness.pass(harness.delay()).await;
     reader.none().await;
 }
 
 /// A handler may choose the delay.
-pub async fn should_retry_after_an_explicit_delay(scene: Scene<'_>) {
-    let policy = RetryPolicy::fixed(5, scene.delay() * 1000);
-    let mut reader = scene.subscribe(scene.all("g").with_retry(policy)).await;
-    scene.publish([1]).await;
+pub async fn should_retry_after_an_explicit_delay(harness: Harness<'_>) {
+    let policy = RetryPolicy::fixed(5, harness.delay() * 1000);
+    let mut reader = harness.subscribe(harness.all("g").with_retry(policy)).await;
+    harness.publish([1]).await;
     let delivery = reader.expect(1, 1).await;
-    scene.within("retry", delivery.retry(Some(scene.delay()), "soon")).await.unwrap();
+    harness.within("retry", delivery.retry(Some(harness.delay()), "soon")).await.unwrap();
     reader.none().await;
-    scene.pass(scene.delay()).await;
+    harness.pass(harness.delay()).await;
     let delivery = reader.expect(1, 2).await;
-    scene.within("acknowledge", delivery.ack()).await.unwrap();
+    harness.within("acknowledge", delivery.ack()).await.unwrap();
 }
 
 /// Delays grow as the policy says.
-pub async fn should_wait_longer_each_time(scene: Scene<'_>) {
+pub async fn should_wait_longer_each_time(harness: Harness<'_>) {
     let policy = RetryPolicy::new()
-        .with_delays(scene.delay(), scene.delay() * 8)
+        .with_delays(harness.delay(), harness.delay() * 8)
         .with_factor(2.0)
         .with_jitter(0.0);
-    let mut reader = scene.subscribe(scene.all("g").with_retry(policy)).await;
-    scene.publish([1]).await;
+    let mut reader = harness.subscribe(harness.all("g").with_retry(policy)).await;
+    harness.publish([1]).await;
     let first = reader.expect(1, 1).await;
-    scene.within("retry", first.retry(None, "once")).await.unwrap();
-    scene.pass(scene.delay()).await;
+    harness.within("retry", first.retry(None, "once")).await.unwrap();
+    harness.pass(harness.delay()).await;
     let second = reader.expect(1, 2).await;
-    scene.within("retry", second.retry(None, "twice")).await.unwrap();
-    scene.pass(scene.delay()).await;
+    harness.within("retry", second.retry(None, "twice")).await.unwrap();
+    harness.pass(harness.delay()).await;
     reader.none().await;
-    scene.pass(scene.delay()).await;
+    harness.pass(harness.delay()).await;
     let third = reader.expect(1, 3).await;
-    scene.within("acknowledge", third.ack()).await.unwrap();
+    harness.within("acknowledge", third.ack()).await.unwrap();
 }
 
 /// An event that waits for its next attempt does not hold up others, however long that is.
-pub async fn should_not_hold_back_others_while_one_is_delayed(scene: Scene<'_>) {
-    let policy = RetryPolicy::fixed(5, scene.delay());
-    let subscription = scene.all("g").with_retry(policy).with_prefetch(1);
-    let mut reader = scene.subscribe(subscription).await;
-    scene.publish(1..=10).await;
+pub async fn should_not_hold_back_others_while_one_is_delayed(harness: Harness<'_>) {
+    let policy = RetryPolicy::fixed(5, harness.delay());
+    let subscription = harness.all("g").with_retry(policy).with_prefetch(1);
+    let mut reader = harness.subscribe(subscription).await;
+    harness.publish(1..=10).await;
     let far = reader.expect(1, 1).await;
-    scene.within("retry", far.retry(Some(scene.delay() * 1000), "far")).await.unwrap();
+    harness.within("retry", far.retry(Some(harness.delay() * 1000), "far")).await.unwrap();
     let near = reader.expect(2, 1).await;
-    scene.within("retry", near.retry(None, "near")).await.unwrap();
+    harness.within("retry", near.retry(None, "near")).await.unwrap();
     assert_eq!(reader.numbers(8).await, Vec::from_iter(3..=10));
-    scene.pass(scene.delay()).await;
+    harness.pass(harness.delay()).await;
     let near = reader.expect(2, 2).await;
-    scene.within("acknowledge", near.ack()).await.unwrap();
+    harness.within("acknowledge", near.ack()).await.unwrap();
     reader.none().await;
 }
 
 /// Releasing is no attempt, however often; retrying is.
-pub async fn should_not_count_a_release(scene: Scene<'_>) {
-    let policy = RetryPolicy::fixed(2, scene.delay());
-    let mut reader = scene.subscribe(scene.all("g").with_retry(policy)).await;
-    scene.publish([1]).await;
+pub async fn should_not_count_a_release(harness: Harness<'_>) {
+    let policy = RetryPolicy::fixed(2, harness.delay());
+    let mut reader = harness.subscribe(harness.all("g").with_retry(policy)).await;
+    harness.publish([1]).await;
     for _ in 0..30 {
         let delivery = reader.expect(1, 1).await;
-        scene.within("release", delivery.release()).await.unwrap();
+        harness.within("release", delivery.release()).await.unwrap();
     }
     let delivery = reader.expect(1, 1).await;
-    scene.within("retry", delivery.retry(None, "counted")).await.unwrap();
-    scene.pass(scene.delay()).await;
+    harness.within("retry", delivery.retry(None, "counted")).await.unwrap();
+    harness.pass(harness.delay()).await;
     let delivery = reader.expect(1, 2).await;
-    scene.within("release", delivery.release()).await.unwrap();
+    harness.within("release", delivery.release()).await.unwrap();
     let delivery = reader.expect(1, 2).await;
-    scene.within("acknowledge", delivery.ack()).await.unwrap();
+    harness.within("acknowledge", delivery.ack()).await.unwrap();
 }
 
 /// An event that was released keeps its place before those that were not delivered yet.
-pub async fn should_deliver_a_released_event_before_later_ones(scene: Scene<'_>) {
-    if scene.lacks(Capability::Ordering) {
+pub async fn should_deliver_a_released_event_before_later_ones(harness: Harness<'_>) {
+    if harness.lacks(Capability::Ordering) {
         return;
     }
-    let mut reader = scene.subscribe(scene.all("g").with_prefetch(1)).await;
-    scene.publish(1..=5).await;
+    let mut reader = harness.subscribe(harness.all("g").with_prefetch(1)).await;
+    harness.publish(1..=5).await;
     for _ in 0..3 {
         let delivery = reader.expect(1, 1).await;
-        scene.within("release", delivery.release()).await.unwrap();
+        harness.within("release", delivery.release()).await.unwrap();
     }
     assert_eq!(reader.numbers(5).await, [1, 2, 3, 4, 5]);
 }

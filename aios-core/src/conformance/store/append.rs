@@ -4,17 +4,17 @@ use std::collections::HashSet;
 
 use futures_util::{FutureExt, future::join_all};
 
-use super::scene::{Scene, envelope, event, events, places, stored, stream};
+use super::harness::{Harness, envelope, event, events, places, stored, stream};
 use crate::store::{Append, EventStoreExt, Expected, StoreError};
 
 /// Events of one append get the next versions and positions, in order.
-pub async fn should_append_several_events_in_order(scene: Scene<'_>) {
+pub async fn should_append_several_events_in_order(harness: Harness<'_>) {
     let (first, second) = (events([1, 2, 3]), events([4, 5]));
-    let appended = scene.append("a", first.clone()).await;
+    let appended = harness.append("a", first.clone()).await;
     assert_eq!(appended, stored(3, 3));
-    assert_eq!(scene.append("b", events([9])).await, stored(1, 4));
-    assert_eq!(scene.append("a", second.clone()).await, stored(5, 6));
-    let read = scene.stream("a").await;
+    assert_eq!(harness.append("b", events([9])).await, stored(1, 4));
+    assert_eq!(harness.append("a", second.clone()).await, stored(5, 6));
+    let read = harness.stream("a").await;
     assert_eq!(places(&read), [(1, 1), (2, 2), (3, 3), (4, 5), (5, 6)]);
     assert!(read.iter().all(|recorded| recorded.stream == stream("a")));
     let written: Vec<_> = first.iter().chain(&second).map(envelope).collect();
@@ -23,7 +23,7 @@ pub async fn should_append_several_events_in_order(scene: Scene<'_>) {
 }
 
 /// Each belief is accepted where it is true and only there.
-pub async fn should_check_what_the_writer_believes(scene: Scene<'_>) {
+pub async fn should_check_what_the_writer_believes(harness: Harness<'_>) {
     for (expected, fits_empty, fits_two) in [
         (Expected::Any, true, true),
         (Expected::Empty, true, false),
@@ -34,22 +34,22 @@ pub async fn should_check_what_the_writer_believes(scene: Scene<'_>) {
         (Expected::Exact(u64::MAX), false, false),
     ] {
         let (empty, two) = (format!("empty/{expected:?}"), format!("two/{expected:?}"));
-        scene.append(&two, events([1, 2])).await;
+        harness.append(&two, events([1, 2])).await;
         for (name, fits) in [(empty, fits_empty), (two, fits_two)] {
             let append = Append::new(stream(&name), events([3])).with_expected(expected);
-            assert_eq!(scene.try_append(append).await.is_ok(), fits, "{name}");
+            assert_eq!(harness.try_append(append).await.is_ok(), fits, "{name}");
         }
     }
 }
 
 /// A conflict says where the stream really is.
-pub async fn should_report_the_version_really_found(scene: Scene<'_>) {
-    scene.append("a", events([1, 2, 3])).await;
+pub async fn should_report_the_version_really_found(harness: Harness<'_>) {
+    harness.append("a", events([1, 2, 3])).await;
     for (name, expected, found) in
         [("a", Expected::Exact(2), 3), ("a", Expected::Empty, 3), ("b", Expected::Exact(7), 0)]
     {
         let append = Append::new(stream(name), events([4])).with_expected(expected);
-        let error = scene.try_append(append).await.unwrap_err();
+        let error = harness.try_append(append).await.unwrap_err();
         match error {
             StoreError::Conflict { stream: at, actual } => {
                 assert_eq!((at, actual), (stream(name), found));
@@ -60,63 +60,63 @@ pub async fn should_report_the_version_really_found(scene: Scene<'_>) {
 }
 
 /// An append has at least one event.
-pub async fn should_refuse_an_append_without_events(scene: Scene<'_>) {
-    let error = scene.try_append(Append::new(stream("a"), Vec::new())).await.unwrap_err();
+pub async fn should_refuse_an_append_without_events(harness: Harness<'_>) {
+    let error = harness.try_append(Append::new(stream("a"), Vec::new())).await.unwrap_err();
     assert_eq!(error.code(), "EMPTY_APPEND");
-    assert_eq!(scene.store.head().await.unwrap(), 0);
+    assert_eq!(harness.store.head().await.unwrap(), 0);
 }
 
 /// An append of which one event is refused leaves none of the others.
-pub async fn should_append_all_or_nothing(scene: Scene<'_>) {
+pub async fn should_append_all_or_nothing(harness: Harness<'_>) {
     let taken = event(0);
-    scene.append("a", vec![taken.clone()]).await;
+    harness.append("a", vec![taken.clone()]).await;
     let mixed = vec![event(1), event(2), taken, event(3)];
-    let error = scene.try_append(Append::new(stream("b"), mixed)).await.unwrap_err();
+    let error = harness.try_append(Append::new(stream("b"), mixed)).await.unwrap_err();
     assert_eq!(error.code(), "DUPLICATE_EVENT");
-    assert!(scene.stream("b").await.is_empty());
-    assert_eq!(scene.append("b", events([4])).await, stored(1, 2));
+    assert!(harness.stream("b").await.is_empty());
+    assert_eq!(harness.append("b", events([4])).await, stored(1, 2));
 }
 
 /// Of hundreds of appends in one call, the one that is refused fails alone.
-pub async fn should_fail_one_append_alone_among_hundreds(scene: Scene<'_>) {
+pub async fn should_fail_one_append_alone_among_hundreds(harness: Harness<'_>) {
     let mut batch: Vec<_> =
         (0..300).map(|n| Append::new(stream(&format!("s/{n}")), events([n]))).collect();
     batch[150].expected = Expected::Exact(7);
     batch[200].events.clear();
-    let answers = scene.store.append(batch).await;
+    let answers = harness.store.append(batch).await;
     let failed: Vec<_> = answers.iter().enumerate().filter(|(_, answer)| answer.is_err()).collect();
     assert_eq!(failed.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [150, 200]);
-    assert_eq!(scene.log().await.len(), 298);
+    assert_eq!(harness.log().await.len(), 298);
 }
 
 /// Answers and positions stand in the order of the batch, also within one stream.
-pub async fn should_answer_and_place_in_the_order_of_the_batch(scene: Scene<'_>) {
+pub async fn should_answer_and_place_in_the_order_of_the_batch(harness: Harness<'_>) {
     let batch = (0..100).map(|n| Append::new(stream(&format!("s/{}", n % 7)), events([n, n])));
-    let answers = scene.store.append(batch.collect()).await;
+    let answers = harness.store.append(batch.collect()).await;
     let positions: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().position).collect();
     assert_eq!(positions, (1..=100).map(|n| n * 2).collect::<Vec<_>>());
 }
 
 /// No appends, no answers.
-pub async fn should_answer_an_empty_batch(scene: Scene<'_>) {
-    assert!(scene.store.append(Vec::new()).await.is_empty());
+pub async fn should_answer_an_empty_batch(harness: Harness<'_>) {
+    assert!(harness.store.append(Vec::new()).await.is_empty());
 }
 
 /// Positions have no gaps and no doubles, and each is where its answer says.
-pub async fn should_keep_positions_dense_under_concurrent_writers(scene: Scene<'_>) {
-    let scene = &scene;
+pub async fn should_keep_positions_dense_under_concurrent_writers(harness: Harness<'_>) {
+    let harness = &harness;
     let writers = (0..50).map(|writer| async move {
         let name = format!("s/{}", writer % 20);
         let mut appended = Vec::new();
         for number in 0..10 {
             let event = event(number);
-            let at = scene.append(&name, vec![event.clone()]).await;
+            let at = harness.append(&name, vec![event.clone()]).await;
             appended.push((at.position, at.version, event.id));
         }
         appended
     });
     let answers: HashSet<_> = join_all(writers).await.into_iter().flatten().collect();
-    let log = scene.log().await;
+    let log = harness.log().await;
     let positions: Vec<_> = log.iter().map(|recorded| recorded.position).collect();
     assert_eq!(positions, (1..=500).collect::<Vec<_>>());
     let read = log.into_iter().map(|read| (read.position, read.version, read.event.id));
@@ -124,10 +124,10 @@ pub async fn should_keep_positions_dense_under_concurrent_writers(scene: Scene<'
 }
 
 /// Of many writers who believe the same, one is right; the others learn how far it is.
-pub async fn should_let_one_of_many_rivals_win(scene: Scene<'_>) {
+pub async fn should_let_one_of_many_rivals_win(harness: Harness<'_>) {
     let rivals = (0..30).map(|n| {
         let append = Append::new(stream("a"), events([n])).with_expected(Expected::Empty);
-        scene.try_append(append)
+        harness.try_append(append)
     });
     let answers = join_all(rivals).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
@@ -137,17 +137,17 @@ pub async fn should_let_one_of_many_rivals_win(scene: Scene<'_>) {
 }
 
 /// Appends that are dropped half-way are stored or not; the store continues either way.
-pub async fn should_stay_usable_after_a_cancelled_append(scene: Scene<'_>) {
+pub async fn should_stay_usable_after_a_cancelled_append(harness: Harness<'_>) {
     let mut cancelled = Vec::new();
     for number in 0..100 {
         let append = Append::new(stream("a"), events([number]));
-        drop(scene.store.append_one(append.clone()).now_or_never());
+        drop(harness.store.append_one(append.clone()).now_or_never());
         cancelled.push(append);
     }
     let mut repeated = HashSet::new();
     for append in cancelled {
-        repeated.insert(scene.try_append(append).await.unwrap().version);
+        repeated.insert(harness.try_append(append).await.unwrap().version);
     }
     assert_eq!(repeated, (1..=100).collect());
-    assert_eq!(scene.stream("a").await.len(), 100);
+    assert_eq!(harness.stream("a").await.len(), 100);
 }

@@ -1,34 +1,34 @@
 //! Remembering how far readers got.
 
-use super::scene::Scene;
+use super::harness::Harness;
 
 /// A reader that never saved begins at the start.
-pub async fn should_begin_without_a_checkpoint(scene: Scene<'_>) {
-    assert_eq!(scene.store.load_checkpoint("reader").await.unwrap(), 0);
+pub async fn should_begin_without_a_checkpoint(harness: Harness<'_>) {
+    assert_eq!(harness.store.load_checkpoint("reader").await.unwrap(), 0);
 }
 
 /// A reader continues from the position that was saved last.
-pub async fn should_resume_from_the_saved_checkpoint(scene: Scene<'_>) {
+pub async fn should_resume_from_the_saved_checkpoint(harness: Harness<'_>) {
     for position in [1, 7, 1_000_000_000_000] {
-        scene.store.save_checkpoint("reader", position).await.unwrap();
-        assert_eq!(scene.store.load_checkpoint("reader").await.unwrap(), position);
+        harness.store.save_checkpoint("reader", position).await.unwrap();
+        assert_eq!(harness.store.load_checkpoint("reader").await.unwrap(), position);
     }
 }
 
 /// A reader that is late with its saving moves nothing back.
-pub async fn should_never_move_a_checkpoint_back(scene: Scene<'_>) {
+pub async fn should_never_move_a_checkpoint_back(harness: Harness<'_>) {
     for (saved, loaded) in [(5, 5), (3, 5), (0, 5), (6, 6)] {
-        scene.store.save_checkpoint("reader", saved).await.unwrap();
-        assert_eq!(scene.store.load_checkpoint("reader").await.unwrap(), loaded);
+        harness.store.save_checkpoint("reader", saved).await.unwrap();
+        assert_eq!(harness.store.load_checkpoint("reader").await.unwrap(), loaded);
     }
 }
 
 /// Readers with different names have different checkpoints.
-pub async fn should_keep_readers_apart(scene: Scene<'_>) {
+pub async fn should_keep_readers_apart(harness: Harness<'_>) {
     for (reader, position) in [("a", 1), ("A", 2), ("ä", 3), ("", 4)] {
-        scene.store.save_checkpoint(reader, position).await.unwrap();
+        harness.store.save_checkpoint(reader, position).await.unwrap();
     }
     for (reader, position) in [("a", 1), ("A", 2), ("ä", 3), ("", 4), ("b", 0)] {
-        assert_eq!(scene.store.load_checkpoint(reader).await.unwrap(), position);
+        assert_eq!(harness.store.load_checkpoint(reader).await.unwrap(), position);
     }
 }

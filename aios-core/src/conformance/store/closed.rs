@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     Capability,
-    scene::{Scene, event, events, places, repeated, stored, stream, typed},
+    harness::{Harness, event, events, places, repeated, stored, stream, typed},
 };
 use crate::{
     event::Event,
@@ -22,13 +22,13 @@ fn append(run: &str, action: &str) -> Append {
     Append::new(stream(&format!("runs/{run}")), vec![of_run(action)])
 }
 
-async fn start(scene: &Scene<'_>, run: &str) {
-    scene.try_append(append(run, "started")).await.unwrap();
+async fn start(harness: &Harness<'_>, run: &str) {
+    harness.try_append(append(run, "started")).await.unwrap();
 }
 
-async fn assert_closed(scene: &Scene<'_>, append: Append) {
+async fn assert_closed(harness: &Harness<'_>, append: Append) {
     let expected = append.expected;
-    match scene.try_append(append.clone()).await {
+    match harness.try_append(append.clone()).await {
         Err(error @ StoreError::StreamClosed { .. }) => {
             assert_eq!((error.code(), error.is_retryable()), ("STREAM_CLOSED", false));
         }
@@ -37,57 +37,57 @@ async fn assert_closed(scene: &Scene<'_>, append: Append) {
 }
 
 /// Whatever the writer believes and proves, and whatever it appends.
-pub async fn should_append_nothing_after_the_end(scene: Scene<'_>) {
-    let lease = scene.take(1, "owner").await;
+pub async fn should_append_nothing_after_the_end(harness: Harness<'_>) {
+    let lease = harness.take(1, "owner").await;
     for end in ENDS {
-        start(&scene, end).await;
-        scene.try_append(append(end, end)).await.unwrap();
+        start(&harness, end).await;
+        harness.try_append(append(end, end)).await.unwrap();
         for late in ["signaled", "cancel_requested", "started", "completed", "step_completed"] {
-            assert_closed(&scene, append(end, late)).await;
-            assert_closed(&scene, append(end, late).with_expected(Expected::Exact(2))).await;
-            assert_closed(&scene, append(end, late).with_fence(lease.fence())).await;
+            assert_closed(&harness, append(end, late)).await;
+            assert_closed(&harness, append(end, late).with_expected(Expected::Exact(2))).await;
+            assert_closed(&harness, append(end, late).with_fence(lease.fence())).await;
         }
         let foreign = Append::new(stream(&format!("runs/{end}")), events([1, 2]));
-        assert_closed(&scene, foreign).await;
-        assert_eq!(scene.stream(&format!("runs/{end}")).await.len(), 2);
+        assert_closed(&harness, foreign).await;
+        assert_eq!(harness.stream(&format!("runs/{end}")).await.len(), 2);
     }
-    assert_eq!(scene.log().await.len(), 8);
+    assert_eq!(harness.log().await.len(), 8);
 }
 
 /// A belief that is wrong, or a shard that was lost, is reported as that.
-pub async fn should_report_a_wrong_belief_about_a_closed_stream(scene: Scene<'_>) {
-    let lost = scene.take(1, "first").await.fence();
-    scene.let_leases_expire().await;
-    scene.take(1, "second").await;
-    start(&scene, "r1").await;
-    scene.try_append(append("r1", "completed")).await.unwrap();
+pub async fn should_report_a_wrong_belief_about_a_closed_stream(harness: Harness<'_>) {
+    let lost = harness.take(1, "first").await.fence();
+    harness.let_leases_expire().await;
+    harness.take(1, "second").await;
+    start(&harness, "r1").await;
+    harness.try_append(append("r1", "completed")).await.unwrap();
     for (late, code) in [
         (append("r1", "started").with_expected(Expected::Empty), "CONFLICT"),
         (append("r1", "signaled").with_expected(Expected::Exact(1)), "CONFLICT"),
         (append("r1", "signaled").with_fence(lost), "FENCED"),
     ] {
-        assert_eq!(scene.try_append(late).await.unwrap_err().code(), code);
+        assert_eq!(harness.try_append(late).await.unwrap_err().code(), code);
     }
 }
 
 /// An append that was stored before the end, or with it, may be repeated.
-pub async fn should_answer_a_repetition_after_the_end(scene: Scene<'_>) {
+pub async fn should_answer_a_repetition_after_the_end(harness: Harness<'_>) {
     let (started, signaled) = (append("r1", "started"), append("r1", "signaled"));
     let completed = append("r1", "completed");
     for append in [&started, &signaled, &completed] {
-        scene.try_append(append.clone()).await.unwrap();
+        harness.try_append(append.clone()).await.unwrap();
     }
     for (append, version) in [(started, 1), (signaled, 2), (completed.clone(), 3)] {
-        assert_eq!(scene.try_append(append).await.unwrap(), repeated(version, version));
+        assert_eq!(harness.try_append(append).await.unwrap(), repeated(version, version));
     }
-    let answers = scene.store.append(vec![completed, append("r1", "paused")]).await;
+    let answers = harness.store.append(vec![completed, append("r1", "paused")]).await;
     assert_eq!(answers[0].as_ref().unwrap(), &repeated(3, 3));
     assert_eq!(answers[1].as_ref().unwrap_err().code(), "STREAM_CLOSED");
 }
 
 /// The end counts from the moment it is accepted, also for the rest of the same call.
-pub async fn should_refuse_what_follows_the_end_in_one_batch(scene: Scene<'_>) {
-    start(&scene, "r1").await;
+pub async fn should_refuse_what_follows_the_end_in_one_batch(harness: Harness<'_>) {
+    start(&harness, "r1").await;
     let batch = vec![
         append("r1", "signaled"),
         append("r1", "failed"),
@@ -96,7 +96,7 @@ pub async fn should_refuse_what_follows_the_end_in_one_batch(scene: Scene<'_>) {
         append("r1", "completed"),
         append("r2", "signaled"),
     ];
-    let answers = scene.store.append(batch).await;
+    let answers = harness.store.append(batch).await;
     let codes = answers.iter().map(|answer| answer.as_ref().err().map(StoreError::code));
     let closed = Some("STREAM_CLOSED");
     assert_eq!(codes.collect::<Vec<_>>(), [None, None, closed, None, closed, None]);
@@ -105,19 +105,22 @@ pub async fn should_refuse_what_follows_the_end_in_one_batch(scene: Scene<'_>) {
 }
 
 /// An append of several events ends a run with its last one, or not at all.
-pub async fn should_refuse_an_append_with_events_after_the_end(scene: Scene<'_>) {
+pub async fn should_refuse_an_append_with_events_after_the_end(harness: Harness<'_>) {
     let run = stream("runs/r1");
     let late = vec![of_run("started"), of_run("completed"), of_run("signaled")];
-    assert_closed(&scene, Append::new(run.clone(), late)).await;
-    assert!(scene.log().await.is_empty());
+    assert_closed(&harness, Append::new(run.clone(), late)).await;
+    assert!(harness.log().await.is_empty());
     let whole = Append::new(run.clone(), vec![of_run("started"), of_run("completed")]);
-    assert_eq!(scene.try_append(whole.with_expected(Expected::Empty)).await.unwrap(), stored(2, 2));
-    assert_closed(&scene, append("r1", "signaled")).await;
+    assert_eq!(
+        harness.try_append(whole.with_expected(Expected::Empty)).await.unwrap(),
+        stored(2, 2)
+    );
+    assert_closed(&harness, append("r1", "signaled")).await;
 }
 
 /// A final event of another workflow, one that stands elsewhere, or one of what never started.
-pub async fn should_stay_open_after_what_ends_no_run(scene: Scene<'_>) {
-    start(&scene, "r1").await;
+pub async fn should_stay_open_after_what_ends_no_run(harness: Harness<'_>) {
+    start(&harness, "r1").await;
     for (name, event_type) in [
         ("runs/r1", "workflows.other.completed"),
         ("runs/r1", "agents.deploy.completed"),
@@ -126,21 +129,21 @@ pub async fn should_stay_open_after_what_ends_no_run(scene: Scene<'_>) {
         ("deployments/r1", "workflows.deploy.completed"),
     ] {
         let end = typed(event_type, &json!({}));
-        scene.append(name, vec![end]).await;
-        scene.append(name, vec![event(1)]).await;
+        harness.append(name, vec![end]).await;
+        harness.append(name, vec![event(1)]).await;
     }
-    scene.try_append(append("r1", "completed")).await.unwrap();
-    assert_closed(&scene, append("r1", "signaled")).await;
+    harness.try_append(append("r1", "completed")).await.unwrap();
+    assert_closed(&harness, append("r1", "signaled")).await;
 }
 
 /// Of many who want to end a run one does, and what they send otherwise stands before that.
-pub async fn should_let_one_of_many_rivals_end_a_run(scene: Scene<'_>) {
+pub async fn should_let_one_of_many_rivals_end_a_run(harness: Harness<'_>) {
     let other =
-        if scene.lacks(Capability::SecondHandle) { None } else { Some(scene.connect().await) };
-    start(&scene, "r1").await;
+        if harness.lacks(Capability::SecondHandle) { None } else { Some(harness.connect().await) };
+    start(&harness, "r1").await;
     let rivals = (0..40).map(|number| {
         let action = if number % 2 == 0 { "signaled" } else { ENDS[number / 2 % 4] };
-        let store = other.as_ref().filter(|_| number % 3 == 0).unwrap_or(&scene.store);
+        let store = other.as_ref().filter(|_| number % 3 == 0).unwrap_or(&harness.store);
         async move { (action, store.append(vec![append("r1", action)]).await.remove(0)) }
     });
     let answers = join_all(rivals).await;
@@ -148,26 +151,26 @@ pub async fn should_let_one_of_many_rivals_end_a_run(scene: Scene<'_>) {
     assert_eq!(won.count(), 1, "{answers:?}");
     let refused = answers.iter().filter_map(|(_, answer)| answer.as_ref().err());
     assert!(refused.map(StoreError::code).all(|code| code == "STREAM_CLOSED"), "{answers:?}");
-    let journal = scene.stream("runs/r1").await;
+    let journal = harness.stream("runs/r1").await;
     let ends = journal.iter().filter(|read| ENDS.contains(&read.event.event_type.action()));
     assert_eq!(ends.map(|read| read.version).collect::<Vec<_>>(), [journal.len() as u64]);
 }
 
 /// A writer's cache of a stream does not hide that another writer closed it.
-pub async fn should_see_that_another_handle_closed_a_stream(scene: Scene<'_>) {
-    if scene.lacks(Capability::SecondHandle) {
+pub async fn should_see_that_another_handle_closed_a_stream(harness: Harness<'_>) {
+    if harness.lacks(Capability::SecondHandle) {
         return;
     }
-    let other = scene.connect().await;
+    let other = harness.connect().await;
     for run in ["r1", "r2", "r3"] {
-        start(&scene, run).await;
-        scene.try_append(append(run, "signaled")).await.unwrap();
+        start(&harness, run).await;
+        harness.try_append(append(run, "signaled")).await.unwrap();
         other.append(vec![append(run, "completed")]).await.remove(0).unwrap();
     }
-    assert_closed(&scene, append("r1", "step_completed")).await;
+    assert_closed(&harness, append("r1", "step_completed")).await;
     let batch = vec![append("r2", "signaled"), append("r4", "started"), append("r3", "paused")];
-    let answers = scene.store.append(batch).await;
+    let answers = harness.store.append(batch).await;
     assert!(answers[0].is_err() && answers[1].is_ok() && answers[2].is_err(), "{answers:?}");
-    assert_closed(&scene, append("r2", "step_completed")).await;
-    assert_eq!(places(&scene.stream("runs/r1").await), [(1, 1), (2, 2), (3, 3)]);
+    assert_closed(&harness, append("r2", "step_completed")).await;
+    assert_eq!(places(&harness.stream("runs/r1").await), [(1, 1), (2, 2), (3, 3)]);
 }

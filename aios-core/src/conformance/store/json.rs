@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::{
     Capability,
+    harness::{Harness, stream, typed},
     read_model::run,
-    scene::{Scene, stream, typed},
 };
 use crate::{
     event::{Event, Payload},
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Texts that are JSON, and that not every parser reads or writes back.
-fn texts(scene: &Scene<'_>) -> Vec<String> {
+fn texts(harness: &Harness<'_>) -> Vec<String> {
     let mut texts: Vec<String> = [
         "1e999",
         "-1E+999",
@@ -29,7 +29,7 @@ fn texts(scene: &Scene<'_>) -> Vec<String> {
     .map(ToOwned::to_owned)
     .into();
     texts.push(format!("{}1{}", "[".repeat(5000), "]".repeat(5000)));
-    if !scene.lacks(Capability::NulCharacters) {
+    if !harness.lacks(Capability::NulCharacters) {
         texts.push(r#""a\u0000b""#.to_owned());
     }
     texts
@@ -45,79 +45,79 @@ fn text(payload: &Option<Payload>) -> &str {
 }
 
 /// Results and progress of runs.
-pub async fn should_keep_the_json_of_runs_letter_by_letter(scene: Scene<'_>) {
-    if scene.lacks(Capability::VerbatimData) {
+pub async fn should_keep_the_json_of_runs_letter_by_letter(harness: Harness<'_>) {
+    if harness.lacks(Capability::VerbatimData) {
         return;
     }
-    let texts = texts(&scene);
+    let texts = texts(&harness);
     for (number, text) in texts.iter().enumerate() {
         let events = vec![
             typed("workflows.deploy.started", &json!({ "version": 1 })),
             raw("workflows.deploy.status_set", format!(r#"{{"text":"half","progress":{text}}}"#)),
             raw("workflows.deploy.completed", format!(r#"{{"result":{text}}}"#)),
         ];
-        scene.append(&format!("runs/{number}"), events).await;
+        harness.append(&format!("runs/{number}"), events).await;
     }
     for _ in 0..2 {
         let listed =
-            scene.store.runs(&RunFilter::default(), &PageRequest::default()).await.unwrap();
+            harness.store.runs(&RunFilter::default(), &PageRequest::default()).await.unwrap();
         assert_eq!((listed.rows.len(), listed.unreadable), (texts.len(), Vec::new()));
         for (number, expected) in texts.iter().enumerate() {
-            let row = run(&scene, &number.to_string()).await;
+            let row = run(&harness, &number.to_string()).await;
             assert_eq!((text(&row.result), text(&row.progress)), (&**expected, &**expected));
         }
-        scene.store.rebuild().await.unwrap();
+        harness.store.rebuild().await.unwrap();
     }
 }
 
 /// Configurations of agents, and failures, which are read whatever their details hold.
-pub async fn should_keep_the_json_of_agents_and_read_every_failure(scene: Scene<'_>) {
-    if scene.lacks(Capability::VerbatimData) {
+pub async fn should_keep_the_json_of_agents_and_read_every_failure(harness: Harness<'_>) {
+    if harness.lacks(Capability::VerbatimData) {
         return;
     }
-    let texts = texts(&scene);
+    let texts = texts(&harness);
     for (number, text) in texts.iter().enumerate() {
         let agent = format!(r#"{{"agent_id":"a{number}","name":"Ada","config":{text}}}"#);
-        scene.append("agents", vec![raw("agents.backend.registered", agent)]).await;
+        harness.append("agents", vec![raw("agents.backend.registered", agent)]).await;
         let failure = format!(r#"{{"code":"X","message":"it went wrong","details":{text}}}"#);
         let ended = raw("workflows.deploy.failed", format!(r#"{{"failure":{failure}}}"#));
         let started = typed("workflows.deploy.started", &json!({ "version": 1 }));
-        scene.append(&format!("runs/{number}"), vec![started, ended]).await;
+        harness.append(&format!("runs/{number}"), vec![started, ended]).await;
     }
     let agents =
-        scene.store.agents(&AgentFilter::default(), &PageRequest::default()).await.unwrap();
+        harness.store.agents(&AgentFilter::default(), &PageRequest::default()).await.unwrap();
     assert_eq!(agents.rows.len(), texts.len());
     for (number, expected) in texts.iter().enumerate() {
         let agent = agents.rows.iter().find(|row| row.id == format!("a{number}")).unwrap();
         assert_eq!(agent.config.as_str(), expected);
-        let failure = run(&scene, &number.to_string()).await.failure.unwrap();
+        let failure = run(&harness, &number.to_string()).await.failure.unwrap();
         assert_eq!((&*failure.code, &*failure.message), ("X", "it went wrong"));
     }
 }
 
 /// Summaries are the rows that a filter asks for, without their data.
-pub async fn should_summarise_runs(scene: Scene<'_>) {
+pub async fn should_summarise_runs(harness: Harness<'_>) {
     let start = |id: String| {
         let started = typed("workflows.deploy.started", &json!({ "version": 1 }));
         Append::new(stream(&format!("runs/{id}")), vec![started])
     };
-    let appends = (0..25).map(|number| scene.try_append(start(format!("run-{number}"))));
+    let appends = (0..25).map(|number| harness.try_append(start(format!("run-{number}"))));
     assert!(join_all(appends).await.iter().all(Result::is_ok));
-    let ended = scene.append_to_run("run-7", "workflows.deploy.completed", json!({})).await;
+    let ended = harness.append_to_run("run-7", "workflows.deploy.completed", json!({})).await;
     let filter = RunFilter { statuses: vec![RunStatus::Running], ..RunFilter::default() };
-    let first = scene.store.run_summaries(&filter, &PageRequest::first(20)).await.unwrap();
-    let second = scene.store.run_summaries(&filter, &first.next.unwrap()).await.unwrap();
+    let first = harness.store.run_summaries(&filter, &PageRequest::first(20)).await.unwrap();
+    let second = harness.store.run_summaries(&filter, &first.next.unwrap()).await.unwrap();
     assert_eq!((first.rows.len(), second.rows.len(), second.next), (20, 4, None));
     let one = RunFilter { id: Some("run-7".to_owned()), ..RunFilter::default() };
-    let found = scene.store.run_summaries(&one, &PageRequest::first(1)).await.unwrap().rows;
+    let found = harness.store.run_summaries(&one, &PageRequest::first(1)).await.unwrap().rows;
     let [row] = &*found else { panic!("{found:?}") };
     assert_eq!((&*row.id, &*row.workflow, row.shard), ("run-7", "deploy", Shard::of("run-7")));
     assert_eq!((row.status, row.position), (RunStatus::Completed, ended.position));
 }
 
 /// A status text may have any character.
-pub async fn should_keep_every_character_of_a_status_text(scene: Scene<'_>) {
-    if scene.lacks(Capability::NulCharacters) {
+pub async fn should_keep_every_character_of_a_status_text(harness: Harness<'_>) {
+    if harness.lacks(Capability::NulCharacters) {
         return;
     }
     for (number, text) in ["a\0b", "\u{1a}0\0\u{1a}", "\u{feff}\u{2028}\u{7f}✓"].iter().enumerate()
@@ -126,8 +126,8 @@ pub async fn should_keep_every_character_of_a_status_text(scene: Scene<'_>) {
             typed("workflows.deploy.started", &json!({ "version": 1 })),
             typed("workflows.deploy.status_set", &json!({ "text": text })),
         ];
-        scene.append(&format!("runs/{number}"), events).await;
-        let row = run(&scene, &number.to_string()).await;
+        harness.append(&format!("runs/{number}"), events).await;
+        let row = run(&harness, &number.to_string()).await;
         assert_eq!((row.status_text.as_deref(), row.status), (Some(*text), RunStatus::Running));
     }
 }

@@ -7,143 +7,143 @@ use futures_util::{
     future::{join, join_all},
 };
 
-use super::{Capability, scene::Scene};
-use crate::store::{Epoch, Lease, Owner, Shard};
+use super::{Capability, harness::Harness};
+use crate::store::{Epoch, Lease, OwnerId, Shard};
 
 fn shards(leases: &[Lease]) -> BTreeSet<u16> {
     leases.iter().map(|lease| lease.shard.0).collect()
 }
 
 /// Shards without a previous owner begin with epoch 1.
-pub async fn should_take_free_shards_under_the_first_epoch(scene: Scene<'_>) {
-    let leases = scene.acquire(&[0, 63, Shard::RELAY.0], "first").await;
+pub async fn should_take_free_shards_under_the_first_epoch(harness: Harness<'_>) {
+    let leases = harness.acquire(&[0, 63, Shard::RELAY.0], "first").await;
     assert_eq!(shards(&leases), BTreeSet::from([0, 63, Shard::RELAY.0]));
     for lease in leases {
-        assert_eq!((lease.epoch, lease.owner), (Epoch(1), Owner::new("first")));
+        assert_eq!((lease.epoch, lease.owner), (Epoch(1), OwnerId::new("first")));
     }
 }
 
 /// A held shard is left out, without an error.
-pub async fn should_leave_out_what_somebody_else_holds(scene: Scene<'_>) {
-    scene.take(1, "first").await;
-    let leases = scene.acquire(&[1, 2], "second").await;
+pub async fn should_leave_out_what_somebody_else_holds(harness: Harness<'_>) {
+    harness.take(1, "first").await;
+    let leases = harness.acquire(&[1, 2], "second").await;
     assert_eq!(shards(&leases), BTreeSet::from([2]));
 }
 
 /// An owner that asks again, in time or late, keeps its epoch.
-pub async fn should_keep_the_epoch_of_an_owner(scene: Scene<'_>) {
-    let first = scene.take(1, "first").await;
-    assert_eq!(scene.take(1, "first").await.epoch, first.epoch);
-    scene.let_leases_expire().await;
-    let again = scene.take(1, "first").await;
+pub async fn should_keep_the_epoch_of_an_owner(harness: Harness<'_>) {
+    let first = harness.take(1, "first").await;
+    assert_eq!(harness.take(1, "first").await.epoch, first.epoch);
+    harness.let_leases_expire().await;
+    let again = harness.take(1, "first").await;
     assert_eq!(again.epoch, first.epoch);
     assert!(again.expires_at > first.expires_at);
 }
 
 /// Each change of owner makes the epoch grow by one.
-pub async fn should_take_over_an_expired_lease_under_the_next_epoch(scene: Scene<'_>) {
+pub async fn should_take_over_an_expired_lease_under_the_next_epoch(harness: Harness<'_>) {
     for (epoch, owner) in (1..).zip(["first", "second", "first"]) {
-        assert_eq!(scene.take(1, owner).await.epoch, Epoch(epoch));
-        scene.let_leases_expire().await;
+        assert_eq!(harness.take(1, owner).await.epoch, Epoch(epoch));
+        harness.let_leases_expire().await;
     }
 }
 
 /// A renewed lease lives its whole time from now on.
-pub async fn should_renew_from_now_on(scene: Scene<'_>) {
-    let lease = scene.take(1, "first").await;
+pub async fn should_renew_from_now_on(harness: Harness<'_>) {
+    let lease = harness.take(1, "first").await;
     let renewed =
-        scene.store.renew(std::slice::from_ref(&lease), scene.lease_time() * 3).await.unwrap();
+        harness.store.renew(std::slice::from_ref(&lease), harness.lease_time() * 3).await.unwrap();
     assert_eq!((renewed.len(), renewed[0].epoch), (1, lease.epoch));
     assert!(renewed[0].expires_at > lease.expires_at);
-    scene.let_leases_expire().await;
-    assert!(scene.acquire(&[1], "second").await.is_empty());
+    harness.let_leases_expire().await;
+    assert!(harness.acquire(&[1], "second").await.is_empty());
 }
 
 /// A lease that another owner holds by now is left out.
-pub async fn should_not_renew_what_was_lost(scene: Scene<'_>) {
-    let leases = scene.acquire(&[1, 2], "first").await;
-    scene.let_leases_expire().await;
-    scene.take(1, "second").await;
-    let renewed = scene.store.renew(&leases, scene.lease_time()).await.unwrap();
+pub async fn should_not_renew_what_was_lost(harness: Harness<'_>) {
+    let leases = harness.acquire(&[1, 2], "first").await;
+    harness.let_leases_expire().await;
+    harness.take(1, "second").await;
+    let renewed = harness.store.renew(&leases, harness.lease_time()).await.unwrap();
     assert_eq!(shards(&renewed), BTreeSet::from([2]));
     let never = Lease { shard: Shard(9), ..leases[0].clone() };
-    assert!(scene.store.renew(&[never], scene.lease_time()).await.unwrap().is_empty());
+    assert!(harness.store.renew(&[never], harness.lease_time()).await.unwrap().is_empty());
 }
 
 /// Renewing late succeeds while no other owner took the shard.
-pub async fn should_renew_what_expired_but_was_not_taken(scene: Scene<'_>) {
-    let lease = scene.take(1, "first").await;
-    scene.let_leases_expire().await;
-    let renewed = scene.store.renew(&[lease], scene.lease_time()).await.unwrap();
+pub async fn should_renew_what_expired_but_was_not_taken(harness: Harness<'_>) {
+    let lease = harness.take(1, "first").await;
+    harness.let_leases_expire().await;
+    let renewed = harness.store.renew(&[lease], harness.lease_time()).await.unwrap();
     assert_eq!(shards(&renewed), BTreeSet::from([1]));
-    assert!(scene.acquire(&[1], "second").await.is_empty());
+    assert!(harness.acquire(&[1], "second").await.is_empty());
 }
 
 /// A released shard is free at once.
-pub async fn should_hand_over_what_was_released(scene: Scene<'_>) {
-    let leases = scene.acquire(&[1, 2], "first").await;
-    scene.store.release(&leases).await.unwrap();
-    assert!(scene.store.leases().await.unwrap().is_empty());
-    let taken = scene.acquire(&[1, 2], "second").await;
+pub async fn should_hand_over_what_was_released(harness: Harness<'_>) {
+    let leases = harness.acquire(&[1, 2], "first").await;
+    harness.store.release(&leases).await.unwrap();
+    assert!(harness.store.leases().await.unwrap().is_empty());
+    let taken = harness.acquire(&[1, 2], "second").await;
     assert_eq!(shards(&taken), BTreeSet::from([1, 2]));
     assert!(taken.iter().all(|lease| lease.epoch == Epoch(2)));
 }
 
 /// Whoever waits for leases hears of a release at once, also of one that came before the wait.
-pub async fn should_tell_of_releases(scene: Scene<'_>) {
-    let leases = scene.acquire(&[1, 2], "first").await;
-    let mut waiting = pin!(scene.store.wait_for_release(0));
+pub async fn should_tell_of_releases(harness: Harness<'_>) {
+    let leases = harness.acquire(&[1, 2], "first").await;
+    let mut waiting = pin!(harness.store.wait_for_release(0));
     assert!(waiting.as_mut().now_or_never().is_none());
-    let (seen, released) = join(waiting, scene.store.release(&leases)).await;
+    let (seen, released) = join(waiting, harness.store.release(&leases)).await;
     released.unwrap();
     let seen = seen.unwrap();
     assert!(seen > 0);
-    assert_eq!(scene.store.wait_for_release(0).await.unwrap(), seen);
-    assert!(scene.store.wait_for_release(seen).now_or_never().is_none());
+    assert_eq!(harness.store.wait_for_release(0).await.unwrap(), seen);
+    assert!(harness.store.wait_for_release(seen).now_or_never().is_none());
 }
 
 /// A release of one handle wakes another one.
-pub async fn should_tell_other_handles_of_releases(scene: Scene<'_>) {
-    if scene.lacks(Capability::SecondHandle) {
+pub async fn should_tell_other_handles_of_releases(harness: Harness<'_>) {
+    if harness.lacks(Capability::SecondHandle) {
         return;
     }
-    let other = scene.connect().await;
+    let other = harness.connect().await;
     let mut waiting = pin!(other.wait_for_release(0));
     // The first hints may come before the other handle listens.
     loop {
-        let lease = scene.take(1, "first").await;
-        scene.store.release(&[lease]).await.unwrap();
+        let lease = harness.take(1, "first").await;
+        harness.store.release(&[lease]).await.unwrap();
         if let Some(seen) = waiting.as_mut().now_or_never() {
             return assert!(seen.unwrap() > 0);
         }
-        scene.pass(Duration::from_millis(20)).await;
+        harness.pass(Duration::from_millis(20)).await;
     }
 }
 
 /// An owner that lost a shard can't release it.
-pub async fn should_not_release_what_somebody_else_took(scene: Scene<'_>) {
-    let lost = scene.take(1, "first").await;
-    scene.let_leases_expire().await;
-    scene.take(1, "second").await;
-    scene.store.release(&[lost]).await.unwrap();
-    assert!(scene.acquire(&[1], "third").await.is_empty());
+pub async fn should_not_release_what_somebody_else_took(harness: Harness<'_>) {
+    let lost = harness.take(1, "first").await;
+    harness.let_leases_expire().await;
+    harness.take(1, "second").await;
+    harness.store.release(&[lost]).await.unwrap();
+    assert!(harness.acquire(&[1], "third").await.is_empty());
 }
 
 /// The list has what is held now, with its owner and epoch.
-pub async fn should_list_what_has_not_expired(scene: Scene<'_>) {
-    assert!(scene.store.leases().await.unwrap().is_empty());
-    scene.take(1, "first").await;
-    scene.let_leases_expire().await;
-    let held = scene.acquire(&[2, 3], "second").await;
-    let mut listed = scene.store.leases().await.unwrap();
+pub async fn should_list_what_has_not_expired(harness: Harness<'_>) {
+    assert!(harness.store.leases().await.unwrap().is_empty());
+    harness.take(1, "first").await;
+    harness.let_leases_expire().await;
+    let held = harness.acquire(&[2, 3], "second").await;
+    let mut listed = harness.store.leases().await.unwrap();
     listed.sort_by_key(|lease| lease.shard);
     assert_eq!(listed, held);
 }
 
 /// Concurrent owners share the shards; no shard has two owners.
-pub async fn should_give_each_shard_to_one_of_many_rivals(scene: Scene<'_>) {
+pub async fn should_give_each_shard_to_one_of_many_rivals(harness: Harness<'_>) {
     let all: Vec<u16> = (0..64).collect();
     let names: Vec<_> = (0..8).map(|rival| format!("rival-{rival}")).collect();
-    let taken = join_all(names.iter().map(|name| scene.acquire(&all, name))).await.concat();
+    let taken = join_all(names.iter().map(|name| harness.acquire(&all, name))).await.concat();
     assert_eq!((taken.len(), shards(&taken).len()), (64, 64));
 }

@@ -25,6 +25,7 @@ pub mod checkpoint;
 pub mod closed;
 pub mod envelope;
 pub mod fence;
+mod harness;
 pub mod identity;
 pub mod json;
 pub mod lease;
@@ -32,7 +33,6 @@ pub mod read;
 pub mod read_model;
 pub mod rebuild;
 pub mod repeat;
-mod scene;
 pub mod subscribe;
 pub mod transition;
 pub mod wait;
@@ -42,7 +42,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::{Either, select};
 
-pub use self::scene::Scene;
+pub use self::harness::Harness;
 use crate::store::{Store, StoreError};
 
 /// Everything that the suite needs from an adapter.
@@ -89,8 +89,8 @@ pub enum Capability {
 }
 
 /// Runs one case; the macro calls it.
-pub async fn run<F: StoreFixture>(fixture: F, case: impl AsyncFnOnce(Scene<'_>)) {
-    let played = pin!(async { case(Scene::new(&fixture).await).await });
+pub async fn run<F: StoreFixture>(fixture: F, case: impl AsyncFnOnce(Harness<'_>)) {
+    let played = pin!(async { case(Harness::new(&fixture).await).await });
     if let Either::Right(_) = select(played, fixture.overdue()).await {
         panic!("the case hangs");
     }

@@ -2,41 +2,41 @@
 
 use serde_json::json;
 
-use super::scene::{Scene, events, places, stream, typed};
+use super::harness::{Harness, events, places, stream, typed};
 use crate::{
     event::Pattern,
     store::{Append, MAX_PAGE},
 };
 
 /// Pages of a stream begin after a version and hold no more than asked for.
-pub async fn should_page_through_a_stream(scene: Scene<'_>) {
-    scene.append("other", events([0])).await;
-    scene.append("a", events(1..=5)).await;
+pub async fn should_page_through_a_stream(harness: Harness<'_>) {
+    harness.append("other", events([0])).await;
+    harness.append("a", events(1..=5)).await;
     for (after, limit, versions) in
         [(0, 2, &[1, 2][..]), (2, 2, &[3, 4]), (4, 2, &[5]), (1, 100, &[2, 3, 4, 5]), (0, 0, &[])]
     {
-        let page = scene.store.read_stream(&stream("a"), after, limit).await.unwrap();
+        let page = harness.store.read_stream(&stream("a"), after, limit).await.unwrap();
         let read: Vec<_> = page.iter().map(|recorded| recorded.version).collect();
         assert_eq!(read, versions, "after {after}, at most {limit}");
     }
 }
 
 /// Pages of the log begin after a position and hold no more than asked for.
-pub async fn should_page_through_the_log(scene: Scene<'_>) {
+pub async fn should_page_through_the_log(harness: Harness<'_>) {
     for number in 0..5 {
-        scene.append(&format!("s/{}", number % 2), events([number])).await;
+        harness.append(&format!("s/{}", number % 2), events([number])).await;
     }
     for (after, limit, positions) in
         [(0, 2, &[1, 2][..]), (2, 2, &[3, 4]), (4, 2, &[5]), (1, 100, &[2, 3, 4, 5]), (0, 0, &[])]
     {
-        let page = scene.store.read_log(after, limit).await.unwrap();
+        let page = harness.store.read_log(after, limit).await.unwrap();
         let read: Vec<_> = page.iter().map(|recorded| recorded.position).collect();
         assert_eq!(read, positions, "after {after}, at most {limit}");
     }
 }
 
 /// A range of the log without some types holds everything else, in order.
-pub async fn should_leave_out_types_of_the_log(scene: Scene<'_>) {
+pub async fn should_leave_out_types_of_the_log(harness: Harness<'_>) {
     for (stream, event_type) in [
         ("a", "test.thing.happened"),
         ("b", "test.thing.done"),
@@ -44,7 +44,7 @@ pub async fn should_leave_out_types_of_the_log(scene: Scene<'_>) {
         ("b", "test.thing_else.happened"),
         ("a", "test.thing.happened"),
     ] {
-        scene.append(stream, vec![typed(event_type, &json!({}))]).await;
+        harness.append(stream, vec![typed(event_type, &json!({}))]).await;
     }
     for (after, up_to, except, positions) in [
         (0, 5, &[][..], &[1, 2, 3, 4, 5][..]),
@@ -62,54 +62,54 @@ pub async fn should_leave_out_types_of_the_log(scene: Scene<'_>) {
         (5, 9, &[], &[]),
     ] {
         let patterns: Vec<Pattern> = except.iter().map(|text| text.parse().unwrap()).collect();
-        let range = scene.store.read_log_except(after, up_to, &patterns).await.unwrap();
+        let range = harness.store.read_log_except(after, up_to, &patterns).await.unwrap();
         let read: Vec<_> = range.iter().map(|recorded| recorded.position).collect();
         assert_eq!(read, positions, "after {after}, up to {up_to}, without {except:?}");
     }
 }
 
 /// However much is asked for, a page holds no more than [`MAX_PAGE`].
-pub async fn should_hold_a_page_to_the_largest(scene: Scene<'_>) {
+pub async fn should_hold_a_page_to_the_largest(harness: Harness<'_>) {
     let many = MAX_PAGE as u64 + 10;
-    scene.append("a", events(0..many)).await;
-    assert_eq!(scene.store.read_log(0, usize::MAX).await.unwrap().len(), MAX_PAGE);
-    let page = scene.store.read_stream(&stream("a"), 0, usize::MAX).await.unwrap();
+    harness.append("a", events(0..many)).await;
+    assert_eq!(harness.store.read_log(0, usize::MAX).await.unwrap().len(), MAX_PAGE);
+    let page = harness.store.read_stream(&stream("a"), 0, usize::MAX).await.unwrap();
     assert_eq!(page.len(), MAX_PAGE);
-    let rest = scene.store.read_stream(&stream("a"), MAX_PAGE as u64, usize::MAX).await.unwrap();
+    let rest = harness.store.read_stream(&stream("a"), MAX_PAGE as u64, usize::MAX).await.unwrap();
     assert_eq!(rest.len(), 10);
 }
 
 /// A stream that was never written is empty, not an error.
-pub async fn should_find_nothing_in_an_unknown_stream(scene: Scene<'_>) {
-    assert!(scene.stream("never/written").await.is_empty());
+pub async fn should_find_nothing_in_an_unknown_stream(harness: Harness<'_>) {
+    assert!(harness.stream("never/written").await.is_empty());
 }
 
 /// Nothing comes after the end, however far.
-pub async fn should_find_nothing_beyond_the_end(scene: Scene<'_>) {
-    scene.append("a", events([1])).await;
+pub async fn should_find_nothing_beyond_the_end(harness: Harness<'_>) {
+    harness.append("a", events([1])).await;
     for after in [1, 2, u64::MAX] {
-        assert!(scene.store.read_log(after, 10).await.unwrap().is_empty());
-        assert!(scene.store.read_stream(&stream("a"), after, 10).await.unwrap().is_empty());
+        assert!(harness.store.read_log(after, 10).await.unwrap().is_empty());
+        assert!(harness.store.read_stream(&stream("a"), after, 10).await.unwrap().is_empty());
     }
 }
 
 /// The head is the position of the last event that was stored.
-pub async fn should_know_the_head(scene: Scene<'_>) {
-    assert_eq!(scene.store.head().await.unwrap(), 0);
-    scene.append("a", events([1, 2])).await;
-    assert_eq!(scene.store.head().await.unwrap(), 2);
-    assert!(scene.try_append(Append::new(stream("a"), Vec::new())).await.is_err());
-    assert_eq!(scene.store.head().await.unwrap(), 2);
+pub async fn should_know_the_head(harness: Harness<'_>) {
+    assert_eq!(harness.store.head().await.unwrap(), 0);
+    harness.append("a", events([1, 2])).await;
+    assert_eq!(harness.store.head().await.unwrap(), 2);
+    assert!(harness.try_append(Append::new(stream("a"), Vec::new())).await.is_err());
+    assert_eq!(harness.store.head().await.unwrap(), 2);
 }
 
 /// Names differ if one byte differs: case, blanks, ways to write a letter, wildcards.
-pub async fn should_keep_streams_with_similar_names_apart(scene: Scene<'_>) {
+pub async fn should_keep_streams_with_similar_names_apart(harness: Harness<'_>) {
     let long = "x".repeat(255);
     let names = ["a", "A", "a ", " a", "ä", "a\u{308}", "%", "_", "a'b", "a\\", "1", "01", &long];
     for name in names {
-        scene.append(name, events([1])).await;
+        harness.append(name, events([1])).await;
     }
     for (name, position) in names.iter().zip(1..) {
-        assert_eq!(places(&scene.stream(name).await), [(1, position)], "{name:?}");
+        assert_eq!(places(&harness.stream(name).await), [(1, position)], "{name:?}");
     }
 }

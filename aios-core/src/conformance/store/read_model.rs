@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Capability,
-    scene::{Scene, events, stream, typed},
+    harness::{Harness, events, stream, typed},
 };
 use crate::store::{
     AgentFilter, AgentRecord, AgentStatus, Append, Expected, PageRequest, RunFilter, RunRecord,
@@ -15,24 +15,24 @@ use crate::store::{
 
 const STARTED: &str = "workflows.deploy.started";
 
-async fn start(scene: &Scene<'_>, run: &str) {
-    scene.append_to_run(run, STARTED, json!({ "version": 1 })).await;
+async fn start(harness: &Harness<'_>, run: &str) {
+    harness.append_to_run(run, STARTED, json!({ "version": 1 })).await;
 }
 
-async fn agent(scene: &Scene<'_>, action: &str, data: Value) {
+async fn agent(harness: &Harness<'_>, action: &str, data: Value) {
     let event = typed(&format!("agents.backend.{action}"), &data);
-    scene.append("agents/backend", vec![event]).await;
+    harness.append("agents/backend", vec![event]).await;
 }
 
-async fn runs(scene: &Scene<'_>, filter: RunFilter) -> Vec<RunRecord> {
-    let page = scene.store.runs(&filter, &PageRequest::first(1000)).await.unwrap();
+async fn runs(harness: &Harness<'_>, filter: RunFilter) -> Vec<RunRecord> {
+    let page = harness.store.runs(&filter, &PageRequest::first(1000)).await.unwrap();
     assert_eq!(page.next, None);
     page.rows
 }
 
-pub(super) async fn run(scene: &Scene<'_>, id: &str) -> RunRecord {
+pub(super) async fn run(harness: &Harness<'_>, id: &str) -> RunRecord {
     let filter = RunFilter { id: Some(id.to_owned()), ..RunFilter::default() };
-    runs(scene, filter).await.pop().expect("the run is there")
+    runs(harness, filter).await.pop().expect("the run is there")
 }
 
 fn ids(runs: &[RunRecord]) -> Vec<&str> {
@@ -41,20 +41,20 @@ fn ids(runs: &[RunRecord]) -> Vec<&str> {
     ids
 }
 
-async fn tasks(scene: &Scene<'_>, filter: TaskFilter) -> Vec<TaskRecord> {
-    scene.store.tasks(&filter, &PageRequest::default()).await.unwrap().rows
+async fn tasks(harness: &Harness<'_>, filter: TaskFilter) -> Vec<TaskRecord> {
+    harness.store.tasks(&filter, &PageRequest::default()).await.unwrap().rows
 }
 
-async fn agents(scene: &Scene<'_>) -> Vec<AgentRecord> {
-    scene.store.agents(&AgentFilter::default(), &PageRequest::default()).await.unwrap().rows
+async fn agents(harness: &Harness<'_>) -> Vec<AgentRecord> {
+    harness.store.agents(&AgentFilter::default(), &PageRequest::default()).await.unwrap().rows
 }
 
 /// A run's row is what its journal said last.
-pub async fn should_follow_a_run(scene: Scene<'_>) {
+pub async fn should_follow_a_run(harness: Harness<'_>) {
     let parent = json!({ "version": 3, "parent": { "run_id": "mother", "operation": 1 } });
     let started = typed(STARTED, &parent);
-    scene.append("runs/r1", vec![started.clone()]).await;
-    let row = run(&scene, "r1").await;
+    harness.append("runs/r1", vec![started.clone()]).await;
+    let row = run(&harness, "r1").await;
     assert_eq!((row.workflow.as_str(), row.workflow_version), ("deploy", 3));
     assert_eq!((row.shard, row.status, row.position), (Shard::of("r1"), RunStatus::Running, 1));
     assert_eq!(row.parent_run_id.as_deref(), Some("mother"));
@@ -68,23 +68,23 @@ pub async fn should_follow_a_run(scene: Scene<'_>) {
         ("cancel_requested", json!({}), RunStatus::Cancelling, false),
         ("completed", json!({ "result": { "ok": ["✓"] } }), RunStatus::Completed, false),
     ] {
-        let at = scene.append_to_run("r1", &format!("workflows.deploy.{action}"), data).await;
-        let row = run(&scene, "r1").await;
+        let at = harness.append_to_run("r1", &format!("workflows.deploy.{action}"), data).await;
+        let row = run(&harness, "r1").await;
         assert_eq!((row.status, row.position), (status, at.position), "{action}");
         assert_eq!(row.failure.is_some(), failed, "{action}");
         assert_eq!(row.created_at, started.timestamp);
     }
-    let result = run(&scene, "r1").await.result.unwrap();
+    let result = run(&harness, "r1").await.result.unwrap();
     assert_eq!(result.decode::<Value>().unwrap(), json!({ "ok": ["✓"] }));
 }
 
 /// A task's row tells its latest attempt and how it ended.
-pub async fn should_follow_a_task(scene: Scene<'_>) {
+pub async fn should_follow_a_task(harness: Harness<'_>) {
     let given = "agents.backend.task_assigned";
     for attempt in [1, 2] {
         let data = json!({ "task_id": "r1/1", "agent_id": "a1", "attempt": attempt });
-        scene.append_to_run("r1", given, data).await;
-        let row = tasks(&scene, TaskFilter::default()).await.pop().unwrap();
+        harness.append_to_run("r1", given, data).await;
+        let row = tasks(&harness, TaskFilter::default()).await.pop().unwrap();
         assert_eq!((row.id.as_str(), row.run_id.as_deref()), ("r1/1", Some("r1")));
         assert_eq!((row.agent_type.as_str(), row.agent_id.as_deref()), ("backend", Some("a1")));
         assert_eq!((row.status, row.attempt), (TaskStatus::Assigned, attempt));
@@ -94,59 +94,59 @@ pub async fn should_follow_a_task(scene: Scene<'_>) {
         ("failed", json!({ "task_id": "r1/1", "failure": failure }), TaskStatus::Failed, true),
         ("completed", json!({ "task_id": "r1/1" }), TaskStatus::Completed, false),
     ] {
-        scene.append_to_run("r1", &format!("agents.backend.task_{action}"), data).await;
-        let row = tasks(&scene, TaskFilter::default()).await.pop().unwrap();
+        harness.append_to_run("r1", &format!("agents.backend.task_{action}"), data).await;
+        let row = tasks(&harness, TaskFilter::default()).await.pop().unwrap();
         assert_eq!((row.status, row.failure.is_some(), row.attempt), (status, failed, 2));
     }
 }
 
 /// An agent's row tells what it was given, how it is and when it was seen.
-pub async fn should_follow_an_agent(scene: Scene<'_>) {
+pub async fn should_follow_an_agent(harness: Harness<'_>) {
     let registered = json!({ "agent_id": "a1", "name": "Ada", "config": { "speed": 9 } });
-    agent(&scene, "registered", registered).await;
+    agent(&harness, "registered", registered).await;
     let all = AgentFilter::default();
-    let first = scene.store.agents(&all, &PageRequest::default()).await.unwrap().rows.remove(0);
+    let first = harness.store.agents(&all, &PageRequest::default()).await.unwrap().rows.remove(0);
     assert_eq!((first.id.as_str(), first.agent_type.as_str()), ("a1", "backend"));
     assert_eq!(first.name, "Ada");
     assert_eq!(first.config.decode::<Value>().unwrap(), json!({ "speed": 9 }));
     assert_eq!((first.status, first.deleted_at), (AgentStatus::Running, None));
     assert!(first.last_seen_at.is_some());
-    agent(&scene, "status_changed", json!({ "agent_id": "a1", "status": "missing" })).await;
-    let missing = scene.store.agents(&all, &PageRequest::default()).await.unwrap().rows.remove(0);
+    agent(&harness, "status_changed", json!({ "agent_id": "a1", "status": "missing" })).await;
+    let missing = harness.store.agents(&all, &PageRequest::default()).await.unwrap().rows.remove(0);
     assert_eq!((missing.status, missing.last_seen_at), (AgentStatus::Missing, first.last_seen_at));
-    agent(&scene, "seen", json!({ "agent_id": "a1" })).await;
-    let seen = scene.store.agents(&all, &PageRequest::default()).await.unwrap().rows.remove(0);
+    agent(&harness, "seen", json!({ "agent_id": "a1" })).await;
+    let seen = harness.store.agents(&all, &PageRequest::default()).await.unwrap().rows.remove(0);
     assert_eq!((seen.status, seen.last_seen_at), (AgentStatus::Running, Some(seen.updated_at)));
 }
 
 /// A heartbeat is noted in the row, and the log does not grow. For a row that is not running it is
 /// left to an event; so is every one by a store that notes none.
-pub async fn should_note_outside_the_log_that_agents_are_there(scene: Scene<'_>) {
+pub async fn should_note_outside_the_log_that_agents_are_there(harness: Harness<'_>) {
     for id in ["a1", "a2"] {
         let registered = json!({ "agent_id": id, "name": id, "config": null });
-        agent(&scene, "registered", registered).await;
+        agent(&harness, "registered", registered).await;
     }
-    agent(&scene, "status_changed", json!({ "agent_id": "a2", "status": "missing" })).await;
-    let (head, rows) = (scene.store.head().await.unwrap(), agents(&scene).await);
+    agent(&harness, "status_changed", json!({ "agent_id": "a2", "status": "missing" })).await;
+    let (head, rows) = (harness.store.head().await.unwrap(), agents(&harness).await);
     let at = rows.iter().map(|row| row.updated_at).max().unwrap() + Duration::from_secs(60);
     let ids = ["a1", "a2", "missing"].map(str::to_owned);
-    let left = scene.store.touch_agents(&ids, at).await.unwrap();
-    let noted = usize::from(!scene.lacks(Capability::SignsOfLife));
+    let left = harness.store.touch_agents(&ids, at).await.unwrap();
+    let noted = usize::from(!harness.lacks(Capability::SignsOfLife));
     assert_eq!(left, ids[noted..]);
-    assert_eq!(scene.store.head().await.unwrap(), head);
-    for (before, after) in rows.iter().zip(agents(&scene).await) {
+    assert_eq!(harness.store.head().await.unwrap(), head);
+    for (before, after) in rows.iter().zip(agents(&harness).await) {
         let seen = if left.contains(&after.id) { before.last_seen_at } else { Some(at) };
         assert_eq!((after.last_seen_at, after.status), (seen, before.status), "{}", after.id);
     }
 }
 
 /// Each version of a workflow is a row; registering one again changes nothing but its time.
-pub async fn should_list_workflows_by_version(scene: Scene<'_>) {
+pub async fn should_list_workflows_by_version(harness: Harness<'_>) {
     for version in [1, 2, 1] {
         let event = typed("workflows.deploy.registered", &json!({ "version": version }));
-        scene.append("workflows/deploy", vec![event]).await;
+        harness.append("workflows/deploy", vec![event]).await;
     }
-    let rows = scene.store.workflows(&PageRequest::default()).await.unwrap().rows;
+    let rows = harness.store.workflows(&PageRequest::default()).await.unwrap().rows;
     let mut listed: Vec<_> =
         rows.iter().map(|row| (row.id.as_str(), row.name.as_str(), row.version)).collect();
     listed.sort_unstable();
@@ -154,13 +154,13 @@ pub async fn should_list_workflows_by_version(scene: Scene<'_>) {
 }
 
 /// Filters hold together, and an empty one lets everything through.
-pub async fn should_filter_runs(scene: Scene<'_>) {
+pub async fn should_filter_runs(harness: Harness<'_>) {
     for id in ["a", "b", "c"] {
-        start(&scene, id).await;
+        start(&harness, id).await;
     }
-    scene.append_to_run("d", "workflows.other.started", json!({ "version": 1 })).await;
-    scene.append_to_run("b", "workflows.deploy.completed", json!({ "result": 1 })).await;
-    scene.append_to_run("c", "workflows.deploy.paused", json!({})).await;
+    harness.append_to_run("d", "workflows.other.started", json!({ "version": 1 })).await;
+    harness.append_to_run("b", "workflows.deploy.completed", json!({ "result": 1 })).await;
+    harness.append_to_run("c", "workflows.deploy.paused", json!({})).await;
     let ended = vec![RunStatus::Completed, RunStatus::Paused];
     let (deploy, missing) = (Some("deploy".to_owned()), Some("missing".to_owned()));
     for (filter, expected) in [
@@ -176,23 +176,23 @@ pub async fn should_filter_runs(scene: Scene<'_>) {
         (RunFilter { id: missing, ..RunFilter::default() }, &[]),
         (RunFilter { id: Some(String::new()), ..RunFilter::default() }, &[]),
     ] {
-        let found = runs(&scene, filter.clone()).await;
+        let found = runs(&harness, filter.clone()).await;
         assert_eq!(ids(&found), expected, "{filter:?}");
     }
 }
 
 /// Tasks are found by run, type and status; agents by type and status.
-pub async fn should_filter_tasks_and_agents(scene: Scene<'_>) {
+pub async fn should_filter_tasks_and_agents(harness: Harness<'_>) {
     for (run, kind, task) in
         [("r1", "backend", "t1"), ("r1", "planner", "t2"), ("r2", "backend", "t3")]
     {
         let data = json!({ "task_id": task, "attempt": 1 });
-        scene.append_to_run(run, &format!("agents.{kind}.task_assigned"), data).await;
+        harness.append_to_run(run, &format!("agents.{kind}.task_assigned"), data).await;
         let registered = json!({ "agent_id": format!("agent-{task}"), "name": task });
         let event = typed(&format!("agents.{kind}.registered"), &registered);
-        scene.append("agents", vec![event]).await;
+        harness.append("agents", vec![event]).await;
     }
-    scene.append_to_run("r2", "agents.backend.task_completed", json!({ "task_id": "t3" })).await;
+    harness.append_to_run("r2", "agents.backend.task_completed", json!({ "task_id": "t3" })).await;
     let (backend, run) = (Some("backend".to_owned()), Some("r1".to_owned()));
     let done = Some(TaskStatus::Completed);
     for (filter, count) in [
@@ -202,84 +202,84 @@ pub async fn should_filter_tasks_and_agents(scene: Scene<'_>) {
         (TaskFilter { status: done, ..TaskFilter::default() }, 1),
         (TaskFilter { run_id: run, status: done, ..TaskFilter::default() }, 0),
     ] {
-        assert_eq!(tasks(&scene, filter.clone()).await.len(), count, "{filter:?}");
+        assert_eq!(tasks(&harness, filter.clone()).await.len(), count, "{filter:?}");
     }
     let filter = AgentFilter { agent_type: backend, ..AgentFilter::default() };
-    let agents = scene.store.agents(&filter, &PageRequest::default()).await.unwrap().rows;
+    let agents = harness.store.agents(&filter, &PageRequest::default()).await.unwrap().rows;
     assert_eq!(agents.len(), 2);
     let filter = AgentFilter { status: Some(AgentStatus::Stopped), ..AgentFilter::default() };
-    assert!(scene.store.agents(&filter, &PageRequest::default()).await.unwrap().rows.is_empty());
+    assert!(harness.store.agents(&filter, &PageRequest::default()).await.unwrap().rows.is_empty());
 }
 
 /// Pages follow one another without doubles or gaps, and the last one says so.
-pub async fn should_page_in_the_order_of_keys(scene: Scene<'_>) {
+pub async fn should_page_in_the_order_of_keys(harness: Harness<'_>) {
     for number in 0..25 {
-        start(&scene, &format!("run-{number}")).await;
+        start(&harness, &format!("run-{number}")).await;
     }
-    let whole = runs(&scene, RunFilter::default()).await;
+    let whole = runs(&harness, RunFilter::default()).await;
     let mut request = Some(PageRequest::first(10));
     let (mut paged, mut sizes) = (Vec::new(), Vec::new());
     while let Some(next) = request {
-        let page = scene.store.runs(&RunFilter::default(), &next).await.unwrap();
+        let page = harness.store.runs(&RunFilter::default(), &next).await.unwrap();
         sizes.push(page.rows.len());
         paged.extend(page.rows);
         request = page.next;
     }
     assert_eq!(sizes, [10, 10, 5]);
     assert_eq!(paged, whole);
-    let exact = scene.store.runs(&RunFilter::default(), &PageRequest::first(25)).await.unwrap();
+    let exact = harness.store.runs(&RunFilter::default(), &PageRequest::first(25)).await.unwrap();
     assert_eq!((exact.rows.len(), exact.next), (25, None));
 }
 
 /// An engine finds what changed since it looked last.
-pub async fn should_find_runs_changed_after_a_position(scene: Scene<'_>) {
+pub async fn should_find_runs_changed_after_a_position(harness: Harness<'_>) {
     for id in ["a", "b", "c"] {
-        start(&scene, id).await;
+        start(&harness, id).await;
     }
-    scene.append_to_run("a", "workflows.deploy.signaled", json!({})).await;
+    harness.append_to_run("a", "workflows.deploy.signaled", json!({})).await;
     for (changed_after, expected) in
         [(0, &["a", "b", "c"][..]), (1, &["a", "b", "c"]), (2, &["a", "c"]), (3, &["a"]), (4, &[])]
     {
-        let found = runs(&scene, RunFilter { changed_after, ..RunFilter::default() }).await;
+        let found = runs(&harness, RunFilter { changed_after, ..RunFilter::default() }).await;
         assert_eq!(ids(&found), expected, "after {changed_after}");
     }
 }
 
 /// A deregistered agent is gone from the list, and comes back when it registers again.
-pub async fn should_hide_what_is_deleted_unless_asked(scene: Scene<'_>) {
+pub async fn should_hide_what_is_deleted_unless_asked(harness: Harness<'_>) {
     let registered = json!({ "agent_id": "a1", "name": "Ada" });
     let deleted = AgentFilter { include_deleted: true, ..AgentFilter::default() };
     let list = async |filter: &AgentFilter| {
-        scene.store.agents(filter, &PageRequest::default()).await.unwrap().rows
+        harness.store.agents(filter, &PageRequest::default()).await.unwrap().rows
     };
-    agent(&scene, "registered", registered.clone()).await;
-    agent(&scene, "deregistered", json!({ "agent_id": "a1" })).await;
+    agent(&harness, "registered", registered.clone()).await;
+    agent(&harness, "deregistered", json!({ "agent_id": "a1" })).await;
     assert!(list(&AgentFilter::default()).await.is_empty());
     let hidden = list(&deleted).await.remove(0);
     assert_eq!(hidden.status, AgentStatus::Stopped);
     assert_eq!(hidden.deleted_at, Some(hidden.updated_at));
-    agent(&scene, "registered", registered).await;
+    agent(&harness, "registered", registered).await;
     let back = list(&AgentFilter::default()).await.remove(0);
     assert_eq!((back.deleted_at, back.created_at), (None, hidden.created_at));
 }
 
 /// Tables and log change together or not at all.
-pub async fn should_change_nothing_for_a_refused_append(scene: Scene<'_>) {
+pub async fn should_change_nothing_for_a_refused_append(harness: Harness<'_>) {
     let started = typed(STARTED, &json!({ "version": 1 }));
     let append = Append::new(stream("runs/r1"), vec![started]).with_expected(Expected::Exact(3));
-    assert!(scene.try_append(append).await.is_err());
+    assert!(harness.try_append(append).await.is_err());
     let old = events([1]);
-    scene.append("elsewhere", old.clone()).await;
+    harness.append("elsewhere", old.clone()).await;
     let mut mixed = vec![typed(STARTED, &json!({ "version": 1 }))];
     mixed.extend(old);
-    assert!(scene.try_append(Append::new(stream("runs/r1"), mixed)).await.is_err());
-    assert!(runs(&scene, RunFilter::default()).await.is_empty());
+    assert!(harness.try_append(Append::new(stream("runs/r1"), mixed)).await.is_err());
+    assert!(runs(&harness, RunFilter::default()).await.is_empty());
 }
 
 /// The log may hold anything; what does not fit a table changes none.
-pub async fn should_ignore_what_does_not_fit(scene: Scene<'_>) {
-    start(&scene, "r1").await;
-    let before = run(&scene, "r1").await;
+pub async fn should_ignore_what_does_not_fit(harness: Harness<'_>) {
+    start(&harness, "r1").await;
+    let before = run(&harness, "r1").await;
     let long = "x".repeat(256);
     for (event_type, data) in [
         (STARTED, json!("no version")),
@@ -289,18 +289,18 @@ pub async fn should_ignore_what_does_not_fit(scene: Scene<'_>) {
         ("agents.backend.seen", json!({ "agent_id": "never registered" })),
         ("agents.backend.task_completed", json!({ "task_id": "never given" })),
     ] {
-        scene.append("elsewhere", vec![typed(event_type, &data)]).await;
+        harness.append("elsewhere", vec![typed(event_type, &data)]).await;
     }
-    scene.append_to_run("r2", "workflows.deploy.completed", json!({ "result": 1 })).await;
-    assert_eq!(runs(&scene, RunFilter::default()).await, [before]);
-    assert!(tasks(&scene, TaskFilter::default()).await.is_empty());
-    let agents = scene.store.agents(&AgentFilter::default(), &PageRequest::default()).await;
+    harness.append_to_run("r2", "workflows.deploy.completed", json!({ "result": 1 })).await;
+    assert_eq!(runs(&harness, RunFilter::default()).await, [before]);
+    assert!(tasks(&harness, TaskFilter::default()).await.is_empty());
+    let agents = harness.store.agents(&AgentFilter::default(), &PageRequest::default()).await;
     assert!(agents.unwrap().rows.is_empty());
 }
 
 /// A page that begins after an impossible row is a mistake of the caller.
-pub async fn should_refuse_a_page_after_what_is_no_id(scene: Scene<'_>) {
+pub async fn should_refuse_a_page_after_what_is_no_id(harness: Harness<'_>) {
     let page = PageRequest { after: Some(String::new()), limit: 10 };
-    let error = scene.store.runs(&RunFilter::default(), &page).await.unwrap_err();
+    let error = harness.store.runs(&RunFilter::default(), &page).await.unwrap_err();
     assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
 }

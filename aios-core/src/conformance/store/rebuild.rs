@@ -3,7 +3,7 @@
 use futures_util::future::join;
 use serde_json::json;
 
-use super::scene::{Scene, events};
+use super::harness::{Harness, events};
 use crate::store::{
     AgentFilter, AgentRecord, PageRequest, RunFilter, RunRecord, Store, TaskFilter, TaskRecord,
     WorkflowRecord,
@@ -25,7 +25,7 @@ async fn tables(store: &dyn Store) -> Tables {
 }
 
 /// Appends something of everything.
-async fn live(scene: &Scene<'_>, number: u64) {
+async fn live(harness: &Harness<'_>, number: u64) {
     let failure = json!({ "code": "X", "message": "it went wrong" });
     let (run, task) = (format!("run-{number}"), format!("run-{number}/1"));
     let agent = format!("agent-{}", number % 3);
@@ -39,17 +39,17 @@ async fn live(scene: &Scene<'_>, number: u64) {
         ("agents.backend.deregistered", json!({ "agent_id": "agent-1" })),
         ("workflows.deploy.failed", json!({ "failure": failure })),
     ] {
-        scene.append_to_run(&run, event_type, data).await;
+        harness.append_to_run(&run, event_type, data).await;
     }
 }
 
 /// Rebuilt tables equal the live ones, row for row; also those of an empty log.
-pub async fn should_rebuild_what_was_live(scene: Scene<'_>) {
-    let store = &*scene.store;
+pub async fn should_rebuild_what_was_live(harness: Harness<'_>) {
+    let store = &*harness.store;
     store.rebuild().await.unwrap();
     assert_eq!(tables(store).await, Tables::default());
     for number in 0..20 {
-        live(&scene, number).await;
+        live(&harness, number).await;
     }
     let before = tables(store).await;
     assert_eq!((before.0.len(), before.1.len(), before.2.len(), before.3.len()), (3, 20, 5, 20));
@@ -58,21 +58,21 @@ pub async fn should_rebuild_what_was_live(scene: Scene<'_>) {
 }
 
 /// Appends that come while the tables are rebuilt are in them afterwards.
-pub async fn should_rebuild_while_others_append(scene: Scene<'_>) {
-    scene.append("elsewhere", events(0..500)).await;
+pub async fn should_rebuild_while_others_append(harness: Harness<'_>) {
+    harness.append("elsewhere", events(0..500)).await;
     let writer = async {
         for number in 0..10 {
-            live(&scene, number).await;
+            live(&harness, number).await;
         }
     };
     let rebuilder = async {
         for _ in 0..5 {
-            scene.store.rebuild().await.unwrap();
+            harness.store.rebuild().await.unwrap();
         }
     };
     join(writer, rebuilder).await;
-    let before = tables(&*scene.store).await;
+    let before = tables(&*harness.store).await;
     assert_eq!(before.3.len(), 10);
-    scene.store.rebuild().await.unwrap();
-    assert_eq!(tables(&*scene.store).await, before);
+    harness.store.rebuild().await.unwrap();
+    assert_eq!(tables(&*harness.store).await, before);
 }

@@ -9,21 +9,21 @@ use futures_util::{
 
 use super::{
     Capability,
-    scene::{Scene, events},
+    harness::{Harness, events},
 };
 use crate::store::EventStoreExt;
 
 /// A reader that starts in the middle of things gets every event once, in order.
-pub async fn should_pass_from_catching_up_to_live_without_a_seam(scene: Scene<'_>) {
-    let scene = &scene;
-    scene.append("old", events(0..700)).await;
+pub async fn should_pass_from_catching_up_to_live_without_a_seam(harness: Harness<'_>) {
+    let harness = &harness;
+    harness.append("old", events(0..700)).await;
     let writers = join_all((0..10).map(|writer| async move {
         for number in 0..60 {
-            scene.append(&format!("s/{writer}"), events([number])).await;
+            harness.append(&format!("s/{writer}"), events([number])).await;
         }
     }));
     let reader = async {
-        let mut log = Arc::clone(&scene.store).subscribe(100);
+        let mut log = Arc::clone(&harness.store).subscribe(100);
         for position in 101..=1300 {
             assert_eq!(log.next().await.unwrap().position, position);
         }
@@ -32,27 +32,27 @@ pub async fn should_pass_from_catching_up_to_live_without_a_seam(scene: Scene<'_
 }
 
 /// Waiting ends when something is appended, and says how far the log is.
-pub async fn should_wake_whoever_waits(scene: Scene<'_>) {
-    scene.append("a", events([1])).await;
-    let mut waiting = pin!(scene.store.wait_for(1));
+pub async fn should_wake_whoever_waits(harness: Harness<'_>) {
+    harness.append("a", events([1])).await;
+    let mut waiting = pin!(harness.store.wait_for(1));
     assert!(waiting.as_mut().now_or_never().is_none());
-    let (woken, _) = join(waiting, scene.append("a", events([2, 3]))).await;
+    let (woken, _) = join(waiting, harness.append("a", events([2, 3]))).await;
     assert_eq!(woken.unwrap(), 3);
 }
 
 /// Waiting for what is there ends at once.
-pub async fn should_not_wait_for_what_is_there(scene: Scene<'_>) {
-    scene.append("a", events([1, 2])).await;
-    assert_eq!(scene.store.wait_for(0).await.unwrap(), 2);
-    assert_eq!(scene.store.wait_for(1).await.unwrap(), 2);
+pub async fn should_not_wait_for_what_is_there(harness: Harness<'_>) {
+    harness.append("a", events([1, 2])).await;
+    assert_eq!(harness.store.wait_for(0).await.unwrap(), 2);
+    assert_eq!(harness.store.wait_for(1).await.unwrap(), 2);
 }
 
 /// A reader that gives up waiting and comes back has missed nothing.
-pub async fn should_lose_nothing_when_waiting_is_cancelled(scene: Scene<'_>) {
-    let mut log = Arc::clone(&scene.store).subscribe(0);
+pub async fn should_lose_nothing_when_waiting_is_cancelled(harness: Harness<'_>) {
+    let mut log = Arc::clone(&harness.store).subscribe(0);
     for position in 1..=20 {
         assert!(log.next().now_or_never().is_none());
-        scene.append("a", events([position])).await;
+        harness.append("a", events([position])).await;
         let read = match log.next().now_or_never() {
             Some(read) => read,
             None => log.next().await,
@@ -62,11 +62,11 @@ pub async fn should_lose_nothing_when_waiting_is_cancelled(scene: Scene<'_>) {
 }
 
 /// A reader of one handle gets the appends of another one.
-pub async fn should_see_appends_of_another_handle(scene: Scene<'_>) {
-    if scene.lacks(Capability::SecondHandle) {
+pub async fn should_see_appends_of_another_handle(harness: Harness<'_>) {
+    if harness.lacks(Capability::SecondHandle) {
         return;
     }
-    let other = scene.connect().await;
+    let other = harness.connect().await;
     let reader = async {
         let mut log = other.subscribe(0);
         for position in 1..=50 {
@@ -75,7 +75,7 @@ pub async fn should_see_appends_of_another_handle(scene: Scene<'_>) {
     };
     let writer = async {
         for number in 0..50 {
-            scene.append("a", events([number])).await;
+            harness.append("a", events([number])).await;
         }
     };
     join(reader, writer).await;

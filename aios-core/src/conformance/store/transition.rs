@@ -5,8 +5,8 @@
 use serde_json::{Value, json};
 
 use super::{
+    harness::{Harness, typed},
     read_model::run,
-    scene::{Scene, typed},
 };
 use crate::{
     event::Event,
@@ -89,15 +89,15 @@ pub fn event(event_type: &str) -> Event {
 }
 
 /// A run leaves a status only where the table says so; one that has ended takes nothing.
-pub async fn should_follow_every_transition_of_a_run(scene: Scene<'_>) {
+pub async fn should_follow_every_transition_of_a_run(harness: Harness<'_>) {
     for status in STATUSES {
         for event_type in EVENTS {
             let name = format!("{status}+{event_type}");
-            scene.append(&format!("runs/{name}"), journal(status)).await;
-            let before = run(&scene, &name).await;
+            harness.append(&format!("runs/{name}"), journal(status)).await;
+            let before = run(&harness, &name).await;
             assert_eq!(before.status, status);
-            let append = scene.append_event(&name, event(event_type)).await;
-            let row = run(&scene, &name).await;
+            let append = harness.append_event(&name, event(event_type)).await;
+            let row = run(&harness, &name).await;
             assert_eq!(row.status, after(status, event_type), "{name}");
             if status.is_final() {
                 assert_eq!(append.as_ref().unwrap_err().code(), "STREAM_CLOSED", "{name}");
@@ -110,7 +110,7 @@ pub async fn should_follow_every_transition_of_a_run(scene: Scene<'_>) {
 }
 
 /// A task that was completed or cancelled is not given again, and does not fail afterwards.
-pub async fn should_never_leave_the_end_of_a_task(scene: Scene<'_>) {
+pub async fn should_never_leave_the_end_of_a_task(harness: Harness<'_>) {
     for (end, status) in [("completed", "completed"), ("cancelled", "cancelled")] {
         let id = format!("r1/{end}");
         let given = json!({ "task_id": id, "attempt": 1 });
@@ -125,10 +125,11 @@ pub async fn should_never_leave_the_end_of_a_task(scene: Scene<'_>) {
             ("cancelled", json!({ "task_id": id })),
             ("completed", json!({ "task_id": id })),
         ] {
-            scene.append_to_run("r1", &format!("agents.backend.task_{action}"), data).await;
+            harness.append_to_run("r1", &format!("agents.backend.task_{action}"), data).await;
         }
         let filter = crate::store::TaskFilter::default();
-        let rows = scene.store.tasks(&filter, &crate::store::PageRequest::default()).await.unwrap();
+        let rows =
+            harness.store.tasks(&filter, &crate::store::PageRequest::default()).await.unwrap();
         let row = rows.rows.into_iter().find(|row| row.id == id).unwrap();
         assert_eq!((row.status.as_str(), row.attempt, row.failure), (status, 1, None));
     }

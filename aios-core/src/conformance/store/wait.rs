@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::scene::{Scene, stream};
+use super::harness::{Harness, stream};
 use crate::{
     event::Timestamp,
     store::{DueRun, Lease, PageRequest, Shard, Unsettled, Wait, Waits},
@@ -27,41 +27,41 @@ fn ids(count: usize) -> Vec<String> {
     ids.filter(|id| Shard::of(id) == Shard(SHARD)).take(count).collect()
 }
 
-fn notes<'a>(scene: &'a Scene<'_>) -> &'a dyn Waits {
-    scene.store.waits().expect("the store takes notes of waiting runs")
+fn notes<'a>(harness: &'a Harness<'_>) -> &'a dyn Waits {
+    harness.store.waits().expect("the store takes notes of waiting runs")
 }
 
-async fn start(scene: &Scene<'_>, run: &str) {
-    scene.append_to_run(run, "workflows.deploy.started", json!({ "version": 1 })).await;
+async fn start(harness: &Harness<'_>, run: &str) {
+    harness.append_to_run(run, "workflows.deploy.started", json!({ "version": 1 })).await;
 }
 
-async fn end(scene: &Scene<'_>, run: &str) {
-    scene.append_to_run(run, "workflows.deploy.completed", json!({ "result": 1 })).await;
+async fn end(harness: &Harness<'_>, run: &str) {
+    harness.append_to_run(run, "workflows.deploy.completed", json!({ "result": 1 })).await;
 }
 
-async fn stir(scene: &Scene<'_>, run: &str) {
-    scene.append_to_run(run, "agents.backend.task_progressed", json!({})).await;
+async fn stir(harness: &Harness<'_>, run: &str) {
+    harness.append_to_run(run, "agents.backend.task_progressed", json!({})).await;
 }
 
 /// So many runs in one shard, which are started, and the lease of the shard.
-async fn runs(scene: &Scene<'_>, count: usize) -> (Vec<String>, Lease) {
+async fn runs(harness: &Harness<'_>, count: usize) -> (Vec<String>, Lease) {
     let ids = ids(count);
     for id in &ids {
-        start(scene, id).await;
+        start(harness, id).await;
     }
-    (ids, scene.take(SHARD, "first").await)
+    (ids, harness.take(SHARD, "first").await)
 }
 
-async fn note(scene: &Scene<'_>, waits: &[Wait]) {
-    notes(scene).note_waits(waits).await.unwrap();
+async fn note(harness: &Harness<'_>, waits: &[Wait]) {
+    notes(harness).note_waits(waits).await.unwrap();
 }
 
 /// The runs of the shard that a new owner has to read, in order, read by pages of two.
-async fn unsettled(scene: &Scene<'_>, which: Unsettled) -> Vec<String> {
+async fn unsettled(harness: &Harness<'_>, which: Unsettled) -> Vec<String> {
     let mut page = PageRequest::first(2);
     let mut found = Vec::new();
     loop {
-        let read = notes(scene).unsettled_runs(&[Shard(SHARD)], which, &page).await.unwrap();
+        let read = notes(harness).unsettled_runs(&[Shard(SHARD)], which, &page).await.unwrap();
         assert!(read.rows.len() <= 2);
         found.extend(read.rows);
         match read.next {
@@ -73,20 +73,20 @@ async fn unsettled(scene: &Scene<'_>, which: Unsettled) -> Vec<String> {
     found
 }
 
-async fn unnoted(scene: &Scene<'_>) -> Vec<String> {
-    unsettled(scene, Unsettled::Unnoted).await
+async fn unnoted(harness: &Harness<'_>) -> Vec<String> {
+    unsettled(harness, Unsettled::Unnoted).await
 }
 
-async fn outdated(scene: &Scene<'_>) -> Vec<String> {
-    unsettled(scene, Unsettled::Outdated).await
+async fn outdated(harness: &Harness<'_>) -> Vec<String> {
+    unsettled(harness, Unsettled::Outdated).await
 }
 
 /// The runs of the shard that are due up to a second, with the seconds, read by pages of two.
-async fn due(scene: &Scene<'_>, up_to: i64) -> Vec<(i64, String)> {
+async fn due(harness: &Harness<'_>, up_to: i64) -> Vec<(i64, String)> {
     let mut found: Vec<DueRun> = Vec::new();
     loop {
         let (shards, beyond) = ([Shard(SHARD)], found.last());
-        let page = notes(scene).due_runs(&shards, beyond, at(up_to), 2).await.unwrap();
+        let page = notes(harness).due_runs(&shards, beyond, at(up_to), 2).await.unwrap();
         let is_last = page.len() < 2;
         found.extend(page);
         if is_last {
@@ -103,127 +103,127 @@ fn sorted<'a>(ids: impl IntoIterator<Item = &'a String>) -> Vec<String> {
 }
 
 /// A run that is noted to wait need not be read; one of which nothing is noted must be.
-pub async fn should_leave_out_runs_that_are_noted_to_wait(scene: Scene<'_>) {
-    let (ids, lease) = runs(&scene, 5).await;
-    assert_eq!(unnoted(&scene).await, sorted(&ids));
+pub async fn should_leave_out_runs_that_are_noted_to_wait(harness: Harness<'_>) {
+    let (ids, lease) = runs(&harness, 5).await;
+    assert_eq!(unnoted(&harness).await, sorted(&ids));
     let waits: Vec<Wait> = ids[..3].iter().map(|id| wait(id, &lease, 1, None)).collect();
-    note(&scene, &waits).await;
-    assert_eq!(unnoted(&scene).await, sorted(&ids[3..]));
-    assert_eq!(outdated(&scene).await, [""; 0]);
+    note(&harness, &waits).await;
+    assert_eq!(unnoted(&harness).await, sorted(&ids[3..]));
+    assert_eq!(outdated(&harness).await, [""; 0]);
     let other = Shard(SHARD + 1);
     for which in [Unsettled::Unnoted, Unsettled::Outdated] {
-        let page = notes(&scene).unsettled_runs(&[other], which, &PageRequest::default()).await;
+        let page = notes(&harness).unsettled_runs(&[other], which, &PageRequest::default()).await;
         assert_eq!(page.unwrap().rows, [""; 0]);
     }
 }
 
 /// Whatever is appended after what is noted of a run, the run must be read.
-pub async fn should_find_runs_whose_note_is_outdated(scene: Scene<'_>) {
-    let (ids, lease) = runs(&scene, 5).await;
+pub async fn should_find_runs_whose_note_is_outdated(harness: Harness<'_>) {
+    let (ids, lease) = runs(&harness, 5).await;
     let waits: Vec<Wait> = ids.iter().map(|id| wait(id, &lease, 1, None)).collect();
-    note(&scene, &waits).await;
+    note(&harness, &waits).await;
     for id in &ids[1..4] {
-        stir(&scene, id).await;
+        stir(&harness, id).await;
     }
-    assert_eq!(outdated(&scene).await, sorted(&ids[1..4]));
-    assert_eq!(unnoted(&scene).await, [""; 0]);
-    note(&scene, &[wait(&ids[1], &lease, 2, None)]).await;
-    assert_eq!(outdated(&scene).await, sorted(&ids[2..4]));
+    assert_eq!(outdated(&harness).await, sorted(&ids[1..4]));
+    assert_eq!(unnoted(&harness).await, [""; 0]);
+    note(&harness, &[wait(&ids[1], &lease, 2, None)]).await;
+    assert_eq!(outdated(&harness).await, sorted(&ids[2..4]));
 }
 
 /// Runs that have ended are of no interest, whatever is noted of them.
-pub async fn should_leave_out_runs_that_have_ended(scene: Scene<'_>) {
-    let (ids, lease) = runs(&scene, 2).await;
-    note(&scene, &[wait(&ids[0], &lease, 1, Some(1))]).await;
-    assert_eq!(due(&scene, 9).await.len(), 1);
+pub async fn should_leave_out_runs_that_have_ended(harness: Harness<'_>) {
+    let (ids, lease) = runs(&harness, 2).await;
+    note(&harness, &[wait(&ids[0], &lease, 1, Some(1))]).await;
+    assert_eq!(due(&harness, 9).await.len(), 1);
     for id in &ids {
-        end(&scene, id).await;
+        end(&harness, id).await;
     }
-    assert_eq!((unnoted(&scene).await, outdated(&scene).await), (Vec::new(), Vec::new()));
-    assert_eq!(due(&scene, 9).await, []);
+    assert_eq!((unnoted(&harness).await, outdated(&harness).await), (Vec::new(), Vec::new()));
+    assert_eq!(due(&harness, 9).await, []);
 }
 
 /// Runs come when they are due, the earliest first, also many of one moment.
-pub async fn should_find_due_runs_in_order(scene: Scene<'_>) {
-    let (ids, lease) = runs(&scene, 9).await;
+pub async fn should_find_due_runs_in_order(harness: Harness<'_>) {
+    let (ids, lease) = runs(&harness, 9).await;
     let seconds = [Some(5), Some(1), None, Some(3), Some(3), Some(3), Some(3), Some(7), Some(-4)];
     let noted = ids.iter().zip(seconds);
     let waits: Vec<Wait> = noted.map(|(id, second)| wait(id, &lease, 1, second)).collect();
-    note(&scene, &waits).await;
-    let found = due(&scene, 5).await;
+    note(&harness, &waits).await;
+    let found = due(&harness, 5).await;
     let times: Vec<i64> = found.iter().map(|(second, _)| *second).collect();
     assert_eq!(times, [-4, 1, 3, 3, 3, 3, 5]);
     assert_eq!(sorted(found[2..6].iter().map(|(_, id)| id)), sorted(&ids[3..7]));
     assert_eq!((&found[0].1, &found[6].1), (&ids[8], &ids[0]));
-    let elsewhere = notes(&scene).due_runs(&[Shard(SHARD + 1)], None, at(9), 10).await.unwrap();
+    let elsewhere = notes(&harness).due_runs(&[Shard(SHARD + 1)], None, at(9), 10).await.unwrap();
     assert_eq!(elsewhere, []);
 }
 
 /// The latest note counts, unless it is of an earlier version.
-pub async fn should_replace_a_note_by_one_that_is_not_older(scene: Scene<'_>) {
-    let (ids, lease) = runs(&scene, 1).await;
-    stir(&scene, &ids[0]).await;
+pub async fn should_replace_a_note_by_one_that_is_not_older(harness: Harness<'_>) {
+    let (ids, lease) = runs(&harness, 1).await;
+    stir(&harness, &ids[0]).await;
     for (version, second, noted) in [(2, 5, 5), (2, 6, 6), (1, 7, 6)] {
-        note(&scene, &[wait(&ids[0], &lease, version, Some(second))]).await;
-        assert_eq!(due(&scene, 9).await, [(noted, ids[0].clone())]);
+        note(&harness, &[wait(&ids[0], &lease, version, Some(second))]).await;
+        assert_eq!(due(&harness, 9).await, [(noted, ids[0].clone())]);
     }
-    note(&scene, &[wait(&ids[0], &lease, 2, Some(1)), wait(&ids[0], &lease, 1, None)]).await;
-    assert_eq!(due(&scene, 9).await, [(1, ids[0].clone())]);
-    note(&scene, &[wait(&ids[0], &lease, 2, None)]).await;
-    assert_eq!(due(&scene, 9).await, []);
-    assert_eq!(outdated(&scene).await, [""; 0]);
+    note(&harness, &[wait(&ids[0], &lease, 2, Some(1)), wait(&ids[0], &lease, 1, None)]).await;
+    assert_eq!(due(&harness, 9).await, [(1, ids[0].clone())]);
+    note(&harness, &[wait(&ids[0], &lease, 2, None)]).await;
+    assert_eq!(due(&harness, 9).await, []);
+    assert_eq!(outdated(&harness).await, [""; 0]);
 }
 
 /// An engine that lost its shard neither notes nor forgets anything.
-pub async fn should_change_no_note_of_a_later_owner(scene: Scene<'_>) {
-    let (ids, lost) = runs(&scene, 2).await;
-    scene.let_leases_expire().await;
-    let lease = scene.take(SHARD, "second").await;
-    note(&scene, &[wait(&ids[0], &lease, 1, Some(1))]).await;
+pub async fn should_change_no_note_of_a_later_owner(harness: Harness<'_>) {
+    let (ids, lost) = runs(&harness, 2).await;
+    harness.let_leases_expire().await;
+    let lease = harness.take(SHARD, "second").await;
+    note(&harness, &[wait(&ids[0], &lease, 1, Some(1))]).await;
     let late = [wait(&ids[0], &lost, 9, Some(2)), wait(&ids[1], &lost, 1, None)];
-    note(&scene, &late).await;
+    note(&harness, &late).await;
     let forgotten: Vec<_> = ids.iter().map(|id| (Arc::from(&**id), lost.fence())).collect();
-    notes(&scene).forget_waits(&forgotten).await.unwrap();
-    assert_eq!(due(&scene, 9).await, [(1, ids[0].clone())]);
-    assert_eq!(unnoted(&scene).await, [ids[1].clone()]);
+    notes(&harness).forget_waits(&forgotten).await.unwrap();
+    assert_eq!(due(&harness, 9).await, [(1, ids[0].clone())]);
+    assert_eq!(unnoted(&harness).await, [ids[1].clone()]);
 }
 
 /// A forgotten run must be read again.
-pub async fn should_forget_what_was_noted(scene: Scene<'_>) {
-    let (ids, lease) = runs(&scene, 3).await;
+pub async fn should_forget_what_was_noted(harness: Harness<'_>) {
+    let (ids, lease) = runs(&harness, 3).await;
     let waits: Vec<Wait> = ids.iter().map(|id| wait(id, &lease, 1, Some(1))).collect();
-    note(&scene, &waits).await;
+    note(&harness, &waits).await;
     let gone = [(Arc::from("unknown"), lease.fence()), (Arc::from(&*ids[0]), lease.fence())];
-    notes(&scene).forget_waits(&gone).await.unwrap();
-    assert_eq!(unnoted(&scene).await, [ids[0].clone()]);
-    assert_eq!(due(&scene, 9).await.len(), 2);
-    notes(&scene).forget_waits(&[]).await.unwrap();
+    notes(&harness).forget_waits(&gone).await.unwrap();
+    assert_eq!(unnoted(&harness).await, [ids[0].clone()]);
+    assert_eq!(due(&harness, 9).await.len(), 2);
+    notes(&harness).forget_waits(&[]).await.unwrap();
 }
 
 /// A run without a journal can't wait.
-pub async fn should_note_nothing_of_runs_without_a_journal(scene: Scene<'_>) {
-    let (ids, lease) = runs(&scene, 1).await;
-    note(&scene, &[wait("unknown", &lease, 0, Some(1)), wait(&ids[0], &lease, 1, None)]).await;
-    assert_eq!(due(&scene, 9).await, []);
-    start(&scene, "unknown").await;
-    assert_eq!(unnoted(&scene).await, [""; 0]);
-    assert_eq!(outdated(&scene).await, [""; 0]);
-    note(&scene, &[]).await;
+pub async fn should_note_nothing_of_runs_without_a_journal(harness: Harness<'_>) {
+    let (ids, lease) = runs(&harness, 1).await;
+    note(&harness, &[wait("unknown", &lease, 0, Some(1)), wait(&ids[0], &lease, 1, None)]).await;
+    assert_eq!(due(&harness, 9).await, []);
+    start(&harness, "unknown").await;
+    assert_eq!(unnoted(&harness).await, [""; 0]);
+    assert_eq!(outdated(&harness).await, [""; 0]);
+    note(&harness, &[]).await;
 }
 
 /// After the tables were rebuilt, no run that must be read is left out.
-pub async fn should_find_what_must_be_read_after_a_rebuild(scene: Scene<'_>) {
-    let (ids, lease) = runs(&scene, 3).await;
-    note(&scene, &[wait(&ids[0], &lease, 1, Some(4)), wait(&ids[1], &lease, 1, None)]).await;
-    stir(&scene, &ids[1]).await;
-    scene.store.rebuild().await.unwrap();
-    assert_eq!(due(&scene, 9).await, [(4, ids[0].clone())]);
-    assert_eq!(unnoted(&scene).await, [ids[2].clone()]);
-    assert_eq!(outdated(&scene).await, [ids[1].clone()]);
+pub async fn should_find_what_must_be_read_after_a_rebuild(harness: Harness<'_>) {
+    let (ids, lease) = runs(&harness, 3).await;
+    note(&harness, &[wait(&ids[0], &lease, 1, Some(4)), wait(&ids[1], &lease, 1, None)]).await;
+    stir(&harness, &ids[1]).await;
+    harness.store.rebuild().await.unwrap();
+    assert_eq!(due(&harness, 9).await, [(4, ids[0].clone())]);
+    assert_eq!(unnoted(&harness).await, [ids[2].clone()]);
+    assert_eq!(outdated(&harness).await, [ids[1].clone()]);
 }
 
 /// Runs are told apart by UUIDs and by foreign ids alike.
-pub async fn should_note_runs_with_every_kind_of_id(scene: Scene<'_>) {
+pub async fn should_note_runs_with_every_kind_of_id(harness: Harness<'_>) {
     let uuid = (0_u32..)
         .map(|number| format!("0195e7a0-0000-7000-8000-{number:012x}"))
         .find(|id| Shard::of(id) == Shard(SHARD))
@@ -232,30 +232,30 @@ pub async fn should_note_runs_with_every_kind_of_id(scene: Scene<'_>) {
         .map(|number| format!("bestellung-ä✓-{number}"))
         .find(|id| Shard::of(id) == Shard(SHARD))
         .unwrap();
-    let lease = scene.take(SHARD, "first").await;
+    let lease = harness.take(SHARD, "first").await;
     for id in [&uuid, &foreign] {
-        start(&scene, id).await;
+        start(&harness, id).await;
     }
-    assert_eq!(unnoted(&scene).await, sorted([&uuid, &foreign]));
-    note(&scene, &[wait(&uuid, &lease, 1, Some(1)), wait(&foreign, &lease, 1, Some(2))]).await;
-    assert_eq!(due(&scene, 9).await, [(1, uuid.clone()), (2, foreign.clone())]);
+    assert_eq!(unnoted(&harness).await, sorted([&uuid, &foreign]));
+    note(&harness, &[wait(&uuid, &lease, 1, Some(1)), wait(&foreign, &lease, 1, Some(2))]).await;
+    assert_eq!(due(&harness, 9).await, [(1, uuid.clone()), (2, foreign.clone())]);
     for id in [&uuid, &foreign] {
-        stir(&scene, id).await;
+        stir(&harness, id).await;
     }
-    assert_eq!(outdated(&scene).await, sorted([&uuid, &foreign]));
+    assert_eq!(outdated(&harness).await, sorted([&uuid, &foreign]));
 }
 
 /// Several streams are read at once, each from its start, in the order that was asked for.
-pub async fn should_read_several_streams_at_once(scene: Scene<'_>) {
+pub async fn should_read_several_streams_at_once(harness: Harness<'_>) {
     for (name, events) in [("a", 3), ("b", 1), ("c", 5)] {
-        scene.append(name, super::scene::events(0..events)).await;
+        harness.append(name, super::harness::events(0..events)).await;
     }
     let names = ["c", "unknown", "a", "b", "a"].map(stream);
-    let read = scene.store.read_streams(&names, 3).await.unwrap();
+    let read = harness.store.read_streams(&names, 3).await.unwrap();
     let lengths: Vec<usize> = read.iter().map(Vec::len).collect();
     assert_eq!(lengths, [3, 0, 3, 1, 3]);
     for (name, events) in names.iter().zip(read) {
-        assert_eq!(events, scene.store.read_stream(name, 0, 3).await.unwrap());
+        assert_eq!(events, harness.store.read_stream(name, 0, 3).await.unwrap());
     }
-    assert_eq!(scene.store.read_streams(&[], 3).await.unwrap(), Vec::<Vec<_>>::new());
+    assert_eq!(harness.store.read_streams(&[], 3).await.unwrap(), Vec::<Vec<_>>::new());
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use aios_core::{
     event::{EventId, Payload, Timestamp},
-    projection::{Cell, Column, Condition, Kind, Query, Record, Row},
+    projection::{Cell, Column, Kind, Predicate, Query, Record, Row},
     store::{
         AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
         StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
@@ -132,20 +132,20 @@ fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<'static, Postgr
     Ok(builder)
 }
 
-fn restrict(builder: &mut QueryBuilder<'static, Postgres>, condition: &Condition) {
+fn restrict(builder: &mut QueryBuilder<'static, Postgres>, condition: &Predicate) {
     match condition {
-        Condition::Id(id) => {
+        Predicate::Id(id) => {
             builder.push(" AND id = ").push_bind(Key::of(id).map(|key| key.uuid));
         }
-        Condition::In(name, cells) => {
+        Predicate::In(name, cells) => {
             builder.push(format!(" AND {name} = ANY ("));
             any_of(builder, cells);
             builder.push(")");
         }
-        Condition::Above(name, bound) => {
+        Predicate::Above(name, bound) => {
             builder.push(format!(" AND {name} > ")).push_bind(*bound);
         }
-        Condition::NotDeleted => {
+        Predicate::NotDeleted => {
             builder.push(" AND deleted_at IS NULL");
         }
     }

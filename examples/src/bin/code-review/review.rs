@@ -94,7 +94,7 @@ pub(crate) fn builder() -> RuntimeBuilder {
 
 /// A runtime that starts and handles runs and leaves them to others, so nothing has to be moved.
 fn client(store: &Arc<dyn Store>) -> RuntimeBuilder {
-    builder().store(Arc::clone(store)).broker(Arc::new(MemoryBroker::new())).without_engine()
+    builder().store(Arc::clone(store)).broker(Arc::new(MemoryBroker::new())).client_only()
 }
 
 /// How the program got to its end.
@@ -111,7 +111,7 @@ async fn attend(
     interrupts: &mut Interrupts,
 ) -> Result<Ended, Box<dyn Error>> {
     let run = match &choice.before {
-        Before::Unfinished { .. } => runtime.run(&choice.run_id).await?,
+        Before::Unfinished { .. } => runtime.handle(&choice.run_id).await?,
         _ => runtime.start(workflow::NAME, request).with_id(&choice.run_id).await?,
     };
     tokio::select! {

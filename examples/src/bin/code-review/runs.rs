@@ -65,7 +65,7 @@ pub(crate) async fn choose(
         }
         status => {
             if status == RunStatus::Paused {
-                runtime.run(&latest.id).await?.resume().await?;
+                runtime.handle(&latest.id).await?.resume().await?;
             }
             let before = unfinished(store, &latest).await?;
             return Ok(Choice { run_id: latest.id, before });
@@ -92,7 +92,7 @@ async fn latest(
 }
 
 async fn cancel(runtime: &Runtime, run: &RunRecord) -> Result<(), Box<dyn Error>> {
-    Ok(runtime.run(&run.id).await?.cancel("the review starts over").await?)
+    Ok(runtime.handle(&run.id).await?.cancel("the review starts over").await?)
 }
 
 fn reason(run: &RunRecord) -> String {

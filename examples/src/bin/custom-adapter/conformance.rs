@@ -32,7 +32,7 @@ impl BrokerFixture for Fixture {
     }
 
     async fn connect(&self) -> Result<Arc<dyn Broker>, BrokerError> {
-        Ok(Arc::new(MeteredBroker::new(Arc::new(self.broker.another_connection()))))
+        Ok(Arc::new(MeteredBroker::new(Arc::new(self.broker.new_connection()))))
     }
 
     async fn pass(&self, duration: Duration) {

@@ -9,7 +9,7 @@ use super::{
     Driver, Exit, Message, acknowledge,
     assignment::{Answer, Held, Refusal},
 };
-use crate::workflow::journal::{Entry, OfAgent, Record};
+use crate::workflow::journal::{AgentEvent, Entry, Record};
 
 impl Driver {
     pub(super) async fn told(&mut self, message: Message) -> Option<Exit> {
@@ -73,7 +73,7 @@ impl Driver {
         if !self.execution.machine().awaits_task(operation, Some(attempt)) {
             return;
         }
-        let (first, most) = self.engine.options.back_off;
+        let (first, most) = self.engine.options.backoff;
         let pause = self.deferred.get(&operation).map_or(first, |pause| (*pause * 2).min(most));
         self.deferred.insert(operation, pause);
         self.assigned.remove(&operation);
@@ -132,7 +132,7 @@ impl Driver {
         self.answers.push(delivery);
         self.end_assignment(operation);
         self.execution.machine().task_answered(operation);
-        if let Entry::TaskFailed(OfAgent { data, .. }) = entry {
+        if let Entry::TaskFailed(AgentEvent { data, .. }) = entry {
             let TaskFailed { attempt, failure, retryable, .. } = data;
             self.decide(operation, attempt, TaskError { failure, retryable });
         }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
-    agent::{Segment, TaskAssigned, TaskError, TaskHeartbeat, TaskId},
+    agent::{Name, TaskAssigned, TaskError, TaskHeartbeat, TaskId},
     broker::{DeadLetter, Delivery},
     catalog::agent,
     event::{Event, EventId, Metadata, Timestamp},
@@ -16,7 +16,7 @@ use crate::{
     runtime::AnonymousAnswers,
     workflow::{
         engine::{activity::Queued, dispatch::Attempt},
-        journal::{Entry, OfAgent, decode},
+        journal::{AgentEvent, Entry, decode},
     },
 };
 
@@ -27,7 +27,7 @@ pub(in super::super) const ANONYMOUS: &str = "it does not name the event that as
 /// An attempt that was published to its agents.
 #[derive(Debug)]
 pub(super) struct Assignment {
-    agent_type: Segment,
+    agent_type: Name,
     agent_id: Option<Box<str>>,
     pub(super) attempt: u32,
     timeout: Option<Duration>,
@@ -109,7 +109,7 @@ impl Driver {
     pub(super) fn expect_answer(
         &mut self,
         operation: u64,
-        task: &OfAgent<TaskAssigned>,
+        task: &AgentEvent<TaskAssigned>,
     ) -> Attempt {
         let assigned_at = self.engine.clock.now();
         if let Some(given) = self.assigned.get_mut(&operation)

@@ -70,7 +70,7 @@ impl Driver {
     /// Appends again what the store did not take, after a while.
     fn submit_again(&mut self, in_flight: InFlight) {
         let InFlight { records, answers, failures, .. } = in_flight;
-        let (first, most) = self.engine.options.back_off;
+        let (first, most) = self.engine.options.backoff;
         let pause = (first * 2_u32.saturating_pow(failures.min(16))).min(most);
         let append = self.append_of(&records);
         let (store, clock) = (Arc::clone(&self.engine.store), Arc::clone(&self.engine.clock));
@@ -248,7 +248,7 @@ impl Driver {
             Err(Exit::Failed(error)) if error.is_retryable() => {
                 self.engine.store_failed(&error);
                 let (clock, pause) =
-                    (Arc::clone(&self.engine.clock), self.engine.options.back_off.1);
+                    (Arc::clone(&self.engine.clock), self.engine.options.backoff.1);
                 self.look_again = Some(Box::pin(async move { clock.sleep(pause).await }));
                 None
             }
@@ -369,7 +369,7 @@ impl Driver {
 fn is_replaced(entry: &Entry) -> bool {
     match entry {
         Entry::OperationFailed(failed) => failed.name.is_none() && failed.failure.code == TOO_LARGE,
-        Entry::Failed(end) | Entry::Cancelled(end) => end.failure == cut(&end.failure),
+        Entry::Failed(end) | Entry::Cancelled(end) => end.failure == truncate(&end.failure),
         _ => false,
     }
 }

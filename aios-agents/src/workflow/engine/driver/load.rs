@@ -5,8 +5,8 @@ use std::{
 };
 
 use aios_core::{
+    agent::{InvalidName, Name},
     catalog::workflow::DOMAIN,
-    agent::{InvalidSegment, Segment},
     event::{Event, EventError, Metadata, Timestamp},
     failure::Failure,
     store::{EventStore, RecordedEvent, RunStatus, StoreError, StreamId},
@@ -95,8 +95,8 @@ impl Driver {
         let fence = engine.ownership.fence_of(run_id).ok_or(Exit::Lost)?;
         let workflow = first.event.event_type.entity();
         let codec = engine.journals.codec(workflow).map_err(exit)?;
-        let invalid = |_: InvalidSegment| EventError::InvalidType { text: workflow.to_owned() };
-        let workflow: Segment = workflow.parse().map_err(invalid).map_err(unreadable)?;
+        let invalid = |_: InvalidName| EventError::InvalidType { text: workflow.to_owned() };
+        let workflow: Name = workflow.parse().map_err(invalid).map_err(unreadable)?;
         let entries = entries.iter().map(|(entry, _)| entry);
         let declined = place::declined(entries.clone());
         let mut children = Children::default();
@@ -243,7 +243,7 @@ impl Driver {
                 record.event.metadata = self.task_metadata();
             }
             Entry::TaskCancelled(_) => record.event.metadata = self.task_metadata(),
-            Entry::Foreign(_) => record.event.metadata.fill_from(&self.metadata),
+            Entry::Other(_) => record.event.metadata.fill_from(&self.metadata),
             // The rows that a busy log has most of are kept small: the run is their cause.
             Entry::StepCompleted(_) => {
                 record.event.metadata = Metadata { causation_id: None, ..self.metadata.clone() };
@@ -282,7 +282,7 @@ pub(super) fn exit(error: JournalError) -> Exit {
 /// this run.
 pub(super) fn read_entry(workflow: &str, event: &Event) -> Result<Entry, EventError> {
     match event.event_type.segments() {
-        (DOMAIN, other, _) if other != workflow => Ok(Entry::Foreign(Box::new(event.clone()))),
+        (DOMAIN, other, _) if other != workflow => Ok(Entry::Other(Box::new(event.clone()))),
         _ => decode(event),
     }
 }

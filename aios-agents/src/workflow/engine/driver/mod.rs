@@ -21,7 +21,7 @@ use std::{
 
 use aios_core::{
     BoxFuture, Chain,
-    agent::{Segment, TaskError, TaskId},
+    agent::{Name, TaskError, TaskId},
     broker::{Delivery, Publish},
     event::{EventError, EventId, Metadata},
     failure::Failure,
@@ -49,7 +49,7 @@ use crate::{
     task,
     workflow::{
         Execution,
-        journal::{ChildStarted, Codec, Entry, OfAgent, Parent, Record, TaskCancelled},
+        journal::{AgentEvent, ChildStarted, Codec, Entry, Parent, Record, TaskCancelled},
         machine::{Effect, Request},
     },
 };
@@ -84,7 +84,7 @@ struct Driver {
     engine: Arc<Engine>,
     run_id: Arc<str>,
     stream: StreamId,
-    workflow: Segment,
+    workflow: Name,
     workflow_version: u32,
     codec: Arc<Codec>,
     execution: Execution,
@@ -262,7 +262,7 @@ impl Driver {
         let mut active = machine.active().peekable();
         let rests = active.peek().is_some() && active.all(|(_, request)| waits(request));
         drop(active);
-        let soon = || self.engine.clock.now() + self.engine.options.linger;
+        let soon = || self.engine.clock.now() + self.engine.options.eviction_delay;
         let rests = rests && machine.next_timer().is_none_or(|due| due > soon());
         drop(machine);
         rests && !self.is_watched()
@@ -350,7 +350,7 @@ impl Driver {
         if !self.execution.machine().is_active(child.operation) {
             return;
         }
-        let check = self.engine.clock.now() + self.engine.options.child_check;
+        let check = self.engine.clock.now() + self.engine.options.child_poll_interval;
         self.engine.timers.set(check, &self.run_id, child.operation);
         let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
         let (operation, metadata) = (child.operation, self.metadata.clone());
@@ -363,9 +363,9 @@ impl Driver {
     }
 
     /// Tells agents that a task is not waited for any more.
-    fn cancel_task(&mut self, agent_type: Segment, task_id: TaskId) {
+    fn cancel_task(&mut self, agent_type: Name, task_id: TaskId) {
         let data = TaskCancelled { task_id };
-        let entry = Entry::TaskCancelled(OfAgent { agent_type, data });
+        let entry = Entry::TaskCancelled(AgentEvent { agent_type, data });
         match self.addressed(entry, false) {
             Ok(publish) => self.send(publish, None),
             Err(failure) => self.unwritten = Some(failure),
@@ -373,7 +373,7 @@ impl Driver {
     }
 
     /// Gives a task to the dispatcher. One that can't be addressed fails.
-    fn dispatch(&mut self, assignment: OfAgent<aios_core::agent::TaskAssigned>) {
+    fn dispatch(&mut self, assignment: AgentEvent<aios_core::agent::TaskAssigned>) {
         let attempt = assignment.data.attempt;
         let operation = assignment.data.task_id.run().map_or(0, |run| run.1);
         if !self.execution.machine().awaits_task(operation, Some(attempt)) {
@@ -400,7 +400,7 @@ impl Driver {
             record.event.metadata.extra.insert("fence".to_owned(), fence);
         }
         let to = match &record.entry {
-            Entry::TaskAssigned(OfAgent { agent_type, data }) => {
+            Entry::TaskAssigned(AgentEvent { agent_type, data }) => {
                 let agent_id = data.agent_id.as_deref();
                 agent_id.map(|agent_id| mailbox_of(agent_type, agent_id)).transpose()
             }

@@ -99,13 +99,13 @@ async fn guarded(
 async fn stay(engine: Arc<Engine>, activation: Activation) -> Departure {
     let Activation { run_id, inbox, journal, permit } = activation;
     let mut departure = once(&engine, &run_id, &inbox, journal, permit).await;
-    let mut back_off = engine.options.back_off.0 * 2;
+    let mut backoff = engine.options.backoff.0 * 2;
     while let Exit::Failed(error) = &departure.exit
         && error.is_retryable()
     {
         warn!(error = %Chain(error), %run_id, "could not go on with a run; trying again");
-        engine.clock.sleep(back_off).await;
-        back_off = (back_off * 2).min(engine.options.back_off.1);
+        engine.clock.sleep(backoff).await;
+        backoff = (backoff * 2).min(engine.options.backoff.1);
         departure = once(&engine, &run_id, &inbox, None, None).await;
     }
     departure
@@ -318,7 +318,7 @@ async fn block(
     mut failure: Failure,
     id: Option<EventId>,
 ) -> Exit {
-    let mut back_off = engine.options.back_off.0;
+    let mut backoff = engine.options.backoff.0;
     let mut is_cut = false;
     loop {
         if engine.ownership.fence_of(run_id).is_none() {
@@ -350,8 +350,8 @@ async fn block(
                 return exit(error);
             }
         }
-        engine.clock.sleep(back_off).await;
-        back_off = (back_off * 2).min(engine.options.back_off.1);
+        engine.clock.sleep(backoff).await;
+        backoff = (backoff * 2).min(engine.options.backoff.1);
     }
 }
 

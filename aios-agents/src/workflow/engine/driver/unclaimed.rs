@@ -104,7 +104,7 @@ impl Driver {
         match event {
             Ok(event) => {
                 let event = event.with_timestamp(self.engine.clock.now());
-                self.write(Entry::Foreign(Box::new(event)));
+                self.write(Entry::Other(Box::new(event)));
             }
             Err(error) => self.unwritten = Some(Failure::from_error(error.code(), &error)),
         }

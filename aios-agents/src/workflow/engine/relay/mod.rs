@@ -42,7 +42,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
                 if let Err(error) = result && !engine.survives("relay the log", error) {
                     return;
                 }
-                engine.clock.sleep(engine.options.back_off.0).await;
+                engine.clock.sleep(engine.options.backoff.0).await;
             }
         }
     }

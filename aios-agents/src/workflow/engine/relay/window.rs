@@ -60,8 +60,8 @@ pub(super) async fn publish(
     if waiting.is_empty() {
         return Ok(Published::Nothing);
     }
-    let (first, most) = engine.options.back_off;
-    let (mut back_off, mut rejected_since) = (first, None);
+    let (first, most) = engine.options.backoff;
+    let (mut backoff, mut rejected_since) = (first, None);
     while !waiting.is_empty() {
         if !engine.ownership.relays() {
             return Ok(Published::LeaseLost);
@@ -79,7 +79,7 @@ pub(super) async fn publish(
         }
         waiting.drain(..done);
         let since = rejected_since.filter(|_| done == 0);
-        (back_off, rejected_since) = match failed {
+        (backoff, rejected_since) = match failed {
             None => (first, None),
             Some(error @ BrokerError::Closed) => return Err(error.into()),
             Some(error) => {
@@ -87,7 +87,7 @@ pub(super) async fn publish(
                     error = %Chain(&error), code = error.code(), waiting = waiting.len(),
                     "could not relay events; trying again"
                 );
-                let pause = if done == 0 { back_off } else { first };
+                let pause = if done == 0 { backoff } else { first };
                 let now = engine.clock.now();
                 engine.clock.sleep(pause).await;
                 let is_rejected = matches!(error, BrokerError::Rejected { .. });

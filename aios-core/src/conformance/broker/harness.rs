@@ -13,7 +13,7 @@ use crate::{
 
 /// Where a case plays: a connection, and names that no other case has.
 #[allow(missing_debug_implementations, reason = "a fixture need not be printable")]
-pub struct Scene<'a> {
+pub struct Harness<'a> {
     /// The first connection.
     pub broker: Arc<dyn Broker>,
     fixture: &'a dyn BrokerFixture,
@@ -21,7 +21,7 @@ pub struct Scene<'a> {
     token: String,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> Harness<'a> {
     pub(super) async fn new(fixture: &'a dyn BrokerFixture) -> Self {
         let broker = within(fixture, "connect", fixture.connect()).await.unwrap();
         let token = format!("c{}", EventId::generate().key().simple());

@@ -6,20 +6,20 @@ use super::{Capability, StoreFixture};
 use crate::{
     event::Event,
     store::{
-        Append, Appended, EventStoreExt, Lease, Owner, RecordedEvent, Shard, Store, StoreError,
+        Append, Appended, EventStoreExt, Lease, OwnerId, RecordedEvent, Shard, Store, StoreError,
         StreamId,
     },
 };
 
 /// Where a case plays: an empty store.
 #[allow(missing_debug_implementations, reason = "a fixture need not be printable")]
-pub struct Scene<'a> {
+pub struct Harness<'a> {
     /// The first handle.
     pub store: Arc<dyn Store>,
     fixture: &'a dyn StoreFixture,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> Harness<'a> {
     pub(super) async fn new(fixture: &'a dyn StoreFixture) -> Self {
         Self { store: fixture.connect().await.unwrap(), fixture }
     }
@@ -67,7 +67,7 @@ impl<'a> Scene<'a> {
     /// Takes what it can of these shards.
     pub async fn acquire(&self, shards: &[u16], owner: &str) -> Vec<Lease> {
         let shards: Vec<Shard> = shards.iter().copied().map(Shard).collect();
-        self.store.acquire(&shards, &Owner::new(owner), self.lease_time()).await.unwrap()
+        self.store.acquire(&shards, &OwnerId::new(owner), self.lease_time()).await.unwrap()
     }
 
     /// Appends to one stream.

@@ -6,7 +6,7 @@ use aios_core::{
     event::{Payload, Timestamp},
 };
 
-use super::Around;
+use super::Middleware;
 
 /// Counts and times tasks with the `metrics` facade, which does nothing until a program installs a
 /// recorder.
@@ -16,11 +16,11 @@ use super::Around;
 /// - `aios_agent_task_seconds` is a histogram of their durations, by the same,
 /// - `aios_agent_tasks_running` is how many are done now, by `agent_type`.
 #[derive(Clone, Debug)]
-pub struct Measure {
+pub struct Metrics {
     clock: Arc<dyn Clock>,
 }
 
-impl Measure {
+impl Metrics {
     /// Measures time with this clock.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
@@ -28,8 +28,8 @@ impl Measure {
     }
 }
 
-impl Around for Measure {
-    async fn around(
+impl Middleware for Metrics {
+    async fn call(
         &self,
         agent: &dyn DynAgent,
         context: &TaskContext,
