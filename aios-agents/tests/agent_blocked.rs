@@ -67,7 +67,7 @@ impl Looped {
         let (world, place, logged) = (World::new(), Arc::new(TestLoop::default()), Logged::here());
         let definition = AgentDefinition::instance("backend", agent.clone());
         let definition = definition.with_pulse(Arc::<TestLoop>::clone(&place));
-        let agents = AgentSet::new().add(definition).agent("other", Scripted::echo());
+        let agents = AgentSet::new().definition(definition).agent("other", Scripted::echo());
         let host = world.start_with(agents, quick()).await.unwrap();
         Self { world, logged, place, _host: host }
     }

@@ -76,7 +76,7 @@ async fn should_direct_a_task_to_one_agent_alone() {
     let anna = Payload::encode("Anna").unwrap();
     let anna = RegisteredAgent::new("named", "anna", anna).with_id("anna-1");
     let definition = definition.register_agent(anna).register("ben", "Ben");
-    let _host = world.start(AgentSet::new().add(definition)).await;
+    let _host = world.start(AgentSet::new().definition(definition)).await;
     let caller = world.caller().await;
     for _ in 0..10 {
         let answer = caller.task("named", &1).to_agent("anna-1").await.unwrap();

@@ -50,7 +50,7 @@ impl Harness {
         let definition = AgentDefinition::factory("backend", make).register_agent(first);
         let world = World::new();
         let engine = world.mailbox("engine").await;
-        let agents = AgentSet::new().add(definition.with_concurrency(2));
+        let agents = AgentSet::new().definition(definition.with_concurrency(2));
         let _host = world.start_with(agents, HostOptions::new()).await.unwrap();
         let harness = Self { world, engine, go_on, counted, _host };
         // Tasks for the agent itself occupy the slots, so that those for any agent wait here.

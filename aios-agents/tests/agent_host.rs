@@ -230,7 +230,7 @@ async fn should_do_no_more_tasks_at_once_than_the_cap() {
         }
     });
     let definition = AgentDefinition::instance("backend", agent).with_concurrency(3);
-    let _host = world.start(AgentSet::new().add(definition)).await;
+    let _host = world.start(AgentSet::new().definition(definition)).await;
     for task in 0..10 {
         world.assign("backend", &format!("t{task}"), json!(task)).await;
     }
@@ -290,7 +290,7 @@ async fn should_give_back_what_waits_behind_tasks_that_take_long() {
     });
     let definition = AgentDefinition::instance("backend", agent.clone()).with_concurrency(1);
     let _engine = world.mailbox("engine").await;
-    let _host = world.start_with(AgentSet::new().add(definition), options).await.unwrap();
+    let _host = world.start_with(AgentSet::new().definition(definition), options).await.unwrap();
     world.assign("backend", "t1", json!(1)).await;
     world.assign("backend", "t2", json!(2)).await;
     world.pass(SECOND * 50).await;
@@ -331,7 +331,7 @@ async fn should_let_tasks_end_when_it_shuts_down() {
         }
     });
     let definition = AgentDefinition::instance("backend", agent.clone()).with_concurrency(2);
-    let host = world.start(AgentSet::new().add(definition)).await;
+    let host = world.start(AgentSet::new().definition(definition)).await;
     for task in 0..5 {
         world.assign("backend", &format!("t{task}"), json!(task)).await;
     }

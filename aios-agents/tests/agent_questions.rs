@@ -14,7 +14,7 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 
 fn agents(agent: &Scripted) -> AgentSet {
-    AgentSet::new().add(AgentDefinition::instance("backend", agent.clone()))
+    AgentSet::new().definition(AgentDefinition::instance("backend", agent.clone()))
 }
 
 /// A task of a run.

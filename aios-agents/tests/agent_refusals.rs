@@ -43,7 +43,7 @@ fn echo() -> AgentDefinition {
 }
 
 fn both() -> AgentSet {
-    AgentSet::new().add(echo()).agent("other", Scripted::echo())
+    AgentSet::new().definition(echo()).agent("other", Scripted::echo())
 }
 
 /// Every subscription of a host meets a refusal that stays, after one that passes.

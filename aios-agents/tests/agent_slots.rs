@@ -29,7 +29,7 @@ fn blocking() -> (Scripted, Arc<Mutex<Vec<TaskSlot>>>) {
 
 fn agents(agent: &Scripted, concurrency: u16) -> AgentSet {
     let definition = AgentDefinition::instance("backend", agent.clone());
-    AgentSet::new().add(definition.with_concurrency(concurrency))
+    AgentSet::new().definition(definition.with_concurrency(concurrency))
 }
 
 #[tokio::test]

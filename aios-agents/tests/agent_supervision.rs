@@ -45,7 +45,7 @@ fn failing(times: u32, tries: &Arc<AtomicU32>) -> AgentDefinition {
 #[tokio::test]
 async fn should_make_an_agent_again_until_it_succeeds() {
     let (world, tries) = (World::new(), Arc::new(AtomicU32::new(0)));
-    let _host = world.start(AgentSet::new().add(failing(2, &tries))).await;
+    let _host = world.start(AgentSet::new().definition(failing(2, &tries))).await;
     assert_eq!(tries.load(Ordering::SeqCst), 1);
     world.idle().await;
     assert_eq!(status(&world).await, AgentStatus::Failed);
@@ -89,7 +89,7 @@ async fn should_treat_a_factory_that_panics_or_hangs_as_failed() {
                 Ok::<_, TaskError>(Scripted::echo())
             }
         });
-        let _host = world.start(AgentSet::new().add(definition.register("one", &()))).await;
+        let _host = world.start(AgentSet::new().definition(definition.register("one", &()))).await;
         world.pass(Duration::from_secs(5)).await;
         assert_eq!(world.caller().await.task("odd", &1).await.unwrap().as_str(), "1");
     }
@@ -186,11 +186,11 @@ async fn should_refuse_definitions_that_make_no_sense() {
     let none = || AgentDefinition::factory("none", |_: Value| Ok::<_, TaskError>(Scripted::echo()));
     for (agents, code) in [
         (AgentSet::new().agent("No Type", Scripted::echo()), "INVALID_AGENT_TYPE"),
-        (AgentSet::new().add(echo()).add(echo()), "DUPLICATE_AGENT_TYPE"),
+        (AgentSet::new().definition(echo()).definition(echo()), "DUPLICATE_AGENT_TYPE"),
         (AgentSet::new().register("unknown", "one", &1), "UNKNOWN_AGENT_TYPE"),
-        (AgentSet::new().add(none()), "INVALID_AGENT_CONFIGURATION"),
-        (AgentSet::new().add(echo().with_concurrency(0)), "INVALID_AGENT_CONFIGURATION"),
-        (AgentSet::new().add(none().register("a", &1).register("a", &2)), "DUPLICATE_AGENT"),
+        (AgentSet::new().definition(none()), "INVALID_AGENT_CONFIGURATION"),
+        (AgentSet::new().definition(echo().with_concurrency(0)), "INVALID_AGENT_CONFIGURATION"),
+        (AgentSet::new().definition(none().register("a", &1).register("a", &2)), "DUPLICATE_AGENT"),
     ] {
         let world = World::new();
         let error = world.start_with(agents, HostOptions::new()).await.unwrap_err();

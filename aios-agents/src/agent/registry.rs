@@ -24,7 +24,7 @@ impl AgentSet {
     /// Adds one agent that is there already; see [`AgentDefinition::instance`].
     #[must_use]
     pub fn agent<M>(self, agent_type: impl Into<String>, agent: impl IntoDynAgent<M>) -> Self {
-        self.add(AgentDefinition::instance(agent_type, agent))
+        self.definition(AgentDefinition::instance(agent_type, agent))
     }
 
     /// Adds a type whose agents are made from configs; see [`AgentDefinition::factory`].
@@ -39,7 +39,7 @@ impl AgentSet {
         A: IntoDynAgent<M>,
         E: Into<TaskError>,
     {
-        self.add(AgentDefinition::factory(agent_type, make))
+        self.definition(AgentDefinition::factory(agent_type, make))
     }
 
     /// Registers an agent of a type that was added before; any number of them.
@@ -51,14 +51,14 @@ impl AgentSet {
         config: &C,
     ) -> Self {
         match self.definitions.remove(agent_type) {
-            Some(definition) => self.add(definition.register(name, config)),
+            Some(definition) => self.definition(definition.register(name, config)),
             None => self.refuse(AgentError::UnknownType { agent_type: agent_type.to_owned() }),
         }
     }
 
     /// Adds a definition.
     #[must_use]
-    pub fn add(mut self, definition: AgentDefinition) -> Self {
+    pub fn definition(mut self, definition: AgentDefinition) -> Self {
         let agent_type = definition.agent_type.clone();
         match self.definitions.insert(agent_type.clone(), definition) {
             None => self,

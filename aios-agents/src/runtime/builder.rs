@@ -75,7 +75,7 @@ impl RuntimeBuilder {
     /// Adds agents of a type, with everything that can be said of them.
     #[must_use]
     pub fn agents(mut self, definition: AgentDefinition) -> Self {
-        self.agents = self.agents.add(definition);
+        self.agents = self.agents.definition(definition);
         self
     }
 

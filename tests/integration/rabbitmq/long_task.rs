@@ -61,7 +61,7 @@ async fn host(
         .with_early_ack_after(early_ack_after);
     let definition = AgentDefinition::instance(agent_type, agent.clone()).with_concurrency(1);
     let (broker, clock) = (connect(server).await, Arc::new(SystemClock));
-    let agents = AgentSet::new().add(definition);
+    let agents = AgentSet::new().definition(definition);
     AgentHost::start(broker, clock, None, "test", agents, options).await.unwrap()
 }
 
