@@ -18,8 +18,10 @@ use aios_agents::{
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     agent::{TaskAssigned, TaskHeartbeat},
-    broker::{Broker, BrokerExt, Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
-    event::{Event, Payload},
+    broker::{
+        Broker, BrokerExt, Deliveries, Delivery, Group, Health, Mailbox, Publish, Subscription,
+    },
+    event::{Event, Payload, Timestamp},
     store::Store,
 };
 
@@ -208,6 +210,79 @@ async fn should_not_give_a_task_again_that_is_in_its_queue() {
     let runtime = runtime.engine_options(options()).start().await.unwrap();
     let run = runtime.start("one_task", &21).await.unwrap();
     eventually("it says so", || async { waits_for(&run).await.is_some() }).await;
+    while_the_engine_looks().await;
+    assert_eq!(queued(&memory).await, 1, "there is one message");
+}
+
+/// An engine that gives no task again by itself, with a broker whose connection can be lost.
+async fn patient_engine(
+    store: &Arc<dyn Store>,
+    memory: &Arc<MemoryBroker>,
+) -> (Runtime, Arc<FaultyBroker>) {
+    let broker = FaultyBroker::new(Arc::clone(memory) as Arc<dyn Broker>);
+    let redispatch_after = Some(Duration::from_secs(3600));
+    let options = EngineOptions { redispatch_after, ..options() };
+    let shared = Arc::clone(&broker) as Arc<dyn Broker>;
+    let runtime = builder(store, memory).broker(shared).engine_options(options);
+    (runtime.start().await.unwrap(), broker)
+}
+
+/// The connection to the broker is lost, and is back.
+fn reconnect(broker: &FaultyBroker) {
+    let (since, cause) = (Timestamp::MIN, "the server was replaced".into());
+    broker.set_health(Health::Reconnecting { since, cause });
+    broker.set_health(Health::Connected);
+}
+
+/// The server was replaced without its data.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_tasks_again_at_once_that_a_broker_has_lost() {
+    let (store, memory) = (store(), Arc::new(MemoryBroker::new()));
+    let mut thief = tasks(&memory).await;
+    let (runtime, broker) = patient_engine(&store, &memory).await;
+    let run = runtime.start("one_task", &21).await.unwrap();
+    let first = next(&mut thief).await;
+    let id = first.event.id.clone();
+    first.ack().await.unwrap();
+    reconnect(&broker);
+    let again = next(&mut thief).await;
+    assert_eq!(again.event.id, id, "agents recognise it");
+    again.release().await.unwrap();
+    drop(thief);
+    let hosts = agents(&memory).await;
+    assert_eq!(result::<u64>(&run).await.unwrap(), 42);
+    hosts.shutdown(PATIENCE).await.unwrap();
+}
+
+/// The same while the queue is not empty, because tasks are given all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_tasks_again_at_once_that_a_broker_has_lost_before_others() {
+    let (store, memory) = (store(), Arc::new(MemoryBroker::new()));
+    let mut thief = tasks(&memory).await;
+    let (runtime, broker) = patient_engine(&store, &memory).await;
+    let lost = runtime.start("one_task", &1).await.unwrap();
+    next(&mut thief).await.ack().await.unwrap();
+    let first = runtime.start("one_task", &2).await.unwrap();
+    let second = runtime.start("one_task", &3).await.unwrap();
+    next(&mut thief).await.release().await.unwrap();
+    reconnect(&broker);
+    drop(thief);
+    let hosts = agents(&memory).await;
+    for (run, expected) in [(first, 4_u64), (second, 6), (lost, 2)] {
+        assert_eq!(result::<u64>(&run).await.unwrap(), expected);
+    }
+    hosts.shutdown(PATIENCE).await.unwrap();
+}
+
+/// The server has kept what it had.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_give_a_task_again_that_waits_in_a_broker_that_was_away() {
+    let (store, memory) = (store(), Arc::new(MemoryBroker::new()));
+    drop(tasks(&memory).await);
+    let (runtime, broker) = patient_engine(&store, &memory).await;
+    let run = runtime.start("one_task", &21).await.unwrap();
+    eventually("it says so", || async { waits_for(&run).await.is_some() }).await;
+    reconnect(&broker);
     while_the_engine_looks().await;
     assert_eq!(queued(&memory).await, 1, "there is one message");
 }

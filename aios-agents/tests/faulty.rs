@@ -13,8 +13,8 @@ use std::{
 use aios_core::{
     BoxFuture,
     broker::{
-        Acknowledger, Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, HealthWatch,
-        Publish, Settlement, Subscription,
+        Acknowledger, Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, Health,
+        HealthWatch, Publish, Settlement, Subscription,
     },
     event::{Event, Pattern, Timestamp},
     store::{
@@ -25,7 +25,10 @@ use aios_core::{
     },
 };
 use async_trait::async_trait;
-use futures_util::{StreamExt, stream};
+use futures_util::{
+    StreamExt,
+    stream::{self, unfold},
+};
 use tokio::sync::watch;
 
 /// What becomes of a call.
@@ -379,6 +382,7 @@ pub(crate) struct FaultyBroker {
     settled: Arc<Mutex<Vec<(Event, Settlement)>>>,
     batches: Mutex<Vec<usize>>,
     breaks: watch::Sender<Option<BrokerError>>,
+    health: watch::Sender<Health>,
 }
 
 impl FaultyBroker {
@@ -386,7 +390,13 @@ impl FaultyBroker {
         let (publishes, subscribes) = (Rules::default(), Rules::default());
         let (settled, batches) = (Arc::default(), Mutex::default());
         let breaks = watch::Sender::new(None);
-        Arc::new(Self { inner, publishes, subscribes, settled, batches, breaks })
+        let health = watch::Sender::new(Health::Connected);
+        Arc::new(Self { inner, publishes, subscribes, settled, batches, breaks, health })
+    }
+
+    /// The state that the broker reports from now on.
+    pub(crate) fn set_health(&self, health: Health) {
+        self.health.send_replace(health);
     }
 
     /// Decides over everything that is published from now on.
@@ -465,7 +475,14 @@ impl Broker for FaultyBroker {
     }
 
     fn health(&self) -> HealthWatch {
-        self.inner.health()
+        let states = unfold((self.health.subscribe(), true), |(mut health, is_first)| async move {
+            if !is_first {
+                health.changed().await.ok()?;
+            }
+            let now = health.borrow_and_update().clone();
+            Some((now, (health, false)))
+        });
+        HealthWatch::new(states)
     }
 
     async fn close(&self, deadline: Duration) -> Result<(), BrokerError> {

@@ -6,8 +6,9 @@ use std::{
 
 use aios_core::{agent::Name, broker::Address, event::Timestamp};
 use metrics::gauge;
+use tokio::sync::Notify;
 
-use super::Engine;
+use super::{Engine, EngineOptions};
 use crate::agent::{FIRST_BEAT, group_of, mailbox_of};
 
 /// How often the log may say of one queue that nobody takes its tasks.
@@ -20,6 +21,8 @@ pub(super) struct Activity {
     queued: Mutex<HashMap<Queue, Waiting>>,
     /// When the log said last that nobody takes the tasks of a queue.
     complaints: Mutex<HashMap<Queue, Timestamp>>,
+    /// The broker may have lost tasks.
+    suspected: Notify,
 }
 
 /// An agent type, and the one agent of it that is to do a task, if any.
@@ -31,6 +34,15 @@ struct Waiting {
     count: usize,
     /// When the broker was first and last seen to have none of them, since it was seen to have some.
     empty: Option<(Timestamp, Timestamp)>,
+    /// Whether the broker did not have the queue when it was asked last.
+    is_gone: bool,
+}
+
+impl Waiting {
+    fn note(&mut self, is_empty: bool, at: Timestamp) {
+        let first = self.empty.map_or(at, |(first, _)| first);
+        self.empty = is_empty.then_some((first, at));
+    }
 }
 
 /// Counts a task among those that no agent has begun, until it is dropped.
@@ -72,6 +84,16 @@ impl Activity {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(agent_type).copied()
     }
 
+    /// The broker may have lost tasks.
+    pub(super) fn suspect(&self) {
+        self.suspected.notify_one();
+    }
+
+    /// Completes when the broker may have lost tasks.
+    pub(super) async fn suspected(&self) {
+        self.suspected.notified().await;
+    }
+
     /// The queues of the tasks that no agent has begun, by address.
     pub(super) fn queued(&self) -> BTreeMap<Address, Queue> {
         let queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,9 +104,17 @@ impl Activity {
     pub(super) fn note(&self, queue: &Queue, is_empty: bool, at: Timestamp) {
         let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = queued.get_mut(queue) {
-            let first = waiting.empty.map_or(at, |(first, _)| first);
-            waiting.empty = is_empty.then_some((first, at));
+            waiting.note(is_empty, at);
+            waiting.is_gone = false;
         }
+    }
+
+    /// The broker has no such queue at this moment. Returns whether that is news.
+    pub(super) fn note_gone(&self, queue: &Queue, at: Timestamp) -> bool {
+        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(waiting) = queued.get_mut(queue) else { return false };
+        waiting.note(true, at);
+        !std::mem::replace(&mut waiting.is_gone, true)
     }
 
     /// When the broker was first and last seen to have no tasks in a queue, if it had none lately.
@@ -107,7 +137,7 @@ impl Activity {
         let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         match queued.get_mut(queue) {
             Some(waiting) => waiting.count += 1,
-            None => drop(queued.insert(queue.clone(), Waiting { count: 1, empty: None })),
+            None => drop(queued.insert(queue.clone(), Waiting { count: 1, ..Waiting::default() })),
         }
     }
 
@@ -120,6 +150,11 @@ impl Activity {
             }
         }
     }
+}
+
+/// How long a task is missing before it seems to be lost: whoever has it says so before.
+pub(super) fn silence(options: &EngineOptions) -> Duration {
+    FIRST_BEAT + options.task_grace
 }
 
 /// The group or mailbox of a queue; `None` for an agent that there can't be.
@@ -156,7 +191,7 @@ impl Queued {
     /// heard of, at `since`: the broker has had none for so long, or later ones were begun so long ago,
     /// that a process that holds it would have reported it.
     pub(super) fn seems_lost(&mut self, since: Timestamp, now: Timestamp) -> bool {
-        let silence = FIRST_BEAT + self.engine.options.task_grace;
+        let silence = silence(&self.engine.options);
         let empty = self.engine.activity.empty(&self.queue);
         let is_absent = empty.is_some_and(|(first, last)| first.max(since) + silence <= last);
         let heard = self.engine.activity.of(&self.queue.0);

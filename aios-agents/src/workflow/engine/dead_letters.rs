@@ -3,19 +3,23 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aios_core::{
+    Chain,
     agent::TaskAssigned,
     broker::{Address, BrokerError, DeadLetter},
     event::Timestamp,
 };
 use tracing::{debug, warn};
 
-use super::{Engine, Message, activity::Queue};
+use super::{Engine, Message, activity::Queue, suspicion};
 
 /// Dead letters looked at, of one agent type or agent.
 const LIMIT: usize = 1_000;
 /// The longest pause between two looks. A look may take every dead letter from its queue for a
 /// moment.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// The pause between two looks at the queues of a broker that may have lost tasks.
+const CLOSE: Duration = Duration::from_secs(1);
 
 /// When to look again for the dead letters of one agent type or agent.
 #[derive(Debug)]
@@ -29,9 +33,21 @@ struct Next {
 pub(super) async fn run(engine: Arc<Engine>) {
     let interval = engine.options.dead_letter_check;
     let mut looks: BTreeMap<Address, Next> = BTreeMap::new();
+    let mut close_until = Timestamp::MIN;
     loop {
-        engine.clock.sleep(interval).await;
+        let is_close = engine.clock.now() < close_until;
+        tokio::select! {
+            biased;
+            () = engine.activity.suspected() => {
+                close_until = engine.clock.now() + suspicion::WINDOW;
+                looks.clear();
+            }
+            () = engine.clock.sleep(if is_close { interval.min(CLOSE) } else { interval }) => {}
+        }
         let queued = engine.activity.queued();
+        if is_close {
+            count(&engine, &queued).await;
+        }
         looks.retain(|address, _| queued.contains_key(address));
         for (address, queue) in queued {
             let now = engine.clock.now();
@@ -43,7 +59,11 @@ pub(super) async fn run(engine: Arc<Engine>) {
                 Ok(0) => next.pause = (next.pause * 2).min(LONGEST_PAUSE.max(interval)),
                 Ok(_) => next.pause = interval,
                 // Nobody has subscribed, or the queue is gone: so is what was in it.
-                Err(BrokerError::UnknownAddress { .. }) => engine.activity.note(&queue, true, now),
+                Err(BrokerError::UnknownAddress { .. }) => {
+                    if engine.activity.note_gone(&queue, now) {
+                        engine.suspect_broker();
+                    }
+                }
                 // Whoever uses this address otherwise has no dead letters of tasks.
                 Err(
                     error @ (BrokerError::Incompatible { .. } | BrokerError::InvalidAddress(_)),
@@ -58,6 +78,23 @@ pub(super) async fn run(engine: Arc<Engine>) {
                 }
             }
             next.at = engine.clock.now() + next.pause;
+        }
+    }
+}
+
+/// Notes whether the broker has any task, where it may have lost some.
+async fn count(engine: &Engine, queued: &BTreeMap<Address, Queue>) {
+    for (address, queue) in queued {
+        let waiting = match engine.broker.dead_letters(address).await {
+            Ok(dead_letters) => dead_letters.waiting().await,
+            Err(error) => Err(error),
+        };
+        match waiting {
+            Ok(count) => engine.activity.note(queue, count == 0, engine.clock.now()),
+            // The looks that are less frequent say so.
+            Err(error) => {
+                debug!(error = %Chain(&error), %address, "could not count the tasks that wait")
+            }
         }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) enum Message {
     },
     /// The broker did not take a task now.
     Deferred { operation: u64, attempt: u32 },
+    /// The broker may have lost the tasks that no agent has begun.
+    Suspect,
     /// The run is about to move to another engine: it begins nothing, and leaves memory as soon as
     /// none of its steps runs.
     Leave,

@@ -28,6 +28,7 @@ mod recover;
 mod registry;
 mod relay;
 mod slots;
+mod suspicion;
 mod timers;
 mod waiters;
 
@@ -108,6 +109,9 @@ pub struct EngineOptions {
     /// later ones, and no process says within a second and [`task_grace`](Self::task_grace) that it has
     /// taken it. The pause doubles from time to time, up to an hour. A process recognises the repetition
     /// of what it has.
+    ///
+    /// After the connection to the broker was lost and is back, or when a queue is gone, a task that seems
+    /// to be lost is given again without this pause.
     ///
     /// Agents that were not made with aios and send no heartbeats may get such a task again while they
     /// work on it, unless this is `None`.
@@ -279,14 +283,13 @@ impl Engine {
     ) -> Result<RunningEngine, EngineError> {
         let (dispatches, queue) = mpsc::channel(DISPATCHES);
         let (reads, asked) = mpsc::channel(reads::QUEUE);
-        let store_id = journals.store.id().await?;
         let store_clock = Arc::new(StoreClock::new(Arc::clone(&journals.clock)));
         let clock: Arc<dyn Clock> = Arc::<StoreClock>::clone(&store_clock);
         let journals = Journals { clock: Arc::clone(&clock), ..journals };
         let ownership = Ownership::new(Arc::clone(&clock));
         let hosting = Hosting::new(&journals.registry);
         let engine = Arc::new(Self {
-            store_id,
+            store_id: journals.store.id().await?,
             store: Arc::clone(&journals.store),
             clock,
             store_clock,
@@ -327,6 +330,7 @@ impl Engine {
         spawn("look for due runs", Box::pin(parking::look_ahead(Arc::clone(&engine))));
         spawn("wake runs", Box::pin(timers::run(Arc::clone(&engine))));
         spawn("look for dead letters", Box::pin(dead_letters::run(Arc::clone(&engine))));
+        spawn("watch the broker", suspicion::watch(&engine).await);
         spawn("watch leases", Box::pin(leases::watch(Arc::clone(&engine))));
         spawn("keep shards", Box::pin(leases::run(Arc::clone(&engine))));
         spawn("look for news", Box::pin(discover::run(Arc::clone(&engine), position)));

@@ -32,6 +32,7 @@ impl Driver {
                 self.dead_lettered(operation, attempt, &letter);
             }
             Message::Deferred { operation, attempt } => self.deferred(operation, attempt),
+            Message::Suspect => self.suspect(),
             // It rests already; what it waits for is noted.
             Message::Leave if self.may_rest() => return Some(Exit::Waiting(self.parked())),
             Message::Leave => self.set_leaving(true),

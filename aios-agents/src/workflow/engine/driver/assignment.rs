@@ -37,6 +37,8 @@ pub(super) struct Assignment {
     pub(super) repeated: u32,
     /// When the process of an agent last said that it has it and has not begun it.
     pub(super) held_at: Option<Timestamp>,
+    /// Since when the broker may have lost it.
+    pub(super) suspected_at: Option<Timestamp>,
     /// When an agent was first heard of while it works on this attempt.
     started_at: Option<Timestamp>,
     /// When it was heard of last.
@@ -128,6 +130,7 @@ impl Driver {
             given_at: assigned_at,
             repeated: 0,
             held_at: None,
+            suspected_at: None,
             started_at: None,
             seen_at: None,
             queued: Some(Queued::new(

@@ -14,8 +14,14 @@ use tracing::{info, warn};
 
 use super::Driver;
 use crate::{
-    agent::codes,
-    workflow::{engine::activity::Queued, journal::Entry},
+    agent::{FIRST_BEAT, codes},
+    workflow::{
+        engine::{
+            activity::{Queued, silence},
+            suspicion::WINDOW,
+        },
+        journal::Entry,
+    },
 };
 
 /// The longest pause before a task is given again.
@@ -42,10 +48,12 @@ impl Driver {
         let pause = self.engine.options.redispatch_after.map(|first| {
             first.saturating_mul(2_u32.saturating_pow(assignment.repeated)).min(LONGEST_PAUSE)
         });
-        let is_due = pause.is_some_and(|pause| here_at + pause <= now);
+        let suspected_at = assignment.suspected_at.filter(|at| *at + WINDOW > now);
+        let is_due = pause.is_some_and(|pause| suspected_at.is_some() || here_at + pause <= now);
         let is_lost = is_due && !is_held && queued.seems_lost(here_at, now);
         if is_lost {
             assignment.repeated += 1;
+            assignment.suspected_at = None;
         }
         let queue = queued.queue().clone();
         if is_new {
@@ -70,7 +78,26 @@ impl Driver {
                 .increment(1);
             self.execution.machine().repeat_task(operation);
         }
-        Some(now + unclaimed_after)
+        let next = match suspected_at {
+            // Less and less often.
+            Some(at) if !is_lost => {
+                (now.duration_since(at) / 2).clamp(FIRST_BEAT, unclaimed_after.max(FIRST_BEAT))
+            }
+            _ => unclaimed_after,
+        };
+        Some(now + next)
+    }
+
+    /// The broker may have lost the tasks that no agent has begun.
+    pub(super) fn suspect(&mut self) {
+        let now = self.engine.clock.now();
+        let look_at = now + silence(&self.engine.options);
+        for (operation, assignment) in &mut self.assigned {
+            if assignment.queued.is_some() {
+                assignment.suspected_at = Some(now);
+                self.engine.timers.set(look_at, &self.run_id, *operation);
+            }
+        }
     }
 
     /// The process of an agent has a task that it has not begun: it is not lost.

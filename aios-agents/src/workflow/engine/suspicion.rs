@@ -1,0 +1,48 @@
+//! Tasks that the broker may have lost: those it had when its connection broke, or in a queue that is
+//! gone.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{
+    BoxFuture,
+    broker::{Health, HealthWatch},
+};
+use tracing::debug;
+
+use super::{Engine, Message};
+
+/// How long the engine looks closely after the tasks that the broker may have lost. Agents need time to
+/// connect again and to begin the tasks that are still there.
+pub(super) const WINDOW: Duration = Duration::from_secs(30);
+
+/// Suspects the broker each time it is connected again, from now on.
+pub(super) async fn watch(engine: &Arc<Engine>) -> BoxFuture<'static, ()> {
+    let mut health = engine.broker.health();
+    // The first is the state now; whatever comes after it is a change.
+    let _ = health.next().await;
+    Box::pin(run(Arc::clone(engine), health))
+}
+
+async fn run(engine: Arc<Engine>, mut health: HealthWatch) {
+    loop {
+        tokio::select! {
+            biased;
+            () = engine.stopped() => return,
+            health = health.next() => match health {
+                Some(Health::Connected) => engine.suspect_broker(),
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// The broker may have lost tasks that no agent has begun: those that seem to be lost are given again
+    /// without waiting for [`redispatch_after`](super::EngineOptions::redispatch_after).
+    pub(super) fn suspect_broker(&self) {
+        debug!("the broker may have lost tasks; looking for those that no agent has begun");
+        self.activity.suspect();
+        self.live.tell(&self.ownership.shards(), || Message::Suspect);
+    }
+}
