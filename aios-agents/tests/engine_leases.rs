@@ -11,13 +11,14 @@ use std::{
 use aios_agents::{prelude::*, runtime::EngineOptions};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    broker::Broker,
+    broker::{Broker, BrokerError, Health},
+    event::Timestamp,
     store::{Append, Fence, OwnerId, Shard},
 };
 
 use crate::{
-    faulty::{Fault, FaultyStore, holds, store_unavailable},
-    workflow_support::{PATIENCE, actions, eventually, result, runtime, sqlite, store},
+    faulty::{Fault, FaultyBroker, FaultyStore, holds, store_unavailable},
+    workflow_support::{Doubler, PATIENCE, actions, eventually, result, runtime, sqlite, store},
 };
 
 const LEASE: Duration = Duration::from_millis(600);
@@ -245,6 +246,96 @@ async fn should_give_up_everything_with_its_number() {
     let numbers: Vec<_> = numbers.map(|lease| lease.shard).collect();
     assert!(numbers.len() == 1 && numbers[0] != slot[0].shard, "{numbers:?}");
     runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+async fn nap(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    context.sleep(LEASE * 2).await?;
+    context.step("count", || async { Ok::<_, TaskError>(1) }).await
+}
+
+async fn nap_and_ask(context: WorkflowContext, (): ()) -> Result<u64, WorkflowError> {
+    nap(context.clone(), ()).await?;
+    context.task("doubler", &21_u64).await
+}
+
+/// The store and the broker can't be reached; the store is back first, and nobody else is there: what
+/// needs no broker goes on without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_its_shards_again_while_the_broker_is_away() {
+    let faulty = FaultyStore::new(store());
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let builder = runtime(&store).engine_options(options()).broker(Arc::clone(&broker) as _);
+    let builder = builder.workflow("nap", nap).workflow("nap_and_ask", nap_and_ask);
+    let runtime = builder.agent("doubler", Doubler::default()).start().await.unwrap();
+    let rests = runtime.start("nap", &()).await.unwrap();
+    let asks = runtime.start("nap_and_ask", &()).await.unwrap();
+    let (since, cause) = (Timestamp::MIN, "the server is down".into());
+    broker.set_health(Health::Reconnecting { since, cause });
+    let is_away = || BrokerError::Timeout { operation: "become reachable", after: LEASE };
+    let asked = AtomicBool::new(false);
+    broker.on_subscribe(move |_| match asked.swap(true, Ordering::SeqCst) {
+        false => Some(Fault::Hang),
+        true => Some(Fault::Refuse(is_away())),
+    });
+    broker.on_publish(move |_| Some(Fault::Refuse(is_away())));
+    faulty.on_call(|_| Some(Fault::Refuse(store_unavailable())));
+    #[allow(clippy::disallowed_methods, reason = "the leases end meanwhile")]
+    tokio::time::sleep(LEASE * 2).await;
+    faulty.heal();
+    assert_eq!(result::<u32>(&rests).await.unwrap(), 1);
+    broker.heal();
+    broker.set_health(Health::Connected);
+    assert_eq!(result::<u64>(&asks).await.unwrap(), 42);
+    runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+/// How many engines are members.
+async fn slots(store: &Arc<dyn Store>) -> usize {
+    let leases = store.leases().await.unwrap();
+    leases.iter().filter(|lease| lease.shard.slot_number().is_some()).count()
+}
+
+/// Somebody else is there, who may be able to reach the broker.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_leave_the_shards_to_others_while_it_can_not_reach_the_broker() {
+    let inner = store();
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    let memory = Arc::new(MemoryBroker::new());
+    let broker = FaultyBroker::new(Arc::new(memory.new_connection()));
+    let builder = runtime(&store).engine_options(options()).broker(Arc::clone(&broker) as _);
+    let cut_off = builder.workflow("nap", nap).start().await.unwrap();
+    let owners = || async {
+        let leases = inner.leases().await.unwrap();
+        let shares = leases.into_iter().filter(|lease| lease.shard.is_share());
+        shares.map(|lease| lease.owner.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    let first = owners().await.swap_remove(0);
+    let (since, cause) = (Timestamp::MIN, "the server is down".into());
+    broker.set_health(Health::Reconnecting { since, cause });
+    let is_away = || BrokerError::Timeout { operation: "become reachable", after: LEASE };
+    broker.on_subscribe(move |_| Some(Fault::Refuse(is_away())));
+    faulty.on_call(|_| Some(Fault::Refuse(store_unavailable())));
+    // It loses its own leases to nobody, however busy the machine is.
+    let patient = EngineOptions { lease_time: PATIENCE, ..options() };
+    let builder = runtime(&inner).engine_options(patient).broker(memory as _);
+    let other = builder.workflow("nap", nap).start().await.unwrap();
+    let is_other = |owners: Vec<String>| {
+        owners.len() == Shard::all().count() && owners.iter().all(|owner| *owner != first)
+    };
+    eventually("the other has all", || async { is_other(owners().await) }).await;
+    faulty.heal();
+    #[allow(clippy::disallowed_methods, reason = "nothing must happen meanwhile")]
+    tokio::time::sleep(LEASE * 2).await;
+    assert!(is_other(owners().await));
+    assert_eq!(slots(&inner).await, 1, "it is no member");
+    broker.heal();
+    broker.set_health(Health::Connected);
+    // The other gives shards away once it has seen the same engines twice.
+    eventually("it joins", || async { slots(&inner).await == 2 }).await;
+    cut_off.shutdown(PATIENCE).await.unwrap();
+    other.shutdown(PATIENCE).await.unwrap();
 }
 
 /// A lease lives longer than its time because it is renewed.

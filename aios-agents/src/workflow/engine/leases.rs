@@ -92,7 +92,7 @@ async fn look(engine: &Arc<Engine>, looks: &mut Looks) -> Result<(), EngineError
         return Ok(());
     }
     if engine.ownership.slot().is_none() {
-        slots::join(engine).await?;
+        slots::join_again(engine).await?;
         looks.renew_at = engine.clock.elapsed() + period;
         looks.look_at = looks.renew_at;
     }

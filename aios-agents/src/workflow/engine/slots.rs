@@ -6,13 +6,14 @@ use std::{
 };
 
 use aios_core::{
-    broker::{BrokerError, Deliveries},
+    Chain,
+    broker::{BrokerError, Deliveries, Health},
     catalog::system::{self, EngineSlotOpened},
     event::{Event, EventId, EventType},
     store::{Append, EventStore, Leases, Shard, StoreError, StreamId},
 };
 use tokio::task::AbortHandle;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Engine, EngineError, leases::margin, mailbox, members::Members};
 use crate::task;
@@ -46,13 +47,37 @@ impl Readers {
 /// Takes the lowest slot that is free. Its mailbox is opened before: an engine that can't read its
 /// mailbox is no member, and nobody gives it shards.
 pub(super) async fn join(engine: &Arc<Engine>) -> Result<(), EngineError> {
+    take_slot(engine, Unreachable::Refuses).await
+}
+
+/// As [`join`], for an engine that lost its slot. If no other engine is alive and the broker can't be
+/// reached, it joins all the same, because timers and steps need no broker. Its mailbox is opened when
+/// the broker is back.
+pub(super) async fn join_again(engine: &Arc<Engine>) -> Result<(), EngineError> {
+    take_slot(engine, Unreachable::JoinsAlone).await
+}
+
+/// What an engine does that can't reach the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unreachable {
+    /// It does not join.
+    Refuses,
+    /// It joins if there is no other engine, which might be able to reach the broker.
+    JoinsAlone,
+}
+
+async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(), EngineError> {
     let lease_time = engine.options.lease_time;
     loop {
         let members = Members::of(&engine.store.leases().await?);
         let slot = members.number_of(&engine.owner).unwrap_or_else(|| members.lowest_free());
         let opened = opened(engine, slot).await?;
         let name = mailbox::name(engine.store_id, slot).map_err(BrokerError::from)?;
-        let deliveries = mailbox::open(engine, slot).await?;
+        let is_alone = members.slots().values().all(|owner| *owner == engine.owner);
+        let deliveries = match unreachable {
+            Unreachable::JoinsAlone if is_alone => open_if_reachable(engine, slot).await?,
+            _ => Some(mailbox::open(engine, slot).await?),
+        };
         let sent = engine.clock.elapsed();
         let mut taken =
             engine.store.acquire(&[Shard::slot(slot)], &engine.owner, lease_time).await?;
@@ -64,10 +89,41 @@ pub(super) async fn join(engine: &Arc<Engine>) -> Result<(), EngineError> {
         let mut reading = engine.readers.reading();
         reading.opened = reading.opened.max(opened);
         drop(reading);
-        read(engine, slot, Some(deliveries));
+        read(engine, slot, deliveries);
         info!(slot, "the engine joined the others");
         return Ok(());
     }
+}
+
+/// Opens the mailbox of a slot, unless the broker is not connected, or not any more.
+async fn open_if_reachable(engine: &Engine, slot: u16) -> Result<Option<Deliveries>, BrokerError> {
+    let opened = tokio::select! {
+        biased;
+        opened = mailbox::open(engine, slot) => opened,
+        () = unreachable(engine) => {
+            warn!(slot, "the broker can't be reached; the engine joins without its mailbox");
+            return Ok(None);
+        }
+    };
+    match opened {
+        Ok(deliveries) => Ok(Some(deliveries)),
+        Err(error) if error.is_retryable() => {
+            warn!(error = %Chain(&error), slot, "the engine joins without its mailbox");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Completes while the broker is not connected.
+async fn unreachable(engine: &Engine) {
+    let mut health = engine.broker.health();
+    while let Some(health) = health.next().await {
+        if matches!(health, Health::Reconnecting { .. }) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Notes that a slot is about to be taken, and returns how many ever were. Slots are taken from the lowest, so
