@@ -165,8 +165,9 @@ async fn should_not_count_a_projection_among_the_engines() {
     let first = fleet.engine().await;
     let ignoring = |_: aios_agents::projection::Batch| async { Ok::<(), TaskError>(()) };
     let _projection = first.projection("orders", ignoring).await.unwrap();
+    // Beside those of the shards, the slot and the guests of the engine.
     eventually("the projection has its lease", || async {
-        fleet.store.leases().await.unwrap().len() == 66
+        fleet.store.leases().await.unwrap().len() == 67
     })
     .await;
     let second = fleet.engine().await;
