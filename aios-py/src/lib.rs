@@ -5,13 +5,13 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`client`] | open and close a runtime or client; start runs, assign tasks, read, maintain |
-//! | [`session`] | what is open between `open` and `shutdown` |
-//! | [`calls`] | Rust futures as `asyncio` futures; run handles and event streams |
-//! | [`python`] | execution of Python code: event loop, threads, workflow runs |
-//! | [`workflow`], [`agent`], [`projection`] | workflows, agents and projections written in Python |
-//! | [`convert`] | JSON, errors, arguments and table rows |
-//! | [`defaults`] | default values and limits, which Python reads |
+//! | `client` | open and close a runtime or client; start runs, assign tasks, read, maintain |
+//! | `session` | what is open between `open` and `shutdown` |
+//! | `calls` | Rust futures as `asyncio` futures; run handles and event streams |
+//! | `python` | execution of Python code: event loop, threads, workflow runs |
+//! | `workflow`, `agent`, `projection` | workflows, agents and projections written in Python |
+//! | `convert` | JSON, errors, arguments and table rows |
+//! | `defaults` | default values and limits, which Python reads |
 
 mod agent;
 #[cfg(feature = "bench")]

@@ -2,7 +2,7 @@
 //!
 //! The operations of a run are numbered in the order in which its code requests them. Data with a
 //! failure is generic over its form: [`Failure`] for code that looks into it, a
-//! [`Payload`](crate::event::Payload) for code that passes it on unread.
+//! [`Payload`] for code that passes it on unread.
 
 use serde::{Deserialize, Serialize};
 

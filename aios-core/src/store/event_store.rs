@@ -25,7 +25,7 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// repeating an append is safe, and [`Appended::repeated`] tells it apart. It is
     /// [`StoreError::DuplicateEvent`] if only some are, or if an id is stored in another stream.
     ///
-    /// The event that ends a run [`closes`](super::closes) its stream. Any other append to a closed
+    /// The event that ends a run [`closes`](crate::catalog::closes) its stream. Any other append to a closed
     /// stream that would be accepted otherwise is [`StoreError::StreamClosed`], also within one
     /// batch, and so is an append in which anything follows such an event.
     ///

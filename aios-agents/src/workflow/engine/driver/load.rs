@@ -50,7 +50,7 @@ impl Driver {
             None => {
                 let journal = read(engine, &stream).await?;
                 let comes_back = place::check(engine, run_id, &journal).await?;
-                (take_over(engine, run_id, &stream, journal).await?, comes_back)
+                (Box::pin(take_over(engine, run_id, &stream, journal)).await?, comes_back)
             }
         };
         let Some(first) = events.first() else { return Err(Exit::Unknown) };

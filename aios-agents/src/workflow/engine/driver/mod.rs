@@ -164,7 +164,7 @@ impl Driver {
                 if let Some(failure) = unfit.or_else(|| self.children.uncancelled().cloned()) {
                     return self.block(failure).await;
                 }
-                if let Err(exit) = self.begin_successor().await {
+                if let Err(exit) = Box::pin(self.begin_successor()).await {
                     return exit;
                 }
                 if let Err(exit) = self.pass_cancellation_on().await {

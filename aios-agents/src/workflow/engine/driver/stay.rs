@@ -8,7 +8,7 @@ use std::{
 };
 
 use aios_core::{
-    Chain,
+    BoxFuture, Chain,
     event::{EventError, EventId},
     failure::Failure,
     store::{RecordedEvent, RunStatus, StoreError},
@@ -54,10 +54,12 @@ impl From<Exit> for Departure {
 /// and nobody who tells it anything waits.
 pub(in super::super) async fn run(engine: Arc<Engine>, activation: Activation) {
     let (run_id, inbox) = (Arc::clone(&activation.run_id), Arc::clone(&activation.inbox));
-    let departure = match Box::pin(guarded(&engine, stay(Arc::clone(&engine), activation))).await {
+    // Boxed here, because the future of a run is large, and would be moved by everything around it.
+    let run = Box::pin(stay(Arc::clone(&engine), activation));
+    let departure = match guarded(&engine, run).await {
         Ok(departure) => departure,
         Err(_) if engine.is_stopping() => return,
-        Err(failure) => block_outside(&engine, &run_id, failure).await.into(),
+        Err(failure) => Box::pin(block_outside(&engine, &run_id, failure)).await.into(),
     };
     let (shard, late) = engine.live.retire(&run_id, &inbox);
     let outgoing = depart(&engine, &run_id, departure, late.into()).await;
@@ -70,7 +72,7 @@ pub(in super::super) async fn run(engine: Arc<Engine>, activation: Activation) {
 /// Polls a run, or has its executor do so. An error says that it panicked or was dropped.
 async fn guarded(
     engine: &Engine,
-    stay: impl Future<Output = Departure> + Send + 'static,
+    stay: BoxFuture<'static, Departure>,
 ) -> Result<Departure, Failure> {
     let panicked = |panic: Box<dyn std::any::Any + Send>| panic_failure(PANICKED, &*panic);
     let stay = AssertUnwindSafe(stay).catch_unwind();
@@ -132,9 +134,9 @@ async fn once(
             let exit = driver.drive(inbox).await;
             leave(engine, run_id, driver, exit).await
         }
-        Err(Exit::Unreadable(error)) => block_unread(engine, run_id, &error).await.into(),
+        Err(Exit::Unreadable(error)) => Box::pin(block_unread(engine, run_id, &error)).await.into(),
         Err(Exit::Failed(error)) if !error.is_retryable() => {
-            block_refused(engine, run_id, error).await.into()
+            Box::pin(block_refused(engine, run_id, error)).await.into()
         }
         Err(exit) => exit.into(),
     }
@@ -156,13 +158,13 @@ async fn leave(
     let panic = closed.and(dropped).map_err(|panic| panic_failure(PANICKED, &*panic));
     let exit = match (exit, panic) {
         (Exit::Failed(error), Ok(())) if !error.is_retryable() => {
-            block_refused(engine, run_id, error).await
+            Box::pin(block_refused(engine, run_id, error)).await
         }
-        (Exit::Unreadable(error), Ok(())) => block_unread(engine, run_id, &error).await,
+        (Exit::Unreadable(error), Ok(())) => Box::pin(block_unread(engine, run_id, &error)).await,
         (exit, Ok(())) => exit,
         (exit @ (Exit::Waiting(_) | Exit::Premature(_) | Exit::Failed(_)), Err(failure)) => {
             debug!(?exit, %run_id, "a destructor panicked");
-            block_outside(engine, run_id, failure).await
+            Box::pin(block_outside(engine, run_id, failure)).await
         }
         (exit, Err(failure)) => {
             warn!(%failure, %run_id, "a destructor panicked");
