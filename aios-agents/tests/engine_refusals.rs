@@ -167,7 +167,7 @@ async fn should_stop_if_a_run_cannot_even_be_blocked() {
     let run = runtime.start("one_step", &()).with_id("r").await.unwrap();
     let failure = failed(&runtime).await;
     assert_eq!(failure.code, "STORE_BACKEND");
-    for part in ["block a run", "run r can't go on"] {
+    for part in ["block a run", "run r can't continue"] {
         assert!(failure.message.contains(part), "{failure}");
     }
     assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "ENGINE_STOPPED");

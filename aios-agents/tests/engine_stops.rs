@@ -36,7 +36,7 @@ async fn failed(runtime: &Runtime) -> Failure {
 async fn should_stop_with_the_error_that_will_not_pass() {
     for (method, what) in [
         ("renew", "keep shards"),
-        ("wait_for", "look for what other processes appended"),
+        ("wait_for", "look for foreign appends"),
         ("save_checkpoint", "relay the log"),
     ] {
         let logged = Logged::here();
@@ -58,7 +58,7 @@ async fn should_stop_with_the_error_that_will_not_pass() {
             matches!(&refused, RuntimeError::EngineStopped { failure: why } if *why == failure),
             "{method}: {refused}"
         );
-        assert_eq!(logged.lines(&["ERROR", "the engine stops"]).len(), 1, "{method}");
+        assert_eq!(logged.lines(&["ERROR", "the engine stopped"]).len(), 1, "{method}");
         let closed = runtime.shutdown(PATIENCE).await.unwrap_err();
         assert_eq!(closed.code(), "ENGINE_STOPPED", "{method}");
     }

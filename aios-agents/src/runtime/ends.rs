@@ -202,7 +202,7 @@ async fn look(
         let up_to = head.min(read.saturating_add(RANGE));
         let found = store.read_log_except(read, up_to, others).await?;
         for run_id in found.iter().filter_map(|recorded| recorded.stream.run_id()) {
-            ends.waiters.look(run_id);
+            ends.waiters.recheck(run_id);
         }
         read = up_to;
         *position = Some(read);

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Client, RunError, RunEvents, RuntimeError, ends::Watch};
 use crate::workflow::{
-    engine::{Ended, Engine, Waiter},
+    engine::{Engine, RunOutcome, Waiter},
     journal::{CancelRequested, Entry, Fork, Signaled, decode, mark_copy, seed_of},
     run_id,
 };
@@ -74,7 +74,7 @@ impl RunHandle {
     }
 
     /// Waits for the end of a run, also while the store does not answer.
-    async fn ended(&self, run_id: &Arc<str>) -> Result<Ended, RuntimeError> {
+    async fn ended(&self, run_id: &Arc<str>) -> Result<RunOutcome, RuntimeError> {
         let Client { journals, engine, ends } = &self.client;
         let (mut pause, mut backoff) = (POLL.0, BACK_OFF.0);
         loop {
@@ -260,7 +260,7 @@ impl RunHandle {
         let starting = self.client.engine.as_ref().map(|engine| engine.starting(&new_id));
         let appended = self.client.journals.begin(&new_id, events).await?;
         if let Some(starting) = starting {
-            starting.begin(appended);
+            starting.activate_new(appended);
         }
         Ok(Self::new(self.client.clone(), new_id))
     }
@@ -309,7 +309,7 @@ impl RunHandle {
 async fn told(
     notified: Option<(&Arc<Engine>, Waiter<'_>)>,
     watched: Option<Watch<'_>>,
-) -> Option<Ended> {
+) -> Option<RunOutcome> {
     if let Some((engine, mut waiter)) = notified {
         return tokio::select! {
             biased;

@@ -253,7 +253,7 @@ impl Client {
     /// Tells a run that something was appended to its journal.
     fn nudge(&self, run_id: String) {
         if let Some(engine) = &self.engine {
-            engine.tell(&run_id.into(), Message::Nudge);
+            engine.send(&run_id.into(), Message::Wake);
         }
     }
 }

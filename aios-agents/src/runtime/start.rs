@@ -136,7 +136,7 @@ impl StartRun {
         match journals.start(&run_id, &self.workflow, started, others, self.metadata).await {
             Ok(journal) => {
                 if let Some(starting) = starting {
-                    starting.begin(journal);
+                    starting.activate_new(journal);
                 }
             }
             Err(JournalError::Exists { .. }) if signals.is_empty() => {

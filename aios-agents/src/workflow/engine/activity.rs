@@ -11,30 +11,30 @@ use tokio::sync::Notify;
 use super::{Engine, EngineOptions};
 use crate::agent::{FIRST_BEAT, group_of, mailbox_of};
 
-/// How often the log may say of one queue that nobody takes its tasks.
-const COMPLAINT: Duration = Duration::from_secs(600);
+/// How often the log may warn about one queue whose tasks no agent takes.
+const WARN_INTERVAL: Duration = Duration::from_secs(600);
 
-/// What this engine has heard of the agents of each type: how far their queue has moved.
+/// The activity of the agents of each type: how far their queues have moved.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
-    heard: Mutex<HashMap<Name, Heard>>,
+    by_type: Mutex<HashMap<Name, TypeActivity>>,
     queued: Mutex<HashMap<Queue, Waiting>>,
-    /// When the log said last that nobody takes the tasks of a queue.
-    complaints: Mutex<HashMap<Queue, Timestamp>>,
-    /// The broker may have lost tasks.
+    /// When the log last warned about a queue.
+    warned_at: Mutex<HashMap<Queue, Timestamp>>,
+    /// Notified when the broker may have lost tasks.
     suspected: Notify,
 }
 
-/// An agent type, and the one agent of it that is to do a task, if any.
+/// An agent type, and the agent of it that the tasks are addressed to, if any.
 pub(super) type Queue = (Name, Option<Box<str>>);
 
 /// Tasks of a queue that no agent has begun.
 #[derive(Clone, Copy, Debug, Default)]
 struct Waiting {
     count: usize,
-    /// When the broker was first and last seen to have none of them, since it was seen to have some.
+    /// When the broker was first and last seen to have none of them, since it last had some.
     empty: Option<(Timestamp, Timestamp)>,
-    /// Whether the broker did not have the queue when it was asked last.
+    /// Whether the queue did not exist at the last check.
     is_gone: bool,
 }
 
@@ -50,46 +50,46 @@ impl Waiting {
 pub(super) struct Queued {
     engine: Arc<Engine>,
     queue: Queue,
-    /// Whether it was said that nobody takes it.
+    /// Whether the task was reported as unclaimed.
     is_unclaimed: bool,
-    /// When it was first seen that agents have begun later ones.
+    /// When agents were first seen to have begun later tasks.
     overtaken_at: Option<Timestamp>,
 }
 
-/// What was heard of the agents of one type.
+/// Activity of the agents of one type.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Heard {
+pub(super) struct TypeActivity {
     /// When an agent last began or ended a task.
     pub(super) at: Timestamp,
-    /// When the task that was assigned last, of those heard of, was assigned.
+    /// Assignment time of the newest task that an agent began or ended.
     pub(super) newest: Timestamp,
 }
 
 impl Activity {
-    /// An agent began or ended a task that was assigned at `assigned_at`.
-    pub(super) fn heard(&self, agent_type: &Name, at: Timestamp, assigned_at: Timestamp) {
-        let mut types = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Records that an agent began or ended a task that was assigned at `assigned_at`.
+    pub(super) fn record(&self, agent_type: &Name, at: Timestamp, assigned_at: Timestamp) {
+        let mut types = self.by_type.lock().unwrap_or_else(PoisonError::into_inner);
         match types.get_mut(agent_type) {
             Some(heard) => {
                 heard.at = heard.at.max(at);
                 heard.newest = heard.newest.max(assigned_at);
             }
             None => {
-                types.insert(agent_type.clone(), Heard { at, newest: assigned_at });
+                types.insert(agent_type.clone(), TypeActivity { at, newest: assigned_at });
             }
         }
     }
 
-    pub(super) fn of(&self, agent_type: &Name) -> Option<Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(agent_type).copied()
+    pub(super) fn of(&self, agent_type: &Name) -> Option<TypeActivity> {
+        self.by_type.lock().unwrap_or_else(PoisonError::into_inner).get(agent_type).copied()
     }
 
-    /// The broker may have lost tasks.
+    /// Notes that the broker may have lost tasks.
     pub(super) fn suspect(&self) {
         self.suspected.notify_one();
     }
 
-    /// Completes when the broker may have lost tasks.
+    /// Completes once the broker may have lost tasks.
     pub(super) async fn suspected(&self) {
         self.suspected.notified().await;
     }
@@ -100,7 +100,7 @@ impl Activity {
         queued.keys().filter_map(|queue| Some((address(queue)?, queue.clone()))).collect()
     }
 
-    /// Whether the broker has no tasks in a queue at this moment.
+    /// Notes whether the broker has no tasks in a queue.
     pub(super) fn note(&self, queue: &Queue, is_empty: bool, at: Timestamp) {
         let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = queued.get_mut(queue) {
@@ -109,7 +109,7 @@ impl Activity {
         }
     }
 
-    /// The broker has no such queue at this moment. Returns whether that is news.
+    /// Notes that a queue does not exist. Returns whether it existed at the last check.
     pub(super) fn note_gone(&self, queue: &Queue, at: Timestamp) -> bool {
         let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(waiting) = queued.get_mut(queue) else { return false };
@@ -117,18 +117,19 @@ impl Activity {
         !std::mem::replace(&mut waiting.is_gone, true)
     }
 
-    /// When the broker was first and last seen to have no tasks in a queue, if it had none lately.
+    /// When the broker was first and last seen to have no tasks in a queue, unless it had some at
+    /// the last check.
     fn empty(&self, queue: &Queue) -> Option<(Timestamp, Timestamp)> {
         self.queued.lock().unwrap_or_else(PoisonError::into_inner).get(queue)?.empty
     }
 
-    /// Whether the log is to say now that nobody takes the tasks of a queue.
-    pub(super) fn may_complain(&self, queue: &Queue, now: Timestamp) -> bool {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        complaints.retain(|_, at| *at + COMPLAINT > now);
-        let is_new = !complaints.contains_key(queue);
+    /// Whether to warn now that no agent takes the tasks of a queue.
+    pub(super) fn should_warn(&self, queue: &Queue, now: Timestamp) -> bool {
+        let mut warned_at = self.warned_at.lock().unwrap_or_else(PoisonError::into_inner);
+        warned_at.retain(|_, at| *at + WARN_INTERVAL > now);
+        let is_new = !warned_at.contains_key(queue);
         if is_new {
-            complaints.insert(queue.clone(), now);
+            warned_at.insert(queue.clone(), now);
         }
         is_new
     }
@@ -152,12 +153,13 @@ impl Activity {
     }
 }
 
-/// How long a task is missing before it seems to be lost: whoever has it says so before.
-pub(super) fn silence(options: &EngineOptions) -> Duration {
+/// How long a task may be missing before it counts as lost: a process that holds it reports it
+/// earlier.
+pub(super) fn lost_after(options: &EngineOptions) -> Duration {
     FIRST_BEAT + options.task_grace
 }
 
-/// The group or mailbox of a queue; `None` for an agent that there can't be.
+/// The group or mailbox of a queue; `None` if its name is invalid.
 fn address((agent_type, agent_id): &Queue) -> Option<Address> {
     match agent_id {
         Some(agent_id) => Some(mailbox_of(agent_type, agent_id).ok()?.into()),
@@ -180,27 +182,27 @@ impl Queued {
         self.is_unclaimed
     }
 
-    /// Counts the task among those that nobody takes.
+    /// Counts the task as unclaimed.
     pub(super) fn set_unclaimed(&mut self) {
         if !std::mem::replace(&mut self.is_unclaimed, true) {
             gauge!("aios_tasks_unclaimed", "agent_type" => self.queue.0.to_string()).increment(1.0);
         }
     }
 
-    /// Whether the message of a task seems to be gone that nobody has begun, and that was given, or
-    /// heard of, at `since`: the broker has had none for so long, or later ones were begun so long ago,
-    /// that a process that holds it would have reported it.
+    /// Whether the message of a task that no agent has begun seems to be lost. `since` is when it
+    /// was last dispatched or reported. The broker has had no such message, or agents have begun
+    /// later tasks, for so long that a process that holds the task would have reported it.
     pub(super) fn seems_lost(&mut self, since: Timestamp, now: Timestamp) -> bool {
-        let silence = silence(&self.engine.options);
+        let lost_after = lost_after(&self.engine.options);
         let empty = self.engine.activity.empty(&self.queue);
-        let is_absent = empty.is_some_and(|(first, last)| first.max(since) + silence <= last);
+        let is_absent = empty.is_some_and(|(first, last)| first.max(since) + lost_after <= last);
         let heard = self.engine.activity.of(&self.queue.0);
         let is_overtaken = self.queue.1.is_none() && heard.is_some_and(|it| it.newest > since);
         if !is_overtaken {
             self.overtaken_at = None;
             return is_absent;
         }
-        is_absent || *self.overtaken_at.get_or_insert(now) + silence <= now
+        is_absent || *self.overtaken_at.get_or_insert(now) + lost_after <= now
     }
 }
 

@@ -1,7 +1,7 @@
-//! Answers that no run of this engine takes: they are recorded for whoever owns the run.
+//! Answers that no run of this engine takes: they are recorded for the owner of the run.
 //!
-//! Nothing is acknowledged because this engine believes that it owns a run, or that somebody else
-//! does. Either the store says so, or the answer is in the run's journal.
+//! An answer is never acknowledged because this engine assumes that it, or another engine, owns the
+//! run. Either the store has confirmed the ownership, or the answer is in the run's journal.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,7 +22,9 @@ use tracing::{debug, warn};
 
 use super::{
     Engine, Message,
-    driver::{ANONYMOUS, Refusal, acknowledge, assignment_id, origin, recorded, refuse, too_large},
+    driver::{
+        ANONYMOUS, Refusal, acknowledge, assignment_id, recorded, refuse, run_metadata, too_large,
+    },
     mailbox,
     questions::asks,
 };
@@ -32,12 +34,12 @@ use crate::{
     workflow::journal::{Entry, JournalError, decode},
 };
 
-/// Attempts at a task that are looked through for the one that an answer is to.
+/// Attempts at a task that are searched for the one that an answer belongs to.
 const ATTEMPTS: u32 = 10_000;
-/// Metadata of an event that was passed on to the mailbox of another engine.
-const PASSED_ON: &str = "passed_on";
+/// Metadata field of an event that was forwarded to the mailbox of another engine.
+const FORWARDED: &str = "passed_on";
 
-/// Answers that are being recorded: as many as the mailboxes deliver unsettled, at most.
+/// Tasks that record answers. At most as many as the mailboxes deliver unsettled.
 #[derive(Debug, Default)]
 pub(super) struct Recorders(Mutex<JoinSet<()>>);
 
@@ -59,41 +61,41 @@ impl Recorders {
         tasks.is_empty()
     }
 
-    /// Takes what is being recorded; dropping it gives the answers back.
+    /// Takes the recording tasks; dropping them releases their answers.
     pub(super) fn take(&self) -> JoinSet<()> {
         std::mem::take(&mut *self.tasks())
     }
 
-    /// Gives back what is not recorded.
+    /// Stops recording and releases the answers that are not recorded.
     pub(super) async fn stop(&self) {
         self.take().shutdown().await;
     }
 }
 
-/// What is to become of a delivery.
+/// How to settle a delivery.
 #[derive(Debug)]
 enum Verdict {
     /// It is in the run's journal.
     Recorded,
-    /// Nobody needs it.
-    Needless(&'static str),
-    /// It is no answer.
+    /// It is not needed any more, for this reason.
+    NotNeeded(&'static str),
+    /// It is not a valid answer, for this reason.
     Refused(&'static str),
     /// Only the driver of this run can use it.
     ForDriver(Arc<str>),
-    /// It asks for an attempt that is still to be done, as far as the run's journal says.
+    /// It asks about an attempt that is still open according to the run's journal.
     AsksForOpen,
 }
 
-/// What becomes of what says nothing without the driver of its run: answers that do not name the
-/// assignment of their task, signs of life and questions.
+/// How to treat events that only the driver of the run can interpret: answers that do not name the
+/// assignment of their task, heartbeats and questions.
 #[derive(Clone, Copy, Debug)]
-enum Unnamed {
-    /// They are sent to the engine that owns the run.
-    PassedOn,
-    /// Answers are recorded as they are, questions are answered from the journal, signs of life are
-    /// dropped: the run can't go on now.
-    Kept,
+enum Unattributed {
+    /// They are forwarded to the engine that owns the run.
+    Forward,
+    /// The run can't continue now: answers are recorded unchanged, questions are answered from the
+    /// journal, and heartbeats are dropped.
+    Record,
 }
 
 /// Why a delivery can't be settled now.
@@ -101,7 +103,7 @@ enum Unnamed {
 enum Unsettled {
     #[error(transparent)]
     Journal(#[from] JournalError),
-    #[error("could not pass an answer on to the engine that owns the run")]
+    #[error("could not forward an answer to the engine that owns the run")]
     Broker(#[from] BrokerError),
     #[error("no engine owns the run")]
     Unowned,
@@ -111,17 +113,17 @@ impl Engine {
     /// Records an answer to a run that this engine does not own.
     pub(super) fn record_for_owner(self: &Arc<Self>, delivery: Delivery) {
         let engine = Arc::clone(self);
-        self.recorders.spawn(async move { settle(&engine, delivery, Unnamed::PassedOn).await });
+        self.recorders.spawn(async move { settle(&engine, delivery, Unattributed::Forward).await });
     }
 
-    /// Records an answer to a run that can't go on now.
+    /// Records an answer to a run that can't continue now.
     pub(super) fn record_for_later(self: &Arc<Self>, delivery: Delivery) {
         let engine = Arc::clone(self);
-        self.recorders.spawn(async move { settle(&engine, delivery, Unnamed::Kept).await });
+        self.recorders.spawn(async move { settle(&engine, delivery, Unattributed::Record).await });
     }
 
-    /// Settles an answer that a run does not take. If the shard of the run was lost meanwhile, the run
-    /// knows nothing of what its new owner did, and the answer is recorded instead.
+    /// Settles an answer that a run does not accept. If the run's shard was lost in the meantime,
+    /// the run does not know the progress of its new owner, so the answer is recorded instead.
     pub(super) fn settle_refused(
         self: &Arc<Self>,
         fence: Fence,
@@ -131,9 +133,9 @@ impl Engine {
         let engine = Arc::clone(self);
         self.recorders.spawn(async move {
             match (engine.still_has(fence).await, refusal) {
-                // Whoever has the mailbox next gets it.
+                // The next reader of the mailbox gets it.
                 (None, _) => drop(delivery),
-                (Some(false), _) => settle(&engine, delivery, Unnamed::PassedOn).await,
+                (Some(false), _) => settle(&engine, delivery, Unattributed::Forward).await,
                 (Some(true), _) if asks(&delivery.event) => engine.answer(delivery, false).await,
                 (Some(true), Refusal::NotAwaited) => ignore(delivery, "no attempt awaits it").await,
                 (Some(true), Refusal::Foreign(reason)) => refuse(delivery, reason).await,
@@ -141,8 +143,7 @@ impl Engine {
         });
     }
 
-    /// Whether the store says that this engine owns a shard. Asks until it answers; `None` if it never
-    /// will.
+    /// Asks the store whether this engine owns a shard, until it answers; `None` if it never will.
     async fn still_has(&self, fence: Fence) -> Option<bool> {
         let mut backoff = self.options.backoff.0;
         loop {
@@ -154,7 +155,7 @@ impl Engine {
                     Err(error) => error,
                 }
             };
-            if !self.survives("ask who owns a shard", error) {
+            if !self.survives("verify the ownership of a shard", error) {
                 return None;
             }
             self.pause(&mut backoff).await;
@@ -167,24 +168,25 @@ impl Engine {
     }
 }
 
-/// Records an answer, or finds out what else is to become of it, however long store and broker take.
-/// An answer that the store will never record stops the engine; the next reader of the mailbox gets it.
-async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unnamed: Unnamed) {
+/// Records an answer or settles it otherwise, and retries for as long as the store and the broker
+/// fail. A permanent error of the store stops the engine; the next reader of the mailbox gets the
+/// answer.
+async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unattributed) {
     let mut backoff = engine.options.backoff.0;
     loop {
-        let error = match judge(engine, &delivery.event, unnamed).await {
+        let error = match classify(engine, &delivery.event, unattributed).await {
             Ok(Verdict::Recorded) => return acknowledge(delivery).await,
             Ok(Verdict::AsksForOpen) => return engine.answer(delivery, true).await,
-            Ok(Verdict::Needless(_) | Verdict::Refused(_)) if asks(&delivery.event) => {
+            Ok(Verdict::NotNeeded(_) | Verdict::Refused(_)) if asks(&delivery.event) => {
                 return engine.answer(delivery, false).await;
             }
-            Ok(Verdict::Needless(reason)) => return ignore(delivery, reason).await,
+            Ok(Verdict::NotNeeded(reason)) => return ignore(delivery, reason).await,
             Ok(Verdict::Refused(reason)) => return refuse(delivery, reason).await,
-            Ok(Verdict::ForDriver(run_id)) => match pass_on(engine, &run_id, &delivery.event).await
+            Ok(Verdict::ForDriver(run_id)) => match forward(engine, &run_id, &delivery.event).await
             {
-                Ok(PassedOn::Sent) => return acknowledge(delivery).await,
-                Ok(PassedOn::Here) => {
-                    return engine.tell(&run_id, Message::Answer(Box::new(delivery)));
+                Ok(Forwarded::Sent) => return acknowledge(delivery).await,
+                Ok(Forwarded::Here) => {
+                    return engine.send(&run_id, Message::Answer(Box::new(delivery)));
                 }
                 Err(error) => error,
             },
@@ -192,20 +194,20 @@ async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unnamed: Unnamed) 
         };
         let event_id = &delivery.event.id;
         match error {
-            // It is there again after the next start, and so is the answer.
+            // The broker and the answer are available again after the next start.
             Unsettled::Broker(BrokerError::Closed) => return,
-            // The owner can't be told, but finds it in the journal.
+            // The owner can't be notified, but finds the answer in the journal.
             Unsettled::Broker(error) if !error.is_retryable() => {
-                warn!(error = %Chain(&error), %event_id, "could not pass an answer on");
-                unnamed = Unnamed::Kept;
+                warn!(error = %Chain(&error), %event_id, "could not forward an answer");
+                unattributed = Unattributed::Record;
                 continue;
             }
-            // Nothing says that the attempt has ended.
+            // There is no evidence that the attempt has ended.
             Unsettled::Journal(error) if is_unreadable(&error) && asks(&delivery.event) => {
                 return engine.answer(delivery, true).await;
             }
             Unsettled::Journal(error) if is_unreadable(&error) => {
-                warn!(error = %Chain(&error), %event_id, "the journal of an answered run can't be read");
+                warn!(error = %Chain(&error), %event_id, "can't read the journal of an answered run");
                 return refuse(delivery, "the journal of its run can't be read").await;
             }
             Unsettled::Journal(error) if !error.is_retryable() => {
@@ -218,7 +220,7 @@ async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unnamed: Unnamed) 
     }
 }
 
-/// Whether the run itself can't go on, and is blocked for that.
+/// Whether the journal can't be read, so that the run is blocked as well.
 fn is_unreadable(error: &JournalError) -> bool {
     matches!(error, JournalError::Event(_) | JournalError::Store(StoreError::Corrupt { .. }))
 }
@@ -228,13 +230,13 @@ async fn ignore(delivery: Delivery, reason: &str) {
     acknowledge(delivery).await;
 }
 
-/// Finds out what is to become of an answer, and records it if it is one. What it names is compared
-/// with the start of the run alone, because the journal may be long; the run itself takes no answer
-/// from agents of another type.
-async fn judge(
+/// Decides how to settle an event, and records it if it is an answer. Its cause is compared with
+/// the start of the run only, because the journal may be long. The run itself rejects answers from
+/// agents of another type.
+async fn classify(
     engine: &Arc<Engine>,
     event: &Event,
-    unnamed: Unnamed,
+    unattributed: Unattributed,
 ) -> Result<Verdict, Unsettled> {
     let Some((task_id, named)) = task_of(event) else {
         return Ok(Verdict::Refused("it is not the answer of an agent"));
@@ -244,16 +246,16 @@ async fn judge(
     };
     let run_id: Arc<str> = run_id.into();
     let Some(started) = engine.journals.first(&run_id).await? else {
-        return Ok(Verdict::Needless("there is no such run"));
+        return Ok(Verdict::NotNeeded("there is no such run"));
     };
     let is_heartbeat = event.event_type.action() == agent::TASK_HEARTBEAT;
     let incarnation = &started.event.id;
     let Some(cause) = &event.metadata.causation_id else {
         let accepts = engine.options.anonymous_answers == AnonymousAnswers::AcceptAfterGrace;
-        return match unnamed {
+        return match unattributed {
             _ if is_heartbeat || !accepts => Ok(Verdict::Refused(ANONYMOUS)),
-            Unnamed::PassedOn => Ok(Verdict::ForDriver(run_id)),
-            Unnamed::Kept => keep(engine, &run_id, event.clone(), 1).await,
+            Unattributed::Forward => Ok(Verdict::ForDriver(run_id)),
+            Unattributed::Record => record(engine, &run_id, event.clone(), 1).await,
         };
     };
     let is_it =
@@ -263,22 +265,22 @@ async fn judge(
         return Ok(Verdict::Refused("it names another assignment as its cause"));
     };
     if is_heartbeat {
-        return Ok(match unnamed {
-            Unnamed::PassedOn => Verdict::ForDriver(run_id),
-            Unnamed::Kept
+        return Ok(match unattributed {
+            Unattributed::Forward => Verdict::ForDriver(run_id),
+            Unattributed::Record
                 if asks(event) && !engine.has_ended(&run_id, operation, attempt).await? =>
             {
                 Verdict::AsksForOpen
             }
-            Unnamed::Kept => Verdict::Needless("the run can't go on"),
+            Unattributed::Record => Verdict::NotNeeded("the run can't continue"),
         });
     }
-    let origin = origin(&started.event, &run_id);
-    let answer = recorded(event, incarnation, operation, attempt, &origin);
-    keep(engine, &run_id, answer, attempt).await
+    let run_metadata = run_metadata(&started.event, &run_id);
+    let answer = recorded(event, incarnation, operation, attempt, &run_metadata);
+    record(engine, &run_id, answer, attempt).await
 }
 
-/// The task that an event is about, and the attempt if it says so.
+/// The task of an event, and the attempt if the event names one.
 fn task_of(event: &Event) -> Option<(TaskId, Option<u32>)> {
     if event.event_type.action() == agent::TASK_HEARTBEAT {
         let beat: TaskHeartbeat = event.data().ok()?;
@@ -291,8 +293,8 @@ fn task_of(event: &Event) -> Option<(TaskId, Option<u32>)> {
     }
 }
 
-/// Appends an answer to the journal of its run, which its owner reads then.
-async fn keep(
+/// Appends an answer to the journal of its run, where the owner reads it.
+async fn record(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
     mut answer: Event,
@@ -302,9 +304,9 @@ async fn keep(
         match engine.journals.keep(run_id, answer.clone()).await {
             Ok(()) => break,
             Err(JournalError::Ended { .. } | JournalError::UnknownRun { .. }) => {
-                return Ok(Verdict::Needless("the run has ended"));
+                return Ok(Verdict::NotNeeded("the run has ended"));
             }
-            // A stranger had the id first.
+            // Another event already has this id.
             Err(JournalError::Store(StoreError::DuplicateEvent { .. })) => {
                 answer.id = EventId::generate();
             }
@@ -316,19 +318,19 @@ async fn keep(
                     }
                     error => error.failure(),
                 };
-                // What is no result has nothing that could be left out.
+                // Only a result has data that can be left out.
                 answer = without_data(&answer, attempt, failure).ok_or(error)?;
             }
         }
     }
     debug!(%run_id, event = %answer.event_type, "recorded an answer to a run of another engine");
     if engine.ownership.fence_of(run_id).is_some() {
-        engine.tell(run_id, Message::Nudge);
+        engine.send(run_id, Message::Wake);
     }
     Ok(Verdict::Recorded)
 }
 
-/// The failure that an attempt ends with whose result is too large.
+/// The failure that replaces a result which is too large.
 fn without_data(answer: &Event, attempt: u32, failure: Failure) -> Option<Event> {
     let Entry::TaskCompleted(task) = decode(answer).ok()? else { return None };
     let data = TaskFailed { task_id: task.data.task_id, attempt, failure, retryable: false };
@@ -339,33 +341,37 @@ fn without_data(answer: &Event, attempt: u32, failure: Failure) -> Option<Event>
     Some(failed.with_metadata(answer.metadata.clone()))
 }
 
-/// Where an event went that only the driver of a run can use.
-enum PassedOn {
-    /// To the mailbox of the engine that owns the run, or nowhere.
+/// Where an event was forwarded that only the driver of a run can use.
+enum Forwarded {
+    /// To the mailbox of the engine that owns the run, or it was dropped.
     Sent,
     /// This engine owns the run.
     Here,
 }
 
-/// Sends an event to the engine that owns the run. A sign of life is sent on once: the next one finds
-/// its way.
-async fn pass_on(engine: &Arc<Engine>, run_id: &str, event: &Event) -> Result<PassedOn, Unsettled> {
+/// Sends an event to the engine that owns the run. A heartbeat is forwarded once only: the next one
+/// is routed to the right engine.
+async fn forward(
+    engine: &Arc<Engine>,
+    run_id: &str,
+    event: &Event,
+) -> Result<Forwarded, Unsettled> {
     if engine.ownership.fence_of(run_id).is_some() {
-        return Ok(PassedOn::Here);
+        return Ok(Forwarded::Here);
     }
     let is_heartbeat = event.event_type.action() == agent::TASK_HEARTBEAT;
-    if is_heartbeat && event.metadata.extra.contains_key(PASSED_ON) {
-        return Ok(PassedOn::Sent);
+    if is_heartbeat && event.metadata.extra.contains_key(FORWARDED) {
+        return Ok(Forwarded::Sent);
     }
     let owner =
         engine.ownership.slot_with(run_id).filter(|slot| Some(*slot) != engine.ownership.slot());
     let Some(slot) = owner else {
-        return if is_heartbeat { Ok(PassedOn::Sent) } else { Err(Unsettled::Unowned) };
+        return if is_heartbeat { Ok(Forwarded::Sent) } else { Err(Unsettled::Unowned) };
     };
     let mailbox = mailbox::name(engine.store_id, slot).map_err(BrokerError::from)?;
     let mut event = event.clone();
-    event.metadata.extra.insert(PASSED_ON.to_owned(), Value::Bool(true));
+    event.metadata.extra.insert(FORWARDED.to_owned(), Value::Bool(true));
     let publish = Publish { event, to: Some(mailbox), require_route: !is_heartbeat };
     engine.broker.publish_one(publish).await?;
-    Ok(PassedOn::Sent)
+    Ok(Forwarded::Sent)
 }

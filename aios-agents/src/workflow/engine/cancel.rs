@@ -1,4 +1,4 @@
-//! The cancellation of a run reaches its children, on whichever engine they are.
+//! Propagates the cancellation of a run to its children, on whichever engine they run.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,13 +9,13 @@ use tracing::warn;
 use super::{Engine, Message};
 use crate::workflow::journal::{CancelRequested, Entry, JournalError, Parent};
 
-/// Children that are asked to cancel at once.
+/// Children that are cancelled concurrently.
 const AT_ONCE: usize = 32;
 
 impl Engine {
-    /// Asks children to cancel, once each however often this is repeated. Returns when every request
-    /// is durable, or its child is found to have ended; fails if some child will never take it, after
-    /// all others have.
+    /// Requests the cancellation of children. A repeated call does not repeat the requests. Returns
+    /// once every request is durable or its child has ended; fails if a child can never be
+    /// cancelled, after all others were asked.
     pub(super) async fn cancel_children(
         self: &Arc<Self>,
         parent: &Arc<str>,
@@ -60,7 +60,7 @@ impl Engine {
         let started = self.journals.started(child).await?.map(|(_, started, _)| started);
         let named = started.and_then(|started| started.parent);
         if !self.journals.is_parent(named.as_ref(), parent).await? {
-            // The child was never started, or its id is that of somebody else's run.
+            // The child was never started, or its id belongs to another run.
             return Ok(());
         }
         let Parent { run_id, incarnation, operation } = parent;
@@ -70,9 +70,9 @@ impl Engine {
             reason: format!("run {run_id}, which started this one, was cancelled"),
         });
         match self.journals.append_to_current(child, &entry, Some(&id)).await {
-            Ok(reached) => self.tell(&reached.into(), Message::Nudge),
-            // It has ended, perhaps long ago, or was asked before it continued as another run, and
-            // passed that on.
+            Ok(reached) => self.send(&reached.into(), Message::Wake),
+            // It has ended, perhaps long ago, or it was asked before it continued as another run
+            // and forwarded the request.
             Err(
                 JournalError::Ended { .. }
                 | JournalError::UnknownRun { .. }

@@ -8,7 +8,7 @@ use aios_core::{
 };
 use tracing::warn;
 
-use super::{Ended, Engine, Message};
+use super::{Engine, Message, RunOutcome};
 use crate::workflow::{
     journal::{ChildEnded, ChildStarted, Entry, JournalError, Parent, Started, is_same},
     machine::Outcome,
@@ -16,7 +16,7 @@ use crate::workflow::{
 };
 
 impl Engine {
-    /// Starts a child, or looks whether one that was started has ended meanwhile.
+    /// Starts a child, or checks whether a child that was started before has ended.
     pub(super) async fn start_child(
         self: Arc<Self>,
         parent: Arc<str>,
@@ -40,7 +40,7 @@ impl Engine {
         self.report_child(&as_parent, outcome).await;
     }
 
-    /// The outcome of a child; `None` if it goes on. Starts it if it does not exist.
+    /// The outcome of a child; `None` while it runs. Starts the child if it does not exist.
     async fn child_outcome(
         self: &Arc<Self>,
         parent: &Parent,
@@ -54,8 +54,8 @@ impl Engine {
                 Some(found) if self.is_child(&found, parent, child).await? => {
                     return self.outcome_of(Arc::clone(&run_id)).await;
                 }
-                // Somebody else's run: another parent's child, a run of its own, an ancestor, or the
-                // parent itself.
+                // Not this parent's child: a child of another parent, a run without a parent, an
+                // ancestor, or the parent itself.
                 Some(_) => return Err(JournalError::Exists { run_id: run_id.to_string() }),
                 None if tried => return Err(JournalError::Exists { run_id: run_id.to_string() }),
                 None => {}
@@ -67,10 +67,10 @@ impl Engine {
             let starting = self.starting(&run_id);
             match self.start_run(&run_id, workflow, started, metadata.clone()).await {
                 Ok(first) => {
-                    starting.begin(first);
+                    starting.activate_new(first);
                     return Ok(None);
                 }
-                // Perhaps by an attempt before, of which the store lost the answer.
+                // Perhaps an earlier attempt started it, and the store's answer was lost.
                 Err(JournalError::Exists { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -94,7 +94,7 @@ impl Engine {
         self.journals.start(run_id, workflow, started, Vec::new(), metadata).await
     }
 
-    /// The outcome of a run, or of the last one that it continued as; `None` if that goes on.
+    /// The outcome of a run, or of the last run that it continued as; `None` while that one runs.
     async fn outcome_of(&self, run_id: Arc<str>) -> Result<Option<Outcome>, JournalError> {
         let mut run_id = run_id;
         loop {
@@ -123,7 +123,7 @@ impl Engine {
             && !error.is_retryable()
         {
             let failure = match error {
-                // The end of the child was a little smaller.
+                // The end of the child was slightly smaller.
                 JournalError::Store(StoreError::TooLarge { bytes, limit, .. }) => {
                     too_large(*bytes, *limit)
                 }
@@ -132,16 +132,17 @@ impl Engine {
             reported = self.append_to_parent(parent, ended(Err(failure))).await;
         }
         match reported {
-            Ok(()) => self.tell(&run_id.as_str().into(), Message::Nudge),
+            Ok(()) => self.send(&run_id.as_str().into(), Message::Wake),
             Err(error) if error.is_retryable() => {
-                warn!(error = %Chain(&error), run = %run_id, "could not report a child; its parent looks for it");
+                warn!(error = %Chain(&error), run = %run_id, "could not report the end of a child; its parent checks it later");
             }
-            // The parent would look for it, and fail in the same way, for ever.
+            // The parent would check the child and fail in the same way without end.
             Err(error) => self.fail("report the end of a child", &error.failure()),
         }
     }
 
-    /// A parent that has ended, or whose id belongs to a later run by now, needs to know nothing.
+    /// Appends an entry to the journal of a parent. Does nothing if the parent has ended or its id
+    /// belongs to a later run.
     async fn append_to_parent(&self, parent: &Parent, entry: Entry) -> Result<(), JournalError> {
         let Parent { run_id, operation, .. } = parent;
         let Some(first) = self.journals.first(run_id).await? else { return Ok(()) };
@@ -178,7 +179,7 @@ fn child_failure(error: &JournalError) -> Failure {
         }
         JournalError::Exists { run_id } => Failure::new(
             "RUN_EXISTS",
-            format!("run {run_id} exists already and was not started by this operation"),
+            format!("run {run_id} already exists and was not started by this operation"),
         ),
         JournalError::InvalidId(error) => Failure::new(InvalidRunId::CODE, error.to_string()),
         JournalError::Store(_) => error.failure(),
@@ -192,7 +193,7 @@ fn too_large(bytes: usize, limit: usize) -> Failure {
     Failure::new("EVENT_TOO_LARGE", message)
 }
 
-impl Ended {
+impl RunOutcome {
     pub(super) fn into_outcome(self) -> Outcome {
         match (self.status, self.result, self.failure) {
             (RunStatus::Completed, result, _) => Ok(result.unwrap_or_default()),

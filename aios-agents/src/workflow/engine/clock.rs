@@ -1,4 +1,4 @@
-//! The time of an engine is that of its store.
+//! The engine's clock, which follows the clock of the store.
 
 use std::{
     sync::{
@@ -11,38 +11,39 @@ use std::{
 use aios_core::{BoxFuture, clock::Clock, event::Timestamp, store::Lease};
 use tokio::sync::watch;
 
-/// Lease times from here on say nothing about the time: a store may have shortened them.
+/// The expiry of a lease of this length or more does not tell the store's time: the store may have
+/// shortened it.
 const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 
-/// Shows the time of the store, whatever the machine believes.
+/// A clock that shows the time of the store, even if the machine's clock is wrong.
 ///
-/// Timers are recorded as moments, and another engine may have to fire them. So an engine whose
-/// machine is an hour ahead would make a run wait for an hour too long, also once its clock has been
-/// set right. The machine's clock counts until the store is heard for the first time; from then on
-/// the time goes on as [`Clock::elapsed`] does. It is never ahead of the store's clock, so that no
-/// timer fires early, and behind it by as much as the fastest answer took.
+/// Timers are recorded as timestamps, and another engine may have to fire them. An engine whose
+/// machine is an hour ahead would make a run wait an hour too long, even after its clock was
+/// corrected. The machine's clock is used until the store has answered for the first time; from
+/// then on the time advances with [`Clock::elapsed`]. It is never ahead of the store's clock, so no
+/// timer fires early, and behind it by at most the latency of the fastest answer.
 #[derive(Debug)]
 pub(super) struct StoreClock {
     machine: Arc<dyn Clock>,
     origin: watch::Sender<Origin>,
-    /// The moment of `origin`, in microseconds: every run asks for the time at every step, and a lock
-    /// that all of them share costs more than the time.
+    /// The timestamp of `origin`, in microseconds. Every run reads the time at every step, and a
+    /// lock that all of them share would cost more than the read.
     micros: AtomicI64,
 }
 
-/// The time when nothing had elapsed.
+/// The time at which [`Clock::elapsed`] was zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
-    /// By the clock of the machine.
-    Guessed(Timestamp),
-    /// By the clock of the store.
-    Heard(Timestamp),
+    /// According to the clock of the machine.
+    Machine(Timestamp),
+    /// According to the clock of the store.
+    Store(Timestamp),
 }
 
 impl Origin {
     fn at(self) -> Timestamp {
         match self {
-            Self::Guessed(at) | Self::Heard(at) => at,
+            Self::Machine(at) | Self::Store(at) => at,
         }
     }
 }
@@ -50,13 +51,13 @@ impl Origin {
 impl StoreClock {
     pub(super) fn new(machine: Arc<dyn Clock>) -> Self {
         let at = machine.now() - machine.elapsed();
-        let origin = watch::Sender::new(Origin::Guessed(at));
+        let origin = watch::Sender::new(Origin::Machine(at));
         Self { machine, origin, micros: AtomicI64::new(at.as_micros()) }
     }
 
-    /// The store gave leases for `lease_time`, which it was asked for when `sent` had elapsed. So its
-    /// clock was read between then and now.
-    pub(super) fn heard(&self, leases: &[Lease], lease_time: Duration, sent: Duration) {
+    /// Learns the store's time from leases that it granted for `lease_time`. They were requested
+    /// when `sent` had elapsed, so the store read its clock between then and now.
+    pub(super) fn record_leases(&self, leases: &[Lease], lease_time: Duration, sent: Duration) {
         let Some(lease) = leases.first().filter(|_| lease_time < LONGEST_LEASE) else { return };
         #[cfg(feature = "simulation")]
         if aios_core::simulation::plants("time of the machine") {
@@ -66,12 +67,12 @@ impl StoreClock {
         let (earliest, latest) = (read - self.machine.elapsed(), read - sent);
         self.origin.send_if_modified(|origin| {
             let heard = match *origin {
-                Origin::Heard(before) if before <= latest => before.max(earliest),
-                // It is the first answer, or the store's clock was set back.
+                Origin::Store(before) if before <= latest => before.max(earliest),
+                // This is the first answer, or the store's clock was set back.
                 _ => earliest,
             };
             self.micros.store(heard.as_micros(), Ordering::Release);
-            std::mem::replace(origin, Origin::Heard(heard)).at() != heard
+            std::mem::replace(origin, Origin::Store(heard)).at() != heard
         });
     }
 }
@@ -126,7 +127,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// What the store answers whose clock shows this time.
+    /// The leases granted by a store whose clock shows `now`.
     fn lease(now: Timestamp) -> Vec<Lease> {
         let (shard, epoch, owner) = (Shard(1), Epoch(1), OwnerId::new("a"));
         vec![Lease { shard, epoch, owner, expires_at: now + SECOND }]
@@ -144,7 +145,7 @@ mod tests {
         let (machine, clock, start) = clocks();
         assert_eq!(clock.now(), start);
         for now in [start - HOUR, start + HOUR] {
-            clock.heard(&lease(now), SECOND, machine.elapsed());
+            clock.record_leases(&lease(now), SECOND, machine.elapsed());
             assert_eq!(clock.now(), now);
         }
         machine.advance(SECOND);
@@ -158,7 +159,7 @@ mod tests {
         let slow = |read: Timestamp| {
             let sent = machine.elapsed();
             machine.advance(SECOND);
-            clock.heard(&lease(read), SECOND, sent);
+            clock.record_leases(&lease(read), SECOND, sent);
             clock.now()
         };
         assert_eq!(slow(start), start, "no time has passed since, at least");
@@ -170,8 +171,8 @@ mod tests {
     #[test]
     fn should_learn_nothing_from_a_lease_without_a_known_time() {
         let (machine, clock, start) = clocks();
-        clock.heard(&[], SECOND, machine.elapsed());
-        clock.heard(&lease(start + HOUR), Duration::MAX, machine.elapsed());
+        clock.record_leases(&[], SECOND, machine.elapsed());
+        clock.record_leases(&lease(start + HOUR), Duration::MAX, machine.elapsed());
         assert_eq!(clock.now(), start);
     }
 
@@ -181,7 +182,7 @@ mod tests {
         let mut sleep = clock.sleep_until(start + HOUR);
         let mut late = clock.sleep_until(start + HOUR * 3);
         assert!((&mut sleep).now_or_never().is_none() && (&mut late).now_or_never().is_none());
-        clock.heard(&lease(start + HOUR), SECOND, machine.elapsed());
+        clock.record_leases(&lease(start + HOUR), SECOND, machine.elapsed());
         assert!((&mut sleep).now_or_never().is_some() && (&mut late).now_or_never().is_none());
         machine.advance(HOUR * 2);
         assert!((&mut late).now_or_never().is_some());

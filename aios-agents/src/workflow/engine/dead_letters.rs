@@ -1,4 +1,4 @@
-//! Tells runs of tasks that became dead letters.
+//! Notifies runs of tasks that became dead letters.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,27 +12,27 @@ use tracing::{debug, warn};
 
 use super::{Engine, Message, activity::Queue, suspicion};
 
-/// Dead letters looked at, of one agent type or agent.
+/// Dead letters read per agent type or agent.
 const LIMIT: usize = 1_000;
-/// The longest pause between two looks. A look may take every dead letter from its queue for a
+/// The longest pause between two checks. A check may take every dead letter from its queue for a
 /// moment.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// The pause between two looks at the queues of a broker that may have lost tasks.
+/// The pause between two checks of the queues of a broker that may have lost tasks.
 const CLOSE: Duration = Duration::from_secs(1);
 
-/// When to look again for the dead letters of one agent type or agent.
+/// When to check the dead letters of one agent type or agent again.
 #[derive(Debug)]
 struct Next {
     at: Timestamp,
     pause: Duration,
 }
 
-/// Looks for dead letters where tasks wait that no agent has begun: soon at first, then less and less
-/// often.
+/// Looks for dead letters of tasks that no agent has begun: soon at first, then at increasing
+/// intervals.
 pub(super) async fn run(engine: Arc<Engine>) {
     let interval = engine.options.dead_letter_check;
-    let mut looks: BTreeMap<Address, Next> = BTreeMap::new();
+    let mut checks: BTreeMap<Address, Next> = BTreeMap::new();
     let mut close_until = Timestamp::MIN;
     loop {
         let is_close = engine.clock.now() < close_until;
@@ -40,7 +40,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             biased;
             () = engine.activity.suspected() => {
                 close_until = engine.clock.now() + suspicion::WINDOW;
-                looks.clear();
+                checks.clear();
             }
             () = engine.clock.sleep(if is_close { interval.min(CLOSE) } else { interval }) => {}
         }
@@ -48,23 +48,23 @@ pub(super) async fn run(engine: Arc<Engine>) {
         if is_close {
             count(&engine, &queued).await;
         }
-        looks.retain(|address, _| queued.contains_key(address));
+        checks.retain(|address, _| queued.contains_key(address));
         for (address, queue) in queued {
             let now = engine.clock.now();
-            let next = looks.entry(address.clone()).or_insert(Next { at: now, pause: interval });
+            let next = checks.entry(address.clone()).or_insert(Next { at: now, pause: interval });
             if next.at > now {
                 continue;
             }
             match look(&engine, &address, &queue).await {
                 Ok(0) => next.pause = (next.pause * 2).min(LONGEST_PAUSE.max(interval)),
                 Ok(_) => next.pause = interval,
-                // Nobody has subscribed, or the queue is gone: so is what was in it.
+                // No agent has subscribed yet, or the queue is gone together with its tasks.
                 Err(BrokerError::UnknownAddress { .. }) => {
                     if engine.activity.note_gone(&queue, now) {
                         engine.suspect_broker();
                     }
                 }
-                // Whoever uses this address otherwise has no dead letters of tasks.
+                // The address is used for something else and has no dead letters of tasks.
                 Err(
                     error @ (BrokerError::Incompatible { .. } | BrokerError::InvalidAddress(_)),
                 ) => {
@@ -82,7 +82,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
     }
 }
 
-/// Notes whether the broker has any task, where it may have lost some.
+/// Notes which queues of a broker that may have lost tasks are empty.
 async fn count(engine: &Engine, queued: &BTreeMap<Address, Queue>) {
     for (address, queue) in queued {
         let waiting = match engine.broker.dead_letters(address).await {
@@ -91,7 +91,7 @@ async fn count(engine: &Engine, queued: &BTreeMap<Address, Queue>) {
         };
         match waiting {
             Ok(count) => engine.activity.note(queue, count == 0, engine.clock.now()),
-            // The looks that are less frequent say so.
+            // The less frequent checks report it.
             Err(error) => {
                 debug!(error = %Chain(&error), %address, "could not count the tasks that wait")
             }
@@ -99,8 +99,8 @@ async fn count(engine: &Engine, queued: &BTreeMap<Address, Queue>) {
     }
 }
 
-/// Tells the runs of this engine of the dead letters that are theirs; returns how many there are.
-/// Notes whether the broker has any task.
+/// Notifies the runs of this engine of their dead letters; returns how many there are. Notes
+/// whether the queue is empty.
 async fn look(
     engine: &Arc<Engine>,
     address: &Address,
@@ -110,14 +110,14 @@ async fn look(
     let now = engine.clock.now();
     engine.activity.note(queue, dead_letters.waiting().await? == 0, now);
     let letters = dead_letters.list(LIMIT).await?;
-    let mut told = 0;
+    let mut notified = 0;
     for letter in letters {
-        told += usize::from(tell(engine, letter));
+        notified += usize::from(notify_run(engine, letter));
     }
-    Ok(told)
+    Ok(notified)
 }
 
-fn tell(engine: &Arc<Engine>, letter: DeadLetter) -> bool {
+fn notify_run(engine: &Arc<Engine>, letter: DeadLetter) -> bool {
     let Ok(task) = letter.event.data::<TaskAssigned>() else { return false };
     let Some((run_id, operation)) = task.task_id.run() else { return false };
     let run_id: Arc<str> = run_id.into();
@@ -127,6 +127,6 @@ fn tell(engine: &Arc<Engine>, letter: DeadLetter) -> bool {
     }
     debug!(%run_id, operation, reason = letter.reason, "a task is a dead letter");
     let (attempt, letter) = (task.attempt, Box::new(letter));
-    engine.tell(&run_id, Message::DeadLettered { operation, attempt, letter });
+    engine.send(&run_id, Message::DeadLettered { operation, attempt, letter });
     true
 }

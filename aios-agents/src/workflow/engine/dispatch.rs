@@ -19,16 +19,17 @@ use crate::agent::{most_similar, no_agent};
 
 /// Tasks published at once.
 const BATCH: usize = 256;
-/// Cancellations of tasks that may wait for another attempt at publishing them.
+/// Cancellations of tasks that may wait to be published again.
 const PARKED: usize = 1024;
 
 /// A task on its way to the broker.
 #[derive(Clone, Debug)]
 pub(super) struct Dispatch {
     pub(super) publish: Publish,
-    /// Who is told if the broker does not take it; `None` if it is a notice that no run waits for.
+    /// The attempt to notify if the broker refuses the task; `None` for a notice that no run waits
+    /// for.
     pub(super) task: Option<Attempt>,
-    /// Proof that this engine owned the run.
+    /// The fence under which this engine owned the run.
     pub(super) fence: Fence,
 }
 
@@ -38,20 +39,20 @@ pub(super) struct Attempt {
     pub(super) run_id: Arc<str>,
     pub(super) operation: u64,
     pub(super) number: u32,
-    /// Gone once the attempt has ended, or its run is no longer here.
+    /// Can't be upgraded once the attempt has ended or its run has left memory.
     pub(super) awaited: Weak<()>,
 }
 
 impl Dispatch {
-    /// Whether anybody still waits for the task: after a restart its answer may have been in the
+    /// Whether the run still waits for the task. After a restart, its answer may have been in the
     /// mailbox.
     fn is_of_use(&self) -> bool {
         self.task.as_ref().is_none_or(|attempt| attempt.awaited.strong_count() > 0)
     }
 }
 
-/// Publishes tasks, many at once. What the broker does not take now goes back to its run, which
-/// tries again later by itself, so that neither the broker nor a full queue holds up anybody else.
+/// Publishes tasks in batches. A task that the broker can't take now is returned to its run, which
+/// retries it later, so neither the broker nor a full queue delays other runs.
 pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>) {
     let (mut batch, mut parked) = (Vec::new(), VecDeque::new());
     let (mut backoff, mut retry_at) = (engine.options.backoff.0, Timestamp::MAX);
@@ -67,7 +68,7 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
                 }
             }
         }
-        // Whoever has the shards now gives the tasks of their runs.
+        // The new owners of the shards dispatch the tasks of their runs.
         batch.retain(|dispatch| dispatch.task.is_none() || engine.ownership.has(dispatch.fence));
         batch.retain(Dispatch::is_of_use);
         if batch.is_empty() {
@@ -85,7 +86,7 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
                     cause = Some(error);
                     defer(&engine, dispatch, &mut parked);
                 }
-                Err(error) => undelivered(&engine, dispatch, &error),
+                Err(error) => report_undeliverable(&engine, dispatch, &error),
             }
         }
         if let Some(error) = cause {
@@ -100,8 +101,8 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
     }
 }
 
-/// Nobody listening is the run's business: its retry policy says how long to go on. A broker that
-/// this process closed is there again after the next start.
+/// A task without a listener is retried by the retry policy of its run. A broker that this process
+/// closed is available again after the next start.
 fn is_transient(error: &BrokerError) -> bool {
     match error {
         BrokerError::Unroutable { .. } => false,
@@ -113,11 +114,11 @@ fn is_transient(error: &BrokerError) -> bool {
 fn defer(engine: &Arc<Engine>, dispatch: Dispatch, parked: &mut VecDeque<Dispatch>) {
     match dispatch.task {
         Some(Attempt { run_id, operation, number: attempt, .. }) => {
-            engine.tell(&run_id, Message::Deferred { operation, attempt });
+            engine.send(&run_id, Message::Deferred { operation, attempt });
         }
         None => {
             if parked.len() >= PARKED {
-                warn!("the broker takes nothing; agents miss that a task was cancelled");
+                warn!("the broker accepts no events; agents are not notified of a cancelled task");
                 parked.pop_front();
             }
             parked.push_back(dispatch);
@@ -125,11 +126,11 @@ fn defer(engine: &Arc<Engine>, dispatch: Dispatch, parked: &mut VecDeque<Dispatc
     }
 }
 
-fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
+fn report_undeliverable(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
     let event_type = &dispatch.publish.event.event_type;
     let Some(Attempt { run_id, operation, number: attempt, .. }) = dispatch.task else {
-        // An agent that is gone needs no notice.
-        return warn!(error = %Chain(error), %event_type, "could not tell agents that a task was cancelled");
+        // An agent that is gone does not need the notice.
+        return warn!(error = %Chain(error), %event_type, "could not notify agents of a cancelled task");
     };
     let (code, message) = match error {
         BrokerError::Unroutable { .. } => {
@@ -145,10 +146,10 @@ fn undelivered(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
     warn!(%run_id, operation, attempt, code, "a task reached no agent: {message}");
     let failure = Failure::new(code, message);
     let retryable = error.is_retryable();
-    engine.tell(&run_id, Message::Undelivered { operation, attempt, failure, retryable });
+    engine.send(&run_id, Message::Undeliverable { operation, attempt, failure, retryable });
 }
 
-/// What may help somebody whose task no agent takes: the agent types of this process.
+/// A hint for a task that no agent takes: the agent types of this process.
 fn hint(agent_type: &str, hosted: &[Box<str>]) -> String {
     if hosted.is_empty() {
         return "; is its process running?".to_owned();

@@ -2,14 +2,14 @@ use std::fmt::Debug;
 
 use aios_core::BoxFuture;
 
-/// Polls runs somewhere else than on the threads of the runtime, for workflows in a language that
-/// has a thread of its own.
+/// Polls runs outside the threads of the runtime, for workflows in a language that has a thread of
+/// its own.
 pub trait RunExecutor: Debug + Send + Sync + 'static {
-    /// Begins to poll a run, which wakes whoever polls it as any future does, and needs tokio's
-    /// context. The future that is returned completes with the run.
+    /// Starts to poll a run. The run wakes its waker like any future, and must be polled within
+    /// tokio's context. The returned future completes with the run.
     ///
     /// # Cancel safety
     ///
-    /// Dropping what is returned has to drop the run.
+    /// Dropping the returned future must drop the run.
     fn drive(&self, run: BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
 }

@@ -1,4 +1,4 @@
-//! What an engine does about errors that will not pass: it stops, and says why.
+//! Permanent errors of an engine: it stops and reports the cause.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -9,12 +9,11 @@ use tracing::{error, warn};
 use super::{Engine, EngineError};
 use crate::panic::panic_failure;
 
-/// Code of the failure of an engine whose own code panicked.
+/// Failure code of an engine whose own code panicked.
 pub(super) const PANICKED: &str = "ENGINE_PANICKED";
 
 impl Engine {
-    /// Whether something is to be tried again after an error. One that will not pass stops the
-    /// engine.
+    /// Whether to retry after an error. A permanent error stops the engine.
     pub(super) fn survives(&self, what: &'static str, error: impl Into<EngineError>) -> bool {
         let error = error.into();
         if error.is_retryable() {
@@ -25,27 +24,27 @@ impl Engine {
         false
     }
 
-    /// Stops the engine: its runs leave memory, its shards are handed over, and whoever uses the
-    /// runtime learns why. The first failure counts.
+    /// Stops the engine: its runs leave memory, its shards are handed over, and users of the
+    /// runtime learn the cause. The first failure is kept.
     pub(super) fn fail(&self, what: &'static str, failure: &Failure) {
         let Failure { code, message, .. } = failure;
         let failure = Failure::new(code.clone(), format!("could not {what}: {message}"));
         if self.failing.fail(failure.clone()) {
-            error!(error = failure.message, code = failure.code, "the engine stops");
+            error!(error = failure.message, code = failure.code, "the engine stopped");
         }
     }
 
-    /// Why the engine stopped by itself, if it did.
+    /// The failure that stopped the engine, if there was one.
     pub(crate) fn failure(&self) -> Option<Failure> {
         self.failing.failure()
     }
 
-    /// Completes when the engine stops by itself.
+    /// Completes when a failure stops the engine.
     pub(crate) async fn failed(&self) -> Failure {
         self.failing.failed().await
     }
 
-    /// Stops everything that moves, and hands the shards over.
+    /// Stops all activity and releases the shards.
     pub(super) async fn halt(&self) {
         self.stopping.send_replace(true);
         self.readers.stop();
@@ -62,7 +61,7 @@ pub(super) async fn halt_on_failure(engine: Arc<Engine>) {
     engine.halt().await;
 }
 
-/// Runs one of the engine's loops; an engine that misses one stops.
+/// Runs one of the engine's loops. A panic in the loop stops the engine.
 pub(super) async fn guard(
     engine: Arc<Engine>,
     what: &'static str,

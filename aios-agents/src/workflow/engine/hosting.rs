@@ -1,8 +1,8 @@
-//! Runs whose owner has no code for them: another engine that has it advances them.
+//! Runs whose owner has no code for them: they move to an engine that has it.
 //!
-//! Every engine says in its lease on guests which workflows it has. The owner of a run's shard moves the
-//! run to one of those that have its workflow, with an entry of the journal that names the lease of that
-//! engine. The owner stays responsible: once the lease is gone, it moves the run again.
+//! Every engine lists its workflows in its guest lease. The owner of a run's shard moves the run to
+//! an engine that has its workflow, with a journal entry that names the lease of that engine. The
+//! owner stays responsible: once the lease is gone, it moves the run again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,10 +19,10 @@ use tracing::warn;
 use super::{Engine, Message, Registry, members::Members};
 use crate::{runtime::SINGLE_TASK, task};
 
-/// How often is looked whether a lease that is not there is taken or free.
-const LOOKS: u32 = 3;
+/// How often to check whether a missing lease is taken or free.
+const LEASE_CHECKS: u32 = 3;
 
-/// An engine that runs can be moved to.
+/// An engine that can take over runs of other engines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Host {
     fence: Fence,
@@ -30,12 +30,12 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Reads a lease on guests.
+    /// Reads a guest lease.
     pub(super) fn of(lease: &Lease) -> Self {
         Self { fence: lease.fence(), owner: lease.owner.clone() }
     }
 
-    /// What it proves with that it advances the runs that were moved to it.
+    /// The fence under which it advances the runs that were moved to it.
     pub(super) fn fence(&self) -> Fence {
         self.fence
     }
@@ -54,18 +54,18 @@ impl Host {
     }
 }
 
-/// What an engine says it has code for, and which of its runs nobody has code for.
+/// The workflows that an engine announces, and its runs that no engine has code for.
 #[derive(Debug)]
 pub(super) struct Hosting {
     /// The name of the engine.
     pub(super) engine: OwnerId,
-    /// The name under which it has its lease on guests.
+    /// The owner of its guest lease.
     pub(super) guests: OwnerId,
     pub(super) unhosted: Unhosted,
 }
 
 impl Hosting {
-    /// Names an engine.
+    /// Generates the name of an engine.
     pub(super) fn new(registry: &Registry) -> Self {
         let engine = OwnerId::new(EventId::generate().to_string());
         let guests = owner_of_guests(&engine, registry);
@@ -73,7 +73,7 @@ impl Hosting {
     }
 }
 
-/// The name under which an engine has its lease on guests: its own, and what it has code for.
+/// The owner of an engine's guest lease: the engine's name and its workflows.
 fn owner_of_guests(owner: &OwnerId, registry: &Registry) -> OwnerId {
     let mut name = owner.as_str().to_owned();
     let workflows = registry.iter().map(|registered| &registered.workflow);
@@ -84,7 +84,7 @@ fn owner_of_guests(owner: &OwnerId, registry: &Registry) -> OwnerId {
     OwnerId::new(name)
 }
 
-/// The runs that this engine owns and that no engine has code for, with their workflows.
+/// The runs of this engine that no engine has code for, with their workflows.
 #[derive(Debug, Default)]
 pub(super) struct Unhosted(Mutex<Runs>);
 
@@ -101,7 +101,7 @@ impl Runs {
         }
     }
 
-    /// Changes how many runs of a workflow there are; returns how many there were.
+    /// Changes the number of runs of a workflow; returns the previous number.
     fn count(&mut self, workflow: (Box<str>, u32), change: impl FnOnce(u32) -> u32) -> u32 {
         let (name, version) = (workflow.0.to_string(), workflow.1.to_string());
         let count = self.counts.entry(workflow).or_default();
@@ -117,7 +117,7 @@ impl Unhosted {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No engine has code for a run.
+    /// Records that no engine has code for a run.
     pub(super) fn add(&self, run_id: &Arc<str>, workflow: &str, version: u32) {
         let mut runs = self.runs();
         let workflow = (Box::from(workflow), version);
@@ -130,7 +130,7 @@ impl Unhosted {
         }
     }
 
-    /// There is code for a run, it needs none any more, or another engine owns it.
+    /// Removes a run that has ended, that an engine has code for, or that another engine owns.
     pub(super) fn remove(&self, run_id: &str) {
         self.runs().remove(run_id);
     }
@@ -141,8 +141,8 @@ impl Unhosted {
 }
 
 impl Engine {
-    /// Proof of an engine that has code for a run, as far as it says, and did not decline the run. The
-    /// runs of a workflow are spread over the engines that have it.
+    /// The fence of another engine that announces code for a run and did not decline it. The runs
+    /// of a workflow are spread over the engines that have it.
     pub(super) async fn host_for(
         &self,
         run_id: &str,
@@ -161,21 +161,23 @@ impl Engine {
         if let Some(host) = pick(&self.ownership.hosts()) {
             return Ok(Some(host));
         }
-        // One that came a moment ago is not known yet.
+        // An engine that joined a moment ago is not known yet.
         Ok(pick(Members::of(&self.store.leases().await?).hosts()))
     }
 
-    /// Whether the engine of a fence may still advance what was moved to it. If not, it can't any more.
+    /// Whether the engine of a fence may still advance the runs that were moved to it. If this
+    /// returns `false`, it never can again.
     pub(super) async fn is_alive(&self, host: Fence) -> Result<bool, StoreError> {
         if self.ownership.hosts().values().any(|known| known.fence == host) {
             return Ok(true);
         }
-        for _ in 0..LOOKS {
+        for _ in 0..LEASE_CHECKS {
             let leases = self.store.leases().await?;
             if let Some(lease) = leases.iter().find(|lease| lease.shard == host.shard) {
                 return Ok(lease.epoch == host.epoch);
             }
-            // The epoch grows, so that nothing is appended under the old one.
+            // Acquiring the lease increases its epoch, so nothing can be appended under the old
+            // one.
             let lease_time = self.options.lease_time;
             let taken = self.store.acquire(&[host.shard], &self.owner, lease_time).await?;
             if !taken.is_empty() {
@@ -186,10 +188,10 @@ impl Engine {
         Ok(true)
     }
 
-    /// Looks again for the runs that were moved to engines which are gone, and, if other engines came
-    /// or went, for those that no engine had code for.
-    pub(super) fn look_after_moved(self: &Arc<Self>, hosts_changed: bool) {
-        let mut runs = self.ownership.come_back();
+    /// Wakes the runs that were moved to engines which are gone and, if engines joined or left, the
+    /// runs that no engine had code for.
+    pub(super) fn recheck_moved(self: &Arc<Self>, hosts_changed: bool) {
+        let mut runs = self.ownership.reclaim();
         let unhosted = self.hosting.unhosted.all();
         let is_here = |run_id: &Arc<str>| self.ownership.fence_of(run_id).is_some();
         let (here, gone): (Vec<_>, Vec<_>) = unhosted.into_iter().partition(is_here);
@@ -201,10 +203,10 @@ impl Engine {
             return;
         }
         let engine = Arc::clone(self);
-        // A task of its own: loading many runs may take longer than a lease lives.
+        // In a separate task, because loading many runs may take longer than a lease lasts.
         task::spawn(async move {
             for run_id in runs {
-                engine.activate(&run_id, Message::Nudge).await;
+                engine.activate(&run_id, Message::Wake).await;
             }
         });
     }

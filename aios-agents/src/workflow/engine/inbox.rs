@@ -8,11 +8,11 @@ use futures_util::task::AtomicWaker;
 
 use super::Message;
 
-/// What a run was told and has not read yet.
+/// The messages of a run that it has not read yet.
 ///
-/// Adding a message never waits, so that no loop of the engine is held up by one run. The length is
-/// bounded all the same: a nudge is kept once, a timer once for each operation, and of the rest
-/// there is one for each task that was given, or as many as the broker delivers unsettled.
+/// Adding a message never waits, so no loop of the engine is delayed by one run. The length is
+/// bounded nevertheless: a wake-up is kept once, a timer once per operation, and of the other
+/// messages there is one per dispatched task, or as many as the broker delivers unsettled.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     mail: Mutex<Mail>,
@@ -22,7 +22,7 @@ pub(super) struct Inbox {
 #[derive(Debug, Default)]
 struct Mail {
     messages: VecDeque<Message>,
-    nudged: bool,
+    wake_queued: bool,
     due: BTreeSet<u64>,
     closed: bool,
 }
@@ -32,14 +32,14 @@ impl Inbox {
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a message, or gives it back if the inbox is closed.
+    /// Adds a message, or returns it if the inbox is closed.
     pub(super) fn push(&self, message: Message) -> Result<(), Message> {
         let mut mail = self.mail();
         if mail.closed {
             return Err(message);
         }
         let is_known = match &message {
-            Message::Nudge => std::mem::replace(&mut mail.nudged, true),
+            Message::Wake => std::mem::replace(&mut mail.wake_queued, true),
             Message::TimerDue(operation) => !mail.due.insert(*operation),
             _ => false,
         };
@@ -56,20 +56,20 @@ impl Inbox {
         let mut mail = self.mail();
         let message = mail.messages.pop_front()?;
         match &message {
-            Message::Nudge => mail.nudged = false,
+            Message::Wake => mail.wake_queued = false,
             Message::TimerDue(operation) => drop(mail.due.remove(operation)),
             _ => {}
         }
         Some(message)
     }
 
-    /// The next message; remembers whom to wake when there is one.
+    /// The next message; registers the waker if there is none.
     pub(super) fn poll_pop(&self, context: &Context<'_>) -> Poll<Message> {
         if let Some(message) = self.pop() {
             return Poll::Ready(message);
         }
         self.reader.register(context.waker());
-        // A message may have come between the look and the registration.
+        // A message may have arrived before the registration.
         self.pop().map_or(Poll::Pending, Poll::Ready)
     }
 
@@ -77,7 +77,7 @@ impl Inbox {
         self.mail().messages.is_empty()
     }
 
-    /// Takes no more messages, and gives back those that were not read.
+    /// Rejects further messages, and returns those that were not read.
     pub(super) fn close(&self) -> VecDeque<Message> {
         let mut mail = self.mail();
         mail.closed = true;
@@ -95,9 +95,9 @@ mod tests {
     fn should_keep_a_nudge_and_each_timer_once() {
         let inbox = Inbox::default();
         for message in [
-            Message::Nudge,
+            Message::Wake,
             Message::TimerDue(1),
-            Message::Nudge,
+            Message::Wake,
             Message::TimerDue(2),
             Message::TimerDue(1),
         ] {
@@ -105,17 +105,17 @@ mod tests {
         }
         let read: Vec<_> = std::iter::from_fn(|| inbox.pop()).collect();
         assert!(
-            matches!(read[..], [Message::Nudge, Message::TimerDue(1), Message::TimerDue(2)]),
+            matches!(read[..], [Message::Wake, Message::TimerDue(1), Message::TimerDue(2)]),
             "{read:?}"
         );
-        inbox.push(Message::Nudge).unwrap();
+        inbox.push(Message::Wake).unwrap();
         assert!(inbox.poll_pop(&Context::from_waker(Waker::noop())).is_ready());
     }
 
     #[test]
     fn should_give_back_what_was_not_read_and_take_nothing_more() {
         let inbox = Inbox::default();
-        inbox.push(Message::Nudge).unwrap();
+        inbox.push(Message::Wake).unwrap();
         assert_eq!(inbox.close().len(), 1);
         assert!(inbox.push(Message::TimerDue(3)).is_err());
         assert!(inbox.is_empty());

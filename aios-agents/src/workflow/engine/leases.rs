@@ -1,5 +1,5 @@
-//! Keeps the leases alive, shares the shards with other engines, and ends what the engine runs when
-//! its leases end.
+//! Renews the leases, balances the shards between the engines, and ends the runs of this engine
+//! when its leases end.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -13,44 +13,45 @@ use super::{
 };
 use crate::task::{self, JoinSet};
 
-/// Shards that one engine gives to others in a minute, at most.
+/// Shards that one engine hands to others per minute, at most.
 const MOVES_PER_MINUTE: usize = SHARDS as usize;
 /// How long a step may take to end when its shard is about to move to another engine. If it takes
 /// longer, the shard stays for now.
 const MOVE_GRACE: Duration = Duration::from_secs(2);
-/// How much later than by its own clock this engine looks whether a lease of another one has expired.
+/// How long after the expiry of another engine's lease, by this engine's clock, the engine checks
+/// it.
 const EXPIRY_DELAY: Duration = Duration::from_millis(20);
 
-/// What is to be remembered from one look to the next.
+/// The state that is kept from one tick to the next.
 #[derive(Debug)]
-struct Looks {
-    /// Releases of leases that were heard of.
+struct Schedule {
+    /// Number of lease releases seen.
     releases: u64,
     /// When the leases are renewed next, by [`elapsed`](aios_core::clock::Clock::elapsed) time.
     renew_at: Duration,
-    /// When to look at the latest.
-    look_at: Duration,
-    /// When this minute began, and how many shards moved in it.
+    /// When the next tick is due at the latest.
+    check_at: Duration,
+    /// Start of the current minute, and the shards moved in it.
     minute: (Duration, usize),
-    /// Shards on their way to other engines, and what looks for runs of shards that were taken.
+    /// Tasks that move shards to other engines.
     moves: JoinSet<()>,
 }
 
-/// Renews the leases three times in their life. Whenever others have released some or may have lost
-/// them, and after each renewal, looks who is alive and what is free.
+/// Renews the leases three times per lease time. After each renewal, and whenever other engines
+/// released leases or may have lost them, checks which engines are alive and which shards are free.
 pub(super) async fn run(engine: Arc<Engine>) {
     let now = engine.clock.elapsed();
     let period = engine.options.lease_time / 3;
     let (renew_at, minute) = (now + period, (now, 0));
-    let mut looks =
-        Looks { releases: 0, renew_at, look_at: renew_at, minute, moves: JoinSet::new() };
+    let mut schedule =
+        Schedule { releases: 0, renew_at, check_at: renew_at, minute, moves: JoinSet::new() };
     loop {
         tokio::select! {
             biased;
             () = engine.stopped() => return,
-            () = looks.next(&engine) => {}
+            () = schedule.next(&engine) => {}
         }
-        if let Err(error) = look(&engine, &mut looks).await
+        if let Err(error) = tick(&engine, &mut schedule).await
             && !engine.survives("keep shards", error)
         {
             return;
@@ -58,15 +59,15 @@ pub(super) async fn run(engine: Arc<Engine>) {
     }
 }
 
-impl Looks {
-    /// Waits until it is time to look.
+impl Schedule {
+    /// Waits until the next tick is due.
     async fn next(&mut self, engine: &Engine) {
-        let pause = self.look_at.saturating_sub(engine.clock.elapsed());
+        let pause = self.check_at.saturating_sub(engine.clock.elapsed());
         let timer = async { engine.clock.sleep(pause).await };
         let released = async {
             match engine.store.wait_for_release(self.releases).await {
                 Ok(releases) => releases,
-                // The next look is not far.
+                // The next tick is due soon.
                 Err(_) => std::future::pending().await,
             }
         };
@@ -78,36 +79,36 @@ impl Looks {
     }
 }
 
-async fn look(engine: &Arc<Engine>, looks: &mut Looks) -> Result<(), EngineError> {
+async fn tick(engine: &Arc<Engine>, schedule: &mut Schedule) -> Result<(), EngineError> {
     let period = engine.options.lease_time / 3;
     let now = engine.clock.elapsed();
-    looks.look_at = now + period;
-    if now >= looks.renew_at {
-        // Not later because one renewal failed.
-        looks.renew_at = now + period;
+    schedule.check_at = now + period;
+    if now >= schedule.renew_at {
+        // Set before the renewal, so that a failure does not delay the next one.
+        schedule.renew_at = now + period;
         renew(engine).await?;
     }
-    looks.look_at = looks.renew_at;
+    schedule.check_at = schedule.renew_at;
     if engine.is_leaving() {
         return Ok(());
     }
     if engine.ownership.slot().is_none() {
         slots::join_again(engine).await?;
-        looks.renew_at = engine.clock.elapsed() + period;
-        looks.look_at = looks.renew_at;
+        schedule.renew_at = engine.clock.elapsed() + period;
+        schedule.check_at = schedule.renew_at;
     }
     let leases = engine.store.leases().await?;
     if let Some(expiry) = expiry_of_others(engine, &leases) {
-        looks.look_at = looks.look_at.min(expiry.max(now + EXPIRY_DELAY));
+        schedule.check_at = schedule.check_at.min(expiry.max(now + EXPIRY_DELAY));
     }
-    balance(engine, &leases, looks).await
+    balance(engine, &leases, schedule).await
 }
 
-/// When the first lease of another engine expires that nobody renews, by the clock of this engine.
+/// When the next lease of another engine expires unless it is renewed, by the clock of this engine.
 fn expiry_of_others(engine: &Engine, leases: &[Lease]) -> Option<Duration> {
     let own = leases.iter().find(|lease| lease.owner == engine.owner)?;
     let next = next_expiry(leases, [&engine.owner, &engine.hosting.guests])?;
-    // This engine knows when its own leases expire by both clocks.
+    // The expiry of this engine's own leases is known by both clocks.
     let margin = margin(engine.options.lease_time);
     let own_expiry = engine.ownership.valid_until() + margin;
     let earlier = own.expires_at.duration_since(next);
@@ -115,12 +116,12 @@ fn expiry_of_others(engine: &Engine, leases: &[Lease]) -> Option<Duration> {
     Some(own_expiry.saturating_sub(earlier) + later + EXPIRY_DELAY)
 }
 
-/// How long before the end of its leases an engine stops.
+/// How long before the expiry of its leases an engine stops.
 pub(super) fn margin(lease_time: Duration) -> Duration {
     lease_time / 10
 }
 
-/// Renews every lease. What was lost is given up; without its slot, an engine gives up everything.
+/// Renews every lease. Lost leases are dropped; an engine that lost its slot drops all of them.
 async fn renew(engine: &Engine) -> Result<(), StoreError> {
     let _changing = engine.ownership.changing.lock().await;
     let held = engine.ownership.leases();
@@ -129,14 +130,14 @@ async fn renew(engine: &Engine) -> Result<(), StoreError> {
     }
     let (lease_time, sent) = (engine.options.lease_time, engine.clock.elapsed());
     let renewed = engine.store.renew(&held, lease_time).await?;
-    engine.store_clock.heard(&renewed, lease_time, sent);
+    engine.store_clock.record_leases(&renewed, lease_time, sent);
     let is_lost = |lease: &&Lease| !renewed.iter().any(|renewed| renewed.shard == lease.shard);
     let lost: Vec<&Lease> = held.iter().filter(is_lost).collect();
     if !lost.is_empty() {
         warn!(leases = lost.len(), "lost leases to other engines");
     }
     if lost.iter().any(|lease| lease.shard.slot_number().is_some()) {
-        let rest = engine.give_up();
+        let rest = engine.drop_leases();
         return engine.store.release(&rest).await;
     }
     for lease in lost {
@@ -146,7 +147,8 @@ async fn renew(engine: &Engine) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Ends what this engine runs when its leases end by its own clock, whether the store answers or not.
+/// Ends the runs of this engine when its leases end by its own clock, whether or not the store
+/// answers.
 pub(super) async fn watch(engine: Arc<Engine>) {
     loop {
         let until = engine.ownership.valid_until();
@@ -156,21 +158,21 @@ pub(super) async fn watch(engine: Arc<Engine>) {
             () = engine.stopped() => return,
             () = engine.clock.sleep(rest.max(EXPIRY_DELAY)) => {}
         }
-        if !engine.ownership.is_valid() && !engine.give_up().is_empty() {
+        if !engine.ownership.is_valid() && !engine.drop_leases().is_empty() {
             warn!(
                 lease_time = ?engine.options.lease_time,
-                "the leases ended before they could be renewed; their runs stop here"
+                "the leases ended before they could be renewed; their runs stop on this engine"
             );
         }
     }
 }
 
-/// Takes what this engine should own and is free, and gives away what it has beyond its share.
+/// Acquires this engine's share of the free shards.
 pub(super) async fn balance_now(engine: &Arc<Engine>) -> Result<(), EngineError> {
     let leases = engine.store.leases().await?;
     let members = Members::of(&leases);
     slots::read_mailboxes(engine, &members);
-    take(engine, &members).await?;
+    take_free(engine, &members).await?;
     engine.ownership.set_members(members);
     Ok(())
 }
@@ -178,23 +180,24 @@ pub(super) async fn balance_now(engine: &Arc<Engine>) -> Result<(), EngineError>
 async fn balance(
     engine: &Arc<Engine>,
     leases: &[Lease],
-    looks: &mut Looks,
+    schedule: &mut Schedule,
 ) -> Result<(), EngineError> {
     let members = Members::of(leases);
     slots::read_mailboxes(engine, &members);
-    take(engine, &members).await?;
+    take_free(engine, &members).await?;
     let seen = engine.ownership.set_members(members.clone());
-    engine.look_after_moved(!seen.same_hosts);
-    // An engine that comes and goes at once moves nothing.
+    engine.recheck_moved(!seen.same_hosts);
+    // Shards move only once the set of engines is stable, so an engine that joins and leaves at
+    // once moves none.
     if seen.same_engines {
-        give(engine, &members, looks);
+        give_surplus(engine, &members, schedule);
     }
     Ok(())
 }
 
-/// Takes free shards up to this engine's share, the relay if nobody has it, and what stands for the
-/// runs that are moved to this engine.
-async fn take(engine: &Arc<Engine>, members: &Members) -> Result<(), EngineError> {
+/// Acquires free shards up to this engine's share, the relay if no engine has it, and the guest
+/// lease of this engine.
+async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), EngineError> {
     let Some(slot) = engine.ownership.slot() else { return Ok(()) };
     let _changing = engine.ownership.changing.lock().await;
     let owned = engine.ownership.shares();
@@ -209,7 +212,7 @@ async fn take(engine: &Arc<Engine>, members: &Members) -> Result<(), EngineError
     }
     let lease_time = engine.options.lease_time;
     if !engine.ownership.has_guests() {
-        // Whoever had the number before may have died a moment ago.
+        // The previous engine with this number may have died a moment ago.
         let guests = [Shard::guests(slot)];
         let taken = engine.store.acquire(&guests, &engine.hosting.guests, lease_time).await?;
         engine.ownership.add(taken);
@@ -225,29 +228,29 @@ async fn take(engine: &Arc<Engine>, members: &Members) -> Result<(), EngineError
     engine.ownership.add(shards);
     if !numbers.is_empty() {
         debug!(shards = numbers.len(), "took shards");
-        // A task of its own: recovery may take longer than a lease lives.
+        // In a separate task, because recovery may take longer than a lease lasts.
         task::spawn(recover::run(Arc::clone(engine), numbers));
     }
     Ok(())
 }
 
-/// Gives away what this engine has beyond its share: a limited number in a minute, and one set of
+/// Hands over the shards beyond this engine's share: a limited number per minute, and one set of
 /// shards at a time.
-fn give(engine: &Arc<Engine>, members: &Members, looks: &mut Looks) {
-    while looks.moves.try_join_next().is_some() {}
+fn give_surplus(engine: &Arc<Engine>, members: &Members, schedule: &mut Schedule) {
+    while schedule.moves.try_join_next().is_some() {}
     let Some(slot) = engine.ownership.slot() else { return };
     let staying = engine.ownership.staying();
     let surplus = staying.len().saturating_sub(members.share(slot));
     let now = engine.clock.elapsed();
-    if now >= looks.minute.0 + Duration::from_secs(60) {
-        looks.minute = (now, 0);
+    if now >= schedule.minute.0 + Duration::from_secs(60) {
+        schedule.minute = (now, 0);
     }
-    let count = surplus.min(MOVES_PER_MINUTE.saturating_sub(looks.minute.1));
-    if count == 0 || !looks.moves.is_empty() {
+    let count = surplus.min(MOVES_PER_MINUTE.saturating_sub(schedule.minute.1));
+    if count == 0 || !schedule.moves.is_empty() {
         return;
     }
-    looks.minute.1 += count;
-    // Those first that have nothing to wait for.
+    schedule.minute.1 += count;
+    // Idle shards first.
     let busy = engine.live.shards();
     let (idle, others): (Vec<Shard>, Vec<Shard>) =
         staying.into_iter().rev().partition(|shard| !busy.contains(shard));
@@ -255,20 +258,20 @@ fn give(engine: &Arc<Engine>, members: &Members, looks: &mut Looks) {
     info!(
         shards = leaving.len(),
         engines = members.slots().len(),
-        "giving shards to other engines"
+        "handing shards over to other engines"
     );
     let engine = Arc::clone(engine);
-    looks.moves.spawn(async move { engine.move_away(leaving, MOVE_GRACE).await });
+    schedule.moves.spawn(async move { engine.move_away(leaving, MOVE_GRACE).await });
 }
 
 impl Engine {
-    /// Another engine has what this lease stands for.
+    /// Drops a lease that another engine has acquired.
     pub(super) fn lose(&self, lease: &Lease) {
         self.ownership.lose(lease);
         self.live.lose(&BTreeSet::from([lease.shard]));
     }
 
-    /// The store refused what was to be written under this fence: somebody else has the shard.
+    /// The store rejected an append under this fence, because another engine owns the shard.
     pub(super) fn lost(&self, fence: Fence) {
         if let Some(lease) = self.ownership.lease(fence) {
             warn!(shard = %fence.shard, "lost a shard to another engine");
@@ -276,8 +279,8 @@ impl Engine {
         }
     }
 
-    /// Ends everything that runs under the leases of this engine, and returns the leases.
-    pub(super) fn give_up(&self) -> Vec<Lease> {
+    /// Ends all runs of this engine, and returns its leases.
+    pub(super) fn drop_leases(&self) -> Vec<Lease> {
         self.readers.stop();
         let shards = self.ownership.shards();
         let leases = self.ownership.take();

@@ -1,4 +1,4 @@
-//! Gives shards to other engines: what is under way ends first, if it can.
+//! Hands shards over to other engines, after their current steps have ended if possible.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -11,43 +11,42 @@ use tracing::warn;
 
 use super::{Engine, Message, parking, recover};
 
-/// How often is looked whether a shard is empty.
-const LOOK: Duration = Duration::from_millis(10);
-/// How long runs may take to leave memory that are told that they have to.
+/// How often to check whether a shard has runs in memory.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How long runs may take to leave memory after they were told to.
 const EVICTION: Duration = Duration::from_secs(1);
 /// How long the relay may take to finish what it publishes.
 const RELAY_GRACE: Duration = Duration::from_millis(500);
 
 impl Engine {
-    /// Gives shards to other engines, unless a step that runs takes longer than `grace`: then its
-    /// shard stays.
+    /// Hands shards over to other engines. A shard whose step takes longer than `grace` stays.
     pub(super) async fn move_away(self: Arc<Self>, shards: BTreeSet<Shard>, grace: Duration) {
-        self.hold(&shards);
-        let busy = self.settled(&shards, self.clock.now() + grace).await;
+        self.begin_leaving(&shards);
+        let busy = self.wait_until_idle(&shards, self.clock.now() + grace).await;
         let empty: BTreeSet<Shard> = shards.difference(&busy).copied().collect();
-        self.give_back(&empty, Vec::new()).await;
+        self.release(&empty, Vec::new()).await;
         if busy.is_empty() {
             return;
         }
         self.ownership.set_leaving(&busy, false);
-        self.live.tell(&busy, || Message::Stay);
-        // Runs that had nothing to wait for have left memory.
+        self.live.broadcast(&busy, || Message::Stay);
+        // Idle runs of these shards have left memory.
         recover::run(self, busy.into_iter().collect()).await;
     }
 
-    /// Gives everything to other engines, and is no member any more. A step that runs has `grace` to
-    /// end; each shard leaves as soon as nothing of it runs.
+    /// Hands everything over to other engines, and leaves the group of engines. A running step has
+    /// `grace` to end; each shard is released as soon as none of its runs is in memory.
     pub(crate) async fn leave(self: &Arc<Self>, grace: Duration) {
         self.leaving.send_replace(true);
         let left = self.ownership.shards();
-        self.hold(&left);
+        self.begin_leaving(&left);
         let resigned = self.ownership.resign().into_iter();
         let (relay, slot) = resigned.partition(|lease: &Lease| lease.shard == Shard::RELAY);
-        tokio::join!(self.empty(left, slot, grace), self.give_relay_back(relay));
+        tokio::join!(self.release_when_idle(left, slot, grace), self.release_relay(relay));
     }
 
-    /// Gives back the slot at once, and each shard when nothing of it runs any more.
-    async fn empty(
+    /// Releases the slot at once, and each shard when none of its runs is in memory.
+    async fn release_when_idle(
         self: &Arc<Self>,
         mut left: BTreeSet<Shard>,
         mut slot: Vec<Lease>,
@@ -59,57 +58,61 @@ impl Engine {
             let empty: BTreeSet<Shard> = left.difference(&busy).copied().collect();
             if !empty.is_empty() || !slot.is_empty() {
                 parking::note_rest(self).await;
-                self.give_back(&empty, std::mem::take(&mut slot)).await;
+                self.release(&empty, std::mem::take(&mut slot)).await;
             }
             left = busy;
             if left.is_empty() || self.clock.now() >= deadline {
                 break;
             }
-            self.clock.sleep(LOOK).await;
+            self.clock.sleep(POLL_INTERVAL).await;
         }
         if !left.is_empty() {
-            warn!(shards = left.len(), "steps did not end in time; other engines begin them again");
+            warn!(shards = left.len(), "steps did not end in time; other engines start them again");
             self.live.lose(&left);
-            self.settled(&left, self.clock.now() + EVICTION).await;
-            self.give_back(&left, Vec::new()).await;
+            self.wait_until_idle(&left, self.clock.now() + EVICTION).await;
+            self.release(&left, Vec::new()).await;
         }
     }
 
-    /// No run of these shards begins anything any more.
-    fn hold(&self, shards: &BTreeSet<Shard>) {
+    /// Stops the runs of these shards from beginning anything.
+    fn begin_leaving(&self, shards: &BTreeSet<Shard>) {
         self.ownership.set_leaving(shards, true);
-        self.live.tell(shards, || Message::Leave);
+        self.live.broadcast(shards, || Message::Leave);
     }
 
-    /// Gives the relay back once it has finished what it does.
-    async fn give_relay_back(&self, relay: Vec<Lease>) {
+    /// Releases the relay once it has finished its current window.
+    async fn release_relay(&self, relay: Vec<Lease>) {
         tokio::select! {
             biased;
             relaying = self.relaying.lock() => drop(relaying),
             () = self.clock.sleep(RELAY_GRACE) => {}
         }
-        self.give_back(&BTreeSet::new(), relay).await;
+        self.release(&BTreeSet::new(), relay).await;
     }
 
-    /// Those of the shards that runs in memory belong to.
+    /// The shards that have runs in memory.
     fn busy(&self, shards: &BTreeSet<Shard>) -> BTreeSet<Shard> {
         self.live.shards().intersection(shards).copied().collect()
     }
 
     /// Waits until no run of these shards is in memory; returns those that still have some at the
     /// deadline.
-    async fn settled(&self, shards: &BTreeSet<Shard>, deadline: Timestamp) -> BTreeSet<Shard> {
+    async fn wait_until_idle(
+        &self,
+        shards: &BTreeSet<Shard>,
+        deadline: Timestamp,
+    ) -> BTreeSet<Shard> {
         loop {
             let busy = self.busy(shards);
             if busy.is_empty() || self.clock.now() >= deadline {
                 return busy;
             }
-            self.clock.sleep(LOOK).await;
+            self.clock.sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Releases leases. Other engines hear of it at once.
-    async fn give_back(&self, shards: &BTreeSet<Shard>, others: Vec<Lease>) {
+    /// Releases leases. Other engines are notified at once.
+    async fn release(&self, shards: &BTreeSet<Shard>, others: Vec<Lease>) {
         let _changing = self.ownership.changing.lock().await;
         let leases: Vec<Lease> = self.ownership.remove(shards).into_iter().chain(others).collect();
         if leases.is_empty() {
@@ -120,10 +123,10 @@ impl Engine {
         }
     }
 
-    /// Releases what is left.
+    /// Releases the remaining leases.
     pub(super) async fn release_leases(&self) {
         let left = self.ownership.shards();
         let others = self.ownership.resign();
-        self.give_back(&left, others).await;
+        self.release(&left, others).await;
     }
 }

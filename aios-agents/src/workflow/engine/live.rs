@@ -13,17 +13,17 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{Engine, driver, inbox::Inbox};
 use crate::task::JoinSet;
 
-/// What a run is told.
+/// Messages sent to a run.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Somebody else appended to its stream.
-    Nudge,
+    /// Another process or task appended to its stream.
+    Wake,
     /// A timer of this operation is due.
     TimerDue(u64),
     /// An agent answered.
     Answer(Box<Delivery>),
-    /// A task could not be given to anybody.
-    Undelivered { operation: u64, attempt: u32, failure: Failure, retryable: bool },
+    /// A task could not be delivered to any agent.
+    Undeliverable { operation: u64, attempt: u32, failure: Failure, retryable: bool },
     /// The message of a task became a dead letter.
     DeadLettered {
         /// The operation.
@@ -33,14 +33,14 @@ pub(crate) enum Message {
         /// The dead letter.
         letter: Box<DeadLetter>,
     },
-    /// The broker did not take a task now.
+    /// The broker could not take a task now.
     Deferred { operation: u64, attempt: u32 },
     /// The broker may have lost the tasks that no agent has begun.
     Suspect,
-    /// The run is about to move to another engine: it begins nothing, and leaves memory as soon as
-    /// none of its steps runs.
+    /// The run is about to move to another engine: it begins nothing new, and leaves memory as soon
+    /// as no step of it is running.
     Leave,
-    /// It does not move after all.
+    /// The run does not move after all.
     Stay,
     /// This engine no longer owns the run.
     Lost,
@@ -48,13 +48,13 @@ pub(crate) enum Message {
 
 /// The runs that are in memory.
 #[derive(Debug, Default)]
-pub(super) struct Live(Mutex<Runs>);
+pub(super) struct ActiveRuns(Mutex<Runs>);
 
 #[derive(Debug, Default)]
 struct Runs {
     inboxes: HashMap<Arc<str>, Resident>,
     starting: HashMap<Arc<str>, Starts>,
-    /// How many runs have left memory of which something is still to be done.
+    /// Number of runs per shard that have left memory and whose clean-up is in progress.
     departing: BTreeMap<Shard, usize>,
     tasks: JoinSet<()>,
     stopped: bool,
@@ -64,20 +64,20 @@ struct Runs {
 #[derive(Debug)]
 struct Resident {
     inbox: Arc<Inbox>,
-    /// The shard that it belonged to when it was brought here.
+    /// The shard that it belonged to when it was activated.
     shard: Shard,
 }
 
-/// Those who are starting a run in this process.
+/// The callers that are starting a run in this process.
 #[derive(Debug, Default)]
 struct Starts {
     count: usize,
-    /// Whether the run was brought into memory meanwhile, by somebody who found its start. It may
-    /// have gone on since, and what its starter knows of its journal is old.
+    /// Whether another caller found the start of the run and activated it. It may have progressed
+    /// since, so the journal that its starter holds may be outdated.
     is_overtaken: bool,
 }
 
-/// Somebody who is about to start a run.
+/// Announces that a run is about to be started, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Starting {
     engine: Arc<Engine>,
@@ -85,10 +85,10 @@ pub(crate) struct Starting {
 }
 
 impl Starting {
-    /// The run was started: its journal is at hand.
-    pub(crate) fn begin(self, journal: Vec<RecordedEvent>) {
+    /// Activates the run with the journal that its start produced.
+    pub(crate) fn activate_new(self, journal: Vec<RecordedEvent>) {
         if self.engine.ownership.fence_of(&self.run_id).is_some() {
-            self.engine.live.inbox(&self.engine, &self.run_id, Some(journal), None);
+            self.engine.live.inbox_for(&self.engine, &self.run_id, Some(journal), None);
         }
     }
 }
@@ -105,17 +105,17 @@ impl Drop for Starting {
     }
 }
 
-/// What a driver begins with.
+/// The initial state of a driver.
 pub(super) struct Activation {
     pub(super) run_id: Arc<str>,
     pub(super) inbox: Arc<Inbox>,
-    /// The journal, if it is at hand.
+    /// The journal, if it was read already.
     pub(super) journal: Option<Vec<RecordedEvent>>,
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Runs {
-    /// The journal that a run begins with, unless the run was begun without it before.
+    /// The journal to activate a run with, unless the run was already activated without it.
     fn usable(
         &mut self,
         run_id: &str,
@@ -127,13 +127,13 @@ impl Runs {
     }
 }
 
-impl Live {
+impl ActiveRuns {
     fn runs(&self) -> MutexGuard<'_, Runs> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The inbox of a run, and whether the run was brought into memory for it. `None` once stopped.
-    fn inbox(
+    /// The inbox of a run, and whether the run was activated by this call. `None` once stopped.
+    fn inbox_for(
         &self,
         engine: &Arc<Engine>,
         run_id: &Arc<str>,
@@ -161,12 +161,12 @@ impl Live {
             inbox
         };
         if !is_start {
-            engine.parking.stirred(run_id);
+            engine.parking.on_activated(run_id);
         }
         Some((inbox, true))
     }
 
-    /// Does something that concerns a run which is not in memory, and does not get there meanwhile.
+    /// Calls `act` if a run is not in memory. It can't be activated during the call.
     pub(super) fn unless_live(&self, run_id: &str, act: impl FnOnce()) {
         let runs = self.runs();
         if !runs.inboxes.contains_key(run_id) {
@@ -174,18 +174,18 @@ impl Live {
         }
     }
 
-    /// A run leaves memory. What it was told and did not read is to be told again. Returns its shard
-    /// too, to be passed to [`departed`](Self::departed).
-    pub(super) fn retire(&self, run_id: &str, inbox: &Inbox) -> (Shard, VecDeque<Message>) {
+    /// Removes a run from memory, and returns its unread messages, which must be sent again, and
+    /// its shard, which must be passed to [`departed`](Self::departed).
+    pub(super) fn remove(&self, run_id: &str, inbox: &Inbox) -> (Shard, VecDeque<Message>) {
         let mut runs = self.runs();
         let resident = runs.inboxes.remove(run_id);
         let shard = resident.map_or_else(|| Shard::of(run_id), |resident| resident.shard);
         *runs.departing.entry(shard).or_default() += 1;
-        // Closed under the lock, so that no closed inbox can be found here.
+        // Closed under the lock, so a lookup never finds a closed inbox.
         (shard, inbox.close())
     }
 
-    /// What was to be done for a run that left memory is done.
+    /// The clean-up of a run that left memory is complete.
     pub(super) fn departed(&self, shard: Shard) {
         if let Entry::Occupied(mut departing) = self.runs().departing.entry(shard) {
             *departing.get_mut() -= 1;
@@ -195,23 +195,23 @@ impl Live {
         }
     }
 
-    /// The runs of shards that were lost leave memory.
+    /// Removes the runs of lost shards from memory.
     pub(super) fn lose(&self, shards: &BTreeSet<Shard>) {
-        self.tell(shards, || Message::Lost);
+        self.broadcast(shards, || Message::Lost);
     }
 
-    /// Tells every run of these shards something.
-    pub(super) fn tell(&self, shards: &BTreeSet<Shard>, message: impl Fn() -> Message) {
+    /// Sends a message to every run of these shards that is in memory.
+    pub(super) fn broadcast(&self, shards: &BTreeSet<Shard>, message: impl Fn() -> Message) {
         let runs = self.runs();
         let of_shards = runs.inboxes.iter().filter(|(_, it)| shards.contains(&it.shard));
-        // In the same order in every simulation.
+        // Ordered, so that simulations are reproducible.
         for resident in of_shards.collect::<BTreeMap<_, _>>().into_values() {
-            // An inbox that is closed belongs to a run that is leaving.
+            // A closed inbox belongs to a run that is leaving memory.
             let _ = resident.inbox.push(message());
         }
     }
 
-    /// The shards of the runs in memory, and of those that are just leaving it.
+    /// The shards of the runs that are in memory or just leaving it.
     pub(super) fn shards(&self) -> BTreeSet<Shard> {
         let runs = self.runs();
         let departing = runs.departing.keys().copied();
@@ -227,7 +227,7 @@ impl Live {
         self.take().shutdown().await;
     }
 
-    /// Takes every driver, and lets no further one begin.
+    /// Takes all drivers, and prevents new ones.
     pub(super) fn take(&self) -> JoinSet<()> {
         let mut runs = self.runs();
         runs.stopped = true;
@@ -237,20 +237,21 @@ impl Live {
 }
 
 impl Engine {
-    /// Tells a run something, without waiting for the run. It is brought into memory if need be. If
-    /// another engine owns the run, an answer is recorded for it; whatever else it finds out by itself.
-    pub(crate) fn tell(self: &Arc<Self>, run_id: &Arc<str>, message: Message) {
-        self.tell_with(run_id, message, None);
+    /// Sends a message to a run without waiting for the run, which is activated if necessary. If
+    /// another engine owns the run, an answer is recorded for it and other messages are dropped,
+    /// because the owner detects their causes itself.
+    pub(crate) fn send(self: &Arc<Self>, run_id: &Arc<str>, message: Message) {
+        self.send_with(run_id, message, None);
     }
 
-    /// As [`tell`](Self::tell), but waits while many runs are being brought into memory.
+    /// Like [`send`](Self::send), but waits while many runs are being activated.
     pub(super) async fn activate(self: &Arc<Self>, run_id: &Arc<str>, message: Message) {
         let permit = match self.live.contains(run_id) {
             true => None,
             // The semaphore is never closed.
             false => Arc::clone(&self.activations).acquire_owned().await.ok(),
         };
-        self.tell_with(run_id, message, permit);
+        self.send_with(run_id, message, permit);
     }
 
     /// Announces that a run is about to be started, before anything is appended.
@@ -259,18 +260,18 @@ impl Engine {
         Starting { engine: Arc::clone(self), run_id: Arc::clone(run_id) }
     }
 
-    fn tell_with(
+    fn send_with(
         self: &Arc<Self>,
         run_id: &Arc<str>,
         mut message: Message,
         mut permit: Option<OwnedSemaphorePermit>,
     ) {
         if self.ownership.fence_of(run_id).is_none() {
-            return self.tell_owner(message);
+            return self.forward_answer(message);
         }
-        while let Some((inbox, is_new)) = self.live.inbox(self, run_id, None, permit.take()) {
-            if is_new && matches!(message, Message::Nudge) {
-                // Its journal is read after this.
+        while let Some((inbox, is_new)) = self.live.inbox_for(self, run_id, None, permit.take()) {
+            if is_new && matches!(message, Message::Wake) {
+                // A new run reads its journal anyway.
                 return;
             }
             match inbox.push(message) {
@@ -280,7 +281,7 @@ impl Engine {
         }
     }
 
-    fn tell_owner(self: &Arc<Self>, message: Message) {
+    fn forward_answer(self: &Arc<Self>, message: Message) {
         if let Message::Answer(delivery) = message {
             self.record_for_owner(*delivery);
         }

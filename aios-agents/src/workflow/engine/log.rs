@@ -1,4 +1,4 @@
-//! The log as the relay, discovery and projections read it.
+//! Reads ranges of the log for the relay, foreign appends and projections.
 
 use aios_core::{
     event::Pattern,
@@ -7,15 +7,14 @@ use aios_core::{
 
 use super::Engine;
 
-/// Events of one range that can't be read, and are stepped over. More of them are a fault of the
-/// database.
+/// Unreadable events of one range that are skipped. More of them mean that the database is damaged.
 const MOST_UNREADABLE: usize = 16;
 
 /// The events of a range of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Range {
     pub(crate) events: Vec<RecordedEvent>,
-    /// Positions of events that can't be read, and why.
+    /// Positions of unreadable events, with the error.
     pub(crate) unreadable: Vec<(u64, StoreError)>,
 }
 
@@ -30,8 +29,8 @@ impl Engine {
     }
 }
 
-/// Reads the events after one position and up to another, except those that match a pattern. An event
-/// that can't be read hides no other.
+/// Reads the events after one position and up to another, except those that match a pattern. An
+/// unreadable event does not hide the others.
 pub(crate) async fn read_range<S: EventStore + ?Sized>(
     store: &S,
     after: u64,

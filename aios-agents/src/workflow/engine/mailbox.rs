@@ -12,25 +12,25 @@ use tracing::debug;
 
 use super::{Engine, Message};
 
-/// The part of an answer that says which run it is for.
+/// The part of an answer that identifies its run.
 #[derive(Deserialize)]
 struct Answer<'a> {
     #[serde(borrow)]
     task_id: Cow<'a, str>,
 }
 
-/// The durable mailbox that gets the answers for an engine. Several stores may share a broker.
+/// The durable mailbox for the answers to an engine. Several stores may share a broker.
 pub(super) fn name(store: StoreId, slot: u16) -> Result<Mailbox, InvalidAddress> {
     Mailbox::new(format!("stores.{store}.answers.{slot}"))
 }
 
-/// Declares the mailbox of a slot and begins to read it. No task may be given before that: its answer
-/// would find no mailbox.
+/// Declares the mailbox of a slot and subscribes to it. No task may be dispatched before that,
+/// because its answer would find no mailbox.
 pub(super) async fn open(engine: &Engine, slot: u16) -> Result<Deliveries, BrokerError> {
     engine.broker.subscribe(Subscription::mailbox(name(engine.store_id, slot)?)).await
 }
 
-/// Hands the answers in a mailbox to the runs that wait for them.
+/// Delivers the answers in a mailbox to the runs that wait for them.
 pub(super) async fn run(engine: Arc<Engine>, slot: u16, mut opened: Option<Deliveries>) {
     while !engine.is_stopping() {
         let read = match opened.take() {
@@ -54,12 +54,12 @@ pub(super) async fn run(engine: Arc<Engine>, slot: u16, mut opened: Option<Deliv
 
 async fn read(engine: &Arc<Engine>, mut deliveries: Deliveries) -> Result<(), BrokerError> {
     while let Some(delivery) = deliveries.next().await {
-        hand_over(engine, delivery?).await?;
+        deliver(engine, delivery?).await?;
     }
     Ok(())
 }
 
-async fn hand_over(engine: &Arc<Engine>, delivery: Delivery) -> Result<(), BrokerError> {
+async fn deliver(engine: &Arc<Engine>, delivery: Delivery) -> Result<(), BrokerError> {
     let run_id: Option<Arc<str>> = delivery
         .event
         .payload
@@ -69,8 +69,8 @@ async fn hand_over(engine: &Arc<Engine>, delivery: Delivery) -> Result<(), Broke
     let Some(run_id) = run_id else {
         return delivery.dead_letter("the event names no task of a run").await;
     };
-    engine.heard.fetch_add(1, Ordering::AcqRel);
-    debug!(%run_id, event = %delivery.event.event_type, "got an answer");
-    engine.tell(&run_id, Message::Answer(Box::new(delivery)));
+    engine.answers_received.fetch_add(1, Ordering::AcqRel);
+    debug!(%run_id, event = %delivery.event.event_type, "received an answer");
+    engine.send(&run_id, Message::Answer(Box::new(delivery)));
     Ok(())
 }

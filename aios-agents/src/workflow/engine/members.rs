@@ -1,4 +1,4 @@
-//! Who is alive, and what is whose: what the leases say at one moment.
+//! The living engines and what each of them owns, according to the leases at one moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use aios_core::{
 
 use super::hosting::Host;
 
-/// The engines that are alive, by the numbers of their slots, and who owns which shard.
+/// The living engines by slot number, and the owner of each shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Members {
     slots: BTreeMap<u16, OwnerId>,
@@ -19,7 +19,7 @@ pub(super) struct Members {
 }
 
 impl Members {
-    /// Reads the leases that have not expired.
+    /// Reads unexpired leases.
     pub(super) fn of(leases: &[Lease]) -> Self {
         let mut members = Self::default();
         for lease in leases {
@@ -37,17 +37,17 @@ impl Members {
         members
     }
 
-    /// The engines that are alive.
+    /// The living engines.
     pub(super) fn slots(&self) -> &BTreeMap<u16, OwnerId> {
         &self.slots
     }
 
-    /// The engines that runs can be moved to.
+    /// The engines that can take over runs.
     pub(super) fn hosts(&self) -> &BTreeMap<u16, Host> {
         &self.hosts
     }
 
-    /// Whether somebody relays the log.
+    /// Whether an engine relays the log.
     pub(super) fn has_relay(&self) -> bool {
         self.relay.is_some()
     }
@@ -67,7 +67,8 @@ impl Members {
         self.number_of(self.shards.get(&shard)?)
     }
 
-    /// How many shards the engine of a slot should own: an equal share, one more or less.
+    /// The number of shards that the engine of a slot should own: an equal share, rounded up or
+    /// down.
     pub(super) fn share(&self, slot: u16) -> usize {
         let engines = self.slots.len().max(1);
         let rank = self.slots.range(..slot).count();
@@ -75,8 +76,8 @@ impl Members {
         each + usize::from(rank < rest)
     }
 
-    /// The shards that nobody owns. Engines begin at different places, so that they rarely want the
-    /// same ones.
+    /// The shards without an owner. Each engine starts at a different shard, so that engines rarely
+    /// compete for the same ones.
     pub(super) fn free(&self, slot: u16) -> Vec<Shard> {
         let mut free: Vec<Shard> =
             Shard::all().filter(|shard| !self.shards.contains_key(shard)).collect();
@@ -86,9 +87,9 @@ impl Members {
         free
     }
 
-    /// The mailboxes that the engine of a slot reads: its own, and of those that were ever opened the
-    /// ones of dead engines, up to the next engine that is alive. The first one reads what comes after
-    /// the last.
+    /// The mailboxes that the engine of a slot reads: its own, and those of dead engines down to
+    /// the next living engine. The first engine also reads those above the last living one, up to
+    /// the highest that was ever opened.
     pub(super) fn mailboxes(&self, slot: u16, opened: u16) -> BTreeSet<u16> {
         let mut mailboxes = BTreeSet::from([slot]);
         let is_dead = |number: &u16| !self.slots.contains_key(number) && *number != slot;
@@ -101,7 +102,7 @@ impl Members {
     }
 }
 
-/// When the lease of another engine expires next, of an engine that has leases under these names.
+/// The next expiry of a lease that is held under neither of these names.
 pub(super) fn next_expiry(leases: &[Lease], own: [&OwnerId; 2]) -> Option<Timestamp> {
     let others = leases.iter().filter(|lease| !own.contains(&&lease.owner));
     others.map(|lease| lease.expires_at).min()

@@ -6,11 +6,11 @@ mod cancel;
 mod child;
 mod clock;
 mod dead_letters;
-mod discover;
 mod dispatch;
 mod driver;
 mod executor;
 mod failing;
+mod foreign_appends;
 mod hosting;
 mod inbox;
 mod leases;
@@ -55,14 +55,14 @@ use tracing::{info, warn};
 pub use self::executor::RunExecutor;
 use self::{
     activity::Activity, answers::Recorders, clock::StoreClock, dispatch::Dispatch,
-    hosting::Hosting, live::Live, ownership::Ownership, parking::Parking, slots::Readers,
+    hosting::Hosting, live::ActiveRuns, ownership::Ownership, parking::Parking, slots::Readers,
     timers::Timers,
 };
 pub(crate) use self::{
     live::{Message, Starting},
     log::{Range, read_range},
     registry::Registry,
-    waiters::{Ended, Waiter, Waiters},
+    waiters::{RunOutcome, Waiter, Waiters},
 };
 use crate::{
     counted::CountedStore, failing::Failing, options::check_span, task::JoinSet,
@@ -74,79 +74,81 @@ const ACTIVATIONS: usize = 512;
 /// Tasks that may wait for the broker.
 const DISPATCHES: usize = 1024;
 
-/// How often, and with what pauses, is looked whether anything still moves before an engine stops.
-const SETTLE_LOOKS: u32 = 40;
-const SETTLE_PAUSE: Duration = Duration::from_millis(25);
+/// How often, and at which interval, the engine checks for in-flight work before it stops.
+const QUIESCE_CHECKS: u32 = 40;
+const QUIESCE_INTERVAL: Duration = Duration::from_millis(25);
 
 /// How an engine behaves.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// How long a lease lives; the time that the death of an engine costs. At least 100 ms, and
-    /// better some seconds: a pause of the process for longer costs it its runs.
+    /// Lifetime of a lease: how long it takes to replace an engine that died. At least 100 ms; use
+    /// some seconds, because an engine whose process is paused for longer loses its runs.
     pub lease_time: Duration,
-    /// Runs whose timer is due within this time stay in memory.
+    /// A run whose next timer is due within this time stays in memory.
     pub eviction_delay: Duration,
-    /// How long to wait after a store or broker failed, at first and at most.
+    /// Pause after an error of the store or broker: the first one, and the longest.
     pub backoff: (Duration, Duration),
-    /// How often a run that waits for a child looks whether it missed the child's end.
+    /// How often a run that waits for a child checks whether it missed the child's end.
     pub child_poll_interval: Duration,
-    /// How long an agent that sent a heartbeat for a task may be silent before the task is given
-    /// to another.
+    /// How long an agent that has begun a task may go without a heartbeat before the task is
+    /// assigned to another agent.
     pub heartbeat_timeout: Duration,
-    /// How long after a task's timeout the engine waits for the agent's own report, before it
-    /// counts the attempt as failed.
+    /// How long after a task's timeout the engine waits for the agent's own report before it counts
+    /// the attempt as failed.
     pub task_grace: Duration,
-    /// What becomes of an answer that does not name the assignment of its task.
+    /// How to treat an answer that does not name the assignment of its task.
     pub anonymous_answers: AnonymousAnswers,
-    /// How soon the engine looks for a task that no agent begins among the dead letters of its
-    /// agents. The pause doubles from look to look, up to 5 minutes.
+    /// How soon the engine looks for an unclaimed task among the dead letters of its agents. The
+    /// interval doubles after each check, up to 5 minutes.
     pub dead_letter_check: Duration,
-    /// After how long without a sign of an agent that begins it a task counts as unclaimed: the log, the
-    /// run's status and the metric `aios_tasks_unclaimed` say so.
+    /// How long a task may wait for an agent to begin it before it counts as unclaimed: the log,
+    /// the run's status and the metric `aios_tasks_unclaimed` report it.
     pub unclaimed_after: Duration,
-    /// How long after it was given, or last heard of, a task that no agent has begun is given again, if
-    /// its message seems to be lost: the broker has no tasks in its queue, or agents of its type began
-    /// later ones, and no process says within a second and [`task_grace`](Self::task_grace) that it has
-    /// taken it. The pause doubles from time to time, up to an hour. A process recognises the repetition
-    /// of what it has.
+    /// How long after its last dispatch or report an unclaimed task is dispatched again if its
+    /// message seems to be lost: the broker has no tasks in its queue, or agents of its type began
+    /// later ones, and no process reports within a second plus [`task_grace`](Self::task_grace)
+    /// that it has taken the task. The pause doubles each time, up to an hour. A process recognises
+    /// a repeated message of a task that it has.
     ///
-    /// After the connection to the broker was lost and is back, or when a queue is gone, a task that seems
-    /// to be lost is given again without this pause.
+    /// When the broker is connected again after a lost connection, or when a queue is gone, a task
+    /// that seems to be lost is dispatched again without this pause.
     ///
-    /// Agents that were not made with aios and send no heartbeats may get such a task again while they
-    /// work on it, unless this is `None`.
+    /// Agents that are not built with aios and send no heartbeats may receive such a task again
+    /// while they work on it, unless this is `None`.
     pub redispatch_after: Option<Duration>,
     /// Whether lifecycle events of the log are published to the broker.
     pub relay: bool,
-    /// How long the relay tries to publish an event that the broker rejects, for example because a
-    /// group is full, before the event counts as refused. Nothing is published behind it meanwhile.
+    /// How long the relay retries an event that the broker rejects, for example because a group is
+    /// full, before the event counts as refused. No later event is published in that time.
     pub relay_patience: Duration,
-    /// What becomes of an event that the broker refuses for good.
+    /// How to treat an event that the broker refuses permanently.
     pub refused_events: RefusedEvents,
-    /// Who polls the runs; the threads of the runtime if `None`.
+    /// Polls the runs; the threads of the runtime do so if `None`.
     pub executor: Option<Arc<dyn RunExecutor>>,
 }
 
-/// What becomes of an answer that comes from the right agent type, and does not name the event that
-/// assigned the task as its cause. Agents that are made with aios always name it.
+/// How the engine treats an answer that comes from the right agent type but does not name the event
+/// that assigned the task as its cause. Agents that are built with aios always name it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AnonymousAnswers {
     /// It is accepted, unless an agent that names the assignment is heard of within
-    /// [`task_grace`](EngineOptions::task_grace). Agents that were not made with aios can answer.
+    /// [`task_grace`](EngineOptions::task_grace). This lets agents answer that are not built with
+    /// aios.
     #[default]
     AcceptAfterGrace,
     /// It becomes a dead letter.
     Refuse,
 }
 
-/// What becomes of an event of the log that the broker refuses for good, because it is too large or was
-/// rejected for as long as [`relay_patience`](EngineOptions::relay_patience), or that can't be read.
+/// How the relay treats an event of the log that can't be read, or that the broker refuses
+/// permanently because it is too large or was rejected for as long as
+/// [`relay_patience`](EngineOptions::relay_patience).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefusedEvents {
-    /// It is logged as an error, counted as `aios_relay_skipped_total` and not published. It stays in
-    /// the log.
+    /// It is logged as an error, counted in `aios_relay_skipped_total` and not published. It stays
+    /// in the log.
     #[default]
     Skip,
     /// The engine stops. The next relay begins with this event.
@@ -154,7 +156,7 @@ pub enum RefusedEvents {
 }
 
 impl EngineOptions {
-    /// Refuses what would spin, never happen, or not fit together.
+    /// Rejects options that would spin, never take effect, or contradict each other.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let moment = Duration::from_millis(1);
         let (first, most) = self.backoff;
@@ -199,7 +201,7 @@ impl Default for EngineOptions {
     }
 }
 
-/// What an engine could not do.
+/// Errors that stop or delay an engine.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum EngineError {
     #[error("the store failed")]
@@ -224,7 +226,7 @@ impl EngineError {
     }
 }
 
-/// What the parts of an engine share.
+/// State shared by the parts of an engine.
 pub(crate) struct Engine {
     pub(crate) journals: Journals,
     pub(crate) waiters: Waiters,
@@ -233,7 +235,7 @@ pub(crate) struct Engine {
     /// Identity of the store, part of the names of mailboxes.
     store_id: StoreId,
     clock: Arc<dyn Clock>,
-    /// The same clock, which is told the time of the store.
+    /// The same clock, to record the time of the store.
     store_clock: Arc<StoreClock>,
     options: EngineOptions,
     owner: OwnerId,
@@ -241,9 +243,9 @@ pub(crate) struct Engine {
     ownership: Ownership,
     readers: Readers,
     recorders: Recorders,
-    /// Held while the log is relayed.
+    /// Locked while the log is relayed.
     relaying: tokio::sync::Mutex<()>,
-    live: Live,
+    live: ActiveRuns,
     timers: Timers,
     parking: Parking,
     reads: mpsc::Sender<reads::Read>,
@@ -252,17 +254,17 @@ pub(crate) struct Engine {
     /// The types of the agents in this process.
     agent_types: Vec<Box<str>>,
     activations: Arc<Semaphore>,
-    /// Answers that came.
-    heard: AtomicU64,
-    /// Whether everything is given to other engines.
+    /// Number of answers received.
+    answers_received: AtomicU64,
+    /// Whether the engine is handing all its shards to other engines.
     leaving: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
     failing: Failing,
-    /// Whether the store did not answer when it was asked last.
+    /// Whether the last call of the store failed.
     store_is_down: AtomicBool,
 }
 
-/// An engine that runs.
+/// A running engine.
 #[derive(Debug)]
 pub(crate) struct RunningEngine {
     pub(crate) engine: Arc<Engine>,
@@ -270,11 +272,11 @@ pub(crate) struct RunningEngine {
 }
 
 impl Engine {
-    /// Takes the shards that are free, and lets their runs go on.
+    /// Acquires the free shards and resumes their runs.
     ///
     /// # Errors
     ///
-    /// What store and broker report; nothing runs then.
+    /// Errors of the store and the broker. Nothing is left running in that case.
     pub(crate) async fn start(
         journals: Journals,
         broker: Arc<dyn Broker>,
@@ -303,7 +305,7 @@ impl Engine {
             readers: Readers::default(),
             recorders: Recorders::default(),
             relaying: tokio::sync::Mutex::default(),
-            live: Live::default(),
+            live: ActiveRuns::default(),
             timers: Timers::default(),
             parking: Parking::default(),
             reads,
@@ -311,13 +313,13 @@ impl Engine {
             dispatches,
             agent_types,
             activations: Arc::new(Semaphore::new(ACTIVATIONS)),
-            heard: AtomicU64::new(0),
+            answers_received: AtomicU64::new(0),
             leaving: watch::Sender::new(false),
             stopping: watch::Sender::new(false),
             failing: Failing::default(),
             store_is_down: AtomicBool::new(false),
         });
-        let position = discover::begin(&engine).await?;
+        let position = foreign_appends::start_position(&engine).await?;
         let mut tasks = JoinSet::new();
         slots::join(&engine).await?;
         leases::balance_now(&engine).await?;
@@ -333,7 +335,10 @@ impl Engine {
         spawn("watch the broker", suspicion::watch(&engine).await);
         spawn("watch leases", Box::pin(leases::watch(Arc::clone(&engine))));
         spawn("keep shards", Box::pin(leases::run(Arc::clone(&engine))));
-        spawn("look for news", Box::pin(discover::run(Arc::clone(&engine), position)));
+        spawn(
+            "look for foreign appends",
+            Box::pin(foreign_appends::run(Arc::clone(&engine), position)),
+        );
         if engine.options.relay {
             spawn("relay the log", Box::pin(relay::run(Arc::clone(&engine))));
         }
@@ -341,14 +346,14 @@ impl Engine {
         Ok(RunningEngine { engine, tasks })
     }
 
-    /// Completes when the engine is told to stop.
+    /// Completes when the engine is stopped.
     pub(crate) async fn stopped(&self) {
         let mut stopping = self.stopping.subscribe();
         // The sender lives as long as this engine, so waiting can't fail.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     }
 
-    /// Says that the store does not answer, once until it does.
+    /// Logs that the store failed, once until it answers again.
     fn store_failed(&self, error: &StoreError) {
         if !self.store_is_down.swap(true, Ordering::AcqRel) {
             let failure = Failure::from_error(error.code(), error);
@@ -356,7 +361,7 @@ impl Engine {
         }
     }
 
-    /// Says that the store answers again, if it did not.
+    /// Logs that the store answers again, if it had failed.
     fn store_answered(&self) {
         if self.store_is_down.load(Ordering::Acquire)
             && self.store_is_down.swap(false, Ordering::AcqRel)
@@ -365,13 +370,13 @@ impl Engine {
         }
     }
 
-    /// A failure that a run has in this engine: it would have it again here, so the run stands still
-    /// until it is resumed, cancelled, or another engine has it.
+    /// Marks a failure as one of this engine. The run would fail here in the same way, so it stays
+    /// blocked until it is resumed, cancelled, or owned by another engine.
     fn own_failure(&self, failure: Failure) -> Failure {
         failure.with_details(json!({ "engine": self.owner.as_str() }))
     }
 
-    /// Whether a failure is of this engine.
+    /// Whether a failure was marked by [`own_failure`](Self::own_failure) of this engine.
     fn is_own_failure(&self, failure: &Failure) -> bool {
         let engine = failure.details.get("engine").and_then(serde_json::Value::as_str);
         engine == Some(self.owner.as_str())
@@ -392,18 +397,19 @@ impl Engine {
 }
 
 impl RunningEngine {
-    /// Stops advancing runs, after those that run a step were given time, and hands the shards over as
-    /// soon as nothing of them runs. What was recorded goes on elsewhere or after the next start.
+    /// Stops advancing runs once their current steps have ended or `grace` is over, and hands each
+    /// shard over as soon as none of its runs is active. The runs resume on another engine or after
+    /// the next start.
     pub(crate) async fn leave(&self, grace: Duration) {
         self.engine.leave(grace).await;
     }
 
-    /// Stops everything. Whoever gives the engine's runs time lets it [`leave`](Self::leave) first.
-    /// Returns why it had stopped by itself, if it had.
+    /// Stops everything; call [`leave`](Self::leave) first to let current steps end. Returns the
+    /// failure if the engine had already stopped because of one.
     pub(crate) async fn stop(mut self) -> Option<Failure> {
         let failure = self.engine.failure();
         if failure.is_none() {
-            self.settle().await;
+            self.quiesce().await;
         }
         self.engine.stopping.send_replace(true);
         self.engine.readers.stop();
@@ -418,24 +424,25 @@ impl RunningEngine {
 }
 
 impl RunningEngine {
-    /// Lets answers be recorded that agents have just given: a broker in memory would lose them,
-    /// and the tasks would be done again. Ends when nothing has moved for a moment.
-    async fn settle(&self) {
+    /// Waits until the answers that agents have just sent are recorded: a broker in memory would
+    /// lose them, and the tasks would be performed again. Returns once there was no progress for a
+    /// moment.
+    async fn quiesce(&self) {
         let engine = &self.engine;
         let mut before = None;
-        for _ in 0..SETTLE_LOOKS {
+        for _ in 0..QUIESCE_CHECKS {
             let count = engine.store.count();
-            let now = (engine.heard.load(Ordering::Acquire), count.begun);
+            let now = (engine.answers_received.load(Ordering::Acquire), count.begun);
             if before == Some(now) && !count.is_moving && engine.recorders.is_idle() {
                 return;
             }
             before = Some(now);
-            engine.clock.sleep(SETTLE_PAUSE).await;
+            engine.clock.sleep(QUIESCE_INTERVAL).await;
         }
     }
 }
 
-/// What was recorded goes on after the next start.
+/// Runs resume from their journals after the next start.
 impl Drop for RunningEngine {
     fn drop(&mut self) {
         self.engine.stopping.send_replace(true);

@@ -1,4 +1,4 @@
-//! The notes of waiting runs, and what an engine does with a store that takes none.
+//! Access to the notes of waiting runs, with a fallback for stores that do not support them.
 
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ pub(super) const OPEN: [RunStatus; 4] =
     [RunStatus::Running, RunStatus::Cancelling, RunStatus::Paused, RunStatus::Blocked];
 
 impl CountedStore {
-    /// Whether the store takes notes. If not, timers stay in memory, and a new owner reads every run.
+    /// Whether the store supports notes. If not, timers stay in memory, and a new owner reads every
+    /// run.
     pub(super) fn takes_notes(&self) -> bool {
         self.waits().is_some()
     }
@@ -36,7 +37,7 @@ impl CountedStore {
         }
     }
 
-    /// The runs that are noted to be woken up to a moment.
+    /// The runs whose noted wake-up time is at most `up_to`.
     pub(super) async fn due_runs(
         &self,
         shards: &[Shard],
@@ -50,7 +51,8 @@ impl CountedStore {
         }
     }
 
-    /// The runs that a new owner has to read: without notes, all that have not ended.
+    /// The runs that a new owner has to read. Without notes, these are all runs that have not
+    /// ended.
     pub(super) async fn unsettled_runs(
         &self,
         shards: &[Shard],

@@ -15,10 +15,11 @@ use tokio::sync::watch;
 
 use super::{hosting::Host, members::Members};
 
-/// What this engine owns, and until when.
+/// The leases of this engine and their expiry.
 ///
-/// All leases of an engine end together by its own clock: a moment before the first of them can end
-/// by the clock of the store. Nothing is owned from then on, whether the store can be asked or not.
+/// All leases of an engine end together by its own clock, a margin before the first of them can
+/// expire by the clock of the store. From then on the engine owns nothing, whether or not the store
+/// can be reached.
 #[derive(Debug)]
 pub(super) struct Ownership {
     clock: Arc<dyn Clock>,
@@ -27,7 +28,8 @@ pub(super) struct Ownership {
     valid_until: AtomicU64,
     /// Whether this engine relays the log.
     relays: watch::Sender<bool>,
-    /// Held while leases are renewed or released, so that nothing renews what is being released.
+    /// Locked while leases are renewed or released, so that a lease is never renewed while it is
+    /// being released.
     pub(super) changing: tokio::sync::Mutex<()>,
 }
 
@@ -41,12 +43,13 @@ struct State {
     members: Members,
     /// Runs that were moved to this engine.
     guests: BTreeSet<Arc<str>>,
-    /// Runs of this engine's shards that were moved to other engines, and what these prove that with.
+    /// Runs of this engine's shards that were moved to other engines, with the fences of those
+    /// engines.
     away: BTreeMap<Arc<str>, Fence>,
 }
 
 impl State {
-    /// The shard that stands for the guests of this engine.
+    /// The shard of this engine's guest lease.
     fn guest_shard(&self) -> Option<Shard> {
         let first = self.shards.range(Shard::guests(0)..).next()?;
         first.0.guests_number().map(|_| *first.0)
@@ -60,7 +63,7 @@ impl State {
         }
     }
 
-    /// A shard is owned no more.
+    /// Removes a shard and the placement of its runs.
     fn remove(&mut self, shard: Shard) -> Option<Owned> {
         match shard.guests_number() {
             Some(_) => self.guests.clear(),
@@ -70,19 +73,19 @@ impl State {
     }
 }
 
-/// What is the same since the engines were looked at before.
+/// Result of comparing the engines with those seen before.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
+pub(super) struct MembersDiff {
     /// The same engines are alive.
     pub(super) same_engines: bool,
-    /// Runs can be moved to the same engines.
+    /// The same engines can take over runs.
     pub(super) same_hosts: bool,
 }
 
 #[derive(Debug)]
 struct Owned {
     lease: Lease,
-    /// It is about to be given to another engine: no run of it is loaded any more.
+    /// It is about to move to another engine, so none of its runs is loaded any more.
     is_leaving: bool,
 }
 
@@ -116,7 +119,7 @@ impl Ownership {
         self.valid_until.store(micros(until), Ordering::Release);
     }
 
-    /// The proof to append under, while the shard is owned and stays.
+    /// The fence of a shard, while it is owned and not about to leave.
     pub(super) fn fence(&self, shard: Shard) -> Option<Fence> {
         let state = self.state();
         let owned = state.shards.get(&shard).filter(|owned| !owned.is_leaving)?;
@@ -125,13 +128,13 @@ impl Ownership {
         self.is_valid().then_some(fence)
     }
 
-    /// The shard of this engine that a run belongs to, if it is not with another engine: that of its
-    /// id, or that of the guests.
+    /// The shard that a run belongs to on this engine: that of its id, or the guest shard. `None`
+    /// if the run was moved to another engine.
     pub(super) fn shard_of(&self, run_id: &str) -> Option<Shard> {
         self.state().shard_of(run_id)
     }
 
-    /// The proof to append to a run's journal under, while the run is owned and stays.
+    /// The fence for appends to a run's journal, while the run is owned and not about to leave.
     pub(super) fn fence_of(&self, run_id: &str) -> Option<Fence> {
         self.fence(self.shard_of(run_id)?)
     }
@@ -146,7 +149,7 @@ impl Ownership {
         self.state().guests.iter().cloned().collect()
     }
 
-    /// Notes who advances a run, as its journal says. Returns whether that is news.
+    /// Notes which engine advances a run according to its journal. Returns whether that changed.
     pub(super) fn place(&self, run_id: &Arc<str>, to: Option<Fence>) -> bool {
         let mut state = self.state();
         let is_ours = |fence: Fence| {
@@ -172,8 +175,8 @@ impl Ownership {
         state.away.remove(run_id);
     }
 
-    /// The runs of this engine's shards whose engines are gone. They are this engine's again.
-    pub(super) fn come_back(&self) -> Vec<Arc<str>> {
+    /// Takes back the runs of this engine's shards that were moved to engines which are gone.
+    pub(super) fn reclaim(&self) -> Vec<Arc<str>> {
         let mut state = self.state();
         if state.away.is_empty() {
             return Vec::new();
@@ -183,23 +186,23 @@ impl Ownership {
         back.map(|(run_id, _)| run_id).collect()
     }
 
-    /// The engines that runs can be moved to, as far as this one knows.
+    /// The engines that can take over runs, as far as this one knows.
     pub(super) fn hosts(&self) -> BTreeMap<u16, Host> {
         self.state().members.hosts().clone()
     }
 
-    /// Whether this engine has a lease on guests.
+    /// Whether this engine has a guest lease.
     pub(super) fn has_guests(&self) -> bool {
         self.state().guest_shard().is_some()
     }
 
-    /// The proof to append under, also while the shard is about to leave.
+    /// The fence of a shard, even while it is about to leave.
     pub(super) fn held(&self, shard: Shard) -> Option<Fence> {
         let fence = self.state().shards.get(&shard)?.lease.fence();
         self.is_valid().then_some(fence)
     }
 
-    /// Whether a shard is owned under this fence, also while it is about to leave.
+    /// Whether a shard is owned under this fence, even while it is about to leave.
     pub(super) fn has(&self, fence: Fence) -> bool {
         let has = |owned: &Owned| owned.lease.epoch == fence.epoch;
         self.state().shards.get(&fence.shard).is_some_and(has) && self.is_valid()
@@ -212,12 +215,12 @@ impl Ownership {
         (owned.lease.epoch == fence.epoch).then(|| owned.lease.clone())
     }
 
-    /// The number of this engine.
+    /// The slot number of this engine.
     pub(super) fn slot(&self) -> Option<u16> {
         self.state().slot.as_ref()?.shard.slot_number()
     }
 
-    /// This engine has a number from now on, and reads the mailbox of that name.
+    /// Sets the slot of this engine and the name of its mailbox.
     pub(super) fn set_slot(&self, lease: Lease, mailbox: Arc<str>) {
         let mut state = self.state();
         state.slot = Some(lease);
@@ -229,7 +232,7 @@ impl Ownership {
         self.state().mailbox.clone()
     }
 
-    /// Takes the lease of the relay.
+    /// Sets the lease of the relay.
     pub(super) fn set_relay(&self, lease: Lease) {
         self.state().relay = Some(lease);
         self.relays.send_replace(true);
@@ -245,23 +248,23 @@ impl Ownership {
         *self.relays.borrow()
     }
 
-    /// Completes when whether this engine relays is this.
+    /// Completes once [`has_relay`](Self::has_relay) equals `wanted`.
     pub(super) async fn until_relays(&self, wanted: bool) {
         let mut relays = self.relays.subscribe();
         // The sender lives as long as this.
         let _ = relays.wait_for(|relays| *relays == wanted).await;
     }
 
-    /// Notes what was seen of the engines; says whether the same engines were alive before.
-    pub(super) fn set_members(&self, members: Members) -> Seen {
+    /// Sets the engines that are alive, and compares them with the previous ones.
+    pub(super) fn set_members(&self, members: Members) -> MembersDiff {
         let mut state = self.state();
         let same_engines = state.members.slots() == members.slots();
         let same_hosts = state.members.hosts() == members.hosts();
         state.members = members;
-        Seen { same_engines, same_hosts }
+        MembersDiff { same_engines, same_hosts }
     }
 
-    /// The number of the engine that advances a run, as far as this one knows.
+    /// The slot number of the engine that advances a run, as far as this one knows.
     pub(super) fn slot_with(&self, run_id: &str) -> Option<u16> {
         let state = self.state();
         match state.away.get(run_id) {
@@ -270,30 +273,30 @@ impl Ownership {
         }
     }
 
-    /// Shards are owned from now on.
+    /// Adds acquired shards.
     pub(super) fn add(&self, taken: Vec<Lease>) {
         let owned = |lease: Lease| (lease.shard, Owned { lease, is_leaving: false });
         self.state().shards.extend(taken.into_iter().map(owned));
     }
 
-    /// Every lease: of shards, of the slot and of the relay.
+    /// All leases: of the shards, the slot and the relay.
     pub(super) fn leases(&self) -> Vec<Lease> {
         let state = self.state();
         let shards = state.shards.values().map(|owned| &owned.lease);
         shards.chain(&state.slot).chain(&state.relay).cloned().collect()
     }
 
-    /// The shards that are owned, with that of the guests.
+    /// The owned shards, including the guest shard.
     pub(super) fn shards(&self) -> BTreeSet<Shard> {
         self.state().shards.keys().copied().collect()
     }
 
-    /// The shares of the runs that are owned.
+    /// The owned shards without the guest shard.
     pub(super) fn shares(&self) -> BTreeSet<Shard> {
         self.state().shards.keys().copied().filter(|shard| shard.is_share()).collect()
     }
 
-    /// The shares of the runs that are owned and stay.
+    /// The owned shards without the guest shard that are not about to leave.
     pub(super) fn staying(&self) -> BTreeSet<Shard> {
         let state = self.state();
         let shares = state.shards.iter().filter(|(shard, _)| shard.is_share());
@@ -301,7 +304,7 @@ impl Ownership {
         staying.map(|(shard, _)| *shard).collect()
     }
 
-    /// Notes whether shards are about to be given to another engine.
+    /// Sets whether shards are about to move to another engine.
     pub(super) fn set_leaving(&self, shards: &BTreeSet<Shard>, is_leaving: bool) {
         let mut state = self.state();
         for (_, owned) in state.shards.iter_mut().filter(|(shard, _)| shards.contains(shard)) {
@@ -309,14 +312,14 @@ impl Ownership {
         }
     }
 
-    /// Gives up shards, and returns their leases.
+    /// Removes shards, and returns their leases.
     pub(super) fn remove(&self, shards: &BTreeSet<Shard>) -> Vec<Lease> {
         let mut state = self.state();
         let removed = shards.iter().filter_map(|shard| state.remove(*shard));
         removed.map(|owned| owned.lease).collect()
     }
 
-    /// Gives up one lease, of whatever kind.
+    /// Removes one lease of any kind.
     pub(super) fn lose(&self, lease: &Lease) {
         let mut state = self.state();
         let is_it = |held: &mut Lease| held.shard == lease.shard && held.epoch == lease.epoch;
@@ -329,7 +332,7 @@ impl Ownership {
         }
     }
 
-    /// Gives up the slot and the relay, and returns their leases. The mailbox keeps its name.
+    /// Removes the slot and the relay, and returns their leases. The mailbox keeps its name.
     pub(super) fn resign(&self) -> Vec<Lease> {
         let mut state = self.state();
         self.relays.send_replace(false);
@@ -337,7 +340,7 @@ impl Ownership {
         slot.into_iter().chain(relay).collect()
     }
 
-    /// Gives up everything, and returns the leases.
+    /// Removes all leases, and returns them.
     pub(super) fn take(&self) -> Vec<Lease> {
         let mut leases = self.remove(&self.shards());
         leases.extend(self.resign());

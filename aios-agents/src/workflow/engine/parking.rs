@@ -1,8 +1,8 @@
-//! Runs that left memory because they wait.
+//! Runs that left memory because they are waiting.
 //!
-//! What they wait for is noted in the store, so that neither this engine has to keep their timers in
-//! memory nor the next owner of their shard to read their journals. A note that is lost costs no
-//! more than that.
+//! Their wake-up times are noted in the store, so this engine need not keep their timers in memory
+//! and the next owner of their shard need not read their journals. Losing a note costs no more than
+//! that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,39 +21,39 @@ use tracing::warn;
 
 use super::Engine;
 
-/// How long notes gather: of a run that is woken meanwhile nothing is written.
+/// How long notes are collected. A run that is woken within this time needs no write.
 const GATHER: Duration = Duration::from_secs(1);
 /// Notes written at once.
 const BATCH: usize = 2000;
-/// Notes that may wait to be written. More are not taken, which is safe.
+/// Notes that may wait to be written. Further ones are dropped, which is safe.
 const PENDING: usize = 200_000;
-/// A run that is woken sooner than this is not worth a note.
+/// A run whose timer is due sooner than this is not noted.
 const SOON: Duration = Duration::from_secs(20);
-/// How far ahead due runs are known in memory.
+/// How far ahead the timers of due runs are kept in memory.
 const AHEAD: Duration = Duration::from_secs(60);
-/// How often is looked ahead.
-const LOOK: Duration = Duration::from_secs(20);
-/// How often is looked ahead while more runs are due than are to be known.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Timers in memory above which no more are added by looking ahead.
+/// Interval between reads of due runs.
+const LOOKAHEAD_INTERVAL: Duration = Duration::from_secs(20);
+/// Interval while more runs are due than fit in memory.
+const LOOKAHEAD_RETRY: Duration = Duration::from_secs(1);
+/// Timers in memory above which no more due runs are read.
 const TIMERS: usize = 200_000;
 /// Due runs read at once.
 const PAGE: usize = 5000;
-/// How long writing the rest may take when the engine stops.
+/// How long writing the remaining notes may take when the engine stops.
 const LAST_NOTES: Duration = Duration::from_secs(5);
-/// The id after which no run of the same moment comes.
+/// The greatest id: no run with the same wake-up time sorts after it.
 const LAST_ID: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
 
-/// A run that does nothing before an event or a timer wakes it.
+/// A run that is idle until an event or a timer wakes it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Parked {
-    /// Under which it was owned.
+    /// The fence under which it was owned.
     pub(super) fence: Fence,
     /// Version of the last event that was applied.
     pub(super) version: u64,
 }
 
-/// What is to be noted of runs, and what was read of the notes.
+/// Notes to be written, and how far the notes of due runs were read.
 #[derive(Debug, Default)]
 pub(super) struct Parking {
     state: Mutex<State>,
@@ -63,9 +63,9 @@ pub(super) struct Parking {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What is to be noted of a run; `None` if what is noted is to be forgotten.
+    /// The note to write for each run; `None` to delete its note.
     pending: BTreeMap<Arc<str>, Option<Wait>>,
-    /// Up to when the due runs of a shard are known in memory.
+    /// For each shard, the time up to which its due runs are in memory.
     known: BTreeMap<Shard, Timestamp>,
 }
 
@@ -83,12 +83,12 @@ impl Parking {
         self.noted.notify_one();
     }
 
-    /// A run is brought back into memory, so that what is noted of it soon holds no longer.
-    pub(super) fn stirred(&self, run_id: &Arc<str>) {
+    /// A run was activated, so its note will soon be outdated.
+    pub(super) fn on_activated(&self, run_id: &Arc<str>) {
         self.set(run_id, None);
     }
 
-    /// Nothing is known yet of the due runs of shards, since they were taken.
+    /// Forgets what was read of the due runs of shards that were just acquired.
     pub(super) fn begin(&self, shards: &[Shard]) {
         let mut state = self.state();
         state.known.retain(|shard, _| !shards.contains(shard));
@@ -102,7 +102,7 @@ impl Parking {
         taken.into_iter().filter_map(|run_id| state.pending.remove_entry(&run_id)).collect()
     }
 
-    /// Puts back what was not written, unless there is something newer.
+    /// Puts back notes that were not written, unless there are newer ones.
     fn put_back(&self, notes: Vec<(Arc<str>, Option<Wait>)>) {
         let mut state = self.state();
         for (run_id, note) in notes {
@@ -116,7 +116,7 @@ impl Parking {
 }
 
 impl Engine {
-    /// A run has left memory, and nothing but an event or a timer wakes it.
+    /// Notes that a run has left memory until an event or a timer wakes it.
     pub(super) fn park(&self, run_id: &Arc<str>, parked: Parked) {
         let wake_at = self.timers.earliest(run_id);
         if wake_at.is_some_and(|at| at <= self.clock.now() + SOON) {
@@ -124,26 +124,26 @@ impl Engine {
         }
         let Parked { fence, version } = parked;
         if !fence.shard.is_share() {
-            // The owner of its shard looks for a run that was moved once it has to.
+            // The owner of the run's shard takes back a moved run when necessary.
             return;
         }
         let wait = Wait { run_id: Arc::clone(run_id), fence, version, wake_at };
         self.parking.set(run_id, Some(wait));
     }
 
-    /// Timers of a run that is noted to wait are found again when they fall due.
+    /// Drops the timers of a noted run, which are read again before they fall due.
     fn noted(&self, wait: &Wait) {
         let state = self.parking.state();
         let Some(known) = state.known.get(&wait.fence.shard) else { return };
         let is_known = wait.wake_at.is_some_and(|at| at <= *known);
         if !is_known && !state.pending.contains_key(&wait.run_id) {
-            // Under the lock, so that nobody looks further ahead before the timers are gone.
+            // Under the lock, so that no further due runs are read before the timers are gone.
             self.live.unless_live(&wait.run_id, || self.timers.clear_run(&wait.run_id));
         }
     }
 }
 
-/// Notes which runs wait, a while after they left memory.
+/// Writes the notes of waiting runs, a while after the runs left memory.
 pub(super) async fn note(engine: Arc<Engine>) {
     let mut backoff = engine.options.backoff.0;
     loop {
@@ -170,12 +170,12 @@ pub(super) async fn note(engine: Arc<Engine>) {
     }
 }
 
-/// Notes what is left when the engine stops.
+/// Writes the remaining notes when the engine stops.
 pub(super) async fn note_rest(engine: &Engine) {
     let rest = async {
         while !engine.parking.is_empty() {
             if let Err(error) = write(engine).await {
-                warn!(error = %Chain(&error), "could not note which runs wait; the next owner reads them");
+                warn!(error = %Chain(&error), "could not write notes of waiting runs; their next owner reads their journals");
                 return;
             }
         }
@@ -184,12 +184,12 @@ pub(super) async fn note_rest(engine: &Engine) {
         biased;
         () = rest => {}
         () = engine.clock.sleep(LAST_NOTES) => {
-            warn!("the store takes no notes of waiting runs; the next owner reads them");
+            warn!("timed out writing notes of waiting runs; their next owner reads their journals");
         }
     }
 }
 
-/// Writes a batch of notes. What the store may take later is put back.
+/// Writes a batch of notes. It is put back if the store fails for now.
 async fn write(engine: &Engine) -> Result<(), StoreError> {
     let batch = engine.parking.take(BATCH);
     if !engine.store.takes_notes() {
@@ -219,7 +219,7 @@ async fn write(engine: &Engine) -> Result<(), StoreError> {
                 .increment(waits.len().try_into().unwrap_or(u64::MAX));
             warn!(
                 error = %Chain(&error), code = error.code(), runs = waits.len(),
-                "the store refuses notes of waiting runs; their next owner reads them"
+                "the store refuses notes of waiting runs; their next owner reads their journals"
             );
         }
     }
@@ -240,14 +240,14 @@ async fn save(
     }
 }
 
-/// Finds the runs that fall due, a while before.
+/// Reads the runs that fall due soon and sets their timers.
 pub(super) async fn look_ahead(engine: Arc<Engine>) {
     loop {
-        let pause = match look(&engine).await {
-            Ok(true) => LOOK,
-            Ok(false) => LOOK_AGAIN,
+        let pause = match read_due(&engine).await {
+            Ok(true) => LOOKAHEAD_INTERVAL,
+            Ok(false) => LOOKAHEAD_RETRY,
             Err(error) => {
-                if !engine.survives("look for runs that fall due", error) {
+                if !engine.survives("read due runs", error) {
                     return;
                 }
                 engine.options.backoff.1
@@ -262,8 +262,8 @@ pub(super) async fn look_ahead(engine: Arc<Engine>) {
     }
 }
 
-/// Looks ahead for every shard that is owned; `false` if more is due than is to be known.
-async fn look(engine: &Engine) -> Result<bool, StoreError> {
+/// Reads the due runs of every owned shard; `false` if more are due than fit in memory.
+async fn read_due(engine: &Engine) -> Result<bool, StoreError> {
     let up_to = engine.clock.now() + AHEAD;
     let mut is_all = true;
     for (from, shards) in claim(engine, up_to) {
@@ -282,8 +282,8 @@ async fn look(engine: &Engine) -> Result<bool, StoreError> {
     Ok(is_all)
 }
 
-/// From now on the timers of runs that are noted stay in memory, if they are due up to a moment.
-/// What is due before is to be read: for each shard from where it is known.
+/// Marks due runs up to a time as known, so that timers of noted runs stay in memory up to then.
+/// Returns the shards to read, grouped by the time up to which they were read before.
 fn claim(engine: &Engine, up_to: Timestamp) -> BTreeMap<Option<Timestamp>, Vec<Shard>> {
     let owned: BTreeSet<Shard> = engine.ownership.staying();
     let mut state = engine.parking.state();
@@ -299,11 +299,11 @@ fn claim(engine: &Engine, up_to: Timestamp) -> BTreeMap<Option<Timestamp>, Vec<S
     unread
 }
 
-/// What was claimed was not read, or only up to a moment.
+/// Reverts [`claim`] for shards that were not read, or were read only up to a time.
 fn unclaim(engine: &Engine, shards: &[Shard], claimed: Timestamp, reached: Option<Timestamp>) {
     let mut state = engine.parking.state();
     for shard in shards {
-        // A shard that was taken anew meanwhile is not known at all.
+        // A shard that was lost and acquired again in the meantime has nothing known.
         if state.known.get(shard) == Some(&claimed) {
             match reached {
                 Some(reached) => drop(state.known.insert(*shard, reached)),
@@ -313,7 +313,8 @@ fn unclaim(engine: &Engine, shards: &[Shard], claimed: Timestamp, reached: Optio
     }
 }
 
-/// Sets timers for the due runs of shards. Returns up to when, if that is not up to the end.
+/// Sets timers for the due runs of shards. Returns the time up to which they were read, unless all
+/// were read.
 async fn read(
     engine: &Engine,
     shards: &[Shard],
@@ -327,7 +328,7 @@ async fn read(
         for due in &page {
             let run_id: Arc<str> = due.run_id.as_str().into();
             if !engine.holds(&run_id) {
-                engine.timers.set_look(due.wake_at, &run_id);
+                engine.timers.set_wake_up(due.wake_at, &run_id);
             }
         }
         last = page.into_iter().last().or(last);
@@ -335,7 +336,7 @@ async fn read(
             return Ok(None);
         }
         if engine.timers.len() > TIMERS {
-            // Others may be due at the same moment.
+            // More runs may be due at the same time.
             return Ok(last.map(|last| last.wake_at - Duration::from_micros(1)));
         }
     }

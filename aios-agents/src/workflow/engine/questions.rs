@@ -1,4 +1,4 @@
-//! Answers to agents that ask whether an attempt is still to be done.
+//! Answers to agents that ask whether an attempt is still open.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use tracing::warn;
 use super::{Engine, driver::acknowledge};
 use crate::workflow::journal::{Entry, JournalError, decode};
 
-/// Events of a journal that are read at once.
+/// Events of a journal read at once.
 const PAGE: usize = 1000;
 
-/// Whether an event asks if the attempt that it names is still to be done.
+/// Whether an event asks if the attempt that it names is still open.
 pub(super) fn asks(event: &Event) -> bool {
     let asks = |beat: TaskHeartbeat| beat.asks;
     event.event_type.action() == agent::TASK_HEARTBEAT && event.data().is_ok_and(asks)
 }
 
 impl Engine {
-    /// Answers a question, beside whatever else is done.
+    /// Answers a question in the background.
     pub(super) fn answer_soon(self: &Arc<Self>, question: Delivery, is_open: bool) {
         let engine = Arc::clone(self);
         self.recorders.spawn(async move { engine.answer(question, is_open).await });
@@ -38,12 +38,12 @@ impl Engine {
                 if let Err(error) = self.broker.publish_one(Publish::new(answer)).await {
                     warn!(
                         error = %Chain(&error),
-                        "could not tell an agent whether an attempt is still to be done; it asks again"
+                        "could not tell an agent whether an attempt is still open; it asks again"
                     );
                 }
             }
             Err(error) => {
-                warn!(error = %Chain(&error), "a question about an attempt has no answer")
+                warn!(error = %Chain(&error), "could not encode the answer to a question about an attempt")
             }
         }
         acknowledge(question).await;
@@ -58,7 +58,7 @@ impl Engine {
         Ok(answer.with_timestamp(self.clock.now()).caused_by(question))
     }
 
-    /// Whether the journal of a run that can't go on says that an attempt has ended.
+    /// Whether an attempt has ended according to the journal of a run that can't continue.
     pub(super) async fn has_ended(
         &self,
         run_id: &str,

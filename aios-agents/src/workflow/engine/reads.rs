@@ -6,15 +6,15 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::Engine;
 use crate::task::JoinSet;
 
-/// Calls of the store at a time. While they are under way, the next reads gather.
+/// Concurrent calls of the store. While they run, further reads are batched.
 const CALLS: usize = 4;
 /// Journals read by one call.
 const JOURNALS: usize = 128;
-/// Events of a journal that is read with others; of a longer one the rest is read by itself.
+/// Events read of each journal in a batch. The rest of a longer journal is read separately.
 const EVENTS: usize = 32;
 /// Events of a journal that is read alone.
 const PAGE: usize = 1000;
-/// Reads that may wait to be begun.
+/// Capacity of the queue of reads.
 pub(super) const QUEUE: usize = 1024;
 
 /// The start of a journal.
@@ -22,10 +22,10 @@ pub(super) const QUEUE: usize = 1024;
 pub(super) struct Start {
     pub(super) events: Vec<RecordedEvent>,
     /// Whether there may be more.
-    pub(super) may_go_on: bool,
+    pub(super) may_have_more: bool,
 }
 
-/// A journal whose start somebody waits for.
+/// A request to read the start of a journal.
 #[derive(Debug)]
 pub(super) struct Read {
     stream: StreamId,
@@ -33,7 +33,7 @@ pub(super) struct Read {
 }
 
 impl Engine {
-    /// The start of a journal. Many that are read at the same time are read together.
+    /// Reads the start of a journal. Concurrent reads are batched.
     pub(super) async fn read_start(&self, stream: &StreamId) -> Result<Start, StoreError> {
         let (reply, start) = oneshot::channel();
         let read = Read { stream: stream.clone(), reply };
@@ -42,7 +42,7 @@ impl Engine {
     }
 }
 
-/// Reads journals, together those that are asked for at the same time.
+/// Reads journals, and batches concurrent requests.
 pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Read>) {
     let calls = Arc::new(Semaphore::new(CALLS));
     let (mut reads, mut under_way) = (Vec::new(), JoinSet::new());
@@ -60,20 +60,20 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Read>) {
     }
 }
 
-/// Whoever asked and waits no longer needs no answer.
+/// Reads journals and sends the replies. A caller that has stopped waiting needs none.
 async fn read(engine: &Engine, mut reads: Vec<Read>) {
     if reads.len() == 1
         && let Some(Read { stream, reply }) = reads.pop()
     {
         let page = engine.store.read_stream(&stream, 0, PAGE).await;
-        drop(reply.send(page.map(|events| Start { may_go_on: events.len() >= PAGE, events })));
+        drop(reply.send(page.map(|events| Start { may_have_more: events.len() >= PAGE, events })));
         return;
     }
     let streams: Vec<StreamId> = reads.iter().map(|read| read.stream.clone()).collect();
     match engine.store.read_streams(&streams, EVENTS).await {
         Ok(found) => {
             for (read, events) in reads.into_iter().zip(found) {
-                let start = Start { may_go_on: events.len() >= EVENTS, events };
+                let start = Start { may_have_more: events.len() >= EVENTS, events };
                 drop(read.reply.send(Ok(start)));
             }
         }

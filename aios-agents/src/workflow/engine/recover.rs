@@ -4,20 +4,20 @@ use super::{Engine, Message, notes::OPEN};
 use crate::task;
 use aios_core::store::{PageRequest, ReadModels, RunFilter, Shard, StoreError, Unsettled};
 
-/// Shards looked through at once.
+/// Shards queried at once.
 const SHARDS: usize = 8;
-/// Runs found at once.
+/// Runs per page.
 const PAGE: usize = 5000;
-/// Waiting runs that are read all the same, so that code which no longer fits their journals is
-/// noticed soon after it was deployed.
+/// Waiting runs that are loaded nevertheless, so that code which no longer fits their journals is
+/// noticed soon after its deployment.
 const SAMPLE: usize = 1000;
 
-/// Lets the runs of shards that were taken go on. Runs that are noted to wait are not read, except
-/// for some; what falls due is found by when it is due.
+/// Resumes the runs of acquired shards. Runs that are noted as waiting are not loaded, except for a
+/// sample; they are found when they fall due.
 pub(super) async fn run(engine: Arc<Engine>, shards: Vec<Shard>) {
     engine.parking.begin(&shards);
     while let Err(error) = recover(&engine, &shards).await {
-        if !engine.survives("find the runs to go on with", error) {
+        if !engine.survives("find the runs to resume", error) {
             return;
         }
         engine.clock.sleep(engine.options.backoff.1).await;
@@ -27,13 +27,13 @@ pub(super) async fn run(engine: Arc<Engine>, shards: Vec<Shard>) {
     }
 }
 
-/// Lets every run look that somebody may have appended to, without anybody knowing to which: those in
-/// memory, those whose journal is ahead of what is noted of them, and those that were moved here.
+/// Makes every run reread its journal that an unreadable event may belong to: the runs in memory,
+/// those whose journal is ahead of their note, and those that were moved to this engine.
 pub(super) fn look_again(engine: &Arc<Engine>) {
     let shards = engine.ownership.shards();
-    engine.live.tell(&shards, || Message::Nudge);
+    engine.live.broadcast(&shards, || Message::Wake);
     for run_id in engine.ownership.guests() {
-        engine.tell(&run_id, Message::Nudge);
+        engine.send(&run_id, Message::Wake);
     }
     let shares = engine.ownership.shares().into_iter().collect();
     task::spawn(run(Arc::clone(engine), shares));
@@ -49,7 +49,7 @@ async fn recover(engine: &Arc<Engine>, shards: &[Shard]) -> Result<(), StoreErro
     sample(engine, shards, &woken).await
 }
 
-/// Wakes the runs that have to be read, and notes some of them.
+/// Wakes the runs that have to be loaded, and collects up to a page of them in `woken`.
 async fn wake(
     engine: &Arc<Engine>,
     shards: &[Shard],
@@ -61,7 +61,7 @@ async fn wake(
         let found = engine.store.unsettled_runs(shards, which, &page).await?;
         for run_id in found.rows {
             let run_id: Arc<str> = run_id.into();
-            engine.activate(&run_id, Message::Nudge).await;
+            engine.activate(&run_id, Message::Wake).await;
             if woken.len() < PAGE {
                 woken.insert(run_id);
             }
@@ -84,7 +84,7 @@ async fn sample(
     for run in found.rows {
         let run_id: Arc<str> = run.id.into();
         if !woken.contains(&run_id) && !engine.holds(&run_id) {
-            engine.activate(&run_id, Message::Nudge).await;
+            engine.activate(&run_id, Message::Wake).await;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use aios_core::{agent::Name, event::EventError};
 
 use crate::workflow::{Workflow, journal::Codec};
 
-/// A workflow that can be run, and how its journals are written.
+/// A registered workflow, and the codec of its journals.
 #[derive(Clone)]
 pub(crate) struct Registered {
     pub(crate) workflow: Arc<dyn Workflow>,
@@ -32,7 +32,7 @@ impl Registry {
         self.versions(name)?.get(&version)
     }
 
-    /// The version that new runs get.
+    /// The version for new runs.
     pub(crate) fn latest(&self, name: &str) -> Option<&Registered> {
         self.versions(name)?.last_key_value().map(|(_, latest)| latest)
     }
@@ -41,7 +41,7 @@ impl Registry {
         self.0.values().flat_map(BTreeMap::values)
     }
 
-    /// The names of the workflows, in order.
+    /// The names of the user's workflows, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
         let ours = |name: &&Name| name.as_str() != crate::runtime::SINGLE_TASK;
         let mut names: Vec<String> = self.0.keys().filter(ours).map(Name::to_string).collect();

@@ -1,4 +1,4 @@
-//! The number of an engine among those that are alive, and the mailboxes that it reads.
+//! The slot number of an engine, and the mailboxes that it reads.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,14 +21,14 @@ use crate::task;
 /// Stream with one event for each slot that was ever taken.
 const STREAM: &str = "system/engines";
 
-/// What reads the mailboxes of this engine, and of dead ones.
+/// The tasks that read the mailboxes of this engine and of dead ones.
 #[derive(Debug, Default)]
 pub(super) struct Readers(Mutex<Reading>);
 
 #[derive(Debug, Default)]
 struct Reading {
     readers: BTreeMap<u16, AbortHandle>,
-    /// Mailboxes that were ever opened: those of the slots below this one.
+    /// Number of mailboxes that were ever opened; their slots are below it.
     opened: u16,
 }
 
@@ -37,32 +37,32 @@ impl Readers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads nothing any more. What was delivered and is not recorded goes back.
+    /// Stops all readers. Deliveries that are not recorded are released.
     pub(super) fn stop(&self) {
         let readers = std::mem::take(&mut self.reading().readers);
         readers.into_values().for_each(|reader| reader.abort());
     }
 }
 
-/// Takes the lowest slot that is free. Its mailbox is opened before: an engine that can't read its
-/// mailbox is no member, and nobody gives it shards.
+/// Acquires the lowest free slot. Its mailbox is opened first: an engine that can't read its
+/// mailbox is not a member and gets no shards.
 pub(super) async fn join(engine: &Arc<Engine>) -> Result<(), EngineError> {
     take_slot(engine, Unreachable::Refuses).await
 }
 
-/// As [`join`], for an engine that lost its slot. If no other engine is alive and the broker can't be
-/// reached, it joins all the same, because timers and steps need no broker. Its mailbox is opened when
-/// the broker is back.
+/// Like [`join`], for an engine that lost its slot. If no other engine is alive and the broker
+/// can't be reached, it joins nevertheless, because timers and steps need no broker. Its mailbox is
+/// opened when the broker is back.
 pub(super) async fn join_again(engine: &Arc<Engine>) -> Result<(), EngineError> {
     take_slot(engine, Unreachable::JoinsAlone).await
 }
 
-/// What an engine does that can't reach the broker.
+/// How an engine joins when the broker can't be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unreachable {
     /// It does not join.
     Refuses,
-    /// It joins if there is no other engine, which might be able to reach the broker.
+    /// It joins if there is no other engine that might reach the broker.
     JoinsAlone,
 }
 
@@ -81,8 +81,8 @@ async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(),
         let sent = engine.clock.elapsed();
         let mut taken =
             engine.store.acquire(&[Shard::slot(slot)], &engine.owner, lease_time).await?;
-        engine.store_clock.heard(&taken, lease_time, sent);
-        // Somebody else may have been faster.
+        engine.store_clock.record_leases(&taken, lease_time, sent);
+        // Another engine may have acquired it first.
         let Some(lease) = taken.pop() else { continue };
         engine.ownership.set_valid_until(sent + lease_time - margin(lease_time));
         engine.ownership.set_slot(lease, name.as_str().into());
@@ -90,12 +90,12 @@ async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(),
         reading.opened = reading.opened.max(opened);
         drop(reading);
         read(engine, slot, deliveries);
-        info!(slot, "the engine joined the others");
+        info!(slot, "the engine joined");
         return Ok(());
     }
 }
 
-/// Opens the mailbox of a slot, unless the broker is not connected, or not any more.
+/// Opens the mailbox of a slot, unless the broker is not connected or the connection is lost.
 async fn open_if_reachable(engine: &Engine, slot: u16) -> Result<Option<Deliveries>, BrokerError> {
     let opened = tokio::select! {
         biased;
@@ -115,7 +115,7 @@ async fn open_if_reachable(engine: &Engine, slot: u16) -> Result<Option<Deliveri
     }
 }
 
-/// Completes while the broker is not connected.
+/// Completes once the broker is found disconnected.
 async fn unreachable(engine: &Engine) {
     let mut health = engine.broker.health();
     while let Some(health) = health.next().await {
@@ -126,13 +126,13 @@ async fn unreachable(engine: &Engine) {
     std::future::pending().await
 }
 
-/// Notes that a slot is about to be taken, and returns how many ever were. Slots are taken from the lowest, so
-/// this is the number of mailboxes that may hold answers.
+/// Records that a slot is about to be acquired, and returns the number of slots that ever were.
+/// Slots are acquired from the lowest, so this is the number of mailboxes that may hold answers.
 async fn opened(engine: &Engine, slot: u16) -> Result<u16, EngineError> {
     let stream = StreamId::new(STREAM)?;
     let invalid = |reason: &dyn std::fmt::Display| {
         EngineError::Store(StoreError::InvalidConfiguration {
-            reason: format!("the event system.engine_slot.opened can't be made: {reason}"),
+            reason: format!("the event system.engine_slot.opened is invalid: {reason}"),
         })
     };
     let event_type = EventType::new(system::DOMAIN, "engine_slot", system::ENGINE_SLOT_OPENED)
@@ -147,7 +147,7 @@ async fn opened(engine: &Engine, slot: u16) -> Result<u16, EngineError> {
     Ok(known.len().try_into().unwrap_or(Shard::SLOTS).max(slot + 1))
 }
 
-/// Reads the mailboxes that are this engine's to read, and no others.
+/// Starts and stops readers so that exactly the mailboxes assigned to this engine are read.
 pub(super) fn read_mailboxes(engine: &Arc<Engine>, members: &Members) {
     let Some(slot) = engine.ownership.slot() else { return };
     let (wanted, missing) = {

@@ -1,5 +1,5 @@
-//! Tasks that the broker may have lost: those it had when its connection broke, or in a queue that is
-//! gone.
+//! Tasks that the broker may have lost: those that it had when its connection broke, or in a queue
+//! that is gone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,14 +11,14 @@ use tracing::debug;
 
 use super::{Engine, Message};
 
-/// How long the engine looks closely after the tasks that the broker may have lost. Agents need time to
-/// connect again and to begin the tasks that are still there.
+/// How long the engine checks frequently for tasks that the broker may have lost. Agents need time
+/// to reconnect and to begin the tasks that still exist.
 pub(super) const WINDOW: Duration = Duration::from_secs(30);
 
-/// Suspects the broker each time it is connected again, from now on.
+/// Checks for lost tasks each time the broker is connected again.
 pub(super) async fn watch(engine: &Arc<Engine>) -> BoxFuture<'static, ()> {
     let mut health = engine.broker.health();
-    // The first is the state now; whatever comes after it is a change.
+    // The first value is the current state; later ones are changes.
     let _ = health.next().await;
     Box::pin(run(Arc::clone(engine), health))
 }
@@ -38,11 +38,12 @@ async fn run(engine: Arc<Engine>, mut health: HealthWatch) {
 }
 
 impl Engine {
-    /// The broker may have lost tasks that no agent has begun: those that seem to be lost are given again
-    /// without waiting for [`redispatch_after`](super::EngineOptions::redispatch_after).
+    /// The broker may have lost tasks that no agent has begun. Those that seem to be lost are
+    /// dispatched again without waiting for
+    /// [`redispatch_after`](super::EngineOptions::redispatch_after).
     pub(super) fn suspect_broker(&self) {
         debug!("the broker may have lost tasks; looking for those that no agent has begun");
         self.activity.suspect();
-        self.live.tell(&self.ownership.shards(), || Message::Suspect);
+        self.live.broadcast(&self.ownership.shards(), || Message::Suspect);
     }
 }

@@ -8,13 +8,14 @@ use tokio::sync::Notify;
 
 use super::{Engine, Message};
 
-/// Stands for whatever the run waits for; no operation has this number.
-const LOOK: u64 = u64::MAX;
+/// Operation number of a timer that wakes the whole run; no operation has it.
+const WHOLE_RUN: u64 = u64::MAX;
 
-/// When which run is to be woken. Knows runs by id only, so a sleeping run costs little more than
-/// its name.
+/// The wake-up times of runs. Knows runs by id only, so a sleeping run costs little more than its
+/// name.
 ///
-/// An operation has one timer, the earliest that was set: whoever is woken too early sets it again.
+/// An operation has one timer, the earliest that was set. A run that is woken too early sets it
+/// again.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     due: Mutex<Due>,
@@ -50,14 +51,14 @@ impl Timers {
         self.due().by_operation.contains_key(&(Arc::clone(run_id), operation))
     }
 
-    /// The run is to be looked at then, because somebody noted so.
-    pub(super) fn set_look(&self, at: Timestamp, run_id: &Arc<str>) {
-        self.set(at, run_id, LOOK);
+    /// Sets a timer that activates a run whose wake-up time is noted in the store.
+    pub(super) fn set_wake_up(&self, at: Timestamp, run_id: &Arc<str>) {
+        self.set(at, run_id, WHOLE_RUN);
     }
 
-    /// When an operation of the run is due, the earliest.
+    /// The earliest timer of the run's operations.
     pub(super) fn earliest(&self, run_id: &Arc<str>) -> Option<Timestamp> {
-        let range = (Arc::clone(run_id), 0)..(Arc::clone(run_id), LOOK);
+        let range = (Arc::clone(run_id), 0)..(Arc::clone(run_id), WHOLE_RUN);
         self.due().by_operation.range(range).map(|(_, at)| *at).min()
     }
 
@@ -65,7 +66,7 @@ impl Timers {
         self.due().by_operation.len()
     }
 
-    /// The operation waits for nothing any more.
+    /// Removes the timer of an operation.
     pub(super) fn clear(&self, run_id: &Arc<str>, operation: u64) {
         let mut due = self.due();
         let key = (Arc::clone(run_id), operation);
@@ -74,7 +75,7 @@ impl Timers {
         }
     }
 
-    /// The run waits for nothing any more, or another engine has it.
+    /// Removes the timers of a run that has ended or that another engine owns.
     pub(super) fn clear_run(&self, run_id: &Arc<str>) {
         let mut due = self.due();
         let range = (Arc::clone(run_id), 0)..=(Arc::clone(run_id), u64::MAX);
@@ -102,7 +103,7 @@ impl Timers {
     }
 }
 
-/// Wakes runs when their time has come.
+/// Wakes runs when their timers are due.
 pub(super) async fn run(engine: Arc<Engine>) {
     loop {
         let next = engine.timers.first();
@@ -121,8 +122,8 @@ pub(super) async fn run(engine: Arc<Engine>) {
         while let Some((run_id, operation)) = engine.timers.pop(engine.clock.now()) {
             match operation {
                 // A run in memory has its own timers.
-                LOOK if engine.holds(&run_id) => {}
-                LOOK => engine.activate(&run_id, Message::Nudge).await,
+                WHOLE_RUN if engine.holds(&run_id) => {}
+                WHOLE_RUN => engine.activate(&run_id, Message::Wake).await,
                 operation => engine.activate(&run_id, Message::TimerDue(operation)).await,
             }
         }
@@ -152,7 +153,7 @@ mod tests {
     fn should_know_when_the_first_operation_of_a_run_is_due() {
         let (timers, run, other): (_, Arc<str>, Arc<str>) =
             (Timers::default(), "r".into(), "s".into());
-        timers.set_look(at(1), &run);
+        timers.set_wake_up(at(1), &run);
         timers.set(at(2), &other, 0);
         assert_eq!(timers.earliest(&run), None);
         timers.set(at(5), &run, 1);

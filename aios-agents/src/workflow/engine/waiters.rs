@@ -6,23 +6,23 @@ use std::{
 use aios_core::{event::Payload, failure::Failure, store::RunStatus};
 use tokio::sync::oneshot;
 
-/// How a run ended, or why it stands still.
+/// How a run ended, or why it is blocked.
 #[derive(Clone, Debug)]
-pub(crate) struct Ended {
+pub(crate) struct RunOutcome {
     pub(crate) status: RunStatus,
     pub(crate) result: Option<Payload>,
     pub(crate) failure: Option<Failure>,
     pub(crate) continued_as: Option<Arc<str>>,
 }
 
-/// Who waits in this process for which run to end.
+/// The tasks of this process that wait for runs to end.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
     last: u64,
-    by_run: HashMap<Arc<str>, BTreeMap<u64, oneshot::Sender<Ended>>>,
+    by_run: HashMap<Arc<str>, BTreeMap<u64, oneshot::Sender<RunOutcome>>>,
 }
 
 impl Waiters {
@@ -36,16 +36,16 @@ impl Waiters {
         Waiter { waiters: self, run_id: Arc::clone(run_id), key, receiver }
     }
 
-    pub(crate) fn notify(&self, run_id: &str, ended: &Ended) {
+    pub(crate) fn notify(&self, run_id: &str, ended: &RunOutcome) {
         let of_run = self.waiting().by_run.remove(run_id).unwrap_or_default();
         for waiter in of_run.into_values() {
-            // A waiter that is gone does not want to know.
+            // The waiter may have been dropped.
             let _ = waiter.send(ended.clone());
         }
     }
 
-    /// Lets those who wait for a run look at it.
-    pub(crate) fn look(&self, run_id: &str) {
+    /// Makes the waiters of a run check its state in the store.
+    pub(crate) fn recheck(&self, run_id: &str) {
         drop(self.waiting().by_run.remove(run_id));
     }
 
@@ -64,18 +64,18 @@ impl Waiters {
     }
 }
 
-/// One that waits for a run to end.
+/// Waits for a run to end.
 #[derive(Debug)]
 pub(crate) struct Waiter<'a> {
     waiters: &'a Waiters,
     run_id: Arc<str>,
     key: u64,
-    receiver: oneshot::Receiver<Ended>,
+    receiver: oneshot::Receiver<RunOutcome>,
 }
 
 impl Waiter<'_> {
-    /// How the run ended; `None` if it is to be looked at.
-    pub(crate) async fn ended(&mut self) -> Option<Ended> {
+    /// How the run ended; `None` if its state must be checked in the store.
+    pub(crate) async fn ended(&mut self) -> Option<RunOutcome> {
         (&mut self.receiver).await.ok()
     }
 }
@@ -90,8 +90,8 @@ impl Drop for Waiter<'_> {
 mod tests {
     use super::*;
 
-    fn ended() -> Ended {
-        Ended { status: RunStatus::Completed, result: None, failure: None, continued_as: None }
+    fn ended() -> RunOutcome {
+        RunOutcome { status: RunStatus::Completed, result: None, failure: None, continued_as: None }
     }
 
     fn count(waiters: &Waiters) -> usize {

@@ -20,7 +20,7 @@ use crate::{
     runtime::RuntimeError,
     suggest::hint,
     workflow::{
-        engine::{Ended, Registry},
+        engine::{Registry, RunOutcome},
         run_id::{self, InvalidRunId},
     },
 };
@@ -392,7 +392,7 @@ impl Journals {
     }
 
     /// How a run ended, or why it stands still; `None` if it goes on.
-    pub(crate) async fn ended(&self, run_id: &str) -> Result<Option<Ended>, JournalError> {
+    pub(crate) async fn ended(&self, run_id: &str) -> Result<Option<RunOutcome>, JournalError> {
         let row = self.row(run_id).await?;
         if !row.status.is_final() && row.status != RunStatus::Blocked {
             return Ok(None);
@@ -402,7 +402,7 @@ impl Journals {
             _ => None,
         };
         let RunRecord { status, result, failure, .. } = row;
-        Ok(Some(Ended { status, result, failure, continued_as }))
+        Ok(Some(RunOutcome { status, result, failure, continued_as }))
     }
 }
 

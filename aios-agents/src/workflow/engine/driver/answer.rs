@@ -12,37 +12,38 @@ use super::{
 use crate::workflow::journal::{AgentEvent, Entry, Record};
 
 impl Driver {
-    pub(super) async fn told(&mut self, message: Message) -> Option<Exit> {
+    pub(super) async fn on_message(&mut self, message: Message) -> Option<Exit> {
         match message {
-            // What is in flight must not be read back before it is answered: it would be applied
-            // twice.
-            // Its next owner will look.
-            Message::Nudge if self.is_leaving => {}
-            Message::Nudge if self.append.is_some() => self.nudged = true,
-            Message::Nudge => return self.look().await,
+            // The next owner reads the journal.
+            Message::Wake if self.is_leaving => {}
+            // The append in flight must not be read back before it is answered, or it would be
+            // applied twice.
+            Message::Wake if self.append.is_some() => self.reread_pending = true,
+            Message::Wake => return self.reread().await,
             Message::TimerDue(operation) if self.is_paused() => {
                 self.missed.insert(operation);
             }
             Message::TimerDue(operation) => self.timer_due(operation),
-            Message::Answer(delivery) => self.answered(*delivery).await,
-            Message::Undelivered { operation, attempt, failure, retryable } => {
-                self.undelivered(operation, attempt, TaskError { failure, retryable });
+            Message::Answer(delivery) => self.on_answer(*delivery).await,
+            Message::Undeliverable { operation, attempt, failure, retryable } => {
+                self.on_undeliverable(operation, attempt, TaskError { failure, retryable });
             }
             Message::DeadLettered { operation, attempt, letter } => {
-                self.dead_lettered(operation, attempt, &letter);
+                self.on_dead_letter(operation, attempt, &letter);
             }
-            Message::Deferred { operation, attempt } => self.deferred(operation, attempt),
+            Message::Deferred { operation, attempt } => self.on_deferred(operation, attempt),
             Message::Suspect => self.suspect(),
-            // It rests already; what it waits for is noted.
-            Message::Leave if self.may_rest() => return Some(Exit::Waiting(self.parked())),
+            // The run is idle already, and its wake-up time is noted.
+            Message::Leave if self.is_idle() => return Some(Exit::Waiting(self.parked())),
             Message::Leave => self.set_leaving(true),
             Message::Stay => self.set_leaving(false),
-            Message::Lost => return Some(Exit::Lost),
+            Message::Lost => return Some(Exit::NotOwner),
         }
         None
     }
 
-    /// Does what is due for an operation. Whatever is not due by the time read now is woken again.
+    /// Handles a due timer of an operation. Timers that are not due at the time read now are set
+    /// again.
     pub(super) fn timer_due(&mut self, operation: u64) {
         let now = self.engine.clock.now();
         if self.expire(operation, now) {
@@ -69,8 +70,8 @@ impl Driver {
         self.check_assignment(operation, now);
     }
 
-    /// The broker did not take a task; it is given again after a pause.
-    fn deferred(&mut self, operation: u64, attempt: u32) {
+    /// The broker did not take a task; it is dispatched again after a pause.
+    fn on_deferred(&mut self, operation: u64, attempt: u32) {
         if !self.execution.machine().awaits_task(operation, Some(attempt)) {
             return;
         }
@@ -81,19 +82,19 @@ impl Driver {
         self.engine.timers.set(self.engine.clock.now() + pause, &self.run_id, operation);
     }
 
-    /// An agent answered: its answer becomes part of the journal, then it is acknowledged.
-    async fn answered(&mut self, delivery: Delivery) {
+    /// An agent answered: its answer is recorded in the journal, then acknowledged.
+    async fn on_answer(&mut self, delivery: Delivery) {
         match self.judge(&delivery.event) {
             Ok(Answer::Heartbeat { operation }) => {
-                self.heartbeat(operation).await;
+                self.on_heartbeat(operation).await;
                 acknowledge(delivery).await;
             }
             Ok(Answer::Question { operation }) => {
-                self.begins(operation).await;
+                self.on_attempt_started(operation).await;
                 self.engine.answer_soon(delivery, true);
             }
             Ok(Answer::Held { operation }) => {
-                self.held(operation);
+                self.on_held(operation);
                 acknowledge(delivery).await;
             }
             Ok(Answer::Ended { operation, attempt, entry }) => {
@@ -107,9 +108,9 @@ impl Driver {
         }
     }
 
-    /// Settles an answer that no attempt awaits, once what is known of the run is durable: it may be
-    /// a second copy of an answer that is on its way into the journal. A question that comes meanwhile is
-    /// asked again.
+    /// Settles an answer that no attempt awaits, once the state of the run is durable: it may be a
+    /// second copy of an answer that is being recorded. The agent repeats a question that arrives
+    /// in this time.
     fn ignore(&mut self, delivery: Delivery) {
         if !self.outbox.is_empty() {
             self.answers.push(delivery);
@@ -120,7 +121,7 @@ impl Driver {
         }
     }
 
-    /// The answer becomes part of the journal, and is acknowledged once that is durable.
+    /// Records an answer in the journal; it is acknowledged once that is durable.
     pub(super) fn accept(
         &mut self,
         operation: u64,
@@ -135,46 +136,47 @@ impl Driver {
         self.execution.machine().task_answered(operation);
         if let Entry::TaskFailed(AgentEvent { data, .. }) = entry {
             let TaskFailed { attempt, failure, retryable, .. } = data;
-            self.decide(operation, attempt, TaskError { failure, retryable });
+            self.record_failure(operation, attempt, TaskError { failure, retryable });
         }
     }
 
-    /// An attempt failed, as somebody else recorded: decides what follows.
-    pub(super) fn failed_elsewhere(&mut self, failed: TaskFailed, operation: u64) {
+    /// Records what follows a failed attempt that another engine recorded.
+    pub(super) fn on_failed_elsewhere(&mut self, failed: TaskFailed, operation: u64) {
         let TaskFailed { attempt, failure, retryable, .. } = failed;
         if self.execution.machine().awaits_task(operation, Some(attempt)) {
             self.end_assignment(operation);
             self.execution.machine().task_answered(operation);
-            self.decide(operation, attempt, TaskError { failure, retryable });
+            self.record_failure(operation, attempt, TaskError { failure, retryable });
         }
     }
 
-    /// The run moves to another engine, or stays after all.
+    /// Sets whether the run is about to move to another engine.
     fn set_leaving(&mut self, is_leaving: bool) {
         self.is_leaving = is_leaving;
         if is_leaving {
             self.execution.machine().hold();
-            self.outgoing.rest();
+            self.outgoing.release_slot();
         } else {
             self.execution.go_on();
         }
     }
 
-    /// A task could not be given to anybody.
-    pub(super) fn undelivered(&mut self, operation: u64, attempt: u32, error: TaskError) {
+    /// A task could not be delivered to any agent.
+    pub(super) fn on_undeliverable(&mut self, operation: u64, attempt: u32, error: TaskError) {
         let mut machine = self.execution.machine();
         if !machine.awaits_task(operation, Some(attempt)) {
             return;
         }
-        // It ends once, however often that is reported before it is recorded.
+        // The attempt ends once, however often its end is reported before it is recorded.
         machine.task_answered(operation);
         drop(machine);
-        self.decide(operation, attempt, error);
+        self.record_failure(operation, attempt, error);
     }
 
     /// Records what follows a failed attempt.
-    pub(super) fn decide(&mut self, operation: u64, attempt: u32, error: TaskError) {
-        // What the broker did not take was this attempt: the next one is given when it is recorded.
+    pub(super) fn record_failure(&mut self, operation: u64, attempt: u32, error: TaskError) {
+        // The deferred dispatch belongs to this attempt; the next one is dispatched once it is
+        // recorded.
         self.deferred.remove(&operation);
         let now = self.engine.clock.now();
         let entry = self.execution.machine().after_failure(operation, attempt, error, now);

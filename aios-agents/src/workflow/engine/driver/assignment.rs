@@ -1,4 +1,4 @@
-//! The open attempts at tasks: who may answer them, and until when.
+//! The open attempts at tasks: which agents may answer them, and by when.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Why an answer is refused that names no cause.
+/// Reason for refusing an answer that names no cause.
 pub(in super::super) const ANONYMOUS: &str = "it does not name the event that assigned the task: its metadata must \
     contain the id of that event as causation_id";
 
@@ -32,29 +32,30 @@ pub(super) struct Assignment {
     pub(super) attempt: u32,
     timeout: Option<Duration>,
     pub(super) assigned_at: Timestamp,
-    /// When it was given last, and how often again.
+    /// When it was last dispatched, and how often it was repeated.
     pub(super) given_at: Timestamp,
     pub(super) repeated: u32,
-    /// When the process of an agent last said that it has it and has not begun it.
+    /// When an agent's process last reported that it holds the attempt and has not begun it.
     pub(super) held_at: Option<Timestamp>,
     /// Since when the broker may have lost it.
     pub(super) suspected_at: Option<Timestamp>,
-    /// When an agent was first heard of while it works on this attempt.
+    /// When an agent was first known to work on this attempt.
     started_at: Option<Timestamp>,
-    /// When it was heard of last.
-    seen_at: Option<Timestamp>,
+    /// When the agent was last heard of.
+    last_heartbeat: Option<Timestamp>,
     /// Counts the attempt among those that no agent has begun.
     pub(super) queued: Option<Queued>,
-    /// Has the engine look for its dead letter: it was begun, and its agent may have given it up.
+    /// Makes the engine look for its dead letter: it was begun, and its agent may have abandoned
+    /// it.
     silent: Option<Queued>,
-    /// An answer that names no assignment, and when it came.
+    /// An answer that names no assignment, and when it arrived.
     held: Option<(Held, Timestamp)>,
-    /// Says that this attempt is waited for.
+    /// Alive while the run waits for this attempt.
     awaited: Arc<()>,
 }
 
 impl Assignment {
-    /// What the dispatcher has to know of it.
+    /// The data that the dispatcher needs.
     fn attempt(&self, run_id: &Arc<str>, operation: u64) -> Attempt {
         let (run_id, awaited) = (Arc::clone(run_id), Arc::downgrade(&self.awaited));
         Attempt { run_id, operation, number: self.attempt, awaited }
@@ -69,45 +70,45 @@ pub(super) struct Held {
     pub(super) delivery: Delivery,
 }
 
-/// What an event in the mailbox says about a task.
+/// Meaning of an event in the mailbox for a task.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// The agent works on the current attempt.
     Heartbeat { operation: u64 },
-    /// The process of an agent has the current attempt and has not begun it.
+    /// An agent's process holds the current attempt and has not begun it.
     Held { operation: u64 },
-    /// The process of an agent asks whether the attempt, which is the current one, is still to be done.
+    /// An agent's process asks whether the attempt, which is the current one, is still open.
     Question { operation: u64 },
     /// An attempt has ended.
     Ended { operation: u64, attempt: u32, entry: Entry },
-    /// An attempt has ended, as somebody says who does not name the assignment.
+    /// An attempt has ended, according to an answer that does not name the assignment.
     Anonymous { operation: u64, attempt: u32, entry: Entry },
 }
 
-/// Why an event in the mailbox is no answer.
+/// Why an event in the mailbox is not accepted as an answer.
 #[derive(Debug)]
 pub(in super::super) enum Refusal {
-    /// The attempt has been answered or given up.
+    /// The attempt has been answered or abandoned.
     NotAwaited,
-    /// It comes from other agents than those that were assigned the task.
+    /// It does not come from the agents that were assigned the task, or is not a valid answer.
     Foreign(&'static str),
 }
 
 impl Driver {
     /// The id of the event that assigns an attempt; every answer names it as its cause. It differs
-    /// between runs that used the same id one after the other, or in different stores.
+    /// between runs that used the same id one after the other or in different stores.
     pub(super) fn assignment_id(&self, operation: u64, attempt: u32) -> EventId {
         assignment_id(&self.incarnation, operation, attempt)
     }
 
-    /// Metadata of what is published about a task.
+    /// Metadata of the events that are published about a task.
     pub(super) fn task_metadata(&self) -> Metadata {
         let incarnation = Some(Arc::clone(&self.incarnation_text));
         let reply_to = self.engine.ownership.mailbox();
         Metadata { incarnation, reply_to, ..self.metadata.clone() }
     }
 
-    /// An attempt is handed to the dispatcher: it has to be answered by some time.
+    /// Registers an attempt that is passed to the dispatcher, and sets its timers.
     pub(super) fn expect_answer(
         &mut self,
         operation: u64,
@@ -117,7 +118,7 @@ impl Driver {
         if let Some(given) = self.assigned.get_mut(&operation)
             && given.attempt == task.data.attempt
         {
-            // The same attempt again: its time goes on.
+            // A repeated dispatch of the same attempt does not restart its time.
             given.given_at = assigned_at;
             return given.attempt(&self.run_id, operation);
         }
@@ -132,7 +133,7 @@ impl Driver {
             held_at: None,
             suspected_at: None,
             started_at: None,
-            seen_at: None,
+            last_heartbeat: None,
             queued: Some(Queued::new(
                 &self.engine,
                 &task.agent_type,
@@ -156,14 +157,14 @@ impl Driver {
         attempt
     }
 
-    /// An agent works on the current attempt. From then on silence means that it died.
-    pub(super) async fn heartbeat(&mut self, operation: u64) {
+    /// An agent works on the current attempt. From now on, silence means that it died.
+    pub(super) async fn on_heartbeat(&mut self, operation: u64) {
         let now = self.engine.clock.now();
         let Some(assignment) = self.assigned.get_mut(&operation) else { return };
         if assignment.started_at.replace(assignment.started_at.unwrap_or(now)).is_none() {
-            self.engine.activity.heard(&assignment.agent_type, now, assignment.assigned_at);
+            self.engine.activity.record(&assignment.agent_type, now, assignment.assigned_at);
         }
-        assignment.seen_at = Some(now);
+        assignment.last_heartbeat = Some(now);
         assignment.silent = None;
         let queued = assignment.queued.take();
         let attempt = assignment.attempt;
@@ -171,19 +172,19 @@ impl Driver {
         self.engine.timers.set(silence, &self.run_id, operation);
         let held = assignment.held.take();
         if let Some(queued) = queued {
-            self.claimed(operation, attempt, &queued);
+            self.on_claimed(operation, attempt, &queued);
         }
         if let Some((held, _)) = held {
             refuse(held.delivery, ANONYMOUS).await;
         }
     }
 
-    /// The code of the current attempt begins, perhaps again: its time counts from now.
-    pub(super) async fn begins(&mut self, operation: u64) {
+    /// An agent starts the code of the current attempt, perhaps again: its time counts from now.
+    pub(super) async fn on_attempt_started(&mut self, operation: u64) {
         if let Some(assignment) = self.assigned.get_mut(&operation) {
             assignment.started_at = None;
         }
-        self.heartbeat(operation).await;
+        self.on_heartbeat(operation).await;
     }
 
     /// Holds an answer that names no assignment. It is refused if an agent that names the assignment
@@ -203,7 +204,7 @@ impl Driver {
         }
     }
 
-    /// Accepts an answer that was held long enough; otherwise returns when that will be.
+    /// Accepts an answer that was held long enough; otherwise returns when to accept it.
     fn release_held(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
         let assignment = self.assigned.get_mut(&operation)?;
         let (held, since) = assignment.held.take()?;
@@ -220,8 +221,8 @@ impl Driver {
         None
     }
 
-    /// Ends the current attempt if its agent has fallen silent or its time is over; else sets the
-    /// next time to look.
+    /// Ends the current attempt if its agent is silent or its time is over; otherwise sets the
+    /// timer of the next check.
     pub(super) fn check_assignment(&mut self, operation: u64, now: Timestamp) {
         if let Some(until) = self.release_held(operation, now) {
             return self.engine.timers.set(until, &self.run_id, operation);
@@ -230,7 +231,8 @@ impl Driver {
         let quiet_at = self.check_silence(operation, now);
         let Some(assignment) = self.assigned.get(&operation) else { return };
         let attempt = assignment.attempt;
-        let silent_at = assignment.seen_at.map(|seen| seen + self.engine.options.heartbeat_timeout);
+        let silent_at =
+            assignment.last_heartbeat.map(|seen| seen + self.engine.options.heartbeat_timeout);
         let late_at = self.deadline(assignment);
         let failure = match (silent_at, late_at) {
             (Some(at), _) if at <= now => {
@@ -247,14 +249,14 @@ impl Driver {
             }
         };
         self.assigned.remove(&operation);
-        self.undelivered(operation, attempt, TaskError::retryable(failure));
+        self.on_undeliverable(operation, attempt, TaskError::retryable(failure));
     }
 
-    /// Has the engine look for the dead letter of an attempt whose agent was not heard of for half of the
-    /// time that it may be silent. Returns when that will be.
+    /// Makes the engine look for the dead letter of an attempt whose agent has been silent for half
+    /// of the heartbeat timeout. Returns when to start looking, if it is later.
     fn check_silence(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
         let assignment = self.assigned.get_mut(&operation)?;
-        let quiet_at = assignment.seen_at? + self.engine.options.heartbeat_timeout / 2;
+        let quiet_at = assignment.last_heartbeat? + self.engine.options.heartbeat_timeout / 2;
         if quiet_at > now {
             return Some(quiet_at);
         }
@@ -266,7 +268,7 @@ impl Driver {
         None
     }
 
-    /// Ends a task whose attempts together are out of time. Returns whether it did.
+    /// Ends a task if the time for all its attempts is over. Returns whether it did.
     pub(super) fn expire(&mut self, operation: u64, now: Timestamp) -> bool {
         let (expires_at, task) = {
             let machine = self.execution.machine();
@@ -281,27 +283,27 @@ impl Driver {
         self.deferred.remove(&operation);
         let message = format!("task {operation} of agent {agent_type} has not succeeded in time");
         let failure = Failure::new(codes::TASK_TIMEOUT, message);
-        self.decide(operation, attempt, TaskError::terminal(failure));
+        self.record_failure(operation, attempt, TaskError::terminal(failure));
         self.execution.machine().task_answered(operation);
         self.cancel_task(agent_type, TaskId::of_run(&self.run_id, operation));
         true
     }
 
     /// The message of an attempt became a dead letter: no agent will answer it.
-    pub(super) fn dead_lettered(&mut self, operation: u64, attempt: u32, letter: &DeadLetter) {
+    pub(super) fn on_dead_letter(&mut self, operation: u64, attempt: u32, letter: &DeadLetter) {
         if letter.event.id != self.assignment_id(operation, attempt) {
             return;
         }
         self.assigned.remove(&operation);
-        self.undelivered(operation, attempt, dead_lettered(&letter.reason));
+        self.on_undeliverable(operation, attempt, dead_lettered(&letter.reason));
     }
 
-    /// When the attempt has taken too long: its timeout, and the grace for the agent's own report,
+    /// When the attempt has taken too long: its timeout, plus the grace for the agent's own report,
     /// after an agent began it.
     ///
-    /// An attempt that no agent has begun is queued or lost. It is queued as long as the agents of
-    /// its type begin and end tasks that were assigned before it, or not much later. Its time counts
-    /// from the last sign of that, or from its own assignment.
+    /// An attempt that no agent has begun is queued or lost. It counts as queued while the agents
+    /// of its type begin and end tasks that were assigned before it, or not much later. Its time
+    /// counts from their last activity, or from its own assignment.
     fn deadline(&self, assignment: &Assignment) -> Option<Timestamp> {
         let allowed = assignment.timeout? + self.engine.options.task_grace;
         if let Some(started_at) = assignment.started_at {
@@ -317,12 +319,12 @@ impl Driver {
     pub(super) fn end_assignment(&mut self, operation: u64) {
         if let Some(assignment) = self.assigned.remove(&operation) {
             let now = self.engine.clock.now();
-            self.engine.activity.heard(&assignment.agent_type, now, assignment.assigned_at);
+            self.engine.activity.record(&assignment.agent_type, now, assignment.assigned_at);
         }
     }
 
-    /// Whether an event in the mailbox answers an open attempt: it must come from the agent type that
-    /// was assigned the task, and name the assignment as its cause.
+    /// Classifies an event in the mailbox. It answers an open attempt only if it comes from the
+    /// agent type that was assigned the task, and names the assignment as its cause.
     pub(super) fn judge(&self, event: &Event) -> Result<Answer, Refusal> {
         let unreadable = |_| Refusal::Foreign("its data can't be read");
         let (mut waits, mut asks) = (false, false);
@@ -355,8 +357,9 @@ impl Driver {
         })
     }
 
-    /// The attempt that an event names as its cause; `None` if it names nothing. A result is taken from an earlier attempt as well, so that
-    /// work that is done is not repeated; whatever else ends an earlier attempt comes too late.
+    /// The attempt that an event names as its cause; `None` if it names no cause. A result is also
+    /// accepted from an earlier attempt, so that finished work is not repeated; any other end of an
+    /// earlier attempt is too late.
     fn answers_attempt(
         &self,
         event: &Event,
@@ -379,7 +382,7 @@ impl Driver {
             .ok_or(Refusal::Foreign("it names another assignment as its cause"))
     }
 
-    /// The event of an answer as the journal keeps it.
+    /// The event of an answer as it is recorded in the journal.
     pub(super) fn recorded(&self, answer: &Event, operation: u64, attempt: u32) -> Event {
         recorded(answer, &self.incarnation, operation, attempt, &self.metadata)
     }
@@ -394,19 +397,20 @@ pub(in super::super) fn assignment_id(
     EventId::derive(&format!("{incarnation}/{operation}#{attempt}"))
 }
 
-/// The event of an answer as the journal keeps it. Its id is derived, because an id that the agent
-/// chose may be stored already, and so that two engines that record the same answer record one.
+/// The event of an answer as it is recorded in the journal. Its id is derived, because an id chosen
+/// by the agent may be stored already, and so that two engines that record the same answer record
+/// it once.
 pub(in super::super) fn recorded(
     answer: &Event,
     incarnation: &EventId,
     operation: u64,
     attempt: u32,
-    origin: &Metadata,
+    run_metadata: &Metadata,
 ) -> Event {
     let kind = &answer.event_type;
     let id = EventId::derive(&format!("{incarnation}/{operation}/answer#{attempt}/{kind}"));
     let mut answer = answer.clone().with_id(id);
-    answer.metadata.fill_from(origin);
+    answer.metadata.fill_from(run_metadata);
     answer
 }
 

@@ -17,33 +17,34 @@ use crate::{
     },
 };
 
-/// The children of a run, and what becomes of them when the run is cancelled.
+/// The children of a run, and their cancellation.
 #[derive(Default)]
 pub(super) struct Children {
-    /// Those that are to be cancelled with the run and have not ended, by operation.
+    /// Running children that must be cancelled with the run, by operation.
     running: BTreeMap<u64, Box<str>>,
-    /// Whether the run is to be cancelled; what it starts from then on belongs to its compensations.
-    doomed: bool,
-    /// Those that are being started.
+    /// Whether the cancellation of the run was requested. Children started afterwards belong to its
+    /// compensations.
+    cancel_requested: bool,
+    /// Children that are being started.
     starting: BTreeMap<u64, JoinHandle<()>>,
-    /// A task of its own, since it reads the store as the run does: reads that wait for each other
+    /// A separate task, since it reads the store as the run does: reads that wait for each other
     /// must not be polled by one task.
     cancelling: JoinSet<Result<(), Failure>>,
-    begun: bool,
-    /// Why some child will never be cancelled.
+    cancel_begun: bool,
+    /// Why a child can never be cancelled, if there is one.
     uncancelled: Option<Failure>,
 }
 
 impl Children {
-    /// Notes what an entry of the journal says about a child.
+    /// Applies an entry of the journal that concerns a child.
     pub(super) fn note(&mut self, entry: &Entry) {
         match entry {
-            Entry::ChildStarted(child) if !self.doomed && !child.leave_running => {
+            Entry::ChildStarted(child) if !self.cancel_requested && !child.leave_running => {
                 self.running.insert(child.operation, child.run_id.clone());
             }
             Entry::ChildEnded(child) => drop(self.running.remove(&child.operation)),
             Entry::OperationFailed(failed) => drop(self.running.remove(&failed.operation)),
-            Entry::CancelRequested(_) => self.doomed = true,
+            Entry::CancelRequested(_) => self.cancel_requested = true,
             _ => {}
         }
     }
@@ -53,18 +54,18 @@ impl Children {
         self.starting.insert(operation, starting);
     }
 
-    /// Whether a request to cancel a child is not durable yet. The run must not end before.
+    /// Whether a request to cancel a child is not durable yet. The run must not end before it is.
     pub(super) fn is_cancelling(&self) -> bool {
         !self.cancelling.is_empty() || self.uncancelled.is_some()
     }
 
-    /// Why the run has to be blocked: a child that should be cancelled keeps running, and the request
+    /// Why the run must be blocked: a child that should be cancelled keeps running, and the request
     /// can never be recorded.
     pub(super) fn uncancelled(&self) -> Option<&Failure> {
         self.uncancelled.as_ref()
     }
 
-    /// Lets the requests to cancel children go on; ready once, when they are durable.
+    /// Polls the requests to cancel children; ready once when they are durable.
     pub(super) fn poll_cancelling(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match self.cancelling.poll_join_next(context) {
             Poll::Ready(Some(asked)) => {
@@ -80,14 +81,14 @@ impl Children {
 }
 
 impl Driver {
-    /// Begins to cancel the children of a run that is to be cancelled, once in every stay in memory:
-    /// a crash may have come between the run's cancellation and theirs.
+    /// Starts to cancel the children of a run whose cancellation was requested, once each time the
+    /// run is loaded: a crash may have come between the run's cancellation and theirs.
     pub(super) fn cancel_children(&mut self) {
         let children = &mut self.children;
-        if children.begun || self.cancel_requested.is_none() {
+        if children.cancel_begun || self.cancel_requested.is_none() {
             return;
         }
-        children.begun = true;
+        children.cancel_begun = true;
         let running = std::mem::take(&mut children.running);
         if running.is_empty() {
             return;
@@ -98,7 +99,7 @@ impl Driver {
         children.cancelling.spawn(cancel(engine, run_id, incarnation, running, starting));
     }
 
-    /// As [`cancel_children`](Self::cancel_children), and waits until the requests are durable.
+    /// Like [`cancel_children`](Self::cancel_children), but waits until the requests are durable.
     pub(super) async fn children_cancelled(&mut self) {
         self.cancel_children();
         if !self.children.cancelling.is_empty() {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     failing::truncate,
     workflow::{
-        engine::Ended,
+        engine::RunOutcome,
         journal::{CancelRequested, Entry, Failed, JournalError, OperationFailed, Record},
         machine::Request,
     },
@@ -24,11 +24,11 @@ use crate::{
 
 /// Events read at once.
 const PAGE: usize = 1000;
-/// Code of the failure of an operation whose outcome is larger than the store takes.
+/// Failure code of an operation whose outcome is larger than the store accepts.
 const TOO_LARGE: &str = "EVENT_TOO_LARGE";
 
 impl Driver {
-    /// Whether there is something to append that should not wait for company.
+    /// Whether there are records that should be appended now instead of together with later ones.
     pub(super) fn has_records(&self) -> bool {
         if !self.outbox.is_empty() {
             return true;
@@ -42,7 +42,8 @@ impl Driver {
         machine.has_recording() && !(machine.recording_is_informational() && steps())
     }
 
-    /// Appends what has gathered, if there is anything. A failure says what can't be written.
+    /// Starts an append of the collected records, if there are any. The failure names an entry that
+    /// can't be encoded.
     pub(super) fn begin_append(&mut self) -> Result<(), Failure> {
         if !self.has_records() {
             return Ok(());
@@ -67,7 +68,7 @@ impl Driver {
         self.append = Some(InFlight { records, answers, failures: 0, appending });
     }
 
-    /// Appends again what the store did not take, after a while.
+    /// Repeats a failed append after a pause.
     fn submit_again(&mut self, in_flight: InFlight) {
         let InFlight { records, answers, failures, .. } = in_flight;
         let (first, most) = self.engine.options.backoff;
@@ -90,8 +91,8 @@ impl Driver {
         Append { stream: self.stream.clone(), expected, events, fence: Some(self.fence) }
     }
 
-    /// The entry that ends the run, once its code has ended, unless it is paused or its children
-    /// are still to be cancelled.
+    /// The entry that ends the run, once its code has ended, unless the run is paused or its
+    /// children are still being cancelled.
     pub(super) fn ending(&self) -> Option<Entry> {
         self.execution.outcome()?;
         if self.is_paused() || self.children.is_cancelling() {
@@ -100,7 +101,7 @@ impl Driver {
         self.execution.ending(|| self.successor_id())
     }
 
-    /// The append in flight was answered.
+    /// Handles the result of the append in flight.
     pub(super) async fn appended(&mut self, result: Result<Appended, StoreError>) -> Option<Exit> {
         let in_flight = self.append.take()?;
         match result {
@@ -113,11 +114,11 @@ impl Driver {
             }
             Err(StoreError::Fenced { .. }) => {
                 self.engine.lost(self.fence);
-                Some(Exit::Lost)
+                Some(Exit::NotOwner)
             }
             Err(StoreError::TooLarge { id, bytes, limit }) => {
                 let failure = too_large(bytes, limit);
-                match self.without_oversized(in_flight.records, &id, &failure) {
+                match self.replace_oversized(in_flight.records, &id, &failure) {
                     Some(shrunk) => self.submit(shrunk, in_flight.answers),
                     None => return Some(self.block(failure).await),
                 }
@@ -135,15 +136,15 @@ impl Driver {
         }
     }
 
-    /// Whether the store found all of the events elsewhere in the journal, where they are something
-    /// else. What it found where it was to be appended is what an attempt before appended.
+    /// Whether the store found all of the events at another place in the journal, so they are
+    /// different events. Events found at the expected place were appended by an earlier attempt.
     fn is_stray(&self, appended: Appended, in_flight: &InFlight) -> bool {
         let length: u64 = in_flight.records.len().try_into().unwrap_or(u64::MAX);
         appended.repeated && appended.version != self.version + length
     }
 
-    /// Ids of answers are chosen by agents. One that is stored already, as another event, gives way
-    /// to a fresh one; no other event of a run can have an id that is stored already.
+    /// Agents choose the ids of their answers. An answer whose id is already stored for another
+    /// event gets a new one; no other event of a run can have a stored id.
     async fn rename_answers(
         &mut self,
         in_flight: InFlight,
@@ -174,7 +175,7 @@ impl Driver {
     async fn committed(&mut self, appended: Appended, in_flight: InFlight) -> Option<Exit> {
         self.version = appended.version;
         let InFlight { records, answers, .. } = in_flight;
-        let ended = records.last().and_then(|record| Ended::from_entry(&record.entry));
+        let ended = records.last().and_then(|record| RunOutcome::from_entry(&record.entry));
         if let (Some(_), Some(last)) = (&ended, records.last()) {
             self.succession.note_end(&last.entry);
         }
@@ -187,27 +188,27 @@ impl Driver {
         if let Some(ended) = ended {
             return Some(Exit::Ended(ended));
         }
-        match std::mem::take(&mut self.nudged) {
-            true => self.look().await,
+        match std::mem::take(&mut self.reread_pending) {
+            true => self.reread().await,
             false => None,
         }
     }
 
-    /// Somebody else appended: applies what came in between, then appends again.
+    /// The journal has foreign appends: applies them, then repeats the append.
     async fn catch_up(&mut self, in_flight: InFlight) -> Option<Exit> {
         match self.read_ahead().await {
             Ok(()) => {}
             Err(Exit::Failed(error)) if error.is_retryable() => {
                 self.engine.store_failed(&error);
-                // It conflicts again, and then the store may answer.
+                // The append will conflict again, and the store may answer then.
                 self.submit_again(in_flight);
                 return None;
             }
             Err(exit) => return Some(exit),
         }
-        // What was a result may be none any more, for example if the run was cancelled.
+        // The outcome may have changed, for example because the run was cancelled.
         let mut records = in_flight.records;
-        self.drop_needless(&mut records);
+        self.drop_obsolete(&mut records);
         if records.last().is_some_and(|record| record.entry.is_final()) {
             records.pop();
         }
@@ -221,8 +222,8 @@ impl Driver {
         None
     }
 
-    /// A task whose result another engine has recorded gets no further attempt.
-    fn drop_needless(&self, records: &mut Vec<Record>) {
+    /// Drops further attempts at tasks whose result another engine has recorded.
+    fn drop_obsolete(&self, records: &mut Vec<Record>) {
         let machine = self.execution.machine();
         records.retain(|Record { entry, .. }| match entry {
             Entry::TaskAssigned(_) | Entry::RetryScheduled(_) => {
@@ -232,7 +233,7 @@ impl Driver {
         });
     }
 
-    /// A paused run begins nothing: what it was about to begin waits until it is resumed.
+    /// A paused run begins nothing: operations that it was about to begin wait until it is resumed.
     fn put_back(&self, records: &mut Vec<Record>) {
         let entries = std::mem::take(records).into_iter();
         let (kept, begun): (Vec<_>, Vec<_>) =
@@ -241,22 +242,22 @@ impl Driver {
         self.execution.machine().put_back(begun.into_iter().map(|record| record.entry));
     }
 
-    /// Applies what others appended since; looks again later if the store does not answer.
-    pub(super) async fn look(&mut self) -> Option<Exit> {
+    /// Applies foreign appends; retries later if the store does not answer.
+    pub(super) async fn reread(&mut self) -> Option<Exit> {
         match self.read_ahead().await {
             Ok(()) => None,
             Err(Exit::Failed(error)) if error.is_retryable() => {
                 self.engine.store_failed(&error);
                 let (clock, pause) =
                     (Arc::clone(&self.engine.clock), self.engine.options.backoff.1);
-                self.look_again = Some(Box::pin(async move { clock.sleep(pause).await }));
+                self.reread_timer = Some(Box::pin(async move { clock.sleep(pause).await }));
                 None
             }
             Err(exit) => Some(exit),
         }
     }
 
-    /// Applies what others appended since.
+    /// Applies foreign appends.
     async fn read_ahead(&mut self) -> Result<(), Exit> {
         loop {
             let page = self.engine.store.read_stream(&self.stream, self.version, PAGE).await;
@@ -272,23 +273,24 @@ impl Driver {
                 .collect::<Result<Vec<_>, EventError>>()
                 .map_err(Exit::Unreadable)?;
             self.version = version;
-            if let Some(ended) = entries.iter().find_map(|(entry, _)| Ended::from_entry(entry)) {
+            if let Some(ended) = entries.iter().find_map(|(entry, _)| RunOutcome::from_entry(entry))
+            {
                 return Err(Exit::Ended(ended));
             }
             self.note_requests(&entries);
             let failed = failures(entries.iter().map(|(entry, _)| entry));
             self.apply_all(entries.into_iter()).await;
-            self.decide_failures(failed);
+            self.record_failures(failed);
             if is_last {
                 return Ok(());
             }
         }
     }
 
-    /// Decides what follows attempts that failed, as engines recorded that do not own the run.
-    pub(super) fn decide_failures(&mut self, failed: Vec<(u64, TaskFailed)>) {
+    /// Records what follows failed attempts that were recorded by engines which do not own the run.
+    pub(super) fn record_failures(&mut self, failed: Vec<(u64, TaskFailed)>) {
         for (operation, failed) in failed {
-            self.failed_elsewhere(failed, operation);
+            self.on_failed_elsewhere(failed, operation);
         }
     }
 
@@ -308,24 +310,24 @@ impl Driver {
         poll_fn(|context| self.execution.poll(context)).await;
     }
 
-    /// A cancellation that came when the code had ended already, to continue as another run, is that
-    /// run's.
-    pub(super) async fn pass_cancellation_on(&mut self) -> Result<(), Exit> {
+    /// Forwards a cancellation to the successor if it was requested after the code had ended by
+    /// continuing as another run.
+    pub(super) async fn forward_cancellation(&mut self) -> Result<(), Exit> {
         let Some(reason) = self.cancel_requested.clone() else { return Ok(()) };
         let Some(Entry::Continued(next)) = self.ending() else { return Ok(()) };
         let id = EventId::derive(&format!("{}/continued/cancel", self.incarnation));
         let entry = Entry::CancelRequested(CancelRequested { reason });
         match self.engine.journals.append(&next.run_id, entry, Some(id)).await {
-            Ok(()) => self.engine.tell(&next.run_id.into(), Message::Nudge),
+            Ok(()) => self.engine.send(&next.run_id.into(), Message::Wake),
             Err(JournalError::Ended { .. }) => {}
             Err(error) => return Err(exit(error)),
         }
         Ok(())
     }
 
-    /// Puts a failure where a result is larger than the store takes; `None` if it is no result, so
-    /// that the code has to change.
-    fn without_oversized(
+    /// Replaces an oversized result with a failure; `None` if the entry is not a result, so that
+    /// the code has to change.
+    fn replace_oversized(
         &self,
         records: Vec<Record>,
         id: &EventId,
@@ -364,8 +366,8 @@ impl Driver {
     }
 }
 
-/// Whether an entry is all that is left of one that was too large. If it is too large as well, then
-/// because of what every event of the run carries.
+/// Whether an entry already replaces one that was too large. If it is too large as well, the cause
+/// is the metadata that every event of the run carries.
 fn is_replaced(entry: &Entry) -> bool {
     match entry {
         Entry::OperationFailed(failed) => failed.name.is_none() && failed.failure.code == TOO_LARGE,
@@ -374,7 +376,7 @@ fn is_replaced(entry: &Entry) -> bool {
     }
 }
 
-/// The attempts that failed, of those in a part of a journal.
+/// The failed attempts in a part of a journal.
 pub(super) fn failures<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<(u64, TaskFailed)> {
     let failed = entries.filter_map(|entry| match entry {
         Entry::TaskFailed(task) => Some((entry.operation()?, task.data.clone())),
@@ -388,8 +390,8 @@ pub(in super::super) fn too_large(bytes: usize, limit: usize) -> Failure {
     Failure::new(TOO_LARGE, message)
 }
 
-impl Ended {
-    /// How a run ended, if this entry ends it.
+impl RunOutcome {
+    /// The outcome of a run, if this entry ends it.
     pub(super) fn from_entry(entry: &Entry) -> Option<Self> {
         let ended = |status, result: Option<Payload>, failure: Option<Failure>| {
             Some(Self { status, result, failure, continued_as: None })

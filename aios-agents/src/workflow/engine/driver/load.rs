@@ -24,13 +24,13 @@ use super::{
 use crate::suggest::hint;
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
-    engine::{Ended, Engine, reads::Start},
+    engine::{Engine, RunOutcome, reads::Start},
     journal::{Blocked, Entry, Failed, JournalError, Record, Started, decode, seed_of},
 };
 
 /// Events read at once.
 const PAGE: usize = 1000;
-/// Entries replayed before others get a turn.
+/// Entries replayed before the task yields.
 const BURST: usize = 256;
 
 type Journal = Vec<(Entry, Timestamp)>;
@@ -44,13 +44,13 @@ impl Driver {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Self, Exit> {
         let stream = StreamId::of_run(run_id).map_err(failed)?;
-        let (events, comes_back) = match journal {
-            // Of a run that was just started, or whose predecessor has just ended.
+        let (events, is_back) = match journal {
+            // The journal of a run that was just started, or whose predecessor has just ended.
             Some(journal) => (journal, false),
             None => {
                 let journal = read(engine, &stream).await?;
-                let comes_back = place::check(engine, run_id, &journal).await?;
-                (Box::pin(take_over(engine, run_id, &stream, journal)).await?, comes_back)
+                let is_back = place::check(engine, run_id, &journal).await?;
+                (Box::pin(take_over(engine, run_id, &stream, journal)).await?, is_back)
             }
         };
         let Some(first) = events.first() else { return Err(Exit::Unknown) };
@@ -60,31 +60,33 @@ impl Driver {
             .map(|recorded| Ok((read_entry(workflow, &recorded.event)?, recorded.event.timestamp)))
             .collect::<Result<Journal, EventError>>()
             .map_err(unreadable)?;
-        if let Some(ended) = entries.iter().rev().find_map(|(entry, _)| Ended::from_entry(entry)) {
+        if let Some(ended) =
+            entries.iter().rev().find_map(|(entry, _)| RunOutcome::from_entry(entry))
+        {
             return Err(Exit::Ended(ended));
         }
         let Some((Entry::Started(started), _)) = entries.first() else {
             return Err(unreadable(EventError::InvalidType { text: run_id.to_string() }));
         };
-        if let Some(failure) = stands_here(engine, &entries) {
-            return Err(Exit::Ended(Ended::blocked(failure)));
+        if let Some(failure) = blocked_here(engine, &entries) {
+            return Err(Exit::Ended(RunOutcome::blocked(failure)));
         }
         let started = started.clone();
-        let mut driver = Self::fresh(engine, run_id, stream, first, &started, &entries)?;
+        let mut driver = Self::new(engine, run_id, stream, first, &started, &entries)?;
         driver.version = events.last().map_or(0, |last| last.version);
         driver.permit = permit;
-        driver.enter(&started, &entries).await?;
-        if comes_back {
-            driver.come_back();
+        driver.attach_code(&started, &entries).await?;
+        if is_back {
+            driver.record_return();
         }
         let failed = failures(entries.iter().map(|(entry, _)| entry));
         driver.replay(entries).await?;
-        driver.decide_failures(failed);
+        driver.record_failures(failed);
         Ok(driver)
     }
 
-    /// A driver that has applied nothing and has no code yet.
-    fn fresh(
+    /// Creates a driver without code that has applied no entries.
+    fn new(
         engine: &Arc<Engine>,
         run_id: &Arc<str>,
         stream: StreamId,
@@ -92,7 +94,7 @@ impl Driver {
         started: &Started,
         entries: &Journal,
     ) -> Result<Self, Exit> {
-        let fence = engine.ownership.fence_of(run_id).ok_or(Exit::Lost)?;
+        let fence = engine.ownership.fence_of(run_id).ok_or(Exit::NotOwner)?;
         let workflow = first.event.event_type.entity();
         let codec = engine.journals.codec(workflow).map_err(exit)?;
         let invalid = |_: InvalidName| EventError::InvalidType { text: workflow.to_owned() };
@@ -116,7 +118,7 @@ impl Driver {
             execution,
             fence,
             version: 0,
-            metadata: origin(&first.event, run_id),
+            metadata: run_metadata(&first.event, run_id),
             incarnation: first.event.id.clone(),
             incarnation_text,
             parent: started.parent.clone(),
@@ -128,11 +130,11 @@ impl Driver {
             outgoing: Outgoing::default(),
             deferred: BTreeMap::new(),
             missed: BTreeSet::new(),
-            nudged: false,
-            look_again: None,
+            reread_pending: false,
+            reread_timer: None,
             blocked: blocked(entries.clone()),
-            unblocks: false,
-            unwritten: None,
+            unblock_pending: false,
+            write_failure: None,
             cancel_requested: entries.clone().find_map(cancel_request),
             assigned: HashMap::new(),
             declined,
@@ -143,9 +145,10 @@ impl Driver {
         })
     }
 
-    /// Gives the run its code, unless its time has not come or there is none.
-    async fn enter(&mut self, started: &Started, entries: &Journal) -> Result<(), Exit> {
-        if is_premature(&self.engine, started, entries) {
+    /// Attaches the code of the run, unless its start time has not been reached or there is no code
+    /// for it.
+    async fn attach_code(&mut self, started: &Started, entries: &Journal) -> Result<(), Exit> {
+        if is_scheduled_later(&self.engine, started, entries) {
             return self.wait_for_start(started);
         }
         let (workflow, version) = (self.workflow.clone(), started.version);
@@ -164,20 +167,20 @@ impl Driver {
         Ok(())
     }
 
-    /// A run whose time has not come waits for it, unless somebody cancelled it.
+    /// Waits for the start time of the run, unless it was cancelled.
     fn wait_for_start(&mut self, started: &Started) -> Result<(), Exit> {
         match (self.cancel_requested.clone(), started.start_at) {
             (Some(reason), _) => self.execution.cancel(reason),
             (None, Some(at)) => {
                 self.engine.timers.set(at, &self.run_id, 0);
-                return Err(Exit::Premature(Some(self.as_parked())));
+                return Err(Exit::NotDue(Some(self.as_parked())));
             }
             (None, None) => {}
         }
         Ok(())
     }
 
-    /// Applies the journal entry by entry and lets the code run in between.
+    /// Applies the journal in batches and polls the code in between.
     async fn replay(&mut self, journal: Journal) -> Result<(), Exit> {
         let mut entries = journal.into_iter();
         while !entries.as_slice().is_empty() {
@@ -195,23 +198,23 @@ impl Driver {
         if let Err(failure) = self.execution.go_live() {
             return Err(self.block(failure).await);
         }
-        self.unblocks = self.blocked.is_some();
+        self.unblock_pending = self.blocked.is_some();
         self.engine.hosting.unhosted.remove(&self.run_id);
         Ok(())
     }
 
-    /// Stops at code that does not fit, and says so in the journal if it does not say so already. A
-    /// run that is to be cancelled ends, without the compensations that its code does not know, unless
-    /// its children can't be cancelled.
+    /// Blocks a run, and records that in the journal unless it is recorded already. A run whose
+    /// cancellation was requested ends without the compensations that its code does not know,
+    /// unless its children can't be cancelled.
     pub(super) async fn block(&mut self, failure: Failure) -> Exit {
-        // Others may be loaded meanwhile.
+        // Lets other runs be loaded.
         self.permit = None;
-        self.outgoing.rest();
+        self.outgoing.release_slot();
         self.children_cancelled().await;
         let (failure, cancelled) = match self.children.uncancelled() {
-            // Its end would hide that its children go on.
+            // Its end would hide that its children are still running.
             Some(uncancelled) => (self.engine.own_failure(uncancelled.clone()), None),
-            None => match self.move_on(failure).await {
+            None => match self.move_if_no_code(failure).await {
                 Ok(failure) => (failure, self.cancel_requested.take()),
                 Err(exit) => return exit,
             },
@@ -224,7 +227,7 @@ impl Driver {
                 (RunStatus::Cancelled, failure.clone(), Entry::Cancelled(Failed { failure }))
             }
         };
-        let ended = Ended { status, result: None, failure: Some(failure), continued_as: None };
+        let ended = RunOutcome { status, result: None, failure: Some(failure), continued_as: None };
         if status == RunStatus::Blocked && self.blocked == ended.failure {
             return Exit::Ended(ended);
         }
@@ -244,7 +247,8 @@ impl Driver {
             }
             Entry::TaskCancelled(_) => record.event.metadata = self.task_metadata(),
             Entry::Other(_) => record.event.metadata.fill_from(&self.metadata),
-            // The rows that a busy log has most of are kept small: the run is their cause.
+            // Steps are the most frequent rows of a busy log, so they are kept small: the run is
+            // their cause.
             Entry::StepCompleted(_) => {
                 record.event.metadata = Metadata { causation_id: None, ..self.metadata.clone() };
             }
@@ -255,11 +259,12 @@ impl Driver {
 }
 
 pub(super) async fn read(engine: &Engine, stream: &StreamId) -> Result<Vec<RecordedEvent>, Exit> {
-    let Start { mut events, mut may_go_on } = engine.read_start(stream).await.map_err(failed)?;
-    while may_go_on {
+    let Start { mut events, mut may_have_more } =
+        engine.read_start(stream).await.map_err(failed)?;
+    while may_have_more {
         let after = events.last().map_or(0, |last| last.version);
         let page = engine.store.read_stream(stream, after, PAGE).await.map_err(failed)?;
-        may_go_on = page.len() >= PAGE;
+        may_have_more = page.len() >= PAGE;
         events.extend(page);
     }
     Ok(events)
@@ -269,7 +274,7 @@ fn failed(error: StoreError) -> Exit {
     Exit::Failed(error)
 }
 
-/// Why a run leaves memory whose journal could not be used.
+/// The exit of a run whose journal could not be used.
 pub(super) fn exit(error: JournalError) -> Exit {
     match error {
         JournalError::Store(error) => Exit::Failed(error),
@@ -278,8 +283,7 @@ pub(super) fn exit(error: JournalError) -> Exit {
     }
 }
 
-/// Reads an entry of a run's journal. What carries the name of another workflow says nothing of
-/// this run.
+/// Decodes an entry of a run's journal. An event of another workflow has no meaning for this run.
 pub(super) fn read_entry(workflow: &str, event: &Event) -> Result<Entry, EventError> {
     match event.event_type.segments() {
         (DOMAIN, other, _) if other != workflow => Ok(Entry::Other(Box::new(event.clone()))),
@@ -287,8 +291,8 @@ pub(super) fn read_entry(workflow: &str, event: &Event) -> Result<Entry, EventEr
     }
 }
 
-/// Why a run is blocked, if that would happen again in this engine.
-fn stands_here(engine: &Engine, journal: &Journal) -> Option<Failure> {
+/// Why a run is blocked, if it would be blocked for the same reason by this engine.
+fn blocked_here(engine: &Engine, journal: &Journal) -> Option<Failure> {
     let failure = blocked(journal.iter().map(|(entry, _)| entry));
     failure.filter(|failure| engine.is_own_failure(failure))
 }
@@ -297,8 +301,8 @@ fn unreadable(error: EventError) -> Exit {
     Exit::Unreadable(error)
 }
 
-/// Why a run is blocked, if it is, so that the same need not be said again. What others ask of it
-/// hides the block from those who look, so it is said again after that.
+/// Why a run is blocked, if it is, so that the same block is not recorded again. Later requests
+/// hide the block from readers, so it is recorded again after them.
 fn blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> Option<Failure> {
     journal.fold(None, |blocked, entry| match entry {
         Entry::Blocked(block) => Some(block.failure.clone()),
@@ -314,14 +318,14 @@ fn cancel_request(entry: &Entry) -> Option<String> {
     }
 }
 
-/// Whether the time of a run has not come, and nothing of it has begun.
-fn is_premature(engine: &Engine, started: &Started, journal: &Journal) -> bool {
+/// Whether the start time of a run has not been reached and nothing of it has begun.
+fn is_scheduled_later(engine: &Engine, started: &Started, journal: &Journal) -> bool {
     let begun = |(entry, _): &(Entry, Timestamp)| entry.operation().is_some();
     started.start_at.is_some_and(|at| at > engine.clock.now()) && !journal.iter().any(begun)
 }
 
-/// What the events of a run carry: what its start says, and the start as their cause.
-pub(in super::super) fn origin(started: &Event, run_id: &Arc<str>) -> Metadata {
+/// The metadata of a run's events: that of its start, with the start as their cause.
+pub(in super::super) fn run_metadata(started: &Event, run_id: &Arc<str>) -> Metadata {
     let theirs = &started.metadata;
     Metadata {
         correlation_id: theirs.correlation_id.clone().or_else(|| Some(Arc::clone(run_id))),

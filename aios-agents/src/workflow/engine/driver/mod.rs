@@ -1,13 +1,14 @@
-//! Drives one run: the only place where the machine meets store, broker and clock.
+//! Drives one run: the only place where the state machine meets the store, the broker and the
+//! clock.
 
 mod answer;
 mod assignment;
 mod children;
 mod commit;
+mod lifecycle;
 mod load;
 mod outgoing;
 mod place;
-mod stay;
 mod successor;
 mod unclaimed;
 
@@ -34,12 +35,12 @@ pub(super) use self::{
     answer::refuse,
     assignment::{ANONYMOUS, Refusal, assignment_id, recorded},
     commit::too_large,
-    load::origin,
-    stay::run,
+    lifecycle::run,
+    load::run_metadata,
 };
 use self::{assignment::Assignment, children::Children, outgoing::Outgoing, successor::Succession};
 use super::{
-    Ended, Engine, Message,
+    Engine, Message, RunOutcome,
     dispatch::{Attempt, Dispatch},
     inbox::Inbox,
     parking::Parked,
@@ -54,28 +55,28 @@ use crate::{
     },
 };
 
-/// Turns that a run takes without waiting before others get theirs.
+/// Turns that a run takes without waiting before it yields to others.
 const TURNS: u32 = 64;
-/// How long a run stays in memory whose code something foreign may wake.
+/// How long a run stays in memory if its code may be woken by something outside the engine.
 const WATCH: Duration = Duration::from_secs(10);
 
 /// Why a run leaves memory.
 #[derive(Debug)]
 enum Exit {
-    /// It has ended, or stands still until its code changes.
-    Ended(Ended),
-    /// It waits for something that will wake it; if for nothing but events and timers, that can be
-    /// noted.
+    /// It has ended, or it is blocked until its code changes.
+    Ended(RunOutcome),
+    /// It waits for something that will wake it. If it waits for events and timers only, that can
+    /// be noted.
     Waiting(Option<Parked>),
-    /// Its time has not come; a timer wakes it.
-    Premature(Option<Parked>),
-    /// Somebody else owns it.
-    Lost,
+    /// Its start time has not been reached; a timer wakes it.
+    NotDue(Option<Parked>),
+    /// This engine does not own it.
+    NotOwner,
     /// There is no such run.
     Unknown,
     /// Its journal can't be read.
     Unreadable(EventError),
-    /// The store refused.
+    /// The store failed.
     Failed(StoreError),
 }
 
@@ -88,9 +89,9 @@ struct Driver {
     workflow_version: u32,
     codec: Arc<Codec>,
     execution: Execution,
-    /// Proof that this engine owns the run, since it was loaded.
+    /// The fence under which this engine owned the run when it was loaded.
     fence: Fence,
-    /// Version of the last event of the stream that was applied or held.
+    /// Version of the last event of the stream that was applied or is held.
     version: u64,
     /// Metadata for the events that this run causes.
     metadata: Metadata,
@@ -108,32 +109,32 @@ struct Driver {
     append: Option<InFlight>,
     /// Tasks on their way to the dispatcher.
     outgoing: Outgoing,
-    /// Tasks that the broker did not take, and how long to wait before the next attempt.
+    /// Tasks that the broker did not take, and the pause before their next dispatch.
     deferred: BTreeMap<u64, Duration>,
     /// Timers that were due while the run was paused.
     missed: BTreeSet<u64>,
-    /// Whether to look for what others appended, once the append in flight is answered.
-    nudged: bool,
-    /// When to look again for what others appended, after the store did not answer.
-    look_again: Option<BoxFuture<'static, ()>>,
+    /// Whether to reread the journal for foreign appends once the append in flight has finished.
+    reread_pending: bool,
+    /// Completes when the journal should be reread after the store failed.
+    reread_timer: Option<BoxFuture<'static, ()>>,
     /// Why the run was blocked when it was loaded, if it was.
     blocked: Option<Failure>,
-    /// Whether the journal is still to say that the run is blocked no longer.
-    unblocks: bool,
-    /// What could not be written, if anything: the run can't go on without it.
-    unwritten: Option<Failure>,
-    /// Why somebody wants it cancelled, if anybody does: what is to be done with code that no
-    /// longer fits.
+    /// Whether the journal must still record that the run is unblocked.
+    unblock_pending: bool,
+    /// Why an entry could not be encoded, if one could not. The run can't continue without it.
+    write_failure: Option<Failure>,
+    /// The reason of the cancellation request, if there is one. It decides how to treat code that
+    /// no longer fits.
     cancel_requested: Option<String>,
-    /// The attempts at tasks that agents have, or should have, by operation.
+    /// The attempts at tasks that agents have or should have, by operation.
     assigned: HashMap<u64, Assignment>,
-    /// The engines that said that they have no code for it.
+    /// The engines that declined the run because they have no code for it.
     declined: BTreeSet<Box<str>>,
     /// Whether it is about to move to another engine.
     is_leaving: bool,
     /// Turns since the run waited last.
     turns: u32,
-    /// Until when the run stays in memory in any case, once it may rest.
+    /// How long the run stays in memory although it is idle.
     watched_until: Option<aios_core::event::Timestamp>,
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -142,15 +143,16 @@ struct Driver {
 struct InFlight {
     records: Vec<Record>,
     answers: Vec<Delivery>,
-    /// How often the store did not take them.
+    /// Number of failed attempts.
     failures: u32,
     appending: BoxFuture<'static, Result<Appended, StoreError>>,
 }
 
-enum Happened {
-    Appended(Result<Appended, StoreError>),
-    Told(Message),
-    Asked,
+/// An event that a driver reacts to.
+enum DriverEvent {
+    AppendFinished(Result<Appended, StoreError>),
+    MessageReceived(Message),
+    WorkReady,
 }
 
 impl Driver {
@@ -160,14 +162,14 @@ impl Driver {
             self.perform_effects();
             self.cancel_children();
             if self.append.is_none() {
-                let unfit = self.unwritten.take().or_else(|| self.execution.misfit());
-                if let Some(failure) = unfit.or_else(|| self.children.uncancelled().cloned()) {
+                let mismatch = self.write_failure.take().or_else(|| self.execution.misfit());
+                if let Some(failure) = mismatch.or_else(|| self.children.uncancelled().cloned()) {
                     return self.block(failure).await;
                 }
                 if let Err(exit) = Box::pin(self.begin_successor()).await {
                     return exit;
                 }
-                if let Err(exit) = self.pass_cancellation_on().await {
+                if let Err(exit) = self.forward_cancellation().await {
                     return exit;
                 }
                 self.unblock();
@@ -176,9 +178,9 @@ impl Driver {
                 }
             }
             if self.may_leave() {
-                return Exit::Lost;
+                return Exit::NotOwner;
             }
-            if self.may_rest() && inbox.is_empty() {
+            if self.is_idle() && inbox.is_empty() {
                 return Exit::Waiting(self.parked());
             }
             if self.turns >= TURNS {
@@ -186,14 +188,14 @@ impl Driver {
                 self.permit = None;
                 tokio::task::yield_now().await;
             }
-            let happened = poll_fn(|context| self.poll(inbox, context)).await;
-            let exit = match happened {
-                Happened::Appended(result) => {
+            let event = poll_fn(|context| self.poll(inbox, context)).await;
+            let exit = match event {
+                DriverEvent::AppendFinished(result) => {
                     self.watched_until = None;
                     self.appended(result).await
                 }
-                Happened::Told(message) => self.told(message).await,
-                Happened::Asked => None,
+                DriverEvent::MessageReceived(message) => self.on_message(message).await,
+                DriverEvent::WorkReady => None,
             };
             if let Some(exit) = exit {
                 return exit;
@@ -201,57 +203,57 @@ impl Driver {
         }
     }
 
-    fn poll(&mut self, inbox: &Inbox, context: &mut Context<'_>) -> Poll<Happened> {
+    fn poll(&mut self, inbox: &Inbox, context: &mut Context<'_>) -> Poll<DriverEvent> {
         self.turns += 1;
         if !self.engine.ownership.is_valid() {
-            return Poll::Ready(Happened::Told(Message::Lost));
+            return Poll::Ready(DriverEvent::MessageReceived(Message::Lost));
         }
-        // What waits for the dispatcher holds up nothing else.
+        // Tasks that wait for the dispatcher block nothing else.
         if !self.outgoing.is_empty() {
             match self.is_paused() {
-                true => self.outgoing.rest(),
+                true => self.outgoing.release_slot(),
                 false => drop(self.outgoing.poll(&self.engine.dispatches, context)),
             }
         }
         if let Some(append) = &mut self.append
             && let Poll::Ready(result) = append.appending.as_mut().poll(context)
         {
-            return Poll::Ready(Happened::Appended(result));
+            return Poll::Ready(DriverEvent::AppendFinished(result));
         }
         if let Poll::Ready(message) = inbox.poll_pop(context) {
-            return Poll::Ready(Happened::Told(message));
+            return Poll::Ready(DriverEvent::MessageReceived(message));
         }
-        if let Some(look_again) = &mut self.look_again
-            && look_again.as_mut().poll(context).is_ready()
+        if let Some(reread_timer) = &mut self.reread_timer
+            && reread_timer.as_mut().poll(context).is_ready()
         {
-            self.look_again = None;
-            return Poll::Ready(Happened::Told(Message::Nudge));
+            self.reread_timer = None;
+            return Poll::Ready(DriverEvent::MessageReceived(Message::Wake));
         }
         if self.execution.poll(context).is_pending() {
             return Poll::Pending;
         }
         if self.append.is_none() && (self.has_records() || self.execution.is_misfit()) {
-            return Poll::Ready(Happened::Asked);
+            return Poll::Ready(DriverEvent::WorkReady);
         }
         let has_effects = self.execution.machine().has_effects();
         if has_effects || self.children.poll_cancelling(context).is_ready() {
-            return Poll::Ready(Happened::Asked);
+            return Poll::Ready(DriverEvent::WorkReady);
         }
         self.turns = 0;
         self.permit = None;
         Poll::Pending
     }
 
-    /// Whether the run is to move to another engine, and nothing that it began is to be recorded.
+    /// Whether the run is about to move to another engine and everything that it began is recorded.
     fn may_leave(&self) -> bool {
         let is_recorded = || self.append.is_none() && !self.has_records();
         self.is_leaving && is_recorded() && !self.execution.machine().runs_step()
     }
 
-    /// Whether nothing but timers, signals and children is waited for, none of them soon.
-    fn may_rest(&mut self) -> bool {
+    /// Whether the run waits only for timers, signals and children, none of them due soon.
+    fn is_idle(&mut self) -> bool {
         let is_ending = self.execution.outcome().is_some() && !self.is_paused();
-        let is_busy = self.append.is_some() || self.has_records() || self.look_again.is_some();
+        let is_busy = self.append.is_some() || self.has_records() || self.reread_timer.is_some();
         if is_busy || is_ending || self.children.is_cancelling() {
             return false;
         }
@@ -268,7 +270,7 @@ impl Driver {
         rests && !self.is_watched()
     }
 
-    /// What is to be noted of a run that rests, unless it has tasks.
+    /// The note of an idle run, unless it waits for tasks.
     fn parked(&self) -> Option<Parked> {
         let only_waits = self.execution.machine().active().all(|(_, request)| waits(request));
         only_waits.then(|| self.as_parked())
@@ -278,8 +280,8 @@ impl Driver {
         Parked { fence: self.fence, version: self.version }
     }
 
-    /// Whether the run stays to see if something foreign wakes its code, which would be lost with
-    /// the code.
+    /// Whether the run stays in memory because something outside the engine may wake its code. Such
+    /// a wake-up would be lost together with the code.
     fn is_watched(&mut self) -> bool {
         if !self.execution.is_watched() {
             return false;
@@ -293,10 +295,10 @@ impl Driver {
         now < until
     }
 
-    /// Says that a blocked run goes on, once it does: one that is paused still stands still.
+    /// Records that a blocked run has resumed, unless it is paused.
     fn unblock(&mut self) {
-        if self.unblocks && !self.is_paused() {
-            self.unblocks = false;
+        if self.unblock_pending && !self.is_paused() {
+            self.unblock_pending = false;
             self.write(Entry::Unblocked);
         }
     }
@@ -305,7 +307,7 @@ impl Driver {
     fn write(&mut self, entry: Entry) {
         match self.encode(entry) {
             Ok(record) => self.outbox.push(record),
-            Err(error) => self.unwritten = Some(Failure::from_error(error.code(), &error)),
+            Err(error) => self.write_failure = Some(Failure::from_error(error.code(), &error)),
         }
     }
 
@@ -313,7 +315,7 @@ impl Driver {
         self.execution.machine().is_paused()
     }
 
-    /// Timers that were due while the run was paused are due now.
+    /// Fires the timers that were due while the run was paused.
     fn catch_up_on_timers(&mut self) {
         if self.missed.is_empty() || self.is_paused() {
             return;
@@ -345,7 +347,7 @@ impl Driver {
         }
     }
 
-    /// Starts a child, or looks whether it has ended, unless nothing waits for it any more.
+    /// Starts a child or checks whether it has ended, unless the run no longer waits for it.
     fn start_child(&mut self, child: ChildStarted) {
         if !self.execution.machine().is_active(child.operation) {
             return;
@@ -355,24 +357,24 @@ impl Driver {
         let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
         let (operation, metadata) = (child.operation, self.metadata.clone());
         let incarnation = self.incarnation.clone();
-        // A task of its own, because starting a child starts a driver like this one.
+        // In a separate task, because starting a child starts a driver like this one.
         let starting = task::spawn(async move {
             engine.start_child(run_id, incarnation, child, metadata).await;
         });
         self.children.starting(operation, starting);
     }
 
-    /// Tells agents that a task is not waited for any more.
+    /// Notifies agents that a task is cancelled.
     fn cancel_task(&mut self, agent_type: Name, task_id: TaskId) {
         let data = TaskCancelled { task_id };
         let entry = Entry::TaskCancelled(AgentEvent { agent_type, data });
-        match self.addressed(entry, false) {
+        match self.to_publish(entry, false) {
             Ok(publish) => self.send(publish, None),
-            Err(failure) => self.unwritten = Some(failure),
+            Err(failure) => self.write_failure = Some(failure),
         }
     }
 
-    /// Gives a task to the dispatcher. One that can't be addressed fails.
+    /// Passes a task to the dispatcher. A task with an invalid address fails.
     fn dispatch(&mut self, assignment: AgentEvent<aios_core::agent::TaskAssigned>) {
         let attempt = assignment.data.attempt;
         let operation = assignment.data.task_id.run().map_or(0, |run| run.1);
@@ -380,9 +382,9 @@ impl Driver {
             return;
         }
         let expected = self.expect_answer(operation, &assignment);
-        match self.addressed(Entry::TaskAssigned(assignment), true) {
+        match self.to_publish(Entry::TaskAssigned(assignment), true) {
             Ok(publish) => self.send(publish, Some(expected)),
-            Err(failure) => self.undelivered(operation, attempt, TaskError::terminal(failure)),
+            Err(failure) => self.on_undeliverable(operation, attempt, TaskError::terminal(failure)),
         }
     }
 
@@ -391,8 +393,8 @@ impl Driver {
         self.outgoing.push(Dispatch { publish, task, fence }, &self.engine.dispatches);
     }
 
-    /// The event of an entry, on its way to an agent type or to one agent.
-    fn addressed(&self, entry: Entry, require_route: bool) -> Result<Publish, Failure> {
+    /// The event of an entry, addressed to an agent type or to one agent.
+    fn to_publish(&self, entry: Entry, require_route: bool) -> Result<Publish, Failure> {
         let unwritable = |error: EventError| Failure::from_error(error.code(), &error);
         let mut record = self.encode(entry).map_err(unwritable)?;
         if let Entry::TaskAssigned(_) = &record.entry {
@@ -411,13 +413,13 @@ impl Driver {
     }
 }
 
-/// Whether a request is settled by an event or a timer alone.
+/// Whether a request is settled only by an event or a timer.
 fn waits(request: &Request) -> bool {
     matches!(request, Request::Sleep { .. } | Request::Signal { .. } | Request::Child(_))
 }
 
 pub(super) async fn acknowledge(delivery: Delivery) {
     if let Err(error) = delivery.ack().await {
-        warn!(error = %Chain(&error), "could not acknowledge an answer; it will come again");
+        warn!(error = %Chain(&error), "could not acknowledge an answer; it will be delivered again");
     }
 }

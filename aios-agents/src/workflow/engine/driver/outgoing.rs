@@ -10,8 +10,8 @@ use crate::workflow::engine::dispatch::Dispatch;
 
 type Slot = Option<OwnedPermit<Dispatch>>;
 
-/// Tasks of a run on their way to the dispatcher. A run waits for a place there itself, beside all
-/// else that it does.
+/// Tasks of a run that wait for the dispatcher. The run polls for a place in the dispatcher's queue
+/// itself, concurrently with its other work.
 #[derive(Default)]
 pub(super) struct Outgoing {
     waiting: VecDeque<Dispatch>,
@@ -23,7 +23,7 @@ impl Outgoing {
         if !self.waiting.is_empty() {
             return self.waiting.push_back(dispatch);
         }
-        // Once the dispatcher is gone, so is this run.
+        // The dispatcher is closed only when this run is stopped as well.
         if let Err(TrySendError::Full(dispatch)) = dispatcher.try_send(dispatch) {
             self.waiting.push_back(dispatch);
         }
@@ -33,18 +33,19 @@ impl Outgoing {
         self.waiting.is_empty()
     }
 
-    /// Gives up the place in the dispatcher's queue, which would hold up others while this is not
-    /// polled.
-    pub(super) fn rest(&mut self) {
+    /// Releases the reserved place in the dispatcher's queue, which would block others while this
+    /// is not polled.
+    pub(super) fn release_slot(&mut self) {
         self.slot = None;
     }
 
-    /// Drops the tasks that were not handed over; a run that waits for them gives them again.
+    /// Drops the tasks that were not dispatched; the run dispatches them again if it waits for
+    /// them.
     pub(super) fn keep_notices(&mut self) {
         self.waiting.retain(|dispatch| dispatch.task.is_none());
     }
 
-    /// Hands over what waits; ready once nothing does.
+    /// Sends the waiting tasks; ready once there are none.
     pub(super) fn poll(
         &mut self,
         dispatcher: &Sender<Dispatch>,

@@ -1,4 +1,5 @@
-//! Which engine advances a run: the owner of its shard, or another one that has code for it.
+//! Decides which engine advances a run: the owner of its shard, or another one that has code for
+//! it.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -17,11 +18,11 @@ use crate::workflow::{
     machine::UNKNOWN_VERSION,
 };
 
-/// Code of the failure of a run whose workflow, or its version, no engine has.
+/// Failure code of a run whose workflow, or its version, no engine has.
 pub(super) const WORKFLOW_NOT_FOUND: &str = "WORKFLOW_NOT_FOUND";
 
-/// Makes sure that this engine is the one that a run's journal names. Returns whether it advances the
-/// run in the place of an engine that is gone.
+/// Checks that this engine is the one that a run's journal names. Returns whether it takes the run
+/// back from an engine that is gone.
 pub(super) async fn check(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
@@ -29,24 +30,24 @@ pub(super) async fn check(
 ) -> Result<bool, Exit> {
     let to = journal.iter().rev().find_map(moved).and_then(|moved| moved.to);
     let Some(host) = to.filter(|host| engine.ownership.lease(*host).is_none()) else {
-        // What is news changes the shard that the run belongs to here, so it is loaded anew.
+        // A change also changes the shard that the run belongs to here, so it is loaded again.
         return match engine.ownership.place(run_id, to) {
-            true => Err(Exit::Lost),
+            true => Err(Exit::NotOwner),
             false => Ok(false),
         };
     };
     if engine.ownership.is_guest(run_id) {
         engine.ownership.place(run_id, None);
-        return Err(Exit::Lost);
+        return Err(Exit::NotOwner);
     }
     if engine.is_alive(host).await.map_err(Exit::Failed)? {
         engine.ownership.place(run_id, Some(host));
-        return Err(Exit::Lost);
+        return Err(Exit::NotOwner);
     }
     Ok(true)
 }
 
-/// What an event says about who advances a run.
+/// The placement of a run that an event records.
 fn moved(recorded: &RecordedEvent) -> Option<Moved> {
     match recorded.event.event_type.segments() {
         (workflow::DOMAIN, _, workflow::MOVED) => match decode(&recorded.event) {
@@ -57,7 +58,7 @@ fn moved(recorded: &RecordedEvent) -> Option<Moved> {
     }
 }
 
-/// The engines that said that they can't advance a run.
+/// The engines that declined a run.
 pub(super) fn declined<'a>(journal: impl Iterator<Item = &'a Entry>) -> BTreeSet<Box<str>> {
     let said = journal.filter_map(|entry| match entry {
         Entry::Moved(Moved { by, failure: Some(_), .. }) => Some(by.clone()),
@@ -67,15 +68,15 @@ pub(super) fn declined<'a>(journal: impl Iterator<Item = &'a Entry>) -> BTreeSet
 }
 
 impl Driver {
-    /// Says that the owner of the run's shard advances it again.
-    pub(super) fn come_back(&mut self) {
+    /// Records that the owner of the run's shard advances it again.
+    pub(super) fn record_return(&mut self) {
         let by = self.engine.owner.as_str().into();
         self.write(Entry::Moved(Moved { to: None, by, failure: None }));
     }
 
-    /// Moves the run to an engine that may have code for it, if that is what it lacks here. If there is no
-    /// such engine, the failure says so.
-    pub(super) async fn move_on(&mut self, failure: Failure) -> Result<Failure, Exit> {
+    /// Moves the run to an engine that may have code for it, if the failure is that this engine has
+    /// none. If there is no such engine, the returned failure says so.
+    pub(super) async fn move_if_no_code(&mut self, failure: Failure) -> Result<Failure, Exit> {
         if ![WORKFLOW_NOT_FOUND, UNKNOWN_VERSION].contains(&failure.code.as_str()) {
             return Ok(failure);
         }
@@ -106,11 +107,11 @@ impl Driver {
         counter!("aios_runs_moved_total", "workflow" => self.workflow.to_string()).increment(1);
         self.engine.ownership.place(&self.run_id, Some(host));
         self.engine.hosting.unhosted.remove(&self.run_id);
-        Exit::Lost
+        Exit::NotOwner
     }
 
-    /// Appends an entry after which the run leaves memory, with the answers that came meanwhile: they
-    /// are kept for the code that will fit.
+    /// Appends an entry after which the run leaves memory, together with the answers that arrived
+    /// in the meantime: they are kept for code that fits.
     pub(super) async fn append_last(&mut self, entry: Entry) -> Result<(), Exit> {
         let record = self.encode(entry).map_err(Exit::Unreadable)?;
         let kept = std::mem::take(&mut self.outbox).into_iter().map(|record| record.event);
@@ -120,7 +121,7 @@ impl Driver {
             Ok(_) => {}
             Err(StoreError::Fenced { .. }) => {
                 self.engine.lost(self.fence);
-                return Err(Exit::Lost);
+                return Err(Exit::NotOwner);
             }
             Err(error) => return Err(Exit::Failed(error)),
         }

@@ -1,8 +1,8 @@
-//! The run that a run continues as, and the signals that follow it there.
+//! The run that a run continues as, and the signals that it inherits.
 //!
 //! The successor is started first, so that no crash loses it, and waits. The end of its predecessor
-//! closes that one's journal and says which of its signals nobody took. Only then does the successor
-//! copy those signals into its own journal, all at once, and begin.
+//! closes the predecessor's journal and lists the signals that were not taken. Only then does the
+//! successor copy those signals into its own journal, atomically, and begin.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -19,7 +19,7 @@ use super::{
     load::{exit, read},
 };
 use crate::workflow::{
-    engine::{Ended, Engine, Starting},
+    engine::{Engine, RunOutcome, Starting},
     journal::{
         Continued, Entry, Failed, JournalError, NOT_CONTINUED, Predecessor, Signaled, Started,
         decode,
@@ -33,13 +33,13 @@ pub(super) struct Succession {
     first: Arc<str>,
     /// Number of the run that this one continues as.
     next: u64,
-    /// That run, once it is started.
+    /// The successor, once it is started.
     started: Option<Begun>,
-    /// Whether it is known that this run continued, and that nothing of it is to be taken over.
+    /// Whether this run is known to have continued without signals to be inherited.
     may_begin: bool,
 }
 
-/// What the journal of a run begins with that was started here; `None` if it has to be read.
+/// The start of the successor's journal if this engine started it; `None` if it must be read.
 type Begun = Option<(Starting, Vec<RecordedEvent>)>;
 
 /// A run that was started to continue another one.
@@ -70,8 +70,8 @@ impl Succession {
         Some(Successor { run_id: self.successor_id().into(), begun })
     }
 
-    /// The run has ended. A successor that has nothing to take over may begin at once; any other has to
-    /// look how its predecessor ended.
+    /// The run has ended. A successor without signals to inherit may begin at once; any other must
+    /// check how its predecessor ended.
     pub(super) fn note_end(&mut self, entry: &Entry) {
         self.may_begin = matches!(entry, Entry::Continued(end) if end.signals.is_empty());
     }
@@ -84,7 +84,7 @@ impl Driver {
     }
 
     /// Starts the run that this one continues as, before this one's end is recorded, so that no
-    /// crash can lose it. It begins once the end is recorded.
+    /// crash can lose it. The successor begins once the end is recorded.
     pub(super) async fn begin_successor(&mut self) -> Result<(), Exit> {
         if self.succession.started.is_some() {
             return Ok(());
@@ -110,7 +110,7 @@ impl Driver {
                         Some(predecessor) if predecessor == self.as_predecessor() => {
                             self.succession.started = Some(None);
                         }
-                        // Left of an earlier run with the id of the first one.
+                        // The successor of an earlier run with the id of the first one.
                         Some(_)
                             if found.first_run_id.as_deref() == Some(&*self.succession.first) =>
                         {
@@ -135,12 +135,12 @@ impl Driver {
 }
 
 fn taken(run_id: &str) -> Failure {
-    let message = format!("run {run_id} exists already and does not continue this one");
+    let message = format!("run {run_id} already exists and does not continue this one");
     Failure::new("RUN_EXISTS", message)
 }
 
-/// Lets a run that continues another one begin only once that has ended, with the signals that nobody
-/// took. Returns the journal with them.
+/// Lets a run that continues another one begin only once that one has ended, with the signals that
+/// it did not take. Returns the journal including them.
 pub(super) async fn take_over(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
@@ -155,21 +155,25 @@ pub(super) async fn take_over(
     if journal.iter().any(|recorded| decode(&recorded.event).is_ok_and(|it| has_begun(&it))) {
         return Ok(journal);
     }
-    let fence = engine.ownership.fence_of(run_id).ok_or(Exit::Lost)?;
+    let fence = engine.ownership.fence_of(run_id).ok_or(Exit::NotOwner)?;
     let end = end_of(engine, &predecessor).await.map_err(exit)?;
     let signals = match end {
         End::None => {
             let later = engine.clock.now() + engine.options.lease_time / 2;
             engine.timers.set(later, run_id, 0);
-            return Err(Exit::Premature(None));
+            return Err(Exit::NotDue(None));
         }
         End::Otherwise(status) => {
-            return Err(void(engine, run_id, stream, first, &predecessor, status, fence).await);
+            return Err(
+                cancel_orphan(engine, run_id, stream, first, &predecessor, status, fence).await
+            );
         }
         End::Continued(end) if end.run_id == **run_id => end.signals,
         End::Continued(_) => {
             let status = RunStatus::Continued;
-            return Err(void(engine, run_id, stream, first, &predecessor, status, fence).await);
+            return Err(
+                cancel_orphan(engine, run_id, stream, first, &predecessor, status, fence).await
+            );
         }
         End::Gone => Vec::new(),
     };
@@ -180,16 +184,16 @@ pub(super) async fn take_over(
     if inherited.is_empty() {
         return Ok(journal);
     }
-    info!(run = %run_id, signals = inherited.len(), "signals follow a run that continues");
+    info!(run = %run_id, signals = inherited.len(), "a run inherits signals of its predecessor");
     let append = Append::new(stream.clone(), inherited).with_fence(fence);
     match engine.store.append_one(append).await {
         Ok(_) => read(engine, stream).await,
-        Err(StoreError::Fenced { .. }) => Err(Exit::Lost),
+        Err(StoreError::Fenced { .. }) => Err(Exit::NotOwner),
         Err(error) => Err(Exit::Failed(error)),
     }
 }
 
-/// Whether an entry shows that a run has taken over what it was to take over, or has ended.
+/// Whether an entry shows that a run has inherited its signals, has begun, or has ended.
 fn has_begun(entry: &Entry) -> bool {
     let is_inherited = matches!(entry, Entry::Signaled(Signaled { inherited: true, .. }));
     is_inherited
@@ -198,14 +202,14 @@ fn has_begun(entry: &Entry) -> bool {
         || matches!(entry, Entry::VersionMarked(_))
 }
 
-/// How a run ended that another one is to continue.
+/// How the predecessor of a run ended.
 enum End {
-    /// It goes on.
+    /// It has not ended.
     None,
     Continued(Continued),
-    /// Not by continuing.
+    /// It ended without continuing.
     Otherwise(RunStatus),
-    /// So long ago that it was taken out of the log.
+    /// It ended so long ago that it was removed from the log.
     Gone,
 }
 
@@ -227,8 +231,8 @@ async fn end_of(engine: &Engine, predecessor: &Predecessor) -> Result<End, Journ
     })
 }
 
-/// The signals with these numbers in the journal of a run, as they stand in that of its successor:
-/// in the order in which they are to be taken.
+/// The signals with these numbers in the journal of a run, as they are copied to that of its
+/// successor, in the order in which they will be taken.
 async fn inherited(
     engine: &Engine,
     first: &RecordedEvent,
@@ -254,8 +258,8 @@ async fn inherited(
     taken.into_iter().map(copy).collect()
 }
 
-/// Ends a run whose predecessor did not continue after all.
-async fn void(
+/// Cancels a run whose predecessor did not continue.
+async fn cancel_orphan(
     engine: &Engine,
     run_id: &str,
     stream: &StreamId,
@@ -267,7 +271,7 @@ async fn void(
     let Predecessor { run_id: other, .. } = predecessor;
     let message = format!("run {other}, which was to continue as this one, is {status}");
     let failure = Failure::new(NOT_CONTINUED, message);
-    info!(run = run_id, predecessor = %other, %status, "a run has nothing to continue");
+    info!(run = run_id, predecessor = %other, %status, "cancelled a run whose predecessor did not continue");
     let end = Entry::Cancelled(Failed { failure: failure.clone() });
     let codec = match engine.journals.codec(first.event.event_type.entity()) {
         Ok(codec) => codec,
@@ -280,8 +284,8 @@ async fn void(
     let append = Append::new(stream.clone(), vec![record.event]).with_fence(fence);
     let (status, failure) = (RunStatus::Cancelled, Some(failure));
     match engine.store.append_one(append).await {
-        Ok(_) => Exit::Ended(Ended { status, result: None, failure, continued_as: None }),
-        Err(StoreError::Fenced { .. }) => Exit::Lost,
+        Ok(_) => Exit::Ended(RunOutcome { status, result: None, failure, continued_as: None }),
+        Err(StoreError::Fenced { .. }) => Exit::NotOwner,
         Err(error) => Exit::Failed(error),
     }
 }

@@ -17,19 +17,19 @@ use crate::{
     agent::{FIRST_BEAT, codes},
     workflow::{
         engine::{
-            activity::{Queued, silence},
+            activity::{Queued, lost_after},
             suspicion::WINDOW,
         },
         journal::Entry,
     },
 };
 
-/// The longest pause before a task is given again.
+/// The longest pause before a task is dispatched again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 impl Driver {
-    /// Looks whether an agent begins a task: says so if none does, and gives the task again if its
-    /// message seems to be lost. Returns when to look again, unless an agent has begun it.
+    /// Checks whether an agent has begun a task: reports an unclaimed task, and dispatches it again
+    /// if its message seems to be lost. Returns when to check again, unless an agent has begun it.
     pub(super) fn check_unclaimed(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
         let unclaimed_after = self.engine.options.unclaimed_after;
         let assignment = self.assigned.get_mut(&operation)?;
@@ -38,7 +38,7 @@ impl Driver {
         let is_held = held_at.is_some_and(|at| at + patience > now);
         let here_at = held_at.map_or(assignment.given_at, |at| at.max(assignment.given_at));
         let queued = assignment.queued.as_mut()?;
-        // As long as agents begin and end other tasks, this one is queued.
+        // While agents begin and end other tasks, this one counts as queued.
         let heard = self.engine.activity.of(&queued.queue().0);
         let since = heard.map_or(assignment.assigned_at, |it| it.at.max(assignment.assigned_at));
         let is_new = !queued.is_unclaimed() && since + unclaimed_after <= now;
@@ -57,7 +57,7 @@ impl Driver {
         }
         let queue = queued.queue().clone();
         if is_new {
-            if self.engine.activity.may_complain(&queue, now) {
+            if self.engine.activity.should_warn(&queue, now) {
                 let (agent_type, agent_id) = (&queue.0, queue.1.as_deref());
                 warn!(
                     %agent_type, agent_id, run = %self.run_id, operation, %since,
@@ -70,16 +70,16 @@ impl Driver {
                     format!("agent {id} of type {} has not begun it since {since}", queue.0)
                 }
             };
-            self.report(operation, attempt, agent::TASK_UNCLAIMED, Some(message));
+            self.record_claim_status(operation, attempt, agent::TASK_UNCLAIMED, Some(message));
         }
         if is_lost {
-            info!(run = %self.run_id, operation, attempt, "a task seems to be lost; giving it again");
+            info!(run = %self.run_id, operation, attempt, "a task seems to be lost; dispatching it again");
             counter!("aios_tasks_redispatched_total", "agent_type" => queue.0.to_string())
                 .increment(1);
             self.execution.machine().repeat_task(operation);
         }
         let next = match suspected_at {
-            // Less and less often.
+            // At increasing intervals.
             Some(at) if !is_lost => {
                 (now.duration_since(at) / 2).clamp(FIRST_BEAT, unclaimed_after.max(FIRST_BEAT))
             }
@@ -91,7 +91,7 @@ impl Driver {
     /// The broker may have lost the tasks that no agent has begun.
     pub(super) fn suspect(&mut self) {
         let now = self.engine.clock.now();
-        let look_at = now + silence(&self.engine.options);
+        let look_at = now + lost_after(&self.engine.options);
         for (operation, assignment) in &mut self.assigned {
             if assignment.queued.is_some() {
                 assignment.suspected_at = Some(now);
@@ -100,23 +100,29 @@ impl Driver {
         }
     }
 
-    /// The process of an agent has a task that it has not begun: it is not lost.
-    pub(super) fn held(&mut self, operation: u64) {
+    /// An agent's process holds a task that it has not begun, so the task is not lost.
+    pub(super) fn on_held(&mut self, operation: u64) {
         let now = self.engine.clock.now();
         if let Some(assignment) = self.assigned.get_mut(&operation) {
             assignment.held_at = Some(now);
         }
     }
 
-    /// An agent has begun a task at last.
-    pub(super) fn claimed(&mut self, operation: u64, attempt: u32, queued: &Queued) {
+    /// An agent has begun a task that may have been reported as unclaimed.
+    pub(super) fn on_claimed(&mut self, operation: u64, attempt: u32, queued: &Queued) {
         if queued.is_unclaimed() {
-            self.report(operation, attempt, agent::TASK_CLAIMED, None);
+            self.record_claim_status(operation, attempt, agent::TASK_CLAIMED, None);
         }
     }
 
-    /// Records for those who look at the run whether an agent has begun a task.
-    fn report(&mut self, operation: u64, attempt: u32, action: &str, message: Option<String>) {
+    /// Records whether an agent has begun a task, for readers of the run's status.
+    fn record_claim_status(
+        &mut self,
+        operation: u64,
+        attempt: u32,
+        action: &str,
+        message: Option<String>,
+    ) {
         let Some(agent_type) = self.execution.machine().task(operation).map(|it| it.0.clone())
         else {
             return;
@@ -133,7 +139,7 @@ impl Driver {
                 let event = event.with_timestamp(self.engine.clock.now());
                 self.write(Entry::Other(Box::new(event)));
             }
-            Err(error) => self.unwritten = Some(Failure::from_error(error.code(), &error)),
+            Err(error) => self.write_failure = Some(Failure::from_error(error.code(), &error)),
         }
     }
 }

@@ -19,11 +19,11 @@ use super::{Engine, EngineError, RefusedEvents};
 
 /// Name of the relay's checkpoint.
 const READER: &str = "relay";
-/// Positions of the log looked through at once.
+/// Positions of the log read at once.
 const RANGE: u64 = 2048;
-/// Events that a new owner of the relay may have to look at again.
+/// Positions that a new owner of the relay may have to read again.
 const UNSAVED: u64 = 10_000;
-/// Time in which events gather before they are read.
+/// How long to wait for more events before they are read.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Publishes the log's lifecycle events and what workflows emit, at least once and in order (see
 /// [`window`]). One engine at a time does so, under a lease.
@@ -48,7 +48,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
     }
 }
 
-/// Relays while the lease is held. It is renewed with all others.
+/// Relays while the lease is held. The lease is renewed with all others.
 async fn relay(engine: &Arc<Engine>, not_relayed: &[Pattern]) -> Result<(), EngineError> {
     engine.ownership.until_relays(true).await;
     let _relaying = engine.relaying.lock().await;
@@ -57,23 +57,23 @@ async fn relay(engine: &Arc<Engine>, not_relayed: &[Pattern]) -> Result<(), Engi
     while engine.ownership.relays() {
         let up_to = head.min(position + RANGE);
         if up_to > position {
-            let mut news = engine.read_range(position, up_to, not_relayed).await?;
+            let mut range = engine.read_range(position, up_to, not_relayed).await?;
             let stops = engine.options.refused_events == RefusedEvents::Stop;
-            let last = news.unreadable.first().filter(|_| stops).cloned();
-            match &last {
-                Some((unreadable, _)) => news.events.retain(|it| it.position < *unreadable),
-                None => news.unreadable.iter().for_each(|(at, error)| skip(*at, error)),
+            let stop_at = range.unreadable.first().filter(|_| stops).cloned();
+            match &stop_at {
+                Some((unreadable, _)) => range.events.retain(|it| it.position < *unreadable),
+                None => range.unreadable.iter().for_each(|(at, error)| skip(*at, error)),
             }
-            let published = window::publish(engine, news.events).await?;
+            let published = window::publish(engine, range.events).await?;
             if published == Published::LeaseLost {
                 return Ok(());
             }
-            if let Some((unreadable, error)) = last {
+            if let Some((unreadable, error)) = stop_at {
                 engine.store.save_checkpoint(READER, unreadable.saturating_sub(1)).await?;
                 return Err(error.into());
             }
             position = up_to;
-            // A checkpoint is a commit, and most of the log is steps that nobody is told of.
+            // A checkpoint costs a commit, and most of the log is steps that are not published.
             if published == Published::All || position >= saved + UNSAVED {
                 engine.store.save_checkpoint(READER, position).await?;
                 saved = position;
@@ -85,21 +85,21 @@ async fn relay(engine: &Arc<Engine>, not_relayed: &[Pattern]) -> Result<(), Engi
                 () = engine.ownership.until_relays(false) => return Ok(()),
                 grown = engine.store.wait_for(position) => head = grown?,
             }
-            // What is appended in a moment is read together.
+            // Wait, so that events appended shortly after each other are read together.
             engine.clock.sleep(PAUSE).await;
         }
     }
     Ok(())
 }
 
-/// Says that an event is not published, because it can't be read.
+/// Reports that an unreadable event is not published.
 fn skip(position: u64, error: &StoreError) {
     counter!("aios_relay_skipped_total", "code" => error.code()).increment(1);
-    error!(error = %Chain(error), position, "an event can't be read; it is not published");
+    error!(error = %Chain(error), position, "can't read an event; it is not published");
 }
 
-/// Matches the events that are not published: steps of runs, and what agents publish themselves.
-/// Workflows emit events of other domains so that they are published.
+/// Matches the events that are not published: steps of runs, and events that agents publish
+/// themselves. Events of other domains, which workflows emit, are published.
 fn not_relayed() -> Result<Vec<Pattern>, EventError> {
     let domains =
         [agent::DOMAIN, system::DOMAIN].iter().map(|domain| format!("{domain}.#").parse());

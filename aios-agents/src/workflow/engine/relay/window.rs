@@ -1,10 +1,10 @@
 //! The order in which the relay publishes.
 //!
-//! The events of a window are published at once. A window holds at most one event of each stream, and
-//! the next one begins when the broker has all of this one. So an event never reaches the broker
-//! before an earlier one of its stream, whatever fails. When an event of a window fails, those after
-//! it are published again with it: whoever keeps the last copy of each event has the order of the
-//! log.
+//! The events of a window are published at once. A window holds at most one event of each stream,
+//! and the next one begins when the broker has all of this one. So an event never reaches the
+//! broker before an earlier one of its stream, whatever fails. When an event of a window fails,
+//! those after it are published again with it: a consumer that keeps the last copy of each event
+//! has the order of the log.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -27,36 +27,37 @@ use crate::workflow::journal::is_copy;
 /// Events published at once.
 const WINDOW: usize = 512;
 
-/// What was published of a part of the log.
+/// The result of publishing a range of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Published {
     /// There was nothing to publish.
     Nothing,
-    /// Everything that the broker does not refuse.
+    /// All events were published, except those that the broker refuses.
     All,
-    /// The lease was lost meanwhile, and somebody else relays.
+    /// The lease was lost, and another engine relays.
     LeaseLost,
 }
 
-/// How an attempt at publishing a window went.
+/// The result of an attempt to publish a window.
 #[derive(Debug, Default)]
 struct Attempt {
     /// Events at the front of the window that are done: the broker has them or refuses them.
     done: usize,
     /// Events that were refused, with the reason; they are skipped.
     refused: Vec<(usize, BrokerError)>,
-    /// Why the event after those that are done was not taken, if there is one.
+    /// The error of the event after those that are done, if there is one.
     failed: Option<BrokerError>,
 }
 
-/// Publishes events in order; what fails is tried again before anything after its window.
+/// Publishes events in order. A failed event is retried before any event after its window is
+/// published.
 pub(super) async fn publish(
     engine: &Engine,
-    news: Vec<RecordedEvent>,
+    events: Vec<RecordedEvent>,
 ) -> Result<Published, EngineError> {
-    // What a fork copied was published when it happened.
+    // Events copied by a fork were published when they happened.
     let mut waiting: VecDeque<RecordedEvent> =
-        news.into_iter().filter(|recorded| !is_copy(&recorded.event)).collect();
+        events.into_iter().filter(|recorded| !is_copy(&recorded.event)).collect();
     if waiting.is_empty() {
         return Ok(Published::Nothing);
     }
@@ -85,7 +86,7 @@ pub(super) async fn publish(
             Some(error) => {
                 warn!(
                     error = %Chain(&error), code = error.code(), waiting = waiting.len(),
-                    "could not relay events; trying again"
+                    "relay failed; retrying"
                 );
                 let pause = if done == 0 { backoff } else { first };
                 let now = engine.clock.now();
@@ -98,7 +99,7 @@ pub(super) async fn publish(
     Ok(Published::All)
 }
 
-/// How many events at the front are of different streams.
+/// The number of events at the front that belong to different streams.
 fn window(waiting: &VecDeque<RecordedEvent>) -> usize {
     let mut streams: HashSet<&StreamId> = HashSet::new();
     waiting.iter().take(WINDOW).take_while(|recorded| streams.insert(&recorded.stream)).count()
@@ -138,13 +139,13 @@ async fn attempt(engine: &Engine, waiting: &VecDeque<RecordedEvent>, gives_up: b
 fn is_refusal(error: &BrokerError, gives_up: bool) -> bool {
     match error {
         BrokerError::Rejected { .. } => gives_up,
-        // It says nothing about the event.
+        // This error is not about the event.
         BrokerError::Closed => false,
         other => !other.is_retryable(),
     }
 }
 
-/// Says that an event is not published. It stays in the log.
+/// Reports that an event is not published. It stays in the log.
 fn skip(recorded: &RecordedEvent, error: &BrokerError) {
     let RecordedEvent { event, stream, position, .. } = recorded;
     counter!("aios_relay_skipped_total", "code" => error.code()).increment(1);

@@ -12,23 +12,24 @@ use tracing::warn;
 use super::{Engine, Message, recover};
 use crate::workflow::journal::{Entry, decode};
 
-/// Time in which this process learns where its own appends landed.
-const MOMENT: Duration = Duration::from_millis(2);
-/// Time between two looks at what others append, and that in a log which grows fast.
+/// Time for this process to learn the positions of its own appends.
+const LANDING_DELAY: Duration = Duration::from_millis(2);
+/// Pause between two scans of foreign appends, and the pause in a log that grows fast.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(50));
-/// Positions looked through at once above which the log grows fast.
-const FAST: u64 = 64;
-/// Positions of the log looked through at once.
+/// The log counts as fast-growing if more positions than this are scanned at once.
+const FAST_GROWTH: u64 = 64;
+/// Positions of the log scanned at once.
 const RANGE: u64 = 2048;
 /// Finds what other processes appended to this engine's runs: starts, signals, cancellations.
 ///
-/// Positions are dense, and this process knows those of its own events. Whatever lies between them is
-/// read, however busy this engine is.
+/// Positions are dense, and this process knows those of its own events. All positions between them
+/// are read, however busy this engine is.
 pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
     let internal = match internal() {
         Ok(patterns) => patterns,
         Err(error) => {
-            return engine.fail("look for news", &Failure::from_error(error.code(), &error));
+            return engine
+                .fail("look for foreign appends", &Failure::from_error(error.code(), &error));
         }
     };
     let mut next = Timestamp::MIN;
@@ -36,9 +37,9 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
         tokio::select! {
             biased;
             () = engine.stopped() => return,
-            result = look(&engine, &mut position, &mut next, &internal) => {
+            result = scan(&engine, &mut position, &mut next, &internal) => {
                 if let Err(error) = result {
-                    if !engine.survives("look for what other processes appended", error) {
+                    if !engine.survives("look for foreign appends", error) {
                         return;
                     }
                     engine.clock.sleep(engine.options.backoff.1).await;
@@ -48,14 +49,14 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
     }
 }
 
-/// The end of the log as it is before shards are taken: what it holds already, recovery finds.
-pub(super) async fn begin(engine: &Engine) -> Result<u64, StoreError> {
+/// The head of the log before shards are acquired. Recovery finds the events up to it.
+pub(super) async fn start_position(engine: &Engine) -> Result<u64, StoreError> {
     engine.store.watch();
     engine.store.head().await
 }
 
-/// Looks through what was appended since a position, and moves it.
-async fn look(
+/// Reads the events that other processes appended after a position, and advances it.
+async fn scan(
     engine: &Arc<Engine>,
     position: &mut u64,
     next: &mut Timestamp,
@@ -63,21 +64,22 @@ async fn look(
 ) -> Result<(), StoreError> {
     let head = engine.store.wait_for(*position).await?;
     let rest = next.duration_since(engine.clock.now()).min(PAUSE.1);
-    engine.clock.sleep(rest.max(MOMENT)).await;
+    engine.clock.sleep(rest.max(LANDING_DELAY)).await;
     while let Some(foreign) = engine.store.foreign(*position, head) {
-        let is_fast = foreign.end.saturating_sub(foreign.start) > FAST;
+        let is_fast = foreign.end.saturating_sub(foreign.start) > FAST_GROWTH;
         *next = engine.clock.now() + if is_fast { PAUSE.1 } else { PAUSE.0 };
         let up_to = foreign.end.saturating_sub(1).min(foreign.start.saturating_add(RANGE - 1));
         let after = foreign.start.saturating_sub(1);
         let found = engine.read_range(after, up_to, internal).await?;
         for (position, error) in &found.unreadable {
-            warn!(error = %Chain(error), position, "an event of another process can't be read");
+            warn!(error = %Chain(error), position, "can't read an event of another process");
         }
         if !found.unreadable.is_empty() {
-            // Nobody knows whose it is. Its run reads its journal, and says what is wrong.
+            // The run of the event is unknown, so all runs reread their journals; the one concerned
+            // reports the error.
             recover::look_again(engine);
         }
-        nudge(engine, found.events).await;
+        wake_runs(engine, found.events).await;
         *position = up_to;
         engine.store.forget(up_to);
     }
@@ -86,23 +88,23 @@ async fn look(
     Ok(())
 }
 
-/// Tells runs that others appended to their journals.
-async fn nudge(engine: &Arc<Engine>, found: Vec<RecordedEvent>) {
-    let mut told = HashSet::new();
+/// Wakes the runs that other processes appended events for.
+async fn wake_runs(engine: &Arc<Engine>, found: Vec<RecordedEvent>) {
+    let mut woken = HashSet::new();
     let foreign = found.iter().filter(|recorded| !engine.store.is_own(recorded.position));
     for run_id in foreign.clone().filter_map(ended) {
-        engine.waiters.look(run_id);
+        engine.waiters.recheck(run_id);
     }
     foreign.clone().for_each(|recorded| place(engine, recorded));
     for run_id in foreign.flat_map(concerned) {
         let is_owned = engine.ownership.fence_of(&run_id).is_some();
-        if is_owned && told.insert(Arc::clone(&run_id)) {
-            engine.activate(&run_id, Message::Nudge).await;
+        if is_owned && woken.insert(Arc::clone(&run_id)) {
+            engine.activate(&run_id, Message::Wake).await;
         }
     }
 }
 
-/// Notes where another engine moved a run, and which runs need no place any more.
+/// Notes where another engine moved a run, and forgets the runs that have ended.
 fn place(engine: &Engine, recorded: &RecordedEvent) {
     let (domain, _, action) = recorded.event.event_type.segments();
     let Some(run_id) = recorded.stream.run_id().filter(|_| domain == workflow::DOMAIN) else {
@@ -131,8 +133,8 @@ fn ended(recorded: &RecordedEvent) -> Option<&str> {
     }
 }
 
-/// The runs that an event is news to: the one in whose journal it stands, and the one that waits for
-/// that one to end.
+/// The runs that have to react to an event: the run of its journal, or the successor of a run that
+/// continued.
 fn concerned(recorded: &RecordedEvent) -> impl Iterator<Item = Arc<str>> {
     let run_id = recorded.stream.run_id();
     let (own, next) = match (recorded.event.event_type.segments(), run_id) {
@@ -148,8 +150,7 @@ fn concerned(recorded: &RecordedEvent) -> impl Iterator<Item = Arc<str>> {
     own.into_iter().chain(next)
 }
 
-/// Matches the events that only the owner of a run appends to its journal, and events outside of
-/// journals.
+/// Matches the events that only the owner of a run appends to its journal, and system events.
 fn internal() -> Result<Vec<Pattern>, EventError> {
     let system = format!("{}.#", system::DOMAIN).parse();
     let kinds = agent::EVENTS.iter().chain(workflow::EVENTS).filter(|kind| !kind.external);

@@ -1,4 +1,4 @@
-//! The stay of a run in memory: from loading it to what is left when it goes.
+//! The in-memory lifetime of a run, from loading to eviction.
 
 use std::{
     future::poll_fn,
@@ -24,18 +24,18 @@ use crate::{
     panic::panic_failure,
     task,
     workflow::{
-        engine::{Ended, Engine, Message, inbox::Inbox, live::Activation, questions::asks},
+        engine::{Engine, Message, RunOutcome, inbox::Inbox, live::Activation, questions::asks},
         journal::{Blocked, Entry, JournalError, Parent},
     },
 };
 
-/// Code of the failure that a panic outside of a workflow's code becomes: of a destructor, an
-/// executor, or the engine itself.
+/// Failure code of a panic outside of a workflow's code: in a destructor, an executor, or the
+/// engine itself.
 const PANICKED: &str = "RUN_PANICKED";
-/// How long a run that leaves memory waits to tell agents that its tasks were cancelled.
-const FAREWELL: Duration = Duration::from_secs(30);
+/// How long a run that leaves memory waits to notify agents of cancelled tasks.
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is left of a run that leaves memory.
+/// The remaining work for a run that leaves memory.
 struct Departure {
     exit: Exit,
     parent: Option<Parent>,
@@ -50,37 +50,37 @@ impl From<Exit> for Departure {
     }
 }
 
-/// Loads a run and drives it until it leaves memory. Whatever panics meanwhile, the run is blocked,
-/// and nobody who tells it anything waits.
+/// Loads a run and drives it until it leaves memory. A panic blocks the run, and its messages are
+/// still handled.
 pub(in super::super) async fn run(engine: Arc<Engine>, activation: Activation) {
     let (run_id, inbox) = (Arc::clone(&activation.run_id), Arc::clone(&activation.inbox));
-    // Boxed here, because the future of a run is large, and would be moved by everything around it.
-    let run = Box::pin(stay(Arc::clone(&engine), activation));
+    // Boxed here, because the future of a run is large and would be copied into every outer future.
+    let run = Box::pin(run_to_exit(Arc::clone(&engine), activation));
     let departure = match guarded(&engine, run).await {
         Ok(departure) => departure,
         Err(_) if engine.is_stopping() => return,
-        Err(failure) => Box::pin(block_outside(&engine, &run_id, failure)).await.into(),
+        Err(failure) => Box::pin(block_external(&engine, &run_id, failure)).await.into(),
     };
-    let (shard, late) = engine.live.retire(&run_id, &inbox);
-    let outgoing = depart(&engine, &run_id, departure, late.into()).await;
+    let (shard, unprocessed) = engine.live.remove(&run_id, &inbox);
+    let outgoing = finish(&engine, &run_id, departure, unprocessed.into()).await;
     engine.live.departed(shard);
     if let Some(outgoing) = outgoing {
-        say_farewell(&engine, &run_id, outgoing).await;
+        send_notices(&engine, &run_id, outgoing).await;
     }
 }
 
-/// Polls a run, or has its executor do so. An error says that it panicked or was dropped.
+/// Polls a run, or lets its executor do so. An error means that the run panicked or was dropped.
 async fn guarded(
     engine: &Engine,
-    stay: BoxFuture<'static, Departure>,
+    future: BoxFuture<'static, Departure>,
 ) -> Result<Departure, Failure> {
     let panicked = |panic: Box<dyn std::any::Any + Send>| panic_failure(PANICKED, &*panic);
-    let stay = AssertUnwindSafe(stay).catch_unwind();
-    let Some(executor) = &engine.options.executor else { return stay.await.map_err(panicked) };
+    let future = AssertUnwindSafe(future).catch_unwind();
+    let Some(executor) = &engine.options.executor else { return future.await.map_err(panicked) };
     let (sender, mut departed) = oneshot::channel();
     let run = Box::pin(async move {
         // The receiver lives as long as the run.
-        let _ = sender.send(stay.await);
+        let _ = sender.send(future.await);
     });
     let driven = catch_unwind(AssertUnwindSafe(|| executor.drive(run))).map_err(panicked)?;
     tokio::select! {
@@ -97,24 +97,24 @@ async fn guarded(
     Err(Failure::new(PANICKED, "the executor dropped the run, perhaps because it panicked"))
 }
 
-/// Stays in memory, also while the store does not answer.
-async fn stay(engine: Arc<Engine>, activation: Activation) -> Departure {
+/// Loads and drives a run, and retries while the store does not answer.
+async fn run_to_exit(engine: Arc<Engine>, activation: Activation) -> Departure {
     let Activation { run_id, inbox, journal, permit } = activation;
-    let mut departure = once(&engine, &run_id, &inbox, journal, permit).await;
+    let mut departure = load_and_drive(&engine, &run_id, &inbox, journal, permit).await;
     let mut backoff = engine.options.backoff.0 * 2;
     while let Exit::Failed(error) = &departure.exit
         && error.is_retryable()
     {
-        warn!(error = %Chain(error), %run_id, "could not go on with a run; trying again");
+        warn!(error = %Chain(error), %run_id, "could not continue a run; trying again");
         engine.clock.sleep(backoff).await;
         backoff = (backoff * 2).min(engine.options.backoff.1);
-        departure = once(&engine, &run_id, &inbox, None, None).await;
+        departure = load_and_drive(&engine, &run_id, &inbox, None, None).await;
     }
     departure
 }
 
 /// Loads a run and drives it, once.
-async fn once(
+async fn load_and_drive(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
     inbox: &Inbox,
@@ -123,18 +123,20 @@ async fn once(
 ) -> Departure {
     let mut loaded = Driver::load(engine, run_id, journal, permit).await;
     while let Err(exit) = &loaded
-        && stands_still(exit)
-        && was_told(engine, exit, inbox).await
+        && is_dormant(exit)
+        && drain_inbox(engine, exit, inbox).await
     {
-        // Perhaps to cancel, after the journal was read.
+        // The message may be a cancellation that came after the journal was read.
         loaded = Driver::load(engine, run_id, None, None).await;
     }
     match loaded {
         Ok(mut driver) => {
             let exit = driver.drive(inbox).await;
-            leave(engine, run_id, driver, exit).await
+            drop_driver(engine, run_id, driver, exit).await
         }
-        Err(Exit::Unreadable(error)) => Box::pin(block_unread(engine, run_id, &error)).await.into(),
+        Err(Exit::Unreadable(error)) => {
+            Box::pin(block_unreadable(engine, run_id, &error)).await.into()
+        }
         Err(Exit::Failed(error)) if !error.is_retryable() => {
             Box::pin(block_refused(engine, run_id, error)).await.into()
         }
@@ -142,8 +144,9 @@ async fn once(
     }
 }
 
-/// Drops a driver. The destructors of a workflow may panic; if the run has not ended, that blocks it.
-async fn leave(
+/// Drops a driver. The destructors of a workflow may panic, which blocks the run if it has not
+/// ended.
+async fn drop_driver(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
     mut driver: Driver,
@@ -151,7 +154,7 @@ async fn leave(
 ) -> Departure {
     let parent = driver.parent.take();
     let mut outgoing = std::mem::take(&mut driver.outgoing);
-    outgoing.rest();
+    outgoing.release_slot();
     let successor = driver.succession.take_successor();
     let closed = driver.execution.cell.close();
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(driver)));
@@ -160,11 +163,13 @@ async fn leave(
         (Exit::Failed(error), Ok(())) if !error.is_retryable() => {
             Box::pin(block_refused(engine, run_id, error)).await
         }
-        (Exit::Unreadable(error), Ok(())) => Box::pin(block_unread(engine, run_id, &error)).await,
+        (Exit::Unreadable(error), Ok(())) => {
+            Box::pin(block_unreadable(engine, run_id, &error)).await
+        }
         (exit, Ok(())) => exit,
-        (exit @ (Exit::Waiting(_) | Exit::Premature(_) | Exit::Failed(_)), Err(failure)) => {
+        (exit @ (Exit::Waiting(_) | Exit::NotDue(_) | Exit::Failed(_)), Err(failure)) => {
             debug!(?exit, %run_id, "a destructor panicked");
-            Box::pin(block_outside(engine, run_id, failure)).await
+            Box::pin(block_external(engine, run_id, failure)).await
         }
         (exit, Err(failure)) => {
             warn!(%failure, %run_id, "a destructor panicked");
@@ -174,13 +179,12 @@ async fn leave(
     Departure { exit, parent, outgoing, successor }
 }
 
-/// Does what is left to do for a run that has left memory. Returns what its agents are still to be
-/// told.
-async fn depart(
+/// Cleans up after a run that has left memory. Returns the notices that its agents must still get.
+async fn finish(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
     departure: Departure,
-    late: Vec<Message>,
+    unprocessed: Vec<Message>,
 ) -> Option<Outgoing> {
     let Departure { exit, parent, outgoing, successor } = departure;
     match exit {
@@ -190,56 +194,57 @@ async fn depart(
                 engine.ownership.forget(run_id);
                 engine.hosting.unhosted.remove(run_id);
             }
-            log(run_id, &ended);
+            log_end(run_id, &ended);
             engine.waiters.notify(run_id, &ended);
             if let Some(successor) = successor.filter(|_| ended.status.is_final()) {
                 release(engine, successor);
             }
             if let Some(parent) = parent {
-                report(engine, parent, ended.clone());
+                notify_parent(engine, parent, ended.clone());
             }
             let mut told = false;
-            for message in late {
-                told |= matches!(message, Message::Nudge);
-                dismiss(engine, &ended, message).await;
+            for message in unprocessed {
+                told |= matches!(message, Message::Wake);
+                settle_late(engine, &ended, message).await;
             }
             if told && ended.status == RunStatus::Blocked {
-                engine.tell(run_id, Message::Nudge);
+                engine.send(run_id, Message::Wake);
             }
         }
         Exit::Unknown => {
-            keep_answers(engine, late);
+            keep_answers(engine, unprocessed);
         }
-        Exit::Lost => {
-            debug!(%run_id, "somebody else owns the run, or did");
+        Exit::NotOwner => {
+            debug!(%run_id, "this engine does not own the run, or did not for a time");
             engine.timers.clear_run(run_id);
-            // Answers are recorded for its new owner. If the shard came back before the run had left
-            // memory, the run comes back too.
-            let again = engine.ownership.fence_of(run_id).map(|_| Message::Nudge);
-            late.into_iter().chain(again).for_each(|message| engine.tell(run_id, message));
+            // Answers are recorded for the new owner. If this engine owns the shard again by now,
+            // the run is activated again.
+            let again = engine.ownership.fence_of(run_id).map(|_| Message::Wake);
+            unprocessed.into_iter().chain(again).for_each(|message| engine.send(run_id, message));
             return None;
         }
-        Exit::Waiting(parked) | Exit::Premature(parked) => {
-            if let Some(parked) = parked.filter(|_| late.is_empty()) {
+        Exit::Waiting(parked) | Exit::NotDue(parked) => {
+            if let Some(parked) = parked.filter(|_| unprocessed.is_empty()) {
                 engine.park(run_id, parked);
             }
-            late.into_iter().for_each(|message| engine.tell(run_id, message));
+            unprocessed.into_iter().for_each(|message| engine.send(run_id, message));
         }
-        // Reported where it happened; the run goes on after the next start, with the answers.
-        Exit::Unreadable(_) | Exit::Failed(_) => keep_answers(engine, late),
+        // The error was reported where it happened. The run resumes after the next start, with the
+        // answers.
+        Exit::Unreadable(_) | Exit::Failed(_) => keep_answers(engine, unprocessed),
     }
     Some(outgoing)
 }
 
-/// Lets a run begin that waited for its predecessor to end.
+/// Starts a run that waited for its predecessor to end.
 fn release(engine: &Arc<Engine>, Successor { run_id, begun }: Successor) {
     match begun {
-        Some((starting, journal)) if !engine.holds(&run_id) => starting.begin(journal),
-        _ => engine.tell(&run_id, Message::Nudge),
+        Some((starting, journal)) if !engine.holds(&run_id) => starting.activate_new(journal),
+        _ => engine.send(&run_id, Message::Wake),
     }
 }
 
-fn log(run_id: &str, ended: &Ended) {
+fn log_end(run_id: &str, ended: &RunOutcome) {
     counter!("aios_runs_ended_total", "status" => ended.status.as_str()).increment(1);
     let failure = ended.failure.as_ref().map(tracing::field::display);
     match ended.status {
@@ -248,55 +253,55 @@ fn log(run_id: &str, ended: &Ended) {
     }
 }
 
-/// Hands over the notices that agents are to get of a run that has left memory.
-async fn say_farewell(engine: &Engine, run_id: &str, mut outgoing: Outgoing) {
+/// Sends the notices that agents must get of a run that has left memory.
+async fn send_notices(engine: &Engine, run_id: &str, mut outgoing: Outgoing) {
     outgoing.keep_notices();
     let sent = poll_fn(|context| outgoing.poll(&engine.dispatches, context));
     tokio::select! {
         biased;
         () = sent => {}
-        () = engine.clock.sleep(FAREWELL) => {
-            warn!(run = run_id, "the broker takes nothing; agents miss that tasks were cancelled");
+        () = engine.clock.sleep(NOTICE_TIMEOUT) => {
+            warn!(run = run_id, "the broker accepts no events; agents are not notified of cancelled tasks");
         }
     }
 }
 
-/// Whether a run was loaded in vain: its time has not come, or its code does not fit.
-fn stands_still(exit: &Exit) -> bool {
+/// Whether a loaded run can't proceed: its start time has not been reached, or it is blocked.
+fn is_dormant(exit: &Exit) -> bool {
     match exit {
-        Exit::Premature(_) => true,
+        Exit::NotDue(_) => true,
         Exit::Ended(ended) => ended.status == RunStatus::Blocked,
         _ => false,
     }
 }
 
-/// Whether a run that stands still was told anything while it was loaded. What it is told does not
-/// stay in the inbox, or it would be loaded for it again and again.
-async fn was_told(engine: &Arc<Engine>, exit: &Exit, inbox: &Inbox) -> bool {
+/// Handles the messages that a dormant run received while it was loaded, and returns whether there
+/// were any. They must not stay in the inbox, or the run would be loaded for them again and again.
+async fn drain_inbox(engine: &Arc<Engine>, exit: &Exit, inbox: &Inbox) -> bool {
     let mut told = false;
     while let Some(message) = inbox.pop() {
         told = true;
         match exit {
-            Exit::Ended(ended) => dismiss(engine, ended, message).await,
-            // It has given no task, so nothing answers it.
+            Exit::Ended(ended) => settle_late(engine, ended, message).await,
+            // It has not dispatched a task, so there are no answers.
             _ => keep_answers(engine, vec![message]),
         }
     }
     told
 }
 
-/// A journal that can't be read was not written by aios, or by a later one. The run stands still
-/// and says so; nothing is lost by leaving it alone.
-async fn block_unread(engine: &Engine, run_id: &Arc<str>, error: &EventError) -> Exit {
+/// Blocks a run whose journal can't be read: another program or a later version of aios wrote it.
+/// Nothing is lost by leaving the run alone.
+async fn block_unreadable(engine: &Engine, run_id: &Arc<str>, error: &EventError) -> Exit {
     let failure = Failure::from_error("JOURNAL_UNREADABLE", error);
     let id = EventId::derive(&format!("{run_id}/unreadable/{}", failure.message));
     block(engine, run_id, failure, Some(id)).await
 }
 
-/// What the store refuses for good, it refuses again.
+/// Blocks a run whose append the store refuses permanently.
 async fn block_refused(engine: &Engine, run_id: &Arc<str>, error: StoreError) -> Exit {
     if let StoreError::StreamClosed { .. } = error {
-        // Somebody else ended the run, and it says how.
+        // Another writer ended the run; the journal says how.
         return match engine.journals.ended(run_id).await {
             Ok(Some(ended)) => Exit::Ended(ended),
             Ok(None) => Exit::Failed(error),
@@ -304,16 +309,17 @@ async fn block_refused(engine: &Engine, run_id: &Arc<str>, error: StoreError) ->
             Err(_) => Exit::Unknown,
         };
     }
-    block_outside(engine, run_id, Failure::from_error(error.code(), &error)).await
+    block_external(engine, run_id, Failure::from_error(error.code(), &error)).await
 }
 
-/// Blocks a run whose failure does not come from its code.
-async fn block_outside(engine: &Engine, run_id: &Arc<str>, failure: Failure) -> Exit {
+/// Blocks a run because of a failure that its code did not cause.
+async fn block_external(engine: &Engine, run_id: &Arc<str>, failure: Failure) -> Exit {
     block(engine, run_id, engine.own_failure(failure), None).await
 }
 
-/// Says in the journal that a run is blocked, as soon as the store takes it. A store that will never
-/// take it stops the engine: the run would stand still without anybody hearing of it.
+/// Records in the journal that a run is blocked, and retries until the store accepts it. If the
+/// store refuses it permanently, the engine stops, because otherwise the run would stay idle
+/// without being reported.
 async fn block(
     engine: &Engine,
     run_id: &Arc<str>,
@@ -321,14 +327,14 @@ async fn block(
     id: Option<EventId>,
 ) -> Exit {
     let mut backoff = engine.options.backoff.0;
-    let mut is_cut = false;
+    let mut is_truncated = false;
     loop {
         if engine.ownership.fence_of(run_id).is_none() {
-            return Exit::Lost;
+            return Exit::NotOwner;
         }
         let entry = Entry::Blocked(Blocked { failure: failure.clone() });
         let Err(error) = engine.journals.append(run_id, entry, id.clone()).await else {
-            return Exit::Ended(Ended::blocked(failure));
+            return Exit::Ended(RunOutcome::blocked(failure));
         };
         match error {
             JournalError::Ended { .. } => {
@@ -341,13 +347,13 @@ async fn block(
             error if error.is_retryable() => {
                 warn!(error = %Chain(&error), %run_id, %failure, "could not block a run; trying again");
             }
-            JournalError::Store(StoreError::TooLarge { .. }) if !is_cut => {
-                (failure, is_cut) = (truncate(&failure), true);
+            JournalError::Store(StoreError::TooLarge { .. }) if !is_truncated => {
+                (failure, is_truncated) = (truncate(&failure), true);
                 continue;
             }
             error => {
                 let Failure { code, message, .. } = error.failure();
-                let message = format!("{message}; run {run_id} can't go on: {failure}");
+                let message = format!("{message}; run {run_id} can't continue: {failure}");
                 engine.fail("block a run", &Failure::new(code, message));
                 return exit(error);
             }
@@ -357,15 +363,16 @@ async fn block(
     }
 }
 
-impl Ended {
+impl RunOutcome {
     pub(super) fn blocked(failure: Failure) -> Self {
         let status = RunStatus::Blocked;
         Self { status, result: None, failure: Some(failure), continued_as: None }
     }
 }
 
-/// A run that has ended needs no answers; one that is blocked will need them later.
-async fn dismiss(engine: &Arc<Engine>, ended: &Ended, message: Message) {
+/// Settles a message that a run did not read. A run that has ended needs no answers; a blocked one
+/// will need them later.
+async fn settle_late(engine: &Arc<Engine>, ended: &RunOutcome, message: Message) {
     match message {
         Message::Answer(delivery) if ended.status.is_final() && asks(&delivery.event) => {
             engine.answer_soon(*delivery, false);
@@ -375,7 +382,7 @@ async fn dismiss(engine: &Arc<Engine>, ended: &Ended, message: Message) {
     }
 }
 
-/// Has the answers among messages recorded that a run did not read.
+/// Records the answers among messages that a run did not read.
 fn keep_answers(engine: &Arc<Engine>, messages: Vec<Message>) {
     for message in messages {
         if let Message::Answer(delivery) = message {
@@ -384,8 +391,8 @@ fn keep_answers(engine: &Arc<Engine>, messages: Vec<Message>) {
     }
 }
 
-/// Tells the parent of a run how it ended.
-fn report(engine: &Arc<Engine>, parent: Parent, ended: Ended) {
+/// Reports the end of a run to its parent.
+fn notify_parent(engine: &Arc<Engine>, parent: Parent, ended: RunOutcome) {
     if !ended.status.is_final() || ended.status == RunStatus::Continued {
         return;
     }
