@@ -70,9 +70,9 @@ impl Activity {
     pub(super) fn record(&self, agent_type: &Name, at: Timestamp, assigned_at: Timestamp) {
         let mut types = self.by_type.lock().unwrap_or_else(PoisonError::into_inner);
         match types.get_mut(agent_type) {
-            Some(heard) => {
-                heard.at = heard.at.max(at);
-                heard.newest = heard.newest.max(assigned_at);
+            Some(activity) => {
+                activity.at = activity.at.max(at);
+                activity.newest = activity.newest.max(assigned_at);
             }
             None => {
                 types.insert(agent_type.clone(), TypeActivity { at, newest: assigned_at });
@@ -134,7 +134,7 @@ impl Activity {
         is_new
     }
 
-    fn count(&self, queue: &Queue) {
+    fn increment(&self, queue: &Queue) {
         let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         match queued.get_mut(queue) {
             Some(waiting) => waiting.count += 1,
@@ -142,7 +142,7 @@ impl Activity {
         }
     }
 
-    fn discount(&self, queue: &Queue) {
+    fn decrement(&self, queue: &Queue) {
         let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = queued.get_mut(queue) {
             waiting.count -= 1;
@@ -170,7 +170,7 @@ fn address((agent_type, agent_id): &Queue) -> Option<Address> {
 impl Queued {
     pub(super) fn new(engine: &Arc<Engine>, agent_type: &Name, agent_id: Option<&str>) -> Self {
         let queue = (agent_type.clone(), agent_id.map(Into::into));
-        engine.activity.count(&queue);
+        engine.activity.increment(&queue);
         Self { engine: Arc::clone(engine), queue, is_unclaimed: false, overtaken_at: None }
     }
 
@@ -190,14 +190,14 @@ impl Queued {
     }
 
     /// Whether the message of a task that no agent has begun seems to be lost. `since` is when it
-    /// was last dispatched or reported. The broker has had no such message, or agents have begun
-    /// later tasks, for so long that a process that holds the task would have reported it.
+    /// was last dispatched or reported. The queue has been empty, or agents have begun later tasks,
+    /// for so long that a process that holds the task would have reported it.
     pub(super) fn seems_lost(&mut self, since: Timestamp, now: Timestamp) -> bool {
         let lost_after = lost_after(&self.engine.options);
         let empty = self.engine.activity.empty(&self.queue);
         let is_absent = empty.is_some_and(|(first, last)| first.max(since) + lost_after <= last);
-        let heard = self.engine.activity.of(&self.queue.0);
-        let is_overtaken = self.queue.1.is_none() && heard.is_some_and(|it| it.newest > since);
+        let activity = self.engine.activity.of(&self.queue.0);
+        let is_overtaken = self.queue.1.is_none() && activity.is_some_and(|it| it.newest > since);
         if !is_overtaken {
             self.overtaken_at = None;
             return is_absent;
@@ -208,7 +208,7 @@ impl Queued {
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.engine.activity.discount(&self.queue);
+        self.engine.activity.decrement(&self.queue);
         if self.is_unclaimed {
             gauge!("aios_tasks_unclaimed", "agent_type" => self.queue.0.to_string()).decrement(1.0);
         }

@@ -258,10 +258,10 @@ async fn classify(
             Unattributed::Record => record(engine, &run_id, event.clone(), 1).await,
         };
     };
-    let is_it =
+    let is_cause =
         |attempt: &u32| **cause == *assignment_id(incarnation, operation, *attempt).to_string();
     let attempts = named.map_or(1..=ATTEMPTS, |attempt| attempt..=attempt);
-    let Some(attempt) = attempts.into_iter().find(is_it) else {
+    let Some(attempt) = attempts.into_iter().find(is_cause) else {
         return Ok(Verdict::Refused("it names another assignment as its cause"));
     };
     if is_heartbeat {

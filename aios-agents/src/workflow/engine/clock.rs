@@ -66,13 +66,13 @@ impl StoreClock {
         let read = lease.expires_at - lease_time;
         let (earliest, latest) = (read - self.machine.elapsed(), read - sent);
         self.origin.send_if_modified(|origin| {
-            let heard = match *origin {
+            let corrected = match *origin {
                 Origin::Store(before) if before <= latest => before.max(earliest),
                 // This is the first answer, or the store's clock was set back.
                 _ => earliest,
             };
-            self.micros.store(heard.as_micros(), Ordering::Release);
-            std::mem::replace(origin, Origin::Store(heard)).at() != heard
+            self.micros.store(corrected.as_micros(), Ordering::Release);
+            std::mem::replace(origin, Origin::Store(corrected)).at() != corrected
         });
     }
 }
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn should_never_be_ahead_of_the_store() {
         let (machine, clock, start) = clocks();
-        // An answer that takes a second was read at any time of it.
+        // The store may have read its clock at any time of an answer that takes a second.
         let slow = |read: Timestamp| {
             let sent = machine.elapsed();
             machine.advance(SECOND);

@@ -55,7 +55,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
             if next.at > now {
                 continue;
             }
-            match look(&engine, &address, &queue).await {
+            match check(&engine, &address, &queue).await {
                 Ok(0) => next.pause = (next.pause * 2).min(LONGEST_PAUSE.max(interval)),
                 Ok(_) => next.pause = interval,
                 // No agent has subscribed yet, or the queue is gone together with its tasks.
@@ -101,7 +101,7 @@ async fn count(engine: &Engine, queued: &BTreeMap<Address, Queue>) {
 
 /// Notifies the runs of this engine of their dead letters; returns how many there are. Notes
 /// whether the queue is empty.
-async fn look(
+async fn check(
     engine: &Arc<Engine>,
     address: &Address,
     queue: &Queue,

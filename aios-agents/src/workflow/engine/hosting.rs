@@ -45,12 +45,12 @@ impl Host {
     }
 
     fn has(&self, workflow: &str, version: u32) -> bool {
-        let is_it = |hosted: &str| {
+        let matches = |hosted: &str| {
             hosted
                 .rsplit_once('@')
                 .is_some_and(|(name, number)| name == workflow && number.parse() == Ok(version))
         };
-        self.owner.as_str().split(' ').skip(1).any(is_it)
+        self.owner.as_str().split(' ').skip(1).any(matches)
     }
 }
 
@@ -194,8 +194,8 @@ impl Engine {
         let mut runs = self.ownership.reclaim();
         let unhosted = self.hosting.unhosted.all();
         let is_here = |run_id: &Arc<str>| self.ownership.fence_of(run_id).is_some();
-        let (here, gone): (Vec<_>, Vec<_>) = unhosted.into_iter().partition(is_here);
-        gone.iter().for_each(|run_id| self.hosting.unhosted.remove(run_id));
+        let (here, elsewhere): (Vec<_>, Vec<_>) = unhosted.into_iter().partition(is_here);
+        elsewhere.iter().for_each(|run_id| self.hosting.unhosted.remove(run_id));
         if hosts_changed {
             runs.extend(here);
         }

@@ -155,8 +155,8 @@ impl ActiveRuns {
             let resident = Resident { inbox: Arc::clone(&inbox), shard };
             runs.inboxes.insert(Arc::clone(run_id), resident);
             while runs.tasks.try_join_next().is_some() {}
-            let (run_id, told) = (Arc::clone(run_id), Arc::clone(&inbox));
-            let activation = Activation { run_id, inbox: told, journal, permit };
+            let (run_id, inbox_of_run) = (Arc::clone(run_id), Arc::clone(&inbox));
+            let activation = Activation { run_id, inbox: inbox_of_run, journal, permit };
             runs.tasks.spawn(driver::run(Arc::clone(engine), activation));
             inbox
         };

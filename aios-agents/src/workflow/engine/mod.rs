@@ -335,10 +335,7 @@ impl Engine {
         spawn("watch the broker", suspicion::watch(&engine).await);
         spawn("watch leases", Box::pin(leases::watch(Arc::clone(&engine))));
         spawn("keep shards", Box::pin(leases::run(Arc::clone(&engine))));
-        spawn(
-            "look for foreign appends",
-            Box::pin(foreign_appends::run(Arc::clone(&engine), position)),
-        );
+        spawn("scan the log", Box::pin(foreign_appends::run(Arc::clone(&engine), position)));
         if engine.options.relay {
             spawn("relay the log", Box::pin(relay::run(Arc::clone(&engine))));
         }

@@ -114,7 +114,7 @@ impl Ownership {
         Duration::from_micros(self.valid_until.load(Ordering::Acquire))
     }
 
-    /// The leases end then.
+    /// Sets when the leases end.
     pub(super) fn set_valid_until(&self, until: Duration) {
         self.valid_until.store(micros(until), Ordering::Release);
     }
@@ -251,7 +251,7 @@ impl Ownership {
     /// Completes once [`has_relay`](Self::has_relay) equals `wanted`.
     pub(super) async fn until_relays(&self, wanted: bool) {
         let mut relays = self.relays.subscribe();
-        // The sender lives as long as this.
+        // The sender lives as long as `self`, so waiting can't fail.
         let _ = relays.wait_for(|relays| *relays == wanted).await;
     }
 
@@ -322,12 +322,12 @@ impl Ownership {
     /// Removes one lease of any kind.
     pub(super) fn lose(&self, lease: &Lease) {
         let mut state = self.state();
-        let is_it = |held: &mut Lease| held.shard == lease.shard && held.epoch == lease.epoch;
-        state.slot.take_if(is_it);
-        if state.relay.take_if(is_it).is_some() {
+        let matches = |held: &mut Lease| held.shard == lease.shard && held.epoch == lease.epoch;
+        state.slot.take_if(matches);
+        if state.relay.take_if(matches).is_some() {
             self.relays.send_replace(false);
         }
-        if state.shards.get_mut(&lease.shard).is_some_and(|owned| is_it(&mut owned.lease)) {
+        if state.shards.get_mut(&lease.shard).is_some_and(|owned| matches(&mut owned.lease)) {
             state.remove(lease.shard);
         }
     }

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::{Engine, EngineError, leases::margin, mailbox, members::Members};
 use crate::task;
 
-/// Stream with one event for each slot that was ever taken.
+/// Stream with one event for each slot that was ever acquired.
 const STREAM: &str = "system/engines";
 
 /// The tasks that read the mailboxes of this engine and of dead ones.

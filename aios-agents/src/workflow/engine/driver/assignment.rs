@@ -33,7 +33,7 @@ pub(super) struct Assignment {
     timeout: Option<Duration>,
     pub(super) assigned_at: Timestamp,
     /// When it was last dispatched, and how often it was repeated.
-    pub(super) given_at: Timestamp,
+    pub(super) dispatched_at: Timestamp,
     pub(super) repeated: u32,
     /// When an agent's process last reported that it holds the attempt and has not begun it.
     pub(super) held_at: Option<Timestamp>,
@@ -115,12 +115,12 @@ impl Driver {
         task: &AgentEvent<TaskAssigned>,
     ) -> Attempt {
         let assigned_at = self.engine.clock.now();
-        if let Some(given) = self.assigned.get_mut(&operation)
-            && given.attempt == task.data.attempt
+        if let Some(assignment) = self.assigned.get_mut(&operation)
+            && assignment.attempt == task.data.attempt
         {
             // A repeated dispatch of the same attempt does not restart its time.
-            given.given_at = assigned_at;
-            return given.attempt(&self.run_id, operation);
+            assignment.dispatched_at = assigned_at;
+            return assignment.attempt(&self.run_id, operation);
         }
         let assignment = Assignment {
             agent_type: task.agent_type.clone(),
@@ -128,7 +128,7 @@ impl Driver {
             attempt: task.data.attempt,
             timeout: task.data.timeout(),
             assigned_at,
-            given_at: assigned_at,
+            dispatched_at: assigned_at,
             repeated: 0,
             held_at: None,
             suspected_at: None,
@@ -187,9 +187,9 @@ impl Driver {
         self.on_heartbeat(operation).await;
     }
 
-    /// Holds an answer that names no assignment. It is refused if an agent that names the assignment
-    /// is heard of within the grace; else it is accepted, so that agents which were not made with
-    /// aios can answer, unless the options say otherwise.
+    /// Holds an answer that names no assignment. It is refused if an agent that names the
+    /// assignment is heard of within the grace; otherwise it is accepted, so that agents which are
+    /// not built with aios can answer, unless the options say otherwise.
     pub(super) async fn hold(&mut self, operation: u64, held: Held) {
         let now = self.engine.clock.now();
         let accepts = self.engine.options.anonymous_answers == AnonymousAnswers::AcceptAfterGrace;
@@ -309,8 +309,8 @@ impl Driver {
         if let Some(started_at) = assignment.started_at {
             return Some(started_at + allowed);
         }
-        let heard = self.engine.activity.of(&assignment.agent_type);
-        let moving = heard.filter(|heard| heard.newest < assignment.assigned_at + allowed);
+        let activity = self.engine.activity.of(&assignment.agent_type);
+        let moving = activity.filter(|activity| activity.newest < assignment.assigned_at + allowed);
         let since = moving.map_or(assignment.assigned_at, |it| it.at.max(assignment.assigned_at));
         Some(since + allowed)
     }

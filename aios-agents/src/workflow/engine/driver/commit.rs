@@ -136,8 +136,9 @@ impl Driver {
         }
     }
 
-    /// Whether the store found all of the events at another place in the journal, so they are
-    /// different events. Events found at the expected place were appended by an earlier attempt.
+    /// Whether the store found all of the events at another place in the journal, so that they are
+    /// other events with the same ids. Events found at the expected place were appended by an
+    /// earlier attempt.
     fn is_stray(&self, appended: Appended, in_flight: &InFlight) -> bool {
         let length: u64 = in_flight.records.len().try_into().unwrap_or(u64::MAX);
         appended.repeated && appended.version != self.version + length

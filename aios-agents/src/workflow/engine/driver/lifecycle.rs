@@ -202,12 +202,12 @@ async fn finish(
             if let Some(parent) = parent {
                 notify_parent(engine, parent, ended.clone());
             }
-            let mut told = false;
+            let mut woken = false;
             for message in unprocessed {
-                told |= matches!(message, Message::Wake);
+                woken |= matches!(message, Message::Wake);
                 settle_late(engine, &ended, message).await;
             }
-            if told && ended.status == RunStatus::Blocked {
+            if woken && ended.status == RunStatus::Blocked {
                 engine.send(run_id, Message::Wake);
             }
         }
@@ -278,16 +278,16 @@ fn is_dormant(exit: &Exit) -> bool {
 /// Handles the messages that a dormant run received while it was loaded, and returns whether there
 /// were any. They must not stay in the inbox, or the run would be loaded for them again and again.
 async fn drain_inbox(engine: &Arc<Engine>, exit: &Exit, inbox: &Inbox) -> bool {
-    let mut told = false;
+    let mut has_messages = false;
     while let Some(message) = inbox.pop() {
-        told = true;
+        has_messages = true;
         match exit {
             Exit::Ended(ended) => settle_late(engine, ended, message).await,
             // It has not dispatched a task, so there are no answers.
             _ => keep_answers(engine, vec![message]),
         }
     }
-    told
+    has_messages
 }
 
 /// Blocks a run whose journal can't be read: another program or a later version of aios wrote it.

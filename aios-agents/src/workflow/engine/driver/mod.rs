@@ -177,7 +177,7 @@ impl Driver {
                     return self.block(failure).await;
                 }
             }
-            if self.may_leave() {
+            if self.can_leave() {
                 return Exit::NotOwner;
             }
             if self.is_idle() && inbox.is_empty() {
@@ -245,7 +245,7 @@ impl Driver {
     }
 
     /// Whether the run is about to move to another engine and everything that it began is recorded.
-    fn may_leave(&self) -> bool {
+    fn can_leave(&self) -> bool {
         let is_recorded = || self.append.is_none() && !self.has_records();
         self.is_leaving && is_recorded() && !self.execution.machine().runs_step()
     }

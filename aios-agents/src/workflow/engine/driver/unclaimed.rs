@@ -36,11 +36,12 @@ impl Driver {
         let attempt = assignment.attempt;
         let (held_at, patience) = (assignment.held_at, self.engine.options.heartbeat_timeout);
         let is_held = held_at.is_some_and(|at| at + patience > now);
-        let here_at = held_at.map_or(assignment.given_at, |at| at.max(assignment.given_at));
+        let known_at =
+            held_at.map_or(assignment.dispatched_at, |at| at.max(assignment.dispatched_at));
         let queued = assignment.queued.as_mut()?;
         // While agents begin and end other tasks, this one counts as queued.
-        let heard = self.engine.activity.of(&queued.queue().0);
-        let since = heard.map_or(assignment.assigned_at, |it| it.at.max(assignment.assigned_at));
+        let activity = self.engine.activity.of(&queued.queue().0);
+        let since = activity.map_or(assignment.assigned_at, |it| it.at.max(assignment.assigned_at));
         let is_new = !queued.is_unclaimed() && since + unclaimed_after <= now;
         if is_new {
             queued.set_unclaimed();
@@ -49,8 +50,8 @@ impl Driver {
             first.saturating_mul(2_u32.saturating_pow(assignment.repeated)).min(LONGEST_PAUSE)
         });
         let suspected_at = assignment.suspected_at.filter(|at| *at + WINDOW > now);
-        let is_due = pause.is_some_and(|pause| suspected_at.is_some() || here_at + pause <= now);
-        let is_lost = is_due && !is_held && queued.seems_lost(here_at, now);
+        let is_due = pause.is_some_and(|pause| suspected_at.is_some() || known_at + pause <= now);
+        let is_lost = is_due && !is_held && queued.seems_lost(known_at, now);
         if is_lost {
             assignment.repeated += 1;
             assignment.suspected_at = None;
