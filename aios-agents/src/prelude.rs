@@ -1,4 +1,4 @@
-//! The paved path: what nearly every service of agents and workflows uses.
+//! Common imports for services that use agents and workflows.
 
 pub use aios_core::{
     agent::{Agent, DynAgent, ResultExt, TaskContext, TaskError},

@@ -23,8 +23,8 @@ use crate::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-const BLOCKED: &str = "what runs the code of agents is blocked";
-const GOES_ON: &str = "what runs the code of agents has resumed";
+const BLOCKED: &str = "the thread or event loop of agents has been blocked";
+const GOES_ON: &str = "the thread or event loop of agents has resumed";
 
 /// A loop that a test blocks: it keeps the probes that come meanwhile.
 #[derive(Debug, Default)]

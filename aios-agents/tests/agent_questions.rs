@@ -144,9 +144,9 @@ async fn should_give_back_what_nobody_answers_for() {
     redeliver(&world, task("t", None)).await;
     let _host = world.start(agents(&agent)).await;
     world.pass(59 * SECOND).await;
-    assert!(logged.lines(&["no engine says within"]).is_empty());
+    assert!(logged.lines(&["no engine answered within"]).is_empty());
     world.pass(6 * SECOND).await;
-    assert_eq!(logged.lines(&["WARN", "no engine says within", "task_id=t"]).len(), 1);
+    assert_eq!(logged.lines(&["WARN", "no engine answered within", "task_id=t"]).len(), 1);
     assert_eq!(agent.calls(), 0);
     // It came again, and is asked about again.
     hear(&mut engine).await;

@@ -1,4 +1,5 @@
-//! What becomes of agents and callers whose broker or store refuses for good what it allowed before.
+//! What becomes of agents and callers whose broker or store refuses for good what it allowed
+//! before.
 
 use std::{
     sync::{
@@ -52,7 +53,7 @@ async fn should_say_which_subscription_is_refused_for_good() {
     for (address, what) in [
         ("agents.echo", "take tasks from group agents.echo"),
         ("agents.echo.", "take tasks from mailbox agents.echo."),
-        ("agents.cancelled.", "hear of cancellations"),
+        ("agents.cancelled.", "receive cancellations"),
     ] {
         let (world, logged) = (World::new(), Logged::here());
         let broker = FaultyBroker::new(world.broker.clone());
@@ -171,7 +172,7 @@ async fn should_fail_every_call_once_answers_may_not_be_read() {
     let again = world.drive(caller.task("stuck", &1).into_future()).await.unwrap_err();
     assert_eq!(again.failure, error.failure);
     assert_eq!(world.clock.elapsed(), before, "it does not wait");
-    assert_eq!(logged.lines(&["ERROR", "calls fail from now on"]).len(), 1);
+    assert_eq!(logged.lines(&["ERROR", "all further calls fail"]).len(), 1);
 }
 
 /// Nobody takes the answers of a caller that is gone: its tasks end, and hold up no shutdown.

@@ -1,4 +1,5 @@
-//! Broker adapters of [aios](https://github.com/aios-rs/aios): they move events between services, at least once.
+//! Broker adapters of [aios](https://github.com/aios-rs/aios): they move events between services,
+//! at least once.
 //!
 //! # Example
 //!
@@ -27,8 +28,8 @@
 //! | `memory://` | [`memory::MemoryBroker`] | one process, tests | always built |
 //! | `amqp://`, `amqps://` | `rabbitmq::RabbitMqBroker` | many processes and machines; RabbitMQ 3.10 and later | `rabbitmq` |
 //!
-//! [`connect`] opens the broker that a URL names. The adapters' own `connect_with` takes options that a
-//! URL cannot express.
+//! [`connect`] opens the broker that a URL names. The adapters' own `connect_with` takes options
+//! that a URL cannot express.
 //!
 //! # How an event travels
 //!
@@ -39,8 +40,8 @@
 //!                                                                                       └─ dead_letter   ─► dead letters
 //! ```
 //!
-//! Groups are durable: events wait while no consumer is running. A delivery is settled once, by value;
-//! dropping it releases it.
+//! Groups are durable: events wait while no consumer is running. A delivery is settled once, by
+//! value; dropping it releases it.
 //!
 //! # Which error when
 //!
@@ -76,11 +77,11 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod chance;
 mod connect;
 mod health;
 pub mod memory;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+mod rng;
 
 pub use self::connect::connect;

@@ -90,5 +90,5 @@ async def test_should_move_tasks_from_a_blocked_loop_to_other_processes(
         for process in processes:
             process.kill()
     errors = "".join(finish(process)[2] for process in processes)
-    (line,) = [line for line in errors.splitlines() if "is blocked" in line]
+    (line,) = [line for line in errors.splitlines() if "has been blocked" in line]
     assert "poison" in line and "endless (" in line and "program.py:" in line

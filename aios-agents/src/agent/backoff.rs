@@ -5,34 +5,34 @@ use std::{
 
 use aios_core::{clock::Clock, retry::RetryPolicy};
 
-/// Waits longer after each failure in a row, without end.
+/// Waits longer after each consecutive failure. Never gives up.
 pub(crate) struct Backoff {
     policy: RetryPolicy,
     failures: u32,
 }
 
 impl Backoff {
-    /// Waits as `policy` says, but never gives up.
+    /// Uses the delays of `policy` without its limit on attempts.
     pub(crate) fn new(policy: &RetryPolicy) -> Self {
         Self { policy: policy.clone().with_max_attempts(0), failures: 0 }
     }
 
-    /// Counts a failure, and sleeps.
+    /// Counts a failure and sleeps.
     pub(crate) async fn wait(&mut self, clock: &dyn Clock) {
         self.failures = self.failures.saturating_add(1);
-        let delay = self.policy.delay_after(self.failures, chance());
+        let delay = self.policy.delay_after(self.failures, jitter());
         clock.sleep(delay.unwrap_or(Duration::ZERO)).await;
     }
 
-    /// Begins anew after a success.
+    /// Resets the delay after a success.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }
 
-/// A number from 0 to 1 that differs from call to call: good enough to spread retries, and nothing
-/// else. The standard library seeds its hashers from the system's randomness.
-pub(crate) fn chance() -> f64 {
+/// Returns a random number from 0 to 1 that spreads retries. Not suitable for anything else. The
+/// standard library seeds its hashers from the system's randomness.
+pub(crate) fn jitter() -> f64 {
     #[cfg(feature = "simulation")]
     if let Some(simulation) = aios_core::simulation::current() {
         return simulation.chance();
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn should_draw_from_zero_to_one_and_not_repeat() {
-        let draws: Vec<_> = (0..100).map(|_| chance()).collect();
+        let draws: Vec<_> = (0..100).map(|_| jitter()).collect();
         assert!(draws.iter().all(|draw| (0.0..=1.0).contains(draw)));
         assert!(draws.windows(2).any(|pair| pair[0] != pair[1]));
     }

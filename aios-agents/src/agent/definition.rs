@@ -8,27 +8,28 @@ use aios_core::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{AgentError, IntoDynAgent, Pulse, faults::decode};
+use super::{AgentError, IntoDynAgent, Pulse, validation::decode};
 use crate::middleware::{Layer, Middleware};
 
-/// Makes an agent from its config.
+/// Creates an agent from its config.
 pub(super) type Factory =
     Arc<dyn Fn(Payload) -> BoxFuture<'static, Result<Arc<dyn DynAgent>, TaskError>> + Send + Sync>;
 
 /// One agent: a row of `agents`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RegisteredAgent {
-    /// Its id: part of its mailbox's name, so `[A-Za-z0-9._-]`, and unique within its type.
+    /// Id of the agent. It is part of its mailbox's name, so it consists of `[A-Za-z0-9._-]`, and
+    /// is unique within the type.
     pub id: String,
-    /// Its name, for people.
+    /// Display name.
     pub name: String,
-    /// What its factory is given.
+    /// Input of its factory.
     pub config: Payload,
 }
 
 impl RegisteredAgent {
-    /// An agent with an id that is made from its type and name, so that it stays the same when the
-    /// process starts again and in every replica.
+    /// Creates a registration whose id derives from type and name, so that it is the same after a
+    /// restart and in every replica.
     #[must_use]
     pub fn new(agent_type: &str, name: impl Into<String>, config: Payload) -> Self {
         let name = name.into();
@@ -44,7 +45,7 @@ impl RegisteredAgent {
     }
 }
 
-/// How agents of one type are made and run.
+/// How agents of one type are created and run.
 #[derive(Clone)]
 pub struct AgentDefinition {
     pub(super) agent_type: String,
@@ -53,30 +54,32 @@ pub struct AgentDefinition {
     pub(super) layers: Vec<Arc<dyn Layer>>,
     pub(super) agents: Vec<RegisteredAgent>,
     pub(super) pulse: Option<Arc<dyn Pulse>>,
-    fault: Option<AgentError>,
+    error: Option<AgentError>,
 }
 
 impl AgentDefinition {
-    /// How many tasks the agents of a type do at once in this process, unless told otherwise.
+    /// Default number of tasks that the agents of a type run concurrently in this process.
     pub const DEFAULT_CONCURRENCY: u16 = 256;
 
-    /// One agent that is there already; it is registered under the name of its type.
+    /// Defines a type with one existing agent, registered under the name of the type.
     #[must_use]
     pub fn instance<M>(agent_type: impl Into<String>, agent: impl IntoDynAgent<M>) -> Self {
         let agent_type = agent_type.into();
         let registered = RegisteredAgent::new(&agent_type, agent_type.clone(), Payload::null());
-        let (factory, fault): (Factory, _) = match agent.into_dyn() {
+        let (factory, error): (Factory, _) = match agent.into_dyn() {
             Ok(agent) => (Arc::new(move |_| ready(Ok(Arc::clone(&agent)))), None),
             Err(error) => (Arc::new(refuse), Some(error)),
         };
         let agents = vec![registered];
-        Self { agents, fault, ..Self::with_factory(agent_type, factory) }
+        Self { agents, error, ..Self::with_factory(agent_type, factory) }
     }
 
-    /// Agents that `make` makes from their configs, one for each [`register`](Self::register).
+    /// Defines a type whose agents `make` creates from their configs, one for each
+    /// [`register`](Self::register).
     ///
-    /// A failed `make` is tried again with back-off until it succeeds; a
-    /// [terminal](TaskError::terminal) failure, and a config that is no `C`, ends the attempts.
+    /// A failed `make` is retried with back-off until it succeeds. A
+    /// [terminal](TaskError::terminal) failure, or a config that does not decode to `C`, ends the
+    /// attempts.
     #[must_use]
     pub fn factory<C, A, E, M>(
         agent_type: impl Into<String>,
@@ -93,7 +96,7 @@ impl AgentDefinition {
         Self::with_factory(agent_type.into(), Arc::new(move |config| ready(create(&config))))
     }
 
-    /// Like [`factory`](Self::factory), for agents that are made by waiting for something.
+    /// Like [`factory`](Self::factory), with an async `make`.
     #[must_use]
     pub fn async_factory<C, A, E, M, F>(
         agent_type: impl Into<String>,
@@ -124,29 +127,29 @@ impl AgentDefinition {
             layers: Vec::new(),
             agents: Vec::new(),
             pulse: None,
-            fault: None,
+            error: None,
         }
     }
 
-    /// Registers an agent of this type with a name and what its factory is given.
+    /// Registers an agent of this type with its name and the input of its factory.
     #[must_use]
     pub fn register<C: Serialize + ?Sized>(mut self, name: impl Into<String>, config: &C) -> Self {
         let name = name.into();
         match Payload::encode(config) {
             Ok(config) => self.agents.push(RegisteredAgent::new(&self.agent_type, name, config)),
-            Err(source) => self.fault = Some(AgentError::InvalidConfig { name, source }),
+            Err(source) => self.error = Some(AgentError::InvalidConfig { name, source }),
         }
         self
     }
 
-    /// Registers an agent of this type under an id of your own.
+    /// Registers an agent of this type under a chosen id.
     #[must_use]
     pub fn register_agent(mut self, agent: RegisteredAgent) -> Self {
         self.agents.push(agent);
         self
     }
 
-    /// Sets how many tasks the agents of this type do at once in this process, 1 to 65,535.
+    /// Sets how many tasks the agents of this type run concurrently in this process, 1 to 65,535.
     #[must_use]
     pub fn with_concurrency(mut self, tasks: u16) -> Self {
         self.concurrency = tasks;
@@ -160,23 +163,24 @@ impl AgentDefinition {
         self
     }
 
-    /// Says that the code of these agents runs elsewhere than on the runtime of their host, such as on
-    /// an event loop of another language. Agents that share a pulse, the same `Arc`, run in one place.
+    /// Declares that the code of these agents runs outside the host's runtime, for example on the
+    /// event loop of another language. Agents that share the same `Arc` of a pulse run in the same
+    /// place.
     #[must_use]
     pub fn with_pulse(mut self, pulse: Arc<dyn Pulse>) -> Self {
         self.pulse = Some(pulse);
         self
     }
 
-    /// Checks what the setters were given.
+    /// Checks the arguments of the setters.
     pub(super) fn validate(&self) -> Result<Name, AgentError> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
+        if let Some(error) = &self.error {
+            return Err(error.clone());
         }
         self.layers.iter().try_for_each(|layer| layer.check())?;
         let agent_type = Name::new(&self.agent_type)?;
         let reason = match (self.concurrency, self.agents.is_empty()) {
-            (0, _) => "would never do a task with a concurrency of 0",
+            (0, _) => "has a concurrency of 0, so that it would never run a task",
             (_, true) => "has no registered agent",
             _ => return self.validate_ids().map(|()| agent_type),
         };

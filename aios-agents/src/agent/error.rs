@@ -6,14 +6,14 @@ use aios_core::{
     store::StoreError,
 };
 
-/// What those who run agents could not do.
+/// Errors of running and calling agents.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {
-    /// An agent type has a name that can't be a segment of an event type.
+    /// The name of an agent type can't be a segment of an event type.
     #[error(transparent)]
     InvalidType(#[from] InvalidName),
-    /// An agent has an id that can't be part of a mailbox's name.
+    /// The id of an agent can't be part of a mailbox's name.
     #[error("the id of an agent is invalid")]
     InvalidId(#[from] InvalidAddress),
     /// A type was defined twice.
@@ -36,61 +36,62 @@ pub enum AgentError {
         /// The type.
         agent_type: String,
     },
-    /// A schema of an agent is no valid JSON Schema.
+    /// A schema of an agent is not a valid JSON Schema.
     #[error("the {schema} schema of an agent is invalid: {reason}")]
     InvalidSchema {
         /// Which one: `parameters` or `output`.
         schema: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// A config can't be written as JSON.
-    #[error("the config of agent {name} can't be JSON")]
+    /// A config cannot be serialised to JSON.
+    #[error("the config of agent {name} cannot be serialised to JSON")]
     InvalidConfig {
         /// Name of the agent.
         name: String,
-        /// What is wrong with it.
+        /// The cause.
         source: EventError,
     },
-    /// An option makes no sense.
+    /// An option is invalid.
     #[error("invalid agent configuration: {reason}")]
     InvalidConfiguration {
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// A factory could not make its agent.
-    #[error("agent {agent_id} can't be created: {failure}")]
+    /// A factory failed to create its agent.
+    #[error("failed to create agent {agent_id}: {failure}")]
     Factory {
         /// Id of the agent.
         agent_id: String,
-        /// What the factory said.
+        /// The factory's error.
         failure: Box<TaskError>,
     },
     /// The broker refused a subscription or an event.
-    #[error("the broker does not serve the agents")]
+    #[error("broker error")]
     Broker(#[from] BrokerError),
-    /// The store refused what agents announce.
-    #[error("the store does not keep what the agents announce")]
+    /// The store failed to record the status of agents.
+    #[error("failed to store agent status")]
     Store(#[from] StoreError),
-    /// An event could not be made.
-    #[error("an event of an agent can't be written")]
+    /// An event could not be encoded.
+    #[error("failed to encode an event of an agent")]
     Event(#[from] EventError),
-    /// Store or broker refuse for good what the host needs, so that it does not do everything any more.
+    /// Store or broker permanently refuse something the host needs, so that part of it no longer
+    /// works.
     #[error("the agent host is impaired: {failure}")]
     Impaired {
-        /// What it can't do, and why.
+        /// The part that no longer works, and the reason.
         failure: Failure,
     },
-    /// Tasks still ran when the time to shut down was over. They were given back to the broker.
-    #[error("tasks still ran when the time to shut down was over: {}", list(.tasks))]
+    /// Tasks were still running at the shutdown deadline. They were returned to the broker.
+    #[error("tasks were still running at the shutdown deadline: {}", list(.tasks))]
     ShutdownTimeout {
-        /// Which.
+        /// The tasks.
         tasks: Vec<TaskId>,
     },
 }
 
 impl AgentError {
-    /// Whether the same call may succeed later.
+    /// Returns whether the same call may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -101,7 +102,7 @@ impl AgentError {
         }
     }
 
-    /// A stable name for this kind of error.
+    /// Returns a stable code for this kind of error.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -123,10 +124,10 @@ impl AgentError {
     }
 }
 
-/// How many tasks an error names.
+/// How many tasks an error message lists.
 const NAMED: usize = 10;
 
-/// The first tasks, and how many there are beside them.
+/// Lists the first tasks and counts the others.
 fn list(tasks: &[TaskId]) -> String {
     let named: Vec<_> = tasks.iter().take(NAMED).map(TaskId::as_str).collect();
     match tasks.len().saturating_sub(NAMED) {

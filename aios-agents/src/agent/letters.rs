@@ -1,18 +1,18 @@
-//! What a host writes on the dead letter of a task that it gives up, and the engine reads there.
+//! Dead-letter reasons of tasks, written by the agent host and read by the engine.
 
 use aios_core::{agent::TaskError, failure::Failure};
 
 use super::codes;
 
-/// How the reason begins if another attempt would end in the same way.
+/// Prefix of a reason that another attempt would not change.
 const FINAL: &str = "the agent gave it up for good: ";
 
-/// The reason for a dead letter of a task that no attempt can answer.
+/// The reason for dead-lettering a task that no attempt can answer.
 pub(crate) fn final_reason(failure: &Failure) -> String {
     format!("{FINAL}{failure}")
 }
 
-/// What an attempt ends with whose task became a dead letter for this reason.
+/// The error of an attempt whose task became a dead letter for this reason.
 pub(crate) fn dead_lettered(reason: &str) -> TaskError {
     let is_final = reason.starts_with(FINAL);
     let who = if is_final { "the task is a dead letter" } else { "the broker gave the task up" };

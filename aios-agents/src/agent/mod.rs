@@ -1,8 +1,8 @@
-//! Agents: definitions, the host that runs them in this process, and a caller without a journal.
+//! Agents: definitions, the host that runs them in this process, and a client without a journal.
 //!
-//! An [`AgentDefinition`] says how agents of one type are made, [`AgentSet`] collects them, and an
-//! [`AgentHost`] runs them on a broker. Whoever wants an answer without durability gives tasks
-//! with a [`TaskClient`]; everybody else gives them from a workflow.
+//! An [`AgentDefinition`] describes how agents of one type are created, an [`AgentSet`] collects
+//! definitions, and an [`AgentHost`] runs them on a broker. A caller that needs no durability sends
+//! tasks with a [`TaskClient`]; all others use a workflow.
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
@@ -49,13 +49,13 @@ mod caller;
 pub mod codes;
 mod definition;
 mod error;
-mod events;
-mod faults;
 mod host;
 pub(crate) mod letters;
+mod names;
 mod registry;
 mod similar;
 mod typed;
+mod validation;
 
 #[doc(hidden)]
 pub use self::typed::marker;
@@ -68,7 +68,7 @@ pub use self::{
     typed::{IntoDynAgent, TypedAgent},
 };
 pub(crate) use self::{
-    events::{group_of, mailbox_of, no_agent},
     host::FIRST_BEAT,
+    names::{group_of, mailbox_of, no_agent},
     similar::most_similar,
 };

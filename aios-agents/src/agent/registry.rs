@@ -5,29 +5,29 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{AgentDefinition, AgentError, IntoDynAgent};
 
-/// The agents of a process: one definition a type.
+/// The agents of a process: one definition per type.
 ///
-/// Setters can't fail; whoever runs the agents checks what they were given.
+/// Setters never fail; their arguments are checked when the agents are started.
 #[derive(Clone, Debug, Default)]
 pub struct AgentSet {
     definitions: BTreeMap<String, AgentDefinition>,
-    fault: Option<AgentError>,
+    error: Option<AgentError>,
 }
 
 impl AgentSet {
-    /// No agents.
+    /// Creates an empty set.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds one agent that is there already; see [`AgentDefinition::instance`].
+    /// Adds an existing agent instance; see [`AgentDefinition::instance`].
     #[must_use]
     pub fn agent<M>(self, agent_type: impl Into<String>, agent: impl IntoDynAgent<M>) -> Self {
         self.definition(AgentDefinition::instance(agent_type, agent))
     }
 
-    /// Adds a type whose agents are made from configs; see [`AgentDefinition::factory`].
+    /// Adds a type whose agents are created from configs; see [`AgentDefinition::factory`].
     #[must_use]
     pub fn factory<C, A, E, M>(
         self,
@@ -42,7 +42,7 @@ impl AgentSet {
         self.definition(AgentDefinition::factory(agent_type, make))
     }
 
-    /// Registers an agent of a type that was added before; any number of them.
+    /// Registers an agent of a type that was added before. A type can have any number of agents.
     #[must_use]
     pub fn register<C: Serialize + ?Sized>(
         mut self,
@@ -66,28 +66,28 @@ impl AgentSet {
         }
     }
 
-    fn refuse(mut self, fault: AgentError) -> Self {
-        self.fault.get_or_insert(fault);
+    fn refuse(mut self, error: AgentError) -> Self {
+        self.error.get_or_insert(error);
         self
     }
 
-    /// Whether there are none.
+    /// Returns whether the set has no agents.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.definitions.is_empty()
     }
 
-    /// The types of these agents.
+    /// The agent types of the set.
     pub(crate) fn types(&self) -> Vec<Box<str>> {
         self.definitions.keys().map(|agent_type| agent_type.as_str().into()).collect()
     }
 
-    /// The definitions, checked.
+    /// Checks and returns the definitions.
     pub(super) fn build(
         self,
     ) -> Result<Vec<(aios_core::agent::Name, AgentDefinition)>, AgentError> {
-        match self.fault {
-            Some(fault) => Err(fault),
+        match self.error {
+            Some(error) => Err(error),
             None => self
                 .definitions
                 .into_values()

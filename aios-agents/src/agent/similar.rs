@@ -1,13 +1,13 @@
-//! Names that are almost the same.
+//! Finds similar names, to suggest a correction.
 
-/// The name among `names` that `name` was probably meant to be.
+/// Returns the name among `names` that is most similar to `name`, if one is similar enough.
 pub(crate) fn most_similar<'n>(name: &str, names: &'n [Box<str>]) -> Option<&'n str> {
     let allowed = name.chars().count().div_ceil(3);
     let distances = names.iter().map(|known| (distance(name, known), &**known));
     distances.filter(|(distance, _)| *distance <= allowed).min().map(|(_, known)| known)
 }
 
-/// How many characters have to be inserted, deleted or replaced to get from one name to the other.
+/// The Levenshtein distance: how many characters to insert, delete or replace.
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();

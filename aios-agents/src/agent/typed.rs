@@ -9,12 +9,12 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde_json::Value;
 
-use super::{AgentError, codes, faults::Schema};
+use super::{AgentError, codes, validation::Schema};
 
-/// A typed [`Agent`] as a [`DynAgent`]: checks the parameters against type and schema, and writes
-/// the answer as JSON.
+/// Adapts a typed [`Agent`] to [`DynAgent`]: checks the parameters against type and schema, and
+/// serialises the answer to JSON.
 ///
-/// Both schemas are made, and the parameters' schema compiled, once, here.
+/// Generates both schemas, and compiles that of the parameters, once.
 pub struct TypedAgent<A> {
     agent: A,
     parameters: Schema,
@@ -26,8 +26,8 @@ impl<A: Agent> TypedAgent<A> {
     ///
     /// # Errors
     ///
-    /// [`AgentError::InvalidSchema`] if the schema of the parameters can't be compiled, which only
-    /// a handwritten one causes.
+    /// [`AgentError::InvalidSchema`] if the schema of the parameters does not compile. Derived
+    /// schemas always do.
     pub fn new(agent: A) -> Result<Self, AgentError> {
         Ok(Self {
             agent,
@@ -60,9 +60,9 @@ impl<A: Agent> DynAgent for TypedAgent<A> {
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
         let parameters = self.parameters.decode(&parameters).map_err(|mut error| {
-            let whom = format!("the parameters do not fit agent {}", context.agent_type());
+            let subject = format!("the parameters do not fit agent {}", context.agent_type());
             let message = &mut error.failure.message;
-            *message = message.replacen("the parameters do not fit", &whom, 1);
+            *message = message.replacen("the parameters do not fit", &subject, 1);
             error
         })?;
         let output = self.agent.process_task(context, parameters).await?;
@@ -78,7 +78,7 @@ impl<A> fmt::Debug for TypedAgent<A> {
     }
 }
 
-/// Markers of [`IntoDynAgent`], which are always inferred.
+/// Markers of [`IntoDynAgent`]. They are always inferred.
 pub mod marker {
     /// Marks types that implement [`Agent`](aios_core::agent::Agent).
     #[derive(Debug)]
@@ -99,10 +99,10 @@ pub mod marker {
     note = "an agent is a value of a type that implements `Agent`, or `DynAgent` for JSON without \
             types, or an `Arc<dyn DynAgent>`"
 )]
-/// What can be run as an agent: every [`Agent`] and every [`DynAgent`]. The marker `M` tells the
-/// two apart and is always inferred.
+/// Values that can run as an agent: every [`Agent`] and every [`DynAgent`]. The marker `M`
+/// distinguishes the two and is always inferred.
 pub trait IntoDynAgent<M> {
-    /// Erases the type.
+    /// Converts the value into a [`DynAgent`].
     ///
     /// # Errors
     ///

@@ -10,14 +10,14 @@ use crate::{
     workflow::{Target, TaskCall, WorkflowContext},
 };
 
-/// A type of agents, declared once: its name, its parameters `P` and its output `O`.
+/// A typed declaration of an agent type: its name, parameters `P` and output `O`.
 pub struct AgentRef<P, O> {
     agent_type: &'static str,
     types: PhantomData<fn(P) -> O>,
 }
 
 impl<P, O> AgentRef<P, O> {
-    /// Declares agents of the type with this name. The name is checked where it is used.
+    /// Declares the agent type with this name. The name is checked when it is used.
     #[must_use]
     pub const fn new(agent_type: &'static str) -> Self {
         Self { agent_type, types: PhantomData }
@@ -29,7 +29,7 @@ impl<P, O> AgentRef<P, O> {
         self.agent_type
     }
 
-    /// Gives a task to any agent of the type; see [`WorkflowContext::task`].
+    /// Sends a task to any agent of the type; see [`WorkflowContext::task`].
     pub fn task<Q>(&self, context: &WorkflowContext, parameters: &Q) -> TaskCall<O>
     where
         P: Borrow<Q>,
@@ -38,7 +38,7 @@ impl<P, O> AgentRef<P, O> {
         context.task(self.agent_type, parameters)
     }
 
-    /// Gives a task to one agent of the type; see [`WorkflowContext::task`].
+    /// Sends a task to one agent of the type; see [`WorkflowContext::task`].
     pub fn task_of<Q>(
         &self,
         agent_id: impl Into<String>,
@@ -54,7 +54,7 @@ impl<P, O> AgentRef<P, O> {
 }
 
 impl<P: DeserializeOwned, O> AgentRef<P, O> {
-    /// One agent of the type; see [`AgentDefinition::instance`].
+    /// Defines the type with one existing agent; see [`AgentDefinition::instance`].
     #[must_use]
     pub fn instance<A>(&self, agent: A) -> AgentDefinition
     where
@@ -64,18 +64,18 @@ impl<P: DeserializeOwned, O> AgentRef<P, O> {
     }
 }
 
-/// What [`Runtime::task`](crate::Runtime::task) gives a task to: a [`Target`] or whatever becomes
-/// one, or an [`AgentRef`] whose parameters are a `P`.
+/// Receivers of a task of [`Runtime::task`](crate::Runtime::task): anything that converts into a
+/// [`Target`], or an [`AgentRef`] with parameters `P`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not take tasks with parameters of type `{P}`",
     note = "name the type of the agents as text, or one agent as `(\"type\", \"id\")`; an `AgentRef` \
             takes its own parameters only"
 )]
 pub trait StartAgentTask<P: ?Sized> {
-    /// What is to be awaited to give the task.
+    /// The future that sends the task when awaited.
     type Start;
 
-    /// Whom the task is for, and how what is to be awaited is made.
+    /// Calls `start` with the target and returns the future.
     fn into_start(self, start: impl FnOnce(Target) -> StartTask) -> Self::Start;
 }
 

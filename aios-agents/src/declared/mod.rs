@@ -1,8 +1,8 @@
-//! Agents and workflows that are declared once, with their types.
+//! Typed declarations of agents and workflows.
 //!
-//! A declaration is a constant that callers and implementations share. Whatever goes through it is
-//! checked by the compiler: that the function fits the workflow, that the input fits it, and what
-//! comes back. Names as text remain possible everywhere; they are checked when they are used.
+//! A declaration is a constant that callers and implementations share. The compiler checks that the
+//! function has the declared types, and so do inputs and results. Names as text remain possible
+//! everywhere; they are checked at run time.
 //!
 //! ```
 //! use aios_agents::{AgentRef, WorkflowRef, prelude::*};
@@ -43,7 +43,7 @@
 //! # }
 //! ```
 //!
-//! A function of other types is no such workflow:
+//! A function with other types does not compile:
 //!
 //! ```compile_fail
 //! use aios_agents::{Runtime, WorkflowRef, prelude::*};
@@ -57,7 +57,7 @@
 //! let builder = Runtime::builder().workflow(WELCOME, welcome);
 //! ```
 //!
-//! nor can the workflow be started with another input:
+//! nor does a start with another input:
 //!
 //! ```compile_fail
 //! # use aios_agents::{Runtime, WorkflowRef};
@@ -67,7 +67,7 @@
 //! # }
 //! ```
 //!
-//! nor can a task have other parameters, or its answer another type:
+//! nor a task with other parameters, or an answer of another type:
 //!
 //! ```compile_fail
 //! # use aios_agents::{AgentRef, prelude::*};
@@ -86,7 +86,7 @@
 //! # }
 //! ```
 //!
-//! nor does any agent do its tasks:
+//! nor an agent with other parameters or another output:
 //!
 //! ```compile_fail
 //! # use aios_agents::{AgentRef, prelude::*};

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::runtime::{RunError, RunHandle, RuntimeError, StartRun, StartTask};
 
-/// A run whose result is an `O`. Everything else is that of a [`RunHandle`], to which it derefs.
+/// A [`RunHandle`] whose result is an `O`. Dereferences to the [`RunHandle`].
 pub struct TypedRun<O> {
     run: RunHandle,
     output: PhantomData<fn() -> O>,
@@ -26,7 +26,7 @@ impl<O> TypedRun<O> {
         Self { run, output: PhantomData }
     }
 
-    /// The handle without the type.
+    /// Returns the untyped handle.
     #[must_use]
     pub fn into_untyped(self) -> RunHandle {
         self.run
@@ -38,11 +38,11 @@ impl<O: DeserializeOwned> TypedRun<O> {
     ///
     /// # Errors
     ///
-    /// As [`RunHandle::result`].
+    /// See [`RunHandle::result`].
     ///
     /// # Cancel safety
     ///
-    /// Cancelling does nothing to the run.
+    /// Cancel safe. Cancelling does not affect the run.
     pub async fn result(&self) -> Result<O, RunError> {
         self.run.result().await
     }
@@ -68,7 +68,7 @@ impl<O> fmt::Debug for TypedRun<O> {
     }
 }
 
-/// A [`StartRun`] or [`StartTask`] whose result is an `O`. Awaiting it gives a [`TypedRun`].
+/// A [`StartRun`] or [`StartTask`] whose result is an `O`. Awaiting it returns a [`TypedRun`].
 #[must_use = "a run starts when this is awaited"]
 pub struct StartTyped<S, O> {
     start: S,
@@ -80,7 +80,7 @@ impl<S, O> StartTyped<S, O> {
         Self { start, output: PhantomData }
     }
 
-    /// Sets anything that the start without the type can be told.
+    /// Sets any option of the untyped start.
     pub fn with(mut self, set: impl FnOnce(S) -> S) -> Self {
         self.start = set(self.start);
         self
@@ -93,17 +93,17 @@ impl<O> StartTyped<StartRun, O> {
         self.with(|start| start.with_id(run_id))
     }
 
-    /// Lets the run begin at a time.
+    /// Schedules the run to begin at a time.
     pub fn at(self, start_at: Timestamp) -> Self {
         self.with(|start| start.at(start_at))
     }
 
-    /// Lets the run begin after a delay.
+    /// Schedules the run to begin after a delay.
     pub fn after(self, delay: Duration) -> Self {
         self.with(|start| start.after(delay))
     }
 
-    /// Sets correlation, user and trace of everything that the run causes.
+    /// Sets the correlation id, user and trace context of all events that the run causes.
     pub fn with_metadata(self, metadata: Metadata) -> Self {
         self.with(|start| start.with_metadata(metadata))
     }
@@ -115,12 +115,12 @@ impl<O> StartTyped<StartTask, O> {
         self.with(|start| start.with_id(run_id))
     }
 
-    /// Sets how long one attempt may take.
+    /// Sets the timeout of each attempt.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|start| start.timeout(timeout))
     }
 
-    /// Sets when a failed attempt is followed by another.
+    /// Sets the retry policy of failed attempts.
     pub fn retry(self, policy: RetryPolicy) -> Self {
         self.with(|start| start.retry(policy))
     }

@@ -8,26 +8,27 @@ use crate::{
     workflow::{ChildCall, WorkflowContext, WorkflowError},
 };
 
-/// A workflow, declared once: its name, its input `I` and its output `O`.
+/// A typed declaration of a workflow: its name, input `I` and output `O`.
 pub struct WorkflowRef<I, O> {
     name: &'static str,
     types: PhantomData<fn(I) -> O>,
 }
 
 impl<I, O> WorkflowRef<I, O> {
-    /// Declares the workflow with this name. The name is checked where it is used.
+    /// Declares the workflow with this name. The name is checked when it is used.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
         Self { name, types: PhantomData }
     }
 
-    /// Its name.
+    /// Name of the workflow.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Starts a run of it and waits for its end; see [`WorkflowContext::child`].
+    /// Starts a run of the workflow as a child and waits for its end; see
+    /// [`WorkflowContext::child`].
     pub fn child<Q>(&self, context: &WorkflowContext, input: &Q) -> ChildCall<O>
     where
         I: Borrow<Q>,
@@ -46,11 +47,11 @@ impl<I, O> WorkflowRef<I, O> {
         WorkflowError::continue_as_new(input)
     }
 
-    /// A handle for a run of it that was started before, here or elsewhere.
+    /// Returns a handle for an existing run of the workflow, started here or elsewhere.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::UnknownRun`] if there is no such run of this workflow; what the store reports.
+    /// [`RuntimeError::UnknownRun`] if this workflow has no such run; errors of the store.
     pub async fn handle(
         &self,
         runtime: &Runtime,
@@ -64,14 +65,15 @@ impl<I, O> WorkflowRef<I, O> {
     }
 }
 
-/// What names a workflow of input `I` and output `O`: text, which fits all, or a [`WorkflowRef`].
+/// Names of a workflow with input `I` and output `O`: text, which fits all types, or a
+/// [`WorkflowRef`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not name a workflow from `{I}` to `{O}`",
     note = "the function must have the input and output that the `WorkflowRef` declares: \
             `async fn(WorkflowContext, {I}) -> Result<{O}, WorkflowError>`"
 )]
 pub trait WorkflowName<I, O> {
-    /// The name as text.
+    /// Returns the name as text.
     fn into_name(self) -> String;
 }
 
@@ -87,17 +89,17 @@ impl<I, O> WorkflowName<I, O> for WorkflowRef<I, O> {
     }
 }
 
-/// What [`Runtime::start`] starts: the name of a workflow as text, or a [`WorkflowRef`] whose input
-/// is an `I`.
+/// Workflows that [`Runtime::start`] can start: a name as text, or a [`WorkflowRef`] with input
+/// `I`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be started with an input of type `{I}`",
     note = "name the workflow as text; a `WorkflowRef` takes its own input only"
 )]
 pub trait StartWorkflow<I: ?Sized> {
-    /// What is to be awaited to start the run.
+    /// The future that starts the run when awaited.
     type Start;
 
-    /// How what is to be awaited is made from the name.
+    /// Calls `start` with the name and returns the future.
     fn into_start(self, start: impl FnOnce(&str) -> StartRun) -> Self::Start;
 }
 

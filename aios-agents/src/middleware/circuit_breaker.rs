@@ -16,12 +16,12 @@ use crate::{
     options::check_span,
 };
 
-/// Refuses tasks for a while after several failures in a row, with
-/// [`CIRCUIT_OPEN`](codes::CIRCUIT_OPEN), which is retryable; then lets one through to see whether
-/// the trouble is over (the pattern is described by Nygard, "Release It!", 2007).
+/// Rejects tasks for some time after several consecutive failures, with
+/// [`CIRCUIT_OPEN`](codes::CIRCUIT_OPEN), which is retryable. Then lets one task through as a probe
+/// (the pattern is described by Nygard, "Release It!", 2007).
 ///
-/// Only retryable failures count: a terminal one says nothing about the health of what the agent
-/// needs.
+/// Only retryable failures count: a terminal one says nothing about the health of the agent's
+/// dependencies.
 #[derive(Clone, Debug)]
 pub struct CircuitBreaker {
     clock: Arc<dyn Clock>,
@@ -38,45 +38,45 @@ enum Circuit {
     Open {
         until: Timestamp,
     },
-    /// One task is under way to see whether the trouble is over.
+    /// One task is running as a probe.
     Probing,
 }
 
 impl CircuitBreaker {
-    /// Opens after 5 failures in a row, for 30 s.
+    /// Opens for 30 s after 5 consecutive failures.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let circuit = Arc::new(Mutex::new(Circuit::Closed { failures: 0 }));
         Self { clock, threshold: 5, open_for: Duration::from_secs(30), circuit }
     }
 
-    /// Sets after how many failures in a row it opens; 0 counts as 1.
+    /// Sets the number of consecutive failures after which it opens; 0 counts as 1.
     #[must_use]
     pub fn with_threshold(mut self, failures: u32) -> Self {
         self.threshold = failures.max(1);
         self
     }
 
-    /// Sets for how long it refuses tasks.
+    /// Sets how long it rejects tasks.
     #[must_use]
     pub fn with_open_for(mut self, time: Duration) -> Self {
         self.open_for = time;
         self
     }
 
-    /// Lets a task in, or says how long it would have to wait.
-    fn enter<'a>(&'a self, context: &'a TaskContext) -> Result<Pass<'a>, Duration> {
+    /// Admits a task, or returns how long the circuit stays open.
+    fn acquire<'a>(&'a self, context: &'a TaskContext) -> Result<Permit<'a>, Duration> {
         let (now, mut circuit) = (self.clock.now(), self.circuit());
-        let probes = match *circuit {
+        let is_probe = match *circuit {
             Circuit::Closed { .. } => false,
             Circuit::Open { until } if now >= until => true,
             Circuit::Open { until } => return Err(until.duration_since(now)),
             Circuit::Probing => return Err(Duration::ZERO),
         };
-        if probes {
+        if is_probe {
             *circuit = Circuit::Probing;
         }
-        Ok(Pass { breaker: self, context, probes, end: None })
+        Ok(Permit { breaker: self, context, is_probe, verdict: None })
     }
 
     fn circuit(&self) -> MutexGuard<'_, Circuit> {
@@ -84,66 +84,70 @@ impl CircuitBreaker {
     }
 }
 
-/// A task that was let in; it counts when this is dropped.
-struct Pass<'a> {
+/// An admitted task. Its outcome is counted when this is dropped.
+struct Permit<'a> {
     breaker: &'a CircuitBreaker,
     context: &'a TaskContext,
-    probes: bool,
-    end: Option<End>,
+    is_probe: bool,
+    verdict: Option<Verdict>,
 }
 
-/// What the end of a task says about the health of what the agent needs.
+/// How the outcome of a task counts.
 #[derive(Clone, Copy)]
-enum End {
-    Healthy,
-    Sick,
-    /// Nothing.
-    Neutral,
+enum Verdict {
+    Success,
+    Failure,
+    Ignored,
 }
 
-impl End {
+impl Verdict {
     fn of(result: &Result<Payload, TaskError>) -> Self {
         match result {
-            Ok(_) => Self::Healthy,
-            Err(error) if error.retryable => Self::Sick,
-            Err(_) => Self::Neutral,
+            Ok(_) => Self::Success,
+            Err(error) if error.retryable => Self::Failure,
+            Err(_) => Self::Ignored,
         }
     }
 }
 
 impl Circuit {
-    /// Counts the end of a task that was let in while closed.
-    fn count(&mut self, end: End, threshold: u32, until: Timestamp) {
+    /// Counts the outcome of a task that was admitted while the circuit was closed.
+    fn count(&mut self, verdict: Verdict, threshold: u32, until: Timestamp) {
         let Self::Closed { failures } = self else { return };
-        match end {
-            End::Healthy => *failures = 0,
-            End::Sick if failures.saturating_add(1) >= threshold => *self = Self::Open { until },
-            End::Sick => *failures = failures.saturating_add(1),
-            End::Neutral => {}
+        match verdict {
+            Verdict::Success => *failures = 0,
+            Verdict::Failure if failures.saturating_add(1) >= threshold => {
+                *self = Self::Open { until };
+            }
+            Verdict::Failure => *failures = failures.saturating_add(1),
+            Verdict::Ignored => {}
         }
     }
 
-    /// Opens or closes after the probe. One that proved nothing lets the next task probe.
-    fn conclude(&mut self, end: End, now: Timestamp, until: Timestamp) {
-        *self = match end {
-            End::Healthy => Self::Closed { failures: 0 },
-            End::Sick => Self::Open { until },
-            End::Neutral => Self::Open { until: now },
+    /// Opens or closes the circuit after a probe. If its outcome is ignored, the next task is a
+    /// probe.
+    fn on_probe_result(&mut self, verdict: Verdict, now: Timestamp, until: Timestamp) {
+        *self = match verdict {
+            Verdict::Success => Self::Closed { failures: 0 },
+            Verdict::Failure => Self::Open { until },
+            Verdict::Ignored => Self::Open { until: now },
         };
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        // Without an end the future was dropped: cancelled, or over time.
-        let cancelled = self.context.is_cancelled();
-        let end = self.end.unwrap_or(if cancelled { End::Neutral } else { End::Sick });
+        // Without a verdict the future was dropped: the task was cancelled or timed out.
+        let verdict = self.verdict.unwrap_or_else(|| match self.context.is_cancelled() {
+            true => Verdict::Ignored,
+            false => Verdict::Failure,
+        });
         let (now, mut circuit) = (self.breaker.clock.now(), self.breaker.circuit());
         let until = now + self.breaker.open_for;
-        if self.probes {
-            circuit.conclude(end, now, until);
+        if self.is_probe {
+            circuit.on_probe_result(verdict, now, until);
         } else {
-            circuit.count(end, self.breaker.threshold, until);
+            circuit.count(verdict, self.breaker.threshold, until);
         }
     }
 }
@@ -155,19 +159,21 @@ impl Middleware for CircuitBreaker {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
-        let mut pass = self.enter(context).map_err(refused)?;
+        let mut permit = self.acquire(context).map_err(rejected)?;
         let result = agent.process_task(context, parameters).await;
-        pass.end = Some(End::of(&result));
+        permit.verdict = Some(Verdict::of(&result));
         result
     }
 
     fn check(&self) -> Result<(), AgentError> {
-        check_span("the time for which a circuit is open", self.open_for, Duration::from_millis(1))
+        check_span("open_for of a circuit breaker", self.open_for, Duration::from_millis(1))
             .map_err(|reason| AgentError::InvalidConfiguration { reason })
     }
 }
 
-fn refused(wait: Duration) -> TaskError {
-    let message = format!("too many tasks failed; the next one is let through in {wait:?}");
+fn rejected(wait: Duration) -> TaskError {
+    let message = format!(
+        "the circuit is open after too many failures; the next task is admitted in {wait:?}"
+    );
     TaskError::retryable(Failure::new(codes::CIRCUIT_OPEN, message))
 }

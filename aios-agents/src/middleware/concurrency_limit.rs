@@ -8,14 +8,14 @@ use tokio::sync::Semaphore;
 
 use super::Middleware;
 
-/// Does a limited number of tasks at once; more wait their turn, first come, first served.
+/// Limits the number of concurrent tasks. Further tasks wait in FIFO order.
 ///
 /// The wait counts towards the task's timeout.
 #[derive(Clone, Debug)]
 pub struct ConcurrencyLimit(Arc<Semaphore>);
 
 impl ConcurrencyLimit {
-    /// Does at most so many tasks at once; 0 counts as 1.
+    /// Allows at most `tasks` concurrent tasks; 0 counts as 1.
     #[must_use]
     pub fn new(tasks: u16) -> Self {
         Self(Arc::new(Semaphore::new(tasks.max(1).into())))

@@ -12,10 +12,12 @@ use tokio::sync::OnceCell;
 use super::Middleware;
 use crate::agent::AgentError;
 
-/// Does each task once, and answers a repetition, also a later attempt, with the first success.
+/// Runs each task once, and answers repetitions, including later attempts, with the first
+/// successful output.
 ///
-/// A repetition that comes while the task is done waits for it. Failures are not kept. It knows the
-/// latest tasks of this process only, and what the first success emitted is not emitted again.
+/// A repetition that arrives while the task is running waits for its result. Failures are not
+/// remembered. Only the latest tasks of this process are known. Events emitted by the first success
+/// are not emitted again.
 #[derive(Clone, Debug)]
 pub struct Deduplicate(Arc<Inner>);
 
@@ -32,7 +34,7 @@ struct Known {
 }
 
 impl Deduplicate {
-    /// Knows so many tasks; then the oldest is forgotten for each new one.
+    /// Remembers the latest `capacity` tasks.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self(Arc::new(Inner { capacity, known: Mutex::default() }))
@@ -69,7 +71,7 @@ impl Middleware for Deduplicate {
 
     fn check(&self) -> Result<(), AgentError> {
         if self.0.capacity == 0 {
-            let reason = "a de-duplication that knows no task does nothing".to_owned();
+            let reason = "a deduplication needs a capacity of at least 1".to_owned();
             return Err(AgentError::InvalidConfiguration { reason });
         }
         Ok(())

@@ -12,9 +12,9 @@ use super::Middleware;
 /// recorder.
 ///
 /// - `aios_agent_tasks_total` counts tasks by `agent_type` and `outcome`, which is `completed`,
-///   `failed` or `dropped` (over time or cancelled),
-/// - `aios_agent_task_seconds` is a histogram of their durations, by the same,
-/// - `aios_agent_tasks_running` is how many are done now, by `agent_type`.
+///   `failed` or `dropped` (timed out or cancelled),
+/// - `aios_agent_task_seconds` is a histogram of their durations, with the same labels,
+/// - `aios_agent_tasks_running` is a gauge of the running tasks, by `agent_type`.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     clock: Arc<dyn Clock>,

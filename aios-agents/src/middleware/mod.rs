@@ -1,8 +1,8 @@
-//! Wrappers for any agent, one concern each.
+//! Middleware for agents, one concern each.
 //!
-//! A layer is added to a definition with
-//! [`with_layer`](crate::agent::AgentDefinition::with_layer); the one that was added first is the
-//! outermost. Time comes from the clock that a layer is given.
+//! Add a layer to a definition with [`with_layer`](crate::agent::AgentDefinition::with_layer). The
+//! first layer added is the outermost. A layer that needs time uses the clock passed to its
+//! constructor.
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
@@ -50,12 +50,12 @@ pub use self::{
     metrics::Metrics, rate_limit::RateLimit, retry::Retry, timeout::Timeout, trace::Trace,
 };
 
-/// Code around every task of an agent.
+/// Code that wraps every task of an agent.
 ///
-/// The state of a middleware (permits, rates, a circuit) is shared by all agents that it wraps,
-/// because its clones share it.
+/// All agents that a middleware wraps share its state (permits, rates, a circuit), because clones
+/// share it.
 pub trait Middleware: Clone + Send + Sync + 'static {
-    /// Does one task, usually by calling [`agent.process_task`](DynAgent::process_task).
+    /// Runs one task, usually by calling [`agent.process_task`](DynAgent::process_task).
     ///
     /// # Errors
     ///
@@ -63,7 +63,7 @@ pub trait Middleware: Clone + Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// As for every agent, the future is dropped when the task times out or is cancelled.
+    /// The future is dropped when the task times out or is cancelled, as for every agent.
     fn call(
         &self,
         agent: &dyn DynAgent,
@@ -71,7 +71,7 @@ pub trait Middleware: Clone + Send + Sync + 'static {
         parameters: Payload,
     ) -> impl Future<Output = Result<Payload, TaskError>> + Send;
 
-    /// Refuses invalid options. Called once, before any agent is wrapped.
+    /// Rejects invalid options. Called once, before any agent is wrapped.
     ///
     /// # Errors
     ///
@@ -81,13 +81,13 @@ pub trait Middleware: Clone + Send + Sync + 'static {
     }
 
     /// Wraps an agent. [`AgentDefinition::with_layer`](crate::agent::AgentDefinition::with_layer)
-    /// does so for every agent of a type.
+    /// calls this for every agent of a type.
     fn wrap(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent> {
         Arc::new(Wrapped { agent, middleware: self.clone() })
     }
 }
 
-/// A [`Middleware`] without its type.
+/// A type-erased [`Middleware`].
 pub(crate) trait Layer: Send + Sync {
     fn wrap(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent>;
 
@@ -104,7 +104,7 @@ impl<M: Middleware> Layer for M {
     }
 }
 
-/// An agent inside a middleware.
+/// An agent wrapped by a middleware.
 struct Wrapped<M> {
     agent: Arc<dyn DynAgent>,
     middleware: M,

@@ -18,9 +18,9 @@ use crate::agent::AgentError;
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, Governed, NoOpMiddleware<Nanos>>;
 
-/// Begins a limited number of tasks in a time; more wait their turn, first come, first served.
+/// Limits the rate at which tasks begin. Further tasks wait in FIFO order.
 ///
-/// So many tasks may begin at once, then one whenever its share of the time has passed (the generic
+/// Up to `tasks` tasks may begin at once, then one each time `per / tasks` has passed (the generic
 /// cell rate algorithm, ITU-T I.371). The wait counts towards the task's timeout.
 #[derive(Clone, Debug)]
 pub struct RateLimit(Arc<Inner>);
@@ -29,23 +29,23 @@ pub struct RateLimit(Arc<Inner>);
 struct Inner {
     clock: Arc<dyn Clock>,
     limiter: Limiter,
-    /// Held by the first of those that wait, so that only one sleeps.
+    /// Held by the first waiting task, so that only one sleeps.
     turn: Mutex<()>,
 }
 
 impl RateLimit {
-    /// Begins at most `tasks` in `per`.
+    /// Lets at most `tasks` tasks begin per `per`.
     ///
     /// # Errors
     ///
-    /// [`AgentError::InvalidConfiguration`] if there are no tasks, or a task's share of the time is
-    /// less than a nanosecond.
+    /// [`AgentError::InvalidConfiguration`] if `tasks` is 0, or `per / tasks` is less than a
+    /// nanosecond.
     pub fn new(clock: Arc<dyn Clock>, tasks: u32, per: Duration) -> Result<Self, AgentError> {
         let quota = NonZeroU32::new(tasks).and_then(|burst| {
             Quota::with_period(per / tasks).map(|quota| quota.allow_burst(burst))
         });
         let Some(quota) = quota else {
-            let reason = format!("a rate of {tasks} tasks in {per:?}");
+            let reason = format!("invalid rate of {tasks} tasks per {per:?}");
             return Err(AgentError::InvalidConfiguration { reason });
         };
         let limiter = RateLimiter::direct_with_clock(quota, Governed(Arc::clone(&clock)));
@@ -70,7 +70,7 @@ impl Middleware for RateLimit {
     }
 }
 
-/// Our clock, as the limiter reads it.
+/// Adapts a [`Clock`] to the limiter.
 #[derive(Clone, Debug)]
 struct Governed(Arc<dyn Clock>);
 

@@ -9,14 +9,15 @@ use aios_core::{
 
 use super::Middleware;
 use crate::{
-    agent::{AgentError, backoff::chance},
+    agent::{AgentError, backoff::jitter},
     options::check_retry,
 };
 
-/// Tries a failed task again at once, in this process: for faults that pass quickly.
+/// Retries a failed task within this process. Use it for short transient failures.
 ///
-/// All tries are one attempt of the task; whoever gave it may try the whole again. What a failed
-/// try emitted is forgotten. The delays count towards the task's timeout.
+/// All tries belong to one attempt of the task; the caller's retry policy may still start another
+/// attempt. Events emitted by a failed try are discarded. The delays count towards the task's
+/// timeout.
 #[derive(Clone, Debug)]
 pub struct Retry {
     clock: Arc<dyn Clock>,
@@ -24,7 +25,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// Tries again as `policy` says.
+    /// Retries according to `policy`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, policy: RetryPolicy) -> Self {
         Self { clock, policy }
@@ -46,7 +47,7 @@ impl Middleware for Retry {
                 Err(error) => error,
             };
             let again = error.retryable && self.policy.allows(&error.failure.code);
-            match self.policy.delay_after(tries, chance()) {
+            match self.policy.delay_after(tries, jitter()) {
                 Some(delay) if again && !context.is_cancelled() => {
                     drop(context.take_emitted());
                     self.clock.sleep(delay).await;

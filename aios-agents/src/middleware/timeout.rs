@@ -13,9 +13,9 @@ use crate::{
     options::check_span,
 };
 
-/// Gives a task up after a time, with [`TASK_TIMEOUT`](codes::TASK_TIMEOUT), which is retryable.
+/// Fails a task after a time, with [`TASK_TIMEOUT`](codes::TASK_TIMEOUT), which is retryable.
 ///
-/// A task's own timeout holds besides.
+/// A task's own timeout also applies.
 #[derive(Clone, Debug)]
 pub struct Timeout {
     clock: Arc<dyn Clock>,
@@ -23,7 +23,7 @@ pub struct Timeout {
 }
 
 impl Timeout {
-    /// Gives tasks up after this time.
+    /// Fails tasks that take longer than `after`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, after: Duration) -> Self {
         Self { clock, after }

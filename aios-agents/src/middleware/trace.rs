@@ -6,13 +6,13 @@ use tracing::{Instrument, Span, field};
 
 use super::Middleware;
 
-/// Does every task within a span `task` of level `INFO`, with the fields `task_id`, `agent_type`,
+/// Runs every task within a span `task` of level `INFO`, with the fields `task_id`, `agent_type`,
 /// `agent_id`, `attempt`, `traceparent` and, if it fails, `code`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trace;
 
 impl Trace {
-    /// The same as [`Trace::default`].
+    /// Same as [`Trace::default`].
     #[must_use]
     pub fn new() -> Self {
         Self

@@ -13,44 +13,43 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The events, in the order of the log. There may be none: then only the position is to be kept,
-    /// because the log has grown by much that the patterns do not match.
+    /// The events, in the order of the log. May be empty after many events that the patterns do not
+    /// match; then only the position must be saved.
     #[must_use]
     pub fn events(&self) -> &[RecordedEvent] {
         self.page.get(self.range.clone()).unwrap_or_default()
     }
 
-    /// Up to where the log is done once this batch is applied. A projection that keeps its own
-    /// position keeps this, in the transaction in which it applies the events.
+    /// The position of the projection after this batch. A projection that keeps its own position
+    /// saves this value in the transaction that applies the events.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Number of this attempt, from 1.
+    /// Number of this attempt, starting at 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Whether this is a dead letter that somebody asked to apply again. Its event is older than what
-    /// was applied before.
+    /// Whether this is a redriven dead letter. Its event is older than those applied before.
     #[must_use]
     pub fn is_redriven(&self) -> bool {
         self.redriven
     }
 
-    /// No events, up to a position.
+    /// A batch without events that ends at a position.
     pub(super) fn empty(position: u64) -> Self {
         Self { page: Arc::default(), range: 0..0, position, attempt: 1, redriven: false }
     }
 
-    /// A dead letter; the log is done up to `position`.
+    /// A redriven dead letter, while the projection is at `position`.
     pub(super) fn redriven(recorded: RecordedEvent, position: u64) -> Self {
         Self { page: Arc::new([recorded]), range: 0..1, redriven: true, ..Self::empty(position) }
     }
 
-    /// The events of a page that a pattern matches, at most `size` in a batch. The last batch leads to
+    /// Divides the matching events of a page into batches of at most `size`. The last batch ends at
     /// the end of the page.
     pub(super) fn divide(page: Vec<RecordedEvent>, patterns: &[Pattern], size: usize) -> Vec<Self> {
         let Some(end) = page.last().map(|last| last.position) else { return Vec::new() };
@@ -78,7 +77,7 @@ impl Batch {
         batches
     }
 
-    /// The same events, one by one.
+    /// The same events, in batches of one.
     pub(super) fn singles(&self) -> impl Iterator<Item = Self> + '_ {
         self.range.clone().map(|index| {
             let range = index..index + 1;

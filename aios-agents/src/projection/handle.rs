@@ -7,7 +7,8 @@ use super::{
 };
 use crate::{runtime::RuntimeError, workflow::journal::Journals};
 
-/// A projection, wherever it runs. Dropping it does nothing to the projection.
+/// A handle for a projection, no matter which process runs it. Dropping it does not affect the
+/// projection.
 #[derive(Clone, Debug)]
 pub struct ProjectionHandle {
     journals: Journals,
@@ -26,30 +27,30 @@ impl ProjectionHandle {
         &self.name
     }
 
-    /// Up to where the log is done, as the runtime's store knows it.
+    /// The position of the projection that is saved in the runtime's store.
     ///
     /// # Errors
     ///
-    /// What the store reports.
+    /// Errors of the store.
     pub async fn position(&self) -> Result<u64, RuntimeError> {
         Ok(self.journals.store.load_checkpoint(self.stream.as_str()).await?)
     }
 
-    /// By how many positions the projection is behind the log.
+    /// How many positions the projection is behind the log.
     ///
     /// # Errors
     ///
-    /// What the store reports.
+    /// Errors of the store.
     pub async fn lag(&self) -> Result<u64, RuntimeError> {
         let position = self.position().await?;
         Ok(self.journals.store.head().await?.saturating_sub(position))
     }
 
-    /// Events that were skipped and not redriven, with positions above `after`, at most `limit`.
+    /// Dead letters with positions above `after` that were not redriven, at most `limit`.
     ///
     /// # Errors
     ///
-    /// What the store reports.
+    /// Errors of the store.
     pub async fn dead_letters(
         &self,
         after: u64,
@@ -59,13 +60,13 @@ impl ProjectionHandle {
         Ok(open.into_values().filter(|it| it.position > after).take(limit).collect())
     }
 
-    /// Asks the projection to apply a dead letter again, wherever it runs. If that fails as well, it
-    /// remains a dead letter.
+    /// Requests that the projection applies a dead letter again, no matter which process runs it.
+    /// If that fails, the event remains a dead letter.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::UnknownDeadLetter`] if the event at that position is no dead letter; what the
-    /// store reports.
+    /// [`RuntimeError::UnknownDeadLetter`] if the event at that position is not a dead letter;
+    /// errors of the store.
     pub async fn redrive(&self, position: u64) -> Result<(), RuntimeError> {
         let Journals { store, clock, source, .. } = &self.journals;
         if !open(&**store, &self.stream).await?.contains_key(&position) {

@@ -1,4 +1,4 @@
-//! The dead letters of a projection: events in its stream, `projections/<name>`.
+//! The dead letters of a projection, which are events in its stream `projections/<name>`.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use aios_core::{
 };
 use serde::Serialize;
 
-/// Events read at once.
+/// How many events are read at once.
 const PAGE: usize = 1000;
 
 pub(super) fn stream_of(name: &str) -> Result<StreamId, StoreError> {
     StreamId::new(format!("projections/{name}"))
 }
 
-/// An event in the stream of a projection.
+/// Creates an event for the stream of a projection.
 pub(super) fn note<T: Serialize>(
     action: &str,
     source: &std::sync::Arc<str>,
@@ -31,7 +31,7 @@ pub(super) fn note<T: Serialize>(
     Ok(Event::new(event_type, std::sync::Arc::clone(source), data)?.with_timestamp(clock.now()))
 }
 
-/// What an event in the log asks of the projection with this stream: to apply a dead letter again.
+/// The position of the dead letter that an event requests this projection to redrive, if it does.
 pub(super) fn request(recorded: &RecordedEvent, stream: &StreamId) -> Option<u64> {
     let is_ours = recorded.stream == *stream
         && recorded.event.event_type.action() == PROJECTION_REDRIVE_REQUESTED;

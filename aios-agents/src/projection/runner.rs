@@ -14,7 +14,7 @@ use aios_core::{
 };
 use futures_util::FutureExt;
 use serde::Serialize;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{
     Batch, DEFAULT_BATCH_SIZE, DEFAULT_LEASE_TIME, Projection, ProjectionDeadLetter,
@@ -23,7 +23,7 @@ use super::{
     start::Position,
 };
 use crate::{
-    agent::backoff::{Backoff, chance},
+    agent::backoff::{Backoff, jitter},
     failing::{Failing, truncate},
     panic::panic_failure,
     workflow::{
@@ -32,16 +32,16 @@ use crate::{
     },
 };
 
-/// Events of the log read at once.
+/// How many events of the log are read at once.
 const PAGE: usize = 500;
-/// Positions looked through at once where events can't be read.
+/// How many positions are read at once in a range with unreadable events.
 const RANGE: u64 = 500;
-/// How far the log may grow by what the patterns do not match before the position is saved.
+/// How many positions without matching events may pass before the position is saved.
 const UNSAVED: u64 = 10_000;
-/// After how long without a new event the position is saved, whatever the last events were.
-const QUIET: Duration = Duration::from_secs(1);
+/// The time without new events after which the position is saved in any case.
+const IDLE: Duration = Duration::from_secs(1);
 
-/// How a projection is run.
+/// Options of a projection.
 pub(super) struct Settings {
     pub(super) patterns: Option<Vec<Pattern>>,
     pub(super) batch_size: usize,
@@ -74,30 +74,30 @@ pub(super) struct Runner<P> {
     pub(super) failing: Arc<Failing>,
 }
 
-/// What keeps a projection from going on for now.
+/// Why a projection was interrupted.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum RunnerError {
     #[error("the store failed")]
     Store(#[from] StoreError),
-    #[error("an event can't be written")]
+    #[error("failed to encode an event")]
     Event(#[from] aios_core::event::EventError),
-    #[error("the projection's own position can't be read")]
+    #[error("failed to load the projection's own position")]
     Position {
         #[source]
         failure: Failure,
         retryable: bool,
     },
-    #[error("the projection is to stop")]
+    #[error("the projection was stopped")]
     Stopped,
 }
 
-impl Trouble {
+impl RunnerError {
     fn position(error: TaskError) -> Self {
         let TaskError { failure, retryable } = error;
         Self::Position { failure, retryable }
     }
 
-    /// Whether it may pass.
+    /// Whether the error is transient.
     fn is_retryable(&self) -> bool {
         match self {
             Self::Store(error) => error.is_retryable(),
@@ -120,34 +120,39 @@ impl<P: Projection> Runner<P> {
     pub(super) async fn run(self) {
         let owner = OwnerId::new(EventId::generate().to_string());
         let mut backoff = Backoff::new(&RetryPolicy::new());
-        info!(projection = &*self.name, "a projection starts");
+        info!(projection = &*self.name, "projection started");
         while !self.stop.is_set() {
             match self.hold(&owner).await {
                 Ok(()) => backoff.reset(),
-                Err(Trouble::Stopped) => break,
+                Err(RunnerError::Stopped) => break,
                 Err(error) if !error.is_retryable() => {
                     self.fail(&error);
                     break;
                 }
                 Err(error) => {
-                    warn!(error = %Chain(&error), projection = &*self.name, "a projection failed; trying again");
+                    warn!(error = %Chain(&error), projection = &*self.name, "a projection failed; retrying");
                     self.unless_stopped(backoff.wait(&*self.journals.clock)).await;
                 }
             }
         }
-        info!(projection = &*self.name, "a projection has stopped");
+        info!(projection = &*self.name, "projection stopped");
     }
 
-    /// Says why the projection ends before it is to stop.
-    fn fail(&self, trouble: &Trouble) {
-        let Failure { code, message, .. } = Failure::from_error(trouble.code(), trouble);
+    /// Reports a permanent error that ends the projection.
+    fn fail(&self, error: &RunnerError) {
+        let Failure { code, message, .. } = Failure::from_error(error.code(), error);
         let message = format!("projection {}: {message}", self.name);
-        error!(error = message, code, projection = &*self.name, "a projection ends");
+        tracing::error!(
+            error = message,
+            code,
+            projection = &*self.name,
+            "a projection ended after a permanent error"
+        );
         self.failing.fail(Failure::new(code, message));
     }
 
     /// Runs the projection while this process holds its lease.
-    async fn hold(&self, owner: &OwnerId) -> Result<(), Trouble> {
+    async fn hold(&self, owner: &OwnerId) -> Result<(), RunnerError> {
         let time_to_live = self.settings.lease_time;
         let store = &self.journals.store;
         let leases = store.acquire(&[self.lease], owner, time_to_live).await?;
@@ -159,7 +164,7 @@ impl<P: Projection> Runner<P> {
         let followed = tokio::select! {
             biased;
             lost = self.renew(leases.clone()) => {
-                warn!(projection = &*self.name, "another process took a projection over");
+                warn!(projection = &*self.name, "lost the lease of a projection to another process");
                 lost
             }
             followed = self.follow() => followed,
@@ -169,8 +174,8 @@ impl<P: Projection> Runner<P> {
         Ok(released?)
     }
 
-    /// Keeps the lease; returns when it is lost.
-    async fn renew(&self, mut leases: Vec<Lease>) -> Result<(), Trouble> {
+    /// Renews the lease. Returns when it is lost.
+    async fn renew(&self, mut leases: Vec<Lease>) -> Result<(), RunnerError> {
         let time_to_live = self.settings.lease_time;
         while !leases.is_empty() {
             self.journals.clock.sleep(time_to_live / 3).await;
@@ -179,12 +184,12 @@ impl<P: Projection> Runner<P> {
         Ok(())
     }
 
-    /// Applies the log from where the projection is, until it is to stop.
-    async fn follow(&self) -> Result<(), Trouble> {
+    /// Applies the log from the position of the projection, until the projection is stopped.
+    async fn follow(&self) -> Result<(), RunnerError> {
         let store = &self.journals.store;
         let checkpoint = self.stream.as_str();
         let mut position = match &self.settings.position {
-            Some(load) => load().await.map_err(Trouble::position)?,
+            Some(load) => load().await.map_err(RunnerError::position)?,
             None => store.load_checkpoint(checkpoint).await?,
         };
         let mut saved = position;
@@ -200,8 +205,8 @@ impl<P: Projection> Runner<P> {
             };
             if page.is_empty() {
                 self.report_lag(0);
-                if !self.grows(position, position > saved).await? {
-                    // So that retention can go on, and `lag` reaches 0.
+                if !self.wait_for_growth(position, position > saved).await? {
+                    // Retention waits for this position, and `lag` must reach 0.
                     store.save_checkpoint(checkpoint, position).await?;
                     saved = position;
                 }
@@ -223,11 +228,12 @@ impl<P: Projection> Runner<P> {
         Ok(())
     }
 
-    /// Waits until there is more in the log; false if `impatient` and there is nothing for a while.
-    async fn grows(&self, position: u64, impatient: bool) -> Result<bool, Trouble> {
-        let quiet = async {
-            match impatient {
-                true => self.journals.clock.sleep(QUIET).await,
+    /// Waits until the log grows. With `until_idle`, returns false if it does not grow for some
+    /// time.
+    async fn wait_for_growth(&self, position: u64, until_idle: bool) -> Result<bool, RunnerError> {
+        let idle = async {
+            match until_idle {
+                true => self.journals.clock.sleep(IDLE).await,
                 false => std::future::pending().await,
             }
         };
@@ -235,16 +241,16 @@ impl<P: Projection> Runner<P> {
             tokio::select! {
                 biased;
                 grown = self.journals.store.wait_for(position) => grown.map(|_| true),
-                () = quiet => Ok(false),
+                () = idle => Ok(false),
             }
         };
         let grown = self.unless_stopped(growing).await;
-        Ok(grown.ok_or(Trouble::Stopped)??)
+        Ok(grown.ok_or(RunnerError::Stopped)??)
     }
 
-    /// Applies what can be read of a range of the log; what can't becomes a dead letter. Returns up to
-    /// where the log is done.
-    async fn step_over(&self, position: u64) -> Result<u64, Trouble> {
+    /// Applies the readable events of a range of the log. Unreadable ones become dead letters.
+    /// Returns the new position.
+    async fn step_over(&self, position: u64) -> Result<u64, RunnerError> {
         let store = &self.journals.store;
         let up_to = store.head().await?.min(position.saturating_add(RANGE));
         let Range { events, unreadable } = read_range(&**store, position, up_to, &[]).await?;
@@ -253,32 +259,32 @@ impl<P: Projection> Runner<P> {
         for recorded in events {
             while let Some((at, error)) = unreadable.next_if(|(at, _)| *at < recorded.position) {
                 self.apply_page(std::mem::take(&mut page)).await?;
-                self.bury_unread(at, &error).await?;
+                self.skip_unreadable(at, &error).await?;
             }
             page.push(recorded);
         }
         self.apply_page(page).await?;
         for (at, error) in unreadable {
-            self.bury_unread(at, &error).await?;
+            self.skip_unreadable(at, &error).await?;
         }
         Ok(up_to)
     }
 
-    async fn apply_page(&self, page: Vec<RecordedEvent>) -> Result<(), Trouble> {
+    async fn apply_page(&self, page: Vec<RecordedEvent>) -> Result<(), RunnerError> {
         for part in self.parts(page) {
             if self.stop.is_set() {
-                return Err(Trouble::Stopped);
+                return Err(RunnerError::Stopped);
             }
             self.apply_part(part, false).await?;
         }
         Ok(())
     }
 
-    /// Records that the event at a position is skipped, because the store can't read it. A projection
-    /// that keeps its own position gets past it.
-    async fn bury_unread(&self, position: u64, error: &StoreError) -> Result<(), Trouble> {
+    /// Records that the unreadable event at a position is skipped. A projection that keeps its own
+    /// position advances past it.
+    async fn skip_unreadable(&self, position: u64, error: &StoreError) -> Result<(), RunnerError> {
         let failure = Failure::from_error(error.code(), error);
-        self.note_dead(ProjectionDeadLetter {
+        self.record_dead_letter(ProjectionDeadLetter {
             position,
             event_id: String::new(),
             event_type: String::new(),
@@ -286,18 +292,18 @@ impl<P: Projection> Runner<P> {
             attempts: 0,
         })
         .await?;
-        self.pass(position).await
+        self.advance_past(position).await
     }
 
-    /// Has a projection that keeps its own position get past what is skipped.
-    async fn pass(&self, position: u64) -> Result<(), Trouble> {
+    /// Advances a projection that keeps its own position past a skipped event.
+    async fn advance_past(&self, position: u64) -> Result<(), RunnerError> {
         if self.settings.position.is_some() {
-            let _ = self.persist(Batch::empty(position)).await?;
+            let _ = self.apply_with_retries(Batch::empty(position)).await?;
         }
         Ok(())
     }
 
-    /// A page in batches, with what was asked of this projection in between.
+    /// Divides a page into batches, with the redrive requests for this projection in between.
     fn parts(&self, page: Vec<RecordedEvent>) -> Vec<Part> {
         let (mut parts, mut rest) = (Vec::new(), Vec::new());
         let all = [Pattern::all()];
@@ -319,8 +325,8 @@ impl<P: Projection> Runner<P> {
         parts
     }
 
-    /// Applies a part; returns up to where the log is done, and whether that is to be saved.
-    async fn apply_part(&self, part: Part, unsaved: bool) -> Result<(u64, bool), Trouble> {
+    /// Applies a part. Returns the new position, and whether it must be saved.
+    async fn apply_part(&self, part: Part, unsaved: bool) -> Result<(u64, bool), RunnerError> {
         match part {
             Part::Batch(batch) if batch.events().is_empty() => {
                 if unsaved && self.settings.position.is_some() {
@@ -340,14 +346,14 @@ impl<P: Projection> Runner<P> {
         }
     }
 
-    /// Applies a batch; if it fails, its events one by one.
-    async fn apply(&self, batch: Batch) -> Result<(), Trouble> {
+    /// Applies a batch. If that fails, applies its events one by one.
+    async fn apply(&self, batch: Batch) -> Result<(), RunnerError> {
         if batch.events().len() > 1 {
             match self.attempt(batch.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(error) => warn!(
                     error = %error, projection = &*self.name, position = batch.position(),
-                    "a batch failed; its events are applied one by one"
+                    "a batch failed; applying its events one by one"
                 ),
             }
         }
@@ -357,16 +363,19 @@ impl<P: Projection> Runner<P> {
         Ok(())
     }
 
-    async fn apply_single(&self, single: Batch) -> Result<(), Trouble> {
-        if let Err((failure, attempts)) = self.persist(single.clone()).await? {
-            self.bury(&single, failure, attempts).await?;
-            self.pass(single.position()).await?;
+    async fn apply_single(&self, single: Batch) -> Result<(), RunnerError> {
+        if let Err((failure, attempts)) = self.apply_with_retries(single.clone()).await? {
+            self.dead_letter(&single, failure, attempts).await?;
+            self.advance_past(single.position()).await?;
         }
         Ok(())
     }
 
-    /// Tries as often as the policy says.
-    async fn persist(&self, batch: Batch) -> Result<Result<(), (Failure, u32)>, Trouble> {
+    /// Applies a batch with retries. Returns the failure and the number of attempts.
+    async fn apply_with_retries(
+        &self,
+        batch: Batch,
+    ) -> Result<Result<(), (Failure, u32)>, RunnerError> {
         let mut attempt = 1;
         loop {
             let error = match self.attempt(batch.clone().with_attempt(attempt)).await {
@@ -375,14 +384,14 @@ impl<P: Projection> Runner<P> {
             };
             let retry = &self.settings.retry;
             let again = error.retryable && retry.allows(&error.failure.code);
-            let delay = retry.delay_after(attempt, chance()).filter(|_| again);
+            let delay = retry.delay_after(attempt, jitter()).filter(|_| again);
             let Some(delay) = delay else { return Ok(Err((error.failure, attempt))) };
             warn!(
                 error = %error, projection = &*self.name, position = batch.position(), attempt,
-                "an event could not be applied; trying again"
+                "failed to apply an event; retrying"
             );
             let pause = self.unless_stopped(self.journals.clock.sleep(delay));
-            pause.await.ok_or(Trouble::Stopped)?;
+            pause.await.ok_or(RunnerError::Stopped)?;
             attempt = attempt.saturating_add(1);
         }
     }
@@ -402,10 +411,15 @@ impl<P: Projection> Runner<P> {
         applied
     }
 
-    /// Records an event that is skipped.
-    async fn bury(&self, single: &Batch, failure: Failure, attempts: u32) -> Result<(), Trouble> {
+    /// Records an event that is skipped as a dead letter.
+    async fn dead_letter(
+        &self,
+        single: &Batch,
+        failure: Failure,
+        attempts: u32,
+    ) -> Result<(), RunnerError> {
         let Some(recorded) = single.events().first() else { return Ok(()) };
-        self.note_dead(ProjectionDeadLetter {
+        self.record_dead_letter(ProjectionDeadLetter {
             position: recorded.position,
             event_id: recorded.event.id.to_string(),
             event_type: recorded.event.event_type.to_string(),
@@ -415,8 +429,11 @@ impl<P: Projection> Runner<P> {
         .await
     }
 
-    /// Records a dead letter. A failure that is larger than the store accepts is truncated.
-    async fn note_dead(&self, mut letter: ProjectionDeadLetter) -> Result<(), Trouble> {
+    /// Records a dead letter. Truncates a failure that is larger than the store accepts.
+    async fn record_dead_letter(
+        &self,
+        mut letter: ProjectionDeadLetter,
+    ) -> Result<(), RunnerError> {
         warn!(
             failure = %letter.failure, projection = &*self.name, position = letter.position,
             attempts = letter.attempts, "an event became a dead letter"
@@ -424,7 +441,7 @@ impl<P: Projection> Runner<P> {
         let name = self.name.to_string();
         metrics::counter!("aios_projection_dead_letters_total", "projection" => name).increment(1);
         match self.note(PROJECTION_FAILED, &letter).await {
-            Err(Trouble::Store(StoreError::TooLarge { .. })) => {
+            Err(RunnerError::Store(StoreError::TooLarge { .. })) => {
                 letter.failure = truncate(&letter.failure);
                 self.note(PROJECTION_FAILED, &letter).await
             }
@@ -432,33 +449,37 @@ impl<P: Projection> Runner<P> {
         }
     }
 
-    /// Applies a dead letter again, if it still is one.
-    async fn redrive(&self, letter: u64, position: u64) -> Result<(), Trouble> {
+    /// Applies a dead letter again, unless it was redriven already.
+    async fn redrive(&self, letter: u64, position: u64) -> Result<(), RunnerError> {
         let store = &self.journals.store;
         if !open(&**store, &self.stream).await?.contains_key(&letter) {
             return Ok(());
         }
         let found = match store.read_log(letter.saturating_sub(1), 1).await {
             Err(error @ StoreError::Corrupt { .. }) => {
-                return self.bury_unread(letter, &error).await;
+                return self.skip_unreadable(letter, &error).await;
             }
             found => found?.pop(),
         };
         let Some(recorded) = found.filter(|recorded| recorded.position == letter) else {
-            warn!(projection = &*self.name, position = letter, "a dead letter is not in the log");
+            warn!(
+                projection = &*self.name,
+                position = letter,
+                "the event of a dead letter is not in the log"
+            );
             return Ok(());
         };
         let batch = Batch::redriven(recorded, position);
-        match self.persist(batch.clone()).await? {
+        match self.apply_with_retries(batch.clone()).await? {
             Ok(()) => {
-                info!(projection = &*self.name, position = letter, "a dead letter was applied");
+                info!(projection = &*self.name, position = letter, "applied a dead letter");
                 self.note(PROJECTION_REDRIVEN, &DeadLetterPosition { position: letter }).await
             }
-            Err((failure, attempts)) => self.bury(&batch, failure, attempts).await,
+            Err((failure, attempts)) => self.dead_letter(&batch, failure, attempts).await,
         }
     }
 
-    async fn note<T: Serialize + Sync>(&self, action: &str, data: &T) -> Result<(), Trouble> {
+    async fn note<T: Serialize + Sync>(&self, action: &str, data: &T) -> Result<(), RunnerError> {
         let Journals { store, clock, source, .. } = &self.journals;
         let event = note(action, source, &**clock, data)?;
         store.append_one(Append::new(self.stream.clone(), vec![event])).await?;
@@ -471,7 +492,7 @@ impl<P: Projection> Runner<P> {
         metrics::gauge!("aios_projection_lag", "projection" => name).set(lag as f64);
     }
 
-    /// Waits, unless the projection is to stop meanwhile.
+    /// Waits for a future, or returns `None` when the projection is stopped.
     async fn unless_stopped<T>(&self, waiting: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -481,7 +502,7 @@ impl<P: Projection> Runner<P> {
     }
 }
 
-/// What follows next in the log.
+/// A part of a page.
 enum Part {
     Batch(Batch),
     Redrive { letter: u64, position: u64 },

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::{failing::Failing, task::JoinSet};
 
-/// The projections that run in this process. Dropping it ends them.
+/// The projections that run in this process. Dropping it stops them.
 pub(crate) struct Running {
     stopping: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
@@ -25,17 +25,17 @@ impl Running {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(run);
     }
 
-    /// Why a projection stopped by itself, if one did.
+    /// The permanent error that ended a projection, if one did.
     pub(crate) fn failure(&self) -> Option<Failure> {
         self.failing.failure()
     }
 
-    /// Completes when a projection stops by itself.
+    /// Completes when a projection ends after a permanent error.
     pub(crate) async fn failed(&self) -> Failure {
         self.failing.failed().await
     }
 
-    /// Lets the batches that are being applied end within `deadline`, and stops.
+    /// Stops the projections. Lets batches in progress end within `deadline`.
     pub(crate) async fn stop(&self, clock: &dyn Clock, deadline: Duration) {
         self.stopping.send_replace(true);
         let mut tasks =
@@ -43,7 +43,7 @@ impl Running {
         tokio::select! {
             biased;
             () = async { while tasks.join_next().await.is_some() {} } => {}
-            () = clock.sleep(deadline) => tracing::warn!("a projection was given up in a batch"),
+            () = clock.sleep(deadline) => tracing::warn!("a projection was still applying a batch at the shutdown deadline"),
         }
     }
 }
@@ -73,9 +73,9 @@ impl Stop {
         *self.0.borrow() || self.0.has_changed().is_err()
     }
 
-    /// Completes once it is to stop.
+    /// Completes once the projection must stop.
     pub(super) async fn requested(&self) {
-        // Without a sender the runtime is gone.
+        // An error means that the runtime was dropped.
         let _ = self.0.clone().wait_for(|stopping| *stopping).await;
     }
 }

@@ -22,12 +22,13 @@ use super::{
 };
 use crate::{runtime::RuntimeError, workflow::journal::Journals};
 
-/// Reads a projection's own position.
+/// Loads a projection's own position.
 pub(super) type Position =
     Arc<dyn Fn() -> BoxFuture<'static, Result<u64, TaskError>> + Send + Sync>;
 
-/// A projection to be started. Awaiting it starts it; it then runs until the runtime stops.
-#[must_use = "a projection starts when this is awaited"]
+/// A projection to be started. Awaiting this starts the projection, which then runs until the
+/// runtime stops.
+#[must_use = "a projection starts only when this is awaited"]
 pub struct StartProjection<'r, P> {
     journals: Result<Journals, RuntimeError>,
     running: &'r Running,
@@ -47,39 +48,39 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         Self { journals, running, name, projection, settings: Settings::default() }
     }
 
-    /// Sets which events are applied; without it, all are.
+    /// Sets the patterns of the events to apply. The default is all events.
     pub fn patterns(mut self, patterns: impl IntoIterator<Item = Pattern>) -> Self {
         self.settings.patterns = Some(patterns.into_iter().collect());
         self
     }
 
-    /// Sets how many events are applied together at most, 1 to [`MAX_PAGE`]; the default is
+    /// Sets the maximum number of events in a batch, 1 to [`MAX_PAGE`]. The default is
     /// [`DEFAULT_BATCH_SIZE`](super::DEFAULT_BATCH_SIZE).
     pub fn batch_size(mut self, events: usize) -> Self {
         self.settings.batch_size = events;
         self
     }
 
-    /// Sets how often, and with what delays, an event is tried before it becomes a dead letter. The
-    /// default is [`RetryPolicy::new`]; a policy without end waits for as long as it takes, for
-    /// example until a database is back.
+    /// Sets the retry policy of an event before it becomes a dead letter. The default is
+    /// [`RetryPolicy::new`]. A policy without a limit retries until it succeeds, for example until
+    /// a database is available again.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.settings.retry = policy;
         self
     }
 
-    /// Sets how long a lease lives: the time that the death of the process costs. At least 1 s; the
-    /// default is [`DEFAULT_LEASE_TIME`](super::DEFAULT_LEASE_TIME).
+    /// Sets the lease time, which is also the delay until another process takes over after a crash.
+    /// At least 1 s. The default is [`DEFAULT_LEASE_TIME`](super::DEFAULT_LEASE_TIME).
     pub fn lease_time(mut self, time: Duration) -> Self {
         self.settings.lease_time = time;
         self
     }
 
-    /// Sets from where the position is read. The projection keeps it itself, best in the transaction
-    /// in which it applies a batch: it stores [`Batch::position`](super::Batch::position) there, and
-    /// `load` returns what it stored last, 0 if it never did. What the runtime's store knows is then
-    /// only for [`ProjectionHandle::lag`]. An error is tried again, unless it is terminal: that ends the
-    /// projection.
+    /// Sets how to load the position, for a projection that keeps its own. The projection saves
+    /// [`Batch::position`](super::Batch::position), preferably in the transaction that applies the
+    /// batch, and `load` returns the position saved last, or 0. The position in the runtime's store
+    /// then only serves [`ProjectionHandle::lag`]. An error is retried, unless it is terminal; a
+    /// terminal error ends the projection.
     pub fn position_from<F, Fut>(mut self, load: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -94,7 +95,7 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         let journals = journals?;
         settings.validate()?;
         let name = Name::new(&name).map_err(|_| {
-            invalid(format!("a projection has a name of [a-z][a-z0-9_]*, not {name:?}"))
+            invalid(format!("the name of a projection must match [a-z][a-z0-9_]*, not {name:?}"))
         })?;
         let lease = lease_of(&journals, name.as_str()).await?;
         let handle = ProjectionHandle::new(journals.clone(), name.as_str())?;
@@ -116,8 +117,8 @@ impl<'r, P: Projection> StartProjection<'r, P> {
     }
 }
 
-/// The number under which the process that runs a projection holds its lease: the place of its name
-/// among all names, so that no two share one.
+/// The lease of a projection. Its number is the place of the projection among all registered names,
+/// so it is unique.
 async fn lease_of(journals: &Journals, name: &str) -> Result<Shard, RuntimeError> {
     let Journals { store, clock, source, .. } = journals;
     let id = EventId::derive(&format!("projections/{name}/registered"));
@@ -125,15 +126,14 @@ async fn lease_of(journals: &Journals, name: &str) -> Result<Shard, RuntimeError
     let event = note(system::PROJECTION_REGISTERED, source, &**clock, &data)?.with_id(id);
     let append = Append::new(StreamId::new("system/projections")?, vec![event]);
     let place = store.append_one(append).await?.version;
-    Shard::projection(place)
-        .ok_or_else(|| invalid(format!("there are too many projections for {name}")))
+    Shard::projection(place).ok_or_else(|| invalid(format!("too many projections to add {name}")))
 }
 
 impl Settings {
     fn validate(&self) -> Result<(), RuntimeError> {
         if !(1..=MAX_PAGE).contains(&self.batch_size) {
             return Err(invalid(format!(
-                "a batch of a projection has 1 to {MAX_PAGE} events, not {}",
+                "batch_size of a projection must be 1 to {MAX_PAGE}, not {}",
                 self.batch_size
             )));
         }

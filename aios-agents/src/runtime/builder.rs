@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Describes a [`Runtime`]. Setters can't fail; [`start`](Self::start) checks.
+/// Builds a [`Runtime`]. Setters never fail; [`start`](Self::start) checks their arguments.
 #[derive(Default)]
 pub struct RuntimeBuilder {
     store: Option<Arc<dyn Store>>,
@@ -37,28 +37,28 @@ pub struct RuntimeBuilder {
 }
 
 impl RuntimeBuilder {
-    /// Sets where runs are kept.
+    /// Sets the store of runs and events.
     #[must_use]
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(store);
         self
     }
 
-    /// Sets what moves tasks and events.
+    /// Sets the broker of tasks and events.
     #[must_use]
     pub fn broker(mut self, broker: Arc<dyn Broker>) -> Self {
         self.broker = Some(broker);
         self
     }
 
-    /// Sets the clock; the system's is the default.
+    /// Sets the clock. The default is the system clock.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// Sets the name of this service, the source of the events it makes; `aios` is the default.
+    /// Sets the name of this service, which is the source of its events. The default is `aios`.
     #[must_use]
     pub fn source(mut self, source: impl Into<Arc<str>>) -> Self {
         self.source = Some(source.into());
@@ -72,7 +72,7 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Adds agents of a type, with everything that can be said of them.
+    /// Adds agents of a type from a full definition.
     #[must_use]
     pub fn agents(mut self, definition: AgentDefinition) -> Self {
         self.agents = self.agents.definition(definition);
@@ -81,8 +81,9 @@ impl RuntimeBuilder {
 
     /// Adds an async function as version 1 of a workflow.
     ///
-    /// The input is decoded from JSON and has to be owned: `String`, not `&str`. With a
-    /// [`WorkflowRef`](crate::WorkflowRef) as its name, the compiler checks that the function fits.
+    /// The input is decoded from JSON and must be owned: `String`, not `&str`. With a
+    /// [`WorkflowRef`](crate::WorkflowRef) as the name, the compiler checks the types of the
+    /// function.
     #[must_use]
     pub fn workflow<F, I, O, Fut>(self, name: impl WorkflowName<I, O>, function: F) -> Self
     where
@@ -94,8 +95,8 @@ impl RuntimeBuilder {
         self.workflow_version(name, 1, function)
     }
 
-    /// Adds an async function as a version of a workflow. New runs get the highest version; older
-    /// runs go on with theirs.
+    /// Adds an async function as a version of a workflow. New runs get the highest version;
+    /// existing runs keep theirs.
     #[must_use]
     #[allow(clippy::needless_pass_by_value, reason = "a name is a text or a declaration")]
     pub fn workflow_version<F, I, O, Fut>(
@@ -117,39 +118,40 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Adds anything that can be run as a workflow.
+    /// Adds an implementation of [`Workflow`].
     #[must_use]
     pub fn workflow_dyn(mut self, workflow: Arc<dyn Workflow>) -> Self {
         self.workflows.push(Ok(workflow));
         self
     }
 
-    /// Sets how the engine behaves.
+    /// Sets the options of the engine.
     #[must_use]
     pub fn engine_options(mut self, options: EngineOptions) -> Self {
         self.engine = options;
         self
     }
 
-    /// Sets how agents are hosted.
+    /// Sets the options of the agent host.
     #[must_use]
     pub fn host_options(mut self, options: HostOptions) -> Self {
         self.host = options;
         self
     }
 
-    /// Starts and handles runs, but leaves advancing them to the engines of other processes.
+    /// Starts no engine: this runtime can start and handle runs, and engines of other processes
+    /// advance them.
     #[must_use]
     pub fn client_only(mut self) -> Self {
         self.no_engine = true;
         self
     }
 
-    /// Starts everything: agents take tasks, unfinished runs go on.
+    /// Starts the runtime: agents take tasks, and unfinished runs resume.
     ///
     /// # Errors
     ///
-    /// What is wrong with what the builder was given; what broker and store refuse.
+    /// Returns an error if the configuration is invalid, or if broker or store fail.
     ///
     /// # Cancel safety
     ///
@@ -185,7 +187,8 @@ impl RuntimeBuilder {
         let agent_types = self.agents.types();
         if !self.agents.is_empty() {
             let broker = Arc::clone(&broker);
-            // Counted, so that what agents announce does not look as if others had appended it.
+            // Counted, so that the announcements of agents do not look like appends of other
+            // processes.
             let store = journals
                 .as_ref()
                 .map(|journals| -> Arc<dyn Store> { Arc::<CountedStore>::clone(&journals.store) });
@@ -213,7 +216,7 @@ fn add(
     }
 }
 
-/// Notes in the log which workflows there are, once for each version.
+/// Records the registered workflows in the log, once per version.
 async fn register(journals: &Journals) -> Result<(), RuntimeError> {
     let mut appends = Vec::new();
     for registered in journals.registry.iter() {

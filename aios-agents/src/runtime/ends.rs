@@ -24,24 +24,24 @@ use crate::{
     },
 };
 
-/// Positions of the log looked through at once.
+/// How many positions of the log are read at once.
 const RANGE: u64 = 2048;
-/// Time between two looks at the log, and at one that grows fast.
+/// Pause between two reads of the log: normally, and while it grows fast.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
-/// Positions looked through at once above which the log grows fast.
+/// The log grows fast if it has grown by more than this many positions since the last read.
 const FAST: u64 = 64;
-/// How long to wait after the store failed, at first and at most.
+/// Initial and maximum delay after a failure of the store.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// What the log says if the store refuses for good to say how runs end.
-const UNFOLLOWED: &str = "the ends of runs are not followed; callers that wait for one poll for it";
+/// Logged after a permanent failure of the store.
+const NOT_FOLLOWED: &str = "stopped following the ends of runs; waiting callers poll instead";
 
-/// Follows the ends of runs where no engine of this process does, while anybody waits for one.
+/// Follows the ends of runs in a process without an engine, while callers wait for one.
 #[derive(Debug)]
 pub(super) struct Ends {
     waiters: Waiters,
-    /// How many wait.
+    /// How many callers wait.
     waiting: watch::Sender<usize>,
-    /// Counts how often it was begun to follow the log.
+    /// How many times following the log has begun.
     begun: watch::Sender<u64>,
     follows: Mutex<bool>,
     is_store_down: AtomicBool,
@@ -59,7 +59,7 @@ impl Default for Ends {
     }
 }
 
-/// Somebody who waits for the end of a run. Is to look at the run after this was made.
+/// A registered caller that waits for the end of a run. It must check the run after registering.
 pub(super) struct Watch<'a> {
     waiter: Waiter<'a>,
     begun: watch::Receiver<u64>,
@@ -67,18 +67,18 @@ pub(super) struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Completes when it is time to look at the run again.
-    pub(super) async fn stirred(mut self) {
+    /// Completes when the run should be checked again.
+    pub(super) async fn changed(mut self) {
         tokio::select! {
             biased;
             _ = self.waiter.ended() => {}
-            // The sender lives as long as who follows.
+            // The sender lives as long as `Ends`.
             _ = self.begun.changed() => {}
         }
     }
 }
 
-/// Counts somebody who waits.
+/// Counts a waiting caller until it is dropped.
 struct Waiting<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Waiting<'a> {
@@ -95,7 +95,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl Ends {
-    /// Registers somebody who waits for a run, and sees to it that the log is followed.
+    /// Registers a caller that waits for a run, and makes sure that the log is followed.
     pub(super) fn watch(self: &Arc<Self>, journals: &Journals, run_id: &Arc<str>) -> Watch<'_> {
         let waiting = Waiting::new(&self.waiting);
         let (waiter, begun) = (self.waiters.wait(run_id), self.begun.subscribe());
@@ -107,11 +107,14 @@ impl Ends {
         Watch { waiter, begun, _waiting: waiting }
     }
 
-    /// Says that the store does not answer, once until it does.
+    /// Logs that the store fails, once until it answers again.
     pub(super) fn store_failed(&self, error: &JournalError) {
         if !self.is_store_down.swap(true, Ordering::AcqRel) {
             let failure = Failure::from_error("STORE", error);
-            warn!(error = failure.message, "the store does not say how runs end; waiting for it");
+            warn!(
+                error = failure.message,
+                "failed to read the ends of runs; waiting for the store"
+            );
         }
     }
 
@@ -123,7 +126,7 @@ impl Ends {
         }
     }
 
-    /// Whether anybody waits. If not, nobody follows the log from now on.
+    /// Whether any caller waits. If not, the log is no longer followed.
     fn is_wanted(&self) -> bool {
         let mut follows = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
         *follows = *self.waiting.borrow() > 0;
@@ -132,7 +135,7 @@ impl Ends {
 
     async fn unwanted(&self) {
         let mut waiting = self.waiting.subscribe();
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         let _ = waiting.wait_for(|count| *count == 0).await;
     }
 }
@@ -147,23 +150,23 @@ fn others() -> Result<Vec<Pattern>, EventError> {
     domains.chain(workflow::EVENTS.iter().filter(is_other).map(EventKind::pattern)).collect()
 }
 
-/// Follows the log while anybody waits.
+/// Follows the log while callers wait.
 async fn follow(ends: Arc<Ends>, journals: Journals) {
     let others = match others() {
         Ok(others) => others,
-        Err(error) => return warn!(%error, "{UNFOLLOWED}"),
+        Err(error) => return warn!(%error, "{NOT_FOLLOWED}"),
     };
     let (mut position, mut backoff) = (None, BACK_OFF.0);
     while ends.is_wanted() {
-        match look(&ends, &journals, &mut position, &others).await {
+        match notify_ended(&ends, &journals, &mut position, &others).await {
             Ok(positions) => {
                 backoff = BACK_OFF.0;
                 let pause = if positions > FAST { PAUSE.1 } else { PAUSE.0 };
                 journals.clock.sleep(pause).await;
             }
-            // `follows` stays as it is, so that nobody tries again.
+            // `follows` stays true, so that no other caller tries again.
             Err(error) if !error.is_retryable() => {
-                return warn!(error = %Chain(&error), code = error.code(), "{UNFOLLOWED}");
+                return warn!(error = %Chain(&error), code = error.code(), "{NOT_FOLLOWED}");
             }
             Err(error) => {
                 ends.store_failed(&error.into());
@@ -174,9 +177,9 @@ async fn follow(ends: Arc<Ends>, journals: Journals) {
     }
 }
 
-/// Waits until the log has grown, and tells those who wait for runs that ended. Returns by how much
-/// it had grown.
-async fn look(
+/// Waits until the log has grown, and notifies the callers that wait for runs that ended. Returns
+/// by how many positions it has grown.
+async fn notify_ended(
     ends: &Ends,
     journals: &Journals,
     position: &mut Option<u64>,
@@ -187,7 +190,7 @@ async fn look(
         Some(read) => read,
         None => {
             let head = store.head().await?;
-            // Whoever waits looks once more: a run may have ended before.
+            // Waiting callers check once more: a run may have ended before.
             ends.begun.send_modify(|begun| *begun += 1);
             *position.insert(head)
         }

@@ -12,20 +12,20 @@ use crate::{
     workflow::{InvalidRunId, engine::EngineError, journal::JournalError},
 };
 
-/// What a runtime could not do.
+/// Errors of a runtime.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuntimeError {
-    /// The builder was given too little, too much, or what does not fit together.
+    /// An option or argument is missing or invalid, or options contradict each other.
     #[error("invalid runtime configuration: {reason}")]
     InvalidConfiguration {
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// A workflow has a name that can't be a segment of an event type.
+    /// The name of a workflow can't be a segment of an event type.
     #[error(transparent)]
     InvalidWorkflow(#[from] InvalidName),
-    /// A run can't have this id.
+    /// The id of a run is invalid.
     #[error(transparent)]
     InvalidRunId(#[from] InvalidRunId),
     /// No workflow with this name is registered.
@@ -33,7 +33,7 @@ pub enum RuntimeError {
     UnknownWorkflow {
         /// The name.
         workflow: String,
-        /// The names of those that are, as far as they are known.
+        /// The registered names, as far as they are known.
         registered: Vec<String>,
     },
     /// There is no run with this id.
@@ -43,12 +43,12 @@ pub enum RuntimeError {
         run_id: String,
     },
     /// A run with this id exists, of another workflow or with another input.
-    #[error("run {run_id} exists already, of another workflow or with another input")]
+    #[error("run {run_id} already exists, of another workflow or with another input")]
     RunExists {
         /// The id.
         run_id: String,
     },
-    /// The run has ended, so that it takes no signal and no command any more.
+    /// The run has ended, so it accepts no more signals and commands.
     #[error("run {run_id} has ended: it is {status}")]
     RunEnded {
         /// The id.
@@ -56,8 +56,8 @@ pub enum RuntimeError {
         /// How it ended.
         status: RunStatus,
     },
-    /// The run is being cancelled, so that it can't be paused.
-    #[error("run {run_id} is being cancelled, which can't be paused")]
+    /// The run is being cancelled, so it can't be paused.
+    #[error("run {run_id} can't be paused, because it is being cancelled")]
     RunCancelling {
         /// The id.
         run_id: String,
@@ -70,20 +70,20 @@ pub enum RuntimeError {
         /// The operation.
         operation: u64,
     },
-    /// The engine of this runtime stopped by itself, so that nothing advances its runs here. What is
-    /// recorded is kept; another engine, or the next start, goes on with it.
+    /// The engine of this runtime stopped after an error, so this process no longer advances runs.
+    /// Recorded progress is kept; another engine, or the next start, resumes the runs.
     #[error("the engine has stopped: {failure}")]
     EngineStopped {
         /// Why.
         failure: Failure,
     },
-    /// A projection of this runtime stopped by itself, at an error that will not pass.
+    /// A projection of this runtime stopped after a permanent error.
     #[error("a projection has stopped: {failure}")]
     ProjectionStopped {
         /// Which, and why.
         failure: Failure,
     },
-    /// The event at this position is no dead letter of the projection.
+    /// The event at this position is not a dead letter of the projection.
     #[error("projection {projection} has no dead letter at position {position}")]
     UnknownDeadLetter {
         /// The projection.
@@ -91,8 +91,8 @@ pub enum RuntimeError {
         /// The position.
         position: u64,
     },
-    /// The agents could not be run.
-    #[error("could not run the agents")]
+    /// The agent host failed.
+    #[error("failed to run agents")]
     Agents(#[from] AgentError),
     /// The store failed.
     #[error("the store failed")]
@@ -100,13 +100,13 @@ pub enum RuntimeError {
     /// The broker failed.
     #[error("the broker failed")]
     Broker(#[from] BrokerError),
-    /// Something can't be an event.
-    #[error("something can't be an event")]
+    /// A value can't be encoded as an event.
+    #[error("failed to encode an event")]
     Event(#[from] EventError),
 }
 
 impl RuntimeError {
-    /// Whether the same call may succeed later.
+    /// Returns whether the same call may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -117,7 +117,7 @@ impl RuntimeError {
         }
     }
 
-    /// A stable name for this kind of error.
+    /// Returns a stable code for this kind of error.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -166,7 +166,7 @@ impl From<JournalError> for RuntimeError {
     }
 }
 
-/// Why a run gave no result.
+/// Why a run has no result.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -175,7 +175,7 @@ pub enum RunError {
     Failed {
         /// The run.
         run_id: String,
-        /// What went wrong.
+        /// The failure.
         failure: Failure,
     },
     /// It was cancelled.
@@ -186,12 +186,13 @@ pub enum RunError {
         /// Why.
         failure: Failure,
     },
-    /// Today's code does not fit its journal; it goes on when fitting code runs.
+    /// The current code does not match the journal of the run. The run resumes once matching code
+    /// is deployed.
     #[error("run {run_id} is blocked: {failure}")]
     Blocked {
         /// The run.
         run_id: String,
-        /// What does not fit.
+        /// The mismatch.
         failure: Failure,
     },
     /// The result is of another type.
@@ -199,16 +200,16 @@ pub enum RunError {
     InvalidResult {
         /// The run.
         run_id: String,
-        /// What does not fit.
+        /// The cause.
         source: EventError,
     },
-    /// The runtime could not find out.
+    /// The runtime failed to get the result.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }
 
 impl RunError {
-    /// A stable name for this kind of error.
+    /// Returns a stable code for this kind of error.
     #[must_use]
     pub fn code(&self) -> &str {
         match self {
@@ -219,7 +220,7 @@ impl RunError {
         }
     }
 
-    /// What went wrong in the run, if it is the run's failure.
+    /// The failure of the run, if the run itself failed.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         match self {

@@ -14,14 +14,16 @@ use crate::workflow::{
     run_id,
 };
 
-/// How often to look for the end of a run, at first and at most, should its end not be heard of.
+/// Initial and maximum interval of polling for the end of a run, in case its notification is
+/// missed.
 const POLL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-/// How soon to look again after the store did not answer, at first and at most.
+/// Initial and maximum delay after a failure of the store.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// A run, wherever it is advanced. Cloning is cheap; dropping it does nothing to the run.
+/// A handle for a run, no matter which process advances it. Cloning is cheap; dropping it does not
+/// affect the run.
 ///
-/// If the run has continued as another one, every method is about the run that goes on now.
+/// If the run has continued as another one, every method refers to the current run.
 #[derive(Clone, Debug)]
 pub struct RunHandle {
     client: Client,
@@ -33,24 +35,24 @@ impl RunHandle {
         Self { client, run_id }
     }
 
-    /// Id of the run, as it was started. It stays the same if the run continues as another one.
+    /// Id with which the run was started. It stays the same if the run continues as another one.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.run_id
     }
 
-    /// Waits for the run to end, and for the run that it continues as. Learns of it at once, wherever
-    /// the run is advanced, and waits on while the store does not answer: who waits only for some
-    /// time drops this.
+    /// Waits for the end of the run, and of the run that it continues as, and returns the result.
+    /// Is notified promptly, no matter which process advances the run, and keeps waiting while the
+    /// store is unavailable. To limit the wait, drop the future.
     ///
     /// # Errors
     ///
-    /// [`RunError`] says why there is no result. A run that is blocked is an error here, but may go
-    /// on later.
+    /// [`RunError`] tells why there is no result. A blocked run is an error here, but may resume
+    /// later.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling does nothing to the run.
+    /// Cancel safe. Cancelling does not affect the run.
     pub async fn result<T: DeserializeOwned>(&self) -> Result<T, RunError> {
         let mut run_id = Arc::clone(&self.run_id);
         let ended = loop {
@@ -73,7 +75,7 @@ impl RunHandle {
         }
     }
 
-    /// Waits for the end of a run, also while the store does not answer.
+    /// Waits for the end of a run, also while the store is unavailable.
     async fn ended(&self, run_id: &Arc<str>) -> Result<RunOutcome, RuntimeError> {
         let Client { journals, engine, ends } = &self.client;
         let (mut pause, mut backoff) = (POLL.0, BACK_OFF.0);
@@ -85,11 +87,11 @@ impl RunHandle {
                 };
             }
             let engine = engine.as_ref().filter(|engine| !engine.is_stopping());
-            // Registered before looking, so that an end in between is not missed.
+            // Register before checking, so that an end in between is not missed.
             let notified = engine.map(|engine| (engine, engine.waiters.wait(run_id)));
             let watched = notified.is_none().then(|| ends.watch(journals, run_id));
-            // A run in memory tells its end; its row is looked at all the same now and then, since
-            // another engine may have it meanwhile.
+            // A run in memory notifies of its end. Its row is still checked at intervals, because
+            // another engine may have taken it over.
             let is_live = pause < POLL.1 && engine.is_some_and(|it| it.holds(run_id));
             let mut next = pause;
             if !is_live {
@@ -109,7 +111,7 @@ impl RunHandle {
             }
             tokio::select! {
                 biased;
-                ended = told(notified, watched) => if let Some(ended) = ended {
+                ended = notified_end(notified, watched) => if let Some(ended) = ended {
                     return Ok(ended);
                 },
                 () = journals.clock.sleep(next) => pause = (pause * 2).min(POLL.1),
@@ -117,12 +119,12 @@ impl RunHandle {
         }
     }
 
-    /// Where the run stands, what its workflow says it is doing, and whether it waits for something
-    /// that nobody does ([`RunRecord::waits_for`]).
+    /// Returns the current state of the run, the status that its workflow has set, and whether it
+    /// waits for work that no process takes ([`RunRecord::waits_for`]).
     ///
     /// # Errors
     ///
-    /// What the store reports.
+    /// Errors of the store.
     pub async fn status(&self) -> Result<RunRecord, RuntimeError> {
         let mut row = self.client.journals.current(&self.run_id).await?;
         if matches!(row.status, RunStatus::Running | RunStatus::Cancelling) {
@@ -131,16 +133,16 @@ impl RunHandle {
         Ok(row)
     }
 
-    /// Sends a signal. It is kept until the workflow waits for it, also if the run continues as another
-    /// one before.
+    /// Sends a signal. It is kept until the workflow waits for it, even if the run continues as
+    /// another one first.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::RunEnded`] if the run has ended; what the store reports.
+    /// [`RuntimeError::RunEnded`] if the run has ended; errors of the store.
     ///
     /// # Cancel safety
     ///
-    /// A cancelled call may or may not have sent it.
+    /// A cancelled call may or may not have sent the signal.
     pub async fn signal<T: Serialize + ?Sized>(
         &self,
         name: &str,
@@ -151,50 +153,51 @@ impl RunHandle {
             .await
     }
 
-    /// Asks the run to cancel: its code is dropped where it waits, and its compensations run. So do
-    /// those of its children, unless they are to be left running. A paused run is cancelled without
-    /// being resumed. Asking again does nothing; the first reason stays.
+    /// Requests cancellation of the run: its future is dropped at its current await point, and its
+    /// compensations run. Its children are cancelled too, unless they were started to be left
+    /// running. A paused run is cancelled without being resumed. Further requests have no effect;
+    /// the first reason stays.
     ///
     /// A run that is cancelled before its result is recorded ends as cancelled.
     ///
     /// # Errors
     ///
-    /// As [`signal`](Self::signal).
+    /// See [`signal`](Self::signal).
     pub async fn cancel(&self, reason: impl Into<String>) -> Result<(), RuntimeError> {
         let entry = Entry::CancelRequested(CancelRequested { reason: reason.into() });
         self.command(entry, |status| status == RunStatus::Cancelling).await
     }
 
-    /// Lets the run stand still: until it is resumed it gives no task, begins no step or child, emits
-    /// nothing and does not end. What was begun before goes on, and its outcome is kept. Pausing a
-    /// run again does nothing.
+    /// Pauses the run: until it is resumed, it starts no task, step or child, emits nothing and
+    /// does not end. Operations already in flight continue, and their results are recorded. Pausing
+    /// a paused run has no effect.
     ///
     /// # Errors
     ///
-    /// As [`signal`](Self::signal), and [`RuntimeError::RunCancelling`] if the run is being
-    /// cancelled, which nothing holds up.
+    /// See [`signal`](Self::signal). [`RuntimeError::RunCancelling`] if the run is being cancelled,
+    /// because a cancellation can't be paused.
     pub async fn pause(&self) -> Result<(), RuntimeError> {
         self.command(Entry::Paused, |status| status == RunStatus::Paused).await
     }
 
-    /// Lets a paused run go on, and tries again to let a blocked one go on. Does nothing to others.
+    /// Resumes a paused run, and retries a blocked one. Has no effect on other runs.
     ///
     /// # Errors
     ///
-    /// As [`signal`](Self::signal).
+    /// See [`signal`](Self::signal).
     pub async fn resume(&self) -> Result<(), RuntimeError> {
         let is_idle = |status| !matches!(status, RunStatus::Paused | RunStatus::Blocked);
         self.command(Entry::Resumed, is_idle).await
     }
 
-    /// Appends what somebody wants of the run, unless that is so already.
+    /// Appends a command, unless the run is already in the wanted state.
     async fn command(
         &self,
         entry: Entry,
-        is_so: impl Fn(RunStatus) -> bool,
+        is_done: impl Fn(RunStatus) -> bool,
     ) -> Result<(), RuntimeError> {
         let row = self.client.journals.current(&self.run_id).await?;
-        if !row.status.is_final() && is_so(row.status) {
+        if !row.status.is_final() && is_done(row.status) {
             return Ok(());
         }
         if matches!(entry, Entry::Paused) && row.status == RunStatus::Cancelling {
@@ -209,11 +212,12 @@ impl RunHandle {
         Ok(())
     }
 
-    /// A page of the run's journal: the events with a version above `after`, at most `limit`.
+    /// Returns a page of the run's journal: the events with a version above `after`, at most
+    /// `limit`.
     ///
     /// # Errors
     ///
-    /// What the store reports.
+    /// Errors of the store.
     pub async fn journal(
         &self,
         after: u64,
@@ -233,22 +237,22 @@ impl RunHandle {
         self.client.journals.store.read_stream(&stream, after, limit).await
     }
 
-    /// Follows the run of this very id, also if it has continued as another one: its events with a
-    /// version above `after`, first those that are there, then those that come, until the one that
-    /// ends it.
+    /// Follows the run with exactly this id, even if it has continued as another one. Returns its
+    /// events with a version above `after`: first existing events, then new ones, up to the event
+    /// that ends the run.
     #[must_use]
     pub fn events(&self, after: u64) -> RunEvents {
         RunEvents::new(self.client.journals.clone(), &self.run_id, after)
     }
 
-    /// Starts a new run that begins with this run's journal as it was before an operation, and
-    /// goes on from there with today's code.
+    /// Starts a new run with a copy of this run's journal up to an operation, and continues from
+    /// there with the current code.
     ///
     /// # Errors
     ///
     /// [`RuntimeError::UnknownOperation`] if the journal has no such operation;
-    /// [`RuntimeError::RunExists`] if the new id is taken; [`RuntimeError::InvalidRunId`] if no run
-    /// can have it; what the store reports.
+    /// [`RuntimeError::RunExists`] if the new id is taken; [`RuntimeError::InvalidRunId`] if the
+    /// new id is invalid; errors of the store.
     pub async fn fork(
         &self,
         operation: u64,
@@ -287,7 +291,7 @@ impl RunHandle {
                     return Ok(events);
                 }
                 if matches!(entry, Entry::Moved(_)) {
-                    // A fork is advanced where its own id says.
+                    // The shard of a fork follows from its own id.
                     continue;
                 }
                 let source = &recorded.event;
@@ -305,8 +309,8 @@ impl RunHandle {
     }
 }
 
-/// Completes when a run has ended, or is to be looked at.
-async fn told(
+/// Waits for a notification. Returns the end of the run, or `None` if the run should be checked.
+async fn notified_end(
     notified: Option<(&Arc<Engine>, Waiter<'_>)>,
     watched: Option<Watch<'_>>,
 ) -> Option<RunOutcome> {
@@ -317,7 +321,7 @@ async fn told(
             () = engine.stopped() => None,
         };
     }
-    watched?.stirred().await;
+    watched?.changed().await;
     None
 }
 

@@ -1,4 +1,4 @@
-//! The runtime: agents and workflows of one process, on a store and a broker.
+//! The runtime: runs the agents and workflows of a process on a store and a broker.
 
 mod builder;
 mod ends;
@@ -36,10 +36,11 @@ use crate::{
     },
 };
 
-/// Agents and workflows that run in this process.
+/// Runs agents and workflows in this process.
 ///
-/// It needs a broker. With a store it also starts and advances runs; without one it only hosts
-/// agents. What is dropped without [`shutdown`](Self::shutdown) goes on after the next start.
+/// A runtime needs a broker. With a store it also starts and advances runs; without one it only
+/// hosts agents. Runs in progress when the runtime is dropped without [`shutdown`](Self::shutdown)
+/// resume on the next start.
 #[derive(Debug)]
 pub struct Runtime {
     broker: Arc<dyn Broker>,
@@ -52,14 +53,15 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Begins to describe a runtime.
+    /// Returns a builder.
     #[must_use]
     pub fn builder() -> RuntimeBuilder {
         RuntimeBuilder::default()
     }
 
-    /// Starts a run of a workflow's latest version; await it to get a [`RunHandle`], or a
-    /// [`TypedRun`](crate::TypedRun) if the workflow is named by a [`WorkflowRef`](crate::WorkflowRef).
+    /// Starts a run of the latest version of a workflow. Await it to get a [`RunHandle`], or a
+    /// [`TypedRun`](crate::TypedRun) if the workflow is named by a
+    /// [`WorkflowRef`](crate::WorkflowRef).
     pub fn start<W, T>(&self, workflow: W, input: &T) -> W::Start
     where
         W: StartWorkflow<T>,
@@ -68,9 +70,9 @@ impl Runtime {
         workflow.into_start(|name| StartRun::new(self.client(), name, input))
     }
 
-    /// Sends a signal to a run, and starts the run first if there is none with this id: both at once,
-    /// so that no run is started without its signal. Await it to get a [`RunHandle`]; see
-    /// [`StartRun::with_signal`].
+    /// Sends a signal to a run, and starts the run first if none has this id. Start and signal are
+    /// one atomic append, so no run is started without its signal. Await it to get a [`RunHandle`];
+    /// see [`StartRun::with_signal`].
     pub fn signal_with_start<T, P>(
         &self,
         workflow: &str,
@@ -86,7 +88,7 @@ impl Runtime {
         self.start(workflow, input).with_id(run_id).with_signal(signal, payload)
     }
 
-    /// Gives a task to an agent, as a run of one step; await it to get a [`RunHandle`], or a
+    /// Sends a task to an agent, as a run with a single task. Await it to get a [`RunHandle`], or a
     /// [`TypedRun`](crate::TypedRun) if the agents are named by an [`AgentRef`](crate::AgentRef).
     pub fn task<A, T>(&self, agent: A, parameters: &T) -> A::Start
     where
@@ -96,17 +98,18 @@ impl Runtime {
         agent.into_start(|target| StartTask::new(self.client(), target, parameters))
     }
 
-    /// Starts a projection: reads the log from where it is, and hands over what its patterns match;
-    /// see [`projection`](crate::projection). Await it to get a [`ProjectionHandle`]; the projection
-    /// then runs until the runtime stops. It needs a store.
+    /// Starts a projection: reads the log from the projection's position and passes on the events
+    /// that match its patterns; see [`projection`](crate::projection). Await it to get a
+    /// [`ProjectionHandle`]; the projection then runs until the runtime stops. Needs a store.
     ///
-    /// `name` is `[a-z][a-z0-9_]*`. One process at a time runs the projection of a name.
+    /// `name` matches `[a-z][a-z0-9_]*`. Only one process at a time runs the projection with a
+    /// name.
     pub fn projection<P: Projection>(&self, name: &str, projection: P) -> StartProjection<'_, P> {
         let journals = self.client().map(|client| client.journals);
         StartProjection::new(journals, &self.projections, name, projection)
     }
 
-    /// A handle for a projection that runs here or elsewhere.
+    /// Returns a handle for a projection that runs here or elsewhere.
     ///
     /// # Errors
     ///
@@ -115,12 +118,12 @@ impl Runtime {
         ProjectionHandle::new(self.client()?.journals, name)
     }
 
-    /// A handle for a run that was started before, here or elsewhere.
+    /// Returns a handle for an existing run, started here or elsewhere.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::UnknownRun`] if there is none; [`RuntimeError::InvalidRunId`] if none can have
-    /// this id; what the store reports.
+    /// [`RuntimeError::UnknownRun`] if there is none; [`RuntimeError::InvalidRunId`] if the id is
+    /// invalid; errors of the store.
     pub async fn handle(&self, run_id: &str) -> Result<RunHandle, RuntimeError> {
         let client = self.client()?;
         run_id::check_existing(run_id)?;
@@ -128,32 +131,32 @@ impl Runtime {
         Ok(RunHandle::new(client, run_id.into()))
     }
 
-    /// The broker that it was given.
+    /// The broker of this runtime.
     #[must_use]
     pub fn broker(&self) -> &Arc<dyn Broker> {
         &self.broker
     }
 
-    /// The store that it was given.
+    /// The store of this runtime, if it has one.
     #[must_use]
     pub fn store(&self) -> Option<&Arc<dyn Store>> {
         self.store.as_ref()
     }
 
-    /// Takes no more tasks, and lets tasks and steps that run end within `deadline`. A shard passes to
-    /// another engine as soon as no step of its runs runs. Broker and store stay open; they are the
-    /// caller's.
+    /// Shuts the runtime down: takes no more tasks, and lets running tasks and steps end within
+    /// `deadline`. A shard is handed over to another engine as soon as none of its steps is
+    /// running. Broker and store stay open; they belong to the caller.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::Agents`] if tasks still ran after `deadline`. They were given up and are
-    /// given again. [`RuntimeError::EngineStopped`], [`RuntimeError::Agents`] or
-    /// [`RuntimeError::ProjectionStopped`] if the engine, the agents or a projection had stopped before,
-    /// by themselves. The runtime has stopped all the same.
+    /// [`RuntimeError::Agents`] if tasks were still running after `deadline`. They were abandoned
+    /// and are reassigned. [`RuntimeError::EngineStopped`], [`RuntimeError::Agents`] or
+    /// [`RuntimeError::ProjectionStopped`] if the engine, the agents or a projection had failed
+    /// before. The runtime has stopped in all cases.
     ///
     /// # Cancel safety
     ///
-    /// A cancelled shutdown gives up what runs.
+    /// A cancelled shutdown abandons running tasks and steps.
     pub async fn shutdown(mut self, deadline: Duration) -> Result<(), RuntimeError> {
         let (host, engine) = (self.host.take(), self.engine.take());
         let draining = async {
@@ -184,12 +187,14 @@ impl Runtime {
             .map_or(Ok(()), |failure| Err(RuntimeError::ProjectionStopped { failure }))
     }
 
-    /// Why a part of this runtime stopped by itself, if one did: an error of the store or the broker
-    /// that will not pass, or a panic of the engine. If it was the engine, it has handed its shards
-    /// over; starting runs fails from then on, and so does waiting for their results. If it was the
-    /// agents, they take no tasks from a subscription any more, hear of no cancellations, or are not
-    /// announced; see [`AgentHost::failure`](crate::agent::AgentHost::failure). If it was a projection,
-    /// nothing more is applied here. Whatever did not stop goes on.
+    /// The reason why part of this runtime stopped, if it did: a permanent error of store or
+    /// broker, or a panic of the engine.
+    ///
+    /// An engine that stopped has handed over its shards; starting runs and waiting for their
+    /// results then fails. Agents that failed no longer take tasks from a subscription, no longer
+    /// receive cancellations, or are not announced; see
+    /// [`AgentHost::failure`](crate::agent::AgentHost::failure). A projection that stopped applies
+    /// no more events here. All other parts continue to work.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         let engine = self.engine.as_ref().and_then(|running| running.engine.failure());
@@ -197,11 +202,11 @@ impl Runtime {
         engine.or_else(agents).or_else(|| self.projections.failure())
     }
 
-    /// Completes when a part of this runtime stops by itself. See [`failure`](Self::failure).
+    /// Completes when part of this runtime fails; see [`failure`](Self::failure).
     ///
     /// # Cancel safety
     ///
-    /// It can be called again.
+    /// Cancel safe.
     pub async fn failed(&self) -> Failure {
         let engine = async {
             match &self.engine {
@@ -232,17 +237,17 @@ impl Runtime {
     }
 }
 
-/// What starting and handling runs needs.
+/// Dependencies of starting and handling runs.
 #[derive(Clone, Debug)]
 struct Client {
     journals: Journals,
-    /// The engine of this process, which is told at once what others find by polling.
+    /// The engine of this process, which is notified directly; other engines poll.
     engine: Option<Arc<Engine>>,
     ends: Arc<Ends>,
 }
 
 impl Client {
-    /// Fails once the engine of this process has stopped by itself.
+    /// Fails if the engine of this process has stopped after an error.
     fn check(&self) -> Result<(), RuntimeError> {
         match self.engine.as_ref().and_then(|engine| engine.failure()) {
             Some(failure) => Err(RuntimeError::EngineStopped { failure }),
@@ -250,7 +255,7 @@ impl Client {
         }
     }
 
-    /// Tells a run that something was appended to its journal.
+    /// Notifies a run that its journal has grown.
     fn nudge(&self, run_id: String) {
         if let Some(engine) = &self.engine {
             engine.send(&run_id.into(), Message::Wake);

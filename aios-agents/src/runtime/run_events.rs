@@ -8,21 +8,21 @@ use aios_core::{
 use super::RuntimeError;
 use crate::workflow::journal::{JournalError, Journals};
 
-/// Events read at once.
+/// How many events are read at once.
 const PAGE: usize = 500;
-/// How long to wait after the log has grown by events of other runs, at first and at most.
+/// Initial and maximum pause after the log has grown by events of other runs.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
-/// The events of one run, in order: first those that are there, then those that come. Ends after
-/// the event that ends the run.
+/// The events of one run, in order: first existing events, then new ones. Ends after the event that
+/// ends the run.
 ///
-/// A run that continues as a new one ends with the event `continued`, whose data names the new run:
-/// the versions of a stream are those of one run. Follow that run from 0 to go on.
+/// A run that continues as a new one ends with the event `continued`, whose data names the new run.
+/// Each run has its own stream of versions, so follow the new run from version 0.
 #[derive(Debug)]
 pub struct RunEvents {
     journals: Journals,
     run_id: String,
-    /// Where the run is in the log, once it was found.
+    /// The stream of the run, once it was found.
     stream: Option<Following>,
     /// Version of the event that was read last.
     read: u64,
@@ -34,9 +34,9 @@ pub struct RunEvents {
 struct Following {
     id: StreamId,
     workflow: String,
-    /// The log was looked through up to here.
+    /// The log was read up to this position.
     seen: u64,
-    /// Whether the end of the run, if there was one, stands after `read`.
+    /// Whether the event that ends the run, if there is one, comes after `read`.
     is_before_end: bool,
     pause: Duration,
 }
@@ -47,19 +47,20 @@ impl RunEvents {
         Self { journals, run_id, stream: None, read: after, page, has_ended: false }
     }
 
-    /// The next event; waits for it if need be. `None` after the event that ends the run.
+    /// Returns the next event, waiting for it if necessary, or `None` after the event that ends the
+    /// run.
     ///
-    /// Appends of this process wake it at once. Those of others do so as soon as
-    /// [`wait_for`](EventStore::wait_for) tells of them, also if no engine runs in this process.
+    /// Appends of this process wake it at once. Appends of other processes wake it as soon as
+    /// [`wait_for`](EventStore::wait_for) reports them, even if no engine runs in this process.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::UnknownRun`] if there is no such run; what the store reports. The next call
-    /// tries again from the same place.
+    /// [`RuntimeError::UnknownRun`] if there is no such run; errors of the store. The next call
+    /// continues from the same event.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling loses nothing.
+    /// Cancel safe: no event is lost.
     pub async fn next(&mut self) -> Result<Option<RecordedEvent>, RuntimeError> {
         loop {
             if let Some(recorded) = self.page.pop_front() {
@@ -69,7 +70,7 @@ impl RunEvents {
             if self.has_ended {
                 return Ok(None);
             }
-            self.read_on().await?;
+            self.read_more().await?;
         }
     }
 
@@ -81,7 +82,7 @@ impl RunEvents {
     }
 
     /// Reads the next page, or waits until the log has grown.
-    async fn read_on(&mut self) -> Result<(), RuntimeError> {
+    async fn read_more(&mut self) -> Result<(), RuntimeError> {
         let following = match &mut self.stream {
             Some(following) => following,
             none => none.insert(begin(&self.journals, &self.run_id).await?),
@@ -95,7 +96,8 @@ impl RunEvents {
             return Ok(());
         }
         if !following.is_before_end {
-            // The end may be what was read last, or come between the page and the row.
+            // The last event that was read may be the end, or the end was appended between the two
+            // reads.
             let has_ended = self.journals.row(&self.run_id).await?.status.is_final();
             let page = store.read_stream(&following.id, self.read, 1).await?;
             following.is_before_end = !has_ended || !page.is_empty();
@@ -103,8 +105,8 @@ impl RunEvents {
             return Ok(());
         }
         following.seen = store.wait_for(following.seen).await?;
-        // What is appended in a moment is read together, and a busy log is not looked at for each
-        // of its events.
+        // Read events that are appended in quick succession together, so that a busy log is not
+        // read once per event.
         self.journals.clock.sleep(following.pause).await;
         following.pause = (following.pause * 2).min(PAUSE.1);
         Ok(())

@@ -15,10 +15,10 @@ use super::{Client, RunHandle, RuntimeError, StartRun};
 use crate::options::{check_named, check_retry, check_timeout};
 use crate::workflow::{FnWorkflow, Target, Workflow, WorkflowContext, WorkflowError};
 
-/// Name of the workflow that a task outside of a workflow is a run of.
+/// Name of the workflow that runs a task outside of a workflow.
 pub(crate) const NAME: &str = "single_task";
 
-/// What such a run is given.
+/// Input of a `single_task` run.
 #[derive(Debug, Serialize, Deserialize)]
 struct SingleTask {
     agent: Target,
@@ -45,9 +45,10 @@ async fn single_task(context: WorkflowContext, task: SingleTask) -> Result<Paylo
     call.await
 }
 
-/// A task for an agent outside of any workflow: a run of one step, as durable as any other.
+/// A task for an agent outside of any workflow: a run with a single task, as durable as any other
+/// run.
 #[derive(Debug)]
-#[must_use = "a task is given when this is awaited"]
+#[must_use = "a task is sent only when this is awaited"]
 pub struct StartTask {
     client: Result<Client, RuntimeError>,
     agent: Target,
@@ -69,19 +70,20 @@ impl StartTask {
         Self { client, agent, parameters, timeout: None, total_timeout: None, retry, run_id: None }
     }
 
-    /// Sets how long one attempt may take.
+    /// Sets the timeout of each attempt.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Sets how long all attempts together may take, with the time in queues and between attempts.
+    /// Sets the timeout of all attempts together, including the time in queues and between
+    /// attempts.
     pub fn total_timeout(mut self, timeout: Duration) -> Self {
         self.total_timeout = Some(timeout);
         self
     }
 
-    /// Sets when a failed attempt is followed by another.
+    /// Sets the retry policy of failed attempts.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self

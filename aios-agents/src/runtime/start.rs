@@ -20,12 +20,12 @@ use crate::{
     },
 };
 
-/// Bytes of metadata, as JSON, that a run may be started with.
+/// Maximum size of a run's metadata, in bytes of JSON.
 const MAX_METADATA_BYTES: usize = 64 * 1024;
 
-/// A run to be started. Awaiting it gives a [`RunHandle`] once the start is durable.
+/// A run to be started. Awaiting it returns a [`RunHandle`] once the start is durable.
 #[derive(Debug)]
-#[must_use = "a run starts when this is awaited"]
+#[must_use = "a run starts only when this is awaited"]
 pub struct StartRun {
     client: Result<Client, RuntimeError>,
     workflow: String,
@@ -55,39 +55,39 @@ impl StartRun {
         }
     }
 
-    /// Sets the id of the run; a fresh UUID is the default. It has 1 to 200 bytes, no control
-    /// characters and no `~`, which the ids of children and of runs that continue others contain.
+    /// Sets the id of the run; the default is a new UUID. An id has 1 to 200 bytes, and contains no
+    /// control characters and no `~`, which is reserved for the ids of children and of continued
+    /// runs.
     ///
-    /// Starting a run again under the same id gives a handle for the one that exists, if workflow and
-    /// input are the same. Inputs are compared as JSON values; numbers as they are written, so that
-    /// `1` and `1.0` differ.
+    /// Starting a run again with the same id returns a handle for the existing run, if workflow and
+    /// input are the same. Inputs are compared as JSON values; numbers are compared as text, so `1`
+    /// and `1.0` differ.
     pub fn with_id(mut self, run_id: impl Into<String>) -> Self {
         self.run_id = Some(run_id.into());
         self
     }
 
-    /// Lets the run begin at a time.
+    /// Schedules the run to begin at a time.
     pub fn at(mut self, start_at: Timestamp) -> Self {
         self.start_at = Some(start_at);
         self
     }
 
-    /// Lets the run begin after a delay of at most 100 years.
+    /// Schedules the run to begin after a delay of at most 100 years.
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
     }
 
-    /// Sets correlation, user and trace of everything that the run causes: at most 65,536 bytes of JSON,
-    /// because every event of the run carries them.
+    /// Sets the correlation id, user and trace context of all events that the run causes. At most
+    /// 65,536 bytes of JSON, because every event of the run carries them.
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;
         self
     }
 
-    /// Sends a signal to the run, which is part of its journal from the first moment on. If the run
-    /// exists, of the same workflow, the signal is sent to it, whatever its input was; can be called
-    /// several times.
+    /// Sends a signal to the run together with its start. If a run of the same workflow exists, the
+    /// signal is sent to it, whatever its input was. Can be called several times.
     pub fn with_signal<T: Serialize + ?Sized>(
         mut self,
         name: impl Into<Box<str>>,
@@ -98,8 +98,9 @@ impl StartRun {
         self
     }
 
-    /// Names the signal that was added last, so that starting again under the same run id sends it
-    /// only once, and succeeds also if the run has ended since. Without a name, each start sends it.
+    /// Sets the id of the signal that was added last, so that starting again with the same run id
+    /// sends it only once, and succeeds even if the run has ended since. Without an id, each start
+    /// sends the signal again.
     pub fn with_signal_id(mut self, id: impl Into<String>) -> Self {
         if let Some(signal) = self.signals.last_mut() {
             signal.id = Some(id.into());
@@ -142,7 +143,7 @@ impl StartRun {
             Err(JournalError::Exists { .. }) if signals.is_empty() => {
                 same_start(&client, &run_id, &self.workflow, Some(&input)).await?;
             }
-            Err(error) if is_known(&error, &signals) => {
+            Err(error) if is_repeated(&error, &signals) => {
                 same_start(&client, &run_id, &self.workflow, None).await?;
                 for (entry, id) in &signals {
                     send(&client, &run_id, entry, id).await?;
@@ -154,12 +155,12 @@ impl StartRun {
     }
 }
 
-/// Refuses metadata beside which nothing else might fit into an event.
+/// Rejects metadata that would leave too little space in an event.
 fn check_metadata(metadata: &Metadata) -> Result<(), RuntimeError> {
     let bytes = Payload::encode(metadata)?.as_str().len();
     if bytes > MAX_METADATA_BYTES {
         let reason = format!(
-            "the metadata of a run has {bytes} bytes; it has at most {MAX_METADATA_BYTES}, because \
+            "the metadata of a run has {bytes} bytes, more than the maximum of {MAX_METADATA_BYTES}; \
              every event of the run carries it"
         );
         return Err(RuntimeError::InvalidConfiguration { reason });
@@ -176,7 +177,7 @@ struct Signal {
 }
 
 impl Signal {
-    /// The entry, and the id of its event.
+    /// Returns the journal entry and the id of its event.
     fn entry(self, run_id: &str) -> Result<(Entry, EventId), RuntimeError> {
         let id = match &self.id {
             Some(id) => EventId::derive(&format!("{run_id}/signal/{id}")),
@@ -187,8 +188,8 @@ impl Signal {
     }
 }
 
-/// Whether a run exists, or a signal that was named was sent before.
-fn is_known(error: &JournalError, signals: &[(Entry, EventId)]) -> bool {
+/// Whether the run exists, or a signal with an id was sent before.
+fn is_repeated(error: &JournalError, signals: &[(Entry, EventId)]) -> bool {
     match error {
         JournalError::Exists { .. } => true,
         JournalError::Store(StoreError::DuplicateEvent { id }) => {
@@ -210,8 +211,8 @@ fn encode(
     signals.iter().map(event).collect()
 }
 
-/// Sends a signal to a run that exists. One that was sent before, perhaps to a run that continued as
-/// this one since, is not sent again.
+/// Sends a signal to an existing run. A signal that was sent before, perhaps to the run that
+/// continued as this one, is not sent again.
 async fn send(
     client: &Client,
     run_id: &str,
@@ -232,7 +233,7 @@ async fn send(
     Ok(())
 }
 
-/// Checks that the run that exists is of this workflow, and has this input.
+/// Checks that the existing run is of this workflow and has this input.
 async fn same_start(
     client: &Client,
     run_id: &str,
@@ -240,10 +241,10 @@ async fn same_start(
     input: Option<&Payload>,
 ) -> Result<(), RuntimeError> {
     let found = client.journals.started(run_id).await?;
-    let is_it = found.is_some_and(|(found, started, _)| {
+    let is_same_start = found.is_some_and(|(found, started, _)| {
         found == workflow && input.is_none_or(|input| is_same(&started.input, input))
     });
-    match is_it {
+    match is_same_start {
         true => Ok(()),
         false => Err(RuntimeError::RunExists { run_id: run_id.to_owned() }),
     }

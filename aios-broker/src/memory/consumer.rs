@@ -14,11 +14,11 @@ use tokio::task::coop::poll_proceed;
 
 use super::{
     connection::Connection,
-    queue::{Item, Queue, Taken},
-    settle::InHand,
+    queue::{Item, Queue, TakeOutcome},
+    settle::UnsettledDelivery,
 };
 
-/// One subscription and what it holds.
+/// A subscription and its deliveries.
 pub(super) struct Consumer {
     id: u64,
     queue: Arc<Queue>,
@@ -32,13 +32,13 @@ pub(super) struct Consumer {
 
 #[derive(Default)]
 struct Hand {
-    /// Taken from the queue, not yet asked for.
+    /// Taken from the queue, not yet delivered.
     fetched: VecDeque<Item>,
     /// Delivered, not yet settled.
     delivered: Slab<Item>,
     /// Woken when there is room for another delivery.
     waker: Option<Waker>,
-    /// Nothing is delivered any more.
+    /// Whether the subscription has ended.
     stopped: bool,
 }
 
@@ -81,11 +81,11 @@ impl Consumer {
         let redelivered = std::mem::replace(&mut item.delivered, true);
         let key = hand.delivered.insert(item);
         drop(hand);
-        let in_hand = Box::new(InHand::new(Arc::clone(self), key));
-        Ok(Some(Delivery::new(event, attempt, in_hand).with_redelivered(redelivered)))
+        let unsettled = Box::new(UnsettledDelivery::new(Arc::clone(self), key));
+        Ok(Some(Delivery::new(event, attempt, unsettled).with_redelivered(redelivered)))
     }
 
-    /// Takes events from the queue, or says how to wait for some.
+    /// Takes events from the queue, or returns how to wait for some.
     fn fetch(&self, hand: &mut Hand, context: &mut Context<'_>) -> Result<(), Wait> {
         // A consumer that always finds events would otherwise keep its thread from other tasks.
         let Poll::Ready(budget) = poll_proceed(context) else { return Err(Wait { until: None }) };
@@ -95,11 +95,11 @@ impl Consumer {
             return Err(Wait { until: None });
         }
         match self.queue.take(self.id, room, || self.now(), context.waker(), &mut hand.fetched) {
-            Taken::Events => {
+            TakeOutcome::Events => {
                 budget.made_progress();
                 Ok(())
             }
-            Taken::Nothing { until } => Err(Wait { until }),
+            TakeOutcome::Nothing { until } => Err(Wait { until }),
         }
     }
 
@@ -111,7 +111,7 @@ impl Consumer {
             Settlement::Ack => drop(item),
             Settlement::Release => self.queue.give_back([item]),
             Settlement::Retry { after, reason } => {
-                match self.retry.delay_after(item.failures.saturating_add(1), self.chance()) {
+                match self.retry.delay_after(item.failures.saturating_add(1), self.jitter()) {
                     Some(delay) => self.delay(item, after.unwrap_or(delay)),
                     None => self.give_up(item, reason),
                 }
@@ -142,10 +142,10 @@ impl Consumer {
         }
         let first_failure = item.first_failure.unwrap_or_else(|| self.now());
         let attempts = item.failures.saturating_add(1);
-        self.queue.bury(DeadLetter::new(item.event, reason, attempts, first_failure));
+        self.queue.push_dead(DeadLetter::new(item.event, reason, attempts, first_failure));
     }
 
-    /// Ends the stream and gives back what it has not handed out.
+    /// Ends the stream and returns undelivered events to the queue.
     pub(super) fn stop(&self) {
         let mut hand = self.hand();
         if hand.stopped {
@@ -155,13 +155,13 @@ impl Consumer {
         self.queue.give_back(hand.fetched.drain(..));
         let waker = hand.waker.take();
         drop(hand);
-        self.connection.exchange.leave(&self.queue, self.id);
+        self.connection.exchange.remove_consumer(&self.queue, self.id);
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// Takes back what was delivered and never settled.
+    /// Returns unsettled deliveries to the queue.
     pub(super) fn abandon(&self) {
         let mut hand = self.hand();
         let delivered = std::mem::take(&mut hand.delivered);
@@ -180,8 +180,8 @@ impl Consumer {
         self.connection.exchange.options.clock.now()
     }
 
-    fn chance(&self) -> f64 {
-        self.connection.exchange.chance.next()
+    fn jitter(&self) -> f64 {
+        self.connection.exchange.rng.next()
     }
 
     fn hand(&self) -> MutexGuard<'_, Hand> {

@@ -20,12 +20,12 @@ impl DeadLetters for MemoryDeadLetters {
 
     async fn redrive(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError> {
         self.connection.check_open()?;
-        Ok(self.queue.exhume(&selection, true))
+        Ok(self.queue.take_dead(&selection, true))
     }
 
     async fn purge(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError> {
         self.connection.check_open()?;
-        Ok(self.queue.exhume(&selection, false))
+        Ok(self.queue.take_dead(&selection, false))
     }
 
     async fn waiting(&self) -> Result<u64, BrokerError> {

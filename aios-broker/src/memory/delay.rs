@@ -4,9 +4,10 @@ use aios_core::event::Timestamp;
 
 use super::queue::Item;
 
-/// Events whose time has not come, the earliest first.
+/// Delayed events, the earliest first.
 ///
-/// Nothing runs for them: a consumer asks when it is polled, and sleeps until the earliest.
+/// There is no timer task: a consumer checks when it is polled, and sleeps until the earliest is
+/// due.
 #[derive(Default)]
 pub(super) struct Delayed(BinaryHeap<Reverse<Entry>>);
 
@@ -28,7 +29,7 @@ impl Delayed {
         self.0.peek().map(|Reverse(entry)| entry.due)
     }
 
-    /// Takes one event whose time has come.
+    /// Takes one event that is due.
     pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<Item> {
         let due = self.earliest().is_some_and(|earliest| earliest <= now);
         due.then(|| self.0.pop()).flatten().map(|Reverse(entry)| entry.item)

@@ -12,9 +12,9 @@ use aios_core::{
 };
 
 use super::{MemoryOptions, queue::Queue};
-use crate::chance::Chance;
+use crate::rng::SplitMix64;
 
-/// Most event types whose routes are remembered.
+/// Maximum number of event types whose routes are cached.
 const MAX_ROUTES: usize = 10_000;
 
 /// The queues that an event goes to.
@@ -23,7 +23,7 @@ pub(super) type Routes = Arc<[Arc<Queue>]>;
 /// The state that all connections to one broker share.
 pub(super) struct Exchange {
     pub(super) options: MemoryOptions,
-    pub(super) chance: Chance,
+    pub(super) rng: SplitMix64,
     next_consumer: AtomicU64,
     topology: RwLock<Topology>,
 }
@@ -39,8 +39,8 @@ struct Topology {
 
 impl Exchange {
     pub(super) fn new(options: MemoryOptions) -> Self {
-        let chance = Chance::new(options.seed);
-        Self { options, chance, next_consumer: AtomicU64::new(0), topology: RwLock::default() }
+        let rng = SplitMix64::new(options.seed);
+        Self { options, rng, next_consumer: AtomicU64::new(0), topology: RwLock::default() }
     }
 
     /// The groups that take events of this type.
@@ -60,8 +60,8 @@ impl Exchange {
         self.read().queues.get(address).cloned().ok_or_else(unknown)
     }
 
-    /// Declares the queue that a subscription asks for, and counts its consumer in.
-    pub(super) fn enter(
+    /// Declares the queue of a subscription and adds its consumer.
+    pub(super) fn add_consumer(
         &self,
         subscription: &Subscription,
     ) -> Result<(Arc<Queue>, u64), BrokerError> {
@@ -69,13 +69,13 @@ impl Exchange {
         let queue = topology.declare(&subscription.address, subscription.lifetime)?;
         topology.bind(&queue, &subscription.patterns);
         let consumer = self.next_consumer.fetch_add(1, Ordering::Relaxed);
-        queue.enter(consumer);
+        queue.add_consumer(consumer);
         Ok((queue, consumer))
     }
 
-    /// Counts a consumer out; a temporary queue goes with its last.
-    pub(super) fn leave(&self, queue: &Queue, consumer: u64) {
-        queue.leave(consumer);
+    /// Removes a consumer. A temporary queue is deleted with its last one.
+    pub(super) fn remove_consumer(&self, queue: &Queue, consumer: u64) {
+        queue.remove_consumer(consumer);
         if queue.lifetime == Lifetime::Temporary {
             self.write().expire(queue);
         }

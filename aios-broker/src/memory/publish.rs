@@ -73,7 +73,7 @@ impl Publishing<'_> {
         }
     }
 
-    /// Takes a place in every queue or in none.
+    /// Reserves capacity in every queue or in none.
     fn reserve<'q>(
         &self,
         first: &'q Arc<Queue>,
@@ -83,7 +83,7 @@ impl Publishing<'_> {
         let targets = std::iter::once(first).chain(others);
         for (reserved, target) in targets.clone().enumerate() {
             if !target.reserve(limit) {
-                targets.take(reserved).for_each(|queue| queue.unload(1));
+                targets.take(reserved).for_each(|queue| queue.release_capacity(1));
                 let reason = format!("{} is full with {limit} events", target.address);
                 return Err(BrokerError::Rejected { reason });
             }

@@ -18,8 +18,8 @@ use super::delay::Delayed;
 pub(super) struct Queue {
     pub(super) address: Address,
     pub(super) lifetime: Lifetime,
-    /// Events that wait, are delayed or dead; counted apart from the state, so that a publisher
-    /// can reserve a place in several queues before it fills any.
+    /// Number of waiting, delayed and dead events. Kept outside the state, so that a publisher can
+    /// reserve capacity in several queues before it appends to any.
     load: AtomicUsize,
     state: Mutex<State>,
 }
@@ -30,9 +30,9 @@ pub(super) struct Item {
     /// How many attempts have failed.
     pub(super) failures: u32,
     pub(super) first_failure: Option<Timestamp>,
-    /// Whether a handler has had it.
+    /// Whether it was delivered to a handler before.
     pub(super) delivered: bool,
-    /// Its place in the queue.
+    /// Its position in the queue.
     pub(super) sequence: u64,
 }
 
@@ -43,10 +43,10 @@ struct State {
     delayed: Delayed,
     dead: VecDeque<DeadLetter>,
     next_sequence: u64,
-    /// In the order of their coming; of a mailbox, the first one reads.
+    /// In the order in which they subscribed. Only the first consumer of a mailbox reads.
     consumers: VecDeque<u64>,
     waiting: Vec<(u64, Waker)>,
-    /// It was temporary and is gone.
+    /// Whether a temporary queue has expired.
     gone: bool,
 }
 
@@ -56,11 +56,11 @@ impl Item {
     }
 }
 
-/// Deliveries handed to a consumer.
-pub(super) enum Taken {
+/// The outcome of [`Queue::take`].
+pub(super) enum TakeOutcome {
     /// At least one event.
     Events,
-    /// None; delayed ones may come at this time.
+    /// No events. The next delayed one is due at this time.
     Nothing { until: Option<Timestamp> },
 }
 
@@ -69,21 +69,21 @@ impl Queue {
         Self { address, lifetime, load: AtomicUsize::new(0), state: Mutex::default() }
     }
 
-    /// Reserves a place for one event, unless `limit` are taken.
+    /// Reserves capacity for one event, unless `limit` is reached.
     pub(super) fn reserve(&self, limit: usize) -> bool {
         let full = self.load.fetch_add(1, Ordering::Relaxed) >= limit;
         if full {
-            self.unload(1);
+            self.release_capacity(1);
         }
         !full
     }
 
-    /// Gives back places that were reserved or taken.
-    pub(super) fn unload(&self, count: usize) {
+    /// Releases capacity.
+    pub(super) fn release_capacity(&self, count: usize) {
         self.load.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Appends events for which places are reserved.
+    /// Appends events for which capacity is reserved.
     pub(super) fn append(&self, items: Vec<Item>) {
         let mut state = self.state();
         if !state.gone {
@@ -92,7 +92,7 @@ impl Queue {
         wake(state);
     }
 
-    /// Puts events back where they were.
+    /// Returns events to their previous positions.
     pub(super) fn give_back(&self, items: impl IntoIterator<Item = Item>) {
         let mut state = self.state();
         for item in items {
@@ -104,7 +104,7 @@ impl Queue {
         wake(state);
     }
 
-    /// Keeps an event until `due`; then it queues up at the end.
+    /// Delays an event until `due`; then it is appended to the queue.
     pub(super) fn delay(&self, item: Item, due: Timestamp) {
         let mut state = self.state();
         if !state.gone {
@@ -114,8 +114,8 @@ impl Queue {
         wake(state);
     }
 
-    /// Keeps a dead letter.
-    pub(super) fn bury(&self, letter: DeadLetter) {
+    /// Adds a dead letter.
+    pub(super) fn push_dead(&self, letter: DeadLetter) {
         let mut state = self.state();
         if !state.gone {
             self.load.fetch_add(1, Ordering::Relaxed);
@@ -128,32 +128,32 @@ impl Queue {
         self.state().dead.iter().take(limit).cloned().collect()
     }
 
-    /// How many events wait, be it for a consumer or for their time.
+    /// How many events wait for a consumer or are delayed.
     pub(super) fn waiting(&self) -> usize {
         let state = self.state();
         state.ready.len() + state.delayed.len()
     }
 
-    /// Removes dead letters; their places stay reserved if they are `revived`.
-    pub(super) fn exhume(&self, selection: &DeadLetterFilter, revived: bool) -> usize {
+    /// Removes dead letters. With `requeue`, appends their events to the queue again.
+    pub(super) fn take_dead(&self, selection: &DeadLetterFilter, requeue: bool) -> usize {
         let mut state = self.state();
         let dead = std::mem::take(&mut state.dead);
         let (chosen, rest): (VecDeque<_>, VecDeque<_>) =
             dead.into_iter().partition(|letter| selection.contains(&letter.event.id));
         state.dead = rest;
         let count = chosen.len();
-        if revived {
+        if requeue {
             for DeadLetter { event, .. } in chosen {
                 state.push(Item { delivered: true, ..Item::new(event) });
             }
             wake(state);
         } else {
-            self.unload(count);
+            self.release_capacity(count);
         }
         count
     }
 
-    /// Moves events to a consumer, or lets it be woken when there may be some.
+    /// Moves events to a consumer, or registers its waker.
     pub(super) fn take(
         &self,
         consumer: u64,
@@ -161,7 +161,7 @@ impl Queue {
         now: impl FnOnce() -> Timestamp,
         waker: &Waker,
         taken: &mut VecDeque<Item>,
-    ) -> Taken {
+    ) -> TakeOutcome {
         let mut state = self.state();
         let may_read = match self.address {
             Address::Mailbox(_) => state.consumers.front() == Some(&consumer),
@@ -170,29 +170,30 @@ impl Queue {
         #[cfg(feature = "simulation")]
         let may_read = may_read || aios_core::simulation::plants("two readers of a mailbox");
         if may_read {
-            state.ripen(now);
+            state.release_due(now);
             let count = state.hand_out(room, taken);
             if count > 0 {
-                self.unload(count);
-                return Taken::Events;
+                self.release_capacity(count);
+                return TakeOutcome::Events;
             }
         }
         state.wait(consumer, waker);
-        Taken::Nothing { until: state.delayed.earliest().filter(|_| may_read) }
+        TakeOutcome::Nothing { until: state.delayed.earliest().filter(|_| may_read) }
     }
 
-    pub(super) fn enter(&self, consumer: u64) {
+    pub(super) fn add_consumer(&self, consumer: u64) {
         self.state().consumers.push_back(consumer);
     }
 
-    /// Lets the next reader of a mailbox take over.
-    pub(super) fn leave(&self, consumer: u64) {
+    /// Removes a consumer. The next one of a mailbox takes over.
+    pub(super) fn remove_consumer(&self, consumer: u64) {
         let mut state = self.state();
         state.consumers.retain(|other| *other != consumer);
         wake(state);
     }
 
-    /// Whether it is temporary and has no consumers any more; if so, it is emptied for good.
+    /// Expires and empties the queue if it is temporary and has no consumers. Returns whether it
+    /// did.
     pub(super) fn expire(&self) -> bool {
         let mut state = self.state();
         if self.lifetime == Lifetime::Durable || !state.consumers.is_empty() {
@@ -210,7 +211,8 @@ impl Queue {
     }
 }
 
-/// Wakes all waiting consumers: a single one that was woken might be dropped, and leave the event.
+/// Wakes all waiting consumers, because a single woken one might be dropped before it takes the
+/// event.
 fn wake(mut state: MutexGuard<'_, State>) {
     let waiting = std::mem::take(&mut state.waiting);
     drop(state);
@@ -218,7 +220,7 @@ fn wake(mut state: MutexGuard<'_, State>) {
 }
 
 impl State {
-    /// Moves nothing if the queue is empty.
+    /// Appends items. If the queue is empty, no item is copied.
     fn append(&mut self, mut items: Vec<Item>) {
         for item in &mut items {
             item.sequence = self.next_sequence;
@@ -242,9 +244,9 @@ impl State {
         self.ready.insert(place, item);
     }
 
-    /// Delayed events whose time has come queue up at the end, so that one that fails indefinitely
-    /// does not keep back the others.
-    fn ripen(&mut self, now: impl FnOnce() -> Timestamp) {
+    /// Appends due events to the queue, so that an event that keeps failing does not block the
+    /// others.
+    fn release_due(&mut self, now: impl FnOnce() -> Timestamp) {
         if self.delayed.earliest().is_none() {
             return;
         }
@@ -254,7 +256,7 @@ impl State {
         }
     }
 
-    /// Gives one of the consumers its share, and says how many events that is.
+    /// Moves a consumer's share of the events. Returns how many.
     fn hand_out(&mut self, room: usize, taken: &mut VecDeque<Item>) -> usize {
         let share = self.ready.len().div_ceil(self.consumers.len().max(1)).min(room);
         if share == self.ready.len() && taken.is_empty() {

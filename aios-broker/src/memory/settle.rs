@@ -5,20 +5,20 @@ use async_trait::async_trait;
 
 use super::consumer::Consumer;
 
-/// A delivery that a handler has.
-pub(super) struct InHand {
+/// A delivery that a handler has not settled yet.
+pub(super) struct UnsettledDelivery {
     consumer: Arc<Consumer>,
     key: usize,
 }
 
-impl InHand {
+impl UnsettledDelivery {
     pub(super) fn new(consumer: Arc<Consumer>, key: usize) -> Self {
         Self { consumer, key }
     }
 }
 
 #[async_trait]
-impl Acknowledger for InHand {
+impl Acknowledger for UnsettledDelivery {
     async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
         self.consumer.settle(self.key, settlement)
     }

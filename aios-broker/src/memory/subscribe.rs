@@ -23,7 +23,7 @@ pub(super) fn subscribe(
 ) -> Result<Deliveries, BrokerError> {
     subscription.validate()?;
     let consumer = connection.consume(|| {
-        let place = connection.exchange.enter(&subscription)?;
+        let place = connection.exchange.add_consumer(&subscription)?;
         Ok(Arc::new(Consumer::new(place, Arc::clone(connection), subscription)))
     })?;
     Ok(Deliveries::new(Subscribed { consumer, alarm: None }))
@@ -32,7 +32,7 @@ pub(super) fn subscribe(
 /// The stream of a subscription. Dropping it ends the subscription.
 struct Subscribed {
     consumer: Arc<Consumer>,
-    /// Rings when the next delayed event is due.
+    /// Completes when the next delayed event is due.
     alarm: Option<(Timestamp, BoxFuture<'static, ()>)>,
 }
 

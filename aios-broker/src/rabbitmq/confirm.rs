@@ -21,34 +21,34 @@ use super::{
     refusal::Oversize,
     topology::declare_exchange,
 };
-use crate::chance::Chance;
+use crate::rng::SplitMix64;
 
-/// Shortest pause between two attempts to open a channel.
+/// Minimum pause between two attempts to open a channel.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The task that owns the publishing channel.
 ///
-/// lapin hands a returned event to whichever confirm comes next, not to its own. So one task sees
-/// all confirms of a channel, knows each event by its number, and judges none before it has seen
-/// all that came with it.
-pub(super) struct Confirming {
+/// lapin attaches a returned event to the next confirm, not to its own. Therefore one task sees all
+/// confirms of a channel, identifies each event by its number, and settles none before it has seen
+/// all confirms that arrived with it.
+pub(super) struct ConfirmTask {
     link: Arc<Link>,
     jobs: mpsc::Receiver<Job>,
     next_number: u64,
-    chance: Chance,
+    rng: SplitMix64,
     size_limit: Arc<SizeLimit>,
     /// Events left by a channel that was closed because another event was too large.
     again: Vec<Unsent>,
 }
 
-impl Confirming {
+impl ConfirmTask {
     pub(super) fn new(
         link: Arc<Link>,
         jobs: mpsc::Receiver<Job>,
         size_limit: Arc<SizeLimit>,
     ) -> Self {
-        let (next_number, chance, again) = (0, Chance::seeded(), Vec::new());
-        Self { link, jobs, next_number, chance, size_limit, again }
+        let (next_number, rng, again) = (0, SplitMix64::seeded(), Vec::new());
+        Self { link, jobs, next_number, rng, size_limit, again }
     }
 
     pub(super) async fn run(mut self) {
@@ -82,13 +82,13 @@ impl Confirming {
         }
     }
 
-    /// The channel can't be opened. Waiting publishers get the error if it is permanent; else it is tried again
-    /// after a pause, and callers wait for their timeout.
+    /// Handles a failure to open the channel. Waiting publishers get the error if it is permanent.
+    /// Otherwise the task retries after a pause, and callers wait until their timeout.
     async fn refuse(&mut self, error: &BrokerError, attempt: u32) {
         tracing::warn!(
             code = error.code(),
             error = %Chain(error),
-            "can't open a channel to publish on; trying again"
+            "failed to open a channel for publishing; retrying"
         );
         if !error.is_retryable() {
             while let Ok(job) = self.jobs.try_recv() {
@@ -96,7 +96,7 @@ impl Confirming {
             }
         }
         let options = &self.link.options;
-        let pause = options.reconnect.delay_after(attempt, self.chance.next());
+        let pause = options.reconnect.delay_after(attempt, self.rng.next());
         options.clock.sleep(pause.unwrap_or_default().max(PAUSE)).await;
     }
 
@@ -114,50 +114,52 @@ impl Confirming {
     async fn publish_on(&mut self, connection: &Arc<Connection>, channel: &Channel) -> Option<()> {
         let link = Arc::clone(&self.link);
         let mut lost = pin!(link.lost(connection));
-        let mut sending = Sending::new(channel);
+        let mut in_flight = InFlight::new(channel);
         for unsent in std::mem::take(&mut self.again) {
-            sending.send(unsent, &mut self.next_number);
+            in_flight.send(unsent, &mut self.next_number);
         }
-        let mut watchdog = Watchdog::default();
-        let mut look = link.options.clock.sleep(link.options.watchdog);
+        let mut watchdog = ConfirmWatchdog::default();
+        let mut check = link.options.clock.sleep(link.options.watchdog);
         let mut is_stuck = false;
         while channel.status().connected() && !is_stuck {
             tokio::select! {
                 () = &mut lost => break,
-                job = self.jobs.recv() => sending.begin(job?, &mut self.next_number),
-                Some(sent) = sending.in_flight.next() => {
+                job = self.jobs.recv() => in_flight.begin(job?, &mut self.next_number),
+                Some(sent) = in_flight.confirms.next() => {
                     watchdog.confirmed = true;
-                    sending.settle(sent);
+                    in_flight.settle(sent);
                 }
-                () = &mut look => {
-                    is_stuck = watchdog.is_silent(connection, &sending);
-                    look = link.options.clock.sleep(link.options.watchdog);
+                () = &mut check => {
+                    is_stuck = watchdog.is_silent(connection, &in_flight);
+                    check = link.options.clock.sleep(link.options.watchdog);
                 }
             }
         }
-        self.again = sending.abandon(&self.size_limit);
+        self.again = in_flight.abandon(&self.size_limit);
         if is_stuck {
-            tracing::warn!("no event was confirmed although some wait; the connection is replaced");
+            tracing::warn!(
+                "no event was confirmed although some are waiting; replacing the connection"
+            );
             link.replace(connection);
         }
         Some(())
     }
 }
 
-/// Finds out that no confirm comes although events wait for one. A channel can hang on the server's
-/// side alone: RabbitMQ 3.10 does when a quorum queue is deleted and declared again under it.
+/// Detects missing confirms while events wait for them. A channel can hang on the server's side
+/// alone: RabbitMQ 3.10 does so when a quorum queue is deleted and declared again.
 #[derive(Default)]
-struct Watchdog {
+struct ConfirmWatchdog {
     confirmed: bool,
-    /// Events were waiting at the last look, too.
+    /// Events were waiting at the last check, too.
     suspicious: bool,
 }
 
-impl Watchdog {
-    fn is_silent(&mut self, connection: &Connection, sending: &Sending<'_>) -> bool {
+impl ConfirmWatchdog {
+    fn is_silent(&mut self, connection: &Connection, in_flight: &InFlight<'_>) -> bool {
         let quiet = !std::mem::take(&mut self.confirmed);
-        // A server that blocks its publishers has said so.
-        let waiting = quiet && !sending.waiting.is_empty() && !connection.status().blocked();
+        // A server that blocks publishers announces it.
+        let waiting = quiet && !in_flight.waiting.is_empty() && !connection.status().blocked();
         let silent = waiting && self.suspicious;
         self.suspicious = waiting;
         silent
@@ -165,9 +167,9 @@ impl Watchdog {
 }
 
 /// The unconfirmed events of one channel.
-struct Sending<'a> {
+struct InFlight<'a> {
     channel: &'a Channel,
-    in_flight: FuturesUnordered<BoxFuture<'static, Sent>>,
+    confirms: FuturesUnordered<BoxFuture<'static, Sent>>,
     waiting: HashMap<u64, Ticket>,
     /// Numbers of events that were routed nowhere and whose confirm has not come.
     returned: HashSet<u64>,
@@ -195,11 +197,11 @@ struct Sent {
     confirmation: Result<Confirmation, (lapin::Error, Outgoing)>,
 }
 
-impl<'a> Sending<'a> {
+impl<'a> InFlight<'a> {
     fn new(channel: &'a Channel) -> Self {
-        let in_flight = FuturesUnordered::new();
+        let confirms = FuturesUnordered::new();
         let (waiting, returned, failed) = (HashMap::new(), HashSet::new(), Vec::new());
-        Self { channel, in_flight, waiting, returned, failed }
+        Self { channel, confirms, waiting, returned, failed }
     }
 
     fn begin(&mut self, job: Job, next_number: &mut u64) {
@@ -223,7 +225,7 @@ impl<'a> Sending<'a> {
     fn send(&mut self, Unsent { ticket, outgoing }: Unsent, next_number: &mut u64) {
         *next_number += 1;
         self.waiting.insert(*next_number, ticket);
-        self.in_flight.push(Box::pin(send(self.channel.clone(), outgoing, *next_number)));
+        self.confirms.push(Box::pin(send(self.channel.clone(), outgoing, *next_number)));
     }
 
     fn settle(&mut self, first: Sent) {
@@ -249,13 +251,14 @@ impl<'a> Sending<'a> {
     }
 
     fn take_ready(&mut self, sent: &mut Vec<Sent>) {
-        while let Some(Some(next)) = self.in_flight.next().now_or_never() {
+        while let Some(Some(next)) = self.confirms.next().now_or_never() {
             sent.push(next);
         }
     }
 
-    /// The channel is dead: the fate of its events is unknown. Unless one event was larger than the server takes:
-    /// it is refused, and the others are returned, to be sent again.
+    /// Handles a dead channel: the outcome of its events is unknown. But if one event was larger
+    /// than the server accepts, that event is rejected, and the others are returned, to be sent
+    /// again.
     fn abandon(mut self, size_limit: &SizeLimit) -> Vec<Unsent> {
         let mut rest = Vec::new();
         self.take_ready(&mut rest);
@@ -276,7 +279,7 @@ impl<'a> Sending<'a> {
             return Vec::new();
         };
         size_limit.learn(limit);
-        tracing::warn!(limit, "the server takes only smaller events than one that was published");
+        tracing::warn!(limit, "an event exceeds the size limit of the server");
         let (large, again): (Vec<_>, Vec<_>) =
             failed.partition(|unsent| unsent.outgoing.body.len() > limit);
         for Unsent { ticket, outgoing } in large {
@@ -316,7 +319,7 @@ fn answer(
         }
         Confirmation::Ack(_) => Ok(()),
         Confirmation::Nack(_) => {
-            Err(BrokerError::Rejected { reason: "a queue did not take it".to_owned() })
+            Err(BrokerError::Rejected { reason: "a queue rejected it".to_owned() })
         }
         Confirmation::NotRequested => Err(BrokerError::Uncertain),
     }

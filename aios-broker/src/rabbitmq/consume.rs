@@ -13,20 +13,20 @@ use super::{
     error::{about, warn},
     inbox::{Arrival, Inbox},
     session::Session,
-    settle::{Copy, InHand, Settling},
+    settle::{RawDelivery, SettlementContext, UnsettledDelivery},
     topology,
 };
 
-/// Most deliveries that are handed over at once.
+/// Maximum number of deliveries that are passed on at once.
 const CHUNK: usize = 256;
 
-/// The task of one subscription: keeps it consuming, whatever dies.
-pub(super) struct Consuming {
-    pub(super) settling: Arc<Settling>,
+/// The task of one subscription: keeps it consuming across channel and connection failures.
+pub(super) struct ConsumeTask {
+    pub(super) context: Arc<SettlementContext>,
     pub(super) inbox: Arc<Inbox>,
-    /// `true` when consuming ends.
+    /// `true` when consuming must end.
     pub(super) draining: watch::Receiver<bool>,
-    /// Kept until everything is settled; its end is what closing waits for.
+    /// Kept until everything is settled. Closing the broker waits until it is dropped.
     pub(super) _alive: watch::Receiver<()>,
 }
 
@@ -34,13 +34,13 @@ pub(super) struct Consuming {
 enum End {
     /// The channel or connection died.
     Lost,
-    /// The consumer gets nothing although it should.
+    /// The consumer receives nothing although events are waiting.
     Silent(Consumer),
-    /// Nobody wants deliveries any more.
+    /// The subscription was dropped or the broker is closing.
     Unwanted,
 }
 
-impl Consuming {
+impl ConsumeTask {
     pub(super) async fn run(self, first: (Arc<Session>, Consumer)) {
         let mut next = Some(first);
         while let Some((session, consumer)) = next {
@@ -51,13 +51,13 @@ impl Consuming {
                 }
                 End::Silent(consumer) => {
                     tracing::warn!(
-                        address = %self.settling.subscription.address,
-                        "a consumer got nothing although it should; it is replaced"
+                        address = %self.context.subscription.address,
+                        "a consumer received nothing although events are waiting; replacing it"
                     );
-                    if self.give_back(&session, consumer, self.inbox.take()).await.is_err() {
-                        // What the server gave to a channel that is stuck comes back with the end
-                        // of its connection only.
-                        self.settling.link.replace(&session.connection);
+                    if self.requeue(&session, consumer, self.inbox.take()).await.is_err() {
+                        // The server requeues the deliveries of a stuck channel only when its
+                        // connection ends.
+                        self.context.link.replace(&session.connection);
                     }
                     next = self.reopen().await;
                 }
@@ -69,20 +69,20 @@ impl Consuming {
         }
     }
 
-    /// Moves deliveries to the inbox until something ends.
+    /// Moves deliveries to the inbox until the session ends.
     async fn forward(&self, session: &Arc<Session>, mut consumer: Consumer) -> End {
-        let link = Arc::clone(&self.settling.link);
+        let link = Arc::clone(&self.context.link);
         let mut lost = pin!(link.lost(&session.connection));
         let mut draining = self.draining.clone();
-        let mut watchdog = Watchdog::default();
+        let mut watchdog = DeliveryWatchdog::default();
         let mut arrivals = Vec::new();
         loop {
-            let look = link.options.clock.sleep(link.options.watchdog);
+            let check = link.options.clock.sleep(link.options.watchdog);
             tokio::select! {
                 () = &mut lost => return End::Lost,
                 () = self.inbox.dropped() => break,
                 () = begun(&mut draining) => break,
-                () = look => if watchdog.is_silent(self, session).await {
+                () = check => if watchdog.is_silent(self, session).await {
                     return End::Silent(consumer);
                 },
                 delivery = consumer.next() => {
@@ -97,7 +97,7 @@ impl Consuming {
         self.cancel(session, consumer).await
     }
 
-    /// Also takes all other ready deliveries, so that its reader is woken once.
+    /// Also takes all other ready deliveries, so that the reader is woken once.
     fn take_ready(
         &self,
         session: &Arc<Session>,
@@ -112,38 +112,41 @@ impl Consuming {
     }
 
     fn arrived(&self, session: &Arc<Session>, delivery: Delivery, arrivals: &mut Vec<Arrival>) {
-        let copy = Copy::new(delivery);
-        let event = std::str::from_utf8(&copy.body)
+        let raw = RawDelivery::new(delivery);
+        let event = std::str::from_utf8(&raw.body)
             .map_err(|error| error.to_string())
             .and_then(|text| Event::from_json(text).map_err(|error| reason(&error)));
         match event {
-            Ok(event) => arrivals.push(Arrival { event, session: Arc::clone(session), copy }),
-            Err(reason) => self.refuse(session, copy, reason),
+            Ok(event) => arrivals.push(Arrival { event, session: Arc::clone(session), raw }),
+            Err(reason) => self.refuse(session, raw, reason),
         }
     }
 
     /// A message that is not an event would be redelivered indefinitely.
-    fn refuse(&self, session: &Arc<Session>, copy: Copy, reason: String) {
-        let (settling, session) = (Arc::clone(&self.settling), Arc::clone(session));
-        let in_hand = Box::new(InHand::new(settling, session, copy));
+    fn refuse(&self, session: &Arc<Session>, raw: RawDelivery, reason: String) {
+        let (context, session) = (Arc::clone(&self.context), Arc::clone(session));
+        let unsettled = Box::new(UnsettledDelivery::new(context, session, raw));
         tokio::spawn(async move {
-            if let Err(error) = in_hand.settle(Settlement::DeadLetter { reason }).await {
-                warn(&error, "could not put away what is no event; it comes again");
+            if let Err(error) = unsettled.settle(Settlement::DeadLetter { reason }).await {
+                warn(
+                    &error,
+                    "failed to dead-letter a message that is not an event; it will be redelivered",
+                );
             }
         });
     }
 
-    /// Ends the consumer, then gives back deliveries that the reader has not taken.
+    /// Ends the consumer, and then requeues deliveries that the reader has not taken.
     async fn cancel(&self, session: &Session, consumer: Consumer) -> End {
-        if let Err(error) = self.give_back(session, consumer, self.inbox.end()).await {
+        if let Err(error) = self.requeue(session, consumer, self.inbox.end()).await {
             self.inbox.report(error);
         }
         End::Unwanted
     }
 
-    /// Ends a consumer; deliveries that were not taken go back. In this order: what goes back to a
-    /// consumer that has not ended may be sent to it again, behind what came after it.
-    async fn give_back(
+    /// Ends a consumer and requeues deliveries that were not taken. The order matters: before the
+    /// consumer has ended, requeued deliveries may be sent to it again, after later ones.
+    async fn requeue(
         &self,
         session: &Session,
         mut consumer: Consumer,
@@ -152,7 +155,7 @@ impl Consuming {
         let cancelled = session.cancel().await;
         for arrival in unread {
             // If the channel is dead, the server has taken it back already.
-            session.nack(arrival.copy.tag).unwrap_or_default();
+            session.nack(arrival.raw.tag).unwrap_or_default();
         }
         while let Some(Some(Ok(late))) = consumer.next().now_or_never() {
             session.nack(late.delivery_tag).unwrap_or_default();
@@ -170,10 +173,10 @@ impl Consuming {
         }
     }
 
-    /// Consumes again, as often as it takes; `None` when the subscription was dropped, or after an
-    /// error that won't pass.
+    /// Retries until a new session is open. Returns `None` when the subscription was dropped, or
+    /// after a permanent error.
     async fn reopen(&self) -> Option<(Arc<Session>, Consumer)> {
-        let Settling { link, subscription, chance, .. } = &*self.settling;
+        let SettlementContext { link, subscription, rng, .. } = &*self.context;
         let mut draining = self.draining.clone();
         for attempt in 1.. {
             let opening = async {
@@ -195,8 +198,8 @@ impl Consuming {
                 self.inbox.report(error);
                 break;
             }
-            warn(&error, "can't consume; trying again");
-            let pause = link.options.reconnect.delay_after(attempt, chance.next());
+            warn(&error, "failed to consume; retrying");
+            let pause = link.options.reconnect.delay_after(attempt, rng.next());
             link.options.clock.sleep(pause.unwrap_or(Duration::from_secs(1))).await;
         }
         self.inbox.end();
@@ -209,52 +212,52 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
     draining.wait_for(|draining| *draining).await.map(drop).unwrap_or_default();
 }
 
-/// Finds out that a consumer gets nothing although its queue has events, or is gone: the silence that
-/// users of every AMQP library know.
+/// Detects a consumer that receives nothing although its queue has events, or was deleted.
+/// Consumers of any AMQP library can become silent in this way.
 #[derive(Default)]
-struct Watchdog {
+struct DeliveryWatchdog {
     delivered: bool,
-    /// Events were waiting at the last look, too.
+    /// Events were waiting at the last check, too.
     suspicious: bool,
 }
 
-impl Watchdog {
-    async fn is_silent(&mut self, consuming: &Consuming, session: &Session) -> bool {
-        let Consuming { settling, inbox, .. } = consuming;
+impl DeliveryWatchdog {
+    async fn is_silent(&mut self, task: &ConsumeTask, session: &Session) -> bool {
+        let ConsumeTask { context, inbox, .. } = task;
         let quiet = !std::mem::take(&mut self.delivered);
         // A consumer at its prefetch limit receives nothing more.
-        let unsettled = session.in_hand() + inbox.len();
-        let hungry = unsettled < usize::from(settling.subscription.prefetch);
-        let waits = if quiet && hungry { waits(settling).await } else { Waits::Nothing };
-        let silent = match waits {
-            Waits::Gone => true,
-            Waits::Events => self.suspicious,
-            Waits::Nothing => false,
+        let unsettled = session.unsettled() + inbox.len();
+        let hungry = unsettled < usize::from(context.subscription.prefetch);
+        let state = if quiet && hungry { queue_state(context).await } else { QueueState::Nothing };
+        let silent = match state {
+            QueueState::Gone => true,
+            QueueState::Events => self.suspicious,
+            QueueState::Nothing => false,
         };
-        self.suspicious = matches!(waits, Waits::Events);
+        self.suspicious = matches!(state, QueueState::Events);
         silent
     }
 }
 
-/// A queue's ready messages.
-enum Waits {
+/// The state of a queue.
+enum QueueState {
     Nothing,
     Events,
-    /// There is no queue any more, which a server does not always tell the consumer: RabbitMQ 4.3 is
-    /// silent when the queue is deleted while it is being published to.
+    /// The queue no longer exists. A server does not always notify the consumer: RabbitMQ 4.3 does
+    /// not if the queue is deleted while it is being published to.
     Gone,
 }
 
-/// Looks whether events wait for a consumer. A failure to find out says nothing.
-async fn waits(settling: &Settling) -> Waits {
-    let Settling { link, subscription, .. } = settling;
+/// Returns the state of the subscription's queue. A failure to inspect it counts as `Nothing`.
+async fn queue_state(context: &SettlementContext) -> QueueState {
+    let SettlementContext { link, subscription, .. } = context;
     let name = topology::queue(&link.options.prefix, &subscription.address);
-    let Ok((_connection, channel)) = link.channel().await else { return Waits::Nothing };
+    let Ok((_connection, channel)) = link.channel().await else { return QueueState::Nothing };
     let queue = topology::inspect(link, &channel, &name).await;
     match queue.map_err(|error| about(&subscription.address, error)) {
-        Ok(queue) if queue.message_count() > 0 => Waits::Events,
-        Err(BrokerError::UnknownAddress { .. }) => Waits::Gone,
-        Ok(_) | Err(_) => Waits::Nothing,
+        Ok(queue) if queue.message_count() > 0 => QueueState::Events,
+        Err(BrokerError::UnknownAddress { .. }) => QueueState::Gone,
+        Ok(_) | Err(_) => QueueState::Nothing,
     }
 }
 

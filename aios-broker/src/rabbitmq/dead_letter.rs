@@ -14,7 +14,7 @@ use lapin::{
 
 use super::{
     error::{about, within},
-    headers::{Trials, short},
+    headers::{DeliveryHistory, short},
     link::Link,
     publish::{Outgoing, Publisher},
     topology,
@@ -145,7 +145,8 @@ impl DeadLetters for RabbitMqDeadLetters {
             if let Some(id) = chosen(&letter, &selection) {
                 let body = letter.data.clone();
                 let mut delivered = FieldTable::default();
-                Trials { delivered: true, ..Trials::default() }.write(&mut delivered);
+                DeliveryHistory { delivered: true, ..DeliveryHistory::default() }
+                    .write(&mut delivered);
                 let outgoing = Outgoing::to_queue(&self.queue, body, &id, delivered);
                 self.publisher.publish_one(outgoing).await?;
                 visit.remove(&letter).await?;
@@ -197,12 +198,13 @@ fn chosen(letter: &BasicGetMessage, selection: &DeadLetterFilter) -> Option<Stri
     meant.then_some(id)
 }
 
-/// Describes a letter; `None` for one that is not an event, which only purging or redriving all moves.
+/// Describes a letter; `None` for one that is not an event, which only purging or redriving all
+/// moves.
 fn describe(letter: &BasicGetMessage, now: Timestamp) -> Option<DeadLetter> {
     let text = std::str::from_utf8(&letter.data).ok()?;
     let event = Event::from_json(text).ok()?;
-    let trials = Trials::read(&letter.properties);
-    let reason = trials.reason.unwrap_or_else(|| "delivery limit exceeded".to_owned());
-    let attempts = trials.failures.max(1);
-    Some(DeadLetter::new(event, reason, attempts, trials.first_failure.unwrap_or(now)))
+    let history = DeliveryHistory::read(&letter.properties);
+    let reason = history.reason.unwrap_or_else(|| "delivery limit exceeded".to_owned());
+    let attempts = history.failures.max(1);
+    Some(DeadLetter::new(event, reason, attempts, history.first_failure.unwrap_or(now)))
 }

@@ -12,7 +12,7 @@ const FIRST_FAILURE: &str = "x-aios-first-failure";
 const REASON: &str = "x-aios-reason";
 /// Whether the event was delivered before this copy of it was made.
 const DELIVERED: &str = "x-aios-delivered";
-/// Most of a reason that is kept, in bytes: AMQP's header of an event must fit into one frame.
+/// Maximum length of a reason, in bytes. The AMQP header of an event must fit into one frame.
 const MAX_REASON: usize = 8 << 10;
 /// Number of unsuccessful deliveries, counted by quorum queues.
 const DELIVERY_COUNT: &str = "x-delivery-count";
@@ -21,17 +21,17 @@ const FURTHER_KEYS: &str = "BCC";
 
 /// The delivery history of an event.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Trials {
+pub(super) struct DeliveryHistory {
     pub(super) failures: u32,
     pub(super) first_failure: Option<Timestamp>,
     pub(super) reason: Option<String>,
-    /// Deliveries of this very copy without a settlement.
+    /// Deliveries of this copy that were not settled.
     pub(super) returns: u32,
-    /// Whether a handler may have had it before.
+    /// Whether a handler may have received it before.
     pub(super) delivered: bool,
 }
 
-impl Trials {
+impl DeliveryHistory {
     pub(super) fn read(properties: &BasicProperties) -> Self {
         let Some(headers) = properties.headers() else { return Self::default() };
         let value = |name: &str| headers.inner().get(name);
@@ -55,23 +55,23 @@ impl Trials {
             headers.insert(FIRST_FAILURE.into(), long(time.to_string()));
         }
         if let Some(reason) = &self.reason {
-            headers.insert(REASON.into(), long(cut(reason, MAX_REASON)));
+            headers.insert(REASON.into(), long(truncate(reason, MAX_REASON)));
         }
     }
 }
 
-/// Lets the exchange route by these keys, too.
+/// Makes the exchange also route by this key.
 pub(super) fn add_key(headers: &mut FieldTable, key: String) {
     headers.insert(FURTHER_KEYS.into(), AMQPValue::FieldArray(vec![long(key)].into()));
 }
 
 /// A text that needs no more than 255 bytes; a longer one is truncated.
 pub(super) fn short(text: &str) -> ShortString {
-    ShortString::try_new(cut(text, 255)).unwrap_or_default()
+    ShortString::try_new(truncate(text, 255)).unwrap_or_default()
 }
 
-/// The beginning of a text, at most so many bytes.
-fn cut(text: &str, bytes: usize) -> &str {
+/// Truncates a text to at most `bytes` bytes, at a character boundary.
+fn truncate(text: &str, bytes: usize) -> &str {
     let end = (0..=text.len().min(bytes)).rev().find(|&end| text.is_char_boundary(end));
     text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
@@ -101,7 +101,7 @@ fn number(value: &AMQPValue) -> Option<u32> {
     }
 }
 
-/// Makes an array of the arguments of a declaration.
+/// Builds the arguments of a declaration.
 pub(super) fn table<const N: usize>(entries: [(&str, AMQPValue); N]) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in entries {
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn should_read_what_it_wrote() {
-        let trials = Trials {
+        let history = DeliveryHistory {
             failures: 3,
             first_failure: Some(Timestamp::UNIX_EPOCH),
             reason: Some("ünfit".to_owned()),
@@ -124,16 +124,20 @@ mod tests {
             delivered: true,
         };
         let mut headers = FieldTable::default();
-        trials.write(&mut headers);
-        assert_eq!(Trials::read(&BasicProperties::default().with_headers(headers)), trials);
+        history.write(&mut headers);
+        assert_eq!(
+            DeliveryHistory::read(&BasicProperties::default().with_headers(headers)),
+            history
+        );
     }
 
     #[test]
     fn should_keep_only_the_beginning_of_a_long_reason() {
-        let trials = Trials { reason: Some("ä".repeat(MAX_REASON)), ..Trials::default() };
+        let history =
+            DeliveryHistory { reason: Some("ä".repeat(MAX_REASON)), ..DeliveryHistory::default() };
         let mut headers = FieldTable::default();
-        trials.write(&mut headers);
-        let read = Trials::read(&BasicProperties::default().with_headers(headers));
+        history.write(&mut headers);
+        let read = DeliveryHistory::read(&BasicProperties::default().with_headers(headers));
         assert_eq!(read.reason.unwrap().len(), MAX_REASON);
     }
 

@@ -7,13 +7,13 @@ use std::{
 use aios_core::{broker::BrokerError, event::Event};
 use tokio::sync::Notify;
 
-use super::{session::Session, settle::Copy};
+use super::{session::Session, settle::RawDelivery};
 
-/// Deliveries that a subscription received and its user has not taken, at most its prefetch.
+/// Deliveries that a subscription has received and its reader has not taken, at most its prefetch.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     state: Mutex<State>,
-    /// Told when the user drops the subscription.
+    /// Notified when the reader drops the subscription.
     dropped: Notify,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Inbox {
 pub(super) struct Arrival {
     pub(super) event: Event,
     pub(super) session: Arc<Session>,
-    pub(super) copy: Copy,
+    pub(super) raw: RawDelivery,
 }
 
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ struct State {
 }
 
 impl Inbox {
-    /// Adds what arrived, unless it has ended.
+    /// Adds arrivals, unless the inbox has ended.
     pub(super) fn push(&self, arrivals: &mut Vec<Arrival>) {
         let mut state = self.state();
         if state.ended {
@@ -43,7 +43,7 @@ impl Inbox {
         wake(state);
     }
 
-    /// Tells the user of something that went wrong.
+    /// Reports an error to the reader.
     pub(super) fn report(&self, error: BrokerError) {
         let mut state = self.state();
         if !state.ended && state.arrivals.is_empty() {
@@ -52,17 +52,17 @@ impl Inbox {
         wake(state);
     }
 
-    /// How much arrived and was not asked for.
+    /// How many arrivals the reader has not taken.
     pub(super) fn len(&self) -> usize {
         self.state().arrivals.len()
     }
 
-    /// Takes what arrived on a session that has ended: the server delivers it again.
+    /// Takes the arrivals of a session that has ended. The server delivers them again.
     pub(super) fn take(&self) -> Vec<Arrival> {
         self.state().arrivals.drain(..).filter_map(Result::ok).collect()
     }
 
-    /// Ends the stream, and returns the deliveries that were not taken.
+    /// Ends the stream and returns the deliveries that were not taken.
     pub(super) fn end(&self) -> Vec<Arrival> {
         let mut state = self.state();
         state.ended = true;
@@ -86,12 +86,12 @@ impl Inbox {
         Poll::Pending
     }
 
-    /// The user dropped the subscription.
+    /// Called when the reader drops the subscription.
     pub(super) fn close(&self) {
         self.dropped.notify_one();
     }
 
-    /// Completes when the user has dropped the subscription.
+    /// Completes when the reader has dropped the subscription.
     pub(super) async fn dropped(&self) {
         self.dropped.notified().await;
     }

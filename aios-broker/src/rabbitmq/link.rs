@@ -14,10 +14,10 @@ use super::{
     health::{Part, Reporter},
     options::Target,
 };
-use crate::chance::Chance;
+use crate::rng::SplitMix64;
 
 /// How often a connection's state is looked at even if nothing was reported.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One connection to the server, replaced by its supervisor whenever it dies.
 ///
@@ -36,7 +36,7 @@ enum State {
 }
 
 impl Link {
-    /// Connects, again and again until the options' deadline, and supervises from then on.
+    /// Connects, with retries until the connect deadline, and then supervises the connection.
     pub(super) async fn connect(
         options: Arc<RabbitMqOptions>,
         target: Target,
@@ -51,7 +51,7 @@ impl Link {
         Ok(link)
     }
 
-    /// The connection, waiting for one if need be.
+    /// Returns the current connection, waiting for one if necessary.
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, BrokerError> {
         let mut state = self.state.subscribe();
         let current = state.wait_for(|state| !matches!(state, State::Down)).await;
@@ -61,7 +61,7 @@ impl Link {
         }
     }
 
-    /// Opens a channel, for which there must be a connection within the operation timeout.
+    /// Opens a channel. Waits for a connection for at most the operation timeout.
     pub(super) async fn channel(&self) -> Result<(Arc<Connection>, Channel), BrokerError> {
         let (clock, after) = (&*self.options.clock, self.options.operation_timeout);
         let connection = match select(std::pin::pin!(self.connection()), clock.sleep(after)).await {
@@ -85,7 +85,7 @@ impl Link {
         state.wait_for(other).await.map(drop).unwrap_or_default();
     }
 
-    /// Ends a connection that no longer serves; from now on it is not the current one.
+    /// Replaces a connection that no longer works.
     pub(super) fn replace(&self, connection: &Arc<Connection>) {
         self.state.send_if_modified(|state| {
             let current = matches!(state, State::Up(current) if Arc::ptr_eq(current, connection));
@@ -103,8 +103,8 @@ impl Link {
         });
     }
 
-    /// Disconnects for good, without waiting.
-    pub(super) fn shut(&self) {
+    /// Disconnects permanently, without waiting.
+    pub(super) fn abort(&self) {
         self.state.send_replace(State::Closed);
     }
 
@@ -115,7 +115,7 @@ impl Link {
         state.wait_for(|state| matches!(state, State::Closed)).await.map(drop).unwrap_or_default();
     }
 
-    /// Disconnects for good.
+    /// Disconnects permanently.
     pub(super) async fn close(&self) {
         let State::Up(connection) = self.state.send_replace(State::Closed) else { return };
         let (clock, after) = (&*self.options.clock, self.options.operation_timeout);
@@ -130,12 +130,12 @@ struct Supervisor {
     target: Target,
     part: Part,
     reporter: Arc<Reporter>,
-    chance: Chance,
+    rng: SplitMix64,
 }
 
 impl Supervisor {
     fn new(link: Arc<Link>, target: Target, part: Part, reporter: Arc<Reporter>) -> Self {
-        Self { link, target, part, reporter, chance: Chance::seeded() }
+        Self { link, target, part, reporter, rng: SplitMix64::seeded() }
     }
 
     async fn first_connection(&self) -> Result<Arc<Connection>, BrokerError> {
@@ -185,13 +185,13 @@ impl Supervisor {
         }
     }
 
-    /// Completes with the cause when the connection is dead.
+    /// Completes with the cause when the connection is lost.
     async fn watch(&self, connection: &Connection) -> String {
         let mut events = Box::pin(connection.events_listener());
         let mut cause = "the connection was lost".to_owned();
         while connection.status().connected() {
-            let look = self.link.options.clock.sleep(LOOK);
-            match select(events.next(), look).await {
+            let poll = self.link.options.clock.sleep(POLL_INTERVAL);
+            match select(events.next(), poll).await {
                 Either::Left((Some(Event::Error(error)), _)) => cause = error.to_string(),
                 Either::Left((Some(Event::ConnectionBlocked(reason)), _)) => {
                     self.reporter.blocked(self.part, self.link.options.clock.now(), &reason);
@@ -204,7 +204,7 @@ impl Supervisor {
         cause
     }
 
-    /// Tries until there is a connection; `None` if the link was closed in the meantime.
+    /// Retries until there is a connection. Returns `None` if the link was closed in the meantime.
     async fn reconnect(&self) -> Option<Arc<Connection>> {
         for attempt in 1.. {
             let attempted = self.attempt().await;
@@ -254,12 +254,12 @@ impl Supervisor {
             server = self.target.server(),
             part = self.part.name(),
             attempt,
-            "can't connect"
+            "failed to connect"
         );
     }
 
     fn pause(&self, attempt: u32) -> Duration {
-        self.link.options.reconnect.delay_after(attempt, self.chance.next()).unwrap_or(LOOK)
+        self.link.options.reconnect.delay_after(attempt, self.rng.next()).unwrap_or(POLL_INTERVAL)
     }
 }
 

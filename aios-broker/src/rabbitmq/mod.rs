@@ -1,16 +1,16 @@
 //! A broker on RabbitMQ 3.10 and later: moves events between processes and machines.
 //!
 //! All events go through one topic exchange. A group or mailbox is a quorum queue with a queue for
-//! its dead letters; events that are retried wait in hold queues. Publishing and consuming have a
+//! its dead letters; events that are retried wait in delay queues. Publishing and consuming have a
 //! connection each, which a supervisor replaces when it dies; so are channels and consumers.
 
 mod confirm;
 mod consume;
 mod dead_letter;
+mod delay_queues;
 mod error;
 mod headers;
 mod health;
-mod hold;
 mod inbox;
 mod link;
 mod options;
@@ -33,18 +33,18 @@ use tokio::sync::watch;
 
 pub use self::options::RabbitMqOptions;
 use self::{
-    consume::Consuming,
+    consume::ConsumeTask,
     dead_letter::RabbitMqDeadLetters,
+    delay_queues::DelayQueues,
     health::{Part, Reporter},
-    hold::Hold,
     inbox::Inbox,
     link::Link,
     publish::Publisher,
     session::Session,
-    settle::Settling,
+    settle::SettlementContext,
     subscribe::Subscribed,
 };
-use crate::chance::Chance;
+use crate::rng::SplitMix64;
 
 /// A broker on a RabbitMQ server or cluster.
 ///
@@ -61,7 +61,7 @@ pub struct RabbitMqBroker {
     publishing: Arc<Link>,
     consuming: Arc<Link>,
     publisher: Arc<Publisher>,
-    hold: Arc<Hold>,
+    delay_queues: Arc<DelayQueues>,
     reporter: Arc<Reporter>,
     draining: watch::Sender<bool>,
     /// Each subscription's task has a receiver.
@@ -106,14 +106,15 @@ impl RabbitMqBroker {
             publisher: Arc::new(Publisher::start(Arc::clone(&publishing))),
             publishing,
             consuming,
-            hold: Arc::default(),
+            delay_queues: Arc::default(),
             reporter,
             draining: watch::Sender::new(false),
             subscriptions: watch::Sender::new(()),
         })
     }
 
-    /// A crash in between attempts is no attempt, but the server counts it.
+    /// Checks that the server's delivery limit allows the attempts: the server also counts crashes
+    /// between attempts.
     fn check_limit(&self, subscription: &Subscription) -> Result<(), BrokerError> {
         let (limit, attempts) =
             (self.consuming.options.delivery_limit, subscription.retry.max_attempts);
@@ -141,22 +142,23 @@ impl Broker for RabbitMqBroker {
         if *self.draining.borrow() {
             return Err(BrokerError::Closed);
         }
-        let chance = Chance::seeded();
-        let first = Session::open_insisting(&self.consuming, &subscription, &chance).await?;
+        let rng = SplitMix64::seeded();
+        let first = Session::open_with_retries(&self.consuming, &subscription, &rng).await?;
         let (link, publisher) = (Arc::clone(&self.consuming), Arc::clone(&self.publisher));
-        let hold = Arc::clone(&self.hold);
+        let delay_queues = Arc::clone(&self.delay_queues);
         let reporter = Arc::clone(&self.reporter);
-        let settling = Settling { link, publisher, hold, chance, subscription, reporter };
-        let settling = Arc::new(settling);
+        let context =
+            SettlementContext { link, publisher, delay_queues, rng, subscription, reporter };
+        let context = Arc::new(context);
         let inbox = Arc::new(Inbox::default());
-        let task = Consuming {
-            settling: Arc::clone(&settling),
+        let task = ConsumeTask {
+            context: Arc::clone(&context),
             inbox: Arc::clone(&inbox),
             draining: self.draining.subscribe(),
             _alive: self.subscriptions.subscribe(),
         };
         tokio::spawn(task.run(first));
-        Ok(Deliveries::new(Subscribed { inbox, settling }))
+        Ok(Deliveries::new(Subscribed { inbox, settlement: context }))
     }
 
     async fn dead_letters(&self, address: &Address) -> Result<Box<dyn DeadLetters>, BrokerError> {
@@ -185,11 +187,11 @@ impl Broker for RabbitMqBroker {
     }
 }
 
-/// Disconnects at once; what is in hand comes again.
+/// Disconnects immediately. Unsettled deliveries are redelivered.
 impl Drop for RabbitMqBroker {
     fn drop(&mut self) {
-        self.consuming.shut();
-        self.publishing.shut();
+        self.consuming.abort();
+        self.publishing.abort();
     }
 }
 

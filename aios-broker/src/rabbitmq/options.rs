@@ -115,10 +115,10 @@ impl RabbitMqOptions {
     }
 
     /// Sets how long the server may be silent before the connection counts as dead, in whole
-    /// seconds from 1 to 65,535. The server waits for two to three times as long before it closes the
-    /// connection of a process that is silent, for example because it was stopped, and gives what it
-    /// delivered there to others. Keep three times the heartbeat near the lease time of the engines,
-    /// so that answers move with the leases.
+    /// seconds from 1 to 65,535. The server waits for two to three times as long before it closes
+    /// the connection of a process that is silent, for example because it was stopped, and gives
+    /// what it delivered there to others. Keep three times the heartbeat near the lease time of the
+    /// engines, so that answers move with the leases.
     #[must_use]
     pub fn with_heartbeat(mut self, heartbeat: Duration) -> Self {
         self.heartbeat = heartbeat;
@@ -218,7 +218,7 @@ impl RabbitMqOptions {
         let mut uri = uri(&self.url)?;
         let seconds = u16::try_from(self.heartbeat.as_secs()).unwrap_or_default();
         if seconds == 0 {
-            return Err(invalid("a heartbeat has 1 to 65,535 seconds"));
+            return Err(invalid("the heartbeat must be 1 to 65,535 seconds"));
         }
         for (name, duration) in [
             ("connect_deadline", self.connect_deadline),
@@ -227,11 +227,13 @@ impl RabbitMqOptions {
             ("watchdog", self.watchdog),
         ] {
             if duration < SHORTEST || duration > LONGEST {
-                return Err(invalid(&format!("{name} is {duration:?}; it has 1 ms to 24 days")));
+                return Err(invalid(&format!(
+                    "{name} is {duration:?}; it must be between 1 ms and 24 days"
+                )));
             }
         }
         if !(1..=MAX_WINDOW).contains(&self.confirm_window) {
-            return Err(invalid(&format!("confirm_window is 1 to {MAX_WINDOW}")));
+            return Err(invalid(&format!("confirm_window must be 1 to {MAX_WINDOW}")));
         }
         if !(1..=MAX_EVENT_BYTES).contains(&self.max_event_bytes) {
             return Err(invalid(&format!("max_event_bytes is 1 to {MAX_EVENT_BYTES}")));
@@ -247,7 +249,7 @@ impl RabbitMqOptions {
             return Err(invalid("certificates need the scheme amqps"));
         }
         if uri.query.heartbeat == Some(0) {
-            return Err(invalid("a heartbeat has 1 to 65,535 seconds"));
+            return Err(invalid("the heartbeat must be 1 to 65,535 seconds"));
         }
         uri.query.heartbeat = uri.query.heartbeat.or(Some(seconds));
         uri.query.frame_max = uri.query.frame_max.or(self.frame_max);

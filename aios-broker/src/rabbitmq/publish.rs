@@ -15,7 +15,7 @@ use lapin::{BasicProperties, types::FieldTable};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
-    confirm::Confirming,
+    confirm::ConfirmTask,
     headers::{add_key, short},
     link::Link,
     topology,
@@ -148,7 +148,7 @@ impl Publisher {
         let window = link.options.confirm_window.min(Semaphore::MAX_PERMITS);
         let (jobs, receiver) = mpsc::channel(window);
         let size_limit = Arc::new(SizeLimit::unknown());
-        tokio::spawn(Confirming::new(Arc::clone(&link), receiver, Arc::clone(&size_limit)).run());
+        tokio::spawn(ConfirmTask::new(Arc::clone(&link), receiver, Arc::clone(&size_limit)).run());
         Self { link, window: Arc::new(Semaphore::new(window)), jobs, size_limit }
     }
 
@@ -225,8 +225,9 @@ impl Publisher {
         Ok(())
     }
 
-    /// An event as it is sent. One that requires its mailbox is sent to that alone, and a copy to the
-    /// groups: the server says only that no queue got an event, not that one of several did not.
+    /// An event as it is sent. One that requires its mailbox is sent to that alone, and a copy to
+    /// the groups: the server says only that no queue got an event, not that one of several did
+    /// not.
     fn encode(&self, publish: Publish) -> (Result<Outgoing, BrokerError>, Option<Outgoing>) {
         let Publish { event, to, require_route } = publish;
         let body = match self.body(&event) {

@@ -20,28 +20,28 @@ use super::{
     link::Link,
     topology,
 };
-use crate::chance::Chance;
+use crate::rng::SplitMix64;
 
-/// A consumer on a channel of its own, until either dies.
+/// A consumer on its own channel, until one of them fails.
 #[derive(Debug)]
 pub(super) struct Session {
     link: Arc<Link>,
     pub(super) connection: Arc<Connection>,
     channel: Channel,
     tag: String,
-    /// Deliveries that a handler has.
-    in_hand: AtomicUsize,
+    /// How many deliveries handlers have not settled.
+    unsettled: AtomicUsize,
     idle: Notify,
 }
 
 impl Session {
-    /// As [`open`](Self::open), again and again until the deadline of connecting: a server where many
-    /// declare the same things at the same time, on a virtual host that is new, may answer that it
-    /// stumbled (541), and closes the connection with everything that was under way on it.
-    pub(super) async fn open_insisting(
+    /// Calls [`open`](Self::open) with retries until the connect deadline. When many clients
+    /// declare the same objects concurrently on a new virtual host, the server may answer with an
+    /// internal error (541) and close the connection.
+    pub(super) async fn open_with_retries(
         link: &Arc<Link>,
         subscription: &Subscription,
-        chance: &Chance,
+        rng: &SplitMix64,
     ) -> Result<(Arc<Self>, Consumer), BrokerError> {
         let options = &link.options;
         let deadline = options.clock.now() + options.connect_deadline;
@@ -50,11 +50,11 @@ impl Session {
                 Err(error) if error.is_retryable() => error,
                 result => return result,
             };
-            let pause = options.reconnect.delay_after(attempt, chance.next()).unwrap_or_default();
+            let pause = options.reconnect.delay_after(attempt, rng.next()).unwrap_or_default();
             if options.clock.now() + pause >= deadline {
                 return Err(error);
             }
-            warn(&error, "can't subscribe; trying again");
+            warn(&error, "failed to subscribe; retrying");
             options.clock.sleep(pause).await;
         }
         Err(BrokerError::Closed)
@@ -83,7 +83,7 @@ impl Session {
             connection,
             channel,
             tag: consumer.tag().to_string(),
-            in_hand: AtomicUsize::new(0),
+            unsettled: AtomicUsize::new(0),
             idle: Notify::new(),
         };
         Ok((Arc::new(session), consumer))
@@ -93,36 +93,36 @@ impl Session {
         self.channel.status().connected()
     }
 
-    pub(super) fn enter(&self) {
-        self.in_hand.fetch_add(1, Ordering::AcqRel);
+    pub(super) fn add_unsettled(&self) {
+        self.unsettled.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Deliveries that handlers have.
-    pub(super) fn in_hand(&self) -> usize {
-        self.in_hand.load(Ordering::Acquire)
+    /// How many deliveries handlers have not settled.
+    pub(super) fn unsettled(&self) -> usize {
+        self.unsettled.load(Ordering::Acquire)
     }
 
-    pub(super) fn leave(&self) {
-        if self.in_hand.fetch_sub(1, Ordering::AcqRel) == 1 {
+    pub(super) fn remove_unsettled(&self) {
+        if self.unsettled.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.idle.notify_waiters();
         }
     }
 
-    /// Tells the server that a delivery is done. AMQP answers nothing to that.
+    /// Acknowledges a delivery. AMQP has no response to this.
     pub(super) fn ack(&self, tag: u64) -> Result<(), BrokerError> {
         let acked = self.channel.basic_ack(tag, BasicAckOptions::default());
         Self::submitted("acknowledge", acked.now_or_never())
     }
 
-    /// Gives a delivery back to its queue.
+    /// Returns a delivery to its queue.
     pub(super) fn nack(&self, tag: u64) -> Result<(), BrokerError> {
         let options = BasicNackOptions { requeue: true, ..Default::default() };
         let nacked = self.channel.basic_nack(tag, options);
         Self::submitted("release", nacked.now_or_never())
     }
 
-    /// The frame is in lapin's queue as soon as the future was polled; the rest of it waits for the
-    /// socket, which says nothing about the server either.
+    /// The frame is in lapin's queue once the future was polled. The rest of the future waits for
+    /// the socket, which does not confirm anything either.
     fn submitted(
         operation: &'static str,
         polled: Option<Result<(), lapin::Error>>,
@@ -133,19 +133,19 @@ impl Session {
         }
     }
 
-    /// Stops the consumer; what it was sent before stays on the channel.
+    /// Stops the consumer. Deliveries that were already sent stay on the channel.
     pub(super) async fn cancel(&self) -> Result<(), BrokerError> {
         let cancel = self.channel.basic_cancel(short(&self.tag), BasicCancelOptions::default());
         let (clock, after) = (&*self.link.options.clock, self.link.options.operation_timeout);
         within(clock, after, "cancel a consumer", cancel).await
     }
 
-    /// Completes when no handler has a delivery any more, or the channel is dead.
+    /// Completes when all deliveries are settled, or the channel is dead.
     pub(super) async fn settled(&self) {
         loop {
             let mut idle = std::pin::pin!(self.idle.notified());
             idle.as_mut().enable();
-            if self.in_hand() == 0 || !self.is_alive() {
+            if self.unsettled() == 0 || !self.is_alive() {
                 return;
             }
             tokio::select! {
@@ -157,8 +157,8 @@ impl Session {
 
     /// Waits until the server has handled all settlements, and closes the channel.
     ///
-    /// The server handles a channel's methods in order, so its answer to a question that follows
-    /// the settlements means that it has passed them to the queue.
+    /// The server handles the methods of a channel in order, so its response to a later method
+    /// means that it has passed the settlements to the queue.
     pub(super) async fn close(&self) -> Result<(), BrokerError> {
         let (clock, after) = (&*self.link.options.clock, self.link.options.operation_timeout);
         let barrier = self.channel.basic_qos(1, BasicQosOptions::default());

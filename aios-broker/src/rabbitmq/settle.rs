@@ -5,82 +5,91 @@ use async_trait::async_trait;
 use lapin::{message::Delivery, types::FieldTable};
 
 use super::{
-    headers::Trials,
+    delay_queues::DelayQueues,
+    headers::DeliveryHistory,
     health::Reporter,
-    hold::Hold,
     link::Link,
     publish::{Outgoing, Publisher},
     session::Session,
     topology,
 };
-use crate::chance::Chance;
+use crate::rng::SplitMix64;
 
-/// How long an event that could not be settled rests before it comes again.
-const MOMENT: Duration = Duration::from_millis(200);
+/// Delay before an event that could not be settled is requeued.
+const SETTLE_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// The shared state for the settlements of one subscription.
 #[derive(Debug)]
-pub(super) struct Settling {
+pub(super) struct SettlementContext {
     pub(super) link: Arc<Link>,
     pub(super) publisher: Arc<Publisher>,
-    pub(super) hold: Arc<Hold>,
-    pub(super) chance: Chance,
+    pub(super) delay_queues: Arc<DelayQueues>,
+    pub(super) rng: SplitMix64,
     pub(super) subscription: Subscription,
     pub(super) reporter: Arc<Reporter>,
 }
 
-impl Settling {
+impl SettlementContext {
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         self.reporter.check_publishing()?;
         self.publisher.publish_one(outgoing).await
     }
 }
 
-/// A delivery that a handler has.
+/// A delivery that a handler has not settled yet.
 #[derive(Debug)]
-pub(super) struct InHand {
-    settling: Arc<Settling>,
+pub(super) struct UnsettledDelivery {
+    context: Arc<SettlementContext>,
     session: Arc<Session>,
-    copy: Copy,
+    raw: RawDelivery,
     settled: bool,
 }
 
 /// The event as the server sent it.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub(super) struct RawDelivery {
     pub(super) tag: u64,
     pub(super) id: String,
     pub(super) body: Vec<u8>,
-    pub(super) trials: Trials,
+    pub(super) history: DeliveryHistory,
 }
 
-impl Copy {
+impl RawDelivery {
     pub(super) fn new(delivery: Delivery) -> Self {
         let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
-        let mut trials = Trials::read(&delivery.properties);
-        trials.delivered |= delivery.redelivered || trials.returns > 0;
-        Self { tag: delivery.delivery_tag, id: id.unwrap_or_default(), trials, body: delivery.data }
+        let mut history = DeliveryHistory::read(&delivery.properties);
+        history.delivered |= delivery.redelivered || history.returns > 0;
+        Self {
+            tag: delivery.delivery_tag,
+            id: id.unwrap_or_default(),
+            history,
+            body: delivery.data,
+        }
     }
 }
 
-impl InHand {
-    pub(super) fn new(settling: Arc<Settling>, session: Arc<Session>, copy: Copy) -> Self {
-        session.enter();
-        Self { settling, session, copy, settled: false }
+impl UnsettledDelivery {
+    pub(super) fn new(
+        context: Arc<SettlementContext>,
+        session: Arc<Session>,
+        raw: RawDelivery,
+    ) -> Self {
+        session.add_unsettled();
+        Self { context, session, raw, settled: false }
     }
 
     async fn apply(&mut self, settlement: Settlement) -> Result<(), BrokerError> {
         match settlement {
-            Settlement::Ack => self.session.ack(self.copy.tag),
-            Settlement::Release if self.is_returned_too_often() => self.refresh().await,
-            Settlement::Release => self.session.nack(self.copy.tag),
-            Settlement::DeadLetter { reason } => self.give_up(reason).await,
+            Settlement::Ack => self.session.ack(self.raw.tag),
+            Settlement::Release if self.is_returned_too_often() => self.requeue_fresh().await,
+            Settlement::Release => self.session.nack(self.raw.tag),
+            Settlement::DeadLetter { reason } => self.dead_letter(reason).await,
             Settlement::Retry { after, reason } => {
-                let attempt = self.copy.trials.failures.saturating_add(1);
-                let chance = self.settling.chance.next();
-                match self.settling.subscription.retry.delay_after(attempt, chance) {
+                let attempt = self.raw.history.failures.saturating_add(1);
+                let jitter = self.context.rng.next();
+                match self.context.subscription.retry.delay_after(attempt, jitter) {
                     Some(delay) => self.retry(after.unwrap_or(delay)).await,
-                    None => self.give_up(reason).await,
+                    None => self.dead_letter(reason).await,
                 }
             }
         }
@@ -89,81 +98,81 @@ impl InHand {
     /// Whether the server would soon count the event as poison although nothing failed: before
     /// RabbitMQ 4.3, releases count as unsuccessful deliveries.
     fn is_returned_too_often(&self) -> bool {
-        self.copy.trials.returns.saturating_mul(2) >= self.settling.link.options.delivery_limit
+        self.raw.history.returns.saturating_mul(2) >= self.context.link.options.delivery_limit
     }
 
-    /// Puts a copy with a fresh count at the end of the queue.
-    async fn refresh(&mut self) -> Result<(), BrokerError> {
+    /// Publishes a copy, with a delivery count of 0, to the end of the queue.
+    async fn requeue_fresh(&mut self) -> Result<(), BrokerError> {
         self.replace(String::new(), self.queue()).await
     }
 
     async fn retry(&mut self, delay: Duration) -> Result<(), BrokerError> {
-        let now = self.settling.link.options.clock.now();
-        self.copy.trials.failures = self.copy.trials.failures.saturating_add(1);
-        self.copy.trials.first_failure.get_or_insert(now);
-        let Settling { hold, link, subscription, .. } = &*self.settling;
-        match hold.exchange(link, delay, subscription.lifetime).await {
+        let now = self.context.link.options.clock.now();
+        self.raw.history.failures = self.raw.history.failures.saturating_add(1);
+        self.raw.history.first_failure.get_or_insert(now);
+        let SettlementContext { delay_queues, link, subscription, .. } = &*self.context;
+        match delay_queues.exchange(link, delay, subscription.lifetime).await {
             Ok(exchange) => {
                 let replaced = self.replace(exchange, self.queue()).await;
                 if replaced.is_err() {
-                    // Somebody may have deleted it.
-                    self.settling.hold.forget();
+                    // The exchange may have been deleted.
+                    self.context.delay_queues.forget();
                 }
                 replaced
             }
-            Err(error) => self.give_back(error).await,
+            Err(error) => self.requeue(error).await,
         }
     }
 
-    async fn give_up(&mut self, reason: String) -> Result<(), BrokerError> {
-        if self.settling.subscription.on_exhausted == OnExhausted::Discard {
-            return self.session.ack(self.copy.tag);
+    async fn dead_letter(&mut self, reason: String) -> Result<(), BrokerError> {
+        if self.context.subscription.on_exhausted == OnExhausted::Discard {
+            return self.session.ack(self.raw.tag);
         }
-        let now = self.settling.link.options.clock.now();
-        self.copy.trials.failures = self.copy.trials.failures.saturating_add(1);
-        self.copy.trials.first_failure.get_or_insert(now);
-        self.copy.trials.reason = Some(reason);
-        let settling = Arc::clone(&self.settling);
-        let Settling { link, subscription, .. } = &*settling;
+        let now = self.context.link.options.clock.now();
+        self.raw.history.failures = self.raw.history.failures.saturating_add(1);
+        self.raw.history.first_failure.get_or_insert(now);
+        self.raw.history.reason = Some(reason);
+        let context = Arc::clone(&self.context);
+        let SettlementContext { link, subscription, .. } = &*context;
         let dead = topology::dead_queue(&link.options.prefix, &subscription.address);
-        let given_up = self.replace(String::new(), dead).await;
-        if matches!(given_up, Err(BrokerError::Unroutable { .. })) {
-            // The queue is gone: deleted, or expired. It is there when the event comes again.
+        let dead_lettered = self.replace(String::new(), dead).await;
+        if matches!(dead_lettered, Err(BrokerError::Unroutable { .. })) {
+            // The queue was deleted or has expired. Declare it before the event is redelivered.
             topology::declare(link, subscription).await?;
         }
-        given_up
+        dead_lettered
     }
 
-    /// Publishes a copy elsewhere, and acknowledges this one once the server has the other: a
-    /// crash in between leaves both.
+    /// Publishes a copy elsewhere, and acknowledges the original once the server has confirmed the
+    /// copy. A crash in between leaves both.
     async fn replace(&mut self, exchange: String, key: String) -> Result<(), BrokerError> {
         let mut headers = FieldTable::default();
-        self.copy.trials.delivered = true;
-        self.copy.trials.write(&mut headers);
-        let body = std::mem::take(&mut self.copy.body);
-        let mut outgoing = Outgoing::to_queue(&key, body, &self.copy.id, headers);
+        self.raw.history.delivered = true;
+        self.raw.history.write(&mut headers);
+        let body = std::mem::take(&mut self.raw.body);
+        let mut outgoing = Outgoing::to_queue(&key, body, &self.raw.id, headers);
         outgoing.exchange = exchange;
-        match self.settling.publish(outgoing).await {
-            Ok(()) => self.session.ack(self.copy.tag),
-            Err(error) => self.give_back(error).await,
+        match self.context.publish(outgoing).await {
+            Ok(()) => self.session.ack(self.raw.tag),
+            Err(error) => self.requeue(error).await,
         }
     }
 
-    /// Lets the event come again after a moment, since it could not be settled.
-    async fn give_back(&self, cause: BrokerError) -> Result<(), BrokerError> {
-        self.settling.link.options.clock.sleep(MOMENT).await;
-        self.session.nack(self.copy.tag)?;
+    /// Requeues an event that could not be settled, after a delay.
+    async fn requeue(&self, cause: BrokerError) -> Result<(), BrokerError> {
+        self.context.link.options.clock.sleep(SETTLE_RETRY_DELAY).await;
+        self.session.nack(self.raw.tag)?;
         Err(cause)
     }
 
     fn queue(&self) -> String {
-        let Settling { link, subscription, .. } = &*self.settling;
+        let SettlementContext { link, subscription, .. } = &*self.context;
         topology::queue(&link.options.prefix, &subscription.address)
     }
 }
 
 #[async_trait]
-impl Acknowledger for InHand {
+impl Acknowledger for UnsettledDelivery {
     async fn settle(mut self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
         let settled = self.apply(settlement).await;
         self.settled = true;
@@ -181,12 +190,12 @@ impl Acknowledger for InHand {
 }
 
 /// Returns the deliveries that were not settled, or only partly.
-impl Drop for InHand {
+impl Drop for UnsettledDelivery {
     fn drop(&mut self) {
         if !self.settled {
             // If the channel is dead, the server has taken the event back already.
-            self.session.nack(self.copy.tag).unwrap_or_default();
+            self.session.nack(self.raw.tag).unwrap_or_default();
         }
-        self.session.leave();
+        self.session.remove_unsettled();
     }
 }

@@ -10,13 +10,13 @@ use tokio::task::coop::poll_proceed;
 
 use super::{
     inbox::{Arrival, Inbox},
-    settle::{InHand, Settling},
+    settle::{SettlementContext, UnsettledDelivery},
 };
 
 /// The stream of a subscription. Dropping it ends the subscription.
 pub(super) struct Subscribed {
     pub(super) inbox: Arc<Inbox>,
-    pub(super) settling: Arc<Settling>,
+    pub(super) settlement: Arc<SettlementContext>,
 }
 
 impl Stream for Subscribed {
@@ -31,11 +31,11 @@ impl Stream for Subscribed {
 }
 
 impl Subscribed {
-    fn deliver(&self, Arrival { event, session, copy }: Arrival) -> Delivery {
-        let attempt = copy.trials.failures.saturating_add(1);
-        let redelivered = copy.trials.delivered;
-        let in_hand = InHand::new(Arc::clone(&self.settling), session, copy);
-        Delivery::new(event, attempt, Box::new(in_hand)).with_redelivered(redelivered)
+    fn deliver(&self, Arrival { event, session, raw }: Arrival) -> Delivery {
+        let attempt = raw.history.failures.saturating_add(1);
+        let redelivered = raw.history.delivered;
+        let unsettled = UnsettledDelivery::new(Arc::clone(&self.settlement), session, raw);
+        Delivery::new(event, attempt, Box::new(unsettled)).with_redelivered(redelivered)
     }
 }
 

@@ -47,7 +47,7 @@ pub struct Registered {
     pub agent_id: String,
     /// Its name within its type.
     pub name: String,
-    /// What its factory gets.
+    /// Input of its factory.
     #[serde(default)]
     pub config: Payload,
 }
@@ -75,7 +75,7 @@ pub struct Deregistered {
     pub agent_id: String,
 }
 
-/// No agent has begun a task, or one has at last.
+/// No agent has begun a task for a while, or one has begun it now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskUnclaimed<F = Failure> {
     /// The task.
@@ -83,7 +83,7 @@ pub struct TaskUnclaimed<F = Failure> {
     /// The attempt, from 1.
     #[serde(default)]
     pub attempt: u32,
-    /// What the task waits for; `None` once an agent has begun it.
+    /// Why the task is waiting; `None` once an agent has begun it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<F>,
 }

@@ -80,7 +80,7 @@ pub struct Registered {
 pub struct Started {
     /// Version of the workflow.
     pub version: u32,
-    /// What the workflow is given.
+    /// Input of the workflow.
     #[serde(default)]
     pub input: Payload,
     /// When to begin; at once if `None`.
@@ -98,7 +98,7 @@ pub struct Started {
     /// The first run of the chain of continue-as-new, if that is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_run_id: Option<String>,
-    /// What a fork draws as the runs did from which it was forked, the oldest first.
+    /// The seeds of the runs from which a fork was forked, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub draws: Vec<DrawnFrom>,
 }
@@ -135,7 +135,7 @@ pub struct StepCompleted {
     pub result: Payload,
 }
 
-/// An operation failed for good.
+/// An operation failed permanently.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OperationFailed<F = Failure> {
     /// The operation.
@@ -143,11 +143,11 @@ pub struct OperationFailed<F = Failure> {
     /// Name of the step, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Box<str>>,
-    /// What went wrong.
+    /// The failure.
     pub failure: F,
 }
 
-/// An operation failed and will be tried again.
+/// An operation failed and will be retried.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetryScheduled {
     /// The operation.
@@ -155,11 +155,11 @@ pub struct RetryScheduled {
     /// Name of the step, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Box<str>>,
-    /// Number of the attempt that will be made, from 2.
+    /// Number of the next attempt, from 2.
     pub attempt: u32,
     /// When.
     pub at: Timestamp,
-    /// What went wrong.
+    /// The failure.
     pub failure: Failure,
 }
 
@@ -190,12 +190,12 @@ pub struct SignalAwaited {
     pub deadline: Timestamp,
 }
 
-/// Somebody sent a signal.
+/// A signal was sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Signaled {
     /// Name of the signal.
     pub name: Box<str>,
-    /// What it carries.
+    /// Its payload.
     pub payload: Payload,
     /// Whether it was sent to the predecessor, which did not take it. It is taken before those that
     /// were sent to this run.
@@ -212,9 +212,9 @@ pub struct ChildStarted {
     pub run_id: Box<str>,
     /// Its workflow.
     pub workflow: Name,
-    /// What it is given.
+    /// Input of the child.
     pub input: Payload,
-    /// Whether it goes on if its parent is cancelled.
+    /// Whether it continues if its parent is cancelled.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leave_running: bool,
 }
@@ -227,7 +227,7 @@ pub struct ChildEnded {
     /// Its result, if it succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Payload>,
-    /// What went wrong, if it did not.
+    /// The failure, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
 }
@@ -256,36 +256,36 @@ pub struct StatusSet {
     /// The operation.
     #[serde(default)]
     pub operation: u64,
-    /// What it is doing.
+    /// Description of the current activity.
     pub text: String,
-    /// How far it is.
+    /// Progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Payload>,
 }
 
-/// Somebody asked to cancel the run.
+/// Cancellation of the run was requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelRequested {
     /// Why.
     pub reason: String,
 }
 
-/// Today's code does not fit the journal.
+/// The current code does not match the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocked<F = Failure> {
-    /// What does not fit.
+    /// The mismatch.
     pub failure: F,
 }
 
-/// Who advances the run from now on.
+/// The engine that advances the run changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
-    /// What the engine that advances it proves that with; the owner of the run's shard if `None`.
+    /// Fence of the engine that advances the run; `None` for the owner of the run's shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Fence>,
-    /// The engine that says so.
+    /// The engine that recorded this.
     pub by: Box<str>,
-    /// Why that engine can't advance it, if it can't.
+    /// Why that engine can't advance the run, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
 }
@@ -301,7 +301,7 @@ pub struct Completed {
 /// The run ended with a failure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed<F = Failure> {
-    /// What went wrong.
+    /// The failure.
     pub failure: F,
 }
 
@@ -310,7 +310,7 @@ pub struct Failed<F = Failure> {
 pub struct Continued {
     /// Id of the other run.
     pub run_id: String,
-    /// What it was given.
+    /// Input of the other run.
     pub input: Payload,
     /// The signals that were not taken and follow to the other run, by their number among the
     /// signals of this journal, from 1.
@@ -318,21 +318,21 @@ pub struct Continued {
     pub signals: Vec<u64>,
 }
 
-/// What a run draws its UUIDs and random numbers from.
+/// The seed of a run's UUIDs and random numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Seed {
-    /// The id of the event that started it, which no other run has.
+    /// The id of the event that started the run, which is unique.
     Incarnation(String),
-    /// Its own id: a run from before events named their run.
+    /// The id of the run. Used by runs from before events named their run.
     RunId(String),
 }
 
-/// UUIDs and random numbers that a fork draws as another run did.
+/// A seed that a fork inherited from another run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrawnFrom {
-    /// What the other run draws from.
+    /// The seed of the other run.
     pub seed: Seed,
-    /// The operation at which it was forked: what is drawn before it is drawn from `seed`.
+    /// The operation at which it was forked. Draws before it use `seed`.
     pub before: u64,
 }

@@ -4,13 +4,13 @@ use crate::store::{AgentFilter, PageRequest, RunFilter, TaskFilter};
 /// A predicate on rows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Predicate {
-    /// Its id, given as text, is this one.
+    /// The id of the row, as text, is this one.
     Id(String),
     /// A column has one of these values; at least one is given.
     In(&'static str, Vec<Cell>),
     /// An integer column is above this value.
     Above(&'static str, i64),
-    /// It is not deleted.
+    /// The row is not deleted.
     NotDeleted,
 }
 
@@ -19,16 +19,16 @@ pub enum Predicate {
 pub struct Query {
     /// The table.
     pub table: Table,
-    /// Which of the table's own columns to read, in its order.
+    /// Which of the table's own columns to read, in the order of the table.
     pub columns: Vec<Column>,
-    /// All of these hold.
+    /// Predicates that all must hold.
     pub conditions: Vec<Predicate>,
     /// Which page; rows are ordered by key.
     pub page: PageRequest,
 }
 
 impl Query {
-    /// The agents that a filter asks for.
+    /// The agents that match a filter.
     #[must_use]
     pub fn agents(filter: &AgentFilter, page: &PageRequest) -> Self {
         let conditions = [
@@ -39,7 +39,7 @@ impl Query {
         Self::new(Table::Agents, conditions, page)
     }
 
-    /// The tasks that a filter asks for.
+    /// The tasks that match a filter.
     #[must_use]
     pub fn tasks(filter: &TaskFilter, page: &PageRequest) -> Self {
         let conditions = [
@@ -57,13 +57,13 @@ impl Query {
         Self::new(Table::Workflows, [not_deleted(false)], page)
     }
 
-    /// The summaries of the runs that a filter asks for.
+    /// The summaries of the runs that match a filter.
     #[must_use]
     pub fn run_summaries(filter: &RunFilter, page: &PageRequest) -> Self {
         Self::runs(filter, page).only(&["workflow", "shard", "status", "position"])
     }
 
-    /// The runs that a filter asks for.
+    /// The runs that match a filter.
     #[must_use]
     pub fn runs(filter: &RunFilter, page: &PageRequest) -> Self {
         let statuses = filter.statuses.iter().map(|status| Cell::text(status.as_str())).collect();
@@ -88,7 +88,7 @@ impl Query {
         self
     }
 
-    /// Whether it asks for one row by its id.
+    /// Whether the query asks for one row by its id.
     #[must_use]
     pub fn is_for_one(&self) -> bool {
         self.conditions.iter().any(|condition| matches!(condition, Predicate::Id(_)))

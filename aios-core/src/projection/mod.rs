@@ -1,8 +1,8 @@
-//! How events change the read models: one pure function, applied by every store.
+//! Maps events to changes of the read models, in one pure function that every store uses.
 //!
 //! A store calls [`project`] for every event in the transaction that appends it, and applies the
-//! [`Change`]s: a row is created or updated by setting cells. Reading goes the same way back: a
-//! filter becomes [`Predicate`]s, a row of cells becomes a record.
+//! [`Change`]s: a row is created or updated by setting cells. Reading is the reverse: a filter
+//! becomes [`Predicate`]s, and a row of cells becomes a record.
 
 mod condition;
 mod record;
@@ -24,7 +24,7 @@ use crate::{
     store::{AgentStatus, RecordedEvent, RunStatus, Shard, TaskStatus},
 };
 
-/// One row to create or to change.
+/// A row to create or change.
 ///
 /// A row whose status is one of its table's [`final_statuses`](Table::final_statuses) is never
 /// changed.
@@ -47,30 +47,30 @@ pub struct Change {
 /// The effect of a [`Change`], depending on whether its row exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Creates the row; one that is there stays as it is.
+    /// Creates the row. An existing row is not changed.
     Create,
-    /// Changes the row; one that is not there is no error.
+    /// Changes the row. A missing row is not an error.
     Update,
-    /// Creates the row, or changes it.
+    /// Creates the row or changes it.
     Upsert,
 }
 
 impl Effect {
-    /// Whether it creates a row that is not there.
+    /// Whether it creates a missing row.
     #[must_use]
     pub fn creates(self) -> bool {
         self != Self::Update
     }
 
-    /// Whether it changes a row that is there.
+    /// Whether it changes an existing row.
     #[must_use]
     pub fn updates(self) -> bool {
         self != Self::Create
     }
 }
 
-/// How an event changes the read models. Events whose data does not fit change nothing: the log
-/// may hold what other programs wrote.
+/// Returns the changes of the read models for an event. Events with unexpected data change nothing,
+/// because other programs may have written them.
 #[must_use]
 pub fn project(recorded: &RecordedEvent) -> Vec<Change> {
     let event = &recorded.event;
@@ -87,8 +87,8 @@ pub fn project(recorded: &RecordedEvent) -> Vec<Change> {
     change.into_iter().collect()
 }
 
-/// How an event of its own workflow changes a run. Every one of them moves its position; the status
-/// follows, where it is one that the event can leave.
+/// Returns the change of a run for an event of its own workflow. Every event advances the position
+/// of the run. The status changes if the event is a valid transition from it.
 fn run(name: &str, action: &str, recorded: &RecordedEvent) -> Option<Vec<Change>> {
     let run_id = recorded.stream.run_id()?;
     let event = &recorded.event;
@@ -139,7 +139,7 @@ fn run(name: &str, action: &str, recorded: &RecordedEvent) -> Option<Vec<Change>
     Some(std::iter::once(change).chain(moved).collect())
 }
 
-/// The change from one status to another, for a row that an event has changed.
+/// A transition from one status to another, after an event has changed the row.
 fn moved(change: &Change, from: RunStatus, to: RunStatus) -> Change {
     let mut only = change.only.clone();
     only.push(status(from));
@@ -299,8 +299,8 @@ fn task_claimed(recorded: &RecordedEvent) -> Option<Change> {
     })
 }
 
-/// A task that fails without an answer of its agent fails with its operation. Steps have a name, and
-/// no row; children have neither.
+/// A task without an answer of its agent fails with its operation. Steps have a name but no row;
+/// children have neither.
 fn task_given_up(recorded: &RecordedEvent) -> Option<Change> {
     let run_id = recorded.stream.run_id()?;
     let failed: OperationFailed<Payload> = recorded.event.payload.decode().ok()?;

@@ -15,7 +15,7 @@ pub struct Row {
     pub id: String,
     /// When it was created.
     pub created_at: Timestamp,
-    /// When it changed last.
+    /// When it was last changed.
     pub updated_at: Timestamp,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
@@ -32,15 +32,15 @@ pub trait Record: Sized {
     ///
     /// # Errors
     ///
-    /// The name of the column that is missing or holds what it can't.
+    /// The name of the column that is missing or has an invalid value.
     fn from_row(row: Row) -> Result<Self, &'static str>;
 
-    /// Makes a page out of the rows that a query with `limit + 1` found. One that can't be read is
-    /// only named, unless it is the one that was asked for.
+    /// Builds a page from the rows that a query with `limit + 1` found. An unreadable row is only
+    /// listed by id, unless the query asks for a single row.
     ///
     /// # Errors
     ///
-    /// As [`from_row`](Self::from_row).
+    /// See [`from_row`](Self::from_row).
     fn page(mut rows: Vec<Row>, query: &Query) -> Result<Page<Self>, &'static str> {
         let limit = query.page.limit;
         let more = rows.len() > limit;
@@ -60,7 +60,7 @@ pub trait Record: Sized {
     }
 }
 
-/// Takes a row's cells one after the other; a getter fails with the name of its column.
+/// Reads the cells of a row in order. A getter fails with the name of its column.
 struct Cells(std::vec::IntoIter<Cell>);
 
 impl Cells {

@@ -5,7 +5,7 @@ use crate::event::{Payload, Timestamp};
 pub enum Table {
     /// `agents`: registered agents.
     Agents,
-    /// `agent_tasks`: tasks given to agents.
+    /// `agent_tasks`: tasks assigned to agents.
     AgentTasks,
     /// `workflows`: registered workflows and versions.
     Workflows,
@@ -30,7 +30,7 @@ pub enum Kind {
     Text,
     /// A 64-bit integer.
     Integer,
-    /// A moment, in microseconds.
+    /// A timestamp, in microseconds.
     Timestamp,
     /// JSON text.
     Json,
@@ -39,14 +39,14 @@ pub enum Kind {
 /// One value of a row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Cell {
-    /// Nothing.
+    /// NULL.
     #[default]
     Null,
     /// Text.
     Text(String),
     /// An integer.
     Integer(i64),
-    /// A moment.
+    /// A timestamp.
     Timestamp(Timestamp),
     /// JSON.
     Json(Payload),
@@ -61,19 +61,19 @@ impl Cell {
         Self::Text(text.to_owned())
     }
 
-    /// Text or nothing.
+    /// Text or NULL.
     #[must_use]
     pub fn optional_text(text: Option<String>) -> Self {
         text.map_or(Self::Null, Self::Text)
     }
 
-    /// An integer; one beyond `i64::MAX` counts as that.
+    /// An integer. Values above `i64::MAX` are clamped.
     #[must_use]
     pub fn integer(number: impl TryInto<i64>) -> Self {
         Self::Integer(number.try_into().unwrap_or(i64::MAX))
     }
 
-    /// Whether a column of this kind can hold it.
+    /// Whether a column of this kind can hold the value.
     #[must_use]
     pub fn fits(&self, kind: Kind) -> bool {
         match self {
@@ -88,7 +88,7 @@ impl Cell {
 }
 
 impl Table {
-    /// Every read model.
+    /// All read models.
     pub const ALL: [Self; 4] =
         [Self::Agents, Self::AgentTasks, Self::Workflows, Self::WorkflowRuns];
 
@@ -103,7 +103,7 @@ impl Table {
         }
     }
 
-    /// Its own columns, in order.
+    /// The table's own columns, in order.
     #[must_use]
     pub fn columns(self) -> &'static [Column] {
         match self {
@@ -114,7 +114,7 @@ impl Table {
         }
     }
 
-    /// The statuses that a row never leaves: it is not changed any more.
+    /// The final statuses. A row with one of them is never changed again.
     #[must_use]
     pub fn final_statuses(self) -> &'static [&'static str] {
         match self {
@@ -124,7 +124,7 @@ impl Table {
         }
     }
 
-    /// One of its own columns, or `deleted_at`, by name.
+    /// Returns one of the table's own columns, or `deleted_at`, by name.
     #[must_use]
     pub fn column(self, name: &str) -> Option<Column> {
         let own = self.columns().iter().copied().find(|column| column.name == name);

@@ -15,11 +15,11 @@ use super::{
 };
 use crate::agent::{
     codes,
-    events::{mailbox_of, no_agent},
+    names::{mailbox_of, no_agent},
 };
 
-/// A task that is about to be given; see [`TaskClient::task`].
-#[must_use = "a task is only given when it is awaited"]
+/// A task to be sent; see [`TaskClient::task`].
+#[must_use = "a task is sent only when the call is awaited"]
 pub struct TaskCall {
     inner: Arc<Inner>,
     agent_type: String,
@@ -45,19 +45,20 @@ impl TaskCall {
         }
     }
 
-    /// Gives the task to this one agent of the type.
+    /// Sends the task to this one agent of the type.
     pub fn to_agent(mut self, agent_id: impl Into<String>) -> Self {
         self.agent_id = Some(agent_id.into());
         self
     }
 
-    /// Sets how long the task may take, for the agent and for the wait. In whole milliseconds.
+    /// Sets the timeout of the task, both for the agent and for waiting for the answer. Rounded
+    /// down to whole milliseconds.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets correlation, user and trace of the task.
+    /// Sets the correlation id, user and trace context of the task.
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;
         self
@@ -74,12 +75,11 @@ impl TaskCall {
         };
         let (mut waiting, answer) = Waiting::new(&inner.pending, task_id, expected)?;
         let (event_type, to) = (publish.event.event_type.clone(), publish.to.clone());
-        // A call that is dropped meanwhile may have been given all the same.
-        waiting.is_given = true;
+        // If the call is dropped during the publish, the broker may still have the task.
+        waiting.is_sent = true;
         if let Err(error) = inner.broker.publish_one(publish).await {
-            waiting.is_given =
-                matches!(error, BrokerError::Uncertain | BrokerError::Timeout { .. });
-            return Err(not_given(&error, &event_type, to.as_ref()));
+            waiting.is_sent = matches!(error, BrokerError::Uncertain | BrokerError::Timeout { .. });
+            return Err(not_sent(&error, &event_type, to.as_ref()));
         }
         let answer = tokio::select! {
             biased;
@@ -139,8 +139,8 @@ fn terminal<E: std::error::Error + 'static>(code: &'static str) -> impl Fn(E) ->
     move |error| TaskError::terminal(Failure::from_error(code, &error))
 }
 
-/// The broker did not take the task.
-fn not_given(error: &BrokerError, event_type: &EventType, to: Option<&Mailbox>) -> TaskError {
+/// The failure of a task that the broker did not accept.
+fn not_sent(error: &BrokerError, event_type: &EventType, to: Option<&Mailbox>) -> TaskError {
     let mut refused = refused(error);
     if let BrokerError::Unroutable { .. } = error {
         let message = no_agent(event_type.entity(), to);
@@ -155,6 +155,6 @@ pub(super) fn refused(error: &BrokerError) -> TaskError {
 }
 
 fn timed_out(after: Duration) -> TaskError {
-    let message = format!("no answer came within {after:?}");
+    let message = format!("no answer within {after:?}");
     TaskError::retryable(Failure::new(codes::TASK_TIMEOUT, message))
 }

@@ -1,4 +1,4 @@
-//! Gives tasks to agents without a journal.
+//! Sends tasks to agents without a journal.
 
 mod call;
 mod pending;
@@ -21,20 +21,20 @@ use self::{pending::Pending, router::Router};
 use super::AgentError;
 use crate::task;
 
-/// What an agent says to a task.
+/// The answer of an agent to a task.
 type Answer = Result<Payload, TaskError>;
 
-/// Gives tasks straight to agents and waits for their answers, without a journal.
+/// Sends tasks directly to agents and waits for their answers, without a journal.
 ///
-/// Nothing here outlives the process: if it dies, the answer is lost, and nobody tries a failed
-/// task again. Tasks that have to be done are given from a workflow; they are durable.
+/// Nothing here outlives the process: if it dies, the answer is lost, and a failed task is not
+/// retried. For tasks that must be done, use a workflow: its tasks are durable.
 ///
-/// Clones share one mailbox and one reader of it, however many tasks are under way. When the last of
-/// them is dropped, the mailbox goes, and tasks whose calls ended without an answer, the latest 4,096,
-/// are cancelled: nobody would take their answers.
+/// Clones share one mailbox and one reader, regardless of how many tasks are in flight. Dropping
+/// the last clone removes the mailbox and cancels the latest 4,096 tasks whose calls ended without
+/// an answer, because their answers have no receiver.
 ///
-/// If the broker refuses for good to let the mailbox be read, every call fails from then on with what it
-/// said, and so says [`failure`](Self::failure).
+/// If the broker permanently refuses to deliver from the mailbox, every later call fails with the
+/// broker's error, which [`failure`](Self::failure) returns.
 ///
 /// # Examples
 ///
@@ -54,17 +54,17 @@ struct Inner {
     source: Arc<str>,
     mailbox: Arc<str>,
     pending: Arc<Pending>,
-    /// Dropping it ends what reads the mailbox.
+    /// Dropping it stops the reader of the mailbox.
     _open: watch::Sender<()>,
 }
 
 impl TaskClient {
-    /// How long a task may take, unless told otherwise.
+    /// Default timeout of a task.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
     /// Opens a mailbox for answers.
     ///
-    /// `source` becomes the source of the tasks' events.
+    /// `source` is the source of the events that assign the tasks.
     ///
     /// # Errors
     ///
@@ -93,25 +93,28 @@ impl TaskClient {
         Ok(Self(Arc::new(Inner { broker, clock, source, mailbox: name, pending, _open: open })))
     }
 
-    /// Gives a task to any agent of a type; awaiting the call sends it and waits for the answer.
+    /// Sends a task to any agent of a type. Awaiting the call sends the task and waits for the
+    /// answer.
     ///
     /// # Errors
     ///
-    /// What the agent answers, and [`AGENT_NOT_FOUND`](super::codes::AGENT_NOT_FOUND) if nobody takes such
-    /// tasks (a subscriber to everything counts as somebody, then it is a time-out),
-    /// [`TASK_TIMEOUT`](super::codes::TASK_TIMEOUT), or the code of a
-    /// [`BrokerError`](aios_core::broker::BrokerError::code). A lost connection may mean that the task is done all the
-    /// same.
+    /// Returns the failure that the agent answers;
+    /// [`AGENT_NOT_FOUND`](super::codes::AGENT_NOT_FOUND) if no subscriber takes such tasks (with a
+    /// subscriber to all events, the call times out instead);
+    /// [`TASK_TIMEOUT`](super::codes::TASK_TIMEOUT); or the code of a
+    /// [`BrokerError`](aios_core::broker::BrokerError::code). After a lost connection, the task may
+    /// have been done nevertheless.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the call drops the answer; a task that was sent is done all the same, as long as a clone
-    /// of this caller is there.
+    /// Dropping the call drops the answer. A task that was sent is still done, as long as a clone
+    /// of this client exists.
     pub fn task<T: Serialize + ?Sized>(&self, agent_type: &str, parameters: &T) -> TaskCall {
         TaskCall::new(Arc::clone(&self.0), agent_type, Payload::encode(parameters))
     }
 
-    /// Why no answer can be read any more, if none can: the broker was closed, or refuses it for good.
+    /// Why no more answers can be read, if that is so: the broker was closed, or it refuses
+    /// permanently.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         self.0.pending.closed().map(|error| error.failure)

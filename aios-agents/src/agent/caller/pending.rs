@@ -11,26 +11,28 @@ use tokio::sync::oneshot;
 
 use super::Answer;
 
-/// How many tasks are remembered whose calls ended without an answer.
+/// How many tasks without an answer are remembered after their calls ended.
 const REMEMBERED: usize = 4_096;
 
-/// The calls that wait for an answer.
+/// The calls that are waiting for an answer.
 #[derive(Default)]
 pub(super) struct Pending(Mutex<Calls>);
 
 #[derive(Default)]
 struct Calls {
     waiting: HashMap<TaskId, (Expected, oneshot::Sender<Answer>)>,
-    /// Tasks whose calls ended without an answer, and which agents have them, the latest.
+    /// The latest tasks whose calls ended without an answer, with the types of the events that
+    /// assigned them.
     unanswered: VecDeque<(TaskId, EventType)>,
-    /// Why no answer comes any more.
+    /// Why no more answers can arrive.
     closed: Option<TaskError>,
 }
 
-/// Who may answer a call: the agent type that was assigned the task, and says so.
+/// Which answer a call accepts: one from the agent type that was assigned the task, caused by that
+/// assignment.
 #[derive(Debug)]
 pub(super) struct Expected {
-    /// Type of the event that assigned the task, which names the type of its agents.
+    /// Type of the event that assigned the task. It names the agent type.
     pub(super) event_type: EventType,
     /// Id of that event.
     pub(super) assignment: EventId,
@@ -49,8 +51,9 @@ impl Pending {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the call that waits for this task. Returns whether the answer is the expected agents',
-    /// or comes after the call has ended; a refused answer ends nothing.
+    /// Completes the call that waits for this task. Returns `false` if the answer does not come
+    /// from the expected agent type; the call then keeps waiting. An answer after the end of its
+    /// call is ignored.
     pub(super) fn complete(&self, task_id: &TaskId, from: &Event, answer: Answer) -> bool {
         let mut calls = self.calls();
         match calls.waiting.get(task_id) {
@@ -71,12 +74,12 @@ impl Pending {
         }
     }
 
-    /// Why no answer comes any more, if none does.
+    /// Why no more answers can arrive, if that is so.
     pub(super) fn closed(&self) -> Option<TaskError> {
         self.calls().closed.clone()
     }
 
-    /// Ends every call that waits, and all that follow, with this error.
+    /// Fails every waiting call, and all later ones, with this error.
     pub(super) fn close(&self, error: &TaskError) {
         let mut calls = self.calls();
         calls.closed.get_or_insert_with(|| error.clone());
@@ -88,25 +91,25 @@ impl Pending {
         }
     }
 
-    /// The tasks whose calls ended without an answer, and the events that assigned them, as far as they
-    /// are remembered.
+    /// Takes the remembered tasks whose calls ended without an answer, with the types of the events
+    /// that assigned them.
     pub(super) fn take_unanswered(&self) -> VecDeque<(TaskId, EventType)> {
         std::mem::take(&mut self.calls().unanswered)
     }
 }
 
-/// A call's place among those that wait; dropping it gives it up.
+/// Registration of a waiting call. Dropping it ends the call.
 pub(super) struct Waiting<'a> {
     pending: &'a Pending,
     task_id: TaskId,
-    /// Whether the broker has the task.
-    pub(super) is_given: bool,
+    /// Whether the broker may have the task.
+    pub(super) is_sent: bool,
 }
 
 impl<'a> Waiting<'a> {
     /// # Errors
     ///
-    /// Why no answer comes any more.
+    /// The reason why no more answers can arrive.
     pub(super) fn new(
         pending: &'a Pending,
         task_id: TaskId,
@@ -119,7 +122,7 @@ impl<'a> Waiting<'a> {
         }
         calls.waiting.insert(task_id.clone(), (expected, sender));
         drop(calls);
-        Ok((Self { pending, task_id, is_given: false }, receiver))
+        Ok((Self { pending, task_id, is_sent: false }, receiver))
     }
 }
 
@@ -127,7 +130,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut calls = self.pending.calls();
         let Some((expected, _)) = calls.waiting.remove(&self.task_id) else { return };
-        if !self.is_given {
+        if !self.is_sent {
             return;
         }
         if calls.unanswered.len() == REMEMBERED {

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::{Answer, call::refused, pending::Pending};
 use crate::{agent::backoff::Backoff, workflow::journal::TaskCancelled};
 
-/// Reads the mailbox and hands answers to the calls that wait for them.
+/// Reads the mailbox and passes each answer to the call that waits for it.
 pub(super) struct Router {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) clock: Arc<dyn Clock>,
@@ -25,7 +25,7 @@ pub(super) struct Router {
 }
 
 impl Router {
-    /// Reads until the caller is dropped, the broker is closed, or it refuses for good.
+    /// Reads until the client is dropped, the broker is closed, or it refuses permanently.
     pub(super) async fn run(self, deliveries: Deliveries, mut is_open: watch::Receiver<()>) {
         // Nothing is ever sent: waiting fails when the sender is dropped.
         let dropped = async { while is_open.changed().await.is_ok() {} };
@@ -36,19 +36,20 @@ impl Router {
             error = self.route_until_refused(&mut deliveries) => Some(error),
         };
         let Some(error) = error else {
-            // The mailbox is there until its tasks are cancelled, so that no answer fails meanwhile.
+            // Keep the mailbox until its tasks are cancelled, so that publishing an answer does not
+            // fail.
             return self.cancel_unanswered().await;
         };
         if !matches!(error, BrokerError::Closed) {
             tracing::error!(
                 code = error.code(), error = %Chain(&error), mailbox = %self.subscription.address,
-                "the broker refuses to let answers be read; calls fail from now on"
+                "the broker permanently refuses to deliver answers; all further calls fail"
             );
         }
         self.pending.close(&refused(&error));
     }
 
-    /// Reads until that fails for good.
+    /// Reads until a permanent error.
     async fn route_until_refused(&self, deliveries: &mut Option<Deliveries>) -> BrokerError {
         let mut backoff = Backoff::new(&RetryPolicy::default());
         loop {
@@ -66,12 +67,12 @@ impl Router {
             if !read.is_retryable() {
                 return read;
             }
-            tracing::warn!(error = %Chain(&read), "answers can't be read; subscribing again");
+            tracing::warn!(error = %Chain(&read), "failed to read answers; subscribing again");
             backoff.wait(&*self.clock).await;
         }
     }
 
-    /// Reads until that fails.
+    /// Reads until an error.
     async fn route_all(&self, deliveries: &mut Deliveries, backoff: &mut Backoff) -> BrokerError {
         while let Some(item) = deliveries.next().await {
             let delivery = match item {
@@ -81,27 +82,28 @@ impl Router {
             backoff.reset();
             self.route(&delivery.event);
             if let Err(error) = delivery.ack().await {
-                tracing::warn!(error = %Chain(&error), "an answer was not acknowledged");
+                tracing::warn!(error = %Chain(&error), "failed to acknowledge an answer");
             }
         }
         BrokerError::Closed
     }
 
-    /// Cancels the tasks whose answers nobody would take, so that their agents do not keep them.
+    /// Cancels the tasks whose answers have no receiver any more, so that their agents do not keep
+    /// running them.
     async fn cancel_unanswered(&self) {
         let unanswered = self.pending.take_unanswered();
         let events = unanswered.into_iter().map(|task| self.cancellation(task));
         let batch: Vec<Publish> = match events.collect::<Result<_, _>>() {
             Ok(batch) => batch,
             Err(error) => {
-                return tracing::warn!(error = %Chain(&error), "tasks can't be cancelled");
+                return tracing::warn!(error = %Chain(&error), "failed to encode the cancellation of tasks");
             }
         };
         if batch.is_empty() {
             return;
         }
         for error in self.broker.publish(batch).await.into_iter().filter_map(Result::err) {
-            tracing::warn!(error = %Chain(&error), "a task of a dropped caller was not cancelled");
+            tracing::warn!(error = %Chain(&error), "failed to cancel a task of a dropped client");
         }
     }
 
@@ -112,8 +114,8 @@ impl Router {
         Ok(Publish::new(event.with_timestamp(self.clock.now())))
     }
 
-    /// Hands an answer to the call that waits for it. Other events, and answers to calls that have
-    /// ended, are ignored.
+    /// Passes an answer to the call that waits for it. Ignores other events and answers to calls
+    /// that have ended.
     fn route(&self, event: &Event) {
         let routed = match event.event_type.action() {
             agent::TASK_COMPLETED => {
@@ -129,17 +131,17 @@ impl Router {
             _ => Ok(()),
         };
         if let Err(error) = routed {
-            tracing::warn!(error = %Chain(&error), event_id = %event.id, "an answer is unreadable");
+            tracing::warn!(error = %Chain(&error), event_id = %event.id, "failed to decode an answer");
         }
     }
 
-    /// An answer is accepted from the agent type that was assigned the task, if it names the
-    /// assignment as its cause.
+    /// Accepts an answer only from the agent type that was assigned the task, and only if it names
+    /// the assignment as its cause.
     fn complete(&self, event: &Event, task_id: &TaskId, answer: Answer) {
         if !self.pending.complete(task_id, event, answer) {
             tracing::warn!(
                 event_id = %event.id, event_type = %event.event_type, %task_id,
-                "refused an answer that does not name the assignment of its task as its cause"
+                "rejected an answer that does not name the assignment of its task as its cause"
             );
         }
     }

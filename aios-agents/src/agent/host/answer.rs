@@ -1,4 +1,4 @@
-//! Publishes what a task has to say, and settles its delivery.
+//! Publishes the answer of a task and settles its delivery.
 
 use aios_core::{
     Chain,
@@ -9,14 +9,14 @@ use aios_core::{
 };
 
 use super::{
+    attempt_cache::{Answer, AttemptGuard},
     hosted::HostedType,
-    ledger::{Answer, Entry},
     publish::Unpublished,
 };
 use crate::agent::letters::final_reason;
 
 impl HostedType {
-    /// The answer of an attempt that ended with `result`.
+    /// Builds the answer of an attempt that ended with `result`.
     pub(super) fn answer(
         &self,
         assigned: &TaskAssigned,
@@ -57,58 +57,58 @@ impl HostedType {
         Ok(Answer { emitted: Vec::new(), result })
     }
 
-    /// Publishes the answer and acknowledges the delivery. An answer that the broker refuses for good
-    /// becomes a failure; if that is refused as well, the task becomes a dead letter, of which the
-    /// engine hears if it still waits. Only what was abandoned is released.
+    /// Publishes the answer and acknowledges the delivery. An answer that the broker refuses
+    /// permanently becomes a failure. If that is refused as well, the task becomes a dead letter,
+    /// and an engine that still waits is notified of it. Only an abandoned delivery is released.
     pub(super) async fn deliver_answer(
         &self,
         answer: Result<Answer, EventError>,
         assigned: &TaskAssigned,
         parent: &Event,
         delivery: Option<Delivery>,
-        entry: &Entry<'_>,
+        guard: &AttemptGuard<'_>,
     ) {
         let sent = match answer {
             Ok(answer) => {
-                entry.finish(&answer);
-                self.publish_answer(answer, parent, entry).await.map_err(Into::into)
+                guard.finish(&answer);
+                self.publish_answer(answer, parent, guard).await.map_err(Into::into)
             }
-            Err(error) => Err(Unanswered::Unwritable(error)),
+            Err(error) => Err(Unanswered::NotEncodable(error)),
         };
         let Err(unanswered) = sent else { return acknowledge(delivery).await };
         let failure = match unanswered {
-            Unanswered::Abandoned(error) => return give_back(delivery, &error).await,
-            // A failure finds no mailbox either.
+            Unanswered::Abandoned(error) => return release(delivery, &error).await,
+            // A failure would not find the mailbox either.
             Unanswered::Refused(BrokerError::Unroutable { .. }) => {
-                return bury(delivery, "no mailbox takes the answer".to_owned()).await;
+                return dead_letter(delivery, "no mailbox takes the answer".to_owned()).await;
             }
             Unanswered::Refused(error) => Failure::from_error(error.code(), &error),
-            Unanswered::Unwritable(error) => Failure::from_error(error.code(), &error),
+            Unanswered::NotEncodable(error) => Failure::from_error(error.code(), &error),
         };
-        self.fail(failure, assigned, parent, delivery, entry).await;
+        self.fail(failure, assigned, parent, delivery, guard).await;
     }
 
-    /// Ends an attempt whose answer will never be taken with a failure that says so.
+    /// Ends an attempt whose answer will never be accepted with a failure that says so.
     async fn fail(
         &self,
         failure: Failure,
         assigned: &TaskAssigned,
         parent: &Event,
         delivery: Option<Delivery>,
-        entry: &Entry<'_>,
+        guard: &AttemptGuard<'_>,
     ) {
-        tracing::warn!(%failure, task_id = %assigned.task_id, "an answer can't be published");
+        tracing::warn!(%failure, task_id = %assigned.task_id, "failed to publish an answer; publishing a failure instead");
         let reason = final_reason(&failure);
         let Ok(answer) = self.failed(assigned, parent, TaskError::terminal(failure)) else {
-            return bury(delivery, reason).await;
+            return dead_letter(delivery, reason).await;
         };
-        match Box::pin(self.publish_answer(answer.clone(), parent, entry)).await {
+        match Box::pin(self.publish_answer(answer.clone(), parent, guard)).await {
             Ok(()) => {
-                entry.finish(&answer);
+                guard.finish(&answer);
                 acknowledge(delivery).await;
             }
-            Err(Unpublished::Abandoned(error)) => give_back(delivery, &error).await,
-            Err(Unpublished::Refused(_)) => bury(delivery, reason).await,
+            Err(Unpublished::Abandoned(error)) => release(delivery, &error).await,
+            Err(Unpublished::Refused(_)) => dead_letter(delivery, reason).await,
         }
     }
 
@@ -116,18 +116,18 @@ impl HostedType {
         &self,
         answer: Answer,
         parent: &Event,
-        entry: &Entry<'_>,
+        guard: &AttemptGuard<'_>,
     ) -> Result<(), Unpublished> {
         let Answer { emitted, result } = answer;
         if !emitted.is_empty() {
             let emitted = emitted.into_iter().map(Publish::new).collect();
-            Box::pin(self.publish(emitted, Some(&entry.running))).await?;
-            entry.published_emitted();
+            Box::pin(self.publish(emitted, Some(&guard.state))).await?;
+            guard.published_emitted();
         }
-        self.publish(vec![reply(result, parent)], Some(&entry.running)).await
+        self.publish(vec![reply(result, parent)], Some(&guard.state)).await
     }
 
-    /// Says that a task was given up because it can't be read.
+    /// Publishes that a task failed because it can't be decoded.
     pub(super) async fn answer_unreadable(
         &self,
         task_id: TaskId,
@@ -141,7 +141,7 @@ impl HostedType {
             Err(error) => {
                 return tracing::warn!(
                     code = error.code(),
-                    "a refused task can't be answered; it becomes a dead letter all the same"
+                    "failed to encode the answer to an undecodable task; it becomes a dead letter"
                 );
             }
         };
@@ -151,36 +151,36 @@ impl HostedType {
         {
             tracing::warn!(
                 code = error.code(),
-                "a refused task could not be answered; it becomes a dead letter all the same"
+                "failed to answer an undecodable task; it becomes a dead letter"
             );
         }
     }
 }
 
-/// An answer on its way to the mailbox that wants it, which has to be there.
+/// Addresses an answer to the mailbox that the task names, which must exist.
 fn reply(answer: Event, task: &Event) -> Publish {
     let to = reply_to(task);
     Publish { require_route: to.is_some(), event: answer, to }
 }
 
-/// The mailbox that wants the answer to `event`.
+/// The mailbox for the answer to `event`.
 pub(super) fn reply_to(event: &Event) -> Option<Mailbox> {
     let name = event.metadata.reply_to.as_deref()?;
     Mailbox::new(name)
         .inspect_err(
-            |error| tracing::warn!(event_id = %event.id, "reply_to is no mailbox: {error}"),
+            |error| tracing::warn!(event_id = %event.id, "reply_to is not a mailbox: {error}"),
         )
         .ok()
 }
 
 /// Why an attempt has no answer.
 enum Unanswered {
-    /// The broker refuses the answer for good.
+    /// The broker refuses the answer permanently.
     Refused(BrokerError),
-    /// Nobody waits for the broker any more.
+    /// The host stopped waiting for the broker.
     Abandoned(BrokerError),
-    /// The answer is no event.
-    Unwritable(EventError),
+    /// The answer can't be encoded as an event.
+    NotEncodable(EventError),
 }
 
 impl From<Unpublished> for Unanswered {
@@ -192,42 +192,43 @@ impl From<Unpublished> for Unanswered {
     }
 }
 
-/// The task is answered; one that was acknowledged early is settled already.
+/// Acknowledges an answered task, unless it was acknowledged early.
 async fn acknowledge(delivery: Option<Delivery>) {
     if let Some(delivery) = delivery {
         log_unsettled(delivery.ack().await);
     }
 }
 
-/// Gives up a task that can't be answered. Of one that was acknowledged early the engine hears nothing
-/// more, which ends the attempt as well.
-async fn bury(delivery: Option<Delivery>, reason: String) {
-    tracing::warn!(reason, "a task can't be answered; it becomes a dead letter");
+/// Dead-letters a task that can't be answered. If it was acknowledged early, the engine receives no
+/// more heartbeats of it, which ends the attempt as well.
+async fn dead_letter(delivery: Option<Delivery>, reason: String) {
+    tracing::warn!(reason, "failed to answer a task; it becomes a dead letter");
     if let Some(delivery) = delivery {
         log_unsettled(delivery.dead_letter(reason).await);
     }
 }
 
-/// Lets the broker deliver a task again whose answer nobody waits to see published.
-async fn give_back(delivery: Option<Delivery>, error: &BrokerError) {
-    tracing::warn!(error = %Chain(error), "an answer was given up before it was published");
+/// Releases a task whose answer was abandoned, so that the broker delivers it again.
+async fn release(delivery: Option<Delivery>, error: &BrokerError) {
+    tracing::warn!(error = %Chain(error), "abandoned an answer before it was published");
     if let Some(delivery) = delivery {
         log_unsettled(delivery.release().await);
     }
 }
 
-/// A delivery that was not settled comes again, and is recognised then.
+/// Logs a failed settlement. The broker delivers the task again, and the host recognises it.
 pub(super) fn log_unsettled(settled: Result<(), BrokerError>) {
     if let Err(error) = settled {
         tracing::warn!(
             code = error.code(),
             error = %Chain(&error),
-            "a delivery was not settled"
+            "failed to settle a delivery"
         );
     }
 }
 
-/// What an agent emitted; the task is the cause, unless it named another one.
+/// Takes the events that an agent emitted. Their cause is the task, unless the agent set another
+/// one.
 fn emitted(context: &TaskContext, task: &Event) -> Vec<Event> {
     let mut emitted = context.take_emitted();
     let ours = emitted.iter_mut().filter(|event| event.metadata.causation_id.is_none());
@@ -252,7 +253,7 @@ mod tests {
             AgentDefinition, HostOptions,
             host::{
                 Shared,
-                ledger::{Dispatch, Key, Ledger},
+                attempt_cache::{AttemptCache, Key, Lookup},
                 place::{Place, RuntimePulse},
                 questions::Questions,
             },
@@ -278,7 +279,7 @@ mod tests {
             store: None,
             source: "test".into(),
             options: HostOptions::new(),
-            ledger: Ledger::default(),
+            attempt_cache: AttemptCache::default(),
             failing: Failing::default(),
             impaired: Mutex::default(),
             questions: Questions::default(),
@@ -288,7 +289,7 @@ mod tests {
         HostedType::new(&shared, Name::new("idle").unwrap(), definition, place).unwrap()
     }
 
-    /// Nothing that an agent returns makes this happen today.
+    /// No result of an agent can cause this today.
     #[tokio::test]
     async fn should_fail_a_task_whose_answer_is_no_event() {
         let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
@@ -304,20 +305,21 @@ mod tests {
         broker.publish_event(task.clone()).await.unwrap();
         let delivery = tasks.next().await.unwrap().unwrap();
         let assigned: TaskAssigned = task.data().unwrap();
-        let Dispatch::New(entry) = hosted.shared.ledger.begin(Key::new(&assigned, &task.metadata))
+        let Lookup::New(guard) =
+            hosted.shared.attempt_cache.begin(Key::new(&assigned, &task.metadata))
         else {
             panic!("it is new")
         };
-        let unwritable = Err(EventError::InvalidId { bytes: 0 });
-        hosted.deliver_answer(unwritable, &assigned, &task, Some(delivery), &entry).await;
+        let not_encodable = Err(EventError::InvalidId { bytes: 0 });
+        hosted.deliver_answer(not_encodable, &assigned, &task, Some(delivery), &guard).await;
         let failed: TaskFailed = failures.next().await.unwrap().unwrap().event.data().unwrap();
         assert_eq!((&*failed.failure.code, failed.retryable), ("INVALID_EVENT_ID", false));
         let group = Group::new("tasks").unwrap().into();
         drop(tasks);
         let letters = broker.dead_letters(&group).await.unwrap();
         assert_eq!(letters.waiting().await.unwrap(), 0, "it is acknowledged");
-        drop(entry);
-        let again = hosted.shared.ledger.begin(Key::new(&assigned, &task.metadata));
-        assert!(matches!(again, Dispatch::Finished(..)), "the code is not run again");
+        drop(guard);
+        let again = hosted.shared.attempt_cache.begin(Key::new(&assigned, &task.metadata));
+        assert!(matches!(again, Lookup::Finished(..)), "the code is not run again");
     }
 }

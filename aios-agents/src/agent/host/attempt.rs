@@ -11,18 +11,18 @@ use serde::Deserialize;
 
 use super::{
     answer::log_unsettled,
+    attempt_cache::{AttemptGuard, Key, Lookup},
     hosted::{HostedAgent, HostedType},
-    ledger::{Dispatch, Entry, Key},
-    running::Stop,
     slot::Occupied,
-    vigil::{Outcome, Vigil},
+    supervisor::{Outcome, TaskSupervisor},
+    task_state::StopReason,
 };
 use crate::{
     agent::{codes, letters::final_reason},
     panic::panic_failure,
 };
 
-/// What is read of a task of which not all can be read.
+/// The part of an undecodable task that identifies its attempt.
 #[derive(Deserialize)]
 struct Unreadable {
     task_id: TaskId,
@@ -35,7 +35,7 @@ fn first_attempt() -> u32 {
 }
 
 impl HostedType {
-    /// Does one task, or answers a repeated dispatch, and settles the delivery.
+    /// Runs one task, or answers a repeated dispatch, and settles the delivery.
     pub(super) async fn take(
         self: Arc<Self>,
         agent: Arc<HostedAgent>,
@@ -49,24 +49,24 @@ impl HostedType {
                 return Box::pin(self.refuse(delivery, failure)).await;
             }
         };
-        match self.shared.ledger.begin(Key::new(&assigned, &delivery.event.metadata)) {
-            Dispatch::New(entry) => {
+        match self.shared.attempt_cache.begin(Key::new(&assigned, &delivery.event.metadata)) {
+            Lookup::New(guard) => {
                 if let Some(slot) = occupied.slot() {
-                    entry.running.occupy(slot);
+                    guard.state.occupy(slot);
                 }
-                self.attempt(&agent, assigned, delivery, entry).await;
+                self.attempt(&agent, assigned, delivery, guard).await;
             }
-            Dispatch::Running(running) => running.hand_over(delivery),
-            Dispatch::Finished(answer, entry) => {
+            Lookup::Running(running) => running.redeliver(delivery),
+            Lookup::Finished(answer, guard) => {
                 let (event, answer) = (delivery.event.clone(), Ok(*answer));
                 let answered =
-                    self.deliver_answer(answer, &assigned, &event, Some(delivery), &entry);
+                    self.deliver_answer(answer, &assigned, &event, Some(delivery), &guard);
                 Box::pin(answered).await;
             }
         }
     }
 
-    /// Gives up a task that can't be read, and says so as far as it says whose it is.
+    /// Dead-letters a task that can't be decoded, and answers it if at least its id can be read.
     async fn refuse(&self, delivery: Delivery, failure: Failure) {
         let reason = final_reason(&failure);
         if let Ok(task) = delivery.event.data::<Unreadable>() {
@@ -80,34 +80,34 @@ impl HostedType {
         agent: &HostedAgent,
         assigned: TaskAssigned,
         delivery: Delivery,
-        entry: Entry<'_>,
+        guard: AttemptGuard<'_>,
     ) {
-        let Some(delivery) = self.cleared(&assigned, delivery, &entry.running).await else {
+        let Some(delivery) = self.cleared(&assigned, delivery, &guard.state).await else {
             return;
         };
         let event = delivery.event.clone();
-        let host: Arc<dyn TaskControl> = Arc::clone(&entry.running) as _;
-        let context = TaskContext::new(self.describe(agent, &assigned, &event), host);
+        let host: Arc<dyn TaskControl> = Arc::clone(&guard.state) as _;
+        let context = TaskContext::new(self.task_info(agent, &assigned, &event), host);
         let parameters = assigned.parameters.clone();
-        let mut vigil = Vigil::new(self, &entry.running, &assigned, delivery);
-        let outcome = vigil.attend(run(agent, &context, parameters)).await;
-        let delivery = vigil.into_delivery();
+        let mut supervisor = TaskSupervisor::new(self, &guard.state, &assigned, delivery);
+        let outcome = supervisor.supervise(run(agent, &context, parameters)).await;
+        let delivery = supervisor.into_delivery();
         let result = match outcome {
             Outcome::Done(Ok(output)) => Ok(output),
-            Outcome::Done(Err(error)) => match entry.running.stopped() {
+            Outcome::Done(Err(error)) => match guard.state.stopped() {
                 None => Err(error),
-                Some(Stop::Cancelled) => Err(cancelled()),
-                Some(Stop::Abandoned) => return,
+                Some(StopReason::Cancelled) => Err(cancelled()),
+                Some(StopReason::Abandoned) => return,
             },
             Outcome::TimedOut(after) => Err(timed_out(after)),
             Outcome::Cancelled => Err(cancelled()),
             Outcome::Abandoned => return,
         };
         let answer = self.answer(&assigned, &event, result, &context);
-        self.deliver_answer(answer, &assigned, &event, delivery, &entry).await;
+        self.deliver_answer(answer, &assigned, &event, delivery, &guard).await;
     }
 
-    fn describe(&self, agent: &HostedAgent, assigned: &TaskAssigned, event: &Event) -> TaskInfo {
+    fn task_info(&self, agent: &HostedAgent, assigned: &TaskAssigned, event: &Event) -> TaskInfo {
         TaskInfo {
             task_id: assigned.task_id.clone(),
             agent_type: Arc::clone(&self.type_name),
@@ -119,7 +119,7 @@ impl HostedType {
     }
 }
 
-/// Runs the agent's code; a panic in it is a failure.
+/// Runs the agent's code and turns a panic into a failure.
 async fn run(
     agent: &HostedAgent,
     context: &TaskContext,
@@ -130,7 +130,7 @@ async fn run(
     ended.unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
-/// A panic as a failure of a task.
+/// Turns a panic into a failure of a task.
 pub(super) fn panicked(panic: &(dyn Any + Send)) -> TaskError {
     TaskError::retryable(panic_failure(codes::AGENT_PANICKED, panic))
 }

@@ -9,11 +9,11 @@ use aios_core::{
     failure::Failure,
 };
 
-use super::{Shared, answer::log_unsettled, hosted::HostedType, ledger::TaskKey};
+use super::{Shared, answer::log_unsettled, attempt_cache::TaskKey, hosted::HostedType};
 use crate::agent::{AgentError, backoff::Backoff};
 
-/// Subscribes to cancellations and to answers about attempts, and returns what obeys them until the broker
-/// is closed, or refuses the subscription for good.
+/// Subscribes to cancellations and to answers about attempts. Returns a future that handles them
+/// until the broker is closed or refuses the subscription permanently.
 pub(super) async fn listen(
     shared: &Arc<Shared>,
     types: &[Arc<HostedType>],
@@ -32,12 +32,16 @@ pub(super) async fn listen(
     let shared = Arc::clone(shared);
     Ok(async move {
         if let Some(deliveries) = deliveries {
-            obey(&shared, subscription, deliveries).await;
+            handle_cancellations(&shared, subscription, deliveries).await;
         }
     })
 }
 
-async fn obey(shared: &Shared, subscription: Subscription, mut deliveries: Deliveries) {
+async fn handle_cancellations(
+    shared: &Shared,
+    subscription: Subscription,
+    mut deliveries: Deliveries,
+) {
     let mut backoff = Backoff::new(&shared.options.backoff);
     loop {
         match deliveries.next().await {
@@ -50,14 +54,14 @@ async fn obey(shared: &Shared, subscription: Subscription, mut deliveries: Deliv
                 match resubscribe(shared, &subscription, error, &mut backoff).await {
                     Ok(again) => deliveries = again,
                     Err(BrokerError::Closed) => return,
-                    Err(error) => return shared.fail("hear of cancellations", &error.into()),
+                    Err(error) => return shared.fail("receive cancellations", &error.into()),
                 }
             }
         }
     }
 }
 
-/// Subscribes until it succeeds, or fails for good.
+/// Subscribes until it succeeds or fails permanently.
 async fn resubscribe(
     shared: &Shared,
     subscription: &Subscription,
@@ -67,7 +71,7 @@ async fn resubscribe(
     while error.is_retryable() {
         tracing::warn!(
             code = error.code(), error = %Chain(&error),
-            "cancellations and answers about attempts are not heard for now"
+            "failed to receive cancellations and answers about attempts; subscribing again"
         );
         backoff.wait(&*shared.clock).await;
         match shared.broker.subscribe(subscription.clone()).await {
@@ -92,7 +96,7 @@ async fn cancel(shared: &Shared, delivery: Delivery) {
     let settled = match delivery.event.data::<TaskCancelled>() {
         Ok(cancelled) => {
             let task = TaskKey::new(cancelled.task_id, &delivery.event.metadata);
-            shared.ledger.cancel(&task);
+            shared.attempt_cache.cancel(&task);
             delivery.ack().await
         }
         Err(error) => {

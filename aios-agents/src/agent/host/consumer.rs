@@ -14,8 +14,8 @@ use aios_core::{
     broker::{BrokerError, Deliveries, Delivery, Subscription},
 };
 
-/// How long tasks may wait in this process while overdue code occupies slots, before they are given
-/// back to the broker.
+/// How long tasks may wait in this process while overdue code occupies slots, before they are
+/// released to the broker.
 const REDUCED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Takes the tasks of one subscription, for one agent or for any of the type.
@@ -36,7 +36,8 @@ impl Consumer {
         Self { hosted: Arc::clone(hosted), subscription, agent, backoff }
     }
 
-    /// Subscribes, and returns what takes the tasks. A passing failure is left to that.
+    /// Subscribes, and returns the future that takes the tasks. That future retries after a
+    /// transient failure.
     pub(super) async fn start(
         mut self,
     ) -> Result<impl Future<Output = ()> + Send + 'static, AgentError> {
@@ -48,7 +49,7 @@ impl Consumer {
         Ok(self.run(deliveries))
     }
 
-    /// Takes tasks until the broker is closed, or refuses the subscription for good.
+    /// Takes tasks until the broker is closed or refuses the subscription permanently.
     pub(super) async fn run(mut self, mut deliveries: Option<Deliveries>) {
         loop {
             let end = match deliveries.take() {
@@ -72,13 +73,13 @@ impl Consumer {
         }
     }
 
-    /// Subscribes for as many tasks as can run.
+    /// Subscribes with a prefetch of as many tasks as can run.
     async fn subscribe(&mut self) -> Result<Deliveries, BrokerError> {
         self.subscription.prefetch = self.hosted.slots.usable();
         self.hosted.shared.broker.subscribe(self.subscription.clone()).await
     }
 
-    /// The broker refuses the subscription for good, and would refuse it again.
+    /// Reports that the broker refuses the subscription permanently.
     fn give_up(&self, error: BrokerError) {
         let what = format!("take tasks from {}", self.subscription.address);
         self.hosted.shared.fail(&what, &error.into());
@@ -88,13 +89,13 @@ impl Consumer {
     async fn recover(&mut self, error: &BrokerError) {
         tracing::warn!(
             code = error.code(), error = %Chain(error),
-            address = %self.subscription.address, "a subscription failed; it is made again"
+            address = %self.subscription.address, "a subscription failed; subscribing again"
         );
         self.backoff.wait(&*self.hosted.shared.clock).await;
     }
 
-    /// Spawns a future for each task, in a slot. Ends with the subscription, once what it delivered has
-    /// begun.
+    /// Spawns a future for each task, in a slot. When the subscription ends, returns after all
+    /// delivered tasks have begun.
     async fn take_all(&mut self, mut deliveries: Deliveries) -> End {
         let place = Arc::clone(&self.hosted.place);
         let mut blocked = pin!(place.blocked());
@@ -128,7 +129,7 @@ impl Consumer {
         }
     }
 
-    /// Holds what a subscription delivered; returns how it ended, if it did.
+    /// Stores a delivery until it gets a slot. Returns why the subscription ended, if it did.
     fn hold(
         &mut self,
         item: Option<Result<Delivery, BrokerError>>,
@@ -145,15 +146,15 @@ impl Consumer {
         }
     }
 
-    /// Whether slots that were occupied by overdue code are free again, so that this subscription
-    /// asks for too few tasks.
+    /// Whether slots that overdue code occupied are free again, so that the prefetch of this
+    /// subscription is too small.
     fn is_resized(&self) -> bool {
         let slots = &self.hosted.slots;
         !slots.is_reduced() && self.subscription.prefetch < slots.usable()
     }
 
-    /// A slot for one task, while others are taken in; `None` if the tasks that run take so long that
-    /// what waits for them is better given back.
+    /// Waits for a slot and accepts further deliveries in the meantime. Returns `None` if the
+    /// running tasks take so long that the waiting ones should be released to the broker.
     async fn slot(
         &mut self,
         deliveries: &mut Deliveries,
@@ -175,8 +176,9 @@ impl Consumer {
     }
 }
 
-/// Completes when a task has waited for a slot for too long: a moment if overdue code occupies slots
-/// that other processes may have free, and else not for as long as the broker's consumer timeout.
+/// Completes when a task has waited too long for a slot: [`REDUCED_PATIENCE`] if overdue code
+/// occupies slots, because other processes may have free ones; otherwise `early_ack_after`, which
+/// is shorter than the broker's consumer timeout.
 async fn impatient(hosted: &HostedType) {
     let clock = &hosted.shared.clock;
     let reduced = async {
@@ -198,13 +200,13 @@ async fn impatient(hosted: &HostedType) {
 
 /// Why a subscription ended.
 enum End {
-    /// The broker, or the host, was closed.
+    /// The broker or the host was closed.
     Closed,
     Failed(BrokerError),
-    /// Every slot is occupied by a task that takes long.
+    /// Long-running tasks occupy every slot.
     Busy,
-    /// What runs the agents is blocked.
+    /// The thread or event loop that runs the agents is blocked.
     Blocked,
-    /// More tasks can run than this subscription asks for.
+    /// More tasks can run than this subscription prefetches.
     Resized,
 }

@@ -1,4 +1,4 @@
-//! Tasks that this process has taken from the broker and can't begin yet.
+//! Tasks that this process has received but can't begin yet.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -11,8 +11,8 @@ use aios_core::{
 use super::{FIRST_BEAT, hosted::HostedType};
 use crate::task;
 
-/// Deliveries that wait for a slot, in order. The broker no longer counts them as waiting, so the engine
-/// is told regularly that they are here; otherwise it would consider them lost.
+/// Deliveries that wait for a slot, in order. The broker no longer counts them as waiting, so this
+/// process sends heartbeats for them; otherwise the engine would consider them lost.
 #[derive(Default)]
 pub(super) struct Held(VecDeque<Waiting>);
 
@@ -36,12 +36,12 @@ impl Held {
         self.0.pop_front().map(|waiting| waiting.delivery)
     }
 
-    /// When the next sign of life is due.
+    /// When the next heartbeat is due.
     pub(super) fn next_beat(&self) -> Timestamp {
         self.0.iter().map(|waiting| waiting.beat_at).min().unwrap_or(Timestamp::MAX)
     }
 
-    /// Says of those that are due that they are here.
+    /// Sends the heartbeats that are due.
     pub(super) fn beat(&mut self, hosted: &Arc<HostedType>) {
         let now = hosted.shared.clock.now();
         let due = self.0.iter_mut().filter(|waiting| waiting.beat_at <= now);
@@ -49,7 +49,7 @@ impl Held {
             .filter_map(|waiting| {
                 waiting.beat_at = now + hosted.shared.options.heartbeat_interval;
                 let event = waiting.delivery.event.clone();
-                // What can't be read is refused when it is begun.
+                // A task that can't be decoded is refused when it gets its slot.
                 let TaskAssigned { task_id, attempt, .. } = event.data().ok()?;
                 let progress = Payload::null();
                 Some((

@@ -16,14 +16,14 @@ use aios_core::{
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use super::{Shared, announce::Announcement, place::Place, slot::Slots};
-use crate::agent::{AgentDefinition, AgentError, RegisteredAgent, events::Names};
+use super::{Shared, place::Place, presence::Announcement, slot::Slots};
+use crate::agent::{AgentDefinition, AgentError, RegisteredAgent, names::AgentEventTypes};
 
 /// An agent that takes tasks.
 pub(super) struct HostedAgent {
     pub(super) id: Arc<str>,
     pub(super) agent: Arc<dyn DynAgent>,
-    /// Whether the tasks for this agent alone can't be taken any more.
+    /// Whether the broker permanently refuses the mailbox of this agent.
     is_withdrawn: AtomicBool,
 }
 
@@ -32,12 +32,12 @@ pub(super) struct HostedType {
     pub(super) shared: Arc<Shared>,
     pub(super) agent_type: Name,
     pub(super) type_name: Arc<str>,
-    pub(super) names: Names,
+    pub(super) names: AgentEventTypes,
     pub(super) definition: AgentDefinition,
     pub(super) slots: Arc<Slots>,
     pub(super) place: Arc<Place>,
     ready: RwLock<Vec<Arc<HostedAgent>>>,
-    /// Whether the tasks of the type can't be taken any more.
+    /// Whether the broker permanently refuses the group of the type.
     is_withdrawn: AtomicBool,
     next: AtomicUsize,
     pub(super) became_ready: Notify,
@@ -53,7 +53,7 @@ impl HostedType {
         let type_name = agent_type.as_str().into();
         Ok(Arc::new(Self {
             shared: Arc::clone(shared),
-            names: Names::new(&agent_type)?,
+            names: AgentEventTypes::new(&agent_type)?,
             slots: Slots::new(&type_name, definition.concurrency),
             place,
             type_name,
@@ -66,7 +66,7 @@ impl HostedType {
         }))
     }
 
-    /// Lets an agent take tasks from now on.
+    /// Adds an agent, which takes tasks from now on.
     pub(super) fn add(&self, id: &str, agent: Arc<dyn DynAgent>) -> Arc<HostedAgent> {
         let layers = self.definition.layers.iter().rev();
         let agent = layers.fold(agent, |agent, layer| layer.wrap(agent));
@@ -78,8 +78,8 @@ impl HostedType {
         hosted
     }
 
-    /// Announces no more that agents are there whose tasks can't be taken any more: one agent, or all
-    /// of the type.
+    /// Stops announcing one agent, or all agents of the type, because their tasks can't be received
+    /// any more.
     pub(super) fn withdraw(&self, agent: Option<&HostedAgent>) {
         match agent {
             Some(agent) => agent.is_withdrawn.store(true, Ordering::Release),
@@ -87,7 +87,7 @@ impl HostedType {
         }
     }
 
-    /// The next agent in turn, or `None` before the first was made.
+    /// The next agent in turn, or `None` before the first was created.
     pub(super) fn pick(&self) -> Option<Arc<HostedAgent>> {
         let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
@@ -101,7 +101,7 @@ impl HostedType {
             .collect()
     }
 
-    /// The agents that take tasks now, and the announcements that they are there.
+    /// The agents that currently take tasks, with the announcements of their presence.
     pub(super) fn seen(&self) -> Vec<(String, Announcement)> {
         if self.place.is_blocked() || self.is_withdrawn.load(Ordering::Acquire) {
             return Vec::new();
@@ -124,7 +124,7 @@ impl HostedType {
         )
     }
 
-    /// The agents whose tasks can be taken.
+    /// Ids of the agents whose tasks can be received.
     fn taking_ids(&self) -> Vec<Arc<str>> {
         let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
         let taking = ready.iter().filter(|agent| !agent.is_withdrawn.load(Ordering::Acquire));
@@ -145,7 +145,8 @@ impl HostedType {
         self.shared.announcement(agent_id, event_type, data)
     }
 
-    /// An announcement whose data and stream were good when the agent was registered.
+    /// Creates an announcement. Its data and stream were valid when the agent was registered, so a
+    /// failure is only logged.
     fn note<T: Serialize>(
         &self,
         agent_id: &str,

@@ -1,25 +1,26 @@
 //! Runs agents in this process.
 //!
-//! One subscription a type takes tasks for any agent of the type, one mailbox an agent takes tasks
-//! for that agent alone. Each task is done in a spawned future in a slot of its type.
+//! One subscription per type receives the tasks for any agent of the type; one mailbox per agent
+//! receives the tasks for that agent alone. Each task runs in a spawned future, in a slot of its
+//! type.
 
-mod announce;
 mod answer;
 mod attempt;
+mod attempt_cache;
 mod cancel;
 mod consumer;
+mod create;
 mod held;
 mod hosted;
-mod ledger;
+mod missing;
 mod options;
 mod place;
+mod presence;
 mod publish;
 mod questions;
-mod running;
 mod slot;
-mod supervise;
-mod vigil;
-mod watch;
+mod supervisor;
+mod task_state;
 mod watchdog;
 
 use std::{
@@ -36,10 +37,10 @@ use aios_core::{
     store::{AgentStatus, Store},
 };
 
-pub(crate) use self::vigil::FIRST_BEAT;
+pub(crate) use self::supervisor::FIRST_BEAT;
 use self::{
+    attempt_cache::AttemptCache,
     hosted::HostedType,
-    ledger::Ledger,
     place::{Place, RuntimePulse},
     questions::Questions,
     watchdog::Watchdog,
@@ -51,32 +52,32 @@ pub use self::{
 use super::{AgentDefinition, AgentError, AgentSet};
 use crate::{failing::Failing, task::JoinSet};
 
-/// How long tasks that were given up may take to give back their deliveries. Only code that blocks
-/// its thread takes longer.
+/// How long abandoned tasks may take to release their deliveries. Only code that blocks its thread
+/// takes longer.
 const ABANDON_GRACE: Duration = Duration::from_secs(1);
-/// How long it may take at least to announce that agents stop.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// The minimum time for announcing that agents have stopped.
+const STOP_ANNOUNCEMENT: Duration = Duration::from_secs(1);
 
-/// What all parts of a host share.
+/// State shared by all parts of a host.
 struct Shared {
     broker: Arc<dyn Broker>,
     clock: Arc<dyn Clock>,
     store: Option<Arc<dyn Store>>,
     source: Arc<str>,
     options: HostOptions,
-    ledger: Ledger,
+    attempt_cache: AttemptCache,
     questions: Questions,
     failing: Failing,
-    /// What the host can't do any more.
+    /// Actions that the host can no longer perform.
     impaired: Mutex<BTreeSet<String>>,
 }
 
 impl Shared {
-    /// Notes that the host can't do something any more, because store or broker refuse it for good.
-    /// Whoever uses the host learns of the first such failure.
+    /// Records that the host can no longer do something, because store or broker refuse it
+    /// permanently. [`AgentHost::failure`] returns the first such failure.
     fn fail(&self, what: &str, error: &AgentError) {
         let failure = Failure::from_error(error.code(), error);
-        let message = format!("could not {what}: {}", failure.message);
+        let message = format!("failed to {what}: {}", failure.message);
         let mut impaired = self.impaired.lock().unwrap_or_else(PoisonError::into_inner);
         if impaired.insert(what.to_owned()) {
             tracing::error!(error = message, code = failure.code, "the agent host is impaired");
@@ -86,27 +87,28 @@ impl Shared {
     }
 }
 
-/// Runs agents: takes their tasks from a broker and publishes what they answer.
+/// Runs agents: receives their tasks from a broker and publishes their answers.
 ///
-/// A task is done at least once. A repeated dispatch of the same attempt is recognised, as long as
-/// it reaches the same process. The host never tries a failed task again; whoever gave it does.
-/// Before it begins an attempt of a workflow's task that the broker delivers again, or that is older than
-/// its timeout, it asks the engine whether the attempt is still to be done.
+/// A task is done at least once. A repeated dispatch of the same attempt is recognised if it
+/// reaches the same process. The host never retries a failed task; the caller or its engine does.
+/// Before it begins an attempt of a workflow's task that was redelivered, or is older than its
+/// timeout, the host asks the engine whether the attempt is still open.
 ///
-/// Code that holds the [slot](aios_core::agent::TaskContext::slot) of its task beyond the end of its
-/// attempt is overdue: the host logs it, takes fewer tasks meanwhile, and counts it in the gauge
-/// `aios_agent_tasks_overdue`, by `agent_type`.
+/// Code that holds the [slot](aios_core::agent::TaskContext::slot) of its task beyond the end of
+/// its attempt is overdue: the host logs it, takes fewer tasks while it runs, and counts it in the
+/// gauge `aios_agent_tasks_overdue`, by `agent_type`.
 ///
-/// Code that blocks what runs it, such as an event loop, is noticed within
-/// [`blocked_after`](HostOptions::blocked_after): until it resumes, its agents take no tasks and send no
-/// heartbeats, so that others do their tasks. Tasks that have not begun go back to the broker, the log
-/// says what is blocked, and `aios_agents_blocked_total` counts it, by `agent_type`.
+/// Code that blocks the thread or event loop it runs on is detected within
+/// [`blocked_after`](HostOptions::blocked_after). Until it resumes, its agents take no tasks and
+/// send no heartbeats, so that other processes take over their tasks. Tasks that have not begun are
+/// released to the broker, the log names what is blocked, and `aios_agents_blocked_total` counts
+/// it, by `agent_type`.
 ///
-/// A subscription that the broker refuses for good is not made again: its agents take no tasks from it
-/// any more, the log says so as an error, and [`failed`](Self::failed) says why.
+/// A subscription that the broker refuses permanently is not retried: its agents take no more tasks
+/// from it, an error is logged, and [`failed`](Self::failed) returns the reason.
 ///
-/// Dropping it gives up what runs; those tasks go back to the broker. [`shutdown`](Self::shutdown)
-/// lets them end first.
+/// Dropping the host abandons running tasks, and the broker delivers them again.
+/// [`shutdown`](Self::shutdown) lets them end first.
 pub struct AgentHost {
     shared: Arc<Shared>,
     types: Vec<Arc<HostedType>>,
@@ -116,17 +118,18 @@ pub struct AgentHost {
 }
 
 impl AgentHost {
-    /// Makes the agents and begins to take their tasks.
+    /// Creates the agents and begins to take their tasks.
     ///
-    /// Returns when every factory was tried once and every agent that was made is subscribed. An
-    /// agent whose factory failed is tried again in the background, and so is a subscription that
-    /// failed for a passing reason. With a store, agents are kept in its table `agents` and watched.
+    /// Returns after every factory was called once and every created agent is subscribed. Failed
+    /// factories and transient failures of subscriptions are retried in the background. With a
+    /// store, agents are recorded in its table `agents`, and missing ones are detected.
     ///
-    /// `source` becomes the source of the events that the host publishes.
+    /// `source` is the source of the events that the host publishes.
     ///
     /// # Errors
     ///
-    /// What is wrong with the definitions or options; what broker and store refuse for good.
+    /// Returns an error if a definition or option is invalid, or if broker or store refuse
+    /// permanently.
     pub async fn start(
         broker: Arc<dyn Broker>,
         clock: Arc<dyn Clock>,
@@ -142,7 +145,7 @@ impl AgentHost {
             store,
             source: source.into(),
             options,
-            ledger: Ledger::default(),
+            attempt_cache: AttemptCache::default(),
             failing: Failing::default(),
             impaired: Mutex::default(),
             questions: Questions::default(),
@@ -166,7 +169,7 @@ impl AgentHost {
         for hosted in &host.types {
             hosted.start(&mut host.consumers).await?;
         }
-        host.helpers.spawn(announce::run(Arc::clone(&host.shared), host.types.clone()));
+        host.helpers.spawn(presence::run(Arc::clone(&host.shared), host.types.clone()));
         Ok(host)
     }
 
@@ -176,66 +179,67 @@ impl AgentHost {
         self.shared.announce(announcements.concat()).await
     }
 
-    /// Takes no more tasks, gives back those whose code has not begun, waits until the others are
-    /// answered, and stops.
+    /// Stops the host: takes no more tasks, releases those whose code has not begun, and waits
+    /// until the others are answered.
     ///
     /// # Errors
     ///
-    /// [`AgentError::ShutdownTimeout`] if tasks still ran after `deadline`. They were given up, and
-    /// the broker delivers them again. [`AgentError::Impaired`] if the host could not do everything
-    /// before, as [`failed`](Self::failed) says. The host has stopped all the same.
+    /// [`AgentError::ShutdownTimeout`] if tasks were still running after `deadline`. They were
+    /// abandoned, and the broker delivers them again. [`AgentError::Impaired`] if part of the host
+    /// had failed before; see [`failed`](Self::failed). The host has stopped in both cases.
     ///
     /// # Cancel safety
     ///
-    /// A cancelled shutdown gives up what runs.
+    /// A cancelled shutdown abandons running tasks.
     pub async fn shutdown(mut self, deadline: Duration) -> Result<(), AgentError> {
         let until = self.shared.clock.elapsed().saturating_add(deadline);
         self.consumers.shutdown().await;
-        self.shared.ledger.withdraw(None);
+        self.shared.attempt_cache.withdraw(None);
         let drained = self.drained_within(deadline).await;
-        let tasks = self.shared.ledger.abandon();
+        let tasks = self.shared.attempt_cache.abandon();
         if !drained {
             self.drained_within(ABANDON_GRACE).await;
         }
         self.helpers.shutdown().await;
-        self.say_farewell(until).await;
+        self.announce_stop(until).await;
         if !drained {
             return Err(AgentError::ShutdownTimeout { tasks });
         }
         self.failure().map_or(Ok(()), |failure| Err(AgentError::Impaired { failure }))
     }
 
-    /// What the host can't do any more because store or broker refuse it for good, if anything: take
-    /// the tasks of a subscription, hear of cancellations, or announce its agents. The rest goes on.
+    /// The first permanent failure of the host, if any: it can no longer take the tasks of a
+    /// subscription, receive cancellations, or announce its agents, because store or broker refuse.
+    /// The rest continues to work.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         self.shared.failing.failure()
     }
 
-    /// Completes when the host can't do everything any more; see [`failure`](Self::failure).
+    /// Completes when part of the host fails permanently; see [`failure`](Self::failure).
     ///
     /// # Cancel safety
     ///
-    /// It can be called again.
+    /// Cancel safe.
     pub async fn failed(&self) -> Failure {
         self.shared.failing.failed().await
     }
 
-    /// Announces that the agents stop, as long as there is time: a broker that can't be reached holds
-    /// nobody up.
-    async fn say_farewell(&self, until: Duration) {
-        let rest = until.saturating_sub(self.shared.clock.elapsed()).max(FAREWELL);
+    /// Announces that the agents have stopped. Gives up when the time is over, so that an
+    /// unreachable broker does not delay the shutdown.
+    async fn announce_stop(&self, until: Duration) {
+        let rest = until.saturating_sub(self.shared.clock.elapsed()).max(STOP_ANNOUNCEMENT);
         let stopped = self.status_changed(AgentStatus::Stopped);
         tokio::select! {
             biased;
             () = self.shared.announce_or_warn(stopped) => {}
             () = self.shared.clock.sleep(rest) => {
-                tracing::warn!("it could not be announced in time that the agents stop");
+                tracing::warn!("timed out announcing that the agents have stopped");
             }
         }
     }
 
-    /// Whether all tasks ended in time.
+    /// Returns whether all tasks ended in time.
     async fn drained_within(&self, time: Duration) -> bool {
         let drained = async {
             for hosted in &self.types {
@@ -249,12 +253,12 @@ impl AgentHost {
         }
     }
 
-    fn status_changed(&self, status: AgentStatus) -> Vec<announce::Announcement> {
+    fn status_changed(&self, status: AgentStatus) -> Vec<presence::Announcement> {
         self.types.iter().flat_map(|hosted| hosted.status_of_ready(status)).collect()
     }
 }
 
-/// Where agents run: a place that is known already, if they have the pulse of others.
+/// The place where agents run. Agents that share a pulse share a place.
 fn place_of(
     definition: &AgentDefinition,
     runtime: &Arc<Place>,
@@ -269,7 +273,7 @@ fn place_of(
     place
 }
 
-/// Watches where agents run, if the options say so.
+/// Starts the watchdog, if the options enable it.
 fn watch(
     shared: &Arc<Shared>,
     types: &[Arc<HostedType>],
@@ -284,11 +288,13 @@ fn watch(
         (!here.is_empty()).then_some((place, here))
     });
     Watchdog::start(shared, watched.collect(), limit).map(Some).map_err(|error| {
-        AgentError::InvalidConfiguration { reason: format!("no thread for the watchdog: {error}") }
+        AgentError::InvalidConfiguration {
+            reason: format!("failed to start the watchdog thread: {error}"),
+        }
     })
 }
 
-/// Whether a simulation runs on this thread, which no thread but this may disturb.
+/// Whether a simulation runs on this thread. Other threads would make it non-deterministic.
 fn is_simulated() -> bool {
     #[cfg(feature = "simulation")]
     return aios_core::simulation::current().is_some();
@@ -298,7 +304,7 @@ fn is_simulated() -> bool {
 
 impl Drop for AgentHost {
     fn drop(&mut self) {
-        self.shared.ledger.abandon();
+        self.shared.attempt_cache.abandon();
     }
 }
 

@@ -7,37 +7,40 @@ use crate::{
     options::{check_retry, check_span},
 };
 
-/// How an [`AgentHost`](super::AgentHost) treats its agents and tasks.
+/// Options of an [`AgentHost`](super::AgentHost).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct HostOptions {
-    /// How often a running task shows a sign of life. 10 s.
+    /// Heartbeat interval of running tasks. Default: 10 s.
     pub heartbeat_interval: Duration,
-    /// After which time a task that still runs is acknowledged to the broker, so that no consumer
-    /// timeout repeats it; from then on only its heartbeats tell that it lives. `None`: never.
-    /// 10 min, a third of RabbitMQ's default consumer timeout.
+    /// The time after which a running task is acknowledged to the broker, so that the broker's
+    /// consumer timeout does not cause a redelivery. From then on only heartbeats show that the
+    /// task is alive. `None`: never. Default: 10 min, a third of RabbitMQ's default consumer
+    /// timeout.
     pub early_ack_after: Option<Duration>,
-    /// How often agents say that they are there. 30 s. An agent that was not seen for three of
-    /// these is missing.
+    /// How often running agents are announced. An agent that was not seen for three intervals is
+    /// missing. Default: 30 s.
     pub announce_interval: Duration,
-    /// How long the code of a cancelled task may still run before its future is dropped. 1 s.
+    /// How long the code of a cancelled task may still run before its future is dropped. Default: 1
+    /// s.
     pub cancel_grace: Duration,
-    /// How long a factory may take to make an agent. 30 s.
+    /// How long a factory may take to create an agent. Default: 30 s.
     pub create_timeout: Duration,
-    /// How long an answer waits for its mailbox if that is missing, or for a broker that rejects it, for
-    /// example because a queue is full. 60 s. Then the task becomes a dead letter, or a failure if the
-    /// broker takes that.
+    /// How long publishing an answer is retried while its mailbox is missing, or while the broker
+    /// rejects it, for example because a queue is full. Then the task fails, or becomes a dead
+    /// letter if the broker does not accept the failure either. Default: 60 s.
     pub answer_patience: Duration,
-    /// After which time without a sign of life what runs the code of agents counts as blocked; `None`:
-    /// never. 5 s. More than the longest time for which their code keeps a thread to itself.
+    /// The time without a response after which the thread or event loop that runs agent code counts
+    /// as blocked; `None`: never. Must be longer than agent code ever blocks its thread. Default: 5
+    /// s.
     pub blocked_after: Option<Duration>,
-    /// How long to wait between attempts to make an agent, to subscribe and to publish. These
-    /// never end, so the number of attempts is not looked at. 0.2 s, doubling up to 30 s.
+    /// Delays between attempts to create an agent, to subscribe and to publish. These attempts have
+    /// no limit, so the maximum number of attempts is ignored. Default: 0.2 s, doubling up to 30 s.
     pub backoff: RetryPolicy,
 }
 
 impl HostOptions {
-    /// The defaults.
+    /// Returns the defaults.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -53,21 +56,21 @@ impl HostOptions {
         }
     }
 
-    /// Sets how often a running task shows a sign of life.
+    /// Sets the heartbeat interval of running tasks.
     #[must_use]
     pub fn with_heartbeat_interval(mut self, interval: Duration) -> Self {
         self.heartbeat_interval = interval;
         self
     }
 
-    /// Sets after which time a running task is acknowledged early; `None` means never.
+    /// Sets the time after which a running task is acknowledged early; `None` means never.
     #[must_use]
     pub fn with_early_ack_after(mut self, time: Option<Duration>) -> Self {
         self.early_ack_after = time;
         self
     }
 
-    /// Sets how often agents say that they are there.
+    /// Sets how often running agents are announced.
     #[must_use]
     pub fn with_announce_interval(mut self, interval: Duration) -> Self {
         self.announce_interval = interval;
@@ -88,43 +91,44 @@ impl HostOptions {
         self
     }
 
-    /// Sets how long an answer waits for its mailbox.
+    /// Sets how long publishing an answer is retried; see
+    /// [`answer_patience`](Self::answer_patience).
     #[must_use]
     pub fn with_answer_patience(mut self, patience: Duration) -> Self {
         self.answer_patience = patience;
         self
     }
 
-    /// Sets after which time without a sign of life what runs agents counts as blocked; `None` means
-    /// never.
+    /// Sets the time without a response after which agent code counts as blocking its thread;
+    /// `None` means never.
     #[must_use]
     pub fn with_blocked_after(mut self, time: Option<Duration>) -> Self {
         self.blocked_after = time;
         self
     }
 
-    /// Sets how long to wait between attempts.
+    /// Sets the delays between attempts.
     #[must_use]
     pub fn with_backoff(mut self, backoff: RetryPolicy) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// Refuses what would spin or never happen.
+    /// Rejects intervals that are too short or too long.
     pub(super) fn validate(&self) -> Result<(), AgentError> {
         self.check().map_err(|reason| AgentError::InvalidConfiguration { reason })
     }
 
     fn check(&self) -> Result<(), String> {
-        let moment = Duration::from_millis(1);
-        check_span("heartbeat_interval", self.heartbeat_interval, moment)?;
-        check_span("announce_interval", self.announce_interval, moment)?;
+        let minimum = Duration::from_millis(1);
+        check_span("heartbeat_interval", self.heartbeat_interval, minimum)?;
+        check_span("announce_interval", self.announce_interval, minimum)?;
         check_span("cancel_grace", self.cancel_grace, Duration::ZERO)?;
-        check_span("create_timeout", self.create_timeout, moment)?;
+        check_span("create_timeout", self.create_timeout, minimum)?;
         check_span("answer_patience", self.answer_patience, Duration::ZERO)?;
         let early = self.early_ack_after.unwrap_or_default();
         check_span("early_ack_after", early, Duration::ZERO)?;
-        check_span("blocked_after", self.blocked_after.unwrap_or(moment * 10), moment * 10)?;
+        check_span("blocked_after", self.blocked_after.unwrap_or(minimum * 10), minimum * 10)?;
         check_retry("backoff", &self.backoff.clone().with_max_attempts(0))
     }
 }

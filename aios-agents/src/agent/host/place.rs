@@ -1,4 +1,4 @@
-//! Where the code of agents runs, and whether it is blocked.
+//! The places where agent code runs, and whether they are blocked.
 
 use std::{
     fmt,
@@ -10,18 +10,19 @@ use std::{
 
 use tokio::sync::{Notify, mpsc};
 
-/// What runs the code of agents: the runtime, or an event loop of another language.
+/// A probe of the thread or event loop that runs agent code: the runtime, or an event loop of
+/// another language.
 ///
-/// The host asks it for a sign of life again and again. While none comes, the host takes no tasks for
-/// the agents whose code runs there, and sends no heartbeats for those they do.
+/// The host probes it regularly. While a probe is unanswered for too long, the host takes no tasks
+/// for the agents that run there, and sends no heartbeats for their running tasks.
 pub trait Pulse: fmt::Debug + Send + Sync + 'static {
-    /// Has [`Beat::beat`] called where the code of agents runs, once that gets to it. Dropping the beat
-    /// says that nothing runs there any more.
+    /// Schedules a call of [`Beat::beat`] in the place where agent code runs. Dropping the beat
+    /// means that the place no longer exists.
     ///
-    /// Called on a thread of its own, and must not wait.
+    /// Called on a dedicated thread. Must not block.
     fn probe(&self, beat: Beat);
 
-    /// What the place does at the moment, for the log: its stack, if that can be had. It may wait.
+    /// Returns the current stack of the place for the log, if available. May block.
     fn stack(&self) -> Option<String>;
 }
 
@@ -29,12 +30,12 @@ const WAITING: u8 = 0;
 const BEATEN: u8 = 1;
 const GONE: u8 = 2;
 
-/// A sign of life that is asked for.
-#[must_use = "dropping it says that nothing runs any more"]
+/// A probe to be answered.
+#[must_use = "dropping it means that the place no longer exists"]
 pub struct Beat(Arc<AtomicU8>);
 
 impl Beat {
-    /// Here it is.
+    /// Answers the probe.
     pub fn beat(self) {
         self.0.store(BEATEN, Ordering::Release);
     }
@@ -42,7 +43,7 @@ impl Beat {
 
 impl Drop for Beat {
     fn drop(&mut self) {
-        // Only if there was none.
+        // Only if the probe was not answered.
         let _ = self.0.compare_exchange(WAITING, GONE, Ordering::AcqRel, Ordering::Acquire);
     }
 }
@@ -53,7 +54,7 @@ impl fmt::Debug for Beat {
     }
 }
 
-/// What became of a probe.
+/// The state of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Waiting,
@@ -61,7 +62,7 @@ pub(super) enum Answer {
     Gone,
 }
 
-/// A probe that is under way.
+/// A probe that was sent.
 #[derive(Debug)]
 pub(super) struct Probe(Arc<AtomicU8>);
 
@@ -81,7 +82,7 @@ impl Probe {
     }
 }
 
-/// Where the code of some agent types runs.
+/// The place where the code of some agent types runs.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) pulse: Arc<dyn Pulse>,
@@ -103,12 +104,12 @@ impl Place {
         self.changed.notify_waiters();
     }
 
-    /// Completes while it is blocked.
+    /// Completes when the place is blocked.
     pub(super) async fn blocked(&self) {
         self.until(true).await;
     }
 
-    /// Completes while it is not.
+    /// Completes when the place is not blocked.
     pub(super) async fn free(&self) {
         self.until(false).await;
     }
@@ -125,12 +126,12 @@ impl Place {
     }
 }
 
-/// The runtime on which the host was started: agents in Rust run there.
+/// The runtime on which the host was started, where agents in Rust run.
 #[derive(Debug)]
 pub(super) struct RuntimePulse(mpsc::UnboundedSender<Beat>);
 
 impl RuntimePulse {
-    /// The pulse, and what has to run on the runtime.
+    /// Returns the pulse, and the future that answers it on the runtime.
     pub(super) fn new() -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (sender, mut probes) = mpsc::unbounded_channel::<Beat>();
         let answer = async move {
@@ -144,7 +145,7 @@ impl RuntimePulse {
 
 impl Pulse for RuntimePulse {
     fn probe(&self, beat: Beat) {
-        // Dropped by a runtime that is gone.
+        // Fails only if the runtime has shut down.
         let _ = self.0.send(beat);
     }
 

@@ -1,4 +1,4 @@
-//! Publishes what a host has to say, as long as the broker may still take it.
+//! Publishes events of a host, with retries.
 
 use aios_core::{
     Chain,
@@ -7,28 +7,30 @@ use aios_core::{
 
 use super::{
     hosted::HostedType,
-    running::{Running, Stop},
+    task_state::{StopReason, TaskState},
 };
 use crate::agent::backoff::Backoff;
 
 /// Why something was not published.
 #[derive(Debug)]
 pub(super) enum Unpublished {
-    /// The broker refuses it, and would refuse it again.
+    /// The broker refuses it permanently.
     Refused(BrokerError),
-    /// The host gave the task up, or the broker was closed, before the broker took it.
+    /// The host abandoned the task, or the broker was closed, before the broker accepted it.
     Abandoned(BrokerError),
 }
 
 impl HostedType {
-    /// Publishes all events in order, again and again while the failure may pass and the task is
-    /// not abandoned. A mailbox that is missing may be declared in a moment, after the server has
-    /// lost its data, and a queue that is full may be read. If they stay so, that counts as refused;
-    /// what no attempt waits for is not tried for longer whatever the failure.
+    /// Publishes all events in order. Retries transient failures until the task is abandoned.
+    ///
+    /// A missing mailbox may be declared again after the server has lost its data, and a full queue
+    /// may be drained. If that does not happen within `answer_patience`, the events count as
+    /// refused. Events without a running attempt are retried for no longer than that, whatever the
+    /// failure.
     pub(super) async fn publish(
         &self,
         batch: Vec<Publish>,
-        running: Option<&Running>,
+        running: Option<&TaskState>,
     ) -> Result<(), Unpublished> {
         match first_failure(self.shared.broker.publish(batch.clone()).await) {
             None => Ok(()),
@@ -40,24 +42,24 @@ impl HostedType {
         &self,
         mut batch: Vec<Publish>,
         mut failure: (usize, BrokerError),
-        running: Option<&Running>,
+        running: Option<&TaskState>,
     ) -> Result<(), Unpublished> {
         let mut backoff = Backoff::new(&self.shared.options.backoff);
-        let given_up_at = self.shared.clock.now() + self.shared.options.answer_patience;
+        let deadline = self.shared.clock.now() + self.shared.options.answer_patience;
         loop {
             let (failed, error) = failure;
-            let is_late = self.shared.clock.now() >= given_up_at;
+            let is_late = self.shared.clock.now() >= deadline;
             match error {
                 BrokerError::Closed => return Err(Unpublished::Abandoned(error)),
                 error if !error.is_retryable() => return Err(Unpublished::Refused(error)),
-                // Whoever cancelled the task may be gone, and waits for no answer.
+                // The process that cancelled the task may be gone and no longer wait for an answer.
                 BrokerError::Unroutable { .. } if is_cancelled(running) => return Ok(()),
                 BrokerError::Unroutable { .. } | BrokerError::Rejected { .. } if is_late => {
                     return Err(Unpublished::Refused(error));
                 }
                 error if is_late && running.is_none() => return Err(Unpublished::Abandoned(error)),
                 ref error => {
-                    tracing::warn!(error = %Chain(error), "an answer was not published; trying again");
+                    tracing::warn!(error = %Chain(error), "failed to publish an answer; retrying");
                 }
             }
             batch.drain(..failed);
@@ -80,11 +82,11 @@ fn first_failure(answers: Vec<Result<(), BrokerError>>) -> Option<(usize, Broker
     numbered.filter_map(|(index, answer)| Some((index, answer.err()?))).next()
 }
 
-fn is_cancelled(running: Option<&Running>) -> bool {
-    running.is_some_and(|running| running.stopped() == Some(Stop::Cancelled))
+fn is_cancelled(running: Option<&TaskState>) -> bool {
+    running.is_some_and(|running| running.stopped() == Some(StopReason::Cancelled))
 }
 
-async fn abandoned(running: Option<&Running>) {
+async fn abandoned(running: Option<&TaskState>) {
     match running {
         Some(running) => running.abandoned().await,
         None => std::future::pending().await,

@@ -1,4 +1,4 @@
-//! Asks the engine whether an attempt is still to be done, before its code begins.
+//! Asks the engine whether an attempt is still open, before its code begins.
 
 use std::{
     collections::HashMap,
@@ -14,21 +14,21 @@ use aios_core::{
 };
 use tokio::sync::oneshot;
 
-use super::{FIRST_BEAT, answer::log_unsettled, hosted::HostedType, running::Running};
+use super::{FIRST_BEAT, answer::log_unsettled, hosted::HostedType, task_state::TaskState};
 
-/// How long a task waits for an answer before it goes back to the broker.
+/// How long a task waits for an answer before it is released to the broker.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest pause between two questions, and the greatest age of an answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Whether an attempt is still to be done.
+/// Whether an attempt is still open.
 enum Standing {
     Open,
-    /// It has ended, or its run has.
+    /// The attempt or its run has ended.
     Ended,
     /// No engine answers.
     Unknown,
-    /// The task was cancelled or given up meanwhile.
+    /// The task was cancelled or abandoned while waiting.
     Stopped,
 }
 
@@ -37,11 +37,11 @@ enum Standing {
 pub(super) struct Questions(Mutex<HashMap<Arc<str>, oneshot::Sender<bool>>>);
 
 impl Questions {
-    /// Hands an answer to whoever waits for it. One that comes too late is of no use.
+    /// Passes an answer to the attempt that waits for it. Ignores late answers.
     pub(super) fn answer(&self, answer: &Event, is_open: bool) {
         let Some(question) = &answer.metadata.causation_id else { return };
         if let Some(asked) = self.waiting().remove(question) {
-            // Whoever asked may have stopped waiting just now.
+            // The receiver may have been dropped just now.
             let _ = asked.send(is_open);
         }
     }
@@ -72,30 +72,30 @@ impl Drop for Asked<'_> {
 }
 
 impl HostedType {
-    /// The delivery of an attempt whose code may begin, or that was stopped. Any other is settled: it is
-    /// acknowledged if the attempt has ended, and goes back to the broker if nobody says.
+    /// Returns the delivery if the attempt may begin or was stopped. Otherwise settles it:
+    /// acknowledges it if the attempt has ended, and releases it if no engine answers.
     pub(super) async fn cleared(
         &self,
         assigned: &TaskAssigned,
         delivery: Delivery,
-        running: &Running,
+        running: &TaskState,
     ) -> Option<Delivery> {
         if !self.must_ask(assigned, &delivery) {
             return Some(delivery);
         }
-        // Until then it is given back when the host stops or is blocked.
+        // Until the answer, the task can be withdrawn when the host stops or is blocked.
         let queued = running.queued();
         let (task_id, attempt) = (&assigned.task_id, assigned.attempt);
         match Box::pin(self.standing(assigned, &delivery.event, running)).await {
             Standing::Open => {
-                // If it was withdrawn just now, it is stopped.
+                // If it was withdrawn just now, it has been stopped, too.
                 let _ = queued.begin();
                 Some(delivery)
             }
             Standing::Stopped => Some(delivery),
             Standing::Ended => {
-                tracing::debug!(%task_id, attempt, "a delivered attempt has ended; it is not done");
-                for delivery in [Some(delivery), running.take_handed()].into_iter().flatten() {
+                tracing::debug!(%task_id, attempt, "the attempt of a redelivered task has ended; it does not run");
+                for delivery in [Some(delivery), running.take_redelivered()].into_iter().flatten() {
                     log_unsettled(delivery.ack().await);
                 }
                 None
@@ -103,17 +103,17 @@ impl HostedType {
             Standing::Unknown => {
                 tracing::warn!(
                     %task_id, attempt,
-                    "no engine says within {PATIENCE:?} whether an attempt that was delivered again is \
-                     still to be done; it goes back to the broker"
+                    "no engine answered within {PATIENCE:?} whether the attempt of a redelivered task is \
+                     still open; releasing it to the broker"
                 );
                 None
             }
         }
     }
 
-    /// Whether somebody may have begun the attempt before, or the engine may have ended it: it was
-    /// delivered before, or is older than it may take. A task without a run has one attempt, which nobody
-    /// but the broker gives again.
+    /// Whether another process may have begun the attempt, or the engine may have ended it: it was
+    /// delivered before, or is older than its timeout. A task without a run has a single attempt,
+    /// which only the broker redelivers.
     fn must_ask(&self, assigned: &TaskAssigned, delivery: &Delivery) -> bool {
         #[cfg(feature = "simulation")]
         if aios_core::simulation::plants("an attempt begins unasked") {
@@ -126,16 +126,21 @@ impl HostedType {
         is_of_run && (delivery.redelivered || is_old())
     }
 
-    /// Asks until there is an answer to the latest question that is not old: one that was on its way for
-    /// long, or that this process read late, says nothing about now.
-    async fn standing(&self, assigned: &TaskAssigned, task: &Event, running: &Running) -> Standing {
+    /// Asks until the latest question has a recent answer. An answer that was delayed in transit,
+    /// or that this process read late, may be outdated.
+    async fn standing(
+        &self,
+        assigned: &TaskAssigned,
+        task: &Event,
+        running: &TaskState,
+    ) -> Standing {
         let (clock, options) = (&self.shared.clock, &self.shared.options);
         let pause = (options.heartbeat_interval / 2).clamp(FIRST_BEAT, LONGEST_PAUSE);
         let mut stopped = pin!(running.cancelled());
-        let given_up_at = clock.elapsed() + PATIENCE;
+        let deadline = clock.elapsed() + PATIENCE;
         loop {
             let asked_at = clock.elapsed();
-            if asked_at >= given_up_at {
+            if asked_at >= deadline {
                 return Standing::Unknown;
             }
             let answer = tokio::select! {
@@ -154,7 +159,7 @@ impl HostedType {
         }
     }
 
-    /// Asks once, and returns the answer; `None` if the question can't be written.
+    /// Asks once and returns the answer, or `None` if the question can't be encoded.
     async fn ask(&self, assigned: &TaskAssigned, task: &Event) -> Option<bool> {
         let beat = TaskHeartbeat {
             task_id: assigned.task_id.clone(),
@@ -166,7 +171,7 @@ impl HostedType {
         let question = self.beat(task, &beat)?;
         let mut asked = self.shared.questions.ask(&question);
         self.send_heartbeat(question, task, &beat).await;
-        // The sender is dropped with the question only.
+        // The sender is dropped only together with the question.
         (&mut asked.answer).await.ok()
     }
 }

@@ -13,7 +13,8 @@ pub(super) struct Slots {
     agent_type: Arc<str>,
     total: u16,
     free: Arc<Semaphore>,
-    /// How many attempts run. An attempt ends before its slot is free if its code can't be stopped.
+    /// How many attempts are running. If its code can't be stopped, an attempt ends before its slot
+    /// is free.
     attempts: AtomicUsize,
     no_attempt_runs: Notify,
     /// How many slots are occupied by code whose attempt has ended.
@@ -21,7 +22,7 @@ pub(super) struct Slots {
     became_overdue: Notify,
 }
 
-/// A slot that is occupied. Dropping it makes it free.
+/// An occupied slot. Dropping it frees the slot.
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Arc<Slots>,
@@ -42,7 +43,7 @@ impl Slots {
         })
     }
 
-    /// Occupies a slot as soon as one is free.
+    /// Waits for a free slot and occupies it.
     pub(super) async fn occupy(self: &Arc<Self>) -> Option<Occupied> {
         let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
         self.attempts.fetch_add(1, Ordering::AcqRel);
@@ -57,7 +58,8 @@ impl Slots {
         drop(self.free.acquire().await);
     }
 
-    /// Waits until no attempt runs. Code that still runs after its attempt is not waited for.
+    /// Waits until no attempt is running. Does not wait for code that runs beyond the end of its
+    /// attempt.
     pub(super) async fn drained(&self) {
         loop {
             let mut none = std::pin::pin!(self.no_attempt_runs.notified());
@@ -69,19 +71,19 @@ impl Slots {
         }
     }
 
-    /// How many slots are not occupied by code whose attempt has ended, but at least 1.
+    /// How many slots are not occupied by overdue code, at least 1.
     pub(super) fn usable(&self) -> u16 {
         let overdue = self.overdue.load(Ordering::Acquire);
         let usable = usize::from(self.total).saturating_sub(overdue).max(1);
         usable.try_into().unwrap_or(self.total)
     }
 
-    /// Whether code whose attempt has ended occupies slots.
+    /// Whether overdue code occupies slots.
     pub(super) fn is_reduced(&self) -> bool {
         self.overdue.load(Ordering::Acquire) > 0
     }
 
-    /// Completes once code whose attempt has ended occupies a slot.
+    /// Completes once overdue code occupies a slot.
     pub(super) async fn reduced(&self) {
         loop {
             let mut changed = std::pin::pin!(self.became_overdue.notified());
@@ -122,7 +124,7 @@ impl Slot {
         &self.slots.agent_type
     }
 
-    /// The attempt that occupied the slot has ended. Code that still holds the slot is overdue.
+    /// Ends the attempt that occupies the slot. Code that still holds the slot is overdue.
     fn end_attempt(self: Arc<Self>) {
         if self.slots.attempts.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.slots.no_attempt_runs.notify_waiters();
@@ -143,7 +145,7 @@ impl Slot {
                 agent_type,
                 overdue,
                 total,
-                "the code of a task still runs after its attempt ended; this process takes fewer \
+                "the code of a task is still running after its attempt ended; this process takes fewer \
                  tasks of this type until the code ends"
             );
         } else {
@@ -151,8 +153,8 @@ impl Slot {
                 agent_type,
                 overdue,
                 total,
-                "the code of tasks still runs after their attempts ended and occupies every slot; \
-                 this process takes no task of this type until one of them ends"
+                "the code of tasks is still running after their attempts ended and occupies every slot; \
+                 this process takes no tasks of this type until one of them ends"
             );
         }
     }

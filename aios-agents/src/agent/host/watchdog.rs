@@ -1,4 +1,4 @@
-//! Finds out that the code of agents blocks what runs it, on a thread that nothing of theirs blocks.
+//! Detects agent code that blocks the thread or event loop it runs on, from a dedicated thread.
 
 use std::{
     io,
@@ -15,16 +15,16 @@ use super::{
     place::{Answer, Place, Probe},
 };
 
-/// How often a place is looked at within the time after which it counts as blocked.
-const LOOKS: u32 = 4;
+/// How often a place is checked within the time after which it counts as blocked.
+const CHECKS: u32 = 4;
 
-/// How long the log waits for the stack of what is blocked.
+/// How long to wait for the stack of a blocked place.
 const STACK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How many tasks the log names.
+/// How many tasks a log line lists.
 const NAMED: usize = 10;
 
-/// Watches until it is dropped.
+/// Watches places until it is dropped.
 pub(super) struct Watchdog(Arc<Stopped>);
 
 #[derive(Default)]
@@ -34,7 +34,7 @@ struct Stopped {
 }
 
 impl Watchdog {
-    /// Watches the places of the agent types, which run there.
+    /// Starts to watch places, each with the agent types that run there.
     pub(super) fn start(
         shared: &Arc<Shared>,
         places: Vec<(Arc<Place>, Vec<Arc<str>>)>,
@@ -47,7 +47,7 @@ impl Watchdog {
             stopped: Arc::clone(&stopped),
             limit,
         };
-        // The log goes where that of the host goes.
+        // Log to the subscriber of the host.
         let log = dispatcher::get_default(Dispatch::clone);
         let watch = move || dispatcher::with_default(&log, || watch.run());
         thread::Builder::new().name("aios-watchdog".to_owned()).spawn(watch)?;
@@ -69,12 +69,12 @@ struct Watch {
     limit: Duration,
 }
 
-/// One place, and what is known of it.
+/// A watched place.
 struct Watched {
     place: Arc<Place>,
     agent_types: Vec<Arc<str>>,
     probe: Option<Probe>,
-    /// How many checks found no answer since the probe was sent.
+    /// How many checks found the probe unanswered.
     missed: u32,
 }
 
@@ -83,9 +83,9 @@ impl Watched {
         Self { place, agent_types, probe: None, missed: 0 }
     }
 
-    /// Looks once, and says if that changes whether the place is blocked. Time is counted in looks, so
-    /// that a process that was frozen is not taken for one that is blocked.
-    fn look(&mut self) -> Option<bool> {
+    /// Checks once. Returns the new state if the place became blocked or free. Time is counted in
+    /// checks, so that a suspended process does not count as blocked.
+    fn check(&mut self) -> Option<bool> {
         let answer = self.probe.as_ref().map_or(Answer::Beaten, Probe::answer);
         match answer {
             Answer::Gone => None,
@@ -96,7 +96,7 @@ impl Watched {
             }
             Answer::Waiting => {
                 self.missed += 1;
-                (self.missed >= LOOKS && !self.place.is_blocked()).then_some(true)
+                (self.missed >= CHECKS && !self.place.is_blocked()).then_some(true)
             }
         }
     }
@@ -106,7 +106,7 @@ impl Watch {
     fn run(mut self) {
         while self.sleep() {
             for watched in &mut self.watched {
-                match watched.look() {
+                match watched.check() {
                     Some(true) => blocked(&self.shared, watched, self.limit),
                     Some(false) => freed(watched),
                     None => {}
@@ -115,23 +115,24 @@ impl Watch {
         }
     }
 
-    /// Sleeps until the next look; false if there is none.
+    /// Sleeps until the next check. Returns false once the watchdog is stopped.
     fn sleep(&self) -> bool {
         let stopped = self.stopped.is_stopped.lock().unwrap_or_else(PoisonError::into_inner);
         let waited =
-            self.stopped.changed.wait_timeout_while(stopped, self.limit / LOOKS, |it| !*it);
+            self.stopped.changed.wait_timeout_while(stopped, self.limit / CHECKS, |it| !*it);
         !*waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
-/// Nothing is taken, nothing is said to be alive, and what has not begun goes back to the broker.
+/// Marks a place as blocked: its agents take no tasks and send no heartbeats, and tasks that have
+/// not begun are released to the broker.
 fn blocked(shared: &Shared, watched: &Watched, limit: Duration) {
     watched.place.set_blocked(true);
     let mut released = 0;
     let mut tasks = Vec::new();
     for agent_type in &watched.agent_types {
-        released += shared.ledger.withdraw(Some(agent_type));
-        tasks.extend(shared.ledger.begun(Some(agent_type)));
+        released += shared.attempt_cache.withdraw(Some(agent_type));
+        tasks.extend(shared.attempt_cache.begun(Some(agent_type)));
         counter!("aios_agents_blocked_total", "agent_type" => agent_type.to_string()).increment(1);
     }
     let begun = tasks.len();
@@ -142,8 +143,8 @@ fn blocked(shared: &Shared, watched: &Watched, limit: Duration) {
         begun,
         released,
         stack = stack(&watched.place).unwrap_or_default(),
-        "what runs the code of agents is blocked, for {limit:?} at least; they take no tasks and send \
-         no heartbeats until it resumes"
+        "the thread or event loop of agents has been blocked for at least {limit:?}; they take no tasks \
+         and send no heartbeats until it resumes"
     );
 }
 
@@ -151,11 +152,12 @@ fn freed(watched: &Watched) {
     watched.place.set_blocked(false);
     tracing::warn!(
         agent_types = watched.agent_types.join(", "),
-        "what runs the code of agents has resumed; they take tasks again"
+        "the thread or event loop of agents has resumed; they take tasks again"
     );
 }
 
-/// What the place does, if that can be had in time: whatever blocks it may hold what the stack needs.
+/// The stack of a place, if it is available in time. The blocked code may hold a lock that taking
+/// the stack needs.
 fn stack(place: &Arc<Place>) -> Option<String> {
     let (sender, receiver) = channel();
     let asked = Arc::clone(place);

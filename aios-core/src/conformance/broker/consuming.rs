@@ -49,8 +49,8 @@ pub async fn should_give_back_a_dropped_delivery(harness: Harness<'_>) {
     reader.none().await;
 }
 
-/// What a handler released, or had when its connection was lost, and what was retried or redriven says
-/// so; what is delivered for the first time does not.
+/// A delivery is marked as redelivered if a handler released it, or had it when its connection was
+/// lost, and if it was retried or redriven. A first delivery is not.
 pub async fn should_tell_what_may_have_been_delivered_before(harness: Harness<'_>) {
     let other = harness.connect().await;
     let subscription = || harness.all("g").with_prefetch(1);
@@ -69,7 +69,7 @@ pub async fn should_tell_what_may_have_been_delivered_before(harness: Harness<'_
     assert!(first.redelivered, "its connection was lost");
     harness.within("retry", first.retry(Some(harness.delay()), "again")).await.unwrap();
     let second = reader.expect(2, 1).await;
-    assert!(!second.redelivered, "nobody has had it");
+    assert!(!second.redelivered, "it is delivered for the first time");
     harness.within("acknowledge", second.ack()).await.unwrap();
     harness.pass(harness.delay()).await;
     let again = reader.expect(1, 2).await;

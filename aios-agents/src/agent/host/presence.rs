@@ -1,4 +1,4 @@
-//! Tells store and broker which agents there are.
+//! Announces to store and broker which agents are running.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use aios_core::{
 };
 use serde::Serialize;
 
-use super::{Shared, hosted::HostedType, watch};
+use super::{Shared, hosted::HostedType, missing};
 use crate::agent::AgentError;
 
 /// An event about an agent, and the stream it belongs to.
@@ -21,7 +21,7 @@ pub(super) struct Announcement {
 }
 
 impl Shared {
-    /// An event of this host that happens now.
+    /// Creates an event of this host with the current time.
     pub(super) fn event<T: Serialize>(
         &self,
         event_type: &EventType,
@@ -31,7 +31,7 @@ impl Shared {
         Ok(event.with_timestamp(self.clock.now()))
     }
 
-    /// An event about an agent that happens now.
+    /// Creates an event about an agent with the current time.
     pub(super) fn announcement<T: Serialize>(
         &self,
         agent_id: &str,
@@ -42,7 +42,7 @@ impl Shared {
         Ok(Announcement { stream, event: self.event(event_type, data)? })
     }
 
-    /// Appends to the store, if there is one, then publishes.
+    /// Appends to the store, if there is one, and then publishes.
     pub(super) async fn announce(&self, all: Vec<Announcement>) -> Result<(), AgentError> {
         if let Some(store) = &self.store {
             let appends =
@@ -58,8 +58,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells store and broker that agents are there. Only an agent that was not known to run gets an
-    /// event in the log, so that the log does not grow while nothing happens.
+    /// Announces to store and broker that agents are running. Only an agent that was not known to
+    /// be running gets an event in the log, so that the log does not grow while nothing changes.
     async fn announce_seen(&self, seen: Vec<(String, Announcement)>) {
         if seen.is_empty() {
             return;
@@ -70,7 +70,7 @@ impl Shared {
                 let ids: Vec<String> = seen.iter().map(|(id, _)| id.clone()).collect();
                 match store.touch_agents(&ids, self.clock.now()).await {
                     Ok(unknown) => unknown,
-                    Err(error) => return self.unannounced(&error.into()),
+                    Err(error) => return self.on_announce_failure(&error.into()),
                 }
             }
         };
@@ -81,22 +81,23 @@ impl Shared {
         if !known.is_empty()
             && let Err(error) = self.publish(known).await
         {
-            self.unannounced(&error);
+            self.on_announce_failure(&error);
         }
     }
 
-    /// Announces what the next announcement repeats anyway: a failure that may pass is only logged.
+    /// Announces something that the next announcement repeats anyway, so a transient failure is
+    /// only logged.
     pub(super) async fn announce_or_warn(&self, all: Vec<Announcement>) {
         if all.is_empty() {
             return;
         }
         if let Err(error) = self.announce(all).await {
-            self.unannounced(&error);
+            self.on_announce_failure(&error);
         }
     }
 
-    /// Whatever closed store or broker says so itself.
-    fn unannounced(&self, error: &AgentError) {
+    /// Ignores that store or broker was closed, reports a permanent failure, and logs the others.
+    fn on_announce_failure(&self, error: &AgentError) {
         match error {
             AgentError::Store(StoreError::Closed) | AgentError::Broker(BrokerError::Closed) => {}
             error if !error.is_retryable() => return self.fail("announce agents", error),
@@ -105,20 +106,20 @@ impl Shared {
         tracing::warn!(
             code = error.code(),
             error = %Chain(error),
-            "agents could not be announced"
+            "failed to announce agents"
         );
     }
 }
 
-/// Says now and then which agents are there, and looks for those that are missing.
+/// Announces the running agents at each interval, and looks for missing ones.
 pub(super) async fn run(shared: Arc<Shared>, types: Vec<Arc<HostedType>>) {
-    let mut suspects = watch::Suspects::default();
+    let mut suspects = missing::Suspects::default();
     loop {
         shared.clock.sleep(shared.options.announce_interval).await;
         let seen = types.iter().flat_map(|hosted| hosted.seen()).collect();
         shared.announce_seen(seen).await;
         if let Some(store) = &shared.store {
-            watch::report_missing(&shared, &**store, &mut suspects).await;
+            missing::report_missing(&shared, &**store, &mut suspects).await;
         }
     }
 }

@@ -10,11 +10,11 @@ use aios_core::{
 use super::{
     answer::{log_unsettled, reply_to},
     hosted::HostedType,
-    running::{Running, Stop},
+    task_state::{StopReason, TaskState},
 };
 use crate::task;
 
-/// When a task that still runs shows its first sign of life, at the latest.
+/// The maximum delay of the first heartbeat of a running task.
 pub(crate) const FIRST_BEAT: Duration = Duration::from_secs(1);
 
 /// How the code of a task ended.
@@ -23,55 +23,56 @@ pub(super) enum Outcome {
     Done(Result<Payload, TaskError>),
     /// It took longer than this.
     TimedOut(Duration),
-    /// It was cancelled and did not end in time.
+    /// It was cancelled and did not end within the grace period.
     Cancelled,
-    /// The host gave it up.
+    /// The host abandoned it.
     Abandoned,
 }
 
-/// Watches over a task while its code runs: time-out, cancellation, signs of life and early
+/// Supervises a task while its code runs: timeout, cancellation, heartbeats and early
 /// acknowledgement.
-pub(super) struct Vigil<'a> {
+pub(super) struct TaskSupervisor<'a> {
     hosted: &'a HostedType,
-    running: &'a Running,
+    running: &'a TaskState,
     assigned: &'a TaskAssigned,
     event: Event,
     delivery: Option<Delivery>,
     started: Timestamp,
     last_beat: Option<Timestamp>,
-    give_up_at: Option<Timestamp>,
+    cancel_deadline: Option<Timestamp>,
 }
 
-impl<'a> Vigil<'a> {
+impl<'a> TaskSupervisor<'a> {
     pub(super) fn new(
         hosted: &'a HostedType,
-        running: &'a Running,
+        running: &'a TaskState,
         assigned: &'a TaskAssigned,
         delivery: Delivery,
     ) -> Self {
         let (started, event) = (hosted.shared.clock.now(), delivery.event.clone());
         let delivery = Some(delivery);
-        let (last_beat, give_up_at) = (None, None);
-        Self { hosted, running, assigned, event, delivery, started, last_beat, give_up_at }
+        let (last_beat, cancel_deadline) = (None, None);
+        Self { hosted, running, assigned, event, delivery, started, last_beat, cancel_deadline }
     }
 
     /// The delivery, unless it was acknowledged early.
     pub(super) fn into_delivery(mut self) -> Option<Delivery> {
-        self.accept_handed();
+        self.adopt_redelivery();
         self.delivery
     }
 
-    /// Goes on with the delivery that came last. The one before is the same task, so it is done
-    /// with this one, or was taken back by the broker already.
-    fn accept_handed(&mut self) {
-        let Some(handed) = self.running.take_handed() else { return };
-        if let Some(older) = self.delivery.replace(handed) {
+    /// Continues with the latest delivery. The previous one is of the same attempt, so
+    /// acknowledging it is safe; the broker may have taken it back already.
+    fn adopt_redelivery(&mut self) {
+        let Some(redelivered) = self.running.take_redelivered() else { return };
+        if let Some(older) = self.delivery.replace(redelivered) {
             task::spawn(async { log_unsettled(older.ack().await) });
         }
     }
 
-    /// Polls `work` until it ends or has to be dropped. Work that is done at once costs no timer.
-    pub(super) async fn attend(
+    /// Polls `work` until it ends or must be dropped. Work that is ready immediately needs no
+    /// timer.
+    pub(super) async fn supervise(
         &mut self,
         work: impl Future<Output = Result<Payload, TaskError>>,
     ) -> Outcome {
@@ -79,46 +80,46 @@ impl<'a> Vigil<'a> {
         let running = self.running;
         match running.stopped() {
             None => {}
-            Some(Stop::Cancelled) => return Outcome::Cancelled,
-            Some(Stop::Abandoned) => return Outcome::Abandoned,
+            Some(StopReason::Cancelled) => return Outcome::Cancelled,
+            Some(StopReason::Abandoned) => return Outcome::Abandoned,
         }
         if let Poll::Ready(result) = futures_util::poll!(work.as_mut()) {
             return Outcome::Done(result);
         }
-        let mut chore: Option<BoxFuture<'a, ()>> = None;
+        let mut side_task: Option<BoxFuture<'a, ()>> = None;
         loop {
             let mut changed = pin!(running.changed.notified());
             changed.as_mut().enable();
-            self.accept_handed();
+            self.adopt_redelivery();
             if self.hosted.place.is_blocked() {
-                // It came while that was found out.
+                // The task may have been queued after the watchdog withdrew the others.
                 running.withdraw();
             }
             let now = self.hosted.shared.clock.now();
             if let Some(outcome) = self.ending(now) {
                 return outcome;
             }
-            if chore.is_none() {
-                chore = self.due_chore(now);
+            if side_task.is_none() {
+                side_task = self.next_side_task(now);
             }
-            let wake = self.hosted.shared.clock.sleep_until(self.next_wake(chore.is_some()));
+            let wake = self.hosted.shared.clock.sleep_until(self.next_wake(side_task.is_some()));
             tokio::select! {
                 biased;
-                result = work.as_mut() => return finish(chore, result).await,
-                () = perform(&mut chore) => chore = None,
+                result = work.as_mut() => return finish(side_task, result).await,
+                () = perform(&mut side_task) => side_task = None,
                 () = changed => {}
                 () = wake => {}
             }
         }
     }
 
-    /// Whether the work has to be dropped now.
+    /// Returns the outcome if the work must be dropped now.
     fn ending(&mut self, now: Timestamp) -> Option<Outcome> {
         match self.running.stopped() {
-            Some(Stop::Abandoned) => return Some(Outcome::Abandoned),
-            Some(Stop::Cancelled) => {
+            Some(StopReason::Abandoned) => return Some(Outcome::Abandoned),
+            Some(StopReason::Cancelled) => {
                 let grace = self.hosted.shared.options.cancel_grace;
-                if now >= *self.give_up_at.get_or_insert(now + grace) {
+                if now >= *self.cancel_deadline.get_or_insert(now + grace) {
                     return Some(Outcome::Cancelled);
                 }
             }
@@ -128,8 +129,8 @@ impl<'a> Vigil<'a> {
         (now >= self.started + timeout).then_some(Outcome::TimedOut(timeout))
     }
 
-    /// What to do beside the work now.
-    fn due_chore(&mut self, now: Timestamp) -> Option<BoxFuture<'a, ()>> {
+    /// The side task that is due, if any: an early acknowledgement or a heartbeat.
+    fn next_side_task(&mut self, now: Timestamp) -> Option<BoxFuture<'a, ()>> {
         if self.early_ack_at().is_some_and(|at| now >= at) {
             let delivery = self.delivery.take()?;
             return Some(Box::pin(async { log_unsettled(delivery.ack().await) }));
@@ -138,7 +139,7 @@ impl<'a> Vigil<'a> {
         if due {
             self.last_beat = Some(now);
         }
-        // What is blocked gives no sign of life, so that its tasks are given to others.
+        // A blocked place sends no heartbeats, so that its tasks are reassigned.
         (due && !self.hosted.place.is_blocked()).then(|| self.heartbeat())
     }
 
@@ -154,7 +155,8 @@ impl<'a> Vigil<'a> {
         Box::pin(async move { hosted.publish_heartbeat(&parent, &beat).await })
     }
 
-    /// The first sign of life comes early: it tells that the task has left the queue.
+    /// When the next heartbeat is due. The first one comes early, to show that the task has left
+    /// the queue.
     fn next_beat(&self) -> Timestamp {
         let interval = self.hosted.shared.options.heartbeat_interval;
         match self.last_beat {
@@ -163,7 +165,7 @@ impl<'a> Vigil<'a> {
         }
     }
 
-    /// Whether the interval since the last sign of life allows another.
+    /// Whether the interval since the last heartbeat has passed.
     fn may_beat(&self, now: Timestamp) -> bool {
         self.last_beat.is_none() || now >= self.next_beat()
     }
@@ -173,28 +175,32 @@ impl<'a> Vigil<'a> {
         Some(self.started + self.hosted.shared.options.early_ack_after?)
     }
 
-    /// When to look again, if nothing changes before.
+    /// When to wake up if nothing changes before.
     fn next_wake(&self, busy: bool) -> Timestamp {
-        let chores =
+        let side_tasks =
             if busy { [None, None] } else { [Some(self.next_beat()), self.early_ack_at()] };
         let timeout = self.assigned.timeout().map(|timeout| self.started + timeout);
-        let all = chores.into_iter().chain([timeout, self.give_up_at]).flatten();
+        let all = side_tasks.into_iter().chain([timeout, self.cancel_deadline]).flatten();
         all.min().unwrap_or(Timestamp::MAX)
     }
 }
 
-/// Does the chore, if there is one; else never completes.
-async fn perform(chore: &mut Option<BoxFuture<'_, ()>>) {
-    match chore {
-        Some(chore) => chore.await,
+/// Runs the side task, if there is one; otherwise never completes.
+async fn perform(side_task: &mut Option<BoxFuture<'_, ()>>) {
+    match side_task {
+        Some(side_task) => side_task.await,
         None => std::future::pending().await,
     }
 }
 
-/// Lets the chore end before the answer, so that a delivery is not settled by halves.
-async fn finish(chore: Option<BoxFuture<'_, ()>>, result: Result<Payload, TaskError>) -> Outcome {
-    if let Some(chore) = chore {
-        chore.await;
+/// Waits for the side task before returning the result, so that a settlement is never abandoned
+/// midway.
+async fn finish(
+    side_task: Option<BoxFuture<'_, ()>>,
+    result: Result<Payload, TaskError>,
+) -> Outcome {
+    if let Some(side_task) = side_task {
+        side_task.await;
     }
     Outcome::Done(result)
 }
@@ -206,7 +212,7 @@ impl HostedType {
         }
     }
 
-    /// The event of a sign of life.
+    /// Builds the event of a heartbeat.
     pub(super) fn beat(&self, parent: &Event, beat: &TaskHeartbeat) -> Option<Event> {
         self.shared
             .event(&self.names.heartbeat, beat)
@@ -219,7 +225,7 @@ impl HostedType {
         let publish = Publish { event, to: reply_to(parent), require_route: false };
         let answers = self.shared.broker.publish(vec![publish]).await;
         for error in answers.into_iter().filter_map(Result::err) {
-            tracing::warn!(error = %Chain(&error), task_id = %beat.task_id, "a heartbeat was not sent");
+            tracing::warn!(error = %Chain(&error), task_id = %beat.task_id, "failed to publish a heartbeat");
         }
     }
 }

@@ -18,23 +18,23 @@ use super::{
     topology::{bind, declare_queue},
 };
 
-/// Shortest and longest delay that has a class: 8 ms and 30 days.
+/// Shortest and longest delay class, in milliseconds: 8 ms and 30 days.
 const SHORTEST: u64 = 8;
 const LONGEST: u64 = 30 * 24 * 3600 * 1000;
 
-/// Where events wait for their next attempt.
+/// The queues in which events wait for their next attempt.
 ///
-/// An event with a time to live waits behind those before it, so all events of a queue must have
-/// the same: there is one queue for each class of delay, eight for each doubling. When an event's
-/// time is over, the server moves it to the queue that its routing key names.
+/// Events of a queue expire in order, so all events of a queue must have the same time to live.
+/// There is one queue per class of delay, with eight classes per doubling. When an event expires,
+/// the server moves it to the queue that its routing key names.
 #[derive(Debug, Default)]
-pub(super) struct Hold {
+pub(super) struct DelayQueues {
     /// Names of exchanges.
     declared: Mutex<HashSet<String>>,
 }
 
-impl Hold {
-    /// The exchange of the class for this delay, declared if need be.
+impl DelayQueues {
+    /// Returns the exchange of the class of this delay, declaring it if necessary.
     pub(super) async fn exchange(
         &self,
         link: &Link,
@@ -53,7 +53,7 @@ impl Hold {
         Ok(name)
     }
 
-    /// Forgets what was declared: another server may have taken over.
+    /// Forgets the declared exchanges, because another server may have taken over.
     pub(super) fn forget(&self) {
         self.declared().clear();
     }

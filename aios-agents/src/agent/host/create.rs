@@ -1,4 +1,4 @@
-//! Makes agents, and makes them again until it succeeds.
+//! Creates agents, and retries failed factories.
 
 use std::sync::Arc;
 
@@ -15,19 +15,19 @@ use crate::{
     agent::{
         AgentError, RegisteredAgent,
         backoff::Backoff,
-        events::{group_of, mailbox_of},
+        names::{group_of, mailbox_of},
     },
     task::JoinSet,
 };
 
 impl HostedType {
-    /// Tries every factory once, and subscribes for what was made.
+    /// Calls every factory once and subscribes for the agents that were created.
     pub(super) async fn start(self: &Arc<Self>, tasks: &mut JoinSet<()>) -> Result<(), AgentError> {
         let agents = &self.definition.agents;
-        let made = join_all(agents.iter().map(|agent| self.create(agent))).await;
-        let any = made.iter().any(Result::is_ok);
-        for (agent, made) in agents.iter().zip(made) {
-            self.start_agent(agent, made, tasks).await?;
+        let created = join_all(agents.iter().map(|agent| self.create(agent))).await;
+        let any = created.iter().any(Result::is_ok);
+        for (agent, created) in agents.iter().zip(created) {
+            self.start_agent(agent, created, tasks).await?;
         }
         let consumer = Consumer::new(self, self.subscription()?, None);
         if any {
@@ -45,14 +45,14 @@ impl HostedType {
     async fn start_agent(
         self: &Arc<Self>,
         agent: &RegisteredAgent,
-        made: Result<Arc<dyn DynAgent>, TaskError>,
+        created: Result<Arc<dyn DynAgent>, TaskError>,
         tasks: &mut JoinSet<()>,
     ) -> Result<(), AgentError> {
         let subscription = self.mailbox_subscription(agent)?;
-        match made {
-            Ok(made) => {
-                let made = self.add(&agent.id, made);
-                tasks.spawn(Consumer::new(self, subscription, Some(made)).start().await?);
+        match created {
+            Ok(created) => {
+                let created = self.add(&agent.id, created);
+                tasks.spawn(Consumer::new(self, subscription, Some(created)).start().await?);
             }
             Err(failure) => {
                 let (hosted, agent) = (Arc::clone(self), agent.clone());
@@ -76,11 +76,11 @@ impl HostedType {
             }
             backoff.wait(&*self.shared.clock).await;
             match self.create(&agent).await {
-                Ok(made) => {
-                    let made = self.add(&agent.id, made);
+                Ok(created) => {
+                    let created = self.add(&agent.id, created);
                     let status = self.status_of(&agent.id, AgentStatus::Running);
                     self.shared.announce_or_warn(status.into_iter().collect()).await;
-                    return Consumer::new(&self, subscription, Some(made)).run(None).await;
+                    return Consumer::new(&self, subscription, Some(created)).run(None).await;
                 }
                 Err(again) => failure = again,
             }
@@ -90,23 +90,23 @@ impl HostedType {
     async fn report_failure(&self, agent: &RegisteredAgent, failure: &TaskError) {
         tracing::error!(
             agent_type = &*self.type_name, agent_id = agent.id, %failure,
-            retryable = failure.retryable, "an agent can't be created"
+            retryable = failure.retryable, "failed to create an agent"
         );
         let status = self.status_of(&agent.id, AgentStatus::Failed);
         self.shared.announce_or_warn(status.into_iter().collect()).await;
     }
 
-    /// Runs the factory; a panic and a time-out are failures like any other.
+    /// Runs the factory. A panic or timeout counts as a failure.
     async fn create(&self, agent: &RegisteredAgent) -> Result<Arc<dyn DynAgent>, TaskError> {
         let timeout = self.shared.options.create_timeout;
         let config = agent.config.clone();
-        let made = async { (self.definition.factory)(config).await };
-        let made = std::panic::AssertUnwindSafe(made).catch_unwind();
+        let created = async { (self.definition.factory)(config).await };
+        let created = std::panic::AssertUnwindSafe(created).catch_unwind();
         tokio::select! {
             biased;
-            made = made => made.unwrap_or_else(|panic| Err(panicked(&*panic))),
+            created = created => created.unwrap_or_else(|panic| Err(panicked(&*panic))),
             () = self.shared.clock.sleep(timeout) => {
-                let message = format!("the factory did not end within {timeout:?}");
+                let message = format!("the factory did not complete within {timeout:?}");
                 Err(TaskError::retryable(Failure::new("AGENT_FACTORY_TIMEOUT", message)))
             }
         }

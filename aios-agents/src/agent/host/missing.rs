@@ -1,4 +1,4 @@
-//! Finds agents that were not seen for long.
+//! Detects missing agents.
 
 use std::collections::HashMap;
 
@@ -13,20 +13,21 @@ use aios_core::{
     store::{AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels},
 };
 
-use super::{Shared, announce::Announcement};
-use crate::agent::{AgentError, events::Names};
+use super::{Shared, presence::Announcement};
+use crate::agent::{AgentError, names::AgentEventTypes};
 
-/// After how many announcements that did not come an agent is missing.
+/// How many missed announcements make an agent missing.
 const MISSED: u32 = 3;
 
-/// How many agents are read at once.
+/// How many agents are read per page.
 const PAGE: usize = 500;
 
-/// Agents that seemed to be missing when they were looked for last, and when they were seen then.
+/// Agents that seemed to be missing at the last check, with the time when they were last seen.
 pub(super) type Suspects = HashMap<String, Option<Timestamp>>;
 
-/// Announces every agent that runs and was not seen for three intervals as missing, if it still was
-/// not seen one interval later: a table that was rebuilt knows of no sign of life outside the log.
+/// Announces every running agent as missing that was not seen for three intervals, and still not
+/// one interval later. The second check is needed because a rebuilt table lacks the announcements
+/// outside the log.
 pub(super) async fn report_missing<S: ReadModels + ?Sized>(
     shared: &Shared,
     store: &S,
@@ -38,7 +39,7 @@ pub(super) async fn report_missing<S: ReadModels + ?Sized>(
             tracing::warn!(
                 code = error.code(),
                 error = %Chain(&error),
-                "agents could not be watched"
+                "failed to look for missing agents"
             );
         }
     }
@@ -66,7 +67,7 @@ async fn missing<S: ReadModels + ?Sized>(
             tracing::warn!(
                 agent_id = row.id,
                 column = row.column,
-                "can't read the row of an agent"
+                "failed to read the row of an agent"
             );
         }
         request = next;
@@ -74,11 +75,11 @@ async fn missing<S: ReadModels + ?Sized>(
     Ok(announcements)
 }
 
-/// Both events of one absence. Their ids derive from the agent and when it was last seen, so that
-/// every process that notices it says the same.
+/// Builds both events of a missing agent. Their ids derive from the agent and the time when it was
+/// last seen, so that all processes that detect it publish the same events.
 fn announce(shared: &Shared, row: &AgentRecord) -> Result<[Announcement; 2], AgentError> {
     let id = row.id.as_str();
-    let names = Names::new(&Name::new(&row.agent_type)?)?;
+    let names = AgentEventTypes::new(&Name::new(&row.agent_type)?)?;
     let missed = HeartbeatMissed {
         agent_id: row.id.clone(),
         agent_type: row.agent_type.clone(),

@@ -3,21 +3,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Random numbers for jitter: SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom
 /// Number Generators", OOPSLA 2014). The same seed gives the same numbers.
 #[derive(Debug)]
-pub(crate) struct Chance(AtomicU64);
+pub(crate) struct SplitMix64(AtomicU64);
 
-impl Chance {
+impl SplitMix64 {
     pub(crate) fn new(seed: u64) -> Self {
         Self(AtomicU64::new(seed))
     }
 
-    /// Different in every process.
+    /// Creates a generator with a random seed.
     #[cfg(feature = "rabbitmq")]
     pub(crate) fn seeded() -> Self {
         let (high, low) = aios_core::event::EventId::generate().key().as_u64_pair();
         Self::new(high ^ low)
     }
 
-    /// A number from 0 to 1.
+    /// Returns a number from 0 to 1.
     pub(crate) fn next(&self) -> f64 {
         const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
         let state = self.0.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
@@ -34,8 +34,8 @@ mod tests {
 
     #[test]
     fn should_stay_between_zero_and_one_and_spread() {
-        let chance = Chance::new(7);
-        let drawn: Vec<f64> = (0..1000).map(|_| chance.next()).collect();
+        let rng = SplitMix64::new(7);
+        let drawn: Vec<f64> = (0..1000).map(|_| rng.next()).collect();
         assert!(drawn.iter().all(|number| (0.0..=1.0).contains(number)));
         let low = drawn.iter().filter(|number| **number < 0.5).count();
         assert!((400..600).contains(&low), "{low}");

@@ -8,16 +8,16 @@ use aios_core::{
     event::{Event, Metadata},
 };
 
-use super::running::{Running, Stop};
+use super::task_state::{StopReason, TaskState};
 
-/// How many finished attempts, and cancelled tasks, are remembered.
+/// How many finished attempts and how many cancelled tasks are remembered.
 const REMEMBERED: usize = 4_096;
 
-/// How many bytes of answers are remembered; older ones are forgotten first.
+/// How many bytes of answers are remembered. The oldest are forgotten first.
 const REMEMBERED_BYTES: usize = 64 << 20;
 
-/// Identifies a task among those of all runs and stores: a run that reuses the id of an earlier one,
-/// or of a run in another store, has another incarnation.
+/// Identifies a task across all runs and stores. A run that reuses the id of an earlier run, or of
+/// a run in another store, has a different incarnation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct TaskKey {
     task_id: TaskId,
@@ -32,7 +32,7 @@ pub(super) struct Key {
 }
 
 impl TaskKey {
-    /// The task that an event with this metadata is about.
+    /// The task of an event with this metadata.
     pub(super) fn new(task_id: TaskId, metadata: &Metadata) -> Self {
         Self { task_id, incarnation: metadata.incarnation.clone() }
     }
@@ -46,10 +46,10 @@ impl Key {
     }
 }
 
-/// What an attempt has to say.
+/// The events that an attempt publishes when it ends.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
-    /// What its code emitted and is not published yet.
+    /// Emitted events that are not published yet.
     pub(super) emitted: Vec<Event>,
     /// Its completion or failure.
     pub(super) result: Event,
@@ -62,14 +62,13 @@ impl Answer {
     }
 }
 
-/// Knows the attempts that run, and the latest that have finished, so that a repeated dispatch is
-/// recognised.
+/// Tracks running attempts and the latest finished ones, so that a repeated dispatch is recognised.
 #[derive(Debug, Default)]
-pub(super) struct Ledger(Mutex<State>);
+pub(super) struct AttemptCache(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    running: BTreeMap<Key, Arc<Running>>,
+    running: BTreeMap<Key, Arc<TaskState>>,
     finished: HashMap<Key, Answer>,
     order: VecDeque<Key>,
     bytes: usize,
@@ -77,57 +76,61 @@ struct State {
     cancelled_order: VecDeque<TaskKey>,
 }
 
-/// What a dispatch turns out to be.
+/// The state of a dispatched attempt.
 #[derive(Debug)]
-pub(super) enum Dispatch<'a> {
+pub(super) enum Lookup<'a> {
     /// A new attempt.
-    New(Entry<'a>),
-    /// The attempt runs already.
-    Running(Arc<Running>),
-    /// The attempt has finished, with this answer, which is to be given again.
-    Finished(Box<Answer>, Entry<'a>),
+    New(AttemptGuard<'a>),
+    /// The attempt is already running.
+    Running(Arc<TaskState>),
+    /// The attempt has finished with this answer, which must be published again.
+    Finished(Box<Answer>, AttemptGuard<'a>),
 }
 
-impl Ledger {
-    pub(super) fn begin(&self, key: Key) -> Dispatch<'_> {
+impl AttemptCache {
+    pub(super) fn begin(&self, key: Key) -> Lookup<'_> {
         let mut state = self.state();
         if let Some(running) = state.running.get(&key) {
-            return Dispatch::Running(Arc::clone(running));
+            return Lookup::Running(Arc::clone(running));
         }
-        let running = Arc::new(Running::default());
+        let running = Arc::new(TaskState::default());
         state.running.insert(key.clone(), Arc::clone(&running));
         if let Some(answer) = state.finished.get(&key).cloned() {
-            return Dispatch::Finished(Box::new(answer), Entry { ledger: self, key, running });
+            return Lookup::Finished(
+                Box::new(answer),
+                AttemptGuard { attempt_cache: self, key, state: running },
+            );
         }
         if state.cancelled.contains(&key.task) {
-            running.stop(Stop::Cancelled);
+            running.stop(StopReason::Cancelled);
         }
-        Dispatch::New(Entry { ledger: self, key, running })
+        Lookup::New(AttemptGuard { attempt_cache: self, key, state: running })
     }
 
-    /// Cancels every attempt at a task, also one that is yet to come.
+    /// Cancels all attempts at a task, including future ones.
     pub(super) fn cancel(&self, task: &TaskKey) {
         let mut state = self.state();
         state.remember_cancelled(task.clone());
         let attempts = state.running.iter().filter(|(key, _)| key.task == *task);
-        attempts.for_each(|(_, running)| running.stop(Stop::Cancelled));
+        attempts.for_each(|(_, running)| running.stop(StopReason::Cancelled));
     }
 
-    /// Gives up everything that runs, and says what that was.
+    /// Abandons all running attempts and returns their tasks.
     pub(super) fn abandon(&self) -> Vec<TaskId> {
         let state = self.state();
-        state.running.values().for_each(|running| running.stop(Stop::Abandoned));
+        state.running.values().for_each(|running| running.stop(StopReason::Abandoned));
         state.running.keys().map(|key| key.task.task_id.clone()).collect()
     }
 
-    /// Gives up the tasks of an agent type, or of all, whose code has not begun. Says how many.
+    /// Abandons the tasks of one agent type, or of all types, whose code has not begun. Returns how
+    /// many.
     pub(super) fn withdraw(&self, agent_type: Option<&str>) -> usize {
         let state = self.state();
         let all = state.running.values();
         all.filter(|running| running.is_of(agent_type) && running.withdraw()).count()
     }
 
-    /// The tasks whose code runs, of an agent type or of all.
+    /// The tasks of one agent type, or of all types, whose code is running.
     pub(super) fn begun(&self, agent_type: Option<&str>) -> Vec<TaskId> {
         let state = self.state();
         let begun = state.running.iter();
@@ -168,23 +171,24 @@ impl State {
     }
 }
 
-/// An attempt that runs, or is answered again. Dropping it forgets the attempt, unless it has finished.
+/// Registration of an attempt that is running or being answered again. Dropping it forgets the
+/// attempt, unless it has finished.
 #[derive(Debug)]
-pub(super) struct Entry<'a> {
-    ledger: &'a Ledger,
+pub(super) struct AttemptGuard<'a> {
+    attempt_cache: &'a AttemptCache,
     key: Key,
-    pub(super) running: Arc<Running>,
+    pub(super) state: Arc<TaskState>,
 }
 
-impl Entry<'_> {
-    /// Remembers what the attempt has to say.
+impl AttemptGuard<'_> {
+    /// Remembers the answer of the attempt.
     pub(super) fn finish(&self, answer: &Answer) {
-        self.ledger.state().remember(self.key.clone(), answer.clone());
+        self.attempt_cache.state().remember(self.key.clone(), answer.clone());
     }
 
-    /// Remembers that what was emitted is published.
+    /// Remembers that the emitted events are published.
     pub(super) fn published_emitted(&self) {
-        let mut state = self.ledger.state();
+        let mut state = self.attempt_cache.state();
         let Some(answer) = state.finished.get_mut(&self.key) else { return };
         let before = answer.bytes();
         answer.emitted.clear();
@@ -193,9 +197,9 @@ impl Entry<'_> {
     }
 }
 
-impl Drop for Entry<'_> {
+impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
-        self.ledger.state().running.remove(&self.key);
+        self.attempt_cache.state().running.remove(&self.key);
     }
 }
 
@@ -217,61 +221,61 @@ mod tests {
         Answer { emitted: Vec::new(), result }
     }
 
-    fn do_task(ledger: &Ledger, number: usize, answer: &Answer) {
-        match ledger.begin(key(number)) {
-            Dispatch::New(entry) => entry.finish(answer),
+    fn do_task(attempt_cache: &AttemptCache, number: usize, answer: &Answer) {
+        match attempt_cache.begin(key(number)) {
+            Lookup::New(guard) => guard.finish(answer),
             repeated => panic!("{repeated:?}"),
         }
     }
 
     #[test]
     fn should_tell_new_running_and_finished_attempts_apart() {
-        let ledger = Ledger::default();
-        let Dispatch::New(entry) = ledger.begin(key(1)) else { panic!("it is new") };
-        assert!(matches!(ledger.begin(key(1)), Dispatch::Running(_)));
-        entry.finish(&answer("a"));
-        drop(entry);
-        assert!(matches!(ledger.begin(key(1)), Dispatch::Finished(..)));
+        let attempt_cache = AttemptCache::default();
+        let Lookup::New(guard) = attempt_cache.begin(key(1)) else { panic!("it is new") };
+        assert!(matches!(attempt_cache.begin(key(1)), Lookup::Running(_)));
+        guard.finish(&answer("a"));
+        drop(guard);
+        assert!(matches!(attempt_cache.begin(key(1)), Lookup::Finished(..)));
     }
 
     #[test]
     fn should_take_a_task_of_another_incarnation_for_another_task() {
-        let ledger = Ledger::default();
-        do_task(&ledger, 1, &answer("a"));
-        ledger.cancel(&key(1).task);
+        let attempt_cache = AttemptCache::default();
+        do_task(&attempt_cache, 1, &answer("a"));
+        attempt_cache.cancel(&key(1).task);
         let again = Key { task: task(1, Some("later")), attempt: 1 };
-        let Dispatch::New(entry) = ledger.begin(again) else { panic!("it is new") };
-        assert_eq!(entry.running.stopped(), None);
+        let Lookup::New(guard) = attempt_cache.begin(again) else { panic!("it is new") };
+        assert_eq!(guard.state.stopped(), None);
     }
 
     #[test]
     fn should_forget_an_attempt_that_did_not_finish() {
-        let ledger = Ledger::default();
-        drop(ledger.begin(key(1)));
-        assert!(matches!(ledger.begin(key(1)), Dispatch::New(_)));
+        let attempt_cache = AttemptCache::default();
+        drop(attempt_cache.begin(key(1)));
+        assert!(matches!(attempt_cache.begin(key(1)), Lookup::New(_)));
     }
 
     #[test]
     fn should_forget_the_oldest_answers_by_number_and_by_size() {
-        let (ledger, small) = (Ledger::default(), answer("a"));
-        (0..=REMEMBERED).for_each(|number| do_task(&ledger, number, &small));
-        assert!(matches!(ledger.begin(key(0)), Dispatch::New(_)));
-        assert!(matches!(ledger.begin(key(1)), Dispatch::Finished(..)));
+        let (attempt_cache, small) = (AttemptCache::default(), answer("a"));
+        (0..=REMEMBERED).for_each(|number| do_task(&attempt_cache, number, &small));
+        assert!(matches!(attempt_cache.begin(key(0)), Lookup::New(_)));
+        assert!(matches!(attempt_cache.begin(key(1)), Lookup::Finished(..)));
         let large = answer(&"x".repeat(1 << 20));
         let larges = REMEMBERED + 1..REMEMBERED + 65;
-        larges.clone().for_each(|number| do_task(&ledger, number, &large));
-        assert!(matches!(ledger.begin(key(REMEMBERED)), Dispatch::New(_)));
-        assert!(matches!(ledger.begin(key(larges.end - 1)), Dispatch::Finished(..)));
-        assert!(ledger.state().bytes <= REMEMBERED_BYTES);
+        larges.clone().for_each(|number| do_task(&attempt_cache, number, &large));
+        assert!(matches!(attempt_cache.begin(key(REMEMBERED)), Lookup::New(_)));
+        assert!(matches!(attempt_cache.begin(key(larges.end - 1)), Lookup::Finished(..)));
+        assert!(attempt_cache.state().bytes <= REMEMBERED_BYTES);
     }
 
     #[test]
     fn should_remember_a_bounded_number_of_cancelled_tasks() {
-        let ledger = Ledger::default();
-        (0..=REMEMBERED).for_each(|number| ledger.cancel(&key(number).task));
-        for (number, stopped) in [(0, None), (1, Some(Stop::Cancelled))] {
-            let Dispatch::New(entry) = ledger.begin(key(number)) else { panic!("it is new") };
-            assert_eq!(entry.running.stopped(), stopped);
+        let attempt_cache = AttemptCache::default();
+        (0..=REMEMBERED).for_each(|number| attempt_cache.cancel(&key(number).task));
+        for (number, stopped) in [(0, None), (1, Some(StopReason::Cancelled))] {
+            let Lookup::New(guard) = attempt_cache.begin(key(number)) else { panic!("it is new") };
+            assert_eq!(guard.state.stopped(), stopped);
         }
     }
 }

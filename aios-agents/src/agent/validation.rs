@@ -1,4 +1,4 @@
-//! Finds everything that does not fit in a task's parameters.
+//! Checks the parameters of a task against type and schema, and reports every violation.
 
 use aios_core::{agent::TaskError, event::Payload};
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
@@ -8,7 +8,7 @@ use serde_path_to_error::Segment;
 
 use super::AgentError;
 
-/// What a schema may hold without refusing anything.
+/// Keywords of a schema that accept every value.
 const ANNOTATIONS: [&str; 9] = [
     "$schema",
     "$id",
@@ -21,7 +21,7 @@ const ANNOTATIONS: [&str; 9] = [
     "format",
 ];
 
-/// A JSON Schema, compiled unless it refuses nothing.
+/// A JSON Schema, compiled unless it accepts everything.
 pub(super) struct Schema {
     schema: Value,
     validator: Option<Validator>,
@@ -42,17 +42,17 @@ impl Schema {
         &self.schema
     }
 
-    /// Reads parameters that fit; else names everything that does not.
+    /// Decodes valid parameters; otherwise reports all violations.
     ///
-    /// Reads from the value that was checked: that is quicker than reading the text again, and both
-    /// see the same of a property that stands twice. Only numbers beyond 64 bits need the text.
+    /// Decodes from the value that was checked. That is faster than parsing the text again, and
+    /// both see the same value of a duplicate property. Only numbers beyond 64 bits need the text.
     pub(super) fn decode<T: DeserializeOwned>(&self, parameters: &Payload) -> Result<T, TaskError> {
         let Some(validator) = &self.validator else { return decode(parameters) };
         let value: Value = decode(parameters)?;
         if !validator.is_valid(&value) {
-            let faults: Vec<_> =
-                validator.iter_errors(&value).flat_map(|error| faults(&error)).collect();
-            return Err(TaskError::invalid_parameters(&faults));
+            let violations: Vec<_> =
+                validator.iter_errors(&value).flat_map(|error| violations(&error)).collect();
+            return Err(TaskError::invalid_parameters(&violations));
         }
         T::deserialize(&value).or_else(|_| decode(parameters))
     }
@@ -66,48 +66,48 @@ fn is_trivial(schema: &Value) -> bool {
     }
 }
 
-/// Path and description of one misfit. A missing or unknown property is named itself, not only the
-/// object around it.
-fn faults(error: &ValidationError<'_>) -> Vec<(String, String)> {
+/// Path and description of each violation in an error. For a missing or unknown property, the path
+/// is that of the property, not only of the object that contains it.
+fn violations(error: &ValidationError<'_>) -> Vec<(String, String)> {
     let path = error.instance_path().as_str();
     match error.kind() {
         ValidationErrorKind::Required { property: Value::String(name) } => {
-            vec![(child(path, name), "is missing".to_owned())]
+            vec![(join_pointer(path, name), "is missing".to_owned())]
         }
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => unexpected
             .iter()
-            .map(|name| (child(path, name), "is not a known property".to_owned()))
+            .map(|name| (join_pointer(path, name), "is not a known property".to_owned()))
             .collect(),
         _ => vec![(path.to_owned(), error.to_string())],
     }
 }
 
 /// The JSON pointer (RFC 6901) of a property.
-fn child(path: &str, name: &str) -> String {
+fn join_pointer(path: &str, name: &str) -> String {
     format!("{path}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-/// Reads JSON; what does not fit is named with its path. The path is only looked for once reading
-/// has failed, because tracking it costs.
+/// Decodes JSON. An error names the path of the invalid value. The path is determined only after
+/// decoding has failed, because tracking it is slow.
 pub(super) fn decode<T: DeserializeOwned>(parameters: &Payload) -> Result<T, TaskError> {
-    serde_json::from_str(parameters.as_str()).map_err(|error| misfit::<T>(parameters, &error))
+    serde_json::from_str(parameters.as_str()).map_err(|error| locate_error::<T>(parameters, &error))
 }
 
-fn misfit<T: DeserializeOwned>(parameters: &Payload, first: &serde_json::Error) -> TaskError {
+fn locate_error<T: DeserializeOwned>(parameters: &Payload, first: &serde_json::Error) -> TaskError {
     let mut deserializer = serde_json::Deserializer::from_str(parameters.as_str());
-    let fault = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+    let violation = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
         Ok(_) => (String::new(), first.to_string()),
         Err(error) => (pointer(error.path()), error.inner().to_string()),
     };
-    TaskError::invalid_parameters(&[fault])
+    TaskError::invalid_parameters(&[violation])
 }
 
 fn pointer(path: &serde_path_to_error::Path) -> String {
     path.iter().fold(String::new(), |path, segment| match segment {
         Segment::Seq { index } => format!("{path}/{index}"),
-        Segment::Map { key } => child(&path, key),
-        Segment::Enum { variant } => child(&path, variant),
+        Segment::Map { key } => join_pointer(&path, key),
+        Segment::Enum { variant } => join_pointer(&path, variant),
         Segment::Unknown => path,
     })
 }

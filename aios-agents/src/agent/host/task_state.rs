@@ -13,100 +13,103 @@ use tokio::sync::Notify;
 
 use super::slot::Slot;
 
-const GOING: u8 = 0;
+const ACTIVE: u8 = 0;
 const CANCELLED: u8 = 1;
 const ABANDONED: u8 = 2;
 
-/// The code of an attempt runs.
+/// The code of the attempt has begun.
 const BEGUN: u8 = 0;
-/// It waits for whatever runs it.
+/// The code waits in a queue, for example of an event loop.
 const QUEUED: u8 = 1;
-/// It must not begin any more: the task was given back.
+/// The code must not begin any more: the task was released to the broker.
 const WITHDRAWN: u8 = 2;
 
-/// A task while it is done: what its code and its surroundings tell each other.
+/// State of a running task, shared by its code and the host.
 #[derive(Debug, Default)]
-pub(super) struct Running {
+pub(super) struct TaskState {
     stop: AtomicU8,
     /// Shared with the queue that the code waits in.
     code: Arc<AtomicU8>,
     progress: Mutex<Option<Payload>>,
-    /// The same task, given again while it runs: the copy that the broker still has.
-    handed: Mutex<Option<Delivery>>,
+    /// The latest redelivery of the task while it runs. The broker may have forgotten the first
+    /// delivery.
+    redelivered: Mutex<Option<Delivery>>,
     slot: OnceLock<Weak<Slot>>,
     pub(super) changed: Notify,
 }
 
-/// Why a task is to stop.
+/// Why a task must stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// Somebody cancelled it; that is its answer.
+pub(super) enum StopReason {
+    /// The task was cancelled, which is its answer.
     Cancelled,
-    /// The host gives up; the task gets no answer here.
+    /// The host abandons the task, which gets no answer here.
     Abandoned,
 }
 
-impl Running {
-    /// The attempt occupies this slot.
+impl TaskState {
+    /// Records the slot of the attempt.
     pub(super) fn occupy(&self, slot: &Arc<Slot>) {
         // An attempt begins once.
         let _ = self.slot.set(Arc::downgrade(slot));
     }
 
-    /// Whether agents of this type do it; of any type without one.
+    /// Whether the task is of this agent type. Always true for `None`.
     pub(super) fn is_of(&self, agent_type: Option<&str>) -> bool {
         let slot = || self.slot.get().and_then(Weak::upgrade);
         agent_type.is_none_or(|wanted| slot().is_some_and(|slot| slot.agent_type() == wanted))
     }
 
-    pub(super) fn stop(&self, stop: Stop) {
+    pub(super) fn stop(&self, stop: StopReason) {
         let wanted = match stop {
-            Stop::Cancelled => CANCELLED,
-            Stop::Abandoned => ABANDONED,
+            StopReason::Cancelled => CANCELLED,
+            StopReason::Abandoned => ABANDONED,
         };
         self.stop.fetch_max(wanted, Ordering::AcqRel);
         self.changed.notify_waiters();
     }
 
-    pub(super) fn stopped(&self) -> Option<Stop> {
+    pub(super) fn stopped(&self) -> Option<StopReason> {
         match self.stop.load(Ordering::Acquire) {
-            GOING => None,
-            CANCELLED => Some(Stop::Cancelled),
-            _ => Some(Stop::Abandoned),
+            ACTIVE => None,
+            CANCELLED => Some(StopReason::Cancelled),
+            _ => Some(StopReason::Abandoned),
         }
     }
 
-    /// Gives the task up if its code has not begun; then it never begins. Returns whether it did.
+    /// Abandons the task if its code has not begun; the code then never begins. Returns whether it
+    /// did.
     pub(super) fn withdraw(&self) -> bool {
         let is_queued = exchange(&self.code, QUEUED, WITHDRAWN);
         if is_queued {
-            self.stop(Stop::Abandoned);
+            self.stop(StopReason::Abandoned);
         }
         is_queued
     }
 
-    /// Whether its code runs.
+    /// Whether the code has begun.
     pub(super) fn has_begun(&self) -> bool {
         self.code.load(Ordering::Acquire) == BEGUN
     }
 
-    /// Gives the task its delivery once more, because the broker may have forgotten the first. If
-    /// the task has ended meanwhile, the delivery goes back, to be answered again.
-    pub(super) fn hand_over(&self, delivery: Delivery) {
-        let older = self.handed().replace(delivery);
+    /// Hands over a redelivery, because the broker may have forgotten the first delivery. If the
+    /// task has just ended, the delivery is dropped, which releases it, and the task is answered
+    /// again.
+    pub(super) fn redeliver(&self, delivery: Delivery) {
+        let older = self.redelivered().replace(delivery);
         drop(older);
         self.changed.notify_waiters();
     }
 
-    pub(super) fn take_handed(&self) -> Option<Delivery> {
-        self.handed().take()
+    pub(super) fn take_redelivered(&self) -> Option<Delivery> {
+        self.redelivered().take()
     }
 
-    fn handed(&self) -> MutexGuard<'_, Option<Delivery>> {
-        self.handed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn redelivered(&self) -> MutexGuard<'_, Option<Delivery>> {
+        self.redelivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a sign of life waits to be sent.
+    /// Whether progress waits to be sent with a heartbeat.
     pub(super) fn has_progress(&self) -> bool {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
@@ -116,9 +119,9 @@ impl Running {
         progress.take().unwrap_or_default()
     }
 
-    /// Completes when the host gives the task up.
+    /// Completes when the host abandons the task.
     pub(super) async fn abandoned(&self) {
-        self.until(|running| running.stopped() == Some(Stop::Abandoned)).await;
+        self.until(|running| running.stopped() == Some(StopReason::Abandoned)).await;
     }
 
     async fn until(&self, reached: impl Fn(&Self) -> bool + Send) {
@@ -133,7 +136,7 @@ impl Running {
     }
 }
 
-impl TaskControl for Running {
+impl TaskControl for TaskState {
     fn heartbeat(&self, progress: Payload) {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
         self.changed.notify_waiters();

@@ -1,4 +1,4 @@
-//! Names of the events and addresses of one agent type.
+//! Event types and addresses of an agent type.
 
 use aios_core::{
     agent::Name,
@@ -7,9 +7,9 @@ use aios_core::{
     event::{EventError, EventType},
 };
 
-/// Types of the events around agents of one type.
+/// Types of the events of one agent type.
 #[derive(Clone, Debug)]
-pub(super) struct Names {
+pub(super) struct AgentEventTypes {
     pub(super) assigned: EventType,
     pub(super) completed: EventType,
     pub(super) failed: EventType,
@@ -22,30 +22,30 @@ pub(super) struct Names {
     pub(super) status_changed: EventType,
 }
 
-impl Names {
+impl AgentEventTypes {
     pub(super) fn new(agent_type: &Name) -> Result<Self, EventError> {
-        let name = |action| EventType::new(agent::DOMAIN, agent_type.as_str(), action);
+        let of = |action| EventType::new(agent::DOMAIN, agent_type.as_str(), action);
         Ok(Self {
-            assigned: name(agent::TASK_ASSIGNED)?,
-            completed: name(agent::TASK_COMPLETED)?,
-            failed: name(agent::TASK_FAILED)?,
-            heartbeat: name(agent::TASK_HEARTBEAT)?,
-            cancelled: name(agent::TASK_CANCELLED)?,
-            attempt_confirmed: name(agent::ATTEMPT_CONFIRMED)?,
-            attempt_cancelled: name(agent::ATTEMPT_CANCELLED)?,
-            registered: name(agent::REGISTERED)?,
-            seen: name(agent::SEEN)?,
-            status_changed: name(agent::STATUS_CHANGED)?,
+            assigned: of(agent::TASK_ASSIGNED)?,
+            completed: of(agent::TASK_COMPLETED)?,
+            failed: of(agent::TASK_FAILED)?,
+            heartbeat: of(agent::TASK_HEARTBEAT)?,
+            cancelled: of(agent::TASK_CANCELLED)?,
+            attempt_confirmed: of(agent::ATTEMPT_CONFIRMED)?,
+            attempt_cancelled: of(agent::ATTEMPT_CANCELLED)?,
+            registered: of(agent::REGISTERED)?,
+            seen: of(agent::SEEN)?,
+            status_changed: of(agent::STATUS_CHANGED)?,
         })
     }
 }
 
-/// The group that shares the tasks of a type.
+/// The group that shares the tasks of an agent type.
 pub(crate) fn group_of(agent_type: &Name) -> Result<Group, InvalidAddress> {
     Group::new(format!("agents.{agent_type}"))
 }
 
-/// An id that no agent can have.
+/// An agent id that is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the id of an agent consists of [A-Za-z0-9._-] and is not empty or too long, unlike {:?}", .0.text)]
 pub(crate) struct InvalidAgentId(pub(super) InvalidAddress);
@@ -53,11 +53,11 @@ pub(crate) struct InvalidAgentId(pub(super) InvalidAddress);
 /// The mailbox of one agent.
 pub(crate) fn mailbox_of(agent_type: &Name, agent_id: &str) -> Result<Mailbox, InvalidAgentId> {
     let id = Mailbox::new(agent_id).map_err(InvalidAgentId)?;
-    let cut = |_| InvalidAgentId(InvalidAddress { text: id.as_str().to_owned() });
-    Mailbox::new(format!("agents.{agent_type}.{agent_id}")).map_err(cut)
+    let too_long = |_| InvalidAgentId(InvalidAddress { text: id.as_str().to_owned() });
+    Mailbox::new(format!("agents.{agent_type}.{agent_id}")).map_err(too_long)
 }
 
-/// What to say if no agent takes the tasks that a type, or one agent, was given.
+/// The message for a task that no agent of its type, or not the one it was sent to, takes.
 pub(crate) fn no_agent(agent_type: &str, mailbox: Option<&Mailbox>) -> String {
     let agent_id = mailbox.and_then(|mailbox| {
         mailbox.as_str().strip_prefix("agents.")?.strip_prefix(agent_type)?.strip_prefix('.')
