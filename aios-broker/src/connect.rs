@@ -6,8 +6,8 @@ use crate::memory::MemoryBroker;
 
 /// Connects to the broker that a URL names by its scheme.
 ///
-/// `memory://`, or `memory:`, creates a new broker that is not shared. `amqp://` and `amqps://` are RabbitMQ
-/// and need the feature `rabbitmq`.
+/// `memory://`, or `memory:`, creates a new broker that is not shared. `amqp://` and `amqps://` are
+/// RabbitMQ and need the feature `rabbitmq`.
 ///
 /// # Errors
 ///
@@ -16,7 +16,7 @@ use crate::memory::MemoryBroker;
 ///
 /// # Cancel safety
 ///
-/// Cancelling leaves nothing behind.
+/// Cancel safe.
 pub async fn connect(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
     match url.split_once(':') {
         Some(("memory", "" | "//")) => Ok(Arc::new(MemoryBroker::new())),
@@ -26,8 +26,7 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
     }
 }
 
-/// Schemes that people expect, so that repeating them can't show a secret that was put in the wrong
-/// place.
+/// Schemes that may be repeated in an error without showing a misplaced secret.
 const EXPECTED: [&str; 20] = [
     "activemq",
     "gcppubsub",
@@ -51,7 +50,7 @@ const EXPECTED: [&str; 20] = [
     "zmq",
 ];
 
-/// Says what a URL begins with, and what may be meant.
+/// Builds the error for an unknown scheme, with a suggestion.
 fn unknown(scheme: Option<&str>) -> String {
     let begins = "a broker URL begins with memory:, amqp: or amqps:";
     let Some(scheme) = scheme.map(str::to_ascii_lowercase) else { return begins.to_owned() };
@@ -67,7 +66,7 @@ fn unknown(scheme: Option<&str>) -> String {
     format!("{begins}, not with {scheme}:; did you mean {meant}?")
 }
 
-/// Whether a letter was added, left out or changed, or two letters changed places.
+/// Whether the names differ by one inserted, deleted or replaced letter, or by two swapped letters.
 fn is_near(text: &str, word: &str) -> bool {
     let (text, word): (Vec<char>, Vec<char>) = (text.chars().collect(), word.chars().collect());
     let same = text.iter().zip(&word).take_while(|(one, other)| one == other).count();

@@ -15,7 +15,7 @@ impl HealthState {
         self.0.send_replace(health);
     }
 
-    /// Begins with the state now.
+    /// Begins with the current state.
     pub(crate) fn watch(&self) -> HealthWatch {
         HealthWatch::new(unfold((self.0.subscribe(), true), |(mut receiver, first)| async move {
             // The first item must be ready at once, so it does not pass tokio's task budget.

@@ -37,7 +37,7 @@ impl Failure {
     }
 }
 
-/// A failure is not lost because of what its details hold.
+/// A failure is never lost because its details are invalid.
 fn details<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
     let text = Box::<RawValue>::deserialize(deserializer)?;
     Ok(serde_json::from_str(text.get()).unwrap_or_else(|_| Value::from(text.get())))

@@ -15,7 +15,7 @@ pub struct RetryPolicy {
     pub max_attempts: u32,
     /// Delay after the first failure.
     pub initial_delay: Duration,
-    /// By what each further delay grows; below 1 counts as 1.
+    /// The factor by which each further delay grows; below 1 counts as 1.
     pub factor: f64,
     /// Longest delay.
     pub max_delay: Duration,
@@ -84,7 +84,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets by what each further delay grows.
+    /// Sets the factor by which each further delay grows.
     #[must_use]
     pub fn with_factor(mut self, factor: f64) -> Self {
         self.factor = factor;

@@ -15,7 +15,7 @@ use crate::health::HealthState;
 pub(super) struct Connection {
     pub(super) exchange: Arc<Exchange>,
     pub(super) health: HealthState,
-    /// Told when a consumer that was stopped has nothing in hand any more.
+    /// Notified when a stopped consumer has no unsettled deliveries left.
     pub(super) idle: Notify,
     state: Mutex<State>,
 }
@@ -30,7 +30,7 @@ struct State {
 enum Phase {
     #[default]
     Open,
-    /// Nothing is consumed any more; what is in hand is being settled, and may publish.
+    /// Consuming has ended. Unsettled deliveries are being settled, and handlers may still publish.
     Draining,
     Closed,
 }
@@ -48,7 +48,7 @@ impl Connection {
         }
     }
 
-    /// Adds the consumer that `make` makes, unless consuming has ended.
+    /// Adds the consumer that `make` returns, unless consuming has ended.
     pub(super) fn consume(
         &self,
         make: impl FnOnce() -> Result<Arc<Consumer>, BrokerError>,

@@ -1,7 +1,7 @@
 //! A broker in this process's memory: for programs of one process, for tests and for simulations.
 //!
-//! It does all that the [port](aios_core::broker) asks for, on an injected clock, and keeps nothing
-//! when the process ends.
+//! It implements the whole [port](aios_core::broker) on an injected clock. All events are lost when
+//! the process ends.
 
 mod connection;
 mod consumer;
@@ -28,9 +28,9 @@ use self::{connection::Connection, dead_letter::MemoryDeadLetters, exchange::Exc
 ///
 /// # Guarantees
 ///
-/// - An event goes into all queues it is meant for, or, if one of them is full, into none.
-/// - Released events go back to their place; retried and redriven ones queue up at the end.
-/// - Consumers of a group take turns by asking: one that is busy keeps at most its prefetch.
+/// - An event is appended to all of its queues or, if one of them is full, to none.
+/// - Released events return to their position; retried and redriven ones are appended.
+/// - Consumers of a group pull events: a busy one has at most its prefetch.
 ///
 /// # Examples
 ///
@@ -54,13 +54,13 @@ pub struct MemoryBroker {
 }
 
 impl MemoryBroker {
-    /// Makes a broker with the default [options](MemoryOptions::new).
+    /// Creates a broker with the default [options](MemoryOptions::new).
     #[must_use]
     pub fn new() -> Self {
         Self::connect(Arc::new(Exchange::new(MemoryOptions::new())))
     }
 
-    /// Makes a broker.
+    /// Creates a broker.
     ///
     /// # Errors
     ///
@@ -70,8 +70,8 @@ impl MemoryBroker {
         Ok(Self::connect(Arc::new(Exchange::new(options))))
     }
 
-    /// Makes another connection to the same broker, as another process would: it has the same
-    /// groups and mailboxes, and is closed by itself.
+    /// Creates another connection to the same broker, like that of another process: it has the same
+    /// groups and mailboxes, and is closed separately.
     #[must_use]
     pub fn new_connection(&self) -> Self {
         Self::connect(Arc::clone(&self.connection.exchange))

@@ -9,7 +9,7 @@ use aios_core::{
 const MOST_EVENTS: usize = 1_000_000_000;
 const MOST_BYTES: usize = 1 << 30;
 
-/// How a [`MemoryBroker`](super::MemoryBroker) behaves.
+/// Options of a [`MemoryBroker`](super::MemoryBroker).
 #[derive(Clone, Debug)]
 pub struct MemoryOptions {
     pub(super) clock: Arc<dyn Clock>,
@@ -31,15 +31,15 @@ impl MemoryOptions {
         }
     }
 
-    /// Sets the clock that delays and deadlines follow.
+    /// Sets the clock of delays and deadlines.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Sets how many events a group or mailbox keeps at most, 1 to 1,000,000,000: those that wait, those that
-    /// are delayed and the dead letters. When it is full, publishing is
+    /// Sets how many events a group or mailbox keeps at most, 1 to 1,000,000,000: those that wait,
+    /// those that are delayed and the dead letters. When it is full, publishing is
     /// [`Rejected`](BrokerError::Rejected). An event takes about 300 bytes in addition to its data.
     #[must_use]
     pub fn with_max_events(mut self, max_events: usize) -> Self {
@@ -47,15 +47,15 @@ impl MemoryOptions {
         self
     }
 
-    /// Sets how many bytes the names, data and metadata of an event have at most, 1 to 1 GiB. Larger
-    /// ones are [`TooLarge`](BrokerError::TooLarge).
+    /// Sets how many bytes the names, data and metadata of an event have at most, 1 to 1 GiB.
+    /// Larger ones are [`TooLarge`](BrokerError::TooLarge).
     #[must_use]
     pub fn with_max_event_bytes(mut self, max_event_bytes: usize) -> Self {
         self.max_event_bytes = max_event_bytes;
         self
     }
 
-    /// Sets what the jitter of delays is drawn from; the same seed gives the same delays.
+    /// Sets the seed of the jitter of delays. The same seed gives the same delays.
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;

@@ -20,12 +20,12 @@ use super::{
     topology,
 };
 
-/// How often, and with what pauses, to look whether letters that were put back are there.
+/// How often, and at which interval, to check whether requeued letters are visible.
 const LOOKS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The dead letters of one queue. Looking takes all of them from the queue for a moment, whatever
-/// the limit, so two that look at once see a part each.
+/// The dead letters of one queue. Reading temporarily takes all of them from the queue, regardless
+/// of the limit, so two concurrent readers each see a part.
 pub(super) struct RabbitMqDeadLetters {
     link: Arc<Link>,
     publisher: Arc<Publisher>,
@@ -66,12 +66,12 @@ impl RabbitMqDeadLetters {
     }
 }
 
-/// A look at the letters that are there now. What is not removed goes back when it ends.
+/// A view of the current letters. Letters that are not removed are requeued when it ends.
 struct Visit<'a> {
     letters: &'a RabbitMqDeadLetters,
     _connection: Arc<Connection>,
     channel: Channel,
-    /// How many there were.
+    /// How many letters there were.
     total: u32,
     taken: u32,
     removed: u32,
@@ -97,8 +97,8 @@ impl Visit<'_> {
         self.within("delete a dead letter", ack).await
     }
 
-    /// Puts the letters back, and waits a while until the queue has them: the next caller should
-    /// see them.
+    /// Requeues the letters, and waits briefly until the queue has them, so that the next caller
+    /// sees them.
     async fn end(self) -> Result<(), BrokerError> {
         let closing = self.channel.close(200, "done".into());
         self.within("close a channel", closing).await?;
@@ -129,7 +129,7 @@ impl DeadLetters for RabbitMqDeadLetters {
     async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
         let mut visit = self.visit().await?;
         let mut list = Vec::new();
-        // What goes back goes to the end, so only a look at all of them keeps their order.
+        // Requeued letters go to the end, so only reading all of them keeps their order.
         while let Some(letter) = visit.next().await? {
             if list.len() < limit {
                 list.extend(describe(&letter, self.link.options.clock.now()));
@@ -188,7 +188,7 @@ impl DeadLetters for RabbitMqDeadLetters {
     }
 }
 
-/// The id of a letter that is meant.
+/// The id of a selected letter.
 fn chosen(letter: &BasicGetMessage, selection: &DeadLetterFilter) -> Option<String> {
     let id = letter.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
     let meant = match id.parse::<EventId>() {
@@ -198,8 +198,8 @@ fn chosen(letter: &BasicGetMessage, selection: &DeadLetterFilter) -> Option<Stri
     meant.then_some(id)
 }
 
-/// Describes a letter; `None` for one that is not an event, which only purging or redriving all
-/// moves.
+/// Converts a message into a dead letter. Returns `None` if it is not an event; such a message is
+/// moved only when all are purged or redriven.
 fn describe(letter: &BasicGetMessage, now: Timestamp) -> Option<DeadLetter> {
     let text = std::str::from_utf8(&letter.data).ok()?;
     let event = Event::from_json(text).ok()?;

@@ -11,7 +11,7 @@ use lapin::{
     protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
 };
 
-/// Awaits an answer of the server, for a time.
+/// Awaits a response of the server, with a timeout.
 pub(super) async fn within<T>(
     clock: &dyn Clock,
     after: Duration,
@@ -33,7 +33,7 @@ pub(super) fn warn(error: &BrokerError, what: &'static str) {
     tracing::warn!(code = error.code(), error = %Chain(error), "{what}");
 }
 
-/// Whether the server stumbled, for example over a quorum queue that has no leader yet.
+/// Whether the server had an internal error, for example because a quorum queue has no leader yet.
 fn is_internal(error: &lapin::Error) -> bool {
     match error.kind() {
         ErrorKind::ProtocolError(error) => {
@@ -43,12 +43,12 @@ fn is_internal(error: &lapin::Error) -> bool {
     }
 }
 
-/// Whether the server knows the user, and does not let it, or has no such virtual host.
+/// Whether the server denies access to the user, or has no such virtual host.
 fn is_refused(error: &lapin::Error) -> bool {
     let ErrorKind::ProtocolError(error) = error.kind() else { return false };
     match error.kind() {
         AMQPErrorKind::Soft(code) => *code == AMQPSoftError::ACCESSREFUSED,
-        // The same code says that there are too many connections, which passes.
+        // The same code also means too many connections, which is transient.
         AMQPErrorKind::Hard(code) => {
             let text = error.get_message().as_str();
             *code == AMQPHardError::NOTALLOWED

@@ -25,7 +25,7 @@ impl Part {
     }
 }
 
-/// Makes one health out of two connections.
+/// Combines the health of two connections.
 #[derive(Debug)]
 pub(super) struct Reporter {
     overall: HealthState,
@@ -46,7 +46,7 @@ impl Reporter {
         self.set(part, Health::Reconnecting { since, cause: cause.into() });
     }
 
-    /// Reconnecting failed again, for this cause.
+    /// Records that reconnecting failed again.
     pub(super) fn still_down(&self, part: Part, cause: &str) {
         let since = {
             let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,7 +67,7 @@ impl Reporter {
         self.set(Part::Publishing, Health::Closed);
     }
 
-    /// Fails if the server takes no events, or nothing at all any more.
+    /// Fails if the server blocks publishers, or the broker is closed.
     pub(super) fn check_publishing(&self) -> Result<(), BrokerError> {
         match &*self.parts.lock().unwrap_or_else(PoisonError::into_inner) {
             [Health::Closed, _] => Err(BrokerError::Closed),
@@ -82,7 +82,7 @@ impl Reporter {
         self.overall.watch()
     }
 
-    /// The worse of both is shown; closing is final.
+    /// Reports the worse of both. Closing is final.
     fn set(&self, part: Part, health: Health) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let [publishing, consuming] = &mut *parts;

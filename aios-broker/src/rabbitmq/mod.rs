@@ -2,7 +2,7 @@
 //!
 //! All events go through one topic exchange. A group or mailbox is a quorum queue with a queue for
 //! its dead letters; events that are retried wait in delay queues. Publishing and consuming have a
-//! connection each, which a supervisor replaces when it dies; so are channels and consumers.
+//! connection each. Failed connections, channels and consumers are replaced.
 
 mod confirm;
 mod consume;
@@ -51,12 +51,13 @@ use crate::rng::SplitMix64;
 /// # Guarantees
 ///
 /// - `Ok` from publishing means that the server has confirmed the event: a quorum of its nodes has
-///   written it. When the connection dies first, the answer is
+///   written it. If the connection is lost first, the answer is
 ///   [`Uncertain`](BrokerError::Uncertain) at once.
 /// - Every await ends within a timeout of the options. Lost connections, channels and consumers
 ///   are replaced for as long as the broker is open.
-/// - An acknowledgement returns when it is on its way; AMQP has no answer to it. If it is lost, the
-///   event comes again. [`close`](Broker::close) waits until the server has handled them.
+/// - An acknowledgement returns when it is sent; AMQP has no response to it. If it is lost, the
+///   event is redelivered. [`close`](Broker::close) waits until the server has handled all
+///   acknowledgements.
 pub struct RabbitMqBroker {
     publishing: Arc<Link>,
     consuming: Arc<Link>,
@@ -77,23 +78,23 @@ impl RabbitMqBroker {
     ///
     /// # Cancel safety
     ///
-    /// Cancelling leaves nothing behind.
+    /// Cancel safe: closes the connections.
     pub async fn connect(url: &str) -> Result<Self, BrokerError> {
         Self::connect_with(RabbitMqOptions::new(url)).await
     }
 
-    /// Connects, trying again while the server is down until the options' deadline.
+    /// Connects, retrying until the connect deadline while the server is unavailable.
     ///
     /// Must be called within a tokio runtime, which then runs the broker's tasks.
     ///
     /// # Errors
     ///
-    /// [`BrokerError::InvalidConfiguration`] for invalid options; otherwise why the last
-    /// attempt failed.
+    /// [`BrokerError::InvalidConfiguration`] for invalid options; otherwise the error of the
+    /// last attempt.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling leaves nothing behind.
+    /// Cancel safe: closes the connections.
     pub async fn connect_with(options: RabbitMqOptions) -> Result<Self, BrokerError> {
         let options = options.with_url_parameters()?;
         let target = options.resolve()?;

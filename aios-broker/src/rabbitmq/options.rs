@@ -15,22 +15,22 @@ use url::Url;
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(24 * 86_400);
 
-/// Most events that wait for their confirm at once.
+/// Maximum number of unconfirmed events.
 const MAX_WINDOW: usize = 1_000_000;
 
 /// Largest message size that RabbitMQ can be configured to accept.
 const MAX_EVENT_BYTES: usize = 512 << 20;
 
-/// The most common fault of URLs that cannot be parsed.
+/// The most common error in URLs that cannot be parsed.
 const ENCODE: &str =
-    "characters such as / ? # @ : and % in a user or password have to be percent-encoded";
+    "characters such as / ? # @ : and % in a user or password must be percent-encoded";
 
 /// Longest prefix of the names of queues and exchanges, in bytes.
 const MAX_PREFIX: usize = 20;
 
-/// How a [`RabbitMqBroker`](super::RabbitMqBroker) connects and behaves.
+/// Options of a [`RabbitMqBroker`](super::RabbitMqBroker).
 ///
-/// Printing it shows no password and no key.
+/// `Debug` output contains no password and no key.
 #[derive(Clone)]
 pub struct RabbitMqOptions {
     url: String,
@@ -52,7 +52,7 @@ pub struct RabbitMqOptions {
 
 impl RabbitMqOptions {
     /// Connects to `amqp[s]://user:password@host:port/vhost`, which is parsed when connecting. Its
-    /// parameters win over what is set in code, and unknown ones are refused:
+    /// parameters take precedence over options set in code, and unknown ones are rejected:
     ///
     /// | parameter | value |
     /// |---|---|
@@ -95,7 +95,7 @@ impl RabbitMqOptions {
         self
     }
 
-    /// Shows this certificate to the server; certificate and PKCS #8 key in PEM.
+    /// Presents this client certificate to the server; certificate and PKCS #8 key in PEM.
     #[must_use]
     pub fn with_client_certificate(
         mut self,
@@ -125,7 +125,7 @@ impl RabbitMqOptions {
         self
     }
 
-    /// Sets the clock that deadlines and back-off follow; the server has its own.
+    /// Sets the clock of deadlines and back-off. The server uses its own.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -140,29 +140,29 @@ impl RabbitMqOptions {
         self
     }
 
-    /// Sets how long connecting may take, all attempts together.
+    /// Sets how long connecting may take, over all attempts.
     #[must_use]
     pub fn with_connect_deadline(mut self, deadline: Duration) -> Self {
         self.connect_deadline = deadline;
         self
     }
 
-    /// Sets how long publishing may take, waiting for room and for a connection included.
+    /// Sets how long publishing may take, including the wait for capacity and for a connection.
     #[must_use]
     pub fn with_publish_timeout(mut self, timeout: Duration) -> Self {
         self.publish_timeout = timeout;
         self
     }
 
-    /// Sets how long the server may take for any other answer.
+    /// Sets how long the server may take for any other response.
     #[must_use]
     pub fn with_operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout;
         self
     }
 
-    /// Sets how often a silent subscription is checked for events that it should have got, and the
-    /// publishing channel for confirms that do not come. What is silent at two checks is replaced.
+    /// Sets how often a silent subscription is checked for events that it should have received, and
+    /// the publishing channel for missing confirms. If two consecutive checks fail, it is replaced.
     #[must_use]
     pub fn with_watchdog(mut self, interval: Duration) -> Self {
         self.watchdog = interval;
@@ -176,7 +176,7 @@ impl RabbitMqOptions {
         self
     }
 
-    /// Sets how many events may wait for their confirm at once, from 1.
+    /// Sets how many events may be unconfirmed at once, at least 1.
     #[must_use]
     pub fn with_confirm_window(mut self, events: usize) -> Self {
         self.confirm_window = events;
@@ -193,7 +193,7 @@ impl RabbitMqOptions {
 
     /// Sets how often the server delivers an event whose consumer dies with it before it becomes a
     /// dead letter. Must not be below the attempts of any subscription's retry policy, and cannot
-    /// be changed for a group that exists.
+    /// be changed for an existing group.
     #[must_use]
     pub fn with_delivery_limit(mut self, deliveries: u32) -> Self {
         self.delivery_limit = deliveries;
@@ -204,14 +204,14 @@ impl RabbitMqOptions {
         &self.url
     }
 
-    /// Sets how large a frame may be, in bytes; the server may want smaller ones.
+    /// Sets the maximum frame size in bytes. The server may require a smaller one.
     #[must_use]
     pub fn with_frame_max(mut self, bytes: u32) -> Self {
         self.frame_max = Some(bytes);
         self
     }
 
-    /// Checks everything and parses the URL.
+    /// Validates all options and parses the URL.
     pub(super) fn resolve(&self) -> Result<Target, BrokerError> {
         let invalid =
             |reason: &str| BrokerError::InvalidConfiguration { reason: reason.to_owned() };
@@ -236,17 +236,17 @@ impl RabbitMqOptions {
             return Err(invalid(&format!("confirm_window must be 1 to {MAX_WINDOW}")));
         }
         if !(1..=MAX_EVENT_BYTES).contains(&self.max_event_bytes) {
-            return Err(invalid(&format!("max_event_bytes is 1 to {MAX_EVENT_BYTES}")));
+            return Err(invalid(&format!("max_event_bytes must be 1 to {MAX_EVENT_BYTES}")));
         }
         if self.delivery_limit == 0 {
-            return Err(invalid("delivery_limit begins at 1"));
+            return Err(invalid("delivery_limit must be at least 1"));
         }
         let is_plain = !self.prefix.contains(char::is_control);
         if self.prefix.is_empty() || self.prefix.len() > MAX_PREFIX || !is_plain {
-            return Err(invalid("a prefix has 1 to 20 bytes, none of them a control character"));
+            return Err(invalid("the prefix must have 1 to 20 bytes and no control characters"));
         }
         if self.tls != OwnedTLSConfig::default() && uri.scheme != AMQPScheme::AMQPS {
-            return Err(invalid("certificates need the scheme amqps"));
+            return Err(invalid("certificates require the scheme amqps"));
         }
         if uri.query.heartbeat == Some(0) {
             return Err(invalid("the heartbeat must be 1 to 65,535 seconds"));
@@ -259,7 +259,7 @@ impl RabbitMqOptions {
     }
 }
 
-/// Where to connect to, checked.
+/// A validated connection target.
 #[derive(Clone)]
 pub(super) struct Target {
     pub(super) uri: AMQPUri,
@@ -268,7 +268,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Where the server is, without the credentials.
+    /// The address of the server, without credentials.
     pub(super) fn server(&self) -> String {
         server(&self.uri)
     }
@@ -279,18 +279,18 @@ fn server(uri: &AMQPUri) -> String {
     format!("{scheme}://{}:{}, virtual host {vhost:?}", authority.host, authority.port)
 }
 
-/// Reads a URL. What lapin says about a bad one may contain all of it.
+/// Parses a URL. Errors of lapin are not used, because they may contain the whole URL.
 pub(super) fn uri(url: &str) -> Result<AMQPUri, BrokerError> {
     let invalid = |reason: String| BrokerError::InvalidConfiguration { reason };
     if !["amqp://", "amqps://"].iter().any(|scheme| url.starts_with(scheme)) {
-        return Err(invalid("the URL of RabbitMQ begins with amqp:// or amqps://".to_owned()));
+        return Err(invalid("the URL of RabbitMQ must begin with amqp:// or amqps://".to_owned()));
     }
     let parsed = Url::parse(url).map_err(|error| invalid(format!("the URL: {error}; {ENCODE}")))?;
     if parsed.path().contains('@') || parsed.query().is_some_and(|query| query.contains('@')) {
         return Err(invalid(format!("the URL: there is an @ after the host; {ENCODE}")));
     }
     url.parse().map_err(|_| {
-        invalid(format!("the URL: user, password, virtual host or a number is none; {ENCODE}"))
+        invalid(format!("the URL: invalid user, password, virtual host or number; {ENCODE}"))
     })
 }
 

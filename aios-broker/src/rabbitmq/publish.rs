@@ -31,9 +31,9 @@ pub(super) struct Outgoing {
     pub(super) routing_key: String,
     pub(super) body: Vec<u8>,
     pub(super) properties: BasicProperties,
-    /// Type of the event, where the routing key does not say it.
+    /// Type of the event, if it differs from the routing key.
     pub(super) event_type: Option<String>,
-    /// Whether being routed nowhere is an error.
+    /// Whether it is an error if no queue receives the event.
     pub(super) require_route: bool,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Job {
     pub(super) answers: Arc<Answers>,
 }
 
-/// How large an event the server takes, as far as it has said so.
+/// The server's size limit of events, if it is known.
 #[derive(Debug)]
 pub(super) struct SizeLimit(AtomicUsize);
 
@@ -76,14 +76,14 @@ impl SizeLimit {
         self.0.store(bytes, Ordering::Relaxed);
     }
 
-    /// Another server may take larger ones.
+    /// Forgets the limit, because another server may have a larger one.
     pub(super) fn forget(&self) {
         self.learn(usize::MAX);
     }
 }
 
 impl Job {
-    /// Answers every event of the job alike.
+    /// Answers every event of the job with the same error.
     pub(super) fn answer(self, error: &BrokerError) {
         for (index, _) in self.items {
             self.answers.set(index, Err(error.clone()));
@@ -91,7 +91,7 @@ impl Job {
     }
 }
 
-/// The answers of one call, as they come in.
+/// The answers of one call, as they arrive.
 #[derive(Debug)]
 pub(super) struct Answers {
     list: Mutex<Vec<Option<Result<(), BrokerError>>>>,
@@ -115,7 +115,7 @@ impl Answers {
         }
     }
 
-    /// Answers what was not answered, so that later answers come too late.
+    /// Answers all unanswered events. Later answers are ignored.
     fn finish(&self, rest: &BrokerError) -> Vec<Result<(), BrokerError>> {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         self.missing.store(0, Ordering::Release);
@@ -152,7 +152,7 @@ impl Publisher {
         Self { link, window: Arc::new(Semaphore::new(window)), jobs, size_limit }
     }
 
-    /// Publishes a user's events.
+    /// Publishes the events of a caller.
     pub(super) async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
         let mut copies = Vec::new();
         let mut encoded = Vec::with_capacity(batch.len());
@@ -174,7 +174,7 @@ impl Publisher {
         answers
     }
 
-    /// Publishes one event that is encoded already.
+    /// Publishes one encoded event.
     pub(super) async fn publish_one(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         self.send(vec![Ok(outgoing)]).await.pop().unwrap_or(Err(BrokerError::Uncertain))
     }
@@ -206,7 +206,7 @@ impl Publisher {
         answers.finish(&rest)
     }
 
-    /// Hands events over in pieces that fit into the window.
+    /// Passes on events in chunks that fit into the window.
     async fn enqueue(
         &self,
         mut items: Vec<(usize, Outgoing)>,
@@ -225,9 +225,9 @@ impl Publisher {
         Ok(())
     }
 
-    /// An event as it is sent. One that requires its mailbox is sent to that alone, and a copy to
-    /// the groups: the server says only that no queue got an event, not that one of several did
-    /// not.
+    /// Builds the messages of an event. An event that requires its mailbox is sent to the mailbox
+    /// alone, with a copy to the groups, because the server only reports that no queue received a
+    /// message, not that one of several did not.
     fn encode(&self, publish: Publish) -> (Result<Outgoing, BrokerError>, Option<Outgoing>) {
         let Publish { event, to, require_route } = publish;
         let body = match self.body(&event) {

@@ -3,7 +3,7 @@ use lapin::{
     protocol::{AMQPErrorKind, AMQPSoftError},
 };
 
-/// Why a server that does not take an event of this size closed the channel.
+/// The error with which a server closes the channel after an oversized event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Oversize {
     pub(super) limit: usize,
@@ -19,8 +19,8 @@ impl Oversize {
         Self::parse(error.get_message().as_str())
     }
 
-    /// `message size 20000000 is larger than configured max size 16777216`, in every version from 3.8
-    /// on; older words of it lack `configured`.
+    /// `message size 20000000 is larger than configured max size 16777216`, in every version since
+    /// 3.8; older texts lack `configured`.
     fn parse(text: &str) -> Option<Self> {
         let (_, sizes) = text.split_once("message size ")?;
         let (_, limit) = sizes.split_once(" is larger than ")?;

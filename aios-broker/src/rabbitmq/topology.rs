@@ -43,8 +43,8 @@ pub(super) fn dead_queue(prefix: &str, address: &Address) -> String {
     }
 }
 
-/// The routing key of a mailbox. No segment of it is one that a pattern can name, and it has as
-/// many as a type has, so that patterns match it only if they match every type.
+/// The routing key of a mailbox. It has as many segments as an event type, and no pattern can name
+/// any of them, so only patterns that match every type match it.
 pub(super) fn mailbox_key(mailbox: &Mailbox) -> String {
     format!("@.@{}.@", mailbox.as_str().replace('.', "/"))
 }
@@ -59,8 +59,8 @@ pub(super) async fn declare_exchange(link: &Link, channel: &Channel) -> Result<(
     within(clock, after, "declare the exchange", declared).await
 }
 
-/// Declares what a subscription needs. A server that is not ready, for example because a quorum queue
-/// has no leader yet, is asked again until the operation's timeout.
+/// Declares what a subscription needs. A server that is not ready, for example because a quorum
+/// queue has no leader yet, is asked again until the operation's timeout.
 pub(super) async fn declare(link: &Link, subscription: &Subscription) -> Result<(), BrokerError> {
     let clock = &link.options.clock;
     let deadline = clock.now() + link.options.operation_timeout;
@@ -74,8 +74,8 @@ pub(super) async fn declare(link: &Link, subscription: &Subscription) -> Result<
     }
 }
 
-/// Declares on a channel of its own: the server closes the channel if something exists with other
-/// properties.
+/// Declares on a separate channel, because the server closes the channel if an object exists with
+/// other properties.
 async fn declare_once(link: &Link, subscription: &Subscription) -> Result<(), BrokerError> {
     let (_connection, channel) = link.channel().await?;
     let address = &subscription.address;
@@ -95,7 +95,7 @@ async fn declare_once(link: &Link, subscription: &Subscription) -> Result<(), Br
     Ok(())
 }
 
-/// The queue as it is, if it is.
+/// Inspects an existing queue.
 pub(super) async fn inspect(
     link: &Link,
     channel: &Channel,
@@ -160,7 +160,7 @@ fn arguments(link: &Link, address: &Address, lifetime: Lifetime, dead: &str) -> 
             ("x-dead-letter-strategy", long("at-least-once")),
             ("x-overflow", long("reject-publish")),
         ]),
-        // Quorum queues can't go with their last consumer.
+        // Quorum queues can't be deleted automatically with their last consumer.
         Lifetime::Temporary => table([("x-queue-type", long("classic"))]),
     };
     if let Address::Mailbox(_) = address {
@@ -169,8 +169,8 @@ fn arguments(link: &Link, address: &Address, lifetime: Lifetime, dead: &str) -> 
     arguments
 }
 
-/// Dead letters are read and put back, any number of times; RabbitMQ 4 would drop them
-/// after 20 times by default.
+/// Dead letters are read and requeued any number of times. By default, RabbitMQ 4 would drop them
+/// after 20 times.
 fn dead_arguments(lifetime: Lifetime) -> FieldTable {
     match lifetime {
         Lifetime::Durable => table([

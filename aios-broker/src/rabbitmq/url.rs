@@ -10,12 +10,12 @@ const OF_LAPIN: [&str; 5] =
     ["auth_mechanism", "channel_max", "connection_timeout", "frame_max", "heartbeat"];
 
 impl RabbitMqOptions {
-    /// Sets what the parameters of the URL say. They win over what was set in code.
+    /// Applies the parameters of the URL. They take precedence over options set in code.
     ///
     /// # Errors
     ///
-    /// [`BrokerError::InvalidConfiguration`] for a parameter that is unknown or has no good value,
-    /// or a file that can't be read.
+    /// [`BrokerError::InvalidConfiguration`] for a parameter that is unknown or has an invalid
+    /// value, or a file that can't be read.
     pub(super) fn with_url_parameters(mut self) -> Result<Self, BrokerError> {
         super::options::uri(self.url())?;
         let url = Url::parse(self.url()).map_err(|error| invalid(format!("the URL: {error}")))?;
@@ -42,14 +42,14 @@ impl RabbitMqOptions {
                 "delivery_limit" => self.with_delivery_limit(number(&name, &value)?),
                 of_lapin if OF_LAPIN.contains(&of_lapin) => self,
                 unknown => {
-                    return Err(invalid(format!("the URL: no parameter {unknown:?} is known")));
+                    return Err(invalid(format!("the URL: unknown parameter {unknown:?}")));
                 }
             };
         }
         match (certificate, key) {
             (Some(certificate), Some(key)) => Ok(self.with_client_certificate(certificate, key)),
             (None, None) => Ok(self),
-            _ => Err(invalid("the URL: certfile and keyfile go together".to_owned())),
+            _ => Err(invalid("the URL: certfile and keyfile must be used together".to_owned())),
         }
     }
 }
@@ -61,11 +61,13 @@ fn file(name: &str, path: &str) -> Result<String, BrokerError> {
 
 fn seconds(name: &str, value: &str) -> Result<Duration, BrokerError> {
     let seconds = value.parse().ok().and_then(|value| Duration::try_from_secs_f64(value).ok());
-    seconds.ok_or_else(|| invalid(format!("the URL: {name} is a number of seconds, not {value:?}")))
+    seconds.ok_or_else(|| {
+        invalid(format!("the URL: {name} must be a number of seconds, not {value:?}"))
+    })
 }
 
 fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, BrokerError> {
-    value.parse().map_err(|_| invalid(format!("the URL: {name} is a number, not {value:?}")))
+    value.parse().map_err(|_| invalid(format!("the URL: {name} must be a number, not {value:?}")))
 }
 
 fn invalid(reason: String) -> BrokerError {

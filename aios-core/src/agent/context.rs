@@ -24,7 +24,7 @@ pub struct TaskInfo {
     pub agent_id: Arc<str>,
     /// Number of this attempt, from 1.
     pub attempt: u32,
-    /// When the attempt is given up.
+    /// When the attempt times out.
     pub deadline: Option<Timestamp>,
     /// Correlation, user and trace of the caller that assigned the task.
     pub metadata: Metadata,
@@ -46,8 +46,8 @@ pub trait TaskControl: Send + Sync {
         TaskSlot::default()
     }
 
-    /// The code of the task is queued; see [`TaskContext::queued`]. A host that gives no task back
-    /// does not have to know.
+    /// The code of the task is queued; see [`TaskContext::queued`]. A host that never
+    /// releases queued tasks can ignore this.
     fn queued(&self) -> TaskQueued {
         TaskQueued::default()
     }
@@ -59,13 +59,13 @@ pub trait TaskControl: Send + Sync {
 pub struct TaskQueued(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 
 impl TaskQueued {
-    /// Code that begins if `begin` says so; for those who run agents.
+    /// Queued code that begins if `begin` returns true; for agent hosts.
     pub fn new(begin: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(begin)))
     }
 
-    /// Says that the code begins now, and returns whether it may. It may not once the host has given
-    /// the task back to the broker.
+    /// Says that the code begins now, and returns whether it may. It may not once the host has
+    /// given the task back to the broker.
     #[must_use = "code that may not begin is run by another host"]
     pub fn begin(&self) -> bool {
         self.0.as_ref().is_none_or(|begin| begin())
@@ -86,7 +86,7 @@ impl fmt::Debug for TaskQueued {
 pub struct TaskSlot(Option<Arc<dyn Any + Send + Sync>>);
 
 impl TaskSlot {
-    /// A slot that becomes free when `held` is dropped; for those who run agents.
+    /// A slot that becomes free when `held` is dropped; for agent hosts.
     pub fn new(held: Arc<dyn Any + Send + Sync>) -> Self {
         Self(Some(held))
     }
@@ -107,7 +107,7 @@ pub struct TaskContext {
 }
 
 impl TaskContext {
-    /// Describes a task to an agent; for those who run agents.
+    /// Creates the context of a task; for agent hosts.
     #[must_use]
     pub fn new(info: TaskInfo, host: Arc<dyn TaskControl>) -> Self {
         Self { info, host, idempotency_key: OnceLock::new(), emitted: Mutex::new(Vec::new()) }
@@ -143,7 +143,7 @@ impl TaskContext {
         self.info.attempt
     }
 
-    /// When this attempt is given up; `None` means never.
+    /// When this attempt times out; `None` means never.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         self.info.deadline
@@ -155,8 +155,9 @@ impl TaskContext {
         &self.info.metadata
     }
 
-    /// Proof that the engine which gave the task owned its run: a system that keeps the highest epoch
-    /// of a shard can refuse what comes from an engine that lost it. `None` if no run gave the task.
+    /// Proof that the engine which gave the task owned its run: a system that keeps the highest
+    /// epoch of a shard can refuse what comes from an engine that lost it. `None` if no run gave
+    /// the task.
     #[must_use]
     pub fn fence(&self) -> Option<Fence> {
         let fence = self.info.metadata.extra.get("fence")?;
@@ -201,7 +202,7 @@ impl TaskContext {
         Ok(())
     }
 
-    /// Takes what was emitted so far; for those who run agents.
+    /// Takes the events emitted so far; for agent hosts.
     #[must_use]
     pub fn take_emitted(&self) -> Vec<Event> {
         std::mem::take(&mut *self.emitted.lock().unwrap_or_else(PoisonError::into_inner))
@@ -216,18 +217,18 @@ impl TaskContext {
 
     /// The slot that this task occupies among those that its host runs at the same time.
     ///
-    /// Hold it in code that can't be stopped, such as a blocking call on another thread. The code may
-    /// still run after the attempt timed out or was cancelled; as long as it does, the host takes
-    /// fewer tasks, instead of piling them up where nothing is left to run them.
+    /// Hold it in code that can't be stopped, such as a blocking call on another thread. The code
+    /// may still run after the attempt timed out or was cancelled; as long as it does, the host
+    /// takes fewer tasks, instead of piling them up where nothing is left to run them.
     pub fn slot(&self) -> TaskSlot {
         self.host.slot()
     }
 
     /// Says that the code of this task is queued, for a thread or an event loop, and has not begun.
     ///
-    /// Until it [begins](TaskQueued::begin) the host may give the task back to the broker, for others
-    /// to do: when this process stops, or when what runs the code is blocked. Code of which nothing is
-    /// said has begun.
+    /// Until it [begins](TaskQueued::begin) the host may give the task back to the broker, for
+    /// others to do: when this process stops, or when what runs the code is blocked. Code of which
+    /// nothing is said has begun.
     pub fn queued(&self) -> TaskQueued {
         self.host.queued()
     }
@@ -236,7 +237,7 @@ impl TaskContext {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it leaves nothing behind.
+    /// Cancel safe.
     pub async fn cancelled(&self) {
         self.host.cancelled().await;
     }

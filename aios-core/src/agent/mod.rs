@@ -51,7 +51,7 @@ pub trait Agent: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// An error from `?` is tried again as the task's retry policy says;
+    /// An error from `?` is retried according to the task's retry policy;
     /// [`terminal`](ResultExt::terminal) makes it final.
     ///
     /// # Cancel safety

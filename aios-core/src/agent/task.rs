@@ -16,13 +16,13 @@ impl TaskId {
         Self(name.into())
     }
 
-    /// The task that a run gives as this operation.
+    /// The task that a run assigns as this operation.
     #[must_use]
     pub fn of_run(run_id: &str, operation: u64) -> Self {
         Self(format!("{run_id}/{operation}").into())
     }
 
-    /// The run and the operation, if a workflow gave the task.
+    /// The run and the operation, if a workflow assigned the task.
     #[must_use]
     pub fn run(&self) -> Option<(&str, u64)> {
         let (run_id, operation) = self.0.rsplit_once('/')?;
@@ -121,13 +121,14 @@ pub struct TaskHeartbeat {
     /// How far it is, in the agent's own words.
     #[serde(default)]
     pub progress: Payload,
-    /// Whether the process of the agent has the task and has not begun it: it waits there for others to
-    /// end. The time of the attempt does not count yet.
+    /// Whether the process of the agent has the task and has not begun it: it waits there for
+    /// others to end. The time of the attempt does not count yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub waits: bool,
-    /// Whether the process of the agent asks if the attempt is still to be done, before it begins one that
-    /// may have been begun elsewhere. The engine answers with `agents.<type>.attempt_confirmed` or
-    /// `attempt_cancelled`, which name the event that asks as their cause.
+    /// Whether the process of the agent asks if the attempt is still to be done, before it begins
+    /// one that may have been begun elsewhere. The engine answers with
+    /// `agents.<type>.attempt_confirmed` or `attempt_cancelled`, which name the event that asks as
+    /// their cause.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asks: bool,
 }

@@ -3,13 +3,13 @@ use async_trait::async_trait;
 use super::BrokerError;
 use crate::event::{Event, EventId, Timestamp};
 
-/// An event that was given up.
+/// An event whose delivery was given up.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct DeadLetter {
     /// The event as it was published.
     pub event: Event,
-    /// Why it was given up.
+    /// The reason.
     pub reason: String,
     /// How often it was tried.
     pub attempts: u32,
@@ -18,7 +18,7 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// Describes an event that was given up.
+    /// Creates a dead letter.
     #[must_use]
     pub fn new(event: Event, reason: String, attempts: u32, first_failure: Timestamp) -> Self {
         Self { event, reason, attempts, first_failure }
@@ -28,7 +28,7 @@ impl DeadLetter {
 /// Which dead letters are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeadLetterFilter {
-    /// All that are there now.
+    /// All current dead letters.
     All,
     /// Those with one of these event ids.
     Ids(Vec<EventId>),
@@ -45,7 +45,7 @@ impl DeadLetterFilter {
     }
 }
 
-/// The events of one group or mailbox that were given up, and how many wait beside them.
+/// The dead letters of a group or mailbox, and the number of events that wait in it.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
     /// The oldest dead letters, at most `limit`. They stay where they are.
@@ -75,6 +75,7 @@ pub trait DeadLetters: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`BrokerError::UnknownAddress`] if the group or mailbox is gone; what the broker reports.
+    /// [`BrokerError::UnknownAddress`] if the group or mailbox no longer exists; errors of the
+    /// broker.
     async fn waiting(&self) -> Result<u64, BrokerError>;
 }

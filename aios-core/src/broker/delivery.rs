@@ -36,7 +36,8 @@ pub enum Settlement {
 /// How an adapter settles one delivery.
 #[async_trait]
 pub trait Acknowledger: Send + Sync {
-    /// Settles, and returns when the broker has taken it as far as its protocol tells.
+    /// Settles the delivery. Returns when the broker has accepted the settlement, as far as its
+    /// protocol confirms that.
     async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError>;
 
     /// Releases without waiting; called when a delivery is dropped.
@@ -52,8 +53,8 @@ pub struct Delivery {
     pub event: Event,
     /// The number of this attempt, from 1. Counts retries; releases do not count.
     pub attempt: u32,
-    /// Whether it may have been delivered before, to a handler that released it, failed, or was lost with
-    /// its connection. If not, no handler has had this copy of the event.
+    /// Whether it may have been delivered before, to a handler that released it, failed, or was
+    /// lost with its connection. If not, no handler has had this copy of the event.
     pub redelivered: bool,
     settle: Option<Box<dyn Acknowledger>>,
 }
@@ -105,12 +106,12 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// If the broker could not be told; the event will come again all the same.
+    /// If the broker could not be reached. The event is then redelivered.
     pub async fn release(self) -> Result<(), BrokerError> {
         self.settle(Settlement::Release).await
     }
 
-    /// Settles as a value says; the four methods above are its shorthands.
+    /// Settles with a [`Settlement`]. The four methods above are shorthands.
     ///
     /// # Errors
     ///
@@ -164,7 +165,7 @@ impl Deliveries {
     ///
     /// # Cancel safety
     ///
-    /// Cancelling loses nothing.
+    /// Cancel safe: no delivery is lost.
     pub async fn next(&mut self) -> Option<Result<Delivery, BrokerError>> {
         std::future::poll_fn(|context| self.0.as_mut().poll_next(context)).await
     }

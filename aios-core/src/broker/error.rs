@@ -30,15 +30,15 @@ pub enum BrokerError {
         /// How long.
         after: Duration,
     },
-    /// The event is larger than the broker takes.
-    #[error("the event has {bytes} bytes, the broker takes at most {limit}")]
+    /// The event is larger than the broker accepts.
+    #[error("the event has {bytes} bytes, the broker accepts at most {limit}")]
     TooLarge {
         /// Size of the event.
         bytes: usize,
         /// The limit.
         limit: usize,
     },
-    /// The broker takes no events for now, to protect its memory or disk.
+    /// The broker accepts no events for now, to protect its memory or disk.
     #[error("the broker is blocked: {reason}")]
     Blocked {
         /// The message of the broker.

@@ -22,7 +22,7 @@ pub enum Health {
         /// The cause.
         cause: Arc<str>,
     },
-    /// The broker takes no events, to protect its memory or disk; consuming continues.
+    /// The broker accepts no events, to protect its memory or disk. Consuming continues.
     Blocked {
         /// Since when.
         since: Timestamp,
@@ -33,8 +33,8 @@ pub enum Health {
     Closed,
 }
 
-/// Watches a broker's state: a stream that begins with the current state and continues with each change.
-/// A slow watcher skips to the latest state.
+/// Watches a broker's state: a stream that begins with the current state and continues with each
+/// change. A slow watcher skips to the latest state.
 #[must_use = "a watch does nothing unless it is read"]
 pub struct HealthWatch(Pin<Box<dyn Stream<Item = Health> + Send>>);
 
@@ -48,7 +48,7 @@ impl HealthWatch {
     ///
     /// # Cancel safety
     ///
-    /// Cancelling loses nothing.
+    /// Cancel safe.
     pub async fn next(&mut self) -> Option<Health> {
         std::future::poll_fn(|context| self.0.as_mut().poll_next(context)).await
     }

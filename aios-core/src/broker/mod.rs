@@ -32,11 +32,11 @@ use crate::event::Event;
 pub struct Publish {
     /// The event; its type is the routing key.
     pub event: Event,
-    /// A mailbox that gets it too, in addition to every group whose pattern matches.
+    /// A mailbox that also receives the event, in addition to every group whose pattern matches.
     pub to: Option<Mailbox>,
-    /// Whether it is an error, [`BrokerError::Unroutable`], if no consumer listens. If a mailbox is named, it is
-    /// the one that has to be there, whichever groups there are; they may have got the event all the
-    /// same.
+    /// Whether it is an error, [`BrokerError::Unroutable`], if no consumer listens. If a mailbox is
+    /// named, it is the one that has to be there, whichever groups there are; they may have got the
+    /// event all the same.
     pub require_route: bool,
 }
 
@@ -54,7 +54,7 @@ impl Publish {
         self
     }
 
-    /// Makes it an error if the mailbox is not there, or, if none is named, if no group takes the event.
+    /// Requires that the mailbox exists or, without a mailbox, that a group receives the event.
     #[must_use]
     pub fn with_required_route(mut self) -> Self {
         self.require_route = true;
@@ -92,10 +92,10 @@ pub trait Broker: Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// The group may have been declared; no consumer is left behind.
+    /// The group may have been declared, but no consumer remains.
     async fn subscribe(&self, subscription: Subscription) -> Result<Deliveries, BrokerError>;
 
-    /// The events of a group or mailbox that were given up.
+    /// Returns the dead letters of a group or mailbox.
     ///
     /// # Errors
     ///
@@ -111,6 +111,6 @@ pub trait Broker: Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`BrokerError::Timeout`] if deliveries were still in hand after `deadline`; they are
-    /// released. The broker is closed all the same.
+    /// released. The broker is closed in any case.
     async fn close(&self, deadline: Duration) -> Result<(), BrokerError>;
 }

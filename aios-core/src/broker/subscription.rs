@@ -1,10 +1,10 @@
 use super::{Address, BrokerError, Group, Mailbox};
 use crate::{event::Pattern, retry::RetryPolicy};
 
-/// How an event is treated whose last attempt failed.
+/// How an event is handled after its last attempt failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnExhausted {
-    /// It is kept among the dead letters.
+    /// It becomes a dead letter.
     #[default]
     DeadLetter,
     /// It is dropped. For events that may be lost.
@@ -17,11 +17,11 @@ pub enum Lifetime {
     /// It stays, and events wait in it while there is no consumer.
     #[default]
     Durable,
-    /// It goes with its last subscription, and what it holds goes too.
+    /// It is deleted with its last subscription, together with its events.
     Temporary,
 }
 
-/// A description of what to consume, and how.
+/// Describes what to consume, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subscription {
     /// The group or mailbox.
@@ -30,9 +30,9 @@ pub struct Subscription {
     pub patterns: Vec<Pattern>,
     /// How many unsettled deliveries this subscription holds at most, 1 to 65,535.
     pub prefetch: u16,
-    /// When a failed delivery comes again.
+    /// When a failed delivery is redelivered.
     pub retry: RetryPolicy,
-    /// How an event is treated whose last attempt failed.
+    /// How an event is handled after its last attempt failed.
     pub on_exhausted: OnExhausted,
     /// How long the group or mailbox lives.
     pub lifetime: Lifetime,
@@ -69,14 +69,14 @@ impl Subscription {
         self
     }
 
-    /// Sets when a failed delivery comes again.
+    /// Sets when a failed delivery is redelivered.
     #[must_use]
     pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Sets what becomes of an event whose last attempt failed.
+    /// Sets how an event is handled after its last attempt failed.
     #[must_use]
     pub fn with_on_exhausted(mut self, policy: OnExhausted) -> Self {
         self.on_exhausted = policy;
@@ -90,7 +90,7 @@ impl Subscription {
         self
     }
 
-    /// Checks what every adapter would refuse.
+    /// Checks the options that every adapter must reject.
     ///
     /// # Errors
     ///

@@ -36,7 +36,7 @@ pub enum EventError {
         /// The refused text, cut after 255 bytes.
         text: String,
     },
-    /// The type belongs to a domain whose events only aios itself writes.
+    /// The type belongs to a domain that is reserved for events of aios itself.
     #[error(
         "{event_type} belongs to the domain {domain}, whose events only aios writes; use a domain of your own"
     )]
@@ -58,7 +58,7 @@ pub enum EventError {
         /// The refused text.
         text: String,
     },
-    /// A CloudEvent lacks what an envelope needs.
+    /// A CloudEvent lacks an attribute that the envelope needs.
     #[error("the CloudEvent can't become an event: {reason}")]
     InvalidCloudEvent {
         /// The missing or unsupported attribute.

@@ -6,7 +6,7 @@ use serde::{
 };
 use serde_json::Value;
 
-/// How an event relates to others. Unknown fields are kept, both ways.
+/// How an event relates to others. Unknown fields are preserved when reading and writing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Metadata {
     /// Groups everything that one request caused.
@@ -15,7 +15,7 @@ pub struct Metadata {
     /// Id of the event that caused this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub causation_id: Option<Arc<str>>,
-    /// On whose behalf.
+    /// The user on whose behalf the event happened.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<Arc<str>>,
     /// W3C trace context: the parent span.
@@ -43,14 +43,14 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Whether nothing is set.
+    /// Whether no field is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Sets what is not set of correlation, cause, user and trace to what `origin` says, and the run
-    /// to that of `origin`.
+    /// Sets what is not set of correlation, cause, user and trace to what `origin` says, and the
+    /// run to that of `origin`.
     pub fn fill_from(&mut self, origin: &Self) {
         let fill = |ours: &mut Option<Arc<str>>, theirs: &Option<Arc<str>>| {
             if ours.is_none() {

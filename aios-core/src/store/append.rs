@@ -97,13 +97,13 @@ pub struct Append {
 }
 
 impl Append {
-    /// Appends to a stream whatever it holds, without a fence.
+    /// An append without an expected version or a fence.
     #[must_use]
     pub fn new(stream: StreamId, events: Vec<Event>) -> Self {
         Self { stream, expected: Expected::Any, events, fence: None }
     }
 
-    /// Sets what the writer believes about the stream.
+    /// Sets the expected version of the stream.
     #[must_use]
     pub fn with_expected(mut self, expected: Expected) -> Self {
         self.expected = expected;

@@ -13,8 +13,8 @@ pub enum StoreError {
         /// The version really found.
         actual: u64,
     },
-    /// The stream takes no more events: its run has ended.
-    #[error("stream {stream} takes no event after the one that ends its run")]
+    /// The stream accepts no more events, because its run has ended.
+    #[error("stream {stream} accepts no event after the one that ends its run")]
     StreamClosed {
         /// The stream.
         stream: StreamId,
@@ -45,8 +45,8 @@ pub enum StoreError {
         /// Length of the refused name.
         bytes: usize,
     },
-    /// An event is larger than the store takes.
-    #[error("event {id} has {bytes} bytes, the store takes at most {limit}")]
+    /// An event is larger than the store accepts.
+    #[error("event {id} has {bytes} bytes, the store accepts at most {limit}")]
     TooLarge {
         /// The event.
         id: EventId,
@@ -69,8 +69,8 @@ pub enum StoreError {
         /// Which database.
         database: String,
     },
-    /// The files of the database are no longer where they were opened, so that nothing can be stored
-    /// any more.
+    /// The files of the database are no longer where they were opened, so that nothing can be
+    /// stored any more.
     #[error("{database} was deleted, moved or replaced while it was open")]
     Gone {
         /// Which database.

@@ -14,7 +14,8 @@ pub const MAX_PAGE: usize = 10_000;
 ///
 /// - Each [`Append`] is atomic, and durable when it is answered with `Ok`.
 /// - Appends that are called at the same time share commits; one that fails does not touch another.
-/// - Positions are dense and in commit order: a reader that has read up to a position has missed nothing.
+/// - Positions are dense and in commit order: a reader that has read up to a position has missed
+///   nothing.
 /// - Read models change in the same transaction as the log.
 #[async_trait]
 pub trait EventStore: Debug + Send + Sync + 'static {
@@ -25,9 +26,9 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// repeating an append is safe, and [`Appended::repeated`] tells it apart. It is
     /// [`StoreError::DuplicateEvent`] if only some are, or if an id is stored in another stream.
     ///
-    /// The event that ends a run [`closes`](crate::catalog::closes) its stream. Any other append to a closed
-    /// stream that would be accepted otherwise is [`StoreError::StreamClosed`], also within one
-    /// batch, and so is an append in which anything follows such an event.
+    /// The event that ends a run [`closes`](crate::catalog::closes) its stream. Any other append to
+    /// a closed stream that would be accepted otherwise is [`StoreError::StreamClosed`], also
+    /// within one batch, and so is an append in which anything follows such an event.
     ///
     /// # Cancel safety
     ///
@@ -47,9 +48,9 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError>;
 
-    /// The first events of several streams, at most `limit` of each, in the order of `streams`: what
-    /// [`read_stream`](Self::read_stream) returns for each of them. A store may read them all at
-    /// once, so pass few streams, and read few events of each.
+    /// The first events of several streams, at most `limit` of each, in the order of `streams`:
+    /// what [`read_stream`](Self::read_stream) returns for each of them. A store may read them all
+    /// at once, so pass few streams, and read few events of each.
     ///
     /// # Errors
     ///
@@ -74,9 +75,9 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError>;
 
     /// The events of the log with a position above `after` and up to `up_to`, in order, without
-    /// those whose type one of the patterns matches: for who looks for a few events among many. A
-    /// store need not load what is left out. All of the range is returned at once, so keep it
-    /// short.
+    /// those whose type one of the patterns matches. Use this to find a few events among many. A
+    /// store may skip excluded events without loading them. The whole range is returned at once, so
+    /// keep it short.
     ///
     /// # Errors
     ///
@@ -119,7 +120,7 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// Cancelling loses nothing.
+    /// Cancel safe.
     async fn wait_for(&self, after: u64) -> Result<u64, StoreError>;
 }
 

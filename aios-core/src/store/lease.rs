@@ -184,11 +184,11 @@ pub trait Leases: Send + Sync + 'static {
     /// Errors reported by the backend.
     async fn leases(&self) -> Result<Vec<Lease>, StoreError>;
 
-    /// Waits until leases were released more often than `seen` says, and returns how often that was,
-    /// to be passed to the next call. The count begins at 0 with each handle. Releases of this process
-    /// wake it at once; those of others by a hint, which may be lost: a caller that needs to know for sure
-    /// asks for [`leases`](Self::leases) from time to time. A store that gives no hints never returns,
-    /// as this does unless it is overridden.
+    /// Waits until leases were released more often than `seen` says, and returns how often that
+    /// was, to be passed to the next call. The count begins at 0 with each handle. Releases of this
+    /// process wake it at once; those of others by a hint, which may be lost: a caller that needs
+    /// to know for sure asks for [`leases`](Self::leases) from time to time. A store that gives no
+    /// hints never returns, as this does unless it is overridden.
     ///
     /// # Errors
     ///
@@ -196,7 +196,7 @@ pub trait Leases: Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// Cancelling loses nothing.
+    /// Cancel safe.
     async fn wait_for_release(&self, _seen: u64) -> Result<u64, StoreError> {
         std::future::pending().await
     }

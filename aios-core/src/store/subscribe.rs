@@ -27,7 +27,7 @@ impl<S: EventStore + ?Sized> LogSubscription<S> {
     ///
     /// # Cancel safety
     ///
-    /// Cancelling loses nothing.
+    /// Cancel safe.
     pub async fn next(&mut self) -> Result<RecordedEvent, StoreError> {
         loop {
             if let Some(recorded) = self.page.pop_front() {
