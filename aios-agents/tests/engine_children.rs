@@ -17,6 +17,7 @@ use aios_core::{
     store::{PageRequest, RunFilter},
 };
 use futures_util::future::join_all;
+use tokio::sync::Notify;
 
 use crate::{
     faulty::{Fault, FaultyStore, holds, store_unavailable},
@@ -136,6 +137,34 @@ async fn should_leave_no_child_running_whenever_the_cancellation_comes() {
         kids(&store, "running").await + kids(&store, "cancelling").await == 0
     })
     .await;
+}
+
+/// A child whose start is under way when its parent is cancelled is cancelled with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_child_that_is_being_started() {
+    let faulty = FaultyStore::new(store());
+    let (arrived, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (arrives, opens) = (Arc::clone(&arrived), Arc::clone(&gate));
+    faulty.on_append(move |append| {
+        let is_kid = append.events.iter().any(|event| event.event_type.entity() == "kid");
+        let (arrives, opens) = (Arc::clone(&arrives), Arc::clone(&opens));
+        (is_kid && holds(append, "started")).then(|| {
+            Fault::After(Box::pin(async move {
+                arrives.notify_one();
+                opens.notified().await;
+            }))
+        })
+    });
+    let (undone, store): (_, Arc<dyn Store>) = (Arc::default(), Arc::clone(&faulty) as _);
+    let runtime = family(&store, &undone).start().await.unwrap();
+    let run = runtime.start("parent", &1).await.unwrap();
+    arrived.notified().await;
+    run.cancel("enough").await.unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(300), run.result::<u32>()).await;
+    assert!(waiting.is_err(), "it must not end before: {waiting:?}");
+    gate.notify_one();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    all_kids(&store, "cancelled", 1).await;
 }
 
 /// The engine dies between the cancellation of the parent and that of its children.

@@ -6,7 +6,6 @@ use std::{
 };
 
 use aios_core::{event::EventId, failure::Failure};
-use tokio::task::JoinHandle;
 
 use super::Driver;
 use crate::{
@@ -25,14 +24,24 @@ pub(super) struct Children {
     /// Whether the cancellation of the run was requested. Children started afterwards belong to its
     /// compensations.
     cancel_requested: bool,
-    /// Children that are being started.
-    starting: BTreeMap<u64, JoinHandle<()>>,
+    starting: Starts,
     /// A separate task, since it reads the store as the run does: reads that wait for each other
     /// must not be polled by one task.
     cancelling: JoinSet<Result<(), Failure>>,
     cancel_begun: bool,
     /// Why a child can never be cancelled, if there is one.
     uncancelled: Option<Failure>,
+}
+
+/// Children that are being started. A start that has begun is finished, even if the run leaves
+/// memory.
+#[derive(Default)]
+struct Starts(JoinSet<()>);
+
+impl Drop for Starts {
+    fn drop(&mut self) {
+        self.0.detach_all();
+    }
 }
 
 impl Children {
@@ -49,9 +58,27 @@ impl Children {
         }
     }
 
-    pub(super) fn starting(&mut self, operation: u64, starting: JoinHandle<()>) {
-        self.starting.retain(|_, starting| !starting.is_finished());
-        self.starting.insert(operation, starting);
+    /// Starts a child in a task of its own, because starting a child starts a driver.
+    pub(super) fn start(&mut self, starting: impl Future<Output = ()> + Send + 'static) {
+        self.starting.0.spawn(starting);
+    }
+
+    /// Whether a child is being started. The run must stay in memory until then: a cancellation
+    /// would not find a child that does not exist yet.
+    pub(super) fn is_starting(&self) -> bool {
+        !self.starting.0.is_empty()
+    }
+
+    /// Removes the starts that have ended. Ready once the last one has.
+    pub(super) fn poll_starting(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self.starting.0.poll_join_next(context) {
+                // A start that panicked started nothing.
+                Poll::Ready(Some(_)) if self.starting.0.is_empty() => return Poll::Ready(()),
+                Poll::Ready(Some(_)) => {}
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
     }
 
     /// Whether a request to cancel a child is not durable yet. The run must not end before it is.
@@ -113,11 +140,9 @@ async fn cancel(
     run_id: Arc<str>,
     incarnation: EventId,
     running: BTreeMap<u64, Box<str>>,
-    starting: BTreeMap<u64, JoinHandle<()>>,
+    mut starting: Starts,
 ) -> Result<(), Failure> {
-    for start in starting.into_values() {
-        // A start that panicked started nothing that could be cancelled.
-        let _ = start.await;
-    }
+    // A start that panicked started nothing that could be cancelled.
+    while starting.0.join_next().await.is_some() {}
     engine.cancel_children(&run_id, &incarnation, running).await
 }

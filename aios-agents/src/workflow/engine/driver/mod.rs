@@ -47,7 +47,6 @@ use super::{
 };
 use crate::{
     agent::{codes::AGENT_NOT_FOUND, mailbox_of},
-    task,
     workflow::{
         Execution,
         journal::{AgentEvent, ChildStarted, Codec, Entry, Parent, Record, TaskCancelled},
@@ -236,7 +235,10 @@ impl Driver {
             return Poll::Ready(DriverEvent::WorkReady);
         }
         let has_effects = self.execution.machine().has_effects();
-        if has_effects || self.children.poll_cancelling(context).is_ready() {
+        if has_effects
+            || self.children.poll_cancelling(context).is_ready()
+            || self.children.poll_starting(context).is_ready()
+        {
             return Poll::Ready(DriverEvent::WorkReady);
         }
         self.turns = 0;
@@ -254,7 +256,7 @@ impl Driver {
     fn is_idle(&mut self) -> bool {
         let is_ending = self.execution.outcome().is_some() && !self.is_paused();
         let is_busy = self.append.is_some() || self.has_records() || self.reread_timer.is_some();
-        if is_busy || is_ending || self.children.is_cancelling() {
+        if is_busy || is_ending || self.children.is_cancelling() || self.children.is_starting() {
             return false;
         }
         let machine = self.execution.machine();
@@ -355,13 +357,8 @@ impl Driver {
         let check = self.engine.clock.now() + self.engine.options.child_poll_interval;
         self.engine.timers.set(check, &self.run_id, child.operation);
         let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
-        let (operation, metadata) = (child.operation, self.metadata.clone());
-        let incarnation = self.incarnation.clone();
-        // In a separate task, because starting a child starts a driver like this one.
-        let starting = task::spawn(async move {
-            engine.start_child(run_id, incarnation, child, metadata).await;
-        });
-        self.children.starting(operation, starting);
+        let (incarnation, metadata) = (self.incarnation.clone(), self.metadata.clone());
+        self.children.start(engine.start_child(run_id, incarnation, child, metadata));
     }
 
     /// Notifies agents that a task is cancelled.
