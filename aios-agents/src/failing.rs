@@ -1,13 +1,14 @@
-//! Why something that runs in the background stopped by itself.
+//! The failure that stopped a background component.
 
 use aios_core::failure::Failure;
 use tokio::sync::watch;
 
-/// Characters that are kept of the message of a failure that is too large, and of its code.
-const KEPT: usize = 1000;
-const KEPT_OF_CODE: usize = 100;
+/// Maximum length in characters of the message of a truncated failure.
+const MAX_MESSAGE_CHARS: usize = 1000;
+/// Maximum length in characters of the code of a truncated failure.
+const MAX_CODE_CHARS: usize = 100;
 
-/// The failure that stopped something that runs in the background, once it did.
+/// The failure that stopped a background component, once it has stopped.
 #[derive(Debug)]
 pub(crate) struct Failing(watch::Sender<Option<Failure>>);
 
@@ -18,7 +19,7 @@ impl Default for Failing {
 }
 
 impl Failing {
-    /// Notes why it stopped; the first failure counts. Returns whether this is the first.
+    /// Sets the failure, unless one is set already. Returns whether this is the first.
     pub(crate) fn fail(&self, failure: Failure) -> bool {
         self.0.send_if_modified(|known| {
             let is_first = known.is_none();
@@ -29,16 +30,16 @@ impl Failing {
         })
     }
 
-    /// Why it stopped, if it did.
+    /// The failure, if there is one.
     pub(crate) fn failure(&self) -> Option<Failure> {
         self.0.borrow().clone()
     }
 
-    /// Completes when it stops by itself.
+    /// Completes when a failure is set.
     ///
     /// # Cancel safety
     ///
-    /// It can be called again.
+    /// This method is cancel safe: nothing is lost, and it can be called again.
     pub(crate) async fn failed(&self) -> Failure {
         let mut failing = self.0.subscribe();
         loop {
@@ -46,7 +47,7 @@ impl Failing {
                 return failure;
             }
             if failing.changed().await.is_err() {
-                // The sender lives as long as this, so this does not happen.
+                // Unreachable: `self` owns the sender.
                 std::future::pending::<()>().await;
             }
         }
@@ -56,7 +57,7 @@ impl Failing {
 /// Truncates a failure that is larger than the store accepts.
 pub(crate) fn truncate(failure: &Failure) -> Failure {
     let start = |text: &str, length| text.chars().take(length).collect::<String>();
-    Failure::new(start(&failure.code, KEPT_OF_CODE), start(&failure.message, KEPT))
+    Failure::new(start(&failure.code, MAX_CODE_CHARS), start(&failure.message, MAX_MESSAGE_CHARS))
 }
 
 #[cfg(test)]
@@ -78,7 +79,7 @@ mod tests {
         let long = Failure::new("É".repeat(5000), "é".repeat(5000));
         let cut = truncate(&long.with_details(serde_json::json!([1])));
         let lengths = (cut.code.chars().count(), cut.message.chars().count());
-        assert_eq!(lengths, (KEPT_OF_CODE, KEPT));
+        assert_eq!(lengths, (MAX_CODE_CHARS, MAX_MESSAGE_CHARS));
         assert!(cut.details.is_null());
     }
 }

@@ -101,7 +101,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod agent;
-mod counted;
+mod counting_store;
 pub mod declared;
 mod failing;
 pub mod middleware;

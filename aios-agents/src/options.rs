@@ -1,14 +1,14 @@
-//! What options of all kinds have in common: nothing that would spin, never happen, or not fit
-//! together.
+//! Validation shared by all options: durations that are too short or too long, and invalid retry
+//! policies.
 
 use std::time::Duration;
 
 use aios_core::{failure::Failure, retry::RetryPolicy};
 
-/// Longest time that an option takes: 100 years.
+/// Maximum duration of an option: 100 years.
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// Refuses a time below `least` or above [`LONGEST`].
+/// Rejects a duration below `least` or above [`LONGEST`].
 pub(crate) fn check_span(name: &str, span: Duration, least: Duration) -> Result<(), String> {
     if span < least {
         return Err(format!("{name} is at least {least:?}, not {span:?}"));
@@ -19,22 +19,22 @@ pub(crate) fn check_span(name: &str, span: Duration, least: Duration) -> Result<
     Ok(())
 }
 
-/// Refuses a timeout of a call that is over at once, or never.
+/// Rejects a timeout of a call below one millisecond or above [`LONGEST`].
 pub(crate) fn check_timeout(timeout: Option<Duration>) -> Result<(), String> {
     check_named("timeout", timeout)
 }
 
-/// As [`check_timeout`], of one that has another name.
+/// Like [`check_timeout`], for a timeout with another name.
 pub(crate) fn check_named(name: &str, timeout: Option<Duration>) -> Result<(), String> {
     timeout.map_or(Ok(()), |timeout| check_span(name, timeout, Duration::from_millis(1)))
 }
 
-/// The failure of a call with such options.
+/// The failure of a call with invalid options.
 pub(crate) fn refused(reason: String) -> Failure {
     Failure::new("INVALID_OPTIONS", reason)
 }
 
-/// Refuses a policy that can't be followed, or would try again without end and without pause.
+/// Rejects an invalid retry policy, for example one with neither a limit of attempts nor a delay.
 pub(crate) fn check_retry(name: &str, policy: &RetryPolicy) -> Result<(), String> {
     policy.validate().map_err(|invalid| format!("{name}: {invalid}"))
 }

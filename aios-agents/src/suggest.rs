@@ -1,10 +1,10 @@
-//! What somebody may have meant who named what there is not.
+//! Suggestions for misspelt names.
 
-/// Names shown at most.
+/// Maximum number of names in a hint.
 const SHOWN: usize = 10;
 
-/// Says, after a semicolon, which names there are, and which of them is close to `given`. Says nothing
-/// if there are none.
+/// A hint that begins with a semicolon: the name closest to `given`, and the existing names. Empty if
+/// there are no names.
 pub(crate) fn hint<S: AsRef<str>>(what: &str, given: &str, names: &[S]) -> String {
     if names.is_empty() {
         return String::new();
@@ -18,14 +18,14 @@ pub(crate) fn hint<S: AsRef<str>>(what: &str, given: &str, names: &[S]) -> Strin
     format!("{meant}; {what}: {}{rest}", shown.join(", "))
 }
 
-/// The name that is `given` but for a few letters.
+/// The name that is most similar to `given`, if one is similar enough.
 fn closest<'n, S: AsRef<str>>(given: &str, names: &'n [S]) -> Option<&'n str> {
-    let far = given.chars().count() / 3 + 1;
+    let limit = given.chars().count() / 3 + 1;
     let distances = names.iter().map(AsRef::as_ref).map(|name| (distance(given, name), name));
-    distances.filter(|(distance, _)| *distance <= far).min().map(|(_, name)| name)
+    distances.filter(|(distance, _)| *distance <= limit).min().map(|(_, name)| name)
 }
 
-/// How many letters have to be added, removed or changed (Levenshtein, 1965).
+/// The Levenshtein distance of two texts.
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();

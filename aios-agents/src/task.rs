@@ -1,6 +1,6 @@
-//! Where tasks begin: on tokio, and in a simulation by its turns.
+//! Spawning of tasks: on tokio, or under the control of a simulation.
 //!
-//! Nothing else in this crate spawns.
+//! All tasks of this crate are spawned here.
 
 use std::{
     future::Future,
@@ -17,7 +17,7 @@ where
     tokio::spawn(admitted(future))
 }
 
-/// Tasks that end with their set.
+/// A set of tasks that are aborted when it is dropped.
 #[derive(Debug)]
 pub(crate) struct JoinSet<T>(tokio::task::JoinSet<T>);
 
@@ -75,7 +75,7 @@ mod simulated {
     };
     use futures_util::future::Either;
 
-    /// The future itself, unless this thread simulates.
+    /// The future itself, or in a simulation a future that the simulation schedules.
     pub(super) fn admitted<F>(future: F) -> Either<F, BoxFuture<'static, F::Output>>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
@@ -101,7 +101,7 @@ mod simulated {
             .await;
             match output {
                 Some(output) => output,
-                // A simulation that says so without having polled the task has ended it.
+                // The simulation completed the task without polling it, which means that it ended it.
                 None => std::future::pending().await,
             }
         })
@@ -112,8 +112,8 @@ mod simulated {
 mod tests {
     use std::{fs, path::Path};
 
-    /// A simulation can't replace what it does not know of: a spawn that goes straight to tokio, and
-    /// tokio's choice at random between branches.
+    /// A simulation cannot control a task that is spawned directly on tokio, nor tokio's random choice
+    /// between branches.
     #[test]
     fn should_spawn_and_select_in_no_other_way() {
         let mut files = Vec::new();

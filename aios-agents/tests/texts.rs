@@ -31,9 +31,18 @@ async fn should_name_agent_operation_and_direction() {
         .await
         .unwrap();
     for (which, parts) in [
-        (0, ["task 2: agent \"doubler\" answered what is no Vec<String>", "invalid type"]),
-        (1, ["child 2: workflow \"leaf\" returned what is no Vec<String>", "invalid type"]),
-        (2, ["signal \"go\" (operation 2) carries what is no Vec<String>", "invalid type"]),
+        (0, ["task 2: the output of agent \"doubler\" is not a valid Vec<String>", "invalid type"]),
+        (
+            1,
+            ["child 2: the result of workflow \"leaf\" is not a valid Vec<String>", "invalid type"],
+        ),
+        (
+            2,
+            [
+                "operation 2: the payload of signal \"go\" is not a valid Vec<String>",
+                "invalid type",
+            ],
+        ),
         (3, ["the parameters do not fit agent doubler", "INVALID_PARAMETERS"]),
         (4, ["the input of workflow leaf does not fit", "INVALID_PARAMETERS"]),
         (5, ["no workflow leave is registered", "did you mean leaf?"]),

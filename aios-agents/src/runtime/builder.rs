@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{EngineOptions, Runtime, RuntimeError, single_task};
 use crate::{
     agent::{AgentDefinition, AgentHost, AgentSet, HostOptions, IntoDynAgent},
-    counted::CountedStore,
+    counting_store::CountingStore,
     declared::WorkflowName,
     projection::Running,
     workflow::{
@@ -170,7 +170,7 @@ impl RuntimeBuilder {
         }
         add(&mut registry, single_task::workflow()?, &source)?;
         let journals = self.store.as_ref().map(|store| Journals {
-            store: Arc::new(CountedStore::new(Arc::clone(store))),
+            store: Arc::new(CountingStore::new(Arc::clone(store))),
             clock: Arc::clone(&clock),
             registry: Arc::new(registry),
             source: Arc::clone(&source),
@@ -191,7 +191,7 @@ impl RuntimeBuilder {
             // processes.
             let store = journals
                 .as_ref()
-                .map(|journals| -> Arc<dyn Store> { Arc::<CountedStore>::clone(&journals.store) });
+                .map(|journals| -> Arc<dyn Store> { Arc::<CountingStore>::clone(&journals.store) });
             let host =
                 AgentHost::start(broker, clock, store, source, self.agents, self.host).await?;
             runtime.host = Some(host);

@@ -224,7 +224,7 @@ async fn send(
         Err(JournalError::Store(StoreError::DuplicateEvent { id: known })) if known == *id => {}
         Err(error @ JournalError::Ended { .. }) => {
             let reached = client.journals.current(run_id).await?.id;
-            if !client.journals.was_told(&reached, entry, id).await? {
+            if !client.journals.has_received(&reached, entry, id).await? {
                 return Err(error.into());
             }
         }

@@ -1,5 +1,5 @@
-//! Tests of workflows without a store, a broker or waiting: scripted agents, virtual time, and the
-//! replay of saved journals against today's code.
+//! Tests of workflows without a store, a broker or delays: scripted agents, virtual time, and the
+//! replay of saved journals against the current code.
 //!
 //! ```
 //! use std::time::Duration;

@@ -12,27 +12,27 @@ use crate::workflow::{
     journal::{Entry, decode, seed_of},
 };
 
-/// Why a saved journal does not fit today's code.
+/// Errors of replaying a saved journal.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// The events are no journal.
-    #[error("the events are no journal")]
+    /// An event cannot be decoded as an entry of a journal.
+    #[error("the events are not a journal")]
     Unreadable(#[from] EventError),
-    /// The first event does not start a run.
+    /// The first event is not the start of a run.
     #[error("the journal does not begin with the start of a run")]
     NoStart,
-    /// The code asks for something else than the journal says, or panics.
-    #[error("the code does not fit the journal")]
+    /// The code does not match the journal, or panics.
+    #[error("the code does not match the journal")]
     Blocked(#[source] Failure),
 }
 
-/// Replays a saved journal against a workflow: an error means that today's code would block the
-/// run. Nothing is executed that is not recorded.
+/// Replays a saved journal against a workflow. An error means that the current code would block the
+/// run. No step or task is executed.
 ///
 /// # Errors
 ///
-/// [`ReplayError`] says what does not fit.
+/// See [`ReplayError`].
 pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<(), ReplayError> {
     let entries: Vec<Entry> = journal.iter().map(decode).collect::<Result<_, _>>()?;
     let (Some(Entry::Started(started)), Some(first)) = (entries.first(), journal.first()) else {
@@ -45,7 +45,7 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
     let (name, version) = (workflow.name().clone(), started.version);
     let traceparent = first.metadata.traceparent.clone();
     let info = RunInfo { run_id, workflow: name, version, traceparent, fence: None };
-    execution.enter(&*workflow, info, started.input.clone());
+    execution.attach_code(&*workflow, info, started.input.clone());
     for (entry, event) in entries.iter().zip(journal) {
         execution.feed(entry.clone(), event.timestamp);
     }
@@ -54,14 +54,14 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
 
 async fn finish(mut execution: Execution) -> Result<(), Failure> {
     poll_fn(|context| execution.poll(context)).await;
-    let fits = execution.go_live();
-    if let Err(panic) = execution.cell.close() {
+    let replayed = execution.go_live();
+    if let Err(panic) = execution.shared.close() {
         std::panic::resume_unwind(panic);
     }
-    fits
+    replayed
 }
 
-/// The id of the run. A journal in which nothing names it has nothing that depends on it.
+/// The id of the run. If nothing in the journal names the run, nothing depends on its id.
 fn run_id(entries: &[Entry], journal: &[Event]) -> Arc<str> {
     let named = journal.first().and_then(|event| event.metadata.run_id.clone());
     let of_task = |entry: &Entry| match entry {

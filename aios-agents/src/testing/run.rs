@@ -26,49 +26,51 @@ const RUN_ID: &str = "test";
 /// Id of the event that starts every run under test.
 const STARTED_ID: &str = "test-started";
 
-/// A run that was tested.
+/// A finished test run.
 #[derive(Debug)]
 pub struct TestedRun {
     outcome: Option<Result<Payload, WorkflowError>>,
-    stuck: Option<Failure>,
+    blocked: Option<Failure>,
     journal: Vec<(Entry, Timestamp)>,
     elapsed: Duration,
     workflow: aios_core::agent::Name,
 }
 
 impl TestedRun {
-    /// What the workflow returned.
+    /// The result of the workflow.
     ///
     /// # Errors
     ///
-    /// The workflow's error; or, with the code `RUN_STALLED`, that nothing scripted lets it go on.
+    /// The workflow's error, or a failure with the code `RUN_STALLED` if the run waits for something that
+    /// is not scripted.
     pub fn result<T: DeserializeOwned>(&self) -> Result<T, WorkflowError> {
         match &self.outcome {
             Some(Ok(result)) => Ok(result.decode()?),
             Some(Err(error)) => Err(error.clone()),
             None => {
-                let waits =
-                    || Failure::new("RUN_STALLED", "the run waits for what is not scripted");
-                Err(WorkflowError::failed(self.stuck.clone().unwrap_or_else(waits)))
+                let waits = || {
+                    Failure::new("RUN_STALLED", "the run waits for something that is not scripted")
+                };
+                Err(WorkflowError::failed(self.blocked.clone().unwrap_or_else(waits)))
             }
         }
     }
 
-    /// How much virtual time has passed.
+    /// The elapsed virtual time.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.elapsed
     }
 
-    /// The journal, entry by entry.
+    /// The entries of the journal.
     pub fn journal(&self) -> impl Iterator<Item = &Entry> {
         self.journal.iter().map(|(entry, _)| entry)
     }
 
     /// Why the run is blocked, if it is.
     #[cfg(test)]
-    pub(super) fn misfit(&self) -> Option<&Failure> {
-        self.stuck.as_ref()
+    pub(super) fn block_reason(&self) -> Option<&Failure> {
+        self.blocked.as_ref()
     }
 
     /// The first entries of the journal.
@@ -77,11 +79,11 @@ impl TestedRun {
         self.journal.iter().take(count).cloned().collect()
     }
 
-    /// The journal as events, to be saved and given to [`replay`](super::replay()) later.
+    /// The journal as events, for saving and a later [`replay`](super::replay()).
     ///
     /// # Errors
     ///
-    /// If an entry can't be an event, which no run causes.
+    /// If an entry cannot be encoded as an event, which does not happen for the entries of a run.
     pub fn events(&self) -> Result<Vec<Event>, aios_core::event::EventError> {
         let codec = Codec::new(&self.workflow, "test".into())?;
         let encode = |(entry, at): &(Entry, Timestamp)| {
@@ -96,14 +98,14 @@ impl TestedRun {
     }
 }
 
-/// Plays store, broker, agents and clock for one run.
+/// Simulates the store, the broker, the agents and the clock for one run.
 pub(super) struct Simulation {
     test: WorkflowTest,
     clock: VirtualClock,
     execution: Execution,
     journal: Vec<(Entry, Timestamp)>,
     timers: BTreeMap<Timestamp, Vec<u64>>,
-    outside: BTreeMap<Timestamp, Vec<ExternalEvent>>,
+    external: BTreeMap<Timestamp, Vec<ExternalEvent>>,
 }
 
 impl Simulation {
@@ -116,7 +118,7 @@ impl Simulation {
         Self::resumed(test, input, vec![(Entry::Started(started), Timestamp::UNIX_EPOCH)])
     }
 
-    /// A run that has this journal already.
+    /// A run that resumes after this journal.
     pub(super) fn resumed(
         test: WorkflowTest,
         input: Payload,
@@ -125,7 +127,7 @@ impl Simulation {
         let clock = VirtualClock::default();
         let last = journal.last().map_or(Timestamp::UNIX_EPOCH, |(_, at)| *at);
         clock.advance(last.duration_since(Timestamp::UNIX_EPOCH));
-        let outside = outside(&test, &journal);
+        let external = pending_external(&test, &journal);
         let entries = journal.iter().map(|(entry, _)| entry);
         let (seed, clock_of_run) =
             (Seed::Incarnation(STARTED_ID.to_owned()), Arc::new(clock.clone()));
@@ -135,20 +137,20 @@ impl Simulation {
         let version = test.workflow.version();
         let (traceparent, fence) = (None, None);
         let info = RunInfo { run_id: RUN_ID.into(), workflow, version, traceparent, fence };
-        execution.enter(&*test.workflow, info, input);
-        Self { test, clock, execution, journal, timers: BTreeMap::new(), outside }
+        execution.attach_code(&*test.workflow, info, input);
+        Self { test, clock, execution, journal, timers: BTreeMap::new(), external }
     }
 
     pub(super) async fn run(mut self) -> TestedRun {
-        let stuck = self.begin().await.err();
-        while stuck.is_none() && self.turn().await {}
-        let stuck = stuck.or_else(|| self.execution.misfit());
-        if let Err(panic) = self.execution.cell.close() {
+        let blocked = self.begin().await.err();
+        while blocked.is_none() && self.turn().await {}
+        let blocked = blocked.or_else(|| self.execution.block_reason());
+        if let Err(panic) = self.execution.shared.close() {
             std::panic::resume_unwind(panic);
         }
         TestedRun {
             outcome: self.execution.outcome().cloned(),
-            stuck,
+            blocked,
             journal: self.journal,
             elapsed: self.clock.now().duration_since(Timestamp::UNIX_EPOCH),
             workflow: self.test.workflow.name().clone(),
@@ -159,19 +161,19 @@ impl Simulation {
         for (entry, at) in self.journal.clone() {
             self.execution.feed(entry, at);
         }
-        self.settle().await;
+        self.run_until_idle().await;
         self.execution.go_live()
     }
 
-    /// Lets the code run until it is quiet.
-    async fn settle(&mut self) {
+    /// Polls the code until it is idle.
+    async fn run_until_idle(&mut self) {
         poll_fn(|context| self.execution.poll(context)).await;
     }
 
-    /// Lets everything go on that can; `false` when the run has ended or nothing can.
+    /// Makes progress by one turn. Returns `false` if the run has ended or cannot make progress.
     async fn turn(&mut self) -> bool {
-        self.settle().await;
-        if self.execution.misfit().is_some() {
+        self.run_until_idle().await;
+        if self.execution.block_reason().is_some() {
             return false;
         }
         let recorded = self.execution.machine().take_recording();
@@ -183,7 +185,7 @@ impl Simulation {
         for effect in effects {
             self.perform(effect).await;
         }
-        // What the code asked for before it ended comes before its end.
+        // Requests that the code made before it ended are recorded before the end of the run.
         if moved {
             return true;
         }
@@ -191,7 +193,7 @@ impl Simulation {
             self.record_end().await;
             return false;
         }
-        if self.outside_came().await {
+        if self.deliver_external().await {
             return true;
         }
         if self.steps_run() {
@@ -205,7 +207,7 @@ impl Simulation {
         let now = self.clock.now();
         self.journal.push((entry.clone(), now));
         self.execution.feed(entry, now);
-        self.settle().await;
+        self.run_until_idle().await;
     }
 
     async fn record_end(&mut self) {
@@ -236,7 +238,7 @@ impl Simulation {
         }
     }
 
-    /// Has a scripted agent do a task.
+    /// Lets a scripted agent process a task.
     async fn answer(&mut self, task: AgentEvent<TaskAssigned>) {
         let AgentEvent { agent_type, data: TaskAssigned { task_id, parameters, attempt, .. } } =
             task;
@@ -257,10 +259,10 @@ impl Simulation {
         }
     }
 
-    /// Brings what is due from outside.
-    async fn outside_came(&mut self) -> bool {
+    /// Records external events that are due. Returns `false` if none are.
+    async fn deliver_external(&mut self) -> bool {
         let now = self.clock.now();
-        let due = self.outside.first_entry().filter(|entry| *entry.key() <= now);
+        let due = self.external.first_entry().filter(|entry| *entry.key() <= now);
         let Some(due) = due.map(std::collections::btree_map::OccupiedEntry::remove) else {
             return false;
         };
@@ -278,14 +280,14 @@ impl Simulation {
         true
     }
 
-    /// Waits until the code of a step has something to be recorded, or the run can't go on.
+    /// Waits until there is something to record, or the run is blocked.
     async fn await_steps(&mut self) {
         poll_fn(|context| {
             ready!(self.execution.poll(context));
             let machine = self.execution.machine();
             let moved = machine.has_recording() || machine.has_effects();
             drop(machine);
-            match moved || self.execution.misfit().is_some() {
+            match moved || self.execution.block_reason().is_some() {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }
@@ -293,7 +295,7 @@ impl Simulation {
         .await;
     }
 
-    /// Whether the code of a step waits for something real.
+    /// Whether the code of a step is waiting for real I/O.
     fn steps_run(&self) -> bool {
         let machine = self.execution.machine();
         machine.active().any(|(operation, request)| {
@@ -301,24 +303,24 @@ impl Simulation {
         })
     }
 
-    /// Moves the clock to whatever comes next; `false` if nothing does.
+    /// Advances the clock to the next timer or external event. Returns `false` if there is none.
     fn pass_time(&mut self) -> bool {
         let timer = self.timers.keys().next().copied();
-        let outside = self.outside.keys().next().copied();
-        let Some(next) = timer.into_iter().chain(outside).min() else { return false };
+        let external = self.external.keys().next().copied();
+        let Some(next) = timer.into_iter().chain(external).min() else { return false };
         self.clock.advance(next.duration_since(self.clock.now()));
         for operation in self.timers.remove(&next).unwrap_or_default() {
             let again = self.execution.machine().timer_due(operation, next);
             if let Some(operation) = again {
-                self.execution.cell.wake_step(operation);
+                self.execution.shared.wake_step(operation);
             }
         }
         true
     }
 }
 
-/// What is to come from outside after what a journal has of it.
-fn outside(
+/// The scripted external events that are not in the journal yet, by time.
+fn pending_external(
     test: &WorkflowTest,
     journal: &[(Entry, Timestamp)],
 ) -> BTreeMap<Timestamp, Vec<ExternalEvent>> {
@@ -329,11 +331,11 @@ fn outside(
         )
     };
     let came = journal.iter().filter(|(entry, _)| came(entry)).count();
-    let mut sorted = test.outside.clone();
+    let mut sorted = test.external.clone();
     sorted.sort_by_key(|(after, _)| *after);
-    let mut outside: BTreeMap<Timestamp, Vec<ExternalEvent>> = BTreeMap::new();
+    let mut external: BTreeMap<Timestamp, Vec<ExternalEvent>> = BTreeMap::new();
     for (after, what) in sorted.into_iter().skip(came) {
-        outside.entry(Timestamp::UNIX_EPOCH + after).or_default().push(what);
+        external.entry(Timestamp::UNIX_EPOCH + after).or_default().push(what);
     }
-    outside
+    external
 }

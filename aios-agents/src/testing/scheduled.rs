@@ -4,10 +4,10 @@ use tokio::runtime::{Builder, Handle};
 
 use crate::task::JoinSet;
 
-/// Polls a run where an engine would, in a task of a scheduler.
+/// Polls a run in a task of a scheduler, as an engine does.
 ///
-/// Elsewhere, for example on a thread that blocks on a runtime of several threads, tokio wakes at
-/// once what yields, and the branches of a run would take turns in another order.
+/// Elsewhere, for example on a thread that blocks on a multi-threaded runtime, tokio wakes yielding
+/// futures immediately, and the branches of a run would take turns in another order.
 ///
 /// # Cancel safety
 ///
@@ -29,6 +29,6 @@ pub(super) async fn scheduled<T: Send + 'static>(
             Ok(panic) => panic,
             Err(error) => Box::new(error.to_string()),
         }),
-        None => resume_unwind(Box::new("the run is gone")),
+        None => resume_unwind(Box::new("the run did not complete")),
     }
 }

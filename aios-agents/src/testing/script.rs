@@ -11,7 +11,7 @@ use crate::workflow::{FnWorkflow, Workflow, WorkflowContext, WorkflowError, mach
 
 type Script = Box<dyn Fn(&Payload) -> Result<Payload, TaskError> + Send + Sync>;
 
-/// Something that comes from outside.
+/// An event from outside of the run.
 #[derive(Clone, Debug)]
 pub(super) enum ExternalEvent {
     Signal(Box<str>, Payload),
@@ -20,12 +20,12 @@ pub(super) enum ExternalEvent {
     Resume,
 }
 
-/// A workflow under test, and what surrounds it.
+/// A workflow under test, with scripted agents, children and external events.
 pub struct WorkflowTest {
     pub(super) workflow: Arc<dyn Workflow>,
     pub(super) agents: HashMap<String, Script>,
     pub(super) children: HashMap<String, Script>,
-    pub(super) outside: Vec<(Duration, ExternalEvent)>,
+    pub(super) external: Vec<(Duration, ExternalEvent)>,
 }
 
 impl WorkflowTest {
@@ -44,13 +44,13 @@ impl WorkflowTest {
         Ok(Self::of(Arc::new(FnWorkflow::new(name, function)?)))
     }
 
-    /// Tests anything that can be run as a workflow.
+    /// Tests any workflow.
     #[must_use]
     pub fn of(workflow: Arc<dyn Workflow>) -> Self {
-        Self { workflow, agents: HashMap::new(), children: HashMap::new(), outside: Vec::new() }
+        Self { workflow, agents: HashMap::new(), children: HashMap::new(), external: Vec::new() }
     }
 
-    /// Scripts the agents of a type: every task is answered by this function.
+    /// Scripts the agents of a type: this function processes every task.
     #[must_use]
     pub fn agent<P, T>(
         mut self,
@@ -80,7 +80,8 @@ impl WorkflowTest {
         self
     }
 
-    /// Sends a signal at a time after the start. A payload that can't be JSON is sent as null.
+    /// Sends a signal at a time after the start. A payload that cannot be serialised to JSON is sent as
+    /// null.
     #[must_use]
     pub fn signal<T: Serialize + ?Sized>(
         mut self,
@@ -89,33 +90,33 @@ impl WorkflowTest {
         payload: &T,
     ) -> Self {
         let payload = Payload::encode(payload).unwrap_or_default();
-        self.outside.push((after, ExternalEvent::Signal(name.into(), payload)));
+        self.external.push((after, ExternalEvent::Signal(name.into(), payload)));
         self
     }
 
-    /// Asks for cancellation at a time after the start.
+    /// Requests cancellation at a time after the start.
     #[must_use]
     pub fn cancel(mut self, after: Duration, reason: impl Into<String>) -> Self {
-        self.outside.push((after, ExternalEvent::Cancel(reason.into())));
+        self.external.push((after, ExternalEvent::Cancel(reason.into())));
         self
     }
 
     /// Pauses the run at a time after the start.
     #[must_use]
     pub fn pause(mut self, after: Duration) -> Self {
-        self.outside.push((after, ExternalEvent::Pause));
+        self.external.push((after, ExternalEvent::Pause));
         self
     }
 
-    /// Lets the run go on at a time after the start.
+    /// Resumes the run at a time after the start.
     #[must_use]
     pub fn resume(mut self, after: Duration) -> Self {
-        self.outside.push((after, ExternalEvent::Resume));
+        self.external.push((after, ExternalEvent::Resume));
         self
     }
 
-    /// Runs the workflow until it ends, or until nothing that is scripted can let it go on. Time
-    /// passes only where everything waits, and then at once.
+    /// Runs the workflow until it ends or waits for something that is not scripted. Virtual time advances
+    /// only while everything waits.
     ///
     /// # Cancel safety
     ///
@@ -161,7 +162,7 @@ impl fmt::Debug for WorkflowTest {
         formatter
             .debug_struct("WorkflowTest")
             .field("workflow", self.workflow.name())
-            .field("outside", &self.outside)
+            .field("external", &self.external)
             .finish_non_exhaustive()
     }
 }

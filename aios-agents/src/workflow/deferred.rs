@@ -1,7 +1,8 @@
-//! Wakes that tokio puts off.
+//! Wakes that tokio defers.
 //!
-//! `tokio::task::yield_now` wakes its task when the scheduler has gone round, not at once. The code
-//! of a workflow is not quiet before that, or a replay could apply an entry that came later live.
+//! `tokio::task::yield_now` wakes its task after the scheduler has run other tasks, not immediately.
+//! The code of a workflow is not idle before that wake. Otherwise a replay could apply an entry before
+//! the wake that the live run applied after it.
 
 use std::{
     future::Future,
@@ -15,11 +16,11 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-/// Notices whether anything on this thread put a wake off, and tells when that wake has come.
+/// Detects deferred wakes on this thread, and waits for them.
 ///
-/// The scheduler keeps a list of the wakers that it is to wake later, and adds a waker only if it
-/// is not the last one in the list. So a probe that is added twice says whether anything was added
-/// in between.
+/// The scheduler keeps a list of deferred wakers and adds a waker only if it is not already the last
+/// one in the list. A probe that can be added twice therefore shows that another waker was added in
+/// between.
 #[derive(Debug)]
 pub(crate) struct Deferred {
     probe: Arc<Probe>,
@@ -35,7 +36,7 @@ struct Probe {
 }
 
 impl Deferred {
-    /// Begins to watch.
+    /// Begins to detect deferred wakes.
     pub(super) fn watch() -> Self {
         let probe = Arc::new(Probe::default());
         let waker = Waker::from(Arc::clone(&probe));
@@ -44,35 +45,35 @@ impl Deferred {
         deferred
     }
 
-    /// Assumes that something was put off.
+    /// Assumes that a wake was deferred.
     pub(super) fn assume(mut self) -> Self {
         self.found = true;
         self
     }
 
-    /// Notes what was put off since it was last asked.
+    /// Checks for wakes that were deferred since the last check.
     pub(super) fn check(&mut self) {
         self.found |= self.add();
     }
 
-    /// Forgets what was put off since it was last asked.
+    /// Ignores wakes that were deferred since the last check.
     pub(super) fn skip(&mut self) {
         self.add();
     }
 
-    /// Whether anything was put off that has not come yet.
+    /// Whether a deferred wake is outstanding.
     pub(super) fn is_outstanding(&self) -> bool {
         self.found && self.probe.woken.load(Ordering::Acquire) < self.added
     }
 
-    /// Completes when what was put off has come.
+    /// Completes when no deferred wake is outstanding.
     pub(super) fn poll(&self, context: &Context<'_>) -> Poll<()> {
         self.probe.task.register(context.waker());
         if self.is_outstanding() { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Adds the probe to the list; whether it was not the last one there. ExternalEvent of a scheduler
-    /// it is woken at once, as is everything else.
+    /// Adds the probe to the list and returns whether it was not already the last one. Outside of a
+    /// scheduler the probe is woken immediately, like every other waker.
     fn add(&mut self) -> bool {
         let before = Arc::strong_count(&self.probe);
         let yielding = pin!(tokio::task::yield_now());
@@ -102,7 +103,7 @@ mod tests {
     async fn should_notice_what_is_put_off_until_it_has_come() {
         let mut deferred = Deferred::watch();
         deferred.check();
-        assert!(!deferred.is_outstanding(), "nothing was put off");
+        assert!(!deferred.is_outstanding(), "nothing was deferred");
         let yielding = pin!(tokio::task::yield_now());
         assert!(yielding.poll(&mut Context::from_waker(Waker::noop())).is_pending());
         deferred.check();

@@ -10,24 +10,24 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{WorkflowContext, WorkflowError};
 
-/// Anything that the engine can run: a Rust function, a coroutine of another language, a
-/// definition written as data.
+/// A workflow that the engine can run: a Rust function, a coroutine of another language, or a
+/// definition given as data.
 pub trait Workflow: Send + Sync + 'static {
-    /// Its name.
+    /// Name of the workflow.
     fn name(&self) -> &Name;
 
-    /// Its version, from 1. A run goes on with the version that it was started with.
+    /// Version of the workflow, from 1. A run keeps the version it started with.
     fn version(&self) -> u32;
 
-    /// Runs it. The future must do nothing that is not deterministic except through `context`.
+    /// Runs the workflow. The future must be deterministic except for operations of `context`.
     fn run(
         &self,
         context: WorkflowContext,
         input: Payload,
     ) -> BoxFuture<'static, Result<Payload, WorkflowError>>;
 
-    /// How many clones of the waker it is polled with the future keeps by itself, apart from what
-    /// it awaits. For bindings of other languages; 0 for everything else.
+    /// Number of clones of its waker that the future keeps itself, in addition to those kept by what it
+    /// awaits. For bindings of other languages; 0 for all other workflows.
     fn kept_wakers(&self) -> usize {
         0
     }
@@ -48,7 +48,7 @@ where
     I: DeserializeOwned + Send + 'static,
     O: Serialize + 'static,
 {
-    /// Names a function; it is version 1.
+    /// Creates version 1 of a workflow from a function.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ where
     }
 }
 
-/// Reads the input, naming the JSON path of what does not fit.
+/// Decodes the input. An error names the JSON path of the invalid value.
 fn decode<I: DeserializeOwned>(input: &Payload) -> Result<I, Failure> {
     let mut json = serde_json::Deserializer::from_str(input.as_str());
     serde_path_to_error::deserialize(&mut json).map_err(|error| {

@@ -4,9 +4,10 @@ use aios_core::{agent::TaskError, event::Payload, failure::Failure};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// Why a workflow does not go on to a result.
+/// Why a workflow ended without a result.
 ///
-/// Made from any error by `?`. It is no [`Error`] itself, so that it can be made from all of them.
+/// `?` converts any error into it. It does not implement [`Error`] itself, which allows the conversion
+/// from all errors.
 #[derive(Clone, Debug)]
 pub struct WorkflowError(Kind);
 
@@ -18,12 +19,12 @@ pub(crate) enum Kind {
 }
 
 impl WorkflowError {
-    /// Code of failures that came from an arbitrary error.
+    /// Failure code of errors without a code of their own.
     pub const FAILED: &'static str = "WORKFLOW_FAILED";
-    /// Code of the failure of a cancelled run.
+    /// Failure code of a cancelled run.
     pub const CANCELLED: &'static str = "RUN_CANCELLED";
 
-    /// Code of the failure of operations that were not asked for by the code of their own run.
+    /// Failure code of operations requested outside of the code of their own run.
     pub const OUTSIDE: &'static str = "OPERATION_OUTSIDE_WORKFLOW";
 
     /// The workflow failed.
@@ -32,9 +33,9 @@ impl WorkflowError {
         Self(Kind::Failed(failure))
     }
 
-    /// Ends this run and goes on as a new one with an empty journal. Return it from the workflow.
+    /// Ends this run and continues as a new one with an empty journal. Return it from the workflow.
     ///
-    /// If `input` can't be JSON, this is a failure instead.
+    /// If `input` cannot be serialised to JSON, this is a failure instead.
     #[must_use]
     pub fn continue_as_new<T: Serialize + ?Sized>(input: &T) -> Self {
         match Payload::encode(input) {
@@ -47,7 +48,7 @@ impl WorkflowError {
         Self(Kind::Cancelled(failure))
     }
 
-    /// What went wrong; `None` if the run goes on as a new one.
+    /// The failure; `None` if the run continues as a new one.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         match &self.0 {
@@ -56,13 +57,13 @@ impl WorkflowError {
         }
     }
 
-    /// Code of the failure; empty if the run goes on as a new one.
+    /// Code of the failure; empty if the run continues as a new one.
     #[must_use]
     pub fn code(&self) -> &str {
         self.failure().map_or("", |failure| &failure.code)
     }
 
-    /// Adds to the failure which compensations failed.
+    /// Adds the failed compensations to the failure.
     pub(crate) fn with_failed_compensations(mut self, failed: &[Value]) -> Self {
         if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.0 {
             let cause = failure.details.take();
@@ -95,7 +96,7 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for WorkflowError {
     }
 }
 
-/// So that an error of a workflow can end a step or a compensation.
+/// Allows `?` on a workflow error in a step or a compensation.
 impl From<WorkflowError> for TaskError {
     fn from(error: WorkflowError) -> Self {
         let failure = error.failure().cloned();

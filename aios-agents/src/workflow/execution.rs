@@ -12,57 +12,57 @@ use aios_core::{
 
 use super::{
     RunInfo, Workflow, WorkflowContext, WorkflowError,
-    alarm::Alarm,
-    body::Body,
-    context::Cell,
+    context::SharedRun,
     deferred::Deferred,
     error::Kind,
     journal::{Completed, Continued, Entry, Failed, Seed},
     machine::Machine,
     turn::Turn,
+    wake_flag::WakeFlag,
+    workflow_future::WorkflowFuture,
 };
 
-/// How often the code may be polled without asking for anything and without an entry.
-const BUSY: u32 = 100_000;
-/// How many polls a wake counts for that the scheduler put off: it costs a round of the scheduler.
-const DEFERRED: u32 = 20;
-/// How often the code may be polled before others get a turn.
-const BURST: u32 = 1_000;
+/// Maximum number of polls without a new operation or entry.
+const MAX_BUSY_POLLS: u32 = 100_000;
+/// Number of polls that a deferred wake counts for, because it costs a round of the scheduler.
+const DEFERRED_WAKE_COST: u32 = 20;
+/// Maximum number of polls before the task yields.
+const MAX_BURST_POLLS: u32 = 1_000;
 
-/// The code of a run and its machine, without any I/O: applies entries and lets the code run.
+/// The code of a run and its machine, without any I/O: applies entries and polls the code.
 ///
-/// There is one loop, for live runs, replays and tests alike: one entry is applied, then the code
-/// is polled until it is quiet, then comes the next entry.
+/// Live runs, replays and tests share one loop: apply an entry, poll the code until it is idle, apply
+/// the next entry.
 pub(crate) struct Execution {
-    pub(crate) cell: Arc<Cell>,
-    body: Body,
-    /// Entries that are to be applied.
+    pub(crate) shared: Arc<SharedRun>,
+    code: WorkflowFuture,
+    /// Entries to apply.
     queue: VecDeque<(Entry, Timestamp)>,
-    /// Entries that came while the run was paused.
+    /// Entries that arrived while the run was paused.
     held: VecDeque<(Entry, Timestamp)>,
-    /// Whether what is held is applied before a cancellation, and how much there was to record
-    /// before.
+    /// Set while held entries are applied before a cancellation: the number of entries that were to be
+    /// recorded before.
     flushing: Option<usize>,
-    alarm: Alarm,
-    /// Whether something outside of the engine has the code's waker.
+    wake_flag: WakeFlag,
+    /// Whether something outside of the engine holds a clone of the code's waker.
     is_watched: bool,
-    /// How many of the code's wakers the workflow itself keeps.
+    /// Number of clones of the code's waker that the workflow itself keeps.
     kept: usize,
-    /// Wakes of the code that the scheduler has put off.
+    /// Wakes of the code that the scheduler has deferred.
     deferred: Option<Deferred>,
-    /// Polls since the code was quiet or asked for something.
+    /// Polls since the code was idle or reserved an operation.
     polls: u32,
-    /// How many operations the code had asked for when it was polled last.
-    asked: u64,
-    /// What is wrong with the code, apart from the journal and panics.
-    fault: Option<Failure>,
-    /// Whether the code was quiet when it was polled last, and nothing but a wake can change that.
-    is_quiet: bool,
+    /// Number of operations that the code had reserved at its last poll.
+    reserved: u64,
+    /// A violation by the code other than a journal mismatch or a panic.
+    violation: Option<Failure>,
+    /// Whether the code was idle after its last poll, so that only a wake can change that.
+    is_idle: bool,
 }
 
 impl Execution {
-    /// An execution that expects the code to ask for what `journal` says; nothing is applied yet.
-    /// `incarnation` is the id of the event that started the run, and `seed` what the run draws from.
+    /// Creates an execution that expects the requests recorded in `journal`. No entry is applied yet.
+    /// `incarnation` is the id of the event that started the run, and `seed` the seed of its UUIDs.
     pub(crate) fn new<'a>(
         run_id: Arc<str>,
         incarnation: Arc<str>,
@@ -72,40 +72,40 @@ impl Execution {
     ) -> Self {
         let mut machine = Machine::new(run_id, journal);
         machine.set_start(incarnation, seed);
-        let cell = Arc::new(Cell::new(machine, clock));
-        let alarm = Alarm::new(cell.run());
-        cell.set_code(alarm.waker().clone());
+        let shared = Arc::new(SharedRun::new(machine, clock));
+        let wake_flag = WakeFlag::new(shared.run());
+        shared.set_code(wake_flag.waker().clone());
         Self {
-            cell,
-            body: Body::absent(),
+            shared,
+            code: WorkflowFuture::none(),
             queue: VecDeque::new(),
             held: VecDeque::new(),
             flushing: None,
-            alarm,
+            wake_flag,
             is_watched: false,
             kept: 0,
             deferred: None,
             polls: 0,
-            asked: 0,
-            fault: None,
-            is_quiet: false,
+            reserved: 0,
+            violation: None,
+            is_idle: false,
         }
     }
 
-    /// Gives the run its code.
-    pub(crate) fn enter(&mut self, workflow: &dyn Workflow, info: RunInfo, input: Payload) {
-        let context = WorkflowContext::new(Arc::clone(&self.cell), Arc::new(info));
-        let _turn = Turn::Code(self.cell.run()).begin();
-        self.is_quiet = false;
+    /// Creates the future of the run's code.
+    pub(crate) fn attach_code(&mut self, workflow: &dyn Workflow, info: RunInfo, input: Payload) {
+        let context = WorkflowContext::new(Arc::clone(&self.shared), Arc::new(info));
+        let _turn = Turn::Code(self.shared.run()).begin();
+        self.is_idle = false;
         self.kept = workflow.kept_wakers();
-        self.body = Body::new(workflow, context, input);
+        self.code = WorkflowFuture::new(workflow, context, input);
     }
 
-    /// Ends the run before its code began.
+    /// Cancels a run whose code has not begun.
     pub(crate) fn cancel(&mut self, reason: String) {
         let failure = Failure::new(WorkflowError::CANCELLED, reason);
-        self.is_quiet = false;
-        self.body = Body::ended(Err(WorkflowError::cancelled(failure)));
+        self.is_idle = false;
+        self.code = WorkflowFuture::finished(Err(WorkflowError::cancelled(failure)));
     }
 
     /// Adds an entry to those that [`poll`](Self::poll) applies.
@@ -113,20 +113,19 @@ impl Execution {
         self.queue.push_back((entry, at));
     }
 
-    /// Applies every entry that was fed, in order, and lets the code run until it is quiet after
-    /// each of them. Completes when nothing is left to do; whatever wakes the code later wakes the
-    /// task that polls here.
+    /// Applies all queued entries in order, and polls the code until it is idle after each of them.
+    /// Completes when nothing is left to do. Later wakes of the code wake the polling task.
     pub(crate) fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
-        let mut is_settled = self.is_quiet && !self.alarm.set(context);
+        let mut is_settled = self.is_idle && !self.wake_flag.attach(context);
         if is_settled && self.queue.is_empty() {
             return Poll::Ready(());
         }
-        self.is_quiet = false;
+        self.is_idle = false;
         loop {
             if !std::mem::take(&mut is_settled) {
-                ready!(self.settle(context));
+                ready!(self.run_until_idle(context));
             }
-            if self.is_misfit() {
+            if self.must_block() {
                 self.queue.clear();
                 return Poll::Ready(());
             }
@@ -134,14 +133,14 @@ impl Execution {
             self.apply(&entry, at);
         }
         self.check_waits();
-        self.is_quiet = self.fault.is_none();
+        self.is_idle = self.violation.is_none();
         Poll::Ready(())
     }
 
-    /// The next entry to apply. While the run is paused, what does not end that is held.
+    /// The next entry to apply. While the run is paused, entries that do not end the pause are held.
     ///
-    /// A cancellation wins over a pause: what was held is applied before it, so that the code has
-    /// seen all that there is to compensate, but nothing is begun that it asks for meanwhile.
+    /// A cancellation overrides a pause. The held entries are applied before it, so that the code has
+    /// seen everything that needs compensation. Operations that it requests during that are not begun.
     fn next(&mut self) -> Option<(Entry, Timestamp)> {
         if let Some(recorded) = self.flushing {
             if let Some(held) = self.held.pop_front() {
@@ -169,102 +168,102 @@ impl Execution {
         None
     }
 
-    /// Applies one entry and wakes the code, if that is news to it.
+    /// Applies one entry and wakes the code, if the entry concerns it.
     fn apply(&mut self, entry: &Entry, at: Timestamp) {
-        self.alarm.mute();
+        self.wake_flag.detach();
         let applied = self.machine().apply(entry, at);
         match applied {
-            Err(mismatch) => self.cell.refuse(mismatch),
-            Ok(Some(operation)) => self.cell.release(operation),
+            Err(mismatch) => self.shared.set_mismatch(mismatch),
+            Ok(Some(operation)) => self.shared.release(operation),
             Ok(None) => match entry {
                 Entry::CancelRequested(_) => {
-                    // A result that is not in the journal yet comes too late.
-                    self.body.cancel();
-                    self.cell.wake_cancelled();
+                    // A result that is not in the journal yet is dropped.
+                    self.code.cancel();
+                    self.shared.wake_cancelled();
                 }
-                Entry::Resumed => self.cell.wake_all(),
+                Entry::Resumed => self.shared.wake_all(),
                 Entry::Started(_) => self.wake_code(),
                 _ => {}
             },
         }
     }
 
-    /// Ends the replay. What was fed has to be applied before.
+    /// Ends the replay. All queued entries must have been applied.
     pub(crate) fn go_live(&mut self) -> Result<(), Failure> {
-        if let Some(failure) = self.misfit() {
+        if let Some(failure) = self.block_reason() {
             return Err(failure);
         }
-        self.is_quiet = false;
+        self.is_idle = false;
         self.machine().go_live().map_err(|mismatch| mismatch.to_failure())?;
-        self.cell.wake_all();
+        self.shared.wake_all();
         Ok(())
     }
 
-    /// Lets a run go on that its host held.
+    /// Resumes a run that its host held.
     pub(crate) fn go_on(&self) {
         self.machine().go_on();
-        self.cell.wake_all();
+        self.shared.wake_all();
     }
 
     fn wake_code(&self) {
-        let _turn = Turn::Engine(self.cell.run()).begin();
-        self.alarm.waker().wake_by_ref();
+        let _turn = Turn::Engine(self.shared.run()).begin();
+        self.wake_flag.waker().wake_by_ref();
     }
 
-    /// Lets the code run until it is quiet and has seen every outcome that it waits for.
-    fn settle(&mut self, context: &Context<'_>) -> Poll<()> {
+    /// Polls the code until it is idle and has seen every recorded outcome that it waits for.
+    fn run_until_idle(&mut self, context: &Context<'_>) -> Poll<()> {
         let mut polls = 0;
-        while self.fault.is_none() {
-            if polls == BURST {
+        while self.violation.is_none() {
+            if polls == MAX_BURST_POLLS {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
             polls += 1;
-            self.alarm.mute();
-            if self.alarm.take_foreign() {
-                self.fault = Some(foreign());
+            self.wake_flag.detach();
+            if self.wake_flag.take_foreign() {
+                self.violation = Some(foreign_await());
             } else if self.deferred.is_some() {
-                // First of all: which polls came before these wakes depends on the scheduler.
+                // Comes first: the order of other polls and these wakes depends on the scheduler.
                 ready!(self.await_deferred(context));
-            } else if self.alarm.take_code() {
+            } else if self.wake_flag.take_code() {
                 self.run_code();
-            } else if !self.cell.release_next() {
+            } else if !self.shared.release_next() {
                 break;
             }
         }
         self.polls = 0;
-        // Steps that woke themselves get a turn now, and do not keep entries waiting.
-        self.cell.wake_nudged();
-        let is_rung = self.alarm.set(context);
-        if is_rung && self.fault.is_none() {
+        // Steps that woke themselves are woken last, so that they do not delay entries.
+        self.shared.wake_self_woken();
+        let is_woken = self.wake_flag.attach(context);
+        if is_woken && self.violation.is_none() {
             context.waker().wake_by_ref();
         }
         Poll::Ready(())
     }
 
-    /// Lets the code run until it waits.
+    /// Polls the code once and checks that it makes progress.
     fn run_code(&mut self) {
-        self.poll_body();
-        let asked = self.machine().reserved();
-        self.polls = if asked > self.asked { 0 } else { self.polls + 1 };
-        self.asked = asked;
-        if self.polls > BUSY {
-            self.fault = Some(busy());
+        self.poll_code();
+        let reserved = self.machine().reserved();
+        self.polls = if reserved > self.reserved { 0 } else { self.polls + 1 };
+        self.reserved = reserved;
+        if self.polls > MAX_BUSY_POLLS {
+            self.violation = Some(busy());
         }
     }
 
-    fn poll_body(&mut self) {
+    fn poll_code(&mut self) {
         let watches = self.is_watched;
         if watches {
-            self.cell.watch(Some(Deferred::watch()));
+            self.shared.watch(Some(Deferred::watch()));
         }
         {
-            let _turn = Turn::Code(self.cell.run()).begin();
-            self.body.poll(&mut Context::from_waker(self.alarm.waker()));
+            let _turn = Turn::Code(self.shared.run()).begin();
+            self.code.poll(&mut Context::from_waker(self.wake_flag.waker()));
         }
-        let deferred = if watches { self.cell.watch(None) } else { None };
-        // What the engine does not hold may be in the list of the scheduler.
-        self.is_watched = self.alarm.wakers() > self.cell.wakers() + self.kept;
+        let deferred = if watches { self.shared.watch(None) } else { None };
+        // A waker that the engine does not hold may be in the scheduler's list of deferred wakes.
+        self.is_watched = self.wake_flag.wakers() > self.shared.wakers() + self.kept;
         let deferred = match deferred {
             None => self.is_watched.then(|| Deferred::watch().assume()),
             Some(mut deferred) => {
@@ -273,44 +272,44 @@ impl Execution {
             }
         };
         if let Some(deferred) = deferred.filter(Deferred::is_outstanding) {
-            self.alarm.expect_deferred(true);
+            self.wake_flag.expect_deferred(true);
             self.deferred = Some(deferred);
         }
     }
 
-    /// Waits until the scheduler has woken the code where it put that off.
+    /// Waits for the deferred wakes of the code.
     fn await_deferred(&mut self, context: &Context<'_>) -> Poll<()> {
         if self.deferred.as_ref().is_some_and(|deferred| deferred.poll(context).is_pending()) {
-            self.alarm.set(context);
+            self.wake_flag.attach(context);
             return Poll::Pending;
         }
         self.deferred = None;
-        self.alarm.expect_deferred(false);
-        self.polls += DEFERRED;
+        self.wake_flag.expect_deferred(false);
+        self.polls += DEFERRED_WAKE_COST;
         Poll::Ready(())
     }
 
-    /// Code that waits for nothing that the run knows would wait for ever.
+    /// Reports code that waits without an operation: nothing would ever wake it.
     fn check_waits(&mut self) {
-        let machine = self.cell.machine();
+        let machine = self.shared.machine();
         let waits = machine.waits() || !machine.is_live() || machine.is_paused();
-        if !waits && self.body.is_running() && self.fault.is_none() {
-            self.fault = Some(foreign());
+        if !waits && self.code.is_running() && self.violation.is_none() {
+            self.violation = Some(foreign_await());
         }
     }
 
-    /// Whether something may wake the code that is no entry.
+    /// Whether something other than an entry may wake the code.
     pub(crate) fn is_watched(&self) -> bool {
-        self.is_watched && self.body.is_running()
+        self.is_watched && self.code.is_running()
     }
 
-    /// How the code ended, if it did.
+    /// The outcome of the code, if it has ended.
     pub(crate) fn outcome(&self) -> Option<&Result<Payload, WorkflowError>> {
-        self.body.outcome()
+        self.code.outcome()
     }
 
-    /// The entry that ends the run, once its code has ended; `successor` is the id of the run that
-    /// it continues as, if it does.
+    /// The entry that ends the run, once its code has ended. `successor` returns the id of the run that
+    /// continues this one.
     pub(crate) fn ending(&self, successor: impl FnOnce() -> String) -> Option<Entry> {
         Some(match self.outcome()?.clone() {
             Ok(result) => Entry::Completed(Completed { result }),
@@ -325,41 +324,41 @@ impl Execution {
         })
     }
 
-    /// What of the code does not fit: a version or an operation of the journal, a panic, or that it
-    /// waits for what is not recorded.
-    pub(crate) fn misfit(&self) -> Option<Failure> {
-        if !self.is_misfit() {
+    /// Why the run must be blocked: a version or an operation that does not match the journal, a panic,
+    /// or an await of something that is not recorded.
+    pub(crate) fn block_reason(&self) -> Option<Failure> {
+        if !self.must_block() {
             return None;
         }
-        let unfit = self.cell.misfit();
-        unfit.or_else(|| self.body.panic().cloned()).or_else(|| self.fault.clone())
+        let unfit = self.shared.block_reason();
+        unfit.or_else(|| self.code.panic().cloned()).or_else(|| self.violation.clone())
     }
 
-    /// Whether anything of the code does not fit.
-    pub(crate) fn is_misfit(&self) -> bool {
-        self.cell.is_unfit() || self.body.panic().is_some() || self.fault.is_some()
+    /// Whether the run must be blocked.
+    pub(crate) fn must_block(&self) -> bool {
+        self.shared.is_mismatched() || self.code.panic().is_some() || self.violation.is_some()
     }
 
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.cell.machine()
+        self.shared.machine()
     }
 }
 
-/// Why code that waits for something else than operations is blocked.
-fn foreign() -> Failure {
+/// The failure of code that awaits something other than its operations.
+fn foreign_await() -> Failure {
     Failure::new(
         "FOREIGN_AWAIT",
-        "the code of the workflow awaits something that is not recorded, as a timer of tokio, a \
-         spawned task, or a channel to a step; it can only await operations of its context, and \
-         what follows from them: put everything else into a step",
+        "the workflow awaits something that is not recorded, such as a tokio timer, a spawned task \
+         or a channel to a step; it can only await operations of its context and futures that depend \
+         on them: move everything else into a step",
     )
 }
 
-/// Why code that never gets quiet is blocked.
+/// The failure of code that never becomes idle.
 fn busy() -> Failure {
     Failure::new(
         "WORKFLOW_BUSY",
-        "the code of the workflow wakes itself again and again and asks for nothing: it has to wait \
-         for an operation, not for a condition",
+        "the workflow wakes itself repeatedly without requesting an operation: it must await an \
+         operation instead of polling a condition",
     )
 }

@@ -1,29 +1,27 @@
-//! Durable workflows: plain async functions that survive any crash.
+//! Durable workflows: plain async functions that survive crashes.
 //!
-//! A workflow is a future that the engine polls. What it awaits of its [`WorkflowContext`] is
-//! numbered and recorded in the run's journal before the workflow sees it; after a crash the
-//! function runs again from the top, gets what is recorded, and goes on where it was.
+//! A workflow is a future that the engine polls. Every operation of its [`WorkflowContext`] is
+//! numbered, and its result is recorded in the run's journal before the workflow sees it. After a
+//! crash the function runs again from the top, gets the recorded results, and resumes where it
+//! stopped.
 //!
 //! The code must be deterministic: the same results lead to the same calls in the same order.
-//! Whatever depends on time, chance or the outside belongs into a step, a task, or
-//! [`now`](WorkflowContext::now), [`random`](WorkflowContext::random),
+//! Anything that depends on time, randomness or I/O belongs in a step, in a task, or in
+//! [`now`](WorkflowContext::now), [`random`](WorkflowContext::random) or
 //! [`uuid`](WorkflowContext::uuid).
 //!
-//! Branches may run side by side with [`join!`](crate::join), [`try_join!`](crate::try_join),
-//! `join_all` or `FuturesUnordered` and share channels, locks and semaphores. The macros of tokio
-//! begin with another branch in each poll, unless they are `biased;`, and a replay polls less often
-//! than the live run. [`select!`](crate::select) and [`race`] choose between operations: the
-//! winner is the outcome that stands first in the journal. The `select!` macros of tokio and
-//! futures poll in random order, so that branches which begin operations of their own do not
-//! replay.
+//! Branches can run concurrently with [`join!`](crate::join), [`try_join!`](crate::try_join),
+//! `join_all` or `FuturesUnordered`, and share channels, locks and semaphores. Without `biased;` the
+//! macros of tokio begin each poll with a different branch, and a replay polls less often than the
+//! live run. [`select!`](crate::select) and [`race`] choose between operations: the operation whose
+//! outcome comes first in the journal wins. The `select!` macros of tokio and futures poll in random
+//! order, so branches that begin operations of their own do not replay.
 //!
 //! Only the code of the run may use its context: not a step, a spawned task or another run, where
 //! every call fails with `OPERATION_OUTSIDE_WORKFLOW`. The code may await nothing that is not
 //! recorded, as a timer of tokio: the run is blocked then with `FOREIGN_AWAIT`. Code that wakes
 //! itself without end is blocked with `WORKFLOW_BUSY`.
 
-mod alarm;
-mod body;
 mod context;
 mod deferred;
 mod definition;
@@ -35,6 +33,8 @@ pub mod machine;
 mod race;
 pub(crate) mod run_id;
 mod turn;
+mod wake_flag;
+mod workflow_future;
 
 pub(crate) use self::execution::Execution;
 pub use self::{

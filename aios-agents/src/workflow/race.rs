@@ -4,11 +4,11 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Waits for the first of several futures: the one whose outcome stands first in the journal.
-/// Resolves to which one it is, counted from 0, and what it resolved to.
+/// Waits for the first of several futures: the one whose outcome comes first in the journal.
+/// Resolves to its index, from 0, and its output.
 ///
-/// The others are dropped, and with them the operations that they wait for. Those that are given as
-/// `&mut future` can be awaited again. A race of nothing never ends.
+/// The other futures are dropped, together with the operations that they wait for. Futures that are
+/// passed as `&mut future` can be awaited again. A race of no futures never completes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -24,7 +24,7 @@ use std::{
 ///
 /// # Cancel safety
 ///
-/// Dropping it drops all of the futures.
+/// Dropping it drops all futures.
 pub fn race<F: Future + Unpin>(futures: impl IntoIterator<Item = F>) -> Race<F> {
     Race { futures: futures.into_iter().collect() }
 }
@@ -49,7 +49,7 @@ impl<F: Future + Unpin> Future for Race<F> {
             });
         match ready {
             Some(ready) => {
-                // Losers are gone before the winner is seen.
+                // The losers are dropped before the caller sees the winner.
                 self.futures.clear();
                 Poll::Ready(ready)
             }
@@ -58,15 +58,15 @@ impl<F: Future + Unpin> Future for Race<F> {
     }
 }
 
-/// Waits for the first of several branches, as tokio's macro of the same name does, but the winner
-/// is the branch whose outcome stands first in the journal: not the one that happened to be polled
-/// first, and not a random one. Every replay chooses the same.
+/// Waits for the first of several branches, like tokio's macro of the same name, but the branch whose
+/// outcome comes first in the journal wins. The choice depends neither on the order of polls nor on
+/// randomness, so every replay makes the same choice.
 ///
 /// Branches have the form `pattern = future => handler`, with an optional `, if condition` after the
 /// future, and `else => handler` may follow. They are polled in the order in which they are written.
 ///
-/// Futures that lose are dropped, and with them the operations that they wait for; a timer leaves
-/// nothing behind. Those that are given as `&mut future` can be awaited again:
+/// Futures that lose are dropped, together with the operations that they wait for. Futures that are
+/// passed as `&mut future` can be awaited again:
 ///
 /// ```
 /// use std::time::Duration;
@@ -94,12 +94,12 @@ macro_rules! select {
     };
 }
 
-/// Waits for several futures at once, as tokio's macro of the same name does, but polls them in the
+/// Waits for several futures concurrently, like tokio's macro of the same name, but polls them in the
 /// order in which they are written.
 ///
-/// Tokio's macro begins with another one in each poll. The code of a step that wakes it lets the
-/// workflow be polled more often than in a replay, so branches that let each other go on, as over a
-/// barrier or a channel, would begin their operations in another order there.
+/// Tokio's macro begins each poll with a different future. A step whose code wakes itself causes more
+/// polls of the workflow than a replay has. Branches that unblock each other, for example with a
+/// barrier or a channel, would then begin their operations in a different order.
 ///
 /// ```
 /// use aios_agents::prelude::*;
@@ -121,10 +121,10 @@ macro_rules! join {
     };
 }
 
-/// Waits for several futures at once, or for the first error, as tokio's macro of the same name does,
-/// but polls them in the order in which they are written, as [`join!`](crate::join) does.
+/// Waits for several futures concurrently, or for the first error, like tokio's macro of the same name,
+/// but polls them in the order in which they are written, like [`join!`](crate::join).
 ///
-/// The others are dropped when one fails, and with them the operations that they wait for.
+/// When one future fails, the others are dropped, together with the operations that they wait for.
 #[macro_export]
 macro_rules! try_join {
     (biased; $($futures:tt)*) => {

@@ -1,32 +1,32 @@
-//! Ids of runs: what users may choose, and what the engine derives.
+//! Ids of runs: those chosen by users and those derived by the engine.
 
 use aios_core::event::EventId;
 
-/// Most bytes of the id of a run.
+/// Maximum length of a run id in bytes.
 const MAX_BYTES: usize = 200;
 /// Separates the parts of derived ids; no id that a user chooses contains it.
 const SEPARATOR: char = '~';
 
-/// Why a text can't be the id of a run.
+/// The reason why a run id is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidRunId {
-    /// It is empty or too long.
-    #[error("a run id has 1 to {MAX_BYTES} bytes, this one has {bytes}")]
+    /// The id is empty or too long.
+    #[error("a run id must have 1 to {MAX_BYTES} bytes, this one has {bytes}")]
     Length {
-        /// Its length.
+        /// Length of the id in bytes.
         bytes: usize,
     },
-    /// It contains a character that it must not contain.
-    #[error("a run id contains no control characters and no `~`, this one contains {character:?}")]
+    /// The id contains a forbidden character.
+    #[error("a run id must not contain control characters or `~`, this one contains {character:?}")]
     Character {
-        /// The first such character.
+        /// The first forbidden character.
         character: char,
     },
 }
 
 impl InvalidRunId {
-    /// Code of the failure that an invalid id causes.
+    /// Failure code of an invalid id.
     pub(crate) const CODE: &'static str = "INVALID_RUN_ID";
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn check_chosen(run_id: &str) -> Result<(), InvalidRunId> {
     check(run_id, |character| character.is_control() || character == SEPARATOR)
 }
 
-/// Checks the id of a run that exists already, perhaps a derived one.
+/// Checks the id of an existing run, which may be derived.
 pub(crate) fn check_existing(run_id: &str) -> Result<(), InvalidRunId> {
     check(run_id, char::is_control)
 }
@@ -50,7 +50,7 @@ fn check(run_id: &str, is_forbidden: impl Fn(char) -> bool) -> Result<(), Invali
     }
 }
 
-/// Id of the child that an operation starts, unless the code chooses one.
+/// Default id of the child that an operation starts.
 pub(crate) fn of_child(parent: &str, operation: u64) -> String {
     derive(parent, &operation.to_string())
 }
@@ -60,13 +60,13 @@ pub(crate) fn of_successor(first: &str, number: u64) -> String {
     derive(first, &format!("r{number}"))
 }
 
-/// The number of a run in its chain, if its id was derived for a successor.
+/// The number of a run in its chain, if its id is that of a successor.
 pub(crate) fn number_in_chain(run_id: &str) -> Option<u64> {
     run_id.rsplit_once(SEPARATOR)?.1.strip_prefix('r')?.parse().ok()
 }
 
-/// Appends a part to an id. A base that leaves no room for it is replaced by its beginning and a hash
-/// of all of it.
+/// Appends a part to an id. A base that is too long is replaced by its beginning and the hash of the
+/// whole base.
 fn derive(base: &str, part: &str) -> String {
     let room = MAX_BYTES.saturating_sub(part.len() + SEPARATOR.len_utf8());
     if base.len() <= room {

@@ -1,23 +1,23 @@
-//! Whose turn it is on this thread: what tells the code of a run from everything else.
+//! The current activity of the thread: polling or waking the code of a run, or something else.
 
 use std::cell::Cell;
 
 thread_local! {
-    static TURN: Cell<Turn> = const { Cell::new(Turn::ExternalEvent) };
+    static TURN: Cell<Turn> = const { Cell::new(Turn::External) };
 }
 
-/// What this thread does at the moment. A run is told by the address of its cell.
+/// The current activity of a thread. A run is identified by the address of its shared state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// Nothing that has to do with a run.
-    ExternalEvent,
-    /// It polls the code of a run.
+    /// Nothing related to a run.
+    External,
+    /// Polls the code of a run.
     Code(usize),
-    /// It polls the code of a step of a run.
+    /// Polls the code of a step of a run.
     Step(usize),
-    /// It wakes the code of a step of a run.
+    /// Wakes the code of a step of a run.
     Waking(usize),
-    /// It wakes the code of a run because of an entry.
+    /// Wakes the code of a run because of an entry.
     Engine(usize),
 }
 
@@ -26,14 +26,14 @@ impl Turn {
         TURN.with(Cell::get)
     }
 
-    /// Begins this turn on this thread, until what is returned is dropped.
+    /// Begins this turn on this thread. It ends when the guard is dropped.
     #[must_use]
     pub(super) fn begin(self) -> TurnGuard {
         TurnGuard(TURN.with(|turn| turn.replace(self)))
     }
 }
 
-/// Ends a turn and goes on with the one before, also while unwinding.
+/// Restores the previous turn when dropped, also while unwinding.
 pub(super) struct TurnGuard(Turn);
 
 impl Drop for TurnGuard {

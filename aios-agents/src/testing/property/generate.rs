@@ -1,12 +1,12 @@
 use super::program::{Do, ExternalEvent, Program};
 
-/// Makes a program from a seed; the same in every run and on every machine.
+/// Generates a program from a seed: the same in every run and on every machine.
 pub(super) struct Generator {
     state: u64,
-    /// Whether only what every language has is used.
+    /// Whether to use only parts that all languages support.
     portable: bool,
     left: u32,
-    /// Guards around what is generated.
+    /// Number of guards around the current part.
     guards: u8,
 }
 
@@ -25,7 +25,7 @@ impl Generator {
         Program { code, outside: self.outside() }
     }
 
-    /// A program of operations, combinators and coroutines alone.
+    /// A program of operations, combinators and coroutines only.
     pub(super) fn portable(mut self) -> Program {
         self.portable = true;
         self.program()

@@ -1,7 +1,7 @@
-//! The property that a replay is the live run: for generated workflows, every prefix of the journal
-//! replays to what the run had seen, and goes on from there to an end of its own.
+//! Property test that a replay equals the live run: for generated workflows, every prefix of the
+//! journal replays to the observations of the live run, and the run can resume from there and end.
 //!
-//! `AIOS_PROGRAMS` sets how many programs are tried, and `AIOS_SEED` where they begin.
+//! `AIOS_PROGRAMS` sets the number of programs, `AIOS_SEED` the first seed.
 
 mod generate;
 mod perform;
@@ -17,12 +17,12 @@ use aios_core::event::{Event, Payload};
 use self::{generate::Generator, perform::interpreter, program::Program};
 use super::{TestedRun, WorkflowTest, replay, run::Simulation};
 
-/// Programs that are tried without `AIOS_PROGRAMS`.
+/// Default number of programs.
 const PROGRAMS: u64 = 300;
-/// Programs that Python's tests try, too.
+/// Number of programs shared with the Python tests.
 const SHARED: u64 = 200;
 
-/// What a run saw, in order.
+/// The observations of a run, in order.
 type Seen = Arc<Mutex<Vec<String>>>;
 
 fn seen(seen: &Seen) -> Vec<String> {
@@ -30,7 +30,7 @@ fn seen(seen: &Seen) -> Vec<String> {
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    #[allow(clippy::disallowed_methods, reason = "how much is tested is chosen from outside")]
+    #[allow(clippy::disallowed_methods, reason = "the environment sets the size of the test")]
     let value = std::env::var(name).ok();
     value.map_or(default, |text| text.parse().unwrap())
 }
@@ -51,11 +51,11 @@ async fn live(program: &Program) -> (TestedRun, Vec<String>) {
     (run, saw)
 }
 
-/// Runs a program, replays every prefix of its journal, and lets the run go on from some of them.
+/// Runs a program, replays every prefix of its journal, and resumes the run from some of them.
 async fn check(program: &Program) -> Result<usize, String> {
     let (run, saw) = live(program).await;
     let journal = run.events().unwrap();
-    if let Some(failure) = run.misfit() {
+    if let Some(failure) = run.block_reason() {
         return Err(format!("the live run is blocked: {failure}"));
     }
     check_prefixes(&journal, &saw).await?;
@@ -64,7 +64,7 @@ async fn check(program: &Program) -> Result<usize, String> {
         let test = scripted(program, &again);
         let input = Payload::encode(program).unwrap();
         let resumed = Simulation::resumed(test, input, run.entries(end)).run().await;
-        if let Some(failure) = resumed.misfit() {
+        if let Some(failure) = resumed.block_reason() {
             return Err(format!("after {end} entries the run is blocked: {failure}"));
         }
         let (journal, saw) = (resumed.events().unwrap(), seen(&again));
@@ -73,7 +73,8 @@ async fn check(program: &Program) -> Result<usize, String> {
     Ok(journal.len())
 }
 
-/// Every prefix of a journal replays to a prefix of what the run saw, the whole to the whole.
+/// Checks that every prefix of a journal replays to a prefix of the run's observations, and the whole
+/// journal to all of them.
 async fn check_prefixes(journal: &[Event], saw: &[String]) -> Result<(), String> {
     let mut before = 0;
     for end in 1..=journal.len() {
@@ -92,7 +93,7 @@ async fn check_prefixes(journal: &[Event], saw: &[String]) -> Result<(), String>
     Ok(())
 }
 
-/// A smaller program that fails as well.
+/// Shrinks a failing program.
 async fn shrink(mut program: Program) -> Program {
     'smaller: loop {
         for candidate in program.smaller() {
@@ -148,7 +149,7 @@ async fn should_replay_programs_that_once_did_not() {
     }
 }
 
-/// What is polled in random order still takes the same way in every replay.
+/// Selects that poll in random order choose the same branch in every replay.
 #[tokio::test]
 async fn should_replay_selects_that_poll_at_random() {
     for seed in 0..100 {
@@ -159,7 +160,7 @@ async fn should_replay_selects_that_poll_at_random() {
     }
 }
 
-/// The programs that Python's tests perform are those that are generated here.
+/// The Python tests run the programs that are generated here.
 #[test]
 fn should_share_its_programs_with_other_languages() {
     let lines = (0..SHARED).map(|seed| {

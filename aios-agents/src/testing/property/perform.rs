@@ -28,14 +28,14 @@ use crate::{
 
 type Ended<'a> = BoxFuture<'a, Result<(), WorkflowError>>;
 
-/// What the branches of a run share.
+/// State shared by the branches of a run.
 struct Shared {
     seen: Seen,
     permits: [Semaphore; 5],
     channels: [(mpsc::UnboundedSender<u8>, Mutex<mpsc::UnboundedReceiver<u8>>); 2],
 }
 
-/// A workflow that performs a program and notes what it sees.
+/// A workflow that performs a program and records its observations.
 pub(super) fn interpreter(seen: &Seen) -> Arc<dyn Workflow> {
     let seen = Arc::clone(seen);
     let code = move |context: WorkflowContext, program: Program| {
@@ -81,7 +81,7 @@ fn seconds(number: u8) -> Duration {
     SECOND * u32::from(number)
 }
 
-/// A result without what only people read.
+/// A result with the code of its error only.
 fn outcome<T>(result: Result<T, WorkflowError>) -> Result<T, String> {
     result.map_err(|error| error.code().to_owned())
 }
@@ -127,7 +127,7 @@ fn perform<'a>(context: &'a WorkflowContext, part: &'a Do, shared: &'a Shared) -
     })
 }
 
-/// What is one operation.
+/// The operation of a part, if the part is a single operation.
 fn operation<'a>(
     context: &WorkflowContext,
     part: &Do,
@@ -186,7 +186,7 @@ fn compensate(context: &WorkflowContext, value: u8, seen: &Seen) {
     });
 }
 
-/// What consists of several parts.
+/// Performs a part that consists of other parts.
 async fn combine(
     context: &WorkflowContext,
     part: &Do,
@@ -234,7 +234,7 @@ async fn combine(
     Ok(())
 }
 
-/// The first of several, polled in an order that is another one each time.
+/// Waits for the first of several operations, polled in random order.
 async fn random(operations: Vec<BoxFuture<'_, Result<Payload, WorkflowError>>>) -> (usize, bool) {
     let [first, second, third] = <[_; 3]>::try_from(operations).ok().unwrap();
     let both = futures_util::future::select(second, third);
@@ -248,7 +248,7 @@ async fn random(operations: Vec<BoxFuture<'_, Result<Payload, WorkflowError>>>) 
     }
 }
 
-/// Items until one deadline.
+/// Handles items until a deadline.
 async fn collect(
     context: &WorkflowContext,
     limit: u8,

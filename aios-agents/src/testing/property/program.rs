@@ -3,15 +3,15 @@ use serde::{Deserialize, Serialize};
 use super::SECOND;
 use crate::testing::WorkflowTest;
 
-/// A workflow as data, and what comes to it from outside.
+/// A workflow as data, and the external events of its run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Program {
     pub(super) code: Vec<Do>,
-    /// Seconds after the start, and what.
+    /// Seconds after the start, and the event.
     pub(super) outside: Vec<(u8, ExternalEvent)>,
 }
 
-/// What comes from outside.
+/// An event from outside of the run.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) enum ExternalEvent {
     Signal(u8, u8),
@@ -20,10 +20,10 @@ pub(super) enum ExternalEvent {
     Resume,
 }
 
-/// What a workflow does next.
+/// A part of a program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Do {
-    /// A step that ends at once.
+    /// A step that ends immediately.
     Step(u8),
     /// A step whose code waits.
     SlowStep(u8),
@@ -37,7 +37,7 @@ pub(super) enum Do {
     Signal(u8, u8),
     Emit,
     Status,
-    /// Ids, times, chance.
+    /// Draws a UUID and a random number.
     Draw,
     Version(u8),
     Yield,
@@ -45,8 +45,8 @@ pub(super) enum Do {
     Send(u8),
     /// Receives from a channel, for some seconds.
     Receive(u8, u8),
-    /// Holds the permit of a semaphore meanwhile: one for each level, so that no two wait for each
-    /// other.
+    /// Performs a part while holding the permit of a semaphore. Each level has its own semaphore, so that
+    /// there is no deadlock.
     Guarded(u8, Box<Self>),
     /// Fails.
     Fail,
@@ -55,16 +55,16 @@ pub(super) enum Do {
     Sequence(Vec<Self>),
     /// Waits for all.
     All(Vec<Self>),
-    /// Waits for all and sees them in the order in which they end.
+    /// Waits for all, in the order in which they end.
     Unordered(Vec<Self>),
     /// Waits for the first.
     First(Vec<Self>),
-    /// Waits for the first of several operations that are polled in random order: timers of so many
-    /// seconds and signals.
+    /// Waits for the first of several operations that are polled in random order: timers of N seconds,
+    /// and signals.
     Random(Vec<(u8, bool)>),
-    /// Begins it and drops it.
+    /// Polls a part once and drops it.
     Drop(Box<Self>),
-    /// Items by signal until one deadline.
+    /// Handles items from a signal until a deadline.
     Loop(u8, Box<Self>),
 }
 
@@ -84,7 +84,7 @@ impl Program {
         test
     }
 
-    /// Programs with a little less in them.
+    /// Slightly smaller programs.
     pub(super) fn smaller(&self) -> Vec<Self> {
         let code = smaller(&self.code).into_iter();
         let mut programs: Vec<_> = code.map(|code| Self { code, ..self.clone() }).collect();
@@ -101,7 +101,7 @@ pub(super) fn signal_name(name: u8) -> String {
     format!("signal_{name}")
 }
 
-/// Makes one of several.
+/// Combines several parts into one.
 type Wrap = fn(Vec<Do>) -> Do;
 
 fn smaller(parts: &[Do]) -> Vec<Vec<Do>> {

@@ -16,28 +16,28 @@ use aios_core::{
 };
 use serde::de::DeserializeOwned;
 
-use super::Cell;
+use super::SharedRun;
 use crate::{
     options::{check_named, check_retry, check_span, check_timeout, refused},
     workflow::{WorkflowError, machine::Request},
 };
 
-/// An operation as data: begins when it is first polled, ends with the recorded outcome.
+/// An untyped operation. It begins when it is first polled and resolves to the recorded outcome.
 ///
 /// # Cancel safety
 ///
-/// Dropping it gives the operation up: a timer is forgotten, a task is cancelled. A replay drops it
-/// at the same place.
+/// Dropping it abandons the operation: a timer is removed, a task is cancelled. A replay drops it at
+/// the same point.
 #[derive(Debug)]
 #[must_use = "an operation does nothing unless it is awaited"]
 pub struct OperationCall {
-    cell: Arc<Cell>,
+    shared: Arc<SharedRun>,
     operation: u64,
     state: CallState,
     subject: Subject,
 }
 
-/// Whose outcome it is that may not fit its type.
+/// The source of an outcome, named in the error if it cannot be decoded.
 #[derive(Debug)]
 enum Subject {
     Agent(Name),
@@ -60,48 +60,50 @@ impl OperationCall {
         self.operation
     }
 
-    pub(super) fn new(cell: Arc<Cell>, request: Result<Request, WorkflowError>) -> Self {
-        let request = cell.check().and(request);
-        let operation = request.as_ref().map_or(0, |_| cell.reserve());
+    pub(super) fn new(shared: Arc<SharedRun>, request: Result<Request, WorkflowError>) -> Self {
+        let request = shared.check().and(request);
+        let operation = request.as_ref().map_or(0, |_| shared.reserve());
         let subject = match &request {
             Ok(Request::Task(task)) => Subject::Agent(task.agent_type.clone()),
             Ok(Request::Child(child)) => Subject::Workflow(child.workflow.clone()),
             Ok(Request::Signal { name, .. }) => Subject::Signal(name.clone()),
             _ => Subject::Other,
         };
-        Self { cell, operation, state: CallState::Fresh(request), subject }
+        Self { shared, operation, state: CallState::Fresh(request), subject }
     }
 
-    /// Waits on without taking the outcome; for workflows that are not written in Rust.
+    /// Registers the waker without taking the outcome. For workflows that are not written in Rust.
     pub fn advance(&mut self, context: &Context<'_>) {
         if matches!(self.state, CallState::Asked) {
-            self.cell.wait(self.operation, context);
+            self.shared.wait(self.operation, context);
         }
     }
 
-    /// Whether polling it now completes; for workflows that are not written in Rust.
+    /// Whether polling completes now. For workflows that are not written in Rust.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.cell.is_released(self.operation)
+        self.shared.is_released(self.operation)
     }
 
-    /// Decodes the outcome; a failure says whose it is, and what it should be.
+    /// Decodes the outcome. An error names its source and the expected type.
     fn decode<T: DeserializeOwned>(&self, payload: &Payload) -> Result<T, WorkflowError> {
         payload.decode().map_err(|error| {
             let operation = self.operation;
             let whose = match &self.subject {
-                Subject::Agent(name) => format!("task {operation}: agent \"{name}\" answered"),
+                Subject::Agent(name) => format!("task {operation}: the output of agent \"{name}\""),
                 Subject::Workflow(name) => {
-                    format!("child {operation}: workflow \"{name}\" returned")
+                    format!("child {operation}: the result of workflow \"{name}\"")
                 }
-                Subject::Signal(name) => format!("signal {name:?} (operation {operation}) carries"),
-                Subject::Other => format!("operation {operation} recorded"),
+                Subject::Signal(name) => {
+                    format!("operation {operation}: the payload of signal {name:?}")
+                }
+                Subject::Other => format!("operation {operation}: the outcome"),
             };
-            misfit::<T>(&whose, &error)
+            decode_error::<T>(&whose, &error)
         })
     }
 
-    /// Refuses options that make no sense; the call then fails.
+    /// Rejects invalid options: the call fails when it is polled.
     fn refuse(mut self, checked: Result<(), String>) -> Self {
         if let (Err(reason), CallState::Fresh(Ok(_))) = (checked, &self.state) {
             self.state = CallState::Fresh(Err(WorkflowError::failed(refused(reason))));
@@ -116,7 +118,7 @@ impl OperationCall {
         self
     }
 
-    /// Checks again what was adjusted.
+    /// Validates the request again after it was adjusted.
     fn checked(mut self) -> Self {
         match std::mem::replace(&mut self.state, CallState::Done) {
             CallState::Fresh(request) => {
@@ -132,10 +134,10 @@ impl Future for OperationCall {
     type Output = Result<Payload, WorkflowError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.cell.check()?;
+        self.shared.check()?;
         if let CallState::Fresh(_) = self.state {
             match std::mem::replace(&mut self.state, CallState::Asked) {
-                CallState::Fresh(Ok(request)) => self.cell.ask(self.operation, request),
+                CallState::Fresh(Ok(request)) => self.shared.ask(self.operation, request),
                 CallState::Fresh(Err(error)) => {
                     self.state = CallState::Done;
                     return Poll::Ready(Err(error));
@@ -143,7 +145,7 @@ impl Future for OperationCall {
                 CallState::Asked | CallState::Done => {}
             }
         }
-        let polled = self.cell.poll_outcome(self.operation, context);
+        let polled = self.shared.poll_outcome(self.operation, context);
         if polled.is_ready() {
             self.state = CallState::Done;
         }
@@ -154,33 +156,33 @@ impl Future for OperationCall {
 impl Drop for OperationCall {
     fn drop(&mut self) {
         if matches!(self.state, CallState::Asked) {
-            self.cell.abandon(self.operation);
+            self.shared.abandon(self.operation);
         }
     }
 }
 
-/// What a task, a signal or a child can resolve to: every type that serde can read and that borrows
-/// nothing.
+/// A type that a task, a signal or a child can resolve to: every type that serde can deserialise
+/// without borrowing.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` can't be the type of an answer",
-    label = "this type can't be read from JSON",
+    message = "`{Self}` cannot be the result type of an operation",
+    label = "this type cannot be deserialised from JSON",
     note = "name the type, as in `let answer: Plan = ...` or `context.task::<Plan>(...)`; use `()` if \
-            it is nothing or `serde_json::Value` if it does not matter",
-    note = "the type has to implement `serde::Deserialize` and own its data: `String`, not `&str`"
+            there is no result or `serde_json::Value` for any result",
+    note = "the type must implement `serde::Deserialize` and own its data: `String`, not `&str`"
 )]
 pub trait Answer: DeserializeOwned {}
 
 impl<T: DeserializeOwned> Answer for T {}
 
-/// Says of what was recorded that it is no `T`.
-pub(super) fn misfit<T>(whose: &str, error: &EventError) -> WorkflowError {
+/// The failure of an outcome that cannot be decoded as a `T`.
+pub(super) fn decode_error<T>(whose: &str, error: &EventError) -> WorkflowError {
     let expected = short(std::any::type_name::<T>());
     let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-    let message = format!("{whose} what is no {expected}: {reason}");
+    let message = format!("{whose} is not a valid {expected}: {reason}");
     WorkflowError::failed(Failure::new("INVALID_RESULT", message))
 }
 
-/// A type without the paths of its parts.
+/// A type name without module paths.
 fn short(type_name: &str) -> String {
     let (mut short, mut word) = (String::new(), String::new());
     for letter in type_name.chars() {
@@ -240,19 +242,18 @@ typed_call! {
 }
 
 typed_call! {
-    /// A wait for a signal; resolves to what the signal carries. See [`OperationCall`] for dropping
-    /// it.
+    /// A wait for a signal; resolves to the signal's payload. See [`OperationCall`] for dropping it.
     SignalCall
 }
 
 typed_call! {
     /// A child run; resolves to its result. Dropping the call, for example because it lost a race,
-    /// leaves the child running: it still is a child of this run and is cancelled with it.
+    /// leaves the child running: it remains a child of this run and is cancelled with it.
     ChildCall
 }
 
 impl<T> TaskCall<T> {
-    /// Sets how long one attempt may take; without it, an attempt may take for ever.
+    /// Sets the timeout of one attempt. Without it, an attempt may take indefinitely.
     ///
     /// A timeout of less than a millisecond, or more than 100 years, fails the call with
     /// `INVALID_OPTIONS`.
@@ -265,9 +266,9 @@ impl<T> TaskCall<T> {
         adjusted.refuse(check_timeout(Some(timeout)))
     }
 
-    /// Sets how long all attempts together may take, from when the task is assigned first to its
-    /// result, with the time in queues and between attempts. Then the failure is `TASK_TIMEOUT`.
-    /// Without it, the retry policy alone ends the attempts.
+    /// Sets the timeout of all attempts together, from the first assignment of the task to its result,
+    /// including the time in queues and between attempts. After it the task fails with `TASK_TIMEOUT`.
+    /// Without it, only the retry policy limits the attempts.
     ///
     /// A timeout of less than a millisecond, or more than 100 years, fails the call with
     /// `INVALID_OPTIONS`.
@@ -280,9 +281,9 @@ impl<T> TaskCall<T> {
         adjusted.refuse(check_named("total_timeout", Some(timeout)))
     }
 
-    /// Sets when a failed attempt is followed by another.
+    /// Sets the retry policy.
     ///
-    /// A policy without an end and without a delay fails the call with `INVALID_OPTIONS`.
+    /// A policy with neither a limit of attempts nor a delay fails the call with `INVALID_OPTIONS`.
     pub fn retry(self, policy: RetryPolicy) -> Self {
         let checked = check_retry("retry", &policy);
         let adjusted = self.adjust(|request| {
@@ -295,8 +296,8 @@ impl<T> TaskCall<T> {
 }
 
 impl<T> SignalCall<T> {
-    /// Sets how long to wait; then the failure is `SIGNAL_TIMEOUT`. Without it, the wait may take
-    /// for ever.
+    /// Sets how long to wait. After it the wait fails with `SIGNAL_TIMEOUT`. Without it, the wait may
+    /// take indefinitely.
     ///
     /// A timeout of more than 100 years fails the call with `INVALID_OPTIONS`.
     pub fn timeout(self, limit: Duration) -> Self {
@@ -310,9 +311,9 @@ impl<T> SignalCall<T> {
 }
 
 impl<T> ChildCall<T> {
-    /// Sets the id of the child; without it, it is derived from this run's id and the operation. The
-    /// call fails with `INVALID_RUN_ID` if no run can have this id, and with `RUN_EXISTS` if there is
-    /// a run with it that this operation did not start.
+    /// Sets the id of the child. Without it, the id is derived from this run's id and the operation. The
+    /// call fails with `INVALID_RUN_ID` if the id is invalid, and with `RUN_EXISTS` if a run with this id
+    /// exists that this operation did not start.
     pub fn with_run_id(self, run_id: impl Into<String>) -> Self {
         let named = self.adjust(|request| {
             if let Request::Child(child) = request {
@@ -322,7 +323,7 @@ impl<T> ChildCall<T> {
         Self::new(named.call.checked())
     }
 
-    /// Lets the child go on if this run is cancelled. By default it is cancelled too, and its
+    /// Leaves the child running if this run is cancelled. By default it is cancelled too, and its
     /// compensations run.
     pub fn leave_running(self) -> Self {
         self.adjust(|request| {

@@ -1,5 +1,5 @@
 mod call;
-mod cell;
+mod shared_run;
 mod step;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
@@ -12,8 +12,8 @@ use aios_core::{
 };
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::cell::{Cell, Compensation};
-use self::step::Beginning;
+pub(crate) use self::shared_run::{Compensation, SharedRun};
+use self::step::AttemptStart;
 pub use self::{
     call::{Answer, ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
     step::{StepCall, StepContext},
@@ -28,32 +28,32 @@ use crate::{
     workflow::run_id::{self, InvalidRunId},
 };
 
-/// What a run is.
+/// Information about a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunInfo {
-    /// Its id.
+    /// Id of the run.
     pub run_id: Arc<str>,
-    /// Its workflow.
+    /// Name of the workflow.
     pub workflow: Name,
-    /// Version of its workflow.
+    /// Version of the workflow.
     pub version: u32,
-    /// W3C trace context of whoever started it.
+    /// W3C trace context of the caller that started the run.
     pub traceparent: Option<Arc<str>>,
-    /// Proof that the engine which advances it owns it; `None` in tests and replays.
+    /// Fencing token of the engine that advances the run; `None` in tests and replays.
     pub fence: Option<Fence>,
 }
 
-/// What the code of a workflow may ask for. Clones belong to the same run.
+/// The operations available to the code of a workflow. Clones belong to the same run.
 ///
-/// Every operation gets the next number where it is *called*, and begins where it is first polled.
-/// Call them in the same order in every execution.
+/// An operation gets its number when it is *called* and begins when it is first polled. Call
+/// operations in the same order in every execution.
 #[derive(Clone)]
 pub struct WorkflowContext {
-    cell: Arc<Cell>,
+    shared: Arc<SharedRun>,
     info: Arc<RunInfo>,
 }
 
-/// Who is to do a task: any agent of a type, `"backend"`, or one agent, `("backend", "backend-1")`.
+/// The target of a task: any agent of a type, `"backend"`, or one agent, `("backend", "backend-1")`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     agent_type: String,
@@ -89,18 +89,18 @@ impl Target {
         Self { agent_type: agent_type.as_ref().to_owned(), agent_id: Some(agent_id.into()) }
     }
 
-    /// The target, if its type can be the name of one.
+    /// The target, if its agent type is a valid name.
     pub(crate) fn checked(self) -> Result<Self, InvalidName> {
         Name::new(&self.agent_type).map(|_| self)
     }
 }
 
 impl WorkflowContext {
-    pub(crate) fn new(cell: Arc<Cell>, info: Arc<RunInfo>) -> Self {
-        Self { cell, info }
+    pub(crate) fn new(shared: Arc<SharedRun>, info: Arc<RunInfo>) -> Self {
+        Self { shared, info }
     }
 
-    /// The run that this is.
+    /// Information about the run.
     #[must_use]
     pub fn info(&self) -> &RunInfo {
         &self.info
@@ -112,17 +112,18 @@ impl WorkflowContext {
         &self.info.run_id
     }
 
-    /// Proof that the engine which advances the run owns it, for steps that write to systems outside: one
-    /// that keeps the highest epoch of a shard can refuse what comes from an engine that lost it. It
-    /// changes with the owner, so nothing else may depend on it. A run that moved to an engine which has
-    /// its code has another shard there, and epochs of different shards can't be compared. `None` in tests
-    /// and replays.
+    /// Fencing token of the engine that advances the run; `None` in tests and replays.
+    ///
+    /// Pass it to external systems that steps write to. A system that keeps the highest epoch of a shard
+    /// can reject writes of an engine that lost the shard. The token changes with the owner of the run,
+    /// so nothing else may depend on it. A run that moves to another engine to find its code has another
+    /// shard there, and epochs of different shards cannot be compared.
     #[must_use]
     pub fn fence(&self) -> Option<Fence> {
         self.info.fence
     }
 
-    /// Gives a task to an agent and waits for its answer.
+    /// Assigns a task to an agent and waits for its result.
     pub fn task<T>(
         &self,
         agent: impl Into<Target>,
@@ -143,10 +144,10 @@ impl WorkflowContext {
         TaskCall::new(self.call(request))
     }
 
-    /// Runs a piece of code and records its result, once. It may run again if the process dies
+    /// Runs a piece of code and records its result once. The code may run again if the process dies
     /// before the result is recorded.
     ///
-    /// The closure runs again for another attempt after an error, as the retry policy says.
+    /// After an error the closure is called again for the next attempt, according to the retry policy.
     pub fn step<'a, T, E, F, Fut>(&self, name: impl Into<Box<str>>, mut code: F) -> StepCall<'a, T>
     where
         T: Serialize,
@@ -154,25 +155,25 @@ impl WorkflowContext {
         F: FnMut() -> Fut + Send + 'a,
         Fut: Future<Output = Result<T, E>> + Send + 'a,
     {
-        StepCall::new(Arc::clone(&self.cell), name.into(), move |_: Beginning<'_>| code())
+        StepCall::new(Arc::clone(&self.shared), name.into(), move |_: AttemptStart<'_>| code())
     }
 
-    /// Runs a piece of code that can't fail, as [`step`](Self::step) does.
+    /// Runs a piece of code that cannot fail and records its result, like [`step`](Self::step).
     pub fn run<'a, T, F, Fut>(&self, name: impl Into<Box<str>>, mut code: F) -> StepCall<'a, T>
     where
         T: Serialize,
         F: FnMut() -> Fut + Send + 'a,
         Fut: Future<Output = T> + Send + 'a,
     {
-        let code = move |_: Beginning<'_>| {
+        let code = move |_: AttemptStart<'_>| {
             let value = code();
             async move { Ok::<_, TaskError>(value.await) }
         };
-        StepCall::new(Arc::clone(&self.cell), name.into(), code)
+        StepCall::new(Arc::clone(&self.shared), name.into(), code)
     }
 
-    /// Runs a piece of code, as [`step`](Self::step) does, and tells it which attempt it is and a
-    /// key by which outside systems recognise a repetition.
+    /// Runs a piece of code like [`step`](Self::step), and passes it the number of the attempt and an
+    /// idempotency key for external systems.
     pub fn step_with<'a, T, E, F, Fut>(
         &self,
         name: impl Into<Box<str>>,
@@ -184,25 +185,25 @@ impl WorkflowContext {
         F: FnMut(StepContext) -> Fut + Send + 'a,
         Fut: Future<Output = Result<T, E>> + Send + 'a,
     {
-        let code = move |beginning: Beginning<'_>| code(beginning.context());
-        StepCall::new(Arc::clone(&self.cell), name.into(), code)
+        let code = move |start: AttemptStart<'_>| code(start.context());
+        StepCall::new(Arc::clone(&self.shared), name.into(), code)
     }
 
-    /// Waits; the timer is durable.
+    /// Sleeps on a durable timer.
     ///
     /// A duration of more than 100 years fails the call with `INVALID_OPTIONS`.
     pub fn sleep(&self, duration: Duration) -> SleepCall {
         SleepCall::new(self.call(checked(Request::Sleep { duration })))
     }
 
-    /// Waits for a signal with this name. One that came before is taken as soon as the code waits
-    /// for nothing else; each is taken by one wait, in the order of their coming.
+    /// Waits for a signal with this name. A signal that arrived earlier is taken as soon as the code is
+    /// idle. Each signal is taken by one wait, in the order of arrival.
     pub fn signal<T>(&self, name: impl Into<Box<str>>) -> SignalCall<T> {
         SignalCall::new(self.call(Ok(Request::Signal { name: name.into(), timeout: None })))
     }
 
     /// Starts a run of another workflow and waits for its end. If this run is cancelled, so is the
-    /// child, unless it is to be [left running](ChildCall::leave_running).
+    /// child, unless it is [left running](ChildCall::leave_running).
     pub fn child<T>(
         &self,
         workflow: impl AsRef<str>,
@@ -220,94 +221,94 @@ impl WorkflowContext {
         ChildCall::new(self.call(request))
     }
 
-    /// Appends an event to the log, from where it is relayed to the broker. Its id and time are set
-    /// anew, so that a replay emits nothing twice.
+    /// Appends an event to the log; the relay then publishes it to the broker. The event gets a new id
+    /// and time, so that a replay emits nothing twice.
     ///
     /// # Errors
     ///
     /// A failure with the code `RESERVED_EVENT_TYPE` for an event of the domains `workflows`,
-    /// `agents` and `system`, which aios itself writes: in a journal it would be taken for what
-    /// happened to the run. `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
+    /// `agents` and `system`, which are reserved for aios: in a journal such an event would be mistaken
+    /// for an entry. `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
     pub fn emit(&self, event: Event) -> Result<(), WorkflowError> {
-        self.cell.check()?;
+        self.shared.check()?;
         let reserved = |error: EventError| Failure::from_error(error.code(), &error);
         let checked = event.event_type.check_unreserved().map_err(reserved);
         checked.map_err(WorkflowError::failed)?;
-        self.tell(Request::Emit { event: Box::new(event) });
+        self.request_completed(Request::Emit { event: Box::new(event) });
         Ok(())
     }
 
-    /// Says what the workflow is doing, for those who look from outside.
+    /// Sets the status text of the run, which is visible to clients.
     ///
     /// # Panics
     ///
-    /// As [`now`](Self::now).
+    /// See [`now`](Self::now).
     pub fn set_status(&self, text: impl Into<String>) {
-        self.cell.insist();
-        self.tell(Request::Status { text: text.into(), progress: None });
+        self.shared.assert_current();
+        self.request_completed(Request::Status { text: text.into(), progress: None });
     }
 
-    /// Says what the workflow is doing, and how far it is.
+    /// Sets the status text and the progress of the run, which are visible to clients.
     ///
     /// # Errors
     ///
-    /// If `progress` can't be JSON, and with the code `OPERATION_OUTSIDE_WORKFLOW` outside of the
-    /// code of the workflow.
+    /// If `progress` cannot be serialised to JSON, and with the code `OPERATION_OUTSIDE_WORKFLOW`
+    /// outside of the code of the workflow.
     pub fn set_progress(
         &self,
         text: impl Into<String>,
         progress: &(impl Serialize + ?Sized),
     ) -> Result<(), WorkflowError> {
-        self.cell.check()?;
+        self.shared.check()?;
         let progress = Some(Payload::encode(progress)?);
-        self.tell(Request::Status { text: text.into(), progress });
+        self.request_completed(Request::Status { text: text.into(), progress });
         Ok(())
     }
 
-    /// Asks for an operation as data; for workflows that are not written in Rust.
+    /// Requests an operation given as data. For workflows that are not written in Rust.
     pub fn operation(&self, request: Request) -> OperationCall {
         self.call(checked(request))
     }
 
-    /// Runs `undo` if the run fails or is cancelled later. Compensations run in reverse order, each
-    /// with all operations at hand; one that fails does not keep the others from running.
+    /// Registers a compensation: `undo` runs if the run fails or is cancelled later. Compensations run
+    /// in reverse order and may use all operations. If one fails, the others still run.
     ///
     /// # Panics
     ///
-    /// As [`now`](Self::now).
+    /// See [`now`](Self::now).
     pub fn compensate<F, Fut>(&self, name: impl Into<Box<str>>, undo: F)
     where
         F: FnOnce(Self) -> Fut + Send + 'static,
         Fut: Future<Output = Result<(), WorkflowError>> + Send + 'static,
     {
-        self.cell.insist();
+        self.shared.assert_current();
         let undo = Box::new(move |context| -> aios_core::BoxFuture<'static, _> {
             Box::pin(undo(context))
         });
-        self.cell.push_compensation(Compensation { name: name.into(), undo });
+        self.shared.push_compensation(Compensation { name: name.into(), undo });
     }
 
-    /// The time of the event that let the workflow go on: the same in every replay.
+    /// The time of the event that resumed the workflow. It is the same in every replay.
     ///
     /// # Panics
     ///
-    /// Unwinds outside of the code of the workflow: in the code of a step, in a spawned task, in
-    /// the code of another run. A step fails with the code `OPERATION_OUTSIDE_WORKFLOW` then.
+    /// Unwinds outside of the code of the workflow: in the code of a step, in a spawned task, or in
+    /// the code of another run. A step then fails with the code `OPERATION_OUTSIDE_WORKFLOW`.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.cell.insist();
-        self.cell.machine().now()
+        self.shared.assert_current();
+        self.shared.machine().now()
     }
 
     /// A UUID that is the same in every replay and different in every call.
     ///
     /// # Panics
     ///
-    /// As [`now`](Self::now).
+    /// See [`now`](Self::now).
     #[must_use]
     pub fn uuid(&self) -> uuid::Uuid {
-        self.cell.insist();
-        self.cell.machine().draw()
+        self.shared.assert_current();
+        self.shared.machine().draw()
     }
 
     /// A number from 0 (included) to 1 (excluded) that is the same in every replay and different in
@@ -315,68 +316,68 @@ impl WorkflowContext {
     ///
     /// # Panics
     ///
-    /// As [`now`](Self::now).
+    /// See [`now`](Self::now).
     #[must_use]
     pub fn random(&self) -> f64 {
         let bits = u32::try_from(self.uuid().as_u128() & 0xffff_ffff).unwrap_or_default();
         f64::from(bits) / (f64::from(u32::MAX) + 1.0)
     }
 
-    /// Which version of a change this run follows, so that old and new code live side by side. New
-    /// runs follow the newest; runs that passed here before the change was made, as an operation
-    /// after it in their journal shows, the oldest.
+    /// The version of a change that this run follows, so that old and new code can coexist. New runs
+    /// follow the newest version. Runs that executed this point before the change was made follow the
+    /// oldest; a later operation in their journal shows that.
     ///
     /// # Errors
     ///
-    /// Code `UNKNOWN_VERSION` if the run follows a version outside the range, whatever the code makes of
-    /// it: the run moves to an engine whose code knows that version, or is blocked until there is one.
-    /// `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
+    /// Code `UNKNOWN_VERSION` if the run follows a version outside the range. Whatever the code does with
+    /// the error, the run moves to an engine whose code supports that version, or is blocked until there
+    /// is one. `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
     pub fn version(
         &self,
         change: impl AsRef<str>,
         versions: std::ops::RangeInclusive<u32>,
     ) -> Result<u32, WorkflowError> {
-        self.cell.check()?;
+        self.shared.check()?;
         let (oldest, newest) = versions.into_inner();
-        let version = self.cell.machine().version(change.as_ref(), oldest, newest);
+        let version = self.shared.machine().version(change.as_ref(), oldest, newest);
         version.map_err(|failure| {
-            self.cell.refuse_version(failure.clone());
+            self.shared.set_unknown_version(failure.clone());
             WorkflowError::failed(failure)
         })
     }
 
-    /// Fails with the code `OPERATION_OUTSIDE_WORKFLOW` where operations can't be asked for:
-    /// anywhere but in the code of the workflow, as the engine polls it.
+    /// Checks that operations can be requested here: only the code of the workflow can, while the
+    /// engine polls it.
     ///
     /// # Errors
     ///
-    /// As said.
+    /// A failure with the code `OPERATION_OUTSIDE_WORKFLOW` everywhere else.
     pub fn ensure_current(&self) -> Result<(), WorkflowError> {
-        self.cell.check()
+        self.shared.check()
     }
 
-    /// Completes when somebody asked to cancel the run.
+    /// Completes when the cancellation of the run was requested.
     pub(crate) async fn cancelled(&self) -> WorkflowError {
-        std::future::poll_fn(|context| self.cell.poll_cancelled(context)).await
+        std::future::poll_fn(|context| self.shared.poll_cancelled(context)).await
     }
 
     fn call(&self, request: Result<Request, WorkflowError>) -> OperationCall {
-        OperationCall::new(Arc::clone(&self.cell), request)
+        OperationCall::new(Arc::clone(&self.shared), request)
     }
 
-    /// Asks for an operation that is over at once.
-    fn tell(&self, request: Request) {
-        let operation = self.cell.reserve();
-        self.cell.ask(operation, request);
+    /// Requests an operation that completes immediately.
+    fn request_completed(&self, request: Request) {
+        let operation = self.shared.reserve();
+        self.shared.ask(operation, request);
     }
 
     pub(crate) fn take_compensation(&self) -> Option<Compensation> {
-        self.cell.pop_compensation()
+        self.shared.pop_compensation()
     }
 }
 
-/// Refuses times that are over at once or never. Refuses a task for an agent whose id can't be part of a mailbox's name: no agent has it. Refuses a
-/// child with an id that no run can have.
+/// Validates a request. Rejects durations that are too short or too long, a task for an agent whose id
+/// cannot be part of a mailbox name, and a child with an invalid run id.
 fn checked(request: Request) -> Result<Request, WorkflowError> {
     if let Request::Child(child) = &request
         && let Some(Err(invalid)) = child.run_id.as_deref().map(run_id::check_chosen)

@@ -15,7 +15,7 @@ use std::{
 use aios_core::{BoxFuture, agent::TaskError, event::Payload, retry::RetryPolicy};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Cell, call::misfit};
+use super::{SharedRun, call::decode_error};
 use crate::{
     options::{check_retry, check_timeout, refused},
     panic::{Refused, panic_failure},
@@ -24,7 +24,7 @@ use crate::{
 
 type Attempt<'a> = BoxFuture<'a, Result<Payload, TaskError>>;
 
-/// What the code of a step knows of its attempt; see
+/// Information about an attempt of a step; see
 /// [`step_with`](super::WorkflowContext::step_with).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepContext {
@@ -39,25 +39,26 @@ impl StepContext {
         self.attempt
     }
 
-    /// The same text in every attempt of this step and in no other step, also if a later run uses
-    /// the id of this one again: hand it to outside systems, so that they recognise a repetition.
+    /// Idempotency key of the step: the same in all its attempts, and different from the key of every
+    /// other step, even if a later run reuses the id of this run. Pass it to external systems, so that
+    /// they recognise repeated calls.
     #[must_use]
     pub fn idempotency_key(&self) -> &str {
         &self.key
     }
 }
 
-/// An attempt that begins.
-pub(super) struct Beginning<'c> {
-    cell: &'c Cell,
+/// The start of an attempt.
+pub(super) struct AttemptStart<'c> {
+    shared: &'c SharedRun,
     operation: u64,
     attempt: u32,
 }
 
-impl Beginning<'_> {
-    /// What the code may know of it.
+impl AttemptStart<'_> {
+    /// The context passed to the code.
     pub(super) fn context(&self) -> StepContext {
-        StepContext { attempt: self.attempt, key: self.cell.key(self.operation).into() }
+        StepContext { attempt: self.attempt, key: self.shared.key(self.operation).into() }
     }
 }
 
@@ -65,14 +66,14 @@ impl Beginning<'_> {
 ///
 /// # Cancel safety
 ///
-/// Dropping it drops the code where it waits; nothing is recorded. A replay drops it at the same
-/// place.
+/// Dropping it drops the code at its current await point; nothing is recorded. A replay drops it at
+/// the same point.
 #[must_use = "a step does nothing unless it is awaited"]
 pub struct StepCall<'a, T> {
-    cell: Arc<Cell>,
+    shared: Arc<SharedRun>,
     operation: u64,
     state: StepState,
-    code: Box<dyn FnMut(Beginning<'_>) -> Attempt<'a> + Send + 'a>,
+    code: Box<dyn FnMut(AttemptStart<'_>) -> Attempt<'a> + Send + 'a>,
     running: Option<Running<'a>>,
     result: PhantomData<fn() -> T>,
 }
@@ -84,32 +85,32 @@ enum StepState {
     Refused(WorkflowError),
 }
 
-/// An attempt that runs.
+/// A running attempt.
 struct Running<'a> {
     number: u32,
     code: Attempt<'a>,
-    nudge: Arc<Nudge>,
+    step_waker: Arc<StepWaker>,
     waker: Waker,
 }
 
-/// Wakes the code of a step and nothing else: the code of the workflow goes on by entries only.
-struct Nudge {
-    cell: Weak<Cell>,
+/// Wakes the code of a step only. The code of the workflow is woken by journal entries.
+struct StepWaker {
+    shared: Weak<SharedRun>,
     operation: u64,
-    rung: AtomicBool,
+    woken: AtomicBool,
 }
 
-impl Wake for Nudge {
+impl Wake for StepWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
-        let Some(cell) = self.cell.upgrade() else { return };
+        self.woken.store(true, Ordering::Release);
+        let Some(shared) = self.shared.upgrade() else { return };
         match Turn::current() {
-            Turn::Step(run) if run == cell.run() => cell.nudge(self.operation),
-            _ => cell.wake_step(self.operation),
+            Turn::Step(run) if run == shared.run() => shared.defer_step(self.operation),
+            _ => shared.wake_step(self.operation),
         }
     }
 }
@@ -121,32 +122,32 @@ impl<'a, T> StepCall<'a, T> {
         self.operation
     }
 
-    pub(super) fn new<E, F, Fut>(cell: Arc<Cell>, name: Box<str>, mut code: F) -> Self
+    pub(super) fn new<E, F, Fut>(shared: Arc<SharedRun>, name: Box<str>, mut code: F) -> Self
     where
         T: Serialize,
         E: Into<TaskError>,
-        F: FnMut(Beginning<'_>) -> Fut + Send + 'a,
+        F: FnMut(AttemptStart<'_>) -> Fut + Send + 'a,
         Fut: Future<Output = Result<T, E>> + Send + 'a,
     {
-        let code = Box::new(move |beginning: Beginning<'_>| -> Attempt<'a> {
-            let attempt = code(beginning);
+        let code = Box::new(move |start: AttemptStart<'_>| -> Attempt<'a> {
+            let attempt = code(start);
             Box::pin(async move {
                 let result = attempt.await.map_err(Into::into)?;
                 Payload::encode(&result)
                     .map_err(|error| TaskError { retryable: false, ..TaskError::from(error) })
             })
         });
-        let (operation, state) = match cell.check() {
+        let (operation, state) = match shared.check() {
             Ok(()) => {
                 let retry = RetryPolicy::default();
-                (cell.reserve(), StepState::Fresh { name, timeout: None, retry })
+                (shared.reserve(), StepState::Fresh { name, timeout: None, retry })
             }
             Err(error) => (0, StepState::Refused(error)),
         };
-        Self { cell, operation, state, code, running: None, result: PhantomData }
+        Self { shared, operation, state, code, running: None, result: PhantomData }
     }
 
-    /// Sets when a failed attempt is followed by another.
+    /// Sets the retry policy.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         let checked = check_retry("retry", &policy);
         if let StepState::Fresh { retry, .. } = &mut self.state {
@@ -155,9 +156,9 @@ impl<'a, T> StepCall<'a, T> {
         self.refuse(checked)
     }
 
-    /// Sets how long one attempt may take; then its code is dropped and the failure is
-    /// `STEP_TIMEOUT`, which is retried as the policy says. Without it, an attempt may take for
-    /// ever.
+    /// Sets the timeout of one attempt. After it the code is dropped and the attempt fails with
+    /// `STEP_TIMEOUT`, which is retried according to the policy. Without it, an attempt may take
+    /// indefinitely.
     pub fn timeout(mut self, limit: Duration) -> Self {
         if let StepState::Fresh { timeout, .. } = &mut self.state {
             *timeout = Some(limit);
@@ -165,7 +166,7 @@ impl<'a, T> StepCall<'a, T> {
         self.refuse(check_timeout(Some(limit)))
     }
 
-    /// Refuses options that make no sense; the step then fails.
+    /// Rejects invalid options: the step fails when it is polled.
     fn refuse(mut self, checked: Result<(), String>) -> Self {
         if let (Err(reason), StepState::Fresh { .. }) = (checked, &self.state) {
             self.state = StepState::Refused(WorkflowError::failed(refused(reason)));
@@ -173,79 +174,80 @@ impl<'a, T> StepCall<'a, T> {
         self
     }
 
-    /// Lets the code of the step go on without taking the outcome; for workflows that are not
-    /// written in Rust.
+    /// Polls the code of the step without taking the outcome. For workflows that are not written in
+    /// Rust.
     pub fn advance(&mut self, context: &Context<'_>) {
-        if matches!(self.state, StepState::Asked) && self.cell.check().is_ok() {
-            self.go_on();
-            self.cell.wait(self.operation, context);
-            self.remember_nudge();
+        if matches!(self.state, StepState::Asked) && self.shared.check().is_ok() {
+            self.poll_attempt();
+            self.shared.wait(self.operation, context);
+            self.keep_wake();
         }
     }
 
-    /// Whether polling it now completes; for workflows that are not written in Rust.
+    /// Whether polling completes now. For workflows that are not written in Rust.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.cell.is_released(self.operation)
+        self.shared.is_released(self.operation)
     }
 
-    /// Lets the code of the step go on, if it is its turn.
-    fn go_on(&mut self) {
+    /// Polls the code of the step, if it was woken and its attempt may run.
+    fn poll_attempt(&mut self) {
         let is_over = |running: &Running<'_>| {
-            !self.cell.machine().awaits_step(self.operation, running.number)
+            !self.shared.machine().awaits_step(self.operation, running.number)
         };
         if self.running.as_ref().is_some_and(is_over) {
             self.stop();
         }
         if self.running.is_none() {
-            let Some(number) = self.cell.begin_step(self.operation) else { return };
+            let Some(number) = self.shared.begin_step(self.operation) else { return };
             self.begin(number);
         }
         let Some(running) = &mut self.running else { return };
-        if !running.nudge.rung.swap(false, Ordering::AcqRel) {
+        if !running.step_waker.woken.swap(false, Ordering::AcqRel) {
             return;
         }
-        self.cell.check_deferred();
+        self.shared.check_deferred();
         let outcome = {
-            let _turn = Turn::Step(self.cell.run()).begin();
+            let _turn = Turn::Step(self.shared.run()).begin();
             let mut context = Context::from_waker(&running.waker);
             catch_unwind(AssertUnwindSafe(|| running.code.as_mut().poll(&mut context)))
         };
-        self.cell.skip_deferred();
+        self.shared.skip_deferred();
         let outcome = match outcome {
             Ok(Poll::Pending) => return,
             Ok(Poll::Ready(outcome)) => outcome,
             Err(panic) => Err(panicked(&*panic)),
         };
         self.stop();
-        self.cell.step_ended(self.operation, outcome);
+        self.shared.step_ended(self.operation, outcome);
     }
 
     fn begin(&mut self, number: u32) {
-        let beginning = Beginning { cell: &self.cell, operation: self.operation, attempt: number };
-        let _turn = Turn::Step(self.cell.run()).begin();
-        let code = match catch_unwind(AssertUnwindSafe(|| (self.code)(beginning))) {
+        let start =
+            AttemptStart { shared: &self.shared, operation: self.operation, attempt: number };
+        let _turn = Turn::Step(self.shared.run()).begin();
+        let code = match catch_unwind(AssertUnwindSafe(|| (self.code)(start))) {
             Ok(code) => code,
             Err(panic) => Box::pin(std::future::ready(Err(panicked(&*panic)))),
         };
-        let (cell, operation) = (Arc::downgrade(&self.cell), self.operation);
-        let nudge = Arc::new(Nudge { cell, operation, rung: AtomicBool::new(true) });
-        let waker = Waker::from(Arc::clone(&nudge));
-        self.running = Some(Running { number, code, nudge, waker });
+        let (shared, operation) = (Arc::downgrade(&self.shared), self.operation);
+        let step_waker = Arc::new(StepWaker { shared, operation, woken: AtomicBool::new(true) });
+        let waker = Waker::from(Arc::clone(&step_waker));
+        self.running = Some(Running { number, code, step_waker, waker });
     }
 
-    /// A nudge that came while nothing could be woken for it is not lost.
-    fn remember_nudge(&self) {
-        let is_rung = |running: &Running<'_>| running.nudge.rung.load(Ordering::Acquire);
-        if self.running.as_ref().is_some_and(is_rung) {
-            self.cell.nudge(self.operation);
+    /// Keeps a wake that arrived while no waker was registered.
+    fn keep_wake(&self) {
+        let is_woken = |running: &Running<'_>| running.step_waker.woken.load(Ordering::Acquire);
+        if self.running.as_ref().is_some_and(is_woken) {
+            self.shared.defer_step(self.operation);
         }
     }
 
-    /// Drops the attempt that runs, as a part of the step.
+    /// Drops the running attempt, in the turn of the step.
     fn stop(&mut self) {
         let running = self.running.take();
-        let _turn = Turn::Step(self.cell.run()).begin();
+        let _turn = Turn::Step(self.shared.run()).begin();
         drop(running);
     }
 }
@@ -263,23 +265,23 @@ impl<T: DeserializeOwned> Future for StepCall<'_, T> {
         if let StepState::Refused(error) = &this.state {
             return Poll::Ready(Err(error.clone()));
         }
-        this.cell.check()?;
+        this.shared.check()?;
         if let StepState::Fresh { .. } = this.state
             && let StepState::Fresh { name, timeout, retry } =
                 std::mem::replace(&mut this.state, StepState::Asked)
         {
-            this.cell.ask(this.operation, Request::Step { name, timeout, retry });
+            this.shared.ask(this.operation, Request::Step { name, timeout, retry });
         }
-        this.go_on();
-        let Poll::Ready(outcome) = this.cell.poll_outcome(this.operation, context) else {
-            this.remember_nudge();
+        this.poll_attempt();
+        let Poll::Ready(outcome) = this.shared.poll_outcome(this.operation, context) else {
+            this.keep_wake();
             return Poll::Pending;
         };
         this.state = StepState::Done;
         Poll::Ready(match outcome {
-            Ok(payload) => payload
-                .decode()
-                .map_err(|error| misfit::<T>(&format!("step {} recorded", this.operation), &error)),
+            Ok(payload) => payload.decode().map_err(|error| {
+                decode_error::<T>(&format!("step {}: the result", this.operation), &error)
+            }),
             Err(failure) => Err(WorkflowError::failed(failure)),
         })
     }
@@ -289,7 +291,7 @@ impl<T> Drop for StepCall<'_, T> {
     fn drop(&mut self) {
         self.stop();
         if matches!(self.state, StepState::Asked) {
-            self.cell.abandon(self.operation);
+            self.shared.abandon(self.operation);
         }
     }
 }

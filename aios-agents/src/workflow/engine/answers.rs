@@ -301,7 +301,7 @@ async fn record(
     attempt: u32,
 ) -> Result<Verdict, Unsettled> {
     loop {
-        match engine.journals.keep(run_id, answer.clone()).await {
+        match engine.journals.append_event(run_id, answer.clone()).await {
             Ok(()) => break,
             Err(JournalError::Ended { .. } | JournalError::UnknownRun { .. }) => {
                 return Ok(Verdict::NotNeeded("the run has ended"));

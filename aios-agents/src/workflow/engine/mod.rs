@@ -65,7 +65,7 @@ pub(crate) use self::{
     waiters::{RunOutcome, Waiter, Waiters},
 };
 use crate::{
-    counted::CountedStore, failing::Failing, options::check_span, task::JoinSet,
+    counting_store::CountingStore, failing::Failing, options::check_span, task::JoinSet,
     workflow::journal::Journals,
 };
 
@@ -231,7 +231,7 @@ pub(crate) struct Engine {
     pub(crate) journals: Journals,
     pub(crate) waiters: Waiters,
     broker: Arc<dyn Broker>,
-    store: Arc<CountedStore>,
+    store: Arc<CountingStore>,
     /// Identity of the store, part of the names of mailboxes.
     store_id: StoreId,
     clock: Arc<dyn Clock>,
@@ -430,7 +430,7 @@ impl RunningEngine {
         for _ in 0..QUIESCE_CHECKS {
             let count = engine.store.count();
             let now = (engine.answers_received.load(Ordering::Acquire), count.begun);
-            if before == Some(now) && !count.is_moving && engine.recorders.is_idle() {
+            if before == Some(now) && !count.is_appending && engine.recorders.is_idle() {
                 return;
             }
             before = Some(now);

@@ -10,13 +10,13 @@ use aios_core::{
     },
 };
 
-use crate::counted::CountedStore;
+use crate::counting_store::CountingStore;
 
 /// The statuses of runs that have not ended.
 pub(super) const OPEN: [RunStatus; 4] =
     [RunStatus::Running, RunStatus::Cancelling, RunStatus::Paused, RunStatus::Blocked];
 
-impl CountedStore {
+impl CountingStore {
     /// Whether the store supports notes. If not, timers stay in memory, and a new owner reads every
     /// run.
     pub(super) fn takes_notes(&self) -> bool {

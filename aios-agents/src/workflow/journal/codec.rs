@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{AgentEvent, Entry};
 
-/// An entry and the event that keeps it.
+/// An entry and its event.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) entry: Entry,
@@ -19,8 +19,8 @@ pub(crate) struct Record {
 #[derive(Serialize)]
 struct Nothing {}
 
-/// Pairs the entries of a run's own making with the actions of their events,
-/// `workflows.<name>.<action>`: first those with data, then those without.
+/// Maps the entries that are events of workflows to the actions of these events,
+/// `workflows.<name>.<action>`: first the entries with data, then those without.
 macro_rules! actions {
     ($($variant:ident = $action:path,)+ ; $($bare:ident = $bare_action:path,)+) => {
         const ACTIONS: &[&str] = &[$($action,)+ $($bare_action,)+];
@@ -71,16 +71,16 @@ actions! {
     Unblocked = workflow::UNBLOCKED,
 }
 
-/// Turns the entries of one workflow's runs into events.
+/// Encodes the entries of one workflow's runs as events.
 #[derive(Debug)]
 pub(crate) struct Codec {
     source: Arc<str>,
-    /// By action.
+    /// Event types by action.
     types: Vec<(&'static str, EventType)>,
 }
 
 impl Codec {
-    /// `source` becomes the source of every event.
+    /// Creates a codec for a workflow. `source` becomes the source of every event.
     pub(crate) fn new(name: &Name, source: Arc<str>) -> Result<Self, EventError> {
         let of_action =
             |action| Ok((action, EventType::new(workflow::DOMAIN, name.as_str(), action)?));
@@ -93,7 +93,7 @@ impl Codec {
         &self.source
     }
 
-    /// Writes an entry as a fresh event.
+    /// Encodes an entry as a new event.
     pub(crate) fn encode(&self, entry: Entry, now: Timestamp) -> Result<Record, EventError> {
         let (event_type, payload) = match &entry {
             Entry::Other(event) => return Ok(Record { event: (**event).clone(), entry }),
@@ -133,7 +133,7 @@ fn encode_task<T: Serialize>(
     Ok((event_type, Payload::encode(&task.data)?))
 }
 
-/// Reads an entry. An event that is not of a journal's making is [`Entry::Other`].
+/// Decodes an entry. An event that aios did not write to a journal itself is [`Entry::Other`].
 pub(crate) fn decode(event: &Event) -> Result<Entry, EventError> {
     let entry = match event.event_type.segments() {
         (workflow::DOMAIN, _, action) => decode_own(action, &event.payload)?,

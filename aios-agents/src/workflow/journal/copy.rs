@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::{ChildStarted, DrawnFrom, Entry, Seed};
 use crate::workflow::run_id;
 
-/// Field of the metadata of events that a fork copied: the id of the original.
+/// Metadata field of events copied by a fork: the id of the original.
 const COPY_OF: &str = "copy_of";
 
-/// Marks the metadata of an event as that of a copy, which is not published again.
+/// Marks an event as a copy, which is not published again.
 pub(crate) fn mark_copy(metadata: &mut Metadata, original: &EventId) {
     metadata.extra.insert(COPY_OF.to_owned(), Value::String(original.to_string()));
 }
@@ -20,20 +20,20 @@ pub(crate) fn is_copy(event: &Event) -> bool {
     event.metadata.extra.contains_key(COPY_OF)
 }
 
-/// How the journal of a run becomes the beginning of another one.
+/// Copies the journal of a run as the beginning of a new run.
 #[derive(Debug)]
 pub(crate) struct Fork<'f> {
-    /// The run that is forked.
+    /// Id of the forked run.
     pub(crate) run_id: &'f str,
-    /// The new one.
+    /// Id of the new run.
     pub(crate) new_id: &'f str,
-    /// Where the new one goes on for itself.
+    /// The first operation that the new run executes itself.
     pub(crate) operation: u64,
 }
 
 impl Fork<'_> {
-    /// The same entry in the new run: its tasks carry the new run's name. `seed` is what the run that
-    /// is forked draws from.
+    /// Copies an entry to the new run. Its tasks get ids of the new run. `seed` is the seed of the forked
+    /// run.
     pub(crate) fn copy(&self, mut entry: Entry, seed: &Seed) -> Entry {
         match &mut entry {
             Entry::Started(started) => {
@@ -53,18 +53,18 @@ impl Fork<'_> {
         entry
     }
 
-    /// A child whose id was derived is another one in the new run.
+    /// Derives the id of a child again for the new run, if it was derived in the forked run.
     fn rename(&self, child: &mut ChildStarted) {
         let of = |run_id| run_id::of_child(run_id, child.operation);
-        // As earlier versions derived it.
-        let formerly = format!("{}.{}", self.run_id, child.operation);
-        if *child.run_id == *of(self.run_id) || *child.run_id == *formerly {
+        // The form of derived ids in earlier versions.
+        let legacy = format!("{}.{}", self.run_id, child.operation);
+        if *child.run_id == *of(self.run_id) || *child.run_id == *legacy {
             child.run_id = of(self.new_id).into();
         }
     }
 
-    /// What comes before the operation is drawn as the run that is forked did, which may be a fork
-    /// itself.
+    /// Makes the new run draw from the seed of the forked run, which may be a fork itself, before the
+    /// forked operation.
     fn inherit(&self, draws: &mut Vec<DrawnFrom>, seed: &Seed) {
         let before = self.operation;
         draws.iter_mut().for_each(|drawn| drawn.before = drawn.before.min(before));
@@ -74,7 +74,7 @@ impl Fork<'_> {
     }
 }
 
-/// A task's name follows its run.
+/// Moves a task id to another run.
 trait MoveTo {
     fn move_to(&mut self, run_id: &str);
 }

@@ -19,47 +19,47 @@ pub enum Entry {
     Started(Started),
     /// A step ended with a result.
     StepCompleted(StepCompleted),
-    /// A step, a task or a child failed for good.
+    /// A step, a task or a child failed permanently.
     OperationFailed(OperationFailed),
-    /// A step or a task failed and will be tried again.
+    /// An attempt of a step or a task failed, and a retry is scheduled.
     RetryScheduled(RetryScheduled),
     /// A durable timer was set.
     TimerStarted(TimerStarted),
-    /// A durable timer fired, or the wait for a signal ran out.
+    /// A durable timer fired, or the wait for a signal timed out.
     TimerFired(TimerFired),
-    /// The wait for a signal has an end.
+    /// A wait for a signal with a timeout began.
     SignalAwaited(SignalAwaited),
-    /// Somebody sent a signal.
+    /// A signal was sent to the run.
     Signaled(Signaled),
-    /// A task was given to an agent.
+    /// A task was assigned to an agent.
     TaskAssigned(AgentEvent<TaskAssigned>),
-    /// An agent did a task.
+    /// An agent completed a task.
     TaskCompleted(AgentEvent<TaskCompleted>),
     /// An agent's attempt at a task failed.
     TaskFailed(AgentEvent<TaskFailed>),
-    /// Nobody waits for a task any more.
+    /// The result of a task is no longer awaited.
     TaskCancelled(AgentEvent<TaskCancelled>),
     /// A child run was started.
     ChildStarted(ChildStarted),
     /// A child run ended.
     ChildEnded(ChildEnded),
-    /// The version of a change that this run follows.
+    /// The version of a change that this run follows was pinned.
     VersionMarked(VersionMarked),
-    /// The next event in the stream is one that the workflow emitted.
+    /// The workflow emitted the next event in the stream.
     EventEmitted(EventEmitted),
-    /// The workflow says what it is doing.
+    /// The workflow set its status.
     StatusSet(StatusSet),
-    /// Somebody asked to cancel the run.
+    /// The cancellation of the run was requested.
     CancelRequested(CancelRequested),
-    /// Somebody paused the run.
+    /// The run was paused.
     Paused,
-    /// Somebody resumed the run.
+    /// The run was resumed.
     Resumed,
-    /// Today's code does not fit the journal.
+    /// The run was blocked: the current code does not match the journal.
     Blocked(Blocked),
-    /// Fitting code was found for a blocked run.
+    /// A blocked run was unblocked by matching code.
     Unblocked,
-    /// Another engine advances the run from now on, or the owner of its shard does again.
+    /// The run moved to another engine, or back to the owner of its shard.
     Moved(Moved),
     /// The run ended with a result.
     Completed(Completed),
@@ -67,13 +67,13 @@ pub enum Entry {
     Failed(Failed),
     /// The run was cancelled, and its compensations have run.
     Cancelled(Failed),
-    /// The run ended by continuing as another one.
+    /// The run ended by continuing as another run.
     Continued(Continued),
-    /// An event of another making, for example one that the workflow emitted.
+    /// Any other event, for example one that the workflow emitted.
     Other(Box<Event>),
 }
 
-/// Something about a task, and the type of the agent that it is for.
+/// An event about a task, and the type of the agent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentEvent<T> {
     /// Type of the agent.
@@ -105,8 +105,7 @@ impl Entry {
         }
     }
 
-    /// Whether this entry says how something ended that was begun before: also a paused run takes
-    /// it.
+    /// Whether this entry records the outcome of work that had begun. A paused run accepts such entries.
     #[must_use]
     pub fn is_outcome(&self) -> bool {
         matches!(
@@ -119,18 +118,18 @@ impl Entry {
         )
     }
 
-    /// Whether a paused run records this entry: what was begun before and has ended since, and the
-    /// versions of changes, which have to stand before the outcomes that follow from them.
+    /// Whether a paused run records this entry: outcomes of work that began before the pause, and pinned
+    /// versions of changes, which have to precede the outcomes that depend on them.
     pub(crate) fn passes_pause(&self) -> bool {
         match self {
             Self::VersionMarked(_) => true,
-            // What workflows emit is of other domains.
+            // Events emitted by workflows have other domains.
             Self::Other(event) => event.event_type.domain() == agent::DOMAIN,
             other => other.is_outcome(),
         }
     }
 
-    /// Whether this entry begins an operation that is over later.
+    /// Whether this entry records the start of an operation.
     pub(crate) fn is_beginning(&self) -> bool {
         matches!(
             self,
@@ -141,7 +140,7 @@ impl Entry {
         )
     }
 
-    /// Whether the run has ended with this entry.
+    /// Whether this entry ends the run.
     #[must_use]
     pub fn is_final(&self) -> bool {
         matches!(

@@ -16,7 +16,7 @@ use aios_core::{
 use super::{Codec, Continued, Entry, Signaled, Started};
 use crate::{
     agent::codes::TASK_UNCLAIMED,
-    counted::CountedStore,
+    counting_store::CountingStore,
     runtime::RuntimeError,
     suggest::hint,
     workflow::{
@@ -25,12 +25,12 @@ use crate::{
     },
 };
 
-/// Code of the failure of a run that was started to continue another one, which then ended otherwise.
+/// Failure code of a run that was started as the continuation of a run that then ended differently.
 pub(crate) const NOT_CONTINUED: &str = "NOT_CONTINUED";
-/// Events read at once.
+/// Number of events in a page.
 const PAGE: usize = 1000;
 
-/// Why a journal could not be read or written.
+/// Errors of reading or writing a journal.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum JournalError {
     #[error("no workflow {workflow} is registered{}", hint("registered", workflow, registered))]
@@ -50,7 +50,7 @@ pub(crate) enum JournalError {
 }
 
 impl JournalError {
-    /// Whether the same may succeed later.
+    /// Whether a retry may succeed.
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
             Self::Store(error) => error.is_retryable(),
@@ -58,23 +58,23 @@ impl JournalError {
         }
     }
 
-    /// What whoever stops because of it says.
+    /// The failure reported by a component that stops because of this error.
     pub(crate) fn failure(&self) -> Failure {
         Failure::from_error(RuntimeError::from(self.clone()).code(), self)
     }
 }
 
-/// Reads and writes journals from outside: whoever does so need not own the runs.
+/// Reads and writes journals without owning the runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Journals {
-    pub(crate) store: Arc<CountedStore>,
+    pub(crate) store: Arc<CountingStore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) source: Arc<str>,
 }
 
 impl Journals {
-    /// How the journals of a workflow are written, whether it is registered here or not.
+    /// The codec of a workflow, which need not be registered here.
     pub(crate) fn codec(&self, workflow: &str) -> Result<Arc<Codec>, JournalError> {
         if let Some(registered) = self.registry.latest(workflow) {
             return Ok(Arc::clone(&registered.codec));
@@ -87,8 +87,8 @@ impl Journals {
         Ok(Arc::new(Codec::new(&name, Arc::clone(&self.source))?))
     }
 
-    /// Appends the start of a run, and whatever else its journal begins with, all at once. Repeating
-    /// it is [`JournalError::Exists`].
+    /// Appends the start of a run and the other first events of its journal in one append. Repeating
+    /// it fails with [`JournalError::Exists`].
     pub(crate) async fn start(
         &self,
         run_id: &str,
@@ -99,7 +99,7 @@ impl Journals {
     ) -> Result<Vec<RecordedEvent>, JournalError> {
         let entry = Entry::Started(started);
         let record = self.codec(workflow)?.encode(entry, self.clock.now())?;
-        let first = record.event.with_metadata(of_start(metadata, run_id));
+        let first = record.event.with_metadata(start_metadata(metadata, run_id));
         let mut events = vec![first.clone()];
         events.extend(others.into_iter().map(|mut event| {
             event.metadata.fill_from(&first.metadata);
@@ -108,7 +108,7 @@ impl Journals {
         self.begin(run_id, events).await
     }
 
-    /// Appends an entry to a run's journal without owning it. A run that has ended takes none.
+    /// Appends an entry to a run's journal without owning it. Fails if the run has ended.
     pub(crate) async fn append(
         &self,
         run_id: &str,
@@ -119,7 +119,7 @@ impl Journals {
         self.append_to(&row, entry, id).await
     }
 
-    /// As [`append`](Self::append), to the run of a row that was just read.
+    /// Like [`append`](Self::append), for a run whose row was just read.
     pub(crate) async fn append_to(
         &self,
         row: &RunRecord,
@@ -130,21 +130,21 @@ impl Journals {
             return Err(JournalError::Ended { run_id: row.id.clone(), status: row.status });
         }
         let mut event = self.codec(&row.workflow)?.encode(entry, self.clock.now())?.event;
-        event.metadata = self.origin(&row.id).await?;
+        event.metadata = self.run_metadata(&row.id).await?;
         let event = match id {
             Some(id) => event.with_id(id),
             None => event,
         };
-        self.keep(&row.id, event).await
+        self.append_event(&row.id, event).await
     }
 
-    /// Metadata of what others append to a run: what its start says, and the start as the cause. A
-    /// run whose start can't be read now can be told something all the same.
-    async fn origin(&self, run_id: &str) -> Result<Metadata, JournalError> {
+    /// Metadata of events that other processes append to a run: that of its start, with the start as the
+    /// cause. If the start cannot be read now, the metadata contains only the run id.
+    async fn run_metadata(&self, run_id: &str) -> Result<Metadata, JournalError> {
         let started = match self.store.read_stream(&StreamId::of_run(run_id)?, 0, 1).await {
             Ok(started) => started.into_iter().next(),
             Err(error) => {
-                tracing::debug!(error = %Chain(&error), run = run_id, "a start can't be read");
+                tracing::debug!(error = %Chain(&error), run = run_id, "failed to read the start of a run");
                 None
             }
         };
@@ -152,12 +152,16 @@ impl Journals {
             return Ok(Metadata { run_id: Some(run_id.into()), ..Metadata::default() });
         };
         let causation_id = Some(started.event.id.to_string().into());
-        Ok(of_start(Metadata { causation_id, ..started.event.metadata }, run_id))
+        Ok(start_metadata(Metadata { causation_id, ..started.event.metadata }, run_id))
     }
 
-    /// Appends an event that somebody else made. A run that has ended takes none, whatever its row
-    /// said a moment ago: the store closes the stream with the end.
-    pub(crate) async fn keep(&self, run_id: &str, event: Event) -> Result<(), JournalError> {
+    /// Appends an encoded event. Fails if the run has ended, even if its row did not show that yet: the
+    /// store closes the stream with the last event of the run.
+    pub(crate) async fn append_event(
+        &self,
+        run_id: &str,
+        event: Event,
+    ) -> Result<(), JournalError> {
         match self.store.append_one(Append::new(StreamId::of_run(run_id)?, vec![event])).await {
             Ok(_) => Ok(()),
             Err(StoreError::StreamClosed { .. }) => {
@@ -168,8 +172,8 @@ impl Journals {
         }
     }
 
-    /// Appends an entry to the run that goes on for `run_id`, which may have continued as another one,
-    /// also while this is called. Returns the id of that run.
+    /// Appends an entry to the current run of the chain of `run_id`, which may continue as another run
+    /// at any time. Returns the id of the current run.
     pub(crate) async fn append_to_current(
         &self,
         run_id: &str,
@@ -186,9 +190,9 @@ impl Journals {
         }
     }
 
-    /// Whether a run that has ended was told this entry, with this id, before it ended: the store answers
-    /// a repetition, and takes nothing new.
-    pub(crate) async fn was_told(
+    /// Whether an entry with this id was appended to a run before the run ended. The store reports a
+    /// repeated append as a success and rejects a new one.
+    pub(crate) async fn has_received(
         &self,
         run_id: &str,
         entry: &Entry,
@@ -196,16 +200,16 @@ impl Journals {
     ) -> Result<bool, JournalError> {
         let row = self.row(run_id).await?;
         let event = self.codec(&row.workflow)?.encode(entry.clone(), self.clock.now())?.event;
-        match self.keep(run_id, event.with_id(id.clone())).await {
+        match self.append_event(run_id, event.with_id(id.clone())).await {
             Ok(()) => Ok(true),
-            // In the journal of a run that continued as this one.
+            // Recorded in the journal of a predecessor of this run.
             Err(JournalError::Store(StoreError::DuplicateEvent { id: known })) => Ok(known == *id),
             Err(JournalError::Ended { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Appends the first events of a new run, all at once, and returns them as they were recorded.
+    /// Appends the first events of a new run in one append, and returns them as recorded.
     pub(crate) async fn begin(
         &self,
         run_id: &str,
@@ -230,7 +234,7 @@ impl Journals {
         Ok(recorded.collect())
     }
 
-    /// What the read model says of a run.
+    /// The row of a run in the read model.
     pub(crate) async fn row(&self, run_id: &str) -> Result<RunRecord, JournalError> {
         let filter = RunFilter {
             id: Some(run_id.to_owned()),
@@ -241,7 +245,7 @@ impl Journals {
         row.ok_or_else(|| JournalError::UnknownRun { run_id: run_id.to_owned() })
     }
 
-    /// The task of a run that no agent begins, the oldest of all, if there is one.
+    /// A description of the oldest task of a run that no agent has begun, if there is one.
     pub(crate) async fn unclaimed(&self, run_id: &str) -> Result<Option<String>, JournalError> {
         let filter = TaskFilter {
             run_id: Some(run_id.to_owned()),
@@ -265,8 +269,8 @@ impl Journals {
         }))
     }
 
-    /// What the read model says of the run that goes on for `run_id`: itself, unless it has continued
-    /// as another one.
+    /// The row of the current run in the chain of `run_id`: that of the run itself, unless it has
+    /// continued as another run.
     pub(crate) async fn current(&self, run_id: &str) -> Result<RunRecord, JournalError> {
         let mut row = self.row(run_id).await?;
         while row.status == RunStatus::Continued
@@ -277,7 +281,7 @@ impl Journals {
         Ok(row)
     }
 
-    /// A run that continued another one, the last of the chain if that is known.
+    /// A successor of a run: the last run of the chain, if it is known.
     async fn later(&self, row: &RunRecord) -> Result<Option<RunRecord>, JournalError> {
         match self.last_of_chain(row).await? {
             Some(last) => Ok(Some(last)),
@@ -285,8 +289,8 @@ impl Journals {
         }
     }
 
-    /// The run as which a run continued, by its journal: in earlier versions the others did not name
-    /// the first of their chain.
+    /// The direct successor of a run, according to its journal. Needed for runs of earlier versions,
+    /// which did not record the first run of their chain.
     async fn next_of_chain(&self, row: &RunRecord) -> Result<Option<RunRecord>, JournalError> {
         let Some(continued) = self.continued(row).await? else { return Ok(None) };
         match self.row(&continued.run_id).await {
@@ -295,7 +299,7 @@ impl Journals {
         }
     }
 
-    /// The run as which the chain of a run goes on, or as which it ended.
+    /// The last run in the chain of a run.
     async fn last_of_chain(&self, row: &RunRecord) -> Result<Option<RunRecord>, JournalError> {
         let statuses = [
             RunStatus::Running,
@@ -328,8 +332,8 @@ impl Journals {
         Ok(self.store.read_stream(&StreamId::of_run(run_id)?, 0, 1).await?.pop())
     }
 
-    /// What a run's start says, and the id of its event; `None` if there is no such run, or its
-    /// journal begins with something else.
+    /// The workflow of a run, its decoded start and the id of the start event; `None` if there is no
+    /// such run or its journal does not begin with a start.
     pub(crate) async fn started(
         &self,
         run_id: &str,
@@ -343,7 +347,7 @@ impl Journals {
         })
     }
 
-    /// How a run continued as another one, if its row says that it did.
+    /// The entry with which a run continued as another run, if it did. `row` is its row.
     pub(crate) async fn continued(
         &self,
         row: &RunRecord,
@@ -354,7 +358,7 @@ impl Journals {
             }
             _ => None,
         };
-        // The event that changed the row last is the one that ended the run.
+        // The last event that changed the row is the one that ended the run.
         let last = self.store.read_log(row.position.saturating_sub(1), 1).await?;
         if let Some(continued) = last.first().and_then(is_it) {
             return Ok(Some(continued));
@@ -370,7 +374,7 @@ impl Journals {
         }
     }
 
-    /// The signals in the journal of a workflow's run, in order.
+    /// The signals in the journal of a run, in order.
     pub(crate) async fn signals(
         &self,
         run_id: &str,
@@ -391,7 +395,7 @@ impl Journals {
         }
     }
 
-    /// How a run ended, or why it stands still; `None` if it goes on.
+    /// How a run ended, or why it is blocked; `None` if it is active.
     pub(crate) async fn ended(&self, run_id: &str) -> Result<Option<RunOutcome>, JournalError> {
         let row = self.row(run_id).await?;
         if !row.status.is_final() && row.status != RunStatus::Blocked {
@@ -406,8 +410,9 @@ impl Journals {
     }
 }
 
-/// Of the runs of a chain that did not continue: the one that goes on, with the lowest number, since
-/// the next one may be about to begin; else the one that was started last.
+/// Chooses the current run of a chain among its runs that did not continue: the active run with the
+/// lowest number, since its successor may already have been created; else the run that was started
+/// last.
 fn choose(rows: Vec<RunRecord>) -> Option<RunRecord> {
     let is_void =
         |row: &RunRecord| row.failure.as_ref().is_some_and(|failure| failure.code == NOT_CONTINUED);
@@ -418,8 +423,8 @@ fn choose(rows: Vec<RunRecord>) -> Option<RunRecord> {
     open.or_else(|| ended.into_iter().max_by_key(|row| row.created_at))
 }
 
-/// Metadata of the start of a run. A run without a correlation is one of its own.
-fn of_start(given: Metadata, run_id: &str) -> Metadata {
+/// Metadata of the start of a run. The run id is the default correlation id.
+fn start_metadata(given: Metadata, run_id: &str) -> Metadata {
     let run_id: Arc<str> = run_id.into();
     let correlation_id = given.correlation_id.or_else(|| Some(Arc::clone(&run_id)));
     let (reply_to, incarnation) = (None, None);

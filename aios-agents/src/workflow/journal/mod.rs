@@ -24,5 +24,5 @@ pub(crate) use self::{
     copy::{Fork, is_copy, mark_copy},
     journals::{JournalError, Journals, NOT_CONTINUED},
     same::is_same,
-    seed::{draw, seed_of},
+    seed::{seed_of, uuid_at},
 };

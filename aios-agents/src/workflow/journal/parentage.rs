@@ -1,10 +1,11 @@
 use super::{JournalError, Journals, Parent};
 
 impl Journals {
-    /// Whether what the start of a run says of its parent means the run that `parent` names.
+    /// Whether the parent recorded in the start of a run, `named`, is the run that `parent` names.
     ///
-    /// Runs from before events named their run say nothing of their parent's incarnation. Their parent
-    /// is a run from then, not one that uses its id again.
+    /// Runs of earlier versions, whose events did not name their run, do not record the incarnation of
+    /// their parent. Their parent is then a run of an earlier version too, not a later run with the same
+    /// id.
     pub(crate) async fn is_parent(
         &self,
         named: Option<&Parent>,

@@ -1,16 +1,15 @@
-//! Whether two JSON texts mean the same.
+//! Comparison of JSON texts by value.
 
 use std::collections::BTreeMap;
 
 use aios_core::event::Payload;
 use serde_json::value::RawValue;
 
-/// Values nested more deeply than this are the same only if their texts are.
+/// Values nested more deeply than this are compared as texts.
 const DEPTH: usize = 64;
 
-/// Whether two payloads are the same JSON value: the order of an object's members and white space do
-/// not matter. Numbers are compared as they are written, so that none is rounded: `1` differs from
-/// `1.0` and `1e0`.
+/// Whether two payloads are the same JSON value. The order of object members and white space are
+/// ignored. Numbers are compared as texts, to avoid rounding: `1` differs from `1.0` and `1e0`.
 pub(crate) fn is_same(one: &Payload, two: &Payload) -> bool {
     one == two || texts_are_same(one.as_str(), two.as_str(), DEPTH)
 }

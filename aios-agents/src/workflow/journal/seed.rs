@@ -1,4 +1,4 @@
-//! How a run draws its UUIDs and random numbers.
+//! The seed from which a run derives its UUIDs and random numbers.
 
 use aios_core::{
     catalog::workflow::Seed,
@@ -6,7 +6,7 @@ use aios_core::{
 };
 use uuid::Uuid;
 
-/// What the run draws from that an event started.
+/// The seed of the run that an event started.
 pub(crate) fn seed_of(started: &Event, run_id: &str) -> Seed {
     match started.metadata.run_id {
         Some(_) => Seed::Incarnation(started.id.to_string()),
@@ -14,15 +14,16 @@ pub(crate) fn seed_of(started: &Event, run_id: &str) -> Seed {
     }
 }
 
-/// The UUID with this number.
-pub(crate) fn draw(seed: &Seed, number: u64) -> Uuid {
+/// The UUID with this number in the sequence of a seed.
+pub(crate) fn uuid_at(seed: &Seed, number: u64) -> Uuid {
     match seed {
         Seed::Incarnation(id) => EventId::derive(&format!("{id}/draw/{number}")).key(),
         Seed::RunId(id) => by_run_id(&format!("{id}/draw/{number}")),
     }
 }
 
-/// The key of a foreign id: derived ids once shared their namespace with those.
+/// The key of an id by the rules of earlier versions, in which derived ids shared the namespace of
+/// foreign ids.
 fn by_run_id(name: &str) -> Uuid {
     name.parse().unwrap_or_else(|_| EventId::derive(name)).key()
 }

@@ -10,26 +10,26 @@ use crate::workflow::{
     journal::{ChildEnded, Entry, Signaled},
 };
 
-/// What the host of a machine tells it.
+/// Methods called by the host of a run.
 impl Machine {
-    /// Applies the next entry of the journal, which is durable since `at`. Afterwards let the code
-    /// run before the next one is applied.
+    /// Applies the next entry of the journal, recorded at `at`. Poll the code before applying the
+    /// following entry.
     ///
-    /// Returns the operation whose outcome this is, if it is one.
+    /// Returns the operation that the entry resolves, if it resolves one.
     ///
     /// # Errors
     ///
-    /// [`Mismatch`] if the entry is about an operation that the code did not ask for.
+    /// [`Mismatch`] if the entry is about an operation that the code did not request.
     pub fn apply(&mut self, entry: &Entry, at: Timestamp) -> Result<Option<u64>, Mismatch> {
         self.place += 1;
-        if !is_about_the_host(entry) {
+        if !is_administrative(entry) {
             self.now = self.now.max(at);
         }
         match entry {
             Entry::Started(started) => {
                 self.now = self.now.max(started.start_at.unwrap_or(self.now));
             }
-            Entry::Signaled(signal) => return Ok(self.signaled(signal)),
+            Entry::Signaled(signal) => return Ok(self.apply_signal(signal)),
             Entry::VersionMarked(mark) => {
                 self.versions.insert(mark.change.clone(), mark.version);
             }
@@ -38,7 +38,7 @@ impl Machine {
                 self.cancelled.get_or_insert(failure);
                 self.unpause();
             }
-            // A run that is being cancelled is not paused any more.
+            // A run that is being cancelled cannot be paused.
             Entry::Paused => self.paused = self.cancelled.is_none(),
             Entry::Resumed => self.unpause(),
             _ => {
@@ -62,14 +62,15 @@ impl Machine {
         entry: &Entry,
         at: Timestamp,
     ) -> Result<Option<u64>, Mismatch> {
-        let Some(found) = self.operation(operation).filter(|found| found.is_asked()) else {
-            let unasked = Mismatch::unasked(operation, "more than that".to_owned());
-            return Err(self.expected.first_unless(|other| other != operation).unwrap_or(unasked));
+        let Some(found) = self.operation(operation).filter(|found| found.is_requested()) else {
+            let missing = Mismatch::not_requested(operation, "another operation".to_owned());
+            return Err(self.expected.first_missing(|other| other != operation).unwrap_or(missing));
         };
-        if found.is_over() || found.request.as_ref().is_some_and(|it| it.is_foreign(entry)) {
+        if found.is_over() || found.request.as_ref().is_some_and(|it| it.is_from_other_type(entry))
+        {
             return Ok(None);
         }
-        if let Some(request) = found.request.as_ref().filter(|request| !request.takes(entry)) {
+        if let Some(request) = found.request.as_ref().filter(|request| !request.accepts(entry)) {
             let (recorded, asked) = (entry_name(entry), request.describe());
             return Err(Mismatch { operation, recorded, asked });
         }
@@ -78,10 +79,10 @@ impl Machine {
             self.resolve(operation, outcome, self.place);
             return Ok(Some(operation));
         }
-        if let (Some(state), Some(found)) = (begun(entry), self.operation_mut(operation)) {
+        if let (Some(state), Some(found)) = (state_after(entry), self.operation_mut(operation)) {
             found.state = state;
             found.begin_total_timeout(at);
-            found.note_child(entry);
+            found.keep_child_id(entry);
             if self.live {
                 self.push_effect(operation);
             }
@@ -89,17 +90,17 @@ impl Machine {
         Ok(None)
     }
 
-    /// Gives a signal to the operation that waits for it longest, or keeps it for the next.
-    fn signaled(&mut self, signal: &Signaled) -> Option<u64> {
+    /// Resolves the operation that waits longest for a signal, or keeps the signal for the next wait.
+    fn apply_signal(&mut self, signal: &Signaled) -> Option<u64> {
         let place = match signal.inherited {
-            // Sent before any that was sent to this run, whichever was recorded first.
+            // Inherited signals were sent before all signals to this run, whatever the order of records.
             true => {
                 self.inherited += 1;
                 self.inherited
             }
             false => self.place,
         };
-        self.signals.came(place);
+        self.signals.record_place(place);
         let waiting = self.signals.longest_wait(&signal.name);
         match waiting {
             Some(operation) => self.resolve(operation, Ok(signal.payload.clone()), place),
@@ -108,14 +109,15 @@ impl Machine {
         waiting
     }
 
-    /// A timer is due at last. Returns the operation whose code is to run again, or is out of time,
-    /// if it is a step. In a paused run nothing is due; its timers are set again when it is resumed.
-    pub fn timer_due(&mut self, operation: u64, present: Timestamp) -> Option<u64> {
+    /// Fires the timer of an operation. Returns the operation if it is a step whose next attempt may
+    /// begin or whose attempt timed out. Does nothing while the run is paused; its timers are set again
+    /// when it is resumed.
+    pub fn timer_due(&mut self, operation: u64, now: Timestamp) -> Option<u64> {
         if self.is_paused() {
             return None;
         }
         let found = self.operation_mut(operation)?;
-        if found.timer().is_none_or(|due| due > present) {
+        if found.timer().is_none_or(|due| due > now) {
             return None;
         }
         match (&found.state, &found.request) {
@@ -137,15 +139,15 @@ impl Machine {
                 Some(operation)
             }
             (State::Open { .. }, _) => {
-                let failure = Failure::new("STEP_TIMEOUT", "the step did not end in time");
-                self.step_ended(operation, Err(TaskError::retryable(failure)), present);
+                let failure = Failure::new("STEP_TIMEOUT", "the step timed out");
+                self.step_ended(operation, Err(TaskError::retryable(failure)), now);
                 Some(operation)
             }
             _ => None,
         }
     }
 
-    /// Whether the answer of an agent to this attempt of a task is still waited for.
+    /// Whether the result of this attempt of a task is still awaited.
     #[must_use]
     pub fn awaits_task(&self, operation: u64, attempt: Option<u32>) -> bool {
         let is_task = |found: &&Operation| matches!(found.request, Some(Request::Task(_)));
@@ -157,8 +159,7 @@ impl Machine {
         }
     }
 
-    /// Type of the agents that are to do a task, and the number of its current or coming attempt, if
-    /// the task is waited for.
+    /// The agent type of a task and the number of its current or next attempt, if the task is awaited.
     #[must_use]
     pub fn task(&self, operation: u64) -> Option<(&Name, u32)> {
         let found = self.operation(operation)?;
@@ -171,8 +172,7 @@ impl Machine {
         }
     }
 
-    /// When all attempts of a task that is waited for are out of time, counted from when it was
-    /// assigned first.
+    /// When the total timeout of an awaited task expires, counted from its first assignment.
     #[must_use]
     pub fn task_expiry(&self, operation: u64) -> Option<Timestamp> {
         let found = self.operation(operation)?;
@@ -182,7 +182,7 @@ impl Machine {
         }
     }
 
-    /// The attempt of a task that is waited for now.
+    /// Number of the current attempt of a task, if its result is awaited.
     #[must_use]
     pub fn task_attempt(&self, operation: u64) -> Option<u32> {
         match self.operation(operation)?.state {
@@ -191,7 +191,7 @@ impl Machine {
         }
     }
 
-    /// The answer of an agent is on its way into the journal; further ones are not waited for.
+    /// Notes that the result of a task is being recorded. Later results are ignored.
     pub fn task_answered(&mut self, operation: u64) {
         self.forget_attempt(operation);
         if let Some(found) = self.operation_mut(operation) {
@@ -201,7 +201,7 @@ impl Machine {
 }
 
 impl Machine {
-    /// A task has an outcome: a further attempt that is not recorded yet never is.
+    /// Discards the next attempt of a task that has an outcome, if the attempt is not recorded yet.
     fn forget_attempt(&mut self, operation: u64) {
         let state = self.operation(operation).map(|found| &found.state);
         if matches!(state, Some(State::Waiting { attempt: 2.., .. })) {
@@ -212,14 +212,14 @@ impl Machine {
     }
 }
 
-/// What an entry is called where it does not belong.
+/// The name of an entry in a [`Mismatch`].
 fn entry_name(entry: &Entry) -> String {
     let debug = format!("{entry:?}");
     debug.split(['(', ' ']).next().unwrap_or_default().to_owned()
 }
 
-/// The state that an operation is in after its start or a failed attempt was recorded.
-fn begun(entry: &Entry) -> Option<State> {
+/// The state of an operation after the record of its start or of a failed attempt.
+fn state_after(entry: &Entry) -> Option<State> {
     Some(match entry {
         Entry::TimerStarted(timer) => State::Waiting { attempt: 1, until: Some(timer.fires_at) },
         Entry::SignalAwaited(wait) => State::Waiting { attempt: 1, until: Some(wait.deadline) },
@@ -230,7 +230,7 @@ fn begun(entry: &Entry) -> Option<State> {
     })
 }
 
-/// The outcome that an entry records, if it is one.
+/// The outcome that an entry records, if it records one.
 fn outcome(entry: &Entry, request: Option<&Request>) -> Option<Outcome> {
     match entry {
         Entry::StepCompleted(step) => Some(Ok(step.result.clone())),
@@ -239,7 +239,7 @@ fn outcome(entry: &Entry, request: Option<&Request>) -> Option<Outcome> {
         Entry::ChildEnded(child) => Some(child_outcome(child)),
         Entry::TimerFired(_) => Some(match request {
             Some(Request::Signal { name, .. }) => {
-                Err(Failure::new("SIGNAL_TIMEOUT", format!("signal {name} did not come in time")))
+                Err(Failure::new("SIGNAL_TIMEOUT", format!("no signal {name} arrived in time")))
             }
             _ => Ok(aios_core::event::Payload::null()),
         }),
@@ -254,8 +254,8 @@ fn child_outcome(child: &ChildEnded) -> Outcome {
     }
 }
 
-/// Whether an entry says nothing about how far the run is.
-fn is_about_the_host(entry: &Entry) -> bool {
+/// Whether an entry is administrative: it does not advance the run's time.
+fn is_administrative(entry: &Entry) -> bool {
     matches!(
         entry,
         Entry::Paused | Entry::Resumed | Entry::Blocked(_) | Entry::Unblocked | Entry::Moved(_)

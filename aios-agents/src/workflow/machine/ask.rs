@@ -12,26 +12,26 @@ use crate::workflow::journal::{
     StepCompleted, TaskCancelled, TimerStarted, VersionMarked,
 };
 
-/// What the code of a workflow may call.
+/// Methods called on behalf of the code of a workflow.
 impl Machine {
-    /// The code asks for the operation that it reserved, once. Deadlines count from `present`.
+    /// Requests a reserved operation. Call it once for each operation. Deadlines count from `now`.
     ///
     /// # Errors
     ///
-    /// [`Mismatch`] if the journal says that this operation is something else.
+    /// [`Mismatch`] if the journal records a different operation under this number.
     pub fn ask(
         &mut self,
         operation: u64,
         request: Request,
-        present: Timestamp,
+        now: Timestamp,
     ) -> Result<(), Mismatch> {
         self.expected.check(operation, &request)?;
         if !self.expected.knows(operation) {
-            let entries = self.opening(operation, &request, present);
+            let entries = self.start_entries(operation, &request, now);
             self.recording.extend(entries);
         }
         if let Request::Signal { name, .. } = &request {
-            self.signals.join(name, operation);
+            self.signals.add_waiter(name, operation);
         }
         let is_over = matches!(request, Request::Emit { .. } | Request::Status { .. });
         if let Some(found) = self.operation_mut(operation) {
@@ -45,20 +45,20 @@ impl Machine {
         Ok(())
     }
 
-    /// What to record of an operation that the journal does not know yet.
-    fn opening(&self, operation: u64, request: &Request, present: Timestamp) -> Vec<Entry> {
+    /// The entries that record the start of an operation.
+    fn start_entries(&self, operation: u64, request: &Request, now: Timestamp) -> Vec<Entry> {
         match request {
             Request::Step { .. } | Request::Signal { timeout: None, .. } => Vec::new(),
             Request::Task(task) => {
                 vec![Entry::TaskAssigned(self.assignment(operation, task, 1))]
             }
             Request::Sleep { duration } => {
-                let fires_at = present + *duration;
+                let fires_at = now + *duration;
                 vec![Entry::TimerStarted(TimerStarted { operation, fires_at })]
             }
-            Request::Signal { name, .. } if self.signals.has_for_another(name) => Vec::new(),
+            Request::Signal { name, .. } if self.signals.has_surplus(name) => Vec::new(),
             Request::Signal { name, timeout: Some(timeout) } => {
-                let (name, deadline) = (name.clone(), present + *timeout);
+                let (name, deadline) = (name.clone(), now + *timeout);
                 vec![Entry::SignalAwaited(SignalAwaited { operation, name, deadline })]
             }
             Request::Child(child) => {
@@ -66,7 +66,7 @@ impl Machine {
             }
             Request::Emit { event } => {
                 let event_id = EventId::derive(&format!("{}/{operation}", self.incarnation));
-                let event = (**event).clone().with_id(event_id.clone()).with_timestamp(present);
+                let event = (**event).clone().with_id(event_id.clone()).with_timestamp(now);
                 vec![
                     Entry::EventEmitted(EventEmitted { operation, event_id }),
                     Entry::Other(Box::new(event)),
@@ -79,7 +79,7 @@ impl Machine {
         }
     }
 
-    /// Where the outcome of an operation stands in the journal, if it is recorded and not taken.
+    /// Place of an operation's outcome in the journal, if it is recorded and not taken.
     #[must_use]
     pub fn outcome_place(&self, operation: u64) -> Option<u64> {
         match self.operation(operation)?.state {
@@ -88,20 +88,20 @@ impl Machine {
         }
     }
 
-    /// Whether the outcome of an operation is recorded, also if the code has taken it.
+    /// Whether the outcome of an operation is recorded, even if the code has already taken it.
     #[must_use]
     pub fn has_outcome(&self, operation: u64) -> bool {
         let state = self.operation(operation).map(|found| &found.state);
         matches!(state, Some(State::Resolved { .. } | State::Taken))
     }
 
-    /// The first signal in the journal that is kept and that an operation waits for: its place and
-    /// the operation.
+    /// The first untaken signal in the journal that an operation waits for: its place, and the
+    /// operation.
     pub fn first_kept_signal(&mut self) -> Option<(u64, u64)> {
         self.signals.first_match()
     }
 
-    /// Gives the first kept signal to an operation that waits for it.
+    /// Resolves an operation with the first untaken signal of its name.
     pub fn give_signal(&mut self, operation: u64) {
         let request = self.operation(operation).and_then(|found| found.request.as_ref());
         let Some(Request::Signal { name, .. }) = request else { return };
@@ -123,7 +123,7 @@ impl Machine {
         }
     }
 
-    /// The attempt, from 1, in which the code of a step is to run now, if it is to run at all.
+    /// Number of the attempt, from 1, of a step whose code may run now.
     #[must_use]
     pub fn step_attempt(&self, operation: u64) -> Option<u32> {
         match self.operation(operation)?.state {
@@ -139,32 +139,28 @@ impl Machine {
         matches!(state, Some(State::Open { attempt: open, .. }) if *open == attempt)
     }
 
-    /// Begins the code of a step, if it is to run now; its time counts from `present`, which is asked
-    /// for only if the step has a timeout. Returns the number of the attempt.
-    pub fn begin_step(
-        &mut self,
-        operation: u64,
-        present: impl FnOnce() -> Timestamp,
-    ) -> Option<u32> {
+    /// Begins an attempt of a step, if its code may run now, and returns the number of the attempt. The
+    /// timeout counts from `now`, which is only called if the step has one.
+    pub fn begin_step(&mut self, operation: u64, now: impl FnOnce() -> Timestamp) -> Option<u32> {
         let attempt = self.step_attempt(operation)?;
         let found = self.operation_mut(operation)?;
         found.begun = true;
         if let (State::Open { until, .. }, Some(Request::Step { timeout: Some(timeout), .. })) =
             (&mut found.state, &found.request)
         {
-            let at = present() + *timeout;
+            let at = now() + *timeout;
             *until = Some(at);
             self.effects.push(Effect::Timer { operation, at });
         }
         Some(attempt)
     }
 
-    /// The code of a step ended; its result is to be recorded.
+    /// Records the result of a step whose code ended.
     pub fn step_ended(
         &mut self,
         operation: u64,
         outcome: Result<Payload, TaskError>,
-        present: Timestamp,
+        now: Timestamp,
     ) {
         let Some(found) = self.operation_mut(operation) else { return };
         let State::Open { attempt, until } = found.state else { return };
@@ -177,22 +173,23 @@ impl Machine {
         }
         let entry = match outcome {
             Ok(result) => Entry::StepCompleted(StepCompleted { operation, name, result }),
-            Err(error) => self.after_failure(operation, attempt, error, present),
+            Err(error) => self.after_failure(operation, attempt, error, now),
         };
         self.recording.push(entry);
     }
 
-    /// What to record of a failed attempt: another one is scheduled, or it was the last.
+    /// The entry that records a failed attempt: it schedules a retry, or fails the operation if no
+    /// attempt is left.
     ///
-    /// The jitter follows from the run's incarnation and the operation, so that it is the same in
-    /// a simulation that runs again.
+    /// The jitter derives from the run's incarnation and the operation, so a repeated simulation gets
+    /// the same delay.
     #[must_use]
     pub fn after_failure(
         &self,
         operation: u64,
         attempt: u32,
         error: TaskError,
-        present: Timestamp,
+        now: Timestamp,
     ) -> Entry {
         let found = self.operation(operation);
         let expires_at = found.and_then(|found| found.expires_at);
@@ -202,40 +199,40 @@ impl Machine {
             _ => (None, None),
         };
         let failure = error.failure;
-        let chance = self.chance(&format!("retry/{operation}/{attempt}"));
+        let jitter = self.jitter(&format!("retry/{operation}/{attempt}"));
         let delay = retry
             .filter(|retry| error.retryable && retry.allows(&failure.code))
-            .and_then(|retry| retry.delay_after(attempt, chance))
-            .filter(|delay| expires_at.is_none_or(|expires_at| present + *delay < expires_at));
+            .and_then(|retry| retry.delay_after(attempt, jitter))
+            .filter(|delay| expires_at.is_none_or(|expires_at| now + *delay < expires_at));
         match delay {
             Some(delay) => Entry::RetryScheduled(RetryScheduled {
                 operation,
                 name,
                 attempt: attempt + 1,
-                at: present + delay,
+                at: now + delay,
                 failure,
             }),
             None => Entry::OperationFailed(OperationFailed { operation, name, failure }),
         }
     }
 
-    /// The code waits for an operation no longer. What the journal does not know of it yet it never
-    /// learns.
+    /// Abandons an operation: the code no longer waits for it. Entries about it that are not in the
+    /// journal yet are discarded.
     pub fn abandon(&mut self, operation: u64) {
         self.active.remove(&operation);
         let Some(found) = self.operation_mut(operation) else { return };
-        if matches!(found.state, State::Unasked | State::Taken | State::Abandoned) {
+        if matches!(found.state, State::Reserved | State::Taken | State::Abandoned) {
             return;
         }
-        let was_waiting = found.waits_outside();
+        let was_waiting = found.waits_externally();
         let state = std::mem::replace(&mut found.state, State::Abandoned);
         let request = found.request.take();
         if let State::Resolved { outcome: Ok(payload), place, signal: Some(name) } = state {
-            // A signal that the code has not seen is the next wait's.
+            // The code has not seen this signal, so the next wait takes it.
             self.signals.keep(name, place, payload);
         }
         if let Some(Request::Signal { name, .. }) = &request {
-            self.signals.leave(name, operation);
+            self.signals.remove_waiter(name, operation);
         }
         let begins = |entry: &Entry| entry.operation() == Some(operation) && entry.is_beginning();
         let before = self.recording.len();
@@ -259,29 +256,30 @@ impl Machine {
         }
     }
 
-    /// How much is to be recorded by now; see [`forget_after`](Self::forget_after).
+    /// Number of entries to record; see [`forget_after`](Self::forget_after).
     #[must_use]
     pub fn recorded(&self) -> usize {
         self.recording.len()
     }
 
-    /// Forgets what the code asked for since there was `recorded` to be recorded. The versions of
-    /// changes that it follows stay marked.
+    /// Discards all entries to record after the first `recorded`, except the pinned versions of
+    /// changes.
     pub fn forget_after(&mut self, recorded: usize) {
         let later = self.recording.split_off(recorded.min(self.recording.len()));
         let stays = |entry: &Entry| matches!(entry, Entry::VersionMarked(_));
         self.recording.extend(later.into_iter().filter(stays));
     }
 
-    /// The version of a change that this run follows: what its journal marks; the oldest one if it
-    /// passed here before the change was known; else the newest one, which is marked now.
+    /// The version of a change that this run follows: the one pinned in its journal; else the oldest,
+    /// if the run executed this point before the change was made; else the newest, which is pinned
+    /// now.
     ///
     /// # Errors
     ///
-    /// A failure with the code `UNKNOWN_VERSION` if the journal marks a version outside the range.
+    /// A failure with the code `UNKNOWN_VERSION` if the journal pins a version outside the range.
     pub fn version(&mut self, change: &str, oldest: u32, newest: u32) -> Result<u32, Failure> {
         let known = self.versions.get(change).copied().or_else(|| self.expected.version(change));
-        // Entries that belong to no operation, as signals, say nothing about where the code is.
+        // Only entries about operations show how far the code got; signals, for example, do not.
         let passed_before = self.expected.knows_later_than(self.reserved());
         let version = known.unwrap_or(if passed_before { oldest } else { newest });
         if known.is_none() && !passed_before {
@@ -295,26 +293,27 @@ impl Machine {
         Err(Failure::new(
             UNKNOWN_VERSION,
             format!(
-                "the journal follows version {version} of {change}, the code knows {oldest} to {newest}"
+                "the run follows version {version} of {change}; the code supports {oldest} to {newest}"
             ),
         ))
     }
 
-    /// A UUID that is the same in every replay.
+    /// The next UUID. It is the same in every replay.
     pub fn draw(&mut self) -> uuid::Uuid {
         let reserved = self.reserved();
-        self.draws.next(reserved)
+        self.draws.next_uuid(reserved)
     }
 
-    /// A text that is the same in every attempt of an operation and in no other operation, also if
-    /// a later run uses the id of this one again. That of a task is in the same form.
+    /// The idempotency key of an operation: the same in all its attempts, and different from the key of
+    /// every other operation, even if a later run reuses the id of this run. Tasks have keys of the
+    /// same form.
     #[must_use]
     pub fn idempotency_key(&self, operation: u64) -> String {
         format!("{}/{operation}@{}", self.run_id, self.incarnation)
     }
 
-    /// A number from 0 to 1 that follows from the run's incarnation and `label`.
-    fn chance(&self, label: &str) -> f64 {
+    /// A number from 0 to 1, derived from the run's incarnation and `label`.
+    fn jitter(&self, label: &str) -> f64 {
         let key = EventId::derive(&format!("{}/{label}", self.incarnation)).key();
         let bits = u32::try_from(key.as_u128() & 0xffff_ffff).unwrap_or_default();
         f64::from(bits) / f64::from(u32::MAX)

@@ -1,12 +1,12 @@
 use uuid::Uuid;
 
-use crate::workflow::journal::{DrawnFrom, Entry, Seed, draw};
+use crate::workflow::journal::{DrawnFrom, Entry, Seed, uuid_at};
 
 /// UUIDs that are the same in every replay.
 #[derive(Debug)]
 pub(super) struct Draws {
     seed: Seed,
-    /// What the run inherits from those from which it was forked, the oldest first.
+    /// Seeds inherited from the runs that this run was forked from, the oldest first.
     inherited: Vec<DrawnFrom>,
     drawn: u64,
 }
@@ -24,10 +24,10 @@ impl Draws {
         self.seed = seed;
     }
 
-    /// The next one of a run that has asked for that many operations.
-    pub(super) fn next(&mut self, operations: u64) -> Uuid {
+    /// The next UUID of a run that has reserved `operations` operations.
+    pub(super) fn next_uuid(&mut self, operations: u64) -> Uuid {
         self.drawn += 1;
         let inherited = self.inherited.iter().find(|drawn| operations < drawn.before);
-        draw(inherited.map_or(&self.seed, |drawn| &drawn.seed), self.drawn)
+        uuid_at(inherited.map_or(&self.seed, |drawn| &drawn.seed), self.drawn)
     }
 }

@@ -9,29 +9,29 @@ use crate::workflow::{
     run_id,
 };
 
-/// What the host is to do after an entry became durable. Repeating an effect is harmless.
+/// An action for the host after an entry became durable. Effects are idempotent.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Effect {
-    /// Call [`Machine::timer_due`] then.
+    /// Call [`Machine::timer_due`] at a time.
     Timer {
         /// The operation that waits.
         operation: u64,
-        /// When.
+        /// The time.
         at: Timestamp,
     },
     /// Publish a task to its agents.
     Dispatch(AgentEvent<TaskAssigned>),
-    /// Tell agents that nobody waits for a task any more.
+    /// Tell agents that the result of a task is no longer awaited.
     CancelTask {
         /// Type of the agent.
         agent_type: Name,
         /// The task.
         task_id: TaskId,
     },
-    /// Start a child run, and have its end appended to this run's journal.
+    /// Start a child run and append its end to this run's journal.
     StartChild(ChildStarted),
-    /// An operation waits no longer: whatever was set to wake it is needless.
+    /// An operation no longer waits. Anything that was set up to wake it can be removed.
     Settled {
         /// The operation.
         operation: u64,
@@ -39,7 +39,7 @@ pub enum Effect {
 }
 
 impl Machine {
-    /// Notes what a waiting operation needs to be done.
+    /// Adds the effect that a waiting operation requires.
     pub(super) fn push_effect(&mut self, operation: u64) {
         let Some(found) = self.operation(operation) else { return };
         let effect = match (&found.request, &found.state) {
@@ -57,7 +57,7 @@ impl Machine {
         self.effects.push(effect);
     }
 
-    /// Looks again for the end of a child, if the operation waits for one.
+    /// Checks again for the end of a child, if the operation waits for one.
     pub fn repeat_child(&mut self, operation: u64) {
         let waits = self
             .active()
@@ -67,14 +67,14 @@ impl Machine {
         }
     }
 
-    /// Gives a task again that no agent got, if the operation waits for one.
+    /// Dispatches a task again that reached no agent, if the operation waits for one.
     pub fn repeat_task(&mut self, operation: u64) {
         if self.awaits_task(operation, self.task_attempt(operation)) && self.live {
             self.push_effect(operation);
         }
     }
 
-    /// What waits for a time, or for a child, is set up again after a pause, in which nothing was.
+    /// Sets up the timers and children of waiting operations again. None were set up during the pause.
     pub(super) fn resume(&mut self) {
         let waits = |found: &Operation| {
             found.timer().is_some() || matches!(found.request, Some(Request::Child(_)))
@@ -87,7 +87,7 @@ impl Machine {
         }
     }
 
-    /// The name of an operation, as agents know it if it is a task.
+    /// The task id of an operation.
     #[must_use]
     pub fn task_id(&self, operation: u64) -> TaskId {
         TaskId::of_run(&self.run_id, operation)

@@ -1,25 +1,25 @@
-//! The pure machine: journal entries in, entries to record and effects out.
+//! The state machine of a run: journal entries in, entries to record and effects out.
 //!
-//! It does no I/O and reads no clock. The code of a workflow *asks* for operations, the host
-//! *applies* the entries of the journal, one at a time and in order, and lets the code run in
-//! between. While the journal is replayed the machine checks that the code asks for what the
-//! journal says, and holds everything back; once [`Machine::go_live`] was called, it tells what is
-//! to be recorded and done.
+//! It does no I/O and reads no clock. The code of a workflow *requests* operations. The host
+//! *applies* the entries of the journal, one at a time and in order, and polls the code after each
+//! entry. During a replay the machine checks that the requests match the journal and returns neither
+//! entries nor effects. After [`Machine::go_live`] it returns the entries to record and the effects
+//! to perform.
 //!
-//! | operation is | asked | start recorded | failed attempt | outcome recorded |
+//! | operation is | requested | start recorded | failed attempt | outcome recorded |
 //! |---|---|---|---|---|
-//! | unasked | open | [`Mismatch`] | [`Mismatch`] | [`Mismatch`] |
+//! | reserved | open | [`Mismatch`] | [`Mismatch`] | [`Mismatch`] |
 //! | open | [`Mismatch`] | waiting | retrying | resolved |
 //! | waiting | [`Mismatch`] | waiting, next attempt | retrying | resolved |
 //! | retrying | [`Mismatch`] | waiting, next attempt | retrying | resolved |
-//! | resolved | [`Mismatch`] | ignored: too late | ignored | ignored |
+//! | resolved | [`Mismatch`] | ignored | ignored | ignored |
 //! | abandoned | [`Mismatch`] | ignored | ignored | ignored |
 
 mod apply;
 mod ask;
 mod draws;
 mod effect;
-mod expect;
+mod journal_index;
 mod operation;
 mod signals;
 #[cfg(test)]
@@ -34,53 +34,53 @@ use aios_core::{event::Timestamp, failure::Failure};
 
 use self::{
     draws::Draws,
-    expect::Expectations,
+    journal_index::JournalIndex,
     operation::{Operation, State},
     signals::Signals,
 };
 pub use self::{
     effect::Effect,
-    expect::Mismatch,
+    journal_index::Mismatch,
     operation::{ChildRequest, Outcome, Request, TaskRequest},
 };
 use super::journal::{Entry, Seed};
 
-/// Code of the failure of code that does not know the version of a change that the journal follows.
+/// Failure code for a journal that pins a version of a change outside the range the code supports.
 pub(crate) const UNKNOWN_VERSION: &str = "UNKNOWN_VERSION";
 
-/// Number before that of the first entry; lower ones are places of inherited signals.
+/// The place before the first entry. Lower places belong to inherited signals.
 const FIRST_PLACE: u64 = 1 << 32;
 
-/// State of one run, derived from its journal and from what its code asked.
+/// State of one run, derived from its journal and the requests of its code.
 #[derive(Debug)]
 pub struct Machine {
     run_id: Arc<str>,
     operations: Vec<Operation>,
     active: BTreeSet<u64>,
     signals: Signals,
-    /// What tells this run from others that use its id before or after it.
+    /// Distinguishes this run from earlier and later runs with the same id.
     incarnation: Arc<str>,
     versions: BTreeMap<Box<str>, u32>,
     draws: Draws,
-    expected: Expectations,
+    expected: JournalIndex,
     recording: Vec<Entry>,
     effects: Vec<Effect>,
     now: Timestamp,
-    /// Number of the entry applied last; those of inherited signals come before all others.
+    /// Number of the last applied entry. Inherited signals are numbered before all other entries.
     place: u64,
-    /// Inherited signals so far.
+    /// Number of inherited signals applied so far.
     inherited: u64,
     live: bool,
-    /// Whether what is to be done has to be told once the run is not paused any more.
-    untold: bool,
+    /// Whether the effects of all active operations are due once the run is no longer paused.
+    effects_deferred: bool,
     paused: bool,
-    /// Whether the host keeps the run from going on, as if it was paused.
+    /// Whether the host holds the run, with the same effect as a pause.
     held: bool,
     cancelled: Option<Failure>,
 }
 
 impl Machine {
-    /// A machine that expects the code to ask for what `journal` says.
+    /// Creates a machine that expects the requests recorded in `journal`.
     #[must_use]
     pub fn new<'a, J>(run_id: Arc<str>, journal: J) -> Self
     where
@@ -96,30 +96,31 @@ impl Machine {
             signals: Signals::default(),
             versions: BTreeMap::new(),
             draws,
-            expected: Expectations::of(journal),
+            expected: JournalIndex::of(journal),
             recording: Vec::new(),
             effects: Vec::new(),
             now: Timestamp::UNIX_EPOCH,
             place: FIRST_PLACE,
             inherited: 0,
             live: false,
-            untold: false,
+            effects_deferred: false,
             paused: false,
             held: false,
             cancelled: None,
         }
     }
 
-    /// Sets the id of the event that started the run, and what it draws UUIDs and random numbers from.
-    /// What has to differ between runs that use the same id one after the other is derived from the
-    /// id of the event: the ids of emitted events and the idempotency keys of steps. Without it, the
-    /// run's own id is used.
+    /// Sets the id of the event that started the run, and the seed of its UUIDs and random numbers.
+    ///
+    /// The ids of emitted events and the idempotency keys of steps derive from the id of this event,
+    /// so that they differ between successive runs with the same id. Without it, they derive from the
+    /// run's own id.
     pub fn set_start(&mut self, incarnation: Arc<str>, seed: Seed) {
         self.incarnation = incarnation;
         self.draws.set_seed(seed);
     }
 
-    /// The signals that were not taken, by their number among those that were applied, from 1.
+    /// The signals that were not taken, numbered from 1 in the order in which they were applied.
     #[must_use]
     pub fn untaken_signals(&self) -> Vec<u64> {
         self.signals.untaken()
@@ -131,26 +132,26 @@ impl Machine {
         self.reserved()
     }
 
-    /// Ends the replay: what was held back is to be done now.
+    /// Ends the replay. Entries to record and effects are returned from now on.
     ///
     /// # Errors
     ///
-    /// [`Mismatch`] if the journal knows an operation that the code did not ask for.
+    /// [`Mismatch`] if the journal contains an operation that the code did not request.
     pub fn go_live(&mut self) -> Result<(), Mismatch> {
-        let asked = |operation| self.operation(operation).is_some_and(Operation::is_asked);
-        if let Some(mismatch) = self.expected.first_unless(asked) {
+        let asked = |operation| self.operation(operation).is_some_and(Operation::is_requested);
+        if let Some(mismatch) = self.expected.first_missing(asked) {
             return Err(mismatch);
         }
-        self.expected = Expectations::default();
+        self.expected = JournalIndex::default();
         self.live = true;
-        self.untold = self.is_paused();
+        self.effects_deferred = self.is_paused();
         if !self.is_paused() {
             self.push_effects();
         }
         Ok(())
     }
 
-    /// How many operations were reserved.
+    /// Number of reserved operations.
     #[must_use]
     pub fn reserved(&self) -> u64 {
         self.operations.len().try_into().unwrap_or(u64::MAX)
@@ -168,8 +169,8 @@ impl Machine {
         !self.active.is_empty()
     }
 
-    /// Takes the entries that are to be recorded, in order. Empty while replaying; while the run is
-    /// paused only what was begun before and has ended since.
+    /// Takes the entries to record, in order. Empty during a replay. While the run is paused, contains
+    /// only the outcomes of work that began before the pause.
     pub fn take_recording(&mut self) -> Vec<Entry> {
         if !self.live {
             return Vec::new();
@@ -177,16 +178,16 @@ impl Machine {
         if self.is_paused() {
             return self.recording.extract_if(.., |entry| entry.passes_pause()).collect();
         }
-        // Drained, so that the next entry finds room.
+        // Drained to keep the capacity for the next entries.
         self.recording.drain(..).collect()
     }
 
-    /// Puts entries back that were taken and could not be recorded, because the run was paused.
+    /// Puts back taken entries that could not be recorded because the run was paused.
     pub fn put_back(&mut self, entries: impl IntoIterator<Item = Entry>) {
         self.recording.splice(..0, entries);
     }
 
-    /// Whether there are entries to be recorded.
+    /// Whether there are entries to record.
     #[must_use]
     pub fn has_recording(&self) -> bool {
         match self.is_paused() {
@@ -195,7 +196,8 @@ impl Machine {
         }
     }
 
-    /// Whether what is to be recorded can wait for company: nothing of it starts or ends anything.
+    /// Whether recording can be delayed to batch it with later entries: no entry starts or ends an
+    /// operation.
     #[must_use]
     pub fn recording_is_informational(&self) -> bool {
         self.recording.iter().all(|entry| {
@@ -203,19 +205,18 @@ impl Machine {
         })
     }
 
-    /// Whether there is anything to be done.
+    /// Whether there are effects to perform.
     #[must_use]
     pub fn has_effects(&self) -> bool {
-        !self.is_paused() && (self.untold || !self.effects.is_empty())
+        !self.is_paused() && (self.effects_deferred || !self.effects.is_empty())
     }
 
-    /// Takes what is to be done because of what was applied. Empty while replaying, and while the
-    /// run is paused.
+    /// Takes the effects of the applied entries. Empty during a replay and while the run is paused.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         if self.is_paused() {
             return Vec::new();
         }
-        if std::mem::take(&mut self.untold) {
+        if std::mem::take(&mut self.effects_deferred) {
             self.push_effects();
         }
         std::mem::take(&mut self.effects)
@@ -226,50 +227,50 @@ impl Machine {
         active.into_iter().for_each(|operation| self.push_effect(operation));
     }
 
-    /// The time of the entry applied last: what the code sees as now.
+    /// The current time as the code sees it: the time of the last applied entry.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.now
     }
 
-    /// Whether somebody paused the run, or its host holds it.
+    /// Whether a client paused the run or its host holds it.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.paused || self.held
     }
 
-    /// Begins nothing more, as if the run was paused, until the host lets it go on.
+    /// Stops beginning new work, as a pause does, until [`go_on`](Self::go_on).
     pub fn hold(&mut self) {
         self.held = true;
     }
 
-    /// Lets the run go on that was held.
+    /// Resumes a held run.
     pub fn go_on(&mut self) {
         if std::mem::replace(&mut self.held, false) && self.live && !self.paused {
             self.resume();
         }
     }
 
-    /// Why the run was asked to cancel, if it was.
+    /// The reason of the cancellation request, if there was one.
     #[must_use]
     pub fn cancelled(&self) -> Option<&Failure> {
         self.cancelled.as_ref()
     }
 
-    /// Operations that were asked for and have no outcome yet.
+    /// Requested operations without an outcome.
     pub fn active(&self) -> impl Iterator<Item = (u64, &Request)> {
         self.active.iter().filter_map(|&operation| {
             Some((operation, self.operation(operation)?.request.as_ref()?))
         })
     }
 
-    /// When a waiting operation's timer is due, the earliest of all.
+    /// Time of the earliest timer of any waiting operation.
     #[must_use]
     pub fn next_timer(&self) -> Option<Timestamp> {
         self.active.iter().filter_map(|&operation| self.operation(operation)?.timer()).min()
     }
 
-    /// Whether the code waits for an operation.
+    /// Whether an operation was requested and has no outcome.
     #[must_use]
     pub fn is_active(&self, operation: u64) -> bool {
         self.active.contains(&operation)
@@ -281,7 +282,7 @@ impl Machine {
         self.operation(operation)?.timer()
     }
 
-    /// Whether the code of a step was begun and has not ended.
+    /// Whether the code of any step is running.
     #[must_use]
     pub fn runs_step(&self) -> bool {
         let runs = |found: &Operation| found.begun && matches!(found.state, State::Open { .. });
@@ -296,21 +297,21 @@ impl Machine {
         self.operations.get_mut(index(operation))
     }
 
-    /// Gives an operation its outcome, which stands at `place` in the journal.
+    /// Resolves an operation with an outcome recorded at `place` in the journal.
     fn resolve(&mut self, operation: u64, outcome: Outcome, place: u64) {
         self.active.remove(&operation);
         let Some(found) = self.operation_mut(operation) else { return };
-        let was_waiting = found.waits_outside();
+        let was_waiting = found.waits_externally();
         let request = found.request.take();
         let signal = match request {
             Some(Request::Signal { name, .. }) => Some(name),
             _ => None,
         };
-        // A wait that timed out has taken no signal.
+        // A timed-out wait has not taken a signal.
         let kept = signal.clone().filter(|_| outcome.is_ok());
         found.state = State::Resolved { outcome, place, signal: kept };
         if let Some(name) = signal {
-            self.signals.leave(&name, operation);
+            self.signals.remove_waiter(&name, operation);
         }
         if was_waiting && self.live {
             self.effects.push(Effect::Settled { operation });
@@ -318,7 +319,7 @@ impl Machine {
     }
 }
 
-/// Where an operation stands in the list; number 0, which no operation has, is out of it.
+/// Index of an operation in the list. No operation has the number 0, so its index is out of range.
 fn index(operation: u64) -> usize {
     operation.checked_sub(1).and_then(|index| index.try_into().ok()).unwrap_or(usize::MAX)
 }

@@ -9,48 +9,48 @@ use aios_core::{
 
 use crate::workflow::journal::Entry;
 
-/// How an operation ended.
+/// The outcome of an operation.
 pub type Outcome = Result<Payload, Failure>;
 
-/// What the code of a workflow asks for.
+/// An operation requested by the code of a workflow.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Request {
     /// Run a piece of code and record its result.
     Step {
-        /// Its name.
+        /// Name of the step.
         name: Box<str>,
-        /// How long one attempt may take.
+        /// Timeout of one attempt.
         timeout: Option<Duration>,
-        /// When to try again.
+        /// Policy for retries.
         retry: RetryPolicy,
     },
-    /// Give a task to an agent.
+    /// Assign a task to an agent.
     Task(Box<TaskRequest>),
-    /// Wait.
+    /// Sleep on a durable timer.
     Sleep {
-        /// How long.
+        /// How long to sleep.
         duration: Duration,
     },
     /// Wait for a signal.
     Signal {
-        /// Its name.
+        /// Name of the signal.
         name: Box<str>,
-        /// How long at most.
+        /// How long to wait at most.
         timeout: Option<Duration>,
     },
-    /// Start another run and wait for its end.
+    /// Start a child run and wait for its end.
     Child(Box<ChildRequest>),
     /// Append an event to the log.
     Emit {
         /// The event.
         event: Box<Event>,
     },
-    /// Say what the workflow is doing.
+    /// Set the status of the run.
     Status {
-        /// In words.
+        /// Status text.
         text: String,
-        /// How far it is.
+        /// Progress data.
         progress: Option<Payload>,
     },
 }
@@ -60,28 +60,28 @@ pub enum Request {
 pub struct TaskRequest {
     /// Type of the agent.
     pub agent_type: Name,
-    /// The one agent that is to do it, if any.
+    /// Id of the agent that has to process the task; any agent of the type if `None`.
     pub agent_id: Option<String>,
-    /// What to do.
+    /// Parameters of the task.
     pub parameters: Payload,
-    /// How long one attempt may take.
+    /// Timeout of one attempt.
     pub timeout: Option<Duration>,
-    /// How long all attempts together may take.
+    /// Timeout of all attempts together.
     pub total_timeout: Option<Duration>,
-    /// When to try again.
+    /// Policy for retries.
     pub retry: RetryPolicy,
 }
 
-/// A run to start and to wait for.
+/// A child run to start and wait for.
 #[derive(Clone, Debug)]
 pub struct ChildRequest {
-    /// Its workflow.
+    /// Workflow of the child.
     pub workflow: Name,
-    /// Its id; derived from the parent's id and the operation if `None`.
+    /// Id of the child; derived from the parent's id and the operation if `None`.
     pub run_id: Option<String>,
-    /// What it is given.
+    /// Input of the child.
     pub input: Payload,
-    /// Whether it goes on if this run is cancelled.
+    /// Whether the child keeps running if this run is cancelled.
     pub leave_running: bool,
 }
 
@@ -90,26 +90,26 @@ pub struct ChildRequest {
 pub(super) struct Operation {
     pub(super) request: Option<Request>,
     pub(super) state: State,
-    /// Whether the code of this attempt of a step was begun.
+    /// Whether the code of the current attempt of a step has begun.
     pub(super) begun: bool,
-    /// When all attempts of a task together are out of time.
+    /// When the total timeout of a task expires.
     pub(super) expires_at: Option<Timestamp>,
 }
 
-/// Where an operation stands.
+/// State of an operation.
 #[derive(Debug, Default)]
 pub(super) enum State {
-    /// Its number is reserved; the code did not ask yet.
+    /// Its number is reserved; the code has not requested it yet.
     #[default]
-    Unasked,
-    /// Asked for; the journal says nothing of it.
+    Reserved,
+    /// Requested; not in the journal yet.
     Open {
         /// Number of the attempt, from 1.
         attempt: u32,
-        /// When this attempt of a step is out of time, once its code runs.
+        /// When this attempt of a step times out, once its code runs.
         until: Option<Timestamp>,
     },
-    /// Its outcome is on its way into the journal.
+    /// Its outcome is being recorded.
     Recording,
     /// Its start is recorded.
     Waiting {
@@ -118,31 +118,31 @@ pub(super) enum State {
         /// When its timer is due, if it has one.
         until: Option<Timestamp>,
     },
-    /// It failed and will be tried again.
+    /// An attempt failed, and another one follows.
     Retrying {
-        /// Number of the coming attempt, from 2.
+        /// Number of the next attempt, from 2.
         attempt: u32,
-        /// When.
+        /// When the next attempt begins.
         at: Timestamp,
     },
     /// Its outcome is recorded.
     Resolved {
         /// The outcome.
         outcome: Outcome,
-        /// Where it stands in the journal.
+        /// Its place in the journal.
         place: u64,
-        /// Name of the signal that it is, if it is one.
+        /// Name of the signal, if the outcome is a signal.
         signal: Option<Box<str>>,
     },
-    /// The code has seen the outcome.
+    /// The code has taken the outcome.
     Taken,
-    /// The code waits for it no longer.
+    /// The code no longer waits for it.
     Abandoned,
 }
 
 impl Operation {
-    /// A child keeps the id under which it was started, however ids are derived by now.
-    pub(super) fn note_child(&mut self, entry: &Entry) {
+    /// Keeps the recorded id of a child, even if ids are derived differently now.
+    pub(super) fn keep_child_id(&mut self, entry: &Entry) {
         if let (Some(Request::Child(request)), Entry::ChildStarted(child)) =
             (&mut self.request, entry)
         {
@@ -150,17 +150,17 @@ impl Operation {
         }
     }
 
-    pub(super) fn is_asked(&self) -> bool {
-        !matches!(self.state, State::Unasked)
+    pub(super) fn is_requested(&self) -> bool {
+        !matches!(self.state, State::Reserved)
     }
 
-    /// Whether entries about it come too late to matter.
+    /// Whether later entries about the operation are ignored.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.state, State::Resolved { .. } | State::Taken | State::Abandoned)
     }
 
-    /// Whether something outside of the code may be set to wake it: a timer, an agent, a child.
-    pub(super) fn waits_outside(&self) -> bool {
+    /// Whether the operation waits for something external: a timer, an agent or a child.
+    pub(super) fn waits_externally(&self) -> bool {
         match &self.request {
             Some(Request::Task(_) | Request::Child(_) | Request::Sleep { .. }) => true,
             Some(Request::Signal { timeout, .. }) => timeout.is_some(),
@@ -169,7 +169,7 @@ impl Operation {
         }
     }
 
-    /// A task was assigned at this time. The time of all its attempts counts from the first.
+    /// Starts the total timeout of a task at its first assignment.
     pub(super) fn begin_total_timeout(&mut self, at: Timestamp) {
         if let (Some(Request::Task(task)), None) = (&self.request, self.expires_at) {
             self.expires_at = task.total_timeout.map(|timeout| at + timeout);
@@ -186,8 +186,8 @@ impl Operation {
 }
 
 impl Request {
-    /// Whether an entry can be about such an operation.
-    pub(super) fn takes(&self, entry: &Entry) -> bool {
+    /// Whether an entry can be about an operation of this kind.
+    pub(super) fn accepts(&self, entry: &Entry) -> bool {
         match entry {
             Entry::OperationFailed(_) => true,
             Entry::StepCompleted(_) => matches!(self, Self::Step { .. }),
@@ -206,9 +206,9 @@ impl Request {
         }
     }
 
-    /// Whether an entry is an answer of agents that were not assigned the task. Whoever recorded it
-    /// may not have known.
-    pub(super) fn is_foreign(&self, entry: &Entry) -> bool {
+    /// Whether an entry is the result of an agent of another type than the task was assigned to. The
+    /// process that recorded it may not have known the assignment.
+    pub(super) fn is_from_other_type(&self, entry: &Entry) -> bool {
         match (self, entry) {
             (Self::Task(task), Entry::TaskCompleted(answer)) => {
                 answer.agent_type != task.agent_type
@@ -218,7 +218,7 @@ impl Request {
         }
     }
 
-    /// What it is called in a [`Mismatch`](super::Mismatch).
+    /// The description of the request in a [`Mismatch`](super::Mismatch).
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Step { name, .. } => format!("step {name}"),

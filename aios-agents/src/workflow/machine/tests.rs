@@ -22,7 +22,7 @@ fn failure() -> Failure {
     Failure::new("X", "broken")
 }
 
-/// Requests of every kind that can wait, by name.
+/// A request of each kind that can wait, by name.
 fn request(kind: &str) -> Request {
     let agent_type = "backend".parse().unwrap();
     let retry = RetryPolicy::fixed(3, Duration::from_secs(1));
@@ -47,7 +47,7 @@ fn request(kind: &str) -> Request {
     }
 }
 
-/// Every entry that is about an operation, by name.
+/// Entries about an operation, by name.
 fn entry(name: &str) -> Entry {
     let (operation, agent_type) = (1, "backend".parse().unwrap());
     let task_id = TaskId::of_run("r", operation);
@@ -106,7 +106,7 @@ fn machine() -> Machine {
 fn machine_in(kind: &str, state: &str) -> Machine {
     let mut machine = machine();
     let operation = machine.reserve();
-    if state == "unasked" {
+    if state == "reserved" {
         return machine;
     }
     machine.ask(operation, request(kind), NOW).unwrap();
@@ -162,7 +162,7 @@ fn start_of(kind: &str) -> &'static str {
 
 fn state_of(machine: &Machine) -> &'static str {
     match machine.operation(1).unwrap().state {
-        State::Unasked => "unasked",
+        State::Reserved => "reserved",
         State::Open { .. } => "open",
         State::Recording => "recording",
         State::Waiting { .. } => "waiting",
@@ -176,7 +176,7 @@ fn state_of(machine: &Machine) -> &'static str {
 #[test]
 fn should_follow_the_table_of_states_and_entries() {
     const STATES: [&str; 8] =
-        ["unasked", "open", "recording", "waiting", "retrying", "resolved", "taken", "abandoned"];
+        ["reserved", "open", "recording", "waiting", "retrying", "resolved", "taken", "abandoned"];
     let entries = [
         (["step"].as_slice(), "step_completed", "resolved"),
         (&["step", "task", "child"], "operation_failed", "resolved"),
@@ -197,7 +197,7 @@ fn should_follow_the_table_of_states_and_entries() {
                 let applied = machine.apply(&entry(name), NOW);
                 let is_over = ["resolved", "taken", "abandoned"].contains(&state);
                 let fits = kinds.contains(&kind) || name == "operation_failed";
-                let is_legal = state != "unasked" && (is_over || fits);
+                let is_legal = state != "reserved" && (is_over || fits);
                 let expected = if is_over || !is_legal { before } else { becomes };
                 assert_eq!(applied.is_ok(), is_legal, "{kind} {state} {name}");
                 assert_eq!(state_of(&machine), expected, "{kind} {state} {name}");
@@ -312,7 +312,7 @@ fn should_try_a_step_again_when_its_timer_is_due() {
     assert_eq!(machine.step_attempt(1), Some(2));
 }
 
-/// A result of the first attempt comes between the moment of the second one and its record.
+/// The result of the first attempt arrives after the second attempt was due and before it is recorded.
 #[test]
 fn should_give_no_further_attempt_at_a_task_that_has_an_outcome() {
     let ends: [fn(&mut Machine); 2] = [

@@ -65,7 +65,7 @@ impl Driver {
             self.engine.timers.set(at, &self.run_id, operation);
         }
         if let Some(operation) = again {
-            self.execution.cell.wake_step(operation);
+            self.execution.shared.wake_step(operation);
         }
         self.check_assignment(operation, now);
     }

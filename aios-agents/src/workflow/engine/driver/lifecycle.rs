@@ -156,7 +156,7 @@ async fn drop_driver(
     let mut outgoing = std::mem::take(&mut driver.outgoing);
     outgoing.release_slot();
     let successor = driver.succession.take_successor();
-    let closed = driver.execution.cell.close();
+    let closed = driver.execution.shared.close();
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(driver)));
     let panic = closed.and(dropped).map_err(|panic| panic_failure(PANICKED, &*panic));
     let exit = match (exit, panic) {

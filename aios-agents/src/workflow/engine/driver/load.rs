@@ -163,7 +163,7 @@ impl Driver {
         let traceparent = self.metadata.traceparent.clone();
         let (run_id, fence) = (Arc::clone(&self.run_id), Some(self.fence));
         let info = RunInfo { run_id, workflow, version, traceparent, fence };
-        self.execution.enter(&*registered.workflow, info, started.input.clone());
+        self.execution.attach_code(&*registered.workflow, info, started.input.clone());
         Ok(())
     }
 
@@ -188,7 +188,7 @@ impl Driver {
                 self.execution.feed(entry, at);
             }
             poll_fn(|context| self.execution.poll(context)).await;
-            if let Some(failure) = self.execution.misfit() {
+            if let Some(failure) = self.execution.block_reason() {
                 return Err(self.block(failure).await);
             }
             if !entries.as_slice().is_empty() {

@@ -161,7 +161,7 @@ impl Driver {
             self.perform_effects();
             self.cancel_children();
             if self.append.is_none() {
-                let mismatch = self.write_failure.take().or_else(|| self.execution.misfit());
+                let mismatch = self.write_failure.take().or_else(|| self.execution.block_reason());
                 if let Some(failure) = mismatch.or_else(|| self.children.uncancelled().cloned()) {
                     return self.block(failure).await;
                 }
@@ -231,7 +231,7 @@ impl Driver {
         if self.execution.poll(context).is_pending() {
             return Poll::Pending;
         }
-        if self.append.is_none() && (self.has_records() || self.execution.is_misfit()) {
+        if self.append.is_none() && (self.has_records() || self.execution.must_block()) {
             return Poll::Ready(DriverEvent::WorkReady);
         }
         let has_effects = self.execution.machine().has_effects();

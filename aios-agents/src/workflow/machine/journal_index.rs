@@ -6,26 +6,26 @@ use serde_json::json;
 use super::Request;
 use crate::workflow::journal::Entry;
 
-/// The code asks for something else than the journal says.
+/// The code requested an operation other than the one in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
     /// Number of the operation.
     pub operation: u64,
-    /// What the journal says.
+    /// The operation in the journal.
     pub recorded: String,
-    /// What the code asked for.
+    /// The requested operation.
     pub asked: String,
 }
 
 impl Mismatch {
-    /// Code of the failure that a mismatch becomes.
+    /// Failure code of a mismatch.
     pub const CODE: &'static str = "JOURNAL_MISMATCH";
 
-    pub(super) fn unasked(operation: u64, recorded: String) -> Self {
+    pub(super) fn not_requested(operation: u64, recorded: String) -> Self {
         Self { operation, recorded, asked: "nothing".to_owned() }
     }
 
-    /// The mismatch as a journal keeps it.
+    /// The failure recorded in the journal for a mismatch.
     #[must_use]
     pub fn to_failure(&self) -> Failure {
         let (recorded, asked) = (&self.recorded, &self.asked);
@@ -39,15 +39,15 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "operation {} is recorded as {}, the code asks for {}",
+            "operation {} is recorded as {}, but the code requested {}",
             self.operation, self.recorded, self.asked
         )
     }
 }
 
-/// What a journal says of each operation, known before it is replayed.
+/// The operations and pinned versions of a journal, collected before it is replayed.
 #[derive(Debug, Default)]
-pub(super) struct Expectations {
+pub(super) struct JournalIndex {
     operations: BTreeMap<u64, Recorded>,
     versions: BTreeMap<Box<str>, u32>,
 }
@@ -63,8 +63,8 @@ enum Recorded {
     Status,
 }
 
-impl Expectations {
-    /// Reads a journal.
+impl JournalIndex {
+    /// Collects the operations and versions of a journal.
     pub(super) fn of<'a>(journal: impl IntoIterator<Item = &'a Entry>) -> Self {
         let mut expected = Self::default();
         for entry in journal {
@@ -78,12 +78,12 @@ impl Expectations {
         expected
     }
 
-    /// Whether the journal knows an operation with a number above `operation`.
+    /// Whether the journal contains an operation with a number above `operation`.
     pub(super) fn knows_later_than(&self, operation: u64) -> bool {
         self.operations.last_key_value().is_some_and(|(last, _)| *last > operation)
     }
 
-    /// The version that the journal marks for a change.
+    /// The version of a change that the journal pins.
     pub(super) fn version(&self, change: &str) -> Option<u32> {
         self.versions.get(change).copied()
     }
@@ -92,7 +92,7 @@ impl Expectations {
         self.operations.contains_key(&operation)
     }
 
-    /// Checks that the code asks for what the journal says, if it says anything.
+    /// Checks a request against the journal, if the journal contains the operation.
     pub(super) fn check(&self, operation: u64, request: &Request) -> Result<(), Mismatch> {
         match self.operations.get(&operation) {
             Some(recorded) if !recorded.fits(request) => Err(Mismatch {
@@ -104,16 +104,16 @@ impl Expectations {
         }
     }
 
-    /// The first operation of the journal for which `asked` is false.
-    pub(super) fn first_unless(&self, asked: impl Fn(u64) -> bool) -> Option<Mismatch> {
+    /// The first operation in the journal for which `asked` returns `false`.
+    pub(super) fn first_missing(&self, asked: impl Fn(u64) -> bool) -> Option<Mismatch> {
         let (operation, recorded) =
             self.operations.iter().find(|(operation, _)| !asked(**operation))?;
-        Some(Mismatch::unasked(*operation, recorded.to_string()))
+        Some(Mismatch::not_requested(*operation, recorded.to_string()))
     }
 }
 
 impl Recorded {
-    /// What an entry tells of its operation's kind; not every entry does.
+    /// The kind of operation that an entry is about, if the entry determines it.
     fn of(entry: &Entry) -> Option<Self> {
         Some(match entry {
             Entry::StepCompleted(entry) => Self::Step(entry.name.clone()),

@@ -27,50 +27,51 @@ type Undo = Box<
     dyn FnOnce(WorkflowContext) -> BoxFuture<'static, Result<(), WorkflowError>> + Send + 'static,
 >;
 
-/// What a panic carries.
+/// The payload of a panic.
 type Panic = Box<dyn Any + Send>;
 
-/// What to do if the run does not succeed.
+/// An action that runs if the run fails or is cancelled.
 pub(crate) struct Compensation {
     pub(crate) name: Box<str>,
     pub(crate) undo: Undo,
 }
 
-/// Where the code of a workflow and its driver meet: the machine, and who waits for what.
+/// State shared by the code of a workflow and its driver: the machine, and the wakers of waiting
+/// operations.
 ///
-/// The code sees one outcome at a time: the one that is *released*. An outcome that was recorded
-/// while the code did not wait for it is released once the code is quiet, in the order of the
-/// journal. So no two operations are ever ready together, and whatever chooses between them chooses
-/// what stands first in the journal.
-pub(crate) struct Cell {
+/// The code sees one outcome at a time: the *released* one. An outcome that was recorded while the
+/// code did not wait for it is released once the code is idle, in journal order. Two operations are
+/// therefore never ready together, and a choice between operations always picks the one whose outcome
+/// comes first in the journal.
+pub(crate) struct SharedRun {
     clock: Arc<dyn Clock>,
     machine: Mutex<Machine>,
     waiting: Mutex<Waiting>,
-    /// What watches for wakes that the scheduler puts off, while the code is polled.
+    /// Detects wakes that the scheduler defers while the code is polled.
     deferred: Mutex<Option<Deferred>>,
-    /// Whether anything watches: most runs have nothing that could be put off.
+    /// Whether `deferred` is set. For most runs it is not, because nothing could be deferred.
     is_watching: AtomicBool,
-    /// Whether the code does not fit the journal.
-    is_unfit: AtomicBool,
+    /// Whether the code does not match the journal.
+    is_mismatched: AtomicBool,
 }
 
 #[derive(Default)]
 struct Waiting {
-    /// What the code itself is polled with.
+    /// The waker that the code is polled with.
     code: Option<Waker>,
     operations: BTreeMap<u64, Waiter>,
     cancel: Option<Waiter>,
-    /// How many of the wakers here are the code's own.
+    /// Number of stored wakers that are clones of `code`.
     direct: usize,
     /// The operation whose outcome may be taken.
     released: Option<u64>,
-    /// Outcomes that the code asked for and may not take yet: place in the journal and operation.
-    ripe: BTreeSet<(u64, u64)>,
+    /// Outcomes that the code polled for and may not take yet: place in the journal, and operation.
+    ready: BTreeSet<(u64, u64)>,
     /// Steps whose code woke itself.
-    nudged: Vec<u64>,
+    self_woken: Vec<u64>,
     compensations: Vec<Compensation>,
     mismatch: Option<Mismatch>,
-    /// The journal follows a version of a change that the code does not know.
+    /// Set if the journal pins a version of a change that the code does not support.
     unknown_version: Option<Failure>,
     closed: bool,
 }
@@ -105,12 +106,12 @@ impl Waiting {
     }
 }
 
-impl Cell {
+impl SharedRun {
     pub(crate) fn new(machine: Machine, clock: Arc<dyn Clock>) -> Self {
         let (machine, waiting) = (Mutex::new(machine), Mutex::default());
         let deferred = Mutex::default();
-        let (is_watching, is_unfit) = (AtomicBool::default(), AtomicBool::default());
-        Self { clock, machine, waiting, deferred, is_watching, is_unfit }
+        let (is_watching, is_mismatched) = (AtomicBool::default(), AtomicBool::default());
+        Self { clock, machine, waiting, deferred, is_watching, is_mismatched }
     }
 
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -121,29 +122,29 @@ impl Cell {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What tells this run from others in a [`Turn`].
+    /// Identifies this run in a [`Turn`].
     pub(crate) fn run(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
 
-    /// Says what the code is polled with.
+    /// Sets the waker that the code is polled with.
     pub(crate) fn set_code(&self, waker: Waker) {
         self.waiting().code = Some(waker);
     }
 
-    /// Fails unless it is the code of this run that is polled on this thread.
+    /// Fails unless this thread is polling the code of this run.
     pub(super) fn check(&self) -> Result<(), WorkflowError> {
         match Turn::current() {
             Turn::Code(run) if run == self.run() => Ok(()),
-            _ => Err(WorkflowError::failed(outside())),
+            _ => Err(WorkflowError::failed(outside_workflow())),
         }
     }
 
-    /// As [`check`](Self::check), for calls that return no error: unwinds.
-    pub(super) fn insist(&self) {
+    /// Like [`check`](Self::check), for methods that return no error: unwinds instead.
+    pub(super) fn assert_current(&self) {
         if self.check().is_err() {
-            // Without a panic's report: what catches it makes it a failure.
-            resume_unwind(Box::new(Refused(outside())));
+            // Does not call the panic hook: the caller turns the payload into a failure.
+            resume_unwind(Box::new(Refused(outside_workflow())));
         }
     }
 
@@ -153,16 +154,16 @@ impl Cell {
 
     pub(super) fn ask(&self, operation: u64, request: Request) {
         let asked = match request {
-            // Its time counts from when its code begins.
+            // The time of a step counts from the start of its code.
             Request::Step { .. } => {
                 let mut machine = self.machine();
-                let present = machine.now();
-                machine.ask(operation, request, present)
+                let now = machine.now();
+                machine.ask(operation, request, now)
             }
             request => self.machine().ask(operation, request, self.clock.now()),
         };
         if let Err(mismatch) = asked {
-            self.refuse(mismatch);
+            self.set_mismatch(mismatch);
         }
     }
 
@@ -176,14 +177,14 @@ impl Cell {
                 return Poll::Ready(outcome);
             }
         } else if let Some(place) = machine.outcome_place(operation) {
-            waiting.ripe.insert((place, operation));
+            waiting.ready.insert((place, operation));
         }
         drop(machine);
         waiting.wait(operation, context);
         Poll::Pending
     }
 
-    /// Remembers whom to wake when an operation goes on.
+    /// Registers the waker of an operation.
     pub(super) fn wait(&self, operation: u64, context: &Context<'_>) {
         self.waiting().wait(operation, context);
     }
@@ -193,7 +194,7 @@ impl Cell {
         self.waiting().released == Some(operation)
     }
 
-    /// Watches, or not, for wakes that the scheduler puts off; returns what watched before.
+    /// Sets or clears the detector of deferred wakes and returns the previous one.
     pub(crate) fn watch(&self, deferred: Option<Deferred>) -> Option<Deferred> {
         self.is_watching.store(deferred.is_some(), Ordering::Release);
         std::mem::replace(&mut *self.deferred(), deferred)
@@ -207,7 +208,7 @@ impl Cell {
         self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The code was polled until here: what it put off counts.
+    /// Counts the wakes that were deferred since the last call, while the code was polled.
     pub(super) fn check_deferred(&self) {
         if self.is_watching()
             && let Some(deferred) = &mut *self.deferred()
@@ -216,7 +217,7 @@ impl Cell {
         }
     }
 
-    /// The code of a step was polled until here: what it put off does not count.
+    /// Ignores the wakes that were deferred since the last call, while the code of a step was polled.
     pub(super) fn skip_deferred(&self) {
         if self.is_watching()
             && let Some(deferred) = &mut *self.deferred()
@@ -225,24 +226,24 @@ impl Cell {
         }
     }
 
-    /// Begins the code of a step, if it is to run now, and returns the number of the attempt.
+    /// Begins an attempt of a step, if its code may run now, and returns the number of the attempt.
     pub(super) fn begin_step(&self, operation: u64) -> Option<u32> {
         self.machine().begin_step(operation, || self.clock.now())
     }
 
     pub(super) fn step_ended(&self, operation: u64, outcome: Result<Payload, TaskError>) {
         let mut machine = self.machine();
-        // Only what follows a failed attempt depends on the time.
-        let present = if outcome.is_err() { self.clock.now() } else { machine.now() };
-        machine.step_ended(operation, outcome, present);
+        // Only the retry of a failed attempt depends on the time.
+        let now = if outcome.is_err() { self.clock.now() } else { machine.now() };
+        machine.step_ended(operation, outcome, now);
     }
 
-    /// The same in every attempt of an operation.
+    /// The idempotency key of an operation.
     pub(super) fn key(&self, operation: u64) -> String {
         self.machine().idempotency_key(operation)
     }
 
-    /// The future of an operation is gone. After [`close`](Self::close) that means nothing.
+    /// Abandons an operation whose future was dropped. Has no effect after [`close`](Self::close).
     pub(super) fn abandon(&self, operation: u64) {
         let mut waiting = self.waiting();
         let waker = waiting.remove(operation);
@@ -283,7 +284,7 @@ impl Cell {
         compensations.pop()
     }
 
-    /// Lets the code take the outcome of an operation, and no other one.
+    /// Lets the code take the outcome of this operation only.
     pub(crate) fn release(&self, operation: u64) {
         let waker = {
             let mut waiting = self.waiting();
@@ -293,23 +294,23 @@ impl Cell {
         self.wake_each(waker);
     }
 
-    /// Releases the outcome that stands first in the journal of those that the quiet code waits
-    /// for; `false` if there is none.
+    /// Releases the first outcome in the journal that the idle code waits for. Returns `false` if there
+    /// is none.
     pub(crate) fn release_next(&self) -> bool {
         let mut waiting = self.waiting();
         waiting.released = None;
         let mut machine = self.machine();
-        let ripe = loop {
-            let Some((place, operation)) = waiting.ripe.first().copied() else { break None };
+        let ready = loop {
+            let Some((place, operation)) = waiting.ready.first().copied() else { break None };
             if machine.outcome_place(operation) == Some(place) {
                 break Some((place, operation));
             }
-            waiting.ripe.pop_first();
+            waiting.ready.pop_first();
         };
         let signal = machine.first_kept_signal();
-        let Some((place, operation)) = ripe.into_iter().chain(signal).min() else { return false };
-        if ripe == Some((place, operation)) {
-            waiting.ripe.pop_first();
+        let Some((place, operation)) = ready.into_iter().chain(signal).min() else { return false };
+        if ready == Some((place, operation)) {
+            waiting.ready.pop_first();
         } else {
             machine.give_signal(operation);
         }
@@ -319,15 +320,15 @@ impl Cell {
         true
     }
 
-    /// The code of a step woke itself, or is to run again: it gets a turn when the code is quiet.
-    pub(super) fn nudge(&self, operation: u64) {
-        self.waiting().nudged.push(operation);
+    /// Notes a step whose code woke itself or must run again. It is woken once the code is idle.
+    pub(super) fn defer_step(&self, operation: u64) {
+        self.waiting().self_woken.push(operation);
     }
 
     /// Wakes the steps whose code woke itself.
-    pub(crate) fn wake_nudged(&self) {
-        let nudged = std::mem::take(&mut self.waiting().nudged);
-        nudged.into_iter().for_each(|operation| self.wake_step(operation));
+    pub(crate) fn wake_self_woken(&self) {
+        let self_woken = std::mem::take(&mut self.waiting().self_woken);
+        self_woken.into_iter().for_each(|operation| self.wake_step(operation));
     }
 
     /// Wakes the code of a step.
@@ -341,7 +342,7 @@ impl Cell {
         }
     }
 
-    /// Wakes everything that waits, after a time in which nothing was let go on.
+    /// Wakes all waiting operations, after a pause or a replay.
     pub(crate) fn wake_all(&self) {
         let waiting = {
             let mut waiting = self.waiting();
@@ -351,7 +352,7 @@ impl Cell {
         self.wake_each(waiting.into_values().map(|waiter| waiter.waker));
     }
 
-    /// Wakes the code that waits for the cancellation.
+    /// Wakes the code that waits for a cancellation.
     pub(crate) fn wake_cancelled(&self) {
         let cancel = {
             let mut waiting = self.waiting();
@@ -367,45 +368,45 @@ impl Cell {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// How many of the code's wakers are here.
+    /// Number of clones of the code's waker that are stored here.
     pub(crate) fn wakers(&self) -> usize {
         let waiting = self.waiting();
         waiting.direct + usize::from(waiting.code.is_some())
     }
 
-    /// Notes that the journal does not fit the code.
-    pub(crate) fn refuse(&self, mismatch: Mismatch) {
+    /// Records that the code does not match the journal. The first mismatch is kept.
+    pub(crate) fn set_mismatch(&self, mismatch: Mismatch) {
         self.waiting().mismatch.get_or_insert(mismatch);
-        self.is_unfit.store(true, Ordering::Release);
+        self.is_mismatched.store(true, Ordering::Release);
     }
 
-    /// Notes that the journal follows a version of a change that the code does not know.
-    pub(crate) fn refuse_version(&self, failure: Failure) {
+    /// Records that the journal pins a version of a change that the code does not support.
+    pub(crate) fn set_unknown_version(&self, failure: Failure) {
         self.waiting().unknown_version.get_or_insert(failure);
-        self.is_unfit.store(true, Ordering::Release);
+        self.is_mismatched.store(true, Ordering::Release);
     }
 
-    /// Whether the code does not fit the journal.
-    pub(crate) fn is_unfit(&self) -> bool {
-        self.is_unfit.load(Ordering::Acquire)
+    /// Whether the code does not match the journal.
+    pub(crate) fn is_mismatched(&self) -> bool {
+        self.is_mismatched.load(Ordering::Acquire)
     }
 
-    /// What of the code does not fit the journal: a version that it does not know, or an operation.
-    pub(crate) fn misfit(&self) -> Option<Failure> {
+    /// Why the code does not match the journal: an unsupported version, or a different operation.
+    pub(crate) fn block_reason(&self) -> Option<Failure> {
         let waiting = self.waiting();
         let mismatch = || waiting.mismatch.as_ref().map(Mismatch::to_failure);
         waiting.unknown_version.clone().or_else(mismatch)
     }
 
-    /// From now on dropping an operation means nothing: the code is evicted, not finished. An error
-    /// is the panic of what a compensation holds.
+    /// Evicts the code: operations that are dropped from now on are not abandoned. Drops the registered
+    /// compensations; an error is the payload of a panic while dropping one.
     pub(crate) fn close(&self) -> Result<(), Panic> {
         let compensations = {
             let mut waiting = self.waiting();
             waiting.closed = true;
             std::mem::take(&mut waiting.compensations)
         };
-        // Each by itself: a second panic while the first unwinds would abort the process.
+        // Caught one by one: a second panic while the first unwinds would abort the process.
         let mut dropped = Ok(());
         for compensation in compensations {
             dropped = dropped.and(catch_unwind(AssertUnwindSafe(|| drop(compensation))));
@@ -414,17 +415,17 @@ impl Cell {
     }
 }
 
-/// Why an operation was refused.
-fn outside() -> Failure {
+/// The failure of an operation outside of the code of its workflow.
+fn outside_workflow() -> Failure {
     Failure::new(
         WorkflowError::OUTSIDE,
-        "only the code of the workflow itself can use its context: not a step, a spawned task or \
-         another run",
+        "a workflow context can only be used by the code of its own workflow, not in a step, a \
+         spawned task or another run",
     )
 }
 
-impl fmt::Debug for Cell {
+impl fmt::Debug for SharedRun {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Cell").field("machine", &self.machine).finish_non_exhaustive()
+        formatter.debug_struct("SharedRun").field("machine", &self.machine).finish_non_exhaustive()
     }
 }

@@ -12,16 +12,16 @@ use tokio::task::unconstrained;
 use super::{Workflow, WorkflowContext, WorkflowError};
 use crate::panic::panic_failure;
 
-/// The code of a run: its workflow, then the compensations if it did not succeed.
-pub(super) struct Body {
+/// The code of a run: its workflow, then the compensations if it fails or is cancelled.
+pub(super) struct WorkflowFuture {
     code: Option<BoxFuture<'static, Result<Payload, WorkflowError>>>,
     outcome: Option<Result<Payload, WorkflowError>>,
     panic: Option<Failure>,
-    /// What the compensations need, if there is code.
+    /// Context for the compensations, if there is code.
     context: Option<WorkflowContext>,
 }
 
-impl Body {
+impl WorkflowFuture {
     pub(super) fn new(workflow: &dyn Workflow, context: WorkflowContext, input: Payload) -> Self {
         let kept = Some(context.clone());
         // A workflow may panic before it returns its future.
@@ -33,22 +33,22 @@ impl Body {
                 panic: None,
                 context: kept,
             },
-            Err(panic) => Self { panic: Some(panicked(&*panic)), ..Self::absent() },
+            Err(panic) => Self { panic: Some(panicked(&*panic)), ..Self::none() },
         }
     }
 
-    /// No code, for a run whose workflow is not there.
-    pub(super) fn absent() -> Self {
+    /// No code, for a run whose workflow is not available.
+    pub(super) fn none() -> Self {
         Self { code: None, outcome: None, panic: None, context: None }
     }
 
     /// Code that has ended.
-    pub(super) fn ended(outcome: Result<Payload, WorkflowError>) -> Self {
-        Self { outcome: Some(outcome), ..Self::absent() }
+    pub(super) fn finished(outcome: Result<Payload, WorkflowError>) -> Self {
+        Self { outcome: Some(outcome), ..Self::none() }
     }
 
-    /// The run is cancelled: if its code has ended with a result, the result is dropped, and the
-    /// compensations run as if the code had been cancelled in its last moment.
+    /// Cancels the run. If its code has already returned a result, the result is dropped and the
+    /// compensations run, as if the code had been cancelled just before it returned.
     pub(super) fn cancel(&mut self) {
         let Some(context) = &self.context else { return };
         if matches!(self.outcome, Some(Ok(_))) {
@@ -61,10 +61,10 @@ impl Body {
         }
     }
 
-    /// Lets the code run until it waits.
+    /// Polls the code once.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) {
         let Some(code) = &mut self.code else { return };
-        // A replay could not know where tokio's budget ends.
+        // Tokio's budget could end at another point in a replay.
         let code = pin!(unconstrained(code.as_mut()));
         match catch_unwind(AssertUnwindSafe(|| code.poll(context))) {
             Ok(Poll::Pending) => {}
@@ -79,12 +79,12 @@ impl Body {
         }
     }
 
-    /// Whether the code waits.
+    /// Whether the code has not ended.
     pub(super) fn is_running(&self) -> bool {
         self.code.is_some()
     }
 
-    /// How the code ended, if it did.
+    /// The outcome of the code, if it has ended.
     pub(super) fn outcome(&self) -> Option<&Result<Payload, WorkflowError>> {
         self.outcome.as_ref()
     }
@@ -98,7 +98,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
     panic_failure("WORKFLOW_PANICKED", panic)
 }
 
-/// Runs a workflow until it ends or is cancelled, then what is to be compensated.
+/// Runs a workflow until it ends or is cancelled. Runs the compensations unless it succeeded.
 async fn compensated(
     context: WorkflowContext,
     mut code: BoxFuture<'static, Result<Payload, WorkflowError>>,
@@ -115,7 +115,7 @@ async fn compensated(
     }
 }
 
-/// Runs the compensations, the last one first. What fails is added to the run's failure.
+/// Runs the compensations, the last one first, and adds failed ones to the run's failure.
 async fn compensate(context: &WorkflowContext, error: WorkflowError) -> WorkflowError {
     let mut failed = Vec::new();
     while let Some(compensation) = context.take_compensation() {

@@ -1,4 +1,4 @@
-//! A store that knows what this process appended.
+//! A store that tracks the appends of this process.
 
 use std::{
     collections::BTreeMap,
@@ -20,31 +20,31 @@ use aios_core::{
 };
 use async_trait::async_trait;
 
-/// Forwards everything, and notes what this process appends.
+/// Forwards all calls to a store and tracks the appends of this process.
 #[derive(Debug)]
-pub(crate) struct CountedStore {
+pub(crate) struct CountingStore {
     inner: Arc<dyn Store>,
     begun: AtomicU64,
     in_flight: AtomicU64,
     own: Mutex<Option<Positions>>,
 }
 
-/// What this process appended so far.
+/// The appends of this process so far.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Count {
-    /// Appends that it began.
+pub(crate) struct AppendCount {
+    /// Number of appends that were begun.
     pub(crate) begun: u64,
-    /// Whether it is appending now.
-    pub(crate) is_moving: bool,
+    /// Whether an append is in flight.
+    pub(crate) is_appending: bool,
 }
 
-/// Positions in the log, as ranges that neither overlap nor touch: from their first to their last.
+/// Positions in the log as disjoint, non-adjacent ranges: the last position by the first.
 #[derive(Debug, Default)]
 struct Positions(BTreeMap<u64, u64>);
 
 impl Positions {
     fn insert(&mut self, mut first: u64, mut last: u64) {
-        // Mostly it follows what came last.
+        // Usually the range extends the last one.
         if let Some(mut newest) = self.0.last_entry()
             && newest.get().saturating_add(1) == first
         {
@@ -67,8 +67,8 @@ impl Positions {
         self.0.range(..=position).next_back().is_some_and(|(_, last)| *last >= position)
     }
 
-    /// The first and the last position above `after` and up to `up_to` that are not here, as a range
-    /// that ends after the last one.
+    /// The range from the first to the last missing position above `after` and up to `up_to`. Its end is
+    /// exclusive.
     fn gap(&self, after: u64, up_to: u64) -> Option<Range<u64>> {
         let covering = |position: u64| {
             let found = self.0.range(..=position).next_back();
@@ -84,7 +84,7 @@ impl Positions {
         (first <= last).then(|| first..last.saturating_add(1))
     }
 
-    fn forget(&mut self, up_to: u64) {
+    fn remove_up_to(&mut self, up_to: u64) {
         while let Some(range) = self.0.first_entry()
             && *range.get() <= up_to
         {
@@ -93,7 +93,7 @@ impl Positions {
     }
 }
 
-impl CountedStore {
+impl CountingStore {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Self {
         let zero = || AtomicU64::new(0);
         Self { inner, begun: zero(), in_flight: zero(), own: Mutex::new(None) }
@@ -101,44 +101,44 @@ impl CountedStore {
 
     /// Appends to one stream, see [`EventStore::append`].
     pub(crate) async fn append_one(&self, append: Append) -> Result<Appended, StoreError> {
-        let _flight = Flight::begin(self);
+        let _in_flight = InFlight::begin(self);
         let events = length(&append);
         let result = self.inner.append(vec![append]).await.pop();
         let result = result.unwrap_or(Err(StoreError::Closed));
-        self.note(events, &result);
+        self.track(events, &result);
         result
     }
 
-    pub(crate) fn count(&self) -> Count {
-        let is_moving = self.in_flight.load(Ordering::Acquire) > 0;
-        Count { begun: self.begun.load(Ordering::Acquire), is_moving }
+    pub(crate) fn count(&self) -> AppendCount {
+        let is_appending = self.in_flight.load(Ordering::Acquire) > 0;
+        AppendCount { begun: self.begun.load(Ordering::Acquire), is_appending }
     }
 
-    /// Notes from now on at which positions this process appends, until they are forgotten.
+    /// Begins to track the positions at which this process appends.
     pub(crate) fn watch(&self) {
         *self.own() = Some(Positions::default());
     }
 
-    /// Notes no positions any more.
+    /// Stops tracking positions.
     pub(crate) fn unwatch(&self) {
         *self.own() = None;
     }
 
-    /// The shortest range of the log, of the positions above `after` and up to `up_to`, that has all
-    /// that is not known to be appended by this process.
+    /// The shortest range of positions above `after` and up to `up_to` that contains all events not known
+    /// to be appended by this process.
     pub(crate) fn foreign(&self, after: u64, up_to: u64) -> Option<Range<u64>> {
         self.own().as_ref().and_then(|own| own.gap(after, up_to))
     }
 
-    /// Whether this process appended the event at a position.
+    /// Whether this process is known to have appended the event at a position.
     pub(crate) fn is_own(&self, position: u64) -> bool {
         self.own().as_ref().is_some_and(|own| own.contains(position))
     }
 
-    /// Forgets positions up to one.
+    /// Removes tracked positions up to and including `up_to`.
     pub(crate) fn forget(&self, up_to: u64) {
         if let Some(own) = self.own().as_mut() {
-            own.forget(up_to);
+            own.remove_up_to(up_to);
         }
     }
 
@@ -146,9 +146,9 @@ impl CountedStore {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A repetition may be one of what another process appended, so it counts as foreign: looking at
-    /// it in vain costs little.
-    fn note(&self, events: u64, result: &Result<Appended, StoreError>) {
+    /// Tracks the positions of an append. A repeated append may repeat one of another process, so it
+    /// counts as foreign; reading it without need costs little.
+    fn track(&self, events: u64, result: &Result<Appended, StoreError>) {
         if let Ok(Appended { position, repeated: false, .. }) = result
             && let Some(own) = self.own().as_mut()
         {
@@ -157,18 +157,18 @@ impl CountedStore {
     }
 }
 
-/// An append that was begun and is not over.
-struct Flight<'a>(&'a CountedStore);
+/// Counts an append as in flight until dropped.
+struct InFlight<'a>(&'a CountingStore);
 
-impl<'a> Flight<'a> {
-    fn begin(store: &'a CountedStore) -> Self {
+impl<'a> InFlight<'a> {
+    fn begin(store: &'a CountingStore) -> Self {
         store.in_flight.fetch_add(1, Ordering::AcqRel);
         store.begun.fetch_add(1, Ordering::AcqRel);
         Self(store)
     }
 }
 
-impl Drop for Flight<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
@@ -179,13 +179,13 @@ fn length(append: &Append) -> u64 {
 }
 
 #[async_trait]
-impl EventStore for CountedStore {
+impl EventStore for CountingStore {
     async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
-        let _flight = Flight::begin(self);
+        let _in_flight = InFlight::begin(self);
         let counts: Vec<u64> = batch.iter().map(length).collect();
         let results = self.inner.append(batch).await;
         for (count, result) in counts.iter().zip(&results) {
-            self.note(*count, result);
+            self.track(*count, result);
         }
         results
     }
@@ -230,7 +230,7 @@ impl EventStore for CountedStore {
 }
 
 #[async_trait]
-impl Leases for CountedStore {
+impl Leases for CountingStore {
     async fn acquire(
         &self,
         shards: &[Shard],
@@ -262,7 +262,7 @@ impl Leases for CountedStore {
 }
 
 #[async_trait]
-impl ReadModels for CountedStore {
+impl ReadModels for CountingStore {
     async fn agents(
         &self,
         filter: &AgentFilter,
@@ -317,7 +317,7 @@ impl ReadModels for CountedStore {
 }
 
 #[async_trait]
-impl Checkpoints for CountedStore {
+impl Checkpoints for CountingStore {
     async fn load_checkpoint(&self, reader: &str) -> Result<u64, StoreError> {
         self.inner.load_checkpoint(reader).await
     }
@@ -348,7 +348,7 @@ mod tests {
         own.insert(5, 6);
         assert_eq!((own.gap(0, 9), own.0.len()), (None, 1));
         own.insert(12, 12);
-        own.forget(10);
+        own.remove_up_to(10);
         assert_eq!(own.0, BTreeMap::from([(12, 12)]));
     }
 }

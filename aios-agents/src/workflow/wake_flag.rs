@@ -1,0 +1,188 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Wake, Waker},
+};
+
+use futures_util::task::AtomicWaker;
+
+use super::turn::Turn;
+
+/// Records wakes of the code of a run, and their source, until the code is polled.
+///
+/// The task of a driver awaits other things too, so a wake of the task does not show whether the code
+/// was woken. The code therefore has a waker of its own, which sets a flag and wakes the task.
+pub(super) struct WakeFlag {
+    shared: Arc<Shared>,
+    waker: Waker,
+    /// Whether a task may be registered.
+    is_attached: bool,
+}
+
+struct Shared {
+    /// The run whose code is woken.
+    run: usize,
+    /// Woken by an entry, by a step, or by the code itself. These are not distinguished, because
+    /// combinators such as `FuturesUnordered` merge several wakes into one.
+    code: AtomicBool,
+    /// Woken by anything else.
+    foreign: AtomicBool,
+    /// Whether wakes from outside are the code's own, deferred by the scheduler.
+    deferred: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl WakeFlag {
+    /// Creates an unset flag for a run.
+    pub(super) fn new(run: usize) -> Self {
+        let shared = Arc::new(Shared {
+            run,
+            code: AtomicBool::new(false),
+            foreign: AtomicBool::new(false),
+            deferred: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+        });
+        Self { waker: Waker::from(Arc::clone(&shared)), shared, is_attached: false }
+    }
+
+    /// Whether an entry, a step or the code itself woke the code since the last call.
+    pub(super) fn take_code(&self) -> bool {
+        take(&self.shared.code)
+    }
+
+    /// Whether anything else woke the code since the last call.
+    pub(super) fn take_foreign(&self) -> bool {
+        take(&self.shared.foreign)
+    }
+
+    /// Removes the registered task, so that wakes only set the flag. For code that is about to be polled
+    /// anyway.
+    pub(super) fn detach(&mut self) {
+        if std::mem::take(&mut self.is_attached) {
+            drop(self.shared.task.take());
+        }
+    }
+
+    /// Registers the task of `context`, and returns whether the code was already woken.
+    pub(super) fn attach(&mut self, context: &Context<'_>) -> bool {
+        self.is_attached = true;
+        self.shared.task.register(context.waker());
+        let woken = |flag: &AtomicBool| flag.load(Ordering::Acquire);
+        woken(&self.shared.code) || woken(&self.shared.foreign)
+    }
+
+    /// Sets whether wakes from outside are the code's own, deferred by the scheduler.
+    pub(super) fn expect_deferred(&self, expected: bool) {
+        self.shared.deferred.store(expected, Ordering::Release);
+    }
+
+    /// Number of clones of the code's waker that exist elsewhere.
+    pub(super) fn wakers(&self) -> usize {
+        Arc::strong_count(&self.shared).saturating_sub(2)
+    }
+
+    /// The waker to poll the code with.
+    pub(super) fn waker(&self) -> &Waker {
+        &self.waker
+    }
+}
+
+/// Clears a flag and returns whether it was set. It mostly is not, and a load is cheaper than a swap.
+fn take(flag: &AtomicBool) -> bool {
+    flag.load(Ordering::Acquire) && flag.swap(false, Ordering::AcqRel)
+}
+
+impl Shared {
+    fn flag(&self) -> &AtomicBool {
+        match Turn::current() {
+            Turn::Code(run) | Turn::Engine(run) | Turn::Waking(run) if run == self.run => {
+                &self.code
+            }
+            _ if self.deferred.load(Ordering::Acquire) => &self.code,
+            _ => &self.foreign,
+        }
+    }
+}
+
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.flag().store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: usize = 7;
+
+    /// A task that records whether it was woken.
+    #[derive(Default)]
+    struct Task(AtomicBool);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+
+    /// Which flags were set: code, foreign.
+    fn take(wake_flag: &WakeFlag) -> [bool; 2] {
+        [wake_flag.take_code(), wake_flag.take_foreign()]
+    }
+
+    #[test]
+    fn should_go_off_once_for_each_wake() {
+        let wake_flag = WakeFlag::new(RUN);
+        assert_eq!(take(&wake_flag), [false; 2]);
+        wake_flag.waker().wake_by_ref();
+        assert_ne!(take(&wake_flag), [false; 2]);
+        assert_eq!(take(&wake_flag), [false; 2]);
+    }
+
+    #[test]
+    fn should_tell_by_what_it_was_rung() {
+        let wake_flag = WakeFlag::new(RUN);
+        for (turn, woken) in [
+            (Turn::Code(RUN), [true, false]),
+            (Turn::Engine(RUN), [true, false]),
+            (Turn::Waking(RUN), [true, false]),
+            (Turn::Step(RUN), [false, true]),
+            (Turn::Code(RUN + 1), [false, true]),
+            (Turn::External, [false, true]),
+        ] {
+            let _turn = turn.begin();
+            wake_flag.waker().wake_by_ref();
+            assert_eq!(take(&wake_flag), woken, "{turn:?}");
+        }
+    }
+
+    #[test]
+    fn should_take_deferred_wakes_for_its_own() {
+        let wake_flag = WakeFlag::new(RUN);
+        wake_flag.expect_deferred(true);
+        wake_flag.waker().wake_by_ref();
+        assert_eq!(take(&wake_flag), [true, false]);
+    }
+
+    #[test]
+    fn should_wake_the_task_only_while_it_is_set() {
+        let (mut wake_flag, task) = (WakeFlag::new(RUN), Arc::new(Task::default()));
+        let waker = Waker::from(Arc::clone(&task));
+        wake_flag.waker().wake_by_ref();
+        assert!(wake_flag.attach(&Context::from_waker(&waker)), "an earlier wake is remembered");
+        wake_flag.detach();
+        wake_flag.waker().wake_by_ref();
+        assert!(!task.0.load(Ordering::Acquire), "the task is not woken");
+        wake_flag.attach(&Context::from_waker(&waker));
+        wake_flag.waker().wake_by_ref();
+        assert!(task.0.load(Ordering::Acquire));
+    }
+}
