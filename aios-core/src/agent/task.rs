@@ -52,7 +52,6 @@ pub struct TaskAssigned {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
     /// The parameters.
-    #[serde(default)]
     pub parameters: Payload,
     /// Number of this attempt, from 1.
     pub attempt: u32,
@@ -75,10 +74,8 @@ pub struct TaskCompleted {
     /// The task.
     pub task_id: TaskId,
     /// Always success.
-    #[serde(default)]
     pub result: TaskResult,
     /// The answer of the agent.
-    #[serde(default)]
     pub output: Payload,
 }
 
@@ -93,13 +90,13 @@ pub enum TaskResult {
 
 /// Data of `agents.<type>.task_failed`: one attempt failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TaskFailed<F = Failure> {
+pub struct TaskFailed {
     /// The task.
     pub task_id: TaskId,
     /// The attempt that failed, from 1.
     pub attempt: u32,
     /// The failure.
-    pub failure: F,
+    pub failure: Failure,
     /// Whether trying again may help.
     pub retryable: bool,
 }

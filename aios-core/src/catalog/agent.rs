@@ -77,7 +77,7 @@ pub struct Deregistered {
 
 /// No agent has begun a task for a while, or one has begun it now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TaskUnclaimed<F = Failure> {
+pub struct TaskUnclaimed {
     /// The task.
     pub task_id: TaskId,
     /// The attempt, from 1.
@@ -85,7 +85,7 @@ pub struct TaskUnclaimed<F = Failure> {
     pub attempt: u32,
     /// Why the task is waiting; `None` once an agent has begun it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<F>,
+    pub failure: Option<Failure>,
 }
 
 /// An engine's answer to an agent that asked whether an attempt is current.

@@ -1,8 +1,6 @@
 //! The journal of a run: `workflows.<workflow>.<action>` in the stream `runs/<run id>`.
 //!
-//! The operations of a run are numbered in the order in which its code requests them. Data with a
-//! failure is generic over its form: [`Failure`] for code that looks into it, a
-//! [`Payload`] for code that passes it on unread.
+//! The operations of a run are numbered in the order in which its code requests them.
 
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +79,6 @@ pub struct Started {
     /// Version of the workflow.
     pub version: u32,
     /// Input of the workflow.
-    #[serde(default)]
     pub input: Payload,
     /// When to begin; at once if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,14 +134,14 @@ pub struct StepCompleted {
 
 /// An operation failed permanently.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct OperationFailed<F = Failure> {
+pub struct OperationFailed {
     /// The operation.
     pub operation: u64,
     /// Name of the step, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Box<str>>,
     /// The failure.
-    pub failure: F,
+    pub failure: Failure,
 }
 
 /// An operation failed and will be retried.
@@ -254,7 +251,6 @@ pub struct EventEmitted {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusSet {
     /// The operation.
-    #[serde(default)]
     pub operation: u64,
     /// Description of the current activity.
     pub text: String,
@@ -272,9 +268,9 @@ pub struct CancelRequested {
 
 /// The current code does not match the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Blocked<F = Failure> {
+pub struct Blocked {
     /// The mismatch.
-    pub failure: F,
+    pub failure: Failure,
 }
 
 /// The engine that advances the run changed.
@@ -294,15 +290,14 @@ pub struct Moved {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Completed {
     /// The result.
-    #[serde(default)]
     pub result: Payload,
 }
 
 /// The run ended with a failure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failed<F = Failure> {
+pub struct Failed {
     /// The failure.
-    pub failure: F,
+    pub failure: Failure,
 }
 
 /// The run ended by continuing as another one.

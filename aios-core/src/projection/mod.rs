@@ -5,22 +5,24 @@
 //! becomes [`Predicate`]s, and a row of cells becomes a record.
 
 mod condition;
+mod payloads;
 mod record;
 mod table;
 
+use self::payloads::{Assigned, Blocked, Ended, OperationFailed, Started, StatusSet, TaskOutcome};
 pub use self::{
     condition::{Predicate, Query},
     record::{Record, Row},
     table::{Cell, Column, Kind, Table},
 };
 use crate::{
-    agent::{TaskAssigned, TaskCancelled, TaskCompleted, TaskFailed, TaskId},
+    agent::TaskId,
     catalog::{
         self,
-        agent::{self, Deregistered, Registered, Seen, StatusChanged, TaskUnclaimed},
-        workflow::{self, Blocked, Completed, Failed, OperationFailed, Started, StatusSet},
+        agent::{self, Deregistered, Registered, Seen, StatusChanged},
+        workflow,
     },
-    event::{Event, Payload, Timestamp},
+    event::{Event, Timestamp},
     store::{AgentStatus, RecordedEvent, RunStatus, Shard, TaskStatus},
 };
 
@@ -109,15 +111,12 @@ fn run(name: &str, action: &str, recorded: &RecordedEvent) -> Option<Vec<Change>
         }
         workflow::CANCEL_REQUESTED => vec![status(RunStatus::Cancelling)],
         workflow::BLOCKED => {
-            let failure = event.payload.decode::<Blocked<Payload>>().ok()?.failure;
+            let failure = event.payload.decode::<Blocked>().ok()?.failure;
             vec![status(RunStatus::Blocked), ("failure", Cell::Json(failure))]
         }
-        workflow::COMPLETED => {
-            let result = event.payload.decode::<Completed>().ok()?.result;
-            vec![status(RunStatus::Completed), ("result", Cell::Json(result))]
-        }
-        workflow::FAILED => failed(RunStatus::Failed, event)?,
-        workflow::CANCELLED => failed(RunStatus::Cancelled, event)?,
+        workflow::COMPLETED => ended(RunStatus::Completed, event)?,
+        workflow::FAILED => ended(RunStatus::Failed, event)?,
+        workflow::CANCELLED => ended(RunStatus::Cancelled, event)?,
         workflow::CONTINUED => vec![status(RunStatus::Continued)],
         workflow::SIGNALED => Vec::new(),
         workflow::STATUS_SET => {
@@ -162,9 +161,12 @@ fn started(name: &str, run_id: &str, event: &Event) -> Option<Vec<(&'static str,
     ])
 }
 
-fn failed(end: RunStatus, event: &Event) -> Option<Vec<(&'static str, Cell)>> {
-    let failure = event.payload.decode::<Failed<Payload>>().ok()?.failure;
-    Some(vec![status(end), ("failure", Cell::Json(failure))])
+fn ended(end: RunStatus, event: &Event) -> Option<Vec<(&'static str, Cell)>> {
+    let ended: Ended = event.payload.decode().ok()?;
+    let mut cells = vec![status(end)];
+    cells.extend(ended.result.map(|result| ("result", Cell::Json(result))));
+    cells.extend(ended.failure.map(|failure| ("failure", Cell::Json(failure))));
+    Some(cells)
 }
 
 fn workflow_registered(name: &str, event: &Event) -> Option<Change> {
@@ -187,18 +189,9 @@ fn agent_event(agent_type: &str, action: &str, recorded: &RecordedEvent) -> Opti
     let event = &recorded.event;
     match action {
         agent::TASK_ASSIGNED | agent::TASK_DIRECTED => task_assigned(agent_type, recorded),
-        agent::TASK_COMPLETED => {
-            let completed: TaskCompleted = event.payload.decode().ok()?;
-            Some(task_ended(&completed.task_id, TaskStatus::Completed, None, event))
-        }
-        agent::TASK_FAILED => {
-            let failed: TaskFailed<Payload> = event.payload.decode().ok()?;
-            Some(task_ended(&failed.task_id, TaskStatus::Failed, Some(failed.failure), event))
-        }
-        agent::TASK_CANCELLED => {
-            let cancelled: TaskCancelled = event.payload.decode().ok()?;
-            Some(task_ended(&cancelled.task_id, TaskStatus::Cancelled, None, event))
-        }
+        agent::TASK_COMPLETED => task_ended(TaskStatus::Completed, event),
+        agent::TASK_FAILED => task_ended(TaskStatus::Failed, event),
+        agent::TASK_CANCELLED => task_ended(TaskStatus::Cancelled, event),
         agent::TASK_UNCLAIMED | agent::TASK_CLAIMED => task_claimed(recorded),
         agent::REGISTERED => agent_registered(agent_type, event),
         agent::STATUS_CHANGED => {
@@ -250,11 +243,11 @@ fn agent_registered(agent_type: &str, event: &Event) -> Option<Change> {
 }
 
 fn task_assigned(agent_type: &str, recorded: &RecordedEvent) -> Option<Change> {
-    let assigned: TaskAssigned = recorded.event.payload.decode().ok()?;
+    let assigned: Assigned = recorded.event.payload.decode().ok()?;
     let run_id = recorded.stream.run_id().map(ToOwned::to_owned);
     Some(Change {
         table: Table::AgentTasks,
-        id: assigned.task_id.as_str().to_owned(),
+        id: assigned.task_id,
         at: recorded.event.timestamp,
         effect: Effect::Upsert,
         only: Vec::new(),
@@ -268,27 +261,28 @@ fn task_assigned(agent_type: &str, recorded: &RecordedEvent) -> Option<Change> {
     })
 }
 
-fn task_ended(task: &TaskId, end: TaskStatus, failure: Option<Payload>, event: &Event) -> Change {
-    Change {
+fn task_ended(end: TaskStatus, event: &Event) -> Option<Change> {
+    let outcome: TaskOutcome = event.payload.decode().ok()?;
+    Some(Change {
         table: Table::AgentTasks,
-        id: task.as_str().to_owned(),
+        id: outcome.task_id,
         at: event.timestamp,
         effect: Effect::Update,
         only: Vec::new(),
         cells: vec![
             ("status", Cell::text(end.as_str())),
-            ("failure", failure.map_or(Cell::Null, Cell::Json)),
+            ("failure", outcome.failure.map_or(Cell::Null, Cell::Json)),
         ],
-    }
+    })
 }
 
 /// An assigned task shows a failure while no agent has begun it.
 fn task_claimed(recorded: &RecordedEvent) -> Option<Change> {
     let run_id = recorded.stream.run_id()?;
-    let unclaimed: TaskUnclaimed<Payload> = recorded.event.payload.decode().ok()?;
+    let unclaimed: TaskOutcome = recorded.event.payload.decode().ok()?;
     Some(Change {
         table: Table::AgentTasks,
-        id: unclaimed.task_id.as_str().to_owned(),
+        id: unclaimed.task_id,
         at: recorded.event.timestamp,
         effect: Effect::Update,
         only: vec![
@@ -303,7 +297,7 @@ fn task_claimed(recorded: &RecordedEvent) -> Option<Change> {
 /// children have neither.
 fn task_given_up(recorded: &RecordedEvent) -> Option<Change> {
     let run_id = recorded.stream.run_id()?;
-    let failed: OperationFailed<Payload> = recorded.event.payload.decode().ok()?;
+    let failed: OperationFailed = recorded.event.payload.decode().ok()?;
     if failed.name.is_some() {
         return None;
     }
