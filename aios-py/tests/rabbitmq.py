@@ -35,16 +35,27 @@ class RabbitMq:
             "disk_free_limit.absolute = 1MB\n"
         )
         (self.folder / "plugins").write_text("[].")
+        self._variables = self._environment()
+        self._start()
+
+    def _start(self) -> None:
         self._log = (self.folder / "log").open("w")
         self._process = subprocess.Popen(
             [str(PROGRAMS / "rabbitmq-server")],
-            env={**os.environ, **self._environment()},
+            env={**os.environ, **self._variables},
             stdout=self._log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
         self._wait()
+
+    def restart(self) -> None:
+        """Kills the server and starts it again with its data."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._log.close()
+        self._start()
 
     def _environment(self) -> dict[str, str]:
         return {

@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aios_core::{
-    broker::{Broker, Deliveries, Delivery, Group, Subscription},
+    Chain,
+    broker::{Broker, BrokerError, Deliveries, Delivery, Group, Subscription},
     event::{EventId, Pattern, Payload},
 };
 use pyo3::prelude::*;
+use tracing::warn;
 
 use super::{Answer, Calls};
 use crate::convert::{errors::ErrorInfo, json};
@@ -28,18 +30,33 @@ impl Reader {
         drop(delivery);
     }
 
-    async fn ack(&self) -> Result<(), ErrorInfo> {
+    async fn ack(&self) -> Result<(), BrokerError> {
         let delivery = self.unacknowledged().take();
         match delivery {
-            Some(delivery) => Ok(delivery.ack().await?),
+            Some(delivery) => delivery.ack().await,
             None => Ok(()),
+        }
+    }
+
+    /// Acknowledges the previous delivery. One whose acknowledgement is lost with the connection is
+    /// delivered again, so that the subscription continues.
+    async fn ack_before_next(&self) -> Result<(), BrokerError> {
+        match self.ack().await {
+            Err(error) if error.is_retryable() => {
+                warn!(
+                    code = error.code(), error = %Chain(&error),
+                    "could not acknowledge an event; the broker delivers it again"
+                );
+                Ok(())
+            }
+            result => result,
         }
     }
 
     /// A delivery counts as received once Python has it: a cancelled wait does not lose one.
     async fn next(self: Arc<Self>) -> Result<Answer, ErrorInfo> {
         let mut deliveries = self.deliveries.lock().await;
-        self.ack().await?;
+        self.ack_before_next().await?;
         let Some(delivery) = deliveries.next().await else {
             return Ok(Answer::Nothing);
         };
