@@ -1,6 +1,6 @@
 //! The page of names, limits and defaults says what the code does.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use aios_agents::{
     agent::{AgentDefinition, HostOptions, TaskClient},
@@ -9,7 +9,7 @@ use aios_agents::{
 };
 use aios_core::{
     agent::Name,
-    catalog::{self, workflow},
+    catalog::{self, codes, workflow},
     event::{EventId, MAX_NAME_BYTES},
     store::{MAX_PAGE, SHARDS},
 };
@@ -120,4 +120,59 @@ fn should_document_every_event_of_the_catalogue() {
             assert_eq!(line.ends_with("| yes |"), kind.relayed, "{}", kind.action);
         }
     }
+}
+
+#[test]
+fn should_document_every_code_of_the_catalogue() {
+    for known in codes::CODES {
+        let (retry, meaning) = (known.retry.as_str(), known.meaning);
+        let row = format!("| `{}` | {} | {retry} | {meaning} |", known.code, known.raised_by);
+        assert!(PAGE.contains(&row), "{row}");
+    }
+}
+
+/// Names in capitals that are not codes.
+const OTHER_NAMES: [&str; 3] = ["AIOS_", "CARGO_", "PG"];
+
+fn sources(folder: &Path, texts: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let is_suite = path.ends_with("conformance") || path.ends_with("tests.rs");
+        if path.is_dir() && !is_suite {
+            sources(&path, texts);
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !is_suite {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+            texts.push(lines.collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+/// The texts in quotes that look like codes.
+fn codes_in(text: &str) -> impl Iterator<Item = &str> {
+    text.split('"').filter(|quoted| {
+        let is_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+        quoted.contains('_')
+            && quoted.starts_with(|first: char| first.is_ascii_uppercase())
+            && quoted.bytes().all(is_name)
+            && !OTHER_NAMES.iter().any(|other| quoted.starts_with(other))
+    })
+}
+
+#[test]
+fn should_list_exactly_the_codes_that_are_raised() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut texts = Vec::new();
+    for package in ["aios-core", "aios-broker", "aios-store", "aios-agents", "aios-py"] {
+        sources(&root.join(package).join("src"), &mut texts);
+    }
+    let list = texts.iter().position(|text| text.contains("pub const CODES")).unwrap();
+    texts.swap_remove(list);
+    let raised: BTreeSet<&str> = texts.iter().flat_map(|text| codes_in(text)).collect();
+    let unlisted: Vec<_> = raised.iter().filter(|code| codes::find(code).is_none()).collect();
+    assert!(unlisted.is_empty(), "not in the catalogue: {unlisted:?}");
+    let is_raised = |code: &str| texts.iter().any(|text| text.contains(&format!("\"{code}\"")));
+    let unused: Vec<_> = codes::CODES.iter().filter(|known| !is_raised(known.code)).collect();
+    assert!(unused.is_empty(), "raised nowhere: {unused:?}");
 }

@@ -1,4 +1,4 @@
-//! The events of aios itself: their names, their data, and what becomes of each.
+//! The vocabulary of aios: the names and data of its events, and the [codes] of its failures.
 //!
 //! Users' events have any other domain. This catalogue is the one home of the vocabulary: the
 //! journal's codec, the projection, the relay and the agents' hosts take names and data from here,
@@ -24,6 +24,7 @@ mod macros;
 
 pub mod agent;
 mod closing;
+pub mod codes;
 mod kind;
 pub mod system;
 pub mod workflow;

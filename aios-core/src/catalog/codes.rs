@@ -1,0 +1,421 @@
+//! The codes of failures and errors: stable names that programs match on.
+//!
+//! Agents and workflows add codes of their own with [`Failure::new`](crate::failure::Failure::new).
+
+/// Whether an operation that failed with a code may succeed if it is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Retry {
+    /// It may.
+    Yes,
+    /// It fails again.
+    No,
+    /// The failure says so itself, for example [`TaskError::retryable`](crate::agent::TaskError).
+    Depends,
+}
+
+impl Retry {
+    /// `yes`, `no` or `depends`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::No => "no",
+            Self::Depends => "depends",
+        }
+    }
+}
+
+/// One code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Code {
+    /// The code.
+    pub code: &'static str,
+    /// The parts of aios that raise it.
+    pub raised_by: &'static str,
+    /// Whether trying again may help.
+    pub retry: Retry,
+    /// What happened.
+    pub meaning: &'static str,
+}
+
+const fn code(
+    code: &'static str,
+    raised_by: &'static str,
+    retry: Retry,
+    meaning: &'static str,
+) -> Code {
+    Code { code, raised_by, retry, meaning }
+}
+
+/// Every code that aios raises, by the part that raises it.
+pub const CODES: &[Code] = &[
+    code("MALFORMED_EVENT", "events", Retry::No, "the text is not an event envelope"),
+    code(
+        "INVALID_EVENT_DATA",
+        "events",
+        Retry::No,
+        "the data of an event does not have the expected form",
+    ),
+    code(
+        "INVALID_EVENT_ID",
+        "events",
+        Retry::No,
+        "an event id is empty, too long or has control characters",
+    ),
+    code(
+        "INVALID_EVENT_SOURCE",
+        "events",
+        Retry::No,
+        "the source of an event is empty or too long",
+    ),
+    code(
+        "INVALID_EVENT_TYPE",
+        "events",
+        Retry::No,
+        "an event type is not three segments of `[a-z][a-z0-9_]*`",
+    ),
+    code("RESERVED_EVENT_TYPE", "events", Retry::No, "only aios writes events of this domain"),
+    code("INVALID_PATTERN", "events", Retry::No, "a pattern of event types is invalid"),
+    code("INVALID_TIMESTAMP", "events", Retry::No, "a timestamp is not RFC 3339, or out of range"),
+    code(
+        "INVALID_CLOUD_EVENT",
+        "events",
+        Retry::No,
+        "a CloudEvent lacks an attribute, or has an invalid one",
+    ),
+    code("CONFLICT", "store", Retry::No, "the stream does not have the expected version"),
+    code(
+        "STREAM_CLOSED",
+        "store",
+        Retry::No,
+        "the run has ended, and its stream takes no more events",
+    ),
+    code("FENCED", "store", Retry::No, "another engine has taken the shard"),
+    code(
+        "DUPLICATE_EVENT",
+        "store",
+        Retry::No,
+        "an event id is already stored elsewhere, or stands twice in one append",
+    ),
+    code("EMPTY_APPEND", "store", Retry::No, "an append has no events"),
+    code(
+        "INVALID_STREAM",
+        "store",
+        Retry::No,
+        "a stream id is empty, too long or has control characters",
+    ),
+    code(
+        "EVENT_TOO_LARGE",
+        "store, broker",
+        Retry::No,
+        "an event is larger than the store or the broker accepts",
+    ),
+    code(
+        "INVALID_TEXT",
+        "store",
+        Retry::No,
+        "PostgreSQL cannot store the character NUL in an id, a source or a stream",
+    ),
+    code(
+        "STORE_LOCKED",
+        "store",
+        Retry::No,
+        "another process, or another connection of this one, has the SQLite file open",
+    ),
+    code(
+        "STORE_GONE",
+        "store",
+        Retry::No,
+        "the SQLite file was deleted or replaced while it was open",
+    ),
+    code("NEWER_SCHEMA", "store", Retry::No, "a newer version of aios has migrated the database"),
+    code("STORE_CORRUPT", "store", Retry::No, "a row or the file is damaged"),
+    code("STORE_FULL", "store", Retry::Yes, "the disk is full"),
+    code("STORE_TIMEOUT", "store", Retry::Yes, "the store did not answer in time"),
+    code("STORE_CLOSED", "store", Retry::No, "the store is closed"),
+    code(
+        "INVALID_STORE_CONFIGURATION",
+        "store",
+        Retry::No,
+        "an option or the URL of a store is invalid",
+    ),
+    code("STORE_BACKEND", "store", Retry::Depends, "the database reported another error"),
+    code("UNROUTABLE", "broker", Retry::Yes, "no queue takes an event that requires a route"),
+    code(
+        "REJECTED",
+        "broker",
+        Retry::Yes,
+        "a queue rejected an event, for example because it is full",
+    ),
+    code(
+        "UNCERTAIN",
+        "broker",
+        Retry::Yes,
+        "the connection was lost before the broker confirmed an event",
+    ),
+    code("BROKER_TIMEOUT", "broker", Retry::Yes, "the broker did not answer in time"),
+    code("BROKER_BLOCKED", "broker", Retry::Yes, "the broker accepts no publishes for now"),
+    code("BROKER_CLOSED", "broker", Retry::No, "the broker is closed"),
+    code("INCOMPATIBLE_SUBSCRIPTION", "broker", Retry::No, "the queue exists with other settings"),
+    code("UNKNOWN_ADDRESS", "broker", Retry::No, "the group or mailbox does not exist"),
+    code(
+        "INVALID_NAME",
+        "broker, runtime",
+        Retry::No,
+        "a name of a group, mailbox, agent type or workflow is invalid",
+    ),
+    code(
+        "INVALID_BROKER_CONFIGURATION",
+        "broker",
+        Retry::No,
+        "an option or the URL of a broker is invalid",
+    ),
+    code("BROKER_BACKEND", "broker", Retry::Depends, "the broker reported another error"),
+    code("AGENT_PANICKED", "agent host", Retry::Yes, "the code of an agent panicked"),
+    code(
+        "AGENT_NOT_FOUND",
+        "engine, task client",
+        Retry::Yes,
+        "no agent of that type, or with that id, takes tasks",
+    ),
+    code(
+        "TASK_UNCLAIMED",
+        "engine",
+        Retry::No,
+        "no agent has begun the task for a while; it waits for one",
+    ),
+    code(
+        "TASK_TIMEOUT",
+        "agent host, engine",
+        Retry::Yes,
+        "the attempt took longer than its timeout",
+    ),
+    code("TASK_CANCELLED", "agent host", Retry::No, "the task was cancelled"),
+    code(
+        "TASK_DEAD_LETTERED",
+        "engine",
+        Retry::Depends,
+        "the task became a dead letter; terminal if no answer to it can be published",
+    ),
+    code(
+        "TASK_FAILED",
+        "agents",
+        Retry::Depends,
+        "the code of an agent returned an error without a code",
+    ),
+    code(
+        "HEARTBEAT_MISSED",
+        "engine",
+        Retry::Yes,
+        "an agent that sent heartbeats has fallen silent",
+    ),
+    code("INVALID_PARAMETERS", "agent host", Retry::No, "the parameters do not fit the agent"),
+    code(
+        "INVALID_OUTPUT",
+        "agent host",
+        Retry::No,
+        "the output of the agent cannot be serialised to JSON",
+    ),
+    code("CIRCUIT_OPEN", "circuit breaker", Retry::Yes, "too many tasks failed before"),
+    code("AGENT_FACTORY_FAILED", "agent host", Retry::Depends, "a factory returned an error"),
+    code("AGENT_FACTORY_TIMEOUT", "agent host", Retry::Yes, "a factory took too long"),
+    code(
+        "AGENT_HOST_IMPAIRED",
+        "agent host",
+        Retry::No,
+        "a part of the host has stopped because of a permanent error",
+    ),
+    code("DUPLICATE_AGENT", "agent host", Retry::No, "two agents have the same id"),
+    code("DUPLICATE_AGENT_TYPE", "agent host", Retry::No, "an agent type is added twice"),
+    code(
+        "UNKNOWN_AGENT_TYPE",
+        "agent host",
+        Retry::No,
+        "an agent of a type is registered that was not added",
+    ),
+    code(
+        "INVALID_AGENT_CONFIG",
+        "agent host",
+        Retry::No,
+        "the config of an agent does not fit its factory",
+    ),
+    code(
+        "INVALID_AGENT_CONFIGURATION",
+        "agent host",
+        Retry::No,
+        "an option of an agent, a middleware or the host is invalid",
+    ),
+    code(
+        "INVALID_AGENT_ID",
+        "agent host",
+        Retry::No,
+        "an agent id is not `[A-Za-z0-9._-]+`, or is too long",
+    ),
+    code(
+        "INVALID_AGENT_SCHEMA",
+        "agent host",
+        Retry::No,
+        "the JSON Schema of the parameters is invalid",
+    ),
+    code(
+        "INVALID_AGENT_TYPE",
+        "agent host",
+        Retry::No,
+        "an agent type is not `[a-z][a-z0-9_]*`, or is too long",
+    ),
+    code(
+        "SHUTDOWN_TIMEOUT",
+        "agent host",
+        Retry::No,
+        "tasks were still running at the deadline of the shutdown",
+    ),
+    code("RUN_NOT_FOUND", "runtime", Retry::No, "there is no such run"),
+    code("RUN_EXISTS", "runtime, engine", Retry::No, "the id belongs to another run"),
+    code("RUN_ENDED", "runtime", Retry::No, "the run has ended and takes no commands"),
+    code("RUN_CANCELLING", "runtime", Retry::No, "a run that is being cancelled cannot be paused"),
+    code("RUN_CANCELLED", "engine", Retry::No, "the run was cancelled"),
+    code("RUN_BLOCKED", "runtime", Retry::No, "the run cannot continue until something changes"),
+    code("RUN_FAILED", "runtime", Retry::No, "the run failed"),
+    code(
+        "RUN_PANICKED",
+        "engine",
+        Retry::No,
+        "the driver of a run, its executor or a destructor panicked; the run is blocked",
+    ),
+    code(
+        "RUN_STALLED",
+        "test harness",
+        Retry::No,
+        "the run waits for nothing that the test will deliver",
+    ),
+    code(
+        "INVALID_RUN_ID",
+        "runtime, engine",
+        Retry::No,
+        "a run id is empty, too long, or has control characters or `~`",
+    ),
+    code("NOT_CONTINUED", "runtime", Retry::No, "the successor of a run cannot be found"),
+    code("OPERATION_NOT_FOUND", "runtime", Retry::No, "a run has no such operation to fork at"),
+    code("INVALID_RESULT", "runtime", Retry::No, "a result does not have the expected type"),
+    code("CHILD_ENDED", "engine", Retry::No, "a child ended without a result or a failure"),
+    code("INVALID_CHILD", "engine", Retry::No, "a child cannot be started"),
+    code(
+        "WORKFLOW_NOT_FOUND",
+        "runtime, engine",
+        Retry::No,
+        "no engine has code for the workflow or its version",
+    ),
+    code(
+        "UNKNOWN_VERSION",
+        "engine",
+        Retry::No,
+        "the run follows a version of a change that no code knows; it is blocked",
+    ),
+    code(
+        "JOURNAL_MISMATCH",
+        "engine",
+        Retry::No,
+        "the code does not match the journal; the run is blocked",
+    ),
+    code(
+        "JOURNAL_UNREADABLE",
+        "engine",
+        Retry::No,
+        "an event of the journal cannot be read; the run is blocked",
+    ),
+    code(
+        "FOREIGN_AWAIT",
+        "engine",
+        Retry::No,
+        "the code awaits something that is not recorded; the run is blocked",
+    ),
+    code(
+        "WORKFLOW_BUSY",
+        "engine",
+        Retry::No,
+        "the code wakes itself without end; the run is blocked",
+    ),
+    code("WORKFLOW_PANICKED", "engine", Retry::No, "the code of the workflow panicked"),
+    code(
+        "WORKFLOW_FAILED",
+        "workflows",
+        Retry::No,
+        "the code of the workflow returned an error without a code",
+    ),
+    code(
+        "OPERATION_OUTSIDE_WORKFLOW",
+        "engine",
+        Retry::No,
+        "a context was used outside the code of its run",
+    ),
+    code("STEP_PANICKED", "engine", Retry::Yes, "the code of a step panicked"),
+    code("STEP_TIMEOUT", "engine", Retry::Yes, "a step took longer than its timeout"),
+    code("SIGNAL_TIMEOUT", "engine", Retry::No, "no signal came before the deadline"),
+    code("INVALID_OPTIONS", "engine", Retry::No, "an option of an operation is invalid"),
+    code(
+        "INVALID_WORKFLOW_NAME",
+        "runtime",
+        Retry::No,
+        "a workflow name is not `[a-z][a-z0-9_]*`, or is too long",
+    ),
+    code(
+        "INVALID_RUNTIME_CONFIGURATION",
+        "runtime",
+        Retry::No,
+        "an option of the runtime is missing or invalid",
+    ),
+    code(
+        "ENGINE_STOPPED",
+        "runtime",
+        Retry::No,
+        "the engine of this process has stopped because of a permanent error",
+    ),
+    code("ENGINE_PANICKED", "engine", Retry::No, "the engine panicked"),
+    code(
+        "PROJECTION_STOPPED",
+        "projection",
+        Retry::No,
+        "a projection has stopped because of a permanent error",
+    ),
+    code("PROJECTION_PANICKED", "projection", Retry::Yes, "the handler of a projection panicked"),
+    code(
+        "DEAD_LETTER_NOT_FOUND",
+        "projection",
+        Retry::No,
+        "the event at that position is not a dead letter",
+    ),
+    code("CONTINUED_AS_NEW", "Python", Retry::No, "a workflow continues as another run"),
+    code("INVALID_CONFIGURATION", "Python", Retry::No, "an option of a call is invalid"),
+    code("INVALID_DATA", "Python", Retry::No, "a value cannot be serialised to JSON"),
+    code("INVALID_DURATION", "Python", Retry::No, "a duration is negative or too long"),
+    code("NO_EVENT_LOOP", "Python", Retry::No, "the event loop of the workflow is not running"),
+    code("NO_JOURNAL", "Python", Retry::No, "a test has no journal to replay"),
+    code("RUNTIME_CLOSED", "Python", Retry::No, "the runtime or client is not open"),
+    code(
+        "WORKFLOW_CODE",
+        "Python",
+        Retry::No,
+        "the code of a workflow awaited something that is not an operation",
+    ),
+    code(
+        "WRONG_LOOP",
+        "Python",
+        Retry::No,
+        "a runtime is used from another event loop than it was opened in",
+    ),
+];
+
+/// The entry of a code; `None` if aios does not raise it.
+///
+/// ```
+/// use aios_core::catalog::codes::{self, Retry};
+///
+/// assert_eq!(codes::find("TASK_TIMEOUT").expect("a code of aios").retry, Retry::Yes);
+/// assert_eq!(codes::find("CARD_DECLINED"), None);
+/// ```
+#[must_use]
+pub fn find(code: &str) -> Option<&'static Code> {
+    CODES.iter().find(|known| known.code == code)
+}
