@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aios_agents::agent::{AgentDefinition, AgentSet};
+use aios_agents::agent::{AgentDefinition, AgentSet, HostOptions};
 use aios_core::{agent::TaskHeartbeat, clock::Clock, event::Event};
 use serde_json::json;
 
@@ -15,6 +15,10 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn agents(agent: &Scripted) -> AgentSet {
     AgentSet::new().definition(AgentDefinition::instance("backend", agent.clone()))
+}
+
+fn confirming() -> HostOptions {
+    HostOptions::new().with_confirm_redelivered(true)
 }
 
 /// A task of a run.
@@ -59,7 +63,7 @@ fn answer(action: &str, question: &Event) -> Event {
 async fn should_ask_about_nothing_that_is_delivered_for_the_first_time() {
     let (world, agent) = (World::new(), Scripted::echo());
     let mut engine = world.mailbox("engine").await;
-    let _host = world.start(agents(&agent)).await;
+    let _host = world.start_with(agents(&agent), confirming()).await.unwrap();
     let mut new = task("t", Some(60 * SECOND));
     new.timestamp = world.clock.now();
     world.publish(new).await;
@@ -73,7 +77,7 @@ async fn should_not_ask_about_a_task_without_a_run() {
     let (world, agent) = (World::new(), Scripted::echo());
     let mut engine = world.mailbox("engine").await;
     redeliver(&world, assigned("backend", "t", 1, json!("t"), None)).await;
-    let _host = world.start(agents(&agent)).await;
+    let _host = world.start_with(agents(&agent), confirming()).await.unwrap();
     let (questions, others) = hear(&mut engine).await;
     assert!(questions.is_empty());
     assert_eq!(others, ["task_completed"]);
@@ -84,7 +88,7 @@ async fn should_begin_after_an_answer_to_the_latest_question_only() {
     let (world, agent) = (World::new(), Scripted::echo());
     let mut engine = world.mailbox("engine").await;
     redeliver(&world, task("t", None)).await;
-    let _host = world.start(agents(&agent)).await;
+    let _host = world.start_with(agents(&agent), confirming()).await.unwrap();
     let (first, others) = hear(&mut engine).await;
     assert_eq!((first.len(), others.len()), (1, 0));
     world.pass(6 * SECOND).await;
@@ -105,7 +109,7 @@ async fn should_acknowledge_without_beginning_what_has_ended() {
     let (world, agent) = (World::new(), Scripted::echo());
     let mut engine = world.mailbox("engine").await;
     redeliver(&world, task("t", None)).await;
-    let host = world.start(agents(&agent)).await;
+    let host = world.start_with(agents(&agent), confirming()).await.unwrap();
     let (questions, _) = hear(&mut engine).await;
     world.publish(answer("attempt_cancelled", &questions[0])).await;
     world.pass(10 * SECOND).await;
@@ -115,7 +119,7 @@ async fn should_acknowledge_without_beginning_what_has_ended() {
     assert_eq!(world.waiting("agents.backend", "agents.backend.task_assigned").await, 0);
     assert_eq!(agent.calls(), 0);
     // Another attempt at the same task is not cancelled by that.
-    let _host = world.start(agents(&agent)).await;
+    let _host = world.start_with(agents(&agent), confirming()).await.unwrap();
     let mut second = assigned("backend", "t", 2, json!("t"), None);
     second.metadata.incarnation = Some("start".into());
     world.publish(second).await;
@@ -131,7 +135,7 @@ async fn should_ask_about_a_task_that_is_older_than_its_timeout() {
     world.subscribe("agents.backend", &["agents.backend.task_assigned"]).await;
     world.publish(old).await;
     world.pass(11 * SECOND).await;
-    let _host = world.start(agents(&agent)).await;
+    let _host = world.start_with(agents(&agent), confirming()).await.unwrap();
     let (questions, others) = hear(&mut engine).await;
     assert_eq!((questions.len(), others.len()), (1, 0));
 }
@@ -142,7 +146,7 @@ async fn should_give_back_what_nobody_answers_for() {
     let (world, agent) = (World::new(), Scripted::echo());
     let mut engine = world.mailbox("engine").await;
     redeliver(&world, task("t", None)).await;
-    let _host = world.start(agents(&agent)).await;
+    let _host = world.start_with(agents(&agent), confirming()).await.unwrap();
     world.pass(59 * SECOND).await;
     assert!(logged.lines(&["no engine answered within"]).is_empty());
     world.pass(6 * SECOND).await;
@@ -162,7 +166,7 @@ async fn should_not_wait_for_an_answer_when_the_host_stops() {
     let (world, agent) = (World::new(), Scripted::echo());
     let mut engine = world.mailbox("engine").await;
     redeliver(&world, task("t", None)).await;
-    let host = world.start(agents(&agent)).await;
+    let host = world.start_with(agents(&agent), confirming()).await.unwrap();
     assert_eq!(hear(&mut engine).await.0.len(), 1);
     world.drive(host.shutdown(SECOND)).await.unwrap();
     assert_eq!(agent.calls(), 0);

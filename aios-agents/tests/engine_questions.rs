@@ -7,6 +7,7 @@ use std::{
 };
 
 use aios_agents::{
+    agent::HostOptions,
     prelude::*,
     runtime::{EngineOptions, RuntimeBuilder},
 };
@@ -56,7 +57,9 @@ impl Counter {
 
     async fn start(&self, broker: &Arc<MemoryBroker>) -> Runtime {
         let broker = Arc::clone(broker) as Arc<dyn Broker>;
-        Runtime::builder().broker(broker).agent(TYPE, self.clone()).start().await.unwrap()
+        let options = HostOptions::new().with_confirm_redelivered(true);
+        let builder = Runtime::builder().broker(broker).host_options(options);
+        builder.agent(TYPE, self.clone()).start().await.unwrap()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use aios_agents::{Runtime, runtime::EngineOptions};
+use aios_agents::{Runtime, agent::HostOptions, runtime::EngineOptions};
 use aios_core::simulation;
 
 use crate::{
@@ -169,7 +169,8 @@ async fn main(
             .store(Arc::new(NodeStore::new(&world, node)))
             .broker(Arc::new(broker.clone()))
             .clock(Arc::clone(&clock))
-            .source(format!("node-{}", node.0));
+            .source(format!("node-{}", node.0))
+            .host_options(HostOptions::new().with_confirm_redelivered(true));
         let performer = Performer { world: Some(Arc::clone(&world)), clock: Arc::clone(&clock) };
         let workflow = move |context, program| performer.clone().run(context, program);
         let builder = builder.workflow(WORKFLOW, workflow);

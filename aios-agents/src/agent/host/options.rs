@@ -34,6 +34,10 @@ pub struct HostOptions {
     /// as blocked; `None`: never. Must be longer than agent code ever blocks its thread. Default: 5
     /// s.
     pub blocked_after: Option<Duration>,
+    /// Whether an attempt that was delivered before, or is older than its timeout, begins only after
+    /// the engine has confirmed that it is still open. Off: after a fault of the broker such a task
+    /// may wait for 60 s at a time while no engine can be asked.
+    pub confirm_redelivered: bool,
     /// Delays between attempts to create an agent, to subscribe and to publish. These attempts have
     /// no limit, so the maximum number of attempts is ignored. Default: 0.2 s, doubling up to 30 s.
     pub backoff: RetryPolicy,
@@ -51,6 +55,7 @@ impl HostOptions {
             create_timeout: Duration::from_secs(30),
             answer_patience: Duration::from_secs(60),
             blocked_after: Some(Duration::from_secs(5)),
+            confirm_redelivered: false,
             backoff: RetryPolicy::new()
                 .with_delays(Duration::from_millis(200), Duration::from_secs(30)),
         }
@@ -104,6 +109,13 @@ impl HostOptions {
     #[must_use]
     pub fn with_blocked_after(mut self, time: Option<Duration>) -> Self {
         self.blocked_after = time;
+        self
+    }
+
+    /// Sets whether an attempt that was delivered before begins only after the engine has confirmed it.
+    #[must_use]
+    pub fn with_confirm_redelivered(mut self, confirm: bool) -> Self {
+        self.confirm_redelivered = confirm;
         self
     }
 

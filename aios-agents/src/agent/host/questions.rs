@@ -119,6 +119,9 @@ impl HostedType {
         if aios_core::simulation::plants("an attempt begins unasked") {
             return false;
         }
+        if !self.shared.options.confirm_redelivered {
+            return false;
+        }
         let Event { metadata, timestamp, .. } = &delivery.event;
         let is_of_run = metadata.incarnation.is_some() && metadata.reply_to.is_some();
         let now = self.shared.clock.now();
