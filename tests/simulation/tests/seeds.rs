@@ -20,7 +20,7 @@ use aios_simulation::{Invariant, Outcome, Plant, Scenario};
 /// Seeds that are simulated without `AIOS_SEEDS`.
 const SEEDS: u64 = 2_000;
 /// How many seeds it takes at most to find a planted fault.
-const BOUND: u64 = 300;
+const BOUND: u64 = 1_500;
 
 #[allow(clippy::disallowed_methods, reason = "what is tested is chosen from outside")]
 fn number(name: &str) -> Option<u64> {
