@@ -212,7 +212,7 @@ async def test_should_reject_invalid_projections() -> None:
         ("patterns is a list", apply, {"patterns": "orders.#"}),
         ("pattern", apply, {"patterns": ["Orders!"]}),
         ("batch_size must be at least 1", apply, {"batch_size": 0}),
-        ("1 to 10000 events", apply, {"batch_size": 10_001}),
+        ("must be 1 to 10000", apply, {"batch_size": 10_001}),
         ("lease_time", apply, {"lease_time": 0.0}),
         ("position_from", apply, {"position_from": lambda one: one}),
     ]
