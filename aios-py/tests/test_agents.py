@@ -248,7 +248,7 @@ async def test_should_not_starve_other_agents_when_functions_do_not_end(
             release.set()
         assert await runtime.call("endless", 3, timeout=60) == 3
     texts = [record.getMessage() for record in caplog.records]
-    assert any("still runs after its attempt ended" in text for text in texts), texts
+    assert any("is still running after its attempt ended" in text for text in texts), texts
     assert any("occupies every slot" in text for text in texts), texts
 
 

@@ -73,7 +73,7 @@ asyncio.run(main())
         )
     )
     assert (status, output) == (0, "busy\ntimeout\n")
-    assert errors.count("\n") == 1 and "still runs after its attempt ended" in errors, errors
+    assert errors.count("\n") == 1 and "is still running after its attempt ended" in errors, errors
 
 
 def test_should_exit_on_an_interrupt(script: Start) -> None:
