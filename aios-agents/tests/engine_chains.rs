@@ -18,7 +18,7 @@ use crate::workflow_support::{PATIENCE, eventually, result, runtime, sqlite, sto
 /// Runs of a chain.
 const LINKS: u32 = 20;
 
-/// Takes what was sent since, and goes on as the next link until it is told to stop; every link takes
+/// Takes what was sent since, and continues as the next link until it is asked to stop; every link takes
 /// a step. Returns how many links there were, and the sum of what was sent.
 async fn link(context: WorkflowContext, state: (u32, u64)) -> Result<(u32, u64), WorkflowError> {
     let (number, mut sum) = state;
@@ -49,7 +49,7 @@ pub(crate) async fn takes_every_signal(store: Arc<dyn Store>) {
             for round in 0..25_u32 {
                 let runtime = if (sender + round) % 2 == 0 { engine } else { outside };
                 match sender {
-                    // A start with a signal reaches the run that goes on now.
+                    // A start with a signal reaches the current run.
                     3 => drop(
                         runtime
                             .signal_with_start("link", "chain", &(1, 0), "add", &1_u64)
@@ -84,7 +84,7 @@ async fn command(run: &RunHandle, name: &str) -> Result<(), RuntimeError> {
     }
 }
 
-/// A command that comes while the chain grows reaches the link that goes on, whichever that is.
+/// A command that comes while the chain grows reaches the current link.
 pub(crate) async fn obeys_every_command(store: Arc<dyn Store>) {
     let build = || runtime(&store).workflow("link", link);
     let engine = build().start().await.unwrap();
@@ -104,7 +104,7 @@ pub(crate) async fn obeys_every_command(store: Arc<dyn Store>) {
         from.handle(&id).await.unwrap().pause().await.unwrap();
         let is_paused = || async { run.status().await.unwrap().status.as_str() == "paused" };
         eventually(&format!("{id} is paused"), is_paused).await;
-        // A fork of what is paused goes on by itself.
+        // A fork of a paused run is not paused.
         let fork = run.fork(1, format!("fork-{round}")).await;
         other.handle(&id).await.unwrap().signal("stop", &()).await.unwrap();
         other.handle(&id).await.unwrap().resume().await.unwrap();
@@ -128,7 +128,7 @@ async fn pause(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis * 5)).await;
 }
 
-/// Waits for as many signals as it is told, and returns their sum.
+/// Waits for a given number of signals, and returns their sum.
 async fn collect(context: WorkflowContext, count: u32) -> Result<u64, WorkflowError> {
     let mut sum = 0;
     for _ in 0..count {

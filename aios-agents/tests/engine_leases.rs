@@ -190,11 +190,11 @@ async fn should_give_up_one_shard_that_another_owner_has() {
         }
         eventually("its run stops", || async { dropped.load(Ordering::SeqCst) == 1 }).await;
         if by_renewal {
-            assert_eq!(other_dropped.load(Ordering::SeqCst), 0, "its step goes on");
+            assert_eq!(other_dropped.load(Ordering::SeqCst), 0, "its step continues");
         }
         released.add_permits(2);
         assert_eq!(result::<u32>(&kept).await.unwrap(), 1);
-        // Whatever is told about the run, it is not begun here again.
+        // No message about the run starts it here again.
         lost.signal("any", &()).await.unwrap();
         let other = runtime.start("slow", &true).await.unwrap();
         assert_eq!(result::<u32>(&other).await.unwrap(), 1);
@@ -259,7 +259,7 @@ async fn nap_and_ask(context: WorkflowContext, (): ()) -> Result<u64, WorkflowEr
 }
 
 /// The store and the broker can't be reached; the store is back first, and nobody else is there: what
-/// needs no broker goes on without it.
+/// needs no broker continues without it.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_take_its_shards_again_while_the_broker_is_away() {
     let faulty = FaultyStore::new(store());

@@ -131,7 +131,7 @@ async fn should_not_begin_an_attempt_again_that_the_engine_has_ended() {
     assert_eq!(run.status().await.unwrap().status.as_str(), "running");
 }
 
-/// The process of the agent died: the engine has heard nothing else yet, and the attempt goes on.
+/// The process of the agent died: the engine has received nothing else yet, and the attempt continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_begin_an_attempt_again_that_is_still_to_be_done() {
     let (store, broker, counter) = (store(), Arc::new(MemoryBroker::new()), Counter::default());
@@ -197,7 +197,7 @@ async fn should_not_begin_a_task_again_whose_run_is_gone() {
     first.ack().await.unwrap();
 }
 
-/// A run that can't go on keeps answers for later; its journal says which attempts are still to be done.
+/// A blocked run keeps answers for later; its journal says which attempts are open.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_answer_for_a_run_that_is_blocked() {
     let (store, broker, counter) = (store(), Arc::new(MemoryBroker::new()), Counter::default());

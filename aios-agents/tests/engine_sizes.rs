@@ -1,6 +1,6 @@
 //! What becomes of data at and beyond the sizes that store and broker take, at each place where it
 //! enters: it is refused at the call, or the operation fails, or the run is blocked, always with the
-//! same code, and the engine goes on.
+//! same code, and the engine continues.
 
 use std::{sync::Arc, time::Duration};
 

@@ -161,7 +161,7 @@ impl FaultyStore {
     fn check_spoiled(&self, after: u64, up_to: u64) -> Result<(), StoreError> {
         let spoiled = self.unreadable.load(Ordering::SeqCst);
         if after < spoiled && spoiled <= up_to {
-            let reason = format!("the event at position {spoiled} makes no sense");
+            let reason = format!("the event at position {spoiled} is invalid");
             return Err(StoreError::Corrupt { database: "faulty".to_owned(), reason });
         }
         Ok(())

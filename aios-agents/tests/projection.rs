@@ -365,7 +365,7 @@ async fn should_end_at_an_error_that_will_not_pass_and_say_why() {
         let error = runtime.shutdown(PATIENCE).await.unwrap_err();
         assert_eq!(error.code(), "PROJECTION_STOPPED", "{method}");
         assert_eq!(faulty.count("acquire"), asked, "{method}: it is not tried again");
-        // The next start goes on from there.
+        // The next start continues from there.
         let runtime = projecting(&faulty).await;
         let _handle = follow(&runtime, &seen).await;
         seen.reach(1).await;
