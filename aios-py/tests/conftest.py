@@ -41,6 +41,8 @@ def script(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # With a process group of its own, which `finish` kills.
+            start_new_session=True,
             # Tests in the background ignore SIGINT, which child processes would inherit.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
@@ -53,7 +55,8 @@ def finish(process: subprocess.Popen[str], timeout: float = LIMIT) -> tuple[int,
     try:
         output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        process.kill()
+        # A child process that hangs would keep the pipes open.
+        os.killpg(process.pid, signal.SIGKILL)
         output, errors = process.communicate()
         raise AssertionError(f"the program hangs\n{output}\n{errors}") from None
     return process.returncode, output, errors

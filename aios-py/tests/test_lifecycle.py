@@ -184,6 +184,33 @@ asyncio.run(main())
     assert (status, errors) == (0, "")
 
 
+def test_should_close_in_a_forked_child_whatever_the_threads_had_locked(script: Start) -> None:
+    # The threads of the parent are busy when the process forks, and hold locks that nothing in the
+    # child ever releases.
+    status, output, errors = finish(
+        script(
+            AGENT
+            + """
+async def fork():
+    async with aios.Runtime(agents=[plain]) as runtime:
+        pid = os.fork()
+        if pid == 0:
+            await runtime.close()
+            del runtime
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        return status
+
+async def main():
+    print({await fork() for _ in range(200)})
+
+asyncio.run(main())
+"""
+        )
+    )
+    assert (status, output, errors) == (0, "{0}\n", "")
+
+
 def test_should_forward_logs_to_logging(script: Start) -> None:
     program = """
 import asyncio, logging, sys

@@ -222,16 +222,16 @@ class Connection:
         if native is None or bridge is None or loop is None:
             return
         # A forked child shares the selector with its parent: removing the reader would remove the
-        # parent's.
-        is_own = self._is_own_process()
-        if is_own:
-            disable_wakeup(bridge)
-            for pool in self._pools:
-                pool.close()
-        self._pools = []
+        # parent's. The threads exist only in the parent, and with them what they have locked.
+        pools, self._pools = self._pools, []
+        if not self._is_own_process():
+            return
+        disable_wakeup(bridge)
+        for pool in pools:
+            pool.close()
         bridge.close()
         native.dispose(wait)
-        if not is_own or loop.is_closed():
+        if loop.is_closed():
             return
 
         def detach() -> None:

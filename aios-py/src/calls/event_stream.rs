@@ -103,6 +103,14 @@ impl NativeEventStream {
     }
 }
 
+impl Drop for NativeEventStream {
+    fn drop(&mut self) {
+        if !self.calls.is_own_process() {
+            std::mem::forget(Arc::clone(&self.reader));
+        }
+    }
+}
+
 #[pymethods]
 impl NativeEventStream {
     /// Acknowledges the previous event and waits for the next: `[attempt, envelope]`, or `None` once the

@@ -82,7 +82,10 @@ impl Calls {
         }
     }
 
-    /// Whether the process has not forked since the client was created. Threads do not survive a fork.
+    /// Whether the process has not forked since the client was created.
+    ///
+    /// Threads do not survive a fork, but the locks that they held do. A forked child must therefore
+    /// neither take a lock that native threads take, nor drop what might take one.
     pub(crate) fn is_own_process(&self) -> bool {
         self.process == std::process::id()
     }
@@ -123,6 +126,7 @@ impl Calls {
         let (bridge, pending) = (Arc::clone(&self.executors.bridge), Arc::clone(&self.pending));
         let running = self.tokio.spawn(answer(future, key, bridge, pending));
         let callback = DoneCallback {
+            process: self.process,
             key,
             pending: Arc::clone(&self.pending),
             running: running.abort_handle(),
@@ -235,6 +239,7 @@ fn resolve(waiter: &Bound<'_, PyAny>, result: PyResult<Py<PyAny>>) -> PyResult<(
 /// Aborts a call when its future is cancelled.
 #[pyclass(frozen, module = "aios._aios")]
 struct DoneCallback {
+    process: u32,
     key: u64,
     pending: Arc<PendingFutures>,
     running: AbortHandle,
@@ -243,6 +248,10 @@ struct DoneCallback {
 #[pymethods]
 impl DoneCallback {
     fn __call__(&self, _future: &Bound<'_, PyAny>) {
+        // In a forked child, locks of the native threads may be held for ever.
+        if self.process != std::process::id() {
+            return;
+        }
         self.pending.futures().remove(&self.key);
         self.running.abort();
     }

@@ -36,7 +36,9 @@ impl NativeRunHandle {
 
 impl Drop for NativeRunHandle {
     fn drop(&mut self) {
-        self.calls.drop_handle(self.key);
+        if self.calls.is_own_process() {
+            self.calls.drop_handle(self.key);
+        }
     }
 }
 

@@ -170,12 +170,11 @@ impl NativeClient {
     /// Ends the threads, waiting at most `wait` seconds.
     fn dispose(&self, py: Python<'_>, wait: f64) -> PyResult<()> {
         let wait = seconds(py, wait)?;
-        let tokio = self.tokio().take();
+        // After a fork the threads exist only in the parent: there is nothing to join.
         if !self.calls.is_own_process() {
-            // After a fork the threads exist only in the parent: there is nothing to join.
-            std::mem::forget(tokio);
             return Ok(());
         }
+        let tokio = self.tokio().take();
         self.calls.close();
         self.calls.executors.threads.close();
         self.calls.drop_handles();
@@ -387,13 +386,15 @@ impl NativeClient {
 
 impl Drop for NativeClient {
     fn drop(&mut self) {
-        let Some(tokio) = self.tokio().take() else { return };
-        match self.calls.is_own_process() {
-            true => {
-                self.calls.executors.threads.close();
-                tokio.shutdown_background();
-            }
-            false => std::mem::forget(tokio),
+        let tokio = self.tokio.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if !self.calls.is_own_process() {
+            // What the parent's threads still use is never dropped in the child.
+            std::mem::forget((tokio, Arc::clone(&self.calls), Arc::clone(&self.slot)));
+            return;
+        }
+        if let Some(tokio) = tokio {
+            self.calls.executors.threads.close();
+            tokio.shutdown_background();
         }
     }
 }
