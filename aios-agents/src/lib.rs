@@ -116,7 +116,7 @@ mod task;
 pub mod testing;
 pub mod workflow;
 
-/// What macros expand to.
+/// Items that macros expand to.
 #[doc(hidden)]
 pub mod __private {
     pub use tokio::{join, select, try_join};

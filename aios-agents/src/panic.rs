@@ -1,10 +1,10 @@
-//! What a panic of user code becomes.
+//! Conversion of panics in user code to failures.
 
 use std::any::Any;
 
 use aios_core::failure::Failure;
 
-/// What unwinds from a call that was refused and returns no error.
+/// The panic payload of a refused call that cannot return an error.
 #[derive(Debug)]
 pub(crate) struct Refused(pub(crate) Failure);
 

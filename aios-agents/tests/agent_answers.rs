@@ -1,5 +1,5 @@
-//! Answers that the broker refuses: whatever it does, no agent's code runs twice, nothing is tried
-//! for ever, and somebody hears of it.
+//! Answers that the broker refuses. Whatever it does, no agent's code runs twice, nothing is
+//! retried forever, and the failure is reported.
 
 use std::{
     sync::{
@@ -31,7 +31,7 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a broker says that will say it again.
+/// The reason that a broker gives for a refusal that is permanent.
 fn for_good() -> BrokerError {
     let source = Arc::new(std::fmt::Error);
     BrokerError::Backend { backend: "faulty", operation: "publish", retryable: false, source }
@@ -68,7 +68,7 @@ impl Harness {
         self.world.assign("backend", "t1", json!(1)).await;
     }
 
-    /// Refuses events with these actions from now on.
+    /// Refuses events with these actions from this point.
     fn refuse(&self, actions: &'static [&'static str], error: BrokerError) {
         self.broker.on_publish(move |publish| {
             actions
@@ -77,7 +77,7 @@ impl Harness {
         });
     }
 
-    /// How the task was settled so far.
+    /// How the task has been settled so far.
     fn settled(&self) -> Vec<Settlement> {
         let settled = self.broker.settled().into_iter();
         let of_task = |event: &Event| event.event_type.action() == "task_assigned";
@@ -89,7 +89,7 @@ impl Harness {
         self.world.broker.dead_letters(&address).await.unwrap().list(10).await.unwrap()
     }
 
-    /// The failure that comes next, after it was seen that nothing else is said or done.
+    /// The next failure, after checking that nothing else is published or settled.
     async fn only_failure(&mut self) -> TaskFailed {
         let failed = self.world.drive(self.engine.failure()).await;
         self.world.pass(HOUR).await;
@@ -134,9 +134,9 @@ async fn should_publish_an_answer_that_is_rejected_for_a_while() {
     assert_eq!(answer.event_type.action(), "task_completed");
 }
 
-/// Neither the result nor the failure that says so is taken.
+/// Neither the result nor the failure that reports this is accepted.
 #[tokio::test]
-async fn should_give_a_task_up_of_which_no_answer_is_taken() {
+async fn should_give_up_a_task_when_no_answer_is_accepted() {
     for (error, code) in [(for_good(), "BROKER_BACKEND"), (rejected(), "REJECTED")] {
         let mut harness = Harness::new().await;
         harness.refuse(&["task_completed", "task_failed"], error);
@@ -150,9 +150,9 @@ async fn should_give_a_task_up_of_which_no_answer_is_taken() {
     }
 }
 
-/// Somebody mends the broker and sends the dead letter back: the work was done.
+/// An operator repairs the broker and redrives the dead letter: the work is already done.
 #[tokio::test]
-async fn should_answer_a_task_that_was_given_up_with_its_result_when_it_comes_again() {
+async fn should_answer_a_redriven_task_with_its_result() {
     let mut harness = Harness::new().await;
     harness.refuse(&["task_completed", "task_failed"], for_good());
     harness.assign().await;
@@ -166,7 +166,7 @@ async fn should_answer_a_task_that_was_given_up_with_its_result_when_it_comes_ag
     assert_eq!(harness.agent.calls(), 1);
 }
 
-/// The same attempt is given a second time, after its answer was taken the first time.
+/// The same attempt is delivered a second time, after its answer was accepted the first time.
 #[tokio::test]
 async fn should_fail_a_task_whose_remembered_answer_is_refused_for_good() {
     for (error, code) in [(for_good(), "BROKER_BACKEND"), (too_large(), "EVENT_TOO_LARGE")] {
@@ -187,7 +187,7 @@ async fn should_fail_a_task_whose_remembered_answer_is_refused_for_good() {
 }
 
 #[tokio::test]
-async fn should_give_a_task_up_of_which_no_remembered_answer_is_taken() {
+async fn should_give_up_a_task_when_no_remembered_answer_is_accepted() {
     let mut harness = Harness::new().await;
     harness.assign().await;
     harness.engine.next().await;
@@ -198,7 +198,7 @@ async fn should_give_a_task_up_of_which_no_remembered_answer_is_taken() {
     assert_eq!(harness.letters().await.len(), 1);
 }
 
-/// It may go on with another broker, or in another process.
+/// It may continue with another broker, or in another process.
 #[tokio::test]
 async fn should_give_back_a_task_whose_broker_is_closed() {
     let mut harness = Harness::new().await;
@@ -216,9 +216,9 @@ async fn should_give_back_a_task_whose_broker_is_closed() {
     assert_eq!(harness.agent.calls(), 1);
 }
 
-/// Its mailbox may still come: another process waits for it then.
+/// Its mailbox may still appear: another process waits for it then.
 #[tokio::test]
-async fn should_give_back_a_task_whose_answer_waits_when_the_host_shuts_down() {
+async fn should_give_back_a_task_with_an_unpublished_answer_when_the_host_shuts_down() {
     for remembered in [false, true] {
         let mut harness = Harness::new().await;
         if remembered {
@@ -236,15 +236,15 @@ async fn should_give_back_a_task_whose_answer_waits_when_the_host_shuts_down() {
     }
 }
 
-/// Its caller has gone, and the cancellation came when the code had ended already.
+/// Its caller is gone, and the cancellation arrived after the code had already ended.
 #[tokio::test]
-async fn should_keep_no_answer_to_a_cancelled_task_that_nobody_waits_for() {
+async fn should_drop_the_answer_to_a_cancelled_task_whose_caller_is_gone() {
     let harness = Harness::new().await;
     let missing = BrokerError::Unroutable { event_type: "task_completed".to_owned() };
     harness.refuse(&["task_completed"], missing);
     harness.assign().await;
     harness.world.idle().await;
-    assert_eq!(harness.settled(), [], "its mailbox may still come");
+    assert_eq!(harness.settled(), [], "its mailbox may still appear");
     harness.world.publish(cancelled("backend", "t1")).await;
     harness.world.pass(SECOND).await;
     assert_eq!(harness.settled(), [Settlement::Ack]);
@@ -252,9 +252,9 @@ async fn should_keep_no_answer_to_a_cancelled_task_that_nobody_waits_for() {
     harness.world.drive(harness.host.shutdown(SECOND)).await.unwrap();
 }
 
-/// A task that can't be read, and whose refusal the broker does not take either.
+/// A task that cannot be decoded, and whose refusal the broker does not accept either.
 #[tokio::test]
-async fn should_give_a_task_up_that_can_neither_be_read_nor_answered() {
+async fn should_give_up_a_task_that_can_neither_be_read_nor_answered() {
     for error in [for_good(), rejected(), BrokerError::Uncertain] {
         let harness = Harness::new().await;
         harness.refuse(&["task_failed"], error);
@@ -277,10 +277,10 @@ async fn ask(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError
     context.task("backend", &number).await
 }
 
-/// An agent that no answer is taken from gives its task up; the run hears why, also if the agent has
-/// shown signs of life, and does not have the work done again.
+/// An agent whose answers are all refused gives its task up. The run learns why, even if the agent
+/// has sent heartbeats, and does not have the work repeated.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_tell_the_run_of_a_task_that_no_answer_is_taken_of() {
+async fn should_tell_the_run_that_no_answer_to_its_task_is_accepted() {
     for work in [Duration::ZERO, Duration::from_millis(100)] {
         let agent = Scripted::new(move |_, parameters| async move {
             #[allow(clippy::disallowed_methods, reason = "the agent works meanwhile")]

@@ -1,4 +1,4 @@
-//! Agents whose code blocks what runs it take no tasks and give no sign of life.
+//! Agents whose code blocks the thread or loop that runs it take no tasks and send no heartbeats.
 
 use std::{
     sync::{Arc, Mutex, mpsc},
@@ -26,7 +26,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const BLOCKED: &str = "the thread or event loop of agents has been blocked";
 const GOES_ON: &str = "the thread or event loop of agents has resumed";
 
-/// A loop that a test blocks: it keeps the probes that come meanwhile.
+/// A loop that a test blocks. It stores the probes that arrive while it is blocked.
 #[derive(Debug, Default)]
 struct TestLoop(Mutex<Option<Vec<Beat>>>);
 
@@ -54,7 +54,7 @@ impl Pulse for TestLoop {
     }
 }
 
-/// A host whose agents of the type `backend` run on a loop of their own.
+/// A host whose agents of the type `backend` run on their own loop.
 struct Looped {
     world: World,
     logged: Logged,
@@ -82,7 +82,7 @@ impl Looped {
         self.until(|| !self.logged.lines(&[GOES_ON]).is_empty()).await;
     }
 
-    /// Waits for the watchdog, whose time is real.
+    /// Waits for the watchdog, which uses real time.
     async fn until(&self, reached: impl Fn() -> bool) {
         for _ in 0..10_000 {
             self.world.idle().await;
@@ -99,7 +99,7 @@ fn quick() -> HostOptions {
     HostOptions::new().with_blocked_after(Some(Duration::from_millis(40)))
 }
 
-/// An agent whose code is queued until a test lets it begin.
+/// An agent whose code is queued until a test lets it start.
 fn queued() -> (Scripted, Arc<Mutex<Vec<TaskQueued>>>) {
     let waiting = Arc::new(Mutex::new(Vec::new()));
     let queue = Arc::clone(&waiting);
@@ -132,7 +132,7 @@ async fn should_leave_tasks_to_other_hosts_while_blocked() {
 }
 
 #[tokio::test]
-async fn should_take_tasks_again_once_it_goes_on() {
+async fn should_take_tasks_again_once_unblocked() {
     let agent = Scripted::echo();
     let it = Looped::start(&agent).await;
     let mut engine = it.world.mailbox("engine").await;
@@ -176,7 +176,7 @@ async fn should_give_back_only_what_has_not_begun() {
     let answer = it.world.drive(engine.next()).await;
     assert_eq!((action(&answer), free.calls()), ("task_completed", 1));
     assert!(answer.payload.as_str().contains("t2"));
-    assert!(!waiting.lock().unwrap()[1].begin(), "somebody else does it");
+    assert!(!waiting.lock().unwrap()[1].begin(), "another host does it");
     assert_eq!(it.logged.lines(&[BLOCKED, "begun=1", "released=1", "tasks=\"t1\""]).len(), 1);
 }
 
@@ -218,7 +218,7 @@ fn should_notice_an_agent_that_blocks_the_runtime() {
     let agent = Scripted::new(move |_, parameters| {
         let held = Arc::clone(&held);
         async move {
-            // What no agent should do: the only thread of the runtime waits.
+            // An agent must not do this: it blocks the only thread of the runtime.
             held.lock().unwrap().recv().unwrap();
             Ok(parameters)
         }

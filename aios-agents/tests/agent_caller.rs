@@ -19,19 +19,19 @@ async fn should_answer_many_calls_at_once_each_with_its_own() {
 }
 
 #[tokio::test]
-async fn should_say_that_nobody_is_there() {
+async fn should_report_that_no_agent_receives_the_task() {
     let world = World::new();
     let caller = world.caller().await;
-    let error = caller.task("nobody", &1).await.unwrap_err();
+    let error = caller.task("missing", &1).await.unwrap_err();
     assert!(error.has_code("AGENT_NOT_FOUND") && error.retryable, "{error}");
-    let error = caller.task("nobody", &1).to_agent("nobody-1").await.unwrap_err();
+    let error = caller.task("missing", &1).to_agent("missing-1").await.unwrap_err();
     assert!(error.has_code("AGENT_NOT_FOUND"), "{error}");
     let error = caller.task("No Body", &1).await.unwrap_err();
     assert!(error.has_code("AGENT_NOT_FOUND") && !error.retryable, "{error}");
 }
 
 #[tokio::test]
-async fn should_pass_on_what_the_agent_says() {
+async fn should_pass_on_the_failure_of_the_agent() {
     let world = World::new();
     let agent = Scripted::new(|_, _| async {
         Err(TaskError::terminal(aios_core::failure::Failure::new("NO", "never")))
@@ -42,10 +42,10 @@ async fn should_pass_on_what_the_agent_says() {
 }
 
 #[tokio::test]
-async fn should_not_wait_for_ever() {
+async fn should_not_wait_forever() {
     let world = World::new();
     let caller = world.caller().await;
-    // Somebody listens, but nobody answers.
+    // The task is received, but never answered.
     let _listener = world.subscribe("agents.silent", &["agents.silent.task_assigned"]).await;
     let call = caller.task("silent", &1).with_timeout(Duration::from_secs(5));
     let error = world.drive(call.into_future()).await.unwrap_err();

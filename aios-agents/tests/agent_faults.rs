@@ -1,4 +1,4 @@
-//! What becomes of tasks when the broker fails.
+//! How tasks are handled when the broker fails.
 
 use std::{
     collections::VecDeque,
@@ -26,11 +26,11 @@ use crate::agent_support::{Scripted, World, assigned};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Refuses events and breaks subscriptions as told.
+/// Refuses events and breaks subscriptions as instructed by the test.
 #[derive(Debug)]
 struct Faulty {
     inner: Arc<MemoryBroker>,
-    /// What the next publications of events with this action are answered with.
+    /// Responses to the next publications of events with this action.
     refusals: Mutex<VecDeque<(&'static str, BrokerError)>>,
     /// Publications of events with this action are not answered.
     unanswered: Mutex<Option<&'static str>>,
@@ -118,7 +118,7 @@ async fn should_publish_an_answer_again_until_the_broker_takes_it() {
 
 /// The server lost its data, and the engine has not declared its mailbox again yet.
 #[tokio::test]
-async fn should_keep_an_answer_until_its_mailbox_is_there() {
+async fn should_keep_an_answer_until_its_mailbox_exists() {
     let (world, agent) = (World::new(), Scripted::echo());
     let mut listener = world.subscribe("listener", &["agents.backend.task_completed"]).await;
     let _host = world.start(AgentSet::new().agent("backend", agent.clone())).await;
@@ -131,7 +131,7 @@ async fn should_keep_an_answer_until_its_mailbox_is_there() {
 }
 
 #[tokio::test]
-async fn should_give_a_task_up_whose_answer_finds_no_mailbox() {
+async fn should_give_up_a_task_whose_answer_has_no_mailbox() {
     let (world, agent) = (World::new(), Scripted::echo());
     let _host = world.start(AgentSet::new().agent("backend", agent.clone())).await;
     world.assign("backend", "t1", json!(1)).await;
@@ -143,7 +143,7 @@ async fn should_give_a_task_up_whose_answer_finds_no_mailbox() {
 }
 
 #[tokio::test]
-async fn should_refuse_to_emit_what_only_aios_writes() {
+async fn should_refuse_to_emit_reserved_events() {
     let world = World::new();
     let mut engine = world.mailbox("engine").await;
     let mut forged = world.subscribe("forged", &["agents.victim.#", "workflows.#"]).await;
@@ -223,7 +223,7 @@ async fn should_subscribe_again_after_a_subscription_broke() {
 }
 
 #[tokio::test]
-async fn should_release_a_task_whose_answer_nobody_takes_when_it_shuts_down() {
+async fn should_release_a_task_with_an_unpublished_answer_at_shutdown() {
     let world = World::new();
     let broker = Faulty::new(&world);
     broker.refuse("task_completed", 1_000, &BrokerError::Uncertain);
@@ -245,7 +245,7 @@ async fn should_shut_down_in_time_while_the_broker_does_not_answer() {
     *broker.unanswered.lock().unwrap() = Some("status_changed");
     let before = world.clock.elapsed();
     world.drive(host.shutdown(SECOND * 3)).await.unwrap();
-    assert_eq!(world.clock.elapsed() - before, SECOND * 3, "the rest of its time is for farewells");
+    assert_eq!(world.clock.elapsed() - before, SECOND * 3, "the rest is for its announcements");
 }
 
 #[tokio::test]

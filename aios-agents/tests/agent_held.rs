@@ -1,4 +1,5 @@
-//! Tasks that a process has taken from the broker and can't begin yet: it says that it has them.
+//! Tasks that a process has received from the broker but cannot start yet. The process reports that
+//! it holds them.
 
 use std::{
     sync::{
@@ -21,7 +22,8 @@ use crate::agent_support::{Inbox, Scripted, World, assigned};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One agent, with two slots. A task with a text waits until it is told to go on; the others count.
+/// One agent with two slots. A task with a text waits until it is told to continue; the others
+/// count.
 struct Harness {
     world: World,
     engine: Inbox,
@@ -71,7 +73,7 @@ impl Harness {
         self.world.idle().await;
     }
 
-    /// The ids of the tasks that were said to wait, as far as can be heard now.
+    /// The ids of the tasks that are reported to be waiting, as far as has been received.
     async fn waiting(&mut self) -> Vec<String> {
         let mut waiting = Vec::new();
         while let Some(event) = self.engine.try_next().await {
@@ -88,13 +90,13 @@ impl Harness {
 }
 
 #[tokio::test]
-async fn should_say_now_and_then_which_tasks_wait_here() {
+async fn should_report_periodically_which_tasks_it_holds() {
     let mut harness = Harness::new().await;
     for id in ["t1", "t2", "t3"] {
         harness.world.assign("backend", id, json!(1)).await;
     }
     harness.world.idle().await;
-    assert!(harness.waiting().await.is_empty(), "most begin in a moment");
+    assert!(harness.waiting().await.is_empty(), "most begin shortly");
     for pause in [SECOND, SECOND * 10, SECOND * 10] {
         harness.world.pass(pause + SECOND / 10).await;
         assert_eq!(harness.waiting().await, ["t1", "t2"], "the third is in its queue");
@@ -105,7 +107,7 @@ async fn should_say_now_and_then_which_tasks_wait_here() {
 }
 
 #[tokio::test]
-async fn should_begin_a_task_once_that_was_given_again_while_it_waited() {
+async fn should_begin_a_task_once_that_was_assigned_again_while_it_waited() {
     let harness = Harness::new().await;
     for _ in 0..2 {
         harness.world.assign("backend", "t1", json!(1)).await;
@@ -118,7 +120,7 @@ async fn should_begin_a_task_once_that_was_given_again_while_it_waited() {
     assert_eq!(harness.world.waiting("agents.backend", "agents.backend.task_assigned").await, 0);
 }
 
-/// A subscription that ends takes nothing back that can still be begun here.
+/// Tasks that can still begin here are kept when a subscription ends.
 #[tokio::test]
 async fn should_begin_what_waits_here_when_the_broker_closes() {
     let harness = Harness::new().await;

@@ -35,7 +35,7 @@ async fn should_answer_to_the_mailbox_and_to_the_topic() {
 }
 
 #[tokio::test]
-async fn should_report_a_panic_as_a_retryable_failure_and_go_on() {
+async fn should_report_a_panic_as_a_retryable_failure_and_continue() {
     let world = World::new();
     let mut engine = world.mailbox("engine").await;
     let agent = Scripted::new(|_, parameters| async move {
@@ -52,7 +52,7 @@ async fn should_report_a_panic_as_a_retryable_failure_and_go_on() {
 }
 
 #[tokio::test]
-async fn should_tell_the_run_of_a_task_that_can_not_be_read() {
+async fn should_tell_the_run_of_a_task_that_cannot_be_decoded() {
     let world = World::new();
     let mut engine = world.mailbox("engine").await;
     let agent = Scripted::echo();
@@ -132,7 +132,7 @@ async fn should_run_a_repeated_dispatch_once() {
     world.assign("backend", "t1", json!(1)).await;
     assert_eq!(engine.next().await.id, first.id, "a finished one is answered with the same event");
     world.publish(assigned("backend", "t1", 2, json!(1), None)).await;
-    assert_ne!(engine.next().await.id, first.id, "another attempt is another matter");
+    assert_ne!(engine.next().await.id, first.id, "another attempt is answered separately");
     assert_eq!(agent.calls(), 2);
     host.shutdown(SECOND).await.unwrap();
     assert_eq!(world.waiting("agents.backend", "agents.backend.task_assigned").await, 0);
@@ -158,7 +158,7 @@ async fn should_cancel_a_running_task_and_one_that_comes_later() {
 }
 
 #[tokio::test]
-async fn should_let_code_that_hears_of_the_cancellation_tidy_up() {
+async fn should_let_code_that_observes_the_cancellation_clean_up() {
     let world = World::new();
     let mut engine = world.mailbox("engine").await;
     let (tidied, told) = tokio::sync::watch::channel(false);
@@ -277,7 +277,7 @@ async fn should_acknowledge_a_long_task_early() {
 }
 
 #[tokio::test]
-async fn should_give_back_what_waits_behind_tasks_that_take_long() {
+async fn should_give_back_tasks_that_wait_behind_long_ones() {
     let world = World::new();
     let options = HostOptions::new().with_early_ack_after(Some(SECOND * 60));
     let (release, gate) = tokio::sync::watch::channel(false);
@@ -301,11 +301,11 @@ async fn should_give_back_what_waits_behind_tasks_that_take_long() {
     release.send_replace(true);
     world.assign("backend", "t3", json!(3)).await;
     world.pass(SECOND).await;
-    assert_eq!(agent.calls(), 2, "this one takes tasks again once it is free");
+    assert_eq!(agent.calls(), 2, "this host takes tasks again once it is free");
 }
 
 #[tokio::test]
-async fn should_give_up_a_task_that_is_no_task() {
+async fn should_give_up_a_delivery_that_is_not_a_task() {
     let world = World::new();
     let _host = world.start(AgentSet::new().agent("backend", Scripted::echo())).await;
     let event_type = "agents.backend.task_assigned".parse().unwrap();

@@ -32,7 +32,7 @@ fn wrap(layer: &impl Middleware, agent: &Scripted) -> Arc<dyn DynAgent> {
     layer.wrap(agent.clone().into_dyn().unwrap())
 }
 
-/// Fails as long as `sick` counts down.
+/// Fails while the counter `sick` is above zero.
 fn recovering(sick: &Arc<AtomicUsize>, retryable: bool) -> Scripted {
     let sick = Arc::clone(sick);
     Scripted::new(move |context, parameters| {

@@ -1,4 +1,4 @@
-//! Before a host begins an attempt that was perhaps begun elsewhere, it asks the engine.
+//! Before a host begins an attempt that may have begun elsewhere, it asks the engine.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn task(id: &str, timeout: Option<Duration>) -> Event {
     task
 }
 
-/// Gives a task, and gives it back once, as if the process that had it died.
+/// Assigns a task and releases it once, as if the process that held it had died.
 async fn redeliver(world: &World, task: Event) {
     let group = "agents.backend";
     let mut other = world.subscribe(group, &["agents.backend.task_assigned"]).await;
@@ -37,7 +37,8 @@ async fn redeliver(world: &World, task: Event) {
     drop(other);
 }
 
-/// What the engine hears until nothing comes any more: questions, and the actions of all else.
+/// Everything that the engine receives until nothing more arrives: questions, and the actions of
+/// all other events.
 async fn hear(engine: &mut Inbox) -> (Vec<Event>, Vec<String>) {
     let (mut questions, mut others) = (Vec::new(), Vec::new());
     while let Some(event) = engine.try_next().await {
@@ -60,7 +61,7 @@ fn answer(action: &str, question: &Event) -> Event {
 }
 
 #[tokio::test]
-async fn should_ask_about_nothing_that_is_delivered_for_the_first_time() {
+async fn should_not_ask_about_a_first_delivery() {
     let (world, agent) = (World::new(), Scripted::echo());
     let mut engine = world.mailbox("engine").await;
     let _host = world.start_with(agents(&agent), confirming()).await.unwrap();
@@ -105,7 +106,7 @@ async fn should_begin_after_an_answer_to_the_latest_question_only() {
 }
 
 #[tokio::test]
-async fn should_acknowledge_without_beginning_what_has_ended() {
+async fn should_acknowledge_an_ended_attempt_without_beginning_it() {
     let (world, agent) = (World::new(), Scripted::echo());
     let mut engine = world.mailbox("engine").await;
     redeliver(&world, task("t", None)).await;
@@ -118,7 +119,7 @@ async fn should_acknowledge_without_beginning_what_has_ended() {
     world.drive(host.shutdown(SECOND)).await.unwrap();
     assert_eq!(world.waiting("agents.backend", "agents.backend.task_assigned").await, 0);
     assert_eq!(agent.calls(), 0);
-    // Another attempt at the same task is not cancelled by that.
+    // Another attempt at the same task is not affected by that cancellation.
     let _host = world.start_with(agents(&agent), confirming()).await.unwrap();
     let mut second = assigned("backend", "t", 2, json!("t"), None);
     second.metadata.incarnation = Some("start".into());
@@ -141,7 +142,7 @@ async fn should_ask_about_a_task_that_is_older_than_its_timeout() {
 }
 
 #[tokio::test]
-async fn should_give_back_what_nobody_answers_for() {
+async fn should_give_back_a_task_when_no_engine_answers() {
     let logged = Logged::here();
     let (world, agent) = (World::new(), Scripted::echo());
     let mut engine = world.mailbox("engine").await;
@@ -152,7 +153,7 @@ async fn should_give_back_what_nobody_answers_for() {
     world.pass(6 * SECOND).await;
     assert_eq!(logged.lines(&["WARN", "no engine answered within", "task_id=t"]).len(), 1);
     assert_eq!(agent.calls(), 0);
-    // It came again, and is asked about again.
+    // It was delivered again, and the engine is asked again.
     hear(&mut engine).await;
     world.pass(6 * SECOND).await;
     let (questions, _) = hear(&mut engine).await;
@@ -160,7 +161,7 @@ async fn should_give_back_what_nobody_answers_for() {
     assert_eq!(hear(&mut engine).await.1, ["task_completed"]);
 }
 
-/// A host that stops gives the task back at once.
+/// A host that stops releases the task at once.
 #[tokio::test]
 async fn should_not_wait_for_an_answer_when_the_host_stops() {
     let (world, agent) = (World::new(), Scripted::echo());

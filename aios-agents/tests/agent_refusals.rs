@@ -1,4 +1,4 @@
-//! What becomes of agents and callers whose broker or store refuses for good what it allowed
+//! Agents and callers whose broker or store permanently refuses an operation that it accepted
 //! before.
 
 use std::{
@@ -36,7 +36,7 @@ fn refused() -> BrokerError {
 }
 
 async fn failed(failed: impl Future<Output = Failure>) -> Failure {
-    tokio::time::timeout(PATIENCE, failed).await.expect("it says what it can't do")
+    tokio::time::timeout(PATIENCE, failed).await.expect("the failure should be reported")
 }
 
 fn echo() -> AgentDefinition {
@@ -47,7 +47,7 @@ fn both() -> AgentSet {
     AgentSet::new().definition(echo()).agent("other", Scripted::echo())
 }
 
-/// Every subscription of a host meets a refusal that stays, after one that passes.
+/// Every subscription of a host is permanently refused, after one transient error.
 #[tokio::test]
 async fn should_say_which_subscription_is_refused_for_good() {
     for (address, what) in [
@@ -78,7 +78,7 @@ async fn should_say_which_subscription_is_refused_for_good() {
         assert!(failure.message.contains(what), "{address}: {failure}");
         assert_eq!(host.failure(), Some(failure));
         assert_eq!(logged.lines(&["ERROR", what]).len(), 1, "{address}");
-        // The others go on.
+        // The other subscriptions continue.
         let mut engine = world.mailbox("engine").await;
         world.pass(SECOND * 10).await;
         world.assign("other", "t1", json!(1)).await;
@@ -88,7 +88,7 @@ async fn should_say_which_subscription_is_refused_for_good() {
     }
 }
 
-/// Agents that take no tasks do not look as if they were there.
+/// Agents that take no tasks are not announced as available.
 #[tokio::test]
 async fn should_not_announce_agents_whose_tasks_it_may_not_take() {
     let world = World::new();
@@ -121,7 +121,8 @@ async fn should_tell_the_runtime_that_its_agents_are_impaired() {
     assert_eq!(error.code(), "AGENT_HOST_IMPAIRED");
 }
 
-/// A store that refuses what agents announce is no reason to stop doing tasks, and no secret.
+/// If a store refuses what agents announce, they continue to work on tasks, and the failure is
+/// reported.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_say_that_its_agents_cannot_be_announced() {
     let store = FaultyStore::new(Arc::new(aios_store::memory::MemoryStore::new()));
@@ -175,9 +176,9 @@ async fn should_fail_every_call_once_answers_may_not_be_read() {
     assert_eq!(logged.lines(&["ERROR", "all further calls fail"]).len(), 1);
 }
 
-/// Nobody takes the answers of a caller that is gone: its tasks end, and hold up no shutdown.
+/// Answers to a caller that is gone are not consumed: its tasks end, and do not delay a shutdown.
 #[tokio::test]
-async fn should_cancel_what_nobody_waits_for_when_the_caller_is_dropped() {
+async fn should_cancel_pending_calls_when_the_caller_is_dropped() {
     let (world, gate) = (World::new(), Arc::new(Semaphore::new(0)));
     let opened = Arc::clone(&gate);
     let slow = Scripted::new(move |_, _| {
@@ -202,16 +203,16 @@ async fn should_cancel_what_nobody_waits_for_when_the_caller_is_dropped() {
     dropped.abort();
     assert!(world.drive(late.into_future()).await.unwrap_err().has_code("TASK_TIMEOUT"));
     drop(caller);
-    assert!(cancelled.try_next().await.is_none(), "another clone may wait for more");
+    assert!(cancelled.try_next().await.is_none(), "another clone may still be waiting");
     drop(clone);
     assert!(cancelled.try_next().await.is_some(), "the one whose call was dropped");
     assert!(cancelled.try_next().await.is_none(), "the others were answered");
     let before = world.clock.elapsed();
     world.drive(host.shutdown(SECOND * 30)).await.unwrap();
-    assert!(world.clock.elapsed() - before < SECOND * 30, "nothing keeps its answer");
+    assert!(world.clock.elapsed() - before < SECOND * 30, "no answer is waiting to be published");
 }
 
-/// The task ended at the same moment as the caller: its answer finds no mailbox any more.
+/// The task ended at the same moment as the caller: the mailbox for its answer no longer exists.
 #[tokio::test]
 async fn should_keep_no_answer_for_a_caller_that_is_gone() {
     let world = World::new();
@@ -219,7 +220,7 @@ async fn should_keep_no_answer_for_a_caller_that_is_gone() {
     let agents = AgentSet::new().agent("echo", Scripted::echo());
     let host = world.start_on(broker.clone(), agents, HostOptions::new()).await.unwrap();
     let caller = world.caller().await;
-    // The answer is on its way for as long as the caller is there.
+    // The answer is in transit as long as the caller exists.
     broker.on_publish(|publish| {
         let is_answer = publish.event.event_type.action() == "task_completed";
         is_answer.then(|| Fault::Refuse(BrokerError::Uncertain))
@@ -232,11 +233,11 @@ async fn should_keep_no_answer_for_a_caller_that_is_gone() {
     broker.heal();
     let before = world.clock.elapsed();
     world.drive(host.shutdown(SECOND * 30)).await.unwrap();
-    assert!(world.clock.elapsed() - before < SECOND * 30, "nothing keeps its answer");
+    assert!(world.clock.elapsed() - before < SECOND * 30, "no answer is waiting to be published");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_go_on_after_refusals_that_pass() {
+async fn should_continue_after_transient_refusals() {
     let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
     let builder = Runtime::builder().broker(Arc::clone(&broker) as Arc<dyn Broker>);
     let runtime = builder.agents(echo()).start().await.unwrap();

@@ -1,4 +1,4 @@
-//! Code that still runs after its attempt ended occupies a slot.
+//! Code that is still running after its attempt has ended occupies a slot.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,7 +14,8 @@ use crate::agent_support::{Scripted, World, assigned};
 const SECOND: Duration = Duration::from_secs(1);
 const ASSIGNED: &str = "agents.backend.task_assigned";
 
-/// An agent that blocks a thread, as far as its host can tell: whatever it began keeps its slot.
+/// An agent that blocks a thread, as far as its host can tell: everything that it began keeps its
+/// slot.
 fn blocking() -> (Scripted, Arc<Mutex<Vec<TaskSlot>>>) {
     let threads = Arc::new(Mutex::new(Vec::new()));
     let held = Arc::clone(&threads);
@@ -91,7 +92,7 @@ async fn should_take_as_many_tasks_as_slots_are_left_and_all_again_later() {
     };
     give(2, 6).await;
     assert_eq!(agent.calls(), 3, "one of three slots is occupied");
-    // The code of the first ends; those that run keep their slots.
+    // The code of the first ends. Those that are running keep their slots.
     drop(threads.lock().unwrap().remove(0));
     world.pass(SECOND * 5).await;
     assert_eq!(agent.calls(), 4);

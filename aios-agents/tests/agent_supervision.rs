@@ -43,7 +43,7 @@ fn failing(times: u32, tries: &Arc<AtomicU32>) -> AgentDefinition {
 }
 
 #[tokio::test]
-async fn should_make_an_agent_again_until_it_succeeds() {
+async fn should_recreate_an_agent_until_it_succeeds() {
     let (world, tries) = (World::new(), Arc::new(AtomicU32::new(0)));
     let _host = world.start(AgentSet::new().definition(failing(2, &tries))).await;
     assert_eq!(tries.load(Ordering::SeqCst), 1);
@@ -60,7 +60,7 @@ async fn should_make_an_agent_again_until_it_succeeds() {
 }
 
 #[tokio::test]
-async fn should_not_make_an_agent_again_after_a_final_failure() {
+async fn should_not_recreate_an_agent_after_a_final_failure() {
     let (world, tries) = (World::new(), Arc::new(AtomicU32::new(0)));
     let count = Arc::clone(&tries);
     let agents = AgentSet::new()
@@ -166,7 +166,7 @@ async fn should_note_in_the_log_that_an_agent_is_there_again() {
 }
 
 #[tokio::test]
-async fn should_miss_no_agent_because_the_tables_were_rebuilt() {
+async fn should_miss_no_agent_after_the_tables_were_rebuilt() {
     let world = World::new();
     let mut missed = world.subscribe("watch", &["system.agent.heartbeat_missed"]).await;
     let _hosts = [
@@ -181,7 +181,7 @@ async fn should_miss_no_agent_because_the_tables_were_rebuilt() {
 }
 
 #[tokio::test]
-async fn should_refuse_definitions_that_make_no_sense() {
+async fn should_refuse_invalid_definitions() {
     let echo = || AgentDefinition::instance("echo", Scripted::echo());
     let none = || AgentDefinition::factory("none", |_: Value| Ok::<_, TaskError>(Scripted::echo()));
     for (agents, code) in [

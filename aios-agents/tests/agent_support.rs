@@ -1,4 +1,4 @@
-//! A broker, a clock that stands still, and agents that do what a test says.
+//! A broker, a clock that only tests advance, and agents whose behaviour a test defines.
 
 use std::{
     future::Future,
@@ -27,7 +27,7 @@ use aios_core::{
 use aios_store::memory::MemoryStore;
 use serde_json::{Value, json};
 
-/// How often everything is polled before the time moves on.
+/// How often everything is polled before the clock advances.
 const TURNS: usize = 100;
 
 pub(crate) struct World {
@@ -73,7 +73,7 @@ impl World {
         TaskClient::new(self.broker.clone(), Arc::new(self.clock.clone()), "test").await.unwrap()
     }
 
-    /// Polls `future`, and moves the time on whenever nothing else happens.
+    /// Polls `future`, and advances the clock whenever nothing else happens.
     pub(crate) async fn drive<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         loop {
@@ -84,14 +84,14 @@ impl World {
         }
     }
 
-    /// Lets everything happen that can happen now.
+    /// Runs everything that can run at the current time.
     pub(crate) async fn idle(&self) {
         for _ in 0..TURNS {
             tokio::task::yield_now().await;
         }
     }
 
-    /// Moves the time on, in steps, so that everything due happens in order.
+    /// Advances the clock in steps, so that everything due happens in order.
     pub(crate) async fn pass(&self, time: Duration) {
         for _ in 0..20 {
             self.idle().await;
@@ -111,7 +111,7 @@ impl World {
         Inbox(self.broker.subscribe(subscription).await.unwrap())
     }
 
-    /// Gives attempt 1 of a task as an engine does, with answers to the mailbox `engine`.
+    /// Assigns attempt 1 of a task as an engine does, with answers to the mailbox `engine`.
     pub(crate) async fn assign(&self, agent_type: &str, task_id: &str, parameters: Value) -> Event {
         let event = assigned(agent_type, task_id, 1, parameters, None);
         self.publish(event.clone()).await;
@@ -122,7 +122,7 @@ impl World {
         self.broker.publish_event(event).await.unwrap();
     }
 
-    /// How many events wait in a group, found by reading them all.
+    /// The number of events that wait in a group, found by reading them all.
     pub(crate) async fn waiting(&self, group: &str, pattern: &str) -> usize {
         let mut inbox = self.subscribe(group, &[pattern]).await;
         let mut count = 0;
@@ -168,7 +168,7 @@ pub(crate) fn cancelled(agent_type: &str, task_id: &str) -> Event {
     Event::new(event_type, "engine", &json!({ "task_id": task_id })).unwrap()
 }
 
-/// What somebody reads; everything is acknowledged.
+/// A subscription of a test; everything is acknowledged.
 pub(crate) struct Inbox(Deliveries);
 
 impl Inbox {
@@ -184,12 +184,12 @@ impl Inbox {
         self.0.next().await.unwrap().unwrap()
     }
 
-    /// What is there already, or comes without time passing.
+    /// The next delivery that has already arrived, or arrives without time passing.
     pub(crate) async fn try_next(&mut self) -> Option<Event> {
         settle(pin!(self.next())).await
     }
 
-    /// The failure that comes next.
+    /// The next failure.
     pub(crate) async fn failure(&mut self) -> TaskFailed {
         let event = self.next().await;
         assert_eq!(event.event_type.action(), "task_failed");
@@ -200,7 +200,7 @@ impl Inbox {
 type Script =
     dyn Fn(&TaskContext, Value) -> BoxFuture<'static, Result<Value, TaskError>> + Send + Sync;
 
-/// An agent that does what a test says, and counts.
+/// An agent whose behaviour a test defines, and which counts its calls.
 #[derive(Clone)]
 pub(crate) struct Scripted {
     script: Arc<Script>,
@@ -272,7 +272,7 @@ pub(crate) fn context(task_id: &str) -> TaskContext {
     TaskContext::new(info, Arc::new(Alone))
 }
 
-/// Does one task without a host.
+/// Runs one task without a host.
 pub(crate) async fn process(
     agent: &dyn DynAgent,
     task_id: &str,

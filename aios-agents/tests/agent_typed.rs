@@ -119,7 +119,7 @@ impl Agent for Pairing {
 }
 
 #[tokio::test]
-async fn should_name_the_path_of_what_only_the_type_sees() {
+async fn should_name_the_path_of_an_error_that_only_the_type_detects() {
     let agent = TypedAgent::new(Pairing).unwrap();
     let error = process(&agent, "t", json!({"pairs": [2, 4, 5]})).await.unwrap_err();
     assert!(error.has_code("INVALID_PARAMETERS"));

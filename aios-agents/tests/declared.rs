@@ -29,7 +29,7 @@ async fn should_run_what_was_declared_with_its_types() {
     let four = tokio::time::timeout(PATIENCE, run.result()).await.unwrap().unwrap();
     assert_eq!(four + 1, 9);
     assert_eq!(run.id(), "q1");
-    // Text, and input that is borrowed from what was declared.
+    // Text, and input that is borrowed from the declared value.
     let run = runtime.start(OUTER, "3").await.unwrap();
     assert_eq!(tokio::time::timeout(PATIENCE, run.result()).await.unwrap().unwrap(), 12);
     let again = OUTER.handle(&runtime, run.id()).await.unwrap();
@@ -75,7 +75,7 @@ async fn to_one(context: WorkflowContext, id: String) -> Result<u64, WorkflowErr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_a_task_to_one_agent() {
+async fn should_assign_a_task_to_one_agent() {
     let agent = aios_agents::agent::RegisteredAgent::new("doubler", "one", Payload::null());
     let definition = aios_agents::agent::AgentDefinition::factory("doubler", |(): ()| {
         Ok::<_, TaskError>(Doubler::default())

@@ -1,5 +1,5 @@
-//! Commands and signals that meet the moment at which a run continues as another one, or ends, and
-//! starts of the same run by several at once.
+//! Commands and signals that arrive at the moment when a run ends or continues as another one, and
+//! concurrent starts of the same run.
 
 use std::{
     sync::{
@@ -18,8 +18,8 @@ use crate::workflow_support::{PATIENCE, eventually, result, runtime, sqlite, sto
 /// Runs of a chain.
 const LINKS: u32 = 20;
 
-/// Takes what was sent since, and continues as the next link until it is asked to stop; every link takes
-/// a step. Returns how many links there were, and the sum of what was sent.
+/// Takes the signals that were sent in the meantime, and continues as the next link until it is
+/// asked to stop. Every link runs a step. Returns the number of links and the sum of the signals.
 async fn link(context: WorkflowContext, state: (u32, u64)) -> Result<(u32, u64), WorkflowError> {
     let (number, mut sum) = state;
     context.run("step", || async {}).await?;
@@ -84,7 +84,7 @@ async fn command(run: &RunHandle, name: &str) -> Result<(), RuntimeError> {
     }
 }
 
-/// A command that comes while the chain grows reaches the current link.
+/// A command that arrives while the chain grows reaches the current link.
 pub(crate) async fn obeys_every_command(store: Arc<dyn Store>) {
     let build = || runtime(&store).workflow("link", link);
     let engine = build().start().await.unwrap();
@@ -137,8 +137,8 @@ async fn collect(context: WorkflowContext, count: u32) -> Result<u64, WorkflowEr
     Ok(sum)
 }
 
-/// Many start the same run with a signal at once: there is one run, and it gets every signal once, also
-/// one that several send under one id.
+/// Many callers start the same run with a signal at once. There is one run, and it gets every
+/// signal once, including one that several callers send under one id.
 pub(crate) async fn starts_once_with_every_signal(store: Arc<dyn Store>) {
     const RIVALS: u32 = 12;
     let build = || runtime(&store).workflow("collect", collect);
@@ -168,24 +168,24 @@ pub(crate) async fn starts_once_with_every_signal(store: Arc<dyn Store>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_take_every_signal_once_that_meets_a_chain_of_runs() {
+async fn should_take_every_signal_to_a_chain_of_runs_once() {
     takes_every_signal(store()).await;
     takes_every_signal(sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_obey_commands_whichever_run_of_a_chain_they_meet() {
+async fn should_obey_commands_to_any_run_of_a_chain() {
     obeys_every_command(store()).await;
     obeys_every_command(sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_start_one_run_with_every_signal_of_its_rivals() {
+async fn should_start_one_run_with_the_signals_of_all_callers() {
     starts_once_with_every_signal(store()).await;
     starts_once_with_every_signal(sqlite().await).await;
 }
 
-/// Says whose it is.
+/// Returns the name of its owner.
 struct OwnerId(&'static str);
 
 impl Agent for OwnerId {
@@ -198,8 +198,8 @@ impl Agent for OwnerId {
     }
 }
 
-/// Two stores on one broker have runs with the same ids at the same time, each with two engines: every
-/// task is answered to the run that gave it.
+/// Two stores on one broker have runs with the same ids at the same time, each with two engines:
+/// every task is answered to the run that assigned it.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_keep_the_runs_of_two_stores_on_one_broker_apart() {
     async fn ask(context: WorkflowContext, number: u32) -> Result<Vec<u32>, WorkflowError> {

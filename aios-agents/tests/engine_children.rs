@@ -31,7 +31,7 @@ async fn parent(context: WorkflowContext, count: u32) -> Result<u32, WorkflowErr
     join_all(children).await.into_iter().sum()
 }
 
-/// A parent, and children that count how often they were undone.
+/// A parent, and children that count how often they were compensated.
 fn family(store: &Arc<dyn Store>, undone: &Arc<AtomicU32>) -> RuntimeBuilder {
     let undone = Arc::clone(undone);
     let kid = move |context: WorkflowContext, _: u32| {
@@ -47,16 +47,16 @@ fn family(store: &Arc<dyn Store>, undone: &Arc<AtomicU32>) -> RuntimeBuilder {
     runtime(store).workflow("parent", parent).workflow("kid", kid)
 }
 
-/// However often it has looked before, a parent looks once for its child in each period.
+/// A parent checks its child once in each period, however often it has checked before.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_look_for_a_child_once_in_each_period() {
+async fn should_check_a_child_once_in_each_period() {
     const PERIODS: usize = 10;
     let hour = Duration::from_secs(3600);
     let clock = VirtualClock::new(Timestamp::now());
     let (inner, undone) = (store(), Arc::default());
     let faulty = FaultyStore::new(inner);
     let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
-    // The clock is moved faster than leases could be renewed.
+    // The clock is advanced faster than leases could be renewed.
     let options = EngineOptions {
         lease_time: hour * 10_000,
         child_poll_interval: hour,
@@ -72,7 +72,7 @@ async fn should_look_for_a_child_once_in_each_period() {
         let before = faulty.count("runs");
         clock.advance(hour);
         eventually("it looks", || async { faulty.count("runs") > before }).await;
-        // Whoever else was to look would do so now.
+        // Any other check that is due would happen now.
         #[allow(clippy::disallowed_methods, reason = "nothing more must happen meanwhile")]
         tokio::time::sleep(Duration::from_millis(100)).await;
         looks.push(faulty.count("runs") - before);
@@ -106,7 +106,8 @@ async fn should_cancel_the_children_of_a_cancelled_run() {
     }
 }
 
-/// Many children end while others are still asked to, and all of that reads the same few connections.
+/// Many children end while others are still being asked to cancel, and all of that uses the same
+/// few connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_cancel_many_children_on_few_connections() {
     let folder = tempfile::tempdir().unwrap();
@@ -121,7 +122,8 @@ async fn should_cancel_many_children_on_few_connections() {
     all_kids(&store, "cancelled", 200).await;
 }
 
-/// Whatever was started when the cancellation came is cancelled; nothing is started later.
+/// Every child that has started when the cancellation arrives is cancelled, and none is started
+/// later.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_leave_no_child_running_whenever_the_cancellation_comes() {
     let (store, undone) = (sqlite().await, Arc::default());
@@ -139,7 +141,7 @@ async fn should_leave_no_child_running_whenever_the_cancellation_comes() {
     .await;
 }
 
-/// A child whose start is under way when its parent is cancelled is cancelled with it.
+/// A child that is being started when its parent is cancelled is cancelled with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_cancel_a_child_that_is_being_started() {
     let faulty = FaultyStore::new(store());
@@ -222,7 +224,7 @@ async fn should_ask_each_child_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_leave_a_child_running_if_told() {
+async fn should_leave_a_child_running_if_requested() {
     async fn detached(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         context.child("kid", &1).leave_running().await
     }
@@ -237,7 +239,7 @@ async fn should_leave_a_child_running_if_told() {
     assert_eq!(undone.load(Ordering::SeqCst), 0);
 }
 
-/// A child whose call lost a race is a child all the same.
+/// A child whose call lost a race is still a child.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_cancel_a_child_whose_call_was_dropped() {
     async fn racing(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
@@ -257,7 +259,7 @@ async fn should_cancel_a_child_whose_call_was_dropped() {
         actions(&run).await.contains(&"timer_fired".to_owned())
     })
     .await;
-    assert_eq!(kids(&store, "running").await, 1, "the child goes on");
+    assert_eq!(kids(&store, "running").await, 1, "the child continues");
     run.cancel("enough").await.unwrap();
     assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
     all_kids(&store, "cancelled", 1).await;
@@ -293,9 +295,9 @@ async fn should_cancel_the_children_of_a_blocked_run() {
     all_kids(&store, "cancelled", 2).await;
 }
 
-/// The result of a child is a little larger in its parent's journal, perhaps too large.
+/// The result of a child is slightly larger in its parent's journal, and may be too large there.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_end_whatever_size_the_result_of_a_child_has() {
+async fn should_end_for_a_child_result_of_any_size() {
     async fn large(_: WorkflowContext, bytes: usize) -> Result<String, WorkflowError> {
         Ok("x".repeat(bytes))
     }
@@ -321,9 +323,9 @@ async fn should_end_whatever_size_the_result_of_a_child_has() {
     assert!(failed > 0);
 }
 
-/// The id of a child that is to be started may be that of somebody else's run by now.
+/// The id of a child that will be started may already belong to an unrelated run.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_not_cancel_a_run_of_somebody_else() {
+async fn should_not_cancel_an_unrelated_run() {
     async fn named(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         let child = context.child::<u32>("kid", &1).with_run_id("foreign");
         child.await.or(Ok::<_, WorkflowError>(0))?;

@@ -1,4 +1,4 @@
-//! Machines whose clocks are wrong, or are set while an engine runs.
+//! Machines whose clocks are wrong, or are adjusted while an engine runs.
 
 use std::{
     sync::{
@@ -53,7 +53,7 @@ impl Clock for WrongClock {
     }
 }
 
-/// A timer, a deadline and a pause before another attempt.
+/// A timer, a deadline and a delay before another attempt.
 async fn waits(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
     context.signal::<()>("go").await?;
     context.sleep(MOMENT).await?;
@@ -74,7 +74,7 @@ async fn should_take_the_time_from_the_store_where_the_clock_is_wrong() {
         let runtime = builder.start().await.unwrap();
         let run = runtime.start("waits", &()).await.unwrap();
         run.signal("go", &()).await.unwrap();
-        // It is set right as soon as something waits that was recorded before.
+        // It is corrected as soon as a run waits for something recorded earlier.
         eventually("a timer runs", || async {
             let journal = run.journal(0, 1000).await.unwrap();
             journal.iter().any(|it| it.event.event_type.action() == "timer_started")
@@ -86,7 +86,7 @@ async fn should_take_the_time_from_the_store_where_the_clock_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_go_on_when_the_clock_is_set_back() {
+async fn should_continue_when_the_clock_is_set_back() {
     let (store, clock) = (store(), WrongClock::default());
     let options = EngineOptions { lease_time: Duration::from_secs(1), ..EngineOptions::default() };
     let builder = runtime(&store).clock(Arc::new(clock.clone())).engine_options(options);
@@ -99,7 +99,7 @@ async fn should_go_on_when_the_clock_is_set_back() {
         };
         let before = expiry().await;
         eventually("the leases are renewed", || async { expiry().await > before }).await;
-        // The engine sleeps now, between looks at its leases and at the log.
+        // The engine is now idle between the checks of its leases and of the log.
         clock.set(-HOUR * hour);
         run.signal("go", &()).await.unwrap();
         assert_eq!(result::<u32>(&run).await.unwrap(), 2);

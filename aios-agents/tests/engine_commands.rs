@@ -1,4 +1,4 @@
-//! What a command does to a run, for every status that the run can have.
+//! The effect of each command on a run, for every status of the run.
 
 use aios_agents::prelude::*;
 
@@ -7,12 +7,12 @@ use crate::workflow_support::{eventually, result, runtime, sqlite, store};
 const STATUSES: [&str; 7] =
     ["running", "paused", "cancelling", "blocked", "completed", "failed", "cancelled"];
 
-/// The code of the error that a run gives that has ended.
+/// The error code of commands to a run that has ended.
 const ENDED: &str = "RUN_ENDED";
-/// The code of the error that a run gives to a pause while it is cancelled.
+/// The error code of a pause while the run is being cancelled.
 const BUSY: &str = "RUN_CANCELLING";
 
-/// What each command gives: the status that the run has afterwards, or the code of an error.
+/// The result of each command: the status of the run afterwards, or an error code.
 const TABLE: [(&str, [&str; 7]); 4] = [
     ("signal", ["running", "paused", "cancelling", "blocked", ENDED, ENDED, ENDED]),
     ("pause", ["paused", "paused", BUSY, "blocked", ENDED, ENDED, ENDED]),
@@ -20,8 +20,8 @@ const TABLE: [(&str, [&str; 7]); 4] = [
     ("cancel", ["cancelling", "cancelling", "cancelling", "cancelled", ENDED, ENDED, ENDED]),
 ];
 
-/// Ends up in the status that it is given, and stays there. While it is cancelled, it waits for a
-/// signal that does not come.
+/// Reaches the given status and keeps it. While it is being cancelled, it waits for a signal that
+/// never arrives.
 async fn becomes(context: WorkflowContext, status: String) -> Result<u32, WorkflowError> {
     let undo = |context: WorkflowContext| async move { context.signal::<()>("undo").await };
     match &*status {
@@ -83,7 +83,7 @@ async fn should_follow_the_table_of_commands() {
     }
 }
 
-/// What is so already is not written again.
+/// A command is not recorded if the run is already in the requested state.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_repeat_a_command() {
     let runtime = runtime(&store()).workflow("becomes", becomes).start().await.unwrap();
@@ -95,7 +95,7 @@ async fn should_not_repeat_a_command() {
     }
 }
 
-/// The first reason stays, also if another process asks again.
+/// The first reason is kept, even if another process asks again.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_keep_the_first_reason_of_a_cancellation() {
     let runtime = runtime(&store()).workflow("becomes", becomes).start().await.unwrap();
@@ -106,7 +106,7 @@ async fn should_keep_the_first_reason_of_a_cancellation() {
     assert_eq!(error.failure().unwrap().message, "first");
 }
 
-/// Nobody waits for a run of another process that has ended.
+/// The command returns at once for a run of another process that has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_commands_of_a_process_that_has_no_engine() {
     let store = store();

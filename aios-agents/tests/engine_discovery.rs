@@ -1,4 +1,5 @@
-//! An engine finds what other processes append, however busy it is, and asks for little when idle.
+//! An engine discovers what other processes append, however busy it is, and sends few requests when
+//! idle.
 
 use std::{
     sync::{
@@ -40,8 +41,8 @@ fn busy(
     }
 }
 
-/// Signals from outside to runs that wait, while `busy_runs` others keep the engine busy: without
-/// discovery they would not be seen before those end.
+/// Signals from another process to runs that wait, while `busy_runs` others keep the engine busy.
+/// Without discovery, the signals would not be seen before the busy runs end.
 pub(crate) async fn sees_signals(store: Arc<dyn Store>, busy_runs: usize) {
     let stop = Arc::new(AtomicBool::new(false));
     let build = || runtime(&store).workflow("wait", wait).workflow("busy", busy(&stop));
@@ -69,7 +70,8 @@ async fn should_see_signals_of_other_processes_however_busy_it_is() {
     sees_signals(store(), 20).await;
 }
 
-/// Many signals and starts of another process at once, between what the engine appends itself.
+/// Another process sends many signals and starts at once, interleaved with the engine's own
+/// appends.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_miss_nothing_that_other_processes_append() {
     for store in [store(), sqlite().await] {
@@ -93,7 +95,7 @@ async fn should_miss_nothing_that_other_processes_append() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_ask_the_store_for_little_when_idle() {
+async fn should_send_few_requests_to_the_store_when_idle() {
     let faulty = FaultyStore::new(store());
     let shared: Arc<dyn Store> = faulty.clone();
     let engine = runtime(&shared).workflow("wait", wait).start().await.unwrap();
@@ -113,7 +115,8 @@ async fn should_ask_the_store_for_little_when_idle() {
     engine.shutdown(PATIENCE).await.unwrap();
 }
 
-/// What can't be read in the log does not say whose it is: every run looks that it may be meant for.
+/// An event that cannot be decoded does not name its run: every run that it may be meant for reads
+/// its stream.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_wake_the_run_of_an_event_that_it_cannot_read() {
     let inner = store();
@@ -123,7 +126,7 @@ async fn should_wake_the_run_of_an_event_that_it_cannot_read() {
     let build = |store| runtime(store).workflow("wait", wait).workflow("now", now);
     let engine = build(&shared).start().await.unwrap();
     let outside = build(&inner).client_only().start().await.unwrap();
-    // A start, a signal to a run that is noted to wait, and one to a run in memory.
+    // A start, a signal to a run that is registered as waiting, and one to a run in memory.
     let busy = engine.start("wait", &()).await.unwrap();
     let noted = engine.start("wait", &()).await.unwrap();
     eventually("the runs are noted", || async { faulty.count("note_waits") > 0 }).await;

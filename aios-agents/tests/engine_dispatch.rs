@@ -1,4 +1,4 @@
-//! What is published of tasks: each attempt once, and only while somebody waits for it.
+//! Publication of tasks: each attempt once, and only while its run waits for it.
 
 use std::{
     collections::BTreeMap,
@@ -24,13 +24,13 @@ async fn ask(context: WorkflowContext, agent: String) -> Result<u32, WorkflowErr
     context.task(agent, &1).retry(quick(3)).await
 }
 
-/// The attempt that a publish gives, if it gives one.
+/// The attempt that a publication assigns, if it assigns one.
 fn attempt(publish: &Publish) -> Option<u32> {
     let is_task = publish.event.event_type.action() == "task_assigned";
     is_task.then(|| publish.event.data::<TaskAssigned>().unwrap().attempt)
 }
 
-/// Counts how often each attempt is published. The first one is not taken at first.
+/// Counts how often each attempt is published. The first one is refused at first.
 fn count_attempts(broker: &FaultyBroker) -> Arc<Mutex<BTreeMap<u32, usize>>> {
     let given: Arc<Mutex<BTreeMap<u32, usize>>> = Arc::default();
     let counted = Arc::clone(&given);
@@ -46,15 +46,15 @@ fn count_attempts(broker: &FaultyBroker) -> Arc<Mutex<BTreeMap<u32, usize>>> {
     given
 }
 
-/// After the broker did not take an attempt, the later ones were given twice, and each failure of
-/// theirs was counted twice.
+/// Once the broker had refused an attempt, the later ones were assigned twice, and each of their
+/// failures was counted twice.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_each_attempt_once_after_one_was_put_off() {
+async fn should_assign_each_attempt_once_after_one_was_deferred() {
     let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
     let given = count_attempts(&broker);
     let builder = runtime(&store()).broker(broker as Arc<dyn Broker>).workflow("ask", ask);
     let runtime = builder.start().await.unwrap();
-    let run = runtime.start("ask", &"nobody").await.unwrap();
+    let run = runtime.start("ask", &"missing").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "AGENT_NOT_FOUND");
     assert_eq!(*given.lock().unwrap(), BTreeMap::from([(1, 2), (2, 1), (3, 1)]));
     let journal = run.journal(0, 100).await.unwrap();
@@ -66,9 +66,9 @@ async fn ask_in_time(context: WorkflowContext, (): ()) -> Result<u32, WorkflowEr
     context.task("silent", &1).timeout(Duration::from_millis(50)).retry(quick(2)).await
 }
 
-/// An attempt that was put off once was given again whenever its time was looked at.
+/// An attempt that was deferred once was assigned again at every check of its deadline.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_not_give_an_attempt_again_when_its_time_is_over() {
+async fn should_not_assign_an_attempt_again_after_its_deadline() {
     let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
     let group = Subscription::group(
         Group::new("agents.silent").unwrap(),
@@ -84,10 +84,10 @@ async fn should_not_give_an_attempt_again_when_its_time_is_over() {
     assert_eq!(*given.lock().unwrap(), BTreeMap::from([(1, 2), (2, 1)]));
 }
 
-/// An answer may be in the mailbox before its task is given again, after a restart; nobody is to do
-/// the task once more.
+/// After a restart, an answer may be in the mailbox before its task is assigned again. No agent
+/// must run the task again.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_not_give_a_task_that_is_answered_before_it_is_published() {
+async fn should_not_assign_a_task_that_is_answered_before_it_is_published() {
     let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
     let (gate, given) = (Arc::new(Notify::new()), Arc::new(Mutex::new(Vec::new())));
     let (closed, noted) = (Arc::clone(&gate), Arc::clone(&given));

@@ -1,4 +1,4 @@
-//! What store and broker refuse: what may pass is tried again, what stays is not.
+//! Refusals of the store and the broker: transient ones are retried, permanent ones are not.
 
 use std::{
     sync::{
@@ -26,7 +26,7 @@ use crate::{
     workflow_support::{self, Doubler, PATIENCE, actions, eventually, result, sqlite, store},
 };
 
-/// A runtime whose leases do not run out however busy the machine is: a run that is loaded anew gives
+/// A runtime whose leases do not expire however busy the machine is: a run that is reloaded assigns
 /// its tasks and records its steps again.
 fn runtime(store: &Arc<dyn Store>) -> RuntimeBuilder {
     let lease_time = Duration::from_secs(120);
@@ -86,7 +86,7 @@ async fn should_block_a_run_instead_of_repeating_what_the_store_refuses() {
         assert_eq!(tried.load(Ordering::SeqCst), 1);
         before.shutdown(PATIENCE).await.unwrap();
 
-        // Once the store takes it, the run goes on.
+        // Once the store takes it, the run continues.
         faulty.heal();
         let after = build().await.unwrap();
         let run = after.handle("r").await.unwrap();
@@ -126,9 +126,9 @@ async fn should_repeat_what_the_store_may_take_later() {
     assert_eq!(actions(&run).await, ["started", "step_completed", "completed"]);
 }
 
-/// Signals reach a run whose append the store does not take, and it goes on when it does.
+/// Signals reach a run whose append the store refuses, and it continues once the store accepts it.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_hold_up_nobody_beside_a_run_that_is_backing_off() {
+async fn should_not_delay_other_runs_while_one_backs_off() {
     let faulty = FaultyStore::new(store());
     faulty.on_append(|append| {
         let is_stuck = append.stream.run_id() == Some("stuck") && holds(append, "step_completed");
@@ -152,7 +152,7 @@ async fn should_hold_up_nobody_beside_a_run_that_is_backing_off() {
     assert_eq!(result::<u32>(&stuck).await.unwrap(), 1);
 }
 
-/// A run whose journal can't be read now does not take others with it.
+/// A run whose journal cannot be read at the moment does not affect others.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_load_a_run_once_the_store_answers() {
     let faulty = FaultyStore::new(store());
@@ -193,7 +193,7 @@ async fn should_fail_a_task_that_the_broker_refuses_for_good() {
     }
 }
 
-/// An answer whose id the store knows as another event is recorded all the same.
+/// An answer is recorded even if the store already has another event with its id.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_record_an_answer_whose_id_is_known() {
     let faulty = FaultyStore::new(store());
@@ -212,7 +212,7 @@ async fn should_record_an_answer_whose_id_is_known() {
     assert_eq!(doubler.0.load(Ordering::SeqCst), 1);
 }
 
-/// What somebody wrote into the journal that can't be read blocks the run, live and after a reload.
+/// An event in the journal that cannot be decoded blocks the run, live and after a reload.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_block_a_run_whose_journal_can_not_be_read() {
     let store = store();
@@ -233,7 +233,7 @@ async fn should_block_a_run_whose_journal_can_not_be_read() {
     assert_eq!(result::<u32>(&other).await.unwrap(), 3);
 }
 
-/// An event of another workflow's name is no event of this run.
+/// An event under another workflow's name is not an event of this run.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_be_ended_by_an_event_of_another_workflow() {
     for store in [store(), sqlite().await] {
@@ -286,9 +286,9 @@ async fn should_log_how_runs_end_and_that_the_store_is_back() {
     }
 }
 
-/// A cancellation comes while the run is being blocked, from this process: it is obeyed all the same.
+/// A cancellation that arrives from this process while the run is being blocked still takes effect.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_hear_what_it_is_told_while_it_is_being_blocked() {
+async fn should_receive_commands_while_it_is_being_blocked() {
     async fn panics(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         panic!("out of order")
     }

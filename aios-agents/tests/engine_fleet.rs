@@ -1,4 +1,5 @@
-//! Several engines on one store: who owns what, whose answers are whose, and how shards move.
+//! Several engines on one store: which engine owns which shards, where answers go, and how shards
+//! move.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +29,7 @@ use crate::{
     workflow_support::{PATIENCE, actions, eventually, quick, result, store},
 };
 
-/// So long that nothing happens because of time within a test.
+/// Long enough that nothing happens because of time within a test.
 const FOREVER: Duration = Duration::from_secs(3000);
 const SHORT: Duration = Duration::from_millis(600);
 
@@ -84,7 +85,7 @@ impl Fleet {
         Mailbox::new(format!("stores.{id}.answers.{slot}")).unwrap()
     }
 
-    /// Takes the tasks of the type `ghost`, in the place of an agent.
+    /// Takes the tasks of the type `ghost` in place of an agent.
     async fn tasks(&self) -> Deliveries {
         let group = Group::new("agents.ghost").unwrap();
         let pattern = "agents.ghost.task_assigned".parse().unwrap();
@@ -117,7 +118,7 @@ async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
 }
 
 async fn next(tasks: &mut Deliveries) -> (Delivery, TaskAssigned) {
-    let delivery = tokio::time::timeout(PATIENCE, tasks.next()).await.expect("a task comes");
+    let delivery = tokio::time::timeout(PATIENCE, tasks.next()).await.expect("no task arrived");
     let delivery = delivery.unwrap().unwrap();
     let task = delivery.event.data().unwrap();
     (delivery, task)
@@ -158,14 +159,15 @@ async fn should_share_the_shards_evenly_as_engines_come_and_go() {
     assert!(fleet.store.leases().await.unwrap().is_empty());
 }
 
-/// The lease of a projection is none of an engine, which would get shards that nobody advances.
+/// The lease of a projection does not count as an engine, which would be assigned shards that no
+/// process advances.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_count_a_projection_among_the_engines() {
     let fleet = Fleet::new(SHORT);
     let first = fleet.engine().await;
     let ignoring = |_: aios_agents::projection::Batch| async { Ok::<(), TaskError>(()) };
     let _projection = first.projection("orders", ignoring).await.unwrap();
-    // Beside those of the shards, the slot and the guests of the engine.
+    // In addition to those of the shards, the slot and the guests of the engine.
     eventually("the projection has its lease", || async {
         fleet.store.leases().await.unwrap().len() == 67
     })
@@ -176,7 +178,7 @@ async fn should_not_count_a_projection_among_the_engines() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_have_one_mailbox_an_engine_and_use_those_of_the_dead_again() {
+async fn should_use_one_mailbox_per_engine_and_reuse_those_of_dead_engines() {
     let fleet = Fleet::new(SHORT);
     let first = fleet.engine().await;
     let second = fleet.engine().await;
@@ -189,17 +191,17 @@ async fn should_have_one_mailbox_an_engine_and_use_those_of_the_dead_again() {
     drop((second, third));
 }
 
-/// The answer comes to an engine that does not own the run: it records it, then acknowledges it, and
-/// the owner goes on.
+/// The answer arrives at an engine that does not own the run. The engine records it, then
+/// acknowledges it, and the owner continues.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_record_an_answer_that_another_engine_gets() {
+async fn should_record_an_answer_that_another_engine_receives() {
     let fleet = Fleet::new(FOREVER);
     let mut tasks = fleet.tasks().await;
     let (first, second) = (fleet.engine().await, fleet.engine().await);
     fleet.shared(&[64]).await;
     let run = first.start("ask", &()).with_id("r").await.unwrap();
     let (delivery, task) = next(&mut tasks).await;
-    // What failed is decided by the owner alone.
+    // Only the owner decides about failures.
     fleet.send(1, failed(&delivery, &task)).await;
     delivery.ack().await.unwrap();
     let (delivery, task) = next(&mut tasks).await;
@@ -217,7 +219,7 @@ async fn should_record_an_answer_that_another_engine_gets() {
     ];
     assert_eq!(actions(&run).await, expected);
     assert_eq!(fleet.settled("task_completed"), [Settlement::Ack]);
-    // Answers that come again, or too late, are settled and change nothing.
+    // Answers that arrive again, or too late, are settled and change nothing.
     fleet.send(1, completed(&delivery, &task, 8)).await;
     fleet.send(0, completed(&delivery, &task, 9)).await;
     eventually("they are acknowledged", || async {
@@ -230,7 +232,7 @@ async fn should_record_an_answer_that_another_engine_gets() {
 
 /// Both engines record the same answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_record_an_answer_once_that_two_engines_get() {
+async fn should_record_an_answer_once_that_two_engines_receive() {
     let fleet = Fleet::new(FOREVER);
     let mut tasks = fleet.tasks().await;
     let (first, second) = (fleet.engine().await, fleet.engine().await);
@@ -277,23 +279,23 @@ async fn should_refuse_a_forged_answer_to_a_run_of_another_engine() {
     drop((first, second));
 }
 
-/// An engine that lost a shard without noticing knows nothing of what its new owner does: it may not
-/// acknowledge what it does not know.
+/// An engine that lost a shard without noticing does not know what the new owner does. It must not
+/// acknowledge answers that it does not know.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_not_acknowledge_what_a_lost_run_does_not_know() {
+async fn should_not_acknowledge_answers_unknown_to_a_lost_run() {
     let fleet = Fleet::new(FOREVER);
     let mut tasks = fleet.tasks().await;
     let first = fleet.engine().await;
     let run = first.start("ask", &()).with_id("r").await.unwrap();
     let (delivery, task) = next(&mut tasks).await;
-    // Another engine has the shard now, as after a long pause of this one.
+    // Another engine owns the shard now, as after a long pause of this one.
     let leases = fleet.store.leases().await.unwrap();
     let of_run = leases.into_iter().filter(|lease| lease.shard == Shard::of("r"));
     let of_run: Vec<_> = of_run.collect();
     fleet.store.release(&of_run).await.unwrap();
     let thief = OwnerId::new("thief");
     fleet.store.acquire(&[Shard::of("r")], &thief, FOREVER).await.unwrap();
-    // The successor gave the second attempt.
+    // The successor assigned the second attempt.
     let incarnation = run.journal(0, 1).await.unwrap()[0].event.id.clone();
     let mut answer = completed(&delivery, &task, 7);
     let second = EventId::derive(&format!("{incarnation}/1#2"));
@@ -310,7 +312,7 @@ async fn should_not_acknowledge_what_a_lost_run_does_not_know() {
     drop(first);
 }
 
-/// What an engine did not record when it died is read by those that are left.
+/// Answers that an engine had not recorded when it died are read by the remaining engines.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_read_the_mailbox_of_an_engine_that_died() {
     let fleet = Fleet::new(SHORT);
@@ -320,7 +322,7 @@ async fn should_read_the_mailbox_of_an_engine_that_died() {
     let run = dying.start("ask", &()).with_id("r").await.unwrap();
     let (delivery, task) = next(&mut tasks).await;
     let survivor = fleet.engine().await;
-    // Nothing reaches the store any more, as if the engine was cut off.
+    // From here, nothing reaches the store, as if the engine were cut off.
     faulty.on_call(|_| Some(Fault::Refuse(store_unavailable())));
     faulty.on_append(|_| Some(Fault::Refuse(store_unavailable())));
     fleet.shared(&[64]).await;
@@ -343,7 +345,7 @@ impl Drop for Dropped {
     }
 }
 
-/// The store hangs, so nobody says that the leases are over.
+/// The store hangs, so the engine is not told that its leases have expired.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_stop_when_its_leases_end_although_the_store_hangs() {
     let fleet = Fleet::new(SHORT);
@@ -367,7 +369,7 @@ async fn should_stop_when_its_leases_end_although_the_store_hangs() {
     eventually("the step begins", || async { begun.load(Ordering::SeqCst) == 1 }).await;
     faulty.on_call(|_| Some(Fault::Hang));
     eventually("the step is stopped", || async { dropped.load(Ordering::SeqCst) }).await;
-    // Once the store answers, the engine joins again, and its run goes on.
+    // Once the store answers, the engine joins again, and its run continues.
     drop(runtime);
 }
 
@@ -386,7 +388,8 @@ async fn should_join_again_once_the_store_answers() {
     assert_eq!(result::<u32>(&run).await.unwrap(), 5);
 }
 
-/// An engine that comes back and can't read its mailbox is no member: nobody gives it shards.
+/// An engine that comes back and cannot read its mailbox is not a member: no engine hands it
+/// shards.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_join_before_its_mailbox_is_open() {
     let fleet = Fleet::new(SHORT);
@@ -466,7 +469,7 @@ impl Gate {
     }
 }
 
-/// Leases live for hours, so the other engine learns of the shutdown by nothing but the notification.
+/// Leases last for hours, so the other engine learns of the shutdown only from the notification.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_hand_over_at_once_when_it_stops() {
     let mut fleet = Fleet::new(FOREVER);
@@ -482,14 +485,15 @@ async fn should_hand_over_at_once_when_it_stops() {
     let run = second.handle(run.id()).await.unwrap();
     run.signal("go", &3).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 3);
-    let event = tokio::time::timeout(PATIENCE, relayed.next()).await.expect("it is relayed");
+    let event = tokio::time::timeout(PATIENCE, relayed.next()).await.expect("not relayed");
     assert_eq!(event.unwrap().unwrap().event.event_type.action(), "completed");
     drop(second);
 }
 
-/// Hardly any time passes for the engine while it stops, so it would wait for its relay for ever.
+/// Hardly any time passes for the engine while it stops, so it would wait for its relay
+/// indefinitely.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_hand_over_although_the_broker_takes_nothing() {
+async fn should_hand_over_although_the_broker_accepts_nothing() {
     let mut fleet = Fleet::new(FOREVER);
     fleet.relay = true;
     let clock = VirtualClock::new(Timestamp::now());
@@ -514,7 +518,7 @@ async fn should_hand_over_although_the_broker_takes_nothing() {
     let former = owners().await.swap_remove(0);
     let _second = fleet.engine().await;
     let stopping = tokio::spawn(first.shutdown(PATIENCE));
-    // So much that runs leave memory, and not so much that the relay is not waited for any more.
+    // Enough that runs leave memory, but not so much that the engine stops waiting for the relay.
     let passed = AtomicU32::new(0);
     eventually("the other engine owns all shards", || async {
         if passed.fetch_add(1, Ordering::Relaxed) < 10 {
@@ -527,7 +531,7 @@ async fn should_hand_over_although_the_broker_takes_nothing() {
     stopping.abort();
 }
 
-/// The step that runs ends and is recorded; what follows it runs elsewhere.
+/// The running step ends and is recorded; the next one runs in another engine.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_record_the_steps_that_run_when_it_stops() {
     let fleet = Fleet::new(FOREVER);
@@ -537,7 +541,7 @@ async fn should_record_the_steps_that_run_when_it_stops() {
     let run = first.start("gated", &()).with_id("r").await.unwrap();
     eventually("the step begins", || async { gate.begun() == 1 }).await;
     let stopping = tokio::spawn(first.shutdown(PATIENCE));
-    // Shards without steps do not wait for it.
+    // Shards without running steps do not wait for it.
     fleet.shared(&[1, 63]).await;
     gate.open();
     stopping.await.unwrap().unwrap();
@@ -547,7 +551,7 @@ async fn should_record_the_steps_that_run_when_it_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_up_steps_that_take_longer_than_the_deadline_of_the_shutdown() {
+async fn should_give_up_steps_that_exceed_the_shutdown_deadline() {
     let fleet = Fleet::new(FOREVER);
     let gate = Gate::default();
     let first = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
@@ -562,7 +566,7 @@ async fn should_give_up_steps_that_take_longer_than_the_deadline_of_the_shutdown
 }
 
 /// No shard can move without waiting for a step, and the steps take too long: the shards stay, and
-/// move once they can.
+/// move as soon as they can.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_begin_no_step_again_because_an_engine_joined() {
     let fleet = Fleet::new(SHORT);
@@ -592,7 +596,7 @@ async fn should_begin_no_step_again_because_an_engine_joined() {
     fleet.shared(&[32, 32]).await;
 }
 
-/// Steps and agents can show systems outside which owner of the run they work for.
+/// Steps and agents can prove to external systems which owner of the run they work for.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_show_the_fence_to_steps_and_agents() {
     #[derive(Clone)]

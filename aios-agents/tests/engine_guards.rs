@@ -1,4 +1,4 @@
-//! What panics, what is dropped, what never waits, and a clock that steps back.
+//! Code that panics, is dropped or never yields, and a clock that steps back.
 
 use std::{
     future::poll_fn,
@@ -46,7 +46,7 @@ async fn is_blocked(run: &RunHandle) {
     assert_eq!(error.failure().unwrap().code, "RUN_PANICKED");
 }
 
-/// Everything that can be asked of a run returns.
+/// Checks that every operation on a run returns.
 async fn answers(run: &RunHandle) {
     let asked = async {
         run.signal("other", &1).await.unwrap();
@@ -99,16 +99,16 @@ async fn should_keep_the_result_of_a_run_whose_destructors_panic_at_its_end() {
     assert_eq!(result::<u32>(&run).await.unwrap(), 7);
 }
 
-/// What an executor does to a run that it should drive.
+/// The ways in which an executor mishandles a run that it should drive.
 #[derive(Clone, Copy, Debug)]
 enum Mischief {
     /// Drops it at once.
     Drops,
-    /// Polls it some times, then drops it and says nothing.
+    /// Polls it a few times, then drops it without an error.
     Forgets,
     /// Panics when it is given the run.
     Panics,
-    /// Panics when it is to poll the run.
+    /// Panics when it should poll the run.
     PanicsLater,
 }
 
@@ -139,7 +139,7 @@ impl RunExecutor for Mischief {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_block_a_run_that_its_executor_drops() {
     async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
-        context.task("nobody", &1).await
+        context.task("missing", &1).await
     }
     for mischief in [Mischief::Drops, Mischief::Forgets, Mischief::Panics, Mischief::PanicsLater] {
         let executor: Option<Arc<dyn RunExecutor>> = Some(Arc::new(mischief));
@@ -152,9 +152,9 @@ async fn should_block_a_run_that_its_executor_drops() {
     }
 }
 
-/// Two runs that never wait, on two threads.
+/// Two runs that never yield, on two threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn should_let_others_run_beside_runs_that_never_wait() {
+async fn should_let_other_runs_progress_beside_runs_that_never_yield() {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let busy = move |context: WorkflowContext, (): ()| {
@@ -234,7 +234,7 @@ async fn should_lose_no_timer_when_the_clock_steps_back() {
     let runtime = runtime(&store()).clock(clock).workflow("naps", naps).start().await.unwrap();
     let mut runs = Vec::new();
     for _ in 0..20 {
-        // Some of them stay in memory, and some begin later.
+        // Some of them stay in memory, and some start later.
         runs.push(runtime.start("naps", &5).after(Duration::from_millis(8)).await.unwrap());
     }
     for run in &runs {
@@ -242,9 +242,9 @@ async fn should_lose_no_timer_when_the_clock_steps_back() {
     }
 }
 
-/// More runs than anything of the engine takes at once want to give tasks.
+/// More runs want to assign tasks than the engine accepts at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_hold_up_nobody_while_the_broker_is_down() {
+async fn should_not_delay_other_runs_while_the_broker_is_down() {
     const RUNS: u64 = 3000;
     async fn assigns(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
         context.sleep(Duration::from_millis(50)).await?;

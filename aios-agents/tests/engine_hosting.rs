@@ -24,11 +24,11 @@ use crate::{
     workflow_support::{Doubler, PATIENCE, actions, eventually, result, sqlite, store},
 };
 
-/// So long that nothing happens because of time within a test.
+/// Long enough that nothing happens because of time within a test.
 const FOREVER: Duration = Duration::from_secs(3000);
 const SHORT: Duration = Duration::from_millis(600);
 
-/// What the engines of a test share.
+/// The parts that the engines of a test share.
 struct Fleet {
     store: Arc<dyn Store>,
     broker: Arc<MemoryBroker>,
@@ -71,7 +71,7 @@ fn ids(prefix: &str) -> Vec<String> {
     Shard::all().map(of).collect()
 }
 
-/// Uses what a run may use: a step, an agent and a signal.
+/// Uses each kind of operation: a step, an agent and a signal.
 async fn work(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
     let one: u64 = context.step("one", || async { Ok::<_, TaskError>(1) }).await?;
     let twice: u64 = context.task("doubler", &number).await?;
@@ -103,12 +103,12 @@ async fn blocked(run: &RunHandle, code: &str) -> Failure {
     failure
 }
 
-async fn goes_on(run: &RunHandle) {
-    eventually("the run goes on", || async { status(run).await.0 != RunStatus::Blocked }).await;
+async fn continues(run: &RunHandle) {
+    eventually("the run continues", || async { status(run).await.0 != RunStatus::Blocked }).await;
 }
 
-/// Old engines lack the new workflow and new engines the old one, as in the middle of a deployment.
-/// Each engine owns shards with runs of both.
+/// Old engines lack the new workflow and new engines lack the old one, as in the middle of a
+/// deployment. Each engine owns shards with runs of both.
 async fn check_deployment(stores: [Arc<dyn Store>; 2]) {
     let [first, second] = stores;
     let fleet = Fleet::new(first, SHORT);
@@ -122,7 +122,7 @@ async fn check_deployment(stores: [Arc<dyn Store>; 2]) {
         runs.push((number, new.start("new", &number).with_id(b).await.unwrap()));
     }
     for (_, run) in &runs {
-        // From a process that perhaps does not have the code.
+        // From a process that may not have the code.
         old.handle(run.id()).await.unwrap().signal("go", &5).await.unwrap();
     }
     let mut moved = 0;
@@ -157,7 +157,7 @@ async fn should_advance_every_run_while_engines_have_different_workflows_on_post
     check_deployment([connect().await, connect().await]).await;
 }
 
-/// The code of a run is asked for by version, too.
+/// The code of a run is also looked up by version.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_move_a_run_to_an_engine_that_has_its_version() {
     let fleet = Fleet::new(store(), FOREVER);
@@ -179,9 +179,9 @@ async fn should_move_a_run_to_an_engine_that_has_its_version() {
     assert_eq!((moves(&of_old).await, moves(&of_new).await), (0, 1));
 }
 
-/// Nobody has the code: the run says so, and goes on once an engine with the code has come.
+/// No engine has the code: the run reports this, and continues once an engine with the code joins.
 #[test]
-fn should_say_that_no_engine_has_a_workflow_until_one_comes() {
+fn should_report_that_no_engine_has_a_workflow_until_one_joins() {
     let recorder = DebuggingRecorder::new();
     let snapshots = recorder.snapshotter();
     let unhosted = || {
@@ -210,7 +210,7 @@ fn should_say_that_no_engine_has_a_workflow_until_one_comes() {
         assert_eq!(unhosted(), Some(1.0));
         run.signal("go", &7).await.unwrap();
         let late = build().await.unwrap();
-        goes_on(&run).await;
+        continues(&run).await;
         assert_eq!(result::<u64>(&run).await.unwrap(), 7);
         assert_eq!(unhosted(), Some(0.0));
         drop((old, late));
@@ -219,7 +219,7 @@ fn should_say_that_no_engine_has_a_workflow_until_one_comes() {
     metrics::with_local_recorder(&recorder, || runtime.block_on(check));
 }
 
-/// The engine that a run was moved to dies: the owner of the shard moves it to the next one.
+/// The engine that a run was moved to dies: the owner of the shard moves the run to the next one.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_move_a_run_again_whose_engine_died() {
     let fleet = Fleet::new(store(), SHORT);
@@ -261,7 +261,7 @@ async fn should_move_a_run_again_whose_engine_died() {
     drop((old, dying, next));
 }
 
-/// An engine that stops gives the runs that were moved to it back at once, after their steps.
+/// An engine that stops returns the runs that were moved to it as soon as their steps end.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_give_moved_runs_back_when_it_stops() {
     let begun = Arc::new(AtomicU32::new(0));
@@ -300,7 +300,7 @@ async fn should_give_moved_runs_back_when_it_stops() {
     drop((old, next));
 }
 
-/// The owner of the shard changes, and has no code either: the run stays where it is.
+/// The owner of the shard changes, and the new one has no code either: the run stays where it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_leave_a_run_where_it_was_moved_while_its_shard_changes_hands() {
     async fn stepped(context: WorkflowContext, (): ()) -> Result<u64, WorkflowError> {
@@ -321,13 +321,13 @@ async fn should_leave_a_run_where_it_was_moved_while_its_shard_changes_hands() {
     let one = second.handle(one.id()).await.unwrap();
     one.signal("go", &1).await.unwrap();
     assert_eq!(result::<u64>(&one).await.unwrap(), 1);
-    // What is asked of it reaches it as well.
+    // Commands reach it as well.
     two.pause().await.unwrap();
     two.signal("go", &2).await.unwrap();
     two.resume().await.unwrap();
     assert_eq!(result::<u64>(&two).await.unwrap(), 2);
     assert_eq!((moves(&one).await, moves(&two).await), (1, 1));
-    // A fork is a run of its own.
+    // A fork is a separate run.
     let fork = two.fork(1, "fork").await.unwrap();
     fork.signal("go", &3).await.unwrap();
     assert_eq!(result::<u64>(&fork).await.unwrap(), 3);
@@ -350,7 +350,8 @@ fn changed(
     }
 }
 
-/// A run follows a version of a change that not every engine knows: it goes on where it is known.
+/// A run follows a version of a change that not every engine knows: it continues where the version
+/// is known.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_move_a_run_to_an_engine_that_knows_its_version_of_a_change() {
     for fleet in [Fleet::new(store(), SHORT), Fleet::new(sqlite().await, SHORT)] {
@@ -372,7 +373,7 @@ async fn should_move_a_run_to_an_engine_that_knows_its_version_of_a_change() {
             assert_eq!(result::<u32>(run).await.unwrap(), 21);
             assert!(!actions(run).await.contains(&"blocked".to_owned()));
         }
-        // Nobody knows it any more: the run waits, and does not fail.
+        // No engine knows it any more: the run waits, and does not fail.
         let last = old.handle(last.id()).await.unwrap();
         new.shutdown(PATIENCE).await.unwrap();
         fleet.owned_by(1).await;
@@ -380,7 +381,7 @@ async fn should_move_a_run_to_an_engine_that_knows_its_version_of_a_change() {
         let failure = blocked(&last, "UNKNOWN_VERSION").await;
         assert!(failure.message.contains("no engine has code for the run"), "{failure}");
         let new = fleet.builder().workflow("changed", changed(3)).start().await.unwrap();
-        goes_on(&last).await;
+        continues(&last).await;
         assert_eq!(result::<u32>(&last).await.unwrap(), 22);
         drop((old, new));
     }

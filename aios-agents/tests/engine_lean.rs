@@ -1,5 +1,5 @@
-//! A store, or a wrapper around one, that has only what a store needs: what saves time is missing, and
-//! nothing else.
+//! A store, or a wrapper around one, that has only the required methods. Only optimisations are
+//! missing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use async_trait::async_trait;
 
 use crate::workflow_support::{Doubler, PATIENCE, actions, eventually, result, store};
 
-/// Wraps a store as a program did that was written before ports grew.
+/// Wraps a store as a program would that was written before the ports gained methods.
 #[derive(Debug)]
 struct Lean(Arc<dyn Store>);
 
@@ -126,7 +126,7 @@ impl Checkpoints for Lean {
     }
 }
 
-/// A task, a timer and a signal, one after the other.
+/// A task, a timer and a signal, in sequence.
 async fn all(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
     let doubled: u64 = context.task("doubler", &number).await?;
     context.sleep(Duration::from_millis(300)).await?;
@@ -154,7 +154,7 @@ async fn waits_for_a_signal(run: &RunHandle) -> bool {
 
 /// Runs wait, are handed over and found again, and lose neither timers nor signals.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_run_everything_on_a_store_that_has_only_what_is_needed() {
+async fn should_run_everything_on_a_store_with_only_the_required_methods() {
     let (store, broker): (_, Arc<dyn Broker>) = (store(), Arc::new(MemoryBroker::new()));
     let before = build(&store, &broker).start().await.unwrap();
     let mut ids = Vec::new();
@@ -185,9 +185,9 @@ async fn should_run_everything_on_a_store_that_has_only_what_is_needed() {
     after.shutdown(PATIENCE).await.unwrap();
 }
 
-/// An engine takes over what one left that is gone, although nothing tells of it.
+/// An engine takes over from one that has stopped, without any notification.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_take_over_where_no_release_is_told_of() {
+async fn should_take_over_without_a_notification_of_the_release() {
     let (store, broker): (_, Arc<dyn Broker>) = (store(), Arc::new(MemoryBroker::new()));
     let (one, two) = (build(&store, &broker), build(&store, &broker));
     let one = one.start().await.unwrap();
@@ -209,16 +209,16 @@ async fn should_take_over_where_no_release_is_told_of() {
     two.shutdown(PATIENCE).await.unwrap();
 }
 
-/// More than are read in any case.
+/// More than an engine reads in any case.
 const MANY: u64 = 1_200;
 
 async fn signalled(context: WorkflowContext, (): ()) -> Result<u64, WorkflowError> {
     context.signal("go").await
 }
 
-/// A new owner reads every run, where nothing is noted of those that wait.
+/// A new owner reads every run if the store has no index of waiting runs.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_find_what_runs_were_told_while_nobody_owned_them() {
+async fn should_find_signals_sent_while_no_engine_owned_the_runs() {
     let (store, broker): (_, Arc<dyn Broker>) = (store(), Arc::new(MemoryBroker::new()));
     let open = || build(&store, &broker).workflow("signalled", signalled);
     let before = open().start().await.unwrap();

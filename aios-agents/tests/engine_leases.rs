@@ -31,7 +31,7 @@ async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
     context.signal("go").await
 }
 
-/// Every event of a run that its engine writes is written under the fence of its shard.
+/// Every event that an engine writes to a run is written under the fence of its shard.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_append_under_the_fence_of_the_shard() {
     async fn steps(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
@@ -70,7 +70,7 @@ async fn should_append_under_the_fence_of_the_shard() {
     assert!(by_engine.iter().all(|(_, found, owned)| found.is_some() && found == owned));
 }
 
-/// Takes every shard as another engine does after the leases ran out.
+/// Takes every shard as another engine does after the leases have expired.
 async fn take_all(store: &Arc<dyn Store>, time: Duration) -> OwnerId {
     let thief = OwnerId::new("thief");
     let shards: Vec<Shard> = Shard::all().collect();
@@ -85,7 +85,8 @@ async fn take_all(store: &Arc<dyn Store>, time: Duration) -> OwnerId {
     thief
 }
 
-/// The engine can't renew, another takes its shards: it writes nothing more, and lets the runs go.
+/// The engine cannot renew, and another one takes its shards: it writes nothing more, and releases
+/// the runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_give_up_the_runs_of_shards_that_another_engine_took() {
     for inner in [store(), sqlite().await] {
@@ -121,7 +122,7 @@ async fn should_give_up_the_runs_of_shards_that_another_engine_took() {
         if owned.all(|lease| lease.owner == thief) {
             assert_eq!(actions(&run).await, ["started"], "another engine owns the run");
         }
-        // The thief does nothing, so its leases run out; the engine takes the shards again.
+        // The other owner does nothing, so its leases expire; the engine takes the shards again.
         eventually("the step runs again", || async {
             released.notify_one();
             actions(&run).await.len() > 1
@@ -133,7 +134,7 @@ async fn should_give_up_the_runs_of_shards_that_another_engine_took() {
     }
 }
 
-/// Says when it is dropped.
+/// Reports when it is dropped.
 struct Guard(Arc<AtomicU32>);
 
 impl Drop for Guard {
@@ -142,8 +143,8 @@ impl Drop for Guard {
     }
 }
 
-/// Another owner has one shard of an engine whose other leases are valid: the runs of that shard stop,
-/// whether the engine learns of it by a renewal or by a refused append, and no other.
+/// Another owner has one shard of an engine whose other leases are valid. Only the runs of that
+/// shard stop, whether the engine learns of it from a renewal or from a refused append.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_give_up_one_shard_that_another_owner_has() {
     for by_renewal in [true, false] {
@@ -166,7 +167,7 @@ async fn should_give_up_one_shard_that_another_owner_has() {
                 context.step("slow", step).await
             }
         };
-        // Long enough that nothing ends by the engine's own clock.
+        // Long enough that no lease expires by the engine's own clock.
         let lease_time = Duration::from_secs(if by_renewal { 3 } else { 3600 });
         let options = EngineOptions { lease_time, ..options() };
         let builder = runtime(&inner).engine_options(options).workflow("slow", slow);
@@ -184,7 +185,7 @@ async fn should_give_up_one_shard_that_another_owner_has() {
         inner.release(&lease).await.unwrap();
         let (thief, hour) = (OwnerId::new("thief"), Duration::from_secs(3600));
         let taken = inner.acquire(&[Shard::of("lost")], &thief, hour).await.unwrap();
-        assert_eq!(taken.len(), 1, "the thief was faster");
+        assert_eq!(taken.len(), 1, "the other owner was faster");
         if !by_renewal {
             released.add_permits(2);
         }
@@ -204,10 +205,10 @@ async fn should_give_up_one_shard_that_another_owner_has() {
     }
 }
 
-/// Another engine has the number of this one, and reads its mailbox: whatever this one owns, it gives up,
-/// and joins again under another number.
+/// Another engine has the number of this one, and reads its mailbox. This engine gives up
+/// everything that it owns, and joins again under another number.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_up_everything_with_its_number() {
+async fn should_give_up_everything_when_it_loses_its_number() {
     let inner = store();
     let (begun, dropped) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let released = Arc::new(tokio::sync::Semaphore::new(0));
@@ -234,7 +235,7 @@ async fn should_give_up_everything_with_its_number() {
     let slot: Vec<_> = leases.iter().filter(is_slot).cloned().collect();
     assert_eq!(slot.len(), 1);
     inner.release(&slot).await.unwrap();
-    // An engine that advances nothing, for a while.
+    // The other engine advances nothing for a while.
     let (thief, time) = (OwnerId::new("thief"), Duration::from_secs(4));
     assert_eq!(inner.acquire(&[slot[0].shard], &thief, time).await.unwrap().len(), 1);
     eventually("its run stops", || async { dropped.load(Ordering::SeqCst) == 1 }).await;
@@ -258,8 +259,8 @@ async fn nap_and_ask(context: WorkflowContext, (): ()) -> Result<u64, WorkflowEr
     context.task("doubler", &21_u64).await
 }
 
-/// The store and the broker can't be reached; the store is back first, and nobody else is there: what
-/// needs no broker continues without it.
+/// The store and the broker are unreachable. The store comes back first, and there is no other
+/// engine: everything that needs no broker continues without it.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_take_its_shards_again_while_the_broker_is_away() {
     let faulty = FaultyStore::new(store());
@@ -290,15 +291,15 @@ async fn should_take_its_shards_again_while_the_broker_is_away() {
     runtime.shutdown(PATIENCE).await.unwrap();
 }
 
-/// How many engines are members.
+/// The number of engines that are members.
 async fn slots(store: &Arc<dyn Store>) -> usize {
     let leases = store.leases().await.unwrap();
     leases.iter().filter(|lease| lease.shard.slot_number().is_some()).count()
 }
 
-/// Somebody else is there, who may be able to reach the broker.
+/// There is another engine, which may be able to reach the broker.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_leave_the_shards_to_others_while_it_can_not_reach_the_broker() {
+async fn should_leave_the_shards_to_others_while_it_cannot_reach_the_broker() {
     let inner = store();
     let faulty = FaultyStore::new(Arc::clone(&inner));
     let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
@@ -317,7 +318,7 @@ async fn should_leave_the_shards_to_others_while_it_can_not_reach_the_broker() {
     let is_away = || BrokerError::Timeout { operation: "become reachable", after: LEASE };
     broker.on_subscribe(move |_| Some(Fault::Refuse(is_away())));
     faulty.on_call(|_| Some(Fault::Refuse(store_unavailable())));
-    // It loses its own leases to nobody, however busy the machine is.
+    // It does not lose its own leases to expiry, however busy the machine is.
     let patient = EngineOptions { lease_time: PATIENCE, ..options() };
     let builder = runtime(&inner).engine_options(patient).broker(memory as _);
     let other = builder.workflow("nap", nap).start().await.unwrap();
@@ -329,16 +330,16 @@ async fn should_leave_the_shards_to_others_while_it_can_not_reach_the_broker() {
     #[allow(clippy::disallowed_methods, reason = "nothing must happen meanwhile")]
     tokio::time::sleep(LEASE * 2).await;
     assert!(is_other(owners().await));
-    assert_eq!(slots(&inner).await, 1, "it is no member");
+    assert_eq!(slots(&inner).await, 1, "it is not a member");
     broker.heal();
     broker.set_health(Health::Connected);
-    // The other gives shards away once it has seen the same engines twice.
+    // The other engine hands shards over once it has seen the same engines twice.
     eventually("it joins", || async { slots(&inner).await == 2 }).await;
     cut_off.shutdown(PATIENCE).await.unwrap();
     other.shutdown(PATIENCE).await.unwrap();
 }
 
-/// A lease lives longer than its time because it is renewed.
+/// A lease outlasts its duration because it is renewed.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_renew_its_leases() {
     let store = store();
@@ -362,9 +363,9 @@ async fn should_renew_its_leases() {
     assert_eq!(result::<u32>(&run).await.unwrap(), 3);
 }
 
-/// The second engine goes on with the runs of the first, which can't write any more.
+/// The second engine continues the runs of the first, which cannot write any more.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_go_on_in_the_engine_that_took_the_shards() {
+async fn should_continue_in_the_engine_that_took_the_shards() {
     let inner = store();
     let faulty = FaultyStore::new(Arc::clone(&inner));
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
@@ -400,7 +401,7 @@ async fn should_go_on_in_the_engine_that_took_the_shards() {
     }
 }
 
-/// Holds up the eviction of a run, once, until the test lets it go on.
+/// Delays the eviction of a run, once, until the test releases it.
 #[derive(Clone)]
 struct Gate {
     evicting: tokio::sync::mpsc::UnboundedSender<()>,
@@ -417,9 +418,9 @@ impl Drop for Gate {
     }
 }
 
-/// The run has decided to leave memory, but has not left it, when the signal comes.
+/// The run has decided to leave memory, but has not left it, when the signal arrives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn should_not_lose_what_a_run_is_told_while_it_is_being_evicted() {
+async fn should_not_lose_a_signal_to_a_run_that_is_being_evicted() {
     let (evicting, mut evicted) = tokio::sync::mpsc::unbounded_channel();
     let (tell, told) = std::sync::mpsc::channel();
     let is_armed = Arc::new(AtomicBool::new(false));
@@ -442,7 +443,7 @@ async fn should_not_lose_what_a_run_is_told_while_it_is_being_evicted() {
     assert_eq!(result::<u32>(&run).await.unwrap(), 5);
 }
 
-/// Signals that meet the eviction of their run at any moment.
+/// Signals that coincide with the eviction of their run at any point.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_lose_no_message_to_a_run_that_is_being_evicted() {
     async fn pings(context: WorkflowContext, count: u32) -> Result<u32, WorkflowError> {
@@ -463,7 +464,8 @@ async fn should_lose_no_message_to_a_run_that_is_being_evicted() {
                 let run = runtime.start("pings", &PINGS).await.unwrap();
                 for ping in 0..PINGS {
                     run.signal("ping", &1).await.unwrap();
-                    // The run is evicted as soon as it waits; the next signal meets that.
+                    // The run is evicted as soon as it waits, and the next signal arrives at that
+                    // moment.
                     for _ in 0..(ping * 7 + number) % 23 {
                         tokio::task::yield_now().await;
                     }
@@ -477,9 +479,9 @@ async fn should_lose_no_message_to_a_run_that_is_being_evicted() {
     }
 }
 
-/// The broker in memory goes with the process, and the store takes its time.
+/// The in-memory broker ends with the process, and the store is slow.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_record_answers_that_agents_gave_before_the_shutdown() {
+async fn should_record_answers_published_before_the_shutdown() {
     const TASKS: u32 = 40;
     #[derive(Clone)]
     struct Slow(Arc<AtomicU32>, Arc<AtomicBool>);

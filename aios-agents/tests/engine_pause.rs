@@ -20,14 +20,15 @@ use crate::{
 
 const WHILE: Duration = Duration::from_millis(300);
 
-/// After a signal: emits, says what it does, sets a timer, starts a child and gives a task.
+/// After a signal: emits an event, sets its progress, sets a timer, starts a child and assigns a
+/// task.
 async fn everything(context: WorkflowContext, undone: u32) -> Result<u64, WorkflowError> {
     let number: u64 = context.signal("go").await?;
     context.compensate("undo", move |context| async move {
         context.step("undo", || async { Ok::<_, TaskError>(undone) }).await.map(drop)
     });
     context.emit(Event::new("shop.order.placed".parse()?, "test", &number)?)?;
-    context.set_status("going on");
+    context.set_status("working");
     context.sleep(Duration::from_millis(1)).await?;
     let child: u64 = context.child("child", &number).await?;
     context.task("doubler", &child).await
@@ -72,7 +73,7 @@ async fn should_begin_nothing_while_paused_live_and_after_reloads() {
     }
 }
 
-/// Cancels a paused run, in the same engine or in the next, and returns what its journal says.
+/// Cancels a paused run, in the same engine or in the next, and returns its journal.
 async fn cancelled(store: Arc<dyn Store>, reload: bool) -> Vec<String> {
     let doubler = Doubler::default();
     let mut runtime = engine(&store, &doubler).await;
@@ -92,7 +93,8 @@ async fn cancelled(store: Arc<dyn Store>, reload: bool) -> Vec<String> {
     actions(&run).await
 }
 
-/// The code has seen the signal, so it compensates; what it asked for meanwhile has no effect.
+/// The code has seen the signal, so it compensates; what it requested during the pause has no
+/// effect.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_cancel_a_paused_run_alike_live_and_after_a_reload() {
     let expected =
@@ -103,9 +105,9 @@ async fn should_cancel_a_paused_run_alike_live_and_after_a_reload() {
     }
 }
 
-/// The pause comes between the code's request for a task and its record.
+/// The pause arrives after the code has requested a task and before the task is recorded.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_not_begin_what_was_on_its_way_when_it_was_paused() {
+async fn should_not_begin_operations_requested_before_the_pause_but_not_recorded() {
     async fn one(context: WorkflowContext, (): ()) -> Result<u64, WorkflowError> {
         context.task("doubler", &21).await
     }
@@ -138,7 +140,7 @@ async fn should_not_begin_what_was_on_its_way_when_it_was_paused() {
     }
 }
 
-/// A step that was begun ends, and its result is kept; the next one is not begun.
+/// A step that has begun ends, and its result is kept; the next one does not begin.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_let_a_step_end_that_was_begun_before_it_was_paused() {
     let (begun, released) = (Arc::new(AtomicU32::new(0)), Arc::new(tokio::sync::Notify::new()));
@@ -173,7 +175,7 @@ async fn should_let_a_step_end_that_was_begun_before_it_was_paused() {
     assert_eq!(begun.load(Ordering::SeqCst), 2);
 }
 
-/// Timers that were due meanwhile fire once the run is resumed.
+/// Timers that became due during the pause fire once the run is resumed.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_keep_the_timers_of_a_paused_run() {
     async fn nap(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {

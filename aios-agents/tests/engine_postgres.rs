@@ -1,4 +1,4 @@
-//! What the engine promises, on a PostgreSQL server of its own.
+//! The guarantees of the engine, on a dedicated PostgreSQL server.
 
 use std::{
     sync::{
@@ -27,13 +27,13 @@ async fn should_see_signals_of_other_processes_among_a_thousand_busy_runs_on_pos
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_apply_what_matches_once_and_in_order_over_restarts_on_postgresql() {
+async fn should_apply_matching_events_once_and_in_order_across_restarts_on_postgresql() {
     let Some(server) = PostgresServer::shared() else { return };
     check_restart(Arc::new(postgres(&server.url()).await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_end_or_block_with_a_name_whatever_is_too_large_on_postgresql() {
+async fn should_end_or_block_with_a_code_when_data_is_too_large_on_postgresql() {
     let Some(server) = PostgresServer::shared() else { return };
     let options = PostgresOptions::new(&server.url()).unwrap().with_max_event_bytes(LIMIT);
     let options = options.with_schema(&server.new_name()).unwrap().with_max_connections(4);
@@ -48,7 +48,7 @@ async fn chain(_: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
     }
 }
 
-/// A paused parent has not looked at its child, which went on as other runs and ended.
+/// A paused parent has not checked its child, which has continued as other runs and ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_keep_a_continued_child_for_its_paused_parent_on_postgresql() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -103,10 +103,10 @@ async fn should_keep_a_continued_child_for_its_paused_parent_on_postgresql() {
     runtime.shutdown(PATIENCE).await.unwrap();
 }
 
-/// The server only reads for a while, as after a failover, and is killed and started again. Every run
-/// ends, what was recorded is not done again, and the engine goes on.
+/// The server is read-only for a while, as after a failover, and is killed and started again. Every
+/// run ends, recorded work is not repeated, and the engine continues.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_outlive_phases_in_which_the_server_reads_only_or_is_gone() {
+async fn should_outlive_phases_in_which_the_server_is_read_only_or_gone() {
     let Some(server) = PostgresServer::start() else { return };
     let store: Arc<dyn Store> = Arc::new(postgres(&server.url()).await);
     async fn steps(context: WorkflowContext, number: u32) -> Result<u32, WorkflowError> {

@@ -36,10 +36,10 @@ fn engine(store: &Arc<dyn Store>) -> RuntimeBuilder {
         .workflow("steps", steps)
 }
 
-/// The server dies, and its standby, which only reads, listens in its place until it is promoted. What
-/// was confirmed is there, nothing is done again, and every run ends.
+/// The server dies. Its read-only standby listens in its place until it is promoted. Confirmed data
+/// is kept, nothing is repeated, and every run ends.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_go_on_once_the_standby_is_promoted() {
+async fn should_continue_once_the_standby_is_promoted() {
     let Some(server) = PostgresServer::start() else { return };
     let store: Arc<dyn Store> = Arc::new(postgres(&server.url()).await);
     let mut standby = server.standby();
@@ -66,8 +66,8 @@ async fn should_go_on_once_the_standby_is_promoted() {
     runtime.shutdown(PATIENCE).await.unwrap();
 }
 
-/// An engine does not start on a standby, and says that it may later; once the standby is promoted, on
-/// the same connections, it does what was left.
+/// An engine does not start on a standby, and reports that the failure is temporary. Once the
+/// standby is promoted, the same connections work, and the engine does what is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_start_on_a_standby_once_it_is_promoted() {
     let Some(server) = PostgresServer::start() else { return };

@@ -1,5 +1,5 @@
-//! An attempt is given again by nobody but the engine: what the broker delivers again begins only if
-//! the engine says that it is still to be done.
+//! Only the engine assigns an attempt again. A redelivered attempt begins only if the engine
+//! confirms that it is still open.
 
 use std::{
     sync::{Arc, Mutex},
@@ -36,7 +36,7 @@ fn engine(store: &Arc<dyn Store>, broker: &Arc<MemoryBroker>) -> RuntimeBuilder 
     Runtime::builder().store(Arc::clone(store)).broker(broker).engine_options(options)
 }
 
-/// An agent that notes which attempts it begins.
+/// An agent that records which attempts it begins.
 #[derive(Clone, Default)]
 struct Counter(Arc<Mutex<Vec<u32>>>);
 
@@ -72,7 +72,7 @@ async fn subscribe(broker: &MemoryBroker, group: Group, action: &str) -> Deliver
     broker.subscribe(Subscription::group(group, [pattern])).await.unwrap()
 }
 
-/// Tasks of the type, in the place of an agent whose process is frozen later.
+/// Tasks of the type, in place of an agent whose process is frozen later.
 async fn thief(broker: &MemoryBroker) -> Deliveries {
     subscribe(broker, tasks(), "task_assigned").await
 }
@@ -82,7 +82,7 @@ async fn answers(broker: &MemoryBroker, action: &str) -> Deliveries {
 }
 
 async fn next(deliveries: &mut Deliveries) -> Delivery {
-    let delivery = tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("one comes");
+    let delivery = tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("none arrived");
     delivery.unwrap().unwrap()
 }
 
@@ -90,7 +90,7 @@ fn attempt(delivery: &Delivery) -> u32 {
     delivery.event.data::<TaskAssigned>().unwrap().attempt
 }
 
-/// Says that a task has begun.
+/// Reports that a task has begun.
 async fn begin(broker: &MemoryBroker, task: &Delivery) {
     let TaskAssigned { task_id, attempt, .. } = task.event.data().unwrap();
     let progress = Payload::null();
@@ -101,14 +101,15 @@ async fn begin(broker: &MemoryBroker, task: &Delivery) {
     broker.publish_one(Publish::new(beat).with_mailbox(mailbox)).await.unwrap();
 }
 
-/// Nothing waits in the group, and nobody has anything of it in hand.
+/// The group is empty and has no unsettled deliveries.
 async fn is_settled(broker: &MemoryBroker, agents: Runtime) -> bool {
     agents.shutdown(PATIENCE).await.unwrap();
     let letters = broker.dead_letters(&Address::Group(tasks())).await.unwrap();
     letters.waiting().await.unwrap() == 0 && letters.list(1).await.unwrap().is_empty()
 }
 
-/// The agent froze after it began: the engine assigns attempt 2, then the broker delivers attempt 1 again.
+/// The agent froze after it began: the engine assigns attempt 2, then the broker redelivers attempt
+/// 1.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_begin_an_attempt_again_that_the_engine_has_ended() {
     let (store, broker, counter) = (store(), Arc::new(MemoryBroker::new()), Counter::default());
@@ -131,7 +132,8 @@ async fn should_not_begin_an_attempt_again_that_the_engine_has_ended() {
     assert_eq!(run.status().await.unwrap().status.as_str(), "running");
 }
 
-/// The process of the agent died: the engine has received nothing else yet, and the attempt continues.
+/// The process of the agent died: the engine has received nothing else yet, and the attempt
+/// continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_begin_an_attempt_again_that_is_still_to_be_done() {
     let (store, broker, counter) = (store(), Arc::new(MemoryBroker::new()), Counter::default());
@@ -164,7 +166,7 @@ async fn should_not_begin_a_task_again_whose_run_has_ended() {
     assert_eq!(counter.begun(), Vec::<u32>::new());
 }
 
-/// Nobody remembers the run: its id, or its place in the store, belongs to no run or to a later one.
+/// The run is unknown: its id, or its place in the store, belongs to no run or to a later one.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_begin_a_task_again_whose_run_is_gone() {
     let (store, broker, counter) = (store(), Arc::new(MemoryBroker::new()), Counter::default());
@@ -197,7 +199,7 @@ async fn should_not_begin_a_task_again_whose_run_is_gone() {
     first.ack().await.unwrap();
 }
 
-/// A blocked run keeps answers for later; its journal says which attempts are open.
+/// A blocked run keeps answers for later; its journal shows which attempts are open.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_answer_for_a_run_that_is_blocked() {
     let (store, broker, counter) = (store(), Arc::new(MemoryBroker::new()), Counter::default());

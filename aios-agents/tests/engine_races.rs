@@ -1,4 +1,4 @@
-//! Commands that meet the end of a run.
+//! Commands that coincide with the end of a run.
 
 use std::{
     sync::{
@@ -33,7 +33,7 @@ pub(crate) async fn append_to_run(
     store.append_one(Append::new(stream, vec![event])).await.unwrap();
 }
 
-/// Lets something be appended right before the first append that holds `action`.
+/// Runs another append right before the first append that contains `action`.
 pub(crate) fn sneak_in(
     faulty: &FaultyStore,
     inner: &Arc<dyn Store>,
@@ -116,9 +116,9 @@ async fn should_end_once_it_is_resumed_if_it_was_paused_in_its_last_moment() {
     );
 }
 
-/// The end of a run whose response was lost is the end all the same.
+/// The end of a run is final even if the response to its append was lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_know_its_end_when_the_response_was_lost() {
+async fn should_detect_its_end_when_the_response_was_lost() {
     let faulty = FaultyStore::new(store());
     let lost = AtomicBool::new(false);
     faulty.on_append(move |append| {
@@ -184,8 +184,8 @@ fn ended(error: RuntimeError) -> Result<(), RuntimeError> {
     if error.code() == "RUN_ENDED" { Ok(()) } else { Err(error) }
 }
 
-/// The answer to a start may come after others found the run and brought it a step further: what the
-/// starter knows of the journal is old then.
+/// The response to a start may arrive after another engine task has found the run and advanced it.
+/// The starter's view of the journal is then out of date.
 #[allow(clippy::disallowed_methods, reason = "a test waits for the real engine")]
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_repeat_a_step_of_a_run_that_was_found_before_its_start_was_answered() {

@@ -1,5 +1,5 @@
-//! What the store refuses for good is not tried again, and never only logged: an operation fails with it,
-//! a run is blocked by it, or the engine stops and says why.
+//! Permanent refusals of the store are neither retried nor only logged: the operation fails, the
+//! run is blocked, or the engine stops and reports why.
 
 use std::{
     sync::{
@@ -39,7 +39,7 @@ async fn one_step(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError
     context.step("one", || async { Ok::<_, TaskError>(1) }).await
 }
 
-/// A task, and a step beside it that is begun when it is told.
+/// A task, and a concurrent step that begins when the test says so.
 async fn both(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
     let step = async {
         context.signal::<()>("step").await?;
@@ -64,7 +64,7 @@ fn build(store: &Arc<FaultyStore>) -> RuntimeBuilder {
     builder.workflow("one_step", one_step).workflow("both", both)
 }
 
-/// Answers appends that a test chooses with an error, as long as it says, and counts them.
+/// Answers the appends that a test selects with an error, as long as it says, and counts them.
 fn refuse(
     store: &FaultyStore,
     error: impl Fn(&Append, usize) -> Option<StoreError> + Send + Sync + 'static,
@@ -94,12 +94,12 @@ async fn failed(runtime: &Runtime) -> Failure {
     tokio::time::timeout(PATIENCE, runtime.failed()).await.expect("the engine stops")
 }
 
-/// Waits until an engine that stopped by itself has handed everything over.
+/// Waits until an engine that stopped because of a failure has handed everything over.
 async fn halted(store: &FaultyStore) {
     eventually("its leases are free", || async { store.leases().await.unwrap().is_empty() }).await;
 }
 
-/// The run does not end as if its children were cancelled.
+/// The run does not end as if its children had been cancelled.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_block_a_run_whose_child_cannot_be_cancelled() {
     let faulty = FaultyStore::new(store());
@@ -127,7 +127,7 @@ async fn should_block_a_run_whose_child_cannot_be_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_ask_a_child_to_cancel_until_the_store_takes_it() {
+async fn should_ask_a_child_to_cancel_until_the_store_accepts_it() {
     let faulty = FaultyStore::new(store());
     let runtime = build(&faulty).start().await.unwrap();
     let run = runtime.start("parent", &()).with_id("p").await.unwrap();
@@ -141,7 +141,7 @@ async fn should_ask_a_child_to_cancel_until_the_store_takes_it() {
     assert_eq!(tried.load(Ordering::SeqCst), 6);
 }
 
-/// Refuses the result of a step, and with it what the rule says of the event that blocks the run.
+/// Refuses the result of a step, and answers the event that blocks the run as the rule says.
 fn refuse_block(
     faulty: &FaultyStore,
     error: impl Fn(&Append, usize) -> Option<StoreError> + Send + Sync + 'static,
@@ -182,7 +182,7 @@ async fn should_stop_if_a_run_cannot_even_be_blocked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_block_a_run_as_soon_as_the_store_takes_it() {
+async fn should_block_a_run_as_soon_as_the_store_accepts_it() {
     let large = |append: &Append| {
         let id = append.events[0].id.clone();
         StoreError::TooLarge { id, bytes: 9, limit: 8 }
@@ -191,7 +191,7 @@ async fn should_block_a_run_as_soon_as_the_store_takes_it() {
         let faulty = FaultyStore::new(store());
         let tried = refuse_block(&faulty, move |append, number| match passing {
             true => (number < 4).then(store_unavailable),
-            // Its message is cut.
+            // Its message is truncated.
             false => (number < 1).then(|| large(append)),
         });
         let runtime = build(&faulty).start().await.unwrap();
@@ -204,9 +204,9 @@ async fn should_block_a_run_as_soon_as_the_store_takes_it() {
     }
 }
 
-/// What can't be told is the result; that it can't be told is the outcome.
+/// The result cannot be reported; the outcome is the failure to report it.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_fail_the_operation_whose_childs_end_the_store_refuses() {
+async fn should_fail_a_child_operation_whose_result_the_store_refuses() {
     let faulty = FaultyStore::new(store());
     let first = |_: &Append, number| (number < 1).then(store_refuses);
     let tried = refuse(&faulty, first, |append| holds(append, "child_ended"));
@@ -220,7 +220,7 @@ async fn should_fail_the_operation_whose_childs_end_the_store_refuses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_stop_if_the_end_of_a_child_can_never_be_told() {
+async fn should_stop_if_the_end_of_a_child_can_never_be_reported() {
     let faulty = FaultyStore::new(store());
     let ends = |append: &Append| holds(append, "child_ended");
     let tried = refuse(&faulty, |_, _| Some(store_refuses()), ends);
@@ -297,7 +297,7 @@ async fn should_record_a_failure_instead_of_an_answer_that_the_store_refuses() {
     assert_eq!(error.failure().unwrap().code, "STORE_BACKEND");
 }
 
-/// The answer is not lost: whoever has the mailbox next gets it.
+/// The answer is not lost: the next owner of the mailbox gets it.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_stop_if_an_answer_can_never_be_recorded() {
     let faulty = FaultyStore::new(store());
@@ -323,7 +323,7 @@ async fn should_stop_if_an_answer_can_never_be_recorded() {
     assert_eq!(result::<u32>(&run).await.unwrap(), 3);
 }
 
-/// Whoever waits without an engine looks for the end by itself.
+/// A caller that waits without an engine checks for the end itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_follow_the_log_of_a_store_that_refuses_it() {
     let inner = store();

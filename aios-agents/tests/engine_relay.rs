@@ -26,7 +26,7 @@ use crate::{
     workflow_support::{PATIENCE, eventually, result, store},
 };
 
-/// How long nothing comes once all was relayed.
+/// How long to wait for further events once everything was relayed.
 const QUIET: Duration = Duration::from_millis(500);
 
 /// Emits its number between two steps.
@@ -51,7 +51,7 @@ async fn start(store: &Arc<dyn Store>, broker: &Arc<FaultyBroker>) -> Runtime {
     builder(store, broker).engine_options(options).start().await.unwrap()
 }
 
-/// What is emitted, from now on.
+/// Subscribes to the events that are emitted from this point.
 async fn placed(broker: &Arc<FaultyBroker>) -> Deliveries {
     let pattern: Pattern = "orders.order.placed".parse().unwrap();
     let group = Group::new("watch").unwrap();
@@ -59,7 +59,7 @@ async fn placed(broker: &Arc<FaultyBroker>) -> Deliveries {
 }
 
 async fn next(placed: &mut Deliveries) -> u32 {
-    let delivery = tokio::time::timeout(PATIENCE, placed.next()).await.expect("it is relayed");
+    let delivery = tokio::time::timeout(PATIENCE, placed.next()).await.expect("not relayed");
     let delivery = delivery.unwrap().unwrap();
     let number = delivery.event.data().unwrap();
     delivery.ack().await.unwrap();
@@ -72,7 +72,7 @@ async fn run(runtime: &Runtime, number: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_publish_again_what_the_broker_did_not_take_and_in_order() {
+async fn should_republish_in_order_what_the_broker_did_not_accept() {
     let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
     let mut placed = placed(&broker).await;
     let failures = AtomicUsize::new(0);
@@ -85,15 +85,15 @@ async fn should_publish_again_what_the_broker_did_not_take_and_in_order() {
     for number in 1..=3 {
         run(&runtime, number).await;
     }
-    // What was published together with what failed comes again after it.
+    // Events that were published together with a failed one are published again after it.
     for expected in 1..=3 {
         while next(&mut placed).await != expected {}
     }
 }
 
-/// A relay that dies while it publishes has not passed what it was publishing.
+/// A relay that dies while it publishes has not moved its checkpoint past those events.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_publish_what_a_relay_before_could_not() {
+async fn should_publish_what_an_earlier_relay_could_not() {
     let (store, broker) = (store(), FaultyBroker::new(Arc::new(MemoryBroker::new())));
     let mut placed = placed(&broker).await;
     let tries = Arc::new(AtomicUsize::new(0));
@@ -115,7 +115,7 @@ async fn should_publish_what_a_relay_before_could_not() {
     drop(after);
 }
 
-/// What a fork copies has happened once; what it does itself happens anew.
+/// Events that a fork copies have already been published; its own are published.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_publish_again_what_a_fork_copied() {
     let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
@@ -125,14 +125,14 @@ async fn should_not_publish_again_what_a_fork_copied() {
     let original = runtime.handle("e1").await.unwrap();
     let fork = original.fork(3, "fork").await.unwrap();
     assert_eq!(result::<u32>(&fork).await.unwrap(), 1);
-    let anew = original.fork(1, "anew").await.unwrap();
-    assert_eq!(result::<u32>(&anew).await.unwrap(), 1);
+    let fresh = original.fork(1, "fresh").await.unwrap();
+    assert_eq!(result::<u32>(&fresh).await.unwrap(), 1);
     run(&runtime, 2).await;
     let seen = [next(&mut placed).await, next(&mut placed).await, next(&mut placed).await];
-    assert_eq!(seen, [1, 1, 2], "the original, the one that begins anew, and the last");
+    assert_eq!(seen, [1, 1, 2], "the original, the fork that begins again, and the last");
 }
 
-/// Emits its numbers one after the other.
+/// Emits its numbers in order.
 async fn emit_many(context: WorkflowContext, count: u32) -> Result<(), WorkflowError> {
     for number in 1..=count {
         let event = Event::new("orders.order.placed".parse().unwrap(), "shop", &number).unwrap();
@@ -141,7 +141,7 @@ async fn emit_many(context: WorkflowContext, count: u32) -> Result<(), WorkflowE
     context.step("end", || async { Ok::<_, TaskError>(()) }).await
 }
 
-/// Runs that have emitted at the same time, and were not relayed.
+/// Runs that have emitted concurrently, and were not relayed.
 async fn emitted(store: &Arc<dyn Store>, runs: u32, count: u32) {
     let all = Arc::new(tokio::sync::Barrier::new(runs.try_into().unwrap()));
     let together = move |context: WorkflowContext, count: u32| {
@@ -177,8 +177,8 @@ async fn emitted(store: &Arc<dyn Store>, runs: u32, count: u32) {
     quiet.shutdown(PATIENCE).await.unwrap();
 }
 
-/// What the relay published of runs, in the order in which the broker got it: all that is expected, and
-/// its repetitions.
+/// The events that the relay published of runs, in the order in which the broker received them: all
+/// that are expected, and their repetitions.
 async fn relayed(everything: &mut Deliveries, expected: &[Event]) -> Vec<Event> {
     let (mut seen, mut missing) = (Vec::new(), HashSet::new());
     missing.extend(expected.iter().map(|event| event.id.clone()));
@@ -199,7 +199,7 @@ async fn everything(broker: &Arc<FaultyBroker>) -> Deliveries {
     broker.subscribe(Subscription::group(Group::new("all").unwrap(), patterns)).await.unwrap()
 }
 
-/// The events that are to be relayed, in the order of the log.
+/// The events that must be relayed, in the order of the log.
 async fn to_relay(store: &Arc<dyn Store>) -> Vec<Event> {
     let log = store.read_log(0, 10_000).await.unwrap();
     let told = ["started", "placed", "completed"];
@@ -207,7 +207,8 @@ async fn to_relay(store: &Arc<dyn Store>) -> Vec<Event> {
     events.map(|it| it.event).filter(|event| told.contains(&event.event_type.action())).collect()
 }
 
-/// Any event may fail by itself, be it taken or not, and all around it be taken.
+/// Any single event may fail, whether or not the broker accepted it, while all others around it are
+/// accepted.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_never_publish_an_event_before_an_earlier_one_of_its_run() {
     for seed in 0..3 {
@@ -246,7 +247,7 @@ async fn should_never_publish_an_event_before_an_earlier_one_of_its_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_publish_many_runs_at_once_where_all_goes_well() {
+async fn should_publish_many_runs_at_once_without_failures() {
     let (store, broker) = (store(), FaultyBroker::new(Arc::new(MemoryBroker::new())));
     emitted(&store, 100, 1).await;
     let mut all = everything(&broker).await;
@@ -266,9 +267,9 @@ fn is_number(publish: &Publish, number: u32) -> bool {
     event.event_type.action() == "placed" && event.data::<u32>().unwrap() == number
 }
 
-/// One that it refuses for good, and one that a full queue rejects for too long.
+/// One event that the broker permanently refuses, and one that a full queue rejects for too long.
 #[tokio::test]
-async fn should_skip_what_the_broker_refuses_for_good_and_say_so() {
+async fn should_skip_and_report_what_the_broker_refuses_for_good() {
     let logged = Logged::here();
     let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
     let mut placed = placed(&broker).await;
@@ -324,10 +325,10 @@ async fn should_stop_at_what_the_broker_refuses_if_the_options_say_so() {
     runtime.shutdown(PATIENCE).await.unwrap();
 }
 
-/// An event that can't be read hides none of its neighbours, neither from the relay nor from who looks
-/// for what other processes appended.
+/// An event that cannot be decoded hides none of its neighbours, neither from the relay nor from
+/// the discovery of appends by other processes.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_step_over_an_event_that_cannot_be_read() {
+async fn should_skip_an_event_that_cannot_be_read() {
     let (inner, broker) = (store(), FaultyBroker::new(Arc::new(MemoryBroker::new())));
     let mut placed = placed(&broker).await;
     emitted(&inner, 1, 5).await;
@@ -355,9 +356,9 @@ async fn should_step_over_an_event_that_cannot_be_read() {
     runtime.shutdown(PATIENCE).await.unwrap();
 }
 
-/// As the options say of what the broker refuses. Everything before it is published.
+/// Refused events follow the same option. Everything before the event is published.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_stop_at_an_event_that_cannot_be_read_if_told_so() {
+async fn should_stop_at_an_event_that_cannot_be_read_if_configured() {
     let (inner, broker) = (store(), FaultyBroker::new(Arc::new(MemoryBroker::new())));
     let mut placed = placed(&broker).await;
     emitted(&inner, 1, 5).await;

@@ -1,6 +1,6 @@
-//! What becomes of data at and beyond the sizes that store and broker take, at each place where it
-//! enters: it is refused at the call, or the operation fails, or the run is blocked, always with the
-//! same code, and the engine continues.
+//! Data at and beyond the size limits of store and broker, at each place where it enters. It is
+//! refused at the call, or the operation fails, or the run is blocked. The code is always the same,
+//! and the engine continues.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use serde_json::json;
 
 use crate::workflow_support::{PATIENCE, quick, result};
 
-/// Bytes that the store takes in one event.
+/// The largest event that the store accepts, in bytes.
 pub(crate) const LIMIT: usize = 8_000;
 /// Sizes of a text: well below the limit, around it, and beyond.
 const SIZES: [usize; 7] =
@@ -152,11 +152,11 @@ async fn ended(run: &RunHandle) -> String {
     }
 }
 
-/// How a run may end whose data is small, and whose data is too large.
+/// How a run may end whose data is small, and one whose data is too large.
 fn outcomes(place: &str) -> (&'static str, &'static str) {
     match place {
         "step_error" | "step_retried" | "task_error" => ("LARGE", TOO_LARGE),
-        // What is left of the reason fits.
+        // What remains of the reason fits.
         "error" | "child_error" => ("LARGE", "LARGE"),
         "task" | "emit" | "status" | "progress" | "version" | "child" => {
             ("OK", "blocked EVENT_TOO_LARGE")
@@ -178,7 +178,7 @@ pub(crate) async fn takes_every_size(store: Arc<dyn Store>) {
             let expected: &[&str] = match size {
                 _ if size <= LIMIT / 2 => &[small],
                 _ if size > LIMIT => &[large],
-                // The start of a child is larger than what the parent records of it.
+                // The start of a child is larger than its record in the parent's journal.
                 _ => &[small, large, TOO_LARGE],
             };
             if !expected.contains(&&*ended) {
@@ -197,17 +197,17 @@ fn memory() -> Arc<dyn Store> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_end_or_block_with_a_name_whatever_is_too_large() {
+async fn should_end_or_block_with_a_code_when_data_is_too_large() {
     takes_every_size(memory()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_end_or_block_with_a_name_whatever_is_too_large_on_sqlite() {
+async fn should_end_or_block_with_a_code_when_data_is_too_large_on_sqlite() {
     let options = SqliteOptions::memory().with_max_event_bytes(LIMIT);
     takes_every_size(Arc::new(SqliteStore::connect_with(options).await.unwrap())).await;
 }
 
-/// The broker takes less than the store.
+/// The limit of the broker is below that of the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_fail_what_the_broker_finds_too_large() {
     let options = BrokerOptions::new().with_max_event_bytes(LIMIT);
@@ -238,8 +238,8 @@ async fn should_fail_what_the_broker_finds_too_large() {
     runtime.shutdown(PATIENCE).await.unwrap();
 }
 
-/// Every event of a run carries what its start says: metadata is refused at the start where nothing
-/// else would fit beside it.
+/// Every event of a run carries the metadata of its start. Metadata that would leave no room for
+/// other data is refused at the start.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_metadata_that_leaves_no_room() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());

@@ -1,4 +1,4 @@
-//! An engine never repeats what can't succeed: it stops, and whoever uses it learns why.
+//! An engine never retries an operation that cannot succeed: it stops, and its user learns why.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,9 +31,9 @@ async fn failed(runtime: &Runtime) -> Failure {
     tokio::time::timeout(PATIENCE, runtime.failed()).await.expect("the engine stops")
 }
 
-/// Every loop of the engine meets an error that stays.
+/// Every loop of the engine meets a permanent error.
 #[tokio::test]
-async fn should_stop_with_the_error_that_will_not_pass() {
+async fn should_stop_with_a_permanent_error() {
     for (method, what) in [
         ("renew", "keep shards"),
         ("wait_for", "look for foreign appends"),
@@ -64,7 +64,7 @@ async fn should_stop_with_the_error_that_will_not_pass() {
     }
 }
 
-/// Its shards are free at once, and its runs go on elsewhere.
+/// Its shards are free at once, and its runs continue in another engine.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_hand_its_runs_over_when_it_stops() {
     let (inner, broker) = (store(), Arc::new(MemoryBroker::new()));
@@ -83,7 +83,7 @@ async fn should_hand_its_runs_over_when_it_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_outlive_errors_that_may_pass() {
+async fn should_outlive_transient_errors() {
     let faulty = FaultyStore::new(store());
     let runtime = start(Arc::clone(&faulty) as _, Arc::new(MemoryBroker::new())).await;
     let calls = ["wait_for", "head", "read_log_except", "save_checkpoint"];
@@ -112,7 +112,7 @@ async fn should_stop_when_one_of_its_own_loops_panics() {
     assert!(failure.message.contains("out of order"), "{failure}");
 }
 
-/// A broker that the process closed will not be there again.
+/// A broker that the process has closed does not come back.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_stop_when_the_broker_is_closed() {
     let broker = Arc::new(MemoryBroker::new());
@@ -122,7 +122,7 @@ async fn should_stop_when_the_broker_is_closed() {
     assert_eq!(failed(&runtime).await.code, "BROKER_CLOSED");
 }
 
-/// The engine may not read the mailbox of another one that is gone.
+/// The engine lacks the permission to read the mailbox of an engine that is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_stop_when_it_may_not_read_a_mailbox() {
     let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));

@@ -1,5 +1,5 @@
-//! A task that no agent begins, and has no timeout, waits in plain sight, and is given again when its
-//! message is lost.
+//! A task without a timeout that no agent begins is visible as waiting, and is assigned again when
+//! its message is lost.
 
 use std::{
     sync::{
@@ -66,7 +66,7 @@ async fn agents(broker: &Arc<MemoryBroker>) -> Runtime {
     Runtime::builder().broker(broker).agent(TYPE, Doubler::default()).start().await.unwrap()
 }
 
-/// Tasks of the type, in the place of an agent.
+/// Tasks of the type, in place of an agent.
 async fn tasks(broker: &MemoryBroker) -> Deliveries {
     let pattern = format!("agents.{TYPE}.task_assigned").parse().unwrap();
     let group = Group::new(format!("agents.{TYPE}")).unwrap();
@@ -74,7 +74,7 @@ async fn tasks(broker: &MemoryBroker) -> Deliveries {
 }
 
 async fn next(deliveries: &mut Deliveries) -> Delivery {
-    let delivery = tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("a task comes");
+    let delivery = tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("none arrived");
     delivery.unwrap().unwrap()
 }
 
@@ -113,7 +113,7 @@ async fn should_say_what_a_run_waits_for_when_no_agent_takes_its_task() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_say_so_no_more_once_an_agent_has_begun() {
+async fn should_stop_reporting_it_once_an_agent_has_begun() {
     let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
     agents(&broker).await.shutdown(PATIENCE).await.unwrap();
     let runtime = engine(&store, &broker).await;
@@ -140,7 +140,7 @@ impl Agent for Stuck {
 
 /// Its message was purged, and the queue has been empty since.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_a_task_again_whose_message_is_gone() {
+async fn should_reassign_a_task_whose_message_is_lost() {
     let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
     let mut thief = tasks(&broker).await;
     let runtime = engine(&store, &broker).await;
@@ -162,7 +162,7 @@ async fn should_give_a_task_again_whose_message_is_gone() {
 
 /// The same for the mailbox of one agent.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_a_task_of_one_agent_again_whose_message_is_gone() {
+async fn should_reassign_a_task_of_one_agent_whose_message_is_lost() {
     let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
     let mailbox = Mailbox::new(format!("agents.{TYPE}.first")).unwrap();
     let mut thief = broker.subscribe(Subscription::mailbox(mailbox)).await.unwrap();
@@ -179,7 +179,7 @@ async fn should_give_a_task_of_one_agent_again_whose_message_is_gone() {
     next(&mut thief).await.ack().await.unwrap();
 }
 
-/// How long nothing may happen: the engine gives a task again that has been missing for a second.
+/// How long nothing may happen. The engine assigns a task again that has been missing for a second.
 const LONG: Duration = Duration::from_millis(2_500);
 
 async fn while_the_engine_looks() {
@@ -187,16 +187,16 @@ async fn while_the_engine_looks() {
     tokio::time::sleep(LONG).await;
 }
 
-/// How many tasks of the type wait in their queue.
+/// The number of tasks of the type in their queue.
 async fn queued(broker: &MemoryBroker) -> u64 {
     let group = Group::new(format!("agents.{TYPE}")).unwrap();
     broker.dead_letters(&group.into()).await.unwrap().waiting().await.unwrap()
 }
 
-/// A task that waits behind others for busy agents is where it was, also if the queue was seen empty
-/// before the broker had it.
+/// A task that waits behind others for busy agents is still queued, even if the queue was seen
+/// empty before the broker received it.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_not_give_a_task_again_that_is_in_its_queue() {
+async fn should_not_reassign_a_task_that_is_in_its_queue() {
     let (store, memory) = (store(), Arc::new(MemoryBroker::new()));
     drop(tasks(&memory).await);
     let broker = FaultyBroker::new(Arc::clone(&memory) as Arc<dyn Broker>);
@@ -214,7 +214,7 @@ async fn should_not_give_a_task_again_that_is_in_its_queue() {
     assert_eq!(queued(&memory).await, 1, "there is one message");
 }
 
-/// An engine that gives no task again by itself, with a broker whose connection can be lost.
+/// An engine that assigns no task again by itself, with a broker whose connection can be lost.
 async fn patient_engine(
     store: &Arc<dyn Store>,
     memory: &Arc<MemoryBroker>,
@@ -227,7 +227,7 @@ async fn patient_engine(
     (runtime.start().await.unwrap(), broker)
 }
 
-/// The connection to the broker is lost, and is back.
+/// The connection to the broker is lost and restored.
 fn reconnect(broker: &FaultyBroker) {
     let (since, cause) = (Timestamp::MIN, "the server was replaced".into());
     broker.set_health(Health::Reconnecting { since, cause });
@@ -236,7 +236,7 @@ fn reconnect(broker: &FaultyBroker) {
 
 /// The server was replaced without its data.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_tasks_again_at_once_that_a_broker_has_lost() {
+async fn should_reassign_tasks_at_once_that_a_broker_has_lost() {
     let (store, memory) = (store(), Arc::new(MemoryBroker::new()));
     let mut thief = tasks(&memory).await;
     let (runtime, broker) = patient_engine(&store, &memory).await;
@@ -254,9 +254,9 @@ async fn should_give_tasks_again_at_once_that_a_broker_has_lost() {
     hosts.shutdown(PATIENCE).await.unwrap();
 }
 
-/// The same while the queue is not empty, because tasks are given all the time.
+/// The same while the queue is not empty, because tasks are assigned all the time.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_tasks_again_at_once_that_a_broker_has_lost_before_others() {
+async fn should_reassign_tasks_at_once_that_a_broker_has_lost_before_others() {
     let (store, memory) = (store(), Arc::new(MemoryBroker::new()));
     let mut thief = tasks(&memory).await;
     let (runtime, broker) = patient_engine(&store, &memory).await;
@@ -274,9 +274,9 @@ async fn should_give_tasks_again_at_once_that_a_broker_has_lost_before_others() 
     hosts.shutdown(PATIENCE).await.unwrap();
 }
 
-/// The server has kept what it had.
+/// The server has kept its data.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_not_give_a_task_again_that_waits_in_a_broker_that_was_away() {
+async fn should_not_reassign_a_task_that_waits_in_a_broker_that_was_away() {
     let (store, memory) = (store(), Arc::new(MemoryBroker::new()));
     drop(tasks(&memory).await);
     let (runtime, broker) = patient_engine(&store, &memory).await;
@@ -287,7 +287,7 @@ async fn should_not_give_a_task_again_that_waits_in_a_broker_that_was_away() {
     assert_eq!(queued(&memory).await, 1, "there is one message");
 }
 
-/// Waits until it is told to go on, and counts.
+/// Waits until it is released, and counts.
 #[derive(Clone)]
 struct Patient {
     go_on: Arc<tokio::sync::Semaphore>,
@@ -311,9 +311,9 @@ impl Agent for Patient {
     }
 }
 
-/// A task that an agent's process has taken, and that waits there, is in nobody's queue and not lost.
+/// A task that an agent's process has received and not begun is in no queue, but it is not lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_not_give_a_task_again_that_a_process_holds() {
+async fn should_not_reassign_a_task_that_a_process_holds() {
     let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
     let patient = Patient::new();
     let make = {
@@ -331,7 +331,7 @@ async fn should_not_give_a_task_again_that_a_process_holds() {
     let held = runtime.start("one_task", &2).await.unwrap();
     eventually("it says so", || async { waits_for(&held).await.is_some() }).await;
     while_the_engine_looks().await;
-    assert_eq!(queued(&broker).await, 0, "nothing was given again");
+    assert_eq!(queued(&broker).await, 0, "nothing was assigned again");
     patient.go_on.add_permits(2);
     assert_eq!(result::<u64>(&busy).await.unwrap(), 2);
     assert_eq!(result::<u64>(&held).await.unwrap(), 4);
@@ -343,7 +343,7 @@ async fn should_not_give_a_task_again_that_a_process_holds() {
 
 /// The process that held it is gone, and so is the message.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_a_task_again_that_nobody_holds_any_more() {
+async fn should_reassign_a_task_that_no_process_holds_any_more() {
     let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
     let mut thief = tasks(&broker).await;
     let options = EngineOptions { heartbeat_timeout: Duration::from_millis(500), ..options() };
@@ -371,9 +371,9 @@ async fn should_give_a_task_again_that_nobody_holds_any_more() {
     again.ack().await.unwrap();
 }
 
-/// Its message was lost while those after it were not.
+/// Its message was lost, while later ones were not.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_a_task_again_that_later_ones_have_overtaken() {
+async fn should_reassign_a_task_that_later_ones_have_overtaken() {
     let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
     let mut thief = tasks(&broker).await;
     let runtime = engine(&store, &broker).await;

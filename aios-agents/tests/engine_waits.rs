@@ -1,4 +1,4 @@
-//! Runs that wait cost nothing in memory and little at a takeover, and none of them is forgotten.
+//! Waiting runs use no memory and cost little at a takeover, and none of them is forgotten.
 
 use std::{
     collections::HashSet,
@@ -19,7 +19,7 @@ use crate::{
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// More runs than an engine reads of those that wait.
+/// More waiting runs than an engine reads at once.
 const MANY: usize = 1500;
 
 async fn signaled(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
@@ -33,7 +33,7 @@ async fn sleeper(context: WorkflowContext, spans: Vec<u64>) -> Result<usize, Wor
     Ok(spans.len())
 }
 
-/// A store that counts, and the same as what a runtime takes.
+/// A store that counts its calls, and the same store as a runtime takes it.
 fn counted() -> (Arc<FaultyStore>, Arc<dyn Store>) {
     let faulty = FaultyStore::new(store());
     (Arc::clone(&faulty), faulty)
@@ -50,7 +50,7 @@ async fn open(store: &Arc<dyn Store>) -> Runtime {
 
 async fn open_at(store: &Arc<dyn Store>, clock: &VirtualClock) -> Runtime {
     let builder = runtime(store).workflow("signaled", signaled).workflow("sleeper", sleeper);
-    // The clock is moved faster than leases could be renewed.
+    // The clock is advanced faster than leases could be renewed.
     let options = EngineOptions { lease_time: HOUR * 1000, ..EngineOptions::default() };
     builder.engine_options(options).clock(Arc::new(clock.clone())).start().await.unwrap()
 }
@@ -70,7 +70,8 @@ async fn handles(runtime: &Runtime, runs: &[RunHandle]) -> Vec<RunHandle> {
     join_all(runs.iter().map(|run| async { runtime.handle(run.id()).await.unwrap() })).await
 }
 
-/// Lets runs that were just started come to rest; those that have not are read by the next owner.
+/// Gives runs that were just started the time to become idle. The next owner reads those that have
+/// not.
 async fn rest() {
     #[allow(clippy::disallowed_methods, reason = "the engine has to be left alone for a while")]
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -123,7 +124,7 @@ async fn should_read_few_of_many_waiting_runs_and_still_wake_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_find_signals_that_came_while_nobody_owned_the_runs() {
+async fn should_find_signals_that_arrived_while_no_engine_owned_the_runs() {
     let (_, store) = counted();
     let before = open(&store).await;
     let runs = start_signaled(&before, MANY).await;
@@ -161,7 +162,8 @@ async fn should_wake_noted_runs_when_they_fall_due() {
     assert_eq!(result::<usize>(&later).await.unwrap(), 1);
 }
 
-/// Middleware the spans from which on a run is noted, and for which due runs are known ahead.
+/// Durations around the ones from which a run is registered as waiting, and for which due runs are
+/// loaded ahead.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_lose_no_timer_however_long_it_is() {
     let (faulty, store) = counted();
@@ -187,7 +189,7 @@ async fn should_lose_no_timer_however_long_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_need_no_notes() {
+async fn should_work_without_registered_waits() {
     let (faulty, store) = counted();
     faulty.on_call(|method| (*method == "note_waits").then(|| Fault::Refuse(store_refuses())));
     let clock = VirtualClock::new(Timestamp::now());
@@ -217,7 +219,7 @@ async fn should_need_no_notes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_note_and_look_ahead_again_after_the_store_was_away() {
+async fn should_register_waits_and_load_ahead_again_after_the_store_was_away() {
     let (faulty, store) = counted();
     let away = |method: &&'static str| {
         let fails = ["note_waits", "forget_waits", "due_runs", "unsettled_runs"].contains(method);

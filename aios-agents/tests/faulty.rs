@@ -1,4 +1,4 @@
-//! A store and a broker that fail as a test says.
+//! A store and a broker that fail as a test defines.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,24 +31,24 @@ use futures_util::{
 };
 use tokio::sync::watch;
 
-/// What becomes of a call.
+/// The outcome of a call.
 pub(crate) enum Fault<E> {
-    /// It has no effect and reports an error.
+    /// The call has no effect and returns an error.
     Refuse(E),
-    /// It has its effect and reports an error all the same.
+    /// The call takes effect, but returns an error.
     LoseResponse(E),
-    /// It has no effect and never returns.
+    /// The call has no effect and never returns.
     Hang,
-    /// Something else happens first; then the call has its effect.
+    /// Something else happens first; then the call takes effect.
     After(BoxFuture<'static, ()>),
-    /// It has its effect, and is answered after something else has happened.
+    /// The call takes effect, and returns after something else has happened.
     Until(BoxFuture<'static, ()>),
 }
 
-/// Decides over a call; `None` lets it pass.
+/// Chooses the fault of a call; `None` lets it pass.
 type Rule<C, E> = Box<dyn Fn(&C) -> Option<Fault<E>> + Send + Sync>;
 
-/// The rule for one kind of call, and what it was asked for.
+/// The rule for one kind of call, and the requests that it received.
 struct Rules<C, E>(Mutex<Option<Arc<Rule<C, E>>>>);
 
 impl<C, E> Default for Rules<C, E> {
@@ -94,14 +94,14 @@ async fn faulty<T, E>(
     }
 }
 
-/// Wraps a store; its calls can be refused, delayed, or answered with an error after the fact.
+/// Wraps a store. Its calls can be refused, delayed, or answered with an error after the fact.
 pub(crate) struct FaultyStore {
     inner: Arc<dyn Store>,
     appends: Rules<Append, StoreError>,
     calls: Rules<&'static str, StoreError>,
     counts: Mutex<HashMap<&'static str, usize>>,
     streams: Mutex<HashSet<StreamId>>,
-    /// A position of the log that can't be read; 0 for none.
+    /// A position of the log that cannot be read; 0 for none.
     unreadable: AtomicU64,
 }
 
@@ -112,7 +112,7 @@ impl FaultyStore {
         Arc::new(Self { inner, appends, calls, counts, streams, unreadable })
     }
 
-    /// Decides over every append from now on.
+    /// Sets the rule for every append from now on.
     pub(crate) fn on_append(
         &self,
         rule: impl Fn(&Append) -> Option<Fault<StoreError>> + Send + Sync + 'static,
@@ -120,7 +120,7 @@ impl FaultyStore {
         self.appends.set(rule);
     }
 
-    /// Decides over every other call from now on, by the name of its method.
+    /// Sets the rule for every other call from now on, by the name of its method.
     pub(crate) fn on_call(
         &self,
         rule: impl Fn(&&'static str) -> Option<Fault<StoreError>> + Send + Sync + 'static,
@@ -128,7 +128,7 @@ impl FaultyStore {
         self.calls.set(rule);
     }
 
-    /// Makes the event at a position one that can't be read; 0 for none.
+    /// Makes the event at a position unreadable; 0 for none.
     pub(crate) fn spoil(&self, position: u64) {
         self.unreadable.store(position, Ordering::SeqCst);
     }
@@ -144,7 +144,7 @@ impl FaultyStore {
         self.counts.lock().unwrap().get(method).copied().unwrap_or_default()
     }
 
-    /// The streams that were read since this was last asked.
+    /// The streams that were read since the last call of this method.
     pub(crate) fn take_streams(&self) -> HashSet<StreamId> {
         std::mem::take(&mut *self.streams.lock().unwrap())
     }
@@ -178,12 +178,12 @@ impl fmt::Debug for FaultyStore {
     }
 }
 
-/// An error of a store that may go away.
+/// A transient error of a store.
 pub(crate) fn store_unavailable() -> StoreError {
     backend(true)
 }
 
-/// An error of a store that stays.
+/// A permanent error of a store.
 pub(crate) fn store_refuses() -> StoreError {
     backend(false)
 }
@@ -193,7 +193,7 @@ fn backend(retryable: bool) -> StoreError {
     StoreError::Backend { backend: "faulty", operation: "append", retryable, source }
 }
 
-/// Whether an append holds an event with this action.
+/// Whether an append contains an event with this action.
 pub(crate) fn holds(append: &Append, action: &str) -> bool {
     append.events.iter().any(|event| event.event_type.action() == action)
 }
@@ -373,8 +373,8 @@ impl Waits for FaultyStore {
     }
 }
 
-/// Wraps a broker; what it publishes can be refused or lost, and how deliveries are settled is
-/// written down.
+/// Wraps a broker. Its publications can be refused or lost, and the settlement of each delivery is
+/// recorded.
 pub(crate) struct FaultyBroker {
     inner: Arc<dyn Broker>,
     publishes: Rules<Publish, BrokerError>,
@@ -394,12 +394,12 @@ impl FaultyBroker {
         Arc::new(Self { inner, publishes, subscribes, settled, batches, breaks, health })
     }
 
-    /// The state that the broker reports from now on.
+    /// Sets the state that the broker reports from now on.
     pub(crate) fn set_health(&self, health: Health) {
         self.health.send_replace(health);
     }
 
-    /// Decides over everything that is published from now on.
+    /// Sets the rule for everything that is published from now on.
     pub(crate) fn on_publish(
         &self,
         rule: impl Fn(&Publish) -> Option<Fault<BrokerError>> + Send + Sync + 'static,
@@ -407,7 +407,7 @@ impl FaultyBroker {
         self.publishes.set(rule);
     }
 
-    /// Decides over every subscription from now on.
+    /// Sets the rule for every subscription from now on.
     pub(crate) fn on_subscribe(
         &self,
         rule: impl Fn(&Subscription) -> Option<Fault<BrokerError>> + Send + Sync + 'static,
@@ -415,7 +415,7 @@ impl FaultyBroker {
         self.subscribes.set(rule);
     }
 
-    /// Ends every subscription there is with an error.
+    /// Ends every existing subscription with an error.
     pub(crate) fn break_subscriptions(&self, error: &BrokerError) {
         self.breaks.send_replace(Some(error.clone()));
     }
@@ -426,12 +426,12 @@ impl FaultyBroker {
         self.subscribes.clear();
     }
 
-    /// How many events each call to publish held so far.
+    /// The number of events in each publish call so far.
     pub(crate) fn batches(&self) -> Vec<usize> {
         self.batches.lock().unwrap().clone()
     }
 
-    /// How deliveries were settled so far, in order; what was dropped counts as released.
+    /// How deliveries have been settled so far, in order; a dropped one counts as released.
     pub(crate) fn settled(&self) -> Vec<(Event, Settlement)> {
         self.settled.lock().unwrap().clone()
     }

@@ -1,4 +1,4 @@
-//! What is logged on the thread of a test.
+//! The log output on the thread of a test.
 
 use std::{
     fmt::{Debug, Write},
@@ -12,17 +12,17 @@ use tracing::{
     subscriber::DefaultGuard,
 };
 
-/// Keeps what is logged at INFO and above, while it lives, one line an event.
+/// Keeps the log at INFO and above while it exists, one line for each event.
 pub(crate) struct Logged {
     lines: Arc<Mutex<Vec<String>>>,
     _guard: DefaultGuard,
-    /// While there is just one subscriber, tracing asks that of the thread which first reaches a line
-    /// of the log, be it another test's, and remembers the answer for all.
+    /// While there is just one subscriber, tracing asks the thread that first reaches a log
+    /// statement, even if it belongs to another test, and caches the answer for all threads.
     _second: Dispatch,
 }
 
 impl Logged {
-    /// Only what is logged on this thread: the test needs a runtime of one thread.
+    /// Captures only this thread: the test needs a single-threaded runtime.
     pub(crate) fn here() -> Self {
         let lines: Arc<Mutex<Vec<String>>> = Arc::default();
         let second = Dispatch::new(Keeper(Arc::default()));

@@ -1,4 +1,4 @@
-//! Tests of the crate from outside, in one binary.
+//! Integration tests of the crate, in one binary.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

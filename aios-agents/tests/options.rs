@@ -1,4 +1,5 @@
-//! Options that would spin, never happen, or not fit together are refused where they are given.
+//! Options that would cause a busy loop, have no effect, or contradict each other are refused where
+//! they are set.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +28,7 @@ async fn refused_by_engine(change: impl FnOnce(&mut EngineOptions)) -> Option<St
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_refuse_engine_options_that_make_no_sense() {
+async fn should_refuse_invalid_engine_options() {
     type Change = fn(&mut EngineOptions);
     let changes: [(&str, Change); 16] = [
         ("lease_time", |it| it.lease_time = ZERO),
@@ -67,7 +68,7 @@ fn doubler() -> AgentDefinition {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_refuse_host_options_that_make_no_sense() {
+async fn should_refuse_invalid_host_options() {
     let options = HostOptions::new;
     for (name, options) in [
         ("heartbeat_interval", options().with_heartbeat_interval(ZERO)),
@@ -87,7 +88,7 @@ async fn should_refuse_host_options_that_make_no_sense() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_refuse_middleware_that_makes_no_sense() {
+async fn should_refuse_invalid_middleware() {
     let clock = || -> Arc<dyn Clock> { Arc::new(SystemClock) };
     let breaker = CircuitBreaker::new(clock()).with_open_for(ZERO);
     for definition in [
@@ -117,7 +118,7 @@ async fn hasty(context: WorkflowContext, which: u64) -> Result<u64, WorkflowErro
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_refuse_options_of_calls_that_make_no_sense() {
+async fn should_refuse_invalid_call_options() {
     let store = store();
     let runtime = runtime(&store).agent("doubler", Doubler::default()).workflow("hasty", hasty);
     let brief = |context: WorkflowContext, (): ()| async move {

@@ -1,4 +1,4 @@
-//! Code of users that panics where nobody expects it hurts nobody else.
+//! User code that panics in unexpected places affects nothing else.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::workflow_support::{PATIENCE, eventually, quick, result, runtime, sqlite, store};
 
-/// Can't be written without a panic.
+/// Panics when it is serialised.
 #[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 struct Grenade;
 
@@ -24,7 +24,7 @@ impl Serialize for Grenade {
     }
 }
 
-/// Can't be printed without a panic.
+/// Panics when it is formatted.
 #[derive(Debug)]
 struct Unspeakable;
 
@@ -118,7 +118,7 @@ async fn should_fail_a_task_whose_values_panic() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_an_event_up_at_which_a_projection_panics() {
+async fn should_give_up_an_event_at_which_a_projection_panics() {
     let store = store();
     let runtime = runtime(&store).start().await.unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -146,7 +146,7 @@ async fn should_give_an_event_up_at_which_a_projection_panics() {
         let append = Append::new(StreamId::new("orders/1").unwrap(), vec![event]);
         store.append_one(append).await.unwrap();
     }
-    eventually("it goes on", || async { *seen.lock().unwrap() == [1, 3] }).await;
+    eventually("it continues", || async { *seen.lock().unwrap() == [1, 3] }).await;
     let letters = handle.dead_letters(0, 10).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert!(format!("{letters:?}").contains("two is bad"), "{letters:?}");

@@ -20,7 +20,7 @@ use crate::{
     workflow_support::{PATIENCE, eventually, quick, runtime, sqlite, store},
 };
 
-/// Orders as a projection sees them.
+/// The orders that a projection has seen.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<u64>>>);
 
@@ -51,7 +51,7 @@ async fn place(store: &Arc<dyn Store>, orders: impl IntoIterator<Item = u64>) {
     }
 }
 
-/// A projection whose code does not wait for anything.
+/// A projection whose code never yields.
 fn applying(
     apply: impl Fn(Batch) -> Result<(), TaskError> + Send + Sync + 'static,
 ) -> impl Projection {
@@ -84,17 +84,17 @@ pub(crate) async fn check_restart(store: Arc<dyn Store>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_apply_what_matches_once_and_in_order_over_restarts_in_memory() {
+async fn should_apply_matching_events_once_and_in_order_across_restarts_in_memory() {
     check_restart(store()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_apply_what_matches_once_and_in_order_over_restarts_on_sqlite() {
+async fn should_apply_matching_events_once_and_in_order_across_restarts_on_sqlite() {
     check_restart(sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_be_behind_by_nothing_once_the_log_is_quiet() {
+async fn should_have_no_lag_once_the_log_is_quiet() {
     let store = store();
     let runtime = runtime(&store).start().await.unwrap();
     let seen = Seen::default();
@@ -149,7 +149,7 @@ async fn should_skip_a_poison_event_list_it_and_apply_it_when_asked() {
     assert_eq!((letters[0].failure.code.as_str(), letters[0].attempts), ("POISON", 3));
     assert_eq!(letters[0].event_type, "orders.order.placed");
 
-    // It is redriven while the fault is still there, and remains; then it is mended.
+    // It is redriven while the fault persists, and remains; then the fault is repaired.
     handle.redrive(letters[0].position).await.unwrap();
     eventually("it should be tried", || async { tries.load(Ordering::SeqCst) == 6 }).await;
     healthy.store(1, Ordering::SeqCst);
@@ -203,7 +203,7 @@ async fn should_skip_at_once_what_fails_for_good_or_panics() {
     assert_eq!(handle.dead_letters(letters[0].position, 10).await.unwrap().len(), 1);
 }
 
-/// A view that keeps its position together with its rows.
+/// A view that stores its position together with its rows.
 #[derive(Clone, Default)]
 struct View(Arc<Mutex<(u64, Vec<u64>)>>);
 
@@ -312,7 +312,7 @@ async fn should_stop_with_the_runtime_in_the_middle_of_retries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_refuse_projections_that_make_no_sense() {
+async fn should_refuse_invalid_projections() {
     let runtime = runtime(&store()).start().await.unwrap();
     let nothing = async |_: Batch| Ok(());
     let refused = [
@@ -327,7 +327,7 @@ async fn should_refuse_projections_that_make_no_sense() {
     }
 }
 
-/// A runtime that runs nothing but projections.
+/// A runtime that runs only projections.
 async fn projecting(store: &Arc<FaultyStore>) -> Runtime {
     let shared: Arc<dyn Store> = Arc::clone(store) as _;
     runtime(&shared).client_only().start().await.unwrap()
@@ -343,9 +343,9 @@ async fn follow(runtime: &Runtime, seen: &Seen) -> aios_agents::projection::Proj
         .unwrap()
 }
 
-/// Every call of the store that a projection makes may be refused for good.
+/// Every store call of a projection may be permanently refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_end_at_an_error_that_will_not_pass_and_say_why() {
+async fn should_end_at_a_permanent_error_and_report_it() {
     for method in
         ["acquire", "renew", "load_checkpoint", "read_log", "save_checkpoint", "head", "wait_for"]
     {
@@ -373,7 +373,7 @@ async fn should_end_at_an_error_that_will_not_pass_and_say_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_outlive_errors_of_the_store_that_may_pass() {
+async fn should_outlive_transient_errors_of_the_store() {
     let faulty = FaultyStore::new(store());
     let runtime = projecting(&faulty).await;
     faulty.on_call(|name| (*name != "leases").then(|| Fault::Refuse(store_unavailable())));
@@ -408,9 +408,9 @@ async fn should_end_when_its_own_position_can_never_be_read() {
     assert!(failure.message.contains("there is no such table"), "{failure}");
 }
 
-/// An event that the store can't read hides none of its neighbours, and is not skipped silently.
+/// An event that the store cannot decode hides none of its neighbours, and is not skipped silently.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_make_a_dead_letter_of_an_event_that_can_not_be_read() {
+async fn should_dead_letter_an_event_that_cannot_be_read() {
     let faulty = FaultyStore::new(store());
     let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
     place(&shared, 0..5).await;
@@ -427,7 +427,7 @@ async fn should_make_a_dead_letter_of_an_event_that_can_not_be_read() {
     let letters = handle.dead_letters(0, 10).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!((letters[0].position, letters[0].failure.code.as_str()), (third, "STORE_CORRUPT"));
-    // It is asked for while it is still unreadable, and remains; then it is mended.
+    // It is redriven while it is still unreadable, and remains; then it is repaired.
     handle.redrive(third).await.unwrap();
     place(&shared, 6..7).await;
     seen.reach(6).await;

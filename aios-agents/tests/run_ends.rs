@@ -1,4 +1,5 @@
-//! Who waits for a run of another process hears of its end, and waits while the store is away.
+//! A process that waits for a run of another process learns of its end, and keeps waiting while the
+//! store is away.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,7 @@ async fn signaled(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError
     context.signal("go").await
 }
 
-/// An engine, and a client elsewhere whose calls of the store can fail.
+/// An engine, and a client in another process whose store calls can fail.
 async fn harness(clock: Option<VirtualClock>) -> (Runtime, Runtime, Arc<FaultyStore>) {
     let store = store();
     let engine = runtime(&store).workflow("signaled", signaled).start().await.unwrap();
@@ -27,7 +28,7 @@ async fn harness(clock: Option<VirtualClock>) -> (Runtime, Runtime, Arc<FaultySt
     (engine, client.start().await.unwrap(), faulty)
 }
 
-/// Less time passes for the client than between two polls.
+/// Less time passes for the client than the interval between two polls.
 #[allow(clippy::disallowed_methods, reason = "a test lets real tasks run")]
 #[tokio::test(flavor = "multi_thread")]
 async fn should_hear_of_the_end_of_a_run_elsewhere_without_polling() {
@@ -46,9 +47,9 @@ async fn should_hear_of_the_end_of_a_run_elsewhere_without_polling() {
     assert_eq!(waiting.await.unwrap().unwrap(), 4);
 }
 
-/// Many who wait cost no more than one.
+/// Many waiting callers cost no more than one.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_follow_the_log_once_for_all_who_wait_and_not_for_nobody() {
+async fn should_follow_the_log_once_for_all_waiting_callers_and_only_while_there_are_any() {
     let (engine, client, faulty) = harness(None).await;
     let mut waiting = tokio::task::JoinSet::new();
     let mut runs = Vec::new();
@@ -99,7 +100,7 @@ async fn should_not_wait_for_a_store_that_refuses() {
     assert_eq!(error.code(), "STORE_BACKEND");
 }
 
-/// A handle outlives the engine that it came from.
+/// A handle remains usable after its engine has stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_hear_of_an_end_after_its_own_engine_has_stopped() {
     let store = store();

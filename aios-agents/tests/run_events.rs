@@ -56,7 +56,7 @@ async fn check(store: Arc<dyn Store>) {
     assert_eq!(all.first().unwrap().1, "started");
     assert_eq!(all.last().unwrap().1, "completed");
     assert_eq!(distant.await.unwrap(), all[2..]);
-    // A run that has ended is read to its end, from wherever.
+    // A run that has ended is read to its end from any position.
     for after in [0, 1, 702, 703, 9000] {
         let rest = all.iter().skip(after).cloned().collect::<Vec<_>>();
         assert_eq!(followed(&run, after as u64).await, rest, "after {after}");
@@ -88,8 +88,8 @@ async fn should_end_with_the_event_that_names_the_next_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_refuse_a_run_that_is_not_there() {
+async fn should_refuse_a_run_that_does_not_exist() {
     let runtime = runtime(&store()).workflow("thrice", thrice).start().await.unwrap();
-    let error = runtime.handle("nobody").await.unwrap_err();
+    let error = runtime.handle("missing").await.unwrap_err();
     assert_eq!(error.code(), "RUN_NOT_FOUND");
 }

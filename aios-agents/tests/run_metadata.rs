@@ -1,4 +1,4 @@
-//! Every event of a run says which run it belongs to, and what it has to do with others.
+//! Every event of a run names the run that it belongs to, and its correlation with others.
 
 use std::sync::Arc;
 
@@ -78,7 +78,7 @@ async fn check(store: Arc<dyn Store>) {
 
     let journal = run.journal(0, 1000).await.unwrap();
     journal.iter().for_each(|recorded| match recorded.event.event_type.action() {
-        // An agent answers with what it was given, and is no part of what the starter added.
+        // An agent answers with the metadata of its task, not with what the starter added.
         "task_completed" => {
             assert_eq!(recorded.event.metadata.run_id.as_deref(), Some("r1"));
             assert_eq!(recorded.event.metadata.correlation_id.as_deref(), Some("req-7"));
@@ -101,7 +101,7 @@ async fn check(store: Arc<dyn Store>) {
     assert_heard(&mut heard).await;
 }
 
-/// What the broker tells of the run.
+/// Checks the metadata of the run's events at the broker.
 async fn assert_heard(heard: &mut Deliveries) {
     let mut seen = Vec::new();
     while !seen.contains(&"completed".to_owned()) || !seen.contains(&"placed".to_owned()) {

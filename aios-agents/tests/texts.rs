@@ -1,4 +1,4 @@
-//! Errors say what happened, to whom, and what to do.
+//! Errors name what happened, to what, and the remedy.
 
 use aios_agents::{prelude::*, workflow::Answer};
 
@@ -58,7 +58,7 @@ async fn should_name_agent_operation_and_direction() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_say_why_a_run_gave_no_result_once() {
+async fn should_report_once_why_a_run_has_no_result() {
     let runtime = runtime(&store()).workflow("misread", misread).start().await.unwrap();
     let run = runtime.start("misread", &2_u64).with_id("r1").await.unwrap();
     run.cancel("no need").await.unwrap();

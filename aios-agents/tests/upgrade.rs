@@ -1,4 +1,4 @@
-//! Runs that an earlier version left in its database go on and end.
+//! Runs that an earlier version left in its database continue and end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::workflow_support::{Doubler, result, runtime};
 const SQLITE: &str = include_str!("../../aios-store/tests/fixture/old/sqlite.sql");
 const POSTGRES: &str = include_str!("../../aios-store/tests/fixture/old/postgres.sql");
 
-/// Recorded what it drew, and draws again what it recorded.
+/// Records the value that it drew, and compares it with the value drawn in a replay.
 async fn waiter(context: WorkflowContext, number: u64) -> Result<String, WorkflowError> {
     context.set_progress("waits", &number)?;
     context.emit(Event::new("shop.order.placed".parse()?, "shop", &number)?)?;

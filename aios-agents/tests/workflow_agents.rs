@@ -1,4 +1,4 @@
-//! Workflows and agents that misbehave, played by hand on the broker.
+//! Misbehaving workflows and agents, simulated directly on the broker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use aios_core::{
 use crate::faulty::FaultyBroker;
 use crate::workflow_support::{PATIENCE, actions, eventually, quick, result, runtime, store};
 
-/// Takes the tasks of a type, in the place of an agent.
+/// Takes the tasks of a type in place of an agent.
 async fn tasks_of(runtime: &Runtime, agent_type: &str) -> Deliveries {
     let group = Group::new(format!("agents.{agent_type}")).unwrap();
     let pattern = format!("agents.{agent_type}.task_assigned").parse().unwrap();
@@ -26,7 +26,7 @@ async fn next(deliveries: &mut Deliveries) -> (Delivery, TaskAssigned) {
     (delivery, task)
 }
 
-/// Sends what an agent says about a task to whoever gave it.
+/// Sends an agent's event about a task to the mailbox that the task names.
 async fn say<T: serde::Serialize>(runtime: &Runtime, task: &Delivery, action: &str, data: &T) {
     let event_type = format!("agents.ghost.{action}").parse().unwrap();
     let event = Event::new(event_type, "ghost-1", data).unwrap().caused_by(&task.event);
@@ -45,7 +45,7 @@ async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_a_task_to_another_agent_when_one_falls_silent() {
+async fn should_reassign_a_task_when_its_agent_stops_sending_heartbeats() {
     let options =
         EngineOptions { heartbeat_timeout: Duration::from_millis(50), ..EngineOptions::default() };
     let runtime =

@@ -1,4 +1,4 @@
-//! Who may answer a task, and what becomes of one that nobody answers.
+//! Which agents may answer a task, and how a task ends that no agent answers.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn impatient() -> EngineOptions {
     EngineOptions { task_grace: Duration::from_millis(20), ..EngineOptions::default() }
 }
 
-/// Takes the tasks of a type, in the place of an agent.
+/// Takes the tasks of a type in place of an agent.
 async fn tasks_of(runtime: &Runtime) -> Deliveries {
     let group = Group::new("agents.ghost").unwrap();
     let pattern = "agents.ghost.task_assigned".parse().unwrap();
@@ -41,7 +41,7 @@ async fn next(deliveries: &mut Deliveries) -> (Delivery, TaskAssigned) {
     (delivery, task)
 }
 
-/// The event of an answer to a task, as the agent type `agent_type` would publish it.
+/// The event that answers a task, as the agent type `agent_type` would publish it.
 fn answer(task: &TaskAssigned, agent_type: &str, output: u32) -> Event {
     let data = TaskCompleted {
         task_id: task.task_id.clone(),
@@ -69,7 +69,7 @@ async fn refusals(runtime: &Runtime, assignment: &Delivery) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_take_an_answer_from_nobody_but_the_assigned_agents() {
+async fn should_take_an_answer_only_from_the_assigned_agents() {
     let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
     let mut tasks = tasks_of(&runtime).await;
     let run = runtime.start("ask", &()).await.unwrap();
@@ -90,7 +90,7 @@ async fn should_take_an_answer_from_nobody_but_the_assigned_agents() {
     assert_eq!(result::<u32>(answered).await.unwrap(), 7);
 }
 
-/// The first sign of life of an agent that works on a task.
+/// The first heartbeat of an agent that works on a task.
 fn heartbeat(task: &TaskAssigned) -> Event {
     let (task_id, attempt) = (task.task_id.clone(), task.attempt);
     let data =
@@ -99,7 +99,7 @@ fn heartbeat(task: &TaskAssigned) -> Event {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_accept_an_answer_that_names_no_assignment_if_nobody_else_answers() {
+async fn should_accept_an_answer_that_names_no_assignment_if_no_other_agent_answers() {
     let builder = runtime(&store()).workflow("ask", ask).engine_options(impatient());
     let runtime = builder.start().await.unwrap();
     let mut tasks = tasks_of(&runtime).await;
@@ -169,7 +169,7 @@ async fn should_record_an_answer_whose_id_is_stored_already() {
 async fn should_time_out_a_task_that_no_agent_begins() {
     let builder = runtime(&store()).workflow("ask_in_time", ask_in_time);
     let runtime = builder.engine_options(impatient()).start().await.unwrap();
-    // The queue exists, but what is in it is never answered.
+    // The queue exists, but its tasks are never answered.
     let _tasks = tasks_of(&runtime).await;
     let run = runtime.start("ask_in_time", &()).await.unwrap();
     let error = result::<u32>(&run).await.unwrap_err();
@@ -194,7 +194,7 @@ async fn should_assign_a_task_again_whose_answer_was_lost_and_accept_only_one() 
     let (second, again) = next(&mut tasks).await;
     assert_eq!(again.attempt, 2);
     assert_ne!(first.event.id, second.event.id);
-    // The result of the first attempt is not thrown away, though it comes late.
+    // The result of the first attempt is accepted although it arrives late.
     send(&runtime, &first, answer(&task, "ghost", 1).caused_by(&first.event)).await;
     send(&runtime, &second, answer(&again, "ghost", 2).caused_by(&second.event)).await;
     assert_eq!(result::<u32>(&run).await.unwrap(), 1);

@@ -1,4 +1,4 @@
-//! What becomes of the attempts at a task, whoever loses them.
+//! Attempts at a task, and what happens when an agent, a broker or an engine loses one.
 
 use std::{
     sync::{
@@ -28,7 +28,7 @@ fn attentive() -> EngineOptions {
     EngineOptions { dead_letter_check: Duration::from_millis(20), ..EngineOptions::default() }
 }
 
-/// Takes events of the agent type `ghost`, in the place of an agent.
+/// Takes events of the agent type `ghost` in place of an agent.
 async fn ghosts(runtime: &Runtime, group: &str, action: &str) -> Deliveries {
     let pattern = format!("agents.ghost.{action}").parse().unwrap();
     let subscription = Subscription::group(Group::new(group).unwrap(), [pattern]);
@@ -63,7 +63,7 @@ async fn should_end_a_task_whose_attempts_together_take_too_long() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_try_again_beyond_the_time_of_all_attempts() {
     async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
-        let call = context.task("nobody", &1).total_timeout(Duration::from_millis(200));
+        let call = context.task("missing", &1).total_timeout(Duration::from_millis(200));
         call.retry(RetryPolicy::fixed(1000, Duration::from_millis(30))).await
     }
     let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
@@ -113,11 +113,11 @@ async fn should_try_a_task_again_that_became_a_dead_letter() {
     let failure = error.failure().unwrap();
     assert_eq!(failure.code, "TASK_DEAD_LETTERED");
     assert!(failure.message.contains("spilled"), "{failure}");
-    // A later run with the same id is not given the dead letters of this one.
+    // A later run with the same id does not receive the dead letters of this one.
     assert_eq!(actions(&run).await.iter().filter(|it| *it == "task_assigned").count(), 2);
 }
 
-/// What an agent says about a task that it was given, to the mailbox that the task names.
+/// Publishes an agent's event about an assigned task to the mailbox that the task names.
 async fn say<T: serde::Serialize>(runtime: &Runtime, task: &Event, action: &str, data: &T) {
     let event_type = format!("agents.ghost.{action}").parse().unwrap();
     let event = Event::new(event_type, "ghost", data).unwrap().caused_by(task);
@@ -125,10 +125,10 @@ async fn say<T: serde::Serialize>(runtime: &Runtime, task: &Event, action: &str,
     runtime.broker().publish_one(Publish::new(event).with_mailbox(to)).await.unwrap();
 }
 
-/// An agent that was heard of is expected to be heard of again. One that never was may be of another
-/// making, and sends no heartbeats.
+/// An agent that has sent a heartbeat is expected to send more. An agent that never sent one may be
+/// implemented without aios, and send none.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_a_task_to_another_agent_when_the_first_falls_silent() {
+async fn should_reassign_a_task_when_its_first_agent_stops_sending_heartbeats() {
     async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         context.task("ghost", &1).retry(quick(2)).await
     }
@@ -162,8 +162,8 @@ async fn should_give_a_task_to_another_agent_when_the_first_falls_silent() {
     assert_eq!(actions.iter().filter(|it| *it == "retry_scheduled").count(), 1, "{actions:?}");
 }
 
-/// A run with the id of an earlier one, in the same mailbox's sight, is not ended by the dead letters
-/// of that one.
+/// A run with the id of an earlier one, which used the same mailbox, is not ended by the dead
+/// letters of that one.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_take_the_dead_letter_of_another_assignment() {
     async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
@@ -174,7 +174,7 @@ async fn should_not_take_the_dead_letter_of_another_assignment() {
         let builder = runtime(&store()).broker(Arc::clone(&broker)).workflow("ask", ask);
         builder.engine_options(attentive()).start().await.unwrap()
     };
-    // The first run has this id in a store that is gone since; its task became a dead letter.
+    // The first run has this id in a store that no longer exists; its task became a dead letter.
     let before = start().await;
     let mut tasks = ghosts(&before, "agents.ghost", "task_assigned").await;
     let first = before.start("ask", &()).with_id("again").await.unwrap();
@@ -184,7 +184,7 @@ async fn should_not_take_the_dead_letter_of_another_assignment() {
     let after = start().await;
     let run = after.start("ask", &()).with_id("again").await.unwrap();
     let task = next(&mut tasks).await;
-    // It looks through the dead letters several times meanwhile.
+    // The engine reads the dead letters several times during this.
     #[allow(clippy::disallowed_methods, reason = "nothing must happen meanwhile")]
     tokio::time::sleep(Duration::from_millis(300)).await;
     let task_id = TaskId::of_run("again", 1);
@@ -195,10 +195,10 @@ async fn should_not_take_the_dead_letter_of_another_assignment() {
     assert_eq!(result::<u32>(&run).await.unwrap(), 7);
 }
 
-/// Another engine recorded the same answer, behind a signal that this one has not read: the answer is
-/// known, the signal is not.
+/// Another engine recorded the same answer, after a signal that this one has not read: the answer
+/// is known, the signal is not.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_miss_nothing_that_stands_before_an_answer_which_is_known() {
+async fn should_miss_nothing_recorded_before_a_known_answer() {
     async fn both(context: WorkflowContext, (): ()) -> Result<(u64, u32), WorkflowError> {
         let task = context.task::<u64>("doubler", &4);
         let signal = context.signal::<u32>("go");
@@ -223,7 +223,7 @@ async fn should_miss_nothing_that_stands_before_an_answer_which_is_known() {
         })))
     });
     let builder = runtime(&shared).agent("doubler", Doubler::default()).workflow("both", both);
-    // Nothing but the append itself tells it of the signal.
+    // Only the append itself tells the engine of the signal.
     let options = EngineOptions { child_poll_interval: Duration::from_secs(3600), ..attentive() };
     let runtime = builder.engine_options(options).start().await.unwrap();
     let run = runtime.start("both", &()).with_id("r").await.unwrap();
@@ -317,7 +317,7 @@ async fn should_tell_agents_that_a_task_was_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_name_the_agent_that_there_is_not() {
+async fn should_name_the_agent_that_does_not_exist() {
     async fn ask(context: WorkflowContext, id: String) -> Result<u32, WorkflowError> {
         context.task(Target::agent("doubler", id), &1).retry(RetryPolicy::never()).await
     }
@@ -336,7 +336,7 @@ async fn should_name_the_agent_that_there_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_say_which_agents_there_are_if_nobody_takes_a_task() {
+async fn should_list_the_existing_agents_if_none_takes_a_task() {
     async fn ask(context: WorkflowContext, agent: String) -> Result<u32, WorkflowError> {
         context.task(agent, &1).retry(RetryPolicy::never()).await
     }
@@ -353,9 +353,10 @@ async fn should_say_which_agents_there_are_if_nobody_takes_a_task() {
     }
 }
 
-/// Another engine records the result of the first attempt while the owner is about to give the second.
+/// Another engine records the result of the first attempt while the owner is about to assign the
+/// second.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_no_attempt_whose_task_has_a_result_meanwhile() {
+async fn should_not_assign_an_attempt_whose_task_has_a_result() {
     async fn fails(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         context.task("ghost", &1).retry(quick(5)).await
     }
@@ -385,7 +386,7 @@ async fn should_give_no_attempt_whose_task_has_a_result_meanwhile() {
     let runtime = builder.start().await.unwrap();
     let mut tasks = ghosts(&runtime, "agents.ghost", "task_assigned").await;
     let run = runtime.start("fails", &()).with_id("r").await.unwrap();
-    next(&mut tasks).await.dead_letter("nobody does it").await.unwrap();
+    next(&mut tasks).await.dead_letter("no agent does it").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 7);
     let wanted = ["started", "task_assigned", "retry_scheduled", "task_completed", "completed"];
     assert_eq!(actions(&run).await, wanted);

@@ -50,7 +50,7 @@ async fn should_start_once_under_one_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_a_task_outside_of_a_workflow() {
+async fn should_assign_a_task_outside_a_workflow() {
     let runtime = runtime(&store()).agent("doubler", Doubler::default()).start().await.unwrap();
     let run = runtime.task("doubler", &4).await.unwrap();
     assert_eq!(result::<u64>(&run).await.unwrap(), 8);
@@ -138,7 +138,7 @@ async fn should_not_retry_a_terminal_failure() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_name_an_unknown_agent_and_an_unknown_workflow() {
     async fn lost(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
-        context.task("nobody", &1).retry(quick(2)).await
+        context.task("missing", &1).retry(quick(2)).await
     }
     let runtime = runtime(&store()).workflow("lost", lost).start().await.unwrap();
     let run = runtime.start("lost", &()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Signals follow a run that continues as another one, whatever crashes when.
+//! Signals follow a run that continues as another one, wherever the engine crashes.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ use crate::{
     workflow_support::{eventually, result, runtime, sqlite, store},
 };
 
-/// Signals that are sent, and as many rounds.
+/// The number of signals that are sent, and of rounds.
 const ROUNDS: u32 = 5;
 
 /// Takes one signal in each round, and continues as new after it.
@@ -127,7 +127,7 @@ async fn should_lose_and_repeat_no_signal_wherever_the_engine_crashes() {
     join_all(points.map(|(point, after)| crash_at(point, after))).await;
 }
 
-/// The run that was to follow is started, then something else ends its predecessor.
+/// The run that should follow has started, then something else ends its predecessor.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_begin_a_run_whose_predecessor_did_not_continue() {
     static BEGUN: AtomicBool = AtomicBool::new(false);
@@ -164,7 +164,7 @@ async fn should_not_begin_a_run_whose_predecessor_did_not_continue() {
     assert_eq!(run.status().await.unwrap().id, "t");
 }
 
-/// A signal that comes between the two appends of a continuation is in neither list twice.
+/// A signal that arrives between the two appends of a continuation is taken once.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_take_each_signal_once_that_races_with_the_end_of_a_run() {
     let inner = store();
@@ -195,7 +195,7 @@ async fn should_take_each_signal_once_that_races_with_the_end_of_a_run() {
         .unwrap();
 }
 
-/// Runs of an earlier chain under the same first id are still there: the next free number follows.
+/// Runs of an earlier chain under the same first id still exist: the next free number follows.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_continue_as_a_run_of_an_earlier_chain() {
     async fn twice(_: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
@@ -224,7 +224,8 @@ async fn should_not_continue_as_a_run_of_an_earlier_chain() {
     }
 }
 
-/// The code has ended to go on as another run when the cancellation comes: it is that run's.
+/// The code has ended in order to continue as another run when the cancellation arrives: it applies
+/// to that run.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_cancel_the_run_that_a_run_is_about_to_continue_as() {
     async fn wait(context: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {

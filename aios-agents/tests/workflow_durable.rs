@@ -55,7 +55,7 @@ async fn should_wake_an_evicted_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_go_on_after_a_restart_without_repeating_a_step() {
+async fn should_continue_after_a_restart_without_repeating_a_step() {
     let calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&calls);
     let workflow = move |context: WorkflowContext, (): ()| {
@@ -84,12 +84,12 @@ async fn should_go_on_after_a_restart_without_repeating_a_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_go_on_after_a_restart_with_the_step_that_never_began() {
+async fn should_continue_after_a_restart_with_the_step_that_never_began() {
     async fn steps(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         let answer: u64 = context.task("doubler", &1).await?;
         step(&context, "after", u32::try_from(answer).unwrap() + 1).await
     }
-    // A store that a driver has to wait for, unlike the one in memory.
+    // A store whose calls a driver has to wait for, unlike the one in memory.
     let store = aios_store::sqlite::SqliteStore::connect("sqlite::memory:").await.unwrap();
     let store: Arc<dyn Store> = Arc::new(store);
     let before = runtime(&store).workflow("steps", steps).start().await.unwrap();
@@ -169,7 +169,7 @@ async fn should_compensate_when_it_is_cancelled_even_if_one_compensation_fails()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_stand_still_while_paused() {
+async fn should_make_no_progress_while_paused() {
     async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         let signaled: u32 = context.signal("go").await?;
         step(&context, "after", signaled + 1).await
@@ -228,7 +228,7 @@ async fn should_continue_as_new_and_give_the_last_result() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_begin_later_if_told() {
+async fn should_begin_later_if_scheduled() {
     async fn now(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         Ok(1)
     }
@@ -336,7 +336,7 @@ async fn should_let_old_and_new_runs_follow_their_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_go_on_with_the_version_it_was_started_with() {
+async fn should_continue_with_the_version_it_was_started_with() {
     async fn first(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         context.signal::<u32>("go").await.map(|_| 1)
     }

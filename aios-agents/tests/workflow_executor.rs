@@ -1,4 +1,4 @@
-//! Runs that are polled by somebody else than the runtime's threads.
+//! Runs that are polled by an executor other than the runtime's threads.
 
 use std::{
     future::poll_fn,
@@ -19,7 +19,7 @@ use crate::workflow_support::{result, runtime};
 
 const STEPS: usize = 100;
 
-/// Polls of a run besides those for its steps: for its start, its end and what wakes it in vain.
+/// Polls of a run in addition to those for its steps: for its start, its end, and spurious wakes.
 const OTHERS: usize = 10;
 
 /// Counts how often runs are polled.
@@ -43,7 +43,7 @@ async fn count(context: WorkflowContext, steps: usize) -> Result<usize, Workflow
     Ok(steps)
 }
 
-/// A step whose result is on its way to the disk needs one poll: the one that its answer asks for.
+/// A step whose result is being written to disk needs one poll: the one that its answer causes.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_be_polled_once_for_each_step() {
     let polls = Counting::default();

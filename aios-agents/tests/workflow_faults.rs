@@ -1,4 +1,4 @@
-//! Runs that stand still, and what wakes or ends them.
+//! Runs that are scheduled, paused or blocked, and what wakes or ends them.
 
 use std::{
     sync::{
@@ -115,7 +115,7 @@ async fn should_block_code_that_emits_more_than_the_store_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_go_on_once_a_full_disk_has_room_again() {
+async fn should_continue_once_a_full_disk_has_room_again() {
     const STEPS: usize = 400;
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
@@ -158,7 +158,7 @@ async fn should_go_on_once_a_full_disk_has_room_again() {
     assert!(again <= 1, "only what could not be recorded runs again: {again}");
 }
 
-/// What is left of a failure fits, however large its parts are.
+/// The truncated form of a failure fits, however large its parts are.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_end_a_run_whose_failure_is_larger_than_the_store_takes() {
     async fn fails(_: WorkflowContext, part: usize) -> Result<u32, WorkflowError> {

@@ -1,4 +1,4 @@
-//! What a fork has in common with the run that it was forked from, and what it does for itself.
+//! The state that a fork shares with the run that it was forked from, and its own state.
 
 use std::{
     sync::{
@@ -30,7 +30,7 @@ async fn drawer(context: WorkflowContext, (): ()) -> Result<Vec<(Uuid, Uuid)>, W
 
 type Seen = Vec<(Uuid, Uuid)>;
 
-/// What the code draws is what it drew when its steps were recorded, up to the fork and no further.
+/// The code draws the same values as when its steps were recorded, up to the fork and no further.
 fn assert_forked(original: &Seen, fork: &Seen, operation: u64) {
     for (number, (one, other)) in (1..).zip(original.iter().zip(fork)) {
         assert_eq!(other.0, other.1, "operation {number} of a fork at {operation}");
@@ -74,9 +74,9 @@ async fn busy(context: WorkflowContext, (): ()) -> Result<(u64, u64, u32), Workf
     Ok((child?, task?, step?))
 }
 
-/// What was open at the fork is given anew in the fork, and belongs to nobody else.
+/// Operations that were open at the fork begin again in the fork, and belong to it alone.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_begin_anew_in_a_fork_what_was_open() {
+async fn should_begin_open_operations_again_in_a_fork() {
     for store in [store(), sqlite().await] {
         let asked = Arc::new(AtomicU32::new(0));
         let runtime = runtime(&store)

@@ -1,4 +1,4 @@
-//! Which run is whose: ids, children, idempotent starts.
+//! The identity of runs: ids, children, idempotent starts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ async fn secret(_: WorkflowContext, _: u32) -> Result<u32, WorkflowError> {
     Ok(1234)
 }
 
-/// Starts a child under an id, or under a derived one.
+/// Starts a child under a given id, or under a derived one.
 async fn parent(context: WorkflowContext, id: Option<String>) -> Result<u32, WorkflowError> {
     let call = context.child("child", &7);
     match id {
@@ -59,7 +59,7 @@ async fn all(store: &std::sync::Arc<dyn Store>) -> Runtime {
 const INVALID: &str = "INVALID_RUN_ID";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_refuse_ids_that_no_user_may_choose_at_every_entrance() {
+async fn should_refuse_reserved_ids_in_every_call() {
     let runtime = all(&store()).await;
     let run = runtime.start("child", &1).with_id("l".repeat(200)).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 1);
@@ -67,7 +67,7 @@ async fn should_refuse_ids_that_no_user_may_choose_at_every_entrance() {
         let refused = runtime.start("child", &1).with_id(bad).await.unwrap_err();
         assert_eq!(refused.code(), INVALID, "{bad:?}");
         assert!(refused.to_string().starts_with("a run id "), "{refused}");
-        let refused = runtime.task("nobody", &1).with_id(bad).await.unwrap_err();
+        let refused = runtime.task("missing", &1).with_id(bad).await.unwrap_err();
         assert_eq!(refused.code(), INVALID, "{bad:?}");
         let refused = runtime.signal_with_start("child", bad, &1, "go", &1).await.unwrap_err();
         assert_eq!(refused.code(), INVALID, "{bad:?}");
@@ -129,7 +129,7 @@ async fn should_find_its_own_child_after_a_restart() {
     }
 }
 
-/// Nested far deeper than ids are long.
+/// Nested far deeper than the length of an id allows.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_derive_ids_for_children_at_any_depth() {
     async fn nested(context: WorkflowContext, depth: u32) -> Result<u32, WorkflowError> {
@@ -143,9 +143,9 @@ async fn should_derive_ids_for_children_at_any_depth() {
     assert!(result::<u32>(&run).await.unwrap() <= 200);
 }
 
-/// A foreign program can write what it likes, but what is not the successor is not taken for it.
+/// Another program can write any event, but only the successor is taken for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_block_a_run_whose_successor_is_somebody_elses() {
+async fn should_block_a_run_whose_successor_is_an_unrelated_run() {
     let store = store();
     let forged = Event::new(
         "workflows.again.started".parse().unwrap(),
@@ -207,7 +207,7 @@ async fn should_see_the_end_of_a_child_that_continued_as_other_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_start_once_with_equal_inputs_however_they_are_written() {
+async fn should_start_once_with_equal_inputs_in_any_notation() {
     async fn count(
         _: WorkflowContext,
         input: BTreeMap<String, serde_json::Value>,
@@ -257,7 +257,7 @@ async fn should_send_a_signal_with_the_start_or_to_the_run_that_exists() {
     assert_eq!(refused.code(), "RUN_ENDED");
 }
 
-/// Tells the key that it was given.
+/// Returns the key that it was given.
 struct Keyed;
 
 impl Agent for Keyed {
@@ -269,7 +269,7 @@ impl Agent for Keyed {
     }
 }
 
-/// What a run draws and hands to outside systems.
+/// The values that a run draws and hands to external systems.
 async fn draws(context: WorkflowContext, (): ()) -> Result<Vec<String>, WorkflowError> {
     let mut drawn = vec![context.uuid().to_string(), context.random().to_string()];
     let key =
@@ -277,7 +277,7 @@ async fn draws(context: WorkflowContext, (): ()) -> Result<Vec<String>, Workflow
     drawn.push(context.step_with("keyed", key).await?);
     drawn.push(context.step_with("keyed", key).await?);
     drawn.push(context.task("keyed", &()).await?);
-    // A replay that draws other values asks for another step.
+    // A replay that draws other values requests another step.
     let name = format!("last {}", context.uuid());
     drawn.push(context.run(name.clone(), || async { name.clone() }).await?);
     Ok(drawn)
@@ -286,7 +286,7 @@ async fn draws(context: WorkflowContext, (): ()) -> Result<Vec<String>, Workflow
 #[tokio::test(flavor = "multi_thread")]
 async fn should_draw_nothing_that_a_run_with_the_same_id_drew_before() {
     let (mut all, mut journals) = (BTreeSet::new(), Vec::new());
-    // The file of the first store is gone.
+    // The file of the first store has been deleted.
     for store in [store(), store()] {
         let keyed = runtime(&store).agent("keyed", Keyed).workflow("draws", draws);
         let runtime = keyed.start().await.unwrap();
@@ -305,9 +305,9 @@ async fn should_draw_nothing_that_a_run_with_the_same_id_drew_before() {
     replay(workflow, &run.events().unwrap()).await.unwrap();
 }
 
-/// The ids that an engine derives differ between runs that used one id one after the other.
+/// The ids that an engine derives differ between successive runs that used the same id.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_run_anew_under_an_id_that_was_used_before() {
+async fn should_run_again_under_an_id_that_was_used_before() {
     async fn work(context: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
         let event = Event::new("orders.order.placed".parse().unwrap(), "shop", &round).unwrap();
         context.emit(event)?;

@@ -1,6 +1,6 @@
-//! Journals that released versions wrote, replayed for ever against the code that wrote them.
+//! Journals that released versions wrote, replayed indefinitely against the code that wrote them.
 //!
-//! A journal here is never changed. New ones come with a new version, in a folder of their own.
+//! A journal here is never changed. New ones are added with a new version, in a separate folder.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Runs that are told all the time that somebody else appended.
+//! Runs that are told all the time that another process appended.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ async fn listen(broker: &MemoryBroker) -> Deliveries {
     broker.subscribe(Subscription::group(group, patterns)).await.unwrap()
 }
 
-/// How often a task was given, until the marker.
+/// How often each task was assigned, up to the marker.
 async fn given(mut deliveries: Deliveries) -> u64 {
     let mut given = 0;
     while let Some(delivery) = deliveries.next().await {
@@ -47,8 +47,8 @@ async fn given(mut deliveries: Deliveries) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn should_give_every_task_once_whatever_others_append_meanwhile() {
-    // A store that reads only after what it was given before is written.
+async fn should_assign_every_task_once_while_others_append() {
+    // A store that reads only after earlier writes are complete.
     let store = Arc::new(SqliteStore::connect("sqlite::memory:").await.unwrap());
     let broker = Arc::new(MemoryBroker::new());
     let listening = tokio::spawn(given(listen(&broker).await));

@@ -1,5 +1,5 @@
-//! Odd workflows, restarted after every few entries: whatever the branches of a run share, each
-//! execution sees what those before it saw, and every prefix of the journal replays to a prefix of
+//! Unusual workflows, restarted after every few entries. Whatever the branches of a run share, each
+//! execution sees what earlier ones saw, and every prefix of the journal replays to a prefix of
 //! that.
 
 use std::{
@@ -27,7 +27,7 @@ use crate::workflow_support::{PATIENCE, eventually, result, runtime, sqlite, sto
 type Ended<T = ()> = Result<T, WorkflowError>;
 type Code = Pin<Box<dyn Future<Output = Ended> + Send>>;
 
-/// A run's context, and what it saw.
+/// A run's context, and the values that it saw.
 #[derive(Clone)]
 struct Odd {
     context: WorkflowContext,
@@ -50,7 +50,7 @@ impl Odd {
         Ok(value)
     }
 
-    /// A step whose code waits, so that it wakes the code more often than a replay does.
+    /// A step whose code yields, so that it wakes the workflow more often than a replay does.
     async fn slow(&self, number: u64) -> Ended<u64> {
         let code = move || async move {
             for _ in 0..number % 4 {
@@ -121,7 +121,7 @@ async fn losers(odd: &Odd) -> Ended {
     Ok(())
 }
 
-/// Hundreds of branches behind one lock after the other.
+/// Hundreds of branches behind one lock.
 async fn locks(odd: &Odd) -> Ended {
     let (gate, lock) = (Semaphore::new(3), tokio::sync::Mutex::new(0_u64));
     let branch = |number: u64| {
@@ -220,7 +220,7 @@ async fn barriers(odd: &Odd) -> Ended {
     tried.map(drop)
 }
 
-/// Streams that keep several going.
+/// Streams that keep several operations in flight.
 async fn streams(odd: &Odd) -> Ended {
     let mut buffered = stream::iter(0..40).map(|n| odd.slow(n)).buffer_unordered(7);
     while let Some(value) = buffered.next().await {
@@ -254,7 +254,7 @@ async fn streams(odd: &Odd) -> Ended {
     Ok(())
 }
 
-/// Operations that move between what polls them, and some that are dropped half-way.
+/// Operations that move between tasks that poll them, and some that are dropped midway.
 async fn moved(odd: &Odd) -> Ended {
     let mut timer = odd.context.sleep(Duration::from_millis(10));
     let _ = futures_util::poll!(&mut timer);
@@ -281,12 +281,12 @@ async fn moved(odd: &Odd) -> Ended {
     let (first, _, rest) = select_all([odd.sleep(2).boxed(), lost.map(|_| Ok(())).boxed()]).await;
     drop(rest);
     first?;
-    let never = odd.context.task::<u64>("nobody", &1).timeout(Duration::from_secs(60));
+    let never = odd.context.task::<u64>("missing", &1).timeout(Duration::from_secs(60));
     let _ = race([never.map(drop).boxed(), odd.sleep(1).map(drop).boxed()]).await;
     Ok(())
 }
 
-/// Versions in branches, and compensations that choose.
+/// Versions in branches, and compensations that use `select!`.
 async fn undone(odd: &Odd) -> Ended {
     for number in 0..3 {
         let odd = odd.clone();
@@ -308,7 +308,8 @@ async fn undone(odd: &Odd) -> Ended {
     Err("undo all".into())
 }
 
-/// Yields and slow steps in one set: some wakes of the code come late, some through those of a step.
+/// Yields and slow steps in one set: some wakes of the code arrive late, some through those of a
+/// step.
 async fn yields(odd: &Odd) -> Ended {
     for count in 0..5_u64 {
         let mut set = FuturesUnordered::new();
@@ -354,7 +355,8 @@ fn odd(seen: &Arc<Mutex<Vec<String>>>) -> impl Fn(WorkflowContext, String) -> Co
     }
 }
 
-/// Lets a run go on and stops it so many times, wherever it is by then.
+/// Runs a workflow and restarts its engine the given number of times, wherever the run is at that
+/// point.
 async fn run_with_restarts(
     store: &Arc<dyn Store>,
     kind: &str,
@@ -377,12 +379,12 @@ async fn run_with_restarts(
                 assert_eq!(error.failure().unwrap().message, "undo all", "{error:?}");
             }
         } else {
-            let goes_on = || async {
+            let continues = || async {
                 let journal = run.journal(0, 10_000).await.unwrap();
                 let status = run.status().await.unwrap().status;
                 status.is_final() || journal.len() > before + restart * 2
             };
-            eventually(&format!("{kind} goes on"), goes_on).await;
+            eventually(&format!("{kind} continues"), continues).await;
         }
         let journal = run.journal(0, 10_000).await.unwrap();
         engine.shutdown(PATIENCE).await.unwrap();

@@ -1,4 +1,5 @@
-//! A restart changes nothing: the replay of a run is what it was live, or the run says why not.
+//! A restart changes nothing: the replay of a run matches its live execution, or the run reports
+//! why not.
 
 use std::{
     pin::Pin,
@@ -136,7 +137,7 @@ async fn should_replay_branches_that_depend_on_each_other() {
     }
 }
 
-/// Items until one deadline, with the macro that chooses at random and with ours.
+/// Items until one deadline, with tokio's macro, which chooses at random, and with ours.
 async fn collect(context: WorkflowContext, random: bool) -> Result<Vec<u64>, WorkflowError> {
     let mut deadline = context.sleep(Duration::from_millis(30));
     let mut items: Vec<u64> = Vec::new();
@@ -251,7 +252,7 @@ async fn should_refuse_the_context_in_a_spawned_task() {
     fn spawning(context: WorkflowContext, what: String) -> Code {
         Box::pin(async move {
             let spawned = tokio::spawn(async move { use_context(context, &what).await });
-            // A task that panics says so to nobody but who joins it.
+            // A task that panics reports this only to the code that joins it.
             match spawned.await {
                 Ok(ended) => ended,
                 Err(error) => Err(error.into()),
@@ -303,7 +304,7 @@ async fn should_refuse_the_context_of_another_run() {
     assert_eq!(result::<u64>(&lender).await.unwrap(), 7);
 }
 
-/// Code that waits for what no journal knows.
+/// Code that waits for something that no journal records.
 fn foreign(context: WorkflowContext, kind: String) -> Code {
     #[allow(clippy::disallowed_methods, reason = "what no workflow may do")]
     let pause = || tokio::time::sleep(Duration::from_millis(5));
@@ -395,7 +396,7 @@ async fn should_follow_the_newest_version_after_a_crash_before_its_mark_was_reco
     assert_eq!(result::<u32>(&after.handle("v").await.unwrap()).await.unwrap(), 3);
 }
 
-/// Code of which the last calls were removed since the run began.
+/// Code whose last calls were removed since the run began.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_block_code_that_asks_for_less_than_is_recorded_each_time_it_is_loaded() {
     fn steps(count: u64) -> Arc<dyn Workflow> {
@@ -478,7 +479,7 @@ async fn should_block_code_that_ends_before_its_journal() {
 }
 
 #[tokio::test]
-async fn should_give_a_signal_that_a_loser_had_to_the_next_wait() {
+async fn should_pass_a_signal_of_a_losing_branch_to_the_next_wait() {
     async fn losers(context: WorkflowContext, (): ()) -> Result<(u32, u32), WorkflowError> {
         context.sleep(Duration::from_secs(10)).await?;
         let both = [context.signal("first"), context.signal("second")];

@@ -6,7 +6,7 @@ async fn double(context: WorkflowContext, number: u64) -> Result<u64, WorkflowEr
     context.task("doubler", &number).await
 }
 
-/// The first answers used to find no mailbox when they came before the engine read it.
+/// The first answers used to find no mailbox if they arrived before the engine read it.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_lose_no_answer_that_comes_right_after_the_start() {
     for round in 0..50 {

@@ -18,7 +18,7 @@ use aios_store::{
     postgres::{PostgresOptions, PostgresStore},
 };
 
-/// No test waits longer than this.
+/// The longest that a test waits.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Answers twice the number, and counts how often it was asked.
@@ -35,8 +35,8 @@ impl Agent for Doubler {
     }
 }
 
-/// A store that outlives runtimes: in memory, or where [`elsewhere`] says if the test's runtime can
-/// wait for it.
+/// A store that outlives runtimes: in memory, or where [`elsewhere`] points if the test's runtime
+/// can wait for it.
 pub(crate) fn store() -> Arc<dyn Store> {
     let handle = tokio::runtime::Handle::try_current();
     let waits = handle
@@ -49,7 +49,7 @@ pub(crate) fn store() -> Arc<dyn Store> {
     .unwrap_or_else(|| Arc::new(MemoryStore::new()))
 }
 
-/// A store whose appends have to be waited for, unlike those of the one in memory.
+/// A store whose appends have to be awaited, unlike those of the one in memory.
 pub(crate) async fn sqlite() -> Arc<dyn Store> {
     match elsewhere().await {
         Some(store) => store,
@@ -59,8 +59,8 @@ pub(crate) async fn sqlite() -> Arc<dyn Store> {
     }
 }
 
-/// A store of its own on the PostgreSQL database that `AIOS_ENGINE_POSTGRES` names, if any: what the
-/// engine promises holds there as well.
+/// A separate store on the PostgreSQL database that `AIOS_ENGINE_POSTGRES` names, if any: the
+/// engine gives the same guarantees there.
 async fn elsewhere() -> Option<Arc<dyn Store>> {
     #[allow(clippy::disallowed_methods, reason = "tests are told so where to run")]
     let url = std::env::var("AIOS_ENGINE_POSTGRES").ok()?;
@@ -79,7 +79,7 @@ fn fresh_name() -> String {
     aios_core::event::EventId::generate().to_string().replace('-', "")
 }
 
-/// A runtime on that store, with a broker of its own and a short lease.
+/// A runtime on that store, with its own broker and a short lease.
 pub(crate) fn runtime(store: &Arc<dyn Store>) -> RuntimeBuilder {
     let options = EngineOptions { lease_time: Duration::from_secs(4), ..EngineOptions::default() };
     Runtime::builder()
@@ -93,12 +93,12 @@ pub(crate) fn quick(attempts: u32) -> RetryPolicy {
     RetryPolicy::fixed(attempts, Duration::from_millis(5))
 }
 
-/// The result of a run, within the patience of a test.
+/// The result of a run, within the time limit of a test.
 pub(crate) async fn result<T: serde::de::DeserializeOwned>(run: &RunHandle) -> Result<T, RunError> {
     tokio::time::timeout(PATIENCE, run.result()).await.expect("the run should end")
 }
 
-/// Waits until a condition holds, within the patience of a test.
+/// Waits until a condition holds, within the time limit of a test.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let waiting = async {
         while !holds().await {

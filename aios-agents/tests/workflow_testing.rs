@@ -1,4 +1,4 @@
-//! `aios_agents::testing`, and with it the property that a replay sees what the run saw.
+//! `aios_agents::testing`, and the property that a replay sees what the run saw.
 
 use std::{
     sync::{Arc, Mutex},
@@ -73,7 +73,7 @@ async fn should_replay_a_saved_journal_against_todays_code() {
 }
 
 #[tokio::test]
-async fn should_stand_still_while_paused_on_virtual_time() {
+async fn should_make_no_progress_while_paused_on_virtual_time() {
     async fn nap(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         context.sleep(DAY).await?;
         context.sleep(DAY).await.map(|()| 1)
@@ -83,7 +83,7 @@ async fn should_stand_still_while_paused_on_virtual_time() {
     assert_eq!((run.result::<u32>().unwrap(), run.elapsed()), (1, DAY * 6));
 }
 
-/// What a random workflow does next.
+/// The next operation of a random workflow.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Do {
     Step(u8),
@@ -158,7 +158,7 @@ fn perform<'a>(context: &'a WorkflowContext, what: &'a Do, seen: &'a Seen) -> Bo
     .boxed()
 }
 
-/// A workflow that performs a program and notes what it sees.
+/// A workflow that performs a program and records what it sees.
 fn interpreter(seen: &Seen) -> Arc<dyn Workflow> {
     let seen = Arc::clone(seen);
     let code = move |context: WorkflowContext, program: Vec<Do>| {
