@@ -1,7 +1,7 @@
-//! What a task costs in one process: caller, broker in memory, host, typed agent and back.
+//! The cost of a task in one process: caller, in-memory broker, host, typed agent and back.
 //!
-//! The ceiling is what a program without aios would do: a channel to a worker and a channel back,
-//! carrying the same envelopes as JSON text, with the parameters decoded and the answer encoded at
+//! The ceiling is a program without aios: a channel to a worker and a channel back, carrying the
+//! same envelopes as JSON text, with the parameters decoded and the answer encoded at the ends.
 //! the ends.
 
 #![allow(
@@ -29,10 +29,10 @@ use tokio::sync::{mpsc, oneshot};
 /// Rounds of each kind; the medians are compared.
 const ROUNDS: usize = 9;
 
-/// Calls a round.
+/// Calls per round.
 const CALLS: usize = 5_000;
 
-/// Calls under way at the same time.
+/// Concurrent calls.
 const CONCURRENT: usize = 1_000;
 
 #[derive(Clone)]
@@ -59,7 +59,7 @@ fn ceiling() -> Ceiling {
     Ceiling(sender)
 }
 
-/// Microseconds a call, one after the other.
+/// Microseconds per call, one call at a time.
 async fn sequential(contender: impl Contender) -> f64 {
     let start = Instant::now();
     for _ in 0..CALLS {
@@ -68,7 +68,7 @@ async fn sequential(contender: impl Contender) -> f64 {
     micros_a_call(start)
 }
 
-/// Microseconds a call, many at the same time.
+/// Microseconds per call, with many concurrent calls.
 async fn concurrent(contender: impl Contender) -> f64 {
     let start = Instant::now();
     for _ in 0..CALLS / CONCURRENT {

@@ -1,5 +1,5 @@
-//! Events a second through a memory broker's group, published in batches, consumed and
-//! acknowledged, beside a bare tokio channel that carries the same events.
+//! Events per second through a group of a memory broker, published in batches, consumed and
+//! acknowledged, compared with a plain tokio channel that carries the same events.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a bench measures real time")]
 
 use std::{
@@ -71,7 +71,7 @@ async fn broker() -> Duration {
     let broker = MemoryBroker::new();
     let subscription = Subscription::group("g".parse().unwrap(), ["bench.#".parse().unwrap()]);
     let mut deliveries = broker.subscribe(subscription).await.unwrap();
-    // As many events under way as the channel takes.
+    // As many events in flight as the channel holds.
     let window = Arc::new(Semaphore::new(WINDOW));
     let room = Arc::clone(&window);
     let started = Instant::now();

@@ -1,5 +1,5 @@
-//! Confirmed events a second into a quorum queue of RabbitMQ and out of it, beside lapin used in
-//! the best way known: published from several tasks, acknowledged in ready chunks.
+//! Confirmed events per second into a quorum queue of RabbitMQ and out of it, compared with lapin
+//! in its fastest known use: published from several tasks, acknowledged in ready chunks.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -28,10 +28,10 @@ use tokio::runtime::Builder;
 const EVENTS: usize = 20_000;
 const TASKS: usize = 10;
 const EACH: usize = EVENTS / TASKS;
-/// Together, 1,000 are on their way.
+/// Together, 1,000 are in flight.
 const WINDOW: usize = 100;
-/// Rounds of each side; the medians are compared. Many short ones, so that both sides see the same
-/// moods of the machine.
+/// Rounds of each side; the medians are compared. The rounds are short and many, so that variations
+/// of the machine affect both sides alike.
 const ROUNDS: usize = 15;
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -41,7 +41,7 @@ fn main() {
     runtime.block_on(async { tokio::spawn(compare(server.url())).await.unwrap() });
 }
 
-/// Both sides publish into the same queue and drain it, in turn first and second.
+/// Both sides publish into the same queue and drain it, alternating which one is first.
 async fn compare(url: String) {
     let broker = RabbitMqBroker::connect(&url).await.unwrap();
     drop(broker.subscribe(subscription()).await.unwrap());
@@ -76,13 +76,13 @@ async fn ours(url: &str) -> (f64, f64) {
         for _ in 0..EVENTS {
             deliveries.next().await.unwrap().unwrap().ack().await.unwrap();
         }
-        // Returns when the server has taken the acknowledgements.
+        // Returns when the server has processed the acknowledgements.
         broker.close(DAY).await.unwrap();
     });
     (published, consumed.await)
 }
 
-/// As [`ours`], with lapin alone.
+/// The same as [`ours`], with lapin alone.
 async fn raw(url: &str) -> (f64, f64) {
     let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
     let published = rate(publish_raw(&connection)).await;
@@ -94,7 +94,7 @@ async fn raw(url: &str) -> (f64, f64) {
     let consumer = consumer.await.unwrap();
     let consumed = rate(async {
         consume_raw(consumer).await;
-        // The server answers when it has taken the acknowledgements.
+        // The server answers when it has processed the acknowledgements.
         channel.basic_qos(1, BasicQosOptions::default()).await.unwrap();
         channel.close(200, "done".into()).await.unwrap();
         connection.close(200, "done".into()).await.unwrap();
@@ -118,7 +118,7 @@ async fn publish(broker: &Arc<RabbitMqBroker>) {
         tokio::spawn(async move {
             let template = event();
             let one = || Publish::new(template.clone().with_id(EventId::generate()));
-            // Ten calls of ten events at a time keep the window full.
+            // Ten concurrent calls of ten events each keep the window full.
             let calls = (0..EACH / 10).map(|_| broker.publish((0..10).map(|_| one()).collect()));
             let answers: Vec<_> = stream::iter(calls).buffer_unordered(WINDOW / 10).collect().await;
             answers.into_iter().flatten().for_each(Result::unwrap);

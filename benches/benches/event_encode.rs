@@ -1,4 +1,4 @@
-//! Writing an envelope beside `serde_json` on a plain struct of the same shape.
+//! Encoding an envelope, compared with `serde_json` on a plain struct of the same shape.
 
 #![allow(
     clippy::unwrap_used,

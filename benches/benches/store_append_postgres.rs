@@ -1,8 +1,8 @@
-//! `PostgresStore` beside hand-written SQL that inserts the same rows into the same tables under the
-//! same lock, on a private server with its default settings.
+//! `PostgresStore`, compared with hand-written SQL that inserts the same rows into the same tables
+//! under the same lock, on a private server with its default settings.
 //!
-//! Ours and the ceiling take turns, each in a fresh schema, so that both see the same machine; the
-//! medians are compared.
+//! Both take turns, each in a fresh schema, so that both see the same machine; the medians are
+//! compared.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,14 +27,14 @@ use aios_core::store::{Append, EventStoreExt};
 use aios_tests::postgres::PostgresServer;
 use tokio::runtime::Runtime;
 
-/// TaskClients at the same time, each with a stream of its own.
+/// Concurrent callers, each with its own stream.
 const CALLERS: usize = 1000;
-/// Events of each caller, one after the other.
+/// Events of each caller, appended one at a time.
 const EVENTS: usize = 60;
 /// Rows the hand-written writer inserts in one transaction.
 const ROWS: usize = 500;
 const ROUNDS: usize = 5;
-/// Lone appends, and as many bare ones, in turns.
+/// Single appends, and as many hand-written ones, in turns.
 const LONE: usize = 3000;
 const PROCESSES: usize = 4;
 
@@ -81,7 +81,7 @@ fn latency(runtime: &Runtime, server: &PostgresServer) {
     ratio("store_append_latency/postgres", median(&mut ours), median(&mut ceiling), "us");
 }
 
-/// Prints what an event costs on the disk.
+/// Prints the disk space per event.
 fn size(runtime: &Runtime, server: &PostgresServer) {
     for events in [EVENTS, EVENTS * 3] {
         let schema = server.new_name();
@@ -101,8 +101,8 @@ fn size(runtime: &Runtime, server: &PostgresServer) {
     }
 }
 
-/// The sum of what several processes append to one log, beside what one of them does that appends
-/// as much.
+/// The total throughput of several processes that append to one log, compared with that of a single
+/// process.
 fn processes(runtime: &Runtime, server: &PostgresServer) {
     let (mut ours, mut ceiling) = (Vec::new(), Vec::new());
     for _ in 0..3 {
@@ -113,7 +113,7 @@ fn processes(runtime: &Runtime, server: &PostgresServer) {
     ratio("store_append_processes/postgres", median(&mut ours), median(&mut ceiling), "events/s");
 }
 
-/// Each writer says when it is ready, begins when it is told to, and is waited for.
+/// Each writer reports when it is ready, begins on command, and is awaited.
 fn in_processes(runtime: &Runtime, server: &PostgresServer, count: usize) -> f64 {
     let schema = server.new_name();
     runtime.block_on(async { open(&server.url(), &schema).await.close().await });

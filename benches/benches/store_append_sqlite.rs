@@ -1,7 +1,8 @@
-//! `SqliteStore` beside a hand-written loop that inserts the same rows into the same tables.
+//! `SqliteStore`, compared with a hand-written loop that inserts the same rows into the same
+//! tables.
 //!
-//! Ours and the ceiling take turns, each on a fresh database, so that both see the same machine; the
-//! medians are compared.
+//! Both take turns, each on a fresh database, so that both see the same machine; the medians are
+//! compared.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,14 +32,14 @@ use aios_core::{
 };
 use tokio::task::JoinSet;
 
-/// TaskClients at the same time, each with a stream of its own.
+/// Concurrent callers, each with its own stream.
 const CALLERS: usize = 1000;
-/// Events of each caller, one after the other.
+/// Events of each caller, appended one at a time.
 const EVENTS: usize = 40;
 /// Rows the hand-written loop inserts in one transaction.
 const ROWS: usize = 500;
 const ROUNDS: usize = 5;
-/// Lone appends, and as many bare ones, in turns.
+/// Single appends, and as many hand-written ones, in turns.
 const LONE: usize = 2000;
 
 fn main() {
@@ -77,7 +78,7 @@ fn latency(runtime: &tokio::runtime::Runtime) {
     ratio("store_append_latency/sqlite", median(&mut ours), median(&mut ceiling), "us");
 }
 
-/// Prints what an event costs in the file, for a small and a larger log.
+/// Prints the file space per event, for a small and a larger log.
 async fn size() {
     for events in [EVENTS / 2, EVENTS * 2] {
         let place = Place::new();
@@ -88,7 +89,7 @@ async fn size() {
     }
 }
 
-/// Every caller appends its events one at a time; how long all of them take.
+/// Every caller appends its events one at a time; returns how long all of them take.
 async fn callers(path: &Path, appends: Vec<Vec<Append>>) -> Duration {
     let store = Arc::new(open(path).await);
     let count = appends.iter().map(Vec::len).sum();
@@ -100,7 +101,7 @@ async fn callers(path: &Path, appends: Vec<Vec<Append>>) -> Duration {
         let (store, ids, next) = (Arc::clone(&store), Arc::clone(&ids), Arc::clone(&next));
         callers.spawn(async move {
             for mut append in appends {
-                // Ids are made when something happens, so they come nearly in order.
+                // Ids are created when something happens, so they arrive nearly in order.
                 append.events[0].id = ids[next.fetch_add(1, Ordering::Relaxed)].clone();
                 store.append_one(append).await.unwrap();
             }
@@ -122,7 +123,7 @@ fn loop_of_inserts(path: &Path, appends: &[Vec<Append>]) -> Duration {
     start.elapsed()
 }
 
-/// Step events of as many runs as there are callers, made in the order in which they are appended.
+/// Step events of one run per caller, created in the order in which they are appended.
 fn appends(callers: usize, events: usize) -> Vec<Vec<Append>> {
     let streams: Vec<_> =
         (0..callers).map(|_| StreamId::of_run(&EventId::generate().to_string()).unwrap()).collect();

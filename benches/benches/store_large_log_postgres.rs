@@ -1,7 +1,8 @@
-//! How fast `PostgresStore` appends to a log of millions of events, beside one that is nearly empty.
+//! The append rate of `PostgresStore` on a log of millions of events, compared with a nearly empty
+//! one.
 //!
 //! Both take turns on one private server with its default settings; the medians are compared. The
-//! short log is a fresh one each time, so that it stays short.
+//! short log is a new one each time, so that it stays short.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,13 +21,13 @@ use tokio::runtime::Runtime;
 /// Events in the long log and in the short one.
 const LONG: usize = 5_000_000;
 const SHORT: usize = 10_000;
-/// TaskClients at the same time, and events of each.
+/// Concurrent callers, and events of each.
 const CALLERS: usize = 1000;
 const EVENTS: usize = 60;
 const ROUNDS: usize = 5;
 
-/// Makes a log of streams with 20 events each, and leaves it as the server's own upkeep would.
-/// Ids grow with time, as generated ones do.
+/// Creates a log of streams with 20 events each, in the state that the server's own maintenance
+/// would leave. Ids grow with time, as generated ones do.
 const FILL: [&str; 7] = [
     "INSERT INTO {schema}.streams (name) SELECT 'runs/' || generate_series(1, {events} / 20)",
     "INSERT INTO {schema}.event_types (name) VALUES ('workflows.bench.step_completed')",
@@ -57,7 +58,7 @@ fn main() {
     ratio("store_append_large_log/postgres", median(&mut ours), median(&mut ceiling), "events/s");
 }
 
-/// The schema of a log that has so many events.
+/// The schema of a log with this many events.
 fn filled(runtime: &Runtime, server: &PostgresServer, events: usize) -> String {
     let schema = server.new_name();
     runtime.block_on(async { open(&server.url(), &schema).await.close().await });

@@ -1,7 +1,7 @@
-//! Tasks on PostgreSQL in a closed loop of callers: over TLS beside plain text, and over plain TCP
-//! beside the server's Unix socket, on a private server with its default settings.
+//! Tasks on PostgreSQL in a closed loop of callers: TLS compared with plain text, and plain TCP
+//! compared with the server's Unix socket, on a private server with its default settings.
 //!
-//! All of them take turns, each in a schema of its own; the medians are compared.
+//! All of them take turns, each in its own schema; the medians are compared.
 //!
 //! `cargo bench -p aios-benches --bench task_postgres -- [CALLERS] [TASKS A CALLER] [ROUNDS]`
 
@@ -28,10 +28,10 @@ use aios_broker::memory::MemoryBroker;
 use aios_tests::postgres::PostgresServer;
 use tokio::{runtime::Builder, task::JoinSet};
 
-/// TaskClients, tasks of each, and rounds.
+/// Callers, tasks of each, and rounds.
 const DEFAULTS: [usize; 3] = [200, 20, 7];
 
-/// How long a runtime may take to end.
+/// How long a runtime may take to shut down.
 const DRAIN: Duration = Duration::from_secs(30);
 
 fn main() {
@@ -77,7 +77,7 @@ async fn start(url: &str, schema: &str) -> Runtime {
         .unwrap()
 }
 
-/// Tasks a second, each caller one after the other.
+/// Tasks per second, each caller with one task at a time.
 async fn tasks(runtime: &Arc<Runtime>, callers: usize, each: usize) -> f64 {
     let started = Instant::now();
     let mut calling = JoinSet::new();

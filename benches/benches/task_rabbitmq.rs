@@ -1,10 +1,10 @@
-//! What a task costs between services over RabbitMQ: caller, quorum queue, host, typed agent and
+//! The cost of a task between services over RabbitMQ: caller, quorum queue, host, typed agent and
 //! back.
 //!
-//! The ceiling is lapin used in the best way known for the same work with the same durability: the
-//! same envelopes through a topic exchange to a quorum queue, the answer to topic and mailbox in
-//! one publish, all persistent, mandatory and confirmed, published from several tasks, and every
-//! delivery acknowledged by itself after its answer was confirmed.
+//! The ceiling is lapin in its fastest known use, for the same work with the same durability. The
+//! same envelopes pass through a topic exchange to a quorum queue, and the answer goes to topic and
+//! mailbox in one publish. All are persistent, mandatory and confirmed, and published from several
+//! tasks. Every delivery is acknowledged individually after its answer was confirmed.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -40,17 +40,17 @@ use lapin::{
 };
 use tokio::{runtime::Builder, sync::oneshot};
 
-/// Rounds of each kind; the medians are compared. Many short ones, so that both sides see the same
-/// moods of the machine.
+/// Rounds of each kind; the medians are compared. The rounds are short and many, so that variations
+/// of the machine affect both sides alike.
 const ROUNDS: usize = 15;
 
-/// Tasks a round with many outstanding.
+/// Tasks per round with many outstanding.
 const MANY: usize = 4_000;
 const CALLERS: usize = 10;
 /// Together, 200 are outstanding.
 const WINDOW: usize = 20;
 
-/// Tasks a round, one at a time.
+/// Tasks per round, one at a time.
 const FEW: usize = 400;
 
 const EXCHANGE: &str = "raw.events";
@@ -85,7 +85,7 @@ async fn compare(url: String) {
     drop(host);
 }
 
-/// Tasks a second, many outstanding.
+/// Tasks per second, with many outstanding.
 async fn many(contender: &impl Contender) -> f64 {
     let started = Instant::now();
     let callers = (0..CALLERS).map(|_| {
@@ -99,7 +99,7 @@ async fn many(contender: &impl Contender) -> f64 {
     f64::from(u32::try_from(MANY).unwrap()) / started.elapsed().as_secs_f64()
 }
 
-/// Microseconds a task, one after the other.
+/// Microseconds per task, one at a time.
 async fn one_by_one(contender: &impl Contender) -> f64 {
     let started = Instant::now();
     for _ in 0..FEW {
@@ -139,8 +139,8 @@ impl Contender for Raw {
 }
 
 impl Raw {
-    /// An end that gives tasks and one that does them. A connection each is as fast as one for
-    /// each direction, or one for all.
+    /// One side that assigns tasks and one that runs them. One connection each is as fast as one
+    /// for each direction, or one for all.
     async fn connect(url: &str) -> Self {
         let mut connections = Vec::new();
         let mut channels = Vec::new();
@@ -189,7 +189,7 @@ async fn consume(channel: &Channel, queue: &str) -> Consumer {
     channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap()
 }
 
-/// Publishes and waits for the confirm.
+/// Publishes and waits for the confirmation.
 async fn publish(channel: &Channel, event: &Event, headers: FieldTable) {
     let body = event.to_json().unwrap();
     let properties = BasicProperties::default()
@@ -204,7 +204,7 @@ async fn publish(channel: &Channel, event: &Event, headers: FieldTable) {
     assert!(confirmation.is_ack());
 }
 
-/// Does all tasks that come at once, and acknowledges each when its answer is confirmed.
+/// Runs all tasks concurrently, and acknowledges each when its answer is confirmed.
 async fn work(tasks: Consumer, channel: Channel) {
     let mut chunks = tasks.ready_chunks(256);
     while let Some(chunk) = chunks.next().await {

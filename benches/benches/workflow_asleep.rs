@@ -1,4 +1,4 @@
-//! What runs cost that sleep on a timer.
+//! The cost of runs that sleep on a timer.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,7 +26,7 @@ use aios_core::clock::VirtualClock;
 use tokio::task::JoinSet;
 
 const RUNS: usize = 100_000;
-/// TaskClients that start runs.
+/// Concurrent callers that start runs.
 const CALLERS: usize = 200;
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
 

@@ -1,8 +1,8 @@
-//! Workflows on PostgreSQL beside hand-written SQL that inserts the same rows, on a private server
-//! with its default settings.
+//! Workflows on PostgreSQL, compared with hand-written SQL that inserts the same rows, on a private
+//! server with its default settings.
 //!
-//! Ours and the ceiling take turns, each in a fresh schema; the medians are compared. Either has
-//! prepared its statements before the clock runs.
+//! Both take turns, each in a fresh schema; the medians are compared. Both prepare their statements
+//! before the measurement.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,20 +25,20 @@ use aios_core::store::{Append, StreamId};
 use aios_tests::postgres::PostgresServer;
 use tokio::task::JoinSet;
 
-/// Runs at once, and steps of each.
+/// Concurrent runs, and steps of each.
 const RUNS: usize = 1000;
 const STEPS: usize = 20;
-/// Rows that the hand-written writer commits at once.
+/// Rows per commit of the hand-written writer.
 const ROWS: usize = 500;
 const ROUNDS: usize = 5;
-/// Steps of the run that is alone, and how often it is measured.
+/// Steps of the single run, and how often it is measured.
 const LONE: usize = 200;
 const LONE_ROUNDS: usize = 15;
-/// Short runs, how many are in flight, and the connections that commit as many rows one by one.
+/// Short runs, the number in flight, and the connections that commit as many rows one by one.
 const SHORT: usize = 5000;
 const IN_FLIGHT: usize = 200;
 const CONNECTIONS: usize = 8;
-/// How long an idle runtime is watched.
+/// How long an idle runtime is observed.
 const IDLE: Duration = Duration::from_secs(20);
 
 /// Counts statements.
@@ -61,7 +61,7 @@ async fn start(server: &PostgresServer, schema: &str) -> Bench {
     Bench::start(open(&server.url(), schema).await).await
 }
 
-/// What many runs at once took; bytes and statements are those of a step.
+/// The cost of many concurrent runs; bytes and statements are per step.
 struct Cost {
     elapsed: Duration,
     statements: f64,
@@ -105,14 +105,14 @@ async fn many_runs(server: &PostgresServer) -> Cost {
     cost
 }
 
-/// Statements that were sent since the last reset, but for those that ask for them.
+/// Statements that were sent since the last reset, except those that query the count.
 fn statements(server: &PostgresServer) -> f64 {
     let sql = "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements \
         WHERE query NOT LIKE '%pg_stat_statements%'";
     number(server, sql)
 }
 
-/// What all tables of a schema and their indexes take on the disk.
+/// The disk space of all tables of a schema and their indexes.
 fn stored(schema: &str) -> String {
     format!(
         "SELECT sum(pg_total_relation_size(c.oid)) \
@@ -161,7 +161,7 @@ async fn many_short_runs(server: &PostgresServer) -> Duration {
     elapsed
 }
 
-/// Prints what a runtime with nothing to do asks of the server.
+/// Prints how many statements an idle runtime sends to the server.
 async fn idle(server: &PostgresServer) {
     let bench = start(server, &server.new_name()).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -172,7 +172,7 @@ async fn idle(server: &PostgresServer) {
     bench.stop().await;
 }
 
-/// How long a hand-written writer takes for the rows of steps, so many at once.
+/// How long a hand-written writer takes for the rows of steps, with this many per commit.
 async fn batches(server: &PostgresServer, at_once: usize, count: usize) -> Duration {
     let mut bare = Bare::open(&server.url(), &server.new_name(), RUNS).await;
     let rows = rows(at_once + count);
@@ -189,7 +189,8 @@ async fn batches(server: &PostgresServer, at_once: usize, count: usize) -> Durat
     begin.elapsed()
 }
 
-/// How long several connections take for as many rows as there are short runs, each a commit.
+/// How long several connections take to commit as many rows as there are short runs, one per
+/// commit.
 async fn single_commits(server: &PostgresServer) -> Duration {
     let schema = server.new_name();
     drop(Bare::open(&server.url(), &schema, RUNS).await);

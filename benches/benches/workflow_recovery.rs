@@ -1,5 +1,6 @@
-//! What a takeover costs while many runs wait, how soon a signal reaches one of them, and how fast
-//! timers fire that are due at once. On PostgreSQL; arguments: how many runs wait, how many timers.
+//! The cost of a takeover while many runs wait, the latency of a signal to one of them, and the
+//! rate at which due timers fire. On PostgreSQL; arguments: the number of waiting runs and of
+//! timers.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,17 +27,17 @@ use futures_util::future::join_all;
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 
-/// Settings without which writing a million runs is what is measured.
+/// Settings without which the benchmark would measure the writing of a million runs.
 const SETTINGS: [&str; 3] = ["fsync=off", "max_wal_size=8GB", "shared_buffers=512MB"];
-/// Runs that are copied at once.
+/// Runs that are copied in one statement.
 const COPIES: usize = 20_000;
-/// Runs of each kind that have to go on at the takeover, and signals that are measured.
+/// Runs of each kind that must resume at the takeover, and signals that are measured.
 const SOME: usize = 30;
-/// TaskClients that start runs.
+/// Concurrent callers that start runs.
 const CALLERS: usize = 500;
 const STOP: Duration = Duration::from_secs(10);
 
-/// Copies of the template run `$3`, with these ids in these shards, which are noted to wait.
+/// Copies of the template run `$3`, with these ids in these shards, registered as waiting.
 const COPY: &str = "\
     WITH template AS (
         SELECT e.* FROM aios.events e JOIN aios.streams s ON s.id = e.stream_id
@@ -136,8 +137,8 @@ async fn fill(url: &str, runs: usize) -> Vec<String> {
     filled
 }
 
-/// How long runs take to go on at a takeover: some of which nothing is noted, and some that got a
-/// signal while nobody owned them.
+/// How long runs take to resume at a takeover: some are not registered as waiting, and some
+/// received a signal while no engine owned them.
 async fn take_over(url: &str, client: &Runtime, server: &PostgresServer, ids: &[String]) {
     let (active, signaled) = (some(ids, 3), some(ids, 4));
     for id in active.iter().chain(&signaled) {
@@ -161,13 +162,13 @@ async fn take_over(url: &str, client: &Runtime, server: &PostgresServer, ids: &[
     engine.shutdown(STOP).await.unwrap();
 }
 
-/// Some of the runs, others for each seed.
+/// A sample of the runs, different for each seed.
 fn some(ids: &[String], seed: usize) -> Vec<String> {
     let step = (ids.len() / SOME).max(1);
     ids.iter().skip(seed * step / 8).step_by(step).take(SOME).cloned().collect()
 }
 
-/// From a signal of another process to the result there, in the middle of some.
+/// The median time from a signal of another process to the result there, for a sample of the runs.
 async fn signals(client: &Runtime, ids: &[String], seed: usize) -> f64 {
     let mut took = Vec::new();
     for id in some(ids, seed) {
@@ -180,7 +181,7 @@ async fn signals(client: &Runtime, ids: &[String], seed: usize) -> f64 {
     median(&mut took)
 }
 
-/// How long it takes until all of many timers have fired that are due at the same moment.
+/// How long it takes until all timers have fired that are due at the same time.
 async fn fire(engine: &Runtime, timers: usize) {
     let pause = Duration::from_secs(10 + u64::try_from(timers).unwrap() / 2000);
     let due = Timestamp::now() + pause;

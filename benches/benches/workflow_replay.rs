@@ -1,4 +1,4 @@
-//! How fast a journal is replayed, on one core.
+//! The speed of replaying a journal, on one core.
 
 #![allow(
     clippy::unwrap_used,

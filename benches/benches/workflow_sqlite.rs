@@ -1,6 +1,6 @@
-//! Workflows on SQLite beside a hand-written writer that commits the same rows.
+//! Workflows on SQLite, compared with a hand-written writer that commits the same rows.
 //!
-//! Ours and the ceiling take turns, each on a fresh database; the medians are compared.
+//! Both take turns, each on a fresh database; the medians are compared.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,15 +23,15 @@ use aios_benches::{
 };
 use aios_core::store::{Append, StreamId};
 
-/// Runs at once, and steps of each.
+/// Concurrent runs, and steps of each.
 const RUNS: usize = 1000;
 const STEPS: usize = 20;
-/// Rows that the hand-written writer commits at once.
+/// Rows per commit of the hand-written writer.
 const ROWS: usize = 500;
 const ROUNDS: usize = 5;
-/// Steps of the run that is alone.
+/// Steps of the single run.
 const LONE: usize = 500;
-/// Short runs, and how many are in flight.
+/// Short runs, and the number in flight.
 const SHORT: usize = 5000;
 const IN_FLIGHT: usize = 200;
 
@@ -107,7 +107,7 @@ async fn many_short_runs(place: &Place) -> Duration {
     elapsed
 }
 
-/// How long a hand-written writer takes for the rows of steps, so many at once.
+/// How long a hand-written writer takes for the rows of steps, with this many per commit.
 fn bare(at_once: usize, rows: usize) -> Duration {
     let place = Place::new();
     let connection = connect(&place.path);

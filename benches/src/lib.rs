@@ -1,4 +1,4 @@
-//! What the benchmarks share.
+//! Code that the benchmarks share.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -17,7 +17,7 @@ use std::time::Duration;
 use aios_core::event::Event;
 use serde_json::json;
 
-/// Prints a measurement beside its ceiling, as one line that a script can read.
+/// Prints a measurement and its ceiling, as one line that a script can read.
 pub fn ratio(name: &str, ours: f64, ceiling: f64, unit: &str) {
     println!(
         "RATIO {name} ours={ours:.2} ceiling={ceiling:.2} unit={unit} ratio={:.2}",
@@ -25,25 +25,25 @@ pub fn ratio(name: &str, ours: f64, ceiling: f64, unit: &str) {
     );
 }
 
-/// Prints a measurement that has no ceiling but a number.
+/// Prints a measurement without a ceiling.
 pub fn figure(name: &str, value: f64, unit: &str) {
     println!("FIGURE {name} value={value:.2} unit={unit}");
 }
 
-/// The middle of several measurements; the upper one of the two if their number is even.
+/// The median of several measurements; the upper of the two middle ones if their number is even.
 #[must_use]
 pub fn median(measured: &mut [f64]) -> f64 {
     measured.sort_by(f64::total_cmp);
     measured[measured.len() / 2]
 }
 
-/// How many of something a second.
+/// A rate per second.
 #[must_use]
 pub fn per_second(count: usize, elapsed: Duration) -> f64 {
     count as f64 / elapsed.as_secs_f64()
 }
 
-/// Microseconds for each of something.
+/// Microseconds per item.
 #[must_use]
 pub fn micros_each(elapsed: Duration, count: usize) -> f64 {
     elapsed.as_secs_f64() * 1e6 / count as f64

@@ -1,5 +1,5 @@
-//! The hand-written writer that the PostgreSQL benchmarks are measured against, and the callers of
-//! the store that is measured.
+//! The hand-written writer that is the ceiling of the PostgreSQL benchmarks, and the callers of
+//! the measured store.
 
 use std::{
     ops::Range,
@@ -17,7 +17,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-/// Key of the lock; any will do, because each schema has a lock of its own.
+/// Key of the lock; any value will do, because each schema has its own lock.
 const LOCK: i64 = 1;
 
 /// Opens a store in a schema, with the options that users get by default.
@@ -39,7 +39,7 @@ pub fn appends(callers: usize, events: usize) -> Vec<Vec<Append>> {
         .collect()
 }
 
-/// Every caller appends its events one at a time; how long all of them take.
+/// Every caller appends its events one at a time; returns how long all of them take.
 #[allow(clippy::disallowed_methods, reason = "it measures real time")]
 pub async fn callers(store: &Arc<PostgresStore>, appends: Vec<Vec<Append>>) -> Duration {
     let start = Instant::now();
@@ -56,7 +56,7 @@ pub async fn callers(store: &Arc<PostgresStore>, appends: Vec<Vec<Append>>) -> D
     start.elapsed()
 }
 
-/// What somebody would write by hand who checks nothing.
+/// A hand-written writer without any checks.
 #[derive(Debug)]
 pub struct Bare {
     connection: PgConnection,
@@ -66,8 +66,8 @@ pub struct Bare {
 }
 
 impl Bare {
-    /// A connection to a fresh schema with the store's own tables, and with so many streams, which
-    /// its rows go to in turns.
+    /// A connection to a fresh schema with the store's own tables and this many streams, to which
+    /// the rows are distributed in turn.
     pub async fn open(url: &str, schema: &str, streams: usize) -> Self {
         open(url, schema).await.close().await;
         let mut bare = Self::connect(url, schema, streams, 0..usize::MAX).await;
@@ -85,7 +85,8 @@ impl Bare {
         bare
     }
 
-    /// A further connection to a schema that [`open`](Self::open) made, for the rows of these places.
+    /// Another connection to a schema that [`open`](Self::open) created, for the rows of these
+    /// places.
     pub async fn connect(url: &str, schema: &str, streams: usize, places: Range<usize>) -> Self {
         let connection = PgConnection::connect(url).await.unwrap();
         let insert = format!(
@@ -104,7 +105,7 @@ impl Bare {
         sqlx::raw_sql("COMMIT").execute(&mut self.connection).await.unwrap();
     }
 
-    /// Inserts rows; by itself this is one INSERT and its COMMIT.
+    /// Inserts rows; on its own this is one INSERT and its COMMIT.
     pub async fn insert(&mut self, rows: &[&Append]) {
         let events: Vec<&Event> = rows.iter().map(|append| &append.events[0]).collect();
         let places: Vec<usize> = self.places.by_ref().take(rows.len()).collect();

@@ -1,4 +1,4 @@
-//! The hand-written writer that the SQLite benchmarks are measured against.
+//! The hand-written writer that is the ceiling of the SQLite benchmarks.
 
 use std::{
     collections::HashMap,
@@ -31,7 +31,7 @@ pub fn connect(path: &Path) -> Connection {
     connection
 }
 
-/// What somebody would write by hand who needs nothing but the rows.
+/// A hand-written writer that stores only the rows.
 #[derive(Debug)]
 pub struct Bare<'c> {
     begin: Statement<'c>,
@@ -89,7 +89,7 @@ impl<'c> Bare<'c> {
     }
 }
 
-/// A folder that goes with the benchmark, and a database in it.
+/// A folder that is removed with the benchmark, and a database in it.
 #[derive(Debug)]
 pub struct Place {
     /// The database.
@@ -98,7 +98,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// A fresh one beside the build, which is on a real disk.
+    /// A new database next to the build, which is on a real disk.
     #[must_use]
     #[allow(clippy::new_without_default, reason = "it creates a folder")]
     pub fn new() -> Self {

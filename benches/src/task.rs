@@ -1,4 +1,4 @@
-//! The task that the benchmarks give, and the agent that does it.
+//! The task that the benchmarks assign, and the agent that runs it.
 
 use aios_agents::agent::TaskClient;
 use aios_core::{
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 /// The agent's type.
 pub const REVIEWER: &str = "reviewer";
-/// The type of the event that gives a task.
+/// The type of the event that assigns a task.
 pub const ASSIGNED: &str = "agents.reviewer.task_assigned";
-/// The type of the event that brings the answer.
+/// The type of the event with the answer.
 pub const COMPLETED: &str = "agents.reviewer.task_completed";
 
-/// What is to be reviewed.
+/// The parameters of a review.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Review {
     title: String,
@@ -24,14 +24,14 @@ pub struct Review {
     files: Vec<String>,
 }
 
-/// What came of it.
+/// The result of a review.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Verdict {
     summary: String,
     accepted: bool,
 }
 
-/// What is given to the agent each time.
+/// The parameters of every call.
 #[must_use]
 pub fn review() -> Review {
     let files = vec!["src/lib.rs".to_owned(), "src/main.rs".to_owned()];
@@ -42,7 +42,7 @@ fn judge(review: &Review) -> Verdict {
     Verdict { summary: format!("{} files", review.files.len()), accepted: review.priority > 1 }
 }
 
-/// Does the task with next to no work.
+/// Runs the task with next to no work.
 #[derive(Clone, Copy, Debug)]
 pub struct Reviewer;
 
@@ -55,9 +55,9 @@ impl Agent for Reviewer {
     }
 }
 
-/// One way to have a task done.
+/// One implementation of calling a task.
 pub trait Contender: Clone + Send + Sync + 'static {
-    /// Gives a task, and waits for its answer.
+    /// Assigns a task, and waits for its answer.
     fn call(&self) -> impl Future<Output = Verdict> + Send;
 }
 
@@ -67,7 +67,7 @@ impl Contender for TaskClient {
     }
 }
 
-/// The event that gives a new task, as somebody without aios would make it.
+/// The event that assigns a new task, as a program without aios would create it.
 #[must_use]
 pub fn assign(reply_to: &str) -> (TaskId, Event) {
     let task_id = TaskId::new(EventId::generate().to_string());
@@ -83,7 +83,7 @@ pub fn assign(reply_to: &str) -> (TaskId, Event) {
     (task_id, event.with_metadata(metadata))
 }
 
-/// Does a task, as somebody without aios would do it; the event with the answer.
+/// Runs a task as a program without aios would; returns the event with the answer.
 #[must_use]
 pub fn serve(event: &Event) -> Event {
     let assigned: TaskAssigned = event.data().unwrap();

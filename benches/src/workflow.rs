@@ -19,7 +19,7 @@ static RESULT: LazyLock<String> = LazyLock::new(|| "r".repeat(200));
 async fn deploy(context: WorkflowContext, steps: usize) -> Result<usize, WorkflowError> {
     for step in 0..steps {
         let build = || async move {
-            // The first step keeps its run in memory until all runs are there.
+            // The first step keeps its run in memory until all runs have started.
             if step == 0 {
                 let mut gate = GATE.subscribe();
                 let _ = gate.wait_for(|open| *open).await;
@@ -46,7 +46,7 @@ impl Bench {
         Self(Arc::new(runtime.await.unwrap()))
     }
 
-    /// Takes a run of so many steps from its start to its result.
+    /// Executes a run with this many steps from its start to its result.
     pub async fn run(&self, steps: usize) {
         let run = self.0.start("deploy", &steps).await.unwrap();
         run.result::<usize>().await.unwrap();
@@ -63,7 +63,8 @@ impl Bench {
         Held(results)
     }
 
-    /// How long it takes to start runs of one step and to wait for their results, so many at a time.
+    /// How long it takes to start runs of one step and to wait for their results, with this many at
+    /// a time.
     #[allow(clippy::disallowed_methods, reason = "it measures real time")]
     pub async fn short_runs(&self, runs: usize, in_flight: usize) -> Duration {
         let begin = Instant::now();
@@ -87,12 +88,12 @@ impl Bench {
     }
 }
 
-/// Runs that wait to be let go.
+/// Runs that wait to be released.
 #[derive(Debug)]
 pub struct Held(JoinSet<usize>);
 
 impl Held {
-    /// How long they take from now on.
+    /// Releases them, and returns how long they take.
     #[allow(clippy::disallowed_methods, reason = "it measures real time")]
     pub async fn release(self) -> Duration {
         let begin = Instant::now();

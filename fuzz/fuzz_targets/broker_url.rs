@@ -1,6 +1,6 @@
-//! URLs of brokers: any text connects, or is refused, and no error shows the password.
+//! URLs of brokers: any text either connects or is refused, and no error shows the password.
 //!
-//! Nothing is connected to: no process listens on the port of the URLs.
+//! No connection succeeds: no process listens on the port of the URLs.
 #![no_main]
 
 use std::{sync::LazyLock, time::Duration};
@@ -14,7 +14,7 @@ const PASSWORD: &str = "hunter2hunter2";
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
 
-/// Whether nothing leaves this machine, and no file is read.
+/// Whether the URL contacts no other machine and reads no file.
 fn is_harmless(text: &str) -> bool {
     if text.contains("file") {
         return false;

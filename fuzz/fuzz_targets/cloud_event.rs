@@ -1,4 +1,4 @@
-//! CloudEvents: what converts to an event converts back, and to the same event again.
+//! CloudEvents: one that converts to an event converts back, and then to the same event again.
 #![no_main]
 
 use aios_core::event::{CloudEvent, Event};

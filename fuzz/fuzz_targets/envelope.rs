@@ -1,4 +1,4 @@
-//! The JSON envelope: what is read is written, and read again as the same event.
+//! The JSON envelope: an event that was decoded can be encoded, and decodes to the same event.
 #![no_main]
 
 use aios_core::event::Event;
@@ -9,6 +9,6 @@ fuzz_target!(|text: &str| {
     let written = event.to_json().expect("an event that was read can be written");
     let read = Event::from_json(&written).expect("an event that was written can be read");
     assert_eq!(read, event);
-    // Writing is stable, so that stores can compare texts.
+    // Encoding is stable, so that stores can compare texts.
     assert_eq!(read.to_json().expect("it was written before"), written);
 });

@@ -1,6 +1,6 @@
-//! Journals: whatever stands in one, a replay ends, with an error or without.
+//! Journals: whatever a journal contains, a replay ends, with or without an error.
 //!
-//! An input is a journal, one event a line.
+//! An input is a journal, one event per line.
 #![no_main]
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
-/// Asks for one operation of each kind, and for others than most journals hold.
+/// Requests one operation of each kind, and others than most journals contain.
 async fn workflow(context: WorkflowContext, input: Value) -> Result<Value, WorkflowError> {
     context.set_status("started");
     let version = context.version("change", 1..=2)?;

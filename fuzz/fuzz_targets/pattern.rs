@@ -1,10 +1,10 @@
-//! Patterns of event types: they match as a reference implementation does.
+//! Patterns of event types: they match in the same way as a reference implementation.
 #![no_main]
 
 use aios_core::event::{EventType, Pattern};
 use libfuzzer_sys::fuzz_target;
 
-/// The meaning of AMQP topics: `*` is one word, `#` any number.
+/// The semantics of AMQP topics: `*` matches one word, `#` any number.
 fn matches(pattern: &[&str], words: &[&str]) -> bool {
     match (pattern, words) {
         ([], []) => true,

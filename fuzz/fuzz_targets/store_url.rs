@@ -1,4 +1,6 @@
-//! URLs of stores: any text is an option or an error, and no error shows the password.
+//! URLs of stores: any text is either parsed to options or refused, and no error shows the
+//! password.
+//! password.
 #![no_main]
 
 use aios_store::postgres::PostgresOptions;

@@ -1,4 +1,4 @@
-//! code-review as a user sees it.
+//! code-review from the perspective of a user.
 
 use std::{fs, path::Path};
 
@@ -40,7 +40,7 @@ fn should_report_odd_files_and_go_on() {
     symlink("..", at("up")).unwrap();
     fs::write(at("unreadable.rs"), "").unwrap();
     fs::set_permissions(at("unreadable.rs"), fs::Permissions::from_mode(0o000)).unwrap();
-    // The rights of files do not bind root.
+    // File permissions do not restrict root.
     let is_bound = fs::File::open(at("unreadable.rs")).is_err();
 
     let review = Review::of(tree.path());
@@ -98,7 +98,7 @@ fn should_refuse_a_store_that_it_does_not_know() {
     assert_eq!(message.lines().count(), 1, "{message}");
 }
 
-/// Kills a review in the middle, and starts it again.
+/// Kills a review halfway, and starts it again.
 fn resume_after_a_kill(arguments: &[&str]) {
     let tree = tree(FILES);
     let uninterrupted = Review::of(tree.path());
@@ -148,7 +148,7 @@ fn should_stop_when_told_and_go_on_later() {
         let last = printed.lines().last().unwrap_or_default();
         assert!(last.starts_with("stopped: ") && last.contains("run the same command"), "{last}");
         assert!(review.finish(&[]).starts_with("resuming: "));
-        // It let what ran end before it stopped, so nothing ran twice.
+        // It waited for running work before it stopped, so nothing ran twice.
         assert_eq!(review.executions().len(), FILES);
     }
 }

@@ -1,4 +1,4 @@
-//! The envelope on its way through everything.
+//! The envelope on its way through all components.
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use std::{
 
 use aios_tests::{postgres::PostgresServer, program::program, rabbitmq::RabbitMqServer};
 
-/// What a program prints in a folder of its own.
+/// The output of a program in its own folder.
 fn printed(name: &str, arguments: &[&str], folder: &Path) -> String {
     let output = Command::new(program(name)).args(arguments).current_dir(folder).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -128,7 +128,7 @@ fn should_give_tasks_to_an_agent_of_another_process() {
     assert_eq!(printed("rabbitmq", &arguments, folder.path()), "HELLO FROM AFAR\n");
 }
 
-/// A program that is ended with the test.
+/// A program that is stopped with the test.
 struct Running(Child);
 
 impl Running {

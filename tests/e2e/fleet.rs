@@ -1,5 +1,4 @@
-//! Several engines as processes of their own: what the faults of one of them, or of the broker, cost a
-//! review.
+//! Several engine processes: the effect on a review when one of them, or the broker, fails.
 
 use std::{
     collections::HashSet,
@@ -16,14 +15,14 @@ use crate::{
 };
 
 const FILES: usize = 400;
-/// After how many files the fault happens.
+/// The number of files after which the fault happens.
 const BEFORE: usize = 60;
-/// How often is looked, and with what pauses, before a test gives up: leases live for 10 s, and a lost
-/// task is given again after a minute.
+/// How often, and at which interval, a test checks before it gives up: leases last for 10 s, and a
+/// lost task is assigned again after a minute.
 const LOOKS: u32 = 4800;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A review in the middle, by the first of two engines.
+/// A review halfway through, advanced by the first of two engines.
 struct Fleet {
     site: Site,
     tree: TempDir,
@@ -62,7 +61,7 @@ impl Fleet {
         shares(&self.site)
     }
 
-    /// Waits for the report, which has to be that of one process.
+    /// Waits for the report, which must equal that of a single process.
     fn finish(&mut self) {
         eventually(|| self.client.try_wait().unwrap().is_some(), "the review ends");
         assert!(self.client.wait().unwrap().success());
@@ -72,7 +71,7 @@ impl Fleet {
         assert_eq!(report, alone.report_text());
     }
 
-    /// No file was analysed again after its result was recorded, as seen at a moment.
+    /// No file was analysed again after its result was recorded, according to a snapshot.
     fn check(&self, (recorded, begun): &(HashSet<String>, usize)) {
         let executions = self.site.executions();
         assert!(*begun < FILES, "the fault came in the middle of the review");
@@ -148,7 +147,7 @@ fn should_finish_a_review_whose_engine_was_frozen() {
     fleet.agents.into_iter().chain([fleet.first, fleet.second]).for_each(stop);
 }
 
-/// Nor do the answers in its hands stay there.
+/// Answers that it holds do not stay there either.
 #[test]
 fn should_finish_a_review_whose_engine_stays_frozen() {
     let Some(mut fleet) = Fleet::open() else { return };
@@ -160,7 +159,7 @@ fn should_finish_a_review_whose_engine_stays_frozen() {
     fleet.agents.into_iter().chain([fleet.second]).for_each(stop);
 }
 
-/// Tasks and answers in its queues are gone.
+/// The tasks and answers in its queues are lost.
 #[test]
 fn should_finish_a_review_with_a_broker_that_lost_its_data() {
     let Some(mut fleet) = Fleet::open() else { return };

@@ -1,13 +1,13 @@
-//! The page of the guarantees names the tests that prove them.
+//! The page of guarantees names the tests that prove them.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 const PAGE: &str = include_str!("../../docs/guarantees.md");
-/// Where tests are.
+/// The folders that contain tests.
 const FOLDERS: [&str; 7] =
     ["aios-agents", "aios-broker", "aios-core", "aios-py/tests", "aios-store", "examples", "tests"];
 
-/// The names of tests in a text: what stands between backticks and begins as tests do.
+/// The names of tests in a text: words between backticks that begin like test names.
 fn named(text: &str) -> BTreeSet<&str> {
     text.split('`')
         .filter(|part| part.starts_with("should_") || part.starts_with("test_"))
@@ -41,7 +41,7 @@ fn should_name_tests_that_exist() {
     assert!(missing.is_empty(), "docs/guarantees.md names tests that are not there: {missing:?}");
 }
 
-/// A guarantee with an empty cell would say nothing.
+/// A guarantee with an empty cell would be meaningless.
 #[test]
 fn should_prove_every_cell_or_say_why_not() {
     let rows = PAGE.lines().filter(|line| line.starts_with("| **"));

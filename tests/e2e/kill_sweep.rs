@@ -1,4 +1,4 @@
-//! Kills code-review again and again, at seeded moments.
+//! Kills code-review repeatedly, at seeded times.
 
 use std::{collections::HashSet, os::unix::process::ExitStatusExt, path::Path, time::Duration};
 
@@ -10,7 +10,7 @@ use aios_store::sqlite::SqliteStore;
 use crate::review::{CONCURRENCY, RESULT, Random, Review, reviewed_path, tree};
 
 const FILES: usize = 300;
-/// Kills of each sweep; two sweeps run side by side.
+/// Kills in each sweep; two sweeps run in parallel.
 const KILLS: usize = 50;
 const SEEDS: [u64; 2] = [0x5eed_0001, 0x5eed_0002];
 const SIGKILL: i32 = 9;
@@ -42,7 +42,7 @@ fn sweep(mut random: Random, tree: &Path, expected: &str) {
     }
 }
 
-/// What a kill in the middle of a review left behind.
+/// The state that a kill halfway through a review left behind.
 #[derive(Debug)]
 struct Crash {
     /// How many executions had begun.
@@ -60,7 +60,8 @@ fn crash_until_done(
     let mut crashes = Vec::new();
     loop {
         let mut child = review.start(&[]);
-        // Relative to the progress, so that kills fall into the middle on machines of any speed.
+        // Relative to the progress, so that the kills are spread over the run on machines of any
+        // speed.
         let more = random.below(30);
         review.wait_for(&mut child, review.executions().len() + more);
         std::thread::sleep(Duration::from_micros(random.below(20_000).try_into().unwrap()));
@@ -96,8 +97,8 @@ async fn recorded(review: &Review) -> (bool, HashSet<String>) {
     (run.status == RunStatus::Completed, paths)
 }
 
-/// No file was analysed again after its result was recorded, and only what was in flight at a kill
-/// was analysed more than once.
+/// No file was analysed again after its result was recorded, and only files that were in flight at
+/// a kill were analysed more than once.
 fn check_executions(executions: &[String], crashes: &[Crash]) {
     for Crash { executions: before, recorded } in crashes {
         let again = executions[*before..].iter().find(|path| recorded.contains(*path));

@@ -1,4 +1,4 @@
-//! Runs what a user runs, from outside.
+//! Runs the programs as a user would.
 
 #[cfg(test)]
 mod code_review;

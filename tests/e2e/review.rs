@@ -1,4 +1,4 @@
-//! Runs code-review on a generated tree, each in a folder of its own.
+//! Runs code-review on a generated tree, each review in its own folder.
 
 use std::{
     fs,
@@ -15,10 +15,10 @@ use tempfile::TempDir;
 /// How many files are analysed at once in these tests.
 pub(crate) const CONCURRENCY: usize = 4;
 
-/// What a result of an analysis is in the journal.
+/// The event type of a recorded result of an analysis.
 pub(crate) const RESULT: &str = "agents.analyzer.task_completed";
 
-/// How often is looked how far a review is.
+/// How often the progress of a review is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// A tree of small files, all different.
@@ -39,7 +39,7 @@ pub(crate) fn reviewed_path(result: &Event) -> String {
     data["output"]["reviewed"]["path"].as_str().unwrap().to_owned()
 }
 
-/// Where reviews of a tree keep their state and write their reports.
+/// Where reviews of a tree store their state and write their reports.
 pub(crate) struct Review {
     folder: TempDir,
     tree: PathBuf,
@@ -67,19 +67,19 @@ impl Review {
         self.command(arguments).output().unwrap()
     }
 
-    /// Runs to the end, which must be a good one; returns what was printed.
+    /// Runs to the end, which must be successful; returns the output.
     pub(crate) fn finish(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Starts, and goes on beside the test.
+    /// Starts, and runs concurrently with the test.
     pub(crate) fn start(&self, arguments: &[&str]) -> Child {
         self.command(arguments).stdout(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Waits until so many executions have begun since the first start, or the program has ended.
+    /// Waits until this many executions have begun since the first start, or the program has ended.
     pub(crate) fn wait_for(&self, child: &mut Child, executions: usize) {
         while self.executions().len() < executions && child.try_wait().unwrap().is_none() {
             std::thread::sleep(LOOK_EVERY);
@@ -90,7 +90,7 @@ impl Review {
         self.folder.path().join("executions")
     }
 
-    /// The path of every file whose analysis began, once for each time, over all starts.
+    /// The path of every file whose analysis began, once for each time, across all starts.
     pub(crate) fn executions(&self) -> Vec<String> {
         let text = fs::read_to_string(self.trace_file()).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
@@ -100,7 +100,7 @@ impl Review {
         format!("sqlite://{}", self.folder.path().join("code-review.db").display())
     }
 
-    /// Whether there is a state to look into.
+    /// Whether there is a stored state.
     pub(crate) fn has_state(&self) -> bool {
         self.folder.path().join("code-review.db").exists()
     }
@@ -115,7 +115,7 @@ impl Review {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): small, seeded, good enough to choose moments.
+/// SplitMix64 (Steele, Lea, Flood 2014): small, seeded, and good enough to choose times.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

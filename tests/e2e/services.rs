@@ -1,4 +1,4 @@
-//! code-review as many processes: an engine, agents and a client, over PostgreSQL and RabbitMQ.
+//! code-review as several processes: an engine, agents and a client, with PostgreSQL and RabbitMQ.
 
 use std::{
     collections::HashSet,
@@ -17,14 +17,14 @@ use crate::review::{RESULT, Random, Review, reviewed_path, tree};
 
 const FILES: usize = 400;
 const AGENTS: usize = 3;
-/// Files that one agent analyses at once.
+/// Files that one agent analyses concurrently.
 const EACH: usize = 2;
-/// Files that are analysed at once.
+/// Files that are analysed concurrently.
 const CONCURRENCY: usize = 12;
 const KILLS: usize = 8;
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// The servers, and a folder for what the processes write.
+/// The servers, and a folder for the output of the processes.
 pub(crate) struct Site {
     pub(crate) postgres: PostgresServer,
     pub(crate) rabbitmq: RabbitMqServer,
@@ -89,15 +89,15 @@ impl Site {
         })
     }
 
-    /// What the processes have done by now.
+    /// A snapshot of the work that the processes have done.
     pub(crate) fn look(&self) -> (HashSet<String>, usize) {
-        // In this order, so that every execution of what is recorded is counted.
+        // In this order, so that every execution of a recorded file is counted.
         let recorded = self.recorded();
         (recorded, self.executions().len())
     }
 }
 
-/// Starts a part and waits until it says that it is ready.
+/// Starts a process and waits until it reports that it is ready.
 fn ready(mut command: Command) -> Child {
     let mut child = command.spawn().unwrap();
     let mut line = String::new();
@@ -126,7 +126,7 @@ pub(crate) fn kill(mut child: Child) {
     child.wait().unwrap();
 }
 
-/// Asks a process to stop; it must do so by itself, and say that all went well.
+/// Asks a process to stop. It must end on its own and report success.
 pub(crate) fn stop(child: Child) {
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     let output = child.wait_with_output().unwrap();
@@ -151,7 +151,7 @@ fn should_review_with_an_engine_and_agents_that_are_killed_and_a_broker_that_res
     let mut agents: Vec<Child> = (0..AGENTS).map(|_| site.agent()).collect();
     let mut client = site.start(&tree);
     let mut random = Random(0x5eed_0004);
-    // What was recorded, and how many executions had begun, after each blow.
+    // The recorded files and the number of executions begun, after each fault.
     let mut looks = Vec::new();
     let mut restarted = None;
     for number in 0..=KILLS {
@@ -183,13 +183,13 @@ fn should_review_with_an_engine_and_agents_that_are_killed_and_a_broker_that_res
     let again = |(recorded, begun): &(HashSet<String>, usize)| {
         executions[*begun..].iter().filter(|path| recorded.contains(*path)).count()
     };
-    // A broker that is killed forgets the acknowledgements that it had not written yet.
+    // A broker that is killed loses the acknowledgements that it had not written yet.
     let forgotten = again(&restarted.unwrap());
     assert!(forgotten <= AGENTS * EACH, "{forgotten}");
     assert!(looks.iter().all(|look| again(look) <= forgotten), "a recorded task ran again");
     let files: HashSet<&String> = executions.iter().collect();
     assert_eq!(files.len(), FILES);
-    // An engine that starts again gives the tasks again that are under way.
+    // An engine that restarts assigns the open tasks again.
     let most = FILES + EACH * KILLS + AGENTS * EACH + CONCURRENCY;
     println!("{} executions of {FILES} files, {forgotten} of recorded ones", executions.len());
     assert!(executions.len() <= most, "{} executions, at most {most}", executions.len());

@@ -1,4 +1,4 @@
-//! Adapters and the runtime together, on private servers that a test may kill.
+//! The adapters and the runtime, on private servers that a test may kill.
 
 #[cfg(test)]
 mod rabbitmq;

@@ -1,4 +1,4 @@
-//! Harness of the tests: programs and private servers that a test may kill.
+//! The test harness: programs and private servers that a test may kill.
 
 #![allow(
     clippy::expect_used,
@@ -13,11 +13,11 @@ pub mod program;
 pub mod rabbitmq;
 pub mod socket;
 
-/// Says that a test is skipped, because something it needs is not there.
+/// Reports that a test is skipped because something that it needs is missing.
 ///
 /// # Panics
 ///
-/// If `AIOS_REQUIRE_SERVICES` is `1`: then a test that does not run is not green.
+/// If `AIOS_REQUIRE_SERVICES` is `1`: a test that does not run must not pass.
 #[allow(clippy::disallowed_methods, reason = "the variable is the gate's word to the tests")]
 pub fn skip(reason: &str) {
     assert!(

@@ -1,4 +1,4 @@
-//! The example programs, built as the test was built.
+//! The example programs, built with the profile of the test.
 
 use std::{
     env,
@@ -21,7 +21,7 @@ pub fn program(name: &str) -> PathBuf {
     folder.join(format!("{name}{}", env::consts::EXE_SUFFIX))
 }
 
-/// Where the programs of this profile are: `target/debug` for `target/debug/deps/e2e-0123`.
+/// The folder of the programs of this profile: `target/debug` for `target/debug/deps/e2e-0123`.
 fn folder_of_the_test() -> PathBuf {
     let test = env::current_exe().expect("a test knows its path");
     let folder = test.parent().and_then(Path::parent);

@@ -1,5 +1,5 @@
-//! Private RabbitMQ servers: started from the installed programs on free ports, and removed with
-//! everything they wrote when the test's process ends, however it ends.
+//! Private RabbitMQ servers, started from the installed programs on free ports. They and their
+//! files are removed when the test's process ends, even if it is killed.
 
 use std::{
     fs,
@@ -16,8 +16,8 @@ use std::{
     time::Duration,
 };
 
-/// Where Debian and Red Hat keep the server's programs, unless `AIOS_RABBITMQ_PROGRAMS` names another
-/// folder; those on the `PATH` change the user.
+/// Where Debian and Red Hat install the server's programs, unless `AIOS_RABBITMQ_PROGRAMS` names
+/// another folder; those on the `PATH` change the user.
 const FOLDER: &str = "/usr/lib/rabbitmq/bin";
 
 /// Attempts to start a server: another process may take a port.
@@ -33,25 +33,25 @@ while [ -n "$pid" ] && kill -0 "$pid"; do sleep 0.05; done
 rm -rf "$1"
 "#;
 
-/// How long a server that answers may take to say so.
+/// The timeout of the check whether a server answers.
 const GREETING: Duration = Duration::from_secs(1);
 
-/// What nodes of one cluster know of each other.
+/// The Erlang cookie that the nodes of one cluster share.
 const COOKIE: &str = "AIOS";
 
-/// A server of one's own, one node.
+/// A private server with one node.
 #[derive(Debug)]
 pub struct RabbitMqServer {
     folder: PathBuf,
     node: String,
     port: u16,
     settings: Vec<String>,
-    /// Its death tells the janitor to clean up.
+    /// A process whose end tells the janitor to clean up.
     janitor: Child,
 }
 
 impl RabbitMqServer {
-    /// Starts a server, or says that the test is skipped because RabbitMQ is not installed.
+    /// Starts a server, or reports that the test is skipped because RabbitMQ is not installed.
     ///
     /// # Panics
     ///
@@ -61,11 +61,11 @@ impl RabbitMqServer {
         Self::start_with(&[])
     }
 
-    /// As [`start`](Self::start), with settings in the form of `rabbitmq.conf`.
+    /// Like [`start`](Self::start), with settings in the form of `rabbitmq.conf`.
     ///
     /// # Panics
     ///
-    /// As [`start`](Self::start).
+    /// The same as [`start`](Self::start).
     #[must_use]
     pub fn start_with(settings: &[&str]) -> Option<Self> {
         if !programs().join("rabbitmq-server").exists() {
@@ -93,7 +93,7 @@ impl RabbitMqServer {
         SHARED.get_or_init(Self::start).as_ref()
     }
 
-    /// Where to connect to, as the user that is there from the start.
+    /// The URL to connect to, as the default user.
     #[must_use]
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
@@ -123,7 +123,7 @@ impl RabbitMqServer {
         greet().is_ok()
     }
 
-    /// Kills the server at once, as the loss of power would, except that the disk keeps its cache.
+    /// Kills the server at once, as a power failure would, except that the disk keeps its cache.
     pub fn kill(&self) {
         let Some(pid) = self.pid() else { return };
         signal("-9", &pid);
@@ -133,7 +133,7 @@ impl RabbitMqServer {
         fs::remove_file(self.folder.join("pid")).ok();
     }
 
-    /// Stops the server as its operator would.
+    /// Stops the server as an operator would.
     ///
     /// # Panics
     ///
@@ -143,8 +143,7 @@ impl RabbitMqServer {
         self.kill();
     }
 
-    /// Removes everything that a server which does not run has stored, as if another one took its
-    /// place.
+    /// Removes all stored data of a stopped server, as if another one took its place.
     ///
     /// # Panics
     ///
@@ -163,18 +162,19 @@ impl RabbitMqServer {
         assert!(started, "the server does not start again: {}", self.log());
     }
 
-    /// Stops the server's process as a debugger would: its sockets stay open, nothing answers.
+    /// Suspends the server's process as a debugger would: its sockets stay open, but nothing
+    /// answers.
     pub fn pause(&self) {
         signal("-STOP", &self.pid().unwrap_or_default());
     }
 
-    /// Lets a paused server go on.
+    /// Resumes a paused server.
     pub fn resume(&self) {
         signal("-CONT", &self.pid().unwrap_or_default());
     }
 
-    /// Runs code on its channels, each of which is `Channel`, where an Erlang condition on `Info`, a
-    /// function of the names of their properties, holds.
+    /// Runs code on each of its channels, bound to `Channel`, for which an Erlang condition on
+    /// `Info` holds. `Info` is a function from names of properties to their values.
     ///
     /// # Panics
     ///
@@ -189,7 +189,7 @@ impl RabbitMqServer {
         assert_eq!(self.ctl(&["eval", &code]), "ok");
     }
 
-    /// Runs `rabbitmqctl`, and returns what it prints.
+    /// Runs `rabbitmqctl`, and returns its output.
     ///
     /// # Panics
     ///
@@ -210,7 +210,7 @@ impl RabbitMqServer {
             listen.as_str(),
             "log.console = true",
             "log.file = false",
-            // Half a gigabyte, laid out beforehand, by default.
+            // By default, half a gigabyte is allocated in advance.
             "raft.wal_max_size_bytes = 16777216",
         ];
         lines.extend(self.settings.iter().map(String::as_str));
@@ -218,9 +218,9 @@ impl RabbitMqServer {
         let log = fs::File::create(self.folder.join("log")).expect("creating the log");
         let mut command = self.command("rabbitmq-server");
         command.stdin(Stdio::null()).stderr(log.try_clone().expect("sharing the log")).stdout(log);
-        // Signals from a terminal reach the test only.
+        // Signals from a terminal reach only the test.
         let mut child = command.process_group(0).spawn().expect("starting the server");
-        // Somebody has to wait for it when it was killed.
+        // The exit status of a killed server has to be collected.
         thread::spawn(move || child.wait());
         let pid = self.folder.join("pid").display().to_string();
         self.run("rabbitmqctl", &["wait", "--timeout", "60", &pid]).status.success()
@@ -252,14 +252,14 @@ impl RabbitMqServer {
         fs::read_to_string(self.folder.join("pid")).ok().map(|pid| pid.trim().to_owned())
     }
 
-    /// What it has logged since it was started.
+    /// Its log output since it was created.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 }
 
-/// Servers of one's own that are one cluster.
+/// Private servers that form a cluster.
 #[derive(Debug)]
 pub struct RabbitMqCluster {
     /// Its nodes.
@@ -267,11 +267,11 @@ pub struct RabbitMqCluster {
 }
 
 impl RabbitMqCluster {
-    /// Starts a cluster, or says that the test is skipped because RabbitMQ is not installed.
+    /// Starts a cluster, or reports that the test is skipped because RabbitMQ is not installed.
     ///
     /// # Panics
     ///
-    /// As [`RabbitMqServer::start`].
+    /// The same as [`RabbitMqServer::start`].
     #[must_use]
     pub fn start(nodes: usize) -> Option<Self> {
         let starting: Vec<_> = (0..nodes).map(|_| thread::spawn(RabbitMqServer::start)).collect();
@@ -291,12 +291,12 @@ impl RabbitMqCluster {
 impl Drop for RabbitMqServer {
     fn drop(&mut self) {
         drop(self.janitor.stdin.take());
-        // Without it the folder stays, and nothing can be done about that here.
+        // If this fails, the folder remains; nothing can be done about that here.
         self.janitor.wait().ok();
     }
 }
 
-/// A new folder, and the name of the node that lives there.
+/// A new folder, and the name of its node.
 fn new_folder() -> (PathBuf, String) {
     static FOLDERS: AtomicU32 = AtomicU32::new(0);
     let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
@@ -320,7 +320,7 @@ fn programs() -> PathBuf {
     std::env::var_os("AIOS_RABBITMQ_PROGRAMS").map_or_else(|| FOLDER.into(), PathBuf::from)
 }
 
-/// A port that is free, as is the next one, which the node's siblings would use.
+/// A port that is free, as is the next one, which other nodes of the cluster would use.
 fn free_port() -> u16 {
     loop {
         let listener = TcpListener::bind("127.0.0.1:0").expect("finding a free port");

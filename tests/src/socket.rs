@@ -1,4 +1,4 @@
-//! What the sockets of this process are set to.
+//! The options of the sockets of this process.
 
 use std::{fs, net::SocketAddr};
 
@@ -7,14 +7,15 @@ use rustix::{
     process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
 };
 
-/// For each TCP connection of this process to one of the ports of this machine, whether it sends at
-/// once what it is given (`TCP_NODELAY`).
+/// For each TCP connection of this process to one of the local ports, whether it sends data at once
+/// (`TCP_NODELAY`).
 ///
-/// Says that the test is skipped where the kernel does not let a process look at its own sockets.
+/// Reports that the test is skipped where the kernel does not let a process inspect its own
+/// sockets.
 ///
 /// # Panics
 ///
-/// As [`skip`](crate::skip).
+/// The same as [`skip`](crate::skip).
 #[must_use]
 pub fn without_delay(ports: &[u16]) -> Option<Vec<bool>> {
     let descriptors = fs::read_dir("/proc/self/fd").ok()?.flatten();
@@ -37,7 +38,7 @@ pub fn without_delay(ports: &[u16]) -> Option<Vec<bool>> {
                     found.push(tcp_nodelay(&socket).unwrap_or_default());
                 }
             }
-            // Closed meanwhile.
+            // The socket was closed in the meantime.
             Err(rustix::io::Errno::BADF) => {}
             Err(error) => {
                 crate::skip(&format!("the kernel refuses pidfd_getfd: {error}"));

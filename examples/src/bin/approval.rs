@@ -1,4 +1,4 @@
-//! A workflow that waits for a human being, for a day at most.
+//! A workflow that waits for a person, for a day at most.
 //!
 //!     cargo run --bin approval -- yes      with an approval
 //!     cargo run --bin approval -- no       with a refusal
@@ -25,8 +25,8 @@ struct Approval {
 
 async fn release(context: WorkflowContext, request: Request) -> Result<String, WorkflowError> {
     context.set_status(format!("{} waits for an approval", request.release));
-    // While it waits the run costs no memory, and the process may stop: an answer that comes before
-    // it runs again is kept.
+    // While it waits, the run uses no memory and the process may stop: an answer that arrives
+    // before the process runs again is kept.
     let answer = context.signal::<Approval>("approval").timeout(request.patience).await;
     let approval = match answer {
         Ok(approval) => approval,
@@ -38,7 +38,7 @@ async fn release(context: WorkflowContext, request: Request) -> Result<String, W
     }
     context
         .step("publish", || async {
-            // An outside effect belongs in a step: its result is recorded, and it never runs again.
+            // External effects belong in a step: its result is recorded, and it never runs again.
             Ok::<_, TaskError>(format!("{} was approved by {}", request.release, approval.by))
         })
         .await
@@ -59,7 +59,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let run = runtime.start("release", &request).with_id("release-1.2").await?;
     println!("waiting for an approval of {}", request.release);
 
-    // Anybody who knows the run's id may answer: another task, another process, another machine.
+    // Anyone who knows the run's id may answer: another task, another process, another machine.
     if let Some(answer) = answer {
         let approval = Approval { by: "Grace".to_owned(), approved: answer == "yes" };
         runtime.handle("release-1.2").await?.signal("approval", &approval).await?;

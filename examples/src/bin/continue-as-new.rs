@@ -1,7 +1,8 @@
 //! A run that never ends, with a journal that stays short.
 //!
-//! Each turn of the loop adds to the journal, which is read again after a crash. After some turns
-//! the run continues as a new one with what it knows; handles of the first run follow it.
+//! Each iteration of the loop adds to the journal, which is read again after a crash. After some
+//! iterations the run continues as a new one with its current state; handles of the first run
+//! follow it.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
 use aios_agents::prelude::*;
@@ -22,7 +23,7 @@ async fn account(context: WorkflowContext, mut account: Account) -> Result<i64, 
             amount => account.balance += amount,
         }
     }
-    // Signals that have come and were not taken follow the run.
+    // Signals that have arrived and were not taken follow the run.
     Err(WorkflowError::continue_as_new(&account))
 }
 

@@ -1,4 +1,4 @@
-//! One agent, one workflow, one file as the store, no server.
+//! One agent, one workflow, one file as the store, and no server.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
 use aios_agents::prelude::*;

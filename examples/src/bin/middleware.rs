@@ -1,4 +1,4 @@
-//! A layer of your own around agents, and those that aios has.
+//! A custom layer around agents, and the built-in ones.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
 use std::{
@@ -55,7 +55,8 @@ impl Agent for Echo {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    // The first layer is the outermost: a task that is over budget takes no place of the limit.
+    // The first layer is the outermost: a task that is over budget does not occupy a slot of the
+    // limit.
     let agents = AgentDefinition::instance("echo", Echo)
         .with_layer(Budget { left: Arc::new(AtomicU64::new(16)) })
         .with_layer(ConcurrencyLimit::new(4))

@@ -1,4 +1,4 @@
-//! The store in PostgreSQL: a schema of its own, limits, and the removal of old runs.
+//! The store in PostgreSQL: a separate schema, limits, and the removal of old runs.
 //!
 //!     cargo run --bin postgres -- postgres://user:password@host/database
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
@@ -18,7 +18,7 @@ async fn report(context: WorkflowContext, month: u32) -> Result<String, Workflow
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::args().nth(1).ok_or("postgres URL")?;
-    // Several installations share a database when each has a schema of its own.
+    // Several installations can share a database if each has its own schema.
     let options = PostgresOptions::new(&url)?
         .with_schema("reports")?
         .with_max_connections(5)

@@ -1,7 +1,7 @@
-//! A projection that keeps its view and its position in one transaction of a database of its own.
+//! A projection that stores its view and its position in one transaction of its own database.
 //!
-//! Every event is applied to the view exactly once, whatever crashes: either both the view and the
-//! position change, or neither does.
+//! Every event is applied to the view exactly once, whenever a process crashes: either both the
+//! view and the position change, or neither does.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
 use std::{

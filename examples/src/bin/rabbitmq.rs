@@ -3,7 +3,7 @@
 //!     cargo run --bin rabbitmq -- agent amqp://…                    as often as you like
 //!     cargo run --bin rabbitmq -- run amqp://… sqlite://runs.db     advances the run
 //!
-//! An agent process needs the broker and no store. Kill it, and its tasks go to another one.
+//! An agent process needs the broker and no store. If it is killed, its tasks go to another one.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl Agent for Upper {
 
 async fn shout(context: WorkflowContext, words: Vec<String>) -> Result<String, WorkflowError> {
     let tasks = words.iter().map(|word| {
-        // The timeout is that of an attempt; a task that is lost is assigned again.
+        // The timeout applies to each attempt; a task that is lost is assigned again.
         context.task::<String>("upper", word).timeout(Duration::from_secs(30))
     });
     Ok(futures_util::future::try_join_all(tasks).await?.join(" "))

@@ -1,5 +1,5 @@
-//! A trip is booked whole or not at all: what was booked is cancelled, in reverse order, if a later
-//! booking fails.
+//! A trip is booked completely or not at all: earlier bookings are cancelled, in reverse order, if
+//! a later one fails.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ enum Order {
     Cancel(String),
 }
 
-/// Books everything but cars, which are sold out.
+/// Books everything except cars, which are sold out.
 struct Booker;
 
 impl Agent for Booker {
@@ -23,8 +23,8 @@ impl Agent for Booker {
 
     async fn process_task(&self, _: &TaskContext, order: Order) -> Result<(), TaskError> {
         match order {
-            // Trying again does not help, so the failure is final. Without `terminal` the task is
-            // tried again as its retry policy says.
+            // A retry does not help, so the failure is final. Without `terminal` the task is
+            // retried according to its retry policy.
             Order::Book(what) if what == "car" => {
                 Err(Failure::new("SOLD_OUT", "there are no cars")).terminal()
             }
@@ -43,7 +43,8 @@ impl Agent for Booker {
 async fn trip(context: WorkflowContext, parts: Vec<String>) -> Result<(), WorkflowError> {
     for part in parts {
         // Registered before the booking: if the process dies between the two, or the answer is
-        // lost, there is something to undo. Undoing what was never done must be harmless.
+        // lost, there is a booking to undo. The compensation must be harmless if nothing was
+        // booked.
         let undo = Order::Cancel(part.clone());
         context.compensate(format!("cancel {part}"), |context| async move {
             context.task("booker", &undo).timeout(MINUTE).await

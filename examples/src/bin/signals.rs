@@ -3,7 +3,7 @@
 //!     cargo run --bin signals -- wait postgres://…      starts the run, and waits for its result
 //!     cargo run --bin signals -- send postgres://…      sends the signal, from any machine
 //!
-//! Both need the store only: a signal is an event in the stream of its run. It may be sent before
+//! Both need only the store: a signal is an event in the stream of its run. It may be sent before
 //! the run waits for it, and while no engine is running.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Without an engine, this process advances no runs.
         "send" => {
             let runtime = builder.client_only().start().await?;
-            // If this process comes first, it starts the run together with its signal.
+            // If this process starts first, it starts the run together with its signal.
             runtime
                 .signal_with_start("order", "order-7", "tea", "paid", &500)
                 .with_signal_id("payment-1") // sent once, however often this program runs

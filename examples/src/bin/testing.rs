@@ -26,7 +26,7 @@ async fn remind(context: WorkflowContext, name: String) -> Result<u32, WorkflowE
     }
 }
 
-/// A change that does not fit journals of before: it sends the first mail at once.
+/// A change that does not match existing journals: it sends the first mail at once.
 async fn remind_sooner(context: WorkflowContext, name: String) -> Result<u32, WorkflowError> {
     context.task::<()>("mailer", &name).await?;
     remind(context, name).await
@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let reminders: u32 = run.result().map_err(|error| error.to_string())?;
     println!("{reminders} reminders in {} days", run.elapsed().as_secs() / DAY.as_secs());
 
-    // A journal, of a test or of production, says whether today's code still fits it.
+    // A journal, from a test or from production, shows whether the current code still matches it.
     let journal = run.events()?;
     replay(Arc::new(FnWorkflow::new("remind", remind)?), &journal).await?;
     println!("the code fits");

@@ -1,7 +1,7 @@
-//! A workflow changes while runs of the old code are under way.
+//! A workflow changes while runs of the old code are in progress.
 //!
-//! The first start of the program runs the old code and stops in the middle of a run; the second one
-//! runs the new code: the old run keeps its branch, a new run takes the new one.
+//! The first start of the program runs the old code and stops in the middle of a run. The second
+//! one runs the new code: the old run keeps its branch, and a new run takes the new one.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ async fn ship_v1(context: WorkflowContext, order: String) -> Result<String, Work
     Ok(format!("{order} shipped to {address}"))
 }
 
-/// The same, with a check that runs of before don't have.
+/// The same, with a check that earlier runs do not have.
 async fn ship_v2(context: WorkflowContext, order: String) -> Result<String, WorkflowError> {
     let checked = context.version("check_stock", 1..=2)? >= 2;
     if checked {
@@ -35,11 +35,11 @@ async fn runtime(is_new: bool) -> Result<Runtime, Box<dyn std::error::Error>> {
     Ok(builder.start().await?)
 }
 
-/// The deployment of before: it starts a run, which waits for an address.
+/// The previous deployment: it starts a run, which waits for an address.
 async fn before() -> Result<(), Box<dyn std::error::Error>> {
     let old = runtime(false).await?;
     let run = old.start("ship", "order 1").with_id("ship-1").await?;
-    // Wait until the run has passed the place of the change.
+    // Wait until the run has passed the point of the change.
     let mut events = run.events(0);
     while let Some(recorded) = events.next().await? {
         if recorded.event.event_type.action() == "step_completed" {
@@ -59,7 +59,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for id in ["ship-1", "ship-2"] {
         let run = new.handle(id).await?;
         match run.signal("address", "Paris").await {
-            // The program ran before.
+            // The program has run before.
             Ok(()) | Err(RuntimeError::RunEnded { .. }) => {}
             Err(error) => return Err(error.into()),
         }

@@ -1,4 +1,4 @@
-//! What has to hold once no fault happens any more.
+//! Checks for the time after the last fault.
 
 use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 
@@ -17,19 +17,20 @@ use crate::{
     inject::Targets,
 };
 
-/// How often, and with what pauses, is looked whether queues are empty.
+/// How often, and at which interval, the queues are checked for being empty.
 const LOOKS: u32 = 30;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Lines of a journal that are printed, at most.
 const LINES: usize = 200;
-/// What the logs say where a former owner was stopped, or could do nothing any more.
+/// Log messages of a former owner that was stopped, or could do nothing any more.
 const FENCED: [&str; 3] = [
     "the leases ended before they could be renewed",
     "lost leases to other engines",
     "lost a shard to another engine",
 ];
 
-/// Nothing waits, in queues and in the store, and processes are as small as they were.
+/// No messages are left in queues, no runs are waiting in the store, and processes use no more
+/// memory than before.
 pub(crate) async fn quiet(targets: &Targets, store: &dyn Store, memory: u64, patience: f64) {
     let mut left = Vec::new();
     let end = Instant::now() + (PAUSE * LOOKS).mul_f64(patience);
@@ -52,7 +53,7 @@ pub(crate) async fn quiet(targets: &Targets, store: &dyn Store, memory: u64, pat
     }
 }
 
-/// Runs that have not ended, whoever started them.
+/// Runs that have not ended, whether or not a client started them.
 async fn unsettled(store: &dyn Store) -> Vec<String> {
     let statuses =
         vec![RunStatus::Running, RunStatus::Paused, RunStatus::Blocked, RunStatus::Cancelling];
@@ -63,7 +64,7 @@ async fn unsettled(store: &dyn Store) -> Vec<String> {
     }
 }
 
-/// What a node of RabbitMQ lists.
+/// The output of a list command of a RabbitMQ node.
 async fn list(targets: &Targets, what: &'static str, columns: &[&'static str]) -> String {
     let nodes = Arc::clone(&targets.rabbitmq);
     let arguments = [&[what, "--quiet", "--no-table-headers"], columns].concat();
@@ -71,7 +72,7 @@ async fn list(targets: &Targets, what: &'static str, columns: &[&'static str]) -
     listed.expect("RabbitMQ answers").unwrap_or_default()
 }
 
-/// How much there is at RabbitMQ.
+/// The number of queues, connections and channels in RabbitMQ.
 pub(crate) async fn sizes(targets: &Targets) -> String {
     let queues = list(targets, "list_queues", &["name"]).await;
     let connections = list(targets, "list_connections", &["pid"]).await;
@@ -88,7 +89,7 @@ async fn queued(targets: &Targets) -> Vec<String> {
     lines.filter(|line| !line.starts_with("0\t")).map(|line| format!("queue {line}")).collect()
 }
 
-/// Every fault that was to happen has happened.
+/// Every kind of fault that was planned has happened.
 pub(crate) fn kinds(history: &History, schedule: &[Fault]) {
     let happened = history.counts().faults;
     let missing: BTreeSet<_> = schedule
@@ -101,7 +102,7 @@ pub(crate) fn kinds(history: &History, schedule: &[Fault]) {
     }
 }
 
-/// Nobody panicked, and how often a former owner was stopped.
+/// No process panicked, and how often a former owner was stopped.
 pub(crate) fn logs(targets: &Targets) {
     for process in &targets.processes {
         let log = fs::read_to_string(&process.log).unwrap_or_default();

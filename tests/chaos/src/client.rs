@@ -1,4 +1,4 @@
-//! The clients, and whoever reads the log.
+//! The clients, and a reader of the log.
 
 use std::{
     sync::{
@@ -26,18 +26,18 @@ use crate::{
 /// How long to wait after a server did not answer.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What the clients share.
+/// The state that the clients share.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    /// It has no engine.
+    /// A runtime without an engine.
     pub(crate) runtime: Runtime,
-    /// What they have seen.
+    /// The observations of the clients.
     pub(crate) history: Arc<History>,
     /// Decides what the runs do.
     pub(crate) seed: u64,
     /// Number of the next run.
     pub(crate) next: AtomicU64,
-    /// No run is started any more.
+    /// No further run is started.
     pub(crate) is_closing: AtomicBool,
 }
 
@@ -51,7 +51,7 @@ pub(crate) async fn runtime(store: Arc<dyn Store>) -> Result<Runtime, RuntimeErr
 }
 
 impl Clients {
-    /// Starts one run after the other, until nobody shall.
+    /// Starts runs one after the other, until it is told to stop.
     pub(crate) async fn run(self: Arc<Self>) {
         while !self.is_closing.load(Ordering::Acquire) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -90,7 +90,7 @@ impl Clients {
             loop {
                 match run.signal(SIGNAL, &()).await {
                     Ok(()) => break,
-                    // A signal that seemed to be lost was not.
+                    // A signal that seemed to be lost was stored.
                     Err(RuntimeError::RunEnded { .. }) => return Ok(()),
                     Err(error) => self.pause(run.id(), &error).await?,
                 }
@@ -100,7 +100,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Waits if it makes sense to try again.
+    /// Waits if the error is retryable.
     async fn pause(&self, id: &str, error: &RuntimeError) -> Result<(), String> {
         let text = format!("{}: {}", error.code(), Chain(error));
         if !matches!(error, RuntimeError::Store(error) if error.is_retryable()) {
@@ -112,7 +112,7 @@ impl Clients {
     }
 }
 
-/// Reads the log, and notes which results are recorded.
+/// Reads the log, and records which results are in it.
 pub(crate) async fn read_log(store: Arc<dyn Store>, history: Arc<History>) {
     let mut position = 0;
     loop {
@@ -126,13 +126,13 @@ pub(crate) async fn read_log(store: Arc<dyn Store>, history: Arc<History>) {
         };
         position = page.last().map_or(position, |last| last.position);
         for recorded in &page {
-            // What has not the form of a run's event is none.
+            // Events that do not have the form of a run's event are skipped.
             let _ = note(recorded, &history);
         }
     }
 }
 
-/// Notes that a task is given, or that a step or a task has a result.
+/// Records that a task is assigned, or that a step or a task has a result.
 fn note(recorded: &RecordedEvent, history: &History) -> Option<()> {
     let run_id = recorded.stream.run_id()?;
     let event = &recorded.event;

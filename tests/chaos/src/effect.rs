@@ -1,5 +1,5 @@
-//! Effects on the outside: steps and tasks report to the harness, which keeps them with the time of
-//! the machine's monotonic clock, which is the same in all processes and never jumps.
+//! External effects: steps and tasks report to the harness, which stores each report with the time
+//! of the machine's monotonic clock. That clock is the same in all processes and never jumps.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio::{
 /// How long the harness may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What has an effect.
+/// The kind of operation that has an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// A step of a run.
@@ -27,7 +27,7 @@ pub(crate) enum Kind {
 /// One effect.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Effect {
-    /// Of what.
+    /// The kind of operation.
     pub(crate) kind: Kind,
     /// The run and the number of the operation: `run/7`.
     pub(crate) operation: String,
@@ -43,7 +43,7 @@ pub(crate) struct Effect {
     pub(crate) at: Duration,
 }
 
-/// Microseconds, so that it reads well; by the clock that is the same in all processes.
+/// Microseconds, for readability, of the clock that is the same in all processes.
 #[allow(clippy::cast_sign_loss, reason = "the time since the machine was started")]
 pub(crate) fn now() -> Duration {
     let time = clock_gettime(ClockId::Monotonic);

@@ -1,4 +1,4 @@
-//! Which faults there are, and when they happen.
+//! The kinds of faults, and their schedule.
 
 use std::{fmt, time::Duration};
 
@@ -9,9 +9,9 @@ use crate::random::Random;
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum FaultKind {
-    /// SIGKILL of an engine, which is started again a moment later.
+    /// SIGKILL of an engine, which is restarted shortly afterwards.
     KillEngine,
-    /// SIGKILL of an agent service, which is started again a moment later.
+    /// SIGKILL of an agent service, which is restarted shortly afterwards.
     KillAgent,
     /// SIGSTOP of an engine for longer than its lease, then SIGCONT.
     FreezeEngine,
@@ -25,29 +25,29 @@ pub(crate) enum FaultKind {
     CutStore,
     /// One connection between a process and RabbitMQ is cut.
     CutBroker,
-    /// Nothing passes between an engine and PostgreSQL for a while.
+    /// Nothing passes between an engine and PostgreSQL for some time.
     PartStore,
-    /// Nothing passes between a process and RabbitMQ for a while.
+    /// Nothing passes between a process and RabbitMQ for some time.
     PartBroker,
-    /// Everything between an engine and PostgreSQL is late for a while.
+    /// Everything between an engine and PostgreSQL is delayed for some time.
     DelayStore,
-    /// Everything between a process and RabbitMQ is late for a while.
+    /// Everything between a process and RabbitMQ is delayed for some time.
     DelayBroker,
-    /// PostgreSQL is restarted, and disconnects everybody.
+    /// PostgreSQL is restarted, and disconnects all clients.
     PostgresFast,
-    /// PostgreSQL is restarted without a shutdown.
+    /// PostgreSQL is restarted without a clean shutdown.
     PostgresImmediate,
     /// PostgreSQL is killed and started again.
     PostgresKill,
-    /// Every packet between a process and the servers is lost for a while.
+    /// Every packet between a process and the servers is lost for some time.
     PartNetwork,
-    /// Every packet that a process sends is lost for a while, and none that it is sent.
+    /// Every packet that a process sends is lost for some time; those sent to it arrive.
     MuteNetwork,
     /// RabbitMQ is restarted; in a cluster, a node is.
     RabbitmqRestart,
     /// RabbitMQ is killed and started again; in a cluster, a node is.
     RabbitmqKill,
-    /// RabbitMQ is replaced by one that has nothing of its data.
+    /// RabbitMQ is replaced by a server without its data.
     RabbitmqReplace,
     /// In a cluster, the node that leads the queue of the tasks is killed and started again.
     RabbitmqLeader,
@@ -58,7 +58,7 @@ pub(crate) enum FaultKind {
 }
 
 impl FaultKind {
-    /// Whether it makes RabbitMQ forget what was acknowledged, or deliver again.
+    /// Whether it makes RabbitMQ lose acknowledgements or redeliver.
     pub(crate) fn is_of_broker(self) -> bool {
         matches!(
             self,
@@ -69,7 +69,7 @@ impl FaultKind {
         )
     }
 
-    /// Whether packets are lost, which takes a namespace.
+    /// Whether packets are lost, which requires a network namespace.
     pub(crate) fn is_of_network(self) -> bool {
         matches!(self, Self::PartNetwork | Self::MuteNetwork)
     }
@@ -90,13 +90,13 @@ impl fmt::Display for FaultKind {
 /// One fault.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fault {
-    /// When, counted from the beginning.
+    /// When it happens, counted from the beginning.
     pub(crate) at: Duration,
-    /// What.
+    /// The kind of fault.
     pub(crate) kind: FaultKind,
-    /// How long it lasts, if it lasts.
+    /// How long it lasts, unless it is instantaneous.
     pub(crate) time: Duration,
-    /// Decides which process it hits, and how.
+    /// Decides which process is affected, and how.
     pub(crate) chance: u64,
 }
 

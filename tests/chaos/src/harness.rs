@@ -1,4 +1,4 @@
-//! Starts everything, lets faults happen, and looks what came of it.
+//! Starts everything, injects faults, and checks the outcome.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,7 +34,7 @@ use crate::{
     sink,
 };
 
-/// Where Debian and Fedora keep the library that fakes the time of programs with several threads.
+/// Where Debian and Fedora install the library that fakes the time of multi-threaded programs.
 const LIBRARIES: [&str; 3] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -43,9 +43,9 @@ const LIBRARIES: [&str; 3] = [
 /// How long the processes may take to start.
 const START: Duration = Duration::from_secs(60);
 
-/// How often is looked whether the machine stands still.
+/// How often the harness checks whether the machine was suspended.
 const LOOK: Duration = Duration::from_millis(200);
-/// From when on it does.
+/// The delay from which on it counts as suspended.
 const STALL: Duration = Duration::from_secs(2);
 
 /// Runs the harness.
@@ -76,7 +76,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Everything that runs.
+/// Everything that the harness started.
 struct Site {
     options: Options,
     seed: u64,
@@ -193,7 +193,7 @@ impl Site {
         }
     }
 
-    /// Lets all faults happen, and completes when all are over.
+    /// Injects all faults, and completes when all are over.
     async fn disturb(&self) {
         let begun = Instant::now();
         self.targets.end.get_or_init(|| begun + minutes(&self.options));
@@ -268,7 +268,7 @@ fn nodes(count: usize) -> Option<Vec<RabbitMqServer>> {
     }
 }
 
-/// Notes when this machine stands still: what happens then is not the fault of the processes.
+/// Records when this machine is suspended: the processes are not to blame for what happens then.
 async fn watch_the_machine(history: Arc<History>) {
     loop {
         let before = now();
@@ -288,7 +288,7 @@ fn is_possible(kind: FaultKind, options: &Options, processes: &[Arc<Process>]) -
         }
         kind if kind.is_of_network() => processes.iter().any(|process| process.namespace.is_some()),
         FaultKind::RabbitmqLeader => options.nodes > 1,
-        // A node that has forgotten its cluster has to be made to join it again.
+        // A node that has lost its data has to be made to join its cluster again.
         FaultKind::RabbitmqReplace => options.nodes <= 1,
         _ => true,
     }
@@ -310,7 +310,7 @@ fn schedule_of(
     schedule(seed, &kinds, lease, every, minutes(options))
 }
 
-/// Where processes are started.
+/// The environment in which processes are started.
 struct Place<'a> {
     options: &'a Options,
     out: &'a Path,

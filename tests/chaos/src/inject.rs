@@ -1,4 +1,4 @@
-//! Faults happen.
+//! Injection of faults.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -20,7 +20,7 @@ use crate::{
     proxy::{Mode, Proxy},
 };
 
-/// What can be hit.
+/// The targets of faults.
 #[derive(Debug)]
 pub(crate) struct Targets {
     /// The engines and agent services.
@@ -31,14 +31,14 @@ pub(crate) struct Targets {
     pub(crate) rabbitmq: Arc<Vec<RabbitMqServer>>,
     /// Held while a server is down: one at a time.
     pub(crate) servers: Mutex<()>,
-    /// When no fault begins any more, unless it is the first one of its kind.
+    /// The time after which no fault begins, unless it is the first of its kind.
     pub(crate) end: OnceLock<Instant>,
-    /// Where it is noted.
+    /// Where faults are recorded.
     pub(crate) history: Arc<History>,
 }
 
 impl Targets {
-    /// Does what a fault says, and completes when it is over.
+    /// Injects a fault, and completes when it is over.
     pub(crate) async fn hit(&self, fault: Fault) {
         use FaultKind as Kind;
         match fault.kind {
@@ -55,12 +55,12 @@ impl Targets {
             let hit = self.history.hit(&process.name, fault);
             process.terminate(Duration::from_millis(200)).await;
             self.history.healed(hit);
-            // One that does not get ready is found by its supervisor.
+            // The supervisor detects a process that does not become ready.
             timeout(process.starting() * 3, process.until_ready()).await.ok();
         }
     }
 
-    /// Whether it is too late for a fault: others took longer than it was planned.
+    /// Whether it is too late for a fault: earlier ones took longer than planned.
     fn is_late(&self, kind: FaultKind) -> bool {
         let is_over = self.end.get().is_some_and(|end| Instant::now() > *end);
         is_over && self.history.counts().faults.contains_key(&kind)
@@ -135,7 +135,7 @@ impl Targets {
         self.history.healed(hit);
     }
 
-    /// The process that a fault hits.
+    /// The process that a fault affects.
     fn choose(&self, fault: &Fault) -> Option<&Arc<Process>> {
         use FaultKind as Kind;
         let candidates: Vec<&Arc<Process>> = self
@@ -169,7 +169,7 @@ fn leader(nodes: &[RabbitMqServer]) -> usize {
     nodes.iter().position(leads).unwrap_or_default()
 }
 
-/// Loses packets for a while.
+/// Drops packets for some time.
 async fn lose(process: &Process, fault: &Fault) {
     let Some(namespace) = &process.namespace else { return };
     let lose = |is_lost: bool| match fault.kind {
@@ -198,7 +198,7 @@ async fn disturb(proxy: &Proxy, fault: &Fault) {
         FaultKind::PartStore | FaultKind::PartBroker => {
             proxy.set(Mode::Hold);
             sleep(fault.time).await;
-            // Either what was held arrives, or the network has forgotten the connections.
+            // Either the delayed data arrives, or the network has forgotten the connections.
             if chance.is_multiple_of(2) {
                 proxy.cut();
             }

@@ -1,5 +1,5 @@
-//! Engines, agent services and servers as real processes, under faults at seeded random moments, and a
-//! check of what clients and agents saw from outside.
+//! Engines, agent services and servers as real processes, under faults at seeded random times, and
+//! a check of what clients and agents observed from outside.
 #![allow(
     clippy::expect_used,
     clippy::panic,

@@ -1,5 +1,5 @@
-//! A network namespace for each process, where the machine permits it: packets are lost there, while
-//! the proxies lose bytes of connections that both ends believe in.
+//! A network namespace for each process, where the machine permits it. Packets are lost there,
+//! while the proxies drop bytes of connections that both ends consider open.
 
 use std::{
     io,
@@ -20,12 +20,12 @@ pub(crate) struct Namespace {
     link: String,
     /// The other end.
     inner: String,
-    /// Its death tells it to clean up.
+    /// A process whose end tells it to clean up.
     janitor: Child,
 }
 
 impl Namespace {
-    /// Makes a namespace, which takes the rights of root and the programs of iproute2.
+    /// Creates a namespace, which requires root and the programs of iproute2.
     pub(crate) fn new(number: usize) -> io::Result<Self> {
         let pid = std::process::id();
         let name = format!("aios-chaos-{pid}-{number}");
@@ -49,13 +49,13 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Loses every packet, or none.
+    /// Drops every packet, or none.
     pub(crate) fn cut(&self, is_cut: bool) {
         ip(&["link", "set", &self.link, if is_cut { "down" } else { "up" }])
             .expect("a link is set");
     }
 
-    /// Loses what the process sends, or nothing. It hears everything all the same.
+    /// Drops everything that the process sends, or nothing. It still receives everything.
     pub(crate) fn mute(&self, is_mute: bool) {
         let Self { name, inner, .. } = self;
         let mut arguments = vec!["netns", "exec", name, "tc", "qdisc"];
@@ -70,7 +70,7 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         drop(self.janitor.stdin.take());
-        // Without it the namespace stays, and nothing can be done about that here.
+        // If this fails, the namespace remains; nothing can be done about that here.
         self.janitor.wait().ok();
     }
 }

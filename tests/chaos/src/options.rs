@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{fault::FaultKind, plant::Plant};
 
-/// Real processes under faults at seeded random moments, and a check of what came of it.
+/// Real processes under faults at seeded random times, and a check of the outcome.
 #[derive(Debug, Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct CommandLine {
@@ -18,7 +18,7 @@ pub(crate) struct CommandLine {
     pub(crate) options: Options,
 }
 
-/// What the harness starts.
+/// The processes that the harness starts.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Part {
     /// An engine or an agent service; the harness starts them.
@@ -35,7 +35,7 @@ pub(crate) struct PartOptions {
     pub(crate) socket: PathBuf,
     #[arg(long)]
     pub(crate) broker: String,
-    /// Only of an engine.
+    /// For engines only.
     #[arg(long)]
     pub(crate) store: Option<String>,
     #[arg(long)]
@@ -50,13 +50,13 @@ impl PartOptions {
     }
 }
 
-/// What the harness does.
+/// The options of the harness.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
-    /// Decides the runs, the faults and their moments. A new one is drawn without it.
+    /// Decides the runs, the faults and their times. Drawn at random if it is not given.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// How long faults happen. Everything has to end within --settle seconds afterwards.
+    /// How long faults are injected. Everything has to end within --settle seconds afterwards.
     #[arg(long, default_value_t = 3.0)]
     pub(crate) minutes: f64,
     /// Engine processes.
@@ -71,7 +71,7 @@ pub(crate) struct Options {
     /// Runs in flight.
     #[arg(long, default_value_t = 200)]
     pub(crate) runs: u64,
-    /// Which faults happen; all without it.
+    /// The faults to inject; all by default.
     #[arg(long, value_delimiter = ',', value_enum)]
     pub(crate) faults: Vec<FaultKind>,
     /// Seconds between the beginnings of two faults, on average.
@@ -80,23 +80,23 @@ pub(crate) struct Options {
     /// The engines' lease time in seconds.
     #[arg(long, default_value_t = 3.0)]
     pub(crate) lease: f64,
-    /// How many seconds everything may take to end once no fault happens any more.
+    /// How many seconds everything may take to end after the last fault.
     #[arg(long, default_value_t = 90.0)]
     pub(crate) settle: f64,
-    /// Multiplies the time in which processes have to be ready and to end, and --settle: for machines
-    /// that are slow or do other work.
+    /// Multiplies the time in which processes have to be ready and to end, and --settle: for slow
+    /// or busy machines.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) patience: f64,
     /// Fails if a kind of fault has not happened.
     #[arg(long)]
     pub(crate) every_kind: bool,
-    /// Lets the processes of the harness do something wrong, which has to be found.
+    /// Makes the processes of the harness misbehave in ways that the checks have to find.
     #[arg(long, value_delimiter = ',', value_enum, hide = true)]
     pub(crate) plant: Vec<Plant>,
-    /// Megabytes that a process may have in the end.
+    /// Megabytes that a process may use at the end.
     #[arg(long, default_value_t = 200)]
     pub(crate) memory: u64,
-    /// Folder for the logs of the processes; removed afterwards without it.
+    /// Folder for the logs of the processes; a temporary folder by default.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
 }

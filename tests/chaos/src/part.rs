@@ -1,4 +1,4 @@
-//! The processes that suffer: an engine, or an agent service.
+//! The processes under test: an engine, or an agent service.
 
 use std::{error::Error, io::Read, process::ExitCode, sync::Arc, time::Duration};
 
@@ -24,11 +24,11 @@ use crate::{
     work::{Worker, child, round},
 };
 
-/// How long what runs has to end after SIGTERM.
+/// How long running work has to end after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(3);
-/// Tasks that an agent service does at once.
+/// Tasks that an agent service runs concurrently.
 const CONCURRENCY: u16 = 32;
-/// What a process ends with whose harness is gone.
+/// The exit code of a process whose harness is gone.
 const ORPHAN: i32 = 4;
 
 /// Runs until SIGTERM.

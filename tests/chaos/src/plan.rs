@@ -1,4 +1,4 @@
-//! What a run does, and what has to come of it.
+//! The operations of a run, and their expected results.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ const TASKS: u64 = 10;
 /// Input of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
-    /// What its results follow from.
+    /// The seed of its results.
     pub(crate) number: u64,
-    /// Rounds that follow this one; each is a run that continues the one before.
+    /// Rounds that follow this one; each is a run that continues the previous one.
     pub(crate) rounds: u64,
-    /// What came of the rounds before.
+    /// The sum of the previous rounds.
     pub(crate) sum: u64,
     /// How long its timer runs, in milliseconds.
     pub(crate) timer: u64,
@@ -55,17 +55,17 @@ impl Plan {
         (0..TASKS).map(|index| Work { number: self.number, index })
     }
 
-    /// What this round does in a child, and in its steps.
+    /// The input of this round's child, and of its steps.
     pub(crate) fn part(&self, index: u64) -> Work {
         Work { number: self.number, index: TASKS + index }
     }
 
-    /// The round after this one, with what came of this.
+    /// The next round, including the result of this one.
     pub(crate) fn next(&self, sum: u64) -> Self {
         Self { rounds: self.rounds - 1, number: mix(self.number) >> 1, sum, ..self.clone() }
     }
 
-    /// What this round adds.
+    /// The contribution of this round.
     fn of_round(&self) -> u64 {
         let works = self.tasks().chain([self.part(0), self.part(1)]);
         let child = self.child.then(|| self.part(2));
@@ -79,17 +79,17 @@ impl Plan {
     }
 }
 
-/// What a task, a step or a child is given.
+/// The input of a task, a step or a child.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 pub(crate) struct Work {
-    /// Of its round.
+    /// The seed of its round.
     pub(crate) number: u64,
-    /// Of it in its round.
+    /// Its number in the round.
     pub(crate) index: u64,
 }
 
 impl Work {
-    /// What has to come of it.
+    /// Its expected result.
     pub(crate) fn result(self) -> u64 {
         mix(self.number.wrapping_add(self.index)) >> 1
     }

@@ -1,4 +1,4 @@
-//! Faults of the harness's own processes, to see that the checks find them.
+//! Faults that are planted in the harness's own processes, to verify that the checks find them.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use clap::ValueEnum;
 
 use crate::effect::{Effect, Reporter, now};
 
-/// After how long something is done again: by then its result was seen.
+/// The delay before an effect is repeated: by then its result was seen.
 const LATER: Duration = Duration::from_secs(5);
-/// When a process ends by itself.
+/// How long a process runs before it ends on its own.
 const LIFE: Duration = Duration::from_secs(4);
-/// Bytes that are too many.
+/// An allocation, in bytes, that exceeds the memory limit.
 const MUCH: usize = 400 << 20;
 
-/// What goes wrong.
+/// A planted fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Plant {
     /// A recorded step runs again.
@@ -25,34 +25,34 @@ pub(crate) enum Plant {
     WrongResult,
     /// Some tasks have another idempotency key when they are repeated.
     SecondKey,
-    /// A queue is filled, and nobody empties it.
+    /// A queue is filled, and never emptied.
     FullQueue,
     /// Engines panic.
     Panic,
-    /// The first agent service ends by itself.
+    /// The first agent service ends on its own.
     Exit,
-    /// The second agent service does not hear SIGTERM.
+    /// The second agent service ignores SIGTERM.
     Deaf,
-    /// The third agent service takes much memory.
+    /// The third agent service uses a lot of memory.
     Memory,
 }
 
-/// What goes wrong in a process.
+/// The planted faults of a process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plants(pub(crate) Vec<Plant>);
 
 impl Plants {
-    /// Whether this goes wrong.
+    /// Whether this fault is planted.
     pub(crate) fn has(&self, plant: Plant) -> bool {
         self.0.contains(&plant)
     }
 
-    /// Whether it goes wrong for this number: not for all, so that others go on.
+    /// Whether the fault applies to this number: not to all of them, so that others continue.
     pub(crate) fn hits(&self, plant: Plant, number: u64) -> bool {
         self.has(plant) && number.is_multiple_of(8)
     }
 
-    /// Lets go wrong what concerns a whole process.
+    /// Starts the faults that concern a whole process.
     pub(crate) async fn begin(&self, name: &str, broker: &dyn Broker) {
         if self.has(Plant::Panic) && name.starts_with("engine") {
             std::thread::spawn(|| panic!("planted"));
@@ -79,7 +79,7 @@ impl Plants {
         !(self.has(Plant::Deaf) && name == "agent-2")
     }
 
-    /// Does again what a step did.
+    /// Repeats the effect of a step.
     pub(crate) fn repeat(&self, effect: &Effect, reporter: &Reporter) {
         if self.has(Plant::RepeatStep) {
             let (mut effect, reporter) = (effect.clone(), reporter.clone());
@@ -91,7 +91,7 @@ impl Plants {
         }
     }
 
-    /// Does again what a task did, as another one.
+    /// Repeats the effect of a task under another idempotency key.
     pub(crate) async fn repeat_otherwise(&self, effect: &Effect, number: u64, reporter: &Reporter) {
         if self.hits(Plant::SecondKey, number + 2) {
             let key = format!("{}-other", effect.key);

@@ -1,4 +1,4 @@
-//! One process that suffers, and its supervisor: whatever ends is started again.
+//! One process under test, and its supervisor, which restarts it whenever it ends.
 
 use std::{
     fs::File,
@@ -25,46 +25,46 @@ use crate::{history::History, network::Namespace, proxy::Proxy};
 const TERMINATION: Duration = Duration::from_secs(12);
 /// How long a process may take to be ready, also while a server is restarted.
 const START: Duration = Duration::from_secs(60);
-/// How often the supervisor looks.
+/// How often the supervisor checks.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What a process does.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// It advances runs.
+    /// An engine, which advances runs.
     Engine,
-    /// It does tasks.
+    /// An agent service, which runs tasks.
     Agent,
 }
 
-/// A process, through all its lives.
+/// A process, across all its restarts.
 #[derive(Debug)]
 pub(crate) struct Process {
-    /// Such as `engine-2`.
+    /// Its name, such as `engine-2`.
     pub(crate) name: String,
-    /// What it does.
+    /// Its role.
     pub(crate) role: Role,
-    /// Where it runs, if the machine permits it.
+    /// The namespace in which it runs, if the machine permits it.
     pub(crate) namespace: Option<Namespace>,
-    /// Between it and PostgreSQL.
+    /// The proxy between it and PostgreSQL.
     pub(crate) store: Proxy,
-    /// Between it and RabbitMQ.
+    /// The proxy between it and RabbitMQ.
     pub(crate) broker: Proxy,
-    /// What libfaketime reads, if its clock can jump.
+    /// The clock that libfaketime reads, if it can jump.
     pub(crate) clock: Option<Clock>,
-    /// What it is started with.
+    /// Its command-line arguments.
     pub(crate) arguments: Vec<String>,
-    /// What it prints.
+    /// The file with its output.
     pub(crate) log: PathBuf,
-    /// Multiplies the time that it may take to be ready, and to end.
+    /// Multiplies the time that it may take to be ready and to end.
     pub(crate) patience: f64,
-    /// Where its deaths are noted.
+    /// Where its exits are recorded.
     pub(crate) history: Arc<History>,
-    /// Who holds it decides about the process.
+    /// The holder of this lock controls the process.
     pub(crate) life: Mutex<Option<Life>>,
-    /// Id of its latest life.
+    /// Process id of its latest start.
     pub(crate) pid: AtomicU32,
-    /// The most memory that was seen, in megabytes.
+    /// The highest memory use that was seen, in megabytes.
     pub(crate) most_memory: AtomicU64,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct Clock {
     pub(crate) offset: PathBuf,
 }
 
-/// A life of a process.
+/// One start of a process.
 #[derive(Debug)]
 pub(crate) struct Life {
     child: Child,
@@ -87,7 +87,7 @@ pub(crate) struct Life {
 }
 
 impl Process {
-    /// Starts it, and starts it again whenever it has ended.
+    /// Starts it, and restarts it whenever it has ended.
     pub(crate) async fn supervise(self: Arc<Self>) {
         let mut unready = Duration::ZERO;
         loop {
@@ -95,7 +95,7 @@ impl Process {
             self.look(&mut life);
             let is_ready = life.as_ref().is_some_and(|life| life.is_ready.load(Ordering::Acquire));
             drop(life);
-            // While a server is down, or nothing passes, nobody can be ready.
+            // While a server is down, or nothing passes, the process cannot be ready.
             unready = match (is_ready, self.history.is_hit(&self.name)) {
                 (true, _) => Duration::ZERO,
                 (false, true) => unready,
@@ -120,7 +120,7 @@ impl Process {
             return;
         };
         let Some(status) = alive.child.try_wait().expect("the process is a child") else { return };
-        // Before it is ready it may find its servers down.
+        // Before it is ready it may find that its servers are down.
         let text = format!("{} ended by itself: {status}", self.name);
         match alive.is_ready.load(Ordering::Acquire) {
             true => self.history.violation(None, text),
@@ -129,13 +129,13 @@ impl Process {
         *life = None;
     }
 
-    /// Whether it runs and is ready.
+    /// Whether it is running and ready.
     pub(crate) async fn is_ready(&self) -> bool {
         let life = self.life.lock().await;
         life.as_ref().is_some_and(|life| life.is_ready.load(Ordering::Acquire))
     }
 
-    /// Completes when it runs and is ready.
+    /// Completes when it is running and ready.
     pub(crate) async fn until_ready(&self) {
         while !self.is_ready().await {
             sleep(PAUSE).await;
@@ -178,14 +178,14 @@ impl Process {
         Life { _input: child.stdin.take(), child, is_ready }
     }
 
-    /// Kills it, and leaves it dead for a while.
+    /// Kills it, and restarts it some time later.
     pub(crate) async fn kill(&self, time: Duration) {
         let mut life = self.life.lock().await;
         kill(&mut life).await;
         sleep(time).await;
     }
 
-    /// Stops it where it is for a while.
+    /// Suspends it for some time.
     pub(crate) async fn freeze(&self, time: Duration) {
         let life = self.life.lock().await;
         signal(&life, Signal::STOP);
@@ -193,7 +193,7 @@ impl Process {
         signal(&life, Signal::CONT);
     }
 
-    /// Asks it to end, which it has to do in time, and leaves it dead for a while.
+    /// Asks it to end, which it has to do in time, and restarts it some time later.
     pub(crate) async fn terminate(&self, time: Duration) {
         let mut life = self.life.lock().await;
         let was_ready = life.as_ref().is_some_and(|life| life.is_ready.load(Ordering::Acquire));
@@ -225,7 +225,7 @@ impl Process {
         clock.set(0);
     }
 
-    /// Megabytes that it has now.
+    /// Its current memory use in megabytes.
     pub(crate) fn memory(&self) -> u64 {
         let megabytes = memory_of(self.pid.load(Ordering::Acquire));
         self.most_memory.fetch_max(megabytes, Ordering::Relaxed);
@@ -233,13 +233,13 @@ impl Process {
     }
 }
 
-/// Whether a time is over since the last look.
+/// Whether a period is over since the last check.
 fn is_over(passed: Duration, time: Duration) -> bool {
     passed >= time && passed < time + PAUSE
 }
 
 impl Clock {
-    /// A clock that is right.
+    /// A clock without an offset.
     pub(crate) fn new(library: PathBuf, folder: &Path, name: &str) -> Self {
         let clock = Self { library, offset: folder.join(format!("{name}.clock")) };
         clock.set(0);
@@ -261,7 +261,7 @@ fn signal(life: &MutexGuard<'_, Option<Life>>, signal: Signal) {
     let pid = life.as_ref().and_then(|life| life.child.id());
     let pid = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     if let Some(pid) = pid {
-        // One that has just ended does not hear it.
+        // A process that has just ended does not receive it.
         kill_process(pid, signal).ok();
     }
 }

@@ -20,14 +20,14 @@ use tokio::{
     task::AbortHandle,
 };
 
-/// What happens to what passes.
+/// The handling of data that passes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// It passes.
+    /// It is forwarded at once.
     Pass,
-    /// It passes this much later.
+    /// It is forwarded after this delay.
     Delay(Duration),
-    /// Nothing passes, and nobody hears of it.
+    /// It is held back, without any notification.
     Hold,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens for one process at an address, and forwards to a server that has some ports.
+    /// Listens for one process at an address, and forwards to a server with several ports.
     pub(crate) async fn new(address: &str, ports: Vec<u16>) -> io::Result<Self> {
         let listener = TcpListener::bind((address, 0)).await?;
         let proxy = Self {
@@ -53,12 +53,12 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Sets what happens to what passes.
+    /// Sets the handling of data that passes through.
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 
-    /// Cuts one connection, and says whether there was one.
+    /// Cuts one connection, and returns whether there was one.
     pub(crate) fn cut_one(&self, chance: u64) -> bool {
         let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let count = u64::try_from(connections.len()).unwrap_or_default().max(1);
@@ -89,7 +89,7 @@ impl Proxy {
     }
 }
 
-/// Forgets a connection that is gone.
+/// Removes a connection that has ended.
 struct Entry {
     number: u64,
     connections: Arc<Mutex<BTreeMap<u64, AbortHandle>>>,
@@ -113,14 +113,14 @@ async fn forward(
     server.set_nodelay(true)?;
     let ((from_process, to_process), (from_server, to_server)) =
         (process.into_split(), server.into_split());
-    // Whoever closes first closes both.
+    // The side that closes first closes both.
     tokio::select! {
         ended = pump(from_process, to_server, mode.clone()) => ended,
         ended = pump(from_server, to_process, mode) => ended,
     }
 }
 
-/// Connects to one of the ports: each in its turn, and another one if it is closed.
+/// Connects to one of the ports in turn, and to another one if it is closed.
 async fn connect(ports: &[u16], number: u64) -> io::Result<TcpStream> {
     let count = ports.len().max(1);
     let first = usize::try_from(number).unwrap_or_default() % count;
@@ -150,7 +150,7 @@ async fn pump(
     }
 }
 
-/// Waits for as long as it takes to pass.
+/// Waits while data is held back, then for the configured delay.
 #[allow(clippy::disallowed_methods, reason = "the delay is real")]
 async fn passes(mode: &mut watch::Receiver<Mode>) {
     // The sender lives as long as the proxy.

@@ -5,7 +5,7 @@
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// Numbers that follow from a seed and from what they are for.
+    /// Numbers that follow from a seed and a purpose.
     pub(crate) fn new(seed: u64, purpose: u64) -> Self {
         let mut random = Self(seed ^ purpose.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         random.bits();
@@ -23,7 +23,7 @@ impl Random {
         low + self.bits() % (high - low + 1)
     }
 
-    /// Puts things into another order.
+    /// Shuffles a list.
     pub(crate) fn shuffle<T>(&mut self, things: &mut [T]) {
         for last in (1..things.len()).rev() {
             let places = u64::try_from(last).unwrap_or_default();
@@ -32,7 +32,7 @@ impl Random {
     }
 }
 
-/// Spreads the bits of a number.
+/// Mixes the bits of a number.
 pub(crate) fn mix(number: u64) -> u64 {
     let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

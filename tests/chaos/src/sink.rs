@@ -1,4 +1,4 @@
-//! What the processes have effects on.
+//! The receiver of the effects of the processes.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::history::History;
 
-/// Keeps the effects that processes report.
+/// Stores the effects that processes report.
 pub(crate) fn open(socket: &Path, history: Arc<History>) -> io::Result<()> {
     let listener = UnixListener::bind(socket)?;
     tokio::spawn(async move {

@@ -14,7 +14,7 @@ use crate::{
 /// How long an attempt at a task may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Every failure here is that of a fault, which passes.
+/// Every failure here is caused by a fault, and is temporary.
 fn patient() -> RetryPolicy {
     RetryPolicy::new()
         .with_max_attempts(0)
@@ -91,7 +91,7 @@ async fn step(
     step.retry(patient()).await
 }
 
-/// Does tasks.
+/// Runs tasks.
 #[derive(Debug)]
 pub(crate) struct Worker(pub(crate) Reporter, pub(crate) Plants);
 

@@ -1,4 +1,5 @@
-//! The harness, for as long as a gate can wait. One test at a time: each needs the whole machine.
+//! A run of the harness that is short enough for a gate. One test at a time: each needs the whole
+//! machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -8,10 +9,10 @@ use std::{
 
 static MACHINE: Mutex<()> = Mutex::new(());
 
-/// Multiplies the times that are limited: the machines of gates are slow, and do other work.
+/// Multiplies the time limits: gate machines are slow and busy with other work.
 const PATIENCE: &str = "--patience=5";
 
-/// Runs the harness; says whether it found nothing, and what it printed.
+/// Runs the harness; returns whether it found nothing, and what it printed.
 fn run(arguments: &[&str]) -> (bool, String) {
     let _machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut harness = Command::new(env!("CARGO_BIN_EXE_aios-chaos"));
@@ -55,7 +56,7 @@ fn should_find_every_fault_that_is_planted() {
     ] {
         let is_found =
             printed.lines().any(|line| line.contains("VIOLATION") && line.contains(violation));
-        assert!(is_found, "nobody found that it {violation}: {printed}");
+        assert!(is_found, "the violation {violation:?} was not found: {printed}");
     }
     assert!(!is_good, "it is a failure");
 }

@@ -8,10 +8,10 @@ use tokio::time::timeout;
 
 use super::traffic::{RECOVERY, Traffic, connect, rest};
 
-/// Until a broker is closed.
+/// How long to wait until a broker is closed.
 const CLOSE: Duration = Duration::from_secs(10);
 
-/// An acknowledgement of a delivery that there never was.
+/// Acknowledges a delivery that does not exist.
 const PROTOCOL_ERROR: &str =
     "gen_server:cast(Channel, {method, {'basic.ack', 999999, false}, none, noflow})";
 
@@ -90,7 +90,7 @@ async fn should_say_that_the_server_is_blocked_and_go_on_after_that() {
     let mut health = broker.health();
     let blocked = async { while !matches!(health.next().await, Some(Health::Blocked { .. })) {} };
     timeout(RECOVERY, blocked).await.expect("the block is reported");
-    // Publishing says so.
+    // Publishing reports it.
     traffic.wait_for(RECOVERY, |seen| seen.codes.contains("BROKER_BLOCKED")).await;
     let _ = server.ctl(&["set_vm_memory_high_watermark", "0.4"]);
     traffic.resumes().await;
@@ -105,7 +105,7 @@ async fn should_consume_again_when_its_queue_was_deleted() {
     let broker = connect(&server).await;
     let traffic = Traffic::start(&broker).await;
     let _ = server.ctl(&["delete_queue", "aios.group.chaos"]);
-    // What was in the queue is gone with it, so only what comes after can be asked for.
+    // Events in the queue were deleted with it, so only later ones are expected.
     traffic.resumes().await;
     traffic.advances().await;
     traffic.stop();

@@ -1,4 +1,4 @@
-//! Three nodes, one of which dies.
+//! A cluster of three nodes, one of which dies.
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use aios_core::{
 use aios_tests::rabbitmq::RabbitMqServer;
 use async_trait::async_trait;
 
-/// Small, so that the suite need not publish megabytes to see one refused.
+/// Small, so that the suite need not publish megabytes to have an event refused.
 const MAX_EVENT_BYTES: usize = 2 << 20;
 
 struct RabbitMqFixture(Option<&'static RabbitMqServer>);

@@ -1,4 +1,4 @@
-//! Groups: what becomes of poison, and of a group that exists with other properties.
+//! Groups: poison events, and a group that exists with other properties.
 
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ async fn should_name_what_differs_and_close_nothing() {
     assert_eq!(address, group("strict").into());
     assert!(difference.contains("x-delivery-limit"), "{difference}");
 
-    // Had the channel been closed, the first event would come again before the second.
+    // If the channel had been closed, the first event would be redelivered before the second.
     let second = publish(&broker, "lenient").await;
     let after = next(&mut deliveries).await;
     assert_eq!((in_hand.event.id.clone(), after.event.id.clone()), (first, second));

@@ -1,4 +1,4 @@
-//! Tasks that take longer than the server waits for an acknowledgement.
+//! Tasks that take longer than the server's consumer timeout.
 
 use std::{
     sync::{Arc, Mutex},
@@ -16,7 +16,7 @@ use aios_tests::rabbitmq::RabbitMqServer;
 
 use super::traffic::rest;
 
-/// The server's consumer timeout, in milliseconds, and how often it looks.
+/// The server's consumer timeout, in milliseconds, and how often it checks.
 const CONSUMER_TIMEOUT: &str = "consumer_timeout = 3000";
 const LOOK: &str = "application:set_env(rabbit, channel_tick_interval, 500).";
 const TIMED_OUT: &str = "delivery acknowledgement on channel";
@@ -24,7 +24,7 @@ const TIMED_OUT: &str = "delivery acknowledgement on channel";
 const LONG: Duration = Duration::from_secs(8);
 const SHORT: Duration = Duration::from_millis(10);
 
-/// Remembers what it began.
+/// Records the tasks that it began.
 #[derive(Clone, Default)]
 struct Sleeper(Arc<Mutex<Vec<Duration>>>);
 
@@ -71,7 +71,7 @@ async fn sleep(caller: &TaskClient, agent_type: &str, duration: Duration) -> Dur
     Duration::from_millis(answer.decode().unwrap())
 }
 
-/// A server that soon gives up waiting for acknowledgements, and a caller.
+/// A server with a short consumer timeout, and a caller.
 async fn impatient() -> Option<(RabbitMqServer, TaskClient)> {
     let server = RabbitMqServer::start_with(&[CONSUMER_TIMEOUT])?;
     assert_eq!(server.ctl(&["eval", LOOK]), "ok");
@@ -92,14 +92,15 @@ async fn should_do_a_task_once_that_outlives_the_consumer_timeout() {
     while agent.began().is_empty() {
         rest(SHORT).await;
     }
-    // It waits behind the long one.
+    // It is queued behind the long one.
     assert_eq!(sleep(&caller, "patient", SHORT).await, SHORT);
     assert_eq!(long.await.unwrap(), LONG);
     assert_eq!(agent.began(), [LONG, SHORT]);
     assert!(!server.log().contains(TIMED_OUT), "{}", server.log());
 }
 
-/// What the early acknowledgement is for: the server gives the task to another replica.
+/// The counterpart without the early acknowledgement: the server redelivers the task to another
+/// replica.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn should_repeat_such_a_task_without_an_early_acknowledgement() {
     let Some((server, caller)) = impatient().await else { return };

@@ -1,4 +1,4 @@
-//! Opening: many at once on a virtual host that is new, and one that does not exist.
+//! Connecting: many processes at once on a new virtual host, and one to a host that does not exist.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What only a server that coalesces its confirms can get wrong.
+//! Cases that only a server that coalesces its confirms can get wrong.
 
 use aios_broker::rabbitmq::RabbitMqBroker;
 use aios_core::{

@@ -1,4 +1,4 @@
-//! Events that are larger than the server takes.
+//! Events that are larger than the server accepts.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Encrypted connections, with an authority of our own.
+//! Encrypted connections, with a private certificate authority.
 
 use std::{fs, net::TcpListener, path::Path, process::Command, time::Duration};
 
@@ -18,7 +18,7 @@ fn openssl(folder: &Path, arguments: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Makes an authority, and a certificate for `localhost` that it signed.
+/// Creates an authority, and a certificate for `localhost` that it signed.
 fn certificates() -> TempDir {
     let folder = TempDir::new().unwrap();
     let path = folder.path();
@@ -38,7 +38,7 @@ fn authority(folder: &Path, name: &str) {
     openssl(folder, &format!("{arguments} -subj /CN={name} -keyout {name}.key -out {name}.pem"));
 }
 
-/// What a server needs to show its certificate.
+/// The configuration with which a server presents its certificate.
 fn tls_settings(folder: &Path, port: u16) -> Vec<String> {
     let file = |name: &str| folder.join(name).display().to_string();
     vec![
@@ -77,7 +77,7 @@ async fn should_trust_the_right_authority_only() {
     let broker = connect("amqps", "localhost", port, pem("ca.pem")).await.unwrap();
     assert_eq!(broker.health_now(), Health::Connected);
     let plain = RabbitMqBroker::connect(&server.url()).await.unwrap();
-    // Each broker publishes and consumes on a connection of its own.
+    // Each broker publishes and consumes on its own connection.
     if let Some(sockets) = aios_tests::socket::without_delay(&[port, server.port()]) {
         assert_eq!(sockets, [true; 4]);
     }
@@ -122,7 +122,7 @@ async fn should_show_its_certificate_to_a_server_that_asks() {
     for (refused, alert) in [(options(), "certificate required"), (unknown, "bad certificate")] {
         let error = RabbitMqBroker::connect_with(refused).await.unwrap_err();
         assert!(matches!(error, BrokerError::Backend { .. }), "{error:?}");
-        // In TLS 1.3 the closed connection may reach the client before the reason.
+        // In TLS 1.3 the client may see the closed connection before the reason.
         let log = server.log().to_lowercase();
         assert!(log.contains(alert), "{log}");
     }

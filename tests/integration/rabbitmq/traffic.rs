@@ -1,4 +1,4 @@
-//! Steady traffic, with every event numbered: whatever was confirmed has to arrive.
+//! Steady traffic, with every event numbered: every confirmed event has to arrive.
 
 use std::{
     collections::BTreeSet,
@@ -20,15 +20,15 @@ use futures_util::future::join_all;
 use tokio::{task::JoinHandle, time::timeout};
 
 pub(crate) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
-/// What a busy machine may need besides.
+/// Additional time for a busy machine.
 const SLACK: Duration = Duration::from_secs(1);
-/// Until everything has settled after a fault.
+/// The time until everything has settled after a fault.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(60);
-/// Until consumers get events again once the server is back. The adapter promises this on any
-/// machine that is not overloaded: its longest pause between attempts is 3 s.
+/// The time until consumers receive events again once the server is back. The adapter guarantees
+/// this on any machine that is not overloaded: its longest delay between attempts is 3 s.
 const RESUME: Duration = Duration::from_secs(5);
 
-/// Calls that publish at the same time, and how many events each has.
+/// The number of concurrent publish calls, and of events in each.
 const CALLS: u64 = 4;
 const BATCH: u64 = 10;
 
@@ -55,7 +55,7 @@ pub(crate) struct Seen {
     slowest_call: Duration,
 }
 
-/// A publisher and a consumer that never rest.
+/// A publisher and a consumer that run without pause.
 pub(crate) struct Traffic {
     seen: Arc<Mutex<Seen>>,
     stopped: Arc<AtomicBool>,
@@ -75,14 +75,15 @@ impl Traffic {
         traffic
     }
 
-    /// Waits until events that are published from now on are confirmed and have arrived.
+    /// Waits until events that are published from this point are confirmed and have arrived.
     pub(crate) async fn advances(&self) {
         let next = self.read(|seen| seen.next);
         let beyond = |numbers: &BTreeSet<u64>| numbers.range(next..).count() > 20;
         self.wait_for(RECOVERY, |seen| beyond(&seen.confirmed) && beyond(&seen.received)).await;
     }
 
-    /// Called when the server is back: waits until an event that is published from now on arrives.
+    /// Called when the server is back: waits until an event that is published from this point
+    /// arrives.
     pub(crate) async fn resumes(&self) {
         let next = self.read(|seen| seen.next);
         self.wait_for(RESUME, |seen| seen.received.range(next..).next().is_some()).await;
@@ -99,8 +100,8 @@ impl Traffic {
         }
     }
 
-    /// Stops, and checks that whatever was confirmed has arrived, that no call took longer than its
-    /// timeout, and that nothing but `allowed` went wrong.
+    /// Stops, and checks that every confirmed event has arrived, that no call exceeded its timeout,
+    /// and that there were no errors other than `allowed`.
     pub(crate) async fn finish(self, allowed: &[&'static str]) -> BTreeSet<&'static str> {
         self.stopped.store(true, Ordering::Relaxed);
         timeout(RECOVERY, async {
@@ -128,7 +129,7 @@ impl Traffic {
     }
 }
 
-/// Keeps several calls on their way.
+/// Keeps several calls in flight.
 async fn publish(broker: Arc<RabbitMqBroker>, seen: Arc<Mutex<Seen>>, stopped: Arc<AtomicBool>) {
     let publishers = (0..CALLS).map(async |_| {
         while !stopped.load(Ordering::Relaxed) {
@@ -170,7 +171,7 @@ async fn consume(mut deliveries: Deliveries, seen: Arc<Mutex<Seen>>) {
     while let Some(delivery) = deliveries.next().await {
         let Ok(delivery) = delivery else { continue };
         seen.lock().unwrap().received.insert(delivery.event.data().unwrap());
-        // If the channel died, the event comes again.
+        // If the channel died, the event is redelivered.
         delivery.ack().await.unwrap_or_default();
     }
 }

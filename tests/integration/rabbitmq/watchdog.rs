@@ -1,5 +1,5 @@
-//! Consumers that get nothing: those that should are replaced, those that are busy are not. And
-//! publishers whose events are not confirmed.
+//! Consumers that receive nothing: stuck ones are replaced, busy ones are not. Also, publishers
+//! whose events are not confirmed.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,7 +12,7 @@ use aios_tests::rabbitmq::RabbitMqServer;
 use tokio::time::timeout;
 
 const INTERVAL: Duration = Duration::from_millis(500);
-/// Until a consumer is replaced: two looks, and the old one that does not answer.
+/// The time until a consumer is replaced: two checks, and the timeout of the old one.
 const REPLACED: Duration = Duration::from_secs(60);
 
 async fn connect(server: &RabbitMqServer) -> RabbitMqBroker {
@@ -51,7 +51,7 @@ fn number(delivery: &Delivery) -> u32 {
     delivery.event.data().unwrap()
 }
 
-/// Nine events for a consumer whose channel is stuck at the server's side, for ever.
+/// Nine events for a consumer whose channel is permanently stuck on the server.
 async fn replaced(server: &RabbitMqServer, subscription: Subscription, to: Option<Mailbox>) {
     let broker = connect(server).await;
     let publish = async |numbers: std::ops::Range<u32>| {
@@ -67,7 +67,7 @@ async fn replaced(server: &RabbitMqServer, subscription: Subscription, to: Optio
 
     server.on_channels("Info(consumer_count) > 0", "sys:suspend(Channel)");
     publish(1..10).await;
-    // The server has sent as many as the prefetch to the old channel; they come again, too.
+    // The server has sent a full prefetch to the old channel; those events are redelivered, too.
     let mut seen = BTreeSet::new();
     while seen.len() < 9 {
         seen.insert(take(&mut deliveries).await);
@@ -131,7 +131,7 @@ async fn should_replace_a_publisher_whose_events_are_not_confirmed() {
     assert_eq!(take(&mut deliveries).await, 2);
 }
 
-/// A server does not always say so: here its channel is stuck, and can't.
+/// A server does not always report it: here its channel is stuck, so it cannot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn should_declare_a_queue_again_that_is_gone() {
     let Some(server) = RabbitMqServer::start() else { return };

@@ -1,4 +1,4 @@
-//! The broker as a node reaches it: late, refused, with confirmations lost and events twice.
+//! The broker as a node sees it: slow, refusing, with lost confirmations and duplicate events.
 
 use std::{
     pin::Pin,
@@ -29,12 +29,12 @@ use crate::{
     world::{Reader, World},
 };
 
-/// How long a request waits before it is given up.
+/// How long a request waits before it fails.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a lost connection stays lost.
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// A node's connection to the broker, which is made again when it is lost.
+/// A node's connection to the broker, which is re-established when it is lost.
 #[derive(Clone)]
 pub struct NodeBroker(Arc<Inner>);
 
@@ -54,7 +54,7 @@ impl NodeBroker {
         Self(Arc::new(Inner { world: Arc::clone(world), node, clock, connection, subscriptions }))
     }
 
-    /// The broker closes the connection: what was delivered over it is delivered again.
+    /// The broker closes the connection and redelivers everything unsettled on it.
     pub fn disconnect(&self) {
         let inner = &self.0;
         let next = Arc::new(inner.world.broker.new_connection());
@@ -108,7 +108,7 @@ impl Inner {
         state.random.per_mille(rates.lost)
     }
 
-    /// Takes an event, and publishes it some time later: a fault that is planted.
+    /// Accepts an event, and publishes it some time later: a planted fault.
     fn publishes_later(&self, publish: &Publish) -> bool {
         let mut state = self.world.state();
         if !self.world.plants(Plant::RelayOutOfOrder) || !state.random.per_mille(300) {
@@ -125,7 +125,7 @@ impl Inner {
         true
     }
 
-    /// What is really published.
+    /// The events of a batch that are actually published.
     fn plan(&self, batch: &[Publish]) -> Vec<Publish> {
         let mut planned = Vec::with_capacity(batch.len());
         for publish in batch {
@@ -137,7 +137,7 @@ impl Inner {
                 let is_vanished = state.random.per_mille(rates.vanished);
                 (is_vanished, state.random.per_mille(rates.doubled))
             };
-            // What the relay publishes comes from the log, and is not published again.
+            // The relay publishes from the log, and does not publish a lost event again.
             if is_vanished && action.starts_with("task_") {
                 self.world.note(format_args!("the broker loses {action}"));
                 continue;
@@ -168,7 +168,7 @@ impl std::fmt::Debug for NodeBroker {
 impl Broker for NodeBroker {
     async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
         let inner = &self.0;
-        // What is under way already may be overtaken by its answer.
+        // An answer may overtake the publication that is in progress.
         let tasks = batch.iter().filter(|it| it.event.event_type.action() == "task_assigned");
         tasks.for_each(|task| inner.world.gives(inner.node, &task.event));
         if let Err(error) = inner.request("publish").await {
@@ -235,7 +235,7 @@ impl Broker for NodeBroker {
     }
 }
 
-/// A subscription that is made again when its connection was lost.
+/// A subscription that is re-established after its connection was lost.
 struct Subscribed {
     inner: Arc<Inner>,
     reader: Reader,
@@ -243,7 +243,7 @@ struct Subscribed {
     mailbox: Option<Arc<str>>,
     generation: u64,
     deliveries: Option<Deliveries>,
-    /// The network is slow, or the connection is being made again.
+    /// The network is slow, or the connection is being re-established.
     pause: Option<BoxFuture<'static, ()>>,
 }
 
@@ -323,14 +323,14 @@ impl Drop for Subscribed {
 /// The settlement of a delivery.
 struct Settling {
     inner: Arc<Inner>,
-    /// Its number, if it is of a mailbox.
+    /// Its number, if it belongs to a mailbox.
     held: Option<Reader>,
     generation: u64,
     delivery: Option<Delivery>,
 }
 
 impl Settling {
-    /// Settles, and says whether the broker knew the delivery.
+    /// Settles, and returns whether the broker knew the delivery.
     fn settle_now(&mut self, settlement: Settlement) -> Result<(), BrokerError> {
         let Some(delivery) = self.delivery.take() else { return Ok(()) };
         let is_lost = self.generation != self.inner.generation();
@@ -341,7 +341,7 @@ impl Settling {
             }
         }
         if is_lost {
-            // The connection over which it came is gone, and it was taken back.
+            // The connection that delivered it is gone, and the broker took it back.
             let _ = delivery.settle(settlement).now_or_never();
             return Err(BrokerError::Closed);
         }

@@ -1,4 +1,4 @@
-//! What has to be so when everything is over.
+//! Checks of the final state.
 
 use std::{
     sync::{
@@ -71,7 +71,7 @@ fn check_end(
     let undone = world.state().runs.get(&run_id(number)).map(|facts| facts.undone.clone());
     let undone = undone.unwrap_or_default();
     let all = program.undone();
-    // A run that was cancelled undoes what it had registered by then.
+    // A run that was cancelled runs the compensations that it had registered by then.
     let is_right = match end {
         Some(End::Failed(_)) => undone == all,
         Some(End::Cancelled) => all.ends_with(&undone),
@@ -83,7 +83,7 @@ fn check_end(
     }
 }
 
-/// The rows of runs say how their journals end.
+/// The rows of runs match the ends of their journals.
 async fn check_rows(world: &World) {
     let page = world.store.runs(&RunFilter::default(), &PageRequest::default()).await;
     for row in page.map(|page| page.rows).unwrap_or_default() {
@@ -97,7 +97,7 @@ async fn check_rows(world: &World) {
     }
 }
 
-/// Some prefixes of every journal replay, and the whole.
+/// Some prefixes of every journal replay, and the whole journal.
 async fn check_journals(seed: u64, world: &World) {
     let mut random = Random::new(seed, "replay");
     let ids: Vec<String> = world.state().runs.keys().cloned().collect();

@@ -19,10 +19,10 @@ use crate::{
     world::World,
 };
 
-/// How long a client waits before it tries again.
+/// How long a client waits before it retries.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How a run ended for its client.
+/// How a run ended from the perspective of its client.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {
     Result(Vec<i64>),
@@ -75,7 +75,7 @@ impl Clients {
         self.ends().get(&number).cloned()
     }
 
-    /// Which runs have not ended, and where they stand.
+    /// The runs that have not ended, and their current state.
     pub fn waiting(&self, world: &World) -> String {
         let ends = self.ends();
         let state = world.state();
@@ -156,7 +156,7 @@ impl Client {
         }
     }
 
-    /// Tries until it succeeds, or the run has ended.
+    /// Retries until it succeeds, or the run has ended.
     async fn repeat<F: Future<Output = Result<(), RuntimeError>>>(&self, call: impl Fn() -> F) {
         loop {
             match call().await {

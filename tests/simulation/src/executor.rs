@@ -1,4 +1,4 @@
-//! Chooses the task that is polled next, and moves the time when there is none.
+//! Chooses the task that is polled next, and advances the time when there is none.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,18 +19,19 @@ use uuid::Uuid;
 
 use crate::random::Random;
 
-/// A process, from its start to its end. What starts again is another node.
+/// A process, from its start to its end. A restarted process is another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Node(pub u32);
 
 impl Node {
-    /// What is not part of the system: the faults, the store's and the broker's own time.
+    /// Everything outside the system under test: the faults, and the time of the store and the
+    /// broker.
     pub const WORLD: Self = Self(0);
 }
 
 /// The time at which every simulation begins: 2026-01-01.
 const EPOCH: i64 = 1_767_225_600_000_000;
-/// How long a poll takes at most, in microseconds.
+/// The longest duration of a poll, in microseconds.
 const POLL: u64 = 60;
 
 /// A single-threaded executor on top of tokio's: tokio only polls the task whose turn it is.
@@ -48,12 +49,12 @@ struct State {
     now: u64,
     next: u64,
     tasks: BTreeMap<u64, Task>,
-    /// Tasks that were woken. Sorted, because some primitives of tokio wake in random order.
+    /// Tasks that were woken. Sorted, because some of tokio's primitives wake in random order.
     ready: BTreeSet<u64>,
     sleepers: BTreeMap<(u64, u64), (Node, Waker)>,
     nodes: BTreeMap<Node, NodeState>,
     current: Node,
-    /// Wakes the loop when the task has been polled whose turn it was.
+    /// Wakes the loop when the task whose turn it was has been polled.
     main: Option<Waker>,
     was_polled: bool,
     polls: u64,
@@ -63,7 +64,7 @@ struct State {
 
 struct Task {
     node: Node,
-    /// Wakes the task that tokio knows.
+    /// The waker of the task in tokio.
     tokio: Option<Waker>,
     has_turn: bool,
     is_queued: bool,
@@ -71,7 +72,7 @@ struct Task {
 
 #[derive(Default)]
 struct NodeState {
-    /// By how much its clock is off, in microseconds.
+    /// The offset of its clock, in microseconds.
     offset: i64,
     is_paused: bool,
     is_dead: bool,
@@ -82,18 +83,18 @@ struct NodeState {
 /// Why a run of the executor ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// What it waited for has happened.
+    /// The awaited condition holds.
     Done,
-    /// Nothing will ever happen again.
+    /// No task is ready, and no timer is set.
     Stalled,
-    /// It was late, by the virtual clock.
+    /// The time limit passed, by the virtual clock.
     Late,
-    /// Something is busy without end.
+    /// Tasks are polled without end.
     Busy,
 }
 
 impl Executor {
-    /// An executor that chooses by a seed, and may lose wake-ups now and then.
+    /// An executor that chooses by a seed, and may lose wake-ups.
     pub fn new(seed: u64, loses_wakes: bool) -> Self {
         let state = State {
             choices: Random::new(seed, "choices"),
@@ -115,7 +116,7 @@ impl Executor {
         Self(Arc::new(Shared { state: Mutex::new(state) }))
     }
 
-    /// What the crates under test find on this thread.
+    /// The hooks that the crates under test find on this thread.
     pub fn simulation(&self, plants: BTreeSet<&'static str>) -> Arc<dyn Simulation> {
         Arc::new(Seam { executor: self.clone(), plants })
     }
@@ -149,7 +150,8 @@ impl Executor {
         Arc::new(NodeClock { node, shared: Arc::clone(&self.0) })
     }
 
-    /// Nothing of a node is polled any more. Nothing of it is dropped either: that would let it act.
+    /// Stops polling the tasks of a node. They are not dropped either, because their destructors
+    /// would run.
     pub fn kill(&self, node: Node) {
         let mut state = self.0.state();
         if let Some(it) = state.nodes.get_mut(&node) {
@@ -158,14 +160,14 @@ impl Executor {
         state.sleepers.retain(|_, (sleeper, _)| *sleeper != node);
     }
 
-    /// Nothing of a node is polled until it is continued.
+    /// Stops polling the tasks of a node until it is resumed.
     pub fn pause(&self, node: Node) {
         if let Some(it) = self.0.state().nodes.get_mut(&node) {
             it.is_paused = true;
         }
     }
 
-    /// What was woken meanwhile is polled again.
+    /// Polls the tasks again that were woken during the pause.
     pub fn resume(&self, node: Node) {
         let mut state = self.0.state();
         let Some(it) = state.nodes.get_mut(&node) else { return };
@@ -180,7 +182,7 @@ impl Executor {
         if let Some(it) = state.nodes.get_mut(&node) {
             it.offset = offset;
         }
-        // They look again how long they have to sleep.
+        // Its sleeping tasks compute their remaining time again.
         let (jumped, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut state.sleepers).into_iter().partition(|(_, it)| it.0 == node);
         state.sleepers = others;
@@ -188,7 +190,7 @@ impl Executor {
         jumped.into_values().for_each(|(_, waker)| waker.wake());
     }
 
-    /// Microseconds since the beginning.
+    /// Microseconds since the start.
     pub fn now(&self) -> u64 {
         self.0.state().now
     }
@@ -198,7 +200,7 @@ impl Executor {
         self.0.state().current
     }
 
-    /// How often anything was polled.
+    /// The number of polls so far.
     pub fn polls(&self) -> u64 {
         self.0.state().polls
     }
@@ -208,7 +210,7 @@ impl Executor {
         self.0.state().digest
     }
 
-    /// Polls tasks until something is so, or until a time, or for so many polls.
+    /// Polls tasks until a condition holds, a time has passed, or the number of polls is reached.
     pub async fn run(
         &self,
         mut is_done: impl FnMut() -> bool,
@@ -222,7 +224,7 @@ impl Executor {
             }
             let mut next = self.0.state().choose();
             if next.is_none() {
-                // Tokio polls what is new, and wakes what has yielded.
+                // Tokio polls new tasks, and wakes those that have yielded.
                 tokio::task::yield_now().await;
                 next = self.0.state().choose();
             }
@@ -262,7 +264,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ready when the task has been polled that was chosen.
+    /// Ready when the chosen task has been polled.
     fn poll_main(&self, context: &Context<'_>) -> Poll<()> {
         let mut state = self.state();
         if std::mem::take(&mut state.was_polled) {
@@ -314,7 +316,7 @@ impl State {
         due.into_values().map(|(_, waker)| waker).collect()
     }
 
-    /// Whether a wake-up of a process is lost: a fault that is planted.
+    /// Whether a wake-up of a process is lost: a planted fault.
     fn loses_wake(&mut self, number: u64) -> bool {
         let is_of_process = self.tasks.get(&number).is_some_and(|task| task.node != Node::WORLD);
         self.loses_wakes && is_of_process && self.choices.per_mille(5)
@@ -386,7 +388,7 @@ impl Drop for Turn {
     }
 }
 
-/// The turn of a task; it ends however the poll ends.
+/// The turn of a task, which ends with the poll, even if the poll panics.
 struct Polling<'a> {
     shared: &'a Arc<Shared>,
     before: Node,
@@ -468,7 +470,7 @@ impl Clock for NodeClock {
         self.read(&self.shared.state())
     }
 
-    /// The monotonic clock of every machine is right.
+    /// The monotonic clock of every machine is correct.
     fn elapsed(&self) -> Duration {
         Duration::from_micros(self.shared.state().now)
     }

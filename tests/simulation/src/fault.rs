@@ -1,4 +1,4 @@
-//! What goes wrong, and when.
+//! The faults of a simulation, and their schedule.
 
 use std::{
     collections::BTreeMap,
@@ -23,17 +23,17 @@ const HOUR: u64 = 3_600_000_000;
 /// A fault; times are in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A process dies, and starts again later.
+    /// A process dies, and restarts later.
     Crash { role: Role, back_after: u64 },
-    /// A process is asked to stop, and starts again later.
+    /// A process is asked to stop, and restarts later.
     Stop { role: Role, back_after: u64 },
     /// A process is frozen.
     Pause { role: Role, lasts: u64 },
     /// The clock of a process jumps, by microseconds.
     ClockJump { role: Role, by: i64 },
-    /// A process does not reach the store.
+    /// A process cannot reach the store.
     CutFromStore { role: Role, lasts: u64 },
-    /// A process does not reach the broker.
+    /// A process cannot reach the broker.
     CutFromBroker { role: Role, lasts: u64 },
     /// Every connection to the broker is lost.
     BrokerRestart,
@@ -41,15 +41,15 @@ pub enum Fault {
 
 /// Whether engines outlive their leases: frozen, or cut off from the store alone.
 ///
-/// An engine that comes back from that acknowledges answers that belong to its successor, which
-/// [`AcknowledgedAfterCommit`](crate::Invariant::AcknowledgedAfterCommit) finds. Until that is mended,
-/// only `AIOS_ZOMBIES=1` simulates it.
+/// Such an engine acknowledges answers that belong to its successor after it resumes, which
+/// [`AcknowledgedAfterCommit`](crate::Invariant::AcknowledgedAfterCommit) detects. Until that is
+/// fixed, only `AIOS_ZOMBIES=1` simulates it.
 pub const ZOMBIES: bool = false;
-/// For how long an engine is frozen at most that is not to outlive its lease.
+/// The longest time for which an engine is frozen that must not outlive its lease.
 const NAP: u64 = 700;
-/// After how long the broker notices that a process is frozen or gone.
+/// The delay after which the broker notices that a process is frozen or gone.
 const NOTICED: u64 = 20_000;
-/// Faults come within this time.
+/// Faults begin within this time.
 const SPAN: u64 = 30_000;
 
 impl Fault {
@@ -85,7 +85,7 @@ impl Fault {
         faults
     }
 
-    /// For how long it lasts.
+    /// Its duration.
     pub fn lasts(self) -> u64 {
         match self {
             Self::Crash { back_after, .. } | Self::Stop { back_after, .. } => back_after,
@@ -97,7 +97,7 @@ impl Fault {
     }
 }
 
-/// Starts the processes, and makes them suffer.
+/// Starts the processes, and injects the faults.
 pub struct Director(Arc<Inner>);
 
 struct Inner {
@@ -127,7 +127,7 @@ impl Director {
         Self(inner)
     }
 
-    /// Whether nothing goes wrong any more.
+    /// Whether all faults are over.
     pub fn is_done(&self) -> bool {
         self.0.is_done.load(Ordering::Acquire)
     }
@@ -187,7 +187,8 @@ impl Inner {
                 });
             }
             Fault::Pause { role, lasts } => self.pause(role, lasts),
-            // The time of the world, which is the store's, does not jump instead of one that is dead.
+            // A dead process has no clock. The node of the world, whose clock is that of the store,
+            // must not jump instead.
             Fault::ClockJump { role, by } => match self.node(role) {
                 Node::WORLD => {}
                 node => self.world.executor.shift(node, by),

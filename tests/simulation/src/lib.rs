@@ -1,5 +1,5 @@
-//! Several engines, agent hosts and clients in one process, on one thread and on virtual time, under
-//! seeded faults. `README.md` says how to use it.
+//! Several engines, agent hosts and clients in one process, on one thread and in virtual time,
+//! under seeded faults. `README.md` explains how to use it.
 #![allow(
     missing_docs,
     unreachable_pub,

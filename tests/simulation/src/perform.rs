@@ -28,7 +28,7 @@ pub const AGENT: &str = "worker";
 /// How long a task may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a task is about.
+/// The parameters of a task.
 #[derive(Serialize, Deserialize)]
 struct Work {
     value: i64,
@@ -36,7 +36,8 @@ struct Work {
     millis: u64,
 }
 
-/// Who performs programs: a node, or a check that replays a journal and tells nobody.
+/// An executor of programs: a node, or a check that replays a journal without reporting to the
+/// world.
 #[derive(Clone)]
 pub struct Performer {
     pub world: Option<Arc<World>>,
@@ -157,7 +158,7 @@ impl Performer {
     }
 }
 
-/// Failures are part of the result; an end of the run is not.
+/// Failures are part of the result, except those that end the run.
 fn given_up(outcome: Result<i64, WorkflowError>) -> Result<i64, WorkflowError> {
     match outcome {
         Err(error) if error.failure().is_some() && error.code() != WorkflowError::CANCELLED => {

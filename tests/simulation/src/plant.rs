@@ -1,29 +1,29 @@
-//! Faults that are planted, to see that the invariants find them.
+//! Planted faults, which show that the invariants detect them.
 
 use crate::world::Invariant;
 
-/// A mutant of the engine, or of what it relies on.
+/// A mutant of the engine, or of a component that it relies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Plant {
     /// The store does not check fences.
     NoFenceCheck,
-    /// The store checks a fence, and commits some time later.
+    /// The store checks a fence, and commits later.
     FenceOutsideTransaction,
-    /// A lease that another engine has taken since can be renewed.
+    /// A lease can be renewed after another engine has taken it.
     RenewedAfterExpiry,
     /// An answer is acknowledged when it is read.
     AcknowledgedBeforeCommit,
-    /// An append is reported as done, and done some time later.
+    /// An append is reported as done, and committed later.
     VisibleBeforeCommit,
-    /// A task is given twice.
+    /// A task is assigned twice.
     DuplicateDispatch,
     /// A sleeper is not woken.
     LostWakeUp,
-    /// A mailbox lets several readers in.
+    /// A mailbox admits several readers.
     TwoReaders,
     /// The relay's checkpoint is saved when events are read.
     EarlyCheckpoint,
-    /// Timers follow the clock of a machine that is wrong.
+    /// Timers follow the clock of a machine whose clock is wrong.
     LocalClock,
     /// The number of an attempt is not recorded.
     LostRetryCounter,
@@ -31,14 +31,14 @@ pub enum Plant {
     CompensationOrder,
     /// The store serves reads from a replica that is behind.
     StaleRead,
-    /// The relay goes on before the broker has what it published.
+    /// The relay continues before the broker has confirmed an event.
     RelayOutOfOrder,
-    /// An agent begins an attempt that was delivered again without asking the engine.
+    /// An agent begins a redelivered attempt without asking the engine.
     BegunUnasked,
 }
 
 impl Plant {
-    /// All of them, and the invariant that finds each.
+    /// All planted faults, with the invariant that finds each.
     pub const ALL: [(Self, Invariant); 15] = [
         (Self::NoFenceCheck, Invariant::OneWriter),
         (Self::FenceOutsideTransaction, Invariant::OneWriter),
@@ -57,7 +57,7 @@ impl Plant {
         (Self::BegunUnasked, Invariant::EndedAttemptsStayEnded),
     ];
 
-    /// Its name in the crates that have to be asked to plant it.
+    /// Its name in the crates that support it.
     pub fn name(self) -> &'static str {
         match self {
             Self::LocalClock => "time of the machine",

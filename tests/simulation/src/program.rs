@@ -1,34 +1,34 @@
-//! Workflows as data: what they do, and what has to come of it.
+//! Workflows as data: their operations and the expected results.
 
 use aios_core::failure::Failure;
 use serde::{Deserialize, Serialize};
 
 use crate::random::Random;
 
-/// Code of the failure with which a program fails that is to fail.
+/// The code of the failure of a program that should fail.
 pub const PLANNED: &str = "PLANNED";
-/// What stands in the result for an operation that failed for good.
+/// The value in the result for an operation that failed permanently.
 pub const GIVEN_UP: i64 = -1;
 
 /// A workflow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {
     pub parts: Vec<Part>,
-    /// What the runs before this one in its chain made.
+    /// The results of the previous runs in its chain.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<i64>,
 }
 
-/// What a workflow does next.
+/// An operation of a workflow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Part {
-    /// A step that fails so often before it succeeds.
+    /// A step that fails this many times before it succeeds.
     Step { value: i64, failures: u32, millis: u64 },
-    /// A step that fails always, and is attempted so often.
+    /// A step that always fails, and is attempted this many times.
     DoomedStep { attempts: u32 },
-    /// A task that fails so often before it succeeds.
+    /// A task that fails this many times before it succeeds.
     Task { value: i64, failures: u32, millis: u64 },
-    /// A task that fails always, and is attempted so often.
+    /// A task that always fails, and is attempted this many times.
     DoomedTask { attempts: u32 },
     /// A timer.
     Sleep { millis: u64 },
@@ -42,13 +42,13 @@ pub enum Part {
     Compensate { number: u32 },
     /// An event.
     Emit { number: u32 },
-    /// Continues as a new run with what follows.
+    /// Continues as a new run with the rest of the program.
     Continue,
     /// Fails.
     Fail,
 }
 
-/// What has to come of a program.
+/// The expected outcome of a program.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
     Result(Vec<i64>),
@@ -56,7 +56,7 @@ pub enum Expected {
 }
 
 impl Program {
-    /// What a run of it returns, whatever happens meanwhile.
+    /// The expected outcome of a run, whatever faults happen.
     pub fn expected(&self) -> Expected {
         let mut made = self.before.clone();
         match self.parts.iter().try_for_each(|part| part.make(&mut made)) {
@@ -65,7 +65,7 @@ impl Program {
         }
     }
 
-    /// The signals that it waits for.
+    /// The signals that the program waits for.
     pub fn signals(&self) -> Vec<String> {
         fn collect(part: &Part, found: &mut Vec<String>) {
             match part {
@@ -109,17 +109,17 @@ impl Part {
     }
 }
 
-/// The failure of a program that is to fail.
+/// The failure of a program that should fail.
 pub fn planned() -> Failure {
     Failure::new(PLANNED, "as planned")
 }
 
-/// What a signal carries.
+/// The payload of a signal.
 pub fn value_of_signal(name: &str) -> i64 {
     name.bytes().map(i64::from).sum()
 }
 
-/// Makes programs.
+/// Generates programs.
 pub struct Generator<'a> {
     random: &'a mut Random,
     next: u32,

@@ -3,7 +3,7 @@
 pub struct Random(u64);
 
 impl Random {
-    /// Numbers that follow from a seed and from what they are for.
+    /// Numbers that follow from a seed and a purpose.
     pub fn new(seed: u64, purpose: &str) -> Self {
         let hash = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -31,7 +31,7 @@ impl Random {
         low + self.below(high - low + 1)
     }
 
-    /// Whether something happens that happens so often in a thousand.
+    /// Whether an event with this probability, per mille, happens.
     pub fn per_mille(&mut self, often: u64) -> bool {
         self.below(1000) < often
     }
@@ -42,7 +42,7 @@ impl Random {
         f64::from(bits) / f64::from(u32::MAX)
     }
 
-    /// A place in something with this many places.
+    /// An index into a list of this length.
     pub fn index(&mut self, places: usize) -> usize {
         let places = u64::try_from(places).unwrap_or(u64::MAX);
         usize::try_from(self.below(places)).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What the journal of a run says, and what it must not say.
+//! The facts in the journal of a run, and the rules that the journal must obey.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,10 +13,10 @@ use aios_core::{
 
 use crate::{executor, world::Invariant};
 
-/// By how much clocks may differ from the true time, in microseconds.
+/// The largest deviation of a clock from the true time, in microseconds.
 pub const CLOCK_ERROR: i64 = 1_000_000;
 
-/// What is recorded of a run.
+/// The recorded state of a run.
 #[derive(Clone, Debug, Default)]
 pub struct RunFacts {
     pub operations: BTreeMap<u64, OperationFacts>,
@@ -28,22 +28,22 @@ pub struct RunFacts {
     pub is_blocked: bool,
     /// When it ended, in microseconds.
     closed_at: Option<u64>,
-    /// Somebody asked for its cancellation: it waits for no answer any more.
+    /// Its cancellation was requested: it no longer waits for answers.
     pub is_to_be_cancelled: bool,
 }
 
-/// What is recorded of an operation.
+/// The recorded state of an operation.
 #[derive(Clone, Debug, Default)]
 pub struct OperationFacts {
     /// It has its outcome.
     pub is_settled: bool,
-    /// When it had its outcome, or an attempt ended, last; in microseconds.
+    /// When its outcome was recorded or an attempt ended, whichever came last; in microseconds.
     pub changed_at: u64,
     /// Attempts that have ended.
     pub ended: BTreeSet<u32>,
-    /// The event that gave the last attempt.
+    /// The event that assigned the last attempt.
     pub assigned: Option<EventId>,
-    /// When it had its outcome, and when its attempts ended, in microseconds.
+    /// When its outcome was recorded, and when its attempts ended, in microseconds.
     settled_at: Option<u64>,
     ended_at: BTreeMap<u32, u64>,
     retries: u32,
@@ -53,7 +53,7 @@ pub struct OperationFacts {
 type Found = Option<(Invariant, String)>;
 
 impl RunFacts {
-    /// Takes in an event of the journal.
+    /// Applies an event of the journal.
     pub fn apply(&mut self, run_id: &str, event: &Event, now: u64) -> Found {
         let action = event.event_type.action();
         if self.end.is_some() {
@@ -155,7 +155,7 @@ impl RunFacts {
         }
     }
 
-    /// Notes of what has ended by now when it did.
+    /// Records the time of everything that has ended since the last call.
     fn note_ends(&mut self, now: u64) {
         for operation in self.operations.values_mut() {
             if operation.is_settled {
@@ -210,7 +210,7 @@ impl OperationFacts {
     fn retry(&mut self, run_id: &str, retry: &RetryScheduled) -> Found {
         self.retries += 1;
         self.ended.insert(retry.attempt.saturating_sub(1));
-        // The attempt that is to come: the second one after the first failure.
+        // The next attempt: the second one after the first failure.
         (retry.attempt != self.retries + 1).then(|| {
             let RetryScheduled { operation, attempt, .. } = retry;
             let how = format!(

@@ -1,4 +1,4 @@
-//! One simulation: who takes part, what goes wrong and when, and what has to be so at the end.
+//! One simulation: its participants, its faults and their times, and the state required at the end.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -20,12 +20,12 @@ use crate::{
     world::{Invariant, Rates, Violation, World},
 };
 
-/// How long after the last fault every run has to have ended.
+/// The time after the last fault by which every run must have ended.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
-/// How many polls a simulation takes at most.
+/// The largest number of polls in a simulation.
 const POLLS: u64 = 3_000_000;
 
-/// What is simulated.
+/// The parameters of a simulation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {
     pub seed: u64,
@@ -35,12 +35,12 @@ pub struct Scenario {
     /// Runs that are cancelled, and after how many milliseconds.
     pub cancelled: Vec<(usize, u64)>,
     pub rates: Rates,
-    /// When what happens, in milliseconds.
+    /// The faults and their times, in milliseconds.
     pub faults: Vec<(u64, Fault)>,
     pub lease_time: Duration,
 }
 
-/// What came of it.
+/// The outcome of a simulation.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub violations: Vec<Violation>,
@@ -51,12 +51,12 @@ pub struct Outcome {
 }
 
 impl Scenario {
-    /// What a seed stands for.
+    /// The scenario of a seed.
     pub fn new(seed: u64) -> Self {
         Self::with_zombies(seed, ZOMBIES)
     }
 
-    /// As [`new`](Self::new), and engines may outlive their leases.
+    /// The same as [`new`](Self::new), except that engines may outlive their leases.
     pub fn with_zombies(seed: u64, zombies: bool) -> Self {
         let mut random = Random::new(seed, "scenario");
         let engines = u32::try_from(random.between(1, 3)).unwrap_or(1);
@@ -75,7 +75,7 @@ impl Scenario {
             2 => Rates { slow: 100, refused: 30, lost: 30, late: 20, doubled: 100, vanished: 50 },
             _ => Rates { slow: 10, refused: 3, lost: 3, late: 3, doubled: 5, vanished: 5 },
         };
-        // A zombie acts late mostly by what it sent in time.
+        // A zombie's late effects are mostly requests that it sent in time.
         let late = if zombies { 150 } else { rates.late };
         let rates = Rates { late, ..rates };
         let faults = Fault::plan(&mut random, engines, hosts, zombies);
@@ -85,7 +85,7 @@ impl Scenario {
         Self { seed, engines, hosts, programs, cancelled, rates, faults, lease_time }
     }
 
-    /// Simulates it.
+    /// Runs the simulation.
     pub fn run(&self, plant: Option<Plant>) -> Outcome {
         let world = World::new(self.seed, plant);
         let plants: BTreeSet<_> = plant.iter().map(|plant| plant.name()).collect();
@@ -126,14 +126,14 @@ impl Scenario {
     }
 }
 
-/// What kind of process a node is.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     Engine(u32),
     Host(u32),
 }
 
-/// A process that runs.
+/// A running process.
 pub struct Process {
     pub node: Node,
     pub broker: NodeBroker,
@@ -142,7 +142,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a process, which tries again while store or broker fail.
+    /// Starts a process, which retries while the store or the broker fails.
     pub fn start(scenario: &Scenario, world: &Arc<World>, role: Role) -> Self {
         let node = world.executor.begin();
         world.note(format_args!("node {} starts: {role:?}", node.0));

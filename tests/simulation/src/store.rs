@@ -1,4 +1,4 @@
-//! The store as a node reaches it: late, refused, or with its response lost.
+//! The store as a node sees it: slow, refusing, or with lost responses.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use async_trait::async_trait;
 
 use crate::{executor::Node, plant::Plant, world::World};
 
-/// How long a request waits before it is given up.
+/// How long a request waits before it fails.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A node's connection to the store.
@@ -30,7 +30,7 @@ pub struct NodeStore {
 
 impl NodeStore {
     pub fn new(world: &Arc<World>, node: Node) -> Self {
-        // The network has no clock that jumps.
+        // The network uses the clock that never jumps.
         let clock = world.executor.clock(Node::WORLD);
         Self { world: Arc::clone(world), node, clock }
     }
@@ -74,7 +74,7 @@ impl NodeStore {
         StoreError::Timeout { operation, after: PATIENCE }
     }
 
-    /// Commits, and lets the world know.
+    /// Commits, and informs the world.
     async fn commit(&self, append: Append) -> Result<Appended, StoreError> {
         let mut append = append;
         let claimed = append.clone();
@@ -103,7 +103,7 @@ impl NodeStore {
         Ok(appended)
     }
 
-    /// Says that an append is done, and does it later.
+    /// Reports an append as done, and commits it later.
     async fn promise(&self, append: Append, version: u64) -> Result<Appended, StoreError> {
         let events = u64::try_from(append.events.len()).unwrap_or(u64::MAX);
         let position = self.world.store.head().await? + events;
@@ -116,8 +116,8 @@ impl NodeStore {
         Ok(Appended { version: version + events, position, repeated: false })
     }
 
-    /// Leaves an append to the network, which delivers it when the sender has given it up, and at the
-    /// worst moment, if that comes: when another engine has just taken the shard.
+    /// Leaves an append to the network, which delivers it after the sender has given up. If
+    /// possible, that is at the worst time: when another engine has just taken the shard.
     async fn delay(&self, append: Append, fence: Fence) -> StoreError {
         let later = Duration::from_millis(self.world.state().random.between(1000, 30_000));
         let this = self.clone();
@@ -153,7 +153,7 @@ impl NodeStore {
     }
 }
 
-/// Records the first attempt whatever attempt it is.
+/// Records every attempt as the first.
 fn forget_attempt(event: &mut aios_core::event::Event) {
     if event.event_type.action() != "retry_scheduled" {
         return;

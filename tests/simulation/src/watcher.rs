@@ -1,4 +1,4 @@
-//! Reads what the relay publishes.
+//! Reads the events that the relay publishes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use crate::{
     world::{Invariant, World},
 };
 
-/// What the relay is to publish: what becomes of runs, and what they emit.
+/// The workflow events that the relay has to publish.
 const RELAYED: [&str; 8] = [
     "registered",
     "started",
@@ -29,13 +29,13 @@ const RELAYED: [&str; 8] = [
     "continued",
 ];
 
-/// A subscriber of the log's events, to which nothing ever happens.
+/// A subscriber of the log's events, which is not affected by faults.
 pub struct Watcher(Arc<Mutex<Seen>>);
 
 #[derive(Default)]
 struct Seen {
     ids: BTreeSet<EventId>,
-    /// In the order in which they came first.
+    /// In the order of their first arrival.
     order: Vec<EventId>,
 }
 
@@ -62,13 +62,13 @@ impl Watcher {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether everything was published.
+    /// Whether all expected events were published.
     pub fn is_done(&self, world: &World) -> bool {
         let seen = self.seen();
         relayed(world).iter().all(|it| seen.ids.contains(&it.event.id))
     }
 
-    /// What was not published.
+    /// The expected events that were not published.
     pub fn missing(&self, world: &World) -> String {
         let seen = self.seen();
         let events = relayed(world);
@@ -78,7 +78,7 @@ impl Watcher {
         format!("not published: {}", missing.join(", "))
     }
 
-    /// Says so if the events of a stream came in another order than that of the log.
+    /// Reports a violation if the events of a stream arrived in another order than that of the log.
     pub fn check_order(&self, world: &World) {
         let mut streams: BTreeMap<StreamId, Vec<EventId>> = BTreeMap::new();
         let mut stream_of = BTreeMap::new();
@@ -109,7 +109,7 @@ fn note(seen: &Mutex<Seen>, id: EventId) {
     }
 }
 
-/// What the relay is to publish of the log.
+/// The events of the log that the relay has to publish.
 fn relayed(world: &World) -> Vec<RecordedEvent> {
     let log = world.store.read_log(0, usize::MAX).now_or_never();
     let mut log = log.and_then(Result::ok).unwrap_or_default();

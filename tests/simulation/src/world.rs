@@ -1,4 +1,5 @@
-//! What is true: the log, the leases and who runs, as nobody inside the system can know it.
+//! The true state: the log, the leases and the running processes, which no part of the system sees
+//! as a whole.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +23,7 @@ use crate::{
     run::RunFacts,
 };
 
-/// What has to be so in every simulation.
+/// The invariants of every simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invariant {
     /// A run's events are appended by the engine that owns its shard.
@@ -31,19 +32,19 @@ pub enum Invariant {
     OneOwner,
     /// A step whose outcome is recorded does not run again.
     RecordedStepsRunOnce,
-    /// A task whose outcome was recorded some seconds ago is not given again.
+    /// A task whose outcome was recorded some seconds ago is not assigned again.
     RecordedTasksGivenOnce,
-    /// An attempt that ended some seconds ago does not begin when the broker delivers it again.
+    /// An attempt that ended some seconds ago does not begin when the broker redelivers it.
     EndedAttemptsStayEnded,
-    /// An attempt at a task is given under one id.
+    /// An attempt at a task is assigned under one id.
     OneDispatch,
-    /// An answer is acknowledged after it was recorded, or is of no use.
+    /// An answer is acknowledged after it was recorded, or if it is not needed.
     AcknowledgedAfterCommit,
     /// Code sees an outcome after it was recorded.
     VisibleAfterCommit,
     /// A mailbox has one reader.
     OneReader,
-    /// Attempts are counted, and there are not more than the policy allows.
+    /// Attempts are counted, and there are no more than the policy allows.
     AttemptsCounted,
     /// A timer does not fire early.
     TimersNotEarly,
@@ -53,17 +54,17 @@ pub enum Invariant {
     ResultAsExpected,
     /// Nothing is recorded after a run's end.
     NothingAfterEnd,
-    /// What the row of a run says is what its journal says.
+    /// The row of a run matches its journal.
     RowsFollowJournals,
     /// Every prefix of a journal replays.
     JournalsReplay,
-    /// Every accepted run ends once the faults have ended.
+    /// Every accepted run ends once the faults are over.
     EveryRunEnds,
-    /// The relay publishes everything that it is to publish.
+    /// The relay publishes everything that it has to publish.
     RelayLosesNothing,
     /// The relay publishes the events of a stream in their order.
     RelayKeepsOrder,
-    /// Nothing is busy without end.
+    /// No task is polled without end.
     NothingSpins,
 }
 
@@ -80,34 +81,34 @@ impl fmt::Display for Violation {
     }
 }
 
-/// How often what goes wrong, in a thousand.
+/// The rates of the random faults, per mille.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
-    /// A request takes long.
+    /// A request is slow.
     pub slow: u64,
-    /// A request is refused before it does anything.
+    /// A request is refused without effect.
     pub refused: u64,
-    /// The response is lost after the request was done.
+    /// The response to a completed request is lost.
     pub lost: u64,
-    /// What an engine appends arrives when it has given the request up.
+    /// An append of an engine arrives after the engine has given the request up.
     pub late: u64,
-    /// What is published arrives twice.
+    /// An event is published twice.
     pub doubled: u64,
-    /// A task or an answer that the broker took vanishes.
+    /// A task or an answer that the broker has accepted is lost.
     pub vanished: u64,
 }
 
-/// How long an engine may take to learn of what was recorded, in microseconds.
+/// How long an engine may take to learn of a recorded event, in microseconds.
 const MOMENT: u64 = 3_000_000;
 
-/// How old the answer may be that lets an attempt begin, and what the engine that gave it knew, in
-/// microseconds.
+/// The maximum age of an answer that lets an attempt begin, and of the knowledge of the engine that
+/// gave it, in microseconds.
 const ANSWER_AGE: u64 = 10_000_000;
 
 /// A subscription: the node, and its number there.
 pub type Reader = (Node, u64);
 
-/// Everything that the parts of a simulation share.
+/// The state that the parts of a simulation share.
 pub struct World {
     pub executor: Executor,
     pub store: MemoryStore,
@@ -116,11 +117,11 @@ pub struct World {
     state: Mutex<State>,
 }
 
-/// What is known.
+/// The mutable state of the world.
 pub struct State {
     pub random: Random,
     pub rates: Rates,
-    /// Nodes that don't reach the store, or the broker.
+    /// Nodes that cannot reach the store, or the broker.
     pub without_store: BTreeSet<Node>,
     pub without_broker: BTreeSet<Node>,
     /// Counts the restarts of the broker, and the connections that it closed.
@@ -129,13 +130,13 @@ pub struct State {
     epochs: BTreeMap<Shard, (Epoch, Node)>,
     /// Ids of the events in the log.
     recorded: BTreeSet<EventId>,
-    /// Ids under which attempts were given.
+    /// Ids under which attempts were assigned.
     given: BTreeMap<(String, u32), EventId>,
-    /// The subscription that got the last event of each mailbox, while it goes on.
+    /// The subscription that received the last event of each mailbox, while it lasts.
     readers: BTreeMap<String, Reader>,
-    /// Attempts that a node got again, as the broker said when it delivered them last.
+    /// Attempts that were redelivered to a node, according to the latest delivery.
     redelivered: BTreeSet<(Node, String, u32)>,
-    /// Answers that were delivered and are not settled: the task, and which delivery.
+    /// Answers that were delivered and are not settled: the task and the delivery.
     held: BTreeSet<(String, Reader)>,
     pub violations: Vec<Violation>,
     trace: Vec<String>,
@@ -193,14 +194,14 @@ impl World {
         state.trace.push(line);
     }
 
-    /// Something is not as it has to be.
+    /// Records a violation.
     pub fn violated(&self, invariant: Invariant, how: impl Into<String>) {
         let violation = Violation { invariant, how: how.into() };
         self.note(format_args!("VIOLATED {violation}"));
         self.state().violations.push(violation);
     }
 
-    /// The trace so far, and a number that depends on all of it and on every choice.
+    /// The trace so far, and a digest of the trace and of every choice.
     pub fn trace(&self) -> (Vec<String>, u64) {
         let state = self.state();
         (state.trace.clone(), state.digest ^ self.executor.digest().rotate_left(1))
@@ -216,7 +217,7 @@ impl World {
         }
     }
 
-    /// The code of a task begins. An agent can't know what is recorded, but it can ask.
+    /// The code of a task begins. An agent cannot know what is recorded, but it can ask.
     pub fn task_began(&self, task: &str, attempt: u32) {
         self.note(format_args!("task {task} begins, attempt {attempt}"));
         let Some((run_id, operation)) = split(task) else { return };
@@ -292,7 +293,7 @@ impl World {
         violations.into_iter().for_each(|(invariant, how)| self.violated(invariant, how));
     }
 
-    /// A node was told that it has leases.
+    /// A node received leases.
     pub fn leased(&self, node: Node, leases: &[Lease], is_new: bool) {
         let mut wrong = Vec::new();
         let mut state = self.state();
@@ -313,7 +314,7 @@ impl World {
         self.state().epochs.get(&shard).is_some_and(|(current, _)| *current == epoch)
     }
 
-    /// An engine is about to give a task.
+    /// An engine is about to assign a task.
     pub fn gives(&self, node: Node, event: &Event) {
         let Ok(task) = event.data::<TaskAssigned>() else { return };
         let Some((run_id, operation)) = task.task_id.run() else { return };
@@ -327,13 +328,15 @@ impl World {
         });
         drop(state);
         if has_ended && owner == Some(node) {
-            let how =
-                format!("attempt {} of {} is given after it has ended", task.attempt, task.task_id);
+            let how = format!(
+                "attempt {} of {} is assigned after it has ended",
+                task.attempt, task.task_id
+            );
             self.violated(Invariant::RecordedTasksGivenOnce, how);
         }
     }
 
-    /// A task was given.
+    /// A task was assigned.
     pub fn given(&self, event: &Event) {
         let Ok(task) = event.data::<TaskAssigned>() else { return };
         let key = (task.task_id.as_str().to_owned(), task.attempt);
@@ -343,7 +346,7 @@ impl World {
         drop(state);
         if is_other {
             let how =
-                format!("attempt {} of {} is given under two ids", task.attempt, task.task_id);
+                format!("attempt {} of {} is assigned under two ids", task.attempt, task.task_id);
             self.violated(Invariant::OneDispatch, how);
         }
     }
@@ -366,7 +369,7 @@ impl World {
     pub fn acknowledged(&self, event: &Event) {
         let Some((key, attempt)) = answered(event) else { return };
         let state = self.state();
-        // Another answer to it is in hand, and comes again if it is not recorded.
+        // Another answer to it is unsettled, and is redelivered if it is not recorded.
         if state.held.iter().any(|(task, _)| task == key.as_str()) {
             return;
         }
@@ -375,7 +378,7 @@ impl World {
         let has_ended = run.is_none_or(|run| run.end.is_some() || run.is_to_be_cancelled);
         let facts = run.and_then(|run| run.operations.get(&operation));
         let cause = event.metadata.causation_id.as_deref();
-        // Of an attempt that has ended otherwise, of which the next was given, perhaps.
+        // The answer of an attempt that has ended otherwise; the next one may have been assigned.
         let of_other = facts.is_none_or(|facts| {
             facts.is_settled
                 || attempt.is_some_and(|attempt| facts.ended.contains(&attempt))
@@ -413,7 +416,7 @@ impl World {
 }
 
 impl State {
-    /// How long a request is under way.
+    /// The duration of a request.
     pub fn latency(&mut self) -> Duration {
         match self.random.below(1000) {
             chance if chance < self.rates.slow => {

@@ -1,3 +1,3 @@
-//! Simulations, and what has to hold in them.
+//! Simulations, and the invariants that must hold in them.
 
 mod seeds;

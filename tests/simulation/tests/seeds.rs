@@ -1,4 +1,4 @@
-//! Simulates seeds, and the faults that are planted.
+//! Simulates seeds, and the planted faults.
 //!
 //! - `AIOS_SEEDS` is how many seeds are simulated, `AIOS_FIRST` the first of them.
 //! - `AIOS_ALL=1` simulates all of them, even if some violate an invariant.
@@ -17,9 +17,9 @@ use std::{
 
 use aios_simulation::{Invariant, Outcome, Plant, Scenario};
 
-/// Seeds that are simulated without `AIOS_SEEDS`.
+/// The number of seeds that are simulated without `AIOS_SEEDS`.
 const SEEDS: u64 = 2_000;
-/// How many seeds it takes at most to find a planted fault.
+/// The largest number of seeds needed to find a planted fault.
 const BOUND: u64 = 1_500;
 
 #[allow(clippy::disallowed_methods, reason = "what is tested is chosen from outside")]
@@ -37,7 +37,7 @@ fn scenario(seed: u64) -> Scenario {
     }
 }
 
-/// Simulates seeds on all threads, until one is not as it has to be.
+/// Simulates seeds on all threads, until one violates an invariant.
 fn simulate(seeds: u64, first: u64, judge: impl Fn(u64) -> bool + Sync) {
     let next = AtomicU64::new(first);
     let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -105,7 +105,7 @@ fn should_hold_every_invariant_and_repeat_every_trace() {
     assert!(found.is_empty(), "some invariants do not hold");
 }
 
-/// A planted fault shows that its invariant is checked, and that the faults reach it.
+/// A planted fault shows that its invariant is checked, and that faults can violate it.
 #[test]
 fn should_find_every_planted_fault_by_its_invariant() {
     for (plant, invariant) in Plant::ALL {
@@ -127,7 +127,7 @@ fn should_find_every_planted_fault_by_its_invariant() {
     }
 }
 
-/// What must not depend on the seed alone, but on everything that is simulated.
+/// The digest depends on everything that is simulated, not on the seed alone.
 #[test]
 fn should_take_another_way_with_another_seed() {
     let digests: BTreeSet<u64> = (0..10).map(|seed| Scenario::new(seed).run(None).digest).collect();

@@ -1,5 +1,5 @@
-//! Private PostgreSQL servers: started from the installed programs on a free port, and removed with
-//! everything they wrote when the test's process ends, however it ends.
+//! Private PostgreSQL servers, started from the installed programs on a free port. They and their
+//! files are removed when the test's process ends, even if it is killed.
 
 mod standby;
 
@@ -16,11 +16,11 @@ use std::{
     time::Duration,
 };
 
-/// Where Debian and Red Hat keep the server's programs, one folder a version.
+/// Where Debian and Red Hat install the server's programs, one folder per version.
 const FOLDERS: [&str; 2] = ["/usr/lib/postgresql", "/usr"];
 
 /// Attempts to start a server: another process may take the port, and the backends of a killed one
-/// take a moment to go.
+/// need some time to end.
 const ATTEMPTS: u32 = 50;
 
 /// Ends the server and removes its folder as soon as the test's process is gone, which closes the
@@ -33,19 +33,19 @@ while [ -n "$pid" ] && kill -0 "$pid"; do sleep 0.05; done
 rm -rf "$1"
 "#;
 
-/// A server of one's own.
+/// A private server.
 #[derive(Debug)]
 pub struct PostgresServer {
     programs: PathBuf,
     folder: PathBuf,
     port: u16,
     settings: Vec<String>,
-    /// Its death tells the janitor to clean up.
+    /// A process whose end tells the janitor to clean up.
     janitor: Child,
 }
 
 impl PostgresServer {
-    /// Starts a server, or says that the test is skipped because PostgreSQL is not installed.
+    /// Starts a server, or reports that the test is skipped because PostgreSQL is not installed.
     ///
     /// # Panics
     ///
@@ -55,22 +55,23 @@ impl PostgresServer {
         Self::start_with(&[])
     }
 
-    /// As [`start`](Self::start), with settings such as `shared_preload_libraries=pg_stat_statements`.
+    /// Like [`start`](Self::start), with settings such as
+    /// `shared_preload_libraries=pg_stat_statements`.
     ///
     /// # Panics
     ///
-    /// As [`start`](Self::start).
+    /// The same as [`start`](Self::start).
     #[must_use]
     pub fn start_with(settings: &[&str]) -> Option<Self> {
         Self::launch(settings, false)
     }
 
-    /// As [`start`](Self::start), with a certificate that it signed itself, so that it talks encrypted
-    /// with who wants to.
+    /// Like [`start`](Self::start), with a self-signed certificate, so that clients can use
+    /// encryption.
     ///
     /// # Panics
     ///
-    /// As [`start`](Self::start).
+    /// The same as [`start`](Self::start).
     #[must_use]
     pub fn start_encrypted() -> Option<Self> {
         Self::launch(&[], true)
@@ -100,19 +101,20 @@ impl PostgresServer {
         SHARED.get_or_init(Self::start).as_ref()
     }
 
-    /// URL of the database that is there from the start.
+    /// URL of the default database.
     #[must_use]
     pub fn url(&self) -> String {
         format!("postgres://aios:secret@127.0.0.1:{}/postgres?sslmode=disable", self.port)
     }
 
-    /// As [`url`](Self::url), over TLS; for a server that was [started so](Self::start_encrypted).
+    /// Like [`url`](Self::url), over TLS; for a server that was [started with
+    /// encryption](Self::start_encrypted).
     #[must_use]
     pub fn encrypted_url(&self) -> String {
         self.url().replace("sslmode=disable", "sslmode=require")
     }
 
-    /// As [`url`](Self::url), over the server's Unix socket.
+    /// Like [`url`](Self::url), over the server's Unix socket.
     #[must_use]
     pub fn socket_url(&self) -> String {
         format!("{}&host={}", self.url(), self.folder.display())
@@ -124,14 +126,14 @@ impl PostgresServer {
         self.port
     }
 
-    /// A name that nobody else in this process has, for a schema.
+    /// A name for a schema that is unique in this process.
     #[must_use]
     pub fn new_name(&self) -> String {
         static NAMES: AtomicU32 = AtomicU32::new(0);
         format!("test_{}", NAMES.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Kills the server at once, as the loss of power would, except that the disk keeps its cache.
+    /// Kills the server at once, as a power failure would, except that the disk keeps its cache.
     pub fn kill(&self) {
         let Some(pid) = self.pid() else { return };
         run(Command::new("kill").args(["-9", &pid])).ok();
@@ -158,7 +160,7 @@ impl PostgresServer {
         (0..ATTEMPTS).find_map(|_| start().ok()).expect("the server starts again");
     }
 
-    /// Runs SQL with `psql`, and returns what it prints: a line a row.
+    /// Runs SQL with `psql`, and returns its output, one line per row.
     ///
     /// # Panics
     ///
@@ -190,7 +192,7 @@ impl PostgresServer {
         run(initdb.args(["--locale=C", "-D"]).arg(data)).expect("initdb succeeds");
     }
 
-    /// Makes a key and a certificate, which it shows from its next start on.
+    /// Creates a key and a certificate, which the server uses from its next start.
     fn encrypt(&mut self) {
         let file = |name: &str| self.folder.join(name).display().to_string();
         let (key, certificate) = (file("server.key"), file("server.pem"));
@@ -241,7 +243,7 @@ impl PostgresServer {
 impl Drop for PostgresServer {
     fn drop(&mut self) {
         drop(self.janitor.stdin.take());
-        // Without it the folder stays, and nothing can be done about that here.
+        // If this fails, the folder remains; nothing can be done about that here.
         self.janitor.wait().ok();
     }
 }
@@ -305,8 +307,8 @@ fn free_port() -> u16 {
     listener.local_addr().expect("a listener has an address").port()
 }
 
-/// Runs a command to its end, which has to be a good one. What a server that it leaves behind would
-/// print goes nowhere, so that nobody waits for it.
+/// Runs a command, which must succeed. The output of a server that it leaves running is discarded,
+/// so that no reader waits for it.
 fn run(command: &mut Command) -> io::Result<Output> {
     let output = command.current_dir("/").stdin(Stdio::null()).stderr(Stdio::null()).output()?;
     if !output.status.success() {

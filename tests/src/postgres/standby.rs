@@ -1,16 +1,16 @@
-//! Standbys, which follow a server and take its place.
+//! Standbys, which follow a server and take over from it.
 
 use std::process::Command;
 
 use super::{PostgresServer, as_server, janitor, new_folder, run};
 
 impl PostgresServer {
-    /// A hot standby that follows this server, on a port of its own. From now on this server
-    /// confirms no commit before the standby has it.
+    /// A hot standby that follows this server, on its own port. From this call, the server confirms
+    /// no commit before the standby has it.
     ///
     /// # Panics
     ///
-    /// If it can't be made.
+    /// If it cannot be created.
     #[must_use]
     pub fn standby(&self) -> Self {
         let folder = new_folder();
@@ -31,7 +31,7 @@ impl PostgresServer {
         standby
     }
 
-    /// Starts this server again where another one listened that is gone.
+    /// Starts this server again on the port of another one that is gone.
     ///
     /// # Panics
     ///
@@ -42,11 +42,11 @@ impl PostgresServer {
         self.revive();
     }
 
-    /// Ends the recovery of a standby: it takes writes from now on.
+    /// Promotes a standby, which then accepts writes.
     ///
     /// # Panics
     ///
-    /// If it is no standby.
+    /// If it is not a standby.
     pub fn promote(&self) {
         let mut promote: Command = as_server(self.programs.join("pg_ctl"));
         promote.args(["promote", "-w", "-t", "60", "-D"]).arg(self.folder.join("data"));

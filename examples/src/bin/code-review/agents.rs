@@ -1,4 +1,4 @@
-//! The three agents. They know nothing of the workflow that gives them tasks.
+//! The three agents. They know nothing of the workflow that assigns their tasks.
 
 use std::{fs::File, io::Write, num::NonZeroU16, path::PathBuf};
 
@@ -15,7 +15,7 @@ use crate::{
     scan::{self, Scan, SkipReason, Skipped},
 };
 
-/// Adds the three to a runtime; so many files are analysed at once.
+/// Adds the three to a runtime; this many files are analysed concurrently.
 pub(crate) fn host(
     builder: RuntimeBuilder,
     concurrency: NonZeroU16,
@@ -68,13 +68,13 @@ impl Agent for Analyzer {
         }
         let path = file.path.clone();
         let analysis = spawn_blocking(move || analysis::analyze(&file.root, &file.path)).await;
-        // A file that the analysis can't take is one line in the report, not the end of the review.
+        // A file that cannot be analysed is one line in the report, and does not end the review.
         Ok(analysis
             .unwrap_or_else(|_| Analysis::Skipped(Skipped::new(path, SkipReason::AnalysisFailed))))
     }
 }
 
-/// A report and where it is to go.
+/// A report and its destination.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ReportFor {
     /// The folder.
@@ -91,7 +91,7 @@ impl Agent for Reporter {
     type Output = Written;
 
     async fn process_task(&self, _: &TaskContext, job: ReportFor) -> Result<Written, TaskError> {
-        // Writing the same report again changes nothing, so a second execution does no harm.
+        // Writing the same report again changes nothing, so a second execution is harmless.
         let written = spawn_blocking(move || report::write(&job.report, &job.out)).await?;
         written.terminal()
     }

@@ -19,24 +19,25 @@ pub(crate) struct CommandLine {
     pub(crate) part: Option<Part>,
 }
 
-/// The parts of a review that can be processes of their own, over a PostgreSQL and a RabbitMQ.
+/// The parts of a review that can be separate processes, with PostgreSQL and RabbitMQ.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Part {
-    /// Runs workflows and leaves the tasks to agents elsewhere; needs a store and a broker
+    /// Runs workflows and leaves the tasks to agents in other processes; needs a store and a broker
     Engine(Engine),
-    /// Does tasks, as any number of processes may; needs a broker and no store
+    /// Runs tasks, in any number of processes; needs a broker and no store
     Agent(Agent),
-    /// Starts a review that engine and agents elsewhere do, and waits for the report
+    /// Starts a review that an engine and agents in other processes carry out, and waits for the
+    /// report
     Start(Job),
 }
 
-/// A review by this process alone. It is there if its path is.
+/// A review by this process alone. It is present if its path is.
 #[derive(Debug, Args)]
 #[group(args = ["path"])]
 pub(crate) struct Whole {
     #[command(flatten)]
     pub(crate) job: Job,
-    /// Broker of the tasks; agents elsewhere help if it is a server
+    /// Broker of the tasks; agents in other processes help if it is a server
     #[arg(long, value_name = "URL", default_value = "memory://")]
     pub(crate) broker: String,
     #[command(flatten)]
@@ -48,20 +49,20 @@ pub(crate) struct Whole {
 pub(crate) struct Job {
     /// Root of the tree to review
     pub(crate) path: PathBuf,
-    /// Where the review's progress is kept, so that it resumes after a crash
+    /// Where the review's progress is stored, so that it resumes after a crash
     #[arg(long, value_name = "URL", default_value = "sqlite://code-review.db")]
     pub(crate) store: String,
     /// Start over instead of resuming an unfinished review
     #[arg(long)]
     pub(crate) fresh: bool,
-    /// Folder that gets the reports; it is created if it is missing
+    /// Folder for the reports; it is created if it is missing
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) out: PathBuf,
-    /// How many files are analysed at once; a review that is resumed never has more than it began
+    /// How many files are analysed concurrently; a resumed review never exceeds the number it began
     /// with
     #[arg(long, value_name = "N", default_value = "16")]
     pub(crate) concurrency: NonZeroU16,
-    /// Give Python files to agents of the type python_analyzer, such as the one in
+    /// Assign Python files to agents of the type python_analyzer, such as the one in
     /// aios-py/examples
     #[arg(long)]
     pub(crate) python_agent: bool,
@@ -70,7 +71,7 @@ pub(crate) struct Job {
 /// A process that runs workflows.
 #[derive(Debug, Args)]
 pub(crate) struct Engine {
-    /// Where runs are kept
+    /// Where runs are stored
     #[arg(long, value_name = "URL")]
     pub(crate) store: String,
     /// Broker of the tasks
@@ -78,13 +79,13 @@ pub(crate) struct Engine {
     pub(crate) broker: String,
 }
 
-/// A process that does tasks.
+/// A process that runs tasks.
 #[derive(Debug, Args)]
 pub(crate) struct Agent {
     /// Broker of the tasks
     #[arg(long, value_name = "URL")]
     pub(crate) broker: String,
-    /// How many files this process analyses at once
+    /// How many files this process analyses concurrently
     #[arg(long, value_name = "N", default_value = "4")]
     pub(crate) concurrency: NonZeroU16,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Notices that the user, or the system, wants the program to stop.
+//! Detects that the user, or the system, wants the program to stop.
 
 use std::{io, process::ExitCode};
 
@@ -20,7 +20,7 @@ impl Signal {
     }
 }
 
-/// Listens for signals; they do not end the program by themselves any more.
+/// Listens for signals, which then no longer end the program by themselves.
 #[derive(Debug)]
 pub(crate) struct Interrupts {
     #[cfg(unix)]
@@ -31,7 +31,7 @@ pub(crate) struct Interrupts {
 
 #[cfg(unix)]
 impl Interrupts {
-    /// Listens from now on.
+    /// Starts to listen.
     pub(crate) fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let (interrupt, terminate) =
@@ -50,7 +50,7 @@ impl Interrupts {
 
 #[cfg(not(unix))]
 impl Interrupts {
-    /// Listens from now on.
+    /// Starts to listen.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {})
     }

@@ -1,11 +1,12 @@
 //! Reviews a source tree: `code-review PATH` lists its files, analyses each and writes `report.md`
 //! and `report.json`.
 //!
-//! The review is a durable workflow whose state is one file. Kill the program at any moment, run the
-//! same command again, and it resumes where it stopped.
+//! The review is a durable workflow whose state is one file. Kill the program at any time and run
+//! the same command again: it resumes where it stopped.
 //!
-//! Where one process is not enough, `code-review engine` and any number of `code-review agent` do
-//! what `code-review start PATH` asks for, over a PostgreSQL and a RabbitMQ.
+//! Where one process is not enough, `code-review engine` and any number of `code-review agent`
+//! processes carry out the review that `code-review start PATH` requests, with PostgreSQL and
+//! RabbitMQ.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -43,10 +44,10 @@ use crate::{
     request::Request,
 };
 
-/// Exit code when the command line asks for what can't be done, as `clap` uses it.
+/// Exit code for an invalid command line, the same as that of `clap`.
 const USAGE: u8 = 2;
 
-/// How long a file that is being read may hold up the end of the program.
+/// How long a file that is being read may delay the exit of the program.
 const GRACE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
     run(line).unwrap_or_else(|error| fail(&*error, 1))
 }
 
-/// Prints warnings. What lapin says of the connection, aios says as well, without the data.
+/// Prints warnings. aios also reports connection problems, without the event data that lapin logs.
 fn log() {
     let levels =
         Targets::new().with_default(LevelFilter::WARN).with_target("lapin", LevelFilter::OFF);
@@ -87,7 +88,7 @@ fn request(job: &Job) -> Result<Request, Box<dyn Error>> {
     Ok(Request::new(job, root)?)
 }
 
-/// Says on one line what went wrong.
+/// Prints the error on one line.
 fn fail(error: &(dyn Error + 'static), code: u8) -> ExitCode {
     eprintln!("code-review: {}", Chain(error));
     ExitCode::from(code)

@@ -1,4 +1,4 @@
-//! The files this program writes, which are no part of what it reviews.
+//! The files that this program writes, which it does not review.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::{JSON, MARKDOWN, TEMPORARY_PREFIX};
 
-/// Suffixes of the files beside a state file.
+/// Suffixes of the files next to a state file.
 const STATE_SUFFIXES: [&str; 5] = ["", "-wal", "-shm", "-lock", "-journal"];
 
 /// The files this program writes.

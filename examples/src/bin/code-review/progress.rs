@@ -1,4 +1,4 @@
-//! Shows how far a review is: a bar on a terminal, plain lines otherwise.
+//! Shows the progress of a review: a bar on a terminal, plain lines otherwise.
 
 use std::{
     error::Error,
@@ -14,9 +14,9 @@ use crate::{
     workflow::{Outcome, Progress},
 };
 
-/// How often to look.
+/// How often the progress is checked.
 const PERIOD: Duration = Duration::from_millis(100);
-/// How many lines there are at most, where there is no bar.
+/// The most lines that are printed without a bar.
 const LINES: usize = 10;
 
 /// Waits for a run to end, and shows its progress.
@@ -41,7 +41,7 @@ pub(crate) async fn watch(run: &RunHandle) -> Result<Outcome, Box<dyn Error>> {
 enum Shown {
     Bar(ProgressBar),
     Lines {
-        /// How many lines of [`LINES`] were printed.
+        /// The number of the [`LINES`] that were printed.
         printed: usize,
     },
 }

@@ -11,7 +11,7 @@ use crate::scan::{SkipReason, Skipped};
 /// Largest file that is read, in bytes: 4 MiB. Larger ones are data or generated.
 pub(crate) const MAX_BYTES: u64 = 4 << 20;
 
-/// How far a NUL is looked for, in bytes; git judges by the same number.
+/// The number of bytes that are searched for a NUL; git uses the same number.
 const BINARY_PROBE: usize = 8_000;
 
 const UTF8_MARK: &str = "\u{feff}";
@@ -38,7 +38,7 @@ impl Content {
     }
 }
 
-/// Reads a file, unless it has changed into something that is not to be read since it was listed.
+/// Reads a file, unless it has changed since it was listed into something that must not be read.
 pub(crate) fn read(root: &Path, path: &str) -> Result<Content, Skipped> {
     let skipped = |reason| Skipped::new(path, reason);
     let unreadable = |error: io::Error| skipped(SkipReason::Unreadable).because(&error);

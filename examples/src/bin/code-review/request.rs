@@ -1,4 +1,4 @@
-//! The tree to review, and the place for the report.
+//! The tree to review, and the destination of the report.
 
 use std::{
     num::NonZeroU16,
@@ -13,7 +13,7 @@ use crate::{cli::Job, own_files::OwnFiles};
 
 /// The agents that analyse files of any language.
 pub(crate) const ANALYZER: &str = "analyzer";
-/// The agents that analyse Python files, if they are asked for.
+/// The agents that analyse Python files, if requested.
 const PYTHON_ANALYZER: &str = "python_analyzer";
 
 /// Whether agents of this type analyse files.
@@ -24,16 +24,16 @@ pub(crate) fn is_analyzer(agent_type: &str) -> bool {
 /// The input of the workflow.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Request {
-    /// The tree, and what of it is not reviewed.
+    /// The tree, and the parts of it that are not reviewed.
     pub(crate) tree: Tree,
-    /// How many files are given to the analyzers at once.
+    /// How many files are assigned to the analyzers concurrently.
     pub(crate) concurrency: NonZeroU16,
-    /// Whether Python files are for agents of a type of their own.
+    /// Whether Python files are assigned to a separate agent type.
     #[serde(default)]
     pub(crate) python_agent: bool,
 }
 
-/// A tree to be reviewed: what decides about the result.
+/// A tree to review: everything that determines the result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Tree {
     /// Absolute, without symbolic links.
@@ -42,7 +42,7 @@ pub(crate) struct Tree {
     pub(crate) own_files: OwnFiles,
 }
 
-/// A path that can't be kept.
+/// A path that cannot be stored.
 #[derive(Debug, thiserror::Error)]
 #[error("{} is not UTF-8", path.display())]
 pub(crate) struct NotUtf8 {

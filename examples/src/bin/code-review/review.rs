@@ -22,7 +22,8 @@ use crate::{
 
 /// Time for tasks in progress to finish when the program is told to stop.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
-/// How often, and with what pauses, is looked whether another process has let go of the store.
+/// How often, and at which interval, the program checks whether another process has released the
+/// store.
 const LOOKS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -44,7 +45,7 @@ pub(crate) async fn whole(whole: &Whole, request: &Request) -> Result<ExitCode, 
     tokio::select! {
         (drained, closed) = draining => {
             if let Err(error) = drained {
-                // They are done again when the review resumes.
+                // They are analysed again when the review resumes.
                 eprintln!("code-review: some files took too long to wait for: {error}");
             }
             closed?;
@@ -61,7 +62,7 @@ pub(crate) async fn whole(whole: &Whole, request: &Request) -> Result<ExitCode, 
     }
 }
 
-/// Has the tree reviewed by processes elsewhere, or waits for a review that they do.
+/// Has the tree reviewed by other processes, or waits for their review.
 pub(crate) async fn start(job: &Job, request: &Request) -> Result<ExitCode, Box<dyn Error>> {
     let mut interrupts = Interrupts::new()?;
     let store = open(&job.store).await?;
@@ -76,7 +77,7 @@ pub(crate) async fn start(job: &Job, request: &Request) -> Result<ExitCode, Box<
     }
 }
 
-/// Opens the store, for which a process that was killed just now may need a moment.
+/// Opens the store. A process that was just killed may hold it for a moment.
 async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
     for _ in 0..LOOKS {
         match aios_store::connect(url).await {
@@ -92,12 +93,12 @@ pub(crate) fn builder() -> RuntimeBuilder {
     Runtime::builder().source("code-review").workflow(workflow::NAME, code_review)
 }
 
-/// A runtime that starts and handles runs and leaves them to others, so nothing has to be moved.
+/// A runtime that starts runs and handles them, but leaves their execution to other processes.
 fn client(store: &Arc<dyn Store>) -> RuntimeBuilder {
     builder().store(Arc::clone(store)).broker(Arc::new(MemoryBroker::new())).client_only()
 }
 
-/// How the program got to its end.
+/// How the program ended.
 enum Ended {
     Done(Outcome),
     Stopped(Signal),
@@ -120,8 +121,7 @@ async fn attend(
     }
 }
 
-/// Chooses the run while this process has no engine yet, so that what was done before is counted
-/// exactly.
+/// Chooses the run before this process has an engine, so that earlier progress is counted exactly.
 async fn choose(
     job: &Job,
     request: &Request,

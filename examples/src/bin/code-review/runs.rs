@@ -35,13 +35,13 @@ pub(crate) enum Before {
     },
     /// It is complete.
     Completed,
-    /// It was given up, because it failed or because it does not fit this version of the program.
+    /// It was given up, because it failed or because it does not match this version of the program.
     GivenUp(String),
     /// It was given up, because the user wants to start over.
     Abandoned,
 }
 
-/// Chooses the run. `runtime` must have no engine, so that no run progresses during the choice.
+/// Chooses the run. `runtime` must not have an engine, so that no run progresses during the choice.
 pub(crate) async fn choose(
     runtime: &Runtime,
     store: &Arc<dyn Store>,
@@ -109,7 +109,7 @@ pub(crate) fn progress(run: &RunRecord) -> Option<Progress> {
     run.progress.as_ref().and_then(|progress| progress.decode().ok())
 }
 
-/// How many files of a run are done, exactly.
+/// The exact number of completed files of a run.
 pub(crate) async fn done(store: &Arc<dyn Store>, run_id: &str) -> Result<usize, Box<dyn Error>> {
     let filter = TaskFilter {
         run_id: Some(run_id.to_owned()),

@@ -1,8 +1,9 @@
 //! Lists the files of a tree.
 //!
-//! `.gitignore` files count, those above the tree too, with or without a repository. What only one
-//! clone or one user ignores (`.git/info/exclude`, git's global list) does not count, so that the
-//! same tree gives the same list everywhere. Hidden files count: secrets like to hide in them.
+//! `.gitignore` files apply, including those above the tree, with or without a repository. Rules of
+//! a single clone or user (`.git/info/exclude`, git's global list) do not apply, so that the same
+//! tree gives the same list everywhere. Hidden files are included, because they often contain
+//! secrets.
 
 use std::{
     fmt::Display,
@@ -37,27 +38,27 @@ pub(crate) struct FileEntry {
     pub(crate) bytes: u64,
 }
 
-/// Something that is not analysed.
+/// A file or folder that is not analysed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Skipped {
     /// Its path from the root of the tree, with `/`; `.` is the root.
     pub(crate) path: String,
-    /// Why.
+    /// The reason.
     pub(crate) reason: SkipReason,
-    /// The message of the system, if there is one.
+    /// The message of the operating system, if there is one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) detail: String,
 }
 
-/// Why something is not analysed.
+/// Why a file or folder is not analysed.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SkipReason {
-    /// It can't be opened or read.
+    /// It cannot be opened or read.
     Unreadable,
-    /// It is no text.
+    /// It is not text.
     Binary,
     /// It is text in another encoding.
     NotUtf8,
@@ -76,12 +77,12 @@ pub(crate) enum SkipReason {
 }
 
 impl Skipped {
-    /// Says that something is not analysed.
+    /// A file or folder that is not analysed.
     pub(crate) fn new(path: impl Into<String>, reason: SkipReason) -> Self {
         Self { path: path.into(), reason, detail: String::new() }
     }
 
-    /// Adds what the system said. It must name no absolute path.
+    /// Adds the message of the operating system. It must not contain an absolute path.
     pub(crate) fn because(mut self, detail: impl Display) -> Self {
         self.detail = detail.to_string();
         self
@@ -91,12 +92,12 @@ impl Skipped {
 /// Why there is nothing to list.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ScanError {
-    /// The root can't be found or read.
+    /// The root cannot be found or read.
     #[error("can't read {}", path.display())]
     Unreadable {
         /// The root.
         path: PathBuf,
-        /// The error of the system.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The root is a file.
@@ -122,12 +123,12 @@ pub(crate) fn root(path: &Path) -> Result<PathBuf, ScanError> {
     Ok(root)
 }
 
-/// Lists the files of a tree, but for this program's own.
+/// Lists the files of a tree, except this program's own.
 ///
 /// # Errors
 ///
-/// [`ScanError`] if `tree` is no directory that can be read. What can't be read below it is listed
-/// as skipped.
+/// [`ScanError`] if `tree` is not a readable directory. Unreadable files and folders below it are
+/// listed as skipped.
 pub(crate) fn scan(tree: &Path, own_files: &OwnFiles) -> Result<Scan, ScanError> {
     let root = root(tree)?;
     let mut scan = Scan::default();
@@ -191,7 +192,7 @@ impl Scan {
     }
 }
 
-/// The path from the root with `/`, and whether it says exactly what the file is called.
+/// The path from the root with `/`, and whether it is the exact name of the file.
 fn relative(root: &Path, path: &Path) -> (String, bool) {
     let path = path.strip_prefix(root).unwrap_or(path);
     let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
@@ -204,7 +205,7 @@ fn describe(root: &Path, error: &ignore::Error, reason: SkipReason) -> Skipped {
     Skipped::new(path, reason).because(cause(error))
 }
 
-/// Where it went wrong.
+/// The place of the error.
 fn place(error: &ignore::Error) -> Option<&Path> {
     match error {
         ignore::Error::WithPath { path, .. } => Some(path),

@@ -11,20 +11,20 @@ use crate::{
     review::{DRAIN, builder},
 };
 
-/// Advances the runs of a store; agents elsewhere do the tasks.
+/// Advances the runs of a store; agents in other processes run the tasks.
 pub(crate) async fn engine(engine: &Engine) -> Result<ExitCode, Box<dyn Error>> {
     let store = aios_store::connect(&engine.store).await?;
     serve("engine", builder().store(store), &engine.broker).await
 }
 
-/// Does tasks for engines elsewhere; it needs no store.
+/// Runs tasks for engines in other processes; it needs no store.
 pub(crate) async fn agent(agent: &Agent) -> Result<ExitCode, Box<dyn Error>> {
     let builder = Runtime::builder().source("code-review");
     let builder = agents::host(builder, agent.concurrency, &agent.trace)?;
     serve("agent", builder, &agent.broker).await
 }
 
-/// Runs until a signal comes, then finishes or hands back what is in hand.
+/// Runs until a signal arrives, then finishes or returns the tasks in progress.
 async fn serve(
     part: &str,
     builder: RuntimeBuilder,
@@ -37,7 +37,7 @@ async fn serve(
     interrupts.next().await;
     let draining = async {
         if let Err(error) = runtime.shutdown(DRAIN).await {
-            // What took too long is handed back, and done by another.
+            // Tasks that took too long were returned, and are run by another process.
             eprintln!("code-review: {error}");
         }
         broker.close(DRAIN).await

@@ -19,13 +19,13 @@ pub(crate) const NAME: &str = "code_review";
 
 const SCAN_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const FILE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-/// How often a task is tried: for a quarter of an hour, if no agent is there that takes it.
+/// How often a task is attempted: for a quarter of an hour, if there is no agent that takes it.
 const ATTEMPTS: u32 = 20;
 
-/// How far a review is.
+/// The progress of a review.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Progress {
-    /// Files that are done.
+    /// Completed files.
     pub(crate) done: usize,
     /// All files.
     pub(crate) total: usize,
@@ -36,7 +36,7 @@ pub(crate) struct Progress {
 pub(crate) struct Outcome {
     /// How many files were analysed.
     pub(crate) files: u64,
-    /// Where the report for people is.
+    /// The path of the report for people.
     pub(crate) markdown: PathBuf,
 }
 
@@ -55,7 +55,7 @@ pub(crate) async fn code_review(
         let task = context.task::<Analysis>(request.analyzer_of(&file.path), &file);
         task.timeout(FILE_TIMEOUT).retry(patient())
     });
-    // Tasks are given and results taken in the order of the files, so a replay does the same.
+    // Tasks are assigned and results taken in the order of the files, so a replay does the same.
     let mut results = stream::iter(tasks).buffered(request.concurrency.get().into());
     let mut analyses = Vec::with_capacity(total);
     tell(&context, 0, total)?;
@@ -75,7 +75,7 @@ pub(crate) async fn code_review(
     Ok(Outcome { files, markdown })
 }
 
-/// Gives agents time to come.
+/// Gives agents time to start.
 fn patient() -> RetryPolicy {
     RetryPolicy::new().with_max_attempts(ATTEMPTS)
 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use super::metered::MeteredBroker;
 
-/// One broker that is empty at first, on a clock that the suite moves.
+/// One broker that is empty at first, with a clock that the suite advances.
 struct Fixture {
     clock: VirtualClock,
     broker: MemoryBroker,

@@ -1,4 +1,4 @@
-//! A broker of your own: a wrapper that counts the events of any broker.
+//! A custom broker: a wrapper that counts the events of any broker.
 //!
 //! `metered.rs` is the adapter; `conformance.rs` runs the suite that every broker passes.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]

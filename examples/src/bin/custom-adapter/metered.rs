@@ -9,7 +9,7 @@ use aios_core::broker::{
 };
 use async_trait::async_trait;
 
-/// Counts the events that a broker has taken, by type, for example to bill a tenant for them.
+/// Counts the events that a broker has accepted, by type, for example to bill a tenant for them.
 #[derive(Clone, Debug)]
 pub(crate) struct MeteredBroker {
     broker: Arc<dyn Broker>,
@@ -33,8 +33,9 @@ impl MeteredBroker {
     }
 }
 
-// A wrapper forwards every method, also those with a body: otherwise it loses what the inner broker
-// does faster. The lint finds what is missing when the port grows.
+// A wrapper forwards every method, including those with a default implementation. Otherwise, it
+// loses the optimisations of the inner broker. The lint reports missing methods when the trait
+// gains new ones.
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards everything")]
 #[async_trait]
 impl Broker for MeteredBroker {
@@ -42,7 +43,7 @@ impl Broker for MeteredBroker {
         let types: Vec<String> =
             batch.iter().map(|publish| publish.event.event_type.to_string()).collect();
         let answers = self.broker.publish(batch).await;
-        // The answers are in the order of the batch.
+        // The results are in the order of the batch.
         for (event_type, answer) in types.into_iter().zip(&answers) {
             if answer.is_ok() {
                 self.count(event_type);

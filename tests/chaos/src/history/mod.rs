@@ -1,4 +1,4 @@
-//! What was seen from outside, and whether it may be.
+//! The external observations, and whether they are allowed.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,18 +17,18 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// How long a run that has ended well is remembered: its steps and tasks have to stay done.
+/// How long a run that has completed is remembered: its steps and tasks have to stay done.
 const MEMORY: Duration = Duration::from_secs(600);
 
 /// How long a fault has consequences: connections are found dead, and leases end.
 const AFTERMATH: Duration = Duration::from_secs(15);
-/// How long after it was given a task may be given again because nobody seems to work on it: a
-/// moment before the engines' options say so.
+/// How long after its assignment a task may be assigned again because no agent seems to work on it:
+/// slightly less than the engines' options say.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Faults that can be a cause of what happens now.
+/// The number of recent faults that can be a cause of the present state.
 const RECENT: usize = 200;
 
-/// Everything that was seen.
+/// All observations.
 #[derive(Debug)]
 pub(crate) struct History {
     begun: Duration,
@@ -46,7 +46,7 @@ struct State {
     counts: Counts,
 }
 
-/// What is known of a run, its successors and its children.
+/// The observed state of a run, its successors and its children.
 #[derive(Debug, Default)]
 struct Run {
     begun: Option<Duration>,
@@ -55,10 +55,10 @@ struct Run {
     ended: Option<Duration>,
 }
 
-/// What is known of a step or a task.
+/// The observed state of a step or a task.
 #[derive(Debug, Default)]
 struct Operation {
-    /// When it was seen in the journal that a task is given.
+    /// When the assignment of the task was seen in the journal.
     assigned: Option<Duration>,
     begun: Vec<Effect>,
     /// Its results in the journal, in their order there. The first one counts.
@@ -72,15 +72,15 @@ pub(crate) struct Recorded {
     pub(crate) at: Duration,
     /// The event.
     pub(crate) event: String,
-    /// What it is the result of: the assignment of an attempt, if it is that of a task.
+    /// The event that it is the result of: the assignment of an attempt, if it is that of a task.
     pub(crate) cause: Option<String>,
 }
 
-/// A fault that hit something for a time.
+/// A fault that affected a target for some time.
 #[derive(Debug)]
 struct Hit {
     target: String,
-    /// None if the machine itself stood still.
+    /// None if the machine itself was suspended.
     kind: Option<FaultKind>,
     from: Duration,
     until: Option<Duration>,
@@ -103,18 +103,18 @@ pub(crate) struct Counts {
     pub(crate) effects: u64,
     /// Steps and tasks whose results are in the journal.
     pub(crate) recorded: u64,
-    /// Effects of a former owner that were refused by the epoch.
+    /// Effects of a former owner that were refused because of their epoch.
     pub(crate) refused: u64,
     /// Steps and tasks that ran again before a result was recorded.
     pub(crate) again: u64,
     /// Tasks that ran again after their result was recorded, because a fault of the broker or of an
-    /// agent service took an acknowledgement or a confirmation.
+    /// agent service lost an acknowledgement or a confirmation.
     pub(crate) unacknowledged: u64,
     /// Tasks that ran again after their result was recorded, because a fault of an engine or of the
-    /// store let another engine give them too.
+    /// store made another engine assign them too.
     pub(crate) given_twice: u64,
-    /// Tasks that ran again after their result was recorded, because they had been given again before:
-    /// nobody seemed to work on them.
+    /// Tasks that ran again after their result was recorded, because they had been assigned again
+    /// before: no agent seemed to work on them.
     pub(crate) slow: u64,
     /// Results of further attempts at a task that came after the one that counts.
     pub(crate) late_results: u64,
@@ -122,12 +122,12 @@ pub(crate) struct Counts {
     pub(crate) faults: BTreeMap<FaultKind, u64>,
 }
 
-/// What ends when a fault ends.
+/// Identifies a fault in progress, to record its end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HitNumber(usize);
 
 impl History {
-    /// Nothing was seen.
+    /// A history without observations.
     pub(crate) fn new() -> Self {
         Self { begun: now(), state: Mutex::default() }
     }
@@ -140,21 +140,21 @@ impl History {
         format!("{:>9.3} s", at.saturating_sub(self.begun).as_secs_f64())
     }
 
-    /// Keeps something for the timeline of the processes and servers.
+    /// Stores an entry for the timeline of the processes and servers.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
         let line = format!("{}  {}", self.time(now()), text.as_ref());
         println!("{line}");
         self.state().timeline.push(line);
     }
 
-    /// Something happened that must not happen.
+    /// Records a violation.
     pub(crate) fn violation(&self, run: Option<&str>, text: impl Into<String>) {
         let text = text.into();
         self.note(format!("VIOLATION: {text}"));
         self.state().violations.push(Violation { run: run.map(str::to_owned), text });
     }
 
-    /// A client has seen something of a run.
+    /// A client has received an update about a run.
     pub(crate) fn client(&self, run: &str, text: impl AsRef<str>) {
         let line = format!("{}  client: {}", self.time(now()), text.as_ref());
         self.state().runs.entry(run.to_owned()).or_default().events.push(line);
@@ -180,7 +180,7 @@ impl History {
         state.runs.retain(|_, run| run.ended.is_none_or(|ended| at < ended + MEMORY));
     }
 
-    /// The run that took longest of those that are remembered.
+    /// The remembered run that took longest.
     pub(crate) fn slowest(&self) -> String {
         let (state, at) = (self.state(), now());
         let time = |run: &Run| run.ended.unwrap_or(at).saturating_sub(run.begun.unwrap_or(at));
@@ -188,14 +188,14 @@ impl History {
         slowest.map(|(id, _)| id.clone()).unwrap_or_default()
     }
 
-    /// Runs that have not ended well.
+    /// Runs that have not completed.
     pub(crate) fn unfinished(&self) -> Vec<String> {
         let state = self.state();
         let runs = state.runs.iter().filter(|(_, run)| run.ended.is_none());
         runs.map(|(id, _)| id.clone()).collect()
     }
 
-    /// A fault begins to hit something.
+    /// A fault begins to affect a target.
     pub(crate) fn hit(&self, target: &str, fault: &Fault) -> HitNumber {
         self.note(format!("{target}: {} for {:.1} s", fault.kind, fault.time.as_secs_f64()));
         let (target, from) = (target.to_owned(), now());
@@ -205,15 +205,16 @@ impl History {
         HitNumber(state.hits.len() - 1)
     }
 
-    /// The machine stood still for a while: everybody's connections and leases may have ended.
+    /// The machine was suspended for some time: connections and leases of all processes may have
+    /// ended.
     pub(crate) fn stalled(&self, time: Duration) {
-        self.note(format!("the machine stood still for {:.1} s", time.as_secs_f64()));
+        self.note(format!("the machine was suspended for {:.1} s", time.as_secs_f64()));
         let (target, at) = ("the machine".to_owned(), now());
         let hit = Hit { target, kind: None, from: at.saturating_sub(time), until: Some(at) };
         self.state().hits.push(hit);
     }
 
-    /// Whether a fault goes on that can keep this process from being ready.
+    /// Whether a fault is in progress that can keep this process from being ready.
     pub(crate) fn is_hit(&self, process: &str) -> bool {
         let of_servers = ["postgresql", "rabbitmq"];
         let hits = |hit: &Hit| hit.target == process || of_servers.contains(&hit.target.as_str());
@@ -228,7 +229,7 @@ impl History {
         }
     }
 
-    /// It was seen in the journal that a task is given, which it must not be after its result.
+    /// The assignment of a task was seen in the journal. It must not follow the task's result.
     pub(crate) fn assigned(&self, operation: &str) {
         let at = now();
         let mut state = self.state();
@@ -238,13 +239,14 @@ impl History {
         let is_over = !found.results.is_empty();
         drop(state);
         if is_over {
-            let text = format!("{operation} is given again after its result was recorded");
+            let text = format!("{operation} is assigned again after its result was recorded");
             self.violation(Some(run_of(operation)), text);
         }
     }
 
-    /// The result of a step or a task was seen in the journal. Attempts at a task may have one each:
-    /// an engine that does not own the run records what it is told, and the first one counts.
+    /// The result of a step or a task was seen in the journal. Each attempt at a task may have one:
+    /// an engine that does not own the run records the answers that it receives, and the first one
+    /// counts.
     pub(crate) fn recorded(&self, operation: &str, result: Recorded) {
         let mut state = self.state();
         let Some(run) = state.runs.get_mut(run_of(operation)) else { return };
@@ -260,8 +262,8 @@ impl History {
         }
     }
 
-    /// A step or a task reports an effect. Says whether it may have it: a former owner of the run may
-    /// not.
+    /// A step or a task reports an effect. Returns whether the effect is allowed: it is not for a
+    /// former owner of the run.
     pub(crate) fn effect(&self, effect: Effect) -> bool {
         let mut state = self.state();
         if let (Kind::Step, Some(fence)) = (effect.kind, effect.fence) {
@@ -286,7 +288,7 @@ impl History {
         true
     }
 
-    /// How often what happened.
+    /// The number of occurrences of each kind.
     pub(crate) fn counts(&self) -> Counts {
         self.state().counts.clone()
     }
@@ -296,7 +298,7 @@ impl History {
         self.state().violations.iter().map(|violation| violation.text.clone()).collect()
     }
 
-    /// The runs that violate something, without repetition; those first that have not ended well.
+    /// The runs with violations, without duplicates; first those that have not completed.
     pub(crate) fn violating(&self) -> Vec<String> {
         let state = self.state();
         let mut runs: Vec<_> =
@@ -312,7 +314,7 @@ impl History {
         self.state().timeline.join("\n")
     }
 
-    /// What is known of a run.
+    /// A description of the observed state of a run.
     pub(crate) fn of_run(&self, run: &str) -> String {
         let state = self.state();
         let Some(found) = state.runs.get(run) else { return "nothing is known of it".to_owned() };
@@ -334,7 +336,7 @@ impl History {
 }
 
 impl State {
-    /// What is wrong with an effect, if anything is.
+    /// The violation by an effect, if there is one.
     fn judge(&mut self, effect: &Effect) -> Option<String> {
         let operation = &effect.operation;
         let run = self.runs.get(run_of(operation));
@@ -379,20 +381,20 @@ impl State {
 }
 
 impl Hit {
-    /// Whether it hit something in this time.
+    /// Whether it affected a target in this period.
     fn was_between(&self, from: Duration, to: Duration) -> bool {
         self.from <= to && self.until.is_none_or(|until| until + AFTERMATH >= from)
     }
 
-    /// Whether it may have kept an acknowledgement of one of these agents, or the confirmation that
-    /// a task was published, from who waited for it.
+    /// Whether it may have lost an acknowledgement by one of these agents, or the confirmation that
+    /// a task was published.
     fn is_of_delivery(&self, agents: &[&str]) -> bool {
         self.kind.is_none_or(FaultKind::is_of_broker) || agents.contains(&self.target.as_str())
     }
 }
 
-/// The run that a client started, of one of its operations: successors and children have its id and
-/// more.
+/// The run that a client started, derived from one of its operations: the ids of successors and
+/// children begin with its id.
 pub(crate) fn run_of(operation: &str) -> &str {
     operation.split(['~', '/']).next().unwrap_or(operation)
 }

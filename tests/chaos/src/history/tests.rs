@@ -34,7 +34,7 @@ fn fault(kind: FaultKind) -> Fault {
     Fault { at: Duration::ZERO, kind, time: Duration::ZERO, chance: 0 }
 }
 
-/// What is violated, if it is one thing.
+/// The text of the only violation, if there is one.
 fn violated(history: &History) -> Option<String> {
     let mut violations = history.violations();
     assert!(violations.len() < 2, "{violations:?}");
@@ -104,7 +104,7 @@ fn should_find_a_task_that_is_given_after_its_result() {
     history.assigned(TASK);
     record(&history, TASK, Some("first"));
     history.assigned(TASK);
-    assert!(violated(&history).unwrap().contains("given again"));
+    assert!(violated(&history).unwrap().contains("assigned again"));
 }
 
 #[test]

@@ -1,22 +1,23 @@
 //! Splits source text into code, comments and strings, for any language that a [`Syntax`] describes.
 //!
-//! It is a heuristic: it knows no regular-expression literals, here-documents or string
-//! interpolation. A string that may not span lines ends with its line, so that a mistake stays small.
+//! It is a heuristic: it does not recognise regular-expression literals, here-documents or string
+//! interpolation. A string that may not span lines ends with its line, so that a mistake stays
+//! local.
 
 use super::language::{Quote, Syntax};
 
-/// The kind of a stretch of text.
+/// The kind of a span of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Neither comment nor string.
     Code,
-    /// A comment with its marks, without the end of the line.
+    /// A comment with its delimiters, without the end of the line.
     Comment,
     /// A string with its quotes.
     Text,
 }
 
-/// A stretch of text, in bytes.
+/// A span of text, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     /// Its kind.
@@ -35,7 +36,7 @@ pub(crate) fn split(source: &str, syntax: &Syntax) -> Vec<Span> {
     Lexer { bytes: source.as_bytes(), source, syntax }.split()
 }
 
-/// The text as bytes with everything but code and ends of lines turned into spaces.
+/// The text as bytes with everything except code and line ends replaced by spaces.
 pub(crate) fn code_only(source: &str, spans: &[Span]) -> Vec<u8> {
     let mut code = source.as_bytes().to_vec();
     for span in spans.iter().filter(|span| span.kind != Kind::Code) {
@@ -156,7 +157,7 @@ impl Lexer<'_> {
         self.bytes.get(at..).is_some_and(|rest| rest.starts_with(text.as_bytes()))
     }
 
-    /// Where `text` is next, or the end.
+    /// The position of the next `text`, or the end.
     fn find(&self, at: usize, text: &str) -> usize {
         let found = self.source.get(at..).and_then(|rest| rest.find(text));
         found.map_or(self.bytes.len(), |offset| at + offset)

@@ -1,18 +1,18 @@
-//! Lines of code, comment and nothing.
+//! Counts of code, comment and blank lines.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::lexer::{Kind, Span};
 
-/// Lines of a file or of many.
+/// Lines of one file or of many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Lines {
-    /// Lines with code on them, comment or not.
+    /// Lines with code, with or without a comment.
     pub(crate) code: u64,
-    /// Lines with comment only.
+    /// Lines with only a comment.
     pub(crate) comment: u64,
-    /// Lines of white space only, inside of comments too.
+    /// Lines with only white space, including those inside comments.
     pub(crate) blank: u64,
 }
 

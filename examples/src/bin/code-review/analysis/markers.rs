@@ -12,7 +12,7 @@ use super::{
     lines::LineIndex,
 };
 
-/// Longest note that is kept, in characters.
+/// The longest note that is kept, in characters.
 const MAX_NOTE: usize = 120;
 
 static MARKER: LazyLock<Regex> = LazyLock::new(|| compile(r"(?-u:\b)(?:TODO|FIXME)(?-u:\b)"));
@@ -24,12 +24,12 @@ pub(crate) struct Marker {
     pub(crate) line: u64,
     /// `TODO` or `FIXME`.
     pub(crate) mark: String,
-    /// The rest of the line, cut after 120 characters; empty on a line with a likely secret.
+    /// The rest of the line, truncated after 120 characters; empty on a line with a likely secret.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) note: String,
 }
 
-/// The markers of a text, at most one a line. With `everywhere` they count outside of comments too.
+/// The markers of a text, at most one per line. With `everywhere` they also count outside comments.
 pub(crate) fn find(
     source: &str,
     spans: &[Span],

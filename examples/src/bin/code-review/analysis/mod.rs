@@ -1,4 +1,4 @@
-//! The analysis of one file: pure but for reading it.
+//! The analysis of one file, which is pure except for reading it.
 
 mod functions;
 mod language;
@@ -26,16 +26,16 @@ use crate::{
     scan::Skipped,
 };
 
-/// Most findings of a kind that are kept for a file; the rest is counted.
+/// The most findings of a kind that are kept for a file; the rest are counted.
 const MAX_FINDINGS: usize = 100;
 
 /// The outcome of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Analysis {
-    /// It was read.
+    /// The file was analysed.
     Reviewed(FileReview),
-    /// It was not, and why.
+    /// The file was skipped, and why.
     Skipped(Skipped),
 }
 
@@ -52,12 +52,12 @@ pub(crate) struct FileReview {
     pub(crate) sha256: String,
     /// Its lines.
     pub(crate) lines: Lines,
-    /// Findings for a person to look at.
+    /// Findings for a person to review.
     #[serde(default, skip_serializing_if = "Findings::is_empty")]
     pub(crate) findings: Findings,
 }
 
-/// Findings for a person to look at; each list is sorted by line and has at most 100 items.
+/// Findings for a person to review; each list is sorted by line and has at most 100 items.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Findings {
     /// Notes in comments.
@@ -69,7 +69,7 @@ pub(crate) struct Findings {
     /// Likely secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) secrets: Vec<Secret>,
-    /// How many findings did not fit into the lists.
+    /// The number of findings that did not fit into the lists.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) omitted: u64,
 }
@@ -81,7 +81,8 @@ impl Findings {
     }
 }
 
-/// Reads and analyses one file. What can't be analysed is [`Analysis::Skipped`], never an error.
+/// Reads and analyses one file. A file that cannot be analysed is [`Analysis::Skipped`], never an
+/// error.
 ///
 /// `path` must come from [`scan`](crate::scan::scan): relative, with `/`, without `..`.
 pub(crate) fn analyze(root: &Path, path: &str) -> Analysis {
@@ -125,7 +126,7 @@ fn findings(source: &str, spans: &[lexer::Span], language: &Language) -> Finding
     findings
 }
 
-/// The first findings; the rest is counted.
+/// The first findings; the rest are counted.
 fn keep<T>(found: impl IntoIterator<Item = T>, omitted: &mut u64) -> Vec<T> {
     let mut found = found.into_iter();
     let kept = found.by_ref().take(MAX_FINDINGS).collect();

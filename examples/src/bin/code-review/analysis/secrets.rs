@@ -1,7 +1,7 @@
-//! Likely secrets: token shapes that are well known, and quoted values given to names such as
-//! `password` that look random. A finding says where and of what kind, never what.
+//! Likely secrets: well-known token formats, and random-looking quoted values assigned to names
+//! such as `password`. A finding states the place and the kind, never the value.
 //!
-//! The shapes are those that their issuers document and gitleaks' default rules use.
+//! The formats are those that their issuers document and gitleaks' default rules use.
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{compile, lines::LineIndex};
 
-/// Least entropy of a value that looks random, in bits a character: eight different characters
-/// reach it, words and placeholders of that length rarely do.
+/// The least entropy of a value that looks random, in bits per character. Eight different
+/// characters reach it; words and placeholders of that length rarely do.
 const MIN_ENTROPY: f64 = 3.0;
 
-/// A place with a likely secret.
+/// The place of a likely secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Secret {
     /// Its line, from 1.
@@ -48,7 +48,7 @@ pub(crate) enum SecretKind {
     Assignment,
 }
 
-/// One group a kind, so that a text is searched once.
+/// One group per kind, so that a text is searched once.
 static SHAPES: LazyLock<Regex> = LazyLock::new(|| {
     compile(concat!(
         r"(?-u:\b)(?<aws>(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16})(?-u:\b)",
@@ -83,7 +83,7 @@ static ASSIGNMENT: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 
-/// The likely secrets of a text, in order, at most one of a kind a line.
+/// The likely secrets of a text, in order, at most one of each kind per line.
 pub(crate) fn find(source: &str, index: &LineIndex) -> BTreeSet<Secret> {
     let shapes = SHAPES.captures_iter(source).filter_map(|found| {
         let (_, kind) = SHAPE_KINDS.iter().find(|(group, _)| found.name(group).is_some())?;
@@ -98,7 +98,7 @@ pub(crate) fn find(source: &str, index: &LineIndex) -> BTreeSet<Secret> {
     places.map(|(at, kind)| Secret { line: index.line(at), kind }).collect()
 }
 
-/// Whether a value is neither a word nor a placeholder nor the name of something else.
+/// Whether a value is neither a word, nor a placeholder, nor the name of something else.
 fn looks_random(value: &str) -> bool {
     let has = |test: fn(&char) -> bool| value.chars().any(|character| test(&character));
     has(char::is_ascii_digit)
@@ -108,7 +108,7 @@ fn looks_random(value: &str) -> bool {
         && entropy(value) >= MIN_ENTROPY
 }
 
-/// Shannon entropy of the bytes, in bits a byte.
+/// Shannon entropy of the bytes, in bits per byte.
 fn entropy(value: &str) -> f64 {
     let mut counts = [0_u32; 256];
     for byte in value.bytes() {
@@ -128,7 +128,7 @@ mod tests {
         found.into_iter().map(|secret| (secret.line, secret.kind)).collect()
     }
 
-    // Examples are put together here, so that no scanner takes this file for a leak.
+    // The examples are assembled here, so that no scanner reports this file as a leak.
 
     #[test]
     fn should_know_the_shapes_of_tokens() {

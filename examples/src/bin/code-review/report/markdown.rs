@@ -1,4 +1,4 @@
-//! The report for people: the same facts, with long lists cut.
+//! The report for people: the same facts, with long lists truncated.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use crate::{
     scan::{SkipReason, Skipped},
 };
 
-/// Most items of a list; the JSON report has all.
+/// The most items of a list; the JSON report has all.
 const MAX_ITEMS: usize = 200;
 
 /// The report as Markdown.
@@ -82,7 +82,7 @@ fn markers(report: &Report) -> Vec<String> {
     })
 }
 
-/// One item for each finding, with its place before it.
+/// One item for each finding, preceded by its place.
 fn located(report: &Report, items: fn(&Findings) -> Vec<(u64, String)>) -> Vec<String> {
     let in_file = |file: &FileFindings| {
         let path = file.path.clone();
@@ -104,7 +104,7 @@ fn skipped(skipped: &Skipped) -> String {
         SkipReason::NotUtf8 => "not UTF-8",
         SkipReason::TooLarge => "too large",
         SkipReason::Symlink => "symbolic link",
-        SkipReason::Special => "no regular file",
+        SkipReason::Special => "not a regular file",
         SkipReason::NameNotUtf8 => "its name is not UTF-8",
         SkipReason::AnalysisFailed => "its analysis failed",
         SkipReason::InvalidIgnoreRules => "invalid ignore rules",
@@ -128,7 +128,7 @@ fn secret_name(kind: SecretKind) -> &'static str {
     }
 }
 
-/// The text as code, which Markdown leaves as it is, on one line.
+/// The text as inline code on one line, which Markdown leaves unchanged.
 fn code(text: &str) -> String {
     let printable = |character: char| if character.is_control() { '\u{fffd}' } else { character };
     let text: String = text.chars().map(printable).collect();

@@ -1,4 +1,4 @@
-//! Puts all analyses together and writes the report.
+//! Combines all analyses and writes the report.
 
 mod json;
 mod markdown;
@@ -28,13 +28,13 @@ pub(crate) const TEMPORARY_PREFIX: &str = ".report.tmp-";
 /// The results for a tree. The same tree gives the same report, byte for byte.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Report {
-    /// All files together.
+    /// The totals of all files.
     pub(crate) total: Totals,
     /// Files by language, most code first.
     pub(crate) languages: Vec<LanguageTotals>,
     /// Files with findings, by path.
     pub(crate) findings: Vec<FileFindings>,
-    /// Files with the same content, largest first. Empty files are none.
+    /// Files with the same content, largest first. Empty files are not included.
     pub(crate) duplicates: Vec<Duplicate>,
     /// The files that were not analysed, by path.
     pub(crate) skipped: Vec<Skipped>,
@@ -43,9 +43,9 @@ pub(crate) struct Report {
 /// Sums over files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Totals {
-    /// How many files.
+    /// The number of files.
     pub(crate) files: u64,
-    /// Their sizes.
+    /// Their total size.
     pub(crate) bytes: u64,
     /// Their lines.
     pub(crate) lines: Lines,
@@ -76,11 +76,11 @@ pub(crate) struct Duplicate {
     pub(crate) sha256: String,
     /// Size of each of them.
     pub(crate) bytes: u64,
-    /// The files, sorted; two at least.
+    /// The files, sorted; at least two.
     pub(crate) paths: Vec<String>,
 }
 
-/// Where the reports are.
+/// The paths of the reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Written {
     /// The report for people.
@@ -98,7 +98,7 @@ pub(crate) struct WriteError {
 }
 
 impl Report {
-    /// Puts together what the scan skipped and what came of each file, in any order.
+    /// Combines the skipped files of the scan and the results of each file, in any order.
     pub(crate) fn new(skipped: Vec<Skipped>, analyses: impl IntoIterator<Item = Analysis>) -> Self {
         let mut gathered = Gathered { skipped, ..Gathered::default() };
         analyses.into_iter().for_each(|analysis| gathered.add(analysis));
@@ -106,8 +106,8 @@ impl Report {
     }
 }
 
-/// Writes both reports into a folder, which is created if it is missing. Each report appears whole
-/// or not at all, and writing the same ones again changes nothing.
+/// Writes both reports into a folder, which is created if it is missing. Each report is written
+/// completely or not at all, and writing the same ones again changes nothing.
 ///
 /// # Errors
 ///
@@ -132,7 +132,7 @@ fn write_whole(folder: &Path, path: &Path, text: &str) -> Result<(), WriteError>
     write().map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
-/// A file with the rights that any new file gets, not only the owner's.
+/// A file with the default permissions of new files, not only the owner's.
 fn temporary_file() -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY_PREFIX);

@@ -3,7 +3,7 @@
 use super::{Function, header};
 use crate::analysis::language::FunctionStyle;
 
-/// Deepest nesting that is followed. What is deeper is data or an attack, not code.
+/// The deepest nesting that is tracked. Deeper nesting is data or an attack, not code.
 const MAX_DEPTH: usize = 1_000;
 
 /// The state that an open brace interrupted.

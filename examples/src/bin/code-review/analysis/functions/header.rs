@@ -2,7 +2,7 @@
 
 use crate::analysis::language::FunctionStyle;
 
-/// Words before parentheses and braces that are no functions.
+/// Words before parentheses and braces that are not functions.
 const CONTROL: [&str; 17] = [
     "if",
     "for",
@@ -23,7 +23,7 @@ const CONTROL: [&str; 17] = [
     "defined",
 ];
 
-/// Words that start other things with parentheses and braces.
+/// Words that start other constructs with parentheses and braces.
 const NO_FUNCTION: [&str; 6] = ["class", "interface", "record", "new", "return", "else"];
 
 /// Words before the name of a method in JavaScript and TypeScript.
@@ -63,7 +63,7 @@ fn before_parentheses(head: &str) -> Option<&str> {
     (starts_declaration && !CONTROL.contains(&name) && is_balanced(head.get(at..)?)).then_some(name)
 }
 
-/// The first parenthesis that is neither in brackets, on a line of the preprocessor nor of an
+/// The first parenthesis that is neither in brackets, nor on a preprocessor line, nor part of an
 /// annotation.
 fn head_parenthesis(head: &str) -> Option<usize> {
     let mut brackets = 0_usize;
@@ -91,7 +91,7 @@ fn is_annotation(before: &str) -> bool {
     ahead.ends_with(['@', '.']) || ["__attribute__", "__declspec", "alignas"].contains(&name)
 }
 
-/// The name of a function, a method or an arrow function that is given a name.
+/// The name of a function, a method or a named arrow function.
 fn script(head: &str) -> Option<&str> {
     if let Some(name) = after_keyword(head, "function") {
         return Some(name);
@@ -147,7 +147,7 @@ fn group_length(text: &str) -> usize {
     text.len()
 }
 
-/// The text without what is in parentheses and brackets.
+/// The text without the contents of parentheses and brackets.
 fn outside_groups(text: &str) -> String {
     let mut depth = 0_usize;
     let is_outside = |character: &char| {

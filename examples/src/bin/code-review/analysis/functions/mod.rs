@@ -1,10 +1,6 @@
 //! Over-long functions, found by a heuristic on the text without comments and strings.
 //!
 //! - Languages with braces: text before a `{` that looks like the head of a function (see
-//!   [`header`]) makes the braces its body. Functions without a name are part of what is around
-//!   them. Where braces do not balance (C with `#if` in the middle of a block, shell-like
-//!   expansions) ends are guessed wrong, and a body that never closes is not reported.
-//! - Python: `def`, then every line that is indented more.
 //!
 //! A function's length goes from the line with its name to the line on which its body ends, both
 //! included.
@@ -18,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{language::FunctionStyle, lines::LineIndex};
 
-/// Most lines of a function that is not over-long.
+/// The most lines of a function that is not over-long.
 pub(crate) const MAX_LINES: u64 = 60;
 
 /// A function that is too long.

@@ -1,4 +1,4 @@
-//! Which language a file is written in, and the little of its syntax that counting lines needs.
+//! The language of a file, and the parts of its syntax that are needed to count lines.
 
 mod table;
 
@@ -43,7 +43,7 @@ pub(crate) struct Syntax {
 }
 
 impl Syntax {
-    /// Whether the language can say anything that is not code.
+    /// Whether the language has anything other than code.
     pub(crate) fn has_comments(&self) -> bool {
         self.prose || !self.line_comments.is_empty() || !self.block_comments.is_empty()
     }
@@ -56,7 +56,7 @@ pub(crate) struct Quote {
     pub(crate) open: &'static str,
     /// The end.
     pub(crate) close: &'static str,
-    /// Whether a backslash hides the next character.
+    /// Whether a backslash escapes the next character.
     pub(crate) escapes: bool,
     /// Whether it may span several lines.
     pub(crate) multi_line: bool,
@@ -83,7 +83,7 @@ static BY_EXTENSION: LazyLock<Index> = LazyLock::new(|| index(|language| languag
 static BY_FILE_NAME: LazyLock<Index> = LazyLock::new(|| index(|language| language.file_names));
 static BY_INTERPRETER: LazyLock<Index> = LazyLock::new(|| index(|language| language.interpreters));
 
-/// The language of a file, judged by its name, then by its `#!` line; `Other` if nothing is known.
+/// The language of a file, determined by its name, then by its `#!` line; `Other` if unknown.
 pub(crate) fn detect(path: &str, source: &str) -> &'static Language {
     let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
     let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);

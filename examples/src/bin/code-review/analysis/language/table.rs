@@ -1,4 +1,4 @@
-//! The known languages. One line a language; a new one needs no other change.
+//! The known languages, one line per language; a new one needs no other change.
 
 use super::{FunctionStyle, Language, Quote, Syntax};
 
@@ -106,7 +106,7 @@ const SHELL: Syntax = Syntax { quotes: &[lines("\""), raw("'", "'")], ..HASH };
 const RUBY: Syntax =
     Syntax { block_comments: &[("=begin", "=end")], quotes: &[lines("\""), lines("'")], ..HASH };
 
-/// Functions are not measured: here-documents, which are common, break the balance of braces.
+/// Functions are not measured: here-documents, which are common, unbalance the braces.
 const PERL: Syntax = Syntax {
     block_comments: &[("=pod", "=cut"), ("=head", "=cut")],
     quotes: &[line("\""), line("'")],
