@@ -36,7 +36,7 @@ pub struct Code {
     pub raised_by: &'static str,
     /// Whether trying again may help.
     pub retry: Retry,
-    /// What happened.
+    /// The meaning of the code.
     pub meaning: &'static str,
 }
 
@@ -97,7 +97,7 @@ pub const CODES: &[Code] = &[
         "DUPLICATE_EVENT",
         "store",
         Retry::No,
-        "an event id is already stored elsewhere, or stands twice in one append",
+        "an event id is already stored elsewhere, or occurs twice in one append",
     ),
     code("EMPTY_APPEND", "store", Retry::No, "an append has no events"),
     code(
@@ -205,13 +205,8 @@ pub const CODES: &[Code] = &[
         Retry::Depends,
         "the code of an agent returned an error without a code",
     ),
-    code(
-        "HEARTBEAT_MISSED",
-        "engine",
-        Retry::Yes,
-        "an agent that sent heartbeats has fallen silent",
-    ),
-    code("INVALID_PARAMETERS", "agent host", Retry::No, "the parameters do not fit the agent"),
+    code("HEARTBEAT_MISSED", "engine", Retry::Yes, "an agent stopped sending heartbeats"),
+    code("INVALID_PARAMETERS", "agent host", Retry::No, "the parameters are invalid for the agent"),
     code(
         "INVALID_OUTPUT",
         "agent host",
@@ -239,7 +234,7 @@ pub const CODES: &[Code] = &[
         "INVALID_AGENT_CONFIG",
         "agent host",
         Retry::No,
-        "the config of an agent does not fit its factory",
+        "the config of an agent is invalid for its factory",
     ),
     code(
         "INVALID_AGENT_CONFIGURATION",
@@ -352,7 +347,7 @@ pub const CODES: &[Code] = &[
     ),
     code("STEP_PANICKED", "engine", Retry::Yes, "the code of a step panicked"),
     code("STEP_TIMEOUT", "engine", Retry::Yes, "a step took longer than its timeout"),
-    code("SIGNAL_TIMEOUT", "engine", Retry::No, "no signal came before the deadline"),
+    code("SIGNAL_TIMEOUT", "engine", Retry::No, "no signal arrived before the deadline"),
     code("INVALID_OPTIONS", "engine", Retry::No, "an option of an operation is invalid"),
     code(
         "INVALID_WORKFLOW_NAME",

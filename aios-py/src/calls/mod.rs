@@ -248,7 +248,7 @@ struct DoneCallback {
 #[pymethods]
 impl DoneCallback {
     fn __call__(&self, _future: &Bound<'_, PyAny>) {
-        // In a forked child, locks of the native threads may be held for ever.
+        // In a forked child, locks of the native threads may be held forever.
         if self.process != std::process::id() {
             return;
         }
