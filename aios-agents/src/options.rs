@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_refuse_times_that_spin_or_never_end() {
+    fn should_refuse_times_that_cause_a_busy_loop_or_never_end() {
         let least = Duration::from_secs(1);
         assert!(check_span("x", least, least).is_ok());
         assert!(check_span("x", LONGEST, least).is_ok());
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn should_refuse_policies_that_make_no_sense() {
+    fn should_refuse_invalid_policies() {
         let second = Duration::from_secs(1);
         assert!(check_retry("x", &RetryPolicy::new()).is_ok());
         assert!(check_retry("x", &RetryPolicy::never()).is_ok());

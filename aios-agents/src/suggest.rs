@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn should_name_what_is_close_and_list_what_there_is() {
+    fn should_suggest_similar_names_and_list_the_existing_ones() {
         let names = ["deploy", "welcome"];
         assert_eq!(
             hint("registered", "wellcome", &names),

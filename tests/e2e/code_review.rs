@@ -27,7 +27,7 @@ fn should_give_the_report_that_was_checked_by_hand() {
 
 #[cfg(unix)]
 #[test]
-fn should_report_odd_files_and_go_on() {
+fn should_report_unusual_files_and_continue() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let tree = tree(3);
     let at = |name: &str| tree.path().join(name);
@@ -122,7 +122,7 @@ fn resume_after_a_kill(arguments: &[&str]) {
 }
 
 #[test]
-fn should_resume_after_a_kill_and_say_how_much_was_done() {
+fn should_resume_after_a_kill_and_report_the_earlier_progress() {
     resume_after_a_kill(&[]);
 }
 
@@ -134,7 +134,7 @@ fn should_resume_after_a_kill_from_a_server() {
 
 #[cfg(unix)]
 #[test]
-fn should_stop_when_told_and_go_on_later() {
+fn should_stop_on_a_signal_and_resume_later() {
     let tree = tree(FILES);
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let review = Review::of(tree.path());
@@ -154,7 +154,7 @@ fn should_stop_when_told_and_go_on_later() {
 }
 
 #[test]
-fn should_start_over_when_told() {
+fn should_start_over_when_requested() {
     let tree = tree(FILES);
     let review = Review::of(tree.path());
     let mut child = review.start(&[]);

@@ -119,7 +119,7 @@ fn should_signal_a_run_of_another_process() {
 }
 
 #[test]
-fn should_give_tasks_to_an_agent_of_another_process() {
+fn should_assign_tasks_to_an_agent_of_another_process() {
     let Some(server) = RabbitMqServer::start() else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut agent = Running::start("rabbitmq", &["agent", &server.url()], folder.path());

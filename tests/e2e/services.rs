@@ -196,7 +196,7 @@ fn should_review_with_an_engine_and_agents_that_are_killed_and_a_broker_that_res
 }
 
 #[test]
-fn should_wait_for_agents_that_come_later_and_go_on_with_another_client() {
+fn should_wait_for_agents_that_start_later_and_continue_with_another_client() {
     let Some(site) = Site::open() else { return };
     let tree = tree(20);
     let first = site.start(&tree);
@@ -212,7 +212,7 @@ fn should_wait_for_agents_that_come_later_and_go_on_with_another_client() {
 }
 
 #[test]
-fn should_say_on_one_line_which_server_is_not_there() {
+fn should_report_on_one_line_which_server_is_unavailable() {
     let output = Command::new(program("code-review"))
         .args(["agent", "--broker", "amqp://127.0.0.1:1?connect_deadline=1"])
         .output()

@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_tell_what_is_given_up_for_good_from_what_may_pass() {
+    fn should_distinguish_permanent_failures_from_transient_ones() {
         let refused = Failure::new("REJECTED", "the broker refused the event");
         let error = dead_lettered(&final_reason(&refused));
         assert_eq!((error.failure.code.as_str(), error.retryable), ("TASK_DEAD_LETTERED", false));

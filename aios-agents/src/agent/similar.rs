@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_find_the_name_that_was_meant() {
+    fn should_suggest_the_intended_name() {
         let names = ["greeter", "grader", "ok"].map(Box::from);
         for (name, meant) in [
             ("greter", Some("greeter")),

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn should_notice_what_is_put_off_until_it_has_come() {
+    async fn should_notice_deferred_wakes_until_they_arrive() {
         let mut deferred = Deferred::watch();
         deferred.check();
         assert!(!deferred.is_outstanding(), "nothing was deferred");

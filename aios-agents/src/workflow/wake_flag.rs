@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn should_tell_by_what_it_was_rung() {
+    fn should_report_what_woke_it() {
         let wake_flag = WakeFlag::new(RUN);
         for (turn, woken) in [
             (Turn::Code(RUN), [true, false]),

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn should_refuse_what_makes_no_sense() {
+    fn should_refuse_invalid_options() {
         let valid = RabbitMqOptions::new("amqp://localhost");
         assert!(valid.resolve().is_ok());
         for options in [

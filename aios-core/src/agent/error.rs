@@ -97,14 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn should_be_retryable_by_default_and_final_when_told() {
+    fn should_be_retryable_by_default_and_final_if_marked() {
         assert!(parse("x").unwrap_err().retryable);
         assert!(!parse("x").terminal().unwrap_err().retryable);
         assert!(!"x".parse::<u8>().terminal().unwrap_err().retryable);
     }
 
     #[test]
-    fn should_name_each_misfit() {
+    fn should_name_each_violation() {
         let faults = [("", "is no object"), ("/a", "is missing")]
             .map(|(path, fault)| (path.to_owned(), fault.to_owned()));
         let failure = TaskError::invalid_parameters(&faults).failure;

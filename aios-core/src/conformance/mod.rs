@@ -1,4 +1,4 @@
-//! Suites that every adapter of a port must pass: one test a case.
+//! Suites that every adapter of a port must pass, with one test per case.
 
 pub mod broker;
 pub mod store;

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn should_tell_slots_from_shares_of_the_runs() {
+    fn should_distinguish_slots_from_shares_of_the_runs() {
         for number in [0, 1, Shard::SLOTS - 1] {
             assert_eq!(Shard::slot(number).slot_number(), Some(number));
             assert_eq!(Shard::guests(number).guests_number(), Some(number));

@@ -82,7 +82,7 @@ async fn should_survive_a_paused_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn should_say_that_the_server_is_blocked_and_go_on_after_that() {
+async fn should_report_a_blocked_server_and_continue_after_that() {
     let Some(server) = RabbitMqServer::start() else { return };
     let broker = connect(&server).await;
     let traffic = Traffic::start(&broker).await;

@@ -48,7 +48,7 @@ fn now() -> Timestamp {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn should_bury_an_event_after_its_attempts_and_bring_it_back() {
+async fn should_dead_letter_an_event_after_its_attempts_and_redrive_it() {
     let Some(server) = RabbitMqServer::shared() else { return };
     let broker = connect(server, 100).await;
     let retry = RetryPolicy::new()
@@ -88,7 +88,7 @@ async fn should_bury_an_event_after_its_attempts_and_bring_it_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn should_name_what_differs_and_close_nothing() {
+async fn should_name_the_difference_and_keep_the_channel_open() {
     let Some(server) = RabbitMqServer::shared() else { return };
     drop(connect(server, 100).await.subscribe(subscription("strict")).await.unwrap());
 

@@ -20,7 +20,7 @@ fn publish(number: usize, bytes: usize) -> Publish {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn should_refuse_alone_what_the_server_does_not_take() {
+async fn should_refuse_only_the_event_that_the_server_does_not_accept() {
     let limit = format!("max_message_size = {LIMIT}");
     let Some(server) = RabbitMqServer::start_with(&[&limit]) else { return };
     let broker = RabbitMqBroker::connect(&server.url()).await.unwrap();

@@ -89,7 +89,7 @@ async fn should_replace_the_reader_of_a_mailbox_that_gets_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn should_not_replace_a_consumer_that_has_its_hands_full() {
+async fn should_not_replace_a_consumer_at_its_prefetch_limit() {
     let Some(server) = RabbitMqServer::shared() else { return };
     let broker = connect(server).await;
     let mut deliveries = broker.subscribe(subscription("busy", 3)).await.unwrap();

@@ -129,7 +129,7 @@ fn should_find_every_planted_fault_by_its_invariant() {
 
 /// The digest depends on everything that is simulated, not on the seed alone.
 #[test]
-fn should_take_another_way_with_another_seed() {
+fn should_take_another_path_with_another_seed() {
     let digests: BTreeSet<u64> = (0..10).map(|seed| Scenario::new(seed).run(None).digest).collect();
     assert_eq!(digests.len(), 10);
 }

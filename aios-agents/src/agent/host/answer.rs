@@ -291,7 +291,7 @@ mod tests {
 
     /// No result of an agent can cause this today.
     #[tokio::test]
-    async fn should_fail_a_task_whose_answer_is_no_event() {
+    async fn should_fail_a_task_whose_answer_is_not_an_event() {
         let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
         let subscribe = |name: &str, action: &str| {
             let pattern = format!("agents.idle.{action}").parse().unwrap();

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn should_wake_who_sleeps_until_a_time_that_has_come() {
+    fn should_wake_a_sleeper_whose_time_has_come() {
         let (machine, clock, start) = clocks();
         let mut sleep = clock.sleep_until(start + HOUR);
         let mut late = clock.sleep_until(start + HOUR * 3);

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_keep_a_nudge_and_each_timer_once() {
+    fn should_keep_a_wake_up_and_each_timer_once() {
         let inbox = Inbox::default();
         for message in [
             Message::Wake,

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn should_have_each_mailbox_read_by_one_engine() {
+    fn should_let_one_engine_read_each_mailbox() {
         for slots in [&[0][..], &[0, 2], &[1], &[1, 4, 5], &[6], &[0, 7], &[7]] {
             let members = members(slots);
             let mut read: Vec<u16> =

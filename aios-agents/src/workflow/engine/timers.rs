@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn should_leave_nothing_of_what_waits_no_longer() {
+    fn should_forget_operations_that_no_longer_wait() {
         let (timers, run, other): (_, Arc<str>, Arc<str>) =
             (Timers::default(), "r".into(), "s".into());
         for operation in 0..4 {

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn should_keep_nothing_of_those_who_stopped_waiting() {
+    fn should_forget_callers_that_stopped_waiting() {
         let (waiters, run_id) = (Waiters::default(), Arc::from("a"));
         for _ in 0..3 {
             drop(waiters.wait(&run_id));
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn should_tell_everyone_who_waits_and_keep_nothing_of_them() {
+    async fn should_notify_all_waiting_callers_and_forget_them() {
         let (waiters, run_id) = (Waiters::default(), Arc::from("a"));
         let (mut first, mut second) = (waiters.wait(&run_id), waiters.wait(&run_id));
         waiters.notify("a", &ended());

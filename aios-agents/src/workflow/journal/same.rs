@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn should_tell_different_values_apart() {
+    fn should_distinguish_different_values() {
         for (one, two) in [
             (r#"{"a":1}"#, r#"{"a":2}"#),
             (r#"{"a":1}"#, r#"{"a":1,"b":1}"#),
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn should_stay_within_the_stack_however_deep_a_value_is() {
+    fn should_not_overflow_the_stack_on_deeply_nested_values() {
         let deep = |inner: &str| format!("{}{inner}{}", "[".repeat(100), "]".repeat(100));
         assert!(same(&deep("1"), &deep("1")));
         assert!(!same(&deep("1"), &deep("2")));

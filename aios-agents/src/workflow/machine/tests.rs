@@ -261,7 +261,7 @@ fn should_hold_everything_back_while_replaying() {
 }
 
 #[test]
-fn should_refuse_code_that_asks_for_something_else() {
+fn should_refuse_code_that_requests_another_operation() {
     let journal = [entry("step_completed")];
     let mut machine = Machine::new("r".into(), &journal);
     let operation = machine.reserve();
@@ -271,7 +271,7 @@ fn should_refuse_code_that_asks_for_something_else() {
 }
 
 #[test]
-fn should_refuse_code_that_asks_for_less_than_is_recorded() {
+fn should_refuse_code_that_requests_less_than_is_recorded() {
     let journal = [entry("task_assigned")];
     let mut machine = Machine::new("r".into(), &journal);
     let mismatch = machine.apply(&journal[0], NOW).unwrap_err();
@@ -314,7 +314,7 @@ fn should_try_a_step_again_when_its_timer_is_due() {
 
 /// The result of the first attempt arrives after the second attempt was due and before it is recorded.
 #[test]
-fn should_give_no_further_attempt_at_a_task_that_has_an_outcome() {
+fn should_assign_no_further_attempt_at_a_task_that_has_an_outcome() {
     let ends: [fn(&mut Machine); 2] = [
         |machine| machine.task_answered(1),
         |machine| assert!(machine.apply(&entry("task_completed"), NOW).unwrap().is_some()),
@@ -339,7 +339,7 @@ fn should_record_a_due_timer_once() {
 }
 
 #[test]
-fn should_cancel_a_task_that_nobody_waits_for() {
+fn should_cancel_a_task_without_a_waiting_caller() {
     let mut machine = machine_in("task", "waiting");
     machine.take_recording();
     machine.take_effects();
@@ -352,7 +352,7 @@ fn should_cancel_a_task_that_nobody_waits_for() {
 }
 
 #[test]
-fn should_leave_no_trace_of_what_was_given_up_before_it_was_recorded() {
+fn should_leave_no_trace_of_operations_given_up_before_they_were_recorded() {
     for kind in ["task", "timer", "signal", "child"] {
         let mut machine = machine_in(kind, "open");
         machine.abandon(1);
@@ -402,7 +402,7 @@ fn should_set_the_timers_of_a_run_again_that_is_resumed() {
 }
 
 #[test]
-fn should_say_that_an_operation_waits_no_longer() {
+fn should_report_that_an_operation_no_longer_waits() {
     for (kind, name) in
         [("timer", "timer_fired"), ("signal", "timer_fired"), ("child", "child_ended")]
     {

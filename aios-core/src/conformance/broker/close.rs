@@ -10,8 +10,8 @@ use crate::broker::{Broker, BrokerExt, Health, Publish};
 /// Long enough for every settlement, on any clock.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// Closing ends when the last delivery in hand is settled, not before.
-pub async fn should_wait_for_deliveries_in_hand(harness: Harness<'_>) {
+/// Closing completes when the last unsettled delivery is settled, not before.
+pub async fn should_wait_for_unsettled_deliveries(harness: Harness<'_>) {
     let mut reader = harness.subscribe(harness.all("g")).await;
     harness.publish([1]).await;
     let delivery = reader.next().await;
@@ -89,7 +89,7 @@ pub async fn should_refuse_work_after_close(harness: Harness<'_>) {
     assert_eq!(reader.numbers(1).await, [3]);
 }
 
-/// Every event is either acknowledged or comes again, and none does both.
+/// Every event is either acknowledged or delivered again, never both.
 pub async fn should_lose_nothing_at_shutdown(harness: Harness<'_>) {
     const COUNT: u64 = 300;
     let consuming = harness.connect().await;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::broker::{DeadLetterFilter, Subscription};
 
-/// Each event goes to one consumer of the group, and a busy one leaves them to the other.
+/// Each event goes to one consumer of the group, and a busy consumer leaves events to the other.
 pub async fn should_share_a_group_between_consumers(harness: Harness<'_>) {
     let other = harness.connect().await;
     let one_at_a_time = || harness.all("g").with_prefetch(1);
@@ -24,7 +24,7 @@ pub async fn should_share_a_group_between_consumers(harness: Harness<'_>) {
     first.none().await;
 }
 
-/// No more than the prefetch is in hand; settling makes room.
+/// No more deliveries than the prefetch are unsettled at a time; settling makes room.
 pub async fn should_hold_back_beyond_the_prefetch(harness: Harness<'_>) {
     let mut reader = harness.subscribe(harness.all("g").with_prefetch(2)).await;
     harness.publish(1..=4).await;
@@ -39,7 +39,7 @@ pub async fn should_hold_back_beyond_the_prefetch(harness: Harness<'_>) {
     assert_eq!(reader.numbers(1).await, [4]);
 }
 
-/// A handler that vanishes costs an attempt nothing.
+/// A handler that disappears does not use up an attempt.
 pub async fn should_give_back_a_dropped_delivery(harness: Harness<'_>) {
     let mut reader = harness.subscribe(harness.all("g")).await;
     harness.publish([1]).await;
@@ -49,9 +49,9 @@ pub async fn should_give_back_a_dropped_delivery(harness: Harness<'_>) {
     reader.none().await;
 }
 
-/// A delivery is marked as redelivered if a handler released it, or had it when its connection was
-/// lost, and if it was retried or redriven. A first delivery is not.
-pub async fn should_tell_what_may_have_been_delivered_before(harness: Harness<'_>) {
+/// A delivery is marked as redelivered if a handler released it, if it was unsettled when its
+/// connection was lost, or if it was retried or redriven. A first delivery is not.
+pub async fn should_mark_redelivered_events(harness: Harness<'_>) {
     let other = harness.connect().await;
     let subscription = || harness.all("g").with_prefetch(1);
     let mut lost = harness.subscribe_on(&other, subscription()).await;
@@ -83,7 +83,7 @@ pub async fn should_tell_what_may_have_been_delivered_before(harness: Harness<'_
 }
 
 /// Unsettled deliveries of a lost connection go to others, and do not count as an attempt.
-pub async fn should_give_back_what_a_lost_connection_had(harness: Harness<'_>) {
+pub async fn should_redeliver_unsettled_events_of_a_lost_connection(harness: Harness<'_>) {
     let other = harness.connect().await;
     let mut lost = harness.subscribe_on(&other, harness.all("g").with_prefetch(3)).await;
     harness.publish(1..=5).await;
@@ -104,7 +104,7 @@ pub async fn should_give_back_what_a_lost_connection_had(harness: Harness<'_>) {
 }
 
 /// Events that wait inside a subscription go to others when it ends.
-pub async fn should_give_back_what_a_dropped_subscription_had_prefetched(harness: Harness<'_>) {
+pub async fn should_release_prefetched_events_of_a_dropped_subscription(harness: Harness<'_>) {
     let mut first = harness.subscribe(harness.all("g").with_prefetch(50)).await;
     harness.publish(1..=50).await;
     assert_eq!(first.numbers(1).await, [1]);
@@ -114,7 +114,7 @@ pub async fn should_give_back_what_a_dropped_subscription_had_prefetched(harness
     second.none().await;
 }
 
-/// A delivery outlives its subscription.
+/// A delivery remains valid after its subscription has ended.
 pub async fn should_settle_after_the_subscription_is_gone(harness: Harness<'_>) {
     let mut reader = harness.subscribe(harness.all("g")).await;
     harness.publish([1, 2]).await;
@@ -127,7 +127,7 @@ pub async fn should_settle_after_the_subscription_is_gone(harness: Harness<'_>) 
     reader.none().await;
 }
 
-/// Waiting for a delivery may be given up at any time.
+/// Waiting for a delivery can be cancelled at any time.
 pub async fn should_lose_nothing_when_next_is_cancelled(harness: Harness<'_>) {
     let mut reader = harness.subscribe(harness.all("g")).await;
     let mut numbers = Vec::new();
@@ -159,7 +159,7 @@ pub async fn should_not_let_a_slow_consumer_hurt_others(harness: Harness<'_>) {
 }
 
 /// A subscription that could never deliver is refused at once.
-pub async fn should_refuse_a_subscription_that_makes_no_sense(harness: Harness<'_>) {
+pub async fn should_refuse_an_invalid_subscription(harness: Harness<'_>) {
     let unbound = Subscription::group(harness.group("g"), []);
     for subscription in [harness.all("g").with_prefetch(0), unbound] {
         let error =

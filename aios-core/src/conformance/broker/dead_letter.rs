@@ -6,8 +6,8 @@ use crate::{
     retry::RetryPolicy,
 };
 
-/// Exactly the attempts of the policy, then a dead letter that says why.
-pub async fn should_bury_a_poison_event_with_reason_and_attempts(harness: Harness<'_>) {
+/// Exactly the attempts of the policy, then a dead letter with the reason.
+pub async fn should_dead_letter_a_poison_event_with_reason_and_attempts(harness: Harness<'_>) {
     let policy = RetryPolicy::fixed(3, harness.delay());
     let mut reader = harness.subscribe(harness.all("g").with_retry(policy)).await;
     let event = harness.events([1]).remove(0);
@@ -26,7 +26,7 @@ pub async fn should_bury_a_poison_event_with_reason_and_attempts(harness: Harnes
 }
 
 /// A handler may give up at once.
-pub async fn should_bury_an_event_that_was_given_up(harness: Harness<'_>) {
+pub async fn should_dead_letter_an_event_that_was_given_up(harness: Harness<'_>) {
     let mut reader = harness.subscribe(harness.all("g")).await;
     harness.publish([1, 2]).await;
     give_up(&harness, &mut reader, 1, "hopeless").await;
@@ -36,8 +36,8 @@ pub async fn should_bury_an_event_that_was_given_up(harness: Harness<'_>) {
     reader.none().await;
 }
 
-/// OnExhausted that may be discarded leaves no trace.
-pub async fn should_discard_poison_where_asked(harness: Harness<'_>) {
+/// An event that is discarded when its attempts are used up leaves no trace.
+pub async fn should_discard_poison_events_if_configured(harness: Harness<'_>) {
     let policy = RetryPolicy::never();
     let subscription = harness.all("g").with_retry(policy).with_on_exhausted(OnExhausted::Discard);
     let mut reader = harness.subscribe(subscription).await;
@@ -70,8 +70,8 @@ pub async fn should_redrive_all_with_a_fresh_count(harness: Harness<'_>) {
     other.none().await;
 }
 
-/// Waiting events are counted, neither delivered nor dead ones.
-pub async fn should_count_what_waits_to_be_delivered(harness: Harness<'_>) {
+/// Waiting events are counted; delivered and dead ones are not.
+pub async fn should_count_waiting_events(harness: Harness<'_>) {
     let mut reader = harness.subscribe(harness.all("g").with_prefetch(1)).await;
     harness.publish([1, 2, 3]).await;
     let delivery = reader.expect(1, 1).await;
@@ -86,7 +86,7 @@ pub async fn should_count_what_waits_to_be_delivered(harness: Harness<'_>) {
     waiting(&harness, &*dead, 0).await;
 }
 
-/// Only what is named is redriven.
+/// Only the named dead letters are redriven.
 pub async fn should_redrive_by_id(harness: Harness<'_>) {
     let mut reader = harness.subscribe(harness.all("g")).await;
     let events = harness.events(1..=3);
@@ -101,7 +101,7 @@ pub async fn should_redrive_by_id(harness: Harness<'_>) {
     assert_eq!(sorted(numbers(&letters(&harness, "g", 2).await)), [1, 3]);
 }
 
-/// Purging deletes the selected dead letters for good.
+/// Purging deletes the selected dead letters permanently.
 pub async fn should_purge(harness: Harness<'_>) {
     let mut reader = harness.subscribe(harness.all("g")).await;
     let events = harness.events(1..=3);
@@ -117,7 +117,7 @@ pub async fn should_purge(harness: Harness<'_>) {
     reader.none().await;
 }
 
-/// Listing takes nothing away.
+/// Listing removes nothing.
 pub async fn should_list_the_oldest_first_up_to_the_limit(harness: Harness<'_>) {
     let mut reader = harness.subscribe(harness.all("g")).await;
     harness.publish(1..=5).await;
@@ -130,8 +130,8 @@ pub async fn should_list_the_oldest_first_up_to_the_limit(harness: Harness<'_>) 
     }
 }
 
-/// A group that never was has no dead letters.
-pub async fn should_not_know_dead_letters_of_an_unknown_address(harness: Harness<'_>) {
+/// A group that never existed has no dead letters.
+pub async fn should_report_an_unknown_address_of_dead_letters(harness: Harness<'_>) {
     let address = Address::from(harness.group("never"));
     let answer = harness.within("refuse", harness.broker.dead_letters(&address)).await;
     assert_eq!(answer.err().unwrap().code(), "UNKNOWN_ADDRESS");
@@ -144,7 +144,7 @@ async fn give_up(harness: &Harness<'_>, reader: &mut Reader<'_>, count: usize, r
     }
 }
 
-/// The dead letters of a group, of which there must soon be this many.
+/// The dead letters of a group, whose number must soon be this.
 async fn letters(harness: &Harness<'_>, group: &str, count: usize) -> Vec<DeadLetter> {
     let dead: Box<dyn DeadLetters> = harness.dead_letters(harness.group(group)).await;
     for _ in 0..20 {

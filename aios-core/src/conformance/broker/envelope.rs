@@ -1,9 +1,9 @@
-//! The envelope on its way.
+//! The transport of the envelope.
 
 use super::Harness;
 use crate::event::{Event, Payload};
 
-/// The very text that was published arrives, with what aios does not know.
+/// The published text arrives unchanged, including fields that aios does not know.
 pub async fn should_carry_the_envelope_unchanged(harness: Harness<'_>) {
     let event_type = harness.event("backend.task_completed", 1).event_type;
     let text = format!(
@@ -27,7 +27,7 @@ pub async fn should_carry_unicode(harness: Harness<'_>) {
     assert_eq!(reader.next().await.event, event);
 }
 
-/// A large event crosses whole.
+/// A large event is transported completely.
 pub async fn should_carry_a_mebibyte(harness: Harness<'_>) {
     let mut event = harness.event("thing.happened", 1);
     event.payload = Payload::encode(&"0123456789abcdef".repeat(1 << 16)).unwrap();

@@ -11,7 +11,7 @@ use crate::{
     event::{Event, EventId, Pattern},
 };
 
-/// Where a case plays: a connection, and names that no other case has.
+/// The environment of a case: a connection, and names that no other case has.
 #[allow(missing_debug_implementations, reason = "a fixture need not be printable")]
 pub struct Harness<'a> {
     /// The first connection.
@@ -28,7 +28,7 @@ impl<'a> Harness<'a> {
         Self { broker, fixture, token }
     }
 
-    /// Whether the case must be skipped for want of this capability.
+    /// Whether the case must be skipped because the adapter lacks this capability.
     #[allow(clippy::print_stderr, reason = "a test that did not run must say so")]
     pub fn lacks(&self, capability: Capability) -> bool {
         let lacks = self.fixture.lacks().contains(&capability);
@@ -110,7 +110,7 @@ impl<'a> Harness<'a> {
         Reader { fixture: self.fixture, deliveries }
     }
 
-    /// Declares a durable group without staying its consumer.
+    /// Declares a durable group without remaining its consumer.
     pub async fn declare(&self, subscription: Subscription) {
         drop(self.subscribe(subscription).await);
         self.quiet().await;
@@ -127,7 +127,7 @@ impl<'a> Harness<'a> {
         self.fixture.pass(duration).await;
     }
 
-    /// Gives the broker the time to do what it can do now.
+    /// Gives the broker the time to finish its pending work.
     pub async fn quiet(&self) {
         self.fixture.quiet().await;
     }
@@ -157,7 +157,7 @@ pub struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The next delivery, which must come.
+    /// The next delivery, which must arrive.
     pub async fn next(&mut self) -> Delivery {
         let next = within(self.fixture, "get a delivery", self.deliveries.next()).await;
         next.expect("the subscription ended").expect("delivery")
@@ -170,7 +170,8 @@ impl Reader<'_> {
         delivery
     }
 
-    /// Takes and acknowledges this many deliveries, and returns their numbers as they came.
+    /// Takes and acknowledges this many deliveries, and returns their numbers in the order of
+    /// arrival.
     pub async fn numbers(&mut self, count: usize) -> Vec<u64> {
         let mut numbers = Vec::with_capacity(count);
         for _ in 0..count {
@@ -181,7 +182,7 @@ impl Reader<'_> {
         numbers
     }
 
-    /// Checks that nothing comes for now.
+    /// Checks that nothing arrives for now.
     pub async fn none(&mut self) {
         let quiet = self.fixture.quiet();
         if let Either::Left((Some(delivery), _)) = select(pin!(self.deliveries.next()), quiet).await
@@ -191,12 +192,12 @@ impl Reader<'_> {
     }
 }
 
-/// The number that a case gave an event.
+/// The number that a case assigned to an event.
 pub(super) fn number(delivery: &Delivery) -> u64 {
     delivery.event.data().unwrap()
 }
 
-/// Sorts numbers that may come in any order.
+/// Sorts numbers that may arrive in any order.
 pub(super) fn sorted(mut numbers: Vec<u64>) -> Vec<u64> {
     numbers.sort_unstable();
     numbers

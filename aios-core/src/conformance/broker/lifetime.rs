@@ -1,9 +1,9 @@
-//! How long groups live.
+//! The lifetimes of groups.
 
 use super::{Capability, Harness};
 use crate::broker::Publish;
 
-/// Nothing is left of a temporary group, neither its route nor its events.
+/// Nothing remains of a temporary group, neither its route nor its events.
 pub async fn should_drop_a_temporary_group_with_its_last_subscription(harness: Harness<'_>) {
     if harness.lacks(Capability::Temporary) || harness.lacks(Capability::RequiredRoute) {
         return;

@@ -20,7 +20,7 @@ pub async fn should_reach_a_mailbox_beside_the_groups(harness: Harness<'_>) {
     other.none().await;
 }
 
-/// A mailbox without a reader keeps what it gets, and satisfies a required route.
+/// A mailbox without a reader keeps its events, and satisfies a required route.
 pub async fn should_count_a_mailbox_as_route(harness: Harness<'_>) {
     let mailbox = || Subscription::mailbox(harness.mailbox("m"));
     harness.declare(mailbox()).await;
@@ -32,7 +32,7 @@ pub async fn should_count_a_mailbox_as_route(harness: Harness<'_>) {
     assert_eq!(harness.subscribe(mailbox()).await.numbers(1).await, [1]);
 }
 
-/// A group is no route for what requires a mailbox.
+/// A group is not a route for an event that requires a mailbox.
 pub async fn should_require_the_mailbox_that_is_named(harness: Harness<'_>) {
     if harness.lacks(Capability::RequiredRoute) {
         return;
@@ -52,7 +52,7 @@ pub async fn should_require_the_mailbox_that_is_named(harness: Harness<'_>) {
     assert_eq!(reader.numbers(2).await, [1, 3]);
 }
 
-/// Mailboxes are told apart by every character of their names.
+/// Mailboxes are distinguished by every character of their names.
 pub async fn should_keep_mailboxes_with_similar_names_apart(harness: Harness<'_>) {
     let names = ["m", "M", "m.a", "m_a", "m-a", "m.a.b", "a.m"];
     let mut readers = Vec::new();
@@ -72,8 +72,8 @@ pub async fn should_keep_mailboxes_with_similar_names_apart(harness: Harness<'_>
     }
 }
 
-/// A mailbox that went with its reader is no route, as one that never was.
-pub async fn should_count_a_mailbox_that_is_gone_as_no_route(harness: Harness<'_>) {
+/// A mailbox that was deleted with its reader is not a route, like one that never existed.
+pub async fn should_not_count_a_deleted_mailbox_as_a_route(harness: Harness<'_>) {
     if harness.lacks(Capability::Temporary) || harness.lacks(Capability::RequiredRoute) {
         return;
     }
@@ -97,7 +97,7 @@ pub async fn should_count_a_mailbox_that_is_gone_as_no_route(harness: Harness<'_
     panic!("the mailbox does not go");
 }
 
-/// A second reader waits without events.
+/// A second reader waits and receives no events.
 pub async fn should_let_one_reader_have_the_mailbox(harness: Harness<'_>) {
     if harness.lacks(Capability::SingleReader) {
         return;

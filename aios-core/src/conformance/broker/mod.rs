@@ -1,7 +1,7 @@
 //! The suite that every [`Broker`] passes.
 //!
 //! An adapter's tests implement [`BrokerFixture`] and call
-//! [`broker_conformance!`](crate::broker_conformance), which makes one test a case:
+//! [`broker_conformance!`](crate::broker_conformance), which generates one test per case:
 //!
 //! ```ignore
 //! mod conformance {
@@ -9,7 +9,7 @@
 //! }
 //! ```
 //!
-//! Cases share nothing but the broker: each has groups, mailboxes and event types of its own.
+//! Cases share only the broker: each has its own groups, mailboxes and event types.
 
 #![allow(
     clippy::unwrap_used,
@@ -41,34 +41,36 @@ use crate::broker::{Broker, BrokerError};
 /// Everything that the suite needs from an adapter.
 #[async_trait]
 pub trait BrokerFixture: Send + Sync {
-    /// Whether the broker's server is there; if not, cases are skipped, and the fixture has said so.
+    /// Whether the broker's server is available. If not, cases are skipped, and the fixture has
+    /// reported it.
     fn is_there(&self) -> bool;
 
-    /// Makes another connection to the one broker of this fixture.
+    /// Creates another connection to the one broker of this fixture.
     ///
     /// # Errors
     ///
     /// Errors reported by the adapter; the case fails.
     async fn connect(&self) -> Result<Arc<dyn Broker>, BrokerError>;
 
-    /// Lets time pass on the clock that the broker's delays follow: moves a virtual one, waits for
-    /// a real one.
+    /// Lets time pass on the clock that the broker's delays follow: advances a virtual one, waits
+    /// for a real one.
     async fn pass(&self, duration: Duration);
 
-    /// Waits as long as the broker may need to deliver what it can deliver now. Must be much
-    /// shorter than [`delay`](Self::delay) where both follow the same clock.
+    /// Waits as long as the broker may need to deliver pending events. Must be much shorter than
+    /// [`delay`](Self::delay) if both follow the same clock.
     async fn quiet(&self);
 
-    /// Completes when a single step of a case has taken so long, in real time, that it hangs.
+    /// Completes when a single step of a case has taken so long, in real time, that it must be
+    /// hanging.
     async fn overdue(&self);
 
-    /// The delay that cases about retries ask for.
+    /// The delay that cases about retries use.
     fn delay(&self) -> Duration;
 
     /// Size of an event's data, in bytes, that the broker must refuse.
     fn too_many_bytes(&self) -> usize;
 
-    /// The capabilities that the adapter lacks. Cases about it are skipped, and say so.
+    /// The capabilities that the adapter lacks. The related cases are reported as skipped.
     fn lacks(&self) -> &[Capability];
 }
 
@@ -80,9 +82,9 @@ pub enum Capability {
     Ordering,
     /// A mailbox has one reader at a time.
     SingleReader,
-    /// Nobody listening can be an error.
+    /// An event without subscribers can be an error.
     RequiredRoute,
-    /// Temporary groups and mailboxes go with their last subscription.
+    /// Temporary groups and mailboxes are deleted with their last subscription.
     Temporary,
     /// Large events are refused.
     SizeLimit,
@@ -95,8 +97,8 @@ pub async fn run<F: BrokerFixture>(fixture: F, case: impl AsyncFnOnce(Harness<'_
     }
 }
 
-/// Makes one `#[tokio::test]` of each case, for the [`BrokerFixture`] that an expression makes;
-/// it is evaluated again for each case, inside an async function, so it may await.
+/// Generates one `#[tokio::test]` per case, for the [`BrokerFixture`] that an expression creates.
+/// The expression is evaluated again for each case, inside an async function, so it may await.
 ///
 /// Needs `tokio` with the features `macros` and `rt` among the caller's dev-dependencies.
 #[macro_export]
@@ -114,7 +116,7 @@ macro_rules! broker_conformance {
                 should_answer_in_the_order_of_the_batch;
             publishing:
                 should_refuse_an_event_that_is_too_large
-                should_count_metadata_as_size
+                should_include_metadata_in_the_size
                 should_take_an_event_just_below_the_limit
                 should_deliver_events_of_many_publishers_exactly_once
                 should_keep_the_order_of_one_publisher;
@@ -126,19 +128,19 @@ macro_rules! broker_conformance {
                 should_share_a_group_between_consumers
                 should_hold_back_beyond_the_prefetch
                 should_give_back_a_dropped_delivery
-                should_tell_what_may_have_been_delivered_before
-                should_give_back_what_a_dropped_subscription_had_prefetched
-                should_give_back_what_a_lost_connection_had
+                should_mark_redelivered_events
+                should_release_prefetched_events_of_a_dropped_subscription
+                should_redeliver_unsettled_events_of_a_lost_connection
                 should_settle_after_the_subscription_is_gone
                 should_lose_nothing_when_next_is_cancelled
                 should_not_let_a_slow_consumer_hurt_others
-                should_refuse_a_subscription_that_makes_no_sense;
+                should_refuse_an_invalid_subscription;
             mailbox:
                 should_reach_a_mailbox_beside_the_groups
                 should_count_a_mailbox_as_route
                 should_require_the_mailbox_that_is_named
                 should_keep_mailboxes_with_similar_names_apart
-                should_count_a_mailbox_that_is_gone_as_no_route
+                should_not_count_a_deleted_mailbox_as_a_route
                 should_let_one_reader_have_the_mailbox
                 should_hand_the_mailbox_over;
             retry:
@@ -149,20 +151,20 @@ macro_rules! broker_conformance {
                 should_not_count_a_release
                 should_deliver_a_released_event_before_later_ones;
             dead_letter:
-                should_bury_a_poison_event_with_reason_and_attempts
-                should_bury_an_event_that_was_given_up
-                should_discard_poison_where_asked
+                should_dead_letter_a_poison_event_with_reason_and_attempts
+                should_dead_letter_an_event_that_was_given_up
+                should_discard_poison_events_if_configured
                 should_redrive_all_with_a_fresh_count
                 should_redrive_by_id
                 should_purge
-                should_count_what_waits_to_be_delivered
+                should_count_waiting_events
                 should_list_the_oldest_first_up_to_the_limit
-                should_not_know_dead_letters_of_an_unknown_address;
+                should_report_an_unknown_address_of_dead_letters;
             lifetime:
                 should_drop_a_temporary_group_with_its_last_subscription
                 should_refuse_another_lifetime;
             close:
-                should_wait_for_deliveries_in_hand
+                should_wait_for_unsettled_deliveries
                 should_publish_while_it_drains
                 should_give_up_waiting_at_the_deadline
                 should_end_subscriptions

@@ -8,7 +8,7 @@ use crate::{
     event::Payload,
 };
 
-/// An event over the limit is refused by its size, and its neighbours pass.
+/// An event over the size limit is refused, and the others of its batch are accepted.
 pub async fn should_refuse_an_event_that_is_too_large(harness: Harness<'_>) {
     if harness.lacks(Capability::SizeLimit) {
         return;
@@ -24,7 +24,7 @@ pub async fn should_refuse_an_event_that_is_too_large(harness: Harness<'_>) {
 }
 
 /// The metadata that a sender adds is part of the size of the event.
-pub async fn should_count_metadata_as_size(harness: Harness<'_>) {
+pub async fn should_include_metadata_in_the_size(harness: Harness<'_>) {
     if harness.lacks(Capability::SizeLimit) {
         return;
     }
@@ -38,7 +38,7 @@ pub async fn should_count_metadata_as_size(harness: Harness<'_>) {
     assert_eq!(reader.numbers(1).await, [2]);
 }
 
-/// The limit is that of the event; its envelope has a little room beside the data.
+/// The limit applies to the event; its envelope has some room in addition to the data.
 pub async fn should_take_an_event_just_below_the_limit(harness: Harness<'_>) {
     if harness.lacks(Capability::SizeLimit) {
         return;
@@ -53,7 +53,7 @@ pub async fn should_take_an_event_just_below_the_limit(harness: Harness<'_>) {
     harness.within("acknowledge", delivery.ack()).await.unwrap();
 }
 
-/// Nothing is lost and nothing doubled when nothing fails.
+/// Without failures, nothing is lost and nothing is duplicated.
 pub async fn should_deliver_events_of_many_publishers_exactly_once(harness: Harness<'_>) {
     const PUBLISHERS: u64 = 16;
     const EACH: u64 = 60;
@@ -69,7 +69,7 @@ pub async fn should_deliver_events_of_many_publishers_exactly_once(harness: Harn
     reader.none().await;
 }
 
-/// One publisher, one consumer: the order stays, within batches and between them.
+/// One publisher, one consumer: the order is preserved, within batches and between them.
 pub async fn should_keep_the_order_of_one_publisher(harness: Harness<'_>) {
     if harness.lacks(Capability::Ordering) {
         return;

@@ -1,9 +1,9 @@
-//! Events that come again.
+//! Events that are delivered again.
 
 use super::{Capability, Harness};
 use crate::retry::RetryPolicy;
 
-/// A failure is counted, and the event comes again after the policy's delay.
+/// A failure is counted, and the event is delivered again after the policy's delay.
 pub async fn should_retry_after_the_delay_and_count(harness: Harness<'_>) {
     let policy = RetryPolicy::fixed(5, harness.delay());
     let mut reader = harness.subscribe(harness.all("g").with_retry(policy)).await;
@@ -33,7 +33,7 @@ pub async fn should_retry_after_an_explicit_delay(harness: Harness<'_>) {
     harness.within("acknowledge", delivery.ack()).await.unwrap();
 }
 
-/// Delays grow as the policy says.
+/// Delays grow according to the policy.
 pub async fn should_wait_longer_each_time(harness: Harness<'_>) {
     let policy = RetryPolicy::new()
         .with_delays(harness.delay(), harness.delay() * 8)
@@ -53,7 +53,7 @@ pub async fn should_wait_longer_each_time(harness: Harness<'_>) {
     harness.within("acknowledge", third.ack()).await.unwrap();
 }
 
-/// An event that waits for its next attempt does not hold up others, however long that is.
+/// An event that waits for its next attempt does not block others, however long the wait is.
 pub async fn should_not_hold_back_others_while_one_is_delayed(harness: Harness<'_>) {
     let policy = RetryPolicy::fixed(5, harness.delay());
     let subscription = harness.all("g").with_retry(policy).with_prefetch(1);
@@ -70,7 +70,7 @@ pub async fn should_not_hold_back_others_while_one_is_delayed(harness: Harness<'
     reader.none().await;
 }
 
-/// Releasing is no attempt, however often; retrying is.
+/// Releasing does not count as an attempt, however often; retrying does.
 pub async fn should_not_count_a_release(harness: Harness<'_>) {
     let policy = RetryPolicy::fixed(2, harness.delay());
     let mut reader = harness.subscribe(harness.all("g").with_retry(policy)).await;

@@ -50,7 +50,7 @@ pub async fn should_deliver_once_however_many_patterns_match(harness: Harness<'_
     reader.none().await;
 }
 
-/// A further subscription to a group adds its patterns.
+/// Another subscription to a group adds its patterns.
 pub async fn should_add_patterns_to_a_group(harness: Harness<'_>) {
     let subscription =
         |pattern| Subscription::group(harness.group("g"), [harness.pattern(pattern)]);
@@ -73,7 +73,7 @@ pub async fn should_keep_events_while_nobody_consumes(harness: Harness<'_>) {
     assert_eq!(numbers, Vec::from_iter(1..=100));
 }
 
-/// Nobody listening is an error where a route is required, and only there.
+/// An event without subscribers is an error only where a route is required.
 pub async fn should_report_an_unroutable_event(harness: Harness<'_>) {
     if harness.lacks(Capability::RequiredRoute) {
         return;
@@ -92,7 +92,7 @@ pub async fn should_report_an_unroutable_event(harness: Harness<'_>) {
     assert!(answers[2].is_ok());
 }
 
-/// A group that waits for its consumers listens, too.
+/// A group that waits for its consumers counts as a subscriber.
 pub async fn should_count_a_durable_group_without_consumer_as_route(harness: Harness<'_>) {
     harness.declare(harness.all("g")).await;
     let publish = Publish::new(harness.event("thing.happened", 1)).with_required_route();
@@ -100,7 +100,7 @@ pub async fn should_count_a_durable_group_without_consumer_as_route(harness: Har
     assert_eq!(harness.subscribe(harness.all("g")).await.numbers(1).await, [1]);
 }
 
-/// One event that fails does not disturb its neighbours.
+/// One event that fails does not affect the others of its batch.
 pub async fn should_answer_in_the_order_of_the_batch(harness: Harness<'_>) {
     if harness.lacks(Capability::RequiredRoute) {
         return;

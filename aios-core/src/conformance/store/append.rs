@@ -1,4 +1,4 @@
-//! Appending: order, what the writer believes, and that each append stands alone.
+//! Appending: order, expectations, and the independence of appends.
 
 use std::collections::HashSet;
 
@@ -22,8 +22,8 @@ pub async fn should_append_several_events_in_order(harness: Harness<'_>) {
     assert_eq!(read, written);
 }
 
-/// Each belief is accepted where it is true and only there.
-pub async fn should_check_what_the_writer_believes(harness: Harness<'_>) {
+/// Each expectation is accepted exactly where it is true.
+pub async fn should_check_the_expected_version(harness: Harness<'_>) {
     for (expected, fits_empty, fits_two) in [
         (Expected::Any, true, true),
         (Expected::Empty, true, false),
@@ -42,7 +42,7 @@ pub async fn should_check_what_the_writer_believes(harness: Harness<'_>) {
     }
 }
 
-/// A conflict says where the stream really is.
+/// A conflict reports the actual version of the stream.
 pub async fn should_report_the_version_really_found(harness: Harness<'_>) {
     harness.append("a", events([1, 2, 3])).await;
     for (name, expected, found) in
@@ -66,7 +66,7 @@ pub async fn should_refuse_an_append_without_events(harness: Harness<'_>) {
     assert_eq!(harness.store.head().await.unwrap(), 0);
 }
 
-/// An append of which one event is refused leaves none of the others.
+/// If one event of an append is refused, none of the others is stored.
 pub async fn should_append_all_or_nothing(harness: Harness<'_>) {
     let taken = event(0);
     harness.append("a", vec![taken.clone()]).await;
@@ -77,7 +77,7 @@ pub async fn should_append_all_or_nothing(harness: Harness<'_>) {
     assert_eq!(harness.append("b", events([4])).await, stored(1, 2));
 }
 
-/// Of hundreds of appends in one call, the one that is refused fails alone.
+/// Of hundreds of appends in one call, only the refused one fails.
 pub async fn should_fail_one_append_alone_among_hundreds(harness: Harness<'_>) {
     let mut batch: Vec<_> =
         (0..300).map(|n| Append::new(stream(&format!("s/{n}")), events([n]))).collect();
@@ -89,8 +89,8 @@ pub async fn should_fail_one_append_alone_among_hundreds(harness: Harness<'_>) {
     assert_eq!(harness.log().await.len(), 298);
 }
 
-/// Answers and positions stand in the order of the batch, also within one stream.
-pub async fn should_answer_and_place_in_the_order_of_the_batch(harness: Harness<'_>) {
+/// Results and positions are in the order of the batch, even within one stream.
+pub async fn should_return_results_and_positions_in_the_order_of_the_batch(harness: Harness<'_>) {
     let batch = (0..100).map(|n| Append::new(stream(&format!("s/{}", n % 7)), events([n, n])));
     let answers = harness.store.append(batch.collect()).await;
     let positions: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().position).collect();
@@ -102,7 +102,7 @@ pub async fn should_answer_an_empty_batch(harness: Harness<'_>) {
     assert!(harness.store.append(Vec::new()).await.is_empty());
 }
 
-/// Positions have no gaps and no doubles, and each is where its answer says.
+/// Positions have no gaps and no duplicates, and each is the one in its result.
 pub async fn should_keep_positions_dense_under_concurrent_writers(harness: Harness<'_>) {
     let harness = &harness;
     let writers = (0..50).map(|writer| async move {
@@ -123,8 +123,8 @@ pub async fn should_keep_positions_dense_under_concurrent_writers(harness: Harne
     assert_eq!(read.collect::<HashSet<_>>(), answers);
 }
 
-/// Of many writers who believe the same, one is right; the others learn how far it is.
-pub async fn should_let_one_of_many_rivals_win(harness: Harness<'_>) {
+/// Of many writers with the same expectation, one succeeds; the others learn the actual version.
+pub async fn should_let_one_of_many_writers_succeed(harness: Harness<'_>) {
     let rivals = (0..30).map(|n| {
         let append = Append::new(stream("a"), events([n])).with_expected(Expected::Empty);
         harness.try_append(append)
@@ -136,7 +136,7 @@ pub async fn should_let_one_of_many_rivals_win(harness: Harness<'_>) {
     }
 }
 
-/// Appends that are dropped half-way are stored or not; the store continues either way.
+/// Appends that are dropped midway are either stored or not; the store works in both cases.
 pub async fn should_stay_usable_after_a_cancelled_append(harness: Harness<'_>) {
     let mut cancelled = Vec::new();
     for number in 0..100 {

@@ -1,4 +1,4 @@
-//! Remembering how far readers got.
+//! Stored positions of readers.
 
 use super::harness::Harness;
 
@@ -7,7 +7,7 @@ pub async fn should_begin_without_a_checkpoint(harness: Harness<'_>) {
     assert_eq!(harness.store.load_checkpoint("reader").await.unwrap(), 0);
 }
 
-/// A reader continues from the position that was saved last.
+/// A reader continues from the last saved position.
 pub async fn should_resume_from_the_saved_checkpoint(harness: Harness<'_>) {
     for position in [1, 7, 1_000_000_000_000] {
         harness.store.save_checkpoint("reader", position).await.unwrap();
@@ -15,7 +15,7 @@ pub async fn should_resume_from_the_saved_checkpoint(harness: Harness<'_>) {
     }
 }
 
-/// A reader that is late with its saving moves nothing back.
+/// A reader that saves late does not move its position back.
 pub async fn should_never_move_a_checkpoint_back(harness: Harness<'_>) {
     for (saved, loaded) in [(5, 5), (3, 5), (0, 5), (6, 6)] {
         harness.store.save_checkpoint("reader", saved).await.unwrap();

@@ -36,7 +36,7 @@ async fn assert_closed(harness: &Harness<'_>, append: Append) {
     }
 }
 
-/// Whatever the writer believes and proves, and whatever it appends.
+/// Whatever the expectation and the fence of the writer, and whatever it appends.
 pub async fn should_append_nothing_after_the_end(harness: Harness<'_>) {
     let lease = harness.take(1, "owner").await;
     for end in ENDS {
@@ -54,8 +54,8 @@ pub async fn should_append_nothing_after_the_end(harness: Harness<'_>) {
     assert_eq!(harness.log().await.len(), 8);
 }
 
-/// A belief that is wrong, or a shard that was lost, is reported as that.
-pub async fn should_report_a_wrong_belief_about_a_closed_stream(harness: Harness<'_>) {
+/// A wrong expectation, or a lost shard, is reported as such.
+pub async fn should_report_a_wrong_expectation_about_a_closed_stream(harness: Harness<'_>) {
     let lost = harness.take(1, "first").await.fence();
     harness.let_leases_expire().await;
     harness.take(1, "second").await;
@@ -85,8 +85,8 @@ pub async fn should_answer_a_repetition_after_the_end(harness: Harness<'_>) {
     assert_eq!(answers[1].as_ref().unwrap_err().code(), "STREAM_CLOSED");
 }
 
-/// The end counts from the moment it is accepted, also for the rest of the same call.
-pub async fn should_refuse_what_follows_the_end_in_one_batch(harness: Harness<'_>) {
+/// The end applies as soon as it is accepted, including to the rest of the same call.
+pub async fn should_refuse_appends_after_the_end_in_one_batch(harness: Harness<'_>) {
     start(&harness, "r1").await;
     let batch = vec![
         append("r1", "signaled"),
@@ -118,8 +118,8 @@ pub async fn should_refuse_an_append_with_events_after_the_end(harness: Harness<
     assert_closed(&harness, append("r1", "signaled")).await;
 }
 
-/// A final event of another workflow, one that stands elsewhere, or one of what never started.
-pub async fn should_stay_open_after_what_ends_no_run(harness: Harness<'_>) {
+/// A final event of another workflow, one in another place, or one of a run that never started.
+pub async fn should_stay_open_after_events_that_end_no_run(harness: Harness<'_>) {
     start(&harness, "r1").await;
     for (name, event_type) in [
         ("runs/r1", "workflows.other.completed"),
@@ -136,8 +136,9 @@ pub async fn should_stay_open_after_what_ends_no_run(harness: Harness<'_>) {
     assert_closed(&harness, append("r1", "signaled")).await;
 }
 
-/// Of many who want to end a run one does, and what they send otherwise stands before that.
-pub async fn should_let_one_of_many_rivals_end_a_run(harness: Harness<'_>) {
+/// Of many writers that want to end a run, one succeeds, and their other events are recorded before
+/// that.
+pub async fn should_let_one_of_many_writers_end_a_run(harness: Harness<'_>) {
     let other =
         if harness.lacks(Capability::SecondHandle) { None } else { Some(harness.connect().await) };
     start(&harness, "r1").await;

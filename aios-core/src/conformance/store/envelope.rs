@@ -1,4 +1,4 @@
-//! Events come back as they were.
+//! Events are read back unchanged.
 
 use serde_json::{Value, json};
 
@@ -39,7 +39,7 @@ pub async fn should_keep_unknown_metadata(harness: Harness<'_>) {
     assert_eq!(envelope(&stored(&harness, &event).await), envelope(&event));
 }
 
-/// Metadata comes back as it was in every stream, also where it is what a store may leave out: a run
+/// Metadata is read back unchanged in every stream, even if it is what a store may leave out: a run
 /// that its stream names anyway.
 pub async fn should_keep_metadata_in_journals(harness: Harness<'_>) {
     let named = |correlation_id: Option<&str>, run_id: Option<&str>| Metadata {
@@ -69,7 +69,7 @@ pub async fn should_keep_metadata_in_journals(harness: Harness<'_>) {
     }
 }
 
-/// An id that is not a UUID comes back as it was, also one that looks like a UUID.
+/// An id that is not a UUID is read back unchanged, even if it looks like a UUID.
 pub async fn should_keep_foreign_ids_verbatim(harness: Harness<'_>) {
     let long = "i".repeat(255);
     for id in ["msg-1", "MSG-1", " msg-1 ", "01890A5D-AC96-774B-BCCE-B302099A8057", "ü✓", &long]
@@ -81,7 +81,7 @@ pub async fn should_keep_foreign_ids_verbatim(harness: Harness<'_>) {
     }
 }
 
-/// Every text may be any text.
+/// Every text field may have any text.
 pub async fn should_keep_unicode_everywhere(harness: Harness<'_>) {
     let text = "Grüße, 世界 🌍 \u{202e}rtl ' \" \\ \n \u{7f} é e\u{301}";
     let mut event = typed("test.thing.happened", &json!({ text: [text] }));
@@ -95,8 +95,8 @@ pub async fn should_keep_unicode_everywhere(harness: Harness<'_>) {
     assert_eq!(envelope(&read[0].event), envelope(&event));
 }
 
-/// Numbers, the order of keys and blanks within data stay as they were written.
-pub async fn should_keep_data_letter_by_letter(harness: Harness<'_>) {
+/// Numbers, the order of keys and white space within data are kept as written.
+pub async fn should_keep_data_character_by_character(harness: Harness<'_>) {
     if harness.lacks(Capability::VerbatimData) {
         return;
     }
@@ -106,7 +106,7 @@ pub async fn should_keep_data_letter_by_letter(harness: Harness<'_>) {
     assert_eq!(stored(&harness, &event).await.payload.as_str(), text);
 }
 
-/// JSON may hold the character U+0000.
+/// JSON may contain the character U+0000.
 pub async fn should_keep_nul_characters(harness: Harness<'_>) {
     if harness.lacks(Capability::NulCharacters) {
         return;
@@ -115,8 +115,8 @@ pub async fn should_keep_nul_characters(harness: Harness<'_>) {
     assert_eq!(envelope(&stored(&harness, &event).await), envelope(&event));
 }
 
-/// Moments keep their microseconds, to both ends of what can be written.
-pub async fn should_keep_the_first_and_the_last_moment(harness: Harness<'_>) {
+/// Timestamps keep their microseconds, up to both ends of the valid range.
+pub async fn should_keep_the_first_and_the_last_timestamp(harness: Harness<'_>) {
     for moment in
         [Timestamp::MIN, Timestamp::from_micros(-1), Timestamp::from_micros(1), Timestamp::MAX]
     {
@@ -131,7 +131,7 @@ pub async fn should_keep_large_data(harness: Harness<'_>) {
     assert_eq!(stored(&harness, &event).await.payload, event.payload);
 }
 
-/// An event beyond the limit is refused by name, and alone.
+/// An event beyond the limit is refused with a named error, and only that event.
 pub async fn should_refuse_an_event_that_is_too_large(harness: Harness<'_>) {
     let large = typed("test.thing.happened", &json!("x".repeat(harness.too_many_bytes())));
     let small = typed("test.thing.happened", &json!(1));
@@ -151,7 +151,7 @@ pub async fn should_refuse_an_event_that_is_too_large(harness: Harness<'_>) {
     assert_eq!(harness.log().await.len(), 1);
 }
 
-/// Names may have 255 bytes, whatever characters they have.
+/// Names may have 255 bytes, of any characters.
 pub async fn should_keep_names_of_every_length(harness: Harness<'_>) {
     for name in ["x".repeat(255), "ä".repeat(127), "✓".repeat(85), "x".to_owned()] {
         let mut event = typed("test.thing.happened", &json!(1)).with_id(name.parse().unwrap());
@@ -166,7 +166,7 @@ pub async fn should_keep_names_of_every_length(harness: Harness<'_>) {
     }
 }
 
-/// A batch may be larger than what a store writes at once.
+/// A batch may be larger than the amount that a store writes at once.
 pub async fn should_take_a_batch_of_many_large_events(harness: Harness<'_>) {
     let text = "x".repeat(1024 * 1024);
     let batch = (0..40).map(|number| {

@@ -18,7 +18,7 @@ pub async fn should_let_the_owner_append(harness: Harness<'_>) {
     harness.try_append(fenced("a", lease.fence())).await.unwrap();
 }
 
-/// An engine that slept through its lease is refused from then on.
+/// An engine that missed the end of its lease is refused from then on.
 pub async fn should_refuse_an_owner_that_lost_its_shard(harness: Harness<'_>) {
     let lost = harness.take(1, "first").await;
     harness.let_leases_expire().await;
@@ -38,7 +38,7 @@ pub async fn should_let_the_owner_append_while_nobody_took_the_shard(harness: Ha
     harness.try_append(fenced("a", lease.fence())).await.unwrap();
 }
 
-/// No lease, no proof.
+/// Without a lease there is no proof.
 pub async fn should_refuse_a_shard_that_was_never_owned(harness: Harness<'_>) {
     for epoch in [0, 1] {
         let fence = Fence { shard: Shard(5), epoch: Epoch(epoch) };
@@ -47,8 +47,8 @@ pub async fn should_refuse_a_shard_that_was_never_owned(harness: Harness<'_>) {
     }
 }
 
-/// A made-up epoch is no proof.
-pub async fn should_refuse_an_epoch_that_has_not_come(harness: Harness<'_>) {
+/// An invented epoch is not a proof.
+pub async fn should_refuse_a_future_epoch(harness: Harness<'_>) {
     let lease = harness.take(1, "first").await;
     for epoch in [0, lease.epoch.0 + 1, u64::MAX] {
         let fence = Fence { epoch: Epoch(epoch), ..lease.fence() };
@@ -57,7 +57,8 @@ pub async fn should_refuse_an_epoch_that_has_not_come(harness: Harness<'_>) {
     }
 }
 
-/// A fenced append fails alone, and its neighbours land where they would without it.
+/// A fenced-off append fails alone, and the others get the positions that they would have without
+/// it.
 pub async fn should_fence_off_one_append_alone(harness: Harness<'_>) {
     let lost = harness.take(1, "first").await;
     harness.let_leases_expire().await;

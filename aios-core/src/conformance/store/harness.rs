@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// Where a case plays: an empty store.
+/// The environment of a case: an empty store.
 #[allow(missing_debug_implementations, reason = "a fixture need not be printable")]
 pub struct Harness<'a> {
     /// The first handle.
@@ -24,7 +24,7 @@ impl<'a> Harness<'a> {
         Self { store: fixture.connect().await.unwrap(), fixture }
     }
 
-    /// Whether the case must be skipped for want of this capability.
+    /// Whether the case must be skipped because the adapter lacks this capability.
     #[allow(clippy::print_stderr, reason = "a test that did not run must say so")]
     pub fn lacks(&self, capability: Capability) -> bool {
         let lacks = self.fixture.lacks().contains(&capability);
@@ -39,7 +39,7 @@ impl<'a> Harness<'a> {
         self.fixture.connect().await.unwrap()
     }
 
-    /// How long leases live.
+    /// The duration of leases.
     pub fn lease_time(&self) -> Duration {
         self.fixture.lease_time()
     }
@@ -64,7 +64,7 @@ impl<'a> Harness<'a> {
         self.acquire(&[shard], owner).await.pop().expect("the shard is free")
     }
 
-    /// Takes what it can of these shards.
+    /// Takes the available ones of these shards.
     pub async fn acquire(&self, shards: &[u16], owner: &str) -> Vec<Lease> {
         let shards: Vec<Shard> = shards.iter().copied().map(Shard).collect();
         self.store.acquire(&shards, &OwnerId::new(owner), self.lease_time()).await.unwrap()
@@ -79,7 +79,7 @@ impl<'a> Harness<'a> {
         self.store.append_one(append).await
     }
 
-    /// Appends to one stream whatever it holds, which must succeed.
+    /// Appends to one stream without an expectation, which must succeed.
     pub async fn append(&self, name: &str, events: Vec<Event>) -> Appended {
         self.try_append(Append::new(stream(name), events)).await.unwrap()
     }
@@ -109,17 +109,17 @@ impl<'a> Harness<'a> {
     }
 }
 
-/// Where the last event of an append landed that was stored now.
+/// The version and position of the last event of an append that was stored now.
 pub(super) fn stored(version: u64, position: u64) -> Appended {
     Appended { version, position, repeated: false }
 }
 
-/// Where the last event of an append landed that was stored before.
+/// The version and position of the last event of an append that was stored before.
 pub(super) fn repeated(version: u64, position: u64) -> Appended {
     Appended { version, position, repeated: true }
 }
 
-/// A stream of this name.
+/// A stream with this name.
 pub(super) fn stream(name: &str) -> StreamId {
     StreamId::new(name).unwrap()
 }
@@ -134,17 +134,17 @@ pub(super) fn events(numbers: impl IntoIterator<Item = u64>) -> Vec<Event> {
     numbers.into_iter().map(event).collect()
 }
 
-/// An event of this type with this data.
+/// An event with this type and this data.
 pub(super) fn typed(event_type: &str, data: &Value) -> Event {
     Event::new(event_type.parse().unwrap(), "conformance", data).unwrap()
 }
 
-/// The envelope as JSON, so that data counts as equal however it is written.
+/// The envelope as JSON, so that data is compared by value.
 pub(super) fn envelope(event: &Event) -> Value {
     serde_json::to_value(event).unwrap()
 }
 
-/// Versions and positions of what was read.
+/// Versions and positions of events.
 pub(super) fn places(recorded: &[RecordedEvent]) -> Vec<(u64, u64)> {
     recorded.iter().map(|recorded| (recorded.version, recorded.position)).collect()
 }

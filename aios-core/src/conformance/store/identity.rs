@@ -1,4 +1,4 @@
-//! Every store has an identity of its own, created with the first question.
+//! Every store has its own identity, which is created when it is first requested.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use super::{Capability, harness::Harness};
 use crate::store::EventStoreExt;
 
-/// The answer never changes, also for several who ask first at the same time.
+/// The identity never changes, even if several callers request it first at the same time.
 pub async fn should_keep_its_identity(harness: Harness<'_>) {
     let answers = join_all((0..20).map(|_| harness.store.id())).await;
     let ids: HashSet<_> = answers.into_iter().map(Result::unwrap).collect();
@@ -17,7 +17,7 @@ pub async fn should_keep_its_identity(harness: Harness<'_>) {
     assert_eq!(harness.stream("system/store").await.len(), 1);
 }
 
-/// Whoever opens the same database sees the same identity.
+/// All handles of the same database see the same identity.
 pub async fn should_share_its_identity_with_every_handle(harness: Harness<'_>) {
     if harness.lacks(Capability::SecondHandle) {
         return;

@@ -1,4 +1,4 @@
-//! The users' JSON stands in the tables as it was written.
+//! The users' JSON is stored in the tables as it was written.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::{
     store::{AgentFilter, Append, PageRequest, RunFilter, RunStatus, Shard},
 };
 
-/// Texts that are JSON, and that not every parser reads or writes back.
+/// Texts that are valid JSON, but that not every parser reads or writes back.
 fn texts(harness: &Harness<'_>) -> Vec<String> {
     let mut texts: Vec<String> = [
         "1e999",
@@ -45,7 +45,7 @@ fn text(payload: &Option<Payload>) -> &str {
 }
 
 /// Results and progress of runs.
-pub async fn should_keep_the_json_of_runs_letter_by_letter(harness: Harness<'_>) {
+pub async fn should_keep_the_json_of_runs_character_by_character(harness: Harness<'_>) {
     if harness.lacks(Capability::VerbatimData) {
         return;
     }
@@ -70,7 +70,7 @@ pub async fn should_keep_the_json_of_runs_letter_by_letter(harness: Harness<'_>)
     }
 }
 
-/// Configurations of agents, and failures, which are read whatever their details hold.
+/// Configurations of agents, and failures, which are read whatever their details contain.
 pub async fn should_keep_the_json_of_agents_and_read_every_failure(harness: Harness<'_>) {
     if harness.lacks(Capability::VerbatimData) {
         return;
@@ -95,7 +95,7 @@ pub async fn should_keep_the_json_of_agents_and_read_every_failure(harness: Harn
     }
 }
 
-/// Summaries are the rows that a filter asks for, without their data.
+/// Summaries are the rows that match a filter, without their data.
 pub async fn should_summarise_runs(harness: Harness<'_>) {
     let start = |id: String| {
         let started = typed("workflows.deploy.started", &json!({ "version": 1 }));
@@ -115,7 +115,7 @@ pub async fn should_summarise_runs(harness: Harness<'_>) {
     assert_eq!((row.status, row.position), (RunStatus::Completed, ended.position));
 }
 
-/// A status text may have any character.
+/// A status text may contain any character.
 pub async fn should_keep_every_character_of_a_status_text(harness: Harness<'_>) {
     if harness.lacks(Capability::NulCharacters) {
         return;

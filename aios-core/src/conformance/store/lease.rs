@@ -1,4 +1,4 @@
-//! Owning shards for a while.
+//! Temporary ownership of shards.
 
 use std::{collections::BTreeSet, pin::pin, time::Duration};
 
@@ -23,8 +23,8 @@ pub async fn should_take_free_shards_under_the_first_epoch(harness: Harness<'_>)
     }
 }
 
-/// A held shard is left out, without an error.
-pub async fn should_leave_out_what_somebody_else_holds(harness: Harness<'_>) {
+/// A shard that is owned is left out, without an error.
+pub async fn should_leave_out_shards_of_another_owner(harness: Harness<'_>) {
     harness.take(1, "first").await;
     let leases = harness.acquire(&[1, 2], "second").await;
     assert_eq!(shards(&leases), BTreeSet::from([2]));
@@ -40,7 +40,7 @@ pub async fn should_keep_the_epoch_of_an_owner(harness: Harness<'_>) {
     assert!(again.expires_at > first.expires_at);
 }
 
-/// Each change of owner makes the epoch grow by one.
+/// Each change of owner increments the epoch by one.
 pub async fn should_take_over_an_expired_lease_under_the_next_epoch(harness: Harness<'_>) {
     for (epoch, owner) in (1..).zip(["first", "second", "first"]) {
         assert_eq!(harness.take(1, owner).await.epoch, Epoch(epoch));
@@ -48,7 +48,7 @@ pub async fn should_take_over_an_expired_lease_under_the_next_epoch(harness: Har
     }
 }
 
-/// A renewed lease lives its whole time from now on.
+/// A renewed lease lasts its full duration from now on.
 pub async fn should_renew_from_now_on(harness: Harness<'_>) {
     let lease = harness.take(1, "first").await;
     let renewed =
@@ -59,8 +59,8 @@ pub async fn should_renew_from_now_on(harness: Harness<'_>) {
     assert!(harness.acquire(&[1], "second").await.is_empty());
 }
 
-/// A lease that another owner holds by now is left out.
-pub async fn should_not_renew_what_was_lost(harness: Harness<'_>) {
+/// A lease that another owner holds now is left out.
+pub async fn should_not_renew_a_lost_lease(harness: Harness<'_>) {
     let leases = harness.acquire(&[1, 2], "first").await;
     harness.let_leases_expire().await;
     harness.take(1, "second").await;
@@ -71,7 +71,7 @@ pub async fn should_not_renew_what_was_lost(harness: Harness<'_>) {
 }
 
 /// Renewing late succeeds while no other owner took the shard.
-pub async fn should_renew_what_expired_but_was_not_taken(harness: Harness<'_>) {
+pub async fn should_renew_an_expired_lease_that_was_not_taken(harness: Harness<'_>) {
     let lease = harness.take(1, "first").await;
     harness.let_leases_expire().await;
     let renewed = harness.store.renew(&[lease], harness.lease_time()).await.unwrap();
@@ -89,8 +89,8 @@ pub async fn should_hand_over_what_was_released(harness: Harness<'_>) {
     assert!(taken.iter().all(|lease| lease.epoch == Epoch(2)));
 }
 
-/// Whoever waits for leases hears of a release at once, also of one that came before the wait.
-pub async fn should_tell_of_releases(harness: Harness<'_>) {
+/// A caller that waits for leases is notified of a release at once, even of one before the wait.
+pub async fn should_notify_of_releases(harness: Harness<'_>) {
     let leases = harness.acquire(&[1, 2], "first").await;
     let mut waiting = pin!(harness.store.wait_for_release(0));
     assert!(waiting.as_mut().now_or_never().is_none());
@@ -102,14 +102,14 @@ pub async fn should_tell_of_releases(harness: Harness<'_>) {
     assert!(harness.store.wait_for_release(seen).now_or_never().is_none());
 }
 
-/// A release of one handle wakes another one.
-pub async fn should_tell_other_handles_of_releases(harness: Harness<'_>) {
+/// A release through one handle wakes another one.
+pub async fn should_notify_other_handles_of_releases(harness: Harness<'_>) {
     if harness.lacks(Capability::SecondHandle) {
         return;
     }
     let other = harness.connect().await;
     let mut waiting = pin!(other.wait_for_release(0));
-    // The first hints may come before the other handle listens.
+    // The first notifications may arrive before the other handle listens.
     loop {
         let lease = harness.take(1, "first").await;
         harness.store.release(&[lease]).await.unwrap();
@@ -121,7 +121,7 @@ pub async fn should_tell_other_handles_of_releases(harness: Harness<'_>) {
 }
 
 /// An owner that lost a shard can't release it.
-pub async fn should_not_release_what_somebody_else_took(harness: Harness<'_>) {
+pub async fn should_not_release_a_shard_that_another_owner_took(harness: Harness<'_>) {
     let lost = harness.take(1, "first").await;
     harness.let_leases_expire().await;
     harness.take(1, "second").await;
@@ -129,7 +129,7 @@ pub async fn should_not_release_what_somebody_else_took(harness: Harness<'_>) {
     assert!(harness.acquire(&[1], "third").await.is_empty());
 }
 
-/// The list has what is held now, with its owner and epoch.
+/// The list contains the current leases, with owner and epoch.
 pub async fn should_list_what_has_not_expired(harness: Harness<'_>) {
     assert!(harness.store.leases().await.unwrap().is_empty());
     harness.take(1, "first").await;
@@ -141,7 +141,7 @@ pub async fn should_list_what_has_not_expired(harness: Harness<'_>) {
 }
 
 /// Concurrent owners share the shards; no shard has two owners.
-pub async fn should_give_each_shard_to_one_of_many_rivals(harness: Harness<'_>) {
+pub async fn should_assign_each_shard_to_one_of_many_owners(harness: Harness<'_>) {
     let all: Vec<u16> = (0..64).collect();
     let names: Vec<_> = (0..8).map(|rival| format!("rival-{rival}")).collect();
     let taken = join_all(names.iter().map(|name| harness.acquire(&all, name))).await.concat();

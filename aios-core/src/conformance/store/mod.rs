@@ -1,7 +1,7 @@
 //! The suite that every [`Store`] passes.
 //!
 //! An adapter's tests implement [`StoreFixture`] and call
-//! [`store_conformance!`](crate::store_conformance), which makes one test a case:
+//! [`store_conformance!`](crate::store_conformance), which generates one test per case:
 //!
 //! ```ignore
 //! mod conformance {
@@ -9,7 +9,7 @@
 //! }
 //! ```
 //!
-//! Each case has an empty database of its own.
+//! Each case has its own empty database.
 
 #![allow(
     clippy::unwrap_used,
@@ -57,20 +57,21 @@ pub trait StoreFixture: Send + Sync {
     /// Errors reported by the adapter; the case fails.
     async fn connect(&self) -> Result<Arc<dyn Store>, StoreError>;
 
-    /// Lets time pass on the clock by which leases expire: moves a virtual one, waits for a real one.
+    /// Lets time pass on the clock by which leases expire: advances a virtual one, waits for a real
+    /// one.
     async fn pass(&self, duration: Duration);
 
-    /// How long leases in the cases live. Must be much longer than a few calls take where the clock
+    /// The duration of leases in the cases. Must be much longer than a few calls take if the clock
     /// is real.
     fn lease_time(&self) -> Duration;
 
-    /// Completes when a case has taken so long, in real time, that it hangs.
+    /// Completes when a case has taken so long, in real time, that it must be hanging.
     async fn overdue(&self);
 
     /// Size of an event's data, in bytes, that the store must refuse; more than 4 MiB.
     fn too_many_bytes(&self) -> usize;
 
-    /// The capabilities that the adapter lacks. Cases about it are skipped, and say so.
+    /// The capabilities that the adapter lacks. The related cases are reported as skipped.
     fn lacks(&self) -> &[Capability];
 }
 
@@ -80,11 +81,11 @@ pub trait StoreFixture: Send + Sync {
 pub enum Capability {
     /// The database can be open twice at the same time.
     SecondHandle,
-    /// Data comes back letter by letter, not only as equal JSON.
+    /// Data is read back character by character, not only as equal JSON.
     VerbatimData,
-    /// Data may have the character U+0000 in its strings.
+    /// Data may contain the character U+0000 in its strings.
     NulCharacters,
-    /// Signs of life of agents are noted in their rows, outside the log.
+    /// Heartbeats of agents are recorded in their rows, outside the log.
     SignsOfLife,
 }
 
@@ -96,8 +97,8 @@ pub async fn run<F: StoreFixture>(fixture: F, case: impl AsyncFnOnce(Harness<'_>
     }
 }
 
-/// Makes one `#[tokio::test]` of each case, for the [`StoreFixture`] that an expression makes;
-/// it is evaluated again for each case, inside an async function, so it may await.
+/// Generates one `#[tokio::test]` per case, for the [`StoreFixture`] that an expression creates.
+/// The expression is evaluated again for each case, inside an async function, so it may await.
 ///
 /// Needs `tokio` with the features `macros` and `rt-multi-thread` among the caller's
 /// dev-dependencies.
@@ -107,50 +108,50 @@ macro_rules! store_conformance {
         $crate::store_conformance! { @themes $fixture;
             append:
                 should_append_several_events_in_order
-                should_check_what_the_writer_believes
+                should_check_the_expected_version
                 should_report_the_version_really_found
                 should_refuse_an_append_without_events
                 should_append_all_or_nothing
                 should_fail_one_append_alone_among_hundreds
-                should_answer_and_place_in_the_order_of_the_batch
+                should_return_results_and_positions_in_the_order_of_the_batch
                 should_answer_an_empty_batch
                 should_keep_positions_dense_under_concurrent_writers
-                should_let_one_of_many_rivals_win
+                should_let_one_of_many_writers_succeed
                 should_stay_usable_after_a_cancelled_append;
             repeat:
                 should_answer_a_repeated_append_with_the_first_result
-                should_answer_a_repeat_whatever_it_expects_and_whatever_its_fence
+                should_answer_a_repetition_whatever_its_expectation_and_fence
                 should_recognise_a_repeat_within_one_batch
                 should_recognise_repeats_that_are_called_at_the_same_time
                 should_recognise_the_repeated_part_of_a_longer_stream
                 should_refuse_an_append_that_is_stored_in_part
                 should_refuse_repeated_events_in_another_order
                 should_refuse_an_id_that_another_stream_has
-                should_refuse_an_id_that_stands_twice
+                should_refuse_a_duplicate_id_in_one_append
                 should_keep_derived_and_foreign_ids_apart
-                should_leave_nothing_of_a_refused_append;
+                should_store_nothing_of_a_refused_append;
             closed:
                 should_append_nothing_after_the_end
-                should_report_a_wrong_belief_about_a_closed_stream
+                should_report_a_wrong_expectation_about_a_closed_stream
                 should_answer_a_repetition_after_the_end
-                should_refuse_what_follows_the_end_in_one_batch
+                should_refuse_appends_after_the_end_in_one_batch
                 should_refuse_an_append_with_events_after_the_end
-                should_stay_open_after_what_ends_no_run
-                should_let_one_of_many_rivals_end_a_run
+                should_stay_open_after_events_that_end_no_run
+                should_let_one_of_many_writers_end_a_run
                 should_see_that_another_handle_closed_a_stream;
             read:
                 should_page_through_a_stream
                 should_page_through_the_log
                 should_leave_out_types_of_the_log
-                should_hold_a_page_to_the_largest
+                should_limit_a_page_to_the_maximum
                 should_find_nothing_in_an_unknown_stream
                 should_find_nothing_beyond_the_end
-                should_know_the_head
+                should_return_the_head
                 should_keep_streams_with_similar_names_apart;
             subscribe:
-                should_pass_from_catching_up_to_live_without_a_seam
-                should_wake_whoever_waits
-                should_not_wait_for_what_is_there
+                should_switch_from_catching_up_to_live_without_gaps
+                should_wake_waiting_callers
+                should_not_wait_for_existing_events
                 should_lose_nothing_when_waiting_is_cancelled
                 should_see_appends_of_another_handle;
             checkpoint:
@@ -160,41 +161,41 @@ macro_rules! store_conformance {
                 should_keep_readers_apart;
             lease:
                 should_take_free_shards_under_the_first_epoch
-                should_leave_out_what_somebody_else_holds
+                should_leave_out_shards_of_another_owner
                 should_keep_the_epoch_of_an_owner
                 should_take_over_an_expired_lease_under_the_next_epoch
                 should_renew_from_now_on
-                should_not_renew_what_was_lost
-                should_renew_what_expired_but_was_not_taken
+                should_not_renew_a_lost_lease
+                should_renew_an_expired_lease_that_was_not_taken
                 should_hand_over_what_was_released
-                should_tell_of_releases
-                should_tell_other_handles_of_releases
-                should_not_release_what_somebody_else_took
+                should_notify_of_releases
+                should_notify_other_handles_of_releases
+                should_not_release_a_shard_that_another_owner_took
                 should_list_what_has_not_expired
-                should_give_each_shard_to_one_of_many_rivals;
+                should_assign_each_shard_to_one_of_many_owners;
             fence:
                 should_let_the_owner_append
                 should_refuse_an_owner_that_lost_its_shard
                 should_let_the_owner_append_while_nobody_took_the_shard
                 should_refuse_a_shard_that_was_never_owned
-                should_refuse_an_epoch_that_has_not_come
+                should_refuse_a_future_epoch
                 should_fence_off_one_append_alone;
             read_model:
                 should_follow_a_run
                 should_follow_a_task
                 should_follow_an_agent
-                should_note_outside_the_log_that_agents_are_there
+                should_record_heartbeats_of_agents_outside_the_log
                 should_list_workflows_by_version
                 should_filter_runs
                 should_filter_tasks_and_agents
                 should_page_in_the_order_of_keys
                 should_find_runs_changed_after_a_position
-                should_hide_what_is_deleted_unless_asked
+                should_hide_deleted_rows_unless_requested
                 should_change_nothing_for_a_refused_append
-                should_ignore_what_does_not_fit
-                should_refuse_a_page_after_what_is_no_id;
+                should_ignore_events_that_do_not_match
+                should_refuse_a_page_after_an_invalid_id;
             json:
-                should_keep_the_json_of_runs_letter_by_letter
+                should_keep_the_json_of_runs_character_by_character
                 should_keep_the_json_of_agents_and_read_every_failure
                 should_summarise_runs
                 should_keep_every_character_of_a_status_text;
@@ -205,16 +206,16 @@ macro_rules! store_conformance {
                 should_rebuild_what_was_live
                 should_rebuild_while_others_append;
             wait:
-                should_leave_out_runs_that_are_noted_to_wait
-                should_find_runs_whose_note_is_outdated
+                should_leave_out_runs_with_a_recorded_wait
+                should_find_runs_whose_recorded_wait_is_outdated
                 should_leave_out_runs_that_have_ended
                 should_find_due_runs_in_order
-                should_replace_a_note_by_one_that_is_not_older
-                should_change_no_note_of_a_later_owner
-                should_forget_what_was_noted
-                should_note_nothing_of_runs_without_a_journal
-                should_find_what_must_be_read_after_a_rebuild
-                should_note_runs_with_every_kind_of_id
+                should_replace_a_recorded_wait_by_one_that_is_not_older
+                should_not_change_recorded_waits_of_a_later_owner
+                should_remove_recorded_waits
+                should_record_no_wait_of_runs_without_a_journal
+                should_find_runs_to_read_after_a_rebuild
+                should_record_waits_of_runs_with_every_kind_of_id
                 should_read_several_streams_at_once;
             identity:
                 should_keep_its_identity
@@ -225,9 +226,9 @@ macro_rules! store_conformance {
                 should_keep_metadata_in_journals
                 should_keep_foreign_ids_verbatim
                 should_keep_unicode_everywhere
-                should_keep_data_letter_by_letter
+                should_keep_data_character_by_character
                 should_keep_nul_characters
-                should_keep_the_first_and_the_last_moment
+                should_keep_the_first_and_the_last_timestamp
                 should_keep_large_data
                 should_refuse_an_event_that_is_too_large
                 should_keep_names_of_every_length

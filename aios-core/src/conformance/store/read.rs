@@ -1,4 +1,4 @@
-//! Reading streams and the log by pages.
+//! Reading streams and the log in pages.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::{
     store::{Append, MAX_PAGE},
 };
 
-/// Pages of a stream begin after a version and hold no more than asked for.
+/// Pages of a stream begin after a version and contain no more events than requested.
 pub async fn should_page_through_a_stream(harness: Harness<'_>) {
     harness.append("other", events([0])).await;
     harness.append("a", events(1..=5)).await;
@@ -21,7 +21,7 @@ pub async fn should_page_through_a_stream(harness: Harness<'_>) {
     }
 }
 
-/// Pages of the log begin after a position and hold no more than asked for.
+/// Pages of the log begin after a position and contain no more events than requested.
 pub async fn should_page_through_the_log(harness: Harness<'_>) {
     for number in 0..5 {
         harness.append(&format!("s/{}", number % 2), events([number])).await;
@@ -35,7 +35,7 @@ pub async fn should_page_through_the_log(harness: Harness<'_>) {
     }
 }
 
-/// A range of the log without some types holds everything else, in order.
+/// A range of the log without some types contains everything else, in order.
 pub async fn should_leave_out_types_of_the_log(harness: Harness<'_>) {
     for (stream, event_type) in [
         ("a", "test.thing.happened"),
@@ -68,8 +68,8 @@ pub async fn should_leave_out_types_of_the_log(harness: Harness<'_>) {
     }
 }
 
-/// However much is asked for, a page holds no more than [`MAX_PAGE`].
-pub async fn should_hold_a_page_to_the_largest(harness: Harness<'_>) {
+/// A page contains no more than [`MAX_PAGE`] events, however many are requested.
+pub async fn should_limit_a_page_to_the_maximum(harness: Harness<'_>) {
     let many = MAX_PAGE as u64 + 10;
     harness.append("a", events(0..many)).await;
     assert_eq!(harness.store.read_log(0, usize::MAX).await.unwrap().len(), MAX_PAGE);
@@ -84,7 +84,7 @@ pub async fn should_find_nothing_in_an_unknown_stream(harness: Harness<'_>) {
     assert!(harness.stream("never/written").await.is_empty());
 }
 
-/// Nothing comes after the end, however far.
+/// Reading beyond the end returns nothing, however far.
 pub async fn should_find_nothing_beyond_the_end(harness: Harness<'_>) {
     harness.append("a", events([1])).await;
     for after in [1, 2, u64::MAX] {
@@ -93,8 +93,8 @@ pub async fn should_find_nothing_beyond_the_end(harness: Harness<'_>) {
     }
 }
 
-/// The head is the position of the last event that was stored.
-pub async fn should_know_the_head(harness: Harness<'_>) {
+/// The head is the position of the last stored event.
+pub async fn should_return_the_head(harness: Harness<'_>) {
     assert_eq!(harness.store.head().await.unwrap(), 0);
     harness.append("a", events([1, 2])).await;
     assert_eq!(harness.store.head().await.unwrap(), 2);
@@ -102,7 +102,7 @@ pub async fn should_know_the_head(harness: Harness<'_>) {
     assert_eq!(harness.store.head().await.unwrap(), 2);
 }
 
-/// Names differ if one byte differs: case, blanks, ways to write a letter, wildcards.
+/// Names differ if one byte differs: case, spaces, Unicode normalisation, wildcards.
 pub async fn should_keep_streams_with_similar_names_apart(harness: Harness<'_>) {
     let long = "x".repeat(255);
     let names = ["a", "A", "a ", " a", "ä", "a\u{308}", "%", "_", "a'b", "a\\", "1", "01", &long];

@@ -49,7 +49,7 @@ async fn agents(harness: &Harness<'_>) -> Vec<AgentRecord> {
     harness.store.agents(&AgentFilter::default(), &PageRequest::default()).await.unwrap().rows
 }
 
-/// A run's row is what its journal said last.
+/// A run's row has the latest state of its journal.
 pub async fn should_follow_a_run(harness: Harness<'_>) {
     let parent = json!({ "version": 3, "parent": { "run_id": "mother", "operation": 1 } });
     let started = typed(STARTED, &parent);
@@ -78,7 +78,7 @@ pub async fn should_follow_a_run(harness: Harness<'_>) {
     assert_eq!(result.decode::<Value>().unwrap(), json!({ "ok": ["✓"] }));
 }
 
-/// A task's row tells its latest attempt and how it ended.
+/// A task's row has its latest attempt and its outcome.
 pub async fn should_follow_a_task(harness: Harness<'_>) {
     let given = "agents.backend.task_assigned";
     for attempt in [1, 2] {
@@ -100,7 +100,7 @@ pub async fn should_follow_a_task(harness: Harness<'_>) {
     }
 }
 
-/// An agent's row tells what it was given, how it is and when it was seen.
+/// An agent's row has its configuration, its status and when it was last seen.
 pub async fn should_follow_an_agent(harness: Harness<'_>) {
     let registered = json!({ "agent_id": "a1", "name": "Ada", "config": { "speed": 9 } });
     agent(&harness, "registered", registered).await;
@@ -119,9 +119,9 @@ pub async fn should_follow_an_agent(harness: Harness<'_>) {
     assert_eq!((seen.status, seen.last_seen_at), (AgentStatus::Running, Some(seen.updated_at)));
 }
 
-/// A heartbeat is noted in the row, and the log does not grow. For a row that is not running it is
-/// left to an event; so is every one by a store that notes none.
-pub async fn should_note_outside_the_log_that_agents_are_there(harness: Harness<'_>) {
+/// A heartbeat is recorded in the row, and the log does not grow. If the row is not running, an
+/// event has to do it; the same applies to a store that records no heartbeats.
+pub async fn should_record_heartbeats_of_agents_outside_the_log(harness: Harness<'_>) {
     for id in ["a1", "a2"] {
         let registered = json!({ "agent_id": id, "name": id, "config": null });
         agent(&harness, "registered", registered).await;
@@ -140,7 +140,7 @@ pub async fn should_note_outside_the_log_that_agents_are_there(harness: Harness<
     }
 }
 
-/// Each version of a workflow is a row; registering one again changes nothing but its time.
+/// Each version of a workflow is a row; registering it again changes only its time.
 pub async fn should_list_workflows_by_version(harness: Harness<'_>) {
     for version in [1, 2, 1] {
         let event = typed("workflows.deploy.registered", &json!({ "version": version }));
@@ -153,7 +153,7 @@ pub async fn should_list_workflows_by_version(harness: Harness<'_>) {
     assert_eq!(listed, [("deploy@1", "deploy", 1), ("deploy@2", "deploy", 2)]);
 }
 
-/// Filters hold together, and an empty one lets everything through.
+/// Filters are combined, and an empty one matches everything.
 pub async fn should_filter_runs(harness: Harness<'_>) {
     for id in ["a", "b", "c"] {
         start(&harness, id).await;
@@ -211,7 +211,7 @@ pub async fn should_filter_tasks_and_agents(harness: Harness<'_>) {
     assert!(harness.store.agents(&filter, &PageRequest::default()).await.unwrap().rows.is_empty());
 }
 
-/// Pages follow one another without doubles or gaps, and the last one says so.
+/// Pages follow one another without duplicates or gaps, and the last one is marked.
 pub async fn should_page_in_the_order_of_keys(harness: Harness<'_>) {
     for number in 0..25 {
         start(&harness, &format!("run-{number}")).await;
@@ -231,7 +231,7 @@ pub async fn should_page_in_the_order_of_keys(harness: Harness<'_>) {
     assert_eq!((exact.rows.len(), exact.next), (25, None));
 }
 
-/// An engine finds what changed since it looked last.
+/// An engine finds the changes since its last query.
 pub async fn should_find_runs_changed_after_a_position(harness: Harness<'_>) {
     for id in ["a", "b", "c"] {
         start(&harness, id).await;
@@ -246,7 +246,7 @@ pub async fn should_find_runs_changed_after_a_position(harness: Harness<'_>) {
 }
 
 /// A deregistered agent is gone from the list, and comes back when it registers again.
-pub async fn should_hide_what_is_deleted_unless_asked(harness: Harness<'_>) {
+pub async fn should_hide_deleted_rows_unless_requested(harness: Harness<'_>) {
     let registered = json!({ "agent_id": "a1", "name": "Ada" });
     let deleted = AgentFilter { include_deleted: true, ..AgentFilter::default() };
     let list = async |filter: &AgentFilter| {
@@ -276,8 +276,8 @@ pub async fn should_change_nothing_for_a_refused_append(harness: Harness<'_>) {
     assert!(runs(&harness, RunFilter::default()).await.is_empty());
 }
 
-/// The log may hold anything; what does not fit a table changes none.
-pub async fn should_ignore_what_does_not_fit(harness: Harness<'_>) {
+/// The log may contain anything; an event that does not match a table changes nothing.
+pub async fn should_ignore_events_that_do_not_match(harness: Harness<'_>) {
     start(&harness, "r1").await;
     let before = run(&harness, "r1").await;
     let long = "x".repeat(256);
@@ -298,8 +298,8 @@ pub async fn should_ignore_what_does_not_fit(harness: Harness<'_>) {
     assert!(agents.unwrap().rows.is_empty());
 }
 
-/// A page that begins after an impossible row is a mistake of the caller.
-pub async fn should_refuse_a_page_after_what_is_no_id(harness: Harness<'_>) {
+/// A page that begins after an impossible row is an error of the caller.
+pub async fn should_refuse_a_page_after_an_invalid_id(harness: Harness<'_>) {
     let page = PageRequest { after: Some(String::new()), limit: 10 };
     let error = harness.store.runs(&RunFilter::default(), &page).await.unwrap_err();
     assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");

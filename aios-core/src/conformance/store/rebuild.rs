@@ -24,7 +24,7 @@ async fn tables(store: &dyn Store) -> Tables {
     )
 }
 
-/// Appends something of everything.
+/// Appends events of every kind.
 async fn live(harness: &Harness<'_>, number: u64) {
     let failure = json!({ "code": "X", "message": "it went wrong" });
     let (run, task) = (format!("run-{number}"), format!("run-{number}/1"));
@@ -43,7 +43,7 @@ async fn live(harness: &Harness<'_>, number: u64) {
     }
 }
 
-/// Rebuilt tables equal the live ones, row for row; also those of an empty log.
+/// Rebuilt tables equal the live ones, row by row, including those of an empty log.
 pub async fn should_rebuild_what_was_live(harness: Harness<'_>) {
     let store = &*harness.store;
     store.rebuild().await.unwrap();
@@ -57,7 +57,7 @@ pub async fn should_rebuild_what_was_live(harness: Harness<'_>) {
     assert_eq!(tables(store).await, before);
 }
 
-/// Appends that come while the tables are rebuilt are in them afterwards.
+/// Appends during a rebuild are in the tables afterwards.
 pub async fn should_rebuild_while_others_append(harness: Harness<'_>) {
     harness.append("elsewhere", events(0..500)).await;
     let writer = async {

@@ -1,4 +1,4 @@
-//! Repeating an append is safe; an id that is stored otherwise is refused.
+//! Repeating an append is safe; an id that is stored elsewhere is refused.
 
 use futures_util::future::join_all;
 
@@ -8,7 +8,8 @@ use crate::{
     store::{Append, Appended, Epoch, Expected, Fence, Shard, StoreError},
 };
 
-/// The second time is answered with the place of the first, says so, and stores nothing.
+/// The repetition returns the position of the first append, is marked as repeated, and stores
+/// nothing.
 pub async fn should_answer_a_repeated_append_with_the_first_result(harness: Harness<'_>) {
     let append = Append::new(stream("a"), events([1, 2]));
     assert_eq!(harness.try_append(append.clone()).await.unwrap(), stored(2, 2));
@@ -17,10 +18,8 @@ pub async fn should_answer_a_repeated_append_with_the_first_result(harness: Harn
     assert_eq!(harness.log().await.len(), 3);
 }
 
-/// The expectations of the first time need not hold any more.
-pub async fn should_answer_a_repeat_whatever_it_expects_and_whatever_its_fence(
-    harness: Harness<'_>,
-) {
+/// The expectations of the first append need not hold any more.
+pub async fn should_answer_a_repetition_whatever_its_expectation_and_fence(harness: Harness<'_>) {
     let lease = harness.take(1, "first").await;
     let append = Append::new(stream("a"), events([1]))
         .with_expected(Expected::Empty)
@@ -48,7 +47,7 @@ pub async fn should_recognise_a_repeat_within_one_batch(harness: Harness<'_>) {
     assert_eq!(harness.log().await.len(), 1);
 }
 
-/// The same append many times at the same time is stored once.
+/// The same append many times concurrently is stored once.
 pub async fn should_recognise_repeats_that_are_called_at_the_same_time(harness: Harness<'_>) {
     let append = Append::new(stream("a"), events([1, 2]));
     let answers = join_all((0..20).map(|_| harness.try_append(append.clone()))).await;
@@ -66,7 +65,7 @@ pub async fn should_recognise_the_repeated_part_of_a_longer_stream(harness: Harn
     assert_eq!(appended, repeated(3, 3));
 }
 
-/// Some old and some new events are no repeat.
+/// A mixture of old and new events is not a repetition.
 pub async fn should_refuse_an_append_that_is_stored_in_part(harness: Harness<'_>) {
     let old = event(1);
     harness.append("a", vec![old.clone()]).await;
@@ -77,7 +76,7 @@ pub async fn should_refuse_an_append_that_is_stored_in_part(harness: Harness<'_>
     assert_eq!(harness.log().await.len(), 1);
 }
 
-/// The same events in another order are no repeat.
+/// The same events in another order are not a repetition.
 pub async fn should_refuse_repeated_events_in_another_order(harness: Harness<'_>) {
     let (one, two, three) = (event(1), event(2), event(3));
     harness.append("a", vec![one.clone(), two.clone(), three.clone()]).await;
@@ -98,8 +97,8 @@ pub async fn should_refuse_an_id_that_another_stream_has(harness: Harness<'_>) {
     assert!(answers[0].is_err() && answers[1].is_ok());
 }
 
-/// An id stands once in an append.
-pub async fn should_refuse_an_id_that_stands_twice(harness: Harness<'_>) {
+/// An id occurs once in an append.
+pub async fn should_refuse_a_duplicate_id_in_one_append(harness: Harness<'_>) {
     let twice = event(1);
     let append = Append::new(stream("a"), vec![twice.clone(), event(2), twice]);
     let error = harness.try_append(append.clone()).await.unwrap_err();
@@ -108,7 +107,7 @@ pub async fn should_refuse_an_id_that_stands_twice(harness: Harness<'_>) {
     assert!(harness.log().await.is_empty());
 }
 
-/// A foreign id that reads as the name from which another was derived is another id.
+/// A foreign id that equals the name from which another id was derived is a different id.
 pub async fn should_keep_derived_and_foreign_ids_apart(harness: Harness<'_>) {
     let (derived, foreign) = (EventId::derive("r1/1#1"), "r1/1#1".parse::<EventId>().unwrap());
     for (position, id) in [(1, derived.clone()), (2, foreign.clone())] {
@@ -120,7 +119,7 @@ pub async fn should_keep_derived_and_foreign_ids_apart(harness: Harness<'_>) {
 }
 
 /// The events of a refused append can be appended in another way.
-pub async fn should_leave_nothing_of_a_refused_append(harness: Harness<'_>) {
+pub async fn should_store_nothing_of_a_refused_append(harness: Harness<'_>) {
     let (old, new) = (event(1), event(2));
     harness.append("a", vec![old.clone()]).await;
     let mixed = Append::new(stream("b"), vec![new.clone(), old]);

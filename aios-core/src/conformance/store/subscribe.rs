@@ -1,4 +1,4 @@
-//! Following the log: from what is there to what comes.
+//! Following the log: from existing events to new ones.
 
 use std::{pin::pin, sync::Arc};
 
@@ -13,8 +13,8 @@ use super::{
 };
 use crate::store::EventStoreExt;
 
-/// A reader that starts in the middle of things gets every event once, in order.
-pub async fn should_pass_from_catching_up_to_live_without_a_seam(harness: Harness<'_>) {
+/// A reader that starts in the middle gets every event once, in order.
+pub async fn should_switch_from_catching_up_to_live_without_gaps(harness: Harness<'_>) {
     let harness = &harness;
     harness.append("old", events(0..700)).await;
     let writers = join_all((0..10).map(|writer| async move {
@@ -31,8 +31,8 @@ pub async fn should_pass_from_catching_up_to_live_without_a_seam(harness: Harnes
     join(writers, reader).await;
 }
 
-/// Waiting ends when something is appended, and says how far the log is.
-pub async fn should_wake_whoever_waits(harness: Harness<'_>) {
+/// Waiting ends when something is appended, and returns the head of the log.
+pub async fn should_wake_waiting_callers(harness: Harness<'_>) {
     harness.append("a", events([1])).await;
     let mut waiting = pin!(harness.store.wait_for(1));
     assert!(waiting.as_mut().now_or_never().is_none());
@@ -40,14 +40,14 @@ pub async fn should_wake_whoever_waits(harness: Harness<'_>) {
     assert_eq!(woken.unwrap(), 3);
 }
 
-/// Waiting for what is there ends at once.
-pub async fn should_not_wait_for_what_is_there(harness: Harness<'_>) {
+/// Waiting for existing events ends at once.
+pub async fn should_not_wait_for_existing_events(harness: Harness<'_>) {
     harness.append("a", events([1, 2])).await;
     assert_eq!(harness.store.wait_for(0).await.unwrap(), 2);
     assert_eq!(harness.store.wait_for(1).await.unwrap(), 2);
 }
 
-/// A reader that gives up waiting and comes back has missed nothing.
+/// A reader that cancels its wait and returns has missed nothing.
 pub async fn should_lose_nothing_when_waiting_is_cancelled(harness: Harness<'_>) {
     let mut log = Arc::clone(&harness.store).subscribe(0);
     for position in 1..=20 {
@@ -61,7 +61,7 @@ pub async fn should_lose_nothing_when_waiting_is_cancelled(harness: Harness<'_>)
     }
 }
 
-/// A reader of one handle gets the appends of another one.
+/// A reader of one handle receives the appends of another one.
 pub async fn should_see_appends_of_another_handle(harness: Harness<'_>) {
     if harness.lacks(Capability::SecondHandle) {
         return;

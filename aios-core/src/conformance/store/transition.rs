@@ -74,7 +74,7 @@ pub fn journal(status: RunStatus) -> Vec<Event> {
     vec![started, event(&format!("workflows.deploy.{last}"))]
 }
 
-/// An event of this type whose data fits whatever it is.
+/// An event of this type with valid data.
 #[must_use]
 pub fn event(event_type: &str) -> Event {
     let failure = json!({ "code": "X", "message": "it went wrong" });
@@ -88,7 +88,7 @@ pub fn event(event_type: &str) -> Event {
     typed(event_type, &data)
 }
 
-/// A run leaves a status only where the table says so; one that has ended takes nothing.
+/// A run leaves a status only as the table defines; one that has ended accepts nothing.
 pub async fn should_follow_every_transition_of_a_run(harness: Harness<'_>) {
     for status in STATUSES {
         for event_type in EVENTS {
@@ -109,7 +109,7 @@ pub async fn should_follow_every_transition_of_a_run(harness: Harness<'_>) {
     }
 }
 
-/// A task that was completed or cancelled is not given again, and does not fail afterwards.
+/// A task that was completed or cancelled is not assigned again, and does not fail afterwards.
 pub async fn should_never_leave_the_end_of_a_task(harness: Harness<'_>) {
     for (end, status) in [("completed", "completed"), ("cancelled", "cancelled")] {
         let id = format!("r1/{end}");

@@ -1,4 +1,4 @@
-//! Notes of waiting runs.
+//! Recorded waits of runs.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ async fn stir(harness: &Harness<'_>, run: &str) {
     harness.append_to_run(run, "agents.backend.task_progressed", json!({})).await;
 }
 
-/// So many runs in one shard, which are started, and the lease of the shard.
+/// This many runs in one shard, all started, and the lease of the shard.
 async fn runs(harness: &Harness<'_>, count: usize) -> (Vec<String>, Lease) {
     let ids = ids(count);
     for id in &ids {
@@ -56,7 +56,7 @@ async fn note(harness: &Harness<'_>, waits: &[Wait]) {
     notes(harness).note_waits(waits).await.unwrap();
 }
 
-/// The runs of the shard that a new owner has to read, in order, read by pages of two.
+/// The runs of the shard that a new owner has to read, in order, in pages of two.
 async fn unsettled(harness: &Harness<'_>, which: Unsettled) -> Vec<String> {
     let mut page = PageRequest::first(2);
     let mut found = Vec::new();
@@ -81,7 +81,7 @@ async fn outdated(harness: &Harness<'_>) -> Vec<String> {
     unsettled(harness, Unsettled::Outdated).await
 }
 
-/// The runs of the shard that are due up to a second, with the seconds, read by pages of two.
+/// The runs of the shard that are due up to a given second, with the seconds, in pages of two.
 async fn due(harness: &Harness<'_>, up_to: i64) -> Vec<(i64, String)> {
     let mut found: Vec<DueRun> = Vec::new();
     loop {
@@ -102,8 +102,8 @@ fn sorted<'a>(ids: impl IntoIterator<Item = &'a String>) -> Vec<String> {
     ids
 }
 
-/// A run that is noted to wait need not be read; one of which nothing is noted must be.
-pub async fn should_leave_out_runs_that_are_noted_to_wait(harness: Harness<'_>) {
+/// A run with a recorded wait need not be read; one without must be.
+pub async fn should_leave_out_runs_with_a_recorded_wait(harness: Harness<'_>) {
     let (ids, lease) = runs(&harness, 5).await;
     assert_eq!(unnoted(&harness).await, sorted(&ids));
     let waits: Vec<Wait> = ids[..3].iter().map(|id| wait(id, &lease, 1, None)).collect();
@@ -117,8 +117,8 @@ pub async fn should_leave_out_runs_that_are_noted_to_wait(harness: Harness<'_>) 
     }
 }
 
-/// Whatever is appended after what is noted of a run, the run must be read.
-pub async fn should_find_runs_whose_note_is_outdated(harness: Harness<'_>) {
+/// If anything is appended after the recorded wait of a run, the run must be read.
+pub async fn should_find_runs_whose_recorded_wait_is_outdated(harness: Harness<'_>) {
     let (ids, lease) = runs(&harness, 5).await;
     let waits: Vec<Wait> = ids.iter().map(|id| wait(id, &lease, 1, None)).collect();
     note(&harness, &waits).await;
@@ -131,7 +131,7 @@ pub async fn should_find_runs_whose_note_is_outdated(harness: Harness<'_>) {
     assert_eq!(outdated(&harness).await, sorted(&ids[2..4]));
 }
 
-/// Runs that have ended are of no interest, whatever is noted of them.
+/// Runs that have ended are left out, whatever is recorded about them.
 pub async fn should_leave_out_runs_that_have_ended(harness: Harness<'_>) {
     let (ids, lease) = runs(&harness, 2).await;
     note(&harness, &[wait(&ids[0], &lease, 1, Some(1))]).await;
@@ -143,7 +143,7 @@ pub async fn should_leave_out_runs_that_have_ended(harness: Harness<'_>) {
     assert_eq!(due(&harness, 9).await, []);
 }
 
-/// Runs come when they are due, the earliest first, also many of one moment.
+/// Runs are returned when they are due, the earliest first, even if many are due at the same time.
 pub async fn should_find_due_runs_in_order(harness: Harness<'_>) {
     let (ids, lease) = runs(&harness, 9).await;
     let seconds = [Some(5), Some(1), None, Some(3), Some(3), Some(3), Some(3), Some(7), Some(-4)];
@@ -159,8 +159,8 @@ pub async fn should_find_due_runs_in_order(harness: Harness<'_>) {
     assert_eq!(elsewhere, []);
 }
 
-/// The latest note counts, unless it is of an earlier version.
-pub async fn should_replace_a_note_by_one_that_is_not_older(harness: Harness<'_>) {
+/// The latest record counts, unless it is of an earlier version.
+pub async fn should_replace_a_recorded_wait_by_one_that_is_not_older(harness: Harness<'_>) {
     let (ids, lease) = runs(&harness, 1).await;
     stir(&harness, &ids[0]).await;
     for (version, second, noted) in [(2, 5, 5), (2, 6, 6), (1, 7, 6)] {
@@ -174,8 +174,8 @@ pub async fn should_replace_a_note_by_one_that_is_not_older(harness: Harness<'_>
     assert_eq!(outdated(&harness).await, [""; 0]);
 }
 
-/// An engine that lost its shard neither notes nor forgets anything.
-pub async fn should_change_no_note_of_a_later_owner(harness: Harness<'_>) {
+/// An engine that lost its shard neither records nor removes anything.
+pub async fn should_not_change_recorded_waits_of_a_later_owner(harness: Harness<'_>) {
     let (ids, lost) = runs(&harness, 2).await;
     harness.let_leases_expire().await;
     let lease = harness.take(SHARD, "second").await;
@@ -188,8 +188,8 @@ pub async fn should_change_no_note_of_a_later_owner(harness: Harness<'_>) {
     assert_eq!(unnoted(&harness).await, [ids[1].clone()]);
 }
 
-/// A forgotten run must be read again.
-pub async fn should_forget_what_was_noted(harness: Harness<'_>) {
+/// A run whose record was removed must be read again.
+pub async fn should_remove_recorded_waits(harness: Harness<'_>) {
     let (ids, lease) = runs(&harness, 3).await;
     let waits: Vec<Wait> = ids.iter().map(|id| wait(id, &lease, 1, Some(1))).collect();
     note(&harness, &waits).await;
@@ -201,7 +201,7 @@ pub async fn should_forget_what_was_noted(harness: Harness<'_>) {
 }
 
 /// A run without a journal can't wait.
-pub async fn should_note_nothing_of_runs_without_a_journal(harness: Harness<'_>) {
+pub async fn should_record_no_wait_of_runs_without_a_journal(harness: Harness<'_>) {
     let (ids, lease) = runs(&harness, 1).await;
     note(&harness, &[wait("unknown", &lease, 0, Some(1)), wait(&ids[0], &lease, 1, None)]).await;
     assert_eq!(due(&harness, 9).await, []);
@@ -212,7 +212,7 @@ pub async fn should_note_nothing_of_runs_without_a_journal(harness: Harness<'_>)
 }
 
 /// After the tables were rebuilt, no run that must be read is left out.
-pub async fn should_find_what_must_be_read_after_a_rebuild(harness: Harness<'_>) {
+pub async fn should_find_runs_to_read_after_a_rebuild(harness: Harness<'_>) {
     let (ids, lease) = runs(&harness, 3).await;
     note(&harness, &[wait(&ids[0], &lease, 1, Some(4)), wait(&ids[1], &lease, 1, None)]).await;
     stir(&harness, &ids[1]).await;
@@ -222,8 +222,8 @@ pub async fn should_find_what_must_be_read_after_a_rebuild(harness: Harness<'_>)
     assert_eq!(outdated(&harness).await, [ids[1].clone()]);
 }
 
-/// Runs are told apart by UUIDs and by foreign ids alike.
-pub async fn should_note_runs_with_every_kind_of_id(harness: Harness<'_>) {
+/// Runs are distinguished by UUIDs and by foreign ids alike.
+pub async fn should_record_waits_of_runs_with_every_kind_of_id(harness: Harness<'_>) {
     let uuid = (0_u32..)
         .map(|number| format!("0195e7a0-0000-7000-8000-{number:012x}"))
         .find(|id| Shard::of(id) == Shard(SHARD))
@@ -245,7 +245,7 @@ pub async fn should_note_runs_with_every_kind_of_id(harness: Harness<'_>) {
     assert_eq!(outdated(&harness).await, sorted([&uuid, &foreign]));
 }
 
-/// Several streams are read at once, each from its start, in the order that was asked for.
+/// Several streams are read at once, each from its start, in the requested order.
 pub async fn should_read_several_streams_at_once(harness: Harness<'_>) {
     for (name, events) in [("a", 3), ("b", 1), ("c", 5)] {
         harness.append(name, super::harness::events(0..events)).await;

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn should_report_invalid_ignore_rules_and_go_on() {
+    fn should_report_invalid_ignore_rules_and_continue() {
         let folder = tree(&[("a/.gitignore", "ok\n[z-a]\n"), ("a/ok", ""), ("a/b", "")]);
         let scan = scan(folder.path(), &OwnFiles::default()).unwrap();
         assert_eq!(paths(&scan), ["a/.gitignore", "a/b"]);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn should_refuse_what_is_no_directory() {
+    fn should_refuse_a_path_that_is_not_a_directory() {
         let folder = tree(&[("a", "")]);
         let result = |name| scan(&folder.path().join(name), &OwnFiles::default());
         assert!(matches!(result("a"), Err(ScanError::NotADirectory { .. })));

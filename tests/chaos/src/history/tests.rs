@@ -99,7 +99,7 @@ fn should_know_why_a_recorded_task_runs_again() {
 }
 
 #[test]
-fn should_find_a_task_that_is_given_after_its_result() {
+fn should_find_a_task_that_is_assigned_after_its_result() {
     let history = history();
     history.assigned(TASK);
     record(&history, TASK, Some("first"));
@@ -126,7 +126,7 @@ fn should_find_two_idempotency_keys() {
 }
 
 #[test]
-fn should_expect_nobody_to_be_ready_while_a_server_is_down() {
+fn should_expect_no_process_to_be_ready_while_a_server_is_down() {
     let history = history();
     assert!(!history.is_hit("engine-1"));
     let hit = history.hit("postgresql", &fault(FaultKind::PostgresKill));

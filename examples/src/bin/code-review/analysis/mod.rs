@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn should_skip_what_is_no_text() {
+    fn should_skip_files_that_are_not_text() {
         for (content, reason) in [
             (&b"a\0b"[..], SkipReason::Binary),
             (&b"\xff\xfea\0"[..], SkipReason::NotUtf8),
