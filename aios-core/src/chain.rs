@@ -2,10 +2,10 @@ use std::{error::Error, fmt};
 
 /// Prints an error with all its sources, from the outermost to the root cause, separated by `: `.
 ///
-/// The errors of this project print what their own layer was doing and leave the rest to
-/// [`Error::source`], so `{error}` alone loses the cause. Use this for logs and for messages to
-/// people. A source whose text the error before it has already printed is left out, because some
-/// libraries repeat their sources.
+/// The errors of this project describe their own layer and leave the rest to [`Error::source`], so
+/// `{error}` alone loses the cause. Use this for logs and for messages to people. A source whose
+/// text the preceding error already contains is left out, because some libraries repeat their
+/// sources.
 ///
 /// # Examples
 ///

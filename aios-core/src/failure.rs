@@ -1,19 +1,19 @@
-//! A failure as data that a journal can keep.
+//! A failure as data that a journal can store.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
-/// A failure as data: a journal keeps it indefinitely, so it names no Rust type.
+/// A failure as data: a journal keeps it indefinitely, so it contains no Rust types.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Stable name of the kind of failure, for example `TASK_TIMEOUT`.
     pub code: String,
     /// A message for people.
     pub message: String,
-    /// Further details for programs. JSON that a [`Value`] can't hold, for example with a
-    /// number beyond a double, is read as a string with its text.
+    /// Additional details for programs. JSON that a [`Value`] can't represent, for example a number
+    /// outside the range of a double, is read as a string with its text.
     #[serde(default, skip_serializing_if = "Value::is_null", deserialize_with = "details")]
     pub details: Value,
 }
@@ -24,20 +24,20 @@ impl Failure {
         Self { code: code.into(), message: message.into(), details: Value::Null }
     }
 
-    /// Adds further details for programs.
+    /// Adds details for programs.
     #[must_use]
     pub fn with_details(mut self, details: Value) -> Self {
         self.details = details;
         self
     }
 
-    /// Writes an error and all its sources into one message.
+    /// Converts an error and all its sources into one message.
     pub fn from_error(code: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> Self {
         Self::new(code, crate::Chain(error).to_string())
     }
 }
 
-/// A failure is never lost because its details are invalid.
+/// Invalid details never cause the loss of a failure.
 fn details<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
     let text = Box::<RawValue>::deserialize(deserializer)?;
     Ok(serde_json::from_str(text.get()).unwrap_or_else(|_| Value::from(text.get())))

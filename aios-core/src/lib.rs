@@ -1,9 +1,9 @@
 //! Contracts and pure data of [aios](https://github.com/aios-rs/aios), a library for durable, event-driven agents and workflows.
 //!
-//! This crate holds what agents, brokers, stores and the runtime share: the event envelope, the
-//! contract of an agent, the ports that adapters implement, errors with stable codes, retry policies,
-//! the clock, and the suites that every adapter passes. It depends on no async runtime, no driver and
-//! no web framework.
+//! This crate contains everything that agents, brokers, stores and the runtime share: the event
+//! envelope, the contract of an agent, the ports that adapters implement, errors with stable codes,
+//! retry policies, the clock, and the suites that every adapter passes. It depends on no async
+//! runtime, no driver and no web framework.
 //!
 //! Programs usually depend on `aios-agents`, whose prelude re-exports the common items. Depend on this
 //! crate to write an adapter, to publish and consume events without the runtime, or for its types.
@@ -58,7 +58,7 @@
 //! | [`event::EventError`] | something is not an event, an event type, a pattern or the expected data |
 //! | [`failure::Failure`] | code, message and details, as recorded in the log |
 //!
-//! Errors have a stable `code()` and, where it makes sense, `is_retryable()`. `Display` never repeats
+//! Errors have a stable `code()` and, where applicable, `is_retryable()`. `Display` never repeats
 //! the source; [`Chain`] prints an error with all its sources.
 //!
 //! # Guarantees
@@ -98,7 +98,7 @@ use std::{future::Future, pin::Pin};
 
 pub use self::chain::Chain;
 
-/// A boxed, sendable future: what object-safe ports return.
+/// A boxed, sendable future, as returned by object-safe ports.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The error a backend's driver reported, shared so that every member of a failed batch can carry it.

@@ -1,17 +1,17 @@
-//! When to try again, as data.
+//! Retry policies as data.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// When to try again: exponential delays with a cap, jitter, and an end.
+/// A retry policy: exponential delays with a cap, jitter, and a maximum number of attempts.
 ///
-/// The default makes 5 attempts, 1 s after the first failure, doubling up to 1 minute, with half
-/// of each delay left to chance.
+/// The default makes 5 attempts, 1 s after the first failure, doubling up to 1 minute, with half of
+/// each delay randomised.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RetryPolicy {
-    /// How often to try at most, the first attempt included; 0 means without end.
+    /// The maximum number of attempts, including the first; 0 means unlimited.
     pub max_attempts: u32,
     /// Delay after the first failure.
     pub initial_delay: Duration,
@@ -19,17 +19,17 @@ pub struct RetryPolicy {
     pub factor: f64,
     /// Longest delay.
     pub max_delay: Duration,
-    /// Share of each delay that is left to chance, 0 to 1 ("equal jitter" at 0.5; Brooker,
-    /// "Exponential Backoff And Jitter", AWS 2015).
+    /// Share of each delay that is randomised, 0 to 1 ("equal jitter" at 0.5; Brooker, "Exponential
+    /// Backoff And Jitter", AWS 2015).
     pub jitter: f64,
     /// Failure codes that end the attempts at once.
     pub non_retryable: Vec<String>,
 }
 
-/// The longest delay that makes sense.
+/// The longest valid delay.
 const LONGEST_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// A retry policy that can't be followed.
+/// An invalid retry policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct InvalidRetryPolicy {
@@ -51,7 +51,7 @@ impl RetryPolicy {
         }
     }
 
-    /// One attempt, no second.
+    /// A single attempt.
     #[must_use]
     pub fn never() -> Self {
         Self { max_attempts: 1, ..Self::new() }
@@ -70,7 +70,7 @@ impl RetryPolicy {
         }
     }
 
-    /// Sets how often to try at most; 0 means without end.
+    /// Sets the maximum number of attempts; 0 means unlimited.
     #[must_use]
     pub fn with_max_attempts(mut self, max_attempts: u32) -> Self {
         self.max_attempts = max_attempts;
@@ -91,7 +91,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets the share of each delay that is left to chance, 0 to 1.
+    /// Sets the share of each delay that is randomised, 0 to 1.
     #[must_use]
     pub fn with_jitter(mut self, jitter: f64) -> Self {
         self.jitter = jitter;
@@ -120,12 +120,12 @@ impl RetryPolicy {
         Some(Duration::try_from_secs_f64(delay).unwrap_or(self.max_delay))
     }
 
-    /// Checks that the policy can be followed.
+    /// Checks that the policy is valid.
     ///
     /// # Errors
     ///
-    /// [`InvalidRetryPolicy`] if a delay is longer than 100 years, the factor or the jitter is no
-    /// number that makes sense, or the policy has neither an end nor a delay.
+    /// [`InvalidRetryPolicy`] if a delay is longer than 100 years, the factor or the jitter is out
+    /// of range, or the policy has neither a maximum number of attempts nor a delay.
     pub fn validate(&self) -> Result<(), InvalidRetryPolicy> {
         let invalid = |reason| Err(InvalidRetryPolicy { reason });
         for (name, delay) in [("initial_delay", self.initial_delay), ("max_delay", self.max_delay)]
@@ -147,7 +147,7 @@ impl RetryPolicy {
         Ok(())
     }
 
-    /// Whether failures with this code may be tried again.
+    /// Whether failures with this code may be retried.
     #[must_use]
     pub fn allows(&self, code: &str) -> bool {
         !self.non_retryable.iter().any(|refused| refused == code)

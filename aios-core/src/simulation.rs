@@ -1,5 +1,5 @@
-//! The parts that a deterministic simulation replaces on its thread: ids, chance, and the choice of the task
-//! that is polled next.
+//! The parts that a deterministic simulation replaces on its thread: ids, randomness, and the
+//! choice of the task that is polled next.
 //!
 //! Without the feature `simulation` none of this is compiled. With it, nothing changes on a thread
 //! on which no simulation was [entered](enter).
@@ -29,7 +29,7 @@ pub trait Simulation: Send + Sync + 'static {
     /// Admits a task that is being spawned.
     fn admit(&self) -> Box<dyn Turns>;
 
-    /// Whether a fault is planted, to see that it is found.
+    /// Whether a fault is planted, to verify that it is found.
     fn plants(&self, fault: &str) -> bool;
 }
 
@@ -37,7 +37,7 @@ pub trait Simulation: Send + Sync + 'static {
 pub trait Turns: Send {
     /// Polls the task if it is its turn. The task is ready if it was polled and is ready.
     ///
-    /// Whoever calls this wakes up by `context`; the task may be given another context.
+    /// The caller is woken through `context`; the task may get another context.
     fn poll(
         &mut self,
         context: &mut Context<'_>,
@@ -53,7 +53,7 @@ pub struct Entered {
     thread: PhantomData<*const ()>,
 }
 
-/// Makes a simulation that of this thread.
+/// Enters a simulation on this thread.
 pub fn enter(simulation: Arc<dyn Simulation>) -> Entered {
     let before = CURRENT.with_borrow_mut(|current| current.replace(simulation));
     Entered { before, thread: PhantomData }

@@ -18,9 +18,9 @@ use crate::{
 pub struct TaskInfo {
     /// The task.
     pub task_id: TaskId,
-    /// Type of the agent that does it.
+    /// Type of the agent that performs it.
     pub agent_type: Arc<str>,
-    /// Id of the agent that does it.
+    /// Id of the agent that performs it.
     pub agent_id: Arc<str>,
     /// Number of this attempt, from 1.
     pub attempt: u32,
@@ -64,8 +64,8 @@ impl TaskQueued {
         Self(Some(Arc::new(begin)))
     }
 
-    /// Says that the code begins now, and returns whether it may. It may not once the host has
-    /// given the task back to the broker.
+    /// Reports that the code begins now, and returns whether it may. It may not if the host has
+    /// already released the task to the broker.
     #[must_use = "code that may not begin is run by another host"]
     pub fn begin(&self) -> bool {
         self.0.as_ref().is_none_or(|begin| begin())
@@ -113,7 +113,7 @@ impl TaskContext {
         Self { info, host, idempotency_key: OnceLock::new(), emitted: Mutex::new(Vec::new()) }
     }
 
-    /// Everything that is known of the task.
+    /// All information about the task.
     #[must_use]
     pub fn info(&self) -> &TaskInfo {
         &self.info
@@ -125,13 +125,13 @@ impl TaskContext {
         &self.info.task_id
     }
 
-    /// Type of the agent that does it.
+    /// Type of the agent that performs it.
     #[must_use]
     pub fn agent_type(&self) -> &str {
         &self.info.agent_type
     }
 
-    /// Id of the agent that does it.
+    /// Id of the agent that performs it.
     #[must_use]
     pub fn agent_id(&self) -> &str {
         &self.info.agent_id
@@ -155,17 +155,17 @@ impl TaskContext {
         &self.info.metadata
     }
 
-    /// Proof that the engine which gave the task owned its run: a system that keeps the highest
-    /// epoch of a shard can refuse what comes from an engine that lost it. `None` if no run gave
-    /// the task.
+    /// Proof that the engine that assigned the task owned its run. A system that keeps the highest
+    /// epoch of each shard can refuse requests on behalf of an engine that lost it. `None` if the
+    /// task was not assigned by a run.
     #[must_use]
     pub fn fence(&self) -> Option<Fence> {
         let fence = self.info.metadata.extra.get("fence")?;
         serde_json::from_value(fence.clone()).ok()
     }
 
-    /// The same text in every attempt of this task and in no other task, also if a later run uses
-    /// the id of this one again: hand it to outside systems, so that they recognise a repetition.
+    /// The same text in every attempt of this task and in no other task, even if a later run uses
+    /// the id of this one again. Pass it to external systems, so that they recognise a repetition.
     #[must_use]
     pub fn idempotency_key(&self) -> &str {
         let task_id = &self.info.task_id;
@@ -177,8 +177,8 @@ impl TaskContext {
         }
     }
 
-    /// Reports progress. Cheap; call it as often as you like, the
-    /// latest is sent now and then.
+    /// Reports progress. Cheap: call it as often as you like; only the latest progress is sent, at
+    /// the heartbeat interval.
     ///
     /// # Errors
     ///
@@ -189,7 +189,7 @@ impl TaskContext {
     }
 
     /// Publishes an event if the task succeeds, before the task counts as done. The event gets this
-    /// task's run, and its correlation, cause, user and trace where it has none of its own.
+    /// task's run, and its correlation, cause, user and trace where they are not set.
     ///
     /// # Errors
     ///
@@ -209,7 +209,7 @@ impl TaskContext {
     }
 
     /// Whether the task was cancelled. The future of the agent is dropped soon after; code that
-    /// blocks should look now and then.
+    /// blocks should check this regularly.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.host.is_cancelled()
@@ -218,17 +218,18 @@ impl TaskContext {
     /// The slot that this task occupies among those that its host runs at the same time.
     ///
     /// Hold it in code that can't be stopped, such as a blocking call on another thread. The code
-    /// may still run after the attempt timed out or was cancelled; as long as it does, the host
-    /// takes fewer tasks, instead of piling them up where nothing is left to run them.
+    /// may still run after the attempt timed out or was cancelled. As long as it does, the host
+    /// takes fewer tasks, instead of taking tasks that no thread is left to run.
     pub fn slot(&self) -> TaskSlot {
         self.host.slot()
     }
 
-    /// Says that the code of this task is queued, for a thread or an event loop, and has not begun.
+    /// Reports that the code of this task is queued, for a thread or an event loop, and has not
+    /// begun.
     ///
-    /// Until it [begins](TaskQueued::begin) the host may give the task back to the broker, for
-    /// others to do: when this process stops, or when what runs the code is blocked. Code of which
-    /// nothing is said has begun.
+    /// Until it [begins](TaskQueued::begin), the host may release the task to the broker for
+    /// another host: when this process stops, or when the thread or event loop is blocked. Code
+    /// that is not reported as queued counts as begun.
     pub fn queued(&self) -> TaskQueued {
         self.host.queued()
     }

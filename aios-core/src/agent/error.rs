@@ -2,16 +2,16 @@ use std::{error::Error, fmt};
 
 use crate::failure::Failure;
 
-/// Why a task failed, and whether trying again may help.
+/// Why a task failed, and whether a retry may help.
 ///
-/// Made from any error by `?`, which is retryable; [`ResultExt::terminal`] or
-/// [`TaskError::terminal`] makes it final. It is no [`Error`] itself, so that it can be made from
-/// all of them.
+/// Created from any error by `?`, which is retryable; [`ResultExt::terminal`] or
+/// [`TaskError::terminal`] makes it final. It does not implement [`Error`], so that it can be
+/// created from every error.
 #[derive(Clone, Debug)]
 pub struct TaskError {
     /// The failure, as recorded in the journal.
     pub failure: Failure,
-    /// Whether trying again may help.
+    /// Whether a retry may help.
     pub retryable: bool,
 }
 
@@ -19,7 +19,7 @@ impl TaskError {
     /// Code of failures that came from an arbitrary error.
     pub const FAILED: &'static str = "TASK_FAILED";
 
-    /// A failure that may pass.
+    /// A transient failure.
     #[must_use]
     pub fn retryable(failure: Failure) -> Self {
         Self { failure, retryable: true }
@@ -31,8 +31,8 @@ impl TaskError {
         Self { failure, retryable: false }
     }
 
-    /// Parameters that do not fit the agent. `faults` name the JSON path of each misfit; the empty
-    /// path is the whole.
+    /// Parameters that are invalid for the agent. `faults` name the JSON path of each violation;
+    /// the empty path is the whole value.
     #[must_use]
     pub fn invalid_parameters(faults: &[(String, String)]) -> Self {
         let text = faults.iter().map(|(path, fault)| match path.as_str() {
@@ -74,7 +74,7 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for TaskError {
 
 /// Makes errors final.
 pub trait ResultExt<T> {
-    /// The error, if any, as a failure that is not tried again.
+    /// Converts the error, if any, into a failure that is not retried.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! The contract of an agent: does tasks.
+//! The contract of an agent, which performs tasks.
 //!
 //! ```
 //! use aios_core::agent::{Agent, TaskContext, TaskError};
@@ -37,17 +37,17 @@ pub use self::{
 };
 use crate::event::Payload;
 
-/// Does tasks of one kind.
+/// Performs tasks of one kind.
 pub trait Agent: Send + Sync + 'static {
-    /// The parameters of a task. Those that do not match never reach the code.
+    /// The parameters of a task. Invalid ones never reach the code.
     type Parameters: DeserializeOwned + JsonSchema + Send;
     /// The result of a task.
     type Output: Serialize + JsonSchema + Send;
 
-    /// Does one task.
+    /// Performs one task.
     ///
-    /// A task is done at least once: the process may die after the work and before the answer is
-    /// kept. Give [`TaskContext::idempotency_key`] to outside systems.
+    /// A task is performed at least once: the process may die after the work and before the answer
+    /// is recorded. Pass [`TaskContext::idempotency_key`] to external systems.
     ///
     /// # Errors
     ///
@@ -64,8 +64,8 @@ pub trait Agent: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Output, TaskError>> + Send;
 }
 
-/// An agent without its types: JSON in, JSON out. Typed agents are wrapped into one; agents in
-/// other languages and scripted ones implement it directly.
+/// An agent without its types: JSON in, JSON out. Typed agents are wrapped in one; agents in other
+/// languages and scripted ones implement it directly.
 #[async_trait]
 pub trait DynAgent: Send + Sync + 'static {
     /// JSON Schema of the parameters.
@@ -74,7 +74,7 @@ pub trait DynAgent: Send + Sync + 'static {
     /// JSON Schema of the output.
     fn output_schema(&self) -> &Value;
 
-    /// Does one task; see [`Agent::process_task`].
+    /// Performs one task; see [`Agent::process_task`].
     ///
     /// # Errors
     ///

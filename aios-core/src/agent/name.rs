@@ -2,13 +2,13 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-/// A name that can't be a segment of an event type.
+/// A text that can't be a segment of an event type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a name of an agent type or workflow is [a-z][a-z0-9_]* with at most 100 bytes, not {text:?}"
 )]
 pub struct InvalidName {
-    /// The refused text, cut after 255 bytes.
+    /// The refused text, truncated after 255 bytes.
     pub text: String,
 }
 

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{event::Payload, failure::Failure};
 
-/// Name of a task. One that a workflow gives is `<run id>/<operation>`, so that giving it again is
-/// recognised.
+/// Name of a task. A task of a workflow is named `<run id>/<operation>`, so that a repeated
+/// assignment is recognised.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TaskId(Arc<str>);
@@ -48,7 +48,7 @@ impl fmt::Display for TaskId {
 pub struct TaskAssigned {
     /// The task.
     pub task_id: TaskId,
-    /// The one agent that is to do it.
+    /// The one agent that has to perform it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
     /// The parameters.
@@ -83,7 +83,7 @@ pub struct TaskCompleted {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskResult {
-    /// The task is done.
+    /// The task succeeded.
     #[default]
     Success,
 }
@@ -97,35 +97,34 @@ pub struct TaskFailed {
     pub attempt: u32,
     /// The failure.
     pub failure: Failure,
-    /// Whether trying again may help.
+    /// Whether a retry may help.
     pub retryable: bool,
 }
 
-/// Data of `agents.<type>.task_cancelled`: the result of the task is not awaited any more.
+/// Data of `agents.<type>.task_cancelled`: the result of the task is no longer awaited.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskCancelled {
     /// The task.
     pub task_id: TaskId,
 }
 
-/// Data of `agents.<type>.task_heartbeat`: the agent still works on it, or is about to.
+/// Data of `agents.<type>.task_heartbeat`: the agent is working on it, or is about to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskHeartbeat {
     /// The task.
     pub task_id: TaskId,
     /// The attempt, from 1.
     pub attempt: u32,
-    /// How far it is, in the agent's own words.
+    /// Its progress, in the agent's own format.
     #[serde(default)]
     pub progress: Payload,
-    /// Whether the process of the agent has the task and has not begun it: it waits there for
-    /// others to end. The time of the attempt does not count yet.
+    /// Whether the process of the agent holds the task and has not begun it: it waits there for
+    /// others to end. The timeout of the attempt has not started yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub waits: bool,
-    /// Whether the process of the agent asks if the attempt is still to be done, before it begins
-    /// one that may have been begun elsewhere. The engine answers with
-    /// `agents.<type>.attempt_confirmed` or `attempt_cancelled`, which name the event that asks as
-    /// their cause.
+    /// Whether the process of the agent asks if the attempt is still open, before it begins one
+    /// that may have begun elsewhere. The engine answers with `agents.<type>.attempt_confirmed` or
+    /// `attempt_cancelled`, which name the asking event as their cause.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asks: bool,
 }

@@ -10,7 +10,7 @@ const MAX_BYTES: usize = 200;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a group or mailbox has 1 to 200 bytes of [A-Za-z0-9._-], not {text:?}")]
 pub struct InvalidAddress {
-    /// The refused text, cut after 255 bytes.
+    /// The refused text, truncated after 255 bytes.
     pub text: String,
 }
 
@@ -86,12 +86,12 @@ fn check(name: &str) -> Result<&str, InvalidAddress> {
     Ok(name)
 }
 
-/// Where deliveries wait.
+/// The place where deliveries wait.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
     /// Shared by consumers.
     Group(Group),
-    /// Read by one.
+    /// Read by one consumer.
     Mailbox(Mailbox),
 }
 

@@ -11,7 +11,7 @@ pub struct DeadLetter {
     pub event: Event,
     /// The reason.
     pub reason: String,
-    /// How often it was tried.
+    /// How many attempts failed.
     pub attempts: u32,
     /// When it failed for the first time.
     pub first_failure: Timestamp,
@@ -25,7 +25,7 @@ impl DeadLetter {
     }
 }
 
-/// Which dead letters are meant.
+/// A selection of dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeadLetterFilter {
     /// All current dead letters.
@@ -35,7 +35,7 @@ pub enum DeadLetterFilter {
 }
 
 impl DeadLetterFilter {
-    /// Whether the event with this id is meant.
+    /// Whether the event with this id is selected.
     #[must_use]
     pub fn contains(&self, id: &EventId) -> bool {
         match self {
@@ -48,15 +48,15 @@ impl DeadLetterFilter {
 /// The dead letters of a group or mailbox, and the number of events that wait in it.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
-    /// The oldest dead letters, at most `limit`. They stay where they are.
+    /// The oldest dead letters, at most `limit`. They are not removed.
     ///
     /// # Errors
     ///
     /// Errors reported by the broker.
     async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, BrokerError>;
 
-    /// Sends dead letters back to where they came from, with a fresh count of attempts, and says
-    /// how many. A crash in between may deliver one twice, never lose it.
+    /// Sends dead letters back to their group or mailbox, with a fresh count of attempts, and
+    /// returns how many. A crash in between may deliver one twice, but never loses it.
     ///
     /// # Errors
     ///

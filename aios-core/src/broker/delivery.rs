@@ -14,22 +14,22 @@ use crate::event::Event;
 /// How a delivery is settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
-    /// It is done.
+    /// It succeeded.
     Ack,
     /// It failed: deliver it again after this time, or after the delay of the subscription's retry
     /// policy if none is given. Counted; the last attempt makes it a dead letter.
     Retry {
         /// Delay, overriding the policy's.
         after: Option<Duration>,
-        /// The reason, kept for the dead letter.
+        /// The reason, stored in the dead letter.
         reason: String,
     },
-    /// It can never succeed: give it up now.
+    /// It can never succeed: give it up at once.
     DeadLetter {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Not now: deliver it again, at once if it can be, without counting an attempt.
+    /// Deliver it again, at once if possible, without counting an attempt.
     Release,
 }
 
@@ -60,7 +60,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Hands an event to a handler for the first time; for adapters.
+    /// An event that is delivered to a handler for the first time; for adapters.
     pub fn new(event: Event, attempt: u32, settle: Box<dyn Acknowledger>) -> Self {
         Self { event, attempt, redelivered: false, settle: Some(settle) }
     }
@@ -71,20 +71,20 @@ impl Delivery {
         self
     }
 
-    /// It is done.
+    /// Acknowledges the event: it succeeded.
     ///
     /// # Errors
     ///
-    /// If the broker could not be told; the event will come again.
+    /// If the broker could not be reached. The event is then redelivered.
     pub async fn ack(self) -> Result<(), BrokerError> {
         self.settle(Settlement::Ack).await
     }
 
-    /// It failed for this reason: try again after `after`, or after the policy's delay.
+    /// Retries the event, which failed for this reason, after `after` or the policy's delay.
     ///
     /// # Errors
     ///
-    /// If the broker could not be told; the event will come again.
+    /// If the broker could not be reached. The event is then redelivered.
     pub async fn retry(
         self,
         after: Option<Duration>,
@@ -93,16 +93,16 @@ impl Delivery {
         self.settle(Settlement::Retry { after, reason: reason.into() }).await
     }
 
-    /// It can never succeed: give it up.
+    /// Gives the event up, because it can never succeed.
     ///
     /// # Errors
     ///
-    /// If the broker could not be told; the event will come again.
+    /// If the broker could not be reached. The event is then redelivered.
     pub async fn dead_letter(self, reason: impl Into<String> + Send) -> Result<(), BrokerError> {
         self.settle(Settlement::DeadLetter { reason: reason.into() }).await
     }
 
-    /// Not now: let it be delivered again, uncounted.
+    /// Releases the event: it is delivered again, without counting an attempt.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// If the broker could not be told; the event will come again.
+    /// If the broker could not be reached. The event is then redelivered.
     ///
     /// # Cancel safety
     ///
@@ -147,11 +147,11 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// A stream of deliveries. Dropping it ends the subscription; what was not yet taken from it goes
-/// back to the group.
+/// A stream of deliveries. Dropping it ends the subscription; undelivered events go back to the
+/// group.
 ///
-/// It ends (`None`) when the broker is closed. An error is the last item: the subscription can't go
-/// on. A lost connection is neither; the adapter reconnects and the stream continues.
+/// It ends (`None`) when the broker is closed. An error is the last item: the subscription cannot
+/// continue. A lost connection is neither; the adapter reconnects and the stream continues.
 #[must_use = "dropping deliveries ends the subscription"]
 pub struct Deliveries(Pin<Box<dyn Stream<Item = Result<Delivery, BrokerError>> + Send>>);
 

@@ -47,21 +47,21 @@ pub enum BrokerError {
     /// The broker was closed by this process.
     #[error("the broker is closed")]
     Closed,
-    /// A group or mailbox exists with other properties than the subscription asks for.
+    /// A group or mailbox exists with other properties than the subscription requires.
     #[error("{address} exists with other properties: {difference}")]
     Incompatible {
-        /// Which one.
+        /// The group or mailbox.
         address: Address,
-        /// Which property, as it is and as it was asked for.
+        /// The property, with its actual and its requested value.
         difference: String,
     },
     /// The group or mailbox was never declared.
     #[error("{address} does not exist")]
     UnknownAddress {
-        /// Which one.
+        /// The group or mailbox.
         address: Address,
     },
-    /// A group or mailbox can't have this name.
+    /// A name of a group or mailbox is invalid.
     #[error(transparent)]
     InvalidAddress(#[from] InvalidAddress),
     /// A subscription or an option is invalid.
@@ -73,7 +73,7 @@ pub enum BrokerError {
     /// Anything else the driver reports.
     #[error("{backend} failed to {operation}")]
     Backend {
-        /// Which adapter.
+        /// The adapter.
         backend: &'static str,
         /// The operation.
         operation: &'static str,

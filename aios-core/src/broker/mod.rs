@@ -68,27 +68,27 @@ impl Publish {
 ///
 /// - Events of one publisher reach a group in the order of their publishing, as long as nothing is
 ///   retried, released or redelivered and the group has one consumer.
-/// - A group keeps what it got until it is settled, whether a consumer runs or not.
+/// - A group keeps its events until they are settled, whether or not a consumer is running.
 /// - Every await ends within a timeout of the adapter.
 #[async_trait]
 pub trait Broker: Debug + Send + Sync + 'static {
-    /// Publishes events; the answers stand in the order of `batch`. `Ok` means that the broker has
-    /// the event, durably where it can.
+    /// Publishes events; the results are in the order of `batch`. `Ok` means that the broker has
+    /// the event, durably if it supports that.
     ///
     /// # Cancel safety
     ///
     /// Events of a cancelled call may or may not have been published.
     async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>>;
 
-    /// Declares the group or mailbox where it does not exist, and starts to consume it.
+    /// Declares the group or mailbox if it does not exist, and starts to consume it.
     ///
-    /// Several subscriptions to one group share its events. A mailbox has one reader at a time: a
-    /// further subscription waits without events until the reader is gone.
+    /// Several subscriptions to one group share its events. A mailbox has one reader at a time:
+    /// another subscription waits without events until the reader is gone.
     ///
     /// # Errors
     ///
-    /// [`BrokerError::Incompatible`] if it exists with other properties; otherwise what the broker
-    /// reports.
+    /// [`BrokerError::Incompatible`] if it exists with other properties; otherwise errors of the
+    /// broker.
     ///
     /// # Cancel safety
     ///
@@ -102,15 +102,15 @@ pub trait Broker: Debug + Send + Sync + 'static {
     /// [`BrokerError::UnknownAddress`] if it was never declared.
     async fn dead_letters(&self, address: &Address) -> Result<Box<dyn DeadLetters>, BrokerError>;
 
-    /// Watches the state of the connection, beginning with the state now.
+    /// Watches the state of the connection, beginning with the current state.
     fn health(&self) -> HealthWatch;
 
-    /// Stops consuming, waits until deliveries in hand are settled and the broker has taken the
-    /// settlements, then disconnects. Later calls fail with [`BrokerError::Closed`].
+    /// Stops consuming, waits until unsettled deliveries are settled and the broker has processed
+    /// the settlements, then disconnects. Later calls fail with [`BrokerError::Closed`].
     ///
     /// # Errors
     ///
-    /// [`BrokerError::Timeout`] if deliveries were still in hand after `deadline`; they are
+    /// [`BrokerError::Timeout`] if deliveries were still unsettled after `deadline`; they are
     /// released. The broker is closed in any case.
     async fn close(&self, deadline: Duration) -> Result<(), BrokerError>;
 }

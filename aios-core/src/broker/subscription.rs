@@ -1,17 +1,17 @@
 use super::{Address, BrokerError, Group, Mailbox};
 use crate::{event::Pattern, retry::RetryPolicy};
 
-/// How an event is handled after its last attempt failed.
+/// What happens to an event after its last attempt failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnExhausted {
     /// It becomes a dead letter.
     #[default]
     DeadLetter,
-    /// It is dropped. For events that may be lost.
+    /// It is dropped; for events that may be lost.
     Discard,
 }
 
-/// How long a group or mailbox lives.
+/// The lifetime of a group or mailbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lifetime {
     /// It stays, and events wait in it while there is no consumer.
@@ -21,20 +21,20 @@ pub enum Lifetime {
     Temporary,
 }
 
-/// Describes what to consume, and how.
+/// What to consume, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subscription {
     /// The group or mailbox.
     pub address: Address,
-    /// Which events a group gets; patterns are added to those it has. A mailbox has none.
+    /// The events that a group gets; patterns are added to its existing ones. A mailbox has none.
     pub patterns: Vec<Pattern>,
-    /// How many unsettled deliveries this subscription holds at most, 1 to 65,535.
+    /// The maximum number of unsettled deliveries of this subscription, 1 to 65,535.
     pub prefetch: u16,
     /// When a failed delivery is redelivered.
     pub retry: RetryPolicy,
-    /// How an event is handled after its last attempt failed.
+    /// What happens to an event after its last attempt failed.
     pub on_exhausted: OnExhausted,
-    /// How long the group or mailbox lives.
+    /// The lifetime of the group or mailbox.
     pub lifetime: Lifetime,
 }
 
@@ -62,7 +62,7 @@ impl Subscription {
         }
     }
 
-    /// Sets how many unsettled deliveries this subscription holds at most.
+    /// Sets the maximum number of unsettled deliveries of this subscription.
     #[must_use]
     pub fn with_prefetch(mut self, prefetch: u16) -> Self {
         self.prefetch = prefetch;
@@ -76,14 +76,14 @@ impl Subscription {
         self
     }
 
-    /// Sets how an event is handled after its last attempt failed.
+    /// Sets what happens to an event after its last attempt failed.
     #[must_use]
     pub fn with_on_exhausted(mut self, policy: OnExhausted) -> Self {
         self.on_exhausted = policy;
         self
     }
 
-    /// Lets the group or mailbox go with its last subscription.
+    /// Deletes the group or mailbox with its last subscription.
     #[must_use]
     pub fn temporary(mut self) -> Self {
         self.lifetime = Lifetime::Temporary;

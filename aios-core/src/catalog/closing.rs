@@ -1,14 +1,14 @@
-//! When a stream takes no more events.
+//! When a stream accepts no more events.
 
 use super::workflow;
 use crate::{event::EventType, store::StreamId};
 
-/// Whether an event of type `last` closes `stream`, which began with an event of type `first`: it
-/// then takes no more events.
+/// Whether an event of type `last` closes `stream`, which began with an event of type `first`, so
+/// that it accepts no more events.
 ///
-/// That is so for the journal of a run that began with `workflows.<name>.started`, and an event
-/// `workflows.<name>.completed`, `failed`, `cancelled` or `continued` of the same name. An event of
-/// another workflow's name ends nothing.
+/// That applies to the journal of a run that began with `workflows.<name>.started`, and an event
+/// `workflows.<name>.completed`, `failed`, `cancelled` or `continued` of the same name. An event
+/// under another workflow's name ends nothing.
 #[must_use]
 pub fn closes(stream: &StreamId, first: &EventType, last: &EventType) -> bool {
     match (first.segments(), ending(stream, last)) {
@@ -17,8 +17,8 @@ pub fn closes(stream: &StreamId, first: &EventType, last: &EventType) -> bool {
     }
 }
 
-/// The workflow whose run an event of this type ends, if it stands in the run's stream: what
-/// [`closes`] can tell of the event alone.
+/// The workflow whose run an event of this type ends, if it is in the run's stream: the part of
+/// [`closes`] that depends on the event alone.
 #[must_use]
 pub fn ending<'t>(stream: &StreamId, event_type: &'t EventType) -> Option<&'t str> {
     match event_type.segments() {

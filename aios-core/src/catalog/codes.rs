@@ -1,16 +1,16 @@
 //! The codes of failures and errors: stable names that programs match on.
 //!
-//! Agents and workflows add codes of their own with [`Failure::new`](crate::failure::Failure::new).
+//! Agents and workflows add their own codes with [`Failure::new`](crate::failure::Failure::new).
 
-/// Whether an operation that failed with a code may succeed if it is tried again.
+/// Whether an operation that failed with a code may succeed if it is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Retry {
-    /// It may.
+    /// A retry may succeed.
     Yes,
-    /// It fails again.
+    /// A retry fails again.
     No,
-    /// The failure says so itself, for example [`TaskError::retryable`](crate::agent::TaskError).
+    /// It depends on the failure, for example on [`TaskError::retryable`](crate::agent::TaskError).
     Depends,
 }
 
@@ -34,7 +34,7 @@ pub struct Code {
     pub code: &'static str,
     /// The parts of aios that raise it.
     pub raised_by: &'static str,
-    /// Whether trying again may help.
+    /// Whether a retry may help.
     pub retry: Retry,
     /// The meaning of the code.
     pub meaning: &'static str,

@@ -1,8 +1,8 @@
 //! The vocabulary of aios: the names and data of its events, and the [codes] of its failures.
 //!
-//! Users' events have any other domain. This catalogue is the one home of the vocabulary: the
-//! journal's codec, the projection, the relay and the agents' hosts take names and data from here,
-//! and `docs/reference.md` is compared with it.
+//! Users' events have any other domain. This catalogue is the single source of the vocabulary: the
+//! journal's codec, the projection, the relay and the agents' hosts use its names and data, and
+//! `docs/reference.md` is compared with it.
 //!
 //! | domain | events of | stream |
 //! |---|---|---|
@@ -35,7 +35,7 @@ pub use self::{
 };
 use crate::event::EventType;
 
-/// Domains that belong to aios. Workflows and agents cannot emit events of them.
+/// Domains that are reserved for aios. Workflows and agents cannot emit events of them.
 pub const DOMAINS: [&str; 3] = [workflow::DOMAIN, agent::DOMAIN, system::DOMAIN];
 
 /// Every kind of event, by domain.

@@ -58,7 +58,7 @@ pub struct ProjectionDeadLetter {
     pub event_type: String,
     /// Why it could not be applied.
     pub failure: Failure,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
 }
 

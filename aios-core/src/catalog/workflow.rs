@@ -66,7 +66,7 @@ events! {
 /// Actions of the events that end a run. Its stream takes no event after one of them.
 pub const FINAL: [&str; 4] = [COMPLETED, FAILED, CANCELLED, CONTINUED];
 
-/// A version of a workflow is known.
+/// A version of a workflow was registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registered {
     /// The version.
@@ -154,7 +154,7 @@ pub struct RetryScheduled {
     pub name: Option<Box<str>>,
     /// Number of the next attempt, from 2.
     pub attempt: u32,
-    /// When.
+    /// When it will be retried.
     pub at: Timestamp,
     /// The failure.
     pub failure: Failure,
@@ -176,7 +176,7 @@ pub struct TimerFired {
     pub operation: u64,
 }
 
-/// The wait for a signal has an end.
+/// The wait for a signal has a deadline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignalAwaited {
     /// The operation.
@@ -247,7 +247,7 @@ pub struct EventEmitted {
     pub event_id: EventId,
 }
 
-/// The workflow says what it is doing.
+/// The workflow set its status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusSet {
     /// The operation.
@@ -262,7 +262,7 @@ pub struct StatusSet {
 /// Cancellation of the run was requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelRequested {
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 

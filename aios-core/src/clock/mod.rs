@@ -1,4 +1,4 @@
-//! Time as a dependency, so that tests run on virtual time.
+//! Time as a dependency, so that tests run in virtual time.
 
 #[cfg(feature = "tokio")]
 mod system;
@@ -11,16 +11,16 @@ pub use self::system::SystemClock;
 pub use self::virtual_clock::VirtualClock;
 use crate::{BoxFuture, event::Timestamp};
 
-/// Tells the time and sleeps.
+/// Provides the time, and sleeps.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// The time now. It may be set forward or back.
+    /// The current time. It may be set forward or back.
     fn now(&self) -> Timestamp;
 
-    /// The time since a fixed moment, for measuring how long something takes. It is never set.
+    /// The time since a fixed point, for measuring durations. It is monotonic.
     fn elapsed(&self) -> Duration;
 
-    /// Completes as soon as [`elapsed`](Self::elapsed) has grown by `duration`. A clock that is set
-    /// meanwhile changes nothing.
+    /// Completes as soon as [`elapsed`](Self::elapsed) has grown by `duration`. Changes of the wall
+    /// clock have no effect.
     ///
     /// # Cancel safety
     ///

@@ -9,7 +9,7 @@ use crate::{BoxFuture, event::Timestamp};
 /// Longest single sleep, so that a change of the wall clock is noticed within the hour.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
-/// The origin of elapsed time; any moment would do.
+/// The origin of elapsed time, which is arbitrary.
 static START: LazyLock<Instant> = LazyLock::new(begin);
 
 #[allow(clippy::disallowed_methods, reason = "this is the clock module")]

@@ -24,14 +24,14 @@ struct State {
 }
 
 impl VirtualClock {
-    /// A clock that stands at `now`.
+    /// A clock that is stopped at `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         let state = State { now, next_sleeper: 0, sleepers: BTreeMap::new() };
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Moves the time on and wakes everybody whose deadline has come.
+    /// Advances the time and wakes all sleepers whose deadline has passed.
     pub fn advance(&self, duration: Duration) {
         let due = {
             let mut state = self.state();
@@ -60,7 +60,7 @@ impl VirtualClock {
     }
 }
 
-/// Stands at the Unix epoch.
+/// Stopped at the Unix epoch.
 impl Default for VirtualClock {
     fn default() -> Self {
         Self::new(Timestamp::UNIX_EPOCH)

@@ -18,8 +18,8 @@ const KNOWN: [(&str, &str); 8] = [
 
 /// A CloudEvents 1.0 event in structured JSON mode.
 ///
-/// Converts from and into [`Event`]. Metadata becomes extension attributes; metadata that aios
-/// does not know travels under `aiosmetadata`, so that a round trip loses nothing.
+/// Converts from and into [`Event`]. Metadata becomes extension attributes; unknown metadata is
+/// carried in `aiosmetadata`, so that a round trip loses nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CloudEvent {
     /// Always `1.0`.

@@ -1,19 +1,19 @@
 use std::sync::Arc;
 
-/// Why something is not an event.
+/// Errors of events, types, patterns and their data.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
     /// The text is not an event envelope.
     #[error("the event envelope is malformed")]
     Malformed {
-        /// A description of the fault and its place.
+        /// A description of the error and its location.
         source: Arc<serde_json::Error>,
     },
-    /// The data can't be written as JSON, or read as the type asked for.
+    /// The data cannot be serialised to JSON, or decoded as the requested type.
     #[error("the event's data does not fit the type")]
     InvalidData {
-        /// A description of the fault and its place.
+        /// A description of the error and its location.
         source: Arc<serde_json::Error>,
     },
     /// An id is empty or longer than 255 bytes.
@@ -33,7 +33,7 @@ pub enum EventError {
         "an event type has three segments of [a-z][a-z0-9_]* and at most 255 bytes, not {text:?}"
     )]
     InvalidType {
-        /// The refused text, cut after 255 bytes.
+        /// The refused text, truncated after 255 bytes.
         text: String,
     },
     /// The type belongs to a domain that is reserved for events of aios itself.
@@ -49,7 +49,7 @@ pub enum EventError {
     /// A pattern has an empty or malformed segment.
     #[error("a pattern has segments of [a-z][a-z0-9_]*, `*` or `#`, not {text:?}")]
     InvalidPattern {
-        /// The refused text, cut after 255 bytes.
+        /// The refused text, truncated after 255 bytes.
         text: String,
     },
     /// A timestamp is not RFC 3339.

@@ -57,7 +57,7 @@ impl EventType {
     }
 
     /// Refuses a type of a reserved domain, `workflows`, `agents` or `system`: only aios itself
-    /// writes such events, because they tell what happened to runs, tasks and agents.
+    /// writes such events, because they record what happens to runs, tasks and agents.
     ///
     /// # Errors
     ///
@@ -74,7 +74,7 @@ impl EventType {
 
 /// Whether `text` is one segment of a type: `[a-z][a-z0-9_]*`.
 ///
-/// Names of agents and workflows become segments, so they obey the same rule.
+/// Names of agents and workflows become segments, so the same rule applies to them.
 #[must_use]
 pub(crate) fn is_segment(text: &str) -> bool {
     let mut bytes = text.bytes();

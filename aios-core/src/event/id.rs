@@ -5,16 +5,17 @@ use uuid::Uuid;
 
 use super::{EventError, MAX_NAME_BYTES};
 
-/// Namespace of the `UUIDv5` that stands for a foreign id (RFC 9562, section 5.5).
+/// Namespace of the `UUIDv5` for a foreign id (RFC 9562, section 5.5).
 const FOREIGN: Uuid = Uuid::from_u128(0x6b1f_3c52_9a0e_4d6f_8c57_1e2a_a105_0001);
 
-/// Namespace of the `UUIDv5` that [`EventId::derive`] makes, apart from that of foreign ids: a foreign
-/// string never has the key of a derived id, even if it is the text from which that was derived.
+/// Namespace of the `UUIDv5` that [`EventId::derive`] creates, separate from that of foreign ids: a
+/// foreign string never has the key of a derived id, even if it is the text from which that was
+/// derived.
 const DERIVED: Uuid = Uuid::from_u128(0x3d4b_8d0e_51c2_4f4a_9a61_7c0b_44e6_0002);
 
 /// Unique name of an event: an opaque string of 1 to 255 bytes.
 ///
-/// Generated ids are `UUIDv7` and take no heap; a foreign string comes back verbatim.
+/// Generated ids are `UUIDv7` and need no allocation; a foreign string is returned verbatim.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(Name);
 
@@ -36,14 +37,14 @@ impl EventId {
         Self(Name::Uuid(Uuid::now_v7()))
     }
 
-    /// A `UUIDv5` of `name`: the same name always gives the same id, which is the key of no other
-    /// text.
+    /// A `UUIDv5` of `name`: the same name always gives the same id, and no other text has the same
+    /// key.
     #[must_use]
     pub fn derive(name: &str) -> Self {
         Self(Name::Uuid(Uuid::new_v5(&DERIVED, name.as_bytes())))
     }
 
-    /// The key under which a store keeps this event: the id itself if it is a UUID, else the
+    /// The key under which a store keeps this event: the id itself if it is a UUID, otherwise the
     /// `UUIDv5` of the foreign string.
     #[must_use]
     pub fn key(&self) -> Uuid {
@@ -53,7 +54,8 @@ impl EventId {
         }
     }
 
-    /// The text of an id that is not a UUID in its canonical form; a store keeps it beside the key.
+    /// The text of an id that is not a UUID in its canonical form; a store keeps it in addition to
+    /// the key.
     #[must_use]
     pub fn foreign(&self) -> Option<&str> {
         match &self.0 {

@@ -21,10 +21,10 @@ pub struct Metadata {
     /// W3C trace context: the parent span.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<Arc<str>>,
-    /// W3C trace context: vendors' additions.
+    /// W3C trace context: vendor-specific additions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tracestate: Option<Arc<str>>,
-    /// Mailbox that wants the answer.
+    /// Mailbox for the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<Arc<str>>,
     /// The run that the event belongs to, or on whose behalf it happened.
@@ -33,8 +33,8 @@ pub struct Metadata {
     /// Version of the schema that the data follows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<u32>,
-    /// Of a task that a run assigned or cancelled: the id of the event that started the run. It
-    /// tells apart runs that used the same id one after the other, or in different stores.
+    /// Only for tasks that a run assigned or cancelled: the id of the event that started the run.
+    /// It distinguishes runs that used the same id one after the other, or in different stores.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<Arc<str>>,
     /// Fields that aios does not know.
@@ -49,8 +49,8 @@ impl Metadata {
         *self == Self::default()
     }
 
-    /// Sets what is not set of correlation, cause, user and trace to what `origin` says, and the
-    /// run to that of `origin`.
+    /// Fills unset fields of correlation, cause, user and trace from `origin`, and sets the run to
+    /// that of `origin`.
     pub fn fill_from(&mut self, origin: &Self) {
         let fill = |ours: &mut Option<Arc<str>>, theirs: &Option<Arc<str>>| {
             if ours.is_none() {
@@ -68,7 +68,7 @@ impl Metadata {
     }
 }
 
-/// Written by hand: `#[serde(flatten)]` would buffer every field first.
+/// Implemented by hand, because `#[serde(flatten)]` would buffer every field first.
 impl<'de> Deserialize<'de> for Metadata {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(MetadataVisitor)

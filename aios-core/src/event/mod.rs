@@ -29,7 +29,7 @@ pub use self::{
 
 pub(crate) use self::{error::excerpt, event_type::is_segment};
 
-/// Longest id, type and source of an event, in bytes. AMQP short strings end here.
+/// Longest id, type and source of an event, in bytes. This is the limit of AMQP short strings.
 pub const MAX_NAME_BYTES: usize = 255;
 
 /// An immutable fact that has happened.
@@ -48,7 +48,7 @@ pub struct Event {
     /// The service or agent that reports the fact, 1 to 255 bytes.
     #[serde(deserialize_with = "source")]
     pub source: Arc<str>,
-    /// The facts themselves; decode with [`Event::data`].
+    /// The data; decode it with [`Event::data`].
     #[serde(rename = "data")]
     pub payload: Payload,
     /// How this event relates to others.
@@ -61,7 +61,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// [`EventError::InvalidData`] if `data` can't be written as JSON.
+    /// [`EventError::InvalidData`] if `data` cannot be serialised to JSON.
     pub fn new<T: Serialize + ?Sized>(
         event_type: EventType,
         source: impl Into<Arc<str>>,
@@ -81,7 +81,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// [`EventError::InvalidData`] if the data has another shape than `T`.
+    /// [`EventError::InvalidData`] if the data does not have the shape of `T`.
     pub fn data<T: DeserializeOwned>(&self) -> Result<T, EventError> {
         self.payload.decode()
     }
@@ -109,8 +109,8 @@ impl Event {
 
     /// Marks `parent` as the cause, and inherits its correlation, user, trace and run.
     ///
-    /// Without a correlation the parent's id becomes it, so that everything one event caused can
-    /// be found by one key.
+    /// If the parent has no correlation, its id is used, so that everything that one event caused
+    /// can be found by one key.
     #[must_use]
     pub fn caused_by(mut self, parent: &Self) -> Self {
         let inherited = &parent.metadata;
@@ -129,16 +129,17 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// [`EventError::Malformed`] names what is wrong and where.
+    /// [`EventError::Malformed`] with the error and its location.
     pub fn from_json(text: &str) -> Result<Self, EventError> {
         serde_json::from_str(text).map_err(EventError::malformed)
     }
 
-    /// Writes the JSON envelope.
+    /// Serialises the JSON envelope.
     ///
     /// # Errors
     ///
-    /// [`EventError::InvalidData`] if it can't be written, which no event made by this crate causes.
+    /// [`EventError::InvalidData`] if it cannot be serialised, which does not happen to events
+    /// created by this crate.
     pub fn to_json(&self) -> Result<String, EventError> {
         serde_json::to_string(self).map_err(EventError::invalid_data)
     }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{EventError, EventType, MAX_NAME_BYTES, error::excerpt, event_type::is_segment};
 
-/// Which event types a subscription wants, with the semantics of an AMQP 0-9-1 topic exchange:
-/// `*` stands for one segment, `#` for any number of them.
+/// The event types that a subscription selects, with the semantics of an AMQP 0-9-1 topic exchange:
+/// `*` matches one segment, `#` any number of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Pattern(Arc<str>);
@@ -23,7 +23,7 @@ impl Pattern {
         &self.0
     }
 
-    /// Whether events of this type are wanted.
+    /// Whether events of this type match.
     #[must_use]
     pub fn matches(&self, event_type: &EventType) -> bool {
         fits(Some(&self.0), Some(event_type.as_str()))
@@ -32,10 +32,10 @@ impl Pattern {
 
 /// Matches segment by segment; `None` is the end of a text.
 ///
-/// Only the last `#` can take more segments after a mismatch: what an earlier one could take, the last
-/// one can take as well. So the time is at most the product of the lengths.
+/// Only the last `#` can take more segments after a mismatch: what an earlier one could take, the
+/// last one can take as well. So the time is at most the product of the lengths.
 fn fits(mut pattern: Option<&str>, mut text: Option<&str>) -> bool {
-    // What follows the last `#`, and the text that it has not taken yet.
+    // The segments after the last `#`, and the text that it has not taken yet.
     let mut last = None;
     loop {
         let wanted = pattern.map(split);

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::EventError;
 
-/// JSON text that was checked once and is shared, not copied, until it is decoded.
+/// JSON text that was validated once and is shared, not copied, until it is decoded.
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Payload(Arc<RawValue>);
@@ -17,18 +17,18 @@ impl Payload {
         Self(RawValue::NULL.to_owned().into())
     }
 
-    /// Writes `value` as JSON.
+    /// Serialises `value` to JSON.
     ///
     /// # Errors
     ///
-    /// [`EventError::InvalidData`] if `value` cannot be serialised to JSON, for example a map with keys that are
-    /// no strings.
+    /// [`EventError::InvalidData`] if `value` cannot be serialised to JSON, for example a map whose
+    /// keys are not strings.
     pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, EventError> {
         let text = serde_json::value::to_raw_value(value).map_err(EventError::invalid_data)?;
         Ok(Self(text.into()))
     }
 
-    /// Takes text that is JSON already; white space around it is cut.
+    /// Takes text that is already JSON; surrounding white space is removed.
     ///
     /// # Errors
     ///
@@ -37,7 +37,7 @@ impl Payload {
         RawValue::from_string(text).map(|text| Self(text.into())).map_err(EventError::invalid_data)
     }
 
-    /// Reads the JSON as `T`.
+    /// Decodes the JSON as `T`.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl Payload {
         serde_json::from_str(self.as_str()).map_err(EventError::invalid_data)
     }
 
-    /// Reads the JSON as a `T` that borrows from this payload.
+    /// Decodes the JSON as a `T` that borrows from this payload.
     ///
     /// # Errors
     ///

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::EventError;
 
-/// A moment in UTC, in whole microseconds; written as RFC 3339 with a `Z`.
+/// A point in time in UTC, in whole microseconds; formatted as RFC 3339 with a `Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -17,13 +17,13 @@ impl Timestamp {
     /// 1970-01-01T00:00:00Z.
     pub const UNIX_EPOCH: Self = Self(0);
 
-    /// The last moment that can be written: the end of the year 9999.
+    /// The latest supported timestamp: the end of the year 9999.
     pub const MAX: Self = Self(253_402_207_200_000_000 - 1);
 
-    /// The first moment that can be written: the start of the year -9999, in jiff's range.
+    /// The earliest supported timestamp: the start of the year -9999, in jiff's range.
     pub const MIN: Self = Self(-377_705_023_201_000_000);
 
-    /// The system's wall clock. Code that should run on virtual time asks a
+    /// The system's wall clock. Code that should run in virtual time uses a
     /// [`Clock`](crate::clock::Clock) instead.
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "this is the clock module")]
@@ -32,7 +32,7 @@ impl Timestamp {
         Self::UNIX_EPOCH + elapsed
     }
 
-    /// Takes microseconds since the Unix epoch, held within [`MIN`](Self::MIN) and
+    /// Converts microseconds since the Unix epoch, clamped to [`MIN`](Self::MIN) and
     /// [`MAX`](Self::MAX).
     #[must_use]
     pub fn from_micros(micros: i64) -> Self {
@@ -45,14 +45,14 @@ impl Timestamp {
         self.0
     }
 
-    /// The time from `earlier` until this moment; zero if `earlier` is later.
+    /// The time from `earlier` until this timestamp; zero if `earlier` is later.
     #[must_use]
     pub fn duration_since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or_default())
     }
 }
 
-/// Stops at [`Timestamp::MAX`].
+/// Saturates at [`Timestamp::MAX`].
 impl Add<Duration> for Timestamp {
     type Output = Self;
 
@@ -62,7 +62,7 @@ impl Add<Duration> for Timestamp {
     }
 }
 
-/// Stops at [`Timestamp::MIN`].
+/// Saturates at [`Timestamp::MIN`].
 impl Sub<Duration> for Timestamp {
     type Output = Self;
 

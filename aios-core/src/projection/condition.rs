@@ -14,16 +14,16 @@ pub enum Predicate {
     NotDeleted,
 }
 
-/// Which rows of which table to read, as data that an adapter turns into its own query.
+/// The rows of a table to read, as data that an adapter converts to its own query.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
     /// The table.
     pub table: Table,
-    /// Which of the table's own columns to read, in the order of the table.
+    /// The table's own columns to read, in the order of the table.
     pub columns: Vec<Column>,
     /// Predicates that all must hold.
     pub conditions: Vec<Predicate>,
-    /// Which page; rows are ordered by key.
+    /// The page; rows are ordered by key.
     pub page: PageRequest,
 }
 

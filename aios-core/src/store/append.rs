@@ -6,7 +6,7 @@ use crate::event::{Event, MAX_NAME_BYTES};
 /// The prefix of the streams of runs.
 const RUNS: &str = "runs/";
 
-/// Name of a stream: the events of one thing. 1 to 255 bytes.
+/// Name of a stream, which contains the events of one thing. 1 to 255 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(Arc<str>);
 
@@ -66,11 +66,11 @@ impl fmt::Display for StreamId {
 /// The version that a stream is expected to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// Nothing.
+    /// Anything.
     Any,
-    /// That it has no event.
+    /// It has no event.
     Empty,
-    /// That its last event has this version.
+    /// Its last event has this version.
     Exact(u64),
 }
 
@@ -83,16 +83,16 @@ pub struct Fence {
     pub epoch: Epoch,
 }
 
-/// Events for one stream, appended all or not at all.
+/// Events for one stream, which are appended all or not at all.
 #[derive(Clone, Debug)]
 pub struct Append {
-    /// Where to.
+    /// The stream.
     pub stream: StreamId,
     /// The version that the stream is expected to have.
     pub expected: Expected,
     /// The events to append, at least one.
     pub events: Vec<Event>,
-    /// Proof that the writer may.
+    /// Proof that the writer owns the shard.
     pub fence: Option<Fence>,
 }
 
@@ -110,7 +110,7 @@ impl Append {
         self
     }
 
-    /// Sets the proof that the writer may.
+    /// Sets the proof that the writer owns the shard.
     #[must_use]
     pub fn with_fence(mut self, fence: Fence) -> Self {
         self.fence = Some(fence);
@@ -118,15 +118,15 @@ impl Append {
     }
 }
 
-/// Where the last event of an append landed.
+/// The place of the last event of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
     /// Its version in the stream.
     pub version: u64,
     /// Its position in the log.
     pub position: u64,
-    /// Whether the events were found stored: by an earlier call, or by an attempt of this call of
-    /// which the store lost the answer.
+    /// Whether the events were already stored: by an earlier call, or by an attempt of this call
+    /// whose response was lost.
     pub repeated: bool,
 }
 

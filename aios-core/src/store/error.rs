@@ -5,12 +5,12 @@ use crate::{Cause, event::EventId};
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The stream is not where the writer believed it to be.
+    /// The stream does not have the expected version.
     #[error("stream {stream} is at version {actual}, not where the append expected it")]
     Conflict {
         /// The stream.
         stream: StreamId,
-        /// The version really found.
+        /// The actual version.
         actual: u64,
     },
     /// The stream accepts no more events, because its run has ended.
@@ -19,7 +19,7 @@ pub enum StoreError {
         /// The stream.
         stream: StreamId,
     },
-    /// Somebody else owns the shard by now.
+    /// Another owner has taken the shard.
     #[error("shard {shard} is no longer owned under epoch {epoch}")]
     Fenced {
         /// The shard.
@@ -27,7 +27,7 @@ pub enum StoreError {
         /// The epoch that the writer had.
         epoch: Epoch,
     },
-    /// An event id is stored already, elsewhere or together with other events.
+    /// An event id is already stored, elsewhere or together with other events.
     #[error("event {id} is stored already")]
     DuplicateEvent {
         /// The id.
@@ -55,31 +55,31 @@ pub enum StoreError {
         /// The limit.
         limit: usize,
     },
-    /// A text of an event has a character that the store can't keep there.
+    /// A text of an event contains a character that the store cannot keep.
     #[error("event {id} has the character NUL in its {part}, which the store can't keep")]
     InvalidText {
         /// The event.
         id: EventId,
-        /// Which text: its `id`, `source` or `stream`.
+        /// The text: its `id`, `source` or `stream`.
         part: &'static str,
     },
-    /// The database is open already, in this or in another process.
+    /// The database is already open, in this or in another process.
     #[error("{database} is open already, in this or in another process")]
     Locked {
-        /// Which database.
+        /// The database.
         database: String,
     },
-    /// The files of the database are no longer where they were opened, so that nothing can be
-    /// stored any more.
+    /// The files of the database were moved, deleted or replaced, so that nothing more can be
+    /// stored.
     #[error("{database} was deleted, moved or replaced while it was open")]
     Gone {
-        /// Which database.
+        /// The database.
         database: String,
     },
     /// The database was written by a newer version of aios.
     #[error("{database} has schema version {found}, this version of aios knows up to {known}")]
     NewerSchema {
-        /// Which database.
+        /// The database.
         database: String,
         /// The version of the database.
         found: u32,
@@ -89,7 +89,7 @@ pub enum StoreError {
     /// Stored data cannot be read.
     #[error("{database} is corrupt: {reason}")]
     Corrupt {
-        /// Which database.
+        /// The database.
         database: String,
         /// The reason.
         reason: String,
@@ -97,7 +97,7 @@ pub enum StoreError {
     /// There is no room left to write.
     #[error("{database} is full")]
     Full {
-        /// Which database.
+        /// The database.
         database: String,
     },
     /// The backend did not answer in time.
@@ -120,7 +120,7 @@ pub enum StoreError {
     /// Anything else the driver reports.
     #[error("{backend} failed to {operation}")]
     Backend {
-        /// Which adapter.
+        /// The adapter.
         backend: &'static str,
         /// The operation.
         operation: &'static str,

@@ -5,29 +5,29 @@ use async_trait::async_trait;
 use super::{Append, Appended, LogSubscription, RecordedEvent, StoreError, StoreId, StreamId, id};
 use crate::event::Pattern;
 
-/// Largest page that a read returns; a larger limit counts as this.
+/// The largest page of a read; larger limits are reduced to it.
 pub const MAX_PAGE: usize = 10_000;
 
-/// Keeps events: in streams, numbered by version, and in one log, numbered by position.
+/// Stores events in streams, numbered by version, and in one log, numbered by position.
 ///
 /// # Guarantees
 ///
 /// - Each [`Append`] is atomic, and durable when it is answered with `Ok`.
-/// - Appends that are called at the same time share commits; one that fails does not touch another.
+/// - Concurrent appends share commits; one that fails does not affect the others.
 /// - Positions are dense and in commit order: a reader that has read up to a position has missed
 ///   nothing.
 /// - Read models change in the same transaction as the log.
 #[async_trait]
 pub trait EventStore: Debug + Send + Sync + 'static {
-    /// Appends; the answers stand in the order of `batch`, and so do the positions.
+    /// Appends; the results and the positions are in the order of `batch`.
     ///
-    /// An append whose events are all stored in its stream already, one after the other, is
-    /// answered with where they landed the first time, whatever it expects and whatever its fence:
-    /// repeating an append is safe, and [`Appended::repeated`] tells it apart. It is
-    /// [`StoreError::DuplicateEvent`] if only some are, or if an id is stored in another stream.
+    /// An append whose events are all stored in its stream already, in sequence, returns their
+    /// first place, whatever its expectation and its fence. So repeating an append is safe, and
+    /// [`Appended::repeated`] marks the repetition. The result is [`StoreError::DuplicateEvent`] if
+    /// only some are stored, or if an id is stored in another stream.
     ///
     /// The event that ends a run [`closes`](crate::catalog::closes) its stream. Any other append to
-    /// a closed stream that would be accepted otherwise is [`StoreError::StreamClosed`], also
+    /// a closed stream that would otherwise be accepted is [`StoreError::StreamClosed`], even
     /// within one batch, and so is an append in which anything follows such an event.
     ///
     /// # Cancel safety
@@ -111,8 +111,8 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     async fn head(&self) -> Result<u64, StoreError>;
 
     /// Waits until the log has an event with a position above `after`, and returns the position of
-    /// the last one. Appends of this process wake it at once; those of others by a hint, and by
-    /// polling with back-off where the hint is lost.
+    /// the last one. Appends of this process wake it at once; those of other processes by a
+    /// notification, and by polling with back-off if the notification is lost.
     ///
     /// # Errors
     ///
@@ -124,7 +124,7 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     async fn wait_for(&self, after: u64) -> Result<u64, StoreError>;
 }
 
-/// Conveniences for every [`EventStore`].
+/// Convenience methods for every [`EventStore`].
 #[async_trait]
 pub trait EventStoreExt: EventStore {
     /// Appends to one stream.
@@ -136,8 +136,8 @@ pub trait EventStoreExt: EventStore {
         self.append(vec![append]).await.pop().unwrap_or(Err(StoreError::Closed))
     }
 
-    /// The identity of this store, which it gets with the first call: the first event of the stream
-    /// `system/store`. Costs a read; call it once and keep the answer.
+    /// The identity of this store, which is created by the first call: the first event of the
+    /// stream `system/store`. It costs a read; call it once and keep the result.
     ///
     /// # Errors
     ///

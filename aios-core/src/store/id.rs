@@ -53,8 +53,8 @@ impl fmt::Display for StoreId {
     }
 }
 
-/// Reads the identity, and creates it if the store has none. Of several processes that create it at
-/// the same time one wins, and the others read what it wrote.
+/// Reads the identity, and creates it if the store has none. If several processes create it at the
+/// same time, one wins, and the others read its identity.
 pub(super) async fn identify<S: EventStore + ?Sized>(store: &S) -> Result<StoreId, StoreError> {
     let stream = StreamId::new(STREAM)?;
     loop {

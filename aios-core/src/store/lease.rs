@@ -9,13 +9,13 @@ use crate::event::Timestamp;
 /// Number of shards that runs are spread over, fixed when a database is created.
 pub const SHARDS: u16 = 64;
 
-/// The shard that stands for the engine of number 0.
+/// The shard of the engine with number 0.
 const FIRST_SLOT: u16 = 1024;
 
-/// The shard that stands for the guests of the engine of number 0.
+/// The shard of the guests of the engine with number 0.
 const FIRST_GUESTS: u16 = FIRST_SLOT + Shard::SLOTS;
 
-/// The shard that stands for the projection of number 0.
+/// The shard of the projection with number 0.
 const FIRST_PROJECTION: u16 = 4096;
 
 /// A fixed share of the runs, owned by one engine at a time.
@@ -27,11 +27,11 @@ impl Shard {
     /// Not a share of the runs: its owner relays the log to the broker.
     pub const RELAY: Self = Self(u16::MAX);
 
-    /// Most engines that can be alive at the same time.
+    /// The maximum number of engines that can be alive at the same time.
     pub const SLOTS: u16 = 1024;
 
-    /// Not a share of the runs: its owner is the engine of this number, from 0 to
-    /// [`SLOTS`](Self::SLOTS) - 1. Each engine that is alive owns one.
+    /// Not a share of the runs: its owner is the engine with this number, from 0 to
+    /// [`SLOTS`](Self::SLOTS) - 1. Each live engine owns one.
     #[must_use]
     pub const fn slot(number: u16) -> Self {
         Self(FIRST_SLOT + number % Self::SLOTS)
@@ -43,21 +43,21 @@ impl Shard {
         self.0.checked_sub(FIRST_SLOT).filter(|number| *number < Self::SLOTS)
     }
 
-    /// Not a share of the runs: its owner advances the runs that were moved to the engine of this
+    /// Not a share of the runs: its owner advances the runs that were moved to the engine with this
     /// number, because the owners of their shards have no code for them.
     #[must_use]
     pub const fn guests(number: u16) -> Self {
         Self(FIRST_GUESTS + number % Self::SLOTS)
     }
 
-    /// The number of the engine whose guests this stands for, if it does.
+    /// The number of the engine whose guests this represents, if it does.
     #[must_use]
     pub fn guests_number(self) -> Option<u16> {
         self.0.checked_sub(FIRST_GUESTS).filter(|number| *number < Self::SLOTS)
     }
 
-    /// Not a share of the runs: its owner runs the projection of this number. `None` if the number
-    /// is too large.
+    /// Not a share of the runs: its owner runs the projection with this number. `None` if the
+    /// number is too large.
     #[must_use]
     pub fn projection(number: u64) -> Option<Self> {
         let number = FIRST_PROJECTION.checked_add(number.try_into().ok()?)?;
@@ -93,7 +93,7 @@ impl fmt::Display for Shard {
     }
 }
 
-/// Counts the owners of a shard: 1, 2, 3 … Each take-over makes it grow.
+/// Counts the owners of a shard: 1, 2, 3 … Each take-over increments it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
@@ -104,12 +104,12 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Name of one life of one engine; a restarted engine has another.
+/// Identifies one engine process; a restarted engine has another one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OwnerId(Arc<str>);
 
 impl OwnerId {
-    /// Names an owner; the name must be unique to this life of the process.
+    /// Creates an owner id, which must be unique to this process and its start.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self(name.into())
     }
@@ -126,11 +126,11 @@ impl OwnerId {
 pub struct Lease {
     /// The shard.
     pub shard: Shard,
-    /// Under which it is owned.
+    /// The epoch under which it is owned.
     pub epoch: Epoch,
-    /// By whom.
+    /// The owner.
     pub owner: OwnerId,
-    /// Until when, by the store's clock.
+    /// The expiry, by the store's clock.
     pub expires_at: Timestamp,
 }
 
@@ -142,11 +142,11 @@ impl Lease {
     }
 }
 
-/// Says which process may write which shard. Expiry is judged by the store's clock alone.
+/// Ownership of shards. Only the store's clock decides about expiry.
 #[async_trait]
 pub trait Leases: Send + Sync + 'static {
     /// Takes those of `shards` that are free, expired or already this owner's, and returns their
-    /// leases. The epoch grows by one whenever the owner changes, starting at 1.
+    /// leases. The epoch is incremented whenever the owner changes, starting at 1.
     ///
     /// # Errors
     ///
@@ -158,8 +158,8 @@ pub trait Leases: Send + Sync + 'static {
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError>;
 
-    /// Extends leases from now on, and returns those that are still the holder's: same owner, same
-    /// epoch. One that has expired but was not taken is extended too.
+    /// Extends leases from now on, and returns those that the holder still owns: same owner, same
+    /// epoch. An expired lease that no other owner took is extended too.
     ///
     /// # Errors
     ///
@@ -170,7 +170,7 @@ pub trait Leases: Send + Sync + 'static {
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError>;
 
-    /// Gives leases up at once; those that another owner took by now are left alone.
+    /// Releases leases at once; those that another owner has taken are not changed.
     ///
     /// # Errors
     ///
@@ -184,11 +184,11 @@ pub trait Leases: Send + Sync + 'static {
     /// Errors reported by the backend.
     async fn leases(&self) -> Result<Vec<Lease>, StoreError>;
 
-    /// Waits until leases were released more often than `seen` says, and returns how often that
-    /// was, to be passed to the next call. The count begins at 0 with each handle. Releases of this
-    /// process wake it at once; those of others by a hint, which may be lost: a caller that needs
-    /// to know for sure asks for [`leases`](Self::leases) from time to time. A store that gives no
-    /// hints never returns, as this does unless it is overridden.
+    /// Waits until leases were released more often than `seen`, and returns the current count,
+    /// which is passed to the next call. The count begins at 0 with each handle. Releases of this
+    /// process wake it at once; those of other processes by a notification, which may be lost. A
+    /// caller that must not miss a release also reads [`leases`](Self::leases) from time to time. A
+    /// store without notifications never returns, like the default implementation.
     ///
     /// # Errors
     ///
@@ -206,7 +206,7 @@ pub trait Leases: Send + Sync + 'static {
 mod tests {
     use super::*;
 
-    /// A run belongs to the shard that its id gives, in every version and in every process.
+    /// A run belongs to the shard derived from its id, in every version and in every process.
     #[test]
     fn should_hash_keys_as_it_always_did() {
         for (key, shard) in

@@ -1,15 +1,15 @@
-//! The store ports: the event log, which is the only truth, and what is derived from it.
+//! The store ports: the event log, which is the source of truth, and everything derived from it.
 //!
-//! [`EventStore`] keeps events in streams and in one log, [`Leases`] says which process may write
-//! which shard, [`ReadModels`] are tables that can be rebuilt from the log, [`Checkpoints`] remember
-//! how far a reader got. [`Store`] is all four. [`Waits`], which says which runs need not be read, is
-//! optional.
+//! [`EventStore`] stores events in streams and in one log, [`Leases`] decide which process may
+//! write which shard, [`ReadModels`] are tables that can be rebuilt from the log, [`Checkpoints`]
+//! store the positions of readers. [`Store`] combines all four. [`Waits`], which tells which runs
+//! need not be read, is optional.
 //!
-//! A store may lack what only saves time: the methods of the ports that have a body, whose bodies are
-//! correct and slower, and what a method that returns an `Option` leads to. Whatever is added to a port is
-//! added in this way, so that a store, or a wrapper around one, that was written before compiles and works
-//! as it did. A wrapper that has to be as fast as the wrapped store forwards every method; the lint
-//! `clippy::missing_trait_methods` names those that it lacks.
+//! A store may lack everything that is only an optimisation: the methods of the ports that have a
+//! default implementation, which is correct but slower, and the ports that a method returns as an
+//! `Option`. All additions to a port are made in this way, so that an existing store, or a wrapper
+//! around one, still compiles and works as before. A wrapper that has to be as fast as the wrapped
+//! store forwards every method; the lint `clippy::missing_trait_methods` names the missing ones.
 
 mod append;
 mod checkpoint;
@@ -36,7 +36,7 @@ pub use self::{
     wait::{DueRun, Unsettled, Wait, Waits},
 };
 
-/// Everything a runtime keeps. Implemented by whatever implements the four ports.
+/// Everything that a runtime stores. Implemented by every type that implements the four ports.
 pub trait Store: EventStore + Leases + ReadModels + Checkpoints {}
 
 impl<S: EventStore + Leases + ReadModels + Checkpoints + ?Sized> Store for S {}

@@ -19,13 +19,13 @@ macro_rules! status {
             /// All values.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// The text that stands in the table.
+            /// The text in the table.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
             }
 
-            /// Reads the text that stands in the table.
+            /// Parses the text in the table.
             #[must_use]
             pub fn parse(text: &str) -> Option<Self> {
                 match text { $($text => Some(Self::$variant),)+ _ => None }
@@ -41,15 +41,15 @@ macro_rules! status {
 }
 
 status! {
-    /// Where a run stands.
+    /// The status of a run.
     RunStatus {
         /// It progresses, or waits for a task, a timer or a signal.
         Running = "running",
-        /// It was told to pause.
+        /// It is paused.
         Paused = "paused",
-        /// Today's code does not fit its journal.
+        /// The current code does not match its journal, or no engine has its code.
         Blocked = "blocked",
-        /// It was told to cancel and is compensating.
+        /// It is being cancelled, and compensates.
         Cancelling = "cancelling",
         /// It ended with a result.
         Completed = "completed",
@@ -71,9 +71,9 @@ impl RunStatus {
 }
 
 status! {
-    /// Where a task stands.
+    /// The status of a task.
     TaskStatus {
-        /// It was given to an agent.
+        /// It is assigned to an agent.
         Assigned = "assigned",
         /// It ended with a result.
         Completed = "completed",
@@ -85,7 +85,7 @@ status! {
 }
 
 status! {
-    /// Where an agent stands.
+    /// The status of an agent.
     AgentStatus {
         /// It takes tasks.
         Running = "running",
@@ -93,7 +93,7 @@ status! {
         Missing = "missing",
         /// It was stopped.
         Stopped = "stopped",
-        /// Its factory failed; it is tried again.
+        /// Its factory failed, and is retried.
         Failed = "failed",
     }
 }
@@ -108,15 +108,15 @@ pub struct AgentRecord {
     pub agent_type: String,
     /// Its name.
     pub name: String,
-    /// The configuration of its factory, as it was written.
+    /// The configuration for its factory, as it was written.
     pub config: Payload,
-    /// Where it stands.
+    /// Its status.
     pub status: AgentStatus,
-    /// When its process last said that it is there.
+    /// When it was last seen.
     pub last_seen_at: Option<Timestamp>,
     /// When it was registered.
     pub created_at: Timestamp,
-    /// When the row changed last.
+    /// When the row last changed.
     pub updated_at: Timestamp,
     /// When it was deregistered.
     pub deleted_at: Option<Timestamp>,
@@ -128,27 +128,27 @@ pub struct AgentRecord {
 pub struct TaskRecord {
     /// Id of the task.
     pub id: String,
-    /// The run that gave it, if any.
+    /// The run that assigned it, if any.
     pub run_id: Option<String>,
-    /// Type of the agent that does it.
+    /// Type of the agent that performs it.
     pub agent_type: String,
-    /// The one agent that was asked for, if any.
+    /// The agent that it is addressed to, if any.
     pub agent_id: Option<String>,
-    /// Where it stands.
+    /// Its status.
     pub status: TaskStatus,
     /// Number of the latest attempt, from 1.
     pub attempt: u32,
     /// The latest failure.
     pub failure: Option<Failure>,
-    /// When it was given first.
+    /// When it was first assigned.
     pub created_at: Timestamp,
-    /// When the row changed last.
+    /// When the row last changed.
     pub updated_at: Timestamp,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
 }
 
-/// A version of a workflow that some runtime registered: a row of `workflows`.
+/// A version of a workflow that a runtime registered: a row of `workflows`.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct WorkflowRecord {
@@ -158,9 +158,9 @@ pub struct WorkflowRecord {
     pub name: String,
     /// Its version.
     pub version: u32,
-    /// When it was registered first.
+    /// When it was first registered.
     pub created_at: Timestamp,
-    /// When the row changed last.
+    /// When the row last changed.
     pub updated_at: Timestamp,
     /// When it was deregistered.
     pub deleted_at: Option<Timestamp>,
@@ -178,7 +178,7 @@ pub struct RunRecord {
     pub workflow_version: u32,
     /// The shard that owns it.
     pub shard: Shard,
-    /// Where it stands.
+    /// Its status.
     pub status: RunStatus,
     /// The run that started it as a child, if any.
     pub parent_run_id: Option<String>,
@@ -192,21 +192,21 @@ pub struct RunRecord {
     /// is known. It is not part of the row: the status of a single run finds it among the
     /// run's tasks.
     pub waits_for: Option<String>,
-    /// How far the workflow says it is, as it was written.
+    /// The progress that the workflow set, as it was written.
     pub progress: Option<Payload>,
     /// Position of the last event that changed this row.
     pub position: u64,
-    /// The first run of the chain of continue-as-new to which it belongs, if that is another one.
+    /// The first run of its chain of continue-as-new, if that is another one.
     pub first_run_id: Option<String>,
     /// When it was started.
     pub created_at: Timestamp,
-    /// When the row changed last.
+    /// When the row last changed.
     pub updated_at: Timestamp,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
 }
 
-/// Where a run stands, without its data: what an engine reads of many runs.
+/// The status of a run without its data, for engines that read many runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunSummary {
@@ -216,7 +216,7 @@ pub struct RunSummary {
     pub workflow: String,
     /// The shard that owns it.
     pub shard: Shard,
-    /// Where it stands.
+    /// Its status.
     pub status: RunStatus,
     /// Position of the last event that changed its row.
     pub position: u64,
@@ -229,12 +229,13 @@ impl From<RunRecord> for RunSummary {
     }
 }
 
-/// Which page to read.
+/// The page to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRequest {
-    /// Continue after the row with this id; from the start if `None`. Pages are ordered by id's key.
+    /// Continues after the row with this id; from the start if `None`. Pages are ordered by the key
+    /// of the id.
     pub after: Option<String>,
-    /// How many rows at most, 1 to [`MAX_PAGE`](super::MAX_PAGE).
+    /// The maximum number of rows, 1 to [`MAX_PAGE`](super::MAX_PAGE).
     pub limit: usize,
 }
 
@@ -257,23 +258,22 @@ impl Default for PageRequest {
 pub struct Page<T> {
     /// The rows.
     pub rows: Vec<T>,
-    /// Where the next page begins; `None` on the last one.
+    /// The id after which the next page begins; `None` on the last one.
     pub next: Option<PageRequest>,
-    /// Rows of this page that can't be read. A page of the one row that a filter names has none: it
-    /// fails instead.
+    /// Rows of this page that cannot be read. A query for a single row fails instead.
     pub unreadable: Vec<UnreadableRow>,
 }
 
-/// A row that holds what this version of aios can't read.
+/// A row with a value that this version of aios cannot read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableRow {
     /// Id of the row.
     pub id: String,
-    /// The column that holds it.
+    /// The column with that value.
     pub column: &'static str,
 }
 
-/// Which agents to list; `Default` means all that are not deleted.
+/// The agents to list; `Default` means all that are not deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentFilter {
     /// Of this type.
@@ -284,10 +284,10 @@ pub struct AgentFilter {
     pub include_deleted: bool,
 }
 
-/// Which tasks to list; `Default` means all that are not deleted.
+/// The tasks to list; `Default` means all that are not deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskFilter {
-    /// Given by this run.
+    /// Assigned by this run.
     pub run_id: Option<String>,
     /// For agents of this type.
     pub agent_type: Option<String>,
@@ -297,10 +297,10 @@ pub struct TaskFilter {
     pub include_deleted: bool,
 }
 
-/// Which runs to list; `Default` means all that are not deleted.
+/// The runs to list; `Default` means all that are not deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunFilter {
-    /// This one.
+    /// With this id.
     pub id: Option<String>,
     /// Of this workflow.
     pub workflow: Option<String>,
@@ -308,7 +308,7 @@ pub struct RunFilter {
     pub statuses: Vec<RunStatus>,
     /// Of one of these shards; empty means any.
     pub shards: Vec<Shard>,
-    /// That continue this one, directly or not.
+    /// That continue this run, directly or indirectly.
     pub first_run_id: Option<String>,
     /// Changed by an event after this position.
     pub changed_after: u64,
@@ -317,8 +317,8 @@ pub struct RunFilter {
 }
 
 /// Tables derived from the log by [`project`](crate::projection::project), in the transaction that
-/// appends. They can be rebuilt at any time. Only when an agent was seen last may be newer than the
-/// log says, see [`touch_agents`](Self::touch_agents).
+/// appends. They can be rebuilt at any time. Only the time when an agent was last seen may be newer
+/// than in the log, see [`touch_agents`](Self::touch_agents).
 #[async_trait]
 pub trait ReadModels: Send + Sync + 'static {
     /// A page of agents.
@@ -361,7 +361,7 @@ pub trait ReadModels: Send + Sync + 'static {
         page: &PageRequest,
     ) -> Result<Page<RunRecord>, StoreError>;
 
-    /// A page of runs without their data. A store need not read what is left out.
+    /// A page of runs without their data, which a store need not read.
     ///
     /// # Errors
     ///
@@ -375,10 +375,10 @@ pub trait ReadModels: Send + Sync + 'static {
         Ok(Page { rows: rows.into_iter().map(RunSummary::from).collect(), next, unreadable })
     }
 
-    /// Notes outside the log that agents are there at this moment, and returns those of which nothing
-    /// was noted, because they are not known to run: for these, an event has to say so.
+    /// Records outside the log that agents are running now, and returns those that were not
+    /// recorded, because they are not known to run: for these, an event is needed.
     ///
-    /// Without an implementation nothing is noted, so that every heartbeat is an event.
+    /// The default implementation records nothing, so that every heartbeat is an event.
     ///
     /// # Errors
     ///
@@ -395,13 +395,13 @@ pub trait ReadModels: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Errors reported by the backend; the tables are then as they were.
+    /// Errors reported by the backend; the tables are then unchanged.
     async fn rebuild(&self) -> Result<(), StoreError>;
 
-    /// The notes of waiting runs, if the store takes any. Without them, as unless this is overridden,
+    /// The recorded waits of runs, if the store supports them. Without them, which is the default,
     /// the new owner of a shard reads all of its runs that have not ended.
     ///
-    /// A wrapper returns those of the store that it wraps, or itself if it wraps them too.
+    /// A wrapper returns those of the wrapped store, or itself if it wraps them too.
     fn waits(&self) -> Option<&dyn Waits> {
         None
     }

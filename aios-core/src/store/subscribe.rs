@@ -2,11 +2,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{EventStore, RecordedEvent, StoreError};
 
-/// Events read at once.
+/// The number of events that are read at once.
 const PAGE: usize = 500;
 
-/// Reads the log in order: first what is there, then what comes. Nothing is skipped, also not
-/// where the one passes into the other, because both are the same read by position.
+/// Reads the log in order: first existing events, then new ones. Nothing is skipped at the
+/// transition, because both phases use the same read by position.
 #[derive(Debug)]
 pub struct LogSubscription<S: ?Sized> {
     store: Arc<S>,
@@ -19,11 +19,11 @@ impl<S: EventStore + ?Sized> LogSubscription<S> {
         Self { store, read: after, page: VecDeque::new() }
     }
 
-    /// The next event; waits for it if need be.
+    /// The next event; waits for it if necessary.
     ///
     /// # Errors
     ///
-    /// Errors reported by the store. The next call tries again from the same place.
+    /// Errors reported by the store. The next call retries from the same position.
     ///
     /// # Cancel safety
     ///

@@ -5,7 +5,8 @@ use async_trait::async_trait;
 use super::{Fence, Page, PageRequest, Shard, StoreError};
 use crate::event::Timestamp;
 
-/// That a run does nothing before an event is appended to its journal, or a moment has come.
+/// The wait of a run, which does nothing before an event is appended to its journal or a time is
+/// reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
     /// The run.
@@ -14,55 +15,56 @@ pub struct Wait {
     pub fence: Fence,
     /// Version of the last event of the run's journal that was applied.
     pub version: u64,
-    /// When to wake the run, if nothing is appended before.
+    /// When to wake the run, if nothing is appended before that.
     pub wake_at: Option<Timestamp>,
 }
 
-/// A run that has to be woken at a moment.
+/// A run that has to be woken at a given time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DueRun {
-    /// When.
+    /// The time.
     pub wake_at: Timestamp,
     /// Id of the run.
     pub run_id: String,
 }
 
-/// Which runs a new owner has to read.
+/// The runs that a new owner has to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsettled {
-    /// Those of which nothing is noted: they were being advanced.
+    /// Those without a recorded wait: they were being advanced.
     Unnoted,
-    /// Those to whose journal something was appended after what is noted.
+    /// Those whose journal has events after the recorded wait.
     Outdated,
 }
 
-/// Notes of runs that wait, so that a new owner of a shard need not read their journals. A store that
-/// takes them says so with [`ReadModels::waits`](super::ReadModels::waits).
+/// Recorded waits of runs, so that a new owner of a shard need not read their journals. A store
+/// that supports them returns them from [`ReadModels::waits`](super::ReadModels::waits).
 ///
-/// A note is no fact of the log: losing one is safe, and costs its run's new owner a look at the
-/// run. Notes survive [`rebuild`](super::ReadModels::rebuild), and go when retention takes their run.
+/// A recorded wait is not part of the log: losing one is safe, and only makes the new owner read
+/// the run. Recorded waits survive [`rebuild`](super::ReadModels::rebuild), and are removed with
+/// their run by retention.
 #[async_trait]
 pub trait Waits: Send + Sync + 'static {
-    /// Notes that runs wait, in place of what was noted of them before. A note changes nothing if
-    /// its fence proves nothing any more, if its run has no journal, or if a note of a higher version
-    /// is there.
+    /// Records that runs wait, replacing earlier records. A record is ignored if its fence is no
+    /// longer valid, if its run has no journal, or if there is a record of a higher version.
     ///
     /// # Errors
     ///
-    /// Errors reported by the backend; then any of them may be noted.
+    /// Errors reported by the backend; any of the waits may have been recorded then.
     async fn note_waits(&self, waits: &[Wait]) -> Result<(), StoreError>;
 
-    /// Forgets what is noted of runs, where the fence still proves that the writer owns them.
+    /// Removes the recorded waits of runs if the fence still proves that the writer owns them.
     ///
     /// # Errors
     ///
-    /// Errors reported by the backend; then any of them may be forgotten.
+    /// Errors reported by the backend; any of the waits may have been removed then.
     async fn forget_waits(&self, runs: &[(Arc<str>, Fence)]) -> Result<(), StoreError>;
 
-    /// The runs of shards that are noted to be woken up to a moment, the earliest first and those of
-    /// one moment in the order of their keys, at most `limit`. Runs that have ended are left out.
+    /// The runs of shards that have to be woken up to a given time, the earliest first and those of
+    /// the same time in the order of their keys, at most `limit`. Runs that have ended are left
+    /// out.
     ///
-    /// The last run of a page, as `beyond`, leads to the next page; `None` leads to the first one.
+    /// Pass the last run of a page as `beyond` to get the next page; `None` returns the first one.
     ///
     /// # Errors
     ///
@@ -75,8 +77,8 @@ pub trait Waits: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<DueRun>, StoreError>;
 
-    /// A page of the runs of shards that have not ended and are not noted to wait, or no longer do.
-    /// None of their data is read.
+    /// A page of the runs of shards that have not ended and have no recorded wait, or an outdated
+    /// one. None of their data is read.
     ///
     /// # Errors
     ///
