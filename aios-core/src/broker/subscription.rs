@@ -1,7 +1,7 @@
 use super::{Address, BrokerError, Group, Mailbox};
 use crate::{event::Pattern, retry::RetryPolicy};
 
-/// What happens to an event after its last attempt failed.
+/// How an event is handled after its last attempt failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnExhausted {
     /// It becomes a dead letter.
@@ -21,7 +21,7 @@ pub enum Lifetime {
     Temporary,
 }
 
-/// What to consume, and how.
+/// The events to consume, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subscription {
     /// The group or mailbox.
@@ -32,7 +32,7 @@ pub struct Subscription {
     pub prefetch: u16,
     /// When a failed delivery is redelivered.
     pub retry: RetryPolicy,
-    /// What happens to an event after its last attempt failed.
+    /// How an event is handled after its last attempt failed.
     pub on_exhausted: OnExhausted,
     /// The lifetime of the group or mailbox.
     pub lifetime: Lifetime,
