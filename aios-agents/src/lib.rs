@@ -87,7 +87,7 @@
 //!   runs again: at least once, with an idempotency key.
 //! - A run resumes after a crash, on the next start of an engine on the same store.
 //! - A run has one writer: shards are leased, and the store checks the fence of every append.
-//! - Code that does not fit the journal blocks the run and names the operation. Nothing is lost.
+//! - Code that does not match the journal blocks the run, and the error names the operation.
 //!
 //! # Features
 //!

@@ -56,11 +56,11 @@
 //! | `Incompatible` | the group exists with other properties: delete it, or use another name |
 //! | `Closed` | the broker was closed by this process |
 //! | `InvalidConfiguration` | an option or URL is invalid |
-//! | `Backend` | anything else; `is_retryable()` says whether to try again |
+//! | `Backend` | anything else; `is_retryable()` tells whether to retry |
 //!
 //! # Guarantees
 //!
-//! - `Ok` from `publish` means that the broker has the event, durably where it can.
+//! - `Ok` from `publish` means that the broker has the event, durably if it supports that.
 //! - An event is delivered at least once, until it is settled; duplicates have the same event id.
 //! - Connections, channels and consumers that fail are replaced, and subscriptions continue.
 //! - Every await ends within a timeout of the adapter.

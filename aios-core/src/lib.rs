@@ -46,14 +46,14 @@
 //! | [`store`] | the store ports: event log, leases, read models, checkpoints |
 //! | [`projection`] | the changes of the read models that follow from an event |
 //! | [`retry`] | retry policies as data |
-//! | [`failure`] | what went wrong, as data that a journal can hold |
+//! | [`failure`] | failures as data that a journal can store |
 //! | [`clock`] | the injected clock |
 //!
 //! # Which error when
 //!
 //! | type | means |
 //! |---|---|
-//! | [`agent::TaskError`] | an attempt at a task or step failed; says whether another may succeed |
+//! | [`agent::TaskError`] | an attempt at a task or step failed; tells whether another may succeed |
 //! | [`broker::BrokerError`], [`store::StoreError`] | what an adapter reports |
 //! | [`event::EventError`] | something is not an event, an event type, a pattern or the expected data |
 //! | [`failure::Failure`] | code, message and details, as recorded in the log |

@@ -56,7 +56,7 @@
 //! | `NewerSchema` | deploy the version that migrated the database |
 //! | `Timeout` | repeat the append: repeating is safe |
 //! | `InvalidConfiguration` | an option or URL is invalid |
-//! | `Backend` | anything else; `is_retryable()` says whether to try again |
+//! | `Backend` | anything else; `is_retryable()` tells whether to retry |
 //!
 //! # Guarantees
 //!
