@@ -68,7 +68,7 @@ impl Harness {
         self.world.assign("backend", "t1", json!(1)).await;
     }
 
-    /// Refuses events with these actions from this point.
+    /// Refuses events with these actions from now on.
     fn refuse(&self, actions: &'static [&'static str], error: BrokerError) {
         self.broker.on_publish(move |publish| {
             actions

@@ -120,8 +120,7 @@ async fn is_settled(broker: &Arc<MemoryBroker>, counter: &Counter, mut agents: R
     false
 }
 
-/// The agent froze after it began: the engine assigns attempt 2, then the broker redelivers attempt
-/// 1.
+/// The agent froze after it began: the engine assigns attempt 2, then the broker redelivers the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_begin_an_attempt_again_that_the_engine_has_ended() {
     let (store, broker, counter) = (store(), Arc::new(MemoryBroker::new()), Counter::default());

@@ -51,7 +51,7 @@ async fn start(store: &Arc<dyn Store>, broker: &Arc<FaultyBroker>) -> Runtime {
     builder(store, broker).engine_options(options).start().await.unwrap()
 }
 
-/// Subscribes to the events that are emitted from this point.
+/// Subscribes to the events that are emitted from now on.
 async fn placed(broker: &Arc<FaultyBroker>) -> Deliveries {
     let pattern: Pattern = "orders.order.placed".parse().unwrap();
     let group = Group::new("watch").unwrap();

@@ -67,7 +67,7 @@ async fn elsewhere() -> Option<Arc<dyn Store>> {
     Some(Arc::new(postgres(&url).await))
 }
 
-/// A store in a schema of its own.
+/// A store in its own schema.
 pub(crate) async fn postgres(url: &str) -> PostgresStore {
     let schema = format!("t{}", fresh_name());
     let options = PostgresOptions::new(url).unwrap().with_schema(&schema).unwrap();

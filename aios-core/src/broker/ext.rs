@@ -3,7 +3,7 @@ use async_trait::async_trait;
 use super::{Broker, BrokerError, Health, Publish};
 use crate::event::Event;
 
-/// Conveniences for every [`Broker`].
+/// Convenience methods for every [`Broker`].
 #[async_trait]
 pub trait BrokerExt: Broker {
     /// Publishes one event to every group whose pattern matches, if any.
@@ -24,7 +24,7 @@ pub trait BrokerExt: Broker {
         self.publish(vec![publish]).await.pop().unwrap_or(Err(BrokerError::Uncertain))
     }
 
-    /// The state of the connection now.
+    /// The current state of the connection.
     fn health_now(&self) -> Health {
         self.health().now()
     }

@@ -13,7 +13,7 @@ use crate::event::Timestamp;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Health {
-    /// Events flow.
+    /// Connected.
     Connected,
     /// The connection was lost and is being rebuilt.
     Reconnecting {

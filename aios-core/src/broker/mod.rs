@@ -1,8 +1,8 @@
 //! The broker port: moves events between services, at least once.
 //!
-//! An event that is published goes to every [`Group`] with a matching pattern, where one consumer
-//! gets it, and to a [`Mailbox`] if one is named. A [`Delivery`] is settled exactly once, by value;
-//! one that is dropped goes back and is delivered again.
+//! A published event goes to every [`Group`] with a matching pattern, where one consumer receives
+//! it, and to a [`Mailbox`] if one is named. A [`Delivery`] is settled exactly once, by value; a
+//! dropped one is released and delivered again.
 
 mod address;
 mod dead_letter;
@@ -35,8 +35,8 @@ pub struct Publish {
     /// A mailbox that also receives the event, in addition to every group whose pattern matches.
     pub to: Option<Mailbox>,
     /// Whether it is an error, [`BrokerError::Unroutable`], if no consumer listens. If a mailbox is
-    /// named, it is the one that has to be there, whichever groups there are; they may have got the
-    /// event all the same.
+    /// named, the mailbox has to exist, whichever groups there are; the groups may have received the
+    /// event nevertheless.
     pub require_route: bool,
 }
 

@@ -81,7 +81,7 @@ impl Inner {
         result.map_err(|error| store_error(operation, &self.database, error))
     }
 
-    /// Opens a connection. Fails if the path refers to another file by now.
+    /// Opens a connection. Fails if the path now refers to another file.
     fn open(&self, operation: &'static str) -> Result<Connection, StoreError> {
         let opened = schema::open_reader(self.lock.path());
         if !self.lock.is_in_place() {

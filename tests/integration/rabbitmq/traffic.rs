@@ -75,14 +75,14 @@ impl Traffic {
         traffic
     }
 
-    /// Waits until events that are published from this point are confirmed and have arrived.
+    /// Waits until events that are published from now on are confirmed and have arrived.
     pub(crate) async fn advances(&self) {
         let next = self.read(|seen| seen.next);
         let beyond = |numbers: &BTreeSet<u64>| numbers.range(next..).count() > 20;
         self.wait_for(RECOVERY, |seen| beyond(&seen.confirmed) && beyond(&seen.received)).await;
     }
 
-    /// Called when the server is back: waits until an event that is published from this point
+    /// Called when the server is back: waits until an event that is published from now on
     /// arrives.
     pub(crate) async fn resumes(&self) {
         let next = self.read(|seen| seen.next);
