@@ -11,9 +11,11 @@ use std::{
 use aios_agents::{prelude::*, runtime::EngineOptions};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    broker::{Broker, BrokerError, Health},
-    event::Timestamp,
-    store::{Append, Fence, OwnerId, Shard},
+    broker::{
+        Address, Broker, BrokerError, BrokerExt, Group, Health, Mailbox, Publish, Subscription,
+    },
+    event::{EventId, Timestamp},
+    store::{Append, Fence, Lease, OwnerId, Shard},
 };
 
 use crate::{
@@ -522,4 +524,66 @@ async fn should_record_answers_published_before_the_shutdown() {
         assert_eq!(result::<u32>(&run).await.unwrap(), number);
     }
     assert_eq!(calls.load(Ordering::SeqCst), TASKS, "no task was done again");
+}
+
+/// The store is asked whether the engine still owns the shard before an answer that no attempt
+/// awaits is acknowledged. Many such answers share its replies, so that the renewals of the leases
+/// never wait for all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_its_leases_however_many_late_answers_arrive() {
+    const ANSWERS: usize = 400;
+    async fn task_then_wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task::<u64>("doubler", &1).await?;
+        context.signal("go").await
+    }
+    let faulty = FaultyStore::new(store());
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    let broker = Arc::new(MemoryBroker::new());
+    let copies =
+        Subscription::group(Group::new("copies").unwrap(), ["agents.doubler.*".parse().unwrap()]);
+    let mut copies = broker.subscribe(copies).await.unwrap();
+    let options = EngineOptions { lease_time: Duration::from_secs(3), ..options() };
+    let builder = runtime(&store).broker(Arc::clone(&broker) as Arc<dyn Broker>);
+    let builder = builder.engine_options(options).workflow("task_then_wait", task_then_wait);
+    let engine = builder.agent("doubler", Doubler::default()).start().await.unwrap();
+    let run = engine.start("task_then_wait", &()).await.unwrap();
+    let (mut mailbox, mut completed) = (None, None);
+    while completed.is_none() {
+        let delivery = copies.next().await.unwrap().unwrap();
+        match delivery.event.event_type.action() {
+            "task_assigned" => {
+                let name = delivery.event.metadata.reply_to.as_deref().unwrap();
+                mailbox = Some(Mailbox::new(name).unwrap());
+            }
+            "task_completed" => completed = Some(delivery.event.clone()),
+            _ => {}
+        }
+        delivery.ack().await.unwrap();
+    }
+    let (mailbox, completed) = (mailbox.unwrap(), completed.unwrap());
+    eventually("the result is recorded", || async {
+        actions(&run).await.contains(&"task_completed".to_owned())
+    })
+    .await;
+    let owned = store.leases().await.unwrap();
+
+    faulty.on_call(|method| {
+        #[allow(clippy::disallowed_methods, reason = "the store takes real time")]
+        let slow = || Fault::Until(Box::pin(tokio::time::sleep(Duration::from_millis(50))));
+        (*method == "renew").then(slow)
+    });
+    let before = faulty.count("renew");
+    for _ in 0..ANSWERS {
+        let late = completed.clone().with_id(EventId::generate());
+        broker.publish_one(Publish::new(late).with_mailbox(mailbox.clone())).await.unwrap();
+    }
+    run.signal("go", &7).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    let letters = broker.dead_letters(&Address::Mailbox(mailbox)).await.unwrap();
+    eventually("the answers are read", || async { letters.waiting().await.unwrap() == 0 }).await;
+    assert!(faulty.count("renew") - before < ANSWERS / 4, "{}", faulty.count("renew") - before);
+    let epochs = |leases: &[Lease]| leases.iter().map(Lease::fence).collect::<Vec<_>>();
+    assert_eq!(epochs(&store.leases().await.unwrap()), epochs(&owned), "no lease was lost");
+    engine.shutdown(PATIENCE).await.unwrap();
+    assert_eq!(letters.waiting().await.unwrap(), 0, "every answer was acknowledged");
 }

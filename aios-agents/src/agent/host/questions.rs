@@ -18,8 +18,11 @@ use super::{FIRST_BEAT, answer::log_unsettled, hosted::HostedType, task_state::T
 
 /// How long a task waits for an answer before it is released to the broker.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The first pause between two questions is half a heartbeat interval, but not longer than this. It
+/// doubles while no answer comes, so that questions never arrive faster than they are answered.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause between two questions, and the greatest age of an answer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// Whether an attempt is still open.
 enum Standing {
@@ -138,7 +141,7 @@ impl HostedType {
         running: &TaskState,
     ) -> Standing {
         let (clock, options) = (&self.shared.clock, &self.shared.options);
-        let pause = (options.heartbeat_interval / 2).clamp(FIRST_BEAT, LONGEST_PAUSE);
+        let mut pause = (options.heartbeat_interval / 2).clamp(FIRST_BEAT, FIRST_PAUSE);
         let mut stopped = pin!(running.cancelled());
         let deadline = clock.elapsed() + PATIENCE;
         loop {
@@ -146,19 +149,19 @@ impl HostedType {
             if asked_at >= deadline {
                 return Standing::Unknown;
             }
-            let answer = tokio::select! {
+            let is_open = tokio::select! {
                 biased;
                 () = &mut stopped => return Standing::Stopped,
-                answer = self.ask(assigned, task) => answer,
-                () = clock.sleep(pause) => continue,
+                answer = self.ask(assigned, task) => match answer {
+                    Some(is_open) => Some(is_open),
+                    None => return Standing::Unknown,
+                },
+                () = clock.sleep(pause.min(deadline - asked_at)) => None,
             };
-            match answer {
-                Some(is_open) if clock.elapsed() <= asked_at + pause => {
-                    return if is_open { Standing::Open } else { Standing::Ended };
-                }
-                Some(_) => {}
-                None => return Standing::Unknown,
+            if let Some(is_open) = is_open.filter(|_| clock.elapsed() <= asked_at + pause) {
+                return if is_open { Standing::Open } else { Standing::Ended };
             }
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

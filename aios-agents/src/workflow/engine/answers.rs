@@ -15,7 +15,7 @@ use aios_core::{
     catalog::agent,
     event::{Event, EventId, EventType},
     failure::Failure,
-    store::{Fence, Leases, StoreError},
+    store::{Fence, StoreError},
 };
 use serde_json::Value;
 use tracing::{debug, warn};
@@ -25,7 +25,7 @@ use super::{
     driver::{
         ANONYMOUS, Refusal, acknowledge, assignment_id, recorded, refuse, run_metadata, too_large,
     },
-    mailbox,
+    leases, mailbox,
     questions::asks,
 };
 use crate::{
@@ -147,13 +147,9 @@ impl Engine {
     async fn still_has(&self, fence: Fence) -> Option<bool> {
         let mut backoff = self.options.backoff.0;
         loop {
-            let error = {
-                let _changing = self.ownership.changing.lock().await;
-                let Some(lease) = self.ownership.lease(fence) else { return Some(false) };
-                match self.store.renew(&[lease], self.options.lease_time).await {
-                    Ok(renewed) => return Some(!renewed.is_empty()),
-                    Err(error) => error,
-                }
+            let error = match leases::confirm(self, fence).await {
+                Ok(has) => return Some(has),
+                Err(error) => error,
             };
             if !self.survives("verify the ownership of a shard", error) {
                 return None;

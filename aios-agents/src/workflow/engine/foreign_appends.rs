@@ -14,12 +14,12 @@ use crate::workflow::journal::{Entry, decode};
 
 /// Time for this process to learn the positions of its own appends.
 const LANDING_DELAY: Duration = Duration::from_millis(2);
-/// Pause between two scans of foreign appends, and the pause in a log that grows fast.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(50));
-/// The log counts as fast-growing if more positions than this are scanned at once.
-const FAST_GROWTH: u64 = 64;
+/// The pause after a scan that found foreign appends: the first one, and the longest. It doubles
+/// while every scan finds some, so that a single append is seen at once and many are read together.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(50));
 /// Positions of the log scanned at once.
 const RANGE: u64 = 2048;
+
 /// Finds what other processes appended to this engine's runs: starts, signals, cancellations.
 ///
 /// Positions are dense, and this process knows those of its own events. All positions between them
@@ -32,12 +32,12 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
                 .fail("look for foreign appends", &Failure::from_error(error.code(), &error));
         }
     };
-    let mut next = Timestamp::MIN;
+    let mut pace = Pace { next: Timestamp::MIN, pause: PAUSE.0 };
     loop {
         tokio::select! {
             biased;
             () = engine.stopped() => return,
-            result = scan(&engine, &mut position, &mut next, &internal) => {
+            result = scan(&engine, &mut position, &mut pace, &internal) => {
                 if let Err(error) = result {
                     if !engine.survives("look for foreign appends", error) {
                         return;
@@ -45,6 +45,23 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
                     engine.clock.sleep(engine.options.backoff.1).await;
                 }
             }
+        }
+    }
+}
+
+/// When the next scan may begin, and the pause after it if it finds foreign appends.
+struct Pace {
+    next: Timestamp,
+    pause: Duration,
+}
+
+impl Pace {
+    fn set(&mut self, now: Timestamp, has_found: bool) {
+        if has_found {
+            self.next = now + self.pause;
+            self.pause = (self.pause * 2).min(PAUSE.1);
+        } else {
+            self.pause = PAUSE.0;
         }
     }
 }
@@ -59,15 +76,14 @@ pub(super) async fn start_position(engine: &Engine) -> Result<u64, StoreError> {
 async fn scan(
     engine: &Arc<Engine>,
     position: &mut u64,
-    next: &mut Timestamp,
+    pace: &mut Pace,
     internal: &[Pattern],
 ) -> Result<(), StoreError> {
     let head = engine.store.wait_for(*position).await?;
-    let rest = next.duration_since(engine.clock.now()).min(PAUSE.1);
+    let rest = pace.next.duration_since(engine.clock.now()).min(PAUSE.1);
     engine.clock.sleep(rest.max(LANDING_DELAY)).await;
+    pace.set(engine.clock.now(), engine.store.foreign(*position, head).is_some());
     while let Some(foreign) = engine.store.foreign(*position, head) {
-        let is_fast = foreign.end.saturating_sub(foreign.start) > FAST_GROWTH;
-        *next = engine.clock.now() + if is_fast { PAUSE.1 } else { PAUSE.0 };
         let up_to = foreign.end.saturating_sub(1).min(foreign.start.saturating_add(RANGE - 1));
         let after = foreign.start.saturating_sub(1);
         let found = engine.read_range(after, up_to, internal).await?;

@@ -124,6 +124,25 @@ pub(super) fn margin(lease_time: Duration) -> Duration {
 /// Renews every lease. Lost leases are dropped; an engine that lost its slot drops all of them.
 async fn renew(engine: &Engine) -> Result<(), StoreError> {
     let _changing = engine.ownership.changing.lock().await;
+    renew_held(engine).await
+}
+
+/// Whether the store says that this engine owns a shard at some time after the call.
+///
+/// A renewal confirms every shard, so that calls which wait for the same renewal need no other: the
+/// renewals of the leases never wait for more than one of them.
+pub(super) async fn confirm(engine: &Engine, fence: Fence) -> Result<bool, StoreError> {
+    let asked_at = engine.clock.elapsed();
+    let _changing = engine.ownership.changing.lock().await;
+    let is_held = || engine.ownership.lease(fence).is_some();
+    if is_held() && engine.ownership.confirmed_at().is_none_or(|at| at < asked_at) {
+        renew_held(engine).await?;
+    }
+    Ok(is_held())
+}
+
+/// Renews every lease, while the caller has locked the changes of the ownership.
+async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     let held = engine.ownership.leases();
     if held.is_empty() {
         return Ok(());
@@ -144,6 +163,7 @@ async fn renew(engine: &Engine) -> Result<(), StoreError> {
         engine.lose(lease);
     }
     engine.ownership.set_valid_until(sent + lease_time - margin(lease_time));
+    engine.ownership.set_confirmed_at(sent);
     Ok(())
 }
 

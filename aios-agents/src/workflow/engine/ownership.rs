@@ -38,6 +38,8 @@ struct State {
     shards: BTreeMap<Shard, Owned>,
     slot: Option<Lease>,
     relay: Option<Lease>,
+    /// When the last renewal of every lease was sent to the store, by [`Clock::elapsed`].
+    confirmed_at: Option<Duration>,
     /// Name of the mailbox that gets the answers of agents.
     mailbox: Option<Arc<str>>,
     members: Members,
@@ -117,6 +119,16 @@ impl Ownership {
     /// Sets when the leases end.
     pub(super) fn set_valid_until(&self, until: Duration) {
         self.valid_until.store(micros(until), Ordering::Release);
+    }
+
+    /// When the last renewal of every lease was sent that the store has confirmed.
+    pub(super) fn confirmed_at(&self) -> Option<Duration> {
+        self.state().confirmed_at
+    }
+
+    /// Sets when the last confirmed renewal of every lease was sent.
+    pub(super) fn set_confirmed_at(&self, sent: Duration) {
+        self.state().confirmed_at = Some(sent);
     }
 
     /// The fence of a shard, while it is owned and not about to leave.
