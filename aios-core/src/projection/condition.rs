@@ -32,6 +32,7 @@ impl Query {
     #[must_use]
     pub fn agents(filter: &AgentFilter, page: &PageRequest) -> Self {
         let conditions = [
+            filter.id.clone().map(Predicate::Id),
             equals("agent_type", filter.agent_type.as_deref()),
             equals("status", filter.status.map(crate::store::AgentStatus::as_str)),
             not_deleted(filter.include_deleted),
@@ -43,8 +44,10 @@ impl Query {
     #[must_use]
     pub fn tasks(filter: &TaskFilter, page: &PageRequest) -> Self {
         let conditions = [
+            filter.id.clone().map(Predicate::Id),
             equals("run_id", filter.run_id.as_deref()),
             equals("agent_type", filter.agent_type.as_deref()),
+            equals("agent_id", filter.agent_id.as_deref()),
             equals("status", filter.status.map(crate::store::TaskStatus::as_str)),
             not_deleted(filter.include_deleted),
         ];

@@ -276,6 +276,8 @@ pub struct UnreadableRow {
 /// The agents to list; `Default` means all that are not deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentFilter {
+    /// This one.
+    pub id: Option<String>,
     /// Of this type.
     pub agent_type: Option<String>,
     /// In this status.
@@ -287,10 +289,14 @@ pub struct AgentFilter {
 /// The tasks to list; `Default` means all that are not deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskFilter {
+    /// This one.
+    pub id: Option<String>,
     /// Assigned by this run.
     pub run_id: Option<String>,
     /// For agents of this type.
     pub agent_type: Option<String>,
+    /// For this one agent.
+    pub agent_id: Option<String>,
     /// In this status.
     pub status: Option<TaskStatus>,
     /// Deleted ones too.

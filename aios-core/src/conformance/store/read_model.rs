@@ -199,6 +199,9 @@ pub async fn should_filter_tasks_and_agents(harness: Harness<'_>) {
         (TaskFilter::default(), 3),
         (TaskFilter { run_id: run.clone(), ..TaskFilter::default() }, 2),
         (TaskFilter { agent_type: backend.clone(), ..TaskFilter::default() }, 2),
+        (TaskFilter { id: Some("t1".into()), ..TaskFilter::default() }, 1),
+        (TaskFilter { id: Some("t9".into()), ..TaskFilter::default() }, 0),
+        (TaskFilter { agent_id: Some("a9".into()), ..TaskFilter::default() }, 0),
         (TaskFilter { status: done, ..TaskFilter::default() }, 1),
         (TaskFilter { run_id: run, status: done, ..TaskFilter::default() }, 0),
     ] {
@@ -207,6 +210,11 @@ pub async fn should_filter_tasks_and_agents(harness: Harness<'_>) {
     let filter = AgentFilter { agent_type: backend, ..AgentFilter::default() };
     let agents = harness.store.agents(&filter, &PageRequest::default()).await.unwrap().rows;
     assert_eq!(agents.len(), 2);
+    for (id, found) in [("agent-t1", 1), ("agent-t9", 0)] {
+        let filter = AgentFilter { id: Some(id.into()), ..AgentFilter::default() };
+        let agents = harness.store.agents(&filter, &PageRequest::default()).await.unwrap().rows;
+        assert_eq!(agents.len(), found, "{id}");
+    }
     let filter = AgentFilter { status: Some(AgentStatus::Stopped), ..AgentFilter::default() };
     assert!(harness.store.agents(&filter, &PageRequest::default()).await.unwrap().rows.is_empty());
 }
