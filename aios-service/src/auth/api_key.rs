@@ -1,0 +1,106 @@
+use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
+
+use aios_core::event::Timestamp;
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+
+use super::{AuthError, Authenticator, Credentials, Identity, Permissions, hex};
+
+/// The SHA-256 of an API key, written as 64 hexadecimal digits.
+///
+/// A key must be random and at least 128 bits long, for example 32 bytes of `openssl rand -hex 32`.
+/// The hash of such a key can be stored and shown; a hash of a password could be guessed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ApiKeyHash([u8; 32]);
+
+/// A text that is not the hash of an API key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the hash of an API key has 64 hexadecimal digits")]
+pub struct InvalidApiKeyHash;
+
+impl ApiKeyHash {
+    /// Hashes a key.
+    #[must_use]
+    pub fn of(key: &str) -> Self {
+        Self(Sha256::digest(key.as_bytes()).into())
+    }
+}
+
+impl FromStr for ApiKeyHash {
+    type Err = InvalidApiKeyHash;
+
+    fn from_str(text: &str) -> Result<Self, InvalidApiKeyHash> {
+        hex::decode(text).map(Self).ok_or(InvalidApiKeyHash)
+    }
+}
+
+impl fmt::Display for ApiKeyHash {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&hex::encode(&self.0))
+    }
+}
+
+impl fmt::Debug for ApiKeyHash {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "ApiKeyHash({self})")
+    }
+}
+
+/// An API key: its hash, whose it is, and what its owner may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKey {
+    hash: ApiKeyHash,
+    identity: Identity,
+}
+
+impl ApiKey {
+    /// Creates a key that does not end and allows nothing.
+    #[must_use]
+    pub fn new(hash: ApiKeyHash, subject: impl Into<Arc<str>>) -> Self {
+        let subject = subject.into();
+        let identity = Identity { subject, permissions: Permissions::default(), expires_at: None };
+        Self { hash, identity }
+    }
+
+    /// Sets what the owner may do.
+    #[must_use]
+    pub fn with_permissions(mut self, permissions: Permissions) -> Self {
+        self.identity.permissions = permissions;
+        self
+    }
+
+    /// Sets when the key ends.
+    #[must_use]
+    pub fn with_expiry(mut self, expires_at: Timestamp) -> Self {
+        self.identity.expires_at = Some(expires_at);
+        self
+    }
+}
+
+/// Lets in the owners of API keys, sent as `X-API-Key`.
+#[derive(Clone, Debug, Default)]
+pub struct ApiKeys(HashMap<ApiKeyHash, Identity>);
+
+impl ApiKeys {
+    /// Creates a set of keys.
+    pub fn new(keys: impl IntoIterator<Item = ApiKey>) -> Self {
+        Self(keys.into_iter().map(|key| (key.hash, key.identity)).collect())
+    }
+}
+
+#[async_trait]
+impl Authenticator for ApiKeys {
+    async fn authenticate(
+        &self,
+        credentials: Credentials<'_>,
+    ) -> Result<Option<Identity>, AuthError> {
+        let Some(key) = credentials.api_key() else { return Ok(None) };
+        let invalid = |reason: &str| AuthError::Invalid { reason: reason.to_owned() };
+        // The key is found by its hash, so the time of the search says nothing about the key.
+        let identity = self.0.get(&ApiKeyHash::of(key)).ok_or_else(|| invalid("unknown key"))?;
+        if identity.expires_at.is_some_and(|end| end <= credentials.now) {
+            return Err(invalid(&format!("the key of {} has expired", identity.subject)));
+        }
+        Ok(Some(identity.clone()))
+    }
+}

@@ -1,0 +1,95 @@
+//! The caller of a request, and its permissions.
+//!
+//! An [`Authenticator`] turns the credentials of a request into an [`Identity`]. The API asks its
+//! authenticators in turn; a request that none of them knows is answered with 401. Every route
+//! requires one [`Permission`] of the identity, and answers with 403 without it.
+
+mod anonymous;
+mod api_key;
+mod hex;
+mod permission;
+
+use std::{fmt::Debug, net::SocketAddr, sync::Arc};
+
+use aios_core::event::Timestamp;
+use async_trait::async_trait;
+use axum::http::HeaderMap;
+
+pub use self::{
+    anonymous::Anonymous,
+    api_key::{ApiKey, ApiKeyHash, ApiKeys, InvalidApiKeyHash},
+    permission::{InvalidPermission, Permission, Permissions},
+};
+
+/// A caller whose credentials were checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Stable name of the caller. It becomes `user_id` of the events that the caller causes.
+    pub subject: Arc<str>,
+    /// The caller's permissions.
+    pub permissions: Permissions,
+    /// When the credentials end. Streams of events end then; `None` if they do not end.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// The credentials of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Credentials<'a> {
+    /// The headers of the request.
+    pub headers: &'a HeaderMap,
+    /// Address of the other end of the connection. `None` if the server does not tell: see
+    /// [`serve`](crate::http::serve).
+    pub peer: Option<SocketAddr>,
+    /// The time now.
+    pub now: Timestamp,
+}
+
+impl<'a> Credentials<'a> {
+    /// The token of `Authorization: Bearer …`.
+    #[must_use]
+    pub fn bearer(&self) -> Option<&'a str> {
+        let value = self.headers.get("authorization")?.to_str().ok()?;
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
+    /// The value of `X-API-Key`.
+    #[must_use]
+    pub fn api_key(&self) -> Option<&'a str> {
+        self.headers.get("x-api-key")?.to_str().ok()
+    }
+}
+
+/// Why a caller is not known.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthError {
+    /// The credentials are not valid. The reason is logged; the caller is not told.
+    #[error("the credentials are not valid: {reason}")]
+    Invalid {
+        /// The reason, without any secret.
+        reason: String,
+    },
+    /// The credentials cannot be checked for now.
+    #[error("the credentials cannot be checked: {reason}")]
+    Unavailable {
+        /// The reason.
+        reason: String,
+    },
+}
+
+/// Checks the credentials of requests.
+#[async_trait]
+pub trait Authenticator: Debug + Send + Sync + 'static {
+    /// Returns the caller, or `None` if the request has no credentials of the kind that this
+    /// authenticator checks; then the next authenticator is asked.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError`] if the request has such credentials and they are not valid or cannot be
+    /// checked. No further authenticator is asked.
+    async fn authenticate(
+        &self,
+        credentials: Credentials<'_>,
+    ) -> Result<Option<Identity>, AuthError>;
+}

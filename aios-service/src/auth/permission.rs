@@ -1,0 +1,127 @@
+use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
+
+/// A permission `resource:action`, for example `runs:cancel`. `runs:*` stands for every action on
+/// runs, and `*` for everything.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Permission(Arc<str>);
+
+/// A text that is not a permission.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a permission is `*`, `resource:*` or `resource:action` with [a-z][a-z0-9_]* on both sides, not {text:?}"
+)]
+pub struct InvalidPermission {
+    /// The refused text.
+    pub text: String,
+}
+
+impl Permission {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this permission includes `required`.
+    fn includes(&self, required: &str) -> bool {
+        let same_resource = || {
+            let resource = self.0.strip_suffix(":*");
+            resource.zip(required.split_once(':')).is_some_and(|(ours, (theirs, _))| ours == theirs)
+        };
+        &*self.0 == "*" || &*self.0 == required || same_resource()
+    }
+}
+
+impl FromStr for Permission {
+    type Err = InvalidPermission;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPermission> {
+        let is_valid = text == "*"
+            || text.split_once(':').is_some_and(|(resource, action)| {
+                is_name(resource) && (action == "*" || is_name(action))
+            });
+        match is_valid {
+            true => Ok(Self(text.into())),
+            false => Err(InvalidPermission { text: text.chars().take(100).collect() }),
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'_')
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// A set of permissions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permissions(Arc<BTreeSet<Permission>>);
+
+impl Permissions {
+    /// Everything.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::from_iter([Permission("*".into())])
+    }
+
+    /// Reads texts such as `runs:read`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPermission`] names the first text that is not a permission.
+    pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidPermission> {
+        texts.into_iter().map(str::parse).collect()
+    }
+
+    /// Whether an action that requires this permission is allowed.
+    #[must_use]
+    pub fn allow(&self, required: &str) -> bool {
+        self.0.iter().any(|permission| permission.includes(required))
+    }
+
+    /// The permissions, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = &Permission> {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<Permission> for Permissions {
+    fn from_iter<I: IntoIterator<Item = Permission>>(permissions: I) -> Self {
+        Self(Arc::new(permissions.into_iter().collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_allow_what_is_granted_and_nothing_else() {
+        let some = Permissions::parse(["runs:read", "tasks:*"]).unwrap();
+        for (required, allowed) in [
+            ("runs:read", true),
+            ("runs:cancel", false),
+            ("runs:reading", false),
+            ("tasks:create", true),
+            ("tasks_more:create", false),
+            ("agents:read", false),
+        ] {
+            assert_eq!(some.allow(required), allowed, "{required}");
+        }
+        assert!(Permissions::all().allow("runs:cancel"));
+        assert!(!Permissions::default().allow("runs:read"));
+    }
+
+    #[test]
+    fn should_refuse_what_is_not_a_permission() {
+        for text in ["", "runs", "runs:", ":read", "*:read", "Runs:read", "runs:re ad", "runs:a:b"]
+        {
+            assert!(text.parse::<Permission>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Authentication and authorisation of requests.
+
+use std::{marker::PhantomData, net::SocketAddr};
+
+use axum::{
+    extract::{ConnectInfo, FromRequestParts, Request, State, connect_info::MockConnectInfo},
+    http::request::Parts,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use super::{ApiError, state::Api};
+use crate::auth::{AuthError, Credentials, Identity};
+
+/// Finds out who calls. Without valid credentials the request ends here.
+pub(crate) async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    match identify(&api, &parts).await {
+        Ok(identity) => {
+            parts.extensions.insert(identity);
+            next.run(Request::from_parts(parts, body)).await
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn identify(api: &Api, parts: &Parts) -> Result<Identity, ApiError> {
+    let extensions = &parts.extensions;
+    let connected = extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
+    let peer =
+        connected.or_else(|| extensions.get::<MockConnectInfo<SocketAddr>>().map(|peer| peer.0));
+    let credentials = Credentials { headers: &parts.headers, peer, now: api.now() };
+    for authenticator in &api.options.authenticators {
+        match authenticator.authenticate(credentials).await {
+            Ok(Some(identity)) => return Ok(identity),
+            Ok(None) => {}
+            Err(AuthError::Unavailable { reason }) => {
+                let message = "the credentials cannot be checked for now";
+                return Err(ApiError::new("AUTHENTICATION_UNAVAILABLE", message).with_cause(reason));
+            }
+            Err(error @ AuthError::Invalid { .. }) => {
+                tracing::debug!(%error, "refused a request");
+                let message = "the credentials of the request are not valid";
+                return Err(ApiError::new("UNAUTHENTICATED", message));
+            }
+        }
+    }
+    let message = "the request has no credentials; send `Authorization: Bearer …` or `X-API-Key`";
+    Err(ApiError::new("UNAUTHENTICATED", message))
+}
+
+/// A permission that a route requires.
+pub(crate) trait Required: Send + Sync + 'static {
+    const PERMISSION: &'static str;
+}
+
+macro_rules! permissions {
+    ($($name:ident = $text:literal,)+) => {
+        $(
+            #[derive(Debug)]
+            pub(crate) struct $name;
+
+            impl Required for $name {
+                const PERMISSION: &'static str = $text;
+            }
+        )+
+    };
+}
+
+permissions! {
+    RunsRead = "runs:read",
+    RunsStart = "runs:start",
+    RunsSignal = "runs:signal",
+    RunsCancel = "runs:cancel",
+    RunsPause = "runs:pause",
+    RunsResume = "runs:resume",
+    RunsFork = "runs:fork",
+    WorkflowsRead = "workflows:read",
+    TasksRead = "tasks:read",
+    TasksCreate = "tasks:create",
+    AgentsRead = "agents:read",
+    EventsRead = "events:read",
+    EventsPublish = "events:publish",
+    DeadLettersRead = "dead_letters:read",
+    DeadLettersRedrive = "dead_letters:redrive",
+    DeadLettersPurge = "dead_letters:purge",
+}
+
+/// The caller of a route, who has the permission that the route requires.
+#[derive(Debug)]
+pub(crate) struct Caller<P> {
+    pub(crate) identity: Identity,
+    required: PhantomData<P>,
+}
+
+impl<P: Required> FromRequestParts<Api> for Caller<P> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, ApiError> {
+        let identity = parts.extensions.get::<Identity>().cloned();
+        let identity = identity
+            .ok_or_else(|| ApiError::panicked().with_cause("a route without authentication"))?;
+        if !identity.permissions.allow(P::PERMISSION) {
+            let message = format!("the caller lacks the permission {}", P::PERMISSION);
+            let details = json!({ "required": P::PERMISSION });
+            return Err(ApiError::new("PERMISSION_DENIED", message).with_details(details));
+        }
+        Ok(Self { identity, required: PhantomData })
+    }
+}

@@ -1,0 +1,211 @@
+//! Reads the parts of requests, with errors in the shape of the API.
+
+use std::{fmt, marker::PhantomData};
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Request, rejection::PathRejection},
+    http::{StatusCode, header, request::Parts},
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use serde_json::json;
+
+use super::{ApiError, state::Api};
+
+/// Deepest nesting of a body: what `serde_json` reads.
+const MAX_DEPTH: usize = 127;
+
+/// The body of a request, which is JSON.
+#[derive(Debug)]
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Api> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        if !is_json(&request) {
+            let message = "the body of the request must have `content-type: application/json`";
+            return Err(ApiError::new("UNSUPPORTED_MEDIA_TYPE", message));
+        }
+        let body = Bytes::from_request(request, api).await.map_err(|rejection| match rejection
+            .status()
+        {
+            StatusCode::PAYLOAD_TOO_LARGE => too_large(api),
+            _ => malformed("body", &rejection.body_text()),
+        })?;
+        if is_too_deep(&body) {
+            let message = format!("the body is nested more than {MAX_DEPTH} levels deep");
+            return Err(ApiError::new("MALFORMED_REQUEST", message));
+        }
+        read(&body).map(Self)
+    }
+}
+
+fn is_json(request: &Request) -> bool {
+    let value = request.headers().get(header::CONTENT_TYPE);
+    let Some(text) = value.and_then(|value| value.to_str().ok()) else { return false };
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+fn too_large(api: &Api) -> ApiError {
+    let limit = api.options.max_body_bytes;
+    ApiError::new("BODY_TOO_LARGE", format!("the body has more than {limit} bytes"))
+        .with_details(json!({ "limit": limit }))
+}
+
+fn malformed(part: &str, reason: &str) -> ApiError {
+    ApiError::new(
+        "MALFORMED_REQUEST",
+        format!("the {part} of the request cannot be read: {reason}"),
+    )
+}
+
+/// Whether brackets are nested too deep. Those in strings do not count.
+fn is_too_deep(body: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return true;
+        }
+    }
+    false
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut deserializer, &mut track);
+    let value =
+        object(tracked).map_err(|error| serde_path_to_error::Error::new(track.path(), error));
+    let value = value.map_err(|error| {
+        let path = match error.path().to_string() {
+            path if path == "." => "$".to_owned(),
+            path => format!("$.{path}"),
+        };
+        let error = error.into_inner();
+        match error.classify() {
+            serde_json::error::Category::Data => {
+                let fault = json!({ "path": path, "message": error.to_string() });
+                ApiError::new("INVALID_REQUEST", format!("the body does not fit: {path}: {error}"))
+                    .with_details(json!({ "faults": [fault] }))
+            }
+            _ => malformed("body", &error.to_string()),
+        }
+    })?;
+    deserializer.end().map_err(|error| malformed("body", &error.to_string()))?;
+    Ok(value)
+}
+
+/// Reads a struct from an object alone; by default, serde takes arrays too.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    deserializer.deserialize_map(ObjectVisitor(PhantomData))
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
+}
+
+/// The query of a request.
+#[derive(Debug)]
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Api> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, ApiError> {
+        axum::extract::Query::try_from_uri(&parts.uri)
+            .map(|query| Self(query.0))
+            .map_err(|rejection| malformed("query", &rejection.body_text()))
+    }
+}
+
+/// A parameter of the path.
+#[derive(Debug)]
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Api> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let path = axum::extract::Path::from_request_parts(parts, api).await;
+        path.map(|path| Self(path.0))
+            .map_err(|rejection: PathRejection| malformed("path", &rejection.body_text()))
+    }
+}
+
+/// The path at which the API is mounted; empty at the root.
+#[derive(Debug)]
+pub(crate) struct Prefix(String);
+
+impl Prefix {
+    /// The path of a resource. Parts are percent-encoded.
+    pub(crate) fn location(&self, parts: &[&str]) -> String {
+        let mut path = self.0.trim_end_matches('/').to_owned();
+        for part in parts {
+            path.push('/');
+            for byte in part.bytes() {
+                match byte {
+                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                        path.push(char::from(byte));
+                    }
+                    byte => path.push_str(&format!("%{byte:02X}")),
+                }
+            }
+        }
+        path
+    }
+}
+
+impl FromRequestParts<Api> for Prefix {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let nested = axum::extract::NestedPath::from_request_parts(parts, api).await;
+        Ok(Self(nested.map_or_else(|_| String::new(), |path| path.as_str().to_owned())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_count_brackets_outside_strings_only() {
+        assert!(is_too_deep("[".repeat(128).as_bytes()));
+        assert!(!is_too_deep("[".repeat(127).as_bytes()));
+        assert!(!is_too_deep(format!("\"{}\"", "[".repeat(500)).as_bytes()));
+        assert!(!is_too_deep(format!(r#"{{"a\"":"\\{}"}}"#, "{".repeat(500)).as_bytes()));
+        assert!(!is_too_deep("[],".repeat(500).as_bytes()));
+    }
+
+    #[test]
+    fn should_encode_the_parts_of_a_location() {
+        let prefix = Prefix("/api/v1".to_owned());
+        assert_eq!(prefix.location(&["runs", "a/b ü"]), "/api/v1/runs/a%2Fb%20%C3%BC");
+        assert_eq!(Prefix(String::new()).location(&["runs", "r\r\n"]), "/runs/r%0D%0A");
+    }
+}

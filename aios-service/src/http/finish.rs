@@ -1,0 +1,138 @@
+//! The outermost layer: ids of requests, timeouts, panics, and the shape of every error.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use aios_core::event::EventId;
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt;
+use tracing::{error, warn};
+
+use super::{
+    ApiError,
+    envelope::{ErrorBody, ErrorDocument, ErrorMeta, json},
+    state::Api,
+};
+
+const REQUEST_ID: &str = "x-request-id";
+/// Longest id of a request that is taken from the client.
+const MAX_ID_BYTES: usize = 100;
+
+/// The id of a request: that of the client if it is usable, or a new one.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub(crate) Arc<str>);
+
+impl RequestId {
+    fn of(headers: &HeaderMap) -> Self {
+        let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+        let is_usable = |id: &&str| {
+            !id.is_empty()
+                && id.len() <= MAX_ID_BYTES
+                && id.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_.:".contains(&it))
+        };
+        match given.filter(is_usable) {
+            Some(id) => Self(id.into()),
+            None => Self(EventId::generate().to_string().into()),
+        }
+    }
+}
+
+pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    request.extensions_mut().insert(id.clone());
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let response = tokio::select! {
+        biased;
+        answered = answered => answered.unwrap_or_else(|panic| {
+            ApiError::panicked().with_cause(message(&*panic)).into_response()
+        }),
+        () = api.options.clock.sleep(api.options.request_timeout) => timed_out(&api).into_response(),
+    };
+    let mut response = render(&api, &id, response);
+    if response.status().is_server_error() {
+        warn!(request_id = &*id.0, %method, path, status = response.status().as_u16(), "a request failed");
+    }
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+        .headers_mut()
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    let sniff = HeaderValue::from_static("nosniff");
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, sniff);
+    response
+}
+
+fn timed_out(api: &Api) -> ApiError {
+    let message = format!("the request took longer than {:?}", api.options.request_timeout);
+    ApiError::new("REQUEST_TIMEOUT", message)
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "a handler panicked".to_owned())
+}
+
+/// Gives an error its body. Also of errors that axum made.
+fn render(api: &Api, id: &RequestId, mut response: Response) -> Response {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
+    let known = response.extensions_mut().remove::<ApiError>();
+    let error = known.unwrap_or_else(|| foreign(status));
+    if let Some(cause) = &error.cause {
+        error!(request_id = &*id.0, code = &*error.code, error = cause, "a request failed");
+    }
+    let body = ErrorDocument {
+        error: ErrorBody {
+            code: error.code.into_owned(),
+            message: error.message,
+            details: error.details,
+        },
+        meta: ErrorMeta { request_id: id.0.to_string(), timestamp: api.now() },
+    };
+    let mut rendered = json(error.status, &body);
+    for (name, value) in response.headers() {
+        if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
+            rendered.headers_mut().append(name, value.clone());
+        }
+    }
+    rendered
+}
+
+/// An error that did not come from a handler.
+fn foreign(status: StatusCode) -> ApiError {
+    match status {
+        StatusCode::NOT_FOUND => ApiError::new("ROUTE_NOT_FOUND", "there is no such path"),
+        StatusCode::METHOD_NOT_ALLOWED => method_not_allowed(),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::new("BODY_TOO_LARGE", "the body of the request is too large")
+        }
+        status if status.is_client_error() => {
+            ApiError::new("MALFORMED_REQUEST", "the request cannot be read")
+        }
+        status => ApiError::panicked().with_cause(format!("an answer with status {status}")),
+    }
+}
+
+fn method_not_allowed() -> ApiError {
+    ApiError::new(
+        "METHOD_NOT_ALLOWED",
+        "the path does not take this method; the header `allow` lists those that it takes",
+    )
+}
+
+/// Answers requests to paths that do not exist.
+pub(crate) async fn not_found(request: Request) -> ApiError {
+    let path: String = request.uri().path().chars().take(200).collect();
+    ApiError::new("ROUTE_NOT_FOUND", format!("there is no path {path}"))
+        .with_details(serde_json::json!({ "path": path }))
+}

@@ -1,0 +1,92 @@
+//! Health of the process.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::Runtime;
+use aios_core::{
+    broker::{BrokerExt, Health},
+    clock::{Clock, SystemClock},
+};
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::{Value, json};
+
+use super::Shutdown;
+
+/// How long the store may take to answer.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug)]
+struct Checks {
+    runtime: Arc<Runtime>,
+    shutdown: Shutdown,
+    clock: Arc<dyn Clock>,
+}
+
+/// Creates the routes `/health/live`, `/health/ready` and `/health/startup` for the probes of an
+/// orchestrator. They need no credentials; merge them at the root of your router.
+///
+/// - **live**: the parts of the runtime in this process are running. It never depends on a server,
+///   so that an outage of the store or the broker restarts nothing.
+/// - **ready**: the store answers within 2 s, the broker is connected, and `shutdown` has not begun.
+/// - **startup**: the runtime has started, which it has when this router exists.
+///
+/// Each answers with 200 or 503 and says in its body which check failed.
+pub fn health(runtime: Arc<Runtime>, shutdown: Shutdown) -> Router {
+    let clock = Arc::new(SystemClock);
+    Router::new()
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .route("/health/startup", get(startup))
+        .with_state(Checks { runtime, shutdown, clock })
+}
+
+async fn live(State(checks): State<Checks>) -> Response {
+    answer(&[("runtime", checks.runtime.failure().map(|failure| failure.code))])
+}
+
+async fn startup() -> Response {
+    answer(&[("runtime", None)])
+}
+
+async fn ready(State(checks): State<Checks>) -> Response {
+    let draining = checks.shutdown.has_begun().then(|| "shutting down".to_owned());
+    let broker = match checks.runtime.broker().health_now() {
+        Health::Connected => None,
+        Health::Reconnecting { .. } => Some("reconnecting".to_owned()),
+        Health::Blocked { .. } => Some("blocked".to_owned()),
+        _ => Some("closed".to_owned()),
+    };
+    let runtime = checks.runtime.failure().map(|failure| failure.code);
+    let store = store(&checks).await;
+    answer(&[("process", draining), ("runtime", runtime), ("broker", broker), ("store", store)])
+}
+
+async fn store(checks: &Checks) -> Option<String> {
+    let store = checks.runtime.store()?;
+    tokio::select! {
+        biased;
+        head = store.head() => head.err().map(|error| error.code().to_owned()),
+        () = checks.clock.sleep(STORE_TIMEOUT) => Some("STORE_TIMEOUT".to_owned()),
+    }
+}
+
+/// Answers with the checks; those with a text have failed.
+fn answer(checks: &[(&str, Option<String>)]) -> Response {
+    let is_healthy = checks.iter().all(|(_, fault)| fault.is_none());
+    let status = match is_healthy {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let text = |fault: &Option<String>| Value::from(fault.as_deref().unwrap_or("ok"));
+    let checks: serde_json::Map<_, _> =
+        checks.iter().map(|(name, fault)| ((*name).to_owned(), text(fault))).collect();
+    let body = json!({ "status": if is_healthy { "ok" } else { "failed" }, "checks": checks });
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    (status, headers, body.to_string()).into_response()
+}

@@ -1,0 +1,101 @@
+//! The HTTP API: a router that your program mounts, and a server for it.
+//!
+//! [`api`] has the resources: runs, workflows, tasks, agents, events and dead letters. [`health`] has
+//! the probes of an orchestrator. [`serve`] serves a router and ends it in an orderly way.
+//!
+//! # Shapes
+//!
+//! An answer is `{"data": {"id", "type", "attributes"}, "meta": {"timestamp", "version"}}`. In a list,
+//! `data` is an array and `meta.next` leads to the next page. Every error, whatever its cause, is
+//! `{"error": {"code", "message", "details"}, "meta": {"request_id", "timestamp"}}`; the codes are
+//! those of [`aios_core::catalog::codes`]. The header `x-request-id` is taken from the request, or
+//! made, and stands in every answer and in the log. The OpenAPI document is at `openapi.json`.
+
+mod agents;
+mod authorize;
+mod dead_letters;
+mod envelope;
+mod error;
+mod events;
+mod extract;
+mod finish;
+mod health;
+mod me;
+mod openapi;
+mod openapi_3_0;
+mod options;
+mod page;
+mod runs;
+mod schema;
+mod serve;
+mod shutdown;
+mod state;
+mod status;
+mod tasks;
+mod workflows;
+
+use std::sync::Arc;
+
+use aios_agents::Runtime;
+use axum::{Extension, Router, extract::DefaultBodyLimit, middleware::from_fn_with_state};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+pub(crate) use self::error::ApiError;
+use self::{
+    authorize::authenticate,
+    finish::{finish, not_found},
+    openapi::Documents,
+    state::Api,
+};
+pub use self::{health::health, options::ApiOptions, serve::serve, shutdown::Shutdown};
+
+/// Creates the router of the API. Mount it at any path beside your own routes:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use aios_agents::Runtime;
+/// use aios_service::http::{ApiOptions, api};
+/// use axum::{Router, routing::get};
+///
+/// fn routes(runtime: &Arc<Runtime>) -> Router {
+///     Router::new()
+///         .route("/hello", get(|| async { "Hello!" }))
+///         .nest("/api/v1", api(Arc::clone(runtime), ApiOptions::new()))
+/// }
+/// ```
+///
+/// A runtime without a store answers most requests with `NO_STORE`.
+pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
+    let limit = DefaultBodyLimit::max(options.max_body_bytes);
+    let api = Api { runtime, options: Arc::new(options.finished()) };
+    let (router, document) = resources().split_for_parts();
+    router
+        .layer(limit)
+        .layer(Extension(Arc::new(Documents::new(&document))))
+        .layer(from_fn_with_state(api.clone(), authenticate))
+        .fallback(not_found)
+        .method_not_allowed_fallback(async || axum::http::StatusCode::METHOD_NOT_ALLOWED)
+        .layer(from_fn_with_state(api.clone(), finish))
+        .with_state(api)
+}
+
+/// The OpenAPI 3.1 document of the API, as JSON.
+#[must_use]
+pub fn openapi() -> String {
+    let (_, document) = resources().split_for_parts();
+    Documents::new(&document).v31().to_owned()
+}
+
+fn resources() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(openapi::Document::openapi())
+        .merge(runs::routes())
+        .merge(workflows::routes())
+        .merge(tasks::routes())
+        .merge(agents::routes())
+        .merge(events::routes())
+        .merge(dead_letters::routes())
+        .merge(me::routes())
+        .merge(openapi::routes())
+}

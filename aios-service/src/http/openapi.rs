@@ -1,0 +1,169 @@
+//! The description of the API as OpenAPI.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use utoipa::{IntoParams, OpenApi};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ApiError,
+    envelope::{ErrorDocument, VERSION},
+    extract::Query,
+    state::Api,
+    status,
+};
+
+/// The part of the document that no route has.
+#[derive(OpenApi)]
+#[openapi(components(schemas(ErrorDocument)))]
+pub(super) struct Document;
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(get_openapi))
+}
+
+/// Both versions of the document.
+#[derive(Debug)]
+pub(super) struct Documents {
+    v31: String,
+    v30: String,
+}
+
+impl Documents {
+    pub(super) fn new(document: &utoipa::openapi::OpenApi) -> Self {
+        let v31 = finished(serde_json::to_value(document).unwrap_or_default());
+        let v30 = super::openapi_3_0::downgrade(&v31);
+        Self { v31: format!("{v31:#}\n"), v30: format!("{v30:#}\n") }
+    }
+
+    pub(super) fn v31(&self) -> &str {
+        &self.v31
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct VersionQuery {
+    /// `3.1`, or `3.0` for programs that know no other version; `3.1` unless given.
+    #[param(example = "3.1")]
+    version: Option<String>,
+}
+
+/// Get this document
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    tag = "me",
+    params(VersionQuery),
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "The OpenAPI document.", body = Object)),
+)]
+async fn get_openapi(
+    Extension(documents): Extension<Arc<Documents>>,
+    Query(query): Query<VersionQuery>,
+) -> Result<Response, ApiError> {
+    let document = match query.version.as_deref() {
+        None | Some("3.1") => &documents.v31,
+        Some("3.0") => &documents.v30,
+        Some(_) => {
+            let message = "`version` is `3.1` or `3.0`";
+            return Err(ApiError::new("MALFORMED_REQUEST", message));
+        }
+    };
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    Ok((StatusCode::OK, json, document.clone()).into_response())
+}
+
+/// Adds what all routes have in common.
+fn finished(mut document: Value) -> Value {
+    let info = json!({
+        "title": "aios",
+        "version": VERSION,
+        "description": "Runs, workflows, tasks, agents and events of aios.",
+        "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
+    });
+    set(&mut document, &["info"], info);
+    // The API may be mounted at any path: the document is beside its routes.
+    set(&mut document, &["servers"], json!([{ "url": "." }]));
+    let schemes = json!({
+        "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" },
+        "api_key": { "type": "apiKey", "in": "header", "name": "X-API-Key" },
+    });
+    set(&mut document, &["components", "securitySchemes"], schemes);
+    for status in status::ALL {
+        let name = format!("Error{status}");
+        set(&mut document, &["components", "responses", &name], error_response(*status));
+    }
+    let paths = document.pointer_mut("/paths").and_then(Value::as_object_mut);
+    for (path, item) in paths.into_iter().flatten() {
+        for (method, operation) in item.as_object_mut().into_iter().flatten() {
+            add_errors(path, method, operation);
+        }
+    }
+    document
+}
+
+/// Documents the errors of an operation, with the codes of each status.
+fn add_errors(path: &str, method: &str, operation: &mut Value) {
+    let mut statuses = vec![400, 401, 403, 500, 503];
+    if path.contains('{') {
+        statuses.push(404);
+    }
+    if method == "post" {
+        statuses.extend([404, 409, 413, 415, 422]);
+    }
+    let responses = operation.pointer_mut("/responses").and_then(Value::as_object_mut);
+    let Some(responses) = responses else { return };
+    for response in responses.values_mut() {
+        set(response, &["headers"], headers());
+    }
+    for status in statuses {
+        let reference = json!({ "$ref": format!("#/components/responses/Error{status}") });
+        responses.entry(status.to_string()).or_insert(reference);
+    }
+    if let Some(accepted) = responses.get_mut("202").filter(|_| method == "post") {
+        let location = json!({
+            "description": "Where the resource is, if it can be found.",
+            "schema": { "type": "string" },
+        });
+        set(accepted, &["headers", "location"], location);
+    }
+}
+
+/// Sets the value at a path, and creates the objects on the way.
+pub(super) fn set(value: &mut Value, path: &[&str], new: Value) {
+    let Some((key, rest)) = path.split_first() else {
+        *value = new;
+        return;
+    };
+    if !value.is_object() {
+        *value = json!({});
+    }
+    if let Some(fields) = value.as_object_mut() {
+        set(fields.entry(*key).or_insert(Value::Null), rest, new);
+    }
+}
+
+fn headers() -> Value {
+    json!({ "x-request-id": {
+        "description": "Id of the request, also in the log.",
+        "schema": { "type": "string" },
+    } })
+}
+
+fn error_response(status: u16) -> Value {
+    let codes: Vec<_> = status::codes_of(status).map(|code| format!("`{code}`")).collect();
+    json!({
+        "description": format!("One of {}.", codes.join(", ")),
+        "headers": headers(),
+        "content": { "application/json": { "schema": { "$ref": "#/components/schemas/ErrorDocument" } } },
+    })
+}

@@ -1,0 +1,93 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_core::clock::{Clock, SystemClock};
+
+use super::Shutdown;
+use crate::auth::{Anonymous, Authenticator};
+
+/// Options of [`api`](super::api).
+#[derive(Clone, Debug)]
+pub struct ApiOptions {
+    pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) max_body_bytes: usize,
+    pub(crate) request_timeout: Duration,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl ApiOptions {
+    /// Default of [`with_max_body_bytes`](Self::with_max_body_bytes).
+    pub const DEFAULT_MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+    /// Default of [`with_request_timeout`](Self::with_request_timeout).
+    pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// Creates the default options: callers on this machine may do everything, and other callers
+    /// nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            authenticators: Vec::new(),
+            clock: Arc::new(SystemClock),
+            max_body_bytes: Self::DEFAULT_MAX_BODY_BYTES,
+            request_timeout: Self::DEFAULT_REQUEST_TIMEOUT,
+            shutdown: Shutdown::new(),
+        }
+    }
+
+    /// Adds an authenticator. Those that were added before are asked first. Without any,
+    /// [`Anonymous::on_loopback`] is asked.
+    #[must_use]
+    pub fn with_authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.authenticators.push(Arc::new(authenticator));
+        self
+    }
+
+    /// Sets the clock. The default is the system clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets the size of the largest body of a request that is read, in bytes. The default is 2 MiB.
+    #[must_use]
+    pub fn with_max_body_bytes(mut self, bytes: usize) -> Self {
+        self.max_body_bytes = bytes;
+        self
+    }
+
+    /// Sets how long a request may take until it is answered with `REQUEST_TIMEOUT`, at least 1 ms.
+    /// The default is 30 s. Includes the time in which the client sends the body.
+    #[must_use]
+    pub fn with_request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Sets the shutdown with which long requests end: waiting for results. Pass the one that
+    /// [`serve`](super::serve) gets.
+    #[must_use]
+    pub fn with_shutdown(mut self, shutdown: Shutdown) -> Self {
+        self.shutdown = shutdown;
+        self
+    }
+
+    pub(crate) fn finished(mut self) -> Self {
+        if self.authenticators.is_empty() {
+            self.authenticators.push(Arc::new(Anonymous::on_loopback()));
+        }
+        self
+    }
+
+    /// The longest time for which a request may wait for something, so that it is answered before
+    /// it times out.
+    pub(crate) fn longest_wait(&self) -> Duration {
+        self.request_timeout * 4 / 5
+    }
+}
+
+impl Default for ApiOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}

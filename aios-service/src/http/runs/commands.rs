@@ -1,0 +1,168 @@
+use aios_core::event::{EventId, Payload};
+use axum::{extract::State, response::Response};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{Run, current};
+use crate::http::{
+    ApiError,
+    authorize::{Caller, RunsCancel, RunsFork, RunsPause, RunsResume, RunsSignal},
+    envelope::Document,
+    extract::{Json, Path, Prefix},
+    state::Api,
+};
+
+/// The body of a signal.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SignalBody {
+    /// Name of the signal for which the workflow waits.
+    #[schema(example = "approval")]
+    name: String,
+    /// The payload of the signal; `null` unless given.
+    #[serde(default)]
+    #[schema(value_type = serde_json::Value, required = false)]
+    payload: Payload,
+}
+
+/// Send a signal to a run
+///
+/// The signal is kept until the workflow waits for it. If the run has continued as another one, the
+/// signal is sent to that.
+#[utoipa::path(
+    post,
+    path = "/runs/{run_id}/actions/signal",
+    tag = "runs",
+    params(("run_id" = String, Path, description = "Id of the run.")),
+    request_body = SignalBody,
+    security(("bearer" = ["runs:signal"]), ("api_key" = ["runs:signal"])),
+    responses((status = 202, description = "The signal is recorded.", body = Document<Run>)),
+)]
+pub(super) async fn signal_run(
+    State(api): State<Api>,
+    _: Caller<RunsSignal>,
+    Path(id): Path<String>,
+    prefix: Prefix,
+    Json(body): Json<SignalBody>,
+) -> Result<Response, ApiError> {
+    api.runtime.handle(&id).await?.signal(&body.name, &body.payload).await?;
+    accepted(&api, &prefix, &id).await
+}
+
+/// The body of a cancellation.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CancelBody {
+    /// Why; it stands in the failure of the run.
+    #[serde(default)]
+    #[schema(required = false)]
+    reason: Option<String>,
+}
+
+/// Cancel a run
+///
+/// The run compensates and ends as cancelled. Cancelling a run again has no effect.
+#[utoipa::path(
+    post,
+    path = "/runs/{run_id}/actions/cancel",
+    tag = "runs",
+    params(("run_id" = String, Path, description = "Id of the run.")),
+    request_body = CancelBody,
+    security(("bearer" = ["runs:cancel"]), ("api_key" = ["runs:cancel"])),
+    responses((status = 202, description = "The cancellation is recorded.", body = Document<Run>)),
+)]
+pub(super) async fn cancel_run(
+    State(api): State<Api>,
+    caller: Caller<RunsCancel>,
+    Path(id): Path<String>,
+    prefix: Prefix,
+    Json(body): Json<CancelBody>,
+) -> Result<Response, ApiError> {
+    let reason = body.reason.unwrap_or_else(|| format!("cancelled by {}", caller.identity.subject));
+    api.runtime.handle(&id).await?.cancel(reason).await?;
+    accepted(&api, &prefix, &id).await
+}
+
+/// Pause a run
+///
+/// Until it is resumed, the run starts nothing and does not end. Pausing a paused run has no effect.
+#[utoipa::path(
+    post,
+    path = "/runs/{run_id}/actions/pause",
+    tag = "runs",
+    params(("run_id" = String, Path, description = "Id of the run.")),
+    security(("bearer" = ["runs:pause"]), ("api_key" = ["runs:pause"])),
+    responses((status = 202, description = "The pause is recorded.", body = Document<Run>)),
+)]
+pub(super) async fn pause_run(
+    State(api): State<Api>,
+    _: Caller<RunsPause>,
+    Path(id): Path<String>,
+    prefix: Prefix,
+) -> Result<Response, ApiError> {
+    api.runtime.handle(&id).await?.pause().await?;
+    accepted(&api, &prefix, &id).await
+}
+
+/// Resume a run
+///
+/// Resumes a paused run and tries a blocked one again. Has no effect on other runs.
+#[utoipa::path(
+    post,
+    path = "/runs/{run_id}/actions/resume",
+    tag = "runs",
+    params(("run_id" = String, Path, description = "Id of the run.")),
+    security(("bearer" = ["runs:resume"]), ("api_key" = ["runs:resume"])),
+    responses((status = 202, description = "The resumption is recorded.", body = Document<Run>)),
+)]
+pub(super) async fn resume_run(
+    State(api): State<Api>,
+    _: Caller<RunsResume>,
+    Path(id): Path<String>,
+    prefix: Prefix,
+) -> Result<Response, ApiError> {
+    api.runtime.handle(&id).await?.resume().await?;
+    accepted(&api, &prefix, &id).await
+}
+
+/// The body of a fork.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ForkBody {
+    /// Number of the first operation that the new run does itself.
+    operation: u64,
+    /// Id of the new run; a new UUID unless given.
+    #[serde(default)]
+    #[schema(required = false)]
+    run_id: Option<String>,
+}
+
+/// Fork a run
+///
+/// Starts a new run with a copy of the journal up to an operation, which continues from there with
+/// the current code.
+#[utoipa::path(
+    post,
+    path = "/runs/{run_id}/actions/fork",
+    tag = "runs",
+    params(("run_id" = String, Path, description = "Id of the run.")),
+    request_body = ForkBody,
+    security(("bearer" = ["runs:fork"]), ("api_key" = ["runs:fork"])),
+    responses((status = 202, description = "The new run is started.", body = Document<Run>)),
+)]
+pub(super) async fn fork_run(
+    State(api): State<Api>,
+    _: Caller<RunsFork>,
+    Path(id): Path<String>,
+    prefix: Prefix,
+    Json(body): Json<ForkBody>,
+) -> Result<Response, ApiError> {
+    let new_id = body.run_id.unwrap_or_else(|| EventId::generate().to_string());
+    let forked = api.runtime.handle(&id).await?.fork(body.operation, new_id).await?;
+    accepted(&api, &prefix, forked.id()).await
+}
+
+async fn accepted(api: &Api, prefix: &Prefix, id: &str) -> Result<Response, ApiError> {
+    let location = prefix.location(&["runs", id]);
+    Ok(api.accepted(current(api, id).await?, &location))
+}

@@ -1,0 +1,257 @@
+use std::time::Duration;
+
+use aios_agents::RunError;
+use aios_core::{
+    event::Payload,
+    failure::Failure,
+    store::{RunFilter, RunStatus, StreamId},
+};
+use axum::{extract::State, http::StatusCode, response::Response};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{KIND, Run, current, find, resource};
+use crate::http::{
+    ApiError,
+    authorize::{Caller, RunsRead},
+    envelope::{Document, Listing, Resource},
+    events::{Event, recorded},
+    extract::{Path, Query},
+    page, schema,
+    state::Api,
+};
+
+const LIST: &str = "runs";
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RunQuery {
+    /// Only runs in one of these statuses, separated by commas.
+    #[param(example = "running,paused")]
+    status: Option<String>,
+    /// Only runs of this workflow.
+    workflow: Option<String>,
+    /// Only runs that continue this one.
+    first_run_id: Option<String>,
+    /// Only runs that an event after this position of the log has changed.
+    changed_after: Option<u64>,
+    /// Deleted runs too.
+    include_deleted: Option<bool>,
+    /// Most resources of a page; 50 unless given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// `meta.next` of the page before.
+    after: Option<String>,
+}
+
+/// List runs
+///
+/// Returns a page of runs, in a stable order.
+#[utoipa::path(
+    get,
+    path = "/runs",
+    tag = "runs",
+    params(RunQuery),
+    security(("bearer" = ["runs:read"]), ("api_key" = ["runs:read"])),
+    responses((status = 200, description = "A page of runs.", body = Listing<Run>)),
+)]
+pub(super) async fn list_runs(
+    State(api): State<Api>,
+    _: Caller<RunsRead>,
+    Query(query): Query<RunQuery>,
+) -> Result<Response, ApiError> {
+    let request = page::request(LIST, query.limit, query.after.as_deref())?;
+    let filter = RunFilter {
+        workflow: query.workflow,
+        statuses: query.status.as_deref().map_or(Ok(Vec::new()), statuses)?,
+        first_run_id: query.first_run_id,
+        changed_after: query.changed_after.unwrap_or_default(),
+        include_deleted: query.include_deleted.unwrap_or_default(),
+        ..RunFilter::default()
+    };
+    let rows = api.store()?.runs(&filter, &request).await?;
+    Ok(page::answer(&api, LIST, rows, resource))
+}
+
+fn statuses(text: &str) -> Result<Vec<RunStatus>, ApiError> {
+    let all = || RunStatus::ALL.iter().map(|status| status.as_str());
+    text.split(',').map(|part| page::status(part, RunStatus::parse, all())).collect()
+}
+
+/// Get a run
+///
+/// Returns the run with exactly this id, also if it has continued as another run.
+#[utoipa::path(
+    get,
+    path = "/runs/{run_id}",
+    tag = "runs",
+    params(("run_id" = String, Path, description = "Id of the run.")),
+    security(("bearer" = ["runs:read"]), ("api_key" = ["runs:read"])),
+    responses((status = 200, description = "The run.", body = Document<Run>)),
+)]
+pub(super) async fn get_run(
+    State(api): State<Api>,
+    _: Caller<RunsRead>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    Ok(api.document(StatusCode::OK, current(&api, &id).await?))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct JournalQuery {
+    /// Most events of a page; 50 unless given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Only events with a version above this one.
+    after: Option<u64>,
+}
+
+/// Read the journal of a run
+///
+/// Returns a page of the events of the run, in order. `meta.next` is the version after which the
+/// next page begins; `null` if there are no more events now.
+#[utoipa::path(
+    get,
+    path = "/runs/{run_id}/journal",
+    tag = "runs",
+    params(("run_id" = String, Path, description = "Id of the run."), JournalQuery),
+    security(("bearer" = ["runs:read"]), ("api_key" = ["runs:read"])),
+    responses((status = 200, description = "A page of events.", body = Listing<Event>)),
+)]
+pub(super) async fn get_journal(
+    State(api): State<Api>,
+    _: Caller<RunsRead>,
+    Path(id): Path<String>,
+    Query(query): Query<JournalQuery>,
+) -> Result<Response, ApiError> {
+    let limit = page::limit(query.limit)?;
+    find(&api, &id).await?;
+    let stream = StreamId::of_run(&id)?;
+    let after = query.after.unwrap_or_default();
+    let mut events = api.store()?.read_stream(&stream, after, limit + 1).await?;
+    let has_more = events.len() > limit;
+    events.truncate(limit);
+    let last = events.last().filter(|_| has_more).map(|last| last.version.to_string());
+    Ok(api.listing(events.into_iter().map(recorded).collect(), last, Vec::new()))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ResultQuery {
+    /// How long to wait for the end of the run, for example `30s` or `500ms`. Without it, the
+    /// answer comes at once. A time longer than 4/5 of the time that a request may take counts as
+    /// that.
+    #[param(example = "20s")]
+    wait: Option<String>,
+}
+
+/// How a run ended.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RunResult {
+    /// Where the run stands.
+    #[schema(value_type = schema::RunStatus)]
+    status: RunStatus,
+    /// Its result, if it completed.
+    #[schema(value_type = serde_json::Value)]
+    result: Option<Payload>,
+    /// The failure, if it failed, was cancelled or is blocked.
+    #[schema(value_type = Option<schema::Failure>)]
+    failure: Option<Failure>,
+}
+
+/// Wait for the result of a run
+///
+/// Follows the run to its end, also through runs that it continues as. Answers with 200 if the run
+/// has ended or is blocked, and with 202 if neither has happened in the time of `wait`.
+#[utoipa::path(
+    get,
+    path = "/runs/{run_id}/result",
+    tag = "runs",
+    params(("run_id" = String, Path, description = "Id of the run."), ResultQuery),
+    security(("bearer" = ["runs:read"]), ("api_key" = ["runs:read"])),
+    responses(
+        (status = 200, description = "The run has ended.", body = Document<RunResult>),
+        (status = 202, description = "The run has not ended yet.", body = Document<RunResult>),
+    ),
+)]
+pub(super) async fn get_result(
+    State(api): State<Api>,
+    _: Caller<RunsRead>,
+    Path(id): Path<String>,
+    Query(query): Query<ResultQuery>,
+) -> Result<Response, ApiError> {
+    let wait = query.wait.as_deref().map_or(Ok(Duration::ZERO), duration)?;
+    let wait = wait.min(api.options.longest_wait());
+    let handle = api.runtime.handle(&id).await?;
+    // What stands in the store is found without waiting.
+    let row = handle.status().await?;
+    let is_over = row.status.is_final() || row.status == RunStatus::Blocked;
+    let ended = match is_over || !wait.is_zero() {
+        false => None,
+        true => tokio::select! {
+            biased;
+            ended = handle.result::<Payload>() => Some(ended),
+            () = api.options.clock.sleep(wait.max(Duration::from_millis(500))) => None,
+            () = api.options.shutdown.begun(), if !is_over => None,
+        },
+    };
+    let (status, result) = match ended {
+        Some(ended) => (StatusCode::OK, outcome(ended)?),
+        None => {
+            let status = handle.status().await?.status;
+            (StatusCode::ACCEPTED, RunResult { status, result: None, failure: None })
+        }
+    };
+    Ok(api.document(status, Resource::new(KIND, id, result)))
+}
+
+fn outcome(ended: Result<Payload, RunError>) -> Result<RunResult, ApiError> {
+    let (status, failure) = match ended {
+        Ok(result) => {
+            let status = RunStatus::Completed;
+            return Ok(RunResult { status, result: Some(result), failure: None });
+        }
+        Err(RunError::Failed { failure, .. }) => (RunStatus::Failed, failure),
+        Err(RunError::Cancelled { failure, .. }) => (RunStatus::Cancelled, failure),
+        Err(RunError::Blocked { failure, .. }) => (RunStatus::Blocked, failure),
+        Err(RunError::Runtime(error)) => return Err(error.into()),
+        Err(error) => return Err(ApiError::panicked().with_cause(error.to_string())),
+    };
+    Ok(RunResult { status, result: None, failure: Some(failure) })
+}
+
+/// Reads `30s`, `500ms`, `2m` or a number of seconds.
+fn duration(text: &str) -> Result<Duration, ApiError> {
+    let number_ends = text.find(|it: char| !it.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(number_ends);
+    let number = number.parse::<u32>().ok();
+    let duration = number.and_then(|number| match unit {
+        "ms" => Some(Duration::from_millis(number.into())),
+        "s" | "" => Some(Duration::from_secs(number.into())),
+        "m" => Some(Duration::from_secs(u64::from(number) * 60)),
+        _ => None,
+    });
+    duration.ok_or_else(|| {
+        let message = "`wait` is a whole number and one of ms, s and m, for example `30s`";
+        ApiError::new("MALFORMED_REQUEST", message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_read_durations() {
+        for (text, millis) in [("30s", 30_000), ("5", 5000), ("500ms", 500), ("2m", 120_000)] {
+            assert_eq!(duration(text).unwrap(), Duration::from_millis(millis), "{text}");
+        }
+        for text in ["", "s", "-1s", "1.5s", "1h", "99999999999s", "1s ", "١s"] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Schemas of types of other crates.
+
+use aios_core::store;
+use serde::Serialize;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
+
+macro_rules! status {
+    ($($(#[$doc:meta])* $name:ident,)+) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(crate) struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let values = store::$name::ALL.iter().map(|status| status.as_str());
+                ObjectBuilder::new().schema_type(Type::String).enum_values(Some(values)).into()
+            }
+        }
+
+        impl ToSchema for $name {}
+    )+};
+}
+
+status! {
+    /// Where a run stands.
+    RunStatus,
+    /// Where a task stands.
+    TaskStatus,
+    /// Where an agent stands.
+    AgentStatus,
+}
+
+/// The reason of a failure.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Failure {
+    /// Stable name of the kind of failure.
+    #[schema(example = "TASK_TIMEOUT")]
+    code: String,
+    /// A message for people.
+    message: String,
+    /// Details for programs.
+    #[schema(required = false)]
+    details: serde_json::Value,
+}

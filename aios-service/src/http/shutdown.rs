@@ -1,0 +1,86 @@
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Tells the parts of a service that it shuts down. Clones share their state.
+#[derive(Clone, Debug)]
+pub struct Shutdown(Arc<watch::Sender<bool>>);
+
+impl Shutdown {
+    /// Creates a shutdown that has not begun.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+
+    /// Creates a shutdown that begins at SIGTERM (on Unix) or Ctrl-C.
+    ///
+    /// # Errors
+    ///
+    /// An error of the operating system if the signals can't be handled.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O enabled.
+    pub fn on_signals() -> std::io::Result<Self> {
+        let shutdown = Self::new();
+        let begun = shutdown.clone();
+        let signals = signals()?;
+        tokio::spawn(async move {
+            signals.await;
+            begun.begin();
+        });
+        Ok(shutdown)
+    }
+
+    /// Begins the shutdown. It cannot be undone.
+    pub fn begin(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Whether the shutdown has begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Completes when the shutdown begins.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn begun(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.0.subscribe().wait_for(|has_begun| *has_begun).await;
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(unix)]
+fn signals() -> std::io::Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+#[cfg(not(unix))]
+fn signals() -> std::io::Result<impl Future<Output = ()> + Send> {
+    Ok(async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    })
+}

@@ -1,0 +1,59 @@
+use std::sync::Arc;
+
+use aios_agents::Runtime;
+use aios_core::{event::Timestamp, store::Store};
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use super::{
+    ApiError, ApiOptions,
+    envelope::{Document, ListMeta, Listing, Meta, Resource, VERSION, json},
+};
+
+/// The state of every handler.
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) options: Arc<ApiOptions>,
+}
+
+impl Api {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.options.clock.now()
+    }
+
+    pub(crate) fn store(&self) -> Result<&Arc<dyn Store>, ApiError> {
+        let missing = || ApiError::new("NO_STORE", "the process that answers has no store");
+        self.runtime.store().ok_or_else(missing)
+    }
+
+    pub(crate) fn document<A: Serialize>(&self, status: StatusCode, data: Resource<A>) -> Response {
+        let meta = Meta { timestamp: self.now(), version: VERSION };
+        json(status, &Document { data, meta })
+    }
+
+    /// A document about something that was started, and where to find it.
+    pub(crate) fn accepted<A: Serialize>(&self, data: Resource<A>, location: &str) -> Response {
+        match HeaderValue::from_str(location) {
+            Ok(location) => {
+                let mut response = self.document(StatusCode::ACCEPTED, data);
+                response.headers_mut().insert(header::LOCATION, location);
+                response
+            }
+            Err(error) => ApiError::panicked().with_cause(error.to_string()).into_response(),
+        }
+    }
+
+    pub(crate) fn listing<A: Serialize>(
+        &self,
+        data: Vec<Resource<A>>,
+        next: Option<String>,
+        unreadable: Vec<String>,
+    ) -> Response {
+        let meta = ListMeta { timestamp: self.now(), version: VERSION, next, unreadable };
+        json(StatusCode::OK, &Listing { data, meta })
+    }
+}

@@ -1,0 +1,318 @@
+//! Tasks: `/tasks`.
+
+use aios_agents::workflow::Target;
+use aios_core::{
+    event::{EventId, Payload, Timestamp},
+    failure::Failure,
+    store::{PageRequest, TaskFilter, TaskRecord, TaskStatus},
+};
+use axum::{extract::State, http::StatusCode, response::Response};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ApiError, agents,
+    authorize::{Caller, TasksCreate, TasksRead},
+    envelope::{Document, Listing, Resource},
+    extract::{Json, Path, Prefix, Query},
+    page,
+    runs::{self, Run},
+    schema,
+    state::Api,
+    workflows::seconds,
+};
+
+const KIND: &str = "task";
+const LIST: &str = "tasks";
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list_tasks, create_task))
+        .routes(routes!(get_task))
+        .routes(routes!(list_tasks_of_agent, create_task_of_agent))
+}
+
+/// A task of a run.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Task {
+    /// The run that assigned it.
+    run_id: Option<String>,
+    /// Type of the agent that does it.
+    agent_type: String,
+    /// The one agent that was asked for.
+    agent_id: Option<String>,
+    /// Where it stands.
+    #[schema(value_type = schema::TaskStatus)]
+    status: TaskStatus,
+    /// Number of the latest attempt, from 1.
+    attempt: u32,
+    /// The latest failure.
+    #[schema(value_type = Option<schema::Failure>)]
+    failure: Option<Failure>,
+    /// When it was assigned first.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// When it changed last.
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+    /// When it was deleted.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    deleted_at: Option<Timestamp>,
+}
+
+fn resource(row: TaskRecord) -> Resource<Task> {
+    let task = Task {
+        run_id: row.run_id,
+        agent_type: row.agent_type,
+        agent_id: row.agent_id,
+        status: row.status,
+        attempt: row.attempt,
+        failure: row.failure,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+        deleted_at: row.deleted_at,
+    };
+    Resource::new(KIND, row.id, task)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct TaskQuery {
+    /// Only tasks in this status.
+    #[param(value_type = Option<schema::TaskStatus>)]
+    status: Option<String>,
+    /// Only tasks of this run.
+    run_id: Option<String>,
+    /// Only tasks for agents of this type.
+    agent_type: Option<String>,
+    /// Only tasks for this one agent.
+    agent_id: Option<String>,
+    /// Deleted tasks too.
+    include_deleted: Option<bool>,
+    /// Most resources of a page; 50 unless given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// `meta.next` of the page before.
+    after: Option<String>,
+}
+
+/// List tasks
+///
+/// Returns a page of tasks, in a stable order.
+#[utoipa::path(
+    get,
+    path = "/tasks",
+    tag = "tasks",
+    params(TaskQuery),
+    security(("bearer" = ["tasks:read"]), ("api_key" = ["tasks:read"])),
+    responses((status = 200, description = "A page of tasks.", body = Listing<Task>)),
+)]
+async fn list_tasks(
+    State(api): State<Api>,
+    _: Caller<TasksRead>,
+    Query(query): Query<TaskQuery>,
+) -> Result<Response, ApiError> {
+    page_of(&api, query).await
+}
+
+async fn page_of(api: &Api, query: TaskQuery) -> Result<Response, ApiError> {
+    let request = page::request(LIST, query.limit, query.after.as_deref())?;
+    let filter = TaskFilter {
+        id: None,
+        run_id: query.run_id,
+        agent_type: query.agent_type,
+        agent_id: query.agent_id,
+        status: query.status.as_deref().map(status).transpose()?,
+        include_deleted: query.include_deleted.unwrap_or_default(),
+    };
+    let rows = api.store()?.tasks(&filter, &request).await?;
+    Ok(page::answer(api, LIST, rows, resource))
+}
+
+fn status(text: &str) -> Result<TaskStatus, ApiError> {
+    page::status(text, TaskStatus::parse, TaskStatus::ALL.iter().map(|it| it.as_str()))
+}
+
+/// Get a task
+#[utoipa::path(
+    get,
+    path = "/tasks/{task_id}",
+    tag = "tasks",
+    params(("task_id" = String, Path, description = "Id of the task, with `/` written as `%2F`.")),
+    security(("bearer" = ["tasks:read"]), ("api_key" = ["tasks:read"])),
+    responses((status = 200, description = "The task.", body = Document<Task>)),
+)]
+async fn get_task(
+    State(api): State<Api>,
+    _: Caller<TasksRead>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let filter =
+        TaskFilter { id: Some(id.clone()), include_deleted: true, ..TaskFilter::default() };
+    let row = api.store()?.tasks(&filter, &PageRequest::first(1)).await?.rows.pop();
+    let row = row.ok_or_else(|| ApiError::missing("TASK_NOT_FOUND", KIND, &id))?;
+    Ok(api.document(StatusCode::OK, resource(row)))
+}
+
+/// The body of a task outside a workflow.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct TaskBody {
+    /// Type of the agents that may do it.
+    #[schema(example = "backend")]
+    agent_type: String,
+    /// The one agent that shall do it; any agent of the type unless given.
+    #[serde(default)]
+    #[schema(required = false)]
+    agent_id: Option<String>,
+    /// Parameters of the task; `null` unless given.
+    #[serde(default)]
+    #[schema(value_type = serde_json::Value, required = false)]
+    parameters: Payload,
+    /// Timeout of each attempt, in seconds.
+    #[serde(default)]
+    #[schema(required = false, exclusive_minimum = 0)]
+    timeout_seconds: Option<f64>,
+    /// Timeout of all attempts together, in seconds.
+    #[serde(default)]
+    #[schema(required = false, exclusive_minimum = 0)]
+    total_timeout_seconds: Option<f64>,
+    /// Id of the run that does the task; a new UUID unless given.
+    #[serde(default)]
+    #[schema(required = false)]
+    run_id: Option<String>,
+}
+
+/// Assign a task to agents of a type, or to one agent
+///
+/// The task is a run with a single task, with the durability of every run.
+#[utoipa::path(
+    post,
+    path = "/tasks",
+    tag = "tasks",
+    request_body = TaskBody,
+    security(("bearer" = ["tasks:create"]), ("api_key" = ["tasks:create"])),
+    responses((status = 202, description = "The run is started.", body = Document<Run>)),
+)]
+async fn create_task(
+    State(api): State<Api>,
+    _: Caller<TasksCreate>,
+    prefix: Prefix,
+    Json(body): Json<TaskBody>,
+) -> Result<Response, ApiError> {
+    start(&api, &prefix, body).await
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct AgentTaskQuery {
+    /// Only tasks in this status.
+    #[param(value_type = Option<schema::TaskStatus>)]
+    status: Option<String>,
+    /// Most resources of a page; 50 unless given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// `meta.next` of the page before.
+    after: Option<String>,
+}
+
+/// List the tasks of an agent
+///
+/// Returns a page of the tasks that were assigned to this one agent.
+#[utoipa::path(
+    get,
+    path = "/agents/{agent_id}/tasks",
+    tag = "agents",
+    params(("agent_id" = String, Path, description = "Id of the agent."), AgentTaskQuery),
+    security(("bearer" = ["tasks:read"]), ("api_key" = ["tasks:read"])),
+    responses((status = 200, description = "A page of tasks.", body = Listing<Task>)),
+)]
+async fn list_tasks_of_agent(
+    State(api): State<Api>,
+    _: Caller<TasksRead>,
+    Path(id): Path<String>,
+    Query(query): Query<AgentTaskQuery>,
+) -> Result<Response, ApiError> {
+    agents::find(&api, &id).await?;
+    let AgentTaskQuery { status, limit, after } = query;
+    let (run_id, agent_type, include_deleted) = (None, None, None);
+    let agent_id = Some(id);
+    page_of(&api, TaskQuery { status, run_id, agent_type, agent_id, include_deleted, limit, after })
+        .await
+}
+
+/// The body of a task for one agent.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct AgentTaskBody {
+    /// Parameters of the task; `null` unless given.
+    #[serde(default)]
+    #[schema(value_type = serde_json::Value, required = false)]
+    parameters: Payload,
+    /// Timeout of each attempt, in seconds.
+    #[serde(default)]
+    #[schema(required = false, exclusive_minimum = 0)]
+    timeout_seconds: Option<f64>,
+    /// Timeout of all attempts together, in seconds.
+    #[serde(default)]
+    #[schema(required = false, exclusive_minimum = 0)]
+    total_timeout_seconds: Option<f64>,
+    /// Id of the run that does the task; a new UUID unless given.
+    #[serde(default)]
+    #[schema(required = false)]
+    run_id: Option<String>,
+}
+
+/// Assign a task to an agent
+///
+/// The task is a run with a single task, with the durability of every run.
+#[utoipa::path(
+    post,
+    path = "/agents/{agent_id}/tasks",
+    tag = "agents",
+    params(("agent_id" = String, Path, description = "Id of the agent.")),
+    request_body = AgentTaskBody,
+    security(("bearer" = ["tasks:create"]), ("api_key" = ["tasks:create"])),
+    responses((status = 202, description = "The run is started.", body = Document<Run>)),
+)]
+async fn create_task_of_agent(
+    State(api): State<Api>,
+    _: Caller<TasksCreate>,
+    Path(id): Path<String>,
+    prefix: Prefix,
+    Json(body): Json<AgentTaskBody>,
+) -> Result<Response, ApiError> {
+    let agent_type = agents::find(&api, &id).await?.agent_type;
+    let AgentTaskBody { parameters, timeout_seconds, total_timeout_seconds, run_id } = body;
+    let agent_id = Some(id);
+    let body = TaskBody {
+        agent_type,
+        agent_id,
+        parameters,
+        timeout_seconds,
+        total_timeout_seconds,
+        run_id,
+    };
+    start(&api, &prefix, body).await
+}
+
+async fn start(api: &Api, prefix: &Prefix, body: TaskBody) -> Result<Response, ApiError> {
+    let target: Target = match body.agent_id {
+        Some(agent_id) => (body.agent_type, agent_id).into(),
+        None => body.agent_type.into(),
+    };
+    let mut task = api.runtime.task(target, &body.parameters);
+    if let Some(timeout) = body.timeout_seconds {
+        task = task.timeout(seconds("timeout_seconds", timeout)?);
+    }
+    if let Some(timeout) = body.total_timeout_seconds {
+        task = task.total_timeout(seconds("total_timeout_seconds", timeout)?);
+    }
+    let run_id = body.run_id.unwrap_or_else(|| EventId::generate().to_string());
+    let run = task.with_id(run_id).await?;
+    let location = prefix.location(&["runs", run.id()]);
+    Ok(api.accepted(runs::current(api, run.id()).await?, &location))
+}

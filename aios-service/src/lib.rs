@@ -1,0 +1,89 @@
+//! An HTTP API with authentication for [aios](https://github.com/aios-rs/aios), mounted into your own axum router.
+//!
+//! # Example
+//!
+//! ```
+//! use std::{sync::Arc, time::Duration};
+//!
+//! use aios_agents::prelude::*;
+//! use aios_service::{
+//!     auth::{ApiKey, ApiKeyHash, ApiKeys, Permissions},
+//!     http::{ApiOptions, Shutdown, api, health, serve},
+//! };
+//! use axum::{Router, routing::get};
+//!
+//! async fn welcome(_: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+//!     Ok(format!("Hello, {name}!"))
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let runtime = Runtime::builder()
+//!         .store(aios_store::connect("memory://").await?)
+//!         .broker(aios_broker::connect("memory://").await?)
+//!         .workflow("welcome", welcome)
+//!         .start()
+//!         .await?;
+//!     let (runtime, shutdown) = (Arc::new(runtime), Shutdown::on_signals()?);
+//!     let key = ApiKey::new(ApiKeyHash::of("the secret of Ada"), "ada")
+//!         .with_permissions(Permissions::parse(["runs:*", "workflows:read"])?);
+//!     let options = ApiOptions::new()
+//!         .with_authenticator(ApiKeys::new([key]))
+//!         .with_shutdown(shutdown.clone());
+//!     let router = Router::new()
+//!         .route("/hello", get(|| async { "my own route" }))
+//!         .nest("/api/v1", api(Arc::clone(&runtime), options))
+//!         .merge(health(Arc::clone(&runtime), shutdown.clone()));
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//!     shutdown.begin(); // Without this line, it serves until SIGTERM or Ctrl-C.
+//!     serve(listener, router, shutdown).await?;
+//!     if let Some(runtime) = Arc::into_inner(runtime) {
+//!         runtime.shutdown(Duration::from_secs(10)).await?;
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Requests
+//!
+//! ```text
+//! POST /api/v1/workflows/welcome/actions/execute  {"input": "Ada", "run_id": "welcome-ada"}
+//! 202  location: /api/v1/runs/welcome-ada
+//!      {"data": {"id": "welcome-ada", "type": "run", "attributes": {…}}, "meta": {"timestamp": …, "version": "1.0.0"}}
+//!
+//! GET  /api/v1/runs/welcome-ada/result?wait=20s
+//! 200  {"data": {"id": "welcome-ada", "type": "run", "attributes": {"status": "completed", "result": "Hello, Ada!", …}}, "meta": {…}}
+//!
+//! GET  /api/v1/runs/nothing
+//! 404  {"error": {"code": "RUN_NOT_FOUND", "message": …, "details": {"id": "nothing"}}, "meta": {"request_id": …, "timestamp": …}}
+//! ```
+//!
+//! | resource | routes | permissions |
+//! |---|---|---|
+//! | runs | list, get, `journal`, `result?wait=`, actions `signal`, `cancel`, `pause`, `resume`, `fork` | `runs:read`, `runs:signal`, `runs:cancel`, `runs:pause`, `runs:resume`, `runs:fork` |
+//! | workflows | list, get, actions `execute` and `signal-with-start` | `workflows:read`, `runs:start`, `runs:signal` |
+//! | tasks | list, get, create; list and create under an agent | `tasks:read`, `tasks:create` |
+//! | agents | list, get | `agents:read` |
+//! | events | a page of the log, publish | `events:read`, `events:publish` |
+//! | dead letters | list, actions `redrive` and `purge`, of a group or mailbox | `dead_letters:read`, `dead_letters:redrive`, `dead_letters:purge` |
+//! | `me`, `openapi.json` | who the caller is; the OpenAPI document | none |
+//!
+//! # Which module
+//!
+//! | module | contains |
+//! |---|---|
+//! | [`http`] | the router of the API, health, and a server |
+//! | [`auth`] | authentication of callers and their permissions |
+//!
+//! # Guarantees
+//!
+//! - Every error has the same shape, also those of routing, of bodies that can't be read, of time limits and
+//!   of panics. What went wrong inside is logged under the id of the request, and not told to the client.
+//! - Without an authenticator, only callers on the same machine are let in, and no web page from elsewhere.
+//! - A route requires the permission that the OpenAPI document names.
+//! - A body is at most 2 MiB, and a request takes at most 30 s, unless the options say otherwise.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod auth;
+pub mod http;

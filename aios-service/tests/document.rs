@@ -1,0 +1,72 @@
+//! The OpenAPI document.
+
+use std::path::Path;
+
+use aios_service::http::openapi;
+use serde_json::Value;
+
+use crate::support::Service;
+
+/// `AIOS_WRITE_OPENAPI=1 cargo test -p aios-service should_have_committed` writes the document.
+#[test]
+fn should_have_committed_the_document() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
+    if std::env::var_os("AIOS_WRITE_OPENAPI").is_some() {
+        std::fs::write(&path, openapi()).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == openapi(),
+        "openapi.json is out of date: AIOS_WRITE_OPENAPI=1 cargo test -p aios-service should_have_committed"
+    );
+}
+
+#[test]
+fn should_refer_only_to_what_exists() {
+    let document: Value = serde_json::from_str(&openapi()).unwrap();
+    let mut references = Vec::new();
+    collect(&document, &mut references);
+    assert!(references.len() > 50, "found the references");
+    for reference in references {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+    }
+}
+
+fn collect<'a>(value: &'a Value, references: &mut Vec<&'a str>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| collect(value, references)),
+        Value::Object(fields) => {
+            references.extend(fields.get("$ref").and_then(Value::as_str));
+            fields.values().for_each(|value| collect(value, references));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn should_name_every_operation_once() {
+    let document: Value = serde_json::from_str(&openapi()).unwrap();
+    let mut ids = Vec::new();
+    for item in document["paths"].as_object().unwrap().values() {
+        for operation in item.as_object().unwrap().values() {
+            ids.push(operation["operationId"].as_str().unwrap());
+            assert!(operation["summary"].is_string(), "{operation}");
+            assert!(operation["responses"]["401"].is_object(), "{operation}");
+        }
+    }
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count);
+}
+
+#[tokio::test]
+async fn should_serve_the_document_in_two_versions() {
+    let service = Service::in_memory().await;
+    assert_eq!(service.get("/openapi.json").await.body["openapi"], "3.1.0");
+    let old = service.get("/openapi.json?version=3.0").await.body;
+    assert_eq!(old["openapi"], "3.0.3");
+    assert!(!old.to_string().contains("\"null\""), "3.0 has no type null");
+    assert_eq!(old["paths"]["/runs"]["get"]["x-required-permissions"][0], "runs:read");
+}

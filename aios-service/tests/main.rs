@@ -1,0 +1,15 @@
+//! Tests of the HTTP API, on the stores in memory and SQLite.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that can't continue fails"
+)]
+
+mod access;
+mod document;
+mod refusals;
+mod resources;
+mod server;
+mod support;

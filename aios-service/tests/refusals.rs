@@ -1,0 +1,171 @@
+//! Invalid requests are refused, in the shape of the API.
+
+use std::time::Duration;
+
+use aios_service::{
+    auth::{AuthError, Authenticator, Credentials, Identity},
+    http::ApiOptions,
+};
+use axum::{
+    body::Body,
+    http::{Method, Request},
+};
+use serde_json::json;
+
+use crate::support::{Service, request};
+
+#[tokio::test]
+async fn should_refuse_unknown_paths_and_methods() {
+    let service = Service::in_memory().await;
+    assert_eq!(service.get("/nothing").await.fault(), (404, "ROUTE_NOT_FOUND"));
+    assert_eq!(service.get("/runs/").await.fault(), (404, "ROUTE_NOT_FOUND"));
+    let answer = service.send(request(Method::DELETE, "/runs/r1", None)).await;
+    assert_eq!(answer.fault(), (405, "METHOD_NOT_ALLOWED"));
+    assert_eq!(answer.headers["allow"], "GET,HEAD");
+    let other = Request::builder().uri("/other").body(Body::empty()).unwrap();
+    assert_eq!(service.send(other).await.body, "", "the API answers only for itself");
+}
+
+#[tokio::test]
+async fn should_refuse_what_does_not_exist() {
+    let service = Service::in_memory().await;
+    for path in ["/runs/r1", "/runs/r1/journal", "/runs/r1/result", "/runs/a%00b", "/runs/%2F"] {
+        let answer = service.get(path).await;
+        let (status, code) = answer.fault();
+        assert!(
+            matches!((status, code), (404, "RUN_NOT_FOUND") | (400, "INVALID_RUN_ID")),
+            "{path}"
+        );
+    }
+    let long = "x".repeat(10_000);
+    assert_eq!(service.get(&format!("/runs/{long}")).await.fault(), (404, "RUN_NOT_FOUND"));
+    for action in ["cancel", "pause", "resume"] {
+        let answer = service.post(&format!("/runs/r1/actions/{action}"), &json!({})).await;
+        assert_eq!(answer.fault(), (404, "RUN_NOT_FOUND"), "{action}");
+    }
+    assert_eq!(service.get("/runs/%ff").await.fault(), (400, "MALFORMED_REQUEST"));
+}
+
+#[tokio::test]
+async fn should_refuse_invalid_queries() {
+    let service = Service::in_memory().await;
+    for (path, code) in [
+        ("/runs?limit=0", "MALFORMED_REQUEST"),
+        ("/runs?limit=1001", "MALFORMED_REQUEST"),
+        ("/runs?limit=-1", "MALFORMED_REQUEST"),
+        ("/runs?limit=many", "MALFORMED_REQUEST"),
+        ("/runs?status=asleep", "MALFORMED_REQUEST"),
+        ("/runs?unknown=1", "MALFORMED_REQUEST"),
+        ("/runs?after=nonsense", "INVALID_CURSOR"),
+        ("/events?after=-1", "MALFORMED_REQUEST"),
+        ("/openapi.json?version=2.0", "MALFORMED_REQUEST"),
+    ] {
+        assert_eq!(service.get(path).await.fault(), (400, code), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn should_refuse_invalid_bodies() {
+    let service = Service::in_memory().await;
+    let deep = format!(r#"{{"input":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
+    for (body, status, code, says) in [
+        ("", 400, "MALFORMED_REQUEST", "EOF"),
+        ("{", 400, "MALFORMED_REQUEST", "EOF"),
+        ("{}{}", 400, "MALFORMED_REQUEST", "trailing"),
+        ("nonsense", 400, "MALFORMED_REQUEST", "expected"),
+        (r#"{"run_id":"\ud800"}"#, 400, "MALFORMED_REQUEST", "hex escape"),
+        (deep.as_str(), 400, "MALFORMED_REQUEST", "deep"),
+        ("[1]", 422, "INVALID_REQUEST", "expected an object"),
+        ("\"text\"", 422, "INVALID_REQUEST", "expected an object"),
+        (r#"{"run_id":1}"#, 422, "INVALID_REQUEST", "$.run_id"),
+        (r#"{"run_id":"a","run_id":"b"}"#, 422, "INVALID_REQUEST", "duplicate field"),
+        (r#"{"unknown":1}"#, 422, "INVALID_REQUEST", "unknown field"),
+        (r#"{"start_at":"yesterday"}"#, 422, "INVALID_REQUEST", "$.start_at"),
+        (r#"{"delay_seconds":-1}"#, 422, "INVALID_REQUEST", "delay_seconds"),
+        (r#"{"delay_seconds":1e300}"#, 422, "INVALID_REQUEST", "delay_seconds"),
+        (r#"{"delay_seconds":4000000000}"#, 422, "INVALID_RUNTIME_CONFIGURATION", "100 years"),
+        (r#"{"run_id":""}"#, 400, "INVALID_RUN_ID", "1 to 200"),
+        (r#"{"run_id":"a~b"}"#, 400, "INVALID_RUN_ID", "~"),
+    ] {
+        let path = "/workflows/welcome/actions/execute";
+        let answer = service.send(request(Method::POST, path, Some(body.to_owned()))).await;
+        let excerpt: String = body.chars().take(50).collect();
+        let message = answer.body["error"].to_string();
+        assert_eq!(answer.fault(), (status, code), "{excerpt}: {message}");
+        assert!(message.contains(says), "{excerpt}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn should_name_the_place_of_a_fault() {
+    let service = Service::in_memory().await;
+    let body = json!({ "run_id": "r", "signal": { "name": 1 } });
+    let answer = service.post("/workflows/approval/actions/signal-with-start", &body).await;
+    assert_eq!(answer.fault(), (422, "INVALID_REQUEST"));
+    assert_eq!(answer.body["error"]["details"]["faults"][0]["path"], "$.signal.name");
+    let body = json!({ "run_id": "r", "signal": ["approval"] });
+    let answer = service.post("/workflows/approval/actions/signal-with-start", &body).await;
+    assert_eq!(answer.body["error"]["details"]["faults"][0]["path"], "$.signal");
+}
+
+#[tokio::test]
+async fn should_refuse_bodies_that_are_not_json_or_too_large() {
+    let service = Service::in_memory().await;
+    let path = "/workflows/welcome/actions/execute";
+    for content_type in [None, Some("text/plain"), Some("application/x-www-form-urlencoded")] {
+        let mut post = request(Method::POST, path, Some("{}".to_owned()));
+        post.headers_mut().remove("content-type");
+        if let Some(content_type) = content_type {
+            post.headers_mut().insert("content-type", content_type.parse().unwrap());
+        }
+        assert_eq!(service.send(post).await.fault(), (415, "UNSUPPORTED_MEDIA_TYPE"));
+    }
+    let large = format!(r#"{{"input":"{}"}}"#, "x".repeat(10_000_000));
+    let answer = service.send(request(Method::POST, path, Some(large))).await;
+    assert_eq!(answer.fault(), (413, "BODY_TOO_LARGE"));
+    assert_eq!(answer.body["error"]["details"]["limit"], 2 * 1024 * 1024);
+}
+
+#[tokio::test]
+async fn should_end_a_request_whose_body_does_not_end() {
+    let options = ApiOptions::new().with_request_timeout(Duration::from_millis(50));
+    let service = Service::with(options).await;
+    let endless = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    let mut post = request(Method::POST, "/workflows/welcome/actions/execute", Some(String::new()));
+    *post.body_mut() = Body::from_stream(endless);
+    let answer = service.send(post).await;
+    assert_eq!(answer.fault(), (503, "REQUEST_TIMEOUT"));
+    assert_eq!(answer.headers["retry-after"], "1");
+}
+
+#[derive(Debug)]
+struct Panicking;
+
+#[async_trait::async_trait]
+impl Authenticator for Panicking {
+    async fn authenticate(&self, _: Credentials<'_>) -> Result<Option<Identity>, AuthError> {
+        panic!("secret");
+    }
+}
+
+#[tokio::test]
+async fn should_survive_a_panic_and_tell_nothing_about_it() {
+    let service = Service::with(ApiOptions::new().with_authenticator(Panicking)).await;
+    let answer = service.get("/runs").await;
+    assert_eq!(answer.fault(), (500, "INTERNAL_ERROR"));
+    assert!(!answer.body.to_string().contains("secret"));
+}
+
+#[tokio::test]
+async fn should_take_usable_request_ids_and_replace_others() {
+    let service = Service::in_memory().await;
+    let ask = async |id: &str| {
+        let mut get = request(Method::GET, "/runs/r1", None);
+        get.headers_mut().insert("x-request-id", id.parse().unwrap());
+        service.send(get).await.headers["x-request-id"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(ask("req-456").await, "req-456");
+    for bad in ["", "a b", "<script>", &"x".repeat(101)] {
+        assert_ne!(ask(bad).await, bad);
+    }
+}

@@ -1,0 +1,340 @@
+//! The resources of the API.
+
+use aios_core::{
+    broker::{Group, Subscription},
+    event::Pattern,
+};
+use serde_json::{Value, json};
+
+use crate::support::{Service, on_every_store};
+
+on_every_store! {
+    should_start_a_run_and_return_its_result
+    should_return_documents_in_the_shape_of_the_api
+    should_return_the_same_run_for_the_same_id
+    should_signal_pause_resume_and_cancel_runs
+    should_wait_for_a_result_and_say_that_there_is_none
+    should_tell_why_a_run_failed
+    should_start_a_run_with_its_signal
+    should_fork_a_run
+    should_read_a_journal_in_pages
+    should_list_runs_in_pages_that_fit_together
+    should_list_runs_by_status_and_workflow
+    should_assign_tasks_and_find_them
+    should_list_and_find_agents
+    should_list_and_find_workflows
+    should_read_the_log_by_position_and_pattern
+    should_publish_events
+    should_list_redrive_and_purge_dead_letters
+    should_find_runs_with_any_id
+}
+
+async fn start(service: &Service, workflow: &str, id: &str, input: Value) {
+    let body = json!({ "run_id": id, "input": input });
+    let answer = service.post(&format!("/workflows/{workflow}/actions/execute"), &body).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+}
+
+async fn should_start_a_run_and_return_its_result(service: Service) {
+    let body = json!({ "input": "Ada", "run_id": "welcome-ada" });
+    let started = service.post("/workflows/welcome/actions/execute", &body).await;
+    assert_eq!(started.status, 202, "{started:?}");
+    assert_eq!(started.headers["location"], "/api/v1/runs/welcome-ada");
+    let result = service.result("welcome-ada").await;
+    assert_eq!(result.status, 200, "{result:?}");
+    let expected = json!({ "status": "completed", "result": "Hello, Ada!", "failure": null });
+    assert_eq!(*result.attributes(), expected);
+    let run = service.get("/runs/welcome-ada").await;
+    assert_eq!(run.attributes()["status"], "completed");
+    assert_eq!(run.attributes()["result"], "Hello, Ada!");
+}
+
+async fn should_return_documents_in_the_shape_of_the_api(service: Service) {
+    start(&service, "welcome", "r1", json!("Ada")).await;
+    let run = service.get("/runs/r1").await;
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&run.body), ["data", "meta"]);
+    let mut data = keys(&run.body["data"]);
+    data.sort_unstable();
+    assert_eq!(data, ["attributes", "id", "type"]);
+    assert_eq!((&run.body["data"]["id"], &run.body["data"]["type"]), (&json!("r1"), &json!("run")));
+    assert_eq!(keys(&run.body["meta"]), ["timestamp", "version"]);
+    assert_eq!(run.body["meta"]["version"], "1.0.0");
+    let timestamp = run.body["meta"]["timestamp"].as_str().unwrap();
+    assert!(timestamp.ends_with('Z'), "{timestamp}");
+    let list = service.get("/runs").await;
+    assert!(list.body["data"].is_array() && list.body["meta"]["next"].is_null(), "{list:?}");
+    assert_eq!(list.headers["content-type"], "application/json");
+}
+
+async fn should_return_the_same_run_for_the_same_id(service: Service) {
+    start(&service, "approval", "r1", json!(1)).await;
+    start(&service, "approval", "r1", json!(1)).await;
+    let body = json!({ "run_id": "r1", "input": 2 });
+    let other = service.post("/workflows/approval/actions/execute", &body).await;
+    assert_eq!(other.fault(), (409, "RUN_EXISTS"));
+    assert_eq!(other.body["error"]["details"]["run_id"], "r1");
+}
+
+async fn should_signal_pause_resume_and_cancel_runs(service: Service) {
+    start(&service, "approval", "r1", json!(null)).await;
+    let paused = service.post("/runs/r1/actions/pause", &json!({})).await;
+    assert_eq!((paused.status.as_u16(), &paused.attributes()["status"]), (202, &json!("paused")));
+    let resumed = service.post("/runs/r1/actions/resume", &json!({})).await;
+    assert_eq!(resumed.attributes()["status"], "running");
+    let signal = json!({ "name": "approval", "payload": { "by": "Ada" } });
+    assert_eq!(service.post("/runs/r1/actions/signal", &signal).await.status, 202);
+    assert_eq!(service.result("r1").await.attributes()["result"], json!({ "by": "Ada" }));
+    let late = service.post("/runs/r1/actions/signal", &signal).await;
+    assert_eq!(late.fault(), (409, "RUN_ENDED"));
+
+    start(&service, "approval", "r2", json!(null)).await;
+    let body = json!({ "reason": "not needed" });
+    assert_eq!(service.post("/runs/r2/actions/cancel", &body).await.status, 202);
+    let result = service.result("r2").await;
+    assert_eq!(result.attributes()["status"], "cancelled");
+    assert!(result.attributes()["failure"]["message"].as_str().unwrap().contains("not needed"));
+}
+
+async fn should_wait_for_a_result_and_say_that_there_is_none(service: Service) {
+    start(&service, "approval", "r1", json!(null)).await;
+    for path in ["/runs/r1/result", "/runs/r1/result?wait=10ms"] {
+        let result = service.get(path).await;
+        assert_eq!(
+            (result.status.as_u16(), &result.attributes()["status"]),
+            (202, &json!("running"))
+        );
+    }
+    let waiting = service.result("r1");
+    let signal = json!({ "name": "approval" });
+    let (result, signalled) =
+        tokio::join!(waiting, service.post("/runs/r1/actions/signal", &signal));
+    assert_eq!((result.status.as_u16(), signalled.status.as_u16()), (200, 202));
+}
+
+async fn should_tell_why_a_run_failed(service: Service) {
+    start(&service, "failing", "r1", json!(null)).await;
+    let result = service.result("r1").await;
+    assert_eq!(result.status, 200, "a failure is data, not an error of the request");
+    assert_eq!(result.attributes()["status"], "failed");
+    assert_eq!(result.attributes()["failure"]["code"], "CARD_DECLINED");
+}
+
+async fn should_start_a_run_with_its_signal(service: Service) {
+    let body = json!({
+        "run_id": "r1",
+        "input": 1,
+        "signal": { "name": "approval", "payload": "yes", "id": "webhook-1" },
+    });
+    for _ in 0..2 {
+        let answer = service.post("/workflows/approval/actions/signal-with-start", &body).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        assert_eq!(service.result("r1").await.attributes()["result"], "yes");
+    }
+}
+
+async fn should_fork_a_run(service: Service) {
+    start(&service, "welcome", "r1", json!("Ada")).await;
+    assert_eq!(service.result("r1").await.status, 200);
+    let journal = service.get("/runs/r1/journal?limit=1000").await;
+    let assigned = journal.body["data"].as_array().unwrap().iter();
+    let operation = assigned
+        .filter_map(|event| event["attributes"]["data"]["operation"].as_u64())
+        .next()
+        .unwrap_or(1);
+    let body = json!({ "operation": operation, "run_id": "r2" });
+    let forked = service.post("/runs/r1/actions/fork", &body).await;
+    assert_eq!(forked.status, 202, "{forked:?}");
+    assert_eq!(forked.headers["location"], "/api/v1/runs/r2");
+    assert_eq!(service.result("r2").await.attributes()["result"], "Hello, Ada!");
+    let missing = service.post("/runs/r1/actions/fork", &json!({ "operation": 99 })).await;
+    assert_eq!(missing.fault(), (404, "OPERATION_NOT_FOUND"));
+}
+
+async fn should_read_a_journal_in_pages(service: Service) {
+    start(&service, "welcome", "r1", json!("Ada")).await;
+    assert_eq!(service.result("r1").await.status, 200);
+    let (mut after, mut versions, mut types) = (String::from("0"), Vec::new(), Vec::new());
+    loop {
+        let page = service.get(&format!("/runs/r1/journal?limit=2&after={after}")).await;
+        for event in page.body["data"].as_array().unwrap() {
+            versions.push(event["attributes"]["version"].as_u64().unwrap());
+            types.push(event["attributes"]["type"].as_str().unwrap().to_owned());
+        }
+        match page.body["meta"]["next"].as_str() {
+            Some(next) => after = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>());
+    assert_eq!(types.first().unwrap(), "workflows.welcome.started");
+    assert_eq!(types.last().unwrap(), "workflows.welcome.completed");
+}
+
+async fn should_list_runs_in_pages_that_fit_together(service: Service) {
+    for number in 0..7 {
+        start(&service, "approval", &format!("r{number}"), json!(null)).await;
+    }
+    let (mut query, mut ids, mut pages) = ("?limit=3".to_owned(), Vec::new(), 0);
+    loop {
+        let page = service.get(&format!("/runs{query}")).await;
+        let runs = page.body["data"].as_array().unwrap();
+        ids.extend(runs.iter().map(|run| run["id"].as_str().unwrap().to_owned()));
+        pages += 1;
+        match page.body["meta"]["next"].as_str() {
+            Some(next) => query = format!("?limit=3&after={next}"),
+            None => break,
+        }
+    }
+    ids.sort_unstable();
+    assert_eq!((ids.len(), pages), (7, 3));
+    assert_eq!(ids, (0..7).map(|number| format!("r{number}")).collect::<Vec<_>>());
+}
+
+async fn should_list_runs_by_status_and_workflow(service: Service) {
+    start(&service, "approval", "a", json!(null)).await;
+    start(&service, "welcome", "w", json!("Ada")).await;
+    assert_eq!(service.result("w").await.status, 200);
+    for (query, expected) in [
+        ("status=running", vec!["a"]),
+        ("status=completed,failed", vec!["w"]),
+        ("workflow=approval&status=running", vec!["a"]),
+        ("workflow=approval&status=completed", vec![]),
+        ("workflow=unknown", vec![]),
+    ] {
+        let list = service.get(&format!("/runs?{query}")).await;
+        let runs = list.body["data"].as_array().unwrap().iter();
+        let ids: Vec<_> = runs.map(|run| run["id"].as_str().unwrap()).collect();
+        assert_eq!(ids, expected, "{query}");
+    }
+}
+
+async fn should_assign_tasks_and_find_them(service: Service) {
+    let body = json!({ "agent_type": "greeter", "parameters": "Ada", "run_id": "t", "timeout_seconds": 5.5 });
+    let started = service.post("/tasks", &body).await;
+    assert_eq!(
+        (started.status.as_u16(), &started.headers["location"]),
+        (202, &"/api/v1/runs/t".parse().unwrap())
+    );
+    assert_eq!(service.result("t").await.attributes()["result"], "Hello, Ada!");
+    let list = service.get("/tasks?run_id=t&status=completed").await;
+    let id = list.body["data"][0]["id"].as_str().unwrap().to_owned();
+    let task = service.get(&format!("/tasks/{}", id.replace('/', "%2F"))).await;
+    assert_eq!((task.status.as_u16(), &task.body["data"]["id"]), (200, &json!(id)));
+    assert_eq!(task.attributes()["agent_type"], "greeter");
+    assert_eq!(service.get("/tasks/t%2F99").await.fault(), (404, "TASK_NOT_FOUND"));
+
+    let agents = service.get("/agents").await;
+    let agent = agents.body["data"][0]["id"].as_str().unwrap().to_owned();
+    let body = json!({ "parameters": "Bob", "run_id": "t2" });
+    let started = service.post(&format!("/agents/{agent}/tasks"), &body).await;
+    assert_eq!(started.status, 202, "{started:?}");
+    assert_eq!(service.result("t2").await.attributes()["result"], "Hello, Bob!");
+    let tasks = service.get(&format!("/agents/{agent}/tasks")).await;
+    assert_eq!(tasks.body["data"].as_array().unwrap().len(), 1, "{tasks:?}");
+    let unknown = service.post("/agents/unknown/tasks", &json!({})).await;
+    assert_eq!(unknown.fault(), (404, "AGENT_NOT_FOUND"));
+}
+
+async fn should_list_and_find_agents(service: Service) {
+    let list = service.get("/agents?agent_type=greeter&status=running").await;
+    let agent = &list.body["data"][0];
+    assert_eq!(agent["type"], "greeter_agent");
+    let found = service.get(&format!("/agents/{}", agent["id"].as_str().unwrap())).await;
+    assert_eq!(found.body["data"]["id"], agent["id"]);
+    assert_eq!(service.get("/agents/unknown").await.fault(), (404, "AGENT_NOT_FOUND"));
+    assert_eq!(service.get("/agents?agent_type=other").await.body["data"], json!([]));
+    assert_eq!(service.get("/agents?status=asleep").await.fault(), (400, "MALFORMED_REQUEST"));
+}
+
+async fn should_list_and_find_workflows(service: Service) {
+    let list = service.get("/workflows?limit=1000").await;
+    let ids = list.body["data"].as_array().unwrap().iter();
+    let mut ids: Vec<_> = ids.map(|it| it["id"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["approval@1", "failing@1", "single_task@1", "welcome@1"]);
+    for id in ["welcome", "welcome@1"] {
+        let workflow = service.get(&format!("/workflows/{id}")).await;
+        assert_eq!(workflow.body["data"]["id"], "welcome@1");
+    }
+    assert_eq!(service.get("/workflows/other").await.fault(), (404, "WORKFLOW_NOT_FOUND"));
+    let unknown = service.post("/workflows/wellcome/actions/execute", &json!({})).await;
+    assert_eq!(unknown.fault(), (404, "WORKFLOW_NOT_FOUND"));
+}
+
+async fn should_read_the_log_by_position_and_pattern(service: Service) {
+    start(&service, "welcome", "r1", json!("Ada")).await;
+    assert_eq!(service.result("r1").await.status, 200);
+    let (mut after, mut positions) = (0, Vec::new());
+    loop {
+        let page = service.get(&format!("/events?limit=4&after={after}")).await;
+        let events = page.body["data"].as_array().unwrap().iter();
+        positions.extend(events.map(|event| event["attributes"]["position"].as_u64().unwrap()));
+        match page.body["meta"]["next"].as_str() {
+            Some(next) => after = next.parse().unwrap(),
+            None => break,
+        }
+    }
+    assert_eq!(positions, (1..=positions.len() as u64).collect::<Vec<_>>());
+    let page = service.get("/events?pattern=workflows.*.completed").await;
+    assert_eq!(page.body["data"].as_array().unwrap().len(), 1);
+    assert_eq!(page.body["data"][0]["attributes"]["stream"], "runs/r1");
+    assert_eq!(service.get("/events?pattern=a..b").await.fault(), (400, "INVALID_PATTERN"));
+}
+
+async fn should_publish_events(service: Service) {
+    let group: Group = "orders".parse().unwrap();
+    let subscription = Subscription::group(group, ["orders.#".parse::<Pattern>().unwrap()]);
+    let mut deliveries = service.runtime.broker().subscribe(subscription).await.unwrap();
+    let body = json!({ "type": "orders.order.placed", "data": { "tea": 1 }, "id": "order-1" });
+    let answer = service.post("/events", &body).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["data"]["id"]), (202, &json!("order-1")));
+    let delivery = deliveries.next().await.unwrap().unwrap();
+    assert_eq!(delivery.event.id.to_string(), "order-1");
+    assert_eq!(delivery.event.payload.as_str(), r#"{"tea":1}"#);
+    assert_eq!(&*delivery.event.source, "http/anonymous");
+    let reserved = service.post("/events", &json!({ "type": "workflows.x.completed" })).await;
+    assert_eq!(reserved.fault(), (403, "RESERVED_EVENT_TYPE"));
+    let invalid = service.post("/events", &json!({ "type": "orders" })).await;
+    assert_eq!(invalid.fault(), (422, "INVALID_EVENT_TYPE"));
+}
+
+async fn should_list_redrive_and_purge_dead_letters(service: Service) {
+    let group: Group = "orders".parse().unwrap();
+    let subscription = Subscription::group(group, ["orders.#".parse::<Pattern>().unwrap()]);
+    let mut deliveries = service.runtime.broker().subscribe(subscription).await.unwrap();
+    let path = "/dead-letters/groups/orders";
+    for id in ["order-1", "order-2"] {
+        let body = json!({ "type": "orders.order.placed", "id": id });
+        assert_eq!(service.post("/events", &body).await.status, 202);
+        deliveries.next().await.unwrap().unwrap().dead_letter("no tea".to_owned()).await.unwrap();
+    }
+    let list = service.get(path).await;
+    assert_eq!(list.body["data"].as_array().unwrap().len(), 2, "{list:?}");
+    assert_eq!(list.body["data"][0]["attributes"]["reason"], "no tea");
+    let one = json!({ "ids": ["order-1"] });
+    let redriven = service.post(&format!("{path}/actions/redrive"), &one).await;
+    assert_eq!((redriven.status.as_u16(), &redriven.attributes()["count"]), (200, &json!(1)));
+    assert_eq!(deliveries.next().await.unwrap().unwrap().event.id.to_string(), "order-1");
+    let purged = service.post(&format!("{path}/actions/purge"), &json!({ "all": true })).await;
+    assert_eq!(purged.attributes()["count"], 1);
+    let none = service.post(&format!("{path}/actions/purge"), &json!({})).await;
+    assert_eq!(none.fault(), (422, "INVALID_REQUEST"));
+    assert_eq!(service.get("/dead-letters/groups/unknown").await.fault(), (404, "UNKNOWN_ADDRESS"));
+    assert_eq!(service.get("/dead-letters/groups/a%2Fb").await.fault(), (400, "INVALID_NAME"));
+    assert_eq!(service.get("/dead-letters/others/a").await.fault(), (400, "MALFORMED_REQUEST"));
+}
+
+async fn should_find_runs_with_any_id(service: Service) {
+    for (id, path) in [
+        ("a/b", "a%2Fb"),
+        ("../../etc/passwd", "..%2F..%2Fetc%2Fpasswd"),
+        ("ünï ✓", "%C3%BCn%C3%AF%20%E2%9C%93"),
+        ("100%", "100%25"),
+        ("?a=b#c", "%3Fa%3Db%23c"),
+    ] {
+        start(&service, "approval", id, json!(null)).await;
+        let run = service.get(&format!("/runs/{path}")).await;
+        assert_eq!((run.status.as_u16(), &run.body["data"]["id"]), (200, &json!(id)), "{id}");
+    }
+}

@@ -1,0 +1,180 @@
+//! A service, and requests to it.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use aios_agents::prelude::*;
+use aios_broker::memory::MemoryBroker;
+use aios_core::store::Store;
+use aios_service::http::{ApiOptions, api};
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::connect_info::MockConnectInfo,
+    http::{HeaderMap, Method, Request, StatusCode},
+};
+use serde_json::Value;
+use tower::ServiceExt;
+
+/// Runs a test on every store.
+macro_rules! on_every_store {
+    ($($name:ident)+) => {
+        mod memory {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name($crate::support::Service::in_memory().await).await;
+            })+
+        }
+
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name($crate::support::Service::on_sqlite().await).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_every_store;
+
+struct Greeter;
+
+impl Agent for Greeter {
+    type Parameters = String;
+    type Output = String;
+
+    async fn process_task(&self, _: &TaskContext, name: String) -> Result<String, TaskError> {
+        Ok(format!("Hello, {name}!"))
+    }
+}
+
+async fn welcome(context: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+    context.task("greeter", &name).await
+}
+
+async fn approval(context: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
+    context.signal("approval").await
+}
+
+async fn failing(_: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
+    Err(WorkflowError::failed(Failure::new("CARD_DECLINED", "no money")))
+}
+
+/// A runtime and the API on it.
+pub(crate) struct Service {
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) router: Router,
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    /// The code of the error.
+    pub(crate) fn code(&self) -> &str {
+        self.body["error"]["code"].as_str().unwrap_or_else(|| panic!("no error: {self:?}"))
+    }
+
+    /// Checks the shape of an error, and returns its status and code.
+    pub(crate) fn fault(&self) -> (u16, &str) {
+        let body = self.body.as_object().unwrap();
+        assert_eq!(body.keys().collect::<Vec<_>>(), ["error", "meta"], "{body:?}");
+        let keys = |name: &str| {
+            let mut keys: Vec<_> = body[name].as_object().unwrap().keys().cloned().collect();
+            keys.sort_unstable();
+            keys
+        };
+        assert_eq!(keys("error"), ["code", "details", "message"]);
+        assert_eq!(keys("meta"), ["request_id", "timestamp"]);
+        assert_eq!(body["meta"]["request_id"], self.headers["x-request-id"].to_str().unwrap());
+        assert!(body["error"]["details"].is_object());
+        assert_eq!(self.headers["content-type"], "application/json");
+        (self.status.as_u16(), self.code())
+    }
+
+    pub(crate) fn attributes(&self) -> &Value {
+        &self.body["data"]["attributes"]
+    }
+}
+
+impl Service {
+    pub(crate) async fn in_memory() -> Self {
+        Self::on(aios_store::connect("memory://").await.unwrap(), None, ApiOptions::new()).await
+    }
+
+    pub(crate) async fn on_sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("aios.db").display());
+        let store = aios_store::connect(&url).await.unwrap();
+        Self::on(store, Some(folder), ApiOptions::new()).await
+    }
+
+    pub(crate) async fn with(options: ApiOptions) -> Self {
+        Self::on(aios_store::connect("memory://").await.unwrap(), None, options).await
+    }
+
+    async fn on(
+        store: Arc<dyn Store>,
+        folder: Option<tempfile::TempDir>,
+        options: ApiOptions,
+    ) -> Self {
+        let runtime = Runtime::builder()
+            .store(store)
+            .broker(Arc::new(MemoryBroker::new()))
+            .agent("greeter", Greeter)
+            .workflow("welcome", welcome)
+            .workflow("approval", approval)
+            .workflow("failing", failing)
+            .start()
+            .await
+            .unwrap();
+        let runtime = Arc::new(runtime);
+        let router = Router::new()
+            .nest("/api/v1", api(Arc::clone(&runtime), options))
+            .layer(MockConnectInfo(SocketAddr::from(([127, 0, 0, 1], 4711))));
+        Self { runtime, router, _folder: folder }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(request(Method::GET, path, None)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(request(Method::POST, path, Some(body.to_string()))).await
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        answer(&self.router, request).await
+    }
+
+    /// Waits for the end of a run, and returns the answer.
+    pub(crate) async fn result(&self, run_id: &str) -> Answer {
+        self.get(&format!("/runs/{run_id}/result?wait=20s")).await
+    }
+}
+
+/// Sends a request to a router.
+pub(crate) async fn answer(router: &Router, request: Request<Body>) -> Answer {
+    let response = router.clone().oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap();
+    let body = serde_json::from_slice(&body)
+        .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&body).into_owned()));
+    Answer { status: parts.status, headers: parts.headers, body }
+}
+
+/// A request to a path of the API.
+pub(crate) fn request(method: Method, path: &str, body: Option<String>) -> Request<Body> {
+    let request =
+        Request::builder().method(method).uri(format!("/api/v1{path}")).header("host", "localhost");
+    match body {
+        Some(body) => {
+            request.header("content-type", "application/json").body(Body::from(body)).unwrap()
+        }
+        None => request.body(Body::empty()).unwrap(),
+    }
+}
