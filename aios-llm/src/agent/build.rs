@@ -1,0 +1,237 @@
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use aios_agents::{
+    RuntimeBuilder,
+    agent::AgentDefinition,
+    workflow::{FnWorkflow, Workflow, WorkflowContext},
+};
+use aios_core::agent::{DynAgent, InvalidName, Name};
+
+use super::{
+    LlmAgent, MODEL_SUFFIX, Options, Prompt,
+    compiled::Compiled,
+    host::{ModelAgent, ToolAgent},
+    output::{FINAL_TOOL, Output},
+    session,
+};
+use crate::{
+    budget::Budget,
+    model::ToolSpec,
+    schema::Schema,
+    tool::{CompiledTool, Effect, WriteLog},
+};
+
+/// Longest name of a tool that providers accept.
+const MAX_TOOL_NAME: usize = 64;
+
+/// Errors of registering an agent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LlmAgentError {
+    /// The name of the agent is invalid.
+    #[error("the name of the agent is invalid")]
+    InvalidName(#[from] InvalidName),
+    /// The name of a tool is invalid, reserved, or used twice.
+    #[error("tool {name:?}: {reason}")]
+    InvalidTool {
+        /// Name of the tool.
+        name: String,
+        /// The reason.
+        reason: String,
+    },
+    /// The schema of the output is invalid.
+    #[error("the schema of the output is invalid: {reason}")]
+    InvalidOutput {
+        /// The reason.
+        reason: String,
+    },
+    /// An agent with a `write` tool has no write log.
+    #[error(
+        "tool {tool:?} has the effect class `write`, which needs a write log; call \
+         `LlmAgent::write_log` with the store of the runtime"
+    )]
+    NoWriteLog {
+        /// Name of the tool.
+        tool: String,
+    },
+    /// An option is out of range.
+    #[error("{option} {reason}")]
+    InvalidOption {
+        /// Name of the option.
+        option: &'static str,
+        /// The reason.
+        reason: String,
+    },
+}
+
+impl LlmAgentError {
+    /// Stable code of the error.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidName(_) => "INVALID_NAME",
+            _ => "INVALID_LLM_AGENT",
+        }
+    }
+}
+
+/// An agent under its name, checked and ready to be registered.
+#[derive(Clone)]
+pub struct BuiltAgent {
+    agent: Arc<Compiled>,
+}
+
+impl<O> LlmAgent<O> {
+    /// Checks the agent and gives it its name: `[a-z][a-z0-9_]*` with at most 94 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`LlmAgentError`] if the name, a tool, the output or an option is invalid.
+    pub fn build(self, name: &str) -> Result<BuiltAgent, LlmAgentError> {
+        // Checks also that the names of the agent types are not too long.
+        Name::new(format!("{name}{MODEL_SUFFIX}"))?;
+        check_options(&self.options, &self.budget)?;
+        let mut tools = BTreeMap::new();
+        let mut specs = Vec::with_capacity(self.tools.len());
+        for tool in self.tools {
+            check_tool_name(&tool.name, &tools)?;
+            if tool.effect == Effect::Write && self.write_log.is_none() {
+                return Err(LlmAgentError::NoWriteLog { tool: tool.name });
+            }
+            check_span("the timeout of a tool", tool.timeout)?;
+            let schema = Schema::compile(tool.parameters.clone())
+                .map_err(|reason| LlmAgentError::InvalidTool { name: tool.name.clone(), reason })?;
+            specs.push(ToolSpec {
+                name: tool.name.clone(),
+                description: tool.description.clone(),
+                parameters: tool.parameters.clone(),
+            });
+            tools.insert(tool.name.clone(), CompiledTool { tool, schema });
+        }
+        let output = Output::new(self.output, self.model.capabilities())
+            .map_err(|reason| LlmAgentError::InvalidOutput { reason })?;
+        let agent = Compiled {
+            name: Name::new(name)?,
+            model: self.model,
+            instructions: self.instructions,
+            tools,
+            specs,
+            output,
+            budget: self.budget,
+            write_log: self.write_log.map(WriteLog::new),
+            options: self.options,
+        };
+        Ok(BuiltAgent { agent: Arc::new(agent) })
+    }
+}
+
+impl BuiltAgent {
+    /// The workflow, for processes with an engine.
+    ///
+    /// # Errors
+    ///
+    /// [`LlmAgentError::InvalidName`], which [`LlmAgent::build`] has excluded.
+    pub fn workflow(&self) -> Result<Arc<dyn Workflow>, LlmAgentError> {
+        let agent = Arc::clone(&self.agent);
+        let function = move |context: WorkflowContext, prompt: Prompt| {
+            session::run(Arc::clone(&agent), context, prompt)
+        };
+        let workflow = FnWorkflow::new(self.agent.name.as_str(), function)?;
+        Ok(Arc::new(workflow.with_version(self.agent.options.version)))
+    }
+
+    /// The agent type that makes the model calls, `<name>_model`.
+    #[must_use]
+    pub fn model_agent(&self) -> AgentDefinition {
+        let agent: Arc<dyn DynAgent> = Arc::new(ModelAgent::new(Arc::clone(&self.agent.model)));
+        AgentDefinition::instance(self.agent.model_type(), agent)
+    }
+
+    /// The agent type that runs the tools, `<name>_tools`; `None` if the agent has no tools.
+    #[must_use]
+    pub fn tool_agent(&self) -> Option<AgentDefinition> {
+        let agent: Arc<dyn DynAgent> = Arc::new(ToolAgent::new(Arc::clone(&self.agent)));
+        let has_tools = !self.agent.tools.is_empty();
+        has_tools.then(|| AgentDefinition::instance(self.agent.tools_type(), agent))
+    }
+}
+
+/// Registers agents over language models with a [`Runtime`](aios_agents::Runtime).
+pub trait RuntimeBuilderExt: Sized {
+    /// Adds an agent under a name: its workflow and its agent types. For processes with only some
+    /// of these, see [`BuiltAgent`].
+    ///
+    /// # Errors
+    ///
+    /// See [`LlmAgent::build`].
+    fn llm_agent<O>(self, name: &str, agent: LlmAgent<O>) -> Result<Self, LlmAgentError>;
+}
+
+impl RuntimeBuilderExt for RuntimeBuilder {
+    fn llm_agent<O>(self, name: &str, agent: LlmAgent<O>) -> Result<Self, LlmAgentError> {
+        let built = agent.build(name)?;
+        let builder = self.workflow_dyn(built.workflow()?).agents(built.model_agent());
+        Ok(match built.tool_agent() {
+            Some(tools) => builder.agents(tools),
+            None => builder,
+        })
+    }
+}
+
+fn check_tool_name(
+    name: &str,
+    others: &BTreeMap<String, CompiledTool>,
+) -> Result<(), LlmAgentError> {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    let reason = if name.is_empty() || name.len() > MAX_TOOL_NAME || !name.bytes().all(is_valid) {
+        "a name of a tool is 1 to 64 of [A-Za-z0-9_-]"
+    } else if name == FINAL_TOOL {
+        "the name is reserved for structured output"
+    } else if others.contains_key(name) {
+        "the name is used twice"
+    } else {
+        return Ok(());
+    };
+    Err(LlmAgentError::InvalidTool { name: name.to_owned(), reason: reason.to_owned() })
+}
+
+fn check_options(options: &Options, budget: &Budget) -> Result<(), LlmAgentError> {
+    check_span("model_timeout", options.model_timeout)?;
+    if let Err(invalid) = options.model_retry.validate() {
+        return Err(LlmAgentError::InvalidOption {
+            option: "model_retry",
+            reason: invalid.to_string(),
+        });
+    }
+    for (option, value) in [
+        ("version", options.version),
+        ("max_turns", options.max_turns),
+        ("max_identical_calls", options.max_identical_calls),
+        ("max_output_tokens", options.max_output_tokens.unwrap_or(1)),
+        ("soft_percent", budget.soft_percent.into()),
+    ] {
+        if value == 0 {
+            return Err(LlmAgentError::InvalidOption {
+                option,
+                reason: "is at least 1".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Checks the range of timeouts that tasks accept.
+fn check_span(option: &'static str, span: Duration) -> Result<(), LlmAgentError> {
+    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    if span >= Duration::from_millis(1) && span <= LONGEST {
+        return Ok(());
+    }
+    let reason = format!("is 1 ms to 100 years, not {span:?}");
+    Err(LlmAgentError::InvalidOption { option, reason })
+}
+
+impl fmt::Debug for BuiltAgent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("BuiltAgent").field(&self.agent.name).finish()
+    }
+}

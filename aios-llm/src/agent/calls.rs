@@ -1,0 +1,158 @@
+//! The tool calls of one response, which run concurrently.
+
+use aios_agents::workflow::{WorkflowContext, WorkflowError};
+use aios_core::failure::Failure;
+use futures_util::future::join_all;
+use serde_json::Value;
+
+use super::{compiled::Compiled, decisions::Decisions, host::ToolTask};
+use crate::{
+    model::{ToolCall, ToolResult},
+    tool::{Approval, CompiledTool, Decision, Effect, InDoubt, PendingDecision, Resolution},
+};
+
+/// Failures of a `write` tool after which its outcome is unknown.
+const UNKNOWN_OUTCOME: [&str; 5] =
+    ["WRITE_IN_DOUBT", "TASK_TIMEOUT", "HEARTBEAT_MISSED", "TASK_DEAD_LETTERED", "AGENT_PANICKED"];
+/// Failures that are not those of a tool: the run fails.
+const FATAL: [&str; 5] =
+    ["AGENT_NOT_FOUND", "TASK_UNCLAIMED", "TOOL_NOT_FOUND", "INVALID_OPTIONS", "INVALID_LLM_AGENT"];
+
+/// A call whose arguments are valid.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) call: ToolCall,
+    pub(super) arguments: Value,
+    /// Turn and place of the call, which name its signals.
+    pub(super) place: String,
+}
+
+/// The results of several calls, and how many of them ran.
+pub(super) struct Results {
+    pub(super) results: Vec<ToolResult>,
+    pub(super) ran: u64,
+}
+
+/// Where calls run.
+pub(super) struct Calls<'s> {
+    pub(super) agent: &'s Compiled,
+    pub(super) context: &'s WorkflowContext,
+    pub(super) decisions: &'s Decisions,
+    pub(super) tools_type: &'s str,
+}
+
+/// The end of one call.
+enum Ended {
+    Result(String),
+    Rejected(String),
+    Failed(String),
+}
+
+impl Calls<'_> {
+    /// Runs all calls. The results have the order of the calls.
+    pub(super) async fn run(&self, calls: &[Checked]) -> Result<Results, WorkflowError> {
+        let mut all = Results { results: Vec::with_capacity(calls.len()), ran: 0 };
+        let ended = join_all(calls.iter().map(|checked| self.run_one(checked))).await;
+        for (checked, ended) in calls.iter().zip(ended) {
+            let (content, is_error, ran) = match ended? {
+                Ended::Result(text) => (text, false, 1),
+                Ended::Failed(reason) => (reason, true, 1),
+                Ended::Rejected(reason) => (reason, true, 0),
+            };
+            let ToolCall { id, name, .. } = &checked.call;
+            let (call_id, name) = (id.clone(), name.clone());
+            all.results.push(ToolResult { call_id, name, content, is_error });
+            all.ran += ran;
+        }
+        Ok(all)
+    }
+
+    async fn run_one(&self, checked: &Checked) -> Result<Ended, WorkflowError> {
+        let Some(compiled) = self.agent.tools.get(&checked.call.name) else {
+            return Ok(Ended::Rejected("There is no tool with this name.".to_owned()));
+        };
+        let arguments = match compiled.tool.approval {
+            Approval::NotRequired => checked.arguments.clone(),
+            Approval::Required => match self.approve(compiled, checked).await? {
+                Ok(arguments) => arguments,
+                Err(reason) => {
+                    return Ok(Ended::Rejected(format!("A person rejected this call: {reason}")));
+                }
+            },
+        };
+        self.dispatch(compiled, checked, arguments).await
+    }
+
+    /// Asks a person. Returns the arguments, or the reason of the rejection.
+    async fn approve(
+        &self,
+        compiled: &CompiledTool,
+        checked: &Checked,
+    ) -> Result<Result<Value, String>, WorkflowError> {
+        let pending = PendingDecision {
+            signal: format!("approval-{}", checked.place),
+            tool: compiled.tool.name.clone(),
+            arguments: checked.arguments.clone(),
+            in_doubt: None,
+            refused: None,
+        };
+        let accept = |decision: Decision| match decision {
+            Decision::Approve => Ok(Ok(checked.arguments.clone())),
+            Decision::Reject { reason } => Ok(Err(reason)),
+            Decision::Edit { arguments } => {
+                compiled.schema.check(&arguments).map(|()| Ok(arguments))
+            }
+        };
+        self.decisions.decide(self.context, pending, accept).await
+    }
+
+    /// Runs a call as a task, again if a person says so.
+    async fn dispatch(
+        &self,
+        compiled: &CompiledTool,
+        checked: &Checked,
+        arguments: Value,
+    ) -> Result<Ended, WorkflowError> {
+        let tool = &compiled.tool;
+        let task =
+            ToolTask { tool: tool.name.clone(), call_id: checked.call.id.clone(), arguments };
+        loop {
+            let call = self.context.task::<String>(self.tools_type, &task).timeout(tool.timeout);
+            let error = match call.retry(tool.retry.clone()).await {
+                Ok(result) => return Ok(Ended::Result(result)),
+                Err(error) => error,
+            };
+            let Some(failure) = error.failure() else { return Err(error) };
+            if FATAL.contains(&failure.code.as_str()) || failure.code == WorkflowError::CANCELLED {
+                return Err(error);
+            }
+            let is_unknown = UNKNOWN_OUTCOME.contains(&failure.code.as_str());
+            if tool.effect != Effect::Write || !is_unknown {
+                return Ok(Ended::Failed(failure.to_string()));
+            }
+            match self.resolve(checked, &task, failure).await? {
+                Resolution::Done { result } => return Ok(Ended::Result(result)),
+                Resolution::Fail { reason } => return Ok(Ended::Failed(reason)),
+                Resolution::Repeat => {}
+            }
+        }
+    }
+
+    /// Asks a person how a `write` call ended.
+    async fn resolve(
+        &self,
+        checked: &Checked,
+        task: &ToolTask,
+        failure: &Failure,
+    ) -> Result<Resolution, WorkflowError> {
+        let in_doubt = InDoubt { code: failure.code.clone(), message: failure.message.clone() };
+        let pending = PendingDecision {
+            signal: format!("in-doubt-{}", checked.place),
+            tool: task.tool.clone(),
+            arguments: task.arguments.clone(),
+            in_doubt: Some(in_doubt),
+            refused: None,
+        };
+        self.decisions.decide(self.context, pending, Ok::<Resolution, String>).await
+    }
+}

@@ -1,0 +1,34 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use aios_core::agent::Name;
+
+use super::{MODEL_SUFFIX, Options, TOOLS_SUFFIX, output::Output};
+use crate::{
+    budget::Budget,
+    model::{LanguageModel, ToolSpec},
+    tool::{CompiledTool, WriteLog},
+};
+
+/// Everything that the loop and the hosts of an agent need.
+pub(super) struct Compiled {
+    pub(super) name: Name,
+    pub(super) model: Arc<dyn LanguageModel>,
+    pub(super) instructions: Option<String>,
+    pub(super) tools: BTreeMap<String, CompiledTool>,
+    /// The descriptions of the tools, in the order of their registration.
+    pub(super) specs: Vec<ToolSpec>,
+    pub(super) output: Output,
+    pub(super) budget: Budget,
+    pub(super) write_log: Option<WriteLog>,
+    pub(super) options: Options,
+}
+
+impl Compiled {
+    pub(super) fn model_type(&self) -> String {
+        format!("{}{MODEL_SUFFIX}", self.name.as_str())
+    }
+
+    pub(super) fn tools_type(&self) -> String {
+        format!("{}{TOOLS_SUFFIX}", self.name.as_str())
+    }
+}

@@ -1,0 +1,88 @@
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use aios_agents::workflow::{WorkflowContext, WorkflowError};
+use aios_core::{
+    event::{Event, EventError, EventType},
+    store::RunRecord,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::tool::PendingDecision;
+
+/// The decisions that a run waits for. They are the progress of the run.
+#[derive(Debug, Default)]
+pub(super) struct Decisions(Mutex<BTreeMap<String, PendingDecision>>);
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Progress {
+    pending_decisions: Vec<PendingDecision>,
+}
+
+impl Decisions {
+    /// Waits for a decision that `accept` accepts. One that it does not accept is asked for again.
+    pub(super) async fn decide<T: DeserializeOwned, D>(
+        &self,
+        context: &WorkflowContext,
+        mut pending: PendingDecision,
+        accept: impl Fn(T) -> Result<D, String>,
+    ) -> Result<D, WorkflowError> {
+        let action = if pending.in_doubt.is_some() { "in_doubt" } else { "approval_requested" };
+        emit(context, "tool", action, &pending)?;
+        loop {
+            let signal = pending.signal.clone();
+            self.change(context, |all| all.insert(signal.clone(), pending.clone()))?;
+            let payload: Value = context.signal(signal.clone()).await?;
+            let decision = serde_json::from_value::<T>(payload).map_err(|error| error.to_string());
+            match decision.and_then(&accept) {
+                Ok(decision) => {
+                    self.change(context, |all| all.remove(&signal))?;
+                    return Ok(decision);
+                }
+                Err(reason) => pending.refused = Some(reason),
+            }
+        }
+    }
+
+    fn change(
+        &self,
+        context: &WorkflowContext,
+        change: impl FnOnce(&mut BTreeMap<String, PendingDecision>) -> Option<PendingDecision>,
+    ) -> Result<(), WorkflowError> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut all);
+        let pending_decisions: Vec<_> = all.values().cloned().collect();
+        drop(all);
+        let text = match pending_decisions.len() {
+            0 => "working".to_owned(),
+            1 => "waits for a decision".to_owned(),
+            count => format!("waits for {count} decisions"),
+        };
+        context.set_progress(text, &Progress { pending_decisions })
+    }
+}
+
+/// The decisions that a run waits for, from [`RunHandle::status`](aios_agents::RunHandle::status).
+/// Send each as a signal with the name [`PendingDecision::signal`].
+///
+/// # Errors
+///
+/// [`EventError`] if the progress is not that of a run of an [`LlmAgent`](crate::LlmAgent).
+pub fn pending_decisions(status: &RunRecord) -> Result<Vec<PendingDecision>, EventError> {
+    let Some(progress) = &status.progress else { return Ok(Vec::new()) };
+    Ok(progress.decode::<Progress>()?.pending_decisions)
+}
+
+/// Emits an event of the domain `llm`.
+pub(super) fn emit<T: Serialize>(
+    context: &WorkflowContext,
+    entity: &str,
+    action: &str,
+    data: &T,
+) -> Result<(), WorkflowError> {
+    let event_type = EventType::new("llm", entity, action)?;
+    context.emit(Event::new(event_type, context.info().workflow.as_str(), data)?)
+}

@@ -1,0 +1,86 @@
+use std::collections::VecDeque;
+
+use aios_agents::workflow::WorkflowError;
+use aios_core::failure::Failure;
+
+use super::compiled::Compiled;
+use crate::model::{ToolCall, write_canonical};
+
+/// Number of latest calls among which identical ones are counted.
+const WINDOW: usize = 10;
+
+/// Catches models that repeat faults or calls.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    /// Faulty responses in a row.
+    consecutive: u32,
+    latest_calls: VecDeque<String>,
+}
+
+impl Faults {
+    /// Counts a response that had a fault. The last fault is the reason if it was one too many.
+    pub(super) fn faulty(&mut self, most: u32, fault: &str) -> Result<(), WorkflowError> {
+        self.consecutive += 1;
+        if self.consecutive <= most {
+            return Ok(());
+        }
+        let count = self.consecutive;
+        let reason =
+            format!("the model gave {count} faulty responses in a row, the last one: {fault}");
+        Err(WorkflowError::failed(Failure::new("MODEL_FAULTS", reason)))
+    }
+
+    /// Counts a response without a fault.
+    pub(super) fn faultless(&mut self) {
+        self.consecutive = 0;
+    }
+
+    /// Checks a call and returns its arguments. The error is for the model.
+    pub(super) fn check(
+        &mut self,
+        agent: &Compiled,
+        call: &ToolCall,
+    ) -> Result<serde_json::Value, String> {
+        let Some(compiled) = agent.tools.get(&call.name) else {
+            let names: Vec<_> = agent.tools.keys().map(String::as_str).collect();
+            let names = names.join(", ");
+            return Err(format!("There is no tool with this name. The tools are: {names}"));
+        };
+        let (bytes, most) = (call.arguments.len(), agent.options.max_argument_bytes);
+        if bytes > most {
+            return Err(format!("The arguments have {bytes} bytes; at most {most} are allowed."));
+        }
+        let text = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
+        let arguments = serde_json::from_str(text)
+            .map_err(|error| format!("The arguments are not valid JSON: {error}"))?;
+        compiled
+            .schema
+            .check(&arguments)
+            .map_err(|faults| format!("The arguments do not match their schema:\n{faults}"))?;
+        self.count(agent, &call.name, &arguments)?;
+        Ok(arguments)
+    }
+
+    fn count(
+        &mut self,
+        agent: &Compiled,
+        tool: &str,
+        arguments: &serde_json::Value,
+    ) -> Result<(), String> {
+        let mut key = format!("{tool} ");
+        write_canonical(arguments, &mut key);
+        let identical = self.latest_calls.iter().filter(|latest| **latest == key).count();
+        if self.latest_calls.len() == WINDOW {
+            self.latest_calls.pop_front();
+        }
+        self.latest_calls.push_back(key);
+        let most = agent.options.max_identical_calls;
+        if u32::try_from(identical).unwrap_or(u32::MAX) < most {
+            return Ok(());
+        }
+        Err(format!(
+            "This call was made {identical} times already with the same arguments, and is not \
+             repeated. Use the earlier results, or do something else."
+        ))
+    }
+}

@@ -1,0 +1,208 @@
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::{
+    model::{Capabilities, ModelRequest, OutputSchema, ToolChoice, ToolSpec},
+    schema::{Schema, decode, schema_of},
+};
+
+/// Name of the tool that carries structured output, for models without native support.
+pub(super) const FINAL_TOOL: &str = "final_result";
+/// The property that holds output which is not an object.
+const WRAPPED: &str = "result";
+
+/// The type of an agent's output.
+pub(super) struct OutputType {
+    name: String,
+    schema: Value,
+    check: fn(&Value) -> Result<(), String>,
+}
+
+/// The output of an agent and how it is requested.
+pub(super) enum Output {
+    Text,
+    Structured(Box<Structured>),
+}
+
+pub(super) struct Structured {
+    name: String,
+    mode: Mode,
+    /// The schema of what the model writes: always an object.
+    schema: Schema,
+    is_wrapped: bool,
+    check: fn(&Value) -> Result<(), String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Native,
+    Tool,
+    Prompt,
+}
+
+impl OutputType {
+    pub(super) fn of<T: DeserializeOwned + JsonSchema>() -> Self {
+        Self {
+            name: T::schema_name().into_owned(),
+            schema: schema_of::<T>(),
+            check: |value| decode::<T>(value).map(drop),
+        }
+    }
+}
+
+impl Output {
+    pub(super) fn new(
+        output: Option<OutputType>,
+        capabilities: Capabilities,
+    ) -> Result<Self, String> {
+        let Some(OutputType { name, schema, check }) = output else { return Ok(Self::Text) };
+        let mode = match capabilities {
+            Capabilities { native_output: true, .. } => Mode::Native,
+            Capabilities { tools: true, .. } => Mode::Tool,
+            _ => Mode::Prompt,
+        };
+        let is_wrapped = schema.get("type").and_then(Value::as_str) != Some("object");
+        let schema = if is_wrapped { wrap(schema) } else { schema };
+        let schema = Schema::compile(schema)?;
+        Ok(Self::Structured(Box::new(Structured { name, mode, schema, is_wrapped, check })))
+    }
+
+    /// Asks for the output in a request.
+    pub(super) fn request_in(&self, request: &mut ModelRequest) {
+        let Self::Structured(output) = self else { return };
+        let schema = output.schema.value.clone();
+        match output.mode {
+            Mode::Native => {
+                request.output = Some(OutputSchema { name: output.name.clone(), schema });
+            }
+            Mode::Tool => {
+                let description = "Call this tool with the final result.".to_owned();
+                let parameters = schema;
+                let name = FINAL_TOOL.to_owned();
+                request.tools.push(ToolSpec { name, description, parameters });
+                request.tool_choice = ToolChoice::Required;
+            }
+            Mode::Prompt => {
+                let ask = format!(
+                    "Answer with one JSON object that has this JSON Schema, and nothing else:\n{schema}"
+                );
+                let instructions = request.instructions.take();
+                request.instructions = Some(
+                    instructions.map_or_else(|| ask.clone(), |text| format!("{text}\n\n{ask}")),
+                );
+            }
+        }
+    }
+
+    /// Whether the output is the arguments of [`FINAL_TOOL`].
+    pub(super) fn is_tool(&self) -> bool {
+        matches!(self, Self::Structured(output) if output.mode == Mode::Tool)
+    }
+
+    /// Reads the output from a text. The error is for the model.
+    pub(super) fn read(&self, text: &str) -> Result<Value, String> {
+        let output = match self {
+            Self::Text if text.trim().is_empty() => return Err("The answer is empty.".to_owned()),
+            Self::Text => return Ok(Value::from(text)),
+            Self::Structured(output) => output,
+        };
+        let value: Value = serde_json::from_str(without_fence(text))
+            .map_err(|error| format!("The result is not valid JSON: {error}"))?;
+        output.schema.check(&value).map_err(|faults| invalid(&faults))?;
+        let value = match value {
+            Value::Object(mut fields) if output.is_wrapped => {
+                fields.remove(WRAPPED).unwrap_or_default()
+            }
+            value => value,
+        };
+        (output.check)(&value).map_err(|fault| invalid(&fault))?;
+        Ok(value)
+    }
+}
+
+fn invalid(faults: &str) -> String {
+    format!("The result does not match its schema:\n{faults}")
+}
+
+/// The schema of an object with one property. Definitions move to the root, where references look
+/// for them.
+fn wrap(mut schema: Value) -> Value {
+    let fields = schema.as_object_mut();
+    let definitions = fields.and_then(|fields| fields.remove("$defs"));
+    let mut wrapped = json!({
+        "type": "object",
+        "properties": { WRAPPED: schema },
+        "required": [WRAPPED],
+        "additionalProperties": false,
+    });
+    if let (Some(definitions), Some(fields)) = (definitions, wrapped.as_object_mut()) {
+        fields.insert("$defs".to_owned(), definitions);
+    }
+    wrapped
+}
+
+/// The text without the code fence that models like to put around JSON.
+fn without_fence(text: &str) -> &str {
+    let text = text.trim();
+    let Some(fenced) = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```")) else {
+        return text;
+    };
+    fenced.strip_prefix("json").unwrap_or(fenced).trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[allow(dead_code, reason = "only its schema matters")]
+    struct Report {
+        title: String,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[allow(dead_code, reason = "only its schema matters")]
+    struct Item {
+        id: u8,
+    }
+
+    fn output<T: DeserializeOwned + JsonSchema>(capabilities: Capabilities) -> Output {
+        Output::new(Some(OutputType::of::<T>()), capabilities).unwrap()
+    }
+
+    #[test]
+    fn should_name_the_path_of_each_fault() {
+        let output = output::<Report>(Capabilities::all());
+        assert!(output.read(r#"{"title":7}"#).unwrap_err().contains("/title"));
+        assert!(output.read("{}").unwrap_err().contains("/title: is missing"));
+        assert!(output.read("no").unwrap_err().contains("not valid JSON"));
+        assert_eq!(output.read("```json\n{\"title\":\"x\"}\n```").unwrap(), json!({"title": "x"}));
+    }
+
+    #[test]
+    fn should_wrap_output_that_is_not_an_object() {
+        let output = output::<Vec<Item>>(Capabilities::all());
+        assert_eq!(output.read(r#"{"result":[{"id":1}]}"#).unwrap(), json!([{"id": 1}]));
+        assert!(output.read(r#"{"result":[{"id":"x"}]}"#).unwrap_err().contains("/result/0/id"));
+    }
+
+    #[test]
+    fn should_ask_for_output_as_the_model_supports_it() {
+        let requested = |capabilities| {
+            let mut request = ModelRequest::new("hi").with_instructions("Be brief.");
+            output::<Report>(capabilities).request_in(&mut request);
+            request
+        };
+        assert!(requested(Capabilities::all()).output.is_some());
+        let tool = requested(Capabilities::none().with_tools(true));
+        assert_eq!(
+            (tool.tools[0].name.as_str(), tool.tool_choice),
+            (FINAL_TOOL, ToolChoice::Required)
+        );
+        let prompt = requested(Capabilities::none()).instructions.unwrap();
+        assert!(prompt.starts_with("Be brief.\n\n") && prompt.contains("JSON Schema"));
+    }
+}

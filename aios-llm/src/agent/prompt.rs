@@ -1,0 +1,62 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::model::Message;
+
+/// The input of an agent: a conversation that ends with a message of the user. In JSON, it is an
+/// object, or the text of one message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Prompt {
+    /// The messages of the conversation.
+    pub messages: Vec<Message>,
+    /// Instructions that replace those of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+}
+
+impl Prompt {
+    /// A prompt with one text of the user.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { messages: vec![Message::user(text)], instructions: None }
+    }
+
+    /// Adds a message.
+    #[must_use]
+    pub fn with_message(mut self, message: Message) -> Self {
+        self.messages.push(message);
+        self
+    }
+
+    /// Replaces the instructions of the agent.
+    #[must_use]
+    pub fn with_instructions(mut self, instructions: impl Into<String>) -> Self {
+        self.instructions = Some(instructions.into());
+        self
+    }
+}
+
+impl<T: Into<String>> From<T> for Prompt {
+    fn from(text: T) -> Self {
+        Self::new(text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Prompt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a prompt is a text, or an object with `messages`")]
+        enum Form {
+            Text(String),
+            Conversation {
+                messages: Vec<Message>,
+                #[serde(default)]
+                instructions: Option<String>,
+            },
+        }
+        Ok(match Form::deserialize(deserializer)? {
+            Form::Text(text) => Self::new(text),
+            Form::Conversation { messages, instructions } => Self { messages, instructions },
+        })
+    }
+}

@@ -1,0 +1,182 @@
+//! Budgets: limits of requests, tokens, cost, tool calls and time.
+//!
+//! A budget is reserved before each call and settled after it. Both are events of the run's log
+//! (`llm.budget.reserved`, `llm.budget.settled`), and the sums follow from recorded results only, so
+//! they are the same after any crash and replay.
+
+mod account;
+mod price;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::account::{Account, Reservation};
+pub use self::{
+    account::{Exceeded, Spent},
+    price::{Cost, Price, PriceTable, UnknownPrice},
+};
+
+/// Limits of one run. A limit that is not set does not apply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Requests to models, including failed ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u64>,
+    /// Input tokens, including cached ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u64>,
+    /// Output tokens, including reasoning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u64>,
+    /// Cost according to the price table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
+    /// Tool calls that run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<u64>,
+    /// Time since the start of the run. It is checked before each call, and limits the call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wall_time: Option<Duration>,
+}
+
+/// The behaviour of an agent that reaches a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AtLimit {
+    /// The run fails with `BUDGET_EXCEEDED`.
+    #[default]
+    Fail,
+    /// The run waits for the signal [`BUDGET_SIGNAL`] with a [`BudgetDecision`].
+    Ask,
+}
+
+/// Name of the signal that carries a [`BudgetDecision`].
+pub const BUDGET_SIGNAL: &str = "budget";
+
+/// The decision of a person on a run that has reached a limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "decision", rename_all = "snake_case")]
+pub enum BudgetDecision {
+    /// The run continues with these limits instead of its own.
+    Raise {
+        /// All limits; one that is not set does not apply.
+        limits: Limits,
+    },
+    /// The run fails with `BUDGET_EXCEEDED`.
+    Stop,
+}
+
+/// A budget of each run of an agent.
+///
+/// ```
+/// use aios_llm::budget::{Budget, Cost, Price, PriceTable};
+///
+/// let prices = PriceTable::new().with_price("anthropic:small", Price::per_million_dollars(1.0, 5.0));
+/// let budget = Budget::new().requests(20).cost(Cost::dollars(0.50)).prices(prices);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Budget {
+    pub(crate) limits: Limits,
+    pub(crate) soft_percent: u8,
+    pub(crate) at_limit: AtLimit,
+    pub(crate) prices: PriceTable,
+    pub(crate) unknown_price: UnknownPrice,
+}
+
+impl Budget {
+    /// Default share of a limit after which the model is told, in percent.
+    pub const DEFAULT_SOFT_PERCENT: u8 = 80;
+
+    /// A budget without limits.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            limits: Limits::default(),
+            soft_percent: Self::DEFAULT_SOFT_PERCENT,
+            at_limit: AtLimit::default(),
+            prices: PriceTable::default(),
+            unknown_price: UnknownPrice::default(),
+        }
+    }
+
+    /// Limits the requests to models, including failed ones.
+    #[must_use]
+    pub fn requests(mut self, requests: u64) -> Self {
+        self.limits.requests = Some(requests);
+        self
+    }
+
+    /// Limits the input tokens, including cached ones.
+    #[must_use]
+    pub fn input_tokens(mut self, tokens: u64) -> Self {
+        self.limits.input_tokens = Some(tokens);
+        self
+    }
+
+    /// Limits the output tokens, including reasoning.
+    #[must_use]
+    pub fn output_tokens(mut self, tokens: u64) -> Self {
+        self.limits.output_tokens = Some(tokens);
+        self
+    }
+
+    /// Limits the cost. It is calculated with the [`prices`](Self::prices).
+    #[must_use]
+    pub fn cost(mut self, cost: Cost) -> Self {
+        self.limits.cost = Some(cost);
+        self
+    }
+
+    /// Limits the tool calls that run.
+    #[must_use]
+    pub fn tool_calls(mut self, calls: u64) -> Self {
+        self.limits.tool_calls = Some(calls);
+        self
+    }
+
+    /// Limits the time since the start of the run. It is checked before each call, and limits the
+    /// call.
+    #[must_use]
+    pub fn wall_time(mut self, time: Duration) -> Self {
+        self.limits.wall_time = Some(time);
+        self
+    }
+
+    /// Sets the share of a limit, in percent from 1 to 100, after which the model is told how much
+    /// is left. 100 means never.
+    #[must_use]
+    pub fn soft_percent(mut self, percent: u8) -> Self {
+        self.soft_percent = percent;
+        self
+    }
+
+    /// Sets the behaviour at a limit.
+    #[must_use]
+    pub fn at_limit(mut self, at_limit: AtLimit) -> Self {
+        self.at_limit = at_limit;
+        self
+    }
+
+    /// Sets the price table.
+    #[must_use]
+    pub fn prices(mut self, prices: PriceTable) -> Self {
+        self.prices = prices;
+        self
+    }
+
+    /// Sets the behaviour for a model that is not in the price table.
+    #[must_use]
+    pub fn unknown_price(mut self, unknown_price: UnknownPrice) -> Self {
+        self.unknown_price = unknown_price;
+        self
+    }
+}
+
+impl Default for Budget {
+    /// The same as [`new`](Self::new).
+    fn default() -> Self {
+        Self::new()
+    }
+}

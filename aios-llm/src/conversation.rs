@@ -1,0 +1,127 @@
+//! The conversation of a run, read from its journal.
+//!
+//! A run can be continued, or begun again from any turn, without paying for the earlier turns: their
+//! messages are the [`Prompt`] of a new run.
+
+use aios_agents::{RunHandle, RuntimeError};
+use aios_core::{
+    agent::{TaskAssigned, TaskCompleted, TaskId},
+    event::{Event, EventError},
+    store::MAX_PAGE,
+};
+use serde::Deserialize;
+
+use crate::{
+    agent::{MODEL_SUFFIX, Prompt},
+    budget::Spent,
+    model::{Message, ModelRequest, ModelResponse},
+};
+
+/// The turns of a run so far, and what they cost.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conversation {
+    turns: Vec<Turn>,
+    spent: Spent,
+}
+
+/// One response of the model, with the messages that it answers.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Turn {
+    /// The messages of the conversation before the response.
+    pub messages: Vec<Message>,
+    /// The response.
+    pub response: ModelResponse,
+}
+
+#[derive(Deserialize)]
+struct Settled {
+    spent: Spent,
+}
+
+impl Conversation {
+    /// Reads the conversation of a run.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the store; an event of the journal cannot be decoded.
+    pub async fn of(run: &RunHandle) -> Result<Self, RuntimeError> {
+        let (mut events, mut after) = (Vec::new(), 0);
+        loop {
+            let page = run.journal(after, MAX_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.version;
+            events.extend(page.into_iter().map(|recorded| recorded.event));
+        }
+        Ok(Self::from_journal(&events)?)
+    }
+
+    /// Reads the conversation from the events of a journal.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError`] if the data of an event cannot be decoded.
+    pub fn from_journal<'e>(
+        journal: impl IntoIterator<Item = &'e Event>,
+    ) -> Result<Self, EventError> {
+        let (mut conversation, mut open) = (Self::default(), None::<(TaskId, ModelRequest)>);
+        for event in journal {
+            let (domain, entity, action) = event.event_type.segments();
+            match (domain, action) {
+                ("llm", "settled") if entity == "budget" => {
+                    conversation.spent = event.data::<Settled>()?.spent;
+                }
+                ("agents", "task_assigned") if entity.ends_with(MODEL_SUFFIX) => {
+                    let task: TaskAssigned = event.data()?;
+                    open = Some((task.task_id, task.parameters.decode()?));
+                }
+                ("agents", "task_completed") if entity.ends_with(MODEL_SUFFIX) => {
+                    let task: TaskCompleted = event.data()?;
+                    let Some((id, request)) = open.take() else { continue };
+                    if id == task.task_id {
+                        let (messages, response) = (request.messages, task.output.decode()?);
+                        conversation.turns.push(Turn { messages, response });
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(conversation)
+    }
+
+    /// The turns, in order.
+    #[must_use]
+    pub fn turns(&self) -> &[Turn] {
+        &self.turns
+    }
+
+    /// The sums of the run so far, as settled in its log.
+    #[must_use]
+    pub fn spent(&self) -> &Spent {
+        &self.spent
+    }
+
+    /// All messages, including the last response.
+    #[must_use]
+    pub fn messages(&self) -> Vec<Message> {
+        let Some(last) = self.turns.last() else { return Vec::new() };
+        let mut messages = last.messages.clone();
+        messages.push(last.response.to_message());
+        messages
+    }
+
+    /// The prompt of a new run that continues the conversation with another message of the user.
+    #[must_use]
+    pub fn continued(&self, text: impl Into<String>) -> Prompt {
+        let prompt = Prompt { messages: self.messages(), instructions: None };
+        prompt.with_message(Message::user(text))
+    }
+
+    /// The prompt of a new run that begins with this turn, from 1: the turns before it are kept, and
+    /// the turn and those after it are requested again. `None` if the conversation has no such turn.
+    #[must_use]
+    pub fn from_turn(&self, turn: usize) -> Option<Prompt> {
+        let turn = self.turns.get(turn.checked_sub(1)?)?;
+        Some(Prompt { messages: turn.messages.clone(), instructions: None })
+    }
+}

@@ -1,0 +1,91 @@
+//! Language-model agents of [aios](https://github.com/aios-rs/aios): every model call and every tool
+//! call is one recorded operation of a durable workflow.
+//!
+//! An agent survives any crash without repeating a recorded call, asks a person before it acts, and
+//! stays within its budget.
+//!
+//! # Example
+//!
+//! ```
+//! use aios_agents::prelude::*;
+//! use aios_llm::{LlmAgent, RuntimeBuilderExt, budget::Budget, testing::SchemaModel, tool::Tool};
+//! use schemars::JsonSchema;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Deserialize, JsonSchema)]
+//! struct Query {
+//!     /// Words to search for.
+//!     words: String,
+//! }
+//!
+//! #[derive(Debug, Serialize, Deserialize, JsonSchema)]
+//! struct Report {
+//!     title: String,
+//! }
+//!
+//! async fn search(query: Query) -> Result<Vec<String>, std::io::Error> {
+//!     Ok(vec![format!("a page about {}", query.words)])
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let researcher = LlmAgent::new(SchemaModel::new()) // in production, a model of a provider
+//!         .instructions("Research the question and write a report.")
+//!         .tool(Tool::read("search", "Searches the web.", search))
+//!         .output::<Report>()
+//!         .budget(Budget::new().requests(20));
+//!     let runtime = Runtime::builder()
+//!         .store(aios_store::connect("memory://").await?) // or sqlite://agents.db, postgres://…
+//!         .broker(aios_broker::connect("memory://").await?) // or amqp://…
+//!         .llm_agent("researcher", researcher)?
+//!         .start()
+//!         .await?;
+//!     let run = runtime.start("researcher", "What is new about sqlite?").await?;
+//!     let report: Report = run.result().await?;
+//!     println!("{}", report.title);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! | module | contains |
+//! |---|---|
+//! | [`model`] | [`LanguageModel`], requests, responses, errors, the switch that forbids real requests |
+//! | [`tool`] | [`Tool`](tool::Tool), effect classes, approval, answers on calls in doubt |
+//! | [`agent`] | [`LlmAgent`] and its registration |
+//! | [`budget`] | limits, prices, the sums of a run |
+//! | [`conversation`] | the conversation of a run: reading, continuing, changing it |
+//! | `testing` | models that make no requests (feature `testing`) |
+//!
+//! # Guarantees
+//!
+//! - A model call or tool call whose result is recorded is never made again, whatever crashes. A call
+//!   in progress at a crash is made again, except that of a `write` tool: a person is asked.
+//! - Sums of a budget follow from recorded results only. They are the same after any replay. A request
+//!   that was in progress at a crash is counted once, although the provider may bill it twice.
+//! - Faults of the model (unknown tools, invalid arguments, invalid output, repeated calls) are
+//!   reported to it a bounded number of times; then the run fails with a code.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `testing` | the module `testing` |
+//!
+//! All are off by default.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod agent;
+pub mod budget;
+pub mod conversation;
+pub mod model;
+mod schema;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod tool;
+
+pub use self::{
+    agent::{LlmAgent, LlmAgentError, Prompt, RuntimeBuilderExt, pending_decisions},
+    conversation::Conversation,
+    model::{LanguageModel, ModelError, ModelRequest, ModelResponse},
+};

@@ -1,0 +1,251 @@
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use aios_core::{agent::TaskError, failure::Failure};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Usage;
+
+/// The kind of a [`ModelError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ModelErrorKind {
+    /// The provider accepts no more requests for now (status 429).
+    RateLimited,
+    /// The provider is overloaded (status 503 or 529).
+    Overloaded,
+    /// The provider did not answer in time.
+    Timeout,
+    /// The provider cannot be reached, or the connection was lost.
+    Unavailable,
+    /// The key is missing or invalid (status 401 or 403).
+    Unauthorized,
+    /// The provider rejects the request (other status 4xx).
+    InvalidRequest,
+    /// The request is longer than the context of the model.
+    ContextOverflow,
+    /// The model or the provider refuses to answer.
+    Refused,
+    /// The response is malformed or cut off.
+    InvalidResponse,
+    /// Requests to real providers are forbidden in this process.
+    RequestForbidden,
+    /// A model for tests received a request that it has no response for.
+    UnexpectedRequest,
+    /// Another error of the provider.
+    Backend,
+}
+
+impl ModelErrorKind {
+    const ALL: [Self; 12] = [
+        Self::RateLimited,
+        Self::Overloaded,
+        Self::Timeout,
+        Self::Unavailable,
+        Self::Unauthorized,
+        Self::InvalidRequest,
+        Self::ContextOverflow,
+        Self::Refused,
+        Self::InvalidResponse,
+        Self::RequestForbidden,
+        Self::UnexpectedRequest,
+        Self::Backend,
+    ];
+
+    /// Stable name of the kind.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::RateLimited => "MODEL_RATE_LIMITED",
+            Self::Overloaded => "MODEL_OVERLOADED",
+            Self::Timeout => "MODEL_TIMEOUT",
+            Self::Unavailable => "MODEL_UNAVAILABLE",
+            Self::Unauthorized => "MODEL_UNAUTHORIZED",
+            Self::InvalidRequest => "MODEL_INVALID_REQUEST",
+            Self::ContextOverflow => "MODEL_CONTEXT_OVERFLOW",
+            Self::Refused => "MODEL_REFUSED",
+            Self::InvalidResponse => "MODEL_INVALID_RESPONSE",
+            Self::RequestForbidden => "MODEL_REQUEST_FORBIDDEN",
+            Self::UnexpectedRequest => "MODEL_UNEXPECTED_REQUEST",
+            Self::Backend => "MODEL_BACKEND",
+        }
+    }
+
+    /// Whether an error of this kind is retryable unless its creator knows better.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        matches!(
+            self,
+            Self::RateLimited
+                | Self::Overloaded
+                | Self::Timeout
+                | Self::Unavailable
+                | Self::InvalidResponse
+        )
+    }
+}
+
+/// Why a request to a model failed.
+#[derive(Clone, Debug)]
+pub struct ModelError {
+    kind: ModelErrorKind,
+    message: String,
+    retryable: bool,
+    retry_after: Option<Duration>,
+    usage: Option<Usage>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+/// The details of a recorded failure.
+#[derive(Serialize, Deserialize)]
+struct Details {
+    retryable: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+}
+
+impl ModelError {
+    /// Creates an error. The kind decides whether it is retryable.
+    #[must_use]
+    pub fn new(kind: ModelErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            retryable: kind.is_retryable(),
+            retry_after: None,
+            usage: None,
+            source: None,
+        }
+    }
+
+    /// Sets whether another request may succeed.
+    #[must_use]
+    pub fn with_retryable(mut self, retryable: bool) -> Self {
+        self.retryable = retryable;
+        self
+    }
+
+    /// Sets how long to wait before the next request.
+    #[must_use]
+    pub fn with_retry_after(mut self, delay: Duration) -> Self {
+        self.retry_after = Some(delay);
+        self
+    }
+
+    /// Sets the tokens that the provider bills although the request failed.
+    #[must_use]
+    pub fn with_usage(mut self, usage: Usage) -> Self {
+        self.usage = Some(usage);
+        self
+    }
+
+    /// Sets the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// The kind of error.
+    #[must_use]
+    pub fn kind(&self) -> ModelErrorKind {
+        self.kind
+    }
+
+    /// Stable code of the error.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.kind.code()
+    }
+
+    /// Whether another request may succeed.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.retryable
+    }
+
+    /// How long the provider asks to wait before the next request.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The tokens that the provider bills although the request failed.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// The error that a recorded failure describes; `None` if no model raised it.
+    #[must_use]
+    pub fn from_failure(failure: &Failure) -> Option<Self> {
+        let kind = ModelErrorKind::ALL.into_iter().find(|kind| kind.code() == failure.code)?;
+        let details = Details::deserialize(&failure.details).ok();
+        let details = details.unwrap_or_else(|| Details {
+            retryable: kind.is_retryable(),
+            retry_after_ms: None,
+            usage: None,
+        });
+        Some(Self {
+            kind,
+            message: failure.message.clone(),
+            retryable: details.retryable,
+            retry_after: details.retry_after_ms.map(Duration::from_millis),
+            usage: details.usage,
+            source: None,
+        })
+    }
+
+    /// The error as data that a journal can hold.
+    #[must_use]
+    pub fn to_failure(&self) -> Failure {
+        let details = Details {
+            retryable: self.retryable,
+            retry_after_ms: self
+                .retry_after
+                .map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+            usage: self.usage,
+        };
+        Failure::from_error(self.code(), self).with_details(json!(details))
+    }
+
+    /// The error as the outcome of a task.
+    #[must_use]
+    pub fn to_task_error(&self) -> TaskError {
+        TaskError { failure: self.to_failure(), retryable: self.retryable }
+    }
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl Error for ModelError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| -> &(dyn Error + 'static) { source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_survive_the_journal() {
+        for kind in ModelErrorKind::ALL {
+            let error = ModelError::new(kind, "busy")
+                .with_retry_after(Duration::from_millis(1500))
+                .with_usage(Usage::new(3, 4));
+            let read = ModelError::from_failure(&error.to_failure()).unwrap();
+            assert_eq!(read.kind(), kind);
+            assert_eq!(read.is_retryable(), kind.is_retryable());
+            assert_eq!(read.retry_after(), Some(Duration::from_millis(1500)));
+            assert_eq!(read.usage(), Some(Usage::new(3, 4)));
+        }
+        assert!(ModelError::from_failure(&Failure::new("TASK_TIMEOUT", "")).is_none());
+    }
+}

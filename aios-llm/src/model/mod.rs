@@ -1,0 +1,115 @@
+//! The model port: one request type, one response type, and errors that say whether to retry.
+
+mod error;
+mod message;
+mod real_requests;
+mod request;
+mod response;
+mod stream;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+pub(crate) use self::request::write_canonical;
+pub use self::{
+    error::{ModelError, ModelErrorKind},
+    message::{ImageSource, Message, Part, Role, ToolCall, ToolResult},
+    real_requests::{check_real_requests, forbid_real_requests},
+    request::{ModelRequest, OutputSchema, ToolChoice, ToolSpec},
+    response::{FinishReason, ModelResponse, Usage},
+    stream::{ModelStream, StreamEvent, collect, whole},
+};
+
+/// The features that a model supports. An agent uses the best one that there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// The model follows [`ModelRequest::output`].
+    pub native_output: bool,
+    /// The model calls tools.
+    pub tools: bool,
+}
+
+impl Capabilities {
+    /// Tools and native output.
+    #[must_use]
+    pub const fn all() -> Self {
+        Self { native_output: true, tools: true }
+    }
+
+    /// Neither tools nor native output.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { native_output: false, tools: false }
+    }
+
+    /// Sets whether the model follows an output schema.
+    #[must_use]
+    pub const fn with_native_output(mut self, native_output: bool) -> Self {
+        self.native_output = native_output;
+        self
+    }
+
+    /// Sets whether the model calls tools.
+    #[must_use]
+    pub const fn with_tools(mut self, tools: bool) -> Self {
+        self.tools = tools;
+        self
+    }
+}
+
+/// A language model.
+///
+/// An implementation makes each request once: retries are decided by the caller, who records them.
+/// Every network await has a timeout.
+#[async_trait]
+pub trait LanguageModel: Send + Sync + 'static {
+    /// Name of the model as in price tables and traces, for example `anthropic:claude-sonnet`.
+    fn name(&self) -> &str;
+
+    /// The features that the model supports.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Makes one request and waits for the whole response.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] says what happened, whether another request may succeed, and when.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future aborts the request. The provider may bill it nevertheless.
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError>;
+
+    /// Makes one request and returns the response in pieces. The last event of a stream that
+    /// succeeds is [`StreamEvent::Finished`] with the whole response.
+    ///
+    /// # Errors
+    ///
+    /// See [`complete`](Self::complete). Errors that occur after the start are items of the stream.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future or the stream aborts the request.
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError>;
+}
+
+#[async_trait]
+impl<M: LanguageModel + ?Sized> LanguageModel for Arc<M> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        (**self).complete(request).await
+    }
+
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
+        (**self).stream(request).await
+    }
+}

@@ -1,0 +1,46 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{ModelError, ModelErrorKind};
+
+static FORBIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// Forbids or allows requests to real providers in this process. They are allowed by default.
+///
+/// Forbid them at the start of tests: a model that was not replaced then fails with
+/// `MODEL_REQUEST_FORBIDDEN` instead of spending money. Requests to this machine remain allowed.
+pub fn forbid_real_requests(forbidden: bool) {
+    FORBIDDEN.store(forbidden, Ordering::SeqCst);
+}
+
+/// Checks that requests to real providers are allowed. Every adapter calls this before each request
+/// to another machine.
+///
+/// # Errors
+///
+/// `MODEL_REQUEST_FORBIDDEN` if they are forbidden.
+pub fn check_real_requests(model: &str) -> Result<(), ModelError> {
+    if !FORBIDDEN.load(Ordering::SeqCst) {
+        return Ok(());
+    }
+    let reason = format!(
+        "requests to real providers are forbidden in this process, and {model} is one; use a model \
+         of `aios_llm::testing`, or allow them with `forbid_real_requests(false)`"
+    );
+    Err(ModelError::new(ModelErrorKind::RequestForbidden, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_forbid_real_requests_until_they_are_allowed() {
+        assert!(check_real_requests("m").is_ok());
+        forbid_real_requests(true);
+        let error = check_real_requests("acme:large").unwrap_err();
+        assert_eq!(error.code(), "MODEL_REQUEST_FORBIDDEN");
+        assert!(!error.is_retryable() && error.to_string().contains("acme:large"));
+        forbid_real_requests(false);
+        assert!(check_real_requests("m").is_ok());
+    }
+}

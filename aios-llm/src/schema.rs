@@ -1,0 +1,56 @@
+//! JSON Schemas: generation and validation with paths.
+
+use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
+use schemars::JsonSchema;
+use serde_json::Value;
+
+/// Largest number of faults that are reported.
+const MAX_FAULTS: usize = 10;
+
+/// A compiled schema.
+#[derive(Debug)]
+pub(crate) struct Schema {
+    pub(crate) value: Value,
+    validator: Validator,
+}
+
+impl Schema {
+    pub(crate) fn compile(value: Value) -> Result<Self, String> {
+        let validator = jsonschema::validator_for(&value).map_err(|error| error.to_string())?;
+        Ok(Self { value, validator })
+    }
+
+    /// Checks a value. The error has one line for each fault: its path, and what is wrong.
+    pub(crate) fn check(&self, value: &Value) -> Result<(), String> {
+        let faults: Vec<_> =
+            self.validator.iter_errors(value).take(MAX_FAULTS).map(|error| fault(&error)).collect();
+        if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+    }
+}
+
+/// The schema of a type.
+pub(crate) fn schema_of<T: JsonSchema>() -> Value {
+    schemars::generate::SchemaSettings::draft2020_12()
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value()
+}
+
+fn fault(error: &ValidationError<'_>) -> String {
+    let path = error.instance_path().as_str();
+    match error.kind() {
+        ValidationErrorKind::Required { property: Value::String(name) } => {
+            format!("{path}/{name}: is missing")
+        }
+        _ if path.is_empty() => error.to_string(),
+        _ => format!("{path}: {error}"),
+    }
+}
+
+/// Decodes a value. The error names the path.
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| match error.path().to_string() {
+        path if path == "." => error.into_inner().to_string(),
+        path => format!("{path}: {}", error.into_inner()),
+    })
+}

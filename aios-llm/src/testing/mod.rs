@@ -1,0 +1,23 @@
+//! Models for tests, which make no requests.
+//!
+//! ```
+//! use aios_llm::{LanguageModel, ModelRequest, ModelResponse, testing::ScriptedModel};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), aios_llm::ModelError> {
+//! let model = ScriptedModel::new([ModelResponse::text("Paris")]);
+//! let response = model.complete(&ModelRequest::new("What is the capital of France?")).await?;
+//! assert_eq!(response.output_text(), "Paris");
+//! model.assert_finished();
+//! # Ok(())
+//! # }
+//! ```
+
+mod function;
+mod recorded;
+mod schema;
+mod scripted;
+
+pub use self::{
+    function::FunctionModel, recorded::Recorded, schema::SchemaModel, scripted::ScriptedModel,
+};

@@ -1,0 +1,104 @@
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, PoisonError},
+};
+
+use aios_core::{
+    agent::{TaskAssigned, TaskCompleted, TaskFailed, TaskId},
+    event::{Event, EventError},
+};
+use async_trait::async_trait;
+
+use crate::model::{
+    Capabilities, LanguageModel, ModelError, ModelErrorKind, ModelRequest, ModelResponse,
+    ModelStream, whole,
+};
+
+/// A model that answers from the journal of a run: the same requests get the same responses.
+///
+/// It makes no requests, so any production run can be replayed offline, also with other tools. A
+/// request that the journal does not contain fails with `MODEL_UNEXPECTED_REQUEST`.
+#[derive(Debug)]
+pub struct Recorded {
+    name: String,
+    capabilities: Capabilities,
+    responses: Mutex<HashMap<String, VecDeque<Result<ModelResponse, ModelError>>>>,
+}
+
+impl Recorded {
+    /// Reads the model calls of a journal, as from
+    /// [`RunHandle::journal`](aios_agents::RunHandle::journal).
+    ///
+    /// # Errors
+    ///
+    /// [`EventError`] if the data of an event about a model call cannot be decoded.
+    pub fn from_journal<'e>(
+        journal: impl IntoIterator<Item = &'e Event>,
+    ) -> Result<Self, EventError> {
+        let mut requests: HashMap<TaskId, ModelRequest> = HashMap::new();
+        let mut responses: HashMap<String, VecDeque<_>> = HashMap::new();
+        let mut name = String::from("test:recorded");
+        for event in journal {
+            let (domain, entity, action) = event.event_type.segments();
+            if domain != "agents" || !entity.ends_with(crate::agent::MODEL_SUFFIX) {
+                continue;
+            }
+            let answered = match action {
+                "task_assigned" => {
+                    let task: TaskAssigned = event.data()?;
+                    requests.insert(task.task_id, task.parameters.decode()?);
+                    continue;
+                }
+                "task_completed" => {
+                    let task: TaskCompleted = event.data()?;
+                    let response: ModelResponse = task.output.decode()?;
+                    name.clone_from(&response.model);
+                    (task.task_id, Ok(response))
+                }
+                "task_failed" => {
+                    let task: TaskFailed = event.data()?;
+                    let Some(error) = ModelError::from_failure(&task.failure) else { continue };
+                    (task.task_id, Err(error))
+                }
+                _ => continue,
+            };
+            if let Some(request) = requests.remove(&answered.0) {
+                responses.entry(request.digest()).or_default().push_back(answered.1);
+            }
+        }
+        let (capabilities, responses) = (Capabilities::all(), Mutex::new(responses));
+        Ok(Self { name, capabilities, responses })
+    }
+
+    /// Sets the capabilities, which have to be those of the recorded model.
+    #[must_use]
+    pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.capabilities = capabilities;
+        self
+    }
+}
+
+#[async_trait]
+impl LanguageModel for Recorded {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        let mut responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = responses.get_mut(&request.digest()).and_then(VecDeque::pop_front);
+        drop(responses);
+        next.unwrap_or_else(|| {
+            let reason = "the journal has no response for this request, or no further one";
+            Err(ModelError::new(ModelErrorKind::UnexpectedRequest, reason))
+        })
+    }
+
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
+        Ok(whole(self.complete(request).await?))
+    }
+}

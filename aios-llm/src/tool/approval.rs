@@ -1,0 +1,81 @@
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Whether a person has to approve the calls of a tool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Approval {
+    /// Calls run at once.
+    #[default]
+    NotRequired,
+    /// Each call waits for a [`Decision`], which is sent as a signal.
+    Required,
+}
+
+/// The decision of a person on one call. Send it with
+/// [`RunHandle::signal`](aios_agents::RunHandle::signal) under the name in
+/// [`PendingDecision::signal`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "decision", rename_all = "snake_case")]
+pub enum Decision {
+    /// The call runs.
+    Approve,
+    /// The call does not run. The model is told the reason.
+    Reject {
+        /// The reason, for the model.
+        reason: String,
+    },
+    /// The call runs with other arguments.
+    Edit {
+        /// The arguments.
+        arguments: Value,
+    },
+}
+
+/// The answer of a person on a `write` call whose outcome is unknown. Send it with
+/// [`RunHandle::signal`](aios_agents::RunHandle::signal) under the name in
+/// [`PendingDecision::signal`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "resolution", rename_all = "snake_case")]
+pub enum Resolution {
+    /// The call has happened, with this result for the model.
+    Done {
+        /// The result.
+        result: String,
+    },
+    /// The call has not happened. It runs as a new one.
+    Repeat,
+    /// The call failed. The model is told the reason.
+    Fail {
+        /// The reason, for the model.
+        reason: String,
+    },
+}
+
+/// Why the outcome of a `write` call is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InDoubt {
+    /// Code of the failure.
+    pub code: String,
+    /// The failure, for people.
+    pub message: String,
+}
+
+/// A decision that a run waits for. The progress of a waiting run has the list of them, see
+/// [`pending_decisions`](crate::pending_decisions).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingDecision {
+    /// Name of the signal that carries the decision.
+    pub signal: String,
+    /// The tool.
+    pub tool: String,
+    /// The exact arguments of the call.
+    pub arguments: Value,
+    /// Present if the call was in progress at a crash: the signal has to carry a [`Resolution`].
+    /// Otherwise it has to carry a [`Decision`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_doubt: Option<InDoubt>,
+    /// Why the last signal was not accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}

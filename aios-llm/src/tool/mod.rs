@@ -1,0 +1,277 @@
+//! Tools: async functions that a model can call.
+
+mod approval;
+mod effect;
+mod write_log;
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use aios_core::{
+    BoxFuture,
+    agent::{ResultExt, TaskError},
+    failure::Failure,
+    retry::RetryPolicy,
+};
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+pub(crate) use self::write_log::{WriteLog, WriteState};
+pub use self::{
+    approval::{Approval, Decision, InDoubt, PendingDecision, Resolution},
+    effect::Effect,
+};
+use crate::schema::{Schema, decode, schema_of};
+
+type Function =
+    dyn Fn(ToolContext, Value) -> BoxFuture<'static, Result<String, TaskError>> + Send + Sync;
+
+/// The context of a tool while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolContext {
+    attempt: u32,
+    idempotency_key: String,
+}
+
+/// A function that a model can call.
+///
+/// The function runs at least once for each call: the process may die after the work and before its
+/// result is recorded. The [`Effect`] says what happens then.
+///
+/// ```
+/// use aios_llm::tool::Tool;
+/// use schemars::JsonSchema;
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize, JsonSchema)]
+/// struct City {
+///     /// Name of the city.
+///     name: String,
+/// }
+///
+/// async fn temperature(city: City) -> Result<f64, std::io::Error> {
+///     Ok(if city.name == "Oslo" { -3.5 } else { 20.0 })
+/// }
+///
+/// let tool = Tool::read("temperature", "Returns the temperature of a city in °C.", temperature);
+/// assert_eq!(tool.name(), "temperature");
+/// ```
+#[derive(Clone)]
+pub struct Tool {
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) parameters: Value,
+    pub(crate) effect: Effect,
+    pub(crate) approval: Approval,
+    pub(crate) timeout: Duration,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) max_result_bytes: usize,
+    function: Arc<Function>,
+}
+
+/// A tool whose schema is compiled.
+#[derive(Debug)]
+pub(crate) struct CompiledTool {
+    pub(crate) tool: Tool,
+    pub(crate) schema: Schema,
+}
+
+impl ToolContext {
+    pub(crate) fn new(attempt: u32, idempotency_key: String) -> Self {
+        Self { attempt, idempotency_key }
+    }
+
+    /// Number of the attempt, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The same text in every attempt at this call, and in no other call. Pass it to external
+    /// systems, so that they recognise a repeated call.
+    #[must_use]
+    pub fn idempotency_key(&self) -> &str {
+        &self.idempotency_key
+    }
+}
+
+impl Tool {
+    /// Default timeout of one attempt.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+    /// Default maximum size of a result, in bytes.
+    pub const DEFAULT_MAX_RESULT_BYTES: usize = 256 * 1024;
+
+    /// A tool that changes nothing. It may run again after a crash.
+    #[must_use]
+    pub fn read<P, T, E, F, Fut>(
+        name: impl Into<String>,
+        description: impl Into<String>,
+        function: F,
+    ) -> Self
+    where
+        P: DeserializeOwned + JsonSchema + Send + 'static,
+        T: Serialize,
+        E: Into<TaskError>,
+        F: Fn(P) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        Self::with_context(name, description, Effect::Read, move |_, parameters| {
+            function(parameters)
+        })
+    }
+
+    /// A tool whose repetition has no further effect. It may run again after a crash.
+    #[must_use]
+    pub fn idempotent<P, T, E, F, Fut>(
+        name: impl Into<String>,
+        description: impl Into<String>,
+        function: F,
+    ) -> Self
+    where
+        P: DeserializeOwned + JsonSchema + Send + 'static,
+        T: Serialize,
+        E: Into<TaskError>,
+        F: Fn(P) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        Self::with_context(name, description, Effect::Idempotent, move |_, parameters| {
+            function(parameters)
+        })
+    }
+
+    /// A tool that must not be repeated. A call whose outcome a crash leaves unknown is in doubt: a
+    /// person decides how it ended, see [`Resolution`]. Its agent needs a
+    /// [write log](crate::LlmAgent::write_log).
+    #[must_use]
+    pub fn write<P, T, E, F, Fut>(
+        name: impl Into<String>,
+        description: impl Into<String>,
+        function: F,
+    ) -> Self
+    where
+        P: DeserializeOwned + JsonSchema + Send + 'static,
+        T: Serialize,
+        E: Into<TaskError>,
+        F: Fn(P) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        Self::with_context(name, description, Effect::Write, move |_, parameters| {
+            function(parameters)
+        })
+    }
+
+    /// A tool of any effect class whose function receives the [`ToolContext`].
+    #[must_use]
+    pub fn with_context<P, T, E, F, Fut>(
+        name: impl Into<String>,
+        description: impl Into<String>,
+        effect: Effect,
+        function: F,
+    ) -> Self
+    where
+        P: DeserializeOwned + JsonSchema + Send + 'static,
+        T: Serialize,
+        E: Into<TaskError>,
+        F: Fn(ToolContext, P) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let function = move |context: ToolContext, arguments: Value| -> BoxFuture<'static, _> {
+            let running = decode::<P>(&arguments).map(|arguments| function(context, arguments));
+            Box::pin(async move {
+                let running = running
+                    .map_err(|fault| TaskError::invalid_parameters(&[(String::new(), fault)]))?;
+                let result = running.await.map_err(Into::into)?;
+                result_text(&result)
+            })
+        };
+        Self {
+            name: name.into(),
+            description: description.into(),
+            parameters: schema_of::<P>(),
+            effect,
+            approval: Approval::NotRequired,
+            timeout: Self::DEFAULT_TIMEOUT,
+            retry: RetryPolicy::default(),
+            max_result_bytes: Self::DEFAULT_MAX_RESULT_BYTES,
+            function: Arc::new(function),
+        }
+    }
+
+    /// Sets whether a person has to approve each call.
+    #[must_use]
+    pub fn approval(mut self, approval: Approval) -> Self {
+        self.approval = approval;
+        self
+    }
+
+    /// Sets the timeout of one attempt: at least 1 ms, at most 100 years.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets the retry policy of failed attempts. A `write` tool is not retried after it began.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// Sets the maximum size of a result, in bytes. A larger one is an error for the model.
+    #[must_use]
+    pub fn max_result_bytes(mut self, bytes: usize) -> Self {
+        self.max_result_bytes = bytes;
+        self
+    }
+
+    /// Name of the tool.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The effect class.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        self.effect
+    }
+
+    /// Runs the function and limits the size of its result.
+    pub(crate) async fn run(
+        &self,
+        context: ToolContext,
+        arguments: Value,
+    ) -> Result<String, TaskError> {
+        let text = (self.function)(context, arguments).await?;
+        if text.len() <= self.max_result_bytes {
+            return Ok(text);
+        }
+        let (bytes, most) = (text.len(), self.max_result_bytes);
+        let reason = format!(
+            "the result of tool {} has {bytes} bytes, more than the limit of {most}; \
+             ask for less, or raise `max_result_bytes`",
+            self.name
+        );
+        Err(TaskError::terminal(Failure::new("TOOL_RESULT_TOO_LARGE", reason)))
+    }
+}
+
+/// The result as the model sees it: a text as it is, everything else as JSON.
+fn result_text<T: Serialize>(result: &T) -> Result<String, TaskError> {
+    match serde_json::to_value(result).terminal()? {
+        Value::String(text) => Ok(text),
+        value => Ok(value.to_string()),
+    }
+}
+
+impl fmt::Debug for Tool {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Tool")
+            .field("name", &self.name)
+            .field("effect", &self.effect)
+            .field("approval", &self.approval)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,99 @@
+use std::sync::Arc;
+
+use aios_core::{
+    agent::TaskError,
+    event::{Event, EventType},
+    failure::Failure,
+    store::{Append, EventStoreExt, Expected, Store, StoreError, StreamId},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Code of a call whose outcome is unknown.
+pub(crate) const IN_DOUBT: &str = "WRITE_IN_DOUBT";
+
+/// Records that calls of `write` tools began and ended, so that no process begins one twice.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteLog {
+    store: Arc<dyn Store>,
+}
+
+/// The state of a call when it is about to begin.
+#[derive(Debug)]
+pub(crate) enum WriteState {
+    /// It has not begun before; it may run.
+    Begun(WriteCall),
+    /// It ended before, with this result.
+    Ended(String),
+}
+
+/// A call that has begun.
+#[derive(Debug)]
+pub(crate) struct WriteCall {
+    log: WriteLog,
+    stream: StreamId,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct WriteBegun<'k> {
+    tool: &'k str,
+    key: &'k str,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct WriteEnded {
+    result: String,
+}
+
+impl WriteLog {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// Records durably that a call begins. Fails with [`IN_DOUBT`] if it began before and nothing
+    /// says how it ended.
+    pub(crate) async fn begin(&self, tool: &str, key: &str) -> Result<WriteState, TaskError> {
+        let stream = stream_of(key).map_err(store_failure)?;
+        let event_type = EventType::new("llm", "write", "begun")?;
+        let event = Event::new(event_type, "aios", &WriteBegun { tool, key })?;
+        let append = Append::new(stream.clone(), vec![event]).with_expected(Expected::Empty);
+        match self.store.append_one(append).await {
+            Ok(_) => Ok(WriteState::Begun(WriteCall { log: self.clone(), stream })),
+            Err(StoreError::Conflict { .. }) => self.earlier(tool, &stream).await,
+            Err(error) => Err(store_failure(error)),
+        }
+    }
+
+    async fn earlier(&self, tool: &str, stream: &StreamId) -> Result<WriteState, TaskError> {
+        let events = self.store.read_stream(stream, 1, 1).await.map_err(store_failure)?;
+        if let Some(ended) = events.first() {
+            let WriteEnded { result } = ended.event.data()?;
+            return Ok(WriteState::Ended(result));
+        }
+        let reason = format!("a call of tool {tool} began before, and its outcome is unknown");
+        Err(TaskError::terminal(Failure::new(IN_DOUBT, reason)))
+    }
+}
+
+impl WriteCall {
+    /// Records the result of the call, for a process that receives the call again.
+    pub(crate) async fn end(self, result: &str) -> Result<(), TaskError> {
+        let event_type = EventType::new("llm", "write", "ended")?;
+        let event = Event::new(event_type, "aios", &WriteEnded { result: result.to_owned() })?;
+        let append = Append::new(self.stream, vec![event]).with_expected(Expected::Exact(1));
+        self.log.store.append_one(append).await.map(drop).map_err(store_failure)
+    }
+}
+
+/// The stream of a call. Keys can be longer than names of streams.
+fn stream_of(key: &str) -> Result<StreamId, StoreError> {
+    let hash = Sha256::digest(key.as_bytes());
+    let hex = hash.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    StreamId::new(format!("llm/writes/{hex}"))
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it is used with `map_err`")]
+fn store_failure(error: StoreError) -> TaskError {
+    let failure = Failure::from_error(error.code(), &error);
+    TaskError { failure, retryable: error.is_retryable() }
+}

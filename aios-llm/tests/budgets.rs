@@ -1,0 +1,99 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::prelude::*;
+use aios_llm::{
+    Conversation, LlmAgent, ModelError,
+    budget::{
+        AtLimit, BUDGET_SIGNAL, Budget, BudgetDecision, Cost, Limits, Price, PriceTable, Spent,
+    },
+    model::{ModelErrorKind, Usage},
+    testing::ScriptedModel,
+};
+use serde_json::json;
+
+use crate::support::{failure, in_time, runtime, scripted, search_call, search_tool, start, text};
+
+#[tokio::test]
+async fn should_sum_requests_tokens_tools_and_cost() {
+    let billed =
+        ModelError::new(ModelErrorKind::InvalidResponse, "cut off").with_usage(Usage::new(100, 1));
+    let model = ScriptedModel::with_results([Err(billed), Ok(search_call("a")), Ok(text("done"))]);
+    let prices =
+        PriceTable::new().with_price("test:scripted", Price::per_million_dollars(1.0, 10.0));
+    let agent = LlmAgent::new(model)
+        .tool(search_tool())
+        .model_retry(RetryPolicy::fixed(2, Duration::from_millis(1)))
+        .budget(Budget::new().prices(prices));
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    in_time(run.result::<String>()).await.unwrap();
+    let spent = *Conversation::of(&run).await.unwrap().spent();
+    // 120 input tokens at $1 and 11 output tokens at $10 per million.
+    let cost = Cost::nanodollars(120 * 1000 + 11 * 10_000);
+    let expected = Spent { requests: 3, usage: Usage::new(120, 11), cost, tool_calls: 1 };
+    assert_eq!(spent, expected);
+}
+
+#[tokio::test]
+async fn should_fail_before_a_call_that_exceeds_a_limit() {
+    let budgets = [
+        ("requests", Budget::new().requests(1)),
+        ("tool_calls", Budget::new().tool_calls(0)),
+        ("output_tokens", Budget::new().output_tokens(5)),
+        ("input_tokens", Budget::new().input_tokens(1)),
+        ("wall_time", Budget::new().wall_time(Duration::ZERO)),
+    ];
+    for (limit, budget) in budgets {
+        let model = scripted([search_call("a"), text("done")]);
+        let agent = LlmAgent::new(Arc::clone(&model)).tool(search_tool()).budget(budget);
+        let failure = failure(&start(&runtime(agent).await).await).await;
+        assert_eq!(
+            (failure.code.as_str(), &failure.details["limit"]),
+            ("BUDGET_EXCEEDED", &json!(limit))
+        );
+        assert!(model.requests().len() < 2, "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn should_limit_the_output_to_the_rest_of_the_budget() {
+    let model = scripted([search_call("a"), text("done")]);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(search_tool());
+    let runtime = runtime(agent.budget(Budget::new().output_tokens(50))).await;
+    in_time(start(&runtime).await.result::<String>()).await.unwrap();
+    let most: Vec<_> = model.requests().iter().map(|it| it.max_output_tokens).collect();
+    assert_eq!(most, [Some(50), Some(45)]);
+}
+
+#[tokio::test]
+async fn should_ask_a_person_to_raise_a_limit() {
+    let model = scripted([search_call("a"), text("done")]);
+    let budget = Budget::new().requests(1).at_limit(AtLimit::Ask);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(search_tool()).budget(budget);
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    let limits = Limits { requests: Some(5), ..Limits::default() };
+    run.signal(BUDGET_SIGNAL, &json!("more")).await.unwrap();
+    run.signal(BUDGET_SIGNAL, &BudgetDecision::Raise { limits }).await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+
+    let other = scripted([search_call("a")]);
+    let budget = Budget::new().requests(1).at_limit(AtLimit::Ask);
+    let runtime = crate::support::runtime(LlmAgent::new(other).tool(search_tool()).budget(budget));
+    let runtime = runtime.await;
+    let stopped = start(&runtime).await;
+    stopped.signal(BUDGET_SIGNAL, &BudgetDecision::Stop).await.unwrap();
+    assert_eq!(failure(&stopped).await.code, "BUDGET_EXCEEDED");
+}
+
+#[tokio::test]
+async fn should_tell_the_model_that_the_budget_is_nearly_used() {
+    let model = scripted([search_call("a"), text("done")]);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(search_tool()).instructions("Be brief.");
+    let runtime = runtime(agent.budget(Budget::new().requests(2).soft_percent(50))).await;
+    in_time(start(&runtime).await.result::<String>()).await.unwrap();
+    let instructions: Vec<_> =
+        model.requests().into_iter().map(|it| it.instructions.unwrap()).collect();
+    assert_eq!(instructions[0], "Be brief.");
+    assert!(instructions[1].contains("requests (1 of 2 used)"));
+}

@@ -1,0 +1,22 @@
+//! Agents on a runtime in memory, and in processes that are killed.
+
+#![allow(
+    missing_docs,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "these are tests"
+)]
+
+mod approvals;
+mod budgets;
+mod conversations;
+mod kill;
+mod loops;
+mod outputs;
+mod support;
+mod tools;
+mod writes;

@@ -1,0 +1,101 @@
+//! A runtime in memory, and tools for its agents.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use aios_agents::{RunHandle, Runtime, RuntimeBuilder, prelude::*};
+use aios_broker::memory::MemoryBroker;
+use aios_llm::{
+    LlmAgent, ModelResponse, RuntimeBuilderExt,
+    model::{Part, Usage},
+    pending_decisions,
+    testing::ScriptedModel,
+    tool::{PendingDecision, Tool},
+};
+use aios_store::memory::MemoryStore;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// No test waits longer than this.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Query {
+    pub(crate) words: String,
+}
+
+pub(crate) async fn search(query: Query) -> Result<String, TaskError> {
+    Ok(format!("found {}", query.words))
+}
+
+pub(crate) fn search_tool() -> Tool {
+    Tool::read("search", "Searches.", search)
+}
+
+/// A response with one call.
+pub(crate) fn call(id: &str, tool: &str, arguments: &Value) -> ModelResponse {
+    ModelResponse::new(vec![Part::tool_call(id, tool, arguments)]).with_usage(Usage::new(10, 5))
+}
+
+pub(crate) fn search_call(words: &str) -> ModelResponse {
+    call("c", "search", &json!({ "words": words }))
+}
+
+pub(crate) fn text(text: &str) -> ModelResponse {
+    ModelResponse::text(text).with_usage(Usage::new(10, 5))
+}
+
+pub(crate) fn scripted(responses: impl IntoIterator<Item = ModelResponse>) -> Arc<ScriptedModel> {
+    Arc::new(ScriptedModel::new(responses))
+}
+
+pub(crate) fn store() -> Arc<dyn Store> {
+    Arc::new(MemoryStore::new())
+}
+
+pub(crate) fn builder(store: &Arc<dyn Store>) -> RuntimeBuilder {
+    Runtime::builder().store(Arc::clone(store)).broker(Arc::new(MemoryBroker::new()))
+}
+
+/// A runtime with this agent as `agent`.
+pub(crate) async fn runtime<O>(agent: LlmAgent<O>) -> Runtime {
+    builder(&store()).llm_agent("agent", agent).unwrap().start().await.unwrap()
+}
+
+pub(crate) async fn in_time<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("in time")
+}
+
+pub(crate) async fn start(runtime: &Runtime) -> RunHandle {
+    runtime.start("agent", "go").await.unwrap()
+}
+
+/// The failure of a run that fails.
+pub(crate) async fn failure(run: &RunHandle) -> Failure {
+    match in_time(run.result::<Value>()).await.unwrap_err() {
+        RunError::Failed { failure, .. } => failure,
+        other => panic!("{other}"),
+    }
+}
+
+/// Waits until the run waits for decisions that fit.
+pub(crate) async fn pending(
+    run: &RunHandle,
+    fits: impl Fn(&[PendingDecision]) -> bool,
+) -> Vec<PendingDecision> {
+    in_time(async {
+        loop {
+            let pending = pending_decisions(&run.status().await.unwrap()).unwrap();
+            if fits(&pending) {
+                return pending;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+/// The only decision that the run waits for.
+pub(crate) async fn one_pending(run: &RunHandle) -> PendingDecision {
+    pending(run, |pending| pending.len() == 1).await.remove(0)
+}

@@ -1,0 +1,154 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::prelude::*;
+use aios_llm::{
+    LlmAgent, LlmAgentError, ModelResponse,
+    model::{Part, ToolCall, ToolResult},
+    testing::{FunctionModel, ScriptedModel},
+    tool::{Effect, Tool, ToolContext},
+};
+use serde_json::json;
+
+use crate::support::{
+    Query, call, failure, in_time, runtime, scripted, search, search_call, search_tool, start, text,
+};
+
+/// The result of the only call of the first response.
+fn first_result(model: &ScriptedModel) -> ToolResult {
+    match &model.requests()[1].messages[2].content[0] {
+        Part::ToolResult(result) => result.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Runs an agent whose model makes this call, and returns what the model is told.
+async fn told(tool: Tool, call: ModelResponse) -> ToolResult {
+    let model = scripted([call, text("done")]);
+    let runtime = runtime(LlmAgent::new(Arc::clone(&model)).tool(tool)).await;
+    in_time(start(&runtime).await.result::<String>()).await.unwrap();
+    first_result(&model)
+}
+
+fn raw_call(arguments: &str) -> ModelResponse {
+    let (id, name) = ("c".to_owned(), "search".to_owned());
+    ModelResponse::new(vec![Part::ToolCall(ToolCall { id, name, arguments: arguments.to_owned() })])
+}
+
+#[tokio::test]
+async fn should_tell_the_model_about_invalid_arguments() {
+    let deep = "[".repeat(10_000);
+    let huge = json!({ "words": "x".repeat(300 * 1024) }).to_string();
+    for (arguments, expected) in [
+        (r#"{"words":7}"#, "/words"),
+        ("{}", "/words: is missing"),
+        ("", "/words: is missing"),
+        ("{words", "not valid JSON"),
+        (deep.as_str(), "not valid JSON"),
+        (huge.as_str(), "at most 262144"),
+    ] {
+        let result = told(search_tool(), raw_call(arguments)).await;
+        assert!(result.is_error);
+        assert!(result.content.contains(expected), "{} for {expected}", result.content);
+    }
+}
+
+#[tokio::test]
+async fn should_tell_the_model_about_unknown_tools() {
+    let result = told(search_tool(), call("c", "serach", &json!({}))).await;
+    assert!(result.is_error && result.content.contains("The tools are: search"));
+}
+
+#[tokio::test]
+async fn should_fail_when_faults_do_not_end() {
+    let model = FunctionModel::new(|_| async { Ok(call("c", "unknown", &json!({}))) });
+    let runtime = runtime(LlmAgent::new(model).tool(search_tool())).await;
+    let failure = failure(&start(&runtime).await).await;
+    assert_eq!(failure.code, "MODEL_FAULTS");
+    assert!(failure.message.contains("4 faulty responses"), "{failure}");
+}
+
+#[tokio::test]
+async fn should_not_repeat_identical_calls_without_end() {
+    let count = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&count);
+    let tool = Tool::read("search", "Searches.", move |query: Query| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        search(query)
+    });
+    let model = FunctionModel::new(|_| async { Ok(search_call("the same")) });
+    let runtime = runtime(LlmAgent::new(model).tool(tool)).await;
+    let failure = failure(&start(&runtime).await).await;
+    assert_eq!(failure.code, "MODEL_FAULTS");
+    assert!(failure.message.contains("same arguments"), "{failure}");
+    assert_eq!(count.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn should_tell_the_model_about_errors_panics_timeouts_and_large_results() {
+    let once = || RetryPolicy::never();
+    let tool = |run: fn() -> Result<String, TaskError>| {
+        Tool::read("search", "Searches.", move |_: Query| async move { run() }).retry(once())
+    };
+    let fails = tool(|| Err(TaskError::terminal(Failure::new("NO_INDEX", "no index"))));
+    let panics = tool(|| panic!("broken"));
+    let hangs = Tool::read("search", "Searches.", |_: Query| {
+        std::future::pending::<Result<String, TaskError>>()
+    });
+    let hangs = hangs.retry(once()).timeout(Duration::from_millis(20));
+    let floods = tool(|| Ok("x".repeat(50 * 1024 * 1024)));
+    for (tool, expected) in [
+        (fails, "no index (NO_INDEX)"),
+        (panics, "AGENT_PANICKED"),
+        (hangs, "TASK_TIMEOUT"),
+        (floods, "TOOL_RESULT_TOO_LARGE"),
+    ] {
+        let result = told(tool, search_call("rust")).await;
+        assert!(result.is_error);
+        assert!(result.content.contains(expected), "{} for {expected}", result.content);
+    }
+}
+
+#[tokio::test]
+async fn should_retry_a_tool_with_the_same_key() {
+    let keys = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&keys);
+    let flaky = move |context: ToolContext, _: Query| {
+        seen.lock().unwrap().push(context.idempotency_key().to_owned());
+        async move {
+            match context.attempt() {
+                1 => Err(std::io::Error::other("try later")),
+                _ => Ok(json!({"pages": 3})),
+            }
+        }
+    };
+    let tool = Tool::with_context("search", "Searches.", Effect::Idempotent, flaky)
+        .retry(RetryPolicy::fixed(2, Duration::from_millis(1)));
+    let result = told(tool, search_call("rust")).await;
+    assert_eq!(result.content, r#"{"pages":3}"#);
+    let keys = keys.lock().unwrap();
+    assert_eq!((keys.len(), &keys[0]), (2, &keys[1]));
+}
+
+#[test]
+fn should_refuse_invalid_agents() {
+    let agent = || LlmAgent::new(ScriptedModel::new([]));
+    let named = |name: &str| Tool::read(name, "Searches.", search);
+    let reason = |agent: LlmAgent| agent.build("agent").unwrap_err().to_string();
+    assert!(reason(agent().tool(named(""))).contains("1 to 64"));
+    assert!(reason(agent().tool(named("no spaces"))).contains("1 to 64"));
+    assert!(reason(agent().tool(named("final_result"))).contains("reserved"));
+    assert!(reason(agent().tool(named("a")).tool(named("a"))).contains("used twice"));
+    assert!(reason(agent().tool(named("a").timeout(Duration::ZERO))).contains("timeout"));
+    assert!(reason(agent().max_turns(0)).contains("max_turns"));
+    assert!(reason(agent().model_timeout(Duration::ZERO)).contains("model_timeout"));
+    let writes = agent().tool(Tool::write("pay", "Pays.", search)).build("agent").unwrap_err();
+    assert_eq!(writes, LlmAgentError::NoWriteLog { tool: "pay".to_owned() });
+    assert_eq!(agent().build("No").unwrap_err().code(), "INVALID_NAME");
+    assert_eq!(agent().build(&"a".repeat(95)).unwrap_err().code(), "INVALID_NAME");
+}

@@ -1,0 +1,85 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::prelude::*;
+use aios_llm::{
+    LlmAgent, RuntimeBuilderExt,
+    model::Part,
+    testing::ScriptedModel,
+    tool::{Resolution, Tool},
+};
+
+use crate::support::{Query, builder, in_time, one_pending, scripted, search_call, store, text};
+
+/// A `write` tool whose first `hanging` calls never end.
+fn tool(calls: &Arc<AtomicU32>, hanging: u32) -> Tool {
+    let calls = Arc::clone(calls);
+    let write = move |query: Query| {
+        let hangs = calls.fetch_add(1, Ordering::SeqCst) < hanging;
+        async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, TaskError>(format!("paid {}", query.words))
+        }
+    };
+    Tool::write("search", "Pays.", write)
+        .timeout(Duration::from_millis(50))
+        .retry(RetryPolicy::fixed(5, Duration::from_millis(1)))
+}
+
+/// Runs a call that hangs and is resolved. Returns what the model is told, and how often it ran.
+async fn resolved(resolution: &Resolution) -> (String, bool, u32) {
+    let (calls, store) = (Arc::new(AtomicU32::new(0)), store());
+    let model = scripted([search_call("ten"), text("done")]);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(tool(&calls, 1));
+    let agent = agent.write_log(Arc::clone(&store));
+    let runtime = builder(&store).llm_agent("agent", agent).unwrap().start().await.unwrap();
+    let run = runtime.start("agent", "go").await.unwrap();
+    let pending = one_pending(&run).await;
+    assert_eq!(pending.in_doubt.unwrap().code, "WRITE_IN_DOUBT");
+    assert_eq!(calls.load(Ordering::SeqCst), 1, "it is not repeated");
+    run.signal(&pending.signal, resolution).await.unwrap();
+    in_time(run.result::<String>()).await.unwrap();
+    let (content, is_error) = result(&model);
+    (content, is_error, calls.load(Ordering::SeqCst))
+}
+
+fn result(model: &ScriptedModel) -> (String, bool) {
+    match &model.requests()[1].messages[2].content[0] {
+        Part::ToolResult(result) => (result.content.clone(), result.is_error),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn should_ask_about_a_write_whose_outcome_is_unknown() {
+    let done = Resolution::Done { result: "paid by hand".to_owned() };
+    assert_eq!(resolved(&done).await, ("paid by hand".to_owned(), false, 1));
+    let fail = Resolution::Fail { reason: "no money".to_owned() };
+    assert_eq!(resolved(&fail).await, ("no money".to_owned(), true, 1));
+    assert_eq!(resolved(&Resolution::Repeat).await, ("paid ten".to_owned(), false, 2));
+}
+
+#[tokio::test]
+async fn should_not_repeat_a_write_that_failed() {
+    let (calls, store) = (Arc::new(AtomicU32::new(0)), store());
+    let counted = Arc::clone(&calls);
+    let tool = Tool::write("search", "Pays.", move |_: Query| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Err::<String, _>(std::io::Error::other("declined")) }
+    });
+    let model = scripted([search_call("ten"), text("done")]);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(tool).write_log(Arc::clone(&store));
+    let runtime = builder(&store).llm_agent("agent", agent).unwrap().start().await.unwrap();
+    let run = runtime.start("agent", "go").await.unwrap();
+    in_time(run.result::<String>()).await.unwrap();
+    let (content, is_error) = result(&model);
+    assert!(is_error && content.contains("declined"), "{content}");
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
