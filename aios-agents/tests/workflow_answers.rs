@@ -8,7 +8,7 @@ use aios_agents::{
     workflow::Target,
 };
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskResult},
+    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskId, TaskResult},
     broker::{Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
     store::{Append, EventStoreExt, PageRequest, TaskFilter, TaskStatus},
 };
@@ -225,6 +225,36 @@ async fn should_wait_for_a_task_in_a_queue_that_moves() {
     for run in runs {
         assert_eq!(result::<u32>(&run).await.unwrap(), 7);
     }
+}
+
+/// Agents that discard redelivered attempts move their queue, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_wait_for_a_task_behind_attempts_that_have_ended() {
+    async fn one(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let call = context.task("ghost", &1).timeout(Duration::from_secs(2));
+        call.retry(RetryPolicy::never()).await
+    }
+    let builder = runtime(&store()).workflow("one", one);
+    let runtime = builder.engine_options(impatient()).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("one", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    for _ in 0..20 {
+        let question = TaskHeartbeat {
+            task_id: TaskId::new("unknown/1"),
+            attempt: 1,
+            progress: Payload::null(),
+            waits: true,
+            asks: true,
+        };
+        let event_type = "agents.ghost.task_heartbeat".parse().unwrap();
+        let question = Event::new(event_type, "ghost-1", &question).unwrap();
+        send(&runtime, &delivery, question).await;
+        #[allow(clippy::disallowed_methods, reason = "a test plays a slow agent")]
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    send(&runtime, &delivery, answer(&task, "ghost", 7).caused_by(&delivery.event)).await;
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]

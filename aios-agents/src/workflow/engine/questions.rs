@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use aios_core::{
     Chain,
-    agent::TaskHeartbeat,
+    agent::{Name, TaskHeartbeat},
     broker::{BrokerExt, Delivery, Publish},
     catalog::agent,
-    event::{Event, EventError, EventType},
+    event::{Event, EventError, EventType, Timestamp},
     store::{EventStore, RecordedEvent, StreamId},
 };
 use tracing::warn;
@@ -32,7 +32,14 @@ impl Engine {
     }
 
     /// Answers a question. If the broker does not take the answer, the agent asks again.
+    ///
+    /// An agent that discards an attempt which has ended moves its queue, so that the tasks behind it
+    /// count as queued. Otherwise their attempts would time out as well, and the queue would fill with
+    /// ended attempts faster than agents can ask about them.
     pub(super) async fn answer(&self, question: Delivery, is_open: bool) {
+        if !is_open && let Ok(agent_type) = Name::new(question.event.event_type.entity()) {
+            self.activity.record(&agent_type, self.clock.now(), Timestamp::MIN);
+        }
         match self.answer_to(&question.event, is_open) {
             Ok(answer) => {
                 if let Err(error) = self.broker.publish_one(Publish::new(answer)).await {
