@@ -204,7 +204,8 @@ impl PostgresOptions {
         self
     }
 
-    /// Sets how long a statement may take, 1 ms to 24 days. Default 30 s.
+    /// Sets how long a statement may take, 1 ms to 24 days. Default 30 s. Migrations of the schema may
+    /// take an hour whatever it is.
     pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout;
         self

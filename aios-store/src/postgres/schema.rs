@@ -1,4 +1,4 @@
-use std::{str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use aios_core::store::StoreError;
 use sqlx::{Connection, Executor, PgConnection};
@@ -21,6 +21,10 @@ const MIGRATIONS: [(&str, &str); 13] = [
     ("usual_metadata", include_str!("../../migrations/postgres/0012_usual_metadata.sql")),
     ("ended_runs", include_str!("../../migrations/postgres/0013_ended_runs.sql")),
 ];
+
+/// How long the migrations may take, and how long other processes wait for them. Migrations of a large
+/// log rewrite read models, which takes longer than any other statement.
+pub(super) const MIGRATION_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Maximum length of a name in bytes: the 63 of PostgreSQL, less room for the suffix of the channel.
 const MAX_NAME: usize = 48;
@@ -96,19 +100,24 @@ impl From<sqlx::Error> for MigrateError {
     }
 }
 
+/// The version of the schema in the database, if it is older than this version of aios needs.
+pub(super) async fn outdated(
+    connection: &mut PgConnection,
+    schema: &Schema,
+) -> Result<Option<u32>, MigrateError> {
+    let found = refuse_newer(version(connection, schema).await?)?;
+    Ok((found < known()).then_some(found))
+}
+
 /// Migrates the schema. Any number of processes may do this at the same time: an advisory lock admits one
 /// of them, and the others then find an up-to-date schema.
 pub(super) async fn migrate(
     connection: &mut PgConnection,
     schema: &Schema,
 ) -> Result<(), MigrateError> {
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
-    if refuse_newer(version(connection, schema).await?, known)? == known {
-        return Ok(());
-    }
     let mut transaction = connection.begin().await?;
     prepare(&mut transaction, schema).await?;
-    let found = refuse_newer(version(&mut transaction, schema).await?, known)?;
+    let found = refuse_newer(version(&mut transaction, schema).await?)?;
     for (version, (name, sql)) in (1_u32..).zip(MIGRATIONS) {
         if version > found {
             transaction.execute(&*schema.fill(sql)).await?;
@@ -118,13 +127,22 @@ pub(super) async fn migrate(
     Ok(transaction.commit().await?)
 }
 
-fn refuse_newer(found: u32, known: u32) -> Result<u32, MigrateError> {
+/// The version that this version of aios needs.
+fn known() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
+}
+
+fn refuse_newer(found: u32) -> Result<u32, MigrateError> {
+    let known = known();
     if found > known { Err(MigrateError::Newer { found, known }) } else { Ok(found) }
 }
 
 async fn prepare(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<()> {
-    let lock = schema.lock("migrate");
-    let lock = format!("SELECT pg_advisory_xact_lock({lock})");
+    let (limit, lock) = (MIGRATION_LIMIT.as_millis(), schema.lock("migrate"));
+    let lock = format!(
+        "SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit}; \
+         SELECT pg_advisory_xact_lock({lock})"
+    );
     connection.execute(&*lock).await?;
     if !exists(connection, schema).await? {
         connection.execute(&*schema.fill("CREATE SCHEMA {schema}")).await?;

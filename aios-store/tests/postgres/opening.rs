@@ -1,6 +1,6 @@
 //! Opening a database: migrations, options and errors.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use aios_core::{
     failure::Failure,
@@ -8,7 +8,10 @@ use aios_core::{
 };
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{
+    Connection, Executor, PgConnection,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 use tokio::task::JoinSet;
 
 use super::{event, options};
@@ -25,6 +28,36 @@ async fn should_migrate_once_when_many_open_at_the_same_time() {
         let appended = store.unwrap().append_one(append).await.unwrap();
         assert_eq!(appended.version, number);
     }
+}
+
+/// The key of the lock under which the schema is migrated.
+fn migration_lock(schema: &str) -> i64 {
+    let bytes = format!("aios:migrate:{schema}").into_bytes();
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash.cast_signed()
+}
+
+/// The migrations of a large log take longer than any other statement, and so does the wait for another
+/// process that migrates.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_migrate_for_longer_than_the_statement_timeout() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let schema = server.new_name();
+    let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
+    let options = options.with_statement_timeout(Duration::from_millis(500));
+    let options = options.with_lock_timeout(Duration::from_millis(500));
+    let mut other = PgConnection::connect(&server.url()).await.unwrap();
+    let lock = format!("SELECT pg_advisory_lock({})", migration_lock(&schema));
+    other.execute(&*lock).await.unwrap();
+    let migrating = tokio::spawn(async move {
+        other.execute("SELECT pg_sleep(4)").await.unwrap();
+        other.close().await.unwrap();
+    });
+    let store = PostgresStore::connect_with(options).await.unwrap();
+    assert!(migrating.is_finished());
+    assert_eq!(store.head().await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

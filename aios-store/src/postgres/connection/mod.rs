@@ -20,6 +20,7 @@ use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
+use tracing::info;
 
 pub use self::tls::Tls;
 pub(crate) use self::{
@@ -31,7 +32,7 @@ pub(crate) use self::{
 use super::{
     error::{is_lost, is_read_only, store_error},
     options::{Pooler, PostgresOptions, Source},
-    schema::{MigrateError, Schema, migrate},
+    schema::{MIGRATION_LIMIT, MigrateError, Schema, migrate, outdated},
 };
 
 /// How much longer than the server's statement timeout the client waits, so that an error of the server
@@ -40,6 +41,9 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Time limit of the additional attempt to connect that finds out why the pool has no connection.
 const PROBE: Duration = Duration::from_secs(1);
+
+/// Name of the migration in errors.
+const MIGRATE: &str = "migrate the schema";
 
 /// Number of prepared statements that each connection caches. This adapter has fewer.
 const STATEMENTS: usize = 64;
@@ -86,15 +90,31 @@ impl Database {
 
     async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.acquire().await?;
-        let work = async { Ok(migrate(&mut connection, self.schema()).await) };
-        let result = self.bounded("migrate the schema", self.limit(), work).await?;
+        let work = async { Ok(outdated(&mut connection, self.schema()).await) };
+        let version = self.bounded(MIGRATE, self.limit(), work).await?;
+        if let Some(version) = version.map_err(|error| self.not_migrated(error))? {
+            info!(
+                schema = self.schema().name(),
+                version,
+                server = self.name(),
+                "migrating the schema, or waiting for another process that does"
+            );
+            let limit = MIGRATION_LIMIT.saturating_add(GRACE);
+            let work = async { Ok(migrate(&mut connection, self.schema()).await) };
+            let result = self.bounded(MIGRATE, limit, work).await?;
+            result.map_err(|error| self.not_migrated(error))?;
+        }
         connection.release();
-        result.map_err(|error| match error {
+        Ok(())
+    }
+
+    fn not_migrated(&self, error: MigrateError) -> StoreError {
+        match error {
             MigrateError::Newer { found, known } => {
                 StoreError::NewerSchema { database: self.name().to_owned(), found, known }
             }
-            MigrateError::Driver(error) => self.error("migrate the schema", error),
-        })
+            MigrateError::Driver(error) => self.error(MIGRATE, error),
+        }
     }
 
     pub(crate) fn schema(&self) -> &Schema {
