@@ -54,7 +54,8 @@
 //! | [`agent`] | [`LlmAgent`] and its registration |
 //! | [`budget`] | limits, prices, the sums of a run |
 //! | [`conversation`] | the conversation of a run: reading, continuing, changing it |
-//! | `testing` | models that make no requests (feature `testing`) |
+//! | `providers` | models of providers over HTTP (feature `providers`) |
+//! | `testing` | models that make no requests, and a provider on this machine (feature `testing`) |
 //!
 //! # Guarantees
 //!
@@ -69,6 +70,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
+//! | `providers` | the module `providers`: `OpenAI` chat completions, Anthropic messages |
 //! | `testing` | the module `testing` |
 //!
 //! All are off by default.
@@ -79,6 +81,8 @@ pub mod agent;
 pub mod budget;
 pub mod conversation;
 pub mod model;
+#[cfg(feature = "providers")]
+pub mod providers;
 mod schema;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -17,6 +17,7 @@ mod conversations;
 mod kill;
 mod loops;
 mod outputs;
+mod providers;
 mod support;
 mod tools;
 mod writes;

@@ -1,4 +1,4 @@
-//! Models for tests, which make no requests.
+//! Models for tests, which make no requests, and a provider on this machine.
 //!
 //! ```
 //! use aios_llm::{LanguageModel, ModelRequest, ModelResponse, testing::ScriptedModel};
@@ -13,11 +13,16 @@
 //! # }
 //! ```
 
+mod fake_provider;
 mod function;
 mod recorded;
 mod schema;
 mod scripted;
 
 pub use self::{
-    function::FunctionModel, recorded::Recorded, schema::SchemaModel, scripted::ScriptedModel,
+    fake_provider::{FakeProvider, FakeReply, FakeRequest},
+    function::FunctionModel,
+    recorded::Recorded,
+    schema::SchemaModel,
+    scripted::ScriptedModel,
 };

@@ -1,0 +1,304 @@
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+
+use super::{
+    ProviderOptions,
+    connection::Connection,
+    error::invalid_response,
+    server_events::{self, Assemble},
+};
+use crate::model::{
+    Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelRequest,
+    ModelResponse, ModelStream, Part, Role, StreamEvent, ToolCall, ToolChoice, Usage,
+};
+
+const URL: &str = "https://api.anthropic.com";
+const VERSION: &str = "2023-06-01";
+
+/// A model behind the messages of Anthropic.
+///
+/// The protocol requires a maximum number of output tokens; requests without one get
+/// [`DEFAULT_MAX_OUTPUT_TOKENS`](Self::DEFAULT_MAX_OUTPUT_TOKENS).
+#[derive(Debug)]
+pub struct AnthropicModel {
+    connection: Connection,
+    capabilities: Capabilities,
+}
+
+impl AnthropicModel {
+    /// The maximum number of output tokens of requests that have none.
+    pub const DEFAULT_MAX_OUTPUT_TOKENS: u32 = 4096;
+
+    /// Creates the model. Nothing is requested yet. The default base URL is
+    /// `https://api.anthropic.com`.
+    ///
+    /// # Errors
+    ///
+    /// `MODEL_INVALID_REQUEST` if the URL or the key is invalid.
+    pub fn new(options: ProviderOptions) -> Result<Self, ModelError> {
+        let headers =
+            [("x-api-key", options.api_key.clone()), ("anthropic-version", VERSION.to_owned())];
+        let capabilities = options.capabilities.unwrap_or(Capabilities::none().with_tools(true));
+        let connection = Connection::new(options, "anthropic", URL, "v1/messages", &headers)?;
+        Ok(Self { connection, capabilities })
+    }
+
+    fn body(&self, request: &ModelRequest) -> Map<String, Value> {
+        let mut body = Map::new();
+        let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+        set("model", self.connection.model.as_str().into());
+        let limit = request.max_output_tokens.unwrap_or(Self::DEFAULT_MAX_OUTPUT_TOKENS);
+        set("max_tokens", limit.into());
+        set("messages", request.messages.iter().map(message).collect());
+        if let Some(instructions) = &request.instructions {
+            set("system", instructions.as_str().into());
+        }
+        if !request.tools.is_empty() {
+            let tools = request.tools.iter().map(|tool| {
+                json!({
+                    "name": tool.name,
+                    "description": tool.description,
+                    "input_schema": tool.parameters,
+                })
+            });
+            set("tools", tools.collect());
+            set("tool_choice", tool_choice(&request.tool_choice));
+        }
+        if let Some(temperature) = request.temperature {
+            set("temperature", temperature.into());
+        }
+        if !request.stop.is_empty() {
+            set("stop_sequences", json!(request.stop));
+        }
+        body
+    }
+}
+
+#[async_trait]
+impl LanguageModel for AnthropicModel {
+    fn name(&self) -> &str {
+        &self.connection.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        let body = self.connection.post_whole(&self.body(request).into()).await?;
+        let mut assembly = Assembly::new(self.name());
+        assembly.take_usage(body.get("usage"));
+        let blocks = body.get("content").and_then(Value::as_array);
+        assembly.blocks = blocks.into_iter().flatten().filter_map(block).collect();
+        assembly.finish = finish(&body);
+        assembly.response()
+    }
+
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
+        let mut body = self.body(request);
+        body.insert("stream".to_owned(), true.into());
+        let response = self.connection.post(&body.into()).await?;
+        Ok(server_events::read(self.name(), response, Assembly::new(self.name())))
+    }
+}
+
+fn message(message: &Message) -> Value {
+    let role = if message.role == Role::Assistant { "assistant" } else { "user" };
+    let content: Vec<_> = message.content.iter().filter_map(part).collect();
+    json!({"role": role, "content": content})
+}
+
+fn part(part: &Part) -> Option<Value> {
+    Some(match part {
+        // Empty texts are rejected.
+        Part::Text { text } if text.is_empty() => return None,
+        Part::Text { text } => json!({"type": "text", "text": text}),
+        Part::Image { source } => {
+            let source = match source {
+                ImageSource::Url(url) => json!({"type": "url", "url": url}),
+                ImageSource::Base64 { media_type, data } => {
+                    json!({"type": "base64", "media_type": media_type, "data": data})
+                }
+            };
+            json!({"type": "image", "source": source})
+        }
+        Part::File { reference, .. } => {
+            let source = if reference.contains("://") {
+                json!({"type": "url", "url": reference})
+            } else {
+                json!({"type": "file", "file_id": reference})
+            };
+            json!({"type": "document", "source": source})
+        }
+        // Reasoning without a signature is rejected.
+        Part::Reasoning { text, signature } => {
+            let signature = signature.as_ref()?;
+            json!({"type": "thinking", "thinking": text, "signature": signature})
+        }
+        Part::ToolCall(call) => {
+            // Only objects are accepted; the result of the call says that others were invalid.
+            let input: Option<Value> = serde_json::from_str(&call.arguments).ok();
+            let input = input.filter(Value::is_object).unwrap_or_else(|| json!({}));
+            json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input})
+        }
+        Part::ToolResult(result) => json!({
+            "type": "tool_result",
+            "tool_use_id": result.call_id,
+            "content": result.content,
+            "is_error": result.is_error,
+        }),
+    })
+}
+
+fn tool_choice(choice: &ToolChoice) -> Value {
+    match choice {
+        ToolChoice::Auto => json!({"type": "auto"}),
+        ToolChoice::Required => json!({"type": "any"}),
+        ToolChoice::None => json!({"type": "none"}),
+        ToolChoice::Tool(name) => json!({"type": "tool", "name": name}),
+    }
+}
+
+fn finish(body: &Value) -> Option<FinishReason> {
+    Some(match body.get("stop_reason")?.as_str()? {
+        "end_turn" | "stop_sequence" => FinishReason::Stop,
+        "tool_use" => FinishReason::ToolCalls,
+        "max_tokens" | "model_context_window_exceeded" => FinishReason::Length,
+        "refusal" => FinishReason::Refusal,
+        other => FinishReason::Other(other.to_owned()),
+    })
+}
+
+/// A block of a response. The input of a tool is empty at the start of a stream.
+fn block(block: &Value) -> Option<Part> {
+    let text = |name: &str| block.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Some(match block.get("type")?.as_str()? {
+        "text" => Part::Text { text: text("text") },
+        "thinking" => {
+            let signature = Some(text("signature")).filter(|text| !text.is_empty());
+            Part::Reasoning { text: text("thinking"), signature }
+        }
+        "tool_use" => {
+            let input = block.get("input").map(Value::to_string).unwrap_or_default();
+            Part::ToolCall(ToolCall { id: text("id"), name: text("name"), arguments: input })
+        }
+        _ => return None,
+    })
+}
+
+/// A response, of which pieces have arrived.
+struct Assembly {
+    name: String,
+    blocks: Vec<Part>,
+    /// Place of the current block; `None` if it is of an unknown type.
+    current: Option<usize>,
+    usage: Usage,
+    finish: Option<FinishReason>,
+}
+
+impl Assembly {
+    fn new(name: &str) -> Self {
+        let (name, usage) = (name.to_owned(), Usage::default());
+        Self { name, blocks: Vec::new(), current: None, usage, finish: None }
+    }
+
+    fn take_usage(&mut self, usage: Option<&Value>) {
+        let count = |name: &str| usage.and_then(|usage| usage.get(name)).and_then(Value::as_u64);
+        if let Some(input) = count("input_tokens") {
+            let cached = count("cache_read_input_tokens").unwrap_or(0);
+            let written = count("cache_creation_input_tokens").unwrap_or(0);
+            self.usage.input_tokens = input.saturating_add(cached).saturating_add(written);
+            self.usage.cached_input_tokens = cached;
+        }
+        if let Some(output) = count("output_tokens") {
+            self.usage.output_tokens = output;
+        }
+    }
+
+    fn begin_block(&mut self, event: &Value) -> Option<StreamEvent> {
+        self.current = None;
+        let mut block = block(event.get("content_block")?)?;
+        if let Part::ToolCall(call) = &mut block {
+            call.arguments.clear();
+        }
+        self.current = Some(self.blocks.len());
+        let begun = match &block {
+            Part::ToolCall(call) => Some(StreamEvent::ToolCall {
+                index: self.calls(),
+                id: call.id.clone(),
+                name: call.name.clone(),
+                arguments: String::new(),
+            }),
+            _ => None,
+        };
+        self.blocks.push(block);
+        begun
+    }
+
+    fn calls(&self) -> usize {
+        self.blocks.iter().filter(|part| matches!(part, Part::ToolCall(_))).count()
+    }
+
+    fn take_delta(&mut self, event: &Value) -> Option<StreamEvent> {
+        let index = self.calls().saturating_sub(1);
+        let part = self.blocks.get_mut(self.current?)?;
+        let more = |name: &str| event.pointer(&format!("/delta/{name}")).and_then(Value::as_str);
+        match part {
+            Part::Text { text } => {
+                let more = more("text")?;
+                text.push_str(more);
+                Some(StreamEvent::Text(more.to_owned()))
+            }
+            Part::Reasoning { text, signature } => {
+                if let Some(more) = more("signature") {
+                    signature.get_or_insert_default().push_str(more);
+                }
+                let more = more("thinking")?;
+                text.push_str(more);
+                Some(StreamEvent::Reasoning(more.to_owned()))
+            }
+            Part::ToolCall(call) => {
+                let arguments = more("partial_json")?.to_owned();
+                call.arguments.push_str(&arguments);
+                let (id, name) = (String::new(), String::new());
+                Some(StreamEvent::ToolCall { index, id, name, arguments })
+            }
+            _ => None,
+        }
+    }
+
+    fn response(&mut self) -> Result<ModelResponse, ModelError> {
+        let Some(finish_reason) = self.finish.take() else {
+            let error = invalid_response(&self.name, "ended before it was complete");
+            return Err(error.with_usage(self.usage));
+        };
+        let response = ModelResponse::new(std::mem::take(&mut self.blocks));
+        let response = response.with_finish_reason(finish_reason).with_usage(self.usage);
+        Ok(response.with_model(self.name.as_str()))
+    }
+}
+
+impl Assemble for Assembly {
+    fn take(&mut self, event: &Value) -> Result<Vec<StreamEvent>, ModelError> {
+        let pieces = match event.get("type").and_then(Value::as_str).unwrap_or_default() {
+            "message_start" => {
+                self.take_usage(event.pointer("/message/usage"));
+                None
+            }
+            "content_block_start" => self.begin_block(event),
+            "content_block_delta" => self.take_delta(event),
+            "message_delta" => {
+                self.take_usage(event.get("usage"));
+                self.finish = event.get("delta").and_then(finish).or(self.finish.take());
+                None
+            }
+            "message_stop" => Some(StreamEvent::Finished(self.response()?)),
+            _ => None,
+        };
+        Ok(pieces.into_iter().collect())
+    }
+
+    fn take_done(&mut self) -> Result<Vec<StreamEvent>, ModelError> {
+        Ok(Vec::new())
+    }
+}

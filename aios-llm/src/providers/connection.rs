@@ -1,0 +1,123 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use reqwest::{Client, Response, Url, header::HeaderMap};
+use serde_json::Value;
+
+use super::{
+    ProviderOptions,
+    error::{invalid_response, of_status, of_transport},
+    options::is_local,
+};
+use crate::model::{ModelError, ModelErrorKind, check_real_requests};
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest response that is read, in bytes.
+pub(super) const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
+
+/// A client for one URL of a provider.
+pub(super) struct Connection {
+    pub(super) name: String,
+    pub(super) model: String,
+    client: Client,
+    url: Url,
+    headers: HeaderMap,
+}
+
+impl Connection {
+    /// A client that posts to `path` under the base URL.
+    pub(super) fn new(
+        options: ProviderOptions,
+        provider: &str,
+        default_url: &str,
+        path: &str,
+        headers: &[(&'static str, String)],
+    ) -> Result<Self, ModelError> {
+        let model = options.model;
+        let name = options.name.unwrap_or_else(|| format!("{provider}:{model}"));
+        let base = options.base_url.as_deref().unwrap_or(default_url).trim_end_matches('/');
+        let url = format!("{base}/{path}").parse();
+        let url = url.map_err(|error| invalid(&name, "the base URL is invalid", error))?;
+        let mut all = HeaderMap::new();
+        for (header, value) in headers {
+            let mut value: reqwest::header::HeaderValue = value
+                .parse()
+                .map_err(|error| invalid(&name, "the key contains invalid characters", error))?;
+            value.set_sensitive(true);
+            all.insert(*header, value);
+        }
+        let client = client(options.timeout, &name)?;
+        Ok(Self { name, model, client, url, headers: all })
+    }
+
+    /// Posts a request. A response whose status is not 200 is an error.
+    pub(super) async fn post(&self, body: &Value) -> Result<Response, ModelError> {
+        if !is_local(&self.url) {
+            check_real_requests(&self.name)?;
+        }
+        let request = self.client.post(self.url.clone()).headers(self.headers.clone());
+        let request = request.header("content-type", "application/json").body(body.to_string());
+        let response = request.send().await.map_err(|error| of_transport(&self.name, error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        // The status alone says what happened if the body cannot be read.
+        let body = self.text(response).await.unwrap_or_default();
+        Err(of_status(&self.name, status, &headers, &body))
+    }
+
+    /// Posts a request and reads the whole response.
+    pub(super) async fn post_whole(&self, body: &Value) -> Result<Value, ModelError> {
+        let text = self.text(self.post(body).await?).await?;
+        serde_json::from_str(&text).map_err(|_| invalid_response(&self.name, "is not valid JSON"))
+    }
+
+    async fn text(&self, mut response: Response) -> Result<String, ModelError> {
+        let mut bytes = Vec::new();
+        loop {
+            let chunk = response.chunk().await.map_err(|error| of_transport(&self.name, error))?;
+            let Some(chunk) = chunk else { break };
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > MAX_RESPONSE_BYTES {
+                return Err(invalid_response(&self.name, "is too large"));
+            }
+        }
+        String::from_utf8(bytes).map_err(|_| invalid_response(&self.name, "is not UTF-8"))
+    }
+}
+
+fn client(timeout: Duration, name: &str) -> Result<Client, ModelError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| invalid(name, "the TLS configuration is invalid", error))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .timeout(timeout)
+        .connect_timeout(timeout.min(CONNECT_TIMEOUT))
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .build()
+        .map_err(|error| invalid(name, "the HTTP client cannot be created", error))
+}
+
+fn invalid(
+    name: &str,
+    reason: &str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> ModelError {
+    let reason = format!("{name}: {reason}");
+    ModelError::new(ModelErrorKind::InvalidRequest, reason).with_source(error)
+}
+
+/// The headers, which contain the key, are not shown.
+impl fmt::Debug for Connection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Connection").field(&self.name).finish()
+    }
+}

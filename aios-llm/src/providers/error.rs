@@ -1,0 +1,83 @@
+//! Errors of providers. Their texts never contain the request.
+
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+
+use crate::model::{ModelError, ModelErrorKind};
+
+/// Longest message of a provider that is kept, in characters.
+const MAX_MESSAGE: usize = 500;
+
+/// Texts by which providers say that a request is too long.
+const OVERFLOW: [&str; 5] = [
+    "context_length_exceeded",
+    "maximum context length",
+    "prompt is too long",
+    "exceeds the context window",
+    "input token count",
+];
+
+pub(super) fn invalid_response(name: &str, what: &str) -> ModelError {
+    ModelError::new(ModelErrorKind::InvalidResponse, format!("the response of {name} {what}"))
+}
+
+/// The error of a request, without its URL, which can contain keys.
+pub(super) fn of_transport(name: &str, error: reqwest::Error) -> ModelError {
+    let (kind, what) = if error.is_timeout() {
+        (ModelErrorKind::Timeout, "did not answer in time")
+    } else if error.is_body() || error.is_decode() {
+        (ModelErrorKind::InvalidResponse, "closed the connection before the end of the response")
+    } else {
+        (ModelErrorKind::Unavailable, "cannot be reached")
+    };
+    ModelError::new(kind, format!("{name} {what}")).with_source(error.without_url())
+}
+
+pub(super) fn of_status(name: &str, status: u16, headers: &HeaderMap, body: &str) -> ModelError {
+    let is_overflow = OVERFLOW.iter().any(|text| body.contains(text));
+    let kind = match status {
+        400 | 413 if is_overflow => ModelErrorKind::ContextOverflow,
+        401 | 403 => ModelErrorKind::Unauthorized,
+        408 | 504 => ModelErrorKind::Timeout,
+        429 => ModelErrorKind::RateLimited,
+        503 | 529 => ModelErrorKind::Overloaded,
+        400..500 => ModelErrorKind::InvalidRequest,
+        _ => ModelErrorKind::Backend,
+    };
+    let body: Value = serde_json::from_str(body).unwrap_or_default();
+    let message = message_of(&body);
+    let error = ModelError::new(kind, format!("{name} answered with status {status}: {message}"));
+    let error = error.with_retryable(kind.is_retryable() || status >= 500);
+    match retry_after(headers) {
+        Some(delay) => error.with_retry_after(delay),
+        None => error,
+    }
+}
+
+/// An error that a provider reports within a stream.
+pub(super) fn of_event(name: &str, event: &Value) -> ModelError {
+    let error_type = event.pointer("/error/type").and_then(Value::as_str).unwrap_or_default();
+    let kind = match error_type {
+        "overloaded_error" => ModelErrorKind::Overloaded,
+        "rate_limit_error" => ModelErrorKind::RateLimited,
+        "invalid_request_error" => ModelErrorKind::InvalidRequest,
+        _ => ModelErrorKind::Backend,
+    };
+    let reason = format!("{name} reported an error in the response: {}", message_of(event));
+    ModelError::new(kind, reason).with_retryable(kind != ModelErrorKind::InvalidRequest)
+}
+
+/// The provider's message in the body of an error.
+fn message_of(body: &Value) -> String {
+    let message = body.pointer("/error/message").and_then(Value::as_str);
+    message.unwrap_or("no reason").chars().take(MAX_MESSAGE).collect()
+}
+
+/// The delay that a provider asks for, in seconds or milliseconds.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
+    let millis = number("retry-after-ms").map(|millis| millis / 1000.0);
+    Duration::try_from_secs_f64(millis.or_else(|| number("retry-after"))?).ok()
+}

@@ -1,0 +1,311 @@
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+
+use super::{
+    ProviderOptions,
+    connection::Connection,
+    error::invalid_response,
+    server_events::{self, Assemble},
+};
+use crate::model::{
+    Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelRequest,
+    ModelResponse, ModelStream, OutputSchema, Part, Role, StreamEvent, ToolCall, ToolChoice, Usage,
+};
+
+const URL: &str = "https://api.openai.com/v1";
+/// Longest name of a schema.
+const MAX_SCHEMA_NAME: usize = 64;
+
+/// A model behind the chat completions of `OpenAI`, or of a provider or server that speaks them.
+///
+/// Reasoning is not sent back, because the protocol has no place for it.
+#[derive(Debug)]
+pub struct OpenAiModel {
+    connection: Connection,
+    capabilities: Capabilities,
+    /// Name of the field that limits the output. Other providers know the old one only.
+    limit_field: &'static str,
+}
+
+impl OpenAiModel {
+    /// Creates the model. Nothing is requested yet. The default base URL is
+    /// `https://api.openai.com/v1`.
+    ///
+    /// # Errors
+    ///
+    /// `MODEL_INVALID_REQUEST` if the URL or the key is invalid.
+    pub fn new(options: ProviderOptions) -> Result<Self, ModelError> {
+        let key = ("authorization", format!("Bearer {}", options.api_key));
+        let limit_field =
+            if options.base_url.is_some() { "max_tokens" } else { "max_completion_tokens" };
+        let capabilities = options.capabilities.unwrap_or(Capabilities::all());
+        let connection = Connection::new(options, "openai", URL, "chat/completions", &[key])?;
+        Ok(Self { connection, capabilities, limit_field })
+    }
+
+    fn body(&self, request: &ModelRequest) -> Map<String, Value> {
+        let mut body = Map::new();
+        let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+        set("model", self.connection.model.as_str().into());
+        set("messages", messages(request));
+        if !request.tools.is_empty() {
+            let tools = request.tools.iter().map(|tool| {
+                json!({"type": "function", "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": tool.parameters,
+                }})
+            });
+            set("tools", tools.collect());
+            set("tool_choice", tool_choice(&request.tool_choice));
+        }
+        if let Some(output) = &request.output {
+            set("response_format", response_format(output));
+        }
+        if let Some(tokens) = request.max_output_tokens {
+            set(self.limit_field, tokens.into());
+        }
+        if let Some(temperature) = request.temperature {
+            set("temperature", temperature.into());
+        }
+        if !request.stop.is_empty() {
+            set("stop", json!(request.stop));
+        }
+        body
+    }
+}
+
+#[async_trait]
+impl LanguageModel for OpenAiModel {
+    fn name(&self) -> &str {
+        &self.connection.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        let name = self.name();
+        let body = self.connection.post_whole(&self.body(request).into()).await?;
+        let choice = body.pointer("/choices/0");
+        let choice = choice.ok_or_else(|| invalid_response(name, "has no choice"))?;
+        let mut assembly = Assembly::new(name);
+        assembly.take_usage(&body);
+        let message = choice.get("message").unwrap_or(&Value::Null);
+        assembly.take_delta(message);
+        assembly.finish = finish(choice);
+        assembly.response()
+    }
+
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
+        let mut body = self.body(request);
+        body.insert("stream".to_owned(), true.into());
+        body.insert("stream_options".to_owned(), json!({"include_usage": true}));
+        let response = self.connection.post(&body.into()).await?;
+        Ok(server_events::read(self.name(), response, Assembly::new(self.name())))
+    }
+}
+
+fn messages(request: &ModelRequest) -> Value {
+    let system = request.instructions.iter().map(|text| json!({"role": "system", "content": text}));
+    system.chain(request.messages.iter().flat_map(message)).collect()
+}
+
+fn message(message: &Message) -> Vec<Value> {
+    match message.role {
+        Role::User => {
+            let content: Vec<_> = message.content.iter().filter_map(user_part).collect();
+            vec![json!({"role": "user", "content": content})]
+        }
+        Role::Assistant => vec![assistant(message)],
+        Role::Tool => {
+            let results = message.content.iter().filter_map(|part| match part {
+                Part::ToolResult(result) => Some(result),
+                _ => None,
+            });
+            let result = |result: &crate::model::ToolResult| json!({"role": "tool", "tool_call_id": result.call_id, "content": result.content});
+            results.map(result).collect()
+        }
+    }
+}
+
+fn user_part(part: &Part) -> Option<Value> {
+    Some(match part {
+        Part::Text { text } => json!({"type": "text", "text": text}),
+        Part::Image { source } => {
+            let url = match source {
+                ImageSource::Url(url) => url.clone(),
+                ImageSource::Base64 { media_type, data } => {
+                    format!("data:{media_type};base64,{data}")
+                }
+            };
+            json!({"type": "image_url", "image_url": {"url": url}})
+        }
+        Part::File { reference, .. } => json!({"type": "file", "file": {"file_id": reference}}),
+        _ => return None,
+    })
+}
+
+fn assistant(message: &Message) -> Value {
+    let calls = message.content.iter().filter_map(|part| match part {
+        Part::ToolCall(call) => Some(json!({
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        })),
+        _ => None,
+    });
+    let calls: Vec<_> = calls.collect();
+    let text = message.text();
+    match (text.is_empty(), calls.is_empty()) {
+        (_, true) => json!({"role": "assistant", "content": text}),
+        (true, false) => json!({"role": "assistant", "content": null, "tool_calls": calls}),
+        (false, false) => json!({"role": "assistant", "content": text, "tool_calls": calls}),
+    }
+}
+
+fn tool_choice(choice: &ToolChoice) -> Value {
+    match choice {
+        ToolChoice::Auto => "auto".into(),
+        ToolChoice::Required => "required".into(),
+        ToolChoice::None => "none".into(),
+        ToolChoice::Tool(name) => json!({"type": "function", "function": {"name": name}}),
+    }
+}
+
+fn response_format(output: &OutputSchema) -> Value {
+    let is_valid = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
+    let name: String = output.name.chars().filter(is_valid).take(MAX_SCHEMA_NAME).collect();
+    let name = if name.is_empty() { "output".to_owned() } else { name };
+    json!({"type": "json_schema", "json_schema": {"name": name, "schema": output.schema}})
+}
+
+fn finish(choice: &Value) -> Option<FinishReason> {
+    Some(match choice.get("finish_reason")?.as_str()? {
+        "stop" => FinishReason::Stop,
+        "tool_calls" | "function_call" => FinishReason::ToolCalls,
+        "length" => FinishReason::Length,
+        "content_filter" => FinishReason::Refusal,
+        other => FinishReason::Other(other.to_owned()),
+    })
+}
+
+/// A response, of which pieces have arrived.
+struct Assembly {
+    name: String,
+    text: String,
+    reasoning: String,
+    refusal: String,
+    calls: Vec<ToolCall>,
+    usage: Usage,
+    finish: Option<FinishReason>,
+}
+
+impl Assembly {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            text: String::new(),
+            reasoning: String::new(),
+            refusal: String::new(),
+            calls: Vec::new(),
+            usage: Usage::default(),
+            finish: None,
+        }
+    }
+
+    fn take_usage(&mut self, body: &Value) {
+        let count = |path: &str| body.pointer(path).and_then(Value::as_u64);
+        let Some(input_tokens) = count("/usage/prompt_tokens") else { return };
+        self.usage = Usage {
+            input_tokens,
+            cached_input_tokens: count("/usage/prompt_tokens_details/cached_tokens").unwrap_or(0),
+            output_tokens: count("/usage/completion_tokens").unwrap_or(0),
+            reasoning_tokens: count("/usage/completion_tokens_details/reasoning_tokens")
+                .unwrap_or(0),
+        };
+    }
+
+    /// Adds a message, or a part of one.
+    fn take_delta(&mut self, delta: &Value) -> Vec<StreamEvent> {
+        let mut pieces = Vec::new();
+        let text = |name: &str| delta.get(name).and_then(Value::as_str).filter(|it| !it.is_empty());
+        if let Some(text) = text("reasoning_content") {
+            self.reasoning.push_str(text);
+            pieces.push(StreamEvent::Reasoning(text.to_owned()));
+        }
+        if let Some(text) = text("content") {
+            self.text.push_str(text);
+            pieces.push(StreamEvent::Text(text.to_owned()));
+        }
+        if let Some(text) = text("refusal") {
+            self.refusal.push_str(text);
+        }
+        let calls = delta.get("tool_calls").and_then(Value::as_array);
+        for (place, call) in calls.into_iter().flatten().enumerate() {
+            pieces.extend(self.take_call(place, call));
+        }
+        pieces
+    }
+
+    fn take_call(&mut self, place: usize, call: &Value) -> Option<StreamEvent> {
+        let index = call.get("index").and_then(Value::as_u64);
+        let index = index.map_or(Some(place), |index| usize::try_from(index).ok())?;
+        if index > self.calls.len() {
+            return None;
+        }
+        if index == self.calls.len() {
+            let empty = String::new;
+            self.calls.push(ToolCall { id: empty(), name: empty(), arguments: empty() });
+        }
+        let text =
+            |path: &str| call.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (id, name, arguments) =
+            (text("/id"), text("/function/name"), text("/function/arguments"));
+        let known = self.calls.get_mut(index)?;
+        if known.id.is_empty() {
+            known.id.clone_from(&id);
+        }
+        if known.name.is_empty() {
+            known.name.clone_from(&name);
+        }
+        known.arguments.push_str(&arguments);
+        Some(StreamEvent::ToolCall { index, id, name, arguments })
+    }
+
+    fn response(&mut self) -> Result<ModelResponse, ModelError> {
+        let Some(mut finish_reason) = self.finish.take() else {
+            let error = invalid_response(&self.name, "ended before it was complete");
+            return Err(error.with_usage(self.usage));
+        };
+        let mut content = Vec::new();
+        if !self.reasoning.is_empty() {
+            let text = std::mem::take(&mut self.reasoning);
+            content.push(Part::Reasoning { text, signature: None });
+        }
+        if !self.refusal.is_empty() {
+            finish_reason = FinishReason::Refusal;
+            self.text = std::mem::take(&mut self.refusal);
+        }
+        if !self.text.is_empty() {
+            content.push(Part::Text { text: std::mem::take(&mut self.text) });
+        }
+        content.extend(std::mem::take(&mut self.calls).into_iter().map(Part::ToolCall));
+        let response = ModelResponse::new(content).with_finish_reason(finish_reason);
+        Ok(response.with_model(self.name.as_str()).with_usage(self.usage))
+    }
+}
+
+impl Assemble for Assembly {
+    fn take(&mut self, event: &Value) -> Result<Vec<StreamEvent>, ModelError> {
+        self.take_usage(event);
+        let Some(choice) = event.pointer("/choices/0") else { return Ok(Vec::new()) };
+        self.finish = finish(choice).or(self.finish.take());
+        Ok(choice.get("delta").map(|delta| self.take_delta(delta)).unwrap_or_default())
+    }
+
+    fn take_done(&mut self) -> Result<Vec<StreamEvent>, ModelError> {
+        Ok(vec![StreamEvent::Finished(self.response()?)])
+    }
+}

@@ -1,0 +1,107 @@
+use std::{fmt, net::IpAddr, time::Duration};
+
+use crate::model::Capabilities;
+
+/// Options of a model of a provider.
+#[derive(Clone)]
+pub struct ProviderOptions {
+    pub(super) model: String,
+    pub(super) name: Option<String>,
+    pub(super) api_key: String,
+    pub(super) base_url: Option<String>,
+    pub(super) timeout: Duration,
+    pub(super) capabilities: Option<Capabilities>,
+}
+
+impl ProviderOptions {
+    /// Default timeout of a request, until the response is complete.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
+
+    /// Options for a model, by the provider's name of it, without a key.
+    #[must_use]
+    pub fn new(model: impl Into<String>) -> Self {
+        Self {
+            model: model.into(),
+            name: None,
+            api_key: String::new(),
+            base_url: None,
+            timeout: Self::DEFAULT_TIMEOUT,
+            capabilities: None,
+        }
+    }
+
+    /// Sets the key.
+    #[must_use]
+    pub fn with_api_key(mut self, key: impl Into<String>) -> Self {
+        self.api_key = key.into();
+        self
+    }
+
+    /// Sets the base URL, as the official clients of the protocol expect it. For other providers that
+    /// speak the same protocol, and for proxies.
+    #[must_use]
+    pub fn with_base_url(mut self, url: impl Into<String>) -> Self {
+        self.base_url = Some(url.into());
+        self
+    }
+
+    /// Sets the name of the model in price tables and traces. The default is the provider and the
+    /// model, as in `openai:gpt-5`.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets the timeout of a request, until the response is complete.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets the features that the model supports.
+    #[must_use]
+    pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.capabilities = Some(capabilities);
+        self
+    }
+}
+
+/// The key is not shown.
+impl fmt::Debug for ProviderOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ProviderOptions")
+            .field("model", &self.model)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether requests to a URL stay on this machine.
+pub(super) fn is_local(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_know_which_requests_stay_on_this_machine() {
+        let is_local = |url: &str| is_local(&url.parse().unwrap());
+        assert!(is_local("http://127.0.0.1:8080/v1") && is_local("http://localhost/"));
+        assert!(is_local("http://[::1]:80/v1"));
+        assert!(!is_local("https://api.openai.com/v1/"));
+        assert!(!is_local("https://localhost.example.com/v1/"));
+        assert!(!is_local("https://127.0.0.1@example.com/v1/"));
+    }
+
+    #[test]
+    fn should_not_show_the_key() {
+        let options = ProviderOptions::new("m").with_api_key("sk-secret");
+        assert!(!format!("{options:?}").contains("sk-secret"));
+    }
+}

@@ -1,0 +1,166 @@
+//! A provider on this machine, for tests of clients and adapters.
+
+mod anthropic;
+mod http;
+mod openai;
+mod reply;
+mod serve;
+
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+pub use self::reply::FakeReply;
+
+/// A server on a free port of this machine that speaks the `OpenAI` chat completions and the Anthropic
+/// messages, also as streams. It answers with a script of replies, faults included.
+///
+/// It stops when it is dropped.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use aios_llm::{ModelResponse, testing::{FakeProvider, FakeReply}};
+///
+/// # async fn example() -> std::io::Result<()> {
+/// let provider = FakeProvider::start([
+///     FakeReply::rate_limited(Duration::from_secs(1)),
+///     FakeReply::response(ModelResponse::text("Paris")),
+/// ])
+/// .await?;
+/// println!("use {} as the base URL of an OpenAI client", provider.openai_url());
+/// # Ok(())
+/// # }
+/// ```
+pub struct FakeProvider {
+    address: SocketAddr,
+    script: Arc<Script>,
+    server: JoinHandle<()>,
+}
+
+/// A request that a [`FakeProvider`] received.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct FakeRequest {
+    /// Path, for example `/v1/messages`.
+    pub path: String,
+    /// Names, in lower case, and values of the headers.
+    pub headers: Vec<(String, String)>,
+    /// The body; null if it is not JSON.
+    pub body: Value,
+}
+
+impl FakeRequest {
+    /// The value of a header, whose name is in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        headers.find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The replies that are left, and the requests so far.
+#[derive(Debug, Default)]
+struct Script {
+    replies: Mutex<VecDeque<FakeReply>>,
+    requests: Mutex<Vec<FakeRequest>>,
+}
+
+impl Script {
+    fn record(&self, request: FakeRequest) {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+    }
+
+    fn next(&self) -> Option<FakeReply> {
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+impl FakeProvider {
+    /// Starts a provider with these replies, in order. A request without a reply gets status 500.
+    ///
+    /// # Errors
+    ///
+    /// Errors of opening a port.
+    pub async fn start(replies: impl IntoIterator<Item = FakeReply>) -> io::Result<Self> {
+        Self::start_on(0, replies).await
+    }
+
+    /// Starts a provider on a port.
+    ///
+    /// # Errors
+    ///
+    /// Errors of opening the port.
+    pub async fn start_on(
+        port: u16,
+        replies: impl IntoIterator<Item = FakeReply>,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+        let address = listener.local_addr()?;
+        let replies = Mutex::new(replies.into_iter().collect());
+        let script = Arc::new(Script { replies, requests: Mutex::default() });
+        let server = tokio::spawn(serve::serve(listener, Arc::clone(&script)));
+        Ok(Self { address, script, server })
+    }
+
+    /// Base URL for `OpenAI` clients, which add `chat/completions`.
+    #[must_use]
+    pub fn openai_url(&self) -> String {
+        format!("http://{}/v1/", self.address)
+    }
+
+    /// Base URL for Anthropic clients, which add `v1/messages`.
+    #[must_use]
+    pub fn anthropic_url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    /// The requests so far, in order.
+    #[must_use]
+    pub fn requests(&self) -> Vec<FakeRequest> {
+        self.script.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds a reply to the script.
+    pub fn push(&self, reply: FakeReply) {
+        self.script.replies.lock().unwrap_or_else(PoisonError::into_inner).push_back(reply);
+    }
+
+    /// Checks that every reply was requested.
+    ///
+    /// # Panics
+    ///
+    /// If replies are left.
+    #[track_caller]
+    pub fn assert_finished(&self) {
+        let left = self.script.replies.lock().unwrap_or_else(PoisonError::into_inner).len();
+        assert!(left == 0, "{left} replies of the provider were never requested");
+    }
+}
+
+impl Drop for FakeProvider {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl fmt::Debug for FakeProvider {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("FakeProvider")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Seconds as in the header `Retry-After`, rounded up.
+fn seconds(delay: Duration) -> u64 {
+    delay.as_secs() + u64::from(delay.subsec_nanos() > 0)
+}
