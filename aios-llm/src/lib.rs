@@ -50,6 +50,7 @@
 //! | module | contains |
 //! |---|---|
 //! | [`model`] | [`LanguageModel`], requests, responses, errors, the switch that forbids real requests |
+//! | [`middleware`] | wrappers around models: fallback, circuit breaker, cache |
 //! | [`tool`] | [`Tool`](tool::Tool), effect classes, approval, answers on calls in doubt |
 //! | [`agent`] | [`LlmAgent`] and its registration |
 //! | [`budget`] | limits, prices, the sums of a run |
@@ -80,6 +81,7 @@
 pub mod agent;
 pub mod budget;
 pub mod conversation;
+pub mod middleware;
 pub mod model;
 #[cfg(feature = "providers")]
 pub mod providers;

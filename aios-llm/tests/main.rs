@@ -16,6 +16,7 @@ mod budgets;
 mod conversations;
 mod kill;
 mod loops;
+mod middleware;
 mod outputs;
 mod providers;
 mod support;

@@ -490,6 +490,12 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "a model for tests has no response for a request",
     ),
+    code(
+        "MODEL_CIRCUIT_OPEN",
+        "models",
+        Retry::Yes,
+        "the provider failed several times in a row, and no request is made for now",
+    ),
     code("MODEL_BACKEND", "models", Retry::Depends, "the provider reported another error"),
     code(
         "MODEL_FAULTS",

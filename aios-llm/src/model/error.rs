@@ -32,12 +32,14 @@ pub enum ModelErrorKind {
     RequestForbidden,
     /// A model for tests received a request that it has no response for.
     UnexpectedRequest,
+    /// The provider failed several times in a row, and no request is made for now.
+    CircuitOpen,
     /// Another error of the provider.
     Backend,
 }
 
 impl ModelErrorKind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::RateLimited,
         Self::Overloaded,
         Self::Timeout,
@@ -49,6 +51,7 @@ impl ModelErrorKind {
         Self::InvalidResponse,
         Self::RequestForbidden,
         Self::UnexpectedRequest,
+        Self::CircuitOpen,
         Self::Backend,
     ];
 
@@ -67,6 +70,7 @@ impl ModelErrorKind {
             Self::InvalidResponse => "MODEL_INVALID_RESPONSE",
             Self::RequestForbidden => "MODEL_REQUEST_FORBIDDEN",
             Self::UnexpectedRequest => "MODEL_UNEXPECTED_REQUEST",
+            Self::CircuitOpen => "MODEL_CIRCUIT_OPEN",
             Self::Backend => "MODEL_BACKEND",
         }
     }
@@ -81,6 +85,7 @@ impl ModelErrorKind {
                 | Self::Timeout
                 | Self::Unavailable
                 | Self::InvalidResponse
+                | Self::CircuitOpen
         )
     }
 }

@@ -1,0 +1,87 @@
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use hashlink::LruCache;
+
+use crate::model::{
+    Capabilities, FinishReason, LanguageModel, ModelError, ModelRequest, ModelResponse,
+    ModelStream, StreamEvent, Usage, whole,
+};
+
+/// Answers equal requests with the response to the first one, without usage.
+///
+/// It keeps the latest complete responses in memory, up to its capacity. Whether equal requests may
+/// have equal answers is up to you: agents that should try again differently need no cache.
+pub struct Cache<M> {
+    model: M,
+    responses: Arc<Mutex<LruCache<String, ModelResponse>>>,
+}
+
+impl<M: LanguageModel> Cache<M> {
+    /// Keeps so many responses.
+    #[must_use]
+    pub fn new(model: M, capacity: usize) -> Self {
+        Self { model, responses: Arc::new(Mutex::new(LruCache::new(capacity))) }
+    }
+
+    fn known(&self, digest: &str) -> Option<ModelResponse> {
+        let mut responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
+        responses.get(digest).cloned().map(|response| response.with_usage(Usage::default()))
+    }
+}
+
+fn keep(
+    responses: &Mutex<LruCache<String, ModelResponse>>,
+    digest: &str,
+    response: &ModelResponse,
+) {
+    if matches!(response.finish_reason, FinishReason::Stop | FinishReason::ToolCalls) {
+        let mut responses = responses.lock().unwrap_or_else(PoisonError::into_inner);
+        responses.insert(digest.to_owned(), response.clone());
+    }
+}
+
+#[async_trait]
+impl<M: LanguageModel> LanguageModel for Cache<M> {
+    fn name(&self) -> &str {
+        self.model.name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.model.capabilities()
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        let digest = request.digest();
+        if let Some(known) = self.known(&digest) {
+            return Ok(known);
+        }
+        let response = self.model.complete(request).await?;
+        keep(&self.responses, &digest, &response);
+        Ok(response)
+    }
+
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
+        let digest = request.digest();
+        if let Some(known) = self.known(&digest) {
+            return Ok(whole(known));
+        }
+        let stream = self.model.stream(request).await?;
+        let responses = Arc::clone(&self.responses);
+        Ok(Box::pin(stream.inspect(move |event| {
+            if let Ok(StreamEvent::Finished(response)) = event {
+                keep(&responses, &digest, response);
+            }
+        })))
+    }
+}
+
+impl<M: LanguageModel> fmt::Debug for Cache<M> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Cache").field(&self.model.name()).finish()
+    }
+}

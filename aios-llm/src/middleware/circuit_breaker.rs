@@ -1,0 +1,118 @@
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aios_core::clock::{Clock, SystemClock};
+use async_trait::async_trait;
+
+use crate::model::{
+    Capabilities, LanguageModel, ModelError, ModelErrorKind, ModelRequest, ModelResponse,
+    ModelStream,
+};
+
+/// Rejects requests for a while after several failures in a row, with `MODEL_CIRCUIT_OPEN`.
+///
+/// After that, requests are made again; the next failure rejects them again. Only failures of the
+/// provider count: rate limits, overload, timeouts, lost connections, malformed responses and errors
+/// of the server. A stream counts when it begins.
+pub struct CircuitBreaker<M> {
+    model: M,
+    failures: u32,
+    open_for: Duration,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Failures in a row.
+    failed: u32,
+    open_until: Option<Duration>,
+}
+
+impl<M: LanguageModel> CircuitBreaker<M> {
+    /// Rejects requests for this time after so many failures in a row; 0 counts as 1.
+    #[must_use]
+    pub fn new(model: M, failures: u32, open_for: Duration) -> Self {
+        let (clock, state) = (Arc::new(SystemClock), Mutex::default());
+        Self { model, failures: failures.max(1), open_for, clock, state }
+    }
+
+    /// Sets the clock. The default is the system clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    fn check(&self) -> Result<(), ModelError> {
+        let now = self.clock.elapsed();
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(until) = state.open_until.filter(|until| *until > now) else { return Ok(()) };
+        let reason = format!("{} failed {} times in a row", self.model.name(), state.failed);
+        let error = ModelError::new(ModelErrorKind::CircuitOpen, reason);
+        Err(error.with_retry_after(until.saturating_sub(now)))
+    }
+
+    fn record<T>(&self, ended: &Result<T, ModelError>) {
+        let is_failure = ended.as_ref().is_err_and(|error| {
+            matches!(
+                error.kind(),
+                ModelErrorKind::RateLimited
+                    | ModelErrorKind::Overloaded
+                    | ModelErrorKind::Timeout
+                    | ModelErrorKind::Unavailable
+                    | ModelErrorKind::InvalidResponse
+                    | ModelErrorKind::Backend
+            )
+        });
+        let now = self.clock.elapsed();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_failure {
+            *state = State::default();
+            return;
+        }
+        state.failed = state.failed.saturating_add(1);
+        if state.failed >= self.failures {
+            state.open_until = Some(now + self.open_for);
+        }
+    }
+}
+
+#[async_trait]
+impl<M: LanguageModel> LanguageModel for CircuitBreaker<M> {
+    fn name(&self) -> &str {
+        self.model.name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.model.capabilities()
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        self.check()?;
+        let ended = self.model.complete(request).await;
+        self.record(&ended);
+        ended
+    }
+
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
+        self.check()?;
+        let begun = self.model.stream(request).await;
+        self.record(&begun);
+        begun
+    }
+}
+
+impl<M: LanguageModel> fmt::Debug for CircuitBreaker<M> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("CircuitBreaker")
+            .field("model", &self.model.name())
+            .field("failures", &self.failures)
+            .field("open_for", &self.open_for)
+            .finish_non_exhaustive()
+    }
+}

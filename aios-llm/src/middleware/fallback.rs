@@ -1,0 +1,255 @@
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aios_core::clock::{Clock, SystemClock};
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
+
+use crate::model::{
+    Capabilities, FinishReason, LanguageModel, ModelError, ModelErrorKind, ModelRequest,
+    ModelResponse, ModelStream, StreamEvent, Usage,
+};
+
+/// Failures after which another model may succeed.
+const DEFAULT_KINDS: [ModelErrorKind; 9] = [
+    ModelErrorKind::RateLimited,
+    ModelErrorKind::Overloaded,
+    ModelErrorKind::Timeout,
+    ModelErrorKind::Unavailable,
+    ModelErrorKind::ContextOverflow,
+    ModelErrorKind::Refused,
+    ModelErrorKind::InvalidResponse,
+    ModelErrorKind::CircuitOpen,
+    ModelErrorKind::Backend,
+];
+
+/// Asks another model when one fails, times out, refuses, or has a context that is too short.
+///
+/// A model that asks to wait (`Retry-After`) is left out until then, as long as there is another
+/// one. A stream that fails after its first piece begins again with [`StreamEvent::Reset`]. Tokens
+/// that failed requests are billed for count as usage of the response.
+///
+/// Its name, which reserves the budget, is that of the first model. Its capabilities are those that
+/// all models share.
+pub struct Fallback {
+    models: Arc<[Candidate]>,
+    kinds: Arc<[ModelErrorKind]>,
+    clock: Arc<dyn Clock>,
+}
+
+struct Candidate {
+    model: Arc<dyn LanguageModel>,
+    waits_until: Mutex<Option<Duration>>,
+}
+
+impl Fallback {
+    /// Begins with this model.
+    #[must_use]
+    pub fn new(first: impl LanguageModel) -> Self {
+        let models = Arc::new([Candidate::new(Arc::new(first))]);
+        Self { models, kinds: Arc::new(DEFAULT_KINDS), clock: Arc::new(SystemClock) }
+    }
+
+    /// Adds a model that is asked after those before it.
+    #[must_use]
+    pub fn or(self, next: impl LanguageModel) -> Self {
+        let known = self.models.iter().map(|it| Arc::clone(&it.model));
+        let models: Vec<Arc<dyn LanguageModel>> =
+            known.chain([Arc::new(next) as Arc<dyn LanguageModel>]).collect();
+        Self { models: models.into_iter().map(Candidate::new).collect(), ..self }
+    }
+
+    /// Sets the failures after which the next model is asked.
+    #[must_use]
+    pub fn on(mut self, kinds: impl IntoIterator<Item = ModelErrorKind>) -> Self {
+        self.kinds = kinds.into_iter().collect();
+        self
+    }
+
+    /// Sets the clock. The default is the system clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    fn attempts(&self, request: &ModelRequest) -> Attempts {
+        let now = self.clock.elapsed();
+        let count = self.models.len();
+        let free: Vec<_> = (0..count)
+            .filter(|index| self.models.get(*index).is_some_and(|it| !it.waits(now)))
+            .collect();
+        // If all have to wait, waiting is left to the caller: the first one says how long.
+        let order = if free.is_empty() { (0..count).collect() } else { free };
+        Attempts {
+            models: Arc::clone(&self.models),
+            kinds: Arc::clone(&self.kinds),
+            clock: Arc::clone(&self.clock),
+            request: request.clone(),
+            order: order.into_iter(),
+            billed: Usage::default(),
+        }
+    }
+}
+
+impl Candidate {
+    fn new(model: Arc<dyn LanguageModel>) -> Self {
+        Self { model, waits_until: Mutex::new(None) }
+    }
+
+    fn waits(&self, now: Duration) -> bool {
+        let until = self.waits_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| until > now)
+    }
+
+    fn wait(&self, now: Duration, delay: Duration) {
+        *self.waits_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + delay);
+    }
+}
+
+/// The models that are left for one request.
+struct Attempts {
+    models: Arc<[Candidate]>,
+    kinds: Arc<[ModelErrorKind]>,
+    clock: Arc<dyn Clock>,
+    request: ModelRequest,
+    order: std::vec::IntoIter<usize>,
+    /// Usage of the requests that failed.
+    billed: Usage,
+}
+
+impl Attempts {
+    fn next(&mut self) -> Option<(usize, Arc<dyn LanguageModel>)> {
+        let index = self.order.next()?;
+        self.models.get(index).map(|it| (index, Arc::clone(&it.model)))
+    }
+
+    /// Notes a failure. Returns it if no other model is asked.
+    fn failed(&mut self, index: usize, error: ModelError) -> Result<(), ModelError> {
+        if let (Some(delay), Some(candidate)) = (error.retry_after(), self.models.get(index)) {
+            candidate.wait(self.clock.elapsed(), delay);
+        }
+        let usage = error.usage().unwrap_or_default();
+        if self.kinds.contains(&error.kind()) && !self.order.as_slice().is_empty() {
+            self.billed += usage;
+            return Ok(());
+        }
+        let all = self.billed + usage;
+        Err(if all == Usage::default() { error } else { error.with_usage(all) })
+    }
+
+    /// A refusal in a response as an error, if another model can be asked.
+    fn accept(&self, mut response: ModelResponse) -> Result<ModelResponse, ModelError> {
+        let is_refusal = response.finish_reason == FinishReason::Refusal;
+        let has_next = !self.order.as_slice().is_empty();
+        if is_refusal && has_next && self.kinds.contains(&ModelErrorKind::Refused) {
+            let error = ModelError::new(ModelErrorKind::Refused, "the model refused to answer");
+            return Err(error.with_usage(response.usage));
+        }
+        response.usage += self.billed;
+        Ok(response)
+    }
+
+    async fn complete(mut self) -> Result<ModelResponse, ModelError> {
+        while let Some((index, model)) = self.next() {
+            let ended = model.complete(&self.request).await;
+            match ended.and_then(|response| self.accept(response)) {
+                Ok(response) => return Ok(response),
+                Err(error) => self.failed(index, error)?,
+            }
+        }
+        Err(ModelError::new(ModelErrorKind::Unavailable, "no model is left"))
+    }
+
+    async fn open(&mut self) -> Result<(usize, ModelStream), ModelError> {
+        while let Some((index, model)) = self.next() {
+            match model.stream(&self.request).await {
+                Ok(stream) => return Ok((index, stream)),
+                Err(error) => self.failed(index, error)?,
+            }
+        }
+        Err(ModelError::new(ModelErrorKind::Unavailable, "no model is left"))
+    }
+}
+
+/// A stream that changes to the next model when one fails.
+struct Streaming {
+    attempts: Attempts,
+    index: usize,
+    stream: ModelStream,
+    is_shown: bool,
+    is_over: bool,
+}
+
+impl Streaming {
+    async fn next(&mut self) -> Result<StreamEvent, ModelError> {
+        loop {
+            let cut_off = || {
+                let reason = "the stream ended before the response was complete";
+                Err(ModelError::new(ModelErrorKind::InvalidResponse, reason))
+            };
+            let event = self.stream.next().await.unwrap_or_else(cut_off);
+            let accepted = event.and_then(|event| match event {
+                StreamEvent::Finished(response) => {
+                    self.attempts.accept(response).map(StreamEvent::Finished)
+                }
+                other => Ok(other),
+            });
+            match accepted {
+                Ok(event) => {
+                    self.is_shown = true;
+                    return Ok(event);
+                }
+                Err(error) => self.attempts.failed(self.index, error)?,
+            }
+            (self.index, self.stream) = self.attempts.open().await?;
+            if std::mem::take(&mut self.is_shown) {
+                return Ok(StreamEvent::Reset);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl LanguageModel for Fallback {
+    fn name(&self) -> &str {
+        self.models.first().map_or("", |first| first.model.name())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.models.iter().fold(Capabilities::all(), |shared, candidate| {
+            let own = candidate.model.capabilities();
+            Capabilities::none()
+                .with_native_output(shared.native_output && own.native_output)
+                .with_tools(shared.tools && own.tools)
+        })
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        self.attempts(request).complete().await
+    }
+
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
+        let mut attempts = self.attempts(request);
+        let (index, stream) = attempts.open().await?;
+        let streaming = Streaming { attempts, index, stream, is_shown: false, is_over: false };
+        Ok(Box::pin(stream::unfold(streaming, |mut streaming| async move {
+            if streaming.is_over {
+                return None;
+            }
+            let next = streaming.next().await;
+            streaming.is_over = matches!(next, Err(_) | Ok(StreamEvent::Finished(_)));
+            Some((next, streaming))
+        })))
+    }
+}
+
+impl fmt::Debug for Fallback {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.models.iter().map(|candidate| candidate.model.name());
+        formatter.debug_list().entries(names).finish()
+    }
+}

@@ -1,0 +1,30 @@
+//! Wrappers around models: another model after a failure, a circuit breaker, a cache.
+//!
+//! Each is a [`LanguageModel`](crate::LanguageModel) itself, so they can be combined.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use aios_llm::{
+//!     LanguageModel, ModelError, ModelRequest, ModelResponse,
+//!     middleware::{CircuitBreaker, Fallback},
+//!     model::ModelErrorKind,
+//!     testing::ScriptedModel,
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), ModelError> {
+//! let busy = ModelError::new(ModelErrorKind::Overloaded, "busy");
+//! let large = CircuitBreaker::new(ScriptedModel::with_results([Err(busy)]), 5, Duration::from_secs(30));
+//! let model = Fallback::new(large).or(ScriptedModel::new([ModelResponse::text("Paris")]));
+//! let response = model.complete(&ModelRequest::new("What is the capital of France?")).await?;
+//! assert_eq!(response.output_text(), "Paris");
+//! # Ok(())
+//! # }
+//! ```
+
+mod cache;
+mod circuit_breaker;
+mod fallback;
+
+pub use self::{cache::Cache, circuit_breaker::CircuitBreaker, fallback::Fallback};
