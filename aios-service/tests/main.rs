@@ -13,3 +13,4 @@ mod refusals;
 mod resources;
 mod server;
 mod support;
+mod tokens;

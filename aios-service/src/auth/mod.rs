@@ -7,6 +7,7 @@
 mod anonymous;
 mod api_key;
 mod hex;
+mod jwt;
 mod permission;
 
 use std::{fmt::Debug, net::SocketAddr, sync::Arc};
@@ -18,6 +19,7 @@ use axum::http::HeaderMap;
 pub use self::{
     anonymous::Anonymous,
     api_key::{ApiKey, ApiKeyHash, ApiKeys, InvalidApiKeyHash},
+    jwt::{FileKeys, JwtIssuer, JwtTokens, KeySource, StaticKeys},
     permission::{InvalidPermission, Permission, Permissions},
 };
 

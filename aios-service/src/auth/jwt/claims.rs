@@ -1,0 +1,105 @@
+use std::time::Duration;
+
+use aios_core::event::Timestamp;
+use serde::Deserialize;
+
+use super::invalid;
+use crate::auth::AuthError;
+
+/// Longest subject, in bytes: it becomes part of the source of events.
+const MAX_SUBJECT: usize = 200;
+
+/// The claims that matter here.
+#[derive(Debug, Deserialize)]
+pub(super) struct Claims {
+    iss: Option<String>,
+    sub: Option<String>,
+    #[serde(default)]
+    aud: Texts,
+    exp: Option<f64>,
+    nbf: Option<f64>,
+    #[serde(default)]
+    scope: Texts,
+    #[serde(default)]
+    scp: Texts,
+    #[serde(default)]
+    permissions: Texts,
+    #[serde(default)]
+    roles: Texts,
+}
+
+/// One text, or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Texts {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Default for Texts {
+    fn default() -> Self {
+        Self::Several(Vec::new())
+    }
+}
+
+impl Texts {
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        let (one, several) = match self {
+            Self::One(text) => (Some(text), &[][..]),
+            Self::Several(texts) => (None, texts.as_slice()),
+        };
+        one.into_iter().chain(several).map(String::as_str)
+    }
+}
+
+impl Claims {
+    pub(super) fn is_from(&self, issuer: &str) -> bool {
+        self.iss.as_deref() == Some(issuer)
+    }
+
+    pub(super) fn check(
+        &self,
+        audience: &str,
+        now: Timestamp,
+        leeway: Duration,
+    ) -> Result<(), AuthError> {
+        if !self.aud.iter().any(|aud| aud == audience) {
+            return Err(invalid("the token is for another audience"));
+        }
+        let end = self.expires_at().ok_or_else(|| invalid("the token has no end"))?;
+        if end + leeway <= now {
+            return Err(invalid("the token has expired"));
+        }
+        if self.nbf.map(timestamp).is_some_and(|begin| begin > now + leeway) {
+            return Err(invalid("the token is not valid yet"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+        self.exp.map(timestamp)
+    }
+
+    pub(super) fn subject(&self) -> Result<&str, AuthError> {
+        let is_usable = |sub: &&str| {
+            !sub.is_empty() && sub.len() <= MAX_SUBJECT && !sub.chars().any(char::is_control)
+        };
+        let subject = self.sub.as_deref().filter(is_usable);
+        subject.ok_or_else(|| invalid("the token has no usable subject"))
+    }
+
+    pub(super) fn scopes(&self) -> impl Iterator<Item = &str> {
+        let all = self.scope.iter().chain(self.scp.iter()).chain(self.permissions.iter());
+        all.flat_map(str::split_ascii_whitespace)
+    }
+
+    pub(super) fn roles(&self) -> impl Iterator<Item = &str> {
+        self.roles.iter()
+    }
+}
+
+/// Seconds since the Unix epoch; negative ones count as the epoch.
+fn timestamp(seconds: f64) -> Timestamp {
+    let since = Duration::try_from_secs_f64(seconds.max(0.0));
+    since.map_or(Timestamp::MAX, |since| Timestamp::UNIX_EPOCH + since)
+}

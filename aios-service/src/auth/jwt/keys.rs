@@ -1,0 +1,138 @@
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey};
+use serde::Deserialize;
+
+use crate::auth::AuthError;
+
+/// Public keys of an issuer.
+#[derive(Debug, Default)]
+pub(super) struct KeySet(Vec<Key>);
+
+/// A public key, with the only algorithm that it is used with.
+#[derive(Debug)]
+pub(super) struct Key {
+    id: Option<String>,
+    algorithm: &'static str,
+    material: Material,
+}
+
+#[derive(Debug)]
+enum Material {
+    Rsa { modulus: Vec<u8>, exponent: Vec<u8>, parameters: &'static RsaParameters },
+    Point { bytes: Vec<u8>, verification: &'static dyn signature::VerificationAlgorithm },
+}
+
+#[derive(Deserialize)]
+struct JwkSet {
+    keys: Vec<Jwk>,
+}
+
+#[derive(Deserialize)]
+struct Jwk {
+    kty: String,
+    kid: Option<String>,
+    alg: Option<String>,
+    #[serde(rename = "use")]
+    usage: Option<String>,
+    crv: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+}
+
+impl KeySet {
+    /// Reads a key set. Keys of other kinds, such as shared secrets, are left out.
+    pub(super) fn from_json(json: &str) -> Result<Self, AuthError> {
+        let set: JwkSet = serde_json::from_str(json).map_err(|error| AuthError::Unavailable {
+            reason: format!("the key set cannot be read: {error}"),
+        })?;
+        Ok(Self(set.keys.into_iter().filter_map(Key::new).collect()))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The key with this id. Without an id, the only key.
+    pub(super) fn find(&self, id: Option<&str>) -> Option<&Key> {
+        match (id, self.0.as_slice()) {
+            (None, [only]) => Some(only),
+            (None, _) => None,
+            (Some(id), keys) => keys.iter().find(|key| key.id.as_deref() == Some(id)),
+        }
+    }
+}
+
+impl Key {
+    fn new(jwk: Jwk) -> Option<Self> {
+        if jwk.usage.as_deref().is_some_and(|usage| usage != "sig") {
+            return None;
+        }
+        let (algorithm, material) = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
+            ("RSA", _) => rsa(&jwk)?,
+            ("EC", Some("P-256")) => {
+                ("ES256", point(&jwk, 32, &signature::ECDSA_P256_SHA256_FIXED)?)
+            }
+            ("EC", Some("P-384")) => {
+                ("ES384", point(&jwk, 48, &signature::ECDSA_P384_SHA384_FIXED)?)
+            }
+            ("OKP", Some("Ed25519")) => {
+                let bytes = decode(jwk.x.as_deref())?;
+                ("EdDSA", Material::Point { bytes, verification: &signature::ED25519 })
+            }
+            _ => return None,
+        };
+        if jwk.alg.as_deref().is_some_and(|named| named != algorithm) {
+            return None;
+        }
+        Some(Self { id: jwk.kid, algorithm, material })
+    }
+
+    pub(super) fn algorithm(&self) -> &'static str {
+        self.algorithm
+    }
+
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        let verified = match &self.material {
+            Material::Rsa { modulus, exponent, parameters } => {
+                RsaPublicKeyComponents { n: modulus, e: exponent }
+                    .verify(parameters, message, signature)
+            }
+            Material::Point { bytes, verification } => {
+                UnparsedPublicKey::new(*verification, bytes).verify(message, signature)
+            }
+        };
+        verified.is_ok()
+    }
+}
+
+/// An RSA key; of RS256 if it names no algorithm.
+fn rsa(jwk: &Jwk) -> Option<(&'static str, Material)> {
+    let (algorithm, parameters) = match jwk.alg.as_deref().unwrap_or("RS256") {
+        "RS256" => ("RS256", &signature::RSA_PKCS1_2048_8192_SHA256),
+        "RS384" => ("RS384", &signature::RSA_PKCS1_2048_8192_SHA384),
+        "RS512" => ("RS512", &signature::RSA_PKCS1_2048_8192_SHA512),
+        "PS256" => ("PS256", &signature::RSA_PSS_2048_8192_SHA256),
+        "PS384" => ("PS384", &signature::RSA_PSS_2048_8192_SHA384),
+        "PS512" => ("PS512", &signature::RSA_PSS_2048_8192_SHA512),
+        _ => return None,
+    };
+    let (modulus, exponent) = (decode(jwk.n.as_deref())?, decode(jwk.e.as_deref())?);
+    Some((algorithm, Material::Rsa { modulus, exponent, parameters }))
+}
+
+/// A point of a curve, uncompressed.
+fn point(
+    jwk: &Jwk,
+    size: usize,
+    verification: &'static dyn signature::VerificationAlgorithm,
+) -> Option<Material> {
+    let (x, y) = (decode(jwk.x.as_deref())?, decode(jwk.y.as_deref())?);
+    let is_point = x.len() == size && y.len() == size;
+    is_point.then(|| Material::Point { bytes: [vec![4], x, y].concat(), verification })
+}
+
+fn decode(text: Option<&str>) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text?).ok()
+}

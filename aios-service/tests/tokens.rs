@@ -1,0 +1,357 @@
+//! Bearer tokens, and attacks with them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_core::{
+    clock::{Clock, VirtualClock},
+    event::Timestamp,
+};
+use aios_service::{
+    auth::{AuthError, FileKeys, JwtIssuer, JwtTokens, KeySource, Permissions, StaticKeys},
+    http::ApiOptions,
+};
+use axum::http::{HeaderValue, Method};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::{
+    hmac,
+    rand::SystemRandom,
+    signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair},
+};
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Service, request};
+
+const ISSUER: &str = "https://issuer.example";
+const AUDIENCE: &str = "aios";
+/// A key that signs nothing but the tokens of these tests.
+const RSA: &[u8] = include_bytes!("fixtures/rsa.pk8");
+
+fn encode(bytes: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The private half of a key of the issuer.
+enum Signer {
+    Rsa(RsaKeyPair, &'static dyn signature::RsaEncoding),
+    P256(EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+}
+
+impl Signer {
+    fn rsa(encoding: &'static dyn signature::RsaEncoding) -> Self {
+        Self::Rsa(RsaKeyPair::from_pkcs8(RSA).unwrap(), encoding)
+    }
+
+    fn p256() -> Self {
+        let (random, kind) = (SystemRandom::new(), &signature::ECDSA_P256_SHA256_FIXED_SIGNING);
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(kind, &random).unwrap();
+        Self::P256(EcdsaKeyPair::from_pkcs8(kind, pkcs8.as_ref(), &random).unwrap())
+    }
+
+    fn ed25519() -> Self {
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        Self::Ed25519(Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap())
+    }
+
+    fn jwk(&self, id: &str, algorithm: &str) -> Value {
+        match self {
+            Self::Rsa(pair, _) => {
+                let public: signature::RsaPublicKeyComponents<Vec<u8>> = pair.public().into();
+                let (n, e) = (encode(public.n), encode(public.e));
+                json!({ "kty": "RSA", "kid": id, "alg": algorithm, "use": "sig", "n": n, "e": e })
+            }
+            Self::P256(pair) => {
+                let point = &pair.public_key().as_ref()[1..];
+                let (x, y) = (encode(&point[..32]), encode(&point[32..]));
+                json!({ "kty": "EC", "crv": "P-256", "kid": id, "alg": algorithm, "x": x, "y": y })
+            }
+            Self::Ed25519(pair) => {
+                let x = encode(pair.public_key());
+                json!({ "kty": "OKP", "crv": "Ed25519", "kid": id, "alg": algorithm, "x": x })
+            }
+        }
+    }
+
+    fn sign(&self, message: &[u8]) -> Vec<u8> {
+        let random = SystemRandom::new();
+        match self {
+            Self::Rsa(pair, encoding) => {
+                let mut bytes = vec![0; pair.public().modulus_len()];
+                pair.sign(*encoding, &random, message, &mut bytes).unwrap();
+                bytes
+            }
+            Self::P256(pair) => pair.sign(&random, message).unwrap().as_ref().to_vec(),
+            Self::Ed25519(pair) => pair.sign(message).as_ref().to_vec(),
+        }
+    }
+
+    fn token(&self, header: &Value, claims: &Value) -> String {
+        let message = format!("{}.{}", encode(header.to_string()), encode(claims.to_string()));
+        format!("{message}.{}", encode(self.sign(message.as_bytes())))
+    }
+}
+
+fn seconds(at: Timestamp) -> i64 {
+    at.as_micros() / 1_000_000
+}
+
+fn claims(clock: &VirtualClock) -> Value {
+    let now = seconds(clock.now());
+    let (begin, end) = (now, now + 300);
+    json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": "ada", "nbf": begin, "exp": end, "scope": "openid runs:read" })
+}
+
+fn changed(mut claims: Value, field: &str, value: Value) -> Value {
+    claims[field] = value;
+    claims
+}
+
+fn keys(keys: &[Value]) -> String {
+    json!({ "keys": keys }).to_string()
+}
+
+async fn service(clock: &VirtualClock, issuers: impl IntoIterator<Item = JwtIssuer>) -> Service {
+    let options = ApiOptions::new()
+        .with_authenticator(JwtTokens::new(issuers))
+        .with_clock(Arc::new(clock.clone()));
+    Service::with(options).await
+}
+
+async fn ask(service: &Service, path: &str, token: &str) -> Answer {
+    let mut get = request(Method::GET, path, None);
+    let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+    get.headers_mut().insert("authorization", value);
+    service.send(get).await
+}
+
+#[tokio::test]
+async fn should_accept_a_token_of_every_algorithm() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let signers = [
+        ("RS256", Signer::rsa(&signature::RSA_PKCS1_SHA256)),
+        ("RS384", Signer::rsa(&signature::RSA_PKCS1_SHA384)),
+        ("RS512", Signer::rsa(&signature::RSA_PKCS1_SHA512)),
+        ("PS256", Signer::rsa(&signature::RSA_PSS_SHA256)),
+        ("PS384", Signer::rsa(&signature::RSA_PSS_SHA384)),
+        ("PS512", Signer::rsa(&signature::RSA_PSS_SHA512)),
+        ("ES256", Signer::p256()),
+        ("EdDSA", Signer::ed25519()),
+    ];
+    let set: Vec<_> = signers.iter().map(|(alg, signer)| signer.jwk(alg, alg)).collect();
+    let issuer = JwtIssuer::new(ISSUER, AUDIENCE, StaticKeys::new(keys(&set)));
+    let service = service(&clock, [issuer]).await;
+    for (algorithm, signer) in &signers {
+        let header = json!({ "alg": algorithm, "kid": algorithm, "typ": "at+jwt" });
+        let me = ask(&service, "/me", &signer.token(&header, &claims(&clock))).await;
+        assert_eq!(
+            (me.status.as_u16(), &me.body["data"]["id"]),
+            (200, &json!("ada")),
+            "{algorithm}"
+        );
+        assert_eq!(me.attributes()["permissions"], json!(["runs:read"]));
+        for other in ["RS256", "PS256", "ES256", "EdDSA"].iter().filter(|it| *it != algorithm) {
+            let header = json!({ "alg": other, "kid": algorithm });
+            let confused = ask(&service, "/me", &signer.token(&header, &claims(&clock))).await;
+            assert_eq!(confused.fault(), (401, "UNAUTHENTICATED"), "{algorithm} as {other}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn should_refuse_forged_tokens() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let signer = Signer::rsa(&signature::RSA_PKCS1_SHA256);
+    let set =
+        keys(&[signer.jwk("k1", "RS256"), json!({ "kty": "oct", "kid": "k2", "k": "c2VjcmV0" })]);
+    let issuer = JwtIssuer::new(ISSUER, AUDIENCE, StaticKeys::new(set));
+    let service = service(&clock, [issuer]).await;
+    let (header, claims) = (json!({ "alg": "RS256", "kid": "k1" }), claims(&clock));
+    let good = signer.token(&header, &claims);
+    assert_eq!(ask(&service, "/me", &good).await.status, 200);
+
+    let unsigned =
+        |header: &Value| format!("{}.{}", encode(header.to_string()), encode(claims.to_string()));
+    let with_secret = |secret: &[u8], id: &str| {
+        let message = unsigned(&json!({ "alg": "HS256", "kid": id }));
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        format!("{message}.{}", encode(hmac::sign(&key, message.as_bytes())))
+    };
+    let Signer::Rsa(pair, _) = &signer else { panic!("an RSA key") };
+    let (message, signature) = good.rsplit_once('.').unwrap();
+    let other = changed(claims.clone(), "scope", json!("*"));
+    let swapped =
+        format!("{}.{}.{signature}", encode(header.to_string()), encode(other.to_string()));
+    for (attack, token) in [
+        ("no algorithm", format!("{}.", unsigned(&json!({ "alg": "none", "kid": "k1" })))),
+        ("other case", format!("{}.", unsigned(&json!({ "alg": "NoNe", "kid": "k1" })))),
+        ("no signature", format!("{message}.")),
+        ("public key as secret", with_secret(pair.public().as_ref(), "k1")),
+        (
+            "modulus as secret",
+            with_secret(signer.jwk("k1", "RS256")["n"].as_str().unwrap().as_bytes(), "k1"),
+        ),
+        ("shared secret", with_secret(b"secret", "k2")),
+        ("truncated", format!("{message}.{}", &signature[..signature.len() - 4])),
+        ("other claims", swapped),
+        ("two parts", message.to_owned()),
+        ("four parts", format!("{good}.x")),
+        ("not base64", format!("{message}.!!")),
+        ("another key", Signer::p256().token(&header, &claims)),
+        ("long", format!("{good}{}", "x".repeat(20_000))),
+        ("empty", String::new()),
+    ] {
+        assert_eq!(
+            ask(&service, "/me", &token).await.fault(),
+            (401, "UNAUTHENTICATED"),
+            "{attack}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn should_refuse_headers_that_ask_for_something_else() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let signer = Signer::rsa(&signature::RSA_PKCS1_SHA256);
+    let issuer =
+        JwtIssuer::new(ISSUER, AUDIENCE, StaticKeys::new(keys(&[signer.jwk("k1", "RS256")])));
+    let service = service(&clock, [issuer]).await;
+    let (header, claims) = (json!({ "alg": "RS256", "kid": "k1" }), claims(&clock));
+    for (attack, token) in [
+        (
+            "critical extension",
+            signer.token(&changed(header.clone(), "crit", json!(["b64"])), &claims),
+        ),
+        (
+            "another type",
+            signer.token(&changed(header.clone(), "typ", json!("secevent+jwt")), &claims),
+        ),
+        ("no key named", signer.token(&json!({ "alg": "ES256" }), &claims)),
+        (
+            "own key in the header",
+            signer.token(
+                &json!({ "alg": "RS256", "kid": "x", "jwk": signer.jwk("x", "RS256") }),
+                &claims,
+            ),
+        ),
+    ] {
+        assert_eq!(
+            ask(&service, "/me", &token).await.fault(),
+            (401, "UNAUTHENTICATED"),
+            "{attack}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn should_refuse_tokens_that_are_not_for_this_service_or_time() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let signer = Signer::ed25519();
+    let issuer =
+        JwtIssuer::new(ISSUER, AUDIENCE, StaticKeys::new(keys(&[signer.jwk("k", "EdDSA")])));
+    let service = service(&clock, [issuer]).await;
+    let (header, now) = (json!({ "alg": "EdDSA", "kid": "k" }), seconds(clock.now()));
+    for (field, value, accepted) in [
+        ("aud", json!([AUDIENCE, "other"]), true),
+        ("aud", json!("other"), false),
+        ("aud", json!(null), false),
+        ("iss", json!("https://evil.example"), false),
+        ("iss", json!(null), false),
+        ("exp", json!(now - 10), true),
+        ("exp", json!(now - 31), false),
+        ("exp", json!(null), false),
+        ("exp", json!("never"), false),
+        ("exp", json!(-1e300), false),
+        ("nbf", json!(now + 10), true),
+        ("nbf", json!(now + 40), false),
+        ("sub", json!(null), false),
+        ("sub", json!(""), false),
+        ("sub", json!("a\r\nb"), false),
+    ] {
+        let token = signer.token(&header, &changed(claims(&clock), field, value.clone()));
+        let answer = ask(&service, "/me", &token).await;
+        assert_eq!(answer.status == 200, accepted, "{field} {value}: {answer:?}");
+    }
+    let token = signer.token(&header, &claims(&clock));
+    assert_eq!(ask(&service, "/runs", &token).await.status, 200);
+    assert_eq!(ask(&service, "/tasks", &token).await.fault(), (403, "PERMISSION_DENIED"));
+    clock.advance(Duration::from_secs(331));
+    assert_eq!(ask(&service, "/runs", &token).await.fault(), (401, "UNAUTHENTICATED"));
+}
+
+#[tokio::test]
+async fn should_accept_tokens_of_several_issuers_with_their_own_keys_only() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let (one, two) = (Signer::ed25519(), Signer::ed25519());
+    let issuer = |name: &str, signer: &Signer| {
+        let source = StaticKeys::new(keys(&[signer.jwk("k", "EdDSA")]));
+        let operator = Permissions::parse(["runs:*"]).unwrap();
+        JwtIssuer::new(name, AUDIENCE, source).with_role("operator", operator)
+    };
+    let service =
+        service(&clock, [issuer(ISSUER, &one), issuer("https://two.example", &two)]).await;
+    let header = json!({ "alg": "EdDSA", "kid": "k" });
+    let first = changed(claims(&clock), "roles", json!(["operator", "unknown"]));
+    let second = changed(claims(&clock), "iss", json!("https://two.example"));
+    let me = ask(&service, "/me", &one.token(&header, &first)).await;
+    assert_eq!(me.attributes()["permissions"], json!(["runs:*", "runs:read"]));
+    assert_eq!(ask(&service, "/me", &two.token(&header, &second)).await.status, 200);
+    assert_eq!(ask(&service, "/me", &two.token(&header, &first)).await.fault().0, 401);
+    assert_eq!(ask(&service, "/me", &one.token(&header, &second)).await.fault().0, 401);
+}
+
+/// Counts how often it is asked.
+#[derive(Clone, Debug)]
+struct Counted(Arc<AtomicUsize>, String);
+
+#[async_trait::async_trait]
+impl KeySource for Counted {
+    async fn fetch(&self) -> Result<String, AuthError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(self.1.clone())
+    }
+}
+
+#[tokio::test]
+async fn should_not_fetch_keys_for_every_unknown_key() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let signer = Signer::ed25519();
+    let source = Counted(Arc::default(), keys(&[signer.jwk("k", "EdDSA")]));
+    let service = service(&clock, [JwtIssuer::new(ISSUER, AUDIENCE, source.clone())]).await;
+    for number in 0..100 {
+        let header = json!({ "alg": "EdDSA", "kid": format!("k{number}") });
+        let answer = ask(&service, "/me", &signer.token(&header, &claims(&clock))).await;
+        assert_eq!(answer.fault(), (401, "UNAUTHENTICATED"));
+    }
+    assert_eq!(source.0.load(Ordering::SeqCst), 1);
+    clock.advance(Duration::from_secs(30));
+    let header = json!({ "alg": "EdDSA", "kid": "k1" });
+    ask(&service, "/me", &signer.token(&header, &claims(&clock))).await;
+    assert_eq!(source.0.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn should_take_new_keys_from_a_file_and_forget_old_ones() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let (old, new) = (Signer::ed25519(), Signer::ed25519());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
+    let service = service(&clock, [JwtIssuer::new(ISSUER, AUDIENCE, FileKeys::new(&path))]).await;
+    let token = |signer: &Signer, id: &str| {
+        signer.token(&json!({ "alg": "EdDSA", "kid": id }), &claims(&clock))
+    };
+    let missing = ask(&service, "/me", &token(&old, "old")).await;
+    assert_eq!(missing.fault(), (503, "AUTHENTICATION_UNAVAILABLE"));
+    std::fs::write(&path, keys(&[old.jwk("old", "EdDSA")])).unwrap();
+    clock.advance(Duration::from_secs(30));
+    assert_eq!(ask(&service, "/me", &token(&old, "old")).await.status, 200);
+    std::fs::write(&path, keys(&[new.jwk("new", "EdDSA")])).unwrap();
+    clock.advance(Duration::from_secs(30));
+    assert_eq!(ask(&service, "/me", &token(&new, "new")).await.status, 200);
+    assert_eq!(ask(&service, "/me", &token(&old, "old")).await.fault().0, 401);
+}
