@@ -60,11 +60,11 @@
 //!
 //! | resource | routes | permissions |
 //! |---|---|---|
-//! | runs | list, get, `journal`, `result?wait=`, actions `signal`, `cancel`, `pause`, `resume`, `fork` | `runs:read`, `runs:signal`, `runs:cancel`, `runs:pause`, `runs:resume`, `runs:fork` |
+//! | runs | list, get, `journal`, `result?wait=`, `events` (live), actions `signal`, `cancel`, `pause`, `resume`, `fork` | `runs:read`, `runs:signal`, `runs:cancel`, `runs:pause`, `runs:resume`, `runs:fork` |
 //! | workflows | list, get, actions `execute` and `signal-with-start` | `workflows:read`, `runs:start`, `runs:signal` |
 //! | tasks | list, get, create; list and create under an agent | `tasks:read`, `tasks:create` |
 //! | agents | list, get | `agents:read` |
-//! | events | a page of the log, publish | `events:read`, `events:publish` |
+//! | events | a page of the log, `stream` (live), publish | `events:read`, `events:publish` |
 //! | dead letters | list, actions `redrive` and `purge`, of a group or mailbox | `dead_letters:read`, `dead_letters:redrive`, `dead_letters:purge` |
 //! | `me`, `openapi.json` | who the caller is; the OpenAPI document | none |
 //!
@@ -81,6 +81,10 @@
 //!   of panics. What went wrong inside is logged under the id of the request, and not told to the client.
 //! - Without an authenticator, only callers on the same machine are let in, and no web page from elsewhere.
 //! - A route requires the permission that the OpenAPI document names.
+//! - Live events are server-sent events whose `id` is the position in the log. A client that connects again
+//!   with `Last-Event-ID` gets every later event once, also from another process. A slow client holds one
+//!   page of events in memory.
+//! - A token is verified with the one algorithm of its key; `none` and shared secrets are never accepted.
 //! - A body is at most 2 MiB, and a request takes at most 30 s, unless the options say otherwise.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -21,7 +21,8 @@ const KEY: &str = "5f0f3a0c1b5d4f6e8a7b9c0d1e2f3a4b";
 fn keys(permissions: &[&str]) -> ApiOptions {
     let permissions = Permissions::parse(permissions.iter().copied()).unwrap();
     let key = ApiKey::new(ApiKeyHash::of(KEY), "ada").with_permissions(permissions);
-    ApiOptions::new().with_authenticator(ApiKeys::new([key]))
+    let options = ApiOptions::new().with_authenticator(ApiKeys::new([key]));
+    options.with_stream_lifetime(std::time::Duration::ZERO)
 }
 
 async fn ask(service: &Service, method: Method, path: &str, headers: &[(&str, &str)]) -> Answer {

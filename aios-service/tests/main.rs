@@ -12,5 +12,6 @@ mod document;
 mod refusals;
 mod resources;
 mod server;
+mod streams;
 mod support;
 mod tokens;

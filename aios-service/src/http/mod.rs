@@ -31,6 +31,7 @@ mod serve;
 mod shutdown;
 mod state;
 mod status;
+mod stream;
 mod tasks;
 mod workflows;
 
@@ -95,6 +96,7 @@ fn resources() -> OpenApiRouter<Api> {
         .merge(tasks::routes())
         .merge(agents::routes())
         .merge(events::routes())
+        .merge(stream::routes())
         .merge(dead_letters::routes())
         .merge(me::routes())
         .merge(openapi::routes())

@@ -12,6 +12,7 @@ pub struct ApiOptions {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) max_body_bytes: usize,
     pub(crate) request_timeout: Duration,
+    pub(crate) stream_lifetime: Duration,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -20,6 +21,8 @@ impl ApiOptions {
     pub const DEFAULT_MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
     /// Default of [`with_request_timeout`](Self::with_request_timeout).
     pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+    /// Default of [`with_stream_lifetime`](Self::with_stream_lifetime).
+    pub const DEFAULT_STREAM_LIFETIME: Duration = Duration::from_secs(600);
 
     /// Creates the default options: callers on this machine may do everything, and other callers
     /// nothing.
@@ -30,6 +33,7 @@ impl ApiOptions {
             clock: Arc::new(SystemClock),
             max_body_bytes: Self::DEFAULT_MAX_BODY_BYTES,
             request_timeout: Self::DEFAULT_REQUEST_TIMEOUT,
+            stream_lifetime: Self::DEFAULT_STREAM_LIFETIME,
             shutdown: Shutdown::new(),
         }
     }
@@ -64,7 +68,16 @@ impl ApiOptions {
         self
     }
 
-    /// Sets the shutdown with which long requests end: waiting for results. Pass the one that
+    /// Sets how long a stream of events lives; then its client connects again and continues after
+    /// the last event. A stream also ends with the credentials of its caller. The default is 10
+    /// minutes.
+    #[must_use]
+    pub fn with_stream_lifetime(mut self, lifetime: Duration) -> Self {
+        self.stream_lifetime = lifetime;
+        self
+    }
+
+    /// Sets the shutdown with which long requests end: streams of events, and waiting for results. Pass the one that
     /// [`serve`](super::serve) gets.
     #[must_use]
     pub fn with_shutdown(mut self, shutdown: Shutdown) -> Self {

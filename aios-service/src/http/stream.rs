@@ -1,0 +1,239 @@
+//! Live events: server-sent events of the log and of a run.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use aios_agents::{RuntimeError, runtime::RunEvents};
+use aios_core::{
+    BoxFuture, Chain,
+    event::Pattern,
+    store::{EventStoreExt, LogSubscription, RecordedEvent, Store},
+};
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode},
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event, KeepAlive},
+    },
+};
+use futures_util::{Stream, stream};
+use serde::Deserialize;
+use tracing::warn;
+use utoipa::IntoParams;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ApiError, Shutdown,
+    authorize::{Caller, EventsRead, RunsRead},
+    events::recorded,
+    extract::{Path, Query},
+    runs,
+    state::Api,
+};
+use crate::auth::Identity;
+
+/// Time between two comments on a stream without events, which keep proxies from closing it.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// After how many events that do not match the client is told the position, so that it need not
+/// begin before them when it connects again.
+const SKIPPED: u64 = 500;
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(stream_events)).routes(routes!(stream_run))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct LogQuery {
+    /// Only events whose type matches: `*` stands for one segment, `#` for any number.
+    #[param(example = "workflows.*.completed")]
+    pattern: Option<String>,
+    /// Only events with a position above this one; those from now on unless given. The header
+    /// `Last-Event-ID` overrides it.
+    after: Option<u64>,
+}
+
+/// Follow the log
+///
+/// Returns server-sent events: first those that exist, then new ones. `id` is the position in the
+/// log, and `data` is the event as in a list. After a break, a client sends the last `id` as
+/// `Last-Event-ID` and gets every later event once. A stream ends after some minutes.
+#[utoipa::path(
+    get,
+    path = "/events/stream",
+    tag = "events",
+    params(
+        LogQuery,
+        ("last-event-id" = Option<u64>, Header, description = "Position of the last event that the client has.")
+    ),
+    security(("bearer" = ["events:read"]), ("api_key" = ["events:read"])),
+    responses((status = 200, description = "The events.", body = String, content_type = "text/event-stream")),
+)]
+async fn stream_events(
+    State(api): State<Api>,
+    caller: Caller<EventsRead>,
+    headers: HeaderMap,
+    Query(query): Query<LogQuery>,
+) -> Result<Response, ApiError> {
+    let pattern = query.pattern.map_or(Ok(Pattern::all()), |pattern| pattern.parse())?;
+    let store = Arc::clone(api.store()?);
+    let after = match last_event_id(&headers)?.or(query.after) {
+        Some(after) => after,
+        None => store.head().await?,
+    };
+    let source = Source::Log(store.subscribe(after));
+    Ok(answer(Follow::new(&api, &caller.identity, source, pattern, after)))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct RunQuery {
+    /// Only events with a position in the log above this one; all unless given. The header
+    /// `Last-Event-ID` overrides it.
+    after: Option<u64>,
+}
+
+/// Follow a run
+///
+/// Returns the events of a run as server-sent events, up to the one that ends the run; see
+/// `/events/stream`. Answers with 204, at which browsers stop connecting again, if the run has ended
+/// and has no later event.
+#[utoipa::path(
+    get,
+    path = "/runs/{run_id}/events",
+    tag = "runs",
+    params(
+        ("run_id" = String, Path, description = "Id of the run."),
+        RunQuery,
+        ("last-event-id" = Option<u64>, Header, description = "Position of the last event that the client has.")
+    ),
+    security(("bearer" = ["runs:read"]), ("api_key" = ["runs:read"])),
+    responses(
+        (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "The run has ended and has no later event."),
+    ),
+)]
+async fn stream_run(
+    State(api): State<Api>,
+    caller: Caller<RunsRead>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    Query(query): Query<RunQuery>,
+) -> Result<Response, ApiError> {
+    let after = last_event_id(&headers)?.or(query.after).unwrap_or_default();
+    let row = runs::find(&api, &id).await?;
+    if row.status.is_final() && row.position <= after {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let source = Source::Run(Box::new(api.runtime.handle(&id).await?.events(0)));
+    Ok(answer(Follow::new(&api, &caller.identity, source, Pattern::all(), after)))
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    let position = value.to_str().ok().and_then(|text| text.parse().ok());
+    let message = "`Last-Event-ID` is the position of an event";
+    position.map(Some).ok_or_else(|| ApiError::new("MALFORMED_REQUEST", message))
+}
+
+fn answer(follow: Follow) -> Response {
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+    let mut response = Sse::new(follow.into_stream()).keep_alive(keep_alive).into_response();
+    // Asks nginx to pass events on at once.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// Where the events of a stream come from.
+enum Source {
+    Log(LogSubscription<dyn Store>),
+    Run(Box<RunEvents>),
+}
+
+impl Source {
+    /// The next event; `None` after the end of the run. Cancel safe.
+    async fn next(&mut self) -> Result<Option<RecordedEvent>, RuntimeError> {
+        match self {
+            Self::Log(log) => Ok(Some(log.next().await?)),
+            Self::Run(run) => run.next().await,
+        }
+    }
+}
+
+/// A stream of events. It reads no faster than the client, a page at a time, so a slow client holds
+/// one page in memory and catches up from the store.
+struct Follow {
+    source: Source,
+    pattern: Pattern,
+    after: u64,
+    skipped: u64,
+    end: BoxFuture<'static, ()>,
+    shutdown: Shutdown,
+}
+
+impl Follow {
+    fn new(api: &Api, identity: &Identity, source: Source, pattern: Pattern, after: u64) -> Self {
+        let rest = identity.expires_at.map(|end| end.duration_since(api.now()));
+        let lifetime = api.options.stream_lifetime;
+        let end = api.options.clock.sleep(rest.map_or(lifetime, |rest| rest.min(lifetime)));
+        let shutdown = api.options.shutdown.clone();
+        Self { source, pattern, after, skipped: 0, end, shutdown }
+    }
+
+    fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
+        stream::unfold(self, |mut follow| async move {
+            let event = follow.next().await?;
+            Some((Ok(event), follow))
+        })
+    }
+
+    /// The next event to send; `None` at the end of the stream.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = self.shutdown.begun() => return None,
+                () = &mut self.end => return None,
+                next = self.source.next() => next,
+            };
+            let event = match next {
+                Ok(event) => event?,
+                Err(error) => {
+                    let (code, error) = (error.code(), Chain(&error).to_string());
+                    warn!(code, error, "a stream of events ended; its client will connect again");
+                    return None;
+                }
+            };
+            let position = event.position;
+            if position <= self.after {
+                continue;
+            }
+            if self.pattern.matches(&event.event.event_type) {
+                self.skipped = 0;
+                return message(event);
+            }
+            self.skipped += 1;
+            if self.skipped >= SKIPPED {
+                self.skipped = 0;
+                return Some(Event::default().id(position.to_string()));
+            }
+        }
+    }
+}
+
+fn message(event: RecordedEvent) -> Option<Event> {
+    let position = event.position;
+    match serde_json::to_string(&recorded(event)) {
+        // A line break of JSON is white space between its parts.
+        Ok(text) => {
+            let text = text.replace(['\r', '\n'], " ");
+            Some(Event::default().id(position.to_string()).data(text))
+        }
+        Err(error) => {
+            warn!(%error, position, "failed to write an event; its stream ended");
+            None
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Server-sent events.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{clock::VirtualClock, event::Timestamp};
+use aios_service::{
+    auth::{ApiKey, ApiKeyHash, ApiKeys, Permissions},
+    http::{ApiOptions, Shutdown},
+};
+use axum::{
+    body::BodyDataStream,
+    http::{HeaderValue, Method, Response},
+};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::support::{Service, on_every_store, request};
+
+on_every_store! {
+    should_follow_a_run_to_its_end
+    should_continue_after_the_last_event_without_a_gap_or_a_repeat
+    should_pass_from_old_events_to_new_ones
+    should_send_only_events_that_match
+    should_tell_browsers_to_stop_when_a_run_has_ended
+}
+
+/// The messages of a stream: their ids and events.
+struct Messages {
+    body: BodyDataStream,
+    text: String,
+}
+
+impl Messages {
+    async fn open(service: &Service, path: &str, last: Option<u64>) -> Self {
+        let response = open(service, path, last).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
+        Self { body: response.into_body().into_data_stream(), text: String::new() }
+    }
+
+    /// The next message with data; `None` at the end of the stream.
+    async fn next(&mut self) -> Option<(u64, Value)> {
+        loop {
+            while let Some((message, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| message.lines().find_map(|line| line.strip_prefix(name));
+                let found = field("id: ")
+                    .zip(field("data: "))
+                    .map(|(id, data)| (id.parse().unwrap(), serde_json::from_str(data).unwrap()));
+                self.text = rest.to_owned();
+                if found.is_some() {
+                    return found;
+                }
+            }
+            let bytes = self.body.next().await?.unwrap();
+            self.text.push_str(std::str::from_utf8(&bytes).unwrap());
+        }
+    }
+
+    async fn rest(mut self) -> Vec<(u64, Value)> {
+        let mut all = Vec::new();
+        while let Some(message) = self.next().await {
+            all.push(message);
+        }
+        all
+    }
+}
+
+async fn open(service: &Service, path: &str, last: Option<u64>) -> Response<axum::body::Body> {
+    let mut get = request(Method::GET, path, None);
+    if let Some(last) = last {
+        get.headers_mut().insert("last-event-id", HeaderValue::from(last));
+    }
+    service.router.clone().oneshot(get).await.unwrap()
+}
+
+async fn run(service: &Service, id: &str) {
+    let run = service.runtime.start("welcome", "Ada").with_id(id).await.unwrap();
+    run.result::<String>().await.unwrap();
+}
+
+async fn should_follow_a_run_to_its_end(service: Service) {
+    let run = service.runtime.start("approval", &1).with_id("r1").await.unwrap();
+    let mut messages = Messages::open(&service, "/runs/r1/events", None).await;
+    let (_, started) = messages.next().await.unwrap();
+    assert_eq!(started["attributes"]["type"], "workflows.approval.started");
+    run.signal("approval", "yes").await.unwrap();
+    let (position, ended) = messages.rest().await.pop().unwrap();
+    assert_eq!(ended["attributes"]["type"], "workflows.approval.completed");
+    assert_eq!(ended["attributes"]["position"], position);
+}
+
+async fn should_continue_after_the_last_event_without_a_gap_or_a_repeat(service: Service) {
+    run(&service, "r1").await;
+    let all = Messages::open(&service, "/runs/r1/events", None).await.rest().await;
+    assert!(all.len() >= 4, "{all:?}");
+    for (index, (position, _)) in all.iter().enumerate().take(all.len() - 1) {
+        let rest = Messages::open(&service, "/runs/r1/events", Some(*position)).await.rest().await;
+        assert_eq!(rest, all[index + 1..]);
+        let path = format!("/runs/r1/events?after={position}");
+        assert_eq!(Messages::open(&service, &path, None).await.rest().await, all[index + 1..]);
+    }
+    let head = service.runtime.store().unwrap().head().await.unwrap();
+    let mut positions = Vec::new();
+    while positions.last() != Some(&head) {
+        // A client that loses its connection after every third event.
+        let path = "/events/stream?after=0";
+        let mut messages = Messages::open(&service, path, positions.last().copied()).await;
+        for _ in 0..3 {
+            if positions.last() == Some(&head) {
+                break;
+            }
+            positions.push(messages.next().await.unwrap().0);
+        }
+    }
+    assert_eq!(positions, (1..=head).collect::<Vec<_>>());
+}
+
+async fn should_pass_from_old_events_to_new_ones(service: Service) {
+    run(&service, "r1").await;
+    let mut messages = Messages::open(&service, "/events/stream?after=0", None).await;
+    assert_eq!(messages.next().await.unwrap().0, 1);
+    let following = async {
+        let mut last = 1;
+        loop {
+            let (position, event) = messages.next().await.unwrap();
+            assert_eq!(position, last + 1);
+            last = position;
+            if event["attributes"]["stream"] == "runs/r20"
+                && event["attributes"]["type"] == "workflows.welcome.completed"
+            {
+                return;
+            }
+        }
+    };
+    let running = async {
+        for number in 2..=20 {
+            run(&service, &format!("r{number}")).await;
+        }
+    };
+    tokio::join!(following, running);
+}
+
+async fn should_send_only_events_that_match(service: Service) {
+    let mut live =
+        Messages::open(&service, "/events/stream?pattern=workflows.*.completed", None).await;
+    run(&service, "r1").await;
+    let (position, event) = live.next().await.unwrap();
+    assert_eq!(event["attributes"]["stream"], "runs/r1");
+    run(&service, "r2").await;
+    let path = "/events/stream?pattern=workflows.*.completed&after=0";
+    let mut again = Messages::open(&service, path, Some(position)).await;
+    assert_eq!(again.next().await.unwrap().1["attributes"]["stream"], "runs/r2");
+    assert_eq!(service.get("/events/stream?pattern=a..b").await.fault(), (400, "INVALID_PATTERN"));
+}
+
+async fn should_tell_browsers_to_stop_when_a_run_has_ended(service: Service) {
+    run(&service, "r1").await;
+    let all = Messages::open(&service, "/runs/r1/events", None).await.rest().await;
+    let last = all.last().unwrap().0;
+    assert_eq!(open(&service, "/runs/r1/events", Some(last)).await.status(), 204);
+    assert_eq!(service.get("/runs/r2/events").await.fault(), (404, "RUN_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn should_refuse_a_last_event_id_that_is_not_a_position() {
+    let service = Service::in_memory().await;
+    let mut get = request(Method::GET, "/events/stream", None);
+    get.headers_mut().insert("last-event-id", HeaderValue::from_static("abc"));
+    assert_eq!(service.send(get).await.fault(), (400, "MALFORMED_REQUEST"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_streams_at_the_shutdown_and_after_their_lifetime() {
+    let (shutdown, clock) = (Shutdown::new(), VirtualClock::new(Timestamp::now()));
+    let options = ApiOptions::new()
+        .with_shutdown(shutdown.clone())
+        .with_clock(Arc::new(clock.clone()))
+        .with_stream_lifetime(Duration::from_secs(60));
+    let service = Service::with(options).await;
+    let aged = Messages::open(&service, "/events/stream", None).await;
+    clock.advance(Duration::from_secs(60));
+    aged.rest().await;
+    let young = Messages::open(&service, "/events/stream", None).await;
+    shutdown.begin();
+    young.rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_a_stream_with_the_credentials_of_its_caller() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let end = aios_core::clock::Clock::now(&clock) + Duration::from_secs(5);
+    let key = ApiKey::new(ApiKeyHash::of("a key of this test"), "ada")
+        .with_permissions(Permissions::all())
+        .with_expiry(end);
+    let options = ApiOptions::new()
+        .with_authenticator(ApiKeys::new([key]))
+        .with_clock(Arc::new(clock.clone()));
+    let service = Service::with(options).await;
+    let mut get = request(Method::GET, "/events/stream", None);
+    get.headers_mut().insert("x-api-key", HeaderValue::from_static("a key of this test"));
+    let response = service.router.clone().oneshot(get).await.unwrap();
+    assert_eq!(response.status(), 200);
+    clock.advance(Duration::from_secs(5));
+    let ended: Vec<_> = response.into_body().into_data_stream().collect().await;
+    assert!(ended.iter().all(Result::is_ok), "{:?}", json!(ended.len()));
+}
