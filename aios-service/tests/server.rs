@@ -19,7 +19,11 @@ struct Server {
 }
 
 async fn server() -> Server {
-    let (service, shutdown) = (Service::in_memory().await, Shutdown::new());
+    server_with(Shutdown::new()).await
+}
+
+async fn server_with(shutdown: Shutdown) -> Server {
+    let service = Service::in_memory().await;
     let options = ApiOptions::new().with_shutdown(shutdown.clone());
     let router = Router::new()
         .route("/own", get(async || "mine"))
@@ -76,6 +80,17 @@ async fn should_finish_requests_and_take_no_more_when_it_shuts_down() {
     server.serving.await.unwrap().unwrap();
     assert!(TcpStream::connect(server.address).await.is_err());
     run.cancel("done").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_tell_that_it_is_not_ready_before_it_takes_no_more_connections() {
+    let server = server_with(Shutdown::new().with_accept_delay(Duration::from_secs(3))).await;
+    assert!(server.get("/health/ready").await.starts_with("HTTP/1.1 200"));
+    server.shutdown.begin();
+    assert!(server.get("/health/ready").await.starts_with("HTTP/1.1 503"));
+    assert!(server.get("/own").await.ends_with("mine"));
+    server.serving.await.unwrap().unwrap();
+    assert!(TcpStream::connect(server.address).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

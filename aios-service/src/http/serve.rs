@@ -1,4 +1,4 @@
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
 use axum::{Router, extract::ConnectInfo};
@@ -27,8 +27,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves a router over HTTP/1.1 until `shutdown` begins; then takes no more connections and waits
-/// up to 30 s for requests to end.
+/// Serves a router over HTTP/1.1 until `shutdown` begins and its
+/// [delay](Shutdown::with_accept_delay) is over; then takes no more connections and waits up to 30 s
+/// for requests to end.
 ///
 /// A client has 10 s to send the headers of a request, at most 64 KiB of them. At most 16,384
 /// connections are open at a time. Handlers get the address of the client as
@@ -44,6 +45,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) -> io::Result<()> {
     let (graceful, clock) = (GracefulShutdown::new(), SystemClock);
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut end = pin!(async {
+        shutdown.begun().await;
+        clock.sleep(shutdown.accept_delay()).await;
+    });
     loop {
         let accepted = async {
             // The semaphore is never closed.
@@ -52,7 +57,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) ->
         };
         let (permit, (stream, peer)) = tokio::select! {
             biased;
-            () = shutdown.begun() => break,
+            () = &mut end => break,
             accepted = accepted => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {

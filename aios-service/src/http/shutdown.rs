@@ -1,16 +1,19 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
 /// Tells the parts of a service that it shuts down. Clones share their state.
 #[derive(Clone, Debug)]
-pub struct Shutdown(Arc<watch::Sender<bool>>);
+pub struct Shutdown {
+    begun: Arc<watch::Sender<bool>>,
+    accept_delay: Duration,
+}
 
 impl Shutdown {
     /// Creates a shutdown that has not begun.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(false)))
+        Self { begun: Arc::new(watch::Sender::new(false)), accept_delay: Duration::ZERO }
     }
 
     /// Creates a shutdown that begins at SIGTERM (on Unix) or Ctrl-C.
@@ -33,15 +36,28 @@ impl Shutdown {
         Ok(shutdown)
     }
 
+    /// Sets for how long [`serve`](super::serve) accepts connections after the shutdown has begun. In
+    /// this time [`health`](super::health) reports that the process is not ready, so that a load
+    /// balancer stops sending requests to it. The default is 0.
+    #[must_use]
+    pub fn with_accept_delay(mut self, delay: Duration) -> Self {
+        self.accept_delay = delay;
+        self
+    }
+
+    pub(super) fn accept_delay(&self) -> Duration {
+        self.accept_delay
+    }
+
     /// Begins the shutdown. It cannot be undone.
     pub fn begin(&self) {
-        self.0.send_replace(true);
+        self.begun.send_replace(true);
     }
 
     /// Whether the shutdown has begun.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        *self.0.borrow()
+        *self.begun.borrow()
     }
 
     /// Completes when the shutdown begins.
@@ -51,7 +67,7 @@ impl Shutdown {
     /// Cancel safe.
     pub async fn begun(&self) {
         // The sender lives as long as `self`.
-        let _ = self.0.subscribe().wait_for(|has_begun| *has_begun).await;
+        let _ = self.begun.subscribe().wait_for(|has_begun| *has_begun).await;
     }
 }
 
