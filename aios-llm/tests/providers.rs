@@ -217,3 +217,16 @@ async fn should_know_why_a_response_ended() {
         }
     }
 }
+
+#[tokio::test]
+async fn should_answer_with_a_function() {
+    let provider = FakeProvider::respond_with(|request| {
+        let model = request.body["model"].as_str().unwrap_or_default();
+        FakeReply::response(text(&format!("{model} at {}", request.path)))
+    });
+    let provider = provider.await.unwrap();
+    for model in models(&provider) {
+        let answer = in_time(model.complete(&request())).await.unwrap().output_text();
+        assert!(answer.starts_with("large at /v1/"), "{answer}");
+    }
+}

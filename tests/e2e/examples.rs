@@ -26,6 +26,17 @@ fn should_greet_and_remember_it() {
 }
 
 #[test]
+fn should_research_once_and_publish_what_was_approved() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = printed("research-team", &[], folder.path());
+    assert_eq!(first, "approved: publish \"Two databases\"\npublished as report.md\n7 requests\n");
+    let report = std::fs::read_to_string(folder.path().join("report.md")).unwrap();
+    assert!(report.contains("one file") && report.contains("a database server"), "{report}");
+    let second = printed("research-team", &[], folder.path());
+    assert_eq!(second, "published as report.md\n0 requests\n");
+}
+
+#[test]
 fn should_wait_for_an_approval() {
     let folder = tempfile::tempdir().unwrap();
     let last = |arguments: &[&str]| {

@@ -66,10 +66,14 @@ impl FakeRequest {
     }
 }
 
+type Responder = dyn Fn(&FakeRequest) -> FakeReply + Send + Sync;
+
 /// The replies that are left, and the requests so far.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Script {
     replies: Mutex<VecDeque<FakeReply>>,
+    /// Gives the reply when no other is left.
+    responder: Option<Box<Responder>>,
     requests: Mutex<Vec<FakeRequest>>,
 }
 
@@ -78,8 +82,9 @@ impl Script {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
     }
 
-    fn next(&self) -> Option<FakeReply> {
-        self.replies.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    fn next(&self, request: &FakeRequest) -> Option<FakeReply> {
+        let next = self.replies.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        next.or_else(|| self.responder.as_ref().map(|responder| responder(request)))
     }
 }
 
@@ -102,10 +107,25 @@ impl FakeProvider {
         port: u16,
         replies: impl IntoIterator<Item = FakeReply>,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-        let address = listener.local_addr()?;
         let replies = Mutex::new(replies.into_iter().collect());
-        let script = Arc::new(Script { replies, requests: Mutex::default() });
+        Self::serve(port, Script { replies, ..Script::default() }).await
+    }
+
+    /// Starts a provider that calls a function for each request.
+    ///
+    /// # Errors
+    ///
+    /// Errors of opening a port.
+    pub async fn respond_with(
+        responder: impl Fn(&FakeRequest) -> FakeReply + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let responder: Option<Box<Responder>> = Some(Box::new(responder));
+        Self::serve(0, Script { responder, ..Script::default() }).await
+    }
+
+    async fn serve(port: u16, script: Script) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+        let (address, script) = (listener.local_addr()?, Arc::new(script));
         let server = tokio::spawn(serve::serve(listener, Arc::clone(&script)));
         Ok(Self { address, script, server })
     }

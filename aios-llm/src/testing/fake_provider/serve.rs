@@ -92,7 +92,7 @@ async fn converse(connection: TcpStream, script: &Script) -> io::Result<()> {
             message: "the script of the fake provider has no reply left".to_owned(),
             retry_after: None,
         };
-        let kind = script.next().map_or_else(missing, |reply| reply.0);
+        let kind = script.next(&request).map_or_else(missing, |reply| reply.0);
         if !reply(&mut connection, protocol, &request.body, kind).await? {
             return Ok(());
         }
