@@ -60,7 +60,7 @@ async fn should_tell_the_model_about_invalid_arguments() {
 
 #[tokio::test]
 async fn should_tell_the_model_about_unknown_tools() {
-    let result = told(search_tool(), call("c", "serach", &json!({}))).await;
+    let result = told(search_tool(), call("c", "searching", &json!({}))).await;
     assert!(result.is_error && result.content.contains("The tools are: search"));
 }
 
