@@ -86,6 +86,8 @@
 //!   page of events in memory.
 //! - A token is verified with the one algorithm of its key; `none` and shared secrets are never accepted.
 //! - A body is at most 2 MiB, and a request takes at most 30 s, unless the options say otherwise.
+//! - With `ApiOptions::with_rate_limit`, a caller that sends more requests is answered with 429 and
+//!   `Retry-After`.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -9,6 +9,7 @@
 
 mod access;
 mod document;
+mod limits;
 mod refusals;
 mod resources;
 mod server;

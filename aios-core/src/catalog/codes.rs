@@ -412,6 +412,12 @@ pub const CODES: &[Code] = &[
         "the caller lacks the permission that a route requires",
     ),
     code(
+        "RATE_LIMITED",
+        "HTTP API",
+        Retry::Yes,
+        "the caller sends more requests than its rate limit allows",
+    ),
+    code(
         "AUTHENTICATION_UNAVAILABLE",
         "HTTP API",
         Retry::Yes,

@@ -13,10 +13,12 @@ use serde_json::json;
 use super::{ApiError, state::Api};
 use crate::auth::{AuthError, Credentials, Identity};
 
-/// Finds out who calls. Without valid credentials the request ends here.
+/// Finds out who calls. Without valid credentials, and above the rate limit of the caller, the
+/// request ends here.
 pub(crate) async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    match identify(&api, &parts).await {
+    let identity = identify(&api, &parts).await;
+    match identity.and_then(|identity| api.admit(&identity).map(|()| identity)) {
         Ok(identity) => {
             parts.extensions.insert(identity);
             next.run(Request::from_parts(parts, body)).await

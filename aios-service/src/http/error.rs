@@ -1,4 +1,4 @@
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use aios_agents::RuntimeError;
 use aios_core::{
@@ -28,12 +28,15 @@ pub(crate) struct ApiError {
     pub(crate) details: Value,
     /// For the log.
     pub(crate) cause: Option<String>,
+    /// After how many seconds the same request may succeed.
+    retry_after: Option<u32>,
 }
 
 impl ApiError {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         let (status, message) = (status::of(code), message.into());
-        Self { status, code: code.into(), message, details: json!({}), cause: None }
+        let (details, cause, retry_after) = (json!({}), None, None);
+        Self { status, code: code.into(), message, details, cause, retry_after }
     }
 
     pub(crate) fn with_details(mut self, details: Value) -> Self {
@@ -64,8 +67,17 @@ impl ApiError {
         Self::new(code, message).with_details(json!({ "id": id }))
     }
 
+    pub(crate) fn rate_limited(wait: Duration) -> Self {
+        let seconds = u32::try_from(wait.as_micros().div_ceil(1_000_000)).unwrap_or(u32::MAX);
+        let message =
+            format!("the caller sends too many requests; the next one is accepted in {wait:?}");
+        let details = json!({ "retry_after_seconds": wait.as_secs_f64() });
+        let error = Self::new("RATE_LIMITED", message).with_details(details);
+        Self { retry_after: Some(seconds), ..error }
+    }
+
     /// Whether the same request may succeed later.
-    pub(crate) fn is_retryable(&self) -> bool {
+    fn is_retryable(&self) -> bool {
         self.status == StatusCode::SERVICE_UNAVAILABLE
             && codes::find(&self.code).is_some_and(|code| code.retry != Retry::No)
     }
@@ -124,8 +136,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
         let headers = response.headers_mut();
-        if self.is_retryable() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after.or(self.is_retryable().then_some(1)) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

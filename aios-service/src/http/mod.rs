@@ -25,6 +25,7 @@ mod openapi;
 mod openapi_3_0;
 mod options;
 mod page;
+mod rate_limit;
 mod runs;
 mod schema;
 mod serve;
@@ -49,7 +50,13 @@ use self::{
     openapi::Documents,
     state::Api,
 };
-pub use self::{health::health, options::ApiOptions, serve::serve, shutdown::Shutdown};
+pub use self::{
+    health::health,
+    options::ApiOptions,
+    rate_limit::{InvalidRateLimit, RateLimit},
+    serve::serve,
+    shutdown::Shutdown,
+};
 
 /// Creates the router of the API. Mount it at any path beside your own routes:
 ///
@@ -70,7 +77,7 @@ pub use self::{health::health, options::ApiOptions, serve::serve, shutdown::Shut
 /// A runtime without a store answers most requests with `NO_STORE`.
 pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
     let limit = DefaultBodyLimit::max(options.max_body_bytes);
-    let api = Api { runtime, options: Arc::new(options.finished()) };
+    let api = Api::new(runtime, options);
     let (router, document) = resources().split_for_parts();
     router
         .layer(limit)

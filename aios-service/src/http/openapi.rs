@@ -113,7 +113,7 @@ fn finished(mut document: Value) -> Value {
 
 /// Documents the errors of an operation, with the codes of each status.
 fn add_errors(path: &str, method: &str, operation: &mut Value) {
-    let mut statuses = vec![400, 401, 403, 500, 503];
+    let mut statuses = vec![400, 401, 403, 429, 500, 503];
     if path.contains('{') {
         statuses.push(404);
     }
@@ -161,9 +161,17 @@ fn headers() -> Value {
 
 fn error_response(status: u16) -> Value {
     let codes: Vec<_> = status::codes_of(status).map(|code| format!("`{code}`")).collect();
+    let mut headers = headers();
+    if [429, 503].contains(&status) {
+        let retry_after = json!({
+            "description": "After how many seconds the same request may succeed, if it may.",
+            "schema": { "type": "integer", "minimum": 1 },
+        });
+        set(&mut headers, &["retry-after"], retry_after);
+    }
     json!({
         "description": format!("One of {}.", codes.join(", ")),
-        "headers": headers(),
+        "headers": headers,
         "content": { "application/json": { "schema": { "$ref": "#/components/schemas/ErrorDocument" } } },
     })
 }

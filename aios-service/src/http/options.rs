@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
 
-use super::Shutdown;
+use super::{RateLimit, Shutdown};
 use crate::auth::{Anonymous, Authenticator};
 
 /// Options of [`api`](super::api).
@@ -13,6 +13,7 @@ pub struct ApiOptions {
     pub(crate) max_body_bytes: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) stream_lifetime: Duration,
+    pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -34,6 +35,7 @@ impl ApiOptions {
             max_body_bytes: Self::DEFAULT_MAX_BODY_BYTES,
             request_timeout: Self::DEFAULT_REQUEST_TIMEOUT,
             stream_lifetime: Self::DEFAULT_STREAM_LIFETIME,
+            rate_limit: None,
             shutdown: Shutdown::new(),
         }
     }
@@ -77,8 +79,20 @@ impl ApiOptions {
         self
     }
 
-    /// Sets the shutdown with which long requests end: streams of events, and waiting for results. Pass the one that
-    /// [`serve`](super::serve) gets.
+    /// Sets how many requests each caller may send. Further ones are answered with 429, `RATE_LIMITED`
+    /// and `Retry-After`. There is no limit by default.
+    ///
+    /// Callers are told apart by their [subject](crate::auth::Identity::subject), so those without
+    /// credentials share one limit. Requests that are refused for their credentials are not counted.
+    /// Each router counts by itself.
+    #[must_use]
+    pub fn with_rate_limit(mut self, limit: RateLimit) -> Self {
+        self.rate_limit = Some(limit);
+        self
+    }
+
+    /// Sets the shutdown with which long requests end: streams of events, and waiting for results.
+    /// Pass the one that [`serve`](super::serve) gets.
     #[must_use]
     pub fn with_shutdown(mut self, shutdown: Shutdown) -> Self {
         self.shutdown = shutdown;

@@ -11,16 +11,32 @@ use serde::Serialize;
 use super::{
     ApiError, ApiOptions,
     envelope::{Document, ListMeta, Listing, Meta, Resource, VERSION, json},
+    rate_limit::Limiter,
 };
+use crate::auth::Identity;
 
 /// The state of every handler.
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) options: Arc<ApiOptions>,
+    limiter: Option<Arc<Limiter>>,
 }
 
 impl Api {
+    pub(crate) fn new(runtime: Arc<Runtime>, options: ApiOptions) -> Self {
+        let options = options.finished();
+        let clock = Arc::clone(&options.clock);
+        let limiter = options.rate_limit.map(|limit| Arc::new(Limiter::new(limit, clock)));
+        Self { runtime, options: Arc::new(options), limiter }
+    }
+
+    /// Counts a request of a caller.
+    pub(crate) fn admit(&self, identity: &Identity) -> Result<(), ApiError> {
+        let Some(limiter) = &self.limiter else { return Ok(()) };
+        limiter.admit(&identity.subject).map_err(ApiError::rate_limited)
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.options.clock.now()
     }

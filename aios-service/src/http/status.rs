@@ -66,6 +66,7 @@ const STATUSES: &[(u16, &[&str])] = &[
             "EMPTY_APPEND",
         ],
     ),
+    (429, &["RATE_LIMITED"]),
     (
         503,
         &[
@@ -116,7 +117,7 @@ const STATUSES: &[(u16, &[&str])] = &[
 ];
 
 /// Every status of an error that the document names. 405 has no operation.
-pub(crate) const ALL: &[u16] = &[400, 401, 403, 404, 409, 413, 415, 422, 500, 503];
+pub(crate) const ALL: &[u16] = &[400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503];
 
 /// Codes that no request fails with: they are failures of runs, tasks and agents, or belong to
 /// Python and the test harness.
