@@ -65,6 +65,7 @@
 //! | tasks | list, get, create; list and create under an agent | `tasks:read`, `tasks:create` |
 //! | agents | list, get | `agents:read` |
 //! | events | a page of the log, `stream` (live), publish | `events:read`, `events:publish` |
+//! | engines, shards | list: which engines are alive, and which shards of the runs each owns | `engines:read` |
 //! | dead letters | list, actions `redrive` and `purge`, of a group or mailbox | `dead_letters:read`, `dead_letters:redrive`, `dead_letters:purge` |
 //! | `me`, `openapi.json` | who the caller is; the OpenAPI document | none |
 //!

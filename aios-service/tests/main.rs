@@ -9,6 +9,7 @@
 
 mod access;
 mod document;
+mod engines;
 mod limits;
 mod refusals;
 mod resources;
@@ -16,3 +17,4 @@ mod server;
 mod streams;
 mod support;
 mod tokens;
+mod traces;

@@ -84,6 +84,7 @@ permissions! {
     AgentsRead = "agents:read",
     EventsRead = "events:read",
     EventsPublish = "events:publish",
+    EnginesRead = "engines:read",
     DeadLettersRead = "dead_letters:read",
     DeadLettersRedrive = "dead_letters:redrive",
     DeadLettersPurge = "dead_letters:purge",

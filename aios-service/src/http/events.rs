@@ -5,7 +5,11 @@ use aios_core::{
     event::{self, EventId, EventType, Metadata, Pattern, Payload, Timestamp},
     store::RecordedEvent,
 };
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -17,6 +21,7 @@ use super::{
     extract::{Json, Query},
     page,
     state::Api,
+    trace::metadata,
 };
 
 const KIND: &str = "event";
@@ -175,6 +180,7 @@ struct PublishBody {
 async fn publish_event(
     State(api): State<Api>,
     caller: Caller<EventsPublish>,
+    headers: HeaderMap,
     Json(body): Json<PublishBody>,
 ) -> Result<Response, ApiError> {
     let event_type: EventType = body.event_type.parse()?;
@@ -185,8 +191,7 @@ async fn publish_event(
     if let Some(id) = body.id {
         event = event.with_id(id.parse::<EventId>()?);
     }
-    event.metadata.user_id = Some(subject.clone());
-    event.metadata.correlation_id = body.correlation_id.map(Into::into);
+    event.metadata = metadata(&caller.identity, &headers, body.correlation_id);
     api.runtime.broker().publish_event(event.clone()).await?;
     Ok(api.document(StatusCode::ACCEPTED, resource(event)))
 }

@@ -16,6 +16,7 @@ use super::{
     ApiError,
     envelope::{ErrorBody, ErrorDocument, ErrorMeta, json},
     state::Api,
+    trace::{TRACE_RESPONSE, Trace},
 };
 
 const REQUEST_ID: &str = "x-request-id";
@@ -44,6 +45,7 @@ impl RequestId {
 pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let trace = Trace::of(request.headers());
     request.extensions_mut().insert(id.clone());
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind();
     let response = tokio::select! {
@@ -55,10 +57,14 @@ pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: N
     };
     let mut response = render(&api, &id, response);
     if response.status().is_server_error() {
-        warn!(request_id = &*id.0, %method, path, status = response.status().as_u16(), "a request failed");
+        let (trace_id, status) = (trace.as_ref().map(Trace::id), response.status().as_u16());
+        warn!(request_id = &*id.0, trace_id, %method, path, status, "a request failed");
     }
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(REQUEST_ID, value);
+    }
+    if let Some(value) = trace.as_ref().and_then(Trace::response) {
+        response.headers_mut().insert(TRACE_RESPONSE, value);
     }
     response
         .headers_mut()

@@ -1,7 +1,7 @@
 //! The HTTP API: a router that your program mounts, and a server for it.
 //!
-//! [`api`] has the resources: runs, workflows, tasks, agents, events and dead letters. [`health`] has
-//! the probes of an orchestrator. [`serve`] serves a router and ends it in an orderly way.
+//! [`api`] has the resources: runs, workflows, tasks, agents, events, dead letters and engines.
+//! [`health`] has the probes of an orchestrator. [`serve`] serves a router and ends it in an orderly way.
 //!
 //! # Shapes
 //!
@@ -9,11 +9,14 @@
 //! `data` is an array and `meta.next` leads to the next page. Every error, whatever its cause, is
 //! `{"error": {"code", "message", "details"}, "meta": {"request_id", "timestamp"}}`; the codes are
 //! those of [`aios_core::catalog::codes`]. The header `x-request-id` is taken from the request, or
-//! made, and stands in every answer and in the log. The OpenAPI document is at `openapi.json`.
+//! made, and stands in every answer and in the log. A `traceparent` (W3C Trace Context) is passed on to
+//! what the request starts or publishes, and answered with `traceresponse`. The OpenAPI document is at
+//! `openapi.json`.
 
 mod agents;
 mod authorize;
 mod dead_letters;
+mod engines;
 mod envelope;
 mod error;
 mod events;
@@ -34,6 +37,7 @@ mod state;
 mod status;
 mod stream;
 mod tasks;
+mod trace;
 mod workflows;
 
 use std::sync::Arc;
@@ -105,6 +109,7 @@ fn resources() -> OpenApiRouter<Api> {
         .merge(events::routes())
         .merge(stream::routes())
         .merge(dead_letters::routes())
+        .merge(engines::routes())
         .merge(me::routes())
         .merge(openapi::routes())
 }

@@ -153,10 +153,16 @@ pub(super) fn set(value: &mut Value, path: &[&str], new: Value) {
 }
 
 fn headers() -> Value {
-    json!({ "x-request-id": {
-        "description": "Id of the request, also in the log.",
-        "schema": { "type": "string" },
-    } })
+    json!({
+        "x-request-id": {
+            "description": "Id of the request, also in the log.",
+            "schema": { "type": "string" },
+        },
+        "traceresponse": {
+            "description": "The trace of the request, if it has a valid `traceparent`.",
+            "schema": { "type": "string" },
+        },
+    })
 }
 
 fn error_response(status: u16) -> Value {

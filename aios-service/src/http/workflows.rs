@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aios_core::{
-    event::{EventId, Metadata, Payload, Timestamp},
+    event::{EventId, Payload, Timestamp},
     store::{PageRequest, WorkflowRecord},
 };
 use axum::{
@@ -23,8 +23,8 @@ use super::{
     page,
     runs::{self, Run},
     state::Api,
+    trace::metadata,
 };
-use crate::auth::Identity;
 
 const KIND: &str = "workflow";
 const LIST: &str = "workflows";
@@ -267,17 +267,4 @@ pub(super) fn seconds(field: &str, seconds: f64) -> Result<Duration, ApiError> {
     Duration::try_from_secs_f64(seconds).map_err(|error| {
         ApiError::new("INVALID_REQUEST", format!("`{field}` is not a duration: {error}"))
     })
-}
-
-/// The metadata of a run: its user and its trace.
-fn metadata(identity: &Identity, headers: &HeaderMap, correlation: Option<String>) -> Metadata {
-    let header = |name: &str| headers.get(name)?.to_str().ok().map(Into::into);
-    let traceparent = header("traceparent");
-    Metadata {
-        correlation_id: correlation.map(Into::into),
-        user_id: Some(identity.subject.clone()),
-        tracestate: traceparent.as_ref().and_then(|_| header("tracestate")),
-        traceparent,
-        ..Metadata::default()
-    }
 }
