@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod conventions;
 mod document;
 mod engines;
 mod limits;
