@@ -1,4 +1,4 @@
-//! An HTTP API with authentication for [aios](https://github.com/aios-rs/aios), mounted into your own axum router.
+//! An HTTP API with authentication for [aios](https://github.com/aios-rs/aios), mounted into your own axum router, and configuration.
 //!
 //! # Example
 //!
@@ -69,12 +69,25 @@
 //! | dead letters | list, actions `redrive` and `purge`, of a group or mailbox | `dead_letters:read`, `dead_letters:redrive`, `dead_letters:purge` |
 //! | `me`, `openapi.json` | who the caller is; the OpenAPI document | none |
 //!
+//! # Configuration
+//!
+//! ```no_run
+//! use aios_service::config::Settings;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let settings = Settings::load()?; // config/base.yaml, config/{AIOS_ENV}.yaml, AIOS_CONFIG_DIR, AIOS_…
+//! let level = settings.log().level; // AIOS_LOG_LEVEL, or level in the section log
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Which module
 //!
 //! | module | contains |
 //! |---|---|
 //! | [`http`] | the router of the API, health, and a server |
 //! | [`auth`] | authentication of callers and their permissions |
+//! | [`config`] | settings from files, environment variables and mounted secrets, with one report of all faults |
 //!
 //! # Guarantees
 //!
@@ -89,8 +102,11 @@
 //! - A body is at most 2 MiB, and a request takes at most 30 s, unless the options say otherwise.
 //! - With `ApiOptions::with_rate_limit`, a caller that sends more requests is answered with 429 and
 //!   `Retry-After`.
+//! - No configuration is read unless `Settings::load` is called. Its report lists all
+//!   faults of the configuration, and neither it nor a setting prints a secret.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod auth;
+pub mod config;
 pub mod http;

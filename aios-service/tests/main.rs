@@ -1,4 +1,4 @@
-//! Tests of the HTTP API, on the stores in memory and SQLite.
+//! Tests of the HTTP API, on the stores in memory and SQLite, and of the configuration.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod config;
 mod conventions;
 mod document;
 mod engines;

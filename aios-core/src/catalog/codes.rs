@@ -426,6 +426,12 @@ pub const CODES: &[Code] = &[
     code("TASK_NOT_FOUND", "HTTP API", Retry::No, "there is no such task"),
     code("NO_STORE", "HTTP API", Retry::No, "the process that answers has no store"),
     code("INTERNAL_ERROR", "HTTP API", Retry::No, "the code of the HTTP API panicked"),
+    code(
+        "INVALID_SETTINGS",
+        "configuration",
+        Retry::No,
+        "the configuration has faults, which the report lists",
+    ),
     code("CONTINUED_AS_NEW", "Python", Retry::No, "a workflow continues as another run"),
     code("INVALID_CONFIGURATION", "Python", Retry::No, "an option of a call is invalid"),
     code("INVALID_DATA", "Python", Retry::No, "a value cannot be serialised to JSON"),

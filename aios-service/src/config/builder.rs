@@ -1,0 +1,286 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use schemars::{JsonSchema, SchemaGenerator};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    Fault, FaultKind, Origin, Settings, SettingsError,
+    check::check,
+    entries::entries,
+    environment::{CONFIG_DIR, ENV, Environment, Meaning, meaning},
+    files,
+    node::{Content, Node, display},
+    resolve::{Resolved, resolve},
+    schema::Schema,
+    section::{AnySection, Refusal, Section, read},
+    sections::Common,
+    validate::validate,
+};
+
+/// The folder of the files, relative to the current one.
+const FOLDER: &str = "config";
+
+/// Describes the settings of a program, and loads them.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct SettingsBuilder {
+    sections: Vec<Section>,
+    folder: Option<PathBuf>,
+    environment: Option<Values<OsString, OsString>>,
+    defaults: Values<String, Value>,
+    values: Values<String, Value>,
+}
+
+/// Values with their names. The values may be secrets, and are not printed.
+#[derive(Clone)]
+struct Values<N, V>(Vec<(N, V)>);
+
+impl<N, V> Default for Values<N, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<N: fmt::Debug, V> fmt::Debug for Values<N, V> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+impl SettingsBuilder {
+    /// Adds a section of your own type, which [`Settings::section`] then returns. The name is
+    /// `[a-z][a-z0-9_]*`. Keys that the type does not have are faults, whether or not it denies
+    /// unknown fields.
+    pub fn with_section<T>(mut self, name: impl Into<String>) -> Self
+    where
+        T: DeserializeOwned + JsonSchema + Send + Sync + 'static,
+    {
+        self.sections.push(Section::new::<T>(name.into()));
+        self
+    }
+
+    /// Sets the folder of `base.yaml` and the files of the environments, which must exist. By default
+    /// it is `config` in the current folder, which need not exist.
+    pub fn with_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folder = Some(folder.into());
+        self
+    }
+
+    /// Replaces the environment variables of the process.
+    pub fn with_environment<N, V>(mut self, variables: impl IntoIterator<Item = (N, V)>) -> Self
+    where
+        N: Into<OsString>,
+        V: Into<OsString>,
+    {
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        self.environment = Some(Values(variables.collect()));
+        self
+    }
+
+    /// Sets the default of a key, such as `database.url`, which every other layer overrides.
+    pub fn with_default(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.defaults.0.push((key.into(), value.into()));
+        self
+    }
+
+    /// Sets the value of a key, such as `database.url`, over every other layer.
+    pub fn with_value(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.values.0.push((key.into(), value.into()));
+        self
+    }
+
+    /// The JSON Schema of the files, for editors.
+    #[must_use]
+    pub fn schema(&self) -> Value {
+        self.compile(&mut Vec::new()).as_value().clone()
+    }
+
+    /// Reads all layers. It reads files and blocks: call it before the runtime starts, or with
+    /// `spawn_blocking`.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`] with all faults of all layers.
+    pub fn load(self) -> Result<Settings, SettingsError> {
+        let mut faults = Vec::new();
+        let schema = self.compile(&mut faults);
+        let variables = match &self.environment {
+            Some(Values(variables)) => variables.clone(),
+            None => std::env::vars_os().collect(),
+        };
+        let environment = Environment::new(variables, &mut faults);
+        let mut ignored = Vec::new();
+        let mut tree = Node::mapping(Origin::Default);
+        for layer in self.layers(&schema, &environment, &mut faults, &mut ignored) {
+            check(&layer, &schema.shape(), &mut Vec::new(), &mut faults);
+            tree.merge(layer);
+        }
+        let resolved = resolve(&tree, &schema.shape(), &environment, &mut faults);
+        let faulty = validate(&schema, &tree, &resolved, &mut faults);
+        let mut typed = Typed { tree: &tree, resolved: &resolved, faulty, faults };
+        let common = typed.common();
+        let sections: BTreeMap<_, _> =
+            self.sections.iter().filter_map(|section| typed.section(section)).collect();
+        match (common, typed.faults.is_empty()) {
+            (Some(common), true) => Ok(Settings {
+                environment: environment.value(ENV).map(str::to_owned),
+                entries: entries(&schema, &tree, &resolved),
+                common,
+                sections,
+                ignored,
+            }),
+            _ => Err(SettingsError::new(typed.faults)),
+        }
+    }
+
+    /// The schema of all sections. A section that has a fault is left out.
+    fn compile(&self, faults: &mut Vec<Fault>) -> Schema {
+        let mut generator = SchemaGenerator::default();
+        let common = generator.root_schema_for::<Common>();
+        let mut schemas = match common.get("properties") {
+            Some(Value::Object(schemas)) => schemas.clone(),
+            _ => serde_json::Map::new(),
+        };
+        for section in &self.sections {
+            let schema = (section.schema)(&mut generator).to_value();
+            let fault = if !section.has_valid_name() {
+                Some("the name of a section must be [a-z][a-z0-9_]*, without __")
+            } else if schemas.contains_key(&section.name) {
+                Some("the section exists already")
+            } else {
+                None
+            };
+            match fault {
+                Some(reason) => {
+                    let kind = FaultKind::Unreadable { reason: reason.to_owned() };
+                    faults.push(Fault::new(Origin::Code, section.name.clone(), kind));
+                }
+                None => {
+                    schemas.insert(section.name.clone(), schema);
+                }
+            }
+        }
+        let mut schema = Schema::new(&schemas, &generator.take_definitions(true));
+        for section in &self.sections {
+            let shape = schema.shape().child(&section.name);
+            if shape.is_some_and(|shape| !shape.is_mapping()) {
+                schema.remove(&section.name);
+                let reason = "the type of a section must be a mapping".to_owned();
+                let kind = FaultKind::Unreadable { reason };
+                faults.push(Fault::new(Origin::Code, section.name.clone(), kind));
+            }
+        }
+        schema
+    }
+
+    fn layers(
+        &self,
+        schema: &Schema,
+        environment: &Environment,
+        faults: &mut Vec<Fault>,
+        ignored: &mut Vec<String>,
+    ) -> Vec<Node> {
+        let of_code = |origin: Origin, values: &[(String, Value)]| {
+            let node = |(key, value): &(String, Value)| {
+                let path: Vec<_> = key.split('.').map(str::to_owned).collect();
+                Node::from_value(&origin, value.clone()).at(&path)
+            };
+            values.iter().map(node).collect::<Vec<_>>()
+        };
+        let mut layers = of_code(Origin::Default, &self.defaults.0);
+        let folder = self.folder.as_deref().unwrap_or(Path::new(FOLDER));
+        let name = environment.value(ENV);
+        layers.extend(files::of_folder(folder, self.folder.is_some(), name, faults));
+        if let Some(folder) = environment.value(CONFIG_DIR) {
+            layers.extend(files::of_config_dir(Path::new(folder), faults));
+        }
+        layers.extend(of_environment(schema, environment, faults, ignored));
+        layers.extend(of_code(Origin::Code, &self.values.0));
+        layers
+    }
+}
+
+/// The layers of the environment: first the variables, then the files that variables name.
+fn of_environment(
+    schema: &Schema,
+    environment: &Environment,
+    faults: &mut Vec<Fault>,
+    ignored: &mut Vec<String>,
+) -> Vec<Node> {
+    let (mut values, mut files) = (Vec::new(), Vec::new());
+    for (name, value) in environment.settings() {
+        let origin = Origin::variable(name);
+        match meaning(schema, name, value) {
+            Meaning::Value(path) => {
+                values.push(Node::new(origin, Content::Text(value.to_owned())).at(&path));
+            }
+            Meaning::File(path) => match secret_file(name, value, &path) {
+                Ok(node) => files.push(node),
+                Err(fault) => faults.push(fault),
+            },
+            Meaning::Fault(kind) => faults.push(Fault::new(origin, "", kind)),
+            Meaning::Foreign => ignored.push(name.to_owned()),
+        }
+    }
+    values.append(&mut files);
+    values
+}
+
+/// The value in a file that a variable names, without the line ends at its end.
+fn secret_file(variable: &str, file: &str, path: &[String]) -> Result<Node, Fault> {
+    let file = Path::new(file);
+    let origin = Origin::SecretFile { variable: variable.into(), path: file.into() };
+    let fault = |reason: &str| {
+        let kind = FaultKind::Unreadable { reason: format!("the file {reason}") };
+        Fault::new(origin.clone(), display(path), kind)
+    };
+    match files::read(file) {
+        Ok(Some(text)) => {
+            let text = text.trim_end_matches(['\r', '\n']).to_owned();
+            Ok(Node::new(origin.clone(), Content::Text(text)).at(path))
+        }
+        Ok(None) => Err(fault("does not exist")),
+        Err(reason) => Err(fault(&reason)),
+    }
+}
+
+/// Reads the values into types.
+struct Typed<'t> {
+    tree: &'t Node,
+    resolved: &'t Resolved,
+    /// The sections whose values are known to be invalid.
+    faulty: BTreeSet<String>,
+    faults: Vec<Fault>,
+}
+
+impl Typed<'_> {
+    fn common(&mut self) -> Option<Common> {
+        let Value::Object(mut sections) = self.resolved.value.clone() else { return None };
+        sections.retain(|name, _| !self.faulty.contains(name));
+        read(&Value::Object(sections)).map_err(|refusal| self.refuse(&refusal)).ok()
+    }
+
+    fn section(&mut self, section: &Section) -> Option<(String, AnySection)> {
+        if self.faulty.contains(&section.name) {
+            return None;
+        }
+        let value = self.resolved.value.get(&section.name)?;
+        let read = (section.read)(value).map_err(|mut refusal| {
+            refusal.path.insert(0, section.name.clone());
+            self.refuse(&refusal);
+        });
+        read.ok().map(|value| (section.name.clone(), value))
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) {
+        let kind = FaultKind::Refused { reason: self.resolved.masked(&refusal.reason) };
+        let origin = self.tree.origin_of(&refusal.path).clone();
+        self.faults.push(Fault::new(origin, display(&refusal.path), kind));
+    }
+}

@@ -1,0 +1,120 @@
+//! The values as people may see them, each with its origin.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{
+    Origin,
+    describe::plain,
+    node::{Node, display},
+    resolve::Resolved,
+    schema::{Schema, Shape},
+    secret::MASK,
+    secret_url::SecretUrl,
+};
+
+/// How deep defaults are looked for.
+const MAX_DEPTH: usize = 16;
+
+/// A value and its origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The key, such as `database.url`.
+    pub key: String,
+    /// The value. A secret is `***`, a URL has no password, and a text with references is as the file
+    /// has it, because a variable may contain a secret.
+    pub value: String,
+    /// Where the value comes from.
+    pub origin: Origin,
+}
+
+/// The entries of all values that are set or have a default, sorted by key.
+pub(super) fn entries(schema: &Schema, tree: &Node, resolved: &Resolved) -> Vec<Entry> {
+    let mut walk = Walk { tree, resolved, entries: Vec::new() };
+    walk.visit(&schema.shape(), Some(&resolved.value), None, &mut Vec::new());
+    walk.entries.sort_by(|one, other| one.key.cmp(&other.key));
+    walk.entries
+}
+
+struct Walk<'w> {
+    tree: &'w Node,
+    resolved: &'w Resolved,
+    entries: Vec<Entry>,
+}
+
+impl Walk<'_> {
+    fn visit(
+        &mut self,
+        shape: &Shape<'_>,
+        value: Option<&Value>,
+        default: Option<&Value>,
+        path: &mut Vec<String>,
+    ) {
+        let fields = |value: Option<&Value>| {
+            let keys = value.and_then(Value::as_object).map(|fields| fields.keys().cloned());
+            keys.into_iter().flatten().collect::<Vec<_>>()
+        };
+        let mut keys: BTreeSet<_> = fields(value).into_iter().chain(fields(default)).collect();
+        if value.is_none_or(Value::is_object) && path.len() < MAX_DEPTH {
+            keys.extend(shape.names().map(str::to_owned));
+        }
+        if keys.is_empty() {
+            self.entries.extend(self.leaf(shape, value, default, path));
+        }
+        for key in keys {
+            let Some(child) = shape.child(&key) else { continue };
+            let of = |whole: Option<&Value>| whole.and_then(|whole| whole.get(&key)).cloned();
+            let default = of(default).or_else(|| shape.default_of(&key).cloned());
+            let value = value.and_then(|whole| whole.get(&key));
+            path.push(key);
+            self.visit(&child, value, default.as_ref(), path);
+            path.pop();
+        }
+    }
+
+    fn leaf(
+        &self,
+        shape: &Shape<'_>,
+        value: Option<&Value>,
+        default: Option<&Value>,
+        path: &[String],
+    ) -> Option<Entry> {
+        let origin = match value {
+            Some(_) => self.tree.origin_of(path).clone(),
+            None => Origin::Default,
+        };
+        let value = value.or(default).filter(|value| !value.is_null())?;
+        let shown = match self.resolved.written.get(path) {
+            Some(written) => written.clone(),
+            None => shown(value, shape),
+        };
+        Some(Entry { key: display(path), value: shown, origin })
+    }
+}
+
+fn shown(value: &Value, shape: &Shape<'_>) -> String {
+    match value {
+        _ if shape.is_secret() => MASK.to_owned(),
+        Value::String(text) if shape.is_secret_url() => {
+            text.parse().map_or_else(|_| MASK.to_owned(), |url: SecretUrl| url.to_string())
+        }
+        Value::Array(items) => match shape.child("0") {
+            Some(child) => {
+                let items: Vec<_> = items.iter().map(|item| shown(item, &child)).collect();
+                format!("[{}]", items.join(", "))
+            }
+            None => plain(value),
+        },
+        Value::Object(fields) if !fields.is_empty() => {
+            let field = |(key, value): (&String, &Value)| {
+                let child = shape.child(key);
+                let shown = child.map_or_else(|| plain(value), |child| shown(value, &child));
+                format!("{key}: {shown}")
+            };
+            format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(", "))
+        }
+        value => plain(value),
+    }
+}

@@ -1,0 +1,127 @@
+//! Configuration by convention: files, environment variables and mounted secrets, read once and
+//! checked as a whole.
+//!
+//! ```
+//! use aios_service::config::{Secret, Settings};
+//! use schemars::JsonSchema;
+//! use serde::Deserialize;
+//!
+//! #[derive(Deserialize, JsonSchema)]
+//! struct Mail {
+//!     host: String,
+//!     #[serde(default = "port")]
+//!     port: u16,
+//!     password: Option<Secret>,
+//! }
+//!
+//! fn port() -> u16 {
+//!     25
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let settings = Settings::builder()
+//!     .with_section::<Mail>("mail")
+//!     .with_default("database.url", "sqlite://shop.db")
+//!     // Without this line, the environment of the process.
+//!     .with_environment([("AIOS_MAIL_HOST", "mx.example.org"), ("AIOS_AGENT_TIMEOUT", "5m")])
+//!     .load()?;
+//! let mail = settings.section::<Mail>("mail").ok_or("no section")?;
+//! assert_eq!((mail.host.as_str(), mail.port), ("mx.example.org", 25));
+//! assert_eq!(settings.agent().timeout.map(|timeout| timeout.get().as_secs()), Some(300));
+//! let origin = settings.origin("mail.host").map(ToString::to_string);
+//! assert_eq!(origin.as_deref(), Some("AIOS_MAIL_HOST"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Layers
+//!
+//! A later layer overrides an earlier one. Mappings are merged key by key; lists are replaced. A
+//! null means that a value is not set.
+//!
+//! 1. defaults of the types, then [`with_default`](SettingsBuilder::with_default)
+//! 2. `config/base.yaml`
+//! 3. `config/{AIOS_ENV}.yaml`, such as `config/production.yaml`
+//! 4. the files `*.yaml` and `*.yml` in the folder `AIOS_CONFIG_DIR`, such as a mounted ConfigMap, in
+//!    the order of their names
+//! 5. environment variables
+//! 6. files that variables `…_FILE` name, such as mounted secrets
+//! 7. [`with_value`](SettingsBuilder::with_value)
+//!
+//! # Names
+//!
+//! The variable of a key is `AIOS_`, the section and the key; deeper levels are separated by `__`.
+//! `AIOS_DATABASE_URL` sets `database.url`, and `AIOS_MAIL_TLS__CA` sets `mail.tls.ca`.
+//! `AIOS_DATABASE_URL_FILE` is the path of a file with the value. A value of a variable gets the
+//! type of its key; lists are separated by commas.
+//!
+//! | key | variable | |
+//! |---|---|---|
+//! | `database.url` | `AIOS_DATABASE_URL` | URL of the store |
+//! | `broker.url` | `AIOS_BROKER_URL` | URL of the broker |
+//! | `redis.url` | `AIOS_REDIS_URL` | URL of Redis |
+//! | `log.level` | `AIOS_LOG_LEVEL` | `off`, `error`, `warn`, `info` (default), `debug`, `trace` |
+//! | `agent.timeout` | `AIOS_AGENT_TIMEOUT` | limit of each attempt of a task, such as `5m` or `300` |
+//! | `anthropic.api_key` | `AIOS_ANTHROPIC_API_KEY` | secret |
+//! | `openai.api_key` | `AIOS_OPENAI_API_KEY` | secret |
+//!
+//! A variable of a known section whose key is unknown, or whose name is nearly that of a known one,
+//! is a fault. Other variables that begin with `AIOS_` are
+//! [listed](Settings::ignored_variables), and so are those that Kubernetes sets for services.
+//!
+//! # References
+//!
+//! A text in a file may contain `${NAME}`, an environment variable that must be set, and
+//! `${NAME:-default}`. `$${` stands for `${`. The result gets the type of its key. Values of variables
+//! are taken as they are.
+//!
+//! # Secrets
+//!
+//! A value of type [`Secret`] or the password of a [`SecretUrl`] in a file is a fault, unless it is a
+//! reference without a default. Neither type prints its secret, and no report contains one.
+//!
+//! # Guarantees
+//!
+//! - Nothing is read before [`load`](SettingsBuilder::load) is called, and nothing after it.
+//! - One [`SettingsError`] lists all faults: the file, line and key or the variable, what is expected,
+//!   and the nearest known name. Of the values that a type itself refuses, it lists the first of each
+//!   section.
+//! - A file has at most 1 MiB, 32 levels and 20,000 values, with those that aliases repeat; a folder
+//!   has at most 100 files. Files that are not regular, such as pipes, are refused.
+
+mod builder;
+mod check;
+mod describe;
+mod duration;
+mod entries;
+mod environment;
+mod fault;
+mod files;
+mod nearest;
+mod node;
+mod origin;
+mod reference;
+mod resolve;
+mod schema;
+mod secret;
+mod secret_url;
+mod section;
+mod sections;
+mod settings;
+mod validate;
+mod yaml;
+
+pub use self::{
+    builder::SettingsBuilder,
+    duration::{HumanDuration, InvalidDuration},
+    entries::Entry,
+    fault::{Fault, FaultKind, SettingsError},
+    origin::{Origin, Position},
+    secret::Secret,
+    secret_url::{InvalidUrl, SecretUrl},
+    sections::{
+        AgentSettings, AnthropicSettings, BrokerSettings, DatabaseSettings, LogLevel, LogSettings,
+        OpenAiSettings, RedisSettings,
+    },
+    settings::Settings,
+};

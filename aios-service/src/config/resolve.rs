@@ -1,0 +1,203 @@
+//! Turns the merged layers into values: replaces references, and gives texts of the environment the
+//! types of the schema.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Number, Value};
+
+use super::{
+    Fault, FaultKind, Origin,
+    environment::Environment,
+    node::{Content, Node, display},
+    reference::{ReferenceError, substitute},
+    schema::Shape,
+    secret::MASK,
+    secret_url,
+};
+
+/// The values, and what must be known about them to report faults.
+#[derive(Default)]
+pub(super) struct Resolved {
+    pub(super) value: Value,
+    /// The texts of files that have references, as they are written.
+    pub(super) written: BTreeMap<Vec<String>, String>,
+    /// The paths that have no value because of a fault.
+    pub(super) failed: BTreeSet<Vec<String>>,
+    secrets: BTreeSet<String>,
+}
+
+impl Resolved {
+    /// A text without the secrets and the values of references, which may be secrets.
+    pub(super) fn masked(&self, text: &str) -> String {
+        // The longest first: one may be a part of another.
+        let mut secrets: Vec<_> = self.secrets.iter().collect();
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret, MASK))
+    }
+}
+
+pub(super) fn resolve(
+    tree: &Node,
+    shape: &Shape<'_>,
+    environment: &Environment,
+    faults: &mut Vec<Fault>,
+) -> Resolved {
+    let mut resolver = Resolver { environment, faults, resolved: Resolved::default() };
+    let mut value = resolver.value(tree, shape, &mut Vec::new()).unwrap_or_default();
+    if let Value::Object(sections) = &mut value {
+        // A section that no layer has is empty, so that what it lacks is reported.
+        for section in shape.names() {
+            sections.entry(section).or_insert_with(|| Value::Object(Map::new()));
+        }
+    }
+    Resolved { value, ..resolver.resolved }
+}
+
+struct Resolver<'r> {
+    environment: &'r Environment,
+    faults: &'r mut Vec<Fault>,
+    resolved: Resolved,
+}
+
+impl Resolver<'_> {
+    /// The value of a node; `None` if it is not set.
+    fn value(&mut self, node: &Node, shape: &Shape<'_>, path: &mut Vec<String>) -> Option<Value> {
+        match &node.content {
+            Content::Scalar(Value::Null) => None,
+            Content::Mapping(fields) => {
+                let known = fields.iter().filter_map(|(key, field)| {
+                    let value = self.child(field, shape, key, path)?;
+                    Some((key.clone(), value))
+                });
+                Some(Value::Object(known.collect()))
+            }
+            Content::Sequence(items) => {
+                // An item without a value is kept, so that the others keep their places.
+                let items = items.iter().enumerate().map(|(index, item)| {
+                    self.child(item, shape, &index.to_string(), path).unwrap_or_default()
+                });
+                Some(Value::Array(items.collect()))
+            }
+            Content::Text(text) => {
+                self.note_secret(text, shape);
+                Some(typed(text, shape))
+            }
+            Content::Scalar(Value::String(text)) => self.text(node, text, shape, path),
+            // Reported as a secret in a file; its type is not another fault.
+            Content::Scalar(value) if shape.is_secret() => {
+                let text = value.to_string();
+                self.note_secret(&text, shape);
+                Some(text.into())
+            }
+            Content::Scalar(value) => Some(value.clone()),
+        }
+    }
+
+    fn child(
+        &mut self,
+        node: &Node,
+        shape: &Shape<'_>,
+        key: &str,
+        path: &mut Vec<String>,
+    ) -> Option<Value> {
+        path.push(key.to_owned());
+        let value = match shape.child(key) {
+            Some(child) => self.value(node, &child, path),
+            // Reported as unknown, or by the type of what contains it.
+            None => None,
+        };
+        path.pop();
+        value
+    }
+
+    fn text(
+        &mut self,
+        node: &Node,
+        text: &str,
+        shape: &Shape<'_>,
+        path: &[String],
+    ) -> Option<Value> {
+        self.note_secret(text, shape);
+        if !matches!(node.origin, Origin::File { .. }) {
+            return Some(text.into());
+        }
+        let error = match substitute(text, |name| self.environment.value(name)) {
+            Ok(None) => return Some(text.into()),
+            Ok(Some(whole)) => {
+                self.resolved.written.insert(path.to_vec(), text.to_owned());
+                self.note_secret(&whole, shape);
+                self.resolved.secrets.extend((!whole.is_empty()).then(|| whole.clone()));
+                return Some(typed(&whole, shape));
+            }
+            Err(error) => error,
+        };
+        let kind = match error {
+            ReferenceError::Malformed => FaultKind::MalformedReference,
+            ReferenceError::Undefined(variable) => FaultKind::UndefinedVariable { variable },
+        };
+        self.faults.push(Fault::new(node.origin.clone(), display(path), kind));
+        self.resolved.failed.insert(path.to_vec());
+        None
+    }
+
+    fn note_secret(&mut self, text: &str, shape: &Shape<'_>) {
+        if shape.is_secret() && !text.is_empty() {
+            self.resolved.secrets.insert(text.to_owned());
+        }
+        if shape.has_type("array") && shape.child("0").is_some_and(|item| item.is_secret()) {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            self.resolved.secrets.extend(items.map(str::to_owned));
+        }
+        if shape.is_secret_url() {
+            let passwords = secret_url::secrets(text).into_iter().map(str::to_owned);
+            self.resolved.secrets.extend(passwords);
+        }
+    }
+}
+
+/// A text as a value of the type that the schema has. If it is none, it remains a text, which is
+/// then found to be invalid.
+fn typed(text: &str, shape: &Shape<'_>) -> Value {
+    let as_text = || Value::String(text.to_owned());
+    let is_option =
+        |option: &&Value| option.as_str().is_some_and(|it| it.eq_ignore_ascii_case(text));
+    if let Some(option) = shape.options().find(is_option) {
+        return option.clone();
+    }
+    if shape.has_type("string") || shape.is_any() {
+        return as_text();
+    }
+    let trimmed = text.trim();
+    if shape.has_type("boolean")
+        && let Ok(value) = trimmed.to_ascii_lowercase().parse::<bool>()
+    {
+        return value.into();
+    }
+    if shape.has_type("integer") || shape.has_type("number") {
+        return number(trimmed, shape).map_or_else(as_text, Value::Number);
+    }
+    if shape.has_type("array") {
+        return list(text, shape);
+    }
+    as_text()
+}
+
+fn number(text: &str, shape: &Shape<'_>) -> Option<Number> {
+    let integer = text.parse::<u64>().map(Number::from);
+    let integer = integer.or_else(|_| text.parse::<i64>().map(Number::from)).ok();
+    let float = || Number::from_f64(text.parse().ok()?);
+    integer.or_else(|| shape.has_type("number").then(float).flatten())
+}
+
+/// The items of a list are separated by commas.
+fn list(text: &str, shape: &Shape<'_>) -> Value {
+    let items = text.split(',').map(str::trim).enumerate();
+    let items = items.map(|(index, item)| match shape.child(&index.to_string()) {
+        Some(child) => typed(item, &child),
+        None => item.into(),
+    });
+    match text.trim().is_empty() {
+        true => Value::Array(Vec::new()),
+        false => items.collect(),
+    }
+}

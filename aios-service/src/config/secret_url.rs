@@ -1,0 +1,153 @@
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::secret::MASK;
+
+/// Parameters of a URL whose values are secret.
+const SECRET_PARAMETERS: [&str; 6] =
+    ["password", "passwd", "passphrase", "secret", "token", "access_token"];
+
+/// A URL whose password is never printed.
+///
+/// `Display`, `Debug` and `Serialize` write `***` instead of the password, also of one in the
+/// parameters. A configuration file may contain the URL, but not the password.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SecretUrl(String);
+
+/// A text that is not a URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a URL begins with a scheme, such as postgres://")]
+pub struct InvalidUrl;
+
+impl SecretUrl {
+    /// The whole URL, with its password. Pass it to what connects, and to nothing that prints it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whether a text that may be a URL contains a password.
+pub(super) fn has_password(text: &str) -> bool {
+    !secrets(text).is_empty()
+}
+
+/// The text without its passwords.
+fn mask(text: &str) -> String {
+    let mut masked = String::with_capacity(text.len());
+    let mut end = 0;
+    for secret in secrets(text) {
+        let start = secret.as_ptr().addr() - text.as_ptr().addr();
+        if start >= end {
+            masked.push_str(text.get(end..start).unwrap_or_default());
+            masked.push_str(MASK);
+        }
+        end = end.max(start + secret.len());
+    }
+    masked + text.get(end..).unwrap_or_default()
+}
+
+/// The passwords of a URL, in order: parts of the text.
+pub(super) fn secrets(text: &str) -> Vec<&str> {
+    let after_scheme = text.split_once("://").map_or(text, |(_, rest)| rest);
+    // A password may contain `/`, `?` and `#` by mistake: the last `@` ends it.
+    let user = after_scheme.rsplit_once('@').map(|(user, _)| user);
+    let password = user.and_then(|user| user.split_once(':')).map(|(_, password)| password);
+    let query = after_scheme.split_once('?').map_or("", |(_, query)| query);
+    let parameters = query.split(['&', '#']).filter_map(|pair| pair.split_once('='));
+    let is_secret = |name: &str| SECRET_PARAMETERS.contains(&name.to_ascii_lowercase().as_str());
+    let parameters = parameters.filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
+    password.into_iter().chain(parameters).filter(|secret| !secret.is_empty()).collect()
+}
+
+impl FromStr for SecretUrl {
+    type Err = InvalidUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUrl> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl TryFrom<String> for SecretUrl {
+    type Error = InvalidUrl;
+
+    fn try_from(text: String) -> Result<Self, InvalidUrl> {
+        let (scheme, _) = text.split_once("://").ok_or(InvalidUrl)?;
+        let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        if is_scheme { Ok(Self(text)) } else { Err(InvalidUrl) }
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&mask(&self.0))
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "SecretUrl({self})")
+    }
+}
+
+impl Serialize for SecretUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl JsonSchema for SecretUrl {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "SecretUrl".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^[A-Za-z][A-Za-z0-9+.-]*://",
+            "x-aios-expected": "a URL such as postgres://user@host/database",
+            "x-aios-secret": "password",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_print_no_password() {
+        for (text, shown) in [
+            ("postgres://app@db/aios", "postgres://app@db/aios"),
+            ("postgres://app:hunter2@db:5432/aios", "postgres://app:***@db:5432/aios"),
+            ("amqp://app:hun/ter?2@mq/%2f", "amqp://app:***@mq/%2f"),
+            ("redis://:hunter2@cache", "redis://:***@cache"),
+            ("postgres://db/a?password=hunter2&x=1", "postgres://db/a?password=***&x=1"),
+            ("postgres://u:hunter2@d/a?Password=hunter3", "postgres://u:***@d/a?Password=***"),
+            ("amqp://u://@mq", "amqp://u:***@mq"),
+            ("postgres://u:p@db?password=a@b", "postgres://u:***"),
+            ("sqlite://aios.db", "sqlite://aios.db"),
+            ("memory://", "memory://"),
+        ] {
+            let url: SecretUrl = text.parse().unwrap();
+            assert_eq!(url.to_string(), shown);
+            assert_eq!(format!("{url:?}"), format!("SecretUrl({shown})"));
+            assert_eq!(url.expose(), text);
+        }
+    }
+
+    #[test]
+    fn should_refuse_what_is_not_a_url() {
+        for text in ["", "postgres", "postgres:/db", "://db", "1a://db", "a b://c"] {
+            assert_eq!(text.parse::<SecretUrl>(), Err(InvalidUrl), "{text}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+use std::{collections::BTreeMap, fmt};
+
+use super::{
+    AgentSettings, AnthropicSettings, BrokerSettings, DatabaseSettings, Entry, LogSettings,
+    OpenAiSettings, Origin, RedisSettings, SettingsBuilder, SettingsError, section::AnySection,
+    sections::Common,
+};
+
+/// The settings of a service: the sections that every service has, and those of your own types.
+///
+/// `Debug` writes the values with their origins, without secrets.
+#[derive(Clone)]
+pub struct Settings {
+    pub(super) environment: Option<String>,
+    pub(super) common: Common,
+    pub(super) sections: BTreeMap<String, AnySection>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) ignored: Vec<String>,
+}
+
+impl Settings {
+    /// Loads the settings that every service has, from the folder `config` and the environment of the
+    /// process. The same as `Settings::builder().load()`.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`] with all faults of all layers.
+    pub fn load() -> Result<Self, SettingsError> {
+        Self::builder().load()
+    }
+
+    /// Begins settings with sections of your own.
+    pub fn builder() -> SettingsBuilder {
+        SettingsBuilder::default()
+    }
+
+    /// Name of the environment, `AIOS_ENV`, such as `production`. `None` if it is not set.
+    #[must_use]
+    pub fn environment(&self) -> Option<&str> {
+        self.environment.as_deref()
+    }
+
+    /// The section `database`.
+    #[must_use]
+    pub fn database(&self) -> &DatabaseSettings {
+        &self.common.database
+    }
+
+    /// The section `broker`.
+    #[must_use]
+    pub fn broker(&self) -> &BrokerSettings {
+        &self.common.broker
+    }
+
+    /// The section `redis`.
+    #[must_use]
+    pub fn redis(&self) -> &RedisSettings {
+        &self.common.redis
+    }
+
+    /// The section `log`.
+    #[must_use]
+    pub fn log(&self) -> &LogSettings {
+        &self.common.log
+    }
+
+    /// The section `agent`.
+    #[must_use]
+    pub fn agent(&self) -> &AgentSettings {
+        &self.common.agent
+    }
+
+    /// The section `anthropic`.
+    #[must_use]
+    pub fn anthropic(&self) -> &AnthropicSettings {
+        &self.common.anthropic
+    }
+
+    /// The section `openai`.
+    #[must_use]
+    pub fn openai(&self) -> &OpenAiSettings {
+        &self.common.openai
+    }
+
+    /// A section of your own type. `None` if
+    /// [`with_section`](SettingsBuilder::with_section) was not called with this name and this type.
+    #[must_use]
+    pub fn section<T: 'static>(&self, name: &str) -> Option<&T> {
+        self.sections.get(name)?.downcast_ref()
+    }
+
+    /// Where the value of a key comes from, such as `database.url`. `None` if it has no value.
+    #[must_use]
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.origin)
+    }
+
+    /// The values that are set or have a default, sorted by key, without secrets.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The environment variables that begin with `AIOS_` and set nothing, because no section has a
+    /// similar name.
+    #[must_use]
+    pub fn ignored_variables(&self) -> &[String] {
+        &self.ignored
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Settings")
+            .field("environment", &self.environment)
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
+    }
+}

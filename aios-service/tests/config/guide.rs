@@ -1,0 +1,51 @@
+//! The page of the guide shows what is.
+
+use super::Scene;
+
+const PAGE: &str = include_str!("../../../docs/guide/pages/configuration.md");
+
+/// The blocks of a language, in order.
+fn blocks(language: &str) -> impl Iterator<Item = &'static str> {
+    let fence = format!("```{language}\n");
+    PAGE.match_indices(&fence)
+        .map(|(start, fence)| PAGE[start + fence.len()..].split("```").next().unwrap())
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+#[test]
+fn should_load_the_file_of_the_guide() {
+    let scene = Scene::new(&[("config/base.yaml", blocks("yaml").next().unwrap())]);
+    let settings = scene.builder(&[("DATABASE_PASSWORD", "hunter2")]).load().unwrap();
+    let url = settings.database().url.as_ref().unwrap();
+    assert_eq!(url.expose(), "postgres://app:hunter2@db/shop");
+    assert_eq!(settings.log().level.as_str(), "debug");
+}
+
+#[test]
+fn should_report_the_faults_of_the_guide() {
+    let scene = Scene::new(&[("config/base.yaml", blocks("yaml").nth(1).unwrap())]);
+    let report = scene.builder(&[]).load().unwrap_err().to_string();
+    let folder = format!("{}/", scene.path().display());
+    assert_eq!(report.replace(&folder, ""), blocks("text").next().unwrap().trim_end());
+}
+
+#[test]
+fn should_know_the_variables_of_the_guide() {
+    let rows = PAGE.lines().filter_map(|line| line.strip_prefix("| `AIOS_"));
+    let mut count = 0;
+    for row in rows {
+        let (name, rest) = row.split_once("` | `").unwrap();
+        let key = rest.split('`').next().unwrap();
+        let value = match key {
+            "log.level" => "warn",
+            "agent.timeout" => "5m",
+            _ => "memory://",
+        };
+        let variable = format!("AIOS_{name}");
+        let settings = Scene::new(&[]).builder(&[(&variable, value)]).load().unwrap();
+        assert_eq!(settings.origin(key).unwrap().to_string(), variable);
+        count += 1;
+    }
+    assert_eq!(count, 7);
+}

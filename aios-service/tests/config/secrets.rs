@@ -1,0 +1,59 @@
+//! Secrets are in the values, and in nothing that is printed.
+
+use super::{Mail, Scene};
+
+#[test]
+fn should_print_no_secret() {
+    let scene = Scene::new(&[
+        ("config/base.yaml", "mail: {proxy: 'http://u:${PASSWORD}@proxy', host: '${PASSWORD}'}\n"),
+        ("secret", "hunter2"),
+    ]);
+    let builder = scene
+        .builder(&[
+            ("PASSWORD", "hunter2"),
+            ("AIOS_MAIL_PASSWORD", "hunter2"),
+            ("AIOS_MAIL_TOKENS", "hunter2,hunter2"),
+            ("AIOS_DATABASE_URL", "postgres://app:hunter2@db/aios?password=hunter2"),
+            ("AIOS_OPENAI_API_KEY_FILE", "DIR/secret"),
+        ])
+        .with_value("anthropic.api_key", "hunter2")
+        .with_section::<Mail>("mail");
+    let printed_builder = format!("{builder:?}");
+    let settings = builder.load().unwrap();
+    let mail: &Mail = settings.section("mail").unwrap();
+    assert_eq!(mail.proxy.as_ref().unwrap().expose(), "http://u:hunter2@proxy");
+    assert_eq!(mail.tokens[1].expose(), "hunter2");
+    assert_eq!(settings.openai().api_key.as_ref().unwrap().expose(), "hunter2");
+    let url = settings.database().url.as_ref().unwrap();
+    for printed in [
+        printed_builder,
+        format!("{settings:#?}"),
+        format!("{:?}", settings.entries()),
+        format!("{:?} {:?}", settings.database(), settings.anthropic()),
+        format!("{url} {url:?} {}", serde_json::to_string(url).unwrap()),
+        format!("{:?} {:?}", mail.password, mail.tokens),
+        serde_json::to_string(&mail.password).unwrap(),
+    ] {
+        assert!(!printed.contains("hunter2"), "{printed}");
+    }
+}
+
+#[test]
+fn should_report_no_secret() {
+    let scene = Scene::new(&[
+        ("config/base.yaml", "mail: {language: 'a${PASSWORD}', proxy: '${PASSWORD}'}\n"),
+        ("secret", "hunter2"),
+    ]);
+    let builder = scene
+        .builder(&[
+            ("PASSWORD", "hunter2"),
+            ("AIOS_MAIL_PASSWORD", "hunter2"),
+            ("AIOS_DATABASE_URL_FILE", "DIR/secret"),
+            ("AIOS_DATABASE_ULR", "hunter2"),
+        ])
+        .with_value("redis.url", "hunter2")
+        .with_section::<Mail>("mail");
+    let error = builder.load().unwrap_err();
+    assert!(error.faults().len() >= 4, "{error}");
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+}
