@@ -3,3 +3,4 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't continue fails")]
 
 mod code_review;
+mod rest_service;
