@@ -22,8 +22,8 @@ use crate::agent_support::{Inbox, Scripted, World, assigned};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One agent with two slots. A task with a text waits until it is told to continue; the others
-/// count.
+/// One agent with two slots. A task with a text waits until the test lets it continue; the
+/// others count.
 struct Harness {
     world: World,
     engine: Inbox,

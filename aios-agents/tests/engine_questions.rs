@@ -159,7 +159,8 @@ async fn should_begin_an_attempt_again_that_is_still_to_be_done() {
     assert_eq!(counter.begun(), [1]);
 }
 
-/// The agent is told by an answer to its question or by the cancellation, whichever comes first.
+/// The agent learns of it from the answer to its question or from the cancellation, whichever arrives
+/// first.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_begin_a_task_again_whose_run_has_ended() {
     let (store, broker, counter) = (store(), Arc::new(MemoryBroker::new()), Counter::default());

@@ -16,7 +16,7 @@ fn agent(model: &Arc<aios_llm::testing::ScriptedModel>) -> LlmAgent {
     LlmAgent::new(Arc::clone(model)).tool(search_tool().approval(Approval::Required))
 }
 
-/// The text that the model is told after a decision, and whether it is an error.
+/// The text that the model gets after a decision, and whether it is an error.
 async fn told(decision: &Decision) -> (String, bool) {
     let model = scripted([search_call("rust"), text("done")]);
     let runtime = runtime(agent(&model)).await;

@@ -173,7 +173,7 @@ fn executions(folder: &Path) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// Waits until there are so many executions, or the process has ended.
+/// Waits until there are `count` executions, or the process has ended.
 fn wait_for(child: &mut Child, folder: &Path, count: usize) {
     while executions(folder).len() < count && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(1));

@@ -27,7 +27,7 @@ fn first_result(model: &ScriptedModel) -> ToolResult {
     }
 }
 
-/// Runs an agent whose model makes this call, and returns what the model is told.
+/// Runs an agent whose model makes this call, and returns the result that the model gets.
 async fn told(tool: Tool, call: ModelResponse) -> ToolResult {
     let model = scripted([call, text("done")]);
     let runtime = runtime(LlmAgent::new(Arc::clone(&model)).tool(tool)).await;

@@ -211,8 +211,8 @@ impl<O> LlmAgent<O> {
     }
 
     /// Sets how many consecutive responses may be faulty: unknown tools, invalid arguments, repeated
-    /// calls, invalid output. The model is told about each fault. One more, and the run fails with
-    /// `MODEL_FAULTS`.
+    /// calls, invalid output. Each fault is reported to the model. After one more, the run fails
+    /// with `MODEL_FAULTS`.
     #[must_use]
     pub fn max_faults(mut self, faults: u32) -> Self {
         self.options.max_faults = faults;

@@ -86,7 +86,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Default share of a limit after which the model is told, in percent.
+    /// Default share of a limit, in percent, after which the model is informed.
     pub const DEFAULT_SOFT_PERCENT: u8 = 80;
 
     /// A budget without limits.
@@ -144,8 +144,8 @@ impl Budget {
         self
     }
 
-    /// Sets the share of a limit, in percent from 1 to 100, after which the model is told how much
-    /// is left. 100 means never.
+    /// Sets the share of a limit, in percent from 1 to 100, after which the model is informed of
+    /// the rest. 100 means never.
     #[must_use]
     pub fn soft_percent(mut self, percent: u8) -> Self {
         self.soft_percent = percent;

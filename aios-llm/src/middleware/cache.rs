@@ -22,7 +22,7 @@ pub struct Cache<M> {
 }
 
 impl<M: LanguageModel> Cache<M> {
-    /// Keeps so many responses.
+    /// Wraps a model, and keeps at most `capacity` responses.
     #[must_use]
     pub fn new(model: M, capacity: usize) -> Self {
         Self { model, responses: Arc::new(Mutex::new(LruCache::new(capacity))) }

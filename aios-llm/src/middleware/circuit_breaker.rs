@@ -33,7 +33,8 @@ struct State {
 }
 
 impl<M: LanguageModel> CircuitBreaker<M> {
-    /// Rejects requests for this time after so many failures in a row; 0 counts as 1.
+    /// Wraps a model, and rejects requests for `open_for` after `failures` consecutive failures; 0
+    /// counts as 1.
     #[must_use]
     pub fn new(model: M, failures: u32, open_for: Duration) -> Self {
         let (clock, state) = (Arc::new(SystemClock), Mutex::default());

@@ -20,7 +20,7 @@ pub enum Approval {
 pub enum Decision {
     /// The call runs.
     Approve,
-    /// The call does not run. The model is told the reason.
+    /// The call does not run. The model gets the reason.
     Reject {
         /// The reason, for the model.
         reason: String,
@@ -45,7 +45,7 @@ pub enum Resolution {
     },
     /// The call has not happened. It runs as a new one.
     Repeat,
-    /// The call failed. The model is told the reason.
+    /// The call failed. The model gets the reason.
     Fail {
         /// The reason, for the model.
         reason: String,
