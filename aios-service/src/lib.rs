@@ -87,6 +87,7 @@
 //! |---|---|
 //! | [`http`] | the router of the API, health, and a server |
 //! | [`auth`] | authentication of callers and their permissions |
+//! | `client` (feature `client`) | a typed client of the API, with retries and event streams that resume |
 //! | [`config`] | settings from files, environment variables and mounted secrets, with one report of all faults |
 //!
 //! # Guarantees
@@ -108,5 +109,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod auth;
+#[cfg(feature = "client")]
+#[cfg_attr(docsrs, doc(cfg(feature = "client")))]
+pub mod client;
 pub mod config;
 pub mod http;

@@ -8,6 +8,8 @@
 )]
 
 mod access;
+#[cfg(feature = "client")]
+mod client;
 mod config;
 mod conventions;
 mod document;

@@ -21,6 +21,7 @@ on_every_store! {
     should_follow_a_run_to_its_end
     should_continue_after_the_last_event_without_a_gap_or_a_repeat
     should_pass_from_old_events_to_new_ones
+    should_tell_where_a_stream_of_new_events_begins
     should_send_only_events_that_match
     should_tell_browsers_to_stop_when_a_run_has_ended
 }
@@ -140,6 +141,14 @@ async fn should_pass_from_old_events_to_new_ones(service: Service) {
         }
     };
     tokio::join!(following, running);
+}
+
+async fn should_tell_where_a_stream_of_new_events_begins(service: Service) {
+    run(&service, "r1").await;
+    let head = service.runtime.store().unwrap().head().await.unwrap();
+    let response = open(&service, "/events/stream", None).await;
+    let first = response.into_body().into_data_stream().next().await.unwrap().unwrap();
+    assert_eq!(first, format!("id: {head}\n\n"));
 }
 
 async fn should_send_only_events_that_match(service: Service) {

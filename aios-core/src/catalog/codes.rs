@@ -427,6 +427,19 @@ pub const CODES: &[Code] = &[
     code("NO_STORE", "HTTP API", Retry::No, "the process that answers has no store"),
     code("INTERNAL_ERROR", "HTTP API", Retry::No, "the code of the HTTP API panicked"),
     code(
+        "SERVICE_UNREACHABLE",
+        "HTTP client",
+        Retry::Yes,
+        "the service cannot be reached, or the connection broke",
+    ),
+    code("INVALID_RESPONSE", "HTTP client", Retry::No, "the answer is not one of the HTTP API"),
+    code(
+        "INVALID_CLIENT_CONFIGURATION",
+        "HTTP client",
+        Retry::No,
+        "the URL, a credential or an option of the client is invalid",
+    ),
+    code(
         "INVALID_SETTINGS",
         "configuration",
         Retry::No,

@@ -57,7 +57,8 @@ struct LogQuery {
 /// Follow the log
 ///
 /// Returns server-sent events: first those that exist, then new ones. `id` is the position in the
-/// log, and `data` is the event as in a list. After a break, a client sends the last `id` as
+/// log, and `data` is the event as in a list. The first message has no `data`: its `id` is the position
+/// after which events come. After a break, a client sends the last `id` as
 /// `Last-Event-ID` and gets every later event once. A stream ends after some minutes.
 #[utoipa::path(
     get,
@@ -168,6 +169,8 @@ struct Follow {
     source: Source,
     pattern: Pattern,
     after: u64,
+    /// Whether the client knows the position after which events come.
+    has_begun: bool,
     skipped: u64,
     end: BoxFuture<'static, ()>,
     shutdown: Shutdown,
@@ -179,7 +182,8 @@ impl Follow {
         let lifetime = api.options.stream_lifetime;
         let end = api.options.clock.sleep(rest.map_or(lifetime, |rest| rest.min(lifetime)));
         let shutdown = api.options.shutdown.clone();
-        Self { source, pattern, after, skipped: 0, end, shutdown }
+        let has_begun = matches!(source, Source::Run(_));
+        Self { source, pattern, after, has_begun, skipped: 0, end, shutdown }
     }
 
     fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
@@ -191,6 +195,10 @@ impl Follow {
 
     /// The next event to send; `None` at the end of the stream.
     async fn next(&mut self) -> Option<Event> {
+        if !self.has_begun {
+            self.has_begun = true;
+            return Some(Event::default().id(self.after.to_string()));
+        }
         loop {
             let next = tokio::select! {
                 biased;

@@ -1,0 +1,349 @@
+//! Requests, and what comes back.
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use aios_core::{Chain, clock::Clock, event::EventId, retry::RetryPolicy};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use reqwest::{Response, Url};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+use tracing::warn;
+
+use super::{ClientError, ClientOptions, Page, query::Parameters, resources::Attributes};
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest body that is read, in bytes.
+pub(super) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+/// Longest `Retry-After` that a request waits for; a longer one fails at once.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// A request.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    method: Method,
+    url: Url,
+    body: Option<String>,
+    /// Whether a second attempt has no second effect.
+    is_repeatable: bool,
+    headers: HeaderMap,
+    /// How long the service is asked to wait.
+    wait: Duration,
+}
+
+impl Request {
+    pub(super) fn with_query(mut self, parameters: Parameters) -> Self {
+        if !parameters.is_empty() {
+            self.url.query_pairs_mut().extend_pairs(parameters);
+        }
+        self
+    }
+
+    pub(super) fn with_wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self.with_query(vec![("wait", format!("{}ms", wait.as_millis()))])
+    }
+
+    pub(super) fn with_header(mut self, name: &'static str, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// Marks a request whose second attempt could have a second effect.
+    pub(super) fn once(mut self) -> Self {
+        self.is_repeatable = false;
+        self
+    }
+}
+
+/// Sends requests to one service.
+pub(super) struct Connection {
+    http: reqwest::Client,
+    base: Url,
+    headers: HeaderMap,
+    pub(super) timeout: Duration,
+    pub(super) retry: RetryPolicy,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Connection {
+    pub(super) fn new(url: &str, options: ClientOptions) -> Result<Self, ClientError> {
+        let invalid = |reason: String| ClientError::InvalidConfiguration { reason };
+        let mut base = Url::parse(url).map_err(|error| invalid(format!("the URL: {error}")))?;
+        if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
+            return Err(invalid("the URL must begin with http:// or https://".to_owned()));
+        }
+        if !base.username().is_empty() || base.password().is_some() {
+            let reason = "the URL contains credentials; use `with_token` or `with_api_key`";
+            return Err(invalid(reason.to_owned()));
+        }
+        base.set_query(None);
+        base.set_fragment(None);
+        options.retry.validate().map_err(|error| invalid(format!("the retry policy: {error}")))?;
+        let (http, headers) = (http_client()?, options.headers()?);
+        let ClientOptions { timeout, retry, clock, .. } = options;
+        Ok(Self { http, base, headers, timeout, retry, clock })
+    }
+
+    /// A request to the path with these parts.
+    pub(super) fn request(&self, method: Method, path: &[&str]) -> Result<Request, ClientError> {
+        let mut url = self.base.clone();
+        for part in path {
+            // A URL cannot have these as parts of its path, however they are encoded.
+            if matches!(*part, "" | "." | "..") {
+                let reason = format!("{part:?} cannot stand in a URL");
+                return Err(ClientError::InvalidArgument { name: "an id", reason });
+            }
+        }
+        if let Ok(mut parts) = url.path_segments_mut() {
+            parts.pop_if_empty().extend(path);
+        }
+        let (body, headers, wait) = (None, HeaderMap::new(), Duration::ZERO);
+        Ok(Request { method, url, body, is_repeatable: true, headers, wait })
+    }
+
+    pub(super) fn get(&self, path: &[&str]) -> Result<Request, ClientError> {
+        self.request(Method::GET, path)
+    }
+
+    /// A request with a JSON body and a new idempotency key.
+    pub(super) fn post<T: Serialize + ?Sized>(
+        &self,
+        path: &[&str],
+        body: &T,
+    ) -> Result<Request, ClientError> {
+        let mut request = self.request(Method::POST, path)?;
+        request.body = Some(aios_core::event::Payload::encode(body)?.as_str().to_owned());
+        request.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Ok(key) = HeaderValue::try_from(EventId::generate().to_string()) {
+            request.headers.insert("idempotency-key", key);
+        }
+        Ok(request)
+    }
+
+    /// The resource that a request is answered with.
+    pub(super) async fn one<A: Attributes>(&self, request: &Request) -> Result<A, ClientError> {
+        let (body, request_id) = self.body(request).await?;
+        let document: Document<'_> = parse(&body, &request_id)?;
+        attributes(document.data, &request_id)
+    }
+
+    /// The page that a request is answered with.
+    pub(super) async fn page<A: Attributes>(
+        &self,
+        request: &Request,
+    ) -> Result<Page<A>, ClientError> {
+        let (body, request_id) = self.body(request).await?;
+        let Listing { data, meta } = parse(&body, &request_id)?;
+        let items = data.into_iter().map(|resource| attributes(resource, &request_id));
+        let items = items.collect::<Result<_, _>>()?;
+        Ok(Page { items, next: meta.next, unreadable: meta.unreadable })
+    }
+
+    /// Sends a request until it succeeds or must not be repeated, and reads the body.
+    async fn body(&self, request: &Request) -> Result<(Vec<u8>, Option<String>), ClientError> {
+        let mut attempt = 1;
+        loop {
+            let timeout = self.timeout.saturating_add(request.wait);
+            let answered = tokio::select! {
+                biased;
+                answered = self.attempt(request) => answered,
+                () = self.clock.sleep(timeout) => Err(ClientError::Timeout { timeout }),
+            };
+            let error = match answered {
+                Ok(body) => return Ok(body),
+                Err(error) => error,
+            };
+            let Some(pause) = self.pause(&error, request.is_repeatable, attempt) else {
+                return Err(error);
+            };
+            warn!(code = error.code(), error = %Chain(&error), attempt, ?pause, "repeats a request");
+            self.clock.sleep(pause).await;
+            attempt += 1;
+        }
+    }
+
+    /// How long to wait before the next attempt; `None` if there is none.
+    pub(super) fn pause(
+        &self,
+        error: &ClientError,
+        is_repeatable: bool,
+        attempt: u32,
+    ) -> Option<Duration> {
+        let may_repeat = error.is_retryable() && (is_repeatable || error.is_without_effect());
+        if !may_repeat || !self.retry.allows(error.code()) {
+            return None;
+        }
+        let asked = error.retry_after().unwrap_or_default();
+        let delay = self.retry.delay_after(attempt, chance())?;
+        (asked <= MAX_RETRY_AFTER).then(|| delay.max(asked))
+    }
+
+    async fn attempt(&self, request: &Request) -> Result<(Vec<u8>, Option<String>), ClientError> {
+        let response = self.send(request).await?;
+        let request_id = request_id(&response);
+        Ok((read(response, &request_id).await?, request_id))
+    }
+
+    /// Sends a request once. An answer that is not a success is an error.
+    pub(super) async fn send(&self, request: &Request) -> Result<Response, ClientError> {
+        let mut sent = self.http.request(request.method.clone(), request.url.clone());
+        sent = sent.headers(self.headers.clone()).headers(request.headers.clone());
+        if let Some(body) = &request.body {
+            sent = sent.body(body.clone());
+        }
+        let response = sent.send().await.map_err(|error| unreachable(&error))?;
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(refusal(response).await),
+        }
+    }
+}
+
+/// Credentials, which are headers, are not shown.
+impl fmt::Debug for Connection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Connection")
+            .field("base", &self.base.as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+fn http_client() -> Result<reqwest::Client, ClientError> {
+    let invalid = |error: &dyn fmt::Display| ClientError::InvalidConfiguration {
+        reason: format!("the HTTP client cannot be created: {error}"),
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| invalid(&error))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .build()
+        .map_err(|error| invalid(&Chain(&error)))
+}
+
+/// A number from 0 to 1.
+fn chance() -> f64 {
+    // Every `RandomState` has random keys.
+    let random = RandomState::new().hash_one(0_u8);
+    f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+pub(super) fn unreachable(error: &reqwest::Error) -> ClientError {
+    ClientError::Unreachable { reason: Chain(error).to_string(), is_unsent: error.is_connect() }
+}
+
+fn request_id(response: &Response) -> Option<String> {
+    let value = response.headers().get("x-request-id")?;
+    value.to_str().ok().map(ToOwned::to_owned)
+}
+
+async fn read(mut response: Response, id: &Option<String>) -> Result<Vec<u8>, ClientError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_BODY_BYTES {
+            let reason = format!("its body has more than {MAX_BODY_BYTES} bytes");
+            return Err(ClientError::InvalidResponse { reason, request_id: id.clone() });
+        }
+    }
+    Ok(body)
+}
+
+/// The error of an answer.
+async fn refusal(response: Response) -> ClientError {
+    let (status, request_id) = (response.status().as_u16(), request_id(&response));
+    let retry_after = response.headers().get(header::RETRY_AFTER);
+    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let retry_after = retry_after.map(Duration::from_secs);
+    let body = match read(response, &request_id).await {
+        Ok(body) => body,
+        Err(error) => return error,
+    };
+    let (code, message, details) = match serde_json::from_slice::<ErrorDocument>(&body) {
+        Ok(ErrorDocument { error }) => (error.code, error.message, error.details),
+        // Not from the service: from something before it, such as a proxy.
+        Err(_) if matches!(status, 429 | 502 | 503 | 504) => {
+            let message = format!("the answer has the status {status}");
+            ("SERVICE_UNREACHABLE".to_owned(), message, Value::Null)
+        }
+        Err(_) => {
+            let reason = format!("it has the status {status} and no error of the API");
+            return ClientError::InvalidResponse { reason, request_id };
+        }
+    };
+    ClientError::Service { status, code, message, details, request_id, retry_after }
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], id: &Option<String>) -> Result<T, ClientError> {
+    serde_json::from_slice(body).map_err(|error| ClientError::InvalidResponse {
+        reason: error.to_string(),
+        request_id: id.clone(),
+    })
+}
+
+/// Reads a resource: first the envelope, then the attributes.
+pub(super) fn attributes<A: Attributes>(
+    resource: Resource<'_>,
+    id: &Option<String>,
+) -> Result<A, ClientError> {
+    let mut attributes: A = parse(resource.attributes.get().as_bytes(), id)?;
+    attributes.identify(resource.id);
+    Ok(attributes)
+}
+
+#[derive(Deserialize)]
+struct Document<'a> {
+    #[serde(borrow)]
+    data: Resource<'a>,
+}
+
+#[derive(Deserialize)]
+struct Listing<'a> {
+    #[serde(borrow)]
+    data: Vec<Resource<'a>>,
+    meta: ListMeta,
+}
+
+#[derive(Deserialize)]
+struct ListMeta {
+    next: Option<String>,
+    #[serde(default)]
+    unreadable: Vec<String>,
+}
+
+/// A resource whose attributes are not read yet.
+#[derive(Deserialize)]
+pub(super) struct Resource<'a> {
+    id: String,
+    #[serde(borrow)]
+    attributes: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct ErrorDocument {
+    error: ErrorBody,
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    code: String,
+    message: String,
+    #[serde(default)]
+    details: Value,
+}

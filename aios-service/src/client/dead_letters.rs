@@ -1,0 +1,72 @@
+use aios_core::broker::{Address, DeadLetterFilter};
+use serde_json::{Value, json};
+
+use super::{
+    Client, ClientError, DeadLetter, PageQuery,
+    resources::{Handled, Letter},
+};
+
+/// The dead letters of a group or a mailbox.
+#[derive(Clone, Debug)]
+pub struct DeadLetters {
+    client: Client,
+    kind: &'static str,
+    name: String,
+}
+
+impl DeadLetters {
+    pub(super) fn new(client: Client, address: &Address) -> Self {
+        let (kind, name) = match address {
+            Address::Group(group) => ("groups", group.as_str().to_owned()),
+            Address::Mailbox(mailbox) => ("mailboxes", mailbox.as_str().to_owned()),
+        };
+        Self { client, kind, name }
+    }
+
+    /// The oldest dead letters, at most `limit` of them, 1 to 1,000.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Service`] with `UNKNOWN_ADDRESS` if there is no such group or mailbox.
+    pub async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, ClientError> {
+        let connection = &self.client.connection;
+        let request = connection.get(&["dead-letters", self.kind, &self.name])?;
+        let query = PageQuery::new().with_limit(limit).parameters();
+        let page = connection.page::<Letter>(&request.with_query(query)).await?;
+        Ok(page.map(DeadLetter::from).items)
+    }
+
+    /// Sends dead letters back to where they came from. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Service`] with `UNKNOWN_ADDRESS` if there is no such group or mailbox.
+    pub async fn redrive(&self, filter: &DeadLetterFilter) -> Result<u64, ClientError> {
+        self.act("redrive", filter).await
+    }
+
+    /// Deletes dead letters. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Service`] with `UNKNOWN_ADDRESS` if there is no such group or mailbox.
+    pub async fn purge(&self, filter: &DeadLetterFilter) -> Result<u64, ClientError> {
+        self.act("purge", filter).await
+    }
+
+    async fn act(&self, action: &str, filter: &DeadLetterFilter) -> Result<u64, ClientError> {
+        let path = ["dead-letters", self.kind, &self.name, "actions", action];
+        let request = self.client.connection.post(&path, &selection(filter))?.once();
+        Ok(self.client.connection.one::<Handled>(&request).await?.count)
+    }
+}
+
+fn selection(filter: &DeadLetterFilter) -> Value {
+    match filter {
+        DeadLetterFilter::All => json!({ "all": true }),
+        DeadLetterFilter::Ids(ids) => {
+            let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+            json!({ "ids": ids })
+        }
+    }
+}

@@ -1,0 +1,182 @@
+use std::time::Duration;
+
+use aios_core::{catalog::codes, event::EventError, failure::Failure};
+use serde_json::Value;
+
+/// Why a request to a service failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The service refused the request or failed.
+    #[error("{code}: {message}{}", request(.request_id))]
+    Service {
+        /// The HTTP status.
+        status: u16,
+        /// Stable name of the kind of error; see [`aios_core::catalog::codes`].
+        code: String,
+        /// A message for people.
+        message: String,
+        /// Details for programs.
+        details: Value,
+        /// Id of the request, as in the log of the service.
+        request_id: Option<String>,
+        /// After which time the same request may succeed, if the service says so.
+        retry_after: Option<Duration>,
+    },
+    /// The service cannot be reached, or the connection broke.
+    #[error("the service cannot be reached: {reason}")]
+    Unreachable {
+        /// The reason.
+        reason: String,
+        /// Whether the request was not sent, so that it has no effect.
+        is_unsent: bool,
+    },
+    /// The service did not answer in time.
+    #[error("the service did not answer within {timeout:?}")]
+    Timeout {
+        /// The time that it had.
+        timeout: Duration,
+    },
+    /// The answer is not one of this API.
+    #[error("the answer is not one of the API{}: {reason}", request(.request_id))]
+    InvalidResponse {
+        /// The fault.
+        reason: String,
+        /// Id of the request, as in the log of the service.
+        request_id: Option<String>,
+    },
+    /// The URL, a credential or an option of the client is invalid.
+    #[error("the configuration of the client is invalid: {reason}")]
+    InvalidConfiguration {
+        /// The fault.
+        reason: String,
+    },
+    /// An argument cannot be sent.
+    #[error("{name} cannot be sent: {reason}")]
+    InvalidArgument {
+        /// The argument.
+        name: &'static str,
+        /// The fault.
+        reason: String,
+    },
+    /// A value cannot be converted to or from JSON.
+    #[error(transparent)]
+    Data(#[from] EventError),
+}
+
+fn request(id: &Option<String>) -> String {
+    id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default()
+}
+
+impl ClientError {
+    /// Stable name of the kind of error; see [`aios_core::catalog::codes`].
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Service { code, .. } => code,
+            Self::Unreachable { .. } => "SERVICE_UNREACHABLE",
+            Self::Timeout { .. } => "REQUEST_TIMEOUT",
+            Self::InvalidResponse { .. } => "INVALID_RESPONSE",
+            Self::InvalidConfiguration { .. } => "INVALID_CLIENT_CONFIGURATION",
+            Self::InvalidArgument { .. } => "INVALID_REQUEST",
+            Self::Data(error) => error.code(),
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Service { status, code, .. } => match status {
+                429 | 502 | 504 => true,
+                503 => codes::find(code).is_none_or(|code| code.retry != codes::Retry::No),
+                _ => false,
+            },
+            Self::Unreachable { .. } | Self::Timeout { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Id of the request, as in the log of the service, if the service answered.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Self::Service { request_id, .. } | Self::InvalidResponse { request_id, .. } => {
+                request_id.as_deref()
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the request certainly had no effect.
+    pub(super) fn is_without_effect(&self) -> bool {
+        match self {
+            Self::Service { status, .. } => *status == 429,
+            Self::Unreachable { is_unsent, .. } => *is_unsent,
+            _ => false,
+        }
+    }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Service { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// Why a run has no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResultError {
+    /// It failed.
+    #[error("run {run_id} failed: {failure}")]
+    Failed {
+        /// The run.
+        run_id: String,
+        /// The failure.
+        failure: Failure,
+    },
+    /// It was cancelled.
+    #[error("run {run_id} was cancelled: {failure}")]
+    Cancelled {
+        /// The run.
+        run_id: String,
+        /// Why.
+        failure: Failure,
+    },
+    /// The code of the service does not match the journal of the run. The run resumes once matching
+    /// code is deployed.
+    #[error("run {run_id} is blocked: {failure}")]
+    Blocked {
+        /// The run.
+        run_id: String,
+        /// The mismatch.
+        failure: Failure,
+    },
+    /// The result is of another type.
+    #[error("the result of run {run_id} is of another type")]
+    InvalidResult {
+        /// The run.
+        run_id: String,
+        /// The cause.
+        source: EventError,
+    },
+    /// The result could not be fetched.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+impl ResultError {
+    /// Stable name of the kind of error; see [`aios_core::catalog::codes`]. That of the failure, if the
+    /// run failed.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Failed { failure, .. } | Self::Cancelled { failure, .. } => &failure.code,
+            Self::Blocked { .. } => "RUN_BLOCKED",
+            Self::InvalidResult { .. } => "INVALID_RESULT",
+            Self::Client(error) => error.code(),
+        }
+    }
+}

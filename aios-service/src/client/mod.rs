@@ -1,0 +1,57 @@
+//! A client of the [HTTP API](crate::http), for programs that talk to a service instead of a store and a
+//! broker.
+//!
+//! ```no_run
+//! use aios_service::client::{Client, ClientOptions, EventQuery};
+//! use futures_util::StreamExt;
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = ClientOptions::new().with_token("eyJhbGciOiJSUzI1NiIs…");
+//! let client = Client::new("https://aios.example.com/api/v1", options)?;
+//! let run = client.start("welcome", &"Ada").with_id("welcome-ada").await?;
+//! println!("{}", run.result::<String>().await?);
+//!
+//! let mut events = client.events(&EventQuery::new().with_pattern("workflows.*.completed"));
+//! while let Some(event) = events.next().await {
+//!     println!("{}", event?.position);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Guarantees
+//!
+//! - A request that may be sent again without a second effect is repeated after a failure of the
+//!   connection, after 429 and after 502, 503 and 504, with growing pauses that are at least
+//!   `Retry-After`. Every `POST` carries an `Idempotency-Key`, the same one in every attempt.
+//! - Starts, tasks, forks and publishing give what they create an id before the first attempt, so that
+//!   a repeated attempt finds it instead of creating another.
+//! - [`EventStream`] connects again after the last event it has got, so that every event comes once and
+//!   in order.
+//! - Every attempt has a timeout, and a stream that is silent for 45 s connects again.
+//! - TLS is rustls with ring and the certificates of the operating system. No environment variable is
+//!   read, redirects are not followed, and credentials are not printed.
+
+mod api;
+mod connection;
+mod dead_letters;
+mod error;
+mod events;
+mod options;
+mod query;
+mod resources;
+mod run;
+mod server_events;
+mod start;
+
+pub use self::{
+    api::Client,
+    dead_letters::DeadLetters,
+    error::{ClientError, ResultError},
+    events::{EventStream, Publish},
+    options::ClientOptions,
+    query::{AgentQuery, EventQuery, PageQuery, RunQuery, TaskQuery},
+    resources::{Agent, Caller, DeadLetter, Engine, Event, Page, Run, Shard, Task, Workflow},
+    run::RunHandle,
+    start::{SignalWithStart, StartRun, StartTask},
+};

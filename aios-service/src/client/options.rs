@@ -1,0 +1,113 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use aios_core::{
+    clock::{Clock, SystemClock},
+    retry::RetryPolicy,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::ClientError;
+
+/// Options of a [`Client`](super::Client).
+#[derive(Clone)]
+pub struct ClientOptions {
+    token: Option<String>,
+    api_key: Option<String>,
+    pub(super) timeout: Duration,
+    pub(super) retry: RetryPolicy,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl ClientOptions {
+    /// Default of [`with_timeout`](Self::with_timeout).
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// Creates the default options: no credentials.
+    #[must_use]
+    pub fn new() -> Self {
+        let delays = (Duration::from_millis(200), Duration::from_secs(5));
+        Self {
+            token: None,
+            api_key: None,
+            timeout: Self::DEFAULT_TIMEOUT,
+            retry: RetryPolicy::new().with_delays(delays.0, delays.1),
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Sends a bearer token with every request.
+    #[must_use]
+    pub fn with_token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Sends an API key with every request.
+    #[must_use]
+    pub fn with_api_key(mut self, key: impl Into<String>) -> Self {
+        self.api_key = Some(key.into());
+        self
+    }
+
+    /// Sets how long each attempt of a request may take, from the connection to the end of the
+    /// response; at least 1 ms. The default is 30 s. Waiting for the result of a run adds the time that
+    /// the service is asked to wait; an event stream has this time for the beginning of its response.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Sets how often and with what pauses requests are repeated. The default makes 5 attempts, 200 ms
+    /// after the first failure, doubling up to 5 s. Codes in
+    /// [`non_retryable`](RetryPolicy::non_retryable) are not repeated.
+    #[must_use]
+    pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Sets the clock. The default is the system clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The headers of every request.
+    pub(super) fn headers(&self) -> Result<HeaderMap, ClientError> {
+        let mut headers = HeaderMap::new();
+        let token = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let api_key = HeaderName::from_static("x-api-key");
+        for (name, secret) in [(header::AUTHORIZATION, token), (api_key, self.api_key.clone())] {
+            let Some(secret) = secret else { continue };
+            let mut value = HeaderValue::try_from(secret).map_err(|_| {
+                let reason = format!("the credential for the header {name} has invalid characters");
+                ClientError::InvalidConfiguration { reason }
+            })?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        Ok(headers)
+    }
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Credentials are not shown.
+impl fmt::Debug for ClientOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ClientOptions")
+            .field("has_token", &self.token.is_some())
+            .field("has_api_key", &self.api_key.is_some())
+            .field("timeout", &self.timeout)
+            .field("retry", &self.retry)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,245 @@
+//! Which resources a list has.
+
+use aios_core::store::{AgentStatus, RunStatus, TaskStatus};
+
+/// Parameters of a query: names and texts.
+pub(super) type Parameters = Vec<(&'static str, String)>;
+
+/// The page of a list that is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageQuery {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+impl PageQuery {
+    /// Asks for the first page, with the number of items that the service chooses: 50.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the largest number of items, 1 to 1,000.
+    #[must_use]
+    pub fn with_limit(mut self, limit: usize) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Asks for the page after another one: [`Page::next`](super::Page::next) of that.
+    #[must_use]
+    pub fn with_after(mut self, after: impl Into<String>) -> Self {
+        self.after = Some(after.into());
+        self
+    }
+
+    pub(super) fn parameters(&self) -> Parameters {
+        let limit = self.limit.map(|limit| ("limit", limit.to_string()));
+        let after = self.after.clone().map(|after| ("after", after));
+        limit.into_iter().chain(after).collect()
+    }
+}
+
+macro_rules! paged {
+    ($($name:ident)+) => {
+        $(impl $name {
+            /// Asks for all of them.
+            #[must_use]
+            pub fn new() -> Self {
+                Self::default()
+            }
+
+            /// Asks for one page; the first one unless set.
+            #[must_use]
+            pub fn with_page(mut self, page: PageQuery) -> Self {
+                self.page = page;
+                self
+            }
+        })+
+    };
+}
+
+paged!(RunQuery TaskQuery AgentQuery);
+
+/// Which runs a list has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunQuery {
+    statuses: Vec<RunStatus>,
+    workflow: Option<String>,
+    include_deleted: bool,
+    page: PageQuery,
+}
+
+impl RunQuery {
+    /// Asks for runs in one of these statuses. None of them stands for all.
+    #[must_use]
+    pub fn with_statuses(mut self, statuses: impl IntoIterator<Item = RunStatus>) -> Self {
+        self.statuses = statuses.into_iter().collect();
+        self
+    }
+
+    /// Asks for runs of one workflow.
+    #[must_use]
+    pub fn with_workflow(mut self, workflow: impl Into<String>) -> Self {
+        self.workflow = Some(workflow.into());
+        self
+    }
+
+    /// Asks for deleted runs too.
+    #[must_use]
+    pub fn with_deleted(mut self) -> Self {
+        self.include_deleted = true;
+        self
+    }
+
+    pub(super) fn parameters(&self) -> Parameters {
+        let mut parameters = self.page.parameters();
+        if !self.statuses.is_empty() {
+            let statuses: Vec<_> = self.statuses.iter().map(|status| status.as_str()).collect();
+            parameters.push(("status", statuses.join(",")));
+        }
+        parameters.extend(self.workflow.clone().map(|workflow| ("workflow", workflow)));
+        parameters.extend(deleted(self.include_deleted));
+        parameters
+    }
+}
+
+/// Which tasks a list has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskQuery {
+    status: Option<TaskStatus>,
+    run_id: Option<String>,
+    agent_type: Option<String>,
+    agent_id: Option<String>,
+    include_deleted: bool,
+    page: PageQuery,
+}
+
+impl TaskQuery {
+    /// Asks for tasks in one status.
+    #[must_use]
+    pub fn with_status(mut self, status: TaskStatus) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// Asks for tasks of one run.
+    #[must_use]
+    pub fn with_run(mut self, run_id: impl Into<String>) -> Self {
+        self.run_id = Some(run_id.into());
+        self
+    }
+
+    /// Asks for tasks of agents of one type.
+    #[must_use]
+    pub fn with_agent_type(mut self, agent_type: impl Into<String>) -> Self {
+        self.agent_type = Some(agent_type.into());
+        self
+    }
+
+    /// Asks for tasks that were assigned to one agent.
+    #[must_use]
+    pub fn with_agent(mut self, agent_id: impl Into<String>) -> Self {
+        self.agent_id = Some(agent_id.into());
+        self
+    }
+
+    /// Asks for deleted tasks too.
+    #[must_use]
+    pub fn with_deleted(mut self) -> Self {
+        self.include_deleted = true;
+        self
+    }
+
+    pub(super) fn parameters(&self) -> Parameters {
+        let mut parameters = self.page.parameters();
+        parameters.extend(self.status.map(|status| ("status", status.to_string())));
+        parameters.extend(self.run_id.clone().map(|id| ("run_id", id)));
+        parameters.extend(self.agent_type.clone().map(|name| ("agent_type", name)));
+        parameters.extend(self.agent_id.clone().map(|id| ("agent_id", id)));
+        parameters.extend(deleted(self.include_deleted));
+        parameters
+    }
+}
+
+/// Which agents a list has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentQuery {
+    agent_type: Option<String>,
+    status: Option<AgentStatus>,
+    include_deleted: bool,
+    page: PageQuery,
+}
+
+impl AgentQuery {
+    /// Asks for agents of one type.
+    #[must_use]
+    pub fn with_agent_type(mut self, agent_type: impl Into<String>) -> Self {
+        self.agent_type = Some(agent_type.into());
+        self
+    }
+
+    /// Asks for agents in one status.
+    #[must_use]
+    pub fn with_status(mut self, status: AgentStatus) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// Asks for deregistered agents too.
+    #[must_use]
+    pub fn with_deleted(mut self) -> Self {
+        self.include_deleted = true;
+        self
+    }
+
+    pub(super) fn parameters(&self) -> Parameters {
+        let mut parameters = self.page.parameters();
+        parameters.extend(self.agent_type.clone().map(|name| ("agent_type", name)));
+        parameters.extend(self.status.map(|status| ("status", status.to_string())));
+        parameters.extend(deleted(self.include_deleted));
+        parameters
+    }
+}
+
+/// Which events of the log are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventQuery {
+    pattern: Option<String>,
+    after: Option<u64>,
+}
+
+impl EventQuery {
+    /// Asks for all events: a page begins with the oldest one, and a stream with the next one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks for events whose type matches: `*` stands for one segment, `#` for any number.
+    #[must_use]
+    pub fn with_pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.pattern = Some(pattern.into());
+        self
+    }
+
+    /// Asks for events with a position above this one.
+    #[must_use]
+    pub fn with_after(mut self, position: u64) -> Self {
+        self.after = Some(position);
+        self
+    }
+
+    pub(super) fn after(&self) -> Option<u64> {
+        self.after
+    }
+
+    /// The parameters without the position.
+    pub(super) fn filter(&self) -> Parameters {
+        self.pattern.clone().map(|pattern| ("pattern", pattern)).into_iter().collect()
+    }
+}
+
+fn deleted(include: bool) -> Option<(&'static str, String)> {
+    include.then(|| ("include_deleted", "true".to_owned()))
+}

@@ -1,0 +1,201 @@
+use std::{fmt, time::Duration};
+
+use aios_core::{
+    event::{EventId, Payload},
+    failure::Failure,
+    store::{RecordedEvent, RunStatus},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+use tracing::debug;
+
+use super::{
+    Client, ClientError, EventStream, Page, PageQuery, ResultError, Run,
+    api::{encode, recorded},
+    resources::RunResult,
+};
+
+/// How long the service is asked to wait for the end of a run in one request.
+const WAIT: Duration = Duration::from_secs(20);
+/// Pause between two such requests, so that a service that shuts down is not asked in a tight loop.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A run of the service, whichever process executes it.
+#[derive(Clone)]
+pub struct RunHandle {
+    client: Client,
+    id: String,
+}
+
+impl RunHandle {
+    pub(super) fn new(client: Client, id: String) -> Self {
+        Self { client, id }
+    }
+
+    /// Id of the run.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The run as it stands.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Service`] with `RUN_NOT_FOUND` if there is no such run.
+    pub async fn status(&self) -> Result<Run, ClientError> {
+        let connection = &self.client.connection;
+        connection.one(&connection.get(&["runs", &self.id])?).await
+    }
+
+    /// Waits until the run ends, without a limit, and returns its result. Follows a run that continues
+    /// as another one.
+    ///
+    /// # Errors
+    ///
+    /// [`ResultError`] if the run ended without a result or is blocked, or a request failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe; the run continues.
+    pub async fn result<T: DeserializeOwned>(&self) -> Result<T, ResultError> {
+        loop {
+            if let Some(result) = self.result_within(WAIT).await? {
+                return Ok(result);
+            }
+            debug!(run_id = self.id, "waits for the end of a run");
+            self.client.connection.clock.sleep(PAUSE).await;
+        }
+    }
+
+    /// Waits until the run ends, at most about this long, and returns its result; `None` if it has not
+    /// ended. The service may wait for less.
+    ///
+    /// # Errors
+    ///
+    /// As [`result`](Self::result).
+    pub async fn result_within<T: DeserializeOwned>(
+        &self,
+        wait: Duration,
+    ) -> Result<Option<T>, ResultError> {
+        let connection = &self.client.connection;
+        let request = connection.get(&["runs", &self.id, "result"])?.with_wait(wait);
+        let RunResult { id, status, result, failure } = connection.one(&request).await?;
+        let failure = |text: &str| failure.unwrap_or_else(|| Failure::new("RUN_FAILED", text));
+        match status {
+            RunStatus::Completed => result
+                .unwrap_or_default()
+                .decode()
+                .map(Some)
+                .map_err(|source| ResultError::InvalidResult { run_id: id, source }),
+            RunStatus::Failed => {
+                Err(ResultError::Failed { run_id: id, failure: failure("the run failed") })
+            }
+            RunStatus::Cancelled => Err(ResultError::Cancelled {
+                run_id: id,
+                failure: failure("the run was cancelled"),
+            }),
+            RunStatus::Blocked => {
+                Err(ResultError::Blocked { run_id: id, failure: failure("the run is blocked") })
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// A page of the events of the run. [`Page::next`] is the version after which the next page begins.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Service`] with `RUN_NOT_FOUND` if there is no such run.
+    pub async fn journal(&self, page: &PageQuery) -> Result<Page<RecordedEvent>, ClientError> {
+        let connection = &self.client.connection;
+        let request = connection.get(&["runs", &self.id, "journal"])?;
+        recorded(connection.page(&request.with_query(page.parameters())).await?)
+    }
+
+    /// Follows the events of the run with a position in the log above `after`, up to the event that
+    /// ends it; 0 stands for all of them.
+    #[must_use]
+    pub fn events(&self, after: u64) -> EventStream {
+        let path = ["runs", &self.id, "events"].map(ToOwned::to_owned).to_vec();
+        EventStream::new(self.client.clone(), path, Vec::new(), Some(after))
+    }
+
+    /// Sends a signal. It is kept until the workflow waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Service`] with `RUN_ENDED` if the run has ended.
+    pub async fn signal<T: Serialize + ?Sized>(
+        &self,
+        name: &str,
+        payload: &T,
+    ) -> Result<(), ClientError> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            name: &'a str,
+            payload: Payload,
+        }
+        let body = Body { name, payload: encode(payload)? };
+        let request = self.client.connection.post(&self.action("signal"), &body)?.once();
+        self.client.connection.one::<Run>(&request).await.map(drop)
+    }
+
+    /// Requests cancellation. The run compensates and ends as cancelled.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Service`] with `RUN_ENDED` if the run has ended.
+    pub async fn cancel(&self, reason: &str) -> Result<(), ClientError> {
+        self.act("cancel", &json!({ "reason": reason })).await
+    }
+
+    /// Pauses the run. Tasks in progress continue, and their results are recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Service`] with `RUN_ENDED` if the run has ended.
+    pub async fn pause(&self) -> Result<(), ClientError> {
+        self.act("pause", &Value::Object(Map::new())).await
+    }
+
+    /// Resumes a paused run, and tries a blocked one again.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Service`] with `RUN_ENDED` if the run has ended.
+    pub async fn resume(&self) -> Result<(), ClientError> {
+        self.act("resume", &Value::Object(Map::new())).await
+    }
+
+    /// Starts a new run with a copy of the journal up to an operation, which continues from there with
+    /// the current code. The new run gets an id of its own if `new_id` is `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Service`] with `OPERATION_NOT_FOUND` if the journal has no such operation, and
+    /// with `RUN_EXISTS` if a run with the new id exists.
+    pub async fn fork(&self, operation: u64, new_id: Option<&str>) -> Result<Self, ClientError> {
+        let new_id = new_id.map_or_else(|| EventId::generate().to_string(), ToOwned::to_owned);
+        let body = json!({ "operation": operation, "run_id": new_id });
+        let request = self.client.connection.post(&self.action("fork"), &body)?.once();
+        let run: Run = self.client.connection.one(&request).await?;
+        Ok(self.client.run(run.id))
+    }
+
+    fn action<'a>(&'a self, name: &'a str) -> [&'a str; 4] {
+        ["runs", &self.id, "actions", name]
+    }
+
+    /// An action that has no further effect if it is repeated.
+    async fn act(&self, name: &str, body: &Value) -> Result<(), ClientError> {
+        let request = self.client.connection.post(&self.action(name), body)?;
+        self.client.connection.one::<Run>(&request).await.map(drop)
+    }
+}
+
+impl fmt::Debug for RunHandle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("RunHandle").field("id", &self.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,283 @@
+//! Requests that start runs.
+
+use std::{future::IntoFuture, time::Duration};
+
+use aios_core::{
+    BoxFuture,
+    event::{EventError, EventId, Payload, Timestamp},
+};
+use axum::http::HeaderValue;
+use serde::Serialize;
+
+use super::{Client, ClientError, Run, RunHandle, connection::Request};
+
+/// Starts a run. Await it.
+#[derive(Debug)]
+#[must_use = "nothing is started until it is awaited"]
+pub struct StartRun {
+    client: Client,
+    workflow: String,
+    input: Result<Payload, EventError>,
+    run_id: Option<String>,
+    start_at: Option<Timestamp>,
+    delay: Option<Duration>,
+    correlation_id: Option<String>,
+    traceparent: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ExecuteBody {
+    input: Payload,
+    run_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<String>,
+}
+
+impl StartRun {
+    pub(super) fn new(client: Client, workflow: &str, input: Result<Payload, EventError>) -> Self {
+        let workflow = workflow.to_owned();
+        let (run_id, start_at, delay, correlation_id) = (None, None, None, None);
+        let traceparent = None;
+        Self { client, workflow, input, run_id, start_at, delay, correlation_id, traceparent }
+    }
+
+    /// Sets the id of the run; a new UUID unless set. Starting again with the same id and input
+    /// returns the run that exists.
+    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+        self.run_id = Some(id.into());
+        self
+    }
+
+    /// Sets when the run begins; at once unless set.
+    pub fn at(mut self, time: Timestamp) -> Self {
+        (self.start_at, self.delay) = (Some(time), None);
+        self
+    }
+
+    /// Sets after which time the run begins; at once unless set.
+    pub fn after(mut self, delay: Duration) -> Self {
+        (self.start_at, self.delay) = (None, Some(delay));
+        self
+    }
+
+    /// Sets the correlation id of all events that the run causes; the id of the run unless set.
+    pub fn with_correlation_id(mut self, id: impl Into<String>) -> Self {
+        self.correlation_id = Some(id.into());
+        self
+    }
+
+    /// Sets the W3C trace context that is passed on to all that the run causes.
+    pub fn with_traceparent(mut self, traceparent: impl Into<String>) -> Self {
+        self.traceparent = Some(traceparent.into());
+        self
+    }
+}
+
+impl IntoFuture for StartRun {
+    type Output = Result<RunHandle, ClientError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let body = ExecuteBody {
+                input: self.input?,
+                run_id: id(self.run_id),
+                start_at: self.start_at,
+                delay_seconds: self.delay.map(|delay| delay.as_secs_f64()),
+                correlation_id: self.correlation_id,
+            };
+            let path = ["workflows", &self.workflow, "actions", "execute"];
+            let request = self.client.connection.post(&path, &body)?;
+            started(&self.client, traced(request, self.traceparent)?).await
+        })
+    }
+}
+
+/// Sends a signal, and starts the run first if it does not exist. Await it.
+#[derive(Debug)]
+#[must_use = "nothing is sent until it is awaited"]
+pub struct SignalWithStart {
+    client: Client,
+    workflow: String,
+    run_id: String,
+    input: Result<Payload, EventError>,
+    signal: (String, Result<Payload, EventError>),
+    signal_id: Option<String>,
+    correlation_id: Option<String>,
+    traceparent: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SignalWithStartBody {
+    run_id: String,
+    input: Payload,
+    signal: SignalBody,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SignalBody {
+    name: String,
+    payload: Payload,
+    id: String,
+}
+
+impl SignalWithStart {
+    pub(super) fn new(
+        client: Client,
+        workflow: &str,
+        run_id: String,
+        input: Result<Payload, EventError>,
+        signal: (String, Result<Payload, EventError>),
+    ) -> Self {
+        let (workflow, signal_id, correlation_id) = (workflow.to_owned(), None, None);
+        let traceparent = None;
+        Self { client, workflow, run_id, input, signal, signal_id, correlation_id, traceparent }
+    }
+
+    /// Sets the id of the signal; a new UUID unless set. A signal with the same id is sent to the run
+    /// only once.
+    pub fn with_signal_id(mut self, id: impl Into<String>) -> Self {
+        self.signal_id = Some(id.into());
+        self
+    }
+
+    /// Sets the correlation id of all events that the run causes; the id of the run unless set.
+    pub fn with_correlation_id(mut self, id: impl Into<String>) -> Self {
+        self.correlation_id = Some(id.into());
+        self
+    }
+
+    /// Sets the W3C trace context that is passed on to all that the run causes.
+    pub fn with_traceparent(mut self, traceparent: impl Into<String>) -> Self {
+        self.traceparent = Some(traceparent.into());
+        self
+    }
+}
+
+impl IntoFuture for SignalWithStart {
+    type Output = Result<RunHandle, ClientError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let (name, payload) = self.signal;
+            let signal = SignalBody { name, payload: payload?, id: id(self.signal_id) };
+            let (run_id, input) = (self.run_id, self.input?);
+            let correlation_id = self.correlation_id;
+            let body = SignalWithStartBody { run_id, input, signal, correlation_id };
+            let path = ["workflows", &self.workflow, "actions", "signal-with-start"];
+            let request = self.client.connection.post(&path, &body)?;
+            started(&self.client, traced(request, self.traceparent)?).await
+        })
+    }
+}
+
+/// Assigns a task, as a run with a single task. Await it.
+#[derive(Debug)]
+#[must_use = "nothing is assigned until it is awaited"]
+pub struct StartTask {
+    client: Client,
+    agent_type: String,
+    agent_id: Option<String>,
+    parameters: Result<Payload, EventError>,
+    timeout: Option<Duration>,
+    total_timeout: Option<Duration>,
+    run_id: Option<String>,
+}
+
+#[derive(Serialize)]
+struct TaskBody {
+    agent_type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_id: Option<String>,
+    parameters: Payload,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_timeout_seconds: Option<f64>,
+    run_id: String,
+}
+
+impl StartTask {
+    pub(super) fn new(
+        client: Client,
+        agent_type: &str,
+        parameters: Result<Payload, EventError>,
+    ) -> Self {
+        let (agent_type, agent_id, run_id) = (agent_type.to_owned(), None, None);
+        let (timeout, total_timeout) = (None, None);
+        Self { client, agent_type, agent_id, parameters, timeout, total_timeout, run_id }
+    }
+
+    /// Sets the one agent of the type that shall do it; any of them unless set.
+    pub fn with_agent(mut self, agent_id: impl Into<String>) -> Self {
+        self.agent_id = Some(agent_id.into());
+        self
+    }
+
+    /// Sets the timeout of each attempt; none unless set.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the timeout of all attempts together; none unless set.
+    pub fn with_total_timeout(mut self, timeout: Duration) -> Self {
+        self.total_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the id of the run that does the task; a new UUID unless set.
+    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+        self.run_id = Some(id.into());
+        self
+    }
+}
+
+impl IntoFuture for StartTask {
+    type Output = Result<RunHandle, ClientError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let body = TaskBody {
+                agent_type: self.agent_type,
+                agent_id: self.agent_id,
+                parameters: self.parameters?,
+                timeout_seconds: self.timeout.map(|timeout| timeout.as_secs_f64()),
+                total_timeout_seconds: self.total_timeout.map(|timeout| timeout.as_secs_f64()),
+                run_id: id(self.run_id),
+            };
+            let request = self.client.connection.post(&["tasks"], &body)?;
+            started(&self.client, request).await
+        })
+    }
+}
+
+/// The id that was set, or a new one, which is the same in every attempt.
+fn id(given: Option<String>) -> String {
+    given.unwrap_or_else(|| EventId::generate().to_string())
+}
+
+/// Adds a trace context to a request.
+pub(super) fn traced(
+    request: Request,
+    traceparent: Option<String>,
+) -> Result<Request, ClientError> {
+    let Some(traceparent) = traceparent else { return Ok(request) };
+    let value = HeaderValue::try_from(traceparent).map_err(|error| {
+        ClientError::InvalidArgument { name: "the trace context", reason: error.to_string() }
+    })?;
+    Ok(request.with_header("traceparent", value))
+}
+
+async fn started(client: &Client, request: Request) -> Result<RunHandle, ClientError> {
+    let run: Run = client.connection.one(&request).await?;
+    Ok(client.run(run.id))
+}

@@ -1,0 +1,145 @@
+//! Faults of the network, of a service and of the configuration.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use aios_core::retry::RetryPolicy;
+use aios_service::{
+    auth::{ApiKey, ApiKeyHash, ApiKeys, Permissions},
+    client::{Client, ClientError, ClientOptions},
+    http::{ApiOptions, Shutdown},
+};
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::server::{Server, client, listen, options};
+
+/// A server that answers with these statuses in turn, then with a run.
+#[derive(Clone)]
+struct Faulty {
+    statuses: Arc<Mutex<Vec<u16>>>,
+    /// The idempotency keys of all requests.
+    keys: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+impl Faulty {
+    async fn start(statuses: &[u16]) -> (Self, Client) {
+        let statuses = statuses.iter().rev().copied().collect();
+        let faulty = Self { statuses: Arc::new(Mutex::new(statuses)), keys: Arc::default() };
+        let router = Router::new().fallback(answer).with_state(faulty.clone());
+        let address = listen(router, Shutdown::new()).await;
+        (faulty, client(address))
+    }
+
+    fn keys(&self) -> Vec<Option<String>> {
+        self.keys.lock().unwrap().clone()
+    }
+}
+
+async fn answer(State(faulty): State<Faulty>, request: Request) -> Response {
+    let key = request.headers().get("idempotency-key");
+    let key = key.map(|key| key.to_str().unwrap().to_owned());
+    faulty.keys.lock().unwrap().push(key);
+    let status = faulty.statuses.lock().unwrap().pop();
+    let text = match status {
+        None => {
+            return r#"{"data": {"id": "r1", "type": "run", "attributes": {"workflow": "w",
+                "workflow_version": 1, "status": "running", "position": 1,
+                "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
+                "new": [1]}}, "meta": {"new": 1}}"#
+                .into_response();
+        }
+        Some(503) => r#"{"error": {"code": "STORE_TIMEOUT", "message": "m", "details": {}}}"#,
+        Some(500) => r#"{"error": {"code": "INTERNAL_ERROR", "message": "m", "details": {}}}"#,
+        Some(429) => r#"{"error": {"code": "RATE_LIMITED", "message": "m", "details": {}}}"#,
+        Some(_) => "<html>Bad Gateway</html>",
+    };
+    let status = StatusCode::from_u16(status.unwrap()).unwrap();
+    (status, [(header::RETRY_AFTER, "0")], text).into_response()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_repeat_a_request_with_the_same_key_until_it_succeeds() {
+    let (faulty, client) = Faulty::start(&[503, 502, 429]).await;
+    let run = client.start("w", &1).await.unwrap();
+    assert_eq!(run.id(), "r1");
+    let keys = faulty.keys();
+    assert_eq!(keys.len(), 4);
+    assert!(keys[0].is_some() && keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    client.start("w", &1).await.unwrap();
+    assert_ne!(faulty.keys()[4], keys[0], "another request has another key");
+    client.run("r1").status().await.unwrap();
+    assert_eq!(faulty.keys()[5], None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_repeat_what_could_happen_twice_only_if_it_did_not_happen() {
+    let (faulty, client) = Faulty::start(&[429, 503]).await;
+    let error = client.run("r1").signal("approval", &1).await.unwrap_err();
+    assert_eq!(error.code(), "STORE_TIMEOUT");
+    assert_eq!(faulty.keys().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_up_after_the_last_attempt_and_at_once_on_other_faults() {
+    let (faulty, client) = Faulty::start(&[502; 10]).await;
+    let error = client.run("r1").status().await.unwrap_err();
+    assert!(matches!(error, ClientError::Service { status: 502, .. }), "{error:?}");
+    assert_eq!(faulty.keys().len(), 5);
+    let (faulty, client) = Faulty::start(&[500, 404]).await;
+    assert_eq!(client.run("r1").status().await.unwrap_err().code(), "INTERNAL_ERROR");
+    assert_eq!(client.run("r1").status().await.unwrap_err().code(), "INVALID_RESPONSE");
+    assert_eq!(faulty.keys().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_wait_for_a_service_that_does_not_answer() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let options =
+        options().with_timeout(Duration::from_millis(50)).with_retry(RetryPolicy::never());
+    let client = Client::new(&url, options).unwrap();
+    let error = client.me().await.unwrap_err();
+    assert!(matches!(error, ClientError::Timeout { .. }), "{error:?}");
+    assert_eq!(error.code(), "REQUEST_TIMEOUT");
+    let error = client.run("r1").events(0).next().await.unwrap().unwrap_err();
+    assert_eq!(error.code(), "REQUEST_TIMEOUT");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_send_credentials_and_print_none() {
+    let key = "5e0d1f6a0c5b4a7d8e9f5e0d1f6a0c5b";
+    let keys = ApiKeys::new([ApiKey::new(ApiKeyHash::of(key), "ada")
+        .with_permissions(Permissions::parse(["runs:read"]).unwrap())]);
+    let server = Server::with(ApiOptions::new().with_authenticator(keys)).await;
+    assert_eq!(server.client().me().await.unwrap_err().code(), "UNAUTHENTICATED");
+    let url = format!("http://{}/api/v1/", server.address);
+    let client = Client::new(&url, options().with_api_key(key)).unwrap();
+    assert_eq!(client.me().await.unwrap().id, "ada");
+    let refused = client.start("welcome", &"Ada").await.unwrap_err();
+    assert_eq!(refused.code(), "PERMISSION_DENIED");
+    for text in [format!("{client:?}"), format!("{:?}", options().with_api_key(key))] {
+        assert!(!text.contains(key), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn should_refuse_a_configuration_that_cannot_work() {
+    let invalid = |url: &str, options: ClientOptions, expected: &str| {
+        let error = Client::new(url, options).unwrap_err();
+        assert_eq!(error.code(), "INVALID_CLIENT_CONFIGURATION");
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    invalid("aios.example.com", options(), "the URL");
+    invalid("ftp://aios.example.com", options(), "http://");
+    invalid("https://ada:secret@aios.example.com", options(), "with_token");
+    invalid("http://localhost", options().with_token("a\nb"), "authorization");
+    let retry = RetryPolicy::new().with_jitter(2.0);
+    invalid("http://localhost", options().with_retry(retry), "jitter");
+}

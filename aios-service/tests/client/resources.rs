@@ -1,0 +1,143 @@
+//! Every resource, by the client.
+
+use std::time::Duration;
+
+use aios_core::{
+    broker::{DeadLetterFilter, Group},
+    store::RunStatus,
+};
+use aios_service::client::{
+    AgentQuery, ClientError, EventQuery, PageQuery, ResultError, RunQuery, TaskQuery,
+};
+use serde_json::{Value, json};
+
+use super::server::Server;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_start_runs_and_read_what_they_leave() {
+    let server = Server::start().await;
+    let client = server.client();
+    let run = client.start("welcome", &"Ada").with_id("a/b ü").await.unwrap();
+    assert_eq!(run.result::<String>().await.unwrap(), "Hello, Ada!");
+    // The same start again is the same run.
+    let again = client.start("welcome", &"Ada").with_id("a/b ü").await.unwrap();
+    assert_eq!(again.id(), run.id());
+    let other = client.start("welcome", &"Grace").with_id("a/b ü").await.unwrap_err();
+    assert_eq!(other.code(), "RUN_EXISTS");
+    let status = run.status().await.unwrap();
+    assert_eq!((status.id.as_str(), status.status), ("a/b ü", RunStatus::Completed));
+    assert_eq!(status.result.unwrap().decode::<String>().unwrap(), "Hello, Ada!");
+
+    let journal = run.journal(&PageQuery::new().with_limit(2)).await.unwrap();
+    assert_eq!((journal.items.len(), journal.next.as_deref()), (2, Some("2")));
+    let log = client.log(&EventQuery::new().with_pattern("workflows.*.started"), 10).await.unwrap();
+    assert_eq!(log.items[0].event.event_type.as_str(), "workflows.welcome.started");
+
+    let tasks = client.tasks(&TaskQuery::new().with_run("a/b ü")).await.unwrap();
+    let task = client.task_with_id(&tasks.items[0].id).await.unwrap();
+    assert_eq!((&task.agent_type, &task), (&"greeter".to_owned(), &tasks.items[0]));
+    let agents = client.agents(&AgentQuery::new().with_agent_type("greeter")).await.unwrap();
+    let agent = client.agent(&agents.items[0].id).await.unwrap();
+    assert_eq!(agent, agents.items[0]);
+    let workflows = client.workflows(&PageQuery::new()).await.unwrap().items;
+    assert!(workflows.iter().any(|workflow| workflow.id == "welcome@1"), "{workflows:?}");
+    assert_eq!(client.workflow("welcome").await.unwrap().version, 1);
+    let engine = client.engines(&PageQuery::new()).await.unwrap().items.remove(0);
+    let shards = client.shards().await.unwrap();
+    assert_eq!(shards.len(), 64);
+    assert!(shards.iter().all(|shard| shard.engine_id.as_deref() == Some(&engine.id)));
+    let me = client.me().await.unwrap();
+    assert_eq!((me.id.as_str(), me.permissions), ("anonymous", vec!["*".to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_page_through_all_runs() {
+    let server = Server::start().await;
+    let client = server.client();
+    for number in 0..7 {
+        let run = client.start("welcome", &"Ada").with_id(format!("r{number}")).await.unwrap();
+        run.result::<String>().await.unwrap();
+    }
+    let (mut page, mut found) = (PageQuery::new().with_limit(3), Vec::new());
+    let query = RunQuery::new().with_workflow("welcome").with_statuses([RunStatus::Completed]);
+    loop {
+        let runs = client.runs(&query.clone().with_page(page)).await.unwrap();
+        found.extend(runs.items.into_iter().map(|run| run.id));
+        let Some(next) = runs.next else { break };
+        page = PageQuery::new().with_limit(3).with_after(next);
+    }
+    found.sort_unstable();
+    assert_eq!(found, (0..7).map(|number| format!("r{number}")).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_control_runs() {
+    let server = Server::start().await;
+    let client = server.client();
+    let run = client.start("approval", &1).await.unwrap();
+    run.pause().await.unwrap();
+    assert_eq!(run.status().await.unwrap().status, RunStatus::Paused);
+    assert!(run.result_within::<Value>(Duration::ZERO).await.unwrap().is_none());
+    run.resume().await.unwrap();
+    run.signal("approval", &json!({ "by": "Ada" })).await.unwrap();
+    assert_eq!(run.result::<Value>().await.unwrap(), json!({ "by": "Ada" }));
+    assert_eq!(run.signal("approval", &1).await.unwrap_err().code(), "RUN_ENDED");
+
+    let greeted = client.start("welcome", &"Ada").await.unwrap();
+    greeted.result::<String>().await.unwrap();
+    let forked = greeted.fork(0, Some("forked")).await.unwrap();
+    assert_eq!(
+        (forked.id(), forked.result::<String>().await.unwrap()),
+        ("forked", "Hello, Ada!".to_owned())
+    );
+    let waiting = client.start("approval", &1).await.unwrap();
+    waiting.cancel("enough").await.unwrap();
+    let ended = waiting.result::<Value>().await;
+    assert!(matches!(ended, Err(ResultError::Cancelled { .. })), "{ended:?}");
+
+    let early = client.signal_with_start("approval", "r9", &1, "approval", &"first").await.unwrap();
+    assert_eq!(early.result::<String>().await.unwrap(), "first");
+    let late = client.start("welcome", &"Ada").after(Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(late.status().await.unwrap().status, RunStatus::Running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_assign_tasks_publish_events_and_see_dead_letters() {
+    let server = Server::start().await;
+    let client = server.client();
+    let task = client.task("greeter", &"Ada").with_timeout(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(task.result::<String>().await.unwrap(), "Hello, Ada!");
+    let event = client.publish("orders.order.placed", &json!({ "id": 7 })).with_id("e1").await;
+    let event = event.unwrap();
+    assert_eq!((event.id.as_str(), event.position), ("e1", None));
+    let reserved = client.publish("workflows.a.started", &1).await.unwrap_err();
+    assert_eq!(reserved.code(), "RESERVED_EVENT_TYPE");
+    let letters = client.dead_letters(Group::new("agents.greeter").unwrap());
+    assert!(letters.list(10).await.unwrap().is_empty());
+    assert_eq!(letters.redrive(&DeadLetterFilter::All).await.unwrap(), 0);
+    assert_eq!(letters.purge(&DeadLetterFilter::Ids(Vec::new())).await.unwrap(), 0);
+    let unknown = client.dead_letters(Group::new("unknown").unwrap());
+    assert_eq!(unknown.list(10).await.unwrap_err().code(), "UNKNOWN_ADDRESS");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_report_errors_by_code_with_the_id_of_the_request() {
+    let server = Server::start().await;
+    let client = server.client();
+    let error = client.run("nothing").status().await.unwrap_err();
+    let ClientError::Service { status, code, request_id, details, .. } = error else { panic!() };
+    assert_eq!((status, code.as_str()), (404, "RUN_NOT_FOUND"));
+    assert_eq!(details, json!({ "id": "nothing" }));
+    assert!(request_id.is_some());
+    let run = client.start("failing", &1).with_id("r1").await.unwrap();
+    let failed = run.result::<Value>().await.unwrap_err();
+    assert_eq!(failed.code(), "CARD_DECLINED", "{failed}");
+    let run = client.start("welcome", &"Ada").await.unwrap();
+    assert_eq!(run.result::<u64>().await.unwrap_err().code(), "INVALID_RESULT");
+    for id in ["", ".", ".."] {
+        assert_eq!(client.run(id).status().await.unwrap_err().code(), "INVALID_REQUEST", "{id:?}");
+    }
+    assert_eq!(client.start("nothing", &1).await.unwrap_err().code(), "WORKFLOW_NOT_FOUND");
+    let cursor = PageQuery::new().with_after("nonsense");
+    assert_eq!(client.workflows(&cursor).await.unwrap_err().code(), "INVALID_CURSOR");
+}
