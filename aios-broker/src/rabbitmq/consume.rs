@@ -2,7 +2,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
-    broker::{Acknowledger, BrokerError, Settlement},
+    broker::{Acknowledger, BrokerError, Lifetime, Settlement, Subscription},
     event::Event,
 };
 use futures_util::{FutureExt, StreamExt};
@@ -178,9 +178,11 @@ impl ConsumeTask {
     async fn reopen(&self) -> Option<(Arc<Session>, Consumer)> {
         let SettlementContext { link, subscription, rng, .. } = &*self.context;
         let mut draining = self.draining.clone();
+        let mut is_logged = false;
         for attempt in 1.. {
             let opening = async {
                 link.connection().await?;
+                is_logged = is_logged || self.log_deletion().await;
                 Session::open(link, subscription).await
             };
             let error = tokio::select! {
@@ -204,6 +206,24 @@ impl ConsumeTask {
         }
         self.inbox.end();
         None
+    }
+
+    /// Logs that the server has deleted a temporary queue, so that events were lost. Returns whether
+    /// it has.
+    async fn log_deletion(&self) -> bool {
+        let Subscription { address, lifetime, .. } = &self.context.subscription;
+        if *lifetime != Lifetime::Temporary {
+            return false;
+        }
+        let is_gone = matches!(queue_state(&self.context).await, QueueState::Gone);
+        if is_gone {
+            tracing::warn!(
+                %address,
+                "a temporary group or mailbox was deleted while its subscription was disconnected; \
+                 it is declared again, but events that were published in the meantime are lost"
+            );
+        }
+        is_gone
     }
 }
 

@@ -47,6 +47,7 @@ pub struct RabbitMqOptions {
     pub(super) confirm_window: usize,
     pub(super) max_event_bytes: usize,
     pub(super) delivery_limit: u32,
+    pub(super) temporary_expiry: Duration,
     frame_max: Option<u32>,
 }
 
@@ -57,14 +58,15 @@ impl RabbitMqOptions {
     /// | parameter | value |
     /// |---|---|
     /// | `cacertfile`, `certfile`, `keyfile` | paths of PEM files; the key is PKCS #8 |
-    /// | `connect_deadline`, `publish_timeout`, `operation_timeout`, `watchdog` | seconds |
+    /// | `connect_deadline`, `publish_timeout`, `operation_timeout`, `watchdog`, `temporary_expiry` | seconds |
     /// | `confirm_window`, `max_event_bytes`, `delivery_limit` | numbers |
     /// | `prefix`, `connection_name` | texts |
     /// | `heartbeat` (seconds), `frame_max` (bytes), `channel_max`, `connection_timeout` (ms), `auth_mechanism` | as RabbitMQ's own clients have them |
     ///
     /// The defaults: 30 s until connecting or publishing gives up, 10 s for any other answer of the
     /// server, heartbeats every 4 s, 1,000 events on their way at once, 16 MiB an event (what
-    /// RabbitMQ 4 takes by default), 100 deliveries without a settlement.
+    /// RabbitMQ 4 takes by default), 100 deliveries without a settlement, 120 s until an unused
+    /// temporary group expires.
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         Self {
@@ -84,6 +86,7 @@ impl RabbitMqOptions {
             confirm_window: 1000,
             max_event_bytes: 16 << 20,
             delivery_limit: 100,
+            temporary_expiry: Duration::from_secs(120),
             frame_max: None,
         }
     }
@@ -200,6 +203,17 @@ impl RabbitMqOptions {
         self
     }
 
+    /// Sets after which time without a subscription the server deletes a temporary group or mailbox,
+    /// with its events. The server deletes it at once when its last subscription ends or loses its
+    /// connection; this time matters only if the process ends while the server is down. Must be
+    /// longer than reconnecting to a server that has started again takes, or the group loses events
+    /// in the meantime. A group that exists keeps the time that it was declared with.
+    #[must_use]
+    pub fn with_temporary_expiry(mut self, expiry: Duration) -> Self {
+        self.temporary_expiry = expiry;
+        self
+    }
+
     pub(super) fn url(&self) -> &str {
         &self.url
     }
@@ -225,6 +239,7 @@ impl RabbitMqOptions {
             ("publish_timeout", self.publish_timeout),
             ("operation_timeout", self.operation_timeout),
             ("watchdog", self.watchdog),
+            ("temporary_expiry", self.temporary_expiry),
         ] {
             if duration < SHORTEST || duration > LONGEST {
                 return Err(invalid(&format!(
@@ -362,6 +377,8 @@ mod tests {
             valid.clone().with_operation_timeout(Duration::ZERO),
             valid.clone().with_operation_timeout(Duration::MAX),
             valid.clone().with_watchdog(Duration::ZERO),
+            valid.clone().with_temporary_expiry(Duration::ZERO),
+            valid.clone().with_temporary_expiry(Duration::MAX),
             valid.clone().with_ca_certificates("pem"),
         ] {
             let error = options.resolve().err().unwrap();

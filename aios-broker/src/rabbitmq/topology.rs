@@ -1,11 +1,11 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     broker::{Address, BrokerError, Lifetime, Mailbox, Subscription},
     event::Pattern,
 };
 use lapin::{
-    Channel, ExchangeKind, Queue,
+    Channel, Connection, ExchangeKind, Queue,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
@@ -21,6 +21,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// Dead letters of a temporary group expire when they were not read for this long.
 const FORGET: Duration = Duration::from_secs(3600);
+
+/// The argument with the time after which an unused queue is deleted.
+const EXPIRES: &str = "x-expires";
 
 /// The exchange that all events go through.
 pub(super) fn exchange(prefix: &str) -> String {
@@ -66,7 +69,7 @@ pub(super) async fn declare(link: &Link, subscription: &Subscription) -> Result<
     let deadline = clock.now() + link.options.operation_timeout;
     loop {
         match declare_once(link, subscription).await {
-            Err(error) if error.is_retryable() && clock.now() + PAUSE < deadline => {
+            Err(error) if is_transient(&error) && clock.now() + PAUSE < deadline => {
                 clock.sleep(PAUSE).await;
             }
             result => return result,
@@ -74,18 +77,20 @@ pub(super) async fn declare(link: &Link, subscription: &Subscription) -> Result<
     }
 }
 
+/// Whether declaring again may succeed. An address is unknown if its queue was deleted between two
+/// requests.
+fn is_transient(error: &BrokerError) -> bool {
+    error.is_retryable() || matches!(error, BrokerError::UnknownAddress { .. })
+}
+
 /// Declares on a separate channel, because the server closes the channel if an object exists with
 /// other properties.
 async fn declare_once(link: &Link, subscription: &Subscription) -> Result<(), BrokerError> {
-    let (_connection, channel) = link.channel().await?;
+    let (_connection, channel) = declare_address(link, subscription).await?;
     let address = &subscription.address;
     let prefix = &link.options.prefix;
-    declare_exchange(link, &channel).await?;
     let (dead, queue) = (dead_queue(prefix, address), queue(prefix, address));
     let lifetime = subscription.lifetime;
-    declare_queue(link, &channel, &queue, lifetime, arguments(link, address, lifetime, &dead))
-        .await
-        .map_err(|error| about(address, error))?;
     declare_queue(link, &channel, &dead, Lifetime::Durable, dead_arguments(lifetime))
         .await
         .map_err(|error| about(address, error))?;
@@ -93,6 +98,41 @@ async fn declare_once(link: &Link, subscription: &Subscription) -> Result<(), Br
         bind(link, &channel, &queue, &exchange(prefix), &key).await?;
     }
     Ok(())
+}
+
+/// Declares the exchange and the queue of a group or mailbox. A temporary queue that exists with
+/// another expiry, or was declared by a version without one, is used as it is. Returns an open
+/// channel.
+async fn declare_address(
+    link: &Link,
+    subscription: &Subscription,
+) -> Result<(Arc<Connection>, Channel), BrokerError> {
+    let (connection, channel) = link.channel().await?;
+    let (address, lifetime) = (&subscription.address, subscription.lifetime);
+    let prefix = &link.options.prefix;
+    declare_exchange(link, &channel).await?;
+    let (dead, queue) = (dead_queue(prefix, address), queue(prefix, address));
+    let arguments = arguments(link, address, lifetime, &dead);
+    let declared = declare_queue(link, &channel, &queue, lifetime, arguments).await;
+    match declared.map_err(|error| about(address, error)) {
+        Ok(_) => Ok((connection, channel)),
+        Err(BrokerError::Incompatible { difference, .. }) if is_expiry(&difference) => {
+            tracing::warn!(
+                %address, difference,
+                "a temporary group or mailbox exists with another expiry, which is kept"
+            );
+            let (connection, channel) = link.channel().await?;
+            let found = inspect(link, &channel, &queue).await;
+            found.map(|_| (connection, channel)).map_err(|error| about(address, error))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether two declarations of a queue differ in their expiry. The server compares the lifetime
+/// first.
+fn is_expiry(difference: &str) -> bool {
+    difference.contains(&format!("'{EXPIRES}'"))
 }
 
 /// Inspects an existing queue.
@@ -160,8 +200,12 @@ fn arguments(link: &Link, address: &Address, lifetime: Lifetime, dead: &str) -> 
             ("x-dead-letter-strategy", long("at-least-once")),
             ("x-overflow", long("reject-publish")),
         ]),
-        // Quorum queues can't be deleted automatically with their last consumer.
-        Lifetime::Temporary => table([("x-queue-type", long("classic"))]),
+        // Quorum queues can't be deleted automatically with their last consumer. A queue whose
+        // consumer ended while the server was down has no last consumer; it expires.
+        Lifetime::Temporary => table([
+            ("x-queue-type", long("classic")),
+            (EXPIRES, millis(link.options.temporary_expiry)),
+        ]),
     };
     if let Address::Mailbox(_) = address {
         arguments.insert(short("x-single-active-consumer"), AMQPValue::Boolean(true));
@@ -178,13 +222,13 @@ fn dead_arguments(lifetime: Lifetime) -> FieldTable {
             ("x-delivery-limit", AMQPValue::LongLongInt(1_000_000_000)),
         ]),
         Lifetime::Temporary => {
-            let millis = i64::try_from(FORGET.as_millis()).unwrap_or(i64::MAX);
-            table([
-                ("x-queue-type", long("classic")),
-                ("x-expires", AMQPValue::LongLongInt(millis)),
-            ])
+            table([("x-queue-type", long("classic")), (EXPIRES, millis(FORGET))])
         }
     }
+}
+
+fn millis(duration: Duration) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ impl RabbitMqOptions {
                 "publish_timeout" => self.with_publish_timeout(seconds(&name, &value)?),
                 "operation_timeout" => self.with_operation_timeout(seconds(&name, &value)?),
                 "watchdog" => self.with_watchdog(seconds(&name, &value)?),
+                "temporary_expiry" => self.with_temporary_expiry(seconds(&name, &value)?),
                 "confirm_window" => self.with_confirm_window(number(&name, &value)?),
                 "max_event_bytes" => self.with_max_event_bytes(number(&name, &value)?),
                 "delivery_limit" => self.with_delivery_limit(number(&name, &value)?),

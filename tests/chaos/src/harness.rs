@@ -348,7 +348,8 @@ impl Place<'_> {
             format!("--name={name}"),
             format!("--socket={}", self.socket.display()),
             format!("--lease={}", self.options.lease),
-            format!("--broker={}", through(url, broker.port)),
+            // Less than the time in which all queues have to be empty.
+            format!("--broker={}?temporary_expiry=15", through(url, broker.port)),
         ];
         for plant in &self.options.plant {
             let value = plant.to_possible_value();

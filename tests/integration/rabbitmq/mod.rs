@@ -8,6 +8,7 @@ mod long_task;
 mod opening;
 mod publishing;
 mod sizes;
+mod temporary;
 mod tls;
 mod traffic;
 mod watchdog;
