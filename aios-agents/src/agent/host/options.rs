@@ -36,7 +36,7 @@ pub struct HostOptions {
     pub blocked_after: Option<Duration>,
     /// Whether an attempt that was delivered before, or is older than its timeout, begins only after
     /// the engine has confirmed that it is still open. While no engine answers, such a task waits,
-    /// and is released to the broker after 60 s. Default: false.
+    /// and is released to the broker after 60 s. Default: true.
     pub confirm_redelivered: bool,
     /// Delays between attempts to create an agent, to subscribe and to publish. These attempts have
     /// no limit, so the maximum number of attempts is ignored. Default: 0.2 s, doubling up to 30 s.
@@ -55,7 +55,7 @@ impl HostOptions {
             create_timeout: Duration::from_secs(30),
             answer_patience: Duration::from_secs(60),
             blocked_after: Some(Duration::from_secs(5)),
-            confirm_redelivered: false,
+            confirm_redelivered: true,
             backoff: RetryPolicy::new()
                 .with_delays(Duration::from_millis(200), Duration::from_secs(30)),
         }
