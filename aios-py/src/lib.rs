@@ -11,6 +11,7 @@
 //! | `python` | execution of Python code: event loop, threads, workflow runs |
 //! | `workflow`, `agent`, `projection` | workflows, agents and projections written in Python |
 //! | `convert` | JSON, errors, arguments and table rows |
+//! | `service` | the HTTP API, for ASGI servers and on a socket; clients of a service |
 //! | `defaults` | default values and limits, which Python reads |
 
 mod agent;
@@ -23,6 +24,8 @@ mod defaults;
 mod logging;
 mod projection;
 mod python;
+#[cfg(feature = "service")]
+mod service;
 mod session;
 mod terminator;
 mod testing;
@@ -49,6 +52,13 @@ mod _aios {
         terminator::Terminator,
         testing::{replay, run_test},
         workflow::{NativeWorkflowContext, Operation, Pending},
+    };
+
+    #[cfg(feature = "service")]
+    #[pymodule_export]
+    use crate::service::{
+        NativeApi, NativeExchange, NativeRemoteClient, RemoteEventStream, RemoteRunHandle,
+        hash_api_key,
     };
 
     use pyo3::prelude::*;

@@ -21,12 +21,18 @@ use crate::{
 
 /// The open runtime, with its store and broker.
 pub(crate) struct Session {
-    pub(crate) runtime: Runtime,
+    pub(crate) runtime: Arc<Runtime>,
+    #[cfg(feature = "service")]
+    pub(crate) requests: crate::service::Requests,
     pub(crate) broker: Arc<dyn Broker>,
     store: Option<AnyStore>,
     caller: Option<TaskClient>,
     source: Arc<str>,
 }
+
+/// Why a runtime is dropped instead of shut down.
+const STILL_REFERRED: &str = "an HTTP request still uses the runtime, which therefore ends without \
+                              releasing its tasks and shards; others take them over";
 
 /// Holds the session while it is open.
 pub(crate) type SessionSlot = Arc<RwLock<Option<Session>>>;
@@ -90,7 +96,15 @@ impl Session {
         if let Some(store) = &store {
             builder = builder.store(store.store());
         }
-        Ok(Self { runtime: builder.start().await?, broker, store, caller: None, source })
+        Ok(Self {
+            runtime: Arc::new(builder.start().await?),
+            #[cfg(feature = "service")]
+            requests: crate::service::Requests::new(),
+            broker,
+            store,
+            caller: None,
+            source,
+        })
     }
 
     pub(crate) fn store(&self) -> Result<Arc<dyn Store>, ErrorInfo> {
@@ -106,7 +120,19 @@ impl Session {
     }
 
     async fn close(self, deadline: Duration) -> Result<(), ErrorInfo> {
-        let stopped = self.runtime.shutdown(deadline).await;
+        #[cfg(feature = "service")]
+        let deadline = {
+            use aios_core::clock::Clock;
+
+            let started = SystemClock.now();
+            self.requests.close(deadline / 2).await;
+            drop(self.requests);
+            deadline.saturating_sub(SystemClock.now().duration_since(started))
+        };
+        let stopped = match Arc::into_inner(self.runtime) {
+            Some(runtime) => runtime.shutdown(deadline).await.map_err(ErrorInfo::from),
+            None => Err(ErrorInfo::new("runtime", "SHUTDOWN_TIMEOUT", STILL_REFERRED)),
+        };
         // The caller's mailbox receives answers of cancelled calls until the agents have stopped.
         drop(self.caller);
         let closed = self.broker.close(deadline).await;

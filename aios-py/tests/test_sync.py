@@ -22,6 +22,7 @@ WITH_TIMEOUT = {("RunHandle", "result")}
 
 CLASSES = [
     (aios.Client, aios.sync.Client),
+    (aios.RemoteClient, aios.sync.RemoteClient),
     (aios.Runtime, aios.sync.Runtime),
     (aios.RunHandle, aios.sync.RunHandle),
     (aios.ProjectionHandle, aios.sync.ProjectionHandle),

@@ -36,7 +36,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from . import _client, _handle, _projection, _runtime
+from . import _client, _handle, _projection, _remote, _runtime
 from ._aios import DEFAULTS
 from ._blocking import BlockingConnection, EventLoopThread, EventStream
 from ._projection import ProjectionDeadLetter
@@ -59,7 +59,7 @@ I = TypeVar("I")
 O = TypeVar("O")
 T = TypeVar("T")
 
-__all__ = ["Client", "EventStream", "ProjectionHandle", "RunHandle", "Runtime"]
+__all__ = ["Client", "EventStream", "ProjectionHandle", "RemoteClient", "RunHandle", "Runtime"]
 '''
 
 #: Passages of docstrings that differ in the blocking API. Each has to occur.
@@ -73,6 +73,12 @@ REWORDED = {
         "Hosts agents and executes runs of workflows. It is a :class:`Client` too. See\n"
         "    :class:`aios.Runtime` for the async version.\n\n"
         "    ``async def`` agents and steps run on an event loop in the runtime's own thread."
+    ),
+    '``async with aios.RemoteClient("https://aios.example.com/api/v1", token=...) as client`` opens and\n'
+    "    closes it. A client belongs to the event loop and the process that opened it.": (
+        '``with aios.sync.RemoteClient("https://aios.example.com/api/v1", token=...) as client`` opens\n'
+        "    and closes it. A client belongs to the process that opened it. See\n"
+        "    :class:`aios.RemoteClient` for the async version."
     ),
     "``async with client.events(...) as events`` subscribes before the block starts; a bare\n"
     "        ``async for`` subscribes when the loop starts.": (
@@ -96,6 +102,7 @@ SOURCES = (
     Source("RunHandle", (("_handle", "RunHandle"),), "_handle"),
     Source("ProjectionHandle", (("_projection", "ProjectionHandle"),), "_handle"),
     Source("Client", (("_client", "Client"), ("_queries", "Queries")), "_client"),
+    Source("RemoteClient", (("_remote", "RemoteClient"),), "_remote"),
     Source("Runtime", (("_runtime", "Runtime"),), "_runtime"),
 )
 
@@ -147,6 +154,9 @@ def _identity(source: Source) -> str:
 
 
 def _is_public(source: Source, method: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    # Opening and closing is the same for all of them.
+    if method.name in ("open", "close"):
+        return False
     is_constructor = method.name == "__init__" and source.name not in HANDLES
     return is_constructor or not method.name.startswith("_")
 
@@ -231,8 +241,8 @@ def _body(
 def _constructor(source: Source, arguments: Sequence[str]) -> Iterator[str]:
     made = f"        self.{source.target} = {source.target}.{source.name}"
     yield _wrapped(made, arguments, "", "        ")
-    if source.name == "Runtime":
-        yield "        self._client = self._runtime"
+    if source.name != "Client":
+        yield f"        self._client = self.{source.target}"
     yield f"        BlockingConnection.__init__(self, self.{source.target})"
 
 
@@ -281,6 +291,8 @@ def _parameters(text: str, arguments: ast.arguments) -> Iterator[str]:
         yield "*"
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         yield parameter(argument, default)
+    if arguments.kwarg is not None:
+        yield f"**{parameter(arguments.kwarg, None)}"
 
 
 def _arguments(arguments: ast.arguments) -> Iterator[str]:
@@ -291,6 +303,8 @@ def _arguments(arguments: ast.arguments) -> Iterator[str]:
         yield f"*{arguments.vararg.arg}"
     for argument in arguments.kwonlyargs:
         yield f"{argument.arg}={argument.arg}"
+    if arguments.kwarg is not None:
+        yield f"**{arguments.kwarg.arg}"
 
 
 def _wrapped(before: str, items: Sequence[str], after: str, indent: str) -> str:

@@ -19,6 +19,7 @@ Example::
 
 from ._agent import TaskContext, agent
 from ._aios import __version__
+from ._asgi import ApiKey, Asgi, TokenIssuer, asgi
 from ._client import Client
 from ._context import WorkflowContext
 from ._errors import (
@@ -42,6 +43,7 @@ from ._errors import (
     RunFailedError,
     RunNotFoundError,
     RuntimeClosedError,
+    ServiceError,
     ShutdownTimeoutError,
     SignalTimeoutError,
     StoreError,
@@ -68,6 +70,7 @@ from ._records import (
     TaskStatus,
     WorkflowStatus,
 )
+from ._remote import RemoteClient
 from ._retry import RetryPolicy
 from ._runtime import Runtime
 from ._serve import serve
@@ -80,6 +83,8 @@ __all__ = [
     "AgentNotFoundError",
     "AgentStatus",
     "AiosError",
+    "ApiKey",
+    "Asgi",
     "Batch",
     "BrokerError",
     "Client",
@@ -101,6 +106,7 @@ __all__ = [
     "ProjectionDeadLetter",
     "ProjectionHandle",
     "RecordedEvent",
+    "RemoteClient",
     "RetryPolicy",
     "RunBlockedError",
     "RunCancelledError",
@@ -114,6 +120,7 @@ __all__ = [
     "RunStatus",
     "Runtime",
     "RuntimeClosedError",
+    "ServiceError",
     "ShutdownTimeoutError",
     "SignalTimeoutError",
     "StepContext",
@@ -125,6 +132,7 @@ __all__ = [
     "TaskInterruptedError",
     "TaskStatus",
     "TaskTimeoutError",
+    "TokenIssuer",
     "Workflow",
     "WorkflowCodeError",
     "WorkflowContext",
@@ -133,6 +141,7 @@ __all__ = [
     "WrongLoopError",
     "__version__",
     "agent",
+    "asgi",
     "current_step",
     "serve",
     "traceparent",

@@ -11,14 +11,19 @@ __all__ = [
     "Defaults",
     "LogRecords",
     "LoopBridge",
+    "NativeApi",
     "NativeClient",
     "NativeEventStream",
+    "NativeExchange",
     "NativeProjectionHandle",
+    "NativeRemoteClient",
     "NativeRunHandle",
     "NativeTaskContext",
     "NativeWorkflowContext",
     "Operation",
     "Pending",
+    "RemoteEventStream",
+    "RemoteRunHandle",
     "Reply",
     "Terminator",
     "ThreadPool",
@@ -27,6 +32,7 @@ __all__ = [
     "compact",
     "dumps",
     "expire_runs",
+    "hash_api_key",
     "loads",
     "projection",
     "replay",
@@ -101,6 +107,132 @@ def run_test(
     children: Sequence[tuple[str, Callable[[Any], Any]]],
     external: Sequence[tuple[float, str, str, Any]],
 ) -> asyncio.Future[Any]: ...
+
+# Only with the cargo feature `service`.
+def hash_api_key(key: str) -> str: ...
+
+@final
+class NativeApi:
+    def __new__(
+        cls,
+        prefix: str,
+        health: bool,
+        keys: Sequence[tuple[Any, ...]],
+        issuers: Sequence[tuple[Any, ...]],
+        loopback: bool,
+        max_body_bytes: int,
+        request_timeout: float,
+        stream_lifetime: float,
+        rate_limit: tuple[int, float] | None,
+    ) -> NativeApi: ...
+    def request(
+        self,
+        client: NativeClient,
+        method: str,
+        target: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        peer: tuple[str, int] | None,
+        root: str,
+        body: bytes,
+        more: bool,
+    ) -> NativeExchange: ...
+    @staticmethod
+    def in_progress(client: NativeClient) -> int: ...
+    def listen(self, client: NativeClient, address: str) -> asyncio.Future[str]: ...
+
+@final
+class NativeExchange:
+    def feed(self, part: bytes, more: bool) -> asyncio.Future[bool]: ...
+    def head(self) -> asyncio.Future[tuple[int, list[tuple[bytes, bytes]], bytes | None]]: ...
+    def next(self) -> asyncio.Future[bytes | None]: ...
+
+# With the methods of `NativeClient` that a client calls.
+@final
+class NativeRemoteClient:
+    def __new__(
+        cls,
+        client: NativeClient,
+        url: str,
+        token: str | None,
+        api_key: str | None,
+        timeout: float,
+    ) -> NativeRemoteClient: ...
+    def me(self) -> asyncio.Future[tuple[str, list[str]]]: ...
+    def start(
+        self,
+        workflow: str,
+        input: Any,
+        run_id: str | None,
+        delay: float | None,
+        is_registered: bool,
+        version: int | None,
+        traceparent: str | None,
+        correlation_id: str | None,
+        signal: tuple[str, Any] | None,
+    ) -> asyncio.Future[RemoteRunHandle]: ...
+    def task(
+        self,
+        agent_type: str,
+        parameters: Any,
+        agent_id: str | None,
+        run_id: str | None,
+        timeout: float | None,
+        total_timeout: float | None,
+        retry: tuple[Any, ...] | None,
+    ) -> asyncio.Future[RemoteRunHandle]: ...
+    def call(
+        self,
+        agent_type: str,
+        parameters: Any,
+        agent_id: str | None,
+        timeout: float,
+        traceparent: str | None,
+        correlation_id: str | None,
+    ) -> asyncio.Future[Any]: ...
+    def handle(self, run_id: str) -> asyncio.Future[RemoteRunHandle]: ...
+    def publish(
+        self,
+        event_type: str,
+        data: Any,
+        event_id: str | None,
+        traceparent: str | None,
+        correlation_id: str | None,
+        source: str,
+    ) -> asyncio.Future[Any]: ...
+    def subscribe(
+        self, patterns: Sequence[str], group: str | None
+    ) -> asyncio.Future[RemoteEventStream]: ...
+    def read_log(self, after: int, limit: int, wait: bool) -> asyncio.Future[Any]: ...
+    def head(self) -> asyncio.Future[Any]: ...
+    def runs(
+        self, workflow: str | None, statuses: Sequence[str], after: str | None, limit: int
+    ) -> asyncio.Future[Any]: ...
+    def agents(
+        self, agent_type: str | None, after: str | None, limit: int
+    ) -> asyncio.Future[Any]: ...
+    def tasks(
+        self, run_id: str | None, agent_type: str | None, after: str | None, limit: int
+    ) -> asyncio.Future[Any]: ...
+    def workflows(self, after: str | None, limit: int) -> asyncio.Future[Any]: ...
+
+@final
+class RemoteRunHandle:
+    @property
+    def id(self) -> str: ...
+    def result(self) -> asyncio.Future[Any]: ...
+    def status(self) -> asyncio.Future[Any]: ...
+    def signal(self, name: str, payload: Any) -> asyncio.Future[None]: ...
+    def cancel(self, reason: str) -> asyncio.Future[None]: ...
+    def pause(self) -> asyncio.Future[None]: ...
+    def resume(self) -> asyncio.Future[None]: ...
+    def journal(self, after: int, limit: int) -> asyncio.Future[Any]: ...
+    def events(self, after: int) -> asyncio.Future[Any]: ...
+    def fork(self, operation: int, new_id: str) -> asyncio.Future[RemoteRunHandle]: ...
+
+@final
+class RemoteEventStream:
+    def next(self) -> asyncio.Future[Any]: ...
+    def ack(self) -> asyncio.Future[None]: ...
 
 # Only with the cargo feature `bench`.
 def rust_tasks_per_second(

@@ -245,6 +245,13 @@ class BrokerError(AiosError):
     default_code = "BROKER_BACKEND"
 
 
+class ServiceError(AiosError):
+    """A service can't be reached, or refuses a request; ``code`` says why, for example
+    ``"UNAUTHENTICATED"``."""
+
+    default_code = "SERVICE_UNREACHABLE"
+
+
 def _subclasses(base: type[AiosError]) -> list[type[AiosError]]:
     return [base, *(found for child in base.__subclasses__() for found in _subclasses(child))]
 
@@ -269,6 +276,7 @@ _BY_CODE: dict[str, type[AiosError]] = {
             "INVALID_AGENT_SCHEMA",
             "INVALID_AGENT_TYPE",
             "INVALID_BROKER_CONFIGURATION",
+            "INVALID_CLIENT_CONFIGURATION",
             "INVALID_NAME",
             "INVALID_PATTERN",
             "INVALID_RUNTIME_CONFIGURATION",
@@ -325,6 +333,26 @@ _BY_CODE: dict[str, type[AiosError]] = {
         ),
         InvalidDataError,
     ),
+    **dict.fromkeys(
+        (
+            "AUTHENTICATION_UNAVAILABLE",
+            "BODY_TOO_LARGE",
+            "INTERNAL_ERROR",
+            "INVALID_CURSOR",
+            "INVALID_REQUEST",
+            "INVALID_RESPONSE",
+            "MALFORMED_REQUEST",
+            "METHOD_NOT_ALLOWED",
+            "NO_STORE",
+            "PERMISSION_DENIED",
+            "RATE_LIMITED",
+            "REQUEST_TIMEOUT",
+            "ROUTE_NOT_FOUND",
+            "UNAUTHENTICATED",
+            "UNSUPPORTED_MEDIA_TYPE",
+        ),
+        ServiceError,
+    ),
     # A part of the runtime has stopped because of a permanent error.
     **dict.fromkeys(("AGENT_HOST_IMPAIRED", "PROJECTION_STOPPED"), AiosError),
     **dict.fromkeys(("ENGINE_STOPPED", "RUN_CANCELLING", "RUN_STALLED"), RunError),
@@ -360,6 +388,7 @@ _FALLBACK: dict[str, type[AiosError]] = {
     "task": TaskError,
     "store": StoreError,
     "broker": BrokerError,
+    "service": ServiceError,
     "event": InvalidDataError,
     "agent": ConfigurationError,
 }

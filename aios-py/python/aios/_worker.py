@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+from ._asgi import Asgi
 from ._errors import ConfigurationError
 from ._runtime import Runtime
 from ._serve import serve_until
@@ -29,14 +30,27 @@ def load(app: str) -> Runtime:
     Raises:
         ConfigurationError: It is neither a runtime nor a function that returns one.
     """
+    loaded = load_app(app)
+    if not isinstance(loaded, Runtime):
+        raise ConfigurationError(f"{app} is what aios.asgi returned; pass its runtime instead")
+    return loaded
+
+
+def load_app(app: str) -> Runtime | Asgi:
+    """Loads ``module:app``.
+
+    Raises:
+        ConfigurationError: It is neither a runtime, nor what :func:`aios.asgi` returned, nor a
+            function that returns one of them.
+    """
     module, _, name = app.partition(":")
     if not module or not name:
         raise ConfigurationError(f"{app!r} is not of the form module:app")
     sys.path.insert(0, os.getcwd())
     loaded = getattr(importlib.import_module(module), name, None)
-    if callable(loaded):
+    if callable(loaded) and not isinstance(loaded, Asgi):
         loaded = loaded()
-    if not isinstance(loaded, Runtime):
+    if not isinstance(loaded, (Runtime, Asgi)):
         raise ConfigurationError(
             f"{app} is neither an aios.Runtime nor a function that returns one"
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from . import _client, _handle, _projection, _runtime
+from . import _client, _handle, _projection, _remote, _runtime
 from ._aios import DEFAULTS
 from ._blocking import BlockingConnection, EventLoopThread, EventStream
 from ._projection import ProjectionDeadLetter
@@ -38,7 +38,7 @@ I = TypeVar("I")
 O = TypeVar("O")
 T = TypeVar("T")
 
-__all__ = ["Client", "EventStream", "ProjectionHandle", "RunHandle", "Runtime"]
+__all__ = ["Client", "EventStream", "ProjectionHandle", "RemoteClient", "RunHandle", "Runtime"]
 
 
 class RunHandle(Generic[O]):
@@ -713,6 +713,83 @@ class Client(BlockingConnection):
         """
         loop = self._loop
         coroutine = self._client.compact()
+        return loop.call(coroutine)
+
+
+class RemoteClient(Client):
+    """A client of a service over its HTTP API: it has the methods of :class:`Client`, and needs
+    neither the store nor the broker.
+
+    ``with aios.sync.RemoteClient("https://aios.example.com/api/v1", token=...) as client`` opens
+    and closes it. A client belongs to the process that opened it. See
+    :class:`aios.RemoteClient` for the async version.
+
+    Requests that can be repeated without a second effect are repeated after failures of the network
+    and when the service asks to wait. Streams of events connect again after the last event.
+
+    What differs from :class:`Client`:
+
+    - :meth:`start` starts the latest version that the service has registered.
+    - :meth:`task` has the retry policy of the service. :meth:`call` is a run too, so it is recorded.
+    - :meth:`events` follows the log from now on, without a group. Events that were only published to
+      the broker are not in the log.
+    - Projections, :meth:`expire_runs` and :meth:`compact` need the store.
+
+    Args:
+        url: Where the API is mounted, such as ``https://aios.example.com/api/v1``.
+        token: Sent as ``Authorization: Bearer``.
+        api_key: Sent as ``X-API-Key``.
+        workflows: Workflows that :meth:`start` accepts, for their types. Others are started by name.
+        timeout: How many seconds each attempt of a request may take.
+        workers: Number of native threads.
+
+    Raises:
+        ConfigurationError: An argument is invalid, or this build of aios has no HTTP client.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        api_key: str | None = None,
+        workflows: Iterable[Workflow[Any, Any]] = (),
+        timeout: float = 30.0,
+        workers: int = 1,
+    ) -> None:
+        self._remote = _remote.RemoteClient(
+            url, token=token, api_key=api_key, workflows=workflows, timeout=timeout, workers=workers
+        )
+        self._client = self._remote
+        BlockingConnection.__init__(self, self._remote)
+
+    def projection_handle(self, name: str) -> ProjectionHandle:
+        """Not available over HTTP.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        result = self._remote.projection_handle(name)
+        return ProjectionHandle(self._loop, result)
+
+    def expire_runs(self, older_than: float, **options: Any) -> int:
+        """Not available over HTTP.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        loop = self._loop
+        coroutine = self._remote.expire_runs(older_than, **options)
+        return loop.call(coroutine)
+
+    def compact(self) -> int:
+        """Not available over HTTP.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        loop = self._loop
+        coroutine = self._remote.compact()
         return loop.call(coroutine)
 
 

@@ -53,6 +53,16 @@ impl NativeClient {
         &self.calls
     }
 
+    #[cfg(feature = "service")]
+    pub(crate) fn shared_calls(&self) -> Arc<Calls> {
+        Arc::clone(&self.calls)
+    }
+
+    #[cfg(feature = "service")]
+    pub(crate) fn slot(&self) -> SessionSlot {
+        Arc::clone(&self.slot)
+    }
+
     /// Runs a future with the session.
     pub(crate) fn with<'py, F, Fut>(&self, py: Python<'py>, run: F) -> PyResult<Bound<'py, PyAny>>
     where

@@ -68,6 +68,12 @@ impl ErrorInfo {
         Self::from_failure("replay", failure, false)
     }
 
+    /// The failure of a task that was run for its answer.
+    #[cfg(feature = "service")]
+    pub(crate) fn of_task(failure: Failure) -> Self {
+        Self::from_failure("task", failure, false)
+    }
+
     /// The end of a run; its failure is the cause.
     fn from_run(kind: &'static str, run_id: &str, ended: &str, failure: Failure) -> Self {
         let code = if kind == "run_blocked" { "RUN_BLOCKED" } else { &failure.code };
@@ -229,6 +235,47 @@ impl From<RunError> for ErrorInfo {
             }
             RunError::Runtime(error) => error.into(),
             error => Self::from_error("runtime", error.code(), false, &error),
+        }
+    }
+}
+
+#[cfg(feature = "service")]
+impl From<aios_service::client::ClientError> for ErrorInfo {
+    fn from(error: aios_service::client::ClientError) -> Self {
+        use aios_service::client::ClientError;
+
+        let (retryable, code) = (error.is_retryable(), error.code().to_owned());
+        let described = Self::from_error("service", &code, retryable, &error);
+        match error {
+            ClientError::Service { message, details, request_id, .. } => {
+                let message = match request_id {
+                    Some(id) => format!("{message} (request {id})"),
+                    None => message,
+                };
+                Self { message, details, ..described }
+            }
+            _ => described,
+        }
+    }
+}
+
+#[cfg(feature = "service")]
+impl From<aios_service::client::ResultError> for ErrorInfo {
+    fn from(error: aios_service::client::ResultError) -> Self {
+        use aios_service::client::ResultError;
+
+        match error {
+            ResultError::Failed { run_id, failure } => {
+                Self::from_run("run_failed", &run_id, "failed", failure)
+            }
+            ResultError::Cancelled { run_id, failure } => {
+                Self::from_run("run_cancelled", &run_id, "was cancelled", failure)
+            }
+            ResultError::Blocked { run_id, failure } => {
+                Self::from_run("run_blocked", &run_id, "is blocked", failure)
+            }
+            ResultError::Client(error) => error.into(),
+            error => Self::from_error("service", error.code(), false, &error),
         }
     }
 }

@@ -7,25 +7,25 @@ use aios_core::{
 };
 use serde::Serialize;
 
-fn micros(at: Option<Timestamp>) -> Option<i64> {
+pub(crate) fn micros(at: Option<Timestamp>) -> Option<i64> {
     at.map(Timestamp::as_micros)
 }
 
 /// A row of a run. Embedded JSON is passed on without parsing it.
 #[derive(Serialize)]
 pub(crate) struct Run<'a> {
-    id: &'a str,
-    workflow: &'a str,
-    workflow_version: u32,
-    status: &'static str,
-    parent_run_id: Option<&'a str>,
-    result: Option<&'a Payload>,
-    failure: Option<&'a Failure>,
-    status_text: Option<&'a str>,
-    waits_for: Option<&'a str>,
-    progress: Option<&'a Payload>,
-    created_at: Option<i64>,
-    updated_at: Option<i64>,
+    pub(crate) id: &'a str,
+    pub(crate) workflow: &'a str,
+    pub(crate) workflow_version: u32,
+    pub(crate) status: &'static str,
+    pub(crate) parent_run_id: Option<&'a str>,
+    pub(crate) result: Option<&'a Payload>,
+    pub(crate) failure: Option<&'a Failure>,
+    pub(crate) status_text: Option<&'a str>,
+    pub(crate) waits_for: Option<&'a str>,
+    pub(crate) progress: Option<&'a Payload>,
+    pub(crate) created_at: Option<i64>,
+    pub(crate) updated_at: Option<i64>,
 }
 
 pub(crate) fn run(row: &RunRecord) -> Run<'_> {
@@ -48,14 +48,14 @@ pub(crate) fn run(row: &RunRecord) -> Run<'_> {
 /// A row of an agent. Embedded JSON is passed on without parsing it.
 #[derive(Serialize)]
 pub(crate) struct Agent<'a> {
-    id: &'a str,
-    agent_type: &'a str,
-    name: &'a str,
-    config: &'a Payload,
-    status: &'static str,
-    last_seen_at: Option<i64>,
-    created_at: Option<i64>,
-    updated_at: Option<i64>,
+    pub(crate) id: &'a str,
+    pub(crate) agent_type: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) config: &'a Payload,
+    pub(crate) status: &'static str,
+    pub(crate) last_seen_at: Option<i64>,
+    pub(crate) created_at: Option<i64>,
+    pub(crate) updated_at: Option<i64>,
 }
 
 pub(crate) fn agent(row: &AgentRecord) -> Agent<'_> {
@@ -74,15 +74,15 @@ pub(crate) fn agent(row: &AgentRecord) -> Agent<'_> {
 /// A row of a task.
 #[derive(Serialize)]
 pub(crate) struct Task<'a> {
-    id: &'a str,
-    run_id: Option<&'a str>,
-    agent_type: &'a str,
-    agent_id: Option<&'a str>,
-    status: &'static str,
-    attempt: u32,
-    failure: Option<&'a Failure>,
-    created_at: Option<i64>,
-    updated_at: Option<i64>,
+    pub(crate) id: &'a str,
+    pub(crate) run_id: Option<&'a str>,
+    pub(crate) agent_type: &'a str,
+    pub(crate) agent_id: Option<&'a str>,
+    pub(crate) status: &'static str,
+    pub(crate) attempt: u32,
+    pub(crate) failure: Option<&'a Failure>,
+    pub(crate) created_at: Option<i64>,
+    pub(crate) updated_at: Option<i64>,
 }
 
 pub(crate) fn task(row: &TaskRecord) -> Task<'_> {
@@ -102,11 +102,11 @@ pub(crate) fn task(row: &TaskRecord) -> Task<'_> {
 /// A row of a workflow.
 #[derive(Serialize)]
 pub(crate) struct Workflow<'a> {
-    id: &'a str,
-    name: &'a str,
-    version: u32,
-    created_at: Option<i64>,
-    updated_at: Option<i64>,
+    pub(crate) id: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) version: u32,
+    pub(crate) created_at: Option<i64>,
+    pub(crate) updated_at: Option<i64>,
 }
 
 pub(crate) fn workflow(row: &WorkflowRecord) -> Workflow<'_> {

@@ -1,0 +1,51 @@
+//! The API on a socket of this process.
+
+use std::{convert::Infallible, sync::Arc};
+
+use aios_core::event::Payload;
+use aios_service::http::serve;
+use axum::{Router, extract::Request};
+use pyo3::prelude::*;
+use tokio::net::TcpListener;
+use tower::service_fn;
+use tracing::error;
+
+use super::{gate, options::ApiArguments};
+use crate::{
+    calls::{Answer, closed_error},
+    client::NativeClient,
+    convert::errors::ErrorInfo,
+};
+
+/// Listens until the client is closed; resolves to the address with its port.
+pub(super) fn listen<'py>(
+    py: Python<'py>,
+    client: &NativeClient,
+    arguments: Arc<ApiArguments>,
+    address: String,
+) -> PyResult<Bound<'py, PyAny>> {
+    client.with(py, |slot, _| async move {
+        let bound = async {
+            let listener = TcpListener::bind(&address).await?;
+            std::io::Result::Ok((listener.local_addr()?, listener))
+        };
+        let (local, listener) = bound.await.map_err(|error| {
+            let message = format!("cannot listen at {address:?}: {error}");
+            ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message)
+        })?;
+        let inner = Arc::clone(&slot);
+        let router = Router::new().fallback_service(service_fn(move |request: Request| {
+            let (slot, arguments) = (Arc::clone(&inner), Arc::clone(&arguments));
+            async move { Ok::<_, Infallible>(gate::serve(slot, arguments, request).await) }
+        }));
+        let guard = slot.read().await;
+        let requests = &guard.as_ref().ok_or_else(closed_error)?.requests;
+        let shutdown = requests.shutdown();
+        requests.add_server(tokio::spawn(async move {
+            if let Err(error) = serve(listener, router, shutdown).await {
+                error!(%error, "the HTTP server ended");
+            }
+        }));
+        Ok(Answer::Json(Payload::encode(&local.to_string())?))
+    })
+}

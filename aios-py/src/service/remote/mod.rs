@@ -1,0 +1,392 @@
+//! Clients of a service, with the methods of clients of a store and a broker.
+
+mod events;
+mod rows;
+mod run_handle;
+
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{event::Payload, store::RunStatus};
+use aios_service::client::{
+    AgentQuery, Client, ClientError, ClientOptions, EventQuery, Page, PageQuery, ResultError,
+    RunQuery, TaskQuery,
+};
+use pyo3::prelude::*;
+
+use self::events::Follower;
+pub(crate) use self::{events::RemoteEventStream, run_handle::RemoteRunHandle};
+use crate::{
+    calls::{Answer, Calls},
+    client::{NativeClient, parameters_of},
+    convert::{arguments::RetryArg, errors::ErrorInfo, json, optional_seconds, records, seconds},
+};
+
+/// Most items that the service returns in one page.
+const PAGE: usize = 1000;
+
+/// The native part of `aios.RemoteClient`.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct NativeRemoteClient {
+    calls: Arc<Calls>,
+    client: Client,
+    log: Follower,
+}
+
+/// The error of what a service does not offer.
+fn unsupported(message: &str) -> ErrorInfo {
+    ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message)
+}
+
+/// Pages until there are `limit` items, as `[rows, next]`.
+async fn collect<T, F>(
+    limit: usize,
+    mut after: Option<String>,
+    fetch: impl Fn(PageQuery) -> F,
+) -> Result<(Vec<T>, Option<String>), ClientError>
+where
+    F: Future<Output = Result<Page<T>, ClientError>>,
+{
+    let mut items = Vec::new();
+    loop {
+        let mut query = PageQuery::new().with_limit((limit - items.len()).min(PAGE));
+        if let Some(after) = after.take() {
+            query = query.with_after(after);
+        }
+        let page = fetch(query).await?;
+        items.extend(page.items);
+        after = page.next;
+        if after.is_none() || items.len() >= limit {
+            return Ok((items, after));
+        }
+    }
+}
+
+#[pymethods]
+impl NativeRemoteClient {
+    /// Uses the threads and the event loop of `client`.
+    #[new]
+    #[pyo3(signature = (client, url, token, api_key, timeout))]
+    fn new(
+        py: Python<'_>,
+        client: &NativeClient,
+        url: &str,
+        token: Option<String>,
+        api_key: Option<String>,
+        timeout: f64,
+    ) -> PyResult<Self> {
+        let mut options = ClientOptions::new().with_timeout(seconds(py, timeout)?);
+        if let Some(token) = token {
+            options = options.with_token(token);
+        }
+        if let Some(key) = api_key {
+            options = options.with_api_key(key);
+        }
+        let remote =
+            Client::new(url, options).map_err(|error| ErrorInfo::from(error).into_error(py))?;
+        let log = Follower::default();
+        Ok(Self { calls: client.shared_calls(), client: remote, log })
+    }
+
+    /// Subject and permissions of the caller.
+    fn me<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let client = self.client.clone();
+        self.calls.call(py, async move {
+            let me = client.me().await?;
+            Ok::<_, ErrorInfo>(Answer::Json(Payload::encode(&(me.id, me.permissions))?))
+        })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the signature of `NativeClient.start`")]
+    #[pyo3(signature = (workflow, input, run_id, delay, is_registered, version, traceparent, correlation_id, signal))]
+    fn start<'py>(
+        &self,
+        py: Python<'py>,
+        workflow: &str,
+        input: &Bound<'py, PyAny>,
+        run_id: Option<String>,
+        delay: Option<f64>,
+        is_registered: bool,
+        version: Option<u32>,
+        traceparent: Option<String>,
+        correlation_id: Option<String>,
+        signal: Option<(String, Bound<'py, PyAny>)>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if version.is_some() && !is_registered {
+            let message = "a service starts the latest version of a workflow; omit `version`";
+            return Err(unsupported(message).into_error(py));
+        }
+        let input = json::write_as(input, || format!("the input of workflow {workflow:?}"))?;
+        if let Some((name, payload)) = signal {
+            let payload = json::write_as(&payload, || format!("the payload of signal {name:?}"))?;
+            let run_id = run_id.unwrap_or_default();
+            let mut start = self.client.signal_with_start(workflow, run_id, &input, name, &payload);
+            if let Some(id) = correlation_id {
+                start = start.with_correlation_id(id);
+            }
+            if let Some(traceparent) = traceparent {
+                start = start.with_traceparent(traceparent);
+            }
+            return self.started(py, start.into_future());
+        }
+        let mut start = self.client.start(workflow, &input);
+        if let Some(delay) = optional_seconds(py, delay)? {
+            start = start.after(delay);
+        }
+        if let Some(run_id) = run_id {
+            start = start.with_id(run_id);
+        }
+        if let Some(id) = correlation_id {
+            start = start.with_correlation_id(id);
+        }
+        if let Some(traceparent) = traceparent {
+            start = start.with_traceparent(traceparent);
+        }
+        self.started(py, start.into_future())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the signature of `NativeClient.task`")]
+    #[pyo3(signature = (agent_type, parameters, agent_id, run_id, timeout, total_timeout, retry))]
+    fn task<'py>(
+        &self,
+        py: Python<'py>,
+        agent_type: &str,
+        parameters: &Bound<'py, PyAny>,
+        agent_id: Option<String>,
+        run_id: Option<String>,
+        timeout: Option<f64>,
+        total_timeout: Option<f64>,
+        retry: Option<RetryArg>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(retry) = retry {
+            drop(retry);
+            let message = "a service retries tasks by its own policy; omit `retry`";
+            return Err(unsupported(message).into_error(py));
+        }
+        let parameters = json::write_as(parameters, || parameters_of(agent_type))?;
+        let mut task = self.client.task(agent_type, &parameters);
+        if let Some(agent_id) = agent_id {
+            task = task.with_agent(agent_id);
+        }
+        if let Some(run_id) = run_id {
+            task = task.with_id(run_id);
+        }
+        if let Some(timeout) = optional_seconds(py, timeout)? {
+            task = task.with_timeout(timeout);
+        }
+        if let Some(timeout) = optional_seconds(py, total_timeout)? {
+            task = task.with_total_timeout(timeout);
+        }
+        self.started(py, task.into_future())
+    }
+
+    /// Assigns a task as a run, and waits for its answer.
+    #[allow(clippy::too_many_arguments, reason = "the signature of `NativeClient.call`")]
+    #[pyo3(signature = (agent_type, parameters, agent_id, timeout, traceparent, correlation_id))]
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        agent_type: &str,
+        parameters: &Bound<'py, PyAny>,
+        agent_id: Option<String>,
+        timeout: f64,
+        traceparent: Option<String>,
+        correlation_id: Option<String>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        // The API has no trace context and no correlation id for tasks.
+        drop((traceparent, correlation_id));
+        let parameters = json::write_as(parameters, || parameters_of(agent_type))?;
+        let timeout: Duration = seconds(py, timeout)?;
+        let mut task = self.client.task(agent_type, &parameters).with_total_timeout(timeout);
+        if let Some(agent_id) = agent_id {
+            task = task.with_agent(agent_id);
+        }
+        self.calls.call(py, async move {
+            match task.await?.result::<Payload>().await {
+                Ok(answer) => Ok(Answer::Json(answer)),
+                Err(
+                    ResultError::Failed { failure, .. } | ResultError::Cancelled { failure, .. },
+                ) => Err(ErrorInfo::of_task(failure)),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    fn handle<'py>(&self, py: Python<'py>, run_id: String) -> PyResult<Bound<'py, PyAny>> {
+        let run = self.client.run(run_id);
+        self.started(py, async move { run.status().await.map(|_| run) })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the signature of `NativeClient.publish`")]
+    #[pyo3(signature = (event_type, data, event_id, traceparent, correlation_id, source))]
+    fn publish<'py>(
+        &self,
+        py: Python<'py>,
+        event_type: &str,
+        data: &Bound<'py, PyAny>,
+        event_id: Option<String>,
+        traceparent: Option<String>,
+        correlation_id: Option<String>,
+        source: String,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        // The service names the caller as the source.
+        drop(source);
+        let data = json::write_as(data, || format!("the data of event {event_type:?}"))?;
+        let mut publish = self.client.publish(event_type, &data);
+        if let Some(id) = event_id {
+            publish = publish.with_id(id);
+        }
+        if let Some(id) = correlation_id {
+            publish = publish.with_correlation_id(id);
+        }
+        if let Some(traceparent) = traceparent {
+            publish = publish.with_traceparent(traceparent);
+        }
+        self.calls.call(py, async move {
+            let event = publish.await?;
+            Ok::<_, ErrorInfo>(Answer::Json(Payload::encode(&event.id)?))
+        })
+    }
+
+    /// Follows the events of the log from now on.
+    #[pyo3(signature = (patterns, group))]
+    fn subscribe<'py>(
+        &self,
+        py: Python<'py>,
+        patterns: Vec<String>,
+        group: Option<&str>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if group.is_some() {
+            let message = "a remote client follows the log and belongs to no group; omit `group`";
+            return Err(unsupported(message).into_error(py));
+        }
+        let (client, calls) = (self.client.clone(), Arc::clone(&self.calls));
+        self.calls
+            .call(py, async move { RemoteEventStream::begin(&client, &patterns, calls).await })
+    }
+
+    fn read_log<'py>(
+        &self,
+        py: Python<'py>,
+        after: u64,
+        limit: usize,
+        wait: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (client, log) = (self.client.clone(), self.log.clone());
+        self.calls.call(py, async move {
+            let query = EventQuery::new().with_after(after);
+            let events = match wait {
+                false => client.log(&query, limit.min(PAGE)).await?.items,
+                true => {
+                    log.next(after, limit, |_| client.events(&query)).await?.unwrap_or_default()
+                }
+            };
+            Ok::<_, ErrorInfo>(Answer::Json(records::events(&events)?))
+        })
+    }
+
+    fn head<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let client = self.client.clone();
+        self.calls.call(py, async move {
+            let head = client.events(&EventQuery::new()).begin().await?;
+            Ok::<_, ErrorInfo>(Answer::Json(Payload::encode(&head)?))
+        })
+    }
+
+    #[pyo3(signature = (workflow, statuses, after, limit))]
+    fn runs<'py>(
+        &self,
+        py: Python<'py>,
+        workflow: Option<String>,
+        statuses: Vec<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let statuses: Vec<_> =
+            statuses.into_iter().filter_map(|text| RunStatus::parse(&text)).collect();
+        let mut query = RunQuery::new().with_statuses(statuses);
+        if let Some(workflow) = workflow {
+            query = query.with_workflow(workflow);
+        }
+        let client = self.client.clone();
+        self.calls.call(py, async move {
+            let fetch = async |page| client.runs(&query.clone().with_page(page)).await;
+            let (runs, next) = collect(limit, after, fetch).await?;
+            let rows: Vec<_> = runs.iter().map(rows::run).collect();
+            Ok::<_, ErrorInfo>(Answer::Json(Payload::encode(&(rows, next))?))
+        })
+    }
+
+    #[pyo3(signature = (agent_type, after, limit))]
+    fn agents<'py>(
+        &self,
+        py: Python<'py>,
+        agent_type: Option<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut query = AgentQuery::new();
+        if let Some(agent_type) = agent_type {
+            query = query.with_agent_type(agent_type);
+        }
+        let client = self.client.clone();
+        self.calls.call(py, async move {
+            let fetch = async |page| client.agents(&query.clone().with_page(page)).await;
+            let (agents, next) = collect(limit, after, fetch).await?;
+            let rows: Vec<_> = agents.iter().map(rows::agent).collect();
+            Ok::<_, ErrorInfo>(Answer::Json(Payload::encode(&(rows, next))?))
+        })
+    }
+
+    #[pyo3(signature = (run_id, agent_type, after, limit))]
+    fn tasks<'py>(
+        &self,
+        py: Python<'py>,
+        run_id: Option<String>,
+        agent_type: Option<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut query = TaskQuery::new();
+        if let Some(run_id) = run_id {
+            query = query.with_run(run_id);
+        }
+        if let Some(agent_type) = agent_type {
+            query = query.with_agent_type(agent_type);
+        }
+        let client = self.client.clone();
+        self.calls.call(py, async move {
+            let fetch = async |page| client.tasks(&query.clone().with_page(page)).await;
+            let (tasks, next) = collect(limit, after, fetch).await?;
+            let rows: Vec<_> = tasks.iter().map(rows::task).collect();
+            Ok::<_, ErrorInfo>(Answer::Json(Payload::encode(&(rows, next))?))
+        })
+    }
+
+    #[pyo3(signature = (after, limit))]
+    fn workflows<'py>(
+        &self,
+        py: Python<'py>,
+        after: Option<String>,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let client = self.client.clone();
+        self.calls.call(py, async move {
+            let fetch = async |page| client.workflows(&page).await;
+            let (workflows, next) = collect(limit, after, fetch).await?;
+            let rows: Vec<_> = workflows.iter().map(rows::workflow).collect();
+            Ok::<_, ErrorInfo>(Answer::Json(Payload::encode(&(rows, next))?))
+        })
+    }
+}
+
+impl NativeRemoteClient {
+    /// A handle of the run that a request started or found.
+    fn started<'py>(
+        &self,
+        py: Python<'py>,
+        run: impl Future<Output = Result<aios_service::client::RunHandle, ClientError>> + Send + 'static,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let calls = Arc::clone(&self.calls);
+        self.calls.call(py, async move { Ok(RemoteRunHandle::answer(&calls, run.await?)) })
+    }
+}

@@ -1,0 +1,129 @@
+//! Handles of runs of a service.
+
+use std::sync::Arc;
+
+use aios_core::event::Payload;
+use aios_service::client::RunHandle;
+use pyo3::prelude::*;
+
+use super::{collect, events::Follower, rows};
+use crate::{
+    calls::{Answer, Calls},
+    convert::{errors::ErrorInfo, json, records},
+};
+
+/// Maximum number of events that Python receives at once.
+const PAGE: usize = 500;
+
+/// The native part of `aios.RunHandle` of a remote client.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct RemoteRunHandle {
+    calls: Arc<Calls>,
+    run: RunHandle,
+    followed: Follower,
+}
+
+impl RemoteRunHandle {
+    /// Returns a handle from a call.
+    pub(super) fn answer(calls: &Arc<Calls>, run: RunHandle) -> Answer {
+        let handle = Self { calls: Arc::clone(calls), run, followed: Follower::default() };
+        Answer::Object(Box::new(move |py| Ok(Py::new(py, handle)?.into_any())))
+    }
+}
+
+#[pymethods]
+impl RemoteRunHandle {
+    #[getter]
+    fn id(&self) -> &str {
+        self.run.id()
+    }
+
+    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let run = self.run.clone();
+        self.calls.call(py, async move { Ok(Answer::Json(run.result::<Payload>().await?)) })
+    }
+
+    fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let run = self.run.clone();
+        self.calls.call(py, async move {
+            let run = run.status().await?;
+            Ok::<_, ErrorInfo>(Answer::Json(Payload::encode(&rows::run(&run))?))
+        })
+    }
+
+    fn signal<'py>(
+        &self,
+        name: String,
+        payload: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let written = json::write_as(payload, || format!("the payload of signal {name:?}"))?;
+        let run = self.run.clone();
+        self.calls.call(payload.py(), async move {
+            run.signal(&name, &written).await?;
+            Ok::<_, ErrorInfo>(Answer::Nothing)
+        })
+    }
+
+    fn cancel<'py>(&self, py: Python<'py>, reason: String) -> PyResult<Bound<'py, PyAny>> {
+        let run = self.run.clone();
+        self.calls.call(py, async move {
+            run.cancel(&reason).await?;
+            Ok::<_, ErrorInfo>(Answer::Nothing)
+        })
+    }
+
+    fn pause<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let run = self.run.clone();
+        self.calls.call(py, async move {
+            run.pause().await?;
+            Ok::<_, ErrorInfo>(Answer::Nothing)
+        })
+    }
+
+    fn resume<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let run = self.run.clone();
+        self.calls.call(py, async move {
+            run.resume().await?;
+            Ok::<_, ErrorInfo>(Answer::Nothing)
+        })
+    }
+
+    fn journal<'py>(
+        &self,
+        py: Python<'py>,
+        after: u64,
+        limit: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let run = self.run.clone();
+        self.calls.call(py, async move {
+            let fetch = async |page| run.journal(&page).await;
+            let (events, _) = collect(limit, Some(after.to_string()), fetch).await?;
+            Ok::<_, ErrorInfo>(Answer::Json(records::events(&events)?))
+        })
+    }
+
+    /// Events of the run with this id after a version; see `NativeRunHandle.events`.
+    fn events<'py>(&self, py: Python<'py>, after: u64) -> PyResult<Bound<'py, PyAny>> {
+        let (run, followed) = (self.run.clone(), self.followed.clone());
+        self.calls.call(py, async move {
+            let page = followed.next_by(after, PAGE, |event| event.version, |_| run.events(0));
+            match page.await? {
+                Some(events) => Ok::<_, ErrorInfo>(Answer::Json(records::events(&events)?)),
+                None => Ok(Answer::Nothing),
+            }
+        })
+    }
+
+    fn fork<'py>(
+        &self,
+        py: Python<'py>,
+        operation: u64,
+        new_id: String,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (run, calls) = (self.run.clone(), Arc::clone(&self.calls));
+        self.calls.call(py, async move {
+            let forked = run.fork(operation, Some(&new_id)).await?;
+            Ok::<_, ErrorInfo>(Self::answer(&calls, forked))
+        })
+    }
+}
