@@ -15,9 +15,14 @@ mod conventions;
 mod document;
 mod engines;
 mod limits;
+#[cfg(feature = "oidc")]
+mod oidc;
+#[cfg(feature = "oidc")]
+mod provider;
 mod refusals;
 mod resources;
 mod server;
+mod signer;
 mod streams;
 mod support;
 mod tokens;

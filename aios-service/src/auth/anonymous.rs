@@ -71,7 +71,8 @@ fn names_loopback(headers: &HeaderMap) -> bool {
     is_host && headers.get_all("origin").iter().all(|origin| origin.to_str().is_ok_and(is_loopback))
 }
 
-fn is_loopback(origin: &str) -> bool {
+/// Whether the host of a URL is this machine.
+pub(crate) fn is_loopback(origin: &str) -> bool {
     let Ok(uri) = origin.parse::<Uri>() else { return false };
     let Some(host) = uri.host() else { return false };
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

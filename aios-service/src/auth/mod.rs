@@ -19,9 +19,14 @@ use axum::http::HeaderMap;
 pub use self::{
     anonymous::Anonymous,
     api_key::{ApiKey, ApiKeyHash, ApiKeys, InvalidApiKeyHash},
-    jwt::{FileKeys, JwtIssuer, JwtTokens, KeySource, StaticKeys},
+    jwt::{FileKeys, JwtIssuer, JwtTokens, KeySetDocument, KeySource, StaticKeys},
     permission::{InvalidPermission, Permission, Permissions},
 };
+
+#[cfg(feature = "oidc")]
+pub(crate) use self::anonymous::is_loopback;
+#[cfg(feature = "oidc")]
+pub use self::jwt::{InvalidIssuerUrl, OidcKeys, UrlKeys};
 
 /// A caller whose credentials were checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,26 +1,29 @@
 //! Bearer tokens: JSON Web Tokens that an OAuth2 or OpenID Connect issuer has signed.
 
+mod cache;
 mod claims;
+#[cfg(feature = "oidc")]
+mod https;
 mod keys;
+#[cfg(feature = "oidc")]
+mod remote;
 mod source;
 mod token;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aios_core::event::Timestamp;
 use async_trait::async_trait;
-use tokio::sync::Mutex;
 
-pub use self::source::{FileKeys, KeySource, StaticKeys};
-use self::{claims::Claims, keys::KeySet, token::Token};
+#[cfg(feature = "oidc")]
+pub use self::remote::{InvalidIssuerUrl, OidcKeys, UrlKeys};
+pub use self::source::{FileKeys, KeySetDocument, KeySource, StaticKeys};
+use self::{
+    cache::{KeyCache, Policy},
+    claims::Claims,
+    token::Token,
+};
 use super::{AuthError, Authenticator, Credentials, Identity, Permission, Permissions};
-
-/// How long the key source may take to answer.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An issuer of tokens, and what its tokens allow.
 ///
@@ -31,16 +34,22 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// The caller is `sub`. Texts of `scope`, `scp` and `permissions` that are permissions, such as
 /// `runs:read`, are granted, and those of the `roles` that [`with_role`](Self::with_role) knows.
+///
+/// # Keys
+///
+/// Keys are fetched at the first token and then once in their
+/// [lifetime](Self::with_key_lifetime), in the background. A token with an unknown key makes them be
+/// fetched at once, but only if the last fetch began a
+/// [refresh interval](Self::with_refresh_interval) ago. While the source fails, each failure is
+/// logged and known keys stay in use [for a while](Self::with_stale_if_error); a token with an
+/// unknown key is then answered with `AUTHENTICATION_UNAVAILABLE`.
 #[derive(Debug)]
 pub struct JwtIssuer {
-    issuer: String,
     audience: String,
-    source: Box<dyn KeySource>,
     leeway: Duration,
-    refresh_interval: Duration,
     roles: HashMap<String, Permissions>,
-    keys: RwLock<Arc<KeySet>>,
-    fetched_at: Mutex<Option<Timestamp>>,
+    keys: Arc<KeyCache>,
+    policy: Policy,
 }
 
 impl JwtIssuer {
@@ -48,6 +57,12 @@ impl JwtIssuer {
     pub const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
     /// Default of [`with_refresh_interval`](Self::with_refresh_interval).
     pub const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
+    /// Default of [`with_key_lifetime`](Self::with_key_lifetime).
+    pub const DEFAULT_KEY_LIFETIME: Duration = Duration::from_secs(600);
+    /// Default of [`with_stale_if_error`](Self::with_stale_if_error).
+    pub const DEFAULT_STALE_IF_ERROR: Duration = Duration::from_secs(24 * 60 * 60);
+    /// Default of [`with_fetch_timeout`](Self::with_fetch_timeout).
+    pub const DEFAULT_FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// Creates an issuer from the values that `iss` and `aud` must have, and its keys.
     pub fn new(
@@ -56,14 +71,16 @@ impl JwtIssuer {
         source: impl KeySource,
     ) -> Self {
         Self {
-            issuer: issuer.into(),
             audience: audience.into(),
-            source: Box::new(source),
             leeway: Self::DEFAULT_LEEWAY,
-            refresh_interval: Self::DEFAULT_REFRESH_INTERVAL,
             roles: HashMap::new(),
-            keys: RwLock::default(),
-            fetched_at: Mutex::default(),
+            keys: Arc::new(KeyCache::new(issuer.into(), source)),
+            policy: Policy {
+                fetch_timeout: Self::DEFAULT_FETCH_TIMEOUT,
+                refresh_interval: Self::DEFAULT_REFRESH_INTERVAL,
+                key_lifetime: Self::DEFAULT_KEY_LIFETIME,
+                stale_if_error: Self::DEFAULT_STALE_IF_ERROR,
+            },
         }
     }
 
@@ -79,7 +96,31 @@ impl JwtIssuer {
     /// default is 30 s.
     #[must_use]
     pub fn with_refresh_interval(mut self, interval: Duration) -> Self {
-        self.refresh_interval = interval;
+        self.policy.refresh_interval = interval;
+        self
+    }
+
+    /// Sets how long keys are used until they are fetched again, so that a key that the issuer has
+    /// withdrawn is not accepted forever. An issuer can shorten it with `Cache-Control: max-age`, to
+    /// no less than the refresh interval. The default is 10 minutes.
+    #[must_use]
+    pub fn with_key_lifetime(mut self, lifetime: Duration) -> Self {
+        self.policy.key_lifetime = lifetime;
+        self
+    }
+
+    /// Sets how long keys are used beyond their lifetime while they cannot be fetched. After that,
+    /// every token is answered with `AUTHENTICATION_UNAVAILABLE`. The default is 24 hours.
+    #[must_use]
+    pub fn with_stale_if_error(mut self, duration: Duration) -> Self {
+        self.policy.stale_if_error = duration;
+        self
+    }
+
+    /// Sets how long the key source may take to answer. The default is 5 s.
+    #[must_use]
+    pub fn with_fetch_timeout(mut self, timeout: Duration) -> Self {
+        self.policy.fetch_timeout = timeout;
         self
     }
 
@@ -91,10 +132,7 @@ impl JwtIssuer {
     }
 
     async fn check(&self, token: &Token<'_>, now: Timestamp) -> Result<Identity, AuthError> {
-        let mut keys = self.cached();
-        if keys.find(token.key_id()).is_none() {
-            keys = self.refreshed(&keys, now).await?;
-        }
+        let keys = self.keys.keys(token.key_id(), now, self.policy).await?;
         let key = keys.find(token.key_id()).ok_or_else(|| invalid("the key is unknown"))?;
         token.verify(key)?;
         let claims = token.claims();
@@ -104,42 +142,6 @@ impl JwtIssuer {
             permissions: self.permissions(claims),
             expires_at: claims.expires_at(),
         })
-    }
-
-    fn cached(&self) -> Arc<KeySet> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Keys that may be newer than `seen`: fetched, unless the last fetch is too short ago.
-    async fn refreshed(
-        &self,
-        seen: &Arc<KeySet>,
-        now: Timestamp,
-    ) -> Result<Arc<KeySet>, AuthError> {
-        // Held while fetching, so that many requests cause one fetch. Requests with known keys do
-        // not wait for it.
-        let mut fetched_at = self.fetched_at.lock().await;
-        let is_due = fetched_at.is_none_or(|at| now.duration_since(at) >= self.refresh_interval);
-        if is_due && Arc::ptr_eq(seen, &self.cached()) {
-            *fetched_at = Some(now);
-            let keys = Arc::new(self.fetch().await?);
-            *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-        }
-        let keys = self.cached();
-        match keys.is_empty() {
-            false => Ok(keys),
-            true => Err(AuthError::Unavailable {
-                reason: format!("there are no usable keys of {}", self.issuer),
-            }),
-        }
-    }
-
-    async fn fetch(&self) -> Result<KeySet, AuthError> {
-        let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.source.fetch()).await;
-        let late = |_| AuthError::Unavailable {
-            reason: format!("the keys of {} did not come within {FETCH_TIMEOUT:?}", self.issuer),
-        };
-        KeySet::from_json(&fetched.map_err(late)??)
     }
 
     fn permissions(&self, claims: &Claims) -> Permissions {
@@ -170,7 +172,7 @@ impl Authenticator for JwtTokens {
         let Some(text) = credentials.bearer() else { return Ok(None) };
         let token = Token::parse(text)?;
         // The issuer is only looked up by what the token says; its keys decide.
-        let issuer = self.0.iter().find(|it| token.claims().is_from(&it.issuer));
+        let issuer = self.0.iter().find(|it| token.claims().is_from(it.keys.issuer()));
         let issuer = issuer.ok_or_else(|| invalid("the issuer is unknown"))?;
         issuer.check(&token, credentials.now).await.map(Some)
     }

@@ -1,4 +1,4 @@
-use std::{fmt::Debug, path::PathBuf};
+use std::{fmt::Debug, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 
@@ -9,8 +9,10 @@ use crate::auth::AuthError;
 /// Implement this to fetch the keys with your own HTTP client.
 #[async_trait]
 pub trait KeySource: Debug + Send + Sync + 'static {
-    /// Returns the key set as JSON: `{"keys": [...]}`. It is called at the first token, and when a
-    /// token names a key that is not known.
+    /// Returns the key set. It is called at the first token, when a token names a key that is not
+    /// known, and when the keys are older than their lifetime; never twice at the same time, and not
+    /// more often than [`JwtIssuer::with_refresh_interval`](super::JwtIssuer::with_refresh_interval)
+    /// allows.
     ///
     /// # Errors
     ///
@@ -18,8 +20,34 @@ pub trait KeySource: Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// Must be cancel safe: a fetch that takes longer than 5 s is dropped.
-    async fn fetch(&self) -> Result<String, AuthError>;
+    /// Must be cancel safe: a fetch that takes longer than
+    /// [`JwtIssuer::with_fetch_timeout`](super::JwtIssuer::with_fetch_timeout) is dropped.
+    async fn fetch(&self) -> Result<KeySetDocument, AuthError>;
+}
+
+/// A JSON Web Key Set as its source returned it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeySetDocument {
+    /// The key set: `{"keys": [...]}`.
+    pub json: String,
+    /// For how long the source says that the keys may be used without asking it again. It can shorten
+    /// [`JwtIssuer::with_key_lifetime`](super::JwtIssuer::with_key_lifetime), and cannot extend it.
+    pub max_age: Option<Duration>,
+}
+
+impl KeySetDocument {
+    /// Creates a document from a key set as JSON.
+    pub fn new(json: impl Into<String>) -> Self {
+        Self { json: json.into(), max_age: None }
+    }
+
+    /// Sets for how long the source says that the keys may be used.
+    #[must_use]
+    pub fn with_max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = Some(max_age);
+        self
+    }
 }
 
 /// A key set that does not change.
@@ -35,8 +63,8 @@ impl StaticKeys {
 
 #[async_trait]
 impl KeySource for StaticKeys {
-    async fn fetch(&self) -> Result<String, AuthError> {
-        Ok(self.0.clone())
+    async fn fetch(&self) -> Result<KeySetDocument, AuthError> {
+        Ok(KeySetDocument::new(self.0.clone()))
     }
 }
 
@@ -53,8 +81,9 @@ impl FileKeys {
 
 #[async_trait]
 impl KeySource for FileKeys {
-    async fn fetch(&self) -> Result<String, AuthError> {
-        tokio::fs::read_to_string(&self.0).await.map_err(|error| AuthError::Unavailable {
+    async fn fetch(&self) -> Result<KeySetDocument, AuthError> {
+        let json = tokio::fs::read_to_string(&self.0).await;
+        json.map(KeySetDocument::new).map_err(|error| AuthError::Unavailable {
             reason: format!("failed to read {}: {error}", self.0.display()),
         })
     }

@@ -1,0 +1,156 @@
+//! The keys of an issuer, as they were fetched last.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use aios_core::event::Timestamp;
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+
+use super::{keys::KeySet, source::KeySource};
+use crate::auth::AuthError;
+
+/// When keys are fetched, and how long they are used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Policy {
+    pub(super) fetch_timeout: Duration,
+    pub(super) refresh_interval: Duration,
+    pub(super) key_lifetime: Duration,
+    pub(super) stale_if_error: Duration,
+}
+
+/// Fetches keys, at most one fetch at a time, and keeps them.
+#[derive(Debug)]
+pub(super) struct KeyCache {
+    issuer: String,
+    source: Box<dyn KeySource>,
+    state: RwLock<State>,
+    /// When the last fetch began. Held while fetching.
+    fetching: Mutex<Option<Timestamp>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    keys: Arc<KeySet>,
+    fetched_at: Option<Timestamp>,
+    max_age: Option<Duration>,
+    /// Why the last fetch failed.
+    failure: Option<String>,
+}
+
+impl State {
+    fn age(&self, now: Timestamp) -> Option<Duration> {
+        self.fetched_at.map(|at| now.duration_since(at))
+    }
+
+    /// Whether the keys may still be used if they cannot be fetched.
+    fn is_usable(&self, now: Timestamp, policy: Policy) -> bool {
+        let limit = policy.key_lifetime.saturating_add(policy.stale_if_error);
+        !self.keys.is_empty() && self.age(now).is_some_and(|age| age < limit)
+    }
+
+    fn is_due(&self, now: Timestamp, policy: Policy) -> bool {
+        let lifetime = self.max_age.map_or(policy.key_lifetime, |age| age.min(policy.key_lifetime));
+        self.age(now).is_none_or(|age| age >= lifetime)
+    }
+}
+
+impl KeyCache {
+    pub(super) fn new(issuer: String, source: impl KeySource) -> Self {
+        let (state, fetching) = (RwLock::default(), Mutex::default());
+        Self { issuer, source: Box::new(source), state, fetching }
+    }
+
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The keys to look for `id` in. Waits for a fetch only if the known keys have no such key, or
+    /// are too old to be used; keys that are only due are fetched in the background.
+    pub(super) async fn keys(
+        self: &Arc<Self>,
+        id: Option<&str>,
+        now: Timestamp,
+        policy: Policy,
+    ) -> Result<Arc<KeySet>, AuthError> {
+        let known = self.state();
+        let has_key = known.keys.find(id).is_some();
+        if has_key && known.is_usable(now, policy) {
+            if known.is_due(now, policy) && self.may_fetch(now, policy) {
+                self.refresh(now, policy);
+            }
+            return Ok(known.keys);
+        }
+        // The fetch continues if this request is cancelled, because others may wait for it.
+        let refreshed = self.refresh(now, policy).await;
+        refreshed.map_err(|error| self.unavailable(&error.to_string()))?;
+        let state = self.state();
+        match (state.keys.find(id).is_some(), &state.failure) {
+            // The key may be a new one, which the issuer cannot be asked for.
+            (false, Some(failure)) => Err(self.unavailable(failure)),
+            _ if !state.is_usable(now, policy) => Err(self.unavailable("there are no usable keys")),
+            _ => Ok(state.keys),
+        }
+    }
+
+    fn state(&self) -> State {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether no fetch runs and the last one began long enough ago.
+    fn may_fetch(&self, now: Timestamp, policy: Policy) -> bool {
+        self.fetching.try_lock().is_ok_and(|at| is_allowed(*at, now, policy))
+    }
+
+    /// Fetches the keys, unless that was done a short time ago.
+    fn refresh(self: &Arc<Self>, now: Timestamp, policy: Policy) -> tokio::task::JoinHandle<()> {
+        let cache = Arc::clone(self);
+        tokio::spawn(async move {
+            // Many requests cause one fetch: the others find that it was done.
+            let mut began = cache.fetching.lock().await;
+            if is_allowed(*began, now, policy) {
+                *began = Some(now);
+                let fetched = cache.fetch(policy.fetch_timeout).await;
+                cache.store(fetched, now);
+            }
+        })
+    }
+
+    async fn fetch(&self, timeout: Duration) -> Result<(KeySet, Option<Duration>), AuthError> {
+        let late = |_| self.unavailable(&format!("the keys did not come within {timeout:?}"));
+        let document = tokio::time::timeout(timeout, self.source.fetch()).await.map_err(late)??;
+        let keys = KeySet::from_json(&document.json)?;
+        match keys.is_empty() {
+            false => Ok((keys, document.max_age)),
+            true => Err(self.unavailable("the key set has no key that verifies tokens")),
+        }
+    }
+
+    fn store(&self, fetched: Result<(KeySet, Option<Duration>), AuthError>, now: Timestamp) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        match fetched {
+            Ok((keys, max_age)) => {
+                if state.failure.is_some() {
+                    info!(issuer = self.issuer, "the keys of the issuer can be fetched again");
+                }
+                let (keys, fetched_at, failure) = (Arc::new(keys), Some(now), None);
+                *state = State { keys, fetched_at, max_age, failure };
+            }
+            Err(error) => {
+                let in_use = state.keys.len();
+                warn!(issuer = self.issuer, %error, in_use, "failed to fetch the keys of an issuer");
+                state.failure = Some(error.to_string());
+            }
+        }
+    }
+
+    fn unavailable(&self, reason: &str) -> AuthError {
+        AuthError::Unavailable { reason: format!("keys of {}: {reason}", self.issuer) }
+    }
+}
+
+fn is_allowed(began: Option<Timestamp>, now: Timestamp, policy: Policy) -> bool {
+    began.is_none_or(|at| now.duration_since(at) >= policy.refresh_interval)
+}
