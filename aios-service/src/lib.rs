@@ -102,6 +102,8 @@
 //! - A token is verified with the one algorithm of its key; `none` and shared secrets are never accepted.
 //! - The keys of an issuer are fetched over HTTPS only (feature `oidc`), by one request at a time, and no
 //!   flood of tokens makes them be fetched more often than the refresh interval allows.
+//! - Clients that are slow, or open connections without requests, keep others out of neither `serve` nor
+//!   `serve_with`: every read and write has a time limit, and the number of connections is bounded.
 //! - A body is at most 2 MiB, and a request takes at most 30 s, unless the options say otherwise.
 //! - With `ApiOptions::with_rate_limit`, a caller that sends more requests is answered with 429 and
 //!   `Retry-After`.

@@ -25,5 +25,8 @@ mod server;
 mod signer;
 mod streams;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
 mod tokens;
 mod traces;
+mod transport;

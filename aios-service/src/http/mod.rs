@@ -1,7 +1,8 @@
 //! The HTTP API: a router that your program mounts, and a server for it.
 //!
 //! [`api`] has the resources: runs, workflows, tasks, agents, events, dead letters and engines.
-//! [`health`] has the probes of an orchestrator. [`serve`] serves a router and ends it in an orderly way.
+//! [`health`] has the probes of an orchestrator. [`serve`] serves a router and ends it in an orderly way;
+//! [`serve_with`] does so with limits of your own, and over TLS.
 //!
 //! # Shapes
 //!
@@ -31,7 +32,7 @@ mod page;
 mod rate_limit;
 mod runs;
 mod schema;
-mod serve;
+mod server;
 mod shutdown;
 mod state;
 mod status;
@@ -48,6 +49,8 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 pub(crate) use self::error::ApiError;
+#[cfg(feature = "tls")]
+pub use self::server::{InvalidCertificate, Tls};
 use self::{
     authorize::authenticate,
     finish::{finish, not_found},
@@ -58,7 +61,7 @@ pub use self::{
     health::health,
     options::ApiOptions,
     rate_limit::{InvalidRateLimit, RateLimit},
-    serve::serve,
+    server::{ServeOptions, serve, serve_with},
     shutdown::Shutdown,
 };
 

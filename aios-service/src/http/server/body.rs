@@ -1,0 +1,89 @@
+//! Bodies of requests that may not stall, and of answers that are counted until they were sent.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use aios_core::{BoxFuture, clock::Clock};
+use axum::body::Body;
+use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
+
+use super::connections::Request;
+
+/// The body of a request. Reading it fails if the client sends nothing for some time.
+pub(super) struct TimedBody {
+    body: Incoming,
+    timeout: Duration,
+    clock: Arc<dyn Clock>,
+    /// While the client is waited for.
+    late: Option<BoxFuture<'static, ()>>,
+}
+
+impl TimedBody {
+    pub(super) fn new(body: Incoming, timeout: Duration, clock: Arc<dyn Clock>) -> Self {
+        Self { body, timeout, clock, late: None }
+    }
+}
+
+impl HttpBody for TimedBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            self.late = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other)));
+        }
+        let Self { timeout, clock, late, .. } = &mut *self;
+        ready!(late.get_or_insert_with(|| clock.sleep(*timeout)).as_mut().poll(context));
+        let message = format!("the client sent nothing for {timeout:?}");
+        Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, message))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of an answer. Its request is counted until it is dropped.
+pub(super) struct CountedBody {
+    body: Body,
+    _request: Request,
+}
+
+impl CountedBody {
+    pub(super) fn new(body: Body, request: Request) -> Self {
+        Self { body, _request: request }
+    }
+}
+
+impl HttpBody for CountedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

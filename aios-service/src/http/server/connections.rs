@@ -1,0 +1,234 @@
+//! The open connections, and which of them have no request.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aios_core::clock::Clock;
+use tokio::sync::Notify;
+
+/// At most a number of connections. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Connections {
+    limit: usize,
+    clock: Arc<dyn Clock>,
+    state: Arc<Mutex<State>>,
+    /// A connection was closed, or has no request any more.
+    changed: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: usize,
+    /// Connections that were told to close, and have not done so yet.
+    closing: usize,
+    next: u64,
+    /// The connections without a request, those that have been so for the longest time first.
+    idle: BTreeMap<u64, Idle>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    since: Duration,
+    close: Arc<Notify>,
+}
+
+impl State {
+    fn add_idle(&mut self, since: Duration, close: &Arc<Notify>) -> u64 {
+        self.next += 1;
+        self.idle.insert(self.next, Idle { since, close: Arc::clone(close) });
+        self.next
+    }
+
+    /// Removes a connection that was without a request.
+    fn remove_idle(&mut self, id: u64) {
+        if self.idle.remove(&id).is_none() {
+            self.closing -= 1;
+        }
+    }
+
+    /// Tells the oldest of the connections without a request to close.
+    fn close_oldest(&mut self) {
+        if let Some((_, idle)) = self.idle.pop_first() {
+            self.closing += 1;
+            idle.close.notify_one();
+        }
+    }
+}
+
+impl Connections {
+    pub(super) fn new(limit: usize, clock: Arc<dyn Clock>) -> Self {
+        Self { limit, clock, state: Arc::default(), changed: Arc::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a connection, which has no request yet. If there are too many, closes the one that has
+    /// been without a request for the longest time, and waits until there is room. Cancel safe.
+    pub(super) async fn add(&self) -> Connection {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut state = self.state();
+                if state.open < self.limit {
+                    state.open += 1;
+                    let close = Arc::default();
+                    let idle = Some(state.add_idle(self.clock.elapsed(), &close));
+                    let activity = Mutex::new(Activity { requests: 0, idle });
+                    return Connection { all: self.clone(), close, activity };
+                }
+                if state.closing == 0 {
+                    state.close_oldest();
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Closes the connections that have been without a request for this time.
+    pub(super) fn close_idle(&self, timeout: Duration) {
+        let now = self.clock.elapsed();
+        let mut state = self.state();
+        let is_over = |idle: &Idle| now.saturating_sub(idle.since) >= timeout;
+        while state.idle.first_key_value().is_some_and(|(_, oldest)| is_over(oldest)) {
+            state.close_oldest();
+        }
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    all: Connections,
+    close: Arc<Notify>,
+    activity: Mutex<Activity>,
+}
+
+#[derive(Debug)]
+struct Activity {
+    requests: usize,
+    idle: Option<u64>,
+}
+
+impl Connection {
+    /// Completes when the connection has no request and must be closed.
+    pub(super) async fn closed(&self) {
+        loop {
+            self.close.notified().await;
+            // A request may have come in the meantime.
+            if self.activity().requests == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Counts a request until the result is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> Request {
+        let mut activity = self.activity();
+        activity.requests += 1;
+        if let Some(idle) = activity.idle.take() {
+            self.all.state().remove_idle(idle);
+        }
+        Request(Arc::clone(self))
+    }
+
+    fn activity(&self) -> MutexGuard<'_, Activity> {
+        self.activity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let idle = self.activity().idle.take();
+        let mut state = self.all.state();
+        state.open -= 1;
+        if let Some(idle) = idle {
+            state.remove_idle(idle);
+        }
+        drop(state);
+        self.all.changed.notify_one();
+    }
+}
+
+/// A request of a connection, until its answer was sent.
+#[derive(Debug)]
+pub(super) struct Request(Arc<Connection>);
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        let Self(connection) = self;
+        let all = &connection.all;
+        let mut activity = connection.activity();
+        activity.requests -= 1;
+        if activity.requests == 0 {
+            activity.idle = Some(all.state().add_idle(all.clock.elapsed(), &connection.close));
+            all.changed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use aios_core::{clock::VirtualClock, event::Timestamp};
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn is_closed(connection: &Connection) -> bool {
+        pin!(connection.closed()).now_or_never().is_some()
+    }
+
+    fn add(connections: &Connections) -> Option<Arc<Connection>> {
+        pin!(connections.add()).now_or_never().map(Arc::new)
+    }
+
+    #[test]
+    fn should_close_the_connection_that_waits_longest_for_another() {
+        let clock = Arc::new(VirtualClock::new(Timestamp::UNIX_EPOCH));
+        let connections = Connections::new(2, clock);
+        let (first, second) = (add(&connections).unwrap(), add(&connections).unwrap());
+        drop(first.begin());
+        assert!(add(&connections).is_none());
+        assert!(is_closed(&second) && !is_closed(&first));
+        drop(second);
+        assert!(add(&connections).is_some());
+    }
+
+    #[test]
+    fn should_close_no_connection_that_has_a_request() {
+        let clock = Arc::new(VirtualClock::new(Timestamp::UNIX_EPOCH));
+        let connections = Connections::new(1, clock);
+        let first = add(&connections).unwrap();
+        let (one, two) = (first.begin(), first.begin());
+        assert!(add(&connections).is_none());
+        drop(one);
+        assert!(add(&connections).is_none() && !is_closed(&first));
+        drop(two);
+        assert!(add(&connections).is_none() && is_closed(&first));
+    }
+
+    #[test]
+    fn should_close_connections_without_a_request_after_a_time() {
+        let clock = Arc::new(VirtualClock::new(Timestamp::UNIX_EPOCH));
+        let connections = Connections::new(9, Arc::clone(&clock) as Arc<dyn Clock>);
+        let idle = Duration::from_secs(10);
+        let (first, busy) = (add(&connections).unwrap(), add(&connections).unwrap());
+        let request = busy.begin();
+        clock.advance(Duration::from_secs(9));
+        connections.close_idle(idle);
+        assert!(!is_closed(&first));
+        clock.advance(Duration::from_secs(1));
+        connections.close_idle(idle);
+        assert!(is_closed(&first) && !is_closed(&busy));
+        drop(request);
+        clock.advance(idle);
+        connections.close_idle(idle);
+        assert!(is_closed(&busy));
+    }
+}

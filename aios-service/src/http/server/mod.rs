@@ -1,0 +1,129 @@
+//! A server for routers.
+
+mod body;
+mod connections;
+mod options;
+mod protocol;
+mod timed_stream;
+#[cfg(feature = "tls")]
+mod tls;
+
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use aios_core::clock::{Clock, SystemClock};
+use axum::Router;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{debug, warn};
+
+pub use self::options::ServeOptions;
+#[cfg(feature = "tls")]
+pub use self::tls::{InvalidCertificate, Tls};
+use self::{connections::Connections, protocol::Server};
+use super::Shutdown;
+
+/// Pause after a connection could not be accepted, for example because the process has too many
+/// open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves a router over HTTP/1.1, with the default [`ServeOptions`]. See [`serve_with`].
+///
+/// # Errors
+///
+/// See [`serve_with`].
+///
+/// # Cancel safety
+///
+/// See [`serve_with`].
+pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) -> io::Result<()> {
+    serve_with(listener, router, ServeOptions::new(), shutdown).await
+}
+
+/// Serves a router until `shutdown` begins and its [delay](Shutdown::with_accept_delay) is over; then
+/// takes no more connections and waits for requests to end.
+///
+/// Handlers get the address of the client as `ConnectInfo<SocketAddr>`. A client that sends or takes
+/// nothing is disconnected after the times of the options, and clients that hold connections without
+/// requests do not keep others out.
+///
+/// # Errors
+///
+/// Never at present: a connection that cannot be accepted is logged, and the next one is tried.
+///
+/// # Cancel safety
+///
+/// A cancelled call takes no more connections; open ones continue in the background.
+pub async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    options: ServeOptions,
+    shutdown: Shutdown,
+) -> io::Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let graceful = GracefulShutdown::new();
+    let connections = Connections::new(options.max_connections, Arc::clone(&clock));
+    let (idle_timeout, drain_timeout) = (options.idle_timeout, options.drain_timeout);
+    let background = background(&options, &connections, &*clock);
+    let mut background = pin!(background);
+    let server = Server::new(router, options.clone(), Arc::clone(&clock));
+    let mut end = pin!(async {
+        shutdown.begun().await;
+        clock.sleep(shutdown.accept_delay()).await;
+    });
+    debug!(?idle_timeout, "serving");
+    loop {
+        let accepted = async {
+            let (stream, peer) = accept(&listener, &*clock).await;
+            (stream, peer, connections.add().await)
+        };
+        let (stream, peer, connection) = tokio::select! {
+            biased;
+            () = &mut end => break,
+            () = &mut background => break,
+            accepted = accepted => accepted,
+        };
+        let serving = server.connection(stream, peer, connection, graceful.watcher());
+        tokio::spawn(serving);
+    }
+    drop(listener);
+    tokio::select! {
+        biased;
+        () = graceful.shutdown() => {}
+        () = clock.sleep(drain_timeout) => warn!("requests did not end within {drain_timeout:?}"),
+    }
+    Ok(())
+}
+
+/// The next connection.
+async fn accept(listener: &TcpListener, clock: &dyn Clock) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    debug!(%error, "failed to set TCP_NODELAY");
+                }
+                return (stream, peer);
+            }
+            Err(error) => {
+                warn!(%error, "failed to accept a connection");
+                clock.sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Closes connections without requests, and reads new certificates. Never ends.
+async fn background(options: &ServeOptions, connections: &Connections, clock: &dyn Clock) {
+    let close_idle = async {
+        loop {
+            clock.sleep((options.idle_timeout / 4).max(Duration::from_millis(10))).await;
+            connections.close_idle(options.idle_timeout);
+        }
+    };
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &options.tls {
+        futures_util::future::join(tls.watch(clock), close_idle).await;
+        return;
+    }
+    close_idle.await;
+}

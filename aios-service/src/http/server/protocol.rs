@@ -1,0 +1,210 @@
+//! Serves one connection.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
+use aios_core::clock::Clock;
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    http::{HeaderValue, header},
+};
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::{GracefulConnection, Watcher},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tower::ServiceExt;
+use tracing::debug;
+
+use super::{
+    ServeOptions,
+    body::{CountedBody, TimedBody},
+    connections::Connection,
+    timed_stream::TimedStream,
+};
+
+/// The parts that all connections share.
+#[derive(Clone)]
+pub(super) struct Server(Arc<Parts>);
+
+struct Parts {
+    router: Router,
+    options: ServeOptions,
+    clock: Arc<dyn Clock>,
+}
+
+impl Server {
+    pub(super) fn new(router: Router, options: ServeOptions, clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Parts { router, options, clock }))
+    }
+
+    pub(super) fn connection(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        connection: Connection,
+        watcher: Watcher,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (server, connection) = (self.clone(), Arc::new(connection));
+        async move {
+            let options = &server.0.options;
+            let clock = Arc::clone(&server.0.clock);
+            let stream = TimedStream::new(stream, options.write_timeout, clock);
+            let closed = Arc::clone(&connection);
+            tokio::select! {
+                biased;
+                () = server.serve(stream, peer, connection, watcher) => {}
+                () = closed.closed() => debug!(%peer, "closed a connection without a request"),
+            }
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    async fn serve(
+        &self,
+        stream: TimedStream,
+        peer: SocketAddr,
+        connection: Arc<Connection>,
+        watcher: Watcher,
+    ) {
+        let Parts { options, clock, .. } = &*self.0;
+        let Some(tls) = &options.tls else {
+            return self.http1(stream, peer, connection, watcher).await;
+        };
+        let handshake = tokio_rustls::TlsAcceptor::from(tls.config()).accept(stream);
+        let stream = tokio::select! {
+            biased;
+            stream = handshake => stream,
+            () = clock.sleep(options.header_timeout) => {
+                return debug!(%peer, "a client did not finish the TLS handshake in time");
+            }
+        };
+        match stream {
+            Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                self.http2(stream, peer, connection, watcher).await;
+            }
+            Ok(stream) => self.http1(stream, peer, connection, watcher).await,
+            Err(error) => debug!(%error, %peer, "a TLS handshake failed"),
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    async fn serve(
+        &self,
+        stream: TimedStream,
+        peer: SocketAddr,
+        connection: Arc<Connection>,
+        watcher: Watcher,
+    ) {
+        self.http1(stream, peer, connection, watcher).await;
+    }
+
+    async fn http1(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: SocketAddr,
+        connection: Arc<Connection>,
+        watcher: Watcher,
+    ) {
+        let options = &self.0.options;
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(options.header_timeout)
+            .max_buf_size(options.max_header_bytes)
+            .serve_connection(TokioIo::new(stream), self.service(peer, connection));
+        finish(watcher, serving, peer).await;
+    }
+
+    #[cfg(feature = "tls")]
+    async fn http2(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: SocketAddr,
+        connection: Arc<Connection>,
+        watcher: Watcher,
+    ) {
+        use hyper_util::rt::TokioExecutor;
+
+        let headers = u32::try_from(self.0.options.max_header_bytes).unwrap_or(u32::MAX);
+        let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_header_list_size(headers)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_RESETS)
+            .max_local_error_reset_streams(MAX_RESETS)
+            .max_send_buf_size(MAX_SEND_BYTES)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_INTERVAL)
+            .serve_connection(TokioIo::new(stream), self.service(peer, connection));
+        finish(watcher, serving, peer).await;
+    }
+
+    /// Passes requests on to the router.
+    fn service(
+        &self,
+        peer: SocketAddr,
+        connection: Arc<Connection>,
+    ) -> impl Service<
+        Request<Incoming>,
+        Response = Response<CountedBody>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Send
+    + 'static {
+        let parts = Arc::clone(&self.0);
+        service_fn(move |request: Request<Incoming>| {
+            let (parts, counted) = (Arc::clone(&parts), connection.begin());
+            async move {
+                let Parts { router, options, clock } = &*parts;
+                let timed =
+                    |body| Body::new(TimedBody::new(body, options.body_timeout, Arc::clone(clock)));
+                let mut request = request.map(timed);
+                request.extensions_mut().insert(ConnectInfo(peer));
+                name_host(&mut request);
+                let response = router.clone().oneshot(request).await?;
+                Ok(response.map(|body| CountedBody::new(body, counted)))
+            }
+        })
+    }
+}
+
+/// Names the host in `host`, where handlers look for it. HTTP/2 has it in the URI.
+fn name_host(request: &mut Request<Body>) {
+    let authority = request.uri().authority().map(|authority| authority.as_str());
+    let host = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
+    if let Some(host) = host {
+        request.headers_mut().entry(header::HOST).or_insert(host);
+    }
+}
+
+/// Requests of an HTTP/2 connection at the same time.
+#[cfg(feature = "tls")]
+const MAX_STREAMS: u32 = 128;
+/// Streams of an HTTP/2 connection that were reset and are not dealt with yet.
+#[cfg(feature = "tls")]
+const MAX_RESETS: usize = 64;
+/// Bytes of each stream of an HTTP/2 connection that wait to be sent.
+#[cfg(feature = "tls")]
+const MAX_SEND_BYTES: usize = 64 * 1024;
+/// Time between two pings of an HTTP/2 connection, and how long the answer may take.
+#[cfg(feature = "tls")]
+const PING_INTERVAL: std::time::Duration = std::time::Duration::from_secs(20);
+
+async fn finish<C>(watcher: Watcher, serving: C, peer: SocketAddr)
+where
+    C: GracefulConnection<Error: std::fmt::Display>,
+{
+    if let Err(error) = watcher.watch(serving).await {
+        debug!(%error, %peer, "a connection ended with an error");
+    }
+}

@@ -1,0 +1,183 @@
+//! Clients that are slow, send too much or hold connections.
+
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
+
+use aios_service::http::{ApiOptions, ServeOptions, Shutdown, api, serve_with};
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    routing::{get, post},
+};
+use futures_util::{StreamExt, stream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+use crate::support::Service;
+
+const SHORT: Duration = Duration::from_millis(200);
+
+/// Serves routes of this test, and the API at `/api`.
+async fn start(router: Router, options: ServeOptions) -> SocketAddr {
+    let service = Service::in_memory().await;
+    let router = router.nest("/api", api(service.runtime, ApiOptions::new()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve_with(listener, router, options, Shutdown::new()));
+    address
+}
+
+fn own() -> Router {
+    Router::new()
+        .route("/own", get(async || "mine"))
+        .route("/length", post(async |body: Bytes| body.len().to_string()))
+}
+
+async fn connect(address: SocketAddr, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream
+}
+
+/// The bytes that come until the server closes the connection.
+async fn rest(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    // A reset also ends the connection.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn get_own(address: SocketAddr) -> String {
+    let head = "GET /own HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    rest(connect(address, head).await).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_serve_others_when_half_open_connections_reach_the_limit() {
+    let address = start(own(), ServeOptions::new().with_max_connections(20)).await;
+    let mut half_open = Vec::new();
+    for number in 0..200 {
+        let text = if number % 2 == 0 { "GET /own HTTP/1.1\r\nHo" } else { "" };
+        half_open.push(connect(address, text).await);
+    }
+    for _ in 0..10 {
+        assert!(get_own(address).await.ends_with("mine"));
+    }
+    let mut closed = 0;
+    for stream in half_open.into_iter().take(150) {
+        rest(stream).await;
+        closed += 1;
+    }
+    assert_eq!(closed, 150, "those that waited longest were closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_close_no_connection_with_a_request_for_another() {
+    let (begun, mut begins) = mpsc::channel::<()>(1);
+    let (release, released) = tokio::sync::watch::channel(false);
+    let slow = async move || {
+        begun.send(()).await.unwrap();
+        let _ = released.clone().wait_for(|released| *released).await;
+        "done"
+    };
+    let router = own().route("/slow", get(slow));
+    let address = start(router, ServeOptions::new().with_max_connections(1)).await;
+    let head = "GET /slow HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let slow = connect(address, head).await;
+    begins.recv().await.unwrap();
+    let waiting = tokio::spawn(get_own(address));
+    release.send_replace(true);
+    assert!(rest(slow).await.ends_with("done"));
+    assert!(waiting.await.unwrap().ends_with("mine"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_close_connections_whose_headers_do_not_end() {
+    let address = start(own(), ServeOptions::new().with_header_timeout(SHORT)).await;
+    for text in ["", "GET /own HTTP/1.1\r\nHo", "GET /own HTTP/1.1\r\nHost: localhost\r\n"] {
+        assert_eq!(rest(connect(address, text).await).await, "", "{text:?}");
+    }
+    let stream = connect(address, "GET /own HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(rest(stream).await.ends_with("mine"), "a connection that is kept without a request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_close_connections_without_a_request() {
+    let address = start(own(), ServeOptions::new().with_idle_timeout(SHORT)).await;
+    assert_eq!(rest(connect(address, "GET").await).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_fail_requests_whose_bodies_do_not_end() {
+    let address = start(own(), ServeOptions::new().with_body_timeout(SHORT)).await;
+    let head = "POST /length HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+    for body in
+        ["Content-Length: 10\r\n\r\n12345", "Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n"]
+    {
+        let answer = rest(connect(address, &format!("{head}{body}")).await).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+    let whole = connect(address, &format!("{head}Content-Length: 5\r\n\r\n12345")).await;
+    assert!(rest(whole).await.ends_with('5'));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_stop_reading_chunked_bodies_above_the_limit() {
+    let address = start(own(), ServeOptions::new()).await;
+    let head = "POST /api/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let (mut reader, mut writer) = connect(address, head).await.into_split();
+    let sending = tokio::spawn(async move {
+        let chunk = format!("10000\r\n{}\r\n", "[".repeat(0x10000));
+        // Until the server closes the connection.
+        while writer.write_all(chunk.as_bytes()).await.is_ok() {}
+    });
+    let mut answer = vec![0; 12];
+    reader.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 413");
+    drop(reader);
+    sending.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_headers_that_are_too_large_or_too_many() {
+    let options = ServeOptions::new().with_max_header_bytes(8 * 1024);
+    let address = start(own(), options).await;
+    let head = "GET /own HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+    let large = format!("{head}x: {}\r\n\r\n", "x".repeat(9000));
+    let many = format!("{head}{}\r\n", "x: y\r\n".repeat(200));
+    for text in [large, many] {
+        let answer = rest(connect(address, &text).await).await;
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+    let fitting = format!("{head}x: {}\r\n\r\n", "x".repeat(7000));
+    assert!(rest(connect(address, &fitting).await).await.ends_with("mine"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_disconnect_clients_that_take_nothing() {
+    /// Tells that the body was dropped.
+    struct Dropped(mpsc::Sender<()>);
+
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            let _ = self.0.try_send(());
+        }
+    }
+
+    let (ended, mut ends) = mpsc::channel(1);
+    let endless = async move || {
+        let dropped = Dropped(ended.clone());
+        let chunks = stream::repeat(Bytes::from(vec![b'x'; 64 * 1024]));
+        Body::from_stream(chunks.map(move |chunk| {
+            let _ = &dropped;
+            Ok::<_, Infallible>(chunk)
+        }))
+    };
+    let router = own().route("/endless", get(endless));
+    let address = start(router, ServeOptions::new().with_write_timeout(SHORT)).await;
+    let silent = connect(address, "GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    ends.recv().await.unwrap();
+    drop(silent);
+}
