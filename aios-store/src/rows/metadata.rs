@@ -50,12 +50,25 @@ fn default_metadata(run_id: Option<Arc<str>>) -> Metadata {
     Metadata { correlation_id: run_id.clone(), run_id, ..Metadata::default() }
 }
 
+/// Whether the metadata equals [`default_metadata`] of the stream.
 fn is_default(stream: &StreamId, metadata: &Metadata) -> bool {
-    let run_id = stream.run_id();
-    if metadata.run_id.as_deref() != run_id || metadata.correlation_id.as_deref() != run_id {
+    let Metadata {
+        run_id,
+        correlation_id,
+        causation_id: None,
+        user_id: None,
+        traceparent: None,
+        tracestate: None,
+        reply_to: None,
+        schema_version: None,
+        incarnation: None,
+        extra,
+    } = metadata
+    else {
         return false;
-    }
-    *metadata == default_metadata(metadata.run_id.clone())
+    };
+    let default = stream.run_id();
+    extra.is_empty() && run_id.as_deref() == default && correlation_id.as_deref() == default
 }
 
 #[cfg(test)]

@@ -11,21 +11,26 @@ use crate::validation::{Lookup, check_expected};
 /// The result of one append, unless the whole transaction fails.
 pub(super) type Answer = Result<Appended, StoreError>;
 
+/// The reply to a call of `append`.
+///
+/// The rows return to the caller, whose thread frees them. The reply thread would compete with all
+/// callers for the locks of the allocator.
+pub(super) struct Reply {
+    pub(super) answers: Vec<Answer>,
+    _appends: Vec<Result<Prepared, StoreError>>,
+}
+
 /// A job that runs one call of `append`.
 pub(super) struct AppendJob {
     appends: Vec<Result<Prepared, StoreError>>,
     answers: Vec<Answer>,
     weight: usize,
-    reply: oneshot::Sender<Vec<Answer>>,
+    reply: oneshot::Sender<Reply>,
 }
 
 impl AppendJob {
     /// Validates and encodes the appends on the caller's thread, to keep the writer thread short.
-    pub(super) fn new(
-        batch: Vec<Append>,
-        limit: usize,
-        reply: oneshot::Sender<Vec<Answer>>,
-    ) -> Self {
+    pub(super) fn new(batch: Vec<Append>, limit: usize, reply: oneshot::Sender<Reply>) -> Self {
         let answers = Vec::with_capacity(batch.len());
         let appends: Vec<_> =
             batch.into_iter().map(|append| Prepared::new(append, limit)).collect();
@@ -50,12 +55,13 @@ impl Job for AppendJob {
     }
 
     fn reply(self: Box<Self>, outcome: Result<(), StoreError>) {
+        let Self { appends, answers, reply, .. } = *self;
         let answers = match outcome {
-            Ok(()) => self.answers,
-            Err(error) => vec![Err(error); self.appends.len()],
+            Ok(()) => answers,
+            Err(error) => vec![Err(error); appends.len()],
         };
         // Sending fails if the caller was cancelled. The commit is not affected.
-        let _ = self.reply.send(answers);
+        let _ = reply.send(Reply { answers, _appends: appends });
     }
 }
 

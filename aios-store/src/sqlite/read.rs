@@ -45,12 +45,15 @@ const STREAM_PAGE: &str = select_events!(
 impl EventStore for SqliteStore {
     async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
         let length = batch.len();
-        let (reply, answers) = oneshot::channel();
+        let (reply, replied) = oneshot::channel();
         let job = AppendJob::new(batch, self.max_event_bytes(), reply);
         if let Err(error) = self.writer().send(Box::new(job)).await {
             return vec![Err(error); length];
         }
-        answers.await.unwrap_or_else(|_| vec![Err(StoreError::Closed); length])
+        match replied.await {
+            Ok(reply) => reply.answers,
+            Err(_) => vec![Err(StoreError::Closed); length],
+        }
     }
 
     async fn read_stream(

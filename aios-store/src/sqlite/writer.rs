@@ -318,7 +318,7 @@ mod tests {
     };
 
     use super::{
-        super::append::{Answer, AppendJob},
+        super::append::{AppendJob, Reply},
         *,
     };
 
@@ -326,7 +326,7 @@ mod tests {
     const BREAK: &str = "PRAGMA defer_foreign_keys = ON;
         INSERT INTO events VALUES (1000, x'00', 1000, 1, 1000, 1000, 0, NULL, NULL, '')";
 
-    fn append_job(expected: Expected) -> (Box<dyn Job>, oneshot::Receiver<Vec<Answer>>) {
+    fn append_job(expected: Expected) -> (Box<dyn Job>, oneshot::Receiver<Reply>) {
         let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
         let append = Append::new(StreamId::new("a").unwrap(), vec![event]).with_expected(expected);
         let (reply, answer) = oneshot::channel();
@@ -354,14 +354,14 @@ mod tests {
         let mut writer = Writer::open(&connection, &options, None, true, &published).unwrap();
         let (first, mut stored) = append_job(Expected::Empty);
         commit(&mut writer, vec![first]);
-        assert_eq!(stored.try_recv().unwrap()[0].as_ref().unwrap().version, 1);
+        assert_eq!(stored.try_recv().unwrap().answers[0].as_ref().unwrap().version, 1);
         let (second, mut lost) = append_job(Expected::Exact(1));
         commit(&mut writer, vec![second, failing_job()]);
-        let error = lost.try_recv().unwrap().remove(0).unwrap_err();
+        let error = lost.try_recv().unwrap().answers.remove(0).unwrap_err();
         assert_eq!((error.code(), *head.borrow()), ("STORE_BACKEND", 1));
         let (third, mut stored) = append_job(Expected::Exact(1));
         commit(&mut writer, vec![third]);
-        assert_eq!(stored.try_recv().unwrap()[0].as_ref().unwrap().position, 2);
+        assert_eq!(stored.try_recv().unwrap().answers[0].as_ref().unwrap().position, 2);
         assert_eq!(*head.borrow(), 2);
     }
 }
