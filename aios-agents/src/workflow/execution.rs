@@ -134,6 +134,9 @@ impl Execution {
         }
         self.check_waits();
         self.is_idle = self.violation.is_none();
+        if self.wake_flag.attach(context) && self.is_idle {
+            context.waker().wake_by_ref();
+        }
         Poll::Ready(())
     }
 
@@ -232,19 +235,13 @@ impl Execution {
             }
         }
         self.polls = 0;
-        // Steps that woke themselves are woken last, so that they do not delay entries.
-        self.shared.wake_self_woken();
-        let is_woken = self.wake_flag.attach(context);
-        if is_woken && self.violation.is_none() {
-            context.waker().wake_by_ref();
-        }
         Poll::Ready(())
     }
 
     /// Polls the code once and checks that it makes progress.
     fn run_code(&mut self) {
         self.poll_code();
-        let reserved = self.machine().reserved();
+        let reserved = self.shared.reserved();
         self.polls = if reserved > self.reserved { 0 } else { self.polls + 1 };
         self.reserved = reserved;
         if self.polls > MAX_BUSY_POLLS {

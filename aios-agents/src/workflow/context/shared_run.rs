@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -51,6 +51,8 @@ pub(crate) struct SharedRun {
     deferred: Mutex<Option<Deferred>>,
     /// Whether `deferred` is set. For most runs it is not, because nothing could be deferred.
     is_watching: AtomicBool,
+    /// Number of operations that the code has reserved.
+    reserved: AtomicU64,
     /// Whether the code does not match the journal.
     is_mismatched: AtomicBool,
 }
@@ -111,7 +113,8 @@ impl SharedRun {
         let (machine, waiting) = (Mutex::new(machine), Mutex::default());
         let deferred = Mutex::default();
         let (is_watching, is_mismatched) = (AtomicBool::default(), AtomicBool::default());
-        Self { clock, machine, waiting, deferred, is_watching, is_mismatched }
+        let reserved = AtomicU64::default();
+        Self { clock, machine, waiting, deferred, is_watching, reserved, is_mismatched }
     }
 
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -149,7 +152,14 @@ impl SharedRun {
     }
 
     pub(super) fn reserve(&self) -> u64 {
-        self.machine().reserve()
+        let operation = self.machine().reserve();
+        self.reserved.store(operation, Ordering::Release);
+        operation
+    }
+
+    /// Number of operations that the code has reserved.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserved.load(Ordering::Acquire)
     }
 
     pub(super) fn ask(&self, operation: u64, request: Request) {
@@ -294,8 +304,8 @@ impl SharedRun {
         self.wake_each(waker);
     }
 
-    /// Releases the first outcome in the journal that the idle code waits for. Returns `false` if there
-    /// is none.
+    /// Releases the first outcome in the journal that the idle code waits for. If there is none, wakes the
+    /// steps whose code woke itself, and returns `false`: they come last, so that they delay no entry.
     pub(crate) fn release_next(&self) -> bool {
         let mut waiting = self.waiting();
         waiting.released = None;
@@ -308,7 +318,13 @@ impl SharedRun {
             waiting.ready.pop_first();
         };
         let signal = machine.first_kept_signal();
-        let Some((place, operation)) = ready.into_iter().chain(signal).min() else { return false };
+        let Some((place, operation)) = ready.into_iter().chain(signal).min() else {
+            let self_woken = std::mem::take(&mut waiting.self_woken);
+            drop(machine);
+            drop(waiting);
+            self_woken.into_iter().for_each(|operation| self.wake_step(operation));
+            return false;
+        };
         if ready == Some((place, operation)) {
             waiting.ready.pop_first();
         } else {
@@ -323,12 +339,6 @@ impl SharedRun {
     /// Notes a step whose code woke itself or must run again. It is woken once the code is idle.
     pub(super) fn defer_step(&self, operation: u64) {
         self.waiting().self_woken.push(operation);
-    }
-
-    /// Wakes the steps whose code woke itself.
-    pub(crate) fn wake_self_woken(&self) {
-        let self_woken = std::mem::take(&mut self.waiting().self_woken);
-        self_woken.into_iter().for_each(|operation| self.wake_step(operation));
     }
 
     /// Wakes the code of a step.

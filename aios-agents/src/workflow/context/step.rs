@@ -246,7 +246,7 @@ impl<'a, T> StepCall<'a, T> {
 
     /// Drops the running attempt, in the turn of the step.
     fn stop(&mut self) {
-        let running = self.running.take();
+        let Some(running) = self.running.take() else { return };
         let _turn = Turn::Step(self.shared.run()).begin();
         drop(running);
     }

@@ -66,15 +66,14 @@ impl Machine {
             let missing = Mismatch::not_requested(operation, "another operation".to_owned());
             return Err(self.expected.first_missing(|other| other != operation).unwrap_or(missing));
         };
-        if found.is_over() || found.request.as_ref().is_some_and(|it| it.is_from_other_type(entry))
-        {
+        if found.is_over() || found.request().is_some_and(|it| it.is_from_other_type(entry)) {
             return Ok(None);
         }
-        if let Some(request) = found.request.as_ref().filter(|request| !request.accepts(entry)) {
+        if let Some(request) = found.request().filter(|request| !request.accepts(entry)) {
             let (recorded, asked) = (entry_name(entry), request.describe());
             return Err(Mismatch { operation, recorded, asked });
         }
-        if let Some(outcome) = outcome(entry, found.request.as_ref()) {
+        if let Some(outcome) = outcome(entry, found.request()) {
             self.forget_attempt(operation);
             self.resolve(operation, outcome, self.place);
             return Ok(Some(operation));
@@ -120,7 +119,7 @@ impl Machine {
         if found.timer().is_none_or(|due| due > now) {
             return None;
         }
-        match (&found.state, &found.request) {
+        match (&found.state, found.request()) {
             (State::Waiting { attempt, .. }, _) => {
                 found.state = State::Waiting { attempt: *attempt, until: None };
                 let fired = crate::workflow::journal::TimerFired { operation };
@@ -150,7 +149,7 @@ impl Machine {
     /// Whether the result of this attempt of a task is still awaited.
     #[must_use]
     pub fn awaits_task(&self, operation: u64, attempt: Option<u32>) -> bool {
-        let is_task = |found: &&Operation| matches!(found.request, Some(Request::Task(_)));
+        let is_task = |found: &&Operation| matches!(found.request(), Some(Request::Task(_)));
         let Some(found) = self.operation(operation).filter(is_task) else { return false };
         match found.state {
             State::Waiting { attempt: current, .. } => attempt.is_none_or(|it| it == current),
@@ -163,7 +162,7 @@ impl Machine {
     #[must_use]
     pub fn task(&self, operation: u64) -> Option<(&Name, u32)> {
         let found = self.operation(operation)?;
-        let Some(Request::Task(task)) = &found.request else { return None };
+        let Some(Request::Task(task)) = found.request() else { return None };
         match found.state {
             State::Waiting { attempt, .. } | State::Retrying { attempt, .. } => {
                 Some((&task.agent_type, attempt))

@@ -36,7 +36,7 @@ impl Machine {
         let is_over = matches!(request, Request::Emit { .. } | Request::Status { .. });
         if let Some(found) = self.operation_mut(operation) {
             let state = State::Open { attempt: 1, until: None };
-            *found = Operation { request: Some(request), state, ..Operation::default() };
+            *found = Operation { request: Some(Box::new(request)), state, ..Operation::default() };
         }
         match is_over {
             true => self.resolve(operation, Ok(Payload::null()), self.place),
@@ -103,7 +103,7 @@ impl Machine {
 
     /// Resolves an operation with the first untaken signal of its name.
     pub fn give_signal(&mut self, operation: u64) {
-        let request = self.operation(operation).and_then(|found| found.request.as_ref());
+        let request = self.operation(operation).and_then(Operation::request);
         let Some(Request::Signal { name, .. }) = request else { return };
         let name = name.clone();
         if let Some((place, payload)) = self.signals.take(&name) {
@@ -118,7 +118,7 @@ impl Machine {
             return None;
         }
         match std::mem::replace(&mut found.state, State::Taken) {
-            State::Resolved { outcome, .. } => Some(outcome),
+            State::Resolved { outcome, .. } => Some(outcome.map_err(|failure| *failure)),
             _ => None,
         }
     }
@@ -146,7 +146,7 @@ impl Machine {
         let found = self.operation_mut(operation)?;
         found.begun = true;
         if let (State::Open { until, .. }, Some(Request::Step { timeout: Some(timeout), .. })) =
-            (&mut found.state, &found.request)
+            (&mut found.state, found.request.as_deref())
         {
             let at = now() + *timeout;
             *until = Some(at);
@@ -164,7 +164,7 @@ impl Machine {
     ) {
         let Some(found) = self.operation_mut(operation) else { return };
         let State::Open { attempt, until } = found.state else { return };
-        let Some(Request::Step { name, .. }) = &found.request else { return };
+        let Some(Request::Step { name, .. }) = found.request() else { return };
         let name = name.clone();
         found.begun = false;
         found.state = State::Recording;
@@ -193,7 +193,7 @@ impl Machine {
     ) -> Entry {
         let found = self.operation(operation);
         let expires_at = found.and_then(|found| found.expires_at);
-        let (name, retry) = match found.and_then(|found| found.request.as_ref()) {
+        let (name, retry) = match found.and_then(Operation::request) {
             Some(Request::Step { name, retry, .. }) => (Some(name.clone()), Some(retry)),
             Some(Request::Task(task)) => (None, Some(&task.retry)),
             _ => (None, None),
@@ -231,7 +231,7 @@ impl Machine {
             // The code has not seen this signal, so the next wait takes it.
             self.signals.keep(name, place, payload);
         }
-        if let Some(Request::Signal { name, .. }) = &request {
+        if let Some(Request::Signal { name, .. }) = request.as_deref() {
             self.signals.remove_waiter(name, operation);
         }
         let begins = |entry: &Entry| entry.operation() == Some(operation) && entry.is_beginning();
@@ -244,7 +244,7 @@ impl Machine {
         if was_waiting {
             self.effects.push(Effect::Settled { operation });
         }
-        if let Some(Request::Task(task)) = request {
+        if let Some(Request::Task(task)) = request.map(|request| *request) {
             let task_id = TaskId::of_run(&self.run_id, operation);
             let agent_type = task.agent_type;
             self.effects.push(Effect::CancelTask {

@@ -42,7 +42,7 @@ impl Machine {
     /// Adds the effect that a waiting operation requires.
     pub(super) fn push_effect(&mut self, operation: u64) {
         let Some(found) = self.operation(operation) else { return };
-        let effect = match (&found.request, &found.state) {
+        let effect = match (found.request(), &found.state) {
             (_, State::Waiting { until: Some(at), .. } | State::Retrying { at, .. }) => {
                 Effect::Timer { operation, at: *at }
             }
@@ -77,7 +77,7 @@ impl Machine {
     /// Sets up the timers and children of waiting operations again. None were set up during the pause.
     pub(super) fn resume(&mut self) {
         let waits = |found: &Operation| {
-            found.timer().is_some() || matches!(found.request, Some(Request::Child(_)))
+            found.timer().is_some() || matches!(found.request(), Some(Request::Child(_)))
         };
         let waiting: Vec<u64> = self.active.iter().copied().collect();
         for operation in waiting {

@@ -259,9 +259,9 @@ impl Machine {
 
     /// Requested operations without an outcome.
     pub fn active(&self) -> impl Iterator<Item = (u64, &Request)> {
-        self.active.iter().filter_map(|&operation| {
-            Some((operation, self.operation(operation)?.request.as_ref()?))
-        })
+        self.active
+            .iter()
+            .filter_map(|&operation| Some((operation, self.operation(operation)?.request()?)))
     }
 
     /// Time of the earliest timer of any waiting operation.
@@ -303,12 +303,13 @@ impl Machine {
         let Some(found) = self.operation_mut(operation) else { return };
         let was_waiting = found.waits_externally();
         let request = found.request.take();
-        let signal = match request {
+        let signal = match request.map(|request| *request) {
             Some(Request::Signal { name, .. }) => Some(name),
             _ => None,
         };
         // A timed-out wait has not taken a signal.
         let kept = signal.clone().filter(|_| outcome.is_ok());
+        let outcome = outcome.map_err(Box::new);
         found.state = State::Resolved { outcome, place, signal: kept };
         if let Some(name) = signal {
             self.signals.remove_waiter(&name, operation);

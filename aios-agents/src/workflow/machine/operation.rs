@@ -88,7 +88,8 @@ pub struct ChildRequest {
 /// One operation of a run.
 #[derive(Debug, Default)]
 pub(super) struct Operation {
-    pub(super) request: Option<Request>,
+    /// Boxed, like the failure of an outcome, because a run keeps all of its operations.
+    pub(super) request: Option<Box<Request>>,
     pub(super) state: State,
     /// Whether the code of the current attempt of a step has begun.
     pub(super) begun: bool,
@@ -128,7 +129,7 @@ pub(super) enum State {
     /// Its outcome is recorded.
     Resolved {
         /// The outcome.
-        outcome: Outcome,
+        outcome: Result<Payload, Box<Failure>>,
         /// Its place in the journal.
         place: u64,
         /// Name of the signal, if the outcome is a signal.
@@ -141,10 +142,14 @@ pub(super) enum State {
 }
 
 impl Operation {
+    pub(super) fn request(&self) -> Option<&Request> {
+        self.request.as_deref()
+    }
+
     /// Keeps the recorded id of a child, even if ids are derived differently now.
     pub(super) fn keep_child_id(&mut self, entry: &Entry) {
         if let (Some(Request::Child(request)), Entry::ChildStarted(child)) =
-            (&mut self.request, entry)
+            (self.request.as_deref_mut(), entry)
         {
             request.run_id = Some(child.run_id.to_string());
         }
@@ -161,7 +166,7 @@ impl Operation {
 
     /// Whether the operation waits for something external: a timer, an agent or a child.
     pub(super) fn waits_externally(&self) -> bool {
-        match &self.request {
+        match self.request() {
             Some(Request::Task(_) | Request::Child(_) | Request::Sleep { .. }) => true,
             Some(Request::Signal { timeout, .. }) => timeout.is_some(),
             Some(Request::Step { .. }) => self.timer().is_some(),
@@ -171,7 +176,7 @@ impl Operation {
 
     /// Starts the total timeout of a task at its first assignment.
     pub(super) fn begin_total_timeout(&mut self, at: Timestamp) {
-        if let (Some(Request::Task(task)), None) = (&self.request, self.expires_at) {
+        if let (Some(Request::Task(task)), None) = (self.request(), self.expires_at) {
             self.expires_at = task.total_timeout.map(|timeout| at + timeout);
         }
     }

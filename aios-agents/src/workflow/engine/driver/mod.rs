@@ -165,7 +165,9 @@ impl Driver {
                 if let Some(failure) = mismatch.or_else(|| self.children.uncancelled().cloned()) {
                     return self.block(failure).await;
                 }
-                if let Err(exit) = Box::pin(self.begin_successor()).await {
+                if let Some(next) = self.continuation()
+                    && let Err(exit) = Box::pin(self.begin_successor(next)).await
+                {
                     return exit;
                 }
                 if let Err(exit) = self.forward_cancellation().await {

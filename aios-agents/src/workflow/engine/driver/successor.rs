@@ -83,13 +83,20 @@ impl Driver {
         self.succession.successor_id()
     }
 
+    /// How this run continues as another one, if it does and the successor was not started yet.
+    pub(super) fn continuation(&self) -> Option<Continued> {
+        match self.succession.started {
+            Some(_) => None,
+            None => self.ending().and_then(|ending| match ending {
+                Entry::Continued(next) => Some(next),
+                _ => None,
+            }),
+        }
+    }
+
     /// Starts the run that this one continues as, before this one's end is recorded, so that no
     /// crash can lose it. The successor begins once the end is recorded.
-    pub(super) async fn begin_successor(&mut self) -> Result<(), Exit> {
-        if self.succession.started.is_some() {
-            return Ok(());
-        }
-        let Some(Entry::Continued(next)) = self.ending() else { return Ok(()) };
+    pub(super) async fn begin_successor(&mut self, next: Continued) -> Result<(), Exit> {
         loop {
             let run_id = self.successor_id();
             let started = Started {
