@@ -130,11 +130,11 @@ async fn should_wake_the_run_of_an_event_that_it_cannot_read() {
     let busy = engine.start("wait", &()).await.unwrap();
     let noted = engine.start("wait", &()).await.unwrap();
     eventually("the runs are noted", || async { faulty.count("note_waits") > 0 }).await;
-    faulty.spoil(inner.head().await.unwrap() + 1);
+    faulty.spoil([inner.head().await.unwrap() + 1]);
     let started = outside.start("now", &()).await.unwrap();
     assert_eq!(result::<u32>(&started).await.unwrap(), 5);
     for run in [&noted, &busy] {
-        faulty.spoil(inner.head().await.unwrap() + 1);
+        faulty.spoil([inner.head().await.unwrap() + 1]);
         outside.handle(run.id()).await.unwrap().signal("go", &7).await.unwrap();
         assert_eq!(result::<u32>(run).await.unwrap(), 7);
     }

@@ -336,7 +336,7 @@ async fn should_skip_an_event_that_cannot_be_read() {
     let is_third = |it: &&RecordedEvent| is_number(&Publish::new(it.event.clone()), 3);
     let third = log.iter().find(is_third).unwrap().position;
     let faulty = FaultyStore::new(Arc::clone(&inner));
-    faulty.spoil(third);
+    faulty.spoil([third]);
     let spoiled = Arc::clone(&faulty) as Arc<dyn Store>;
     let wait = |context: WorkflowContext, (): ()| async move { context.signal::<u32>("go").await };
     let runtime = builder(&spoiled, &broker).workflow("wait", wait).start().await.unwrap();
@@ -347,7 +347,7 @@ async fn should_skip_an_event_that_cannot_be_read() {
     let outside = builder(&inner, &broker).workflow("wait", wait).client_only();
     let outside = outside.start().await.unwrap();
     let started = outside.start("wait", &()).await.unwrap();
-    faulty.spoil(inner.head().await.unwrap());
+    faulty.spoil([inner.head().await.unwrap()]);
     for waiting in [&run, &started] {
         outside.handle(waiting.id()).await.unwrap().signal("go", &7).await.unwrap();
     }
@@ -366,7 +366,7 @@ async fn should_stop_at_an_event_that_cannot_be_read_if_configured() {
     let is_third = |it: &&RecordedEvent| is_number(&Publish::new(it.event.clone()), 3);
     let third = log.iter().find(is_third).unwrap().position;
     let faulty = FaultyStore::new(Arc::clone(&inner));
-    faulty.spoil(third);
+    faulty.spoil([third]);
     let spoiled = Arc::clone(&faulty) as Arc<dyn Store>;
     let options = EngineOptions { refused_events: RefusedEvents::Stop, ..EngineOptions::default() };
     let runtime = builder(&spoiled, &broker).engine_options(options).start().await.unwrap();
@@ -374,7 +374,7 @@ async fn should_stop_at_an_event_that_cannot_be_read_if_configured() {
         assert_eq!(next(&mut placed).await, expected);
     }
     let failure = tokio::time::timeout(PATIENCE, runtime.failed()).await.unwrap();
-    assert_eq!(failure.code, "STORE_CORRUPT");
+    assert_eq!(failure.code, "INVALID_ROW");
     assert!(failure.message.contains("relay the log"), "{failure}");
     drop(runtime);
     let runtime = start(&inner, &broker).await;

@@ -1,12 +1,9 @@
 //! A store and a broker that fail as a test defines.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -101,14 +98,14 @@ pub(crate) struct FaultyStore {
     calls: Rules<&'static str, StoreError>,
     counts: Mutex<HashMap<&'static str, usize>>,
     streams: Mutex<HashSet<StreamId>>,
-    /// A position of the log that cannot be read; 0 for none.
-    unreadable: AtomicU64,
+    /// Positions of the log that cannot be read, and whether the files are damaged.
+    unreadable: Mutex<(BTreeSet<u64>, bool)>,
 }
 
 impl FaultyStore {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
         let (appends, calls, counts) = (Rules::default(), Rules::default(), Mutex::default());
-        let (streams, unreadable) = (Mutex::default(), AtomicU64::new(0));
+        let (streams, unreadable) = (Mutex::default(), Mutex::default());
         Arc::new(Self { inner, appends, calls, counts, streams, unreadable })
     }
 
@@ -128,9 +125,14 @@ impl FaultyStore {
         self.calls.set(rule);
     }
 
-    /// Makes the event at a position unreadable; 0 for none.
-    pub(crate) fn spoil(&self, position: u64) {
-        self.unreadable.store(position, Ordering::SeqCst);
+    /// Makes the rows of the events at these positions, and no others, invalid.
+    pub(crate) fn spoil(&self, positions: impl IntoIterator<Item = u64>) {
+        *self.unreadable.lock().unwrap() = (positions.into_iter().collect(), false);
+    }
+
+    /// Damages the files where the events at these positions are.
+    pub(crate) fn damage(&self, positions: impl IntoIterator<Item = u64>) {
+        *self.unreadable.lock().unwrap() = (positions.into_iter().collect(), true);
     }
 
     /// Lets everything pass again.
@@ -159,12 +161,15 @@ impl FaultyStore {
     }
 
     fn check_spoiled(&self, after: u64, up_to: u64) -> Result<(), StoreError> {
-        let spoiled = self.unreadable.load(Ordering::SeqCst);
-        if after < spoiled && spoiled <= up_to {
-            let reason = format!("the event at position {spoiled} is invalid");
-            return Err(StoreError::Corrupt { database: "faulty".to_owned(), reason });
-        }
-        Ok(())
+        let (positions, is_damaged) = &*self.unreadable.lock().unwrap();
+        let is_read = |position: &&u64| after < **position && **position <= up_to;
+        let Some(spoiled) = positions.iter().find(is_read) else { return Ok(()) };
+        let (database, reason) =
+            ("faulty".to_owned(), format!("the event at {spoiled} is invalid"));
+        Err(match is_damaged {
+            true => StoreError::Corrupt { database, reason },
+            false => StoreError::InvalidRow { database, reason },
+        })
     }
 
     fn note(&self, method: &'static str) {

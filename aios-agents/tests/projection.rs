@@ -417,7 +417,7 @@ async fn should_dead_letter_an_event_that_cannot_be_read() {
     let log = shared.read_log(0, 100).await.unwrap();
     let is_third = |it: &&aios_core::store::RecordedEvent| it.stream.as_str() == "orders/2";
     let third = log.iter().find(is_third).unwrap().position;
-    faulty.spoil(third);
+    faulty.spoil([third]);
     let (runtime, seen) = (projecting(&faulty).await, Seen::default());
     let handle = follow(&runtime, &seen).await;
     seen.reach(4).await;
@@ -426,13 +426,13 @@ async fn should_dead_letter_an_event_that_cannot_be_read() {
     assert_eq!(seen.all(), [0, 1, 3, 4, 5]);
     let letters = handle.dead_letters(0, 10).await.unwrap();
     assert_eq!(letters.len(), 1);
-    assert_eq!((letters[0].position, letters[0].failure.code.as_str()), (third, "STORE_CORRUPT"));
+    assert_eq!((letters[0].position, letters[0].failure.code.as_str()), (third, "INVALID_ROW"));
     // It is redriven while it is still unreadable, and remains; then it is repaired.
     handle.redrive(third).await.unwrap();
     place(&shared, 6..7).await;
     seen.reach(6).await;
     assert_eq!(handle.dead_letters(0, 10).await.unwrap().len(), 1);
-    faulty.spoil(0);
+    faulty.spoil([]);
     handle.redrive(third).await.unwrap();
     seen.reach(7).await;
     assert_eq!(seen.all(), [0, 1, 3, 4, 5, 6, 2]);
@@ -459,4 +459,42 @@ async fn should_skip_an_event_whose_failure_is_larger_than_the_store_takes() {
     let letters = handle.dead_letters(0, 10).await.unwrap();
     assert!(letters[0].failure.code.starts_with("xxx"), "{letters:?}");
     runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+/// The positions of some orders in the log.
+async fn positions(store: &Arc<dyn Store>, orders: std::ops::Range<u64>) -> Vec<u64> {
+    let streams: Vec<String> = orders.map(|order| format!("orders/{order}")).collect();
+    let log = store.read_log(0, 1000).await.unwrap();
+    let found = log.iter().filter(|it| streams.iter().any(|stream| stream == it.stream.as_str()));
+    found.map(|recorded| recorded.position).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_dead_letter_any_number_of_events_that_cannot_be_read() {
+    let faulty = FaultyStore::new(store());
+    let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    place(&shared, 0..60).await;
+    faulty.spoil(positions(&shared, 5..55).await);
+    let (runtime, seen) = (projecting(&faulty).await, Seen::default());
+    let handle = follow(&runtime, &seen).await;
+    seen.reach(10).await;
+    assert_eq!(seen.all(), (0..5).chain(55..60).collect::<Vec<_>>());
+    assert_eq!(handle.dead_letters(0, 200).await.unwrap().len(), 100);
+    assert_eq!(runtime.failure(), None);
+    runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+/// A damaged file is not mistaken for many invalid rows: nothing of it is skipped.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_stop_if_the_files_of_the_store_are_damaged() {
+    let faulty = FaultyStore::new(store());
+    let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    place(&shared, 0..60).await;
+    let damaged = positions(&shared, 5..55).await;
+    let (runtime, seen) = (projecting(&faulty).await, Seen::default());
+    faulty.damage(damaged);
+    let _handle = follow(&runtime, &seen).await;
+    let failure = tokio::time::timeout(PATIENCE, runtime.failed()).await.unwrap();
+    assert_eq!(failure.code, "STORE_CORRUPT");
+    drop(runtime);
 }

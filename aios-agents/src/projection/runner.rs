@@ -27,7 +27,7 @@ use crate::{
     failing::{Failing, truncate},
     panic::panic_failure,
     workflow::{
-        engine::{Range, read_range},
+        engine::{Range, is_unreadable, read_range},
         journal::Journals,
     },
 };
@@ -195,7 +195,7 @@ impl<P: Projection> Runner<P> {
         let mut saved = position;
         while !self.stop.is_set() {
             let page = match store.read_log(position, PAGE).await {
-                Err(StoreError::Corrupt { .. }) => {
+                Err(error) if is_unreadable(&error) => {
                     position = self.step_over(position).await?;
                     store.save_checkpoint(checkpoint, position).await?;
                     saved = position;
@@ -456,7 +456,7 @@ impl<P: Projection> Runner<P> {
             return Ok(());
         }
         let found = match store.read_log(letter.saturating_sub(1), 1).await {
-            Err(error @ StoreError::Corrupt { .. }) => {
+            Err(error) if is_unreadable(&error) => {
                 return self.skip_unreadable(letter, &error).await;
             }
             found => found?.pop(),

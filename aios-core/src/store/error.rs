@@ -86,7 +86,15 @@ pub enum StoreError {
         /// The latest version that this program knows.
         known: u32,
     },
-    /// Stored data cannot be read.
+    /// A row has a value that aios never writes. The other rows can be read.
+    #[error("{database} has an invalid row: {reason}")]
+    InvalidRow {
+        /// The database.
+        database: String,
+        /// The reason.
+        reason: String,
+    },
+    /// The files of the database are damaged.
     #[error("{database} is corrupt: {reason}")]
     Corrupt {
         /// The database.
@@ -157,6 +165,7 @@ impl StoreError {
             Self::Locked { .. } => "STORE_LOCKED",
             Self::Gone { .. } => "STORE_GONE",
             Self::NewerSchema { .. } => "NEWER_SCHEMA",
+            Self::InvalidRow { .. } => "INVALID_ROW",
             Self::Corrupt { .. } => "STORE_CORRUPT",
             Self::Full { .. } => "STORE_FULL",
             Self::Timeout { .. } => "STORE_TIMEOUT",

@@ -293,6 +293,7 @@ _BY_CODE: dict[str, type[AiosError]] = {
             "DUPLICATE_EVENT",
             "EMPTY_APPEND",
             "FENCED",
+            "INVALID_ROW",
             "INVALID_STREAM",
             "NEWER_SCHEMA",
             "STORE_CLOSED",

@@ -95,6 +95,7 @@ const STATUSES: &[(u16, &[&str])] = &[
             "INVALID_CLOUD_EVENT",
             "STORE_GONE",
             "NEWER_SCHEMA",
+            "INVALID_ROW",
             "STORE_CORRUPT",
             "INVALID_STORE_CONFIGURATION",
             "INVALID_BROKER_CONFIGURATION",

@@ -19,9 +19,10 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
     match &error {
         Error::PoolClosed => StoreError::Closed,
         Error::PoolTimedOut => StoreError::Timeout { operation, after: UNKNOWN },
-        Error::ColumnDecode { .. } | Error::Decode(_) => {
-            StoreError::Corrupt { database: database.to_owned(), reason: Cause(error).to_string() }
-        }
+        Error::ColumnDecode { .. } | Error::Decode(_) => StoreError::InvalidRow {
+            database: database.to_owned(),
+            reason: Cause(error).to_string(),
+        },
         Error::Configuration(_) => {
             let reason = format!("invalid PostgreSQL connection options: {error}");
             StoreError::InvalidConfiguration { reason }

@@ -26,10 +26,10 @@ impl StoredEvent {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Corrupt`] if a column is invalid.
+    /// [`StoreError::InvalidRow`] if a column is invalid.
     pub(crate) fn into_recorded(self, database: &str) -> Result<RecordedEvent, StoreError> {
         let position = self.position;
-        self.recorded().map_err(|cause| StoreError::Corrupt {
+        self.recorded().map_err(|cause| StoreError::InvalidRow {
             database: database.to_owned(),
             reason: format!("the event at position {position} is invalid: {cause}"),
         })

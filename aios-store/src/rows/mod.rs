@@ -65,7 +65,7 @@ pub(crate) fn page<R: Record>(
     query: &Query,
     database: &str,
 ) -> Result<Page<R>, StoreError> {
-    R::page(rows, query).map_err(|column| StoreError::Corrupt {
+    R::page(rows, query).map_err(|column| StoreError::InvalidRow {
         database: database.to_owned(),
         reason: format!("invalid value in {}.{column}", R::TABLE.name()),
     })

@@ -15,7 +15,9 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
         }
         Some(ErrorCode::DiskFull) => StoreError::Full { database },
         Some(code) => backend(operation, is_transient(code), error),
-        None if is_corrupt(&error) => StoreError::Corrupt { database, reason: error.to_string() },
+        None if is_invalid(&error) => {
+            StoreError::InvalidRow { database, reason: error.to_string() }
+        }
         None => backend(operation, false, error),
     }
 }
@@ -47,7 +49,7 @@ fn is_transient(code: ErrorCode) -> bool {
 }
 
 /// Whether a row has a value that this crate never writes.
-fn is_corrupt(error: &Error) -> bool {
+fn is_invalid(error: &Error) -> bool {
     matches!(
         error,
         Error::FromSqlConversionFailure(..)

@@ -218,7 +218,11 @@ async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unat
 
 /// Whether the journal can't be read, so that the run is blocked as well.
 fn is_unreadable(error: &JournalError) -> bool {
-    matches!(error, JournalError::Event(_) | JournalError::Store(StoreError::Corrupt { .. }))
+    match error {
+        JournalError::Event(_) => true,
+        JournalError::Store(error) => super::log::is_unreadable(error),
+        _ => false,
+    }
 }
 
 async fn ignore(delivery: Delivery, reason: &str) {

@@ -7,8 +7,8 @@ use aios_core::{
 
 use super::Engine;
 
-/// Unreadable events of one range that are skipped. More of them mean that the database is damaged.
-const MOST_UNREADABLE: usize = 16;
+/// Events of one range that are skipped because the files of the database are damaged.
+const MOST_DAMAGED: usize = 16;
 
 /// The events of a range of the log.
 #[derive(Debug, Default)]
@@ -31,6 +31,11 @@ impl Engine {
 
 /// Reads the events after one position and up to another, except those that match a pattern. An
 /// unreadable event does not hide the others.
+///
+/// # Errors
+///
+/// The first error of the store that does not concern single events, or [`StoreError::Corrupt`] if
+/// many events can't be read because the files of the database are damaged.
 pub(crate) async fn read_range<S: EventStore + ?Sized>(
     store: &S,
     after: u64,
@@ -38,15 +43,17 @@ pub(crate) async fn read_range<S: EventStore + ?Sized>(
     except: &[Pattern],
 ) -> Result<Range, StoreError> {
     let mut range = Range::default();
+    let mut damaged = 0;
     let mut parts = vec![(after, up_to)];
     while let Some((after, up_to)) = parts.pop() {
         match store.read_log_except(after, up_to, except).await {
             Ok(events) => range.events.extend(events),
-            Err(error @ StoreError::Corrupt { .. }) => {
-                if range.unreadable.len() == MOST_UNREADABLE {
-                    return Err(error);
-                }
+            Err(error) if is_unreadable(&error) => {
                 if up_to <= after.saturating_add(1) {
+                    damaged += usize::from(matches!(error, StoreError::Corrupt { .. }));
+                    if damaged > MOST_DAMAGED {
+                        return Err(error);
+                    }
                     range.unreadable.push((up_to, error));
                     continue;
                 }
@@ -58,4 +65,9 @@ pub(crate) async fn read_range<S: EventStore + ?Sized>(
         }
     }
     Ok(range)
+}
+
+/// Whether an error concerns single rows, so that others may be readable.
+pub(crate) fn is_unreadable(error: &StoreError) -> bool {
+    matches!(error, StoreError::InvalidRow { .. } | StoreError::Corrupt { .. })
 }

@@ -60,7 +60,7 @@ use self::{
 };
 pub(crate) use self::{
     live::{Message, Starting},
-    log::{Range, read_range},
+    log::{Range, is_unreadable, read_range},
     registry::Registry,
     waiters::{RunOutcome, Waiter, Waiters},
 };
