@@ -42,6 +42,7 @@ mod engine_refusals;
 mod engine_relay;
 mod engine_sizes;
 mod engine_stops;
+mod engine_takeover;
 mod engine_unclaimed;
 mod engine_waits;
 #[allow(dead_code, reason = "a fixture offers more than every test needs")]

@@ -38,6 +38,8 @@ events! {
     ATTEMPT_CONFIRMED = "attempt_confirmed" (Attempt);
     /// an engine says that an attempt has ended; on the broker only
     ATTEMPT_CANCELLED = "attempt_cancelled" (Attempt);
+    /// an engine asks which process has an attempt; on the broker only
+    ATTEMPT_SOUGHT = "attempt_sought" (Attempt);
 }
 
 /// An agent was registered.
@@ -88,7 +90,8 @@ pub struct TaskUnclaimed {
     pub failure: Option<Failure>,
 }
 
-/// An engine's answer to an agent that asked whether an attempt is current.
+/// An engine's answer to an agent that asked whether an attempt is current, or an engine's question
+/// which process has an attempt. The question names the assignment as its cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// The task.

@@ -151,8 +151,6 @@ impl Site {
         }
         let patience = self.options.patience;
         timeout(START.mul_f64(patience), self.ready()).await.expect("the processes start");
-        // The engines share the shards first: tasks of a shard that moves are dispatched again.
-        sleep(Duration::from_secs_f64(self.options.lease * 2.0)).await;
         self.history().note("everything is ready");
         self.history().note(check::sizes(&self.targets).await);
         let history = Arc::clone(&self.targets.history);

@@ -29,6 +29,17 @@ fn should_end_every_run_under_faults_of_every_kind() {
     assert!(is_good);
 }
 
+/// Engines that leave and join are no fault: nothing runs twice, whichever engine owns a run.
+#[test]
+fn should_do_every_task_once_while_engines_are_replaced() {
+    let (is_good, printed) =
+        run(&["--seed=14", "--minutes=0.5", "--runs=60", "--faults=roll-engines", PATIENCE]);
+    println!("{printed}");
+    assert!(is_good);
+    let again = "    again: 0,";
+    assert!(printed.contains("skipped") || printed.contains(again), "something ran again");
+}
+
 #[test]
 fn should_find_every_fault_that_is_planted() {
     let (is_good, printed) = run(&[

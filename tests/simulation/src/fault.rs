@@ -85,6 +85,20 @@ impl Fault {
         faults
     }
 
+    /// Engines that stop and start again.
+    pub fn stops(random: &mut Random, engines: u32) -> Vec<(u64, Self)> {
+        let count = random.between(1, 5);
+        let mut stops: Vec<(u64, Self)> = (0..count)
+            .map(|_| {
+                let engine = u32::try_from(random.below(engines.into())).unwrap_or(0);
+                let (role, back_after) = (Role::Engine(engine), random.between(200, 10_000));
+                (random.below(SPAN), Self::Stop { role, back_after })
+            })
+            .collect();
+        stops.sort_by_key(|(at, _)| *at);
+        stops
+    }
+
     /// Its duration.
     pub fn lasts(self) -> u64 {
         match self {

@@ -1,6 +1,6 @@
 //! Planted faults, which show that the invariants detect them.
 
-use crate::world::Invariant;
+use crate::{scenario::Scenario, world::Invariant};
 
 /// A mutant of the engine, or of a component that it relies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,11 +35,13 @@ pub enum Plant {
     RelayOutOfOrder,
     /// An agent begins a redelivered attempt without asking the engine.
     BegunUnasked,
+    /// An engine that takes a run over dispatches its tasks again.
+    DispatchedAgain,
 }
 
 impl Plant {
     /// All planted faults, with the invariant that finds each.
-    pub const ALL: [(Self, Invariant); 15] = [
+    pub const ALL: [(Self, Invariant); 16] = [
         (Self::NoFenceCheck, Invariant::OneWriter),
         (Self::FenceOutsideTransaction, Invariant::OneWriter),
         (Self::RenewedAfterExpiry, Invariant::OneOwner),
@@ -55,7 +57,16 @@ impl Plant {
         (Self::StaleRead, Invariant::RecordedStepsRunOnce),
         (Self::RelayOutOfOrder, Invariant::RelayKeepsOrder),
         (Self::BegunUnasked, Invariant::EndedAttemptsStayEnded),
+        (Self::DispatchedAgain, Invariant::MovesRepeatNoTask),
     ];
+
+    /// The scenario of a seed in which it can be found.
+    pub fn scenario(self, seed: u64) -> Scenario {
+        match self {
+            Self::DispatchedAgain => Scenario::calm(seed),
+            _ => Scenario::with_zombies(seed, true),
+        }
+    }
 
     /// Its name in the crates that support it.
     pub fn name(self) -> &'static str {
@@ -64,6 +75,7 @@ impl Plant {
             Self::TwoReaders => "two readers of a mailbox",
             Self::CompensationOrder => "compensation out of order",
             Self::BegunUnasked => "an attempt begins unasked",
+            Self::DispatchedAgain => "a takeover dispatches again",
             _ => "",
         }
     }

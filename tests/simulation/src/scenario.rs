@@ -85,6 +85,23 @@ impl Scenario {
         Self { seed, engines, hosts, programs, cancelled, rates, faults, lease_time }
     }
 
+    /// A scenario in which nothing fails: engines stop and start, so that runs move between them.
+    pub fn calm(seed: u64) -> Self {
+        let mut scenario = Self::with_zombies(seed, false);
+        let mut random = Random::new(seed, "calm");
+        scenario.engines = u32::try_from(random.between(2, 3)).unwrap_or(2);
+        scenario.rates = Rates::default();
+        scenario.faults = Fault::stops(&mut random, scenario.engines);
+        scenario
+    }
+
+    /// Whether nothing fails.
+    fn is_calm(&self) -> bool {
+        let stops =
+            |(_, fault): &(u64, Fault)| matches!(fault, Fault::Stop { role: Role::Engine(_), .. });
+        self.rates == Rates::default() && self.faults.iter().all(stops)
+    }
+
     /// Runs the simulation.
     pub fn run(&self, plant: Option<Plant>) -> Outcome {
         let world = World::new(self.seed, plant);
@@ -100,6 +117,7 @@ impl Scenario {
 
     async fn simulate(&self, world: &Arc<World>) {
         world.state().rates = self.rates;
+        world.state().is_calm = self.is_calm();
         let watcher = Watcher::start(world).await;
         let director = Director::start(self, world);
         let clients = Clients::start(self, world);

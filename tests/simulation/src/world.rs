@@ -36,6 +36,8 @@ pub enum Invariant {
     RecordedTasksGivenOnce,
     /// An attempt that ended some seconds ago does not begin when the broker redelivers it.
     EndedAttemptsStayEnded,
+    /// Without a fault, an attempt begins once, even if its run moves to another engine.
+    MovesRepeatNoTask,
     /// An attempt at a task is assigned under one id.
     OneDispatch,
     /// An answer is acknowledged after it was recorded, or if it is not needed.
@@ -136,6 +138,10 @@ pub struct State {
     readers: BTreeMap<String, Reader>,
     /// Attempts that were redelivered to a node, according to the latest delivery.
     redelivered: BTreeSet<(Node, String, u32)>,
+    /// Attempts whose code has begun.
+    begun: BTreeSet<(String, u32)>,
+    /// Whether nothing fails: engines only stop and start.
+    pub is_calm: bool,
     /// Answers that were delivered and are not settled: the task and the delivery.
     held: BTreeSet<(String, Reader)>,
     pub violations: Vec<Violation>,
@@ -161,6 +167,8 @@ impl World {
             given: BTreeMap::new(),
             readers: BTreeMap::new(),
             redelivered: BTreeSet::new(),
+            begun: BTreeSet::new(),
+            is_calm: false,
             held: BTreeSet::new(),
             violations: Vec::new(),
             trace: Vec::new(),
@@ -223,10 +231,15 @@ impl World {
         let Some((run_id, operation)) = split(task) else { return };
         let (node, known_by) =
             (self.executor.current(), self.executor.now().saturating_sub(ANSWER_AGE));
-        let state = self.state();
+        let mut state = self.state();
+        let is_repeated = !state.begun.insert((task.to_owned(), attempt)) && state.is_calm;
         let is_again = state.redelivered.contains(&(node, task.to_owned(), attempt));
         let ended_at = state.runs.get(run_id).and_then(|run| run.ended_at(operation, attempt));
         drop(state);
+        if is_repeated {
+            let how = format!("attempt {attempt} of {task} begins a second time");
+            self.violated(Invariant::MovesRepeatNoTask, how);
+        }
         if is_again && ended_at.is_some_and(|at| at < known_by) {
             let how = format!("attempt {attempt} of {task} begins again after it has ended");
             self.violated(Invariant::EndedAttemptsStayEnded, how);

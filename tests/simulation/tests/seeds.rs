@@ -105,13 +105,29 @@ fn should_hold_every_invariant_and_repeat_every_trace() {
     assert!(found.is_empty(), "some invariants do not hold");
 }
 
+/// Runs move between engines that stop and start, and every attempt begins once.
+#[test]
+fn should_begin_every_attempt_once_while_runs_move_without_a_fault() {
+    let found: Mutex<Vec<String>> = Mutex::default();
+    simulate(number("AIOS_SEEDS").unwrap_or(SEEDS) / 4, 0, |seed| {
+        let outcome = Scenario::calm(seed).run(None);
+        let is_violated = !outcome.violations.is_empty();
+        if is_violated {
+            found.lock().unwrap().push(explain(seed, &outcome));
+        }
+        is_violated
+    });
+    let found = found.into_inner().unwrap();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
 /// A planted fault shows that its invariant is checked, and that faults can violate it.
 #[test]
 fn should_find_every_planted_fault_by_its_invariant() {
     for (plant, invariant) in Plant::ALL {
         let (found, by) = (Mutex::new(BTreeMap::<Invariant, u64>::new()), AtomicU64::new(BOUND));
         simulate(BOUND, 0, |seed| {
-            let outcome = Scenario::with_zombies(seed, true).run(Some(plant));
+            let outcome = plant.scenario(seed).run(Some(plant));
             for violation in &outcome.violations {
                 *found.lock().unwrap().entry(violation.invariant).or_default() += 1;
             }

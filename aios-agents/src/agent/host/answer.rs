@@ -256,6 +256,7 @@ mod tests {
                 attempt_cache::{AttemptCache, Key, Lookup},
                 place::{Place, RuntimePulse},
                 questions::Questions,
+                sought::HeldAssignments,
             },
         },
         failing::Failing,
@@ -283,6 +284,7 @@ mod tests {
             failing: Failing::default(),
             impaired: Mutex::default(),
             questions: Questions::default(),
+            held: HeldAssignments::default(),
         });
         let definition = AgentDefinition::instance("idle", Idle);
         let place = Place::new(Arc::new(RuntimePulse::new().0));

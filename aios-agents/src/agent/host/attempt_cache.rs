@@ -41,8 +41,12 @@ impl TaskKey {
 impl Key {
     /// The attempt that an event with this metadata assigned.
     pub(super) fn new(assigned: &TaskAssigned, metadata: &Metadata) -> Self {
-        let task = TaskKey::new(assigned.task_id.clone(), metadata);
-        Self { task, attempt: assigned.attempt }
+        Self::of(assigned.task_id.clone(), assigned.attempt, metadata)
+    }
+
+    /// An attempt at a task that an event with this metadata is about.
+    pub(super) fn of(task_id: TaskId, attempt: u32, metadata: &Metadata) -> Self {
+        Self { task: TaskKey::new(task_id, metadata), attempt }
     }
 }
 
@@ -105,6 +109,11 @@ impl AttemptCache {
             running.stop(StopReason::Cancelled);
         }
         Lookup::New(AttemptGuard { attempt_cache: self, key, state: running })
+    }
+
+    /// The state of an attempt that is running or being answered.
+    pub(super) fn running(&self, key: &Key) -> Option<Arc<TaskState>> {
+        self.state().running.get(key).cloned()
     }
 
     /// Cancels all attempts at a task, including future ones.

@@ -4,15 +4,15 @@ use aios_core::{
     Chain,
     agent::TaskCancelled,
     broker::{BrokerError, Deliveries, Delivery, Group, OnExhausted, Subscription},
-    catalog::agent::{ATTEMPT_CANCELLED, ATTEMPT_CONFIRMED},
+    catalog::agent::{ATTEMPT_CANCELLED, ATTEMPT_CONFIRMED, ATTEMPT_SOUGHT},
     event::{EventId, Pattern},
     failure::Failure,
 };
 
-use super::{Shared, answer::log_unsettled, attempt_cache::TaskKey, hosted::HostedType};
+use super::{Shared, answer::log_unsettled, attempt_cache::TaskKey, hosted::HostedType, sought};
 use crate::agent::{AgentError, backoff::Backoff};
 
-/// Subscribes to cancellations and to answers about attempts. Returns a future that handles them
+/// Subscribes to cancellations, and to answers and questions about attempts. Returns a future that handles them
 /// until the broker is closed or refuses the subscription permanently.
 pub(super) async fn listen(
     shared: &Arc<Shared>,
@@ -21,7 +21,9 @@ pub(super) async fn listen(
     let group = Group::new(format!("agents.cancelled.{}", EventId::generate()))?;
     let patterns = types.iter().flat_map(|hosted| {
         let names = &hosted.names;
-        [&names.cancelled, &names.attempt_confirmed, &names.attempt_cancelled].map(Pattern::from)
+        let about_attempts =
+            [&names.attempt_confirmed, &names.attempt_cancelled, &names.attempt_sought];
+        about_attempts.into_iter().chain([&names.cancelled]).map(Pattern::from)
     });
     let subscription =
         Subscription::group(group, patterns).with_on_exhausted(OnExhausted::Discard).temporary();
@@ -29,16 +31,17 @@ pub(super) async fn listen(
         true => None,
         false => Some(shared.broker.subscribe(subscription.clone()).await?),
     };
-    let shared = Arc::clone(shared);
+    let (shared, types) = (Arc::clone(shared), types.to_vec());
     Ok(async move {
         if let Some(deliveries) = deliveries {
-            handle_cancellations(&shared, subscription, deliveries).await;
+            handle_cancellations(&shared, &types, subscription, deliveries).await;
         }
     })
 }
 
 async fn handle_cancellations(
     shared: &Shared,
+    types: &[Arc<HostedType>],
     subscription: Subscription,
     mut deliveries: Deliveries,
 ) {
@@ -47,7 +50,7 @@ async fn handle_cancellations(
         match deliveries.next().await {
             Some(Ok(delivery)) => {
                 backoff.reset();
-                take(shared, delivery).await;
+                take(shared, types, delivery).await;
             }
             None | Some(Err(BrokerError::Closed)) => return,
             Some(Err(error)) => {
@@ -82,8 +85,12 @@ async fn resubscribe(
     Err(error)
 }
 
-async fn take(shared: &Shared, delivery: Delivery) {
+async fn take(shared: &Shared, types: &[Arc<HostedType>], delivery: Delivery) {
     let is_open = match delivery.event.event_type.action() {
+        ATTEMPT_SOUGHT => {
+            sought::report(types, &delivery.event);
+            return log_unsettled(delivery.ack().await);
+        }
         ATTEMPT_CONFIRMED => true,
         ATTEMPT_CANCELLED => false,
         _ => return cancel(shared, delivery).await,

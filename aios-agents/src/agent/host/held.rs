@@ -8,7 +8,7 @@ use aios_core::{
     event::{Event, Payload, Timestamp},
 };
 
-use super::{FIRST_BEAT, hosted::HostedType};
+use super::{FIRST_BEAT, hosted::HostedType, sought::HeldAssignment};
 use crate::task;
 
 /// Deliveries that wait for a slot, in order. The broker no longer counts them as waiting, so this
@@ -19,6 +19,8 @@ pub(super) struct Held(VecDeque<Waiting>);
 struct Waiting {
     delivery: Delivery,
     beat_at: Timestamp,
+    /// Lists the assignment among those that this process has.
+    _listed: HeldAssignment,
 }
 
 impl Held {
@@ -29,7 +31,8 @@ impl Held {
     pub(super) fn push(&mut self, delivery: Delivery, hosted: &HostedType) {
         let first = hosted.shared.options.heartbeat_interval.min(FIRST_BEAT);
         let beat_at = hosted.shared.clock.now() + first;
-        self.0.push_back(Waiting { delivery, beat_at });
+        let listed = HeldAssignment::new(&hosted.shared, &delivery.event.id);
+        self.0.push_back(Waiting { delivery, beat_at, _listed: listed });
     }
 
     pub(super) fn pop(&mut self) -> Option<Delivery> {

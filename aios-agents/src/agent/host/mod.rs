@@ -19,6 +19,7 @@ mod presence;
 mod publish;
 mod questions;
 mod slot;
+mod sought;
 mod supervisor;
 mod task_state;
 mod watchdog;
@@ -43,6 +44,7 @@ use self::{
     hosted::HostedType,
     place::{Place, RuntimePulse},
     questions::Questions,
+    sought::HeldAssignments,
     watchdog::Watchdog,
 };
 pub use self::{
@@ -67,6 +69,7 @@ struct Shared {
     options: HostOptions,
     attempt_cache: AttemptCache,
     questions: Questions,
+    held: HeldAssignments,
     failing: Failing,
     /// Actions that the host can no longer perform.
     impaired: Mutex<BTreeSet<String>>,
@@ -149,6 +152,7 @@ impl AgentHost {
             failing: Failing::default(),
             impaired: Mutex::default(),
             questions: Questions::default(),
+            held: HeldAssignments::default(),
         });
         let (pulse, answer) = RuntimePulse::new();
         let (runtime, mut places) = (Place::new(Arc::new(pulse)), Vec::new());

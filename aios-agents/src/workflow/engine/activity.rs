@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -23,6 +23,10 @@ pub(super) struct Activity {
     warned_at: Mutex<HashMap<Queue, Timestamp>>,
     /// Notified when the broker may have lost tasks.
     suspected: Notify,
+    /// When the engine joined, if the broker had lost everything that was dispatched before.
+    broker_empty_at: OnceLock<Timestamp>,
+    /// When a task was last sought.
+    sought_at: Mutex<Option<Timestamp>>,
 }
 
 /// An agent type, and the agent of it that the tasks are addressed to, if any.
@@ -87,6 +91,27 @@ impl Activity {
     /// Notes that the broker may have lost tasks.
     pub(super) fn suspect(&self) {
         self.suspected.notify_one();
+    }
+
+    /// Notes that the broker has lost everything that was dispatched until now.
+    pub(super) fn set_broker_empty(&self, now: Timestamp) {
+        // An engine joins for the first time once.
+        let _ = self.broker_empty_at.set(now);
+    }
+
+    /// Whether the broker is known to have lost a task that was dispatched at this time.
+    pub(super) fn has_lost(&self, dispatched_at: Timestamp) -> bool {
+        self.broker_empty_at.get().is_some_and(|at| dispatched_at <= *at)
+    }
+
+    /// Notes that a task is sought, which the broker may have lost.
+    pub(super) fn seek(&self, now: Timestamp) {
+        let mut sought_at = self.sought_at.lock().unwrap_or_else(PoisonError::into_inner);
+        // A takeover seeks the tasks of many runs.
+        if sought_at.is_none_or(|at| at + FIRST_BEAT <= now) {
+            *sought_at = Some(now);
+            self.suspect();
+        }
     }
 
     /// Completes once the broker may have lost tasks.
@@ -190,14 +215,21 @@ impl Queued {
     }
 
     /// Whether the message of a task that no agent has begun seems to be lost. `since` is when it
-    /// was last dispatched or reported. The queue has been empty, or agents have begun later tasks,
-    /// for so long that a process that holds the task would have reported it.
-    pub(super) fn seems_lost(&mut self, since: Timestamp, now: Timestamp) -> bool {
+    /// was last dispatched, sought or reported, `place` is its place in the queue, if it is known.
+    /// The queue has been empty, or agents have begun later tasks, for so long that a process that
+    /// holds the task would have reported it.
+    pub(super) fn seems_lost(
+        &mut self,
+        since: Timestamp,
+        place: Option<Timestamp>,
+        now: Timestamp,
+    ) -> bool {
         let lost_after = lost_after(&self.engine.options);
         let empty = self.engine.activity.empty(&self.queue);
         let is_absent = empty.is_some_and(|(first, last)| first.max(since) + lost_after <= last);
         let activity = self.engine.activity.of(&self.queue.0);
-        let is_overtaken = self.queue.1.is_none() && activity.is_some_and(|it| it.newest > since);
+        let is_before = |it: TypeActivity| place.is_some_and(|place| it.newest > place);
+        let is_overtaken = self.queue.1.is_none() && activity.is_some_and(is_before);
         if !is_overtaken {
             self.overtaken_at = None;
             return is_absent;

@@ -19,7 +19,7 @@ const LIMIT: usize = 1_000;
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// The pause between two checks of the queues of a broker that may have lost tasks.
-const CLOSE: Duration = Duration::from_secs(1);
+pub(super) const CLOSE: Duration = Duration::from_secs(1);
 
 /// When to check the dead letters of one agent type or agent again.
 #[derive(Debug)]

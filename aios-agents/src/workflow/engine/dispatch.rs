@@ -19,7 +19,7 @@ use crate::agent::{most_similar, no_agent};
 
 /// Tasks published at once.
 const BATCH: usize = 256;
-/// Cancellations of tasks that may wait to be published again.
+/// Notices about tasks that may wait to be published again.
 const PARKED: usize = 1024;
 
 /// A task on its way to the broker.
@@ -31,6 +31,8 @@ pub(super) struct Dispatch {
     pub(super) task: Option<Attempt>,
     /// The fence under which this engine owned the run.
     pub(super) fence: Fence,
+    /// Held until the broker has answered, or the task is dropped.
+    pub(super) _pending: Arc<()>,
 }
 
 /// An attempt at a task of a run.
@@ -68,7 +70,7 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
                 }
             }
         }
-        // The new owners of the shards dispatch the tasks of their runs.
+        // The new owners of the shards dispatch the tasks of their runs, unless agents have them.
         batch.retain(|dispatch| dispatch.task.is_none() || engine.ownership.has(dispatch.fence));
         batch.retain(Dispatch::is_of_use);
         if batch.is_empty() {
@@ -118,7 +120,7 @@ fn defer(engine: &Arc<Engine>, dispatch: Dispatch, parked: &mut VecDeque<Dispatc
         }
         None => {
             if parked.len() >= PARKED {
-                warn!("the broker accepts no events; agents are not notified of a cancelled task");
+                warn!("the broker accepts no events; agents are not told about a task");
                 parked.pop_front();
             }
             parked.push_back(dispatch);
@@ -130,7 +132,7 @@ fn report_undeliverable(engine: &Arc<Engine>, dispatch: Dispatch, error: &Broker
     let event_type = &dispatch.publish.event.event_type;
     let Some(Attempt { run_id, operation, number: attempt, .. }) = dispatch.task else {
         // An agent that is gone does not need the notice.
-        return warn!(error = %Chain(error), %event_type, "could not notify agents of a cancelled task");
+        return warn!(error = %Chain(error), %event_type, "could not tell agents about a task");
     };
     let (code, message) = match error {
         BrokerError::Unroutable { .. } => {

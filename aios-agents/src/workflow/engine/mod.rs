@@ -113,8 +113,11 @@ pub struct EngineOptions {
     /// When the broker is connected again after a lost connection, or when a queue is gone, a task
     /// that seems to be lost is dispatched again without this pause.
     ///
+    /// An engine that takes a run over does the same for the tasks that its predecessor dispatched.
+    ///
     /// Agents that are not built with aios and send no heartbeats may receive such a task again
-    /// while they work on it, unless this is `None`.
+    /// while they work on it, unless this is `None`. If it is `None`, an engine that takes a run over
+    /// dispatches all of its open tasks again, because the predecessor may not have dispatched them.
     pub redispatch_after: Option<Duration>,
     /// Whether lifecycle events of the log are published to the broker.
     pub relay: bool,

@@ -7,7 +7,7 @@ use std::{
 
 use aios_core::{
     Chain,
-    broker::{BrokerError, Deliveries, Health},
+    broker::{Address, BrokerError, Deliveries, Health},
     catalog::system::{self, EngineSlotOpened},
     event::{Event, EventId, EventType},
     store::{Append, EventStore, Leases, Shard, StoreError, StreamId},
@@ -46,6 +46,9 @@ impl Readers {
 
 /// Acquires the lowest free slot. Its mailbox is opened first: an engine that can't read its
 /// mailbox is not a member and gets no shards.
+///
+/// If the mailbox is gone although it was opened before, the broker has lost everything, or is a
+/// new one in memory.
 pub(super) async fn join(engine: &Arc<Engine>) -> Result<(), EngineError> {
     take_slot(engine, Unreachable::Refuses).await
 }
@@ -71,9 +74,12 @@ async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(),
     loop {
         let members = Members::of(&engine.store.leases().await?);
         let slot = members.number_of(&engine.owner).unwrap_or_else(|| members.lowest_free());
-        let opened = opened(engine, slot).await?;
+        let Opened { count, is_first } = opened(engine, slot).await?;
         let name = mailbox::name(engine.store_id, slot).map_err(BrokerError::from)?;
         let is_alone = members.slots().values().all(|owner| *owner == engine.owner);
+        let is_empty = unreachable == Unreachable::Refuses
+            && !is_first
+            && is_gone(engine, &name.clone().into()).await;
         let deliveries = match unreachable {
             Unreachable::JoinsAlone if is_alone => open_if_reachable(engine, slot).await?,
             _ => Some(mailbox::open(engine, slot).await?),
@@ -87,8 +93,12 @@ async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(),
         engine.ownership.set_valid_until(sent + lease_time - margin(lease_time));
         engine.ownership.set_slot(lease, name.as_str().into());
         let mut reading = engine.readers.reading();
-        reading.opened = reading.opened.max(opened);
+        reading.opened = reading.opened.max(count);
         drop(reading);
+        if is_empty {
+            info!("the broker has lost the tasks that were dispatched before");
+            engine.activity.set_broker_empty(engine.clock.now());
+        }
         read(engine, slot, deliveries);
         info!(slot, "the engine joined");
         return Ok(());
@@ -126,9 +136,22 @@ async fn unreachable(engine: &Engine) {
     std::future::pending().await
 }
 
-/// Records that a slot is about to be acquired, and returns the number of slots that ever were.
-/// Slots are acquired from the lowest, so this is the number of mailboxes that may hold answers.
-async fn opened(engine: &Engine, slot: u16) -> Result<u16, EngineError> {
+/// Whether the broker says that a mailbox does not exist.
+async fn is_gone(engine: &Engine, mailbox: &Address) -> bool {
+    let letters = engine.broker.dead_letters(mailbox).await;
+    matches!(letters, Err(BrokerError::UnknownAddress { .. }))
+}
+
+/// The slots that were ever acquired.
+struct Opened {
+    /// Slots are acquired from the lowest, so this is the number of mailboxes that may hold answers.
+    count: u16,
+    /// Whether this slot was never acquired before.
+    is_first: bool,
+}
+
+/// Records that a slot is about to be acquired.
+async fn opened(engine: &Engine, slot: u16) -> Result<Opened, EngineError> {
     let stream = StreamId::new(STREAM)?;
     let invalid = |reason: &dyn std::fmt::Display| {
         EngineError::Store(StoreError::InvalidConfiguration {
@@ -141,10 +164,11 @@ async fn opened(engine: &Engine, slot: u16) -> Result<u16, EngineError> {
         .map_err(|error| invalid(&error))?
         .with_timestamp(engine.clock.now())
         .with_id(EventId::derive(&format!("{}/slots/{slot}", engine.store_id)));
-    engine.store.append_one(Append::new(stream.clone(), vec![event])).await?;
+    let appended = engine.store.append_one(Append::new(stream.clone(), vec![event])).await?;
     let limit = usize::from(Shard::SLOTS);
     let known = engine.store.read_stream(&stream, 0, limit).await?;
-    Ok(known.len().try_into().unwrap_or(Shard::SLOTS).max(slot + 1))
+    let count = known.len().try_into().unwrap_or(Shard::SLOTS).max(slot + 1);
+    Ok(Opened { count, is_first: !appended.repeated })
 }
 
 /// Starts and stops readers so that exactly the mailboxes assigned to this engine are read.

@@ -222,6 +222,17 @@ impl Machine {
         std::mem::take(&mut self.effects)
     }
 
+    /// Takes the tasks to dispatch that were recorded before the run was held.
+    pub fn take_dispatches(&mut self) -> Vec<Effect> {
+        match self.paused {
+            true => Vec::new(),
+            false => self
+                .effects
+                .extract_if(.., |effect| matches!(effect, Effect::Dispatch(_)))
+                .collect(),
+        }
+    }
+
     fn push_effects(&mut self) {
         let active: Vec<u64> = self.active.iter().copied().collect();
         active.into_iter().for_each(|operation| self.push_effect(operation));

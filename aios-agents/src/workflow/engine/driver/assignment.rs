@@ -32,11 +32,16 @@ pub(super) struct Assignment {
     pub(super) attempt: u32,
     timeout: Option<Duration>,
     pub(super) assigned_at: Timestamp,
+    /// When it was recorded, which is about its place in the queue of its agents.
+    pub(super) recorded_at: Timestamp,
     /// When it was last dispatched, and how often it was repeated.
     pub(super) dispatched_at: Timestamp,
     pub(super) repeated: u32,
     /// When an agent's process last reported that it holds the attempt and has not begun it.
     pub(super) held_at: Option<Timestamp>,
+    /// When the processes of its agents were asked who has it, because another engine, or this one
+    /// earlier, may have dispatched it.
+    pub(super) sought_at: Option<Timestamp>,
     /// Since when the broker may have lost it.
     pub(super) suspected_at: Option<Timestamp>,
     /// When an agent was first known to work on this attempt.
@@ -128,9 +133,11 @@ impl Driver {
             attempt: task.data.attempt,
             timeout: task.data.timeout(),
             assigned_at,
+            recorded_at: assigned_at,
             dispatched_at: assigned_at,
             repeated: 0,
             held_at: None,
+            sought_at: None,
             suspected_at: None,
             started_at: None,
             last_heartbeat: None,
@@ -162,7 +169,7 @@ impl Driver {
         let now = self.engine.clock.now();
         let Some(assignment) = self.assigned.get_mut(&operation) else { return };
         if assignment.started_at.replace(assignment.started_at.unwrap_or(now)).is_none() {
-            self.engine.activity.record(&assignment.agent_type, now, assignment.assigned_at);
+            self.engine.activity.record(&assignment.agent_type, now, assignment.recorded_at);
         }
         assignment.last_heartbeat = Some(now);
         assignment.silent = None;
@@ -319,7 +326,7 @@ impl Driver {
     pub(super) fn end_assignment(&mut self, operation: u64) {
         if let Some(assignment) = self.assigned.remove(&operation) {
             let now = self.engine.clock.now();
-            self.engine.activity.record(&assignment.agent_type, now, assignment.assigned_at);
+            self.engine.activity.record(&assignment.agent_type, now, assignment.recorded_at);
         }
     }
 

@@ -19,6 +19,7 @@ use super::{
     commit::failures,
     outgoing::Outgoing,
     place::{self, WORKFLOW_NOT_FOUND},
+    seek::recorded_attempts,
     successor::{Succession, take_over},
 };
 use crate::suggest::hint;
@@ -99,6 +100,7 @@ impl Driver {
         let codec = engine.journals.codec(workflow).map_err(exit)?;
         let invalid = |_: InvalidName| EventError::InvalidType { text: workflow.to_owned() };
         let workflow: Name = workflow.parse().map_err(invalid).map_err(unreadable)?;
+        let recorded_attempts = recorded_attempts(entries.iter());
         let entries = entries.iter().map(|(entry, _)| entry);
         let declined = place::declined(entries.clone());
         let mut children = Children::default();
@@ -137,6 +139,9 @@ impl Driver {
             write_failure: None,
             cancel_requested: entries.clone().find_map(cancel_request),
             assigned: HashMap::new(),
+            recorded_attempts,
+            dispatching: Arc::default(),
+            leave_timer: None,
             declined,
             is_leaving: false,
             turns: 0,

@@ -9,6 +9,7 @@ mod lifecycle;
 mod load;
 mod outgoing;
 mod place;
+mod seek;
 mod successor;
 mod unclaimed;
 
@@ -38,7 +39,10 @@ pub(super) use self::{
     lifecycle::run,
     load::run_metadata,
 };
-use self::{assignment::Assignment, children::Children, outgoing::Outgoing, successor::Succession};
+use self::{
+    assignment::Assignment, children::Children, outgoing::Outgoing, seek::RecordedAttempts,
+    successor::Succession,
+};
 use super::{
     Engine, Message, RunOutcome,
     dispatch::{Attempt, Dispatch},
@@ -56,6 +60,8 @@ use crate::{
 
 /// Turns that a run takes without waiting before it yields to others.
 const TURNS: u32 = 64;
+/// How often a run that is about to leave checks whether its tasks have reached the broker.
+const LEAVE_CHECK: Duration = Duration::from_millis(10);
 /// How long a run stays in memory if its code may be woken by something outside the engine.
 const WATCH: Duration = Duration::from_secs(10);
 
@@ -127,6 +133,12 @@ struct Driver {
     cancel_requested: Option<String>,
     /// The attempts at tasks that agents have or should have, by operation.
     assigned: HashMap<u64, Assignment>,
+    /// The attempts that were recorded when the run was loaded and are not sought yet.
+    recorded_attempts: RecordedAttempts,
+    /// Tasks that are on their way to the broker hold a clone.
+    dispatching: Arc<()>,
+    /// Completes when to check again whether the tasks of a leaving run have reached the broker.
+    leave_timer: Option<BoxFuture<'static, ()>>,
     /// The engines that declined the run because they have no code for it.
     declined: BTreeSet<Box<str>>,
     /// Whether it is about to move to another engine.
@@ -211,7 +223,7 @@ impl Driver {
         }
         // Tasks that wait for the dispatcher block nothing else.
         if !self.outgoing.is_empty() {
-            match self.is_paused() {
+            match self.is_paused() && !self.is_leaving {
                 true => self.outgoing.release_slot(),
                 false => drop(self.outgoing.poll(&self.engine.dispatches, context)),
             }
@@ -229,6 +241,12 @@ impl Driver {
         {
             self.reread_timer = None;
             return Poll::Ready(DriverEvent::MessageReceived(Message::Wake));
+        }
+        if let Some(leave_timer) = &mut self.leave_timer
+            && leave_timer.as_mut().poll(context).is_ready()
+        {
+            self.leave_timer = None;
+            return Poll::Ready(DriverEvent::WorkReady);
         }
         if self.execution.poll(context).is_pending() {
             return Poll::Pending;
@@ -248,10 +266,19 @@ impl Driver {
         Poll::Pending
     }
 
-    /// Whether the run is about to move to another engine and everything that it began is recorded.
-    fn can_leave(&self) -> bool {
+    /// Whether the run is about to move to another engine, everything that it began is recorded, and
+    /// its tasks have reached the broker: the next owner does not dispatch them again.
+    fn can_leave(&mut self) -> bool {
         let is_recorded = || self.append.is_none() && !self.has_records();
-        self.is_leaving && is_recorded() && !self.execution.machine().runs_step()
+        if !self.is_leaving || !is_recorded() || self.execution.machine().runs_step() {
+            return false;
+        }
+        let is_dispatched = Arc::strong_count(&self.dispatching) == 1;
+        self.leave_timer = (!is_dispatched).then(|| {
+            let clock = Arc::clone(&self.engine.clock);
+            Box::pin(async move { clock.sleep(LEAVE_CHECK).await }) as BoxFuture<'static, ()>
+        });
+        is_dispatched
     }
 
     /// Whether the run waits only for timers, signals and children, none of them due soon.
@@ -330,7 +357,10 @@ impl Driver {
     }
 
     fn perform_effects(&mut self) {
-        let effects = self.execution.machine().take_effects();
+        let effects = match self.is_leaving {
+            true => self.execution.machine().take_dispatches(),
+            false => self.execution.machine().take_effects(),
+        };
         for effect in effects {
             match effect {
                 Effect::Timer { operation, at } => {
@@ -380,6 +410,9 @@ impl Driver {
         if !self.execution.machine().awaits_task(operation, Some(attempt)) {
             return;
         }
+        if self.seek(operation, &assignment) {
+            return;
+        }
         let expected = self.expect_answer(operation, &assignment);
         match self.to_publish(Entry::TaskAssigned(assignment), true) {
             Ok(publish) => self.send(publish, Some(expected)),
@@ -389,7 +422,8 @@ impl Driver {
 
     fn send(&mut self, publish: Publish, task: Option<Attempt>) {
         let fence = self.fence;
-        self.outgoing.push(Dispatch { publish, task, fence }, &self.engine.dispatches);
+        let _pending = Arc::clone(&self.dispatching);
+        self.outgoing.push(Dispatch { publish, task, fence, _pending }, &self.engine.dispatches);
     }
 
     /// The event of an entry, addressed to an agent type or to one agent.

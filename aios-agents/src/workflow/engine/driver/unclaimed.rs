@@ -50,11 +50,19 @@ impl Driver {
             first.saturating_mul(2_u32.saturating_pow(assignment.repeated)).min(LONGEST_PAUSE)
         });
         let suspected_at = assignment.suspected_at.filter(|at| *at + WINDOW > now);
-        let is_due = pause.is_some_and(|pause| suspected_at.is_some() || known_at + pause <= now);
-        let is_lost = is_due && !is_held && queued.seems_lost(known_at, now);
+        let sought_at = assignment.sought_at;
+        let silent_since = sought_at.map_or(known_at, |at| at.max(known_at));
+        let is_due =
+            pause.is_some_and(|pause| suspected_at.is_some() || silent_since + pause <= now);
+        // Tasks that several engines dispatched are not queued exactly in the order of their
+        // records. One that was just taken over and is behind later ones may still be queued.
+        let is_just_sought = suspected_at.is_some() && suspected_at == sought_at;
+        let place = (!is_just_sought).then_some(known_at);
+        let is_lost = is_due && !is_held && queued.seems_lost(silent_since, place, now);
         if is_lost {
             assignment.repeated += 1;
             assignment.suspected_at = None;
+            assignment.sought_at = None;
         }
         let queue = queued.queue().clone();
         if is_new {

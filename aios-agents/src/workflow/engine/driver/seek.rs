@@ -1,0 +1,98 @@
+//! Open attempts of a run that was loaded from its journal. Another engine, or this one earlier, has
+//! dispatched them, unless it died first. They are sought among the agents and in the queue, and
+//! dispatched only if they are in neither.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use aios_core::{
+    agent::TaskAssigned,
+    broker::Publish,
+    catalog::agent::{self, Attempt},
+    event::{Event, EventError, EventType, Timestamp},
+    failure::Failure,
+};
+
+use super::{Driver, assignment::Assignment};
+use crate::workflow::{
+    engine::{Engine, activity::lost_after, dead_letters},
+    journal::{AgentEvent, Entry},
+};
+
+/// The attempts that were recorded when a run was loaded, by operation, with their times.
+pub(super) type RecordedAttempts = BTreeMap<u64, (u32, Timestamp)>;
+
+/// The latest recorded attempt of each task.
+pub(super) fn recorded_attempts<'a>(
+    journal: impl Iterator<Item = &'a (Entry, Timestamp)>,
+) -> RecordedAttempts {
+    let attempts = journal.filter_map(|(entry, at)| match entry {
+        Entry::TaskAssigned(task) => Some((entry.operation()?, (task.data.attempt, *at))),
+        _ => None,
+    });
+    attempts.collect()
+}
+
+impl Driver {
+    /// Seeks an attempt that was recorded before the run was loaded, instead of dispatching it.
+    /// Returns whether it did.
+    pub(super) fn seek(&mut self, operation: u64, task: &AgentEvent<TaskAssigned>) -> bool {
+        let Some((attempt, recorded_at)) = self.recorded_attempts.remove(&operation) else {
+            return false;
+        };
+        if attempt != task.data.attempt || !may_be_dispatched(&self.engine, recorded_at) {
+            return false;
+        }
+        let question = match self.question(operation, task) {
+            Ok(question) => question,
+            Err(error) => {
+                self.write_failure = Some(Failure::from_error(error.code(), &error));
+                return true;
+            }
+        };
+        self.expect_answer(operation, task);
+        let now = self.engine.clock.now();
+        if let Some(assignment) = self.assigned.get_mut(&operation) {
+            assignment.seek(recorded_at, now);
+        }
+        self.engine.activity.seek(now);
+        let look_at = now + lost_after(&self.engine.options) + dead_letters::CLOSE;
+        self.engine.timers.set(look_at, &self.run_id, operation);
+        self.send(Publish::new(question), None);
+        true
+    }
+
+    /// Asks which process has an attempt.
+    fn question(
+        &self,
+        operation: u64,
+        task: &AgentEvent<TaskAssigned>,
+    ) -> Result<Event, EventError> {
+        let TaskAssigned { task_id, attempt, .. } = &task.data;
+        let agent_type = task.agent_type.as_str();
+        let event_type = EventType::new(agent::DOMAIN, agent_type, agent::ATTEMPT_SOUGHT)?;
+        let data = Attempt { task_id: task_id.clone(), attempt: *attempt };
+        let mut metadata = self.task_metadata();
+        metadata.causation_id = Some(self.assignment_id(operation, *attempt).to_string().into());
+        let event = Event::new(event_type, Arc::clone(self.codec.source()), &data)?;
+        Ok(event.with_timestamp(self.engine.clock.now()).with_metadata(metadata))
+    }
+}
+
+impl Assignment {
+    /// Marks an attempt that was recorded at this time as sought.
+    fn seek(&mut self, recorded_at: Timestamp, now: Timestamp) {
+        self.recorded_at = recorded_at;
+        self.dispatched_at = recorded_at;
+        self.sought_at = Some(now);
+        self.suspected_at = Some(now);
+    }
+}
+
+/// Whether the broker or an agent may have an attempt that was recorded at this time.
+fn may_be_dispatched(engine: &Engine, recorded_at: Timestamp) -> bool {
+    #[cfg(feature = "simulation")]
+    if aios_core::simulation::plants("a takeover dispatches again") {
+        return false;
+    }
+    engine.options.redispatch_after.is_some() && !engine.activity.has_lost(recorded_at)
+}
