@@ -69,6 +69,28 @@
 //! | dead letters | list, actions `redrive` and `purge`, of a group or mailbox | `dead_letters:read`, `dead_letters:redrive`, `dead_letters:purge` |
 //! | `me`, `openapi.json` | who the caller is; the OpenAPI document | none |
 //!
+//! # A service from settings
+//!
+//! ```no_run
+//! use aios_agents::prelude::*;
+//! use aios_service::{Service, config::Settings};
+//!
+//! async fn welcome(_: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+//!     Ok(format!("Hello, {name}!"))
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     Service::from_settings(&Settings::load()?) // AIOS_DATABASE_URL, AIOS_BROKER_URL, AIOS_HTTP_LISTEN …
+//!         .connect_store(aios_store::connect)
+//!         .connect_broker(aios_broker::connect)
+//!         .workflow("welcome", welcome)
+//!         .run() // until SIGTERM or Ctrl-C, and the end of requests and tasks
+//!         .await?;
+//!     Ok(())
+//! }
+//! ```
+//!
 //! # Configuration
 //!
 //! ```no_run
@@ -88,6 +110,7 @@
 //! | [`http`] | the router of the API, health, and a server |
 //! | [`auth`] | authentication of callers and their permissions |
 //! | `client` (feature `client`) | a typed client of the API, with retries and event streams that resume |
+//! | [`Service`] | a whole service from settings, with an orderly shutdown |
 //! | [`config`] | settings from files, environment variables and mounted secrets, with one report of all faults |
 //!
 //! # Guarantees
@@ -118,3 +141,6 @@ pub mod auth;
 pub mod client;
 pub mod config;
 pub mod http;
+mod service;
+
+pub use self::service::{Connect, RunningService, Service, ServiceError};

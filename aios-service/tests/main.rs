@@ -23,6 +23,7 @@ mod refusals;
 mod resources;
 mod server;
 mod signer;
+mod service;
 mod streams;
 mod support;
 #[cfg(feature = "tls")]

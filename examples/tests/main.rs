@@ -4,3 +4,4 @@
 
 mod code_review;
 mod rest_service;
+mod service;

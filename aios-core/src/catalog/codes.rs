@@ -446,6 +446,12 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "the configuration has faults, which the report lists",
     ),
+    code(
+        "LISTEN_FAILED",
+        "service",
+        Retry::No,
+        "the operating system refuses the address of a server, or the handling of signals",
+    ),
     code("CONTINUED_AS_NEW", "Python", Retry::No, "a workflow continues as another run"),
     code("INVALID_CONFIGURATION", "Python", Retry::No, "an option of a call is invalid"),
     code("INVALID_DATA", "Python", Retry::No, "a value cannot be serialised to JSON"),

@@ -36,6 +36,10 @@ impl HumanDuration {
         self.0
     }
 
+    pub(super) const fn seconds(seconds: u16) -> Self {
+        Self(Duration::from_secs(seconds as u64))
+    }
+
     fn from_millis(millis: Option<u64>) -> Result<Self, InvalidDuration> {
         let duration = Self(Duration::from_millis(millis.ok_or(InvalidDuration)?));
         if duration > Self::MAX { Err(InvalidDuration) } else { Ok(duration) }

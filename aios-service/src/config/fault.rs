@@ -143,6 +143,19 @@ impl SettingsError {
         Self { faults }
     }
 
+    /// A key that a part of the program needs is not set.
+    pub(crate) fn missing(key: &str, expected: &str, variable: &str) -> Self {
+        let kind =
+            FaultKind::Missing { expected: expected.to_owned(), variable: variable.to_owned() };
+        Self::new(vec![Fault::new(Origin::Default, key, kind)])
+    }
+
+    /// The type of a part of the program refuses the value of a key.
+    pub(crate) fn refused(key: &str, origin: Option<&Origin>, reason: String) -> Self {
+        let origin = origin.cloned().unwrap_or(Origin::Default);
+        Self::new(vec![Fault::new(origin, key, FaultKind::Refused { reason })])
+    }
+
     /// The faults; at least one.
     #[must_use]
     pub fn faults(&self) -> &[Fault] {

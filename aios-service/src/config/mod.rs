@@ -62,6 +62,13 @@
 //! | `redis.url` | `AIOS_REDIS_URL` | URL of Redis |
 //! | `log.level` | `AIOS_LOG_LEVEL` | `off`, `error`, `warn`, `info` (default), `debug`, `trace` |
 //! | `agent.timeout` | `AIOS_AGENT_TIMEOUT` | limit of each attempt of a task, such as `5m` or `300` |
+//! | `http.listen` | `AIOS_HTTP_LISTEN` | address and port of the server, `127.0.0.1:8080` by default |
+//! | `http.request_timeout` | `AIOS_HTTP_REQUEST_TIMEOUT` | limit of a request, 30 s by default |
+//! | `http.max_body_bytes` | `AIOS_HTTP_MAX_BODY_BYTES` | size of the largest body, 2 MiB by default |
+//! | `http.rate_limit.requests` | `AIOS_HTTP_RATE_LIMIT__REQUESTS` | requests of each caller; no limit by default |
+//! | `http.rate_limit.per` | `AIOS_HTTP_RATE_LIMIT__PER` | the time for them, 1 s by default |
+//! | `shutdown.accept_delay` | `AIOS_SHUTDOWN_ACCEPT_DELAY` | how long connections are accepted after SIGTERM, 0 by default |
+//! | `shutdown.deadline` | `AIOS_SHUTDOWN_DEADLINE` | how long tasks may take to end, 30 s by default |
 //! | `anthropic.api_key` | `AIOS_ANTHROPIC_API_KEY` | secret |
 //! | `openai.api_key` | `AIOS_OPENAI_API_KEY` | secret |
 //!
@@ -120,8 +127,8 @@ pub use self::{
     secret::Secret,
     secret_url::{InvalidUrl, SecretUrl},
     sections::{
-        AgentSettings, AnthropicSettings, BrokerSettings, DatabaseSettings, LogLevel, LogSettings,
-        OpenAiSettings, RedisSettings,
+        AgentSettings, AnthropicSettings, BrokerSettings, DatabaseSettings, HttpSettings, LogLevel,
+        LogSettings, OpenAiSettings, RateLimitSettings, RedisSettings, ShutdownSettings,
     },
     settings::Settings,
 };

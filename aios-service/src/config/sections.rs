@@ -12,6 +12,8 @@ pub(super) struct Common {
     pub(super) redis: RedisSettings,
     pub(super) log: LogSettings,
     pub(super) agent: AgentSettings,
+    pub(super) http: HttpSettings,
+    pub(super) shutdown: ShutdownSettings,
     pub(super) anthropic: AnthropicSettings,
     pub(super) openai: OpenAiSettings,
 }
@@ -108,6 +110,69 @@ pub struct AgentSettings {
     /// The longest time that an attempt of a task may take, such as `5m` or `300`, in seconds. No
     /// limit by default: `AIOS_AGENT_TIMEOUT`.
     pub timeout: Option<HumanDuration>,
+}
+
+/// The section `http`: the server of a [`Service`](crate::Service).
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct HttpSettings {
+    /// The address and port on which requests are taken, `127.0.0.1:8080` by default; port 0 is any
+    /// free one: `AIOS_HTTP_LISTEN`.
+    pub listen: String,
+    /// How long a request may take until it is answered with `REQUEST_TIMEOUT`, 30 s by default:
+    /// `AIOS_HTTP_REQUEST_TIMEOUT`.
+    pub request_timeout: HumanDuration,
+    /// Size of the largest body of a request, in bytes, 2 MiB by default: `AIOS_HTTP_MAX_BODY_BYTES`.
+    pub max_body_bytes: u32,
+    /// How many requests each caller may send. No limit by default.
+    pub rate_limit: Option<RateLimitSettings>,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".to_owned(),
+            request_timeout: HumanDuration::seconds(30),
+            max_body_bytes: 2 * 1024 * 1024,
+            rate_limit: None,
+        }
+    }
+}
+
+/// The mapping `rate_limit` in the section `http`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct RateLimitSettings {
+    /// How many requests a caller may send in the time `per`: `AIOS_HTTP_RATE_LIMIT__REQUESTS`.
+    #[schemars(range(min = 1))]
+    pub requests: u32,
+    /// The time, 1 s by default and at most a day: `AIOS_HTTP_RATE_LIMIT__PER`.
+    #[serde(default = "a_second")]
+    pub per: HumanDuration,
+}
+
+fn a_second() -> HumanDuration {
+    HumanDuration::seconds(1)
+}
+
+/// The section `shutdown`: how a [`Service`](crate::Service) ends.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct ShutdownSettings {
+    /// How long connections are still accepted once the process reports that it is not ready, so that
+    /// load balancers notice. 0 by default: `AIOS_SHUTDOWN_ACCEPT_DELAY`.
+    pub accept_delay: HumanDuration,
+    /// How long tasks and steps in progress may take to end, 30 s by default:
+    /// `AIOS_SHUTDOWN_DEADLINE`.
+    pub deadline: HumanDuration,
+}
+
+impl Default for ShutdownSettings {
+    fn default() -> Self {
+        Self { accept_delay: HumanDuration::default(), deadline: HumanDuration::seconds(30) }
+    }
 }
 
 /// The section `anthropic`.

@@ -1,9 +1,9 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{
-    AgentSettings, AnthropicSettings, BrokerSettings, DatabaseSettings, Entry, LogSettings,
-    OpenAiSettings, Origin, RedisSettings, SettingsBuilder, SettingsError, section::AnySection,
-    sections::Common,
+    AgentSettings, AnthropicSettings, BrokerSettings, DatabaseSettings, Entry, HttpSettings,
+    LogSettings, OpenAiSettings, Origin, RedisSettings, SettingsBuilder, SettingsError,
+    ShutdownSettings, section::AnySection, sections::Common,
 };
 
 /// The settings of a service: the sections that every service has, and those of your own types.
@@ -68,6 +68,18 @@ impl Settings {
     #[must_use]
     pub fn agent(&self) -> &AgentSettings {
         &self.common.agent
+    }
+
+    /// The section `http`.
+    #[must_use]
+    pub fn http(&self) -> &HttpSettings {
+        &self.common.http
+    }
+
+    /// The section `shutdown`.
+    #[must_use]
+    pub fn shutdown(&self) -> &ShutdownSettings {
+        &self.common.shutdown
     }
 
     /// The section `anthropic`.

@@ -39,13 +39,22 @@ fn should_know_the_variables_of_the_guide() {
         let key = rest.split('`').next().unwrap();
         let value = match key {
             "log.level" => "warn",
-            "agent.timeout" => "5m",
+            key if key.ends_with("_bytes") || key.ends_with("requests") => "7",
+            key if key.starts_with("http.re")
+                || key.starts_with("shutdown")
+                || key == "http.rate_limit.per"
+                || key == "agent.timeout" =>
+            {
+                "5m"
+            }
             _ => "memory://",
         };
         let variable = format!("AIOS_{name}");
-        let settings = Scene::new(&[]).builder(&[(&variable, value)]).load().unwrap();
+        // A limit needs a number of requests.
+        let requests = ("AIOS_HTTP_RATE_LIMIT__REQUESTS", "7");
+        let settings = Scene::new(&[]).builder(&[requests, (&variable, value)]).load().unwrap();
         assert_eq!(settings.origin(key).unwrap().to_string(), variable);
         count += 1;
     }
-    assert_eq!(count, 7);
+    assert_eq!(count, 14);
 }

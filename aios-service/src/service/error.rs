@@ -1,0 +1,77 @@
+use aios_agents::RuntimeError;
+use aios_core::{broker::BrokerError, store::StoreError};
+
+use crate::config::SettingsError;
+
+/// Why a service could not start, or did not end in an orderly way.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServiceError {
+    /// A setting that the service needs is missing or refused.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The operating system refuses the address, or the signals.
+    #[error("can't listen on {address}; set another one as AIOS_HTTP_LISTEN")]
+    #[non_exhaustive]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the operating system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The signals of the operating system can't be handled.
+    #[error("can't handle the signals of the operating system")]
+    #[non_exhaustive]
+    Signals {
+        /// What the operating system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store could not be opened.
+    #[error("can't open the store")]
+    Store(#[source] StoreError),
+    /// The broker could not be connected to, or did not close in time.
+    #[error("can't use the broker")]
+    Broker(#[source] BrokerError),
+    /// The runtime could not start, failed, or did not end in time.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The program has no broker.
+    #[error("a service needs a broker: call connect_broker or broker")]
+    NoBroker,
+    /// Clones of the runtime were in use when the shutdown ended, so that it was abandoned.
+    #[error("the runtime is still in use; drop every clone of it before the shutdown ends")]
+    RuntimeInUse,
+}
+
+impl ServiceError {
+    /// Stable name of the error, in [`aios_core::catalog::codes`].
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Settings(error) => error.code(),
+            Self::Listen { .. } | Self::Signals { .. } => "LISTEN_FAILED",
+            Self::Store(error) => error.code(),
+            Self::Broker(error) => error.code(),
+            Self::Runtime(error) => error.code(),
+            Self::NoBroker => "INVALID_RUNTIME_CONFIGURATION",
+            Self::RuntimeInUse => "SHUTDOWN_TIMEOUT",
+        }
+    }
+
+    /// Whether the same call may succeed later without a change of the program or its configuration.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_retryable(),
+            Self::Broker(error) => error.is_retryable(),
+            Self::Runtime(error) => error.is_retryable(),
+            Self::Settings(_)
+            | Self::Listen { .. }
+            | Self::Signals { .. }
+            | Self::NoBroker
+            | Self::RuntimeInUse => false,
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! A whole service from settings: store, broker, runtime, API, health and shutdown.
+
+mod connect;
+mod error;
+mod running;
+mod start;
+
+use std::{fmt, future::Future, sync::Arc};
+
+use aios_agents::{
+    Runtime, RuntimeBuilder,
+    agent::{AgentDefinition, IntoDynAgent},
+    declared::WorkflowName,
+    middleware::Timeout,
+    workflow::{WorkflowContext, WorkflowError},
+};
+use aios_core::{
+    broker::{Broker, BrokerError},
+    clock::{Clock, SystemClock},
+    store::{Store, StoreError},
+};
+use axum::Router;
+use serde::{Serialize, de::DeserializeOwned};
+
+use self::connect::Part;
+pub use self::{connect::Connect, error::ServiceError, running::RunningService};
+use crate::{
+    auth::Authenticator,
+    config::Settings,
+    http::{ApiOptions, Shutdown},
+};
+
+type Routes = Box<dyn FnOnce(Arc<Runtime>) -> Router + Send>;
+type Configure = Box<dyn FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send>;
+
+/// A service made from [`Settings`]: it connects to its store and broker, starts the runtime, serves
+/// the HTTP API, health and your own routes, and ends in an orderly way at SIGTERM or Ctrl-C. Every
+/// part can be replaced.
+///
+/// ```no_run
+/// use aios_agents::prelude::*;
+/// use aios_service::{Service, config::Settings};
+///
+/// async fn welcome(_: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+///     Ok(format!("Hello, {name}!"))
+/// }
+///
+/// #[tokio::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     Service::from_settings(&Settings::load()?) // AIOS_DATABASE_URL, AIOS_BROKER_URL, AIOS_HTTP_LISTEN …
+///         .connect_store(aios_store::connect)
+///         .connect_broker(aios_broker::connect)
+///         .workflow("welcome", welcome)
+///         .run()
+///         .await?;
+///     Ok(())
+/// }
+/// ```
+///
+/// # Parts
+///
+/// | part | comes from | replaced by |
+/// |---|---|---|
+/// | store | `database.url` and [`connect_store`](Self::connect_store) | [`store`](Self::store) |
+/// | broker | `broker.url` and [`connect_broker`](Self::connect_broker) | [`broker`](Self::broker) |
+/// | runtime | [`workflow`](Self::workflow), [`agent`](Self::agent), `agent.timeout` | [`runtime`](Self::runtime) |
+/// | API | `http.request_timeout`, `http.max_body_bytes`, `http.rate_limit` | [`api_options`](Self::api_options), [`without_api`](Self::without_api) |
+/// | own routes | [`routes`](Self::routes) | |
+/// | shutdown | SIGTERM and Ctrl-C, `shutdown.accept_delay`, `shutdown.deadline` | [`shutdown`](Self::shutdown) |
+///
+/// A service without a store hosts agents only.
+///
+/// # Shutdown
+///
+/// First `/health/ready` answers 503 for `shutdown.accept_delay`, while connections are still
+/// accepted. Then no more connections are accepted, and requests in progress end. Then the runtime
+/// takes no more tasks, and those in progress have `shutdown.deadline` to end. A failure of the
+/// runtime, such as a store that is newer than the program, begins the same shutdown, and
+/// [`run`](Self::run) returns the failure.
+#[must_use]
+pub struct Service {
+    settings: Settings,
+    store: Option<Part<dyn Store, StoreError>>,
+    broker: Option<Part<dyn Broker, BrokerError>>,
+    runtime: RuntimeBuilder,
+    configure: Vec<Configure>,
+    options: ApiOptions,
+    has_api: bool,
+    routes: Vec<Routes>,
+    shutdown: Option<Shutdown>,
+}
+
+impl Service {
+    /// Begins a service with these settings.
+    pub fn from_settings(settings: &Settings) -> Self {
+        Self {
+            settings: settings.clone(),
+            store: None,
+            broker: None,
+            runtime: Runtime::builder(),
+            configure: Vec::new(),
+            options: ApiOptions::new(),
+            has_api: true,
+            routes: Vec::new(),
+            shutdown: None,
+        }
+    }
+
+    /// Sets the function that opens the store of `database.url`, such as `aios_store::connect`. The
+    /// URL must then be set.
+    pub fn connect_store<F>(mut self, connect: F) -> Self
+    where
+        F: for<'u> Connect<'u, Arc<dyn Store>, StoreError> + Send + 'static,
+    {
+        self.store = Some(Part::connect(connect));
+        self
+    }
+
+    /// Sets the store, whatever `database.url` is.
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(Part::Ready(store));
+        self
+    }
+
+    /// Sets the function that connects to the broker of `broker.url`, such as
+    /// `aios_broker::connect`. The URL must then be set.
+    pub fn connect_broker<F>(mut self, connect: F) -> Self
+    where
+        F: for<'u> Connect<'u, Arc<dyn Broker>, BrokerError> + Send + 'static,
+    {
+        self.broker = Some(Part::connect(connect));
+        self
+    }
+
+    /// Sets the broker, whatever `broker.url` is. It is not closed when the service ends.
+    pub fn broker(mut self, broker: Arc<dyn Broker>) -> Self {
+        self.broker = Some(Part::Ready(broker));
+        self
+    }
+
+    /// Adds an async function as version 1 of a workflow; see [`RuntimeBuilder::workflow`].
+    pub fn workflow<F, I, O, Fut>(mut self, name: impl WorkflowName<I, O>, function: F) -> Self
+    where
+        F: Fn(WorkflowContext, I) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, WorkflowError>> + Send + 'static,
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + 'static,
+    {
+        self.runtime = self.runtime.workflow(name, function);
+        self
+    }
+
+    /// Adds one agent of a type, whose attempts end after `agent.timeout`; see
+    /// [`RuntimeBuilder::agent`].
+    pub fn agent<M>(self, agent_type: impl Into<String>, agent: impl IntoDynAgent<M>) -> Self {
+        self.agents(AgentDefinition::instance(agent_type, agent))
+    }
+
+    /// Adds agents of a type, whose attempts end after `agent.timeout`; see
+    /// [`RuntimeBuilder::agents`].
+    pub fn agents(mut self, mut definition: AgentDefinition) -> Self {
+        if let Some(timeout) = self.settings.agent().timeout {
+            let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+            definition = definition.with_layer(Timeout::new(clock, timeout.get()));
+        }
+        self.runtime = self.runtime.agents(definition);
+        self
+    }
+
+    /// Changes the runtime before it starts: options of the engine and the hosts, further versions of
+    /// workflows, the source of events. Called after the store and the broker are set.
+    pub fn runtime(
+        mut self,
+        configure: impl FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send + 'static,
+    ) -> Self {
+        self.configure.push(Box::new(configure));
+        self
+    }
+
+    /// Adds an authenticator of the API. Without any, only callers on this machine are let in.
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.options = self.options.with_authenticator(authenticator);
+        self
+    }
+
+    /// Replaces the options of the API, and with them the authenticators that were added before. The
+    /// limits of the settings override those of the options.
+    pub fn api_options(mut self, options: ApiOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Serves no API: only health and your own routes.
+    pub fn without_api(mut self) -> Self {
+        self.has_api = false;
+        self
+    }
+
+    /// Adds routes of your own at the root, beside `/api/v1` and `/health`. The function is called once
+    /// the runtime has started. A clone of the runtime that outlives the router delays the shutdown.
+    ///
+    /// # Panics
+    ///
+    /// [`start`](Self::start) panics if a route exists already, as every router of axum does.
+    pub fn routes(mut self, routes: impl FnOnce(Arc<Runtime>) -> Router + Send + 'static) -> Self {
+        self.routes.push(Box::new(routes));
+        self
+    }
+
+    /// Sets the shutdown, instead of one that begins at SIGTERM or Ctrl-C.
+    pub fn shutdown(mut self, shutdown: Shutdown) -> Self {
+        self.shutdown = Some(shutdown);
+        self
+    }
+
+    /// Starts the service and waits until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start`](Self::start) and of [`RunningService::stopped`].
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`start`](Self::start) and [`RunningService::stopped`].
+    pub async fn run(self) -> Result<(), ServiceError> {
+        self.start().await?.stopped().await
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Service")
+            .field("settings", &self.settings)
+            .field("runtime", &self.runtime)
+            .finish_non_exhaustive()
+    }
+}

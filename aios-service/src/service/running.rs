@@ -1,0 +1,129 @@
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use aios_agents::Runtime;
+use aios_core::{
+    Chain,
+    broker::Broker,
+    clock::{Clock, SystemClock},
+};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use super::ServiceError;
+use crate::http::Shutdown;
+
+/// Pause between two looks whether the runtime is still in use.
+const PAUSE: Duration = Duration::from_millis(10);
+/// How long the broker may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A service that runs. Dropping it ends the runtime without an orderly shutdown.
+#[derive(Debug)]
+pub struct RunningService {
+    runtime: Arc<Runtime>,
+    /// The broker, if this service connected to it.
+    broker: Option<Arc<dyn Broker>>,
+    address: SocketAddr,
+    shutdown: Shutdown,
+    serving: Serving,
+    deadline: Duration,
+}
+
+/// The server, which ends with the service.
+#[derive(Debug)]
+struct Serving(JoinHandle<io::Result<()>>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl RunningService {
+    pub(super) fn new(
+        runtime: Arc<Runtime>,
+        broker: Option<Arc<dyn Broker>>,
+        address: SocketAddr,
+        shutdown: Shutdown,
+        serving: JoinHandle<io::Result<()>>,
+        deadline: Duration,
+    ) -> Self {
+        Self { runtime, broker, address, shutdown, serving: Serving(serving), deadline }
+    }
+
+    /// The runtime. A clone that is in use at the end of the shutdown delays it; see
+    /// [`stopped`](Self::stopped).
+    #[must_use]
+    pub fn runtime(&self) -> &Arc<Runtime> {
+        &self.runtime
+    }
+
+    /// The address on which requests are taken.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The shutdown of the service; [`begin`](Shutdown::begin) it to end the service.
+    #[must_use]
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    /// Waits until the shutdown begins or the runtime fails, then ends the service: requests, tasks
+    /// and steps in progress, then the connection to the broker.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError::Runtime`] if the runtime failed, or tasks did not end within
+    /// `shutdown.deadline`. [`ServiceError::RuntimeInUse`] if clones of the runtime were not dropped
+    /// within this time. [`ServiceError::Broker`] if the broker did not accept all settlements. The
+    /// service has ended in all cases.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call ends the service without an orderly shutdown: unfinished tasks and runs are
+    /// taken over by other processes, or resume on the next start.
+    pub async fn stopped(mut self) -> Result<(), ServiceError> {
+        tokio::select! {
+            biased;
+            () = self.shutdown.begun() => info!("the shutdown begins"),
+            failure = self.runtime.failed() => {
+                error!(code = &*failure.code, %failure, "the runtime failed; the shutdown begins");
+                self.shutdown.begin();
+            }
+        }
+        if let Err(error) = (&mut self.serving.0).await {
+            error!(%error, "the server failed");
+        }
+        let ended = end_runtime(self.runtime, self.deadline).await;
+        let closed = match &self.broker {
+            Some(broker) => broker.close(CLOSE_TIMEOUT).await,
+            None => Ok(()),
+        };
+        if let Err(error) = &closed {
+            warn!(error = %Chain(error), "the broker did not close");
+        }
+        ended?;
+        closed.map_err(ServiceError::Broker)?;
+        info!("the service has stopped");
+        Ok(())
+    }
+}
+
+/// Shuts the runtime down once it is no longer in use: requests that were abandoned hold it for a
+/// moment.
+async fn end_runtime(mut runtime: Arc<Runtime>, deadline: Duration) -> Result<(), ServiceError> {
+    let clock = SystemClock;
+    let begun = clock.elapsed();
+    loop {
+        match Arc::try_unwrap(runtime) {
+            Ok(runtime) => return Ok(runtime.shutdown(deadline).await?),
+            Err(_) if clock.elapsed().saturating_sub(begun) >= deadline => {
+                return Err(ServiceError::RuntimeInUse);
+            }
+            Err(shared) => runtime = shared,
+        }
+        clock.sleep(PAUSE).await;
+    }
+}

@@ -1,0 +1,118 @@
+use std::{net::SocketAddr, sync::Arc};
+
+use aios_core::{broker::Broker, store::Store};
+use axum::Router;
+use tokio::net::TcpListener;
+use tracing::info;
+
+use super::{RunningService, Service, ServiceError, connect::Part};
+use crate::{
+    config::{HttpSettings, SecretUrl, Settings, SettingsError},
+    http::{RateLimit, Shutdown, api, health, serve},
+};
+
+impl Service {
+    /// Starts the service: takes its address, opens the store, connects to the broker, starts the
+    /// runtime and serves.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`] names the part that failed. Nothing is left running.
+    ///
+    /// # Panics
+    ///
+    /// If a route of [`routes`](Self::routes) exists already, or outside a tokio runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled start leaves nothing running.
+    pub async fn start(self) -> Result<RunningService, ServiceError> {
+        let http = self.settings.http();
+        let limit = rate_limit(&self.settings)?;
+        let shutdown = match self.shutdown {
+            Some(shutdown) => shutdown,
+            None => Shutdown::on_signals()
+                .map_err(|source| ServiceError::Signals { source })?
+                .with_accept_delay(self.settings.shutdown().accept_delay.get()),
+        };
+        let (listener, address) = listen(http).await?;
+        let store = open_store(self.store, &self.settings).await?;
+        let (broker, owned) = open_broker(self.broker, &self.settings).await?;
+        let mut builder = self.runtime.broker(broker);
+        if let Some(store) = store {
+            builder = builder.store(store);
+        }
+        for configure in self.configure {
+            builder = configure(builder);
+        }
+        let runtime = Arc::new(builder.start().await?);
+        let mut router = health(Arc::clone(&runtime), shutdown.clone());
+        for routes in self.routes {
+            router = router.merge(routes(Arc::clone(&runtime)));
+        }
+        if self.has_api {
+            let mut options = self
+                .options
+                .with_request_timeout(http.request_timeout.get())
+                .with_max_body_bytes(usize::try_from(http.max_body_bytes).unwrap_or(usize::MAX))
+                .with_shutdown(shutdown.clone());
+            if let Some(limit) = limit {
+                options = options.with_rate_limit(limit);
+            }
+            router =
+                router.merge(Router::new().nest("/api/v1", api(Arc::clone(&runtime), options)));
+        }
+        info!(%address, "the service has started");
+        let serving = tokio::spawn(serve(listener, router, shutdown.clone()));
+        let deadline = self.settings.shutdown().deadline.get();
+        Ok(RunningService::new(runtime, owned, address, shutdown, serving, deadline))
+    }
+}
+
+async fn listen(http: &HttpSettings) -> Result<(TcpListener, SocketAddr), ServiceError> {
+    let failed = |source| ServiceError::Listen { address: http.listen.clone(), source };
+    let listener = TcpListener::bind(&http.listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+async fn open_store(
+    part: Option<Part<dyn Store, aios_core::store::StoreError>>,
+    settings: &Settings,
+) -> Result<Option<Arc<dyn Store>>, ServiceError> {
+    Ok(match part {
+        None => None,
+        Some(Part::Ready(store)) => Some(store),
+        Some(Part::Connect(connect)) => {
+            let url = url(settings.database().url.as_ref(), "database.url", "AIOS_DATABASE_URL")?;
+            Some(connect(url).await.map_err(ServiceError::Store)?)
+        }
+    })
+}
+
+/// The broker, and again if it is to be closed at the end.
+async fn open_broker(
+    part: Option<Part<dyn Broker, aios_core::broker::BrokerError>>,
+    settings: &Settings,
+) -> Result<(Arc<dyn Broker>, Option<Arc<dyn Broker>>), ServiceError> {
+    match part.ok_or(ServiceError::NoBroker)? {
+        Part::Ready(broker) => Ok((broker, None)),
+        Part::Connect(connect) => {
+            let url = url(settings.broker().url.as_ref(), "broker.url", "AIOS_BROKER_URL")?;
+            let broker = connect(url).await.map_err(ServiceError::Broker)?;
+            Ok((Arc::clone(&broker), Some(broker)))
+        }
+    }
+}
+
+fn url(url: Option<&SecretUrl>, key: &str, variable: &str) -> Result<String, SettingsError> {
+    let missing = || SettingsError::missing(key, "a URL such as memory://", variable);
+    url.map(|url| url.expose().to_owned()).ok_or_else(missing)
+}
+
+fn rate_limit(settings: &Settings) -> Result<Option<RateLimit>, SettingsError> {
+    let key = "http.rate_limit";
+    let limit = settings.http().rate_limit.map(|it| RateLimit::new(it.requests, it.per.get()));
+    let origin = settings.origin("http.rate_limit.requests");
+    limit.transpose().map_err(|error| SettingsError::refused(key, origin, error.to_string()))
+}

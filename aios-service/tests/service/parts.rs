@@ -1,0 +1,114 @@
+use std::sync::Arc;
+
+use aios_agents::Runtime;
+use aios_broker::memory::MemoryBroker;
+use aios_core::broker::{BrokerExt, Health};
+use aios_service::{Service, ServiceError, config::Settings};
+use axum::{Router, routing::get};
+
+use super::{ask, service, settings};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_make_a_whole_service_from_settings() {
+    let settings = settings().load().unwrap();
+    let routes = |_: Arc<Runtime>| Router::new().route("/own", get(async || "mine"));
+    let running = service(&settings).routes(routes).start().await.unwrap();
+    let run = running.runtime().start("welcome", "Ada").with_id("r1").await.unwrap();
+    assert_eq!(run.result::<String>().await.unwrap(), "Hello, Ada!");
+    drop(run);
+    for (path, part) in
+        [("/own", "mine"), ("/health/ready", "200"), ("/api/v1/runs/r1", "\"completed\"")]
+    {
+        let answer = ask(running.address(), "GET", path).await;
+        assert!(answer.contains(part), "{path}: {answer}");
+    }
+    let broker = Arc::clone(running.runtime().broker());
+    running.shutdown().begin();
+    running.stopped().await.unwrap();
+    assert!(matches!(broker.health_now(), Health::Closed), "the service closes what it opened");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_apply_the_limits_of_the_settings() {
+    let settings = settings()
+        .with_value("agent.timeout", "1ms")
+        .with_value("http.max_body_bytes", 10)
+        .with_value("http.rate_limit.requests", 2)
+        .with_value("http.rate_limit.per", "1h")
+        .load()
+        .unwrap();
+    let running = service(&settings).start().await.unwrap();
+    let run = running.runtime().start("welcome", "nobody").await.unwrap();
+    let failure = run.result::<String>().await.unwrap_err();
+    assert_eq!(failure.code(), "TASK_TIMEOUT");
+    drop(run);
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        let answer = ask(running.address(), "GET", "/api/v1/me").await;
+        statuses.push(answer.split(' ').nth(1).unwrap().to_owned());
+    }
+    assert_eq!(statuses, ["200", "200", "429"]);
+    running.shutdown().begin();
+    running.stopped().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_parts_of_the_program_instead_of_settings() {
+    let settings = Settings::builder()
+        .with_environment::<&str, &str>([])
+        .with_value("http.listen", "127.0.0.1:0")
+        .load()
+        .unwrap();
+    let broker = Arc::new(MemoryBroker::new());
+    let running = Service::from_settings(&settings)
+        .broker(Arc::clone(&broker) as _)
+        .agent("greeter", super::Greeter)
+        .runtime(|builder| builder.source("shop"))
+        .without_api()
+        .start()
+        .await
+        .unwrap();
+    assert!(running.runtime().store().is_none());
+    assert!(ask(running.address(), "GET", "/api/v1/me").await.starts_with("HTTP/1.1 404"));
+    running.shutdown().begin();
+    running.stopped().await.unwrap();
+    assert!(matches!(broker.health_now(), Health::Connected), "the broker is the program's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_name_the_part_that_is_missing_or_refused() {
+    let empty = Settings::builder().with_environment::<&str, &str>([]);
+    let empty = empty.with_value("http.listen", "127.0.0.1:0").load().unwrap();
+    let error = service(&empty).start().await.unwrap_err();
+    assert!(error.to_string().contains("set it in a file or as AIOS_DATABASE_URL"), "{error}");
+    assert_eq!(error.code(), "INVALID_SETTINGS");
+    let error = Service::from_settings(&empty).start().await.unwrap_err();
+    assert!(matches!(error, ServiceError::NoBroker), "{error}");
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let listening = settings().with_value("http.listen", address.clone()).load().unwrap();
+    let error = service(&listening).start().await.unwrap_err();
+    assert_eq!(error.code(), "LISTEN_FAILED");
+    assert!(error.to_string().contains(&address), "{error}");
+
+    let unknown = settings().with_value("database.url", "mysql://db").load().unwrap();
+    let error = service(&unknown).start().await.unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), ("INVALID_STORE_CONFIGURATION", false));
+    let fast = settings()
+        .with_value("http.rate_limit.requests", 1)
+        .with_value("http.rate_limit.per", "2d");
+    let error = service(&fast.load().unwrap()).start().await.unwrap_err();
+    assert!(error.to_string().contains("http.rate_limit"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_say_that_the_runtime_is_still_in_use() {
+    let settings = settings().with_value("shutdown.deadline", "50ms").load().unwrap();
+    let running = service(&settings).start().await.unwrap();
+    let held = Arc::clone(running.runtime());
+    running.shutdown().begin();
+    let error = running.stopped().await.unwrap_err();
+    assert!(matches!(error, ServiceError::RuntimeInUse), "{error}");
+    drop(held);
+}

@@ -1,0 +1,107 @@
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The program, which is stopped with the test.
+struct Service {
+    process: Child,
+    output: BufReader<ChildStdout>,
+    address: String,
+}
+
+fn command(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_service"));
+    command.current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped()).env_clear();
+    command
+}
+
+impl Service {
+    fn start(folder: &Path) -> Self {
+        let mut process = command(folder)
+            .env("AIOS_DATABASE_URL", "sqlite://service.db")
+            .env("AIOS_BROKER_URL", "memory://")
+            .env("AIOS_HTTP_LISTEN", "127.0.0.1:0")
+            .env("AIOS_SHUTDOWN_ACCEPT_DELAY", "2s")
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("http://").unwrap().to_owned();
+        Self { process, output, address }
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+        let kind = "content-type: application/json";
+        let request = format!("{head}{kind}\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path, "")
+    }
+
+    fn start_run(&self, id: &str) {
+        let body = format!(r#"{{"input": "Ada", "run_id": "{id}"}}"#);
+        let started = self.ask("POST", "/api/v1/workflows/welcome/actions/execute", &body);
+        assert_eq!(started.0, 202, "{}", started.1);
+    }
+
+    /// Ends the program with SIGTERM, and checks that it reports so before it takes no more
+    /// connections.
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
+        while self.get("/health/ready").0 == 200 {}
+        assert_eq!(self.get("/health/live").0, 200);
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        assert_eq!((rest.as_str(), self.process.wait().unwrap().code()), ("stopped\n", Some(0)));
+        assert!(TcpStream::connect(&self.address).is_err());
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn should_serve_from_settings_and_end_in_order_at_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path());
+    assert_eq!(service.get("/hello"), (200, "my own route".to_owned()));
+    assert_eq!(service.get("/health/ready").0, 200);
+    service.start_run("r1");
+    service.stop();
+
+    let service = Service::start(folder.path());
+    let (status, result) = service.get("/api/v1/runs/r1/result?wait=20s");
+    assert_eq!(status, 200);
+    assert!(result.contains("Hello, Ada!"), "{result}");
+    let (_, journal) = service.get("/api/v1/runs/r1/journal");
+    assert_eq!(journal.matches("agents.greeter.task_completed").count(), 1, "{journal}");
+    service.stop();
+}
+
+#[test]
+fn should_name_the_variable_that_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path()).env("AIOS_HTTP_LISTEN", "127.0.0.1:0").output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("AIOS_DATABASE_URL"), "{error}");
+}
