@@ -43,8 +43,14 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
     let (incarnation, seed) = (first.id.to_string().into(), seed_of(first, &run_id));
     let mut execution = Execution::new(Arc::clone(&run_id), incarnation, seed, &entries, clock);
     let (name, version) = (workflow.name().clone(), started.version);
-    let traceparent = first.metadata.traceparent.clone();
-    let info = RunInfo { run_id, workflow: name, version, traceparent, fence: None };
+    let info = RunInfo {
+        run_id,
+        workflow: name,
+        version,
+        correlation_id: first.metadata.correlation_id.clone(),
+        traceparent: first.metadata.traceparent.clone(),
+        fence: None,
+    };
     execution.attach_code(&*workflow, info, started.input.clone());
     for (entry, event) in entries.iter().zip(journal) {
         execution.feed(entry.clone(), event.timestamp);

@@ -135,8 +135,14 @@ impl Simulation {
             Execution::new(RUN_ID.into(), STARTED_ID.into(), seed, entries, clock_of_run);
         let workflow = test.workflow.name().clone();
         let version = test.workflow.version();
-        let (traceparent, fence) = (None, None);
-        let info = RunInfo { run_id: RUN_ID.into(), workflow, version, traceparent, fence };
+        let info = RunInfo {
+            run_id: RUN_ID.into(),
+            workflow,
+            version,
+            correlation_id: None,
+            traceparent: None,
+            fence: None,
+        };
         execution.attach_code(&*test.workflow, info, input);
         Self { test, clock, execution, journal, timers: BTreeMap::new(), external }
     }

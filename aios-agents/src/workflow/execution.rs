@@ -58,6 +58,10 @@ pub(crate) struct Execution {
     violation: Option<Failure>,
     /// Whether the code was idle after its last poll, so that only a wake can change that.
     is_idle: bool,
+    /// Number of applied entries.
+    applied: usize,
+    /// Number of entries of the journal after which the code has run before.
+    seen: usize,
 }
 
 impl Execution {
@@ -70,6 +74,8 @@ impl Execution {
         journal: impl IntoIterator<Item = &'a Entry, IntoIter: Clone>,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let journal = journal.into_iter();
+        let seen = seen(journal.clone());
         let mut machine = Machine::new(run_id, journal);
         machine.set_start(incarnation, seed);
         let shared = Arc::new(SharedRun::new(machine, clock));
@@ -89,16 +95,19 @@ impl Execution {
             reserved: 0,
             violation: None,
             is_idle: false,
+            applied: 0,
+            seen,
         }
     }
 
     /// Creates the future of the run's code.
     pub(crate) fn attach_code(&mut self, workflow: &dyn Workflow, info: RunInfo, input: Payload) {
+        self.shared.set_span(&info);
         let context = WorkflowContext::new(Arc::clone(&self.shared), Arc::new(info));
         let _turn = Turn::Code(self.shared.run()).begin();
         self.is_idle = false;
         self.kept = workflow.kept_wakers();
-        self.code = WorkflowFuture::new(workflow, context, input);
+        self.code = self.shared.in_span(true, || WorkflowFuture::new(workflow, context, input));
     }
 
     /// Cancels a run whose code has not begun.
@@ -173,6 +182,7 @@ impl Execution {
 
     /// Applies one entry and wakes the code, if the entry concerns it.
     fn apply(&mut self, entry: &Entry, at: Timestamp) {
+        self.applied += 1;
         self.wake_flag.detach();
         let applied = self.machine().apply(entry, at);
         match applied {
@@ -256,7 +266,9 @@ impl Execution {
         }
         {
             let _turn = Turn::Code(self.shared.run()).begin();
-            self.code.poll(&mut Context::from_waker(self.wake_flag.waker()));
+            let (code, waker) = (&mut self.code, self.wake_flag.waker());
+            let is_seen = self.applied <= self.seen;
+            self.shared.in_span(is_seen, || code.poll(&mut Context::from_waker(waker)));
         }
         let deferred = if watches { self.shared.watch(None) } else { None };
         // A waker that the engine does not hold may be in the scheduler's list of deferred wakes.
@@ -339,6 +351,23 @@ impl Execution {
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
         self.shared.machine()
     }
+}
+
+/// The number of entries up to the last one that an engine wrote. That engine has polled the code
+/// after it. Entries after it come from other processes, and the code may not have seen them.
+fn seen<'a>(journal: impl Iterator<Item = &'a Entry>) -> usize {
+    let is_foreign = |entry: &Entry| {
+        matches!(
+            entry,
+            Entry::Started(_)
+                | Entry::Signaled(_)
+                | Entry::CancelRequested(_)
+                | Entry::Paused
+                | Entry::Resumed
+        )
+    };
+    let own = journal.enumerate().filter(|(_, entry)| !is_foreign(entry));
+    own.last().map_or(0, |(index, _)| index + 1)
 }
 
 /// The failure of code that awaits something other than its operations.

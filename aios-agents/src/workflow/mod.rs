@@ -32,6 +32,7 @@ pub mod journal;
 pub mod machine;
 mod race;
 pub(crate) mod run_id;
+pub(crate) mod span;
 mod turn;
 mod wake_flag;
 mod workflow_future;

@@ -8,6 +8,7 @@ use aios_core::{
 };
 use futures_util::FutureExt;
 use serde::Deserialize;
+use tracing::Instrument;
 
 use super::{
     answer::log_unsettled,
@@ -20,6 +21,7 @@ use super::{
 use crate::{
     agent::{codes, letters::final_reason},
     panic::panic_failure,
+    workflow::span,
 };
 
 /// The part of an undecodable task that identifies its attempt.
@@ -90,7 +92,9 @@ impl HostedType {
         let context = TaskContext::new(self.task_info(agent, &assigned, &event), host);
         let parameters = assigned.parameters.clone();
         let mut supervisor = TaskSupervisor::new(self, &guard.state, &assigned, delivery);
-        let outcome = supervisor.supervise(run(agent, &context, parameters)).await;
+        let outcome = supervisor
+            .supervise(run(agent, &context, parameters).instrument(span::of_task(context.info())))
+            .await;
         let delivery = supervisor.into_delivery();
         let result = match outcome {
             Outcome::Done(Ok(output)) => Ok(output),

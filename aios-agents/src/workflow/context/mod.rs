@@ -37,6 +37,8 @@ pub struct RunInfo {
     pub workflow: Name,
     /// Version of the workflow.
     pub version: u32,
+    /// Id that the events of this run share with the request that started it.
+    pub correlation_id: Option<Arc<str>>,
     /// W3C trace context of the caller that started the run.
     pub traceparent: Option<Arc<str>>,
     /// Fencing token of the engine that advances the run; `None` in tests and replays.

@@ -4,7 +4,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -12,13 +12,16 @@ use std::{
 
 use aios_core::{BoxFuture, agent::TaskError, clock::Clock, event::Payload, failure::Failure};
 
-use super::WorkflowContext;
+use tracing::Span;
+
+use super::{RunInfo, WorkflowContext};
 use crate::{
     panic::Refused,
     workflow::{
         WorkflowError,
         deferred::Deferred,
         machine::{Machine, Mismatch, Outcome, Request},
+        span,
         turn::Turn,
     },
 };
@@ -55,6 +58,8 @@ pub(crate) struct SharedRun {
     reserved: AtomicU64,
     /// Whether the code does not match the journal.
     is_mismatched: AtomicBool,
+    /// The span of the run's code.
+    span: OnceLock<Span>,
 }
 
 #[derive(Default)]
@@ -114,7 +119,8 @@ impl SharedRun {
         let deferred = Mutex::default();
         let (is_watching, is_mismatched) = (AtomicBool::default(), AtomicBool::default());
         let reserved = AtomicU64::default();
-        Self { clock, machine, waiting, deferred, is_watching, reserved, is_mismatched }
+        let span = OnceLock::new();
+        Self { clock, machine, waiting, deferred, is_watching, reserved, is_mismatched, span }
     }
 
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -128,6 +134,30 @@ impl SharedRun {
     /// Identifies this run in a [`Turn`].
     pub(crate) fn run(&self) -> usize {
         std::ptr::from_ref(self).addr()
+    }
+
+    /// Sets the span in which the code is polled.
+    pub(crate) fn set_span(&self, info: &RunInfo) {
+        // The code is attached once.
+        let _ = self.span.set(span::of_run(info));
+    }
+
+    /// Polls the code within its span. If it has seen the latest entry before and its journal is
+    /// replayed, it repeats what it has done, which a span within says.
+    pub(crate) fn in_span<T>(&self, is_seen: bool, poll: impl FnOnce() -> T) -> T {
+        match self.span.get().filter(|span| !span.is_disabled()) {
+            None => poll(),
+            Some(span) if !is_seen || self.machine().is_live() => span.in_scope(poll),
+            Some(span) => span.in_scope(|| span::of_replay().in_scope(poll)),
+        }
+    }
+
+    /// The span of an attempt of a step.
+    pub(super) fn step_span(&self, operation: u64, attempt: u32) -> Span {
+        match self.span.get() {
+            Some(run) => span::of_step(run, operation, attempt),
+            None => Span::none(),
+        }
     }
 
     /// Sets the waker that the code is polled with.

@@ -14,6 +14,7 @@ use std::{
 
 use aios_core::{BoxFuture, agent::TaskError, event::Payload, retry::RetryPolicy};
 use serde::{Serialize, de::DeserializeOwned};
+use tracing::Span;
 
 use super::{SharedRun, call::decode_error};
 use crate::{
@@ -91,6 +92,7 @@ struct Running<'a> {
     code: Attempt<'a>,
     step_waker: Arc<StepWaker>,
     waker: Waker,
+    span: Span,
 }
 
 /// Wakes the code of a step only. The code of the workflow is woken by journal entries.
@@ -209,6 +211,7 @@ impl<'a, T> StepCall<'a, T> {
         self.shared.check_deferred();
         let outcome = {
             let _turn = Turn::Step(self.shared.run()).begin();
+            let _span = running.span.enter();
             let mut context = Context::from_waker(&running.waker);
             catch_unwind(AssertUnwindSafe(|| running.code.as_mut().poll(&mut context)))
         };
@@ -225,15 +228,16 @@ impl<'a, T> StepCall<'a, T> {
     fn begin(&mut self, number: u32) {
         let start =
             AttemptStart { shared: &self.shared, operation: self.operation, attempt: number };
+        let span = self.shared.step_span(self.operation, number);
         let _turn = Turn::Step(self.shared.run()).begin();
-        let code = match catch_unwind(AssertUnwindSafe(|| (self.code)(start))) {
+        let code = match catch_unwind(AssertUnwindSafe(|| span.in_scope(|| (self.code)(start)))) {
             Ok(code) => code,
             Err(panic) => Box::pin(std::future::ready(Err(panicked(&*panic)))),
         };
         let (shared, operation) = (Arc::downgrade(&self.shared), self.operation);
         let step_waker = Arc::new(StepWaker { shared, operation, woken: AtomicBool::new(true) });
         let waker = Waker::from(Arc::clone(&step_waker));
-        self.running = Some(Running { number, code, step_waker, waker });
+        self.running = Some(Running { number, code, step_waker, waker, span });
     }
 
     /// Keeps a wake that arrived while no waker was registered.

@@ -165,9 +165,10 @@ impl Driver {
             );
             return Err(self.block(Failure::new(WORKFLOW_NOT_FOUND, message)).await);
         };
+        let correlation_id = self.metadata.correlation_id.clone();
         let traceparent = self.metadata.traceparent.clone();
         let (run_id, fence) = (Arc::clone(&self.run_id), Some(self.fence));
-        let info = RunInfo { run_id, workflow, version, traceparent, fence };
+        let info = RunInfo { run_id, workflow, version, correlation_id, traceparent, fence };
         self.execution.attach_code(&*registered.workflow, info, started.input.clone());
         Ok(())
     }
