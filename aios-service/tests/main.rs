@@ -22,10 +22,11 @@ mod provider;
 mod refusals;
 mod resources;
 mod server;
-mod signer;
 mod service;
+mod signer;
 mod streams;
 mod support;
+mod telemetry;
 #[cfg(feature = "tls")]
 mod tls;
 mod tokens;

@@ -452,6 +452,7 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "the operating system refuses the address of a server, or the handling of signals",
     ),
+    code("TELEMETRY_FAILED", "service", Retry::No, "the telemetry of a process cannot be started"),
     code("CONTINUED_AS_NEW", "Python", Retry::No, "a workflow continues as another run"),
     code("INVALID_CONFIGURATION", "Python", Retry::No, "an option of a call is invalid"),
     code("INVALID_DATA", "Python", Retry::No, "a value cannot be serialised to JSON"),

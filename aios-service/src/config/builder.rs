@@ -3,6 +3,7 @@ use std::{
     ffi::OsString,
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use schemars::{JsonSchema, SchemaGenerator};
@@ -134,6 +135,7 @@ impl SettingsBuilder {
                 common,
                 sections,
                 ignored,
+                source: Arc::new(self),
             }),
             _ => Err(SettingsError::new(typed.faults)),
         }

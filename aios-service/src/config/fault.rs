@@ -156,6 +156,11 @@ impl SettingsError {
         Self::new(vec![Fault::new(origin, key, FaultKind::Refused { reason })])
     }
 
+    /// The configuration could not be read.
+    pub(crate) fn unreadable(reason: String) -> Self {
+        Self::new(vec![Fault::unreadable(Origin::Default, reason)])
+    }
+
     /// The faults; at least one.
     #[must_use]
     pub fn faults(&self) -> &[Fault] {

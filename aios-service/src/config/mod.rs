@@ -61,6 +61,10 @@
 //! | `broker.url` | `AIOS_BROKER_URL` | URL of the broker |
 //! | `redis.url` | `AIOS_REDIS_URL` | URL of Redis |
 //! | `log.level` | `AIOS_LOG_LEVEL` | `off`, `error`, `warn`, `info` (default), `debug`, `trace` |
+//! | `log.targets` | `AIOS_LOG_TARGETS__LAPIN` | levels of single targets |
+//! | `log.format` | `AIOS_LOG_FORMAT` | `auto` (default), `json`, `text` |
+//! | `log.output` | `AIOS_LOG_OUTPUT` | `stderr` (default), `stdout` |
+//! | `log.redact` | `AIOS_LOG_REDACT` | names of fields whose values are not written |
 //! | `agent.timeout` | `AIOS_AGENT_TIMEOUT` | limit of each attempt of a task, such as `5m` or `300` |
 //! | `http.listen` | `AIOS_HTTP_LISTEN` | address and port of the server, `127.0.0.1:8080` by default |
 //! | `http.request_timeout` | `AIOS_HTTP_REQUEST_TIMEOUT` | limit of a request, 30 s by default |
@@ -89,7 +93,8 @@
 //!
 //! # Guarantees
 //!
-//! - Nothing is read before [`load`](SettingsBuilder::load) is called, and nothing after it.
+//! - Nothing is read before [`load`](SettingsBuilder::load) is called, and nothing after it unless
+//!   [`reload`](Settings::reload) is called.
 //! - One [`SettingsError`] lists all faults: the file, line and key or the variable, what is expected,
 //!   and the nearest known name. Of the values that a type itself refuses, it lists the first of each
 //!   section.
@@ -97,6 +102,7 @@
 //!   has at most 100 files. Files that are not regular, such as pipes, are refused.
 
 mod builder;
+mod change;
 mod check;
 mod describe;
 mod duration;
@@ -120,6 +126,7 @@ mod yaml;
 
 pub use self::{
     builder::SettingsBuilder,
+    change::Change,
     duration::{HumanDuration, InvalidDuration},
     entries::Entry,
     fault::{Fault, FaultKind, SettingsError},
@@ -127,8 +134,9 @@ pub use self::{
     secret::Secret,
     secret_url::{InvalidUrl, SecretUrl},
     sections::{
-        AgentSettings, AnthropicSettings, BrokerSettings, DatabaseSettings, HttpSettings, LogLevel,
-        LogSettings, OpenAiSettings, RateLimitSettings, RedisSettings, ShutdownSettings,
+        AgentSettings, AnthropicSettings, BrokerSettings, DatabaseSettings, HttpSettings,
+        LogFormat, LogLevel, LogOutput, LogSettings, OpenAiSettings, RateLimitSettings,
+        RedisSettings, ShutdownSettings,
     },
     settings::Settings,
 };

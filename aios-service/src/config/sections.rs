@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +55,39 @@ pub struct RedisSettings {
 pub struct LogSettings {
     /// The least important level that is logged, `info` by default: `AIOS_LOG_LEVEL`.
     pub level: LogLevel,
+    /// The level of single targets and their modules, such as `lapin: off`: `AIOS_LOG_TARGETS__LAPIN`.
+    pub targets: BTreeMap<String, LogLevel>,
+    /// The form of a line, `auto` by default: `AIOS_LOG_FORMAT`.
+    pub format: LogFormat,
+    /// Where lines are written, `stderr` by default: `AIOS_LOG_OUTPUT`.
+    pub output: LogOutput,
+    /// Names of fields whose values are not written, beside those that look like secrets:
+    /// `AIOS_LOG_REDACT`.
+    pub redact: Vec<String>,
+}
+
+/// The form of a line of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, and JSON otherwise.
+    #[default]
+    Auto,
+    /// A JSON object.
+    Json,
+    /// Text for people.
+    Text,
+}
+
+/// Where lines of the log are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogOutput {
+    /// Standard error.
+    #[default]
+    Stderr,
+    /// Standard output.
+    Stdout,
 }
 
 /// The importance of a line of the log.

@@ -1,9 +1,9 @@
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::{
-    AgentSettings, AnthropicSettings, BrokerSettings, DatabaseSettings, Entry, HttpSettings,
-    LogSettings, OpenAiSettings, Origin, RedisSettings, SettingsBuilder, SettingsError,
-    ShutdownSettings, section::AnySection, sections::Common,
+    AgentSettings, AnthropicSettings, BrokerSettings, Change, DatabaseSettings, Entry,
+    HttpSettings, LogSettings, OpenAiSettings, Origin, RedisSettings, SettingsBuilder,
+    SettingsError, ShutdownSettings, change::changes, section::AnySection, sections::Common,
 };
 
 /// The settings of a service: the sections that every service has, and those of your own types.
@@ -16,6 +16,7 @@ pub struct Settings {
     pub(super) sections: BTreeMap<String, AnySection>,
     pub(super) entries: Vec<Entry>,
     pub(super) ignored: Vec<String>,
+    pub(super) source: Arc<SettingsBuilder>,
 }
 
 impl Settings {
@@ -32,6 +33,22 @@ impl Settings {
     /// Begins settings with sections of your own.
     pub fn builder() -> SettingsBuilder {
         SettingsBuilder::default()
+    }
+
+    /// Reads all layers again, as these settings were loaded. It reads files and blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`] with all faults of all layers.
+    pub fn reload(&self) -> Result<Self, SettingsError> {
+        SettingsBuilder::clone(&self.source).load()
+    }
+
+    /// The values that differ from those of `before`, sorted by key. Secrets, passwords of URLs and
+    /// variables in texts are not compared, because their values are not shown.
+    #[must_use]
+    pub fn changes_since(&self, before: &Self) -> Vec<Change> {
+        changes(&before.entries, &self.entries)
     }
 
     /// Name of the environment, `AIOS_ENV`, such as `production`. `None` if it is not set.

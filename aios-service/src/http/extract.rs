@@ -52,7 +52,7 @@ fn is_json(request: &Request) -> bool {
 }
 
 fn too_large(api: &Api) -> ApiError {
-    let limit = api.options.max_body_bytes;
+    let limit = api.options.limits.max_body_bytes();
     ApiError::new("BODY_TOO_LARGE", format!("the body has more than {limit} bytes"))
         .with_details(json!({ "limit": limit }))
 }

@@ -1,10 +1,10 @@
 //! The outermost layer: ids of requests, timeouts, panics, and the shape of every error.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use aios_core::event::EventId;
 use axum::{
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -47,13 +47,16 @@ pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: N
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let trace = Trace::of(request.headers());
     request.extensions_mut().insert(id.clone());
+    let limits = &api.options.limits;
+    DefaultBodyLimit::max(limits.max_body_bytes()).apply(&mut request);
+    let timeout = limits.request_timeout();
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind();
     let response = tokio::select! {
         biased;
         answered = answered => answered.unwrap_or_else(|panic| {
             ApiError::panicked().with_cause(message(&*panic)).into_response()
         }),
-        () = api.options.clock.sleep(api.options.request_timeout) => timed_out(&api).into_response(),
+        () = api.options.clock.sleep(timeout) => timed_out(timeout).into_response(),
     };
     let mut response = render(&api, &id, response);
     if response.status().is_server_error() {
@@ -75,8 +78,8 @@ pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: N
     response
 }
 
-fn timed_out(api: &Api) -> ApiError {
-    let message = format!("the request took longer than {:?}", api.options.request_timeout);
+fn timed_out(timeout: Duration) -> ApiError {
+    let message = format!("the request took longer than {timeout:?}");
     ApiError::new("REQUEST_TIMEOUT", message)
 }
 

@@ -24,6 +24,7 @@ mod events;
 mod extract;
 mod finish;
 mod health;
+mod limits;
 mod me;
 mod openapi;
 mod openapi_3_0;
@@ -44,7 +45,7 @@ mod workflows;
 use std::sync::Arc;
 
 use aios_agents::Runtime;
-use axum::{Extension, Router, extract::DefaultBodyLimit, middleware::from_fn_with_state};
+use axum::{Extension, Router, middleware::from_fn_with_state};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -59,6 +60,7 @@ use self::{
 };
 pub use self::{
     health::health,
+    limits::Limits,
     options::ApiOptions,
     rate_limit::{InvalidRateLimit, RateLimit},
     server::{ServeOptions, serve, serve_with},
@@ -83,11 +85,9 @@ pub use self::{
 ///
 /// A runtime without a store answers most requests with `NO_STORE`.
 pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
-    let limit = DefaultBodyLimit::max(options.max_body_bytes);
     let api = Api::new(runtime, options);
     let (router, document) = resources().split_for_parts();
     router
-        .layer(limit)
         .layer(Extension(Arc::new(Documents::new(&document))))
         .layer(from_fn_with_state(api.clone(), authenticate))
         .fallback(not_found)

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
 
-use super::{RateLimit, Shutdown};
+use super::{Limits, RateLimit, Shutdown};
 use crate::auth::{Anonymous, Authenticator};
 
 /// Options of [`api`](super::api).
@@ -10,10 +10,8 @@ use crate::auth::{Anonymous, Authenticator};
 pub struct ApiOptions {
     pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) max_body_bytes: usize,
-    pub(crate) request_timeout: Duration,
+    pub(crate) limits: Limits,
     pub(crate) stream_lifetime: Duration,
-    pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -32,10 +30,8 @@ impl ApiOptions {
         Self {
             authenticators: Vec::new(),
             clock: Arc::new(SystemClock),
-            max_body_bytes: Self::DEFAULT_MAX_BODY_BYTES,
-            request_timeout: Self::DEFAULT_REQUEST_TIMEOUT,
+            limits: Limits::new(),
             stream_lifetime: Self::DEFAULT_STREAM_LIFETIME,
-            rate_limit: None,
             shutdown: Shutdown::new(),
         }
     }
@@ -58,7 +54,8 @@ impl ApiOptions {
     /// Sets the size of the largest body of a request that is read, in bytes. The default is 2 MiB.
     #[must_use]
     pub fn with_max_body_bytes(mut self, bytes: usize) -> Self {
-        self.max_body_bytes = bytes;
+        self.limits = self.limits.detached();
+        self.limits.set_max_body_bytes(bytes);
         self
     }
 
@@ -66,7 +63,8 @@ impl ApiOptions {
     /// The default is 30 s. Includes the time in which the client sends the body.
     #[must_use]
     pub fn with_request_timeout(mut self, timeout: Duration) -> Self {
-        self.request_timeout = timeout.max(Duration::from_millis(1));
+        self.limits = self.limits.detached();
+        self.limits.set_request_timeout(timeout);
         self
     }
 
@@ -87,8 +85,16 @@ impl ApiOptions {
     /// Each router counts by itself.
     #[must_use]
     pub fn with_rate_limit(mut self, limit: RateLimit) -> Self {
-        self.rate_limit = Some(limit);
+        self.limits = self.limits.detached();
+        self.limits.set_rate_limit(Some(limit));
         self
+    }
+
+    /// The limits of requests, to change them while the API runs. The setters of these options give
+    /// them new ones, so call this last.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits.clone()
     }
 
     /// Sets the shutdown with which long requests end: streams of events, and waiting for results.
@@ -109,7 +115,7 @@ impl ApiOptions {
     /// The longest time for which a request may wait for something, so that it is answered before
     /// it times out.
     pub(crate) fn longest_wait(&self) -> Duration {
-        self.request_timeout * 4 / 5
+        self.limits.request_timeout() * 4 / 5
     }
 }
 

@@ -61,21 +61,20 @@ impl RateLimit {
 /// Applies a limit to each caller.
 #[derive(Debug)]
 pub(crate) struct Limiter {
-    limit: RateLimit,
     clock: Arc<dyn Clock>,
     hasher: RandomState,
     callers: Mutex<Callers>,
 }
 
 impl Limiter {
-    pub(crate) fn new(limit: RateLimit, clock: Arc<dyn Clock>) -> Self {
-        Self { limit, clock, hasher: RandomState::new(), callers: Mutex::default() }
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, hasher: RandomState::new(), callers: Mutex::default() }
     }
 
     /// Takes a token from the bucket of a caller, or returns the time until there is one.
-    pub(crate) fn admit(&self, subject: &str) -> Result<(), Duration> {
+    pub(crate) fn admit(&self, limit: RateLimit, subject: &str) -> Result<(), Duration> {
         let (caller, now) = (self.hasher.hash_one(subject), self.clock.elapsed());
-        let RateLimit { interval, period } = self.limit;
+        let RateLimit { interval, period } = limit;
         let mut callers = self.callers();
         callers.forget(now, period);
         let full_at = callers.full_at(caller).max(now);
@@ -122,10 +121,22 @@ mod tests {
 
     use super::*;
 
-    fn limiter(requests: u32, per: Duration) -> (VirtualClock, Limiter) {
+    /// A limiter with one limit.
+    struct Limited {
+        limit: RateLimit,
+        limiter: Limiter,
+    }
+
+    impl Limited {
+        fn admit(&self, subject: &str) -> Result<(), Duration> {
+            self.limiter.admit(self.limit, subject)
+        }
+    }
+
+    fn limiter(requests: u32, per: Duration) -> (VirtualClock, Limited) {
         let clock = VirtualClock::default();
         let limit = RateLimit::new(requests, per).unwrap();
-        (clock.clone(), Limiter::new(limit, Arc::new(clock)))
+        (clock.clone(), Limited { limit, limiter: Limiter::new(Arc::new(clock)) })
     }
 
     #[test]
@@ -167,8 +178,8 @@ mod tests {
         for number in 0..3 * MAX_CALLERS {
             limiter.admit(&number.to_string()).unwrap();
         }
-        let held = |limiter: &Limiter| {
-            let callers = limiter.callers();
+        let held = |limited: &Limited| {
+            let callers = limited.limiter.callers();
             callers.recent.len() + callers.earlier.len()
         };
         assert!(held(&limiter) <= 2 * MAX_CALLERS);

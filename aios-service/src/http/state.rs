@@ -20,21 +20,20 @@ use crate::auth::Identity;
 pub(crate) struct Api {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) options: Arc<ApiOptions>,
-    limiter: Option<Arc<Limiter>>,
+    limiter: Arc<Limiter>,
 }
 
 impl Api {
     pub(crate) fn new(runtime: Arc<Runtime>, options: ApiOptions) -> Self {
         let options = options.finished();
         let clock = Arc::clone(&options.clock);
-        let limiter = options.rate_limit.map(|limit| Arc::new(Limiter::new(limit, clock)));
-        Self { runtime, options: Arc::new(options), limiter }
+        Self { runtime, options: Arc::new(options), limiter: Arc::new(Limiter::new(clock)) }
     }
 
     /// Counts a request of a caller.
     pub(crate) fn admit(&self, identity: &Identity) -> Result<(), ApiError> {
-        let Some(limiter) = &self.limiter else { return Ok(()) };
-        limiter.admit(&identity.subject).map_err(ApiError::rate_limited)
+        let Some(limit) = self.options.limits.rate_limit() else { return Ok(()) };
+        self.limiter.admit(limit, &identity.subject).map_err(ApiError::rate_limited)
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -16,7 +16,7 @@ pub enum ServiceError {
     Listen {
         /// The address.
         address: String,
-        /// What the operating system says.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
@@ -24,7 +24,15 @@ pub enum ServiceError {
     #[error("can't handle the signals of the operating system")]
     #[non_exhaustive]
     Signals {
-        /// What the operating system says.
+        /// The error of the operating system.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The operating system refuses the thread that writes the log.
+    #[error("can't start the telemetry")]
+    #[non_exhaustive]
+    Telemetry {
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
@@ -52,6 +60,7 @@ impl ServiceError {
         match self {
             Self::Settings(error) => error.code(),
             Self::Listen { .. } | Self::Signals { .. } => "LISTEN_FAILED",
+            Self::Telemetry { .. } => "TELEMETRY_FAILED",
             Self::Store(error) => error.code(),
             Self::Broker(error) => error.code(),
             Self::Runtime(error) => error.code(),
@@ -70,6 +79,7 @@ impl ServiceError {
             Self::Settings(_)
             | Self::Listen { .. }
             | Self::Signals { .. }
+            | Self::Telemetry { .. }
             | Self::NoBroker
             | Self::RuntimeInUse => false,
         }

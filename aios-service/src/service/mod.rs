@@ -2,6 +2,7 @@
 
 mod connect;
 mod error;
+mod reload;
 mod running;
 mod start;
 
@@ -27,7 +28,8 @@ pub use self::{connect::Connect, error::ServiceError, running::RunningService};
 use crate::{
     auth::Authenticator,
     config::Settings,
-    http::{ApiOptions, Shutdown},
+    http::{ApiOptions, ServeOptions, Shutdown},
+    telemetry::{LogControl, Telemetry},
 };
 
 type Routes = Box<dyn FnOnce(Arc<Runtime>) -> Router + Send>;
@@ -65,10 +67,19 @@ type Configure = Box<dyn FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send>;
 /// | broker | `broker.url` and [`connect_broker`](Self::connect_broker) | [`broker`](Self::broker) |
 /// | runtime | [`workflow`](Self::workflow), [`agent`](Self::agent), `agent.timeout` | [`runtime`](Self::runtime) |
 /// | API | `http.request_timeout`, `http.max_body_bytes`, `http.rate_limit` | [`api_options`](Self::api_options), [`without_api`](Self::without_api) |
+/// | logs | the section `log` | [`telemetry`](Self::telemetry), [`without_telemetry`](Self::without_telemetry), a subscriber of the program |
+/// | server | `http.listen` | [`serve_options`](Self::serve_options) |
 /// | own routes | [`routes`](Self::routes) | |
 /// | shutdown | SIGTERM and Ctrl-C, `shutdown.accept_delay`, `shutdown.deadline` | [`shutdown`](Self::shutdown) |
 ///
 /// A service without a store hosts agents only.
+///
+/// # Reload
+///
+/// At SIGHUP the settings are read again: files, and mounted secrets. New values of `log.level`,
+/// `log.targets`, `http.request_timeout`, `http.max_body_bytes` and `http.rate_limit` are taken; other
+/// changes need a restart. The log shows every change with its old and new value and its origin. If the
+/// configuration has a fault, the log has the report, and all old values stay.
 ///
 /// # Shutdown
 ///
@@ -87,7 +98,10 @@ pub struct Service {
     options: ApiOptions,
     has_api: bool,
     routes: Vec<Routes>,
+    serving: ServeOptions,
     shutdown: Option<Shutdown>,
+    telemetry: Option<Telemetry>,
+    log_control: Option<LogControl>,
 }
 
 impl Service {
@@ -102,7 +116,10 @@ impl Service {
             options: ApiOptions::new(),
             has_api: true,
             routes: Vec::new(),
+            serving: ServeOptions::new(),
             shutdown: None,
+            telemetry: Some(Telemetry::from_settings(settings)),
+            log_control: None,
         }
     }
 
@@ -207,9 +224,34 @@ impl Service {
         self
     }
 
+    /// Sets the options of the server, such as its limits and TLS.
+    pub fn serve_options(mut self, options: ServeOptions) -> Self {
+        self.serving = options;
+        self
+    }
+
     /// Sets the shutdown, instead of one that begins at SIGTERM or Ctrl-C.
     pub fn shutdown(mut self, shutdown: Shutdown) -> Self {
         self.shutdown = Some(shutdown);
+        self
+    }
+
+    /// Sets the telemetry, instead of the one of the settings.
+    pub fn telemetry(mut self, telemetry: Telemetry) -> Self {
+        self.telemetry = Some(telemetry);
+        self
+    }
+
+    /// Starts no telemetry.
+    pub fn without_telemetry(mut self) -> Self {
+        self.telemetry = None;
+        self
+    }
+
+    /// Starts no telemetry, and changes this log when the settings are reloaded.
+    pub fn log_control(mut self, control: LogControl) -> Self {
+        self.telemetry = None;
+        self.log_control = Some(control);
         self
     }
 

@@ -9,8 +9,15 @@ use aios_core::{
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use super::ServiceError;
-use crate::http::Shutdown;
+use super::{
+    ServiceError,
+    reload::{Reload, Task},
+};
+use crate::{
+    config::{Change, SettingsError},
+    http::Shutdown,
+    telemetry::TelemetryGuard,
+};
 
 /// Pause between two looks whether the runtime is still in use.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -20,18 +27,22 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A service that runs. Dropping it ends the runtime without an orderly shutdown.
 #[derive(Debug)]
 pub struct RunningService {
-    runtime: Arc<Runtime>,
+    pub(super) runtime: Arc<Runtime>,
     /// The broker, if this service connected to it.
-    broker: Option<Arc<dyn Broker>>,
-    address: SocketAddr,
-    shutdown: Shutdown,
-    serving: Serving,
-    deadline: Duration,
+    pub(super) broker: Option<Arc<dyn Broker>>,
+    pub(super) address: SocketAddr,
+    pub(super) shutdown: Shutdown,
+    pub(super) serving: Serving,
+    pub(super) deadline: Duration,
+    pub(super) reload: Arc<Reload>,
+    pub(super) _reloading: Option<Task>,
+    /// Dropped last, so that the log has the end of everything else.
+    pub(super) _telemetry: Option<TelemetryGuard>,
 }
 
 /// The server, which ends with the service.
 #[derive(Debug)]
-struct Serving(JoinHandle<io::Result<()>>);
+pub(super) struct Serving(pub(super) JoinHandle<io::Result<()>>);
 
 impl Drop for Serving {
     fn drop(&mut self) {
@@ -40,17 +51,6 @@ impl Drop for Serving {
 }
 
 impl RunningService {
-    pub(super) fn new(
-        runtime: Arc<Runtime>,
-        broker: Option<Arc<dyn Broker>>,
-        address: SocketAddr,
-        shutdown: Shutdown,
-        serving: JoinHandle<io::Result<()>>,
-        deadline: Duration,
-    ) -> Self {
-        Self { runtime, broker, address, shutdown, serving: Serving(serving), deadline }
-    }
-
     /// The runtime. A clone that is in use at the end of the shutdown delays it; see
     /// [`stopped`](Self::stopped).
     #[must_use]
@@ -68,6 +68,19 @@ impl RunningService {
     #[must_use]
     pub fn shutdown(&self) -> &Shutdown {
         &self.shutdown
+    }
+
+    /// Reads the settings again, as at SIGHUP, and returns what has changed.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`] with all faults. All old values stay.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call takes no new values.
+    pub async fn reload(&self) -> Result<Vec<Change>, SettingsError> {
+        self.reload.reload().await
     }
 
     /// Waits until the shutdown begins or the runtime fails, then ends the service: requests, tasks

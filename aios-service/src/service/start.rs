@@ -5,10 +5,16 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tracing::info;
 
-use super::{RunningService, Service, ServiceError, connect::Part};
+use super::{
+    RunningService, Service, ServiceError,
+    connect::Part,
+    reload::{self, Reload},
+    running::Serving,
+};
 use crate::{
     config::{HttpSettings, SecretUrl, Settings, SettingsError},
-    http::{RateLimit, Shutdown, api, health, serve},
+    http::{ApiOptions, RateLimit, Shutdown, api, health, serve_with},
+    telemetry::{Telemetry, TelemetryGuard},
 };
 
 impl Service {
@@ -28,7 +34,10 @@ impl Service {
     /// A cancelled start leaves nothing running.
     pub async fn start(self) -> Result<RunningService, ServiceError> {
         let http = self.settings.http();
+        let telemetry = self.telemetry.map(Telemetry::start).transpose();
+        let telemetry = telemetry.map_err(|source| ServiceError::Telemetry { source })?;
         let limit = rate_limit(&self.settings)?;
+        let has_signals = self.shutdown.is_none();
         let shutdown = match self.shutdown {
             Some(shutdown) => shutdown,
             None => Shutdown::on_signals()
@@ -42,30 +51,57 @@ impl Service {
         if let Some(store) = store {
             builder = builder.store(store);
         }
-        for configure in self.configure {
-            builder = configure(builder);
-        }
+        let builder = self.configure.into_iter().fold(builder, |it, configure| configure(it));
         let runtime = Arc::new(builder.start().await?);
+        let options = with_settings(self.options, http, limit, &shutdown);
+        let log = telemetry.as_ref().and_then(TelemetryGuard::log_control).or(self.log_control);
+        let reload = Arc::new(Reload::new(self.settings.clone(), options.limits(), log));
+        let reloading = match has_signals {
+            true => {
+                reload::on_signal(&reload).map_err(|source| ServiceError::Signals { source })?
+            }
+            false => None,
+        };
         let mut router = health(Arc::clone(&runtime), shutdown.clone());
         for routes in self.routes {
             router = router.merge(routes(Arc::clone(&runtime)));
         }
         if self.has_api {
-            let mut options = self
-                .options
-                .with_request_timeout(http.request_timeout.get())
-                .with_max_body_bytes(usize::try_from(http.max_body_bytes).unwrap_or(usize::MAX))
-                .with_shutdown(shutdown.clone());
-            if let Some(limit) = limit {
-                options = options.with_rate_limit(limit);
-            }
             router =
                 router.merge(Router::new().nest("/api/v1", api(Arc::clone(&runtime), options)));
         }
         info!(%address, "the service has started");
-        let serving = tokio::spawn(serve(listener, router, shutdown.clone()));
+        let serving =
+            Serving(tokio::spawn(serve_with(listener, router, self.serving, shutdown.clone())));
         let deadline = self.settings.shutdown().deadline.get();
-        Ok(RunningService::new(runtime, owned, address, shutdown, serving, deadline))
+        Ok(RunningService {
+            runtime,
+            broker: owned,
+            address,
+            shutdown,
+            serving,
+            deadline,
+            reload,
+            _reloading: reloading,
+            _telemetry: telemetry,
+        })
+    }
+}
+
+/// The options of the API with the limits of the settings.
+fn with_settings(
+    options: ApiOptions,
+    http: &HttpSettings,
+    limit: Option<RateLimit>,
+    shutdown: &Shutdown,
+) -> ApiOptions {
+    let options = options
+        .with_request_timeout(http.request_timeout.get())
+        .with_max_body_bytes(usize::try_from(http.max_body_bytes).unwrap_or(usize::MAX))
+        .with_shutdown(shutdown.clone());
+    match limit {
+        Some(limit) => options.with_rate_limit(limit),
+        None => options,
     }
 }
 
@@ -90,7 +126,7 @@ async fn open_store(
     })
 }
 
-/// The broker, and again if it is to be closed at the end.
+/// The broker, and again if the service closes it at the end.
 async fn open_broker(
     part: Option<Part<dyn Broker, aios_core::broker::BrokerError>>,
     settings: &Settings,
@@ -110,7 +146,7 @@ fn url(url: Option<&SecretUrl>, key: &str, variable: &str) -> Result<String, Set
     url.map(|url| url.expose().to_owned()).ok_or_else(missing)
 }
 
-fn rate_limit(settings: &Settings) -> Result<Option<RateLimit>, SettingsError> {
+pub(super) fn rate_limit(settings: &Settings) -> Result<Option<RateLimit>, SettingsError> {
     let key = "http.rate_limit";
     let limit = settings.http().rate_limit.map(|it| RateLimit::new(it.requests, it.per.get()));
     let origin = settings.origin("http.rate_limit.requests");

@@ -1,6 +1,7 @@
 //! Services from settings.
 
 mod parts;
+mod reload;
 
 use aios_agents::prelude::*;
 use aios_service::{
@@ -24,7 +25,7 @@ impl Agent for Greeter {
     type Output = String;
 
     async fn process_task(&self, _: &TaskContext, name: String) -> Result<String, TaskError> {
-        if name == "nobody" {
+        if name == "silent" {
             std::future::pending::<()>().await;
         }
         Ok(format!("Hello, {name}!"))
@@ -46,6 +47,7 @@ fn service(settings: &Settings) -> Service {
         .connect_store(aios_store::connect)
         .connect_broker(aios_broker::connect)
         .shutdown(Shutdown::new())
+        .without_telemetry()
         .agent("greeter", Greeter)
         .workflow("welcome", welcome)
 }

@@ -38,7 +38,7 @@ async fn should_apply_the_limits_of_the_settings() {
         .load()
         .unwrap();
     let running = service(&settings).start().await.unwrap();
-    let run = running.runtime().start("welcome", "nobody").await.unwrap();
+    let run = running.runtime().start("welcome", "silent").await.unwrap();
     let failure = run.result::<String>().await.unwrap_err();
     assert_eq!(failure.code(), "TASK_TIMEOUT");
     drop(run);
@@ -65,6 +65,7 @@ async fn should_take_parts_of_the_program_instead_of_settings() {
         .agent("greeter", super::Greeter)
         .runtime(|builder| builder.source("shop"))
         .without_api()
+        .without_telemetry()
         .start()
         .await
         .unwrap();
@@ -82,7 +83,7 @@ async fn should_name_the_part_that_is_missing_or_refused() {
     let error = service(&empty).start().await.unwrap_err();
     assert!(error.to_string().contains("set it in a file or as AIOS_DATABASE_URL"), "{error}");
     assert_eq!(error.code(), "INVALID_SETTINGS");
-    let error = Service::from_settings(&empty).start().await.unwrap_err();
+    let error = Service::from_settings(&empty).without_telemetry().start().await.unwrap_err();
     assert!(matches!(error, ServiceError::NoBroker), "{error}");
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

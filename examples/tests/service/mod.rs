@@ -22,7 +22,11 @@ fn command(folder: &Path) -> Command {
 
 impl Service {
     fn start(folder: &Path) -> Self {
-        let mut process = command(folder)
+        Self::start_with(&mut command(folder))
+    }
+
+    fn start_with(command: &mut Command) -> Self {
+        let mut process = command
             .env("AIOS_DATABASE_URL", "sqlite://service.db")
             .env("AIOS_BROKER_URL", "memory://")
             .env("AIOS_HTTP_LISTEN", "127.0.0.1:0")
@@ -104,4 +108,43 @@ fn should_name_the_variable_that_is_missing() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(error.contains("AIOS_DATABASE_URL"), "{error}");
+}
+
+#[test]
+fn should_take_a_new_level_at_sighup_and_log_the_difference() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |text: &str| {
+        std::fs::create_dir_all(folder.path().join("config")).unwrap();
+        std::fs::write(folder.path().join("config/base.yaml"), text).unwrap();
+    };
+    write("log:\n  level: warn\n");
+    let path = folder.path().join("service.log");
+    let log = std::fs::File::create(&path).unwrap();
+    let service = Service::start_with(command(folder.path()).stderr(log));
+    let hang_up = || kill_process(Pid::from_child(&service.process), Signal::HUP).unwrap();
+    let has = |text: &str| std::fs::read_to_string(&path).unwrap().contains(text);
+    write("log:\n  level: loud\n");
+    hang_up();
+    while !has("expected one of off, error, warn") {}
+    write("log:\n  level: info\n");
+    hang_up();
+    while !has(r#""key":"log.level","before":"warn","after":"info""#) {}
+    service.stop();
+    assert!(has("the service has stopped"));
+}
+
+#[test]
+fn should_continue_when_no_process_reads_the_log_or_the_disk_is_full() {
+    let full = || Stdio::from(std::fs::File::create("/dev/full").unwrap());
+    for log in [Stdio::piped(), full()] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = command(folder.path());
+        let service = Service::start_with(command.env("AIOS_LOG_LEVEL", "trace").stderr(log));
+        for number in 0..20 {
+            service.start_run(&format!("r{number}"));
+        }
+        let (status, result) = service.get("/api/v1/runs/r19/result?wait=20s");
+        assert!(status == 200 && result.contains("Hello, Ada!"), "{result}");
+        service.stop();
+    }
 }

@@ -11,7 +11,6 @@ use std::{
 };
 
 use aios_core::{BoxFuture, agent::TaskError, clock::Clock, event::Payload, failure::Failure};
-
 use tracing::Span;
 
 use super::{RunInfo, WorkflowContext};

@@ -1,0 +1,35 @@
+use std::collections::BTreeMap;
+
+use super::{Entry, Origin};
+
+/// A value that differs between two loads of the same configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Change {
+    /// The key, such as `log.level`.
+    pub key: String,
+    /// The value before, as people may see it. `None` if it was not set.
+    pub before: Option<String>,
+    /// The value now. `None` if it is not set any more.
+    pub after: Option<String>,
+    /// Where the value comes from now.
+    pub origin: Option<Origin>,
+}
+
+/// The changes between two sorted lists of entries, sorted by key.
+pub(super) fn changes(before: &[Entry], after: &[Entry]) -> Vec<Change> {
+    let mut changes = BTreeMap::new();
+    for entry in before {
+        let before = Some(entry.value.clone());
+        let change = Change { key: entry.key.clone(), before, after: None, origin: None };
+        changes.insert(&entry.key, change);
+    }
+    for entry in after {
+        let key = entry.key.clone();
+        let change = Change { key, before: None, after: None, origin: None };
+        let change = changes.entry(&entry.key).or_insert(change);
+        change.after = Some(entry.value.clone());
+        change.origin = Some(entry.origin.clone());
+    }
+    changes.into_values().filter(|change| change.before != change.after).collect()
+}

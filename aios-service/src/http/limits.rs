@@ -1,0 +1,72 @@
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use super::{ApiOptions, RateLimit};
+
+/// The limits of requests to an [`api`](super::api), which may change while it runs. Clones share
+/// their values. A request in progress keeps those with which it began.
+#[derive(Clone, Debug)]
+pub struct Limits(Arc<RwLock<Values>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Values {
+    max_body_bytes: usize,
+    request_timeout: Duration,
+    rate_limit: Option<RateLimit>,
+}
+
+impl Limits {
+    pub(super) fn new() -> Self {
+        Self::of(Values {
+            max_body_bytes: ApiOptions::DEFAULT_MAX_BODY_BYTES,
+            request_timeout: ApiOptions::DEFAULT_REQUEST_TIMEOUT,
+            rate_limit: None,
+        })
+    }
+
+    fn of(values: Values) -> Self {
+        Self(Arc::new(RwLock::new(values)))
+    }
+
+    /// Limits with the same values that change by themselves.
+    pub(super) fn detached(&self) -> Self {
+        Self::of(self.values())
+    }
+
+    /// Sets the size of the largest body of a request, in bytes.
+    pub fn set_max_body_bytes(&self, bytes: usize) {
+        self.change(|values| values.max_body_bytes = bytes);
+    }
+
+    /// Sets how long a request may take, at least 1 ms.
+    pub fn set_request_timeout(&self, timeout: Duration) {
+        self.change(|values| values.request_timeout = timeout.max(Duration::from_millis(1)));
+    }
+
+    /// Sets how many requests each caller may send. `None` means that there is no limit.
+    pub fn set_rate_limit(&self, limit: Option<RateLimit>) {
+        self.change(|values| values.rate_limit = limit);
+    }
+
+    pub(crate) fn max_body_bytes(&self) -> usize {
+        self.values().max_body_bytes
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.values().request_timeout
+    }
+
+    pub(crate) fn rate_limit(&self) -> Option<RateLimit> {
+        self.values().rate_limit
+    }
+
+    fn values(&self) -> Values {
+        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Values)) {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}

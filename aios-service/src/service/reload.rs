@@ -1,0 +1,127 @@
+//! New values of settings while the service runs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use super::start::rate_limit;
+use crate::{
+    config::{Change, Settings, SettingsError},
+    http::Limits,
+    telemetry::LogControl,
+};
+
+/// Keys, and beginnings of keys, whose new values are taken.
+const RELOADED: [&str; 5] = [
+    "log.level",
+    "log.targets.",
+    "http.request_timeout",
+    "http.max_body_bytes",
+    "http.rate_limit.",
+];
+
+/// The settings that a service uses, and what takes new values.
+#[derive(Debug)]
+pub(super) struct Reload {
+    pub(super) settings: Mutex<Settings>,
+    pub(super) limits: Limits,
+    pub(super) log: Option<LogControl>,
+}
+
+impl Reload {
+    pub(super) fn new(settings: Settings, limits: Limits, log: Option<LogControl>) -> Self {
+        Self { settings: Mutex::new(settings), limits, log }
+    }
+
+    /// Reads all layers again, and takes the new values or none.
+    pub(super) async fn reload(self: &Arc<Self>) -> Result<Vec<Change>, SettingsError> {
+        let reload = Arc::clone(self);
+        // Reading files blocks.
+        let read = tokio::task::spawn_blocking(move || {
+            let old = reload.current();
+            old.reload().map(|new| (old, new))
+        });
+        let result = match read.await {
+            Ok(Ok((old, new))) => self.take(&old, new),
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(SettingsError::unreadable(error.to_string())),
+        };
+        if let Err(error) = &result {
+            error!(code = error.code(), %error, "the configuration cannot be reloaded; the old values stay");
+        }
+        result
+    }
+
+    fn current(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn take(&self, old: &Settings, new: Settings) -> Result<Vec<Change>, SettingsError> {
+        let limit = rate_limit(&new)?;
+        let http = new.http();
+        self.limits.set_request_timeout(http.request_timeout.get());
+        self.limits.set_max_body_bytes(usize::try_from(http.max_body_bytes).unwrap_or(usize::MAX));
+        if http.rate_limit != old.http().rate_limit {
+            self.limits.set_rate_limit(limit);
+        }
+        let changes = new.changes_since(old);
+        // Logged at the more talkative of the two levels.
+        if new.log().level < old.log().level {
+            changes.iter().for_each(report);
+        }
+        if let Some(log) = &self.log {
+            log.set(new.log());
+        }
+        if new.log().level >= old.log().level {
+            changes.iter().for_each(report);
+        }
+        info!(changes = changes.len(), "the configuration was reloaded");
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(changes)
+    }
+}
+
+fn report(change: &Change) {
+    let Change { key, before, after, origin } = change;
+    let (before, after) = (before.as_deref(), after.as_deref());
+    let origin = origin.as_ref().map(ToString::to_string);
+    let (key, origin) = (key.as_str(), origin.as_deref());
+    match RELOADED.iter().any(|reloaded| key.starts_with(reloaded)) {
+        true => info!(key, before, after, origin, "a setting has changed"),
+        false => warn!(key, before, after, origin, "a setting has changed; restart to use it"),
+    }
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+pub(super) struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Reloads at every SIGHUP.
+///
+/// # Errors
+///
+/// An error of the operating system if the signal cannot be handled.
+#[cfg(unix)]
+pub(super) fn on_signal(reload: &Arc<Reload>) -> std::io::Result<Option<Task>> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let (mut signals, reload) = (signal(SignalKind::hangup())?, Arc::clone(reload));
+    Ok(Some(Task(tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            // Reported by `reload`.
+            let _ = reload.reload().await;
+        }
+    }))))
+}
+
+#[cfg(not(unix))]
+pub(super) fn on_signal(_: &Arc<Reload>) -> std::io::Result<Option<Task>> {
+    Ok(None)
+}

@@ -1,0 +1,63 @@
+use std::time::Duration;
+
+use super::logs::Logs;
+use crate::config::LogSettings;
+
+/// How long flushing may take.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Keeps the telemetry of a process. Dropping it writes what waits, within 5 s.
+#[derive(Debug)]
+#[must_use = "dropping it ends the telemetry"]
+pub struct TelemetryGuard {
+    logs: Option<Logs>,
+}
+
+impl TelemetryGuard {
+    pub(super) fn new(logs: Logs) -> Self {
+        Self { logs: Some(logs) }
+    }
+
+    /// The guard of a process that has a subscriber of its own.
+    pub(super) fn none() -> Self {
+        Self { logs: None }
+    }
+
+    /// Whether this telemetry is in use: false if the program has a subscriber of its own.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.logs.is_some()
+    }
+
+    /// Changes the log while the program runs. `None` if this telemetry is not in use.
+    #[must_use]
+    pub fn log_control(&self) -> Option<LogControl> {
+        self.logs.clone().map(LogControl)
+    }
+
+    /// Writes what waits, and returns whether everything was written within 5 s. It blocks: within
+    /// async code, call it with `spawn_blocking`.
+    #[must_use]
+    pub fn flush(&self) -> bool {
+        self.logs.as_ref().is_none_or(|logs| logs.flush(FLUSH_TIMEOUT))
+    }
+}
+
+/// Changes the log of a process while it runs.
+#[derive(Clone, Debug)]
+pub struct LogControl(Logs);
+
+impl LogControl {
+    /// Takes the level and the targets of these settings from now on. The format and the output
+    /// stay.
+    pub fn set(&self, settings: &LogSettings) {
+        self.0.set_filter(settings);
+    }
+}
+
+impl Drop for TelemetryGuard {
+    fn drop(&mut self) {
+        // What could not be written in time is lost with the process.
+        let _ = self.flush();
+    }
+}

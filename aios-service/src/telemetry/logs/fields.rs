@@ -1,0 +1,88 @@
+//! The fields of events and spans.
+
+use std::{error::Error, fmt, sync::Arc};
+
+use aios_core::Chain;
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+
+/// Parts of names of fields whose values are never written.
+const SECRET: [&str; 6] = ["password", "secret", "token", "api_key", "authorization", "cookie"];
+const MASK: &str = "***";
+
+/// The fields whose values are not written.
+#[derive(Clone, Debug)]
+pub(super) struct Redaction(Arc<[String]>);
+
+impl Redaction {
+    pub(super) fn new(names: &[String]) -> Self {
+        Self(names.iter().map(|name| name.to_ascii_lowercase()).collect())
+    }
+
+    fn covers(&self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        SECRET.iter().any(|part| name.contains(part)) || self.0.contains(&name)
+    }
+}
+
+/// The fields of an event or a span.
+#[derive(Clone, Debug)]
+pub(super) struct Fields {
+    redaction: Redaction,
+    pub(super) message: String,
+    pub(super) values: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    pub(super) fn new(redaction: &Redaction) -> Self {
+        Self { redaction: redaction.clone(), message: String::new(), values: Vec::new() }
+    }
+
+    fn put(&mut self, field: &Field, value: impl Into<Value>) {
+        let name = field.name();
+        let value = match self.redaction.covers(name) {
+            true => Value::from(MASK),
+            false => value.into(),
+        };
+        match self.values.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => self.values.push((name, value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            _ => self.put(field, format!("{value:?}")),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.message = value.to_owned(),
+            _ => self.put(field, value),
+        }
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value);
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        self.put(field, Chain(value).to_string());
+    }
+}

@@ -1,0 +1,102 @@
+use aios_core::{
+    clock::{Clock, SystemClock},
+    event::Timestamp,
+};
+use serde_json::Value;
+use tracing::{
+    Event, Subscriber,
+    span::{Attributes, Id, Record},
+};
+use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
+
+use super::{
+    fields::{Fields, Redaction},
+    line::Line,
+    sink::Sink,
+};
+
+/// The span in which a run repeats what it has done; see `aios_agents`.
+const REPLAY: (&str, &str) = ("replay", "aios_agents::workflow::span");
+/// W3C Trace Context, written as `trace_id` and `span_id`.
+const TRACE_PARENT: &str = "traceparent";
+
+/// Turns events into lines, with the fields of the spans around them.
+pub(super) struct LogLayer {
+    is_json: bool,
+    redaction: Redaction,
+    sink: Sink,
+}
+
+impl LogLayer {
+    pub(super) fn new(is_json: bool, redaction: Redaction, sink: Sink) -> Self {
+        Self { is_json, redaction, sink }
+    }
+}
+
+impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for LogLayer {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        let mut fields = Fields::new(&self.redaction);
+        attributes.record(&mut fields);
+        span.extensions_mut().insert(fields);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        if let Some(fields) = span.extensions_mut().get_mut::<Fields>() {
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::new(&self.redaction);
+        event.record(&mut fields);
+        let mut values = Vec::new();
+        merge(&mut values, &fields.values);
+        for span in context.event_scope(event).into_iter().flatten() {
+            if (span.name(), span.metadata().target()) == REPLAY {
+                return;
+            }
+            if let Some(fields) = span.extensions().get::<Fields>() {
+                merge(&mut values, &fields.values);
+            }
+        }
+        let metadata = event.metadata();
+        let line = Line {
+            time: SystemClock.now(),
+            level: *metadata.level(),
+            message: &fields.message,
+            target: metadata.target(),
+            values: &values,
+        };
+        self.sink.write(line.format(self.is_json));
+    }
+}
+
+/// Adds the fields whose names are new.
+fn merge(values: &mut Vec<(&'static str, Value)>, fields: &[(&'static str, Value)]) {
+    for (name, value) in fields {
+        match (*name, value) {
+            (TRACE_PARENT, Value::String(parent)) => {
+                // The format is checked where it is read: version, trace, span, flags.
+                let mut parts = parent.split('-').skip(1);
+                for name in ["trace_id", "span_id"] {
+                    let part = parts.next().unwrap_or_default();
+                    put(values, name, &Value::from(part));
+                }
+            }
+            (name, value) => put(values, name, value),
+        }
+    }
+}
+
+fn put(values: &mut Vec<(&'static str, Value)>, name: &'static str, value: &Value) {
+    if !values.iter().any(|(known, _)| *known == name) {
+        values.push((name, value.clone()));
+    }
+}
+
+/// The time of a line that this crate writes itself.
+pub(super) fn now() -> Timestamp {
+    SystemClock.now()
+}

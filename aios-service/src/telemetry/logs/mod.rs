@@ -1,0 +1,66 @@
+//! Lines of the log: collected from events and their spans, formatted, and written by a thread.
+
+mod fields;
+mod layer;
+mod line;
+mod sink;
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use tracing::{Dispatch, level_filters::LevelFilter};
+use tracing_subscriber::{
+    Layer, Registry, filter::Targets, layer::SubscriberExt, registry, reload,
+};
+
+use self::{fields::Redaction, layer::LogLayer, sink::Sink};
+use crate::config::{LogLevel, LogSettings};
+
+/// The log of a process.
+#[derive(Clone, Debug)]
+pub(super) struct Logs {
+    filter: reload::Handle<Targets, Registry>,
+    sink: Sink,
+}
+
+/// Creates a subscriber that writes lines to `output`.
+pub(super) fn logs(
+    settings: &LogSettings,
+    is_json: bool,
+    output: Box<dyn Write + Send>,
+) -> io::Result<(Dispatch, Logs)> {
+    let sink = Sink::start(output, is_json)?;
+    let (filter, handle) = reload::Layer::new(targets(settings));
+    let layer = LogLayer::new(is_json, Redaction::new(&settings.redact), sink.clone());
+    let subscriber = registry().with(layer.with_filter(filter));
+    Ok((Dispatch::new(subscriber), Logs { filter: handle, sink }))
+}
+
+impl Logs {
+    pub(super) fn set_filter(&self, settings: &LogSettings) {
+        // Fails only if the subscriber is gone, and its lines with it.
+        let _ = self.filter.reload(targets(settings));
+    }
+
+    pub(super) fn flush(&self, timeout: Duration) -> bool {
+        self.sink.flush(timeout)
+    }
+}
+
+fn targets(settings: &LogSettings) -> Targets {
+    let targets = settings.targets.iter().map(|(target, level)| (target.clone(), filter(*level)));
+    Targets::new().with_default(filter(settings.level)).with_targets(targets)
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}

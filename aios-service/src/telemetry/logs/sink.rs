@@ -1,0 +1,134 @@
+//! The thread that writes the lines.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use aios_core::clock::{Clock, SystemClock};
+use tracing::Level;
+
+use super::{layer::now, line::Line};
+
+/// Most lines that wait.
+const MAX_LINES: usize = 8_192;
+/// Most bytes of the lines that wait.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Pause before a full queue is tried again, to flush it.
+const PAUSE: Duration = Duration::from_millis(5);
+
+enum Job {
+    Line(String),
+    /// Answers once all lines before it are written.
+    Flush(SyncSender<()>),
+}
+
+/// Where lines go. Writing never waits: lines that find the queue full are dropped and counted.
+#[derive(Clone, Debug)]
+pub(super) struct Sink {
+    jobs: SyncSender<Job>,
+    waiting: Arc<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: AtomicUsize,
+    /// Lines that were dropped and not reported.
+    dropped: AtomicU64,
+}
+
+impl Sink {
+    pub(super) fn start(output: Box<dyn Write + Send>, is_json: bool) -> io::Result<Self> {
+        let (jobs, queue) = sync_channel(MAX_LINES);
+        let waiting = Arc::<Waiting>::default();
+        let writer = Writer { output, is_json, waiting: Arc::clone(&waiting) };
+        thread::Builder::new().name("aios-log".to_owned()).spawn(move || writer.run(&queue))?;
+        Ok(Self { jobs, waiting })
+    }
+
+    pub(super) fn write(&self, line: String) {
+        let bytes = line.len();
+        let before = self.waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let is_full = before.saturating_add(bytes) > MAX_BYTES;
+        if is_full || self.jobs.try_send(Job::Line(line)).is_err() {
+            self.waiting.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.waiting.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until everything that was written before is out. Returns false if it takes longer.
+    pub(super) fn flush(&self, timeout: Duration) -> bool {
+        let clock = SystemClock;
+        let end = clock.elapsed() + timeout;
+        let (written, answer) = sync_channel(1);
+        let mut job = Job::Flush(written);
+        loop {
+            match self.jobs.try_send(job) {
+                Ok(()) => break,
+                Err(TrySendError::Disconnected(_)) => return false,
+                Err(TrySendError::Full(_)) if clock.elapsed() >= end => return false,
+                Err(TrySendError::Full(refused)) => job = refused,
+            }
+            thread::sleep(PAUSE);
+        }
+        answer.recv_timeout(end.saturating_sub(clock.elapsed())).is_ok()
+    }
+}
+
+struct Writer {
+    output: Box<dyn Write + Send>,
+    is_json: bool,
+    waiting: Arc<Waiting>,
+}
+
+impl Writer {
+    /// Writes until the last sink is gone.
+    fn run(mut self, queue: &Receiver<Job>) {
+        while let Ok(job) = queue.recv() {
+            match job {
+                Job::Line(line) => {
+                    self.waiting.bytes.fetch_sub(line.len(), Ordering::Relaxed);
+                    self.put(&line);
+                }
+                Job::Flush(written) => {
+                    // A log that cannot be written has nowhere to report it.
+                    let _ = self.output.flush();
+                    // The caller may have stopped waiting.
+                    let _ = written.try_send(());
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, line: &str) {
+        self.report();
+        if self.output.write_all(line.as_bytes()).is_err() {
+            self.waiting.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Says how many lines were dropped.
+    fn report(&mut self) {
+        let lines = self.waiting.dropped.swap(0, Ordering::Relaxed);
+        if lines == 0 {
+            return;
+        }
+        let values = [("lines", lines.into())];
+        let line = Line {
+            time: now(),
+            level: Level::WARN,
+            message: "lines of the log were dropped, because it could not be written fast enough",
+            target: module_path!(),
+            values: &values,
+        };
+        if self.output.write_all(line.format(self.is_json).as_bytes()).is_err() {
+            self.waiting.dropped.fetch_add(lines, Ordering::Relaxed);
+        }
+    }
+}

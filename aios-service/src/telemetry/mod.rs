@@ -1,0 +1,124 @@
+//! Logs for operators, from one call, with one guard that flushes them at the end.
+//!
+//! ```no_run
+//! use aios_service::{config::Settings, telemetry::Telemetry};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let settings = Settings::load()?;
+//! let _telemetry = Telemetry::from_settings(&settings).start()?; // keep it until the program ends
+//! tracing::info!(order = 7, "an order arrived");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Service`](crate::Service) does this by itself.
+//!
+//! # Lines
+//!
+//! A line is a JSON object, or text if the output is a terminal; `log.format` decides otherwise.
+//!
+//! ```text
+//! {"time":"2026-01-01T12:00:00.000001Z","level":"INFO","message":"an order arrived","target":"shop","run_id":"order-7","trace_id":"0af7651916cd43dd8448eb211c80319c","span_id":"b7ad6b7169203331","order":7}
+//! ```
+//!
+//! | field | |
+//! |---|---|
+//! | `time`, `level`, `message`, `target` | when, how important, what, and which module |
+//! | `correlation_id`, `run_id`, `workflow` | within agents, steps and the code of workflows, if they belong to a run |
+//! | `trace_id`, `span_id` | if the run belongs to a trace |
+//! | `operation`, `attempt` | within agents and steps |
+//! | `task_id`, `agent_type`, `agent_id` | within agents |
+//! | `code` | the code of an error, in lines about one |
+//!
+//! Fields of the event and of the spans around it follow; the innermost wins. A workflow that repeats
+//! what it has done before, because its run is read back into memory, logs nothing.
+//!
+//! # Guarantees
+//!
+//! - A log that cannot be written, or not fast enough, never stops or slows the program. At most 8,192
+//!   lines and 16 MiB wait; further lines are dropped, and a line says how many.
+//! - Values of fields whose names are listed in `log.redact`, or that contain `password`, `secret`,
+//!   `token`, `api_key`, `authorization` or `cookie`, are written as `***`. [`Secret`](crate::config::Secret)s
+//!   are never written.
+//! - A subscriber that the program has installed is left alone; then this module writes nothing.
+
+mod guard;
+mod logs;
+
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+};
+
+use tracing::{Dispatch, debug};
+
+pub use self::guard::{LogControl, TelemetryGuard};
+use crate::config::{LogFormat, LogOutput, LogSettings, Settings};
+
+/// Describes the telemetry of a process, and starts it.
+#[must_use]
+pub struct Telemetry {
+    log: LogSettings,
+    output: Option<Box<dyn Write + Send>>,
+}
+
+impl Telemetry {
+    /// Begins with the section `log` of the settings.
+    pub fn from_settings(settings: &Settings) -> Self {
+        Self { log: settings.log().clone(), output: None }
+    }
+
+    /// Writes the log to this, whatever `log.output` is. A thread of its own writes it, a line at a
+    /// time.
+    pub fn with_log_output(mut self, output: impl Write + Send + 'static) -> Self {
+        self.output = Some(Box::new(output));
+        self
+    }
+
+    /// Starts the telemetry for the whole process. If a subscriber of `tracing` is installed already,
+    /// it is left alone, and nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// An error of the operating system if a thread cannot be created.
+    pub fn start(self) -> io::Result<TelemetryGuard> {
+        let (dispatch, guard) = self.build()?;
+        match tracing::dispatcher::set_global_default(dispatch) {
+            Ok(()) => Ok(guard),
+            Err(_) => {
+                debug!("the program has a subscriber of its own, which gets all events");
+                Ok(TelemetryGuard::none())
+            }
+        }
+    }
+
+    /// Creates the subscriber without installing it, for programs and tests that do so themselves.
+    ///
+    /// # Errors
+    ///
+    /// An error of the operating system if a thread cannot be created.
+    pub fn build(self) -> io::Result<(Dispatch, TelemetryGuard)> {
+        let is_terminal = match (&self.output, self.log.output) {
+            (Some(_), _) => false,
+            (None, LogOutput::Stderr) => io::stderr().is_terminal(),
+            (None, LogOutput::Stdout) => io::stdout().is_terminal(),
+        };
+        let is_json = match self.log.format {
+            LogFormat::Auto => !is_terminal,
+            LogFormat::Json => true,
+            LogFormat::Text => false,
+        };
+        let output = self.output.unwrap_or_else(|| match self.log.output {
+            LogOutput::Stderr => Box::new(io::stderr()),
+            LogOutput::Stdout => Box::new(io::stdout()),
+        });
+        let (dispatch, logs) = logs::logs(&self.log, is_json, output)?;
+        Ok((dispatch, TelemetryGuard::new(logs)))
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Telemetry").field("log", &self.log).finish_non_exhaustive()
+    }
+}

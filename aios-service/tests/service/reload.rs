@@ -1,0 +1,122 @@
+use aios_service::{
+    Service,
+    config::{Change, Settings},
+    telemetry::Telemetry,
+};
+
+use super::ask;
+use crate::telemetry::Output;
+
+/// A service whose configuration is a file.
+struct Scene {
+    folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(text: &str) -> Self {
+        let scene = Self { folder: tempfile::tempdir().unwrap() };
+        scene.write(text);
+        scene
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.folder.path().join("base.yaml"), text).unwrap();
+    }
+
+    fn settings(&self) -> Settings {
+        let builder = super::settings().with_folder(self.folder.path());
+        builder.load().unwrap()
+    }
+}
+
+fn shown(changes: &[Change]) -> Vec<String> {
+    let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+    let change = |it: &Change| format!("{} {} {}", it.key, text(&it.before), text(&it.after));
+    changes.iter().map(change).collect()
+}
+
+async fn status(service: &aios_service::RunningService) -> String {
+    let answer = ask(service.address(), "GET", "/api/v1/me").await;
+    answer.split(' ').nth(1).unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_new_limits_and_show_what_has_changed() {
+    let scene = Scene::new("http:\n  rate_limit:\n    requests: 1\n    per: 1h\n");
+    let running = super::service(&scene.settings()).start().await.unwrap();
+    assert_eq!((status(&running).await, status(&running).await), ("200".into(), "429".into()));
+    scene.write("http:\n  request_timeout: 5s\nshutdown:\n  deadline: 20s\n");
+    let changes = running.reload().await.unwrap();
+    assert_eq!(
+        shown(&changes),
+        [
+            "http.rate_limit.per 1h 1s",
+            "http.rate_limit.requests 1 none",
+            "http.request_timeout 30s 5s",
+            "shutdown.deadline 30s 20s",
+        ]
+    );
+    assert!(changes[2].origin.as_ref().unwrap().to_string().ends_with("base.yaml:2:3"));
+    assert_eq!(status(&running).await, "200");
+    assert_eq!(running.reload().await.unwrap(), []);
+    running.shutdown().begin();
+    running.stopped().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_report_an_invalid_configuration_and_keep_the_old_values() {
+    let scene = Scene::new("http:\n  rate_limit:\n    requests: 1\n    per: 1h\n");
+    let running = super::service(&scene.settings()).start().await.unwrap();
+    assert_eq!(status(&running).await, "200");
+    for invalid in [
+        "log:\n  level: loud\n",
+        "http:\n  rate_limit:\n    requests: 9\n    per: 2d\n",
+        "htp: {}\n",
+    ] {
+        scene.write(invalid);
+        let error = running.reload().await.unwrap_err();
+        assert_eq!(error.faults().len(), 1, "{error}");
+        assert_eq!(status(&running).await, "429", "{invalid}");
+    }
+    running.shutdown().begin();
+    running.stopped().await.unwrap();
+}
+
+/// The subscriber is that of the thread, so the service runs on one thread.
+#[tokio::test]
+async fn should_log_the_difference_and_use_the_new_level() {
+    let scene = Scene::new("log:\n  level: error\n");
+    let settings = scene.settings();
+    let output = Output::default();
+    let (dispatch, guard) =
+        Telemetry::from_settings(&settings).with_log_output(output.clone()).build().unwrap();
+    let _default = tracing::dispatcher::set_default(&dispatch);
+    let control = guard.log_control().unwrap();
+    let running = super::service(&settings).log_control(control).start().await.unwrap();
+    tracing::info!("not yet");
+    scene.write("log:\n  level: info\nshutdown:\n  deadline: 20s\n");
+    running.reload().await.unwrap();
+    tracing::info!("now");
+    scene.write("log:\n  level: loud\n");
+    running.reload().await.unwrap_err();
+    assert!(guard.flush());
+    let lines = output.lines();
+    let of_key = |key: &str| lines.iter().find(|line| line["key"] == key).unwrap();
+    let level = of_key("log.level");
+    assert_eq!((&level["before"], &level["after"]), (&"error".into(), &"info".into()));
+    assert!(level["origin"].as_str().unwrap().ends_with("base.yaml:2:3"), "{level}");
+    let deadline = of_key("shutdown.deadline");
+    assert_eq!(deadline["message"], "a setting has changed; restart to use it");
+    let said = |text: &str| lines.iter().any(|line| line["message"] == text);
+    assert!(said("now") && !said("not yet"));
+    let report = lines.iter().find(|line| line["code"] == "INVALID_SETTINGS").unwrap();
+    assert!(report["error"].as_str().unwrap().contains("expected one of off, error"), "{report}");
+    running.shutdown().begin();
+    running.stopped().await.unwrap();
+}
+
+#[test]
+fn should_know_its_parts() {
+    let settings = super::settings().load().unwrap();
+    assert!(format!("{:?}", Service::from_settings(&settings)).contains("http.listen"));
+}
