@@ -61,6 +61,7 @@
 //! | [`agent`] | definitions of agents, options of their host, direct calls |
 //! | [`middleware`] | layers around agents: timeout, retry, rate and concurrency limits, circuit breaker, metrics |
 //! | [`projection`] | read models of your own |
+//! | [`output`] | output streams of runs: tokens, partial results, progress |
 //! | [`declared`] | agents and workflows declared once, with their types |
 //! | `testing` | scripted agents, virtual time, replay of journals (feature `testing`) |
 //! | [`prelude`] | the common imports |
@@ -106,6 +107,7 @@ pub mod declared;
 mod failing;
 pub mod middleware;
 mod options;
+pub mod output;
 mod panic;
 pub mod prelude;
 pub mod projection;

@@ -49,6 +49,7 @@ mod engine_waits;
 mod faulty;
 mod logged;
 mod options;
+mod outputs;
 mod panics;
 mod projection;
 mod reference;

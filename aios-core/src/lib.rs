@@ -44,6 +44,7 @@
 //! | [`agent`] | the contract of an agent, tasks, their context and errors |
 //! | [`broker`] | the broker port: publish, subscribe, settle, dead letters |
 //! | [`store`] | the store ports: event log, leases, read models, checkpoints |
+//! | [`output`] | output streams of runs: what they show while they work |
 //! | [`projection`] | the changes of the read models that follow from an event |
 //! | [`retry`] | retry policies as data |
 //! | [`failure`] | failures as data that a journal can store |
@@ -88,6 +89,7 @@ pub mod clock;
 pub mod conformance;
 pub mod event;
 pub mod failure;
+pub mod output;
 pub mod projection;
 pub mod retry;
 #[cfg(feature = "simulation")]

@@ -169,11 +169,9 @@ impl RuntimeBuilder {
             add(&mut registry, workflow?, &source)?;
         }
         add(&mut registry, single_task::workflow()?, &source)?;
-        let journals = self.store.as_ref().map(|store| Journals {
-            store: Arc::new(CountingStore::new(Arc::clone(store))),
-            clock: Arc::clone(&clock),
-            registry: Arc::new(registry),
-            source: Arc::clone(&source),
+        let journals = self.store.as_ref().map(|store| {
+            let store = CountingStore::new(Arc::clone(store));
+            Journals::new(store, registry, Arc::clone(&clock), Arc::clone(&source))
         });
         let mut runtime = Runtime {
             broker: Arc::clone(&broker),

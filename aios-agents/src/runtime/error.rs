@@ -3,6 +3,7 @@ use aios_core::{
     broker::BrokerError,
     event::EventError,
     failure::Failure,
+    output::OutputError,
     store::{RunStatus, StoreError},
 };
 
@@ -100,6 +101,9 @@ pub enum RuntimeError {
     /// The broker failed.
     #[error("the broker failed")]
     Broker(#[from] BrokerError),
+    /// An output stream can't be read.
+    #[error("failed to read an output stream")]
+    Output(#[from] OutputError),
     /// A value can't be encoded as an event.
     #[error("failed to encode an event")]
     Event(#[from] EventError),
@@ -136,6 +140,7 @@ impl RuntimeError {
             Self::Agents(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Broker(error) => error.code(),
+            Self::Output(error) => error.code(),
             Self::Event(error) => error.code(),
         }
     }

@@ -8,10 +8,13 @@ use aios_core::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Client, RunError, RunEvents, RuntimeError, ends::Watch};
-use crate::workflow::{
-    engine::{Engine, RunOutcome, Waiter},
-    journal::{CancelRequested, Entry, Fork, Signaled, decode, mark_copy, seed_of},
-    run_id,
+use crate::{
+    output::RunStream,
+    workflow::{
+        engine::{Engine, RunOutcome, Waiter},
+        journal::{CancelRequested, Entry, Fork, Signaled, decode, mark_copy, seed_of},
+        run_id,
+    },
 };
 
 /// Initial and maximum interval of polling for the end of a run, in case its notification is
@@ -243,6 +246,13 @@ impl RunHandle {
     #[must_use]
     pub fn events(&self, after: u64) -> RunEvents {
         RunEvents::new(self.client.journals.clone(), &self.run_id, after)
+    }
+
+    /// An output stream of the run with exactly this id: what its tasks, steps and code write while
+    /// it works. The stream need not exist yet.
+    #[must_use]
+    pub fn stream(&self, name: &str) -> RunStream {
+        RunStream::new(self.client.journals.clone(), Arc::clone(&self.run_id), name)
     }
 
     /// Starts a new run with a copy of this run's journal up to an operation, and continues from

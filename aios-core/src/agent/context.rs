@@ -10,7 +10,8 @@ use super::TaskId;
 use crate::{
     BoxFuture,
     event::{Event, EventError, Metadata, Payload, Timestamp},
-    store::Fence,
+    output::{OutputError, OutputStream, Outputs},
+    store::{Fence, Store},
 };
 
 /// Information about a task while it runs.
@@ -104,13 +105,81 @@ pub struct TaskContext {
     host: Arc<dyn TaskControl>,
     idempotency_key: OnceLock<Box<str>>,
     emitted: Mutex<Vec<Event>>,
+    store: Option<Arc<dyn Store>>,
+    streams: TaskStreams,
+}
+
+/// The output streams of a task, see [`TaskContext::stream`]. Clones share them.
+#[derive(Clone, Default)]
+pub struct TaskStreams(Arc<Streams>);
+
+#[derive(Default)]
+struct Streams {
+    outputs: Option<Arc<dyn Outputs>>,
+    run_id: Option<Arc<str>>,
+    writer: Option<TaskId>,
+    /// Those that were opened, by name.
+    opened: Mutex<Vec<(Box<str>, OutputStream)>>,
+}
+
+impl TaskStreams {
+    /// A stream; see [`TaskContext::stream`].
+    ///
+    /// # Errors
+    ///
+    /// See [`TaskContext::stream`].
+    pub fn open(&self, name: &str) -> Result<OutputStream, OutputError> {
+        let Streams { outputs, run_id, writer, opened } = &*self.0;
+        let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, stream)) = opened.iter().find(|(known, _)| **known == *name) {
+            return Ok(stream.clone());
+        }
+        let unavailable = |reason| OutputError::Unavailable { reason };
+        let outputs = outputs.as_ref().ok_or_else(|| unavailable("the process has no store"))?;
+        let (Some(run_id), Some(writer)) = (run_id, writer) else {
+            return Err(unavailable("the task does not belong to a run"));
+        };
+        let stream = outputs.open(run_id, name, writer.as_str())?;
+        opened.push((name.into(), stream.clone()));
+        Ok(stream)
+    }
+}
+
+impl fmt::Debug for TaskStreams {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("TaskStreams")
+            .field("run_id", &self.0.run_id)
+            .finish_non_exhaustive()
+    }
 }
 
 impl TaskContext {
     /// Creates the context of a task; for agent hosts.
     #[must_use]
     pub fn new(info: TaskInfo, host: Arc<dyn TaskControl>) -> Self {
-        Self { info, host, idempotency_key: OnceLock::new(), emitted: Mutex::new(Vec::new()) }
+        let (idempotency_key, emitted) = (OnceLock::new(), Mutex::default());
+        let (store, streams) = (None, TaskStreams::default());
+        Self { info, host, idempotency_key, emitted, store, streams }
+    }
+
+    /// Sets the store of the process; for agent hosts.
+    #[must_use]
+    pub fn with_store(mut self, store: Option<Arc<dyn Store>>) -> Self {
+        self.store = store;
+        self
+    }
+
+    /// Sets where output streams are written; for agent hosts.
+    #[must_use]
+    pub fn with_outputs(mut self, outputs: Option<Arc<dyn Outputs>>) -> Self {
+        self.streams = TaskStreams(Arc::new(Streams {
+            outputs,
+            run_id: self.info.metadata.run_id.clone(),
+            writer: Some(self.info.task_id.clone()),
+            opened: Mutex::default(),
+        }));
+        self
     }
 
     /// All information about the task.
@@ -206,6 +275,52 @@ impl TaskContext {
     #[must_use]
     pub fn take_emitted(&self) -> Vec<Event> {
         std::mem::take(&mut *self.emitted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The store of the process, if it has one.
+    #[must_use]
+    pub fn store(&self) -> Option<&Arc<dyn Store>> {
+        self.store.as_ref()
+    }
+
+    /// An output stream of the run that the task belongs to, named `[a-z][a-z0-9_]*` with at most 40
+    /// bytes. The task is its writer. What it writes is stored before the task is answered.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError::InvalidName`]; [`OutputError::Unavailable`] if the process has no store, or
+    /// the task does not belong to a run.
+    pub fn stream(&self, name: &str) -> Result<OutputStream, OutputError> {
+        self.streams.open(name)
+    }
+
+    /// The output streams of the task, for code that outlives this context, such as code of another
+    /// language.
+    #[must_use]
+    pub fn streams(&self) -> TaskStreams {
+        self.streams.clone()
+    }
+
+    /// Whether output streams can be opened; see [`stream`](Self::stream).
+    #[must_use]
+    pub fn has_streams(&self) -> bool {
+        self.streams.0.outputs.is_some() && self.streams.0.run_id.is_some()
+    }
+
+    /// Waits until everything written to the output streams of this context is stored; for agent
+    /// hosts.
+    ///
+    /// # Errors
+    ///
+    /// The first error of a stream.
+    pub async fn flush_streams(&self) -> Result<(), OutputError> {
+        let opened = std::mem::take(
+            &mut *self.streams.0.opened.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        for (_, stream) in opened {
+            stream.flush().await?;
+        }
+        Ok(())
     }
 
     /// Whether the task was cancelled. The future of the agent is dropped soon after; code that

@@ -28,7 +28,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 pub use self::{
-    context::{TaskContext, TaskControl, TaskInfo, TaskQueued, TaskSlot},
+    context::{TaskContext, TaskControl, TaskInfo, TaskQueued, TaskSlot, TaskStreams},
     error::{ResultExt, TaskError},
     name::{InvalidName, Name},
     task::{

@@ -135,6 +135,19 @@ pub const CODES: &[Code] = &[
     code("STORE_CORRUPT", "store", Retry::No, "the files of the database are damaged"),
     code("STORE_FULL", "store", Retry::Yes, "the disk is full"),
     code("STORE_TIMEOUT", "store", Retry::Yes, "the store did not answer in time"),
+    code(
+        "INVALID_OUTPUT_STREAM",
+        "output streams",
+        Retry::No,
+        "the name of an output stream is not `[a-z][a-z0-9_]*`, or too long",
+    ),
+    code(
+        "OUTPUT_UNAVAILABLE",
+        "output streams",
+        Retry::No,
+        "the process has no store, or the task does not belong to a run",
+    ),
+    code("OUTPUT_BACKLOG", "output streams", Retry::Yes, "too much output waits to be stored"),
     code("STORE_CLOSED", "store", Retry::No, "the store is closed"),
     code(
         "INVALID_STORE_CONFIGURATION",

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | [`workflow`] `workflows.<workflow>.<action>` | the journal of a run | `runs/<run id>` |
 //! | [`agent`] `agents.<type>.<action>` | agents and their tasks | `agents/<agent id>`, `runs/<run id>` |
-//! | [`system`] `system.<entity>.<action>` | engines, stores and projections | `system/…` |
+//! | [`system`] `system.<entity>.<action>` | engines, stores, projections, output streams | `system/…`, `outputs/…` |
 //!
 //! ```
 //! use aios_core::catalog::{self, workflow};

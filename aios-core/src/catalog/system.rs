@@ -1,8 +1,13 @@
-//! Engines, stores and projections: `system.<entity>.<action>`.
+//! Engines, stores, projections and output streams: `system.<entity>.<action>`.
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Timestamp, failure::Failure};
+use crate::{
+    event::{Payload, Timestamp},
+    failure::Failure,
+};
 
 events! {
     "system";
@@ -20,6 +25,10 @@ events! {
     PROJECTION_REDRIVE_REQUESTED = "projection_redrive_requested" of "projection" (DeadLetterPosition);
     /// a dead letter of a projection was applied
     PROJECTION_REDRIVEN = "projection_redriven" of "projection" (DeadLetterPosition);
+    /// items were written to an output stream of a run
+    OUTPUT_APPENDED = "output_appended" of "run" (OutputAppended);
+    /// an output stream of a run was ended
+    OUTPUT_ENDED = "output_ended" of "run";
 }
 
 /// An agent was not seen for three of its announcement intervals.
@@ -67,4 +76,17 @@ pub struct ProjectionDeadLetter {
 pub struct DeadLetterPosition {
     /// Position of the event in the log.
     pub position: u64,
+}
+
+/// Items that were written to an output stream of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputAppended {
+    /// The writer: a task, a step, or the code of the workflow.
+    pub writer: Arc<str>,
+    /// The attempt of the writer. Later attempts have greater ids.
+    pub attempt: Arc<str>,
+    /// Number of the first item among those of the attempt, from 0.
+    pub first: u64,
+    /// The items.
+    pub items: Vec<Payload>,
 }

@@ -278,6 +278,7 @@ mod tests {
             broker,
             clock: Arc::new(SystemClock),
             store: None,
+            outputs: None,
             source: "test".into(),
             options: HostOptions::new(),
             attempt_cache: AttemptCache::default(),

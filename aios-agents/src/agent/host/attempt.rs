@@ -5,6 +5,7 @@ use aios_core::{
     broker::Delivery,
     event::{Event, Payload},
     failure::Failure,
+    output::Outputs,
 };
 use futures_util::FutureExt;
 use serde::Deserialize;
@@ -89,13 +90,19 @@ impl HostedType {
         };
         let event = delivery.event.clone();
         let host: Arc<dyn TaskControl> = Arc::clone(&guard.state) as _;
-        let context = TaskContext::new(self.task_info(agent, &assigned, &event), host);
+        let outputs = self.shared.outputs.clone().map(|hub| -> Arc<dyn Outputs> { Arc::new(hub) });
+        let context = TaskContext::new(self.task_info(agent, &assigned, &event), host)
+            .with_store(self.shared.store.clone())
+            .with_outputs(outputs);
         let parameters = assigned.parameters.clone();
         let mut supervisor = TaskSupervisor::new(self, &guard.state, &assigned, delivery);
         let outcome = supervisor
             .supervise(run(agent, &context, parameters).instrument(span::of_task(context.info())))
             .await;
         let delivery = supervisor.into_delivery();
+        if let Some(hub) = &self.shared.outputs {
+            hub.flushed("a task", context.flush_streams()).await;
+        }
         let result = match outcome {
             Outcome::Done(Ok(output)) => Ok(output),
             Outcome::Done(Err(error)) => match guard.state.stopped() {

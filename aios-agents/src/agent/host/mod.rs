@@ -52,7 +52,7 @@ pub use self::{
     place::{Beat, Pulse},
 };
 use super::{AgentDefinition, AgentError, AgentSet};
-use crate::{failing::Failing, task::JoinSet};
+use crate::{failing::Failing, output::Hub, task::JoinSet};
 
 /// How long abandoned tasks may take to release their deliveries. Only code that blocks its thread
 /// takes longer.
@@ -65,6 +65,7 @@ struct Shared {
     broker: Arc<dyn Broker>,
     clock: Arc<dyn Clock>,
     store: Option<Arc<dyn Store>>,
+    outputs: Option<Hub>,
     source: Arc<str>,
     options: HostOptions,
     attempt_cache: AttemptCache,
@@ -142,11 +143,16 @@ impl AgentHost {
         options: HostOptions,
     ) -> Result<Self, AgentError> {
         options.validate()?;
+        let source = source.into();
+        let outputs = store
+            .as_ref()
+            .map(|store| Hub::new(Arc::clone(store), Arc::clone(&clock), Arc::clone(&source)));
         let shared = Arc::new(Shared {
             broker,
             clock,
             store,
-            source: source.into(),
+            outputs,
+            source,
             options,
             attempt_cache: AttemptCache::default(),
             failing: Failing::default(),

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     agent::{codes::AGENT_NOT_FOUND, mailbox_of},
     options::{check_named, check_retry, check_span, check_timeout, refused},
+    output::OutputStream,
     workflow::run_id::{self, InvalidRunId},
 };
 
@@ -265,6 +266,25 @@ impl WorkflowContext {
         let progress = Some(Payload::encode(progress)?);
         self.request_completed(Request::Status { text: text.into(), progress });
         Ok(())
+    }
+
+    /// An output stream of the run, named `[a-z][a-z0-9_]*` with at most 40 bytes, for the code of the
+    /// workflow itself. Tasks and steps have their own writers, see
+    /// [`StepContext::stream`](StepContext::stream).
+    ///
+    /// Output is not recorded in the journal. Code that is replayed writes the same items again, and
+    /// they are stored once. Write only what follows from the journal: items that differ in a replay
+    /// are ignored. Tests of workflows and replays of journals discard the output.
+    ///
+    /// # Errors
+    ///
+    /// A failure with the code `INVALID_OUTPUT_STREAM`, and with `OPERATION_OUTSIDE_WORKFLOW` outside
+    /// of the code of the workflow.
+    pub fn stream(&self, name: &str) -> Result<OutputStream, WorkflowError> {
+        self.shared.check()?;
+        let key = || self.shared.key(0);
+        let opened = self.shared.outputs().open(&self.info.run_id, name, key);
+        opened.map_err(|error| WorkflowError::failed(Failure::from_error(error.code(), &error)))
     }
 
     /// Requests an operation given as data. For workflows that are not written in Rust.

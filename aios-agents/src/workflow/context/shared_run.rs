@@ -15,6 +15,7 @@ use tracing::Span;
 
 use super::{RunInfo, WorkflowContext};
 use crate::{
+    output::{Hub, RunOutputs},
     panic::Refused,
     workflow::{
         WorkflowError,
@@ -59,6 +60,7 @@ pub(crate) struct SharedRun {
     is_mismatched: AtomicBool,
     /// The span of the run's code.
     span: OnceLock<Span>,
+    outputs: OnceLock<RunOutputs>,
 }
 
 #[derive(Default)]
@@ -118,8 +120,29 @@ impl SharedRun {
         let deferred = Mutex::default();
         let (is_watching, is_mismatched) = (AtomicBool::default(), AtomicBool::default());
         let reserved = AtomicU64::default();
-        let span = OnceLock::new();
-        Self { clock, machine, waiting, deferred, is_watching, reserved, is_mismatched, span }
+        let (span, outputs) = (OnceLock::new(), OnceLock::new());
+        Self {
+            clock,
+            machine,
+            waiting,
+            deferred,
+            is_watching,
+            reserved,
+            is_mismatched,
+            span,
+            outputs,
+        }
+    }
+
+    /// Sets where the run's output is stored. Without it, the output is discarded.
+    pub(crate) fn set_outputs(&self, hub: Hub) {
+        // A run is loaded once.
+        let _ = self.outputs.set(RunOutputs::new(Some(hub)));
+    }
+
+    /// The output streams of the run.
+    pub(crate) fn outputs(&self) -> &RunOutputs {
+        self.outputs.get_or_init(RunOutputs::default)
     }
 
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -275,6 +298,10 @@ impl SharedRun {
         // Only the retry of a failed attempt depends on the time.
         let now = if outcome.is_err() { self.clock.now() } else { machine.now() };
         machine.step_ended(operation, outcome, now);
+    }
+
+    pub(super) fn run_id(&self) -> Arc<str> {
+        self.machine().run_id()
     }
 
     /// The idempotency key of an operation.

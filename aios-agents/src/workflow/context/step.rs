@@ -1,24 +1,32 @@
 use std::{
+    cell::OnceCell,
     fmt,
     future::Future,
     marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
-use aios_core::{BoxFuture, agent::TaskError, event::Payload, retry::RetryPolicy};
+use aios_core::{
+    BoxFuture,
+    agent::TaskError,
+    event::Payload,
+    output::{OutputError, OutputStream, Outputs},
+    retry::RetryPolicy,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::Span;
 
 use super::{SharedRun, call::decode_error};
 use crate::{
     options::{check_retry, check_timeout, refused},
+    output::Hub,
     panic::{Refused, panic_failure},
     workflow::{WorkflowError, machine::Request, turn::Turn},
 };
@@ -27,10 +35,38 @@ type Attempt<'a> = BoxFuture<'a, Result<Payload, TaskError>>;
 
 /// Information about an attempt of a step; see
 /// [`step_with`](super::WorkflowContext::step_with).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct StepContext {
     attempt: u32,
     key: Box<str>,
+    run_id: Arc<str>,
+    outputs: Arc<StepOutputs>,
+}
+
+/// The output streams that an attempt of a step has opened.
+#[derive(Debug, Default)]
+struct StepOutputs {
+    hub: Option<Hub>,
+    opened: Mutex<Vec<(Box<str>, OutputStream)>>,
+}
+
+impl StepOutputs {
+    fn opened(&self) -> MutexGuard<'_, Vec<(Box<str>, OutputStream)>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn flush(&self) {
+        let opened = std::mem::take(&mut *self.opened());
+        if let Some(hub) = self.hub.as_ref().filter(|_| !opened.is_empty()) {
+            let flushing = async {
+                for (_, stream) in opened {
+                    stream.flush().await?;
+                }
+                Ok(())
+            };
+            hub.flushed("a step", flushing).await;
+        }
+    }
 }
 
 impl StepContext {
@@ -47,6 +83,24 @@ impl StepContext {
     pub fn idempotency_key(&self) -> &str {
         &self.key
     }
+
+    /// An output stream of the run, named `[a-z][a-z0-9_]*` with at most 40 bytes. The step is its
+    /// writer. What it writes is stored before the result of the step is recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError::InvalidName`]; [`OutputError::Unavailable`] in a test of a workflow.
+    pub fn stream(&self, name: &str) -> Result<OutputStream, OutputError> {
+        let mut opened = self.outputs.opened();
+        if let Some((_, stream)) = opened.iter().find(|(known, _)| **known == *name) {
+            return Ok(stream.clone());
+        }
+        let hub = self.outputs.hub.as_ref();
+        let hub = hub.ok_or(OutputError::Unavailable { reason: "no runtime advances the run" })?;
+        let stream = hub.open(&self.run_id, name, &self.key)?;
+        opened.push((name.into(), stream.clone()));
+        Ok(stream)
+    }
 }
 
 /// The start of an attempt.
@@ -54,12 +108,25 @@ pub(super) struct AttemptStart<'c> {
     shared: &'c SharedRun,
     operation: u64,
     attempt: u32,
+    /// Set when the code gets a context, with which it can open output streams.
+    outputs: Option<&'c OnceCell<Arc<StepOutputs>>>,
 }
 
 impl AttemptStart<'_> {
+    fn outputs(&self) -> Arc<StepOutputs> {
+        let hub = self.shared.outputs().hub();
+        let new = || Arc::new(StepOutputs { hub: hub.cloned(), opened: Mutex::default() });
+        self.outputs.map_or_else(new, |outputs| Arc::clone(outputs.get_or_init(new)))
+    }
+
     /// The context passed to the code.
     pub(super) fn context(&self) -> StepContext {
-        StepContext { attempt: self.attempt, key: self.shared.key(self.operation).into() }
+        StepContext {
+            attempt: self.attempt,
+            key: self.shared.key(self.operation).into(),
+            run_id: self.shared.run_id(),
+            outputs: self.outputs(),
+        }
     }
 }
 
@@ -132,11 +199,19 @@ impl<'a, T> StepCall<'a, T> {
         Fut: Future<Output = Result<T, E>> + Send + 'a,
     {
         let code = Box::new(move |start: AttemptStart<'_>| -> Attempt<'a> {
-            let attempt = code(start);
+            let opened = OnceCell::new();
+            let attempt = code(AttemptStart { outputs: Some(&opened), ..start });
+            let outputs = opened.into_inner();
             Box::pin(async move {
-                let result = attempt.await.map_err(Into::into)?;
-                Payload::encode(&result)
-                    .map_err(|error| TaskError { retryable: false, ..TaskError::from(error) })
+                let ended = attempt.await.map_err(Into::into).and_then(|result| {
+                    Payload::encode(&result)
+                        .map_err(|error| TaskError { retryable: false, ..TaskError::from(error) })
+                });
+                if let Some(outputs) = outputs {
+                    // Boxed, because few steps have output, and all steps have this future.
+                    Box::pin(outputs.flush()).await;
+                }
+                ended
             })
         });
         let (operation, state) = match shared.check() {
@@ -226,8 +301,8 @@ impl<'a, T> StepCall<'a, T> {
     }
 
     fn begin(&mut self, number: u32) {
-        let start =
-            AttemptStart { shared: &self.shared, operation: self.operation, attempt: number };
+        let (shared, operation) = (&*self.shared, self.operation);
+        let start = AttemptStart { shared, operation, attempt: number, outputs: None };
         let span = self.shared.step_span(self.operation, number);
         let _turn = Turn::Step(self.shared.run()).begin();
         let code = match catch_unwind(AssertUnwindSafe(|| span.in_scope(|| (self.code)(start)))) {

@@ -9,7 +9,7 @@ use aios_core::{
     failure::Failure,
     store::{
         Append, EventStore, Expected, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord,
-        RunStatus, StoreError, StreamId, TaskFilter, TaskStatus,
+        RunStatus, Store, StoreError, StreamId, TaskFilter, TaskStatus,
     },
 };
 
@@ -17,6 +17,7 @@ use super::{Codec, Continued, Entry, Signaled, Started};
 use crate::{
     agent::codes::TASK_UNCLAIMED,
     counting_store::CountingStore,
+    output::Hub,
     runtime::RuntimeError,
     suggest::hint,
     workflow::{
@@ -71,9 +72,23 @@ pub(crate) struct Journals {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) source: Arc<str>,
+    /// Stores the output that runs write here.
+    pub(crate) outputs: Hub,
 }
 
 impl Journals {
+    pub(crate) fn new(
+        store: CountingStore,
+        registry: Registry,
+        clock: Arc<dyn Clock>,
+        source: Arc<str>,
+    ) -> Self {
+        let (store, registry) = (Arc::new(store), Arc::new(registry));
+        let shared: Arc<dyn Store> = Arc::<CountingStore>::clone(&store);
+        let outputs = Hub::new(shared, Arc::clone(&clock), Arc::clone(&source));
+        Self { store, clock, registry, source, outputs }
+    }
+
     /// The codec of a workflow, which need not be registered here.
     pub(crate) fn codec(&self, workflow: &str) -> Result<Arc<Codec>, JournalError> {
         if let Some(registered) = self.registry.latest(workflow) {

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use aios_core::{
     agent::{TaskError, TaskId},
     event::{EventId, Payload, Timestamp},
@@ -310,6 +312,12 @@ impl Machine {
     #[must_use]
     pub fn idempotency_key(&self, operation: u64) -> String {
         format!("{}/{operation}@{}", self.run_id, self.incarnation)
+    }
+
+    /// Id of the run.
+    #[must_use]
+    pub(crate) fn run_id(&self) -> Arc<str> {
+        Arc::clone(&self.run_id)
     }
 
     /// A number from 0 to 1, derived from the run's incarnation and `label`.

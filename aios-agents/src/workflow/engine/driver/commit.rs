@@ -64,7 +64,15 @@ impl Driver {
     fn submit(&mut self, records: Vec<Record>, answers: Vec<Delivery>) {
         let append = self.append_of(&records);
         let store = Arc::clone(&self.engine.store);
-        let appending = Box::pin(async move { store.append_one(append).await });
+        // Readers of output read no further once the run has ended.
+        let ends = records.last().is_some_and(|record| record.entry.is_final());
+        let output = if ends { self.execution.shared.outputs().flush() } else { None };
+        let appending = Box::pin(async move {
+            if let Some(output) = output {
+                output.await;
+            }
+            store.append_one(append).await
+        });
         self.append = Some(InFlight { records, answers, failures: 0, appending });
     }
 

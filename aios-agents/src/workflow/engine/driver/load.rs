@@ -110,6 +110,7 @@ impl Driver {
         let (incarnation, seed) = (Arc::clone(&incarnation_text), seed_of(&first.event, run_id));
         let execution =
             Execution::new(Arc::clone(run_id), incarnation, seed, entries.clone(), clock);
+        execution.shared.set_outputs(engine.journals.outputs.clone());
         Ok(Self {
             engine: Arc::clone(engine),
             run_id: Arc::clone(run_id),

@@ -1,0 +1,256 @@
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aios_core::{
+    BoxFuture, Chain,
+    clock::Clock,
+    event::{EventId, Payload},
+    output::{OutputError, OutputSink, OutputStream, Outputs, stream_of},
+    store::{Append, Store, StoreError},
+};
+use tokio::{runtime::Handle, sync::Notify};
+use tracing::{info, warn};
+
+use super::writer::{Identity, Part, SharedWriter, Writer};
+use crate::task;
+
+/// How long the first item of a batch waits for others.
+const WINDOW: Duration = Duration::from_millis(20);
+/// Initial and maximum delay after a failure of the store.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long the end of a task, step or run waits for the store to take its output.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Stores the output of all writers of a process, in common batches.
+#[derive(Clone)]
+pub(crate) struct Hub(Arc<Shared>);
+
+pub(super) struct Shared {
+    store: Arc<dyn Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) source: Arc<str>,
+    /// The runtime that stores output. Writers may be on other threads.
+    runtime: Option<Handle>,
+    queue: Mutex<Queue>,
+    /// Wakes the task that stores output before its window is over.
+    pub(super) hurry: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    writers: Vec<Arc<Writer>>,
+    is_storing: bool,
+}
+
+/// The output streams that the code of one run has opened.
+#[derive(Default)]
+pub(crate) struct RunOutputs {
+    hub: Option<Hub>,
+    opened: Mutex<BTreeMap<Box<str>, OutputStream>>,
+}
+
+impl Hub {
+    pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, source: Arc<str>) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            clock,
+            source,
+            runtime: Handle::try_current().ok(),
+            queue: Mutex::default(),
+            hurry: Notify::new(),
+        }))
+    }
+
+    fn open_as(
+        &self,
+        run_id: &str,
+        name: &str,
+        writer: &str,
+        identity: Identity,
+    ) -> Result<OutputStream, OutputError> {
+        let (hub, stream) = (Arc::clone(&self.0), stream_of(run_id, name)?);
+        let writer = Arc::new(Writer::new(hub, stream, run_id, writer, identity)?);
+        Ok(OutputStream::new(Arc::new(SharedWriter(writer))))
+    }
+
+    /// Waits until `flushing` has ended, at most ten seconds. The output is not part of a result, so
+    /// a failure is only logged.
+    pub(crate) async fn flushed(
+        &self,
+        what: &str,
+        flushing: impl Future<Output = Result<(), OutputError>>,
+    ) {
+        tokio::select! {
+            biased;
+            flushed = flushing => if let Err(error) = flushed {
+                warn!(error = %Chain(&error), code = error.code(), "the output of {what} is incomplete");
+            },
+            () = self.0.clock.sleep(PATIENCE) => {
+                warn!("the store has not taken the output of {what} within {PATIENCE:?}");
+            }
+        }
+    }
+}
+
+impl Outputs for Hub {
+    fn open(&self, run_id: &str, name: &str, writer: &str) -> Result<OutputStream, OutputError> {
+        self.open_as(run_id, name, writer, Identity::Attempt(EventId::generate()))
+    }
+}
+
+impl RunOutputs {
+    pub(crate) fn new(hub: Option<Hub>) -> Self {
+        Self { hub, opened: Mutex::default() }
+    }
+
+    pub(crate) fn hub(&self) -> Option<&Hub> {
+        self.hub.as_ref()
+    }
+
+    /// The stream with a name, for the code of the workflow. `key` identifies the run and no other.
+    pub(crate) fn open(
+        &self,
+        run_id: &str,
+        name: &str,
+        key: impl FnOnce() -> String,
+    ) -> Result<OutputStream, OutputError> {
+        let mut opened = self.opened();
+        if let Some(stream) = opened.get(name) {
+            return Ok(stream.clone());
+        }
+        let stream = match &self.hub {
+            Some(hub) => {
+                let identity = Identity::Code { key: key() };
+                hub.open_as(run_id, name, "workflow", identity)?
+            }
+            None => stream_of(run_id, name).map(|_| OutputStream::new(Arc::new(Discard)))?,
+        };
+        opened.insert(name.into(), stream.clone());
+        Ok(stream)
+    }
+
+    /// Waits until the output of the code is stored; `None` if it opened no stream.
+    pub(crate) fn flush(&self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let hub = self.hub.clone()?;
+        let opened: Vec<_> = self.opened().values().cloned().collect();
+        (!opened.is_empty()).then_some(async move {
+            let flushing = async {
+                for stream in opened {
+                    stream.flush().await?;
+                }
+                Ok(())
+            };
+            hub.flushed("a run", flushing).await;
+        })
+    }
+
+    fn opened(&self) -> MutexGuard<'_, BTreeMap<Box<str>, OutputStream>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where output goes in tests of workflows and in replays.
+struct Discard;
+
+impl OutputSink for Discard {
+    fn write(&self, _: Payload) -> Result<(), OutputError> {
+        Ok(())
+    }
+
+    fn end(&self) -> Result<(), OutputError> {
+        Ok(())
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), OutputError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl Shared {
+    /// Adds a writer that has output, and makes sure that it is stored.
+    pub(super) fn enqueue(self: &Arc<Self>, writer: Arc<Writer>) {
+        let mut queue = self.queue();
+        queue.writers.push(writer);
+        if !std::mem::replace(&mut queue.is_storing, true) {
+            drop(queue);
+            let _entered = self.runtime.as_ref().map(Handle::enter);
+            task::spawn(store_all(Arc::clone(self)));
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_batch(&self) -> Vec<Arc<Writer>> {
+        let mut queue = self.queue();
+        queue.is_storing = !queue.writers.is_empty();
+        std::mem::take(&mut queue.writers)
+    }
+}
+
+/// Stores output until none is left.
+async fn store_all(hub: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = hub.hurry.notified() => {}
+            () = hub.clock.sleep(WINDOW) => {}
+        }
+        let writers = hub.next_batch();
+        if writers.is_empty() {
+            return;
+        }
+        store_batch(&hub, writers).await;
+    }
+}
+
+/// Stores what the writers have written, and repeats it while the store fails.
+async fn store_batch(hub: &Shared, writers: Vec<Arc<Writer>>) {
+    let (mut backoff, mut is_down) = (BACK_OFF.0, false);
+    let mut rest: Vec<_> = writers
+        .into_iter()
+        .flat_map(|writer| writer.take().into_iter().map(move |part| (Arc::clone(&writer), part)))
+        .collect();
+    while !rest.is_empty() {
+        let append = |(writer, part): &(Arc<Writer>, Part)| {
+            Append::new(writer.stream().clone(), part.events.clone())
+        };
+        let results = hub.store.append(rest.iter().map(append).collect()).await;
+        let mut failed = Vec::new();
+        for ((writer, part), result) in rest.into_iter().zip(results) {
+            match result {
+                Ok(_) => writer.stored(part.count),
+                Err(error) if error.is_retryable() => {
+                    report_once(&mut is_down, &error);
+                    failed.push((writer, part));
+                }
+                Err(error) => writer.fail(error),
+            }
+        }
+        rest = failed;
+        if !rest.is_empty() {
+            hub.clock.sleep(backoff).await;
+            backoff = (backoff * 2).min(BACK_OFF.1);
+        }
+    }
+    if is_down {
+        info!("the store takes output again");
+    }
+}
+
+fn report_once(is_down: &mut bool, error: &StoreError) {
+    if !std::mem::replace(is_down, true) {
+        warn!(error = %Chain(error), code = error.code(), "failed to store output; trying again");
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Hub").field("source", &self.0.source).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,263 @@
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use aios_core::{
+    catalog::system::{self, OutputAppended},
+    event::Payload,
+    output::stream_of,
+    store::{EventStore, RecordedEvent, StreamId},
+};
+use futures_core::Stream;
+use futures_util::{StreamExt, stream};
+
+use super::writer::MAX_ITEMS;
+use crate::{runtime::RuntimeError, workflow::journal::Journals};
+
+/// How many events are read at once.
+const PAGE: usize = 100;
+/// Initial and maximum pause after the log has grown by other events.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// Initial and maximum interval of checking whether the run has ended.
+const CHECK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// The offsets of an event's items begin at its version, shifted by this. [`MAX_ITEMS`] fit.
+const SHIFT: u32 = 10;
+const _: () = assert!(MAX_ITEMS < 1 << SHIFT);
+
+/// One output stream of a run, from [`RunHandle::stream`](crate::RunHandle::stream).
+#[derive(Clone, Debug)]
+pub struct RunStream {
+    journals: Journals,
+    run_id: Arc<str>,
+    name: Arc<str>,
+}
+
+/// An item of an output stream, or a reset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutputItem {
+    /// Place in the stream. Offsets increase, with gaps. Pass the offset of the last item that was
+    /// handled to [`RunStream::read_from`] to continue after it.
+    pub offset: u64,
+    /// The writer: the id of a task, the idempotency key of a step, or `workflow`.
+    pub writer: Arc<str>,
+    /// The item, or a reset.
+    pub content: OutputContent,
+}
+
+/// The content of an [`OutputItem`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OutputContent {
+    /// An item, as JSON.
+    Item(Payload),
+    /// The earlier items of this writer are void: it begins again. A reader that has not read the
+    /// stream from its beginning also gets this for a writer that has written nothing before.
+    Reset,
+}
+
+/// Reads an output stream: first the items that are stored, then new ones. Ends where the stream was
+/// ended, or with its run.
+///
+/// After an error of the store, the next item is read from the same place.
+pub struct OutputReader(Pin<Box<dyn Stream<Item = Result<OutputItem, RuntimeError>> + Send>>);
+
+impl RunStream {
+    pub(crate) fn new(journals: Journals, run_id: Arc<str>, name: &str) -> Self {
+        Self { journals, run_id, name: name.into() }
+    }
+
+    /// Reads the items after an offset; 0 reads from the beginning. Readers are independent of each
+    /// other, and of the process that writes.
+    ///
+    /// The items are those of the run with exactly the id of the handle. A run that it continues as
+    /// has its own streams.
+    ///
+    /// The first item is an error if the name of the stream is invalid
+    /// ([`RuntimeError::Output`]) or if there is no such run
+    /// ([`RuntimeError::UnknownRun`]).
+    #[must_use]
+    pub fn read_from(&self, offset: u64) -> OutputReader {
+        let opened = stream_of(&self.run_id, &self.name);
+        let first = match opened {
+            Ok(stream) => Ok(Following::new(self, stream, offset)),
+            Err(error) => Err(RuntimeError::from(error)),
+        };
+        let items = stream::once(std::future::ready(first)).flat_map(|first| match first {
+            Ok(following) => stream::unfold(following, Following::next).boxed(),
+            Err(error) => stream::once(std::future::ready(Err(error))).boxed(),
+        });
+        OutputReader(Box::pin(items))
+    }
+}
+
+impl OutputReader {
+    /// The next item; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// See [`RunStream::read_from`]; errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: no item is lost.
+    pub async fn next(&mut self) -> Option<Result<OutputItem, RuntimeError>> {
+        self.0.next().await
+    }
+}
+
+impl Stream for OutputReader {
+    type Item = Result<OutputItem, RuntimeError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+impl fmt::Debug for OutputReader {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("OutputReader").finish_non_exhaustive()
+    }
+}
+
+/// The state of a reader.
+struct Following {
+    journals: Journals,
+    run_id: Arc<str>,
+    stream: StreamId,
+    /// Items up to this offset are not wanted.
+    after: u64,
+    /// Version of the event that was read last.
+    version: u64,
+    page: VecDeque<OutputItem>,
+    /// The latest attempt of each writer.
+    attempts: HashMap<Arc<str>, Arc<str>>,
+    is_from_start: bool,
+    /// The log was read up to this position.
+    seen: Option<u64>,
+    pause: Duration,
+    next_check: Duration,
+    check: Duration,
+    run_has_ended: bool,
+    has_ended: bool,
+}
+
+impl Following {
+    fn new(of: &RunStream, stream: StreamId, after: u64) -> Self {
+        let version = (after >> SHIFT).saturating_sub(1);
+        Self {
+            journals: of.journals.clone(),
+            run_id: Arc::clone(&of.run_id),
+            stream,
+            after,
+            version,
+            page: VecDeque::new(),
+            attempts: HashMap::new(),
+            is_from_start: version == 0,
+            seen: None,
+            pause: PAUSE.0,
+            next_check: Duration::ZERO,
+            check: CHECK.0,
+            run_has_ended: false,
+            has_ended: false,
+        }
+    }
+
+    async fn next(mut self) -> Option<(Result<OutputItem, RuntimeError>, Self)> {
+        loop {
+            if let Some(item) = self.page.pop_front() {
+                return Some((Ok(item), self));
+            }
+            if self.has_ended {
+                return None;
+            }
+            if let Err(error) = self.read_more().await {
+                self.has_ended = !error.is_retryable();
+                return Some((Err(error), self));
+            }
+        }
+    }
+
+    /// Reads the next page, or waits until there may be one.
+    async fn read_more(&mut self) -> Result<(), RuntimeError> {
+        // Everything that a run writes is stored before its end.
+        let is_last = self.run_has_ended;
+        let page = self.journals.store.read_stream(&self.stream, self.version, PAGE).await?;
+        if page.is_empty() {
+            self.has_ended = is_last;
+            return if is_last { Ok(()) } else { self.wait().await };
+        }
+        self.pause = PAUSE.0;
+        for recorded in &page {
+            self.version = recorded.version;
+            self.expand(recorded)?;
+        }
+        Ok(())
+    }
+
+    fn expand(&mut self, recorded: &RecordedEvent) -> Result<(), RuntimeError> {
+        if recorded.event.event_type.action() == system::OUTPUT_ENDED {
+            self.has_ended = true;
+        }
+        if self.has_ended {
+            return Ok(());
+        }
+        let OutputAppended { writer, attempt, first, items } = recorded.event.data()?;
+        let base = recorded.version << SHIFT;
+        let is_new = match self.attempts.get(&writer) {
+            // An attempt that has been replaced, in a process that does not know it yet.
+            Some(latest) if *latest > attempt => return Ok(()),
+            Some(latest) => *latest != attempt,
+            None => {
+                self.attempts.insert(Arc::clone(&writer), Arc::clone(&attempt));
+                !self.is_from_start && first == 0
+            }
+        };
+        if is_new {
+            self.attempts.insert(Arc::clone(&writer), attempt);
+            self.push(base, &writer, OutputContent::Reset);
+        }
+        for (index, item) in (1..).zip(items) {
+            self.push(base + index, &writer, OutputContent::Item(item));
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, offset: u64, writer: &Arc<str>, content: OutputContent) {
+        if offset > self.after {
+            self.page.push_back(OutputItem { offset, writer: Arc::clone(writer), content });
+        }
+    }
+
+    /// Waits until the log has grown, and checks from time to time whether the run has ended.
+    async fn wait(&mut self) -> Result<(), RuntimeError> {
+        let Journals { store, clock, .. } = &self.journals;
+        let Some(seen) = self.seen else {
+            self.seen = Some(store.head().await?);
+            return Ok(());
+        };
+        let now = clock.elapsed();
+        if now >= self.next_check {
+            self.run_has_ended = self.journals.row(&self.run_id).await?.status.is_final();
+            self.next_check = now.saturating_add(self.check);
+            self.check = (self.check * 2).min(CHECK.1);
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            grown = store.wait_for(seen) => {
+                self.seen = Some(grown?);
+                // Items that are appended in quick succession are read together.
+                clock.sleep(self.pause).await;
+                self.pause = (self.pause * 2).min(PAUSE.1);
+            }
+            () = clock.sleep(self.next_check.saturating_sub(now)) => {}
+        }
+        Ok(())
+    }
+}

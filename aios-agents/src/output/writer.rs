@@ -1,0 +1,274 @@
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aios_core::{
+    BoxFuture, Chain,
+    catalog::system::{self, OutputAppended},
+    event::{Event, EventError, EventId, EventType, Metadata, Payload},
+    output::{OutputError, OutputSink},
+    store::StreamId,
+};
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::hub::Shared;
+
+/// Largest item, in bytes.
+const MAX_ITEM_BYTES: usize = 256 * 1024;
+/// How much a task or step may write ahead of the store, in bytes.
+const MAX_BACKLOG_BYTES: usize = 4 * 1024 * 1024;
+/// Most items of one event. Offsets depend on it.
+pub(super) const MAX_ITEMS: usize = 1000;
+/// An event takes no more items once it has this many bytes.
+const EVENT_BYTES: usize = 64 * 1024;
+
+/// The kind of a writer.
+pub(super) enum Identity {
+    /// One attempt of a task or step.
+    Attempt(EventId),
+    /// The code of a workflow, which writes the same items in every replay. Each item has an event
+    /// of its own, whose id follows from `key` and its number, so that the store keeps it once.
+    Code { key: String },
+}
+
+/// Collects the output of one writer until it is stored.
+pub(super) struct Writer {
+    hub: Arc<Shared>,
+    stream: StreamId,
+    run_id: Arc<str>,
+    name: Arc<str>,
+    attempt: Arc<str>,
+    identity: Identity,
+    types: Types,
+    backlog: Mutex<Backlog>,
+    progressed: Notify,
+}
+
+/// The types of its events.
+struct Types {
+    appended: EventType,
+    ended: EventType,
+}
+
+#[derive(Default)]
+struct Backlog {
+    pending: Vec<Pending>,
+    bytes: usize,
+    /// Number of items and ends that were written, taken and stored so far.
+    written: u64,
+    taken: u64,
+    stored: u64,
+    /// Whether the writer is in the queue of the hub.
+    is_queued: bool,
+    failure: Option<OutputError>,
+}
+
+enum Pending {
+    Item(Payload),
+    End,
+}
+
+/// Events to append, and how many items and ends they have.
+pub(super) struct Part {
+    pub(super) events: Vec<Event>,
+    pub(super) count: u64,
+}
+
+impl Writer {
+    pub(super) fn new(
+        hub: Arc<Shared>,
+        stream: StreamId,
+        run_id: &str,
+        name: &str,
+        identity: Identity,
+    ) -> Result<Self, OutputError> {
+        let event_type = |action| EventType::new(system::DOMAIN, "run", action);
+        let (appended, ended) =
+            (event_type(system::OUTPUT_APPENDED)?, event_type(system::OUTPUT_ENDED)?);
+        let types = Types { appended, ended };
+        let attempt = match &identity {
+            Identity::Attempt(id) => id.to_string().into(),
+            Identity::Code { .. } => "".into(),
+        };
+        let (run_id, name) = (run_id.into(), name.into());
+        let (backlog, progressed) = (Mutex::default(), Notify::new());
+        Ok(Self { hub, stream, run_id, name, attempt, identity, types, backlog, progressed })
+    }
+
+    pub(super) fn stream(&self) -> &StreamId {
+        &self.stream
+    }
+
+    fn backlog(&self) -> MutexGuard<'_, Backlog> {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(self: &Arc<Self>, pending: Pending) -> Result<(), OutputError> {
+        let mut backlog = self.backlog();
+        if let Some(failure) = &backlog.failure {
+            return Err(failure.clone());
+        }
+        if let Pending::Item(item) = &pending {
+            let (bytes, limit) = (item.as_str().len(), MAX_ITEM_BYTES);
+            if bytes > limit {
+                return Err(OutputError::TooLarge { bytes, limit });
+            }
+            let is_limited = matches!(self.identity, Identity::Attempt(_));
+            if is_limited && backlog.bytes + bytes > MAX_BACKLOG_BYTES {
+                return Err(OutputError::Backlog { bytes: backlog.bytes });
+            }
+            backlog.bytes += bytes;
+        }
+        backlog.pending.push(pending);
+        backlog.written += 1;
+        if !std::mem::replace(&mut backlog.is_queued, true) {
+            drop(backlog);
+            self.hub.enqueue(Arc::clone(self));
+        }
+        Ok(())
+    }
+
+    /// Takes what was written, as events to append. The items of an attempt are appended at once.
+    /// Those of the code of a workflow are appended one by one, because some may be stored already.
+    pub(super) fn take(&self) -> Vec<Part> {
+        let mut backlog = self.backlog();
+        backlog.is_queued = false;
+        backlog.bytes = 0;
+        let (pending, first) = (std::mem::take(&mut backlog.pending), backlog.taken);
+        backlog.taken = backlog.written;
+        let count = backlog.taken - first;
+        drop(backlog);
+        let events = match self.encode(pending, first) {
+            Ok(events) => events,
+            Err(error) => {
+                self.fail(error);
+                return Vec::new();
+            }
+        };
+        match self.identity {
+            Identity::Attempt(_) => vec![Part { events, count }],
+            Identity::Code { .. } => {
+                events.into_iter().map(|event| Part { events: vec![event], count: 1 }).collect()
+            }
+        }
+    }
+
+    fn encode(&self, pending: Vec<Pending>, mut first: u64) -> Result<Vec<Event>, EventError> {
+        let (mut events, mut items, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let most = match self.identity {
+            Identity::Attempt(_) => MAX_ITEMS,
+            Identity::Code { .. } => 1,
+        };
+        for pending in pending {
+            match pending {
+                Pending::Item(item) => {
+                    bytes += item.as_str().len();
+                    items.push(item);
+                }
+                Pending::End => {
+                    self.encode_items(&mut items, &mut first, &mut events)?;
+                    events.push(self.event(first, &self.types.ended, &())?);
+                    first += 1;
+                }
+            }
+            if items.len() >= most || bytes >= EVENT_BYTES {
+                self.encode_items(&mut items, &mut first, &mut events)?;
+                bytes = 0;
+            }
+        }
+        self.encode_items(&mut items, &mut first, &mut events)?;
+        Ok(events)
+    }
+
+    fn encode_items(
+        &self,
+        items: &mut Vec<Payload>,
+        first: &mut u64,
+        events: &mut Vec<Event>,
+    ) -> Result<(), EventError> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let count = u64::try_from(items.len()).unwrap_or(u64::MAX);
+        let (writer, attempt) = (Arc::clone(&self.name), Arc::clone(&self.attempt));
+        let data = OutputAppended { writer, attempt, first: *first, items: std::mem::take(items) };
+        events.push(self.event(*first, &self.types.appended, &data)?);
+        *first += count;
+        Ok(())
+    }
+
+    fn event<T: serde::Serialize>(
+        &self,
+        number: u64,
+        event_type: &EventType,
+        data: &T,
+    ) -> Result<Event, EventError> {
+        let metadata = Metadata { run_id: Some(Arc::clone(&self.run_id)), ..Metadata::default() };
+        let event = Event::new(event_type.clone(), Arc::clone(&self.hub.source), data)?
+            .with_timestamp(self.hub.clock.now())
+            .with_metadata(metadata);
+        Ok(match &self.identity {
+            Identity::Attempt(_) => event,
+            Identity::Code { key } => {
+                event.with_id(EventId::derive(&format!("{key}/{}/{number}", self.stream)))
+            }
+        })
+    }
+
+    pub(super) fn stored(&self, count: u64) {
+        self.backlog().stored += count;
+        self.progressed.notify_waiters();
+    }
+
+    pub(super) fn fail(&self, error: impl Into<OutputError>) {
+        let error = error.into();
+        let mut backlog = self.backlog();
+        if backlog.failure.is_none() {
+            warn!(
+                error = %Chain(&error), code = error.code(), stream = %self.stream,
+                "output is lost"
+            );
+            backlog.failure = Some(error);
+        }
+        drop(backlog);
+        self.progressed.notify_waiters();
+    }
+
+    async fn flushed(&self) -> Result<(), OutputError> {
+        let target = self.backlog().written;
+        loop {
+            let mut progressed = pin!(self.progressed.notified());
+            progressed.as_mut().enable();
+            {
+                let backlog = self.backlog();
+                if backlog.stored >= target {
+                    return Ok(());
+                }
+                if let Some(failure) = &backlog.failure {
+                    return Err(failure.clone());
+                }
+            }
+            self.hub.hurry.notify_one();
+            progressed.await;
+        }
+    }
+}
+
+/// A writer that is shared with the hub, which keeps it until its output is stored.
+pub(super) struct SharedWriter(pub(super) Arc<Writer>);
+
+impl OutputSink for SharedWriter {
+    fn write(&self, item: Payload) -> Result<(), OutputError> {
+        self.0.push(Pending::Item(item))
+    }
+
+    fn end(&self) -> Result<(), OutputError> {
+        self.0.push(Pending::End)
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), OutputError>> {
+        Box::pin(self.0.flushed())
+    }
+}
