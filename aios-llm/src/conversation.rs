@@ -5,14 +5,14 @@
 
 use aios_agents::{RunHandle, RuntimeError};
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskId},
+    agent::{TaskCompleted, TaskId},
     event::{Event, EventError},
     store::MAX_PAGE,
 };
 use serde::Deserialize;
 
 use crate::{
-    agent::{MODEL_SUFFIX, Prompt},
+    agent::{History, MODEL_SUFFIX, Prompt, model_call},
     budget::Spent,
     model::{Message, ModelRequest, ModelResponse},
 };
@@ -64,7 +64,8 @@ impl Conversation {
     pub fn from_journal<'e>(
         journal: impl IntoIterator<Item = &'e Event>,
     ) -> Result<Self, EventError> {
-        let (mut conversation, mut open) = (Self::default(), None::<(TaskId, ModelRequest)>);
+        let (mut conversation, mut history) = (Self::default(), History::default());
+        let mut open = None::<(TaskId, ModelRequest)>;
         for event in journal {
             let (domain, entity, action) = event.event_type.segments();
             match (domain, action) {
@@ -72,8 +73,8 @@ impl Conversation {
                     conversation.spent = event.data::<Settled>()?.spent;
                 }
                 ("agents", "task_assigned") if entity.ends_with(MODEL_SUFFIX) => {
-                    let task: TaskAssigned = event.data()?;
-                    open = Some((task.task_id, task.parameters.decode()?));
+                    let Some((assigned, task)) = model_call(event)? else { continue };
+                    open = history.request(&task).map(|request| (assigned.task_id, request));
                 }
                 ("agents", "task_completed") if entity.ends_with(MODEL_SUFFIX) => {
                     let task: TaskCompleted = event.data()?;

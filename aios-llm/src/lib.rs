@@ -83,6 +83,7 @@ pub mod budget;
 pub mod conversation;
 pub mod middleware;
 pub mod model;
+mod partial_json;
 #[cfg(feature = "providers")]
 pub mod providers;
 mod schema;
@@ -91,7 +92,10 @@ pub mod testing;
 pub mod tool;
 
 pub use self::{
-    agent::{LlmAgent, LlmAgentError, Prompt, RuntimeBuilderExt, pending_decisions},
+    agent::{
+        AgentUpdate, LlmAgent, LlmAgentError, Prompt, RuntimeBuilderExt, Streaming, TOKENS,
+        pending_decisions,
+    },
     conversation::Conversation,
     model::{LanguageModel, ModelError, ModelRequest, ModelResponse},
 };

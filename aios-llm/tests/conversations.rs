@@ -1,8 +1,12 @@
 use std::sync::Arc;
 
-use aios_llm::{Conversation, LlmAgent, model::Role};
+use aios_agents::{RunHandle, Runtime, prelude::Broker};
+use aios_broker::memory::MemoryBroker;
+use aios_llm::{Conversation, LlmAgent, model::Role, testing::ScriptedModel};
 
-use crate::support::{in_time, runtime, scripted, search_call, search_tool, start, text};
+use crate::support::{
+    PATIENCE, in_time, runtime, scripted, search_call, search_tool, start, store, text,
+};
 
 #[tokio::test]
 async fn should_continue_a_conversation_in_another_run() {
@@ -41,4 +45,82 @@ async fn should_begin_again_at_a_turn_with_other_instructions() {
     assert_eq!(requests[3].instructions.as_deref(), Some("Write little."));
     let roles: Vec<_> = requests[3].messages.iter().map(|it| it.role).collect();
     assert_eq!(roles, [Role::User, Role::Assistant, Role::Tool, Role::Assistant, Role::Tool]);
+}
+
+/// The sizes of the parameters of the model calls in a journal.
+async fn sizes(run: &RunHandle) -> Vec<usize> {
+    let journal = run.journal(0, 1000).await.unwrap();
+    let assigned = journal.iter().filter(|recorded| {
+        recorded.event.event_type.as_str() == "agents.agent_model.task_assigned"
+    });
+    assigned.map(|recorded| recorded.event.payload.as_str().len()).collect()
+}
+
+#[tokio::test]
+async fn should_record_each_message_of_a_conversation_a_bounded_number_of_times() {
+    let words = "w".repeat(1000);
+    let calls = (0..20).map(|turn| search_call(&format!("{turn} {words}")));
+    let model = scripted(calls.chain([text("done")]));
+    let runtime = runtime(LlmAgent::new(Arc::clone(&model)).tool(search_tool())).await;
+    let run = start(&runtime).await;
+    in_time(run.result::<String>()).await.unwrap();
+    let sizes = sizes(&run).await;
+    assert_eq!(sizes.len(), 21);
+    assert!(sizes.iter().all(|bytes| *bytes < 4000), "{sizes:?}");
+    // The model nevertheless gets the whole conversation.
+    let messages: Vec<_> = model.requests().iter().map(|it| it.messages.len()).collect();
+    assert_eq!(messages, (0..21).map(|turn| 1 + 2 * turn).collect::<Vec<_>>());
+    let turns = Conversation::of(&run).await.unwrap();
+    assert_eq!(turns.turns()[20].messages, model.requests()[20].messages);
+}
+
+/// Runs an agent whose model calls are made by new processes, which have never seen the run. With
+/// `has_store`, they have its store.
+async fn alternate(has_store: bool) -> (RunHandle, Arc<ScriptedModel>, Runtime) {
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+    let store = store();
+    let model =
+        scripted([search_call("one"), search_call("two"), search_call("three"), text("end")]);
+    let built = || LlmAgent::new(Arc::clone(&model)).tool(search_tool()).build("agent").unwrap();
+    let engine = Runtime::builder()
+        .broker(Arc::clone(&broker))
+        .store(Arc::clone(&store))
+        .workflow_dyn(built().workflow().unwrap())
+        .agents(built().tool_agent().unwrap())
+        .start()
+        .await
+        .unwrap();
+    let run = engine.start("agent", "go").await.unwrap();
+    while model.requests().len() < 4 {
+        let before = model.requests().len();
+        let host = Runtime::builder().broker(Arc::clone(&broker)).agents(built().model_agent());
+        let host = if has_store { host.store(Arc::clone(&store)).client_only() } else { host };
+        let host = host.start().await.unwrap();
+        in_time(async {
+            while model.requests().len() == before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        host.shutdown(PATIENCE).await.unwrap();
+    }
+    (run, model, engine)
+}
+
+#[tokio::test]
+async fn should_read_a_conversation_that_another_process_knows() {
+    let (run, model, _engine) = alternate(true).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "end");
+    let messages: Vec<_> = model.requests().iter().map(|it| it.messages.len()).collect();
+    assert_eq!(messages, [1, 3, 5, 7]);
+}
+
+#[tokio::test]
+async fn should_ask_for_the_conversation_without_a_store() {
+    let (run, model, _engine) = alternate(false).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "end");
+    let messages: Vec<_> = model.requests().iter().map(|it| it.messages.len()).collect();
+    assert_eq!(messages, [1, 3, 5, 7]);
+    let spent = *Conversation::of(&run).await.unwrap().spent();
+    assert_eq!(spent.requests, 4, "asking for the conversation is no request");
 }

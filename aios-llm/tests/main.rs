@@ -19,6 +19,8 @@ mod loops;
 mod middleware;
 mod outputs;
 mod providers;
+mod shape;
+mod streams;
 mod support;
 mod tools;
 mod writes;

@@ -573,6 +573,12 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "a call of a write tool began before, and its outcome is unknown",
     ),
+    code(
+        "CONVERSATION_MISSING",
+        "LLM agents",
+        Retry::No,
+        "the process that makes a model call does not know the conversation, and is told it again",
+    ),
     code("TOOL_NOT_FOUND", "LLM agents", Retry::Yes, "the process of an agent lacks a tool"),
     code(
         "TOOL_RESULT_TOO_LARGE",

@@ -143,7 +143,7 @@ impl BuiltAgent {
     /// The agent type that makes the model calls, `<name>_model`.
     #[must_use]
     pub fn model_agent(&self) -> AgentDefinition {
-        let agent: Arc<dyn DynAgent> = Arc::new(ModelAgent::new(Arc::clone(&self.agent.model)));
+        let agent: Arc<dyn DynAgent> = Arc::new(ModelAgent::new(Arc::clone(&self.agent)));
         AgentDefinition::instance(self.agent.model_type(), agent)
     }
 

@@ -4,21 +4,29 @@ use aios_core::{
     agent::{DynAgent, ResultExt, TaskContext, TaskError},
     event::Payload,
     failure::Failure,
+    output::OutputStream,
 };
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::compiled::Compiled;
+use super::{
+    AgentUpdate, ModelTask, Streaming, TOKENS,
+    compiled::Compiled,
+    history::Histories,
+    updates::{Pieces, write},
+};
 use crate::{
-    model::{LanguageModel, ModelRequest, ModelResponse},
+    model::{ModelError, ModelErrorKind, ModelRequest, ModelResponse, StreamEvent},
     schema::schema_of,
-    tool::{CompiledTool, Effect, ToolContext, WriteState},
+    tool::{CompiledTool, Effect, Progress, ToolContext, WriteState},
 };
 
 /// Makes the model calls of an agent.
 pub(super) struct ModelAgent {
-    model: Arc<dyn LanguageModel>,
+    agent: Arc<Compiled>,
+    histories: Histories,
     parameters: Value,
     output: Value,
 }
@@ -42,9 +50,32 @@ pub(super) struct ToolTask {
 }
 
 impl ModelAgent {
-    pub(super) fn new(model: Arc<dyn LanguageModel>) -> Self {
-        let (parameters, output) = (schema_of::<ModelRequest>(), schema_of::<ModelResponse>());
-        Self { model, parameters, output }
+    pub(super) fn new(agent: Arc<Compiled>) -> Self {
+        let (parameters, output) = (schema_of::<ModelTask>(), schema_of::<ModelResponse>());
+        Self { agent, histories: Histories::new(), parameters, output }
+    }
+
+    /// Requests a response, and writes its pieces if the agent streams.
+    async fn respond(
+        &self,
+        context: &TaskContext,
+        request: &ModelRequest,
+    ) -> Result<ModelResponse, ModelError> {
+        let model = &self.agent.model;
+        let Some(stream) = stream_of(&self.agent, context) else {
+            return model.complete(request).await;
+        };
+        let mut pieces = Pieces::new(stream, &self.agent.output);
+        let mut events = model.stream(request).await?;
+        while let Some(event) = events.next().await {
+            let event = event?;
+            pieces.write(&event).await;
+            if let StreamEvent::Finished(response) = event {
+                return Ok(response);
+            }
+        }
+        let reason = "the stream ended before the response was complete";
+        Err(ModelError::new(ModelErrorKind::InvalidResponse, reason))
     }
 }
 
@@ -90,14 +121,23 @@ impl DynAgent for ModelAgent {
 
     async fn process_task(
         &self,
-        _: &TaskContext,
+        context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
-        let request: ModelRequest = parameters.decode().terminal()?;
-        let response =
-            self.model.complete(&request).await.map_err(|error| error.to_task_error())?;
-        Payload::encode(&response).terminal()
+        let task: ModelTask = parameters.decode().terminal()?;
+        let request = self.histories.request(context, &task).await?;
+        let response = self.respond(context, &request).await;
+        Payload::encode(&response.map_err(|error| error.to_task_error())?).terminal()
     }
+}
+
+/// The output stream that an agent writes to, if it does and there is one.
+fn stream_of(agent: &Compiled, context: &TaskContext) -> Option<OutputStream> {
+    if agent.options.streaming == Streaming::Off || !context.has_streams() {
+        return None;
+    }
+    let opened = context.stream(TOKENS);
+    opened.inspect_err(|error| tracing::warn!(%error, "updates are not written")).ok()
 }
 
 #[async_trait]
@@ -115,25 +155,33 @@ impl DynAgent for ToolAgent {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
-        let ToolTask { tool, arguments, .. } = parameters.decode().terminal()?;
+        let ToolTask { tool, call_id, arguments } = parameters.decode().terminal()?;
         let Some(compiled) = self.agent.tools.get(&tool) else {
             let reason =
                 format!("this process has no tool {tool:?}; deploy the same agent everywhere");
             return Err(TaskError::retryable(Failure::new("TOOL_NOT_FOUND", reason)));
         };
-        let tool_context =
-            ToolContext::new(context.attempt(), context.idempotency_key().to_owned());
+        let stream = stream_of(&self.agent, context);
+        if let Some(stream) = &stream {
+            write(stream, &AgentUpdate::ToolStarted { call_id: call_id.clone(), tool }).await;
+        }
+        let progress = Progress { call_id: call_id.clone(), stream: stream.clone() };
+        let key = context.idempotency_key().to_owned();
+        let tool_context = ToolContext::new(context.attempt(), key, progress);
         let result = match compiled.tool.effect {
-            Effect::Write => self.run_once(compiled, tool_context, arguments).await?,
-            Effect::Read | Effect::Idempotent => compiled.tool.run(tool_context, arguments).await?,
+            Effect::Write => self.run_once(compiled, tool_context, arguments).await,
+            Effect::Read | Effect::Idempotent => compiled.tool.run(tool_context, arguments).await,
         };
-        Payload::encode(&result).terminal()
+        if let Some(stream) = &stream {
+            write(stream, &AgentUpdate::ToolEnded { call_id, is_error: result.is_err() }).await;
+        }
+        Payload::encode(&result?).terminal()
     }
 }
 
 impl fmt::Debug for ModelAgent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("ModelAgent").field(&self.model.name()).finish()
+        formatter.debug_tuple("ModelAgent").field(&self.agent.model.name()).finish()
     }
 }
 

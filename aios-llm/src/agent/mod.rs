@@ -5,22 +5,28 @@ mod calls;
 mod compiled;
 mod decisions;
 mod faults;
+mod history;
 mod host;
 mod output;
 mod prompt;
 mod session;
+mod updates;
 
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use aios_core::{retry::RetryPolicy, store::Store};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
+pub(crate) use self::history::{History, model_call};
 use self::output::OutputType;
 pub use self::{
     build::{BuiltAgent, LlmAgentError, RuntimeBuilderExt},
     decisions::pending_decisions,
+    history::ModelTask,
     prompt::Prompt,
+    updates::{AgentUpdate, Streaming, TOKENS},
 };
 use crate::{budget::Budget, model::LanguageModel, tool::Tool};
 
@@ -76,6 +82,7 @@ struct Options {
     max_faults: u32,
     max_identical_calls: u32,
     max_argument_bytes: usize,
+    streaming: Streaming,
 }
 
 impl LlmAgent<String> {
@@ -103,6 +110,7 @@ impl LlmAgent<String> {
             max_faults: Self::DEFAULT_MAX_FAULTS,
             max_identical_calls: Self::DEFAULT_MAX_IDENTICAL_CALLS,
             max_argument_bytes: Self::DEFAULT_MAX_ARGUMENT_BYTES,
+            streaming: Streaming::default(),
         };
         Self {
             model: Arc::new(model),
@@ -144,6 +152,39 @@ impl<O> LlmAgent<O> {
             instructions: self.instructions,
             tools: self.tools,
             output: Some(OutputType::of::<T>()),
+            budget: self.budget,
+            write_log: self.write_log,
+            options: self.options,
+            types: PhantomData,
+        }
+    }
+
+    /// Sets the output as a JSON Schema, for types that are not written in Rust. See
+    /// [`output`](Self::output).
+    #[must_use]
+    pub fn output_schema(self, name: impl Into<String>, schema: Value) -> LlmAgent<Value> {
+        let output = OutputType::from_schema(name.into(), schema);
+        LlmAgent {
+            model: self.model,
+            instructions: self.instructions,
+            tools: self.tools,
+            output: Some(output),
+            budget: self.budget,
+            write_log: self.write_log,
+            options: self.options,
+            types: PhantomData,
+        }
+    }
+
+    /// The same agent without an output type, whose output is text as a JSON value. For agents that
+    /// are not written in Rust.
+    #[must_use]
+    pub fn output_text(self) -> LlmAgent<Value> {
+        LlmAgent {
+            model: self.model,
+            instructions: self.instructions,
+            tools: self.tools,
+            output: None,
             budget: self.budget,
             write_log: self.write_log,
             options: self.options,
@@ -230,6 +271,14 @@ impl<O> LlmAgent<O> {
     #[must_use]
     pub fn max_argument_bytes(mut self, bytes: usize) -> Self {
         self.options.max_argument_bytes = bytes;
+        self
+    }
+
+    /// Sets whether the agent writes what it does to the output stream [`TOKENS`] of its run. Read it
+    /// with [`RunHandle::stream`](aios_agents::RunHandle::stream).
+    #[must_use]
+    pub fn streaming(mut self, streaming: Streaming) -> Self {
+        self.options.streaming = streaming;
         self
     }
 }

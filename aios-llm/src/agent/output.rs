@@ -49,6 +49,10 @@ impl OutputType {
             check: |value| decode::<T>(value).map(drop),
         }
     }
+
+    pub(super) fn from_schema(name: String, schema: Value) -> Self {
+        Self { name, schema, check: |_| Ok(()) }
+    }
 }
 
 impl Output {
@@ -100,6 +104,29 @@ impl Output {
         matches!(self, Self::Structured(output) if output.mode == Mode::Tool)
     }
 
+    /// Whether the output is structured and the text of a response.
+    pub(super) fn is_text_of_model(&self) -> bool {
+        matches!(self, Self::Structured(output) if output.mode != Mode::Tool)
+    }
+
+    /// A text, perhaps incomplete, without what models like to put around JSON.
+    pub(super) fn without_decoration<'t>(&self, text: &'t str) -> &'t str {
+        let text = text.trim_start();
+        let Some(fenced) = text.strip_prefix("```") else { return text };
+        let fenced = fenced.strip_prefix("json").unwrap_or(fenced);
+        fenced.split_once("```").map_or(fenced, |(inner, _)| inner)
+    }
+
+    /// The output in what a model writes.
+    pub(super) fn unwrap(&self, value: Value) -> Value {
+        match (self, value) {
+            (Self::Structured(output), Value::Object(mut fields)) if output.is_wrapped => {
+                fields.remove(WRAPPED).unwrap_or_default()
+            }
+            (_, value) => value,
+        }
+    }
+
     /// Reads the output from a text. The error is for the model.
     pub(super) fn read(&self, text: &str) -> Result<Value, String> {
         let output = match self {
@@ -110,12 +137,7 @@ impl Output {
         let value: Value = serde_json::from_str(without_fence(text))
             .map_err(|error| format!("The result is not valid JSON: {error}"))?;
         output.schema.check(&value).map_err(|faults| invalid(&faults))?;
-        let value = match value {
-            Value::Object(mut fields) if output.is_wrapped => {
-                fields.remove(WRAPPED).unwrap_or_default()
-            }
-            value => value,
-        };
+        let value = self.unwrap(value);
         (output.check)(&value).map_err(|fault| invalid(&fault))?;
         Ok(value)
     }

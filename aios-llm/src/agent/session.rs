@@ -1,6 +1,9 @@
 //! The loop of one run: model call, tool calls, output.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
 use aios_core::{
@@ -13,16 +16,19 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Prompt,
+    Prompt, Streaming, TOKENS,
     calls::{Calls, Checked},
     compiled::Compiled,
     decisions::{Decisions, emit},
     faults::Faults,
+    history::{MISSING, Told},
     output::FINAL_TOOL,
 };
 use crate::{
     budget::{Account, AtLimit, BUDGET_SIGNAL, BudgetDecision, Exceeded, Reservation, Spent},
-    model::{FinishReason, Message, ModelError, ModelRequest, ModelResponse, ToolCall, ToolResult},
+    model::{
+        FinishReason, Message, ModelError, ModelRequest, ModelResponse, ToolCall, ToolResult, Usage,
+    },
 };
 
 /// The workflow of an agent.
@@ -36,9 +42,11 @@ pub(super) async fn run(
         return Err(WorkflowError::failed(Failure::new("INVALID_PARAMETERS", reason)));
     }
     let mut session = Session::new(agent, context, prompt);
+    session.settle_when_cancelled();
     for turn in 1..=session.agent.options.max_turns {
         let response = session.model_call().await?;
         if let Some(output) = session.handle(turn, &response).await? {
+            session.end_stream()?;
             return Ok(output);
         }
     }
@@ -58,6 +66,9 @@ struct Session {
     account: Account,
     faults: Faults,
     decisions: Decisions,
+    /// The part of the conversation that the model calls have told.
+    told: Told,
+    ledger: Arc<Mutex<Ledger>>,
 }
 
 #[derive(Serialize)]
@@ -69,6 +80,20 @@ struct Reserved<'a> {
 struct Settled<'a> {
     amounts: &'a Spent,
     spent: &'a Spent,
+    /// Whether the amounts are an estimate, because the run was cancelled during the call.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_estimate: bool,
+}
+
+/// The amounts to settle if the run is cancelled.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ledger {
+    in_progress: Option<Spent>,
+    spent: Spent,
+}
+
+fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Session {
@@ -82,9 +107,19 @@ impl Session {
             account: Account::new(agent.budget.clone()),
             faults: Faults::default(),
             decisions: Decisions::default(),
+            told: Told::default(),
+            ledger: Arc::default(),
             agent,
             context,
         }
+    }
+
+    fn end_stream(&self) -> Result<(), WorkflowError> {
+        if self.agent.options.streaming == Streaming::Off {
+            return Ok(());
+        }
+        let ended = self.context.stream(TOKENS)?.end();
+        ended.map_err(|error| WorkflowError::failed(Failure::from_error(error.code(), &error)))
     }
 
     /// Requests the next response. Every request is an operation, also a repeated one.
@@ -92,7 +127,9 @@ impl Session {
         let mut attempt = 1;
         loop {
             let (request, timeout) = self.reserve_request().await?;
-            let call = self.context.task::<ModelResponse>(self.model_type.as_str(), &request);
+            let task = self.told.next(0, request);
+            let is_whole = task.kept == 0;
+            let call = self.context.task::<ModelResponse>(self.model_type.as_str(), &task);
             let ended = call.retry(RetryPolicy::never()).timeout(timeout).await;
             let error = match ended {
                 Ok(response) => {
@@ -102,6 +139,12 @@ impl Session {
                 Err(error) => error,
             };
             let Some(failure) = error.failure() else { return Err(error) };
+            if failure.code == MISSING && !is_whole {
+                // No request was made. The next call holds the whole conversation.
+                self.told.forget();
+                self.settle(Spent::default())?;
+                continue;
+            }
             let reported = ModelError::from_failure(failure);
             let usage = reported.as_ref().and_then(ModelError::usage).unwrap_or_default();
             let amounts = self.account.amounts(self.agent.model.name(), usage);
@@ -184,13 +227,36 @@ impl Session {
         Ok(())
     }
 
+    /// Settles the call in progress if the run is cancelled. Its provider does not report what it
+    /// costs, so that the reserved input counts, and no output.
+    fn settle_when_cancelled(&self) {
+        let ledger = Arc::clone(&self.ledger);
+        self.context.compensate("settle", move |context| async move {
+            let Ledger { in_progress, mut spent } = *lock(&ledger);
+            let Some(amounts) = in_progress else { return Ok(()) };
+            spent = spent.plus(&amounts);
+            let settled = Settled { amounts: &amounts, spent: &spent, is_estimate: true };
+            emit(&context, "budget", "settled", &settled)
+        });
+    }
+
     fn record(&self, reservation: &Reservation) -> Result<(), WorkflowError> {
+        let Spent { usage, tool_calls, requests, .. } = reservation.0;
+        let least = if requests > 0 {
+            let model = self.agent.model.name();
+            self.account.amounts(model, Usage::new(usage.input_tokens, 0))
+        } else {
+            Spent { tool_calls, ..Spent::default() }
+        };
+        lock(&self.ledger).in_progress = Some(least);
         emit(&self.context, "budget", "reserved", &Reserved { amounts: &reservation.0 })
     }
 
     fn settle(&mut self, amounts: Spent) -> Result<(), WorkflowError> {
         self.account.settle(amounts);
-        let settled = Settled { amounts: &amounts, spent: self.account.spent() };
+        let spent = self.account.spent();
+        *lock(&self.ledger) = Ledger { in_progress: None, spent: *spent };
+        let settled = Settled { amounts: &amounts, spent, is_estimate: false };
         emit(&self.context, "budget", "settled", &settled)
     }
 

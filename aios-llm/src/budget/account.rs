@@ -25,7 +25,7 @@ pub struct Spent {
 }
 
 impl Spent {
-    fn plus(self, other: &Self) -> Self {
+    pub(crate) fn plus(self, other: &Self) -> Self {
         Self {
             requests: self.requests.saturating_add(other.requests),
             usage: self.usage + other.usage,

@@ -101,6 +101,13 @@ impl Budget {
         }
     }
 
+    /// Sets all limits.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Limits the requests to models, including failed ones.
     #[must_use]
     pub fn requests(mut self, requests: u64) -> Self {

@@ -4,14 +4,17 @@ use std::{
 };
 
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskFailed, TaskId},
+    agent::{TaskCompleted, TaskFailed},
     event::{Event, EventError},
 };
 use async_trait::async_trait;
 
-use crate::model::{
-    Capabilities, LanguageModel, ModelError, ModelErrorKind, ModelRequest, ModelResponse,
-    ModelStream, whole,
+use crate::{
+    agent::{History, model_call},
+    model::{
+        Capabilities, LanguageModel, ModelError, ModelErrorKind, ModelRequest, ModelResponse,
+        ModelStream, whole,
+    },
 };
 
 /// A model that answers from the journal of a run: the same requests get the same responses.
@@ -35,7 +38,7 @@ impl Recorded {
     pub fn from_journal<'e>(
         journal: impl IntoIterator<Item = &'e Event>,
     ) -> Result<Self, EventError> {
-        let mut requests: HashMap<TaskId, ModelRequest> = HashMap::new();
+        let (mut requests, mut history) = (HashMap::new(), History::default());
         let mut responses: HashMap<String, VecDeque<_>> = HashMap::new();
         let mut name = String::from("test:recorded");
         for event in journal {
@@ -45,8 +48,11 @@ impl Recorded {
             }
             let answered = match action {
                 "task_assigned" => {
-                    let task: TaskAssigned = event.data()?;
-                    requests.insert(task.task_id, task.parameters.decode()?);
+                    if let Some((assigned, task)) = model_call(event)?
+                        && let Some(request) = history.request(&task)
+                    {
+                        requests.insert(assigned.task_id, request);
+                    }
                     continue;
                 }
                 "task_completed" => {

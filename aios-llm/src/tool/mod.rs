@@ -9,7 +9,9 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use aios_core::{
     BoxFuture,
     agent::{ResultExt, TaskError},
+    event::Payload,
     failure::Failure,
+    output::{OutputError, OutputStream},
     retry::RetryPolicy,
 };
 use schemars::JsonSchema;
@@ -21,16 +23,27 @@ pub use self::{
     approval::{Approval, Decision, InDoubt, PendingDecision, Resolution},
     effect::Effect,
 };
-use crate::schema::{Schema, decode, schema_of};
+use crate::{
+    AgentUpdate,
+    schema::{Schema, decode, schema_of},
+};
 
 type Function =
     dyn Fn(ToolContext, Value) -> BoxFuture<'static, Result<String, TaskError>> + Send + Sync;
 
 /// The context of a tool while it runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ToolContext {
     attempt: u32,
     idempotency_key: String,
+    progress: Progress,
+}
+
+/// Where the progress of a call goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    pub(crate) call_id: String,
+    pub(crate) stream: Option<OutputStream>,
 }
 
 /// A function that a model can call.
@@ -77,8 +90,8 @@ pub(crate) struct CompiledTool {
 }
 
 impl ToolContext {
-    pub(crate) fn new(attempt: u32, idempotency_key: String) -> Self {
-        Self { attempt, idempotency_key }
+    pub(crate) fn new(attempt: u32, idempotency_key: String, progress: Progress) -> Self {
+        Self { attempt, idempotency_key, progress }
     }
 
     /// Number of the attempt, from 1.
@@ -92,6 +105,20 @@ impl ToolContext {
     #[must_use]
     pub fn idempotency_key(&self) -> &str {
         &self.idempotency_key
+    }
+
+    /// Reports progress to the readers of the run's output stream
+    /// [`TOKENS`](crate::TOKENS). Without effect if the agent does not
+    /// [stream](crate::LlmAgent::streaming).
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError`] if the progress cannot be encoded or is too large, or if the store has refused
+    /// output.
+    pub fn progress<T: Serialize + ?Sized>(&self, progress: &T) -> Result<(), OutputError> {
+        let Progress { call_id, stream: Some(stream) } = &self.progress else { return Ok(()) };
+        let progress = Payload::encode(progress)?.decode()?;
+        stream.write(&AgentUpdate::ToolProgress { call_id: call_id.clone(), progress })
     }
 }
 
@@ -175,19 +202,40 @@ impl Tool {
         F: Fn(ToolContext, P) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let function = move |context: ToolContext, arguments: Value| -> BoxFuture<'static, _> {
+        let call = move |context: ToolContext, arguments: Value| {
             let running = decode::<P>(&arguments).map(|arguments| function(context, arguments));
-            Box::pin(async move {
+            async move {
                 let running = running
                     .map_err(|fault| TaskError::invalid_parameters(&[(String::new(), fault)]))?;
                 let result = running.await.map_err(Into::into)?;
-                result_text(&result)
-            })
+                serde_json::to_value(&result).terminal()
+            }
+        };
+        Self::from_schema(name, description, effect, schema_of::<P>(), call)
+    }
+
+    /// A tool whose parameters are described by a JSON Schema of an object, for tools that are not
+    /// written in Rust. The function gets arguments that match the schema.
+    #[must_use]
+    pub fn from_schema<F, Fut>(
+        name: impl Into<String>,
+        description: impl Into<String>,
+        effect: Effect,
+        parameters: Value,
+        function: F,
+    ) -> Self
+    where
+        F: Fn(ToolContext, Value) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Value, TaskError>> + Send + 'static,
+    {
+        let function = move |context: ToolContext, arguments: Value| -> BoxFuture<'static, _> {
+            let running = function(context, arguments);
+            Box::pin(async move { running.await.map(result_text) })
         };
         Self {
             name: name.into(),
             description: description.into(),
-            parameters: schema_of::<P>(),
+            parameters,
             effect,
             approval: Approval::NotRequired,
             timeout: Self::DEFAULT_TIMEOUT,
@@ -258,10 +306,10 @@ impl Tool {
 }
 
 /// The result as the model sees it: a text as it is, everything else as JSON.
-fn result_text<T: Serialize>(result: &T) -> Result<String, TaskError> {
-    match serde_json::to_value(result).terminal()? {
-        Value::String(text) => Ok(text),
-        value => Ok(value.to_string()),
+fn result_text(result: Value) -> String {
+    match result {
+        Value::String(text) => text,
+        value => value.to_string(),
     }
 }
 

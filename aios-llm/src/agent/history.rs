@@ -1,0 +1,294 @@
+//! The parameters of model calls, which hold only what is new in the conversation.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aios_core::{
+    agent::{TaskAssigned, TaskContext, TaskError},
+    event::{Event, EventError},
+    failure::Failure,
+    store::{MAX_PAGE, Store, StoreError, StreamId},
+};
+use hashlink::LruCache;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::MODEL_SUFFIX;
+use crate::model::{ImageSource, Message, ModelRequest, Part};
+
+/// Code of a model call whose process does not know the conversation so far.
+pub(super) const MISSING: &str = "CONVERSATION_MISSING";
+/// Conversations that a process remembers, and their size.
+const REMEMBERED: usize = 4096;
+const REMEMBERED_BYTES: usize = 64 * 1024 * 1024;
+
+/// The parameters of a model call.
+///
+/// The first `kept` messages of the conversation, and the settings if there are none, are those of
+/// the earlier calls of the run with the same `epoch`. So a journal does not hold the conversation
+/// again for each call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelTask {
+    /// Number of times that messages before the latest ones were replaced.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u32,
+    /// Number of messages that are known from earlier calls.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub kept: usize,
+    /// The messages after those.
+    pub messages: Vec<Message>,
+    /// The request without messages, if it differs from that of the call before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Box<ModelRequest>>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(epoch: &u32) -> bool {
+    *epoch == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_nothing(kept: &usize) -> bool {
+    *kept == 0
+}
+
+/// The conversation that the calls of a run so far tell, and the settings of the latest call.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct History {
+    epoch: u32,
+    messages: Vec<Message>,
+    settings: ModelRequest,
+}
+
+impl History {
+    /// Adds a call. Returns whether the history has what the call refers to.
+    fn add(&mut self, task: &ModelTask) -> bool {
+        let is_new = task.kept == 0 && task.settings.is_some();
+        let is_known = task.epoch == self.epoch && task.kept <= self.messages.len();
+        if !is_new && !is_known {
+            return false;
+        }
+        self.epoch = task.epoch;
+        self.messages.truncate(task.kept);
+        self.messages.extend(task.messages.iter().cloned());
+        if let Some(settings) = &task.settings {
+            self.settings = (**settings).clone();
+        }
+        true
+    }
+
+    /// Adds the parameters of a call in a journal, and returns the whole request; `None` if the
+    /// journal lacks an earlier call.
+    pub(crate) fn request(&mut self, task: &ModelTask) -> Option<ModelRequest> {
+        self.add(task).then(|| self.to_request())
+    }
+
+    fn to_request(&self) -> ModelRequest {
+        ModelRequest { messages: self.messages.clone(), ..self.settings.clone() }
+    }
+
+    /// About how many bytes it has.
+    fn bytes(&self) -> usize {
+        let part = |part: &Part| match part {
+            Part::Text { text } | Part::Reasoning { text, .. } => text.len(),
+            Part::Image { source: ImageSource::Base64 { data, .. } } => data.len(),
+            Part::ToolCall(call) => call.arguments.len(),
+            Part::ToolResult(result) => result.content.len(),
+            _ => 0,
+        };
+        self.messages.iter().flat_map(|message| &message.content).map(|it| 64 + part(it)).sum()
+    }
+}
+
+/// The part of the conversation that calls have told so far, on the side of the workflow.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    epoch: u32,
+    messages: usize,
+    settings: Option<ModelRequest>,
+}
+
+impl Told {
+    /// The call that makes this request. Within an epoch, messages are only added.
+    pub(super) fn next(&mut self, epoch: u32, mut request: ModelRequest) -> ModelTask {
+        if epoch != self.epoch {
+            *self = Self { epoch, ..Self::default() };
+        }
+        let kept = self.messages.min(request.messages.len());
+        self.messages = request.messages.len();
+        let messages = request.messages.split_off(kept);
+        let settings = ModelRequest { messages: Vec::new(), ..request };
+        let is_told = self.settings.as_ref() == Some(&settings);
+        let settings = (!is_told).then(|| Box::new(settings));
+        if let Some(settings) = &settings {
+            self.settings = Some((**settings).clone());
+        }
+        ModelTask { epoch, kept, messages, settings }
+    }
+
+    /// Makes the next call hold the whole conversation.
+    pub(super) fn forget(&mut self) {
+        *self = Self { epoch: self.epoch, ..Self::default() };
+    }
+}
+
+/// Conversations of runs, on the process that makes model calls.
+pub(super) struct Histories(Mutex<Remembered>);
+
+struct Remembered {
+    /// The conversations with their sizes in bytes.
+    all: LruCache<String, (usize, History)>,
+    bytes: usize,
+}
+
+impl Histories {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Remembered { all: LruCache::new_unbounded(), bytes: 0 }))
+    }
+
+    /// The whole request of a call: from what this process remembers, else from the journal.
+    pub(super) async fn request(
+        &self,
+        context: &TaskContext,
+        task: &ModelTask,
+    ) -> Result<ModelRequest, TaskError> {
+        let metadata = context.metadata();
+        let run_id = metadata.run_id.as_deref().unwrap_or_default();
+        let key = format!("{run_id}@{}", metadata.incarnation.as_deref().unwrap_or_default());
+        let mut history = self.recall(&key).unwrap_or_default();
+        if !history.add(task) {
+            history = match context.store() {
+                Some(store) => from_store(store, run_id, context.task_id().as_str()).await?,
+                None => return Err(missing("the process of the model calls has no store")),
+            };
+            if history.epoch != task.epoch {
+                return Err(missing("the journal has no earlier call"));
+            }
+        }
+        let request = history.to_request();
+        self.remember(key, history);
+        Ok(request)
+    }
+
+    fn recall(&self, key: &str) -> Option<History> {
+        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bytes, history) = remembered.all.remove(key)?;
+        remembered.bytes = remembered.bytes.saturating_sub(bytes);
+        Some(history)
+    }
+
+    /// Remembers a conversation, and forgets those that were not used for the longest time.
+    fn remember(&self, key: String, history: History) {
+        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = history.bytes();
+        remembered.bytes += bytes;
+        if let Some((replaced, _)) = remembered.all.insert(key, (bytes, history)) {
+            remembered.bytes = remembered.bytes.saturating_sub(replaced);
+        }
+        while remembered.bytes > REMEMBERED_BYTES || remembered.all.len() > REMEMBERED {
+            let Some((_, (bytes, _))) = remembered.all.remove_lru() else { break };
+            remembered.bytes = remembered.bytes.saturating_sub(bytes);
+        }
+    }
+}
+
+fn missing(reason: &str) -> TaskError {
+    TaskError::terminal(Failure::new(
+        MISSING,
+        format!("the conversation is unknown here: {reason}"),
+    ))
+}
+
+/// Reads the conversation up to a task from the journal of its run.
+async fn from_store(
+    store: &Arc<dyn Store>,
+    run_id: &str,
+    task_id: &str,
+) -> Result<History, TaskError> {
+    let failed = |error: StoreError| TaskError {
+        retryable: error.is_retryable(),
+        failure: Failure::from_error(error.code(), &error),
+    };
+    let stream = StreamId::of_run(run_id).map_err(failed)?;
+    let (mut history, mut after) = (History::default(), 0);
+    loop {
+        let page = store.read_stream(&stream, after, MAX_PAGE).await.map_err(failed)?;
+        let Some(last) = page.last() else {
+            return Err(missing("the journal does not have the call"));
+        };
+        after = last.version;
+        for recorded in &page {
+            let Some(assigned) = model_call(&recorded.event)? else { continue };
+            let is_known = history.add(&assigned.1);
+            if assigned.0.task_id.as_str() == task_id {
+                return match is_known {
+                    true => Ok(history),
+                    false => Err(missing("the journal lacks an earlier call")),
+                };
+            }
+        }
+    }
+}
+
+/// The model call that an event of a journal assigns, if it does.
+pub(crate) fn model_call(event: &Event) -> Result<Option<(TaskAssigned, ModelTask)>, EventError> {
+    let ("agents", entity, "task_assigned") = event.event_type.segments() else { return Ok(None) };
+    if !entity.ends_with(MODEL_SUFFIX) {
+        return Ok(None);
+    }
+    let assigned: TaskAssigned = event.data()?;
+    let task = assigned.parameters.decode()?;
+    Ok(Some((assigned, task)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(texts: &[&str]) -> ModelRequest {
+        let messages = texts.iter().map(|text| Message::user(*text)).collect();
+        ModelRequest { messages, ..ModelRequest::default() }.with_instructions("Be brief.")
+    }
+
+    #[test]
+    fn should_hold_only_what_is_new() {
+        let (mut told, mut history) = (Told::default(), History::default());
+        let mut send = |epoch, request: &ModelRequest| {
+            let task = told.next(epoch, request.clone());
+            assert_eq!(history.request(&task).as_ref(), Some(request));
+            (task.kept, task.messages.len(), task.settings.is_some())
+        };
+        assert_eq!(send(0, &request(&["a"])), (0, 1, true));
+        assert_eq!(send(0, &request(&["a", "b", "c"])), (1, 2, false));
+        // The same request again, after a failure.
+        assert_eq!(send(0, &request(&["a", "b", "c"])), (3, 0, false));
+        let other = request(&["a", "b", "c", "d"]).with_instructions("Finish soon.");
+        assert_eq!(send(0, &other), (3, 1, true));
+        // Messages were replaced.
+        assert_eq!(send(1, &request(&["summary", "d"])), (0, 2, true));
+        assert_eq!(send(1, &request(&["summary", "d", "e"])), (2, 1, false));
+    }
+
+    #[test]
+    fn should_notice_what_is_missing() {
+        let mut told = Told::default();
+        told.next(0, request(&["a"]));
+        let second = told.next(0, request(&["a", "b"]));
+        assert_eq!(History::default().request(&second), None);
+        told.forget();
+        let again = told.next(0, request(&["a", "b"]));
+        assert_eq!(History::default().request(&again), Some(request(&["a", "b"])));
+    }
+
+    #[test]
+    fn should_forget_what_was_not_used_for_the_longest_time() {
+        let histories = Histories::new();
+        let large = "x".repeat(REMEMBERED_BYTES / 2 - 1000);
+        for run in ["r1", "r2", "r3"] {
+            let mut history = History::default();
+            history.messages.push(Message::user(large.clone()));
+            histories.remember(run.to_owned(), history);
+        }
+        let known = ["r1", "r2", "r3"].map(|run| histories.recall(run).is_some());
+        assert_eq!(known, [false, true, true]);
+    }
+}

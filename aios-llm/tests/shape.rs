@@ -1,0 +1,60 @@
+//! The shape of an agent's journal, which is the same in every language.
+
+use aios_agents::RunHandle;
+use aios_llm::{LlmAgent, ModelResponse, budget::Budget, model::Part};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::support::{in_time, runtime, scripted, search_tool, start};
+
+/// The journal of the same agent in Rust and in Python: the types of its events, and the keys of
+/// their data.
+const SHAPE: &str = include_str!("../../tests/fixtures/llm_journal.json");
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Report {
+    title: String,
+}
+
+/// The type of each event of a journal, with the sorted keys of its data, and of the parameters and
+/// output of tasks.
+async fn shape(run: &RunHandle) -> Value {
+    let keys = |value: &Value| match value {
+        Value::Object(fields) => fields.keys().cloned().collect::<Vec<_>>(),
+        _ => Vec::new(),
+    };
+    let journal = run.journal(0, 1000).await.unwrap();
+    let events = journal.iter().map(|recorded| {
+        let data: Value = recorded.event.data().unwrap();
+        json!([
+            recorded.event.event_type.as_str(),
+            keys(&data),
+            keys(&data["parameters"]),
+            keys(&data["output"]),
+        ])
+    });
+    events.collect()
+}
+
+#[tokio::test]
+async fn should_have_the_journal_that_other_languages_have() {
+    let calls = ["a", "b"].map(|id| Part::tool_call(id, "search", &json!({"words": id})));
+    let model = scripted([
+        ModelResponse::new(calls.to_vec()),
+        ModelResponse::text(r#"{"title": 7}"#),
+        ModelResponse::text(r#"{"title": "done"}"#),
+    ]);
+    let agent = LlmAgent::new(model)
+        .instructions("Search, then report.")
+        .tool(search_tool())
+        .output::<Report>()
+        .budget(Budget::new().requests(9));
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    let report: Report = in_time(run.result()).await.unwrap();
+    assert_eq!(report.title, "done");
+    let shape = shape(&run).await;
+    let expected: Value = serde_json::from_str(SHAPE).unwrap();
+    assert_eq!(shape, expected, "{shape:#}");
+}

@@ -1,0 +1,164 @@
+//! Output streams of agents.
+
+use std::sync::Arc;
+
+use aios_agents::{RunHandle, output::OutputContent, prelude::*};
+use aios_llm::{
+    AgentUpdate, Conversation, LanguageModel, LlmAgent, ModelError, ModelRequest, ModelResponse,
+    Streaming, TOKENS,
+    budget::Spent,
+    model::{Capabilities, ModelErrorKind, ModelStream, Usage},
+    testing::ScriptedModel,
+    tool::{Effect, Tool, ToolContext},
+};
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::Notify;
+
+use crate::support::{Query, call, in_time, runtime, scripted, search_call, start, text};
+
+/// All updates; a reset is an update too.
+async fn updates(run: &RunHandle) -> Vec<Option<AgentUpdate>> {
+    let items = run.stream(TOKENS).read_from(0).map(|item| match item.unwrap().content {
+        OutputContent::Item(update) => Some(update.decode().unwrap()),
+        _ => None,
+    });
+    in_time(items.collect()).await
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+struct Report {
+    title: String,
+}
+
+async fn slow_search(context: ToolContext, query: Query) -> Result<String, TaskError> {
+    context.progress(&json!({"percent": 50}))?;
+    Ok(format!("found {}", query.words))
+}
+
+#[tokio::test]
+async fn should_stream_responses_tools_and_partial_output() {
+    let answer = r#"{"title": "A report about the storage of data"}"#;
+    let model = scripted([search_call("sqlite"), text(answer)]);
+    let tool = Tool::with_context("search", "Searches.", Effect::Read, slow_search);
+    let agent = LlmAgent::new(model).tool(tool).output::<Report>().streaming(Streaming::On);
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    let updates = updates(&run).await.into_iter().flatten().collect::<Vec<_>>();
+    let (id, tool) = (|| "c".to_owned(), || "search".to_owned());
+    let value = json!({"title": "A report about the storage of data"});
+    assert_eq!(
+        updates,
+        [
+            AgentUpdate::ToolCall {
+                index: 0,
+                id: id(),
+                name: tool(),
+                arguments: r#"{"words":"sqlite"}"#.to_owned()
+            },
+            AgentUpdate::ToolStarted { call_id: id(), tool: tool() },
+            AgentUpdate::ToolProgress { call_id: id(), progress: json!({"percent": 50}) },
+            AgentUpdate::ToolEnded { call_id: id(), is_error: false },
+            AgentUpdate::Text { text: answer.to_owned() },
+            AgentUpdate::Partial { value },
+        ]
+    );
+    let report: Report = in_time(run.result()).await.unwrap();
+    assert_eq!(report.title, "A report about the storage of data");
+}
+
+#[tokio::test]
+async fn should_write_nothing_unless_it_is_told_to() {
+    let runtime = runtime(LlmAgent::new(scripted([text("hello")]))).await;
+    let run = start(&runtime).await;
+    assert_eq!(updates(&run).await, []);
+}
+
+#[tokio::test]
+async fn should_stream_a_repeated_request_as_another_writer() {
+    let error = ModelError::new(ModelErrorKind::Overloaded, "later");
+    let model = ScriptedModel::with_results([Err(error), Ok(text("hello"))]);
+    let policy = RetryPolicy::fixed(2, std::time::Duration::from_millis(1));
+    let agent = LlmAgent::new(model).streaming(Streaming::On).model_retry(policy);
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    assert_eq!(updates(&run).await, [Some(AgentUpdate::Text { text: "hello".to_owned() })]);
+}
+
+/// Writes one word and then nothing. Tells when a request was dropped.
+struct Hanging {
+    begun: Arc<Notify>,
+    dropped: Arc<Notify>,
+}
+
+struct OnDrop(Arc<Notify>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+#[async_trait]
+impl LanguageModel for Hanging {
+    fn name(&self) -> &str {
+        "test:hanging"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::all()
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        aios_llm::model::collect(self.stream(request).await?).await
+    }
+
+    async fn stream(&self, _: &ModelRequest) -> Result<ModelStream, ModelError> {
+        let (begun, guard) = (Arc::clone(&self.begun), OnDrop(Arc::clone(&self.dropped)));
+        let first = futures_util::stream::once(async {
+            Ok(aios_llm::model::StreamEvent::Text("Once".to_owned()))
+        });
+        let rest = futures_util::stream::once(async move {
+            let _guard = guard;
+            begun.notify_one();
+            std::future::pending().await
+        });
+        Ok(Box::pin(first.chain(rest)))
+    }
+}
+
+#[tokio::test]
+async fn should_abort_the_request_of_a_cancelled_run_and_settle_it() {
+    let (begun, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let model = Hanging { begun: Arc::clone(&begun), dropped: Arc::clone(&dropped) };
+    let runtime = runtime(LlmAgent::new(model).streaming(Streaming::On)).await;
+    let run = start(&runtime).await;
+    in_time(begun.notified()).await;
+    run.cancel("enough").await.unwrap();
+    assert!(in_time(run.result::<String>()).await.is_err());
+    in_time(dropped.notified()).await;
+    let spent = *Conversation::of(&run).await.unwrap().spent();
+    assert_eq!(spent.requests, 1);
+    assert!(spent.usage.input_tokens > 0 && spent.usage.output_tokens == 0, "{spent:?}");
+    let mut updates = updates(&run).await;
+    assert_eq!(updates.remove(0), Some(AgentUpdate::Text { text: "Once".to_owned() }));
+}
+
+#[tokio::test]
+async fn should_settle_nothing_more_if_nothing_is_in_progress() {
+    let model = scripted([call("c", "ask", &json!({"words": "x"}))]);
+    let ask = Tool::read("ask", "Asks.", crate::support::search)
+        .approval(aios_llm::tool::Approval::Required);
+    let runtime = runtime(LlmAgent::new(model).tool(ask)).await;
+    let run = start(&runtime).await;
+    crate::support::one_pending(&run).await;
+    run.cancel("enough").await.unwrap();
+    assert!(in_time(run.result::<String>()).await.is_err());
+    let spent = *Conversation::of(&run).await.unwrap().spent();
+    // The tool call was reserved, and counts.
+    let usage = Usage::new(10, 5);
+    assert_eq!(spent, Spent { requests: 1, usage, tool_calls: 1, ..Spent::default() });
+}
