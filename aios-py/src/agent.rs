@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use aios_core::{
-    agent::{DynAgent, TaskContext, TaskError, TaskInfo, TaskSlot},
+    agent::{DynAgent, TaskContext, TaskError, TaskInfo, TaskSlot, TaskStreams},
     event::{Event, Payload, Timestamp},
     store::Fence,
 };
@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::{
+    calls::OutputWriter,
     convert::{arguments::build_event, errors::ErrorInfo, fence_pair, json},
     python::{MakeArguments, PyFunction, PythonExecutors, TaskHooks},
 };
@@ -85,6 +86,7 @@ struct TaskState {
     cancelled: AtomicBool,
     changed: Notify,
     outbox: Mutex<Outbox>,
+    streams: TaskStreams,
 }
 
 /// Progress and events that have not been forwarded yet.
@@ -105,6 +107,7 @@ impl TaskState {
             cancelled: AtomicBool::new(false),
             changed: Notify::new(),
             outbox: Mutex::default(),
+            streams: context.streams(),
         }
     }
 
@@ -209,6 +212,12 @@ impl NativeTaskContext {
         let progress = json::write(progress)?;
         self.0.update(|outbox| outbox.progress = Some(progress));
         Ok(())
+    }
+
+    /// A writer of an output stream of the run.
+    fn stream(&self, py: Python<'_>, name: &str) -> PyResult<OutputWriter> {
+        let opened = self.0.streams.open(name);
+        opened.map(OutputWriter).map_err(|error| ErrorInfo::from(error).into_error(py))
     }
 
     fn emit(&self, event_type: &str, data: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -11,6 +11,7 @@ use aios_core::{
     retry::RetryPolicy,
     store::{MAX_PAGE, PageRequest, RunStatus},
 };
+use aios_llm::tool::Tool;
 use aios_store::Retention;
 use pyo3::prelude::*;
 
@@ -26,6 +27,8 @@ pub(crate) struct Defaults {
     concurrency: u16,
     max_concurrency: u16,
     call_timeout: f64,
+    tool_timeout: f64,
+    max_tool_result_bytes: usize,
     lease_time: f64,
     blocked_after: Option<f64>,
     projection_batch_size: usize,
@@ -50,6 +53,8 @@ impl Defaults {
             concurrency: AgentDefinition::DEFAULT_CONCURRENCY,
             max_concurrency: u16::MAX,
             call_timeout: TaskClient::DEFAULT_TIMEOUT.as_secs_f64(),
+            tool_timeout: Tool::DEFAULT_TIMEOUT.as_secs_f64(),
+            max_tool_result_bytes: Tool::DEFAULT_MAX_RESULT_BYTES,
             lease_time: EngineOptions::default().lease_time.as_secs_f64(),
             blocked_after: HostOptions::new().blocked_after.as_ref().map(Duration::as_secs_f64),
             projection_batch_size: projection::DEFAULT_BATCH_SIZE,

@@ -9,6 +9,7 @@
 //! | `session` | what is open between `open` and `shutdown` |
 //! | `calls` | Rust futures as `asyncio` futures; run handles and event streams |
 //! | `python` | execution of Python code: event loop, threads, workflow runs |
+//! | `llm` | agents over language models with Python tools and models |
 //! | `workflow`, `agent`, `projection` | workflows, agents and projections written in Python |
 //! | `convert` | JSON, errors, arguments and table rows |
 //! | `service` | the HTTP API, for ASGI servers and on a socket; clients of a service |
@@ -21,6 +22,7 @@ mod calls;
 mod client;
 mod convert;
 mod defaults;
+mod llm;
 mod logging;
 mod projection;
 mod python;
@@ -39,13 +41,14 @@ mod _aios {
     #[pymodule_export]
     use crate::{
         agent::NativeTaskContext,
-        calls::{NativeEventStream, NativeRunHandle},
+        calls::{NativeEventStream, NativeOutputStream, NativeRunHandle, OutputWriter},
         client::{
             NativeClient,
             maintenance::{compact, expire_runs},
         },
         convert::json::{dumps, loads},
         defaults::Defaults,
+        llm::NativeToolContext,
         logging::{LogRecords, capture_logs, set_log_level, wake_log},
         projection::{NativeProjectionHandle, projection, start_projection},
         python::{LoopBridge, Reply, ThreadPool},

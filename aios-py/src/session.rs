@@ -16,6 +16,8 @@ use tokio::sync::{Mutex, RwLock};
 use crate::{
     calls::{Calls, closed_error},
     convert::errors::ErrorInfo,
+    llm::PreparedAgent,
+    python::LoopPulse,
     workflow::PyWorkflow,
 };
 
@@ -83,6 +85,7 @@ pub(crate) fn open_session(session: Option<&Session>) -> Result<&Session, ErrorI
 impl Session {
     pub(crate) async fn connect(
         builder: RuntimeBuilder,
+        llm_agents: Vec<PreparedAgent>,
         store: Option<String>,
         broker: String,
         source: Arc<str>,
@@ -95,6 +98,9 @@ impl Session {
         let mut builder = builder.broker(Arc::clone(&broker)).source(Arc::clone(&source));
         if let Some(store) = &store {
             builder = builder.store(store.store());
+        }
+        for agent in llm_agents {
+            builder = add(builder, agent, store.as_ref())?;
         }
         Ok(Self {
             runtime: Arc::new(builder.start().await?),
@@ -179,6 +185,32 @@ impl Session {
         let workflow = Arc::new(PyWorkflow { name, version, begin, executors: None });
         let builder = builder.source(Arc::clone(&self.source)).workflow_dyn(workflow);
         Ok(builder.client_only().start().await?)
+    }
+}
+
+/// Adds an agent over a language model. A process without a store has no workflows, and only makes
+/// its model calls and tool calls.
+fn add(
+    builder: RuntimeBuilder,
+    prepared: PreparedAgent,
+    store: Option<&AnyStore>,
+) -> Result<RuntimeBuilder, ErrorInfo> {
+    let PreparedAgent { name, agent, has_write_tool, pulse } = prepared;
+    let agent = match store.filter(|_| has_write_tool) {
+        Some(store) => agent.write_log(store.store()),
+        None => agent,
+    };
+    let built = agent.build(&name)?;
+    let definitions = std::iter::once(built.model_agent()).chain(built.tool_agent());
+    let builder = definitions.fold(builder, |builder, definition| {
+        builder.agents(match &pulse {
+            Some(pulse) => definition.with_pulse(Arc::<LoopPulse>::clone(pulse)),
+            None => definition,
+        })
+    });
+    match store {
+        Some(_) => Ok(builder.workflow_dyn(built.workflow()?)),
+        None => Ok(builder),
     }
 }
 

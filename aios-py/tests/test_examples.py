@@ -123,3 +123,13 @@ def test_should_run_the_examples_of_the_readme(tmp_path: Path) -> None:
             [sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=120
         )
         assert ended.returncode == 0, f"{block}\n{ended.stderr}"
+
+
+def test_should_research_with_a_team(tmp_path: Path) -> None:
+    output = "approved: publish 'Two databases'\npublished as report.md\n"
+    assert run(tmp_path, "research_team.py") == output
+    report = (tmp_path / "report.md").read_text()
+    assert report.startswith("# Two databases\n\nSQLite is a database in one file.")
+    assert "PostgreSQL is a database server." in report
+    # The run has ended: nothing is repeated.
+    assert run(tmp_path, "research_team.py") == "published as report.md\n"

@@ -20,6 +20,7 @@ PACKAGE = Path(aios.__file__).parent
 #: functions wrapped by `functools.cache`; and functions that only wheels with the feature `bench` have.
 STUBTEST_ALLOWS = """
 aios._aios.rust_tasks_per_second
+aios._tool.Effect
 aios._records.Page.__class_getitem__
 aios._records.RunState
 aios._steps._get_running_loop

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from . import _client, _handle, _projection, _remote, _runtime
 from ._aios import DEFAULTS
 from ._blocking import BlockingConnection, EventLoopThread, EventStream
+from ._output import OutputItem
 from ._projection import ProjectionDeadLetter
 from ._records import (
     AgentStatus,

@@ -58,6 +58,9 @@ from ._errors import (
 )
 from ._fence import Fence
 from ._handle import RunHandle
+from ._llm import Budget, LlmAgent, PendingDecision, Price, pending_decisions
+from ._model import ModelResponse, Provider, ToolCall
+from ._output import OutputItem, OutputStream
 from ._projection import Batch, ProjectionDeadLetter, ProjectionHandle
 from ._records import (
     AgentStatus,
@@ -76,6 +79,7 @@ from ._runtime import Runtime
 from ._serve import serve
 from ._steps import StepContext, current_step
 from ._stream import EventStream
+from ._tool import Tool, ToolContext, tool
 from ._trace import traceparent
 from ._workflow import ContinueAsNew, Workflow, workflow
 
@@ -87,6 +91,7 @@ __all__ = [
     "Asgi",
     "Batch",
     "BrokerError",
+    "Budget",
     "Client",
     "ConfigurationError",
     "ContinueAsNew",
@@ -101,10 +106,17 @@ __all__ = [
     "InvalidParametersError",
     "InvalidResultError",
     "JournalMismatchError",
+    "LlmAgent",
+    "ModelResponse",
     "OperationNotFoundError",
+    "OutputItem",
+    "OutputStream",
     "Page",
+    "PendingDecision",
+    "Price",
     "ProjectionDeadLetter",
     "ProjectionHandle",
+    "Provider",
     "RecordedEvent",
     "RemoteClient",
     "RetryPolicy",
@@ -133,6 +145,9 @@ __all__ = [
     "TaskStatus",
     "TaskTimeoutError",
     "TokenIssuer",
+    "Tool",
+    "ToolCall",
+    "ToolContext",
     "Workflow",
     "WorkflowCodeError",
     "WorkflowContext",
@@ -143,7 +158,9 @@ __all__ = [
     "agent",
     "asgi",
     "current_step",
+    "pending_decisions",
     "serve",
+    "tool",
     "traceparent",
     "workflow",
 ]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import datetime
 
     from ._aios import NativeTaskContext, Reply, ThreadPool
+    from ._output import OutputStream
 
 A = TypeVar("A", bound=Callable[..., Any])
 
@@ -107,6 +108,21 @@ class TaskContext:
             InvalidDataError: ``progress`` cannot be serialised to JSON.
         """
         self._native.heartbeat(progress)
+
+    def stream(self, name: str) -> OutputStream:
+        """An output stream of the run that the task belongs to, for what it shows while it works.
+        What the task writes is stored before its answer; see :meth:`RunHandle.stream`.
+
+        Args:
+            name: ``[a-z][a-z0-9_]*``, at most 40 bytes.
+
+        Raises:
+            InvalidDataError: The name is invalid, the process has no store, or the task does not
+                belong to a run.
+        """
+        from ._output import OutputStream
+
+        return OutputStream(self._native.stream(name))
 
     def emit(self, event_type: str, data: Any = None) -> None:
         """Publishes an event if the task succeeds, before the task is completed.

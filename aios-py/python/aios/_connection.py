@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ._agent import BoundAgent
     from ._aios import LoopBridge, NativeClient, ThreadPool
+    from ._llm import BoundLlmAgent
     from ._workflow import Workflow
 
 #: Open connections of this process; closed when the interpreter exits.
@@ -118,6 +119,9 @@ class Connection:
     def _agents(self) -> list[BoundAgent]:
         return []
 
+    def _llm_agents(self) -> list[BoundLlmAgent]:
+        return []
+
     def _has_engine(self) -> bool:
         return False
 
@@ -141,16 +145,20 @@ class Connection:
             StoreError: The store can't be opened.
             BrokerError: The broker can't be reached.
         """
-        agents = self._agents()
+        from ._llm import LlmAgent
+
+        agents, llm_agents = self._agents(), self._llm_agents()
         native = self._begin()
         try:
             self._start_agent_threads(agents)
+            self._start_tool_threads(llm_agents)
             await native.open(
                 self._store,
                 self._broker,
                 self._source,
                 agents,
-                [to_native(workflow) for workflow in self._workflows],
+                llm_agents,
+                [to_native(it) for it in self._workflows if not isinstance(it, LlmAgent)],
                 self._has_engine(),
                 self._lease_time(),
                 self._relays(),
@@ -190,6 +198,16 @@ class Connection:
             if agent.pool is not None:
                 self._pools.append(agent.pool)
                 start_threads(agent.pool, agent.concurrency, agent.agent_type)
+
+    def _start_tool_threads(self, agents: list[BoundLlmAgent]) -> None:
+        """Starts the threads of the tools and models that are plain functions."""
+        for agent in agents:
+            functions = [(agent.name, agent.model.invoke)]
+            functions += [(tool.name, tool.invoke) for tool in agent.tools]
+            for name, function in functions:
+                if function is not None and function.pool is not None:
+                    self._pools.append(function.pool)
+                    start_threads(function.pool, max(1, self._threads()), name)
 
     async def close(self) -> None:
         """Stops taking tasks, waits at most ``shutdown_timeout`` for running tasks, and closes.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ._errors import ConfigurationError
+from ._output import OutputItem
 from ._records import RecordedEvent, RunStatus
 from ._validation import check_limit, check_text
 
@@ -108,6 +110,31 @@ class RunHandle(Generic[O]):
                 recorded = RecordedEvent.from_row(row)
                 after = recorded.version
                 yield recorded
+
+    async def stream(self, name: str, after: int = 0) -> AsyncIterator[OutputItem]:
+        """Yields the items of an output stream of the run with an offset above ``after``: first the
+        existing ones, then new ones, up to the end of the stream or of the run.
+
+        A reader that continues with the offset of the last item that it has handled misses none.
+
+        Args:
+            name: Name of the stream; ``"tokens"`` for what an :class:`LlmAgent` streams.
+            after: Offset of the last item that was handled.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            InvalidDataError: The name of the stream is invalid.
+            ConfigurationError: The handle is that of a :class:`RemoteClient`.
+        """
+        check_text("the name of a stream", name)
+        if not hasattr(self._native, "stream"):
+            raise ConfigurationError(
+                "a RemoteClient does not read output streams; read them with a client on the store"
+            )
+        native = self._native.stream(name, after)
+        while (rows := await native.next()) is not None:
+            for offset, writer, is_item, value in rows:
+                yield OutputItem(offset, writer, value, not is_item)
 
     async def fork(self, operation: int, new_id: str) -> RunHandle[O]:
         """Starts a new run that copies this run's journal up to an operation, and executes the

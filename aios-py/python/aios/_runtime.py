@@ -12,10 +12,11 @@ from ._client import Client
 from ._errors import ConfigurationError
 from ._projection import ProjectionHandle
 from ._threads import start_threads
-from ._validation import as_list, check_at_least, find_duplicate
+from ._validation import as_list, as_workflows, check_at_least, find_duplicate
 
 if TYPE_CHECKING:
     from ._agent import BoundAgent
+    from ._llm import BoundLlmAgent, LlmAgent
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
     from ._workflow import Workflow
@@ -28,7 +29,8 @@ class Runtime(Client):
         store: Where runs are stored; see :class:`Client`. ``None`` is for processes that only host
             agents.
         broker: What transports tasks and events; see :class:`Client`.
-        agents: Functions, or instances of classes, that are decorated with :func:`aios.agent`.
+        agents: Functions, or instances of classes, that are decorated with :func:`aios.agent`, and
+            :class:`aios.LlmAgent`.
         workflows: Workflows made with :func:`aios.workflow`.
         source: Name of this service, the ``source`` of its events.
         threads: Maximum number of threads of each plain ``def`` agent, and of all plain steps
@@ -64,7 +66,12 @@ class Runtime(Client):
         blocked_after: float | None = DEFAULTS.blocked_after,
     ) -> None:
         super().__init__(store, broker, source=source, workflows=workflows, workers=workers)
-        self._agent_objects = as_list(agents, "agents")
+        from ._llm import LlmAgent
+
+        given = as_list(agents, "agents")
+        self._agent_objects = [agent for agent in given if not isinstance(agent, LlmAgent)]
+        self._llm_objects: list[LlmAgent[Any]] = [it for it in given if isinstance(it, LlmAgent)]
+        self._workflows = as_workflows([*self._workflows, *self._llm_objects])
         duplicate = find_duplicate(agent_type(agent) for agent in self._agent_objects)
         if duplicate is not None:
             raise ConfigurationError(f"there are two agents of the type {duplicate}")
@@ -131,6 +138,9 @@ class Runtime(Client):
         from ._agent import bind
 
         return [self._with_pool(bind(agent)) for agent in self._agent_objects]
+
+    def _llm_agents(self) -> list[BoundLlmAgent]:
+        return [agent.bind() for agent in self._llm_objects]
 
     def _with_pool(self, agent: BoundAgent) -> BoundAgent:
         """Gives a plain function its own threads, and limits its tasks to their number."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from . import _client, _handle, _projection, _remote, _runtime
 from ._aios import DEFAULTS
 from ._blocking import BlockingConnection, EventLoopThread, EventStream
+from ._output import OutputItem
 from ._projection import ProjectionDeadLetter
 from ._records import (
     AgentStatus,
@@ -145,6 +146,25 @@ class RunHandle(Generic[O]):
         """
         loop = self._loop
         events = self._handle.events(after)
+        yield from loop.iterate(events)
+
+    def stream(self, name: str, after: int = 0) -> Iterator[OutputItem]:
+        """Yields the items of an output stream of the run with an offset above ``after``: first the
+        existing ones, then new ones, up to the end of the stream or of the run.
+
+        A reader that continues with the offset of the last item that it has handled misses none.
+
+        Args:
+            name: Name of the stream; ``"tokens"`` for what an :class:`LlmAgent` streams.
+            after: Offset of the last item that was handled.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            InvalidDataError: The name of the stream is invalid.
+            ConfigurationError: The handle is that of a :class:`RemoteClient`.
+        """
+        loop = self._loop
+        events = self._handle.stream(name, after)
         yield from loop.iterate(events)
 
     def fork(self, operation: int, new_id: str) -> RunHandle[O]:
@@ -803,7 +823,8 @@ class Runtime(Client):
         store: Where runs are stored; see :class:`Client`. ``None`` is for processes that only host
             agents.
         broker: What transports tasks and events; see :class:`Client`.
-        agents: Functions, or instances of classes, that are decorated with :func:`aios.agent`.
+        agents: Functions, or instances of classes, that are decorated with :func:`aios.agent`, and
+            :class:`aios.LlmAgent`.
         workflows: Workflows made with :func:`aios.workflow`.
         source: Name of this service, the ``source`` of its events.
         threads: Maximum number of threads of each plain ``def`` agent, and of all plain steps

@@ -1,6 +1,7 @@
 //! Calls from Python to Rust: Rust futures as `asyncio` futures.
 
 mod event_stream;
+mod output_stream;
 mod run_handle;
 
 use std::{
@@ -17,8 +18,12 @@ use aios_core::event::Payload;
 use pyo3::{intern, prelude::*, sync::PyOnceLock};
 use tokio::{runtime::Handle, task::AbortHandle};
 
-use self::event_stream::Reader;
-pub(crate) use self::{event_stream::NativeEventStream, run_handle::NativeRunHandle};
+pub(crate) use self::{
+    event_stream::NativeEventStream,
+    output_stream::{NativeOutputStream, OutputWriter},
+    run_handle::NativeRunHandle,
+};
+use self::{event_stream::Reader, output_stream::SharedOutput};
 use crate::{
     convert::{errors::ErrorInfo, json},
     python::{Bridge, LoopExecutor, PythonExecutors},
@@ -54,6 +59,8 @@ pub(crate) struct Calls {
     /// The handles that Python objects refer to. They are owned here, so that no object keeps a closed
     /// store open.
     handles: Mutex<HashMap<u64, RunHandle>>,
+    /// The readers of output streams that Python objects refer to.
+    outputs: Mutex<HashMap<u64, Arc<SharedOutput>>>,
     readers: Mutex<Vec<Weak<Reader>>>,
 }
 
@@ -78,6 +85,7 @@ impl Calls {
             executors,
             pending: Arc::default(),
             handles: Mutex::default(),
+            outputs: Mutex::default(),
             readers: Mutex::default(),
         }
     }
@@ -163,9 +171,15 @@ impl Calls {
         self.handles().remove(&key);
     }
 
+    /// Drops the handles and the readers of output streams.
     pub(crate) fn drop_handles(&self) {
         let handles = std::mem::take(&mut *self.handles());
-        drop(handles);
+        let outputs = std::mem::take(&mut *self.outputs());
+        drop((handles, outputs));
+    }
+
+    fn outputs(&self) -> MutexGuard<'_, HashMap<u64, Arc<SharedOutput>>> {
+        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tracks a subscription while it exists.

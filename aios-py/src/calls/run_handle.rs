@@ -7,7 +7,7 @@ use aios_core::event::Payload;
 use futures_util::FutureExt;
 use pyo3::prelude::*;
 
-use super::{Answer, Calls};
+use super::{Answer, Calls, NativeOutputStream};
 use crate::convert::{errors::ErrorInfo, json, records};
 
 /// Maximum number of events that Python receives at once.
@@ -128,6 +128,11 @@ impl NativeRunHandle {
             }
             Ok::<_, ErrorInfo>(Answer::Json(records::events(&page)?))
         })
+    }
+
+    /// A reader of an output stream of the run with this id.
+    fn stream(&self, py: Python<'_>, name: &str, after: u64) -> PyResult<NativeOutputStream> {
+        Ok(NativeOutputStream::open(&self.calls, &self.handle(py)?, name, after))
     }
 
     fn fork<'py>(

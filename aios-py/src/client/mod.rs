@@ -30,6 +30,7 @@ use crate::{
         errors::ErrorInfo,
         json, optional_seconds, seconds,
     },
+    llm::LlmAgentArg,
     python::{CallQueue, LoopBridge, LoopPulse, PythonExecutors, ThreadPool},
     session::{Session, SessionCloser, SessionSlot},
 };
@@ -124,7 +125,7 @@ impl NativeClient {
 
     /// Connects, and starts agents and the engine.
     #[allow(clippy::too_many_arguments, reason = "called only by aios._connection")]
-    #[pyo3(signature = (store, broker, source, agents, workflows, engine, lease_time, relay, blocked_after))]
+    #[pyo3(signature = (store, broker, source, agents, llm_agents, workflows, engine, lease_time, relay, blocked_after))]
     fn open<'py>(
         &self,
         py: Python<'py>,
@@ -132,6 +133,7 @@ impl NativeClient {
         broker: String,
         source: String,
         agents: Vec<AgentArg>,
+        llm_agents: Vec<LlmAgentArg>,
         workflows: Vec<WorkflowArg>,
         engine: bool,
         lease_time: f64,
@@ -154,6 +156,8 @@ impl NativeClient {
             let agent = agent.into_definition(&self.calls.executors, &self.pulse, &source)?;
             builder = builder.agents(agent);
         }
+        let prepare = |agent: LlmAgentArg| agent.prepare(py, &self.calls.executors, &self.pulse);
+        let llm_agents = llm_agents.into_iter().map(prepare).collect::<PyResult<Vec<_>>>()?;
         for workflow in workflows {
             builder = builder.workflow_dyn(workflow.into_workflow(py, &self.calls.executors)?);
         }
@@ -161,7 +165,7 @@ impl NativeClient {
             builder = builder.client_only();
         }
         self.with(py, |slot, _| async move {
-            let session = Session::connect(builder, store, broker, source).await?;
+            let session = Session::connect(builder, llm_agents, store, broker, source).await?;
             *slot.write().await = Some(session);
             Ok(Answer::Nothing)
         })

@@ -6,6 +6,7 @@ use aios_core::{
     broker::{BrokerError, InvalidAddress},
     event::{EventError, Payload},
     failure::Failure,
+    output::OutputError,
     store::StoreError,
 };
 use pyo3::{prelude::*, sync::PyOnceLock};
@@ -171,7 +172,7 @@ fn runtime_kind(error: &RuntimeError) -> &'static str {
         RuntimeError::Agents(error) => agent_kind(error),
         RuntimeError::Store(_) => "store",
         RuntimeError::Broker(_) => "broker",
-        RuntimeError::Event(_) => "event",
+        RuntimeError::Event(_) | RuntimeError::Output(_) => "event",
         _ => "runtime",
     }
 }
@@ -206,6 +207,14 @@ impl From<BrokerError> for ErrorInfo {
 impl From<EventError> for ErrorInfo {
     fn from(error: EventError) -> Self {
         Self::from_error("event", error.code(), false, &error)
+    }
+}
+
+impl From<OutputError> for ErrorInfo {
+    fn from(error: OutputError) -> Self {
+        let kind = if matches!(error, OutputError::Store(_)) { "store" } else { "event" };
+        let retryable = matches!(error, OutputError::Backlog { .. });
+        Self::from_error(kind, error.code(), retryable, &error)
     }
 }
 

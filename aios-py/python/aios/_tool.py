@@ -1,0 +1,332 @@
+"""Tools: functions that a model can call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+
+from ._errors import ConfigurationError, InvalidParametersError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ._aios import NativeToolContext, Reply, ThreadPool
+    from ._convert import Converter
+    from ._retry import RetryPolicy
+
+#: The effect of a tool, which decides what happens to a call that was in progress at a crash.
+Effect = Literal["read", "idempotent", "write"]
+
+
+class ToolContext:
+    """Information about a call, for its tool: a parameter of a tool that is annotated with this class."""
+
+    __slots__ = ("_native",)
+
+    def __init__(self, native: NativeToolContext) -> None:
+        self._native = native
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt, from 1."""
+        return self._native.attempt
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same string in every attempt at this call and in no other call. Pass it to external
+        systems, so that they recognise a repeated call."""
+        return self._native.idempotency_key
+
+    def progress(self, progress: Any) -> None:
+        """Reports progress to the readers of the run's output stream ``tokens``. Without effect
+        unless the agent streams.
+
+        Raises:
+            InvalidDataError: ``progress`` cannot be serialised to JSON, or is too large.
+        """
+        self._native.progress(progress)
+
+
+class BoundFunction(NamedTuple):
+    """A function as the native module takes it."""
+
+    invoke: Callable[..., Any]
+    is_async: bool
+    pool: ThreadPool | None = None
+
+
+class BoundTool(NamedTuple):
+    """A tool as the native module takes it."""
+
+    name: str
+    description: str
+    parameters: str
+    effect: str
+    approval: bool
+    timeout: float
+    retry: tuple[Any, ...] | None
+    max_result_bytes: int
+    invoke: BoundFunction
+
+
+class Tool:
+    """A function that a model can call; made by :func:`tool`. Calling it calls the function."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None,
+        description: str | None,
+        effect: Effect,
+        approval: bool,
+        timeout: float | None,
+        retry: RetryPolicy | None,
+        max_result_bytes: int | None,
+        names: Mapping[str, Any],
+    ) -> None:
+        from ._aios import DEFAULTS
+
+        self.function = function
+        self.name = name if name is not None else getattr(function, "__name__", "tool")
+        self.description = (
+            description if description is not None else inspect.getdoc(function) or ""
+        )
+        self.effect: Effect = effect
+        self.approval = approval
+        self.timeout = DEFAULTS.tool_timeout if timeout is None else timeout
+        self.retry = retry
+        self.max_result_bytes = (
+            DEFAULTS.max_tool_result_bytes if max_result_bytes is None else max_result_bytes
+        )
+        self.__doc__ = self.description
+        if effect not in ("read", "idempotent", "write"):
+            raise ConfigurationError(
+                f"the effect of tool {self.name} is 'read', 'idempotent' or 'write', not {effect!r}"
+            )
+        self._context, self._parameters, self.schema = _parameters(function, names, self.name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def _arguments(self, native: NativeToolContext, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call, converted to the annotations."""
+        arguments: dict[str, Any] = {}
+        violations: list[dict[str, str]] = []
+        for name, converter in self._parameters.items():
+            if name not in raw:
+                continue
+            try:
+                arguments[name] = converter.read(raw[name], f"parameter {name}")
+            except InvalidParametersError as error:
+                for fault in error.details or []:
+                    path = f"/{name}{fault['path'].rstrip('/')}"
+                    violations.append({"path": path, "fault": fault["fault"]})
+        if violations:
+            text = "; ".join(f"{fault['path']}: {fault['fault']}" for fault in violations)
+            raise InvalidParametersError(
+                f"the arguments do not match: {text}", details=violations, retryable=False
+            )
+        if self._context is not None:
+            arguments[self._context] = ToolContext(native)
+        return arguments
+
+    def bind(self) -> BoundTool:
+        """Converts the tool for the native module."""
+        from ._aios import dumps
+
+        return BoundTool(
+            self.name,
+            self.description,
+            dumps(self.schema),
+            self.effect,
+            self.approval,
+            self.timeout,
+            None if self.retry is None else tuple(self.retry),
+            self.max_result_bytes,
+            bind_function(self.function, self._arguments),
+        )
+
+    def __repr__(self) -> str:
+        return f"<aios.Tool {self.name}>"
+
+
+@overload
+def tool(function: Callable[..., Any]) -> Tool: ...
+
+
+@overload
+def tool(
+    function: None = None,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    effect: Effect = "read",
+    approval: bool = False,
+    timeout: float | None = None,
+    retry: RetryPolicy | None = None,
+    max_result_bytes: int | None = None,
+) -> Callable[[Callable[..., Any]], Tool]: ...
+
+
+def tool(
+    function: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    effect: Effect = "read",
+    approval: bool = False,
+    timeout: float | None = None,
+    retry: RetryPolicy | None = None,
+    max_result_bytes: int | None = None,
+) -> Tool | Callable[[Callable[..., Any]], Tool]:
+    """Decorates a function as a tool: ``@aios.tool``, or ``@aios.tool(effect="write")``.
+
+    The annotations of its parameters and its docstring tell the model how to call it. Its result is a
+    string, or anything that can be serialised to JSON. An ``async def`` runs on the event loop of the
+    runtime, a plain ``def`` in threads.
+
+    Args:
+        function: The function, if the decorator is used without arguments.
+        name: 1 to 64 of ``[A-Za-z0-9_-]``; the name of the function by default.
+        description: What the model is told; the docstring by default.
+        effect: ``"read"`` changes nothing and may run again after a crash, as may ``"idempotent"``,
+            whose repetition has no further effect. A ``"write"`` is not repeated: a person decides on
+            a call whose outcome is unknown.
+        approval: Whether a person has to approve each call; see :func:`pending_decisions`.
+        timeout: Timeout of one attempt in seconds; 60 by default.
+        retry: Retry policy of failed attempts.
+        max_result_bytes: Maximum size of a result; a larger one is an error for the model.
+
+    Raises:
+        ConfigurationError: An argument is invalid, or an annotation can't be read from JSON.
+    """
+    from ._signature import caller_namespace
+
+    names = caller_namespace(1)
+
+    def decorate(decorated: Callable[..., Any]) -> Tool:
+        return Tool(
+            decorated,
+            name=name,
+            description=description,
+            effect=effect,
+            approval=approval,
+            timeout=timeout,
+            retry=retry,
+            max_result_bytes=max_result_bytes,
+            names=names,
+        )
+
+    return decorate if function is None else decorate(function)
+
+
+def _parameters(
+    function: Callable[..., Any], names: Mapping[str, Any], tool_name: str
+) -> tuple[str | None, dict[str, Converter], dict[str, Any]]:
+    """The parameter that takes the context, the converters of the others, and their schema."""
+    from ._convert import Converter
+    from ._signature import hints
+
+    found = hints(function, names)
+    context: str | None = None
+    converters: dict[str, Converter] = {}
+    properties: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
+    required: list[str] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+            parameter.POSITIONAL_ONLY,
+        ):
+            raise ConfigurationError(
+                f"tool {tool_name} must take parameters by name, not {parameter}"
+            )
+        annotation = found.get(name, Any)
+        if annotation is ToolContext:
+            context = name
+            continue
+        try:
+            converters[name] = Converter(annotation)
+        except TypeError as error:
+            raise ConfigurationError(f"tool {tool_name}: {error}") from error
+        schema = dict(converters[name].schema)
+        definitions.update(schema.pop("$defs", {}))
+        properties[name] = schema
+        if parameter.default is parameter.empty:
+            required.append(name)
+        else:
+            schema.setdefault("default", _plain_default(parameter.default))
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    if required:
+        schema["required"] = required
+    if definitions:
+        schema["$defs"] = definitions
+    return context, converters, schema
+
+
+def _plain_default(value: Any) -> Any:
+    from ._aios import dumps, loads
+
+    return loads(dumps(value))
+
+
+def bind_function(
+    function: Callable[..., Any],
+    arguments: Callable[..., dict[str, Any]] | None,
+) -> BoundFunction:
+    """Converts a function for the native module. ``arguments`` makes its keyword arguments; without
+    it, the function takes the values as they are."""
+    from . import _aios
+    from ._signature import is_async
+
+    if is_async(function):
+        return BoundFunction(_async_invoke(function, arguments), True)
+    return BoundFunction(_plain_invoke(function, arguments), False, _aios.ThreadPool())
+
+
+def _async_invoke(
+    function: Callable[..., Any], arguments: Callable[..., dict[str, Any]] | None
+) -> Callable[..., Any]:
+    from asyncio import get_running_loop
+
+    async def work(reply: Reply, *values: Any) -> None:
+        try:
+            if arguments is None:
+                value = await function(*values)
+            else:
+                value = await function(**arguments(*values))
+        except BaseException as error:
+            reply.fail(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            reply.succeed(value)
+
+    def invoke(reply: Reply, *values: Any) -> asyncio.Task[None]:
+        return get_running_loop().create_task(work(reply, *values))
+
+    return invoke
+
+
+def _plain_invoke(
+    function: Callable[..., Any], arguments: Callable[..., dict[str, Any]] | None
+) -> Callable[..., Any]:
+    import contextvars
+
+    base = contextvars.copy_context()
+
+    def work(reply: Reply, *values: Any) -> None:
+        try:
+            value = function(*values) if arguments is None else function(**arguments(*values))
+        except BaseException as error:
+            reply.fail(error)
+        else:
+            reply.succeed(value)
+
+    def invoke(reply: Reply, *values: Any) -> None:
+        base.copy().run(work, reply, *values)
+
+    return invoke

@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aios
+import aios.sync
+import pydantic
+import pytest
+from aios.testing import ScriptedModel
+
+FIXTURES = Path(__file__).parent.parent.parent / "tests" / "fixtures"
+
+Call = aios.ToolCall
+
+
+def calls(*made: aios.ToolCall) -> aios.ModelResponse:
+    return aios.ModelResponse(tool_calls=made, input_tokens=10, output_tokens=5)
+
+
+@aios.tool
+async def search(words: str, limit: int = 3) -> str:
+    """Searches.
+
+    Returns the best page."""
+    return f"found {words} ({limit})"
+
+
+@dataclasses.dataclass
+class Report:
+    title: str
+
+
+class Article(pydantic.BaseModel):
+    title: str
+    words: int
+
+
+async def run_agent(agent: aios.LlmAgent[Any], prompt: Any = "go") -> Any:
+    async with aios.Runtime(agents=[agent]) as runtime:
+        run = await runtime.start(agent, prompt)
+        return await run.result()
+
+
+async def test_should_call_tools_and_answer() -> None:
+    model = ScriptedModel(calls(Call("search", {"words": "sqlite"})), "It is a database.")
+    agent = aios.LlmAgent("researcher", model, instructions="Be brief.", tools=[search])
+    assert await run_agent(agent, "What is SQLite?") == "It is a database."
+    model.assert_finished()
+    first, second = model.requests
+    assert first["instructions"] == "Be brief."
+    assert first["tools"] == [
+        {
+            "name": "search",
+            "description": "Searches.\n\nReturns the best page.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "words": {"type": "string"},
+                    "limit": {"type": "integer", "default": 3},
+                },
+                "required": ["words"],
+                "additionalProperties": False,
+            },
+        }
+    ]
+    assert second["messages"][2]["content"][0]["content"] == "found sqlite (3)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [(Report, Report("x")), (Article, Article(title="x", words=2)), (list[int], [1, 2])],
+)
+async def test_should_read_output_of_a_type(kind: Any, expected: Any) -> None:
+    good = {"result": [1, 2]} if kind == list[int] else {"title": "x", "words": 2}
+    if kind is Report:
+        del good["words"]
+    model = ScriptedModel('{"wrong": true}', json.dumps(good))
+    agent = aios.LlmAgent("writer", model, output_type=kind)
+    assert await run_agent(agent) == expected
+    assert "does not match" in json.dumps(model.requests[1]["messages"][-1])
+
+
+async def test_should_run_plain_tools_in_threads_and_plain_models() -> None:
+    here, places = threading.get_ident(), []
+
+    @aios.tool(name="place-of", description="Tells the thread.")
+    def place(context: aios.ToolContext) -> dict[str, int]:
+        places.append(threading.get_ident())
+        assert context.attempt == 1
+        assert context.idempotency_key
+        return {"one": 1}
+
+    seen: list[dict[str, Any]] = []
+
+    def model(request: dict[str, Any]) -> aios.ModelResponse | str:
+        seen.append(request)
+        return calls(Call("place-of")) if len(seen) == 1 else "done"
+
+    assert await run_agent(aios.LlmAgent("placer", model, tools=[place])) == "done"
+    assert places
+    assert here not in places
+    assert seen[1]["messages"][2]["content"][0]["content"] == '{"one":1}'
+
+
+async def test_should_tell_the_model_about_faults() -> None:
+    @aios.tool
+    async def fail(words: str) -> str:
+        raise ValueError("no such page")
+
+    wrong = calls(Call("search", {"words": 7}), Call("lookup", {}, "b"))
+    model = ScriptedModel(wrong, calls(Call("fail", {"words": "x"})), "sorry")
+    retry = aios.RetryPolicy(max_attempts=1)
+    tools = [search, aios.tool(name="fail", retry=retry)(fail.function)]
+    assert await run_agent(aios.LlmAgent("faulty", model, tools=tools)) == "sorry"
+    told = [part["content"] for part in model.requests[1]["messages"][2]["content"]]
+    assert "/words" in told[0]
+    assert "There is no tool" in told[1]
+    assert "no such page" in model.requests[2]["messages"][4]["content"][0]["content"]
+
+
+async def test_should_wait_for_approval() -> None:
+    paid: list[int] = []
+
+    @aios.tool(effect="write", approval=True)
+    async def pay(amount: int) -> str:
+        """Pays."""
+        paid.append(amount)
+        return "paid"
+
+    model = ScriptedModel(calls(Call("pay", {"amount": 500})), "It is done.")
+    agent = aios.LlmAgent("clerk", model, tools=[pay])
+    async with aios.Runtime(agents=[agent]) as runtime:
+        run = await runtime.start(agent, "Pay.")
+        while not (pending := aios.pending_decisions(await run.status())):
+            await asyncio.sleep(0.01)
+        assert (pending[0].tool, pending[0].arguments) == ("pay", {"amount": 500})
+        assert not paid
+        await run.signal(pending[0].signal, pending[0].edit({"amount": 400}))
+        assert await run.result() == "It is done."
+    assert paid == [400]
+
+
+async def test_should_stop_at_the_budget() -> None:
+    model = ScriptedModel(*[calls(Call("search", {"words": str(n)})) for n in range(5)])
+    agent = aios.LlmAgent("spender", model, tools=[search], budget=aios.Budget(requests=2))
+    with pytest.raises(aios.RunFailedError) as caught:
+        await run_agent(agent)
+    assert caught.value.code == "BUDGET_EXCEEDED"
+    assert len(model.requests) == 2
+
+
+async def test_should_stream_what_the_agent_does() -> None:
+    @aios.tool
+    async def work(context: aios.ToolContext) -> str:
+        context.progress({"percent": 50})
+        return "worked"
+
+    model = ScriptedModel(calls(Call("work")), "Well done.")
+    agent = aios.LlmAgent("worker", model, tools=[work], streaming=True)
+    async with aios.Runtime(agents=[agent]) as runtime:
+        run = await runtime.start(agent, "Work.")
+        items = [item async for item in run.stream("tokens")]
+        assert [item.value["type"] for item in items] == [
+            "tool_call",
+            "tool_started",
+            "tool_progress",
+            "tool_ended",
+            "text",
+        ]
+        assert items[2].value["progress"] == {"percent": 50}
+        # A reader that comes back continues after what it has seen.
+        again = [item async for item in run.stream("tokens", items[3].offset)]
+        assert [item.value for item in again if not item.is_reset] == [items[4].value]
+        assert await run.result() == "Well done."
+
+
+@aios.agent("counter")
+async def counter(context: aios.TaskContext, most: int) -> int:
+    numbers = context.stream("numbers")
+    for number in range(most):
+        numbers.write(number)
+    return most
+
+
+@aios.agent("plain_counter")
+def plain_counter(context: aios.TaskContext, most: int) -> int:
+    numbers = context.stream("numbers")
+    for number in range(most):
+        numbers.write({"n": number})
+    numbers.end()
+    return most
+
+
+async def test_should_write_and_read_output_streams() -> None:
+    async with aios.Runtime(agents=[counter, plain_counter]) as runtime:
+        run = await runtime.task("counter", 1200)
+        assert [item.value async for item in run.stream("numbers")] == list(range(1200))
+        run = await runtime.task("plain_counter", 3)
+        assert [item.value async for item in run.stream("numbers")] == [
+            {"n": 0},
+            {"n": 1},
+            {"n": 2},
+        ]
+        with pytest.raises(aios.InvalidDataError, match="output stream"):
+            [item async for item in run.stream("Bad name")]
+
+
+def test_should_stream_in_blocking_code() -> None:
+    with aios.sync.Runtime(agents=[counter]) as runtime:
+        run = runtime.task("counter", 2)
+        assert [item.value for item in run.stream("numbers")] == [0, 1]
+
+
+async def test_should_use_a_model_of_a_provider() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        asked = json.loads(await reader.readexactly(length))
+        keys.append(b"x-api-key: secret" in head.lower())
+        body = {
+            "id": "m",
+            "type": "message",
+            "role": "assistant",
+            "model": asked["model"],
+            "content": [{"type": "text", "text": "Paris"}],
+            "stop_reason": "end_turn",
+            "usage": {"input_tokens": 3, "output_tokens": 1},
+        }
+        text = json.dumps(body).encode()
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            + f"content-length: {len(text)}\r\n\r\n".encode()
+            + text
+        )
+        await writer.drain()
+        writer.close()
+
+    keys: list[bool] = []
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    model = aios.Provider("anthropic:claude", "secret", f"http://127.0.0.1:{port}")
+    assert await run_agent(aios.LlmAgent("geographer", model)) == "Paris"
+    assert keys == [True]
+    assert "secret" not in repr(model)
+    server.close()
+
+
+def test_should_refuse_unknown_options() -> None:
+    with pytest.raises(TypeError, match="no option budgets"):
+        aios.LlmAgent("a", "openai:x", budgets=7)  # type: ignore[call-overload]
+
+
+def test_should_refuse_invalid_agents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+    def many(*words: str) -> str:
+        return ""
+
+    refused: list[tuple[Callable[[], Any], str]] = [
+        (lambda: aios.LlmAgent("No", "openai:x"), "name"),
+        (lambda: aios.LlmAgent("a", 7), "model"),  # type: ignore[call-overload]
+        (lambda: aios.tool(effect="maybe")(many), "effect"),  # type: ignore[call-overload]
+        (lambda: aios.tool(many), "by name"),
+        (lambda: aios.LlmAgent("a", "acme:x").bind(), "not a model"),
+        (lambda: aios.LlmAgent("a", "openai:x").bind(), "OPENAI_API_KEY"),
+    ]
+    for make, says in refused:
+        with pytest.raises(aios.ConfigurationError, match=says):
+            make()
+
+
+async def test_should_report_an_invalid_tool_when_it_opens() -> None:
+    twice = aios.LlmAgent("twice", ScriptedModel(), tools=[search, search])
+    with pytest.raises(aios.ConfigurationError, match="twice"):
+        async with aios.Runtime(agents=[twice]):
+            pass
+
+
+async def test_should_have_the_journal_that_other_languages_have() -> None:
+    @aios.tool(name="search", description="Searches.")
+    async def find(words: str) -> str:
+        return f"found {words}"
+
+    responses: list[str | aios.ModelResponse] = [
+        calls(Call("search", {"words": "a"}, "a"), Call("search", {"words": "b"}, "b")),
+        '{"title": 7}',
+        '{"title": "done"}',
+    ]
+    agent = aios.LlmAgent(
+        "agent",
+        ScriptedModel(*responses),
+        instructions="Search, then report.",
+        tools=[find],
+        output_type=Report,
+        budget=aios.Budget(requests=9),
+    )
+
+    def keys(value: Any) -> list[str]:
+        return sorted(value) if isinstance(value, dict) else []
+
+    async with aios.Runtime(agents=[agent]) as runtime:
+        run = await runtime.start(agent, "go")
+        assert await run.result() == Report("done")
+        events = [recorded.event for recorded in await run.journal()]
+    shape = [
+        [
+            event.type,
+            keys(event.data),
+            keys((event.data or {}).get("parameters")),
+            keys((event.data or {}).get("output")),
+        ]
+        for event in events
+    ]
+    assert shape == json.loads((FIXTURES / "llm_journal.json").read_text())
