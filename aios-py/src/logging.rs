@@ -30,16 +30,58 @@ static LEVEL: AtomicU8 = AtomicU8::new(30);
 /// One record: level, target, text.
 type Record = (u8, &'static str, String);
 
-static QUEUE: OnceLock<SyncSender<Record>> = OnceLock::new();
+/// The queue of the first process that forwards its logs.
+static FIRST: OnceLock<Queue> = OnceLock::new();
 
-/// Starts to send native logs to a queue. `None` if that was done before, or if another subscriber is
-/// installed in this process.
+/// The queue of one process. A forked child needs another one: the thread that empties the queue
+/// exists only in the parent, and may have held the locks of the queue at the fork.
+struct Queue {
+    process: u32,
+    records: SyncSender<Record>,
+    /// The queue of the child.
+    next: OnceLock<Box<Self>>,
+}
+
+impl Queue {
+    fn new() -> (Self, LogRecords) {
+        let (records, receiver) = sync_channel(QUEUE_CAPACITY);
+        let queue = Self { process: std::process::id(), records, next: OnceLock::new() };
+        (queue, LogRecords(std::sync::Mutex::new(receiver)))
+    }
+
+    /// The queue of this process, or of an ancestor if this process has none.
+    fn latest() -> Option<&'static Self> {
+        let mut queue = FIRST.get()?;
+        while let Some(next) = queue.next.get() {
+            queue = next;
+        }
+        Some(queue)
+    }
+
+    fn is_own(&self) -> bool {
+        self.process == std::process::id()
+    }
+
+    /// The queue of this process.
+    fn own() -> Option<&'static Self> {
+        Self::latest().filter(|queue| queue.is_own())
+    }
+}
+
+/// Starts to send native logs to a queue. `None` if this process has done that before, or if another
+/// subscriber is installed in it.
 #[pyfunction]
 pub(crate) fn capture_logs() -> Option<LogRecords> {
-    let (sender, receiver) = sync_channel(QUEUE_CAPACITY);
-    QUEUE.set(sender).ok()?;
-    tracing::subscriber::set_global_default(ForwardingSubscriber).ok()?;
-    Some(LogRecords(std::sync::Mutex::new(receiver)))
+    let (queue, records) = Queue::new();
+    match Queue::latest() {
+        None => {
+            tracing::subscriber::set_global_default(ForwardingSubscriber).ok()?;
+            FIRST.set(queue).ok()?;
+        }
+        Some(latest) if latest.is_own() => return None,
+        Some(parents) => parents.next.set(Box::new(queue)).ok()?,
+    }
+    Some(records)
 }
 
 /// Sets the lowest level to forward, as `logging` numbers levels.
@@ -51,9 +93,9 @@ pub(crate) fn set_log_level(level: u8) {
 /// Wakes the logging thread with an empty record, so that it can end.
 #[pyfunction]
 pub(crate) fn wake_log() {
-    if let Some(records) = QUEUE.get() {
+    if let Some(queue) = Queue::own() {
         // Records in a full queue wake it too.
-        let _ = records.try_send((0, "", String::new()));
+        let _ = queue.records.try_send((0, "", String::new()));
     }
 }
 
@@ -128,7 +170,7 @@ impl Subscriber for ForwardingSubscriber {
         event.record(&mut text);
         let metadata = event.metadata();
         let record = (number(*metadata.level()), metadata.target(), text.0);
-        let sent = QUEUE.get().map(|records| records.try_send(record));
+        let sent = Queue::own().map(|queue| queue.records.try_send(record));
         if !matches!(sent, Some(Ok(()))) {
             LOST.fetch_add(1, Ordering::Relaxed);
         }

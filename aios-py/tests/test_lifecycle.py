@@ -156,6 +156,42 @@ with aios.sync.Runtime(agents=[echo, plain]) as runtime:
     assert (status, errors) == (0, "")
 
 
+def test_should_forward_native_logs_in_a_forked_child(script: Start) -> None:
+    status, output, errors = finish(
+        script(
+            AGENT
+            + """
+import logging, threading
+import aios.sync
+
+class Handler(logging.Handler):
+    def emit(self, record):
+        if record.name.startswith("aios.agents"):
+            seen.set()
+
+logging.getLogger("aios").addHandler(Handler())
+logging.getLogger("aios").setLevel(logging.INFO)
+
+def forwards():
+    global seen
+    seen = threading.Event()
+    with aios.sync.Runtime(workflows=[wait]):
+        return seen.wait(20)
+
+print("parent", forwards(), flush=True)
+for generation in ["child", "grandchild"]:
+    pid = os.fork()
+    if pid:
+        _, status = os.waitpid(pid, 0)
+        sys.exit(status)
+    print(generation, forwards(), flush=True)
+"""
+        )
+    )
+    assert output.splitlines() == ["parent True", "child True", "grandchild True"], errors
+    assert status == 0, errors
+
+
 def test_should_raise_in_a_child_that_was_forked_from_a_running_loop(
     script: Start,
 ) -> None:

@@ -29,6 +29,16 @@ def install() -> None:
         atexit.register(_stop, thread, os.getpid())
 
 
+def _forget() -> None:
+    """In a forked child, the thread does not exist, and nothing would release the lock."""
+    global _lock, _installed
+    _lock = threading.Lock()
+    _installed = False
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 def _stop(thread: threading.Thread, process: int) -> None:
     """Ends the thread before the interpreter is finalised, when it could no longer run Python."""
     global _stopping
