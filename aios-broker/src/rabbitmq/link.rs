@@ -5,7 +5,7 @@ use futures_util::{
     StreamExt,
     future::{Either, select},
 };
-use lapin::{Channel, Connection, ConnectionBuilder, ConnectionProperties, Event, runtime};
+use lapin::{Channel, Connection, ConnectionBuilder, ConnectionProperties, Event};
 use tokio::sync::watch;
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     error::within,
     health::{Part, Reporter},
     options::Target,
+    runtime_kit,
 };
 use crate::rng::SplitMix64;
 
@@ -237,12 +238,10 @@ impl Supervisor {
         let options = &self.link.options;
         let name = format!("{} ({})", self.target.name, self.part.name());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let builder = ConnectionBuilder::new_with_runtime(
-            runtime::default_runtime().map_err(|error| super::error::backend("start", error))?,
-        )
-        .with_uri(self.target.uri.clone())
-        .with_tls_config(self.target.tls.clone())
-        .with_properties(properties);
+        let builder = ConnectionBuilder::new_with_runtime(runtime_kit::current())
+            .with_uri(self.target.uri.clone())
+            .with_tls_config(self.target.tls.clone())
+            .with_properties(properties);
         let (clock, after) = (&*options.clock, options.operation_timeout);
         within(clock, after, "accept a connection", builder.connect()).await.map(Arc::new)
     }

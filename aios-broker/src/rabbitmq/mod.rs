@@ -16,6 +16,7 @@ mod link;
 mod options;
 mod publish;
 mod refusal;
+mod runtime_kit;
 mod session;
 mod settle;
 mod subscribe;
