@@ -29,6 +29,8 @@ mod support;
 mod telemetry;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "token-endpoint")]
+mod token_endpoint;
 mod tokens;
 mod traces;
 mod transport;

@@ -65,7 +65,7 @@ impl Authenticator for Anonymous {
 }
 
 /// Whether the request was addressed to this machine, and not by a page from elsewhere.
-fn names_loopback(headers: &HeaderMap) -> bool {
+pub(super) fn names_loopback(headers: &HeaderMap) -> bool {
     let host = headers.get("host").and_then(|host| host.to_str().ok());
     let is_host = host.is_some_and(|host| is_loopback(&format!("http://{host}")));
     is_host && headers.get_all("origin").iter().all(|origin| origin.to_str().is_ok_and(is_loopback))

@@ -9,6 +9,8 @@ mod api_key;
 mod hex;
 mod jwt;
 mod permission;
+#[cfg(feature = "token-endpoint")]
+mod token_endpoint;
 
 use std::{fmt::Debug, net::SocketAddr, sync::Arc};
 
@@ -27,6 +29,8 @@ pub use self::{
 pub(crate) use self::anonymous::is_loopback;
 #[cfg(feature = "oidc")]
 pub use self::jwt::{InvalidIssuerUrl, OidcKeys, UrlKeys};
+#[cfg(feature = "token-endpoint")]
+pub use self::token_endpoint::{InvalidSigningKey, TokenEndpoint};
 
 /// A caller whose credentials were checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
