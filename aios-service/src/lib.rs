@@ -120,6 +120,8 @@
 //!   of panics. What went wrong inside is logged under the id of the request, and not told to the client.
 //! - Without an authenticator, only callers on the same machine are let in, and no web page from elsewhere.
 //! - A route requires the permission that the OpenAPI document names.
+//! - A web page of another origin is refused, unless its origin is allowed.
+//! - Every call that may change something leaves an event in the log: who, what, from where, outcome.
 //! - Live events are server-sent events whose `id` is the position in the log. A client that connects again
 //!   with `Last-Event-ID` gets every later event once, also from another process. A slow client holds one
 //!   page of events in memory.

@@ -8,10 +8,12 @@
 )]
 
 mod access;
+mod audit;
 #[cfg(feature = "client")]
 mod client;
 mod config;
 mod conventions;
+mod cors;
 mod document;
 mod engines;
 mod limits;

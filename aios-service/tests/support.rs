@@ -62,7 +62,7 @@ async fn failing(_: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
 pub(crate) struct Service {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) router: Router,
-    _folder: Option<tempfile::TempDir>,
+    folder: Option<tempfile::TempDir>,
 }
 
 /// An answer.
@@ -136,7 +136,12 @@ impl Service {
         let router = Router::new()
             .nest("/api/v1", api(Arc::clone(&runtime), options))
             .layer(MockConnectInfo(SocketAddr::from(([127, 0, 0, 1], 4711))));
-        Self { runtime, router, _folder: folder }
+        Self { runtime, router, folder }
+    }
+
+    /// The database of a service on SQLite.
+    pub(crate) fn database(&self) -> std::path::PathBuf {
+        self.folder.as_ref().unwrap().path().join("aios.db")
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

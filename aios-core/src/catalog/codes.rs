@@ -426,6 +426,12 @@ pub const CODES: &[Code] = &[
         "the caller lacks the permission that a route requires",
     ),
     code(
+        "ORIGIN_NOT_ALLOWED",
+        "HTTP API",
+        Retry::No,
+        "a web page of an origin that is not allowed sent the request",
+    ),
+    code(
         "RATE_LIMITED",
         "HTTP API",
         Retry::Yes,

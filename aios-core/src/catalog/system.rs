@@ -29,6 +29,8 @@ events! {
     OUTPUT_APPENDED = "output_appended" of "run" (OutputAppended);
     /// an output stream of a run was ended
     OUTPUT_ENDED = "output_ended" of "run";
+    /// the HTTP API was called to change something
+    API_CALLED = "called" of "api" (ApiCalled);
 }
 
 /// An agent was not seen for three of its announcement intervals.
@@ -89,4 +91,38 @@ pub struct OutputAppended {
     pub first: u64,
     /// The items.
     pub items: Vec<Payload>,
+}
+
+/// A call of the HTTP API that may have changed something, and its outcome. The query, the body and
+/// the credentials of the request are not recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiCalled {
+    /// The caller.
+    pub subject: String,
+    /// Method of the request.
+    pub method: String,
+    /// The route, with its parameters by name, for example `/api/v1/runs/{run_id}/actions/cancel`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// Path of the request.
+    pub path: String,
+    /// IP address of the other end of the connection: the caller, or a proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Addresses that a proxy, or the caller, reports in `X-Forwarded-For`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarded_for: Option<String>,
+    /// Program of the caller, as it reports itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// Id of the request, which the log lines of the process have too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Status of the answer. `None` if the client or the time limit ended the request before, so that
+    /// its effect is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Code of the error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }

@@ -49,16 +49,13 @@ pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: N
     request.extensions_mut().insert(id.clone());
     let limits = &api.options.limits;
     DefaultBodyLimit::max(limits.max_body_bytes()).apply(&mut request);
-    let timeout = limits.request_timeout();
-    let answered = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let response = tokio::select! {
-        biased;
-        answered = answered => answered.unwrap_or_else(|panic| {
-            ApiError::panicked().with_cause(message(&*panic)).into_response()
-        }),
-        () = api.options.clock.sleep(timeout) => timed_out(timeout).into_response(),
+    let source = api.options.cors.source(&request);
+    let response = match source.answer(&api.options.cors) {
+        Some(answer) => answer,
+        None => answer(&api, request, next).await,
     };
     let mut response = render(&api, &id, response);
+    source.permit(response.headers_mut());
     if response.status().is_server_error() {
         let (trace_id, status) = (trace.as_ref().map(Trace::id), response.status().as_u16());
         warn!(request_id = &*id.0, trace_id, %method, path, status, "a request failed");
@@ -76,6 +73,19 @@ pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: N
     let sniff = HeaderValue::from_static("nosniff");
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, sniff);
     response
+}
+
+/// The answer of a handler, or an error if it panics or takes too long.
+async fn answer(api: &Api, request: Request, next: Next) -> Response {
+    let timeout = api.options.limits.request_timeout();
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind();
+    tokio::select! {
+        biased;
+        answered = answered => answered.unwrap_or_else(|panic| {
+            ApiError::panicked().with_cause(message(&*panic)).into_response()
+        }),
+        () = api.options.clock.sleep(timeout) => timed_out(timeout).into_response(),
+    }
 }
 
 fn timed_out(timeout: Duration) -> ApiError {

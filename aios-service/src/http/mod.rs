@@ -15,7 +15,9 @@
 //! `openapi.json`.
 
 mod agents;
+mod audit;
 mod authorize;
+mod cors;
 mod dead_letters;
 mod engines;
 mod envelope;
@@ -52,19 +54,21 @@ use utoipa_axum::router::OpenApiRouter;
 pub(crate) use self::error::ApiError;
 #[cfg(feature = "tls")]
 pub use self::server::{InvalidCertificate, Tls};
-use self::{
-    authorize::authenticate,
-    finish::{finish, not_found},
-    openapi::Documents,
-    state::Api,
-};
 pub use self::{
+    audit::Audit,
+    cors::{Cors, InvalidOrigin},
     health::health,
     limits::Limits,
     options::ApiOptions,
     rate_limit::{InvalidRateLimit, RateLimit},
     server::{ServeOptions, serve, serve_with},
     shutdown::Shutdown,
+};
+use self::{
+    authorize::authenticate,
+    finish::{finish, not_found},
+    openapi::Documents,
+    state::Api,
 };
 
 /// Creates the router of the API. Mount it at any path beside your own routes:
@@ -89,6 +93,7 @@ pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
     let (router, document) = resources().split_for_parts();
     router
         .layer(Extension(Arc::new(Documents::new(&document))))
+        .layer(from_fn_with_state(api.clone(), audit::audit))
         .layer(from_fn_with_state(api.clone(), authenticate))
         .fallback(not_found)
         .method_not_allowed_fallback(async || axum::http::StatusCode::METHOD_NOT_ALLOWED)

@@ -2,14 +2,16 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
 
-use super::{Limits, RateLimit, Shutdown};
+use super::{Audit, Cors, Limits, RateLimit, Shutdown};
 use crate::auth::{Anonymous, Authenticator};
 
 /// Options of [`api`](super::api).
 #[derive(Clone, Debug)]
 pub struct ApiOptions {
     pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
+    pub(crate) audit: Audit,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) cors: Cors,
     pub(crate) limits: Limits,
     pub(crate) stream_lifetime: Duration,
     pub(crate) shutdown: Shutdown,
@@ -29,7 +31,9 @@ impl ApiOptions {
     pub fn new() -> Self {
         Self {
             authenticators: Vec::new(),
+            audit: Audit::default(),
             clock: Arc::new(SystemClock),
+            cors: Cors::none(),
             limits: Limits::new(),
             stream_lifetime: Self::DEFAULT_STREAM_LIFETIME,
             shutdown: Shutdown::new(),
@@ -41,6 +45,20 @@ impl ApiOptions {
     #[must_use]
     pub fn with_authenticator(mut self, authenticator: impl Authenticator) -> Self {
         self.authenticators.push(Arc::new(authenticator));
+        self
+    }
+
+    /// Sets where the audit events go. The default is [`Audit::Events`].
+    #[must_use]
+    pub fn with_audit(mut self, audit: Audit) -> Self {
+        self.audit = audit;
+        self
+    }
+
+    /// Sets the other origins whose web pages may use the API. There are none by default.
+    #[must_use]
+    pub fn with_cors(mut self, cors: Cors) -> Self {
+        self.cors = cors;
         self
     }
 

@@ -20,7 +20,7 @@ const STATUSES: &[(u16, &[&str])] = &[
         ],
     ),
     (401, &["UNAUTHENTICATED"]),
-    (403, &["PERMISSION_DENIED", "RESERVED_EVENT_TYPE"]),
+    (403, &["PERMISSION_DENIED", "ORIGIN_NOT_ALLOWED", "RESERVED_EVENT_TYPE"]),
     (
         404,
         &[
