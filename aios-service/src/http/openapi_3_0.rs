@@ -1,5 +1,7 @@
 //! OpenAPI 3.0 from 3.1.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value, json};
 
 use super::openapi::set;
@@ -13,7 +15,8 @@ pub(super) fn downgrade(document: &Value) -> Value {
     if let Some(license) = document.pointer_mut("/info/license").and_then(Value::as_object_mut) {
         license.remove("identifier");
     }
-    rewrite(&mut document);
+    let types = types(&document);
+    rewrite(&mut document, &types);
     let paths = document.pointer_mut("/paths").and_then(Value::as_object_mut);
     for item in paths.into_iter().flat_map(Map::values_mut) {
         for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
@@ -39,12 +42,24 @@ fn move_scopes(operation: &mut Value) {
     }
 }
 
-fn rewrite(value: &mut Value) {
+/// The types of the schemas that can be referred to, by their references.
+type Types = HashMap<String, Value>;
+
+fn types(document: &Value) -> Types {
+    let schemas = document.pointer("/components/schemas").and_then(Value::as_object);
+    let types = schemas.into_iter().flatten().filter_map(|(name, schema)| {
+        let of = schema.get("type").filter(|it| it.is_string())?;
+        Some((format!("#/components/schemas/{name}"), of.clone()))
+    });
+    types.collect()
+}
+
+fn rewrite(value: &mut Value, types: &Types) {
     match value {
-        Value::Array(values) => values.iter_mut().for_each(rewrite),
+        Value::Array(values) => values.iter_mut().for_each(|value| rewrite(value, types)),
         Value::Object(fields) => {
-            rewrite_schema(fields);
-            fields.values_mut().for_each(rewrite);
+            rewrite_schema(fields, types);
+            fields.values_mut().for_each(|value| rewrite(value, types));
         }
         _ => {}
     }
@@ -55,7 +70,7 @@ fn is_null(schema: &Value) -> bool {
     schema.get("type").is_some_and(|it| it == "null")
 }
 
-fn rewrite_schema(fields: &mut Map<String, Value>) {
+fn rewrite_schema(fields: &mut Map<String, Value>, types: &Types) {
     if let Some(Value::Array(types)) = fields.get("type").cloned() {
         let others: Vec<_> = types.iter().filter(|it| **it != "null").cloned().collect();
         if others.len() < types.len() {
@@ -74,6 +89,11 @@ fn rewrite_schema(fields: &mut Map<String, Value>) {
             let schemas = std::mem::take(schemas);
             fields.remove(key);
             fields.insert("nullable".to_owned(), json!(true));
+            // `nullable` needs a type beside it.
+            let reference = schemas.first().and_then(|it| it.get("$ref")?.as_str());
+            if let (1, Some(of)) = (schemas.len(), reference.and_then(|it| types.get(it))) {
+                fields.insert("type".to_owned(), of.clone());
+            }
             // Nothing may stand beside `$ref` in 3.0.
             let key = if schemas.len() == 1 { "allOf" } else { key };
             fields.insert(key.to_owned(), Value::Array(schemas));
@@ -109,8 +129,12 @@ mod tests {
             "paths": { "/a": { "get": { "security": [{ "bearer": ["runs:read"] }] } } },
             "components": { "schemas": {
                 "A": { "type": ["string", "null"], "examples": ["x"] },
-                "B": { "oneOf": [{ "type": "null" }, { "$ref": "#/a", "description": "d" }] },
+                "B": { "oneOf": [
+                    { "type": "null" },
+                    { "$ref": "#/components/schemas/D", "description": "d" },
+                ] },
                 "C": { "const": 1, "exclusiveMinimum": 0 },
+                "D": { "type": "object" },
             } },
         });
         let document = downgrade(&document);
@@ -121,8 +145,13 @@ mod tests {
         assert_eq!(document["paths"]["/a"]["get"], get);
         let schemas = json!({
             "A": { "type": "string", "nullable": true, "example": "x" },
-            "B": { "nullable": true, "allOf": [{ "$ref": "#/a" }] },
+            "B": {
+                "nullable": true,
+                "type": "object",
+                "allOf": [{ "$ref": "#/components/schemas/D" }],
+            },
             "C": { "enum": [1], "minimum": 0, "exclusiveMinimum": true },
+            "D": { "type": "object" },
         });
         assert_eq!(document["components"]["schemas"], schemas);
     }
