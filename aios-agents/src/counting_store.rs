@@ -11,6 +11,7 @@ use std::{
 };
 
 use aios_core::{
+    clock::Clock,
     event::{Pattern, Timestamp},
     store::{
         AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases,
@@ -20,10 +21,13 @@ use aios_core::{
 };
 use async_trait::async_trait;
 
+use crate::measure::{self, Measured};
+
 /// Forwards all calls to a store and tracks the appends of this process.
 #[derive(Debug)]
 pub(crate) struct CountingStore {
     inner: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
     begun: AtomicU64,
     in_flight: AtomicU64,
     own: Mutex<Option<Positions>>,
@@ -94,18 +98,21 @@ impl Positions {
 }
 
 impl CountingStore {
-    pub(crate) fn new(inner: Arc<dyn Store>) -> Self {
+    pub(crate) fn new(inner: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { inner, begun: zero(), in_flight: zero(), own: Mutex::new(None) }
+        Self { inner, clock, begun: zero(), in_flight: zero(), own: Mutex::new(None) }
     }
 
     /// Appends to one stream, see [`EventStore::append`].
     pub(crate) async fn append_one(&self, append: Append) -> Result<Appended, StoreError> {
         let _in_flight = InFlight::begin(self);
-        let events = length(&append);
+        let (events, measured) = (length(&append), Measured::of(&append));
+        let began = self.clock.elapsed();
         let result = self.inner.append(vec![append]).await.pop();
         let result = result.unwrap_or(Err(StoreError::Closed));
         self.track(events, &result);
+        measured.report(&result);
+        measure::took(began, &*self.clock);
         result
     }
 
@@ -182,11 +189,14 @@ fn length(append: &Append) -> u64 {
 impl EventStore for CountingStore {
     async fn append(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
         let _in_flight = InFlight::begin(self);
-        let counts: Vec<u64> = batch.iter().map(length).collect();
+        let counts: Vec<_> = batch.iter().map(|it| (length(it), Measured::of(it))).collect();
+        let began = self.clock.elapsed();
         let results = self.inner.append(batch).await;
-        for (count, result) in counts.iter().zip(&results) {
+        for ((count, measured), result) in counts.iter().zip(&results) {
             self.track(*count, result);
+            measured.report(result);
         }
+        measure::took(began, &*self.clock);
         results
     }
 

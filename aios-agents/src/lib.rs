@@ -105,6 +105,7 @@ pub mod agent;
 mod counting_store;
 pub mod declared;
 mod failing;
+mod measure;
 pub mod middleware;
 mod options;
 pub mod output;

@@ -112,7 +112,7 @@
 //! | `client` (feature `client`) | a typed client of the API, with retries and event streams that resume |
 //! | [`Service`] | a whole service from settings, with an orderly shutdown |
 //! | [`config`] | settings from files, environment variables and mounted secrets, with one report of all faults |
-//! | [`telemetry`] | logs as lines of JSON or text |
+//! | [`telemetry`] | logs as lines of JSON or text, and metrics as OpenMetrics text |
 //!
 //! # Guarantees
 //!

@@ -170,7 +170,7 @@ impl RuntimeBuilder {
         }
         add(&mut registry, single_task::workflow()?, &source)?;
         let journals = self.store.as_ref().map(|store| {
-            let store = CountingStore::new(Arc::clone(store));
+            let store = CountingStore::new(Arc::clone(store), Arc::clone(&clock));
             Journals::new(store, registry, Arc::clone(&clock), Arc::clone(&source))
         });
         let mut runtime = Runtime {

@@ -71,6 +71,7 @@
 //! | `http.max_body_bytes` | `AIOS_HTTP_MAX_BODY_BYTES` | size of the largest body, 2 MiB by default |
 //! | `http.rate_limit.requests` | `AIOS_HTTP_RATE_LIMIT__REQUESTS` | requests of each caller; no limit by default |
 //! | `http.rate_limit.per` | `AIOS_HTTP_RATE_LIMIT__PER` | the time for them, 1 s by default |
+//! | `metrics.enabled` | `AIOS_METRICS_ENABLED` | whether `/metrics` is answered, true by default |
 //! | `shutdown.accept_delay` | `AIOS_SHUTDOWN_ACCEPT_DELAY` | how long connections are accepted after SIGTERM, 0 by default |
 //! | `shutdown.deadline` | `AIOS_SHUTDOWN_DEADLINE` | how long tasks may take to end, 30 s by default |
 //! | `anthropic.api_key` | `AIOS_ANTHROPIC_API_KEY` | secret |
@@ -135,8 +136,8 @@ pub use self::{
     secret_url::{InvalidUrl, SecretUrl},
     sections::{
         AgentSettings, AnthropicSettings, BrokerSettings, DatabaseSettings, HttpSettings,
-        LogFormat, LogLevel, LogOutput, LogSettings, OpenAiSettings, RateLimitSettings,
-        RedisSettings, ShutdownSettings,
+        LogFormat, LogLevel, LogOutput, LogSettings, MetricsSettings, OpenAiSettings,
+        RateLimitSettings, RedisSettings, ShutdownSettings,
     },
     settings::Settings,
 };

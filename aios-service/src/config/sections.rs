@@ -16,6 +16,7 @@ pub(super) struct Common {
     pub(super) agent: AgentSettings,
     pub(super) http: HttpSettings,
     pub(super) shutdown: ShutdownSettings,
+    pub(super) metrics: MetricsSettings,
     pub(super) anthropic: AnthropicSettings,
     pub(super) openai: OpenAiSettings,
 }
@@ -207,6 +208,22 @@ pub struct ShutdownSettings {
 impl Default for ShutdownSettings {
     fn default() -> Self {
         Self { accept_delay: HumanDuration::default(), deadline: HumanDuration::seconds(30) }
+    }
+}
+
+/// The section `metrics`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct MetricsSettings {
+    /// Whether a [`Service`](crate::Service) counts what it does and answers `/metrics`, true by
+    /// default: `AIOS_METRICS_ENABLED`.
+    pub enabled: bool,
+}
+
+impl Default for MetricsSettings {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 

@@ -2,8 +2,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::{
     AgentSettings, AnthropicSettings, BrokerSettings, Change, DatabaseSettings, Entry,
-    HttpSettings, LogSettings, OpenAiSettings, Origin, RedisSettings, SettingsBuilder,
-    SettingsError, ShutdownSettings, change::changes, section::AnySection, sections::Common,
+    HttpSettings, LogSettings, MetricsSettings, OpenAiSettings, Origin, RedisSettings,
+    SettingsBuilder, SettingsError, ShutdownSettings, change::changes, section::AnySection,
+    sections::Common,
 };
 
 /// The settings of a service: the sections that every service has, and those of your own types.
@@ -97,6 +98,12 @@ impl Settings {
     #[must_use]
     pub fn shutdown(&self) -> &ShutdownSettings {
         &self.common.shutdown
+    }
+
+    /// The section `metrics`.
+    #[must_use]
+    pub fn metrics(&self) -> &MetricsSettings {
+        &self.common.metrics
     }
 
     /// The section `anthropic`.

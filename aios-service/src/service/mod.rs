@@ -12,7 +12,7 @@ use aios_agents::{
     Runtime, RuntimeBuilder,
     agent::{AgentDefinition, IntoDynAgent},
     declared::WorkflowName,
-    middleware::Timeout,
+    middleware::{self, Timeout},
     workflow::{WorkflowContext, WorkflowError},
 };
 use aios_core::{
@@ -29,7 +29,7 @@ use crate::{
     auth::Authenticator,
     config::Settings,
     http::{ApiOptions, ServeOptions, Shutdown},
-    telemetry::{LogControl, Telemetry},
+    telemetry::{LogControl, Metrics, Telemetry},
 };
 
 type Routes = Box<dyn FnOnce(Arc<Runtime>) -> Router + Send>;
@@ -69,6 +69,7 @@ type Configure = Box<dyn FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send>;
 /// | API | `http.request_timeout`, `http.max_body_bytes`, `http.rate_limit` | [`api_options`](Self::api_options), [`without_api`](Self::without_api) |
 /// | logs | the section `log` | [`telemetry`](Self::telemetry), [`without_telemetry`](Self::without_telemetry), a subscriber of the program |
 /// | server | `http.listen` | [`serve_options`](Self::serve_options) |
+/// | metrics | `metrics.enabled`, and the route `/metrics` | [`metrics`](Self::metrics), a recorder of the program |
 /// | own routes | [`routes`](Self::routes) | |
 /// | shutdown | SIGTERM and Ctrl-C, `shutdown.accept_delay`, `shutdown.deadline` | [`shutdown`](Self::shutdown) |
 ///
@@ -102,6 +103,7 @@ pub struct Service {
     shutdown: Option<Shutdown>,
     telemetry: Option<Telemetry>,
     log_control: Option<LogControl>,
+    metrics: Option<Metrics>,
 }
 
 impl Service {
@@ -120,6 +122,7 @@ impl Service {
             shutdown: None,
             telemetry: Some(Telemetry::from_settings(settings)),
             log_control: None,
+            metrics: None,
         }
     }
 
@@ -176,8 +179,9 @@ impl Service {
     /// Adds agents of a type, whose attempts end after `agent.timeout`; see
     /// [`RuntimeBuilder::agents`].
     pub fn agents(mut self, mut definition: AgentDefinition) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        definition = definition.with_layer(middleware::Metrics::new(Arc::clone(&clock)));
         if let Some(timeout) = self.settings.agent().timeout {
-            let clock: Arc<dyn Clock> = Arc::new(SystemClock);
             definition = definition.with_layer(Timeout::new(clock, timeout.get()));
         }
         self.runtime = self.runtime.agents(definition);
@@ -252,6 +256,13 @@ impl Service {
     pub fn log_control(mut self, control: LogControl) -> Self {
         self.telemetry = None;
         self.log_control = Some(control);
+        self
+    }
+
+    /// Answers `/metrics` with these metrics, which the program has installed or will, instead of new
+    /// ones that the service installs if `metrics.enabled` is true and the program has no recorder.
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
         self
     }
 

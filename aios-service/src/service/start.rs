@@ -1,12 +1,13 @@
 use std::{net::SocketAddr, sync::Arc};
 
+use aios_agents::Runtime;
 use aios_core::{broker::Broker, store::Store};
-use axum::Router;
+use axum::{Router, middleware::from_fn};
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{
-    RunningService, Service, ServiceError,
+    Routes, RunningService, Service, ServiceError,
     connect::Part,
     reload::{self, Reload},
     running::Serving,
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     config::{HttpSettings, SecretUrl, Settings, SettingsError},
     http::{ApiOptions, RateLimit, Shutdown, api, health, serve_with},
-    telemetry::{Telemetry, TelemetryGuard},
+    telemetry::{Metrics, Telemetry, TelemetryGuard, measure},
 };
 
 impl Service {
@@ -36,6 +37,7 @@ impl Service {
         let http = self.settings.http();
         let telemetry = self.telemetry.map(Telemetry::start).transpose();
         let telemetry = telemetry.map_err(|source| ServiceError::Telemetry { source })?;
+        let metrics = self.metrics.or_else(|| installed(&self.settings));
         let limit = rate_limit(&self.settings)?;
         let has_signals = self.shutdown.is_none();
         let shutdown = match self.shutdown {
@@ -62,14 +64,8 @@ impl Service {
             }
             false => None,
         };
-        let mut router = health(Arc::clone(&runtime), shutdown.clone());
-        for routes in self.routes {
-            router = router.merge(routes(Arc::clone(&runtime)));
-        }
-        if self.has_api {
-            router =
-                router.merge(Router::new().nest("/api/v1", api(Arc::clone(&runtime), options)));
-        }
+        let options = self.has_api.then_some(options);
+        let router = router(&runtime, &shutdown, self.routes, options, metrics);
         info!(%address, "the service has started");
         let serving =
             Serving(tokio::spawn(serve_with(listener, router, self.serving, shutdown.clone())));
@@ -86,6 +82,37 @@ impl Service {
             _telemetry: telemetry,
         })
     }
+}
+
+/// Health, the routes of the program, the API and the metrics.
+fn router(
+    runtime: &Arc<Runtime>,
+    shutdown: &Shutdown,
+    routes: Vec<Routes>,
+    options: Option<ApiOptions>,
+    metrics: Option<Metrics>,
+) -> Router {
+    let mut router = health(Arc::clone(runtime), shutdown.clone());
+    for routes in routes {
+        router = router.merge(routes(Arc::clone(runtime)));
+    }
+    if let Some(options) = options {
+        router = router.merge(Router::new().nest("/api/v1", api(Arc::clone(runtime), options)));
+    }
+    match metrics {
+        Some(metrics) => router.merge(metrics.routes(Arc::clone(runtime))).layer(from_fn(measure)),
+        None => router,
+    }
+}
+
+/// New metrics, if the settings want them and the program has no recorder of its own.
+fn installed(settings: &Settings) -> Option<Metrics> {
+    let metrics = settings.metrics().enabled.then(Metrics::new)?;
+    let is_installed = metrics.install();
+    if !is_installed {
+        debug!("the program has a recorder of its own, which gets all metrics");
+    }
+    is_installed.then_some(metrics)
 }
 
 /// The options of the API with the limits of the settings.

@@ -1,4 +1,5 @@
-//! Logs for operators, from one call, with one guard that flushes them at the end.
+//! Logs and metrics for operators: logs from one call, with one guard that flushes them at the end,
+//! and [`Metrics`] as OpenMetrics text.
 //!
 //! ```no_run
 //! use aios_service::{config::Settings, telemetry::Telemetry};
@@ -44,6 +45,7 @@
 
 mod guard;
 mod logs;
+mod metrics;
 
 use std::{
     fmt,
@@ -52,7 +54,11 @@ use std::{
 
 use tracing::{Dispatch, debug};
 
-pub use self::guard::{LogControl, TelemetryGuard};
+pub(crate) use self::metrics::measure;
+pub use self::{
+    guard::{LogControl, TelemetryGuard},
+    metrics::Metrics,
+};
 use crate::config::{LogFormat, LogOutput, LogSettings, Settings};
 
 /// Describes the telemetry of a process, and starts it.

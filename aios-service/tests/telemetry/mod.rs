@@ -1,6 +1,7 @@
-//! Logs.
+//! Logs and metrics.
 
 mod logs;
+mod metrics;
 
 use std::{
     io::{self, Write},

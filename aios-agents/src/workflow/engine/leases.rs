@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use aios_core::store::{Fence, Lease, Leases, SHARDS, Shard, StoreError};
+use metrics::{counter, gauge};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -152,7 +153,9 @@ async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     engine.store_clock.record_leases(&renewed, lease_time, sent);
     let is_lost = |lease: &&Lease| !renewed.iter().any(|renewed| renewed.shard == lease.shard);
     let lost: Vec<&Lease> = held.iter().filter(is_lost).collect();
+    gauge!("aios_leases_held").set(count(renewed.len()));
     if !lost.is_empty() {
+        counter!("aios_leases_lost_total").increment(lost.len() as u64);
         warn!(leases = lost.len(), "lost leases to other engines");
     }
     if lost.iter().any(|lease| lease.shard.slot_number().is_some()) {
@@ -247,6 +250,8 @@ async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), Engine
     let numbers: Vec<Shard> = shards.iter().map(|lease| lease.shard).collect();
     engine.ownership.add(shards);
     if !numbers.is_empty() {
+        counter!("aios_leases_taken_total").increment(numbers.len() as u64);
+        gauge!("aios_leases_held").set(count(engine.ownership.leases().len()));
         debug!(shards = numbers.len(), "took shards");
         // In a separate task, because recovery may take longer than a lease lasts.
         task::spawn(recover::run(Arc::clone(engine), numbers));
@@ -275,6 +280,7 @@ fn give_surplus(engine: &Arc<Engine>, members: &Members, schedule: &mut Schedule
     let (idle, others): (Vec<Shard>, Vec<Shard>) =
         staying.into_iter().rev().partition(|shard| !busy.contains(shard));
     let leaving: BTreeSet<Shard> = idle.into_iter().chain(others).take(count).collect();
+    counter!("aios_leases_handed_over_total").increment(leaving.len() as u64);
     info!(
         shards = leaving.len(),
         engines = members.slots().len(),
@@ -282,6 +288,11 @@ fn give_surplus(engine: &Arc<Engine>, members: &Members, schedule: &mut Schedule
     );
     let engine = Arc::clone(engine);
     schedule.moves.spawn(async move { engine.move_away(leaving, MOVE_GRACE).await });
+}
+
+/// A number of leases, for a gauge.
+fn count(leases: usize) -> f64 {
+    f64::from(u32::try_from(leases).unwrap_or(u32::MAX))
 }
 
 impl Engine {
@@ -293,6 +304,7 @@ impl Engine {
 
     /// The store rejected an append under this fence, because another engine owns the shard.
     pub(super) fn lost(&self, fence: Fence) {
+        counter!("aios_appends_fenced_total").increment(1);
         if let Some(lease) = self.ownership.lease(fence) {
             warn!(shard = %fence.shard, "lost a shard to another engine");
             self.lose(&lease);
@@ -304,6 +316,7 @@ impl Engine {
         self.readers.stop();
         let shards = self.ownership.shards();
         let leases = self.ownership.take();
+        gauge!("aios_leases_held").set(0.0);
         self.live.lose(&shards);
         leases
     }

@@ -4,6 +4,7 @@ use std::{
 };
 
 use aios_core::event::Timestamp;
+use metrics::histogram;
 use tokio::sync::Notify;
 
 use super::{Engine, Message};
@@ -93,7 +94,8 @@ impl Timers {
     fn pop(&self, now: Timestamp) -> Option<(Arc<str>, u64)> {
         let mut due = self.due();
         due.by_time.first().filter(|(at, ..)| *at <= now)?;
-        let (_, run_id, operation) = due.by_time.pop_first()?;
+        let (at, run_id, operation) = due.by_time.pop_first()?;
+        histogram!("aios_timer_late_seconds").record(now.duration_since(at).as_secs_f64());
         due.by_operation.remove(&(Arc::clone(&run_id), operation));
         Some((run_id, operation))
     }

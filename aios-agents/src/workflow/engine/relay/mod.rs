@@ -11,7 +11,7 @@ use aios_core::{
     failure::Failure,
     store::{Checkpoints, EventStore, StoreError},
 };
-use metrics::counter;
+use metrics::{counter, gauge};
 use tracing::error;
 
 use self::window::Published;
@@ -55,6 +55,8 @@ async fn relay(engine: &Arc<Engine>, not_relayed: &[Pattern]) -> Result<(), Engi
     let mut position = engine.store.load_checkpoint(READER).await?;
     let (mut saved, mut head) = (position, engine.store.head().await?);
     while engine.ownership.relays() {
+        let lag = u32::try_from(head.saturating_sub(position)).unwrap_or(u32::MAX);
+        gauge!("aios_relay_lag_events").set(f64::from(lag));
         let up_to = head.min(position + RANGE);
         if up_to > position {
             let mut range = engine.read_range(position, up_to, not_relayed).await?;

@@ -1,0 +1,105 @@
+//! Metrics of what this process appends. Their names have no labels whose values are made at run
+//! time, so that nothing is allocated without a recorder.
+
+use std::time::Duration;
+
+use aios_core::{
+    catalog::{agent, workflow},
+    clock::Clock,
+    store::{Append, Appended, StoreError},
+};
+use metrics::{counter, histogram};
+
+/// Numbers of the kinds of events in an append.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Measured {
+    events: u32,
+    runs_started: u64,
+    steps_completed: u64,
+    operations_failed: u64,
+    retries: u64,
+    timers_fired: u64,
+    tasks_assigned: u64,
+    tasks_completed: u64,
+    tasks_failed: u64,
+}
+
+impl Measured {
+    pub(crate) fn of(append: &Append) -> Self {
+        let events = u32::try_from(append.events.len()).unwrap_or(u32::MAX);
+        let mut measured = Self { events, ..Self::default() };
+        for event in &append.events {
+            let (domain, _, action) = event.event_type.segments();
+            let number = match (domain, action) {
+                (workflow::DOMAIN, workflow::STARTED) => &mut measured.runs_started,
+                (workflow::DOMAIN, workflow::STEP_COMPLETED) => &mut measured.steps_completed,
+                (workflow::DOMAIN, workflow::OPERATION_FAILED) => &mut measured.operations_failed,
+                (workflow::DOMAIN, workflow::RETRY_SCHEDULED) => &mut measured.retries,
+                (workflow::DOMAIN, workflow::TIMER_FIRED) => &mut measured.timers_fired,
+                (agent::DOMAIN, agent::TASK_ASSIGNED | agent::TASK_DIRECTED) => {
+                    &mut measured.tasks_assigned
+                }
+                (agent::DOMAIN, agent::TASK_COMPLETED) => &mut measured.tasks_completed,
+                (agent::DOMAIN, agent::TASK_FAILED) => &mut measured.tasks_failed,
+                _ => continue,
+            };
+            *number += 1;
+        }
+        measured
+    }
+
+    /// Counts an append that was committed, or refused. One that is repeated was counted before.
+    pub(crate) fn report(&self, result: &Result<Appended, StoreError>) {
+        match result {
+            Ok(appended) if appended.repeated => {}
+            Ok(_) => self.committed(),
+            Err(StoreError::Conflict { .. }) => refused("conflict"),
+            Err(StoreError::Fenced { .. }) => refused("fenced"),
+            Err(_) => refused("error"),
+        }
+    }
+
+    fn committed(&self) {
+        histogram!("aios_store_append_events").record(f64::from(self.events));
+        if self.runs_started > 0 {
+            counter!("aios_runs_started_total").increment(self.runs_started);
+        }
+        if self.steps_completed > 0 {
+            counter!("aios_steps_completed_total").increment(self.steps_completed);
+        }
+        if self.operations_failed > 0 {
+            counter!("aios_operations_failed_total").increment(self.operations_failed);
+        }
+        if self.retries > 0 {
+            counter!("aios_retries_scheduled_total").increment(self.retries);
+        }
+        if self.timers_fired > 0 {
+            counter!("aios_timers_fired_total").increment(self.timers_fired);
+        }
+        if self.tasks_assigned > 0 {
+            counter!("aios_tasks_assigned_total").increment(self.tasks_assigned);
+        }
+        if self.tasks_completed > 0 {
+            counter!("aios_task_answers_total", "outcome" => "completed")
+                .increment(self.tasks_completed);
+        }
+        if self.tasks_failed > 0 {
+            counter!("aios_task_answers_total", "outcome" => "failed").increment(self.tasks_failed);
+        }
+    }
+}
+
+fn refused(reason: &'static str) {
+    match reason {
+        "conflict" => counter!("aios_store_appends_refused_total", "reason" => "conflict"),
+        "fenced" => counter!("aios_store_appends_refused_total", "reason" => "fenced"),
+        _ => counter!("aios_store_appends_refused_total", "reason" => "error"),
+    }
+    .increment(1);
+}
+
+/// Reports how long a batch of appends took.
+pub(crate) fn took(began: Duration, clock: &dyn Clock) {
+    let seconds = clock.elapsed().saturating_sub(began).as_secs_f64();
+    histogram!("aios_store_append_seconds").record(seconds);
+}

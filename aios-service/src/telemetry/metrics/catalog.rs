@@ -1,0 +1,76 @@
+//! Meanings and units of the metrics of aios.
+
+/// Name and meaning.
+const METRICS: &[(&str, &str)] = &[
+    ("aios_runs_started_total", "Runs that were started by this process"),
+    ("aios_runs_ended_total", "Runs that ended or were blocked, by status"),
+    ("aios_runs_moved_total", "Runs that moved to an engine that has their code"),
+    ("aios_runs_unhosted", "Runs that no engine has the code for"),
+    ("aios_steps_completed_total", "Steps whose result was recorded"),
+    ("aios_operations_failed_total", "Steps, tasks and children that failed for good"),
+    ("aios_retries_scheduled_total", "Failed attempts of steps and tasks that are retried"),
+    ("aios_timers_fired_total", "Durable timers that fired"),
+    ("aios_timer_late_seconds", "How late durable timers fire"),
+    ("aios_tasks_assigned_total", "Attempts of tasks that were assigned to agents"),
+    ("aios_task_answers_total", "Answers of agents that were recorded, by outcome"),
+    ("aios_tasks_unclaimed", "Tasks that no agent has begun"),
+    (
+        "aios_tasks_redispatched_total",
+        "Tasks that were assigned again because their message was lost",
+    ),
+    ("aios_tasks_without_agent_total", "Tasks that no agent of the type could take"),
+    ("aios_waits_refused_total", "Notes of waiting runs that the store refused, by code"),
+    ("aios_agent_tasks_total", "Attempts of tasks that agents of this process ended, by outcome"),
+    ("aios_agent_task_seconds", "How long attempts of tasks took"),
+    ("aios_agent_tasks_running", "Attempts of tasks in progress"),
+    ("aios_agent_tasks_overdue", "Attempts of tasks that run after their timeout"),
+    ("aios_agents_blocked_total", "How often the code of agents blocked its thread or event loop"),
+    ("aios_store_append_seconds", "How long an append took until it was durable or refused"),
+    ("aios_store_append_events", "How many events an append had"),
+    ("aios_store_appends_refused_total", "Appends that the store refused, by reason"),
+    ("aios_leases_held", "Leases on shards and duties that this engine holds"),
+    ("aios_leases_taken_total", "Shards that this engine took"),
+    ("aios_leases_lost_total", "Leases that this engine lost to others"),
+    ("aios_leases_handed_over_total", "Shards that this engine handed to others"),
+    (
+        "aios_appends_fenced_total",
+        "Appends that were refused because another engine owns the shard",
+    ),
+    ("aios_relay_lag_events", "Events of the log that the relay has not passed"),
+    ("aios_relay_published_total", "Events that the relay published"),
+    ("aios_relay_skipped_total", "Events that the relay could not publish, by code"),
+    ("aios_projection_events_total", "Events that projections applied"),
+    ("aios_projection_lag", "Events of the log that a projection has not passed"),
+    ("aios_projection_dead_letters_total", "Events that projections could not apply"),
+    ("aios_http_request_seconds", "How long requests took, by method, route and status"),
+    ("aios_http_requests_running", "Requests in progress"),
+    ("aios_broker_connected", "1 while the broker is connected, and 0 otherwise"),
+    ("aios_runtime_running", "1 while all parts of the runtime are running, and 0 otherwise"),
+    ("process_cpu_seconds_total", "Time of the processor that this process has used"),
+    ("process_resident_memory_bytes", "Memory of this process in RAM"),
+    ("process_open_fds", "Open files of this process"),
+    ("process_threads", "Threads of this process"),
+];
+
+pub(super) fn help(name: &str) -> Option<&'static str> {
+    METRICS.iter().find(|(known, _)| *known == name).map(|(_, help)| *help)
+}
+
+/// The unit of a name that ends with one.
+pub(super) fn unit(base: &str) -> Option<&'static str> {
+    ["seconds", "bytes"].into_iter().find(|unit| base.ends_with(&format!("_{unit}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::METRICS;
+
+    const GUIDE: &str = include_str!("../../../../docs/guide/pages/operating.md");
+
+    #[test]
+    fn should_be_in_the_guide() {
+        for (name, _) in METRICS.iter().filter(|(name, _)| name.starts_with("aios")) {
+            assert!(GUIDE.contains(&format!("`{name}`")), "{name} is not in the guide");
+        }
+    }
+}

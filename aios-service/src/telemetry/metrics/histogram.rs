@@ -1,0 +1,74 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use metrics::{GaugeFn, HistogramFn};
+
+/// Upper bounds of durations, in seconds.
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    300.0, 1800.0,
+];
+/// Upper bounds of numbers.
+const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0];
+
+/// How many values are in each bucket, and their sum.
+#[derive(Debug)]
+pub(super) struct Buckets {
+    bounds: &'static [f64],
+    /// One more than bounds: the last has the values above all of them.
+    counts: Box<[AtomicU64]>,
+    sum: AtomicU64,
+}
+
+/// The values of a histogram at one time.
+#[derive(Debug, PartialEq)]
+pub(super) struct Snapshot {
+    /// The bound of each bucket, infinite for the last, and the number of values up to it.
+    pub(super) buckets: Vec<(f64, u64)>,
+    pub(super) sum: f64,
+    pub(super) count: u64,
+}
+
+impl Buckets {
+    /// The buckets of a metric: those of durations if its unit is the second.
+    pub(super) fn of(name: &str) -> Self {
+        let bounds = if name.ends_with("_seconds") { SECONDS } else { COUNTS };
+        let counts = std::iter::repeat_with(AtomicU64::default).take(bounds.len() + 1).collect();
+        Self { bounds, counts, sum: AtomicU64::default() }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let mut count = 0;
+        let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
+        let bucket = |(bound, number): (f64, &AtomicU64)| {
+            count += number.load(Ordering::Acquire);
+            (bound, count)
+        };
+        let buckets = bounds.zip(&self.counts).map(bucket).collect();
+        Snapshot { buckets, sum: f64::from_bits(self.sum.load(Ordering::Acquire)), count }
+    }
+}
+
+impl HistogramFn for Buckets {
+    fn record(&self, value: f64) {
+        let index = self.bounds.partition_point(|bound| *bound < value);
+        if let Some(count) = self.counts.get(index) {
+            count.fetch_add(1, Ordering::Release);
+            GaugeFn::increment(&self.sum, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_count_values_up_to_each_bound() {
+        let buckets = Buckets::of("aios_store_append_events");
+        [1.0, 2.0, 3.0, 5000.0].iter().for_each(|value| buckets.record(*value));
+        let Snapshot { buckets, sum, count } = buckets.snapshot();
+        assert_eq!((sum, count), (5006.0, 4));
+        assert_eq!(buckets[..3], [(1.0, 1), (2.0, 2), (4.0, 3)]);
+        assert_eq!(buckets[buckets.len() - 2..], [(4096.0, 3), (f64::INFINITY, 4)]);
+    }
+}

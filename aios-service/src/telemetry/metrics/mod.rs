@@ -1,0 +1,91 @@
+//! Metrics as OpenMetrics text, from everything that is reported through the `metrics` facade.
+
+mod catalog;
+mod histogram;
+mod http;
+mod process;
+mod recorder;
+mod text;
+
+use std::{fmt, sync::Arc};
+
+use aios_agents::Runtime;
+use aios_core::broker::{BrokerExt, Health};
+use axum::{
+    Router,
+    http::header,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+
+pub(crate) use self::http::measure;
+use self::recorder::Series;
+
+/// The type of OpenMetrics text.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The metrics of a process: a recorder of the `metrics` facade. Clones share their values.
+///
+/// ```
+/// use aios_service::telemetry::Metrics;
+///
+/// let metrics = Metrics::new();
+/// let is_installed = metrics.install(); // false if the program has a recorder of its own
+/// metrics::counter!("shop_orders_total", "kind" => "tea").increment(1);
+/// assert!(!is_installed || metrics.render().contains("shop_orders_total{kind=\"tea\"} 1\n"));
+/// ```
+///
+/// A metric has at most 256 combinations of the values of its labels. Those above are counted
+/// together, with `other` as the value of every label. Nothing is ever forgotten. Without a recorder,
+/// the calls of the facade do nothing.
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<Series>);
+
+impl Metrics {
+    /// Creates metrics without values.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes this the recorder of the process. Returns false if there is one already, which is left
+    /// alone; then this one gets nothing.
+    #[must_use]
+    pub fn install(&self) -> bool {
+        metrics::set_global_recorder(self.clone()).is_ok()
+    }
+
+    /// All values as OpenMetrics text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        text::render(&self.0)
+    }
+
+    /// The route `/metrics`, which needs no credentials. Each request also reads the state of the
+    /// process, of the runtime and of its connection to the broker.
+    pub fn routes(&self, runtime: Arc<Runtime>) -> Router {
+        let metrics = self.clone();
+        let scrape = move || {
+            let (metrics, runtime) = (metrics.clone(), Arc::clone(&runtime));
+            async move { metrics.scrape(&runtime) }
+        };
+        Router::new().route("/metrics", get(scrape))
+    }
+
+    fn scrape(&self, runtime: &Runtime) -> Response {
+        metrics::with_local_recorder(self, || {
+            let is_connected = matches!(runtime.broker().health_now(), Health::Connected);
+            metrics::gauge!("aios_broker_connected").set(f64::from(u8::from(is_connected)));
+            let is_running = runtime.failure().is_none();
+            metrics::gauge!("aios_runtime_running").set(f64::from(u8::from(is_running)));
+            process::observe();
+        });
+        ([(header::CONTENT_TYPE, OPEN_METRICS)], self.render()).into_response()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}

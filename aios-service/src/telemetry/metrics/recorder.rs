@@ -1,0 +1,100 @@
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicU64},
+};
+
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Label, Metadata, Recorder, SharedString, Unit,
+};
+
+use super::{Metrics, histogram::Buckets};
+
+/// Most combinations of the values of the labels of a metric.
+const MAX_SERIES: usize = 256;
+/// The value of every label of the combinations above.
+const OTHER: &str = "other";
+
+/// The values, by name and labels.
+#[derive(Debug, Default)]
+pub(super) struct Series {
+    pub(super) counters: Table<AtomicU64>,
+    /// The bits of floating-point numbers.
+    pub(super) gauges: Table<AtomicU64>,
+    pub(super) histograms: Table<Buckets>,
+    descriptions: RwLock<HashMap<KeyName, SharedString>>,
+}
+
+impl Series {
+    pub(super) fn description(&self, name: &str) -> Option<SharedString> {
+        let descriptions = self.descriptions.read().unwrap_or_else(PoisonError::into_inner);
+        descriptions.get(name).cloned()
+    }
+
+    fn describe(&self, name: KeyName, description: SharedString) {
+        let mut descriptions = self.descriptions.write().unwrap_or_else(PoisonError::into_inner);
+        descriptions.insert(name, description);
+    }
+}
+
+/// The values of one kind.
+#[derive(Debug)]
+pub(super) struct Table<T>(RwLock<HashMap<Key, Arc<T>>>);
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<T> Table<T> {
+    pub(super) fn all(&self) -> Vec<(Key, Arc<T>)> {
+        let values = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        values.iter().map(|(key, value)| (key.clone(), Arc::clone(value))).collect()
+    }
+
+    fn find(&self, key: &Key, make: impl FnOnce() -> T) -> Arc<T> {
+        if let Some(known) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(key) {
+            return Arc::clone(known);
+        }
+        let mut values = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let of_name = values.keys().filter(|known| known.name() == key.name()).count();
+        let key = match of_name < MAX_SERIES || values.contains_key(key) {
+            // Borrowed parts may be of the caller only for the time of the call.
+            true => key.to_retained(),
+            false => other(key),
+        };
+        Arc::clone(values.entry(key).or_insert_with(|| Arc::new(make())))
+    }
+}
+
+fn other(key: &Key) -> Key {
+    let labels: Vec<_> =
+        key.labels().map(|label| Label::new(label.key().to_owned(), OTHER)).collect();
+    Key::from_parts(key.name().to_owned(), labels)
+}
+
+impl Recorder for Metrics {
+    fn describe_counter(&self, key: KeyName, _: Option<Unit>, description: SharedString) {
+        self.0.describe(key, description);
+    }
+
+    fn describe_gauge(&self, key: KeyName, _: Option<Unit>, description: SharedString) {
+        self.0.describe(key, description);
+    }
+
+    fn describe_histogram(&self, key: KeyName, _: Option<Unit>, description: SharedString) {
+        self.0.describe(key, description);
+    }
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.0.counters.find(key, AtomicU64::default))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.0.gauges.find(key, AtomicU64::default))
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(self.0.histograms.find(key, || Buckets::of(key.name())))
+    }
+}

@@ -1,0 +1,172 @@
+//! OpenMetrics text, version 1.0.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    sync::{Arc, atomic::Ordering},
+};
+
+use metrics::Key;
+
+use super::{catalog, histogram::Buckets, recorder::Series};
+
+#[derive(Clone)]
+enum Value {
+    Counter(u64),
+    Gauge(f64),
+    Histogram(Arc<Buckets>),
+}
+
+impl Value {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Counter(_) => "counter",
+            Self::Gauge(_) => "gauge",
+            Self::Histogram(_) => "histogram",
+        }
+    }
+}
+
+/// Values of one metric, by their labels as text.
+type Family = BTreeMap<String, Value>;
+
+pub(super) fn render(series: &Series) -> String {
+    let counters = series.counters.all().into_iter();
+    let counters =
+        counters.map(|(key, value)| (key, Value::Counter(value.load(Ordering::Acquire))));
+    let gauges = series.gauges.all().into_iter();
+    let gauges = gauges
+        .map(|(key, value)| (key, Value::Gauge(f64::from_bits(value.load(Ordering::Acquire)))));
+    let histograms = series.histograms.all().into_iter();
+    let histograms = histograms.map(|(key, value)| (key, Value::Histogram(value)));
+    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    for (key, value) in counters.chain(gauges).chain(histograms) {
+        let name = name(key.name());
+        families.entry(name).or_default().insert(labels(&key), value);
+    }
+    let mut text = String::new();
+    for (name, family) in &families {
+        write_family(&mut text, name, family, series);
+    }
+    text + "# EOF\n"
+}
+
+fn write_family(text: &mut String, name: &str, family: &Family, series: &Series) {
+    let Some(kind) = family.values().next().map(Value::kind) else { return };
+    let base = match kind {
+        "counter" => name.strip_suffix("_total").unwrap_or(name),
+        _ => name,
+    };
+    // Writing to a String never fails.
+    let _ = writeln!(text, "# TYPE {base} {kind}");
+    if let Some(unit) = catalog::unit(base) {
+        let _ = writeln!(text, "# UNIT {base} {unit}");
+    }
+    let help = catalog::help(name).map(Into::into).or_else(|| series.description(name));
+    if let Some(help) = help {
+        let _ = writeln!(text, "# HELP {base} {}", escape(&help));
+    }
+    // A name that is used for two kinds is shown as the first; the rest would be invalid.
+    for (labels, value) in family.iter().filter(|(_, value)| value.kind() == kind) {
+        match value {
+            Value::Counter(value) => {
+                let _ = writeln!(text, "{base}_total{} {value}", braces(labels, None));
+            }
+            Value::Gauge(value) => {
+                let _ = writeln!(text, "{base}{} {}", braces(labels, None), number(*value));
+            }
+            Value::Histogram(buckets) => write_histogram(text, base, labels, buckets),
+        }
+    }
+}
+
+fn write_histogram(text: &mut String, base: &str, labels: &str, buckets: &Buckets) {
+    let snapshot = buckets.snapshot();
+    for (bound, count) in &snapshot.buckets {
+        let labels = braces(labels, Some(&number(*bound)));
+        let _ = writeln!(text, "{base}_bucket{labels} {count}");
+    }
+    let labels = braces(labels, None);
+    let _ = writeln!(text, "{base}_count{labels} {}", snapshot.count);
+    let _ = writeln!(text, "{base}_sum{labels} {}", number(snapshot.sum));
+}
+
+fn braces(labels: &str, bound: Option<&str>) -> String {
+    match (labels, bound) {
+        ("", None) => String::new(),
+        ("", Some(bound)) => format!("{{le=\"{bound}\"}}"),
+        (labels, None) => format!("{{{labels}}}"),
+        (labels, Some(bound)) => format!("{{{labels},le=\"{bound}\"}}"),
+    }
+}
+
+/// The labels, sorted by name.
+fn labels(key: &Key) -> String {
+    let mut labels: Vec<_> = key
+        .labels()
+        .map(|label| format!("{}=\"{}\"", name(label.key()), escape(label.value())))
+        .collect();
+    labels.sort_unstable();
+    labels.join(",")
+}
+
+/// A valid name: every other character becomes an underscore.
+fn name(text: &str) -> String {
+    let valid = |it: char| if it.is_ascii_alphanumeric() || it == '_' { it } else { '_' };
+    text.chars().map(valid).collect()
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn number(value: f64) -> String {
+    match value {
+        value if value.is_nan() => "NaN".to_owned(),
+        value if value.is_infinite() => if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned(),
+        value => format!("{value:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics::with_local_recorder;
+
+    use super::super::Metrics;
+
+    #[test]
+    fn should_write_every_kind() {
+        let metrics = Metrics::new();
+        with_local_recorder(&metrics, || {
+            metrics::counter!("shop_orders_total", "kind" => "a\"b\\c\nd").increment(2);
+            metrics::gauge!("shop.open").set(0.5);
+            metrics::describe_gauge!("shop_open", "Whether it is open");
+            metrics::histogram!("shop_wait_seconds").record(0.002);
+        });
+        let text = metrics.render();
+        for part in [
+            "# TYPE shop_open gauge\n# HELP shop_open Whether it is open\nshop_open 0.5\n",
+            "# TYPE shop_orders counter\nshop_orders_total{kind=\"a\\\"b\\\\c\\nd\"} 2\n",
+            "# TYPE shop_wait_seconds histogram\n# UNIT shop_wait_seconds seconds\n",
+            "shop_wait_seconds_bucket{le=\"0.001\"} 0\nshop_wait_seconds_bucket{le=\"0.0025\"} 1\n",
+            "shop_wait_seconds_bucket{le=\"+Inf\"} 1\nshop_wait_seconds_count 1\nshop_wait_seconds_sum 0.002\n",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(text.ends_with("\n# EOF\n"));
+    }
+
+    #[test]
+    fn should_bound_the_number_of_series() {
+        let metrics = Metrics::new();
+        with_local_recorder(&metrics, || {
+            for number in 0..10_000_u32 {
+                metrics::counter!("shop_total", "id" => number.to_string()).increment(1);
+            }
+        });
+        let text = metrics.render();
+        let lines = text.lines().filter(|line| line.starts_with("shop_total{")).count();
+        assert_eq!(lines, 257);
+        assert!(text.contains("shop_total{id=\"other\"} 9744\n"), "{text}");
+    }
+}
