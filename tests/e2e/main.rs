@@ -21,3 +21,5 @@ mod review;
 #[cfg(unix)]
 #[cfg(test)]
 mod services;
+#[cfg(test)]
+mod typescript;

@@ -47,6 +47,7 @@ pages! {
     StoreReadme: "aios-store/README.md",
     GuideAdapters: "docs/guide/pages/adapters.md",
     GuideAgents: "docs/guide/pages/agents.md",
+    GuideClients: "docs/guide/pages/clients.md",
     GuideErrors: "docs/guide/pages/errors.md",
     GuideEvents: "docs/guide/pages/events.md",
     GuideFirstHour: "docs/guide/pages/first-hour-rust.md",

@@ -1,0 +1,226 @@
+import { EventStream, type RecordedEvent } from "./events.js";
+import { Http, newId, type ClientOptions, type Query } from "./http.js";
+import { RunHandle, type Page } from "./run.js";
+import type { components, operations } from "./schema.js";
+import { processTask, type TaskRequest, type TaskResponse } from "./tasks.js";
+
+type Schemas = components["schemas"];
+/** The query of an operation. */
+type QueryOf<O extends keyof operations> = NonNullable<operations[O]["parameters"]["query"]>;
+
+/** How a run begins. */
+export interface StartOptions {
+  /** Id of the run; a new UUID unless given. Starting again with the same id and input is the same run. */
+  readonly id?: string;
+  /** When the run begins. */
+  readonly startAt?: Date;
+  /** After how many seconds the run begins. */
+  readonly delaySeconds?: number;
+  /** Correlation id of all events that the run causes. */
+  readonly correlationId?: string;
+  /** W3C trace context of all that the run causes. */
+  readonly traceparent?: string;
+}
+
+/** A client of one service. */
+export class AiosClient {
+  readonly #http: Http;
+
+  /**
+   * @param url Where the API is mounted, such as `https://aios.example.com/api/v1`.
+   */
+  constructor(url: string, options: ClientOptions = {}) {
+    this.#http = new Http(url, options);
+  }
+
+  /** Starts a run of the latest version of a workflow. */
+  async start<T = unknown>(
+    workflow: string,
+    input: unknown = null,
+    options: StartOptions = {},
+  ): Promise<RunHandle<T>> {
+    return this.#started(["workflows", workflow, "actions", "execute"], options.traceparent, {
+      input,
+      run_id: options.id ?? newId(),
+      start_at: options.startAt?.toISOString(),
+      delay_seconds: options.delaySeconds,
+      correlation_id: options.correlationId,
+    });
+  }
+
+  /** Sends a signal to a run, and starts the run first if it does not exist. */
+  async signalWithStart<T = unknown>(
+    workflow: string,
+    runId: string,
+    signal: { readonly name: string; readonly payload?: unknown; readonly id?: string },
+    input: unknown = null,
+  ): Promise<RunHandle<T>> {
+    return this.#started(["workflows", workflow, "actions", "signal-with-start"], undefined, {
+      run_id: runId,
+      input,
+      signal: { payload: null, id: newId(), ...signal },
+    });
+  }
+
+  /** Assigns a task to agents of a type, as a run with a single task. */
+  async task<T = unknown>(
+    agentType: string,
+    parameters: unknown = null,
+    options: {
+      readonly agentId?: string;
+      readonly id?: string;
+      readonly timeoutSeconds?: number;
+      readonly totalTimeoutSeconds?: number;
+    } = {},
+  ): Promise<RunHandle<T>> {
+    return this.#started(["tasks"], undefined, {
+      agent_type: agentType,
+      parameters,
+      agent_id: options.agentId,
+      run_id: options.id ?? newId(),
+      timeout_seconds: options.timeoutSeconds,
+      total_timeout_seconds: options.totalTimeoutSeconds,
+    });
+  }
+
+  /**
+   * Assigns a task to one agent and waits for its answer. May be taken out of the client:
+   * `const { processTask } = client`.
+   *
+   * @throws {@link TaskTimeoutError} if the task takes longer than its timeout,
+   * {@link InvalidParametersError} if the parameters do not fit the agent, {@link AgentNotFoundError} if
+   * there is no such agent, {@link TaskError} if the task fails for another reason.
+   */
+  readonly processTask = <T = unknown>(request: TaskRequest): Promise<TaskResponse<T>> =>
+    processTask<T>(this.#http, request);
+
+  /** A handle of a run. Sends no request. */
+  run<T = unknown>(id: string): RunHandle<T> {
+    return new RunHandle<T>(this.#http, id);
+  }
+
+  async runs(query: QueryOf<"list_runs"> = {}): Promise<Page<Schemas["Resource_Run"]>> {
+    return this.#page(["runs"], query);
+  }
+
+  async tasks(query: QueryOf<"list_tasks"> = {}): Promise<Page<Schemas["Resource_Task"]>> {
+    return this.#page(["tasks"], query);
+  }
+
+  /** The task with this id. */
+  async taskWithId(id: string): Promise<Schemas["Resource_Task"]> {
+    return this.#one(["tasks", id]);
+  }
+
+  async agents(query: QueryOf<"list_agents"> = {}): Promise<Page<Schemas["Resource_Agent"]>> {
+    return this.#page(["agents"], query);
+  }
+
+  async agent(id: string): Promise<Schemas["Resource_Agent"]> {
+    return this.#one(["agents", id]);
+  }
+
+  async workflows(
+    query: QueryOf<"list_workflows"> = {},
+  ): Promise<Page<Schemas["Resource_Workflow"]>> {
+    return this.#page(["workflows"], query);
+  }
+
+  /** A version of a workflow (`name@version`), or its highest version (`name`). */
+  async workflow(id: string): Promise<Schemas["Resource_Workflow"]> {
+    return this.#one(["workflows", id]);
+  }
+
+  /** A page of the log. `next` is the position after which the next page begins. */
+  async log(query: QueryOf<"list_events"> = {}): Promise<Page<RecordedEvent>> {
+    return this.#page(["events"], query);
+  }
+
+  /** Follows the log: events after a position, if there is one, and then new ones. */
+  events(
+    options: {
+      /** `*` stands for one segment of a type, `#` for any number. */
+      readonly pattern?: string;
+      readonly after?: number;
+      readonly signal?: AbortSignal;
+    } = {},
+  ): EventStream {
+    const { pattern, after, signal } = options;
+    return new EventStream(this.#http, ["events", "stream"], { pattern }, after, signal);
+  }
+
+  /** Publishes an event to the broker. */
+  async publish(
+    type: string,
+    data: unknown = null,
+    options: { readonly id?: string; readonly correlationId?: string } = {},
+  ): Promise<Schemas["Resource_Event"]> {
+    const body = { type, data, id: options.id ?? newId(), correlation_id: options.correlationId };
+    const request = { method: "POST", path: ["events"], body } as const;
+    return (await this.#http.json<Schemas["Document_Event"]>(request)).data;
+  }
+
+  /** The oldest dead letters of a group or a mailbox. */
+  async deadLetters(
+    kind: "groups" | "mailboxes",
+    name: string,
+    limit?: number,
+  ): Promise<readonly Schemas["Resource_Letter"][]> {
+    const query = limit === undefined ? {} : { limit };
+    const page = await this.#page<Schemas["Resource_Letter"]>(["dead-letters", kind, name], query);
+    return page.items;
+  }
+
+  /** Sends dead letters back to where they came from, or deletes them. Returns how many. */
+  async handleDeadLetters(
+    action: "redrive" | "purge",
+    kind: "groups" | "mailboxes",
+    name: string,
+    ids: readonly string[] | "all",
+  ): Promise<number> {
+    const path = ["dead-letters", kind, name, "actions", action];
+    const body = ids === "all" ? { all: true } : { ids };
+    const request = { method: "POST", path, body, repeatable: false } as const;
+    return (await this.#http.json<Schemas["Document_Handled"]>(request)).data.attributes.count;
+  }
+
+  async engines(query: QueryOf<"list_engines"> = {}): Promise<Page<Schemas["Resource_Engine"]>> {
+    return this.#page(["engines"], query);
+  }
+
+  async shards(): Promise<readonly Schemas["Resource_Shard"][]> {
+    return (await this.#page<Schemas["Resource_Shard"]>(["shards"], {})).items;
+  }
+
+  /** Who the credentials belong to, and what they allow. */
+  async me(): Promise<Schemas["Resource_Me"]> {
+    return this.#one(["me"]);
+  }
+
+  async #started<T>(
+    path: readonly string[],
+    traceparent: string | undefined,
+    body: unknown,
+  ): Promise<RunHandle<T>> {
+    const headers = traceparent === undefined ? {} : { traceparent };
+    const request = { method: "POST", path, body, headers } as const;
+    const run = await this.#http.json<Schemas["Document_Run"]>(request);
+    return new RunHandle<T>(this.#http, run.data.id);
+  }
+
+  async #one<R>(path: readonly string[]): Promise<R> {
+    return (await this.#http.json<{ data: R }>({ method: "GET", path })).data;
+  }
+
+  async #page<R>(path: readonly string[], query: object): Promise<Page<R>> {
+    const request = { method: "GET", path, query: present(query) } as const;
+    const { data, meta } = await this.#http.json<{ data: R[]; meta: Schemas["ListMeta"] }>(request);
+    return { items: data, next: meta.next };
+  }
+}
+
+/** The parameters that have a value. */
+function present(query: object): Query {
+  const entries = Object.entries(query).filter(([, value]) => value !== undefined && value !== null);
+  return Object.fromEntries(entries) as Query;
+}

@@ -1,0 +1,101 @@
+/** What an error is about, besides its message. */
+export interface ErrorInit {
+  /** Stable name of the kind of error, for example `"RUN_NOT_FOUND"`. */
+  readonly code: string;
+  /** The HTTP status, if the service answered. */
+  readonly status?: number;
+  /** Details for programs. */
+  readonly details?: unknown;
+  /** Id of the request, as in the log of the service. */
+  readonly requestId?: string;
+  /** After how many milliseconds the same request may succeed. */
+  readonly retryAfterMs?: number;
+  readonly cause?: unknown;
+}
+
+/** Base class of all errors of the client. */
+export class AiosError extends Error {
+  readonly code: string;
+  readonly status: number | undefined;
+  readonly details: unknown;
+  readonly requestId: string | undefined;
+  readonly retryAfterMs: number | undefined;
+
+  constructor(message: string, init: ErrorInit) {
+    super(message, init.cause === undefined ? undefined : { cause: init.cause });
+    this.name = new.target.name;
+    this.code = init.code;
+    this.status = init.status;
+    this.details = init.details;
+    this.requestId = init.requestId;
+    this.retryAfterMs = init.retryAfterMs;
+  }
+
+  /** Whether the same request may succeed later. */
+  get retryable(): boolean {
+    return this.status === 429 || this.status === 502 || this.status === 503 || this.status === 504;
+  }
+}
+
+/** The service cannot be reached, did not answer in time, or the connection broke. */
+export class ConnectionError extends AiosError {
+  override get retryable(): boolean {
+    return true;
+  }
+}
+
+/** The answer is not one of the API. */
+export class InvalidResponseError extends AiosError {
+  override get retryable(): boolean {
+    return false;
+  }
+}
+
+/** A run failed, was cancelled or is blocked; `code` and `details` are those of its failure. */
+export class RunError extends AiosError {
+  constructor(
+    /** Id of the run. */
+    readonly runId: string,
+    /** How the run ended. */
+    readonly runStatus: "failed" | "cancelled" | "blocked",
+    message: string,
+    init: ErrorInit,
+  ) {
+    super(message, init);
+  }
+}
+
+/** A task failed; the subclass says how. */
+export class TaskError extends AiosError {
+  constructor(
+    /** Id of the task that was asked for. */
+    readonly taskId: string,
+    message: string,
+    init: ErrorInit,
+  ) {
+    super(message, init);
+  }
+}
+
+/** A task took longer than its timeout. */
+export class TaskTimeoutError extends TaskError {}
+
+/** The parameters of a task do not fit the agent. */
+export class InvalidParametersError extends TaskError {}
+
+/** There is no such agent. */
+export class AgentNotFoundError extends TaskError {}
+
+/** The error of a task whose failure has this code. */
+export function taskError(taskId: string, message: string, init: ErrorInit): TaskError {
+  switch (init.code) {
+    case "TASK_TIMEOUT":
+      return new TaskTimeoutError(taskId, message, init);
+    case "INVALID_PARAMETERS":
+      return new InvalidParametersError(taskId, message, init);
+    case "AGENT_NOT_FOUND":
+      return new AgentNotFoundError(taskId, message, init);
+    default:
+      return new TaskError(taskId, message, init);
+  }
+}

@@ -1,0 +1,236 @@
+import { AiosError, InvalidResponseError } from "./errors.js";
+import { Limit, sleep, type Http, type Query } from "./http.js";
+import type { components } from "./schema.js";
+
+/** An event of the log, with its position. */
+export type RecordedEvent = components["schemas"]["Resource_Event"];
+
+/** How long a stream may be silent, in milliseconds. The service sends a comment every 15 s. */
+const SILENCE_MS = 45_000;
+
+/** A message of a stream. */
+interface Message {
+  id?: number;
+  data?: string;
+}
+
+/** Splits the text of server-sent events into messages. */
+export class Parser {
+  #text = "";
+  #message: Message = {};
+
+  push(text: string): Message[] {
+    this.#text += text;
+    const messages: Message[] = [];
+    const lines = this.#text.split("\n");
+    this.#text = lines.pop() ?? "";
+    for (const line of lines) {
+      const message = this.#take(line.endsWith("\r") ? line.slice(0, -1) : line);
+      if (message !== undefined) {
+        messages.push(message);
+      }
+    }
+    return messages;
+  }
+
+  #take(line: string): Message | undefined {
+    if (line === "") {
+      const message = this.#message;
+      this.#message = {};
+      return message.id === undefined && message.data === undefined ? undefined : message;
+    }
+    // A line that begins with a colon is a comment.
+    const colon = line.indexOf(":");
+    const name = colon === -1 ? line : line.slice(0, colon);
+    const value = colon === -1 ? "" : line.slice(colon + 1).replace(/^ /, "");
+    if (name === "id" && /^\d+$/.test(value)) {
+      this.#message.id = Number(value);
+    } else if (name === "data") {
+      const { data } = this.#message;
+      this.#message.data = data === undefined ? value : `${data}\n${value}`;
+    }
+    return undefined;
+  }
+}
+
+/** An open connection. */
+interface Open {
+  readonly limit: Limit;
+  readonly reader: ReadableStreamDefaultReader<Uint8Array>;
+  readonly decoder: TextDecoder;
+  readonly parser: Parser;
+  hasEvents: boolean;
+}
+
+/**
+ * Events of the log or of a run, in order, each once: `for await (const event of stream)`.
+ *
+ * When the connection breaks or the service ends the stream, it connects again after the last event. It
+ * reads no faster than it is asked. Leave the loop, or call {@link close}, to end it.
+ */
+export class EventStream implements AsyncIterableIterator<RecordedEvent> {
+  readonly #http: Http;
+  readonly #path: readonly string[];
+  readonly #query: Query;
+  readonly #signal: AbortSignal | undefined;
+  #after: number | undefined;
+  #open: Open | undefined;
+  #ready: Message[] = [];
+  #failures = 0;
+  #isOver = false;
+
+  /** Use `client.events` or `run.events` instead. */
+  constructor(
+    http: Http,
+    path: readonly string[],
+    query: Query,
+    after: number | undefined,
+    signal: AbortSignal | undefined,
+  ) {
+    this.#http = http;
+    this.#path = path;
+    this.#query = query;
+    this.#after = after;
+    this.#signal = signal;
+  }
+
+  /** Position after which further events come; `undefined` until a stream of new events has begun. */
+  get position(): number | undefined {
+    return this.#after;
+  }
+
+  /** Waits until the stream has a beginning, so that no event that is recorded from now on is missed. */
+  async begin(): Promise<number> {
+    while (this.#after === undefined) {
+      const message = await this.#message();
+      if (message === undefined) {
+        throw new InvalidResponseError("the stream ended before it began", {
+          code: "INVALID_RESPONSE",
+        });
+      }
+      this.#after = message.id;
+    }
+    return this.#after;
+  }
+
+  async next(): Promise<IteratorResult<RecordedEvent, undefined>> {
+    for (;;) {
+      const message = await this.#message();
+      if (message === undefined) {
+        return { done: true, value: undefined };
+      }
+      const { id, data } = message;
+      const isKnown = id !== undefined && this.#after !== undefined && id <= this.#after;
+      if (id !== undefined && !isKnown) {
+        this.#after = id;
+      }
+      if (data !== undefined && !isKnown) {
+        return { done: false, value: JSON.parse(data) as RecordedEvent };
+      }
+    }
+  }
+
+  async return(): Promise<IteratorResult<RecordedEvent, undefined>> {
+    this.close();
+    return { done: true, value: undefined };
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  /** Ends the stream. */
+  close(): void {
+    this.#isOver = true;
+    this.#disconnect();
+  }
+
+  #disconnect(): void {
+    this.#open?.limit.end();
+    this.#open = undefined;
+  }
+
+  /** The next message; `undefined` at the end. */
+  async #message(): Promise<Message | undefined> {
+    while (!this.#isOver) {
+      const message = this.#ready.shift();
+      if (message !== undefined) {
+        return message;
+      }
+      try {
+        await (this.#open === undefined ? this.#connect() : this.#read(this.#open));
+      } catch (error) {
+        if (!this.#isOver) {
+          await this.#failed(error);
+        }
+      }
+    }
+    return undefined;
+  }
+
+  async #connect(): Promise<void> {
+    const limit = new Limit(this.#http.timeoutMs, this.#signal);
+    const headers: Record<string, string> = { accept: "text/event-stream" };
+    if (this.#after !== undefined) {
+      headers["last-event-id"] = String(this.#after);
+    }
+    try {
+      const request = { method: "GET", path: this.#path, query: this.#query, headers } as const;
+      const response = await this.#http.send(request, limit.signal);
+      if (response.status === 204 || response.body === null) {
+        limit.end();
+        this.#isOver = true;
+        return;
+      }
+      const reader = response.body.getReader();
+      const [decoder, parser] = [new TextDecoder(), new Parser()];
+      this.#open = { limit, reader, decoder, parser, hasEvents: false };
+      limit.restart(SILENCE_MS);
+    } catch (error) {
+      limit.end();
+      throw limit.explain(error);
+    }
+  }
+
+  async #read(open: Open): Promise<void> {
+    let chunk: ReadableStreamReadResult<Uint8Array>;
+    try {
+      chunk = await open.reader.read();
+    } catch (error) {
+      throw open.limit.explain(error);
+    }
+    if (chunk.done) {
+      await this.#ended(open);
+      return;
+    }
+    open.limit.restart(SILENCE_MS);
+    this.#ready = open.parser.push(open.decoder.decode(chunk.value, { stream: true }));
+    if (this.#ready.length > 0) {
+      this.#failures = 0;
+      open.hasEvents ||= this.#ready.some((message) => message.data !== undefined);
+    }
+  }
+
+  /** The service ends a stream after some minutes, and when a run has ended. */
+  async #ended(open: Open): Promise<void> {
+    this.#disconnect();
+    if (!open.hasEvents) {
+      this.#failures += 1;
+      await sleep(this.#http.delay(this.#failures), this.#signal);
+    }
+  }
+
+  /** Decides whether to try again. */
+  async #failed(error: unknown): Promise<void> {
+    this.#disconnect();
+    this.#failures += 1;
+    const pause = this.#http.pause(error, this.#failures, true);
+    if (pause === undefined) {
+      this.#failures = 0;
+      // An error that may pass leaves the stream usable: the next call tries again.
+      this.#isOver = !(error instanceof AiosError && error.retryable);
+      throw error;
+    }
+    await sleep(pause, this.#signal);
+  }
+}

@@ -1,0 +1,301 @@
+import { AiosError, ConnectionError, InvalidResponseError } from "./errors.js";
+import type { components } from "./schema.js";
+
+/** How requests are repeated. */
+export interface RetryOptions {
+  /** Most attempts of a request, with the first; 5 by default. */
+  readonly attempts: number;
+  /** Pause after the first failure, in milliseconds, which doubles; 200 by default. */
+  readonly initialDelayMs: number;
+  /** Longest pause, in milliseconds; 5,000 by default. */
+  readonly maxDelayMs: number;
+}
+
+/** Options of a client. */
+export interface ClientOptions {
+  /** A bearer token, or what returns one for each attempt. */
+  readonly token?: string | (() => string | Promise<string>);
+  /** Sent as `X-API-Key`. */
+  readonly apiKey?: string;
+  /** How long each attempt may take, in milliseconds; 30,000 by default. */
+  readonly timeoutMs?: number;
+  readonly retry?: Partial<RetryOptions>;
+  /** Used instead of the global `fetch`. */
+  readonly fetch?: typeof globalThis.fetch;
+}
+
+export type Query = Readonly<Record<string, string | number | boolean | undefined>>;
+
+/** A request below the URL of the service. */
+export interface ApiRequest {
+  readonly method: "GET" | "POST";
+  /** Parts of the path, which are encoded. */
+  readonly path: readonly string[];
+  readonly query?: Query;
+  readonly body?: unknown;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Whether a second attempt has no second effect; yes by default. */
+  readonly repeatable?: boolean;
+  /** How long the service is asked to wait, in milliseconds. */
+  readonly waitMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** Longest `Retry-After` that a request waits for, in milliseconds. */
+const MAX_RETRY_AFTER_MS = 60_000;
+
+/** Sends requests to one service. */
+export class Http {
+  readonly timeoutMs: number;
+  readonly #base: string;
+  readonly #options: ClientOptions;
+  readonly #retry: RetryOptions;
+  readonly #fetch: typeof globalThis.fetch;
+
+  constructor(url: string, options: ClientOptions) {
+    const parsed = new URL(url);
+    if (parsed.protocol !== "http:" && parsed.protocol !== "https:") {
+      throw new TypeError(`the URL of a service begins with http:// or https://, not ${parsed.protocol}`);
+    }
+    if (parsed.username !== "" || parsed.password !== "") {
+      throw new TypeError("the URL of a service contains credentials; use `token` or `apiKey`");
+    }
+    this.#base = `${parsed.origin}${parsed.pathname.replace(/\/+$/, "")}`;
+    this.#options = options;
+    this.#retry = { attempts: 5, initialDelayMs: 200, maxDelayMs: 5_000, ...options.retry };
+    this.timeoutMs = options.timeoutMs ?? 30_000;
+    this.#fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
+  }
+
+  /** Sends a request, repeats it where that is safe, and returns the JSON of the answer. */
+  async json<T>(request: ApiRequest): Promise<T> {
+    const headers: Record<string, string> = { ...request.headers };
+    if (request.method === "POST") {
+      // The same key in every attempt, so that the service takes the request once.
+      headers["idempotency-key"] = newId();
+    }
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return await this.#attempt<T>({ ...request, headers });
+      } catch (error) {
+        const pause = this.pause(error, attempt, request.repeatable ?? true);
+        if (pause === undefined) {
+          throw error;
+        }
+        await sleep(pause, request.signal);
+      }
+    }
+  }
+
+  /** How long to wait before the next attempt; `undefined` if there is none. */
+  pause(error: unknown, attempt: number, repeatable: boolean): number | undefined {
+    if (!(error instanceof AiosError) || !error.retryable || attempt >= this.#retry.attempts) {
+      return undefined;
+    }
+    if (!repeatable && error.status !== 429) {
+      return undefined;
+    }
+    const asked = error.retryAfterMs ?? 0;
+    return asked > MAX_RETRY_AFTER_MS ? undefined : Math.max(asked, this.delay(attempt));
+  }
+
+  /** The pause after a failed attempt, half of it random. */
+  delay(attempt: number): number {
+    const grown = this.#retry.initialDelayMs * 2 ** Math.min(attempt - 1, 30);
+    return Math.min(grown, this.#retry.maxDelayMs) * (1 - Math.random() / 2);
+  }
+
+  async #attempt<T>(request: ApiRequest): Promise<T> {
+    const limit = new Limit(this.timeoutMs + (request.waitMs ?? 0), request.signal);
+    try {
+      const response = await this.send(request, limit.signal);
+      const text = await response.text();
+      try {
+        return JSON.parse(text) as T;
+      } catch (cause) {
+        throw invalid(response, "the answer is not JSON", cause);
+      }
+    } catch (error) {
+      throw limit.explain(error);
+    } finally {
+      limit.end();
+    }
+  }
+
+  /** Sends a request once. An answer that is not a success is an error. */
+  async send(request: ApiRequest, signal: AbortSignal): Promise<Response> {
+    const url = new URL(`${this.#base}/${request.path.map(encode).join("/")}`);
+    for (const [name, value] of Object.entries(request.query ?? {})) {
+      if (value !== undefined) {
+        url.searchParams.set(name, String(value));
+      }
+    }
+    const init: RequestInit = {
+      method: request.method,
+      headers: { ...(await this.#headers()), ...request.headers },
+      redirect: "error",
+      signal,
+    };
+    if (request.body !== undefined) {
+      init.body = JSON.stringify(request.body);
+      (init.headers as Record<string, string>)["content-type"] = "application/json";
+    }
+    const response = await this.#fetch(url, init);
+    if (!response.ok) {
+      throw await refusal(response);
+    }
+    return response;
+  }
+
+  async #headers(): Promise<Record<string, string>> {
+    const headers: Record<string, string> = { accept: "application/json" };
+    const { token, apiKey } = this.#options;
+    if (token !== undefined) {
+      const text = typeof token === "string" ? token : await token();
+      headers["authorization"] = `Bearer ${checked("token", text)}`;
+    }
+    if (apiKey !== undefined) {
+      headers["x-api-key"] = checked("API key", apiKey);
+    }
+    return headers;
+  }
+}
+
+/** Ends an attempt after a time, or when its caller asks for it. */
+export class Limit {
+  readonly #controller = new AbortController();
+  readonly #caller: AbortSignal | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #isLate = false;
+
+  constructor(timeoutMs: number, caller: AbortSignal | undefined) {
+    this.#caller = caller;
+    if (caller?.aborted === true) {
+      this.#controller.abort();
+    }
+    caller?.addEventListener("abort", this.#abort);
+    this.restart(timeoutMs);
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Gives the attempt this much more time from now on. */
+  restart(timeoutMs: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.#isLate = true;
+      this.#controller.abort();
+    }, timeoutMs);
+  }
+
+  /** Ends the request, if it is in progress, and frees what it holds. */
+  end(): void {
+    clearTimeout(this.#timer);
+    this.#caller?.removeEventListener("abort", this.#abort);
+    this.#controller.abort();
+  }
+
+  readonly #abort = (): void => this.#controller.abort();
+
+  /** The error that an attempt ends with. */
+  explain(error: unknown): unknown {
+    if (error instanceof AiosError) {
+      return error;
+    }
+    if (this.#caller?.aborted === true) {
+      return this.#caller.reason;
+    }
+    if (this.#isLate) {
+      const message = "the service did not answer in time";
+      return new ConnectionError(message, { code: "REQUEST_TIMEOUT", cause: error });
+    }
+    const message = `the service cannot be reached: ${reason(error)}`;
+    return new ConnectionError(message, { code: "SERVICE_UNREACHABLE", cause: error });
+  }
+}
+
+function reason(error: unknown): string {
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+  return cause instanceof Error ? cause.message : String(cause);
+}
+
+/** A credential that can stand in a header. */
+function checked(name: string, secret: string): string {
+  if (!/^[\x21-\x7e]+$/.test(secret)) {
+    const message = `the ${name} is empty or has characters that cannot stand in a header`;
+    throw new AiosError(message, { code: "INVALID_CLIENT_CONFIGURATION" });
+  }
+  return secret;
+}
+
+function encode(part: string): string {
+  // A URL cannot have these as parts of its path, however they are encoded.
+  if (part === "" || part === "." || part === "..") {
+    const message = `an id cannot be ${JSON.stringify(part)}, which cannot stand in a URL`;
+    throw new AiosError(message, { code: "INVALID_REQUEST" });
+  }
+  return encodeURIComponent(part);
+}
+
+async function refusal(response: Response): Promise<AiosError> {
+  const text = await response.text();
+  const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
+  const extra = Number.isFinite(seconds) ? { retryAfterMs: seconds * 1000 } : {};
+  let error: components["schemas"]["ErrorBody"] | undefined;
+  try {
+    error = (JSON.parse(text) as components["schemas"]["ErrorDocument"]).error;
+  } catch {
+    // Not from the service: from something before it, such as a proxy.
+  }
+  if (typeof error?.code !== "string") {
+    const message = `the answer has the status ${response.status} and no error of the API`;
+    if ([429, 502, 503, 504].includes(response.status)) {
+      const init = { code: "SERVICE_UNREACHABLE", status: response.status, ...extra };
+      return new AiosError(message, init);
+    }
+    return invalid(response, message);
+  }
+  const { code, message, details } = error;
+  return new AiosError(message, { code, details, status: response.status, ...id(response), ...extra });
+}
+
+function invalid(response: Response, message: string, cause?: unknown): InvalidResponseError {
+  const init = { code: "INVALID_RESPONSE", status: response.status, cause, ...id(response) };
+  return new InvalidResponseError(message, init);
+}
+
+function id(response: Response): { requestId?: string } {
+  const requestId = response.headers.get("x-request-id");
+  return requestId === null ? {} : { requestId };
+}
+
+/** Waits, unless the caller gives up. */
+export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted === true) {
+      reject(signal.reason);
+      return;
+    }
+    const abort = (): void => {
+      clearTimeout(timer);
+      reject(signal?.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", abort);
+      resolve();
+    }, ms);
+    signal?.addEventListener("abort", abort, { once: true });
+  });
+}
+
+/** A new unique id. */
+export function newId(): string {
+  if (typeof globalThis.crypto?.randomUUID === "function") {
+    return globalThis.crypto.randomUUID();
+  }
+  // Pages without TLS, and Node.js 18, have no `crypto.randomUUID`.
+  const digit = (): string => Math.floor(Math.random() * 16).toString(16);
+  return Array.from({ length: 32 }, digit).join("");
+}

@@ -1,0 +1,17 @@
+/** A typed client of the HTTP API of aios. See `AiosClient`. */
+export { AiosClient, type StartOptions } from "./client.js";
+export {
+  AgentNotFoundError,
+  AiosError,
+  ConnectionError,
+  InvalidParametersError,
+  InvalidResponseError,
+  RunError,
+  TaskError,
+  TaskTimeoutError,
+} from "./errors.js";
+export { EventStream, type RecordedEvent } from "./events.js";
+export type { ClientOptions, RetryOptions } from "./http.js";
+export { hasCode, RunHandle, type Page } from "./run.js";
+export type { components, operations, paths } from "./schema.js";
+export type { TaskRequest, TaskResponse } from "./tasks.js";

@@ -1,0 +1,134 @@
+import { AiosError, RunError } from "./errors.js";
+import { EventStream, type RecordedEvent } from "./events.js";
+import { newId, sleep, type Http } from "./http.js";
+import type { components } from "./schema.js";
+
+type Schemas = components["schemas"];
+
+/** A page of a list. */
+export interface Page<T> {
+  readonly items: readonly T[];
+  /** What to pass as `after` for the next page; `null` on the last one. */
+  readonly next: string | null;
+}
+
+/** How long the service is asked to wait for the end of a run in one request, in milliseconds. */
+const WAIT_MS = 20_000;
+/** Pause between two such requests, in milliseconds. */
+const PAUSE_MS = 100;
+
+/** A run of the service, whichever process executes it. */
+export class RunHandle<T = unknown> {
+  readonly #http: Http;
+
+  /** Use `client.run` instead. */
+  constructor(
+    http: Http,
+    /** Id of the run. */
+    readonly id: string,
+  ) {
+    this.#http = http;
+  }
+
+  /** The run as it stands. */
+  async status(): Promise<Schemas["Resource_Run"]> {
+    const request = { method: "GET", path: ["runs", this.id] } as const;
+    return (await this.#http.json<Schemas["Document_Run"]>(request)).data;
+  }
+
+  /**
+   * Waits until the run ends and returns its result. Follows a run that continues as another one.
+   *
+   * @throws {@link RunError} if the run failed, was cancelled or is blocked.
+   */
+  async result(options: { readonly signal?: AbortSignal } = {}): Promise<T> {
+    for (;;) {
+      const ended = await this.#poll(WAIT_MS, options.signal);
+      if (ended !== undefined) {
+        return ended.result;
+      }
+      await sleep(PAUSE_MS, options.signal);
+    }
+  }
+
+  /** Waits at most about this long; `undefined` if the run has not ended. */
+  async resultWithin(waitMs: number): Promise<{ readonly result: T } | undefined> {
+    return this.#poll(waitMs, undefined);
+  }
+
+  async #poll(
+    waitMs: number,
+    signal: AbortSignal | undefined,
+  ): Promise<{ readonly result: T } | undefined> {
+    const answer = await this.#http.json<Schemas["Document_RunResult"]>({
+      method: "GET",
+      path: ["runs", this.id, "result"],
+      query: { wait: `${Math.round(waitMs)}ms` },
+      waitMs,
+      ...(signal === undefined ? {} : { signal }),
+    });
+    const { status, result, failure } = answer.data.attributes;
+    switch (status) {
+      case "completed":
+        return { result: result as T };
+      case "failed":
+      case "cancelled":
+      case "blocked": {
+        const { code = "RUN_FAILED", message = "", details } = failure ?? {};
+        const text = `run ${answer.data.id} ${status === "failed" ? "failed" : `is ${status}`}: ${message}`;
+        throw new RunError(answer.data.id, status, text, { code, details });
+      }
+      default:
+        return undefined;
+    }
+  }
+
+  /** A page of the events of the run. `after` is a version. */
+  async journal(page: { limit?: number; after?: string } = {}): Promise<Page<RecordedEvent>> {
+    const request = { method: "GET", path: ["runs", this.id, "journal"], query: page } as const;
+    const { data, meta } = await this.#http.json<Schemas["Listing_Event"]>(request);
+    return { items: data, next: meta.next };
+  }
+
+  /** Follows the events of the run after a position in the log, up to the event that ends it. */
+  events(options: { readonly after?: number; readonly signal?: AbortSignal } = {}): EventStream {
+    const path = ["runs", this.id, "events"];
+    return new EventStream(this.#http, path, {}, options.after ?? 0, options.signal);
+  }
+
+  /** Sends a signal. It is kept until the workflow waits for it. */
+  async signal(name: string, payload: unknown = null): Promise<void> {
+    await this.#act("signal", { name, payload }, false);
+  }
+
+  /** Requests cancellation. The run compensates and ends as cancelled. */
+  async cancel(reason?: string): Promise<void> {
+    await this.#act("cancel", { reason }, true);
+  }
+
+  /** Pauses the run. */
+  async pause(): Promise<void> {
+    await this.#act("pause", {}, true);
+  }
+
+  /** Resumes a paused run, and tries a blocked one again. */
+  async resume(): Promise<void> {
+    await this.#act("resume", {}, true);
+  }
+
+  /** Starts a new run with a copy of the journal up to an operation. */
+  async fork(operation: number, newRunId: string = newId()): Promise<RunHandle<T>> {
+    const run = await this.#act("fork", { operation, run_id: newRunId }, false);
+    return new RunHandle<T>(this.#http, run.data.id);
+  }
+
+  #act(name: string, body: unknown, repeatable: boolean): Promise<Schemas["Document_Run"]> {
+    const path = ["runs", this.id, "actions", name];
+    return this.#http.json({ method: "POST", path, body, repeatable });
+  }
+}
+
+/** Whether an error is one of the client with this code. */
+export function hasCode(error: unknown, code: string): error is AiosError {
+  return error instanceof AiosError && error.code === code;
+}

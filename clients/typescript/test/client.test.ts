@@ -1,0 +1,105 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { AiosClient, AiosError, RunError, hasCode } from "../src/index.js";
+import { SERVICE, client, unique } from "./support.js";
+
+test("should start a run, wait for it and read what it leaves", async () => {
+  const id = `${unique("run")}/ü`;
+  const run = await client.start<string>("welcome", "Ada", { id });
+  assert.equal(await run.result(), "Hello, Ada!");
+  const again = await client.start("welcome", "Ada", { id });
+  assert.equal(again.id, id);
+  await assert.rejects(client.start("welcome", "Grace", { id }), (error) => hasCode(error, "RUN_EXISTS"));
+  const { attributes } = await run.status();
+  assert.deepEqual([attributes.status, attributes.result], ["completed", "Hello, Ada!"]);
+  const journal = await run.journal({ limit: 2 });
+  assert.deepEqual([journal.items.length, journal.next], [2, "2"]);
+  const tasks = await client.tasks({ run_id: id });
+  const task = tasks.items[0];
+  assert.ok(task !== undefined);
+  assert.deepEqual(await client.taskWithId(task.id), task);
+});
+
+test("should page through all runs", async () => {
+  const ids = new Set<string>();
+  for (let number = 0; number < 3; number += 1) {
+    const run = await client.start("welcome", "Ada", { id: unique("page") });
+    await run.result();
+    ids.add(run.id);
+  }
+  let after: string | undefined;
+  do {
+    const page = await client.runs({ workflow: "welcome", limit: 2, ...(after && { after }) });
+    page.items.forEach((run) => ids.delete(run.id));
+    after = page.next ?? undefined;
+  } while (after !== undefined);
+  assert.equal(ids.size, 0);
+});
+
+test("should control runs", async () => {
+  const run = await client.start("approval", 0);
+  await run.pause();
+  assert.equal((await run.status()).attributes.status, "paused");
+  assert.equal(await run.resultWithin(0), undefined);
+  await run.resume();
+  await run.signal("approval", { by: "Ada" });
+  assert.deepEqual(await run.result(), { by: "Ada" });
+  const greeted = await client.start<string>("welcome", "Ada");
+  await greeted.result();
+  assert.equal(await (await greeted.fork(0)).result(), "Hello, Ada!");
+  const waiting = await client.start("approval", 0);
+  await waiting.cancel("enough");
+  await assert.rejects(waiting.result(), (error) => hasCode(error, "RUN_CANCELLED"));
+  const early = await client.signalWithStart("approval", unique("early"), { name: "approval", payload: 1 }, 0);
+  assert.equal(await early.result(), 1);
+});
+
+test("should report failures of runs and errors by code", async () => {
+  const run = await client.start("failing");
+  await assert.rejects(run.result(), (error) => {
+    assert.ok(error instanceof RunError);
+    assert.deepEqual([error.code, error.runId, error.runStatus], ["CARD_DECLINED", run.id, "failed"]);
+    return true;
+  });
+  await assert.rejects(client.run("nothing").status(), (error) => {
+    assert.ok(error instanceof AiosError);
+    assert.deepEqual([error.code, error.status, error.retryable], ["RUN_NOT_FOUND", 404, false]);
+    assert.ok(error.requestId !== undefined);
+    assert.deepEqual(error.details, { id: "nothing" });
+    return true;
+  });
+  for (const id of ["", ".", ".."]) {
+    await assert.rejects(client.run(id).status(), (error) => hasCode(error, "INVALID_REQUEST"));
+  }
+  assert.throws(() => new AiosClient("ftp://a.example"), TypeError);
+  assert.throws(() => new AiosClient("https://ada:secret@a.example"), TypeError);
+});
+
+test("should read the other resources", async () => {
+  const agents = await client.agents({ agent_type: "greeter" });
+  const agent = agents.items[0];
+  assert.ok(agent !== undefined);
+  assert.equal((await client.agent(agent.id)).attributes.agent_type, "greeter");
+  assert.equal((await client.workflow("welcome")).id, "welcome@1");
+  assert.ok((await client.workflows()).items.length >= 3);
+  assert.equal((await client.shards()).length, 64);
+  assert.ok((await client.engines()).items.length >= 1);
+  assert.deepEqual((await client.me()).attributes.permissions, ["*"]);
+  const event = await client.publish("orders.order.placed", { id: 7 }, { id: unique("event") });
+  assert.deepEqual(event.attributes.data, { id: 7 });
+  assert.deepEqual(await client.deadLetters("groups", "agents.greeter"), []);
+  assert.equal(await client.handleDeadLetters("purge", "groups", "agents.greeter", "all"), 0);
+  const log = await client.log({ pattern: "workflows.*.started", limit: 1 });
+  assert.equal(log.items[0]?.type, "event");
+});
+
+test("should send a token", async () => {
+  const stranger = new AiosClient(SERVICE, { token: () => Promise.resolve("not-a-token") });
+  // Callers on the same machine are let in, whatever they send.
+  assert.equal((await stranger.me()).id, "anonymous");
+  for (const credentials of [{ token: "a\nb" }, { token: "" }, { apiKey: "…" }]) {
+    const invalid = new AiosClient(SERVICE, credentials).me();
+    await assert.rejects(invalid, (error) => hasCode(error, "INVALID_CLIENT_CONFIGURATION"));
+  }
+});

@@ -1,0 +1,75 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { AiosClient, AiosError, ConnectionError, hasCode } from "../src/index.js";
+import { QUICK, fake } from "./support.js";
+
+const RUN = { data: { id: "r1", type: "run", attributes: {} }, meta: {} };
+
+/** A server that answers with these statuses in turn, then with a run. */
+async function faulty(...statuses: number[]) {
+  const keys: (string | undefined)[] = [];
+  const server = await fake((request, response, number) => {
+    const key = request.headers["idempotency-key"];
+    keys.push(typeof key === "string" ? key : undefined);
+    const status = statuses[number] ?? 200;
+    const code = { 429: "RATE_LIMITED", 503: "STORE_TIMEOUT", 500: "INTERNAL_ERROR" }[status];
+    response.writeHead(status, { "content-type": "application/json", "retry-after": "0" });
+    const error = { error: { code, message: "m", details: {} } };
+    response.end(status === 200 ? JSON.stringify(RUN) : code ? JSON.stringify(error) : "<html>");
+  });
+  return { ...server, keys, client: new AiosClient(server.url, QUICK) };
+}
+
+test("should repeat a request with the same key until it succeeds", async () => {
+  const server = await faulty(503, 502, 429);
+  try {
+    assert.equal((await server.client.start("w")).id, "r1");
+    assert.equal(server.keys.length, 4);
+    assert.ok(server.keys[0] !== undefined && new Set(server.keys).size === 1);
+    await server.client.start("w");
+    assert.notEqual(server.keys[4], server.keys[0]);
+    await server.client.run("r1").status();
+    assert.equal(server.keys[5], undefined);
+  } finally {
+    server.close();
+  }
+});
+
+test("should repeat what could happen twice only if it did not happen", async () => {
+  const server = await faulty(429, 503);
+  try {
+    const signal = server.client.run("r1").signal("approval");
+    await assert.rejects(signal, (error) => hasCode(error, "STORE_TIMEOUT"));
+    assert.equal(server.keys.length, 2);
+  } finally {
+    server.close();
+  }
+});
+
+test("should give up after the last attempt and at once on other faults", async () => {
+  const server = await faulty(502, 502, 502, 502, 502, 500, 404);
+  try {
+    const status = () => server.client.run("r1").status();
+    await assert.rejects(status(), (error) => error instanceof AiosError && error.status === 502);
+    assert.equal(server.keys.length, 5);
+    await assert.rejects(status(), (error) => hasCode(error, "INTERNAL_ERROR"));
+    await assert.rejects(status(), (error) => hasCode(error, "INVALID_RESPONSE"));
+    assert.equal(server.keys.length, 7);
+  } finally {
+    server.close();
+  }
+});
+
+test("should not wait for a service that does not answer", async () => {
+  const server = await fake(() => {});
+  try {
+    const client = new AiosClient(server.url, { timeoutMs: 50, retry: { attempts: 1 } });
+    await assert.rejects(client.me(), (error) => {
+      assert.ok(error instanceof ConnectionError && error.code === "REQUEST_TIMEOUT");
+      return true;
+    });
+  } finally {
+    server.close();
+  }
+});
