@@ -89,6 +89,8 @@ impl ClientError {
         match self {
             Self::Service { status, code, .. } => match status {
                 429 | 502 | 504 => true,
+                // The attempt before this one is still being handled.
+                409 => code == "REQUEST_IN_PROGRESS",
                 503 => codes::find(code).is_none_or(|code| code.retry != codes::Retry::No),
                 _ => false,
             },

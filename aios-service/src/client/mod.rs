@@ -22,7 +22,7 @@
 //! # Guarantees
 //!
 //! - A request that may be sent again without a second effect is repeated after a failure of the
-//!   connection, after 429 and after 502, 503 and 504, with growing pauses that are at least
+//!   connection, after 429, 502, 503 and 504, and while an earlier attempt is still being handled, with growing pauses that are at least
 //!   `Retry-After`. Every `POST` carries an `Idempotency-Key`, the same one in every attempt.
 //! - Starts, tasks, forks and publishing give what they create an id before the first attempt, so that
 //!   a repeated attempt finds it instead of creating another.

@@ -58,6 +58,7 @@ async fn answer(State(faulty): State<Faulty>, request: Request) -> Response {
         Some(503) => r#"{"error": {"code": "STORE_TIMEOUT", "message": "m", "details": {}}}"#,
         Some(500) => r#"{"error": {"code": "INTERNAL_ERROR", "message": "m", "details": {}}}"#,
         Some(429) => r#"{"error": {"code": "RATE_LIMITED", "message": "m", "details": {}}}"#,
+        Some(409) => r#"{"error": {"code": "REQUEST_IN_PROGRESS", "message": "m", "details": {}}}"#,
         Some(_) => "<html>Bad Gateway</html>",
     };
     let status = StatusCode::from_u16(status.unwrap()).unwrap();
@@ -66,16 +67,16 @@ async fn answer(State(faulty): State<Faulty>, request: Request) -> Response {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_repeat_a_request_with_the_same_key_until_it_succeeds() {
-    let (faulty, client) = Faulty::start(&[503, 502, 429]).await;
+    let (faulty, client) = Faulty::start(&[503, 502, 429, 409]).await;
     let run = client.start("w", &1).await.unwrap();
     assert_eq!(run.id(), "r1");
     let keys = faulty.keys();
-    assert_eq!(keys.len(), 4);
+    assert_eq!(keys.len(), 5);
     assert!(keys[0].is_some() && keys.iter().all(|key| *key == keys[0]), "{keys:?}");
     client.start("w", &1).await.unwrap();
-    assert_ne!(faulty.keys()[4], keys[0], "another request has another key");
+    assert_ne!(faulty.keys()[5], keys[0], "another request has another key");
     client.run("r1").status().await.unwrap();
-    assert_eq!(faulty.keys()[5], None);
+    assert_eq!(faulty.keys()[6], None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

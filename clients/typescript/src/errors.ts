@@ -33,7 +33,9 @@ export class AiosError extends Error {
 
   /** Whether the same request may succeed later. */
   get retryable(): boolean {
-    return this.status === 429 || this.status === 502 || this.status === 503 || this.status === 504;
+    // The attempt before is still being handled.
+    const isHandled = this.code === "REQUEST_IN_PROGRESS";
+    return isHandled || [429, 502, 503, 504].includes(this.status ?? 0);
   }
 }
 

@@ -13,7 +13,13 @@ async function faulty(...statuses: number[]) {
     const key = request.headers["idempotency-key"];
     keys.push(typeof key === "string" ? key : undefined);
     const status = statuses[number] ?? 200;
-    const code = { 429: "RATE_LIMITED", 503: "STORE_TIMEOUT", 500: "INTERNAL_ERROR" }[status];
+    const codes: Record<number, string> = {
+      409: "REQUEST_IN_PROGRESS",
+      429: "RATE_LIMITED",
+      500: "INTERNAL_ERROR",
+      503: "STORE_TIMEOUT",
+    };
+    const code = codes[status];
     response.writeHead(status, { "content-type": "application/json", "retry-after": "0" });
     const error = { error: { code, message: "m", details: {} } };
     response.end(status === 200 ? JSON.stringify(RUN) : code ? JSON.stringify(error) : "<html>");
@@ -22,15 +28,15 @@ async function faulty(...statuses: number[]) {
 }
 
 test("should repeat a request with the same key until it succeeds", async () => {
-  const server = await faulty(503, 502, 429);
+  const server = await faulty(503, 502, 429, 409);
   try {
     assert.equal((await server.client.start("w")).id, "r1");
-    assert.equal(server.keys.length, 4);
+    assert.equal(server.keys.length, 5);
     assert.ok(server.keys[0] !== undefined && new Set(server.keys).size === 1);
     await server.client.start("w");
-    assert.notEqual(server.keys[4], server.keys[0]);
+    assert.notEqual(server.keys[5], server.keys[0]);
     await server.client.run("r1").status();
-    assert.equal(server.keys[5], undefined);
+    assert.equal(server.keys[6], undefined);
   } finally {
     server.close();
   }
