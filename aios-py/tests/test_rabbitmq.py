@@ -75,15 +75,20 @@ async def test_should_complete_all_runs_although_workers_are_killed(
         async with aios.Runtime(
             f"sqlite://{tmp_path}/runs.db", server.url, workflows=[squares]
         ) as runtime:
-            run = await runtime.start(squares, TASKS, id="squares-1")
             killing = asyncio.create_task(asyncio.to_thread(kill_some, supervisor.pid, tmp_path))
-            answers = await run.result()
+            by_process: Counter[int] = Counter()
+            # The last run begins after the last kill, however fast the runs are.
+            is_last = False
+            while not is_last:
+                is_last = killing.done()
+                answers = await (await runtime.start(squares, TASKS)).result()
+                expected = [number * number for number in range(TASKS)]
+                assert [square for square, _ in answers] == expected
+                by_process.update(process for _, process in answers)
             assert await killing == KILLS
-        assert [square for square, _ in answers] == [number * number for number in range(TASKS)]
         # Both workers processed tasks, and restarted processes replaced the killed ones.
-        by_process = Counter(process for _, process in answers)
         assert len(by_process) > 2
-        assert max(by_process.values()) < TASKS * 3 // 4
+        assert max(by_process.values()) < by_process.total() * 3 // 4
     finally:
         supervisor.send_signal(signal.SIGTERM)
         status, _, errors = finish(supervisor)
