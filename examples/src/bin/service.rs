@@ -1,11 +1,13 @@
 //! A service from settings: store, broker, runtime, HTTP API, health and an orderly shutdown.
 //!
-//!     export AIOS_DATABASE_URL=sqlite://service.db AIOS_BROKER_URL=memory://
-//!     AIOS_SHUTDOWN_ACCEPT_DELAY=5s cargo run --bin service
+//! ```sh
+//! export AIOS_DATABASE_URL=sqlite://service.db AIOS_BROKER_URL=memory://
+//! AIOS_SHUTDOWN_ACCEPT_DELAY=5s cargo run --bin service
 //!
-//!     curl -d '{"input": "Ada"}' -H 'content-type: application/json' \
-//!         http://127.0.0.1:8080/api/v1/workflows/welcome/actions/execute
-//!     curl http://127.0.0.1:8080/health/ready
+//! curl -d '{"input": "Ada"}' -H 'content-type: application/json' \
+//!     http://127.0.0.1:8080/api/v1/workflows/welcome/actions/execute
+//! curl http://127.0.0.1:8080/health/ready
+//! ```
 //!
 //! `docs/guide/pages/configuration.md` lists the variables; files in the folder `config` do the same.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
