@@ -130,6 +130,8 @@
 //!   flood of tokens makes them be fetched more often than the refresh interval allows.
 //! - Clients that are slow, or open connections without requests, keep others out of neither `serve` nor
 //!   `serve_with`: every read and write has a time limit, and the number of connections is bounded.
+//! - A POST with an `Idempotency-Key` is done once, and a repetition gets the same answer, from every
+//!   process and after a restart.
 //! - A body is at most 2 MiB, and a request takes at most 30 s, unless the options say otherwise.
 //! - With `ApiOptions::with_rate_limit`, a caller that sends more requests is answered with 429 and
 //!   `Retry-After`.

@@ -16,6 +16,7 @@ mod conventions;
 mod cors;
 mod document;
 mod engines;
+mod idempotency;
 mod limits;
 #[cfg(feature = "oidc")]
 mod oidc;

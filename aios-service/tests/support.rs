@@ -117,7 +117,7 @@ impl Service {
         Self::on(aios_store::connect("memory://").await.unwrap(), None, options).await
     }
 
-    async fn on(
+    pub(crate) async fn on(
         store: Arc<dyn Store>,
         folder: Option<tempfile::TempDir>,
         options: ApiOptions,

@@ -85,6 +85,26 @@ impl AnyStore {
         }
     }
 
+    /// Forgets requests to the HTTP API with an `Idempotency-Key` whose last event is older than the
+    /// policy allows, and returns their number; see [`Retention`]. They are deleted, not archived.
+    ///
+    /// # Errors
+    ///
+    /// The error that the store reports. Transactions that committed before the error stay committed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: each transaction commits or rolls back as a whole. Call again to continue.
+    pub async fn expire_requests(&self, policy: &Retention) -> Result<u64, StoreError> {
+        match self {
+            Self::Memory(store) => store.expire_requests(policy).await,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(store) => store.expire_requests(policy).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store.expire_requests(policy).await,
+        }
+    }
+
     /// Returns the free space of a SQLite file to the operating system, and returns the number of bytes
     /// by which the database shrank.
     ///

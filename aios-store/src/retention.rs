@@ -4,6 +4,8 @@ use aios_core::store::StoreError;
 
 /// Largest age of a policy: 100 years.
 const OLDEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// Prefix of the streams of requests to the HTTP API.
+pub(crate) const REQUESTS: &str = "system/requests/";
 /// Longest pause of a policy: one day.
 const LONGEST_PAUSE: Duration = Duration::from_secs(86_400);
 
@@ -27,6 +29,10 @@ pub enum ExpiredEvents {
 /// - while it is the first run of a continue-as-new chain whose last run exists,
 /// - while a checkpoint has not passed its last event,
 /// - while its last event is the last event of the log.
+///
+/// The same policy applies to requests to the HTTP API with an `Idempotency-Key`, whose answers are kept
+/// in the log: `expire_requests` of the stores forgets those that are older. A request that is repeated
+/// later is handled again, so keep them longer than clients repeat requests, for example a day.
 ///
 /// Positions are never reused: a removed event leaves a gap. The id of a removed run can be used again.
 /// Repeating an append to a removed run stores its events again.

@@ -7,7 +7,7 @@ use aios_core::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Client, RunError, RunEvents, RuntimeError, ends::Watch};
+use super::{Client, RunError, RunEvents, RuntimeError, ends::Watch, start::send};
 use crate::{
     output::RunStream,
     workflow::{
@@ -31,11 +31,21 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fr
 pub struct RunHandle {
     client: Client,
     run_id: Arc<str>,
+    request_id: Option<Arc<str>>,
 }
 
 impl RunHandle {
     pub(super) fn new(client: Client, run_id: Arc<str>) -> Self {
-        Self { client, run_id }
+        Self { client, run_id, request_id: None }
+    }
+
+    /// Sets the id of the request on whose behalf this handle signals, cancels, pauses, resumes or
+    /// forks the run. A handle with the same request id sends such a command only once, also from
+    /// another process, so a request can be repeated after a crash. An id stands for one command.
+    #[must_use]
+    pub fn with_request_id(mut self, id: impl Into<Arc<str>>) -> Self {
+        self.request_id = Some(id.into());
+        self
     }
 
     /// Id with which the run was started. It stays the same if the run continues as another one.
@@ -209,7 +219,16 @@ impl RunHandle {
         self.append(entry).await
     }
 
+    /// The id of an event that is recorded on behalf of the request, if it has an id.
+    fn request_event(&self, part: &str) -> Option<EventId> {
+        let id = self.request_id.as_ref()?;
+        Some(EventId::derive(&format!("{}/request/{id}/{part}", self.run_id)))
+    }
+
     async fn append(&self, entry: Entry) -> Result<(), RuntimeError> {
+        if let Some(id) = self.request_event("command") {
+            return send(&self.client, &self.run_id, &entry, &id).await;
+        }
         let reached = self.client.journals.append_to_current(&self.run_id, &entry, None).await?;
         self.client.nudge(reached);
         Ok(())
@@ -270,7 +289,14 @@ impl RunHandle {
     ) -> Result<Self, RuntimeError> {
         let new_id = new_id.into();
         run_id::check_chosen(&new_id)?;
-        let events = self.prefix(operation, &new_id).await?;
+        let mut events = self.prefix(operation, &new_id).await?;
+        if let Some((id, first)) = self.request_event("fork").zip(events.first_mut()) {
+            let found = self.client.journals.first(&new_id).await?;
+            if found.is_some_and(|found| found.event.id == id) {
+                return Ok(Self::new(self.client.clone(), new_id));
+            }
+            first.id = id;
+        }
         let starting = self.client.engine.as_ref().map(|engine| engine.starting(&new_id));
         let appended = self.client.journals.begin(&new_id, events).await?;
         if let Some(starting) = starting {

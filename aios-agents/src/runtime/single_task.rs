@@ -6,7 +6,7 @@ use std::{
 };
 
 use aios_core::{
-    event::{EventError, Payload},
+    event::{EventError, Metadata, Payload},
     retry::RetryPolicy,
 };
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,7 @@ pub struct StartTask {
     total_timeout: Option<Duration>,
     retry: RetryPolicy,
     run_id: Option<String>,
+    metadata: Metadata,
 }
 
 impl StartTask {
@@ -67,7 +68,16 @@ impl StartTask {
     ) -> Self {
         let parameters = Payload::encode(parameters);
         let retry = RetryPolicy::default();
-        Self { client, agent, parameters, timeout: None, total_timeout: None, retry, run_id: None }
+        Self {
+            client,
+            agent,
+            parameters,
+            timeout: None,
+            total_timeout: None,
+            retry,
+            run_id: None,
+            metadata: Metadata::default(),
+        }
     }
 
     /// Sets the timeout of each attempt.
@@ -95,6 +105,13 @@ impl StartTask {
         self
     }
 
+    /// Sets the correlation id, user and trace context of all events that the task causes; see
+    /// [`StartRun::with_metadata`].
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
     async fn start(self) -> Result<RunHandle, RuntimeError> {
         let parameters = self.parameters?;
         let agent = self.agent.checked()?;
@@ -104,7 +121,7 @@ impl StartTask {
             .and_then(|()| check_retry("retry", &retry));
         checked.map_err(|reason| RuntimeError::InvalidConfiguration { reason })?;
         let task = SingleTask { agent, parameters, timeout, total_timeout, retry };
-        let start = StartRun::new(self.client, NAME, &task);
+        let start = StartRun::new(self.client, NAME, &task).with_metadata(self.metadata);
         match self.run_id {
             Some(run_id) => start.with_id(run_id).await,
             None => start.await,

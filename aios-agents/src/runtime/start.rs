@@ -213,7 +213,7 @@ fn encode(
 
 /// Sends a signal to an existing run. A signal that was sent before, perhaps to the run that
 /// continued as this one, is not sent again.
-async fn send(
+pub(super) async fn send(
     client: &Client,
     run_id: &str,
     entry: &Entry,

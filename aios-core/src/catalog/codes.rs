@@ -432,6 +432,24 @@ pub const CODES: &[Code] = &[
         "a web page of an origin that is not allowed sent the request",
     ),
     code(
+        "INVALID_IDEMPOTENCY_KEY",
+        "HTTP API",
+        Retry::No,
+        "an `Idempotency-Key` is empty, too long, not ASCII or given twice",
+    ),
+    code(
+        "IDEMPOTENCY_KEY_REUSED",
+        "HTTP API",
+        Retry::No,
+        "another request of the caller has the same `Idempotency-Key`",
+    ),
+    code(
+        "REQUEST_IN_PROGRESS",
+        "HTTP API",
+        Retry::Yes,
+        "a request with the same `Idempotency-Key` has not been answered yet",
+    ),
+    code(
         "RATE_LIMITED",
         "HTTP API",
         Retry::Yes,

@@ -31,6 +31,12 @@ events! {
     OUTPUT_ENDED = "output_ended" of "run";
     /// the HTTP API was called to change something
     API_CALLED = "called" of "api" (ApiCalled);
+    /// a process began to handle a request to the HTTP API with an `Idempotency-Key`
+    REQUEST_RECEIVED = "received" of "request" (RequestReceived);
+    /// the request was answered; the answer is that of every repetition
+    REQUEST_ANSWERED = "answered" of "request" (RequestAnswered);
+    /// the request had no final answer, so it may be repeated
+    REQUEST_ABANDONED = "abandoned" of "request";
 }
 
 /// An agent was not seen for three of its announcement intervals.
@@ -125,4 +131,32 @@ pub struct ApiCalled {
     /// Code of the error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+}
+
+/// A process began to handle a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestReceived {
+    /// SHA-256 of method, path and body, in hexadecimal. A request with another one is not the same.
+    pub fingerprint: String,
+    /// Until when the process may work on the request. Then another one may.
+    pub open_until: Timestamp,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestAnswered {
+    /// The status.
+    pub status: u16,
+    /// The header `location`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// The header `etag`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// The body of a successful answer.
+    #[serde(default)]
+    pub body: Payload,
+    /// The error of another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
 }

@@ -6,7 +6,7 @@
 
 mod anonymous;
 mod api_key;
-mod hex;
+pub(crate) mod hex;
 mod jwt;
 mod permission;
 #[cfg(feature = "token-endpoint")]

@@ -5,7 +5,8 @@ use aios_core::{
     Chain,
     broker::BrokerError,
     catalog::codes::{self, Retry},
-    event::EventError,
+    event::{EventError, Timestamp},
+    failure::Failure,
     store::StoreError,
 };
 use axum::{
@@ -74,6 +75,27 @@ impl ApiError {
         let details = json!({ "retry_after_seconds": wait.as_secs_f64() });
         let error = Self::new("RATE_LIMITED", message).with_details(details);
         Self { retry_after: Some(seconds), ..error }
+    }
+
+    /// Another request with the same `Idempotency-Key` is being handled.
+    pub(crate) fn in_progress(until: Timestamp) -> Self {
+        let message =
+            "a request with the same `Idempotency-Key` is being handled; send it again later";
+        let details = json!({ "open_until": until });
+        let error = Self::new("REQUEST_IN_PROGRESS", message).with_details(details);
+        Self { retry_after: Some(1), ..error }
+    }
+
+    /// The error with which a request was answered before.
+    pub(crate) fn replayed(status: u16, code: String, message: String, details: Value) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let (cause, retry_after) = (None, None);
+        Self { status, code: code.into(), message, details, cause, retry_after }
+    }
+
+    /// What a client is told.
+    pub(crate) fn failure(&self) -> Failure {
+        Failure::new(self.code.clone(), self.message.clone()).with_details(self.details.clone())
     }
 
     /// Whether the same request may succeed later.

@@ -19,6 +19,7 @@ use super::{
     authorize::{Caller, EventsPublish, EventsRead},
     envelope::{Document, Listing, Resource},
     extract::{Json, Query},
+    idempotency::RequestIds,
     page,
     state::Api,
     trace::metadata,
@@ -180,6 +181,7 @@ struct PublishBody {
 async fn publish_event(
     State(api): State<Api>,
     caller: Caller<EventsPublish>,
+    ids: RequestIds,
     headers: HeaderMap,
     Json(body): Json<PublishBody>,
 ) -> Result<Response, ApiError> {
@@ -188,9 +190,10 @@ async fn publish_event(
     let subject = &caller.identity.subject;
     let source: String = format!("http/{subject}").chars().take(60).collect();
     let mut event = event::Event::new(event_type, source, &body.data)?.with_timestamp(api.now());
-    if let Some(id) = body.id {
-        event = event.with_id(id.parse::<EventId>()?);
-    }
+    event = event.with_id(match body.id {
+        Some(id) => id.parse::<EventId>()?,
+        None => ids.id_of("event"),
+    });
     event.metadata = metadata(&caller.identity, &headers, body.correlation_id);
     api.runtime.broker().publish_event(event.clone()).await?;
     Ok(api.document(StatusCode::ACCEPTED, resource(event)))

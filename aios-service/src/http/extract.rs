@@ -4,7 +4,10 @@ use std::{fmt, marker::PhantomData};
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Request, rejection::PathRejection},
+    extract::{
+        FromRequest, FromRequestParts, Request,
+        rejection::{BytesRejection, PathRejection},
+    },
     http::{StatusCode, header, request::Parts},
 };
 use serde::{
@@ -30,17 +33,21 @@ impl<T: DeserializeOwned> FromRequest<Api> for Json<T> {
             let message = "the body of the request must have `content-type: application/json`";
             return Err(ApiError::new("UNSUPPORTED_MEDIA_TYPE", message));
         }
-        let body = Bytes::from_request(request, api).await.map_err(|rejection| match rejection
-            .status()
-        {
-            StatusCode::PAYLOAD_TOO_LARGE => too_large(api),
-            _ => malformed("body", &rejection.body_text()),
-        })?;
+        let body = Bytes::from_request(request, api).await;
+        let body = body.map_err(|rejection| unreadable_body(api, &rejection))?;
         if is_too_deep(&body) {
             let message = format!("the body is nested more than {MAX_DEPTH} levels deep");
             return Err(ApiError::new("MALFORMED_REQUEST", message));
         }
         read(&body).map(Self)
+    }
+}
+
+/// Why a body cannot be read.
+pub(crate) fn unreadable_body(api: &Api, rejection: &BytesRejection) -> ApiError {
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(api),
+        _ => malformed("body", &rejection.body_text()),
     }
 }
 

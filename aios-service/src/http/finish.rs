@@ -76,7 +76,7 @@ pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: N
 }
 
 /// The answer of a handler, or an error if it panics or takes too long.
-async fn answer(api: &Api, request: Request, next: Next) -> Response {
+pub(crate) async fn answer(api: &Api, request: Request, next: Next) -> Response {
     let timeout = api.options.limits.request_timeout();
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind();
     tokio::select! {

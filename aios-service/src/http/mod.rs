@@ -13,6 +13,19 @@
 //! made, and stands in every answer and in the log. A `traceparent` (W3C Trace Context) is passed on to
 //! what the request starts or publishes, and answered with `traceresponse`. The OpenAPI document is at
 //! `openapi.json`.
+//!
+//! # Requests that are repeated
+//!
+//! A POST with the header `Idempotency-Key` is done once. A repetition by the same caller gets the same
+//! answer, with the header `idempotent-replayed`, also from another process and after a restart. Another
+//! body or path with the same key is answered with 409, `IDEMPOTENCY_KEY_REUSED`. While the first request
+//! is being handled, a repetition is answered with 409, `REQUEST_IN_PROGRESS` and `Retry-After`. Answers
+//! that another attempt may change (401, 403, 429 and 5xx) are not kept. The ids of what the request creates
+//! derive from the key, so a request that is handled again after a crash creates nothing twice; an event
+//! that it publishes is published again with the same id.
+//!
+//! Requests are kept in the log until `expire_requests` of the store forgets them. Call it from a timer,
+//! with an age for which clients repeat requests, for example a day.
 
 mod agents;
 mod audit;
@@ -26,6 +39,7 @@ mod events;
 mod extract;
 mod finish;
 mod health;
+mod idempotency;
 mod limits;
 mod me;
 mod openapi;
@@ -54,6 +68,13 @@ use utoipa_axum::router::OpenApiRouter;
 pub(crate) use self::error::ApiError;
 #[cfg(feature = "tls")]
 pub use self::server::{InvalidCertificate, Tls};
+use self::{
+    authorize::authenticate,
+    finish::{finish, not_found},
+    idempotency::idempotent,
+    openapi::Documents,
+    state::Api,
+};
 pub use self::{
     audit::Audit,
     cors::{Cors, InvalidOrigin},
@@ -63,12 +84,6 @@ pub use self::{
     rate_limit::{InvalidRateLimit, RateLimit},
     server::{ServeOptions, serve, serve_with},
     shutdown::Shutdown,
-};
-use self::{
-    authorize::authenticate,
-    finish::{finish, not_found},
-    openapi::Documents,
-    state::Api,
 };
 
 /// Creates the router of the API. Mount it at any path beside your own routes:
@@ -92,6 +107,7 @@ pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
     let api = Api::new(runtime, options);
     let (router, document) = resources().split_for_parts();
     router
+        .layer(from_fn_with_state(api.clone(), idempotent))
         .layer(Extension(Arc::new(Documents::new(&document))))
         .layer(from_fn_with_state(api.clone(), audit::audit))
         .layer(from_fn_with_state(api.clone(), authenticate))

@@ -16,6 +16,7 @@ use super::{
     ApiError,
     envelope::{ErrorDocument, VERSION},
     extract::Query,
+    idempotency,
     state::Api,
     status,
 };
@@ -120,6 +121,9 @@ fn add_errors(path: &str, method: &str, operation: &mut Value) {
     if method == "post" {
         statuses.extend([404, 409, 413, 415, 422]);
     }
+    if method == "post" {
+        add_idempotency_key(operation);
+    }
     let responses = operation.pointer_mut("/responses").and_then(Value::as_object_mut);
     let Some(responses) = responses else { return };
     for response in responses.values_mut() {
@@ -135,6 +139,33 @@ fn add_errors(path: &str, method: &str, operation: &mut Value) {
             "schema": { "type": "string" },
         });
         set(accepted, &["headers", "location"], location);
+    }
+    if method == "post" {
+        let replayed = json!({
+            "description": "`true` if the request was answered before, because of its `Idempotency-Key`.",
+            "schema": { "type": "string", "enum": ["true"] },
+        });
+        for (status, response) in responses.iter_mut() {
+            if status.starts_with('2') {
+                set(response, &["headers", idempotency::REPLAYED], replayed.clone());
+            }
+        }
+    }
+}
+
+fn add_idempotency_key(operation: &mut Value) {
+    let parameter = json!({
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "A unique text, for example a UUID. A repetition of the request with the same key is \
+                        answered as the first one, and nothing is done twice.",
+        "required": false,
+        "schema": { "type": "string", "minLength": 1, "maxLength": idempotency::MAX_KEY_BYTES },
+    });
+    let Some(operation) = operation.as_object_mut() else { return };
+    let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
+    if let Some(parameters) = parameters.as_array_mut() {
+        parameters.push(parameter);
     }
 }
 

@@ -2,11 +2,15 @@
 
 use aios_agents::workflow::Target;
 use aios_core::{
-    event::{EventId, Payload, Timestamp},
+    event::{Metadata, Payload, Timestamp},
     failure::Failure,
     store::{PageRequest, TaskFilter, TaskRecord, TaskStatus},
 };
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -16,10 +20,12 @@ use super::{
     authorize::{Caller, TasksCreate, TasksRead},
     envelope::{Document, Listing, Resource},
     extract::{Json, Path, Prefix, Query},
+    idempotency::RequestIds,
     page,
     runs::{self, Run},
     schema,
     state::Api,
+    trace::metadata,
     workflows::seconds,
 };
 
@@ -198,11 +204,14 @@ struct TaskBody {
 )]
 async fn create_task(
     State(api): State<Api>,
-    _: Caller<TasksCreate>,
+    caller: Caller<TasksCreate>,
+    ids: RequestIds,
     prefix: Prefix,
+    headers: HeaderMap,
     Json(body): Json<TaskBody>,
 ) -> Result<Response, ApiError> {
-    start(&api, &prefix, body).await
+    let metadata = metadata(&caller.identity, &headers, None);
+    start(&api, &ids, &prefix, metadata, body).await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -280,9 +289,11 @@ struct AgentTaskBody {
 )]
 async fn create_task_of_agent(
     State(api): State<Api>,
-    _: Caller<TasksCreate>,
+    caller: Caller<TasksCreate>,
+    ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
+    headers: HeaderMap,
     Json(body): Json<AgentTaskBody>,
 ) -> Result<Response, ApiError> {
     let agent_type = agents::find(&api, &id).await?.agent_type;
@@ -296,10 +307,17 @@ async fn create_task_of_agent(
         total_timeout_seconds,
         run_id,
     };
-    start(&api, &prefix, body).await
+    let metadata = metadata(&caller.identity, &headers, None);
+    start(&api, &ids, &prefix, metadata, body).await
 }
 
-async fn start(api: &Api, prefix: &Prefix, body: TaskBody) -> Result<Response, ApiError> {
+async fn start(
+    api: &Api,
+    ids: &RequestIds,
+    prefix: &Prefix,
+    metadata: Metadata,
+    body: TaskBody,
+) -> Result<Response, ApiError> {
     let target: Target = match body.agent_id {
         Some(agent_id) => (body.agent_type, agent_id).into(),
         None => body.agent_type.into(),
@@ -311,8 +329,8 @@ async fn start(api: &Api, prefix: &Prefix, body: TaskBody) -> Result<Response, A
     if let Some(timeout) = body.total_timeout_seconds {
         task = task.total_timeout(seconds("total_timeout_seconds", timeout)?);
     }
-    let run_id = body.run_id.unwrap_or_else(|| EventId::generate().to_string());
-    let run = task.with_id(run_id).await?;
+    let run_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
+    let run = task.with_id(run_id).with_metadata(metadata).await?;
     let location = prefix.location(&["runs", run.id()]);
     Ok(api.accepted(runs::current(api, run.id()).await?, &location))
 }

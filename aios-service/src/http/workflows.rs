@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aios_core::{
-    event::{EventId, Payload, Timestamp},
+    event::{Payload, Timestamp},
     store::{PageRequest, WorkflowRecord},
 };
 use axum::{
@@ -20,6 +20,7 @@ use super::{
     authorize::{Caller, RunsSignal, RunsStart, WorkflowsRead},
     envelope::{Document, Listing, Resource},
     extract::{Json, Path, Prefix, Query, object},
+    idempotency::RequestIds,
     page,
     runs::{self, Run},
     state::Api,
@@ -163,6 +164,7 @@ struct ExecuteBody {
 async fn execute_workflow(
     State(api): State<Api>,
     caller: Caller<RunsStart>,
+    ids: RequestIds,
     Path(workflow): Path<String>,
     prefix: Prefix,
     headers: HeaderMap,
@@ -179,7 +181,7 @@ async fn execute_workflow(
         (None, None) => {}
     }
     let metadata = metadata(&caller.identity, &headers, body.correlation_id);
-    let run_id = body.run_id.unwrap_or_else(|| EventId::generate().to_string());
+    let run_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
     let run = start.with_id(run_id).with_metadata(metadata).await?;
     started(&api, &prefix, run.id()).await
 }
@@ -241,6 +243,7 @@ async fn signal_with_start(
     State(api): State<Api>,
     caller: Caller<RunsStart>,
     _: Caller<RunsSignal>,
+    ids: RequestIds,
     Path(workflow): Path<String>,
     prefix: Prefix,
     headers: HeaderMap,
@@ -249,7 +252,7 @@ async fn signal_with_start(
     let StartSignal { name, payload, id } = body.signal;
     let mut start =
         api.runtime.signal_with_start(&workflow, body.run_id, &body.input, name, &payload);
-    if let Some(id) = id {
+    if let Some(id) = id.or_else(|| ids.request().map(|id| id.to_string())) {
         start = start.with_signal_id(id);
     }
     let metadata = metadata(&caller.identity, &headers, body.correlation_id);

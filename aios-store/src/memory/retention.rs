@@ -3,8 +3,8 @@ use aios_core::{
     store::{StoreError, StreamId},
 };
 
-use super::{MemoryStore, State};
-use crate::retention::Retention;
+use super::{MemoryStore, State, Stream};
+use crate::retention::{REQUESTS, Retention};
 
 impl MemoryStore {
     /// Removes finished runs that are older than the policy allows from the log and the read models,
@@ -31,15 +31,28 @@ impl MemoryStore {
             self.0.clock.sleep(policy.pause).await;
         }
     }
+
+    /// Forgets requests to the HTTP API with an `Idempotency-Key` whose last event is older than the
+    /// policy allows, and returns their number; see [`Retention`].
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidConfiguration`] if the policy is invalid.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: all are removed at once.
+    #[allow(clippy::unused_async, reason = "the same signature as in the other stores")]
+    pub async fn expire_requests(&self, policy: &Retention) -> Result<u64, StoreError> {
+        policy.check()?;
+        let now = self.0.clock.now();
+        Ok(self.state().expire_requests(policy, now))
+    }
 }
 
 impl State {
     fn expire(&mut self, policy: &Retention, now: Timestamp) -> u64 {
-        // The last event of the log stays, because the next position is derived from it.
-        let passed = self.checkpoints.values().min().copied().unwrap_or(u64::MAX);
-        let passed = passed.min(self.head().saturating_sub(1));
-        let age = i64::try_from(policy.older_than.as_micros()).unwrap_or(i64::MAX);
-        let before = Timestamp::from_micros(now.as_micros().saturating_sub(age));
+        let (passed, before) = (self.passed(), oldest_kept(policy, now));
         let ended = self.tables.ended_before(before);
         let expired = ended.into_iter().filter_map(|run_id| {
             let stream = StreamId::of_run(&run_id).ok()?;
@@ -53,13 +66,44 @@ impl State {
         expired.len().try_into().unwrap_or(u64::MAX)
     }
 
+    /// The position up to which events can be removed: passed by every checkpoint, and before the last
+    /// event of the log, because the next position is derived from it.
+    fn passed(&self) -> u64 {
+        let passed = self.checkpoints.values().min().copied().unwrap_or(u64::MAX);
+        passed.min(self.head().saturating_sub(1))
+    }
+
+    fn expire_requests(&mut self, policy: &Retention, now: Timestamp) -> u64 {
+        let (passed, before) = (self.passed(), oldest_kept(policy, now));
+        let is_expired = |(id, stream): &(&StreamId, &Stream)| {
+            let last = stream.positions.last().filter(|last| **last <= passed);
+            let last = last.and_then(|position| self.log.get(position));
+            id.as_str().starts_with(REQUESTS)
+                && last.is_some_and(|recorded| recorded.event.timestamp < before)
+        };
+        let expired = self.streams.iter().filter(is_expired);
+        let expired: Vec<_> = expired.map(|(id, _)| id.clone()).collect();
+        expired.iter().for_each(|stream| self.remove_stream(stream));
+        expired.len().try_into().unwrap_or(u64::MAX)
+    }
+
     fn remove_run(&mut self, run_id: &str, stream: &StreamId) {
+        self.remove_stream(stream);
+        self.tables.remove_run(run_id);
+        self.waits.remove(run_id);
+    }
+
+    fn remove_stream(&mut self, stream: &StreamId) {
         for position in self.streams.remove(stream).unwrap_or_default().positions {
             if let Some(recorded) = self.log.remove(&position) {
                 self.ids.remove(&recorded.event.id.key());
             }
         }
-        self.tables.remove_run(run_id);
-        self.waits.remove(run_id);
     }
+}
+
+/// The oldest time that the policy keeps.
+fn oldest_kept(policy: &Retention, now: Timestamp) -> Timestamp {
+    let age = i64::try_from(policy.older_than.as_micros()).unwrap_or(i64::MAX);
+    Timestamp::from_micros(now.as_micros().saturating_sub(age))
 }

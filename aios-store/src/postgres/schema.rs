@@ -6,7 +6,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use super::{connection::Sql, error::is_undefined};
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
-const MIGRATIONS: [(&str, &str); 13] = [
+const MIGRATIONS: [(&str, &str); 14] = [
     ("event_log", include_str!("../../migrations/postgres/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/postgres/0002_read_models.sql")),
     ("append", include_str!("../../migrations/postgres/0003_append.sql")),
@@ -20,6 +20,7 @@ const MIGRATIONS: [(&str, &str); 13] = [
     ("waits", include_str!("../../migrations/postgres/0011_waits.sql")),
     ("usual_metadata", include_str!("../../migrations/postgres/0012_usual_metadata.sql")),
     ("ended_runs", include_str!("../../migrations/postgres/0013_ended_runs.sql")),
+    ("requests", include_str!("../../migrations/postgres/0014_requests.sql")),
 ];
 
 /// How long the migrations may take, and how long other processes wait for them. Migrations of a large

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{SqliteStore, writer::Writer};
 use crate::{
-    retention::{ExpiredEvents, Retention},
+    retention::{ExpiredEvents, REQUESTS, Retention},
     rows::Key,
 };
 
@@ -29,6 +29,16 @@ const PASSED: &str = "\
 const STREAM: &str = "\
     SELECT id, (SELECT max(position) FROM events WHERE stream_id = streams.id)
     FROM streams WHERE name = ?1";
+
+/// A page of the streams of requests to the HTTP API, with the last event of each.
+const REQUESTS_PAGE: &str = "\
+    SELECT s.id, s.name, e.position, e.created_at
+    FROM streams s
+    LEFT JOIN events e ON e.stream_id = s.id
+        AND e.version = (SELECT max(version) FROM events WHERE stream_id = s.id)
+    WHERE s.name > ?1 AND s.name < 'system/requests0'
+    ORDER BY s.name
+    LIMIT ?2";
 
 const IS_OPEN: &str = "\
     SELECT count(*) > 0 FROM workflow_runs
@@ -85,6 +95,35 @@ impl SqliteStore {
             clock.sleep(policy.pause).await;
         }
     }
+
+    /// Forgets requests to the HTTP API with an `Idempotency-Key` whose last event is older than the
+    /// policy allows, and returns their number; see [`Retention`]. They are deleted, not archived. One
+    /// transaction examines as many requests as the policy's batch size.
+    ///
+    /// # Errors
+    ///
+    /// See [`expire_runs`](Self::expire_runs).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: each transaction commits or rolls back as a whole. Call again to continue.
+    pub async fn expire_requests(&self, policy: &Retention) -> Result<u64, StoreError> {
+        policy.check()?;
+        let clock = self.clock();
+        let (mut total, mut after) = (0, REQUESTS.to_owned());
+        loop {
+            let before = clock.now().as_micros().saturating_sub(micros(policy.older_than));
+            let limit = policy.batch_size;
+            let page = move |writer: &mut Writer<'_>| writer.expire_requests(&after, before, limit);
+            let (removed, last) = self.writer().call(page).await?;
+            total += removed;
+            match last {
+                Some(last) => after = last,
+                None => return Ok(total),
+            }
+            clock.sleep(policy.pause).await;
+        }
+    }
 }
 
 /// A finished run that is old enough to be removed.
@@ -110,6 +149,34 @@ impl Writer<'_> {
             self.log.reload()?;
         }
         Ok(expired.len().try_into().unwrap_or(u64::MAX))
+    }
+
+    /// Removes the old ones of a page of requests. Returns their number, and the last examined stream.
+    fn expire_requests(
+        &mut self,
+        after: &str,
+        before: i64,
+        limit: u16,
+    ) -> rusqlite::Result<(u64, Option<String>)> {
+        let passed: i64 =
+            self.connection.prepare_cached(PASSED)?.query_row([], |row| row.get(0))?;
+        let mut find = self.connection.prepare_cached(REQUESTS_PAGE)?;
+        let mut rows = find.query((after, limit))?;
+        let (mut expired, mut examined) = (Vec::new(), None);
+        while let Some(row) = rows.next()? {
+            let (position, at): (Option<i64>, Option<i64>) = (row.get(2)?, row.get(3)?);
+            if position.is_some_and(|it| it <= passed) && at.is_some_and(|it| it < before) {
+                expired.push(row.get::<_, i64>(0)?);
+            }
+            examined = Some(row.get(1)?);
+        }
+        for stream_id in &expired {
+            remove_stream(self.connection, *stream_id)?;
+        }
+        if !expired.is_empty() {
+            self.log.reload()?;
+        }
+        Ok((expired.len().try_into().unwrap_or(u64::MAX), examined))
     }
 }
 
@@ -168,9 +235,14 @@ fn is_needed(connection: &Connection, run: &EndedRun) -> rusqlite::Result<bool> 
     connection.prepare_cached(HAS_CHAIN)?.query_row([&run.run_id], |row| row.get(0))
 }
 
-fn remove_run(connection: &Connection, run: &EndedRun, stream_id: i64) -> rusqlite::Result<()> {
+fn remove_stream(connection: &Connection, stream_id: i64) -> rusqlite::Result<()> {
     connection.prepare_cached("DELETE FROM events WHERE stream_id = ?1")?.execute([stream_id])?;
     connection.prepare_cached("DELETE FROM streams WHERE id = ?1")?.execute([stream_id])?;
+    Ok(())
+}
+
+fn remove_run(connection: &Connection, run: &EndedRun, stream_id: i64) -> rusqlite::Result<()> {
+    remove_stream(connection, stream_id)?;
     connection
         .prepare_cached("DELETE FROM agent_tasks WHERE run_id = ?1")?
         .execute([&run.run_id])?;

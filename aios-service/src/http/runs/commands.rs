@@ -1,4 +1,5 @@
-use aios_core::event::{EventId, Payload};
+use aios_agents::RunHandle;
+use aios_core::event::Payload;
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -9,6 +10,7 @@ use crate::http::{
     authorize::{Caller, RunsCancel, RunsFork, RunsPause, RunsResume, RunsSignal},
     envelope::Document,
     extract::{Json, Path, Prefix},
+    idempotency::RequestIds,
     state::Api,
 };
 
@@ -41,11 +43,12 @@ pub(super) struct SignalBody {
 pub(super) async fn signal_run(
     State(api): State<Api>,
     _: Caller<RunsSignal>,
+    ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
     Json(body): Json<SignalBody>,
 ) -> Result<Response, ApiError> {
-    api.runtime.handle(&id).await?.signal(&body.name, &body.payload).await?;
+    handle(&api, &ids, &id).await?.signal(&body.name, &body.payload).await?;
     accepted(&api, &prefix, &id).await
 }
 
@@ -74,12 +77,13 @@ pub(super) struct CancelBody {
 pub(super) async fn cancel_run(
     State(api): State<Api>,
     caller: Caller<RunsCancel>,
+    ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
     Json(body): Json<CancelBody>,
 ) -> Result<Response, ApiError> {
     let reason = body.reason.unwrap_or_else(|| format!("cancelled by {}", caller.identity.subject));
-    api.runtime.handle(&id).await?.cancel(reason).await?;
+    handle(&api, &ids, &id).await?.cancel(reason).await?;
     accepted(&api, &prefix, &id).await
 }
 
@@ -97,10 +101,11 @@ pub(super) async fn cancel_run(
 pub(super) async fn pause_run(
     State(api): State<Api>,
     _: Caller<RunsPause>,
+    ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
 ) -> Result<Response, ApiError> {
-    api.runtime.handle(&id).await?.pause().await?;
+    handle(&api, &ids, &id).await?.pause().await?;
     accepted(&api, &prefix, &id).await
 }
 
@@ -118,10 +123,11 @@ pub(super) async fn pause_run(
 pub(super) async fn resume_run(
     State(api): State<Api>,
     _: Caller<RunsResume>,
+    ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
 ) -> Result<Response, ApiError> {
-    api.runtime.handle(&id).await?.resume().await?;
+    handle(&api, &ids, &id).await?.resume().await?;
     accepted(&api, &prefix, &id).await
 }
 
@@ -153,13 +159,23 @@ pub(super) struct ForkBody {
 pub(super) async fn fork_run(
     State(api): State<Api>,
     _: Caller<RunsFork>,
+    ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
     Json(body): Json<ForkBody>,
 ) -> Result<Response, ApiError> {
-    let new_id = body.run_id.unwrap_or_else(|| EventId::generate().to_string());
-    let forked = api.runtime.handle(&id).await?.fork(body.operation, new_id).await?;
+    let new_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
+    let forked = handle(&api, &ids, &id).await?.fork(body.operation, new_id).await?;
     accepted(&api, &prefix, forked.id()).await
+}
+
+/// A handle for a run. What it records derives from the `Idempotency-Key` of the request.
+async fn handle(api: &Api, ids: &RequestIds, run_id: &str) -> Result<RunHandle, ApiError> {
+    let handle = api.runtime.handle(run_id).await?;
+    Ok(match ids.request() {
+        Some(request) => handle.with_request_id(request),
+        None => handle,
+    })
 }
 
 async fn accepted(api: &Api, prefix: &Prefix, id: &str) -> Result<Response, ApiError> {

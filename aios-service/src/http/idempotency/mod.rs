@@ -1,0 +1,144 @@
+//! `Idempotency-Key`: a repeated request is done once, and gets the same answer.
+//!
+//! The stream `system/requests/<digest of subject and key>` has an event when a process begins to
+//! handle the request, and one with the answer. The ids of what the request creates derive from the
+//! digest, so a request that is handled again after a crash finds what it has created.
+
+mod ids;
+mod record;
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request, State},
+    http::{HeaderMap, HeaderValue, Method},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use ring::digest::{Context, SHA256};
+
+pub(crate) use self::ids::RequestIds;
+use self::record::{Claim, Claimed, Record};
+use super::{ApiError, extract, finish, state::Api};
+use crate::auth::{Identity, hex};
+
+/// The header with the key.
+pub(crate) const KEY: &str = "idempotency-key";
+/// The header of an answer that was given before.
+pub(crate) const REPLAYED: &str = "idempotent-replayed";
+/// Longest key, in bytes.
+pub(crate) const MAX_KEY_BYTES: usize = 255;
+
+/// Answers a repeated request as it was answered first.
+pub(crate) async fn idempotent(State(api): State<Api>, request: Request, next: Next) -> Response {
+    if request.method() != Method::POST || !request.headers().contains_key(KEY) {
+        return next.run(request).await;
+    }
+    match begin(&api, request).await {
+        Ok(Begun::Answered(response)) => response,
+        Ok(Begun::Claimed(claim, request)) => {
+            // A client that hangs up does not end the request, because it will ask for the answer.
+            let handled = tokio::spawn(handle(api, claim, request, next));
+            handled.await.unwrap_or_else(|error| {
+                ApiError::panicked().with_cause(error.to_string()).into_response()
+            })
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+enum Begun {
+    Answered(Response),
+    Claimed(Claim, Request),
+}
+
+async fn begin(api: &Api, request: Request) -> Result<Begun, ApiError> {
+    let key = key(request.headers())?;
+    let identity = request.extensions().get::<Identity>().cloned();
+    let identity = identity
+        .ok_or_else(|| ApiError::panicked().with_cause("a route without authentication"))?;
+    let digest = digest(&[identity.subject.as_bytes(), key.as_bytes()]);
+    let (mut parts, body) = request.into_parts();
+    let path = parts.uri.path_and_query().map_or("", |path| path.as_str()).to_owned();
+    let body = Bytes::from_request(Request::from_parts(parts.clone(), body), api).await;
+    let body = body.map_err(|rejection| extract::unreadable_body(api, &rejection))?;
+    let fingerprint = digest_of_request(&parts.method, &path, &body);
+    let ids = self::digest(&[digest.as_bytes(), fingerprint.as_bytes()]);
+    let record = Record::new(api, &digest, &fingerprint, &identity)?;
+    match record.claim().await? {
+        Claimed::Before(response) => Ok(Begun::Answered(response)),
+        Claimed::Now(claim) => {
+            parts.extensions.insert(RequestIds::derived(&ids));
+            Ok(Begun::Claimed(claim, Request::from_parts(parts, body.into())))
+        }
+    }
+}
+
+/// Handles a request, and records its answer.
+async fn handle(api: Api, claim: Claim, request: Request, next: Next) -> Response {
+    let response = finish::answer(&api, request, next).await;
+    claim.answer(response).await
+}
+
+/// Reads the key. The draft of the IETF has it in quotes, most clients don't.
+fn key(headers: &HeaderMap) -> Result<String, ApiError> {
+    let mut values = headers.get_all(KEY).iter();
+    let key = match (values.next().map(HeaderValue::to_str), values.next()) {
+        (Some(Ok(value)), None) => value.trim(),
+        _ => "",
+    };
+    let quoted = key.strip_prefix('"').and_then(|key| key.strip_suffix('"'));
+    let key = quoted.unwrap_or(key);
+    match (1..=MAX_KEY_BYTES).contains(&key.len()) {
+        true => Ok(key.to_owned()),
+        false => {
+            let message = format!(
+                "`Idempotency-Key` is given once, with 1 to {MAX_KEY_BYTES} printable ASCII characters"
+            );
+            Err(ApiError::new("INVALID_IDEMPOTENCY_KEY", message))
+        }
+    }
+}
+
+fn digest_of_request(method: &Method, path: &str, body: &[u8]) -> String {
+    digest(&[method.as_str().as_bytes(), path.as_bytes(), body])
+}
+
+/// SHA-256 of texts, each with its length, so that no two lists of texts have the same.
+fn digest(parts: &[&[u8]]) -> String {
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    hex::encode(context.finish().as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(values: &[&str]) -> Result<String, ApiError> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(KEY, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        key(&headers)
+    }
+
+    #[test]
+    fn should_read_keys_with_and_without_quotes() {
+        for value in ["order-7", "\"order-7\"", " order-7 "] {
+            assert_eq!(read(&[value]).unwrap(), "order-7", "{value}");
+        }
+        let long = "x".repeat(MAX_KEY_BYTES + 1);
+        for values in [&[""][..], &["\"\""], &["ä"], &["a", "b"], &[long.as_str()]] {
+            assert_eq!(read(values).unwrap_err().code, "INVALID_IDEMPOTENCY_KEY", "{values:?}");
+        }
+    }
+
+    #[test]
+    fn should_keep_lists_of_texts_apart() {
+        assert_ne!(digest(&[b"ab", b"c"]), digest(&[b"a", b"bc"]));
+        assert_ne!(digest(&[b"a", b""]), digest(&[b"a"]));
+    }
+}

@@ -1,0 +1,243 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{
+    Chain,
+    catalog::system::{
+        self, REQUEST_ABANDONED, REQUEST_ANSWERED, REQUEST_RECEIVED, RequestAnswered,
+        RequestReceived,
+    },
+    event::{Event, EventType, Metadata, Payload, Timestamp},
+    failure::Failure,
+    store::{Append, EventStoreExt, Expected, RecordedEvent, Store, StoreError, StreamId},
+};
+use axum::{
+    body::{Body, to_bytes},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::REPLAYED;
+use crate::{
+    auth::Identity,
+    http::{ApiError, state::Api},
+};
+
+/// Events of a request that are read at once.
+const PAGE: usize = 100;
+/// Time in which a process records the answer.
+const RECORDING: Duration = Duration::from_secs(5);
+/// Source of the events.
+const SOURCE: &str = "http";
+
+/// What the log has about a request.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    api: Api,
+    store: Arc<dyn Store>,
+    stream: StreamId,
+    fingerprint: String,
+    metadata: Metadata,
+}
+
+/// The state of a request, from its events.
+#[derive(Debug, Default)]
+struct State {
+    version: u64,
+    fingerprint: Option<String>,
+    open_until: Option<Timestamp>,
+    answer: Option<RequestAnswered>,
+}
+
+/// Whether this process may handle a request.
+pub(super) enum Claimed {
+    /// It was answered before.
+    Before(Response),
+    Now(Claim),
+}
+
+/// The right to handle a request.
+pub(super) struct Claim {
+    record: Record,
+    version: u64,
+}
+
+impl Record {
+    pub(super) fn new(
+        api: &Api,
+        digest: &str,
+        fingerprint: &str,
+        identity: &Identity,
+    ) -> Result<Self, ApiError> {
+        Ok(Self {
+            store: Arc::clone(api.store()?),
+            api: api.clone(),
+            stream: StreamId::new(format!("system/requests/{digest}"))?,
+            fingerprint: fingerprint.to_owned(),
+            metadata: Metadata { user_id: Some(identity.subject.clone()), ..Metadata::default() },
+        })
+    }
+
+    /// Claims the request, unless another request has its key, or it is being handled.
+    pub(super) async fn claim(self) -> Result<Claimed, ApiError> {
+        let state = self.read().await?;
+        if state.fingerprint.as_ref().is_some_and(|found| *found != self.fingerprint) {
+            let message = "the `Idempotency-Key` was used for a request with another path or body";
+            return Err(ApiError::new("IDEMPOTENCY_KEY_REUSED", message));
+        }
+        if let Some(answer) = state.answer {
+            return Ok(Claimed::Before(replay(answer)));
+        }
+        let now = self.api.now();
+        if let Some(until) = state.open_until.filter(|until| *until > now) {
+            return Err(ApiError::in_progress(until));
+        }
+        let open_until = now + self.api.options.limits.request_timeout() + RECORDING;
+        let received = RequestReceived { fingerprint: self.fingerprint.clone(), open_until };
+        match self.append(REQUEST_RECEIVED, &received, state.version).await {
+            Ok(version) => Ok(Claimed::Now(Claim { record: self, version })),
+            // Another process was faster.
+            Err(StoreError::Conflict { .. }) => Err(ApiError::in_progress(open_until)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn read(&self) -> Result<State, ApiError> {
+        let mut state = State::default();
+        loop {
+            let page = self.store.read_stream(&self.stream, state.version, PAGE).await?;
+            let is_last = page.len() < PAGE;
+            for recorded in page {
+                state.apply(&recorded)?;
+            }
+            if is_last {
+                return Ok(state);
+            }
+        }
+    }
+
+    async fn append<T: Serialize + Sync>(
+        &self,
+        action: &str,
+        data: &T,
+        version: u64,
+    ) -> Result<u64, StoreError> {
+        let invalid = |error| StoreError::Backend {
+            backend: "http",
+            operation: "encode a request",
+            retryable: false,
+            source: Arc::new(error),
+        };
+        let event = EventType::new(system::DOMAIN, "request", action)
+            .and_then(|event_type| Event::new(event_type, SOURCE, data))
+            .map_err(invalid)?;
+        let event = event.with_timestamp(self.api.now()).with_metadata(self.metadata.clone());
+        let expected = match version {
+            0 => Expected::Empty,
+            version => Expected::Exact(version),
+        };
+        let append = Append::new(self.stream.clone(), vec![event]).with_expected(expected);
+        Ok(self.store.append_one(append).await?.version)
+    }
+}
+
+impl State {
+    fn apply(&mut self, recorded: &RecordedEvent) -> Result<(), ApiError> {
+        self.version = recorded.version;
+        match recorded.event.event_type.segments().2 {
+            REQUEST_RECEIVED => {
+                let received: RequestReceived = recorded.event.data()?;
+                self.fingerprint.get_or_insert(received.fingerprint);
+                self.open_until = Some(received.open_until);
+            }
+            REQUEST_ABANDONED => self.open_until = None,
+            REQUEST_ANSWERED => self.answer = Some(recorded.event.data()?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Claim {
+    /// Records an answer. One that another attempt may change is not final, and not recorded.
+    pub(super) async fn answer(self, response: Response) -> Response {
+        let (response, answer) = final_answer(response).await;
+        let record = &self.record;
+        let recorded = match &answer {
+            Some(answer) => record.append(REQUEST_ANSWERED, answer, self.version).await,
+            None => record.append(REQUEST_ABANDONED, &Value::Null, self.version).await,
+        };
+        match recorded {
+            Ok(_) => response,
+            // The time of this claim ran out, and another process has taken the request.
+            Err(StoreError::Conflict { .. }) => self.other().await,
+            Err(error) => {
+                let error = Chain(&error);
+                tracing::warn!(stream = %record.stream, %error, "failed to record the answer to a request");
+                response
+            }
+        }
+    }
+
+    /// The answer of the process that has taken the request.
+    async fn other(&self) -> Response {
+        match self.record.read().await {
+            Ok(State { answer: Some(answer), .. }) => replay(answer),
+            Ok(State { open_until, .. }) => {
+                ApiError::in_progress(open_until.unwrap_or_else(|| self.record.api.now()))
+                    .into_response()
+            }
+            Err(error) => error.into_response(),
+        }
+    }
+}
+
+/// The answer to record: none if the server failed, or if the caller may be let in later.
+async fn final_answer(response: Response) -> (Response, Option<RequestAnswered>) {
+    let status = response.status();
+    let is_open = status.is_server_error()
+        || [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS]
+            .contains(&status);
+    if is_open {
+        return (response, None);
+    }
+    let headers = response.headers();
+    let (location, etag) = (text(headers, &header::LOCATION), text(headers, &header::ETAG));
+    let error = response.extensions().get::<ApiError>().map(ApiError::failure);
+    let (parts, body) = response.into_parts();
+    // The body was made by a handler, and is in memory.
+    let Ok(bytes) = to_bytes(body, usize::MAX).await else {
+        return (ApiError::panicked().with_cause("a body that ends early").into_response(), None);
+    };
+    let body = String::from_utf8(bytes.to_vec()).ok();
+    let body = body.and_then(|text| Payload::from_text(text).ok()).unwrap_or_default();
+    let answer = RequestAnswered { status: status.as_u16(), location, etag, body, error };
+    (Response::from_parts(parts, bytes.into()), Some(answer))
+}
+
+fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+/// The answer as it was given first. The body of an error gets the id of this request.
+fn replay(answer: RequestAnswered) -> Response {
+    let mut response = match answer.error {
+        Some(Failure { code, message, details }) => {
+            ApiError::replayed(answer.status, code, message, details).into_response()
+        }
+        None => {
+            let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+            let json = [(header::CONTENT_TYPE, "application/json")];
+            (status, json, Body::from(answer.body.as_str().to_owned())).into_response()
+        }
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [(header::LOCATION, answer.location), (header::ETAG, answer.etag)] {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+            headers.insert(name, value);
+        }
+    }
+    headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    response
+}
