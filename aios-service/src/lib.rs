@@ -63,7 +63,8 @@
 //! | runs | list, get, `journal`, `result?wait=`, `events` (live), actions `signal`, `cancel`, `pause`, `resume`, `fork` | `runs:read`, `runs:signal`, `runs:cancel`, `runs:pause`, `runs:resume`, `runs:fork` |
 //! | workflows | list, get, actions `execute` and `signal-with-start` | `workflows:read`, `runs:start`, `runs:signal` |
 //! | tasks | list, get, create; list and create under an agent | `tasks:read`, `tasks:create` |
-//! | agents | list, get | `agents:read` |
+//! | agents | list, get, create, replace, delete (soft), action `restart` | `agents:read`, `agents:create`, `agents:replace`, `agents:delete`, `agents:restart` |
+//! | agent types | list, get, with their JSON Schemas | `agents:read` |
 //! | events | a page of the log, `stream` (live), publish | `events:read`, `events:publish` |
 //! | engines, shards | list: which engines are alive, and which shards of the runs each owns | `engines:read` |
 //! | dead letters | list, actions `redrive` and `purge`, of a group or mailbox | `dead_letters:read`, `dead_letters:redrive`, `dead_letters:purge` |
@@ -132,6 +133,8 @@
 //!   `serve_with`: every read and write has a time limit, and the number of connections is bounded.
 //! - A POST with an `Idempotency-Key` is done once, and a repetition gets the same answer, from every
 //!   process and after a restart.
+//! - An agent that is created over the API is hosted by every process with a factory of its type, also
+//!   after a restart and without a store, until it is deleted.
 //! - A body is at most 2 MiB, and a request takes at most 30 s, unless the options say otherwise.
 //! - With `ApiOptions::with_rate_limit`, a caller that sends more requests is answered with 429 and
 //!   `Retry-After`.

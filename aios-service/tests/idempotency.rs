@@ -14,7 +14,7 @@ use aios_store::{Retention, memory::MemoryStore};
 use axum::http::{HeaderValue, Method};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Service, on_every_store, request};
+use crate::support::{Answer, Service, on_every_store, pause, request};
 
 on_every_store! {
     should_answer_a_repeated_request_as_the_first_one
@@ -142,7 +142,7 @@ async fn forget_answers(store: &MemoryStore, service: &Service) {
         let filler = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
         append(service, "orders", filler).await;
         store.expire_requests(&now).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        pause().await;
     }
 }
 
@@ -153,11 +153,13 @@ async fn should_create_nothing_twice_after_a_crash() {
     for (path, body) in [
         (EXECUTE, json!({ "input": 1 })),
         ("/tasks", json!({ "agent_type": "greeter", "parameters": "Ada" })),
-        ("/runs/r1/actions/fork", json!({ "operation": 0 })),
+        ("/runs/r1/actions/fork", json!({ "operation": 1 })),
         ("/agents/AGENT/tasks", json!({ "parameters": "Ada" })),
         ("/events", json!({ "type": "orders.order.placed" })),
     ] {
-        service.post(EXECUTE, &json!({ "run_id": "r1" })).await;
+        let welcome = json!({ "run_id": "r1", "input": "Ada" });
+        service.post("/workflows/welcome/actions/execute", &welcome).await;
+        service.result("r1").await;
         let agents = service.get("/agents").await;
         let path = path.replace("AGENT", agents.body["data"][0]["id"].as_str().unwrap());
         let first = keyed(&service, "k", &path, &body).await;

@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod agents;
 mod audit;
 #[cfg(feature = "client")]
 mod client;

@@ -132,11 +132,15 @@ impl Service {
             .start()
             .await
             .unwrap();
-        let runtime = Arc::new(runtime);
+        Self { folder, ..Self::of(Arc::new(runtime), options) }
+    }
+
+    /// The API on a runtime.
+    pub(crate) fn of(runtime: Arc<Runtime>, options: ApiOptions) -> Self {
         let router = Router::new()
             .nest("/api/v1", api(Arc::clone(&runtime), options))
             .layer(MockConnectInfo(SocketAddr::from(([127, 0, 0, 1], 4711))));
-        Self { runtime, router, folder }
+        Self { runtime, router, folder: None }
     }
 
     /// The database of a service on SQLite.
@@ -182,4 +186,10 @@ pub(crate) fn request(method: Method, path: &str, body: Option<String>) -> Reque
         }
         None => request.body(Body::empty()).unwrap(),
     }
+}
+
+/// Waits before something is looked at again.
+#[allow(clippy::disallowed_methods, reason = "the service works in real time")]
+pub(crate) async fn pause() {
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
 }

@@ -4,11 +4,14 @@ use aios_core::{
     BoxFuture,
     agent::{DynAgent, Name, TaskError},
     broker::Mailbox,
+    catalog::agent::TypeRegistered,
     event::{EventId, Payload},
 };
+use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
-use super::{AgentError, IntoDynAgent, Pulse, validation::decode};
+use super::{AgentError, IntoDynAgent, Pulse, typed::schema_of, validation::decode};
 use crate::middleware::{Layer, Middleware};
 
 /// Creates an agent from its config.
@@ -54,6 +57,10 @@ pub struct AgentDefinition {
     pub(super) layers: Vec<Arc<dyn Layer>>,
     pub(super) agents: Vec<RegisteredAgent>,
     pub(super) pulse: Option<Arc<dyn Pulse>>,
+    /// JSON Schema of the config, if agents of this type can be created as resources.
+    pub(super) config_schema: Option<Value>,
+    /// JSON Schemas of parameters and output, if they are known before an agent is created.
+    pub(super) task_schemas: Option<(Value, Value)>,
     error: Option<AgentError>,
 }
 
@@ -66,12 +73,19 @@ impl AgentDefinition {
     pub fn instance<M>(agent_type: impl Into<String>, agent: impl IntoDynAgent<M>) -> Self {
         let agent_type = agent_type.into();
         let registered = RegisteredAgent::new(&agent_type, agent_type.clone(), Payload::null());
-        let (factory, error): (Factory, _) = match agent.into_dyn() {
-            Ok(agent) => (Arc::new(move |_| ready(Ok(Arc::clone(&agent)))), None),
-            Err(error) => (Arc::new(refuse), Some(error)),
-        };
         let agents = vec![registered];
-        Self { agents, error, ..Self::with_factory(agent_type, factory) }
+        match agent.into_dyn() {
+            Ok(agent) => {
+                let schemas = (agent.parameters_schema().clone(), agent.output_schema().clone());
+                let factory = Arc::new(move |_| ready(Ok(Arc::clone(&agent))));
+                let task_schemas = Some(schemas);
+                Self { agents, task_schemas, ..Self::with_factory(agent_type, factory) }
+            }
+            Err(error) => {
+                let factory = Self::with_factory(agent_type, Arc::new(refuse));
+                Self { agents, error: Some(error), ..factory }
+            }
+        }
     }
 
     /// Defines a type whose agents `make` creates from their configs, one for each
@@ -118,6 +132,26 @@ impl AgentDefinition {
         Self::with_factory(agent_type.into(), factory)
     }
 
+    /// Like [`factory`](Self::factory), and agents of this type can also be created, replaced, deleted
+    /// and restarted as resources: with [`ManagedAgents`](super::ManagedAgents) or over the HTTP API.
+    /// Every process with such a factory hosts all of them, also after a restart, and also if it has no
+    /// store. The type needs no [`register`](Self::register).
+    ///
+    /// A config that does not match the JSON Schema of `C` is refused when the agent is created.
+    #[must_use]
+    pub fn managed<C, A, E, M>(
+        agent_type: impl Into<String>,
+        make: impl Fn(C) -> Result<A, E> + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: DeserializeOwned + JsonSchema,
+        A: IntoDynAgent<M>,
+        E: Into<TaskError>,
+    {
+        let config_schema = Some(schema_of::<C>());
+        Self { config_schema, ..Self::factory(agent_type, make) }
+    }
+
     fn with_factory(agent_type: String, factory: Factory) -> Self {
         let concurrency = Self::DEFAULT_CONCURRENCY;
         Self {
@@ -127,6 +161,8 @@ impl AgentDefinition {
             layers: Vec::new(),
             agents: Vec::new(),
             pulse: None,
+            config_schema: None,
+            task_schemas: None,
             error: None,
         }
     }
@@ -172,6 +208,17 @@ impl AgentDefinition {
         self
     }
 
+    /// The schemas of the type, for other processes.
+    pub(super) fn registered(&self) -> Result<TypeRegistered, AgentError> {
+        let encode = |schema: Option<&Value>| schema.map(Payload::encode).transpose();
+        let tasks = self.task_schemas.as_ref();
+        Ok(TypeRegistered {
+            config_schema: encode(self.config_schema.as_ref())?,
+            parameters_schema: encode(tasks.map(|schemas| &schemas.0))?,
+            output_schema: encode(tasks.map(|schemas| &schemas.1))?,
+        })
+    }
+
     /// Checks the arguments of the setters.
     pub(super) fn validate(&self) -> Result<Name, AgentError> {
         if let Some(error) = &self.error {
@@ -181,7 +228,7 @@ impl AgentDefinition {
         let agent_type = Name::new(&self.agent_type)?;
         let reason = match (self.concurrency, self.agents.is_empty()) {
             (0, _) => "has a concurrency of 0, so that it would never run a task",
-            (_, true) => "has no registered agent",
+            (_, true) if self.config_schema.is_none() => "has no registered agent",
             _ => return self.validate_ids().map(|()| agent_type),
         };
         Err(AgentError::InvalidConfiguration {

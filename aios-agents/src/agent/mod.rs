@@ -51,6 +51,7 @@ mod definition;
 mod error;
 mod host;
 pub(crate) mod letters;
+pub(crate) mod managed;
 mod names;
 mod registry;
 mod similar;
@@ -64,6 +65,7 @@ pub use self::{
     definition::{AgentDefinition, RegisteredAgent},
     error::AgentError,
     host::{AgentHost, Beat, HostOptions, Pulse},
+    managed::{AgentType, Change, ConfigFault, ManagedAgent, ManagedAgentError, ManagedAgents},
     registry::AgentSet,
     typed::{IntoDynAgent, TypedAgent},
 };

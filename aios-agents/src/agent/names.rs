@@ -21,6 +21,10 @@ pub(super) struct AgentEventTypes {
     pub(super) registered: EventType,
     pub(super) seen: EventType,
     pub(super) status_changed: EventType,
+    pub(super) reported: EventType,
+    pub(super) desired: EventType,
+    /// Types of the events that change the desired state.
+    pub(super) changes: [EventType; 4],
 }
 
 impl AgentEventTypes {
@@ -38,6 +42,14 @@ impl AgentEventTypes {
             registered: of(agent::REGISTERED)?,
             seen: of(agent::SEEN)?,
             status_changed: of(agent::STATUS_CHANGED)?,
+            reported: of(agent::AGENTS_REPORTED)?,
+            desired: of(agent::AGENTS_DESIRED)?,
+            changes: [
+                of(agent::CREATED)?,
+                of(agent::REPLACED)?,
+                of(agent::DELETED)?,
+                of(agent::RESTART_REQUESTED)?,
+            ],
         })
     }
 }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use aios_core::agent::TaskError;
+use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{AgentDefinition, AgentError, IntoDynAgent};
@@ -40,6 +41,21 @@ impl AgentSet {
         E: Into<TaskError>,
     {
         self.definition(AgentDefinition::factory(agent_type, make))
+    }
+
+    /// Adds a type whose agents are resources; see [`AgentDefinition::managed`].
+    #[must_use]
+    pub fn agent_factory<C, A, E, M>(
+        self,
+        agent_type: impl Into<String>,
+        make: impl Fn(C) -> Result<A, E> + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: DeserializeOwned + JsonSchema,
+        A: IntoDynAgent<M>,
+        E: Into<TaskError>,
+    {
+        self.definition(AgentDefinition::managed(agent_type, make))
     }
 
     /// Registers an agent of a type that was added before. A type can have any number of agents.

@@ -58,6 +58,17 @@ impl Schema {
     }
 }
 
+/// Every fault of a value, as path and description. Fails if the schema is not one.
+pub(super) fn faults(schema: &Payload, value: &Payload) -> Result<Vec<(String, String)>, String> {
+    let schema: Value = schema.decode().map_err(|error| error.to_string())?;
+    let Some(validator) = Schema::compile(schema).map_err(|error| error.to_string())?.validator
+    else {
+        return Ok(Vec::new());
+    };
+    let value: Value = value.decode().map_err(|error| error.to_string())?;
+    Ok(validator.iter_errors(&value).flat_map(|error| violations(&error)).collect())
+}
+
 fn is_trivial(schema: &Value) -> bool {
     match schema {
         Value::Bool(accepts) => *accepts,

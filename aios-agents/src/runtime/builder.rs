@@ -1,20 +1,23 @@
 use std::{fmt, future::Future, sync::Arc};
 
 use aios_core::{
+    agent::TaskError,
     broker::Broker,
     catalog::workflow,
     clock::{Clock, SystemClock},
     event::{Event, EventId, EventType},
     store::{Append, EventStore, Store, StreamId},
 };
+use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{EngineOptions, Runtime, RuntimeError, single_task};
 use crate::{
-    agent::{AgentDefinition, AgentHost, AgentSet, HostOptions, IntoDynAgent},
+    agent::{AgentDefinition, AgentHost, AgentSet, HostOptions, IntoDynAgent, managed},
     counting_store::CountingStore,
     declared::WorkflowName,
     projection::Running,
+    task::JoinSet,
     workflow::{
         FnWorkflow, Workflow, WorkflowContext, WorkflowError,
         engine::{Engine, Registry},
@@ -76,6 +79,24 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn agents(mut self, definition: AgentDefinition) -> Self {
         self.agents = self.agents.definition(definition);
+        self
+    }
+
+    /// Adds an agent type whose agents are resources: they are created, replaced, deleted and restarted
+    /// with [`Runtime::managed_agents`] or over the HTTP API, and `make` creates them from their configs;
+    /// see [`AgentDefinition::managed`].
+    #[must_use]
+    pub fn agent_factory<C, A, E, M>(
+        mut self,
+        agent_type: impl Into<String>,
+        make: impl Fn(C) -> Result<A, E> + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: DeserializeOwned + JsonSchema,
+        A: IntoDynAgent<M>,
+        E: Into<TaskError>,
+    {
+        self.agents = self.agents.agent_factory(agent_type, make);
         self
     }
 
@@ -181,6 +202,7 @@ impl RuntimeBuilder {
             engine: None,
             host: None,
             projections: Running::default(),
+            helpers: JoinSet::new(),
         };
         let agent_types = self.agents.types();
         if !self.agents.is_empty() {
@@ -196,6 +218,12 @@ impl RuntimeBuilder {
         }
         if let Some(journals) = journals.filter(|_| !self.no_engine) {
             register(&journals).await?;
+            runtime.helpers.spawn(managed::serve(managed::Server {
+                broker: Arc::clone(&broker),
+                store: Arc::<CountingStore>::clone(&journals.store),
+                clock: Arc::clone(&journals.clock),
+                source: Arc::clone(&journals.source),
+            }));
             runtime.engine = Some(Engine::start(journals, broker, agent_types, self.engine).await?);
         }
         Ok(runtime)

@@ -26,9 +26,10 @@ pub use self::{
 };
 pub use crate::workflow::engine::{AnonymousAnswers, EngineOptions, RefusedEvents, RunExecutor};
 use crate::{
-    agent::AgentHost,
+    agent::{AgentHost, ManagedAgents},
     declared::{StartAgentTask, StartWorkflow},
     projection::{Projection, ProjectionHandle, Running, StartProjection},
+    task::JoinSet,
     workflow::{
         engine::{Engine, Message, RunningEngine},
         journal::Journals,
@@ -50,6 +51,8 @@ pub struct Runtime {
     engine: Option<RunningEngine>,
     host: Option<AgentHost>,
     projections: Running,
+    /// Aborted when the runtime is dropped.
+    helpers: JoinSet<()>,
 }
 
 impl Runtime {
@@ -131,6 +134,18 @@ impl Runtime {
         Ok(RunHandle::new(client, run_id.into()))
     }
 
+    /// The agents that are resources: create, replace, delete and restart them here, and every process
+    /// with a [factory](RuntimeBuilder::agent_factory) of their type hosts them.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::InvalidConfiguration`] if the runtime has no store.
+    pub fn managed_agents(&self) -> Result<ManagedAgents, RuntimeError> {
+        let Journals { store, clock, source, .. } = self.client()?.journals;
+        let local = self.host.as_ref().map(AgentHost::registered_types).transpose()?;
+        Ok(ManagedAgents::new(store, clock, source, local.unwrap_or_default()))
+    }
+
     /// The broker of this runtime.
     #[must_use]
     pub fn broker(&self) -> &Arc<dyn Broker> {
@@ -171,6 +186,7 @@ impl Runtime {
             }
         };
         let (drained, ()) = join(draining, leaving).await;
+        self.helpers.shutdown().await;
         if let Some(journals) = &self.journals {
             self.projections.stop(&*journals.clock, deadline).await;
         }

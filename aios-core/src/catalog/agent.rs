@@ -1,6 +1,8 @@
 //! Agents and their tasks: `agents.<type>.<action>`.
 //!
-//! Events about an agent are in the stream `agents/<agent id>`. Events about a task of a run are in
+//! Events about an agent are in the stream `agents/<agent id>`, and those that change the desired state of
+//! an agent, from `created` to `restart_requested`, in `agents/<agent id>/desired`. Types of agents are in
+//! `system/agent-types`. Events about a task of a run are in
 //! the journal of the run; the relay does not publish them, because the engine sends them to agents
 //! itself. [`aios_core::agent`](crate::agent) holds the data of most of them.
 
@@ -18,6 +20,20 @@ events! {
     SEEN = "seen" (Seen) [projected];
     /// an agent was deregistered
     DEREGISTERED = "deregistered" (Deregistered) [projected];
+    /// an agent was created as a resource
+    CREATED = "created" (Registered) [projected relayed];
+    /// an agent got another name or another config
+    REPLACED = "replaced" (Registered) [projected relayed];
+    /// an agent was deleted
+    DELETED = "deleted" (Deregistered) [projected relayed];
+    /// all processes that host an agent shall create it again
+    RESTART_REQUESTED = "restart_requested" (RestartRequested) [projected relayed];
+    /// a process hosts agents of a type
+    TYPE_REGISTERED = "type_registered" (TypeRegistered);
+    /// a process without a store reports its agents and asks which it shall host; on the broker only
+    AGENTS_REPORTED = "agents_reported" (AgentsReported);
+    /// the agents of a type that processes shall host; on the broker only
+    AGENTS_DESIRED = "agents_desired" (AgentsDesired);
     /// a task was assigned to an agent type
     TASK_ASSIGNED = "task_assigned" (TaskAssigned) [projected];
     /// a task was assigned to one agent
@@ -75,6 +91,61 @@ pub struct Seen {
 pub struct Deregistered {
     /// The agent.
     pub agent_id: String,
+}
+
+/// An agent shall be created again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartRequested {
+    /// The agent.
+    pub agent_id: String,
+}
+
+/// A process hosts agents of a type.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TypeRegistered {
+    /// JSON Schema of the config, if agents of this type can be created as resources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_schema: Option<Payload>,
+    /// JSON Schema of the parameters of tasks, if it is known before an agent is created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters_schema: Option<Payload>,
+    /// JSON Schema of the output of tasks, if it is known before an agent is created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<Payload>,
+}
+
+/// The state of the agents of a type in one process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentsReported {
+    /// The type.
+    pub registered: TypeRegistered,
+    /// Ids of the agents that take tasks.
+    pub running: Vec<String>,
+    /// Ids of the agents whose factory fails.
+    pub failed: Vec<String>,
+}
+
+/// The agents of a type that processes shall host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentsDesired {
+    /// Position of the log at which this was so. A later one counts.
+    pub position: u64,
+    /// The agents.
+    pub agents: Vec<DesiredAgent>,
+}
+
+/// An agent that processes shall host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DesiredAgent {
+    /// The agent.
+    pub agent_id: String,
+    /// Its name within its type.
+    pub name: String,
+    /// Input of its factory.
+    #[serde(default)]
+    pub config: Payload,
+    /// Number of changes of the agent so far. An agent with another one is created again.
+    pub version: u64,
 }
 
 /// No agent has begun a task for a while, or one has begun it now.

@@ -425,6 +425,15 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "the caller lacks the permission that a route requires",
     ),
+    code("AGENT_EXISTS", "agents", Retry::No, "an agent with this id exists"),
+    code("AGENT_DELETED", "agents", Retry::No, "the agent was deleted"),
+    code(
+        "AGENT_NOT_MANAGED",
+        "agents",
+        Retry::No,
+        "the agent is registered by the code of a process, and can only be changed there",
+    ),
+    code("AGENT_TYPE_NOT_FOUND", "HTTP API", Retry::No, "there is no such agent type"),
     code(
         "ORIGIN_NOT_ALLOWED",
         "HTTP API",
@@ -448,6 +457,18 @@ pub const CODES: &[Code] = &[
         "HTTP API",
         Retry::Yes,
         "a request with the same `Idempotency-Key` has not been answered yet",
+    ),
+    code(
+        "PRECONDITION_FAILED",
+        "HTTP API",
+        Retry::No,
+        "the resource has changed: its `ETag` is not the one in `If-Match`",
+    ),
+    code(
+        "PRECONDITION_REQUIRED",
+        "HTTP API",
+        Retry::No,
+        "a request that replaces or deletes a resource has no `If-Match`",
     ),
     code(
         "RATE_LIMITED",

@@ -19,7 +19,7 @@ use crate::{
     agent::TaskId,
     catalog::{
         self,
-        agent::{self, Deregistered, Registered, Seen, StatusChanged},
+        agent::{self, Deregistered, Registered, RestartRequested, Seen, StatusChanged},
         workflow,
     },
     event::{Event, Timestamp},
@@ -194,6 +194,12 @@ fn agent_event(agent_type: &str, action: &str, recorded: &RecordedEvent) -> Opti
         agent::TASK_CANCELLED => task_ended(TaskStatus::Cancelled, event),
         agent::TASK_UNCLAIMED | agent::TASK_CLAIMED => task_claimed(recorded),
         agent::REGISTERED => agent_registered(agent_type, event),
+        agent::CREATED | agent::REPLACED => agent_desired(agent_type, event),
+        agent::RESTART_REQUESTED => {
+            let restarted: RestartRequested = event.payload.decode().ok()?;
+            let cells = vec![("status", Cell::text(AgentStatus::Waiting.as_str()))];
+            Some(agent_change(restarted.agent_id, event.timestamp, cells))
+        }
         agent::STATUS_CHANGED => {
             let changed: StatusChanged = event.payload.decode().ok()?;
             let cells = vec![("status", Cell::text(changed.status.as_str()))];
@@ -207,7 +213,7 @@ fn agent_event(agent_type: &str, action: &str, recorded: &RecordedEvent) -> Opti
             ];
             Some(agent_change(seen.agent_id, event.timestamp, cells))
         }
-        agent::DEREGISTERED => {
+        agent::DEREGISTERED | agent::DELETED => {
             let gone: Deregistered = event.payload.decode().ok()?;
             let cells = vec![
                 ("status", Cell::text(AgentStatus::Stopped.as_str())),
@@ -240,6 +246,19 @@ fn agent_registered(agent_type: &str, event: &Event) -> Option<Change> {
             ("deleted_at", Cell::Null),
         ],
     })
+}
+
+/// An agent that some process shall host.
+fn agent_desired(agent_type: &str, event: &Event) -> Option<Change> {
+    let mut change = agent_registered(agent_type, event)?;
+    for (name, cell) in &mut change.cells {
+        match *name {
+            "status" => *cell = Cell::text(AgentStatus::Waiting.as_str()),
+            "last_seen_at" => *cell = Cell::Null,
+            _ => {}
+        }
+    }
+    Some(change)
 }
 
 fn task_assigned(agent_type: &str, recorded: &RecordedEvent) -> Option<Change> {

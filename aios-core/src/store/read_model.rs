@@ -87,6 +87,8 @@ status! {
 status! {
     /// The status of an agent.
     AgentStatus {
+        /// It shall run, and no process has said that it runs it.
+        Waiting = "waiting",
         /// It takes tasks.
         Running = "running",
         /// It missed its heartbeats.

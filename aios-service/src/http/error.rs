@@ -1,6 +1,9 @@
 use std::{borrow::Cow, time::Duration};
 
-use aios_agents::RuntimeError;
+use aios_agents::{
+    RuntimeError,
+    agent::{ConfigFault, ManagedAgentError},
+};
 use aios_core::{
     Chain,
     broker::BrokerError,
@@ -130,6 +133,30 @@ impl From<RuntimeError> for ApiError {
             RuntimeError::Store(error) => error.into(),
             RuntimeError::Broker(error) => error.into(),
             RuntimeError::Event(error) => error.into(),
+            error => Self::from_error(error.code(), &error).with_details(details),
+        }
+    }
+}
+
+impl From<ManagedAgentError> for ApiError {
+    fn from(error: ManagedAgentError) -> Self {
+        let details = match &error {
+            ManagedAgentError::Unknown { agent_id }
+            | ManagedAgentError::Exists { agent_id }
+            | ManagedAgentError::Deleted { agent_id }
+            | ManagedAgentError::InCode { agent_id } => json!({ "id": agent_id }),
+            ManagedAgentError::Changed { agent_id, version } => {
+                json!({ "id": agent_id, "etag": format!("\"{version}\"") })
+            }
+            ManagedAgentError::InvalidConfig { faults, .. } => {
+                let fault = |it: &ConfigFault| json!({ "path": it.path, "message": it.message });
+                json!({ "faults": faults.iter().map(fault).collect::<Vec<_>>() })
+            }
+            _ => json!({}),
+        };
+        match error {
+            ManagedAgentError::Store(error) => error.into(),
+            ManagedAgentError::Event(error) => error.into(),
             error => Self::from_error(error.code(), &error).with_details(details),
         }
     }

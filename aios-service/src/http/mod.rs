@@ -27,6 +27,7 @@
 //! Requests are kept in the log until `expire_requests` of the store forgets them. Call it from a timer,
 //! with an age for which clients repeat requests, for example a day.
 
+mod agent_types;
 mod agents;
 mod audit;
 mod authorize;
@@ -35,6 +36,7 @@ mod dead_letters;
 mod engines;
 mod envelope;
 mod error;
+mod etag;
 mod events;
 mod extract;
 mod finish;
@@ -130,6 +132,7 @@ fn resources() -> OpenApiRouter<Api> {
         .merge(workflows::routes())
         .merge(tasks::routes())
         .merge(agents::routes())
+        .merge(agent_types::routes())
         .merge(events::routes())
         .merge(stream::routes())
         .merge(dead_letters::routes())

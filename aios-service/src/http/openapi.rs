@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::{IntoParams, OpenApi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -118,8 +118,17 @@ fn add_errors(path: &str, method: &str, operation: &mut Value) {
     if path.contains('{') {
         statuses.push(404);
     }
-    if method == "post" {
-        statuses.extend([404, 409, 413, 415, 422]);
+    match method {
+        "post" => statuses.extend([404, 409, 413, 415, 422]),
+        "put" => statuses.extend([409, 412, 413, 415, 422, 428]),
+        "delete" => statuses.extend([409, 412, 428]),
+        _ => {}
+    }
+    if path.starts_with("/agents/{") {
+        statuses.push(410);
+    }
+    if ["put", "delete"].contains(&method) {
+        add_parameter(operation, if_match());
     }
     if method == "post" {
         add_idempotency_key(operation);
@@ -133,12 +142,17 @@ fn add_errors(path: &str, method: &str, operation: &mut Value) {
         let reference = json!({ "$ref": format!("#/components/responses/Error{status}") });
         responses.entry(status.to_string()).or_insert(reference);
     }
-    if let Some(accepted) = responses.get_mut("202").filter(|_| method == "post") {
-        let location = json!({
-            "description": "Where the resource is, if it can be found.",
-            "schema": { "type": "string" },
-        });
-        set(accepted, &["headers", "location"], location);
+    for status in ["201", "202"] {
+        if let Some(response) = responses.get_mut(status).filter(|_| method == "post") {
+            let location = json!({
+                "description": "Where the resource is, if it can be found.",
+                "schema": { "type": "string" },
+            });
+            set(response, &["headers", "location"], location);
+        }
+    }
+    if TAGGED.contains(&(method, path)) {
+        add_etag(method, responses);
     }
     if method == "post" {
         let replayed = json!({
@@ -153,6 +167,44 @@ fn add_errors(path: &str, method: &str, operation: &mut Value) {
     }
 }
 
+/// The operations whose answers have an `ETag`.
+const TAGGED: [(&str, &str); 7] = [
+    ("get", "/agents/{agent_id}"),
+    ("put", "/agents/{agent_id}"),
+    ("post", "/agents"),
+    ("get", "/agent-types/{agent_type}"),
+    ("get", "/runs/{run_id}"),
+    ("get", "/tasks/{task_id}"),
+    ("get", "/workflows/{workflow}"),
+];
+
+fn add_etag(method: &str, responses: &mut Map<String, Value>) {
+    let etag = json!({
+        "description": "Version of the resource, for `If-Match` and `If-None-Match`.",
+        "schema": { "type": "string" },
+    });
+    if method == "get" {
+        let unchanged =
+            json!({ "description": "The client has this version: see `If-None-Match`." });
+        responses.insert("304".to_owned(), unchanged);
+    }
+    for status in ["200", "201", "304"] {
+        if let Some(response) = responses.get_mut(status) {
+            set(response, &["headers", "etag"], etag.clone());
+        }
+    }
+}
+
+fn if_match() -> Value {
+    json!({
+        "name": "If-Match",
+        "in": "header",
+        "description": "The `ETag` of the version that may be changed, or `*` for any.",
+        "required": true,
+        "schema": { "type": "string" },
+    })
+}
+
 fn add_idempotency_key(operation: &mut Value) {
     let parameter = json!({
         "name": "Idempotency-Key",
@@ -162,6 +214,10 @@ fn add_idempotency_key(operation: &mut Value) {
         "required": false,
         "schema": { "type": "string", "minLength": 1, "maxLength": idempotency::MAX_KEY_BYTES },
     });
+    add_parameter(operation, parameter);
+}
+
+fn add_parameter(operation: &mut Value, parameter: Value) {
     let Some(operation) = operation.as_object_mut() else { return };
     let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
     if let Some(parameters) = parameters.as_array_mut() {

@@ -52,9 +52,23 @@ impl Api {
 
     /// A document about something that was started, and where to find it.
     pub(crate) fn accepted<A: Serialize>(&self, data: Resource<A>, location: &str) -> Response {
+        self.located(StatusCode::ACCEPTED, data, location)
+    }
+
+    /// A document about something that was created, and where to find it.
+    pub(crate) fn created<A: Serialize>(&self, data: Resource<A>, location: &str) -> Response {
+        self.located(StatusCode::CREATED, data, location)
+    }
+
+    fn located<A: Serialize>(
+        &self,
+        status: StatusCode,
+        data: Resource<A>,
+        location: &str,
+    ) -> Response {
         match HeaderValue::from_str(location) {
             Ok(location) => {
-                let mut response = self.document(StatusCode::ACCEPTED, data);
+                let mut response = self.document(status, data);
                 response.headers_mut().insert(header::LOCATION, location);
                 response
             }

@@ -15,6 +15,7 @@ const STATUSES: &[(u16, &[&str])] = &[
             "INVALID_WORKFLOW_NAME",
             "INVALID_AGENT_ID",
             "INVALID_AGENT_TYPE",
+            "INVALID_AGENT_CONFIG",
             "INVALID_PATTERN",
             "INVALID_STREAM",
             "INVALID_IDEMPOTENCY_KEY",
@@ -29,6 +30,7 @@ const STATUSES: &[(u16, &[&str])] = &[
             "RUN_NOT_FOUND",
             "TASK_NOT_FOUND",
             "AGENT_NOT_FOUND",
+            "AGENT_TYPE_NOT_FOUND",
             "WORKFLOW_NOT_FOUND",
             "OPERATION_NOT_FOUND",
             "DEAD_LETTER_NOT_FOUND",
@@ -50,8 +52,12 @@ const STATUSES: &[(u16, &[&str])] = &[
             "NOT_CONTINUED",
             "IDEMPOTENCY_KEY_REUSED",
             "REQUEST_IN_PROGRESS",
+            "AGENT_EXISTS",
+            "AGENT_NOT_MANAGED",
         ],
     ),
+    (410, &["AGENT_DELETED"]),
+    (412, &["PRECONDITION_FAILED"]),
     (413, &["BODY_TOO_LARGE", "EVENT_TOO_LARGE"]),
     (415, &["UNSUPPORTED_MEDIA_TYPE"]),
     (
@@ -70,6 +76,7 @@ const STATUSES: &[(u16, &[&str])] = &[
             "EMPTY_APPEND",
         ],
     ),
+    (428, &["PRECONDITION_REQUIRED"]),
     (429, &["RATE_LIMITED"]),
     (
         503,
@@ -109,7 +116,6 @@ const STATUSES: &[(u16, &[&str])] = &[
             "DUPLICATE_AGENT",
             "DUPLICATE_AGENT_TYPE",
             "UNKNOWN_AGENT_TYPE",
-            "INVALID_AGENT_CONFIG",
             "INVALID_AGENT_CONFIGURATION",
             "INVALID_AGENT_SCHEMA",
             "SHUTDOWN_TIMEOUT",
@@ -122,7 +128,8 @@ const STATUSES: &[(u16, &[&str])] = &[
 ];
 
 /// Every status of an error that the document names. 405 has no operation.
-pub(crate) const ALL: &[u16] = &[400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503];
+pub(crate) const ALL: &[u16] =
+    &[400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 428, 429, 500, 503];
 
 /// Codes that no request fails with: they are failures of runs, tasks and agents, or belong to
 /// Python and the test harness.

@@ -19,6 +19,7 @@ use super::{
     ApiError, agents,
     authorize::{Caller, TasksCreate, TasksRead},
     envelope::{Document, Listing, Resource},
+    etag,
     extract::{Json, Path, Prefix, Query},
     idempotency::RequestIds,
     page,
@@ -154,12 +155,15 @@ async fn get_task(
     State(api): State<Api>,
     _: Caller<TasksRead>,
     Path(id): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let filter =
         TaskFilter { id: Some(id.clone()), include_deleted: true, ..TaskFilter::default() };
     let row = api.store()?.tasks(&filter, &PageRequest::first(1)).await?.rows.pop();
     let row = row.ok_or_else(|| ApiError::missing("TASK_NOT_FOUND", KIND, &id))?;
-    Ok(api.document(StatusCode::OK, resource(row)))
+    let task = resource(row);
+    let tag = etag::of(&task);
+    Ok(etag::answer(&headers, &tag, || api.document(StatusCode::OK, task)))
 }
 
 /// The body of a task outside a workflow.
@@ -296,7 +300,9 @@ async fn create_task_of_agent(
     headers: HeaderMap,
     Json(body): Json<AgentTaskBody>,
 ) -> Result<Response, ApiError> {
-    let agent_type = agents::find(&api, &id).await?.agent_type;
+    let agent = agents::find(&api, &id).await?;
+    agents::check_not_deleted(&agent)?;
+    let agent_type = agent.agent_type;
     let AgentTaskBody { parameters, timeout_seconds, total_timeout_seconds, run_id } = body;
     let agent_id = Some(id);
     let body = TaskBody {

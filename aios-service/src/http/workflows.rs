@@ -19,6 +19,7 @@ use super::{
     ApiError,
     authorize::{Caller, RunsSignal, RunsStart, WorkflowsRead},
     envelope::{Document, Listing, Resource},
+    etag,
     extract::{Json, Path, Prefix, Query, object},
     idempotency::RequestIds,
     page,
@@ -107,6 +108,7 @@ async fn get_workflow(
     State(api): State<Api>,
     _: Caller<WorkflowsRead>,
     Path(id): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (mut request, mut found) = (PageRequest::first(SEARCH), None::<WorkflowRecord>);
     loop {
@@ -119,7 +121,9 @@ async fn get_workflow(
         }
     }
     let row = found.ok_or_else(|| ApiError::missing("WORKFLOW_NOT_FOUND", KIND, &id))?;
-    Ok(api.document(StatusCode::OK, resource(row)))
+    let workflow = resource(row);
+    let tag = etag::of(&workflow);
+    Ok(etag::answer(&headers, &tag, || api.document(StatusCode::OK, workflow)))
 }
 
 /// The body of a start.

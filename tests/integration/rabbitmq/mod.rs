@@ -1,5 +1,6 @@
 //! The RabbitMQ adapter on private servers.
 
+mod agents;
 mod chaos;
 mod cluster;
 mod conformance;

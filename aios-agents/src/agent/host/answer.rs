@@ -246,6 +246,7 @@ mod tests {
         broker::{Broker, BrokerExt, Group, Subscription},
         clock::SystemClock,
     };
+    use tokio::sync::Notify;
 
     use super::*;
     use crate::{
@@ -283,6 +284,7 @@ mod tests {
             options: HostOptions::new(),
             attempt_cache: AttemptCache::default(),
             failing: Failing::default(),
+            agents_changed: Notify::new(),
             impaired: Mutex::default(),
             questions: Questions::default(),
             held: HeldAssignments::default(),

@@ -54,7 +54,7 @@ impl Consumer {
         loop {
             let end = match deliveries.take() {
                 Some(deliveries) => self.take_all(deliveries).await,
-                None => match self.subscribe().await {
+                None => match self.subscribe_when_ready().await {
                     Ok(subscribed) => {
                         deliveries = Some(subscribed);
                         continue;
@@ -68,9 +68,17 @@ impl Consumer {
                 End::Failed(error) => return self.give_up(error),
                 End::Busy => self.hosted.slots.any_free().await,
                 End::Blocked => self.hosted.place.free().await,
-                End::Resized => {}
+                End::Resized | End::Idle => {}
             }
         }
+    }
+
+    /// Subscribes once there is an agent for the tasks.
+    async fn subscribe_when_ready(&mut self) -> Result<Deliveries, BrokerError> {
+        if self.agent.is_none() {
+            self.hosted.ready().await;
+        }
+        self.subscribe().await
     }
 
     /// Subscribes with a prefetch of as many tasks as can run.
@@ -120,7 +128,8 @@ impl Consumer {
             };
             let Some(slot) = slot else { return End::Busy };
             let agent = self.agent.clone().or_else(|| self.hosted.pick());
-            let (Some(agent), Some(delivery)) = (agent, held.pop()) else { return End::Closed };
+            let Some(agent) = agent else { return End::Idle };
+            let Some(delivery) = held.pop() else { return End::Closed };
             // Boxed, because a large future is moved several times on its way into a task.
             task::spawn(Box::pin(Arc::clone(&self.hosted).take(agent, delivery, slot)));
             if self.is_resized() {
@@ -207,6 +216,8 @@ enum End {
     Busy,
     /// The thread or event loop that runs the agents is blocked.
     Blocked,
+    /// The last agent of the type was removed.
+    Idle,
     /// More tasks can run than this subscription prefetches.
     Resized,
 }

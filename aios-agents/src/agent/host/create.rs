@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aios_core::{
+    Chain,
     agent::{DynAgent, TaskError},
     broker::Subscription,
     failure::Failure,
@@ -33,11 +34,7 @@ impl HostedType {
         if any {
             tasks.spawn(consumer.start().await?);
         } else {
-            let hosted = Arc::clone(self);
-            tasks.spawn(async move {
-                hosted.became_ready.notified().await;
-                consumer.run(None).await;
-            });
+            tasks.spawn(consumer.run(None));
         }
         Ok(())
     }
@@ -60,6 +57,27 @@ impl HostedType {
             }
         }
         Ok(())
+    }
+
+    /// Creates an agent and takes its tasks, until it is dropped.
+    pub(super) async fn host(self: Arc<Self>, agent: RegisteredAgent) {
+        let subscription = match self.mailbox_subscription(&agent) {
+            Ok(subscription) => subscription,
+            Err(error) => {
+                let (agent_type, agent_id) = (&*self.type_name, agent.id);
+                tracing::error!(agent_type, agent_id, error = %Chain(&error), "an agent has no mailbox");
+                return;
+            }
+        };
+        match self.create(&agent).await {
+            Ok(created) => {
+                let created = self.add(&agent.id, created);
+                let seen = self.seen_now(&agent.id);
+                self.shared.announce_or_warn(seen.into_iter().collect()).await;
+                Consumer::new(&self, subscription, Some(created)).run(None).await;
+            }
+            Err(failure) => self.recreate(agent, subscription, failure).await,
+        }
     }
 
     async fn recreate(
@@ -92,6 +110,7 @@ impl HostedType {
             agent_type = &*self.type_name, agent_id = agent.id, %failure,
             retryable = failure.retryable, "failed to create an agent"
         );
+        self.set_failed(&agent.id, true);
         let status = self.status_of(&agent.id, AgentStatus::Failed);
         self.shared.announce_or_warn(status.into_iter().collect()).await;
     }

@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{
         Arc, PoisonError, RwLock,
@@ -40,7 +41,9 @@ pub(super) struct HostedType {
     /// Whether the broker permanently refuses the group of the type.
     is_withdrawn: AtomicBool,
     next: AtomicUsize,
-    pub(super) became_ready: Notify,
+    became_ready: Notify,
+    /// Agents whose factory fails.
+    failed: RwLock<BTreeSet<String>>,
 }
 
 impl HostedType {
@@ -61,6 +64,7 @@ impl HostedType {
             is_withdrawn: AtomicBool::new(false),
             next: AtomicUsize::new(0),
             became_ready: Notify::new(),
+            failed: RwLock::default(),
             agent_type,
             definition,
         }))
@@ -74,8 +78,41 @@ impl HostedType {
             Arc::new(HostedAgent { id: id.into(), agent, is_withdrawn: AtomicBool::new(false) });
         let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
         ready.push(Arc::clone(&hosted));
+        drop(ready);
+        self.set_failed(id, false);
         self.became_ready.notify_one();
         hosted
+    }
+
+    /// Removes an agent, which takes no more tasks.
+    pub(super) fn remove(&self, id: &str) {
+        let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
+        ready.retain(|agent| &*agent.id != id);
+        drop(ready);
+        self.set_failed(id, false);
+    }
+
+    /// Waits until there is an agent that takes tasks.
+    pub(super) async fn ready(&self) {
+        loop {
+            let mut became_ready = std::pin::pin!(self.became_ready.notified());
+            became_ready.as_mut().enable();
+            if !self.ready_ids().is_empty() {
+                return;
+            }
+            became_ready.await;
+        }
+    }
+
+    pub(super) fn set_failed(&self, id: &str, has_failed: bool) {
+        let mut failed = self.failed.write().unwrap_or_else(PoisonError::into_inner);
+        let _ = if has_failed { failed.insert(id.to_owned()) } else { failed.remove(id) };
+        drop(failed);
+        self.shared.agents_changed.notify_one();
+    }
+
+    pub(super) fn has_failed(&self, id: &str) -> bool {
+        self.failed.read().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
 
     /// Stops announcing one agent, or all agents of the type, because their tasks can't be received
@@ -107,8 +144,7 @@ impl HostedType {
             return Vec::new();
         }
         let ids = self.taking_ids().into_iter();
-        let seen = |id: &str| self.note(id, &self.names.seen, &Seen { agent_id: id.to_owned() });
-        ids.filter_map(|id| Some((id.to_string(), seen(&id)?))).collect()
+        ids.filter_map(|id| Some((id.to_string(), self.seen_now(&id)?))).collect()
     }
 
     pub(super) fn status_of_ready(&self, status: AgentStatus) -> Vec<Announcement> {
@@ -124,8 +160,12 @@ impl HostedType {
         )
     }
 
+    pub(super) fn seen_now(&self, agent_id: &str) -> Option<Announcement> {
+        self.note(agent_id, &self.names.seen, &Seen { agent_id: agent_id.to_owned() })
+    }
+
     /// Ids of the agents whose tasks can be received.
-    fn taking_ids(&self) -> Vec<Arc<str>> {
+    pub(super) fn taking_ids(&self) -> Vec<Arc<str>> {
         let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
         let taking = ready.iter().filter(|agent| !agent.is_withdrawn.load(Ordering::Acquire));
         taking.map(|agent| Arc::clone(&agent.id)).collect()

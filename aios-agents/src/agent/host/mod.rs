@@ -18,6 +18,7 @@ mod place;
 mod presence;
 mod publish;
 mod questions;
+mod reconcile;
 mod slot;
 mod sought;
 mod supervisor;
@@ -32,11 +33,14 @@ use std::{
 };
 
 use aios_core::{
+    agent::Name,
     broker::Broker,
+    catalog::agent::TypeRegistered,
     clock::Clock,
     failure::Failure,
     store::{AgentStatus, Store},
 };
+use tokio::sync::Notify;
 
 pub(crate) use self::supervisor::FIRST_BEAT;
 use self::{
@@ -44,6 +48,7 @@ use self::{
     hosted::HostedType,
     place::{Place, RuntimePulse},
     questions::Questions,
+    reconcile::Reconciler,
     sought::HeldAssignments,
     watchdog::Watchdog,
 };
@@ -51,7 +56,7 @@ pub use self::{
     options::HostOptions,
     place::{Beat, Pulse},
 };
-use super::{AgentDefinition, AgentError, AgentSet};
+use super::{AgentDefinition, AgentError, AgentSet, managed};
 use crate::{failing::Failing, output::Hub, task::JoinSet};
 
 /// How long abandoned tasks may take to release their deliveries. Only code that blocks its thread
@@ -72,6 +77,8 @@ struct Shared {
     questions: Questions,
     held: HeldAssignments,
     failing: Failing,
+    /// Notified when an agent that is a resource runs or has failed.
+    agents_changed: Notify,
     /// Actions that the host can no longer perform.
     impaired: Mutex<BTreeSet<String>>,
 }
@@ -118,6 +125,7 @@ pub struct AgentHost {
     types: Vec<Arc<HostedType>>,
     consumers: JoinSet<()>,
     helpers: JoinSet<()>,
+    reconciler: Reconciler,
     _watchdog: Option<Watchdog>,
 }
 
@@ -156,6 +164,7 @@ impl AgentHost {
             options,
             attempt_cache: AttemptCache::default(),
             failing: Failing::default(),
+            agents_changed: Notify::new(),
             impaired: Mutex::default(),
             questions: Questions::default(),
             held: HeldAssignments::default(),
@@ -173,12 +182,15 @@ impl AgentHost {
         if watchdog.is_some() {
             helpers.spawn(answer);
         }
-        let mut host = Self { shared, types, consumers, helpers, _watchdog: watchdog };
+        let reconciler = Reconciler::default();
+        let mut host = Self { shared, types, consumers, helpers, reconciler, _watchdog: watchdog };
         host.announce_registered().await?;
+        host.register_types().await?;
         host.helpers.spawn(cancel::listen(&host.shared, &host.types).await?);
         for hosted in &host.types {
             hosted.start(&mut host.consumers).await?;
         }
+        host.reconciler = Reconciler::start(&host.shared, &host.types);
         host.helpers.spawn(presence::run(Arc::clone(&host.shared), host.types.clone()));
         Ok(host)
     }
@@ -187,6 +199,21 @@ impl AgentHost {
         let announcements = self.types.iter().map(|hosted| hosted.registered());
         let announcements = announcements.collect::<Result<Vec<_>, _>>()?;
         self.shared.announce(announcements.concat()).await
+    }
+
+    /// Records the types whose agents are resources.
+    async fn register_types(&self) -> Result<(), AgentError> {
+        let Some(store) = &self.shared.store else { return Ok(()) };
+        let types = self.registered_types()?;
+        let managed = types.into_iter().filter(|(_, it)| it.config_schema.is_some()).collect();
+        let Shared { clock, source, .. } = &*self.shared;
+        managed::register(&**store, &**clock, source, managed).await.map_err(managed::unmanaged)
+    }
+
+    /// The types of this host, with their schemas.
+    pub(crate) fn registered_types(&self) -> Result<Vec<(Name, TypeRegistered)>, AgentError> {
+        let types = self.types.iter();
+        types.map(|it| Ok((it.agent_type.clone(), it.definition.registered()?))).collect()
     }
 
     /// Stops the host: takes no more tasks, releases those whose code has not begun, and waits
@@ -203,6 +230,7 @@ impl AgentHost {
     /// A cancelled shutdown abandons running tasks.
     pub async fn shutdown(mut self, deadline: Duration) -> Result<(), AgentError> {
         let until = self.shared.clock.elapsed().saturating_add(deadline);
+        self.reconciler.stop().await;
         self.consumers.shutdown().await;
         self.shared.attempt_cache.withdraw(None);
         let drained = self.drained_within(deadline).await;

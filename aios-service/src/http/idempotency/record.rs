@@ -31,7 +31,7 @@ const RECORDING: Duration = Duration::from_secs(5);
 /// Source of the events.
 const SOURCE: &str = "http";
 
-/// What the log has about a request.
+/// The record of a request in the log.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     api: Api,

@@ -6,7 +6,11 @@ use aios_core::{
     failure::Failure,
     store::{RunFilter, RunStatus, StreamId},
 };
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -15,6 +19,7 @@ use crate::http::{
     ApiError,
     authorize::{Caller, RunsRead},
     envelope::{Document, Listing, Resource},
+    etag,
     events::{Event, recorded},
     extract::{Path, Query},
     page, schema,
@@ -94,8 +99,11 @@ pub(super) async fn get_run(
     State(api): State<Api>,
     _: Caller<RunsRead>,
     Path(id): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    Ok(api.document(StatusCode::OK, current(&api, &id).await?))
+    let run = current(&api, &id).await?;
+    let tag = etag::of(&run);
+    Ok(etag::answer(&headers, &tag, || api.document(StatusCode::OK, run)))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

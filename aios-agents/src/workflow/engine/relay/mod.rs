@@ -103,10 +103,9 @@ fn skip(position: u64, error: &StoreError) {
 /// Matches the events that are not published: steps of runs, and events that agents publish
 /// themselves. Events of other domains, which workflows emit, are published.
 fn not_relayed() -> Result<Vec<Pattern>, EventError> {
-    let domains =
-        [agent::DOMAIN, system::DOMAIN].iter().map(|domain| format!("{domain}.#").parse());
-    let kinds = workflow::EVENTS.iter().filter(|kind| !kind.relayed);
-    domains.chain(kinds.map(EventKind::pattern)).collect()
+    let kinds = workflow::EVENTS.iter().chain(agent::EVENTS).filter(|kind| !kind.relayed);
+    let system = format!("{}.#", system::DOMAIN).parse();
+    [system].into_iter().chain(kinds.map(EventKind::pattern)).collect()
 }
 
 #[cfg(test)]
@@ -130,6 +129,13 @@ mod tests {
             ("orders.order.placed", false),
             ("workflows.deploy.step_completed", true),
             ("workflows.deploy.timer_fired", true),
+            ("agents.builder.created", false),
+            ("agents.builder.replaced", false),
+            ("agents.builder.deleted", false),
+            ("agents.builder.restart_requested", false),
+            ("agents.builder.registered", true),
+            ("agents.builder.seen", true),
+            ("agents.builder.task_assigned", true),
             ("agents.builder.task_completed", true),
             ("system.engine.started", true),
         ] {

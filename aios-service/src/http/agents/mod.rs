@@ -1,10 +1,17 @@
 //! Agents: `/agents`.
 
+mod write;
+
+use aios_agents::agent::{ManagedAgent, ManagedAgentError, ManagedAgents};
 use aios_core::{
     event::{Payload, Timestamp},
     store::{AgentFilter, AgentRecord, AgentStatus, PageRequest},
 };
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -13,6 +20,7 @@ use super::{
     ApiError,
     authorize::{AgentsRead, Caller},
     envelope::{Document, Listing, Resource},
+    etag,
     extract::{Path, Query},
     page, schema,
     state::Api,
@@ -21,10 +29,13 @@ use super::{
 const LIST: &str = "agents";
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_agents)).routes(routes!(get_agent))
+    OpenApiRouter::new()
+        .routes(routes!(list_agents, write::create_agent))
+        .routes(routes!(get_agent, write::replace_agent, write::delete_agent))
+        .routes(routes!(write::restart_agent))
 }
 
-/// An agent that some process hosts or has hosted.
+/// An agent that processes host or shall host.
 #[derive(Debug, Serialize, ToSchema)]
 struct Agent {
     /// Its type.
@@ -46,9 +57,18 @@ struct Agent {
     /// When it changed last.
     #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
-    /// When it was deregistered.
+    /// When it was deleted.
     #[schema(value_type = Option<String>, format = DateTime)]
     deleted_at: Option<Timestamp>,
+}
+
+/// The tag of an agent: it changes with its desired state, not with its status.
+fn tag(agent: &ManagedAgent) -> String {
+    let AgentRecord { agent_type, name, config, .. } = &agent.record;
+    match agent.version {
+        Some(version) => format!("\"{version}\""),
+        None => etag::of(&(agent_type, name, config)),
+    }
 }
 
 /// The type of the resource is `<agent type>_agent`, for example `backend_agent`.
@@ -76,7 +96,7 @@ struct AgentQuery {
     /// Only agents in this status.
     #[param(value_type = Option<schema::AgentStatus>)]
     status: Option<String>,
-    /// Deregistered agents too.
+    /// Deleted agents too.
     include_deleted: Option<bool>,
     /// Most resources of a page; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
@@ -116,12 +136,20 @@ fn status(text: &str) -> Result<AgentStatus, ApiError> {
     page::status(text, AgentStatus::parse, AgentStatus::ALL.iter().map(|it| it.as_str()))
 }
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct AgentGetQuery {
+    /// Also if it was deleted.
+    include_deleted: Option<bool>,
+}
+
 /// Get an agent
 #[utoipa::path(
     get,
     path = "/agents/{agent_id}",
     tag = "agents",
-    params(("agent_id" = String, Path, description = "Id of the agent.")),
+    params(("agent_id" = String, Path, description = "Id of the agent."), AgentGetQuery),
     security(("bearer" = ["agents:read"]), ("api_key" = ["agents:read"])),
     responses((status = 200, description = "The agent.", body = Document<Agent>)),
 )]
@@ -129,8 +157,29 @@ async fn get_agent(
     State(api): State<Api>,
     _: Caller<AgentsRead>,
     Path(id): Path<String>,
+    Query(query): Query<AgentGetQuery>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    Ok(api.document(StatusCode::OK, resource(find(&api, &id).await?)))
+    let agent = managed(&api)?.get(&id).await?;
+    if !query.include_deleted.unwrap_or_default() {
+        check_not_deleted(&agent.record)?;
+    }
+    let tag = tag(&agent);
+    Ok(etag::answer(&headers, &tag, || api.document(StatusCode::OK, resource(agent.record))))
+}
+
+/// Fails with 410 if the agent was deleted.
+pub(super) fn check_not_deleted(agent: &AgentRecord) -> Result<(), ApiError> {
+    match agent.deleted_at {
+        None => Ok(()),
+        Some(_) => Err(ManagedAgentError::Deleted { agent_id: agent.id.clone() }.into()),
+    }
+}
+
+/// The agents that can be changed.
+pub(super) fn managed(api: &Api) -> Result<ManagedAgents, ApiError> {
+    api.store()?;
+    Ok(api.runtime.managed_agents()?)
 }
 
 /// The row of an agent, also of one that was deregistered.

@@ -1,0 +1,120 @@
+//! The desired state of agents, from their streams.
+
+use aios_core::{
+    agent::Name,
+    catalog::agent::{self, AgentsDesired, DesiredAgent, Registered},
+    event::{EventError, EventId, Payload},
+    store::{AgentFilter, EventStore, PageRequest, RecordedEvent, Store, StoreError, StreamId},
+};
+
+use super::ManagedAgentError;
+
+/// Agents that are read at once.
+const AGENTS: usize = 100;
+/// Events of an agent that are read at once.
+const EVENTS: usize = 100;
+
+/// The stream of the events that change the desired state of an agent.
+pub(super) fn stream_of(agent_id: &str) -> Result<StreamId, StoreError> {
+    StreamId::new(format!("agents/{agent_id}/desired"))
+}
+
+/// The desired state of one agent. Version 0 means that there is none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Definition {
+    pub(super) version: u64,
+    pub(super) agent_type: Option<String>,
+    pub(super) is_deleted: bool,
+    name: String,
+    config: Payload,
+    events: Vec<EventId>,
+}
+
+impl Definition {
+    pub(super) async fn read<S: EventStore + ?Sized>(
+        store: &S,
+        agent_id: &str,
+    ) -> Result<Self, ManagedAgentError> {
+        let mut definition = Self::default();
+        definition.continue_from(store, &stream_of(agent_id)?).await?;
+        Ok(definition)
+    }
+
+    async fn continue_from<S: EventStore + ?Sized>(
+        &mut self,
+        store: &S,
+        stream: &StreamId,
+    ) -> Result<(), ManagedAgentError> {
+        loop {
+            let page = store.read_stream(stream, self.version, EVENTS).await?;
+            let is_last = page.len() < EVENTS;
+            page.iter().try_for_each(|recorded| self.apply(recorded))?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether a change with this id was made.
+    pub(super) fn has(&self, event_id: Option<&EventId>) -> bool {
+        event_id.is_some_and(|id| self.events.contains(id))
+    }
+
+    fn apply(&mut self, recorded: &RecordedEvent) -> Result<(), EventError> {
+        let event = &recorded.event;
+        self.version = recorded.version;
+        self.events.push(event.id.clone());
+        match event.event_type.segments() {
+            (agent::DOMAIN, agent_type, agent::CREATED | agent::REPLACED) => {
+                let Registered { name, config, .. } = event.data()?;
+                self.agent_type = Some(agent_type.to_owned());
+                (self.name, self.config, self.is_deleted) = (name, config, false);
+            }
+            (_, _, agent::DELETED) => self.is_deleted = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn into_desired(self, agent_id: String) -> Option<DesiredAgent> {
+        let is_desired = self.agent_type.is_some() && !self.is_deleted;
+        let Self { name, config, version, .. } = self;
+        is_desired.then_some(DesiredAgent { agent_id, name, config, version })
+    }
+}
+
+/// Reads the agents of a type that processes shall host.
+pub(crate) async fn desired(
+    store: &dyn Store,
+    agent_type: &Name,
+) -> Result<AgentsDesired, ManagedAgentError> {
+    let position = store.head().await?;
+    let agent_type = Some(agent_type.as_str().to_owned());
+    let filter = AgentFilter { agent_type, ..AgentFilter::default() };
+    let (mut request, mut agents) = (Some(PageRequest::first(AGENTS)), Vec::new());
+    while let Some(page) = request {
+        let page = store.agents(&filter, &page).await?;
+        let ids: Vec<_> = page.rows.into_iter().map(|row| row.id).collect();
+        agents.extend(desired_of(store, ids).await?);
+        request = page.next;
+    }
+    Ok(AgentsDesired { position, agents })
+}
+
+async fn desired_of(
+    store: &dyn Store,
+    ids: Vec<String>,
+) -> Result<Vec<DesiredAgent>, ManagedAgentError> {
+    let streams = ids.iter().map(|id| stream_of(id)).collect::<Result<Vec<_>, _>>()?;
+    let read = store.read_streams(&streams, EVENTS).await?;
+    let mut agents = Vec::new();
+    for ((id, stream), events) in ids.into_iter().zip(&streams).zip(read) {
+        let mut definition = Definition::default();
+        events.iter().try_for_each(|recorded| definition.apply(recorded))?;
+        if events.len() >= EVENTS {
+            definition.continue_from(store, stream).await?;
+        }
+        agents.extend(definition.into_desired(id));
+    }
+    Ok(agents)
+}

@@ -1,0 +1,151 @@
+//! Tells processes without a store which agents they shall host, and records the state of theirs.
+
+use std::sync::Arc;
+
+use aios_core::{
+    Chain,
+    agent::Name,
+    broker::{Broker, BrokerError, BrokerExt, Delivery, Group, OnExhausted, Subscription},
+    catalog::agent::{self, AGENTS_REPORTED, AgentsReported, Seen, StatusChanged},
+    clock::Clock,
+    event::{Event, EventId, EventType},
+    retry::RetryPolicy,
+    store::{AgentFilter, AgentStatus, Append, EventStoreExt, PageRequest, Store, StreamId},
+};
+use serde::Serialize;
+
+use super::{Definition, ManagedAgentError, desired, register};
+use crate::agent::{AgentError, backoff::Backoff};
+
+/// The pattern of reports.
+const REPORTED: &str = "agents.*.agents_reported";
+
+/// Answers reports until the broker is closed.
+pub(crate) async fn serve(server: Server) {
+    let mut backoff = Backoff::new(&RetryPolicy::new());
+    loop {
+        match server.answer_reports(&mut backoff).await {
+            Ok(()) => return,
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(code = error.code(), error = %Chain(&error), "failed to receive reports of agents; subscribing again");
+                backoff.wait(&*server.clock).await;
+            }
+            Err(error) => {
+                tracing::error!(code = error.code(), error = %Chain(&error), "failed to receive reports of agents; processes without a store host no agents that are resources");
+                return;
+            }
+        }
+    }
+}
+
+/// A process with a store and an engine, which answers reports.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) source: Arc<str>,
+}
+
+impl Server {
+    async fn answer_reports(&self, backoff: &mut Backoff) -> Result<(), AgentError> {
+        let group = Group::new(format!("agents.reported.{}", EventId::generate()))?;
+        let subscription = Subscription::group(group, [REPORTED.parse()?])
+            .with_on_exhausted(OnExhausted::Discard)
+            .temporary();
+        let mut deliveries = self.broker.subscribe(subscription).await?;
+        loop {
+            match deliveries.next().await {
+                Some(Ok(delivery)) => {
+                    backoff.reset();
+                    self.take(delivery).await;
+                }
+                None | Some(Err(BrokerError::Closed)) => return Ok(()),
+                Some(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// A report is repeated, so one that cannot be answered now is dropped.
+    async fn take(&self, delivery: Delivery) {
+        if let Err(error) = self.answer(&delivery.event).await {
+            tracing::warn!(code = error.code(), error = %Chain(&error), "failed to answer a report of agents");
+        }
+        if let Err(error) = delivery.ack().await {
+            tracing::debug!(error = %Chain(&error), "failed to acknowledge a report of agents");
+        }
+    }
+
+    async fn answer(&self, event: &Event) -> Result<(), AgentError> {
+        let (_, agent_type, AGENTS_REPORTED) = event.event_type.segments() else { return Ok(()) };
+        let agent_type = Name::new(agent_type)?;
+        let report: AgentsReported = event.data()?;
+        let types = vec![(agent_type.clone(), report.registered)];
+        register(&*self.store, &*self.clock, &self.source, types).await.map_err(unmanaged)?;
+        self.record_running(&agent_type, &report.running).await?;
+        self.record_failed(&agent_type, &report.failed).await?;
+        let desired = desired(&*self.store, &agent_type).await.map_err(unmanaged)?;
+        let answer = self.event(&agent_type, agent::AGENTS_DESIRED, &desired)?.caused_by(event);
+        self.broker.publish_event(answer).await?;
+        Ok(())
+    }
+
+    async fn record_running(&self, agent_type: &Name, ids: &[String]) -> Result<(), AgentError> {
+        for id in self.store.touch_agents(ids, self.clock.now()).await? {
+            let seen = Seen { agent_id: id.clone() };
+            self.record(agent_type, &id, agent::SEEN, &seen).await?;
+        }
+        Ok(())
+    }
+
+    async fn record_failed(&self, agent_type: &Name, ids: &[String]) -> Result<(), AgentError> {
+        for id in ids {
+            let filter = AgentFilter { id: Some(id.clone()), ..AgentFilter::default() };
+            let row = self.store.agents(&filter, &PageRequest::first(1)).await?.rows.pop();
+            if row.is_some_and(|row| row.status != AgentStatus::Failed) {
+                let status = AgentStatus::Failed;
+                let changed = StatusChanged { agent_id: id.clone(), status };
+                self.record(agent_type, id, agent::STATUS_CHANGED, &changed).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records the state of an agent that is a resource and was not deleted.
+    async fn record<T: Serialize + Sync>(
+        &self,
+        agent_type: &Name,
+        id: &str,
+        action: &str,
+        data: &T,
+    ) -> Result<(), AgentError> {
+        let found = Definition::read(&*self.store, id).await.map_err(unmanaged)?;
+        if found.version == 0 || found.is_deleted {
+            return Ok(());
+        }
+        let event = self.event(agent_type, action, data)?;
+        let stream = StreamId::new(format!("agents/{id}"))?;
+        self.store.append_one(Append::new(stream, vec![event])).await?;
+        Ok(())
+    }
+
+    fn event<T: Serialize>(
+        &self,
+        agent_type: &Name,
+        action: &str,
+        data: &T,
+    ) -> Result<Event, AgentError> {
+        let event_type = EventType::new(agent::DOMAIN, agent_type.as_str(), action)?;
+        let event = Event::new(event_type, Arc::clone(&self.source), data)?;
+        Ok(event.with_timestamp(self.clock.now()))
+    }
+}
+
+/// Reading and registering fail only with errors of the store and of events.
+pub(crate) fn unmanaged(error: ManagedAgentError) -> AgentError {
+    match error {
+        ManagedAgentError::Store(error) => error.into(),
+        ManagedAgentError::Event(error) => error.into(),
+        error => AgentError::InvalidConfiguration { reason: error.to_string() },
+    }
+}

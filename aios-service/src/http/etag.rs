@@ -1,0 +1,125 @@
+//! `ETag`, `If-Match` and `If-None-Match`: changes of resources that others have not changed since.
+
+use axum::{
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use ring::digest::{SHA256, digest};
+use serde::Serialize;
+use serde_json::json;
+
+use super::ApiError;
+use crate::auth::hex;
+
+/// Bytes of a digest that are in a tag.
+const TAG_BYTES: usize = 16;
+
+/// The tag of a representation.
+pub(crate) fn of<T: Serialize>(representation: &T) -> String {
+    let text = serde_json::to_vec(representation).unwrap_or_default();
+    let digest = digest(&SHA256, &text);
+    format!("\"{}\"", hex::encode(digest.as_ref().get(..TAG_BYTES).unwrap_or_default()))
+}
+
+/// The answer to a GET: the response with its tag, or 304 if the client has it already.
+pub(crate) fn answer(
+    headers: &HeaderMap,
+    tag: &str,
+    response: impl FnOnce() -> Response,
+) -> Response {
+    let is_known = tags(headers, &header::IF_NONE_MATCH).is_some_and(|tags| {
+        tags.iter().any(|known| known.trim_start_matches("W/") == tag || known == "*")
+    });
+    let response = if is_known { StatusCode::NOT_MODIFIED.into_response() } else { response() };
+    with(response, tag)
+}
+
+/// Adds the tag to a response.
+pub(crate) fn with(mut response: Response, tag: &str) -> Response {
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        let headers = response.headers_mut();
+        headers.insert(header::ETAG, tag);
+        // A client may keep it, and asks each time whether it is still valid.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    }
+    response
+}
+
+/// The condition of a PUT or DELETE.
+#[derive(Debug)]
+pub(crate) struct IfMatch(Vec<String>);
+
+impl IfMatch {
+    /// Reads `If-Match`, which a PUT and a DELETE must have.
+    pub(crate) fn required(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let message = "the request needs `If-Match` with the `ETag` of the resource, or `*`";
+        let missing = || ApiError::new("PRECONDITION_REQUIRED", message);
+        tags(headers, &header::IF_MATCH).map(Self).ok_or_else(missing)
+    }
+
+    /// Whether the resource may have any tag.
+    pub(crate) fn is_any(&self) -> bool {
+        self.0.iter().any(|tag| tag == "*")
+    }
+
+    /// Fails unless the tag of the resource is one of the condition's.
+    pub(crate) fn check(&self, tag: &str) -> Result<(), ApiError> {
+        if self.is_any() || self.0.iter().any(|expected| expected == tag) {
+            return Ok(());
+        }
+        let message = "the resource has changed: its `ETag` is not in `If-Match`";
+        let details = json!({ "etag": tag });
+        Err(ApiError::new("PRECONDITION_FAILED", message).with_details(details))
+    }
+}
+
+/// The tags in a header; `None` without one.
+fn tags(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<String>> {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let tags = values.flat_map(|value| value.split(',')).map(|tag| tag.trim().to_owned());
+    let tags: Vec<_> = tags.filter(|tag| !tag.is_empty()).collect();
+    (!tags.is_empty()).then_some(tags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &HeaderName, values: &[&'static str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn should_compare_the_tags_of_a_condition() {
+        let check = |values: &[&'static str]| {
+            let condition = IfMatch::required(&headers(&header::IF_MATCH, values));
+            condition.and_then(|condition| condition.check("\"b\""))
+        };
+        for values in [&["*"][..], &["\"b\""], &["\"a\", \"b\""], &["\"a\"", "\"b\""]] {
+            assert!(check(values).is_ok(), "{values:?}");
+        }
+        // A weak tag never matches here.
+        for values in [&["\"a\""][..], &["b"], &["W/\"b\""]] {
+            assert_eq!(check(values).unwrap_err().code, "PRECONDITION_FAILED", "{values:?}");
+        }
+        for values in [&[][..], &[""], &[" , "]] {
+            assert_eq!(check(values).unwrap_err().code, "PRECONDITION_REQUIRED", "{values:?}");
+        }
+    }
+
+    #[test]
+    fn should_send_what_the_client_has_not() {
+        let status = |value| {
+            let headers = headers(&header::IF_NONE_MATCH, &[value]);
+            answer(&headers, "\"b\"", || StatusCode::OK.into_response()).status().as_u16()
+        };
+        assert_eq!(
+            [status("\"a\""), status("\"b\""), status("W/\"b\""), status("*")],
+            [200, 304, 304, 304]
+        );
+    }
+}
