@@ -3,12 +3,14 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use aios_agents::prelude::*;
+use aios_core::BoxFuture;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::workflow_support::{Doubler, eventually, result, runtime, sqlite, store};
@@ -36,6 +38,75 @@ fn assert_forked(original: &Seen, fork: &Seen, operation: u64) {
         assert_eq!(other.0, other.1, "operation {number} of a fork at {operation}");
         assert_eq!(one.0 == other.0, number <= operation, "{number} of a fork at {operation}");
     }
+}
+
+/// Counts its steps. The second one fails until `may_work` is set.
+fn flaky(
+    counts: &Arc<[AtomicU32; 3]>,
+    may_work: &Arc<AtomicBool>,
+) -> impl Fn(WorkflowContext, ()) -> BoxFuture<'static, Result<String, WorkflowError>> + use<> {
+    let (counts, may_work) = (Arc::clone(counts), Arc::clone(may_work));
+    move |context, ()| {
+        let (counts, may_work) = (Arc::clone(&counts), Arc::clone(&may_work));
+        Box::pin(async move {
+            for number in 0..3_usize {
+                let (counts, may_work) = (Arc::clone(&counts), Arc::clone(&may_work));
+                let step = move || {
+                    counts[number].fetch_add(1, Ordering::SeqCst);
+                    std::future::ready(match number == 1 && !may_work.load(Ordering::SeqCst) {
+                        true => Err(TaskError::terminal(Failure::new("NO_SPACE", "no space"))),
+                        false => Ok(()),
+                    })
+                };
+                context.step(format!("s{number}"), step).await?;
+            }
+            context.signal::<String>("name").await
+        })
+    }
+}
+
+fn counted(counts: &[AtomicU32; 3]) -> [u32; 3] {
+    [0, 1, 2].map(|number| counts[number].load(Ordering::SeqCst))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_retry_a_run_from_its_failed_operation() {
+    for store in [store(), sqlite().await] {
+        let (counts, may_work) = (Arc::<[AtomicU32; 3]>::default(), Arc::<AtomicBool>::default());
+        let runtime =
+            runtime(&store).workflow("flaky", flaky(&counts, &may_work)).start().await.unwrap();
+        let run = runtime.start("flaky", &()).with_id("original");
+        // A signal that comes before the failure is kept, although the run has not taken it.
+        let run = run.with_signal("name", "Ada").await.unwrap();
+        assert_eq!(result::<String>(&run).await.unwrap_err().code(), "NO_SPACE");
+        let again = run.retry("again").await.unwrap();
+        assert_eq!(result::<String>(&again).await.unwrap_err().code(), "NO_SPACE");
+        assert_eq!(counted(&counts), [1, 2, 0], "the failed operation is done again");
+        may_work.store(true, Ordering::SeqCst);
+        let last = again.retry("last").await.unwrap();
+        assert_eq!(result::<String>(&last).await.unwrap(), "Ada");
+        assert_eq!(counted(&counts), [1, 3, 1]);
+        let journal = last.journal(0, 1).await.unwrap();
+        let started: Value = journal[0].event.data().unwrap();
+        assert_eq!(
+            (&started["retry_of"], &started["forked_from"]),
+            (&json!("again"), &json!("again"))
+        );
+        assert_eq!(last.retry("more").await.unwrap_err().code(), "RUN_NOT_FAILED");
+        assert_eq!(run.retry("last").await.unwrap_err().code(), "RUN_EXISTS");
+    }
+}
+
+async fn broken(_: WorkflowContext, (): ()) -> Result<(), WorkflowError> {
+    Err(WorkflowError::failed(Failure::new("BROKEN", "by its own code")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_retry_a_run_without_a_failed_operation() {
+    let runtime = runtime(&store()).workflow("broken", broken).start().await.unwrap();
+    let run = runtime.start("broken", &()).await.unwrap();
+    assert!(result::<()>(&run).await.is_err());
+    assert_eq!(run.retry("again").await.unwrap_err().code(), "NO_FAILED_OPERATION");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -412,6 +412,31 @@ async def test_should_pause_resume_and_fork() -> None:
             await run.fork(99, "fork-2")
 
 
+async def test_should_retry_a_failed_run_from_its_failed_operation() -> None:
+    done: list[str] = []
+
+    def work(name: str) -> str:
+        done.append(name)
+        if name == "two" and done.count(name) == 1:
+            raise aios.TaskError.terminal("no disk space")
+        return name
+
+    @aios.workflow("retried")
+    async def retried(context: aios.WorkflowContext) -> str:
+        one = await context.step("one", work, "one")
+        return one + await context.step("two", work, "two")
+
+    async with aios.Runtime(workflows=[retried]) as runtime:
+        run = await runtime.start(retried)
+        with pytest.raises(aios.RunFailedError):
+            await run.result()
+        again = await run.retry("again")
+        assert await again.result() == "onetwo"
+        with pytest.raises(aios.RunNotFailedError):
+            await again.retry("more")
+    assert done == ["one", "two", "two"]
+
+
 async def test_should_continue_as_new() -> None:
     @aios.workflow("counting")
     async def counting(context: aios.WorkflowContext, count: int) -> int:

@@ -60,7 +60,7 @@
 //!
 //! | resource | routes | permissions |
 //! |---|---|---|
-//! | runs | list, get, `journal`, `result?wait=`, `events` (live), actions `signal`, `cancel`, `pause`, `resume`, `fork` | `runs:read`, `runs:signal`, `runs:cancel`, `runs:pause`, `runs:resume`, `runs:fork` |
+//! | runs | list, get, `journal`, `result?wait=`, `events` (live), actions `signal`, `cancel`, `pause`, `resume`, `fork`, `retry` | `runs:read`, `runs:signal`, `runs:cancel`, `runs:pause`, `runs:resume`, `runs:fork`, `runs:retry` |
 //! | workflows | list, get, actions `execute` and `signal-with-start` | `workflows:read`, `runs:start`, `runs:signal` |
 //! | tasks | list, get, create; list and create under an agent | `tasks:read`, `tasks:create` |
 //! | agents | list, get, create, replace, delete (soft), action `restart` | `agents:read`, `agents:create`, `agents:replace`, `agents:delete`, `agents:restart` |

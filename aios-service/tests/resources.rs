@@ -17,6 +17,7 @@ on_every_store! {
     should_tell_why_a_run_failed
     should_start_a_run_with_its_signal
     should_fork_a_run
+    should_retry_a_failed_run
     should_read_a_journal_in_pages
     should_list_runs_in_pages_that_fit_together
     should_list_runs_by_status_and_workflow
@@ -149,6 +150,25 @@ async fn should_fork_a_run(service: Service) {
     assert_eq!(service.result("r2").await.attributes()["result"], "Hello, Ada!");
     let missing = service.post("/runs/r1/actions/fork", &json!({ "operation": 99 })).await;
     assert_eq!(missing.fault(), (404, "OPERATION_NOT_FOUND"));
+}
+
+async fn should_retry_a_failed_run(service: Service) {
+    start(&service, "welcome", "r1", json!(1)).await;
+    assert_eq!(service.result("r1").await.attributes()["status"], "failed");
+    let retried = service.post("/runs/r1/actions/retry", &json!({ "run_id": "r2" })).await;
+    assert_eq!((retried.status.as_u16(), &retried.body["data"]["id"]), (202, &json!("r2")));
+    assert_eq!(retried.headers["location"], "/api/v1/runs/r2");
+    assert_eq!(service.result("r2").await.attributes()["status"], "failed");
+    let journal = service.get("/runs/r2/journal").await;
+    assert_eq!(journal.body["data"][0]["attributes"]["data"]["retry_of"], "r1");
+    start(&service, "failing", "r3", json!(null)).await;
+    service.result("r3").await;
+    let refused = service.post("/runs/r3/actions/retry", &json!({})).await;
+    assert_eq!(refused.fault(), (409, "NO_FAILED_OPERATION"));
+    start(&service, "approval", "r4", json!(null)).await;
+    let refused = service.post("/runs/r4/actions/retry", &json!({})).await;
+    assert_eq!(refused.fault(), (409, "RUN_NOT_FAILED"));
+    assert_eq!(refused.body["error"]["details"], json!({ "run_id": "r4", "status": "running" }));
 }
 
 async fn should_read_a_journal_in_pages(service: Service) {

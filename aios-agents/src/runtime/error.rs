@@ -71,6 +71,20 @@ pub enum RuntimeError {
         /// The operation.
         operation: u64,
     },
+    /// Only a failed run can be retried.
+    #[error("run {run_id} has not failed: it is {status}")]
+    RunNotFailed {
+        /// The id.
+        run_id: String,
+        /// The status.
+        status: RunStatus,
+    },
+    /// The run failed by its own code: none of its operations has failed.
+    #[error("no operation of run {run_id} has failed; fork it from the operation to be done again")]
+    NoFailedOperation {
+        /// The id.
+        run_id: String,
+    },
     /// The engine of this runtime stopped after an error, so this process no longer advances runs.
     /// Recorded progress is kept; another engine, or the next start, resumes the runs.
     #[error("the engine has stopped: {failure}")]
@@ -134,6 +148,8 @@ impl RuntimeError {
             Self::RunEnded { .. } => "RUN_ENDED",
             Self::RunCancelling { .. } => "RUN_CANCELLING",
             Self::UnknownOperation { .. } => "OPERATION_NOT_FOUND",
+            Self::RunNotFailed { .. } => "RUN_NOT_FAILED",
+            Self::NoFailedOperation { .. } => "NO_FAILED_OPERATION",
             Self::EngineStopped { .. } => "ENGINE_STOPPED",
             Self::ProjectionStopped { .. } => "PROJECTION_STOPPED",
             Self::UnknownDeadLetter { .. } => "DEAD_LETTER_NOT_FOUND",

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
-    event::{EventId, Payload},
+    event::{Event, EventId, Payload},
     failure::Failure,
     store::{EventStore, RecordedEvent, RunRecord, RunStatus, StoreError, StreamId},
 };
@@ -20,6 +20,8 @@ use crate::{
 /// Initial and maximum interval of polling for the end of a run, in case its notification is
 /// missed.
 const POLL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// Events of a journal that are read at once.
+const PAGE: usize = 1000;
 /// Initial and maximum delay after a failure of the store.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -287,9 +289,65 @@ impl RunHandle {
         operation: u64,
         new_id: impl Into<Arc<str>>,
     ) -> Result<Self, RuntimeError> {
-        let new_id = new_id.into();
+        let RunRecord { id: run_id, workflow, .. } = self.status().await?;
+        let cut = Cut { run_id: &run_id, workflow: &workflow, operation, is_retry: false };
+        self.begin_copy(cut, new_id.into()).await
+    }
+
+    /// Starts a new run that does the failed operation of this run again: a [fork](Self::fork) from the
+    /// operation with which the run failed, or from its last failed operation if the run failed for
+    /// another reason. Results of earlier operations are kept, and so are all signals; the failed
+    /// operation and those with a higher number are done again, with the current code.
+    ///
+    /// Compensations that this run has made are not undone. If they took back what the kept results
+    /// stand for, start the workflow again instead.
+    ///
+    /// The start of the new run names this run (`retry_of`). A run can be retried any number of times.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::RunNotFailed`] if the run has not failed; [`RuntimeError::NoFailedOperation`] if
+    /// none of its operations has failed; otherwise see [`fork`](Self::fork).
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have started the new run.
+    pub async fn retry(&self, new_id: impl Into<Arc<str>>) -> Result<Self, RuntimeError> {
+        let RunRecord { id: run_id, workflow, status, .. } = self.status().await?;
+        if status != RunStatus::Failed {
+            return Err(RuntimeError::RunNotFailed { run_id, status });
+        }
+        let operation = self.failed_operation(&run_id).await?;
+        let cut = Cut { run_id: &run_id, workflow: &workflow, operation, is_retry: true };
+        self.begin_copy(cut, new_id.into()).await
+    }
+
+    /// The operation with which a run failed.
+    async fn failed_operation(&self, run_id: &str) -> Result<u64, RuntimeError> {
+        let (mut failed, mut after) = (Vec::new(), 0);
+        loop {
+            let page = self.journal_of(run_id, after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.version;
+            for recorded in page {
+                match decode(&recorded.event)? {
+                    Entry::OperationFailed(it) => failed.push((it.operation, it.failure)),
+                    Entry::ChildEnded(it) => {
+                        failed.extend(it.failure.map(|failure| (it.operation, failure)));
+                    }
+                    Entry::Failed(run) => {
+                        return cause_of(&run.failure, &failed).ok_or_else(|| none_failed(run_id));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Err(none_failed(run_id))
+    }
+
+    async fn begin_copy(&self, cut: Cut<'_>, new_id: Arc<str>) -> Result<Self, RuntimeError> {
         run_id::check_chosen(&new_id)?;
-        let mut events = self.prefix(operation, &new_id).await?;
+        let mut events = self.copies(cut, &new_id).await?;
         if let Some((id, first)) = self.request_event("fork").zip(events.first_mut()) {
             let found = self.client.journals.first(&new_id).await?;
             if found.is_some_and(|found| found.event.id == id) {
@@ -305,33 +363,35 @@ impl RunHandle {
         Ok(Self::new(self.client.clone(), new_id))
     }
 
-    /// The journal before an operation, rewritten for another run.
-    async fn prefix(
-        &self,
-        operation: u64,
-        new_id: &str,
-    ) -> Result<Vec<aios_core::event::Event>, RuntimeError> {
-        let RunRecord { id: run_id, workflow, .. } = self.status().await?;
-        let codec = self.client.journals.codec(&workflow)?;
-        let fork = Fork { run_id: &run_id, new_id, operation };
-        let (mut events, mut after, mut origin) = (Vec::new(), 0, None);
+    /// The journal before an operation, rewritten for another run. A retry has the later signals too.
+    async fn copies(&self, cut: Cut<'_>, new_id: &str) -> Result<Vec<Event>, RuntimeError> {
+        let Cut { run_id, workflow, operation, is_retry } = cut;
+        let codec = self.client.journals.codec(workflow)?;
+        let fork = Fork { run_id, new_id, operation, is_retry };
+        let (mut events, mut after, mut origin, mut is_cut) = (Vec::new(), 0, None, false);
         loop {
-            let page = self.journal_of(&run_id, after, 1000).await?;
+            let page = self.journal_of(run_id, after, PAGE).await?;
             let Some(last) = page.last() else {
-                return Err(RuntimeError::UnknownOperation { run_id, operation });
+                let run_id = run_id.to_owned();
+                return match is_cut {
+                    true => Ok(events),
+                    false => Err(RuntimeError::UnknownOperation { run_id, operation }),
+                };
             };
             after = last.version;
             for recorded in page {
                 let entry = decode(&recorded.event)?;
-                if entry.operation().is_some_and(|found| found >= operation) {
-                    return Ok(events);
-                }
-                if matches!(entry, Entry::Moved(_)) {
+                is_cut |= entry.operation().is_some_and(|found| found >= operation);
+                match &entry {
+                    Entry::Signaled(_) if is_cut && is_retry => {}
+                    _ if is_cut && !is_retry => return Ok(events),
                     // The shard of a fork follows from its own id.
-                    continue;
+                    Entry::Moved(_) => continue,
+                    _ if is_cut => continue,
+                    _ => {}
                 }
                 let source = &recorded.event;
-                let origin = origin.get_or_insert_with(|| seed_of(source, &run_id));
+                let origin = origin.get_or_insert_with(|| seed_of(source, run_id));
                 let entry = fork.copy(entry, origin);
                 let forked = codec.encode(entry, source.timestamp)?.event;
                 let mut metadata = source.metadata.clone();
@@ -343,6 +403,30 @@ impl RunHandle {
             }
         }
     }
+}
+
+/// Where the journal of a run is cut, to continue from there as another run.
+#[derive(Clone, Copy, Debug)]
+struct Cut<'c> {
+    run_id: &'c str,
+    workflow: &'c str,
+    /// The first operation that the new run does itself.
+    operation: u64,
+    is_retry: bool,
+}
+
+/// The first operation that failed like the run, or the last one that failed.
+fn cause_of(of_run: &Failure, failed: &[(u64, Failure)]) -> Option<u64> {
+    let is_cause = |failure: &Failure| {
+        failure.code == of_run.code && of_run.message.contains(&failure.message)
+    };
+    let causes = failed.iter().filter(|(_, failure)| is_cause(failure));
+    let first = causes.map(|(operation, _)| *operation).min();
+    first.or_else(|| failed.last().map(|(operation, _)| *operation))
+}
+
+fn none_failed(run_id: &str) -> RuntimeError {
+    RuntimeError::NoFailedOperation { run_id: run_id.to_owned() }
 }
 
 /// Waits for a notification. Returns the end of the run, or `None` if the run should be checked.

@@ -425,6 +425,8 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "the caller lacks the permission that a route requires",
     ),
+    code("RUN_NOT_FAILED", "runtime", Retry::No, "only a failed run can be retried"),
+    code("NO_FAILED_OPERATION", "runtime", Retry::No, "no operation of the failed run has failed"),
     code("AGENT_EXISTS", "agents", Retry::No, "an agent with this id exists"),
     code("AGENT_DELETED", "agents", Retry::No, "the agent was deleted"),
     code(

@@ -167,6 +167,18 @@ class OperationNotFoundError(RunError):
     default_code = "OPERATION_NOT_FOUND"
 
 
+class RunNotFailedError(RunError):
+    """Only a failed run can be retried."""
+
+    default_code = "RUN_NOT_FAILED"
+
+
+class NoFailedOperationError(RunError):
+    """No operation of the failed run has failed."""
+
+    default_code = "NO_FAILED_OPERATION"
+
+
 class WorkflowNotFoundError(AiosError):
     """No workflow with this name is registered."""
 

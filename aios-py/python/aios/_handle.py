@@ -151,5 +151,22 @@ class RunHandle(Generic[O]):
         check_text("a run id", new_id)
         return RunHandle(await self._native.fork(operation, new_id), self._workflow)
 
+    async def retry(self, new_id: str) -> RunHandle[O]:
+        """Starts a new run that does the failed operation of this run again, with the current code.
+
+        Results of earlier operations and all signals are kept; the failed operation and those with a
+        higher number are done again. Compensations that this run has made are not undone.
+
+        Args:
+            new_id: Id of the new run.
+
+        Raises:
+            RunNotFailedError: The run has not failed.
+            NoFailedOperationError: The run failed by its own code.
+            RunExistsError: A run with the new id exists.
+        """
+        check_text("a run id", new_id)
+        return RunHandle(await self._native.retry(new_id), self._workflow)
+
     def __repr__(self) -> str:
         return f"<aios.RunHandle {self.id}>"

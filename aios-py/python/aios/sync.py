@@ -183,6 +183,24 @@ class RunHandle(Generic[O]):
         coroutine = self._handle.fork(operation, new_id)
         return RunHandle(loop, loop.call(coroutine))
 
+    def retry(self, new_id: str) -> RunHandle[O]:
+        """Starts a new run that does the failed operation of this run again, with the current code.
+
+        Results of earlier operations and all signals are kept; the failed operation and those with a
+        higher number are done again. Compensations that this run has made are not undone.
+
+        Args:
+            new_id: Id of the new run.
+
+        Raises:
+            RunNotFailedError: The run has not failed.
+            NoFailedOperationError: The run failed by its own code.
+            RunExistsError: A run with the new id exists.
+        """
+        loop = self._loop
+        coroutine = self._handle.retry(new_id)
+        return RunHandle(loop, loop.call(coroutine))
+
     def __repr__(self) -> str:
         return f"<aios.sync.RunHandle {self.id}>"
 

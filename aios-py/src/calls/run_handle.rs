@@ -135,6 +135,14 @@ impl NativeRunHandle {
         Ok(NativeOutputStream::open(&self.calls, &self.handle(py)?, name, after))
     }
 
+    fn retry<'py>(&self, py: Python<'py>, new_id: String) -> PyResult<Bound<'py, PyAny>> {
+        let (handle, calls) = (self.handle(py)?, Arc::clone(&self.calls));
+        self.calls.call(py, async move {
+            let retried = handle.retry(new_id).await?;
+            Ok(Self::answer(&calls, retried))
+        })
+    }
+
     fn fork<'py>(
         &self,
         py: Python<'py>,

@@ -78,6 +78,7 @@ permissions! {
     RunsPause = "runs:pause",
     RunsResume = "runs:resume",
     RunsFork = "runs:fork",
+    RunsRetry = "runs:retry",
     WorkflowsRead = "workflows:read",
     TasksRead = "tasks:read",
     TasksCreate = "tasks:create",

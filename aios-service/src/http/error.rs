@@ -120,8 +120,10 @@ impl From<RuntimeError> for ApiError {
             }
             RuntimeError::UnknownRun { run_id }
             | RuntimeError::RunExists { run_id }
+            | RuntimeError::NoFailedOperation { run_id }
             | RuntimeError::RunCancelling { run_id } => json!({ "run_id": run_id }),
-            RuntimeError::RunEnded { run_id, status } => {
+            RuntimeError::RunEnded { run_id, status }
+            | RuntimeError::RunNotFailed { run_id, status } => {
                 json!({ "run_id": run_id, "status": status })
             }
             RuntimeError::UnknownOperation { run_id, operation } => {

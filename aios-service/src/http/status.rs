@@ -52,6 +52,8 @@ const STATUSES: &[(u16, &[&str])] = &[
             "NOT_CONTINUED",
             "IDEMPOTENCY_KEY_REUSED",
             "REQUEST_IN_PROGRESS",
+            "RUN_NOT_FAILED",
+            "NO_FAILED_OPERATION",
             "AGENT_EXISTS",
             "AGENT_NOT_MANAGED",
         ],

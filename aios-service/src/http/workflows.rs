@@ -249,8 +249,7 @@ async fn signal_with_start(
     _: Caller<RunsSignal>,
     ids: RequestIds,
     Path(workflow): Path<String>,
-    prefix: Prefix,
-    headers: HeaderMap,
+    (prefix, headers): (Prefix, HeaderMap),
     Json(body): Json<SignalWithStartBody>,
 ) -> Result<Response, ApiError> {
     let StartSignal { name, payload, id } = body.signal;

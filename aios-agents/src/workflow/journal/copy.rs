@@ -29,6 +29,8 @@ pub(crate) struct Fork<'f> {
     pub(crate) new_id: &'f str,
     /// The first operation that the new run executes itself.
     pub(crate) operation: u64,
+    /// Whether the new run is a retry of the forked run.
+    pub(crate) is_retry: bool,
 }
 
 impl Fork<'_> {
@@ -38,6 +40,7 @@ impl Fork<'_> {
         match &mut entry {
             Entry::Started(started) => {
                 started.forked_from = Some(self.run_id.to_owned());
+                started.retry_of = self.is_retry.then(|| self.run_id.to_owned());
                 started.parent = None;
                 started.predecessor = None;
                 started.first_run_id = None;

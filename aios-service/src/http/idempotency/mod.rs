@@ -35,7 +35,8 @@ pub(crate) async fn idempotent(State(api): State<Api>, request: Request, next: N
     }
     match begin(&api, request).await {
         Ok(Begun::Answered(response)) => response,
-        Ok(Begun::Claimed(claim, request)) => {
+        Ok(Begun::Claimed(claimed)) => {
+            let (claim, request) = *claimed;
             // A client that hangs up does not end the request, because it will ask for the answer.
             let handled = tokio::spawn(handle(api, claim, request, next));
             handled.await.unwrap_or_else(|error| {
@@ -48,7 +49,7 @@ pub(crate) async fn idempotent(State(api): State<Api>, request: Request, next: N
 
 enum Begun {
     Answered(Response),
-    Claimed(Claim, Request),
+    Claimed(Box<(Claim, Request)>),
 }
 
 async fn begin(api: &Api, request: Request) -> Result<Begun, ApiError> {
@@ -68,7 +69,7 @@ async fn begin(api: &Api, request: Request) -> Result<Begun, ApiError> {
         Claimed::Before(response) => Ok(Begun::Answered(response)),
         Claimed::Now(claim) => {
             parts.extensions.insert(RequestIds::derived(&ids));
-            Ok(Begun::Claimed(claim, Request::from_parts(parts, body.into())))
+            Ok(Begun::Claimed(Box::new((claim, Request::from_parts(parts, body.into())))))
         }
     }
 }

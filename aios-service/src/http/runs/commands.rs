@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::{Run, current};
 use crate::http::{
     ApiError,
-    authorize::{Caller, RunsCancel, RunsFork, RunsPause, RunsResume, RunsSignal},
+    authorize::{Caller, RunsCancel, RunsFork, RunsPause, RunsResume, RunsRetry, RunsSignal},
     envelope::Document,
     extract::{Json, Path, Prefix},
     idempotency::RequestIds,
@@ -167,6 +167,42 @@ pub(super) async fn fork_run(
     let new_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
     let forked = handle(&api, &ids, &id).await?.fork(body.operation, new_id).await?;
     accepted(&api, &prefix, forked.id()).await
+}
+
+/// The body of a retry.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RetryBody {
+    /// Id of the new run; a new UUID unless given.
+    #[serde(default)]
+    #[schema(required = false)]
+    run_id: Option<String>,
+}
+
+/// Retry a failed run from its failed operation
+///
+/// Starts a new run with a copy of the journal up to the operation with which the run failed, and with
+/// all signals. The new run does that operation again and continues with the current code.
+#[utoipa::path(
+    post,
+    path = "/runs/{run_id}/actions/retry",
+    tag = "runs",
+    params(("run_id" = String, Path, description = "Id of the run.")),
+    request_body = RetryBody,
+    security(("bearer" = ["runs:retry"]), ("api_key" = ["runs:retry"])),
+    responses((status = 202, description = "The new run is started.", body = Document<Run>)),
+)]
+pub(super) async fn retry_run(
+    State(api): State<Api>,
+    _: Caller<RunsRetry>,
+    ids: RequestIds,
+    Path(id): Path<String>,
+    prefix: Prefix,
+    Json(body): Json<RetryBody>,
+) -> Result<Response, ApiError> {
+    let new_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
+    let retried = handle(&api, &ids, &id).await?.retry(new_id).await?;
+    accepted(&api, &prefix, retried.id()).await
 }
 
 /// A handle for a run. What it records derives from the `Idempotency-Key` of the request.

@@ -27,6 +27,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(commands::pause_run))
         .routes(routes!(commands::resume_run))
         .routes(routes!(commands::fork_run))
+        .routes(routes!(commands::retry_run))
 }
 
 /// A run of a workflow.
