@@ -62,8 +62,8 @@
 //! |---|---|---|
 //! | runs | list, get, `journal`, `result?wait=`, `events` (live), actions `signal`, `cancel`, `pause`, `resume`, `fork`, `retry` | `runs:read`, `runs:signal`, `runs:cancel`, `runs:pause`, `runs:resume`, `runs:fork`, `runs:retry` |
 //! | workflows | list, get, actions `execute` and `signal-with-start` | `workflows:read`, `runs:start`, `runs:signal` |
-//! | tasks | list, get, create; list and create under an agent | `tasks:read`, `tasks:create` |
-//! | agents | list, get, create, replace, delete (soft), action `restart` | `agents:read`, `agents:create`, `agents:replace`, `agents:delete`, `agents:restart` |
+//! | tasks | list, get, create, `result?wait=`, action `cancel`; list and create under an agent | `tasks:read`, `tasks:create`, `tasks:cancel` |
+//! | agents | list, get, create, replace, delete (soft), `events` (live), action `restart` | `agents:read`, `agents:create`, `agents:replace`, `agents:delete`, `agents:restart` |
 //! | agent types | list, get, with their JSON Schemas | `agents:read` |
 //! | events | a page of the log, `stream` (live), publish | `events:read`, `events:publish` |
 //! | engines, shards | list: which engines are alive, and which shards of the runs each owns | `engines:read` |

@@ -6,7 +6,7 @@ use aios_core::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{Service, on_every_store};
+use crate::support::{Service, on_every_store, pause};
 
 on_every_store! {
     should_start_a_run_and_return_its_result
@@ -22,6 +22,8 @@ on_every_store! {
     should_list_runs_in_pages_that_fit_together
     should_list_runs_by_status_and_workflow
     should_assign_tasks_and_find_them
+    should_cancel_tasks_outside_of_workflows
+    should_return_the_results_of_tasks
     should_list_and_find_agents
     should_list_and_find_workflows
     should_read_the_log_by_position_and_pattern
@@ -254,6 +256,60 @@ async fn should_assign_tasks_and_find_them(service: Service) {
     assert_eq!(tasks.body["data"].as_array().unwrap().len(), 1, "{tasks:?}");
     let unknown = service.post("/agents/unknown/tasks", &json!({})).await;
     assert_eq!(unknown.fault(), (404, "AGENT_NOT_FOUND"));
+}
+
+/// The path of the only task of a run.
+async fn task_of(service: &Service, run: &str) -> String {
+    loop {
+        let tasks = service.get(&format!("/tasks?run_id={run}")).await;
+        match tasks.body["data"][0]["id"].as_str() {
+            Some(id) => return format!("/tasks/{}", id.replace('/', "%2F")),
+            None => pause().await,
+        }
+    }
+}
+
+async fn should_cancel_tasks_outside_of_workflows(service: Service) {
+    let waiting = json!({ "run_id": "t1", "agent_type": "unheard_of" });
+    assert_eq!(service.post("/tasks", &waiting).await.status, 202);
+    let task = task_of(&service, "t1").await;
+    let result = service.get(&format!("{task}/result?wait=10ms")).await;
+    assert_eq!((result.status.as_u16(), &result.attributes()["status"]), (202, &json!("assigned")));
+    let path = format!("{task}/actions/cancel");
+    let cancelled = service.post(&path, &json!({ "reason": "not needed" })).await;
+    assert_eq!(cancelled.status, 202, "{cancelled:?}");
+    assert_eq!(cancelled.headers["location"], format!("/api/v1{task}"));
+    assert_eq!(service.result("t1").await.attributes()["status"], "cancelled");
+    let result = service.get(&format!("{task}/result?wait=20s")).await;
+    assert_eq!(
+        (result.status.as_u16(), &result.attributes()["status"]),
+        (200, &json!("cancelled"))
+    );
+    assert_eq!(service.post(&path, &json!({})).await.fault(), (409, "RUN_ENDED"));
+    let missing = service.post("/tasks/nothing/actions/cancel", &json!({})).await;
+    assert_eq!(missing.fault(), (404, "TASK_NOT_FOUND"));
+
+    start(&service, "welcome", "r1", json!("Ada")).await;
+    let task = task_of(&service, "r1").await;
+    let refused = service.post(&format!("{task}/actions/cancel"), &json!({})).await;
+    assert_eq!(refused.fault(), (409, "TASK_OF_WORKFLOW"));
+    assert_eq!(refused.body["error"]["details"], json!({ "run_id": "r1" }));
+}
+
+async fn should_return_the_results_of_tasks(service: Service) {
+    start(&service, "welcome", "r1", json!("Ada")).await;
+    let task = task_of(&service, "r1").await;
+    let result = service.get(&format!("{task}/result?wait=20s")).await;
+    let expected = json!({ "status": "completed", "output": "Hello, Ada!", "failure": null });
+    assert_eq!((result.status.as_u16(), result.attributes()), (200, &expected));
+    let again = service.get(&format!("{task}/result")).await;
+    assert_eq!((again.status.as_u16(), again.attributes()), (200, &expected));
+    start(&service, "welcome", "r2", json!(1)).await;
+    let task = task_of(&service, "r2").await;
+    let failed = service.get(&format!("{task}/result?wait=20s")).await;
+    assert_eq!((failed.status.as_u16(), &failed.attributes()["status"]), (200, &json!("failed")));
+    assert_eq!(failed.attributes()["failure"]["code"], "INVALID_PARAMETERS");
+    assert_eq!(service.get("/tasks/nothing/result").await.fault(), (404, "TASK_NOT_FOUND"));
 }
 
 async fn should_list_and_find_agents(service: Service) {

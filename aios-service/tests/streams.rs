@@ -24,6 +24,7 @@ on_every_store! {
     should_tell_where_a_stream_of_new_events_begins
     should_send_only_events_that_match
     should_tell_browsers_to_stop_when_a_run_has_ended
+    should_follow_an_agent_and_its_tasks
 }
 
 /// The messages of a stream: their ids and events.
@@ -74,6 +75,28 @@ async fn open(service: &Service, path: &str, last: Option<u64>) -> Response<axum
         get.headers_mut().insert("last-event-id", HeaderValue::from(last));
     }
     service.router.clone().oneshot(get).await.unwrap()
+}
+
+async fn should_follow_an_agent_and_its_tasks(service: Service) {
+    let agents = service.get("/agents").await;
+    let id = agents.body["data"][0]["id"].as_str().unwrap();
+    // A task for any agent of the type is not one of this agent.
+    run(&service, "r1").await;
+    let mut messages =
+        Messages::open(&service, &format!("/agents/{id}/events?after=0"), None).await;
+    let (mut position, registered) = messages.next().await.unwrap();
+    assert_eq!(registered["attributes"]["type"], "agents.greeter.registered");
+    let task = json!({ "run_id": "t1", "parameters": "Ada" });
+    service.post(&format!("/agents/{id}/tasks"), &task).await;
+    for expected in ["task_directed", "task_completed"] {
+        let (next, event) = messages.next().await.unwrap();
+        assert_eq!(event["attributes"]["type"], format!("agents.greeter.{expected}"));
+        assert_eq!(event["attributes"]["metadata"]["run_id"], "t1");
+        assert!(next > position);
+        position = next;
+    }
+    let missing = service.get("/agents/nothing/events").await;
+    assert_eq!(missing.fault(), (404, "AGENT_NOT_FOUND"));
 }
 
 async fn run(service: &Service, id: &str) {

@@ -435,6 +435,7 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "the agent is registered by the code of a process, and can only be changed there",
     ),
+    code("TASK_OF_WORKFLOW", "HTTP API", Retry::No, "a task of a workflow ends with its run only"),
     code("AGENT_TYPE_NOT_FOUND", "HTTP API", Retry::No, "there is no such agent type"),
     code(
         "ORIGIN_NOT_ALLOWED",

@@ -82,6 +82,7 @@ permissions! {
     WorkflowsRead = "workflows:read",
     TasksRead = "tasks:read",
     TasksCreate = "tasks:create",
+    TasksCancel = "tasks:cancel",
     AgentsRead = "agents:read",
     AgentsCreate = "agents:create",
     AgentsReplace = "agents:replace",

@@ -70,13 +70,6 @@ use utoipa_axum::router::OpenApiRouter;
 pub(crate) use self::error::ApiError;
 #[cfg(feature = "tls")]
 pub use self::server::{InvalidCertificate, Tls};
-use self::{
-    authorize::authenticate,
-    finish::{finish, not_found},
-    idempotency::idempotent,
-    openapi::Documents,
-    state::Api,
-};
 pub use self::{
     audit::Audit,
     cors::{Cors, InvalidOrigin},
@@ -86,6 +79,13 @@ pub use self::{
     rate_limit::{InvalidRateLimit, RateLimit},
     server::{ServeOptions, serve, serve_with},
     shutdown::Shutdown,
+};
+use self::{
+    authorize::authenticate,
+    finish::{finish, not_found},
+    idempotency::idempotent,
+    openapi::Documents,
+    state::Api,
 };
 
 /// Creates the router of the API. Mount it at any path beside your own routes:

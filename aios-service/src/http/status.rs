@@ -54,6 +54,7 @@ const STATUSES: &[(u16, &[&str])] = &[
             "REQUEST_IN_PROGRESS",
             "RUN_NOT_FAILED",
             "NO_FAILED_OPERATION",
+            "TASK_OF_WORKFLOW",
             "AGENT_EXISTS",
             "AGENT_NOT_MANAGED",
         ],

@@ -1,12 +1,15 @@
-//! Live events: server-sent events of the log and of a run.
+//! Live events: server-sent events of the log, of a run and of an agent.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use aios_agents::{RuntimeError, runtime::RunEvents};
 use aios_core::{
     BoxFuture, Chain,
+    catalog::agent,
     event::Pattern,
-    store::{EventStoreExt, LogSubscription, RecordedEvent, Store},
+    store::{
+        EventStoreExt, LogSubscription, PageRequest, RecordedEvent, Store, StoreError, TaskFilter,
+    },
 };
 use axum::{
     extract::State,
@@ -23,8 +26,8 @@ use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    ApiError, Shutdown,
-    authorize::{Caller, EventsRead, RunsRead},
+    ApiError, Shutdown, agents,
+    authorize::{AgentsRead, Caller, EventsRead, RunsRead, TasksRead},
     events::recorded,
     extract::{Path, Query},
     runs,
@@ -39,7 +42,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const SKIPPED: u64 = 500;
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(stream_events)).routes(routes!(stream_run))
+    OpenApiRouter::new()
+        .routes(routes!(stream_events))
+        .routes(routes!(stream_run))
+        .routes(routes!(stream_agent))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -84,7 +90,51 @@ async fn stream_events(
         None => store.head().await?,
     };
     let source = Source::Log(store.subscribe(after));
-    Ok(answer(Follow::new(&api, &caller.identity, source, pattern, after)))
+    Ok(answer(Follow::new(&api, &caller.identity, source, Filter::Type(pattern), after)))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct AgentQuery {
+    /// Only events with a position in the log above this one; those from now on unless given. The
+    /// header `Last-Event-ID` overrides it.
+    after: Option<u64>,
+}
+
+/// Follow an agent
+///
+/// Returns the events about an agent, and about the tasks that are assigned to this one agent, as
+/// server-sent events; see `/events/stream`.
+#[utoipa::path(
+    get,
+    path = "/agents/{agent_id}/events",
+    tag = "agents",
+    params(
+        ("agent_id" = String, Path, description = "Id of the agent."),
+        AgentQuery,
+        ("last-event-id" = Option<u64>, Header, description = "Position of the last event that the client has.")
+    ),
+    security(("bearer" = ["agents:read", "tasks:read"]), ("api_key" = ["agents:read", "tasks:read"])),
+    responses((status = 200, description = "The events.", body = String, content_type = "text/event-stream")),
+)]
+async fn stream_agent(
+    State(api): State<Api>,
+    caller: Caller<AgentsRead>,
+    _: Caller<TasksRead>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    Query(query): Query<AgentQuery>,
+) -> Result<Response, ApiError> {
+    let agent_type = agents::find(&api, &id).await?.agent_type;
+    let store = Arc::clone(api.store()?);
+    let after = match last_event_id(&headers)?.or(query.after) {
+        Some(after) => after,
+        None => store.head().await?,
+    };
+    let source = Source::Log(Arc::clone(&store).subscribe(after));
+    let filter = Filter::Agent { id, agent_type, store };
+    Ok(answer(Follow::new(&api, &caller.identity, source, filter, after)))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -129,7 +179,8 @@ async fn stream_run(
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let source = Source::Run(Box::new(api.runtime.handle(&id).await?.events(0)));
-    Ok(answer(Follow::new(&api, &caller.identity, source, Pattern::all(), after)))
+    let filter = Filter::Type(Pattern::all());
+    Ok(answer(Follow::new(&api, &caller.identity, source, filter, after)))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
@@ -163,11 +214,51 @@ impl Source {
     }
 }
 
+/// Which events are sent.
+enum Filter {
+    /// Those whose type matches.
+    Type(Pattern),
+    /// Those about an agent, and about the tasks that are assigned to it.
+    Agent { id: String, agent_type: String, store: Arc<dyn Store> },
+}
+
+/// The fields by which an event belongs to an agent.
+#[derive(Deserialize)]
+struct About {
+    #[serde(default)]
+    agent_id: Option<String>,
+    #[serde(default)]
+    task_id: Option<String>,
+}
+
+impl Filter {
+    /// Whether an event is sent. Cancel safe.
+    async fn matches(&self, event: &RecordedEvent) -> Result<bool, StoreError> {
+        let (id, agent_type, store) = match self {
+            Self::Type(pattern) => return Ok(pattern.matches(&event.event.event_type)),
+            Self::Agent { id, agent_type, store } => (id, agent_type, store),
+        };
+        let (agent::DOMAIN, entity, _) = event.event.event_type.segments() else {
+            return Ok(false);
+        };
+        if entity != agent_type {
+            return Ok(false);
+        }
+        let Ok(About { agent_id, task_id }) = event.event.data() else { return Ok(false) };
+        if agent_id.is_some() || task_id.is_none() {
+            return Ok(agent_id.as_ref() == Some(id));
+        }
+        let filter = TaskFilter { id: task_id, include_deleted: true, ..TaskFilter::default() };
+        let task = store.tasks(&filter, &PageRequest::first(1)).await?.rows.pop();
+        Ok(task.is_some_and(|task| task.agent_id.as_ref() == Some(id)))
+    }
+}
+
 /// A stream of events. It reads no faster than the client, a page at a time, so a slow client holds
 /// one page in memory and catches up from the store.
 struct Follow {
     source: Source,
-    pattern: Pattern,
+    filter: Filter,
     after: u64,
     /// Whether the client knows the position after which events come.
     has_begun: bool,
@@ -177,13 +268,13 @@ struct Follow {
 }
 
 impl Follow {
-    fn new(api: &Api, identity: &Identity, source: Source, pattern: Pattern, after: u64) -> Self {
+    fn new(api: &Api, identity: &Identity, source: Source, filter: Filter, after: u64) -> Self {
         let rest = identity.expires_at.map(|end| end.duration_since(api.now()));
         let lifetime = api.options.stream_lifetime;
         let end = api.options.clock.sleep(rest.map_or(lifetime, |rest| rest.min(lifetime)));
         let shutdown = api.options.shutdown.clone();
         let has_begun = matches!(source, Source::Run(_));
-        Self { source, pattern, after, has_begun, skipped: 0, end, shutdown }
+        Self { source, filter, after, has_begun, skipped: 0, end, shutdown }
     }
 
     fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
@@ -218,9 +309,17 @@ impl Follow {
             if position <= self.after {
                 continue;
             }
-            if self.pattern.matches(&event.event.event_type) {
-                self.skipped = 0;
-                return message(event);
+            match self.filter.matches(&event).await {
+                Ok(true) => {
+                    self.skipped = 0;
+                    return message(event);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    let (code, error) = (error.code(), Chain(&error).to_string());
+                    warn!(code, error, "a stream of events ended; its client will connect again");
+                    return None;
+                }
             }
             self.skipped += 1;
             if self.skipped >= SKIPPED {

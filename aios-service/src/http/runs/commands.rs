@@ -5,13 +5,16 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{Run, current};
-use crate::http::{
-    ApiError,
-    authorize::{Caller, RunsCancel, RunsFork, RunsPause, RunsResume, RunsRetry, RunsSignal},
-    envelope::Document,
-    extract::{Json, Path, Prefix},
-    idempotency::RequestIds,
-    state::Api,
+use crate::{
+    auth::Identity,
+    http::{
+        ApiError,
+        authorize::{Caller, RunsCancel, RunsFork, RunsPause, RunsResume, RunsRetry, RunsSignal},
+        envelope::Document,
+        extract::{Json, Path, Prefix},
+        idempotency::RequestIds,
+        state::Api,
+    },
 };
 
 /// The body of a signal.
@@ -55,11 +58,17 @@ pub(super) async fn signal_run(
 /// The body of a cancellation.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct CancelBody {
+pub(in crate::http) struct CancelBody {
     /// Why; it stands in the failure of the run.
     #[serde(default)]
     #[schema(required = false)]
     reason: Option<String>,
+}
+
+impl CancelBody {
+    pub(in crate::http) fn reason(self, caller: &Identity) -> String {
+        self.reason.unwrap_or_else(|| format!("cancelled by {}", caller.subject))
+    }
 }
 
 /// Cancel a run
@@ -82,7 +91,7 @@ pub(super) async fn cancel_run(
     prefix: Prefix,
     Json(body): Json<CancelBody>,
 ) -> Result<Response, ApiError> {
-    let reason = body.reason.unwrap_or_else(|| format!("cancelled by {}", caller.identity.subject));
+    let reason = body.reason(&caller.identity);
     handle(&api, &ids, &id).await?.cancel(reason).await?;
     accepted(&api, &prefix, &id).await
 }
@@ -206,7 +215,11 @@ pub(super) async fn retry_run(
 }
 
 /// A handle for a run. What it records derives from the `Idempotency-Key` of the request.
-async fn handle(api: &Api, ids: &RequestIds, run_id: &str) -> Result<RunHandle, ApiError> {
+pub(in crate::http) async fn handle(
+    api: &Api,
+    ids: &RequestIds,
+    run_id: &str,
+) -> Result<RunHandle, ApiError> {
     let handle = api.runtime.handle(run_id).await?;
     Ok(match ids.request() {
         Some(request) => handle.with_request_id(request),

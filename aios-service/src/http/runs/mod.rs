@@ -12,6 +12,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub(super) use self::{
+    commands::{CancelBody, handle},
+    read::duration,
+};
 use super::{ApiError, envelope::Resource, schema, state::Api};
 
 const KIND: &str = "run";

@@ -233,7 +233,7 @@ fn outcome(ended: Result<Payload, RunError>) -> Result<RunResult, ApiError> {
 }
 
 /// Reads `30s`, `500ms`, `2m` or a number of seconds.
-fn duration(text: &str) -> Result<Duration, ApiError> {
+pub(in crate::http) fn duration(text: &str) -> Result<Duration, ApiError> {
     let number_ends = text.find(|it: char| !it.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(number_ends);
     let number = number.parse::<u32>().ok();

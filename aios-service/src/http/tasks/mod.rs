@@ -1,5 +1,7 @@
 //! Tasks: `/tasks`.
 
+mod actions;
+
 use aios_agents::workflow::Target;
 use aios_core::{
     event::{Metadata, Payload, Timestamp},
@@ -37,6 +39,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(list_tasks, create_task))
         .routes(routes!(get_task))
+        .routes(routes!(actions::get_task_result))
+        .routes(routes!(actions::cancel_task))
         .routes(routes!(list_tasks_of_agent, create_task_of_agent))
 }
 
@@ -157,13 +161,18 @@ async fn get_task(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let task = resource(find(&api, &id).await?);
+    let tag = etag::of(&task);
+    Ok(etag::answer(&headers, &tag, || api.document(StatusCode::OK, task)))
+}
+
+/// The row of a task.
+async fn find(api: &Api, id: &str) -> Result<TaskRecord, ApiError> {
+    let id = id.to_owned();
     let filter =
         TaskFilter { id: Some(id.clone()), include_deleted: true, ..TaskFilter::default() };
     let row = api.store()?.tasks(&filter, &PageRequest::first(1)).await?.rows.pop();
-    let row = row.ok_or_else(|| ApiError::missing("TASK_NOT_FOUND", KIND, &id))?;
-    let task = resource(row);
-    let tag = etag::of(&task);
-    Ok(etag::answer(&headers, &tag, || api.document(StatusCode::OK, task)))
+    row.ok_or_else(|| ApiError::missing("TASK_NOT_FOUND", KIND, &id))
 }
 
 /// The body of a task outside a workflow.
