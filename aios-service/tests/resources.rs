@@ -155,7 +155,8 @@ async fn should_fork_a_run(service: Service) {
 }
 
 async fn should_retry_a_failed_run(service: Service) {
-    start(&service, "welcome", "r1", json!(1)).await;
+    let invalid = json!({ "run_id": "r1", "agent_type": "greeter", "parameters": 1 });
+    assert_eq!(service.post("/tasks", &invalid).await.status, 202);
     assert_eq!(service.result("r1").await.attributes()["status"], "failed");
     let retried = service.post("/runs/r1/actions/retry", &json!({ "run_id": "r2" })).await;
     assert_eq!((retried.status.as_u16(), &retried.body["data"]["id"]), (202, &json!("r2")));
@@ -304,7 +305,8 @@ async fn should_return_the_results_of_tasks(service: Service) {
     assert_eq!((result.status.as_u16(), result.attributes()), (200, &expected));
     let again = service.get(&format!("{task}/result")).await;
     assert_eq!((again.status.as_u16(), again.attributes()), (200, &expected));
-    start(&service, "welcome", "r2", json!(1)).await;
+    let invalid = json!({ "run_id": "r2", "agent_type": "greeter", "parameters": 1 });
+    service.post("/tasks", &invalid).await;
     let task = task_of(&service, "r2").await;
     let failed = service.get(&format!("{task}/result?wait=20s")).await;
     assert_eq!((failed.status.as_u16(), &failed.attributes()["status"]), (200, &json!("failed")));
