@@ -4,6 +4,43 @@
  */
 
 export interface paths {
+    "/agent-types": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List agent types
+         * @description Returns the types of agents that processes host or have hosted, by name, on one page.
+         */
+        get: operations["list_agent_types"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/agent-types/{agent_type}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get an agent type */
+        get: operations["get_agent_type"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/agents": {
         parameters: {
             query?: never;
@@ -17,7 +54,12 @@ export interface paths {
          */
         get: operations["list_agents"];
         put?: never;
-        post?: never;
+        /**
+         * Create a new agent
+         * @description Every process with a factory of the type creates the agent, also after each restart, until it is
+         *     deleted. If no process has one, the agent waits. An agent that was deleted can be created again.
+         */
+        post: operations["create_agent"];
         delete?: never;
         options?: never;
         head?: never;
@@ -33,6 +75,56 @@ export interface paths {
         };
         /** Get an agent */
         get: operations["get_agent"];
+        /**
+         * Replace an agent
+         * @description Processes create the agent again from its new configuration. Id and type stay.
+         */
+        put: operations["replace_agent"];
+        post?: never;
+        /**
+         * Delete an agent
+         * @description Processes stop the agent; tasks that it works on end as usual. It stays in the list with
+         *     `include_deleted`.
+         */
+        delete: operations["delete_agent"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/agents/{agent_id}/actions/restart": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Restart an agent
+         * @description Every process that hosts the agent creates it again from its configuration.
+         */
+        post: operations["restart_agent"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/agents/{agent_id}/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Follow an agent
+         * @description Returns the events about an agent, and about the tasks that are assigned to this one agent, as
+         *     server-sent events; see `/events/stream`.
+         */
+        get: operations["stream_agent"];
         put?: never;
         post?: never;
         delete?: never;
@@ -352,6 +444,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/runs/{run_id}/actions/retry": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Retry a failed run from its failed operation
+         * @description Starts a new run with a copy of the journal up to the operation with which the run failed, and with
+         *     all signals. The new run does that operation again and continues with the current code.
+         */
+        post: operations["retry_run"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/runs/{run_id}/actions/signal": {
         parameters: {
             query?: never;
@@ -499,6 +612,47 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/tasks/{task_id}/actions/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel a task
+         * @description Cancels a task that was assigned with `/tasks` or `/agents/{agent_id}/tasks`, together with its
+         *     run. A task of a workflow is cancelled with its run only, because the workflow waits for it.
+         */
+        post: operations["cancel_task"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/tasks/{task_id}/result": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Wait for the result of a task
+         * @description Answers with 200 if the task has ended, and with 202 if it has not ended in the time of `wait`.
+         */
+        get: operations["get_task_result"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/workflows": {
         parameters: {
             query?: never;
@@ -584,7 +738,7 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description An agent that some process hosts or has hosted. */
+        /** @description An agent that processes host or shall host. */
         Agent: {
             /** @description Its type. */
             agent_type: string;
@@ -597,7 +751,7 @@ export interface components {
             created_at: string;
             /**
              * Format: date-time
-             * @description When it was deregistered.
+             * @description When it was deleted.
              */
             deleted_at?: string | null;
             /**
@@ -616,7 +770,7 @@ export interface components {
             updated_at: string;
         };
         /** @enum {string} */
-        AgentStatus: "running" | "missing" | "stopped" | "failed";
+        AgentStatus: "waiting" | "running" | "missing" | "stopped" | "failed";
         /** @description The body of a task for one agent. */
         AgentTaskBody: {
             /** @description Parameters of the task; `null` unless given. */
@@ -634,14 +788,51 @@ export interface components {
              */
             total_timeout_seconds?: number | null;
         };
+        /** @description A type of agents. */
+        AgentType: {
+            /** @description JSON Schema of the configuration, if agents of this type can be created over the API. */
+            config_schema: unknown;
+            /** @description JSON Schema of the output of tasks, if it is known. */
+            output_schema: unknown;
+            /** @description JSON Schema of the parameters of tasks, if it is known. */
+            parameters_schema: unknown;
+        };
         /** @description The body of a cancellation. */
         CancelBody: {
             /** @description Why; it stands in the failure of the run. */
             reason?: string | null;
         };
+        /** @description The body of a new agent. */
+        CreateAgentBody: {
+            /**
+             * @description Its type. A process with a factory of the type hosts the agent; until then it waits.
+             * @example backend
+             */
+            agent_type: string;
+            /**
+             * @description The configuration of its factory, which fits the `config_schema` of the type; `null` unless
+             *     given.
+             */
+            config?: unknown;
+            /**
+             * @description Its id, of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`. Derives from type and name unless given.
+             * @example agent-123
+             */
+            id?: string | null;
+            /**
+             * @description Its name, unique in its type unless `id` is given.
+             * @example Backend Developer
+             */
+            name: string;
+        };
         /** @description An answer with one resource. */
         Document_Agent: {
             data: components["schemas"]["Resource_Agent"];
+            meta: components["schemas"]["Meta"];
+        };
+        /** @description An answer with one resource. */
+        Document_AgentType: {
+            data: components["schemas"]["Resource_AgentType"];
             meta: components["schemas"]["Meta"];
         };
         /** @description An answer with one resource. */
@@ -672,6 +863,11 @@ export interface components {
         /** @description An answer with one resource. */
         Document_Task: {
             data: components["schemas"]["Resource_Task"];
+            meta: components["schemas"]["Meta"];
+        };
+        /** @description An answer with one resource. */
+        Document_TaskResult: {
+            data: components["schemas"]["Resource_TaskResult"];
             meta: components["schemas"]["Meta"];
         };
         /** @description An answer with one resource. */
@@ -851,6 +1047,11 @@ export interface components {
             meta: components["schemas"]["ListMeta"];
         };
         /** @description An answer with a page of resources. */
+        Listing_AgentType: {
+            data: components["schemas"]["Resource_AgentType"][];
+            meta: components["schemas"]["ListMeta"];
+        };
+        /** @description An answer with a page of resources. */
         Listing_Engine: {
             data: components["schemas"]["Resource_Engine"][];
             meta: components["schemas"]["ListMeta"];
@@ -928,9 +1129,22 @@ export interface components {
              */
             type: string;
         };
+        /** @description The body of a changed agent. */
+        ReplaceAgentBody: {
+            /**
+             * @description The configuration of its factory, which fits the `config_schema` of the type; `null` unless
+             *     given.
+             */
+            config?: unknown;
+            /**
+             * @description Its name.
+             * @example Backend Developer
+             */
+            name: string;
+        };
         /** @description A resource. */
         Resource_Agent: {
-            /** @description An agent that some process hosts or has hosted. */
+            /** @description An agent that processes host or shall host. */
             attributes: {
                 /** @description Its type. */
                 agent_type: string;
@@ -943,7 +1157,7 @@ export interface components {
                 created_at: string;
                 /**
                  * Format: date-time
-                 * @description When it was deregistered.
+                 * @description When it was deleted.
                  */
                 deleted_at?: string | null;
                 /**
@@ -960,6 +1174,22 @@ export interface components {
                  * @description When it changed last.
                  */
                 updated_at: string;
+            };
+            /** @description Unique among the resources of its type. */
+            id: string;
+            /** @description The type of the resource. */
+            type: string;
+        };
+        /** @description A resource. */
+        Resource_AgentType: {
+            /** @description A type of agents. */
+            attributes: {
+                /** @description JSON Schema of the configuration, if agents of this type can be created over the API. */
+                config_schema: unknown;
+                /** @description JSON Schema of the output of tasks, if it is known. */
+                output_schema: unknown;
+                /** @description JSON Schema of the parameters of tasks, if it is known. */
+                parameters_schema: unknown;
             };
             /** @description Unique among the resources of its type. */
             id: string;
@@ -1218,6 +1448,21 @@ export interface components {
             type: string;
         };
         /** @description A resource. */
+        Resource_TaskResult: {
+            /** @description How a task ended. */
+            attributes: {
+                failure?: components["schemas"]["Failure"] | null;
+                /** @description The output of the agent, if it completed the task. */
+                output: unknown;
+                /** @description Where the task stands. */
+                status: components["schemas"]["TaskStatus"];
+            };
+            /** @description Unique among the resources of its type. */
+            id: string;
+            /** @description The type of the resource. */
+            type: string;
+        };
+        /** @description A resource. */
         Resource_Workflow: {
             /** @description A version of a workflow that some process has registered. */
             attributes: {
@@ -1243,6 +1488,11 @@ export interface components {
             id: string;
             /** @description The type of the resource. */
             type: string;
+        };
+        /** @description The body of a retry. */
+        RetryBody: {
+            /** @description Id of the new run; a new UUID unless given. */
+            run_id?: string | null;
         };
         /** @description A run of a workflow. */
         Run: {
@@ -1411,6 +1661,14 @@ export interface components {
              */
             total_timeout_seconds?: number | null;
         };
+        /** @description How a task ended. */
+        TaskResult: {
+            failure?: components["schemas"]["Failure"] | null;
+            /** @description The output of the agent, if it completed the task. */
+            output: unknown;
+            /** @description Where the task stands. */
+            status: components["schemas"]["TaskStatus"];
+        };
         /** @enum {string} */
         TaskStatus: "assigned" | "completed" | "failed" | "cancelled";
         /** @description A version of a workflow that some process has registered. */
@@ -1435,7 +1693,7 @@ export interface components {
         };
     };
     responses: {
-        /** @description One of `MALFORMED_REQUEST`, `INVALID_CURSOR`, `INVALID_RUN_ID`, `INVALID_NAME`, `INVALID_WORKFLOW_NAME`, `INVALID_AGENT_ID`, `INVALID_AGENT_TYPE`, `INVALID_PATTERN`, `INVALID_STREAM`. */
+        /** @description One of `MALFORMED_REQUEST`, `INVALID_CURSOR`, `INVALID_RUN_ID`, `INVALID_NAME`, `INVALID_WORKFLOW_NAME`, `INVALID_AGENT_ID`, `INVALID_AGENT_TYPE`, `INVALID_AGENT_CONFIG`, `INVALID_PATTERN`, `INVALID_STREAM`, `INVALID_IDEMPOTENCY_KEY`. */
         Error400: {
             headers: {
                 /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -1474,7 +1732,7 @@ export interface components {
                 "application/json": components["schemas"]["ErrorDocument"];
             };
         };
-        /** @description One of `ROUTE_NOT_FOUND`, `RUN_NOT_FOUND`, `TASK_NOT_FOUND`, `AGENT_NOT_FOUND`, `WORKFLOW_NOT_FOUND`, `OPERATION_NOT_FOUND`, `DEAD_LETTER_NOT_FOUND`, `UNKNOWN_ADDRESS`. */
+        /** @description One of `ROUTE_NOT_FOUND`, `RUN_NOT_FOUND`, `TASK_NOT_FOUND`, `AGENT_NOT_FOUND`, `AGENT_TYPE_NOT_FOUND`, `WORKFLOW_NOT_FOUND`, `OPERATION_NOT_FOUND`, `DEAD_LETTER_NOT_FOUND`, `UNKNOWN_ADDRESS`. */
         Error404: {
             headers: {
                 /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -1487,8 +1745,34 @@ export interface components {
                 "application/json": components["schemas"]["ErrorDocument"];
             };
         };
-        /** @description One of `RUN_EXISTS`, `RUN_ENDED`, `RUN_CANCELLING`, `CONFLICT`, `STREAM_CLOSED`, `FENCED`, `DUPLICATE_EVENT`, `INCOMPATIBLE_SUBSCRIPTION`, `NOT_CONTINUED`. */
+        /** @description One of `RUN_EXISTS`, `RUN_ENDED`, `RUN_CANCELLING`, `CONFLICT`, `STREAM_CLOSED`, `FENCED`, `DUPLICATE_EVENT`, `INCOMPATIBLE_SUBSCRIPTION`, `NOT_CONTINUED`, `IDEMPOTENCY_KEY_REUSED`, `REQUEST_IN_PROGRESS`, `RUN_NOT_FAILED`, `NO_FAILED_OPERATION`, `TASK_OF_WORKFLOW`, `AGENT_EXISTS`, `AGENT_NOT_MANAGED`. */
         Error409: {
+            headers: {
+                /** @description The trace of the request, if it has a valid `traceparent`. */
+                traceresponse?: string;
+                /** @description Id of the request, also in the log. */
+                "x-request-id"?: string;
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["ErrorDocument"];
+            };
+        };
+        /** @description One of `AGENT_DELETED`. */
+        Error410: {
+            headers: {
+                /** @description The trace of the request, if it has a valid `traceparent`. */
+                traceresponse?: string;
+                /** @description Id of the request, also in the log. */
+                "x-request-id"?: string;
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["ErrorDocument"];
+            };
+        };
+        /** @description One of `PRECONDITION_FAILED`. */
+        Error412: {
             headers: {
                 /** @description The trace of the request, if it has a valid `traceparent`. */
                 traceresponse?: string;
@@ -1539,6 +1823,19 @@ export interface components {
                 "application/json": components["schemas"]["ErrorDocument"];
             };
         };
+        /** @description One of `PRECONDITION_REQUIRED`. */
+        Error428: {
+            headers: {
+                /** @description The trace of the request, if it has a valid `traceparent`. */
+                traceresponse?: string;
+                /** @description Id of the request, also in the log. */
+                "x-request-id"?: string;
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["ErrorDocument"];
+            };
+        };
         /** @description One of `RATE_LIMITED`. */
         Error429: {
             headers: {
@@ -1554,7 +1851,7 @@ export interface components {
                 "application/json": components["schemas"]["ErrorDocument"];
             };
         };
-        /** @description One of `INTERNAL_ERROR`, `INVALID_CLOUD_EVENT`, `STORE_GONE`, `NEWER_SCHEMA`, `INVALID_ROW`, `STORE_CORRUPT`, `INVALID_STORE_CONFIGURATION`, `INVALID_BROKER_CONFIGURATION`, `AGENT_HOST_IMPAIRED`, `AGENT_FACTORY_FAILED`, `AGENT_FACTORY_TIMEOUT`, `DUPLICATE_AGENT`, `DUPLICATE_AGENT_TYPE`, `UNKNOWN_AGENT_TYPE`, `INVALID_AGENT_CONFIG`, `INVALID_AGENT_CONFIGURATION`, `INVALID_AGENT_SCHEMA`, `SHUTDOWN_TIMEOUT`, `PROJECTION_STOPPED`, `INVALID_RESULT`, `RUN_FAILED`, `RUN_BLOCKED`. */
+        /** @description One of `INTERNAL_ERROR`, `INVALID_CLOUD_EVENT`, `STORE_GONE`, `NEWER_SCHEMA`, `INVALID_ROW`, `STORE_CORRUPT`, `INVALID_STORE_CONFIGURATION`, `INVALID_BROKER_CONFIGURATION`, `AGENT_HOST_IMPAIRED`, `AGENT_FACTORY_FAILED`, `AGENT_FACTORY_TIMEOUT`, `DUPLICATE_AGENT`, `DUPLICATE_AGENT_TYPE`, `UNKNOWN_AGENT_TYPE`, `INVALID_AGENT_CONFIGURATION`, `INVALID_AGENT_SCHEMA`, `SHUTDOWN_TIMEOUT`, `PROJECTION_STOPPED`, `INVALID_RESULT`, `RUN_FAILED`, `RUN_BLOCKED`. */
         Error500: {
             headers: {
                 /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -1590,6 +1887,81 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    list_agent_types: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All agent types. */
+            200: {
+                headers: {
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Listing_AgentType"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            429: components["responses"]["Error429"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    get_agent_type: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Name of the type. */
+                agent_type: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The agent type. */
+            200: {
+                headers: {
+                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
+                    etag?: string;
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document_AgentType"];
+                };
+            };
+            /** @description The client has this version: see `If-None-Match`. */
+            304: {
+                headers: {
+                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
+                    etag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            429: components["responses"]["Error429"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
     list_agents: {
         parameters: {
             query?: {
@@ -1597,7 +1969,7 @@ export interface operations {
                 agent_type?: string;
                 /** @description Only agents in this status. */
                 status?: components["schemas"]["AgentStatus"];
-                /** @description Deregistered agents too. */
+                /** @description Deleted agents too. */
                 include_deleted?: boolean;
                 /** @description Most resources of a page; 50 unless given. */
                 limit?: number;
@@ -1631,9 +2003,60 @@ export interface operations {
             503: components["responses"]["Error503"];
         };
     };
-    get_agent: {
+    create_agent: {
         parameters: {
             query?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CreateAgentBody"];
+            };
+        };
+        responses: {
+            /** @description The agent is created. */
+            201: {
+                headers: {
+                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
+                    etag?: string;
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
+                    /** @description Where the resource is, if it can be found. */
+                    location?: string;
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document_Agent"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            409: components["responses"]["Error409"];
+            413: components["responses"]["Error413"];
+            415: components["responses"]["Error415"];
+            422: components["responses"]["Error422"];
+            429: components["responses"]["Error429"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    get_agent: {
+        parameters: {
+            query?: {
+                /** @description Also if it was deleted. */
+                include_deleted?: boolean;
+            };
             header?: never;
             path: {
                 /** @description Id of the agent. */
@@ -1644,6 +2067,105 @@ export interface operations {
         requestBody?: never;
         responses: {
             /** @description The agent. */
+            200: {
+                headers: {
+                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
+                    etag?: string;
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document_Agent"];
+                };
+            };
+            /** @description The client has this version: see `If-None-Match`. */
+            304: {
+                headers: {
+                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
+                    etag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            410: components["responses"]["Error410"];
+            429: components["responses"]["Error429"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    replace_agent: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The `ETag` of the version that may be changed, or `*` for any. */
+                "If-Match": string;
+            };
+            path: {
+                /** @description Id of the agent. */
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ReplaceAgentBody"];
+            };
+        };
+        responses: {
+            /** @description The agent is replaced. */
+            200: {
+                headers: {
+                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
+                    etag?: string;
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document_Agent"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            409: components["responses"]["Error409"];
+            410: components["responses"]["Error410"];
+            412: components["responses"]["Error412"];
+            413: components["responses"]["Error413"];
+            415: components["responses"]["Error415"];
+            422: components["responses"]["Error422"];
+            428: components["responses"]["Error428"];
+            429: components["responses"]["Error429"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    delete_agent: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The `ETag` of the version that may be changed, or `*` for any. */
+                "If-Match": string;
+            };
+            path: {
+                /** @description Id of the agent. */
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The agent is deleted. */
             200: {
                 headers: {
                     /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -1660,6 +2182,100 @@ export interface operations {
             401: components["responses"]["Error401"];
             403: components["responses"]["Error403"];
             404: components["responses"]["Error404"];
+            409: components["responses"]["Error409"];
+            410: components["responses"]["Error410"];
+            412: components["responses"]["Error412"];
+            428: components["responses"]["Error428"];
+            429: components["responses"]["Error429"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    restart_agent: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Id of the agent. */
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The restart is recorded. */
+            202: {
+                headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
+                    /** @description Where the resource is, if it can be found. */
+                    location?: string;
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document_Agent"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            409: components["responses"]["Error409"];
+            410: components["responses"]["Error410"];
+            413: components["responses"]["Error413"];
+            415: components["responses"]["Error415"];
+            422: components["responses"]["Error422"];
+            429: components["responses"]["Error429"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    stream_agent: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Only events with a position in the log above this one; those from now on unless given. The
+                 *     header `Last-Event-ID` overrides it.
+                 */
+                after?: number;
+            };
+            header?: {
+                /** @description Position of the last event that the client has. */
+                "last-event-id"?: number | null;
+            };
+            path: {
+                /** @description Id of the agent. */
+                agent_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The events. */
+            200: {
+                headers: {
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            410: components["responses"]["Error410"];
             429: components["responses"]["Error429"];
             500: components["responses"]["Error500"];
             503: components["responses"]["Error503"];
@@ -1701,6 +2317,7 @@ export interface operations {
             401: components["responses"]["Error401"];
             403: components["responses"]["Error403"];
             404: components["responses"]["Error404"];
+            410: components["responses"]["Error410"];
             429: components["responses"]["Error429"];
             500: components["responses"]["Error500"];
             503: components["responses"]["Error503"];
@@ -1709,7 +2326,10 @@ export interface operations {
     create_task_of_agent: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id of the agent. */
                 agent_id: string;
@@ -1725,6 +2345,8 @@ export interface operations {
             /** @description The run is started. */
             202: {
                 headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
                     /** @description Where the resource is, if it can be found. */
                     location?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -1742,6 +2364,7 @@ export interface operations {
             403: components["responses"]["Error403"];
             404: components["responses"]["Error404"];
             409: components["responses"]["Error409"];
+            410: components["responses"]["Error410"];
             413: components["responses"]["Error413"];
             415: components["responses"]["Error415"];
             422: components["responses"]["Error422"];
@@ -1792,7 +2415,10 @@ export interface operations {
     purge_dead_letters: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Kind of the address. */
                 kind: "groups" | "mailboxes";
@@ -1810,6 +2436,8 @@ export interface operations {
             /** @description They were deleted. */
             200: {
                 headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
                     /** @description The trace of the request, if it has a valid `traceparent`. */
                     traceresponse?: string;
                     /** @description Id of the request, also in the log. */
@@ -1836,7 +2464,10 @@ export interface operations {
     redrive_dead_letters: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Kind of the address. */
                 kind: "groups" | "mailboxes";
@@ -1854,6 +2485,8 @@ export interface operations {
             /** @description They were sent back. */
             200: {
                 headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
                     /** @description The trace of the request, if it has a valid `traceparent`. */
                     traceresponse?: string;
                     /** @description Id of the request, also in the log. */
@@ -1955,7 +2588,10 @@ export interface operations {
     publish_event: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -1968,6 +2604,8 @@ export interface operations {
             /** @description The broker has the event. */
             202: {
                 headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
                     /** @description Where the resource is, if it can be found. */
                     location?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -2166,6 +2804,8 @@ export interface operations {
             /** @description The run. */
             200: {
                 headers: {
+                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
+                    etag?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
                     traceresponse?: string;
                     /** @description Id of the request, also in the log. */
@@ -2175,6 +2815,15 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Document_Run"];
                 };
+            };
+            /** @description The client has this version: see `If-None-Match`. */
+            304: {
+                headers: {
+                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
+                    etag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             400: components["responses"]["Error400"];
             401: components["responses"]["Error401"];
@@ -2188,7 +2837,10 @@ export interface operations {
     cancel_run: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id of the run. */
                 run_id: string;
@@ -2204,6 +2856,8 @@ export interface operations {
             /** @description The cancellation is recorded. */
             202: {
                 headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
                     /** @description Where the resource is, if it can be found. */
                     location?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -2232,7 +2886,10 @@ export interface operations {
     fork_run: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id of the run. */
                 run_id: string;
@@ -2248,6 +2905,8 @@ export interface operations {
             /** @description The new run is started. */
             202: {
                 headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
                     /** @description Where the resource is, if it can be found. */
                     location?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -2276,7 +2935,10 @@ export interface operations {
     pause_run: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id of the run. */
                 run_id: string;
@@ -2288,6 +2950,8 @@ export interface operations {
             /** @description The pause is recorded. */
             202: {
                 headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
                     /** @description Where the resource is, if it can be found. */
                     location?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -2316,7 +2980,10 @@ export interface operations {
     resume_run: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id of the run. */
                 run_id: string;
@@ -2328,6 +2995,57 @@ export interface operations {
             /** @description The resumption is recorded. */
             202: {
                 headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
+                    /** @description Where the resource is, if it can be found. */
+                    location?: string;
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document_Run"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            409: components["responses"]["Error409"];
+            413: components["responses"]["Error413"];
+            415: components["responses"]["Error415"];
+            422: components["responses"]["Error422"];
+            429: components["responses"]["Error429"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    retry_run: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Id of the run. */
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RetryBody"];
+            };
+        };
+        responses: {
+            /** @description The new run is started. */
+            202: {
+                headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
                     /** @description Where the resource is, if it can be found. */
                     location?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -2356,7 +3074,10 @@ export interface operations {
     signal_run: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id of the run. */
                 run_id: string;
@@ -2372,6 +3093,8 @@ export interface operations {
             /** @description The signal is recorded. */
             202: {
                 headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
                     /** @description Where the resource is, if it can be found. */
                     location?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -2623,7 +3346,10 @@ export interface operations {
     create_task: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2636,6 +3362,8 @@ export interface operations {
             /** @description The run is started. */
             202: {
                 headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
                     /** @description Where the resource is, if it can be found. */
                     location?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -2676,6 +3404,8 @@ export interface operations {
             /** @description The task. */
             200: {
                 headers: {
+                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
+                    etag?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
                     traceresponse?: string;
                     /** @description Id of the request, also in the log. */
@@ -2684,6 +3414,118 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Document_Task"];
+                };
+            };
+            /** @description The client has this version: see `If-None-Match`. */
+            304: {
+                headers: {
+                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
+                    etag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            429: components["responses"]["Error429"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    cancel_task: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description Id of the task, with `/` written as `%2F`. */
+                task_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CancelBody"];
+            };
+        };
+        responses: {
+            /** @description The cancellation is recorded. */
+            202: {
+                headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
+                    /** @description Where the resource is, if it can be found. */
+                    location?: string;
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document_Task"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            409: components["responses"]["Error409"];
+            413: components["responses"]["Error413"];
+            415: components["responses"]["Error415"];
+            422: components["responses"]["Error422"];
+            429: components["responses"]["Error429"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    get_task_result: {
+        parameters: {
+            query?: {
+                /**
+                 * @description How long to wait for the end of the task, for example `30s` or `500ms`. Without it, the answer
+                 *     comes at once. A time longer than 4/5 of the time that a request may take counts as that.
+                 * @example 20s
+                 */
+                wait?: string;
+            };
+            header?: never;
+            path: {
+                /** @description Id of the task, with `/` written as `%2F`. */
+                task_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The task has ended. */
+            200: {
+                headers: {
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document_TaskResult"];
+                };
+            };
+            /** @description The task has not ended yet. */
+            202: {
+                headers: {
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document_TaskResult"];
                 };
             };
             400: components["responses"]["Error400"];
@@ -2745,6 +3587,8 @@ export interface operations {
             /** @description The workflow. */
             200: {
                 headers: {
+                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
+                    etag?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
                     traceresponse?: string;
                     /** @description Id of the request, also in the log. */
@@ -2754,6 +3598,15 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Document_Workflow"];
                 };
+            };
+            /** @description The client has this version: see `If-None-Match`. */
+            304: {
+                headers: {
+                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
+                    etag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             400: components["responses"]["Error400"];
             401: components["responses"]["Error401"];
@@ -2767,7 +3620,10 @@ export interface operations {
     execute_workflow: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Name of the workflow. */
                 workflow: string;
@@ -2783,6 +3639,8 @@ export interface operations {
             /** @description The run is started. */
             202: {
                 headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
                     /** @description Where the resource is, if it can be found. */
                     location?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -2811,7 +3669,10 @@ export interface operations {
     signal_with_start: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description A unique text, for example a UUID. A repetition of the request with the same key is answered as the first one, and nothing is done twice. */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Name of the workflow. */
                 workflow: string;
@@ -2827,6 +3688,8 @@ export interface operations {
             /** @description The signal is recorded. */
             202: {
                 headers: {
+                    /** @description `true` if the request was answered before, because of its `Idempotency-Key`. */
+                    "idempotent-replayed"?: "true";
                     /** @description Where the resource is, if it can be found. */
                     location?: string;
                     /** @description The trace of the request, if it has a valid `traceparent`. */
