@@ -51,6 +51,7 @@ pages! {
     GuideErrors: "docs/guide/pages/errors.md",
     GuideEvents: "docs/guide/pages/events.md",
     GuideFirstHour: "docs/guide/pages/first-hour-rust.md",
+    GuideHttp: "docs/guide/pages/http.md",
     GuideLanguageModels: "docs/guide/pages/language-models.md",
     GuideOperating: "docs/guide/pages/operating.md",
     GuideWorkflows: "docs/guide/pages/workflows.md",
