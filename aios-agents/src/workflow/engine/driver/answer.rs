@@ -23,7 +23,7 @@ impl Driver {
             Message::TimerDue(operation) if self.is_paused() => {
                 self.missed.insert(operation);
             }
-            Message::TimerDue(operation) => self.timer_due(operation),
+            Message::TimerDue(operation) => return self.on_timer(operation).await,
             Message::Answer(delivery) => self.on_answer(*delivery).await,
             Message::Undeliverable { operation, attempt, failure, retryable } => {
                 self.on_undeliverable(operation, attempt, TaskError { failure, retryable });
@@ -39,6 +39,28 @@ impl Driver {
             Message::Stay => self.set_leaving(false),
             Message::Lost => return Some(Exit::NotOwner),
         }
+        None
+    }
+
+    /// Handles a due timer. A task that may be lost is dispatched again only after the journal has been
+    /// read, because another engine may have recorded its answer.
+    async fn on_timer(&mut self, operation: u64) -> Option<Exit> {
+        if self.is_suspected(operation) {
+            if self.append.is_none()
+                && let Some(exit) = self.reread().await
+            {
+                return Some(exit);
+            }
+            if self.append.is_some() || self.reread_timer.is_some() {
+                let later = self.engine.clock.now() + self.engine.options.backoff.1;
+                self.engine.timers.set(later, &self.run_id, operation);
+                return None;
+            }
+            if !self.execution.machine().awaits_task(operation, None) {
+                return None;
+            }
+        }
+        self.timer_due(operation);
         None
     }
 

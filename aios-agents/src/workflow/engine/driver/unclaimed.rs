@@ -97,6 +97,12 @@ impl Driver {
         Some(now + next)
     }
 
+    /// Whether the broker may have lost a task that no agent is known to have begun.
+    pub(super) fn is_suspected(&self, operation: u64) -> bool {
+        let assignment = self.assigned.get(&operation);
+        assignment.is_some_and(|it| it.queued.is_some() && it.suspected_at.is_some())
+    }
+
     /// The broker may have lost the tasks that no agent has begun.
     pub(super) fn suspect(&mut self) {
         let now = self.engine.clock.now();
