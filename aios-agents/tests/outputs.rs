@@ -175,7 +175,7 @@ async fn should_continue_a_stream_after_a_restart() {
     assert_eq!(read(run.stream("log").read_from(items[5].0)).await, []);
 }
 
-/// Writes until it is told to stop.
+/// Writes until it is stopped.
 struct Endless(Arc<Notify>);
 
 impl Agent for Endless {

@@ -118,7 +118,7 @@
 //! # Guarantees
 //!
 //! - Every error has the same shape, also those of routing, of bodies that can't be read, of time limits and
-//!   of panics. What went wrong inside is logged under the id of the request, and not told to the client.
+//!   of panics. What went wrong inside is logged under the id of the request, and not sent to the client.
 //! - Without an authenticator, only callers on the same machine are let in, and no web page from elsewhere.
 //! - A route requires the permission that the OpenAPI document names.
 //! - A web page of another origin is refused, unless its origin is allowed.

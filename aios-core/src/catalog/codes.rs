@@ -625,7 +625,7 @@ pub const CODES: &[Code] = &[
         "CONVERSATION_MISSING",
         "LLM agents",
         Retry::No,
-        "the process that makes a model call does not know the conversation, and is told it again",
+        "a process that makes a model call lacks the conversation so far; the call is repeated with all of it",
     ),
     code("TOOL_NOT_FOUND", "LLM agents", Retry::Yes, "the process of an agent lacks a tool"),
     code(

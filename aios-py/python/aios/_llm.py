@@ -58,7 +58,7 @@ class Budget:
         cost: Dollars, according to ``prices``.
         tool_calls: Tool calls that run.
         wall_time: Seconds since the start of the run.
-        soft_percent: Share of a limit, 1 to 100, after which the model is told.
+        soft_percent: Share of a limit, 1 to 100, at which the model is warned.
         at_limit: ``"fail"`` fails the run with ``BUDGET_EXCEEDED``; ``"ask"`` waits for the signal
             ``budget`` with ``{"decision": "raise", "limits": {...}}`` or ``{"decision": "stop"}``.
         prices: The prices of models by name, such as ``"openai:gpt-5"``.

@@ -190,7 +190,7 @@ def tool(
     Args:
         function: The function, if the decorator is used without arguments.
         name: 1 to 64 of ``[A-Za-z0-9_-]``; the name of the function by default.
-        description: What the model is told; the docstring by default.
+        description: Description of the tool for the model; the docstring by default.
         effect: ``"read"`` changes nothing and may run again after a crash, as may ``"idempotent"``,
             whose repetition has no further effect. A ``"write"`` is not repeated: a person decides on
             a call whose outcome is unknown.

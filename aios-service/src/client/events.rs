@@ -32,7 +32,7 @@ pub struct EventStream {
     client: Client,
     path: Vec<String>,
     filter: Parameters,
-    /// Position of the last event; `None` until the service has told where the stream begins.
+    /// Position of the last event; `None` until the service has sent where the stream begins.
     after: Option<u64>,
     open: Option<Open>,
     /// How often connecting has failed since the last message.
@@ -60,7 +60,7 @@ impl EventStream {
         Self { client, path, filter, after, open, failures, pause, is_over }
     }
 
-    /// Position after which further events come; `None` until the service has told where a stream of
+    /// Position after which further events come; `None` until the service has sent where a stream of
     /// new events begins.
     #[must_use]
     pub fn position(&self) -> Option<u64> {

@@ -96,7 +96,7 @@ impl ApiError {
         Self { status, code: code.into(), message, details, cause, retry_after }
     }
 
-    /// The part of the error that a client is told.
+    /// The part of the error that is sent to the client.
     pub(crate) fn failure(&self) -> Failure {
         Failure::new(self.code.clone(), self.message.clone()).with_details(self.details.clone())
     }

@@ -37,7 +37,7 @@ use crate::auth::Identity;
 
 /// Time between two comments on a stream without events, which keep proxies from closing it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// After how many events that do not match the client is told the position, so that it need not
+/// After how many events that do not match the position is sent to the client, so that it need not
 /// begin before them when it connects again.
 const SKIPPED: u64 = 500;
 

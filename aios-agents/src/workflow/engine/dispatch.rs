@@ -120,7 +120,7 @@ fn defer(engine: &Arc<Engine>, dispatch: Dispatch, parked: &mut VecDeque<Dispatc
         }
         None => {
             if parked.len() >= PARKED {
-                warn!("the broker accepts no events; agents are not told about a task");
+                warn!("the broker accepts no events; agents are not informed about a task");
                 parked.pop_front();
             }
             parked.push_back(dispatch);
@@ -132,7 +132,7 @@ fn report_undeliverable(engine: &Arc<Engine>, dispatch: Dispatch, error: &Broker
     let event_type = &dispatch.publish.event.event_type;
     let Some(Attempt { run_id, operation, number: attempt, .. }) = dispatch.task else {
         // An agent that is gone does not need the notice.
-        return warn!(error = %Chain(error), %event_type, "could not tell agents about a task");
+        return warn!(error = %Chain(error), %event_type, "could not inform agents about a task");
     };
     let (code, message) = match error {
         BrokerError::Unroutable { .. } => {
