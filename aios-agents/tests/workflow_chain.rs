@@ -195,6 +195,33 @@ async fn should_take_each_signal_once_that_races_with_the_end_of_a_run() {
         .unwrap();
 }
 
+/// A client that has seen the end of a run sends a signal to its successor, before the successor has
+/// copied the signals that its predecessor did not take.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_inherited_signals_before_later_ones() {
+    let inner = store();
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let shared: Arc<dyn Store> = faulty.clone();
+    let outside = runtime(&inner).client_only().workflow("collect", collect).start().await;
+    let (outside, is_sent) = (Arc::new(outside.unwrap()), AtomicBool::new(false));
+    faulty.on_append(move |append| {
+        if !holds(append, "continued") || is_sent.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        let outside = Arc::clone(&outside);
+        Some(Fault::Until(Box::pin(async move {
+            outside.handle("c").await.unwrap().signal("number", &ROUNDS).await.unwrap();
+        })))
+    });
+    let runtime = runtime(&shared).workflow("collect", collect).start().await.unwrap();
+    let mut start = runtime.start("collect", &Vec::<u32>::new()).with_id("c");
+    for number in 1..ROUNDS {
+        start = start.with_signal("number", &number);
+    }
+    let run = start.await.unwrap();
+    assert_eq!(result::<Vec<u32>>(&run).await.unwrap(), in_order());
+}
+
 /// Runs of an earlier chain under the same first id still exist: the next free number follows.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_continue_as_a_run_of_an_earlier_chain() {

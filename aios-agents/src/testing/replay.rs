@@ -52,8 +52,10 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
         fence: None,
     };
     execution.attach_code(&*workflow, info, started.input.clone());
-    for (entry, event) in entries.iter().zip(journal) {
-        execution.feed(entry.clone(), event.timestamp);
+    let mut entries: Vec<_> = entries.into_iter().zip(journal).collect();
+    Entry::sort_for_replay(&mut entries, |(entry, _)| entry);
+    for (entry, event) in entries {
+        execution.feed(entry, event.timestamp);
     }
     scheduled(finish(execution)).await.map_err(ReplayError::Blocked)
 }

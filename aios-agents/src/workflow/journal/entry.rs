@@ -129,6 +129,17 @@ impl Entry {
         }
     }
 
+    /// Sorts a journal into the order in which its entries are applied. That is the order of record,
+    /// except that the signals inherited from a predecessor directly follow the start: they were sent
+    /// first, but a client may have sent a signal to this run before they were copied.
+    pub(crate) fn sort_for_replay<T>(journal: &mut [T], entry: impl Fn(&T) -> &Self) {
+        journal.sort_by_key(|item| match entry(item) {
+            Self::Started(_) => 0,
+            Self::Signaled(Signaled { inherited: true, .. }) => 1,
+            _ => 2,
+        });
+    }
+
     /// Whether this entry records the start of an operation.
     pub(crate) fn is_beginning(&self) -> bool {
         matches!(

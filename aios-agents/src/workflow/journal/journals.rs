@@ -389,7 +389,7 @@ impl Journals {
         }
     }
 
-    /// The signals in the journal of a run, in order.
+    /// The signals in the journal of a run, in the order in which they are applied.
     pub(crate) async fn signals(
         &self,
         run_id: &str,
@@ -398,7 +398,7 @@ impl Journals {
         let (stream, mut after, mut signals) = (StreamId::of_run(run_id)?, 0, Vec::new());
         loop {
             let page = self.store.read_stream(&stream, after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(signals) };
+            let Some(last) = page.last() else { break };
             after = last.version;
             for RecordedEvent { event, .. } in page {
                 if event.event_type.segments() == (DOMAIN, workflow, SIGNALED)
@@ -408,6 +408,9 @@ impl Journals {
                 }
             }
         }
+        // See `Entry::sort_for_replay`.
+        signals.sort_by_key(|(signal, _)| !signal.inherited);
+        Ok(signals)
     }
 
     /// How a run ended, or why it is blocked; `None` if it is active.

@@ -56,11 +56,12 @@ impl Driver {
         };
         let Some(first) = events.first() else { return Err(Exit::Unknown) };
         let workflow = first.event.event_type.entity();
-        let entries = events
+        let mut entries = events
             .iter()
             .map(|recorded| Ok((read_entry(workflow, &recorded.event)?, recorded.event.timestamp)))
             .collect::<Result<Journal, EventError>>()
             .map_err(unreadable)?;
+        Entry::sort_for_replay(&mut entries, |(entry, _)| entry);
         if let Some(ended) =
             entries.iter().rev().find_map(|(entry, _)| RunOutcome::from_entry(entry))
         {

@@ -250,19 +250,14 @@ async fn inherited(
     let codec = engine.journals.codec(workflow)?;
     let numbers: BTreeSet<u64> = numbers.iter().copied().collect();
     let signals = engine.journals.signals(&predecessor.run_id, workflow).await?;
-    let mut taken: Vec<(Signaled, Event)> = (1..)
-        .zip(signals)
-        .filter(|(number, _)| numbers.contains(number))
-        .map(|(_, signal)| signal)
-        .collect();
-    taken.sort_by_key(|(signal, _)| !signal.inherited);
+    let untaken = (1..).zip(signals).filter(|(number, _)| numbers.contains(number));
     let copy = |(signal, event): (Signaled, Event)| {
         let entry = Entry::Signaled(Signaled { inherited: true, ..signal });
         let id = EventId::derive(&format!("{}/inherited/{}", first.event.id, event.id));
         let copy = codec.encode(entry, engine.clock.now())?.event;
         Ok(copy.with_id(id).with_metadata(event.metadata))
     };
-    taken.into_iter().map(copy).collect()
+    untaken.map(|(_, signal)| copy(signal)).collect()
 }
 
 /// Cancels a run whose predecessor did not continue.
