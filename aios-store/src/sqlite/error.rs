@@ -8,7 +8,7 @@ pub(super) const BACKEND: &str = "sqlite";
 
 /// Maps an error of the driver during `operation` to an error of the port.
 pub(super) fn store_error(operation: &'static str, database: &str, error: Error) -> StoreError {
-    let database = database.to_owned();
+    let (database, error) = (database.to_owned(), without_sql(error));
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             StoreError::Corrupt { database, reason: error.to_string() }
@@ -19,6 +19,14 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
             StoreError::InvalidRow { database, reason: error.to_string() }
         }
         None => backend(operation, false, error),
+    }
+}
+
+/// The error without the text of its statement, which may be a whole migration.
+fn without_sql(error: Error) -> Error {
+    match error {
+        Error::SqlInputError { error, msg, .. } => Error::SqliteFailure(error, Some(msg)),
+        error => error,
     }
 }
 

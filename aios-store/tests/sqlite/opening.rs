@@ -92,6 +92,19 @@ async fn should_report_a_file_that_is_not_a_database() {
     assert!(matches!(&error, StoreError::Corrupt { .. }), "{error:?}");
 }
 
+/// The text of a statement, here of the whole migration, tells a user nothing.
+#[tokio::test]
+async fn should_report_the_database_of_another_program_without_sql() {
+    let (_folder, path) = database_path();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE events (number INTEGER)").unwrap();
+    drop(other);
+    let error = open(&path).await.unwrap_err();
+    let chain = aios_core::Chain(&error).to_string();
+    assert!(chain.contains("migrate the database: table events already exists"), "{chain}");
+    assert!(!chain.contains("CREATE TABLE"), "{chain}");
+}
+
 #[tokio::test]
 async fn should_report_a_damaged_file() {
     let (_folder, path) = database_path();
