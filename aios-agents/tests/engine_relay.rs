@@ -21,7 +21,7 @@ use aios_core::{
 };
 
 use crate::{
-    faulty::{Fault, FaultyBroker, FaultyStore},
+    faulty::{Fault, FaultyBroker, FaultyStore, store_unavailable},
     logged::Logged,
     workflow_support::{PATIENCE, eventually, result, store},
 };
@@ -113,6 +113,28 @@ async fn should_publish_what_an_earlier_relay_could_not() {
     let after = start(&store, &broker).await;
     assert_eq!(next(&mut placed).await, 1);
     drop(after);
+}
+
+/// A store that does not accept the checkpoint, such as a full one, makes the relay wait. The broker
+/// has the events and does not receive them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_publish_again_while_its_position_cannot_be_saved() {
+    let faulty = FaultyStore::new(store());
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as Arc<dyn Store>;
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let mut placed = placed(&broker).await;
+    faulty.on_call(|method| {
+        (*method == "save_checkpoint").then(|| Fault::Refuse(store_unavailable()))
+    });
+    let runtime = start(&store, &broker).await;
+    run(&runtime, 1).await;
+    assert_eq!(next(&mut placed).await, 1);
+    let before = faulty.count("save_checkpoint");
+    eventually("it tries several times", || async { faulty.count("save_checkpoint") > before + 3 })
+        .await;
+    faulty.heal();
+    run(&runtime, 2).await;
+    assert_eq!(next(&mut placed).await, 2, "the first was published again");
 }
 
 /// Events that a fork copies have already been published; its own are published.

@@ -12,7 +12,7 @@ use aios_core::{
     store::{Checkpoints, EventStore, StoreError},
 };
 use metrics::{counter, gauge};
-use tracing::error;
+use tracing::{error, warn};
 
 use self::window::Published;
 use super::{Engine, EngineError, RefusedEvents};
@@ -34,26 +34,43 @@ pub(super) async fn run(engine: Arc<Engine>) {
             return engine.fail("relay the log", &Failure::from_error(error.code(), &error));
         }
     };
-    loop {
-        tokio::select! {
-            biased;
-            () = engine.stopped() => return,
-            result = relay(&engine, &not_relayed) => {
-                if let Err(error) = result && !engine.survives("relay the log", error) {
-                    return;
-                }
-                engine.clock.sleep(engine.options.backoff.0).await;
-            }
-        }
+    tokio::select! {
+        biased;
+        () = engine.stopped() => {}
+        () = relay_again(&engine, &not_relayed) => {}
     }
 }
 
-/// Relays while the lease is held. The lease is renewed with all others.
-async fn relay(engine: &Arc<Engine>, not_relayed: &[Pattern]) -> Result<(), EngineError> {
+/// Relays whenever the lease is held, and waits longer after each consecutive error. Returns after
+/// a permanent error.
+async fn relay_again(engine: &Arc<Engine>, not_relayed: &[Pattern]) {
+    let (first, most) = engine.options.backoff;
+    let mut backoff = first;
+    loop {
+        let result = relay(engine, not_relayed, &mut backoff).await;
+        let pause = if result.is_ok() { first } else { backoff };
+        if let Err(error) = result
+            && !engine.survives("relay the log", error)
+        {
+            return;
+        }
+        engine.clock.sleep(pause).await;
+        backoff = (pause * 2).min(most);
+    }
+}
+
+/// Relays while the lease is held. The lease is renewed with all others. Resets `backoff` after
+/// each range of the log.
+async fn relay(
+    engine: &Arc<Engine>,
+    not_relayed: &[Pattern],
+    backoff: &mut Duration,
+) -> Result<(), EngineError> {
     engine.ownership.until_relays(true).await;
     let _relaying = engine.relaying.lock().await;
     let mut position = engine.store.load_checkpoint(READER).await?;
-    let (mut saved, mut head) = (position, engine.store.head().await?);
+    let mut head = engine.store.head().await?;
+    let mut checkpoint = Checkpoint { saved: position, is_due: false, backoff: *backoff };
     while engine.ownership.relays() {
         let lag = u32::try_from(head.saturating_sub(position)).unwrap_or(u32::MAX);
         gauge!("aios_relay_lag_events").set(f64::from(lag));
@@ -76,22 +93,54 @@ async fn relay(engine: &Arc<Engine>, not_relayed: &[Pattern]) -> Result<(), Engi
             }
             position = up_to;
             // A checkpoint costs a commit, and most of the log is steps that are not published.
-            if published == Published::All || position >= saved + UNSAVED {
-                engine.store.save_checkpoint(READER, position).await?;
-                saved = position;
-            }
+            checkpoint.is_due |= published == Published::All;
+            checkpoint.is_due |= position >= checkpoint.saved + UNSAVED;
         }
+        checkpoint.save(engine, position).await?;
+        *backoff = engine.options.backoff.0;
         if position >= head {
             tokio::select! {
                 biased;
                 () = engine.ownership.until_relays(false) => return Ok(()),
                 grown = engine.store.wait_for(position) => head = grown?,
+                () = engine.clock.sleep(checkpoint.backoff), if checkpoint.is_due => continue,
             }
             // Wait, so that events appended shortly after each other are read together.
             engine.clock.sleep(PAUSE).await;
         }
     }
     Ok(())
+}
+
+/// The position that a new owner of the relay begins at.
+struct Checkpoint {
+    saved: u64,
+    is_due: bool,
+    /// The delay before the next attempt to save it.
+    backoff: Duration,
+}
+
+impl Checkpoint {
+    /// Saves the checkpoint if it is due. If the store does not accept it now, it stays due, so that
+    /// the relay continues, and publishes nothing again that the broker has.
+    async fn save(&mut self, engine: &Engine, position: u64) -> Result<(), StoreError> {
+        let (first, most) = engine.options.backoff;
+        if !self.is_due {
+            return Ok(());
+        }
+        match engine.store.save_checkpoint(READER, position).await {
+            Ok(()) => *self = Self { saved: position, is_due: false, backoff: first },
+            Err(error) if error.is_retryable() => {
+                warn!(
+                    error = %Chain(&error), code = error.code(), position,
+                    "could not save the position of the relay; trying again"
+                );
+                self.backoff = (self.backoff * 2).min(most);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 /// Reports that an unreadable event is not published.
