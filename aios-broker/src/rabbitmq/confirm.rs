@@ -11,7 +11,7 @@ use lapin::{
     Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::{
     error::within,
@@ -39,6 +39,7 @@ pub(super) struct ConfirmTask {
     size_limit: Arc<SizeLimit>,
     /// Events left by a channel that was closed because another event was too large.
     again: Vec<Unsent>,
+    closures: watch::Sender<u64>,
 }
 
 impl ConfirmTask {
@@ -48,7 +49,13 @@ impl ConfirmTask {
         size_limit: Arc<SizeLimit>,
     ) -> Self {
         let (next_number, rng, again) = (0, SplitMix64::seeded(), Vec::new());
-        Self { link, jobs, next_number, rng, size_limit, again }
+        let closures = watch::Sender::new(0);
+        Self { link, jobs, next_number, rng, size_limit, again, closures }
+    }
+
+    /// How often the server has closed the channel, but not its connection.
+    pub(super) fn closures(&self) -> watch::Receiver<u64> {
+        self.closures.subscribe()
     }
 
     pub(super) async fn run(mut self) {
@@ -141,6 +148,8 @@ impl ConfirmTask {
                 "no event was confirmed although some are waiting; replacing the connection"
             );
             link.replace(connection);
+        } else if connection.status().connected() {
+            self.closures.send_modify(|closures| *closures += 1);
         }
         Some(())
     }

@@ -74,6 +74,7 @@ impl ConsumeTask {
         let link = Arc::clone(&self.context.link);
         let mut lost = pin!(link.lost(&session.connection));
         let mut draining = self.draining.clone();
+        let mut closures = self.context.publisher.closures();
         let mut watchdog = DeliveryWatchdog::default();
         let mut arrivals = Vec::new();
         loop {
@@ -82,6 +83,7 @@ impl ConsumeTask {
                 () = &mut lost => return End::Lost,
                 () = self.inbox.dropped() => break,
                 () = begun(&mut draining) => break,
+                Ok(()) = closures.changed() => self.restore_bindings().await,
                 () = check => if watchdog.is_silent(self, session).await {
                     return End::Silent(consumer);
                 },
@@ -95,6 +97,16 @@ impl ConsumeTask {
             }
         }
         self.cancel(session, consumer).await
+    }
+
+    /// Binds the queue again, in case the exchange was deleted. If the queue is gone as well, the
+    /// watchdog notices.
+    async fn restore_bindings(&self) {
+        let SettlementContext { link, subscription, .. } = &*self.context;
+        match topology::restore_bindings(link, subscription).await {
+            Ok(()) | Err(BrokerError::UnknownAddress { .. } | BrokerError::Closed) => {}
+            Err(error) => warn(&error, "failed to bind a queue again; it is tried again later"),
+        }
     }
 
     /// Also takes all other ready deliveries, so that the reader is woken once.
@@ -233,7 +245,8 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
 }
 
 /// Detects a consumer that receives nothing although its queue has events, or was deleted.
-/// Consumers of any AMQP library can become silent in this way.
+/// Consumers of any AMQP library can become silent in this way. Also binds the queue again, because
+/// another process may have found the exchange deleted.
 #[derive(Default)]
 struct DeliveryWatchdog {
     delivered: bool,
@@ -248,7 +261,12 @@ impl DeliveryWatchdog {
         // A consumer at its prefetch limit receives nothing more.
         let unsettled = session.unsettled() + inbox.len();
         let hungry = unsettled < usize::from(context.subscription.prefetch);
-        let state = if quiet && hungry { queue_state(context).await } else { QueueState::Nothing };
+        let state = if quiet && hungry {
+            task.restore_bindings().await;
+            queue_state(context).await
+        } else {
+            QueueState::Nothing
+        };
         let silent = match state {
             QueueState::Gone => true,
             QueueState::Events => self.suspicious,

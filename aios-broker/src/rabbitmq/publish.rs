@@ -12,7 +12,7 @@ use aios_core::{
 };
 use futures_util::future::{Either, select};
 use lapin::{BasicProperties, types::FieldTable};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{
     confirm::ConfirmTask,
@@ -141,6 +141,7 @@ pub(super) struct Publisher {
     window: Arc<Semaphore>,
     jobs: mpsc::Sender<Job>,
     size_limit: Arc<SizeLimit>,
+    closures: watch::Receiver<u64>,
 }
 
 impl Publisher {
@@ -148,8 +149,16 @@ impl Publisher {
         let window = link.options.confirm_window.min(Semaphore::MAX_PERMITS);
         let (jobs, receiver) = mpsc::channel(window);
         let size_limit = Arc::new(SizeLimit::unknown());
-        tokio::spawn(ConfirmTask::new(Arc::clone(&link), receiver, Arc::clone(&size_limit)).run());
-        Self { link, window: Arc::new(Semaphore::new(window)), jobs, size_limit }
+        let task = ConfirmTask::new(Arc::clone(&link), receiver, Arc::clone(&size_limit));
+        let closures = task.closures();
+        tokio::spawn(task.run());
+        Self { link, window: Arc::new(Semaphore::new(window)), jobs, size_limit, closures }
+    }
+
+    /// How often the server has closed the publishing channel, but not its connection. It does so
+    /// when the exchange was deleted.
+    pub(super) fn closures(&self) -> watch::Receiver<u64> {
+        self.closures.clone()
     }
 
     /// Publishes the events of a caller.

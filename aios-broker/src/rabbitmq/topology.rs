@@ -89,13 +89,34 @@ async fn declare_once(link: &Link, subscription: &Subscription) -> Result<(), Br
     let (_connection, channel) = declare_address(link, subscription).await?;
     let address = &subscription.address;
     let prefix = &link.options.prefix;
-    let (dead, queue) = (dead_queue(prefix, address), queue(prefix, address));
-    let lifetime = subscription.lifetime;
+    let (dead, lifetime) = (dead_queue(prefix, address), subscription.lifetime);
     declare_queue(link, &channel, &dead, Lifetime::Durable, dead_arguments(lifetime))
         .await
         .map_err(|error| about(address, error))?;
+    bind_all(link, &channel, subscription).await
+}
+
+/// Declares the exchange and binds the existing queue of a subscription again. An exchange that was
+/// deleted has taken the bindings of its queues with it.
+pub(super) async fn restore_bindings(
+    link: &Link,
+    subscription: &Subscription,
+) -> Result<(), BrokerError> {
+    let (_connection, channel) = link.channel().await?;
+    declare_exchange(link, &channel).await?;
+    bind_all(link, &channel, subscription).await
+}
+
+async fn bind_all(
+    link: &Link,
+    channel: &Channel,
+    subscription: &Subscription,
+) -> Result<(), BrokerError> {
+    let (address, prefix) = (&subscription.address, &link.options.prefix);
+    let (queue, exchange) = (queue(prefix, address), exchange(prefix));
     for key in binding_keys(address, &subscription.patterns) {
-        bind(link, &channel, &queue, &exchange(prefix), &key).await?;
+        let bound = bind(link, channel, &queue, &exchange, &key).await;
+        bound.map_err(|error| about(address, error))?;
     }
     Ok(())
 }

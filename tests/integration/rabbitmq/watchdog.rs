@@ -147,3 +147,42 @@ async fn should_declare_a_queue_again_that_is_gone() {
     timeout(REPLACED, async { while publish().await.is_err() {} }).await.unwrap();
     assert_eq!(take(&mut deliveries).await, 1);
 }
+
+/// Deletes the exchange, and with it every binding.
+fn delete_exchange(server: &RabbitMqServer) {
+    let exchange = r#"rabbit_misc:r(<<"/">>, exchange, <<"aios.events">>)"#;
+    let _ = server.ctl(&["eval", &format!("rabbit_exchange:delete({exchange}, false, <<>>).")]);
+}
+
+/// Publishes until the event is routed again, and takes it.
+async fn routed_again(publisher: &RabbitMqBroker, deliveries: &mut Deliveries) {
+    let event = || Event::new("bound.thing.happened".parse().unwrap(), "test", &1).unwrap();
+    let publish = async || publisher.publish_one(Publish::new(event()).with_required_route()).await;
+    timeout(REPLACED, async { while publish().await.is_err() {} }).await.unwrap();
+    assert_eq!(take(deliveries).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_bind_queues_again_whose_exchange_was_deleted() {
+    let Some(server) = RabbitMqServer::start() else { return };
+    let options = RabbitMqOptions::new(server.url()).with_watchdog(Duration::from_secs(3600));
+    let broker = RabbitMqBroker::connect_with(options).await.unwrap();
+    let mut deliveries = broker.subscribe(subscription("bound", 2)).await.unwrap();
+    publish(&broker, "bound", 0..1).await;
+    assert_eq!(take(&mut deliveries).await, 0);
+
+    delete_exchange(&server);
+    routed_again(&broker, &mut deliveries).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_bind_queues_again_that_only_another_process_publishes_to() {
+    let Some(server) = RabbitMqServer::start() else { return };
+    let (consumer, publisher) = (connect(&server).await, connect(&server).await);
+    let mut deliveries = consumer.subscribe(subscription("bound", 2)).await.unwrap();
+    publish(&publisher, "bound", 0..1).await;
+    assert_eq!(take(&mut deliveries).await, 0);
+
+    delete_exchange(&server);
+    routed_again(&publisher, &mut deliveries).await;
+}
