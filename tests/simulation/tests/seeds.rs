@@ -17,6 +17,11 @@ use std::{
 
 use aios_simulation::{Invariant, Outcome, Plant, Scenario};
 
+/// Seeds that once violated an invariant with engines that outlive their leases.
+///
+/// - 533, 1165 and 1711: an engine whose leases had ended renewed them before it noticed, and runs
+///   that were woken in between did not continue.
+const ZOMBIES: [u64; 4] = [179, 533, 1165, 1711];
 /// The number of seeds that are simulated without `AIOS_SEEDS`.
 const SEEDS: u64 = 2_000;
 /// The largest number of seeds needed to find a planted fault.
@@ -103,6 +108,15 @@ fn should_hold_every_invariant_and_repeat_every_trace() {
         all.iter().take(3).for_each(|one| println!("{one}"));
     }
     assert!(found.is_empty(), "some invariants do not hold");
+}
+
+/// Engines that are frozen or cut off from the store for longer than their leases last.
+#[test]
+fn should_hold_every_invariant_while_engines_outlive_their_leases() {
+    for seed in ZOMBIES {
+        let outcome = Scenario::with_zombies(seed, true).run(None);
+        assert!(outcome.violations.is_empty(), "{}", explain(seed, &outcome));
+    }
 }
 
 /// Runs move between engines that stop and start, and every attempt begins once.

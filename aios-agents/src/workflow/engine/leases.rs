@@ -142,7 +142,8 @@ pub(super) async fn confirm(engine: &Engine, fence: Fence) -> Result<bool, Store
     Ok(is_held())
 }
 
-/// Renews every lease, while the caller has locked the changes of the ownership.
+/// Renews every lease, while the caller has locked the changes of the ownership. If the leases ended
+/// by this engine's clock before the store answered, they are released instead.
 async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     let held = engine.ownership.leases();
     if held.is_empty() {
@@ -158,7 +159,10 @@ async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
         counter!("aios_leases_lost_total").increment(lost.len() as u64);
         warn!(leases = lost.len(), "lost leases to other engines");
     }
-    if lost.iter().any(|lease| lease.shard.slot_number().is_some()) {
+    // The runs that were woken after the leases ended were not advanced, so this engine may only
+    // continue as one that takes the shards over.
+    let has_ended = !engine.ownership.is_valid();
+    if has_ended || lost.iter().any(|lease| lease.shard.slot_number().is_some()) {
         let rest = engine.drop_leases();
         return engine.store.release(&rest).await;
     }
