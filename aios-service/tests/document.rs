@@ -61,6 +61,40 @@ fn should_name_every_operation_once() {
     assert_eq!(ids.len(), count);
 }
 
+#[test]
+fn should_describe_every_cursor_position_and_run_id() {
+    let document: Value = serde_json::from_str(&openapi()).unwrap();
+    let (mut cursors, mut positions, mut ids) = (0, 0, 0);
+    for item in document["paths"].as_object().unwrap().values() {
+        let operations = item.as_object().unwrap().values();
+        for parameter in operations.flat_map(|it| it["parameters"].as_array()).flatten() {
+            let schema = &parameter["schema"];
+            match (parameter["name"].as_str().unwrap(), schema["type"].as_str()) {
+                ("after", Some("string")) => {
+                    assert!(schema["pattern"].is_string(), "{parameter}");
+                    cursors += 1;
+                }
+                ("after" | "changed_after", _) => {
+                    assert_eq!(schema["maximum"], i64::MAX, "{parameter}");
+                    positions += 1;
+                }
+                ("run_id", _) if parameter["in"] == "path" => {
+                    assert!(schema["pattern"].is_string(), "{parameter}");
+                    ids += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(cursors >= 6 && positions >= 6 && ids >= 10, "{cursors} {positions} {ids}");
+    for (schema, field) in
+        [("ExecuteBody", "run_id"), ("TaskBody", "run_id"), ("ForkBody", "run_id")]
+    {
+        let pattern = &document["components"]["schemas"][schema]["properties"][field]["pattern"];
+        assert!(pattern.is_string(), "{schema}.{field}");
+    }
+}
+
 #[tokio::test]
 async fn should_serve_the_document_in_two_versions() {
     let service = Service::in_memory().await;

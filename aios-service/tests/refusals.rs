@@ -57,7 +57,12 @@ async fn should_refuse_invalid_queries() {
         ("/runs?status=asleep", "MALFORMED_REQUEST"),
         ("/runs?unknown=1", "MALFORMED_REQUEST"),
         ("/runs?after=nonsense", "INVALID_CURSOR"),
+        ("/runs?after=", "INVALID_CURSOR"),
+        ("/runs?after=tasks.a", "INVALID_CURSOR"),
+        ("/runs?changed_after=9223372036854775808", "MALFORMED_REQUEST"),
         ("/events?after=-1", "MALFORMED_REQUEST"),
+        ("/events?after=9223372036854775808", "MALFORMED_REQUEST"),
+        ("/events/stream?after=9223372036854775808", "MALFORMED_REQUEST"),
         ("/openapi.json?version=2.0", "MALFORMED_REQUEST"),
     ] {
         assert_eq!(service.get(path).await.fault(), (400, code), "{path}");

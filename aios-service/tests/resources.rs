@@ -150,8 +150,11 @@ async fn should_fork_a_run(service: Service) {
     assert_eq!(forked.status, 202, "{forked:?}");
     assert_eq!(forked.headers["location"], "/api/v1/runs/r2");
     assert_eq!(service.result("r2").await.attributes()["result"], "Hello, Ada!");
-    let missing = service.post("/runs/r1/actions/fork", &json!({ "operation": 99 })).await;
-    assert_eq!(missing.fault(), (404, "OPERATION_NOT_FOUND"));
+    for operation in [json!(99), json!(99.0)] {
+        let missing =
+            service.post("/runs/r1/actions/fork", &json!({ "operation": operation })).await;
+        assert_eq!(missing.fault(), (404, "OPERATION_NOT_FOUND"));
+    }
 }
 
 async fn should_retry_a_failed_run(service: Service) {

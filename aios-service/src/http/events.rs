@@ -18,7 +18,7 @@ use super::{
     ApiError,
     authorize::{Caller, EventsPublish, EventsRead},
     envelope::{Document, Listing, Resource},
-    extract::{Json, Query},
+    extract::{Json, Query, position},
     idempotency::RequestIds,
     page,
     state::Api,
@@ -101,6 +101,7 @@ struct EventQuery {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// Only events with a position above this one.
+    #[serde(default, deserialize_with = "position")]
     after: Option<u64>,
 }
 

@@ -12,7 +12,7 @@ use axum::{
 };
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{DeserializeOwned, Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::json;
 
@@ -122,6 +122,34 @@ pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer.deserialize_map(ObjectVisitor(PhantomData))
 }
 
+/// Reads a position of the log or a version of a stream, which a store counts as a signed number.
+pub(crate) fn position<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u64>, D::Error> {
+    let position = Option::<u64>::deserialize(deserializer)?;
+    match position.filter(|it| i64::try_from(*it).is_err()) {
+        None => Ok(position),
+        Some(_) => Err(D::Error::custom(format!("a position is 0 to {}", i64::MAX))),
+    }
+}
+
+/// Reads an integer. As in JSON Schema, a number with the fraction 0 is one: `6.0` is 6.
+pub(crate) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    let whole = number.as_u64().or_else(|| whole(number.as_f64()?));
+    whole.filter(|it| i64::try_from(*it).is_ok()).ok_or_else(|| {
+        D::Error::custom(format!("{number} is not an integer from 0 to {}", i64::MAX))
+    })
+}
+
+/// The integer that is written as a floating-point number, if it is one that no rounding has changed.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
+fn whole(number: f64) -> Option<u64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let is_whole = number.fract() == 0.0 && (0.0..=EXACT).contains(&number);
+    is_whole.then_some(number as u64)
+}
+
 struct ObjectVisitor<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
@@ -207,6 +235,18 @@ mod tests {
         assert!(!is_too_deep(format!("\"{}\"", "[".repeat(500)).as_bytes()));
         assert!(!is_too_deep(format!(r#"{{"a\"":"\\{}"}}"#, "{".repeat(500)).as_bytes()));
         assert!(!is_too_deep("[],".repeat(500).as_bytes()));
+    }
+
+    #[test]
+    fn should_read_integers_that_are_written_as_numbers_with_a_fraction() {
+        let read = |text: &str| integer(&mut serde_json::Deserializer::from_str(text)).ok();
+        for (text, number) in [("0", 0), ("6246.0", 6246), ("1e3", 1000), ("-0.0", 0)] {
+            assert_eq!(read(text), Some(number), "{text}");
+        }
+        assert_eq!(read("9223372036854775807"), Some(i64::MAX.unsigned_abs()));
+        for text in ["6.5", "-1", "-1.0", "9223372036854775808", "1e19", "null", "\"1\""] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -42,6 +42,7 @@ mod extract;
 mod finish;
 mod health;
 mod idempotency;
+mod inputs;
 mod limits;
 mod me;
 mod openapi;

@@ -16,7 +16,7 @@ use super::{
     ApiError,
     envelope::{ErrorDocument, VERSION},
     extract::Query,
-    idempotency,
+    idempotency, inputs,
     state::Api,
     status,
 };
@@ -109,6 +109,7 @@ fn finished(mut document: Value) -> Value {
             add_errors(path, method, operation);
         }
     }
+    inputs::constrain(&mut document);
     document
 }
 
@@ -201,7 +202,7 @@ fn if_match() -> Value {
         "in": "header",
         "description": "The `ETag` of the version that may be changed, or `*` for any.",
         "required": true,
-        "schema": { "type": "string" },
+        "schema": { "type": "string", "minLength": 1 },
     })
 }
 

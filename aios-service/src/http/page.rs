@@ -2,7 +2,6 @@
 
 use aios_core::store::{Page, PageRequest};
 use axum::response::Response;
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Serialize;
 
 use super::{ApiError, envelope::Resource, state::Api};
@@ -33,17 +32,54 @@ pub(crate) fn request(
 }
 
 fn read(list: &str, cursor: &str) -> Result<String, ApiError> {
-    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
-    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-    let id = text.as_deref().and_then(|text| text.strip_prefix(list)?.strip_prefix('\n'));
-    id.map(ToOwned::to_owned).ok_or_else(|| {
+    let escaped = cursor.strip_prefix(list).and_then(|rest| rest.strip_prefix('.'));
+    escaped.and_then(unescape).ok_or_else(|| {
         let message = "`after` must be the `meta.next` of an earlier page of this list";
         ApiError::new("INVALID_CURSOR", message)
     })
 }
 
 fn write(list: &str, id: &str) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{list}\n{id}"))
+    let mut cursor = format!("{list}.");
+    for character in id.chars() {
+        match character {
+            'A'..='Z' | 'a'..='z' | '0'..='9' | '-' => cursor.push(character),
+            other => cursor.push_str(&format!("_{:x}_", u32::from(other))),
+        }
+    }
+    cursor
+}
+
+/// The regular expression of the cursors of a list: the name of the list and an id, in which other
+/// characters than letters, digits and `-` are written as their numbers between underscores.
+pub(crate) fn pattern(list: &str) -> String {
+    let number =
+        "[1-9a-f][0-9a-f]{0,2}|[1-9abcef][0-9a-f]{3}|d[0-7][0-9a-f]{2}|[1-9a-f][0-9a-f]{4}";
+    format!(r"^{list}\.([A-Za-z0-9-]|_({number}|10[0-9a-f]{{4}})_)+$")
+}
+
+/// Reads the id of a cursor; `None` if no cursor has it.
+fn unescape(escaped: &str) -> Option<String> {
+    let (mut id, mut rest) = (String::new(), escaped);
+    while let Some(first) = rest.chars().next() {
+        rest = rest.get(first.len_utf8()..)?;
+        match first {
+            'A'..='Z' | 'a'..='z' | '0'..='9' | '-' => id.push(first),
+            '_' => {
+                let (number, after) = rest.split_once('_')?;
+                id.push(numbered(number)?);
+                rest = after;
+            }
+            _ => return None,
+        }
+    }
+    (!id.is_empty()).then_some(id)
+}
+
+fn numbered(number: &str) -> Option<char> {
+    let is_number = number.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let value = u32::from_str_radix(number, 16).ok().filter(|_| is_number)?;
+    char::from_u32(value).filter(|_| !number.starts_with('0'))
 }
 
 /// Answers with a page of rows.
@@ -78,10 +114,26 @@ mod tests {
 
     #[test]
     fn should_read_only_its_own_cursors() {
+        for id in ["r\n1", "a~r2", "a_b_", "ü/\u{10ffff}", "01-AZ"] {
+            assert_eq!(read("runs", &write("runs", id)).unwrap(), id);
+        }
         let cursor = write("runs", "r\n1");
-        assert_eq!(read("runs", &cursor).unwrap(), "r\n1");
+        assert_eq!(cursor, "runs.r_a_1");
         for (list, cursor) in
             [("tasks", cursor.as_str()), ("runs", ""), ("runs", "%%"), ("runs", "AA")]
+                .into_iter()
+                .chain(
+                    [
+                        "runs.",
+                        "runs._",
+                        "runs.__",
+                        "runs._+1_",
+                        "runs._0a_",
+                        "runs._d800_",
+                        "runs.a b",
+                    ]
+                    .map(|cursor| ("runs", cursor)),
+                )
         {
             assert_eq!(read(list, cursor).unwrap_err().code, "INVALID_CURSOR", "{cursor}");
         }

@@ -29,7 +29,7 @@ use super::{
     ApiError, Shutdown, agents,
     authorize::{AgentsRead, Caller, EventsRead, RunsRead, TasksRead},
     events::recorded,
-    extract::{Path, Query},
+    extract::{Path, Query, position},
     runs,
     state::Api,
 };
@@ -57,6 +57,7 @@ struct LogQuery {
     pattern: Option<String>,
     /// Only events with a position above this one; those from now on unless given. The header
     /// `Last-Event-ID` overrides it.
+    #[serde(default, deserialize_with = "position")]
     after: Option<u64>,
 }
 
@@ -99,6 +100,7 @@ async fn stream_events(
 struct AgentQuery {
     /// Only events with a position in the log above this one; those from now on unless given. The
     /// header `Last-Event-ID` overrides it.
+    #[serde(default, deserialize_with = "position")]
     after: Option<u64>,
 }
 
@@ -143,6 +145,7 @@ async fn stream_agent(
 struct RunQuery {
     /// Only events with a position in the log above this one; all unless given. The header
     /// `Last-Event-ID` overrides it.
+    #[serde(default, deserialize_with = "position")]
     after: Option<u64>,
 }
 
@@ -185,7 +188,8 @@ async fn stream_run(
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
-    let position = value.to_str().ok().and_then(|text| text.parse().ok());
+    let position = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+    let position = position.filter(|position| i64::try_from(*position).is_ok());
     let message = "`Last-Event-ID` is the position of an event";
     position.map(Some).ok_or_else(|| ApiError::new("MALFORMED_REQUEST", message))
 }

@@ -779,12 +779,12 @@ export interface components {
             run_id?: string | null;
             /**
              * Format: double
-             * @description Timeout of each attempt, in seconds.
+             * @description Timeout of each attempt, in seconds, at least 0.001.
              */
             timeout_seconds?: number | null;
             /**
              * Format: double
-             * @description Timeout of all attempts together, in seconds.
+             * @description Timeout of all attempts together, in seconds, at least 0.001.
              */
             total_timeout_seconds?: number | null;
         };
@@ -972,6 +972,12 @@ export interface components {
              * @description When the run begins; at once unless given.
              */
             start_at?: string | null;
+        } | {
+            /** @enum {unknown} */
+            start_at?: null;
+        } | {
+            /** @enum {unknown} */
+            delay_seconds?: null;
         };
         /** @description The reason of a failure. */
         Failure: {
@@ -1553,6 +1559,15 @@ export interface components {
             all?: boolean;
             /** @description Those with one of these event ids. */
             ids?: string[] | null;
+        } | {
+            /** @enum {unknown} */
+            all?: false;
+            ids: unknown[];
+        } | {
+            /** @enum {unknown} */
+            all: true;
+            /** @enum {unknown} */
+            ids?: null;
         };
         /** @description A fixed share of the runs, owned by one engine at a time. */
         Shard: {
@@ -1652,12 +1667,12 @@ export interface components {
             run_id?: string | null;
             /**
              * Format: double
-             * @description Timeout of each attempt, in seconds.
+             * @description Timeout of each attempt, in seconds, at least 0.001.
              */
             timeout_seconds?: number | null;
             /**
              * Format: double
-             * @description Timeout of all attempts together, in seconds.
+             * @description Timeout of all attempts together, in seconds, at least 0.001.
              */
             total_timeout_seconds?: number | null;
         };
@@ -2712,7 +2727,7 @@ export interface operations {
                  * @description `3.1`, or `3.0` for programs that know no other version; `3.1` unless given.
                  * @example 3.1
                  */
-                version?: string;
+                version?: "3.1" | "3.0";
             };
             header?: never;
             path?: never;

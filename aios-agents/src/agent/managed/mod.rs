@@ -82,6 +82,18 @@ impl ManagedAgents {
         Self { store, clock, source, local }
     }
 
+    /// Checks the name of an agent: 1 to 255 bytes without control characters.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagedAgentError::InvalidName`] if it is anything else.
+    pub fn check_name(name: &str) -> Result<(), ManagedAgentError> {
+        match (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control) {
+            true => Ok(()),
+            false => Err(ManagedAgentError::InvalidName { bytes: name.len() }),
+        }
+    }
+
     /// Creates an agent. Its id derives from type and name unless it is given, so a type has only one
     /// agent of a name. A deleted agent can be created again.
     ///
@@ -102,7 +114,7 @@ impl ManagedAgents {
         change: Change,
     ) -> Result<ManagedAgent, ManagedAgentError> {
         let agent_type = Name::new(agent_type)?;
-        check_name(name)?;
+        Self::check_name(name)?;
         let derived = || super::RegisteredAgent::new(agent_type.as_str(), name, Payload::null()).id;
         let id = id.map_or_else(derived, ToOwned::to_owned);
         mailbox_of(&agent_type, &id).map_err(|invalid| invalid.0)?;
@@ -144,7 +156,7 @@ impl ManagedAgents {
         config: Payload,
         change: Change,
     ) -> Result<ManagedAgent, ManagedAgentError> {
-        check_name(name)?;
+        Self::check_name(name)?;
         let replaced = Registered { agent_id: id.to_owned(), name: name.to_owned(), config };
         self.change(id, agent::REPLACED, &replaced, Some(&replaced.config), &change).await
     }
@@ -312,13 +324,6 @@ impl ManagedAgents {
         let id = Some(id.to_owned());
         let filter = AgentFilter { id, include_deleted: true, ..AgentFilter::default() };
         Ok(self.store.agents(&filter, &PageRequest::first(1)).await?.rows.pop())
-    }
-}
-
-fn check_name(name: &str) -> Result<(), ManagedAgentError> {
-    match (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control) {
-        true => Ok(()),
-        false => Err(ManagedAgentError::InvalidName { bytes: name.len() }),
     }
 }
 

@@ -1,4 +1,4 @@
-use aios_agents::agent::Change;
+use aios_agents::agent::{Change, ManagedAgents};
 use aios_core::event::Payload;
 use axum::{
     extract::State,
@@ -105,6 +105,8 @@ pub(super) async fn replace_agent(
     headers: HeaderMap,
     Json(body): Json<ReplaceAgentBody>,
 ) -> Result<Response, ApiError> {
+    // A condition counts only for a request that could succeed without it.
+    ManagedAgents::check_name(&body.name)?;
     let change = conditional(&api, &caller.identity, &headers, &id).await?;
     let agent = managed(&api)?.replace(&id, &body.name, body.config, change).await?;
     let tag = tag(&agent);

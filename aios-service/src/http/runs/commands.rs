@@ -11,7 +11,7 @@ use crate::{
         ApiError,
         authorize::{Caller, RunsCancel, RunsFork, RunsPause, RunsResume, RunsRetry, RunsSignal},
         envelope::Document,
-        extract::{Json, Path, Prefix},
+        extract::{Json, Path, Prefix, integer},
         idempotency::RequestIds,
         state::Api,
     },
@@ -145,6 +145,7 @@ pub(super) async fn resume_run(
 #[serde(deny_unknown_fields)]
 pub(super) struct ForkBody {
     /// Number of the first operation that the new run does itself.
+    #[serde(deserialize_with = "integer")]
     operation: u64,
     /// Id of the new run; a new UUID unless given.
     #[serde(default)]

@@ -2,6 +2,8 @@
 
 mod actions;
 
+use std::time::Duration;
+
 use aios_agents::workflow::Target;
 use aios_core::{
     event::{Metadata, Payload, Timestamp},
@@ -24,6 +26,7 @@ use super::{
     etag,
     extract::{Json, Path, Prefix, Query},
     idempotency::RequestIds,
+    inputs::SHORTEST_TIMEOUT_SECONDS,
     page,
     runs::{self, Run},
     schema,
@@ -190,13 +193,13 @@ struct TaskBody {
     #[serde(default)]
     #[schema(value_type = serde_json::Value, required = false)]
     parameters: Payload,
-    /// Timeout of each attempt, in seconds.
+    /// Timeout of each attempt, in seconds, at least 0.001.
     #[serde(default)]
-    #[schema(required = false, exclusive_minimum = 0)]
+    #[schema(required = false)]
     timeout_seconds: Option<f64>,
-    /// Timeout of all attempts together, in seconds.
+    /// Timeout of all attempts together, in seconds, at least 0.001.
     #[serde(default)]
-    #[schema(required = false, exclusive_minimum = 0)]
+    #[schema(required = false)]
     total_timeout_seconds: Option<f64>,
     /// Id of the run that does the task; a new UUID unless given.
     #[serde(default)]
@@ -274,13 +277,13 @@ struct AgentTaskBody {
     #[serde(default)]
     #[schema(value_type = serde_json::Value, required = false)]
     parameters: Payload,
-    /// Timeout of each attempt, in seconds.
+    /// Timeout of each attempt, in seconds, at least 0.001.
     #[serde(default)]
-    #[schema(required = false, exclusive_minimum = 0)]
+    #[schema(required = false)]
     timeout_seconds: Option<f64>,
-    /// Timeout of all attempts together, in seconds.
+    /// Timeout of all attempts together, in seconds, at least 0.001.
     #[serde(default)]
-    #[schema(required = false, exclusive_minimum = 0)]
+    #[schema(required = false)]
     total_timeout_seconds: Option<f64>,
     /// Id of the run that does the task; a new UUID unless given.
     #[serde(default)]
@@ -339,13 +342,22 @@ async fn start(
     };
     let mut task = api.runtime.task(target, &body.parameters);
     if let Some(timeout) = body.timeout_seconds {
-        task = task.timeout(seconds("timeout_seconds", timeout)?);
+        task = task.timeout(timeout_of("timeout_seconds", timeout)?);
     }
     if let Some(timeout) = body.total_timeout_seconds {
-        task = task.total_timeout(seconds("total_timeout_seconds", timeout)?);
+        task = task.total_timeout(timeout_of("total_timeout_seconds", timeout)?);
     }
     let run_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
     let run = task.with_id(run_id).with_metadata(metadata).await?;
     let location = prefix.location(&["runs", run.id()]);
     Ok(api.accepted(runs::current(api, run.id()).await?, &location))
+}
+
+/// Reads a timeout in seconds.
+fn timeout_of(field: &str, timeout: f64) -> Result<Duration, ApiError> {
+    if timeout < SHORTEST_TIMEOUT_SECONDS {
+        let message = format!("`{field}` is at least {SHORTEST_TIMEOUT_SECONDS}, not {timeout}");
+        return Err(ApiError::new("INVALID_REQUEST", message));
+    }
+    seconds(field, timeout)
 }
