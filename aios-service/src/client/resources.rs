@@ -1,11 +1,11 @@
-//! Resources of the service.
+//! Resources of the service. Serialised, each is an object with its id and its attributes.
 
 use aios_core::{
     event::{self, EventId, EventType, Metadata, Payload, Timestamp},
     failure::Failure,
     store::{AgentStatus, RecordedEvent, RunStatus, StreamId, TaskStatus},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// One page of a list.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,11 +44,11 @@ macro_rules! resources {
 resources!(Run Task Agent Workflow Event Engine Shard Letter Caller RunResult Handled);
 
 /// A run of a workflow.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct Run {
     /// Id of the run.
-    #[serde(skip)]
+    #[serde(skip_deserializing)]
     pub id: String,
     /// Name of its workflow.
     pub workflow: String,
@@ -79,11 +79,11 @@ pub struct Run {
 }
 
 /// A task of a run.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct Task {
     /// Id of the task.
-    #[serde(skip)]
+    #[serde(skip_deserializing)]
     pub id: String,
     /// The run that assigned it.
     pub run_id: Option<String>,
@@ -106,11 +106,11 @@ pub struct Task {
 }
 
 /// An agent that some process hosts or has hosted.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct Agent {
     /// Id of the agent.
-    #[serde(skip)]
+    #[serde(skip_deserializing)]
     pub id: String,
     /// Its type.
     pub agent_type: String,
@@ -132,11 +132,11 @@ pub struct Agent {
 }
 
 /// A version of a workflow that some process has registered.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct Workflow {
     /// Name and version, as `name@version`.
-    #[serde(skip)]
+    #[serde(skip_deserializing)]
     pub id: String,
     /// Its name.
     pub name: String,
@@ -149,11 +149,11 @@ pub struct Workflow {
 }
 
 /// An event, as the service shows it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct Event {
     /// Id of the event.
-    #[serde(skip)]
+    #[serde(skip_deserializing)]
     pub id: String,
     /// Its type.
     #[serde(rename = "type")]
@@ -198,11 +198,11 @@ impl Event {
 }
 
 /// An engine that is alive.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct Engine {
     /// Id of the engine.
-    #[serde(skip)]
+    #[serde(skip_deserializing)]
     pub id: String,
     /// Its number, which no other living engine has.
     pub slot: u16,
@@ -215,11 +215,11 @@ pub struct Engine {
 }
 
 /// A fixed share of the runs, owned by one engine at a time.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct Shard {
     /// Number of the shard.
-    #[serde(skip)]
+    #[serde(skip_deserializing)]
     pub id: String,
     /// Id of the engine that owns it; `None` if none does.
     pub engine_id: Option<String>,
@@ -244,7 +244,7 @@ pub(super) struct Letter {
 }
 
 /// An event whose delivery was given up.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
     /// Id of the event.
@@ -278,11 +278,11 @@ impl From<Letter> for DeadLetter {
 }
 
 /// The caller, as the service knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct Caller {
     /// Subject of the caller.
-    #[serde(skip)]
+    #[serde(skip_deserializing)]
     pub id: String,
     /// The caller's permissions, for example `runs:read` or `tasks:*`.
     pub permissions: Vec<String>,

@@ -183,6 +183,22 @@ impl RunHandle {
         Ok(self.client.run(run.id))
     }
 
+    /// Retries a failed run from the operation with which it failed: starts a new run with a copy of the
+    /// journal up to that operation. The new run gets an id of its own if `new_id` is `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Service`] with `RUN_NOT_FAILED` if the run has not failed, with
+    /// `NO_FAILED_OPERATION` if none of its operations has failed, and with `RUN_EXISTS` if a run with
+    /// the new id exists.
+    pub async fn retry(&self, new_id: Option<&str>) -> Result<Self, ClientError> {
+        let new_id = new_id.map_or_else(|| EventId::generate().to_string(), ToOwned::to_owned);
+        let body = json!({ "run_id": new_id });
+        let request = self.client.connection.post(&self.action("retry"), &body)?;
+        let run: Run = self.client.connection.one(&request).await?;
+        Ok(self.client.run(run.id))
+    }
+
     fn action<'a>(&'a self, name: &'a str) -> [&'a str; 4] {
         ["runs", &self.id, "actions", name]
     }

@@ -16,6 +16,7 @@ use super::{
     entries::entries,
     environment::{CONFIG_DIR, ENV, Environment, Meaning, meaning},
     files,
+    nearest::nearest,
     node::{Content, Node, display},
     resolve::{Resolved, resolve},
     schema::Schema,
@@ -36,6 +37,7 @@ pub struct SettingsBuilder {
     environment: Option<Values<OsString, OsString>>,
     defaults: Values<String, Value>,
     values: Values<String, Value>,
+    has_other_sections: bool,
 }
 
 /// Values with their names. The values may be secrets, and are not printed.
@@ -96,6 +98,14 @@ impl SettingsBuilder {
         self
     }
 
+    /// Leaves sections of the files that are not known unread, unless their name is nearly that of a
+    /// known one. For programs that read the configuration of another program, such as its operators'
+    /// tools. [`Settings::other_sections`] lists them.
+    pub fn with_other_sections(mut self) -> Self {
+        self.has_other_sections = true;
+        self
+    }
+
     /// The JSON Schema of the files, for editors.
     #[must_use]
     pub fn schema(&self) -> Value {
@@ -116,9 +126,12 @@ impl SettingsBuilder {
             None => std::env::vars_os().collect(),
         };
         let environment = Environment::new(variables, &mut faults);
-        let mut ignored = Vec::new();
+        let (mut ignored, mut others) = (Vec::new(), BTreeSet::new());
         let mut tree = Node::mapping(Origin::Default);
-        for layer in self.layers(&schema, &environment, &mut faults, &mut ignored) {
+        for mut layer in self.layers(&schema, &environment, &mut faults, &mut ignored) {
+            if self.has_other_sections {
+                others.append(&mut remove_others(&mut layer, &schema));
+            }
             check(&layer, &schema.shape(), &mut Vec::new(), &mut faults);
             tree.merge(layer);
         }
@@ -135,6 +148,7 @@ impl SettingsBuilder {
                 common,
                 sections,
                 ignored,
+                others: others.into_iter().collect(),
                 source: Arc::new(self),
             }),
             _ => Err(SettingsError::new(typed.faults)),
@@ -206,6 +220,18 @@ impl SettingsBuilder {
         layers.extend(of_code(Origin::Code, &self.values.0));
         layers
     }
+}
+
+/// Removes the sections that are not known and have no name that is nearly known. Returns their names.
+fn remove_others(layer: &mut Node, schema: &Schema) -> BTreeSet<String> {
+    let Content::Mapping(sections) = &mut layer.content else { return BTreeSet::new() };
+    let is_other = |name: &str| {
+        let shape = schema.shape();
+        shape.child(name).is_none() && nearest(name, shape.names()).is_none()
+    };
+    let others: BTreeSet<_> = sections.keys().filter(|name| is_other(name)).cloned().collect();
+    sections.retain(|name, _| !others.contains(name));
+    others
 }
 
 /// The layers of the environment: first the variables, then the files that variables name.

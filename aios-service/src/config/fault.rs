@@ -132,7 +132,9 @@ impl fmt::Display for FaultKind {
 
 /// The report of all faults of a configuration, sorted by their origin: first what is missing, then
 /// the faults of files, of variables and of code.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// `Debug` writes the report as well, so that a program whose `main` returns this error prints it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct SettingsError {
     faults: Vec<Fault>,
 }
@@ -187,6 +189,12 @@ impl fmt::Display for SettingsError {
             count => write!(formatter, "the configuration has {count} faults:")?,
         }
         self.faults.iter().try_for_each(|fault| write!(formatter, "\n- {fault}"))
+    }
+}
+
+impl fmt::Debug for SettingsError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
     }
 }
 

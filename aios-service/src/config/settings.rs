@@ -17,6 +17,7 @@ pub struct Settings {
     pub(super) sections: BTreeMap<String, AnySection>,
     pub(super) entries: Vec<Entry>,
     pub(super) ignored: Vec<String>,
+    pub(super) others: Vec<String>,
     pub(super) source: Arc<SettingsBuilder>,
 }
 
@@ -142,6 +143,13 @@ impl Settings {
     #[must_use]
     pub fn ignored_variables(&self) -> &[String] {
         &self.ignored
+    }
+
+    /// The sections of the files that were left unread; see
+    /// [`with_other_sections`](SettingsBuilder::with_other_sections).
+    #[must_use]
+    pub fn other_sections(&self) -> &[String] {
+        &self.others
     }
 }
 

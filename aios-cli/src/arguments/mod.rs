@@ -1,0 +1,113 @@
+//! The arguments of the program. Their comments are the text of `--help`.
+
+mod runs;
+
+use clap::{Args, Parser, Subcommand};
+
+pub(crate) use self::runs::{
+    Cancel, Fork, Journal, Retry, Run, RunId, Runs, Signal, Start, read_input,
+};
+use crate::exit;
+
+/// Starts, follows and repairs durable runs, and maintains what they are stored in.
+///
+/// Every command works over the HTTP API of a service, or directly on a store. Without --url and --store,
+/// it uses AIOS_API_URL or the key api.url of the files in the folder `config`, then AIOS_DATABASE_URL or
+/// database.url, then http://127.0.0.1:8080/api/v1, where `aios dev` serves.
+#[derive(Debug, Parser)]
+#[command(name = "aios", version, after_help = exit::HELP, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+
+    /// Write JSON: one object a line, errors as {"error": {"code", "message", "remedy"}}.
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where the command works.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Connection {
+    /// URL of the HTTP API, up to and including /api/v1. Credentials are AIOS_API_TOKEN or AIOS_API_KEY, or
+    /// files named by AIOS_API_TOKEN_FILE or AIOS_API_KEY_FILE.
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "store")]
+    pub(crate) url: Option<String>,
+
+    /// URL of a store, sqlite://FILE or postgres://…, to work without a service. Other users of this
+    /// machine can see arguments: pass a password in AIOS_DATABASE_URL instead.
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) store: Option<String>,
+
+    /// URL of the broker, amqp://…, for commands about dead letters that work on a store. Pass a password
+    /// in AIOS_BROKER_URL instead.
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) broker: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve for development: a SQLite file, a broker in memory, the HTTP API, and two workflows to try.
+    ///
+    /// The settings AIOS_… and the files in the folder `config` apply, as to every service.
+    Dev(Dev),
+    /// List runs.
+    Runs(Runs),
+    /// Show a run.
+    Run(Run),
+    /// Start a run.
+    Start(Start),
+    /// Send a signal to a run.
+    Signal(Signal),
+    /// Cancel a run. It compensates and ends as cancelled.
+    Cancel(Cancel),
+    /// Pause a run. Tasks in progress continue.
+    Pause(RunId),
+    /// Resume a paused run, or try a blocked one again.
+    Resume(RunId),
+    /// Retry a failed run from its failed operation, as a new run.
+    Retry(Retry),
+    /// Start a new run with a copy of the journal up to an operation.
+    Fork(Fork),
+    /// Show the journal of a run.
+    Journal(Journal),
+    /// Write a completion script for a shell.
+    ///
+    /// For bash: aios completions bash > ~/.local/share/bash-completion/completions/aios
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Command {
+    /// Whether the command ends by itself after a signal.
+    pub(crate) fn handles_signals(&self) -> bool {
+        matches!(self, Self::Dev(_))
+    }
+}
+
+/// Arguments of `dev`.
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Address and port of the API; port 0 takes a free one. Default 127.0.0.1:8080.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+}
+
+/// Which items a list has.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Listed {
+    /// Most items that are listed.
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+    /// List all items.
+    #[arg(long, conflicts_with = "limit")]
+    pub(crate) all: bool,
+    /// Continue the list after a cursor, which the end of an incomplete list names.
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
+}

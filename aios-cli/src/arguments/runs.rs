@@ -1,0 +1,164 @@
+use std::{
+    fs,
+    io::{self, Read},
+};
+
+use aios_core::{
+    event::{Payload, Timestamp},
+    store::RunStatus,
+};
+use aios_service::config::HumanDuration;
+use clap::Args;
+
+use super::Listed;
+use crate::error::CliError;
+
+/// Arguments of `runs`.
+#[derive(Debug, Args)]
+pub(crate) struct Runs {
+    /// Only runs in one of these statuses, separated by commas: running, paused, blocked, cancelling,
+    /// completed, failed, cancelled, continued.
+    #[arg(long, value_delimiter = ',', value_parser = status)]
+    pub(crate) status: Vec<RunStatus>,
+    /// Only runs of this workflow.
+    #[arg(long)]
+    pub(crate) workflow: Option<String>,
+    /// Deleted runs too.
+    #[arg(long)]
+    pub(crate) deleted: bool,
+    #[command(flatten)]
+    pub(crate) listed: Listed,
+}
+
+fn status(text: &str) -> Result<RunStatus, String> {
+    let all = || RunStatus::ALL.iter().map(|it| it.as_str()).collect::<Vec<_>>().join(", ");
+    RunStatus::parse(text).ok_or_else(|| format!("one of {}", all()))
+}
+
+/// The run that a command is about.
+#[derive(Debug, Args)]
+pub(crate) struct RunId {
+    /// Id of the run.
+    pub(crate) run: String,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Id of the run.
+    pub(crate) run: String,
+    /// Wait until the run has ended, and write its result as JSON.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+/// Arguments of `start`.
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// Name of the workflow.
+    pub(crate) workflow: String,
+    /// Input: JSON such as '"Ada"' or '{"name": "Ada"}', @FILE, or - for the standard input.
+    #[arg(default_value = "null")]
+    pub(crate) input: String,
+    /// Id of the run; a new UUID unless given. Starting again with the same id and input returns the
+    /// existing run.
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// When the run begins, such as 2030-01-31T08:00:00Z.
+    #[arg(long, value_name = "TIME", conflicts_with = "after")]
+    pub(crate) at: Option<Timestamp>,
+    /// After which time the run begins, such as 90s, 5m or 2h.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) after: Option<HumanDuration>,
+    /// Correlation id of all events that the run causes.
+    #[arg(long, value_name = "ID")]
+    pub(crate) correlation_id: Option<String>,
+    /// Wait until the run has ended, and write its result as JSON.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+/// Arguments of `signal`.
+#[derive(Debug, Args)]
+pub(crate) struct Signal {
+    /// Id of the run.
+    pub(crate) run: String,
+    /// Name of the signal.
+    pub(crate) name: String,
+    /// Payload: JSON, @FILE, or - for the standard input.
+    #[arg(default_value = "null")]
+    pub(crate) payload: String,
+}
+
+/// Arguments of `cancel`.
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// Id of the run.
+    pub(crate) run: String,
+    /// Reason, which the journal keeps.
+    #[arg(long, default_value = "cancelled by an operator")]
+    pub(crate) reason: String,
+}
+
+/// Arguments of `retry`.
+#[derive(Debug, Args)]
+pub(crate) struct Retry {
+    /// Id of the failed run.
+    pub(crate) run: String,
+    /// Id of the new run; a new UUID unless given.
+    #[arg(long, value_name = "ID")]
+    pub(crate) new_id: Option<String>,
+}
+
+/// Arguments of `fork`.
+#[derive(Debug, Args)]
+pub(crate) struct Fork {
+    /// Id of the run.
+    pub(crate) run: String,
+    /// Number of the first operation that the new run does itself; see `aios journal`.
+    pub(crate) operation: u64,
+    /// Id of the new run; a new UUID unless given.
+    #[arg(long, value_name = "ID")]
+    pub(crate) new_id: Option<String>,
+}
+
+/// Arguments of `journal`.
+#[derive(Debug, Args)]
+pub(crate) struct Journal {
+    /// Id of the run.
+    pub(crate) run: String,
+    /// Continue with new events until the run has ended.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+/// Reads an argument that is JSON, `@FILE`, or `-` for the standard input.
+pub(crate) async fn read_input(argument: &'static str, text: &str) -> Result<Payload, CliError> {
+    let text = match text {
+        "-" => {
+            let read = tokio::task::spawn_blocking(|| {
+                let mut text = String::new();
+                io::stdin().read_to_string(&mut text).map(|_| text)
+            });
+            let read = read.await.map_err(|_| CliError::Interrupted)?;
+            read.map_err(|source| CliError::Read { path: "the standard input".to_owned(), source })?
+        }
+        path if path.starts_with('@') => {
+            let path = path.trim_start_matches('@');
+            fs::read_to_string(path)
+                .map_err(|source| CliError::Read { path: path.to_owned(), source })?
+        }
+        text => text.to_owned(),
+    };
+    json(argument, text)
+}
+
+/// Reads JSON.
+fn json(argument: &'static str, text: String) -> Result<Payload, CliError> {
+    let is_word = !text.starts_with(['{', '[', '"']);
+    Payload::from_text(text).map_err(|error| {
+        let hint =
+            if is_word { "; write a text in two pairs of quotes, as '\"text\"'" } else { "" };
+        CliError::argument(argument, format!("{}{hint}", aios_core::Chain(&error)))
+    })
+}

@@ -1,0 +1,214 @@
+//! Why a command failed.
+
+use std::io;
+
+use aios_agents::RuntimeError;
+use aios_core::{broker::BrokerError, store::StoreError};
+use aios_service::{
+    ServiceError,
+    client::{ClientError, ResultError},
+    config::SettingsError,
+};
+
+use crate::exit;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Client(Box<ClientError>),
+    #[error(transparent)]
+    Result(Box<ResultError>),
+    #[error("can't use the store")]
+    Store(#[source] Box<StoreError>),
+    #[error("can't use the broker")]
+    Broker(#[source] Box<BrokerError>),
+    #[error(transparent)]
+    Runtime(Box<RuntimeError>),
+    #[error(transparent)]
+    Service(Box<ServiceError>),
+    #[error("invalid {argument}: {reason}")]
+    Argument { argument: &'static str, reason: String },
+    #[error("can't read {path}")]
+    Read { path: String, source: io::Error },
+    #[error("can't write {path}")]
+    Write { path: String, source: io::Error },
+    #[error("can't write the output")]
+    Output(#[from] io::Error),
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Faults(String),
+    #[error("interrupted")]
+    Interrupted,
+    #[error("terminated")]
+    Terminated,
+}
+
+impl CliError {
+    pub(crate) fn argument(argument: &'static str, reason: impl Into<String>) -> Self {
+        Self::Argument { argument, reason: reason.into() }
+    }
+
+    /// Stable name of the error, in the catalogue of codes.
+    pub(crate) fn code(&self) -> &str {
+        match self {
+            Self::Settings(error) => error.code(),
+            Self::Client(error) => error.code(),
+            Self::Result(error) => error.code(),
+            Self::Store(error) => error.code(),
+            Self::Broker(error) => error.code(),
+            Self::Runtime(error) => error.code(),
+            Self::Service(error) => error.code(),
+            Self::Argument { .. } => "INVALID_REQUEST",
+            Self::Read { .. } | Self::Write { .. } | Self::Output(_) => "FILE_FAILED",
+            Self::Refused(_) => "NOT_CONFIRMED",
+            Self::Faults(_) => "FAULTS_FOUND",
+            Self::Interrupted | Self::Terminated => "INTERRUPTED",
+        }
+    }
+
+    /// Whether the reader of the output has closed it, which is no failure of the command.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) | Self::Argument { .. } => exit::INVALID,
+            Self::Client(error) => of_client(error),
+            Self::Result(error) => of_result(error),
+            Self::Store(error) => of_store(error),
+            Self::Broker(error) => of_broker(error),
+            Self::Runtime(error) => of_runtime(error),
+            Self::Service(error) => of_service(error),
+            Self::Faults(_) => exit::FAULTS,
+            Self::Interrupted => exit::INTERRUPTED,
+            Self::Terminated => exit::TERMINATED,
+            Self::Read { .. } | Self::Write { .. } | Self::Output(_) | Self::Refused(_) => {
+                exit::FAILED
+            }
+        }
+    }
+
+    /// What to do about it, if the error does not say so itself.
+    pub(crate) fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Client(error) => client_remedy(error),
+            Self::Result(error) => match &**error {
+                ResultError::Client(error) => client_remedy(error),
+                _ => None,
+            },
+            Self::Store(error) => store_remedy(error),
+            Self::Service(error) => match &**error {
+                ServiceError::Store(error) => store_remedy(error),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+fn client_remedy(error: &ClientError) -> Option<&'static str> {
+    match error {
+        ClientError::Unreachable { .. } => Some(
+            "start a service, for example with `aios dev`, or name another one with --url or \
+             AIOS_API_URL, or a store with --store",
+        ),
+        ClientError::Service { status: 401, .. } => Some("set AIOS_API_TOKEN or AIOS_API_KEY"),
+        _ => None,
+    }
+}
+
+fn store_remedy(error: &StoreError) -> Option<&'static str> {
+    match error {
+        StoreError::Locked { .. } => {
+            Some("use the HTTP API of the process that has it open, with --url")
+        }
+        StoreError::NewerSchema { .. } => {
+            Some("use the version of aios that migrated the database, or a later one")
+        }
+        _ => None,
+    }
+}
+
+fn of_result(error: &ResultError) -> u8 {
+    match error {
+        ResultError::Client(error) => of_client(error),
+        _ => exit::RUN_FAILED,
+    }
+}
+
+fn of_client(error: &ClientError) -> u8 {
+    match error {
+        ClientError::Service { status: 401 | 403, .. } => exit::DENIED,
+        ClientError::Service { status: 404, .. } => exit::NOT_FOUND,
+        ClientError::Service { status: 502..=504, .. }
+        | ClientError::Unreachable { .. }
+        | ClientError::Timeout { .. } => exit::UNREACHABLE,
+        ClientError::InvalidConfiguration { .. }
+        | ClientError::InvalidArgument { .. }
+        | ClientError::Data(_) => exit::INVALID,
+        _ => exit::FAILED,
+    }
+}
+
+fn of_store(error: &StoreError) -> u8 {
+    match error {
+        StoreError::InvalidConfiguration { .. } => exit::INVALID,
+        StoreError::Locked { .. } | StoreError::Timeout { .. } | StoreError::Backend { .. } => {
+            exit::UNREACHABLE
+        }
+        _ => exit::FAILED,
+    }
+}
+
+fn of_broker(error: &BrokerError) -> u8 {
+    match error {
+        BrokerError::InvalidConfiguration { .. } | BrokerError::InvalidAddress(_) => exit::INVALID,
+        BrokerError::UnknownAddress { .. } => exit::NOT_FOUND,
+        BrokerError::Timeout { .. } | BrokerError::Backend { .. } | BrokerError::Blocked { .. } => {
+            exit::UNREACHABLE
+        }
+        _ => exit::FAILED,
+    }
+}
+
+fn of_runtime(error: &RuntimeError) -> u8 {
+    match error {
+        RuntimeError::Store(error) => of_store(error),
+        RuntimeError::Broker(error) => of_broker(error),
+        _ => exit::FAILED,
+    }
+}
+
+fn of_service(error: &ServiceError) -> u8 {
+    match error {
+        ServiceError::Settings(_) | ServiceError::Listen { .. } => exit::INVALID,
+        ServiceError::Store(error) => of_store(error),
+        ServiceError::Broker(error) => of_broker(error),
+        ServiceError::Runtime(error) => of_runtime(error),
+        _ => exit::FAILED,
+    }
+}
+
+macro_rules! boxed {
+    ($($variant:ident: $error:ty,)+) => {
+        $(impl From<$error> for CliError {
+            fn from(error: $error) -> Self {
+                Self::$variant(Box::new(error))
+            }
+        })+
+    };
+}
+
+boxed! {
+    Client: ClientError,
+    Result: ResultError,
+    Store: StoreError,
+    Broker: BrokerError,
+    Runtime: RuntimeError,
+    Service: ServiceError,
+}

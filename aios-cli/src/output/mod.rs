@@ -1,0 +1,74 @@
+//! What a command writes: text for people, or JSON for programs.
+
+mod details;
+mod table;
+
+use std::{
+    fmt::Display,
+    io::{self, BufWriter, IsTerminal, Stdout, Write},
+};
+
+use serde::Serialize;
+
+pub(crate) use self::{
+    details::Details,
+    table::{Table, plain, shortened, time},
+};
+
+/// The standard output.
+pub(crate) struct Output {
+    stdout: BufWriter<Stdout>,
+    is_json: bool,
+}
+
+impl Output {
+    pub(crate) fn new(is_json: bool) -> Self {
+        Self { stdout: BufWriter::new(io::stdout()), is_json }
+    }
+
+    /// Whether the output is for a program.
+    pub(crate) fn is_json(&self) -> bool {
+        self.is_json
+    }
+
+    /// Writes a value as one line of JSON.
+    pub(crate) fn json<T: Serialize + ?Sized>(&mut self, value: &T) -> io::Result<()> {
+        serde_json::to_writer(&mut self.stdout, value)?;
+        self.line("")
+    }
+
+    /// Writes a line of text.
+    pub(crate) fn line(&mut self, text: impl Display) -> io::Result<()> {
+        writeln!(self.stdout, "{text}")
+    }
+
+    /// Writes a text as it is.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stdout.write_all(bytes)
+    }
+
+    /// Writes what is buffered. Called before every wait, so that a reader sees each line at once.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.stdout.flush()
+    }
+
+    /// Tells a person something that is not part of the output. Programs are not told.
+    pub(crate) fn note(&self, text: impl Display) {
+        if !self.is_json {
+            // The standard error may be closed.
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    /// Shows the progress of long work on one line of a terminal.
+    pub(crate) fn progress(&self, text: impl Display) {
+        if !self.is_json && io::stderr().is_terminal() {
+            let _ = write!(io::stderr(), "\r\x1b[2K{text}");
+        }
+    }
+
+    /// Removes the line of the progress.
+    pub(crate) fn end_progress(&self) {
+        self.progress("");
+    }
+}

@@ -1,0 +1,102 @@
+//! Parses the arguments, executes the command and reports its failure.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+};
+
+use aios_core::Chain;
+use clap::Parser;
+use serde_json::json;
+
+use crate::{arguments::Arguments, commands, error::CliError, exit, output::Output};
+
+/// Executes the program with these arguments, of which the first is its name, and returns its exit code.
+/// Results are written to the standard output, errors to the standard error. The environment variables
+/// `AIOS_…` of the process are read. Blocks until the command has ended; call it outside of any tokio
+/// runtime.
+///
+/// Exit codes are listed by `aios --help`. 0 means done.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(aios_cli::main(["aios", "completions", "bash"]), 0);
+/// assert_eq!(aios_cli::main(["aios", "unknown"]), 2);
+/// ```
+pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A reader that has closed the output does not want the text.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(exit::INVALID);
+        }
+    };
+    let is_json = arguments.json;
+    match execute(arguments) {
+        Ok(()) => exit::DONE,
+        Err(error) if error.is_broken_pipe() => exit::DONE,
+        Err(error) => {
+            // The standard error may be closed; the exit code remains.
+            let _ = report(&error, is_json);
+            error.exit_code()
+        }
+    }
+}
+
+fn execute(arguments: Arguments) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut output = Output::new(arguments.json);
+    let result = runtime.block_on(async {
+        let interrupted = interrupted()?;
+        if arguments.command.handles_signals() {
+            return commands::execute(arguments, &mut output).await;
+        }
+        tokio::select! {
+            biased;
+            signal = interrupted => Err(signal),
+            result = commands::execute(arguments, &mut output) => result,
+        }
+    });
+    // A thread that reads the standard input can't be stopped, so it is not waited for.
+    runtime.shutdown_background();
+    result.and_then(|()| Ok(output.flush()?))
+}
+
+fn report(error: &CliError, is_json: bool) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    let (message, remedy) = (Chain(error).to_string(), error.remedy());
+    if is_json {
+        let error = json!({ "code": error.code(), "message": message, "remedy": remedy });
+        return writeln!(stderr, "{}", json!({ "error": error }));
+    }
+    writeln!(stderr, "error: {message}")?;
+    remedy.map_or(Ok(()), |remedy| writeln!(stderr, "  {remedy}"))
+}
+
+/// Completes when a signal asks the program to end.
+#[cfg(unix)]
+fn interrupted() -> io::Result<impl Future<Output = CliError>> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            biased;
+            _ = interrupt.recv() => CliError::Interrupted,
+            _ = terminate.recv() => CliError::Terminated,
+        }
+    })
+}
+
+#[cfg(not(unix))]
+fn interrupted() -> io::Result<impl Future<Output = CliError>> {
+    Ok(async {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => CliError::Interrupted,
+            Err(_) => std::future::pending().await,
+        }
+    })
+}

@@ -1,0 +1,107 @@
+//! The service with which a command works: one behind a URL, or one in this process on a store.
+
+mod local;
+mod store;
+
+use std::time::Duration;
+
+use aios_core::retry::RetryPolicy;
+use aios_service::{
+    client::{Client, ClientOptions},
+    config::Settings,
+};
+
+use self::local::Local;
+pub(crate) use self::store::{open_store, store_url};
+use crate::{
+    arguments::Connection,
+    error::CliError,
+    settings::{self, ApiSettings, SECTION},
+};
+
+/// Where `aios dev` serves unless told otherwise.
+pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8080/api/v1";
+
+/// A person waits, so fewer attempts than usual are made.
+const ATTEMPTS: u32 = 3;
+
+/// What a command needs in addition to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Nothing.
+    Store,
+    /// The broker of the agents, because dead letters are kept there.
+    Broker,
+}
+
+/// The service with which a command works.
+pub(crate) struct Target {
+    client: Client,
+    local: Option<Local>,
+}
+
+impl Target {
+    /// Opens the service that the arguments or the settings name.
+    pub(crate) async fn open(connection: &Connection, needs: Needs) -> Result<Self, CliError> {
+        let settings = settings::load(connection)?;
+        match place(connection, &settings) {
+            Place::Api(url) => {
+                let client = Client::new(&url, options(&settings))?;
+                Ok(Self { client, local: None })
+            }
+            Place::Store(url) => {
+                let local = Local::open(&url, &settings, needs).await?;
+                Ok(Self { client: local.client()?, local: Some(local) })
+            }
+        }
+    }
+
+    /// The client of the service.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Closes the store, if this process has it open.
+    pub(crate) async fn close(self) {
+        if let Some(local) = self.local {
+            drop(self.client);
+            local.close().await;
+        }
+    }
+}
+
+/// What the arguments and the settings name.
+pub(crate) enum Place {
+    /// The URL of an API.
+    Api(String),
+    /// The URL of a store.
+    Store(String),
+}
+
+/// Arguments come before settings, and a service before a store.
+pub(crate) fn place(connection: &Connection, settings: &Settings) -> Place {
+    let api = settings.section::<ApiSettings>(SECTION).and_then(|api| api.url.clone());
+    let store = settings.database().url.as_ref().map(|url| url.expose().to_owned());
+    match (api, store) {
+        (_, Some(store)) if connection.store.is_some() => Place::Store(store),
+        (Some(url), _) => Place::Api(url),
+        (None, Some(store)) => Place::Store(store),
+        (None, None) => Place::Api(DEFAULT_URL.to_owned()),
+    }
+}
+
+/// The options of a client with the credentials of the settings.
+pub(crate) fn options(settings: &Settings) -> ClientOptions {
+    let delays = (Duration::from_millis(200), Duration::from_secs(1));
+    let retry = RetryPolicy::new().with_max_attempts(ATTEMPTS).with_delays(delays.0, delays.1);
+    let mut options = ClientOptions::new().with_retry(retry);
+    if let Some(api) = settings.section::<ApiSettings>(SECTION) {
+        if let Some(token) = &api.token {
+            options = options.with_token(token.expose());
+        }
+        if let Some(key) = &api.key {
+            options = options.with_api_key(key.expose());
+        }
+    }
+    options
+}

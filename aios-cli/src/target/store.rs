@@ -1,0 +1,27 @@
+use aios_service::config::Settings;
+use aios_store::AnyStore;
+
+use crate::{arguments::Connection, error::CliError, settings};
+
+/// The URL of the store, for commands that work on nothing else.
+pub(crate) fn store_url(connection: &Connection) -> Result<String, CliError> {
+    let settings = settings::load(connection)?;
+    of_settings(&settings).ok_or_else(|| {
+        let reason = "missing; this command works on a store, not on a service: give --store, or set \
+                      AIOS_DATABASE_URL";
+        CliError::argument("--store", reason)
+    })
+}
+
+fn of_settings(settings: &Settings) -> Option<String> {
+    settings.database().url.as_ref().map(|url| url.expose().to_owned())
+}
+
+/// Opens a store that exists.
+pub(crate) async fn open_store(url: &str) -> Result<AnyStore, CliError> {
+    if url.starts_with("memory:") || url.ends_with(":memory:") {
+        let reason = "a store in memory has nothing that another program has written";
+        return Err(CliError::argument("--store", reason));
+    }
+    Ok(AnyStore::connect(url).await?)
+}

@@ -1,0 +1,44 @@
+//! Commands that work on a store, without a service.
+
+use crate::support::{Dev, Program};
+
+/// A program on a SQLite file in which `aios dev` has registered its workflows.
+fn stopped() -> Program {
+    let program = Program::new();
+    let mut dev = Dev::start(&program, &[]);
+    program.done(&["--url", &dev.url, "start", "approval", "\"a\"", "--id", "a"]);
+    program.done(&["--url", &dev.url, "start", "welcome", "\"\"", "--id", "w"]);
+    program.fails(&["--url", &dev.url, "run", "w", "--wait"], 6);
+    dev.signal("-INT");
+    assert!(dev.child.wait().unwrap().success());
+    program.with_variable("AIOS_DATABASE_URL", "sqlite://aios.db")
+}
+
+#[test]
+fn should_change_runs_that_a_service_then_continues() {
+    let program = stopped();
+    assert_eq!(program.json(&["runs", "--all"]).len(), 2);
+    program.done(&["start", "welcome", "\"Ada\"", "--id", "ada"]);
+    program.done(&["signal", "a", "approval", "true"]);
+    program.done(&["pause", "a"]);
+    program.done(&["resume", "a"]);
+    program.done(&["retry", "w", "--new-id", "w2"]);
+    program.done(&["fork", "a", "0", "--new-id", "b"]);
+    program.done(&["cancel", "b"]);
+    assert!(program.done(&["journal", "a"]).contains("workflows.approval.resumed"));
+
+    let dev = Dev::start(&program, &[]);
+    let run = |id: &str| program.ended(&["--url", &dev.url, "run", id, "--wait"]);
+    assert_eq!(run("ada").stdout, "\"Hello, Ada!\"\n");
+    assert_eq!(run("a").stdout, "\"a is approved\"\n");
+    assert_eq!(run("w2").code, 6);
+    assert_eq!(run("b").code, 6);
+}
+
+#[test]
+fn should_refuse_a_store_that_a_service_has_open() {
+    let program = Program::new();
+    let _dev = Dev::start(&program, &[]);
+    let error = program.fails(&["--store", "sqlite://aios.db", "runs"], 5);
+    assert!(error.contains("open already") && error.contains("--url"), "{error}");
+}

@@ -1,0 +1,13 @@
+//! Tests of the program `aios`: each executes the real binary.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that can't continue fails"
+)]
+
+mod dev;
+mod direct;
+mod refusals;
+mod support;

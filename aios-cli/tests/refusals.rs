@@ -1,0 +1,104 @@
+//! Bad input: each is refused with the documented exit code and a remedy.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{Dev, Program};
+
+/// A URL at which nothing listens.
+const CLOSED: &str = "http://127.0.0.1:1/api/v1";
+
+#[test]
+fn should_name_what_does_not_exist() {
+    let program = Program::new();
+    let dev = Dev::start(&program, &[]);
+    let program = program.with_variable("AIOS_API_URL", &dev.url);
+    for arguments in [
+        &["run", "nothing"][..],
+        &["run", "nothing", "--wait"],
+        &["signal", "nothing", "approval"],
+        &["cancel", "nothing"],
+        &["pause", "nothing"],
+        &["resume", "nothing"],
+        &["retry", "nothing"],
+        &["fork", "nothing", "0"],
+        &["journal", "nothing"],
+        &["journal", "nothing", "--follow"],
+    ] {
+        assert!(program.fails(arguments, 3).contains("RUN_NOT_FOUND"), "{arguments:?}");
+    }
+    assert!(program.fails(&["start", "welcom"], 3).contains("welcome"));
+    let error = program.fails(&["run", "nothing", "--json"], 3);
+    let error: Value = serde_json::from_str(&error).unwrap();
+    assert_eq!(error["error"]["code"], "RUN_NOT_FOUND");
+    program.done(&["start", "approval", "\"a\"", "--id", "a"]);
+    assert!(program.fails(&["retry", "a"], 1).contains("RUN_NOT_FAILED"));
+    assert!(program.fails(&["start", "welcome", "\"b\"", "--id", "a"], 1).contains("RUN_EXISTS"));
+}
+
+#[test]
+fn should_refuse_arguments_that_are_invalid() {
+    let program = Program::new();
+    for arguments in [
+        &[][..],
+        &["unknown"],
+        &["run"],
+        &["runs", "--status", "unknown"],
+        &["runs", "--limit", "0"],
+        &["fork", "a", "first"],
+        &["start", "welcome", "--after", "soon"],
+        &["start", "welcome", "--at", "tomorrow"],
+        &["start", "welcome", "--at", "2030-01-01T00:00:00Z", "--after", "5m"],
+        &["runs", "--url", "ftp://127.0.0.1"],
+        &["runs", "--url", "not a URL"],
+        &["runs", "--url", CLOSED, "--store", "sqlite://a.db"],
+        &["runs", "--store", "mysql://a"],
+        &["runs", "--store", "memory://"],
+        &["runs", "--store", "sqlite://missing/a.db"],
+        &["dev", "--listen", "nowhere"],
+        &["dev", "--store", "mysql://a"],
+        &["dev", "--url", CLOSED],
+    ] {
+        program.fails(arguments, 2);
+    }
+    let url = ["--url", CLOSED];
+    let error = program.fails(&[&["start", "welcome", "Ada"][..], &url].concat(), 2);
+    assert!(error.contains("two pairs of quotes"), "{error}");
+    let error = program.fails(&[&["start", "welcome", "@missing.json"][..], &url].concat(), 1);
+    assert!(error.contains("missing.json"), "{error}");
+}
+
+#[test]
+fn should_say_how_to_reach_a_service() {
+    let program = Program::new().with_variable("AIOS_API_URL", CLOSED);
+    for arguments in [
+        &["runs"][..],
+        &["run", "a"],
+        &["run", "a", "--wait"],
+        &["start", "welcome"],
+        &["signal", "a", "b"],
+        &["cancel", "a"],
+        &["pause", "a"],
+        &["resume", "a"],
+        &["retry", "a"],
+        &["fork", "a", "1"],
+        &["journal", "a"],
+    ] {
+        let error = program.fails(arguments, 5);
+        assert!(error.contains("aios dev") && error.contains("--store"), "{error}");
+    }
+}
+
+#[test]
+fn should_report_a_faulty_configuration() {
+    let program = Program::new();
+    fs::create_dir(program.folder().join("config")).unwrap();
+    let file = program.folder().join("config/base.yaml");
+    fs::write(&file, "api:\n  ur: http://127.0.0.1\nmail:\n  host: a\n").unwrap();
+    let error = program.fails(&["runs"], 2);
+    assert!(error.contains("config/base.yaml:2") && error.contains("api.url"), "{error}");
+    assert!(!error.contains("mail"), "{error}");
+    fs::write(&file, format!("api:\n  url: {CLOSED}\nmail:\n  host: a\n")).unwrap();
+    program.fails(&["runs"], 5);
+}
