@@ -89,11 +89,15 @@ mod connect;
 mod leases;
 mod retention;
 mod rows;
+mod schema_version;
 mod sync;
 mod validation;
+mod verify;
 
 pub use self::{
     any::AnyStore,
     connect::connect,
     retention::{ExpiredEvents, Retention},
+    schema_version::{SchemaVersion, schema_version},
+    verify::{Verification, VerifyFault, verify},
 };

@@ -24,7 +24,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use self::options::MemoryOptions;
-use self::{read_model::Tables, wait::WaitTable};
+pub(crate) use self::read_model::Tables;
+use self::wait::WaitTable;
 pub use crate::retention::{ExpiredEvents, Retention};
 use crate::{leases::LeaseTable, sync::lock};
 

@@ -19,7 +19,7 @@ use crate::rows::{self, Key};
 /// There is no SQL here, so each method evaluates the rows in memory with the semantics of the
 /// statements of the SQL stores. The conformance suite checks that the results are equal.
 #[derive(Debug, Default)]
-pub(super) struct Tables(HashMap<Table, BTreeMap<Uuid, Row>>);
+pub(crate) struct Tables(HashMap<Table, BTreeMap<Uuid, Row>>);
 
 #[async_trait]
 impl ReadModels for MemoryStore {
@@ -89,7 +89,7 @@ impl MemoryStore {
 }
 
 impl Tables {
-    pub(super) fn apply(&mut self, changes: Vec<Change>) {
+    pub(crate) fn apply(&mut self, changes: Vec<Change>) {
         changes.into_iter().for_each(|change| self.apply_one(change));
     }
 
@@ -179,7 +179,7 @@ impl Tables {
     }
 
     /// Returns the rows of a query's page, and one more row if there is one.
-    fn find(&self, query: &Query) -> Result<Vec<Row>, StoreError> {
+    pub(crate) fn find(&self, query: &Query) -> Result<Vec<Row>, StoreError> {
         let start = rows::page_start(query)?;
         let Some(rows) = self.0.get(&query.table) else { return Ok(Vec::new()) };
         let after = rows.iter().filter(|(key, _)| start.is_none_or(|start| **key > start));

@@ -75,7 +75,7 @@ pub use self::{
     options::{Pooler, PostgresOptions},
 };
 pub use crate::retention::{ExpiredEvents, Retention};
-use crate::sync;
+use crate::{SchemaVersion, sync};
 
 /// A store in a PostgreSQL database. Clones share the connections and the writer.
 ///
@@ -123,6 +123,20 @@ impl PostgresStore {
     /// rolls back as a whole.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         Self::connect_with(PostgresOptions::new(url)?).await
+    }
+
+    /// Reads the versions of the schema, without a migration.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidConfiguration`] if an option is invalid, otherwise the error that the server
+    /// reports.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing is written.
+    pub async fn schema_version(options: PostgresOptions) -> Result<SchemaVersion, StoreError> {
+        Database::schema_version(options).await
     }
 
     /// Uses an existing pool; see [`PostgresOptions::from_pool`].

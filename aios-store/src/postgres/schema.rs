@@ -4,6 +4,7 @@ use aios_core::store::StoreError;
 use sqlx::{Connection, Executor, PgConnection};
 
 use super::{connection::Sql, error::is_undefined};
+use crate::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
 const MIGRATIONS: [(&str, &str); 14] = [
@@ -108,6 +109,14 @@ pub(super) async fn outdated(
 ) -> Result<Option<u32>, MigrateError> {
     let found = refuse_newer(version(connection, schema).await?)?;
     Ok((found < known()).then_some(found))
+}
+
+/// The versions of the schema in the database and of this version of aios. Changes nothing.
+pub(super) async fn versions(
+    connection: &mut PgConnection,
+    schema: &Schema,
+) -> sqlx::Result<SchemaVersion> {
+    Ok(SchemaVersion { found: version(connection, schema).await?, known: known() })
 }
 
 /// Migrates the schema. Any number of processes may do this at the same time: an advisory lock admits one

@@ -4,6 +4,7 @@
 //! A pool of connections reads at the same time. Only one process can have the database open.
 
 mod append;
+mod backup;
 mod checkpoint;
 mod compact;
 mod error;
@@ -29,7 +30,11 @@ use aios_core::{clock::Clock, store::StoreError};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-pub use self::options::{SqliteOptions, Synchronous};
+pub(crate) use self::backup::schema_version;
+pub use self::{
+    backup::backup,
+    options::{SqliteOptions, Synchronous},
+};
 use self::{
     error::store_error, lock::DatabaseLock, options::Location, pool::ReadPool, writer::WriterHandle,
 };

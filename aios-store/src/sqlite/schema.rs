@@ -4,6 +4,7 @@ use aios_core::{event::Timestamp, store::StoreError};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::{error::store_error, options::SqliteOptions};
+use crate::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
 const MIGRATIONS: [(&str, &str); 7] = [
@@ -75,7 +76,7 @@ fn configure_writer(connection: &Connection, options: &SqliteOptions) -> rusqlit
 
 fn migrate(connection: &mut Connection, database: &str, now: Timestamp) -> Result<(), StoreError> {
     let fail = |error| store_error("migrate the database", database, error);
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let known = known();
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
     let found = version(&transaction).map_err(fail)?;
@@ -89,6 +90,21 @@ fn migrate(connection: &mut Connection, database: &str, now: Timestamp) -> Resul
         }
     }
     transaction.commit().map_err(fail)
+}
+
+/// The versions of an existing database and of this version of aios. Changes nothing.
+pub(super) fn versions(path: &Path) -> rusqlite::Result<SchemaVersion> {
+    let connection = open_reader(path)?;
+    let table = "SELECT count(*) FROM sqlite_schema WHERE name = 'aios_migrations'";
+    let has_table: bool = connection.query_row(table, [], |row| row.get(0))?;
+    let sql = "SELECT coalesce(max(version), 0) FROM aios_migrations";
+    let found = has_table.then(|| connection.query_row(sql, [], |row| row.get(0))).transpose()?;
+    Ok(SchemaVersion { found: found.unwrap_or_default(), known: known() })
+}
+
+/// The version that this version of aios needs.
+pub(super) fn known() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
 }
 
 fn version(connection: &Connection) -> rusqlite::Result<u32> {

@@ -32,8 +32,9 @@ pub(crate) use self::{
 use super::{
     error::{is_lost, is_read_only, store_error},
     options::{Pooler, PostgresOptions, Source},
-    schema::{MIGRATION_LIMIT, MigrateError, Schema, migrate, outdated},
+    schema::{MIGRATION_LIMIT, MigrateError, Schema, migrate, outdated, versions},
 };
+use crate::SchemaVersion;
 
 /// How much longer than the server's statement timeout the client waits, so that an error of the server
 /// arrives before the client gives up.
@@ -70,8 +71,15 @@ struct Inner {
 impl Database {
     /// Opens the first connection and migrates the schema.
     pub(crate) async fn open(options: PostgresOptions) -> Result<Self, StoreError> {
+        let database = Self::new(options)?;
+        database.migrate().await?;
+        Ok(database)
+    }
+
+    /// Prepares connections without opening one.
+    fn new(options: PostgresOptions) -> Result<Self, StoreError> {
         options.check()?;
-        let database = Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner {
             name: options.database(),
             listen: options.listen_options().map(quiet),
             pool: pool(&options),
@@ -83,9 +91,21 @@ impl Database {
             connect_timeout: options.connect_timeout,
             statement_timeout: options.statement_timeout,
             clock: options.clock,
-        }));
-        database.migrate().await?;
-        Ok(database)
+        })))
+    }
+
+    /// The versions of the schema, without a migration.
+    pub(crate) async fn schema_version(
+        options: PostgresOptions,
+    ) -> Result<SchemaVersion, StoreError> {
+        let database = Self::new(options)?;
+        let mut connection = database.acquire().await?;
+        let work = versions(&mut connection, database.schema());
+        let found =
+            database.bounded("read the version of the schema", database.limit(), work).await;
+        connection.release();
+        database.close().await;
+        found
     }
 
     async fn migrate(&self) -> Result<(), StoreError> {

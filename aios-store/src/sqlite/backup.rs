@@ -1,0 +1,116 @@
+//! Copies of a database that is in use.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use aios_core::store::StoreError;
+
+use super::{
+    SqliteOptions,
+    error::{backend, store_error},
+    file::with_suffix,
+    options::Location,
+    schema::{known, open_reader, versions},
+};
+use crate::SchemaVersion;
+
+/// Writes a copy of a database to a new file, and returns its size in bytes. The copy is the database at
+/// one moment; another process may have it open and may append in the meantime. The copy appears under
+/// its name once it is complete and on disk.
+///
+/// # Errors
+///
+/// [`StoreError::InvalidConfiguration`] if the database does not exist or is in memory, or the new file
+/// exists. Otherwise the error that SQLite or the file system reports.
+///
+/// # Cancel safety
+///
+/// Dropping the future does not stop the copy.
+///
+/// # Examples
+///
+/// ```
+/// use aios_store::sqlite::{SqliteStore, backup};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let url = format!("sqlite:{}", folder.path().join("orders.db").display());
+/// let store = SqliteStore::connect(&url).await?;
+/// let bytes = backup(&url.parse()?, folder.path().join("backup.db")).await?;
+/// assert!(bytes > 0);
+/// # Ok(())
+/// # }
+/// ```
+pub async fn backup(
+    options: &SqliteOptions,
+    target: impl Into<PathBuf>,
+) -> Result<u64, StoreError> {
+    let (source, target) = (existing(options)?, target.into());
+    blocking(move || copy(&source, &target)).await
+}
+
+/// The versions of the schema.
+pub(crate) async fn schema_version(options: &SqliteOptions) -> Result<SchemaVersion, StoreError> {
+    let Ok(path) = existing(options) else {
+        return Ok(SchemaVersion { found: 0, known: known() });
+    };
+    let database = options.database();
+    blocking(move || {
+        versions(&path).map_err(|error| store_error("read the schema", &database, error))
+    })
+    .await
+}
+
+fn existing(options: &SqliteOptions) -> Result<PathBuf, StoreError> {
+    match &options.location {
+        Location::File(path) if path.is_file() => Ok(path.clone()),
+        Location::File(path) => Err(invalid(format!("there is no database {}", path.display()))),
+        Location::Memory => Err(invalid("a database in memory can't be copied".to_owned())),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let failed =
+        |error: tokio::task::JoinError| backend("read the file", false, io::Error::other(error));
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}
+
+fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
+    if target.exists() {
+        return Err(invalid(format!("{} exists already", target.display())));
+    }
+    let partial = with_suffix(target, "-partial");
+    let failed = |error: io::Error| {
+        let named = io::Error::new(error.kind(), format!("{}: {error}", partial.display()));
+        backend("write the backup", false, named)
+    };
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let database = source.display().to_string();
+    let fail = |error| store_error("copy the database", &database, error);
+    let connection = open_reader(source).map_err(fail)?;
+    let path = partial
+        .to_str()
+        .ok_or_else(|| invalid(format!("{} is not text, as SQLite needs it", partial.display())))?;
+    connection.execute("VACUUM INTO ?1", [path]).map_err(fail)?;
+    let file = File::options().write(true).open(&partial).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    fs::rename(&partial, target).map_err(failed)?;
+    if let Some(folder) = target.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+    }
+    Ok(bytes)
+}
+
+fn invalid(reason: String) -> StoreError {
+    StoreError::InvalidConfiguration { reason }
+}

@@ -1,0 +1,310 @@
+//! Checks a store: positions, versions, and read models against the log.
+
+use std::{collections::HashMap, fmt};
+
+use aios_core::{
+    projection::{Query, Record, project},
+    store::{
+        AgentFilter, AgentRecord, MAX_PAGE, Page, PageRequest, ReadModels, RecordedEvent,
+        RunFilter, Store, StoreError, StreamId, TaskFilter,
+    },
+};
+
+use crate::{memory::Tables, rows};
+
+/// Rows that are compared at once.
+const ROWS: usize = 1000;
+/// Faults that a report lists at most.
+const MAX_FAULTS: usize = 100;
+
+/// The result of [`verify`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verification {
+    /// Number of events in the log.
+    pub events: u64,
+    /// Number of rows of the read models that were compared.
+    pub rows: u64,
+    /// The faults, at most 100; none if the store is as it should be.
+    pub faults: Vec<VerifyFault>,
+}
+
+/// A fault of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VerifyFault {
+    /// Positions of the log have no event. Retention removes the events of old runs; nothing else does.
+    #[non_exhaustive]
+    Gap {
+        /// The first position without an event.
+        from: u64,
+        /// The last one.
+        to: u64,
+    },
+    /// A stream lacks events.
+    #[non_exhaustive]
+    Stream {
+        /// The stream.
+        stream: StreamId,
+        /// The version that an event should have.
+        expected: u64,
+        /// The version that it has.
+        found: u64,
+    },
+    /// A table is not what the log says. Rebuild it.
+    #[non_exhaustive]
+    ReadModel {
+        /// Name of the table.
+        table: &'static str,
+        /// Id of the first row that differs, is missing, or should not exist.
+        id: String,
+    },
+    /// Events were appended while the store was checked, so nothing is known about the read models.
+    #[non_exhaustive]
+    Changed {
+        /// Position of the last event that was checked.
+        position: u64,
+    },
+}
+
+impl fmt::Display for VerifyFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gap { from, to } => write!(formatter, "positions {from} to {to} have no event"),
+            Self::Stream { stream, expected, found } => {
+                write!(formatter, "stream {stream} has version {found} where {expected} belongs")
+            }
+            Self::ReadModel { table, id } => {
+                write!(formatter, "row {id} of the table {table} is not what the log says")
+            }
+            Self::Changed { position } => write!(
+                formatter,
+                "events were appended after position {position} while the store was checked; check \
+                 a store or a backup that is not in use"
+            ),
+        }
+    }
+}
+
+/// Checks that the positions of the log are dense, that the versions of every stream are, and that the
+/// read models are what a rebuild would make of the log. Changes nothing. Run it on a store that is not
+/// in use, such as a restored backup.
+///
+/// Reads the whole log. Needs memory for the rows of the read models and the names of the streams, not
+/// for the events. `progress` is called after each page with the number of events so far and the
+/// position of the last event of the log.
+///
+/// When an agent was last seen is not compared, because the log does not record it.
+///
+/// # Errors
+///
+/// The error that the store reports, such as [`StoreError::Corrupt`].
+///
+/// # Cancel safety
+///
+/// Cancel safe: nothing is written.
+pub async fn verify(
+    store: &dyn Store,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Verification, StoreError> {
+    let (mut log, head) = (Log::default(), store.head().await?);
+    loop {
+        let page = store.read_log(log.position, MAX_PAGE).await?;
+        if page.is_empty() {
+            break;
+        }
+        page.iter().for_each(|recorded| log.add(recorded));
+        progress(log.verification.events, head);
+    }
+    log.gap(head);
+    let Log { tables, mut verification, position, .. } = log;
+    let mut faults = Vec::new();
+    for compared in [
+        agents(store, &tables).await?,
+        tasks(store, &tables).await?,
+        workflows(store, &tables).await?,
+        runs(store, &tables).await?,
+    ] {
+        verification.rows += compared.rows;
+        faults.extend(compared.fault);
+    }
+    if store.head().await? != position.max(head) {
+        faults = vec![VerifyFault::Changed { position }];
+    }
+    verification.faults.append(&mut faults);
+    Ok(verification)
+}
+
+/// The log, read in order.
+#[derive(Default)]
+struct Log {
+    tables: Tables,
+    versions: HashMap<StreamId, u64>,
+    position: u64,
+    verification: Verification,
+}
+
+impl Log {
+    fn add(&mut self, recorded: &RecordedEvent) {
+        self.gap(recorded.position - 1);
+        self.position = recorded.position;
+        self.verification.events += 1;
+        let version = self.versions.entry(recorded.stream.clone()).or_default();
+        let (expected, found) = (*version + 1, recorded.version);
+        *version = found;
+        if expected != found {
+            let stream = recorded.stream.clone();
+            self.fault(VerifyFault::Stream { stream, expected, found });
+        }
+        self.tables.apply(project(recorded));
+    }
+
+    /// Notes the positions up to this one that have no event.
+    fn gap(&mut self, up_to: u64) {
+        let from = self.position + 1;
+        if from <= up_to {
+            self.fault(VerifyFault::Gap { from, to: up_to });
+        }
+    }
+
+    fn fault(&mut self, fault: VerifyFault) {
+        let faults = &mut self.verification.faults;
+        if faults.len() < MAX_FAULTS {
+            faults.push(fault);
+        }
+    }
+}
+
+/// The comparison of one table.
+#[derive(Default)]
+struct Compared {
+    rows: u64,
+    fault: Option<VerifyFault>,
+}
+
+impl Compared {
+    /// Compares a page with its counterpart; returns the next page to compare, if there is one.
+    fn page<R: PartialEq>(
+        &mut self,
+        found: Page<R>,
+        expected: &Page<R>,
+        table: &'static str,
+        id: impl Fn(&R) -> &str,
+    ) -> Option<PageRequest> {
+        self.rows += found.rows.len() as u64;
+        let pairs = found.rows.iter().zip(&expected.rows);
+        let differing = pairs.clone().find(|(found, expected)| found != expected);
+        let longer = || match found.rows.len() > expected.rows.len() {
+            true => found.rows.get(expected.rows.len()),
+            false => expected.rows.get(found.rows.len()),
+        };
+        let unreadable = found.unreadable.first().map(|row| row.id.clone());
+        let differing = differing.map(|(row, _)| row).or_else(longer).map(|row| id(row).to_owned());
+        self.fault = unreadable.or(differing).map(|id| VerifyFault::ReadModel { table, id });
+        found.next.filter(|_| self.fault.is_none())
+    }
+}
+
+fn expected<R: Record>(tables: &Tables, query: &Query) -> Result<Page<R>, StoreError> {
+    rows::page(tables.find(query)?, query, "the log")
+}
+
+async fn agents(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, StoreError> {
+    let filter = AgentFilter { include_deleted: true, ..AgentFilter::default() };
+    let (mut compared, mut next) = (Compared::default(), Some(PageRequest::first(ROWS)));
+    while let Some(page) = next {
+        let found = store.agents(&filter, &page).await?;
+        let expected = expected(tables, &Query::agents(&filter, &page))?;
+        next = compared.page(unseen(found), &unseen(expected), "agents", |row| &row.id);
+    }
+    Ok(compared)
+}
+
+/// Removes what heartbeats change without an event.
+fn unseen(mut page: Page<AgentRecord>) -> Page<AgentRecord> {
+    for row in &mut page.rows {
+        (row.last_seen_at, row.updated_at) = (None, row.created_at);
+    }
+    page
+}
+
+async fn tasks(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, StoreError> {
+    let filter = TaskFilter { include_deleted: true, ..TaskFilter::default() };
+    let (mut compared, mut next) = (Compared::default(), Some(PageRequest::first(ROWS)));
+    while let Some(page) = next {
+        let found = store.tasks(&filter, &page).await?;
+        let expected = expected(tables, &Query::tasks(&filter, &page))?;
+        next = compared.page(found, &expected, "agent_tasks", |row| &row.id);
+    }
+    Ok(compared)
+}
+
+async fn workflows(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, StoreError> {
+    let (mut compared, mut next) = (Compared::default(), Some(PageRequest::first(ROWS)));
+    while let Some(page) = next {
+        let found = store.workflows(&page).await?;
+        let expected = expected(tables, &Query::workflows(&page))?;
+        next = compared.page(found, &expected, "workflows", |row| &row.id);
+    }
+    Ok(compared)
+}
+
+async fn runs(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, StoreError> {
+    let filter = RunFilter { include_deleted: true, ..RunFilter::default() };
+    let (mut compared, mut next) = (Compared::default(), Some(PageRequest::first(ROWS)));
+    while let Some(page) = next {
+        let found = store.runs(&filter, &page).await?;
+        let expected = expected(tables, &Query::runs(&filter, &page))?;
+        next = compared.page(found, &expected, "workflow_runs", |row| &row.id);
+    }
+    Ok(compared)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use aios_core::{
+        event::Event,
+        store::{Append, EventStoreExt},
+    };
+    use serde_json::json;
+
+    use super::*;
+    use crate::{AnyStore, Retention};
+
+    async fn append(store: &dyn Store, stream: &str, event_type: &str, data: serde_json::Value) {
+        let event = Event::new(event_type.parse().unwrap(), "test", &data).unwrap();
+        let append = Append::new(StreamId::new(stream).unwrap(), vec![event]);
+        store.append_one(append).await.unwrap();
+    }
+
+    async fn with_runs() -> AnyStore {
+        let opened = AnyStore::connect("memory:").await.unwrap();
+        let store = opened.store();
+        for run in ["runs/a", "runs/b"] {
+            append(&*store, run, "workflows.deploy.started", json!({ "version": 1 })).await;
+        }
+        append(&*store, "runs/a", "workflows.deploy.completed", json!({ "result": 1 })).await;
+        opened
+    }
+
+    #[tokio::test]
+    async fn should_find_a_sound_store_sound() {
+        let opened = with_runs().await;
+        let mut calls = Vec::new();
+        let found = verify(&*opened.store(), |done, all| calls.push((done, all))).await.unwrap();
+        assert_eq!(found, Verification { events: 3, rows: 2, faults: Vec::new() });
+        assert_eq!(calls, [(3, 3)]);
+    }
+
+    #[tokio::test]
+    async fn should_find_what_retention_has_removed() {
+        let opened = with_runs().await;
+        append(&*opened.store(), "runs/b", "workflows.deploy.paused", json!({})).await;
+        assert_eq!(opened.expire_runs(&Retention::new(Duration::ZERO)).await.unwrap(), 1);
+        let found = verify(&*opened.store(), |_, _| {}).await.unwrap();
+        let gap = |position| VerifyFault::Gap { from: position, to: position };
+        assert_eq!(found.faults, [gap(1), gap(3)]);
+    }
+}
