@@ -40,6 +40,8 @@ pub(crate) enum CliError {
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
+    Missing(String),
+    #[error("{0}")]
     Faults(String),
     #[error("interrupted")]
     Interrupted,
@@ -52,7 +54,8 @@ impl CliError {
         Self::Argument { argument, reason: reason.into() }
     }
 
-    /// Stable name of the error, in the catalogue of codes.
+    /// Stable name of the error: in the catalogue of codes, or one of the program itself, which the guide
+    /// lists.
     pub(crate) fn code(&self) -> &str {
         match self {
             Self::Settings(error) => error.code(),
@@ -65,12 +68,13 @@ impl CliError {
             Self::Argument { .. } => "INVALID_REQUEST",
             Self::Read { .. } | Self::Write { .. } | Self::Output(_) => "FILE_FAILED",
             Self::Refused(_) => "NOT_CONFIRMED",
+            Self::Missing(_) => "DEAD_LETTER_NOT_FOUND",
             Self::Faults(_) => "FAULTS_FOUND",
             Self::Interrupted | Self::Terminated => "INTERRUPTED",
         }
     }
 
-    /// Whether the reader of the output has closed it, which is no failure of the command.
+    /// Whether the reader of the output has closed it. The command has not failed then.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
@@ -84,6 +88,7 @@ impl CliError {
             Self::Broker(error) => of_broker(error),
             Self::Runtime(error) => of_runtime(error),
             Self::Service(error) => of_service(error),
+            Self::Missing(_) => exit::NOT_FOUND,
             Self::Faults(_) => exit::FAULTS,
             Self::Interrupted => exit::INTERRUPTED,
             Self::Terminated => exit::TERMINATED,
@@ -93,7 +98,7 @@ impl CliError {
         }
     }
 
-    /// What to do about it, if the error does not say so itself.
+    /// The remedy, if the error does not name it itself.
     pub(crate) fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Client(error) => client_remedy(error),

@@ -27,6 +27,7 @@
 
 mod arguments;
 mod commands;
+mod consent;
 mod error;
 mod exit;
 mod output;

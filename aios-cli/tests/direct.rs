@@ -3,7 +3,7 @@
 use crate::support::{Dev, Program};
 
 /// A program on a SQLite file in which `aios dev` has registered its workflows.
-fn stopped() -> Program {
+pub(crate) fn stopped() -> Program {
     let program = Program::new();
     let mut dev = Dev::start(&program, &[]);
     program.done(&["--url", &dev.url, "start", "approval", "\"a\"", "--id", "a"]);

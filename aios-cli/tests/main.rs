@@ -9,5 +9,8 @@
 
 mod dev;
 mod direct;
+mod guide;
+mod maintenance;
+mod operations;
 mod refusals;
 mod support;

@@ -15,7 +15,7 @@ pub(crate) struct Program {
     variables: Vec<(String, String)>,
 }
 
-/// What a finished program has written.
+/// The exit code and the output of a program.
 pub(crate) struct Ended {
     pub(crate) code: i32,
     pub(crate) stdout: String,

@@ -1,11 +1,18 @@
 //! The arguments of the program. Their comments are the text of `--help`.
 
+mod operations;
 mod runs;
+
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use self::runs::{
-    Cancel, Fork, Journal, Retry, Run, RunId, Runs, Signal, Start, read_input,
+pub(crate) use self::{
+    operations::{
+        Agents, Backup, Chosen, Config, Consent, DeadLetters, Events, Folder, Of, Retain, Tasks,
+        Verify,
+    },
+    runs::{Cancel, Fork, Journal, Retry, Run, RunId, Runs, Signal, Start, read_input},
 };
 use crate::exit;
 
@@ -74,6 +81,38 @@ pub(crate) enum Command {
     Fork(Fork),
     /// Show the journal of a run.
     Journal(Journal),
+    /// Follow the events of the log.
+    #[command(subcommand)]
+    Events(Events),
+    /// List agents.
+    Agents(Agents),
+    /// List tasks.
+    Tasks(Tasks),
+    /// List, show, redrive and purge dead letters: events whose delivery was given up.
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
+    /// List the engines that are alive, and the shards of the runs that each owns.
+    Engines,
+    /// Find what is wrong here: settings, store, schema, broker, engines, agents, runs, dead letters.
+    Doctor,
+    /// Create or migrate the schema of a store.
+    Migrate,
+    /// Make the read models of a store again from its log.
+    Rebuild(Consent),
+    /// Remove finished runs that are old.
+    Retain(Retain),
+    /// Copy a SQLite store to a new file, also while it is in use. For PostgreSQL, use pg_dump.
+    Backup(Backup),
+    /// Check a store that is not in use: dense positions, complete streams, read models equal to a rebuild.
+    Verify(Verify),
+    /// Check and show the settings AIOS_… and the files in the folder `config`.
+    #[command(subcommand)]
+    Config(Config),
+    /// Write the manual pages of all commands into a folder.
+    Man {
+        /// The folder, which must exist.
+        folder: PathBuf,
+    },
     /// Write a completion script for a shell.
     ///
     /// For bash: aios completions bash > ~/.local/share/bash-completion/completions/aios

@@ -1,4 +1,4 @@
-//! What a command writes: text for people, or JSON for programs.
+//! The output of a command: text for people, or JSON for programs.
 
 mod details;
 mod table;

@@ -25,7 +25,7 @@ pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8080/api/v1";
 /// A person waits, so fewer attempts than usual are made.
 const ATTEMPTS: u32 = 3;
 
-/// What a command needs in addition to the store.
+/// The parts that a command needs in addition to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
     /// Nothing.
@@ -70,7 +70,7 @@ impl Target {
     }
 }
 
-/// What the arguments and the settings name.
+/// The place that the arguments and the settings name.
 pub(crate) enum Place {
     /// The URL of an API.
     Api(String),

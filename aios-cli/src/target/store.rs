@@ -1,5 +1,5 @@
 use aios_service::config::Settings;
-use aios_store::AnyStore;
+use aios_store::{AnyStore, schema_version};
 
 use crate::{arguments::Connection, error::CliError, settings};
 
@@ -17,10 +17,22 @@ fn of_settings(settings: &Settings) -> Option<String> {
     settings.database().url.as_ref().map(|url| url.expose().to_owned())
 }
 
-/// Opens a store that exists.
+/// Opens a store that exists and has the schema of this program. Nothing is migrated.
 pub(crate) async fn open_store(url: &str) -> Result<AnyStore, CliError> {
     if url.starts_with("memory:") || url.ends_with(":memory:") {
         let reason = "a store in memory has nothing that another program has written";
+        return Err(CliError::argument("--store", reason));
+    }
+    let version = schema_version(url).await?;
+    if version.is_outdated() {
+        let reason = match version.found {
+            0 => "there is no store of aios; create it with `aios migrate`".to_owned(),
+            found => format!(
+                "the store has schema version {found}, this program needs {}; migrate it with `aios \
+                 migrate`",
+                version.known
+            ),
+        };
         return Err(CliError::argument("--store", reason));
     }
     Ok(AnyStore::connect(url).await?)

@@ -1,0 +1,28 @@
+//! Questions before a command that can't be undone.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use crate::{arguments::Consent, error::CliError};
+
+/// Says what will be done and asks, unless `--yes` was given. Without a terminal that could answer, the
+/// command is refused.
+pub(crate) async fn ask(consent: Consent, will: &str) -> Result<(), CliError> {
+    if consent.yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        let reason = format!("not done: this will {will}; give --yes to do it without a question");
+        return Err(CliError::Refused(reason));
+    }
+    // The standard error may be closed; the question is then not answered either.
+    let _ = write!(io::stderr(), "This will {will}. Continue? [y/N] ");
+    let read = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line).map(|_| line)
+    });
+    let line = read.await.map_err(|_| CliError::Interrupted)?;
+    match line?.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(CliError::Refused("not done".to_owned())),
+    }
+}
