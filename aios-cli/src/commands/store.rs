@@ -86,8 +86,9 @@ pub(super) async fn backup(
     let result = copy(&url, &arguments.file).await;
     output.end_progress();
     let bytes = result?;
-    let text =
-        format!("wrote {file} ({bytes} bytes); check it with `aios verify --store sqlite:{file}`");
+    let text = format!(
+        "wrote {file} ({bytes} bytes); check it with `aios verify --store sqlite://{file}`"
+    );
     done(&text, json!({ "file": file, "bytes": bytes }), output)
 }
 
