@@ -21,10 +21,11 @@ pub(super) async fn migrate(connection: &Connection, output: &mut Output) -> Res
     if output.is_json() {
         return Ok(output.json(&json!({ "from": from, "to": to }))?);
     }
-    Ok(match before.is_outdated() {
-        true => output.line(format_args!("migrated the schema from version {from} to {to}"))?,
-        false => output.line(format_args!("the schema has version {to}, which is current"))?,
-    })
+    let text = match before.is_outdated() {
+        true => format!("migrated the schema from version {from} to {to}"),
+        false => format!("the schema has version {to}, which is current"),
+    };
+    Ok(output.line(text)?)
 }
 
 pub(super) async fn rebuild(
@@ -40,7 +41,7 @@ pub(super) async fn rebuild(
     let result = opened.store().rebuild().await;
     output.end_progress();
     result?;
-    done("rebuilt the read models", json!({ "rebuilt": true }), output)
+    done("rebuilt the read models", &json!({ "rebuilt": true }), output)
 }
 
 pub(super) async fn retain(
@@ -68,7 +69,7 @@ pub(super) async fn retain(
         false => None,
     };
     let text = format!("removed {runs} runs and {requests} idempotency keys");
-    done(&text, json!({ "runs": runs, "requests": requests, "freed_bytes": freed }), output)
+    done(&text, &json!({ "runs": runs, "requests": requests, "freed_bytes": freed }), output)
 }
 
 pub(super) async fn backup(
@@ -89,7 +90,7 @@ pub(super) async fn backup(
     let text = format!(
         "wrote {file} ({bytes} bytes); check it with `aios verify --store sqlite://{file}`"
     );
-    done(&text, json!({ "file": file, "bytes": bytes }), output)
+    done(&text, &json!({ "file": file, "bytes": bytes }), output)
 }
 
 #[cfg(feature = "sqlite")]
@@ -146,9 +147,9 @@ fn advice(faults: &[VerifyFault]) -> &'static str {
     }
 }
 
-fn done(text: &str, value: serde_json::Value, output: &mut Output) -> Result<(), CliError> {
+fn done(text: &str, value: &serde_json::Value, output: &mut Output) -> Result<(), CliError> {
     match output.is_json() {
-        true => Ok(output.json(&value)?),
+        true => Ok(output.json(value)?),
         false => Ok(output.line(text)?),
     }
 }
