@@ -152,4 +152,6 @@ pub mod http;
 mod service;
 pub mod telemetry;
 
-pub use self::service::{Connect, RunningService, Service, ServiceError};
+pub use self::service::{
+    Connect, HealthCheckError, RunningService, Service, ServiceError, check_health,
+};

@@ -72,6 +72,7 @@
 //! | `http.rate_limit.requests` | `AIOS_HTTP_RATE_LIMIT__REQUESTS` | requests of each caller; no limit by default |
 //! | `http.rate_limit.per` | `AIOS_HTTP_RATE_LIMIT__PER` | the time for them, 1 s by default |
 //! | `metrics.enabled` | `AIOS_METRICS_ENABLED` | whether `/metrics` is answered, true by default |
+//! | `process.roles` | `AIOS_PROCESS_ROLES` | parts of a service that this process runs: `engine`, `api`, `agents`; all by default |
 //! | `shutdown.accept_delay` | `AIOS_SHUTDOWN_ACCEPT_DELAY` | how long connections are accepted after SIGTERM, 0 by default |
 //! | `shutdown.deadline` | `AIOS_SHUTDOWN_DEADLINE` | how long tasks may take to end, 30 s by default |
 //! | `anthropic.api_key` | `AIOS_ANTHROPIC_API_KEY` | secret |
@@ -137,7 +138,7 @@ pub use self::{
     sections::{
         AgentSettings, AnthropicSettings, BrokerSettings, DatabaseSettings, HttpSettings,
         LogFormat, LogLevel, LogOutput, LogSettings, MetricsSettings, OpenAiSettings,
-        RateLimitSettings, RedisSettings, ShutdownSettings,
+        ProcessSettings, RateLimitSettings, RedisSettings, Role, ShutdownSettings,
     },
     settings::Settings,
 };

@@ -17,6 +17,7 @@ pub(super) struct Common {
     pub(super) http: HttpSettings,
     pub(super) shutdown: ShutdownSettings,
     pub(super) metrics: MetricsSettings,
+    pub(super) process: ProcessSettings,
     pub(super) anthropic: AnthropicSettings,
     pub(super) openai: OpenAiSettings,
 }
@@ -225,6 +226,43 @@ impl Default for MetricsSettings {
     fn default() -> Self {
         Self { enabled: true }
     }
+}
+
+/// The section `process`: which parts of a [`Service`](crate::Service) this process runs.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct ProcessSettings {
+    /// The parts, at least one, and all of them by default: `AIOS_PROCESS_ROLES`.
+    #[schemars(length(min = 1))]
+    pub roles: Vec<Role>,
+}
+
+impl Default for ProcessSettings {
+    fn default() -> Self {
+        Self { roles: vec![Role::Engine, Role::Api, Role::Agents] }
+    }
+}
+
+impl ProcessSettings {
+    /// Whether this process runs the part.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+}
+
+/// A part of a [`Service`](crate::Service).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Role {
+    /// Advances runs. Needs the store and the broker.
+    Engine,
+    /// Serves the HTTP API. Needs the store and the broker.
+    Api,
+    /// Hosts agents. Needs the broker only.
+    Agents,
 }
 
 /// The section `anthropic`.

@@ -2,9 +2,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::{
     AgentSettings, AnthropicSettings, BrokerSettings, Change, DatabaseSettings, Entry,
-    HttpSettings, LogSettings, MetricsSettings, OpenAiSettings, Origin, RedisSettings,
-    SettingsBuilder, SettingsError, ShutdownSettings, change::changes, section::AnySection,
-    sections::Common,
+    HttpSettings, LogSettings, MetricsSettings, OpenAiSettings, Origin, ProcessSettings,
+    RedisSettings, SettingsBuilder, SettingsError, ShutdownSettings, change::changes,
+    section::AnySection, sections::Common,
 };
 
 /// The settings of a service: the sections that every service has, and those of your own types.
@@ -105,6 +105,12 @@ impl Settings {
     #[must_use]
     pub fn metrics(&self) -> &MetricsSettings {
         &self.common.metrics
+    }
+
+    /// The section `process`.
+    #[must_use]
+    pub fn process(&self) -> &ProcessSettings {
+        &self.common.process
     }
 
     /// The section `anthropic`.

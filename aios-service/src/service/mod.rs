@@ -2,6 +2,7 @@
 
 mod connect;
 mod error;
+mod health_check;
 mod reload;
 mod running;
 mod start;
@@ -24,10 +25,15 @@ use axum::Router;
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::connect::Part;
-pub use self::{connect::Connect, error::ServiceError, running::RunningService};
+pub use self::{
+    connect::Connect,
+    error::ServiceError,
+    health_check::{HealthCheckError, check_health},
+    running::RunningService,
+};
 use crate::{
     auth::Authenticator,
-    config::Settings,
+    config::{Role, Settings},
     http::{ApiOptions, ServeOptions, Shutdown},
     telemetry::{LogControl, Metrics, Telemetry},
 };
@@ -70,10 +76,26 @@ type Configure = Box<dyn FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send>;
 /// | logs | the section `log` | [`telemetry`](Self::telemetry), [`without_telemetry`](Self::without_telemetry), a subscriber of the program |
 /// | server | `http.listen` | [`serve_options`](Self::serve_options) |
 /// | metrics | `metrics.enabled`, and the route `/metrics` | [`metrics`](Self::metrics), a recorder of the program |
+/// | roles | `process.roles` | |
 /// | own routes | [`routes`](Self::routes) | |
 /// | shutdown | SIGTERM and Ctrl-C, `shutdown.accept_delay`, `shutdown.deadline` | [`shutdown`](Self::shutdown) |
 ///
 /// A service without a store hosts agents only.
+///
+/// # Roles
+///
+/// `process.roles` says which parts a process runs, so that one program is deployed as engines, as API
+/// servers and as hosts of agents:
+///
+/// | role | without it |
+/// |---|---|
+/// | `engine` | the process starts no engine; engines of other processes advance the runs |
+/// | `api` | the process serves health, metrics and your own routes, and no API |
+/// | `agents` | agents that are added with [`agent`](Self::agent) and [`agents`](Self::agents) are not hosted |
+///
+/// A process that has only the role `agents` leaves out what [`workflow`](Self::workflow) adds, and
+/// opens the store only if `database.url` is set. What [`runtime`](Self::runtime) adds is part of every role, except that the
+/// engine starts only with the role `engine`.
 ///
 /// # Reload
 ///
@@ -109,14 +131,15 @@ pub struct Service {
 impl Service {
     /// Begins a service with these settings.
     pub fn from_settings(settings: &Settings) -> Self {
+        let (process, runtime) = (settings.process(), Runtime::builder());
         Self {
             settings: settings.clone(),
             store: None,
             broker: None,
-            runtime: Runtime::builder(),
+            runtime: if process.has(Role::Engine) { runtime } else { runtime.client_only() },
             configure: Vec::new(),
             options: ApiOptions::new(),
-            has_api: true,
+            has_api: process.has(Role::Api),
             routes: Vec::new(),
             serving: ServeOptions::new(),
             shutdown: None,
@@ -124,6 +147,12 @@ impl Service {
             log_control: None,
             metrics: None,
         }
+    }
+
+    /// Whether a part of this process works only with a store.
+    fn needs_store(&self) -> bool {
+        let process = self.settings.process();
+        process.has(Role::Engine) || process.has(Role::Api)
     }
 
     /// Sets the function that opens the store of `database.url`, such as `aios_store::connect`. The
@@ -166,7 +195,9 @@ impl Service {
         I: DeserializeOwned + Send + 'static,
         O: Serialize + 'static,
     {
-        self.runtime = self.runtime.workflow(name, function);
+        if self.needs_store() {
+            self.runtime = self.runtime.workflow(name, function);
+        }
         self
     }
 
@@ -179,6 +210,9 @@ impl Service {
     /// Adds agents of a type, whose attempts end after `agent.timeout`; see
     /// [`RuntimeBuilder::agents`].
     pub fn agents(mut self, mut definition: AgentDefinition) -> Self {
+        if !self.settings.process().has(Role::Agents) {
+            return self;
+        }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         definition = definition.with_layer(middleware::Metrics::new(Arc::clone(&clock)));
         if let Some(timeout) = self.settings.agent().timeout {

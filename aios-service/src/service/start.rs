@@ -35,6 +35,7 @@ impl Service {
     /// A cancelled start leaves nothing running.
     pub async fn start(self) -> Result<RunningService, ServiceError> {
         let http = self.settings.http();
+        let needs_store = self.needs_store();
         let telemetry = self.telemetry.map(Telemetry::start).transpose();
         let telemetry = telemetry.map_err(|source| ServiceError::Telemetry { source })?;
         let metrics = self.metrics.or_else(|| installed(&self.settings));
@@ -47,7 +48,7 @@ impl Service {
                 .with_accept_delay(self.settings.shutdown().accept_delay.get()),
         };
         let (listener, address) = listen(http).await?;
-        let store = open_store(self.store, &self.settings).await?;
+        let store = open_store(self.store, needs_store, &self.settings).await?;
         let (broker, owned) = open_broker(self.broker, &self.settings).await?;
         let mut builder = self.runtime.broker(broker);
         if let Some(store) = store {
@@ -141,10 +142,12 @@ async fn listen(http: &HttpSettings) -> Result<(TcpListener, SocketAddr), Servic
 
 async fn open_store(
     part: Option<Part<dyn Store, aios_core::store::StoreError>>,
+    is_needed: bool,
     settings: &Settings,
 ) -> Result<Option<Arc<dyn Store>>, ServiceError> {
     Ok(match part {
         None => None,
+        Some(Part::Connect(_)) if !is_needed && settings.database().url.is_none() => None,
         Some(Part::Ready(store)) => Some(store),
         Some(Part::Connect(connect)) => {
             let url = url(settings.database().url.as_ref(), "database.url", "AIOS_DATABASE_URL")?;

@@ -43,6 +43,7 @@ fn should_know_the_variables_of_the_guide() {
             "log.format" => "json",
             "log.output" => "stdout",
             "log.redact" => "email",
+            "process.roles" => "engine,api",
             key if key.ends_with("_bytes") || key.ends_with("requests") => "7",
             key if key.starts_with("http.re")
                 || key.starts_with("shutdown")
@@ -60,5 +61,5 @@ fn should_know_the_variables_of_the_guide() {
         assert_eq!(settings.origin(key).unwrap_or_else(|| panic!("{key}")).to_string(), variable);
         count += 1;
     }
-    assert_eq!(count, 19);
+    assert_eq!(count, 20);
 }

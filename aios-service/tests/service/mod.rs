@@ -2,6 +2,7 @@
 
 mod parts;
 mod reload;
+mod roles;
 
 use aios_agents::prelude::*;
 use aios_service::{

@@ -9,14 +9,34 @@
 //! curl http://127.0.0.1:8080/health/ready
 //! ```
 //!
+//! `--health` asks the service that runs at the same address whether it is ready, and `--migrate` only
+//! applies the migrations of the store. `AIOS_PROCESS_ROLES` selects parts of the service. `deploy/`
+//! has containers of this program.
+//!
 //! `docs/guide/pages/configuration.md` lists the variables; files in the folder `config` do the same.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
 use std::time::Duration;
 
 use aios_agents::prelude::*;
-use aios_service::{Service, config::Settings};
+use aios_service::{
+    Service,
+    auth::{ApiKey, ApiKeys, Permissions},
+    check_health,
+    config::{Secret, Settings},
+};
 use axum::{Router, routing::get};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The section `access`: a section of the program itself.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+struct Access {
+    /// The SHA-256 of a key of the API: `AIOS_ACCESS_KEY_HASH`. Without one, only callers on this
+    /// machine are let in.
+    key_hash: Option<Secret>,
+}
 
 struct Greeter;
 
@@ -35,16 +55,32 @@ async fn welcome(context: WorkflowContext, name: String) -> Result<String, Workf
     Ok(greeting)
 }
 
+/// Applies the migrations of the schema, as every process with a store does when it starts.
+async fn migrate(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
+    let url = settings.database().url.as_ref().ok_or("set AIOS_DATABASE_URL")?;
+    aios_store::connect(url.expose()).await?;
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let service = Service::from_settings(&Settings::load()?)
+    let settings = Settings::builder().with_section::<Access>("access").load()?;
+    match std::env::args().nth(1).as_deref() {
+        Some("--health") => return Ok(check_health(&settings).await?),
+        Some("--migrate") => return migrate(&settings).await,
+        _ => {}
+    }
+    let mut service = Service::from_settings(&settings)
         .connect_store(aios_store::connect)
         .connect_broker(aios_broker::connect)
         .agent("greeter", Greeter)
         .workflow("welcome", welcome)
-        .routes(|_| Router::new().route("/hello", get(async || "my own route")))
-        .start()
-        .await?;
+        .routes(|_| Router::new().route("/hello", get(async || "my own route")));
+    if let Some(hash) = settings.section::<Access>("access").and_then(|it| it.key_hash.as_ref()) {
+        let key = ApiKey::new(hash.expose().parse()?, "operator");
+        service = service.authenticator(ApiKeys::new([key.with_permissions(Permissions::all())]));
+    }
+    let service = service.start().await?;
     println!("http://{}", service.address());
     service.stopped().await?; // until SIGTERM or Ctrl-C, and the end of requests and tasks
     println!("stopped");
