@@ -1,17 +1,30 @@
-"""Checks the alerts: each fires and is quiet as it should, and the guide has it. Runs in ``.ci/deploy``."""
+"""Checks the compose file, the objects of Kubernetes with every overlay, and the alerts.
+
+Runs in ``.ci/deploy``. Every object is validated against the schemas of several versions of Kubernetes;
+objects of operators (KEDA, Prometheus) have none there, and are listed instead.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import kubernetes_validate
 import yaml
 
 DEPLOY = Path(__file__).resolve().parent
 GUIDE = DEPLOY.parent / "docs/guide/pages"
+VERSIONS = ["1.31", "1.33", "1.35", "1.37"]
+#: Objects without a schema in kubernetes-validate.
+OPERATORS = {"ScaledObject", "TriggerAuthentication", "PodMonitor"}
+#: Time that the shutdown may take in addition to `accept_delay` and `deadline`, in seconds.
+MARGIN = 40
+#: Variables of the program itself, which configuration.md does not have.
+OWN = {"AIOS_ACCESS_KEY_HASH", "AIOS_CONFIG_DIR", "AIOS_BROKER_PASSWORD"}
 
 faults: list[str] = []
 
@@ -19,6 +32,100 @@ faults: list[str] = []
 def expect(condition: bool, fault: str) -> None:
     if not condition:
         faults.append(fault)
+
+
+def seconds(text: str) -> int:
+    expect(text.endswith("s"), f"{text} is not a number of seconds")
+    return int(text.removesuffix("s"))
+
+
+def drain() -> int:
+    """How long a process may take to end, by the settings of the base."""
+    settings = yaml.safe_load((DEPLOY / "kubernetes/base/config/10-service.yaml").read_text())
+    shutdown = settings["shutdown"]
+    return seconds(shutdown["accept_delay"]) + seconds(shutdown["deadline"]) + MARGIN
+
+
+def check_variables(place: str, names: list[str]) -> None:
+    known = set(re.findall(r"`(AIOS_\w+)`", (GUIDE / "configuration.md").read_text())) | OWN
+    for name in names:
+        expect(name.removesuffix("_FILE") in known, f"{place}: no setting has the name {name}")
+
+
+def check_pod(place: str, pod: dict) -> None:
+    security = pod["securityContext"]
+    expect(security["runAsNonRoot"] and security["runAsUser"] == 65532, f"{place}: runs as root")
+    expect(not pod["automountServiceAccountToken"], f"{place}: has a token of Kubernetes")
+    for container in pod["containers"]:
+        own = container["securityContext"]
+        expect(own["readOnlyRootFilesystem"], f"{place}: can write to its root")
+        expect(own["capabilities"] == {"drop": ["ALL"]}, f"{place}: has capabilities")
+        expect(set(container["resources"]) == {"requests", "limits"}, f"{place}: has no limits")
+        check_variables(place, [variable["name"] for variable in container["env"]])
+        mounted = {
+            item["path"]
+            for volume in pod["volumes"]
+            for item in volume.get("secret", {}).get("items", [])
+        }
+        for variable in container["env"]:
+            if variable["name"].endswith("_FILE"):
+                name = variable["value"].rsplit("/", 1)[1]
+                expect(name in mounted, f"{place}: {variable['value']} is not mounted")
+
+
+def check_deployment(place: str, deployment: dict) -> None:
+    pod = deployment["spec"]["template"]["spec"]
+    grace, needed = pod["terminationGracePeriodSeconds"], drain()
+    container = pod["containers"][0]
+    needed += container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    expect(grace > needed, f"{place}: a grace period of {grace} s, and a drain of {needed} s")
+    for probe in ["startup", "live", "ready"]:
+        key = {"startup": "startupProbe", "live": "livenessProbe", "ready": "readinessProbe"}[probe]
+        expect(container[key]["httpGet"]["path"] == f"/health/{probe}", f"{place}: {key}")
+
+
+def check_overlay(overlay: Path) -> None:
+    rendered = subprocess.run(
+        ["kubectl", "kustomize", overlay], check=True, capture_output=True, text=True, timeout=60
+    )
+    objects = list(yaml.safe_load_all(rendered.stdout))
+    for item in objects:
+        place = f"{overlay.name}: {item['kind']} {item['metadata']['name']}"
+        if item["kind"] in OPERATORS:
+            continue
+        for version in VERSIONS:
+            try:
+                kubernetes_validate.validate(item, version, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                faults.append(f"{place}: {version}: {error.message}")
+        if item["kind"] in {"Deployment", "Job"}:
+            check_pod(place, item["spec"]["template"]["spec"])
+        if item["kind"] == "Deployment":
+            check_deployment(place, item)
+    unchecked = [item["kind"] for item in objects if item["kind"] in OPERATORS]
+    print(f"{overlay.name}: {len(objects)} objects, without a schema: {unchecked or 'none'}")
+
+
+def check_compose() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
+    services, secrets = compose["services"], compose["secrets"]
+    for name, service in services.items():
+        for needed in service.get("depends_on", {}):
+            expect(
+                needed in services, f"compose: {name} depends on {needed}, which is not a service"
+            )
+        for secret in service.get("secrets", []):
+            expect(secret in secrets, f"compose: {name} has the secret {secret}, which is missing")
+        files = {
+            value for key, value in service.get("environment", {}).items() if key.endswith("_FILE")
+        }
+        wanted = {f"/run/secrets/{secret}" for secret in service.get("secrets", [])}
+        expect(files == wanted, f"compose: {name}: secrets {wanted} and files {files}")
+        variables = [key for key in service.get("environment", {}) if key.startswith("AIOS_")]
+        check_variables(f"compose: {name}", variables)
+        if service.get("image") == "aios-service":
+            expect(service["read_only"] and service["user"] == "65532:65532", f"compose: {name}")
+    print(f"compose: {len(services)} services")
 
 
 def group_of_tests(rule: dict, series: dict, labels: dict | None) -> dict:
@@ -33,33 +140,49 @@ def group_of_tests(rule: dict, series: dict, labels: dict | None) -> dict:
     }
 
 
+def check_metrics(place: str, expression: str, operating: str) -> None:
+    for metric in re.findall(r"(?:aios|process)_\w+", expression):
+        base = re.sub(r"_(bucket|count|sum)$", "", metric)
+        expect(f"`{base}`" in operating, f"{place}: no metric has the name {base}")
+
+
 def check_alerts() -> None:
     path = DEPLOY / "monitoring/alerts.yaml"
     rules = yaml.safe_load(path.read_text())["groups"][0]["rules"]
     cases = yaml.safe_load((DEPLOY / "monitoring/alerts.cases.yaml").read_text())
     page, operating = ((GUIDE / name).read_text() for name in ("alerts.md", "operating.md"))
+    board = json.loads((DEPLOY / "monitoring/board.json").read_text())
+    for panel in board["panels"]:
+        check_metrics(panel["title"], panel["targets"][0]["expr"], operating)
     tests = []
     for rule in rules:
         name, case = rule["alert"], cases[rule["alert"]]
         expect(f"\n## {name}\n" in page, f"{name} is not in alerts.md")
-        expect(rule["annotations"]["runbook_url"].endswith(f"#{name.lower()}"), f"{name}: runbook_url")
-        for metric in re.findall(r"aios_\w+", rule["expr"]):
-            base = re.sub(r"_(bucket|count|sum)$", "", metric)
-            expect(f"`{base}`" in operating, f"{name}: no metric has the name {base}")
+        expect(
+            rule["annotations"]["runbook_url"].endswith(f"#{name.lower()}"), f"{name}: runbook_url"
+        )
+        check_metrics(name, rule["expr"], operating)
         tests.append(group_of_tests(rule, case["fires"], case["labels"]))
         tests.append(group_of_tests(rule, case["quiet"], None))
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump({"rule_files": [str(path)], "tests": tests}, file)
         file.flush()
         ended = subprocess.run(
-            ["promtool", "test", "rules", file.name], capture_output=True, text=True, timeout=60
+            ["promtool", "test", "rules", file.name],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
     expect(ended.returncode == 0, f"promtool: {ended.stdout}{ended.stderr}")
     print(f"alerts: {len(rules)}, {len(tests)} tests")
 
 
 def main() -> int:
+    check_compose()
     check_alerts()
+    for overlay in sorted((DEPLOY / "kubernetes/overlays").iterdir()):
+        check_overlay(overlay)
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0
