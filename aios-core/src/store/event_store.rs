@@ -1,8 +1,8 @@
-use std::{fmt::Debug, sync::Arc};
+use std::fmt::Debug;
 
 use async_trait::async_trait;
 
-use super::{Append, Appended, LogSubscription, RecordedEvent, StoreError, StoreId, StreamId, id};
+use super::{Append, Appended, RecordedEvent, StoreError, StreamId};
 use crate::event::Pattern;
 
 /// The largest page of a read; larger limits are reduced to it.
@@ -123,37 +123,3 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// Cancel safe.
     async fn wait_for(&self, after: u64) -> Result<u64, StoreError>;
 }
-
-/// Convenience methods for every [`EventStore`].
-#[async_trait]
-pub trait EventStoreExt: EventStore {
-    /// Appends to one stream.
-    ///
-    /// # Errors
-    ///
-    /// See [`EventStore::append`].
-    async fn append_one(&self, append: Append) -> Result<Appended, StoreError> {
-        self.append(vec![append]).await.pop().unwrap_or(Err(StoreError::Closed))
-    }
-
-    /// The identity of this store, which is created by the first call: the first event of the
-    /// stream `system/store`. It costs a read; call it once and keep the result.
-    ///
-    /// # Errors
-    ///
-    /// Errors reported by the backend.
-    ///
-    /// # Cancel safety
-    ///
-    /// A cancelled call may have created the identity; the next one returns it.
-    async fn id(&self) -> Result<StoreId, StoreError> {
-        id::identify(self).await
-    }
-
-    /// Reads the log from after a position, page by page, and continues with new events.
-    fn subscribe(self: Arc<Self>, after: u64) -> LogSubscription<Self> {
-        LogSubscription::new(self, after)
-    }
-}
-
-impl<S: EventStore + ?Sized> EventStoreExt for S {}

@@ -15,26 +15,100 @@ mod append;
 mod checkpoint;
 mod error;
 mod event_store;
+mod ext;
+mod filter;
 mod id;
 mod lease;
+mod page;
 mod read_model;
+mod recorded;
+mod row;
+mod shard;
+mod status;
 mod subscribe;
 mod wait;
 
+use std::{fmt, str::FromStr, sync::Arc};
+
 pub use self::{
-    append::{Append, Appended, Expected, Fence, RecordedEvent, StreamId},
+    append::{Append, Appended, Expected},
     checkpoint::Checkpoints,
     error::StoreError,
-    event_store::{EventStore, EventStoreExt, MAX_PAGE},
+    event_store::{EventStore, MAX_PAGE},
+    ext::EventStoreExt,
+    filter::{AgentFilter, RunFilter, TaskFilter},
     id::StoreId,
-    lease::{Epoch, Lease, Leases, OwnerId, SHARDS, Shard},
-    read_model::{
-        AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels, RunFilter, RunRecord,
-        RunStatus, RunSummary, TaskFilter, TaskRecord, TaskStatus, UnreadableRow, WorkflowRecord,
-    },
+    lease::{Fence, Lease, Leases, OwnerId},
+    page::{Page, PageRequest, UnreadableRow},
+    read_model::ReadModels,
+    recorded::RecordedEvent,
+    row::{AgentRecord, RunRecord, RunSummary, TaskRecord, WorkflowRecord},
+    shard::{Epoch, SHARDS, Shard},
+    status::{AgentStatus, RunStatus, TaskStatus},
     subscribe::LogSubscription,
     wait::{DueRun, Unsettled, Wait, Waits},
 };
+use crate::event::MAX_NAME_BYTES;
+
+/// The prefix of the streams of runs.
+const RUNS: &str = "runs/";
+
+/// Name of a stream, which contains the events of one thing. 1 to 255 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(Arc<str>);
+
+impl StreamId {
+    /// Checks the name.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidStream`] if it is empty or longer than 255 bytes.
+    pub fn new(name: impl AsRef<str>) -> Result<Self, StoreError> {
+        let name = name.as_ref();
+        if name.is_empty() || name.len() > MAX_NAME_BYTES {
+            return Err(StoreError::InvalidStream { bytes: name.len() });
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The journal of a run: `runs/` and the run's id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InvalidStream`] if the id is empty or longer than 250 bytes.
+    pub fn of_run(run_id: &str) -> Result<Self, StoreError> {
+        if run_id.is_empty() {
+            return Err(StoreError::InvalidStream { bytes: 0 });
+        }
+        Self::new(format!("{RUNS}{run_id}"))
+    }
+
+    /// The run whose journal this is, if it is one.
+    #[must_use]
+    pub fn run_id(&self) -> Option<&str> {
+        self.0.strip_prefix(RUNS)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for StreamId {
+    type Err = StoreError;
+
+    fn from_str(text: &str) -> Result<Self, StoreError> {
+        Self::new(text)
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
 
 /// Everything that a runtime stores. Implemented by every type that implements the four ports.
 pub trait Store: EventStore + Leases + ReadModels + Checkpoints {}

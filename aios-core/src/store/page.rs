@@ -1,0 +1,43 @@
+/// The page to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Continues after the row with this id; from the start if `None`. Pages are ordered by the key
+    /// of the id.
+    pub after: Option<String>,
+    /// The maximum number of rows, 1 to [`MAX_PAGE`](super::MAX_PAGE).
+    pub limit: usize,
+}
+
+impl PageRequest {
+    /// The first page of at most `limit` rows.
+    #[must_use]
+    pub fn first(limit: usize) -> Self {
+        Self { after: None, limit }
+    }
+}
+
+impl Default for PageRequest {
+    fn default() -> Self {
+        Self::first(100)
+    }
+}
+
+/// One page of rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// The id after which the next page begins; `None` on the last one.
+    pub next: Option<PageRequest>,
+    /// Rows of this page that cannot be read. A query for a single row fails instead.
+    pub unreadable: Vec<UnreadableRow>,
+}
+
+/// A row with a value that this version of aios cannot read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableRow {
+    /// Id of the row.
+    pub id: String,
+    /// The column with that value.
+    pub column: &'static str,
+}
