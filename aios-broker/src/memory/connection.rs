@@ -16,7 +16,7 @@ pub(super) struct Connection {
     pub(super) exchange: Arc<Exchange>,
     pub(super) health: HealthState,
     /// Notified when a stopped consumer has no unsettled deliveries left.
-    pub(super) idle: Notify,
+    pub(super) idle: Arc<Notify>,
     state: Mutex<State>,
 }
 
@@ -38,7 +38,7 @@ enum Phase {
 impl Connection {
     pub(super) fn new(exchange: Arc<Exchange>) -> Self {
         let health = HealthState::new(Health::Connected);
-        Self { exchange, health, idle: Notify::new(), state: Mutex::default() }
+        Self { exchange, health, idle: Arc::default(), state: Mutex::default() }
     }
 
     pub(super) fn check_open(&self) -> Result<(), BrokerError> {

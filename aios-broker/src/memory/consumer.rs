@@ -5,24 +5,26 @@ use std::{
 };
 
 use aios_core::{
-    broker::{BrokerError, DeadLetter, Delivery, OnExhausted, Settlement, Subscription},
-    event::Timestamp,
+    broker::{BrokerError, DeadLetter, OnExhausted, Settlement, Subscription},
+    event::{Event, Timestamp},
     retry::RetryPolicy,
 };
 use slab::Slab;
-use tokio::task::coop::poll_proceed;
+use tokio::{sync::Notify, task::coop::poll_proceed};
 
 use super::{
-    connection::Connection,
-    queue::{Item, Queue, TakeOutcome},
-    settle::UnsettledDelivery,
+    exchange::Exchange,
+    item::Item,
+    queue::{Queue, TakeOutcome},
 };
 
 /// A subscription and its deliveries.
 pub(super) struct Consumer {
     id: u64,
     queue: Arc<Queue>,
-    connection: Arc<Connection>,
+    exchange: Arc<Exchange>,
+    /// Notified when it has stopped and has no unsettled deliveries left.
+    idle: Arc<Notify>,
     prefetch: usize,
     retry: RetryPolicy,
     on_exhausted: OnExhausted,
@@ -42,6 +44,16 @@ struct Hand {
     stopped: bool,
 }
 
+/// An event that is delivered now.
+pub(super) struct Taken {
+    pub(super) event: Event,
+    /// Number of the attempt, from 1.
+    pub(super) attempt: u32,
+    pub(super) redelivered: bool,
+    /// Identifies the delivery when it is settled.
+    pub(super) key: usize,
+}
+
 /// There is nothing to deliver: wait to be woken, at the latest at this time.
 pub(super) struct Wait {
     pub(super) until: Option<Timestamp>,
@@ -50,13 +62,15 @@ pub(super) struct Wait {
 impl Consumer {
     pub(super) fn new(
         (queue, id): (Arc<Queue>, u64),
-        connection: Arc<Connection>,
+        exchange: Arc<Exchange>,
+        idle: Arc<Notify>,
         subscription: Subscription,
     ) -> Self {
         Self {
             id,
             queue,
-            connection,
+            exchange,
+            idle,
             prefetch: subscription.prefetch.into(),
             retry: subscription.retry,
             on_exhausted: subscription.on_exhausted,
@@ -65,10 +79,7 @@ impl Consumer {
     }
 
     /// The next delivery; `None` when consuming has ended.
-    pub(super) fn poll(
-        self: &Arc<Self>,
-        context: &mut Context<'_>,
-    ) -> Result<Option<Delivery>, Wait> {
+    pub(super) fn poll(&self, context: &mut Context<'_>) -> Result<Option<Taken>, Wait> {
         let mut hand = self.hand();
         if hand.stopped {
             return Ok(None);
@@ -80,9 +91,7 @@ impl Consumer {
         let (event, attempt) = (item.event.clone(), item.failures.saturating_add(1));
         let redelivered = std::mem::replace(&mut item.delivered, true);
         let key = hand.delivered.insert(item);
-        drop(hand);
-        let unsettled = Box::new(UnsettledDelivery::new(Arc::clone(self), key));
-        Ok(Some(Delivery::new(event, attempt, unsettled).with_redelivered(redelivered)))
+        Ok(Some(Taken { event, attempt, redelivered, key }))
     }
 
     /// Takes events from the queue, or returns how to wait for some.
@@ -119,7 +128,7 @@ impl Consumer {
             Settlement::DeadLetter { reason } => self.give_up(item, reason),
         }
         if hand.stopped && hand.delivered.is_empty() {
-            self.connection.idle.notify_waiters();
+            self.idle.notify_waiters();
         }
         let waker = hand.waker.take();
         drop(hand);
@@ -155,7 +164,7 @@ impl Consumer {
         self.queue.give_back(hand.fetched.drain(..));
         let waker = hand.waker.take();
         drop(hand);
-        self.connection.exchange.remove_consumer(&self.queue, self.id);
+        self.exchange.remove_consumer(&self.queue, self.id);
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -173,15 +182,15 @@ impl Consumer {
     }
 
     pub(super) fn sleep_until(&self, deadline: Timestamp) -> aios_core::BoxFuture<'static, ()> {
-        self.connection.exchange.options.clock.sleep_until(deadline)
+        self.exchange.options.clock.sleep_until(deadline)
     }
 
     fn now(&self) -> Timestamp {
-        self.connection.exchange.options.clock.now()
+        self.exchange.options.clock.now()
     }
 
     fn jitter(&self) -> f64 {
-        self.connection.exchange.rng.next()
+        self.exchange.rng.next()
     }
 
     fn hand(&self) -> MutexGuard<'_, Hand> {

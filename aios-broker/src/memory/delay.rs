@@ -2,7 +2,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use aios_core::event::Timestamp;
 
-use super::queue::Item;
+use super::item::Item;
 
 /// Delayed events, the earliest first.
 ///

@@ -8,6 +8,7 @@ mod consumer;
 mod dead_letter;
 mod delay;
 mod exchange;
+mod item;
 mod options;
 mod publish;
 mod queue;

@@ -7,7 +7,8 @@ use aios_core::{
 
 use super::{
     exchange::{Exchange, Routes},
-    queue::{Item, Queue},
+    item::Item,
+    queue::Queue,
 };
 
 /// Publishes a batch, locking each queue once.

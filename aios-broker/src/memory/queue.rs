@@ -9,10 +9,10 @@ use std::{
 
 use aios_core::{
     broker::{Address, DeadLetter, DeadLetterFilter, Lifetime},
-    event::{Event, Timestamp},
+    event::Timestamp,
 };
 
-use super::delay::Delayed;
+use super::{delay::Delayed, item::Item};
 
 /// The events of a group or mailbox.
 pub(super) struct Queue {
@@ -22,18 +22,6 @@ pub(super) struct Queue {
     /// reserve capacity in several queues before it appends to any.
     load: AtomicUsize,
     state: Mutex<State>,
-}
-
-/// An event in a queue.
-pub(super) struct Item {
-    pub(super) event: Event,
-    /// How many attempts have failed.
-    pub(super) failures: u32,
-    pub(super) first_failure: Option<Timestamp>,
-    /// Whether it was delivered to a handler before.
-    pub(super) delivered: bool,
-    /// Its position in the queue.
-    pub(super) sequence: u64,
 }
 
 #[derive(Default)]
@@ -48,12 +36,6 @@ struct State {
     waiting: Vec<(u64, Waker)>,
     /// Whether a temporary queue has expired.
     gone: bool,
-}
-
-impl Item {
-    pub(super) fn new(event: Event) -> Self {
-        Self { event, failures: 0, first_failure: None, delivered: false, sequence: 0 }
-    }
 }
 
 /// The outcome of [`Queue::take`].

@@ -13,7 +13,8 @@ use futures_core::Stream;
 
 use super::{
     connection::Connection,
-    consumer::{Consumer, Wait},
+    consumer::{Consumer, Taken, Wait},
+    settle::UnsettledDelivery,
 };
 
 /// Starts to consume.
@@ -24,7 +25,8 @@ pub(super) fn subscribe(
     subscription.validate()?;
     let consumer = connection.consume(|| {
         let place = connection.exchange.add_consumer(&subscription)?;
-        Ok(Arc::new(Consumer::new(place, Arc::clone(connection), subscription)))
+        let (exchange, idle) = (Arc::clone(&connection.exchange), Arc::clone(&connection.idle));
+        Ok(Arc::new(Consumer::new(place, exchange, idle, subscription)))
     })?;
     Ok(Deliveries::new(Subscribed { consumer, alarm: None }))
 }
@@ -42,7 +44,7 @@ impl Stream for Subscribed {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             match self.consumer.poll(context) {
-                Ok(delivery) => return Poll::Ready(delivery.map(Ok)),
+                Ok(taken) => return Poll::Ready(taken.map(|taken| Ok(self.deliver(taken)))),
                 Err(Wait { until: None }) => return Poll::Pending,
                 Err(Wait { until: Some(deadline) }) => {
                     ready!(self.poll_alarm(deadline, context));
@@ -53,6 +55,12 @@ impl Stream for Subscribed {
 }
 
 impl Subscribed {
+    fn deliver(&self, taken: Taken) -> Delivery {
+        let Taken { event, attempt, redelivered, key } = taken;
+        let unsettled = Box::new(UnsettledDelivery::new(Arc::clone(&self.consumer), key));
+        Delivery::new(event, attempt, unsettled).with_redelivered(redelivered)
+    }
+
     fn poll_alarm(&mut self, deadline: Timestamp, context: &mut Context<'_>) -> Poll<()> {
         let alarm = match &mut self.alarm {
             Some((set, alarm)) if *set == deadline => alarm,

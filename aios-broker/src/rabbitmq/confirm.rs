@@ -17,7 +17,7 @@ use super::{
     error::within,
     headers::short,
     link::Link,
-    publish::{Answers, Job, Outgoing, SizeLimit},
+    outgoing::{Answers, Job, Outgoing, SizeLimit},
     refusal::Oversize,
     topology::declare_exchange,
 };

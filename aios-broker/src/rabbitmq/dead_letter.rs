@@ -16,7 +16,8 @@ use super::{
     error::{about, within},
     headers::{DeliveryHistory, short},
     link::Link,
-    publish::{Outgoing, Publisher},
+    outgoing::Outgoing,
+    publish::Publisher,
     topology,
 };
 

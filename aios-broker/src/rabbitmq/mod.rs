@@ -14,6 +14,7 @@ mod health;
 mod inbox;
 mod link;
 mod options;
+mod outgoing;
 mod publish;
 mod refusal;
 mod runtime_kit;

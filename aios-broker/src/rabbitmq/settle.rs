@@ -5,13 +5,8 @@ use async_trait::async_trait;
 use lapin::{message::Delivery, types::FieldTable};
 
 use super::{
-    delay_queues::DelayQueues,
-    headers::DeliveryHistory,
-    health::Reporter,
-    link::Link,
-    publish::{Outgoing, Publisher},
-    session::Session,
-    topology,
+    delay_queues::DelayQueues, headers::DeliveryHistory, health::Reporter, link::Link,
+    outgoing::Outgoing, publish::Publisher, session::Session, topology,
 };
 use crate::rng::SplitMix64;
 

@@ -1,0 +1,131 @@
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use aios_core::broker::BrokerError;
+use lapin::{BasicProperties, types::FieldTable};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+use super::headers::short;
+
+/// Persistent delivery (AMQP 0-9-1, basic properties).
+const PERSISTENT: u8 = 2;
+
+/// An event on its way to the server.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) exchange: String,
+    pub(super) routing_key: String,
+    pub(super) body: Vec<u8>,
+    pub(super) properties: BasicProperties,
+    /// Type of the event, if it differs from the routing key.
+    pub(super) event_type: Option<String>,
+    /// Whether it is an error if no queue receives the event.
+    pub(super) require_route: bool,
+}
+
+impl Outgoing {
+    /// An event for the queue with this name.
+    pub(super) fn to_queue(queue: &str, body: Vec<u8>, id: &str, headers: FieldTable) -> Self {
+        Self {
+            exchange: String::new(),
+            routing_key: queue.to_owned(),
+            body,
+            properties: properties(id, headers),
+            event_type: None,
+            require_route: true,
+        }
+    }
+}
+
+/// Events of one call that share one room in the window, and their answers.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) items: Vec<(usize, Outgoing)>,
+    pub(super) permits: OwnedSemaphorePermit,
+    pub(super) answers: Arc<Answers>,
+}
+
+/// The server's size limit of events, if it is known.
+#[derive(Debug)]
+pub(super) struct SizeLimit(AtomicUsize);
+
+impl SizeLimit {
+    pub(super) fn unknown() -> Self {
+        Self(AtomicUsize::new(usize::MAX))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn learn(&self, bytes: usize) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Forgets the limit, because another server may have a larger one.
+    pub(super) fn forget(&self) {
+        self.learn(usize::MAX);
+    }
+}
+
+impl Job {
+    /// Answers every event of the job with the same error.
+    pub(super) fn answer(self, error: &BrokerError) {
+        for (index, _) in self.items {
+            self.answers.set(index, Err(error.clone()));
+        }
+    }
+}
+
+/// The answers of one call, as they arrive.
+#[derive(Debug)]
+pub(super) struct Answers {
+    list: Mutex<Vec<Option<Result<(), BrokerError>>>>,
+    missing: AtomicUsize,
+    complete: Notify,
+}
+
+impl Answers {
+    pub(super) fn new(count: usize) -> Self {
+        let list = Mutex::new(vec![None; count]);
+        Self { list, missing: AtomicUsize::new(count), complete: Notify::new() }
+    }
+
+    pub(super) fn set(&self, index: usize, answer: Result<(), BrokerError>) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot @ None) = list.get_mut(index) {
+            *slot = Some(answer);
+            if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.complete.notify_one();
+            }
+        }
+    }
+
+    /// Answers all unanswered events. Later answers are ignored.
+    pub(super) fn finish(&self, rest: &BrokerError) -> Vec<Result<(), BrokerError>> {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        self.missing.store(0, Ordering::Release);
+        list.iter_mut().map(|slot| slot.get_or_insert_with(|| Err(rest.clone())).clone()).collect()
+    }
+
+    /// Whether a publisher still waits for them.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.missing.load(Ordering::Acquire) > 0
+    }
+
+    pub(super) async fn completed(&self) {
+        while self.are_awaited() {
+            self.complete.notified().await;
+        }
+    }
+}
+
+pub(super) fn properties(id: &str, headers: FieldTable) -> BasicProperties {
+    BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_delivery_mode(PERSISTENT)
+        .with_message_id(short(id))
+        .with_headers(headers)
+}
