@@ -5,7 +5,7 @@ use aios_core::{
 };
 use tokio::sync::oneshot;
 
-use super::{log::End, queue::Job, read_model::apply_all, row::Prepared, writer::Writer};
+use super::{apply::apply_all, log::End, queue::Job, row::Prepared, writer::Writer};
 use crate::validation::{Lookup, check_expected};
 
 /// The result of one append, unless the whole transaction fails.

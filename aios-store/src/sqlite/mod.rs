@@ -4,12 +4,14 @@
 //! A pool of connections reads at the same time. Only one process can have the database open.
 
 mod append;
+mod apply;
 mod backup;
 mod checkpoint;
 mod compact;
 mod error;
 mod file;
 mod lease;
+mod lease_rows;
 mod lock;
 mod log;
 mod options;
@@ -21,6 +23,7 @@ mod reply;
 mod retention;
 mod row;
 mod schema;
+mod thread;
 mod wait;
 mod writer;
 
@@ -36,7 +39,7 @@ pub use self::{
     options::{SqliteOptions, Synchronous},
 };
 use self::{
-    error::store_error, lock::DatabaseLock, options::Location, pool::ReadPool, writer::WriterHandle,
+    error::store_error, lock::DatabaseLock, options::Location, pool::ReadPool, thread::WriterHandle,
 };
 pub use crate::retention::{ExpiredEvents, Retention};
 

@@ -3,10 +3,7 @@
 use aios_core::store::StoreError;
 use tokio::sync::{mpsc, oneshot};
 
-use super::writer::Writer;
-
-/// Weight of a call in addition to the bytes of its events.
-pub(super) const CALL_WEIGHT: usize = 1024;
+use super::{row::CALL_WEIGHT, writer::Writer};
 
 /// Work that the writer does inside a transaction, and whose result is sent after the commit.
 ///

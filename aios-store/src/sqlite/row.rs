@@ -3,8 +3,10 @@
 use aios_core::store::{Append, Expected, Fence, RecordedEvent, StoreError, StreamId};
 use uuid::Uuid;
 
-use super::queue::CALL_WEIGHT;
 use crate::validation::validate_append;
+
+/// Weight of a call in addition to the bytes of its events.
+pub(super) const CALL_WEIGHT: usize = 1024;
 
 /// A validated append, ready to be inserted.
 pub(super) struct Prepared {

@@ -1,178 +1,28 @@
-//! The writer: one thread that owns the only writing connection.
-//!
-//! The thread takes all queued calls, runs them in one transaction, and commits. Callers are answered
-//! after the commit. Calls that arrive during a commit form the next transaction, so throughput grows
-//! with the number of concurrent callers while a single call never waits for a timer.
-//!
-//! The thread keeps copies of some data of the database: the leases, the head of the log, the ends of
-//! streams. No other connection writes, so the copies are correct until a transaction is rolled back.
-//! Then they are marked as stale and are read again at the beginning of the next transaction.
-
-use std::{fmt, path::Path, thread::JoinHandle};
+use std::path::Path;
 
 use aios_core::store::StoreError;
 use rusqlite::{Connection, Statement};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
-use super::{
-    error::{backend, store_error},
-    file::FileWatch,
-    log::Log,
-    options::SqliteOptions,
-    pool::ReadPool,
-    queue::{Batch, Call, Calls, Job},
-    reply::ReplyThread,
-    schema,
-};
+use super::{error::store_error, file::FileWatch, lease_rows, log::Log, options::SqliteOptions};
 use crate::leases::LeaseTable;
-
-/// Capacity of the queue. Further callers wait for room.
-const QUEUE: usize = 4096;
-
-/// Maximum number of calls in a transaction. With more, all callers would wait for the same commit, and
-/// the writer would then wait for all of them.
-const BATCH: usize = 512;
-
-/// No call is added to a transaction that has reached this weight, in bytes.
-const BATCH_WEIGHT: usize = 16 * 1024 * 1024;
-
-/// A handle to the writer thread. Dropping it blocks until the thread has closed the database.
-pub(super) struct WriterHandle {
-    queue: Option<mpsc::Sender<Box<dyn Job>>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl WriterHandle {
-    /// Starts the thread and waits until it has opened the database.
-    pub(super) async fn start(
-        options: SqliteOptions,
-        readers: Option<ReadPool>,
-        head: watch::Sender<u64>,
-    ) -> Result<Self, StoreError> {
-        let (queue, calls) = mpsc::channel(QUEUE);
-        let (ready, opened) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("aios-sqlite".to_owned())
-            .spawn(move || serve(&options, readers.as_ref(), &head, calls, ready))
-            .map_err(|source| backend("start the writer", true, source))?;
-        let handle = Self { queue: Some(queue), thread: Some(thread) };
-        opened.await.unwrap_or(Err(StoreError::Closed))?;
-        Ok(handle)
-    }
-
-    /// Queues a job. Waits for room if the queue is full.
-    pub(super) async fn send(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
-        let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
-        queue.send(job).await.map_err(|_| StoreError::Closed)
-    }
-
-    /// Runs a closure in the next transaction, and returns its result after the commit.
-    pub(super) async fn call<T, F>(&self, run: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
-    {
-        let (reply, answer) = oneshot::channel();
-        self.send(Box::new(Call { run, result: None, reply, is_alone: false })).await?;
-        answer.await.unwrap_or(Err(StoreError::Closed))
-    }
-
-    /// Runs a closure between two transactions, and returns its result.
-    pub(super) async fn call_alone<T, F>(&self, run: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: FnMut(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
-    {
-        let (reply, answer) = oneshot::channel();
-        self.send(Box::new(Call { run, result: None, reply, is_alone: true })).await?;
-        answer.await.unwrap_or(Err(StoreError::Closed))
-    }
-}
-
-impl Drop for WriterHandle {
-    fn drop(&mut self) {
-        // Dropping the sender ends the thread after the queued calls.
-        self.queue = None;
-        if let Some(thread) = self.thread.take() {
-            // Joining fails only if the thread panicked. The panic hook has reported that, and all
-            // callers got `Closed`.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl fmt::Debug for WriterHandle {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("WriterHandle").finish_non_exhaustive()
-    }
-}
-
-/// Opens the database and serves calls until the queue is closed.
-///
-/// If the write-ahead log was deleted, this closes all connections and opens the database again. SQLite
-/// would otherwise keep writing to the deleted log. The read pool is closed by a write lock on its gate,
-/// which is held until the new connection is open.
-fn serve(
-    options: &SqliteOptions,
-    readers: Option<&ReadPool>,
-    head: &watch::Sender<u64>,
-    mut calls: Calls,
-    ready: oneshot::Sender<Result<(), StoreError>>,
-) {
-    let replies = ReplyThread::start();
-    let mut ready = Some(ready);
-    let mut next = None;
-    let mut gate = None;
-    loop {
-        let connection = schema::open_writer(options, readers.map(ReadPool::path));
-        let opened = connection.as_ref().map_err(Clone::clone).and_then(|connection| {
-            Writer::open(connection, options, readers.map(ReadPool::path), ready.is_some(), head)
-        });
-        let (writer, result) = match opened {
-            Ok(writer) => (Some(writer), Ok(())),
-            Err(error) => (None, Err(error)),
-        };
-        if let Some(ready) = ready.take() {
-            // Sending fails if opening was cancelled. The queue is then closed as well.
-            let _ = ready.send(result);
-        }
-        // Readers may open connections again.
-        drop(gate.take());
-        let end = writer.map(|mut writer| writer.serve(&mut calls, &mut next, &replies));
-        // Readers close first, so that the writer closes the last connection and SQLite removes the
-        // write-ahead log.
-        gate = readers.map(ReadPool::close);
-        if end != Some(End::LogLost) {
-            return;
-        }
-    }
-}
-
-/// Why a writer stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// The queue is closed and empty.
-    Closed,
-    /// The write-ahead log was deleted or replaced. All commits are in the database.
-    LogLost,
-}
 
 /// The writing connection, and copies of the data that only this connection changes.
 pub(super) struct Writer<'c> {
     pub(super) connection: &'c Connection,
     pub(super) log: Log<'c>,
     pub(super) leases: LeaseTable,
-    begin: Statement<'c>,
-    commit: Statement<'c>,
+    pub(super) begin: Statement<'c>,
+    pub(super) commit: Statement<'c>,
     head: watch::Sender<u64>,
-    database: String,
-    files: FileWatch,
+    pub(super) database: String,
+    pub(super) files: FileWatch,
     /// Whether the copies may differ from the database, because a transaction was rolled back.
-    stale: bool,
+    pub(super) stale: bool,
 }
 
 impl<'c> Writer<'c> {
-    fn open(
+    pub(super) fn open(
         connection: &'c Connection,
         options: &SqliteOptions,
         path: Option<&Path>,
@@ -182,7 +32,7 @@ impl<'c> Writer<'c> {
         let database = options.database();
         let fail = |error| store_error("open the database", &database, error);
         if is_first {
-            super::lease::expire_all(connection).map_err(fail)?;
+            lease_rows::expire_all(connection).map_err(fail)?;
         }
         let mut writer = Self {
             connection,
@@ -200,80 +50,12 @@ impl<'c> Writer<'c> {
         Ok(writer)
     }
 
-    /// Serves calls until the queue is closed or the database has to be opened again.
-    fn serve(
-        &mut self,
-        calls: &mut Calls,
-        next: &mut Option<Box<dyn Job>>,
-        replies: &ReplyThread,
-    ) -> End {
-        while let Some(first) = next.take().or_else(|| calls.blocking_recv()) {
-            let mut batch = Vec::with_capacity(1 + calls.len());
-            batch.push(first);
-            let outcome = self.commit(&mut batch, calls, next);
-            replies.send(batch, outcome);
-            if self.files.has_lost_the_log() {
-                return End::LogLost;
-            }
-        }
-        End::Closed
-    }
-
-    /// Commits a batch of calls as one transaction. Calls that are queued before the commit join the
-    /// batch, up to a call that runs alone. That call is stored in `next`.
-    fn commit(
-        &mut self,
-        batch: &mut Batch,
-        calls: &mut Calls,
-        next: &mut Option<Box<dyn Job>>,
-    ) -> Result<(), StoreError> {
-        self.files.last_result(&self.database)?;
-        let outcome = match batch.first_mut() {
-            Some(job) if job.is_alone() => job.run(self),
-            _ => self.transact(batch, calls, next),
-        };
-        let outcome = outcome.map_err(|error| store_error("commit", &self.database, error));
-        let outcome = outcome.and_then(|()| self.check_files());
-        match &outcome {
-            Ok(()) => self.publish_head(),
-            Err(_) => self.roll_back(),
-        }
-        outcome
-    }
-
-    fn transact(
-        &mut self,
-        batch: &mut Batch,
-        calls: &mut Calls,
-        next: &mut Option<Box<dyn Job>>,
-    ) -> rusqlite::Result<()> {
-        self.begin.execute([])?;
-        if self.stale {
-            self.reload()?;
-        }
-        let mut done = 0;
-        let mut weight = 0;
-        while let Some(job) = batch.get_mut(done) {
-            job.run(self)?;
-            weight += job.weight();
-            done += 1;
-            let is_full = weight >= BATCH_WEIGHT || batch.len() >= BATCH;
-            if !is_full
-                && next.is_none()
-                && let Ok(call) = calls.try_recv()
-            {
-                if call.is_alone() { *next = Some(call) } else { batch.push(call) }
-            }
-        }
-        self.commit.execute([]).map(drop)
-    }
-
     /// Checks that the commit will be found when the database is opened again.
     ///
     /// A commit in a deleted write-ahead log would be lost, so the log is moved into the database first.
     /// This happens when another copy of SQLite in this process opens and closes the same database: it
     /// believes to be the last user and deletes the log.
-    fn check_files(&mut self) -> Result<(), StoreError> {
+    pub(super) fn check_files(&mut self) -> Result<(), StoreError> {
         self.files.check(&self.database)?;
         if !self.files.has_lost_the_log() {
             return Ok(());
@@ -289,7 +71,7 @@ impl<'c> Writer<'c> {
         }
     }
 
-    fn roll_back(&mut self) {
+    pub(super) fn roll_back(&mut self) {
         self.stale = true;
         if !self.connection.is_autocommit() {
             // If the rollback fails, the next `BEGIN` fails and reports it to its callers.
@@ -297,71 +79,15 @@ impl<'c> Writer<'c> {
         }
     }
 
-    fn reload(&mut self) -> rusqlite::Result<()> {
+    pub(super) fn reload(&mut self) -> rusqlite::Result<()> {
         self.log.reload()?;
-        self.leases = super::lease::load(self.connection)?;
+        self.leases = lease_rows::load(self.connection)?;
         self.stale = false;
         Ok(())
     }
 
-    fn publish_head(&self) {
+    pub(super) fn publish_head(&self) {
         let head = self.log.head.cast_unsigned();
         self.head.send_if_modified(|published| std::mem::replace(published, head) != head);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use aios_core::{
-        event::Event,
-        store::{Append, Expected, StreamId},
-    };
-
-    use super::{
-        super::append::{AppendJob, Reply},
-        *,
-    };
-
-    /// Makes the commit fail: inserts an event without a stream, and defers the check to the commit.
-    const BREAK: &str = "PRAGMA defer_foreign_keys = ON;
-        INSERT INTO events VALUES (1000, x'00', 1000, 1, 1000, 1000, 0, NULL, NULL, '')";
-
-    fn append_job(expected: Expected) -> (Box<dyn Job>, oneshot::Receiver<Reply>) {
-        let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
-        let append = Append::new(StreamId::new("a").unwrap(), vec![event]).with_expected(expected);
-        let (reply, answer) = oneshot::channel();
-        (Box::new(AppendJob::new(vec![append], 1000, reply)), answer)
-    }
-
-    fn failing_job() -> Box<dyn Job> {
-        let run = |writer: &mut Writer<'_>| writer.connection.execute_batch(BREAK);
-        Box::new(Call { run, result: None, reply: oneshot::channel().0, is_alone: false })
-    }
-
-    /// Commits a batch and replies to it, as the writer thread does.
-    fn commit(writer: &mut Writer<'_>, mut batch: Vec<Box<dyn Job>>) {
-        let (_queue, mut calls) = mpsc::channel(1);
-        let outcome = writer.commit(&mut batch, &mut calls, &mut None);
-        batch.into_iter().for_each(|job| job.reply(outcome.clone()));
-    }
-
-    #[test]
-    fn should_report_a_failed_commit_to_every_caller() {
-        let options = SqliteOptions::memory();
-        let connection = schema::open_writer(&options, None).unwrap();
-        connection.pragma_update(None, "foreign_keys", true).unwrap();
-        let (published, head) = watch::channel(0);
-        let mut writer = Writer::open(&connection, &options, None, true, &published).unwrap();
-        let (first, mut stored) = append_job(Expected::Empty);
-        commit(&mut writer, vec![first]);
-        assert_eq!(stored.try_recv().unwrap().answers[0].as_ref().unwrap().version, 1);
-        let (second, mut lost) = append_job(Expected::Exact(1));
-        commit(&mut writer, vec![second, failing_job()]);
-        let error = lost.try_recv().unwrap().answers.remove(0).unwrap_err();
-        assert_eq!((error.code(), *head.borrow()), ("STORE_BACKEND", 1));
-        let (third, mut stored) = append_job(Expected::Exact(1));
-        commit(&mut writer, vec![third]);
-        assert_eq!(stored.try_recv().unwrap().answers[0].as_ref().unwrap().position, 2);
-        assert_eq!(*head.borrow(), 2);
     }
 }

@@ -7,13 +7,7 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::{
-    batch::{Batch, ValidAppend},
-    cache::{StreamHeads, StreamHints},
-    changes::ChangeSets,
-    names::BatchNames,
-};
-use crate::postgres::connection::{Sql, Statement};
+use super::{changes::ChangeSets, names::BatchNames, valid::ValidAppend};
 
 /// The arguments of the SQL functions `append` and `append_known`: one array per column.
 ///
@@ -21,30 +15,24 @@ use crate::postgres::connection::{Sql, Statement};
 /// previous commit is done. Arrays refer to each other by numbers that count from 1; 0 means none.
 #[derive(Debug, Default)]
 pub(crate) struct AppendArguments {
-    append_streams: Vec<i32>,
-    append_sizes: Vec<i32>,
-    append_fences: Vec<i32>,
-    event_streams: Vec<i32>,
-    offsets: Vec<i32>,
-    ids: Vec<Uuid>,
-    foreign_ids: SparseTexts,
+    pub(super) append_streams: Vec<i32>,
+    pub(super) append_sizes: Vec<i32>,
+    pub(super) append_fences: Vec<i32>,
+    pub(super) event_streams: Vec<i32>,
+    pub(super) offsets: Vec<i32>,
+    pub(super) ids: Vec<Uuid>,
+    pub(super) foreign_ids: SparseTexts,
     pub(crate) types: BatchNames,
     pub(crate) sources: BatchNames,
-    timestamps: Vec<i64>,
-    payloads: PgTextArray,
-    metadata: SparseTexts,
-    changes: ChangeSets,
-}
-
-/// The ids of the types and sources of a batch's events.
-pub(crate) struct NameIds {
-    pub(crate) types: Vec<i32>,
-    pub(crate) sources: Vec<i32>,
+    pub(super) timestamps: Vec<i64>,
+    pub(super) payloads: PgTextArray,
+    pub(super) metadata: SparseTexts,
+    pub(super) changes: ChangeSets,
 }
 
 /// Optional texts, one per event. Usually all are `None`, and NULL is sent instead of an array.
 #[derive(Debug, Default)]
-struct SparseTexts {
+pub(super) struct SparseTexts {
     texts: Vec<Option<String>>,
     any: bool,
 }
@@ -55,7 +43,7 @@ impl SparseTexts {
         self.texts.push(text.map(ToOwned::to_owned));
     }
 
-    fn column(&self) -> Option<&[Option<String>]> {
+    pub(super) fn column(&self) -> Option<&[Option<String>]> {
         self.any.then_some(&self.texts)
     }
 }
@@ -94,110 +82,7 @@ impl AppendArguments {
     pub(crate) fn last_ids(&self, count: usize) -> impl Iterator<Item = Uuid> {
         self.ids.iter().skip(self.ids.len().saturating_sub(count)).copied()
     }
-
-    /// Returns the call for a batch whose streams are all cached.
-    ///
-    /// # Errors
-    ///
-    /// If the changes of the read models cannot be serialised to JSON.
-    pub(crate) fn known_statement(
-        &self,
-        sql: Sql,
-        batch: &Batch,
-        name_ids: &NameIds,
-        heads: &StreamHeads,
-    ) -> sqlx::Result<Statement> {
-        let stream_ids: Vec<_> = self.per_event(&heads.ids).collect();
-        let versions: Vec<_> = self
-            .per_event(&heads.heads)
-            .zip(&self.offsets)
-            .map(|(head, offset)| Some(head?.saturating_add((*offset).into())))
-            .collect();
-        let (shards, epochs) = fences(batch);
-        Ok(Statement::new(sql)
-            .bind(stream_ids)
-            .bind(versions)
-            .bind(&self.ids)
-            .bind(self.foreign_ids.column())
-            .bind(&name_ids.types)
-            .bind(&name_ids.sources)
-            .bind(&self.timestamps)
-            .bind(&self.payloads)
-            .bind(self.metadata.column())
-            .bind(shards)
-            .bind(epochs)
-            .bind(self.changes()?)
-            .bind(heads.expirations))
-    }
-
-    /// Returns, for each event, the value of its stream in a column of streams.
-    fn per_event(&self, column: &[i64]) -> impl Iterator<Item = Option<i64>> {
-        self.event_streams.iter().map(move |stream| {
-            let index = usize::try_from(stream.checked_sub(1)?).ok()?;
-            column.get(index).copied()
-        })
-    }
-
-    /// Returns the call for any other batch.
-    ///
-    /// # Errors
-    ///
-    /// If the changes of the read models cannot be serialised to JSON.
-    pub(crate) fn statement(
-        &self,
-        sql: Sql,
-        batch: &Batch,
-        name_ids: &NameIds,
-        hints: &StreamHints,
-    ) -> sqlx::Result<Statement> {
-        let streams: Vec<&str> = batch.streams().iter().map(|stream| stream.id.as_str()).collect();
-        let expected: Vec<Option<i64>> =
-            batch.streams().iter().map(|stream| stream.expected.map(signed)).collect();
-        let (shards, epochs) = fences(batch);
-        Ok(Statement::new(sql)
-            .bind(streams)
-            .bind(expected)
-            .bind(shards)
-            .bind(epochs)
-            .bind(&self.append_streams)
-            .bind(&self.append_sizes)
-            .bind(&self.append_fences)
-            .bind(&self.event_streams)
-            .bind(&self.offsets)
-            .bind(&self.ids)
-            .bind(self.foreign_ids.column())
-            .bind(&name_ids.types)
-            .bind(&name_ids.sources)
-            .bind(&self.timestamps)
-            .bind(&self.payloads)
-            .bind(self.metadata.column())
-            .bind(self.changes()?)
-            .bind(&hints.ids)
-            .bind(&hints.heads)
-            .bind(hints.expirations)
-            .bind(hints.verify))
-    }
-
-    fn changes(&self) -> sqlx::Result<Option<String>> {
-        self.changes.to_json().map_err(|error| sqlx::Error::Encode(error.into()))
-    }
 }
-
-/// Returns the shards and the epochs of the batch's fences.
-fn fences(batch: &Batch) -> (Vec<i32>, Vec<i64>) {
-    let fences = batch.fences().iter();
-    fences.map(|fence| (i32::from(fence.shard.0), signed(fence.epoch.0))).unzip()
-}
-
-/// The call that [`AppendArguments::known_statement`] makes.
-pub(crate) const KNOWN_CALL: &str =
-    "SELECT {schema}.append_known($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
-
-/// The call that [`AppendArguments::statement`] makes.
-pub(crate) const CALL: &str = "\
-    SELECT head, heads, verdicts, versions, positions, doubles, stream_ids, expirations \
-    FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-        $18, $19, $20, $21)";
 
 /// Converts an index to the indexes of SQL arrays, which count from 1.
 fn sql_index(index: usize) -> i32 {

@@ -2,13 +2,12 @@ use std::collections::{HashMap, HashSet};
 
 use aios_core::{
     catalog::ending,
-    store::{Append, Expected, Fence, StoreError, StreamId},
+    store::{Append, Expected, Fence, StreamId},
 };
 use hashlink::DefaultHashBuilder;
 use uuid::Uuid;
 
-use super::arguments::AppendArguments;
-use crate::validation::validate_append;
+use super::{arguments::AppendArguments, valid::ValidAppend};
 
 /// Maximum number of appends in a batch.
 const MAX_APPENDS: usize = 1000;
@@ -18,25 +17,6 @@ const MAX_WEIGHT: usize = 8 * 1024 * 1024;
 
 /// Approximate weight of an event in addition to its payload, in bytes.
 const EVENT_WEIGHT: usize = 256;
-
-/// A validated append, with the encoded metadata of its events.
-#[derive(Clone, Debug)]
-pub(crate) struct ValidAppend {
-    pub(crate) append: Append,
-    pub(crate) metadata: Vec<Option<String>>,
-}
-
-impl ValidAppend {
-    /// Validates an append whose events have at most `limit` bytes each.
-    ///
-    /// # Errors
-    ///
-    /// The same as [`validate_append`].
-    pub(crate) fn new(append: Append, limit: usize) -> Result<Self, StoreError> {
-        let metadata = validate_append(&append, limit)?;
-        Ok(Self { append, metadata })
-    }
-}
 
 /// Appends that one SQL statement can check at once, because the outcome of none depends on another:
 ///

@@ -156,7 +156,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::postgres::append::batch::ValidAppend;
+    use crate::postgres::append::valid::ValidAppend;
 
     fn batch(expected: Expected) -> Batch {
         let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();

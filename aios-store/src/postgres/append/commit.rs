@@ -1,12 +1,12 @@
 use sqlx::{PgConnection, Row};
 
 use super::{
-    arguments::{CALL, KNOWN_CALL, NameIds},
     batch::Batch,
     cache::{StreamCache, StreamHeads, StreamHints},
     names::NameCache,
     outcome::{AppendOutcomes, AppendResults},
     single::{self, SingleAppend},
+    statement::{CALL, KNOWN_CALL, NameIds},
 };
 use crate::postgres::{
     connection::{Database, Sql},

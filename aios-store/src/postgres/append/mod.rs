@@ -19,8 +19,11 @@ mod commit;
 mod names;
 mod outcome;
 mod queue;
+mod reply;
 mod retry;
 mod single;
+mod statement;
+mod valid;
 mod writer;
 
 use aios_core::store::{Append, Appended, StoreError};
@@ -28,10 +31,11 @@ use tokio::sync::{mpsc::error::TrySendError, oneshot};
 
 use self::queue::{Waiter, timed_out};
 pub(super) use self::{
-    batch::{Batch, ValidAppend},
+    batch::Batch,
     changes::ChangeSets,
     outcome::AppendResults,
     queue::Pending,
+    valid::ValidAppend,
     writer::{QUEUE, Writer},
 };
 use super::PostgresStore;

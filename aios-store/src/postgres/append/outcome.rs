@@ -139,7 +139,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::postgres::append::batch::ValidAppend;
+    use crate::postgres::append::valid::ValidAppend;
 
     fn append(stream: &str, events: usize) -> Append {
         let event = || Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();

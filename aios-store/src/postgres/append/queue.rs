@@ -16,7 +16,7 @@ use aios_core::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::batch::{Batch, ValidAppend};
+use super::{batch::Batch, valid::ValidAppend};
 
 type AppendResult = Result<Appended, StoreError>;
 

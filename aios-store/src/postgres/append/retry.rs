@@ -6,7 +6,7 @@ use super::{
     batch::Batch,
     commit::{Committed, Committer},
     queue::{PendingBatch, Waiter, expire_waiters, timed_out},
-    writer::{CommittedBatch, Replier},
+    reply::{CommittedBatch, Replier},
 };
 use crate::postgres::{
     connection::{ConnectionGuard, Database},

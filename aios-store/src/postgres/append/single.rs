@@ -63,7 +63,7 @@ mod tests {
     use aios_core::store::Append;
 
     use super::*;
-    use crate::postgres::append::batch::ValidAppend;
+    use crate::postgres::append::valid::ValidAppend;
 
     fn is_single(event_type: &str, events: usize, appends: usize, hints: &StreamHints) -> bool {
         let event = || Event::new(event_type.parse().unwrap(), "test", &1).unwrap();

@@ -1,0 +1,44 @@
+//! The rows of the table of leases.
+
+use aios_core::{
+    event::Timestamp,
+    store::{Epoch, Lease, OwnerId, Shard},
+};
+use rusqlite::Connection;
+
+use crate::leases::LeaseTable;
+
+/// Writes leases, replacing the earlier ones of their shards, and returns them.
+pub(super) fn save(connection: &Connection, leases: Vec<Lease>) -> rusqlite::Result<Vec<Lease>> {
+    let sql = "REPLACE INTO leases (shard, epoch, owner, expires_at) VALUES (?1, ?2, ?3, ?4)";
+    let mut replace = connection.prepare_cached(sql)?;
+    for lease in &leases {
+        let epoch = lease.epoch.0.cast_signed();
+        let expires_at = lease.expires_at.as_micros();
+        replace.execute((lease.shard.0, epoch, lease.owner.as_str(), expires_at))?;
+    }
+    Ok(leases)
+}
+
+/// Expires every lease. The process that opens the database holds its lock, so every earlier owner is
+/// dead.
+pub(super) fn expire_all(connection: &Connection) -> rusqlite::Result<()> {
+    let sql = "UPDATE leases SET expires_at = ?1 WHERE expires_at > ?1";
+    connection.execute(sql, [Timestamp::UNIX_EPOCH.as_micros()]).map(drop)
+}
+
+pub(super) fn load(connection: &Connection) -> rusqlite::Result<LeaseTable> {
+    let sql = "SELECT shard, epoch, owner, expires_at FROM leases";
+    connection.prepare_cached(sql)?.query_map([], lease)?.collect()
+}
+
+fn lease(row: &rusqlite::Row<'_>) -> rusqlite::Result<Lease> {
+    let epoch: i64 = row.get(1)?;
+    let owner: String = row.get(2)?;
+    Ok(Lease {
+        shard: Shard(row.get(0)?),
+        epoch: Epoch(epoch.cast_unsigned()),
+        owner: OwnerId::new(owner),
+        expires_at: Timestamp::from_micros(row.get(3)?),
+    })
+}
