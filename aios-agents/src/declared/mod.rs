@@ -107,5 +107,6 @@ mod workflow;
 pub use self::{
     agent::{AgentRef, StartAgentTask},
     run::{StartTyped, TypedRun},
-    workflow::{StartWorkflow, WorkflowName, WorkflowRef},
+    workflow::{WorkflowName, WorkflowRef},
 };
+pub use crate::runtime::StartWorkflow;

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{StartTyped, TypedRun};
 use crate::{
-    runtime::{Runtime, RuntimeError, StartRun},
+    runtime::{Runtime, RuntimeError, StartRun, StartWorkflow},
     workflow::{ChildCall, WorkflowContext, WorkflowError},
 };
 
@@ -86,28 +86,6 @@ impl<N: AsRef<str>, I, O> WorkflowName<I, O> for N {
 impl<I, O> WorkflowName<I, O> for WorkflowRef<I, O> {
     fn into_name(self) -> String {
         self.name.to_owned()
-    }
-}
-
-/// Workflows that [`Runtime::start`] can start: a name as text, or a [`WorkflowRef`] with input
-/// `I`.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` can't be started with an input of type `{I}`",
-    note = "name the workflow as text; a `WorkflowRef` takes its own input only"
-)]
-pub trait StartWorkflow<I: ?Sized> {
-    /// The future that starts the run when awaited.
-    type Start;
-
-    /// Calls `start` with the name and returns the future.
-    fn into_start(self, start: impl FnOnce(&str) -> StartRun) -> Self::Start;
-}
-
-impl<N: AsRef<str>, I: ?Sized> StartWorkflow<I> for N {
-    type Start = StartRun;
-
-    fn into_start(self, start: impl FnOnce(&str) -> StartRun) -> StartRun {
-        start(self.as_ref())
     }
 }
 

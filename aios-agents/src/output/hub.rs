@@ -15,7 +15,7 @@ use aios_core::{
 use tokio::{runtime::Handle, sync::Notify};
 use tracing::{info, warn};
 
-use super::writer::{Identity, Part, SharedWriter, Writer};
+use super::writer::{Identity, Part, Pending, Writer};
 use crate::task;
 
 /// How long the first item of a batch waits for others.
@@ -29,15 +29,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Hub(Arc<Shared>);
 
-pub(super) struct Shared {
+struct Shared {
     store: Arc<dyn Store>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) source: Arc<str>,
+    clock: Arc<dyn Clock>,
+    source: Arc<str>,
     /// The runtime that stores output. Writers may be on other threads.
     runtime: Option<Handle>,
     queue: Mutex<Queue>,
     /// Wakes the task that stores output before its window is over.
-    pub(super) hurry: Notify,
+    hurry: Notify,
 }
 
 #[derive(Default)]
@@ -72,9 +72,11 @@ impl Hub {
         writer: &str,
         identity: Identity,
     ) -> Result<OutputStream, OutputError> {
-        let (hub, stream) = (Arc::clone(&self.0), stream_of(run_id, name)?);
-        let writer = Arc::new(Writer::new(hub, stream, run_id, writer, identity)?);
-        Ok(OutputStream::new(Arc::new(SharedWriter(writer))))
+        let hub = Arc::clone(&self.0);
+        let (clock, source) = (Arc::clone(&hub.clock), Arc::clone(&hub.source));
+        let stream = stream_of(run_id, name)?;
+        let writer = Arc::new(Writer::new(clock, source, stream, run_id, writer, identity)?);
+        Ok(OutputStream::new(Arc::new(Sink { hub, writer })))
     }
 
     /// Waits until `flushing` has ended, at most ten seconds. The output is not part of a result, so
@@ -153,6 +155,35 @@ impl RunOutputs {
     }
 }
 
+/// Passes output to its writer, which the hub keeps until its output is stored.
+struct Sink {
+    hub: Arc<Shared>,
+    writer: Arc<Writer>,
+}
+
+impl Sink {
+    fn push(&self, pending: Pending) -> Result<(), OutputError> {
+        if self.writer.push(pending)? {
+            self.hub.enqueue(Arc::clone(&self.writer));
+        }
+        Ok(())
+    }
+}
+
+impl OutputSink for Sink {
+    fn write(&self, item: Payload) -> Result<(), OutputError> {
+        self.push(Pending::Item(item))
+    }
+
+    fn end(&self) -> Result<(), OutputError> {
+        self.push(Pending::End)
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), OutputError>> {
+        Box::pin(self.writer.flushed(|| self.hub.hurry.notify_one()))
+    }
+}
+
 /// Where output goes in tests of workflows and in replays.
 struct Discard;
 
@@ -172,7 +203,7 @@ impl OutputSink for Discard {
 
 impl Shared {
     /// Adds a writer that has output, and makes sure that it is stored.
-    pub(super) fn enqueue(self: &Arc<Self>, writer: Arc<Writer>) {
+    fn enqueue(self: &Arc<Self>, writer: Arc<Writer>) {
         let mut queue = self.queue();
         queue.writers.push(writer);
         if !std::mem::replace(&mut queue.is_storing, true) {

@@ -4,16 +4,15 @@ use std::{
 };
 
 use aios_core::{
-    BoxFuture, Chain,
+    Chain,
     catalog::system::{self, OutputAppended},
+    clock::Clock,
     event::{Event, EventError, EventId, EventType, Metadata, Payload},
-    output::{OutputError, OutputSink},
+    output::OutputError,
     store::StreamId,
 };
 use tokio::sync::Notify;
 use tracing::warn;
-
-use super::hub::Shared;
 
 /// Largest item, in bytes.
 const MAX_ITEM_BYTES: usize = 256 * 1024;
@@ -35,7 +34,9 @@ pub(super) enum Identity {
 
 /// Collects the output of one writer until it is stored.
 pub(super) struct Writer {
-    hub: Arc<Shared>,
+    clock: Arc<dyn Clock>,
+    /// The source of its events.
+    source: Arc<str>,
     stream: StreamId,
     run_id: Arc<str>,
     name: Arc<str>,
@@ -65,7 +66,8 @@ struct Backlog {
     failure: Option<OutputError>,
 }
 
-enum Pending {
+/// An item or an end that was written.
+pub(super) enum Pending {
     Item(Payload),
     End,
 }
@@ -78,7 +80,8 @@ pub(super) struct Part {
 
 impl Writer {
     pub(super) fn new(
-        hub: Arc<Shared>,
+        clock: Arc<dyn Clock>,
+        source: Arc<str>,
         stream: StreamId,
         run_id: &str,
         name: &str,
@@ -94,7 +97,18 @@ impl Writer {
         };
         let (run_id, name) = (run_id.into(), name.into());
         let (backlog, progressed) = (Mutex::default(), Notify::new());
-        Ok(Self { hub, stream, run_id, name, attempt, identity, types, backlog, progressed })
+        Ok(Self {
+            clock,
+            source,
+            stream,
+            run_id,
+            name,
+            attempt,
+            identity,
+            types,
+            backlog,
+            progressed,
+        })
     }
 
     pub(super) fn stream(&self) -> &StreamId {
@@ -105,7 +119,8 @@ impl Writer {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(self: &Arc<Self>, pending: Pending) -> Result<(), OutputError> {
+    /// Adds what was written. Returns whether the writer must be put into the queue of the hub.
+    pub(super) fn push(&self, pending: Pending) -> Result<bool, OutputError> {
         let mut backlog = self.backlog();
         if let Some(failure) = &backlog.failure {
             return Err(failure.clone());
@@ -123,11 +138,7 @@ impl Writer {
         }
         backlog.pending.push(pending);
         backlog.written += 1;
-        if !std::mem::replace(&mut backlog.is_queued, true) {
-            drop(backlog);
-            self.hub.enqueue(Arc::clone(self));
-        }
-        Ok(())
+        Ok(!std::mem::replace(&mut backlog.is_queued, true))
     }
 
     /// Takes what was written, as events to append. The items of an attempt are appended at once.
@@ -206,8 +217,8 @@ impl Writer {
         data: &T,
     ) -> Result<Event, EventError> {
         let metadata = Metadata { run_id: Some(Arc::clone(&self.run_id)), ..Metadata::default() };
-        let event = Event::new(event_type.clone(), Arc::clone(&self.hub.source), data)?
-            .with_timestamp(self.hub.clock.now())
+        let event = Event::new(event_type.clone(), Arc::clone(&self.source), data)?
+            .with_timestamp(self.clock.now())
             .with_metadata(metadata);
         Ok(match &self.identity {
             Identity::Attempt(_) => event,
@@ -236,7 +247,8 @@ impl Writer {
         self.progressed.notify_waiters();
     }
 
-    async fn flushed(&self) -> Result<(), OutputError> {
+    /// Waits until everything that was written so far is stored. Calls `hurry` before it waits.
+    pub(super) async fn flushed(&self, hurry: impl Fn()) -> Result<(), OutputError> {
         let target = self.backlog().written;
         loop {
             let mut progressed = pin!(self.progressed.notified());
@@ -250,25 +262,8 @@ impl Writer {
                     return Err(failure.clone());
                 }
             }
-            self.hub.hurry.notify_one();
+            hurry();
             progressed.await;
         }
-    }
-}
-
-/// A writer that is shared with the hub, which keeps it until its output is stored.
-pub(super) struct SharedWriter(pub(super) Arc<Writer>);
-
-impl OutputSink for SharedWriter {
-    fn write(&self, item: Payload) -> Result<(), OutputError> {
-        self.0.push(Pending::Item(item))
-    }
-
-    fn end(&self) -> Result<(), OutputError> {
-        self.0.push(Pending::End)
-    }
-
-    fn flush(&self) -> BoxFuture<'_, Result<(), OutputError>> {
-        Box::pin(self.0.flushed())
     }
 }

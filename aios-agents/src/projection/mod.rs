@@ -50,11 +50,15 @@
 //! # }
 //! ```
 
+mod apply;
 mod batch;
+mod error;
 mod handle;
 mod letters;
 mod runner;
 mod running;
+mod settings;
+mod skip;
 mod start;
 
 use std::{future::Future, time::Duration};

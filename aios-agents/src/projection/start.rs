@@ -7,24 +7,20 @@ use std::{
 };
 
 use aios_core::{
-    BoxFuture,
     agent::{Name, TaskError},
     catalog::system::{self, ProjectionRegistered},
     event::{EventId, Pattern},
     retry::RetryPolicy,
-    store::{Append, MAX_PAGE, Shard, StreamId},
+    store::{Append, Shard, StreamId},
 };
 
 use super::{
     Projection, ProjectionHandle, Running,
     letters::{note, stream_of},
-    runner::{Runner, Settings},
+    runner::Runner,
+    settings::Settings,
 };
 use crate::{runtime::RuntimeError, workflow::journal::Journals};
-
-/// Loads a projection's own position.
-pub(super) type Position =
-    Arc<dyn Fn() -> BoxFuture<'static, Result<u64, TaskError>> + Send + Sync>;
 
 /// A projection to be started. Awaiting this starts the projection, which then runs until the
 /// runtime stops.
@@ -54,7 +50,7 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         self
     }
 
-    /// Sets the maximum number of events in a batch, 1 to [`MAX_PAGE`]. The default is
+    /// Sets the maximum number of events in a batch, 1 to [`MAX_PAGE`](aios_core::store::MAX_PAGE). The default is
     /// [`DEFAULT_BATCH_SIZE`](super::DEFAULT_BATCH_SIZE).
     pub fn batch_size(mut self, events: usize) -> Self {
         self.settings.batch_size = events;
@@ -93,7 +89,7 @@ impl<'r, P: Projection> StartProjection<'r, P> {
     async fn start(self) -> Result<ProjectionHandle, RuntimeError> {
         let Self { journals, running, name, projection, settings } = self;
         let journals = journals?;
-        settings.validate()?;
+        settings.validate().map_err(invalid)?;
         let name = Name::new(&name).map_err(|_| {
             invalid(format!("the name of a projection must match [a-z][a-z0-9_]*, not {name:?}"))
         })?;
@@ -127,24 +123,6 @@ async fn lease_of(journals: &Journals, name: &str) -> Result<Shard, RuntimeError
     let append = Append::new(StreamId::new("system/projections")?, vec![event]);
     let place = store.append_one(append).await?.version;
     Shard::projection(place).ok_or_else(|| invalid(format!("too many projections to add {name}")))
-}
-
-impl Settings {
-    fn validate(&self) -> Result<(), RuntimeError> {
-        if !(1..=MAX_PAGE).contains(&self.batch_size) {
-            return Err(invalid(format!(
-                "batch_size of a projection must be 1 to {MAX_PAGE}, not {}",
-                self.batch_size
-            )));
-        }
-        crate::options::check_span(
-            "lease_time of a projection",
-            self.lease_time,
-            Duration::from_secs(1),
-        )
-        .and_then(|()| crate::options::check_retry("retry of a projection", &self.retry))
-        .map_err(invalid)
-    }
 }
 
 fn invalid(reason: String) -> RuntimeError {

@@ -19,8 +19,7 @@ use crate::{
     projection::Running,
     task::JoinSet,
     workflow::{
-        FnWorkflow, Workflow, WorkflowContext, WorkflowError,
-        engine::{Engine, Registry},
+        FnWorkflow, Registry, Workflow, WorkflowContext, WorkflowError, engine::Engine,
         journal::Journals,
     },
 };

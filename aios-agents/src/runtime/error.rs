@@ -252,3 +252,23 @@ impl RunError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_keep_the_codes_of_journal_errors() {
+        let run_id = || "r".to_owned();
+        for error in [
+            JournalError::UnknownWorkflow { workflow: run_id(), registered: Vec::new() },
+            JournalError::UnknownRun { run_id: run_id() },
+            JournalError::Ended { run_id: run_id(), status: RunStatus::Failed },
+            JournalError::Exists { run_id: run_id() },
+            JournalError::Store(StoreError::Closed),
+            JournalError::Event(EventError::InvalidType { text: run_id() }),
+        ] {
+            assert_eq!(RuntimeError::from(error.clone()).code(), error.code());
+        }
+    }
+}

@@ -7,7 +7,7 @@ use aios_core::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Client, RunError, RunEvents, RuntimeError, ends::Watch, start::send};
+use super::{Client, RunError, RunEvents, RuntimeError, ends::Watch, send::send};
 use crate::{
     output::RunStream,
     workflow::{

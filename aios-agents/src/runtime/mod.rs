@@ -5,6 +5,7 @@ mod ends;
 mod error;
 mod handle;
 mod run_events;
+mod send;
 mod single_task;
 mod start;
 
@@ -15,19 +16,18 @@ use futures_util::future::join;
 use serde::Serialize;
 
 use self::ends::Ends;
-pub(crate) use self::single_task::NAME as SINGLE_TASK;
 pub use self::{
     builder::RuntimeBuilder,
     error::{RunError, RuntimeError},
     handle::RunHandle,
     run_events::RunEvents,
     single_task::StartTask,
-    start::StartRun,
+    start::{StartRun, StartWorkflow},
 };
 pub use crate::workflow::engine::{AnonymousAnswers, EngineOptions, RefusedEvents, RunExecutor};
 use crate::{
     agent::{AgentHost, ManagedAgents},
-    declared::{StartAgentTask, StartWorkflow},
+    declared::StartAgentTask,
     projection::{Projection, ProjectionHandle, Running, StartProjection},
     task::JoinSet,
     workflow::{

@@ -13,10 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Client, RunHandle, RuntimeError, StartRun};
 use crate::options::{check_named, check_retry, check_timeout};
-use crate::workflow::{FnWorkflow, Target, Workflow, WorkflowContext, WorkflowError};
-
-/// Name of the workflow that runs a task outside of a workflow.
-pub(crate) const NAME: &str = "single_task";
+use crate::workflow::{FnWorkflow, SINGLE_TASK, Target, Workflow, WorkflowContext, WorkflowError};
 
 /// Input of a `single_task` run.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,7 +28,7 @@ struct SingleTask {
 }
 
 pub(super) fn workflow() -> Result<Arc<dyn Workflow>, RuntimeError> {
-    Ok(Arc::new(FnWorkflow::new(NAME, single_task)?))
+    Ok(Arc::new(FnWorkflow::new(SINGLE_TASK, single_task)?))
 }
 
 async fn single_task(context: WorkflowContext, task: SingleTask) -> Result<Payload, WorkflowError> {
@@ -121,7 +118,7 @@ impl StartTask {
             .and_then(|()| check_retry("retry", &retry));
         checked.map_err(|reason| RuntimeError::InvalidConfiguration { reason })?;
         let task = SingleTask { agent, parameters, timeout, total_timeout, retry };
-        let start = StartRun::new(self.client, NAME, &task).with_metadata(self.metadata);
+        let start = StartRun::new(self.client, SINGLE_TASK, &task).with_metadata(self.metadata);
         match self.run_id {
             Some(run_id) => start.with_id(run_id).await,
             None => start.await,

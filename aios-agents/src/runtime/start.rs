@@ -11,7 +11,7 @@ use aios_core::{
 };
 use serde::Serialize;
 
-use super::{Client, RunHandle, RuntimeError};
+use super::{Client, RunHandle, RuntimeError, send::send};
 use crate::{
     options::check_span,
     workflow::{
@@ -211,28 +211,6 @@ fn encode(
     signals.iter().map(event).collect()
 }
 
-/// Sends a signal to an existing run. A signal that was sent before, perhaps to the run that
-/// continued as this one, is not sent again.
-pub(super) async fn send(
-    client: &Client,
-    run_id: &str,
-    entry: &Entry,
-    id: &EventId,
-) -> Result<(), RuntimeError> {
-    match client.journals.append_to_current(run_id, entry, Some(id)).await {
-        Ok(reached) => client.nudge(reached),
-        Err(JournalError::Store(StoreError::DuplicateEvent { id: known })) if known == *id => {}
-        Err(error @ JournalError::Ended { .. }) => {
-            let reached = client.journals.current(run_id).await?.id;
-            if !client.journals.has_received(&reached, entry, id).await? {
-                return Err(error.into());
-            }
-        }
-        Err(error) => return Err(error.into()),
-    }
-    Ok(())
-}
-
 /// Checks that the existing run is of this workflow and has this input.
 async fn same_start(
     client: &Client,
@@ -256,5 +234,27 @@ impl IntoFuture for StartRun {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.start())
+    }
+}
+
+/// Workflows that [`Runtime::start`](super::Runtime::start) can start: a name as text, or a [`WorkflowRef`](crate::WorkflowRef) with input
+/// `I`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be started with an input of type `{I}`",
+    note = "name the workflow as text; a `WorkflowRef` takes its own input only"
+)]
+pub trait StartWorkflow<I: ?Sized> {
+    /// The future that starts the run when awaited.
+    type Start;
+
+    /// Calls `start` with the name and returns the future.
+    fn into_start(self, start: impl FnOnce(&str) -> StartRun) -> Self::Start;
+}
+
+impl<N: AsRef<str>, I: ?Sized> StartWorkflow<I> for N {
+    type Start = StartRun;
+
+    fn into_start(self, start: impl FnOnce(&str) -> StartRun) -> StartRun {
+        start(self.as_ref())
     }
 }

@@ -12,9 +12,9 @@ use aios_core::{
     event::{Event, Payload, Timestamp},
     failure::Failure,
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::{WorkflowTest, script::ExternalEvent};
+use super::{WorkflowTest, scheduled::scheduled, script::ExternalEvent};
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
     journal::{AgentEvent, CancelRequested, ChildEnded, Codec, Entry, Seed, Signaled, Started},
@@ -25,6 +25,19 @@ use crate::workflow::{
 const RUN_ID: &str = "test";
 /// Id of the event that starts every run under test.
 const STARTED_ID: &str = "test-started";
+
+impl WorkflowTest {
+    /// Runs the workflow until it ends or waits for something that is not scripted. Virtual time advances
+    /// only while everything waits.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling drops the run.
+    pub async fn run<T: Serialize + ?Sized>(self, input: &T) -> TestedRun {
+        let input = Payload::encode(input).unwrap_or_default();
+        scheduled(Simulation::new(self, input).run()).await
+    }
+}
 
 /// A finished test run.
 #[derive(Debug)]

@@ -6,7 +6,6 @@ use aios_core::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{TestedRun, run::Simulation, scheduled::scheduled};
 use crate::workflow::{FnWorkflow, Workflow, WorkflowContext, WorkflowError, machine::Outcome};
 
 type Script = Box<dyn Fn(&Payload) -> Result<Payload, TaskError> + Send + Sync>;
@@ -113,17 +112,6 @@ impl WorkflowTest {
     pub fn resume(mut self, after: Duration) -> Self {
         self.external.push((after, ExternalEvent::Resume));
         self
-    }
-
-    /// Runs the workflow until it ends or waits for something that is not scripted. Virtual time advances
-    /// only while everything waits.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancelling drops the run.
-    pub async fn run<T: Serialize + ?Sized>(self, input: &T) -> TestedRun {
-        let input = Payload::encode(input).unwrap_or_default();
-        scheduled(Simulation::new(self, input).run()).await
     }
 
     pub(super) fn answer(

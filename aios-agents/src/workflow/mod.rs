@@ -31,13 +31,13 @@ mod execution;
 pub mod journal;
 pub mod machine;
 mod race;
+mod registry;
 pub(crate) mod run_id;
 pub(crate) mod span;
 mod turn;
 mod wake_flag;
 mod workflow_future;
 
-pub(crate) use self::execution::Execution;
 pub use self::{
     context::{
         Answer, ChildCall, OperationCall, RunInfo, SignalCall, SleepCall, StepCall, StepContext,
@@ -47,4 +47,8 @@ pub use self::{
     error::WorkflowError,
     race::{Race, race},
     run_id::InvalidRunId,
+};
+pub(crate) use self::{
+    execution::Execution,
+    registry::{Registry, SINGLE_TASK},
 };

@@ -17,7 +17,7 @@ use aios_core::{
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use super::{Shared, place::Place, presence::Announcement, slot::Slots};
+use super::{Shared, announcement::Announcement, place::Place, slot::Slots};
 use crate::agent::{AgentDefinition, AgentError, RegisteredAgent, names::AgentEventTypes};
 
 /// An agent that takes tasks.

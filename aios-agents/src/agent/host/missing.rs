@@ -13,7 +13,7 @@ use aios_core::{
     store::{AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels},
 };
 
-use super::{Shared, presence::Announcement};
+use super::{Shared, announcement::Announcement};
 use crate::agent::{AgentError, names::AgentEventTypes};
 
 /// How many missed announcements make an agent missing.

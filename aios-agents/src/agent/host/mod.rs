@@ -4,6 +4,7 @@
 //! receives the tasks for that agent alone. Each task runs in a spawned future, in a slot of its
 //! type.
 
+mod announcement;
 mod answer;
 mod attempt;
 mod attempt_cache;
@@ -291,7 +292,7 @@ impl AgentHost {
         }
     }
 
-    fn status_changed(&self, status: AgentStatus) -> Vec<presence::Announcement> {
+    fn status_changed(&self, status: AgentStatus) -> Vec<announcement::Announcement> {
         self.types.iter().flat_map(|hosted| hosted.status_of_ready(status)).collect()
     }
 }

@@ -11,48 +11,19 @@ use std::{
 
 use aios_core::{
     event::EventId,
-    store::{Fence, Lease, Leases, OwnerId, Shard, StoreError},
+    store::{Fence, Leases, OwnerId, Shard, StoreError},
 };
 use metrics::gauge;
 use tracing::warn;
 
-use super::{Engine, Message, Registry, members::Members};
-use crate::{runtime::SINGLE_TASK, task};
+use super::{Engine, Message, host::Host, members::Members};
+use crate::{
+    task,
+    workflow::{Registry, SINGLE_TASK},
+};
 
 /// How often to check whether a missing lease is taken or free.
 const LEASE_CHECKS: u32 = 3;
-
-/// An engine that can take over runs of other engines.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Host {
-    fence: Fence,
-    owner: OwnerId,
-}
-
-impl Host {
-    /// Reads a guest lease.
-    pub(super) fn of(lease: &Lease) -> Self {
-        Self { fence: lease.fence(), owner: lease.owner.clone() }
-    }
-
-    /// The fence under which it advances the runs that were moved to it.
-    pub(super) fn fence(&self) -> Fence {
-        self.fence
-    }
-
-    fn engine(&self) -> &str {
-        self.owner.as_str().split(' ').next().unwrap_or_default()
-    }
-
-    fn has(&self, workflow: &str, version: u32) -> bool {
-        let matches = |hosted: &str| {
-            hosted
-                .rsplit_once('@')
-                .is_some_and(|(name, number)| name == workflow && number.parse() == Ok(version))
-        };
-        self.owner.as_str().split(' ').skip(1).any(matches)
-    }
-}
 
 /// The workflows that an engine announces, and its runs that no engine has code for.
 #[derive(Debug)]
@@ -156,7 +127,7 @@ impl Engine {
             };
             let fitting: Vec<&Host> = hosts.values().filter(fits).collect();
             let place = usize::from(Shard::of(run_id).0) % fitting.len().max(1);
-            fitting.get(place).map(|host| host.fence)
+            fitting.get(place).map(|host| host.fence())
         };
         if let Some(host) = pick(&self.ownership.hosts()) {
             return Ok(Some(host));
@@ -168,7 +139,7 @@ impl Engine {
     /// Whether the engine of a fence may still advance the runs that were moved to it. If this
     /// returns `false`, it never can again.
     pub(super) async fn is_alive(&self, host: Fence) -> Result<bool, StoreError> {
-        if self.ownership.hosts().values().any(|known| known.fence == host) {
+        if self.ownership.hosts().values().any(|known| known.fence() == host) {
             return Ok(true);
         }
         for _ in 0..LEASE_CHECKS {
@@ -209,31 +180,5 @@ impl Engine {
                 engine.activate(&run_id, Message::Wake).await;
             }
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use aios_core::store::Epoch;
-
-    use super::*;
-
-    #[test]
-    fn should_say_who_has_which_workflow() {
-        let fence = Fence { shard: Shard::guests(3), epoch: Epoch(2) };
-        let host = |owner: &str| Host { fence, owner: OwnerId::new(owner) };
-        let both = host("e1 deploy@1 deploy@12 review@2");
-        for (workflow, version, is_there) in [
-            ("deploy", 1, true),
-            ("deploy", 12, true),
-            ("deploy", 2, false),
-            ("review", 2, true),
-            ("view", 2, false),
-            ("e1", 1, false),
-        ] {
-            assert_eq!(both.has(workflow, version), is_there, "{workflow}@{version}");
-        }
-        assert_eq!((both.engine(), host("e2").engine()), ("e1", "e2"));
-        assert!(!host("e2").has("deploy", 1));
     }
 }

@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 use super::{
     Engine, EngineError,
     members::{Members, next_expiry},
+    ownership::margin,
     recover, slots,
 };
 use crate::task::{self, JoinSet};
@@ -115,11 +116,6 @@ fn expiry_of_others(engine: &Engine, leases: &[Lease]) -> Option<Duration> {
     let earlier = own.expires_at.duration_since(next);
     let later = next.duration_since(own.expires_at);
     Some(own_expiry.saturating_sub(earlier) + later + EXPIRY_DELAY)
-}
-
-/// How long before the expiry of its leases an engine stops.
-pub(super) fn margin(lease_time: Duration) -> Duration {
-    lease_time / 10
 }
 
 /// Renews every lease. Lost leases are dropped; an engine that lost its slot drops all of them.

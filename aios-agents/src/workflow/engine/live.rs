@@ -3,48 +3,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use aios_core::{
-    broker::{DeadLetter, Delivery},
-    failure::Failure,
-    store::{RecordedEvent, Shard},
-};
+use aios_core::store::{RecordedEvent, Shard};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Engine, driver, inbox::Inbox};
+use super::{Engine, driver, inbox::Inbox, message::Message};
 use crate::task::JoinSet;
-
-/// Messages sent to a run.
-#[derive(Debug)]
-pub(crate) enum Message {
-    /// Another process or task appended to its stream.
-    Wake,
-    /// A timer of this operation is due.
-    TimerDue(u64),
-    /// An agent answered.
-    Answer(Box<Delivery>),
-    /// A task could not be delivered to any agent.
-    Undeliverable { operation: u64, attempt: u32, failure: Failure, retryable: bool },
-    /// The message of a task became a dead letter.
-    DeadLettered {
-        /// The operation.
-        operation: u64,
-        /// The attempt.
-        attempt: u32,
-        /// The dead letter.
-        letter: Box<DeadLetter>,
-    },
-    /// The broker could not take a task now.
-    Deferred { operation: u64, attempt: u32 },
-    /// The broker may have lost the tasks that no agent has begun.
-    Suspect,
-    /// The run is about to move to another engine: it begins nothing new, and leaves memory as soon
-    /// as no step of it is running.
-    Leave,
-    /// The run does not move after all.
-    Stay,
-    /// This engine no longer owns the run.
-    Lost,
-}
 
 /// The runs that are in memory.
 #[derive(Debug, Default)]

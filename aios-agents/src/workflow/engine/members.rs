@@ -7,7 +7,7 @@ use aios_core::{
     store::{Lease, OwnerId, SHARDS, Shard},
 };
 
-use super::hosting::Host;
+use super::host::Host;
 
 /// The living engines by slot number, and the owner of each shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

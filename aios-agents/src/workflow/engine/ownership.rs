@@ -13,7 +13,12 @@ use aios_core::{
 };
 use tokio::sync::watch;
 
-use super::{hosting::Host, members::Members};
+use super::{host::Host, members::Members};
+
+/// How long before the expiry of its leases an engine stops.
+pub(super) fn margin(lease_time: Duration) -> Duration {
+    lease_time / 10
+}
 
 /// The leases of this engine and their expiry.
 ///

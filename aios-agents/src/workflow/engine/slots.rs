@@ -15,7 +15,7 @@ use aios_core::{
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
-use super::{Engine, EngineError, leases::margin, mailbox, members::Members};
+use super::{Engine, EngineError, mailbox, members::Members, ownership::margin};
 use crate::task;
 
 /// Stream with one event for each slot that was ever acquired.

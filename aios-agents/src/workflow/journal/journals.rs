@@ -5,65 +5,25 @@ use aios_core::{
     agent::Name,
     catalog::workflow::{DOMAIN, SIGNALED},
     clock::Clock,
-    event::{Event, EventError, EventId, Metadata},
-    failure::Failure,
+    event::{Event, EventId, Metadata},
     store::{
         Append, EventStore, Expected, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord,
         RunStatus, Store, StoreError, StreamId, TaskFilter, TaskStatus,
     },
 };
 
-use super::{Codec, Continued, Entry, Signaled, Started};
+use super::{Codec, Continued, Entry, JournalError, Signaled, Started};
 use crate::{
     agent::codes::TASK_UNCLAIMED,
     counting_store::CountingStore,
     output::Hub,
-    runtime::RuntimeError,
-    suggest::hint,
-    workflow::{
-        engine::{Registry, RunOutcome},
-        run_id::{self, InvalidRunId},
-    },
+    workflow::{Registry, engine::RunOutcome, run_id},
 };
 
 /// Failure code of a run that was started as the continuation of a run that then ended differently.
 pub(crate) const NOT_CONTINUED: &str = "NOT_CONTINUED";
 /// Number of events in a page.
 const PAGE: usize = 1000;
-
-/// Errors of reading or writing a journal.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum JournalError {
-    #[error("no workflow {workflow} is registered{}", hint("registered", workflow, registered))]
-    UnknownWorkflow { workflow: String, registered: Vec<String> },
-    #[error("there is no run {run_id}")]
-    UnknownRun { run_id: String },
-    #[error("run {run_id} has ended: it is {status}")]
-    Ended { run_id: String, status: RunStatus },
-    #[error("run {run_id} exists already")]
-    Exists { run_id: String },
-    #[error(transparent)]
-    InvalidId(#[from] InvalidRunId),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Event(#[from] EventError),
-}
-
-impl JournalError {
-    /// Whether a retry may succeed.
-    pub(crate) fn is_retryable(&self) -> bool {
-        match self {
-            Self::Store(error) => error.is_retryable(),
-            _ => false,
-        }
-    }
-
-    /// The failure reported by a component that stops because of this error.
-    pub(crate) fn failure(&self) -> Failure {
-        Failure::from_error(RuntimeError::from(self.clone()).code(), self)
-    }
-}
 
 /// Reads and writes journals without owning the runs.
 #[derive(Clone, Debug)]

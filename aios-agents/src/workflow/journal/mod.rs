@@ -3,6 +3,7 @@
 mod codec;
 mod copy;
 mod entry;
+mod error;
 mod journals;
 mod parentage;
 mod same;
@@ -22,7 +23,8 @@ pub use self::entry::{AgentEvent, Entry};
 pub(crate) use self::{
     codec::{Codec, Record, decode},
     copy::{Fork, is_copy, mark_copy},
-    journals::{JournalError, Journals, NOT_CONTINUED},
+    error::JournalError,
+    journals::{Journals, NOT_CONTINUED},
     same::is_same,
     seed::{seed_of, uuid_at},
 };

@@ -1,13 +1,12 @@
 use aios_core::{
-    Chain,
     agent::{TaskError, TaskFailed},
     broker::Delivery,
 };
-use tracing::warn;
 
 use super::{
     Driver, Exit, Message, acknowledge,
-    assignment::{Answer, Held, Refusal},
+    assignment::{Answer, Held},
+    refusal::Refusal,
 };
 use crate::workflow::journal::{AgentEvent, Entry, Record};
 
@@ -203,16 +202,5 @@ impl Driver {
         let now = self.engine.clock.now();
         let entry = self.execution.machine().after_failure(operation, attempt, error, now);
         self.write(entry);
-    }
-}
-
-/// Dead-letters an answer, with the reason.
-pub(in super::super) async fn refuse(delivery: Delivery, reason: &str) {
-    warn!(
-        event_id = %delivery.event.id, reason,
-        event_type = %delivery.event.event_type, "refused an answer"
-    );
-    if let Err(error) = delivery.dead_letter(reason).await {
-        warn!(error = %Chain(&error), "could not dead-letter an answer; it will be delivered again");
     }
 }

@@ -10,7 +10,10 @@ use aios_core::{
     failure::Failure,
 };
 
-use super::{Driver, answer::refuse};
+use super::{
+    Driver,
+    refusal::{ANONYMOUS, Refusal, refuse},
+};
 use crate::{
     agent::{codes, letters::dead_lettered},
     runtime::AnonymousAnswers,
@@ -19,10 +22,6 @@ use crate::{
         journal::{AgentEvent, Entry, decode},
     },
 };
-
-/// Reason for refusing an answer that names no cause.
-pub(in super::super) const ANONYMOUS: &str = "it does not name the event that assigned the task: its metadata must \
-    contain the id of that event as causation_id";
 
 /// An attempt that was published to its agents.
 #[derive(Debug)]
@@ -88,15 +87,6 @@ pub(super) enum Answer {
     Ended { operation: u64, attempt: u32, entry: Entry },
     /// An attempt has ended, according to an answer that does not name the assignment.
     Anonymous { operation: u64, attempt: u32, entry: Entry },
-}
-
-/// Why an event in the mailbox is not accepted as an answer.
-#[derive(Debug)]
-pub(in super::super) enum Refusal {
-    /// The attempt has been answered or abandoned.
-    NotAwaited,
-    /// It does not come from the agents that were assigned the task, or is not a valid answer.
-    Foreign(&'static str),
 }
 
 impl Driver {

@@ -3,29 +3,25 @@ use std::{future::poll_fn, sync::Arc};
 use aios_core::{
     agent::TaskFailed,
     broker::Delivery,
-    event::{Event, EventError, EventId, Payload, Timestamp},
+    event::{Event, EventError, EventId, Timestamp},
     failure::Failure,
-    store::{Append, Appended, EventStore, Expected, RunStatus, StoreError},
+    store::{Append, Appended, EventStore, Expected, StoreError},
 };
 use tracing::warn;
 
 use super::{
     Driver, Exit, InFlight, Message, acknowledge,
-    load::{exit, read_entry},
+    entries::{exit, failures, read_entry},
+    oversize::too_large,
 };
-use crate::{
-    failing::truncate,
-    workflow::{
-        engine::RunOutcome,
-        journal::{CancelRequested, Entry, Failed, JournalError, OperationFailed, Record},
-        machine::Request,
-    },
+use crate::workflow::{
+    engine::RunOutcome,
+    journal::{CancelRequested, Entry, JournalError, Record},
+    machine::Request,
 };
 
 /// Events read at once.
 const PAGE: usize = 1000;
-/// Failure code of an operation whose outcome is larger than the store accepts.
-const TOO_LARGE: &str = "EVENT_TOO_LARGE";
 
 impl Driver {
     /// Whether there are records that should be appended now instead of together with later ones.
@@ -332,90 +328,5 @@ impl Driver {
             Err(error) => return Err(exit(error)),
         }
         Ok(())
-    }
-
-    /// Replaces an oversized result with a failure; `None` if the entry is not a result, so that
-    /// the code has to change.
-    fn replace_oversized(
-        &self,
-        records: Vec<Record>,
-        id: &EventId,
-        failure: &Failure,
-    ) -> Option<Vec<Record>> {
-        let replace = |record: Record| {
-            if record.event.id != *id {
-                return Some(record);
-            }
-            if is_replaced(&record.entry) {
-                return None;
-            }
-            let entry = match record.entry {
-                Entry::StepCompleted(step) => Entry::OperationFailed(OperationFailed {
-                    operation: step.operation,
-                    name: Some(step.name),
-                    failure: failure.clone(),
-                }),
-                Entry::Completed(_) => Entry::Failed(Failed { failure: failure.clone() }),
-                Entry::Failed(end) => Entry::Failed(Failed { failure: truncate(&end.failure) }),
-                Entry::Cancelled(end) => {
-                    Entry::Cancelled(Failed { failure: truncate(&end.failure) })
-                }
-                Entry::StatusSet(_) | Entry::ChildStarted(_) | Entry::TaskAssigned(_) => {
-                    return None;
-                }
-                other => Entry::OperationFailed(OperationFailed {
-                    operation: other.operation()?,
-                    name: None,
-                    failure: failure.clone(),
-                }),
-            };
-            self.encode(entry).ok()
-        };
-        records.into_iter().map(replace).collect()
-    }
-}
-
-/// Whether an entry already replaces one that was too large. If it is too large as well, the cause
-/// is the metadata that every event of the run carries.
-fn is_replaced(entry: &Entry) -> bool {
-    match entry {
-        Entry::OperationFailed(failed) => failed.name.is_none() && failed.failure.code == TOO_LARGE,
-        Entry::Failed(end) | Entry::Cancelled(end) => end.failure == truncate(&end.failure),
-        _ => false,
-    }
-}
-
-/// The failed attempts in a part of a journal.
-pub(super) fn failures<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<(u64, TaskFailed)> {
-    let failed = entries.filter_map(|entry| match entry {
-        Entry::TaskFailed(task) => Some((entry.operation()?, task.data.clone())),
-        _ => None,
-    });
-    failed.collect()
-}
-
-pub(in super::super) fn too_large(bytes: usize, limit: usize) -> Failure {
-    let message = format!("the result has {bytes} bytes, the store takes at most {limit}");
-    Failure::new(TOO_LARGE, message)
-}
-
-impl RunOutcome {
-    /// The outcome of a run, if this entry ends it.
-    pub(super) fn from_entry(entry: &Entry) -> Option<Self> {
-        let ended = |status, result: Option<Payload>, failure: Option<Failure>| {
-            Some(Self { status, result, failure, continued_as: None })
-        };
-        match entry {
-            Entry::Completed(end) => ended(RunStatus::Completed, Some(end.result.clone()), None),
-            Entry::Failed(end) => ended(RunStatus::Failed, None, Some(end.failure.clone())),
-            Entry::Cancelled(end) => ended(RunStatus::Cancelled, None, Some(end.failure.clone())),
-            Entry::Continued(next) => Some(Self {
-                status: RunStatus::Continued,
-                result: None,
-                failure: None,
-                continued_as: Some(next.run_id.as_str().into()),
-            }),
-            _ => None,
-        }
     }
 }

@@ -18,7 +18,7 @@ use metrics::counter;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{debug, info, warn};
 
-use super::{Driver, Exit, Outgoing, acknowledge, load::exit, successor::Successor};
+use super::{Driver, Exit, Outgoing, acknowledge, entries::exit, successor::Successor};
 use crate::{
     failing::truncate,
     panic::panic_failure,

@@ -6,17 +6,16 @@ use std::{
 
 use aios_core::{
     agent::{InvalidName, Name},
-    catalog::workflow::DOMAIN,
     event::{Event, EventError, Metadata, Timestamp},
     failure::Failure,
-    store::{EventStore, RecordedEvent, RunStatus, StoreError, StreamId},
+    store::{RecordedEvent, RunStatus, StreamId},
 };
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Driver, Exit,
     children::Children,
-    commit::failures,
+    entries::{exit, failed, failures, read, read_entry, unreadable},
     outgoing::Outgoing,
     place::{self, WORKFLOW_NOT_FOUND},
     seek::recorded_attempts,
@@ -25,12 +24,10 @@ use super::{
 use crate::suggest::hint;
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
-    engine::{Engine, RunOutcome, reads::Start},
-    journal::{Blocked, Entry, Failed, JournalError, Record, Started, decode, seed_of},
+    engine::{Engine, RunOutcome},
+    journal::{Blocked, Entry, Failed, Record, Started, seed_of},
 };
 
-/// Events read at once.
-const PAGE: usize = 1000;
 /// Entries replayed before the task yields.
 const BURST: usize = 256;
 
@@ -266,47 +263,10 @@ impl Driver {
     }
 }
 
-pub(super) async fn read(engine: &Engine, stream: &StreamId) -> Result<Vec<RecordedEvent>, Exit> {
-    let Start { mut events, mut may_have_more } =
-        engine.read_start(stream).await.map_err(failed)?;
-    while may_have_more {
-        let after = events.last().map_or(0, |last| last.version);
-        let page = engine.store.read_stream(stream, after, PAGE).await.map_err(failed)?;
-        may_have_more = page.len() >= PAGE;
-        events.extend(page);
-    }
-    Ok(events)
-}
-
-fn failed(error: StoreError) -> Exit {
-    Exit::Failed(error)
-}
-
-/// The exit of a run whose journal could not be used.
-pub(super) fn exit(error: JournalError) -> Exit {
-    match error {
-        JournalError::Store(error) => Exit::Failed(error),
-        JournalError::Event(error) => Exit::Unreadable(error),
-        other => Exit::Unreadable(EventError::InvalidType { text: other.to_string() }),
-    }
-}
-
-/// Decodes an entry of a run's journal. An event of another workflow has no meaning for this run.
-pub(super) fn read_entry(workflow: &str, event: &Event) -> Result<Entry, EventError> {
-    match event.event_type.segments() {
-        (DOMAIN, other, _) if other != workflow => Ok(Entry::Other(Box::new(event.clone()))),
-        _ => decode(event),
-    }
-}
-
 /// Why a run is blocked, if it would be blocked for the same reason by this engine.
 fn blocked_here(engine: &Engine, journal: &Journal) -> Option<Failure> {
     let failure = blocked(journal.iter().map(|(entry, _)| entry));
     failure.filter(|failure| engine.is_own_failure(failure))
-}
-
-fn unreadable(error: EventError) -> Exit {
-    Exit::Unreadable(error)
 }
 
 /// Why a run is blocked, if it is, so that the same block is not recorded again. Later requests

@@ -5,10 +5,13 @@ mod answer;
 mod assignment;
 mod children;
 mod commit;
+mod entries;
 mod lifecycle;
 mod load;
 mod outgoing;
+mod oversize;
 mod place;
+mod refusal;
 mod seek;
 mod successor;
 mod unclaimed;
@@ -32,16 +35,16 @@ use aios_core::{
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
-pub(super) use self::{
-    answer::refuse,
-    assignment::{ANONYMOUS, Refusal, assignment_id, recorded},
-    commit::too_large,
-    lifecycle::run,
-    load::run_metadata,
-};
 use self::{
     assignment::Assignment, children::Children, outgoing::Outgoing, seek::RecordedAttempts,
     successor::Succession,
+};
+pub(super) use self::{
+    assignment::{assignment_id, recorded},
+    lifecycle::run,
+    load::run_metadata,
+    oversize::too_large,
+    refusal::{ANONYMOUS, Refusal, refuse},
 };
 use super::{
     Engine, Message, RunOutcome,

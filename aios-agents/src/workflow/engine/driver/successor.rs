@@ -15,8 +15,8 @@ use tracing::info;
 
 use super::{
     Driver, Exit,
-    commit::too_large,
-    load::{exit, read},
+    entries::{exit, read},
+    oversize::too_large,
 };
 use crate::workflow::{
     engine::{Engine, RunOutcome, Starting},

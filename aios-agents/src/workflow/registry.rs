@@ -2,7 +2,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use aios_core::{agent::Name, event::EventError};
 
-use crate::workflow::{Workflow, journal::Codec};
+use super::{Workflow, journal::Codec};
+
+/// Name of the workflow that runs a task outside of a workflow.
+pub(crate) const SINGLE_TASK: &str = "single_task";
 
 /// A registered workflow, and the codec of its journals.
 #[derive(Clone)]
@@ -43,7 +46,7 @@ impl Registry {
 
     /// The names of the user's workflows, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
-        let ours = |name: &&Name| name.as_str() != crate::runtime::SINGLE_TASK;
+        let ours = |name: &&Name| name.as_str() != SINGLE_TASK;
         let mut names: Vec<String> = self.0.keys().filter(ours).map(Name::to_string).collect();
         names.sort_unstable();
         names

@@ -1,0 +1,140 @@
+//! Events that a projection skips: they become dead letters, which can be applied again.
+
+use aios_core::{
+    catalog::system::{DeadLetterPosition, PROJECTION_FAILED, PROJECTION_REDRIVEN},
+    failure::Failure,
+    store::{Append, EventStore, StoreError},
+};
+use serde::Serialize;
+use tracing::{info, warn};
+
+use super::{
+    Batch, Projection, ProjectionDeadLetter,
+    error::RunnerError,
+    letters::{note, open},
+    runner::Runner,
+};
+use crate::{
+    failing::truncate,
+    workflow::{
+        engine::{Range, is_unreadable, read_range},
+        journal::Journals,
+    },
+};
+
+/// How many positions are read at once in a range with unreadable events.
+const RANGE: u64 = 500;
+
+impl<P: Projection> Runner<P> {
+    /// Applies the readable events of a range of the log. Unreadable ones become dead letters.
+    /// Returns the new position.
+    pub(super) async fn step_over(&self, position: u64) -> Result<u64, RunnerError> {
+        let store = &self.journals.store;
+        let up_to = store.head().await?.min(position.saturating_add(RANGE));
+        let Range { events, unreadable } = read_range(&**store, position, up_to, &[]).await?;
+        let mut unreadable = unreadable.into_iter().peekable();
+        let mut page = Vec::new();
+        for recorded in events {
+            while let Some((at, error)) = unreadable.next_if(|(at, _)| *at < recorded.position) {
+                self.apply_page(std::mem::take(&mut page)).await?;
+                self.skip_unreadable(at, &error).await?;
+            }
+            page.push(recorded);
+        }
+        self.apply_page(page).await?;
+        for (at, error) in unreadable {
+            self.skip_unreadable(at, &error).await?;
+        }
+        Ok(up_to)
+    }
+
+    /// Records that the unreadable event at a position is skipped. A projection that keeps its own
+    /// position advances past it.
+    async fn skip_unreadable(&self, position: u64, error: &StoreError) -> Result<(), RunnerError> {
+        let failure = Failure::from_error(error.code(), error);
+        self.record_dead_letter(ProjectionDeadLetter {
+            position,
+            event_id: String::new(),
+            event_type: String::new(),
+            failure,
+            attempts: 0,
+        })
+        .await?;
+        self.advance_past(position).await
+    }
+
+    /// Records an event that is skipped as a dead letter.
+    pub(super) async fn dead_letter(
+        &self,
+        single: &Batch,
+        failure: Failure,
+        attempts: u32,
+    ) -> Result<(), RunnerError> {
+        let Some(recorded) = single.events().first() else { return Ok(()) };
+        self.record_dead_letter(ProjectionDeadLetter {
+            position: recorded.position,
+            event_id: recorded.event.id.to_string(),
+            event_type: recorded.event.event_type.to_string(),
+            failure,
+            attempts,
+        })
+        .await
+    }
+
+    /// Records a dead letter. Truncates a failure that is larger than the store accepts.
+    async fn record_dead_letter(
+        &self,
+        mut letter: ProjectionDeadLetter,
+    ) -> Result<(), RunnerError> {
+        warn!(
+            failure = %letter.failure, projection = &*self.name, position = letter.position,
+            attempts = letter.attempts, "an event became a dead letter"
+        );
+        let name = self.name.to_string();
+        metrics::counter!("aios_projection_dead_letters_total", "projection" => name).increment(1);
+        match self.note(PROJECTION_FAILED, &letter).await {
+            Err(RunnerError::Store(StoreError::TooLarge { .. })) => {
+                letter.failure = truncate(&letter.failure);
+                self.note(PROJECTION_FAILED, &letter).await
+            }
+            noted => noted,
+        }
+    }
+
+    /// Applies a dead letter again, unless it was redriven already.
+    pub(super) async fn redrive(&self, letter: u64, position: u64) -> Result<(), RunnerError> {
+        let store = &self.journals.store;
+        if !open(&**store, &self.stream).await?.contains_key(&letter) {
+            return Ok(());
+        }
+        let found = match store.read_log(letter.saturating_sub(1), 1).await {
+            Err(error) if is_unreadable(&error) => {
+                return self.skip_unreadable(letter, &error).await;
+            }
+            found => found?.pop(),
+        };
+        let Some(recorded) = found.filter(|recorded| recorded.position == letter) else {
+            warn!(
+                projection = &*self.name,
+                position = letter,
+                "the event of a dead letter is not in the log"
+            );
+            return Ok(());
+        };
+        let batch = Batch::redriven(recorded, position);
+        match self.apply_with_retries(batch.clone()).await? {
+            Ok(()) => {
+                info!(projection = &*self.name, position = letter, "applied a dead letter");
+                self.note(PROJECTION_REDRIVEN, &DeadLetterPosition { position: letter }).await
+            }
+            Err((failure, attempts)) => self.dead_letter(&batch, failure, attempts).await,
+        }
+    }
+
+    async fn note<T: Serialize + Sync>(&self, action: &str, data: &T) -> Result<(), RunnerError> {
+        let Journals { store, clock, source, .. } = &self.journals;
+        let event = note(action, source, &**clock, data)?;
+        store.append_one(Append::new(self.stream.clone(), vec![event])).await?;
+        Ok(())
+    }
+}

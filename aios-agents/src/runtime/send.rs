@@ -1,0 +1,26 @@
+use aios_core::{event::EventId, store::StoreError};
+
+use super::{Client, RuntimeError};
+use crate::workflow::journal::{Entry, JournalError};
+
+/// Sends a signal to an existing run. A signal that was sent before, perhaps to the run that
+/// continued as this one, is not sent again.
+pub(super) async fn send(
+    client: &Client,
+    run_id: &str,
+    entry: &Entry,
+    id: &EventId,
+) -> Result<(), RuntimeError> {
+    match client.journals.append_to_current(run_id, entry, Some(id)).await {
+        Ok(reached) => client.nudge(reached),
+        Err(JournalError::Store(StoreError::DuplicateEvent { id: known })) if known == *id => {}
+        Err(error @ JournalError::Ended { .. }) => {
+            let reached = client.journals.current(run_id).await?.id;
+            if !client.journals.has_received(&reached, entry, id).await? {
+                return Err(error.into());
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! Entries that are larger than the store accepts.
+
+use aios_core::{event::EventId, failure::Failure};
+
+use super::Driver;
+use crate::{
+    failing::truncate,
+    workflow::journal::{Entry, Failed, OperationFailed, Record},
+};
+
+/// Failure code of an operation whose outcome is larger than the store accepts.
+const TOO_LARGE: &str = "EVENT_TOO_LARGE";
+
+impl Driver {
+    /// Replaces an oversized result with a failure; `None` if the entry is not a result, so that
+    /// the code has to change.
+    pub(super) fn replace_oversized(
+        &self,
+        records: Vec<Record>,
+        id: &EventId,
+        failure: &Failure,
+    ) -> Option<Vec<Record>> {
+        let replace = |record: Record| {
+            if record.event.id != *id {
+                return Some(record);
+            }
+            if is_replaced(&record.entry) {
+                return None;
+            }
+            let entry = match record.entry {
+                Entry::StepCompleted(step) => Entry::OperationFailed(OperationFailed {
+                    operation: step.operation,
+                    name: Some(step.name),
+                    failure: failure.clone(),
+                }),
+                Entry::Completed(_) => Entry::Failed(Failed { failure: failure.clone() }),
+                Entry::Failed(end) => Entry::Failed(Failed { failure: truncate(&end.failure) }),
+                Entry::Cancelled(end) => {
+                    Entry::Cancelled(Failed { failure: truncate(&end.failure) })
+                }
+                Entry::StatusSet(_) | Entry::ChildStarted(_) | Entry::TaskAssigned(_) => {
+                    return None;
+                }
+                other => Entry::OperationFailed(OperationFailed {
+                    operation: other.operation()?,
+                    name: None,
+                    failure: failure.clone(),
+                }),
+            };
+            self.encode(entry).ok()
+        };
+        records.into_iter().map(replace).collect()
+    }
+}
+
+/// Whether an entry already replaces one that was too large. If it is too large as well, the cause
+/// is the metadata that every event of the run carries.
+fn is_replaced(entry: &Entry) -> bool {
+    match entry {
+        Entry::OperationFailed(failed) => failed.name.is_none() && failed.failure.code == TOO_LARGE,
+        Entry::Failed(end) | Entry::Cancelled(end) => end.failure == truncate(&end.failure),
+        _ => false,
+    }
+}
+
+pub(in super::super) fn too_large(bytes: usize, limit: usize) -> Failure {
+    let message = format!("the result has {bytes} bytes, the store takes at most {limit}");
+    Failure::new(TOO_LARGE, message)
+}

@@ -1,0 +1,59 @@
+use aios_core::store::{Fence, Lease, OwnerId};
+
+/// An engine that can take over runs of other engines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Host {
+    fence: Fence,
+    owner: OwnerId,
+}
+
+impl Host {
+    /// Reads a guest lease.
+    pub(super) fn of(lease: &Lease) -> Self {
+        Self { fence: lease.fence(), owner: lease.owner.clone() }
+    }
+
+    /// The fence under which it advances the runs that were moved to it.
+    pub(super) fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    pub(super) fn engine(&self) -> &str {
+        self.owner.as_str().split(' ').next().unwrap_or_default()
+    }
+
+    pub(super) fn has(&self, workflow: &str, version: u32) -> bool {
+        let matches = |hosted: &str| {
+            hosted
+                .rsplit_once('@')
+                .is_some_and(|(name, number)| name == workflow && number.parse() == Ok(version))
+        };
+        self.owner.as_str().split(' ').skip(1).any(matches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_core::store::{Epoch, Shard};
+
+    use super::*;
+
+    #[test]
+    fn should_say_who_has_which_workflow() {
+        let fence = Fence { shard: Shard::guests(3), epoch: Epoch(2) };
+        let host = |owner: &str| Host { fence, owner: OwnerId::new(owner) };
+        let both = host("e1 deploy@1 deploy@12 review@2");
+        for (workflow, version, is_there) in [
+            ("deploy", 1, true),
+            ("deploy", 12, true),
+            ("deploy", 2, false),
+            ("review", 2, true),
+            ("view", 2, false),
+            ("e1", 1, false),
+        ] {
+            assert_eq!(both.has(workflow, version), is_there, "{workflow}@{version}");
+        }
+        assert_eq!((both.engine(), host("e2").engine()), ("e1", "e2"));
+        assert!(!host("e2").has("deploy", 1));
+    }
+}

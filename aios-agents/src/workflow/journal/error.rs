@@ -1,0 +1,54 @@
+use aios_core::{
+    event::EventError,
+    failure::Failure,
+    store::{RunStatus, StoreError},
+};
+
+use crate::{suggest::hint, workflow::InvalidRunId};
+
+/// Errors of reading or writing a journal.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum JournalError {
+    #[error("no workflow {workflow} is registered{}", hint("registered", workflow, registered))]
+    UnknownWorkflow { workflow: String, registered: Vec<String> },
+    #[error("there is no run {run_id}")]
+    UnknownRun { run_id: String },
+    #[error("run {run_id} has ended: it is {status}")]
+    Ended { run_id: String, status: RunStatus },
+    #[error("run {run_id} exists already")]
+    Exists { run_id: String },
+    #[error(transparent)]
+    InvalidId(#[from] InvalidRunId),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Event(#[from] EventError),
+}
+
+impl JournalError {
+    /// Whether a retry may succeed.
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_retryable(),
+            _ => false,
+        }
+    }
+
+    /// A stable code for this kind of error, which is that of the error of the runtime.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownWorkflow { .. } => "WORKFLOW_NOT_FOUND",
+            Self::UnknownRun { .. } => "RUN_NOT_FOUND",
+            Self::Ended { .. } => "RUN_ENDED",
+            Self::Exists { .. } => "RUN_EXISTS",
+            Self::InvalidId(_) => InvalidRunId::CODE,
+            Self::Store(error) => error.code(),
+            Self::Event(error) => error.code(),
+        }
+    }
+
+    /// The failure reported by a component that stops because of this error.
+    pub(crate) fn failure(&self) -> Failure {
+        Failure::from_error(self.code(), self)
+    }
+}
