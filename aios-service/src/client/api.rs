@@ -1,25 +1,15 @@
 use std::sync::Arc;
 
-use aios_core::{
-    broker::Address,
-    event::{EventError, Payload},
-    store::RecordedEvent,
-};
+use aios_core::{broker::Address, store::RecordedEvent};
 use serde::Serialize;
 
 use super::{
-    Agent, AgentQuery, Caller, ClientError, ClientOptions, DeadLetters, Engine, EventQuery,
+    Agent, AgentQuery, Caller, Client, ClientError, ClientOptions, DeadLetters, Engine, EventQuery,
     EventStream, Page, PageQuery, Publish, Run, RunHandle, RunQuery, Shard, SignalWithStart,
-    StartRun, StartTask, Task, TaskQuery, Workflow, connection::Connection, resources::Event,
+    StartRun, StartTask, Task, TaskQuery, Workflow,
+    connection::Connection,
+    convert::{encode, recorded},
 };
-
-/// A client of one service. Clones share their connections.
-///
-/// All methods that send a request are cancel safe; a request that was sent may still take effect.
-#[derive(Clone, Debug)]
-pub struct Client {
-    pub(super) connection: Arc<Connection>,
-}
 
 impl Client {
     /// Creates a client of the service at a URL: the path at which the API is mounted, such as
@@ -67,6 +57,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`] if the request fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn runs(&self, query: &RunQuery) -> Result<Page<Run>, ClientError> {
         let request = self.connection.get(&["runs"])?.with_query(query.parameters());
         self.connection.page(&request).await
@@ -77,6 +71,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`] if the request fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn tasks(&self, query: &TaskQuery) -> Result<Page<Task>, ClientError> {
         let request = self.connection.get(&["tasks"])?.with_query(query.parameters());
         self.connection.page(&request).await
@@ -87,6 +85,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `TASK_NOT_FOUND` if there is no such task.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn task_with_id(&self, id: &str) -> Result<Task, ClientError> {
         self.connection.one(&self.connection.get(&["tasks", id])?).await
     }
@@ -96,6 +98,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`] if the request fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn agents(&self, query: &AgentQuery) -> Result<Page<Agent>, ClientError> {
         let request = self.connection.get(&["agents"])?.with_query(query.parameters());
         self.connection.page(&request).await
@@ -106,6 +112,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `AGENT_NOT_FOUND` if there is no such agent.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn agent(&self, id: &str) -> Result<Agent, ClientError> {
         self.connection.one(&self.connection.get(&["agents", id])?).await
     }
@@ -115,6 +125,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`] if the request fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn workflows(&self, page: &PageQuery) -> Result<Page<Workflow>, ClientError> {
         let request = self.connection.get(&["workflows"])?.with_query(page.parameters());
         self.connection.page(&request).await
@@ -125,6 +139,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `WORKFLOW_NOT_FOUND` if there is no such workflow.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn workflow(&self, id: &str) -> Result<Workflow, ClientError> {
         self.connection.one(&self.connection.get(&["workflows", id])?).await
     }
@@ -136,6 +154,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`] if the request fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn log(
         &self,
         query: &EventQuery,
@@ -171,6 +193,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`] if the request fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn engines(&self, page: &PageQuery) -> Result<Page<Engine>, ClientError> {
         let request = self.connection.get(&["engines"])?.with_query(page.parameters());
         self.connection.page(&request).await
@@ -181,6 +207,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`] if the request fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn shards(&self) -> Result<Vec<Shard>, ClientError> {
         Ok(self.connection.page(&self.connection.get(&["shards"])?).await?.items)
     }
@@ -190,20 +220,11 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `UNAUTHENTICATED` if the credentials are not valid.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn me(&self) -> Result<Caller, ClientError> {
         self.connection.one(&self.connection.get(&["me"])?).await
     }
-}
-
-/// Encodes an argument. A fault is reported when the request is awaited.
-pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Payload, EventError> {
-    Payload::encode(value)
-}
-
-/// A page of events with their places in the log.
-pub(super) fn recorded(page: Page<Event>) -> Result<Page<RecordedEvent>, ClientError> {
-    let Page { items, next, unreadable } = page;
-    let items: Result<_, _> = items.into_iter().map(Event::recorded).collect();
-    let invalid = |reason| ClientError::InvalidResponse { reason, request_id: None };
-    Ok(Page { items: items.map_err(invalid)?, next, unreadable })
 }

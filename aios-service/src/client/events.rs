@@ -16,9 +16,9 @@ use tracing::{debug, warn};
 use super::{
     Client, ClientError, Event,
     connection::{MAX_BODY_BYTES, Resource, attributes, unreachable},
+    convert::traced,
     query::Parameters,
     server_events::{Message, Parser},
-    start::traced,
 };
 
 /// How long a stream may be silent. The service sends a comment every 15 s.

@@ -34,6 +34,7 @@
 
 mod api;
 mod connection;
+mod convert;
 mod dead_letters;
 mod error;
 mod events;
@@ -44,8 +45,10 @@ mod run;
 mod server_events;
 mod start;
 
+use std::sync::Arc;
+
+use self::connection::Connection;
 pub use self::{
-    api::Client,
     dead_letters::DeadLetters,
     error::{ClientError, ResultError},
     events::{EventStream, Publish},
@@ -55,3 +58,11 @@ pub use self::{
     run::RunHandle,
     start::{SignalWithStart, StartRun, StartTask},
 };
+
+/// A client of one service. Clones share their connections.
+///
+/// All methods that send a request are cancel safe; a request that was sent may still take effect.
+#[derive(Clone, Debug)]
+pub struct Client {
+    connection: Arc<Connection>,
+}

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::{
     Client, ClientError, EventStream, Page, PageQuery, ResultError, Run,
-    api::{encode, recorded},
+    convert::{encode, recorded},
     resources::RunResult,
 };
 
@@ -43,6 +43,10 @@ impl RunHandle {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `RUN_NOT_FOUND` if there is no such run.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn status(&self) -> Result<Run, ClientError> {
         let connection = &self.client.connection;
         connection.one(&connection.get(&["runs", &self.id])?).await
@@ -74,6 +78,10 @@ impl RunHandle {
     /// # Errors
     ///
     /// As [`result`](Self::result).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn result_within<T: DeserializeOwned>(
         &self,
         wait: Duration,
@@ -107,6 +115,10 @@ impl RunHandle {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `RUN_NOT_FOUND` if there is no such run.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn journal(&self, page: &PageQuery) -> Result<Page<RecordedEvent>, ClientError> {
         let connection = &self.client.connection;
         let request = connection.get(&["runs", &self.id, "journal"])?;
@@ -126,6 +138,10 @@ impl RunHandle {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `RUN_ENDED` if the run has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have sent the request.
     pub async fn signal<T: Serialize + ?Sized>(
         &self,
         name: &str,
@@ -146,6 +162,10 @@ impl RunHandle {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `RUN_ENDED` if the run has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have sent the request.
     pub async fn cancel(&self, reason: &str) -> Result<(), ClientError> {
         self.act("cancel", &json!({ "reason": reason })).await
     }
@@ -155,6 +175,10 @@ impl RunHandle {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `RUN_ENDED` if the run has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have sent the request.
     pub async fn pause(&self) -> Result<(), ClientError> {
         self.act("pause", &Value::Object(Map::new())).await
     }
@@ -164,6 +188,10 @@ impl RunHandle {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `RUN_ENDED` if the run has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have sent the request.
     pub async fn resume(&self) -> Result<(), ClientError> {
         self.act("resume", &Value::Object(Map::new())).await
     }
@@ -175,6 +203,10 @@ impl RunHandle {
     ///
     /// [`ClientError::Service`] with `OPERATION_NOT_FOUND` if the journal has no such operation, and
     /// with `RUN_EXISTS` if a run with the new id exists.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have started the new run.
     pub async fn fork(&self, operation: u64, new_id: Option<&str>) -> Result<Self, ClientError> {
         let new_id = new_id.map_or_else(|| EventId::generate().to_string(), ToOwned::to_owned);
         let body = json!({ "operation": operation, "run_id": new_id });

@@ -6,10 +6,9 @@ use aios_core::{
     BoxFuture,
     event::{EventError, EventId, Payload, Timestamp},
 };
-use axum::http::HeaderValue;
 use serde::Serialize;
 
-use super::{Client, ClientError, Run, RunHandle, connection::Request};
+use super::{Client, ClientError, Run, RunHandle, connection::Request, convert::traced};
 
 /// Starts a run. Await it.
 #[derive(Debug)]
@@ -263,18 +262,6 @@ impl IntoFuture for StartTask {
 /// The id that was set, or a new one, which is the same in every attempt.
 fn id(given: Option<String>) -> String {
     given.unwrap_or_else(|| EventId::generate().to_string())
-}
-
-/// Adds a trace context to a request.
-pub(super) fn traced(
-    request: Request,
-    traceparent: Option<String>,
-) -> Result<Request, ClientError> {
-    let Some(traceparent) = traceparent else { return Ok(request) };
-    let value = HeaderValue::try_from(traceparent).map_err(|error| {
-        ClientError::InvalidArgument { name: "the trace context", reason: error.to_string() }
-    })?;
-    Ok(request.with_header("traceparent", value))
 }
 
 async fn started(client: &Client, request: Request) -> Result<RunHandle, ClientError> {

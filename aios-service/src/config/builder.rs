@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Fault, FaultKind, Origin, Settings, SettingsError,
+    Entry, Fault, FaultKind, Origin, SettingsError,
     check::check,
     entries::entries,
     environment::{CONFIG_DIR, ENV, Environment, Meaning, meaning},
@@ -27,6 +27,46 @@ use super::{
 
 /// The folder of the files, relative to the current one.
 const FOLDER: &str = "config";
+
+/// The settings of a service: the sections that every service has, and those of your own types.
+///
+/// `Debug` writes the values with their origins, without secrets.
+#[derive(Clone)]
+pub struct Settings {
+    pub(super) environment: Option<String>,
+    pub(super) common: Common,
+    pub(super) sections: BTreeMap<String, AnySection>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) ignored: Vec<String>,
+    pub(super) others: Vec<String>,
+    pub(super) source: Arc<SettingsBuilder>,
+}
+
+impl Settings {
+    /// Loads the settings that every service has, from the folder `config` and the environment of the
+    /// process. The same as `Settings::builder().load()`.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`] with all faults of all layers.
+    pub fn load() -> Result<Self, SettingsError> {
+        Self::builder().load()
+    }
+
+    /// Begins settings with sections of your own.
+    pub fn builder() -> SettingsBuilder {
+        SettingsBuilder::default()
+    }
+
+    /// Reads all layers again, as these settings were loaded. It reads files and blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`] with all faults of all layers.
+    pub fn reload(&self) -> Result<Self, SettingsError> {
+        SettingsBuilder::clone(&self.source).load()
+    }
+}
 
 /// Describes the settings of a program, and loads them.
 #[derive(Clone, Debug, Default)]

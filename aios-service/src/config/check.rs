@@ -8,8 +8,8 @@ use super::{
     nearest::nearest,
     node::{Content, Node, display},
     reference::literal,
-    schema::Shape,
     secret_url::has_password,
+    shape::Shape,
 };
 
 pub(super) fn check(

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::schema::Shape;
+use super::shape::Shape;
 
 /// How many characters of a value are shown.
 const SHOWN: usize = 40;

@@ -9,9 +9,10 @@ use super::{
     describe::plain,
     node::{Node, display},
     resolve::Resolved,
-    schema::{Schema, Shape},
+    schema::Schema,
     secret::MASK,
     secret_url::SecretUrl,
+    shape::Shape,
 };
 
 /// How deep defaults are looked for.

@@ -9,7 +9,8 @@ use super::{
     Fault, FaultKind, Origin,
     nearest::{distance, nearest},
     node::display,
-    schema::{Schema, Shape},
+    schema::Schema,
+    shape::Shape,
 };
 
 pub(super) const PREFIX: &str = "AIOS_";

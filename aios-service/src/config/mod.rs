@@ -123,11 +123,12 @@ mod secret_url;
 mod section;
 mod sections;
 mod settings;
+mod shape;
 mod validate;
 mod yaml;
 
 pub use self::{
-    builder::SettingsBuilder,
+    builder::{Settings, SettingsBuilder},
     change::Change,
     duration::{HumanDuration, InvalidDuration},
     entries::Entry,
@@ -140,5 +141,4 @@ pub use self::{
         LogFormat, LogLevel, LogOutput, LogSettings, MetricsSettings, OpenAiSettings,
         ProcessSettings, RateLimitSettings, RedisSettings, Role, ShutdownSettings,
     },
-    settings::Settings,
 };

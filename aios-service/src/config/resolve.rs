@@ -10,9 +10,9 @@ use super::{
     environment::Environment,
     node::{Content, Node, display},
     reference::{ReferenceError, substitute},
-    schema::Shape,
     secret::MASK,
     secret_url,
+    shape::Shape,
 };
 
 /// The values, and what must be known about them to report faults.

@@ -1,51 +1,12 @@
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::fmt;
 
 use super::{
     AgentSettings, AnthropicSettings, BrokerSettings, Change, DatabaseSettings, Entry,
     HttpSettings, LogSettings, MetricsSettings, OpenAiSettings, Origin, ProcessSettings,
-    RedisSettings, SettingsBuilder, SettingsError, ShutdownSettings, change::changes,
-    section::AnySection, sections::Common,
+    RedisSettings, Settings, ShutdownSettings, change::changes,
 };
 
-/// The settings of a service: the sections that every service has, and those of your own types.
-///
-/// `Debug` writes the values with their origins, without secrets.
-#[derive(Clone)]
-pub struct Settings {
-    pub(super) environment: Option<String>,
-    pub(super) common: Common,
-    pub(super) sections: BTreeMap<String, AnySection>,
-    pub(super) entries: Vec<Entry>,
-    pub(super) ignored: Vec<String>,
-    pub(super) others: Vec<String>,
-    pub(super) source: Arc<SettingsBuilder>,
-}
-
 impl Settings {
-    /// Loads the settings that every service has, from the folder `config` and the environment of the
-    /// process. The same as `Settings::builder().load()`.
-    ///
-    /// # Errors
-    ///
-    /// [`SettingsError`] with all faults of all layers.
-    pub fn load() -> Result<Self, SettingsError> {
-        Self::builder().load()
-    }
-
-    /// Begins settings with sections of your own.
-    pub fn builder() -> SettingsBuilder {
-        SettingsBuilder::default()
-    }
-
-    /// Reads all layers again, as these settings were loaded. It reads files and blocks.
-    ///
-    /// # Errors
-    ///
-    /// [`SettingsError`] with all faults of all layers.
-    pub fn reload(&self) -> Result<Self, SettingsError> {
-        SettingsBuilder::clone(&self.source).load()
-    }
-
     /// The values that differ from those of `before`, sorted by key. Secrets, passwords of URLs and
     /// variables in texts are not compared, because their values are not shown.
     #[must_use]
@@ -126,7 +87,7 @@ impl Settings {
     }
 
     /// A section of your own type. `None` if
-    /// [`with_section`](SettingsBuilder::with_section) was not called with this name and this type.
+    /// [`with_section`](super::SettingsBuilder::with_section) was not called with this name and this type.
     #[must_use]
     pub fn section<T: 'static>(&self, name: &str) -> Option<&T> {
         self.sections.get(name)?.downcast_ref()

@@ -19,7 +19,7 @@ use axum::{
 };
 use tracing::{error, info};
 
-use super::{ApiError, finish::RequestId, state::Api, trace::metadata};
+use super::{ApiError, Audit, request_id::RequestId, state::Api, trace::metadata};
 use crate::auth::Identity;
 
 /// How long an audit event may take to be stored.
@@ -28,26 +28,6 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest text that is taken from a request, in characters.
 const MAX_TEXT: usize = 500;
-
-/// Where the audit events of an API go. Each call that may change something, which is every request
-/// with another method than GET, HEAD and OPTIONS, leaves one when it has ended, whatever its
-/// outcome.
-///
-/// Calls without valid credentials and calls above the rate limit leave none, so that no caller can fill
-/// the log with them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Audit {
-    /// Into the log, as the event `system.api.called` with the data
-    /// [`ApiCalled`] in the stream `system/audit/<date>`. The
-    /// answer is sent once the event is stored. If it cannot be stored within 5 s, the caller gets the
-    /// answer all the same, because the call has had its effect, and the event is written to the log
-    /// lines of the process as an error.
-    #[default]
-    Events,
-    /// To the log lines of the process alone, at level `INFO`. This saves a commit for each call.
-    LogLines,
-}
 
 /// Records a call once it has ended, also if its client or the time limit ended it.
 pub(crate) async fn audit(State(api): State<Api>, request: Request, next: Next) -> Response {

@@ -1,11 +1,10 @@
 //! The outermost layer: ids of requests, timeouts, panics, and the shape of every error.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, time::Duration};
 
-use aios_core::event::EventId;
 use axum::{
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -15,32 +14,10 @@ use tracing::{error, warn};
 use super::{
     ApiError,
     envelope::{ErrorBody, ErrorDocument, ErrorMeta, json},
+    request_id::{REQUEST_ID, RequestId},
     state::Api,
     trace::{TRACE_RESPONSE, Trace},
 };
-
-const REQUEST_ID: &str = "x-request-id";
-/// Longest id of a request that is taken from the client.
-const MAX_ID_BYTES: usize = 100;
-
-/// The id of a request: that of the client if it is usable, or a new one.
-#[derive(Clone, Debug)]
-pub(crate) struct RequestId(pub(crate) Arc<str>);
-
-impl RequestId {
-    fn of(headers: &HeaderMap) -> Self {
-        let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
-        let is_usable = |id: &&str| {
-            !id.is_empty()
-                && id.len() <= MAX_ID_BYTES
-                && id.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_.:".contains(&it))
-        };
-        match given.filter(is_usable) {
-            Some(id) => Self(id.into()),
-            None => Self(EventId::generate().to_string().into()),
-        }
-    }
-}
 
 pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());

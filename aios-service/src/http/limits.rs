@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use super::{ApiOptions, RateLimit};
+use super::RateLimit;
 
 /// The limits of requests to an [`api`](super::api), which may change while it runs. Clones share
 /// their values. A request in progress keeps those with which it began.
@@ -18,12 +18,8 @@ struct Values {
 }
 
 impl Limits {
-    pub(super) fn new() -> Self {
-        Self::of(Values {
-            max_body_bytes: ApiOptions::DEFAULT_MAX_BODY_BYTES,
-            request_timeout: ApiOptions::DEFAULT_REQUEST_TIMEOUT,
-            rate_limit: None,
-        })
+    pub(super) fn new(max_body_bytes: usize, request_timeout: Duration) -> Self {
+        Self::of(Values { max_body_bytes, request_timeout, rate_limit: None })
     }
 
     fn of(values: Values) -> Self {

@@ -50,6 +50,7 @@ mod openapi_3_0;
 mod options;
 mod page;
 mod rate_limit;
+mod request_id;
 mod runs;
 mod schema;
 mod server;
@@ -71,22 +72,21 @@ use utoipa_axum::router::OpenApiRouter;
 pub(crate) use self::error::ApiError;
 #[cfg(feature = "tls")]
 pub use self::server::{InvalidCertificate, Tls};
-pub use self::{
-    audit::Audit,
-    cors::{Cors, InvalidOrigin},
-    health::health,
-    limits::Limits,
-    options::ApiOptions,
-    rate_limit::{InvalidRateLimit, RateLimit},
-    server::{ServeOptions, serve, serve_with},
-    shutdown::Shutdown,
-};
 use self::{
     authorize::authenticate,
     finish::{finish, not_found},
     idempotency::idempotent,
     openapi::Documents,
     state::Api,
+};
+pub use self::{
+    cors::{Cors, InvalidOrigin},
+    health::health,
+    limits::Limits,
+    options::{ApiOptions, Audit},
+    rate_limit::{InvalidRateLimit, RateLimit},
+    server::{ServeOptions, serve, serve_with},
+    shutdown::Shutdown,
 };
 
 /// Creates the router of the API. Mount it at any path beside your own routes:

@@ -17,6 +17,7 @@ use super::{
     envelope::{ErrorDocument, VERSION},
     extract::Query,
     idempotency, inputs,
+    openapi_3_0::{downgrade, set},
     state::Api,
     status,
 };
@@ -40,7 +41,7 @@ pub(super) struct Documents {
 impl Documents {
     pub(super) fn new(document: &utoipa::openapi::OpenApi) -> Self {
         let v31 = finished(serde_json::to_value(document).unwrap_or_default());
-        let v30 = super::openapi_3_0::downgrade(&v31);
+        let v30 = downgrade(&v31);
         Self { v31: format!("{v31:#}\n"), v30: format!("{v30:#}\n") }
     }
 
@@ -143,27 +144,29 @@ fn add_errors(path: &str, method: &str, operation: &mut Value) {
         let reference = json!({ "$ref": format!("#/components/responses/Error{status}") });
         responses.entry(status.to_string()).or_insert(reference);
     }
-    for status in ["201", "202"] {
-        if let Some(response) = responses.get_mut(status).filter(|_| method == "post") {
-            let location = json!({
-                "description": "Where the resource is, if it can be found.",
-                "schema": { "type": "string" },
-            });
-            set(response, &["headers", "location"], location);
-        }
+    if method == "post" {
+        add_headers_of_post(responses);
     }
     if TAGGED.contains(&(method, path)) {
         add_etag(method, responses);
     }
-    if method == "post" {
-        let replayed = json!({
-            "description": "`true` if the request was answered before, because of its `Idempotency-Key`.",
-            "schema": { "type": "string", "enum": ["true"] },
-        });
-        for (status, response) in responses.iter_mut() {
-            if status.starts_with('2') {
-                set(response, &["headers", idempotency::REPLAYED], replayed.clone());
-            }
+}
+
+fn add_headers_of_post(responses: &mut Map<String, Value>) {
+    let location = json!({
+        "description": "Where the resource is, if it can be found.",
+        "schema": { "type": "string" },
+    });
+    let replayed = json!({
+        "description": "`true` if the request was answered before, because of its `Idempotency-Key`.",
+        "schema": { "type": "string", "enum": ["true"] },
+    });
+    for (status, response) in responses {
+        if ["201", "202"].contains(&status.as_str()) {
+            set(response, &["headers", "location"], location.clone());
+        }
+        if status.starts_with('2') {
+            set(response, &["headers", idempotency::REPLAYED], replayed.clone());
         }
     }
 }
@@ -223,20 +226,6 @@ fn add_parameter(operation: &mut Value, parameter: Value) {
     let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
     if let Some(parameters) = parameters.as_array_mut() {
         parameters.push(parameter);
-    }
-}
-
-/// Sets the value at a path, and creates the objects on the way.
-pub(super) fn set(value: &mut Value, path: &[&str], new: Value) {
-    let Some((key, rest)) = path.split_first() else {
-        *value = new;
-        return;
-    };
-    if !value.is_object() {
-        *value = json!({});
-    }
-    if let Some(fields) = value.as_object_mut() {
-        set(fields.entry(*key).or_insert(Value::Null), rest, new);
     }
 }
 

@@ -4,8 +4,6 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use super::openapi::set;
-
 /// Rewrites a document of OpenAPI 3.1 as one of 3.0: types with `null` become `nullable`, `const`
 /// becomes `enum`, `examples` of schemas become `example`, and scopes of schemes that are not OAuth2
 /// move to `x-required-permissions`.
@@ -114,6 +112,20 @@ fn rewrite_schema(fields: &mut Map<String, Value>, types: &Types) {
     }
     if fields.contains_key("$ref") {
         fields.retain(|key, _| key == "$ref");
+    }
+}
+
+/// Sets the value at a path, and creates the objects on the way.
+pub(super) fn set(value: &mut Value, path: &[&str], new: Value) {
+    let Some((key, rest)) = path.split_first() else {
+        *value = new;
+        return;
+    };
+    if !value.is_object() {
+        *value = json!({});
+    }
+    if let Some(fields) = value.as_object_mut() {
+        set(fields.entry(*key).or_insert(Value::Null), rest, new);
     }
 }
 

@@ -2,8 +2,28 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
 
-use super::{Audit, Cors, Limits, RateLimit, Shutdown};
+use super::{Cors, Limits, RateLimit, Shutdown};
 use crate::auth::{Anonymous, Authenticator};
+
+/// Where the audit events of an API go. Each call that may change something, which is every request
+/// with another method than GET, HEAD and OPTIONS, leaves one when it has ended, whatever its
+/// outcome.
+///
+/// Calls without valid credentials and calls above the rate limit leave none, so that no caller can fill
+/// the log with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Audit {
+    /// Into the log, as the event `system.api.called` with the data
+    /// [`ApiCalled`](aios_core::catalog::system::ApiCalled) in the stream `system/audit/<date>`. The
+    /// answer is sent once the event is stored. If it cannot be stored within 5 s, the caller gets the
+    /// answer all the same, because the call has had its effect, and the event is written to the log
+    /// lines of the process as an error.
+    #[default]
+    Events,
+    /// To the log lines of the process alone, at level `INFO`. This saves a commit for each call.
+    LogLines,
+}
 
 /// Options of [`api`](super::api).
 #[derive(Clone, Debug)]
@@ -34,7 +54,7 @@ impl ApiOptions {
             audit: Audit::default(),
             clock: Arc::new(SystemClock),
             cors: Cors::none(),
-            limits: Limits::new(),
+            limits: Limits::new(Self::DEFAULT_MAX_BODY_BYTES, Self::DEFAULT_REQUEST_TIMEOUT),
             stream_lifetime: Self::DEFAULT_STREAM_LIFETIME,
             shutdown: Shutdown::new(),
         }

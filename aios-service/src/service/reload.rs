@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use super::start::rate_limit;
 use crate::{
     config::{Change, Settings, SettingsError},
-    http::Limits,
+    http::{Limits, RateLimit},
     telemetry::LogControl,
 };
 
@@ -124,4 +123,11 @@ pub(super) fn on_signal(reload: &Arc<Reload>) -> std::io::Result<Option<Task>> {
 #[cfg(not(unix))]
 pub(super) fn on_signal(_: &Arc<Reload>) -> std::io::Result<Option<Task>> {
     Ok(None)
+}
+
+pub(super) fn rate_limit(settings: &Settings) -> Result<Option<RateLimit>, SettingsError> {
+    let key = "http.rate_limit";
+    let limit = settings.http().rate_limit.map(|it| RateLimit::new(it.requests, it.per.get()));
+    let origin = settings.origin("http.rate_limit.requests");
+    limit.transpose().map_err(|error| SettingsError::refused(key, origin, error.to_string()))
 }

@@ -9,7 +9,7 @@ use tracing::{debug, info};
 use super::{
     Routes, RunningService, Service, ServiceError,
     connect::Part,
-    reload::{self, Reload},
+    reload::{self, Reload, rate_limit},
     running::Serving,
 };
 use crate::{
@@ -174,11 +174,4 @@ async fn open_broker(
 fn url(url: Option<&SecretUrl>, key: &str, variable: &str) -> Result<String, SettingsError> {
     let missing = || SettingsError::missing(key, "a URL such as memory://", variable);
     url.map(|url| url.expose().to_owned()).ok_or_else(missing)
-}
-
-pub(super) fn rate_limit(settings: &Settings) -> Result<Option<RateLimit>, SettingsError> {
-    let key = "http.rate_limit";
-    let limit = settings.http().rate_limit.map(|it| RateLimit::new(it.requests, it.per.get()));
-    let origin = settings.origin("http.rate_limit.requests");
-    limit.transpose().map_err(|error| SettingsError::refused(key, origin, error.to_string()))
 }

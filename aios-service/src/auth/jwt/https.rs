@@ -12,11 +12,18 @@ use hyper_util::{
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-use super::InvalidIssuerUrl;
 use crate::auth::AuthError;
 
 /// Longest document that is read, in bytes.
 const MAX_BYTES: usize = 512 * 1024;
+
+/// A URL from which no keys can be fetched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("keys cannot be fetched: {reason}")]
+pub struct InvalidIssuerUrl {
+    /// The reason.
+    pub reason: String,
+}
 
 /// An HTTP client that trusts the certificates that the system trusts.
 #[derive(Clone, Debug)]

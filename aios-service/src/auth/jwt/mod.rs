@@ -15,13 +15,16 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use aios_core::event::Timestamp;
 use async_trait::async_trait;
 
-#[cfg(feature = "oidc")]
-pub use self::remote::{InvalidIssuerUrl, OidcKeys, UrlKeys};
 pub use self::source::{FileKeys, KeySetDocument, KeySource, StaticKeys};
 use self::{
     cache::{KeyCache, Policy},
     claims::Claims,
     token::Token,
+};
+#[cfg(feature = "oidc")]
+pub use self::{
+    https::InvalidIssuerUrl,
+    remote::{OidcKeys, UrlKeys},
 };
 use super::{AuthError, Authenticator, Credentials, Identity, Permission, Permissions};
 

@@ -5,21 +5,13 @@ use axum::http::Uri;
 use serde::Deserialize;
 
 use super::{
-    https::{HttpsClient, secure},
+    https::{HttpsClient, InvalidIssuerUrl, secure},
     source::{KeySetDocument, KeySource},
 };
 use crate::auth::AuthError;
 
 /// Path of the discovery document of an issuer.
 const DISCOVERY: &str = "/.well-known/openid-configuration";
-
-/// A URL from which no keys can be fetched.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("keys cannot be fetched: {reason}")]
-pub struct InvalidIssuerUrl {
-    /// The reason.
-    pub reason: String,
-}
 
 /// A key set at a URL.
 ///

@@ -1,7 +1,4 @@
-use aios_core::{
-    clock::{Clock, SystemClock},
-    event::Timestamp,
-};
+use aios_core::clock::{Clock, SystemClock};
 use serde_json::Value;
 use tracing::{
     Event, Subscriber,
@@ -94,9 +91,4 @@ fn put(values: &mut Vec<(&'static str, Value)>, name: &'static str, value: &Valu
     if !values.iter().any(|(known, _)| *known == name) {
         values.push((name, value.clone()));
     }
-}
-
-/// The time of a line that this crate writes itself.
-pub(super) fn now() -> Timestamp {
-    SystemClock.now()
 }

@@ -1,6 +1,9 @@
 use std::fmt::Write;
 
-use aios_core::event::Timestamp;
+use aios_core::{
+    clock::{Clock, SystemClock},
+    event::Timestamp,
+};
 use serde_json::Value;
 use tracing::Level;
 
@@ -89,6 +92,11 @@ fn one_line(text: &str) -> String {
         false => String::from(it),
     };
     text.chars().map(shown).collect()
+}
+
+/// The time of a line that this crate writes itself.
+pub(super) fn now() -> Timestamp {
+    SystemClock.now()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::{
 use aios_core::clock::{Clock, SystemClock};
 use tracing::Level;
 
-use super::{layer::now, line::Line};
+use super::line::{Line, now};
 
 /// Most lines that wait.
 const MAX_LINES: usize = 8_192;
