@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::{
     calls::OutputWriter,
-    convert::{arguments::build_event, errors::ErrorInfo, fence_pair, json},
+    convert::{errors::ErrorInfo, event::build_event, fence_pair, json},
     python::{MakeArguments, PyFunction, PythonExecutors, TaskHooks},
 };
 

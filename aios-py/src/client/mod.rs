@@ -26,8 +26,9 @@ use self::start::{StartRequest, TaskCall, TaskRun};
 use crate::{
     calls::{Answer, Calls},
     convert::{
-        arguments::{AgentArg, RetryArg, WorkflowArg, build_event},
+        arguments::{AgentArg, RetryArg, WorkflowArg},
         errors::ErrorInfo,
+        event::build_event,
         json, optional_seconds, seconds,
     },
     llm::LlmAgentArg,

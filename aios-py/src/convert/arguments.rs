@@ -5,12 +5,11 @@ use std::sync::Arc;
 use aios_agents::{agent::AgentDefinition, workflow::Workflow};
 use aios_core::{
     agent::{DynAgent, Name},
-    event::Event,
     retry::RetryPolicy,
 };
 use pyo3::{exceptions::PyValueError, prelude::*};
 
-use super::{errors::ErrorInfo, json, seconds};
+use super::{errors::ErrorInfo, seconds};
 use crate::{
     agent::PyAgent,
     python::{LoopPulse, PyFunction, PythonExecutors, ThreadPool},
@@ -38,17 +37,6 @@ impl RetryArg {
     pub(crate) fn policy_or_default(py: Python<'_>, retry: Option<Self>) -> PyResult<RetryPolicy> {
         retry.map_or_else(|| Ok(RetryPolicy::default()), |retry| retry.into_policy(py))
     }
-}
-
-/// Builds an event from its type and Python data.
-pub(crate) fn build_event(
-    data: &Bound<'_, PyAny>,
-    event_type: &str,
-    source: Arc<str>,
-) -> PyResult<Event> {
-    let written = json::write(data)?;
-    let event = event_type.parse().and_then(|event_type| Event::new(event_type, source, &written));
-    event.map_err(|error| ErrorInfo::from(error).into_error(data.py()))
 }
 
 /// `aios._agent.BoundAgent`.

@@ -2,6 +2,7 @@
 
 pub(crate) mod arguments;
 pub(crate) mod errors;
+pub(crate) mod event;
 pub(crate) mod json;
 pub(crate) mod records;
 

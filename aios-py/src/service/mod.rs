@@ -6,11 +6,12 @@ mod gate;
 mod listen;
 mod options;
 mod remote;
+mod requests;
 
 pub(crate) use self::{
     api::NativeApi,
     exchange::NativeExchange,
-    gate::Requests,
     options::hash_api_key,
     remote::{NativeRemoteClient, RemoteEventStream, RemoteRunHandle},
+    requests::Requests,
 };

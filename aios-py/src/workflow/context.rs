@@ -16,15 +16,15 @@ use pyo3::{
 };
 
 use super::{
-    CoroutineFuture, Operation,
+    Operation,
+    coroutine::{CoroutineFuture, MakeNative},
     operation::{Call, Operations},
 };
 use crate::{
     client::parameters_of,
     convert::{
-        arguments::{RetryArg, build_event},
-        errors::ErrorInfo,
-        fence_pair, json, optional_seconds, seconds,
+        arguments::RetryArg, errors::ErrorInfo, event::build_event, fence_pair, json,
+        optional_seconds, seconds,
     },
     python::{MakeArguments, PyFunction, PythonExecutors},
 };
@@ -45,6 +45,11 @@ impl NativeWorkflowContext {
         executors: Option<Arc<PythonExecutors>>,
     ) -> Self {
         Self { context, operations, executors }
+    }
+
+    /// The argument of a coroutine.
+    pub(super) fn into_argument(self) -> MakeNative {
+        Box::new(move |py| Ok(Py::new(py, self)?.into_any()))
     }
 
     fn request(
@@ -227,7 +232,9 @@ impl NativeWorkflowContext {
         self.context.compensate(name, move |context| async move {
             let operations = Arc::new(Operations::default());
             let native = Self::new(context, Arc::clone(&operations), executors);
-            CoroutineFuture::new(begin, native, Payload::null(), operations).await.map(drop)
+            CoroutineFuture::new(begin, native.into_argument(), Payload::null(), operations)
+                .await
+                .map(drop)
         });
         Ok(())
     }

@@ -10,7 +10,7 @@ use aios_agents::workflow::WorkflowError;
 use aios_core::event::Payload;
 use pyo3::{exceptions::PyStopIteration, prelude::*, sync::PyOnceLock};
 
-use super::{NativeWorkflowContext, Operations, Pending};
+use super::{Operations, Pending};
 use crate::convert::{
     errors::{invalid_output, task_error},
     json,
@@ -29,7 +29,7 @@ pub(super) struct CoroutineFuture {
 enum State {
     New {
         begin: Py<PyAny>,
-        native: NativeWorkflowContext,
+        native: MakeNative,
         input: Payload,
     },
     /// `aios._driver.Driver` around the coroutine.
@@ -37,12 +37,15 @@ enum State {
     Done,
 }
 
+/// Creates the native context that the coroutine gets.
+pub(super) type MakeNative = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
+
 type Outcome = Result<Payload, WorkflowError>;
 
 impl CoroutineFuture {
     pub(super) fn new(
         begin: Py<PyAny>,
-        native: NativeWorkflowContext,
+        native: MakeNative,
         input: Payload,
         operations: Arc<Operations>,
     ) -> Self {
@@ -76,7 +79,7 @@ impl CoroutineFuture {
         match std::mem::replace(&mut self.state, State::Done) {
             State::New { begin, native, input } => {
                 let input = json::read(py, input.as_str())?;
-                let driver = make.bind(py).call1((begin, native, input))?;
+                let driver = make.bind(py).call1((begin, native(py)?, input))?;
                 self.state = State::Running(driver.clone().unbind());
                 Ok(driver)
             }

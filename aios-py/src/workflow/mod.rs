@@ -44,7 +44,7 @@ impl Workflow for PyWorkflow {
         let native =
             NativeWorkflowContext::new(context, Arc::clone(&operations), self.executors.clone());
         let begin = Python::attach(|py| self.begin.clone_ref(py));
-        Box::pin(CoroutineFuture::new(begin, native, input, operations))
+        Box::pin(CoroutineFuture::new(begin, native.into_argument(), input, operations))
     }
 
     /// The waker that [`Operations`] keeps.

@@ -1,0 +1,110 @@
+//! The requests of a session, which end before its runtime does.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aios_agents::Runtime;
+use aios_core::clock::{Clock, SystemClock};
+use aios_service::http::{Shutdown, api, health};
+use axum::Router;
+use tokio::{sync::watch, task::JoinHandle};
+use tracing::warn;
+
+use super::options::ApiArguments;
+
+/// How long requests may take to end once they were told to.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The routers of a session, and the requests in progress.
+pub(crate) struct Requests {
+    shutdown: Shutdown,
+    /// Each request in progress has a receiver; `true` ends them.
+    cut: watch::Sender<bool>,
+    routers: Mutex<HashMap<u64, Router>>,
+    servers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A request in progress.
+pub(super) struct Entry {
+    pub(super) router: Router,
+    pub(super) cut: watch::Receiver<bool>,
+}
+
+impl Requests {
+    pub(crate) fn new() -> Self {
+        let (shutdown, cut) = (Shutdown::new(), watch::Sender::new(false));
+        Self { shutdown, cut, routers: Mutex::default(), servers: Mutex::default() }
+    }
+
+    pub(super) fn shutdown(&self) -> Shutdown {
+        self.shutdown.clone()
+    }
+
+    pub(super) fn add_server(&self, server: JoinHandle<()>) {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).push(server);
+    }
+
+    /// Enters as a request in progress.
+    pub(super) fn enter(&self, runtime: &Arc<Runtime>, arguments: &ApiArguments) -> Entry {
+        let cut = self.cut.subscribe();
+        Entry { router: self.router(runtime, arguments), cut }
+    }
+
+    /// How many requests are in progress.
+    pub(super) fn in_progress(&self) -> usize {
+        self.cut.receiver_count()
+    }
+
+    fn routers(&self) -> MutexGuard<'_, HashMap<u64, Router>> {
+        self.routers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn router(&self, runtime: &Arc<Runtime>, arguments: &ApiArguments) -> Router {
+        let create = || {
+            let options = arguments.options().with_shutdown(self.shutdown.clone());
+            let api = api(Arc::clone(runtime), options);
+            let router = match arguments.prefix.as_str() {
+                "" => api,
+                prefix => Router::new().nest(prefix, api),
+            };
+            match arguments.has_health {
+                true => router.merge(health(Arc::clone(runtime), self.shutdown.clone())),
+                false => router,
+            }
+        };
+        self.routers().entry(arguments.serial).or_insert_with(create).clone()
+    }
+
+    /// Ends all requests: streams and waiting ones at once, others within `limit`. No router is left
+    /// that refers to the runtime.
+    pub(crate) async fn close(&self, limit: Duration) {
+        self.shutdown.begin();
+        self.routers().clear();
+        let clock = SystemClock;
+        tokio::select! {
+            biased;
+            () = self.cut.closed() => {}
+            () = clock.sleep(limit) => {
+                warn!(?limit, "HTTP requests did not end in time; they are cut off");
+                self.cut.send_replace(true);
+                tokio::select! {
+                    biased;
+                    () = self.cut.closed() => {}
+                    () = clock.sleep(GRACE) => {}
+                }
+            }
+        }
+        let servers =
+            std::mem::take(&mut *self.servers.lock().unwrap_or_else(PoisonError::into_inner));
+        for mut server in servers {
+            tokio::select! {
+                biased;
+                _ = &mut server => {}
+                () = clock.sleep(GRACE) => server.abort(),
+            }
+        }
+    }
+}
