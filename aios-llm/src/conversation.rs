@@ -45,6 +45,10 @@ impl Conversation {
     /// # Errors
     ///
     /// Errors of the store; an event of the journal cannot be decoded.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn of(run: &RunHandle) -> Result<Self, RuntimeError> {
         let (mut events, mut after) = (Vec::new(), 0);
         loop {

@@ -52,6 +52,10 @@ impl<I, O> WorkflowRef<I, O> {
     /// # Errors
     ///
     /// [`RuntimeError::UnknownRun`] if this workflow has no such run; errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn handle(
         &self,
         runtime: &Runtime,

@@ -32,6 +32,10 @@ impl ProjectionHandle {
     /// # Errors
     ///
     /// Errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn position(&self) -> Result<u64, RuntimeError> {
         Ok(self.journals.store.load_checkpoint(self.stream.as_str()).await?)
     }
@@ -41,6 +45,10 @@ impl ProjectionHandle {
     /// # Errors
     ///
     /// Errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn lag(&self) -> Result<u64, RuntimeError> {
         let position = self.position().await?;
         Ok(self.journals.store.head().await?.saturating_sub(position))
@@ -51,6 +59,10 @@ impl ProjectionHandle {
     /// # Errors
     ///
     /// Errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn dead_letters(
         &self,
         after: u64,
@@ -67,6 +79,10 @@ impl ProjectionHandle {
     ///
     /// [`RuntimeError::UnknownDeadLetter`] if the event at that position is not a dead letter;
     /// errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have recorded the request.
     pub async fn redrive(&self, position: u64) -> Result<(), RuntimeError> {
         let Journals { store, clock, source, .. } = &self.journals;
         if !open(&**store, &self.stream).await?.contains_key(&position) {

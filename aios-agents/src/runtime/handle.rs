@@ -140,6 +140,10 @@ impl RunHandle {
     /// # Errors
     ///
     /// Errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn status(&self) -> Result<RunRecord, RuntimeError> {
         let mut row = self.client.journals.current(&self.run_id).await?;
         if matches!(row.status, RunStatus::Running | RunStatus::Cancelling) {
@@ -178,6 +182,10 @@ impl RunHandle {
     /// # Errors
     ///
     /// See [`signal`](Self::signal).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`signal`](Self::signal).
     pub async fn cancel(&self, reason: impl Into<String>) -> Result<(), RuntimeError> {
         let entry = Entry::CancelRequested(CancelRequested { reason: reason.into() });
         self.command(entry, |status| status == RunStatus::Cancelling).await
@@ -191,6 +199,10 @@ impl RunHandle {
     ///
     /// See [`signal`](Self::signal). [`RuntimeError::RunCancelling`] if the run is being cancelled,
     /// because a cancellation can't be paused.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`signal`](Self::signal).
     pub async fn pause(&self) -> Result<(), RuntimeError> {
         self.command(Entry::Paused, |status| status == RunStatus::Paused).await
     }
@@ -198,6 +210,10 @@ impl RunHandle {
     /// Resumes a paused run, and retries a blocked one. Has no effect on other runs.
     ///
     /// # Errors
+    ///
+    /// See [`signal`](Self::signal).
+    ///
+    /// # Cancel safety
     ///
     /// See [`signal`](Self::signal).
     pub async fn resume(&self) -> Result<(), RuntimeError> {
@@ -242,6 +258,10 @@ impl RunHandle {
     /// # Errors
     ///
     /// Errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn journal(
         &self,
         after: u64,
@@ -284,6 +304,10 @@ impl RunHandle {
     /// [`RuntimeError::UnknownOperation`] if the journal has no such operation;
     /// [`RuntimeError::RunExists`] if the new id is taken; [`RuntimeError::InvalidRunId`] if the
     /// new id is invalid; errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have started the new run.
     pub async fn fork(
         &self,
         operation: u64,

@@ -127,6 +127,10 @@ impl Runtime {
     ///
     /// [`RuntimeError::UnknownRun`] if there is none; [`RuntimeError::InvalidRunId`] if the id is
     /// invalid; errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn handle(&self, run_id: &str) -> Result<RunHandle, RuntimeError> {
         let client = self.client()?;
         run_id::check_existing(run_id)?;

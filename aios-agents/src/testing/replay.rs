@@ -33,6 +33,10 @@ pub enum ReplayError {
 /// # Errors
 ///
 /// See [`ReplayError`].
+///
+/// # Cancel safety
+///
+/// Cancel safe.
 pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<(), ReplayError> {
     let entries: Vec<Entry> = journal.iter().map(decode).collect::<Result<_, _>>()?;
     let (Some(Entry::Started(started)), Some(first)) = (entries.first(), journal.first()) else {

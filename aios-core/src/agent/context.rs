@@ -313,6 +313,11 @@ impl TaskContext {
     /// # Errors
     ///
     /// The first error of a stream.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call does not wait for the same streams again when it is repeated. Their output
+    /// is stored all the same.
     pub async fn flush_streams(&self) -> Result<(), OutputError> {
         let opened = std::mem::take(
             &mut *self.streams.0.opened.lock().unwrap_or_else(PoisonError::into_inner),

@@ -79,6 +79,10 @@ pub trait DynAgent: Send + Sync + 'static {
     /// # Errors
     ///
     /// See [`Agent::process_task`].
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`Agent::process_task`].
     async fn process_task(
         &self,
         context: &TaskContext,

@@ -53,6 +53,10 @@ pub trait DeadLetters: Send + Sync {
     /// # Errors
     ///
     /// Errors reported by the broker.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, BrokerError>;
 
     /// Sends dead letters back to their group or mailbox, with a fresh count of attempts, and
@@ -61,6 +65,10 @@ pub trait DeadLetters: Send + Sync {
     /// # Errors
     ///
     /// Errors reported by the broker; letters that were not sent back stay.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may have sent some of the letters back. None is lost.
     async fn redrive(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError>;
 
     /// Deletes dead letters, and returns how many.
@@ -68,6 +76,10 @@ pub trait DeadLetters: Send + Sync {
     /// # Errors
     ///
     /// Errors reported by the broker; letters that were not deleted stay.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may have deleted some of the letters.
     async fn purge(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError>;
 
     /// How many events of the group or mailbox wait to be delivered. Those that were delivered and
@@ -77,5 +89,9 @@ pub trait DeadLetters: Send + Sync {
     ///
     /// [`BrokerError::UnknownAddress`] if the group or mailbox no longer exists; errors of the
     /// broker.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn waiting(&self) -> Result<u64, BrokerError>;
 }

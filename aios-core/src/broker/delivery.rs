@@ -38,6 +38,10 @@ pub enum Settlement {
 pub trait Acknowledger: Send + Sync {
     /// Settles the delivery. Returns when the broker has accepted the settlement, as far as its
     /// protocol confirms that.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled settlement may or may not have reached the broker.
     async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError>;
 
     /// Releases without waiting; called when a delivery is dropped.
@@ -76,6 +80,10 @@ impl Delivery {
     /// # Errors
     ///
     /// If the broker could not be reached. The event is then redelivered.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`settle`](Self::settle).
     pub async fn ack(self) -> Result<(), BrokerError> {
         self.settle(Settlement::Ack).await
     }
@@ -85,6 +93,10 @@ impl Delivery {
     /// # Errors
     ///
     /// If the broker could not be reached. The event is then redelivered.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`settle`](Self::settle).
     pub async fn retry(
         self,
         after: Option<Duration>,
@@ -98,6 +110,10 @@ impl Delivery {
     /// # Errors
     ///
     /// If the broker could not be reached. The event is then redelivered.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`settle`](Self::settle).
     pub async fn dead_letter(self, reason: impl Into<String> + Send) -> Result<(), BrokerError> {
         self.settle(Settlement::DeadLetter { reason: reason.into() }).await
     }
@@ -107,6 +123,10 @@ impl Delivery {
     /// # Errors
     ///
     /// If the broker could not be reached. The event is then redelivered.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`settle`](Self::settle).
     pub async fn release(self) -> Result<(), BrokerError> {
         self.settle(Settlement::Release).await
     }

@@ -11,6 +11,10 @@ pub trait BrokerExt: Broker {
     /// # Errors
     ///
     /// See [`Broker::publish`].
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`Broker::publish`].
     async fn publish_event(&self, event: Event) -> Result<(), BrokerError> {
         self.publish_one(Publish::new(event)).await
     }
@@ -18,6 +22,10 @@ pub trait BrokerExt: Broker {
     /// Publishes one event.
     ///
     /// # Errors
+    ///
+    /// See [`Broker::publish`].
+    ///
+    /// # Cancel safety
     ///
     /// See [`Broker::publish`].
     async fn publish_one(&self, publish: Publish) -> Result<(), BrokerError> {

@@ -100,6 +100,10 @@ pub trait Broker: Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`BrokerError::UnknownAddress`] if it was never declared.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn dead_letters(&self, address: &Address) -> Result<Box<dyn DeadLetters>, BrokerError>;
 
     /// Watches the state of the connection, beginning with the current state.
@@ -112,5 +116,9 @@ pub trait Broker: Debug + Send + Sync + 'static {
     ///
     /// [`BrokerError::Timeout`] if deliveries were still unsettled after `deadline`; they are
     /// released. The broker is closed in any case.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may have ended consuming and not have disconnected. Call it again.
     async fn close(&self, deadline: Duration) -> Result<(), BrokerError>;
 }

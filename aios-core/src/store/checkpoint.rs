@@ -10,6 +10,10 @@ pub trait Checkpoints: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn load_checkpoint(&self, reader: &str) -> Result<u64, StoreError>;
 
     /// Records that `reader` has processed everything up to `position`. Never moves back: a
@@ -18,5 +22,9 @@ pub trait Checkpoints: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have saved the position. Repeating it is safe.
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError>;
 }

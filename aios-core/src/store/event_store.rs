@@ -41,6 +41,10 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn read_stream(
         &self,
         stream: &StreamId,
@@ -55,6 +59,10 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn read_streams(
         &self,
         streams: &[StreamId],
@@ -72,6 +80,10 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError>;
 
     /// The events of the log with a position above `after` and up to `up_to`, in order, without
@@ -82,6 +94,10 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn read_log_except(
         &self,
         after: u64,
@@ -108,6 +124,10 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn head(&self) -> Result<u64, StoreError>;
 
     /// Waits until the log has an event with a position above `after`, and returns the position of

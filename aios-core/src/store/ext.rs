@@ -25,6 +25,10 @@ pub trait EventStoreExt: EventStore {
     /// # Errors
     ///
     /// See [`EventStore::append`].
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`EventStore::append`].
     async fn append_one(&self, append: Append) -> Result<Appended, StoreError> {
         self.append(vec![append]).await.pop().unwrap_or(Err(StoreError::Closed))
     }

@@ -61,6 +61,11 @@ pub trait Leases: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend. A shard with another owner is not an error; it is left out.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may have taken leases, which stay until they expire. The next call of this
+    /// owner returns them.
     async fn acquire(
         &self,
         shards: &[Shard],
@@ -74,6 +79,10 @@ pub trait Leases: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have extended the leases.
     async fn renew(
         &self,
         leases: &[Lease],
@@ -85,6 +94,10 @@ pub trait Leases: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have released the leases. Repeating it is safe.
     async fn release(&self, leases: &[Lease]) -> Result<(), StoreError>;
 
     /// Every lease that has not expired.
@@ -92,6 +105,10 @@ pub trait Leases: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn leases(&self) -> Result<Vec<Lease>, StoreError>;
 
     /// Waits until leases were released more often than `seen`, and returns the current count,

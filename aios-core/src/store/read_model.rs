@@ -16,6 +16,10 @@ pub trait ReadModels: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn agents(
         &self,
         filter: &AgentFilter,
@@ -27,6 +31,10 @@ pub trait ReadModels: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn tasks(
         &self,
         filter: &TaskFilter,
@@ -38,6 +46,10 @@ pub trait ReadModels: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn workflows(&self, page: &PageRequest) -> Result<Page<WorkflowRecord>, StoreError>;
 
     /// A page of runs.
@@ -45,6 +57,10 @@ pub trait ReadModels: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn runs(
         &self,
         filter: &RunFilter,
@@ -56,6 +72,10 @@ pub trait ReadModels: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn run_summaries(
         &self,
         filter: &RunFilter,
@@ -73,6 +93,10 @@ pub trait ReadModels: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may have recorded some of the agents. Repeating it is safe.
     async fn touch_agents(
         &self,
         agent_ids: &[String],
@@ -86,6 +110,10 @@ pub trait ReadModels: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend; the tables are then unchanged.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call has rebuilt all tables, or changed none.
     async fn rebuild(&self) -> Result<(), StoreError>;
 
     /// The recorded waits of runs, if the store supports them. Without them, which is the default,

@@ -51,6 +51,10 @@ pub trait Waits: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend; any of the waits may have been recorded then.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may have recorded any of the waits. Repeating it is safe.
     async fn note_waits(&self, waits: &[Wait]) -> Result<(), StoreError>;
 
     /// Removes the recorded waits of runs if the fence still proves that the writer owns them.
@@ -58,6 +62,10 @@ pub trait Waits: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend; any of the waits may have been removed then.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may have removed any of the waits. Repeating it is safe.
     async fn forget_waits(&self, runs: &[(Arc<str>, Fence)]) -> Result<(), StoreError>;
 
     /// The runs of shards that have to be woken up to a given time, the earliest first and those of
@@ -69,6 +77,10 @@ pub trait Waits: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn due_runs(
         &self,
         shards: &[Shard],
@@ -83,6 +95,10 @@ pub trait Waits: Send + Sync + 'static {
     /// # Errors
     ///
     /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     async fn unsettled_runs(
         &self,
         shards: &[Shard],

@@ -99,6 +99,11 @@ pub trait Authenticator: Debug + Send + Sync + 'static {
     ///
     /// [`AuthError`] if the request has such credentials and they are not valid or cannot be
     /// checked. No further authenticator is asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future is dropped when the client disconnects or the request takes too long, so it must
+    /// be cancel safe.
     async fn authenticate(
         &self,
         credentials: Credentials<'_>,

@@ -28,6 +28,10 @@ impl DeadLetters {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `UNKNOWN_ADDRESS` if there is no such group or mailbox.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, ClientError> {
         let connection = &self.client.connection;
         let request = connection.get(&["dead-letters", self.kind, &self.name])?;
@@ -41,6 +45,10 @@ impl DeadLetters {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `UNKNOWN_ADDRESS` if there is no such group or mailbox.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may have sent letters back. None is lost.
     pub async fn redrive(&self, filter: &DeadLetterFilter) -> Result<u64, ClientError> {
         self.act("redrive", filter).await
     }
@@ -50,6 +58,10 @@ impl DeadLetters {
     /// # Errors
     ///
     /// [`ClientError::Service`] with `UNKNOWN_ADDRESS` if there is no such group or mailbox.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may have deleted letters.
     pub async fn purge(&self, filter: &DeadLetterFilter) -> Result<u64, ClientError> {
         self.act("purge", filter).await
     }

@@ -69,6 +69,10 @@ impl TaskClient {
     /// # Errors
     ///
     /// [`AgentError::Broker`] if the broker refuses the mailbox.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`Broker::subscribe`].
     pub async fn new(
         broker: Arc<dyn Broker>,
         clock: Arc<dyn Clock>,

@@ -143,6 +143,11 @@ impl AgentHost {
     ///
     /// Returns an error if a definition or option is invalid, or if broker or store refuse
     /// permanently.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call drops the agents and subscriptions that it has created. Agents that are
+    /// recorded in the store stay recorded.
     pub async fn start(
         broker: Arc<dyn Broker>,
         clock: Arc<dyn Clock>,

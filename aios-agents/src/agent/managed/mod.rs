@@ -204,6 +204,10 @@ impl ManagedAgents {
     /// # Errors
     ///
     /// [`ManagedAgentError::Unknown`] if there is no such agent; errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn get(&self, id: &str) -> Result<ManagedAgent, ManagedAgentError> {
         let record = self.row(id).await?.ok_or_else(|| unknown(id))?;
         let found = Definition::read(&*self.store, id).await?;
@@ -216,6 +220,10 @@ impl ManagedAgents {
     /// # Errors
     ///
     /// Errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn types(&self) -> Result<Vec<AgentType>, ManagedAgentError> {
         let mut types = types::of_agents(&*self.store).await?;
         for (name, registered) in &self.local {

@@ -94,6 +94,10 @@ impl FakeProvider {
     /// # Errors
     ///
     /// Errors of opening a port.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn start(replies: impl IntoIterator<Item = FakeReply>) -> io::Result<Self> {
         Self::start_on(0, replies).await
     }
@@ -103,6 +107,10 @@ impl FakeProvider {
     /// # Errors
     ///
     /// Errors of opening the port.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn start_on(
         port: u16,
         replies: impl IntoIterator<Item = FakeReply>,
@@ -116,6 +124,10 @@ impl FakeProvider {
     /// # Errors
     ///
     /// Errors of opening a port.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
     pub async fn respond_with(
         responder: impl Fn(&FakeRequest) -> FakeReply + Send + Sync + 'static,
     ) -> io::Result<Self> {
