@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use aios_core::store::{Store, StoreError};
 
-use crate::{any::AnyStore, memory::MemoryStore};
+use crate::{any::AnyStore, memory::MemoryStore, schema_version::SchemaVersion};
 
 /// Opens the store that a URL names. [`AnyStore::connect`] does the same and keeps the operations that
 /// only adapters have.
@@ -95,6 +95,55 @@ async fn postgres(_url: &str) -> Result<AnyStore, StoreError> {
 fn not_compiled_in(feature: &str) -> StoreError {
     StoreError::InvalidConfiguration {
         reason: format!("aios-store was built without its feature `{feature}`"),
+    }
+}
+
+/// Reads the version of the schema of the store that a URL names. Unlike [`connect`](crate::connect), it
+/// migrates nothing, creates nothing, and reads a SQLite file that another process has open.
+///
+/// # Errors
+///
+/// [`StoreError::InvalidConfiguration`] if the URL is invalid, or names a store in memory. Otherwise the
+/// error that the store reports.
+///
+/// # Cancel safety
+///
+/// Cancel safe: nothing is written.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let url = format!("sqlite:{}", folder.path().join("new.db").display());
+/// # #[cfg(feature = "sqlite")]
+/// # {
+/// assert!(aios_store::schema_version(&url).await?.is_outdated());
+/// aios_store::connect(&url).await?; // migrates
+/// assert!(!aios_store::schema_version(&url).await?.is_outdated());
+/// # }
+/// # Ok(())
+/// # }
+/// ```
+pub async fn schema_version(url: &str) -> Result<SchemaVersion, StoreError> {
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        #[cfg(feature = "sqlite")]
+        Some("sqlite") => crate::sqlite::schema_version(&url.parse()?).await,
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => {
+            let options = crate::postgres::PostgresOptions::new(url)?;
+            crate::postgres::PostgresStore::schema_version(options).await
+        }
+        Some("memory") => {
+            let reason = "a store in memory has no schema".to_owned();
+            Err(StoreError::InvalidConfiguration { reason })
+        }
+        // Explains what is wrong with the URL.
+        _ => match AnyStore::connect(url).await {
+            Ok(_) => Ok(SchemaVersion { found: 0, known: 0 }),
+            Err(error) => Err(error),
+        },
     }
 }
 

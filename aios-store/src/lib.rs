@@ -96,8 +96,8 @@ mod verify;
 
 pub use self::{
     any::AnyStore,
-    connect::connect,
+    connect::{connect, schema_version},
     retention::{ExpiredEvents, Retention},
-    schema_version::{SchemaVersion, schema_version},
+    schema_version::SchemaVersion,
     verify::{Verification, VerifyFault, verify},
 };

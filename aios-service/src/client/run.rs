@@ -223,6 +223,10 @@ impl RunHandle {
     /// [`ClientError::Service`] with `RUN_NOT_FAILED` if the run has not failed, with
     /// `NO_FAILED_OPERATION` if none of its operations has failed, and with `RUN_EXISTS` if a run with
     /// the new id exists.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have started the new run.
     pub async fn retry(&self, new_id: Option<&str>) -> Result<Self, ClientError> {
         let new_id = new_id.map_or_else(|| EventId::generate().to_string(), ToOwned::to_owned);
         let body = json!({ "run_id": new_id });

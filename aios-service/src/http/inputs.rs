@@ -4,7 +4,7 @@
 use aios_core::store::RunStatus;
 use serde_json::{Map, Value, json};
 
-use super::{openapi::set, page};
+use super::{openapi_3_0::set, page};
 
 /// Shortest timeout of a task, in seconds.
 pub(super) const SHORTEST_TIMEOUT_SECONDS: f64 = 0.001;

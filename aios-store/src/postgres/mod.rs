@@ -75,7 +75,7 @@ pub use self::{
     options::{Pooler, PostgresOptions},
 };
 pub use crate::retention::{ExpiredEvents, Retention};
-use crate::{SchemaVersion, sync};
+use crate::{schema_version::SchemaVersion, sync};
 
 /// A store in a PostgreSQL database. Clones share the connections and the writer.
 ///

@@ -4,7 +4,7 @@ use aios_core::store::StoreError;
 use sqlx::{Connection, Executor, PgConnection};
 
 use super::{connection::Sql, error::is_undefined};
-use crate::SchemaVersion;
+use crate::schema_version::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
 const MIGRATIONS: [(&str, &str); 14] = [

@@ -15,7 +15,7 @@ use super::{
     options::Location,
     schema::{known, open_reader, versions},
 };
-use crate::SchemaVersion;
+use crate::schema_version::SchemaVersion;
 
 /// Writes a copy of a database to a new file, and returns its size in bytes. The copy is the database at
 /// one moment; another process may have it open and may append in the meantime. The copy appears under

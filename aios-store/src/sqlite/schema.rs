@@ -4,7 +4,7 @@ use aios_core::{event::Timestamp, store::StoreError};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::{error::store_error, options::SqliteOptions};
-use crate::SchemaVersion;
+use crate::schema_version::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
 const MIGRATIONS: [(&str, &str); 7] = [

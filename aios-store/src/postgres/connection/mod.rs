@@ -34,7 +34,7 @@ use super::{
     options::{Pooler, PostgresOptions, Source},
     schema::{MIGRATION_LIMIT, MigrateError, Schema, migrate, outdated, versions},
 };
-use crate::SchemaVersion;
+use crate::schema_version::SchemaVersion;
 
 /// How much longer than the server's statement timeout the client waits, so that an error of the server
 /// arrives before the client gives up.
