@@ -113,7 +113,7 @@ impl Settings {
     }
 
     /// The sections of the files that were left unread; see
-    /// [`with_other_sections`](SettingsBuilder::with_other_sections).
+    /// [`with_other_sections`](super::SettingsBuilder::with_other_sections).
     #[must_use]
     pub fn other_sections(&self) -> &[String] {
         &self.others
