@@ -162,6 +162,16 @@ async fn should_not_begin_a_run_whose_predecessor_did_not_continue() {
     assert_eq!(error.failure().unwrap().code, "NOT_CONTINUED");
     assert!(!BEGUN.load(Ordering::SeqCst));
     assert_eq!(run.status().await.unwrap().id, "t");
+    assert_names_its_run(&void, "t~r2").await;
+}
+
+/// Every event in the journal of a run names the run.
+async fn assert_names_its_run(run: &RunHandle, id: &str) {
+    for recorded in run.journal(0, 100).await.unwrap() {
+        let event = recorded.event;
+        assert_eq!(event.metadata.run_id.as_deref(), Some(id), "{}", event.event_type);
+        assert!(event.metadata.correlation_id.is_some(), "{}", event.event_type);
+    }
 }
 
 /// A signal that arrives between the two appends of a continuation is taken once.
@@ -220,6 +230,7 @@ async fn should_take_inherited_signals_before_later_ones() {
     }
     let run = start.await.unwrap();
     assert_eq!(result::<Vec<u32>>(&run).await.unwrap(), in_order());
+    assert_names_its_run(&run, "c~r5").await;
 }
 
 /// Runs of an earlier chain under the same first id still exist: the next free number follows.

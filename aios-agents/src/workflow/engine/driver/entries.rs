@@ -1,9 +1,11 @@
-//! Reads the journal of a run.
+//! Reads the journal of a run, and what its later events have in common.
+
+use std::sync::Arc;
 
 use aios_core::{
     agent::TaskFailed,
     catalog::workflow::DOMAIN,
-    event::{Event, EventError, Payload},
+    event::{Event, EventError, Metadata, Payload},
     failure::Failure,
     store::{EventStore, RecordedEvent, RunStatus, StoreError, StreamId},
 };
@@ -81,5 +83,20 @@ impl RunOutcome {
             }),
             _ => None,
         }
+    }
+}
+
+/// The metadata of a run's events: that of its start, with the start as their cause.
+pub(in super::super) fn run_metadata(started: &Event, run_id: &Arc<str>) -> Metadata {
+    let theirs = &started.metadata;
+    Metadata {
+        correlation_id: theirs.correlation_id.clone().or_else(|| Some(Arc::clone(run_id))),
+        causation_id: Some(started.id.to_string().into()),
+        user_id: theirs.user_id.clone(),
+        traceparent: theirs.traceparent.clone(),
+        tracestate: theirs.tracestate.clone(),
+        run_id: Some(Arc::clone(run_id)),
+        extra: theirs.extra.clone(),
+        ..Metadata::default()
     }
 }

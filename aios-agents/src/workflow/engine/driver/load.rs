@@ -6,7 +6,7 @@ use std::{
 
 use aios_core::{
     agent::{InvalidName, Name},
-    event::{Event, EventError, Metadata, Timestamp},
+    event::{EventError, Metadata, Timestamp},
     failure::Failure,
     store::{RecordedEvent, RunStatus, StreamId},
 };
@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     Driver, Exit,
     children::Children,
-    entries::{exit, failed, failures, read, read_entry, unreadable},
+    entries::{exit, failed, failures, read, read_entry, run_metadata, unreadable},
     outgoing::Outgoing,
     place::{self, WORKFLOW_NOT_FOUND},
     seek::recorded_attempts,
@@ -290,19 +290,4 @@ fn cancel_request(entry: &Entry) -> Option<String> {
 fn is_scheduled_later(engine: &Engine, started: &Started, journal: &Journal) -> bool {
     let begun = |(entry, _): &(Entry, Timestamp)| entry.operation().is_some();
     started.start_at.is_some_and(|at| at > engine.clock.now()) && !journal.iter().any(begun)
-}
-
-/// The metadata of a run's events: that of its start, with the start as their cause.
-pub(in super::super) fn run_metadata(started: &Event, run_id: &Arc<str>) -> Metadata {
-    let theirs = &started.metadata;
-    Metadata {
-        correlation_id: theirs.correlation_id.clone().or_else(|| Some(Arc::clone(run_id))),
-        causation_id: Some(started.id.to_string().into()),
-        user_id: theirs.user_id.clone(),
-        traceparent: theirs.traceparent.clone(),
-        tracestate: theirs.tracestate.clone(),
-        run_id: Some(Arc::clone(run_id)),
-        extra: theirs.extra.clone(),
-        ..Metadata::default()
-    }
 }

@@ -41,8 +41,8 @@ use self::{
 };
 pub(super) use self::{
     assignment::{assignment_id, recorded},
+    entries::run_metadata,
     lifecycle::run,
-    load::run_metadata,
     oversize::too_large,
     refusal::{ANONYMOUS, Refusal, refuse},
 };

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use aios_core::{
-    event::{Event, EventId},
+    event::{Event, EventId, Metadata},
     failure::Failure,
     store::{Append, Fence, RecordedEvent, RunRecord, RunStatus, StoreError, StreamId},
 };
@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::{
     Driver, Exit,
-    entries::{exit, read},
+    entries::{exit, read, run_metadata},
     oversize::too_large,
 };
 use crate::workflow::{
@@ -255,7 +255,8 @@ async fn inherited(
         let entry = Entry::Signaled(Signaled { inherited: true, ..signal });
         let id = EventId::derive(&format!("{}/inherited/{}", first.event.id, event.id));
         let copy = codec.encode(entry, engine.clock.now())?.event;
-        Ok(copy.with_id(id).with_metadata(event.metadata))
+        let run_id = first.stream.run_id().map(Arc::from);
+        Ok(copy.with_id(id).with_metadata(Metadata { run_id, ..event.metadata }))
     };
     untaken.map(|(_, signal)| copy(signal)).collect()
 }
@@ -263,7 +264,7 @@ async fn inherited(
 /// Cancels a run whose predecessor did not continue.
 async fn cancel_orphan(
     engine: &Engine,
-    run_id: &str,
+    run_id: &Arc<str>,
     stream: &StreamId,
     first: &RecordedEvent,
     predecessor: &Predecessor,
@@ -273,7 +274,7 @@ async fn cancel_orphan(
     let Predecessor { run_id: other, .. } = predecessor;
     let message = format!("run {other}, which was to continue as this one, is {status}");
     let failure = Failure::new(NOT_CONTINUED, message);
-    info!(run = run_id, predecessor = %other, %status, "cancelled a run whose predecessor did not continue");
+    info!(run = %run_id, predecessor = %other, %status, "cancelled a run whose predecessor did not continue");
     let end = Entry::Cancelled(Failed { failure: failure.clone() });
     let codec = match engine.journals.codec(first.event.event_type.entity()) {
         Ok(codec) => codec,
@@ -283,7 +284,8 @@ async fn cancel_orphan(
         Ok(record) => record,
         Err(error) => return Exit::Unreadable(error),
     };
-    let append = Append::new(stream.clone(), vec![record.event]).with_fence(fence);
+    let event = record.event.with_metadata(run_metadata(&first.event, run_id));
+    let append = Append::new(stream.clone(), vec![event]).with_fence(fence);
     let (status, failure) = (RunStatus::Cancelled, Some(failure));
     match engine.store.append_one(append).await {
         Ok(_) => Exit::Ended(RunOutcome { status, result: None, failure, continued_as: None }),
