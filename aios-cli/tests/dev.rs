@@ -7,15 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Dev, Program, send};
-
-/// A service, and a program that uses it.
-fn service() -> (Dev, Program) {
-    let program = Program::new();
-    let dev = Dev::start(&program, &[]);
-    let program = program.with_variable("AIOS_API_URL", &dev.url);
-    (dev, program)
-}
+use crate::support::{Dev, Program, send, service};
 
 #[test]
 fn should_start_signal_and_show_runs() {

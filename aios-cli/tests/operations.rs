@@ -7,14 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{Dev, Program};
-
-fn service() -> (Dev, Program) {
-    let program = Program::new();
-    let dev = Dev::start(&program, &[]);
-    let program = program.with_variable("AIOS_API_URL", &dev.url);
-    (dev, program)
-}
+use crate::support::{Program, service};
 
 #[test]
 fn should_list_agents_tasks_and_engines() {

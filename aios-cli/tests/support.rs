@@ -118,3 +118,11 @@ pub(crate) fn send(child: &Child, signal: &str) {
     let status = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
 }
+
+/// A service, and a program that uses it.
+pub(crate) fn service() -> (Dev, Program) {
+    let program = Program::new();
+    let dev = Dev::start(&program, &[]);
+    let program = program.with_variable("AIOS_API_URL", &dev.url);
+    (dev, program)
+}

@@ -112,7 +112,7 @@ fn of_body(name: &str, schema: &mut Value) {
     }
 }
 
-/// A text of at most so many bytes.
+/// The schema of a text that matches `pattern` and has at most `max` characters.
 fn text(pattern: &str, max: usize) -> Value {
     json!({ "pattern": pattern, "minLength": 1, "maxLength": max })
 }
