@@ -4,16 +4,14 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::{Dev, Program};
+use crate::support::{Program, service};
 
 /// A URL at which nothing listens.
 const CLOSED: &str = "http://127.0.0.1:1/api/v1";
 
 #[test]
 fn should_name_what_does_not_exist() {
-    let program = Program::new();
-    let dev = Dev::start(&program, &[]);
-    let program = program.with_variable("AIOS_API_URL", &dev.url);
+    let (dev, program) = service();
     for arguments in [
         &["run", "nothing"][..],
         &["run", "nothing", "--wait"],
@@ -28,6 +26,8 @@ fn should_name_what_does_not_exist() {
     ] {
         assert!(program.fails(arguments, 3).contains("RUN_NOT_FOUND"), "{arguments:?}");
     }
+    let outside = dev.url.replace("/api/v1", "");
+    assert!(program.fails(&["--url", &outside, "runs"], 1).contains("such as /api/v1?"));
     assert!(program.fails(&["start", "welcom"], 3).contains("welcome"));
     let error = program.fails(&["run", "nothing", "--json"], 3);
     let error: Value = serde_json::from_str(&error).unwrap();

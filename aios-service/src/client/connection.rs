@@ -283,7 +283,10 @@ async fn refusal(response: Response) -> ClientError {
             ("SERVICE_UNREACHABLE".to_owned(), message, Value::Null)
         }
         Err(_) => {
-            let reason = format!("it has the status {status} and no error of the API");
+            let reason = format!(
+                "it has the status {status} and no error of the API; does the URL name the API, \
+                 up to and including its prefix such as /api/v1?"
+            );
             return ClientError::InvalidResponse { reason, request_id };
         }
     };

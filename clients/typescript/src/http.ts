@@ -255,7 +255,8 @@ async function refusal(response: Response): Promise<AiosError> {
       const init = { code: "SERVICE_UNREACHABLE", status: response.status, ...extra };
       return new AiosError(message, init);
     }
-    return invalid(response, message);
+    const remedy = "does the URL name the API, up to and including its prefix such as /api/v1?";
+    return invalid(response, `${message}; ${remedy}`);
   }
   const { code, message, details } = error;
   return new AiosError(message, { code, details, status: response.status, ...id(response), ...extra });
