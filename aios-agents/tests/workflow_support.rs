@@ -19,7 +19,7 @@ use aios_store::{
 };
 
 /// The longest that a test waits.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Answers twice the number, and counts how often it was asked.
 #[derive(Clone, Default)]
