@@ -1,7 +1,8 @@
-"""Checks the compose file, the objects of Kubernetes with every overlay, and the alerts.
+"""Checks the compose file, the objects of Kubernetes, and the alerts.
 
-Runs in ``.ci/deploy``. Every object is validated against the schemas of several versions of Kubernetes;
-objects of operators (KEDA, Prometheus) have none there, and are listed instead.
+Runs in ``.ci/deploy``. The overlays of kustomize and the chart of Helm describe the same objects. Every
+object is validated against the schemas of several versions of Kubernetes; objects of operators (KEDA,
+Prometheus) have none there, and are listed instead.
 """
 
 from __future__ import annotations
@@ -17,10 +18,21 @@ import kubernetes_validate
 import yaml
 
 DEPLOY = Path(__file__).resolve().parent
+CHART = DEPLOY / "helm/aios"
 GUIDE = DEPLOY.parent / "docs/guide/pages"
 VERSIONS = ["1.31", "1.33", "1.35", "1.37"]
 #: Objects without a schema in kubernetes-validate.
 OPERATORS = {"ScaledObject", "TriggerAuthentication", "PodMonitor"}
+#: Keys that only kustomize or only Helm adds to an object.
+ADDED = {
+    "namespace",
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/part-of",
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/managed-by",
+    "helm.sh/chart",
+    "checksum/settings",
+}
 #: Time that the shutdown may take in addition to `accept_delay` and `deadline`, in seconds.
 MARGIN = 40
 #: Variables of the program itself, which configuration.md does not have.
@@ -84,13 +96,15 @@ def check_deployment(place: str, deployment: dict) -> None:
         expect(container[key]["httpGet"]["path"] == f"/health/{probe}", f"{place}: {key}")
 
 
-def check_overlay(overlay: Path) -> None:
-    rendered = subprocess.run(
-        ["kubectl", "kustomize", overlay], check=True, capture_output=True, text=True, timeout=60
-    )
-    objects = list(yaml.safe_load_all(rendered.stdout))
+def render(command: list[str | Path]) -> list[dict]:
+    """The objects that a command prints."""
+    rendered = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    return [item for item in yaml.safe_load_all(rendered.stdout) if item]
+
+
+def check_objects(environment: str, objects: list[dict]) -> None:
     for item in objects:
-        place = f"{overlay.name}: {item['kind']} {item['metadata']['name']}"
+        place = f"{environment}: {item['kind']} {item['metadata']['name']}"
         if item["kind"] in OPERATORS:
             continue
         for version in VERSIONS:
@@ -103,7 +117,66 @@ def check_overlay(overlay: Path) -> None:
         if item["kind"] == "Deployment":
             check_deployment(place, item)
     unchecked = [item["kind"] for item in objects if item["kind"] in OPERATORS]
-    print(f"{overlay.name}: {len(objects)} objects, without a schema: {unchecked or 'none'}")
+    print(f"{environment}: {len(objects)} objects, without a schema: {unchecked or 'none'}")
+
+
+def plain(value: object) -> object:
+    """An object without what only kustomize or only Helm adds: labels, hashes and namespaces."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"^aios-config-\w{10}$", "aios-config", value)
+    if not isinstance(value, dict):
+        return value
+    kept = {key: plain(item) for key, item in value.items() if key not in ADDED}
+    return {key: item for key, item in kept.items() if key not in {"labels", "annotations"} or item}
+
+
+def settings(item: dict) -> dict:
+    """The settings in the files of a ConfigMap, as a process merges them."""
+    merged: dict = {}
+    for _, text in sorted(item["data"].items()):
+        for section, values in yaml.safe_load(text).items():
+            merged.setdefault(section, {}).update(values)
+    return merged
+
+
+def by_name(objects: list[dict]) -> dict[str, object]:
+    named = {}
+    for item in objects:
+        body = plain(item | {"data": settings(item)}) if item["kind"] == "ConfigMap" else plain(item)
+        # The Job of the chart runs before the other objects exist, so it does without them.
+        if item["kind"] != "Job":
+            named[f"{item['kind']} {plain(item['metadata']['name'])}"] = body
+    return named
+
+
+def check_environment(overlay: Path) -> None:
+    """The overlay of an environment, and the chart with the values of the same one."""
+    name = overlay.name
+    values = DEPLOY / f"helm/{name}.yaml"
+    overlaid = render(["kubectl", "kustomize", overlay])
+    check_objects(f"overlay {name}", overlaid)
+    subprocess.run(
+        ["helm", "lint", "--strict", "--quiet", CHART, "--values", values], check=True, timeout=60
+    )
+    charted = render(["helm", "template", "aios", CHART, "--values", values])
+    check_objects(f"chart {name}", charted)
+    left, right = by_name(overlaid), by_name(charted)
+    for key in sorted(left.keys() | right.keys()):
+        expect(
+            left.get(key) == right.get(key),
+            f"{name}: {key} differs:\n  overlay: {left.get(key)}\n  chart:   {right.get(key)}",
+        )
+
+
+def check_refusals() -> None:
+    """Values that the schema of the chart has to refuse."""
+    for value in ["engin.replicas=3", "image.digest=latest", "agents.Greeter.replicas=1"]:
+        ended = subprocess.run(
+            ["helm", "template", "aios", CHART, "--set", value], capture_output=True, timeout=60
+        )
+        expect(ended.returncode != 0, f"the chart takes {value}")
 
 
 def check_compose() -> None:
@@ -182,7 +255,8 @@ def main() -> int:
     check_compose()
     check_alerts()
     for overlay in sorted((DEPLOY / "kubernetes/overlays").iterdir()):
-        check_overlay(overlay)
+        check_environment(overlay)
+    check_refusals()
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0
