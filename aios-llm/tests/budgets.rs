@@ -6,6 +6,7 @@ use aios_llm::{
     budget::{
         AtLimit, BUDGET_SIGNAL, Budget, BudgetDecision, Cost, Limits, Price, PriceTable, Spent,
     },
+    middleware::{CircuitBreaker, Fallback},
     model::{ModelErrorKind, Usage},
     testing::ScriptedModel,
 };
@@ -96,4 +97,55 @@ async fn should_tell_the_model_that_the_budget_is_nearly_used() {
         model.requests().into_iter().map(|it| it.instructions.unwrap()).collect();
     assert_eq!(instructions[0], "Be brief.");
     assert!(instructions[1].contains("requests (1 of 2 used)"));
+}
+
+/// A budget that limits the cost, with a price for each of these models.
+fn limited(models: &[&str]) -> Budget {
+    let price = Price::per_million_dollars(1.0, 1.0);
+    let prices =
+        models.iter().fold(PriceTable::new(), |table, name| table.with_price(*name, price));
+    Budget::new().cost(Cost::dollars(1.0)).prices(prices)
+}
+
+#[tokio::test]
+async fn should_need_a_price_for_each_model_that_may_answer() {
+    let busy = || ModelError::new(ModelErrorKind::Overloaded, "busy");
+    let run_with = async |priced: &[&str]| {
+        let second = Arc::new(ScriptedModel::new([text("done")]).with_name("test:second"));
+        let models = Fallback::new(ScriptedModel::with_results([Err(busy())]))
+            .or(CircuitBreaker::new(Arc::clone(&second), 5, Duration::from_secs(1)));
+        let runtime = runtime(LlmAgent::new(models).budget(limited(priced))).await;
+        let run = start(&runtime).await;
+        let ended = in_time(run.result::<String>()).await;
+        (ended, second.requests().len())
+    };
+    let (ended, requests) = run_with(&["test:scripted"]).await;
+    assert!(ended.unwrap_err().to_string().contains("test:second"));
+    assert_eq!(requests, 0, "it fails before the request");
+    let (ended, requests) = run_with(&["test:scripted", "test:second"]).await;
+    assert_eq!((ended.unwrap().as_str(), requests), ("done", 1));
+}
+
+#[tokio::test]
+async fn should_fail_after_an_answer_whose_price_is_unknown() {
+    let model = ScriptedModel::new([text("done").with_model("test:other")]);
+    let runtime = runtime(LlmAgent::new(model).budget(limited(&["test:scripted"]))).await;
+    let run = start(&runtime).await;
+    assert_eq!(failure(&run).await.code, "UNKNOWN_PRICE");
+    let spent = *Conversation::of(&run).await.unwrap().spent();
+    assert_eq!((spent.requests, spent.usage), (1, Usage::new(10, 5)));
+    assert!(spent.cost > Cost::ZERO, "the reserved cost counts");
+}
+
+#[tokio::test]
+async fn should_keep_the_limits_that_a_person_does_not_raise() {
+    let model = scripted([search_call("a"), search_call("b"), text("done")]);
+    let budget = Budget::new().requests(1).tool_calls(1).at_limit(AtLimit::Ask);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(search_tool()).budget(budget);
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    let limits = Limits { requests: Some(5), ..Limits::default() };
+    run.signal(BUDGET_SIGNAL, &BudgetDecision::Raise { limits }).await.unwrap();
+    run.signal(BUDGET_SIGNAL, &BudgetDecision::Stop).await.unwrap();
+    assert_eq!(failure(&run).await.details["limit"], json!("tool_calls"));
 }

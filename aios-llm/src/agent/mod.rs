@@ -1,5 +1,6 @@
 //! Agents over language models: a workflow whose operations are model calls and tool calls.
 
+mod accounting;
 mod build;
 mod calls;
 mod compiled;

@@ -1,34 +1,28 @@
 //! The loop of one run: model call, tool calls, output.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
 use aios_core::{
     catalog::codes::{self, Retry},
-    event::Timestamp,
     failure::Failure,
     retry::RetryPolicy,
 };
-use serde::Serialize;
 use serde_json::Value;
 
 use super::{
     Prompt, Streaming, TOKENS,
+    accounting::Accounting,
     calls::{Calls, Checked},
     compiled::Compiled,
-    decisions::{Decisions, emit},
+    decisions::Decisions,
     faults::Faults,
     history::{MISSING, Told},
     output::FINAL_TOOL,
 };
 use crate::{
-    budget::{Account, AtLimit, BUDGET_SIGNAL, BudgetDecision, Exceeded, Reservation, Spent},
-    model::{
-        FinishReason, Message, ModelError, ModelRequest, ModelResponse, ToolCall, ToolResult, Usage,
-    },
+    budget::Spent,
+    model::{FinishReason, Message, ModelError, ModelRequest, ModelResponse, ToolCall, ToolResult},
 };
 
 /// The workflow of an agent.
@@ -42,7 +36,6 @@ pub(super) async fn run(
         return Err(WorkflowError::failed(Failure::new("INVALID_PARAMETERS", reason)));
     }
     let mut session = Session::new(agent, context, prompt);
-    session.settle_when_cancelled();
     for turn in 1..=session.agent.options.max_turns {
         let response = session.model_call().await?;
         if let Some(output) = session.handle(turn, &response).await? {
@@ -58,57 +51,28 @@ pub(super) async fn run(
 struct Session {
     agent: Arc<Compiled>,
     context: WorkflowContext,
-    started: Timestamp,
     model_type: String,
     tools_type: String,
     instructions: Option<String>,
     messages: Vec<Message>,
-    account: Account,
+    accounting: Accounting,
     faults: Faults,
     decisions: Decisions,
     /// The part of the conversation that the model calls have told.
     told: Told,
-    ledger: Arc<Mutex<Ledger>>,
-}
-
-#[derive(Serialize)]
-struct Reserved<'a> {
-    amounts: &'a Spent,
-}
-
-#[derive(Serialize)]
-struct Settled<'a> {
-    amounts: &'a Spent,
-    spent: &'a Spent,
-    /// Whether the amounts are an estimate, because the run was cancelled during the call.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    is_estimate: bool,
-}
-
-/// The amounts to settle if the run is cancelled.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ledger {
-    in_progress: Option<Spent>,
-    spent: Spent,
-}
-
-fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
-    ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Session {
     fn new(agent: Arc<Compiled>, context: WorkflowContext, prompt: Prompt) -> Self {
         Self {
-            started: context.now(),
             model_type: agent.model_type(),
             tools_type: agent.tools_type(),
             instructions: prompt.instructions.or_else(|| agent.instructions.clone()),
             messages: prompt.messages,
-            account: Account::new(agent.budget.clone()),
+            accounting: Accounting::new(&agent, &context),
             faults: Faults::default(),
             decisions: Decisions::default(),
             told: Told::default(),
-            ledger: Arc::default(),
             agent,
             context,
         }
@@ -126,14 +90,16 @@ impl Session {
     async fn model_call(&mut self) -> Result<ModelResponse, WorkflowError> {
         let mut attempt = 1;
         loop {
-            let (request, timeout) = self.reserve_request().await?;
+            let mut request = self.request();
+            let left = self.accounting.reserve_request(&self.agent, &mut request).await?;
+            let timeout = self.model_timeout(left);
             let task = self.told.next(0, request);
             let is_whole = task.kept == 0;
             let call = self.context.task::<ModelResponse>(self.model_type.as_str(), &task);
             let ended = call.retry(RetryPolicy::never()).timeout(timeout).await;
             let error = match ended {
                 Ok(response) => {
-                    self.settle(self.account.amounts(self.priced(&response), response.usage))?;
+                    self.accounting.settle_request(&[self.priced(&response)], response.usage)?;
                     return Ok(response);
                 }
                 Err(error) => error,
@@ -142,18 +108,23 @@ impl Session {
             if failure.code == MISSING && !is_whole {
                 // No request was made. The next call holds the whole conversation.
                 self.told.forget();
-                self.settle(Spent::default())?;
+                self.accounting.settle(Spent::default())?;
                 continue;
             }
             let reported = ModelError::from_failure(failure);
             let usage = reported.as_ref().and_then(ModelError::usage).unwrap_or_default();
-            let amounts = self.account.amounts(self.agent.model.name(), usage);
             let delay = self.delay_after(attempt, failure, reported.as_ref());
-            self.settle(amounts)?;
+            self.accounting.settle_request(&self.agent.model.names(), usage)?;
             let Some(delay) = delay else { return Err(error) };
             self.context.sleep(delay).await?;
             attempt += 1;
         }
+    }
+
+    /// The timeout of a model call, if this much of the wall time is left.
+    fn model_timeout(&self, left: Option<Duration>) -> Duration {
+        let timeout = self.agent.options.model_timeout;
+        left.map_or(timeout, |left| timeout.min(left.max(Duration::from_millis(1))))
     }
 
     /// The name under which a response is priced.
@@ -184,84 +155,8 @@ impl Session {
         Some(delay.max(asked))
     }
 
-    /// Reserves a request and returns it with the timeout of the call.
-    async fn reserve_request(&mut self) -> Result<(ModelRequest, Duration), WorkflowError> {
-        loop {
-            let mut request = self.request();
-            let elapsed = self.context.now().duration_since(self.started);
-            let reserved = self.account.time_left(elapsed).and_then(|left| {
-                let model = self.agent.model.name();
-                Ok((left, self.account.reserve_request(model, &mut request)?))
-            });
-            match reserved {
-                Ok((left, reservation)) => {
-                    self.record(&reservation)?;
-                    let timeout = self.agent.options.model_timeout;
-                    let least = Duration::from_millis(1);
-                    return Ok((
-                        request,
-                        left.map_or(timeout, |left| timeout.min(left.max(least))),
-                    ));
-                }
-                Err(failure) => self.at_limit(failure).await?,
-            }
-        }
-    }
-
-    /// Handles a limit: fails, or waits until a person raises it.
-    async fn at_limit(&mut self, failure: Failure) -> Result<(), WorkflowError> {
-        let asks = self.agent.budget.at_limit == AtLimit::Ask && failure.code == Exceeded::CODE;
-        if !asks {
-            return Err(WorkflowError::failed(failure));
-        }
-        emit(&self.context, "budget", "limit_reached", &failure.details)?;
-        self.context
-            .set_status(format!("waits for the signal `{BUDGET_SIGNAL}`: {}", failure.message));
-        let decision: Value = self.context.signal(BUDGET_SIGNAL).await?;
-        match serde_json::from_value(decision) {
-            Ok(BudgetDecision::Raise { limits }) => self.account.raise(limits),
-            Ok(BudgetDecision::Stop) => return Err(WorkflowError::failed(failure)),
-            // Not a decision: the next reservation asks again.
-            Err(error) => self.context.set_status(format!("the signal was not accepted: {error}")),
-        }
-        Ok(())
-    }
-
-    /// Settles the call in progress if the run is cancelled. Its provider does not report what it
-    /// costs, so that the reserved input counts, and no output.
-    fn settle_when_cancelled(&self) {
-        let ledger = Arc::clone(&self.ledger);
-        self.context.compensate("settle", move |context| async move {
-            let Ledger { in_progress, mut spent } = *lock(&ledger);
-            let Some(amounts) = in_progress else { return Ok(()) };
-            spent = spent.plus(&amounts);
-            let settled = Settled { amounts: &amounts, spent: &spent, is_estimate: true };
-            emit(&context, "budget", "settled", &settled)
-        });
-    }
-
-    fn record(&self, reservation: &Reservation) -> Result<(), WorkflowError> {
-        let Spent { usage, tool_calls, requests, .. } = reservation.0;
-        let least = if requests > 0 {
-            let model = self.agent.model.name();
-            self.account.amounts(model, Usage::new(usage.input_tokens, 0))
-        } else {
-            Spent { tool_calls, ..Spent::default() }
-        };
-        lock(&self.ledger).in_progress = Some(least);
-        emit(&self.context, "budget", "reserved", &Reserved { amounts: &reservation.0 })
-    }
-
-    fn settle(&mut self, amounts: Spent) -> Result<(), WorkflowError> {
-        self.account.settle(amounts);
-        let spent = self.account.spent();
-        *lock(&self.ledger) = Ledger { in_progress: None, spent: *spent };
-        let settled = Settled { amounts: &amounts, spent, is_estimate: false };
-        emit(&self.context, "budget", "settled", &settled)
-    }
-
     fn request(&self) -> ModelRequest {
-        let instructions = [self.instructions.clone(), self.account.soft_notice()];
+        let instructions = [self.instructions.clone(), self.accounting.soft_notice()];
         let instructions: Vec<_> = instructions.into_iter().flatten().collect();
         let mut request = ModelRequest {
             instructions: (!instructions.is_empty()).then(|| instructions.join("\n\n")),
@@ -355,12 +250,7 @@ impl Session {
             return Ok(Vec::new());
         }
         let count = u64::try_from(calls.len()).unwrap_or(u64::MAX);
-        loop {
-            match self.account.reserve_tool_calls(count) {
-                Ok(reservation) => break self.record(&reservation)?,
-                Err(failure) => self.at_limit(failure).await?,
-            }
-        }
+        self.accounting.reserve_tool_calls(&self.agent, count).await?;
         let running = Calls {
             agent: &self.agent,
             context: &self.context,
@@ -368,7 +258,7 @@ impl Session {
             tools_type: &self.tools_type,
         };
         let ended = running.run(calls).await?;
-        self.settle(Spent { tool_calls: ended.ran, ..Spent::default() })?;
+        self.accounting.settle(Spent { tool_calls: ended.ran, ..Spent::default() })?;
         Ok(ended.results)
     }
 }

@@ -4,7 +4,7 @@ use aios_core::failure::Failure;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Budget, Cost, Limits, UnknownPrice};
+use super::{Budget, Cost, Limits, Price, UnknownPrice};
 use crate::model::{ModelRequest, Usage};
 
 /// Bytes of a request that count as one token when it is reserved.
@@ -69,9 +69,14 @@ impl fmt::Display for Exceeded {
     }
 }
 
-/// Amounts that are set aside for a call in progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Reservation(pub(crate) Spent);
+/// Amounts that are set aside for calls in progress.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reservation {
+    /// The most that the calls are expected to need.
+    pub(crate) amounts: Spent,
+    /// The part of it that is certain once the calls have begun.
+    pub(crate) least: Spent,
+}
 
 /// The account of a run. It is calculated from recorded results only.
 #[derive(Debug)]
@@ -89,39 +94,70 @@ impl Account {
         &self.spent
     }
 
+    /// Changes the limits that are set here.
     pub(crate) fn raise(&mut self, limits: Limits) {
-        self.budget.limits = limits;
+        self.budget.limits = limits.or(self.budget.limits);
     }
 
-    /// Reserves a request. Limits its output to what is left.
+    /// Reserves a request that one of the models answers. Limits its output to what is left.
     pub(crate) fn reserve_request(
         &self,
-        model: &str,
+        models: &[&str],
         request: &mut ModelRequest,
     ) -> Result<Reservation, Failure> {
-        if let Some(limit) = self.budget.limits.output_tokens {
-            let left = limit.saturating_sub(self.spent.usage.output_tokens);
-            let left = u32::try_from(left).unwrap_or(u32::MAX);
-            let wanted = request.max_output_tokens.unwrap_or(u32::MAX);
-            // A request for no token at all would be invalid; the reservation below fails instead.
-            request.max_output_tokens = Some(wanted.min(left).max(1));
-        }
         let bytes = serde_json::to_string(request).map_or(0, |text| text.len());
         let input_tokens = u64::try_from(bytes.div_ceil(BYTES_PER_TOKEN)).unwrap_or(u64::MAX);
-        let output_tokens = request.max_output_tokens.map_or(1, u64::from);
-        let usage = Usage::new(input_tokens, output_tokens);
-        let cost = self.cost(model, &usage)?;
-        self.reserve(Spent { requests: 1, usage, cost, tool_calls: 0 })
+        let least = self.amounts(models, Usage::new(input_tokens, 0))?;
+        self.limit_output(models, least.cost, request)?;
+        let output_tokens =
+            request.max_output_tokens.unwrap_or(Budget::DEFAULT_MAX_OUTPUT_TOKENS).into();
+        let amounts = self.amounts(models, Usage::new(input_tokens, output_tokens))?;
+        self.reserve(amounts, least)
+    }
+
+    /// Limits the output of a request to the tokens and the cost that are left.
+    fn limit_output(
+        &self,
+        models: &[&str],
+        input: Cost,
+        request: &mut ModelRequest,
+    ) -> Result<(), Failure> {
+        let limits = &self.budget.limits;
+        let tokens = limits
+            .output_tokens
+            .map(|limit| limit.saturating_sub(self.spent.usage.output_tokens))
+            .map(|left| u32::try_from(left).unwrap_or(u32::MAX));
+        let paid = match limits.cost {
+            Some(limit) => Some(self.paid_output(models, limit - self.spent.cost - input)?),
+            None => None,
+        };
+        let Some(left) = tokens.into_iter().chain(paid).min() else { return Ok(()) };
+        let wanted = request.max_output_tokens.unwrap_or(Budget::DEFAULT_MAX_OUTPUT_TOKENS);
+        // A request for no token at all would be invalid; the reservation fails instead.
+        request.max_output_tokens = Some(wanted.min(left).max(1));
+        Ok(())
+    }
+
+    /// The output tokens that an amount pays for, whichever model answers.
+    fn paid_output(&self, models: &[&str], amount: Cost) -> Result<u32, Failure> {
+        let mut least = u32::MAX;
+        for model in models {
+            if let Some(price) = self.price(model)? {
+                least = least.min(price.output_for(amount));
+            }
+        }
+        Ok(least)
     }
 
     pub(crate) fn reserve_tool_calls(&self, calls: u64) -> Result<Reservation, Failure> {
-        self.reserve(Spent { tool_calls: calls, ..Spent::default() })
+        let amounts = Spent { tool_calls: calls, ..Spent::default() };
+        self.reserve(amounts, amounts)
     }
 
-    fn reserve(&self, amounts: Spent) -> Result<Reservation, Failure> {
+    fn reserve(&self, amounts: Spent, least: Spent) -> Result<Reservation, Failure> {
         match self.exceeded(&self.spent.plus(&amounts)) {
             Some(exceeded) => Err(exceeded.to_failure()),
-            None => Ok(Reservation(amounts)),
+            None => Ok(Reservation { amounts, least }),
         }
     }
 
@@ -130,28 +166,29 @@ impl Account {
         self.spent = self.spent.plus(&amounts);
     }
 
-    /// The amounts of one request that ended.
-    pub(crate) fn amounts(&self, model: &str, usage: Usage) -> Spent {
-        let cost = self.cost(model, &usage).unwrap_or_default();
-        Spent { requests: 1, usage, cost, tool_calls: 0 }
+    /// The amounts of one request that one of the models answered: the cost is that of the dearest.
+    pub(crate) fn amounts(&self, models: &[&str], usage: Usage) -> Result<Spent, Failure> {
+        let mut cost = Cost::ZERO;
+        for model in models {
+            cost = cost.max(self.price(model)?.map_or(Cost::ZERO, |price| price.cost(&usage)));
+        }
+        Ok(Spent { requests: 1, usage, cost, tool_calls: 0 })
     }
 
-    fn cost(&self, model: &str, usage: &Usage) -> Result<Cost, Failure> {
-        let price = match (self.budget.prices.price(model), self.budget.unknown_price) {
-            (Some(price), _) | (None, UnknownPrice::Assume(price)) => price,
-            (None, UnknownPrice::Free) => return Ok(Cost::ZERO),
-            (None, UnknownPrice::Fail) if self.budget.limits.cost.is_none() => {
-                return Ok(Cost::ZERO);
-            }
+    /// The price of a model; `None` if it costs nothing.
+    fn price(&self, model: &str) -> Result<Option<Price>, Failure> {
+        match (self.budget.prices.price(model), self.budget.unknown_price) {
+            (Some(price), _) | (None, UnknownPrice::Assume(price)) => Ok(Some(price)),
+            (None, UnknownPrice::Free) => Ok(None),
+            (None, UnknownPrice::Fail) if self.budget.limits.cost.is_none() => Ok(None),
             (None, UnknownPrice::Fail) => {
                 let reason = format!(
                     "the cost is limited, and model {model:?} has no price; add it to the price \
                      table, or choose `UnknownPrice::Free` or `Assume`"
                 );
-                return Err(Failure::new("UNKNOWN_PRICE", reason));
+                Err(Failure::new("UNKNOWN_PRICE", reason))
             }
-        };
-        Ok(price.cost(usage))
+        }
     }
 
     fn exceeded(&self, sum: &Spent) -> Option<Exceeded> {
@@ -212,27 +249,27 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Price, *};
+    use super::*;
     use crate::budget::PriceTable;
 
     #[test]
     fn should_refuse_what_would_exceed_a_limit() {
         let mut account = Account::new(Budget::new().requests(2).output_tokens(100));
         let mut request = ModelRequest::new("hello");
-        account.reserve_request("m", &mut request).unwrap();
+        account.reserve_request(&["m"], &mut request).unwrap();
         assert_eq!(request.max_output_tokens, Some(100));
-        account.settle(account.amounts("m", Usage::new(10, 60)));
+        account.settle(account.amounts(&["m"], Usage::new(10, 60)).unwrap());
         let mut second = ModelRequest::new("hello");
-        account.reserve_request("m", &mut second).unwrap();
+        account.reserve_request(&["m"], &mut second).unwrap();
         assert_eq!(second.max_output_tokens, Some(40));
-        account.settle(account.amounts("m", Usage::new(10, 40)));
-        let failure = account.reserve_request("m", &mut second).unwrap_err();
+        account.settle(account.amounts(&["m"], Usage::new(10, 40)).unwrap());
+        let failure = account.reserve_request(&["m"], &mut second).unwrap_err();
         assert_eq!(
             (failure.code.as_str(), &failure.details["limit"]),
             (Exceeded::CODE, &json!("requests"))
         );
-        account.raise(Limits { requests: Some(5), output_tokens: Some(100), ..Limits::default() });
-        let failure = account.reserve_request("m", &mut second).unwrap_err();
+        account.raise(Limits { requests: Some(5), ..Limits::default() });
+        let failure = account.reserve_request(&["m"], &mut second).unwrap_err();
         assert_eq!(failure.details["limit"], json!("output_tokens"));
     }
 
@@ -240,7 +277,7 @@ mod tests {
     fn should_let_the_user_decide_about_unknown_prices() {
         let limited = Budget::new().cost(Cost::dollars(1.0));
         let reserve = |budget: Budget| {
-            Account::new(budget).reserve_request("acme:new", &mut ModelRequest::new("hi"))
+            Account::new(budget).reserve_request(&["acme:new"], &mut ModelRequest::new("hi"))
         };
         assert_eq!(reserve(limited.clone()).unwrap_err().code, "UNKNOWN_PRICE");
         assert!(reserve(limited.clone().unknown_price(UnknownPrice::Free)).is_ok());
@@ -252,13 +289,49 @@ mod tests {
     }
 
     #[test]
+    fn should_reserve_the_dearest_of_the_models_that_may_answer() {
+        let prices = PriceTable::new()
+            .with_price("cheap", Price::per_million_dollars(1.0, 1.0))
+            .with_price("dear", Price::per_million_dollars(1.0, 10.0));
+        let account = Account::new(Budget::new().cost(Cost::dollars(1.0)).prices(prices));
+        let mut request = ModelRequest::new("hi");
+        request.max_output_tokens = Some(1000);
+        let cost = |models: &[&str]| {
+            account.reserve_request(models, &mut request.clone()).map(|it| it.amounts.cost)
+        };
+        let (cheap, both) = (cost(&["cheap"]).unwrap(), cost(&["cheap", "dear"]).unwrap());
+        assert_eq!(both - cheap, Cost::nanodollars(9000 * 1000));
+        assert_eq!(cost(&["cheap", "new"]).unwrap_err().code, "UNKNOWN_PRICE");
+        let failure = account.amounts(&["new"], Usage::new(1, 1)).unwrap_err();
+        assert_eq!(failure.code, "UNKNOWN_PRICE");
+    }
+
+    #[test]
+    fn should_limit_the_output_to_what_the_rest_of_the_cost_pays_for() {
+        let prices = PriceTable::new().with_price("m", Price::per_million_dollars(0.0, 10.0));
+        let mut account = Account::new(Budget::new().cost(Cost::dollars(1.0)).prices(prices));
+        let most = |account: &Account| {
+            let mut request = ModelRequest::new("hi");
+            let reserved = account.reserve_request(&["m"], &mut request)?;
+            assert!(reserved.amounts.cost >= reserved.least.cost);
+            Ok::<_, Failure>(request.max_output_tokens.unwrap())
+        };
+        assert_eq!(most(&account).unwrap(), Budget::DEFAULT_MAX_OUTPUT_TOKENS);
+        account.settle(account.amounts(&["m"], Usage::new(0, 99_500)).unwrap());
+        assert_eq!(most(&account).unwrap(), 500, "half a cent");
+        account.settle(account.amounts(&["m"], Usage::new(0, 500)).unwrap());
+        let failure = most(&account).unwrap_err();
+        assert_eq!(failure.details["limit"], json!("cost"));
+    }
+
+    #[test]
     fn should_tell_the_model_about_the_soft_limit() {
         let mut account = Account::new(Budget::new().requests(5));
         for _ in 0..3 {
-            account.settle(account.amounts("m", Usage::default()));
+            account.settle(account.amounts(&["m"], Usage::default()).unwrap());
         }
         assert_eq!(account.soft_notice(), None);
-        account.settle(account.amounts("m", Usage::default()));
+        account.settle(account.amounts(&["m"], Usage::default()).unwrap());
         assert!(account.soft_notice().unwrap().contains("requests (4 of 5 used)"));
     }
 }

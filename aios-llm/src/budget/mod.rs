@@ -41,6 +41,21 @@ pub struct Limits {
     pub wall_time: Option<Duration>,
 }
 
+impl Limits {
+    /// These limits, and those of `others` that are not set here.
+    #[must_use]
+    pub(crate) fn or(self, others: Self) -> Self {
+        Self {
+            requests: self.requests.or(others.requests),
+            input_tokens: self.input_tokens.or(others.input_tokens),
+            output_tokens: self.output_tokens.or(others.output_tokens),
+            cost: self.cost.or(others.cost),
+            tool_calls: self.tool_calls.or(others.tool_calls),
+            wall_time: self.wall_time.or(others.wall_time),
+        }
+    }
+}
+
 /// The behaviour of an agent that reaches a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -59,9 +74,9 @@ pub const BUDGET_SIGNAL: &str = "budget";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "decision", rename_all = "snake_case")]
 pub enum BudgetDecision {
-    /// The run continues with these limits instead of its own.
+    /// The run continues with these limits.
     Raise {
-        /// All limits; one that is not set does not apply.
+        /// The limits that change; one that is not set remains as it is.
         limits: Limits,
     },
     /// The run fails with `BUDGET_EXCEEDED`.
@@ -88,6 +103,10 @@ pub struct Budget {
 impl Budget {
     /// Default share of a limit, in percent, after which the model is informed.
     pub const DEFAULT_SOFT_PERCENT: u8 = 80;
+
+    /// Maximum number of output tokens that a response is assumed to have if
+    /// [`max_output_tokens`](crate::LlmAgent::max_output_tokens) is not set.
+    pub const DEFAULT_MAX_OUTPUT_TOKENS: u32 = 8192;
 
     /// A budget without limits.
     #[must_use]
@@ -122,14 +141,17 @@ impl Budget {
         self
     }
 
-    /// Limits the output tokens, including reasoning.
+    /// Limits the output tokens, including reasoning. Each response is limited to the rest, and to
+    /// [`DEFAULT_MAX_OUTPUT_TOKENS`](Self::DEFAULT_MAX_OUTPUT_TOKENS) if the agent has no limit.
     #[must_use]
     pub fn output_tokens(mut self, tokens: u64) -> Self {
         self.limits.output_tokens = Some(tokens);
         self
     }
 
-    /// Limits the cost. It is calculated with the [`prices`](Self::prices).
+    /// Limits the cost. It is calculated with the [`prices`](Self::prices). Each response is limited
+    /// to the tokens that the rest pays for, and to
+    /// [`DEFAULT_MAX_OUTPUT_TOKENS`](Self::DEFAULT_MAX_OUTPUT_TOKENS) if the agent has no limit.
     #[must_use]
     pub fn cost(mut self, cost: Cost) -> Self {
         self.limits.cost = Some(cost);

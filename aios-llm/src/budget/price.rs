@@ -127,6 +127,12 @@ impl Price {
             .saturating_add(of(usage.output_tokens, self.output));
         Cost(u64::try_from(sum.div_ceil(1_000_000)).unwrap_or(u64::MAX))
     }
+
+    /// The number of output tokens that an amount pays for.
+    pub(crate) fn output_for(&self, amount: Cost) -> u32 {
+        let tokens = (u128::from(amount.0) * 1_000_000).checked_div(self.output.0.into());
+        tokens.map_or(u32::MAX, |tokens| u32::try_from(tokens).unwrap_or(u32::MAX))
+    }
 }
 
 impl PriceTable {

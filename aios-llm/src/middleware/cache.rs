@@ -51,6 +51,10 @@ impl<M: LanguageModel> LanguageModel for Cache<M> {
         self.model.name()
     }
 
+    fn names(&self) -> Vec<&str> {
+        self.model.names()
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.model.capabilities()
     }

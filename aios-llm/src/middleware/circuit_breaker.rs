@@ -88,6 +88,10 @@ impl<M: LanguageModel> LanguageModel for CircuitBreaker<M> {
         self.model.name()
     }
 
+    fn names(&self) -> Vec<&str> {
+        self.model.names()
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.model.capabilities()
     }

@@ -32,8 +32,8 @@ const DEFAULT_KINDS: [ModelErrorKind; 9] = [
 /// one. A stream that fails after its first piece begins again with [`StreamEvent::Reset`]. Tokens
 /// that failed requests are billed for count as usage of the response.
 ///
-/// Its name, which reserves the budget, is that of the first model. Its capabilities are those that
-/// all models share.
+/// Its name is that of the first model. A budget reserves the cost of the dearest one. Its capabilities
+/// are those that all models share.
 pub struct Fallback {
     models: Arc<[Candidate]>,
     kinds: Arc<[ModelErrorKind]>,
@@ -217,6 +217,10 @@ impl Streaming {
 impl LanguageModel for Fallback {
     fn name(&self) -> &str {
         self.models.first().map_or("", |first| first.model.name())
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.models.iter().flat_map(|candidate| candidate.model.names()).collect()
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -68,6 +68,12 @@ pub trait LanguageModel: Send + Sync + 'static {
     /// Name of the model as in price tables and traces, for example `anthropic:claude-sonnet`.
     fn name(&self) -> &str;
 
+    /// Names of all models that may answer a request, [`name`](Self::name) first. A limit of cost
+    /// needs a price for each. A model that asks other models adds their names.
+    fn names(&self) -> Vec<&str> {
+        vec![self.name()]
+    }
+
     /// The features that the model supports.
     fn capabilities(&self) -> Capabilities;
 
@@ -99,6 +105,10 @@ pub trait LanguageModel: Send + Sync + 'static {
 impl<M: LanguageModel + ?Sized> LanguageModel for Arc<M> {
     fn name(&self) -> &str {
         (**self).name()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        (**self).names()
     }
 
     fn capabilities(&self) -> Capabilities {

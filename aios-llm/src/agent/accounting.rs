@@ -1,0 +1,176 @@
+//! The account of one run: reservations before calls, settlements after them.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aios_agents::workflow::{WorkflowContext, WorkflowError};
+use aios_core::{event::Timestamp, failure::Failure};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{compiled::Compiled, decisions::emit};
+use crate::{
+    budget::{Account, AtLimit, BUDGET_SIGNAL, BudgetDecision, Exceeded, Reservation, Spent},
+    model::{ModelRequest, Usage},
+};
+
+/// The account of a run, and the calls in progress that it is charged for.
+pub(super) struct Accounting {
+    context: WorkflowContext,
+    started: Timestamp,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    account: Account,
+    in_progress: Option<Reservation>,
+}
+
+#[derive(Serialize)]
+struct Reserved<'a> {
+    amounts: &'a Spent,
+}
+
+#[derive(Serialize)]
+struct Settled<'a> {
+    amounts: &'a Spent,
+    spent: &'a Spent,
+    /// Whether the amounts are an estimate: nothing says what the call cost.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_estimate: bool,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Accounting {
+    /// The account of a run that begins. If the run is cancelled, the calls in progress are settled:
+    /// nothing reports what they cost, so that only what is certain counts.
+    pub(super) fn new(agent: &Compiled, context: &WorkflowContext) -> Self {
+        let state = State { account: Account::new(agent.budget.clone()), in_progress: None };
+        let state = Arc::new(Mutex::new(state));
+        let shared = Arc::clone(&state);
+        context.compensate("settle", move |context| async move {
+            let mut state = lock(&shared);
+            match state.in_progress.take() {
+                Some(reservation) => state.settle(&context, reservation.least, true),
+                None => Ok(()),
+            }
+        });
+        Self { context: context.clone(), started: context.now(), state }
+    }
+
+    /// A sentence for the model about limits that are nearly reached.
+    pub(super) fn soft_notice(&self) -> Option<String> {
+        lock(&self.state).account.soft_notice()
+    }
+
+    /// Reserves a request to the model of an agent, and limits its output to what is left. Returns
+    /// the rest of the wall time.
+    pub(super) async fn reserve_request(
+        &self,
+        agent: &Compiled,
+        request: &mut ModelRequest,
+    ) -> Result<Option<Duration>, WorkflowError> {
+        let wanted = request.max_output_tokens;
+        loop {
+            request.max_output_tokens = wanted;
+            let elapsed = self.context.now().duration_since(self.started);
+            let reserved = {
+                let account = &lock(&self.state).account;
+                account.time_left(elapsed).and_then(|left| {
+                    Ok((left, account.reserve_request(&agent.model.names(), request)?))
+                })
+            };
+            match reserved {
+                Ok((left, reservation)) => {
+                    self.begin(reservation)?;
+                    return Ok(left);
+                }
+                Err(failure) => self.at_limit(agent, failure).await?,
+            }
+        }
+    }
+
+    /// Reserves tool calls.
+    pub(super) async fn reserve_tool_calls(
+        &self,
+        agent: &Compiled,
+        calls: u64,
+    ) -> Result<(), WorkflowError> {
+        loop {
+            let reserved = lock(&self.state).account.reserve_tool_calls(calls);
+            match reserved {
+                Ok(reservation) => return self.begin(reservation),
+                Err(failure) => self.at_limit(agent, failure).await?,
+            }
+        }
+    }
+
+    fn begin(&self, reservation: Reservation) -> Result<(), WorkflowError> {
+        lock(&self.state).in_progress = Some(reservation);
+        emit(&self.context, "budget", "reserved", &Reserved { amounts: &reservation.amounts })
+    }
+
+    /// Settles a request that one of the models has answered. If its price is unknown, the reserved
+    /// cost counts, and the run fails.
+    pub(super) fn settle_request(
+        &self,
+        models: &[&str],
+        usage: Usage,
+    ) -> Result<(), WorkflowError> {
+        let mut state = lock(&self.state);
+        let reserved = state.in_progress.take().unwrap_or_default();
+        match state.account.amounts(models, usage) {
+            Ok(amounts) => state.settle(&self.context, amounts, false),
+            Err(failure) => {
+                let cost = reserved.amounts.cost;
+                let amounts = Spent { requests: 1, usage, cost, ..Spent::default() };
+                state.settle(&self.context, amounts, true)?;
+                Err(WorkflowError::failed(failure))
+            }
+        }
+    }
+
+    /// Settles calls in progress with these amounts.
+    pub(super) fn settle(&self, amounts: Spent) -> Result<(), WorkflowError> {
+        let mut state = lock(&self.state);
+        state.in_progress = None;
+        state.settle(&self.context, amounts, false)
+    }
+
+    /// Handles a limit: fails, or waits until a person raises it.
+    async fn at_limit(&self, agent: &Compiled, failure: Failure) -> Result<(), WorkflowError> {
+        let asks = agent.budget.at_limit == AtLimit::Ask && failure.code == Exceeded::CODE;
+        if !asks {
+            return Err(WorkflowError::failed(failure));
+        }
+        emit(&self.context, "budget", "limit_reached", &failure.details)?;
+        let status = format!("waits for the signal `{BUDGET_SIGNAL}`: {}", failure.message);
+        self.context.set_status(status);
+        let decision: Value = self.context.signal(BUDGET_SIGNAL).await?;
+        match serde_json::from_value(decision) {
+            Ok(BudgetDecision::Raise { limits }) => lock(&self.state).account.raise(limits),
+            Ok(BudgetDecision::Stop) => return Err(WorkflowError::failed(failure)),
+            // Not a decision: the next reservation asks again.
+            Err(error) => self.context.set_status(format!("the signal was not accepted: {error}")),
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn settle(
+        &mut self,
+        context: &WorkflowContext,
+        amounts: Spent,
+        is_estimate: bool,
+    ) -> Result<(), WorkflowError> {
+        self.account.settle(amounts);
+        let spent = self.account.spent();
+        emit(context, "budget", "settled", &Settled { amounts: &amounts, spent, is_estimate })
+    }
+}
