@@ -118,7 +118,7 @@ impl Conversation {
     /// The prompt of a new run that continues the conversation with another message of the user.
     #[must_use]
     pub fn continued(&self, text: impl Into<String>) -> Prompt {
-        let prompt = Prompt { messages: self.messages(), instructions: None };
+        let prompt = Prompt { messages: self.messages(), ..Prompt::default() };
         prompt.with_message(Message::user(text))
     }
 
@@ -127,6 +127,6 @@ impl Conversation {
     #[must_use]
     pub fn from_turn(&self, turn: usize) -> Option<Prompt> {
         let turn = self.turns.get(turn.checked_sub(1)?)?;
-        Some(Prompt { messages: turn.messages.clone(), instructions: None })
+        Some(Prompt { messages: turn.messages.clone(), ..Prompt::default() })
     }
 }

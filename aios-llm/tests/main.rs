@@ -14,6 +14,8 @@
 mod approvals;
 mod budgets;
 mod conversations;
+mod delegation;
+mod handovers;
 mod kill;
 mod loops;
 mod middleware;

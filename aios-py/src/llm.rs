@@ -192,6 +192,7 @@ impl BudgetArg {
             cost: self.cost.map(Cost::dollars),
             tool_calls: self.tool_calls,
             wall_time: self.wall_time.map(|time| seconds(py, time)).transpose()?,
+            ..Limits::default()
         };
         let unknown =
             if self.unknown_price_is_free { UnknownPrice::Free } else { UnknownPrice::Fail };

@@ -7,12 +7,14 @@ use std::{
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
 use aios_core::{event::Timestamp, failure::Failure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{compiled::Compiled, decisions::emit};
 use crate::{
-    budget::{Account, AtLimit, BUDGET_SIGNAL, BudgetDecision, Exceeded, Reservation, Spent},
+    budget::{
+        Account, AtLimit, BUDGET_SIGNAL, BudgetDecision, Exceeded, Limits, Reservation, Spent,
+    },
     model::{ModelRequest, Usage},
 };
 
@@ -20,6 +22,7 @@ use crate::{
 pub(super) struct Accounting {
     context: WorkflowContext,
     started: Timestamp,
+    at_limit: AtLimit,
     state: Arc<Mutex<State>>,
 }
 
@@ -47,20 +50,19 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl Accounting {
-    /// The account of a run that begins. If the run is cancelled, the calls in progress are settled:
+    /// The account of a run that begins, with this part of the budget of a calling agent. If the run is cancelled, the calls in progress are settled:
     /// nothing reports what they cost, so that only what is certain counts.
-    pub(super) fn new(agent: &Compiled, context: &WorkflowContext) -> Self {
-        let state = State { account: Account::new(agent.budget.clone()), in_progress: None };
+    pub(super) fn new(agent: &Compiled, context: &WorkflowContext, share: Limits) -> Self {
+        let account = Account::new(agent.budget.clone()).with_share(share);
+        let state = State { account, in_progress: None };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
-        context.compensate("settle", move |context| async move {
-            let mut state = lock(&shared);
-            match state.in_progress.take() {
-                Some(reservation) => state.settle(&context, reservation.least, true),
-                None => Ok(()),
-            }
-        });
-        Self { context: context.clone(), started: context.now(), state }
+        context.compensate(
+            "settle",
+            move |context| async move { lock(&shared).settle_rest(&context) },
+        );
+        let (context, started) = (context.clone(), context.now());
+        Self { context, started, at_limit: agent.budget.at_limit, state }
     }
 
     /// A sentence for the model about limits that are nearly reached.
@@ -68,11 +70,11 @@ impl Accounting {
         lock(&self.state).account.soft_notice()
     }
 
-    /// Reserves a request to the model of an agent, and limits its output to what is left. Returns
+    /// Reserves a request that one of the models answers, and limits its output to what is left. Returns
     /// the rest of the wall time.
     pub(super) async fn reserve_request(
         &self,
-        agent: &Compiled,
+        models: &[&str],
         request: &mut ModelRequest,
     ) -> Result<Option<Duration>, WorkflowError> {
         let wanted = request.max_output_tokens;
@@ -81,33 +83,48 @@ impl Accounting {
             let elapsed = self.context.now().duration_since(self.started);
             let reserved = {
                 let account = &lock(&self.state).account;
-                account.time_left(elapsed).and_then(|left| {
-                    Ok((left, account.reserve_request(&agent.model.names(), request)?))
-                })
+                account
+                    .time_left(elapsed)
+                    .and_then(|left| Ok((left, account.reserve_request(models, request)?)))
             };
             match reserved {
                 Ok((left, reservation)) => {
                     self.begin(reservation)?;
                     return Ok(left);
                 }
-                Err(failure) => self.at_limit(agent, failure).await?,
+                Err(failure) => self.reached(failure).await?,
             }
         }
     }
 
-    /// Reserves tool calls.
-    pub(super) async fn reserve_tool_calls(
+    /// Reserves tool calls, of which some call agents with these limits. Returns the part of the
+    /// budget that each of those gets.
+    pub(super) async fn reserve_calls(
         &self,
-        agent: &Compiled,
         calls: u64,
-    ) -> Result<(), WorkflowError> {
+        agents: &[Limits],
+    ) -> Result<Vec<Limits>, WorkflowError> {
         loop {
-            let reserved = lock(&self.state).account.reserve_tool_calls(calls);
+            let elapsed = self.context.now().duration_since(self.started);
+            let reserved = lock(&self.state).account.reserve_calls(calls, agents, elapsed);
             match reserved {
-                Ok(reservation) => return self.begin(reservation),
-                Err(failure) => self.at_limit(agent, failure).await?,
+                Ok((reservation, shares)) => {
+                    self.begin(reservation)?;
+                    return Ok(shares);
+                }
+                Err(failure) => self.reached(failure).await?,
             }
         }
+    }
+
+    /// Levels of child runs that are left.
+    pub(super) fn depth(&self) -> u32 {
+        lock(&self.state).account.depth()
+    }
+
+    /// The sum so far.
+    pub(super) fn spent(&self) -> Spent {
+        *lock(&self.state).account.spent()
     }
 
     fn begin(&self, reservation: Reservation) -> Result<(), WorkflowError> {
@@ -135,7 +152,21 @@ impl Accounting {
         }
     }
 
-    /// Settles calls in progress with these amounts.
+    /// Settles a part of the calls in progress.
+    pub(super) fn settle_part(
+        &self,
+        amounts: Spent,
+        is_estimate: bool,
+    ) -> Result<(), WorkflowError> {
+        lock(&self.state).settle(&self.context, amounts, is_estimate)
+    }
+
+    /// Settles the calls in progress of a run that fails with what is certain.
+    pub(super) fn settle_rest(&self) -> Result<(), WorkflowError> {
+        lock(&self.state).settle_rest(&self.context)
+    }
+
+    /// Settles the calls in progress with these amounts.
     pub(super) fn settle(&self, amounts: Spent) -> Result<(), WorkflowError> {
         let mut state = lock(&self.state);
         state.in_progress = None;
@@ -143,8 +174,10 @@ impl Accounting {
     }
 
     /// Handles a limit: fails, or waits until a person raises it.
-    async fn at_limit(&self, agent: &Compiled, failure: Failure) -> Result<(), WorkflowError> {
-        let asks = agent.budget.at_limit == AtLimit::Ask && failure.code == Exceeded::CODE;
+    async fn reached(&self, failure: Failure) -> Result<(), WorkflowError> {
+        let can_be_raised =
+            Exceeded::deserialize(&failure.details).is_ok_and(|exceeded| !exceeded.is_share);
+        let asks = self.at_limit == AtLimit::Ask && can_be_raised;
         if !asks {
             return Err(WorkflowError::failed(failure));
         }
@@ -163,6 +196,13 @@ impl Accounting {
 }
 
 impl State {
+    fn settle_rest(&mut self, context: &WorkflowContext) -> Result<(), WorkflowError> {
+        match self.in_progress.take() {
+            Some(reservation) => self.settle(context, reservation.least, true),
+            None => Ok(()),
+        }
+    }
+
     fn settle(
         &mut self,
         context: &WorkflowContext,

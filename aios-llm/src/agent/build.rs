@@ -1,4 +1,9 @@
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use aios_agents::{
     RuntimeBuilder,
@@ -8,8 +13,9 @@ use aios_agents::{
 use aios_core::agent::{DynAgent, InvalidName, Name};
 
 use super::{
-    LlmAgent, MODEL_SUFFIX, Options, Prompt,
+    Definition, Handover, LlmAgent, MODEL_SUFFIX, Options, Prompt,
     compiled::Compiled,
+    handover::{self, HAND_BACK},
     host::{ModelAgent, ToolAgent},
     output::{FINAL_TOOL, Output},
     session,
@@ -18,7 +24,7 @@ use crate::{
     budget::Budget,
     model::ToolSpec,
     schema::Schema,
-    tool::{CompiledTool, Effect, WriteLog},
+    tool::{CompiledTool, Effect, Tool, WriteLog},
 };
 
 /// Longest name of a tool that providers accept.
@@ -88,17 +94,20 @@ impl<O> LlmAgent<O> {
     ///
     /// [`LlmAgentError`] if the name, a tool, the output or an option is invalid.
     pub fn build(self, name: &str) -> Result<BuiltAgent, LlmAgentError> {
+        let agent = self.definition.compile(name, false)?;
+        Ok(BuiltAgent { agent: Arc::new(agent) })
+    }
+}
+
+impl Definition {
+    /// Checks the definition. An agent that takes over may be able to hand back.
+    fn compile(self, name: &str, takes_over: bool) -> Result<Compiled, LlmAgentError> {
         // Checks also that the names of the agent types are not too long.
         Name::new(format!("{name}{MODEL_SUFFIX}"))?;
         check_options(&self.options, &self.budget)?;
-        let mut tools = BTreeMap::new();
-        let mut specs = Vec::with_capacity(self.tools.len());
+        let (mut tools, mut specs) = (BTreeMap::new(), Vec::with_capacity(self.tools.len()));
         for tool in self.tools {
-            check_tool_name(&tool.name, &tools)?;
-            if tool.effect == Effect::Write && self.write_log.is_none() {
-                return Err(LlmAgentError::NoWriteLog { tool: tool.name });
-            }
-            check_span("the timeout of a tool", tool.timeout)?;
+            check_tool(&tool, self.write_log.is_some())?;
             let schema = Schema::compile(tool.parameters.clone())
                 .map_err(|reason| LlmAgentError::InvalidTool { name: tool.name.clone(), reason })?;
             specs.push(ToolSpec {
@@ -108,20 +117,36 @@ impl<O> LlmAgent<O> {
             });
             tools.insert(tool.name.clone(), CompiledTool { tool, schema });
         }
+        let mut handovers = BTreeMap::new();
+        for Handover { name: other, description, agent } in self.handovers {
+            if agent.output != self.output {
+                let reason = format!("agent {other:?}, which can take over, has another output");
+                return Err(LlmAgentError::InvalidOutput { reason });
+            }
+            let tool = handover::tool_of(&other);
+            specs.push(handover::spec(tool.clone(), description));
+            handovers.insert(tool, Arc::new(agent.compile(&format!("{name}_{other}"), true)?));
+        }
+        let hands_back = takes_over && self.hand_back.is_some();
+        if let Some(description) = self.hand_back.filter(|_| takes_over) {
+            specs.push(handover::spec(HAND_BACK.to_owned(), description));
+        }
+        check_tool_names(&specs)?;
         let output = Output::new(self.output, self.model.capabilities())
             .map_err(|reason| LlmAgentError::InvalidOutput { reason })?;
-        let agent = Compiled {
+        Ok(Compiled {
             name: Name::new(name)?,
             model: self.model,
             instructions: self.instructions,
             tools,
             specs,
+            handovers,
+            hands_back,
             output,
             budget: self.budget,
             write_log: self.write_log.map(WriteLog::new),
             options: self.options,
-        };
-        Ok(BuiltAgent { agent: Arc::new(agent) })
+        })
     }
 }
 
@@ -140,6 +165,19 @@ impl BuiltAgent {
         Ok(Arc::new(workflow.with_version(self.agent.options.version)))
     }
 
+    /// All agent types: those of the agent, and those of the agents that can take over.
+    #[must_use]
+    pub fn agents(&self) -> Vec<AgentDefinition> {
+        let own = [Some(self.model_agent()), self.tool_agent()].into_iter().flatten();
+        own.chain(self.handovers().iter().flat_map(Self::agents)).collect()
+    }
+
+    /// The agents that can take over from this one, directly.
+    #[must_use]
+    pub fn handovers(&self) -> Vec<Self> {
+        self.agent.handovers.values().map(|agent| Self { agent: Arc::clone(agent) }).collect()
+    }
+
     /// The agent type that makes the model calls, `<name>_model`.
     #[must_use]
     pub fn model_agent(&self) -> AgentDefinition {
@@ -147,11 +185,11 @@ impl BuiltAgent {
         AgentDefinition::instance(self.agent.model_type(), agent)
     }
 
-    /// The agent type that runs the tools, `<name>_tools`; `None` if the agent has no tools.
+    /// The agent type that runs the tools, `<name>_tools`; `None` if no tool is a function.
     #[must_use]
     pub fn tool_agent(&self) -> Option<AgentDefinition> {
         let agent: Arc<dyn DynAgent> = Arc::new(ToolAgent::new(Arc::clone(&self.agent)));
-        let has_tools = !self.agent.tools.is_empty();
+        let has_tools = self.agent.tools.values().any(|it| it.tool.child().is_none());
         has_tools.then(|| AgentDefinition::instance(self.agent.tools_type(), agent))
     }
 }
@@ -170,29 +208,38 @@ pub trait RuntimeBuilderExt: Sized {
 impl RuntimeBuilderExt for RuntimeBuilder {
     fn llm_agent<O>(self, name: &str, agent: LlmAgent<O>) -> Result<Self, LlmAgentError> {
         let built = agent.build(name)?;
-        let builder = self.workflow_dyn(built.workflow()?).agents(built.model_agent());
-        Ok(match built.tool_agent() {
-            Some(tools) => builder.agents(tools),
-            None => builder,
-        })
+        let builder = self.workflow_dyn(built.workflow()?);
+        Ok(built.agents().into_iter().fold(builder, Self::agents))
     }
 }
 
-fn check_tool_name(
-    name: &str,
-    others: &BTreeMap<String, CompiledTool>,
-) -> Result<(), LlmAgentError> {
+fn check_tool(tool: &Tool, has_write_log: bool) -> Result<(), LlmAgentError> {
+    if tool.effect == Effect::Write && !has_write_log {
+        return Err(LlmAgentError::NoWriteLog { tool: tool.name.clone() });
+    }
+    if let Some(child) = tool.child() {
+        Name::new(&child.workflow)?;
+    }
+    check_span("the timeout of a tool", tool.timeout)
+}
+
+fn check_tool_names(specs: &[ToolSpec]) -> Result<(), LlmAgentError> {
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    let reason = if name.is_empty() || name.len() > MAX_TOOL_NAME || !name.bytes().all(is_valid) {
-        "a name of a tool is 1 to 64 of [A-Za-z0-9_-]"
-    } else if name == FINAL_TOOL {
-        "the name is reserved for structured output"
-    } else if others.contains_key(name) {
-        "the name is used twice"
-    } else {
-        return Ok(());
-    };
-    Err(LlmAgentError::InvalidTool { name: name.to_owned(), reason: reason.to_owned() })
+    let mut names = BTreeSet::new();
+    for ToolSpec { name, .. } in specs {
+        let is_right = (1..=MAX_TOOL_NAME).contains(&name.len()) && name.bytes().all(is_valid);
+        let reason = if !is_right {
+            "a name of a tool is 1 to 64 of [A-Za-z0-9_-]"
+        } else if name == FINAL_TOOL {
+            "the name is reserved for structured output"
+        } else if !names.insert(name) {
+            "the name is used twice"
+        } else {
+            continue;
+        };
+        return Err(LlmAgentError::InvalidTool { name: name.clone(), reason: reason.to_owned() });
+    }
+    Ok(())
 }
 
 fn check_options(options: &Options, budget: &Budget) -> Result<(), LlmAgentError> {

@@ -5,8 +5,9 @@ use aios_core::failure::Failure;
 use futures_util::future::join_all;
 use serde_json::Value;
 
-use super::{compiled::Compiled, decisions::Decisions, host::ToolTask};
+use super::{accounting::Accounting, compiled::Compiled, decisions::Decisions, host::ToolTask};
 use crate::{
+    budget::Limits,
     model::{ToolCall, ToolResult},
     tool::{Approval, CompiledTool, Decision, Effect, InDoubt, PendingDecision, Resolution},
 };
@@ -25,6 +26,8 @@ pub(super) struct Checked {
     pub(super) arguments: Value,
     /// Turn and place of the call, which name its signals.
     pub(super) place: String,
+    /// The part of the budget that a sub-agent gets.
+    pub(super) share: Limits,
 }
 
 /// The results of several calls, and how many of them ran.
@@ -38,11 +41,12 @@ pub(super) struct Calls<'s> {
     pub(super) agent: &'s Compiled,
     pub(super) context: &'s WorkflowContext,
     pub(super) decisions: &'s Decisions,
+    pub(super) accounting: &'s Accounting,
     pub(super) tools_type: &'s str,
 }
 
 /// The end of one call.
-enum Ended {
+pub(super) enum Ended {
     Result(String),
     Rejected(String),
     Failed(String),
@@ -80,7 +84,10 @@ impl Calls<'_> {
                 }
             },
         };
-        self.dispatch(compiled, checked, arguments).await
+        match compiled.tool.child() {
+            Some(child) => self.run_child(&compiled.tool, child, checked, arguments).await,
+            None => self.dispatch(compiled, checked, arguments).await,
+        }
     }
 
     /// Asks a person. Returns the arguments, or the reason of the rejection.

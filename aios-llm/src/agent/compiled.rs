@@ -17,6 +17,10 @@ pub(super) struct Compiled {
     pub(super) tools: BTreeMap<String, CompiledTool>,
     /// The descriptions of the tools, in the order of their registration.
     pub(super) specs: Vec<ToolSpec>,
+    /// The agents that can take over, by the name of the tool that hands over.
+    pub(super) handovers: BTreeMap<String, Arc<Self>>,
+    /// Whether the agent can hand the conversation back.
+    pub(super) hands_back: bool,
     pub(super) output: Output,
     pub(super) budget: Budget,
     pub(super) write_log: Option<WriteLog>,

@@ -35,17 +35,22 @@ impl Faults {
         self.consecutive = 0;
     }
 
-    /// Checks a call and returns its arguments. The error is for the model.
+    /// Checks a call and returns its arguments. `depth` is the number of levels of child runs that
+    /// are left. The error is for the model.
     pub(super) fn check(
         &mut self,
         agent: &Compiled,
         call: &ToolCall,
+        depth: u32,
     ) -> Result<serde_json::Value, String> {
         let Some(compiled) = agent.tools.get(&call.name) else {
             let names: Vec<_> = agent.tools.keys().map(String::as_str).collect();
             let names = names.join(", ");
             return Err(format!("There is no tool with this name. The tools are: {names}"));
         };
+        if depth == 0 && compiled.tool.child().is_some() {
+            return Err("Nothing can be delegated any further. Do it yourself.".to_owned());
+        }
         let (bytes, most) = (call.arguments.len(), agent.options.max_argument_bytes);
         if bytes > most {
             return Err(format!("The arguments have {bytes} bytes; at most {most} are allowed."));

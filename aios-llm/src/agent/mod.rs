@@ -3,9 +3,12 @@
 mod accounting;
 mod build;
 mod calls;
+mod children;
 mod compiled;
 mod decisions;
+mod delegation;
 mod faults;
+mod handover;
 mod history;
 mod host;
 mod output;
@@ -61,14 +64,29 @@ pub(crate) const TOOLS_SUFFIX: &str = "_tools";
 /// # }
 /// ```
 pub struct LlmAgent<O = String> {
+    definition: Definition,
+    types: PhantomData<fn() -> O>,
+}
+
+/// What an agent is, whatever the type of its output.
+struct Definition {
     model: Arc<dyn LanguageModel>,
     instructions: Option<String>,
     tools: Vec<Tool>,
+    handovers: Vec<Handover>,
+    /// The description of the tool that hands the conversation back.
+    hand_back: Option<String>,
     output: Option<OutputType>,
     budget: Budget,
     write_log: Option<Arc<dyn Store>>,
     options: Options,
-    types: PhantomData<fn() -> O>,
+}
+
+/// An agent that can take over a conversation.
+struct Handover {
+    name: String,
+    description: String,
+    agent: Definition,
 }
 
 /// Options of the loop.
@@ -113,16 +131,18 @@ impl LlmAgent<String> {
             max_argument_bytes: Self::DEFAULT_MAX_ARGUMENT_BYTES,
             streaming: Streaming::default(),
         };
-        Self {
+        let definition = Definition {
             model: Arc::new(model),
             instructions: None,
             tools: Vec::new(),
+            handovers: Vec::new(),
+            hand_back: None,
             output: None,
             budget: Budget::new(),
             write_log: None,
             options,
-            types: PhantomData,
-        }
+        };
+        Self { definition, types: PhantomData }
     }
 }
 
@@ -130,15 +150,45 @@ impl<O> LlmAgent<O> {
     /// Sets the instructions (the system prompt).
     #[must_use]
     pub fn instructions(mut self, instructions: impl Into<String>) -> Self {
-        self.instructions = Some(instructions.into());
+        self.definition.instructions = Some(instructions.into());
         self
     }
 
     /// Adds a tool.
     #[must_use]
     pub fn tool(mut self, tool: Tool) -> Self {
-        self.tools.push(tool);
+        self.definition.tools.push(tool);
         self
+    }
+
+    /// Adds an agent that can take over the conversation: a tool `handover_to_<name>` ends the part of
+    /// this agent, and the conversation continues, in the same run, under the instructions and with
+    /// the tools of the other one. Its model calls are tasks for the agent type `<agent>_<name>_model`.
+    ///
+    /// Both must have the same type of output. The budget, the maximum number of responses, the
+    /// number of faults and the version of a run are those of the agent that began it.
+    #[must_use]
+    pub fn handover<T>(
+        mut self,
+        name: impl Into<String>,
+        description: impl Into<String>,
+        agent: LlmAgent<T>,
+    ) -> Self {
+        let (name, description, agent) = (name.into(), description.into(), agent.definition);
+        self.definition.handovers.push(Handover { name, description, agent });
+        self
+    }
+
+    /// Allows an agent that has taken over a conversation to hand it back, with a tool `hand_back`
+    /// that has this description.
+    #[must_use]
+    pub fn hand_back(mut self, description: impl Into<String>) -> Self {
+        self.definition.hand_back = Some(description.into());
+        self
+    }
+
+    fn with_output<T>(self, output: Option<OutputType>) -> LlmAgent<T> {
+        LlmAgent { definition: Definition { output, ..self.definition }, types: PhantomData }
     }
 
     /// Sets the type of the output. It is validated, and the model may repair it; see
@@ -148,55 +198,27 @@ impl<O> LlmAgent<O> {
     where
         T: Serialize + DeserializeOwned + JsonSchema + 'static,
     {
-        LlmAgent {
-            model: self.model,
-            instructions: self.instructions,
-            tools: self.tools,
-            output: Some(OutputType::of::<T>()),
-            budget: self.budget,
-            write_log: self.write_log,
-            options: self.options,
-            types: PhantomData,
-        }
+        self.with_output(Some(OutputType::of::<T>()))
     }
 
     /// Sets the output as a JSON Schema, for types that are not written in Rust. See
     /// [`output`](Self::output).
     #[must_use]
     pub fn output_schema(self, name: impl Into<String>, schema: Value) -> LlmAgent<Value> {
-        let output = OutputType::from_schema(name.into(), schema);
-        LlmAgent {
-            model: self.model,
-            instructions: self.instructions,
-            tools: self.tools,
-            output: Some(output),
-            budget: self.budget,
-            write_log: self.write_log,
-            options: self.options,
-            types: PhantomData,
-        }
+        self.with_output(Some(OutputType::from_schema(name.into(), schema)))
     }
 
     /// The same agent without an output type, whose output is text as a JSON value. For agents that
     /// are not written in Rust.
     #[must_use]
     pub fn output_text(self) -> LlmAgent<Value> {
-        LlmAgent {
-            model: self.model,
-            instructions: self.instructions,
-            tools: self.tools,
-            output: None,
-            budget: self.budget,
-            write_log: self.write_log,
-            options: self.options,
-            types: PhantomData,
-        }
+        self.with_output(None)
     }
 
     /// Sets the budget of each run.
     #[must_use]
     pub fn budget(mut self, budget: Budget) -> Self {
-        self.budget = budget;
+        self.definition.budget = budget;
         self
     }
 
@@ -204,7 +226,7 @@ impl<O> LlmAgent<O> {
     /// agents with such tools. Usually it is the store of the runtime.
     #[must_use]
     pub fn write_log(mut self, store: Arc<dyn Store>) -> Self {
-        self.write_log = Some(store);
+        self.definition.write_log = Some(store);
         self
     }
 
@@ -212,35 +234,35 @@ impl<O> LlmAgent<O> {
     /// of the earlier version have to continue unchanged.
     #[must_use]
     pub fn version(mut self, version: u32) -> Self {
-        self.options.version = version;
+        self.definition.options.version = version;
         self
     }
 
     /// Sets the maximum number of output tokens of each response.
     #[must_use]
     pub fn max_output_tokens(mut self, tokens: u32) -> Self {
-        self.options.max_output_tokens = Some(tokens);
+        self.definition.options.max_output_tokens = Some(tokens);
         self
     }
 
     /// Sets the sampling temperature.
     #[must_use]
     pub fn temperature(mut self, temperature: f64) -> Self {
-        self.options.temperature = Some(temperature);
+        self.definition.options.temperature = Some(temperature);
         self
     }
 
     /// Sets the timeout of one model call: at least 1 ms, at most 100 years.
     #[must_use]
     pub fn model_timeout(mut self, timeout: Duration) -> Self {
-        self.options.model_timeout = timeout;
+        self.definition.options.model_timeout = timeout;
         self
     }
 
     /// Sets the retry policy of model calls. A longer `Retry-After` of the provider is respected.
     #[must_use]
     pub fn model_retry(mut self, policy: RetryPolicy) -> Self {
-        self.options.model_retry = policy;
+        self.definition.options.model_retry = policy;
         self
     }
 
@@ -248,7 +270,7 @@ impl<O> LlmAgent<O> {
     /// `TURN_LIMIT`.
     #[must_use]
     pub fn max_turns(mut self, turns: u32) -> Self {
-        self.options.max_turns = turns;
+        self.definition.options.max_turns = turns;
         self
     }
 
@@ -257,21 +279,21 @@ impl<O> LlmAgent<O> {
     /// with `MODEL_FAULTS`.
     #[must_use]
     pub fn max_faults(mut self, faults: u32) -> Self {
-        self.options.max_faults = faults;
+        self.definition.options.max_faults = faults;
         self
     }
 
     /// Sets how many of the latest ten calls may be identical, at least 1. One more is a fault.
     #[must_use]
     pub fn max_identical_calls(mut self, calls: u32) -> Self {
-        self.options.max_identical_calls = calls;
+        self.definition.options.max_identical_calls = calls;
         self
     }
 
     /// Sets the maximum size of the arguments of a call, in bytes. Larger ones are a fault.
     #[must_use]
     pub fn max_argument_bytes(mut self, bytes: usize) -> Self {
-        self.options.max_argument_bytes = bytes;
+        self.definition.options.max_argument_bytes = bytes;
         self
     }
 
@@ -279,7 +301,7 @@ impl<O> LlmAgent<O> {
     /// with [`RunHandle::stream`](aios_agents::RunHandle::stream).
     #[must_use]
     pub fn streaming(mut self, streaming: Streaming) -> Self {
-        self.options.streaming = streaming;
+        self.definition.options.streaming = streaming;
         self
     }
 }
@@ -288,8 +310,8 @@ impl<O> fmt::Debug for LlmAgent<O> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("LlmAgent")
-            .field("model", &self.model.name())
-            .field("tools", &self.tools)
+            .field("model", &self.definition.model.name())
+            .field("tools", &self.definition.tools)
             .finish_non_exhaustive()
     }
 }

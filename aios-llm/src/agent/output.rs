@@ -13,6 +13,7 @@ pub(super) const FINAL_TOOL: &str = "final_result";
 const WRAPPED: &str = "result";
 
 /// The type of an agent's output.
+#[derive(Clone, Debug)]
 pub(super) struct OutputType {
     name: String,
     schema: Value,
@@ -39,6 +40,12 @@ enum Mode {
     Native,
     Tool,
     Prompt,
+}
+
+impl PartialEq for OutputType {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, &self.schema) == (&other.name, &other.schema)
+    }
 }
 
 impl OutputType {

@@ -1,6 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::delegation::Delegation;
 use crate::model::Message;
 
 /// The input of an agent: a conversation that ends with a message of the user. In JSON, it is an
@@ -12,19 +13,28 @@ pub struct Prompt {
     /// Instructions that replace those of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instructions: Option<String>,
+    /// Present if another agent has called this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub(crate) delegation: Option<Box<Delegation>>,
 }
 
 impl Prompt {
     /// A prompt with one text of the user.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
-        Self { messages: vec![Message::user(text)], instructions: None }
+        Self { messages: vec![Message::user(text)], ..Self::default() }
     }
 
     /// Adds a message.
     #[must_use]
     pub fn with_message(mut self, message: Message) -> Self {
         self.messages.push(message);
+        self
+    }
+
+    pub(super) fn delegated(mut self, delegation: Delegation) -> Self {
+        self.delegation = Some(Box::new(delegation));
         self
     }
 
@@ -52,11 +62,15 @@ impl<'de> Deserialize<'de> for Prompt {
                 messages: Vec<Message>,
                 #[serde(default)]
                 instructions: Option<String>,
+                #[serde(default)]
+                delegation: Option<Box<Delegation>>,
             },
         }
         Ok(match Form::deserialize(deserializer)? {
             Form::Text(text) => Self::new(text),
-            Form::Conversation { messages, instructions } => Self { messages, instructions },
+            Form::Conversation { messages, instructions, delegation } => {
+                Self { messages, instructions, delegation }
+            }
         })
     }
 }

@@ -11,17 +11,20 @@ use aios_core::{
 use serde_json::Value;
 
 use super::{
-    Prompt, Streaming, TOKENS,
+    AgentUpdate, Prompt, Streaming, TOKENS,
     accounting::Accounting,
     calls::{Calls, Checked},
     compiled::Compiled,
-    decisions::Decisions,
+    decisions::{Decisions, emit},
+    delegation::report,
     faults::Faults,
+    handover::{HAND_BACK, HandedOver},
     history::{MISSING, Told},
     output::FINAL_TOOL,
+    updates::tell,
 };
 use crate::{
-    budget::Spent,
+    budget::{Limits, Spent},
     model::{FinishReason, Message, ModelError, ModelRequest, ModelResponse, ToolCall, ToolResult},
 };
 
@@ -35,17 +38,13 @@ pub(super) async fn run(
         let reason = "a prompt has at least one message";
         return Err(WorkflowError::failed(Failure::new("INVALID_PARAMETERS", reason)));
     }
+    let is_delegated = prompt.delegation.is_some();
     let mut session = Session::new(agent, context, prompt);
-    for turn in 1..=session.agent.options.max_turns {
-        let response = session.model_call().await?;
-        if let Some(output) = session.handle(turn, &response).await? {
-            session.end_stream()?;
-            return Ok(output);
-        }
+    let ended = session.run().await;
+    if ended.is_err() {
+        session.accounting.settle_rest()?;
     }
-    let turns = session.agent.options.max_turns;
-    let reason = format!("the agent has no result after {turns} model responses (`max_turns`)");
-    Err(WorkflowError::failed(Failure::new("TURN_LIMIT", reason)))
+    if is_delegated { report(ended, session.accounting.spent()) } else { ended }
 }
 
 struct Session {
@@ -53,6 +52,9 @@ struct Session {
     context: WorkflowContext,
     model_type: String,
     tools_type: String,
+    /// The agents that handed the conversation over and may get it back.
+    former: Vec<Arc<Compiled>>,
+    /// The instructions of the prompt, which replace those of the first agent.
     instructions: Option<String>,
     messages: Vec<Message>,
     accounting: Accounting,
@@ -64,18 +66,34 @@ struct Session {
 
 impl Session {
     fn new(agent: Arc<Compiled>, context: WorkflowContext, prompt: Prompt) -> Self {
+        let share = prompt.delegation.map(|it| it.share).unwrap_or_default();
         Self {
             model_type: agent.model_type(),
             tools_type: agent.tools_type(),
-            instructions: prompt.instructions.or_else(|| agent.instructions.clone()),
+            former: Vec::new(),
+            instructions: prompt.instructions,
             messages: prompt.messages,
-            accounting: Accounting::new(&agent, &context),
+            accounting: Accounting::new(&agent, &context, share),
             faults: Faults::default(),
             decisions: Decisions::default(),
             told: Told::default(),
             agent,
             context,
         }
+    }
+
+    /// Requests responses and runs their calls until there is an output.
+    async fn run(&mut self) -> Result<Value, WorkflowError> {
+        let turns = self.agent.options.max_turns;
+        for turn in 1..=turns {
+            let response = self.model_call().await?;
+            if let Some(output) = self.handle(turn, &response).await? {
+                self.end_stream()?;
+                return Ok(output);
+            }
+        }
+        let reason = format!("the agent has no result after {turns} model responses (`max_turns`)");
+        Err(WorkflowError::failed(Failure::new("TURN_LIMIT", reason)))
     }
 
     fn end_stream(&self) -> Result<(), WorkflowError> {
@@ -91,7 +109,8 @@ impl Session {
         let mut attempt = 1;
         loop {
             let mut request = self.request();
-            let left = self.accounting.reserve_request(&self.agent, &mut request).await?;
+            let left =
+                self.accounting.reserve_request(&self.agent.model.names(), &mut request).await?;
             let timeout = self.model_timeout(left);
             let task = self.told.next(0, request);
             let is_whole = task.kept == 0;
@@ -156,8 +175,10 @@ impl Session {
     }
 
     fn request(&self) -> ModelRequest {
-        let instructions = [self.instructions.clone(), self.accounting.soft_notice()];
-        let instructions: Vec<_> = instructions.into_iter().flatten().collect();
+        let of_prompt = self.instructions.clone().filter(|_| self.former.is_empty());
+        let of_agent = of_prompt.or_else(|| self.agent.instructions.clone());
+        let instructions: Vec<_> =
+            [of_agent, self.accounting.soft_notice()].into_iter().flatten().collect();
         let mut request = ModelRequest {
             instructions: (!instructions.is_empty()).then(|| instructions.join("\n\n")),
             messages: self.messages.clone(),
@@ -212,19 +233,27 @@ impl Session {
         calls: Vec<ToolCall>,
     ) -> Result<Option<Value>, WorkflowError> {
         let mut results: Vec<Option<ToolResult>> = Vec::with_capacity(calls.len());
-        let (mut checked, mut last_fault) = (Vec::new(), None);
+        let (mut checked, mut last_fault, mut next) = (Vec::new(), None, None);
         for (index, call) in calls.into_iter().enumerate() {
             let is_output = self.agent.output.is_tool() && call.name == FINAL_TOOL;
+            if let Some(agent) = self.successor(&call.name).filter(|_| next.is_none()) {
+                let content = format!("The conversation continues with {}.", agent.name);
+                next = Some((call.name == HAND_BACK, agent));
+                let ToolCall { id: call_id, name, .. } = call;
+                results.push(Some(ToolResult { call_id, name, content, is_error: false }));
+                continue;
+            }
             let fault = if is_output {
                 match self.agent.output.read(&call.arguments) {
                     Ok(output) => return Ok(Some(output)),
                     Err(fault) => fault,
                 }
             } else {
-                match self.faults.check(&self.agent, &call) {
+                match self.faults.check(&self.agent, &call, self.accounting.depth()) {
                     Ok(arguments) => {
                         let place = format!("{turn}-{index}");
-                        checked.push(Checked { call, arguments, place });
+                        let share = Limits::default();
+                        checked.push(Checked { call, arguments, place, share });
                         results.push(None);
                         continue;
                     }
@@ -239,26 +268,64 @@ impl Session {
             Some(fault) => self.faults.faulty(self.agent.options.max_faults, &fault)?,
             None => self.faults.faultless(),
         }
-        let mut ran = self.run_calls(&checked).await?.into_iter();
+        let mut ran = self.run_calls(checked).await?.into_iter();
         let results = results.into_iter().filter_map(|result| result.or_else(|| ran.next()));
         self.messages.push(Message::tool_results(results.collect::<Vec<_>>()));
+        if let Some((is_back, agent)) = next {
+            self.hand_over(is_back, agent)?;
+        }
         Ok(None)
     }
 
-    async fn run_calls(&mut self, calls: &[Checked]) -> Result<Vec<ToolResult>, WorkflowError> {
+    /// The agent that continues the conversation after a call of this tool.
+    fn successor(&self, tool: &str) -> Option<Arc<Compiled>> {
+        match tool {
+            HAND_BACK if self.agent.hands_back => self.former.last().map(Arc::clone),
+            tool => self.agent.handovers.get(tool).map(Arc::clone),
+        }
+    }
+
+    /// Continues the conversation with another agent.
+    fn hand_over(&mut self, is_back: bool, agent: Arc<Compiled>) -> Result<(), WorkflowError> {
+        let from = std::mem::replace(&mut self.agent, agent);
+        let to = self.agent.name.as_str();
+        emit(&self.context, "agent", "handed_over", &HandedOver { from: from.name.as_str(), to })?;
+        tell(&self.agent, &self.context, &AgentUpdate::HandedOver { to: to.to_owned() })?;
+        (self.model_type, self.tools_type) = (self.agent.model_type(), self.agent.tools_type());
+        if is_back {
+            self.former.pop();
+        } else {
+            self.former.push(from);
+        }
+        Ok(())
+    }
+
+    async fn run_calls(&self, mut calls: Vec<Checked>) -> Result<Vec<ToolResult>, WorkflowError> {
         if calls.is_empty() {
             return Ok(Vec::new());
         }
         let count = u64::try_from(calls.len()).unwrap_or(u64::MAX);
-        self.accounting.reserve_tool_calls(&self.agent, count).await?;
+        let mut wanted: Vec<_> = calls.iter_mut().filter_map(|it| self.limits_of(it)).collect();
+        let limits: Vec<_> = wanted.iter().map(|(_, limits)| *limits).collect();
+        let shares = self.accounting.reserve_calls(count, &limits).await?;
+        for ((call, _), share) in wanted.iter_mut().zip(shares) {
+            call.share = share;
+        }
         let running = Calls {
             agent: &self.agent,
             context: &self.context,
             decisions: &self.decisions,
+            accounting: &self.accounting,
             tools_type: &self.tools_type,
         };
-        let ended = running.run(calls).await?;
+        let ended = running.run(&calls).await?;
         self.accounting.settle(Spent { tool_calls: ended.ran, ..Spent::default() })?;
         Ok(ended.results)
+    }
+
+    /// A call with the limits of the agent that it calls, if it does.
+    fn limits_of<'c>(&self, checked: &'c mut Checked) -> Option<(&'c mut Checked, Limits)> {
+        let child = self.agent.tools.get(&checked.call.name)?.tool.child()?;
+        child.is_agent.then_some((checked, child.limits))
     }
 }

@@ -44,6 +44,9 @@ pub struct Exceeded {
     pub allowed: String,
     /// The sum that the call could reach.
     pub needed: String,
+    /// Whether it is a limit of the part that a calling agent has given, which nobody can raise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_share: bool,
 }
 
 impl Exceeded {
@@ -51,7 +54,12 @@ impl Exceeded {
     pub const CODE: &'static str = "BUDGET_EXCEEDED";
 
     fn new(limit: &str, allowed: impl fmt::Display, needed: impl fmt::Display) -> Self {
-        Self { limit: limit.to_owned(), allowed: allowed.to_string(), needed: needed.to_string() }
+        Self {
+            limit: limit.to_owned(),
+            allowed: allowed.to_string(),
+            needed: needed.to_string(),
+            is_share: false,
+        }
     }
 
     pub(crate) fn to_failure(&self) -> Failure {
@@ -61,7 +69,7 @@ impl Exceeded {
 
 impl fmt::Display for Exceeded {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { limit, allowed, needed } = self;
+        let Self { limit, allowed, needed, .. } = self;
         write!(
             formatter,
             "the budget allows {limit} of {allowed}, and the next call needs {needed}"
@@ -82,12 +90,29 @@ pub(crate) struct Reservation {
 #[derive(Debug)]
 pub(crate) struct Account {
     budget: Budget,
+    /// The part of the budget of a calling agent.
+    share: Limits,
     spent: Spent,
 }
 
 impl Account {
     pub(crate) fn new(budget: Budget) -> Self {
-        Self { budget, spent: Spent::default() }
+        Self { budget, share: Limits::default(), spent: Spent::default() }
+    }
+
+    /// Limits the account to a part of another one.
+    pub(crate) fn with_share(mut self, share: Limits) -> Self {
+        self.share = share;
+        self
+    }
+
+    fn limits(&self) -> Limits {
+        self.budget.limits.within(self.share)
+    }
+
+    /// Levels of child runs that are left below this run.
+    pub(crate) fn depth(&self) -> u32 {
+        self.limits().depth.unwrap_or(Budget::DEFAULT_DEPTH)
     }
 
     pub(crate) fn spent(&self) -> &Spent {
@@ -122,7 +147,7 @@ impl Account {
         input: Cost,
         request: &mut ModelRequest,
     ) -> Result<(), Failure> {
-        let limits = &self.budget.limits;
+        let limits = self.limits();
         let tokens = limits
             .output_tokens
             .map(|limit| limit.saturating_sub(self.spent.usage.output_tokens))
@@ -149,9 +174,59 @@ impl Account {
         Ok(least)
     }
 
-    pub(crate) fn reserve_tool_calls(&self, calls: u64) -> Result<Reservation, Failure> {
-        let amounts = Spent { tool_calls: calls, ..Spent::default() };
-        self.reserve(amounts, amounts)
+    /// Reserves tool calls, of which some call agents with these limits. Returns the share of each
+    /// agent: its limit, but at most an equal part of what is left. Without a limit, the run itself
+    /// keeps such a part too.
+    pub(crate) fn reserve_calls(
+        &self,
+        calls: u64,
+        wanted: &[Limits],
+        elapsed: Duration,
+    ) -> Result<(Reservation, Vec<Limits>), Failure> {
+        let children = u64::try_from(wanted.len()).unwrap_or(u64::MAX);
+        let certain = Spent { tool_calls: calls, ..Spent::default() };
+        let sum = self.spent.plus(&certain);
+        let (limits, wall_time) = (self.limits(), self.time_left(elapsed)?);
+        let depth = Some(self.depth().saturating_sub(1));
+        let part = |limit: Option<u64>, sum: u64, wanted: Option<u64>| match (limit, wanted) {
+            (None, wanted) => wanted,
+            (Some(limit), None) => Some(limit.saturating_sub(sum) / children.saturating_add(1)),
+            (Some(limit), Some(wanted)) => {
+                Some(wanted.min(limit.saturating_sub(sum) / children.max(1)))
+            }
+        };
+        let share = |wanted: &Limits| {
+            let cost = |cost: Option<Cost>| cost.map(Cost::as_nanodollars);
+            let share = Limits {
+                requests: part(limits.requests, sum.requests, wanted.requests),
+                input_tokens: part(
+                    limits.input_tokens,
+                    sum.usage.input_tokens,
+                    wanted.input_tokens,
+                ),
+                output_tokens: part(
+                    limits.output_tokens,
+                    sum.usage.output_tokens,
+                    wanted.output_tokens,
+                ),
+                cost: part(cost(limits.cost), sum.cost.as_nanodollars(), cost(wanted.cost))
+                    .map(Cost::nanodollars),
+                tool_calls: part(limits.tool_calls, sum.tool_calls, wanted.tool_calls),
+                wall_time,
+                depth,
+            };
+            share.within(Limits { wall_time: wanted.wall_time, depth: wanted.depth, ..share })
+        };
+        let shares: Vec<_> = wanted.iter().map(share).collect();
+        let one_request = Spent { requests: 1, ..certain };
+        let least = if shares.iter().any(|share| share.requests == Some(0)) {
+            one_request
+        } else {
+            certain
+        };
+        self.reserve(least, certain)?;
+        let amounts = shares.iter().fold(certain, |sum, share| sum.plus(&share.amounts()));
+        Ok((Reservation { amounts, least: certain }, shares))
     }
 
     fn reserve(&self, amounts: Spent, least: Spent) -> Result<Reservation, Failure> {
@@ -180,7 +255,7 @@ impl Account {
         match (self.budget.prices.price(model), self.budget.unknown_price) {
             (Some(price), _) | (None, UnknownPrice::Assume(price)) => Ok(Some(price)),
             (None, UnknownPrice::Free) => Ok(None),
-            (None, UnknownPrice::Fail) if self.budget.limits.cost.is_none() => Ok(None),
+            (None, UnknownPrice::Fail) if self.limits().cost.is_none() => Ok(None),
             (None, UnknownPrice::Fail) => {
                 let reason = format!(
                     "the cost is limited, and model {model:?} has no price; add it to the price \
@@ -192,37 +267,28 @@ impl Account {
     }
 
     fn exceeded(&self, sum: &Spent) -> Option<Exceeded> {
-        let limits = &self.budget.limits;
-        let counts = [
-            ("requests", limits.requests, sum.requests),
-            ("input_tokens", limits.input_tokens, sum.usage.input_tokens),
-            ("output_tokens", limits.output_tokens, sum.usage.output_tokens),
-            ("tool_calls", limits.tool_calls, sum.tool_calls),
-        ];
-        for (name, limit, sum) in counts {
-            if let Some(limit) = limit.filter(|limit| sum > *limit) {
-                return Some(Exceeded::new(name, limit, sum));
-            }
-        }
-        let limit = limits.cost.filter(|limit| sum.cost > *limit)?;
-        Some(Exceeded::new("cost", limit, sum.cost))
+        let of_share = exceeded(&self.share, sum);
+        let of_share = of_share.map(|exceeded| Exceeded { is_share: true, ..exceeded });
+        of_share.or_else(|| exceeded(&self.budget.limits, sum))
     }
 
     /// The rest of the wall time.
     pub(crate) fn time_left(&self, elapsed: Duration) -> Result<Option<Duration>, Failure> {
-        let Some(limit) = self.budget.limits.wall_time else { return Ok(None) };
+        let Some(limit) = self.limits().wall_time else { return Ok(None) };
         match limit.checked_sub(elapsed).filter(|left| !left.is_zero()) {
             Some(left) => Ok(Some(left)),
             None => {
+                let is_share = self.share.wall_time == Some(limit);
                 let (limit, elapsed) = (format!("{limit:?}"), format!("{elapsed:?}"));
-                Err(Exceeded::new("wall_time", limit, elapsed).to_failure())
+                let exceeded = Exceeded::new("wall_time", limit, elapsed);
+                Err(Exceeded { is_share, ..exceeded }.to_failure())
             }
         }
     }
 
     /// A sentence for the model about limits that are nearly reached.
     pub(crate) fn soft_notice(&self) -> Option<String> {
-        let (limits, spent) = (&self.budget.limits, &self.spent);
+        let (limits, spent) = (self.limits(), &self.spent);
         let cost = limits.cost.map(Cost::as_nanodollars);
         let shares = [
             ("requests", limits.requests, spent.requests),
@@ -245,6 +311,23 @@ impl Account {
         (!near.is_empty())
             .then(|| format!("The budget of this task is nearly used: {names}. Finish soon."))
     }
+}
+
+/// The first limit that a sum exceeds.
+fn exceeded(limits: &Limits, sum: &Spent) -> Option<Exceeded> {
+    let counts = [
+        ("requests", limits.requests, sum.requests),
+        ("input_tokens", limits.input_tokens, sum.usage.input_tokens),
+        ("output_tokens", limits.output_tokens, sum.usage.output_tokens),
+        ("tool_calls", limits.tool_calls, sum.tool_calls),
+    ];
+    for (name, limit, sum) in counts {
+        if let Some(limit) = limit.filter(|limit| sum > *limit) {
+            return Some(Exceeded::new(name, limit, sum));
+        }
+    }
+    let limit = limits.cost.filter(|limit| sum.cost > *limit)?;
+    Some(Exceeded::new("cost", limit, sum.cost))
 }
 
 #[cfg(test)]

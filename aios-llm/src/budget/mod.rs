@@ -2,7 +2,8 @@
 //!
 //! A budget is reserved before each call and settled after it. Both are events of the run's log
 //! (`llm.budget.reserved`, `llm.budget.settled`), and the sums follow from recorded results only, so
-//! they are the same after any crash and replay.
+//! they are the same after any crash and replay. The sum of a run includes those of the agents that it
+//! has called.
 
 mod account;
 mod price;
@@ -11,13 +12,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Usage;
+
 pub(crate) use self::account::{Account, Reservation};
 pub use self::{
     account::{Exceeded, Spent},
     price::{Cost, Price, PriceTable, UnknownPrice},
 };
 
-/// Limits of one run. A limit that is not set does not apply.
+/// Limits of one run and of the agents that it calls. A limit that is not set does not apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
@@ -39,6 +42,10 @@ pub struct Limits {
     /// Time since the start of the run. It is checked before each call, and limits the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wall_time: Option<Duration>,
+    /// Levels of child runs below the run; 0 means none. Without it,
+    /// [`Budget::DEFAULT_DEPTH`] applies. A call beyond it is a fault of the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u32>,
 }
 
 impl Limits {
@@ -52,8 +59,39 @@ impl Limits {
             cost: self.cost.or(others.cost),
             tool_calls: self.tool_calls.or(others.tool_calls),
             wall_time: self.wall_time.or(others.wall_time),
+            depth: self.depth.or(others.depth),
         }
     }
+
+    /// The lower one of each limit.
+    #[must_use]
+    pub(crate) fn within(self, others: Self) -> Self {
+        Self {
+            requests: least(self.requests, others.requests),
+            input_tokens: least(self.input_tokens, others.input_tokens),
+            output_tokens: least(self.output_tokens, others.output_tokens),
+            cost: least(self.cost, others.cost),
+            tool_calls: least(self.tool_calls, others.tool_calls),
+            wall_time: least(self.wall_time, others.wall_time),
+            depth: least(self.depth, others.depth),
+        }
+    }
+
+    /// The amounts that the limits allow; 0 where there is no limit.
+    pub(crate) fn amounts(&self) -> Spent {
+        let tokens = |limit: Option<u64>| limit.unwrap_or_default();
+        Spent {
+            requests: tokens(self.requests),
+            usage: Usage::new(tokens(self.input_tokens), tokens(self.output_tokens)),
+            cost: self.cost.unwrap_or_default(),
+            tool_calls: tokens(self.tool_calls),
+        }
+    }
+}
+
+/// The lower one of two limits.
+fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
 }
 
 /// The behaviour of an agent that reaches a limit.
@@ -104,6 +142,8 @@ impl Budget {
     /// Default share of a limit, in percent, after which the model is informed.
     pub const DEFAULT_SOFT_PERCENT: u8 = 80;
 
+    /// Levels of child runs if [`depth`](Self::depth) is not set.
+    pub const DEFAULT_DEPTH: u32 = 4;
     /// Maximum number of output tokens that a response is assumed to have if
     /// [`max_output_tokens`](crate::LlmAgent::max_output_tokens) is not set.
     pub const DEFAULT_MAX_OUTPUT_TOKENS: u32 = 8192;
@@ -170,6 +210,14 @@ impl Budget {
     #[must_use]
     pub fn wall_time(mut self, time: Duration) -> Self {
         self.limits.wall_time = Some(time);
+        self
+    }
+
+    /// Limits the levels of child runs below the run; 0 means none. A call beyond it is a fault of
+    /// the model.
+    #[must_use]
+    pub fn depth(mut self, levels: u32) -> Self {
+        self.limits.depth = Some(levels);
         self
     }
 

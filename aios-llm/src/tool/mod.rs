@@ -1,6 +1,7 @@
 //! Tools: async functions that a model can call.
 
 mod approval;
+mod child;
 mod effect;
 mod write_log;
 
@@ -18,10 +19,14 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub(crate) use self::write_log::{WriteLog, WriteState};
 pub use self::{
     approval::{Approval, Decision, InDoubt, PendingDecision, Resolution},
+    child::OnFailure,
     effect::Effect,
+};
+pub(crate) use self::{
+    child::{Assignment, Child},
+    write_log::{WriteLog, WriteState},
 };
 use crate::{
     AgentUpdate,
@@ -79,7 +84,14 @@ pub struct Tool {
     pub(crate) timeout: Duration,
     pub(crate) retry: RetryPolicy,
     pub(crate) max_result_bytes: usize,
-    function: Arc<Function>,
+    work: Work,
+}
+
+/// What a call does.
+#[derive(Clone)]
+enum Work {
+    Function(Arc<Function>),
+    Child(Child),
 }
 
 /// A tool whose schema is compiled.
@@ -232,16 +244,32 @@ impl Tool {
             let running = function(context, arguments);
             Box::pin(async move { running.await.map(result_text) })
         };
+        Self::of(
+            name.into(),
+            description.into(),
+            effect,
+            parameters,
+            Work::Function(Arc::new(function)),
+        )
+    }
+
+    fn of(
+        name: String,
+        description: String,
+        effect: Effect,
+        parameters: Value,
+        work: Work,
+    ) -> Self {
         Self {
-            name: name.into(),
-            description: description.into(),
+            name,
+            description,
             parameters,
             effect,
             approval: Approval::NotRequired,
             timeout: Self::DEFAULT_TIMEOUT,
             retry: RetryPolicy::default(),
             max_result_bytes: Self::DEFAULT_MAX_RESULT_BYTES,
-            function: Arc::new(function),
+            work,
         }
     }
 
@@ -291,7 +319,16 @@ impl Tool {
         context: ToolContext,
         arguments: Value,
     ) -> Result<String, TaskError> {
-        let text = (self.function)(context, arguments).await?;
+        let Work::Function(function) = &self.work else {
+            let reason = format!("tool {} is a run, not a function", self.name);
+            return Err(TaskError::terminal(Failure::new("INVALID_LLM_AGENT", reason)));
+        };
+        let text = function(context, arguments).await?;
+        self.limited(text).map_err(TaskError::terminal)
+    }
+
+    /// A result, unless it is too large.
+    pub(crate) fn limited(&self, text: String) -> Result<String, Failure> {
         if text.len() <= self.max_result_bytes {
             return Ok(text);
         }
@@ -301,12 +338,12 @@ impl Tool {
              ask for less, or raise `max_result_bytes`",
             self.name
         );
-        Err(TaskError::terminal(Failure::new("TOOL_RESULT_TOO_LARGE", reason)))
+        Err(Failure::new("TOOL_RESULT_TOO_LARGE", reason))
     }
 }
 
 /// The result as the model sees it: a text as it is, everything else as JSON.
-fn result_text(result: Value) -> String {
+pub(crate) fn result_text(result: Value) -> String {
     match result {
         Value::String(text) => text,
         value => value.to_string(),

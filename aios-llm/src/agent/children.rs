@@ -1,0 +1,93 @@
+//! Tool calls that are child runs.
+
+use aios_agents::workflow::WorkflowError;
+use aios_core::failure::Failure;
+use serde_json::Value;
+
+use super::{
+    AgentUpdate, Prompt,
+    calls::{Calls, Checked, Ended},
+    delegation::{Delegation, Report, spent_of},
+    updates::tell,
+};
+use crate::{
+    budget::Spent,
+    tool::{Assignment, Child, OnFailure, Tool, result_text},
+};
+
+/// Failures of a child that never ran: the run of the caller fails.
+const NOT_STARTED: [&str; 4] =
+    ["WORKFLOW_NOT_FOUND", "RUN_EXISTS", "INVALID_RUN_ID", "INVALID_CHILD"];
+
+impl Calls<'_> {
+    /// Runs a call as a child run.
+    pub(super) async fn run_child(
+        &self,
+        tool: &Tool,
+        child: &Child,
+        checked: &Checked,
+        arguments: Value,
+    ) -> Result<Ended, WorkflowError> {
+        let call_id = || checked.call.id.clone();
+        let started = AgentUpdate::ToolStarted { call_id: call_id(), tool: tool.name.clone() };
+        tell(self.agent, self.context, &started)?;
+        let ended = if child.is_agent {
+            self.run_agent(child, checked, arguments).await?
+        } else {
+            match self.context.child::<Value>(&child.workflow, &arguments).await {
+                Ok(result) => Ok(result),
+                Err(error) => Err(failure_of(error)?),
+            }
+        };
+        let update = AgentUpdate::ToolEnded { call_id: call_id(), is_error: ended.is_err() };
+        tell(self.agent, self.context, &update)?;
+        match ended.and_then(|result| tool.limited(result_text(result))) {
+            Ok(text) => Ok(Ended::Result(text)),
+            Err(failure) if child.on_failure == OnFailure::Fail => {
+                Err(WorkflowError::failed(failure))
+            }
+            Err(failure) if NOT_STARTED.contains(&failure.code.as_str()) => {
+                Err(WorkflowError::failed(failure))
+            }
+            Err(failure) => Ok(Ended::Failed(failure.to_string())),
+        }
+    }
+
+    /// Runs an agent as a child, and settles what it has spent.
+    async fn run_agent(
+        &self,
+        child: &Child,
+        checked: &Checked,
+        arguments: Value,
+    ) -> Result<Result<Value, Failure>, WorkflowError> {
+        let Assignment { task } = serde_json::from_value(arguments)?;
+        let prompt = Prompt::new(task).delegated(Delegation { share: checked.share });
+        let failure = match self.context.child::<Report>(&child.workflow, &prompt).await {
+            Ok(Report { output, spent }) => {
+                self.accounting.settle_part(spent, false)?;
+                return Ok(Ok(output));
+            }
+            Err(error) => failure_of(error)?,
+        };
+        if failure.code == "INVALID_RESULT" && spent_of(&failure).is_none() {
+            let workflow = &child.workflow;
+            let reason = format!(
+                "workflow {workflow} is not an agent over a language model; call it with \
+                 `Tool::workflow`"
+            );
+            return Err(WorkflowError::failed(Failure::new("INVALID_LLM_AGENT", reason)));
+        }
+        let is_started = !NOT_STARTED.contains(&failure.code.as_str());
+        match spent_of(&failure) {
+            Some(spent) => self.accounting.settle_part(spent, false)?,
+            // A child that was cancelled does not say what it has spent: what was reserved counts.
+            None if is_started => self.accounting.settle_part(checked.share.amounts(), true)?,
+            None => self.accounting.settle_part(Spent::default(), false)?,
+        }
+        Ok(Err(failure))
+    }
+}
+
+fn failure_of(error: WorkflowError) -> Result<Failure, WorkflowError> {
+    error.failure().cloned().ok_or(error)
+}

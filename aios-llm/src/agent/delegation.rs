@@ -1,0 +1,64 @@
+//! What a calling agent gives to the agent that it calls, and what that agent reports.
+
+use aios_agents::workflow::WorkflowError;
+use aios_core::failure::Failure;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::budget::{Limits, Spent};
+
+/// The part of a budget that a calling agent gives to the agent that it calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Delegation {
+    pub(super) share: Limits,
+}
+
+/// The result of a run that another agent has called.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Report {
+    pub(super) output: Value,
+    pub(super) spent: Spent,
+}
+
+/// The end of a run that another agent has called, with what the run has spent.
+pub(super) fn report(
+    ended: Result<Value, WorkflowError>,
+    spent: Spent,
+) -> Result<Value, WorkflowError> {
+    let error = match ended {
+        Ok(output) => return Ok(json!(Report { output, spent })),
+        Err(error) => error,
+    };
+    let Some(failure) = error.failure() else { return Err(error) };
+    let mut failure = failure.clone();
+    failure.details = json!({ "cause": failure.details, "spent": spent });
+    Err(WorkflowError::failed(failure))
+}
+
+/// What a run that failed has spent; `None` if its failure does not say it.
+pub(super) fn spent_of(failure: &Failure) -> Option<Spent> {
+    // The engine wraps the details if a compensation has failed.
+    let details = [&failure.details, failure.details.get("cause")?];
+    details.into_iter().find_map(|details| Spent::deserialize(details.get("spent")?).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_report_what_was_spent_with_any_end() {
+        let spent = Spent { requests: 3, ..Spent::default() };
+        let output = report(Ok(json!("done")), spent).unwrap();
+        let Report { output, spent: read } = serde_json::from_value(output).unwrap();
+        assert_eq!((output, read), (json!("done"), spent));
+
+        let failed = Failure::new("X", "").with_details(json!({"spent": "a detail of its own"}));
+        let error = report(Err(WorkflowError::failed(failed)), spent).unwrap_err();
+        let failure = error.failure().unwrap();
+        assert_eq!((failure.code.as_str(), spent_of(failure)), ("X", Some(spent)));
+        let wrapped = json!({"cause": failure.details, "failed_compensations": []});
+        assert_eq!(spent_of(&Failure::new("X", "").with_details(wrapped)), Some(spent));
+        assert_eq!(spent_of(&Failure::new("RUN_CANCELLED", "")), None);
+    }
+}

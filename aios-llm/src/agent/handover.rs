@@ -1,0 +1,36 @@
+//! Agents that take over a conversation.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{model::ToolSpec, schema::schema_of};
+
+/// Begin of the names of tools that hand a conversation over.
+const PREFIX: &str = "handover_to_";
+/// Name of the tool that hands a conversation back.
+pub(super) const HAND_BACK: &str = "hand_back";
+
+/// Arguments of a handover.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[allow(dead_code, reason = "the next agent reads them in the conversation")]
+struct Arguments {
+    /// Why, and what the next agent has to know.
+    reason: String,
+}
+
+/// An event: another agent continues a conversation.
+#[derive(Debug, Serialize)]
+pub(super) struct HandedOver<'a> {
+    pub(super) from: &'a str,
+    pub(super) to: &'a str,
+}
+
+/// Name of the tool that hands over to an agent.
+pub(super) fn tool_of(agent: &str) -> String {
+    format!("{PREFIX}{agent}")
+}
+
+/// A tool that hands a conversation over or back.
+pub(super) fn spec(name: String, description: String) -> ToolSpec {
+    ToolSpec { name, description, parameters: schema_of::<Arguments>() }
+}

@@ -1,0 +1,245 @@
+//! Agents and workflows as tools.
+
+use std::sync::Arc;
+
+use aios_agents::{RunHandle, prelude::*};
+use aios_llm::{
+    Conversation, LlmAgent, ModelResponse, RuntimeBuilderExt,
+    budget::{AtLimit, Budget, Limits, Spent},
+    model::{Part, Usage},
+    testing::ScriptedModel,
+    tool::{Approval, OnFailure, Tool},
+};
+use serde_json::json;
+
+use crate::support::{
+    PATIENCE, Query, builder, call, failure, in_time, one_pending, scripted, search_call,
+    search_tool, start, store, text,
+};
+
+fn delegate(task: &str) -> ModelResponse {
+    call("c", "ask", &json!({ "task": task }))
+}
+
+fn ask() -> Tool {
+    Tool::agent("ask", "Asks the searcher.", "searcher")
+}
+
+/// A runtime with these agents as `agent` and `searcher`.
+async fn pair(agent: LlmAgent, searcher: LlmAgent) -> Runtime {
+    let builder = builder(&store()).llm_agent("agent", agent).unwrap();
+    builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap()
+}
+
+/// What the model got as results of its calls, in the request with this number.
+fn results(model: &ScriptedModel, request: usize) -> Vec<(String, bool)> {
+    let messages = &model.requests()[request].messages;
+    let parts = messages.iter().flat_map(|message| &message.content);
+    let results = parts.filter_map(|part| match part {
+        Part::ToolResult(result) => Some((result.content.clone(), result.is_error)),
+        _ => None,
+    });
+    results.collect()
+}
+
+async fn spent(run: &RunHandle) -> Spent {
+    *Conversation::of(run).await.unwrap().spent()
+}
+
+/// The child that a run starts.
+async fn child_of(runtime: &Runtime, run: &RunHandle) -> RunHandle {
+    in_time(async {
+        loop {
+            let journal = run.journal(0, 1000).await.unwrap();
+            let started = journal.iter().map(|recorded| &recorded.event);
+            let mut started = started.filter(|it| it.event_type.action() == "child_started");
+            if let Some(started) = started.next() {
+                let started: serde_json::Value = started.data().unwrap();
+                if let Ok(child) = runtime.handle(started["run_id"].as_str().unwrap()).await {
+                    return child;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn should_run_an_agent_as_a_child_and_sum_what_it_spends() {
+    let model = scripted([delegate("find rust"), text("done")]);
+    let searcher = scripted([search_call("rust"), text("a language")]);
+    let runtime = pair(
+        LlmAgent::new(Arc::clone(&model)).tool(ask()).budget(Budget::new().requests(12)),
+        LlmAgent::new(Arc::clone(&searcher)).tool(search_tool()),
+    )
+    .await;
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    assert_eq!(searcher.requests()[0].messages[0].text(), "find rust");
+    assert_eq!(results(&model, 1), [("a language".to_owned(), false)]);
+    let expected =
+        Spent { requests: 4, usage: Usage::new(40, 20), tool_calls: 2, ..Spent::default() };
+    assert_eq!(spent(&run).await, expected);
+}
+
+#[tokio::test]
+async fn should_give_each_agent_an_equal_share_of_what_is_left() {
+    let both = ["a", "b"].map(|id| Part::tool_call(id, "ask", &json!({"task": id})));
+    let both = ModelResponse::new(both.to_vec()).with_usage(Usage::new(10, 5));
+    let model = scripted([both, text("done")]);
+    // Of 7 requests, 6 are left: 2 for each agent. The searcher would need 3.
+    let searcher = Arc::new(ScriptedModel::new((0..4).map(|turn| search_call(&turn.to_string()))));
+    let budget = Budget::new().requests(7).at_limit(AtLimit::Ask);
+    let runtime = pair(
+        LlmAgent::new(Arc::clone(&model)).tool(ask()).budget(budget.clone()),
+        // The searcher would ask a person, but nobody can raise what another agent has given.
+        LlmAgent::new(Arc::clone(&searcher)).tool(search_tool()).budget(budget),
+    )
+    .await;
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    searcher.assert_finished();
+    for (content, is_error) in results(&model, 1) {
+        assert!(is_error && content.contains("requests of 2"), "{content}");
+    }
+    let spent = spent(&run).await;
+    assert_eq!((spent.requests, spent.usage), (6, Usage::new(60, 30)));
+    assert_eq!(spent.tool_calls, 2 + 4);
+}
+
+#[tokio::test]
+async fn should_limit_each_call_of_an_agent() {
+    let model = scripted([delegate("find"), text("done")]);
+    let searcher = scripted([search_call("rust")]);
+    let limits = Limits { requests: Some(1), ..Limits::default() };
+    let runtime = pair(
+        LlmAgent::new(Arc::clone(&model)).tool(ask().limits(limits)),
+        LlmAgent::new(searcher).tool(search_tool()),
+    )
+    .await;
+    let run = start(&runtime).await;
+    in_time(run.result::<String>()).await.unwrap();
+    assert!(results(&model, 1)[0].0.contains("requests of 1"));
+    assert_eq!(spent(&run).await.requests, 3);
+}
+
+#[tokio::test]
+async fn should_fail_with_a_child_if_the_policy_says_so() {
+    let agent = |on_failure| {
+        LlmAgent::new(scripted([delegate("find"), text("done")])).tool(ask().on_failure(on_failure))
+    };
+    let searcher = || LlmAgent::new(scripted([text("")])).max_faults(0);
+    let runtime = pair(agent(OnFailure::TellModel), searcher()).await;
+    assert_eq!(in_time(start(&runtime).await.result::<String>()).await.unwrap(), "done");
+    let runtime = pair(agent(OnFailure::Fail), searcher()).await;
+    let run = start(&runtime).await;
+    assert_eq!(failure(&run).await.code, "MODEL_FAULTS");
+    assert_eq!(spent(&run).await.requests, 2, "also after a failure");
+}
+
+#[tokio::test]
+async fn should_limit_the_levels_of_agents() {
+    let searcher = Arc::new(ScriptedModel::new([
+        delegate("level 2"),
+        delegate("level 3"),
+        text("as far as it goes"),
+        text("found"),
+    ]));
+    let model = scripted([delegate("level 1"), text("done")]);
+    let runtime = pair(
+        LlmAgent::new(Arc::clone(&model)).tool(ask()).budget(Budget::new().depth(2)),
+        LlmAgent::new(Arc::clone(&searcher)).tool(ask()),
+    )
+    .await;
+    in_time(start(&runtime).await.result::<String>()).await.unwrap();
+    searcher.assert_finished();
+    let refused = results(&searcher, 2);
+    assert!(refused[0].1 && refused[0].0.contains("delegated"), "{refused:?}");
+    assert_eq!(results(&searcher, 3), [("as far as it goes".to_owned(), false)]);
+}
+
+#[tokio::test]
+async fn should_cancel_an_agent_with_its_caller() {
+    let runtime = pair(
+        LlmAgent::new(scripted([delegate("find")])).tool(ask()),
+        LlmAgent::new(scripted([search_call("rust")]))
+            .tool(search_tool().approval(Approval::Required)),
+    )
+    .await;
+    let run = runtime.start("agent", "go").with_id("run").await.unwrap();
+    let child = child_of(&runtime, &run).await;
+    one_pending(&child).await;
+    run.cancel("no longer needed").await.unwrap();
+    for run in [&run, &child] {
+        assert_eq!(in_time(run.result::<String>()).await.unwrap_err().code(), "RUN_CANCELLED");
+    }
+    assert_eq!(spent(&child).await.requests, 1, "its own log has what it spent");
+}
+
+#[tokio::test]
+async fn should_continue_a_child_after_a_restart_with_the_same_sums() {
+    let store = store();
+    let (model, searcher) =
+        (scripted([delegate("find"), text("done")]), scripted([search_call("rust"), text("x")]));
+    let start = async || {
+        let approved = search_tool().approval(Approval::Required);
+        let agent = LlmAgent::new(Arc::clone(&model)).tool(ask());
+        let searcher = LlmAgent::new(Arc::clone(&searcher)).tool(approved);
+        let builder = builder(&store).llm_agent("agent", agent).unwrap();
+        builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap()
+    };
+    let first = start().await;
+    let run = first.start("agent", "go").with_id("run").await.unwrap();
+    let child = child_of(&first, &run).await;
+    let (child_id, signal) = (child.id().to_owned(), one_pending(&child).await.signal);
+    first.shutdown(PATIENCE).await.unwrap();
+
+    let second = start().await;
+    let child = second.handle(&child_id).await.unwrap();
+    child.signal(&signal, &aios_llm::tool::Decision::Approve).await.unwrap();
+    let run = second.handle("run").await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    let expected =
+        Spent { requests: 4, usage: Usage::new(40, 20), tool_calls: 2, ..Spent::default() };
+    assert_eq!(spent(&run).await, expected);
+}
+
+#[tokio::test]
+async fn should_run_a_workflow_as_a_tool() {
+    async fn shout(_: WorkflowContext, query: Query) -> Result<String, WorkflowError> {
+        if query.words == "bad" {
+            return Err(WorkflowError::failed(Failure::new("TOO_BAD", "it is bad")));
+        }
+        Ok(query.words.to_uppercase())
+    }
+    let calls = ["good", "bad"].map(|words| call("c", "shout", &json!({ "words": words })));
+    let model = scripted(calls.into_iter().chain([text("done")]));
+    let tool = Tool::workflow::<Query>("shout", "Shouts.", "shouting");
+    let runtime = builder(&store())
+        .workflow("shouting", shout)
+        .llm_agent("agent", LlmAgent::new(Arc::clone(&model)).tool(tool))
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
+    in_time(start(&runtime).await.result::<String>()).await.unwrap();
+    let results = results(&model, 2);
+    assert_eq!(results[0], ("GOOD".to_owned(), false));
+    assert!(results[1].1 && results[1].0.contains("it is bad"), "{results:?}");
+}
+
+#[tokio::test]
+async fn should_name_a_child_that_does_not_exist_or_is_no_agent() {
+    async fn count(_: WorkflowContext, _: serde_json::Value) -> Result<u32, WorkflowError> {
+        Ok(7)
+    }
+    let agent = || LlmAgent::new(scripted([delegate("find")])).tool(ask());
+    let code = async |builder: aios_agents::RuntimeBuilder| {
+        let runtime = builder.llm_agent("agent", agent()).unwrap().start().await.unwrap();
+        failure(&start(&runtime).await).await.code
+    };
+    assert_eq!(code(builder(&store())).await, "WORKFLOW_NOT_FOUND");
+    let builder = builder(&store()).workflow("searcher", count);
+    assert_eq!(code(builder).await, "INVALID_LLM_AGENT");
+}

@@ -1,0 +1,107 @@
+//! Conversations that another agent continues.
+
+use std::sync::Arc;
+
+use aios_llm::{
+    Conversation, LlmAgent, LlmAgentError, ModelResponse,
+    budget::{Budget, Spent},
+    model::{Part, Usage},
+    testing::ScriptedModel,
+};
+use serde_json::json;
+
+use crate::support::{call, failure, in_time, runtime, scripted, search_call, search_tool, start, text};
+
+fn hand_over() -> ModelResponse {
+    call("h", "handover_to_billing", &json!({"reason": "an invoice"}))
+}
+
+fn triage(model: &Arc<ScriptedModel>, billing: &Arc<ScriptedModel>) -> LlmAgent {
+    let billing = LlmAgent::new(Arc::clone(billing))
+        .instructions("Explain invoices.")
+        .tool(search_tool())
+        .hand_back("Returns to the first agent.");
+    LlmAgent::new(Arc::clone(model))
+        .instructions("Find out what it is about.")
+        .handover("billing", "Questions about invoices.", billing)
+}
+
+fn tools(model: &ScriptedModel, request: usize) -> Vec<String> {
+    model.requests()[request].tools.iter().map(|tool| tool.name.clone()).collect()
+}
+
+#[tokio::test]
+async fn should_continue_the_conversation_with_another_agent() {
+    let (model, billing) = (scripted([hand_over()]), scripted([search_call("A7"), text("paid")]));
+    let runtime = runtime(triage(&model, &billing).budget(Budget::new().requests(3))).await;
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "paid");
+    assert_eq!(tools(&model, 0), ["handover_to_billing"]);
+    assert_eq!(tools(&billing, 0), ["search", "hand_back"]);
+    let requests = billing.requests();
+    assert_eq!(requests[0].instructions.as_deref(), Some("Explain invoices."));
+    assert_eq!(requests[0].messages[0].text(), "go");
+    let Part::ToolResult(result) = &requests[0].messages[2].content[0] else { panic!() };
+    assert_eq!(result.content, "The conversation continues with agent_billing.");
+    // One run, one account, one conversation.
+    let conversation = Conversation::of(&run).await.unwrap();
+    assert_eq!(conversation.turns().len(), 3);
+    let expected =
+        Spent { requests: 3, usage: Usage::new(30, 15), tool_calls: 1, ..Spent::default() };
+    assert_eq!(conversation.spent(), &expected);
+}
+
+#[tokio::test]
+async fn should_hand_a_conversation_back() {
+    let back = call("b", "hand_back", &json!({"reason": "it is paid"}));
+    let model = scripted([hand_over(), text("anything else?")]);
+    let runtime = runtime(triage(&model, &scripted([back]))).await;
+    assert_eq!(in_time(start(&runtime).await.result::<String>()).await.unwrap(), "anything else?");
+    let request = model.requests().pop().unwrap();
+    assert_eq!(request.instructions.as_deref(), Some("Find out what it is about."));
+    assert_eq!(request.messages.len(), 5, "it has the part of the other agent");
+}
+
+#[tokio::test]
+async fn should_run_the_other_calls_of_a_response_and_hand_over_once() {
+    let calls = ["billing", "billing", "search"].map(|name| {
+        let name = if name == "billing" { "handover_to_billing" } else { name };
+        Part::tool_call(name, name, &json!({"reason": "r", "words": "w"}))
+    });
+    let model = scripted([ModelResponse::new(calls.to_vec())]);
+    let billing = scripted([text("done")]);
+    let runtime = runtime(triage(&model, &billing).tool(search_tool())).await;
+    in_time(start(&runtime).await.result::<String>()).await.unwrap();
+    let results: Vec<_> = billing.requests()[0].messages[2]
+        .content
+        .iter()
+        .map(|part| match part {
+            Part::ToolResult(result) => (result.is_error, result.content.clone()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(results.iter().map(|it| it.0).collect::<Vec<_>>(), [false, true, false]);
+    assert_eq!(results[2].1, "found w");
+}
+
+#[tokio::test]
+async fn should_know_no_agent_that_was_not_named() {
+    let model = scripted([call("h", "handover_to_sales", &json!({})), hand_over()]);
+    // The other agent has no one to hand over to.
+    let billing = scripted([hand_over()]);
+    let runtime = runtime(triage(&model, &billing).max_faults(1)).await;
+    let failure = failure(&start(&runtime).await).await;
+    assert_eq!(failure.code, "MODEL_UNEXPECTED_REQUEST", "the fault was told: {failure}");
+}
+
+#[test]
+fn should_refuse_agents_that_cannot_take_over() {
+    let other = || LlmAgent::new(scripted([]));
+    let structured = other().output::<crate::support::Query>();
+    let error = other().handover("b", "", structured).build("agent").unwrap_err();
+    assert!(matches!(error, LlmAgentError::InvalidOutput { .. }), "{error}");
+    let twice = other().handover("b", "", other()).handover("b", "", other());
+    assert!(matches!(twice.build("agent"), Err(LlmAgentError::InvalidTool { .. })));
+    let long = other().handover("b".repeat(80), "", other()).build("agent");
+    assert!(matches!(long, Err(LlmAgentError::InvalidTool { .. })));
+}
