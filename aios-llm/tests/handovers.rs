@@ -10,7 +10,9 @@ use aios_llm::{
 };
 use serde_json::json;
 
-use crate::support::{call, failure, in_time, runtime, scripted, search_call, search_tool, start, text};
+use crate::support::{
+    call, failure, in_time, runtime, scripted, search_call, search_tool, start, text,
+};
 
 fn hand_over() -> ModelResponse {
     call("h", "handover_to_billing", &json!({"reason": "an invoice"}))
@@ -21,9 +23,11 @@ fn triage(model: &Arc<ScriptedModel>, billing: &Arc<ScriptedModel>) -> LlmAgent 
         .instructions("Explain invoices.")
         .tool(search_tool())
         .hand_back("Returns to the first agent.");
-    LlmAgent::new(Arc::clone(model))
-        .instructions("Find out what it is about.")
-        .handover("billing", "Questions about invoices.", billing)
+    LlmAgent::new(Arc::clone(model)).instructions("Find out what it is about.").handover(
+        "billing",
+        "Questions about invoices.",
+        billing,
+    )
 }
 
 fn tools(model: &ScriptedModel, request: usize) -> Vec<String> {

@@ -23,6 +23,7 @@ mod outputs;
 mod providers;
 mod shape;
 mod streams;
+mod subjects;
 mod support;
 mod tools;
 mod writes;

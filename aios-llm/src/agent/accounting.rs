@@ -13,22 +13,55 @@ use serde_json::Value;
 use super::{compiled::Compiled, decisions::emit};
 use crate::{
     budget::{
-        Account, AtLimit, BUDGET_SIGNAL, BudgetDecision, Exceeded, Limits, Reservation, Spent,
+        Account, Answer, AtLimit, BUDGET_SIGNAL, BudgetDecision, Exceeded, Held, Limits,
+        Reservation, Scope, Spent, SubjectBudget,
     },
     model::{ModelRequest, Usage},
 };
+
+/// Timeout of one access to the sums of a subject.
+const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The account of a run, and the calls in progress that it is charged for.
 pub(super) struct Accounting {
     context: WorkflowContext,
     started: Timestamp,
     at_limit: AtLimit,
+    soft_percent: u8,
+    subject: Option<Subject>,
     state: Arc<Mutex<State>>,
+}
+
+#[derive(Clone)]
+struct Subject {
+    budget: SubjectBudget,
+    name: String,
 }
 
 struct State {
     account: Account,
     in_progress: Option<Reservation>,
+    /// What is reserved of the budget of the subject.
+    open: Option<Open>,
+    /// The latest known sum of the subject.
+    subject_sum: Spent,
+    /// Whether the cheaper model of the agent answers.
+    is_cheaper: bool,
+}
+
+#[derive(Clone)]
+struct Open {
+    held: Held,
+    /// What it is settled with.
+    amounts: Spent,
+}
+
+/// A request that may begin.
+pub(super) struct Granted {
+    /// The rest of the wall time.
+    pub(super) left: Option<Duration>,
+    /// Whether the cheaper model of the agent answers.
+    pub(super) is_cheaper: bool,
 }
 
 #[derive(Serialize)]
@@ -50,49 +83,114 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl Accounting {
-    /// The account of a run that begins, with this part of the budget of a calling agent. If the run is cancelled, the calls in progress are settled:
-    /// nothing reports what they cost, so that only what is certain counts.
-    pub(super) fn new(agent: &Compiled, context: &WorkflowContext, share: Limits) -> Self {
-        let account = Account::new(agent.budget.clone()).with_share(share);
-        let state = State { account, in_progress: None };
-        let state = Arc::new(Mutex::new(state));
-        let shared = Arc::clone(&state);
-        context.compensate(
-            "settle",
-            move |context| async move { lock(&shared).settle_rest(&context) },
-        );
-        let (context, started) = (context.clone(), context.now());
-        Self { context, started, at_limit: agent.budget.at_limit, state }
+    /// The account of a run that begins, with this part of the budget of a calling agent. If the run
+    /// is cancelled, the calls in progress are settled: nothing reports what they cost, so that only
+    /// what is certain counts.
+    pub(super) fn new(
+        agent: &Compiled,
+        context: &WorkflowContext,
+        share: Limits,
+        subject: Option<&str>,
+    ) -> Result<Self, WorkflowError> {
+        let subject = match (&agent.subject_budget, subject) {
+            (None, _) => None,
+            (Some(budget), Some(name)) => {
+                Some(Subject { budget: budget.clone(), name: name.to_owned() })
+            }
+            (Some(_), None) => {
+                let reason = "the agent has a budget for each subject, and the prompt names none; \
+                              call `Prompt::with_subject`";
+                return Err(WorkflowError::failed(Failure::new("INVALID_PARAMETERS", reason)));
+            }
+        };
+        let state = Arc::new(Mutex::new(State {
+            account: Account::new(agent.budget.clone()).with_share(share),
+            in_progress: None,
+            open: None,
+            subject_sum: Spent::default(),
+            is_cheaper: false,
+        }));
+        let accounting = Self {
+            context: context.clone(),
+            started: context.now(),
+            at_limit: agent.budget.at_limit,
+            soft_percent: agent.budget.soft_percent,
+            subject,
+            state,
+        };
+        accounting.settle_when_cancelled();
+        Ok(accounting)
+    }
+
+    fn settle_when_cancelled(&self) {
+        let Self { started, at_limit, soft_percent, .. } = *self;
+        let (subject, state) = (self.subject.clone(), Arc::clone(&self.state));
+        // A context of this run in here would keep the run in memory.
+        self.context.compensate("settle", move |context| async move {
+            let accounting = Self { context, started, at_limit, soft_percent, subject, state };
+            accounting.settle_rest().await
+        });
     }
 
     /// A sentence for the model about limits that are nearly reached.
     pub(super) fn soft_notice(&self) -> Option<String> {
-        lock(&self.state).account.soft_notice()
+        let state = lock(&self.state);
+        let of_subject = self.subject.as_ref().and_then(|subject| {
+            subject.budget.limits().soft_notice(&state.subject_sum, self.soft_percent)
+        });
+        state.account.soft_notice().or(of_subject)
     }
 
-    /// Reserves a request that one of the models answers, and limits its output to what is left. Returns
-    /// the rest of the wall time.
+    /// Levels of child runs that are left.
+    pub(super) fn depth(&self) -> u32 {
+        lock(&self.state).account.depth()
+    }
+
+    /// The sum so far.
+    pub(super) fn spent(&self) -> Spent {
+        *lock(&self.state).account.spent()
+    }
+
+    /// Begins with the first model of an agent that continues the conversation.
+    pub(super) fn handed_over(&self) {
+        lock(&self.state).is_cheaper = false;
+    }
+
+    /// Reserves a request of an agent, and limits its output to what is left.
     pub(super) async fn reserve_request(
         &self,
-        models: &[&str],
+        agent: &Compiled,
         request: &mut ModelRequest,
-    ) -> Result<Option<Duration>, WorkflowError> {
+    ) -> Result<Granted, WorkflowError> {
         let wanted = request.max_output_tokens;
         loop {
             request.max_output_tokens = wanted;
             let elapsed = self.context.now().duration_since(self.started);
+            let is_cheaper = lock(&self.state).is_cheaper;
+            let names = agent.model(is_cheaper).names();
+            let has_cheaper =
+                self.at_limit == AtLimit::CheaperModel && agent.cheaper.is_some() && !is_cheaper;
             let reserved = {
                 let account = &lock(&self.state).account;
-                account
-                    .time_left(elapsed)
-                    .and_then(|left| Ok((left, account.reserve_request(models, request)?)))
+                account.time_left(elapsed).and_then(|left| {
+                    Ok((left, account.reserve_request(&names, request, has_cheaper)?))
+                })
             };
-            match reserved {
-                Ok((left, reservation)) => {
-                    self.begin(reservation)?;
-                    return Ok(left);
-                }
-                Err(failure) => self.reached(failure).await?,
+            let failure = match reserved {
+                Ok((left, reservation)) => match self.hold(reservation.amounts).await? {
+                    None => {
+                        self.begin(reservation)?;
+                        return Ok(Granted { left, is_cheaper });
+                    }
+                    Some(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+            if has_cheaper && failure.details.get("limit").is_some_and(|limit| limit == "cost") {
+                emit(&self.context, "budget", "limit_reached", &failure.details)?;
+                lock(&self.state).is_cheaper = true;
+            } else {
+                self.reached(failure).await?;
             }
         }
     }
@@ -107,52 +205,91 @@ impl Accounting {
         loop {
             let elapsed = self.context.now().duration_since(self.started);
             let reserved = lock(&self.state).account.reserve_calls(calls, agents, elapsed);
-            match reserved {
-                Ok((reservation, shares)) => {
-                    self.begin(reservation)?;
-                    return Ok(shares);
-                }
-                Err(failure) => self.reached(failure).await?,
-            }
+            let failure = match reserved {
+                // Agents reserve what they need themselves.
+                Ok((reservation, shares)) => match self.hold(reservation.least).await? {
+                    None => {
+                        self.begin(reservation)?;
+                        return Ok(shares);
+                    }
+                    Some(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+            self.reached(failure).await?;
         }
     }
 
-    /// Levels of child runs that are left.
-    pub(super) fn depth(&self) -> u32 {
-        lock(&self.state).account.depth()
-    }
-
-    /// The sum so far.
-    pub(super) fn spent(&self) -> Spent {
-        *lock(&self.state).account.spent()
-    }
-
     fn begin(&self, reservation: Reservation) -> Result<(), WorkflowError> {
-        lock(&self.state).in_progress = Some(reservation);
+        let mut state = lock(&self.state);
+        state.in_progress = Some(reservation);
+        if let Some(open) = &mut state.open {
+            open.amounts = reservation.least;
+        }
         emit(&self.context, "budget", "reserved", &Reserved { amounts: &reservation.amounts })
+    }
+
+    /// Reserves amounts of the budget of the subject, if there is one. Returns why it does not allow
+    /// them.
+    async fn hold(&self, amounts: Spent) -> Result<Option<Failure>, WorkflowError> {
+        let Some(subject) = &self.subject else { return Ok(None) };
+        let at = self.context.now();
+        let reserving = self.context.step_with("reserve_of_subject", |step| async move {
+            let Subject { budget, name } = subject;
+            budget.reserve(name, at, step.idempotency_key(), amounts).await
+        });
+        match reserving.timeout(STORE_TIMEOUT).await? {
+            Answer::Held(held) => {
+                let mut state = lock(&self.state);
+                state.subject_sum = held.sum;
+                state.open = Some(Open { held, amounts: Spent::default() });
+                Ok(None)
+            }
+            Answer::Exceeded(exceeded) => Ok(Some(exceeded.to_failure())),
+        }
+    }
+
+    /// Settles what is reserved of the budget of the subject.
+    async fn release(&self) -> Result<(), WorkflowError> {
+        let open = lock(&self.state).open.clone();
+        let (Some(subject), Some(open)) = (&self.subject, open) else { return Ok(()) };
+        let Open { held, amounts } = &open;
+        let settling = self.context.step("settle_of_subject", || async move {
+            subject.budget.settle(&subject.name, held, *amounts).await
+        });
+        settling.timeout(STORE_TIMEOUT).await?;
+        lock(&self.state).open = None;
+        Ok(())
     }
 
     /// Settles a request that one of the models has answered. If its price is unknown, the reserved
     /// cost counts, and the run fails.
-    pub(super) fn settle_request(
+    pub(super) async fn settle_request(
         &self,
         models: &[&str],
         usage: Usage,
     ) -> Result<(), WorkflowError> {
-        let mut state = lock(&self.state);
-        let reserved = state.in_progress.take().unwrap_or_default();
-        match state.account.amounts(models, usage) {
-            Ok(amounts) => state.settle(&self.context, amounts, false),
-            Err(failure) => {
-                let cost = reserved.amounts.cost;
-                let amounts = Spent { requests: 1, usage, cost, ..Spent::default() };
-                state.settle(&self.context, amounts, true)?;
-                Err(WorkflowError::failed(failure))
+        let unknown = {
+            let mut state = lock(&self.state);
+            match state.account.amounts(models, usage) {
+                Ok(amounts) => {
+                    state.settle_all(&self.context, amounts, false)?;
+                    None
+                }
+                Err(failure) => {
+                    let cost =
+                        state.in_progress.map_or_else(Default::default, |it| it.amounts.cost);
+                    let amounts = Spent { requests: 1, usage, cost, ..Spent::default() };
+                    state.settle_all(&self.context, amounts, true)?;
+                    Some(failure)
+                }
             }
-        }
+        };
+        self.release().await?;
+        unknown.map_or(Ok(()), |failure| Err(WorkflowError::failed(failure)))
     }
 
-    /// Settles a part of the calls in progress.
+    /// Settles a part of the calls in progress: what a called agent has spent.
     pub(super) fn settle_part(
         &self,
         amounts: Spent,
@@ -161,46 +298,73 @@ impl Accounting {
         lock(&self.state).settle(&self.context, amounts, is_estimate)
     }
 
-    /// Settles the calls in progress of a run that fails with what is certain.
-    pub(super) fn settle_rest(&self) -> Result<(), WorkflowError> {
-        lock(&self.state).settle_rest(&self.context)
+    /// Settles the calls in progress with these amounts.
+    pub(super) async fn settle(&self, amounts: Spent) -> Result<(), WorkflowError> {
+        lock(&self.state).settle_all(&self.context, amounts, false)?;
+        self.release().await
     }
 
-    /// Settles the calls in progress with these amounts.
-    pub(super) fn settle(&self, amounts: Spent) -> Result<(), WorkflowError> {
-        let mut state = lock(&self.state);
-        state.in_progress = None;
-        state.settle(&self.context, amounts, false)
+    /// Settles the calls in progress of a run that fails or is cancelled with what is certain.
+    pub(super) async fn settle_rest(&self) -> Result<(), WorkflowError> {
+        {
+            let mut state = lock(&self.state);
+            if let Some(reservation) = state.in_progress {
+                state.settle_all(&self.context, reservation.least, true)?;
+            }
+        }
+        self.release().await
     }
 
     /// Handles a limit: fails, or waits until a person raises it.
     async fn reached(&self, failure: Failure) -> Result<(), WorkflowError> {
-        let can_be_raised =
-            Exceeded::deserialize(&failure.details).is_ok_and(|exceeded| !exceeded.is_share);
-        let asks = self.at_limit == AtLimit::Ask && can_be_raised;
-        if !asks {
+        let scope = Exceeded::deserialize(&failure.details).map(|exceeded| exceeded.scope);
+        let can_be_raised = matches!(scope, Ok(Scope::Run | Scope::Subject));
+        if self.at_limit != AtLimit::Ask || !can_be_raised {
             return Err(WorkflowError::failed(failure));
         }
         emit(&self.context, "budget", "limit_reached", &failure.details)?;
         let status = format!("waits for the signal `{BUDGET_SIGNAL}`: {}", failure.message);
         self.context.set_status(status);
         let decision: Value = self.context.signal(BUDGET_SIGNAL).await?;
-        match serde_json::from_value(decision) {
-            Ok(BudgetDecision::Raise { limits }) => lock(&self.state).account.raise(limits),
-            Ok(BudgetDecision::Stop) => return Err(WorkflowError::failed(failure)),
+        match (serde_json::from_value(decision), scope) {
+            (Ok(BudgetDecision::Raise { limits }), Ok(Scope::Subject)) => {
+                self.raise_of_subject(limits).await?;
+            }
+            (Ok(BudgetDecision::Raise { limits }), _) => lock(&self.state).account.raise(limits),
+            (Ok(BudgetDecision::Stop), _) => return Err(WorkflowError::failed(failure)),
             // Not a decision: the next reservation asks again.
-            Err(error) => self.context.set_status(format!("the signal was not accepted: {error}")),
+            (Err(error), _) => {
+                self.context.set_status(format!("the signal was not accepted: {error}"));
+            }
         }
         Ok(())
+    }
+
+    /// Raises the limits of the subject in this window, for all its runs.
+    async fn raise_of_subject(&self, limits: Limits) -> Result<(), WorkflowError> {
+        let Some(subject) = &self.subject else { return Ok(()) };
+        let at = self.context.now();
+        let raising = self.context.step_with("raise_of_subject", |step| async move {
+            let Subject { budget, name } = subject;
+            budget.raise(name, at, step.idempotency_key(), limits).await
+        });
+        raising.timeout(STORE_TIMEOUT).await
     }
 }
 
 impl State {
-    fn settle_rest(&mut self, context: &WorkflowContext) -> Result<(), WorkflowError> {
-        match self.in_progress.take() {
-            Some(reservation) => self.settle(context, reservation.least, true),
-            None => Ok(()),
+    /// Settles all calls in progress.
+    fn settle_all(
+        &mut self,
+        context: &WorkflowContext,
+        amounts: Spent,
+        is_estimate: bool,
+    ) -> Result<(), WorkflowError> {
+        self.in_progress = None;
+        if let Some(open) = &mut self.open {
+            open.amounts = amounts;
         }
+        self.settle(context, amounts, is_estimate)
     }
 
     fn settle(

@@ -21,8 +21,8 @@ use super::{
     session,
 };
 use crate::{
-    budget::Budget,
-    model::ToolSpec,
+    budget::{AtLimit, Budget},
+    model::{Capabilities, ToolSpec},
     schema::Schema,
     tool::{CompiledTool, Effect, Tool, WriteLog},
 };
@@ -105,6 +105,7 @@ impl Definition {
         // Checks also that the names of the agent types are not too long.
         Name::new(format!("{name}{MODEL_SUFFIX}"))?;
         check_options(&self.options, &self.budget)?;
+        self.check_budget()?;
         let (mut tools, mut specs) = (BTreeMap::new(), Vec::with_capacity(self.tools.len()));
         for tool in self.tools {
             check_tool(&tool, self.write_log.is_some())?;
@@ -132,7 +133,9 @@ impl Definition {
             specs.push(handover::spec(HAND_BACK.to_owned(), description));
         }
         check_tool_names(&specs)?;
-        let output = Output::new(self.output, self.model.capabilities())
+        let all = [Some(&self.model), self.cheaper.as_ref()];
+        let shared = Capabilities::shared(all.into_iter().flatten().map(|it| it.capabilities()));
+        let output = Output::new(self.output, shared)
             .map_err(|reason| LlmAgentError::InvalidOutput { reason })?;
         Ok(Compiled {
             name: Name::new(name)?,
@@ -144,9 +147,26 @@ impl Definition {
             hands_back,
             output,
             budget: self.budget,
+            subject_budget: self.subject_budget,
+            cheaper: self.cheaper,
             write_log: self.write_log.map(WriteLog::new),
             options: self.options,
         })
+    }
+}
+
+impl Definition {
+    fn check_budget(&self) -> Result<(), LlmAgentError> {
+        if self.budget.at_limit == AtLimit::CheaperModel && self.cheaper.is_none() {
+            let reason = "is `CheaperModel`, which needs `LlmAgent::cheaper_model`".to_owned();
+            return Err(LlmAgentError::InvalidOption { option: "at_limit", reason });
+        }
+        let Some(subject) = &self.subject_budget else { return Ok(()) };
+        if subject.window < Duration::from_secs(1) {
+            let (option, reason) = ("window", "is at least 1 s".to_owned());
+            return Err(LlmAgentError::InvalidOption { option, reason });
+        }
+        check_span("window", subject.window)
     }
 }
 

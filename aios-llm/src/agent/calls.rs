@@ -42,6 +42,7 @@ pub(super) struct Calls<'s> {
     pub(super) context: &'s WorkflowContext,
     pub(super) decisions: &'s Decisions,
     pub(super) accounting: &'s Accounting,
+    pub(super) subject: Option<&'s str>,
     pub(super) tools_type: &'s str,
 }
 

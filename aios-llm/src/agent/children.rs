@@ -61,7 +61,10 @@ impl Calls<'_> {
         arguments: Value,
     ) -> Result<Result<Value, Failure>, WorkflowError> {
         let Assignment { task } = serde_json::from_value(arguments)?;
-        let prompt = Prompt::new(task).delegated(Delegation { share: checked.share });
+        let prompt = Prompt {
+            subject: self.subject.map(str::to_owned),
+            ..Prompt::new(task).delegated(Delegation { share: checked.share })
+        };
         let failure = match self.context.child::<Report>(&child.workflow, &prompt).await {
             Ok(Report { output, spent }) => {
                 self.accounting.settle_part(spent, false)?;

@@ -4,7 +4,7 @@ use aios_core::agent::Name;
 
 use super::{MODEL_SUFFIX, Options, TOOLS_SUFFIX, output::Output};
 use crate::{
-    budget::Budget,
+    budget::{Budget, SubjectBudget},
     model::{LanguageModel, ToolSpec},
     tool::{CompiledTool, WriteLog},
 };
@@ -23,11 +23,18 @@ pub(super) struct Compiled {
     pub(super) hands_back: bool,
     pub(super) output: Output,
     pub(super) budget: Budget,
+    pub(super) subject_budget: Option<SubjectBudget>,
+    pub(super) cheaper: Option<Arc<dyn LanguageModel>>,
     pub(super) write_log: Option<WriteLog>,
     pub(super) options: Options,
 }
 
 impl Compiled {
+    /// The model of the agent, or its cheaper one.
+    pub(super) fn model(&self, is_cheaper: bool) -> &Arc<dyn LanguageModel> {
+        self.cheaper.as_ref().filter(|_| is_cheaper).unwrap_or(&self.model)
+    }
+
     pub(super) fn model_type(&self) -> String {
         format!("{}{MODEL_SUFFIX}", self.name.as_str())
     }

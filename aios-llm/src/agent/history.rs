@@ -39,6 +39,9 @@ pub struct ModelTask {
     /// The request without messages, if it differs from that of the call before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Box<ModelRequest>>,
+    /// Whether the cheaper model of the agent answers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_cheaper: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -122,7 +125,7 @@ impl Told {
         if let Some(settings) = &settings {
             self.settings = Some((**settings).clone());
         }
-        ModelTask { epoch, kept, messages, settings }
+        ModelTask { epoch, kept, messages, settings, is_cheaper: false }
     }
 
     /// Makes the next call hold the whole conversation.

@@ -60,8 +60,9 @@ impl ModelAgent {
         &self,
         context: &TaskContext,
         request: &ModelRequest,
+        is_cheaper: bool,
     ) -> Result<ModelResponse, ModelError> {
-        let model = &self.agent.model;
+        let model = self.agent.model(is_cheaper);
         let Some(stream) = stream_of(&self.agent, context) else {
             return model.complete(request).await;
         };
@@ -126,7 +127,7 @@ impl DynAgent for ModelAgent {
     ) -> Result<Payload, TaskError> {
         let task: ModelTask = parameters.decode().terminal()?;
         let request = self.histories.request(context, &task).await?;
-        let response = self.respond(context, &request).await;
+        let response = self.respond(context, &request, task.is_cheaper).await;
         Payload::encode(&response.map_err(|error| error.to_task_error())?).terminal()
     }
 }

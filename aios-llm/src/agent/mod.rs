@@ -32,7 +32,11 @@ pub use self::{
     prompt::Prompt,
     updates::{AgentUpdate, Streaming, TOKENS},
 };
-use crate::{budget::Budget, model::LanguageModel, tool::Tool};
+use crate::{
+    budget::{Budget, SubjectBudget},
+    model::LanguageModel,
+    tool::Tool,
+};
 
 /// Suffix of the agent type that makes the model calls of an agent.
 pub(crate) const MODEL_SUFFIX: &str = "_model";
@@ -78,6 +82,8 @@ struct Definition {
     hand_back: Option<String>,
     output: Option<OutputType>,
     budget: Budget,
+    subject_budget: Option<SubjectBudget>,
+    cheaper: Option<Arc<dyn LanguageModel>>,
     write_log: Option<Arc<dyn Store>>,
     options: Options,
 }
@@ -139,6 +145,8 @@ impl LlmAgent<String> {
             hand_back: None,
             output: None,
             budget: Budget::new(),
+            subject_budget: None,
+            cheaper: None,
             write_log: None,
             options,
         };
@@ -219,6 +227,22 @@ impl<O> LlmAgent<O> {
     #[must_use]
     pub fn budget(mut self, budget: Budget) -> Self {
         self.definition.budget = budget;
+        self
+    }
+
+    /// Sets the budget that all runs of a [subject](Prompt::with_subject) share in a window of time.
+    /// Each run then has to name its subject.
+    #[must_use]
+    pub fn subject_budget(mut self, budget: SubjectBudget) -> Self {
+        self.definition.subject_budget = Some(budget);
+        self
+    }
+
+    /// Sets the model that continues a run when the cost does not allow another response of the
+    /// first one, see [`AtLimit::CheaperModel`](crate::budget::AtLimit::CheaperModel).
+    #[must_use]
+    pub fn cheaper_model(mut self, model: impl LanguageModel) -> Self {
+        self.definition.cheaper = Some(Arc::new(model));
         self
     }
 

@@ -13,6 +13,9 @@ pub struct Prompt {
     /// Instructions that replace those of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instructions: Option<String>,
+    /// The subject whose [budget](crate::budget::SubjectBudget) the run is charged to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// Present if another agent has called this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
@@ -30,6 +33,14 @@ impl Prompt {
     #[must_use]
     pub fn with_message(mut self, message: Message) -> Self {
         self.messages.push(message);
+        self
+    }
+
+    /// Sets the subject whose [budget](crate::budget::SubjectBudget) the run is charged to: a
+    /// customer, say.
+    #[must_use]
+    pub fn with_subject(mut self, subject: impl Into<String>) -> Self {
+        self.subject = Some(subject.into());
         self
     }
 
@@ -63,13 +74,15 @@ impl<'de> Deserialize<'de> for Prompt {
                 #[serde(default)]
                 instructions: Option<String>,
                 #[serde(default)]
+                subject: Option<String>,
+                #[serde(default)]
                 delegation: Option<Box<Delegation>>,
             },
         }
         Ok(match Form::deserialize(deserializer)? {
             Form::Text(text) => Self::new(text),
-            Form::Conversation { messages, instructions, delegation } => {
-                Self { messages, instructions, delegation }
+            Form::Conversation { messages, instructions, subject, delegation } => {
+                Self { messages, instructions, subject, delegation }
             }
         })
     }

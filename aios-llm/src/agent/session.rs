@@ -19,7 +19,7 @@ use super::{
     delegation::report,
     faults::Faults,
     handover::{HAND_BACK, HandedOver},
-    history::{MISSING, Told},
+    history::{MISSING, ModelTask, Told},
     output::FINAL_TOOL,
     updates::tell,
 };
@@ -39,10 +39,10 @@ pub(super) async fn run(
         return Err(WorkflowError::failed(Failure::new("INVALID_PARAMETERS", reason)));
     }
     let is_delegated = prompt.delegation.is_some();
-    let mut session = Session::new(agent, context, prompt);
+    let mut session = Session::new(agent, context, prompt)?;
     let ended = session.run().await;
     if ended.is_err() {
-        session.accounting.settle_rest()?;
+        session.accounting.settle_rest().await?;
     }
     if is_delegated { report(ended, session.accounting.spent()) } else { ended }
 }
@@ -58,6 +58,7 @@ struct Session {
     instructions: Option<String>,
     messages: Vec<Message>,
     accounting: Accounting,
+    subject: Option<String>,
     faults: Faults,
     decisions: Decisions,
     /// The part of the conversation that the model calls have told.
@@ -65,21 +66,27 @@ struct Session {
 }
 
 impl Session {
-    fn new(agent: Arc<Compiled>, context: WorkflowContext, prompt: Prompt) -> Self {
+    fn new(
+        agent: Arc<Compiled>,
+        context: WorkflowContext,
+        prompt: Prompt,
+    ) -> Result<Self, WorkflowError> {
         let share = prompt.delegation.map(|it| it.share).unwrap_or_default();
-        Self {
+        let accounting = Accounting::new(&agent, &context, share, prompt.subject.as_deref())?;
+        Ok(Self {
             model_type: agent.model_type(),
             tools_type: agent.tools_type(),
             former: Vec::new(),
             instructions: prompt.instructions,
             messages: prompt.messages,
-            accounting: Accounting::new(&agent, &context, share),
+            accounting,
+            subject: prompt.subject,
             faults: Faults::default(),
             decisions: Decisions::default(),
             told: Told::default(),
             agent,
             context,
-        }
+        })
     }
 
     /// Requests responses and runs their calls until there is an output.
@@ -109,16 +116,19 @@ impl Session {
         let mut attempt = 1;
         loop {
             let mut request = self.request();
-            let left =
-                self.accounting.reserve_request(&self.agent.model.names(), &mut request).await?;
-            let timeout = self.model_timeout(left);
-            let task = self.told.next(0, request);
+            let granted = self.accounting.reserve_request(&self.agent, &mut request).await?;
+            let timeout = self.model_timeout(granted.left);
+            let task = ModelTask { is_cheaper: granted.is_cheaper, ..self.told.next(0, request) };
             let is_whole = task.kept == 0;
             let call = self.context.task::<ModelResponse>(self.model_type.as_str(), &task);
             let ended = call.retry(RetryPolicy::never()).timeout(timeout).await;
             let error = match ended {
                 Ok(response) => {
-                    self.accounting.settle_request(&[self.priced(&response)], response.usage)?;
+                    let name = match response.model.as_str() {
+                        "" => self.agent.model(granted.is_cheaper).name(),
+                        name => name,
+                    };
+                    self.accounting.settle_request(&[name], response.usage).await?;
                     return Ok(response);
                 }
                 Err(error) => error,
@@ -127,13 +137,14 @@ impl Session {
             if failure.code == MISSING && !is_whole {
                 // No request was made. The next call holds the whole conversation.
                 self.told.forget();
-                self.accounting.settle(Spent::default())?;
+                self.accounting.settle(Spent::default()).await?;
                 continue;
             }
             let reported = ModelError::from_failure(failure);
             let usage = reported.as_ref().and_then(ModelError::usage).unwrap_or_default();
             let delay = self.delay_after(attempt, failure, reported.as_ref());
-            self.accounting.settle_request(&self.agent.model.names(), usage)?;
+            let names = self.agent.model(granted.is_cheaper).names();
+            self.accounting.settle_request(&names, usage).await?;
             let Some(delay) = delay else { return Err(error) };
             self.context.sleep(delay).await?;
             attempt += 1;
@@ -144,14 +155,6 @@ impl Session {
     fn model_timeout(&self, left: Option<Duration>) -> Duration {
         let timeout = self.agent.options.model_timeout;
         left.map_or(timeout, |left| timeout.min(left.max(Duration::from_millis(1))))
-    }
-
-    /// The name under which a response is priced.
-    fn priced<'r>(&'r self, response: &'r ModelResponse) -> &'r str {
-        match response.model.as_str() {
-            "" => self.agent.model.name(),
-            name => name,
-        }
     }
 
     /// When to repeat a request that failed; `None` if it is not repeated.
@@ -291,6 +294,7 @@ impl Session {
         let to = self.agent.name.as_str();
         emit(&self.context, "agent", "handed_over", &HandedOver { from: from.name.as_str(), to })?;
         tell(&self.agent, &self.context, &AgentUpdate::HandedOver { to: to.to_owned() })?;
+        self.accounting.handed_over();
         (self.model_type, self.tools_type) = (self.agent.model_type(), self.agent.tools_type());
         if is_back {
             self.former.pop();
@@ -315,11 +319,12 @@ impl Session {
             agent: &self.agent,
             context: &self.context,
             decisions: &self.decisions,
+            subject: self.subject.as_deref(),
             accounting: &self.accounting,
             tools_type: &self.tools_type,
         };
         let ended = running.run(&calls).await?;
-        self.accounting.settle(Spent { tool_calls: ended.ran, ..Spent::default() })?;
+        self.accounting.settle(Spent { tool_calls: ended.ran, ..Spent::default() }).await?;
         Ok(ended.results)
     }
 

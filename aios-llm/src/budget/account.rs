@@ -1,81 +1,12 @@
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use aios_core::failure::Failure;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::{Budget, Cost, Limits, Price, UnknownPrice};
+use super::{Budget, Cost, Exceeded, Limits, Price, Scope, Spent, UnknownPrice};
 use crate::model::{ModelRequest, Usage};
 
 /// Bytes of a request that count as one token when it is reserved.
 const BYTES_PER_TOKEN: usize = 4;
-
-/// The sum of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Spent {
-    /// Requests to models, including failed ones.
-    pub requests: u64,
-    /// Tokens.
-    pub usage: Usage,
-    /// Cost according to the price table; 0 for models without a price.
-    pub cost: Cost,
-    /// Tool calls that ran.
-    pub tool_calls: u64,
-}
-
-impl Spent {
-    pub(crate) fn plus(self, other: &Self) -> Self {
-        Self {
-            requests: self.requests.saturating_add(other.requests),
-            usage: self.usage + other.usage,
-            cost: self.cost + other.cost,
-            tool_calls: self.tool_calls.saturating_add(other.tool_calls),
-        }
-    }
-}
-
-/// A limit that a call would exceed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exceeded {
-    /// Name of the limit, as in [`Limits`].
-    pub limit: String,
-    /// The limit.
-    pub allowed: String,
-    /// The sum that the call could reach.
-    pub needed: String,
-    /// Whether it is a limit of the part that a calling agent has given, which nobody can raise.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_share: bool,
-}
-
-impl Exceeded {
-    /// Code of the failure of a run that exceeds its budget.
-    pub const CODE: &'static str = "BUDGET_EXCEEDED";
-
-    fn new(limit: &str, allowed: impl fmt::Display, needed: impl fmt::Display) -> Self {
-        Self {
-            limit: limit.to_owned(),
-            allowed: allowed.to_string(),
-            needed: needed.to_string(),
-            is_share: false,
-        }
-    }
-
-    pub(crate) fn to_failure(&self) -> Failure {
-        Failure::new(Self::CODE, self.to_string()).with_details(json!(self))
-    }
-}
-
-impl fmt::Display for Exceeded {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { limit, allowed, needed, .. } = self;
-        write!(
-            formatter,
-            "the budget allows {limit} of {allowed}, and the next call needs {needed}"
-        )
-    }
-}
 
 /// Amounts that are set aside for calls in progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,16 +55,18 @@ impl Account {
         self.budget.limits = limits.or(self.budget.limits);
     }
 
-    /// Reserves a request that one of the models answers. Limits its output to what is left.
+    /// Reserves a request that one of the models answers. Limits its output to the tokens that are
+    /// left, and to the cost unless it has to be whole.
     pub(crate) fn reserve_request(
         &self,
         models: &[&str],
         request: &mut ModelRequest,
+        is_whole: bool,
     ) -> Result<Reservation, Failure> {
         let bytes = serde_json::to_string(request).map_or(0, |text| text.len());
         let input_tokens = u64::try_from(bytes.div_ceil(BYTES_PER_TOKEN)).unwrap_or(u64::MAX);
         let least = self.amounts(models, Usage::new(input_tokens, 0))?;
-        self.limit_output(models, least.cost, request)?;
+        self.limit_output(models, least.cost, request, is_whole)?;
         let output_tokens =
             request.max_output_tokens.unwrap_or(Budget::DEFAULT_MAX_OUTPUT_TOKENS).into();
         let amounts = self.amounts(models, Usage::new(input_tokens, output_tokens))?;
@@ -146,6 +79,7 @@ impl Account {
         models: &[&str],
         input: Cost,
         request: &mut ModelRequest,
+        is_whole: bool,
     ) -> Result<(), Failure> {
         let limits = self.limits();
         let tokens = limits
@@ -153,6 +87,7 @@ impl Account {
             .map(|limit| limit.saturating_sub(self.spent.usage.output_tokens))
             .map(|left| u32::try_from(left).unwrap_or(u32::MAX));
         let paid = match limits.cost {
+            Some(_) if is_whole => Some(u32::MAX),
             Some(limit) => Some(self.paid_output(models, limit - self.spent.cost - input)?),
             None => None,
         };
@@ -267,9 +202,9 @@ impl Account {
     }
 
     fn exceeded(&self, sum: &Spent) -> Option<Exceeded> {
-        let of_share = exceeded(&self.share, sum);
-        let of_share = of_share.map(|exceeded| Exceeded { is_share: true, ..exceeded });
-        of_share.or_else(|| exceeded(&self.budget.limits, sum))
+        let of_share = self.share.exceeded_by(sum);
+        let of_share = of_share.map(|exceeded| Exceeded { scope: Scope::Share, ..exceeded });
+        of_share.or_else(|| self.budget.limits.exceeded_by(sum))
     }
 
     /// The rest of the wall time.
@@ -279,59 +214,24 @@ impl Account {
             Some(left) => Ok(Some(left)),
             None => {
                 let is_share = self.share.wall_time == Some(limit);
+                let scope = if is_share { Scope::Share } else { Scope::Run };
                 let (limit, elapsed) = (format!("{limit:?}"), format!("{elapsed:?}"));
                 let exceeded = Exceeded::new("wall_time", limit, elapsed);
-                Err(Exceeded { is_share, ..exceeded }.to_failure())
+                Err(Exceeded { scope, ..exceeded }.to_failure())
             }
         }
     }
 
     /// A sentence for the model about limits that are nearly reached.
     pub(crate) fn soft_notice(&self) -> Option<String> {
-        let (limits, spent) = (self.limits(), &self.spent);
-        let cost = limits.cost.map(Cost::as_nanodollars);
-        let shares = [
-            ("requests", limits.requests, spent.requests),
-            ("input tokens", limits.input_tokens, spent.usage.input_tokens),
-            ("output tokens", limits.output_tokens, spent.usage.output_tokens),
-            ("tool calls", limits.tool_calls, spent.tool_calls),
-            ("cost", cost, spent.cost.as_nanodollars()),
-        ];
-        let soft = u128::from(self.budget.soft_percent);
-        let near = shares.into_iter().filter_map(|(name, limit, sum)| {
-            let limit = limit?;
-            let is_near = u128::from(sum) * 100 >= u128::from(limit) * soft;
-            (soft < 100 && is_near).then(|| match name {
-                "cost" => "cost".to_owned(),
-                _ => format!("{name} ({sum} of {limit} used)"),
-            })
-        });
-        let near: Vec<_> = near.collect();
-        let names = near.join(", ");
-        (!near.is_empty())
-            .then(|| format!("The budget of this task is nearly used: {names}. Finish soon."))
+        self.limits().soft_notice(&self.spent, self.budget.soft_percent)
     }
-}
-
-/// The first limit that a sum exceeds.
-fn exceeded(limits: &Limits, sum: &Spent) -> Option<Exceeded> {
-    let counts = [
-        ("requests", limits.requests, sum.requests),
-        ("input_tokens", limits.input_tokens, sum.usage.input_tokens),
-        ("output_tokens", limits.output_tokens, sum.usage.output_tokens),
-        ("tool_calls", limits.tool_calls, sum.tool_calls),
-    ];
-    for (name, limit, sum) in counts {
-        if let Some(limit) = limit.filter(|limit| sum > *limit) {
-            return Some(Exceeded::new(name, limit, sum));
-        }
-    }
-    let limit = limits.cost.filter(|limit| sum.cost > *limit)?;
-    Some(Exceeded::new("cost", limit, sum.cost))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::budget::PriceTable;
 
@@ -339,20 +239,20 @@ mod tests {
     fn should_refuse_what_would_exceed_a_limit() {
         let mut account = Account::new(Budget::new().requests(2).output_tokens(100));
         let mut request = ModelRequest::new("hello");
-        account.reserve_request(&["m"], &mut request).unwrap();
+        account.reserve_request(&["m"], &mut request, false).unwrap();
         assert_eq!(request.max_output_tokens, Some(100));
         account.settle(account.amounts(&["m"], Usage::new(10, 60)).unwrap());
         let mut second = ModelRequest::new("hello");
-        account.reserve_request(&["m"], &mut second).unwrap();
+        account.reserve_request(&["m"], &mut second, false).unwrap();
         assert_eq!(second.max_output_tokens, Some(40));
         account.settle(account.amounts(&["m"], Usage::new(10, 40)).unwrap());
-        let failure = account.reserve_request(&["m"], &mut second).unwrap_err();
+        let failure = account.reserve_request(&["m"], &mut second, false).unwrap_err();
         assert_eq!(
             (failure.code.as_str(), &failure.details["limit"]),
             (Exceeded::CODE, &json!("requests"))
         );
         account.raise(Limits { requests: Some(5), ..Limits::default() });
-        let failure = account.reserve_request(&["m"], &mut second).unwrap_err();
+        let failure = account.reserve_request(&["m"], &mut second, false).unwrap_err();
         assert_eq!(failure.details["limit"], json!("output_tokens"));
     }
 
@@ -360,7 +260,7 @@ mod tests {
     fn should_let_the_user_decide_about_unknown_prices() {
         let limited = Budget::new().cost(Cost::dollars(1.0));
         let reserve = |budget: Budget| {
-            Account::new(budget).reserve_request(&["acme:new"], &mut ModelRequest::new("hi"))
+            Account::new(budget).reserve_request(&["acme:new"], &mut ModelRequest::new("hi"), false)
         };
         assert_eq!(reserve(limited.clone()).unwrap_err().code, "UNKNOWN_PRICE");
         assert!(reserve(limited.clone().unknown_price(UnknownPrice::Free)).is_ok());
@@ -380,7 +280,7 @@ mod tests {
         let mut request = ModelRequest::new("hi");
         request.max_output_tokens = Some(1000);
         let cost = |models: &[&str]| {
-            account.reserve_request(models, &mut request.clone()).map(|it| it.amounts.cost)
+            account.reserve_request(models, &mut request.clone(), false).map(|it| it.amounts.cost)
         };
         let (cheap, both) = (cost(&["cheap"]).unwrap(), cost(&["cheap", "dear"]).unwrap());
         assert_eq!(both - cheap, Cost::nanodollars(9000 * 1000));
@@ -395,7 +295,7 @@ mod tests {
         let mut account = Account::new(Budget::new().cost(Cost::dollars(1.0)).prices(prices));
         let most = |account: &Account| {
             let mut request = ModelRequest::new("hi");
-            let reserved = account.reserve_request(&["m"], &mut request)?;
+            let reserved = account.reserve_request(&["m"], &mut request, false)?;
             assert!(reserved.amounts.cost >= reserved.least.cost);
             Ok::<_, Failure>(request.max_output_tokens.unwrap())
         };

@@ -6,93 +6,25 @@
 //! has called.
 
 mod account;
+mod limits;
 mod price;
+mod spent;
+mod subject;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Usage;
-
-pub(crate) use self::account::{Account, Reservation};
-pub use self::{
-    account::{Exceeded, Spent},
-    price::{Cost, Price, PriceTable, UnknownPrice},
+pub(crate) use self::{
+    account::{Account, Reservation},
+    subject::{Answer, Held},
 };
-
-/// Limits of one run and of the agents that it calls. A limit that is not set does not apply.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Limits {
-    /// Requests to models, including failed ones.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub requests: Option<u64>,
-    /// Input tokens, including cached ones.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub input_tokens: Option<u64>,
-    /// Output tokens, including reasoning.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub output_tokens: Option<u64>,
-    /// Cost according to the price table.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cost: Option<Cost>,
-    /// Tool calls that run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tool_calls: Option<u64>,
-    /// Time since the start of the run. It is checked before each call, and limits the call.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub wall_time: Option<Duration>,
-    /// Levels of child runs below the run; 0 means none. Without it,
-    /// [`Budget::DEFAULT_DEPTH`] applies. A call beyond it is a fault of the model.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub depth: Option<u32>,
-}
-
-impl Limits {
-    /// These limits, and those of `others` that are not set here.
-    #[must_use]
-    pub(crate) fn or(self, others: Self) -> Self {
-        Self {
-            requests: self.requests.or(others.requests),
-            input_tokens: self.input_tokens.or(others.input_tokens),
-            output_tokens: self.output_tokens.or(others.output_tokens),
-            cost: self.cost.or(others.cost),
-            tool_calls: self.tool_calls.or(others.tool_calls),
-            wall_time: self.wall_time.or(others.wall_time),
-            depth: self.depth.or(others.depth),
-        }
-    }
-
-    /// The lower one of each limit.
-    #[must_use]
-    pub(crate) fn within(self, others: Self) -> Self {
-        Self {
-            requests: least(self.requests, others.requests),
-            input_tokens: least(self.input_tokens, others.input_tokens),
-            output_tokens: least(self.output_tokens, others.output_tokens),
-            cost: least(self.cost, others.cost),
-            tool_calls: least(self.tool_calls, others.tool_calls),
-            wall_time: least(self.wall_time, others.wall_time),
-            depth: least(self.depth, others.depth),
-        }
-    }
-
-    /// The amounts that the limits allow; 0 where there is no limit.
-    pub(crate) fn amounts(&self) -> Spent {
-        let tokens = |limit: Option<u64>| limit.unwrap_or_default();
-        Spent {
-            requests: tokens(self.requests),
-            usage: Usage::new(tokens(self.input_tokens), tokens(self.output_tokens)),
-            cost: self.cost.unwrap_or_default(),
-            tool_calls: tokens(self.tool_calls),
-        }
-    }
-}
-
-/// The lower one of two limits.
-fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
-    one.into_iter().chain(other).min()
-}
+pub use self::{
+    limits::Limits,
+    price::{Cost, Price, PriceTable, UnknownPrice},
+    spent::{Exceeded, Scope, Spent},
+    subject::SubjectBudget,
+};
 
 /// The behaviour of an agent that reaches a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +35,10 @@ pub enum AtLimit {
     Fail,
     /// The run waits for the signal [`BUDGET_SIGNAL`] with a [`BudgetDecision`].
     Ask,
+    /// The run continues with the [cheaper model](crate::LlmAgent::cheaper_model) of the agent when
+    /// the cost does not allow another whole response of its model. It fails like [`Fail`](Self::Fail)
+    /// at other limits, and when the cheaper model costs too much as well.
+    CheaperModel,
 }
 
 /// Name of the signal that carries a [`BudgetDecision`].
@@ -112,7 +48,7 @@ pub const BUDGET_SIGNAL: &str = "budget";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "decision", rename_all = "snake_case")]
 pub enum BudgetDecision {
-    /// The run continues with these limits.
+    /// The run continues with these limits. Those of a subject change for the rest of the window.
     Raise {
         /// The limits that change; one that is not set remains as it is.
         limits: Limits,

@@ -224,12 +224,7 @@ impl LanguageModel for Fallback {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.models.iter().fold(Capabilities::all(), |shared, candidate| {
-            let own = candidate.model.capabilities();
-            Capabilities::none()
-                .with_native_output(shared.native_output && own.native_output)
-                .with_tools(shared.tools && own.tools)
-        })
+        Capabilities::shared(self.models.iter().map(|candidate| candidate.model.capabilities()))
     }
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {

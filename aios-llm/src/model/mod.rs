@@ -44,6 +44,14 @@ impl Capabilities {
         Self { native_output: false, tools: false }
     }
 
+    /// The features that all of several models support.
+    pub(crate) fn shared(all: impl IntoIterator<Item = Self>) -> Self {
+        all.into_iter().fold(Self::all(), |shared, own| Self {
+            native_output: shared.native_output && own.native_output,
+            tools: shared.tools && own.tools,
+        })
+    }
+
     /// Sets whether the model follows an output schema.
     #[must_use]
     pub const fn with_native_output(mut self, native_output: bool) -> Self {

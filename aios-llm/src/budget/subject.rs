@@ -1,0 +1,326 @@
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aios_core::{
+    agent::TaskError,
+    event::{Event, EventError, EventId, EventType, Timestamp},
+    failure::Failure,
+    store::{Append, EventStoreExt, Expected, MAX_PAGE, Store, StoreError, StreamId},
+};
+use hashlink::LruCache;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+
+use super::{Exceeded, Limits, Scope, Spent};
+
+/// Appends that may lose against those of other runs before the step is repeated later.
+const MAX_CONFLICTS: usize = 64;
+/// Windows whose sums a process remembers.
+const REMEMBERED: usize = 1024;
+
+/// Limits of all runs of a subject together, in a window of time: of a customer in a day, say.
+///
+/// The subject is that of the [`Prompt`](crate::Prompt::with_subject), and agents that a run calls
+/// have the same one. Windows follow each other without gaps from 1970 on; a request belongs to the
+/// window in which it is reserved. All agents with the same store, subject and window share the sums.
+///
+/// Each request and each batch of tool calls is reserved and settled in a stream of the log, which
+/// takes two commits more.
+#[derive(Clone, Debug)]
+pub struct SubjectBudget {
+    store: Arc<dyn Store>,
+    pub(crate) window: Duration,
+    limits: Limits,
+    known: Arc<Mutex<LruCache<StreamId, Ledger>>>,
+}
+
+/// What has happened in a window, and up to which version of its stream.
+#[derive(Clone, Debug, Default)]
+struct Ledger {
+    version: u64,
+    settled: Spent,
+    open: BTreeMap<String, Spent>,
+    raised: Limits,
+}
+
+/// A reservation in the stream of a window.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Held {
+    stream: String,
+    key: String,
+    /// The sum of the window with this reservation.
+    pub(crate) sum: Spent,
+}
+
+/// The answer to a reservation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    Held(Held),
+    Exceeded(Exceeded),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    subject: String,
+    key: String,
+    amounts: Spent,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Raised {
+    limits: Limits,
+}
+
+impl SubjectBudget {
+    /// Limits of each subject in windows of this length, of 1 s to 100 years. The sums stand in the
+    /// log of the store, which usually is that of the runtime. Limits of wall time and depth have no
+    /// effect.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, window: Duration, limits: Limits) -> Self {
+        let known = Arc::new(Mutex::new(LruCache::new(REMEMBERED)));
+        Self { store, window, limits, known }
+    }
+
+    /// The sum of a subject in the window that a time belongs to: what is settled and what is
+    /// reserved.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn spent(&self, subject: &str, at: Timestamp) -> Result<Spent, StoreError> {
+        Ok(self.ledger(&self.stream(subject, at)?).await?.sum())
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Reserves amounts, unless they exceed a limit. Repeating it with the same key has no further
+    /// effect.
+    pub(crate) async fn reserve(
+        &self,
+        subject: &str,
+        at: Timestamp,
+        key: &str,
+        amounts: Spent,
+    ) -> Result<Answer, TaskError> {
+        let stream = self.stream(subject, at).map_err(store_failure)?;
+        let entry = Entry { subject: subject.to_owned(), key: key.to_owned(), amounts };
+        let event = event("reserved", key, &entry)?;
+        let held = |sum| {
+            let (stream, key) = (stream.as_str().to_owned(), key.to_owned());
+            Answer::Held(Held { stream, key, sum })
+        };
+        for _ in 0..MAX_CONFLICTS {
+            let ledger = self.ledger(&stream).await.map_err(store_failure)?;
+            if ledger.open.contains_key(key) {
+                return Ok(held(ledger.sum()));
+            }
+            let sum = ledger.sum().plus(&amounts);
+            if let Some(exceeded) = ledger.raised.or(self.limits).exceeded_by(&sum) {
+                return Ok(Answer::Exceeded(Exceeded { scope: Scope::Subject, ..exceeded }));
+            }
+            let expected = match ledger.version {
+                0 => Expected::Empty,
+                version => Expected::Exact(version),
+            };
+            let append = Append::new(stream.clone(), vec![event.clone()]).with_expected(expected);
+            match self.store.append_one(append).await {
+                Ok(_) => return Ok(held(sum)),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(store_failure(error)),
+            }
+        }
+        let reason =
+            format!("{MAX_CONFLICTS} other reservations of subject {subject:?} went first");
+        Err(TaskError::retryable(Failure::new("STORE_CONFLICT", reason)))
+    }
+
+    /// Replaces a reservation with the real amounts, once.
+    pub(crate) async fn settle(
+        &self,
+        subject: &str,
+        held: &Held,
+        amounts: Spent,
+    ) -> Result<(), TaskError> {
+        let entry = Entry { subject: subject.to_owned(), key: held.key.clone(), amounts };
+        let event = event("settled", &format!("{}/settled", held.key), &entry)?;
+        self.append(&held.stream, event).await
+    }
+
+    /// Changes the limits of the window that a time belongs to.
+    pub(crate) async fn raise(
+        &self,
+        subject: &str,
+        at: Timestamp,
+        key: &str,
+        limits: Limits,
+    ) -> Result<(), TaskError> {
+        let stream = self.stream(subject, at).map_err(store_failure)?;
+        self.append(stream.as_str(), event("raised", key, &Raised { limits })?).await
+    }
+
+    async fn append(&self, stream: &str, event: Event) -> Result<(), TaskError> {
+        let stream = StreamId::new(stream).map_err(store_failure)?;
+        let appended = self.store.append_one(Append::new(stream, vec![event])).await;
+        appended.map(drop).map_err(store_failure)
+    }
+
+    /// What has happened in a window: what this process knows, and what is new.
+    async fn ledger(&self, stream: &StreamId) -> Result<Ledger, StoreError> {
+        let mut ledger = self.lock().get(stream).cloned().unwrap_or_default();
+        loop {
+            let page = self.store.read_stream(stream, ledger.version, MAX_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            for recorded in &page {
+                ledger.apply(&recorded.event).map_err(|error| invalid(stream, &error))?;
+            }
+            ledger.version = last.version;
+        }
+        self.lock().insert(stream.clone(), ledger.clone());
+        Ok(ledger)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<StreamId, Ledger>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stream of a subject's window. Subjects can be longer than names of streams.
+    fn stream(&self, subject: &str, at: Timestamp) -> Result<StreamId, StoreError> {
+        let hash = Sha256::digest(subject.as_bytes());
+        let hex = hash.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        let window = i64::try_from(self.window.as_secs()).unwrap_or(i64::MAX).max(1);
+        let number = at.as_micros().div_euclid(1_000_000).div_euclid(window);
+        StreamId::new(format!("llm/budgets/{hex}/{window}-{number}"))
+    }
+}
+
+impl Ledger {
+    fn sum(&self) -> Spent {
+        self.open.values().fold(self.settled, |sum, amounts| sum.plus(amounts))
+    }
+
+    fn apply(&mut self, event: &Event) -> Result<(), EventError> {
+        match event.event_type.segments() {
+            ("llm", "subject", "reserved") => {
+                let Entry { key, amounts, .. } = event.data()?;
+                self.open.insert(key, amounts);
+            }
+            ("llm", "subject", "settled") => {
+                let Entry { key, amounts, .. } = event.data()?;
+                self.open.remove(&key);
+                self.settled = self.settled.plus(&amounts);
+            }
+            ("llm", "subject", "raised") => {
+                let Raised { limits } = event.data()?;
+                self.raised = limits.or(self.raised);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn invalid(stream: &StreamId, error: &EventError) -> StoreError {
+    let reason = format!("an event of stream {stream} cannot be decoded: {error}");
+    StoreError::InvalidRow { database: "the log".to_owned(), reason }
+}
+
+/// An event whose id follows from a key, so that it is stored once.
+fn event<T: Serialize + DeserializeOwned>(
+    action: &str,
+    key: &str,
+    data: &T,
+) -> Result<Event, EventError> {
+    let mut event = Event::new(EventType::new("llm", "subject", action)?, "aios", data)?;
+    event.id = EventId::derive(&format!("llm/subject/{action}/{key}"));
+    Ok(event)
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it is used with `map_err`")]
+fn store_failure(error: StoreError) -> TaskError {
+    let failure = Failure::from_error(error.code(), &error);
+    TaskError { failure, retryable: error.is_retryable() }
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_store::memory::MemoryStore;
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn budget(store: &Arc<dyn Store>, requests: u64) -> SubjectBudget {
+        let limits = Limits { requests: Some(requests), ..Limits::default() };
+        SubjectBudget::new(Arc::clone(store), DAY, limits)
+    }
+
+    fn requests(requests: u64) -> Spent {
+        Spent { requests, ..Spent::default() }
+    }
+
+    async fn held(budget: &SubjectBudget, at: Timestamp, key: &str) -> Option<Held> {
+        match budget.reserve("mary", at, key, requests(1)).await.unwrap() {
+            Answer::Held(held) => Some(held),
+            Answer::Exceeded(exceeded) => {
+                assert_eq!(exceeded.scope, Scope::Subject);
+                None
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn should_reserve_and_settle_once_in_the_log() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let (budget, at) = (budget(&store, 2), Timestamp::from_micros(0));
+        let first = held(&budget, at, "a").await.unwrap();
+        // A repeated step has no further effect, also in another process.
+        let other = self::budget(&store, 2);
+        held(&other, at, "a").await.unwrap();
+        assert_eq!(budget.spent("mary", at).await.unwrap(), requests(1));
+        held(&budget, at, "b").await.unwrap();
+        assert!(held(&other, at, "c").await.is_none());
+        for budget in [&budget, &other, &budget] {
+            budget.settle("mary", &first, Spent::default()).await.unwrap();
+        }
+        assert_eq!(other.spent("mary", at).await.unwrap(), requests(1));
+        assert!(held(&other, at, "c").await.is_some());
+        // Another subject, and the next day, have sums of their own.
+        assert_eq!(budget.spent("paul", at).await.unwrap(), Spent::default());
+        let next = Timestamp::from_micros(i64::try_from(DAY.as_micros()).unwrap());
+        assert!(held(&budget, next, "d").await.is_some());
+    }
+
+    #[tokio::test]
+    async fn should_never_reserve_more_than_allowed_at_the_same_time() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let at = Timestamp::from_micros(0);
+        let keys: Vec<_> = (0..40).map(|key| key.to_string()).collect();
+        // Each has its own view, like processes.
+        let budgets: Vec<_> = keys.iter().map(|_| budget(&store, 7)).collect();
+        let held = keys.iter().zip(&budgets).map(|(key, budget)| held(budget, at, key));
+        let held = futures_util::future::join_all(held).await;
+        assert_eq!(held.iter().flatten().count(), 7);
+    }
+
+    #[tokio::test]
+    async fn should_keep_a_raised_limit_for_the_window() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let (budget, at) = (budget(&store, 0), Timestamp::from_micros(0));
+        assert!(held(&budget, at, "a").await.is_none());
+        let limits = Limits { requests: Some(1), ..Limits::default() };
+        budget.raise("mary", at, "r", limits).await.unwrap();
+        budget.raise("mary", at, "r", limits).await.unwrap();
+        assert!(held(&budget, at, "a").await.is_some());
+        assert!(held(&budget, at, "b").await.is_none());
+    }
+}

@@ -1,0 +1,167 @@
+//! Budgets that all runs of a subject share, and what happens at their limits.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::prelude::*;
+use aios_core::event::Timestamp;
+use aios_llm::{
+    Conversation, LlmAgent, LlmAgentError, Prompt, RuntimeBuilderExt,
+    budget::{
+        AtLimit, BUDGET_SIGNAL, Budget, BudgetDecision, Cost, Limits, Price, PriceTable, Spent,
+        SubjectBudget,
+    },
+    model::Usage,
+    testing::ScriptedModel,
+    tool::Tool,
+};
+use serde_json::{Value, json};
+
+use crate::support::{
+    builder, call, failure, in_time, scripted, search_call, search_tool, store, text,
+};
+
+/// Long enough that no test meets the end of a window.
+const WINDOW: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+fn requests(store: &Arc<dyn Store>, requests: u64) -> SubjectBudget {
+    let limits = Limits { requests: Some(requests), ..Limits::default() };
+    SubjectBudget::new(Arc::clone(store), WINDOW, limits)
+}
+
+async fn runtime(store: &Arc<dyn Store>, agent: LlmAgent) -> Runtime {
+    builder(store).llm_agent("agent", agent).unwrap().start().await.unwrap()
+}
+
+async fn run_of(runtime: &Runtime, subject: &str) -> aios_agents::RunHandle {
+    runtime.start("agent", &Prompt::new("go").with_subject(subject)).await.unwrap()
+}
+
+#[tokio::test]
+async fn should_limit_all_runs_of_a_subject_together() {
+    let store = store();
+    let model = scripted([search_call("a"), text("one"), text("two"), text("of paul")]);
+    let budget = requests(&store, 3);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(search_tool());
+    let runtime = runtime(&store, agent.subject_budget(budget.clone())).await;
+    let ended = async |subject| {
+        in_time(run_of(&runtime, subject).await.result::<String>())
+            .await
+            .map_err(|it| it.code().to_owned())
+    };
+    assert_eq!(ended("mary").await.unwrap(), "one");
+    assert_eq!(ended("mary").await.unwrap(), "two");
+    assert_eq!(failure(&run_of(&runtime, "mary").await).await.details["scope"], "subject");
+    assert_eq!(ended("paul").await.unwrap(), "of paul");
+    let expected =
+        Spent { requests: 3, usage: Usage::new(30, 15), tool_calls: 1, ..Spent::default() };
+    assert_eq!(budget.spent("mary", Timestamp::now()).await.unwrap(), expected);
+
+    let unnamed = runtime.start("agent", "go").await.unwrap();
+    let failure = failure(&unnamed).await;
+    assert_eq!(failure.code, "INVALID_PARAMETERS");
+    assert!(failure.message.contains("with_subject"));
+}
+
+#[tokio::test]
+async fn should_charge_a_subject_for_the_agents_that_its_runs_call() {
+    let store = store();
+    let budget = requests(&store, 10);
+    let asks = call("c", "ask", &json!({"task": "find"}));
+    let agent = LlmAgent::new(scripted([asks, text("done")]))
+        .tool(Tool::agent("ask", "Asks.", "searcher"))
+        .subject_budget(budget.clone());
+    let searcher = LlmAgent::new(scripted([search_call("a"), text("found")]))
+        .tool(search_tool())
+        .subject_budget(budget.clone());
+    let builder = builder(&store).llm_agent("agent", agent).unwrap();
+    let runtime = builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap();
+    let run = run_of(&runtime, "mary").await;
+    in_time(run.result::<String>()).await.unwrap();
+    let spent = budget.spent("mary", Timestamp::now()).await.unwrap();
+    assert_eq!(&spent, Conversation::of(&run).await.unwrap().spent());
+    assert_eq!((spent.requests, spent.tool_calls), (4, 2));
+}
+
+#[tokio::test]
+async fn should_ask_a_person_to_raise_the_limit_of_a_subject() {
+    let store = store();
+    let budget = requests(&store, 1);
+    let agent = LlmAgent::new(scripted([search_call("a"), text("done"), text("again")]))
+        .tool(search_tool())
+        .budget(Budget::new().at_limit(AtLimit::Ask))
+        .subject_budget(budget);
+    let runtime = runtime(&store, agent).await;
+    let run = run_of(&runtime, "mary").await;
+    let limits = Limits { requests: Some(3), ..Limits::default() };
+    run.signal(BUDGET_SIGNAL, &BudgetDecision::Raise { limits }).await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    // It is raised for all runs.
+    let other = run_of(&runtime, "mary").await;
+    assert_eq!(in_time(other.result::<String>()).await.unwrap(), "again");
+}
+
+#[tokio::test]
+async fn should_settle_the_budget_of_a_subject_when_a_run_is_cancelled() {
+    let store = store();
+    let budget = requests(&store, 1);
+    let hangs = aios_llm::testing::FunctionModel::new(|_| std::future::pending());
+    let agent = LlmAgent::new(hangs).subject_budget(budget.clone());
+    let runtime = runtime(&store, agent).await;
+    let run = run_of(&runtime, "mary").await;
+    in_time(async {
+        while !run
+            .journal(0, 100)
+            .await
+            .unwrap()
+            .iter()
+            .any(|it| it.event.event_type.action() == "task_assigned")
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    run.cancel("no longer needed").await.unwrap();
+    in_time(run.result::<Value>()).await.unwrap_err();
+    let spent = budget.spent("mary", Timestamp::now()).await.unwrap();
+    assert_eq!(&spent, Conversation::of(&run).await.unwrap().spent());
+    assert_eq!((spent.requests, spent.usage.output_tokens), (1, 0));
+}
+
+fn dear_and_cheap() -> Budget {
+    let prices = PriceTable::new()
+        .with_price("test:dear", Price::per_million_dollars(0.0, 1000.0))
+        .with_price("test:cheap", Price::per_million_dollars(0.0, 1.0));
+    Budget::new().prices(prices).cost(Cost::dollars(0.109)).at_limit(AtLimit::CheaperModel)
+}
+
+#[tokio::test]
+async fn should_continue_with_a_cheaper_model() {
+    let store = store();
+    let dear =
+        Arc::new(ScriptedModel::new([search_call("a"), search_call("b")]).with_name("test:dear"));
+    let cheap =
+        Arc::new(ScriptedModel::new([search_call("c"), text("done")]).with_name("test:cheap"));
+    // A whole response of the dear model costs at most $ 0.1, and those it gives half a cent.
+    let agent = LlmAgent::new(Arc::clone(&dear))
+        .tool(search_tool())
+        .max_output_tokens(100)
+        .cheaper_model(Arc::clone(&cheap))
+        .budget(dear_and_cheap());
+    let runtime = runtime(&store, agent).await;
+    let run = runtime.start("agent", "go").await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    for model in [&dear, &cheap] {
+        model.assert_finished();
+        assert!(model.requests().iter().all(|it| it.max_output_tokens == Some(100)));
+    }
+    assert_eq!(cheap.requests()[0].messages.len(), 5, "it continues the conversation");
+    let spent = *Conversation::of(&run).await.unwrap().spent();
+    assert_eq!(spent.cost, Cost::dollars(0.01) + Cost::nanodollars(10_000));
+}
+
+#[test]
+fn should_need_a_cheaper_model_for_the_policy() {
+    let agent = LlmAgent::new(scripted([])).budget(dear_and_cheap());
+    let error = agent.build("agent").unwrap_err();
+    assert!(matches!(error, LlmAgentError::InvalidOption { option: "at_limit", .. }), "{error}");
+}
