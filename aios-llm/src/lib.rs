@@ -50,10 +50,11 @@
 //! | module | contains |
 //! |---|---|
 //! | [`model`] | [`LanguageModel`], requests, responses, errors, the switch that forbids real requests |
-//! | [`middleware`] | wrappers around models: fallback, circuit breaker, cache |
+//! | [`middleware`] | wrappers around models: fallback, circuit breaker, rate limit, cache |
 //! | [`tool`] | [`Tool`](tool::Tool), effect classes, approval, answers on calls in doubt |
 //! | [`agent`] | [`LlmAgent`] and its registration |
 //! | [`budget`] | limits, prices, the sums of a run |
+//! | [`guardrail`] | checks of the input and the output of an agent |
 //! | [`conversation`] | the conversation of a run: reading, continuing, changing it |
 //! | `providers` | models of providers over HTTP (feature `providers`) |
 //! | `testing` | models that make no requests, and a provider on this machine (feature `testing`) |
@@ -81,6 +82,7 @@
 pub mod agent;
 pub mod budget;
 pub mod conversation;
+pub mod guardrail;
 pub mod middleware;
 pub mod model;
 mod partial_json;

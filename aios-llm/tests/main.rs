@@ -15,6 +15,7 @@ mod approvals;
 mod budgets;
 mod conversations;
 mod delegation;
+mod guardrails;
 mod handovers;
 mod kill;
 mod loops;

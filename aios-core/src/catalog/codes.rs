@@ -615,6 +615,7 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "the cost is limited, and the model has no price",
     ),
+    code("GUARDRAIL_TRIPPED", "LLM agents", Retry::No, "a guardrail has stopped the run"),
     code(
         "WRITE_IN_DOUBT",
         "LLM agents",

@@ -116,7 +116,10 @@ impl Definition {
                 description: tool.description.clone(),
                 parameters: tool.parameters.clone(),
             });
-            tools.insert(tool.name.clone(), CompiledTool { tool, schema });
+            tools.insert(tool.name.clone(), CompiledTool::new(tool, schema));
+        }
+        for guardrail in &self.guardrails {
+            check_span("the timeout of a guardrail", guardrail.timeout)?;
         }
         let mut handovers = BTreeMap::new();
         for Handover { name: other, description, agent } in self.handovers {
@@ -143,6 +146,7 @@ impl Definition {
             instructions: self.instructions,
             tools,
             specs,
+            guardrails: self.guardrails,
             handovers,
             hands_back,
             output,
@@ -205,12 +209,14 @@ impl BuiltAgent {
         AgentDefinition::instance(self.agent.model_type(), agent)
     }
 
-    /// The agent type that runs the tools, `<name>_tools`; `None` if no tool is a function.
+    /// The agent type that runs the tools, `<name>_tools`; `None` if there is no
+    /// guardrail and no tool is a function.
     #[must_use]
     pub fn tool_agent(&self) -> Option<AgentDefinition> {
         let agent: Arc<dyn DynAgent> = Arc::new(ToolAgent::new(Arc::clone(&self.agent)));
         let has_tools = self.agent.tools.values().any(|it| it.tool.child().is_none());
-        has_tools.then(|| AgentDefinition::instance(self.agent.tools_type(), agent))
+        let has_work = has_tools || !self.agent.guardrails.is_empty();
+        has_work.then(|| AgentDefinition::instance(self.agent.tools_type(), agent))
     }
 }
 

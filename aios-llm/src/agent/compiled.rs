@@ -5,6 +5,7 @@ use aios_core::agent::Name;
 use super::{MODEL_SUFFIX, Options, TOOLS_SUFFIX, output::Output};
 use crate::{
     budget::{Budget, SubjectBudget},
+    guardrail::Guardrail,
     model::{LanguageModel, ToolSpec},
     tool::{CompiledTool, WriteLog},
 };
@@ -15,6 +16,7 @@ pub(super) struct Compiled {
     pub(super) model: Arc<dyn LanguageModel>,
     pub(super) instructions: Option<String>,
     pub(super) tools: BTreeMap<String, CompiledTool>,
+    pub(super) guardrails: Vec<Guardrail>,
     /// The descriptions of the tools, in the order of their registration.
     pub(super) specs: Vec<ToolSpec>,
     /// The agents that can take over, by the name of the tool that hands over.

@@ -38,6 +38,9 @@ pub(super) struct ToolAgent {
     output: Value,
 }
 
+/// Begin of the name in a task that checks a guardrail; no tool has it.
+pub(super) const GUARDRAIL: &str = "guardrail:";
+
 /// Parameters of a task for a [`ToolAgent`].
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 pub(super) struct ToolTask {
@@ -83,6 +86,15 @@ impl ModelAgent {
 impl ToolAgent {
     pub(super) fn new(agent: Arc<Compiled>) -> Self {
         Self { agent, parameters: schema_of::<ToolTask>(), output: schema_of::<String>() }
+    }
+
+    /// Checks the input or the output of the agent.
+    async fn check(&self, name: &str, value: Value) -> Result<Payload, TaskError> {
+        let mut guardrails = self.agent.guardrails.iter();
+        match guardrails.find(|guardrail| guardrail.name() == name) {
+            Some(guardrail) => Payload::encode(&guardrail.check(value).await?).terminal(),
+            None => Err(not_found(&format!("guardrail {name:?}"))),
+        }
     }
 
     /// Runs a call of a `write` tool unless it began before.
@@ -132,6 +144,11 @@ impl DynAgent for ModelAgent {
     }
 }
 
+fn not_found(what: &str) -> TaskError {
+    let reason = format!("this process has no {what}; deploy the same agent everywhere");
+    TaskError::retryable(Failure::new("TOOL_NOT_FOUND", reason))
+}
+
 /// The output stream that an agent writes to, if it does and there is one.
 fn stream_of(agent: &Compiled, context: &TaskContext) -> Option<OutputStream> {
     if agent.options.streaming == Streaming::Off || !context.has_streams() {
@@ -157,10 +174,11 @@ impl DynAgent for ToolAgent {
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
         let ToolTask { tool, call_id, arguments } = parameters.decode().terminal()?;
+        if let Some(name) = tool.strip_prefix(GUARDRAIL) {
+            return self.check(name, arguments).await;
+        }
         let Some(compiled) = self.agent.tools.get(&tool) else {
-            let reason =
-                format!("this process has no tool {tool:?}; deploy the same agent everywhere");
-            return Err(TaskError::retryable(Failure::new("TOOL_NOT_FOUND", reason)));
+            return Err(not_found(&format!("tool {tool:?}")));
         };
         let stream = stream_of(&self.agent, context);
         if let Some(stream) = &stream {
@@ -169,10 +187,12 @@ impl DynAgent for ToolAgent {
         let progress = Progress { call_id: call_id.clone(), stream: stream.clone() };
         let key = context.idempotency_key().to_owned();
         let tool_context = ToolContext::new(context.attempt(), key, progress);
+        let place = compiled.place().await;
         let result = match compiled.tool.effect {
             Effect::Write => self.run_once(compiled, tool_context, arguments).await,
             Effect::Read | Effect::Idempotent => compiled.tool.run(tool_context, arguments).await,
         };
+        drop(place);
         if let Some(stream) = &stream {
             write(stream, &AgentUpdate::ToolEnded { call_id, is_error: result.is_err() }).await;
         }

@@ -34,6 +34,7 @@ pub use self::{
 };
 use crate::{
     budget::{Budget, SubjectBudget},
+    guardrail::Guardrail,
     model::LanguageModel,
     tool::Tool,
 };
@@ -77,6 +78,7 @@ struct Definition {
     model: Arc<dyn LanguageModel>,
     instructions: Option<String>,
     tools: Vec<Tool>,
+    guardrails: Vec<Guardrail>,
     handovers: Vec<Handover>,
     /// The description of the tool that hands the conversation back.
     hand_back: Option<String>,
@@ -141,6 +143,7 @@ impl LlmAgent<String> {
             model: Arc::new(model),
             instructions: None,
             tools: Vec::new(),
+            guardrails: Vec::new(),
             handovers: Vec::new(),
             hand_back: None,
             output: None,
@@ -166,6 +169,14 @@ impl<O> LlmAgent<O> {
     #[must_use]
     pub fn tool(mut self, tool: Tool) -> Self {
         self.definition.tools.push(tool);
+        self
+    }
+
+    /// Adds a check of the input or the output. Checks of the input are those of the agent that begins
+    /// a run, checks of the output those of the agent that ends it.
+    #[must_use]
+    pub fn guardrail(mut self, guardrail: Guardrail) -> Self {
+        self.definition.guardrails.push(guardrail);
         self
     }
 

@@ -8,7 +8,7 @@ use aios_core::{
     failure::Failure,
     retry::RetryPolicy,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     AgentUpdate, Prompt, Streaming, TOKENS,
@@ -20,11 +20,13 @@ use super::{
     faults::Faults,
     handover::{HAND_BACK, HandedOver},
     history::{MISSING, ModelTask, Told},
+    host::{GUARDRAIL, ToolTask},
     output::FINAL_TOOL,
     updates::tell,
 };
 use crate::{
     budget::{Limits, Spent},
+    guardrail::{Stage, Verdict},
     model::{FinishReason, Message, ModelError, ModelRequest, ModelResponse, ToolCall, ToolResult},
 };
 
@@ -91,16 +93,33 @@ impl Session {
 
     /// Requests responses and runs their calls until there is an output.
     async fn run(&mut self) -> Result<Value, WorkflowError> {
+        self.check(Stage::Input, &json!(self.messages)).await?;
         let turns = self.agent.options.max_turns;
         for turn in 1..=turns {
             let response = self.model_call().await?;
             if let Some(output) = self.handle(turn, &response).await? {
+                self.check(Stage::Output, &output).await?;
                 self.end_stream()?;
                 return Ok(output);
             }
         }
         let reason = format!("the agent has no result after {turns} model responses (`max_turns`)");
         Err(WorkflowError::failed(Failure::new("TURN_LIMIT", reason)))
+    }
+
+    /// Runs the guardrails of the current agent that check this.
+    async fn check(&self, stage: Stage, value: &Value) -> Result<(), WorkflowError> {
+        for guardrail in self.agent.guardrails.iter().filter(|it| it.stage == stage) {
+            let (tool, call_id) = (format!("{GUARDRAIL}{}", guardrail.name()), String::new());
+            let task = ToolTask { tool, call_id, arguments: value.clone() };
+            let check = self.context.task::<Verdict>(self.tools_type.as_str(), &task);
+            if let Verdict::Trip { reason } = check.timeout(guardrail.timeout).await? {
+                let tripped = guardrail.tripped(&reason);
+                emit(&self.context, "guardrail", "tripped", &tripped)?;
+                return Err(WorkflowError::failed(tripped.to_failure()));
+            }
+        }
+        Ok(())
     }
 
     fn end_stream(&self) -> Result<(), WorkflowError> {

@@ -1,4 +1,4 @@
-//! Wrappers around models: another model after a failure, a circuit breaker, a cache.
+//! Wrappers around models: another model after a failure, a circuit breaker, a rate limit, a cache.
 //!
 //! Each is a [`LanguageModel`](crate::LanguageModel) itself, so they can be combined.
 //!
@@ -26,5 +26,11 @@
 mod cache;
 mod circuit_breaker;
 mod fallback;
+mod rate_limit;
 
-pub use self::{cache::Cache, circuit_breaker::CircuitBreaker, fallback::Fallback};
+pub use self::{
+    cache::Cache,
+    circuit_breaker::CircuitBreaker,
+    fallback::Fallback,
+    rate_limit::{Rate, RateLimit},
+};

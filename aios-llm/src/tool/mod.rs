@@ -18,6 +18,7 @@ use aios_core::{
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use self::{
     approval::{Approval, Decision, InDoubt, PendingDecision, Resolution},
@@ -84,6 +85,7 @@ pub struct Tool {
     pub(crate) timeout: Duration,
     pub(crate) retry: RetryPolicy,
     pub(crate) max_result_bytes: usize,
+    concurrency: Option<usize>,
     work: Work,
 }
 
@@ -99,6 +101,24 @@ enum Work {
 pub(crate) struct CompiledTool {
     pub(crate) tool: Tool,
     pub(crate) schema: Schema,
+    /// The places of calls that run at once, if they are limited.
+    places: Option<Semaphore>,
+}
+
+impl CompiledTool {
+    pub(crate) fn new(tool: Tool, schema: Schema) -> Self {
+        let places =
+            tool.concurrency.map(|calls| Semaphore::new(calls.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { tool, schema, places }
+    }
+
+    /// Waits until the call may run, and returns its place.
+    pub(crate) async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        match &self.places {
+            Some(places) => places.acquire().await.ok(),
+            None => None,
+        }
+    }
 }
 
 impl ToolContext {
@@ -269,6 +289,7 @@ impl Tool {
             timeout: Self::DEFAULT_TIMEOUT,
             retry: RetryPolicy::default(),
             max_result_bytes: Self::DEFAULT_MAX_RESULT_BYTES,
+            concurrency: None,
             work,
         }
     }
@@ -284,6 +305,14 @@ impl Tool {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sets how many calls run at once in each process; 0 counts as 1. Further ones wait, which counts
+    /// towards their timeout. Without it, only the host limits them.
+    #[must_use]
+    pub fn concurrency(mut self, calls: usize) -> Self {
+        self.concurrency = Some(calls);
         self
     }
 

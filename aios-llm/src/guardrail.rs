@@ -1,0 +1,155 @@
+//! Guardrails: checks of what goes into an agent and what comes out of it.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use aios_core::{BoxFuture, agent::TaskError, failure::Failure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::model::Message;
+
+type Check = dyn Fn(Value) -> BoxFuture<'static, Result<Verdict, TaskError>> + Send + Sync;
+
+/// Code of the failure of a run that a guardrail has stopped.
+pub(crate) const TRIPPED: &str = "GUARDRAIL_TRIPPED";
+
+/// A check of the messages that an agent gets, or of its output.
+///
+/// It runs on the processes of the agent's tools, and its verdict is recorded: a replay checks
+/// nothing again. A run whose guardrail trips fails with `GUARDRAIL_TRIPPED`, and the event
+/// `llm.guardrail.tripped` says which one and why. A guardrail that fails itself fails the run.
+///
+/// ```
+/// use aios_llm::guardrail::{Guardrail, Verdict};
+///
+/// let guardrail = Guardrail::output("no_keys", |output| async move {
+///     let is_key = output.to_string().contains("sk-");
+///     Ok::<_, std::io::Error>(if is_key { Verdict::trip("a key") } else { Verdict::Pass })
+/// });
+/// assert_eq!(guardrail.name(), "no_keys");
+/// ```
+#[derive(Clone)]
+pub struct Guardrail {
+    name: String,
+    pub(crate) stage: Stage,
+    pub(crate) timeout: Duration,
+    check: Arc<Check>,
+}
+
+/// What a guardrail checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Stage {
+    /// The messages of the prompt, before the first request.
+    Input,
+    /// The output, before the run ends with it.
+    Output,
+}
+
+/// The result of a check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// The run continues.
+    Pass,
+    /// The run fails.
+    Trip {
+        /// The reason, for people. It is recorded, so it should not repeat what must not be kept.
+        reason: String,
+    },
+}
+
+/// An event: a guardrail has stopped a run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Tripped<'a> {
+    guardrail: &'a str,
+    stage: Stage,
+    reason: &'a str,
+}
+
+impl Verdict {
+    /// The run fails for this reason.
+    #[must_use]
+    pub fn trip(reason: impl Into<String>) -> Self {
+        Self::Trip { reason: reason.into() }
+    }
+}
+
+impl Guardrail {
+    /// Default timeout of one attempt.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// A check of the messages of the prompt, before the first request.
+    #[must_use]
+    pub fn input<E, F, Fut>(name: impl Into<String>, check: F) -> Self
+    where
+        E: Into<TaskError>,
+        F: Fn(Vec<Message>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Verdict, E>> + Send + 'static,
+    {
+        let check = move |value: Value| -> BoxFuture<'static, Result<Verdict, TaskError>> {
+            let checking = serde_json::from_value(value).map(&check);
+            Box::pin(async move { checking?.await.map_err(Into::into) })
+        };
+        Self::of(name.into(), Stage::Input, Arc::new(check))
+    }
+
+    /// A check of the output, before the run ends with it: a text, or structured output as JSON.
+    #[must_use]
+    pub fn output<E, F, Fut>(name: impl Into<String>, check: F) -> Self
+    where
+        E: Into<TaskError>,
+        F: Fn(Value) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Verdict, E>> + Send + 'static,
+    {
+        let check = move |value: Value| -> BoxFuture<'static, Result<Verdict, TaskError>> {
+            let checking = check(value);
+            Box::pin(async move { checking.await.map_err(Into::into) })
+        };
+        Self::of(name.into(), Stage::Output, Arc::new(check))
+    }
+
+    fn of(name: String, stage: Stage, check: Arc<Check>) -> Self {
+        Self { name, stage, timeout: Self::DEFAULT_TIMEOUT, check }
+    }
+
+    /// Sets the timeout of one attempt: at least 1 ms, at most 100 years.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Name of the guardrail.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) async fn check(&self, value: Value) -> Result<Verdict, TaskError> {
+        (self.check)(value).await
+    }
+
+    pub(crate) fn tripped<'a>(&'a self, reason: &'a str) -> Tripped<'a> {
+        Tripped { guardrail: &self.name, stage: self.stage, reason }
+    }
+}
+
+impl Tripped<'_> {
+    pub(crate) fn to_failure(&self) -> Failure {
+        let Self { guardrail, reason, .. } = self;
+        Failure::new(TRIPPED, format!("guardrail {guardrail} has stopped the run: {reason}"))
+            .with_details(json!(self))
+    }
+}
+
+impl fmt::Debug for Guardrail {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Guardrail")
+            .field("name", &self.name)
+            .field("stage", &self.stage)
+            .finish_non_exhaustive()
+    }
+}

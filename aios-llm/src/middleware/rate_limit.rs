@@ -1,0 +1,158 @@
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aios_core::clock::{Clock, SystemClock};
+use async_trait::async_trait;
+
+use crate::model::{
+    Capabilities, LanguageModel, ModelError, ModelErrorKind, ModelRequest, ModelResponse,
+    ModelStream,
+};
+
+/// The rate of requests that a provider accepts from this process. Clones share it, so that all
+/// models of a provider can have one.
+#[derive(Clone, Debug)]
+pub struct Rate {
+    /// Time between two requests at the full rate.
+    interval: Duration,
+    /// How far requests may be ahead of the rate.
+    burst: Duration,
+    /// When the next request is due at the full rate.
+    due: Arc<Mutex<Duration>>,
+}
+
+/// Makes the requests to a model at a rate: the time of each is fixed when it is made, and it waits
+/// until then.
+///
+/// A request that would wait too long is rejected with `MODEL_RATE_LIMITED` and the time after which
+/// it may be made again, so that an agent waits on a durable timer and [`Fallback`](super::Fallback)
+/// asks another model.
+pub struct RateLimit<M> {
+    model: M,
+    rate: Rate,
+    longest_wait: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+impl Rate {
+    /// At most `requests` in each period `per`: all of them may come at once. 0 counts as 1.
+    #[must_use]
+    pub fn new(requests: u32, per: Duration) -> Self {
+        let interval = per / requests.max(1);
+        Self { interval, burst: per.saturating_sub(interval), due: Arc::default() }
+    }
+
+    /// Takes the next place. Returns how long to wait until then, or how long to stay away.
+    fn take(&self, now: Duration, longest_wait: Duration) -> Result<Duration, Duration> {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = (*due).max(now);
+        let wait = next.saturating_sub(self.burst).saturating_sub(now);
+        if wait > longest_wait {
+            return Err(wait.saturating_sub(longest_wait));
+        }
+        *due = next.saturating_add(self.interval);
+        Ok(wait)
+    }
+}
+
+impl<M: LanguageModel> RateLimit<M> {
+    /// Default time that a request waits before it is rejected.
+    pub const DEFAULT_LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+    /// Wraps a model.
+    #[must_use]
+    pub fn new(model: M, rate: Rate) -> Self {
+        let (longest_wait, clock) = (Self::DEFAULT_LONGEST_WAIT, Arc::new(SystemClock));
+        Self { model, rate, longest_wait, clock }
+    }
+
+    /// Sets how long a request waits before it is rejected. It should be shorter than the
+    /// [timeout of model calls](crate::LlmAgent::model_timeout).
+    #[must_use]
+    pub fn with_longest_wait(mut self, wait: Duration) -> Self {
+        self.longest_wait = wait;
+        self
+    }
+
+    /// Sets the clock. The default is the system clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    async fn wait(&self) -> Result<(), ModelError> {
+        match self.rate.take(self.clock.elapsed(), self.longest_wait) {
+            Ok(Duration::ZERO) => Ok(()),
+            Ok(wait) => {
+                self.clock.sleep(wait).await;
+                Ok(())
+            }
+            Err(later) => {
+                let reason = format!("the rate of requests to {} is reached", self.model.name());
+                Err(ModelError::new(ModelErrorKind::RateLimited, reason).with_retry_after(later))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl<M: LanguageModel> LanguageModel for RateLimit<M> {
+    fn name(&self) -> &str {
+        self.model.name()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.model.names()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.model.capabilities()
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        self.wait().await?;
+        self.model.complete(request).await
+    }
+
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
+        self.wait().await?;
+        self.model.stream(request).await
+    }
+}
+
+impl<M: LanguageModel> fmt::Debug for RateLimit<M> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RateLimit")
+            .field("model", &self.model.name())
+            .field("rate", &self.rate)
+            .field("longest_wait", &self.longest_wait)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn should_space_requests_after_a_burst() {
+        let rate = Rate::new(2, SECOND);
+        let clone = rate.clone();
+        let start = 100 * SECOND;
+        assert_eq!(rate.take(start, SECOND), Ok(Duration::ZERO));
+        assert_eq!(clone.take(start, SECOND), Ok(Duration::ZERO));
+        assert_eq!(rate.take(start, SECOND), Ok(SECOND / 2));
+        assert_eq!(clone.take(start, SECOND), Ok(SECOND));
+        // A rejected request takes no place.
+        assert_eq!(rate.take(start, SECOND), Err(SECOND / 2));
+        assert_eq!(rate.take(start, SECOND), Err(SECOND / 2));
+        assert_eq!(rate.take(start + 10 * SECOND, SECOND), Ok(Duration::ZERO));
+    }
+}
