@@ -1,6 +1,7 @@
 //! The conversation of a run, read from its journal.
 //!
-//! A run can be continued, or begun again from any turn, without paying for the earlier turns: their
+//! Each run is a conversation, and its journal the stream of it. List them like all runs of a workflow,
+//! with [`ReadModels::runs`](aios_core::store::ReadModels::runs). A run can be continued, or begun again from any turn, without paying for the earlier turns: their
 //! messages are the [`Prompt`] of a new run.
 
 use aios_agents::{RunHandle, RuntimeError};
@@ -12,7 +13,7 @@ use aios_core::{
 use serde::Deserialize;
 
 use crate::{
-    agent::{History, MODEL_SUFFIX, Prompt, model_call},
+    agent::{History, MODEL_SUFFIX, Prompt, SUMMARY_PREFIX, model_call},
     budget::Spent,
     model::{Message, ModelRequest, ModelResponse},
 };
@@ -22,6 +23,8 @@ use crate::{
 pub struct Conversation {
     turns: Vec<Turn>,
     spent: Spent,
+    /// The messages that the first message of the latest turns stands for, if it is a summary.
+    replaced: Vec<Message>,
 }
 
 /// One response of the model, with the messages that it answers.
@@ -69,7 +72,7 @@ impl Conversation {
         journal: impl IntoIterator<Item = &'e Event>,
     ) -> Result<Self, EventError> {
         let (mut conversation, mut history) = (Self::default(), History::default());
-        let mut open = None::<(TaskId, ModelRequest)>;
+        let mut open = None::<(TaskId, ModelRequest, bool)>;
         for event in journal {
             let (domain, entity, action) = event.event_type.segments();
             match (domain, action) {
@@ -78,12 +81,15 @@ impl Conversation {
                 }
                 ("agents", "task_assigned") if entity.ends_with(MODEL_SUFFIX) => {
                     let Some((assigned, task)) = model_call(event)? else { continue };
-                    open = history.request(&task).map(|request| (assigned.task_id, request));
+                    let open_request = history.request(&task);
+                    open = open_request.map(|it| (assigned.task_id, it, task.is_summary));
                 }
                 ("agents", "task_completed") if entity.ends_with(MODEL_SUFFIX) => {
                     let task: TaskCompleted = event.data()?;
-                    let Some((id, request)) = open.take() else { continue };
-                    if id == task.task_id {
+                    let Some((id, request, is_summary)) = open.take() else { continue };
+                    if id == task.task_id && is_summary {
+                        conversation.compact(request.messages);
+                    } else if id == task.task_id {
                         let (messages, response) = (request.messages, task.output.decode()?);
                         conversation.turns.push(Turn { messages, response });
                     }
@@ -92,6 +98,13 @@ impl Conversation {
             }
         }
         Ok(conversation)
+    }
+
+    /// Adds the messages that a summary replaces: all but the last, which asks for it.
+    fn compact(&mut self, mut messages: Vec<Message>) {
+        messages.pop();
+        let replaced = std::mem::take(&mut self.replaced);
+        self.replaced = expanded(replaced, messages);
     }
 
     /// The turns, in order.
@@ -115,6 +128,14 @@ impl Conversation {
         messages
     }
 
+    /// All messages as they were, including the last response: those that a
+    /// [compaction](crate::Compaction) replaced stand where its summary is in
+    /// [`messages`](Self::messages).
+    #[must_use]
+    pub fn transcript(&self) -> Vec<Message> {
+        expanded(self.replaced.clone(), self.messages())
+    }
+
     /// The prompt of a new run that continues the conversation with another message of the user.
     #[must_use]
     pub fn continued(&self, text: impl Into<String>) -> Prompt {
@@ -129,4 +150,14 @@ impl Conversation {
         let turn = self.turns.get(turn.checked_sub(1)?)?;
         Some(Prompt { messages: turn.messages.clone(), ..Prompt::default() })
     }
+}
+
+/// Messages of which the first is a summary of others, if there are others.
+fn expanded(mut replaced: Vec<Message>, messages: Vec<Message>) -> Vec<Message> {
+    let is_summary = |message: &Message| message.text().starts_with(SUMMARY_PREFIX);
+    if replaced.is_empty() || !messages.first().is_some_and(is_summary) {
+        return messages;
+    }
+    replaced.extend(messages.into_iter().skip(1));
+    replaced
 }

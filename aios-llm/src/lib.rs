@@ -55,6 +55,7 @@
 //! | [`agent`] | [`LlmAgent`] and its registration |
 //! | [`budget`] | limits, prices, the sums of a run |
 //! | [`guardrail`] | checks of the input and the output of an agent |
+//! | [`gen_ai`] | attributes of OpenTelemetry that spans of model calls and tool calls have |
 //! | [`conversation`] | the conversation of a run: reading, continuing, changing it |
 //! | `providers` | models of providers over HTTP (feature `providers`) |
 //! | `testing` | models that make no requests, and a provider on this machine (feature `testing`) |
@@ -82,6 +83,7 @@
 pub mod agent;
 pub mod budget;
 pub mod conversation;
+pub mod gen_ai;
 pub mod guardrail;
 pub mod middleware;
 pub mod model;
@@ -95,8 +97,8 @@ pub mod tool;
 
 pub use self::{
     agent::{
-        AgentUpdate, LlmAgent, LlmAgentError, Prompt, RuntimeBuilderExt, Streaming, TOKENS,
-        pending_decisions,
+        AgentUpdate, Compaction, LlmAgent, LlmAgentError, Prompt, RuntimeBuilderExt, Streaming,
+        TOKENS, pending_decisions,
     },
     conversation::Conversation,
     model::{LanguageModel, ModelError, ModelRequest, ModelResponse},

@@ -2,7 +2,11 @@ use std::sync::Arc;
 
 use aios_agents::{RunHandle, Runtime, prelude::Broker};
 use aios_broker::memory::MemoryBroker;
-use aios_llm::{Conversation, LlmAgent, model::Role, testing::ScriptedModel};
+use aios_llm::{
+    Compaction, Conversation, LlmAgent,
+    model::{Role, ToolChoice, Usage},
+    testing::ScriptedModel,
+};
 
 use crate::support::{
     PATIENCE, in_time, runtime, scripted, search_call, search_tool, start, store, text,
@@ -123,4 +127,49 @@ async fn should_ask_for_the_conversation_without_a_store() {
     assert_eq!(messages, [1, 3, 5, 7]);
     let spent = *Conversation::of(&run).await.unwrap().spent();
     assert_eq!(spent.requests, 4, "asking for the conversation is no request");
+}
+
+#[tokio::test]
+async fn should_replace_earlier_messages_with_a_summary_and_keep_them_in_the_journal() {
+    let long = |words: &str| search_call(words).with_usage(Usage::new(1000, 5));
+    let model = scripted([
+        search_call("one"),
+        long("two"),
+        text("they searched for one and two"),
+        long("three"),
+        text("and for three"),
+        text("done"),
+    ]);
+    let agent = LlmAgent::new(Arc::clone(&model))
+        .instructions("Search.")
+        .tool(search_tool())
+        .compaction(Compaction::above(500).keep_messages(2));
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    model.assert_finished();
+    let requests = model.requests();
+    let messages: Vec<_> = requests.iter().map(|request| request.messages.len()).collect();
+    // The two summaries replace three messages each: a summary of the former ones is one of them.
+    assert_eq!(messages, [1, 3, 4, 3, 4, 3]);
+    assert!(requests[3].messages[0].text().ends_with("they searched for one and two"));
+    assert!(requests[5].messages[0].text().ends_with("and for three"));
+    assert_eq!(requests[2].tool_choice, ToolChoice::None);
+
+    let conversation = Conversation::of(&run).await.unwrap();
+    assert_eq!(conversation.turns().len(), 4, "a summary is no turn");
+    assert_eq!(conversation.messages().len(), 4);
+    assert_eq!(conversation.spent().requests, 6, "a summary is paid for");
+    let transcript = conversation.transcript();
+    let roles: Vec<_> = transcript.iter().map(|message| message.role).collect();
+    let turn = [Role::Assistant, Role::Tool];
+    assert_eq!(roles, [&[Role::User][..], &turn, &turn, &turn, &[Role::Assistant]].concat());
+    assert!(transcript.iter().all(|message| !message.text().contains("Summary")));
+    let journal = run.journal(0, 1000).await.unwrap();
+    let compacted = |it: &&aios_core::store::RecordedEvent| {
+        it.event.event_type.as_str() == "llm.conversation.compacted"
+    };
+    assert_eq!(journal.iter().filter(compacted).count(), 2);
+    // A run that begins again at a turn gets what the model got then.
+    assert_eq!(conversation.from_turn(3).unwrap().messages, requests[3].messages);
 }

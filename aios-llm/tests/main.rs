@@ -23,6 +23,7 @@ mod middleware;
 mod outputs;
 mod providers;
 mod shape;
+mod spans;
 mod streams;
 mod subjects;
 mod support;

@@ -42,6 +42,9 @@ pub struct ModelTask {
     /// Whether the cheaper model of the agent answers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_cheaper: bool,
+    /// Whether the response is a summary that replaces the messages but the last.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_summary: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -125,7 +128,7 @@ impl Told {
         if let Some(settings) = &settings {
             self.settings = Some((**settings).clone());
         }
-        ModelTask { epoch, kept, messages, settings, is_cheaper: false }
+        ModelTask { epoch, kept, messages, settings, is_cheaper: false, is_summary: false }
     }
 
     /// Makes the next call hold the whole conversation.

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tracing::Instrument as _;
 
 use super::{
     AgentUpdate, ModelTask, Streaming, TOKENS,
@@ -18,6 +19,7 @@ use super::{
     updates::{Pieces, write},
 };
 use crate::{
+    gen_ai,
     model::{ModelError, ModelErrorKind, ModelRequest, ModelResponse, StreamEvent},
     schema::schema_of,
     tool::{CompiledTool, Effect, Progress, ToolContext, WriteState},
@@ -97,6 +99,20 @@ impl ToolAgent {
         }
     }
 
+    /// Runs a call as soon as there is a place for it.
+    async fn run(
+        &self,
+        compiled: &CompiledTool,
+        context: ToolContext,
+        arguments: Value,
+    ) -> Result<String, TaskError> {
+        let _place = compiled.place().await;
+        match compiled.tool.effect {
+            Effect::Write => self.run_once(compiled, context, arguments).await,
+            Effect::Read | Effect::Idempotent => compiled.tool.run(context, arguments).await,
+        }
+    }
+
     /// Runs a call of a `write` tool unless it began before.
     async fn run_once(
         &self,
@@ -139,7 +155,13 @@ impl DynAgent for ModelAgent {
     ) -> Result<Payload, TaskError> {
         let task: ModelTask = parameters.decode().terminal()?;
         let request = self.histories.request(context, &task).await?;
-        let response = self.respond(context, &request, task.is_cheaper).await;
+        let (name, content) = (self.agent.name.as_str(), self.agent.options.trace_content);
+        let model = self.agent.model(task.is_cheaper).name();
+        let run_id = context.metadata().run_id.as_deref();
+        let span = gen_ai::chat(name, run_id, model, &request, content);
+        let responding = self.respond(context, &request, task.is_cheaper);
+        let response = responding.instrument(span.clone()).await;
+        gen_ai::answered(&span, &response, content);
         Payload::encode(&response.map_err(|error| error.to_task_error())?).terminal()
     }
 }
@@ -187,12 +209,11 @@ impl DynAgent for ToolAgent {
         let progress = Progress { call_id: call_id.clone(), stream: stream.clone() };
         let key = context.idempotency_key().to_owned();
         let tool_context = ToolContext::new(context.attempt(), key, progress);
-        let place = compiled.place().await;
-        let result = match compiled.tool.effect {
-            Effect::Write => self.run_once(compiled, tool_context, arguments).await,
-            Effect::Read | Effect::Idempotent => compiled.tool.run(tool_context, arguments).await,
-        };
-        drop(place);
+        let (agent, content) = (self.agent.name.as_str(), self.agent.options.trace_content);
+        let span = gen_ai::execute_tool(agent, &compiled.tool.name, &call_id, &arguments, content);
+        let result = self.run(compiled, tool_context, arguments).instrument(span.clone()).await;
+        let ended = result.as_ref().map(String::as_str).map_err(|it| it.failure.code.as_str());
+        gen_ai::executed(&span, ended, content);
         if let Some(stream) = &stream {
             write(stream, &AgentUpdate::ToolEnded { call_id, is_error: result.is_err() }).await;
         }

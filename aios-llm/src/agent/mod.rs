@@ -4,6 +4,7 @@ mod accounting;
 mod build;
 mod calls;
 mod children;
+mod compaction;
 mod compiled;
 mod decisions;
 mod delegation;
@@ -23,17 +24,22 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub(crate) use self::history::{History, model_call};
 use self::output::OutputType;
 pub use self::{
     build::{BuiltAgent, LlmAgentError, RuntimeBuilderExt},
+    compaction::Compaction,
     decisions::pending_decisions,
     history::ModelTask,
     prompt::Prompt,
     updates::{AgentUpdate, Streaming, TOKENS},
 };
+pub(crate) use self::{
+    compaction::PREFIX as SUMMARY_PREFIX,
+    history::{History, model_call},
+};
 use crate::{
     budget::{Budget, SubjectBudget},
+    gen_ai::TraceContent,
     guardrail::Guardrail,
     model::LanguageModel,
     tool::Tool,
@@ -110,6 +116,8 @@ struct Options {
     max_identical_calls: u32,
     max_argument_bytes: usize,
     streaming: Streaming,
+    compaction: Option<Compaction>,
+    trace_content: TraceContent,
 }
 
 impl LlmAgent<String> {
@@ -138,6 +146,8 @@ impl LlmAgent<String> {
             max_identical_calls: Self::DEFAULT_MAX_IDENTICAL_CALLS,
             max_argument_bytes: Self::DEFAULT_MAX_ARGUMENT_BYTES,
             streaming: Streaming::default(),
+            compaction: None,
+            trace_content: TraceContent::default(),
         };
         let definition = Definition {
             model: Arc::new(model),
@@ -329,6 +339,22 @@ impl<O> LlmAgent<O> {
     #[must_use]
     pub fn max_argument_bytes(mut self, bytes: usize) -> Self {
         self.definition.options.max_argument_bytes = bytes;
+        self
+    }
+
+    /// Replaces earlier messages with a summary when a conversation becomes long. Without it, a
+    /// conversation that is longer than the context of the model fails with `MODEL_CONTEXT_OVERFLOW`.
+    #[must_use]
+    pub fn compaction(mut self, compaction: Compaction) -> Self {
+        self.definition.options.compaction = Some(compaction);
+        self
+    }
+
+    /// Sets whether spans of model calls and tool calls have their content. See
+    /// [`gen_ai`](crate::gen_ai).
+    #[must_use]
+    pub fn trace_content(mut self, content: TraceContent) -> Self {
+        self.definition.options.trace_content = content;
         self
     }
 

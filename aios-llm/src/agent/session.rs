@@ -49,19 +49,21 @@ pub(super) async fn run(
     if is_delegated { report(ended, session.accounting.spent()) } else { ended }
 }
 
-struct Session {
-    agent: Arc<Compiled>,
-    context: WorkflowContext,
+pub(super) struct Session {
+    pub(super) agent: Arc<Compiled>,
+    pub(super) context: WorkflowContext,
     model_type: String,
     tools_type: String,
     /// The agents that handed the conversation over and may get it back.
     former: Vec<Arc<Compiled>>,
     /// The instructions of the prompt, which replace those of the first agent.
     instructions: Option<String>,
-    messages: Vec<Message>,
+    pub(super) messages: Vec<Message>,
+    /// Twice the number of times that messages were replaced.
+    pub(super) epoch: u32,
     accounting: Accounting,
     subject: Option<String>,
-    faults: Faults,
+    pub(super) faults: Faults,
     decisions: Decisions,
     /// The part of the conversation that the model calls have told.
     told: Told,
@@ -81,6 +83,7 @@ impl Session {
             former: Vec::new(),
             instructions: prompt.instructions,
             messages: prompt.messages,
+            epoch: 0,
             accounting,
             subject: prompt.subject,
             faults: Faults::default(),
@@ -102,6 +105,7 @@ impl Session {
                 self.end_stream()?;
                 return Ok(output);
             }
+            self.compact(turn, response.usage.total_tokens()).await?;
         }
         let reason = format!("the agent has no result after {turns} model responses (`max_turns`)");
         Err(WorkflowError::failed(Failure::new("TURN_LIMIT", reason)))
@@ -130,14 +134,33 @@ impl Session {
         ended.map_err(|error| WorkflowError::failed(Failure::from_error(error.code(), &error)))
     }
 
-    /// Requests the next response. Every request is an operation, also a repeated one.
+    /// Requests the next response.
     async fn model_call(&mut self) -> Result<ModelResponse, WorkflowError> {
+        self.call(None).await
+    }
+
+    /// Requests a summary. It has an epoch of its own, before that of the messages that follow.
+    pub(super) async fn summary_call(
+        &mut self,
+        request: ModelRequest,
+    ) -> Result<ModelResponse, WorkflowError> {
+        self.call(Some(request)).await
+    }
+
+    /// Requests the next response, or a summary. Every request is an operation, also a repeated one.
+    async fn call(
+        &mut self,
+        summary: Option<ModelRequest>,
+    ) -> Result<ModelResponse, WorkflowError> {
+        let is_summary = summary.is_some();
+        let epoch = self.epoch + u32::from(is_summary);
         let mut attempt = 1;
         loop {
-            let mut request = self.request();
+            let mut request = summary.clone().unwrap_or_else(|| self.request());
             let granted = self.accounting.reserve_request(&self.agent, &mut request).await?;
             let timeout = self.model_timeout(granted.left);
-            let task = ModelTask { is_cheaper: granted.is_cheaper, ..self.told.next(0, request) };
+            let told = self.told.next(epoch, request);
+            let task = ModelTask { is_cheaper: granted.is_cheaper, is_summary, ..told };
             let is_whole = task.kept == 0;
             let call = self.context.task::<ModelResponse>(self.model_type.as_str(), &task);
             let ended = call.retry(RetryPolicy::never()).timeout(timeout).await;

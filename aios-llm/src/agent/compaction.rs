@@ -1,0 +1,125 @@
+//! Compaction: earlier messages of a conversation are replaced by a summary.
+
+use aios_agents::workflow::WorkflowError;
+use serde::Serialize;
+
+use super::{decisions::emit, session::Session};
+use crate::model::{FinishReason, Message, ModelRequest, Role, ToolChoice};
+
+/// What asks for a summary, after the messages that it replaces.
+const ASK: &str = "Summarize the conversation so far.";
+/// What stands before a summary.
+pub(crate) const PREFIX: &str = "Summary of the conversation so far:\n";
+
+/// Replaces earlier messages of a conversation with a summary when it becomes long.
+///
+/// The model of the agent writes the summary, in a recorded request that counts like any other. The
+/// event `llm.conversation.compacted` says how many messages it replaces. They remain in the journal:
+/// see [`Conversation::transcript`](crate::Conversation::transcript).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compaction {
+    above: u64,
+    keep: usize,
+    instructions: String,
+}
+
+/// An event: messages were replaced by a summary.
+#[derive(Debug, Serialize)]
+struct Compacted {
+    /// The turn after which it happened.
+    turn: u32,
+    replaced: usize,
+    kept: usize,
+}
+
+impl Compaction {
+    /// Default number of latest messages that are kept.
+    pub const DEFAULT_KEPT_MESSAGES: usize = 6;
+    /// Default instructions for the summary.
+    pub const DEFAULT_INSTRUCTIONS: &str = "You summarize conversations. Keep the task, decisions, \
+        results of tools that still matter, open questions and exact names and numbers. Leave out \
+        everything else.";
+
+    /// Compacts a conversation after a response that had more than this number of input and output
+    /// tokens.
+    #[must_use]
+    pub fn above(tokens: u64) -> Self {
+        let instructions = Self::DEFAULT_INSTRUCTIONS.to_owned();
+        Self { above: tokens, keep: Self::DEFAULT_KEPT_MESSAGES, instructions }
+    }
+
+    /// Sets how many of the latest messages are kept. A few more are if results of tools would be
+    /// separated from their calls.
+    #[must_use]
+    pub fn keep_messages(mut self, messages: usize) -> Self {
+        self.keep = messages;
+        self
+    }
+
+    /// Sets the instructions for the summary.
+    #[must_use]
+    pub fn instructions(mut self, instructions: impl Into<String>) -> Self {
+        self.instructions = instructions.into();
+        self
+    }
+
+    /// The number of messages to replace; 0 if it is not worth it.
+    fn replaced(&self, messages: &[Message]) -> usize {
+        let mut cut = messages.len().saturating_sub(self.keep);
+        while messages.get(cut).is_some_and(|message| message.role == Role::Tool) {
+            cut = cut.saturating_sub(1);
+        }
+        if cut < 2 { 0 } else { cut }
+    }
+}
+
+impl Session {
+    /// Compacts the conversation if it has become too long.
+    pub(super) async fn compact(&mut self, turn: u32, tokens: u64) -> Result<(), WorkflowError> {
+        let Some(compaction) = self.agent.options.compaction.clone() else { return Ok(()) };
+        let replaced = compaction.replaced(&self.messages);
+        if tokens <= compaction.above || replaced == 0 {
+            return Ok(());
+        }
+        let messages = self.messages.iter().take(replaced).cloned();
+        let request = ModelRequest {
+            instructions: Some(compaction.instructions),
+            messages: messages.chain([Message::user(ASK)]).collect(),
+            // Providers want to know the tools that the messages mention.
+            tools: self.agent.specs.clone(),
+            tool_choice: ToolChoice::None,
+            max_output_tokens: self.agent.options.max_output_tokens,
+            ..ModelRequest::default()
+        };
+        let response = self.summary_call(request).await?;
+        let summary = response.output_text();
+        if response.finish_reason == FinishReason::Refusal || summary.trim().is_empty() {
+            return self.faults.faulty(self.agent.options.max_faults, "it wrote no summary");
+        }
+        let kept = self.messages.split_off(replaced);
+        self.messages = vec![Message::user(format!("{PREFIX}{summary}"))];
+        let compacted = Compacted { turn, replaced, kept: kept.len() };
+        self.messages.extend(kept);
+        self.epoch += 2;
+        emit(&self.context, "conversation", "compacted", &compacted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Part;
+
+    #[test]
+    fn should_keep_results_together_with_their_calls() {
+        let call = Message {
+            role: Role::Assistant,
+            content: vec![Part::tool_call("c", "search", &serde_json::json!({}))],
+        };
+        let results = Message::tool_results([]);
+        let messages = [Message::user("go"), call.clone(), results.clone(), call, results.clone()];
+        let replaced = |keep| Compaction::above(0).keep_messages(keep).replaced(&messages);
+        assert_eq!([replaced(0), replaced(1), replaced(2), replaced(3)], [5, 3, 3, 0]);
+        assert_eq!(replaced(9), 0);
+    }
+}
