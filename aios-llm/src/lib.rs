@@ -52,6 +52,7 @@
 //! | [`model`] | [`LanguageModel`], requests, responses, errors, the switch that forbids real requests |
 //! | [`middleware`] | wrappers around models: fallback, circuit breaker, rate limit, cache |
 //! | [`tool`] | [`Tool`](tool::Tool), effect classes, approval, answers on calls in doubt |
+//! | [`team`] | several agents that a workflow joins or races |
 //! | [`agent`] | [`LlmAgent`] and its registration |
 //! | [`budget`] | limits, prices, the sums of a run |
 //! | [`guardrail`] | checks of the input and the output of an agent |
@@ -91,6 +92,7 @@ mod partial_json;
 #[cfg(feature = "providers")]
 pub mod providers;
 mod schema;
+pub mod team;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tool;

@@ -27,5 +27,6 @@ mod spans;
 mod streams;
 mod subjects;
 mod support;
+mod teams;
 mod tools;
 mod writes;
