@@ -1,4 +1,4 @@
-//! Kills a process with an agent of ten tools at seeded moments.
+//! Kills a process with an agent of ten tools, one of them another agent, at seeded moments.
 //!
 //! `AIOS_LLM_KILLS=500` kills that often; a few kills are the default.
 
@@ -22,6 +22,8 @@ use aios_core::{
 };
 use aios_llm::{
     Conversation, LlmAgent, ModelRequest, ModelResponse, RuntimeBuilderExt,
+    agent::ModelTask,
+    budget::Budget,
     model::{Part, Role, Usage},
     pending_decisions,
     testing::FunctionModel,
@@ -35,6 +37,11 @@ use crate::support::Query;
 const FOLDER: &str = "AIOS_LLM_KILL_FOLDER";
 const TURNS: usize = 6;
 const TOOLS: usize = 10;
+/// The tool that is another agent.
+const HELPER: usize = TOOLS - 1;
+/// Requests and tool calls of the other agent, which is called once.
+const HELPER_REQUESTS: usize = 2;
+const HELPER_CALLS: usize = 1;
 /// Calls in each response.
 const CALLS: usize = 2;
 const DEFAULT_KILLS: usize = 12;
@@ -61,7 +68,8 @@ fn respond(request: &ModelRequest) -> ModelResponse {
     }
     let calls = (0..CALLS).map(|index| {
         let tool = (answered * CALLS + index) % TOOLS;
-        let words = json!({ "words": format!("{answered}-{index}") });
+        let text = format!("{answered}-{index}");
+        let words = if tool == HELPER { json!({ "task": text }) } else { json!({ "words": text }) };
         Part::tool_call(format!("{answered}-{index}"), format!("tool_{tool}"), &words)
     });
     ModelResponse::new(calls.collect()).with_usage(usage)
@@ -89,17 +97,37 @@ fn tool(folder: &Path, number: usize) -> Tool {
     Tool::with_context(format!("tool_{number}"), "Does something.", effect(number), run)
 }
 
-fn agent(folder: &Path, store: &std::sync::Arc<dyn Store>) -> LlmAgent {
+/// The provider of the other agent: calls a tool once.
+fn respond_as_helper(request: &ModelRequest) -> ModelResponse {
+    let usage = Usage::new(50, 7);
+    if request.messages.len() > 1 {
+        return ModelResponse::text("helped").with_usage(usage);
+    }
+    let call = Part::tool_call("help", "tool_0", &json!({ "words": "help" }));
+    ModelResponse::new(vec![call]).with_usage(usage)
+}
+
+fn helper(folder: &Path) -> LlmAgent {
+    LlmAgent::new(provider(folder, respond_as_helper)).instructions("Help.").tool(tool(folder, 0))
+}
+
+fn provider(folder: &Path, respond: fn(&ModelRequest) -> ModelResponse) -> FunctionModel {
     let log = folder.to_owned();
-    let model = FunctionModel::new(move |request| {
+    FunctionModel::new(move |request| {
         note(&log, &format!("model {}", request.digest()));
         async move {
             tokio::time::sleep(Duration::from_millis(3)).await;
             Ok(respond(&request))
         }
-    });
-    let agent = LlmAgent::new(model).write_log(std::sync::Arc::clone(store));
-    (0..TOOLS).fold(agent, |agent, number| agent.tool(tool(folder, number)))
+    })
+}
+
+fn agent(folder: &Path, store: &std::sync::Arc<dyn Store>) -> LlmAgent {
+    let agent = LlmAgent::new(provider(folder, respond))
+        .write_log(std::sync::Arc::clone(store))
+        .budget(Budget::new().requests(100))
+        .tool(Tool::agent(format!("tool_{HELPER}"), "Asks the helper.", "helper"));
+    (0..HELPER).fold(agent, |agent, number| agent.tool(tool(folder, number)))
 }
 
 fn url(folder: &Path) -> String {
@@ -134,6 +162,8 @@ fn should_be_started_by_another_test() {
             .store(std::sync::Arc::clone(&store))
             .broker(std::sync::Arc::new(MemoryBroker::new()))
             .llm_agent("agent", agent(&folder, &store))
+            .unwrap()
+            .llm_agent("helper", helper(&folder))
             .unwrap()
             .start()
             .await
@@ -180,14 +210,38 @@ fn wait_for(child: &mut Child, folder: &Path, count: usize) {
     }
 }
 
-async fn journal(folder: &Path) -> Vec<RecordedEvent> {
+/// The journals of the run and of its children.
+async fn journals(folder: &Path) -> Vec<Vec<RecordedEvent>> {
     let store = SqliteStore::connect(&url(folder)).await.unwrap();
-    store.read_stream(&StreamId::of_run("run").unwrap(), 0, MAX_PAGE).await.unwrap()
+    let (mut ids, mut journals) = (vec!["run".to_owned()], Vec::new());
+    while let Some(id) = ids.pop() {
+        let stream = StreamId::of_run(&id).unwrap();
+        let journal = store.read_stream(&stream, 0, MAX_PAGE).await.unwrap();
+        for event in journal.iter().map(|recorded| &recorded.event) {
+            if event.event_type.action() == "child_started" {
+                let started: serde_json::Value = event.data().unwrap();
+                ids.push(started["run_id"].as_str().unwrap().to_owned());
+            }
+        }
+        journals.push(journal);
+    }
+    journals
+}
+
+/// The whole request of a model call, which holds only what is new since the call before.
+fn request(known: &mut ModelRequest, task: &TaskAssigned) -> ModelRequest {
+    let task: ModelTask = task.parameters.decode().unwrap();
+    let mut messages = std::mem::take(&mut known.messages);
+    messages.truncate(task.kept);
+    messages.extend(task.messages);
+    *known = ModelRequest { messages, ..task.settings.map_or_else(|| known.clone(), |it| *it) };
+    known.clone()
 }
 
 /// The executions whose result the journal has, as lines of the log.
 fn recorded(journal: &[RecordedEvent]) -> HashSet<String> {
-    let mut assigned: HashMap<TaskId, (String, TaskAssigned)> = HashMap::new();
+    let mut assigned: HashMap<TaskId, Vec<String>> = HashMap::new();
+    let mut known = ModelRequest::default();
     let mut recorded = HashSet::new();
     let Some(started) = journal.first().map(|first| first.event.id.to_string()) else {
         return recorded;
@@ -196,18 +250,17 @@ fn recorded(journal: &[RecordedEvent]) -> HashSet<String> {
         let (_, entity, action) = event.event_type.segments();
         if action == "task_assigned" {
             let task: TaskAssigned = event.data().unwrap();
-            assigned.insert(task.task_id.clone(), (entity.to_owned(), task));
+            let line = match entity.ends_with("_model") {
+                true => vec![format!("model {}", request(&mut known, &task).digest())],
+                false => {
+                    let id = &task.task_id;
+                    ["tool", "write"].map(|kind| format!("{kind} {id}@{started}")).to_vec()
+                }
+            };
+            assigned.insert(task.task_id, line);
         } else if action == "task_completed" {
             let done: TaskCompleted = event.data().unwrap();
-            let (entity, task) = &assigned[&done.task_id];
-            if entity == "agent_model" {
-                let request: ModelRequest = task.parameters.decode().unwrap();
-                recorded.insert(format!("model {}", request.digest()));
-            } else {
-                for kind in ["tool", "write"] {
-                    recorded.insert(format!("{kind} {}@{started}", done.task_id));
-                }
-            }
+            recorded.extend(assigned[&done.task_id].iter().cloned());
         }
     }
     recorded
@@ -233,17 +286,20 @@ fn crash_until_done(
             break;
         }
         let known = match folder.join("state.db").exists() {
-            true => recorded(&tokio.block_on(journal(folder))),
+            true => {
+                let journals = tokio.block_on(journals(folder));
+                journals.iter().flat_map(|journal| recorded(journal)).collect()
+            }
             false => HashSet::new(),
         };
         crashes.push((executions(folder).len(), known));
     }
     assert!(spawn(folder).wait().unwrap().success());
-    check(folder, &tokio.block_on(journal(folder)), &crashes);
+    check(folder, &tokio.block_on(journals(folder)), &crashes);
     crashes.len()
 }
 
-fn check(folder: &Path, journal: &[RecordedEvent], crashes: &[(usize, HashSet<String>)]) {
+fn check(folder: &Path, journals: &[Vec<RecordedEvent>], crashes: &[(usize, HashSet<String>)]) {
     let lines = executions(folder);
     for (before, known) in crashes {
         let again = lines[*before..].iter().find(|line| known.contains(*line));
@@ -255,16 +311,21 @@ fn check(folder: &Path, journal: &[RecordedEvent], crashes: &[(usize, HashSet<St
     }
     let requests: Vec<_> = lines.iter().filter(|line| line.starts_with("model ")).collect();
     let distinct: HashSet<_> = requests.iter().collect();
-    assert_eq!(distinct.len(), TURNS + 1);
+    let all_requests = TURNS + 1 + HELPER_REQUESTS;
+    assert_eq!(distinct.len(), all_requests);
     assert!(requests.len() <= distinct.len() + crashes.len(), "one request in flight at a kill");
 
-    let conversation = Conversation::from_journal(journal.iter().map(|it| &it.event)).unwrap();
-    let billed = conversation.turns().iter().map(|turn| turn.response.usage);
-    let usage = billed.fold(Usage::default(), |sum, usage| sum + usage);
-    let spent = conversation.spent();
-    assert_eq!((spent.usage, spent.requests), (usage, u64::try_from(TURNS + 1).unwrap()));
-    assert_eq!(spent.usage.output_tokens, 7 * u64::try_from(TURNS + 1).unwrap());
-    assert_eq!(spent.tool_calls, u64::try_from(TURNS * CALLS).unwrap());
+    let read = |journal: &Vec<RecordedEvent>| {
+        Conversation::from_journal(journal.iter().map(|it| &it.event)).unwrap()
+    };
+    let conversations: Vec<_> = journals.iter().map(read).collect();
+    let turns = conversations.iter().flat_map(|conversation| conversation.turns());
+    let usage = turns.fold(Usage::default(), |sum, turn| sum + turn.response.usage);
+    // The sum of the run has those of its children.
+    let spent = conversations[0].spent();
+    assert_eq!((spent.usage, spent.requests), (usage, u64::try_from(all_requests).unwrap()));
+    assert_eq!(spent.usage.output_tokens, 7 * u64::try_from(all_requests).unwrap());
+    assert_eq!(spent.tool_calls, u64::try_from(TURNS * CALLS + HELPER_CALLS).unwrap());
 }
 
 #[test]
