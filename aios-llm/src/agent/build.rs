@@ -106,18 +106,7 @@ impl Definition {
         Name::new(format!("{name}{MODEL_SUFFIX}"))?;
         check_options(&self.options, &self.budget)?;
         self.check_budget()?;
-        let (mut tools, mut specs) = (BTreeMap::new(), Vec::with_capacity(self.tools.len()));
-        for tool in self.tools {
-            check_tool(&tool, self.write_log.is_some())?;
-            let schema = Schema::compile(tool.parameters.clone())
-                .map_err(|reason| LlmAgentError::InvalidTool { name: tool.name.clone(), reason })?;
-            specs.push(ToolSpec {
-                name: tool.name.clone(),
-                description: tool.description.clone(),
-                parameters: tool.parameters.clone(),
-            });
-            tools.insert(tool.name.clone(), CompiledTool::new(tool, schema));
-        }
+        let (tools, mut specs) = compile_tools(self.tools, self.write_log.is_some())?;
         for guardrail in &self.guardrails {
             check_span("the timeout of a guardrail", guardrail.timeout)?;
         }
@@ -237,6 +226,25 @@ impl RuntimeBuilderExt for RuntimeBuilder {
         let builder = self.workflow_dyn(built.workflow()?);
         Ok(built.agents().into_iter().fold(builder, Self::agents))
     }
+}
+
+fn compile_tools(
+    tools: Vec<Tool>,
+    has_write_log: bool,
+) -> Result<(BTreeMap<String, CompiledTool>, Vec<ToolSpec>), LlmAgentError> {
+    let (mut compiled, mut specs) = (BTreeMap::new(), Vec::with_capacity(tools.len()));
+    for tool in tools {
+        check_tool(&tool, has_write_log)?;
+        let schema = Schema::compile(tool.parameters.clone())
+            .map_err(|reason| LlmAgentError::InvalidTool { name: tool.name.clone(), reason })?;
+        specs.push(ToolSpec {
+            name: tool.name.clone(),
+            description: tool.description.clone(),
+            parameters: tool.parameters.clone(),
+        });
+        compiled.insert(tool.name.clone(), CompiledTool::new(tool, schema));
+    }
+    Ok((compiled, specs))
 }
 
 fn check_tool(tool: &Tool, has_write_log: bool) -> Result<(), LlmAgentError> {

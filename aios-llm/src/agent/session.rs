@@ -282,7 +282,7 @@ impl Session {
         for (index, call) in calls.into_iter().enumerate() {
             let is_output = self.agent.output.is_tool() && call.name == FINAL_TOOL;
             if let Some(agent) = self.successor(&call.name).filter(|_| next.is_none()) {
-                let content = format!("The conversation continues with {}.", agent.name);
+                let content = format!("The conversation continues with {}.", agent.name.as_str());
                 next = Some((call.name == HAND_BACK, agent));
                 let ToolCall { id: call_id, name, .. } = call;
                 results.push(Some(ToolResult { call_id, name, content, is_error: false }));
