@@ -36,7 +36,7 @@ pub struct Guardrail {
     check: Arc<Check>,
 }
 
-/// What a guardrail checks.
+/// The object of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

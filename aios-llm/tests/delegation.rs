@@ -31,7 +31,7 @@ async fn pair(agent: LlmAgent, searcher: LlmAgent) -> Runtime {
     builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap()
 }
 
-/// What the model got as results of its calls, in the request with this number.
+/// The results that the model got for its calls, in the request with this number.
 fn results(model: &ScriptedModel, request: usize) -> Vec<(String, bool)> {
     let messages = &model.requests()[request].messages;
     let parts = messages.iter().flat_map(|message| &message.content);
@@ -93,7 +93,7 @@ async fn should_give_each_agent_an_equal_share_of_what_is_left() {
     let budget = Budget::new().requests(7).at_limit(AtLimit::Ask);
     let runtime = pair(
         LlmAgent::new(Arc::clone(&model)).tool(ask()).budget(budget.clone()),
-        // The searcher would ask a person, but nobody can raise what another agent has given.
+        // The searcher would ask a person, but a share of another agent's budget cannot be raised.
         LlmAgent::new(Arc::clone(&searcher)).tool(search_tool()).budget(budget),
     )
     .await;

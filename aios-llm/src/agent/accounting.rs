@@ -41,7 +41,7 @@ struct Subject {
 struct State {
     account: Account,
     in_progress: Option<Reservation>,
-    /// What is reserved of the budget of the subject.
+    /// The part of the budget of the subject that is reserved.
     open: Option<Open>,
     /// The latest known sum of the subject.
     subject_sum: Spent,
@@ -52,7 +52,7 @@ struct State {
 #[derive(Clone)]
 struct Open {
     held: Held,
-    /// What it is settled with.
+    /// The amounts to settle it with.
     amounts: Spent,
 }
 

@@ -8,7 +8,6 @@ use super::{
     AgentUpdate, Prompt,
     calls::{Calls, Checked, Ended},
     delegation::{Delegation, Report, spent_of},
-    updates::tell,
 };
 use crate::{
     budget::Spent,
@@ -30,7 +29,7 @@ impl Calls<'_> {
     ) -> Result<Ended, WorkflowError> {
         let call_id = || checked.call.id.clone();
         let started = AgentUpdate::ToolStarted { call_id: call_id(), tool: tool.name.clone() };
-        tell(self.agent, self.context, &started)?;
+        self.agent.tell(self.context, &started)?;
         let ended = if child.is_agent {
             self.run_agent(child, checked, arguments).await?
         } else {
@@ -40,7 +39,7 @@ impl Calls<'_> {
             }
         };
         let update = AgentUpdate::ToolEnded { call_id: call_id(), is_error: ended.is_err() };
-        tell(self.agent, self.context, &update)?;
+        self.agent.tell(self.context, &update)?;
         match ended.and_then(|result| tool.limited(result_text(result))) {
             Ok(text) => Ok(Ended::Result(text)),
             Err(failure) if child.on_failure == OnFailure::Fail => {

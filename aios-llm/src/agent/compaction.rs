@@ -6,9 +6,9 @@ use serde::Serialize;
 use super::{decisions::emit, session::Session};
 use crate::model::{FinishReason, Message, ModelRequest, Role, ToolChoice};
 
-/// What asks for a summary, after the messages that it replaces.
+/// The request for a summary, after the messages that it replaces.
 const ASK: &str = "Summarize the conversation so far.";
-/// What stands before a summary.
+/// The beginning of a summary.
 pub(crate) const PREFIX: &str = "Summary of the conversation so far:\n";
 
 /// Replaces earlier messages of a conversation with a summary when it becomes long.

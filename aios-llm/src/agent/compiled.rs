@@ -1,8 +1,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use aios_core::agent::Name;
+use aios_agents::workflow::{WorkflowContext, WorkflowError};
+use aios_core::{Chain, agent::Name};
 
-use super::{MODEL_SUFFIX, Options, TOOLS_SUFFIX, output::Output};
+use super::{AgentUpdate, MODEL_SUFFIX, Options, Streaming, TOKENS, TOOLS_SUFFIX, output::Output};
 use crate::{
     budget::{Budget, SubjectBudget},
     guardrail::Guardrail,
@@ -43,5 +44,19 @@ impl Compiled {
 
     pub(super) fn tools_type(&self) -> String {
         format!("{}{TOOLS_SUFFIX}", self.name.as_str())
+    }
+
+    /// Writes an update from the code of the workflow, if the agent streams.
+    pub(super) fn tell(
+        &self,
+        context: &WorkflowContext,
+        update: &AgentUpdate,
+    ) -> Result<(), WorkflowError> {
+        if self.options.streaming == Streaming::On
+            && let Err(error) = context.stream(TOKENS)?.write(update)
+        {
+            tracing::warn!(error = %Chain(&error), code = error.code(), "an update is not written");
+        }
+        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What a calling agent gives to the agent that it calls, and what that agent reports.
+//! The part of a budget that a calling agent gives, and the report of the agent that it calls.
 
 use aios_agents::workflow::WorkflowError;
 use aios_core::failure::Failure;
@@ -35,7 +35,7 @@ pub(super) fn report(
     Err(WorkflowError::failed(failure))
 }
 
-/// What a run that failed has spent; `None` if its failure does not say it.
+/// The sum of a run that failed; `None` if its failure does not say it.
 pub(super) fn spent_of(failure: &Failure) -> Option<Spent> {
     // The engine wraps the details if a compensation has failed.
     let details = [&failure.details, failure.details.get("cause")?];

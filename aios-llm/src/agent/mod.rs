@@ -79,7 +79,7 @@ pub struct LlmAgent<O = String> {
     types: PhantomData<fn() -> O>,
 }
 
-/// What an agent is, whatever the type of its output.
+/// An agent, whatever the type of its output.
 struct Definition {
     model: Arc<dyn LanguageModel>,
     instructions: Option<String>,

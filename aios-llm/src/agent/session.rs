@@ -22,7 +22,6 @@ use super::{
     history::{MISSING, ModelTask, Told},
     host::{GUARDRAIL, ToolTask},
     output::FINAL_TOOL,
-    updates::tell,
 };
 use crate::{
     budget::{Limits, Spent},
@@ -335,7 +334,7 @@ impl Session {
         let from = std::mem::replace(&mut self.agent, agent);
         let to = self.agent.name.as_str();
         emit(&self.context, "agent", "handed_over", &HandedOver { from: from.name.as_str(), to })?;
-        tell(&self.agent, &self.context, &AgentUpdate::HandedOver { to: to.to_owned() })?;
+        self.agent.tell(&self.context, &AgentUpdate::HandedOver { to: to.to_owned() })?;
         self.accounting.handed_over();
         (self.model_type, self.tools_type) = (self.agent.model_type(), self.agent.tools_type());
         if is_back {

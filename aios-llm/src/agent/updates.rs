@@ -1,6 +1,5 @@
 //! Updates that an agent writes to the output stream of its run while it works.
 
-use aios_agents::workflow::{WorkflowContext, WorkflowError};
 use aios_core::{
     Chain,
     output::{OutputError, OutputStream},
@@ -8,7 +7,7 @@ use aios_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{compiled::Compiled, output::Output};
+use super::output::Output;
 use crate::{model::StreamEvent, partial_json::complete};
 
 /// Name of the output stream that an agent writes [`AgentUpdate`]s to.
@@ -169,18 +168,4 @@ pub(super) async fn write(stream: &OutputStream, update: &AgentUpdate) {
     if let Err(error) = written {
         tracing::warn!(error = %Chain(&error), code = error.code(), "an update is not written");
     }
-}
-
-/// Writes an update from the code of the workflow, if the agent streams.
-pub(super) fn tell(
-    agent: &Compiled,
-    context: &WorkflowContext,
-    update: &AgentUpdate,
-) -> Result<(), WorkflowError> {
-    if agent.options.streaming == Streaming::On
-        && let Err(error) = context.stream(TOKENS)?.write(update)
-    {
-        tracing::warn!(error = %Chain(&error), code = error.code(), "an update is not written");
-    }
-    Ok(())
 }

@@ -54,7 +54,7 @@ pub enum Scope {
     /// That of the run.
     #[default]
     Run,
-    /// That of the part which a calling agent has given. Nobody can raise it.
+    /// That of the part which a calling agent has given. It cannot be raised.
     Share,
     /// That of the subject in a window of time, see [`SubjectBudget`](super::SubjectBudget).
     Subject,

@@ -37,7 +37,7 @@ pub struct SubjectBudget {
     known: Arc<Mutex<LruCache<StreamId, Ledger>>>,
 }
 
-/// What has happened in a window, and up to which version of its stream.
+/// The sums of a window, up to a version of its stream.
 #[derive(Clone, Debug, Default)]
 struct Ledger {
     version: u64,
@@ -141,7 +141,7 @@ impl SubjectBudget {
         }
         let reason =
             format!("{MAX_CONFLICTS} other reservations of subject {subject:?} went first");
-        Err(TaskError::retryable(Failure::new("STORE_CONFLICT", reason)))
+        Err(TaskError::retryable(Failure::new("CONFLICT", reason)))
     }
 
     /// Replaces a reservation with the real amounts, once.
@@ -174,7 +174,7 @@ impl SubjectBudget {
         appended.map(drop).map_err(store_failure)
     }
 
-    /// What has happened in a window: what this process knows, and what is new.
+    /// The sums of a window: those that this process knows, and the events since then.
     async fn ledger(&self, stream: &StreamId) -> Result<Ledger, StoreError> {
         let mut ledger = self.lock().get(stream).cloned().unwrap_or_default();
         loop {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Effect, Tool, Work};
 use crate::{budget::Limits, schema::schema_of};
 
-/// What the failure of a child run does to the run whose model has called it.
+/// The effect of the failure of a child run on the run whose model has called it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
@@ -37,7 +37,7 @@ impl Tool {
     /// An agent as a tool: each call is a child run of the [`LlmAgent`](crate::LlmAgent) that is
     /// registered as `agent`, and gets a task as text.
     ///
-    /// What the child needs is drawn from the budget of the calling run: it is reserved before the
+    /// The child draws on the budget of the calling run: its share is reserved before the
     /// call and settled when the child ends. Unless [`limits`](Self::limits) are set, the children of
     /// one response and the calling run get equal shares of what is left. Without limits, the child
     /// has only its own. The number of levels is limited by

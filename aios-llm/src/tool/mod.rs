@@ -89,7 +89,7 @@ pub struct Tool {
     work: Work,
 }
 
-/// What a call does.
+/// The work of a call.
 #[derive(Clone)]
 enum Work {
     Function(Arc<Function>),
