@@ -85,16 +85,21 @@ class Driver:
         # A collection may cancel operations, so its timing would make the workflow
         # non-deterministic.
         gc.disable()
+        # Same as `_guarded`, without its calls: this is done once or twice for each operation.
+        loop = self._running_loop()
+        self._set_running_loop(_NO_EVENT_LOOP)
         try:
-            yielded = self._guarded(self._send, key)
+            yielded = self._context.run(self._send, key)
             kind = type(yielded)
             if kind is Operation or kind is AwaitedKeys:
                 return PENDING
+            self._set_running_loop(loop)
             unsupported = WorkflowCodeError(f"{yielded!r} was awaited: {UNSUPPORTED_AWAIT}")
             # Thrown into the coroutine, so that the traceback shows the line of the await.
             self._guarded(self._coroutine.throw, unsupported)
             raise unsupported
         finally:
+            self._set_running_loop(loop)
             if was_enabled:
                 gc.enable()
 

@@ -35,7 +35,10 @@ class StepContext(NamedTuple):
     fence: Fence | None = None
 
 
-_current: contextvars.ContextVar[StepContext] = contextvars.ContextVar("aios_step")
+#: Attempt, idempotency key and fence of the running step, as the native module passes them.
+_Step = tuple[int, str, tuple[int, int] | None]
+
+_current: contextvars.ContextVar[_Step] = contextvars.ContextVar("aios_step")
 
 
 def current_step() -> StepContext:
@@ -44,7 +47,8 @@ def current_step() -> StepContext:
     Raises:
         LookupError: No step is running in this context.
     """
-    return _current.get()
+    attempt, key, fence = _current.get()
+    return StepContext(attempt, key, as_fence(fence))
 
 
 def is_async_function(function: Callable[..., Any]) -> bool:
@@ -66,10 +70,10 @@ def start_async_step(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     context: contextvars.Context,
-    step: tuple[int, str, tuple[int, int] | None],
+    step: _Step,
 ) -> asyncio.Task[None]:
     """Starts an async step on the event loop. Called by the native module."""
-    context.run(_current.set, _step_context(*step))
+    context.run(_current.set, step)
     # A task copies the context in which it is created.
     create = _get_running_loop()().create_task
     return context.run(create, _run_async_step(reply, function, args, kwargs))
@@ -81,21 +85,17 @@ def run_plain_step(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     context: contextvars.Context,
-    step: tuple[int, str, tuple[int, int] | None],
+    step: _Step,
 ) -> None:
     """Runs a plain step in the current thread. Called by the native module."""
     try:
         copied = context.copy()
-        copied.run(_current.set, _step_context(*step))
+        copied.run(_current.set, step)
         value = copied.run(function, *args, **kwargs)
     except BaseException as error:
         reply.fail(error)
     else:
         reply.succeed(value)
-
-
-def _step_context(attempt: int, key: str, fence: tuple[int, int] | None) -> StepContext:
-    return StepContext(attempt, key, as_fence(fence))
 
 
 @functools.cache
