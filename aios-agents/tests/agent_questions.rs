@@ -24,7 +24,7 @@ fn confirming() -> HostOptions {
 /// A task of a run.
 fn task(id: &str, timeout: Option<Duration>) -> Event {
     let mut task = assigned("backend", id, 1, json!(id), timeout);
-    task.metadata.incarnation = Some("start".into());
+    task.metadata_mut().incarnation = Some("start".into());
     task
 }
 
@@ -122,7 +122,7 @@ async fn should_acknowledge_an_ended_attempt_without_beginning_it() {
     // Another attempt at the same task is not affected by that cancellation.
     let _host = world.start_with(agents(&agent), confirming()).await.unwrap();
     let mut second = assigned("backend", "t", 2, json!("t"), None);
-    second.metadata.incarnation = Some("start".into());
+    second.metadata_mut().incarnation = Some("start".into());
     world.publish(second).await;
     assert_eq!(hear(&mut engine).await.1, ["task_completed"]);
 }

@@ -267,7 +267,7 @@ pub(crate) fn context(task_id: &str) -> TaskContext {
         agent_id: "test-1".into(),
         attempt: 1,
         deadline: None,
-        metadata: Metadata::default(),
+        metadata: Metadata::empty(),
     };
     TaskContext::new(info, Arc::new(Alone))
 }

@@ -263,7 +263,7 @@ async fn should_refuse_a_forged_answer_to_a_run_of_another_engine() {
     let run = first.start("ask", &()).with_id("r").await.unwrap();
     let (delivery, task) = next(&mut tasks).await;
     let mut forged = completed(&delivery, &task, 666);
-    forged.metadata.causation_id = Some("a guess".into());
+    forged.metadata_mut().causation_id = Some("a guess".into());
     fleet.send(1, forged).await;
     eventually("it is refused", || async {
         matches!(fleet.settled("task_completed")[..], [Settlement::DeadLetter { .. }])
@@ -299,7 +299,7 @@ async fn should_not_acknowledge_answers_unknown_to_a_lost_run() {
     let incarnation = run.journal(0, 1).await.unwrap()[0].event.id.clone();
     let mut answer = completed(&delivery, &task, 7);
     let second = EventId::derive(&format!("{incarnation}/1#2"));
-    answer.metadata.causation_id = Some(second.to_string().into());
+    answer.metadata_mut().causation_id = Some(second.to_string().into());
     fleet.send(0, answer).await;
     eventually("it is recorded", || async {
         actions(&run).await == ["started", "task_assigned", "task_completed"]

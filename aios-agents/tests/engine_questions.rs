@@ -193,7 +193,7 @@ async fn should_not_begin_a_task_again_whose_run_is_gone() {
         let mut event = Event::new(event_type, "engine", &task).unwrap();
         event.metadata = first.event.metadata.clone();
         if let Some(incarnation) = incarnation {
-            event.metadata.incarnation = Some(incarnation.into());
+            event.metadata_mut().incarnation = Some(incarnation.into());
         }
         broker.publish_event(event).await.unwrap();
     }

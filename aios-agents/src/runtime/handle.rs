@@ -417,13 +417,13 @@ impl RunHandle {
                 let source = &recorded.event;
                 let origin = origin.get_or_insert_with(|| seed_of(source, run_id));
                 let entry = fork.copy(entry, origin);
-                let forked = codec.encode(entry, source.timestamp)?.event;
-                let mut metadata = source.metadata.clone();
+                let mut metadata = (*source.metadata).clone();
                 if !events.is_empty() {
                     mark_copy(&mut metadata, &source.id);
                 }
                 metadata.run_id = Some(new_id.into());
-                events.push(forked.with_metadata(metadata).with_id(EventId::generate()));
+                let forked = codec.encode(entry, source.timestamp, metadata.into())?.event;
+                events.push(forked);
             }
         }
     }

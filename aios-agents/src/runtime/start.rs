@@ -206,7 +206,8 @@ fn encode(
 ) -> Result<Vec<Event>, RuntimeError> {
     let codec = journals.codec(workflow)?;
     let event = |(entry, id): &(Entry, EventId)| {
-        Ok(codec.encode(entry.clone(), journals.clock.now())?.event.with_id(id.clone()))
+        let record = codec.encode(entry.clone(), journals.clock.now(), Metadata::empty())?;
+        Ok(record.event.with_id(id.clone()))
     };
     signals.iter().map(event).collect()
 }

@@ -9,7 +9,7 @@ use std::{
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskFailed, TaskResult},
     clock::{Clock, VirtualClock},
-    event::{Event, Payload, Timestamp},
+    event::{Event, Metadata, Payload, Timestamp},
     failure::Failure,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -100,8 +100,8 @@ impl TestedRun {
     pub fn events(&self) -> Result<Vec<Event>, aios_core::event::EventError> {
         let codec = Codec::new(&self.workflow, "test".into())?;
         let encode = |(entry, at): &(Entry, Timestamp)| {
-            let mut event = codec.encode(entry.clone(), *at)?.event;
-            event.metadata.run_id = Some(RUN_ID.into());
+            let mut event = codec.encode(entry.clone(), *at, Metadata::empty())?.event;
+            event.metadata_mut().run_id = Some(RUN_ID.into());
             if let Entry::Started(_) = entry {
                 event.id = STARTED_ID.parse()?;
             }
@@ -128,7 +128,7 @@ impl Simulation {
             input: input.clone(),
             ..Started::default()
         };
-        Self::resumed(test, input, vec![(Entry::Started(started), Timestamp::UNIX_EPOCH)])
+        Self::resumed(test, input, vec![(Entry::Started(Box::new(started)), Timestamp::UNIX_EPOCH)])
     }
 
     /// A run that resumes after this journal.

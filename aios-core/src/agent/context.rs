@@ -28,7 +28,7 @@ pub struct TaskInfo {
     /// When the attempt times out.
     pub deadline: Option<Timestamp>,
     /// Correlation, user and trace of the caller that assigned the task.
-    pub metadata: Metadata,
+    pub metadata: Arc<Metadata>,
 }
 
 /// The host of an agent, as a [`TaskContext`] needs it.
@@ -266,7 +266,7 @@ impl TaskContext {
     /// it is not published.
     pub fn emit(&self, mut event: Event) -> Result<(), EventError> {
         event.event_type.check_unreserved()?;
-        event.metadata.fill_from(&self.info.metadata);
+        event.metadata_mut().fill_from(&self.info.metadata);
         self.emitted.lock().unwrap_or_else(PoisonError::into_inner).push(event);
         Ok(())
     }

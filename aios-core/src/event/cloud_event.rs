@@ -116,9 +116,9 @@ mod tests {
     #[test]
     fn should_return_from_cloud_events_unchanged() {
         let mut event = Event::new("a.b.c".parse().unwrap(), "me", &[1, 2]).unwrap();
-        event.metadata.correlation_id = Some("corr".into());
-        event.metadata.schema_version = Some(3);
-        event.metadata.extra.insert("zone".to_owned(), "eu".into());
+        event.metadata_mut().correlation_id = Some("corr".into());
+        event.metadata_mut().schema_version = Some(3);
+        event.metadata_mut().extra.insert("zone".to_owned(), "eu".into());
         let cloud = CloudEvent::try_from(&event).unwrap();
         let text = serde_json::to_string(&cloud).unwrap();
         assert!(text.contains(r#""correlationid":"corr""#), "{text}");

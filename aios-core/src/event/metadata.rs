@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -42,7 +46,16 @@ pub struct Metadata {
     pub extra: BTreeMap<String, Value>,
 }
 
+/// Shared by all events without metadata.
+static EMPTY: LazyLock<Arc<Metadata>> = LazyLock::new(Arc::default);
+
 impl Metadata {
+    /// Metadata without any field, shared by all who ask for it.
+    #[must_use]
+    pub fn empty() -> Arc<Self> {
+        Arc::clone(&EMPTY)
+    }
+
     /// Whether no field is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -66,6 +79,14 @@ impl Metadata {
         }
         self.run_id.clone_from(&origin.run_id);
     }
+}
+
+/// Reads the metadata of an event.
+pub(super) fn shared<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Arc<Metadata>, D::Error> {
+    let metadata = Metadata::deserialize(deserializer)?;
+    Ok(if metadata.is_empty() { Metadata::empty() } else { Arc::new(metadata) })
 }
 
 /// Implemented by hand, because `#[serde(flatten)]` would buffer every field first.

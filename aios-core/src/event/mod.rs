@@ -51,9 +51,10 @@ pub struct Event {
     /// The data; decode it with [`Event::data`].
     #[serde(rename = "data")]
     pub payload: Payload,
-    /// How this event relates to others.
-    #[serde(default)]
-    pub metadata: Metadata,
+    /// How this event relates to others. Events can share it; change it with
+    /// [`metadata_mut`](Self::metadata_mut).
+    #[serde(default = "Metadata::empty", deserialize_with = "metadata::shared")]
+    pub metadata: Arc<Metadata>,
 }
 
 impl Event {
@@ -73,7 +74,7 @@ impl Event {
             timestamp: Timestamp::now(),
             source: source.into(),
             payload: Payload::encode(data)?,
-            metadata: Metadata::default(),
+            metadata: Metadata::empty(),
         })
     }
 
@@ -102,9 +103,14 @@ impl Event {
 
     /// Replaces the metadata.
     #[must_use]
-    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
-        self.metadata = metadata;
+    pub fn with_metadata(mut self, metadata: impl Into<Arc<Metadata>>) -> Self {
+        self.metadata = metadata.into();
         self
+    }
+
+    /// The metadata, to be changed. Copies it first if other events share it.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        Arc::make_mut(&mut self.metadata)
     }
 
     /// Marks `parent` as the cause, and inherits its correlation, user, trace and run.
@@ -115,13 +121,14 @@ impl Event {
     pub fn caused_by(mut self, parent: &Self) -> Self {
         let inherited = &parent.metadata;
         let parent_id: Arc<str> = parent.id.to_string().into();
-        self.metadata.correlation_id =
+        let metadata = self.metadata_mut();
+        metadata.correlation_id =
             Some(inherited.correlation_id.clone().unwrap_or_else(|| Arc::clone(&parent_id)));
-        self.metadata.causation_id = Some(parent_id);
-        self.metadata.user_id.clone_from(&inherited.user_id);
-        self.metadata.traceparent.clone_from(&inherited.traceparent);
-        self.metadata.tracestate.clone_from(&inherited.tracestate);
-        self.metadata.run_id.clone_from(&inherited.run_id);
+        metadata.causation_id = Some(parent_id);
+        metadata.user_id.clone_from(&inherited.user_id);
+        metadata.traceparent.clone_from(&inherited.traceparent);
+        metadata.tracestate.clone_from(&inherited.tracestate);
+        metadata.run_id.clone_from(&inherited.run_id);
         self
     }
 
@@ -194,11 +201,20 @@ mod tests {
     #[test]
     fn should_inherit_correlation_user_and_trace() {
         let mut parent = Event::from_json(ENVELOPE).unwrap();
-        parent.metadata.traceparent = Some("00-1-2-01".into());
+        parent.metadata_mut().traceparent = Some("00-1-2-01".into());
         let child = Event::new("a.b.c".parse().unwrap(), "me", &1).unwrap().caused_by(&parent);
         assert_eq!(child.metadata.causation_id.as_deref(), Some("msg-123"));
         assert_eq!(child.metadata.correlation_id.as_deref(), Some("corr-789"));
         assert_eq!(child.metadata.user_id.as_deref(), Some("user-1"));
         assert_eq!(child.metadata.traceparent.as_deref(), Some("00-1-2-01"));
+    }
+    #[test]
+    fn should_share_its_metadata_with_its_clones() {
+        let event = Event::from_json(ENVELOPE).unwrap();
+        let mut other = event.clone();
+        assert!(Arc::ptr_eq(&event.metadata, &other.metadata));
+        other.metadata_mut().user_id = None;
+        assert_eq!(event.metadata.user_id.as_deref(), Some("user-1"));
+        assert!(size_of::<Event>() <= 104, "{}", size_of::<Event>());
     }
 }

@@ -305,7 +305,7 @@ impl NativeClient {
         source: String,
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut event = build_event(data, event_type, source.into())?;
-        event.metadata = origin(traceparent, correlation_id);
+        event.metadata = origin(traceparent, correlation_id).into();
         if let Some(event_id) = event_id {
             let id = event_id.parse::<EventId>();
             event.id = id.map_err(|error| ErrorInfo::from(error).into_error(py))?;

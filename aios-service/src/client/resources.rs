@@ -191,7 +191,7 @@ impl Event {
             timestamp: self.timestamp,
             source: self.source.into(),
             payload: self.data,
-            metadata: self.metadata,
+            metadata: self.metadata.into(),
         };
         Ok(RecordedEvent { position, stream, version, event })
     }

@@ -159,7 +159,7 @@ fn event(
     let stream = StreamId::new(format!("system/audit/{date}"))?;
     let event_type = EventType::new(system::DOMAIN, "api", system::API_CALLED)?;
     let mut event = Event::new(event_type, "aios", data)?.with_timestamp(now);
-    event.metadata = metadata;
+    event.metadata = metadata.into();
     Ok((stream, event))
 }
 

@@ -1,5 +1,7 @@
 //! Dead letters: `/dead-letters`.
 
+use std::sync::Arc;
+
 use aios_core::{
     broker::{Address, DeadLetter, DeadLetterFilter, DeadLetters, Group, Mailbox},
     event::{Metadata, Payload, Timestamp},
@@ -52,7 +54,7 @@ fn resource(letter: DeadLetter) -> Resource<Letter> {
     let attributes = Letter {
         event_type: event.event_type.to_string(),
         data: event.payload,
-        metadata: event.metadata,
+        metadata: Arc::unwrap_or_clone(event.metadata),
         reason,
         attempts,
         first_failure,

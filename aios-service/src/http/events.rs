@@ -1,5 +1,7 @@
 //! The log: `/events`.
 
+use std::sync::Arc;
+
 use aios_core::{
     broker::BrokerExt,
     event::{self, EventId, EventType, Metadata, Pattern, Payload, Timestamp},
@@ -73,7 +75,7 @@ fn resource(event: event::Event) -> Resource<Event> {
         timestamp: event.timestamp,
         source: event.source.as_ref().to_owned(),
         data: event.payload,
-        metadata: event.metadata,
+        metadata: Arc::unwrap_or_clone(event.metadata),
         position: None,
         stream: None,
         version: None,
@@ -195,7 +197,7 @@ async fn publish_event(
         Some(id) => id.parse::<EventId>()?,
         None => ids.id_of("event"),
     });
-    event.metadata = metadata(&caller.identity, &headers, body.correlation_id);
+    event.metadata = metadata(&caller.identity, &headers, body.correlation_id).into();
     api.runtime.broker().publish_event(event.clone()).await?;
     Ok(api.document(StatusCode::ACCEPTED, resource(event)))
 }

@@ -48,7 +48,7 @@ impl StoredEvent {
             timestamp: Timestamp::from_micros(self.created_at),
             source: self.source.into(),
             payload: Payload::from_text(self.payload)?,
-            metadata,
+            metadata: metadata.into(),
         };
         Ok(RecordedEvent {
             position: u64::try_from(self.position)?,

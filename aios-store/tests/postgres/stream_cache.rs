@@ -69,7 +69,7 @@ async fn should_not_look_up_cached_streams() {
     setup.disable_append();
     let mut foreign = event();
     foreign.id = "order-7".parse().unwrap();
-    foreign.metadata.user_id = Some("ä".into());
+    foreign.metadata_mut().user_id = Some("ä".into());
     let pair = Append::new(StreamId::new("a").unwrap(), vec![event(), foreign]);
     let batch = vec![append("b"), pair.clone().with_expected(Expected::Exact(1)), append("a")];
     assert_eq!(setup.append(batch).await, [at(2, 3), at(3, 5), at(4, 6)]);

@@ -232,7 +232,7 @@ pub(super) fn log_unsettled(settled: Result<(), BrokerError>) {
 fn emitted(context: &TaskContext, task: &Event) -> Vec<Event> {
     let mut emitted = context.take_emitted();
     let ours = emitted.iter_mut().filter(|event| event.metadata.causation_id.is_none());
-    ours.for_each(|event| event.metadata.causation_id = Some(task.id.to_string().into()));
+    ours.for_each(|event| event.metadata_mut().causation_id = Some(task.id.to_string().into()));
     emitted
 }
 

@@ -370,7 +370,7 @@ async fn forward(
     };
     let mailbox = mailbox::name(engine.store_id, slot).map_err(BrokerError::from)?;
     let mut event = event.clone();
-    event.metadata.extra.insert(FORWARDED.to_owned(), Value::Bool(true));
+    event.metadata_mut().extra.insert(FORWARDED.to_owned(), Value::Bool(true));
     let publish = Publish { event, to: Some(mailbox), require_route: !is_heartbeat };
     engine.broker.publish_one(publish).await?;
     Ok(Forwarded::Sent)

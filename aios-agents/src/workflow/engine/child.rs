@@ -22,7 +22,7 @@ impl Engine {
         parent: Arc<str>,
         incarnation: EventId,
         child: ChildStarted,
-        metadata: Metadata,
+        metadata: Arc<Metadata>,
     ) {
         let as_parent = Parent {
             run_id: parent.to_string(),
@@ -45,7 +45,7 @@ impl Engine {
         self: &Arc<Self>,
         parent: &Parent,
         child: &ChildStarted,
-        metadata: Metadata,
+        metadata: Arc<Metadata>,
     ) -> Result<Option<Outcome>, JournalError> {
         let run_id: Arc<str> = (*child.run_id).into();
         let mut tried = false;
@@ -65,7 +65,7 @@ impl Engine {
             let started = Started { parent, input, ..Started::default() };
             let workflow = child.workflow.as_str();
             let starting = self.starting(&run_id);
-            match self.start_run(&run_id, workflow, started, metadata.clone()).await {
+            match self.start_run(&run_id, workflow, started, Arc::clone(&metadata)).await {
                 Ok(first) => {
                     starting.activate_new(first);
                     return Ok(None);
@@ -83,7 +83,7 @@ impl Engine {
         run_id: &str,
         workflow: &str,
         started: Started,
-        metadata: Metadata,
+        metadata: Arc<Metadata>,
     ) -> Result<Vec<RecordedEvent>, JournalError> {
         let unknown = || JournalError::UnknownWorkflow {
             workflow: workflow.to_owned(),
@@ -91,7 +91,7 @@ impl Engine {
         };
         let registered = self.journals.registry.latest(workflow).ok_or_else(unknown)?;
         let started = Started { version: registered.workflow.version(), ..started };
-        self.journals.start(run_id, workflow, started, Vec::new(), metadata).await
+        self.journals.start(run_id, workflow, started, Vec::new(), (*metadata).clone()).await
     }
 
     /// The outcome of a run, or of the last run that it continued as; `None` while that one runs.

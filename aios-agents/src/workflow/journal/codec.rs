@@ -93,8 +93,14 @@ impl Codec {
         &self.source
     }
 
-    /// Encodes an entry as a new event.
-    pub(crate) fn encode(&self, entry: Entry, now: Timestamp) -> Result<Record, EventError> {
+    /// Encodes an entry as a new event with this metadata. The event in [`Entry::Other`] keeps its
+    /// own.
+    pub(crate) fn encode(
+        &self,
+        entry: Entry,
+        now: Timestamp,
+        metadata: Arc<Metadata>,
+    ) -> Result<Record, EventError> {
         let (event_type, payload) = match &entry {
             Entry::Other(event) => return Ok(Record { event: (**event).clone(), entry }),
             Entry::TaskAssigned(task) if task.data.agent_id.is_some() => {
@@ -112,7 +118,7 @@ impl Codec {
             timestamp: now,
             source: Arc::clone(&self.source),
             payload,
-            metadata: Metadata::default(),
+            metadata,
         };
         Ok(Record { entry, event })
     }
@@ -184,7 +190,8 @@ mod tests {
             Entry::Completed(Completed { result }),
             Entry::Paused,
         ] {
-            let record = codec.encode(entry.clone(), Timestamp::UNIX_EPOCH).unwrap();
+            let record =
+                codec.encode(entry.clone(), Timestamp::UNIX_EPOCH, Metadata::empty()).unwrap();
             assert_eq!(decode(&record.event).unwrap(), entry);
         }
     }

@@ -11,18 +11,19 @@ use aios_core::{
     event::Event,
 };
 
-/// One event of a run's journal, decoded.
+/// One event of a run's journal, decoded. Large data is boxed, because a run that is loaded holds
+/// every entry of its journal.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Entry {
     /// The run was started.
-    Started(Started),
+    Started(Box<Started>),
     /// A step ended with a result.
     StepCompleted(StepCompleted),
     /// A step, a task or a child failed permanently.
     OperationFailed(OperationFailed),
     /// An attempt of a step or a task failed, and a retry is scheduled.
-    RetryScheduled(RetryScheduled),
+    RetryScheduled(Box<RetryScheduled>),
     /// A durable timer was set.
     TimerStarted(TimerStarted),
     /// A durable timer fired, or the wait for a signal timed out.
@@ -60,7 +61,7 @@ pub enum Entry {
     /// A blocked run was unblocked by matching code.
     Unblocked,
     /// The run moved to another engine, or back to the owner of its shard.
-    Moved(Moved),
+    Moved(Box<Moved>),
     /// The run ended with a result.
     Completed(Completed),
     /// The run ended with a failure.
@@ -163,4 +164,15 @@ impl Entry {
 
 fn operation_of(task_id: &TaskId) -> Option<u64> {
     task_id.run().map(|(_, operation)| operation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Entries are moved several times during a replay.
+    #[test]
+    fn should_stay_small() {
+        assert!(size_of::<Entry>() <= 120, "{}", size_of::<Entry>());
+    }
 }

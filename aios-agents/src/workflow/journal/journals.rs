@@ -72,12 +72,12 @@ impl Journals {
         others: Vec<Event>,
         metadata: Metadata,
     ) -> Result<Vec<RecordedEvent>, JournalError> {
-        let entry = Entry::Started(started);
-        let record = self.codec(workflow)?.encode(entry, self.clock.now())?;
-        let first = record.event.with_metadata(start_metadata(metadata, run_id));
+        let entry = Entry::Started(Box::new(started));
+        let metadata = Arc::new(start_metadata(metadata, run_id));
+        let first = self.codec(workflow)?.encode(entry, self.clock.now(), metadata)?.event;
         let mut events = vec![first.clone()];
         events.extend(others.into_iter().map(|mut event| {
-            event.metadata.fill_from(&first.metadata);
+            event.metadata_mut().fill_from(&first.metadata);
             event
         }));
         self.begin(run_id, events).await
@@ -104,8 +104,8 @@ impl Journals {
         if row.status.is_final() {
             return Err(JournalError::Ended { run_id: row.id.clone(), status: row.status });
         }
-        let mut event = self.codec(&row.workflow)?.encode(entry, self.clock.now())?.event;
-        event.metadata = self.run_metadata(&row.id).await?;
+        let metadata = Arc::new(self.run_metadata(&row.id).await?);
+        let event = self.codec(&row.workflow)?.encode(entry, self.clock.now(), metadata)?.event;
         let event = match id {
             Some(id) => event.with_id(id),
             None => event,
@@ -127,7 +127,8 @@ impl Journals {
             return Ok(Metadata { run_id: Some(run_id.into()), ..Metadata::default() });
         };
         let causation_id = Some(started.event.id.to_string().into());
-        Ok(start_metadata(Metadata { causation_id, ..started.event.metadata }, run_id))
+        let metadata = Arc::unwrap_or_clone(started.event.metadata);
+        Ok(start_metadata(Metadata { causation_id, ..metadata }, run_id))
     }
 
     /// Appends an encoded event. Fails if the run has ended, even if its row did not show that yet: the
@@ -174,7 +175,8 @@ impl Journals {
         id: &EventId,
     ) -> Result<bool, JournalError> {
         let row = self.row(run_id).await?;
-        let event = self.codec(&row.workflow)?.encode(entry.clone(), self.clock.now())?.event;
+        let (codec, entry) = (self.codec(&row.workflow)?, entry.clone());
+        let event = codec.encode(entry, self.clock.now(), Metadata::empty())?.event;
         match self.append_event(run_id, event.with_id(id.clone())).await {
             Ok(()) => Ok(true),
             // Recorded in the journal of a predecessor of this run.
@@ -316,7 +318,7 @@ impl Journals {
         let Some(first) = self.first(run_id).await? else { return Ok(None) };
         Ok(match super::decode(&first.event)? {
             Entry::Started(started) => {
-                Some((first.event.event_type.entity().to_owned(), started, first.event.id))
+                Some((first.event.event_type.entity().to_owned(), *started, first.event.id))
             }
             _ => None,
         })

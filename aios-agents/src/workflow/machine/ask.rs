@@ -207,13 +207,13 @@ impl Machine {
             .and_then(|retry| retry.delay_after(attempt, jitter))
             .filter(|delay| expires_at.is_none_or(|expires_at| now + *delay < expires_at));
         match delay {
-            Some(delay) => Entry::RetryScheduled(RetryScheduled {
+            Some(delay) => Entry::RetryScheduled(Box::new(RetryScheduled {
                 operation,
                 name,
                 attempt: attempt + 1,
                 at: now + delay,
                 failure,
-            }),
+            })),
             None => Entry::OperationFailed(OperationFailed { operation, name, failure }),
         }
     }

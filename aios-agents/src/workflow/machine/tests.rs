@@ -59,13 +59,13 @@ fn entry(name: &str) -> Entry {
         "operation_failed" => {
             Entry::OperationFailed(OperationFailed { operation, name: None, failure: failure() })
         }
-        "retry_scheduled" => Entry::RetryScheduled(RetryScheduled {
+        "retry_scheduled" => Entry::RetryScheduled(Box::new(RetryScheduled {
             operation,
             name: None,
             attempt: 2,
             at: later(1),
             failure: failure(),
-        }),
+        })),
         "timer_started" => Entry::TimerStarted(TimerStarted { operation, fires_at: later(5) }),
         "timer_fired" => Entry::TimerFired(TimerFired { operation }),
         "signal_awaited" => {

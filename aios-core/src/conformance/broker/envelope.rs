@@ -21,7 +21,7 @@ pub async fn should_carry_unicode(harness: Harness<'_>) {
     let mut event = harness.event("thing.happened", 1).with_id("日本-🦀".parse().unwrap());
     event.source = "агент \"7\"\n".into();
     event.payload = Payload::encode(&["\u{0}\u{7f}", "e\u{301}", "🧑‍🚀", "\u{202e}rtl"]).unwrap();
-    event.metadata.extra.insert("ключ".to_owned(), "værdi".into());
+    event.metadata_mut().extra.insert("ключ".to_owned(), "værdi".into());
     let mut reader = harness.subscribe(harness.all("g")).await;
     harness.publish_events(vec![event.clone()]).await;
     assert_eq!(reader.next().await.event, event);

@@ -60,11 +60,12 @@ pub async fn should_keep_metadata_in_journals(harness: Harness<'_>) {
     for name in ["runs/r", "r"] {
         for metadata in &each {
             let mut event = typed("test.thing.happened", &json!(1));
-            event.metadata = metadata.clone();
+            event.metadata = metadata.clone().into();
             harness.append(name, vec![event]).await;
         }
         let events = harness.stream(name).await;
-        let kept: Vec<_> = events.into_iter().map(|recorded| recorded.event.metadata).collect();
+        let kept: Vec<_> =
+            events.into_iter().map(|recorded| (*recorded.event.metadata).clone()).collect();
         assert_eq!(kept, each, "{name}");
     }
 }
@@ -87,8 +88,8 @@ pub async fn should_keep_unicode_everywhere(harness: Harness<'_>) {
     let mut event = typed("test.thing.happened", &json!({ text: [text] }));
     event.id = "ид-✓".parse().unwrap();
     event.source = text.into();
-    event.metadata.user_id = Some(text.into());
-    event.metadata.extra.insert(text.to_owned(), json!(text));
+    event.metadata_mut().user_id = Some(text.into());
+    event.metadata_mut().extra.insert(text.to_owned(), json!(text));
     harness.append(text, vec![event.clone()]).await;
     let read = harness.stream(text).await;
     assert_eq!(read[0].stream, stream(text));

@@ -100,7 +100,7 @@ impl Driver {
     pub(super) fn task_metadata(&self) -> Metadata {
         let incarnation = Some(Arc::clone(&self.incarnation_text));
         let reply_to = self.engine.ownership.mailbox();
-        Metadata { incarnation, reply_to, ..self.metadata.clone() }
+        Metadata { incarnation, reply_to, ..(*self.metadata).clone() }
     }
 
     /// Registers an attempt that is passed to the dispatcher, and sets its timers.
@@ -407,7 +407,7 @@ pub(in super::super) fn recorded(
     let kind = &answer.event_type;
     let id = EventId::derive(&format!("{incarnation}/{operation}/answer#{attempt}/{kind}"));
     let mut answer = answer.clone().with_id(id);
-    answer.metadata.fill_from(run_metadata);
+    answer.metadata_mut().fill_from(run_metadata);
     answer
 }
 

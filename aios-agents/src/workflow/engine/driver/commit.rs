@@ -161,7 +161,7 @@ impl Driver {
             if matches!(record.entry, Entry::TaskCompleted(_) | Entry::TaskFailed(_)) {
                 let known = std::mem::replace(&mut record.event.id, EventId::generate());
                 warn!(event = %known, run = %self.run_id, "an answer has the id of another event");
-                record.event.metadata.causation_id = Some(known.to_string().into());
+                record.event.metadata_mut().causation_id = Some(known.to_string().into());
                 renamed += 1;
             }
         }

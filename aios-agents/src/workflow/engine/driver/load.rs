@@ -108,6 +108,7 @@ impl Driver {
         let (incarnation, seed) = (Arc::clone(&incarnation_text), seed_of(&first.event, run_id));
         let execution =
             Execution::new(Arc::clone(run_id), incarnation, seed, entries.clone(), clock);
+        let metadata = run_metadata(&first.event, run_id);
         execution.shared.set_outputs(engine.journals.outputs.clone());
         Ok(Self {
             engine: Arc::clone(engine),
@@ -119,7 +120,8 @@ impl Driver {
             execution,
             fence,
             version: 0,
-            metadata: run_metadata(&first.event, run_id),
+            step_metadata: Arc::new(Metadata { causation_id: None, ..metadata.clone() }),
+            metadata: Arc::new(metadata),
             incarnation: first.event.id.clone(),
             incarnation_text,
             parent: started.parent.clone(),
@@ -243,21 +245,19 @@ impl Driver {
     }
 
     pub(super) fn encode(&self, entry: Entry) -> Result<Record, EventError> {
-        let mut record = self.codec.encode(entry, self.engine.clock.now())?;
+        let metadata = match &entry {
+            Entry::TaskAssigned(_) | Entry::TaskCancelled(_) => Arc::new(self.task_metadata()),
+            Entry::StepCompleted(_) => Arc::clone(&self.step_metadata),
+            _ => Arc::clone(&self.metadata),
+        };
+        let mut record = self.codec.encode(entry, self.engine.clock.now(), metadata)?;
         match &record.entry {
             Entry::TaskAssigned(task) => {
                 let operation = task.data.task_id.run().map_or(0, |(_, operation)| operation);
                 record.event.id = self.assignment_id(operation, task.data.attempt);
-                record.event.metadata = self.task_metadata();
             }
-            Entry::TaskCancelled(_) => record.event.metadata = self.task_metadata(),
-            Entry::Other(_) => record.event.metadata.fill_from(&self.metadata),
-            // Steps are the most frequent rows of a busy log, so they are kept small: the run is
-            // their cause.
-            Entry::StepCompleted(_) => {
-                record.event.metadata = Metadata { causation_id: None, ..self.metadata.clone() };
-            }
-            _ => record.event.metadata = self.metadata.clone(),
+            Entry::Other(_) => record.event.metadata_mut().fill_from(&self.metadata),
+            _ => {}
         }
         Ok(record)
     }

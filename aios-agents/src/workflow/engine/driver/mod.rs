@@ -101,8 +101,11 @@ struct Driver {
     fence: Fence,
     /// Version of the last event of the stream that was applied or is held.
     version: u64,
-    /// Metadata for the events that this run causes.
-    metadata: Metadata,
+    /// Metadata of the events that this run causes, which share it.
+    metadata: Arc<Metadata>,
+    /// Metadata of completed steps. They are the most frequent rows of a busy log, so they are kept
+    /// small: the run is their cause.
+    step_metadata: Arc<Metadata>,
     /// Id of the event that started the run.
     incarnation: EventId,
     incarnation_text: Arc<str>,
@@ -392,7 +395,7 @@ impl Driver {
         let check = self.engine.clock.now() + self.engine.options.child_poll_interval;
         self.engine.timers.set(check, &self.run_id, child.operation);
         let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
-        let (incarnation, metadata) = (self.incarnation.clone(), self.metadata.clone());
+        let (incarnation, metadata) = (self.incarnation.clone(), Arc::clone(&self.metadata));
         self.children.start(engine.start_child(run_id, incarnation, child, metadata));
     }
 
@@ -435,7 +438,7 @@ impl Driver {
         let mut record = self.encode(entry).map_err(unwritable)?;
         if let Entry::TaskAssigned(_) = &record.entry {
             let fence = serde_json::json!(self.fence);
-            record.event.metadata.extra.insert("fence".to_owned(), fence);
+            record.event.metadata_mut().extra.insert("fence".to_owned(), fence);
         }
         let to = match &record.entry {
             Entry::TaskAssigned(AgentEvent { agent_type, data }) => {

@@ -51,7 +51,7 @@ pub(super) async fn check(
 fn moved(recorded: &RecordedEvent) -> Option<Moved> {
     match recorded.event.event_type.segments() {
         (workflow::DOMAIN, _, workflow::MOVED) => match decode(&recorded.event) {
-            Ok(Entry::Moved(moved)) => Some(moved),
+            Ok(Entry::Moved(moved)) => Some(*moved),
             _ => None,
         },
         _ => None,
@@ -61,7 +61,7 @@ fn moved(recorded: &RecordedEvent) -> Option<Moved> {
 /// The engines that declined a run.
 pub(super) fn declined<'a>(journal: impl Iterator<Item = &'a Entry>) -> BTreeSet<Box<str>> {
     let said = journal.filter_map(|entry| match entry {
-        Entry::Moved(Moved { by, failure: Some(_), .. }) => Some(by.clone()),
+        Entry::Moved(moved) => moved.failure.is_some().then(|| moved.by.clone()),
         _ => None,
     });
     said.collect()
@@ -71,7 +71,7 @@ impl Driver {
     /// Records that the owner of the run's shard advances it again.
     pub(super) fn record_return(&mut self) {
         let by = self.engine.owner.as_str().into();
-        self.write(Entry::Moved(Moved { to: None, by, failure: None }));
+        self.write(Entry::Moved(Box::new(Moved { to: None, by, failure: None })));
     }
 
     /// Moves the run to an engine that may have code for it, if the failure is that this engine has
@@ -96,7 +96,7 @@ impl Driver {
     async fn move_to(&mut self, host: Fence, failure: Failure) -> Exit {
         let (by, reason) = (self.engine.owner.as_str().into(), failure.message.clone());
         let moved = Moved { to: Some(host), by, failure: Some(failure) };
-        if let Err(exit) = self.append_last(Entry::Moved(moved)).await {
+        if let Err(exit) = self.append_last(Entry::Moved(Box::new(moved))).await {
             return exit;
         }
         let number = host.shard.guests_number();

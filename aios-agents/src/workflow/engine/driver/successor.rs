@@ -106,7 +106,7 @@ impl Driver {
                 first_run_id: Some(self.succession.first.to_string()),
                 ..Started::default()
             };
-            let (workflow, metadata) = (self.workflow.as_str(), self.metadata.clone());
+            let (workflow, metadata) = (self.workflow.as_str(), Arc::clone(&self.metadata));
             let starting = self.engine.starting(&run_id.as_str().into());
             match self.engine.start_run(&run_id, workflow, started, metadata).await {
                 Ok(journal) => self.succession.started = Some(Some((starting, journal))),
@@ -155,10 +155,8 @@ pub(super) async fn take_over(
     journal: Vec<RecordedEvent>,
 ) -> Result<Vec<RecordedEvent>, Exit> {
     let Some(first) = journal.first() else { return Ok(journal) };
-    let Ok(Entry::Started(Started { predecessor: Some(predecessor), .. })) = decode(&first.event)
-    else {
-        return Ok(journal);
-    };
+    let Ok(Entry::Started(started)) = decode(&first.event) else { return Ok(journal) };
+    let Started { predecessor: Some(predecessor), .. } = *started else { return Ok(journal) };
     if journal.iter().any(|recorded| decode(&recorded.event).is_ok_and(|it| has_begun(&it))) {
         return Ok(journal);
     }
@@ -254,9 +252,9 @@ async fn inherited(
     let copy = |(signal, event): (Signaled, Event)| {
         let entry = Entry::Signaled(Signaled { inherited: true, ..signal });
         let id = EventId::derive(&format!("{}/inherited/{}", first.event.id, event.id));
-        let copy = codec.encode(entry, engine.clock.now())?.event;
         let run_id = first.stream.run_id().map(Arc::from);
-        Ok(copy.with_id(id).with_metadata(Metadata { run_id, ..event.metadata }))
+        let metadata = Metadata { run_id, ..Arc::unwrap_or_clone(event.metadata) };
+        Ok(codec.encode(entry, engine.clock.now(), metadata.into())?.event.with_id(id))
     };
     untaken.map(|(_, signal)| copy(signal)).collect()
 }
@@ -280,12 +278,12 @@ async fn cancel_orphan(
         Ok(codec) => codec,
         Err(error) => return exit(error),
     };
-    let record = match codec.encode(end, engine.clock.now()) {
+    let metadata = Arc::new(run_metadata(&first.event, run_id));
+    let record = match codec.encode(end, engine.clock.now(), metadata) {
         Ok(record) => record,
         Err(error) => return Exit::Unreadable(error),
     };
-    let event = record.event.with_metadata(run_metadata(&first.event, run_id));
-    let append = Append::new(stream.clone(), vec![event]).with_fence(fence);
+    let append = Append::new(stream.clone(), vec![record.event]).with_fence(fence);
     let (status, failure) = (RunStatus::Cancelled, Some(failure));
     match engine.store.append_one(append).await {
         Ok(_) => Exit::Ended(RunOutcome { status, result: None, failure, continued_as: None }),
