@@ -11,7 +11,7 @@ use aios_core::{
     retry::RetryPolicy,
     store::{MAX_PAGE, PageRequest, RunStatus},
 };
-use aios_llm::tool::Tool;
+use aios_llm::{LlmAgent, model::ModelErrorKind, tool::Tool};
 use aios_store::Retention;
 use pyo3::prelude::*;
 
@@ -29,6 +29,11 @@ pub(crate) struct Defaults {
     call_timeout: f64,
     tool_timeout: f64,
     max_tool_result_bytes: usize,
+    max_argument_bytes: usize,
+    /// Codes of the errors of models.
+    model_errors: Vec<&'static str>,
+    /// Those that another request may not have.
+    retryable_model_errors: Vec<&'static str>,
     lease_time: f64,
     blocked_after: Option<f64>,
     projection_batch_size: usize,
@@ -55,6 +60,13 @@ impl Defaults {
             call_timeout: TaskClient::DEFAULT_TIMEOUT.as_secs_f64(),
             tool_timeout: Tool::DEFAULT_TIMEOUT.as_secs_f64(),
             max_tool_result_bytes: Tool::DEFAULT_MAX_RESULT_BYTES,
+            max_argument_bytes: LlmAgent::DEFAULT_MAX_ARGUMENT_BYTES,
+            model_errors: ModelErrorKind::ALL.map(ModelErrorKind::code).to_vec(),
+            retryable_model_errors: ModelErrorKind::ALL
+                .into_iter()
+                .filter(|kind| kind.is_retryable())
+                .map(ModelErrorKind::code)
+                .collect(),
             lease_time: EngineOptions::default().lease_time.as_secs_f64(),
             blocked_after: HostOptions::new().blocked_after.as_ref().map(Duration::as_secs_f64),
             projection_batch_size: projection::DEFAULT_BATCH_SIZE,

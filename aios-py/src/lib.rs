@@ -48,7 +48,11 @@ mod _aios {
         },
         convert::json::{dumps, loads},
         defaults::Defaults,
-        llm::NativeToolContext,
+        llm::{
+            NativeFakeProvider, NativePieces, NativeToolContext, check_real_requests,
+            forbid_real_requests, model_request_body, model_response, model_status_error,
+            read_conversation,
+        },
         logging::{LogRecords, capture_logs, set_log_level, wake_log},
         projection::{NativeProjectionHandle, projection, start_projection},
         python::{LoopBridge, Reply, ThreadPool},

@@ -39,7 +39,8 @@ pub enum ModelErrorKind {
 }
 
 impl ModelErrorKind {
-    const ALL: [Self; 13] = [
+    /// All kinds.
+    pub const ALL: [Self; 13] = [
         Self::RateLimited,
         Self::Overloaded,
         Self::Timeout,

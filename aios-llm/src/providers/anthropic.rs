@@ -43,6 +43,26 @@ impl AnthropicModel {
         Ok(Self { connection, capabilities })
     }
 
+    /// The body of a request without streaming, for programs that send it with a client of their own.
+    #[must_use]
+    pub fn request_body(&self, request: &ModelRequest) -> Value {
+        self.body(request).into()
+    }
+
+    /// Reads a whole message, as the provider sends it.
+    ///
+    /// # Errors
+    ///
+    /// `MODEL_INVALID_RESPONSE` if it is not complete.
+    pub fn read_response(&self, body: &Value) -> Result<ModelResponse, ModelError> {
+        let mut assembly = Assembly::new(self.name());
+        assembly.take_usage(body.get("usage"));
+        let blocks = body.get("content").and_then(Value::as_array);
+        assembly.blocks = blocks.into_iter().flatten().filter_map(block).collect();
+        assembly.finish = finish(body);
+        assembly.response()
+    }
+
     fn body(&self, request: &ModelRequest) -> Map<String, Value> {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
@@ -85,13 +105,7 @@ impl LanguageModel for AnthropicModel {
     }
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
-        let body = self.connection.post_whole(&self.body(request).into()).await?;
-        let mut assembly = Assembly::new(self.name());
-        assembly.take_usage(body.get("usage"));
-        let blocks = body.get("content").and_then(Value::as_array);
-        assembly.blocks = blocks.into_iter().flatten().filter_map(block).collect();
-        assembly.finish = finish(&body);
-        assembly.response()
+        self.read_response(&self.connection.post_whole(&self.request_body(request)).await?)
     }
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {

@@ -36,6 +36,19 @@ pub(super) fn of_transport(name: &str, error: reqwest::Error) -> ModelError {
 }
 
 pub(super) fn of_status(name: &str, status: u16, headers: &HeaderMap, body: &str) -> ModelError {
+    status_error(name, status, retry_after(headers), body)
+}
+
+/// The error of a response whose status is not 200, for adapters of other clients: its kind from the
+/// status and the body, and the message of the provider from a body as `OpenAI`, Anthropic and Gemini
+/// send it.
+#[must_use]
+pub fn status_error(
+    name: &str,
+    status: u16,
+    retry_after: Option<Duration>,
+    body: &str,
+) -> ModelError {
     let is_overflow = OVERFLOW.iter().any(|text| body.contains(text));
     let kind = match status {
         400 | 413 if is_overflow => ModelErrorKind::ContextOverflow,
@@ -50,7 +63,7 @@ pub(super) fn of_status(name: &str, status: u16, headers: &HeaderMap, body: &str
     let message = message_of(&body);
     let error = ModelError::new(kind, format!("{name} answered with status {status}: {message}"));
     let error = error.with_retryable(kind.is_retryable() || status >= 500);
-    match retry_after(headers) {
+    match retry_after {
         Some(delay) => error.with_retry_after(delay),
         None => error,
     }

@@ -21,4 +21,6 @@ mod openai;
 mod options;
 mod server_events;
 
-pub use self::{anthropic::AnthropicModel, openai::OpenAiModel, options::ProviderOptions};
+pub use self::{
+    anthropic::AnthropicModel, error::status_error, openai::OpenAiModel, options::ProviderOptions,
+};

@@ -43,6 +43,29 @@ impl OpenAiModel {
         Ok(Self { connection, capabilities, limit_field })
     }
 
+    /// The body of a request without streaming, for programs that send it with a client of their own.
+    #[must_use]
+    pub fn request_body(&self, request: &ModelRequest) -> Value {
+        self.body(request).into()
+    }
+
+    /// Reads a whole chat completion, as the provider sends it.
+    ///
+    /// # Errors
+    ///
+    /// `MODEL_INVALID_RESPONSE` if it is not complete.
+    pub fn read_response(&self, body: &Value) -> Result<ModelResponse, ModelError> {
+        let name = self.name();
+        let choice = body.pointer("/choices/0");
+        let choice = choice.ok_or_else(|| invalid_response(name, "has no choice"))?;
+        let mut assembly = Assembly::new(name);
+        assembly.take_usage(body);
+        let message = choice.get("message").unwrap_or(&Value::Null);
+        assembly.take_delta(message);
+        assembly.finish = finish(choice);
+        assembly.response()
+    }
+
     fn body(&self, request: &ModelRequest) -> Map<String, Value> {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
@@ -86,16 +109,7 @@ impl LanguageModel for OpenAiModel {
     }
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
-        let name = self.name();
-        let body = self.connection.post_whole(&self.body(request).into()).await?;
-        let choice = body.pointer("/choices/0");
-        let choice = choice.ok_or_else(|| invalid_response(name, "has no choice"))?;
-        let mut assembly = Assembly::new(name);
-        assembly.take_usage(&body);
-        let message = choice.get("message").unwrap_or(&Value::Null);
-        assembly.take_delta(message);
-        assembly.finish = finish(choice);
-        assembly.response()
+        self.read_response(&self.connection.post_whole(&self.request_body(request)).await?)
     }
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {

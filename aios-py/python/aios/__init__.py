@@ -22,6 +22,7 @@ from ._aios import __version__
 from ._asgi import ApiKey, Asgi, TokenIssuer, asgi
 from ._client import Client
 from ._context import WorkflowContext
+from ._conversation import Conversation, Turn
 from ._errors import (
     AgentNotFoundError,
     AiosError,
@@ -34,6 +35,7 @@ from ._errors import (
     InvalidParametersError,
     InvalidResultError,
     JournalMismatchError,
+    ModelError,
     NoFailedOperationError,
     OperationNotFoundError,
     RunBlockedError,
@@ -62,6 +64,7 @@ from ._fence import Fence
 from ._handle import RunHandle
 from ._llm import Budget, LlmAgent, PendingDecision, Price, pending_decisions
 from ._model import ModelResponse, Provider, ToolCall
+from ._models import CachedModel, CircuitBreakerModel, ClientModel, FallbackModel
 from ._output import OutputItem, OutputStream
 from ._projection import Batch, ProjectionDeadLetter, ProjectionHandle
 from ._records import (
@@ -94,13 +97,18 @@ __all__ = [
     "Batch",
     "BrokerError",
     "Budget",
+    "CachedModel",
+    "CircuitBreakerModel",
     "Client",
+    "ClientModel",
     "ConfigurationError",
     "ContinueAsNew",
+    "Conversation",
     "DeadLetterNotFoundError",
     "Event",
     "EventStream",
     "Failure",
+    "FallbackModel",
     "Fence",
     "ForkedError",
     "InvalidDataError",
@@ -109,6 +117,7 @@ __all__ = [
     "InvalidResultError",
     "JournalMismatchError",
     "LlmAgent",
+    "ModelError",
     "ModelResponse",
     "NoFailedOperationError",
     "OperationNotFoundError",
@@ -152,6 +161,7 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolContext",
+    "Turn",
     "Workflow",
     "WorkflowCodeError",
     "WorkflowContext",

@@ -202,10 +202,10 @@ class Connection:
     def _start_tool_threads(self, agents: list[BoundLlmAgent]) -> None:
         """Starts the threads of the tools and models that are plain functions."""
         for agent in agents:
-            functions = [(agent.name, agent.model.invoke)]
+            functions = [(agent.name, function) for function in agent.model.functions()]
             functions += [(tool.name, tool.invoke) for tool in agent.tools]
             for name, function in functions:
-                if function is not None and function.pool is not None:
+                if function.pool is not None:
                     self._pools.append(function.pool)
                     start_threads(function.pool, max(1, self._threads()), name)
 

@@ -118,6 +118,51 @@ class SignalTimeoutError(TaskError):
     default_code = "SIGNAL_TIMEOUT"
 
 
+class ModelError(TaskError):
+    """A request to a language model failed. Raise it in a model that is a function."""
+
+    default_code = "MODEL_BACKEND"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: str | None = None,
+        details: Any = None,
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+    ) -> None:
+        """
+        Args:
+            message: Human-readable description.
+            code: What happened, for example ``"MODEL_RATE_LIMITED"`` or ``"MODEL_TIMEOUT"``.
+            details: Additional information for programs; made from the other arguments by default.
+            retryable: Whether another request may succeed; the code decides by default.
+            retry_after: How many seconds to wait before the next request.
+            input_tokens: Input tokens that are billed although the request failed.
+            output_tokens: Output tokens that are billed although the request failed.
+        """
+        if retryable is None:
+            from ._aios import DEFAULTS
+
+            retryable = (code or self.default_code) in DEFAULTS.retryable_model_errors
+        if details is None:
+            details = {"retryable": retryable}
+            if retry_after is not None:
+                details["retry_after_ms"] = round(retry_after * 1000)
+            if input_tokens or output_tokens:
+                details["usage"] = {"input_tokens": input_tokens, "output_tokens": output_tokens}
+        super().__init__(message, code=code, details=details, retryable=retryable)
+
+    @property
+    def retry_after(self) -> float | None:
+        """How many seconds to wait before the next request, if the provider says so."""
+        delay = self.details.get("retry_after_ms") if isinstance(self.details, dict) else None
+        return None if delay is None else delay / 1000
+
+
 class RunError(AiosError):
     """Base class of errors about runs."""
 
@@ -365,6 +410,23 @@ _BY_CODE: dict[str, type[AiosError]] = {
             "UNSUPPORTED_MEDIA_TYPE",
         ),
         ServiceError,
+    ),
+    **dict.fromkeys(
+        (
+            "MODEL_CIRCUIT_OPEN",
+            "MODEL_CONTEXT_OVERFLOW",
+            "MODEL_INVALID_REQUEST",
+            "MODEL_INVALID_RESPONSE",
+            "MODEL_OVERLOADED",
+            "MODEL_RATE_LIMITED",
+            "MODEL_REFUSED",
+            "MODEL_REQUEST_FORBIDDEN",
+            "MODEL_TIMEOUT",
+            "MODEL_UNAUTHORIZED",
+            "MODEL_UNAVAILABLE",
+            "MODEL_UNEXPECTED_REQUEST",
+        ),
+        ModelError,
     ),
     # A part of the runtime has stopped because of a permanent error.
     **dict.fromkeys(("AGENT_HOST_IMPAIRED", "PROJECTION_STOPPED"), AiosError),

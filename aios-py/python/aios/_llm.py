@@ -18,12 +18,13 @@ from typing import (
 )
 
 from ._errors import ConfigurationError, InvalidParametersError
-from ._model import BoundModel, Model, Provider, bind_model
+from ._model import AnyModel, BoundModel, bind_model
 from ._tool import BoundTool, Tool, tool
 from ._workflow import MISSING, Workflow
 
 if TYPE_CHECKING:
     from ._records import RunStatus
+    from ._retry import RetryPolicy
 
 O = TypeVar("O")
 
@@ -35,6 +36,7 @@ class BoundLlmAgent(NamedTuple):
     model: BoundModel
     tools: list[BoundTool]
     output: tuple[str, str] | None
+    model_retry: tuple[Any, ...] | None
     options: str
 
 
@@ -109,7 +111,9 @@ class _Options(TypedDict, total=False):
     model_timeout: float
     max_turns: int
     max_faults: int
+    model_retry: RetryPolicy | None
     max_identical_calls: int
+    max_argument_bytes: int
 
 
 class LlmAgent(Workflow[Any, O], Generic[O]):
@@ -121,8 +125,10 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
 
     Args:
         name: ``[a-z][a-z0-9_]*``, at most 94 bytes: the name of the workflow.
-        model: ``"openai:<model>"``, ``"anthropic:<model>"``, a :class:`Provider`, or a function that
-            takes the request as a ``dict`` and returns a ``str`` or a :class:`ModelResponse`.
+        model: ``"openai:<model>"``, ``"anthropic:<model>"``, a :class:`Provider`, a
+            :class:`ClientModel`, a wrapper such as :class:`FallbackModel`, or a function that takes
+            the request as a ``dict`` and returns a ``str`` or a :class:`ModelResponse`. A generator
+            yields the pieces of a text, and may yield a :class:`ModelResponse` at the end.
         instructions: The system prompt.
         tools: Functions decorated with :func:`tool`, or plain functions.
         output_type: The type of the result: a dataclass, a ``TypedDict``, a model of pydantic or
@@ -135,9 +141,12 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
         max_output_tokens: Maximum number of output tokens of each response.
         temperature: Sampling temperature.
         model_timeout: Timeout of one model call in seconds.
+        model_retry: Retry policy of model calls; :class:`RetryPolicy` by default. A longer
+            ``Retry-After`` of the provider is respected.
         max_turns: Maximum number of responses in one run.
         max_faults: How many consecutive responses may be faulty.
         max_identical_calls: How many of the latest ten calls may be identical.
+        max_argument_bytes: Maximum size of the arguments of a call. Larger ones are a fault.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -147,7 +156,7 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
     def __init__(
         self: LlmAgent[str],
         name: str,
-        model: str | Provider | Model,
+        model: AnyModel,
         *,
         output_type: None = None,
         **options: Unpack[_Options],
@@ -157,7 +166,7 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
     def __init__(
         self,
         name: str,
-        model: str | Provider | Model,
+        model: AnyModel,
         *,
         output_type: type[O],
         **options: Unpack[_Options],
@@ -166,11 +175,12 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
     def __init__(
         self,
         name: str,
-        model: str | Provider | Model,
+        model: AnyModel,
         *,
         output_type: type[O] | None = None,
         **options: Unpack[_Options],
     ) -> None:
+        from ._aios import DEFAULTS
         from ._convert import Converter
         from ._validation import as_list, check_at_least, check_name
 
@@ -182,8 +192,10 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
         self.version = check_at_least(options.get("version", 1), "version", 1)
         tools = as_list(options.get("tools", ()), "tools")
         self.tools = [made if isinstance(made, Tool) else tool(made) for made in tools]
-        if not (isinstance(model, (str, Provider)) or callable(model)):
-            raise ConfigurationError(f"a model is a name, a Provider or a function, not {model!r}")
+        if not (isinstance(model, str) or callable(model) or hasattr(model, "bind")):
+            raise ConfigurationError(
+                f"a model is a name, a function or a model object, not {model!r}"
+            )
         self.model = model
         try:
             self._output = Converter(str if output_type is None else output_type)
@@ -191,6 +203,7 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
             raise ConfigurationError(f"agent {name}: {error}") from error
         self._output_type = output_type
         budget = options.get("budget")
+        self._model_retry = options.get("model_retry")
         self._options: dict[str, Any] = {
             "instructions": options.get("instructions"),
             "version": self.version,
@@ -200,6 +213,7 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
             "max_turns": options.get("max_turns", 50),
             "max_faults": options.get("max_faults", 3),
             "max_identical_calls": options.get("max_identical_calls", 3),
+            "max_argument_bytes": options.get("max_argument_bytes", DEFAULTS.max_argument_bytes),
             "streaming": options.get("streaming", False),
             "budget": None if budget is None else budget.to_json(),
         }
@@ -237,6 +251,7 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
             bind_model(self.model),
             [made.bind() for made in self.tools],
             output,
+            None if self._model_retry is None else tuple(self._model_retry),
             dumps(self._options),
         )
 

@@ -1,27 +1,45 @@
-"""Language models: those of providers, and functions."""
+"""Language models: those of providers, and functions. Wrappers are in `_models.py`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from ._errors import ConfigurationError
 from ._tool import BoundFunction, bind_function
+
+if TYPE_CHECKING:
+    from ._aios import NativePieces
 
 #: The name of the environment variable with the key of a provider.
 _KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 
 
 class BoundModel(NamedTuple):
-    """A model as the native module takes it."""
+    """A model as the native module takes it.
 
+    Attributes:
+        key: Identity of the model, which agents may share.
+        name: Name of the model.
+        kind: ``"provider"``, ``"function"``, or the kind of a wrapper or of a model for tests.
+        settings: The settings of this kind, as JSON.
+        models: The wrapped models.
+        invoke: The function.
+    """
+
+    key: int
     name: str
-    provider: str | None
+    kind: str
+    settings: str
+    models: list[BoundModel]
     invoke: BoundFunction | None
-    native_output: bool
-    tools: bool
+
+    def functions(self) -> list[BoundFunction]:
+        """The functions of the model and of those that it wraps."""
+        own = [] if self.invoke is None else [self.invoke]
+        return [*own, *(found for model in self.models for found in model.functions())]
 
 
 @dataclass(frozen=True)
@@ -122,39 +140,114 @@ class Provider:
             "base_url": self.base_url,
             "timeout": self.timeout,
         }
-        return BoundModel(self.model, dumps(settings), None, True, True)
+        return BoundModel(id(self), self.model, "provider", dumps(settings), [], None)
 
 
-#: A model that is a function.
-Model = Callable[[dict[str, Any]], Any]
+#: A model that is a function. It takes the request as a ``dict``, and returns a ``str`` or a
+#: :class:`ModelResponse`, or yields the pieces of a text.
+ModelFunction = Callable[[dict[str, Any]], Any]
 
 
-def _responding(model: Model, name: str) -> Callable[..., Any]:
-    """The function that a model is, with its result as JSON."""
-    from ._signature import is_async
+@runtime_checkable
+class Model(Protocol):
+    """A model that is an object: a :class:`Provider`, a :class:`ClientModel`, a wrapper such as
+    :class:`FallbackModel`, or a model of :mod:`aios.testing`."""
 
+    def bind(self) -> BoundModel:
+        """Converts the model for the native module."""
+        ...
+
+
+#: What an :class:`aios.LlmAgent` takes as its model.
+AnyModel = str | Model | ModelFunction
+
+
+def bind_model(model: AnyModel) -> BoundModel:
+    """Converts a model for the native module.
+
+    Raises:
+        ConfigurationError: The provider is unknown, or there is no key; it is not a model.
+    """
+    if isinstance(model, str):
+        return Provider(model).bind()
+    if isinstance(model, Model) and not isinstance(model, type):
+        return model.bind()
+    if not callable(model):
+        raise ConfigurationError(f"a model is a name, a function or a model object, not {model!r}")
+    return bind_model_function(model, id(model))
+
+
+def bind_model_function(
+    model: ModelFunction,
+    key: int,
+    *,
+    name: str | None = None,
+    native_output: bool = True,
+    tools: bool = True,
+) -> BoundModel:
+    """Converts a function for the native module."""
+    from ._aios import dumps
+
+    name = name or getattr(model, "name", None) or f"python:{getattr(model, '__name__', 'model')}"
+    respond, in_pieces = _responding(model, name)
+    settings = {"native_output": native_output, "tools": tools, "in_pieces": in_pieces}
+    invoke = bind_function(respond, None)
+    return BoundModel(key, name, "function", dumps(settings), [], invoke)
+
+
+def _responding(model: ModelFunction, name: str) -> tuple[Callable[..., Any], bool]:
+    """The function that a model is, with its result as JSON, and whether it responds in pieces."""
+    from ._signature import is_async, is_async_generator, is_generator
+
+    if is_async_generator(model):
+
+        async def respond_in_pieces(request: dict[str, Any], pieces: NativePieces) -> Any:
+            text: list[str] = []
+            last: Any = None
+            async for piece in model(request):
+                last = _take(piece, last, text, pieces)
+            return to_response(_joined(last, text), name)
+
+        return respond_in_pieces, True
+    if is_generator(model):
+
+        def respond_in_plain_pieces(request: dict[str, Any], pieces: NativePieces) -> Any:
+            text: list[str] = []
+            last: Any = None
+            for piece in model(request):
+                last = _take(piece, last, text, pieces)
+            return to_response(_joined(last, text), name)
+
+        return respond_in_plain_pieces, True
     if is_async(model):
 
         async def respond_async(request: dict[str, Any]) -> Any:
             return to_response(await model(request), name)
 
-        return respond_async
+        return respond_async, False
 
     def respond(request: dict[str, Any]) -> Any:
         return to_response(model(request), name)
 
-    return respond
+    return respond, False
 
 
-def bind_model(model: str | Provider | Model) -> BoundModel:
-    """Converts a model for the native module.
+def _take(piece: Any, last: Any, text: list[str], pieces: NativePieces) -> Any:
+    """Takes what a model yields, and returns the response that it has yielded so far."""
+    if last is not None:
+        raise TypeError("a model yields nothing after its aios.ModelResponse")
+    if not isinstance(piece, str):
+        return piece
+    if piece:
+        text.append(piece)
+        pieces.text(piece)
+    return None
 
-    Raises:
-        ConfigurationError: The provider is unknown, or there is no key.
-    """
-    if isinstance(model, str):
-        model = Provider(model)
-    if isinstance(model, Provider):
-        return model.bind()
-    name = getattr(model, "name", None) or f"python:{getattr(model, '__name__', 'model')}"
-    return BoundModel(name, None, bind_function(_responding(model, name), None), True, True)
+
+def _joined(last: Any, text: list[str]) -> Any:
+    """The whole response of a model that responds in pieces."""
+    if last is None:
+        return "".join(text)
+    if isinstance(last, ModelResponse) and not last.text:
+        return replace(last, text="".join(text))
+    return last

@@ -21,6 +21,22 @@ def is_async(function: Callable[..., Any]) -> bool:
     )
 
 
+def is_async_generator(function: Callable[..., Any]) -> bool:
+    """Whether calling it returns an async generator."""
+    return _is(inspect.isasyncgenfunction, function)
+
+
+def is_generator(function: Callable[..., Any]) -> bool:
+    """Whether calling it returns a generator."""
+    return _is(inspect.isgeneratorfunction, function)
+
+
+def _is(check: Callable[[Any], bool], function: Callable[..., Any]) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return check(function) or check(getattr(function, "__call__", None))  # noqa: B004
+
+
 def hints(function: Any, names: Mapping[str, Any]) -> dict[str, Any]:
     """Annotations of a function.
 

@@ -19,8 +19,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _aios
 from ._connection import to_native
-from ._errors import TaskError, build
-from ._model import ModelResponse
+from ._conversation import envelopes
+from ._errors import build
+from ._fakes import (
+    FakeProvider,
+    FakeReply,
+    FakeRequest,
+    FunctionModel,
+    Recorded,
+    SchemaModel,
+    ScriptedModel,
+    forbid_real_requests,
+)
 from ._records import Event, Failure, RecordedEvent, failure
 from ._runtime import Runtime
 from ._workflow import MISSING, Workflow
@@ -31,50 +41,19 @@ if TYPE_CHECKING:
 I = TypeVar("I")
 O = TypeVar("O")
 
-__all__ = ["ScriptedModel", "TestedRun", "WorkflowTest", "replay"]
-
-
-class ScriptedModel:
-    """A model for an :class:`aios.LlmAgent` that gives an exact sequence of responses.
-
-    Attributes:
-        requests: The requests so far, in order.
-    """
-
-    __test__ = False
-
-    def __init__(
-        self, *responses: str | ModelResponse | Exception, name: str = "test:scripted"
-    ) -> None:
-        """
-        Args:
-            responses: Texts and responses, which are returned, and exceptions, which are raised.
-            name: Name of the model in price tables.
-        """
-        self.name = name
-        self.requests: list[dict[str, Any]] = []
-        self._responses = list(responses)
-
-    async def __call__(self, request: dict[str, Any]) -> str | ModelResponse:
-        self.requests.append(request)
-        if not self._responses:
-            raise TaskError(
-                f"request {len(self.requests)} has no response in the script",
-                code="MODEL_UNEXPECTED_REQUEST",
-                retryable=False,
-            )
-        response = self._responses.pop(0)
-        if isinstance(response, Exception):
-            raise response
-        return response
-
-    def assert_finished(self) -> None:
-        """Checks that every response was requested.
-
-        Raises:
-            AssertionError: Responses are left.
-        """
-        assert not self._responses, f"{len(self._responses)} responses were never requested"
+__all__ = [
+    "FakeProvider",
+    "FakeReply",
+    "FakeRequest",
+    "FunctionModel",
+    "Recorded",
+    "SchemaModel",
+    "ScriptedModel",
+    "TestedRun",
+    "WorkflowTest",
+    "forbid_real_requests",
+    "replay",
+]
 
 
 class TestedRun(Generic[O]):
@@ -189,13 +168,9 @@ async def replay(workflow: Workflow[Any, Any], journal: Iterable[Event | Recorde
             what is recorded and what was requested.
         InvalidDataError: The events are not a journal.
     """
-    envelopes = [
-        _aios.dumps((event.event if isinstance(event, RecordedEvent) else event).to_envelope())
-        for event in journal
-    ]
     host = Runtime(None, workflows=[workflow], threads=1)
     native = host._begin()
     try:
-        await _aios.replay(native, to_native(workflow), envelopes)
+        await _aios.replay(native, to_native(workflow), envelopes(journal))
     finally:
         host._dispose()

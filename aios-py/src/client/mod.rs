@@ -31,7 +31,7 @@ use crate::{
         event::build_event,
         json, optional_seconds, seconds,
     },
-    llm::LlmAgentArg,
+    llm::{LlmAgentArg, SharedModels},
     python::{CallQueue, LoopBridge, LoopPulse, PythonExecutors, ThreadPool},
     session::{Session, SessionCloser, SessionSlot},
 };
@@ -157,7 +157,9 @@ impl NativeClient {
             let agent = agent.into_definition(&self.calls.executors, &self.pulse, &source)?;
             builder = builder.agents(agent);
         }
-        let prepare = |agent: LlmAgentArg| agent.prepare(py, &self.calls.executors, &self.pulse);
+        let mut models = SharedModels::new();
+        let prepare =
+            |agent: LlmAgentArg| agent.prepare(py, &self.calls.executors, &self.pulse, &mut models);
         let llm_agents = llm_agents.into_iter().map(prepare).collect::<PyResult<Vec<_>>>()?;
         for workflow in workflows {
             builder = builder.workflow_dyn(workflow.into_workflow(py, &self.calls.executors)?);

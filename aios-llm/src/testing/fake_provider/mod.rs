@@ -165,6 +165,12 @@ impl FakeProvider {
         self.script.replies.lock().unwrap_or_else(PoisonError::into_inner).push_back(reply);
     }
 
+    /// The number of replies that were not requested yet.
+    #[must_use]
+    pub fn replies_left(&self) -> usize {
+        self.script.replies.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Checks that every reply was requested.
     ///
     /// # Panics
@@ -172,7 +178,7 @@ impl FakeProvider {
     /// If replies are left.
     #[track_caller]
     pub fn assert_finished(&self) {
-        let left = self.script.replies.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let left = self.replies_left();
         assert!(left == 0, "{left} replies of the provider were never requested");
     }
 }

@@ -1,26 +1,33 @@
 //! Agents over language models whose tools and models are Python code. The loop is that of `aios-llm`.
 
-use std::sync::Arc;
+mod client;
+mod conversation;
+mod fake_provider;
+mod function;
+mod model;
 
-use aios_core::{
-    agent::{ResultExt, TaskError},
-    event::Payload,
-};
+use std::{collections::HashMap, sync::Arc};
+
+use aios_core::{agent::ResultExt, event::Payload};
 use aios_llm::{
-    LanguageModel, LlmAgent, LlmAgentError, ModelError, ModelRequest, ModelResponse, Streaming,
+    LanguageModel, LlmAgent, LlmAgentError, Streaming,
     budget::{AtLimit, Budget, Cost, Limits, Price, PriceTable, UnknownPrice},
-    model::{Capabilities, ModelErrorKind, ModelStream, whole},
-    providers::{AnthropicModel, OpenAiModel, ProviderOptions},
     tool::{Approval, Effect, Tool, ToolContext},
 };
-use async_trait::async_trait;
 use pyo3::{exceptions::PyValueError, prelude::*};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
+pub(crate) use self::{
+    client::{model_request_body, model_response, model_status_error},
+    conversation::read_conversation,
+    fake_provider::{NativeFakeProvider, check_real_requests, forbid_real_requests},
+    function::NativePieces,
+};
+use self::{function::FunctionArg, model::ModelArg};
 use crate::{
     convert::{arguments::RetryArg, errors::ErrorInfo, json, seconds},
-    python::{LoopPulse, MakeArguments, PyFunction, PythonExecutors, ThreadPool},
+    python::{LoopPulse, MakeArguments, PythonExecutors},
 };
 
 /// An agent that is added to a runtime when its store is open.
@@ -40,17 +47,8 @@ pub(crate) struct LlmAgentArg {
     tools: Vec<ToolArg>,
     /// The name and the JSON Schema of the output; `None` for text.
     output: Option<(String, String)>,
+    model_retry: Option<RetryArg>,
     options: String,
-}
-
-/// `aios._model.BoundModel`: a model of a provider, or a Python function.
-#[derive(FromPyObject)]
-struct ModelArg {
-    name: String,
-    provider: Option<String>,
-    invoke: Option<FunctionArg>,
-    native_output: bool,
-    tools: bool,
 }
 
 /// `aios._tool.BoundTool`.
@@ -67,15 +65,6 @@ struct ToolArg {
     invoke: FunctionArg,
 }
 
-/// `aios._tool.BoundFunction`.
-#[derive(FromPyObject)]
-struct FunctionArg {
-    invoke: Py<PyAny>,
-    is_async: bool,
-    /// The threads of a plain function.
-    pool: Option<Py<ThreadPool>>,
-}
-
 /// The options of an agent, which Python passes as JSON.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,6 +77,7 @@ struct Options {
     max_turns: u32,
     max_faults: u32,
     max_identical_calls: u32,
+    max_argument_bytes: usize,
     streaming: bool,
     budget: Option<BudgetArg>,
 }
@@ -108,16 +98,8 @@ struct BudgetArg {
     unknown_price_is_free: bool,
 }
 
-/// The settings of a model of a provider.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ProviderArg {
-    protocol: String,
-    model: String,
-    api_key: String,
-    base_url: Option<String>,
-    timeout: Option<f64>,
-}
+/// The models that agents share, by the identities of their Python objects.
+pub(crate) type SharedModels = HashMap<usize, Arc<dyn LanguageModel>>;
 
 fn parse<T: DeserializeOwned>(text: &str) -> PyResult<T> {
     serde_json::from_str(text).map_err(|error| PyValueError::new_err(error.to_string()))
@@ -129,12 +111,13 @@ impl LlmAgentArg {
         py: Python<'_>,
         executors: &Arc<PythonExecutors>,
         pulse: &Arc<LoopPulse>,
+        models: &mut SharedModels,
     ) -> PyResult<PreparedAgent> {
         let options: Options = parse(&self.options)?;
-        let uses_loop = self.model.invoke.iter().any(|function| function.is_async)
-            || self.tools.iter().any(|tool| tool.invoke.is_async);
+        let uses_loop =
+            self.model.uses_loop() || self.tools.iter().any(|tool| tool.invoke.is_async);
         let has_write_tool = self.tools.iter().any(|tool| tool.effect == "write");
-        let model = self.model.into_model(py, executors)?;
+        let model = self.model.into_model(py, executors, models)?;
         let mut agent = LlmAgent::new(model);
         for tool in self.tools {
             agent = agent.tool(tool.into_tool(py, executors)?);
@@ -142,6 +125,10 @@ impl LlmAgentArg {
         let agent = match self.output {
             Some((name, schema)) => agent.output_schema(name, parse(&schema)?),
             None => agent.output_text(),
+        };
+        let agent = match self.model_retry {
+            Some(retry) => agent.model_retry(retry.into_policy(py)?),
+            None => agent,
         };
         Ok(PreparedAgent {
             name: self.name,
@@ -173,6 +160,7 @@ impl Options {
             .max_turns(self.max_turns)
             .max_faults(self.max_faults)
             .max_identical_calls(self.max_identical_calls)
+            .max_argument_bytes(self.max_argument_bytes)
             .streaming(streaming))
     }
 }
@@ -205,34 +193,6 @@ impl BudgetArg {
     }
 }
 
-impl FunctionArg {
-    fn into_call(self, name: String, executors: &Arc<PythonExecutors>) -> PythonCall {
-        let executors = match &self.pool {
-            None => Arc::clone(executors),
-            Some(pool) => {
-                let threads = Arc::clone(&pool.get().queue);
-                Arc::new(PythonExecutors { threads, ..PythonExecutors::clone(executors) })
-            }
-        };
-        let function = PyFunction { code: self.invoke, is_async: self.is_async, name: name.into() };
-        PythonCall { function: Arc::new(function), executors }
-    }
-}
-
-/// A Python function and where it runs.
-#[derive(Clone)]
-struct PythonCall {
-    function: Arc<PyFunction>,
-    executors: Arc<PythonExecutors>,
-}
-
-impl PythonCall {
-    async fn run(&self, arguments: MakeArguments) -> Result<Payload, TaskError> {
-        let function = Arc::clone(&self.function);
-        self.executors.run(function, TaskError::FAILED, arguments).await
-    }
-}
-
 impl ToolArg {
     fn into_tool(self, py: Python<'_>, executors: &Arc<PythonExecutors>) -> PyResult<Tool> {
         let effect = match self.effect.as_str() {
@@ -261,79 +221,6 @@ impl ToolArg {
             Some(retry) => tool.retry(retry.into_policy(py)?),
             None => tool,
         })
-    }
-}
-
-impl ModelArg {
-    fn into_model(
-        self,
-        py: Python<'_>,
-        executors: &Arc<PythonExecutors>,
-    ) -> PyResult<Arc<dyn LanguageModel>> {
-        if let Some(function) = self.invoke {
-            let call = function.into_call(format!("model {:?}", self.name), executors);
-            let capabilities =
-                Capabilities::none().with_native_output(self.native_output).with_tools(self.tools);
-            return Ok(Arc::new(PyModel { name: self.name, capabilities, call }));
-        }
-        let arg: ProviderArg = parse(self.provider.as_deref().unwrap_or_default())?;
-        let mut options =
-            ProviderOptions::new(arg.model).with_api_key(arg.api_key).with_name(self.name);
-        if let Some(url) = arg.base_url {
-            options = options.with_base_url(url);
-        }
-        if let Some(timeout) = arg.timeout {
-            options = options.with_timeout(seconds(py, timeout)?);
-        }
-        let refused = |error: ModelError| {
-            let message = error.to_string();
-            ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message).into_error(py)
-        };
-        Ok(match arg.protocol.as_str() {
-            "anthropic" => Arc::new(AnthropicModel::new(options).map_err(refused)?),
-            _ => Arc::new(OpenAiModel::new(options).map_err(refused)?),
-        })
-    }
-}
-
-/// A model that is a Python function.
-struct PyModel {
-    name: String,
-    capabilities: Capabilities,
-    call: PythonCall,
-}
-
-#[async_trait]
-impl LanguageModel for PyModel {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.capabilities
-    }
-
-    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
-        let invalid = |error: String| ModelError::new(ModelErrorKind::InvalidResponse, error);
-        let request = Payload::encode(request).map_err(|error| invalid(error.to_string()))?;
-        let make: MakeArguments = Box::new(move |py| Ok(vec![json::read(py, request.as_str())?]));
-        let response = self.call.run(make).await.map_err(|error| {
-            ModelError::from_failure(&error.failure).unwrap_or_else(|| {
-                ModelError::new(ModelErrorKind::Backend, error.failure.to_string())
-                    .with_retryable(error.retryable)
-            })
-        })?;
-        response.decode().map_err(|error| {
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            invalid(format!(
-                "the function returned no response of a model: {}",
-                source.unwrap_or_else(|| error.to_string())
-            ))
-        })
-    }
-
-    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
-        Ok(whole(self.complete(request).await?))
     }
 }
 

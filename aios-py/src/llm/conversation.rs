@@ -1,0 +1,35 @@
+//! The conversation of a run, from its journal.
+
+use aios_core::event::{Event, Payload};
+use aios_llm::{Conversation, ModelResponse, budget::Spent, model::Message};
+use pyo3::prelude::*;
+use serde::Serialize;
+
+use crate::convert::{errors::ErrorInfo, json};
+
+#[derive(Serialize)]
+struct Row<'a> {
+    turns: Vec<(&'a [Message], &'a ModelResponse)>,
+    messages: Vec<Message>,
+    spent: &'a Spent,
+}
+
+/// The turns, all messages and the sums of a journal, a list of JSON envelopes.
+#[pyfunction]
+pub(crate) fn read_conversation(
+    py: Python<'_>,
+    journal: Vec<String>,
+) -> PyResult<Bound<'_, PyAny>> {
+    let read = || {
+        let journal: Result<Vec<_>, _> = journal.iter().map(|it| Event::from_json(it)).collect();
+        let conversation = Conversation::from_journal(&journal?)?;
+        let turns = conversation.turns().iter();
+        Payload::encode(&Row {
+            turns: turns.map(|turn| (turn.messages.as_slice(), &turn.response)).collect(),
+            messages: conversation.messages(),
+            spent: conversation.spent(),
+        })
+    };
+    let row = read().map_err(|error| ErrorInfo::from(error).into_error(py))?;
+    json::read(py, row.as_str())
+}

@@ -1,0 +1,191 @@
+//! Models and tools that are Python functions.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use aios_core::{agent::TaskError, event::Payload};
+use aios_llm::{
+    LanguageModel, ModelError, ModelRequest, ModelResponse,
+    model::{Capabilities, ModelErrorKind, ModelStream, StreamEvent, whole},
+};
+use async_trait::async_trait;
+use futures_util::{FutureExt, future::BoxFuture, stream};
+use pyo3::prelude::*;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
+use crate::{
+    convert::{errors::ErrorInfo, json},
+    python::{MakeArguments, PyFunction, PythonExecutors, ThreadPool},
+};
+
+/// Longest text of a response in pieces, in bytes. It bounds what waits to be written.
+const MAX_TEXT_BYTES: usize = 16 * 1024 * 1024;
+
+/// `aios._tool.BoundFunction`.
+#[derive(FromPyObject)]
+pub(super) struct FunctionArg {
+    invoke: Py<PyAny>,
+    pub(super) is_async: bool,
+    /// The threads of a plain function.
+    pool: Option<Py<ThreadPool>>,
+}
+
+impl FunctionArg {
+    pub(super) fn into_call(self, name: String, executors: &Arc<PythonExecutors>) -> PythonCall {
+        let executors = match &self.pool {
+            None => Arc::clone(executors),
+            Some(pool) => {
+                let threads = Arc::clone(&pool.get().queue);
+                Arc::new(PythonExecutors { threads, ..PythonExecutors::clone(executors) })
+            }
+        };
+        let function = PyFunction { code: self.invoke, is_async: self.is_async, name: name.into() };
+        PythonCall { function: Arc::new(function), executors }
+    }
+}
+
+/// A Python function and where it runs.
+#[derive(Clone)]
+pub(super) struct PythonCall {
+    function: Arc<PyFunction>,
+    executors: Arc<PythonExecutors>,
+}
+
+impl PythonCall {
+    pub(super) async fn run(&self, arguments: MakeArguments) -> Result<Payload, TaskError> {
+        let function = Arc::clone(&self.function);
+        self.executors.run(function, TaskError::FAILED, arguments).await
+    }
+}
+
+/// A model that is a Python function.
+pub(super) struct PyModel {
+    pub(super) name: String,
+    pub(super) capabilities: Capabilities,
+    pub(super) call: PythonCall,
+    /// Whether the function takes a [`NativePieces`] too.
+    pub(super) in_pieces: bool,
+}
+
+impl PyModel {
+    /// Calls the function, which passes pieces of its response to the sender.
+    fn respond(
+        &self,
+        request: &ModelRequest,
+        sender: Option<UnboundedSender<String>>,
+    ) -> Result<BoxFuture<'static, Result<ModelResponse, ModelError>>, ModelError> {
+        let request =
+            Payload::encode(request).map_err(|error| invalid_response(&error.to_string()))?;
+        let pieces = self.in_pieces.then(|| NativePieces { sender, bytes: AtomicUsize::new(0) });
+        let make: MakeArguments = Box::new(move |py| {
+            let mut arguments = vec![json::read(py, request.as_str())?];
+            if let Some(pieces) = pieces {
+                arguments.push(Bound::new(py, pieces)?.into_any());
+            }
+            Ok(arguments)
+        });
+        let call = self.call.clone();
+        Ok(async move { read(call.run(make).await) }.boxed())
+    }
+}
+
+fn invalid_response(reason: &str) -> ModelError {
+    let reason = format!("the function returned no response of a model: {reason}");
+    ModelError::new(ModelErrorKind::InvalidResponse, reason)
+}
+
+fn read(ended: Result<Payload, TaskError>) -> Result<ModelResponse, ModelError> {
+    let response = ended.map_err(|error| {
+        ModelError::from_failure(&error.failure).unwrap_or_else(|| {
+            ModelError::new(ModelErrorKind::Backend, error.failure.to_string())
+                .with_retryable(error.retryable)
+        })
+    })?;
+    response.decode().map_err(|error| {
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        invalid_response(&source.unwrap_or_else(|| error.to_string()))
+    })
+}
+
+#[async_trait]
+impl LanguageModel for PyModel {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        self.respond(request, None)?.await
+    }
+
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
+        if !self.in_pieces {
+            return Ok(whole(self.complete(request).await?));
+        }
+        let (sender, pieces) = mpsc::unbounded_channel();
+        let running = Running { response: Some(self.respond(request, Some(sender))?), pieces };
+        Ok(Box::pin(stream::unfold((running, None), |(mut running, ended)| async move {
+            let (event, ended) = running.next(ended).await?;
+            Some((event, (running, ended)))
+        })))
+    }
+}
+
+type Ended = Option<Result<ModelResponse, ModelError>>;
+
+/// A function that responds in pieces.
+struct Running {
+    /// `None` after its end.
+    response: Option<BoxFuture<'static, Result<ModelResponse, ModelError>>>,
+    pieces: UnboundedReceiver<String>,
+}
+
+impl Running {
+    /// The next piece, and the outcome of the function if it has ended. Pieces come before it.
+    async fn next(&mut self, mut ended: Ended) -> Option<(Result<StreamEvent, ModelError>, Ended)> {
+        if let Some(response) = &mut self.response {
+            tokio::select! {
+                biased;
+                Some(text) = self.pieces.recv() => {
+                    return Some((Ok(StreamEvent::Text(text)), ended));
+                }
+                outcome = response => ended = Some(outcome),
+            }
+            self.response = None;
+            self.pieces.close();
+        }
+        match self.pieces.recv().await {
+            Some(text) => Some((Ok(StreamEvent::Text(text)), ended)),
+            None => ended.map(|outcome| (outcome.map(StreamEvent::Finished), None)),
+        }
+    }
+}
+
+/// Takes the pieces of the response of a model that is a Python generator.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct NativePieces {
+    /// `None` if the response is wanted as a whole.
+    sender: Option<UnboundedSender<String>>,
+    bytes: AtomicUsize,
+}
+
+#[pymethods]
+impl NativePieces {
+    fn text(&self, py: Python<'_>, text: String) -> PyResult<()> {
+        let before = self.bytes.fetch_add(text.len(), Ordering::Relaxed);
+        if before.saturating_add(text.len()) > MAX_TEXT_BYTES {
+            let message = format!("the response is longer than {MAX_TEXT_BYTES} bytes");
+            return Err(ErrorInfo::new("event", "INVALID_TEXT", message).into_error(py));
+        }
+        if let Some(sender) = &self.sender {
+            // Fails if the call was cancelled.
+            let _ = sender.send(text);
+        }
+        Ok(())
+    }
+}

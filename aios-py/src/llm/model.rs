@@ -1,0 +1,181 @@
+//! Models as Python passes them: those of providers, Python functions, and wrappers around models.
+
+use std::sync::Arc;
+
+use aios_core::event::Event;
+use aios_llm::{
+    LanguageModel, ModelError,
+    middleware::{Cache, CircuitBreaker, Fallback},
+    model::{Capabilities, ModelErrorKind},
+    providers::{AnthropicModel, OpenAiModel, ProviderOptions},
+    testing::{Recorded, SchemaModel},
+};
+use pyo3::{exceptions::PyValueError, prelude::*};
+use serde::Deserialize;
+
+use super::{
+    SharedModels,
+    function::{FunctionArg, PyModel},
+    parse,
+};
+use crate::{
+    convert::{errors::ErrorInfo, seconds},
+    python::PythonExecutors,
+};
+
+/// `aios._model.BoundModel`.
+#[derive(FromPyObject)]
+pub(super) struct ModelArg {
+    /// Identity of the Python object, which agents may share.
+    key: usize,
+    name: String,
+    kind: String,
+    /// The settings of its kind, as JSON.
+    settings: String,
+    /// The wrapped models.
+    models: Vec<ModelArg>,
+    invoke: Option<FunctionArg>,
+}
+
+/// The settings of a model of a provider.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProviderSettings {
+    protocol: String,
+    model: String,
+    api_key: String,
+    base_url: Option<String>,
+    timeout: Option<f64>,
+}
+
+/// The settings of a Python function.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FunctionSettings {
+    native_output: bool,
+    tools: bool,
+    in_pieces: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FallbackSettings {
+    /// Codes of errors; `None` for the default.
+    on: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CircuitBreakerSettings {
+    failures: u32,
+    open_for: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CacheSettings {
+    capacity: usize,
+}
+
+/// The envelopes of a journal.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordedSettings {
+    journal: Vec<String>,
+}
+
+type Shared = Arc<dyn LanguageModel>;
+
+/// An invalid option of a model.
+pub(super) fn refused(py: Python<'_>, error: &ModelError) -> PyErr {
+    let message = error.to_string();
+    ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message).into_error(py)
+}
+
+impl ModelArg {
+    /// Whether code of the model runs on the event loop.
+    pub(super) fn uses_loop(&self) -> bool {
+        self.invoke.iter().any(|function| function.is_async)
+            || self.models.iter().any(Self::uses_loop)
+    }
+
+    /// The model, which is the same one for all agents that have the same Python object.
+    pub(super) fn into_model(
+        self,
+        py: Python<'_>,
+        executors: &Arc<PythonExecutors>,
+        models: &mut SharedModels,
+    ) -> PyResult<Shared> {
+        if let Some(known) = models.get(&self.key) {
+            return Ok(Arc::clone(known));
+        }
+        let (key, kind, settings) = (self.key, self.kind, self.settings);
+        let inner = self.models.into_iter().map(|model| model.into_model(py, executors, models));
+        let inner = inner.collect::<PyResult<Vec<_>>>()?;
+        let model = match (kind.as_str(), self.invoke) {
+            ("function", Some(function)) => {
+                let settings: FunctionSettings = parse(&settings)?;
+                let capabilities = Capabilities::none()
+                    .with_native_output(settings.native_output)
+                    .with_tools(settings.tools);
+                let call = function.into_call(format!("model {:?}", self.name), executors);
+                let in_pieces = settings.in_pieces;
+                Arc::new(PyModel { name: self.name, capabilities, call, in_pieces })
+            }
+            ("provider", _) => provider(py, self.name, parse(&settings)?)?,
+            _ => wrapper(py, &kind, &settings, inner)?,
+        };
+        models.insert(key, Arc::clone(&model));
+        Ok(model)
+    }
+}
+
+fn provider(py: Python<'_>, name: String, settings: ProviderSettings) -> PyResult<Shared> {
+    let mut options =
+        ProviderOptions::new(settings.model).with_api_key(settings.api_key).with_name(name);
+    if let Some(url) = settings.base_url {
+        options = options.with_base_url(url);
+    }
+    if let Some(timeout) = settings.timeout {
+        options = options.with_timeout(seconds(py, timeout)?);
+    }
+    let refused = |error: ModelError| refused(py, &error);
+    Ok(match settings.protocol.as_str() {
+        "anthropic" => Arc::new(AnthropicModel::new(options).map_err(refused)?),
+        _ => Arc::new(OpenAiModel::new(options).map_err(refused)?),
+    })
+}
+
+/// A model around others, or one for tests.
+fn wrapper(py: Python<'_>, kind: &str, settings: &str, inner: Vec<Shared>) -> PyResult<Shared> {
+    let mut inner = inner.into_iter();
+    let mut first =
+        || inner.next().ok_or_else(|| PyValueError::new_err(format!("{kind} needs a model")));
+    Ok(match kind {
+        "fallback" => {
+            let settings: FallbackSettings = parse(settings)?;
+            let fallback = Fallback::new(first()?);
+            let fallback = inner.fold(fallback, |fallback, model| fallback.or(model));
+            Arc::new(match settings.on {
+                None => fallback,
+                Some(codes) => fallback.on(ModelErrorKind::ALL
+                    .into_iter()
+                    .filter(|kind| codes.iter().any(|code| code == kind.code()))),
+            })
+        }
+        "circuit_breaker" => {
+            let settings: CircuitBreakerSettings = parse(settings)?;
+            let open_for = seconds(py, settings.open_for)?;
+            Arc::new(CircuitBreaker::new(first()?, settings.failures, open_for))
+        }
+        "cache" => Arc::new(Cache::new(first()?, parse::<CacheSettings>(settings)?.capacity)),
+        "recorded" => {
+            let settings: RecordedSettings = parse(settings)?;
+            let journal = settings.journal.iter().map(|text| Event::from_json(text));
+            let journal = journal.collect::<Result<Vec<_>, _>>();
+            let model = journal.and_then(|journal| Recorded::from_journal(&journal));
+            Arc::new(model.map_err(|error| ErrorInfo::from(error).into_error(py))?)
+        }
+        _ => Arc::new(SchemaModel::new()),
+    })
+}

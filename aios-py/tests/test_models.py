@@ -1,0 +1,255 @@
+"""Models of every kind as the model of an agent, and the provider for tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Literal
+
+import aios
+import pytest
+from aios.testing import (
+    FakeProvider,
+    FakeReply,
+    FakeRequest,
+    FunctionModel,
+    Recorded,
+    SchemaModel,
+    ScriptedModel,
+    forbid_real_requests,
+)
+
+Protocol = Literal["openai", "anthropic"]
+PROTOCOLS: list[Protocol] = ["openai", "anthropic"]
+SOON = aios.RetryPolicy(max_attempts=3, initial_delay=0.001, jitter=0.0)
+
+
+@aios.tool
+async def search(words: str) -> str:
+    """Searches."""
+    return f"found {words}"
+
+
+def call(words: str) -> aios.ModelResponse:
+    made = aios.ToolCall("search", {"words": words})
+    return aios.ModelResponse(tool_calls=[made], input_tokens=10, output_tokens=5)
+
+
+def provider_model(provider: FakeProvider, protocol: Protocol, **options: Any) -> aios.Provider:
+    url = provider.openai_url if protocol == "openai" else provider.anthropic_url
+    return aios.Provider(f"{protocol}:large", "key", url, **options)
+
+
+async def run(agent: aios.LlmAgent[Any], prompt: Any = "go") -> Any:
+    async with aios.Runtime(agents=[agent]) as runtime:
+        return await (await runtime.start(agent, prompt)).result()
+
+
+async def test_should_ask_the_next_model() -> None:
+    def busy(request: dict[str, Any]) -> str:
+        raise aios.ModelError("busy", code="MODEL_OVERLOADED")
+
+    model = aios.FallbackModel(busy, ScriptedModel("from the second"))
+    assert await run(aios.LlmAgent("asker", model)) == "from the second"
+    only = aios.FallbackModel(busy, ScriptedModel("x"), on=["MODEL_REFUSED"])
+    retry = aios.RetryPolicy(max_attempts=1)
+    with pytest.raises(aios.RunFailedError) as caught:
+        await run(aios.LlmAgent("asker", only, model_retry=retry))
+    assert caught.value.code == "MODEL_OVERLOADED"
+    assert isinstance(caught.value.__cause__, aios.ModelError)
+
+
+async def test_should_share_a_circuit_breaker_between_agents() -> None:
+    asked: list[str] = []
+
+    async def broken(request: dict[str, Any]) -> str:
+        asked.append(request["instructions"])
+        raise aios.ModelError("down", code="MODEL_UNAVAILABLE", retry_after=0.5)
+
+    model = aios.CircuitBreakerModel(broken, failures=1, open_for=600)
+    never = aios.RetryPolicy(max_attempts=1)
+    agents = [
+        aios.LlmAgent(name, model, instructions=name, model_retry=never) for name in ("one", "two")
+    ]
+    failures: list[aios.RunFailedError] = []
+    async with aios.Runtime(agents=agents) as runtime:
+        for agent in agents:
+            with pytest.raises(aios.RunFailedError) as caught:
+                await (await runtime.start(agent, "go")).result()
+            failures.append(caught.value)
+    assert asked == ["one"]
+    assert [it.code for it in failures] == ["MODEL_UNAVAILABLE", "MODEL_CIRCUIT_OPEN"]
+    cause = failures[0].__cause__
+    assert isinstance(cause, aios.ModelError)
+    assert (cause.retry_after, cause.details["retryable"]) == (0.5, True)
+
+
+async def test_should_answer_equal_requests_once() -> None:
+    script = ScriptedModel("first")
+    agent = aios.LlmAgent("cached", aios.CachedModel(script))
+    async with aios.Runtime(agents=[agent]) as runtime:
+        results = [await (await runtime.start(agent, "go")).result() for _ in range(2)]
+    assert results == ["first", "first"]
+    assert len(script.requests) == 1
+
+
+async def pieces(request: dict[str, Any]) -> AsyncIterator[str | aios.ModelResponse]:
+    for piece in ["Pa", "", "ris"]:
+        yield piece
+    yield aios.ModelResponse(input_tokens=3, output_tokens=2)
+
+
+def plain_pieces(request: dict[str, Any]) -> Iterator[str]:
+    yield "Pa"
+    yield "ris"
+
+
+@pytest.mark.parametrize("model", [pieces, plain_pieces])
+async def test_should_stream_what_a_generator_yields(model: Callable[..., Any]) -> None:
+    agent = aios.LlmAgent("geographer", model, streaming=True)
+    async with aios.Runtime(agents=[agent]) as runtime:
+        started = await runtime.start(agent, "go")
+        shown = [item.value async for item in started.stream("tokens")]
+        assert await started.result() == "Paris"
+        spent = (await aios.Conversation.of(started)).spent
+    assert [update["text"] for update in shown if update["type"] == "text"] == ["Pa", "ris"]
+    assert spent["usage"]["input_tokens"] == (3 if model is pieces else 0)
+    # Without a stream, the pieces are the response.
+    assert await run(aios.LlmAgent("geographer", model)) == "Paris"
+
+
+async def test_should_report_what_a_generator_must_not_yield() -> None:
+    def wrong(request: dict[str, Any]) -> Iterator[Any]:
+        yield aios.ModelResponse("done")
+        yield "more"
+
+    with pytest.raises(aios.RunFailedError, match="yields nothing after"):
+        await run(aios.LlmAgent("wrong", wrong, model_retry=aios.RetryPolicy(max_attempts=1)))
+
+
+async def test_should_make_valid_output_from_schemas() -> None:
+    agent = aios.LlmAgent("maker", SchemaModel(), tools=[search], output_type=dict[str, int])
+    assert await run(agent) == {}
+
+
+async def test_should_use_the_capabilities_of_a_function() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def model(request: dict[str, Any]) -> str:
+        asked.append(request)
+        return '{"result": [1]}'
+
+    limited = FunctionModel(model, name="acme:small", native_output=False, tools=False)
+    assert await run(aios.LlmAgent("limited", limited, output_type=list[int])) == [1]
+    assert "output" not in asked[0]
+    assert "tools" not in asked[0]
+    assert "schema" in asked[0]["instructions"].lower()
+
+
+async def test_should_replay_a_run_offline_and_begin_again_at_a_turn() -> None:
+    model = ScriptedModel(call("a"), call("b"), "done", "done otherwise")
+    agent = aios.LlmAgent("searcher", model, tools=[search])
+    async with aios.Runtime(agents=[agent]) as runtime:
+        first = await runtime.start(agent, "go")
+        assert await first.result() == "done"
+        journal = await first.journal()
+        conversation = await aios.Conversation.of(first)
+        assert [turn.response["finish_reason"] for turn in conversation.turns] == [
+            "tool_calls",
+            "tool_calls",
+            "stop",
+        ]
+        assert conversation.spent["requests"] == 3
+        # Turns 1 and 2 are not requested again.
+        again = await runtime.start(agent, conversation.from_turn(3, "Be brief."))
+        assert await again.result() == "done otherwise"
+        assert len(model.requests) == 4
+        assert model.requests[3]["instructions"] == "Be brief."
+        assert model.requests[3]["messages"] == model.requests[2]["messages"]
+    with pytest.raises(aios.ConfigurationError, match="no turn 4"):
+        conversation.from_turn(4)
+    replayed = aios.LlmAgent("searcher", Recorded(journal), tools=[search])
+    assert await run(replayed) == "done"
+    with pytest.raises(aios.RunFailedError) as caught:
+        await run(replayed, conversation.continued("and now?"))
+    assert caught.value.code == "MODEL_UNEXPECTED_REQUEST"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_should_run_on_a_provider_through_its_faults(
+    protocol: Protocol, streaming: bool
+) -> None:
+    faults = [FakeReply.rate_limited(0), FakeReply.overloaded(), FakeReply.cut_off("never", 1)]
+    with FakeProvider(*faults[:1], call("rust"), *faults[1:], "done") as provider:
+        model = provider_model(provider, protocol)
+        agent = aios.LlmAgent(
+            "caller", model, tools=[search], streaming=streaming, model_retry=SOON
+        )
+        async with aios.Runtime(agents=[agent]) as runtime:
+            started = await runtime.start(agent, "go")
+            assert await started.result() == "done"
+            spent = (await aios.Conversation.of(started)).spent
+        provider.assert_finished()
+        requests = provider.requests
+    # Nothing else retries, and every request is counted.
+    assert (len(requests), spent["requests"]) == (5, 5)
+    assert {request.path for request in requests} == {
+        "/v1/chat/completions" if protocol == "openai" else "/v1/messages"
+    }
+
+
+async def test_should_answer_requests_with_a_function() -> None:
+    def respond(request: FakeRequest) -> str | FakeReply:
+        if request.headers["authorization"] != "Bearer key":
+            return FakeReply.status(401, "wrong key")
+        return f"{request.body['model']} at {request.path}"
+
+    with FakeProvider(respond=respond) as provider:
+        model = provider_model(provider, "openai")
+        assert await run(aios.LlmAgent("asker", model)) == "large at /v1/chat/completions"
+        other = aios.Provider("openai:large", "other", provider.openai_url)
+        with pytest.raises(aios.RunFailedError) as caught:
+            await run(aios.LlmAgent("asker", other))
+    assert caught.value.code == "MODEL_UNAUTHORIZED"
+
+
+def test_should_complain_about_replies_that_nobody_asked_for() -> None:
+    with FakeProvider("one") as provider:
+        provider.push("two")
+        with pytest.raises(AssertionError, match="2 replies"):
+            provider.assert_finished()
+    with pytest.raises(aios.ConfigurationError, match="closed"):
+        provider.push("three")
+    with pytest.raises(TypeError, match="not both"):
+        FakeProvider("one", respond=lambda request: "two")
+
+
+async def test_should_forbid_real_requests() -> None:
+    forbid_real_requests()
+    try:
+        with pytest.raises(aios.RunFailedError) as caught:
+            await run(aios.LlmAgent("spender", aios.Provider("openai:gpt-5", "key")))
+        assert caught.value.code == "MODEL_REQUEST_FORBIDDEN"
+        with FakeProvider("allowed") as provider:
+            assert (
+                await run(aios.LlmAgent("local", provider_model(provider, "openai"))) == "allowed"
+            )
+    finally:
+        forbid_real_requests(False)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: aios.FallbackModel(), "at least one model"),
+        (lambda: aios.FallbackModel("openai:x", on=["MODEL_ASLEEP"]), "MODEL_ASLEEP"),
+        (lambda: aios.CircuitBreakerModel("openai:x", failures=0), "failures"),
+        (lambda: aios.CachedModel("openai:x", capacity=0), "capacity"),
+        (lambda: aios.ClientModel(json, "x"), "no client"),
+        (lambda: aios.LlmAgent("a", aios.FallbackModel("acme:x")).bind(), "not a model"),
+    ],
+)
+def test_should_refuse_invalid_models(make: Callable[[], Any], says: str) -> None:
+    with pytest.raises(aios.ConfigurationError, match=says):
+        make()

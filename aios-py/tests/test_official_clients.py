@@ -1,0 +1,163 @@
+"""The official clients of providers: they understand the provider for tests, and they are models."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import aios
+import anthropic
+import openai
+import pytest
+from aios.testing import FakeProvider, FakeReply, forbid_real_requests
+
+RICH = aios.ModelResponse(
+    "Let me look, ünïcode too.",
+    tool_calls=[
+        aios.ToolCall("search", {"words": "rust"}, "call_1"),
+        aios.ToolCall("search", {"words": "sqlite"}, "call_2"),
+    ],
+    input_tokens=120,
+    output_tokens=30,
+)
+ASKED: Any = [{"role": "user", "content": "hi"}]
+INVALID = "MODEL_INVALID_RESPONSE"
+#: What the clients do with each fault: the names of their exceptions.
+FAULTS = [
+    (FakeReply.rate_limited(7), "RateLimitError", "MODEL_RATE_LIMITED"),
+    (FakeReply.overloaded(), ("InternalServerError", "OverloadedError"), "MODEL_OVERLOADED"),
+    (FakeReply.context_overflow(), "BadRequestError", "MODEL_CONTEXT_OVERFLOW"),
+    (FakeReply.status(401, "wrong key"), "AuthenticationError", "MODEL_UNAUTHORIZED"),
+    (FakeReply.status(403, "not yours"), "PermissionDeniedError", "MODEL_UNAUTHORIZED"),
+    (FakeReply.status(404, "no such model"), "NotFoundError", "MODEL_INVALID_REQUEST"),
+    (FakeReply.status(500, "internal"), "InternalServerError", "MODEL_BACKEND"),
+    (FakeReply.hang(), "APITimeoutError", "MODEL_TIMEOUT"),
+    (FakeReply.malformed(), ("JSONDecodeError", "APIResponseValidationError"), INVALID),
+    (FakeReply.cut_off("never"), ("APIConnectionError", "RemoteProtocolError"), INVALID),
+]
+
+
+def openai_client(provider: FakeProvider, **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=provider.openai_url, api_key="key", max_retries=0, **options)
+
+
+def anthropic_client(provider: FakeProvider, **options: Any) -> anthropic.Anthropic:
+    url = provider.anthropic_url
+    return anthropic.Anthropic(base_url=url, api_key="key", max_retries=0, **options)
+
+
+def ask_openai(client: openai.OpenAI, **options: Any) -> Any:
+    return client.chat.completions.create(model="large", messages=ASKED, **options)
+
+
+def ask_anthropic(client: anthropic.Anthropic, **options: Any) -> Any:
+    return client.messages.create(model="large", max_tokens=9, messages=ASKED, **options)
+
+
+def test_should_answer_the_client_of_openai() -> None:
+    with FakeProvider(RICH, RICH) as provider, openai_client(provider) as client:
+        whole = ask_openai(client)
+        message = whole.choices[0].message
+        assert message.content == RICH.text
+        assert [call.function.arguments for call in message.tool_calls] == [
+            '{"words":"rust"}',
+            '{"words":"sqlite"}',
+        ]
+        assert whole.choices[0].finish_reason == "tool_calls"
+        assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (120, 30)
+        with client.chat.completions.stream(
+            model="large",
+            messages=[{"role": "user", "content": "hi"}],
+            stream_options={"include_usage": True},
+        ) as stream:
+            streamed = stream.get_final_completion()
+        again = streamed.choices[0].message
+        assert again.content == message.content
+        assert again.tool_calls
+        assert [call.id for call in again.tool_calls] == ["call_1", "call_2"]
+        assert json.loads(again.tool_calls[1].function.arguments) == {"words": "sqlite"}
+        assert streamed.usage
+        assert streamed.usage.completion_tokens == 30
+
+
+def test_should_answer_the_client_of_anthropic() -> None:
+    with FakeProvider(RICH, RICH) as provider, anthropic_client(provider) as client:
+        whole = ask_anthropic(client)
+        assert whole.content[0].text == RICH.text
+        assert [block.input for block in whole.content[1:]] == [
+            {"words": "rust"},
+            {"words": "sqlite"},
+        ]
+        assert (whole.stop_reason, whole.usage.input_tokens) == ("tool_use", 120)
+        with client.messages.stream(
+            model="large", max_tokens=9, messages=[{"role": "user", "content": "hi"}]
+        ) as stream:
+            assert "".join(stream.text_stream) == RICH.text
+            streamed = stream.get_final_message()
+        assert streamed.model_dump()["content"] == whole.model_dump()["content"]
+        assert streamed.usage.output_tokens == 30
+
+
+@pytest.mark.parametrize("which", ["openai", "anthropic"])
+@pytest.mark.parametrize(("reply", "raises", "code"), FAULTS)
+async def test_should_show_every_fault_to_clients_and_agents(
+    which: str, reply: FakeReply, raises: str | tuple[str, ...], code: str
+) -> None:
+    with FakeProvider(reply, reply) as provider:
+        options = {"timeout": 0.5 if code == "MODEL_TIMEOUT" else 60}
+        client: Any = (openai_client if which == "openai" else anthropic_client)(
+            provider, **options
+        )
+        with pytest.raises(Exception) as caught:
+            (ask_openai if which == "openai" else ask_anthropic)(client)
+        kinds = {kind.__name__ for kind in type(caught.value).__mro__}
+        assert kinds & ({raises} if isinstance(raises, str) else set(raises)), caught.value
+        never = aios.RetryPolicy(max_attempts=1)
+        agent = aios.LlmAgent("asker", aios.ClientModel(client, "large"), model_retry=never)
+        async with aios.Runtime(agents=[agent]) as runtime:
+            with pytest.raises(aios.RunFailedError) as failed:
+                await (await runtime.start(agent, "go")).result()
+        assert failed.value.code == code
+        cause = failed.value.__cause__
+        assert isinstance(cause, aios.ModelError)
+        assert cause.retry_after == (7 if code == "MODEL_RATE_LIMITED" else None)
+        assert len(provider.requests) == 2
+        client.close()
+
+
+@aios.tool
+async def search(words: str) -> str:
+    """Searches."""
+    return f"found {words}"
+
+
+@pytest.mark.parametrize("which", ["openai", "async openai", "anthropic", "async anthropic"])
+async def test_should_use_a_client_as_a_model(which: str) -> None:
+    call = aios.ModelResponse(tool_calls=[aios.ToolCall("search", {"words": "x"})], input_tokens=9)
+    with FakeProvider(call, "done") as provider:
+        url = provider.openai_url if "openai" in which else provider.anthropic_url
+        client: Any = {
+            "openai": openai.OpenAI,
+            "async openai": openai.AsyncOpenAI,
+            "anthropic": anthropic.Anthropic,
+            "async anthropic": anthropic.AsyncAnthropic,
+        }[which](base_url=url, api_key="key")
+        agent = aios.LlmAgent("asker", aios.ClientModel(client, "large"), tools=[search])
+        async with aios.Runtime(agents=[agent]) as runtime:
+            run = await runtime.start(agent, "go")
+            assert await run.result() == "done"
+            assert (await aios.Conversation.of(run)).spent["usage"]["input_tokens"] == 9
+        assert "found x" in json.dumps(provider.requests[1].body)
+
+
+async def test_should_forbid_requests_of_clients() -> None:
+    forbid_real_requests()
+    try:
+        client = openai.OpenAI(api_key="key", base_url="https://api.example.com/v1")
+        agent = aios.LlmAgent("asker", aios.ClientModel(client, "large"))
+        async with aios.Runtime(agents=[agent]) as runtime:
+            with pytest.raises(aios.RunFailedError) as failed:
+                await (await runtime.start(agent, "go")).result()
+        assert failed.value.code == "MODEL_REQUEST_FORBIDDEN"
+    finally:
+        forbid_real_requests(False)
